@@ -1,1 +1,8 @@
-//! d
+//! dunlin: provision hosts, deploy releases, and move Redis shards while they are written to.
+//!
+//! Three jobs share one shape: observe → plan → show → confirm → apply → verify. The plan is a value; planning is
+//! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
+
+pub mod plan;
+pub mod resources;
+pub mod wire;

@@ -1,0 +1,129 @@
+//! Runs a program on this host: argv only, never a shell line made by concatenation.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use anyhow::{Context, Result, bail};
+
+/// A program and its arguments, to be run with a clean locale and no standard input.
+#[derive(Debug)]
+pub struct Exec {
+    command: Command,
+    shown: String,
+    input: Option<Vec<u8>>,
+}
+
+impl Exec {
+    /// Names the program; it is looked up in the system's own folders.
+    pub fn new(program: &str) -> Self {
+        let mut command = Command::new(program);
+        command
+            .env("LC_ALL", "C.UTF-8")
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .stdin(Stdio::null());
+        Self { command, shown: program.to_owned(), input: None }
+    }
+
+    /// Adds one argument.
+    pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
+        self.shown.push(' ');
+        self.shown.push_str(&arg.as_ref().to_string_lossy());
+        self.command.arg(arg);
+        self
+    }
+
+    /// Adds arguments.
+    pub fn args<I: IntoIterator<Item = S>, S: AsRef<OsStr>>(self, args: I) -> Self {
+        args.into_iter().fold(self, |exec, arg| exec.arg(arg))
+    }
+
+    /// Sets a variable of the environment.
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
+    /// Sets the folder it runs in.
+    pub fn folder(mut self, folder: &std::path::Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
+    /// Gives it bytes on standard input.
+    pub fn input(mut self, bytes: Vec<u8>) -> Self {
+        self.input = Some(bytes);
+        self
+    }
+
+    /// Runs it to its end, whatever its status.
+    ///
+    /// # Errors
+    /// The program could not be started.
+    pub fn output(mut self) -> Result<Output> {
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        if self.input.is_some() {
+            self.command.stdin(Stdio::piped());
+        }
+        let mut child = self.command.spawn().with_context(|| format!("cannot start `{}`", self.shown))?;
+        let feeder = self.input.take().zip(child.stdin.take()).map(|(bytes, mut stdin)| {
+            // A program that does not read all of its input is free to do so.
+            std::thread::spawn(move || drop(stdin.write_all(&bytes)))
+        });
+        let output = child.wait_with_output().with_context(|| format!("`{}` did not end", self.shown))?;
+        if let Some(feeder) = feeder {
+            feeder.join().ok();
+        }
+        Ok(output)
+    }
+
+    /// Runs it and returns its standard output.
+    ///
+    /// # Errors
+    /// It could not be started, or ended with another status than 0: then the last lines of its standard error.
+    pub fn run(self) -> Result<Vec<u8>> {
+        let shown = self.shown.clone();
+        let output = self.output()?;
+        if !output.status.success() {
+            bail!("`{shown}` ended with {}{}", output.status, tail(&output));
+        }
+        Ok(output.stdout)
+    }
+
+    /// Runs it and tells whether it ended with status 0.
+    ///
+    /// # Errors
+    /// It could not be started.
+    pub fn succeeds(self) -> Result<bool> {
+        Ok(self.output()?.status.success())
+    }
+}
+
+/// The last lines of what a failed program said, to stand behind its status.
+fn tail(output: &Output) -> String {
+    let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
+    let text = String::from_utf8_lossy(said);
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    match lines.get(lines.len().saturating_sub(8)..) {
+        Some(last) if !last.is_empty() => format!(": {}", last.join("\n")),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_carries_what_the_program_said() {
+        let error = Exec::new("sh").args(["-c", "echo no such thing >&2; exit 3"]).run().unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("exit status: 3") && text.contains("no such thing"), "{text}");
+    }
+
+    #[test]
+    fn input_reaches_the_program() {
+        assert_eq!(Exec::new("cat").input(b"abc".to_vec()).run().unwrap(), b"abc");
+    }
+}

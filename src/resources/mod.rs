@@ -1,0 +1,160 @@
+//! The types of resource: one file each, from the desired state to its tests. Local system calls only.
+//!
+//! Each type answers the same questions in the same order: what is wanted (the struct, as in TOML), what is there
+//! (`read`, the only reader), what differs (`diff`, pure), what a later step may rely on (`expect`), and how one
+//! difference is removed (`apply`). A dry run is the absence of the apply call.
+
+mod erased;
+pub mod exec;
+pub mod mode;
+pub mod place;
+mod registry;
+mod site;
+pub mod text_diff;
+mod world;
+
+pub mod file;
+
+use anyhow::Result;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::{Action, Change, Digest};
+
+pub use erased::Step;
+pub use registry::{KINDS, Kind, kind};
+pub use site::{Blobs, Site};
+pub use world::{Arrival, GroupState, Meta, PathState, UnitState, UserState, Wants, World};
+
+/// Content that a step puts on the host: addressed by its digest, sent only where the host lacks it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Content {
+    /// SHA-256 of the bytes.
+    pub digest: Digest,
+    /// How many bytes.
+    pub len: u64,
+}
+
+/// How the playbook's author names the content of a resource, and what the controller does with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The key holds the path of a file whose bytes are sent as they are.
+    File,
+    /// The key holds the path of a template that is rendered on the controller.
+    Template,
+    /// The key holds the text itself.
+    Inline,
+}
+
+/// A key of the step in TOML that becomes a [`Content`] in the desired state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ContentKey {
+    /// The key as the author writes it: `src`, `content`.
+    pub toml: &'static str,
+    /// The field of the desired state that receives the [`Content`].
+    pub field: &'static str,
+    /// What the key holds.
+    pub source: Source,
+}
+
+/// What reading the world gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Read<T> {
+    /// The state now, or as the earlier steps will have made it.
+    Known(T),
+    /// Only apply can tell, for the reason given: "the unit comes with package redis-server".
+    Unknown(String),
+}
+
+/// What differs between desired and observed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diff {
+    /// What apply does.
+    pub action: Action,
+    /// Attribute by attribute.
+    pub changes: Vec<Change>,
+    /// Why, where the changes do not say it.
+    pub reason: Option<String>,
+}
+
+impl Diff {
+    /// Everything is as desired.
+    pub fn none() -> Self {
+        Self { action: Action::None, changes: Vec::new(), reason: None }
+    }
+
+    /// The resource is made, with these attributes.
+    pub fn add(changes: Vec<Change>) -> Self {
+        Self { action: Action::Add, changes, reason: None }
+    }
+
+    /// The resource is removed.
+    pub fn remove(changes: Vec<Change>) -> Self {
+        Self { action: Action::Remove, changes, reason: None }
+    }
+
+    /// The resource is changed; nothing to do where there are no changes.
+    pub fn change(changes: Vec<Change>) -> Self {
+        let action = if changes.is_empty() { Action::None } else { Action::Change };
+        Self { action, changes, reason: None }
+    }
+
+    /// A command is run, for this reason.
+    pub fn run(reason: impl Into<String>) -> Self {
+        Self { action: Action::Run, changes: Vec::new(), reason: Some(reason.into()) }
+    }
+}
+
+/// One type of resource; the implementing struct is its desired state, exactly as in TOML.
+pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// The step's key in a playbook.
+    const KIND: &'static str;
+
+    /// The keys that hold content.
+    const CONTENTS: &'static [ContentKey] = &[];
+
+    /// What is there; absence is one of its variants.
+    type Observed: Serialize + DeserializeOwned;
+
+    /// What tells this resource from others of its type: a path, a name.
+    fn key(&self) -> String;
+
+    /// What it manages alone (`path /etc/motd`, `user redis`): two steps with the same entry are an error of `check`.
+    fn owns(&self) -> Vec<String>;
+
+    /// Refuses impossible combinations; the playbook loader adds file and position.
+    ///
+    /// # Errors
+    /// One sentence that says what is wrong and what would be right.
+    fn validate(&self) -> Result<(), String>;
+
+    /// Announces what `read` will look up, so that the host is asked once for all steps.
+    fn wants(&self, _wants: &mut Wants) {}
+
+    /// Reads the state, through the expectations that earlier steps left in the world.
+    ///
+    /// # Errors
+    /// What the system answered, with the path or name.
+    fn read(&self, world: &mut World) -> Result<Read<Self::Observed>>;
+
+    /// The contents that showing or applying the difference needs.
+    fn needs(&self, _observed: &Self::Observed) -> Vec<Digest> {
+        Vec::new()
+    }
+
+    /// Compares; pure but for looking up contents.
+    ///
+    /// # Errors
+    /// A content that is not there.
+    fn diff(&self, observed: &Self::Observed, blobs: &dyn Blobs) -> Result<Diff>;
+
+    /// Tells the world what will be true once this step is applied.
+    fn expect(&self, world: &mut World);
+
+    /// Brings the observed state to the desired one.
+    ///
+    /// # Errors
+    /// What the system answered, with the path or name.
+    fn apply(&self, observed: &Self::Observed, site: &mut Site) -> Result<()>;
+}

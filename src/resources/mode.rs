@@ -1,0 +1,101 @@
+//! Values that several types share: permission bits, presence, ownership.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use super::Meta;
+use crate::plan::Change;
+
+/// Permission bits, written as an octal string (`"0644"`); a bare number is refused, since `644` would mean 0o1204.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mode(pub u32);
+
+impl Mode {
+    /// 0644.
+    pub fn file() -> Self {
+        Self(0o644)
+    }
+
+    /// 0755.
+    pub fn directory() -> Self {
+        Self(0o755)
+    }
+
+    /// Four octal digits.
+    pub fn octal(bits: u32) -> String {
+        format!("{bits:04o}")
+    }
+}
+
+impl Serialize for Mode {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&Self::octal(self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer).map_err(|_| de::Error::custom(Self::EXPECTED))?;
+        let octal = (3..=4).contains(&text.len()).then(|| u32::from_str_radix(&text, 8).ok()).flatten();
+        octal.map(Self).ok_or_else(|| de::Error::custom(format!("{}, not \"{text}\"", Self::EXPECTED)))
+    }
+}
+
+impl Mode {
+    const EXPECTED: &'static str = "a mode is an octal string such as \"0644\"";
+}
+
+/// Whether the resource is to be there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Presence {
+    /// It is to be there.
+    #[default]
+    Present,
+    /// It is to be gone.
+    Absent,
+}
+
+/// The owner where a step names none.
+pub fn root() -> String {
+    "root".to_owned()
+}
+
+/// The permissions and ownership that a step asks for; the group is the owner's name where none is given.
+pub fn meta(mode: Mode, owner: &str, group: Option<&str>) -> Meta {
+    Meta { mode: mode.0, owner: owner.to_owned(), group: group.unwrap_or(owner).to_owned() }
+}
+
+/// The changes from one set of permissions and ownership to another.
+pub fn meta_changes(from: &Meta, to: &Meta) -> Vec<Change> {
+    let mut changes = Vec::new();
+    if from.mode != to.mode {
+        changes.push(Change::new("mode", Mode::octal(from.mode), Mode::octal(to.mode)));
+    }
+    if from.owner != to.owner {
+        changes.push(Change::new("owner", &from.owner, &to.owner));
+    }
+    if from.group != to.group {
+        changes.push(Change::new("group", &from.group, &to.group));
+    }
+    changes
+}
+
+/// The attributes of something new.
+pub fn meta_set(to: &Meta) -> Vec<Change> {
+    vec![Change::set("mode", Mode::octal(to.mode)), Change::set("owner", &to.owner), Change::set("group", &to.group)]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn modes_are_octal_strings() {
+        assert_eq!(serde_json::from_str::<Mode>("\"0640\"").unwrap(), Mode(0o640));
+        assert_eq!(serde_json::from_str::<Mode>("\"2770\"").unwrap(), Mode(0o2770));
+        for wrong in ["\"0888\"", "640", "\"rw-r--r--\"", "\"00640\""] {
+            let error = serde_json::from_str::<Mode>(wrong).unwrap_err().to_string();
+            assert!(error.contains("octal string"), "{wrong}: {error}");
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! How a change of content is shown: a unified diff, or digest and length where the text must not be seen.
+
+use similar::TextDiff;
+
+use crate::plan::{Change, Digest};
+
+/// Longest text, in bytes, that is shown as a diff; longer ones are shown by digest and length.
+const LONGEST: usize = 256 * 1024;
+
+/// The change from one content to another, shown as a diff of its lines.
+///
+/// `sensitive` contents, contents that are no text and very long ones are told by digest and length alone.
+pub fn content_change(from: Option<&[u8]>, to: &[u8], sensitive: bool) -> Change {
+    let mut change = match from {
+        Some(from) => Change::new("content", describe(from), describe(to)),
+        None => Change::set("content", describe(to)),
+    };
+    if !sensitive && let (Some(old), Some(new)) = (text(from.unwrap_or_default()), text(to)) {
+        let diff = TextDiff::from_lines(old, new).unified_diff().context_radius(3).to_string();
+        change.diff = Some(diff);
+    }
+    change
+}
+
+/// Digest and length: `9f86d081884c, 4 bytes`.
+pub fn describe(bytes: &[u8]) -> String {
+    format!("{}, {} bytes", Digest::of(bytes).short(), bytes.len())
+}
+
+fn text(bytes: &[u8]) -> Option<&str> {
+    if bytes.len() > LONGEST || bytes.contains(&0) {
+        return None;
+    }
+    std::str::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_secret_is_told_by_digest_and_length() {
+        let change = content_change(Some(b"old secret\n"), b"new secret\n", true);
+        assert!(change.diff.is_none());
+        assert!(!format!("{change:?}").contains("secret"));
+        assert!(change.to.unwrap().ends_with("11 bytes"));
+    }
+
+    #[test]
+    fn text_is_shown_line_by_line() {
+        let diff = content_change(Some(b"a\nb\n"), b"a\nc\n", false).diff.unwrap();
+        assert!(diff.contains("-b\n") && diff.contains("+c\n") && diff.contains(" a\n"), "{diff}");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_not_shown() {
+        assert!(content_change(None, b"\x00\x01", false).diff.is_none());
+    }
+}

@@ -1,0 +1,46 @@
+//! What an agent tells of its host when it starts; conditions and templates read it as `facts`.
+
+use serde::{Deserialize, Serialize};
+
+/// The operating system.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Os {
+    /// `debian` for Debian and what is like it, else the distribution's id.
+    pub family: String,
+    /// The distribution's id: `debian`, `ubuntu`.
+    pub id: String,
+    /// Its version: `12`.
+    pub version: String,
+    /// Its code name: `bookworm`.
+    pub codename: String,
+    /// The kernel's release.
+    pub kernel: String,
+    /// The machine's architecture: `x86_64`.
+    pub arch: String,
+}
+
+/// A network interface with its first IPv4 address.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interface {
+    /// Its name: `eth0`.
+    pub name: String,
+    /// Its address.
+    pub address: String,
+}
+
+/// Facts of one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    /// The host's own idea of its name.
+    pub hostname: String,
+    /// The operating system.
+    pub os: Os,
+    /// Processors.
+    pub cpus: u32,
+    /// Memory, in bytes.
+    pub memory_bytes: u64,
+    /// Free bytes on the file system of `/var/lib`.
+    pub disk_free_bytes: u64,
+    /// Is the first process systemd?
+    pub systemd: bool,
+}

@@ -1,0 +1,16 @@
+//! What controller and agent say to each other, types only: frames, requests, replies, events.
+//!
+//! One channel, length-prefixed frames both ways. The agent speaks first (`Hello`); then each request of the controller
+//! has a number, and replies and events carry the number of the request they answer. Requests run concurrently.
+
+pub mod deploy;
+mod event;
+mod facts;
+pub mod frame;
+mod message;
+pub mod provision;
+pub mod shard;
+
+pub use event::{Event, Sink, Stream};
+pub use facts::{Facts, Interface, Os};
+pub use message::{Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};
