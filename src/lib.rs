@@ -1,1 +1,3 @@
 //! d
+
+pub mod inventory;
