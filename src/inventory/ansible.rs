@@ -34,7 +34,7 @@ pub(super) fn run(script: &Path, dir: &Path, found: &mut Diagnostics) -> Draft {
     run_within(script, dir, TIME_LIMIT, found)
 }
 
-fn run_within(script: &Path, dir: &Path, limit: Duration, found: &mut Diagnostics) -> Draft {
+pub(super) fn run_within(script: &Path, dir: &Path, limit: Duration, found: &mut Diagnostics) -> Draft {
     let file = SourceFile::new(script, "");
     let output = match output_of(script, dir, limit) {
         Ok(output) => output,
@@ -236,6 +236,7 @@ impl Reader<'_> {
         let owner = host.name.value.clone();
         match key {
             "ansible_host" | "ansible_ssh_host" => {
+                host.has_address = true;
                 host.address =
                     self.text(&owner, key, value, |text| name::check_address(text).map(|()| text.to_owned()));
             }

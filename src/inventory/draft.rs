@@ -54,6 +54,8 @@ pub(super) struct HostDraft {
     pub name: Located<String>,
     pub connection: Connection,
     pub address: Option<Located<String>>,
+    /// Whether an address stands there, be it a wrong one.
+    pub has_address: bool,
     pub host_keys: Vec<Located<HostKey>>,
     pub zone: Option<Located<String>>,
     pub memory: Option<Located<Bytes>>,
@@ -68,6 +70,7 @@ impl HostDraft {
             name,
             connection: Connection::default(),
             address: None,
+            has_address: false,
             host_keys: Vec::new(),
             zone: None,
             memory: None,

@@ -8,22 +8,39 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Located, Origin, SourceFile};
+use super::unclosed;
 
-/// Parses a whole file. Syntax errors are reported, all of them; what could be read is returned nevertheless.
+/// Parses a whole file. Syntax errors are reported, at most one a line; what could be read is returned nevertheless.
 pub fn parse<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTable<'i>> {
-    let (table, errors) = DeTable::parse_recoverable(file.text());
+    let (mut table, mut errors) = DeTable::parse_recoverable(file.text());
+    if errors.iter().any(|error| error.message().starts_with("unclosed")) {
+        let spoiled = unclosed::find(file.text());
+        for one in &spoiled {
+            let bracket = &file.text()[one.bracket..=one.bracket];
+            found.push(Diagnostic::at(file, one.bracket..one.bracket + 1, format!("`{bracket}` is never closed")));
+        }
+        (table, errors) = DeTable::parse_recoverable(file.mended(|text| unclosed::blank(text, &spoiled)));
+    }
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    let mut last_line = 0;
     for error in errors {
         let span = error.span().unwrap_or(0..0);
-        // The parser's second line, where there is one, says what it expected.
-        let mut lines = error.message().lines();
-        let mut diagnostic = Diagnostic::at(file, span, lines.next().unwrap_or("not valid TOML"));
-        let rest: Vec<&str> = lines.collect();
-        if !rest.is_empty() {
-            diagnostic = diagnostic.help(rest.join("\n"));
+        // What follows on the same line is mostly the same mistake again.
+        let (line, _) = file.line_col(span.start);
+        if line != last_line {
+            found.push(syntax_error(file, span, error.message()));
         }
-        found.push(diagnostic);
+        last_line = line;
     }
     table
+}
+
+/// The parser's second line, where there is one, says what it expected.
+fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnostic {
+    let mut lines = message.lines();
+    let diagnostic = Diagnostic::at(file, span, lines.next().unwrap_or("not valid TOML"));
+    let rest: Vec<&str> = lines.collect();
+    if rest.is_empty() { diagnostic } else { diagnostic.help(rest.join("\n")) }
 }
 
 /// A table of a file, of which fields are taken one by one; what was never asked for is an unknown key in the end.
@@ -73,7 +90,7 @@ impl<'t, 'i> Fields<'t, 'i> {
         match parse(&text.value) {
             Ok(value) => Some(Located::new(value, text.origin)),
             Err(error) => {
-                found.push(Diagnostic::on(&text.origin, error.to_string()).label(format!("`{key}` of this table")));
+                found.push(Diagnostic::on(&text.origin, error.to_string()));
                 None
             }
         }

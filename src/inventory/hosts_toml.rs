@@ -125,6 +125,7 @@ impl Reader<'_> {
 
     fn host(&mut self, name: Located<String>, mut fields: Fields<'_, '_>) -> HostDraft {
         let mut host = HostDraft::named(name);
+        host.has_address = fields.raw("address").is_some();
         let checked = |text: &str| name::check_address(text).map(|()| text.to_owned());
         host.address = fields.parsed("address", self.found, checked);
         host.host_keys = self.host_keys(&mut fields);

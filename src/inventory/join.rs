@@ -1,12 +1,14 @@
-//! Draft → inventory: what concerns several entries at once. Names that clash, unknown children, cycles, jumps,
-//! contradicting variables.
+//! Draft → inventory: hosts and groups get to know each other, and what applies to a host is worked out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use super::check::{check_names, contradictions, missing_tables, same_place};
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::draft::{Connection, Draft, GroupDraft, HostDraft, JumpDraft};
+use super::draft::{Connection, Draft, GroupDraft, HostDraft};
 use super::host::{Group, Host, Inventory, Jump};
+use super::jump::jumps;
+use super::merge::{host_order, merge_groups, merge_hosts};
 use super::secrets::Secrets;
 use super::source::{Located, Origin};
 use super::{graph, name};
@@ -66,75 +68,6 @@ pub(super) fn join(draft: Draft, dir: &Path, secrets: Secrets, found: &mut Diagn
     }
 }
 
-/// The same host from a further source: what the earlier one says stands.
-fn merge_hosts(drafts: Vec<HostDraft>) -> Vec<HostDraft> {
-    let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
-    let mut merged: Vec<HostDraft> = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        match index.get(&draft.name.value) {
-            None => {
-                index.insert(draft.name.value.clone(), merged.len());
-                merged.push(draft);
-            }
-            Some(at) => {
-                let first = &mut merged[*at];
-                let mut connection = draft.connection;
-                connection.overlay(&first.connection);
-                first.connection = connection;
-                first.address = first.address.take().or(draft.address);
-                if first.host_keys.is_empty() {
-                    first.host_keys = draft.host_keys;
-                }
-                first.zone = first.zone.take().or(draft.zone);
-                first.memory = first.memory.take().or(draft.memory);
-                first.weight = first.weight.take().or(draft.weight);
-                first.drain |= draft.drain;
-                draft.vars.into_iter().for_each(|(name, var)| {
-                    first.vars.entry(name).or_insert(var);
-                });
-            }
-        }
-    }
-    merged
-}
-
-/// The same group from a further source: hosts and children add up, what else the earlier one says stands.
-fn merge_groups(drafts: Vec<GroupDraft>) -> Vec<GroupDraft> {
-    let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
-    let mut merged: Vec<GroupDraft> = Vec::with_capacity(drafts.len());
-    for draft in drafts {
-        match index.get(&draft.name.value) {
-            None => {
-                index.insert(draft.name.value.clone(), merged.len());
-                merged.push(draft);
-            }
-            Some(at) => {
-                let first = &mut merged[*at];
-                let known: HashSet<String> = first.members.iter().map(|member| member.value.clone()).collect();
-                first.members.extend(draft.members.into_iter().filter(|member| !known.contains(&member.value)));
-                first.children.extend(draft.children);
-                let mut connection = draft.connection;
-                connection.overlay(&first.connection);
-                first.connection = connection;
-                draft.vars.into_iter().for_each(|(name, var)| {
-                    first.vars.entry(name).or_insert(var);
-                });
-            }
-        }
-    }
-    merged
-}
-
-/// Every mention of a host, in the order of the files. What has no place (a dynamic inventory) comes last.
-fn host_order(hosts: &[HostDraft], groups: &[GroupDraft]) -> Vec<Located<String>> {
-    let members = groups.iter().flat_map(|group| &group.members);
-    let mut mentions: Vec<Located<String>> = members.chain(hosts.iter().map(|host| &host.name)).cloned().collect();
-    mentions.sort_by_key(|mention| mention.origin.span.as_ref().map_or(usize::MAX, |span| span.start));
-    let mut seen = HashSet::with_capacity(mentions.len());
-    mentions.retain(|mention| seen.insert(mention.value.clone()));
-    mentions
-}
-
 fn all_hosts(
     drafts: Vec<HostDraft>,
     order: Vec<Located<String>>,
@@ -155,31 +88,6 @@ fn all_hosts(
         hosts.push(tables.remove(&name.value).unwrap_or_else(|| HostDraft::named(name)));
     }
     (hosts, index)
-}
-
-fn check_names(groups: &[GroupDraft], hosts: &HashMap<String, usize>, found: &mut Diagnostics) {
-    for group in groups {
-        let name = &group.name;
-        if let Err(message) = name::check_group(&name.value) {
-            found.push(Diagnostic::on(&name.origin, message));
-        }
-        if name.value == "all" {
-            for entry in group.members.iter().chain(&group.children).filter(|entry| entry.origin.span.is_some()).take(1)
-            {
-                let message = "`all` holds every host by itself; only variables and connection settings go here";
-                found.push(Diagnostic::on(&entry.origin, message));
-            }
-        }
-        if name.value.starts_with("zone_") {
-            let message = format!("`{}`: names with `zone_` are reserved", name.value);
-            let help = "set `zone` on the hosts: the group then exists by itself";
-            found.push(Diagnostic::on(&name.origin, message).help(help));
-        }
-        if hosts.contains_key(&name.value) {
-            let message = format!("`{}` is the name of a group and of a host", name.value);
-            found.push(Diagnostic::on(&name.origin, message).help("rename one of them: a selector could mean either"));
-        }
-    }
 }
 
 fn join_groups(
@@ -284,89 +192,6 @@ fn memberships(groups: &[Group], host_count: usize) -> Vec<Vec<usize>> {
     memberships
 }
 
-/// A host without a table is its own address; beside hosts that have one, that is more likely forgotten than meant.
-fn missing_tables(
-    groups: &[GroupDraft],
-    hosts: &[(HostDraft, Connection)],
-    index: &HashMap<String, usize>,
-    found: &mut Diagnostics,
-) {
-    let mut said: HashSet<&str> = HashSet::new();
-    for group in groups {
-        let of = |member: &Located<String>| index.get(&member.value).map(|at| &hosts[*at]);
-        if !group.members.iter().filter_map(of).any(|(host, _)| host.address.is_some()) {
-            continue;
-        }
-        for member in &group.members {
-            // A member whose own draft begins where the group names it has no table.
-            let Some((host, connection)) = of(member) else { continue };
-            let bare = host.address.is_none() && member.origin.span.is_some() && connection.ssh_config.is_none();
-            if bare && said.insert(&member.value) {
-                let message = format!("host `{0}` has no address, so `{0}` itself is taken for it", member.value);
-                let help =
-                    format!("add [hosts.{}] with its `address`, as other hosts of this group have", member.value);
-                found.push(Diagnostic::on(&member.origin, message).warning().help(help));
-            }
-        }
-    }
-}
-
-fn jumps(
-    hosts: &[(HostDraft, Connection)],
-    index: &HashMap<String, usize>,
-    found: &mut Diagnostics,
-) -> Vec<Option<Jump>> {
-    let mut jumps: Vec<Option<Jump>> = hosts.iter().map(|host| jump(host, index, found)).collect();
-    let target = |jump: &Option<Jump>| match jump {
-        Some(Jump::Host(name)) => index.get(name).copied(),
-        _ => None,
-    };
-    // A jump that came from a wider scope does not apply to the jump hosts themselves.
-    for at in 0..jumps.len() {
-        let inherited = hosts[at].0.connection.jump.is_none();
-        if inherited && target(&jumps[at]) == Some(at) {
-            jumps[at] = None;
-        }
-    }
-    let successors: Vec<Vec<usize>> = jumps.iter().map(|jump| target(jump).into_iter().collect()).collect();
-    for cycle in graph::order(&successors).1 {
-        let path: Vec<&str> = cycle.iter().map(|at| hosts[*at].0.name.value.as_str()).collect();
-        let origin = cycle.iter().find_map(|at| hosts[*at].1.jump.as_ref()).map(|jump| &jump.origin);
-        let message = format!("jumps lead in a circle: {}", path.join(" → "));
-        found.push(
-            Diagnostic::on(origin.unwrap_or(&hosts[cycle[0]].0.name.origin), message)
-                .help("`jump = false` in a host's table says that it is reached directly"),
-        );
-    }
-    jumps
-}
-
-fn jump(
-    (host, connection): &(HostDraft, Connection),
-    index: &HashMap<String, usize>,
-    found: &mut Diagnostics,
-) -> Option<Jump> {
-    let jump = connection.jump.as_ref()?;
-    match &jump.value {
-        JumpDraft::Off => None,
-        JumpDraft::Name(name) if index.contains_key(name) => Some(Jump::Host(name.clone())),
-        JumpDraft::Name(name) if name.contains(['.', ':']) || connection.ssh_config.is_some() => {
-            Some(Jump::Address { user: None, host: name.clone(), port: None })
-        }
-        JumpDraft::Name(name) => {
-            let message = format!("no host `{name}` to jump over");
-            let diagnostic = Diagnostic::on(&jump.origin, message)
-                .help("name a host of this inventory, write user@host:port, or set `ssh_config` if it stands there");
-            let others = index.keys().map(String::as_str).filter(|other| *other != host.name.value);
-            found.push(diagnostic.suggest(name, others));
-            None
-        }
-        JumpDraft::Address { user, host, port } => {
-            Some(Jump::Address { user: user.clone(), host: host.clone(), port: *port })
-        }
-    }
-}
-
 fn finish((draft, connection): (HostDraft, Connection), jump: Option<Jump>, groups: Vec<usize>) -> Host {
     Host {
         address: draft.address.map_or_else(|| draft.name.value.clone(), |address| address.value),
@@ -386,69 +211,5 @@ fn finish((draft, connection): (HostDraft, Connection), jump: Option<Jump>, grou
         connect_timeout: connection.connect_timeout.map(|timeout| timeout.value),
         vars: draft.vars,
         groups,
-    }
-}
-
-/// Two hosts with one address and port are mostly a table that was copied.
-fn same_place(hosts: &[Host], found: &mut Diagnostics) {
-    let mut places: HashMap<(String, Option<u16>), &Host> = HashMap::with_capacity(hosts.len());
-    for host in hosts {
-        let place = (host.address.to_ascii_lowercase(), host.port);
-        match places.get(&place) {
-            Some(other) if other.jump == host.jump => found.push(
-                Diagnostic::on(&host.origin, format!("`{}` has the address of `{}`", host.name, other.name))
-                    .warning()
-                    .help(format!("`{}` is at {}", other.name, other.origin)),
-            ),
-            Some(_) => {}
-            None => {
-                places.insert(place, host);
-            }
-        }
-    }
-}
-
-/// Warns where groups of one depth set a variable to different values on a host and nothing narrower decides.
-fn contradictions(groups: &[Group], hosts: &[Host], found: &mut Diagnostics) {
-    let mut setters: HashMap<(&str, usize), Vec<usize>> = HashMap::new();
-    for (index, group) in groups.iter().enumerate() {
-        for name in group.vars.keys() {
-            setters.entry((name, group.depth)).or_default().push(index);
-        }
-    }
-    setters.retain(|(name, _), at| {
-        at.iter().any(|index| groups[*index].vars[*name].value != groups[at[0]].vars[*name].value)
-    });
-    if setters.is_empty() {
-        return;
-    }
-    let names: HashSet<&str> = setters.keys().map(|(name, _)| *name).collect();
-    let mut said: HashSet<(&str, usize, usize)> = HashSet::new();
-    for host in hosts {
-        for name in &names {
-            if host.vars.contains_key(*name) {
-                continue;
-            }
-            let mut setting = host.groups.iter().rev().filter(|group| groups[**group].vars.contains_key(*name));
-            let Some(winner) = setting.next() else { continue };
-            let won = &groups[*winner];
-            let differs = |group: &&usize| groups[**group].vars[*name].value != won.vars[*name].value;
-            let Some(loser) = setting.take_while(|group| groups[**group].depth == won.depth).find(differs) else {
-                continue;
-            };
-            let lost = &groups[*loser];
-            if !said.insert((name, *winner, *loser)) {
-                continue;
-            }
-            let message = format!(
-                "`{name}` has two values on `{}`: group `{}` wins over `{}` by its name only",
-                host.name, won.name, lost.name
-            );
-            let help = format!(
-                "set it on the host, or in one of the groups only; the other is at {}",
-                lost.vars[*name].origin
-            );
-            found.push(Diagnostic::on(&won.vars[*name].origin, message).warning().help(help));
-        }
     }
 }

@@ -5,6 +5,7 @@
 
 mod ansible;
 mod bytes;
+mod check;
 mod diagnostic;
 mod draft;
 mod edit;
@@ -14,17 +15,23 @@ mod host;
 mod host_key;
 mod hosts_toml;
 mod join;
+mod jump;
 mod load;
+mod merge;
 pub mod name;
 mod range;
 mod secrets;
 mod selector;
 mod source;
+mod unclosed;
 mod vars;
+
+#[cfg(test)]
+mod tests;
 
 pub use bytes::{Bytes, BytesError};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, nearest};
-//pub use edit::{EditError, NewHost, add_host};
+pub use edit::{EditError, NewHost, add_host};
 pub use host::{Group, Host, Inventory, Jump};
 pub use host_key::{HostKey, HostKeyError};
 pub use load::Loaded;

@@ -45,7 +45,8 @@ pub fn check_address(address: &str) -> Result<(), String> {
         };
         return Err(format!("`{}` is not an IPv6 address{hint}", address.escape_default()));
     }
-    check_host(address).map_err(|e| e.replacen("host name", "address", 1))?;
+    check_host(address)
+        .map_err(|e| e.replacen("a host name", "an address", 1).replacen("the host name", "the address", 1))?;
     if address.contains('.') && address.chars().all(|c| c.is_ascii_digit() || c == '.') {
         return Err(format!("`{address}` is not an IPv4 address"));
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A file with its text. A clone shares the text.
 #[derive(Clone)]
@@ -16,6 +16,8 @@ struct Inner {
     text: String,
     line_starts: Vec<usize>,
     concealed: bool,
+    /// The text without what no parser could make sense of; same length, same places.
+    mended: OnceLock<String>,
 }
 
 impl SourceFile {
@@ -33,7 +35,7 @@ impl SourceFile {
         let line_starts =
             std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
         let line_starts = line_starts.collect();
-        Self { inner: Arc::new(Inner { path, text, line_starts, concealed }) }
+        Self { inner: Arc::new(Inner { path, text, line_starts, concealed, mended: OnceLock::new() }) }
     }
 
     /// The path as the user gave it.
@@ -44,6 +46,11 @@ impl SourceFile {
     /// The whole text.
     pub fn text(&self) -> &str {
         &self.inner.text
+    }
+
+    /// Keeps a text of the same length with spoiled parts blanked out, for a second reading.
+    pub(super) fn mended(&self, mend: impl FnOnce(&str) -> String) -> &str {
+        self.inner.mended.get_or_init(|| mend(self.text()))
     }
 
     /// Whether lines of this file must not be shown.
