@@ -1,11 +1,12 @@
 //! Jumps: names become hosts of the inventory.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::draft::{Connection, HostDraft, JumpDraft};
 use super::graph;
 use super::host::Jump;
+use super::source::Located;
 
 /// The jump of each host; reports names that are no host, and circles.
 pub(super) fn jumps(
@@ -13,7 +14,20 @@ pub(super) fn jumps(
     index: &HashMap<String, usize>,
     found: &mut Diagnostics,
 ) -> Vec<Option<Jump>> {
-    let mut jumps: Vec<Option<Jump>> = hosts.iter().map(|host| jump(host, index, found)).collect();
+    let mut said = HashSet::new();
+    let mut jumps: Vec<Option<Jump>> = hosts
+        .iter()
+        .map(|host| match jump(host, index) {
+            Ok(jump) => jump,
+            Err(unknown) => {
+                // One that comes from a wider scope would be looked up, and said, for every host.
+                if said.insert(unknown.origin.span.as_ref().map(|span| span.start)) {
+                    found.push(no_such_host(host, &unknown, index));
+                }
+                None
+            }
+        })
+        .collect();
     let target = |jump: &Option<Jump>| match jump {
         Some(Jump::Host(name)) => index.get(name).copied(),
         _ => None,
@@ -38,28 +52,32 @@ pub(super) fn jumps(
     jumps
 }
 
+/// `Err` holds a name that is no host.
 fn jump(
-    (host, connection): &(HostDraft, Connection),
+    (_, connection): &(HostDraft, Connection),
     index: &HashMap<String, usize>,
-    found: &mut Diagnostics,
-) -> Option<Jump> {
-    let jump = connection.jump.as_ref()?;
+) -> Result<Option<Jump>, Located<String>> {
+    let Some(jump) = &connection.jump else { return Ok(None) };
     match &jump.value {
-        JumpDraft::Off => None,
-        JumpDraft::Name(name) if index.contains_key(name) => Some(Jump::Host(name.clone())),
+        JumpDraft::Off => Ok(None),
+        JumpDraft::Name(name) if index.contains_key(name) => Ok(Some(Jump::Host(name.clone()))),
         JumpDraft::Name(name) if name.contains(['.', ':']) || connection.ssh_config.is_some() => {
-            Some(Jump::Address { user: None, host: name.clone(), port: None })
+            Ok(Some(Jump::Address { user: None, host: name.clone(), port: None }))
         }
-        JumpDraft::Name(name) => {
-            let message = format!("no host `{name}` to jump over");
-            let diagnostic = Diagnostic::on(&jump.origin, message)
-                .help("name a host of this inventory, write user@host:port, or set `ssh_config` if it stands there");
-            let others = index.keys().map(String::as_str).filter(|other| *other != host.name.value);
-            found.push(diagnostic.suggest(name, others));
-            None
-        }
+        JumpDraft::Name(name) => Err(Located::new(name.clone(), jump.origin.clone())),
         JumpDraft::Address { user, host, port } => {
-            Some(Jump::Address { user: user.clone(), host: host.clone(), port: *port })
+            Ok(Some(Jump::Address { user: user.clone(), host: host.clone(), port: *port }))
         }
     }
+}
+
+fn no_such_host(
+    (host, _): &(HostDraft, Connection),
+    name: &Located<String>,
+    index: &HashMap<String, usize>,
+) -> Diagnostic {
+    let others = index.keys().map(String::as_str).filter(|other| *other != host.name.value);
+    Diagnostic::on(&name.origin, format!("no host `{}` to jump over", name.value))
+        .help("name a host of this inventory, write user@host:port, or set `ssh_config` if it stands there")
+        .suggest(&name.value, others)
 }

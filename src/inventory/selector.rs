@@ -195,7 +195,7 @@ impl Inventory {
 }
 
 /// Whether a glob with `*` and `?` matches a whole name; linear in their product.
-fn matches(glob: &str, name: &str) -> bool {
+pub(super) fn matches(glob: &str, name: &str) -> bool {
     let (glob, name) = (glob.as_bytes(), name.as_bytes());
     let (mut g, mut n) = (0, 0);
     // Where the last `*` was seen, and what it has swallowed up to.

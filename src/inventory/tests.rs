@@ -261,6 +261,44 @@ fn ten_thousand_hosts_load_without_quadratic_work() {
     let inventory = inventory(&text);
     assert_eq!(inventory.hosts().len(), 10_000);
     assert_eq!(inventory.select(&"even:&zone_z0".parse().unwrap()).unwrap().len(), 1667);
+    let typo = format!("[defaults]\njump = \"h00000\"\n{text}");
+    assert_eq!(findings(&typo), ["hosts.toml:2:8: error: no host `h00000` to jump over"]);
     // Quadratic work would take minutes here; an unoptimised build on a busy machine takes about a second.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_text_is_read_without_a_panic(text in "([\\[\\]{}\"'=#,.a-c1:\\\\ \n-]|hosts|groups|vars|jump|address|é){0,60}") {
+        let loaded = load(&text);
+        let _ = loaded.diagnostics.render(false);
+        let _ = loaded.diagnostics.to_json();
+        // What parses as TOML is left alone by the mending, what does not has an error.
+        let valid = toml::de::DeTable::parse(&text).is_ok();
+        let complains = loaded.diagnostics.iter().any(|found| found.message.ends_with("is never closed"));
+        proptest::prop_assert!(valid || loaded.diagnostics.has_errors());
+        proptest::prop_assert!(!(valid && complains));
+    }
+
+    #[test]
+    fn any_range_and_selector_is_read_without_a_panic(text in "[a-c0-9\\[\\]:!&,*?-]{0,24}") {
+        let _ = super::range::expand(&text);
+        if let Ok(selector) = text.parse::<Selector>() {
+            let _ = clean().select(&selector);
+        }
+    }
+
+    #[test]
+    fn globs_match_as_a_plain_definition_says(glob in "[ab*?]{0,8}", name in "[ab]{0,8}") {
+        fn plain(glob: &[u8], name: &[u8]) -> bool {
+            match (glob.split_first(), name.split_first()) {
+                (None, None) => true,
+                (Some((b'*', rest)), _) if plain(rest, name) => true,
+                (Some((b'*', _)), Some((_, tail))) => plain(glob, tail),
+                (Some((g, rest)), Some((n, tail))) => (*g == b'?' || g == n) && plain(rest, tail),
+                _ => false,
+            }
+        }
+        proptest::prop_assert_eq!(super::selector::matches(&glob, &name), plain(glob.as_bytes(), name.as_bytes()));
+    }
 }
