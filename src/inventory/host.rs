@@ -138,8 +138,9 @@ impl Inventory {
         groups.iter().map(|index| self.groups[*index].name.as_str()).filter(|name| *name != "all").collect()
     }
 
-    /// The variables of a host, merged by the precedence that [`super::vars`] describes, each with the place that won.
-    /// Empty for an unknown host.
+    /// The variables of a host, merged, each with the place that won. Lowest precedence first: `[defaults] vars` <
+    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A table
+    /// is replaced as a whole. Empty for an unknown host.
     pub fn vars(&self, host: &str) -> Vars {
         let Some(host) = self.host(host) else { return Vars::new() };
         let mut merged = self.default_vars.clone();

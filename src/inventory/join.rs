@@ -46,12 +46,7 @@ pub(super) fn join(draft: Draft, dir: &Path, secrets: Secrets, found: &mut Diagn
         .zip(memberships)
         .map(|((host, jump), groups)| finish(host, jump, groups))
         .collect();
-    let mut zones: BTreeMap<String, Vec<usize>> = BTreeMap::new();
-    for (index, host) in hosts.iter().enumerate() {
-        if let Some(zone) = &host.zone {
-            zones.entry(zone.clone()).or_default().push(index);
-        }
-    }
+    let zones = zones_of(&hosts);
     let zone_groups = zones.keys().map(|zone| format!("zone_{zone}")).collect();
     same_place(&hosts, found);
     contradictions(&joined, &hosts, found);
@@ -66,6 +61,16 @@ pub(super) fn join(draft: Draft, dir: &Path, secrets: Secrets, found: &mut Diagn
         default_vars,
         secrets,
     }
+}
+
+fn zones_of(hosts: &[Host]) -> BTreeMap<String, Vec<usize>> {
+    let mut zones: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, host) in hosts.iter().enumerate() {
+        if let Some(zone) = &host.zone {
+            zones.entry(zone.clone()).or_default().push(index);
+        }
+    }
+    zones
 }
 
 fn all_hosts(
