@@ -1,0 +1,126 @@
+//! Findings that need the whole inventory: clashing names, forgotten tables, doubled addresses, contradicting variables.
+
+use std::collections::{HashMap, HashSet};
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::draft::{Connection, GroupDraft, HostDraft};
+use super::host::{Group, Host};
+use super::name;
+use super::source::Located;
+
+/// Names of groups: well formed, not reserved, not the name of a host.
+pub(super) fn check_names(groups: &[GroupDraft], hosts: &HashMap<String, usize>, found: &mut Diagnostics) {
+    for group in groups {
+        let name = &group.name;
+        if let Err(message) = name::check_group(&name.value) {
+            found.push(Diagnostic::on(&name.origin, message));
+        }
+        if name.value == "all" {
+            for entry in group.members.iter().chain(&group.children).filter(|entry| entry.origin.span.is_some()).take(1)
+            {
+                let message = "`all` holds every host by itself; only variables and connection settings go here";
+                found.push(Diagnostic::on(&entry.origin, message));
+            }
+        }
+        if name.value.starts_with("zone_") {
+            let message = format!("`{}`: names with `zone_` are reserved", name.value);
+            let help = "set `zone` on the hosts: the group then exists by itself";
+            found.push(Diagnostic::on(&name.origin, message).help(help));
+        }
+        if hosts.contains_key(&name.value) {
+            let message = format!("`{}` is the name of a group and of a host", name.value);
+            found.push(Diagnostic::on(&name.origin, message).help("rename one of them: a selector could mean either"));
+        }
+    }
+}
+
+/// A host without a table is its own address; beside hosts that have one, that is more likely forgotten than meant.
+pub(super) fn missing_tables(
+    groups: &[GroupDraft],
+    hosts: &[(HostDraft, Connection)],
+    index: &HashMap<String, usize>,
+    found: &mut Diagnostics,
+) {
+    let mut said: HashSet<&str> = HashSet::new();
+    for group in groups {
+        let of = |member: &Located<String>| index.get(&member.value).map(|at| &hosts[*at]);
+        if !group.members.iter().filter_map(of).any(|(host, _)| host.has_address) {
+            continue;
+        }
+        for member in &group.members {
+            // A member whose own draft begins where the group names it has no table.
+            let Some((host, connection)) = of(member) else { continue };
+            let bare = !host.has_address && member.origin.span.is_some() && connection.ssh_config.is_none();
+            if bare && said.insert(&member.value) {
+                let message = format!("host `{0}` has no address, so `{0}` itself is taken for it", member.value);
+                let help =
+                    format!("add [hosts.{}] with its `address`, as other hosts of this group have", member.value);
+                found.push(Diagnostic::on(&member.origin, message).warning().help(help));
+            }
+        }
+    }
+}
+
+/// Two hosts with one address and port are mostly a table that was copied.
+pub(super) fn same_place(hosts: &[Host], found: &mut Diagnostics) {
+    let mut places: HashMap<(String, Option<u16>), &Host> = HashMap::with_capacity(hosts.len());
+    for host in hosts {
+        let place = (host.address.to_ascii_lowercase(), host.port);
+        match places.get(&place) {
+            Some(other) if other.jump == host.jump => found.push(
+                Diagnostic::on(&host.origin, format!("`{}` has the address of `{}`", host.name, other.name))
+                    .warning()
+                    .help(format!("`{}` is at {}", other.name, other.origin)),
+            ),
+            Some(_) => {}
+            None => {
+                places.insert(place, host);
+            }
+        }
+    }
+}
+
+/// Warns where groups of one depth set a variable to different values on a host and nothing narrower decides.
+pub(super) fn contradictions(groups: &[Group], hosts: &[Host], found: &mut Diagnostics) {
+    let mut setters: HashMap<(&str, usize), Vec<usize>> = HashMap::new();
+    for (index, group) in groups.iter().enumerate() {
+        for name in group.vars.keys() {
+            setters.entry((name, group.depth)).or_default().push(index);
+        }
+    }
+    setters.retain(|(name, _), at| {
+        at.iter().any(|index| groups[*index].vars[*name].value != groups[at[0]].vars[*name].value)
+    });
+    if setters.is_empty() {
+        return;
+    }
+    let names: HashSet<&str> = setters.keys().map(|(name, _)| *name).collect();
+    let mut said: HashSet<(&str, usize, usize)> = HashSet::new();
+    for host in hosts {
+        for name in &names {
+            if host.vars.contains_key(*name) {
+                continue;
+            }
+            let mut setting = host.groups.iter().rev().filter(|group| groups[**group].vars.contains_key(*name));
+            let Some(winner) = setting.next() else { continue };
+            let won = &groups[*winner];
+            let differs = |group: &&usize| groups[**group].vars[*name].value != won.vars[*name].value;
+            let Some(loser) = setting.take_while(|group| groups[**group].depth == won.depth).find(differs) else {
+                continue;
+            };
+            let lost = &groups[*loser];
+            if !said.insert((name, *winner, *loser)) {
+                continue;
+            }
+            let message = format!(
+                "`{name}` has two values on `{}`: group `{}` wins over `{}` by its name only",
+                host.name, won.name, lost.name
+            );
+            let help = format!(
+                "set it on the host, or in one of the groups only; the other is at {}",
+                lost.vars[*name].origin
+            );
+            found.push(Diagnostic::on(&won.vars[*name].origin, message).warning().help(help));
+        }
+    }
+}

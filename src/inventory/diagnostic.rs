@@ -1,0 +1,273 @@
+//! What a loader found wrong: collected, all at once, and shown with an excerpt or as JSON.
+//!
+//! Loaders never stop at the first mistake. They push into [`Diagnostics`] and go on with what they could read.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::Path;
+
+use annotate_snippets::{AnnotationKind, Group, Level, Origin as Place, Renderer, Snippet};
+
+use super::source::{Origin, SourceFile};
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// What was read cannot be used.
+    Error,
+    /// It can be used, but is probably not what was meant.
+    Warning,
+}
+
+impl Severity {
+    /// `error` or `warning`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warning => "warning",
+        }
+    }
+}
+
+/// One finding: what, where, and what to do about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// Error or warning.
+    pub severity: Severity,
+    /// The file and the bytes in it.
+    pub origin: Origin,
+    /// One line, without a full stop at its end.
+    pub message: String,
+    /// What stands beside the caret.
+    pub label: Option<String>,
+    /// What to do; may have several lines.
+    pub help: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error at some bytes of a file.
+    pub fn at(file: &SourceFile, span: Range<usize>, message: impl Into<String>) -> Self {
+        Self::on(&Origin::at(file, span), message)
+    }
+
+    /// An error about a file as a whole.
+    pub fn file(file: &SourceFile, message: impl Into<String>) -> Self {
+        Self::on(&Origin::whole(file), message)
+    }
+
+    /// An error about a path that was not read, or could not be.
+    pub fn path(path: &Path, message: impl Into<String>) -> Self {
+        Self::file(&SourceFile::new(path, ""), message)
+    }
+
+    /// An error about a value that knows its place.
+    pub fn on(origin: &Origin, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, origin: origin.clone(), message: message.into(), label: None, help: None }
+    }
+
+    /// The same as a warning.
+    pub fn warning(mut self) -> Self {
+        self.severity = Severity::Warning;
+        self
+    }
+
+    /// Sets what stands beside the caret.
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = Some(label.into());
+        self
+    }
+
+    /// Sets what to do about it.
+    pub fn help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+
+    /// Adds `did you mean …?` where one of the known words is near the unknown one.
+    pub fn suggest<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match nearest(unknown, known).first() {
+            Some(near) => self.help(format!("did you mean `{near}`?")),
+            None => self,
+        }
+    }
+
+    /// Like [`Self::suggest`]; where nothing is near, the help lists all known words.
+    pub fn suggest_or_list<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Self {
+        let with = self.suggest(unknown, known.clone());
+        let all: Vec<&str> = known.into_iter().collect();
+        if with.help.is_some() || all.is_empty() { with } else { with.help(format!("known here: {}", all.join(", "))) }
+    }
+
+    /// The path of the file.
+    pub fn file_path(&self) -> &Path {
+        self.origin.file.path()
+    }
+
+    /// Text for a person: headline, place, excerpt with a caret, help.
+    pub fn render(&self, coloured: bool) -> String {
+        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+        let level = match self.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let path = self.file_path().display().to_string();
+        let mut group = Group::with_title(level.primary_title(self.message.as_str()));
+        group = match &self.origin.span {
+            Some(span) if !self.origin.file.is_concealed() => group.element(self.snippet(span, path)),
+            Some(span) => {
+                let (line, col) = self.origin.file.line_col(span.start);
+                group.element(Place::path(path).line(line).char_column(col))
+            }
+            None => group.element(Place::path(path)),
+        };
+        for line in self.help.iter().flat_map(|help| help.lines()) {
+            group = group.element(Level::HELP.message(line));
+        }
+        renderer.render(&[group])
+    }
+
+    fn snippet(&self, span: &Range<usize>, path: String) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+        let (line, start, mut text) = self.origin.file.lines_around(span);
+        // A long table would be shown whole; its first line says enough.
+        let mut end = span.end;
+        if text.lines().count() > 3 {
+            text = text.lines().next().unwrap_or_default();
+            end = end.min(start + text.len());
+        }
+        let from = span.start.saturating_sub(start).min(text.len());
+        let to = end.saturating_sub(start).clamp(from, text.len());
+        let mut mark = AnnotationKind::Primary.span(from..to);
+        if let Some(label) = &self.label {
+            mark = mark.label(label.as_str());
+        }
+        Snippet::source(text).line_start(line).path(path).fold(false).annotation(mark)
+    }
+
+    /// `{severity, file, line, col, message, label, help}`; absent values are `null`.
+    pub fn to_json(&self) -> serde_json::Value {
+        let place = self.origin.line_col();
+        serde_json::json!({
+            "severity": self.severity.as_str(),
+            "file": self.file_path().display().to_string(),
+            "line": place.map(|(line, _)| line),
+            "col": place.map(|(_, col)| col),
+            "message": self.message,
+            "label": self.label,
+            "help": self.help,
+        })
+    }
+}
+
+/// One line: `path:line:col: error: message`.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}: {}", self.origin, self.severity.as_str(), self.message)
+    }
+}
+
+/// All findings of a load.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Diagnostics {
+    found: Vec<Diagnostic>,
+}
+
+impl Diagnostics {
+    /// Nothing found yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a finding.
+    pub fn push(&mut self, diagnostic: Diagnostic) {
+        self.found.push(diagnostic);
+    }
+
+    /// Adds the findings of another load.
+    pub fn extend(&mut self, other: Self) {
+        self.found.extend(other.found);
+    }
+
+    /// Whether nothing at all was found.
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    /// Whether something was found that makes the result unusable.
+    pub fn has_errors(&self) -> bool {
+        self.error_count() > 0
+    }
+
+    /// How many errors there are.
+    pub fn error_count(&self) -> usize {
+        self.found.iter().filter(|d| d.severity == Severity::Error).count()
+    }
+
+    /// How many warnings there are.
+    pub fn warning_count(&self) -> usize {
+        self.found.len() - self.error_count()
+    }
+
+    /// The findings in their present order; [`Self::sort`] puts them by place.
+    pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
+        self.found.iter()
+    }
+
+    /// Orders by file, then place; the same finding at the same place stays once.
+    pub fn sort(&mut self) {
+        let key = |d: &Diagnostic| d.origin.span.as_ref().map(|s| (s.start, s.end));
+        self.found.sort_by(|a, b| {
+            (a.file_path(), key(a), a.severity, &a.message).cmp(&(b.file_path(), key(b), b.severity, &b.message))
+        });
+        self.found.dedup();
+    }
+
+    /// All findings as text, an empty line between two of them, a line feed at the end. Empty where nothing was found.
+    pub fn render(&self, coloured: bool) -> String {
+        let shown: Vec<String> = self.found.iter().map(|d| d.render(coloured) + "\n").collect();
+        shown.join("\n")
+    }
+
+    /// A JSON array of [`Diagnostic::to_json`].
+    pub fn to_json(&self) -> serde_json::Value {
+        self.found.iter().map(Diagnostic::to_json).collect()
+    }
+}
+
+impl IntoIterator for Diagnostics {
+    type Item = Diagnostic;
+    type IntoIter = std::vec::IntoIter<Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.found.into_iter()
+    }
+}
+
+impl<'a> IntoIterator for &'a Diagnostics {
+    type Item = &'a Diagnostic;
+    type IntoIter = std::slice::Iter<'a, Diagnostic>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// The known words near an unknown one, nearest first, at most three. Near: a third of the letters differ, or one of
+/// the two begins with the other.
+pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+    let lower = unknown.to_lowercase();
+    let budget = (unknown.chars().count() / 3).max(1);
+    let mut near: Vec<(usize, &str)> = known
+        .into_iter()
+        .filter_map(|word| {
+            // The length alone rules most words out; that keeps ten thousand names cheap.
+            let begins = lower.len() > 2 && word.len() > 2 && (word.starts_with(&lower) || lower.starts_with(word));
+            if word.len().abs_diff(lower.len()) > budget * 4 && !begins {
+                return None;
+            }
+            let distance = strsim::damerau_levenshtein(&lower, &word.to_lowercase());
+            (distance <= budget || begins).then_some((distance, word))
+        })
+        .collect();
+    near.sort();
+    near.into_iter().map(|(_, word)| word).take(3).collect()
+}

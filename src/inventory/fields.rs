@@ -1,0 +1,240 @@
+//! Reading TOML tables field by field: every mistake is reported with its place and reading goes on.
+
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::source::{Located, Origin, SourceFile};
+use super::unclosed;
+
+/// Parses a whole file. Syntax errors are reported, at most one a line; what could be read is returned nevertheless.
+pub fn parse<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTable<'i>> {
+    let (mut table, mut errors) = DeTable::parse_recoverable(file.text());
+    if errors.iter().any(|error| error.message().starts_with("unclosed")) {
+        let spoiled = unclosed::find(file.text());
+        for one in &spoiled {
+            let bracket = &file.text()[one.bracket..=one.bracket];
+            found.push(Diagnostic::at(file, one.bracket..one.bracket + 1, format!("`{bracket}` is never closed")));
+        }
+        (table, errors) = DeTable::parse_recoverable(file.mended(|text| unclosed::blank(text, &spoiled)));
+    }
+    errors.sort_by_key(|error| error.span().map(|span| span.start));
+    let mut last_line = 0;
+    for error in errors {
+        let span = error.span().unwrap_or(0..0);
+        // What follows on the same line is mostly the same mistake again.
+        let (line, _) = file.line_col(span.start);
+        if line != last_line {
+            found.push(syntax_error(file, span, error.message()));
+        }
+        last_line = line;
+    }
+    table
+}
+
+/// The parser's second line, where there is one, says what it expected.
+fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnostic {
+    let mut lines = message.lines();
+    let diagnostic = Diagnostic::at(file, span, lines.next().unwrap_or("not valid TOML"));
+    let rest: Vec<&str> = lines.collect();
+    if rest.is_empty() { diagnostic } else { diagnostic.help(rest.join("\n")) }
+}
+
+/// A table of a file, of which fields are taken one by one; what was never asked for is an unknown key in the end.
+pub struct Fields<'t, 'i> {
+    file: &'t SourceFile,
+    table: &'t DeTable<'i>,
+    span: Range<usize>,
+    asked: Vec<&'static str>,
+}
+
+impl<'t, 'i> Fields<'t, 'i> {
+    /// A table that stands at `span` (for the root: the whole file).
+    pub fn new(file: &'t SourceFile, table: &'t DeTable<'i>, span: Range<usize>) -> Self {
+        Self { file, table, span, asked: Vec::new() }
+    }
+
+    /// Where the table stands.
+    pub fn origin(&self) -> Origin {
+        Origin::at(self.file, self.span.clone())
+    }
+
+    /// Takes a field as it is.
+    pub fn raw(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
+        self.asked.push(key);
+        self.table.get(key)
+    }
+
+    /// Where a field's value stands; the table's place where the field is absent.
+    pub fn place(&self, key: &str) -> Origin {
+        self.table.get(key).map_or_else(|| self.origin(), |value| Origin::at(self.file, value.span()))
+    }
+
+    /// Takes a string.
+    pub fn string(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<String>> {
+        let value = self.raw(key)?;
+        string(self.file, key, value, found)
+    }
+
+    /// Takes a string and parses it; what the parser says becomes the message.
+    pub fn parsed<T, E: fmt::Display>(
+        &mut self,
+        key: &'static str,
+        found: &mut Diagnostics,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<Located<T>> {
+        let text = self.string(key, found)?;
+        match parse(&text.value) {
+            Ok(value) => Some(Located::new(value, text.origin)),
+            Err(error) => {
+                found.push(Diagnostic::on(&text.origin, error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Takes `true` or `false`.
+    pub fn bool(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<bool>> {
+        let value = self.raw(key)?;
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Some(Located::new(*flag, Origin::at(self.file, value.span()))),
+            _ => self.wrong(key, value, "true or false", found),
+        }
+    }
+
+    /// Takes a whole number within bounds.
+    pub fn integer(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<i64>,
+        found: &mut Diagnostics,
+    ) -> Option<Located<i64>> {
+        let value = self.raw(key)?;
+        let DeValue::Integer(digits) = value.get_ref() else {
+            return self.wrong(key, value, "a whole number", found);
+        };
+        match i64::from_str_radix(digits.as_str(), digits.radix()).ok().filter(|n| bounds.contains(n)) {
+            Some(n) => Some(Located::new(n, Origin::at(self.file, value.span()))),
+            None => {
+                let message = format!("`{key}` must be between {} and {}", bounds.start(), bounds.end());
+                found.push(Diagnostic::at(self.file, value.span(), message));
+                None
+            }
+        }
+    }
+
+    /// Takes a finite number, whole or not.
+    pub fn number(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<f64>> {
+        let value = self.raw(key)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix()).ok().map(|n| n as f64),
+            DeValue::Float(digits) => digits.as_str().parse().ok().filter(|n: &f64| n.is_finite()),
+            _ => None,
+        };
+        match number {
+            Some(number) => Some(Located::new(number, Origin::at(self.file, value.span()))),
+            None => self.wrong(key, value, "a finite number", found),
+        }
+    }
+
+    /// Takes a list of strings; an absent list is empty.
+    pub fn strings(&mut self, key: &'static str, found: &mut Diagnostics) -> Vec<Located<String>> {
+        let Some(value) = self.raw(key) else { return Vec::new() };
+        match value.get_ref() {
+            DeValue::Array(items) => items.iter().filter_map(|item| string(self.file, key, item, found)).collect(),
+            _ => {
+                let _: Option<()> = self.wrong(key, value, "a list of strings", found);
+                Vec::new()
+            }
+        }
+    }
+
+    /// Takes a sub-table.
+    pub fn table(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Fields<'t, 'i>> {
+        let value = self.raw(key)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(Fields::new(self.file, table, value.span())),
+            _ => self.wrong(key, value, "a table", found),
+        }
+    }
+
+    /// All entries of a table whose keys are free names, in the order of the file, each with its key's place. What is
+    /// not a table is reported and left out.
+    pub fn tables(&self, what: &str, found: &mut Diagnostics) -> Vec<(Located<String>, Fields<'t, 'i>)> {
+        let mut entries = Vec::with_capacity(self.table.len());
+        for (key, value) in self.table {
+            let name = Located::new(key.get_ref().to_string(), Origin::at(self.file, key.span()));
+            match value.get_ref() {
+                DeValue::Table(table) => entries.push((name, Fields::new(self.file, table, value.span()))),
+                other => found.push(
+                    Diagnostic::at(self.file, value.span(), format!("{what} `{}` is not a table", name.value))
+                        .label(format!("this is {}", type_name(other))),
+                ),
+            }
+        }
+        entries.sort_by_key(|(name, _)| name.origin.span.as_ref().map(|span| span.start));
+        entries
+    }
+
+    /// All entries as they are, in the order of the file.
+    pub fn entries(&self) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
+        let mut entries: Vec<_> = self.table.iter().collect();
+        entries.sort_by_key(|(key, _)| key.span().start);
+        entries
+    }
+
+    /// Reports every key that was never asked for, with a suggestion. `what` names the table: "a host".
+    pub fn finish(self, what: &str, found: &mut Diagnostics) {
+        for (key, _) in self.table {
+            let name = key.get_ref().as_ref();
+            if !self.asked.contains(&name) {
+                found.push(
+                    Diagnostic::at(self.file, key.span(), format!("unknown key `{name}` in {what}"))
+                        .suggest_or_list(name, self.asked.iter().copied()),
+                );
+            }
+        }
+    }
+
+    fn wrong<T>(&self, key: &str, value: &Spanned<DeValue<'i>>, wanted: &str, found: &mut Diagnostics) -> Option<T> {
+        found.push(wrong_type(self.file, key, value, wanted));
+        None
+    }
+}
+
+/// The error for a value of the wrong type.
+pub fn wrong_type(file: &SourceFile, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Diagnostic {
+    Diagnostic::at(file, value.span(), format!("`{key}` must be {wanted}"))
+        .label(format!("this is {}", type_name(value.get_ref())))
+}
+
+/// A TOML value's type with its article.
+pub fn type_name(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a number",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn string(
+    file: &SourceFile,
+    key: &str,
+    value: &Spanned<DeValue<'_>>,
+    found: &mut Diagnostics,
+) -> Option<Located<String>> {
+    match value.get_ref() {
+        DeValue::String(text) => Some(Located::new(text.to_string(), Origin::at(file, value.span()))),
+        _ => {
+            found.push(wrong_type(file, key, value, "a string"));
+            None
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! The same host or group from several sources, made one; and the order of hosts.
+
+use std::collections::{HashMap, HashSet};
+
+use super::draft::{GroupDraft, HostDraft};
+use super::source::Located;
+
+/// The same host from a further source: what the earlier one says stands.
+pub(super) fn merge_hosts(drafts: Vec<HostDraft>) -> Vec<HostDraft> {
+    let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
+    let mut merged: Vec<HostDraft> = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        match index.get(&draft.name.value) {
+            None => {
+                index.insert(draft.name.value.clone(), merged.len());
+                merged.push(draft);
+            }
+            Some(at) => {
+                let first = &mut merged[*at];
+                let mut connection = draft.connection;
+                connection.overlay(&first.connection);
+                first.connection = connection;
+                first.has_address |= draft.has_address;
+                first.address = first.address.take().or(draft.address);
+                if first.host_keys.is_empty() {
+                    first.host_keys = draft.host_keys;
+                }
+                first.zone = first.zone.take().or(draft.zone);
+                first.memory = first.memory.take().or(draft.memory);
+                first.weight = first.weight.take().or(draft.weight);
+                first.drain |= draft.drain;
+                draft.vars.into_iter().for_each(|(name, var)| {
+                    first.vars.entry(name).or_insert(var);
+                });
+            }
+        }
+    }
+    merged
+}
+
+/// The same group from a further source: hosts and children add up, what else the earlier one says stands.
+pub(super) fn merge_groups(drafts: Vec<GroupDraft>) -> Vec<GroupDraft> {
+    let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
+    let mut merged: Vec<GroupDraft> = Vec::with_capacity(drafts.len());
+    for draft in drafts {
+        match index.get(&draft.name.value) {
+            None => {
+                index.insert(draft.name.value.clone(), merged.len());
+                merged.push(draft);
+            }
+            Some(at) => {
+                let first = &mut merged[*at];
+                let known: HashSet<String> = first.members.iter().map(|member| member.value.clone()).collect();
+                first.members.extend(draft.members.into_iter().filter(|member| !known.contains(&member.value)));
+                first.children.extend(draft.children);
+                let mut connection = draft.connection;
+                connection.overlay(&first.connection);
+                first.connection = connection;
+                draft.vars.into_iter().for_each(|(name, var)| {
+                    first.vars.entry(name).or_insert(var);
+                });
+            }
+        }
+    }
+    merged
+}
+
+/// Every mention of a host, in the order of the files. What has no place (a dynamic inventory) comes last.
+pub(super) fn host_order(hosts: &[HostDraft], groups: &[GroupDraft]) -> Vec<Located<String>> {
+    let members = groups.iter().flat_map(|group| &group.members);
+    let mut mentions: Vec<Located<String>> = members.chain(hosts.iter().map(|host| &host.name)).cloned().collect();
+    mentions.sort_by_key(|mention| mention.origin.span.as_ref().map_or(usize::MAX, |span| span.start));
+    let mut seen = HashSet::with_capacity(mentions.len());
+    mentions.retain(|mention| seen.insert(mention.value.clone()));
+    mentions
+}

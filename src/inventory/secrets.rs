@@ -1,0 +1,138 @@
+//! `secrets.toml` beside `hosts.toml`: strings by (nested) name, which never appear in messages, excerpts or debug output.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::fields;
+use super::source::{Origin, SourceFile};
+
+/// A secret string. `Debug` and `Display` show `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a string.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The string itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// All secrets by dotted name (`redis.password`). `Debug` shows names only.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Secrets {
+    values: BTreeMap<String, Secret>,
+}
+
+impl Secrets {
+    /// A secret by its dotted name.
+    pub fn get(&self, name: &str) -> Option<&Secret> {
+        self.values.get(name)
+    }
+
+    /// The dotted names in alphabetical order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.values.keys().map(String::as_str)
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// The secrets as a nested JSON object, in clear: for the context of templates, never for output.
+    pub fn expose_json(&self) -> serde_json::Value {
+        let mut root = serde_json::Map::new();
+        for (name, secret) in &self.values {
+            let mut table = &mut root;
+            let mut parts = name.split('.').peekable();
+            while let Some(part) = parts.next() {
+                if parts.peek().is_none() {
+                    table.insert(part.to_owned(), secret.expose().into());
+                    break;
+                }
+                let slot = table.entry(part).or_insert_with(|| serde_json::Value::Object(serde_json::Map::new()));
+                match slot {
+                    serde_json::Value::Object(inner) => table = inner,
+                    _ => break,
+                }
+            }
+        }
+        root.into()
+    }
+
+    /// The text with every secret's value replaced by `***`, longest values first.
+    pub fn redact(&self, text: &str) -> String {
+        let mut values: Vec<&str> =
+            self.values.values().map(Secret::expose).filter(|value| !value.is_empty()).collect();
+        values.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        values.iter().fold(text.to_owned(), |text, value| text.replace(value, "***"))
+    }
+}
+
+/// Reads `secrets.toml` of a folder; absent is empty. Warns where others may read it.
+pub(super) fn read(dir: &Path, found: &mut Diagnostics) -> Secrets {
+    let path = dir.join("secrets.toml");
+    let text = match std::fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Secrets::default(),
+        Err(error) => {
+            found.push(Diagnostic::path(&path, format!("cannot be read: {error}")));
+            return Secrets::default();
+        }
+    };
+    let file = SourceFile::concealed(&path, text);
+    if let Ok(meta) = std::fs::metadata(&path)
+        && meta.permissions().mode() & 0o077 != 0
+    {
+        let message = format!("mode {:04o} opens the secrets to other users", meta.permissions().mode() & 0o7777);
+        let help = format!("chmod 600 {}", path.display());
+        found.push(Diagnostic::file(&file, message).warning().help(help));
+    }
+    let mut secrets = Secrets::default();
+    collect(&file, fields::parse(&file, found).get_ref(), "", (&mut secrets.values, found));
+    secrets
+}
+
+fn collect(
+    file: &SourceFile,
+    table: &DeTable<'_>,
+    prefix: &str,
+    (into, found): (&mut BTreeMap<String, Secret>, &mut Diagnostics),
+) {
+    for (key, value) in table {
+        let name = format!("{prefix}{}", key.get_ref());
+        if !super::vars::is_var_name(key.get_ref()) {
+            let message = "a secret's name is made of letters, digits and `_`, and does not begin with a digit";
+            found.push(Diagnostic::on(&Origin::at(file, key.span()), message));
+        }
+        match value.get_ref() {
+            DeValue::String(text) => {
+                into.insert(name, Secret::new(text.to_string()));
+            }
+            DeValue::Table(inner) => collect(file, inner, &format!("{name}."), (&mut *into, &mut *found)),
+            _ => found.push(fields::wrong_type(file, &name, value, "a string or a table of strings")),
+        }
+    }
+}

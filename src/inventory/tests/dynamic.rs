@@ -1,0 +1,138 @@
+//! Executables that print Ansible's dynamic inventory.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::Bytes;
+use crate::inventory::ansible::run_within;
+use crate::inventory::{Diagnostics, Inventory, Loaded, Value};
+
+/// Writes an executable by way of a shell: a file that this process holds open for writing while another test forks
+/// could not be run.
+fn script(folder: &Path, text: &str) {
+    let mut shell = Command::new("sh")
+        .args(["-c", "cat > hosts && chmod 755 hosts"])
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    shell.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}
+
+fn load(text: &str) -> Loaded {
+    let folder = tempfile::tempdir().unwrap();
+    script(folder.path(), text);
+    Inventory::load(folder.path())
+}
+
+fn messages(loaded: &Loaded) -> String {
+    loaded.diagnostics.iter().map(|d| format!("{} | {}\n", d.message, d.help.as_deref().unwrap_or(""))).collect()
+}
+
+const LIST: &str = r#"#!/bin/sh
+[ "$1" = --list ] || exit 9
+cat <<'END'
+{"redis": {"hosts": ["redis-02", "redis-01", "redis-01"], "vars": {"tier": "data", "ansible_port": "2222"}},
+ "app": ["app-01"],
+ "production": {"children": ["redis", "app"], "vars": {"tier": "any"}},
+ "all": {"children": ["production", "ungrouped"], "vars": {"region": "north", "ansible_user": "ops"}},
+ "ungrouped": {},
+ "_meta": {"hostvars": {
+   "redis-01": {"ansible_host": "10.0.0.1", "ansible_port": 2200, "ansible_become": "yes", "zone": "a",
+                "memory": "16GiB", "ansible_python_interpreter": "/usr/bin/python3", "nothing": null, "list": [1]},
+   "redis-02": {"ansible_host": "10.0.0.2", "ansible_user": "root", "ansible_ssh_private_key_file": "/k"}}}}
+END
+"#;
+
+#[test]
+fn ansibles_list_becomes_an_inventory() {
+    let loaded = load(LIST);
+    let inventory = loaded.inventory.as_ref().unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
+    let first = inventory.host("redis-01").unwrap();
+    assert_eq!((first.address.as_str(), first.port, first.user.as_deref()), ("10.0.0.1", Some(2200), Some("ops")));
+    assert!(first.become_root);
+    assert_eq!((first.zone.as_deref(), first.memory), (Some("a"), Some(Bytes(16 << 30))));
+    let second = inventory.host("redis-02").unwrap();
+    assert_eq!((second.port, second.user.as_deref()), (Some(2222), Some("root")));
+    assert_eq!(second.key.as_deref(), Some(Path::new("/k")));
+    assert_eq!(inventory.host("app-01").unwrap().address, "app-01");
+    let vars = inventory.vars("redis-01");
+    assert_eq!(vars.keys().collect::<Vec<_>>(), ["ansible_python_interpreter", "list", "region", "tier"]);
+    assert_eq!(vars["tier"].value, Value::String("data".into()));
+    assert_eq!(inventory.select(&"production:&zone_a".parse().unwrap()).unwrap().len(), 1);
+    assert!(loaded.diagnostics.is_empty(), "{}", messages(&loaded));
+}
+
+#[test]
+fn a_static_file_beside_it_wins() {
+    let folder = tempfile::tempdir().unwrap();
+    script(folder.path(), LIST);
+    let text = "[groups.redis]\nvars = { tier = \"file\" }\n[hosts.redis-01]\nport = 22\nmemory = \"1GiB\"\n";
+    std::fs::write(folder.path().join("hosts.toml"), text).unwrap();
+    let loaded = Inventory::load(folder.path());
+    let inventory = loaded.inventory.unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
+    let host = inventory.host("redis-01").unwrap();
+    assert_eq!((host.port, host.memory, host.address.as_str()), (Some(22), Some(Bytes(1 << 30)), "10.0.0.1"));
+    assert_eq!(inventory.vars("redis-01")["tier"].value, Value::String("file".into()));
+    assert_eq!(inventory.hosts_in("redis").unwrap().len(), 2);
+}
+
+#[test]
+fn injections_are_refused_here_too() {
+    let loaded = load(
+        r#"#!/bin/sh
+cat <<'END'
+{"g": ["-oProxyCommand=id"], "_meta": {"hostvars": {"h": {"ansible_host": "-x", "ansible_user": "a b",
+ "ansible_port": 0, "ansible_ssh_private_key_file": "%d", "zone": "a\nb", "drain": "perhaps"}}}}
+END
+"#,
+    );
+    assert!(loaded.inventory.is_none());
+    assert_eq!(loaded.diagnostics.error_count(), 7, "{}", messages(&loaded));
+}
+
+#[test]
+fn a_failing_executable_is_quoted() {
+    let failed = load("#!/bin/sh\necho 'no credentials for the cloud' >&2\nexit 3\n");
+    assert_eq!(
+        messages(&failed),
+        "the dynamic inventory failed (exit status: 3) | it said:\nno credentials for the cloud\n"
+    );
+    let garbled = load("#!/bin/sh\necho 'Traceback'\necho 'why' >&2\n");
+    let text = messages(&garbled);
+    assert!(text.starts_with("the dynamic inventory did not print JSON: expected value at line 1"), "{text}");
+    assert!(text.ends_with("it said:\nwhy\n"), "{text}");
+    let missing = messages(&load("#!/no/such/interpreter\n"));
+    assert!(missing.starts_with("cannot be run: the interpreter"), "{missing}");
+}
+
+#[test]
+fn a_file_that_is_not_executable_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hosts"), "{}").unwrap();
+    let loaded = Inventory::load(folder.path());
+    assert!(messages(&loaded).starts_with("a dynamic inventory must be executable | chmod +x"));
+    assert_eq!(loaded.diagnostics.iter().count(), 1);
+}
+
+#[test]
+fn an_executable_that_hangs_is_ended_with_what_it_started() {
+    let folder = tempfile::tempdir().unwrap();
+    script(folder.path(), "#!/bin/sh\nsleep 600 & echo $! > child\nwait\n");
+    let mut found = Diagnostics::new();
+    let start = Instant::now();
+    run_within(&folder.path().join("hosts"), folder.path(), Duration::from_secs(1), &mut found);
+    assert!(start.elapsed() < Duration::from_secs(60));
+    let message = &found.iter().next().unwrap().message;
+    assert_eq!(message, "the dynamic inventory did not finish within 1 s");
+    let child = std::fs::read_to_string(folder.path().join("child")).unwrap();
+    let state = Path::new("/proc").join(child.trim()).join("stat");
+    let gone = || std::fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z"));
+    while !gone() {
+        assert!(start.elapsed() < Duration::from_secs(60), "the child still runs");
+        std::thread::yield_now();
+    }
+}

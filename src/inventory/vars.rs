@@ -1,0 +1,150 @@
+//! Variables: typed values that know where they were set.
+//!
+//! Precedence, lowest first: `[defaults] vars` < `[groups.all]` < groups by depth (a child beats its parents), at equal
+//! depth by name (`b` beats `a`) < `[hosts.NAME] vars`. A table is replaced as a whole, never merged into.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use toml::Spanned;
+use toml::de::DeValue;
+
+use super::diagnostic::{Diagnostic, Diagnostics};
+use super::fields::Fields;
+use super::source::{Origin, SourceFile};
+
+/// A variable's value. Serialises as the plain value.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// Text.
+    String(String),
+    /// A whole number.
+    Integer(i64),
+    /// A finite number.
+    Float(f64),
+    /// True or false.
+    Boolean(bool),
+    /// A list.
+    Array(Vec<Value>),
+    /// A table by key.
+    Table(BTreeMap<String, Value>),
+}
+
+/// A value and where it was set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VarValue {
+    /// The value.
+    pub value: Value,
+    /// Where it stands; displays as `path:line:col`.
+    pub origin: Origin,
+}
+
+/// Variables by name.
+pub type Vars = BTreeMap<String, VarValue>;
+
+impl Value {
+    /// The same as a JSON value.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::String(text) => text.as_str().into(),
+            Self::Integer(number) => (*number).into(),
+            Self::Float(number) => (*number).into(),
+            Self::Boolean(flag) => (*flag).into(),
+            Self::Array(items) => items.iter().map(Self::to_json).collect(),
+            Self::Table(entries) => entries.iter().map(|(key, value)| (key.clone(), value.to_json())).collect(),
+        }
+    }
+
+    /// From JSON. `null` is no value: `None` at the top, left out of tables.
+    ///
+    /// # Errors
+    /// A sentence for what a [`Value`] cannot hold: `null` in a list, whole numbers beyond 64 bits.
+    pub fn from_json(json: &serde_json::Value) -> Result<Option<Self>, &'static str> {
+        Ok(Some(match json {
+            serde_json::Value::Null => return Ok(None),
+            serde_json::Value::Bool(flag) => Self::Boolean(*flag),
+            serde_json::Value::String(text) => Self::String(text.clone()),
+            serde_json::Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+                (Some(whole), _) => Self::Integer(whole),
+                (None, Some(float)) if !number.is_u64() && float.is_finite() => Self::Float(float),
+                _ => return Err("a whole number beyond 64 bits"),
+            },
+            serde_json::Value::Array(items) => {
+                let items = items.iter().map(|item| Self::from_json(item)?.ok_or("`null` in a list"));
+                Self::Array(items.collect::<Result<_, _>>()?)
+            }
+            serde_json::Value::Object(entries) => {
+                let mut table = BTreeMap::new();
+                for (key, entry) in entries {
+                    if let Some(value) = Self::from_json(entry)? {
+                        table.insert(key.clone(), value);
+                    }
+                }
+                Self::Table(table)
+            }
+        }))
+    }
+
+    /// From TOML; reports what cannot be held (dates, infinite numbers) and gives `None` for it.
+    fn from_toml(file: &SourceFile, toml: &Spanned<DeValue<'_>>, found: &mut Diagnostics) -> Option<Self> {
+        let mut refuse = |message: &str, help: &str| {
+            found.push(Diagnostic::at(file, toml.span(), message).help(help));
+            None
+        };
+        match toml.get_ref() {
+            DeValue::String(text) => Some(Self::String(text.to_string())),
+            DeValue::Boolean(flag) => Some(Self::Boolean(*flag)),
+            DeValue::Integer(digits) => match i64::from_str_radix(digits.as_str(), digits.radix()) {
+                Ok(number) => Some(Self::Integer(number)),
+                Err(_) => refuse("a whole number beyond 64 bits", "write it as a string"),
+            },
+            DeValue::Float(digits) => match digits.as_str().parse::<f64>().ok().filter(|number| number.is_finite()) {
+                Some(number) => Some(Self::Float(number)),
+                None => refuse("a variable must be a finite number", "leave it out, or write it as a string"),
+            },
+            DeValue::Datetime(_) => refuse("a variable cannot be a date or time", "write it as a string"),
+            DeValue::Array(items) => {
+                Some(Self::Array(items.iter().filter_map(|item| Self::from_toml(file, item, found)).collect()))
+            }
+            DeValue::Table(entries) => Some(Self::Table(
+                entries
+                    .iter()
+                    .filter_map(|(key, value)| Some((key.get_ref().to_string(), Self::from_toml(file, value, found)?)))
+                    .collect(),
+            )),
+        }
+    }
+}
+
+impl From<&Value> for serde_json::Value {
+    fn from(value: &Value) -> Self {
+        value.to_json()
+    }
+}
+
+/// Whether a text can be a variable's name: `[A-Za-z_][A-Za-z0-9_]*`, as templates need it.
+pub fn is_var_name(name: &str) -> bool {
+    let mut chars = name.chars();
+    chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')
+        && chars.all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Takes the `vars` of a table.
+pub(super) fn read_vars(file: &SourceFile, fields: &mut Fields<'_, '_>, found: &mut Diagnostics) -> Vars {
+    let mut vars = Vars::new();
+    let Some(table) = fields.table("vars", found) else { return vars };
+    for (key, value) in table.entries() {
+        let name = key.get_ref();
+        if !is_var_name(name) {
+            found.push(
+                Diagnostic::at(file, key.span(), format!("`{}` cannot be a variable's name", name.escape_debug()))
+                    .help("letters, digits and `_`, not beginning with a digit: templates read `a-b` as a minus"),
+            );
+        }
+        if let Some(read) = Value::from_toml(file, value, found) {
+            vars.insert(name.to_string(), VarValue { value: read, origin: Origin::at(file, value.span()) });
+        }
+    }
+    vars
+}
