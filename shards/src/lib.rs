@@ -1,1 +1,15 @@
-//! d
+//! Slots, shard maps, epochs, routing and the Redis connections of a sharded service.
+//!
+//! In reading order: [`slot`] (where a key belongs), [`map`] (the map a person writes), [`routing`] (the map a service
+//! reads), [`connections`] (what a service sends its commands through). Used by the dunlin command line and by services;
+//! knows neither inventories nor web frameworks.
+
+pub mod connections;
+pub mod map;
+pub mod routing;
+pub mod slot;
+
+pub use connections::{Applied, Error, Options, Retry, Shards};
+pub use map::{Epoch, MapError, Shard, ShardId, ShardMap};
+pub use routing::{Route, Routing, RoutingError};
+pub use slot::{SLOTS, Slot, SlotRange, slot_of};

@@ -1,0 +1,155 @@
+//! The connections of a service to its shards: one multiplexed connection per shard, opened when first needed, that
+//! follows a shard to its new host while it is being moved.
+//!
+//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM, NOREPLICAS,
+//! MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is sent again, for
+//! [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it is sent again only
+//! where the caller said that it may be ([`Retry::Idempotent`]).
+//!
+//! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; where that
+//! names another master, the master is tried, and kept while it accepts and until the map's epoch grows. No other node
+//! is ever tried, and a key never goes to another shard.
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use redis::{Cmd, FromRedisValue, Value};
+
+use crate::{
+    map::{Epoch, ShardId},
+    routing::{Routing, RoutingError},
+    slot::slot_of,
+};
+
+mod drive;
+mod error;
+mod health;
+mod node;
+mod state;
+mod table;
+mod watch;
+
+pub use error::{Applied, Error};
+pub use health::ShardHealth;
+use state::Inner;
+pub use state::Stats;
+use table::Table;
+
+/// How to connect, and for how long to try.
+#[derive(Clone)]
+pub struct Options {
+    /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
+    pub password: Option<String>,
+    /// How long to wait for a reply. Longer than any pause of a move, which a server spends holding writes.
+    pub response_timeout: Duration,
+    /// How long to wait for a connection, with authentication.
+    pub connect_timeout: Duration,
+    /// How long a request is sent again. The last attempt begins before this is over, and may take
+    /// [`Options::response_timeout`] itself.
+    pub retry_for: Duration,
+    /// How often the published map is looked at.
+    pub poll_interval: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            password: None,
+            response_timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+            retry_for: Duration::from_secs(5),
+            poll_interval: Duration::from_millis(200),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("response_timeout", &self.response_timeout)
+            .field("connect_timeout", &self.connect_timeout)
+            .field("retry_for", &self.retry_for)
+            .field("poll_interval", &self.poll_interval)
+            .finish()
+    }
+}
+
+/// Whether a request may be sent again when it is not known if it was applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// It may: applying it twice is the same as once (reads, ZADD, SET).
+    Idempotent,
+    /// It may not (increments, pushes onto lists).
+    OnlyIfNotApplied,
+}
+
+/// The shards of one cluster. Cheap to clone; the clones share connections and map.
+#[derive(Clone)]
+pub struct Shards {
+    inner: Arc<Inner>,
+}
+
+impl Shards {
+    /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio runtime;
+    /// the watch ends with the last clone. Error: the map cannot be read or is not valid.
+    pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Shards, RoutingError> {
+        let path: PathBuf = path.as_ref().to_owned();
+        let (routing, stamp) = watch::load(&path)?;
+        let table = Table::new(routing, &options, None)?;
+        let interval = options.poll_interval;
+        let inner = Arc::new(Inner::new(path, options, table));
+        watch::spawn(&inner, stamp, interval);
+        Ok(Shards { inner })
+    }
+
+    /// The epoch of the map in use.
+    pub fn epoch(&self) -> Epoch {
+        self.inner.table().routing.epoch
+    }
+
+    /// The map in use.
+    pub fn routing(&self) -> Arc<Routing> {
+        self.inner.table().routing.clone()
+    }
+
+    /// The shard that a key belongs to.
+    pub fn shard_of(&self, key: &[u8]) -> ShardId {
+        self.inner.table().target(slot_of(key)).id
+    }
+
+    /// What has happened so far.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// Sends one command to the shard of `key` and converts its reply.
+    pub async fn query<T: FromRedisValue>(&self, key: &[u8], cmd: &Cmd, retry: Retry) -> Result<T, Error> {
+        let shard = self.shard_of(key);
+        let value = drive::single(&self.inner, slot_of(key), cmd, retry).await?;
+        redis::from_redis_value(value).map_err(|source| Error::Reply { shard, source })
+    }
+
+    /// Sends many commands, each to the shard of its key: one pipeline per shard, all shards at the same time. The
+    /// results stand in the order of the items; each has its own, so that a shard that is down fails only its items.
+    pub async fn batch(&self, items: Vec<(Vec<u8>, Cmd)>, retry: Retry) -> Vec<Result<Value, Error>> {
+        drive::batch(&self.inner, items, retry).await
+    }
+
+    /// Asks each shard once whether it answers (PING, at the node that requests go to now), all at the same time and
+    /// within `limit`. The result is in the order of the shards' numbers.
+    pub async fn health(&self, limit: Duration) -> Vec<ShardHealth> {
+        health::ask(&self.inner, limit).await
+    }
+}
+
+impl fmt::Debug for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let table = self.inner.table();
+        write!(f, "Shards({} at epoch {})", table.routing.cluster, table.routing.epoch)
+    }
+}

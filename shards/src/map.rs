@@ -1,0 +1,133 @@
+//! The authored shard map, `inventories/<env>/shards.toml`: which host runs which shard, written by people and by moves.
+//!
+//! Reading it finds all mistakes at once, each with its place; editing it keeps comments and order.
+
+use std::{fmt, ops::Range};
+
+use serde::{Deserialize, Serialize};
+
+use crate::slot::{Slot, SlotRange};
+
+mod check;
+mod coverage;
+pub mod edit;
+mod parse;
+
+pub(crate) use coverage::Coverage;
+
+/// The version of a map: one more with every published change. A consumer never accepts a lower one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(
+    /// The number, at most `i64::MAX` because TOML has no larger integers.
+    pub u64,
+);
+
+impl Epoch {
+    /// The epoch of the next published change.
+    pub fn next(self) -> Epoch {
+        Epoch(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The number of a shard. It listens on `port_base + id` wherever it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ShardId(
+    /// The number.
+    pub u16,
+);
+
+impl ShardId {
+    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map cannot
+    /// write to another shard that took over a port.
+    pub fn user(self) -> String {
+        format!("s{:03}", self.0)
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A whole map: every slot belongs to exactly one shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardMap {
+    /// The identity of the cluster; a consumer never accepts the map of another one.
+    pub cluster: String,
+    /// The version of this map.
+    pub epoch: Epoch,
+    /// Shard `n` listens on `port_base + n`.
+    pub port_base: u16,
+    /// The shards, in the order of the file.
+    pub shards: Vec<Shard>,
+}
+
+/// One shard and where it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shard {
+    /// Its number, unique in the map.
+    pub id: ShardId,
+    /// The slots it owns, in the order of the file.
+    pub slots: Vec<SlotRange>,
+    /// The host of the primary, by its inventory name.
+    pub host: String,
+    /// The hosts of its replicas, by their inventory names; the primary's is not among them.
+    pub replicas: Vec<String>,
+    /// Whether the planner must leave it where it is.
+    pub pinned: bool,
+}
+
+/// One mistake in a map.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct MapError {
+    /// Where it stands: byte offsets into the text. `None` where no single place is to blame.
+    pub span: Option<Range<usize>>,
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub help: Option<String>,
+}
+
+impl ShardMap {
+    /// Reads a map from the text of the authored file; `Err` holds every mistake, in the order of the text.
+    pub fn parse(text: &str) -> Result<ShardMap, Vec<MapError>> {
+        parse::parse(text)
+    }
+
+    /// The shard that owns a slot. `None` cannot happen for a map that was parsed.
+    pub fn shard_of(&self, slot: Slot) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.slots.iter().any(|range| range.contains(slot)))
+    }
+
+    /// The shard with this number.
+    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+        self.shards.iter().find(|shard| shard.id == id)
+    }
+
+    /// The shards whose primary runs on `host`.
+    pub fn shards_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Shard> {
+        self.shards.iter().filter(move |shard| shard.host == host)
+    }
+
+    /// The shards that have a replica on `host`.
+    pub fn replicas_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Shard> {
+        self.shards.iter().filter(move |shard| shard.replicas.iter().any(|replica| replica == host))
+    }
+
+    /// The port a shard listens on, on whatever host.
+    ///
+    /// For a parsed map every shard's port fits; a number that is in no map saturates at 65535.
+    pub fn port(&self, id: ShardId) -> u16 {
+        self.port_base.saturating_add(id.0)
+    }
+}

@@ -1,0 +1,244 @@
+//! From text to a map, going on after each mistake so that all of them are reported together.
+
+use std::ops::Range;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{Epoch, MapError, Shard, ShardId, ShardMap, check};
+use crate::slot::SlotRange;
+
+const MAP_KEYS: [&str; 4] = ["cluster", "epoch", "port_base", "shard"];
+const SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
+
+/// A shard as far as it could be read, with the places of its values.
+pub(super) struct Draft {
+    pub(super) span: Range<usize>,
+    pub(super) id: Option<Spanned<u16>>,
+    pub(super) slots: Option<Spanned<Vec<SlotRange>>>,
+    pub(super) host: Option<Spanned<String>>,
+    pub(super) replicas: Vec<Spanned<String>>,
+    pub(super) pinned: bool,
+}
+
+pub(super) fn parse(text: &str) -> Result<ShardMap, Vec<MapError>> {
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if !errors.is_empty() {
+        // what was recovered around a syntax error would only bring mistakes that are none
+        return Err(errors.iter().map(|error| mistake(error.span(), error.message().to_owned(), None)).collect());
+    }
+    let mut reader = Reader { errors: Vec::new() };
+    let map = reader.map(table.get_ref());
+    let mut errors = reader.errors;
+    errors.sort_by_key(|error| error.span.as_ref().map_or(usize::MAX, |span| span.start));
+    match map {
+        Some(map) if errors.is_empty() => Ok(map),
+        _ => Err(errors),
+    }
+}
+
+pub(super) fn mistake(span: Option<Range<usize>>, message: String, help: Option<&str>) -> MapError {
+    MapError { span, message, help: help.map(str::to_owned) }
+}
+
+struct Reader {
+    errors: Vec<MapError>,
+}
+
+impl Reader {
+    fn map(&mut self, table: &DeTable<'_>) -> Option<ShardMap> {
+        self.unknown_keys(table, &MAP_KEYS);
+        let cluster = self.name(table, "cluster", None);
+        let epoch = self.integer(table, "epoch", None, i64::MAX as u64);
+        let port_base = self.integer(table, "port_base", None, u64::from(u16::MAX));
+        if let Some(zero) = port_base.as_ref().filter(|base| *base.get_ref() == 0) {
+            self.error(Some(zero.span()), "port_base must be at least 1".to_owned(), None);
+        }
+        let port_base = port_base.map(|base| u16::try_from(*base.get_ref()).unwrap_or(u16::MAX));
+        let drafts = self.shards(table);
+        check::check(&drafts, port_base, &mut self.errors);
+        Some(ShardMap {
+            cluster: cluster?.into_inner(),
+            epoch: Epoch(epoch?.into_inner()),
+            port_base: port_base?,
+            shards: drafts.into_iter().map(finish).collect::<Option<_>>()?,
+        })
+    }
+
+    fn shards(&mut self, table: &DeTable<'_>) -> Vec<Draft> {
+        let Some(value) = table.get("shard") else {
+            self.error(None, "the map has no shards".to_owned(), Some("add a [[shard]] with id, slots and host"));
+            return Vec::new();
+        };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(value, "shard", "an array of tables", Some("write [[shard]], with two brackets"));
+            return Vec::new();
+        };
+        if array.is_empty() {
+            self.error(Some(value.span()), "the map has no shards".to_owned(), None);
+        }
+        array.iter().filter_map(|element| self.shard(element)).collect()
+    }
+
+    fn shard(&mut self, element: &Spanned<DeValue<'_>>) -> Option<Draft> {
+        let Some(table) = element.get_ref().as_table() else {
+            self.wrong_type(element, "shard", "a table", None);
+            return None;
+        };
+        let span = element.span();
+        self.unknown_keys(table, &SHARD_KEYS);
+        let id = self.integer(table, "id", Some(&span), u64::from(u16::MAX));
+        Some(Draft {
+            id: id.map(|id| Spanned::new(id.span(), u16::try_from(*id.get_ref()).unwrap_or(u16::MAX))),
+            slots: self.slots(table, &span),
+            host: self.name(table, "host", Some(&span)),
+            replicas: self.replicas(table),
+            pinned: self.boolean(table, "pinned"),
+            span,
+        })
+    }
+
+    fn slots(&mut self, table: &DeTable<'_>, shard: &Range<usize>) -> Option<Spanned<Vec<SlotRange>>> {
+        let value = self.required(table, "slots", Some(shard))?;
+        let Some(text) = value.get_ref().as_str() else {
+            self.wrong_type(value, "slots", "a string", Some("write it as \"0-255\" or \"0-255,300\""));
+            return None;
+        };
+        match SlotRange::parse_list(text) {
+            Ok(ranges) => Some(Spanned::new(value.span(), ranges)),
+            Err(message) => {
+                self.error(Some(value.span()), message, Some("write slots as \"0-255\" or \"0-255,300\""));
+                None
+            }
+        }
+    }
+
+    fn replicas(&mut self, table: &DeTable<'_>) -> Vec<Spanned<String>> {
+        let Some(value) = table.get("replicas") else { return Vec::new() };
+        let Some(array) = value.get_ref().as_array() else {
+            self.wrong_type(value, "replicas", "an array of host names", Some("write it as [\"redis-02\"]"));
+            return Vec::new();
+        };
+        array.iter().filter_map(|element| self.host_name(element, "replicas")).collect()
+    }
+
+    fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> bool {
+        let Some(value) = table.get(key) else { return false };
+        value.get_ref().as_bool().unwrap_or_else(|| {
+            self.wrong_type(value, key, "true or false", None);
+            false
+        })
+    }
+
+    fn integer(
+        &mut self,
+        table: &DeTable<'_>,
+        key: &str,
+        shard: Option<&Range<usize>>,
+        max: u64,
+    ) -> Option<Spanned<u64>> {
+        let value = self.required(table, key, shard)?;
+        let Some(integer) = value.get_ref().as_integer() else {
+            self.wrong_type(value, key, "an integer", None);
+            return None;
+        };
+        match u64::from_str_radix(integer.as_str(), integer.radix()) {
+            Ok(number) if number <= max => Some(Spanned::new(value.span(), number)),
+            _ => {
+                self.error(Some(value.span()), format!("{key} must be between 0 and {max}, not {integer}"), None);
+                None
+            }
+        }
+    }
+
+    fn name(&mut self, table: &DeTable<'_>, key: &str, shard: Option<&Range<usize>>) -> Option<Spanned<String>> {
+        let value = self.required(table, key, shard)?;
+        self.host_name(value, key)
+    }
+
+    /// A name that can become neither an option nor a path, nor break a line of a file that it is written into.
+    fn host_name(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Spanned<String>> {
+        let Some(name) = value.get_ref().as_str() else {
+            self.wrong_type(value, key, "a string", None);
+            return None;
+        };
+        let good = name.starts_with(|first: char| first.is_ascii_alphanumeric())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        if !good {
+            let help = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-'";
+            self.error(Some(value.span()), format!("\"{}\" is not a name", name.escape_debug()), Some(help));
+            return None;
+        }
+        Some(Spanned::new(value.span(), name.to_owned()))
+    }
+
+    fn required<'t, 'i>(
+        &mut self,
+        table: &'t DeTable<'i>,
+        key: &str,
+        shard: Option<&Range<usize>>,
+    ) -> Option<&'t Spanned<DeValue<'i>>> {
+        let value = table.get(key);
+        if value.is_none() {
+            let owner = if shard.is_some() { "this shard" } else { "the map" };
+            let help = match key {
+                "cluster" => "the identity of the cluster: cluster = \"timeline\"",
+                "epoch" => "a new map begins with epoch = 1",
+                "port_base" => "shard n listens on port_base + n: port_base = 7000",
+                "id" => "the number of the shard: id = 0",
+                "slots" => "the slots it owns: slots = \"0-255\"",
+                _ => "the host of its primary: host = \"redis-01\"",
+            };
+            self.error(shard.cloned(), format!("{owner} has no {key}"), Some(help));
+        }
+        value
+    }
+
+    fn unknown_keys(&mut self, table: &DeTable<'_>, known: &[&str]) {
+        for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+            let name = key.get_ref();
+            let help = match known.iter().map(|candidate| (distance(name, candidate), candidate)).min() {
+                Some((changes, candidate)) if changes <= 2 => format!("did you mean \"{candidate}\"?"),
+                _ => format!("known here: {}", known.join(", ")),
+            };
+            self.error(Some(key.span()), format!("unknown key \"{}\"", name.escape_debug()), Some(&help));
+        }
+    }
+
+    fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str, help: Option<&str>) {
+        let found = value.get_ref().type_str();
+        self.error(Some(value.span()), format!("{key} must be {wanted}, not a value of type {found}"), help);
+    }
+
+    fn error(&mut self, span: Option<Range<usize>>, message: String, help: Option<&str>) {
+        self.errors.push(mistake(span, message, help));
+    }
+}
+
+fn finish(draft: Draft) -> Option<Shard> {
+    Some(Shard {
+        id: ShardId(draft.id?.into_inner()),
+        slots: draft.slots?.into_inner(),
+        host: draft.host?.into_inner(),
+        replicas: draft.replicas.into_iter().map(Spanned::into_inner).collect(),
+        pinned: draft.pinned,
+    })
+}
+
+/// How many characters must be added, removed or changed (Levenshtein).
+fn distance(from: &str, to: &str) -> usize {
+    let to: Vec<char> = to.chars().collect();
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (line, from) in from.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = line + 1;
+        for (column, to) in to.iter().enumerate() {
+            let changed = diagonal + usize::from(from != *to);
+            diagonal = row[column + 1];
+            row[column + 1] = changed.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[to.len()]
+}

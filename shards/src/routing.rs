@@ -1,0 +1,211 @@
+//! The map as services read it: addresses instead of inventory names, one line per shard, published by dunlin with an
+//! atomic rename (for example as `/etc/timeline/shards.toml`).
+
+use std::{fmt::Write, path::Path};
+
+use serde::Deserialize;
+
+use crate::{
+    map::{Coverage, Epoch, ShardId, ShardMap},
+    slot::SlotRange,
+};
+
+const HEADER: &str = "# published by dunlin; edits are overwritten\n";
+
+/// Where each shard of a cluster is to be found at one epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Routing {
+    /// The identity of the cluster.
+    pub cluster: String,
+    /// The version of this routing.
+    pub epoch: Epoch,
+    /// The shards, by number. Their slots cover `0-16383` without overlap.
+    pub shards: Vec<Route>,
+}
+
+/// Where one shard is to be found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The shard.
+    pub id: ShardId,
+    /// The slots it owns.
+    pub slots: Vec<SlotRange>,
+    /// The address of the primary, `10.0.0.1:7000` or `[fd00::1]:7000`.
+    pub primary: String,
+    /// The addresses of the replicas.
+    pub replicas: Vec<String>,
+    /// The ACL user that may use this shard, and no other.
+    pub user: String,
+}
+
+/// Why there is no routing.
+#[derive(Debug, thiserror::Error)]
+pub enum RoutingError {
+    /// A host of the map has no address.
+    #[error("host {host} of shard {shard} has no address")]
+    NoAddress {
+        /// The shard that the map puts there.
+        shard: ShardId,
+        /// The host.
+        host: String,
+    },
+    /// The text is not TOML of the right shape.
+    #[error("the published shard map is not readable")]
+    Toml(#[from] toml::de::Error),
+    /// The text is TOML, but not a map.
+    #[error("the published shard map is not valid: {0}")]
+    Invalid(String),
+    /// The file could not be read.
+    #[error("the published shard map {path} could not be read")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+#[derive(Deserialize)]
+struct File {
+    cluster: String,
+    epoch: Epoch,
+    shard: Vec<Line>,
+}
+
+#[derive(Deserialize)]
+struct Line {
+    id: ShardId,
+    slots: String,
+    primary: String,
+    #[serde(default)]
+    replicas: Vec<String>,
+    user: String,
+}
+
+impl Routing {
+    /// The routing of an authored map. `address_of` gives the address of an inventory host (without a port), as services
+    /// reach it. Error: a host without one.
+    pub fn from_map(map: &ShardMap, address_of: impl Fn(&str) -> Option<String>) -> Result<Routing, RoutingError> {
+        let locate = |id: ShardId, host: &str| match address_of(host) {
+            Some(address) => Ok(with_port(&address, map.port(id))),
+            None => Err(RoutingError::NoAddress { shard: id, host: host.to_owned() }),
+        };
+        let mut shards = Vec::with_capacity(map.shards.len());
+        for shard in &map.shards {
+            shards.push(Route {
+                id: shard.id,
+                slots: shard.slots.clone(),
+                primary: locate(shard.id, &shard.host)?,
+                replicas: shard.replicas.iter().map(|host| locate(shard.id, host)).collect::<Result<_, _>>()?,
+                user: shard.id.user(),
+            });
+        }
+        shards.sort_by_key(|route| route.id);
+        Ok(Routing { cluster: map.cluster.clone(), epoch: map.epoch, shards })
+    }
+
+    /// The text to publish: the same for the same routing, one line per shard.
+    pub fn to_toml(&self) -> String {
+        let mut text = String::from(HEADER);
+        let quote = |value: &str| toml::Value::String(value.to_owned()).to_string();
+        // writing to a String cannot fail
+        let _ = writeln!(text, "cluster = {}\nepoch = {}\nshard = [", quote(&self.cluster), self.epoch);
+        for route in &self.shards {
+            let replicas: Vec<String> = route.replicas.iter().map(|replica| quote(replica)).collect();
+            let _ = writeln!(
+                text,
+                "  {{ id = {}, slots = {}, primary = {}, replicas = [{}], user = {} }},",
+                route.id,
+                quote(&SlotRange::format_list(&route.slots)),
+                quote(&route.primary),
+                replicas.join(", "),
+                quote(&route.user),
+            );
+        }
+        text.push_str("]\n");
+        text
+    }
+
+    /// Reads what [`Routing::to_toml`] writes. Keys it does not know are left alone: an older service reads a newer file.
+    pub fn parse(text: &str) -> Result<Routing, RoutingError> {
+        let file: File = toml::from_str(text)?;
+        let mut shards = file.shard.into_iter().map(Line::route).collect::<Result<Vec<_>, _>>()?;
+        shards.sort_by_key(|route| route.id);
+        let routing = Routing { cluster: file.cluster, epoch: file.epoch, shards };
+        routing.check()?;
+        Ok(routing)
+    }
+
+    /// Reads a published file.
+    pub fn load(path: &Path) -> Result<Routing, RoutingError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| RoutingError::Read { path: path.display().to_string(), source })?;
+        Routing::parse(&text)
+    }
+
+    /// The route of a shard.
+    pub fn route(&self, id: ShardId) -> Option<&Route> {
+        self.shards.binary_search_by_key(&id, |route| route.id).ok().map(|index| &self.shards[index])
+    }
+
+    /// For each slot, the index of its owner in [`Routing::shards`].
+    pub(crate) fn owners(&self) -> Result<Vec<u16>, RoutingError> {
+        let coverage = Coverage::of(self.shards.iter().map(|route| route.slots.as_slice()));
+        if let Some(overlap) = coverage.overlaps().first() {
+            let (first, second) = (self.shards[overlap.first].id, self.shards[overlap.second].id);
+            let slots = overlap.slots;
+            return Err(RoutingError::Invalid(format!("slots {slots} belong to shard {first} and to shard {second}")));
+        }
+        let holes = coverage.holes();
+        if !holes.is_empty() {
+            let holes = SlotRange::format_list(&holes);
+            return Err(RoutingError::Invalid(format!("no shard owns the slots {holes}")));
+        }
+        Ok(coverage.into_owners())
+    }
+
+    fn check(&self) -> Result<(), RoutingError> {
+        if let Some(pair) = self.shards.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(RoutingError::Invalid(format!("shard {} stands in it twice", pair[0].id)));
+        }
+        for route in &self.shards {
+            for address in std::iter::once(&route.primary).chain(&route.replicas) {
+                if split_address(address).is_none() {
+                    let message = format!("\"{address}\" of shard {} is not host:port", route.id);
+                    return Err(RoutingError::Invalid(message));
+                }
+            }
+        }
+        self.owners().map(drop)
+    }
+}
+
+impl Line {
+    fn route(self) -> Result<Route, RoutingError> {
+        let slots = SlotRange::parse_list(&self.slots)
+            .map_err(|message| RoutingError::Invalid(format!("shard {}: {message}", self.id)))?;
+        Ok(Route { id: self.id, slots, primary: self.primary, replicas: self.replicas, user: self.user })
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+pub fn with_port(address: &str, port: u16) -> String {
+    if address.contains(':') && !address.starts_with('[') {
+        format!("[{address}]:{port}")
+    } else {
+        format!("{address}:{port}")
+    }
+}
+
+/// Host and port of `10.0.0.1:7000` or `[fd00::1]:7000`; the brackets go. `None` for anything else.
+pub fn split_address(address: &str) -> Option<(&str, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    let host = match host.strip_prefix('[') {
+        Some(rest) => rest.strip_suffix(']')?,
+        None if host.contains(':') => return None,
+        None => host,
+    };
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    (!host.is_empty()).then_some((host, port))
+}

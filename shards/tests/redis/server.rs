@@ -1,0 +1,106 @@
+//! A redis-server of its own on a free loopback port, gone when the value is dropped.
+
+use std::{
+    net::TcpListener,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// A running server.
+pub struct Server {
+    child: Option<Child>,
+    /// Where it listens on 127.0.0.1.
+    pub port: u16,
+    args: Vec<String>,
+    dir: TempDir,
+}
+
+impl Server {
+    /// Starts a server with further arguments (`--name value …`) and waits until it answers.
+    pub fn start(args: &[&str]) -> Server {
+        let args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let mut server = Server { child: None, port: 0, args, dir: TempDir::new().expect("a temporary folder") };
+        // another process can take the port between the look and the start: then take another one
+        for _ in 0..20 {
+            server.port = free_port();
+            if server.run() {
+                return server;
+            }
+        }
+        panic!("redis-server did not start");
+    }
+
+    /// Kills the server as a power cut would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("a running server can be killed");
+            child.wait().expect("the killed server is reaped");
+        }
+    }
+
+    /// Starts a killed server again, on its port and with its arguments.
+    #[allow(dead_code, reason = "not every test binary starts a server twice")]
+    pub fn restart(&mut self) {
+        assert!(self.run(), "redis-server did not start again");
+    }
+
+    /// `127.0.0.1:port`.
+    #[allow(dead_code, reason = "not every test binary makes maps")]
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// A client for the administrator, without a password.
+    pub fn connect(&self) -> redis::Connection {
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("an address");
+        client.get_connection().expect("the server accepts connections")
+    }
+
+    /// Runs an administrator's command.
+    #[allow(dead_code, reason = "not every test binary needs it")]
+    pub fn admin(&self, words: &[&str]) -> redis::Value {
+        let mut cmd = redis::cmd(words[0]);
+        cmd.arg(&words[1..]).query(&mut self.connect()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+    }
+
+    fn run(&mut self) -> bool {
+        let child = Command::new("redis-server")
+            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
+            .args(["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"])
+            .args(&self.args)
+            .current_dir(self.dir.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("redis-server is installed");
+        let child = self.child.insert(child);
+        let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("an address");
+        let end = Instant::now() + Duration::from_secs(10);
+        while Instant::now() < end {
+            if child.try_wait().expect("a child's state can be read").is_some() {
+                return false;
+            }
+            let pong =
+                client.get_connection().and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
+            if pong.is_ok() {
+                return true;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        false
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody listens on right now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
