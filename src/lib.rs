@@ -6,4 +6,5 @@
 pub mod inventory;
 pub mod plan;
 pub mod resources;
+pub mod transport;
 pub mod wire;
