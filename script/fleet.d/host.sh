@@ -130,6 +130,10 @@ host_boot() {
       --link-journal=no --resolv-conf=off --timezone=off --console=read-only \
       </dev/null >"$dir/console.log" 2>&1
   ) &
+  until host_runs "$name"; do
+    kill -0 $! 2>/dev/null || die 1 "$name does not start; its console: $dir/console.log"
+    sleep 0.01
+  done
 }
 
 # Lets the hosts' own systemd use those controllers that the machine has in this hierarchy.
