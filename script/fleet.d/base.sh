@@ -58,7 +58,7 @@ base_build() {
     --skip=cleanup/apt/lists,cleanup/apt/cache \
     --aptopt='Acquire::Languages "none"' \
     --include="$base_include" \
-    --customize-hook='APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only '"$(base_packages | tr '\n' ' ')" \
+    --customize-hook='APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only --option APT::Install-Recommends=true '"$(base_packages | tr '\n' ' ')" \
     "$base_suite" "$tree" "${from[@]}"
   base_configure "$tree"
   mv -T "$tree" "$1"

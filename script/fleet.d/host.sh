@@ -124,7 +124,9 @@ host_boot() {
   (
     exec 8>&- 9>&-
     echo "$BASHPID" >"$cgroup/cgroup.procs"
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec setsid systemd-nspawn --quiet --directory="$dir/root" \
+    # net.* settings are a namespace's own, so a host may change them, as a server may.
+    export SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 SYSTEMD_NSPAWN_API_VFS_WRITABLE=network
+    exec setsid systemd-nspawn --quiet --directory="$dir/root" \
       --machine="dunlin$number-$name" --hostname="$name" --boot --register=no --keep-unit \
       --network-namespace-path="/run/netns/dunlin$number-$name" --capability=CAP_NET_ADMIN \
       --link-journal=no --resolv-conf=off --timezone=off --console=read-only \

@@ -36,9 +36,11 @@ allot_number() {
   ) 8>"$registry/.lock"
 }
 
+# With a hardware address of its own: else a bridge takes one of its ports', and changes it with them.
 bridge_ensure() {
-  local bridge=dunlin$number
-  [[ -e /sys/class/net/$bridge ]] || ip link add "$bridge" type bridge forward_delay 0
+  local bridge=dunlin$number mac
+  printf -v mac '02:d0:00:%02x:00:01' "$number"
+  [[ -e /sys/class/net/$bridge ]] || ip link add "$bridge" address "$mac" type bridge forward_delay 0
   ip addr replace "10.99.$number.1/24" dev "$bridge"
   ip link set "$bridge" up
 }
