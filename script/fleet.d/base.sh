@@ -88,3 +88,27 @@ base_configure() {
   mkdir -p "$tree/var/log/journal"
   sync -f "$tree"
 }
+
+# Removes every base but the present one and those below hosts of a recorded fleet. `up` holds the
+# same lock only while it builds, so a host made meanwhile stands on the present base, which stays.
+base_prune() {
+  local base file used
+  used=$(
+    base_path
+    for file in "$registry"/*; do
+      if [[ -f $file ]]; then cat "$(<"$file")"/hosts/*/base 2>/dev/null || true; fi
+    done
+  )
+  mkdir -p "$base_cache"
+  (
+    flock 8
+    base_remove_unfinished
+    for base in "$base_cache"/base-*; do
+      if [[ -d $base ]] && ! grep -qxF "$base" <<<"$used"; then
+        say "removing $base"
+        mv -T "$base" "$base.building"
+        rm -rf --one-file-system "$base.building"
+      fi
+    done
+  ) 8>"$base_cache/lock"
+}
