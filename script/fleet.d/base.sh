@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # The base tree that all hosts of all fleets share, read-only, below their own layers.
-# Its folder is named by the hash of its recipe (this file and the list of packages), it is built
-# beside its final place and renamed, so a base that is there is complete.
+# Its folder is named by the hash of its recipe (what is installed, how it is built and configured),
+# it is built beside its final place and renamed, so a base that is there is complete.
 
 base_cache=/var/cache/dunlin-fleet
 base_suite=bookworm
@@ -13,7 +13,11 @@ base_packages() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$fleet_lib/packages";
 
 base_path() {
   local hash
-  hash=$(cat "$fleet_lib/base.sh" "$fleet_lib/packages" | sha256sum)
+  hash=$({
+    echo "$base_suite $base_include"
+    declare -f base_build base_configure
+    base_packages
+  } | sha256sum)
   printf '%s/base-%s\n' "$base_cache" "${hash:0:12}"
 }
 
@@ -48,17 +52,30 @@ base_remove_unfinished() {
   done
 }
 
+# The same, unless somebody is building just now.
+base_forget_unfinished() {
+  mkdir -p "$base_cache"
+  (
+    flock --nonblock 8 || exit 0
+    base_remove_unfinished
+    rm -f "$base_cache"/base-*.log
+  ) 8>"$base_cache/lock"
+}
+
 base_build() {
   local tree=$1.building sources=/etc/apt/sources.list.d/debian.sources
   local -a from=()
   # The machine's own mirror, where it has one in Debian's present format; else Debian's default.
   [[ -f $sources ]] && from=("$sources")
-  # shellcheck disable=SC2016 # the hooks are expanded by mmdebstrap's shell
+  # shellcheck disable=SC2016 # the hook is expanded by mmdebstrap's shell
+  local download='APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only'
+  # mmdebstrap's own apt leaves recommended packages out; a host's apt will want them.
+  download+=" --option APT::Install-Recommends=true $(base_packages | paste -sd ' ')"
   mmdebstrap --mode=root --format=directory --variant=minbase \
     --skip=cleanup/apt/lists,cleanup/apt/cache \
     --aptopt='Acquire::Languages "none"' \
     --include="$base_include" \
-    --customize-hook='APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only --option APT::Install-Recommends=true '"$(base_packages | tr '\n' ' ')" \
+    --customize-hook="$download" \
     "$base_suite" "$tree" "${from[@]}"
   base_configure "$tree"
   mv -T "$tree" "$1"
