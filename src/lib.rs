@@ -1,1 +1,2 @@
 //! d
+pub mod rebalance;
