@@ -1,54 +1,60 @@
 //! The assignment as a plan: moves with reasons, hosts before and after.
 
-use std::cmp::Reverse;
-
 use super::model::{BYTES, Model, OPS};
+use super::notes::notes;
 use super::output::{HostPlan, Load, Move, RebalancePlan, Role};
+use super::schedule::{Schedule, Step};
 use super::search::Outcome;
 use super::state::State;
-use super::wishes::Wishes;
 
 /// Writes the plan down.
-pub(crate) fn emit(model: &Model, outcome: &Outcome, wishes: &Wishes) -> RebalancePlan {
+pub(crate) fn emit(model: &Model, outcome: &Outcome, schedule: &Schedule) -> RebalancePlan {
     let home = State::new(model);
-    let observation = model.observation;
-    let mut moved: Vec<usize> =
-        (0..model.items.len()).filter(|item| outcome.state.at[*item] != model.items[*item].home).collect();
-    moved.sort_by_key(|item| {
-        (Reverse(model.items[*item].weight[BYTES]), model.shard(*item).id, model.items[*item].role)
-    });
-    let moves: Vec<Move> = moved.iter().map(|item| one_move(model, outcome, &home, *item)).collect();
-    let hosts = (0..model.hosts.len()).map(|host| one_host(model, &home, &outcome.state, host)).collect();
-    let mut waves = vec![moves.iter().map(|m| m.shard).collect::<Vec<u32>>()];
-    waves.retain(|wave| !wave.is_empty());
-    let bound = outcome.bound.max(0);
+    let moves: Vec<Move> = schedule.steps.iter().map(|step| one_move(model, outcome, &home, step)).collect();
+    let mut hosts: Vec<HostPlan> =
+        (0..model.hosts.len()).map(|host| one_host(model, &home, &outcome.state, host)).collect();
+    for (host, peak) in hosts.iter_mut().zip(&schedule.peak) {
+        host.peak_bytes = *peak as u64;
+    }
+    let mut waves = vec![Vec::new(); schedule.waves];
+    for step in &schedule.steps {
+        waves[step.wave].push(model.shard(step.item).id);
+    }
+    let bytes_moved: u64 = moves.iter().map(|m| m.bytes).sum();
+    let bound = outcome.bound as u64;
+    let mut notes = notes(model, outcome);
+    notes.extend(schedule.notes.iter().cloned());
     RebalancePlan {
         format_version: 1,
-        cluster: observation.cluster.clone(),
-        epoch: observation.epoch,
-        bytes_moved: outcome.state.moved as u64,
+        cluster: model.observation.cluster.clone(),
+        epoch: model.observation.epoch,
+        bytes_moved,
         bytes_total: model.total[BYTES] as u64,
-        lower_bound_bytes: bound as u64,
-        gap: if bound == 0 { 0.0 } else { outcome.state.moved as f64 / bound as f64 - 1.0 },
-        estimated_seconds: outcome.state.moved as f64 / wishes.pace.move_rate as f64,
+        lower_bound_bytes: bound,
+        gap: if bound == 0 { 0.0 } else { bytes_moved as f64 / bound as f64 - 1.0 },
+        estimated_seconds: (schedule.seconds * 10.0).round() / 10.0,
         moves,
         hosts,
         waves,
-        notes: outcome.notes.clone(),
+        notes,
     }
 }
 
-fn one_move(model: &Model, outcome: &Outcome, home: &State, item: usize) -> Move {
-    let (data, shard) = (&model.items[item], model.shard(item));
+fn one_move(model: &Model, outcome: &Outcome, home: &State, step: &Step) -> Move {
+    let (data, shard) = (&model.items[step.item], model.shard(step.item));
     Move {
         shard: shard.id,
-        from: model.host_name(data.home).to_owned(),
-        to: model.host_name(outcome.state.at[item]).to_owned(),
+        from: model.host_name(step.from).to_owned(),
+        to: model.host_name(step.to).to_owned(),
         bytes: data.weight[BYTES] as u64,
         ops_per_s: if data.role == Role::Primary { shard.ops_per_s } else { 0.0 },
         role: data.role,
-        reason: reason(model, outcome, home, item),
-        wave: 0,
+        reason: if step.detour {
+            format!("waits there for room on {}", model.host_name(outcome.state.at[step.item]))
+        } else {
+            reason(model, outcome, home, step.item)
+        },
+        wave: step.wave,
     }
 }
 
@@ -86,7 +92,7 @@ fn one_host(model: &Model, home: &State, after: &State, host: usize) -> HostPlan
         share_after: share(after),
         share_wanted: model.hosts[host].share,
         capacity_bytes: data.capacity_bytes,
-        peak_bytes: home.load[host][BYTES].max(after.load[host][BYTES]) as u64,
+        peak_bytes: 0,
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::model::{BYTES, Model};
+use super::state::State;
 use super::wishes::Wishes;
 use crate::rebalance::observation::Observation;
 
@@ -229,4 +230,27 @@ pub(crate) fn ids(shards: &[u32]) -> String {
 
 fn is_are(hosts: &[String]) -> String {
     format!("{} {}", hosts.join(", "), if hosts.len() == 1 { "is" } else { "are" })
+}
+
+/// The hosts that stay over their headroom in the best placement that was found.
+pub(crate) fn over_cap(model: &Model, state: &State) -> Infeasible {
+    let full = |host: &usize| state.load[*host][BYTES] > model.hosts[*host].cap;
+    let hosts: Vec<usize> = (0..model.hosts.len()).filter(full).collect();
+    let mut shards: Vec<u32> =
+        hosts.iter().flat_map(|host| &state.on[*host]).map(|item| model.shard(*item).id).collect();
+    shards.sort_unstable();
+    shards.dedup();
+    let over: i64 = hosts.iter().map(|host| state.load[*host][BYTES] - model.hosts[*host].cap).sum();
+    let hosts: Vec<String> = hosts.iter().map(|host| model.host_name(*host).to_owned()).collect();
+    Infeasible {
+        rule: Rule::Capacity,
+        message: format!(
+            "the shards do not fit within the headroom of the hosts that may hold them; {} would be {over} bytes over, with {}",
+            hosts.join(", "),
+            ids(&shards)
+        ),
+        shards,
+        hosts,
+        hint: "add a host or memory, allow more hosts as targets, or raise the headroom".to_owned(),
+    }
 }

@@ -7,12 +7,19 @@
 
 mod bounds;
 mod emit;
+mod greedy;
 mod infeasible;
+mod limit;
 mod model;
+mod notes;
 mod output;
+mod relax;
 mod rng;
+mod schedule;
 mod search;
 mod state;
+mod tidy;
+mod walk;
 mod wishes;
 
 pub use infeasible::{Infeasible, Rule};
@@ -27,8 +34,23 @@ use super::observation::Observation;
 /// that no placement can keep and the shards in its way.
 pub fn plan(observation: &Observation, wishes: &Wishes) -> Result<RebalancePlan, Infeasible> {
     infeasible::check_wishes(observation, wishes)?;
+    let found = attempt(observation, wishes);
+    let replicas = observation.shards.iter().any(|shard| !shard.replicas.is_empty());
+    match found {
+        Err(error) if error.rule != Rule::Pinned && replicas && !wishes.move_replicas => {
+            let freer = Wishes { move_replicas: true, ..wishes.clone() };
+            let mut plan = attempt(observation, &freer).map_err(|_| error)?;
+            plan.notes.insert(0, "replicas move as well: with them in place no placement keeps the rules".to_owned());
+            Ok(plan)
+        }
+        other => other,
+    }
+}
+
+fn attempt(observation: &Observation, wishes: &Wishes) -> Result<RebalancePlan, Infeasible> {
     let model = model::Model::new(observation, wishes);
     infeasible::check_rules(&model)?;
     let outcome = search::solve(&model, wishes)?;
-    Ok(emit::emit(&model, &outcome, wishes))
+    let schedule = schedule::schedule(&model, &outcome.state, &wishes.pace)?;
+    Ok(emit::emit(&model, &outcome, &schedule))
 }

@@ -129,11 +129,17 @@ impl<'a> Model<'a> {
 
     /// The bands of the wished tolerance.
     pub(crate) fn bands(&self) -> Vec<Band> {
-        self.hosts.iter().map(|host| self.band(host, [self.tolerance; 2])).collect()
+        self.hosts.iter().map(|host| self.band(host, self.tolerance)).collect()
     }
 
-    /// The band of one host for the given tolerance of each resource.
-    pub(crate) fn band(&self, host: &Host, tolerance: [f64; 2]) -> Band {
+    /// What hosts can hold at all.
+    pub(crate) fn walls(&self) -> Vec<Band> {
+        let hi = |host: &Host| if host.drained { [0, 0] } else { [host.cap, NO_LIMIT] };
+        self.hosts.iter().map(|host| Band { lo: [0, 0], hi: hi(host) }).collect()
+    }
+
+    /// The band of one host for the given tolerance.
+    pub(crate) fn band(&self, host: &Host, tolerance: f64) -> Band {
         let mut band = Band { lo: [0, 0], hi: [host.cap, NO_LIMIT] };
         if host.drained {
             return Band { lo: [0, 0], hi: [0, 0] };
@@ -141,8 +147,8 @@ impl<'a> Model<'a> {
         for resource in [BYTES, OPS] {
             if self.balanced[resource] {
                 let target = host.target[resource];
-                let hi = ((1.0 + tolerance[resource]) * target + ROUNDING).floor() as i64;
-                let lo = ((1.0 - tolerance[resource]) * target - ROUNDING).ceil() as i64;
+                let hi = ((1.0 + tolerance) * target + ROUNDING).floor() as i64;
+                let lo = ((1.0 - tolerance) * target - ROUNDING).ceil() as i64;
                 band.hi[resource] = band.hi[resource].min(hi);
                 band.lo[resource] = lo.clamp(0, band.hi[resource]);
             }

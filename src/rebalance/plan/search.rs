@@ -1,131 +1,126 @@
 //! From everything at home to an assignment within the bands that moves few bytes.
+//!
+//! Greedy, then seeded walks until the bound is near or the work is used up; where the bands cannot be met, the
+//! nearest ones that can ([`super::relax`]); where the operator sets limits, as near as they allow ([`super::limit`]).
 
 use super::bounds;
-use super::infeasible::{Infeasible, Rule, ids, kept_hosts};
+use super::greedy::{descend, place_forced};
+use super::infeasible::{Infeasible, over_cap};
+use super::limit;
 use super::model::{BYTES, Band, Model};
-use super::state::{Penalty, State, add, sub};
+use super::relax;
+use super::state::{Penalty, State, outside};
+use super::tidy::tidy;
+use super::walk::{Heat, Limits, Prices, Walk};
 use super::wishes::Wishes;
 
 /// The assignment that was found and what it was measured against.
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub state: State,
-    /// The bands that it keeps, wider than wished where those cannot be met.
+    /// The bands of the wished tolerance.
+    pub wished: Vec<Band>,
+    /// The bands that the assignment keeps: wider than wished where those cannot be met.
     pub bands: Vec<Band>,
-    /// No assignment within the bands moves fewer bytes.
+    /// No assignment within `bands` moves fewer bytes.
     pub bound: i64,
-    pub notes: Vec<String>,
+    /// Whether the operator's limits cut the plan short.
+    pub limited: bool,
 }
 
 /// Searches; fails where the hard rules (capacity, zones, drain) cannot be kept.
-pub(crate) fn solve(model: &Model, _wishes: &Wishes) -> Result<Outcome, Infeasible> {
-    let bands = model.bands();
-    let penalty = Penalty::new(model, &bands);
+pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasible> {
+    let wished = model.bands();
+    let start = feasible(model, &wished, wishes.seed)?;
+    let mut bands = wished.clone();
+    let mut bound = bounds::lower_bound(model, &bands);
+    let mut state = cheapest(model, &bands, start, bound, wishes.seed);
+    if !within(&state, &bands) {
+        (state, bands) = relax::nearest(model, &bands, state, wishes.seed);
+        bound = bounds::lower_bound(model, &bands);
+        state = cheapest(model, &bands, state, bound, wishes.seed);
+    }
+    let limits = Limits::of(wishes);
+    let limited = !limits.hold(&state);
+    if limited {
+        state = limit::nearest(model, &wished, limits, wishes.seed);
+        bands = relax::widened(&state, &wished);
+        bound = bounds::lower_bound(model, &bands).min(state.moved);
+    } else {
+        tidy(model, &bands, &mut state);
+    }
+    Ok(Outcome { state, wished, bands, bound, limited })
+}
+
+/// An assignment that keeps the hard rules and as much of the bands as greedy steps reach.
+fn feasible(model: &Model, bands: &[Band], seed: u64) -> Result<State, Infeasible> {
+    let penalty = Penalty::new(model, bands);
     let mut state = State::new(model);
     place_forced(model, &penalty, &mut state)?;
     descend(model, &penalty, &mut state);
-    over_cap(model, &state)?;
-    let bound = bounds::lower_bound(model, &bands);
-    Ok(Outcome { state, bands, bound, notes: Vec::new() })
-}
-
-/// Gives every item that cannot stay a legal host, the largest first, each where it costs least.
-pub(crate) fn place_forced(model: &Model, penalty: &Penalty, state: &mut State) -> Result<(), Infeasible> {
-    let mut forced = state.misplaced(model);
-    forced.sort_by_key(|item| (std::cmp::Reverse(model.items[*item].weight), *item));
-    for item in forced {
-        if state.legal(model, item, state.at[item]) {
-            continue;
-        }
-        let best = (0..model.hosts.len())
-            .filter(|host| *host != state.at[item] && state.legal(model, item, *host))
-            .min_by(|a, b| {
-                shift_cost(model, penalty, state, item, *a).total_cmp(&shift_cost(model, penalty, state, item, *b))
-            });
-        if let Some(host) = best {
-            state.put(model, item, host);
+    let walls = model.walls();
+    if within(&state, &walls) {
+        return Ok(state);
+    }
+    let hard = Penalty::new(model, &walls);
+    for round in 0..6 {
+        let mut walk = Walk::new(model, &hard, state, seed.wrapping_add(round))
+            .priced(Prices { moved: 0.01, outside: 4.0 }, Limits::NONE);
+        walk.run(heat(model, effort(model)), i64::MAX);
+        state = walk.into_best();
+        if within(&state, &walls) {
+            return Ok(state);
         }
     }
-    let left = state.misplaced(model);
-    if left.is_empty() {
-        return Ok(());
-    }
-    let shards: Vec<u32> = left.iter().map(|item| model.shard(*item).id).collect();
-    Err(Infeasible {
-        rule: Rule::Zones,
-        message: format!("the copies of {} cannot stand apart on the hosts that may hold them", ids(&shards)),
-        shards,
-        hosts: left.iter().map(|item| model.host_name(state.at[*item]).to_owned()).collect(),
-        hint: "add a host in another zone, or allow copies to share one".to_owned(),
-    })
+    Err(over_cap(model, &state))
 }
 
-/// The change of penalty and bytes if the item went to the host; ties go to the emptier host.
-fn shift_cost(model: &Model, penalty: &Penalty, state: &State, item: usize, host: usize) -> f64 {
-    let (from, weight) = (state.at[item], model.items[item].weight);
-    let after = penalty.of(host, add(state.load[host], weight)) + penalty.of(from, sub(state.load[from], weight));
-    let before = penalty.of(host, state.load[host]) + penalty.of(from, state.load[from]);
-    let moved = moved_change(model, from, host, item) as f64;
-    let fullness = (state.load[host][BYTES] as f64 + weight[BYTES] as f64) / model.hosts[host].target[BYTES].max(1.0);
-    PRESSURE * (after - before) + moved + fullness * 1e-3 * weight[BYTES] as f64
+/// Whether every load is within its band.
+pub(crate) fn within(state: &State, bands: &[Band]) -> bool {
+    let all = state.load.iter().zip(bands);
+    all.clone().all(|(load, band)| (0..2).all(|resource| outside(band, resource, *load) == 0))
 }
 
-/// How many moved bytes a byte outside of the bands is worth.
-const PRESSURE: f64 = 4.0;
-
-fn moved_change(model: &Model, from: usize, to: usize, item: usize) -> i64 {
-    let data = &model.items[item];
-    match (from == data.home, to == data.home) {
-        (true, false) => data.weight[BYTES],
-        (false, true) => -data.weight[BYTES],
-        _ => 0,
-    }
+/// Steps of one walk.
+pub(crate) fn effort(model: &Model) -> usize {
+    let movable = model.items.iter().filter(|item| item.movable).count();
+    if movable * model.hosts.len() > LARGE { 400_000 } else { (60 * movable).clamp(10_000, 40_000) }
 }
 
-/// Takes the best single move or swap until none helps.
-pub(crate) fn descend(model: &Model, penalty: &Penalty, state: &mut State) {
-    for _ in 0..4 * model.items.len() + 64 {
-        let Some((items, _)) = best_step(model, penalty, state) else { break };
-        for (item, host) in items {
-            state.put(model, item, host);
+/// Items × hosts above which one long walk replaces many short ones.
+const LARGE: usize = 200_000;
+/// Walks from the best assignment so far, each at another temperature.
+const ROUNDS: u64 = 14;
+/// A plan so near to the bound is not searched further: one thousandth.
+const NEAR: i64 = 1000;
+
+/// Temperatures in proportion to the size of items.
+pub(crate) fn heat(model: &Model, steps: usize) -> Heat {
+    let movable = model.items.iter().filter(|item| item.movable);
+    let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[BYTES]));
+    let mean = (bytes as f64 / count.max(1) as f64).max(1.0);
+    Heat { steps, hot: 0.4 * mean, cold: 0.004 * mean }
+}
+
+/// The assignment within the bands that moves the fewest bytes, as far as the work allows; or the nearest to them.
+pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, bound: i64, seed: u64) -> State {
+    let penalty = Penalty::new(model, bands);
+    let goal = bound + bound / NEAR;
+    let steps = effort(model);
+    let large = steps > 40_000;
+    let mut best = start;
+    for round in 0..if large { 3 } else { ROUNDS } {
+        if within(&best, bands) && best.moved <= goal {
+            break;
         }
-    }
-}
-
-type Step = Vec<(usize, usize)>;
-
-fn best_step(model: &Model, penalty: &Penalty, state: &State) -> Option<(Step, f64)> {
-    let mut best: Option<(Step, f64)> = None;
-    for item in 0..model.items.len() {
-        for host in 0..model.hosts.len() {
-            if host == state.at[item] || !state.legal(model, item, host) {
-                continue;
-            }
-            let cost = shift_cost(model, penalty, state, item, host);
-            if cost < -1.0 && best.as_ref().is_none_or(|(_, least)| cost < *least) {
-                best = Some((vec![(item, host)], cost));
-            }
-        }
+        let mut heat = heat(model, steps);
+        let cooler = if large { 0.1 } else { [1.0, 0.5, 0.25, 0.12][round as usize % 4] };
+        heat.hot *= cooler;
+        let before = best.clone();
+        let mut walk = Walk::new(model, &penalty, best, seed.wrapping_mul(31).wrapping_add(round));
+        walk.run(heat, goal);
+        best = walk.into_best();
+        debug_assert!(!within(&before, bands) || (within(&best, bands) && best.moved <= before.moved));
     }
     best
-}
-
-fn over_cap(model: &Model, state: &State) -> Result<(), Infeasible> {
-    let full: Vec<usize> = (0..model.hosts.len()).filter(|h| state.load[*h][BYTES] > model.hosts[*h].cap).collect();
-    if full.is_empty() {
-        return Ok(());
-    }
-    let mut shards: Vec<u32> =
-        full.iter().flat_map(|host| &state.on[*host]).map(|item| model.shard(*item).id).collect();
-    shards.sort_unstable();
-    Err(Infeasible {
-        rule: Rule::Capacity,
-        message: format!(
-            "no placement was found that keeps every host within its headroom; {} are left over",
-            ids(&shards)
-        ),
-        shards,
-        hosts: kept_hosts(model),
-        hint: "add a host or memory, or raise the headroom".to_owned(),
-    })
 }

@@ -96,35 +96,54 @@ pub(crate) fn sub(a: Weight, b: Weight) -> Weight {
 
 /// What being outside of bands costs, in bytes.
 #[derive(Debug, Clone)]
-pub(crate) struct Penalty<'a> {
-    pub bands: &'a [Band],
+pub(crate) struct Penalty {
+    /// The loads that are wanted.
+    bands: Vec<Band>,
+    /// The loads that must be kept; as wide as the bands or wider.
+    walls: Vec<Band>,
     /// Bytes that one unit of each resource stands for.
-    pub scale: [f64; 2],
-    /// Bytes that no host may exceed.
-    caps: Vec<i64>,
-    /// How much worse a byte over a cap is than a byte outside of a band.
-    hard: f64,
+    scale: [f64; 2],
+    /// What a unit outside costs more, per unit outside, so that two small excesses are better than a large one.
+    steep: Vec<[f64; 2]>,
 }
 
-impl<'a> Penalty<'a> {
-    pub(crate) fn new(model: &Model, bands: &'a [Band]) -> Self {
-        let ops = if model.total[OPS] > 0 { model.total[BYTES] as f64 / model.total[OPS] as f64 } else { 0.0 };
-        Self { bands, scale: [1.0, ops], caps: model.hosts.iter().map(|host| host.cap).collect(), hard: 20.0 }
+/// How much worse a byte outside of a wall is than a byte outside of a band.
+const WALL: f64 = 20.0;
+
+impl Penalty {
+    /// Bands to aim for; the walls are what the hosts can hold.
+    pub(crate) fn new(model: &Model, bands: &[Band]) -> Self {
+        Self::walled(model, bands, &model.walls())
     }
 
-    /// The cost of one host with that load; 0 exactly when it is within its band and cap.
+    /// Bands to aim for within walls to keep.
+    pub(crate) fn walled(model: &Model, bands: &[Band], walls: &[Band]) -> Self {
+        let ops = if model.total[OPS] > 0 { model.total[BYTES] as f64 / model.total[OPS] as f64 } else { 0.0 };
+        let steep = model.hosts.iter().map(|host| host.target.map(|target| 1.0 / target.max(1.0))).collect();
+        Self { bands: bands.to_vec(), walls: walls.to_vec(), scale: [1.0, ops], steep }
+    }
+
+    /// The cost of one host with that load; 0 exactly when it is within its band and walls.
     pub(crate) fn of(&self, host: usize, load: Weight) -> f64 {
-        let band = &self.bands[host];
+        let (band, wall) = (&self.bands[host], &self.walls[host]);
         let mut cost = 0.0;
         for resource in [BYTES, OPS] {
-            let outside = (load[resource] - band.hi[resource]).max(band.lo[resource] - load[resource]).max(0);
-            cost += outside as f64 * self.scale[resource];
+            let outside = outside(band, resource, load);
+            if outside > 0 {
+                let outside = outside as f64;
+                cost += outside * self.scale[resource] * (1.0 + outside * self.steep[host][resource]);
+                cost += outside_of(wall, resource, load) * self.scale[resource] * WALL;
+            }
         }
-        cost + (load[BYTES] - self.caps[host]).max(0) as f64 * self.hard
+        cost
     }
+}
 
-    /// The cost of all hosts.
-    pub(crate) fn total(&self, state: &State) -> f64 {
-        state.load.iter().enumerate().map(|(host, load)| self.of(host, *load)).sum()
-    }
+/// How far a load is outside of a band, in units of the resource.
+pub(crate) fn outside(band: &Band, resource: usize, load: Weight) -> i64 {
+    (load[resource] - band.hi[resource]).max(band.lo[resource] - load[resource]).max(0)
+}
+
+fn outside_of(band: &Band, resource: usize, load: Weight) -> f64 {
+    outside(band, resource, load) as f64
 }

@@ -76,7 +76,7 @@ impl Default for Pace {
         Self {
             slots_out: 2,
             slots_in: 2,
-            slots_link: 1,
+            slots_link: 2,
             move_rate: 60_000_000,
             host_rate: 100_000_000,
             buffer_bytes: 64 << 20,
