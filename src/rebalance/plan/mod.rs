@@ -17,6 +17,7 @@ mod relax;
 mod rng;
 mod schedule;
 mod search;
+pub mod simulate;
 mod state;
 mod tidy;
 mod walk;
