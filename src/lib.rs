@@ -8,3 +8,5 @@ pub mod plan;
 pub mod resources;
 pub mod transport;
 pub mod wire;
+//! d
+pub mod rebalance;
