@@ -1,0 +1,7 @@
+//! Deploying a service: recipe → artefact → plan → stage, switch, health on each host → rollback where it fails.
+//!
+//! `recipe`, `artifact` and `plan` are the controller's half and reach no host; `host` is the half that runs on the
+//! hosts, behind the requests of `wire::deploy`.
+
+pub mod recipe;
+pub mod values;
