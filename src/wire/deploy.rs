@@ -208,6 +208,13 @@ pub enum Outcome {
         /// Where that one does not pass its health check either: why.
         unhealthy: Option<Failure>,
     },
+    /// The state that served before was applied again (restarted, repaired) and is not healthy: it was left as it is.
+    Unhealthy {
+        /// Its version.
+        version: Version,
+        /// What failed.
+        failed: Failure,
+    },
     /// The state failed and there is nothing to return to: its units were stopped.
     Stopped {
         /// The version that failed.

@@ -103,14 +103,14 @@ pub struct UnitSeen {
     pub file: TextSeen,
     /// Whether it is started at boot.
     pub enabled: bool,
-    /// `active`, `inactive`, `failed`, `activating` … as systemd says.
+    /// `active`, `inactive`, `failed`, `activating` … as systemd says; `exited` for a one-shot unit that succeeded.
     pub active: String,
 }
 
 impl UnitSeen {
-    /// Does it run?
-    pub fn is_active(&self) -> bool {
-        self.active == "active"
+    /// Does it run, or has it done what it does (a one-shot unit)?
+    pub fn is_running(&self) -> bool {
+        matches!(self.active.as_str(), "active" | "reloading" | "exited")
     }
 }
 
