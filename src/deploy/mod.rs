@@ -4,6 +4,7 @@
 //! hosts, behind the requests of `wire::deploy`.
 
 pub mod artifact;
+pub mod host;
 pub mod plan;
 pub mod recipe;
 pub mod values;
