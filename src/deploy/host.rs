@@ -132,7 +132,8 @@ impl Host {
                 Ok(rows) => rows,
                 Err(why) => return Ok(Reply::Refused(why)),
             };
-            let now: BTreeMap<&str, &Digest> = rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
+            let now: BTreeMap<&str, &Digest> =
+                rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
             let mut stale = Vec::new();
             for (resource, digest) in expected {
                 if now.get(resource.as_str()) != Some(&digest) {

@@ -63,7 +63,7 @@ pub fn rows(desired: &Desired, seen: &Observation, texts: Texts<'_>) -> Result<V
         rows.push(text_row("config", &config.dest, at, &to, texts)?);
     }
     for (unit, at) in desired.setup.units.iter().zip(&seen.units) {
-        rows.push(unit_row(unit, at, texts)?);
+        rows.push(unit_row(unit, at, &seen.account, texts)?);
     }
     for left in &seen.leftover {
         let mut row = row("file", &left.path.display().to_string(), Action::Remove, Vec::new(), left);
@@ -210,9 +210,8 @@ fn content(from: Option<&Digest>, at: &TextSeen, to: &Wanted<'_>, texts: Texts<'
     }
 }
 
-fn unit_row(unit: &Unit, at: &UnitSeen, texts: Texts<'_>) -> Result<Row, String> {
-    let root = "root";
-    let to = Wanted { digest: &unit.digest, size: unit.size, mode: 0o644, owner: root, group: root, sensitive: false };
+fn unit_row(unit: &Unit, at: &UnitSeen, (owner, group): &(String, String), texts: Texts<'_>) -> Result<Row, String> {
+    let to = Wanted { digest: &unit.digest, size: unit.size, mode: 0o644, owner, group, sensitive: false };
     let mut row = text_row("unit", &at.file.path, &at.file, &to, texts)?;
     if unit.enable != at.enabled {
         row.changes.push(Change::new("enabled", at.enabled, unit.enable));
@@ -232,11 +231,16 @@ fn link_row(desired: &Desired, seen: &Observation) -> Row {
     let observed = (&seen.current, &seen.confirmed, &seen.unfinished);
     let mut row = row("link", "current", action, changes, &observed);
     if let Some(unfinished) = &seen.unfinished {
+        row.action = if row.action == Action::None { Action::Run } else { row.action };
         let back = match &seen.confirmed {
             Some(confirmed) => format!("if it fails, the host returns to {}", confirmed.version),
             None => "there is nothing to return to".to_owned(),
         };
         row.reason = Some(format!("a switch to {} was not confirmed healthy; {back}", unfinished.version));
+    }
+    if row.action == Action::None && seen.confirmed.as_ref().is_none_or(|at| at.version != desired.manifest.version) {
+        row.action = Action::Run;
+        row.reason = Some("the link was set by somebody else; the release is asked for its health".to_owned());
     }
     row
 }

@@ -5,11 +5,12 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::layout::{Layout, folder, remove};
+use super::observe::account;
 use super::releases::Kept;
 use super::services::Services;
 use crate::deploy::plan::{is_due, keeps_running};
 use crate::plan::Row;
-use crate::resources::{Meta, place};
+use crate::resources::{Meta, World, place};
 use crate::wire::deploy::{Desired, Leftover, Observation, Seen, UnitSeen, Version};
 use crate::wire::{Event, Sink};
 
@@ -61,7 +62,9 @@ impl Activation {
         let (services, mut restart): (Vec<String>, Vec<String>) =
             due.into_iter().partition(|name| name.ends_with(".service"));
         // A socket, a timer that runs and did not change is left alone also where all services restart.
-        restart.retain(|name| units.iter().zip(&seen.units).any(|(unit, at)| unit.name == *name && !settled(unit.restart, unit, at)));
+        restart.retain(|name| {
+            units.iter().zip(&seen.units).any(|(unit, at)| unit.name == *name && !settled(unit.restart, unit, at))
+        });
         let sockets = restart.iter().any(|name| name.ends_with(".socket"));
         let stop = if sockets { services.clone() } else { Vec::new() };
         restart.extend(services);
@@ -69,7 +72,13 @@ impl Activation {
     }
 
     /// Does it: configuration, units, link, restarts.
-    pub fn apply(&self, layout: &Layout, services: &dyn Services, desired: &Desired, steps: &Steps<'_>) -> Result<(), Failed> {
+    pub fn apply(
+        &self,
+        layout: &Layout,
+        services: &dyn Services,
+        desired: &Desired,
+        steps: &Steps<'_>,
+    ) -> Result<(), Failed> {
         let version = &desired.manifest.version;
         let kept = Kept::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is gone")));
         let kept = kept.map_err(|error| ("configuration", error))?;
@@ -89,7 +98,8 @@ impl Activation {
     }
 
     fn put_units(&self, kept: &Kept, services: &dyn Services, desired: &Desired, steps: &Steps<'_>) -> Result<()> {
-        let root = Meta { mode: 0o644, owner: "root".to_owned(), group: "root".to_owned() };
+        let (owner, group) = account(&mut World::now())?;
+        let own = Meta { mode: 0o644, owner, group };
         for left in &self.leftover {
             steps.at("remove");
             if let Some(unit) = &left.unit {
@@ -100,7 +110,7 @@ impl Activation {
         }
         for unit in &desired.setup.units {
             steps.at("unit");
-            put(&services.unit_folder().join(&unit.name), &kept.text(&unit.digest)?, &root)?;
+            put(&services.unit_folder().join(&unit.name), &kept.text(&unit.digest)?, &own)?;
         }
         steps.at("reload");
         services.reload()?;
@@ -135,6 +145,7 @@ fn put_configs(kept: &Kept, desired: &Desired, steps: &Steps<'_>) -> Result<()> 
 
 /// Writes a file, unless it has these bytes already; then only owner and mode are set.
 fn put(path: &Path, bytes: &[u8], meta: &Meta) -> Result<()> {
-    let same = path.symlink_metadata().is_ok_and(|stat| stat.is_file()) && std::fs::read(path).is_ok_and(|now| now == bytes);
+    let same =
+        path.symlink_metadata().is_ok_and(|stat| stat.is_file()) && std::fs::read(path).is_ok_and(|now| now == bytes);
     if same { place::own(path, meta) } else { place::write(path, bytes, meta) }
 }

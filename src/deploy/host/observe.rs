@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::layout::Layout;
 use super::lock;
@@ -12,7 +12,9 @@ use super::services::Services;
 use super::state::State;
 use crate::plan::Digest;
 use crate::resources::{PathState, World};
-use crate::wire::deploy::{About, Config, Desired, Leftover, Observation, Seen, Setup, Target, TextSeen, UnitSeen, Version};
+use crate::wire::deploy::{
+    About, Config, Desired, Leftover, Observation, Seen, Setup, Target, TextSeen, UnitSeen, Version,
+};
 
 /// Longest text that is sent for a diff, in bytes.
 const LONGEST: usize = 256 * 1024;
@@ -80,6 +82,7 @@ fn compare(
 ) -> Result<()> {
     let mut world = World::now();
     let setup = &desired.setup;
+    seen.account = account(&mut world)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.states(&names)?) {
         let path = services.unit_folder().join(&unit.name);
@@ -99,6 +102,15 @@ fn compare(
     Ok(())
 }
 
+/// The names of the user and the group that this process runs as.
+pub(super) fn account(world: &mut World) -> Result<(String, String)> {
+    // The kernel gives this folder to the effective user, proc(5).
+    match world.path(Path::new("/proc/self/fd"))? {
+        PathState::Directory { meta } => Ok((meta.owner, meta.group)),
+        _ => bail!("/proc is not there: who the agent runs as cannot be told"),
+    }
+}
+
 fn text_seen(world: &mut World, path: &Path, to: &Digest, sensitive: bool, texts: Option<&Kept>) -> Result<TextSeen> {
     let state = match world.path(path)? {
         PathState::Absent => Seen::Absent,
@@ -109,7 +121,8 @@ fn text_seen(world: &mut World, path: &Path, to: &Digest, sensitive: bool, texts
         PathState::Directory { .. } | PathState::Other => Seen::Other,
     };
     let unlike = !matches!(&state, Seen::File { digest, .. } if digest == to);
-    let shown = |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| text.len() <= LONGEST && !text.contains('\0'));
+    let shown =
+        |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| text.len() <= LONGEST && !text.contains('\0'));
     let (mut text, mut wanted) = (None, None);
     if unlike && !sensitive {
         if matches!(state, Seen::File { .. }) {

@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{Layout, folder, read_json, write_durably, write_json};
@@ -62,9 +62,7 @@ impl Kept {
             }
         }
         partial.sort();
-        kept.sort_by(|a, b| {
-            (a.stamp.staged_at, &a.manifest.version).cmp(&(b.stamp.staged_at, &b.manifest.version))
-        });
+        kept.sort_by(|a, b| (a.stamp.staged_at, &a.manifest.version).cmp(&(b.stamp.staged_at, &b.manifest.version)));
         Ok((kept, partial))
     }
 
@@ -106,7 +104,7 @@ impl Kept {
     pub fn text(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = text_path(&self.folder, digest);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
-        anyhow::ensure!(Digest::of(&bytes) == *digest, "{} was changed", path.display());
+        ensure!(Digest::of(&bytes) == *digest, "{} was changed", path.display());
         Ok(bytes)
     }
 }
@@ -118,15 +116,16 @@ pub(super) fn desired(layout: &Layout, target: &Target) -> Result<Option<Desired
     Ok(Some(Desired { manifest: kept.manifest, setup }))
 }
 
-/// Keeps a setup with its texts in a release's folder.
-pub(super) fn keep_setup(release: &Path, setup: &Setup, text: &dyn Fn(&Digest) -> Result<Vec<u8>>) -> Result<()> {
+/// Keeps a setup with its texts (all of them, by digest) in a release's folder.
+pub(super) fn keep_setup(release: &Path, setup: &Setup, texts: &BTreeMap<&Digest, Vec<u8>>) -> Result<()> {
     folder(&release.join(RECORDS), 0o700)?;
     folder(&release.join(RECORDS).join("texts"), 0o700)?;
     folder(&release.join(RECORDS).join("setups"), 0o700)?;
-    for digest in setup.contents() {
+    for (digest, text) in texts {
         let path = text_path(release, digest);
-        if !fs::read(&path).is_ok_and(|bytes| Digest::of(&bytes) == *digest) {
-            write_durably(&path, &text(digest)?)?;
+        if !fs::read(&path).is_ok_and(|bytes| bytes == *text) {
+            ensure!(Digest::of(text) == **digest, "a text does not have its digest");
+            write_durably(&path, text)?;
         }
     }
     // The setup last: where it stands, its texts do.

@@ -69,7 +69,8 @@ pub struct Systemd;
 
 impl Systemd {
     fn ctl(verb: &[&str], unit: &str) -> Result<()> {
-        let argv: Vec<String> = ["systemctl"].iter().chain(verb).chain(&["--", unit]).map(ToString::to_string).collect();
+        let argv: Vec<String> =
+            ["systemctl"].iter().chain(verb).chain(&["--", unit]).map(ToString::to_string).collect();
         ended(&argv, command::run(&argv, LIMIT)?)
     }
 }
@@ -91,7 +92,12 @@ impl Services for Systemd {
         let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
         let shown = Exec::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse(&String::from_utf8_lossy(&shown));
-        ensure!(states.len() == units.len(), "systemctl told of {} units where {} were asked", states.len(), units.len());
+        ensure!(
+            states.len() == units.len(),
+            "systemctl told of {} units where {} were asked",
+            states.len(),
+            units.len()
+        );
         Ok(states)
     }
 

@@ -14,7 +14,7 @@ use super::releases::{Kept, Stamp, keep_setup, time_of};
 use super::state::{State, now};
 use crate::plan::Digest;
 use crate::resources::Blobs;
-use crate::wire::deploy::{Desired, Manifest, RECORDS, ReleaseFile, Reply};
+use crate::wire::deploy::{Desired, Manifest, RECORDS, ReleaseFile, Reply, Target};
 use crate::wire::{Event, Sink};
 
 /// Where a content stands on this host already.
@@ -61,22 +61,23 @@ pub(super) fn stage(layout: &Layout, desired: &Desired, blobs: &dyn Blobs, sink:
     let (manifest, setup) = (&desired.manifest, &desired.setup);
     let there = kept.iter().find(|kept| kept.manifest.version == manifest.version);
     let whole = there.is_some_and(|there| there.manifest == *manifest && there.damage().is_empty());
-    let mut staging =
-        Staging { layout, manifest, local: local(&kept), blobs, sink, reused: 0, written: 0, bytes: 0 };
-    let text = |digest: &Digest| match kept.iter().find_map(|kept| kept.text(digest).ok()) {
-        Some(bytes) => Ok(bytes),
-        None => blobs.get(digest),
-    };
+    let mut staging = Staging { layout, manifest, local: local(&kept), blobs, sink, reused: 0, written: 0, bytes: 0 };
+    // Taken before anything is replaced: they may stand in the very release that is.
+    let mut texts = BTreeMap::new();
+    for digest in setup.contents() {
+        let here = kept.iter().find_map(|kept| kept.text(digest).ok());
+        texts.insert(digest, here.map_or_else(|| blobs.get(digest), Ok)?);
+    }
     if !whole {
         if let Some(why) = refusal(layout, there, manifest)? {
             return Ok(Reply::Refused(why));
         }
-        if !staging.make(there)? {
+        if !staging.make(there, &desired.target())? {
             return Ok(Reply::Cancelled);
         }
     }
     let release = layout.release(&manifest.version);
-    keep_setup(&release, setup, &text).context("keeping the setup with the release")?;
+    keep_setup(&release, setup, &texts).context("keeping the setup with the release")?;
     if let Some(mut kept) = Kept::read(layout, &manifest.version)? {
         kept.stamp.setup = Some(setup.digest());
         kept.write_stamp()?;
@@ -88,7 +89,10 @@ pub(super) fn stage(layout: &Layout, desired: &Desired, blobs: &dyn Blobs, sink:
 fn refusal(layout: &Layout, there: Option<&Kept>, manifest: &Manifest) -> Result<Option<String>> {
     let other = there.is_some_and(|there| there.manifest != *manifest);
     Ok((other && State::read(layout)?.is_used(&manifest.version)).then(|| {
-        format!("release {} is here with other contents and in use; package these under another version", manifest.version)
+        format!(
+            "release {} is here with other contents and in use; package these under another version",
+            manifest.version
+        )
     }))
 }
 
@@ -105,7 +109,7 @@ struct Staging<'a> {
 
 impl Staging<'_> {
     /// Makes the release; `false` where the run was cancelled.
-    fn make(&mut self, there: Option<&Kept>) -> Result<bool> {
+    fn make(&mut self, there: Option<&Kept>, target: &Target) -> Result<bool> {
         let partial = self.layout.partial(&self.manifest.version);
         remove_all(&partial)?;
         folder(&partial, 0o755)?;
@@ -135,8 +139,20 @@ impl Staging<'_> {
             sync(folder)?;
         }
         self.tell(self.manifest.files.len());
+        self.note_repair(target)?;
         self.rename(&partial, there.is_some())?;
         Ok(true)
+    }
+
+    /// Whoever serves from a release that is repaired has the broken files open: it counts as a switch that is not
+    /// confirmed, until it was restarted and found healthy.
+    fn note_repair(&self, target: &Target) -> Result<()> {
+        let mut state = State::read(self.layout)?;
+        if state.confirmed().is_some_and(|confirmed| confirmed.version == target.version) {
+            state.switching = Some(target.clone());
+            state.write(self.layout)?;
+        }
+        Ok(())
     }
 
     /// A release that is repaired keeps the setups it served with.

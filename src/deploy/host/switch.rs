@@ -45,7 +45,8 @@ impl Switch<'_> {
     pub fn run(&self, target: &Target, from: Option<&Target>) -> Result<Reply> {
         let mut state = State::read(self.layout)?;
         if state.confirmed() != from && state.confirmed() != Some(target) {
-            let name = |target: Option<&Target>| target.map_or("nothing".to_owned(), |target| target.version.to_string());
+            let name =
+                |target: Option<&Target>| target.map_or("nothing".to_owned(), |target| target.version.to_string());
             let (now, then) = (name(state.confirmed()), name(from));
             return Ok(Reply::Stale(vec![format!("{now} serves, where the plan found {then}")]));
         }
@@ -113,7 +114,9 @@ impl Switch<'_> {
 
     /// Applies a state and waits until it is healthy; else the step that failed, and why.
     fn activate(&self, desired: &Desired, activation: &Activation, steps: &Steps<'_>) -> Result<(), (String, String)> {
-        activation.apply(self.layout, self.services, desired, steps).map_err(|(step, error)| (step.to_owned(), format!("{error:#}")))?;
+        activation
+            .apply(self.layout, self.services, desired, steps)
+            .map_err(|(step, error)| (step.to_owned(), format!("{error:#}")))?;
         steps.at("health");
         self.healthy(desired).map_err(|why| ("health".to_owned(), why))
     }

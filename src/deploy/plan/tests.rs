@@ -55,6 +55,7 @@ fn desired(version: &str) -> Desired {
 fn bare() -> Observation {
     let absent = |path: &str| TextSeen { path: PathBuf::from(path), state: Seen::Absent, text: None, wanted: None };
     Observation {
+        account: ("root".to_owned(), "root".to_owned()),
         units: vec![UnitSeen {
             file: absent("/etc/systemd/system/demo.service"),
             enabled: false,
@@ -176,8 +177,10 @@ fn what_a_killed_run_left_is_told() {
     seen.unfinished = Some(new.target());
     assert_eq!(
         show(&new, &seen, &[]),
-        ["! service demo.service (a switch to 1.1 was not confirmed healthy)"],
-        "the link stands already; the row still tells the way back"
+        [
+            "! link current (a switch to 1.1 was not confirmed healthy; if it fails, the host returns to 1.0)",
+            "! service demo.service (a switch to 1.1 was not confirmed healthy)",
+        ]
     );
     let mut seen = bare();
     seen.partial = vec!["1.1".to_owned()];

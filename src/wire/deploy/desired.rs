@@ -50,7 +50,7 @@ impl Manifest {
     }
 }
 
-/// A unit file, rendered for one host; it goes into the system's unit folder, mode 0644, owned by root.
+/// A unit file, rendered for one host; it goes into the system's unit folder, mode 0644.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unit {
     /// Its name with suffix: `timeline-api.service`.

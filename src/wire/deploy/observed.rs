@@ -22,6 +22,8 @@ pub struct Observation {
     pub previous: Option<Target>,
     /// A switch that was begun and neither confirmed nor taken back.
     pub unfinished: Option<Target>,
+    /// User and group that the agent runs as: unit files are to be theirs.
+    pub account: (String, String),
     /// The units of the asked-for state, in its order.
     pub units: Vec<UnitSeen>,
     /// The configuration files of the asked-for state, in its order.
