@@ -60,6 +60,8 @@ pub struct Machine {
     running: BTreeMap<String, Process>,
     pub calls: Vec<String>,
     next_pid: u32,
+    /// Nothing stays up: a database that all releases need is gone.
+    pub barren: bool,
 }
 
 /// What a running unit was started from.
@@ -165,7 +167,7 @@ impl Services for Model {
                 fs::read_to_string(path).unwrap_or_default()
             };
             let (program, config) = (read("ExecStart="), read("EnvironmentFile="));
-            let failed = program.contains("broken") || config.contains("broken");
+            let failed = machine.barren || program.contains("broken") || config.contains("broken");
             machine.next_pid += 1;
             let pid = machine.next_pid;
             machine.running.insert(unit.to_owned(), Process { pid, failed, unit: text, program, config });

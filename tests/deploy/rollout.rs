@@ -123,6 +123,27 @@ fn a_service_that_died_is_started_again_and_left_if_it_stays_dead() {
     assert_eq!(world.pending(&desired), [format!("! service {UNIT}")]);
     assert!(matches!(world.deploy(&wish("1.0"), &Fuse::none()).unwrap(), Outcome::Healthy { .. }));
     world.assert_serves(&wish("1.0"));
+    world.machine().crash(UNIT);
+    world.machine().barren = true;
+    let outcome = world.deploy(&wish("1.0"), &Fuse::none()).unwrap();
+    assert!(matches!(&outcome, Outcome::Unhealthy { failed, .. } if failed.step == "health"), "{outcome:?}");
+    assert!(world.root().join("current").exists() && world.machine().is_enabled(UNIT));
+}
+
+#[test]
+fn what_served_before_may_be_unhealthy_too_and_the_journal_keeps_that() {
+    let mut world = World::new();
+    world.deploy(&wish("1.0"), &Fuse::none());
+    world.machine().barren = true;
+    let outcome = world.deploy(&wish("1.1"), &Fuse::none()).unwrap();
+    let Outcome::Returned { to, unhealthy: Some(_), .. } = &outcome else { panic!("{outcome:?}") };
+    assert_eq!(*to, version("1.0"));
+    let seen = world.observe(&world.host(&Fuse::none()), About::Nothing);
+    assert_eq!((seen.unfinished.unwrap().version, seen.current.unwrap()), (version("1.1"), "1.0".to_owned()));
+    world.machine().barren = false;
+    let back = world.deploy(&wish("1.0"), &Fuse::none()).unwrap();
+    assert!(matches!(back, Outcome::Healthy { .. }), "{back:?}");
+    world.assert_serves(&wish("1.0"));
 }
 
 #[test]

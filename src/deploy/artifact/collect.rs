@@ -30,6 +30,9 @@ impl fmt::Display for Missing {
 
 impl std::error::Error for Missing {}
 
+/// A manifest's files, sorted by path, and their contents.
+pub(super) type Files = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
+
 /// What was gathered: the manifest's files, sorted by path, and their contents.
 #[derive(Default)]
 struct Gathered {
@@ -41,10 +44,7 @@ struct Gathered {
 ///
 /// # Errors
 /// [`Missing`].
-pub(super) fn collect(
-    entries: &[FileEntry],
-    base: &Path,
-) -> Result<(Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>), Missing> {
+pub(super) fn collect(entries: &[FileEntry], base: &Path) -> Result<Files, Missing> {
     let (mut gathered, mut sources) = (Gathered::default(), Vec::new());
     for entry in entries {
         if let Err(error) = gathered.entry(&base.join(&entry.source), entry.dest.as_str(), entry.mode) {

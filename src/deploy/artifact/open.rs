@@ -52,10 +52,12 @@ type Unpacked = (Manifest, BTreeMap<Digest, Vec<u8>>);
 pub(super) fn unpack(packed: &[u8]) -> Result<Unpacked, ArtifactError> {
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Broken)?;
     let mut archive = Archive::new(decoder);
-    let mut entries = archive.entries().map_err(ArtifactError::Broken)?;
-    let manifest = manifest(&mut entries)?;
-    let blobs = files(&mut entries, &manifest)?;
-    drop(entries);
+    let (manifest, blobs) = {
+        let mut entries = archive.entries().map_err(ArtifactError::Broken)?;
+        let manifest = manifest(&mut entries)?;
+        let blobs = files(&mut entries, &manifest)?;
+        (manifest, blobs)
+    };
     // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artefact.
     let mut rest = Vec::new();
     archive.into_inner().take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Broken)?;

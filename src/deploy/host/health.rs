@@ -17,7 +17,7 @@ use crate::wire::deploy::{Health, Probe, Setup, split_url};
 const STEADY: u32 = 4;
 /// Longest time for one question.
 const QUESTION: Duration = Duration::from_secs(5);
-/// Longest time without a probe's answer that is waited for a command.
+/// Shortest time that a question is given, also when the time for all is nearly up.
 const SHORTEST: Duration = Duration::from_millis(100);
 /// How much of an answer is kept for a person, in bytes.
 const KEPT: u64 = 512;

@@ -217,7 +217,10 @@ fn once_steps_run_once_for_a_version() {
     let step = Once { name: "migrate".to_owned(), argv: vec!["x".to_owned()], when: When::Before, timeout_ms: 1000 };
     let desired = desired("1.0");
     let mut seen = serving(&desired);
-    assert_eq!(show(&desired, &seen, &[step.clone()]), ["! once migrate (it did not run for release 1.0 yet)"]);
+    assert_eq!(
+        show(&desired, &seen, std::slice::from_ref(&step)),
+        ["! once migrate (it did not run for release 1.0 yet)"]
+    );
     seen.once = vec![("migrate".to_owned(), desired.manifest.version.clone())];
     assert_eq!(show(&desired, &seen, &[step]), Vec::<String>::new());
 }
