@@ -4,6 +4,7 @@
 //! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
 
 pub mod inventory;
+pub mod deploy;
 pub mod plan;
 pub mod resources;
 pub mod transport;
