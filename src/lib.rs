@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod deploy;
+pub mod fleet;
 pub mod inventory;
 pub mod plan;
 pub mod provision;
