@@ -5,5 +5,6 @@
 
 pub mod inventory;
 pub mod plan;
+pub mod playbook;
 pub mod resources;
 pub mod wire;

@@ -45,6 +45,8 @@ pub enum Source {
     Template,
     /// The key holds the text itself.
     Inline,
+    /// The published shard map; the author writes no key for it.
+    Published,
 }
 
 /// A key of the step in TOML that becomes a [`Content`] in the desired state.
