@@ -134,6 +134,16 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Announces what `read` will look up, so that the host is asked once for all steps.
     fn wants(&self, _wants: &mut Wants) {}
 
+    /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
+    fn starts(&self) -> Option<String> {
+        None
+    }
+
+    /// The systemd unit that this restarts, where it is a handler.
+    fn restarts(&self) -> Option<String> {
+        None
+    }
+
     /// Reads the state, through the expectations that earlier steps left in the world.
     ///
     /// # Errors
