@@ -3,6 +3,8 @@
 //! Three jobs share one shape: observe → plan → show → confirm → apply → verify. The plan is a value; planning is
 //! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
 
+pub mod journal;
 pub mod plan;
+pub mod rebalance;
 pub mod resources;
 pub mod wire;

@@ -1,0 +1,3 @@
+//! Rebalancing: moves of shards between hosts.
+
+pub mod host;
