@@ -6,6 +6,7 @@
 pub mod agent;
 pub mod deploy;
 pub mod inventory;
+pub mod journal;
 pub mod plan;
 pub mod playbook;
 pub mod provision;

@@ -14,6 +14,7 @@ pub mod text_diff;
 mod world;
 
 pub mod file;
+pub mod redis_shard;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;
