@@ -3,5 +3,6 @@
 //! Planning is pure: [`plan::plan`] takes a value and returns a value. [`check::check`] shares no code with it.
 
 pub mod check;
+pub mod host;
 pub mod observation;
 pub mod plan;

@@ -14,6 +14,7 @@ pub mod text_diff;
 mod world;
 
 pub mod file;
+pub mod redis_shard;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;
@@ -45,6 +46,8 @@ pub enum Source {
     Template,
     /// The key holds the text itself.
     Inline,
+    /// The published shard map; the author writes no key for it.
+    Published,
 }
 
 /// A key of the step in TOML that becomes a [`Content`] in the desired state.
