@@ -132,7 +132,8 @@ impl Session {
     }
 
     fn lost(&self) -> RequestError {
-        let error = "the connection to its agent was lost; what it had begun it ends or takes back by itself".to_owned();
+        let error =
+            "the connection to its agent was lost; what it had begun it ends or takes back by itself".to_owned();
         RequestError { host: self.host.clone(), error, lost: true }
     }
 }

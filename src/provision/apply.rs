@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Planned;
 use crate::fleet::Fleet;
 use crate::playbook::{Batch, Playbook};
-use crate::wire::provision::{Apply, Applied};
+use crate::wire::provision::{Applied, Apply};
 use crate::wire::{Event, Reply, Request};
 
 /// How one host ended.

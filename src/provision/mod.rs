@@ -8,4 +8,4 @@ pub mod host;
 mod plan;
 
 pub use apply::{HostOutcome, Progress, apply};
-pub use plan::{Planned, Refused, plan, replan};
+pub use plan::{Planned, Refused, differences, plan, replan};

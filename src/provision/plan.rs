@@ -62,7 +62,7 @@ async fn ask(fleet: &Fleet, session: &Session, catalogue: &Catalogue) -> Result<
 }
 
 /// One line for each row that was shown otherwise.
-fn differences(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
+pub fn differences(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for row in &now.rows {
         match shown.rows.iter().find(|old| old.resource == row.resource && old.at == row.at) {
@@ -80,7 +80,9 @@ fn differences(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
         }
     }
     let gone = |old: &&crate::plan::Row| !now.rows.iter().any(|row| old.resource == row.resource && old.at == row.at);
-    lines.extend(shown.rows.iter().filter(gone).map(|old| format!("{}: {} is not wanted any more", now.host, old.resource)));
+    lines.extend(
+        shown.rows.iter().filter(gone).map(|old| format!("{}: {} is not wanted any more", now.host, old.resource)),
+    );
     lines
 }
 
