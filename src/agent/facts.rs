@@ -30,7 +30,8 @@ fn os(release: &str) -> Os {
     };
     let id = field("ID");
     let like = field("ID_LIKE");
-    let family = if id == "debian" || like.split(' ').any(|word| word == "debian") { "debian".to_owned() } else { id.clone() };
+    let family =
+        if id == "debian" || like.split(' ').any(|word| word == "debian") { "debian".to_owned() } else { id.clone() };
     Os { family, id, version: field("VERSION_ID"), codename: field("VERSION_CODENAME"), ..Os::default() }
 }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::pending::Pending;
-use super::planned::{Play, Planned, Ready};
+use super::planned::{Planned, Play, Ready};
 use crate::plan::{Action, StepRef};
 use crate::resources::{Blobs, Read, Site, World};
 use crate::wire::provision::{Applied, Apply, Failed};
@@ -17,7 +17,8 @@ use crate::wire::{Event, Sink};
 /// There is no such play, or the host's journal cannot be written. A step that fails is part of the reply.
 pub fn apply(planned: &Planned, order: &Apply, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Applied> {
     let play = planned.plays.get(order.play).with_context(|| format!("there is no play {}", order.play))?;
-    let mut run = Run { planned, play, number: order.play, site: Site::new(blobs), sink, done: 0, pending: Pending::load()? };
+    let mut run =
+        Run { planned, play, number: order.play, site: Site::new(blobs), sink, done: 0, pending: Pending::load()? };
     let mut failed = run.steps()?;
     if failed.is_none() {
         failed = run.handlers()?;

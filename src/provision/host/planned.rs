@@ -101,7 +101,8 @@ fn ready(catalogue: Catalogue) -> Result<Vec<Play>> {
 }
 
 fn make(wanted: Wanted) -> Result<Ready> {
-    let kind = resources::kind(&wanted.kind).with_context(|| format!("no type of resource is called {}", wanted.kind))?;
+    let kind =
+        resources::kind(&wanted.kind).with_context(|| format!("no type of resource is called {}", wanted.kind))?;
     let resource = (kind.parse)(wanted.desired).with_context(|| format!("a step of type {}", wanted.kind))?;
     Ok(Ready { name: wanted.name, resource, notify: wanted.notify })
 }
@@ -133,10 +134,9 @@ fn read(plays: &[Play], world: &mut World, blobs: &dyn Blobs) -> Result<Vec<Read
 fn row(step: &Ready, reading: &Reading, blobs: &dyn Blobs) -> Result<Row> {
     let (diff, fingerprint) = match &reading.read {
         Read::Known(observed) => (step.resource.diff(observed, blobs)?, digest_of(observed)),
-        Read::Unknown(reason) => (
-            Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) },
-            digest_of(reason),
-        ),
+        Read::Unknown(reason) => {
+            (Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) }, digest_of(reason))
+        }
     };
     Ok(Row {
         at: reading.at,
@@ -166,10 +166,13 @@ fn handler_rows(number: usize, play: &Play, rows: &[Row], left: &Pending) -> Vec
         if handler.resource.restarts().is_some_and(|unit| started.contains(&unit)) {
             continue;
         }
-        let notifier = play.steps.iter().zip(rows).find(|(step, row)| row.action.is_pending() && step.notify.contains(&name));
+        let notifier =
+            play.steps.iter().zip(rows).find(|(step, row)| row.action.is_pending() && step.notify.contains(&name));
         let reason = match notifier {
             Some((_, row)) => format!("{} changes", row.resource),
-            None if left.owes(&play.name, &name) => "an earlier run changed what it depends on and did not get to it".to_owned(),
+            None if left.owes(&play.name, &name) => {
+                "an earlier run changed what it depends on and did not get to it".to_owned()
+            }
             None => continue,
         };
         found.push(Row {
