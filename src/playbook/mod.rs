@@ -4,6 +4,7 @@
 //! a [`Compiler`] then makes each host's catalogue. Whatever is wrong is found with its place, all at once.
 
 mod batch;
+mod check;
 mod compile;
 mod contents;
 mod context;
@@ -12,11 +13,14 @@ mod engine;
 mod expand;
 mod host_steps;
 mod load;
+mod map_file;
 mod model;
 mod nodes;
 mod paths;
+mod project;
 mod references;
 mod shards;
+mod sources;
 mod strings;
 mod table;
 mod templates;
@@ -25,8 +29,11 @@ mod templates;
 mod tests;
 
 pub use batch::{Batch, BatchSize};
+pub use check::{check, plain_debian};
 pub use compile::{Compiled, Compiler, Parts, Selection};
 pub use contents::Contents;
 pub use model::{Entry, Item, Node, Play, Playbook, Step};
+pub use project::Project;
+pub use sources::Sources;
 pub use strings::Text;
 pub use templates::Templates;

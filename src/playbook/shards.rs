@@ -6,11 +6,13 @@ use dunlin_shards::{Routing, RoutingError, Shard, ShardMap, SlotRange};
 use serde_json::{Value as Json, json};
 use tera::Value;
 
+use super::map_file;
 use crate::inventory::Inventory;
 
 /// The parts of a context that come from the shard map.
 pub(super) struct ShardContext {
-    /// All shards: `{id, slots, port, user, host, primary, replicas}`.
+    /// All shards: `{id, slots, port, user, host, primary, replicas}`; an instance on a host has `role`, `replica_of`
+    /// and `maxmemory` too.
     pub all: Value,
     /// `{cluster, epoch, published}`.
     pub map: Value,
@@ -32,12 +34,12 @@ impl ShardContext {
         let mut all = Vec::with_capacity(map.shards.len());
         for shard in &map.shards {
             let route = routing.route(shard.id).expect("a routing has every shard of its map");
-            let seen = |role: &str| one(map, shard, (&route.primary, &route.replicas), role);
-            here.entry(shard.host.clone()).or_default().push(seen("primary"));
+            let seen = one(map, shard, (&route.primary, &route.replicas));
+            here.entry(shard.host.clone()).or_default().push(there(seen.clone(), &shard.host, "primary", inventory));
             for replica in &shard.replicas {
-                here.entry(replica.clone()).or_default().push(seen("replica"));
+                here.entry(replica.clone()).or_default().push(there(seen.clone(), replica, "replica", inventory));
             }
-            all.push(seen("primary"));
+            all.push(seen);
         }
         let about = json!({"cluster": map.cluster, "epoch": map.epoch.0, "published": published});
         Ok(Self {
@@ -55,15 +57,25 @@ impl ShardContext {
     }
 }
 
-fn one(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String]), role: &str) -> Json {
+fn one(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) -> Json {
     json!({
         "id": shard.id.0,
         "port": map.port(shard.id),
-        "role": role,
         "user": shard.id.user(),
         "slots": SlotRange::format_list(&shard.slots),
         "host": shard.host,
         "primary": primary,
         "replicas": replicas,
     })
+}
+
+/// An instance on one host: its role, whom it follows, and what it may use there in bytes (where the host's variable
+/// says so).
+fn there(mut shard: Json, host: &str, role: &str, inventory: &Inventory) -> Json {
+    shard["role"] = role.into();
+    shard["replica_of"] = if role == "replica" { shard["primary"].clone() } else { "".into() };
+    if let Some(memory) = map_file::shard_memory(inventory, host) {
+        shard["maxmemory"] = memory.0.into();
+    }
+    shard
 }

@@ -15,6 +15,7 @@ mod world;
 
 pub mod file;
 pub mod redis_shard;
+pub mod shard_map;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ContentKey, Resource, Step, file, redis_shard};
+use super::{ContentKey, Resource, Step, file, redis_shard, shard_map};
 
 /// A type of resource as the playbook loader and the agent know it.
 pub struct Kind {
@@ -15,7 +15,7 @@ pub struct Kind {
 }
 
 /// All types, in the order of the reference.
-pub const KINDS: &[Kind] = &[of::<file::File>(), of::<redis_shard::RedisShard>()];
+pub const KINDS: &[Kind] = &[of::<file::File>(), of::<redis_shard::RedisShard>(), of::<shard_map::ShardMap>()];
 
 /// The type of that name.
 pub fn kind(name: &str) -> Option<&'static Kind> {
