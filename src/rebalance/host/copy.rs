@@ -22,7 +22,6 @@ const START: Duration = Duration::from_secs(20);
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
     let started = Instant::now();
     let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
-    diary.begin(spec)?;
     let instance = birth::instance(spec)?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
     match source.role()? {
@@ -30,6 +29,7 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
+    diary.begin(spec)?;
     tune(&mut source)?;
 
     diary.intent(Step::Birth, Value::Null)?;

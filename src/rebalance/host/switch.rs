@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail};
 use redis::{Cmd, Value};
 use serde_json::json;
 
-use super::diary::{Diary, Mark, Step};
-use super::link::{Link, host_and_port, words};
+use super::diary::{Diary, Mark, Step, is_finished};
+use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync};
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::{MoveSpec, Recovered, Role, Switched};
@@ -43,6 +43,9 @@ enum Attempt {
 /// was found.
 pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
     let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    if is_finished(diary.this_move()) && is_handed_over(spec) {
+        return Ok(Switched { already: true, ..Switched::default() });
+    }
     diary.begin(spec)?;
     if diary.last(Step::Arm, Mark::Intent).is_some() {
         match recover::by_roles(spec, &mut diary, LOST)? {
@@ -67,6 +70,11 @@ pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
         sink.emit(Event::Note { text: format!("shard {}: switch given up: {why}", spec.shard) });
     }
     bail!("shard {} stays at {}: {why}", spec.shard, spec.from)
+}
+
+fn is_handed_over(spec: &MoveSpec) -> bool {
+    let is_owner = matches!(role_of(&spec.to, &spec.credentials), Role::Master { .. });
+    is_owner && sync::follows(&role_of(&spec.from, &spec.credentials), &spec.to)
 }
 
 fn at_target(decided: Recovered) -> Result<Switched> {

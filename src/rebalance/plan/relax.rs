@@ -4,42 +4,50 @@
 //! stand outside of their bands get wider ones; all others keep theirs.
 
 use super::model::{BYTES, Band, Model, OPS};
-use super::search::{effort, heat, within};
+use super::search::{Aim, effort, heat, search, within};
 use super::state::{Penalty, State, outside};
 use super::walk::{Limits, Prices, Walk};
 
 /// Moved bytes cost next to nothing while evenness is what is sought.
 const EVEN: Prices = Prices { moved: 0.02, outside: 4.0 };
 
+/// Halvings of what is unknown about the least worst deviation.
+const HALVINGS: u64 = 8;
+
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
     let mut best = evened(model, wished, &model.walls(), start, seed);
-    let (mut factor, mut failures) = (0.8, 0);
-    for round in 1..16 {
-        let worst = worst(model, wished, &best);
-        if within(&best, wished) || failures > 2 {
+    let (mut low, mut high) = (0.0, worst(model, wished, &best));
+    for round in 1..=HALVINGS {
+        if high - low < 0.002 {
             break;
         }
-        let walls = walls(model, worst * factor);
-        let tried = evened(model, wished, &walls, best.clone(), seed.wrapping_add(round));
+        let walls = walls(model, (low + high) / 2.0);
+        let aim = Aim { goal: i64::MAX, rounds: 16, patience: 16, price: 0.1 };
+        let tried = search(model, &walls, best.clone(), aim, seed.wrapping_add(round));
         if within(&tried, &walls) {
+            high = worst(model, wished, &tried);
             best = tried;
         } else {
-            factor = 1.0 - (1.0 - factor) / 4.0;
-            failures += 1;
+            low = (low + high) / 2.0;
         }
     }
-    let walls = walls(model, worst(model, wished, &best));
+    let walls = walls(model, high);
     let best = evened(model, wished, &walls, best, seed);
     let bands = widened(&best, wished);
     (best, bands)
 }
 
-/// A walk towards the bands that keeps the walls.
+/// Walks towards the bands that keep the walls.
 fn evened(model: &Model, bands: &[Band], walls: &[Band], start: State, seed: u64) -> State {
     let penalty = Penalty::walled(model, bands, walls);
     let mut walk = Walk::new(model, &penalty, start, seed).priced(EVEN, Limits::NONE);
-    walk.run(heat(model, effort(model)), i64::MAX);
+    for hotter in [8.0, 2.0, 0.5] {
+        let mut heat = heat(model, effort(model));
+        heat.hot *= hotter;
+        walk.run(heat, i64::MAX);
+        walk.back_to_best();
+    }
     walk.into_best()
 }
 

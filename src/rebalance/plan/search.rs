@@ -81,46 +81,80 @@ pub(crate) fn within(state: &State, bands: &[Band]) -> bool {
     all.clone().all(|(load, band)| (0..2).all(|resource| outside(band, resource, *load) == 0))
 }
 
-/// Steps of one walk.
-pub(crate) fn effort(model: &Model) -> usize {
-    let movable = model.items.iter().filter(|item| item.movable).count();
-    if movable * model.hosts.len() > LARGE { 400_000 } else { (60 * movable).clamp(10_000, 40_000) }
-}
-
-/// Items × hosts above which one long walk replaces many short ones.
+/// Items × hosts above which few long walks replace many short ones.
 const LARGE: usize = 200_000;
-/// Walks from the best assignment so far, each at another temperature.
-const ROUNDS: u64 = 14;
+/// Steps of a walk of many; those of a large fleet are ten times as long.
+const STEPS: usize = 40_000;
 /// A plan so near to the bound is not searched further: one thousandth.
 const NEAR: i64 = 1000;
+/// Walks without success after which a search gives up.
+const PATIENCE: u64 = 28;
+
+fn is_large(model: &Model) -> bool {
+    model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
+}
+
+/// Steps of one walk.
+pub(crate) fn effort(model: &Model) -> usize {
+    if is_large(model) { 10 * STEPS } else { STEPS }
+}
 
 /// Temperatures in proportion to the size of items.
 pub(crate) fn heat(model: &Model, steps: usize) -> Heat {
     let movable = model.items.iter().filter(|item| item.movable);
     let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[BYTES]));
     let mean = (bytes as f64 / count.max(1) as f64).max(1.0);
-    Heat { steps, hot: 0.4 * mean, cold: 0.004 * mean }
+    Heat { steps, hot: 0.4 * mean, cold: 0.006 * mean }
+}
+
+/// What a search is after.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aim {
+    /// Bytes at which an assignment within the bands is good enough.
+    pub goal: i64,
+    /// Walks at most, and walks without success at most.
+    pub rounds: u64,
+    pub patience: u64,
+    /// What a moved byte costs: 1 to save bytes, less to reach the bands first of all.
+    pub price: f64,
 }
 
 /// The assignment within the bands that moves the fewest bytes, as far as the work allows; or the nearest to them.
 pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, bound: i64, seed: u64) -> State {
+    let (rounds, patience) = if is_large(model) { (3, 3) } else { (120, PATIENCE) };
+    search(model, bands, start, Aim { goal: bound + bound / NEAR, rounds, patience, price: 1.0 }, seed)
+}
+
+/// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.
+pub(crate) fn search(model: &Model, bands: &[Band], start: State, aim: Aim, seed: u64) -> State {
     let penalty = Penalty::new(model, bands);
-    let goal = bound + bound / NEAR;
-    let steps = effort(model);
-    let large = steps > 40_000;
-    let mut best = start;
-    for round in 0..if large { 3 } else { ROUNDS } {
-        if within(&best, bands) && best.moved <= goal {
+    let large = is_large(model);
+    let (mut best, fresh) = (start.clone(), start);
+    let mut idle = 0;
+    for round in 0..aim.rounds {
+        if idle >= aim.patience || (within(&best, bands) && best.moved <= aim.goal) {
             break;
         }
-        let mut heat = heat(model, steps);
-        let cooler = if large { 0.1 } else { [1.0, 0.5, 0.25, 0.12][round as usize % 4] };
-        heat.hot *= cooler;
-        let before = best.clone();
-        let mut walk = Walk::new(model, &penalty, best, seed.wrapping_mul(31).wrapping_add(round));
-        walk.run(heat, goal);
-        best = walk.into_best();
-        debug_assert!(!within(&before, bands) || (within(&best, bands) && best.moved <= before.moved));
+        let turn = (round % 4) as usize;
+        let mut heat = heat(model, effort(model));
+        heat.hot *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
+        let prices = Prices { moved: aim.price, outside: [4.0, 2.5, 8.0][(round % 3) as usize] };
+        let from = if turn == 3 && !large { fresh.clone() } else { best.clone() };
+        let mut walk = Walk::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round));
+        walk = walk.priced(prices, Limits::NONE);
+        walk.run(heat, aim.goal);
+        let found = walk.into_best();
+        idle += 1;
+        if is_better(&penalty, &found, &best) {
+            idle = if within(&best, bands) && best.moved - found.moved < best.moved / NEAR { idle } else { 0 };
+            best = found;
+        }
     }
     best
+}
+
+/// Nearer to the bands, or within them with fewer bytes.
+fn is_better(penalty: &Penalty, found: &State, best: &State) -> bool {
+    let (new, old) = (penalty.total(found), penalty.total(best));
+    if new == 0.0 && old == 0.0 { found.moved < best.moved } else { new < old }
 }

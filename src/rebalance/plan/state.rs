@@ -137,6 +137,11 @@ impl Penalty {
         }
         cost
     }
+
+    /// The cost of all hosts.
+    pub(crate) fn total(&self, state: &State) -> f64 {
+        state.load.iter().enumerate().map(|(host, load)| self.of(host, *load)).sum()
+    }
 }
 
 /// How far a load is outside of a band, in units of the resource.

@@ -156,7 +156,7 @@ impl<'m> Walk<'m> {
     }
 
     /// Goes back to the best state.
-    fn back_to_best(&mut self) {
+    pub(crate) fn back_to_best(&mut self) {
         let undo = std::mem::take(&mut self.since_best);
         for (item, host) in undo.into_iter().rev() {
             self.place(item, host);
