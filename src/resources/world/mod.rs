@@ -103,11 +103,9 @@ impl World {
         let users = self.users.keys().find_map(|name| named("user", name));
         let groups = || self.groups.keys().find_map(|name| named("group", name));
         let packages = || self.packages.keys().find_map(|name| named("package", name));
-        let units = || {
-            self.expected_units
-                .keys()
-                .find_map(|name| named("unit", name).or_else(|| named("unit", name.strip_suffix(".service")?)))
-        };
+        let is_unit =
+            |name: &str| words.contains(name) || name.strip_suffix(".service").is_some_and(|name| words.contains(name));
+        let units = || self.expected_units.keys().find(|name| is_unit(name)).map(|name| format!("unit {name}"));
         users.or_else(groups).or_else(packages).or_else(units)
     }
 
@@ -428,6 +426,8 @@ mod tests {
         world.expect_path(Path::new("/etc/app.conf"), PathState::Absent);
         world.expect_unit("app.service", UnitState::fresh());
         assert_eq!(world.touched("test -e /etc/app.conf").as_deref(), Some("path /etc/app.conf"));
+        assert_eq!(world.touched("ls '/etc'").as_deref(), Some("path /etc/app.conf"));
+        assert_eq!(world.touched("ls / /usr"), None);
         assert_eq!(world.touched("systemctl is-active app").as_deref(), Some("unit app.service"));
         assert_eq!(world.touched("systemctl is-active application"), None);
     }

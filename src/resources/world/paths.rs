@@ -198,9 +198,15 @@ impl Paths {
         Ok(found)
     }
 
-    /// A path that earlier steps will have changed and that stands in this text.
+    /// A path that earlier steps will have changed and that a text names, itself or a folder above or below it.
     pub(super) fn mentioned(&self, text: &str) -> Option<&Path> {
-        self.states.keys().map(PathBuf::as_path).find(|path| text.contains(&*path.to_string_lossy()))
+        let words = text.split(|c: char| c.is_whitespace() || "'\"=;:()<>|&`$".contains(c));
+        let named: Vec<PathBuf> = words
+            .filter(|word| word.len() > 1 && word.starts_with('/'))
+            .map(|word| self.resolve(Path::new(word)).ok().flatten().unwrap_or_else(|| PathBuf::from(word)))
+            .collect();
+        let concerns = |path: &Path| named.iter().any(|name| path.starts_with(name) || name.starts_with(path));
+        self.states.keys().map(PathBuf::as_path).find(|path| concerns(path))
     }
 
     fn is_wiped(&self, real: &Path) -> bool {
