@@ -2,16 +2,23 @@
 
 mod check;
 mod confirm;
+mod deploy;
 mod exec;
 mod exit;
 mod failure;
 mod hosts;
 mod meta;
 mod new_host;
+mod package;
 mod project;
 mod provision;
+mod recipe;
+mod releases;
+mod rollback;
+mod rollout;
 mod run;
 mod targets;
+mod told;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -84,6 +91,10 @@ enum Command {
     Hosts(hosts::Hosts),
     Provision(provision::Provision),
     ProvisionNewHost(new_host::ProvisionNewHost),
+    Package(package::Package),
+    Deploy(deploy::Deploy),
+    Rollback(rollback::Rollback),
+    Releases(releases::Releases),
     Exec(exec::Exec),
     Completions(meta::Completions),
     Man(meta::Man),
@@ -119,6 +130,10 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Hosts(command) => run::block_on(command.run(common)),
         Command::Provision(command) => run::block_on(command.run(common)),
         Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
+        Command::Package(command) => command.run(common),
+        Command::Deploy(command) => run::block_on(command.run(common)),
+        Command::Rollback(command) => run::block_on(command.run(common)),
+        Command::Releases(command) => run::block_on(command.run(common)),
         Command::Exec(command) => run::block_on(command.run(common)),
         Command::Completions(command) => Ok(command.run()),
         Command::Man(command) => command.run(),
