@@ -55,8 +55,7 @@ fn the_fake_ssh_would_have_been_seen() {
 
 #[test]
 fn a_sound_project_has_no_findings() {
-    let play = format!("{PLAY}file = {{ dest = \"/srv/a\", content = \"{{{{ address }}}}\" }}\n");
-    let play = play.replace("{{ address }}", "a");
+    let play = format!("{PLAY}file = {{ dest = \"/srv/a\", content = \"a\" }}\n");
     let project = Project::new(&[
         ("inventory/hosts.toml", HOSTS),
         ("playbooks/site.toml", &play),
@@ -80,8 +79,7 @@ fn an_undefined_variable_is_found_where_it_stands() {
         &format!("{PLAY}file = {{ dest = \"/srv/{{{{ nowhere }}}}\", content = \"\" }}\n"),
     );
     project.dunlin(&["check"]).ends(1).tells(&["nowhere", "site.toml:6:"]);
-    project.dunlin(&["provision", "--yes"]);
-    assert!(!project.connected() || project.dunlin(&["check"]).status == 1);
+    assert!(!project.connected());
 }
 
 #[test]
