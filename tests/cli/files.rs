@@ -85,6 +85,6 @@ fn an_undefined_variable_is_found_where_it_stands() {
 #[test]
 fn an_unknown_host_is_an_error_with_the_nearest_name() {
     let project = Project::new(&[("inventory/hosts.toml", HOSTS)]);
-    project.dunlin(&["hosts", "wep"]).ends(1).tells(&["wep", "web"]);
+    project.dunlin(&["hosts", "wep"]).ends(64).tells(&["wep", "web"]);
     project.dunlin(&["hosts", "web"]).ends(0).tells(&["web-1", "deploy@192.0.2.1"]);
 }
