@@ -11,6 +11,9 @@ mod new_host;
 mod project;
 mod provision;
 mod run;
+mod shard_ground;
+mod shard_rebalance;
+mod shards;
 mod targets;
 
 use std::io::IsTerminal;
@@ -85,6 +88,8 @@ enum Command {
     Provision(provision::Provision),
     ProvisionNewHost(new_host::ProvisionNewHost),
     Exec(exec::Exec),
+    ShardRebalance(shard_rebalance::ShardRebalance),
+    Shards(shards::Shards),
     Completions(meta::Completions),
     Man(meta::Man),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
@@ -120,6 +125,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Provision(command) => run::block_on(command.run(common)),
         Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
         Command::Exec(command) => run::block_on(command.run(common)),
+        Command::ShardRebalance(command) => run::block_on(command.run(common)),
+        Command::Shards(command) => run::block_on(command.run(common)),
         Command::Completions(command) => Ok(command.run()),
         Command::Man(command) => command.run(),
         Command::Agent => {

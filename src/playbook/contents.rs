@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Map, Value as Json, json};
 use tera::Context;
 
-use super::model::Step;
+use super::model::{Node, Step};
 use super::templates::Templates;
 use crate::inventory::{Diagnostic, Origin};
 use crate::plan::Digest;
@@ -124,8 +124,7 @@ impl<'a> Store<'a> {
         match key.source {
             Source::File => self.file(given, place).map(|(digest, bytes)| (digest, bytes, false)).map_err(|d| vec![d]),
             Source::Template => {
-                let text = self.templates.render(given, context, place)?;
-                let sensitive = self.templates.reads_secrets(given) || self.secrets.are_in(&text);
+                let (text, sensitive) = self.render(given, context, place)?;
                 let (digest, bytes) = self.share(text);
                 Ok((digest, bytes, sensitive))
             }
@@ -142,6 +141,18 @@ impl<'a> Store<'a> {
                 Ok((digest, bytes, sensitive))
             }
         }
+    }
+
+    /// A rendered template, and whether a secret went into it.
+    pub(super) fn render(
+        &self,
+        template: &str,
+        context: &Context,
+        by: &Origin,
+    ) -> Result<(String, bool), Vec<Diagnostic>> {
+        let text = self.templates.render(template, context, by)?;
+        let sensitive = self.templates.reads_secrets(template) || self.secrets.are_in(&text);
+        Ok((text, sensitive))
     }
 
     fn share(&self, text: String) -> (Digest, Arc<[u8]>) {
@@ -198,14 +209,34 @@ fn take_contents<'s>(
         }
         match value {
             Json::String(text) => taken.push((key, Some(text))),
+            // `content = "{{ port }}"` gave a number; its digits are meant.
+            Json::Number(_) | Json::Bool(_) if is_text(step, key.toml) => taken.push((key, Some(value.to_string()))),
             _ => return Err(Diagnostic::on(&place, format!("`{}` must be a string", key.toml))),
         }
     }
     Ok(taken)
 }
 
+fn is_text(step: &Step, key: &str) -> bool {
+    step.table.iter().any(|entry| entry.key == key && matches!(entry.item.node, Node::Text(_)))
+}
+
 /// The table with stand-ins for contents, to be held against its type before any host is known.
 pub(super) fn stand_ins(step: &Step, mut table: Map<String, Json>) -> Result<Map<String, Json>, Diagnostic> {
+    let filled = |key: &str| step.kind.contents.iter().any(|content| content.field == key);
+    let written = |key: &str| step.kind.contents.iter().any(|content| content.toml == key);
+    if let Some(entry) = step.table.iter().find(|entry| filled(&entry.key) && !written(&entry.key)) {
+        let place = Origin::at(&step.origin.file, entry.key_span.clone());
+        let message = format!("`{}` of `{}` is filled in by dunlin", entry.key, step.kind.name);
+        let keys: Vec<&str> =
+            step.kind.contents.iter().map(|content| content.toml).filter(|key| !key.is_empty()).collect();
+        let diagnostic = Diagnostic::on(&place, message);
+        return Err(if keys.is_empty() {
+            diagnostic
+        } else {
+            diagnostic.help(format!("write `{}`", keys.join("` or `")))
+        });
+    }
     for (key, _) in take_contents(step, &mut table)? {
         table.insert(key.field.to_owned(), json!({"digest": Digest::of(b""), "len": 0}));
     }

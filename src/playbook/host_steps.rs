@@ -116,8 +116,11 @@ pub(super) fn claim(
     }
 }
 
+/// Handlers by name, and whether each runs on the host.
+pub(super) type HandlerNames = BTreeMap<String, bool>;
+
 /// The names of all handlers of a host, and whether each runs there.
-pub(super) fn handler_names(handlers: &[Instance<'_>], found: &mut Diagnostics) -> BTreeMap<String, bool> {
+pub(super) fn handler_names(handlers: &[Instance<'_>], found: &mut Diagnostics) -> HandlerNames {
     let mut names = BTreeMap::new();
     for handler in handlers {
         let Some(name) = &handler.name else { continue };
@@ -129,14 +132,18 @@ pub(super) fn handler_names(handlers: &[Instance<'_>], found: &mut Diagnostics) 
 }
 
 /// The handlers that a step notifies on this host; one whose condition does not hold is left out.
-pub(super) fn notify(instance: &Instance<'_>, names: &BTreeMap<String, bool>, found: &mut Diagnostics) -> Vec<String> {
+pub(super) fn notify(
+    instance: &Instance<'_>,
+    (play, names): (&str, &HandlerNames),
+    found: &mut Diagnostics,
+) -> Vec<String> {
     let mut notified = Vec::with_capacity(instance.notify.len());
     for notify in &instance.notify {
         match names.get(&notify.name) {
             Some(true) => notified.push(notify.name.clone()),
             Some(false) => {}
             None => {
-                let message = format!("no handler `{}` in this play", notify.name);
+                let message = format!("no handler `{}` in play `{play}`", notify.name);
                 let known = names.keys().map(String::as_str);
                 found.push(Diagnostic::on(&notify.origin, message).suggest_or_list(&notify.name, known));
             }

@@ -79,7 +79,8 @@ impl<'r> Reader<'r> {
     ) -> Vec<(&'t DeTable<'i>, std::ops::Range<usize>)> {
         let Some(value) = fields.raw(key) else { return Vec::new() };
         let DeValue::Array(items) = value.get_ref() else {
-            let wrong = wrong_type(self.file, key, value, "a list of tables").help(format!("write [[{key}]]"));
+            let prefix = if key == "play" { "" } else { "play." };
+            let wrong = wrong_type(self.file, key, value, "a list of tables").help(format!("write [[{prefix}{key}]]"));
             self.found.push(wrong);
             return Vec::new();
         };

@@ -12,8 +12,13 @@ use crate::inventory::{Bytes, Diagnostic, Diagnostics, Host, Inventory, Origin, 
 /// The variable that says what one shard may use, `"256MiB"`.
 pub(super) const SHARD_MEMORY: &str = "shard_maxmemory";
 
-/// Reads the map of an inventory's folder. `None` where there is none, or none that can be used.
-pub(super) fn load(dir: &Path, inventory: Option<&Inventory>, found: &mut Diagnostics) -> Option<ShardMap> {
+/// Reads the map of an inventory's folder and holds it against the inventory; also gives its text, for edits. `None`
+/// where there is none, or none that can be used. What stands on unknown hosts is reported and left out.
+pub fn load_shard_map(
+    dir: &Path,
+    inventory: Option<&Inventory>,
+    found: &mut Diagnostics,
+) -> Option<(ShardMap, SourceFile)> {
     let path = dir.join("shards.toml");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
@@ -38,14 +43,10 @@ pub(super) fn load(dir: &Path, inventory: Option<&Inventory>, found: &mut Diagno
             return None;
         }
     };
-    match inventory {
-        Some(inventory) => {
-            check_places(&file, inventory, found);
-            check_memory(&map, inventory, found);
-            Some(known_part(map, inventory))
-        }
-        None => Some(map),
-    }
+    let Some(inventory) = inventory else { return Some((map, file)) };
+    check_places(&file, inventory, found);
+    check_memory(&map, inventory, found);
+    Some((known_part(map, inventory), file))
 }
 
 /// The map without what stands on hosts that nobody knows; they are reported, and further findings would be echoes.

@@ -32,6 +32,7 @@ pub use batch::{Batch, BatchSize};
 pub use check::{check, plain_debian};
 pub use compile::{Compiled, Compiler, Parts, Selection};
 pub use contents::Contents;
+pub use map_file::load_shard_map;
 pub use model::{Entry, Item, Node, Play, Playbook, Step};
 pub use project::Project;
 pub use sources::Sources;

@@ -76,14 +76,15 @@ pub(super) fn evaluate_table(
     context: &Context,
 ) -> Result<serde_json::Map<String, Json>, Vec<Diagnostic>> {
     let mut table = serde_json::Map::new();
-    let mut wrong = Vec::new();
+    let mut wrong: Option<Vec<Diagnostic>> = None;
     for entry in entries {
         match evaluate(&entry.item, strings, context) {
             Ok(value) => drop(table.insert(entry.key.clone(), value)),
-            Err(found) => wrong.extend(found),
+            // An error without a diagnostic is one that was reported before.
+            Err(found) => wrong.get_or_insert_default().extend(found),
         }
     }
-    if wrong.is_empty() { Ok(table) } else { Err(wrong) }
+    wrong.map_or(Ok(table), Err)
 }
 
 /// The JSON of a value without placeholders; of strings that have some, the text as it was written.

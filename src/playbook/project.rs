@@ -75,7 +75,9 @@ impl Project {
     /// The folders in which `src` of a `file` is looked for: beside the playbook, then at the top.
     pub fn file_folders(&self) -> Vec<PathBuf> {
         let beside = self.playbook.parent().unwrap_or(Path::new("."));
-        vec![place(beside, "files"), place(&self.root, "files"), beside.to_owned()]
+        let mut folders = vec![place(beside, "files"), place(&self.root, "files"), beside.to_owned()];
+        folders.dedup();
+        folders
     }
 }
 

@@ -6,11 +6,11 @@ use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
 use super::compile::{Parts, Selection};
-use super::map_file;
+use super::map_file::load_shard_map;
 use super::model::Playbook;
 use super::project::Project;
 use super::templates::Templates;
-use crate::inventory::{Diagnostics, Inventory};
+use crate::inventory::{Diagnostics, Inventory, SourceFile};
 
 /// The files of a project, read. What could not be read is absent, and was reported.
 pub struct Sources {
@@ -20,8 +20,8 @@ pub struct Sources {
     pub playbook: Option<Playbook>,
     /// The templates.
     pub templates: Templates,
-    /// The shard map, where the inventory has one.
-    pub shard_map: Option<ShardMap>,
+    /// The shard map and its file, where the inventory has one.
+    pub shard_map: Option<(ShardMap, SourceFile)>,
     folders: Vec<PathBuf>,
 }
 
@@ -33,7 +33,7 @@ impl Sources {
         found.extend(loaded.diagnostics);
         let templates = Templates::load(&project.templates, found);
         let playbook = Playbook::load(&project.playbook, found);
-        let shard_map = map_file::load(inventory, loaded.inventory.as_ref(), found);
+        let shard_map = load_shard_map(inventory, loaded.inventory.as_ref(), found);
         Self { inventory: loaded.inventory, playbook, templates, shard_map, folders: project.file_folders() }
     }
 
@@ -43,7 +43,7 @@ impl Sources {
             inventory: self.inventory.as_ref()?,
             playbook: self.playbook.as_ref()?,
             templates: &self.templates,
-            shard_map: self.shard_map.as_ref(),
+            shard_map: self.shard_map.as_ref().map(|(map, _)| map),
             folders: self.folders.clone(),
             secrets,
             selection,

@@ -67,6 +67,8 @@ struct Parsed {
     shift: usize,
     /// Where the author's string begins in the file; `None` where escapes make offsets differ.
     begin: Option<usize>,
+    /// Whether it could not be parsed, which is reported already.
+    is_broken: bool,
     /// The paths that are looked up beforehand; offsets into the author's string.
     paths: Vec<PathUse>,
 }
@@ -98,7 +100,7 @@ impl Strings {
         let by = expression.map_or(0, |(_, by)| by);
         paths.iter_mut().flat_map(|path| &mut path.spans).for_each(|span| *span = span.start + by..span.end + by);
         let name = format!("string {number}");
-        self.parsed.push(Parsed { name, source, origin: origin.clone(), shift, begin, paths });
+        self.parsed.push(Parsed { name, source, origin: origin.clone(), shift, begin, is_broken: false, paths });
         Text { raw: raw.to_owned(), origin, form }
     }
 
@@ -108,16 +110,16 @@ impl Strings {
         if self.tera.add_raw_templates(all).is_ok() {
             return;
         }
-        for one in &self.parsed {
+        for number in 0..self.parsed.len() {
+            let one = &self.parsed[number];
             if let Err(error) = self.tera.add_raw_template(&one.name, &one.source) {
                 diagnose::diagnostics(&error, self, &one.origin).into_iter().for_each(|d| found.push(d));
-                // It is reported; whoever asks for it nevertheless gets nothing.
-                self.tera.add_raw_template(&one.name, "").expect("an empty template can be parsed");
+                self.parsed[number].is_broken = true;
             }
         }
     }
 
-    /// The text with its placeholders filled in.
+    /// The text with its placeholders filled in. No diagnostics in an error: the string is reported already.
     pub(super) fn text(&self, text: &Text, context: &Context) -> Result<String, Vec<Diagnostic>> {
         Ok(match self.value(text, context)? {
             Json::String(text) => text,
@@ -146,6 +148,9 @@ impl Strings {
 
     fn render(&self, number: usize, context: &Context) -> Result<String, Vec<Diagnostic>> {
         let parsed = &self.parsed[number];
+        if parsed.is_broken {
+            return Err(Vec::new());
+        }
         for path in &parsed.paths {
             self.look_up(parsed, path, context).map_err(|diagnostic| vec![diagnostic])?;
         }
