@@ -146,28 +146,40 @@ impl Pass<'_> {
         }
         let keys: Vec<Key> = suspects.into_iter().collect();
         for keys in keys.chunks(HELD_KEYS) {
-            for (key, verdict) in self.held(keys)? {
-                self.decide(&key, verdict);
-            }
+            self.decide_held(keys)?;
         }
         Ok(())
     }
 
-    /// Decides about keys at one offset: writes are held, and the target has applied all that came before.
-    fn held(&mut self, keys: &[Key]) -> Result<Vec<(Key, Verdict)>> {
+    /// Decides about keys at one offset; what takes too long for one hold is taken in halves.
+    fn decide_held(&mut self, keys: &[Key]) -> Result<()> {
         for _ in 0..HOLDS {
-            let started = Instant::now();
-            self.source.run(&["CLIENT", "PAUSE", &HOLD.as_millis().to_string(), "WRITE"])?;
-            let verdicts = self.applied_all(started).and_then(|all| if all { self.look(keys) } else { Ok(Vec::new()) });
-            let held = started.elapsed();
-            self.source.run(&["CLIENT", "UNPAUSE"])?;
-            let verdicts = verdicts?;
-            if held < HOLD && !verdicts.is_empty() {
-                return Ok(verdicts);
+            let (verdicts, held) = self.held(keys)?;
+            if held < HOLD
+                && let Some(verdicts) = verdicts
+            {
+                verdicts.iter().for_each(|(key, verdict)| self.decide(key, *verdict));
+                return Ok(());
+            }
+            if held >= HOLD && keys.len() > 1 {
+                let (first, second) = keys.split_at(keys.len() / 2);
+                return self.decide_held(first).and_then(|()| self.decide_held(second));
             }
             std::thread::sleep(REST);
         }
-        bail!("{} keys of shard {} are written to so much that they could not be compared", keys.len(), self.spec.shard)
+        let key = String::from_utf8_lossy(&keys[0]).into_owned();
+        bail!("shard {}: {key} is too large, or written to too much, to be compared", self.spec.shard)
+    }
+
+    /// One hold: the verdicts, if the target had applied all in time, and how long writes were held.
+    fn held(&mut self, keys: &[Key]) -> Result<(Option<Vec<(Key, Verdict)>>, Duration)> {
+        let started = Instant::now();
+        self.source.run(&["CLIENT", "PAUSE", &HOLD.as_millis().to_string(), "WRITE"])?;
+        let applied = self.applied_all(started);
+        let verdicts = applied.and_then(|all| if all { self.look(keys).map(Some) } else { Ok(None) });
+        let held = started.elapsed();
+        self.source.run(&["CLIENT", "UNPAUSE"])?;
+        Ok((verdicts?, held))
     }
 
     fn applied_all(&mut self, started: Instant) -> Result<bool> {
