@@ -217,9 +217,8 @@ impl<'r> Reader<'r> {
             }
         }
         if chosen.is_none() && !unknown {
-            let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
             let message = format!("this {what} names no resource");
-            let help = format!("one of: {}", known.join(", "));
+            let help = "one of its keys is a type of resource, as in `file = { dest = \"/etc/motd\", … }`";
             self.found.push(Diagnostic::on(&fields.origin(), message).help(help));
         }
         chosen
