@@ -2,16 +2,26 @@
 
 mod check;
 mod confirm;
+mod deploy;
 mod exec;
 mod exit;
 mod failure;
 mod hosts;
 mod meta;
 mod new_host;
+mod package;
 mod project;
 mod provision;
+mod recipe;
+mod releases;
+mod rollback;
+mod rollout;
 mod run;
+mod shard_ground;
+mod shard_rebalance;
+mod shards;
 mod targets;
+mod told;
 
 use std::io::IsTerminal;
 use std::path::PathBuf;
@@ -84,7 +94,13 @@ enum Command {
     Hosts(hosts::Hosts),
     Provision(provision::Provision),
     ProvisionNewHost(new_host::ProvisionNewHost),
+    Package(package::Package),
+    Deploy(deploy::Deploy),
+    Rollback(rollback::Rollback),
+    Releases(releases::Releases),
     Exec(exec::Exec),
+    ShardRebalance(shard_rebalance::ShardRebalance),
+    Shards(shards::Shards),
     Completions(meta::Completions),
     Man(meta::Man),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
@@ -119,7 +135,13 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Hosts(command) => run::block_on(command.run(common)),
         Command::Provision(command) => run::block_on(command.run(common)),
         Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
+        Command::Package(command) => command.run(common),
+        Command::Deploy(command) => run::block_on(command.run(common)),
+        Command::Rollback(command) => run::block_on(command.run(common)),
+        Command::Releases(command) => run::block_on(command.run(common)),
         Command::Exec(command) => run::block_on(command.run(common)),
+        Command::ShardRebalance(command) => run::block_on(command.run(common)),
+        Command::Shards(command) => run::block_on(command.run(common)),
         Command::Completions(command) => Ok(command.run()),
         Command::Man(command) => command.run(),
         Command::Agent => {

@@ -105,6 +105,16 @@ impl Project {
         finish(plays, &found, common)
     }
 
+    /// Loads the templates alone.
+    ///
+    /// # Errors
+    /// All mistakes at once, with their places.
+    pub fn templates(&self, common: &Common) -> Result<Templates, Failure> {
+        let mut found = Diagnostics::new();
+        let templates = Templates::load(&self.templates, &mut found);
+        finish(Some(templates), &found, common)
+    }
+
     /// A compiler for them.
     ///
     /// # Errors
@@ -140,7 +150,11 @@ fn settings(path: &Path) -> Result<Settings, Failure> {
     }
 }
 
-fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Result<T, Failure> {
+/// Prints warnings and gives the value; errors are a failure.
+///
+/// # Errors
+/// All mistakes at once.
+pub fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Result<T, Failure> {
     match value {
         Some(value) if !found.has_errors() => {
             if !found.is_empty() {

@@ -248,7 +248,8 @@ fn members(inventory: &Inventory, play: &Play, found: &mut Diagnostics) -> HashS
     }
 }
 
-fn reserved_vars(inventory: &Inventory) -> Diagnostics {
+/// Variables that take one of dunlin's own names.
+pub(super) fn reserved_vars(inventory: &Inventory) -> Diagnostics {
     let mut found = Diagnostics::new();
     for host in inventory.hosts() {
         let vars = inventory.vars(&host.name);

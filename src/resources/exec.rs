@@ -2,9 +2,13 @@
 
 use std::ffi::OsStr;
 use std::io::{Read, Write};
-use std::process::{Command, Output, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 /// A program and its arguments, to be run with a clean locale and no standard input.
 #[derive(Debug)]
@@ -12,6 +16,7 @@ pub struct Exec {
     command: Command,
     shown: String,
     input: Option<Vec<u8>>,
+    limit: Option<Duration>,
 }
 
 impl Exec {
@@ -23,7 +28,7 @@ impl Exec {
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("DEBIAN_FRONTEND", "noninteractive")
             .stdin(Stdio::null());
-        Self { command, shown: program.to_owned(), input: None }
+        Self { command, shown: program.to_owned(), input: None, limit: None }
     }
 
     /// Adds one argument.
@@ -51,6 +56,13 @@ impl Exec {
         self
     }
 
+    /// Ends it, and what it has started, after this time: that is an error then.
+    pub fn limit(mut self, limit: Duration) -> Self {
+        self.command.process_group(0);
+        self.limit = Some(limit);
+        self
+    }
+
     /// Gives it bytes on standard input.
     pub fn input(mut self, bytes: Vec<u8>) -> Self {
         self.input = Some(bytes);
@@ -71,7 +83,10 @@ impl Exec {
             // A program that does not read all of its input is free to do so.
             std::thread::spawn(move || drop(stdin.write_all(&bytes)))
         });
-        let output = child.wait_with_output().with_context(|| format!("`{}` did not end", self.shown))?;
+        let output = match self.limit {
+            None => child.wait_with_output().with_context(|| format!("`{}` did not end", self.shown))?,
+            Some(limit) => wait_within(child, limit).with_context(|| format!("`{}` did not end", self.shown))?,
+        };
         if let Some(feeder) = feeder {
             feeder.join().ok();
         }
@@ -133,6 +148,21 @@ impl Exec {
     }
 }
 
+/// Waits for a program that leads a process group, and ends the group when the time is over.
+fn wait_within(child: Child, limit: Duration) -> Result<Output> {
+    let group = Pid::from_child(&child);
+    let (done, ended) = mpsc::channel();
+    std::thread::spawn(move || done.send(child.wait_with_output()));
+    match ended.recv_timeout(limit) {
+        Ok(output) => Ok(output?),
+        Err(_) => {
+            // Gone already: it has ended in this very moment, too late all the same.
+            kill_process_group(group, Signal::KILL).ok();
+            bail!("it was ended after {} s", limit.as_secs())
+        }
+    }
+}
+
 /// The last lines of what a failed program said, to stand behind its status.
 fn tail(output: &Output) -> String {
     let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
@@ -158,5 +188,14 @@ mod tests {
     #[test]
     fn input_reaches_the_program() {
         assert_eq!(Exec::new("cat").input(b"abc".to_vec()).run().unwrap(), b"abc");
+    }
+
+    #[test]
+    fn what_takes_too_long_is_ended() {
+        let error =
+            Exec::new("sh").args(["-c", "sleep 60; true"]).limit(Duration::from_millis(50)).output().unwrap_err();
+        assert!(format!("{error:#}").contains("ended after 0 s"), "{error:#}");
+        let output = Exec::new("echo").arg("x").limit(Duration::from_secs(20)).output().unwrap();
+        assert_eq!(output.stdout, b"x\n");
     }
 }

@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, Mode, Presence};
-use super::text_diff::content_change;
-use super::{Blobs, Content, ContentKey, Diff, PathState, Read, Resource, Site, Source, World, place};
+use super::text_diff::{content_change, describe};
+use super::{Blobs, Content, ContentKey, Diff, Meta, PathState, Read, Resource, Site, Source, World, place, text};
 use crate::plan::{Change, Digest};
 
 /// The desired state of a file.
@@ -31,12 +31,14 @@ pub struct File {
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
     /// `true`: diffs show a digest and a length instead of the text.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "text::required")]
     pub sensitive: bool,
     /// `"absent"` removes the file.
     #[serde(default)]
     pub state: Presence,
 }
+
+const NO_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
 
 /// What was there: the path's state and, where it is a file that will be shown as a diff, its bytes are read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,9 +66,8 @@ impl Resource for File {
     }
 
     fn validate(&self) -> Result<(), String> {
-        if !self.dest.is_absolute() {
-            return Err(format!("dest must be an absolute path, not \"{}\"", self.dest.display()));
-        }
+        place::check("dest", &self.dest)?;
+        mode::check_owner(&self.owner, self.group.as_deref())?;
         match (self.state, &self.content) {
             (Presence::Present, None) => Err("a file needs `src` or `content` (or state = \"absent\")".to_owned()),
             (Presence::Absent, Some(_)) => Err("a file with state = \"absent\" takes no content".to_owned()),
@@ -75,20 +76,10 @@ impl Resource for File {
     }
 
     fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let what = format!("path {}", self.dest.display());
-        let state = world.path(&self.dest)?;
-        if state == PathState::Absent
-            && let Some(arrival) = world.arrival(&what)
-        {
-            return Ok(Read::Unknown(format!("the file comes with package {}", arrival.package)));
+        if self.content.is_some() {
+            world.needs_folder(&self.dest)?;
         }
-        let text = match (&state, &self.content) {
-            (PathState::File { digest, .. }, Some(content)) if *digest != content.digest && !self.sensitive => {
-                world.content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok())
-            }
-            _ => None,
-        };
-        Ok(Read::Known(Observed { state, text }))
+        self.observe(world)
     }
 
     fn needs(&self, observed: &Observed) -> Vec<Digest> {
@@ -103,10 +94,12 @@ impl Resource for File {
         let Some(content) = &self.content else {
             return Ok(match &observed.state {
                 PathState::Absent => Diff::none(),
-                _ => Diff::remove(Vec::new()),
+                PathState::File { digest, .. } => Diff::remove(vec![Change::gone("content", digest.short())]),
+                PathState::Link { target } => Diff::remove(vec![Change::gone("target", target.display())]),
+                PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NO_FILE}"),
             });
         };
-        let meta = mode::meta(self.mode, &self.owner, self.group.as_deref());
+        let meta = self.meta();
         Ok(match &observed.state {
             PathState::Absent => {
                 let mut changes = vec![content_change(None, &blobs.get(&content.digest)?, self.sensitive)];
@@ -124,21 +117,17 @@ impl Resource for File {
             PathState::Link { target } => {
                 let mut changes = vec![Change::new("type", format!("link to {}", target.display()), "file")];
                 changes.push(content_change(None, &blobs.get(&content.digest)?, self.sensitive));
+                changes.extend(mode::meta_set(&meta));
                 Diff::change(changes)
             }
-            PathState::Directory { .. } | PathState::Other => {
-                anyhow::bail!("something that is no file stands there; remove it first")
-            }
+            PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NO_FILE}"),
         })
     }
 
     fn expect(&self, world: &mut World) {
         let state = match &self.content {
             None => PathState::Absent,
-            Some(content) => PathState::File {
-                digest: content.digest.clone(),
-                meta: mode::meta(self.mode, &self.owner, self.group.as_deref()),
-            },
+            Some(content) => PathState::File { digest: content.digest.clone(), meta: self.meta() },
         };
         world.expect_path(&self.dest, state);
     }
@@ -147,7 +136,7 @@ impl Resource for File {
         let Some(content) = &self.content else {
             return fs::remove_file(&self.dest).context("removing it");
         };
-        let meta = mode::meta(self.mode, &self.owner, self.group.as_deref());
+        let meta = self.meta();
         match &observed.state {
             PathState::File { digest, .. } if *digest == content.digest => place::own(&self.dest, &meta),
             _ => place::write(&self.dest, &site.content(&content.digest)?, &meta),
@@ -156,10 +145,38 @@ impl Resource for File {
 }
 
 impl File {
+    fn meta(&self) -> Meta {
+        mode::meta(self.mode, &self.owner, self.group.as_deref())
+    }
+
+    /// What stands there, whether or not its folder does.
+    ///
+    /// # Errors
+    /// What the system answered; an owner that is unknown.
+    pub(super) fn observe(&self, world: &mut World) -> Result<Read<Observed>> {
+        let what = format!("path {}", self.dest.display());
+        let state = world.path(&self.dest)?;
+        if state == PathState::Absent
+            && let Some(arrival) = world.arrival(&what)
+        {
+            return Ok(Read::Unknown(format!("the file comes with package {}", arrival.package)));
+        }
+        if self.content.is_some() {
+            world.needs_accounts(&self.meta())?;
+        }
+        let text = match (&state, &self.content) {
+            (PathState::File { digest, .. }, Some(content)) if *digest != content.digest && !self.sensitive => {
+                world.content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok())
+            }
+            _ => None,
+        };
+        Ok(Read::Known(Observed { state, text }))
+    }
+
     fn edited(&self, from: &Digest, text: Option<&str>, to: &[u8]) -> Change {
         match text {
             Some(text) => content_change(Some(text.as_bytes()), to, self.sensitive),
-            None => Change::new("content", from.short(), super::text_diff::describe(to)),
+            None => Change::new("content", from.short(), describe(to)),
         }
     }
 }

@@ -4,18 +4,30 @@
 //! (`read`, the only reader), what differs (`diff`, pure), what a later step may rely on (`expect`), and how one
 //! difference is removed (`apply`). A dry run is the absence of the apply call.
 
+mod apt;
 mod erased;
 pub mod exec;
 pub mod mode;
 pub mod place;
 mod registry;
 mod site;
+pub mod text;
 pub mod text_diff;
 mod world;
 
+pub mod command;
+pub mod directory;
 pub mod file;
+pub mod group;
+pub mod line;
+pub mod link;
+pub mod package;
 pub mod redis_shard;
+pub mod service;
 pub mod shard_map;
+pub mod template;
+pub mod unit;
+pub mod user;
 
 use anyhow::Result;
 use serde::de::DeserializeOwned;
@@ -26,7 +38,7 @@ use crate::plan::{Action, Change, Digest};
 pub use erased::Step;
 pub use registry::{KINDS, Kind, kind};
 pub use site::{Blobs, Site};
-pub use world::{Arrival, GroupState, Meta, PathState, UnitState, UserState, Wants, World};
+pub use world::{Arrival, GroupState, Meta, PathState, UnitState, UserState, Wants, World, template_of};
 
 /// Content that a step puts on the host: addressed by its digest, sent only where the host lacks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -163,7 +175,8 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// A content that is not there.
     fn diff(&self, observed: &Self::Observed, blobs: &dyn Blobs) -> Result<Diff>;
 
-    /// Tells the world what will be true once this step is applied.
+    /// Tells the world what will be true once this step is applied. Called for steps that have (or may have)
+    /// something to do, after their diff; the world as it is says the same of the others.
     fn expect(&self, world: &mut World);
 
     /// Brings the observed state to the desired one.

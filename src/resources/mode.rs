@@ -65,6 +65,31 @@ pub fn meta(mode: Mode, owner: &str, group: Option<&str>) -> Meta {
     Meta { mode: mode.0, owner: owner.to_owned(), group: group.unwrap_or(owner).to_owned() }
 }
 
+/// Refuses what is no account's name: numbers (a name is what an observation gives), and what a program could take
+/// for an option or a list.
+///
+/// # Errors
+/// What is wrong, in one sentence that begins with the key.
+pub fn check_account(key: &str, name: &str) -> Result<(), String> {
+    let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+    if begins && goes_on && name.len() <= 32 {
+        return Ok(());
+    }
+    Err(format!(
+        "{key} must be the name of an account (letters, digits, `_`, `-`, at most 32; no digit first), not \"{name}\""
+    ))
+}
+
+/// Refuses owners and groups that are no names.
+///
+/// # Errors
+/// As [`check_account`].
+pub fn check_owner(owner: &str, group: Option<&str>) -> Result<(), String> {
+    check_account("owner", owner)?;
+    group.map_or(Ok(()), |group| check_account("group", group))
+}
+
 /// The changes from one set of permissions and ownership to another.
 pub fn meta_changes(from: &Meta, to: &Meta) -> Vec<Change> {
     let mut changes = Vec::new();
@@ -96,6 +121,16 @@ mod tests {
         for wrong in ["\"0888\"", "640", "\"rw-r--r--\"", "\"00640\""] {
             let error = serde_json::from_str::<Mode>(wrong).unwrap_err().to_string();
             assert!(error.contains("octal string"), "{wrong}: {error}");
+        }
+    }
+
+    #[test]
+    fn accounts_have_names() {
+        for right in ["redis", "_apt", "www-data", "first.last"] {
+            assert_eq!(check_account("owner", right), Ok(()), "{right}");
+        }
+        for wrong in ["", "1000", "-r", "a b", "a:b", "a,b", "\u{e4}"] {
+            assert!(check_account("owner", wrong).unwrap_err().starts_with("owner must"), "{wrong}");
         }
     }
 }

@@ -5,10 +5,10 @@
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Component, Path};
 
-use anyhow::{Context, Result, bail};
-use rustix::fs::{Gid, Uid};
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, Gid, Uid};
 
 use super::{Meta, World};
 
@@ -28,13 +28,44 @@ pub fn write(path: &Path, bytes: &[u8], meta: &Meta) -> Result<()> {
     Ok(())
 }
 
+/// Puts a symbolic link at a path, over a link that stands there.
+///
+/// # Errors
+/// The folder is missing or cannot be written to.
+pub fn link(path: &Path, target: &Path) -> Result<()> {
+    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".dunlin-")
+        .make_in(folder, |name| std::os::unix::fs::symlink(target, name))
+        .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
+    temporary.persist(path).map(drop).with_context(|| format!("putting the link {} in place", path.display()))
+}
+
+/// Refuses paths that a step cannot own: relative ones, `..` in them, the root, control characters.
+///
+/// # Errors
+/// What is wrong, in one sentence that begins with the key.
+pub fn check(key: &str, path: &Path) -> Result<(), String> {
+    let shown = path.display().to_string();
+    if !path.is_absolute() {
+        return Err(format!("{key} must be an absolute path, not \"{shown}\""));
+    }
+    if shown.chars().any(char::is_control) {
+        return Err(format!("{key} must have no control characters: {shown:?}"));
+    }
+    if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("{key} must name one place, without `..`, not \"{shown}\""));
+    }
+    Ok(())
+}
+
 /// Sets owner, group and permissions of a path (not of what a link points to).
 ///
 /// # Errors
 /// The account is unknown, or the system said no.
 pub fn own(path: &Path, meta: &Meta) -> Result<()> {
     let (uid, gid) = ids(meta)?;
-    rustix::fs::chown(path, Some(uid), Some(gid))
+    rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
         .with_context(|| format!("giving {} to {}", path.display(), meta.owner))?;
     // After the chown, which clears the set-id bits.
     fs::set_permissions(path, Permissions::from_mode(meta.mode))
@@ -55,16 +86,38 @@ fn ids(meta: &Meta) -> Result<(Uid, Gid)> {
         return Ok((Uid::ROOT, Gid::ROOT));
     }
     let mut world = World::now();
-    let uid = match world.user(&meta.owner)?.and_then(|user| user.uid) {
-        Some(uid) => uid,
-        None => meta.owner.parse().ok().with_context(|| format!("there is no user {}", meta.owner))?,
-    };
-    let gid = match world.group(&meta.group)?.and_then(|group| group.gid) {
-        Some(gid) => gid,
-        None => match meta.group.parse() {
-            Ok(gid) => gid,
-            Err(_) => bail!("there is no group {}", meta.group),
-        },
-    };
+    let uid = world.user(&meta.owner)?.and_then(|user| user.uid);
+    let gid = world.group(&meta.group)?.and_then(|group| group.gid);
+    let uid = uid.with_context(|| format!("there is no user {}", meta.owner))?;
+    let gid = gid.with_context(|| format!("there is no group {}", meta.group))?;
     Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_one_place() {
+        assert!(check("dest", Path::new("/etc/motd")).is_ok());
+        for wrong in ["etc/motd", "/", "/etc/../etc/motd", "/etc/motd\n"] {
+            assert!(check("dest", Path::new(wrong)).unwrap_err().starts_with("dest must"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_link_in_the_way_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("link"), folder.path().join("other"));
+        fs::write(&other, "keep").unwrap();
+        link(&path, &other).unwrap();
+        link(&path, Path::new("other")).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("other"));
+        let mut world = World::now();
+        let super::super::PathState::File { meta, .. } = world.path(&other).unwrap() else { panic!("a file") };
+        write(&path, b"new", &meta).unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&other).unwrap(), b"keep");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file stays");
+    }
 }

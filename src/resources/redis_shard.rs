@@ -91,6 +91,10 @@ impl Resource for RedisShard {
         self.id.clone()
     }
 
+    fn starts(&self) -> Option<String> {
+        self.unit.clone()
+    }
+
     fn owns(&self) -> Vec<String> {
         let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();

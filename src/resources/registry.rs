@@ -2,7 +2,10 @@
 
 use serde_json::Value;
 
-use super::{ContentKey, Resource, Step, file, redis_shard, shard_map};
+use super::{
+    ContentKey, Resource, Step, command, directory, file, group, line, link, package, redis_shard, service, shard_map,
+    template, unit, user,
+};
 
 /// A type of resource as the playbook loader and the agent know it.
 pub struct Kind {
@@ -15,7 +18,21 @@ pub struct Kind {
 }
 
 /// All types, in the order of the reference.
-pub const KINDS: &[Kind] = &[of::<file::File>(), of::<redis_shard::RedisShard>(), of::<shard_map::ShardMap>()];
+pub const KINDS: &[Kind] = &[
+    of::<package::Package>(),
+    of::<file::File>(),
+    of::<template::Template>(),
+    of::<directory::Directory>(),
+    of::<link::Link>(),
+    of::<line::Line>(),
+    of::<user::User>(),
+    of::<group::Group>(),
+    of::<unit::Unit>(),
+    of::<service::Service>(),
+    of::<command::Command>(),
+    of::<redis_shard::RedisShard>(),
+    of::<shard_map::ShardMap>(),
+];
 
 /// The type of that name.
 pub fn kind(name: &str) -> Option<&'static Kind> {

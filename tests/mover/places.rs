@@ -23,6 +23,14 @@ pub const APP_PASSWORD: &str = "an app's word";
 #[derive(Default)]
 pub struct Contents(BTreeMap<Digest, Vec<u8>>);
 
+impl Contents {
+    pub fn write_to(&self, folder: &Path) {
+        for (digest, bytes) in &self.0 {
+            fs::write(folder.join(digest.as_str()), bytes).unwrap();
+        }
+    }
+}
+
 impl Blobs for Contents {
     fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
         self.0.get(digest).cloned().context("no such content")

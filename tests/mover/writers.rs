@@ -10,6 +10,14 @@ use redis::{Connection, RedisError};
 
 use crate::places::{Places, app, connect};
 
+/// Members of one timeline, and a writer's rest between two writes: a service's load, not a benchmark's.
+const TIMELINE: u64 = 500;
+const REST: Duration = Duration::from_micros(300);
+
+fn timeline(writer: usize, member: u64) -> String {
+    format!("timeline:{writer}:{}", member / TIMELINE)
+}
+
 /// What one writer knows.
 #[derive(Clone, Debug, Default)]
 pub struct Log {
@@ -77,9 +85,13 @@ impl Writers {
         let mut connection = connect(owner, &app()).unwrap();
         let mut lost = 0;
         for (id, log) in snapshot.iter().enumerate() {
-            let members: Vec<String> =
-                redis::cmd("ZRANGE").arg(format!("timeline:{id}")).arg(0).arg(-1).query(&mut connection).unwrap();
-            let there: BTreeSet<u64> = members.iter().map(|member| member.parse().unwrap()).collect();
+            let mut there = BTreeSet::new();
+            for first in (0..=log.acked.len() as u64).step_by(TIMELINE as usize) {
+                let key = timeline(id, first);
+                let members: Vec<u64> = redis::cmd("ZRANGE").arg(key).arg(0).arg(-1).query(&mut connection).unwrap();
+                assert!(members.is_sorted(), "order is kept");
+                there.extend(members);
+            }
             let missing: Vec<u64> = log.acked.iter().copied().filter(|member| !there.contains(member)).collect();
             if !missing.is_empty() {
                 eprintln!("writer {id} lost {} of {}: {missing:?}", missing.len(), log.acked.len());
@@ -136,11 +148,11 @@ fn is_definite(error: &RedisError) -> bool {
 impl Writer {
     fn run(&self) {
         let (mut connection, mut last) = (None, Instant::now());
-        let (timeline, count) = (format!("timeline:{}", self.id), format!("count:{}", self.id));
+        let count = format!("count:{}", self.id);
         let mut next = 1_u64;
         while !self.stop.load(Ordering::Relaxed) {
             let mut add = redis::cmd("ZADD");
-            add.arg(&timeline).arg(next).arg(next);
+            add.arg(timeline(self.id, next)).arg(next).arg(next);
             // Idempotent: tried until it is acknowledged.
             if self.attempt(&mut connection, &add).is_err() {
                 continue;
@@ -152,6 +164,7 @@ impl Writer {
                 last = Instant::now();
             }
             next += 1;
+            thread::sleep(REST);
             let mut increment = redis::cmd("INCR");
             increment.arg(&count);
             let result = self.attempt(&mut connection, &increment);

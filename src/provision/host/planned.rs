@@ -1,6 +1,6 @@
 //! Planning: each step is read through what the earlier steps will have made, and compared.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -151,25 +151,25 @@ fn row(step: &Ready, reading: &Reading, blobs: &dyn Blobs) -> Result<Row> {
 
 /// The handlers that will run: notified by a pending step, or owed by an earlier run that did not get to them.
 ///
-/// What a step of this play starts afresh needs no restart by a handler.
+/// What a later step of this play (or the notifying one itself) starts afresh needs no restart by a handler.
 fn handler_rows(number: usize, play: &Play, rows: &[Row], left: &Pending) -> Vec<Row> {
-    let started: BTreeSet<String> = play
-        .steps
-        .iter()
-        .zip(rows)
-        .filter(|(_, row)| row.action == Action::Add)
-        .filter_map(|(step, _)| step.resource.starts())
+    let steps = || play.steps.iter().zip(rows).enumerate();
+    let started: BTreeMap<String, usize> = steps()
+        .filter(|(_, (_, row))| starts(row))
+        .filter_map(|(at, (step, _))| Some((step.resource.starts()?, at)))
         .collect();
     let mut found = Vec::new();
     for (index, handler) in play.handlers.iter().enumerate() {
         let name = handler.name.clone().unwrap_or_default();
-        if handler.resource.restarts().is_some_and(|unit| started.contains(&unit)) {
+        let notifier = steps().filter(|(_, (step, row))| row.action.is_pending() && step.notify.contains(&name)).last();
+        let fresh = handler.resource.restarts().and_then(|unit| started.get(&unit).copied());
+        if let Some((at, _)) = notifier
+            && fresh.is_some_and(|start| start >= at)
+        {
             continue;
         }
-        let notifier =
-            play.steps.iter().zip(rows).find(|(step, row)| row.action.is_pending() && step.notify.contains(&name));
         let reason = match notifier {
-            Some((_, row)) => format!("{} changes", row.resource),
+            Some((_, (_, row))) => format!("{} changes", row.resource),
             None if left.owes(&play.name, &name) => {
                 "an earlier run changed what it depends on and did not get to it".to_owned()
             }
@@ -186,4 +186,10 @@ fn handler_rows(number: usize, play: &Play, rows: &[Row], left: &Pending) -> Vec
         });
     }
     found
+}
+
+/// Does this row start what it is about? It is made, or goes from stopped to running.
+fn starts(row: &Row) -> bool {
+    let runs = |change: &crate::plan::Change| change.what == "running" && change.to.as_deref() == Some("active");
+    row.action == Action::Add || row.changes.iter().any(runs)
 }

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::diary::{Diary, Mark, Step};
+use super::diary::{Diary, Step};
 use super::link::Link;
 use super::{birth, sync, verify};
 use crate::resources::Blobs;
-use crate::wire::shard::{Copied, MoveSpec, Role, Verified};
-use crate::wire::{Event, Sink};
+use crate::wire::Sink;
+use crate::wire::shard::{Copied, MoveSpec, Role};
 
 /// How long a new instance may take until it answers.
 const START: Duration = Duration::from_secs(20);
@@ -45,33 +45,9 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     sync::durable(&mut target, spec, sink)?;
     diary.done(Step::Copy, Value::Null)?;
 
-    let verified = compared(&mut diary, &mut source, &mut target, spec, sink)?;
+    let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
     let bytes = target.info("memory")?.number("used_memory_dataset");
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
-}
-
-/// Compares the two, unless this very process of the target was compared before and has followed ever since.
-fn compared(
-    diary: &mut Diary,
-    source: &mut Link,
-    target: &mut Link,
-    spec: &MoveSpec,
-    sink: &dyn Sink,
-) -> Result<Verified> {
-    let resyncs = source.info("stats")?.number("sync_full");
-    let ids = json!({ "source": source.run_id()?, "target": target.run_id()?, "full_syncs": resyncs });
-    if diary.last(Step::Verify, Mark::Done).is_some_and(|record| record.detail["of"] == ids) {
-        return Ok(Verified::default());
-    }
-    diary.intent(Step::Verify, Value::Null)?;
-    let verified = verify::compare(source, target, spec, sink)?;
-    if !verified.is_equal() {
-        diary.failed(Step::Verify, "the copy differs from the source")?;
-        bail!("{}", verify::told(&verified, spec));
-    }
-    diary.done(Step::Verify, json!({ "of": ids, "keys": verified.keys }))?;
-    sink.emit(Event::Note { text: format!("shard {}: {} keys are equal", spec.shard, verified.keys) });
-    Ok(verified)
 }
 
 /// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.

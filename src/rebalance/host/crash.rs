@@ -2,9 +2,11 @@
 //!
 //! `DUNLIN_CRASH_AT=fence:before` kills (SIGKILL) once the step's intent is in the journal and nothing is done yet;
 //! `fence:after` once it is done and the result not yet noted. `fence:after:stop` stops the process (SIGSTOP)
-//! instead, so that a test can kill a server meanwhile. Without that variable nothing here has an effect.
+//! instead, so that a test can kill a server meanwhile. It strikes once in a process.
+//! Without that variable nothing here has an effect.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
@@ -29,6 +31,10 @@ pub fn point(step: Step, moment: Moment) {
         Some(":stop") => Signal::STOP,
         _ => return,
     };
+    static STRUCK: AtomicBool = AtomicBool::new(false);
+    if STRUCK.swap(true, Ordering::Relaxed) {
+        return;
+    }
     // A process may signal itself; where that fails there is nothing to fall back to, and the test sees it live on.
     kill_process(getpid(), signal).ok();
 }

@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::link::{Link, host_and_port, role_of, words};
-use super::{birth, recover, sync};
+use super::{birth, recover, sync, verify};
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::{MoveSpec, Recovered, Role, Switched};
 use crate::wire::{Event, Sink};
@@ -99,6 +99,7 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     }
     sync::caught_up(&mut source, &mut target, spec, sink)?;
     sync::durable(&mut target, spec, sink)?;
+    verify::compared(diary, (&mut source, &mut target), spec, sink)?;
     arm(spec, diary, &mut source, &mut target)?;
 
     let pause = Duration::from_millis(spec.limits.pause_ms);

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use redis::{Cmd, Value};
+use serde_json::json;
 
-use super::diary::Diary;
+use super::diary::{Diary, Mark, Step, is_finished};
 use super::link::{Link, words};
 use super::sync;
 use crate::wire::shard::{MoveSpec, Role, Verified};
@@ -35,6 +36,7 @@ const HELD_KEYS: usize = 32;
 const NAMED: usize = 20;
 
 type Key = Vec<u8>;
+type Verdicts = Vec<(Key, Verdict)>;
 
 /// One key at one side: its `DUMP` (nothing where there is no such key) and when it expires, in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,22 +55,72 @@ enum Verdict {
     Extra,
 }
 
-/// The request: compares under the shard's lock.
+/// The request: compares anew. What a move under way is found to be decides whether it may be switched.
 ///
 /// # Errors
 /// An instance does not answer, or the target does not follow the source.
 pub fn verify(spec: &MoveSpec, sink: &dyn Sink) -> Result<Verified> {
-    let _diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
     let mut source = Link::open(&spec.from, &spec.credentials)?;
     let mut target = Link::open(&spec.to, &spec.credentials)?;
     match (source.role()?, target.role()?) {
         (Role::Master { .. }, role) if sync::follows(&role, &spec.from) => {
             sync::caught_up(&mut source, &mut target, spec, sink)?;
-            compare(&mut source, &mut target, spec, sink)
+            if diary.begun().is_none() || is_finished(diary.this_move()) {
+                return compare(&mut source, &mut target, spec, sink);
+            }
+            compared_anew(&mut diary, (&mut source, &mut target), spec, sink)
         }
         (role, Role::Master { .. }) if sync::follows(&role, &spec.to) => compare(&mut target, &mut source, spec, sink),
         (source, target) => bail!("neither follows the other: source {source:?}, target {target:?}"),
     }
+}
+
+/// Sees to it that the journal knows the copy as equal: compares, unless these very processes were found equal and no
+/// full sync came between. No switch goes without it.
+///
+/// # Errors
+/// They differ; the error names the keys. Or as [`compare`].
+pub fn compared(
+    diary: &mut Diary,
+    (source, target): (&mut Link, &mut Link),
+    spec: &MoveSpec,
+    sink: &dyn Sink,
+) -> Result<Verified> {
+    let of = compared_processes(source, target)?;
+    let last = diary.this_move().iter().rev().find(|r| r.step == Step::Verify && r.mark != Mark::Intent);
+    if last.is_some_and(|record| record.mark == Mark::Done && record.detail["of"] == of) {
+        return Ok(Verified::default());
+    }
+    let verified = compared_anew(diary, (source, target), spec, sink)?;
+    if !verified.is_equal() {
+        bail!("{}", told(&verified, spec));
+    }
+    Ok(verified)
+}
+
+fn compared_anew(
+    diary: &mut Diary,
+    (source, target): (&mut Link, &mut Link),
+    spec: &MoveSpec,
+    sink: &dyn Sink,
+) -> Result<Verified> {
+    let of = compared_processes(source, target)?;
+    diary.intent(Step::Verify, json!({ "of": of }))?;
+    let verified = compare(source, target, spec, sink)?;
+    if verified.is_equal() {
+        diary.done(Step::Verify, json!({ "of": of, "keys": verified.keys }))?;
+        sink.emit(Event::Note { text: format!("shard {}: {} keys are equal", spec.shard, verified.keys) });
+    } else {
+        diary.failed(Step::Verify, "the copy differs from the source")?;
+    }
+    Ok(verified)
+}
+
+/// What a comparison is good for: two processes, and no full sync since.
+fn compared_processes(source: &mut Link, target: &mut Link) -> Result<serde_json::Value> {
+    let full_syncs = source.info("stats")?.number("sync_full");
+    Ok(json!({ "source": source.run_id()?, "target": target.run_id()?, "full_syncs": full_syncs }))
 }
 
 /// Compares all databases of two instances, the second of which follows the first.
@@ -146,28 +198,40 @@ impl Pass<'_> {
         }
         let keys: Vec<Key> = suspects.into_iter().collect();
         for keys in keys.chunks(HELD_KEYS) {
-            for (key, verdict) in self.held(keys)? {
-                self.decide(&key, verdict);
-            }
+            self.decide_held(keys)?;
         }
         Ok(())
     }
 
-    /// Decides about keys at one offset: writes are held, and the target has applied all that came before.
-    fn held(&mut self, keys: &[Key]) -> Result<Vec<(Key, Verdict)>> {
+    /// Decides about keys at one offset; what takes too long for one hold is taken in halves.
+    fn decide_held(&mut self, keys: &[Key]) -> Result<()> {
         for _ in 0..HOLDS {
-            let started = Instant::now();
-            self.source.run(&["CLIENT", "PAUSE", &HOLD.as_millis().to_string(), "WRITE"])?;
-            let verdicts = self.applied_all(started).and_then(|all| if all { self.look(keys) } else { Ok(Vec::new()) });
-            let held = started.elapsed();
-            self.source.run(&["CLIENT", "UNPAUSE"])?;
-            let verdicts = verdicts?;
-            if held < HOLD && !verdicts.is_empty() {
-                return Ok(verdicts);
+            let (verdicts, held) = self.held(keys)?;
+            if held < HOLD
+                && let Some(verdicts) = verdicts
+            {
+                verdicts.iter().for_each(|(key, verdict)| self.decide(key, *verdict));
+                return Ok(());
+            }
+            if held >= HOLD && keys.len() > 1 {
+                let (first, second) = keys.split_at(keys.len() / 2);
+                return self.decide_held(first).and_then(|()| self.decide_held(second));
             }
             std::thread::sleep(REST);
         }
-        bail!("{} keys of shard {} are written to so much that they could not be compared", keys.len(), self.spec.shard)
+        let key = String::from_utf8_lossy(&keys[0]).into_owned();
+        bail!("shard {}: {key} is too large, or written to too much, to be compared", self.spec.shard)
+    }
+
+    /// One hold: the verdicts, if the target had applied all in time, and how long writes were held.
+    fn held(&mut self, keys: &[Key]) -> Result<(Option<Verdicts>, Duration)> {
+        let started = Instant::now();
+        self.source.run(&["CLIENT", "PAUSE", &HOLD.as_millis().to_string(), "WRITE"])?;
+        let applied = self.applied_all(started);
+        let verdicts = applied.and_then(|all| if all { self.look(keys).map(Some) } else { Ok(None) });
+        let held = started.elapsed();
+        self.source.run(&["CLIENT", "UNPAUSE"])?;
+        Ok((verdicts?, held))
     }
 
     fn applied_all(&mut self, started: Instant) -> Result<bool> {
@@ -181,9 +245,9 @@ impl Pass<'_> {
     }
 
     /// Compares keys as both sides have them now.
-    fn look(&mut self, keys: &[Key]) -> Result<Vec<(Key, Verdict)>> {
+    fn look(&mut self, keys: &[Key]) -> Result<Verdicts> {
         let (source, target) = (states(self.source, keys)?, states(self.target, keys)?);
-        let mut verdicts: Vec<(Key, Verdict)> =
+        let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
         // Other bytes may be another encoding of the same content; only where the expiry is the same is that asked.
         let is_asked = |i: &usize| verdicts[*i].1 == Verdict::Differs && source[*i].expires == target[*i].expires;

@@ -1,0 +1,289 @@
+//! apt's command lines, and what its answers mean; for the type `package`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use super::exec::Exec;
+
+/// Where invoke-rc.d looks for a policy; see its manual page.
+const POLICY: &str = "/usr/sbin/policy-rc.d";
+
+/// Answers "not allowed" to every question. The second line tells whose it is.
+const POLICY_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
+
+/// What apt offers of one package.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The version that an install without a wish gives.
+    pub candidate: Option<String>,
+    /// All versions it knows.
+    pub versions: Vec<String>,
+}
+
+/// Refuses what is no name of a package; see Debian Policy 5.6.1.
+///
+/// # Errors
+/// What is wrong, in one sentence.
+pub fn check_name(name: &str) -> Result<(), String> {
+    let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
+    // apt takes a `+` or `-` at the end for a wish of its own; only names such as `g++` may end so.
+    let ends = !name.ends_with('-') && (!name.ends_with('+') || name.ends_with("++"));
+    let allowed = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
+    if begins && ends && allowed && name.len() > 1 {
+        return Ok(());
+    }
+    Err(format!("\"{name}\" is no name of a package: lower-case letters, digits and + - ."))
+}
+
+/// Refuses what is no version; see Debian Policy 5.6.12.
+///
+/// # Errors
+/// What is wrong, in one sentence.
+pub fn check_version(version: &str) -> Result<(), String> {
+    let allowed = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c));
+    if allowed && version.starts_with(|c: char| c.is_ascii_digit()) {
+        return Ok(());
+    }
+    Err(format!("\"{version}\" is no version of a package"))
+}
+
+/// `name` or `name=version`.
+pub fn argument(name: &str, version: Option<&str>) -> String {
+    version.map_or_else(|| name.to_owned(), |version| format!("{name}={version}"))
+}
+
+/// Asks apt once what it offers of all these packages.
+///
+/// # Errors
+/// apt-cache did not answer.
+pub fn offers(names: &[&str]) -> Result<BTreeMap<String, Offer>> {
+    let said = Exec::new("apt-cache").arg("policy").args(names).run()?;
+    Ok(parse_policy(&String::from_utf8_lossy(&said)))
+}
+
+/// Asks apt what a removal takes with it: names and versions.
+///
+/// # Errors
+/// apt refuses the removal.
+pub fn would_remove(names: &[&str]) -> Result<Vec<(String, String)>> {
+    let said = apt_get("remove").arg("--simulate").arg("--").args(names).run()?;
+    Ok(parse_removals(&String::from_utf8_lossy(&said)))
+}
+
+/// Updates apt's lists.
+///
+/// # Errors
+/// What apt-get said: mostly that no mirror is in reach.
+pub fn update() -> Result<()> {
+    apt_get("update").run().map(drop)
+}
+
+/// Installs packages, and removes none for that.
+///
+/// # Errors
+/// What apt-get said.
+pub fn install(packages: &[String], recommends: bool) -> Result<()> {
+    let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
+    let versions = packages.iter().any(|package| package.contains('='));
+    let downgrades = versions.then_some("--allow-downgrades");
+    apt_get("install").args(["--no-remove", recommends]).args(downgrades).arg("--").args(packages).run().map(drop)
+}
+
+/// Removes packages; their configuration files stay.
+///
+/// # Errors
+/// What apt-get said.
+pub fn remove(packages: &[String]) -> Result<()> {
+    apt_get("remove").arg("--").args(packages).run().map(drop)
+}
+
+/// Disables the units that these packages have brought.
+///
+/// # Errors
+/// What dpkg-query or systemctl said.
+pub fn disable_units(packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let said = Exec::new("dpkg-query").arg("--listfiles").args(packages).run()?;
+    let units = parse_units(&String::from_utf8_lossy(&said));
+    if units.is_empty() {
+        return Ok(());
+    }
+    Exec::new("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
+}
+
+fn apt_get(verb: &str) -> Exec {
+    Exec::new("apt-get")
+        .args(["--yes", "--quiet", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=0"])
+        .args(["-o", "DPkg::Lock::Timeout=60", verb])
+        .env("APT_LISTCHANGES_FRONTEND", "none")
+        .env("NEEDRESTART_MODE", "l")
+}
+
+/// The time in which no service may be started: a policy for invoke-rc.d stands there until it is over.
+pub struct Quiet {
+    policy: PathBuf,
+    is_over: bool,
+}
+
+impl Quiet {
+    /// Begins it.
+    ///
+    /// # Errors
+    /// The policy cannot be written.
+    pub fn begin() -> Result<Self> {
+        Self::at(Path::new(POLICY))
+    }
+
+    fn at(policy: &Path) -> Result<Self> {
+        match fs::read_to_string(policy) {
+            // Left by a run that was killed; what stood there before is beside it already.
+            Ok(text) if text == POLICY_TEXT => {}
+            Ok(_) => {
+                fs::rename(policy, beside(policy)).with_context(|| format!("putting {} aside", policy.display()))?;
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| format!("reading {}", policy.display())),
+        }
+        let quiet = Self { policy: policy.to_owned(), is_over: false };
+        fs::write(policy, POLICY_TEXT).with_context(|| format!("writing {}", policy.display()))?;
+        fs::set_permissions(policy, fs::Permissions::from_mode(0o755))?;
+        Ok(quiet)
+    }
+
+    /// Ends it: what stood there before stands there again.
+    ///
+    /// # Errors
+    /// The policy cannot be removed: services would not be started by any later install.
+    pub fn end(mut self) -> Result<()> {
+        self.is_over = true;
+        self.restore().with_context(|| format!("removing {}; remove it by hand", self.policy.display()))
+    }
+
+    fn restore(&self) -> std::io::Result<()> {
+        let before = beside(&self.policy);
+        if before.exists() { fs::rename(before, &self.policy) } else { fs::remove_file(&self.policy) }
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        if !self.is_over {
+            // On the way out of an error or a panic; that one is told, and the next run puts this in order.
+            self.restore().ok();
+        }
+    }
+}
+
+fn beside(policy: &Path) -> PathBuf {
+    policy.with_file_name("policy-rc.d.before-dunlin")
+}
+
+/// Reads `apt-cache policy NAME…`: a line `NAME:` and, further in, `Candidate:` and a table of versions.
+fn parse_policy(said: &str) -> BTreeMap<String, Offer> {
+    let mut offers: BTreeMap<String, Offer> = BTreeMap::new();
+    let mut name = String::new();
+    for line in said.lines() {
+        if !line.starts_with(' ') {
+            name = line.trim_end_matches(':').to_owned();
+            continue;
+        }
+        let offer = offers.entry(name.clone()).or_default();
+        if let Some(candidate) = line.strip_prefix("  Candidate: ") {
+            offer.candidate = (candidate != "(none)").then(|| candidate.to_owned());
+        } else if let Some(entry) = line.strip_prefix(" *** ").or_else(|| line.strip_prefix("     "))
+            && !entry.starts_with(' ')
+            && let Some(version) = entry.split_whitespace().next()
+        {
+            offer.versions.push(version.to_owned());
+        }
+    }
+    offers
+}
+
+/// Reads `apt-get --simulate remove`: lines `Remv NAME [VERSION] …`.
+fn parse_removals(said: &str) -> Vec<(String, String)> {
+    let removal = |line: &str| {
+        let (name, rest) = line.strip_prefix("Remv ")?.split_once(' ')?;
+        let version = rest.strip_prefix('[')?.split([']', ' ']).next()?;
+        Some((name.to_owned(), version.to_owned()))
+    };
+    said.lines().filter_map(removal).collect()
+}
+
+/// The units among a package's files, without templates.
+fn parse_units(files: &str) -> Vec<String> {
+    let unit = |line: &str| {
+        let (folder, name) = line.rsplit_once('/')?;
+        let is_unit = [".service", ".socket", ".timer", ".path"].iter().any(|suffix| name.ends_with(suffix));
+        (folder.ends_with("/lib/systemd/system") && is_unit && !name.contains("@.")).then(|| name.to_owned())
+    };
+    files.lines().filter_map(unit).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_are_read() {
+        let said = "redis-server:\n  Installed: (none)\n  Candidate: 5:7.0.15-1~deb12u5\n  Version table:\n     \
+                    5:7.0.15-1~deb12u5 500\n        500 http://mirror/debian bookworm/main amd64 Packages\n     \
+                    5:7.0.11-1 100\n        100 /var/lib/dpkg/status\nvirtual:\n  Installed: (none)\n  \
+                    Candidate: (none)\n  Version table:\n";
+        let offers = parse_policy(said);
+        assert_eq!(offers["redis-server"].candidate.as_deref(), Some("5:7.0.15-1~deb12u5"));
+        assert_eq!(offers["redis-server"].versions, ["5:7.0.15-1~deb12u5", "5:7.0.11-1"]);
+        assert_eq!(offers["virtual"], Offer::default());
+        let installed = "a:\n  Installed: 1\n  Candidate: 1\n  Version table:\n *** 1 500\n        100 /x\n";
+        assert_eq!(parse_policy(installed)["a"].versions, ["1"]);
+    }
+
+    #[test]
+    fn all_that_a_removal_takes_is_read() {
+        let said = "Reading package lists...\nRemv redis [5:7.0.15-1]\nRemv redis-server [5:7.0.15-1] []\n";
+        let wanted = [("redis", "5:7.0.15-1"), ("redis-server", "5:7.0.15-1")];
+        assert_eq!(parse_removals(said), wanted.map(|(name, version)| (name.to_owned(), version.to_owned())));
+    }
+
+    #[test]
+    fn names_that_apt_would_take_for_wishes_are_refused() {
+        for right in ["redis-server", "g++", "libstdc++6", "0ad"] {
+            assert_eq!(check_name(right), Ok(()), "{right}");
+        }
+        for wrong in ["redis-", "redis+", "-o", "Redis", "a b", "a/b", "x", "redis:amd64"] {
+            assert!(check_name(wrong).is_err(), "{wrong}");
+        }
+        assert!(check_version("5:7.0.15-1~deb12u5").is_ok() && check_version("").is_err());
+    }
+
+    #[test]
+    fn a_packages_units_are_told_from_its_other_files() {
+        let files = "/.\n/lib/systemd/system/redis-server.service\n/lib/systemd/system/redis-server@.service\n\
+                     /usr/lib/systemd/system/a.timer\n/usr/share/doc/x.service\n";
+        assert_eq!(parse_units(files), ["redis-server.service", "a.timer"]);
+    }
+
+    #[test]
+    fn a_policy_that_stood_there_stands_there_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = folder.path().join("policy-rc.d");
+        let quiet = Quiet::at(&policy).unwrap();
+        assert_eq!(fs::read_to_string(&policy).unwrap(), POLICY_TEXT);
+        quiet.end().unwrap();
+        assert!(!policy.exists());
+        fs::write(&policy, "theirs").unwrap();
+        let killed = Quiet::at(&policy).unwrap();
+        std::mem::forget(killed);
+        drop(Quiet::at(&policy).unwrap());
+        assert_eq!(fs::read_to_string(&policy).unwrap(), "theirs");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+}

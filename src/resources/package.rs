@@ -1,0 +1,213 @@
+//! `package`: Debian packages, by apt.
+//!
+//! Leaves alone: packages that it does not name (an install that would remove any is refused by apt), configuration
+//! files that somebody has changed. A second run is a no-op because dpkg's own record says what is installed; apt is
+//! only asked where something is missing, and never updates its lists unless `update = true`.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::apt::{self, Offer};
+use super::mode::Presence;
+use super::{Blobs, Diff, Read, Resource, Site, UnitState, World, text};
+use crate::plan::Change;
+
+/// The desired state of packages.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Package {
+    /// Their names, each with `=version` where it must be that one.
+    pub names: Vec<String>,
+    /// `"absent"` removes them; their configuration files stay.
+    #[serde(default)]
+    pub state: Presence,
+    /// What later steps rely on and comes with them: `path /etc/redis`, `user redis`, `group redis`,
+    /// `unit redis-server.service`.
+    #[serde(default)]
+    pub brings: Vec<String>,
+    /// Let apt update its lists before something is installed.
+    #[serde(default, deserialize_with = "text::required")]
+    pub update: bool,
+    /// `false`: the services that come with them are neither started nor enabled by the install.
+    #[serde(default = "yes", deserialize_with = "text::required")]
+    pub start: bool,
+    /// Install what they recommend, too.
+    #[serde(default, deserialize_with = "text::required")]
+    pub recommends: bool,
+}
+
+/// What was there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Observed {
+    /// Installed versions; a package that is not there has none.
+    installed: BTreeMap<String, Option<String>>,
+    /// What apt offers; only for what is to be installed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    offers: BTreeMap<String, Offer>,
+    /// What goes with a removal, and its version; only where something is to be removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<(String, String)>,
+}
+
+impl Resource for Package {
+    const KIND: &'static str = "package";
+    type Observed = Observed;
+
+    fn key(&self) -> String {
+        self.names.join(" ")
+    }
+
+    fn owns(&self) -> Vec<String> {
+        self.wanted().map(|(name, _)| format!("package {name}")).collect()
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.names.is_empty() {
+            return Err("`names` is empty: which packages?".to_owned());
+        }
+        for (name, version) in self.wanted() {
+            apt::check_name(name)?;
+            match version {
+                Some(version) if self.state == Presence::Absent => {
+                    return Err(format!("{name} is to be absent, whatever its version: leave out \"={version}\""));
+                }
+                Some(version) => apt::check_version(version)?,
+                None => {}
+            }
+        }
+        let kinds = ["path ", "user ", "group ", "unit "];
+        if let Some(what) = self.brings.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
+            return Err(format!(
+                "`brings` holds entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
+            ));
+        }
+        Ok(())
+    }
+
+    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
+        let mut installed = BTreeMap::new();
+        for (name, _) in self.wanted() {
+            installed.insert(name.to_owned(), world.package(name)?);
+        }
+        let mut observed = Observed { installed, offers: BTreeMap::new(), removed: Vec::new() };
+        let due: Vec<&str> = self.due(&observed).map(|(name, _)| name).collect();
+        if due.is_empty() {
+            return Ok(Read::Known(observed));
+        }
+        match self.state {
+            Presence::Present => observed.offers = apt::offers(&due)?,
+            Presence::Absent if due.iter().any(|name| observed.installed[*name].as_deref() == Some("")) => {
+                return Ok(Read::Unknown("an earlier step installs it".to_owned()));
+            }
+            Presence::Absent => observed.removed = apt::would_remove(&due)?,
+        }
+        Ok(Read::Known(observed))
+    }
+
+    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+        if self.state == Presence::Absent {
+            if self.due(observed).next().is_none() {
+                return Ok(Diff::none());
+            }
+            let gone = observed.removed.iter().map(|(name, version)| Change::gone(name, version));
+            return Ok(Diff::remove(gone.collect()));
+        }
+        let mut changes = Vec::new();
+        let mut is_new = true;
+        for (name, version) in self.due(observed) {
+            let to = self.offered(name, version, observed.offers.get(name))?;
+            changes.push(match observed.installed.get(name).and_then(Option::as_deref) {
+                None => Change::set(name, to),
+                Some(from) => {
+                    is_new = false;
+                    Change::new(name, from, to)
+                }
+            });
+        }
+        Ok(if is_new && !changes.is_empty() { Diff::add(changes) } else { Diff::change(changes) })
+    }
+
+    fn expect(&self, world: &mut World) {
+        let mut missing = Vec::new();
+        for (name, version) in self.wanted() {
+            let now = world.package(name).ok().flatten();
+            if now.is_none() {
+                missing.push(name);
+            }
+            let then = version.map(str::to_owned).or(now).unwrap_or_default();
+            world.expect_package(name, (self.state == Presence::Present).then_some(then));
+        }
+        if self.state == Presence::Absent || missing.is_empty() {
+            return;
+        }
+        world.expect_arrival(&missing.join(", "), &self.brings);
+        if !self.start {
+            for unit in self.brings.iter().filter_map(|what| what.strip_prefix("unit ")) {
+                world.expect_unit(unit, UnitState::fresh());
+            }
+        }
+    }
+
+    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
+        let due: Vec<String> = self.due(observed).map(|(name, version)| apt::argument(name, version)).collect();
+        if self.state == Presence::Absent {
+            return apt::remove(&due);
+        }
+        if self.update {
+            apt::update()?;
+        }
+        if self.start {
+            return apt::install(&due, self.recommends);
+        }
+        let quiet = apt::Quiet::begin()?;
+        let installed = apt::install(&due, self.recommends);
+        quiet.end()?;
+        installed?;
+        let new = self.due(observed).filter(|(name, _)| observed.installed.get(*name).is_some_and(Option::is_none));
+        apt::disable_units(&new.map(|(name, _)| name).collect::<Vec<_>>())
+    }
+}
+
+impl Package {
+    /// Names and, where one is fixed, versions.
+    fn wanted(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.names.iter().map(|name| match name.split_once('=') {
+            Some((name, version)) => (name, Some(version)),
+            None => (name.as_str(), None),
+        })
+    }
+
+    /// Those of them that are not as wanted.
+    fn due<'a>(&'a self, observed: &'a Observed) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+        self.wanted().filter(move |(name, version)| {
+            let now = observed.installed.get(*name).and_then(Option::as_deref);
+            match (self.state, now) {
+                (Presence::Present, Some(now)) => version.is_some_and(|version| version != now),
+                (Presence::Present, None) => true,
+                (Presence::Absent, now) => now.is_some(),
+            }
+        })
+    }
+
+    /// The version that an install gives.
+    fn offered(&self, name: &str, version: Option<&str>, offer: Option<&Offer>) -> Result<String> {
+        let versions = offer.map_or(&[][..], |offer| &offer.versions);
+        match (version, offer.and_then(|offer| offer.candidate.clone())) {
+            (Some(version), _) if self.update || versions.iter().any(|offered| offered == version) => {
+                Ok(version.to_owned())
+            }
+            (None, Some(candidate)) => Ok(candidate),
+            (None, None) if self.update => Ok("the version in the updated lists".to_owned()),
+            (Some(version), _) if !versions.is_empty() => {
+                bail!("apt offers {name} in version {}, not {version}", versions.join(", "))
+            }
+            _ => bail!("apt knows no package {name}; `update = true` lets it update its lists first"),
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}

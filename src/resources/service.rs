@@ -1,0 +1,276 @@
+//! `service`: whether a systemd unit is enabled, runs, is masked; and, as a handler, its restart or reload.
+//!
+//! Leaves alone: the unit's file, and each of the three that the step does not give. A second run is a no-op because
+//! all three are compared with what systemd says. `restart` and `reload` are always due: they belong into handlers.
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::exec::Exec;
+use super::unit::{check_name, is_template};
+use super::{Blobs, Diff, Read, Resource, Site, UnitState, Wants, World, text};
+use crate::plan::Change;
+
+/// The desired state of a service.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Service {
+    /// The unit: `redis-server`, `app@1.service`, `backup.timer`; `.service` where it has no suffix.
+    pub name: String,
+    /// Does it start with the host?
+    #[serde(default, deserialize_with = "text::optional")]
+    pub enabled: Option<bool>,
+    /// Does it run now?
+    #[serde(default, deserialize_with = "text::optional")]
+    pub running: Option<bool>,
+    /// Is every start of it forbidden?
+    #[serde(default, deserialize_with = "text::optional")]
+    pub masked: Option<bool>,
+    /// Restart it (start it, if it does not run).
+    #[serde(default, deserialize_with = "text::required")]
+    pub restart: bool,
+    /// Let it read its configuration again (restart it, if it cannot).
+    #[serde(default, deserialize_with = "text::required")]
+    pub reload: bool,
+}
+
+impl Resource for Service {
+    const KIND: &'static str = "service";
+    type Observed = UnitState;
+
+    fn starts(&self) -> Option<String> {
+        (self.running == Some(true)).then(|| self.unit())
+    }
+
+    fn restarts(&self) -> Option<String> {
+        self.restart.then(|| self.unit())
+    }
+
+    fn key(&self) -> String {
+        self.unit()
+    }
+
+    fn owns(&self) -> Vec<String> {
+        if self.is_command() { Vec::new() } else { vec![format!("service {}", self.unit())] }
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        let unit = self.unit();
+        check_name(&unit)?;
+        if is_template(&unit) {
+            return Err(format!("{unit} is a template; name an instance of it, as in \"{}\"", unit.replace('@', "@1")));
+        }
+        let states = [self.enabled, self.running, self.masked];
+        if self.restart && self.reload {
+            return Err("a restart reads the configuration too: leave out `reload`".to_owned());
+        }
+        if self.is_command() && states.iter().any(Option::is_some) {
+            return Err("`restart` and `reload` stand alone, in a handler".to_owned());
+        }
+        if !self.is_command() && states.iter().all(Option::is_none) {
+            return Err("say what is wanted: `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
+        }
+        if self.masked == Some(true) && (self.enabled == Some(true) || self.running == Some(true)) {
+            return Err("a masked unit can be neither enabled nor started".to_owned());
+        }
+        Ok(())
+    }
+
+    fn wants(&self, wants: &mut Wants) {
+        wants.units.insert(self.unit());
+    }
+
+    fn read(&self, world: &mut World) -> Result<Read<UnitState>> {
+        let unit = self.unit();
+        let state = world.unit(&unit)?;
+        if state.found {
+            return Ok(Read::Known(state));
+        }
+        if let Some(arrival) = world.arrival(&format!("unit {unit}")) {
+            return Ok(Read::Unknown(format!("the unit comes with package {}", arrival.package)));
+        }
+        if let Some(surprise) = world.surprise() {
+            return Ok(Read::Unknown(format!("the unit may come with {surprise}")));
+        }
+        if self.enabled == Some(true) || self.running == Some(true) || self.is_command() {
+            bail!("there is no such unit; a `unit` or a `package` step before this one can bring it");
+        }
+        Ok(Read::Known(state))
+    }
+
+    fn diff(&self, observed: &UnitState, _blobs: &dyn Blobs) -> Result<Diff> {
+        if self.is_command() {
+            return Ok(Diff::run(if self.restart { "restart" } else { "reload" }));
+        }
+        if observed.masked && self.masked.is_none() && (self.enabled == Some(true) || self.running == Some(true)) {
+            bail!("the unit is masked; `masked = false` lifts that");
+        }
+        let mut changes = Vec::new();
+        if let Some(masked) = self.masked.filter(|masked| *masked != observed.masked) {
+            changes.push(Change::new("masked", observed.masked, masked));
+        }
+        if let Some(enabled) = self.enabled_to(observed)? {
+            let from = if observed.enabled.is_empty() { "disabled" } else { &observed.enabled };
+            changes.push(Change::new("enabled", from, if enabled { "enabled" } else { "disabled" }));
+        }
+        if let Some(running) = self.running_to(observed) {
+            changes.push(Change::new("running", &observed.active, if running { "active" } else { "inactive" }));
+        }
+        Ok(Diff::change(changes))
+    }
+
+    fn expect(&self, world: &mut World) {
+        let unit = self.unit();
+        // Where systemd does not answer, the step's own read has said so already.
+        let Ok(mut state) = world.unit(&unit) else { return };
+        let enabled = |enabled| if enabled { "enabled" } else { "disabled" };
+        if !self.is_command() {
+            // A unit that comes with a package is not known before; what this step makes of it is.
+            state.found = true;
+            state.masked = self.masked.unwrap_or(state.masked);
+            state.enabled = self.enabled.map_or(state.enabled, |value| enabled(value).to_owned());
+            if state.masked {
+                state.enabled = "masked".to_owned();
+            } else if state.enabled == "masked" {
+                state.enabled = "disabled".to_owned();
+            }
+        }
+        if let Some(running) = self.running.or(self.is_command().then_some(true)) {
+            state.active = if running { "active" } else { "inactive" }.to_owned();
+        }
+        world.expect_unit(&unit, state);
+    }
+
+    fn apply(&self, observed: &UnitState, site: &mut Site) -> Result<()> {
+        site.settle_reload()?;
+        let unit = self.unit();
+        let calls = self.calls(observed)?;
+        for call in &calls {
+            let ran = Exec::new("systemctl").args(call).arg("--").arg(&unit).run();
+            ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), journal(&unit)))?;
+        }
+        if calls.iter().any(|call| starts(call)) { stays_up(&unit) } else { Ok(()) }
+    }
+}
+
+impl Service {
+    /// The unit's name with its suffix.
+    fn unit(&self) -> String {
+        if check_name(&self.name).is_ok() { self.name.clone() } else { format!("{}.service", self.name) }
+    }
+
+    fn is_command(&self) -> bool {
+        self.restart || self.reload
+    }
+
+    /// What `enabled` is to become; nothing where it is so already, or is masked away.
+    fn enabled_to(&self, observed: &UnitState) -> Result<Option<bool>> {
+        let Some(wanted) = self.enabled else { return Ok(None) };
+        let due = match observed.enabled.as_str() {
+            "enabled" => !wanted,
+            "enabled-runtime" | "linked" | "linked-runtime" => true,
+            // Nothing to enable or disable: others start it, or a generator made it.
+            "static" | "indirect" | "generated" | "transient" if wanted => {
+                bail!("the unit is {}: it has no [Install] section, so it cannot be enabled", observed.enabled)
+            }
+            "static" | "indirect" | "generated" | "transient" | "alias" => false,
+            _ => wanted,
+        };
+        Ok(due.then_some(wanted))
+    }
+
+    fn running_to(&self, observed: &UnitState) -> Option<bool> {
+        let runs = matches!(observed.active.as_str(), "active" | "reloading" | "activating");
+        self.running.filter(|wanted| *wanted != runs)
+    }
+
+    /// The calls of systemctl that are due, without the unit's name.
+    fn calls(&self, observed: &UnitState) -> Result<Vec<Vec<&'static str>>> {
+        if self.restart {
+            return Ok(vec![vec!["restart"]]);
+        }
+        if self.reload {
+            return Ok(vec![vec!["reload-or-restart"]]);
+        }
+        let (enabled, running) = (self.enabled_to(observed)?, self.running_to(observed));
+        let mut calls = Vec::new();
+        if self.masked == Some(false) && observed.masked {
+            calls.push(vec!["unmask"]);
+        }
+        match (enabled, running) {
+            (Some(true), Some(true)) => calls.push(vec!["enable", "--now"]),
+            (Some(false), Some(false)) => calls.push(vec!["disable", "--now"]),
+            (enabled, running) => {
+                calls.extend(enabled.map(|enabled| vec![if enabled { "enable" } else { "disable" }]));
+                calls.extend(running.map(|running| vec![if running { "start" } else { "stop" }]));
+            }
+        }
+        if self.masked == Some(true) && !observed.masked {
+            calls.push(vec!["mask"]);
+        }
+        Ok(calls)
+    }
+}
+
+fn starts(call: &[&str]) -> bool {
+    call.contains(&"--now") && call.contains(&"enable")
+        || matches!(call.first(), Some(&"start" | &"restart" | &"reload-or-restart"))
+}
+
+/// A start can succeed and the program fail right after it: that is this step's failure, not the next one's.
+fn stays_up(unit: &str) -> Result<()> {
+    let shown = Exec::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
+    let shown = String::from_utf8_lossy(&shown);
+    if is_down(&shown) {
+        bail!("{unit} was started and failed at once ({}){}", shown.trim().replace('\n', ", "), journal(unit));
+    }
+    Ok(())
+}
+
+/// Has it failed, or does systemd try it again and again?
+fn is_down(shown: &str) -> bool {
+    shown.lines().any(|line| matches!(line, "ActiveState=failed" | "SubState=auto-restart"))
+}
+
+/// The unit's last lines in the journal, to stand behind an error; nothing where the journal has none.
+fn journal(unit: &str) -> String {
+    let asked = Exec::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
+    let text = asked.run().map(|said| String::from_utf8_lossy(&said).trim().to_owned()).unwrap_or_default();
+    if text.is_empty() { String::new() } else { format!("\n{text}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(desired: &str, observed: &UnitState) -> String {
+        let service: Service = serde_json::from_str(desired).unwrap();
+        service.validate().unwrap();
+        let calls = service.calls(observed).unwrap();
+        calls.iter().map(|call| call.join(" ")).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn enabling_and_starting_is_one_call() {
+        let fresh = UnitState::fresh();
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable --now");
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable");
+        assert_eq!(calls(r#"{"name":"a","restart":true}"#, &fresh), "restart");
+    }
+
+    #[test]
+    fn masks_are_lifted_first_and_put_on_last() {
+        let masked = UnitState { masked: true, enabled: "masked".to_owned(), ..UnitState::fresh() };
+        assert_eq!(calls(r#"{"name":"a","masked":false,"running":true}"#, &masked), "unmask; start");
+        let up = UnitState { enabled: "enabled".to_owned(), active: "active".to_owned(), ..UnitState::fresh() };
+        let away = r#"{"name":"a","masked":true,"enabled":false,"running":false}"#;
+        assert_eq!(calls(away, &up), "disable --now; mask");
+    }
+
+    #[test]
+    fn a_service_that_keeps_falling_is_down() {
+        assert!(is_down("ActiveState=failed\nSubState=failed\n"));
+        assert!(is_down("ActiveState=activating\nSubState=auto-restart\n"));
+        assert!(!is_down("ActiveState=inactive\nSubState=dead\n"));
+    }
+}
