@@ -1,0 +1,148 @@
+//! Path types on a real folder: what apply leaves is what a second plan calls done.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use dunlin::plan::Action;
+use dunlin::resources::{Site, Step};
+use serde_json::{Value, json};
+
+use crate::support::{Planned, Store, apply_step, owner, plan};
+
+/// Fills owner and group in, so that the tests run as anybody.
+fn owned(mut table: Value) -> Value {
+    let (user, group) = owner();
+    table["owner"] = json!(user);
+    table["group"] = json!(group);
+    table
+}
+
+/// Applies, and holds that a second plan is empty.
+fn settle(kind: &str, table: Value) -> Planned {
+    let mut store = Store::default();
+    let steps = [store.step(kind, table).unwrap()];
+    let mut site = Site::new(&store);
+    let row = apply_step(&*steps[0], &mut site, &store).unwrap();
+    let again = plan(&steps, &store).remove(0).unwrap();
+    assert_eq!((again.action, &again.changes), (Action::None, &Vec::new()), "{}", again.resource);
+    row
+}
+
+fn error(kind: &str, table: Value) -> String {
+    let mut store = Store::default();
+    let steps: [Box<dyn Step>; 1] = [store.step(kind, table).unwrap()];
+    plan(&steps, &store).remove(0).unwrap_err()
+}
+
+#[test]
+fn a_file_is_made_changed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let dest = folder.path().join("file");
+    let file = |content: &str, mode: &str| owned(json!({ "dest": dest, "content": content, "mode": mode }));
+    assert_eq!(settle("file", file("a\n", "0640")).action, Action::Add);
+    assert_eq!(fs::metadata(&dest).unwrap().permissions().mode() & 0o7777, 0o640);
+    let inode = |path: &Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).unwrap());
+    let before = inode(&dest);
+    assert_eq!(settle("file", file("a\n", "0600")).changes.len(), 1);
+    assert_eq!(inode(&dest), before, "the bytes are not written again for a mode");
+    assert_eq!(settle("file", file("b\n", "0600")).action, Action::Change);
+    assert_eq!(fs::read_to_string(&dest).unwrap(), "b\n");
+    let gone = json!({ "dest": dest, "state": "absent" });
+    assert_eq!(settle("file", gone).action, Action::Remove);
+    assert!(!dest.exists());
+}
+
+#[test]
+fn a_file_replaces_a_link_and_leaves_its_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let (dest, other) = (folder.path().join("file"), folder.path().join("other"));
+    fs::write(&other, "theirs").unwrap();
+    symlink(&other, &dest).unwrap();
+    let row = settle("template", owned(json!({ "dest": dest, "src": "ours" })));
+    assert_eq!((row.resource.as_str(), row.action), (format!("template {}", dest.display()).as_str(), Action::Change));
+    assert!(fs::symlink_metadata(&dest).unwrap().is_file());
+    assert_eq!(fs::read_to_string(&other).unwrap(), "theirs");
+}
+
+#[test]
+fn a_folder_is_made_changed_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app");
+    assert_eq!(settle("directory", owned(json!({ "path": path, "mode": "0700" }))).action, Action::Add);
+    assert_eq!(settle("directory", owned(json!({ "path": path }))).changes.len(), 1);
+    fs::write(path.join("data"), "x").unwrap();
+    assert!(error("directory", json!({ "path": path, "state": "absent" })).contains("1 entries"));
+    let row = settle("directory", json!({ "path": path, "state": "absent", "recurse": true }));
+    assert_eq!((row.action, row.changes.len()), (Action::Remove, 1));
+}
+
+#[test]
+fn a_link_is_made_and_moved_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("current");
+    assert_eq!(settle("link", json!({ "path": path, "target": "releases/1" })).action, Action::Add);
+    assert_eq!(settle("link", json!({ "path": path, "target": "releases/2" })).action, Action::Change);
+    assert_eq!(fs::read_link(&path).unwrap(), Path::new("releases/2"));
+    assert_eq!(settle("link", json!({ "path": path, "state": "absent" })).action, Action::Remove);
+}
+
+#[test]
+fn a_line_keeps_the_rest_of_the_file_and_its_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.ini");
+    let line = |table: Value| {
+        let mut table = owned(table);
+        table["path"] = json!(path);
+        table
+    };
+    assert!(error("line", line(json!({ "line": "a" }))).contains("`create = true`"));
+    assert_eq!(settle("line", line(json!({ "line": "port = 1", "create": true }))).action, Action::Add);
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(settle("line", line(json!({ "line": "host = x" }))).action, Action::Change);
+    assert_eq!(settle("line", line(json!({ "line": "port = 2", "match": "^port" }))).action, Action::Change);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "port = 2\nhost = x\n");
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert_eq!(settle("line", line(json!({ "match": "^port", "state": "absent" }))).action, Action::Change);
+    assert_eq!(fs::read_to_string(&path).unwrap(), "host = x\n");
+}
+
+#[test]
+fn several_lines_of_one_file_are_planned_one_on_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.ini");
+    let mut store = Store::default();
+    let mut step =
+        |line: &str| store.step("line", owned(json!({ "path": path, "line": line, "create": true }))).unwrap();
+    let steps = [step("a"), step("b"), step("a")];
+    let rows: Vec<Planned> = plan(&steps, &store).into_iter().map(Result::unwrap).collect();
+    assert_eq!(rows.iter().map(|row| row.action).collect::<Vec<_>>(), [Action::Add, Action::Change, Action::None]);
+    assert_eq!(rows[1].changes[0].diff.as_deref(), Some("@@ -1 +1,2 @@\n a\n+b\n"));
+}
+
+#[test]
+fn what_is_missing_is_told_before_anything_is_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let none = folder.path().join("none");
+    let dest = none.join("file");
+    assert!(error("file", owned(json!({ "dest": dest, "content": "x" }))).contains("a `directory` step before"));
+    assert!(error("link", json!({ "path": dest, "target": "x" })).contains("a `directory` step before"));
+    assert!(error("directory", owned(json!({ "path": dest }))).contains("a `directory` step before"));
+    let dest = folder.path().join("file");
+    let stranger = json!({ "dest": dest, "content": "x", "owner": "no-such-user" });
+    assert!(error("file", stranger).contains("there is no user no-such-user"));
+    let mut store = Store::default();
+    let steps = [
+        store
+            .step(
+                "package",
+                json!({ "names": ["dunlin-no-such"], "update": true, "brings": [format!("path {}", none.display())] }),
+            )
+            .unwrap(),
+        store.step("file", owned(json!({ "dest": none.join("file"), "content": "x" }))).unwrap(),
+        store.step("directory", owned(json!({ "path": none }))).unwrap(),
+    ];
+    let rows: Vec<Planned> = plan(&steps, &store).into_iter().map(Result::unwrap).collect();
+    assert_eq!(rows[1].action, Action::Add, "its folder may come with the package");
+    assert_eq!(rows[2].reason.as_deref(), Some("the folder comes with package dunlin-no-such"));
+}
