@@ -40,7 +40,6 @@ pub fn plain_debian(hostname: &str) -> Facts {
         memory_bytes: 4 << 30,
         disk_free_bytes: 20 << 30,
         systemd: true,
-        ..Facts::default()
     }
 }
 

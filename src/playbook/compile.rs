@@ -204,8 +204,7 @@ impl<'a> Compiler<'a> {
         for instance in steps.iter().filter(|instance| instance.runs && instance.step.sound) {
             let Some(one) = host_steps::build(instance, &self.store, &self.playbook.strings, found) else { continue };
             host_steps::claim(instance, &one, owners, found);
-            let notify =
-                if publishing { Vec::new() } else { host_steps::notify(instance, (&play.name.value, &names), found) };
+            let notify = if publishing { Vec::new() } else { host_steps::notify(instance, (play, &names), found) };
             compiled.contents.extend(one.contents);
             made.steps.push(provision::Step { notify, ..one.step });
             origins.push(instance.step.origin.clone());

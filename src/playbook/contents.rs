@@ -16,6 +16,9 @@ use crate::resources::{ContentKey, Kind, Source};
 /// Bytes by their digest.
 pub type Contents = BTreeMap<Digest, Arc<[u8]>>;
 
+/// Bytes with their digest.
+type Held = (Digest, Arc<[u8]>);
+
 /// Where contents come from, shared by all hosts of a run.
 pub(super) struct Store<'a> {
     pub templates: &'a Templates,
@@ -24,7 +27,7 @@ pub(super) struct Store<'a> {
     /// The published shard map.
     pub published: Option<String>,
     pub secrets: SecretWords,
-    files: Mutex<HashMap<PathBuf, (Digest, Arc<[u8]>)>>,
+    files: Mutex<HashMap<PathBuf, Held>>,
     shared: Mutex<HashMap<Digest, Arc<[u8]>>>,
 }
 
@@ -74,7 +77,7 @@ pub(super) struct Resolved {
     /// The table with each content as `{digest, len}`.
     pub table: Map<String, Json>,
     /// The bytes.
-    pub contents: Vec<(Digest, Arc<[u8]>)>,
+    pub contents: Vec<Held>,
     /// Whether a secret went into one of them.
     pub sensitive: bool,
 }
@@ -102,7 +105,7 @@ impl<'a> Store<'a> {
             let place = place_of(step, key.toml);
             let given = (given.as_deref(), &place);
             match self.bytes(key, given, context) {
-                Ok((digest, bytes, sensitive)) => {
+                Ok(((digest, bytes), sensitive)) => {
                     table.insert(key.field.to_owned(), json!({"digest": digest, "len": bytes.len()}));
                     resolved.contents.push((digest, bytes));
                     resolved.sensitive |= sensitive;
@@ -119,27 +122,19 @@ impl<'a> Store<'a> {
         key: &ContentKey,
         (given, place): (Option<&str>, &Origin),
         context: &Context,
-    ) -> Result<(Digest, Arc<[u8]>, bool), Vec<Diagnostic>> {
+    ) -> Result<(Held, bool), Vec<Diagnostic>> {
         let given = given.unwrap_or_default();
         match key.source {
-            Source::File => self.file(given, place).map(|(digest, bytes)| (digest, bytes, false)).map_err(|d| vec![d]),
+            Source::File => self.file(given, place).map(|held| (held, false)).map_err(|d| vec![d]),
             Source::Template => {
                 let (text, sensitive) = self.render(given, context, place)?;
-                let (digest, bytes) = self.share(text);
-                Ok((digest, bytes, sensitive))
+                Ok((self.share(text), sensitive))
             }
             Source::Published => match &self.published {
-                Some(text) => {
-                    let (digest, bytes) = self.share(text.clone());
-                    Ok((digest, bytes, false))
-                }
+                Some(text) => Ok((self.share(text.clone()), false)),
                 None => Err(vec![no_map(place)]),
             },
-            Source::Inline => {
-                let sensitive = self.secrets.are_in(given);
-                let (digest, bytes) = self.share(given.to_owned());
-                Ok((digest, bytes, sensitive))
-            }
+            Source::Inline => Ok((self.share(given.to_owned()), self.secrets.are_in(given))),
         }
     }
 
@@ -155,14 +150,14 @@ impl<'a> Store<'a> {
         Ok((text, sensitive))
     }
 
-    fn share(&self, text: String) -> (Digest, Arc<[u8]>) {
+    fn share(&self, text: String) -> Held {
         let digest = Digest::of(text.as_bytes());
         let mut shared = self.shared.lock().expect("no holder of this lock panics");
         let bytes = shared.entry(digest.clone()).or_insert_with(|| Arc::from(text.into_bytes()));
         (digest, Arc::clone(bytes))
     }
 
-    fn file(&self, name: &str, place: &Origin) -> Result<(Digest, Arc<[u8]>), Diagnostic> {
+    fn file(&self, name: &str, place: &Origin) -> Result<Held, Diagnostic> {
         let mut files = self.files.lock().expect("no holder of this lock panics");
         for folder in &self.folders {
             let path = folder.join(name);

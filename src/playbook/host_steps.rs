@@ -7,7 +7,7 @@ use serde_json::{Map, Value as Json};
 
 use super::contents::{self, Resolved, Store};
 use super::expand::Instance;
-use super::model::Node;
+use super::model::{Node, Play};
 use super::strings::Strings;
 use super::{nodes, table};
 use crate::inventory::{Diagnostic, Diagnostics, Origin};
@@ -32,7 +32,11 @@ pub(super) fn build(
     let step = instance.step;
     let resolved = nodes::evaluate_table(&step.table, strings, &instance.context)
         .and_then(|table| store.resolve(step, table, &instance.context))
-        .and_then(|resolved| typed(instance, conceal(instance, store, resolved)));
+        .and_then(|resolved| typed(instance, conceal(instance, store, resolved)))
+        .and_then(|(resolved, resource)| match store.secrets.are_in(&resource.resource()) {
+            false => Ok((resolved, resource)),
+            true => Err(vec![would_show(instance)]),
+        });
     match resolved {
         Ok((resolved, resource)) => {
             let wire = provision::Step {
@@ -58,6 +62,13 @@ fn conceal(instance: &Instance<'_>, store: &Store<'_>, mut resolved: Resolved) -
         table.insert("sensitive".to_owned(), true.into());
     }
     resolved
+}
+
+/// Type and key of a resource stand in every plan, in logs and in the journal.
+fn would_show(instance: &Instance<'_>) -> Diagnostic {
+    let message = format!("a secret would stand in every plan, in what this `{}` is called", instance.step.kind.name);
+    let help = "put it into a `file`, whose content is hidden, and let the program read that";
+    Diagnostic::on(&instance.step.origin, message).help(help)
 }
 
 fn typed(
@@ -134,7 +145,7 @@ pub(super) fn handler_names(handlers: &[Instance<'_>], found: &mut Diagnostics) 
 /// The handlers that a step notifies on this host; one whose condition does not hold is left out.
 pub(super) fn notify(
     instance: &Instance<'_>,
-    (play, names): (&str, &HandlerNames),
+    (play, names): (&Play, &HandlerNames),
     found: &mut Diagnostics,
 ) -> Vec<String> {
     let mut notified = Vec::with_capacity(instance.notify.len());
@@ -142,8 +153,9 @@ pub(super) fn notify(
         match names.get(&notify.name) {
             Some(true) => notified.push(notify.name.clone()),
             Some(false) => {}
+            None if !play.knows_handlers => {}
             None => {
-                let message = format!("no handler `{}` in play `{play}`", notify.name);
+                let message = format!("no handler `{}` in play `{}`", notify.name, play.name.value);
                 let known = names.keys().map(String::as_str);
                 found.push(Diagnostic::on(&notify.origin, message).suggest_or_list(&notify.name, known));
             }

@@ -114,8 +114,10 @@ impl<'r> Reader<'r> {
         let tags = self.words(&mut fields, "tags");
         let steps = self.steps(&mut fields, "step");
         let handlers = self.steps(&mut fields, "handler");
+        let written = fields.raw("handler").and_then(|list| list.get_ref().as_array()).map_or(0, |list| list.len());
+        let knows_handlers = written == handlers.len();
         fields.finish("a play", self.found);
-        Some(Play { name: name?, hosts: hosts?, batch, vars, when, tags, steps, handlers })
+        Some(Play { name: name?, hosts: hosts?, batch, vars, when, tags, steps, handlers, knows_handlers })
     }
 
     fn batch(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Batch> {
@@ -215,9 +217,8 @@ impl<'r> Reader<'r> {
             }
         }
         if chosen.is_none() && !unknown {
-            let known: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
             let message = format!("this {what} names no resource");
-            let help = format!("one of: {}", known.join(", "));
+            let help = "one of its keys is a type of resource, as in `file = { dest = \"/etc/motd\", … }`";
             self.found.push(Diagnostic::on(&fields.origin(), message).help(help));
         }
         chosen

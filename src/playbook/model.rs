@@ -34,6 +34,8 @@ pub struct Play {
     pub steps: Vec<Step>,
     /// What runs once at the end of the play, where it was notified.
     pub handlers: Vec<Step>,
+    /// Whether every handler could be read; else a name in `notify` that nobody knows is no second mistake.
+    pub(super) knows_handlers: bool,
 }
 
 /// One step or handler.

@@ -49,7 +49,7 @@ pub(super) fn check_references(play: &Play, found: &mut Diagnostics) {
     let notified: Vec<_> = play.steps.iter().flat_map(|step| &step.notify).collect();
     for notify in &notified {
         // Whatever has placeholders on one side can only be told once they are filled in.
-        if names.contains(&notify.raw.as_str()) || templated || !notify.is_plain() {
+        if names.contains(&notify.raw.as_str()) || templated || !notify.is_plain() || !play.knows_handlers {
             continue;
         }
         let message = format!("no handler `{}` in play `{}`", notify.raw, play.name.value);

@@ -1,11 +1,14 @@
 //! The room as a whole: findings as data cases, and what a catalogue is made of.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
+use dunlin_shards::Routing;
 use serde_json::json;
 
-use super::{Compiled, Compiler, Parts, Playbook, Project, Selection, Templates, check};
+use super::{Compiled, Compiler, Parts, Playbook, Project, Selection, Sources, Templates, check, plain_debian};
 use crate::inventory::{Diagnostics, Inventory, SourceFile};
+use crate::plan::Digest;
 use crate::wire::{Facts, Os};
 
 const HOSTS: &str = r#"
@@ -122,9 +125,6 @@ fn a_single_placeholder_keeps_its_type_and_text_is_text() {
     assert_eq!(error, "site.toml:5:22: error: `id` must be a string");
     let boolean = play("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ not tls }}\" }\n");
     assert_eq!(desired(&compile(&boolean).unwrap())[0]["sensitive"], json!(true));
-    let mixed = play("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ tls }} \" }\n");
-    let error = compile(&mixed).unwrap_err();
-    assert_eq!(error, "site.toml:5:49: error: `sensitive` must be true or false");
 }
 
 #[test]
@@ -197,6 +197,8 @@ fn what_a_secret_went_into_is_sensitive() {
     let named =
         play("[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n");
     assert_eq!(compile(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(), Some("set ***"));
+    let shown = play("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
+    assert!(compile(&shown).unwrap_err().contains("5:1: error: a secret would stand in every plan"));
     let error = compile(&file("\"{{ secrets.redis.pasword }}\"")).unwrap_err();
     assert_eq!(error, "site.toml:5:51: error: field `pasword` is not defined");
 }
@@ -237,4 +239,45 @@ fn templates_include_each_other_and_names_of_their_own_can_be_given() {
         "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"c\" }\n",
     );
     assert_eq!(content(&compile_with(&text, &templates, Selection::default()).unwrap()), "port 80 blue <&>\n");
+}
+
+#[test]
+fn what_is_shipped_is_clean() {
+    let mut found = Diagnostics::new();
+    let project = Project::find(Path::new("."), &mut found);
+    let inventory = project.inventory.clone().expect("dunlin.toml names the example");
+    found.extend(check(&project, &inventory));
+    assert!(found.is_empty(), "{}", found.render(false));
+}
+
+#[test]
+fn the_shipped_site_puts_64_shards_on_two_hosts() {
+    let mut found = Diagnostics::new();
+    let project = Project::find(Path::new("."), &mut found);
+    let sources = Sources::load(&project, Path::new("inventories/example"), &mut found);
+    let secrets = json!({"redis": {"admin": "aaaa-admin", "replica": "bbbb-replica", "app": "cccc-app"}});
+    let compiler = Compiler::new(sources.parts(Selection::default(), Some(secrets)).unwrap()).unwrap();
+    let mut ports = BTreeSet::new();
+    for host in ["redis-01", "redis-02"] {
+        let compiled = compiler.compile(host, &plain_debian(host)).unwrap();
+        let redis = &compiled.catalogue.plays[1];
+        let shards: Vec<_> = redis.steps.iter().filter(|step| step.kind == "redis_shard").collect();
+        assert_eq!((shards.len(), redis.name.as_str()), (32, "Redis shard hosts"));
+        for shard in shards {
+            assert_eq!(shard.notify.len(), 1, "a changed shard is restarted");
+            assert!(redis.handlers.iter().any(|handler| handler.name.as_deref() == Some(shard.notify[0].as_str())));
+            ports.insert(shard.desired["port"].as_str().map(str::to_owned));
+        }
+        let texts = compiled.contents.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(texts.into_iter().all(|text| !text.contains("cccc-app")), "shards know the password's digest only");
+    }
+    assert_eq!(ports.len(), 64);
+    let app = compiler.compile("app-01", &plain_debian("app-01")).unwrap();
+    let steps = &app.catalogue.plays[1].steps;
+    let map = steps.iter().find(|step| step.kind == "shard_map").expect("the map is published to application hosts");
+    let digest: Digest = serde_json::from_value(map.desired["content"]["digest"].clone()).unwrap();
+    let routing = Routing::parse(std::str::from_utf8(&app.contents[&digest]).unwrap()).unwrap();
+    assert_eq!((routing.shards.len(), routing.shards[63].primary.as_str()), (64, "192.0.2.12:7063"));
+    let password = steps.last().expect("the password's file");
+    assert_eq!(password.desired["sensitive"], json!(true));
 }
