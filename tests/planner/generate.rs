@@ -91,7 +91,11 @@ pub fn case(number: u64) -> Case {
         let ops = (bytes[id] / MIB) as f64 * (0.5 + dice.fraction());
         observation.shards.push(shard(id, &on, bytes[id], (ops * 10.0).round() / 10.0));
     }
-    let wishes = twists(&mut dice, &mut observation);
+    let mut wishes = twists(&mut dice, &mut observation);
+    if shards / hosts < 16 {
+        // With few shards on a host, finer is mostly out of reach.
+        wishes.tolerance = wishes.tolerance.max(0.05);
+    }
     Case {
         name: format!("case {number}: {shards}x{hosts}, copies {copies}, zones {zones}, shape {shape}"),
         observation,

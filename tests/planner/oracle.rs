@@ -76,7 +76,7 @@ impl<'a> Oracle<'a> {
                 });
             }
         }
-        Self { observation, wishes, copies, drained, zones, seconds: 4.0 }
+        Self { observation, wishes, copies, drained, zones, seconds: 2.0 }
     }
 
     /// The bands of the wished tolerance.
