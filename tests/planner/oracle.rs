@@ -127,6 +127,13 @@ impl<'a> Oracle<'a> {
         over.max(under) * MIB as f64
     }
 
+    /// The fewest bytes within the wished bands, and whether the solver had the time to prove it.
+    pub fn optimum(&self) -> (Answer, bool) {
+        let start = std::time::Instant::now();
+        let answer = self.ask(&self.bands(), None);
+        (answer, start.elapsed().as_secs_f64() < 0.8 * self.seconds)
+    }
+
     /// Whether an assignment within the bands moves at most `most` bytes.
     pub fn ask(&self, bands: &[Band], most: Option<f64>) -> Answer {
         let mut variables = ProblemVariables::new();
