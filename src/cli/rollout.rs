@@ -72,7 +72,9 @@ impl<'a> Service<'a> {
         }
         let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
         plans.iter().for_each(|plan| reporter.plan(plan));
-        reporter.data(&summary_line(&plans));
+        if !plans.is_empty() {
+            reporter.data(&summary_line(&plans));
+        }
         let mut counts = Counts::default();
         plans.iter().for_each(|plan| counts += plan.counts());
         let end = |failed: usize, exit: Exit| {
@@ -141,8 +143,9 @@ impl<'a> Service<'a> {
             if counts.is_empty() || worst == Exit::Error {
                 return Some(worst);
             }
-            reporter.say("nothing was changed: not all hosts of the rollout can take part");
-            reporter.say("  next: mend them, or leave them out with --limit");
+            // Also with --quiet: without it nobody would know that the other hosts were left alone.
+            eprintln!("error: nothing was changed: not all hosts of the rollout can take part");
+            eprintln!("  next: mend them, or leave them out with --limit");
             return Some(Exit::Refused);
         }
         if counts.is_empty() {
