@@ -204,10 +204,11 @@ impl World {
         if meta.owner == "root" && meta.group == "root" || self.surprise().is_some() {
             return Ok(());
         }
-        if self.user(&meta.owner)?.is_none() {
+        let is_number = |name: &str| name.parse::<u32>().is_ok();
+        if !is_number(&meta.owner) && self.user(&meta.owner)?.is_none() {
             bail!("there is no user {}; a `user` step before this one can make it", meta.owner);
         }
-        if self.group(&meta.group)?.is_none() {
+        if !is_number(&meta.group) && self.group(&meta.group)?.is_none() {
             bail!("there is no group {}; a `group` step before this one can make it", meta.group);
         }
         Ok(())
