@@ -3,7 +3,17 @@
 //! Three jobs share one shape: observe → plan → show → confirm → apply → verify. The plan is a value; planning is
 //! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
 
+pub mod agent;
+pub mod cli;
+pub mod deploy;
+pub mod fleet;
 pub mod inventory;
+pub mod journal;
 pub mod plan;
+pub mod playbook;
+pub mod provision;
+pub mod rebalance;
+pub mod report;
 pub mod resources;
+pub mod transport;
 pub mod wire;

@@ -1,2 +1,7 @@
-//! d
-fn main() {}
+//! The `dunlin` command.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    dunlin::cli::main()
+}

@@ -19,6 +19,10 @@ pub trait Step: Send + Sync {
     fn validate(&self) -> Result<(), String>;
     /// See [`Resource::wants`].
     fn wants(&self, wants: &mut Wants);
+    /// See [`Resource::starts`].
+    fn starts(&self) -> Option<String>;
+    /// See [`Resource::restarts`].
+    fn restarts(&self) -> Option<String>;
     /// See [`Resource::read`].
     ///
     /// # Errors
@@ -58,6 +62,14 @@ impl<R: Resource> Step for R {
 
     fn wants(&self, wants: &mut Wants) {
         Resource::wants(self, wants);
+    }
+
+    fn starts(&self) -> Option<String> {
+        Resource::starts(self)
+    }
+
+    fn restarts(&self) -> Option<String> {
+        Resource::restarts(self)
     }
 
     fn read(&self, world: &mut World) -> Result<Read<Value>> {

@@ -1,7 +1,7 @@
 //! Runs a program on this host: argv only, never a shell line made by concatenation.
 
 use std::ffi::OsStr;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::mpsc;
@@ -104,6 +104,39 @@ impl Exec {
             bail!("`{shown}` ended with {}{}", output.status, tail(&output));
         }
         Ok(output.stdout)
+    }
+
+    /// Runs it and passes on what it writes, as it comes (`true`: standard error); returns its status, or 128 + the
+    /// signal that ended it.
+    ///
+    /// # Errors
+    /// The program could not be started.
+    pub fn stream(mut self, take: &mut dyn FnMut(bool, String)) -> Result<i32> {
+        use std::os::unix::process::ExitStatusExt;
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.command.spawn().with_context(|| format!("cannot start `{}`", self.shown))?;
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let outputs = [
+            (false, child.stdout.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>)),
+            (true, child.stderr.take().map(|pipe| Box::new(pipe) as Box<dyn Read + Send>)),
+        ];
+        for (is_error, pipe) in outputs {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                let mut pipe = pipe?;
+                let mut buffer = [0; 16 * 1024];
+                while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+                    sender.send((is_error, String::from_utf8_lossy(&buffer[..read]).into_owned())).ok()?;
+                }
+                Some(())
+            });
+        }
+        drop(sender);
+        for (is_error, text) in receiver {
+            take(is_error, text);
+        }
+        let status = child.wait().with_context(|| format!("`{}` did not end", self.shown))?;
+        Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0)))
     }
 
     /// Runs it and tells whether it ended with status 0.

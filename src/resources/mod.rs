@@ -22,7 +22,9 @@ pub mod group;
 pub mod line;
 pub mod link;
 pub mod package;
+pub mod redis_shard;
 pub mod service;
+pub mod shard_map;
 pub mod template;
 pub mod unit;
 pub mod user;
@@ -57,6 +59,8 @@ pub enum Source {
     Template,
     /// The key holds the text itself.
     Inline,
+    /// The published shard map; the author writes no key for it.
+    Published,
 }
 
 /// A key of the step in TOML that becomes a [`Content`] in the desired state.
@@ -143,6 +147,16 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// Announces what `read` will look up, so that the host is asked once for all steps.
     fn wants(&self, _wants: &mut Wants) {}
+
+    /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
+    fn starts(&self) -> Option<String> {
+        None
+    }
+
+    /// The systemd unit that this restarts, where it is a handler.
+    fn restarts(&self) -> Option<String> {
+        None
+    }
 
     /// Reads the state, through the expectations that earlier steps left in the world.
     ///

@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    ContentKey, Resource, Step, command, directory, file, group, line, link, package, service, template, unit, user,
+    ContentKey, Resource, Step, command, directory, file, group, line, link, package, redis_shard, service, shard_map,
+    template, unit, user,
 };
 
 /// A type of resource as the playbook loader and the agent know it.
@@ -29,6 +30,8 @@ pub const KINDS: &[Kind] = &[
     of::<unit::Unit>(),
     of::<service::Service>(),
     of::<command::Command>(),
+    of::<redis_shard::RedisShard>(),
+    of::<shard_map::ShardMap>(),
 ];
 
 /// The type of that name.

@@ -41,6 +41,14 @@ impl Resource for Service {
     const KIND: &'static str = "service";
     type Observed = UnitState;
 
+    fn starts(&self) -> Option<String> {
+        (self.running == Some(true)).then(|| self.unit())
+    }
+
+    fn restarts(&self) -> Option<String> {
+        self.restart.then(|| self.unit())
+    }
+
     fn key(&self) -> String {
         self.unit()
     }

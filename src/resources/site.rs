@@ -7,6 +7,14 @@ use crate::plan::Digest;
 
 /// Contents by digest.
 pub trait Blobs {
+    /// Fetches several at once, where they come from afar; `get` then answers without waiting.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    fn prefetch(&self, _digests: &[Digest]) -> Result<()> {
+        Ok(())
+    }
+
     /// The bytes of that digest.
     ///
     /// # Errors

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::plan::{Digest, Row, StepRef};
+use crate::plan::{Row, StepRef};
 
 /// Everything that one host is to be: the plays that apply to it, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -52,10 +52,6 @@ pub struct Apply {
     pub play: usize,
     /// The run, for the journal.
     pub run: String,
-    /// What was observed for each step when the plan was shown. Anything else on the host now is refused before
-    /// anything is done. Empty: the plan of this channel counts.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub expected: Vec<(StepRef, Digest)>,
 }
 
 /// How a play ended on one host.
@@ -65,8 +61,6 @@ pub struct Applied {
     pub done: usize,
     /// The first failure; what stands behind it was not tried.
     pub failed: Option<Failed>,
-    /// The world was another than the plan's: nothing was done. One line a row.
-    pub stale: Vec<String>,
     /// Rows that still differ after everything was applied: a second run would show them.
     pub unsettled: Vec<String>,
 }

@@ -1,13 +1,373 @@
 //! Shards: what a host is asked about its instances and their moves, and what it answers.
+//!
+//! A move's requests go to the agent on the *target's* host, which talks to the source over the hosts' own network;
+//! `retire` goes to the source's host. All are idempotent: asked again, they go on where the last one stopped.
+
+use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Where the host half keeps its journals unless told otherwise.
+pub const MOVES: &str = "/var/lib/dunlin/moves";
 
 /// A question or a step of a move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Request {}
+pub enum Request {
+    /// Sizes, rates, roles and persistence of instances; changes nothing.
+    Observe(Observe),
+    /// Everything that stands in a move's way, at once; writes to no Redis.
+    Preflight(MoveSpec),
+    /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
+    Copy(MoveSpec),
+    /// Hand the writes over (P6–P11).
+    Switch(MoveSpec),
+    /// Compare source and target again (P5 alone).
+    Verify(MoveSpec),
+    /// Stop an instance that has handed its shard over, keep its files (P14). Goes to the source's host.
+    Retire(Retire),
+    /// All moves in this host's journals, with the roles that their instances have now.
+    Moves(Moves),
+    /// Look at the roles and bring a move that was cut short to an end: the old owner or the new one.
+    Recover(MoveSpec),
+    /// Take a move back that has not fenced yet: disarm the source, remove the copy.
+    Abort(MoveSpec),
+}
 
 /// Its answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Reply {}
+pub enum Reply {
+    /// One entry for each instance asked about.
+    Observed(Vec<Observed>),
+    /// The reasons against the move; none: it may begin.
+    Preflight(Vec<Refusal>),
+    /// The copy is complete and equal.
+    Copied(Copied),
+    /// The target owns the shard.
+    Switched(Switched),
+    /// The comparison's result.
+    Verified(Verified),
+    /// The instance is gone, its files are kept.
+    Retired(Retired),
+    /// The moves.
+    Moves(Vec<MoveState>),
+    /// How recovery ended.
+    Recovered(Recovered),
+    /// The copy is removed, the source serves as before.
+    Aborted,
+}
+
+/// How dunlin enters an instance.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credentials {
+    /// The ACL user; it may do everything.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({})", self.user)
+    }
+}
+
+/// Bounds of a move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Longest time that writes are held, in milliseconds; past half of it the switch gives up and tries again.
+    pub pause_ms: u64,
+    /// How often the switch is tried before the move is rolled back.
+    pub attempts: u32,
+    /// Longest time without progress while copying, in seconds.
+    pub copy_stall_s: u64,
+    /// How far behind, in bytes, the target may be when the switch begins.
+    pub lag_bytes: u64,
+    /// Keys compared per second; 0: as fast as it goes.
+    pub verify_keys_per_s: u64,
+    /// Go on although the target's listpack limits differ from the source's: the move re-encodes.
+    pub allow_reencoding: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pause_ms: 200,
+            attempts: 5,
+            copy_stall_s: 60,
+            lag_bytes: 1 << 20,
+            verify_keys_per_s: 0,
+            allow_reencoding: false,
+        }
+    }
+}
+
+/// One shard's move.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoveSpec {
+    /// The run it belongs to.
+    pub run: String,
+    /// The shard's number.
+    pub shard: u32,
+    /// The source, `ip:port`.
+    pub from: String,
+    /// The target on the host that is asked, `ip:port`.
+    pub to: String,
+    /// The source's other replicas, `ip:port`; they follow the new owner.
+    #[serde(default)]
+    pub others: Vec<String>,
+    /// The epoch under which the new owner will be published.
+    pub epoch: u64,
+    /// How both instances are entered.
+    pub credentials: Credentials,
+    /// The application's ACL user on this shard.
+    pub app_user: String,
+    /// The target instance: the desired state of its `redis_shard`, contents by digest.
+    pub instance: Value,
+    /// Bounds.
+    #[serde(default)]
+    pub limits: Limits,
+    /// Where the journals are; [`MOVES`] where not given.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// [`MOVES`] as a path.
+pub fn moves_folder() -> PathBuf {
+    PathBuf::from(MOVES)
+}
+
+/// What to observe.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observe {
+    /// Shard number and address, `ip:port`.
+    pub instances: Vec<(u32, String)>,
+    /// How they are entered.
+    pub credentials: Credentials,
+    /// Over how many milliseconds rates are taken; 0: no rates.
+    pub window_ms: u64,
+}
+
+/// One instance as it is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Observed {
+    /// The shard.
+    pub shard: u32,
+    /// The address asked.
+    pub address: String,
+    /// Why nothing more is known, where it did not answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// Its role.
+    pub role: Role,
+    /// redis-server's version.
+    pub version: String,
+    /// Bytes of the data set (`used_memory_dataset`).
+    pub bytes: u64,
+    /// Bytes of memory in all (`used_memory`).
+    pub used_memory: u64,
+    /// Its `maxmemory`; 0: no limit.
+    pub maxmemory: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Commands per second over the window, without those of replication and of observers.
+    pub ops_per_s: f64,
+    /// Bytes per second that are written to the replication stream.
+    pub stream_bytes_per_s: f64,
+    /// Connections of application users.
+    pub clients: u64,
+    /// Is the append-only file on and its last write good?
+    pub durable: bool,
+    /// Longest fork of late, in microseconds.
+    pub fork_us: u64,
+    /// `zset-max-listpack-entries`.
+    pub listpack_entries: u64,
+}
+
+/// What an instance is in replication.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "role", rename_all = "snake_case")]
+pub enum Role {
+    /// It did not answer.
+    #[default]
+    Unreachable,
+    /// It accepts writes, as far as its rules let it.
+    Master {
+        /// End of its replication stream.
+        offset: u64,
+        /// Replicas that are attached.
+        replicas: u64,
+    },
+    /// It follows another.
+    Replica {
+        /// Whom, `ip:port`.
+        of: String,
+        /// Is the link up?
+        linked: bool,
+        /// How far it has come.
+        offset: u64,
+    },
+}
+
+/// One reason against a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
+    /// `overcommit`, `source`, `port`.
+    pub rule: String,
+    /// What was found and what would do.
+    pub reason: String,
+}
+
+/// A copy's end.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Copied {
+    /// Bytes of the target's data set.
+    pub bytes: u64,
+    /// Seconds from birth to the last comparison.
+    pub seconds: f64,
+    /// The comparison.
+    pub verified: Verified,
+}
+
+/// What a comparison found; equal where the three lists are empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verified {
+    /// Keys compared.
+    pub keys: u64,
+    /// Keys whose bytes differ but whose contents are the same: another encoding.
+    pub reencoded: u64,
+    /// Comparisons that had to be repeated because the key was being written to.
+    pub retried: u64,
+    /// Keys whose contents or times to live differ; at most 20 of each list are named.
+    pub differing: Vec<String>,
+    /// Keys that the target lacks.
+    pub missing: Vec<String>,
+    /// Keys that only the target has.
+    pub extra: Vec<String>,
+}
+
+impl Verified {
+    /// Are source and target equal?
+    pub fn is_equal(&self) -> bool {
+        self.differing.is_empty() && self.missing.is_empty() && self.extra.is_empty()
+    }
+}
+
+/// A switch's end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Switched {
+    /// Microseconds from the pause of writes at the source to the opening of the target, as this host saw it.
+    pub gap_us: u64,
+    /// The offset at which the source was fenced.
+    pub offset: u64,
+    /// How many attempts were given up before.
+    pub retries: u32,
+    /// Was the shard already handed over when this was asked?
+    pub already: bool,
+    /// What remains to be done: a source or a replica that did not answer.
+    pub pending: Vec<String>,
+}
+
+/// Retire an instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Retire {
+    /// The run.
+    pub run: String,
+    /// The shard.
+    pub shard: u32,
+    /// The instance on this host, `ip:port`.
+    pub address: String,
+    /// The new owner, `ip:port`.
+    pub owner: String,
+    /// The map's epoch.
+    pub epoch: u64,
+    /// How it is entered.
+    pub credentials: Credentials,
+    /// The application's ACL user.
+    pub app_user: String,
+    /// Its `redis_shard` as it was provisioned.
+    pub instance: Value,
+    /// How long the files are kept, in hours; a note beside them says until when.
+    pub keep_hours: u64,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// A retired instance.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Where its files are kept; empty where it had been retired before.
+    pub kept: Option<PathBuf>,
+}
+
+/// Which journals to read.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Moves {
+    /// How instances are entered.
+    pub credentials: Credentials,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// One move in the journal of its target's host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MoveState {
+    /// The run.
+    pub run: String,
+    /// The shard.
+    pub shard: u32,
+    /// Source.
+    pub from: String,
+    /// Target.
+    pub to: String,
+    /// The source's other replicas.
+    pub others: Vec<String>,
+    /// The epoch it is for.
+    pub epoch: u64,
+    /// The application's ACL user.
+    pub app_user: String,
+    /// The target instance as it was asked for, so that another operator can go on.
+    pub instance: Value,
+    /// The last step in the journal.
+    pub step: String,
+    /// `intent`, `done` or `failed`.
+    pub mark: String,
+    /// When that was noted, RFC 3339.
+    pub at: String,
+    /// Has it come to an end, at the source or at the target?
+    pub finished: bool,
+    /// The source's role now.
+    pub source: Role,
+    /// The target's role now.
+    pub target: Role,
+}
+
+/// Where recovery left a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recovered {
+    /// The source serves; the copy, if there is one, follows it.
+    AtSource {
+        /// Why.
+        why: String,
+    },
+    /// The target serves.
+    AtTarget {
+        /// Why.
+        why: String,
+        /// What remains to be done.
+        pending: Vec<String>,
+    },
+    /// Nothing was changed: a person has to decide.
+    Undecided {
+        /// What was found, and what there is to choose from.
+        why: String,
+    },
+}

@@ -1,0 +1,59 @@
+//! The facts of this host, read from `/etc` and `/proc`.
+
+use std::fs;
+use std::path::Path;
+
+use crate::wire::{Facts, Os};
+
+/// Reads them; what cannot be read stays empty or 0.
+pub fn read() -> Facts {
+    let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+    let uname = rustix::system::uname();
+    let mut os = os(&release);
+    os.kernel = uname.release().to_string_lossy().into_owned();
+    os.arch = uname.machine().to_string_lossy().into_owned();
+    Facts {
+        hostname: uname.nodename().to_string_lossy().into_owned(),
+        os,
+        cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
+        memory_bytes: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        disk_free_bytes: rustix::fs::statvfs("/var/lib").map_or(0, |stat| stat.f_bavail * stat.f_frsize),
+        systemd: Path::new("/run/systemd/system").exists(),
+    }
+}
+
+/// The fields of os-release(5).
+fn os(release: &str) -> Os {
+    let field = |name: &str| {
+        let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+        value.unwrap_or_default().trim_matches('"').to_owned()
+    };
+    let id = field("ID");
+    let like = field("ID_LIKE");
+    let family =
+        if id == "debian" || like.split(' ').any(|word| word == "debian") { "debian".to_owned() } else { id.clone() };
+    Os { family, id, version: field("VERSION_ID"), codename: field("VERSION_CODENAME"), ..Os::default() }
+}
+
+/// `MemTotal` in bytes.
+fn memory(meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ubuntu_is_of_debian_family() {
+        let os = os("ID=ubuntu\nID_LIKE=debian\nVERSION_ID=\"24.04\"\nVERSION_CODENAME=noble\n");
+        assert_eq!((os.family.as_str(), os.id.as_str(), os.version.as_str()), ("debian", "ubuntu", "24.04"));
+    }
+
+    #[test]
+    fn memory_is_in_bytes() {
+        assert_eq!(memory("MemTotal:       16384 kB\nMemFree: 1 kB\n"), 16384 * 1024);
+    }
+}

@@ -1,0 +1,67 @@
+//! What went wrong, at the edge: printed in one place, with the next step, and turned into an exit code.
+
+use super::exit::Exit;
+use crate::inventory::Diagnostics;
+
+/// A failed command.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// What happened; empty where it was already reported host by host.
+    pub source: anyhow::Error,
+    /// The next commands to run.
+    pub hints: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with that exit code.
+    pub fn new(exit: Exit, source: impl Into<anyhow::Error>) -> Self {
+        Self { exit, source: source.into(), hints: Vec::new() }
+    }
+
+    /// A failure told in one sentence.
+    pub fn say(exit: Exit, text: impl std::fmt::Display) -> Self {
+        Self::new(exit, anyhow::anyhow!("{text}"))
+    }
+
+    /// Adds the next step.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// Mistakes in files, each with its place.
+    pub fn findings(found: &Diagnostics, colour: bool) -> Self {
+        Self::say(Exit::Error, format!("{}\n{}", found.render(colour), count(found)))
+    }
+
+    /// Prints it to stderr.
+    pub fn print(&self) {
+        eprintln!("error: {:#}", self.source);
+        for hint in &self.hints {
+            eprintln!("  next: {hint}");
+        }
+    }
+}
+
+/// `3 errors, 1 warning`.
+pub fn count(found: &Diagnostics) -> String {
+    let part = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
+    match (found.error_count(), found.warning_count()) {
+        (errors, 0) => part(errors, "error"),
+        (errors, warnings) => format!("{}, {}", part(errors, "error"), part(warnings, "warning")),
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(source: anyhow::Error) -> Self {
+        Self::new(Exit::Error, source)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(source: std::io::Error) -> Self {
+        Self::new(Exit::Error, source)
+    }
+}

@@ -1,0 +1,85 @@
+//! `dunlin hosts`.
+
+use clap::Args;
+use serde_json::json;
+
+use super::Common;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::project::{Project, select};
+use super::run::fleet;
+use crate::inventory::{Host, Inventory};
+
+/// Show the inventory as dunlin sees it
+#[derive(Debug, Args)]
+pub struct Hosts {
+    /// Which hosts
+    #[arg(value_name = "SELECTOR")]
+    selector: Option<String>,
+    /// Ask the hosts what they are
+    #[arg(long)]
+    facts: bool,
+}
+
+impl Hosts {
+    /// Prints one line a host, `-v` with its variables and where they come from.
+    ///
+    /// # Errors
+    /// Broken files, no such host.
+    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+        let project = Project::find(common)?;
+        let loaded = project.load(common)?;
+        let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
+        let reporter = common.reporter();
+        for host in &hosts {
+            reporter.line(&as_json(&loaded.inventory, host));
+            reporter.data(&as_text(&loaded.inventory, host, common.verbose));
+        }
+        if !self.facts {
+            return Ok(Exit::Done);
+        }
+        let fleet = fleet(&loaded.inventory, &hosts, common)?;
+        let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+        let mut failed = 0;
+        for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
+            match session {
+                Ok(session) => {
+                    reporter.line(&json!({"event": "facts", "host": name, "facts": session.hello.facts}));
+                    let text = serde_json::to_string_pretty(&session.hello.facts).map_err(anyhow::Error::from)?;
+                    reporter.data(&format!("{name} {text}"));
+                }
+                Err(error) => {
+                    reporter.failed(name, &error.to_string(), Some(&error.hint()));
+                    failed += 1;
+                }
+            }
+        }
+        Ok(if failed > 0 { Exit::Partial } else { Exit::Done })
+    }
+}
+
+fn as_json(inventory: &Inventory, host: &Host) -> serde_json::Value {
+    let vars: serde_json::Map<String, serde_json::Value> =
+        inventory.vars(&host.name).iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect();
+    json!({
+        "event": "host", "host": host.name, "address": host.address, "port": host.port, "user": host.user,
+        "become": host.become_root, "zone": host.zone, "memory": host.memory.map(|bytes| bytes.0),
+        "groups": inventory.groups_of(&host.name), "vars": vars,
+    })
+}
+
+fn as_text(inventory: &Inventory, host: &Host, verbose: bool) -> String {
+    let user = host.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+    let port = host.port.map(|port| format!(":{port}")).unwrap_or_default();
+    let zone = host.zone.as_deref().unwrap_or("-");
+    let memory = host.memory.map_or_else(|| "-".to_owned(), |bytes| bytes.to_string());
+    let groups = inventory.groups_of(&host.name).join(",");
+    let mut text =
+        format!("{:<16} {user}{}{port}  zone={zone} memory={memory} groups={groups}", host.name, host.address);
+    if verbose {
+        for (name, var) in inventory.vars(&host.name) {
+            text.push_str(&format!("\n    {name} = {}  ({})", var.value.to_json(), var.origin));
+        }
+    }
+    text
+}

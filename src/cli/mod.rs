@@ -1,0 +1,152 @@
+//! The command line: one file a command; the only room that knows flags and prompts.
+
+mod check;
+mod confirm;
+mod deploy;
+mod exec;
+mod exit;
+mod failure;
+mod hosts;
+mod meta;
+mod new_host;
+mod package;
+mod project;
+mod provision;
+mod recipe;
+mod releases;
+mod rollback;
+mod rollout;
+mod run;
+mod shard_ground;
+mod shard_rebalance;
+mod shards;
+mod targets;
+mod told;
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, ColorChoice, Parser, Subcommand};
+
+pub use exit::Exit;
+
+use crate::report::{Reporter, Style};
+use failure::Failure;
+
+/// Provision hosts, deploy releases, and move Redis shards while they are written to.
+#[derive(Debug, Parser)]
+#[command(name = "dunlin", version, max_term_width = 100, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Exit codes: 0 done or nothing to do, 1 error, 2 changes pending (--detailed-exitcode), 3 refused, \
+    4 some hosts failed, 5 locked, 64 usage, 130 interrupted."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// The inventory's folder (default: `inventory` of dunlin.toml)
+    #[arg(short, long, global = true, env = "DUNLIN_INVENTORY", value_name = "FOLDER")]
+    pub inventory: Option<PathBuf>,
+    /// Print one JSON event a line instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Say less
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
+    pub quiet: bool,
+    /// Say more: rows with nothing to do, the text of new files
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
+    /// Colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// How many hosts are worked on at a time
+    #[arg(long, global = true, value_name = "N", default_value_t = 32)]
+    pub parallel: usize,
+}
+
+impl Common {
+    /// Are colours on?
+    pub fn colour(&self) -> bool {
+        match self.color {
+            ColorChoice::Always => true,
+            ColorChoice::Never => false,
+            ColorChoice::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+        }
+    }
+
+    /// Where plans and events go.
+    pub fn reporter(&self) -> Reporter {
+        let style = Style { colour: self.colour(), verbose: self.verbose, quiet: self.quiet };
+        Reporter { json: self.json, style }
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Check(check::Check),
+    Hosts(hosts::Hosts),
+    Provision(provision::Provision),
+    ProvisionNewHost(new_host::ProvisionNewHost),
+    Package(package::Package),
+    Deploy(deploy::Deploy),
+    Rollback(rollback::Rollback),
+    Releases(releases::Releases),
+    Exec(exec::Exec),
+    ShardRebalance(shard_rebalance::ShardRebalance),
+    Shards(shards::Shards),
+    Completions(meta::Completions),
+    Man(meta::Man),
+    /// Serve a controller on standard input and output (started by dunlin on hosts)
+    #[command(hide = true)]
+    Agent,
+}
+
+/// Parses the command line, runs the command, prints what went wrong.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
+            // A closed pipe is no reason to fail a second time.
+            let _ = error.print();
+            return ExitCode::from(exit.code());
+        }
+    };
+    match dispatch(cli) {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(failure) => {
+            failure.print();
+            ExitCode::from(failure.exit.code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+    let common = &cli.common;
+    match cli.command {
+        Command::Check(command) => command.run(common),
+        Command::Hosts(command) => run::block_on(command.run(common)),
+        Command::Provision(command) => run::block_on(command.run(common)),
+        Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
+        Command::Package(command) => command.run(common),
+        Command::Deploy(command) => run::block_on(command.run(common)),
+        Command::Rollback(command) => run::block_on(command.run(common)),
+        Command::Releases(command) => run::block_on(command.run(common)),
+        Command::Exec(command) => run::block_on(command.run(common)),
+        Command::ShardRebalance(command) => run::block_on(command.run(common)),
+        Command::Shards(command) => run::block_on(command.run(common)),
+        Command::Completions(command) => Ok(command.run()),
+        Command::Man(command) => command.run(),
+        Command::Agent => {
+            crate::agent::serve()?;
+            Ok(Exit::Done)
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_shards::ShardMap;
+
+use super::Common;
+use super::exit::Exit;
+use super::failure::Failure;
+use super::project::{Loaded, Plays, Project};
+use super::run::fleet;
+use crate::fleet::Fleet;
+use crate::inventory::Host;
+use crate::rebalance::{Ground, ground, publish};
+
+/// What the shard commands load before they connect.
+pub struct Files {
+    /// The project.
+    pub project: Project,
+    /// Inventory and map.
+    pub loaded: Loaded,
+    /// Playbook and templates.
+    pub plays: Plays,
+}
+
+impl Files {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// Mistakes in files, or there is no shard map.
+    pub fn load(common: &Common) -> Result<Self, Failure> {
+        let project = Project::find(common)?;
+        let loaded = project.load(common)?;
+        let plays = project.plays(None, common)?;
+        if loaded.map.is_none() {
+            return Err(Failure::say(Exit::Error, format!("no shards.toml in {}", project.inventory.display())));
+        }
+        Ok(Self { project, loaded, plays })
+    }
+
+    /// The shard map.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn map(&self) -> Result<&ShardMap, Failure> {
+        let map = self.loaded.map.as_ref().map(|(map, _)| map);
+        map.ok_or_else(|| Failure::say(Exit::Error, "no shard map"))
+    }
+
+    /// The hosts that shards may stand on: those of the plays that make shards, in the order of the inventory.
+    ///
+    /// # Errors
+    /// A selector of the playbook fits no host.
+    pub fn shard_hosts(&self) -> Result<Vec<&Host>, Failure> {
+        let inventory = &self.loaded.inventory;
+        let mut names = BTreeSet::new();
+        for play in &self.plays.playbook.plays {
+            if play.steps.iter().any(|step| step.kind.name == "redis_shard") {
+                let hosts = inventory.select(&play.hosts.value).map_err(|error| Failure::say(Exit::Error, error))?;
+                names.extend(hosts.iter().map(|host| host.name.as_str()));
+            }
+        }
+        names.extend(self.map()?.shards.iter().map(|entry| entry.host.as_str()));
+        Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
+    }
+
+    /// All hosts that a move concerns: shard hosts and consumers.
+    ///
+    /// # Errors
+    /// As for the shard hosts.
+    pub fn hosts(&self) -> Result<Vec<&Host>, Failure> {
+        let mut names: BTreeSet<&str> = self.shard_hosts()?.iter().map(|host| host.name.as_str()).collect();
+        for play in &self.plays.playbook.plays {
+            if play.steps.iter().any(|step| step.kind.name == "shard_map") {
+                let hosts = self
+                    .loaded
+                    .inventory
+                    .select(&play.hosts.value)
+                    .map_err(|error| Failure::say(Exit::Error, error))?;
+                names.extend(hosts.iter().map(|host| host.name.as_str()));
+            }
+        }
+        Ok(self.loaded.inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
+    }
+
+    /// A fleet of them.
+    ///
+    /// # Errors
+    /// See [`Fleet::new`].
+    pub fn fleet(&self, common: &Common) -> Result<Fleet, Failure> {
+        fleet(&self.loaded.inventory, &self.hosts()?, common)
+    }
+
+    /// Connects all of them.
+    ///
+    /// # Errors
+    /// One cannot be reached: nothing is begun then. All of those are reported.
+    pub async fn ground<'a>(&'a self, fleet: &'a Fleet, common: &Common) -> Result<Ground<'a>, Failure> {
+        let credentials = ground::credentials(&self.loaded.inventory)
+            .map_err(|error| Failure::new(Exit::Error, error).hint("copy secrets.toml.example and fill it in"))?;
+        let names: Vec<String> = self.hosts()?.iter().map(|host| host.name.clone()).collect();
+        let mut sessions = BTreeMap::new();
+        let mut failed = 0;
+        for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
+            match session {
+                Ok(session) => drop(sessions.insert(name.clone(), session)),
+                Err(error) => {
+                    common.reporter().failed(name, &error.to_string(), Some(&error.hint()));
+                    failed += 1;
+                }
+            }
+        }
+        if failed > 0 {
+            return Err(Failure::say(Exit::Refused, format!("{failed} hosts cannot be reached; nothing was begun")));
+        }
+        let folder = self.plays.playbook.file.path().parent().map(std::path::Path::to_owned);
+        Ok(Ground {
+            fleet,
+            sessions,
+            inventory: &self.loaded.inventory,
+            playbook: &self.plays.playbook,
+            templates: &self.plays.templates,
+            folders: [Some(self.project.root.join("files")), folder].into_iter().flatten().collect(),
+            map_file: self.project.inventory.join("shards.toml"),
+            credentials,
+        })
+    }
+
+    /// Where the moves of a run that is under way are kept.
+    pub fn agenda(&self) -> std::path::PathBuf {
+        self.project.root.join(".dunlin").join(format!("rebalance-{}.json", self.name()))
+    }
+
+    fn name(&self) -> String {
+        self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    }
+
+    /// Writes or removes the moves that are still to be made.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn keep(&self, steps: &[crate::rebalance::run::Step]) -> Result<(), Failure> {
+        let path = self.agenda();
+        if steps.is_empty() {
+            return match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(()),
+            };
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
+        Ok(publish::replace(&path, &text)?)
+    }
+
+    /// The moves that a run before left.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn kept(&self) -> Result<Vec<crate::rebalance::run::Step>, Failure> {
+        match std::fs::read_to_string(self.agenda()) {
+            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+            Err(_) => Ok(Vec::new()),
+        }
+    }
+}

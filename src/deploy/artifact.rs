@@ -1,0 +1,120 @@
+//! A release as one file: `<service>-<version>.tar.zst`, the same bytes for the same inputs.
+//!
+//! A tar archive, compressed with zstd: `manifest.json` first, then `files/<path>` in the manifest's order. Times,
+//! owners and the order of folders on the building machine leave no trace. Opening checks every byte against the
+//! manifest and refuses whatever is not in it.
+
+mod collect;
+mod open;
+mod version;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::recipe::Recipe;
+use crate::plan::Digest;
+use crate::wire::deploy::{FORMAT, Manifest, Version};
+
+pub use collect::Missing;
+pub use open::ArtifactError;
+pub use version::default_version;
+
+/// The manifest's name in the archive.
+const MANIFEST: &str = "manifest.json";
+/// The folder of the release's files in the archive.
+const FILES: &str = "files";
+/// zstd's level: fixed, since the bytes depend on it.
+const LEVEL: i32 = 9;
+/// Longest file, in bytes: what fits into a frame to a host.
+const LONGEST: u64 = (1 << 30) - 4096;
+
+/// A release artefact: built, or opened and found to be whole.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Artifact {
+    /// Where the file stands.
+    pub path: PathBuf,
+    /// SHA-256 of the file.
+    pub digest: Digest,
+    /// What is in it.
+    pub manifest: Manifest,
+    blobs: BTreeMap<Digest, Vec<u8>>,
+}
+
+impl Artifact {
+    /// The contents of its files by digest, in memory.
+    pub fn blobs(&self) -> &BTreeMap<Digest, Vec<u8>> {
+        &self.blobs
+    }
+
+    /// Takes the contents out, without copying them.
+    pub fn into_blobs(self) -> BTreeMap<Digest, Vec<u8>> {
+        self.blobs
+    }
+
+    /// Opens an artefact and checks all of it. The digest of the file is for comparison by a person; what is
+    /// checked is that the archive holds exactly the files of its manifest, with their sizes and digests.
+    ///
+    /// # Errors
+    /// Which entry is wrong, and how.
+    pub fn open(path: &Path) -> Result<Self, ArtifactError> {
+        let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
+        let (manifest, blobs) = open::unpack(&packed)?;
+        Ok(Self { path: path.to_owned(), digest: Digest::of(&packed), manifest, blobs })
+    }
+}
+
+/// Builds the artefact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
+///
+/// # Errors
+/// A source that is missing or is no file (all of them at once, as [`Missing`]), or a disk that said no.
+pub fn package(recipe: &Recipe, base: &Path, version: &Version, out: &Path) -> Result<Artifact> {
+    let (files, blobs) = collect::collect(&recipe.files, base)?;
+    let manifest =
+        Manifest { format_version: FORMAT, service: recipe.service.clone(), version: version.clone(), files };
+    let packed = pack(&manifest, &blobs).context("building the archive")?;
+    fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
+    let path = out.join(format!("{}-{version}.tar.zst", recipe.service));
+    write(&path, &packed).with_context(|| format!("writing {}", path.display()))?;
+    Ok(Artifact { path, digest: Digest::of(&packed), manifest, blobs })
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut file = tempfile::Builder::new()
+        .prefix(".package-")
+        .permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644))
+        .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(bytes)?;
+    file.persist(path)?;
+    Ok(())
+}
+
+fn pack(manifest: &Manifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?;
+    encoder.include_checksum(true)?;
+    let mut archive = tar::Builder::new(encoder);
+    let mut json = serde_json::to_vec_pretty(manifest)?;
+    json.push(b'\n');
+    append(&mut archive, MANIFEST, 0o644, &json)?;
+    for file in &manifest.files {
+        append(&mut archive, &format!("{FILES}/{}", file.path), file.mode, &blobs[&file.sha256])?;
+    }
+    archive.into_inner()?.finish()
+}
+
+fn append(archive: &mut tar::Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Regular);
+    header.set_mode(mode);
+    header.set_size(bytes.len() as u64);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(0);
+    archive.append_data(&mut header, path, bytes)
+}
+
+#[cfg(test)]
+mod tests;

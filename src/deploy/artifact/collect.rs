@@ -1,0 +1,115 @@
+//! Gathers the files of a release from the building machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::fs;
+use std::ops::Range;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::LONGEST;
+use crate::deploy::recipe::FileEntry;
+use crate::plan::Digest;
+use crate::wire::deploy::{RelPath, ReleaseFile};
+
+/// Sources of a recipe that cannot be packaged, all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// The entry's place in the recipe, in bytes, and what is wrong with its source.
+    pub sources: Vec<(Range<usize>, String)>,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<&str> = self.sources.iter().map(|(_, what)| what.as_str()).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Missing {}
+
+/// A manifest's files, sorted by path, and their contents.
+pub(super) type Files = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
+
+/// What was gathered: the manifest's files, sorted by path, and their contents.
+#[derive(Default)]
+struct Gathered {
+    files: BTreeMap<RelPath, ReleaseFile>,
+    blobs: BTreeMap<Digest, Vec<u8>>,
+}
+
+/// Reads the sources of all entries below `base`.
+///
+/// # Errors
+/// [`Missing`].
+pub(super) fn collect(entries: &[FileEntry], base: &Path) -> Result<Files, Missing> {
+    let (mut gathered, mut sources) = (Gathered::default(), Vec::new());
+    for entry in entries {
+        if let Err(error) = gathered.entry(&base.join(&entry.source), entry.dest.as_str(), entry.mode) {
+            sources.push((entry.span.clone(), format!("{error:#}")));
+        }
+    }
+    sources.extend(clash(gathered.files.keys().map(RelPath::as_str)).map(|what| (0..0, what)));
+    if sources.is_empty() {
+        Ok((gathered.files.into_values().collect(), gathered.blobs))
+    } else {
+        Err(Missing { sources })
+    }
+}
+
+impl Gathered {
+    /// A file, or all files of a folder. A link that a recipe names is followed; one inside a folder is refused, since
+    /// it may lead anywhere.
+    fn entry(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+        let stat = fs::metadata(source).with_context(|| source.display().to_string())?;
+        if stat.is_dir() { self.folder(source, dest, mode) } else { self.file(source, dest, mode) }
+    }
+
+    fn folder(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+        for child in fs::read_dir(source).with_context(|| source.display().to_string())? {
+            let child = child.with_context(|| source.display().to_string())?;
+            let (path, kind) = (child.path(), child.file_type()?);
+            let name = child.file_name();
+            let name = name.to_str().with_context(|| format!("{}: a name that is not UTF-8", path.display()))?;
+            let dest = format!("{dest}/{name}");
+            if kind.is_symlink() {
+                anyhow::bail!("{}: a link inside a folder; name the file in the recipe", path.display());
+            } else if kind.is_dir() {
+                self.folder(&path, &dest, mode)?;
+            } else {
+                self.file(&path, &dest, mode)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+        let shown = || source.display().to_string();
+        let stat = fs::metadata(source).with_context(shown)?;
+        anyhow::ensure!(stat.is_file(), "{}: neither a file nor a folder", shown());
+        anyhow::ensure!(stat.len() <= LONGEST, "{}: longer than 1 GiB; ship it by another way", shown());
+        let bytes = fs::read(source).with_context(shown)?;
+        let executable = stat.permissions().mode() & 0o111 != 0;
+        let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
+        let path = RelPath::new(dest).map_err(anyhow::Error::msg)?;
+        let sha256 = Digest::of(&bytes);
+        let file = ReleaseFile { path: path.clone(), mode, size: bytes.len() as u64, sha256: sha256.clone() };
+        anyhow::ensure!(self.files.insert(path, file).is_none(), "two files go to {dest}");
+        self.blobs.insert(sha256, bytes);
+        Ok(())
+    }
+}
+
+/// A path that is a file and a folder at once, told in a sentence.
+pub(super) fn clash<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+    let files: BTreeSet<&str> = paths.clone().collect();
+    let folder_of = |path: &'a str| {
+        path.match_indices('/')
+            .map(|(at, _)| &path[..at])
+            .find(|folder| files.contains(folder))
+            .map(|file| (file, path))
+    };
+    paths.map(folder_of).find_map(|found| found).map(|(file, below)| format!("{file} is a file, and {below} is in it"))
+}

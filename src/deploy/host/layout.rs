@@ -1,0 +1,167 @@
+//! Where things stand in a service's folder.
+//!
+//! ```text
+//! ROOT/current                        → releases/VERSION
+//! ROOT/releases/VERSION/…             the release's files
+//! ROOT/releases/VERSION/.dunlin/      manifest.json, stamp.json, setups/DIGEST.json, texts/DIGEST; root only
+//! ROOT/releases/VERSION.partial/      being made; whole ones are renamed
+//! ROOT/.dunlin/                       lock, state.json; root only
+//! ```
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::wire::deploy::{PARTIAL, RECORDS, Scope, Version, is_plain_absolute};
+
+/// A service's folder.
+#[derive(Clone, Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+}
+
+impl Layout {
+    /// Checks that the folder is one that a service may have.
+    pub fn of(scope: &Scope) -> Result<Self> {
+        ensure!(is_plain_absolute(&scope.root), "{} is no folder for a service", scope.root.display());
+        Ok(Self { root: scope.root.clone() })
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub fn current(&self) -> PathBuf {
+        self.root.join("current")
+    }
+
+    pub fn releases(&self) -> PathBuf {
+        self.root.join("releases")
+    }
+
+    pub fn release(&self, version: &Version) -> PathBuf {
+        self.releases().join(version.as_str())
+    }
+
+    pub fn partial(&self, version: &Version) -> PathBuf {
+        self.releases().join(format!("{version}{PARTIAL}"))
+    }
+
+    pub fn records(&self) -> PathBuf {
+        self.root.join(RECORDS)
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.records().join("lock")
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.records().join("state.json")
+    }
+
+    /// Makes the folders that all requests but `Observe` rely on.
+    pub fn prepare(&self) -> Result<()> {
+        folder(&self.root, 0o755)?;
+        folder(&self.releases(), 0o755)?;
+        folder(&self.records(), 0o700)
+    }
+
+    /// Where the `current` link points: a version where it is one of the releases, else as it is written.
+    pub fn points_to(&self) -> Result<Option<String>> {
+        let link = self.current();
+        match fs::read_link(&link) {
+            Ok(target) => {
+                let text = target.to_string_lossy().into_owned();
+                Ok(Some(text.strip_prefix("releases/").map_or(text.clone(), str::to_owned)))
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("{} is not the link it should be", link.display())),
+        }
+    }
+
+    /// Points the `current` link at a release, or removes it; a reader sees the old or the new one.
+    pub fn point_to(&self, version: Option<&Version>) -> Result<()> {
+        let link = self.current();
+        match version {
+            Some(version) => {
+                let next = self.records().join("next");
+                remove(&next)?;
+                std::os::unix::fs::symlink(format!("releases/{version}"), &next).context("making the next link")?;
+                fs::rename(&next, &link).with_context(|| format!("switching {}", link.display()))?;
+            }
+            None => remove(&link)?,
+        }
+        sync(&self.root)
+    }
+}
+
+/// Makes a folder with exactly this mode, if it is not there; its parents too, with mode 0755.
+pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        folder(parent, 0o755)?;
+    }
+    let made = DirBuilder::new().mode(mode).create(path);
+    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
+        .with_context(|| format!("making {}", path.display()))
+}
+
+/// Removes a file or link, if it is there.
+pub(super) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Removes a folder with all that is in it, if it is there.
+pub(super) fn remove_all(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Makes a folder's entries durable.
+pub(super) fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("syncing {}", folder.display()))
+}
+
+/// Writes a file that survives a power cut, whole or not at all; mode 0600.
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+    let write = || -> Result<()> {
+        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        Ok(())
+    };
+    write().with_context(|| format!("writing {}", path.display()))?;
+    sync(folder)
+}
+
+/// Writes a record as JSON, durably.
+pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    write_durably(path, &serde_json::to_vec(value).context("a record as JSON")?)
+}
+
+/// Reads a record; `None` where there is none.
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    match fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).with_context(|| format!("reading {}", path.display())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
+    }
+}

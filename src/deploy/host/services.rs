@@ -1,0 +1,170 @@
+//! The service manager, as far as a deploy needs it: systemd, or in tests a recorded one.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::command::{self, Ended};
+use crate::resources::exec::Exec;
+
+/// Longest time for one call of systemctl: a unit's own start and stop limits are shorter in any sane unit.
+const LIMIT: Duration = Duration::from_secs(300);
+/// Lines of the journal that a failure carries.
+const LINES: &str = "20";
+
+/// What a deploy asks of the service manager.
+pub trait Services: Send + Sync {
+    /// Where unit files go.
+    fn unit_folder(&self) -> &Path;
+
+    /// The units as they are, in the order asked.
+    ///
+    /// # Errors
+    /// The service manager does not answer.
+    fn states(&self, units: &[&str]) -> Result<Vec<ServiceState>>;
+
+    /// Reads all unit files again.
+    ///
+    /// # Errors
+    /// What the service manager said; so for all that follow.
+    fn reload(&self) -> Result<()>;
+
+    /// Has a unit started at boot, or not.
+    ///
+    /// # Errors
+    /// See [`Self::reload`].
+    fn enable(&self, unit: &str, on: bool) -> Result<()>;
+
+    /// Restarts a unit, or starts it, also one that was given up after too many failures.
+    ///
+    /// # Errors
+    /// See [`Self::reload`].
+    fn restart(&self, unit: &str) -> Result<()>;
+
+    /// Stops a unit; no error where there is none.
+    ///
+    /// # Errors
+    /// See [`Self::reload`].
+    fn stop(&self, unit: &str) -> Result<()>;
+
+    /// The last lines that the units logged since then (seconds since 1970); empty where that cannot be told.
+    fn log(&self, units: &[&str], since: u64) -> Vec<String>;
+}
+
+/// A unit in the service manager's eyes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServiceState {
+    /// `active`, `inactive`, `failed`, `activating` …; `exited` for a one-shot unit that succeeded.
+    pub active: String,
+    /// Is it started at boot?
+    pub enabled: bool,
+    /// The main process; 0 where there is none.
+    pub pid: u32,
+}
+
+/// systemd, by systemctl and journalctl.
+#[derive(Debug, Default)]
+pub struct Systemd;
+
+impl Systemd {
+    fn ctl(verb: &[&str], unit: &str) -> Result<()> {
+        let argv: Vec<String> =
+            ["systemctl"].iter().chain(verb).chain(&["--", unit]).map(ToString::to_string).collect();
+        ended(&argv, command::run(&argv, LIMIT)?)
+    }
+}
+
+fn ended(argv: &[String], ended: Ended) -> Result<()> {
+    ensure!(ended.ok, "`{}` {}", argv.join(" "), ended.told());
+    Ok(())
+}
+
+impl Services for Systemd {
+    fn unit_folder(&self) -> &Path {
+        Path::new("/etc/systemd/system")
+    }
+
+    fn states(&self, units: &[&str]) -> Result<Vec<ServiceState>> {
+        if units.is_empty() {
+            return Ok(Vec::new());
+        }
+        let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
+        let shown = Exec::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
+        let states = parse(&String::from_utf8_lossy(&shown));
+        ensure!(
+            states.len() == units.len(),
+            "systemctl told of {} units where {} were asked",
+            states.len(),
+            units.len()
+        );
+        Ok(states)
+    }
+
+    fn reload(&self) -> Result<()> {
+        let argv = ["systemctl", "daemon-reload"].map(str::to_owned);
+        ended(&argv, command::run(&argv, LIMIT)?)
+    }
+
+    fn enable(&self, unit: &str, on: bool) -> Result<()> {
+        Self::ctl(&["--quiet", if on { "enable" } else { "disable" }], unit)
+    }
+
+    fn restart(&self, unit: &str) -> Result<()> {
+        // Clears the count of failures; of a unit that systemd does not hold in memory it says so with an error.
+        Exec::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
+        Self::ctl(&["restart"], unit)
+    }
+
+    fn stop(&self, unit: &str) -> Result<()> {
+        let argv = ["systemctl", "stop", "--", unit].map(str::to_owned);
+        let done = command::run(&argv, LIMIT)?;
+        // 5: the unit is not loaded, systemctl(1).
+        if done.status == Some(5) { Ok(()) } else { ended(&argv, done) }
+    }
+
+    fn log(&self, units: &[&str], since: u64) -> Vec<String> {
+        let units = units.iter().flat_map(|unit| ["--unit", unit]);
+        let since = format!("--since=@{since}");
+        let asked = Exec::new("journalctl").args(["--no-pager", "--quiet", "--output=short", "--lines", LINES, &since]);
+        let said = asked.args(units).output().map(|output| output.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
+    }
+}
+
+/// One state for each paragraph of `systemctl show`.
+fn parse(shown: &str) -> Vec<ServiceState> {
+    let state = |block: &str| {
+        let value = |key: &str| {
+            let line = block.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default()
+        };
+        let exited = value("ExecMainExitTimestampMonotonic") != "0" && value("Result") == "success";
+        let active = match value("ActiveState") {
+            "inactive" if value("Type") == "oneshot" && exited => "exited",
+            other => other,
+        };
+        ServiceState {
+            active: active.to_owned(),
+            enabled: matches!(value("UnitFileState"), "enabled" | "enabled-runtime" | "alias"),
+            pid: value("MainPID").parse().unwrap_or(0),
+        }
+    };
+    shown.split("\n\n").filter(|block| !block.trim().is_empty()).map(state).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read_from_what_systemctl_shows() {
+        let shown = "Type=notify\nMainPID=71\nResult=success\nExecMainExitTimestampMonotonic=0\nId=a.service\nActiveState=active\nUnitFileState=enabled\n\n\
+            Type=oneshot\nMainPID=0\nResult=success\nExecMainExitTimestampMonotonic=55\nId=b.service\nActiveState=inactive\nUnitFileState=static\n\n\
+            Id=c.socket\nActiveState=inactive\nUnitFileState=\n";
+        let states = parse(shown);
+        assert_eq!(states[0], ServiceState { active: "active".to_owned(), enabled: true, pid: 71 });
+        assert_eq!(states[1], ServiceState { active: "exited".to_owned(), enabled: false, pid: 0 });
+        assert_eq!(states[2], ServiceState { active: "inactive".to_owned(), enabled: false, pid: 0 });
+    }
+}

@@ -1,0 +1,13 @@
+//! Deploying a service: recipe → artefact → plan → stage, switch, health on each host → rollback where it fails.
+//!
+//! `recipe`, `artifact`, `desired` and `plan` reach no host; `rollout` is the controller's half, and `host` the half that
+//! runs on the hosts, behind the requests of `wire::deploy`, which tell the order of a rollout. `plan` is pure and runs
+//! on both sides.
+
+pub mod artifact;
+pub mod desired;
+pub mod host;
+pub mod plan;
+pub mod recipe;
+pub mod rollout;
+pub mod values;

@@ -1,0 +1,476 @@
+//! `playbooks/deploy-<service>.toml`: what a release of a service consists of, and how it is rolled out.
+//!
+//! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
+//! a host is reached.
+
+mod read;
+
+use std::ops::Range;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use self::read::Reader;
+use super::values::{Batch, Octal, Span};
+use crate::wire::deploy::{Drain, Health, Once, Probe, RelPath, Service, When};
+
+/// Releases that stay on a host where the recipe does not say.
+const KEEP: usize = 5;
+/// How long a once-step may take where it does not say, in milliseconds.
+const ONCE_MS: u64 = 600_000;
+/// How long a release may take to get healthy where the recipe does not say, in milliseconds.
+const HEALTHY_MS: u64 = 30_000;
+/// Between two health checks where the recipe does not say, in milliseconds.
+const INTERVAL_MS: u64 = 250;
+
+/// A service's recipe.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The service's name.
+    pub service: Service,
+    /// The selector of its hosts, as written.
+    pub hosts: String,
+    /// Where the selector stands in the file, in bytes, for whoever finds it wrong.
+    pub hosts_span: Range<usize>,
+    /// The service's folder on its hosts.
+    pub root: PathBuf,
+    /// How many releases stay on a host.
+    pub keep: usize,
+    /// The rollout's batches; empty: all hosts at once.
+    pub batches: Vec<Batch>,
+    /// The artefact's files.
+    pub files: Vec<FileEntry>,
+    /// Unit templates.
+    pub units: Vec<UnitEntry>,
+    /// Templates of configuration files.
+    pub configs: Vec<ConfigEntry>,
+    /// The health check.
+    pub health: Health,
+    /// Commands that run on one host of the rollout.
+    pub once: Vec<Once>,
+    /// Hooks around the switch on each host.
+    pub drain: Drain,
+    /// The account that commands run as.
+    pub user: Option<String>,
+}
+
+/// `[[file]]`: a file of the artefact, or a folder whose files all go in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileEntry {
+    /// The file, relative to the folder that is packaged.
+    pub source: PathBuf,
+    /// Its path in the release; for a folder that of the folder.
+    pub dest: RelPath,
+    /// Permission bits; without them 0755 where the source is executable, else 0644.
+    pub mode: Option<u32>,
+    /// Where the entry stands in the recipe, in bytes.
+    pub span: Range<usize>,
+}
+
+/// `[[unit]]`: a unit file, rendered for each host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnitEntry {
+    /// The unit's name with suffix.
+    pub name: String,
+    /// The template, relative to the templates folder.
+    pub src: PathBuf,
+    /// Whether it is started at boot.
+    pub enable: bool,
+    /// Whether a switch restarts it.
+    pub restart: bool,
+    /// Where the entry stands in the recipe, in bytes.
+    pub span: Range<usize>,
+}
+
+/// `[[config]]`: a configuration file outside of the release, rendered for each host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ConfigEntry {
+    /// The template, relative to the templates folder.
+    pub src: PathBuf,
+    /// Where it stands on the host.
+    pub dest: PathBuf,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owning user.
+    pub owner: String,
+    /// The owning group.
+    pub group: String,
+    /// Whether it is told by digest and length alone.
+    pub sensitive: bool,
+    /// Where the entry stands in the recipe, in bytes.
+    pub span: Range<usize>,
+}
+
+/// Something wrong in a recipe.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct RecipeError {
+    /// Where, in bytes of the file.
+    pub span: Range<usize>,
+    /// What, in one line.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileTable {
+    source: PathBuf,
+    dest: RelPath,
+    mode: Option<Octal>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UnitTable {
+    name: String,
+    src: PathBuf,
+    #[serde(default = "yes")]
+    enable: bool,
+    restart: Option<bool>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigTable {
+    src: PathBuf,
+    dest: PathBuf,
+    mode: Option<Octal>,
+    owner: Option<String>,
+    group: Option<String>,
+    #[serde(default)]
+    sensitive: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HealthTable {
+    http: Option<String>,
+    status: Option<u16>,
+    tcp: Option<String>,
+    command: Option<Vec<String>>,
+    timeout: Option<Span>,
+    interval: Option<Span>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OnceTable {
+    name: String,
+    command: Vec<String>,
+    before: Option<Point>,
+    after: Option<Point>,
+    timeout: Option<Span>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Point {
+    Switch,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DrainTable {
+    #[serde(default)]
+    before: Vec<Hook>,
+    #[serde(default)]
+    after: Vec<Hook>,
+}
+
+/// A hook: `["program", "argument"]`, or one string that a shell reads.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Hook {
+    Argv(Vec<String>),
+    Line(String),
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Recipe {
+    /// Reads a recipe.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at least one entry.
+    pub fn parse(text: &str) -> Result<Self, Vec<RecipeError>> {
+        let mut reader = Reader::new(text)?;
+        let service = reader.required("service", "the service's name");
+        let hosts = reader.required::<String>("hosts", "a selector such as \"app\"");
+        let root = reader.required::<PathBuf>("root", "the service's folder on its hosts, such as \"/srv/app\"");
+        let keep = reader.optional::<usize>("keep");
+        let batches = reader.optional("batches");
+        let user = reader.optional::<String>("user");
+        let files = reader.tables("file");
+        let units = reader.tables("unit");
+        let configs = reader.tables("config");
+        let health = reader.optional("health");
+        let once = reader.tables("once");
+        let drain = reader.optional::<DrainTable>("drain");
+        reader.refuse_rest();
+
+        if let Some((span, root)) = &root {
+            reader.absolute(span, "root", root);
+        }
+        if let Some((span, 0)) = &keep {
+            reader.wrong(span, "keep must be at least 1", Some("the serving release stays in any case"));
+        }
+        if let Some((span, user)) = &user {
+            reader.account(span, "user", user);
+        }
+        let recipe = Self {
+            files: reader.files(files),
+            units: reader.units(units),
+            configs: reader.configs(configs),
+            health: reader.health(health),
+            once: reader.once(once),
+            drain: reader.drain(drain),
+            keep: keep.map_or(KEEP, |(_, keep)| keep),
+            batches: batches.map(|(_, batches)| batches).unwrap_or_default(),
+            user: user.map(|(_, user)| user),
+            service: service.map_or_else(placeholder, |(_, service)| service),
+            hosts_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
+            hosts: hosts.map(|(_, hosts)| hosts).unwrap_or_default(),
+            root: root.map(|(_, root)| root).unwrap_or_default(),
+        };
+        reader.finish(recipe)
+    }
+}
+
+/// Stands for a name that was refused; the recipe is refused with it.
+fn placeholder() -> Service {
+    Service::new("unnamed").expect("a plain word is a service's name")
+}
+
+impl Reader<'_> {
+    fn files(&mut self, tables: Vec<(Range<usize>, FileTable)>) -> Vec<FileEntry> {
+        let mut seen = std::collections::BTreeSet::new();
+        for (span, table) in &tables {
+            if table.source.is_absolute() {
+                self.wrong(span, "source must be relative to the folder that is packaged", None);
+            }
+            if !seen.insert(&table.dest) {
+                self.wrong(span, format!("two files go to {}", table.dest), None);
+            }
+        }
+        let entry = |(span, table): (Range<usize>, FileTable)| FileEntry {
+            source: table.source,
+            dest: table.dest,
+            mode: table.mode.map(|mode| mode.0),
+            span,
+        };
+        tables.into_iter().map(entry).collect()
+    }
+
+    fn units(&mut self, tables: Vec<(Range<usize>, UnitTable)>) -> Vec<UnitEntry> {
+        let mut seen = std::collections::BTreeSet::new();
+        for (span, table) in &tables {
+            self.unit_name(span, &table.name);
+            self.template(span, &table.src);
+            if !seen.insert(&table.name) {
+                self.wrong(span, format!("two units have the name {}", table.name), None);
+            }
+        }
+        let entry = |(span, table): (Range<usize>, UnitTable)| UnitEntry {
+            restart: table.restart.unwrap_or_else(|| table.name.ends_with(".service")),
+            name: table.name,
+            src: table.src,
+            enable: table.enable,
+            span,
+        };
+        tables.into_iter().map(entry).collect()
+    }
+
+    fn configs(&mut self, tables: Vec<(Range<usize>, ConfigTable)>) -> Vec<ConfigEntry> {
+        let mut entries: Vec<ConfigEntry> = Vec::new();
+        for (span, table) in tables {
+            self.absolute(&span, "dest", &table.dest);
+            self.template(&span, &table.src);
+            if entries.iter().any(|other| other.dest == table.dest) {
+                self.wrong(&span, format!("two files go to {}", table.dest.display()), None);
+            }
+            let owner = table.owner.unwrap_or_else(|| "root".to_owned());
+            let group = table.group.unwrap_or_else(|| owner.clone());
+            self.account(&span, "owner", &owner);
+            self.account(&span, "group", &group);
+            let (src, dest, sensitive) = (table.src, table.dest, table.sensitive);
+            let mode = table.mode.map_or(if sensitive { 0o640 } else { 0o644 }, |mode| mode.0);
+            entries.push(ConfigEntry { src, dest, mode, owner, group, sensitive, span });
+        }
+        entries
+    }
+
+    fn health(&mut self, table: Option<(Range<usize>, HealthTable)>) -> Health {
+        let Some((span, table)) = table else {
+            return Health { probe: None, timeout_ms: HEALTHY_MS, interval_ms: INTERVAL_MS };
+        };
+        if table.status.is_some() && table.http.is_none() {
+            self.wrong(&span, "`status` goes with `http`", None);
+        }
+        if let Some(url) = &table.http {
+            self.url(&span, url);
+        }
+        if let Some(address) = &table.tcp {
+            self.address(&span, address);
+        }
+        if let Some(argv) = &table.command {
+            self.argv(&span, argv);
+        }
+        let probe = match (table.http, table.tcp, table.command) {
+            (Some(url), None, None) => Some(Probe::Http { url, status: table.status.unwrap_or(200) }),
+            (None, Some(address), None) => Some(Probe::Tcp { address }),
+            (None, None, Some(argv)) => Some(Probe::Command { argv }),
+            (None, None, None) => None,
+            _ => {
+                self.wrong(&span, "a health check is one of `http`, `tcp` and `command`", None);
+                None
+            }
+        };
+        let timeout_ms = table.timeout.map_or(HEALTHY_MS, |span| span.0);
+        let interval_ms = table.interval.map_or(INTERVAL_MS, |span| span.0);
+        if interval_ms > timeout_ms {
+            self.wrong(&span, "`interval` is longer than `timeout`", None);
+        }
+        Health { probe, timeout_ms, interval_ms }
+    }
+
+    fn once(&mut self, tables: Vec<(Range<usize>, OnceTable)>) -> Vec<Once> {
+        let mut steps: Vec<Once> = Vec::new();
+        for (span, table) in tables {
+            self.argv(&span, &table.command);
+            if steps.iter().any(|other| other.name == table.name) {
+                self.wrong(&span, format!("two once-steps have the name {}", table.name), None);
+            }
+            let when = match (table.before, table.after) {
+                (_, None) => When::Before,
+                (None, Some(Point::Switch)) => When::After,
+                (Some(_), Some(_)) => {
+                    self.wrong(&span, "a once-step runs before or after the switch, not both", None);
+                    When::Before
+                }
+            };
+            let timeout_ms = table.timeout.map_or(ONCE_MS, |span| span.0);
+            steps.push(Once { name: table.name, argv: table.command, when, timeout_ms });
+        }
+        steps
+    }
+
+    fn drain(&mut self, table: Option<(Range<usize>, DrainTable)>) -> Drain {
+        let Some((span, table)) = table else { return Drain::default() };
+        let mut hooks = |hooks: Vec<Hook>| -> Vec<Vec<String>> {
+            let argv = |hook| match hook {
+                Hook::Argv(argv) => argv,
+                Hook::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+            };
+            let hooks: Vec<Vec<String>> = hooks.into_iter().map(argv).collect();
+            hooks.iter().for_each(|hook| self.argv(&span, hook));
+            hooks
+        };
+        Drain { before: hooks(table.before), after: hooks(table.after) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+service = "timeline"
+hosts   = "app"
+root    = "/srv/timeline"
+keep    = 3
+batches = ["1", "25%", "100%"]
+user    = "timeline"
+
+[[file]]
+source = "target/release/timeline-api"
+dest = "bin/timeline-api"
+mode = "0755"
+
+[[unit]]
+name = "timeline-api.service"
+src = "timeline/timeline-api.service"
+
+[[unit]]
+name = "timeline-api.socket"
+src = "timeline/timeline-api.socket"
+
+[[config]]
+src = "timeline/timeline.env"
+dest = "/etc/timeline/timeline.env"
+owner = "timeline"
+sensitive = true
+
+[health]
+http = "http://127.0.0.1:8080/readyz"
+timeout = "10s"
+
+[[once]]
+name = "migrate"
+command = ["bin/timeline-api", "migrate"]
+before = "switch"
+
+[drain]
+before = ["systemctl stop lb-check", ["sleep", "1"]]
+"#;
+
+    #[test]
+    fn a_recipe_is_read_with_its_defaults() {
+        let recipe = Recipe::parse(GOOD).unwrap();
+        assert_eq!((recipe.service.as_str(), recipe.keep), ("timeline", 3));
+        assert_eq!(&GOOD[recipe.hosts_span.clone()], "\"app\"");
+        assert_eq!(recipe.batches, [Batch::Count(1), Batch::Percent(25), Batch::Percent(100)]);
+        assert_eq!(recipe.units.iter().map(|unit| unit.restart).collect::<Vec<_>>(), [true, false]);
+        let config = &recipe.configs[0];
+        assert_eq!((config.mode, config.group.as_str()), (0o640, "timeline"));
+        assert_eq!((recipe.health.timeout_ms, recipe.health.interval_ms), (10_000, INTERVAL_MS));
+        assert_eq!(recipe.once[0].when, When::Before);
+        assert_eq!(recipe.drain.before[0], ["/bin/sh", "-c", "systemctl stop lb-check"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_with_their_places() {
+        let text = GOOD
+            .replace("\"/srv/timeline\"", "\"srv/../timeline\"")
+            .replace("keep    = 3", "keep    = 0\nhostz = 1")
+            .replace("mode = \"0755\"", "mode = 755")
+            .replace("timeline-api.socket\"\nsrc", "../x.service\"\nsrc")
+            .replace("http://127", "https://127")
+            .replace("dest = \"/etc/timeline", "dest = \"etc/timeline");
+        let errors = Recipe::parse(&text).unwrap_err();
+        let shown: Vec<(&str, &str)> =
+            errors.iter().map(|error| (text.get(error.span.clone()).unwrap(), error.message.as_str())).collect();
+        for (place, message) in [
+            ("srv/..", "root"),
+            ("0", "keep"),
+            ("hostz", "unknown"),
+            ("755", "octal string"),
+            ("", "../x.service"),
+            ("", "https"),
+            ("", "dest"),
+        ] {
+            let found = shown.iter().any(|(at, said)| at.contains(place) && said.contains(message));
+            assert!(found, "{place}: {message} in {shown:#?}");
+        }
+        assert_eq!(errors.len(), 7, "{shown:#?}");
+        let unknown = errors.iter().find(|error| error.message.contains("unknown")).unwrap();
+        assert!(unknown.help.as_ref().unwrap().contains("hosts"), "{unknown:?}");
+    }
+
+    #[test]
+    fn what_is_missing_is_named() {
+        let errors = Recipe::parse("keep = 1").unwrap_err();
+        let messages: Vec<&str> = errors.iter().map(|error| error.message.as_str()).collect();
+        assert_eq!(messages.len(), 3, "{messages:?}");
+        assert!(messages[0].contains("service") && messages[1].contains("hosts") && messages[2].contains("root"));
+    }
+
+    #[test]
+    fn what_is_no_toml_has_a_place() {
+        let errors = Recipe::parse("service = \n").unwrap_err();
+        assert!(!errors.is_empty() && errors[0].span.start <= 11, "{errors:?}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Many hosts at once: bounded parallelism, one session a host, requests and their events, cancellation.
+
+mod run;
+mod session;
+mod stop;
+
+pub use run::Fleet;
+pub use session::{OnEvent, RequestError, Session, Supply};
+pub use stop::Stop;

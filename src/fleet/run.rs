@@ -1,0 +1,53 @@
+//! Connects hosts and works on many at a time.
+
+use std::future::Future;
+
+use futures_util::StreamExt;
+
+use super::{Session, Stop};
+use crate::plan::Digest;
+use crate::transport::{Binary, ConnectError, Ssh, Target};
+
+/// The hosts of one run.
+pub struct Fleet {
+    ssh: Ssh,
+    digest: String,
+    /// How many hosts are worked on at a time.
+    pub parallel: usize,
+    /// Asked for by Ctrl-C.
+    pub stop: Stop,
+}
+
+impl Fleet {
+    /// Prepares ssh for these targets; connects to none.
+    ///
+    /// # Errors
+    /// The temporary folder or the own binary cannot be read.
+    pub fn new(targets: &[Target], parallel: usize, stop: Stop) -> std::io::Result<Self> {
+        let binary = Binary::own(|bytes| Digest::of(bytes).as_str().to_owned())?;
+        let digest = binary.digest.clone();
+        Ok(Self { ssh: Ssh::new(targets, binary)?, digest, parallel: parallel.max(1), stop })
+    }
+
+    /// Connects one host.
+    ///
+    /// # Errors
+    /// See [`Ssh::connect`].
+    pub async fn connect(&self, host: &str) -> Result<Session, ConnectError> {
+        let channel = self.ssh.connect(host).await?;
+        Session::open(host, channel, Some(&self.digest)).await
+    }
+
+    /// Connects hosts, each failing by itself; results in the order of the names.
+    pub async fn connect_all(&self, hosts: &[String]) -> Vec<Result<Session, ConnectError>> {
+        self.each(hosts, |host| self.connect(host)).await
+    }
+
+    /// Does something with each item, at most `parallel` at a time; results in the order of the items.
+    pub async fn each<'i, I, R, F>(&self, items: &'i [I], work: impl Fn(&'i I) -> F) -> Vec<R>
+    where
+        F: Future<Output = R>,
+    {
+        futures_util::stream::iter(items.iter().map(work)).buffered(self.parallel).collect().await
+    }
+}

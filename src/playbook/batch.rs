@@ -1,0 +1,89 @@
+//! How many hosts of a play are worked on at a time: `"25%"`, `"1"`, or one size after another, `["1", "25%", "100%"]`.
+
+use std::str::FromStr;
+
+/// The size of one batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchSize {
+    /// So many hosts, at least 1.
+    Count(usize),
+    /// So many percent of the play's hosts, 1 to 100; rounded down, but never below one host.
+    Percent(usize),
+}
+
+/// Sizes one after another; the last one is repeated until all hosts had their turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch(
+    /// Never empty.
+    pub Vec<BatchSize>,
+);
+
+impl FromStr for BatchSize {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let refuse = || format!("`{text}` is not the size of a batch; write a count (\"2\") or a share (\"25%\")");
+        match text.strip_suffix('%') {
+            Some(share) => match share.parse() {
+                Ok(percent) if (1..=100).contains(&percent) => Ok(Self::Percent(percent)),
+                _ => Err(refuse()),
+            },
+            None => match text.parse() {
+                Ok(count) if count > 0 => Ok(Self::Count(count)),
+                _ => Err(refuse()),
+            },
+        }
+    }
+}
+
+impl BatchSize {
+    /// How many of `total` hosts that is.
+    pub fn of(self, total: usize) -> usize {
+        match self {
+            Self::Count(count) => count,
+            Self::Percent(percent) => (total * percent / 100).max(1),
+        }
+    }
+}
+
+impl Batch {
+    /// The sizes of the batches for so many hosts; their sum is `total`.
+    pub fn sizes(&self, total: usize) -> Vec<usize> {
+        let mut sizes = Vec::new();
+        let mut left = total;
+        let mut next = self.0.iter();
+        let mut size = BatchSize::Percent(100);
+        while left > 0 {
+            size = next.next().copied().unwrap_or(size);
+            let now = size.of(total).min(left);
+            sizes.push(now);
+            left -= now;
+        }
+        sizes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Batch;
+
+    fn batch(sizes: &[&str]) -> Batch {
+        Batch(sizes.iter().map(|size| size.parse().unwrap()).collect())
+    }
+
+    #[test]
+    fn batches_cover_all_hosts() {
+        assert_eq!(batch(&["25%"]).sizes(10), [2, 2, 2, 2, 2]);
+        assert_eq!(batch(&["1", "25%", "100%"]).sizes(10), [1, 2, 7]);
+        assert_eq!(batch(&["3"]).sizes(7), [3, 3, 1]);
+        assert_eq!(batch(&["10%"]).sizes(3), [1, 1, 1]);
+        assert!(batch(&["1"]).sizes(0).is_empty());
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused() {
+        for wrong in ["", "0", "0%", "101%", "-1", "half", "1.5"] {
+            assert!(wrong.parse::<super::BatchSize>().unwrap_err().contains("not the size of a batch"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! Everything that can be found wrong with a project while no host is in reach.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use super::compile::{Compiler, Parts, Selection};
+use super::project::Project;
+use super::sources::Sources;
+use crate::inventory::{Diagnostic, Diagnostics, Inventory, SelectError, SourceFile};
+use crate::wire::{Facts, Os};
+
+/// Loads a project with an inventory and compiles every host as if it were a plain Debian 12. All findings, sorted.
+pub fn check(project: &Project, inventory: &Path) -> Diagnostics {
+    let mut found = Diagnostics::new();
+    let sources = Sources::load(project, inventory, &mut found);
+    let stand_in = sources.inventory.as_ref().and_then(|inventory| stand_in_secrets(inventory, &mut found));
+    if let Some(parts) = sources.parts(Selection::default(), stand_in) {
+        check_hosts(parts, &mut found);
+    }
+    found.sort();
+    found
+}
+
+/// The facts of a plain Debian 12: what conditions and templates are held against offline.
+pub fn plain_debian(hostname: &str) -> Facts {
+    let text = str::to_owned;
+    Facts {
+        hostname: hostname.to_owned(),
+        os: Os {
+            family: text("debian"),
+            id: text("debian"),
+            version: text("12"),
+            codename: text("bookworm"),
+            kernel: text("6.1.0"),
+            arch: text("x86_64"),
+        },
+        cpus: 2,
+        memory_bytes: 4 << 30,
+        disk_free_bytes: 20 << 30,
+        systemd: true,
+    }
+}
+
+/// `secrets.toml.example` says which secrets there are; it stands in where `secrets.toml` is not on this machine.
+fn stand_in_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
+    if !inventory.secrets().is_empty() {
+        return None;
+    }
+    let path = inventory.dir().join("secrets.toml.example");
+    let text = std::fs::read_to_string(&path).ok()?;
+    match toml::from_str::<Json>(&text) {
+        Ok(secrets) => Some(secrets),
+        Err(error) => {
+            let file = SourceFile::concealed(&path, text.clone());
+            let span = error.span().unwrap_or(0..0);
+            found.push(Diagnostic::at(&file, span, error.message().lines().next().unwrap_or("not valid TOML")));
+            None
+        }
+    }
+}
+
+fn check_hosts(parts: Parts<'_>, found: &mut Diagnostics) {
+    let inventory = parts.inventory;
+    for play in &parts.playbook.plays {
+        if let Err(error @ SelectError::Empty(_)) = inventory.select(&play.hosts.value) {
+            found.push(Diagnostic::on(&play.hosts.origin, error.to_string()).warning());
+        }
+    }
+    let compiler = match Compiler::new(parts) {
+        Ok(compiler) => compiler,
+        Err(wrong) => return found.extend(wrong),
+    };
+    let hosts: Vec<&str> = inventory.hosts().iter().map(|host| host.name.as_str()).collect();
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = hosts.len().div_ceil(threads).max(1);
+    let wrong: Vec<(&str, Diagnostics)> = std::thread::scope(|scope| {
+        let of_share = |share: &[_]| compile_all(&compiler, share);
+        let running: Vec<_> = hosts.chunks(share).map(|share| scope.spawn(move || of_share(share))).collect();
+        running.into_iter().flat_map(|thread| thread.join().expect("compiling does not panic")).collect()
+    });
+    merge(wrong, found);
+}
+
+fn compile_all<'h>(compiler: &Compiler<'_>, hosts: &[&'h str]) -> Vec<(&'h str, Diagnostics)> {
+    let wrong = |host: &&'h str| Some((*host, compiler.compile(host, &plain_debian(host)).err()?));
+    hosts.iter().filter_map(wrong).collect()
+}
+
+/// One finding for all hosts that have it, and none for what loading has reported already.
+fn merge(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
+    let place = |d: &Diagnostic| (d.origin.to_string(), d.message.clone());
+    let reported: BTreeSet<(String, String)> = found.iter().map(place).collect();
+    let mut merged: BTreeMap<(String, String), (Diagnostic, Vec<&str>)> = BTreeMap::new();
+    for (host, diagnostics) in wrong {
+        for diagnostic in diagnostics {
+            let (_, hosts) = merged.entry(place(&diagnostic)).or_insert_with(|| (diagnostic, Vec::new()));
+            hosts.push(host);
+        }
+    }
+    for (place, (diagnostic, hosts)) in merged {
+        if reported.contains(&place) {
+            continue;
+        }
+        let on = match hosts[..] {
+            [one] => format!("on {one}"),
+            [first, ref others @ ..] => format!("on {first} and {} more", others.len()),
+            [] => continue,
+        };
+        let help = diagnostic.help.as_ref().map_or_else(|| on.clone(), |help| format!("{help}\n{on}"));
+        found.push(diagnostic.help(help));
+    }
+}

@@ -1,0 +1,91 @@
+//! What templates, placeholders and conditions can read: variables at the top, and dunlin's own names beside them.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value as Json, json};
+use tera::{Context, Tera, Value};
+
+use super::shards::ShardContext;
+use crate::inventory::{Diagnostic, Host, Inventory, Origin, Vars};
+use crate::wire::Facts;
+
+/// The names that no variable may take.
+pub(super) const RESERVED: [&str; 10] =
+    ["host", "groups", "hosts", "facts", "secrets", "item", "shards_here", "shards", "shard_map", "play"];
+
+/// The error for a variable that takes one of dunlin's own names.
+pub(super) fn reserved(name: &str, origin: &Origin) -> Option<Diagnostic> {
+    let message = || format!("`{name}` cannot be a variable: dunlin gives that name a value itself");
+    RESERVED.contains(&name).then(|| Diagnostic::on(origin, message()))
+}
+
+/// The names that a context has. The engine keeps them to itself, but lists them where one is not defined.
+pub(super) fn names(context: &Context) -> Vec<String> {
+    let said = Tera::new().render_str("{{ __ }}", context, false).err().map(|error| error.to_string());
+    let listed = said.as_deref().and_then(|said| said.lines().next()?.split_once("variables: "));
+    listed.map(|(_, names)| names.split(", ").map(str::to_owned).collect()).unwrap_or_default()
+}
+
+/// What is the same for all hosts, made once.
+pub(super) struct FleetContext {
+    groups: Value,
+    hosts: Value,
+    secrets: Value,
+    shards: Option<ShardContext>,
+}
+
+impl FleetContext {
+    pub(super) fn new(inventory: &Inventory, secrets: &Json, shards: Option<ShardContext>) -> Self {
+        let names = |hosts: Vec<&Host>| hosts.iter().map(|host| host.name.clone()).collect::<Vec<_>>();
+        let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for group in inventory.groups().iter().map(|group| group.name.as_str()).chain(["all"]) {
+            groups.insert(group.to_owned(), inventory.hosts_in(group).map(names).unwrap_or_default());
+        }
+        for zone in inventory.zones() {
+            let group = format!("zone_{zone}");
+            let members = inventory.hosts_in(&group).map(names).unwrap_or_default();
+            groups.insert(group, members);
+        }
+        let hosts: BTreeMap<&str, Json> = inventory
+            .hosts()
+            .iter()
+            .map(|host| {
+                let vars = plain(&inventory.vars(&host.name));
+                (host.name.as_str(), json!({"address": host.address, "zone": host.zone, "vars": vars}))
+            })
+            .collect();
+        Self {
+            groups: Value::from_serializable(&groups),
+            hosts: Value::from_serializable(&hosts),
+            secrets: Value::from_serializable(secrets),
+            shards,
+        }
+    }
+
+    /// The context of one host, without the variables of a play.
+    pub(super) fn host(&self, inventory: &Inventory, host: &Host, facts: &Facts) -> Context {
+        let mut context = Context::new();
+        for (name, var) in inventory.vars(&host.name) {
+            context.insert_value(name, Value::from_serializable(&var.value));
+        }
+        let about = json!({
+            "name": host.name, "address": host.address, "zone": host.zone,
+            "groups": inventory.groups_of(&host.name), "memory": host.memory.map(|memory| memory.0),
+        });
+        context.insert("host", &about);
+        context.insert("facts", facts);
+        context.insert_value("groups", self.groups.clone());
+        context.insert_value("hosts", self.hosts.clone());
+        context.insert_value("secrets", self.secrets.clone());
+        if let Some(shards) = &self.shards {
+            context.insert_value("shards", shards.all.clone());
+            context.insert_value("shard_map", shards.map.clone());
+            context.insert_value("shards_here", shards.on(&host.name));
+        }
+        context
+    }
+}
+
+fn plain(vars: &Vars) -> Json {
+    vars.iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect()
+}

@@ -1,0 +1,86 @@
+//! The template engine: tera without escaping, with the filters that configuration files need.
+
+use tera::{Context, Error, Kwargs, State, Tera, TeraResult, Value};
+
+use crate::inventory::Bytes;
+use crate::plan::Digest;
+
+/// An engine without templates.
+pub(super) fn new() -> Tera {
+    let mut tera = Tera::new();
+    // Configuration files are not HTML, whatever their names end with.
+    tera.autoescape_on(Vec::<&str>::new());
+    tera.register_filter("to_json", to_json);
+    tera.register_filter("sha256", sha256);
+    tera.register_filter("quote", quote);
+    tera.register_filter("bytes", bytes);
+    tera
+}
+
+/// The value as JSON.
+fn to_json(value: &Value, _: Kwargs, _: &State) -> TeraResult<String> {
+    if value.is_undefined() {
+        return Err(Error::message("the value is not defined"));
+    }
+    serde_json::to_string(value).map_err(|error| Error::message(error.to_string()))
+}
+
+/// SHA-256 of a text, 64 hexadecimal digits: the form in which Redis keeps passwords of ACL users.
+fn sha256(text: &str, _: Kwargs, _: &State) -> String {
+    Digest::of(text.as_bytes()).as_str().to_owned()
+}
+
+/// A text as one word of a POSIX shell.
+fn quote(text: &str, _: Kwargs, _: &State) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+/// The number of bytes that `"4GiB"` stands for; a number stays as it is.
+fn bytes(value: &Value, _: Kwargs, _: &State) -> TeraResult<Value> {
+    if let Some(number) = value.as_u64() {
+        return Ok(Value::from(number));
+    }
+    let text = value.as_str().ok_or_else(|| Error::message("`bytes` takes a size such as \"4GiB\""))?;
+    let parsed: Bytes = text.parse().map_err(|error| Error::message(format!("{error}")))?;
+    Ok(Value::from(parsed.0))
+}
+
+/// The value at a dotted path.
+pub(super) fn lookup<'c>(context: &'c Context, path: &'c [String]) -> Option<&'c Value> {
+    let mut value = context.get(path.first()?)?;
+    for field in &path[1..] {
+        value = field_of(value, field)?;
+    }
+    Some(value)
+}
+
+/// The field of a table.
+pub(super) fn field_of<'v>(value: &'v Value, field: &'v str) -> Option<&'v Value> {
+    value.as_map()?.get(&tera::value::Key::Str(field))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::new;
+    use tera::Context;
+
+    #[test]
+    fn filters_give_what_configuration_files_need() {
+        let mut context = Context::new();
+        context.insert("text", "it's <b>");
+        context.insert("size", "4GiB");
+        context.insert("list", &[1, 2]);
+        let tera = new();
+        for (template, wanted) in [
+            ("{{ text | quote }}", r"'it'\''s <b>'"),
+            ("{{ size | bytes }}", "4294967296"),
+            ("{{ (5) | bytes }}", "5"),
+            ("{{ list | to_json }}", "[1,2]"),
+            ("{{ '' | sha256 }}", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ] {
+            assert_eq!(tera.render_str(template, &context, false).unwrap(), wanted, "{template}");
+        }
+        let error = tera.render_str("{{ text | bytes }}", &context, false).unwrap_err().to_string();
+        assert!(error.contains("does not begin with a number"), "{error}");
+    }
+}

@@ -1,0 +1,79 @@
+//! Renders single templates for a host, without a playbook: units and configuration of a deploy.
+
+use dunlin_shards::ShardMap;
+use serde_json::{Map, Value as Json};
+use tera::Value;
+
+use super::compile::reserved_vars;
+use super::contents::SecretWords;
+use super::context::FleetContext;
+use super::shards::ShardContext;
+use super::templates::Templates;
+use crate::inventory::{Diagnostic, Diagnostics, Inventory, Origin};
+use crate::wire::Facts;
+
+/// Renders templates with what steps of a playbook see, but for a play's variables. Usable from several threads.
+pub struct Rendering<'a> {
+    inventory: &'a Inventory,
+    templates: &'a Templates,
+    fleet: FleetContext,
+    words: SecretWords,
+}
+
+/// A rendered template.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// Its text.
+    pub text: String,
+    /// Whether a secret went into it: it must not be shown.
+    pub secret: bool,
+}
+
+impl<'a> Rendering<'a> {
+    /// Works out what all hosts share.
+    ///
+    /// # Errors
+    /// Variables that take one of dunlin's own names; a host of the shard map that is not in the inventory.
+    pub fn new(
+        inventory: &'a Inventory,
+        templates: &'a Templates,
+        map: Option<&ShardMap>,
+    ) -> Result<Self, Diagnostics> {
+        let mut found = reserved_vars(inventory);
+        let shards = map.map(|map| ShardContext::new(map, inventory)).transpose().unwrap_or_else(|error| {
+            found.push(Diagnostic::path(&inventory.dir().join("shards.toml"), error.to_string()));
+            None
+        });
+        if found.has_errors() {
+            found.sort();
+            return Err(found);
+        }
+        let secrets = inventory.secrets().expose_json();
+        let fleet = FleetContext::new(inventory, &secrets, shards);
+        Ok(Self { inventory, templates, fleet, words: SecretWords::of(&secrets) })
+    }
+
+    /// Renders a template for a host. `extra` are further variables; they hide the inventory's of the same name. `by`
+    /// is the place that wants it.
+    ///
+    /// # Errors
+    /// No such host or template; what the engine says, at its place in the template.
+    pub fn render(
+        &self,
+        (host, facts): (&str, &Facts),
+        template: &str,
+        extra: &Map<String, Json>,
+        by: &Origin,
+    ) -> Result<Rendered, Vec<Diagnostic>> {
+        let Some(host) = self.inventory.host(host) else {
+            return Err(vec![Diagnostic::on(by, format!("no host `{host}` in this inventory"))]);
+        };
+        let mut context = self.fleet.host(self.inventory, host, facts);
+        for (name, value) in extra {
+            context.insert_value(name.clone(), Value::from_serializable(value));
+        }
+        let text = self.templates.render(template, &context, by)?;
+        let secret = self.templates.reads_secrets(template) || self.words.are_in(&text);
+        Ok(Rendered { text, secret })
+    }
+}

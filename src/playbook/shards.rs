@@ -1,0 +1,81 @@
+//! The shard map as templates see it: `shards`, `shard_map`, and `shards_here` of each host.
+
+use std::collections::BTreeMap;
+
+use dunlin_shards::{Routing, RoutingError, Shard, ShardMap, SlotRange};
+use serde_json::{Value as Json, json};
+use tera::Value;
+
+use super::map_file;
+use crate::inventory::Inventory;
+
+/// The parts of a context that come from the shard map.
+pub(super) struct ShardContext {
+    /// All shards: `{id, slots, port, user, host, primary, replicas}`; an instance on a host has `role`, `replica_of`
+    /// and `maxmemory` too.
+    pub all: Value,
+    /// `{cluster, epoch, published}`.
+    pub map: Value,
+    /// The text that consumers read.
+    pub published: String,
+    here: BTreeMap<String, Value>,
+    none: Value,
+}
+
+impl ShardContext {
+    /// Works out the addresses.
+    ///
+    /// # Errors
+    /// The map names a host that the inventory does not have.
+    pub(super) fn new(map: &ShardMap, inventory: &Inventory) -> Result<Self, RoutingError> {
+        let routing = Routing::from_map(map, |name| inventory.host(name).map(|host| host.address.clone()))?;
+        let published = routing.to_toml();
+        let mut here: BTreeMap<String, Vec<Json>> = BTreeMap::new();
+        let mut all = Vec::with_capacity(map.shards.len());
+        for shard in &map.shards {
+            let route = routing.route(shard.id).expect("a routing has every shard of its map");
+            let seen = one(map, shard, (&route.primary, &route.replicas));
+            here.entry(shard.host.clone()).or_default().push(there(seen.clone(), &shard.host, "primary", inventory));
+            for replica in &shard.replicas {
+                here.entry(replica.clone()).or_default().push(there(seen.clone(), replica, "replica", inventory));
+            }
+            all.push(seen);
+        }
+        let about = json!({"cluster": map.cluster, "epoch": map.epoch.0, "published": published});
+        Ok(Self {
+            all: Value::from_serializable(&all),
+            map: Value::from_serializable(&about),
+            published,
+            here: here.into_iter().map(|(host, list)| (host, Value::from_serializable(&list))).collect(),
+            none: Value::from_serializable(&Vec::<Json>::new()),
+        })
+    }
+
+    /// The instances that belong on a host, primaries and replicas, in the order of the map.
+    pub(super) fn on(&self, host: &str) -> Value {
+        self.here.get(host).unwrap_or(&self.none).clone()
+    }
+}
+
+fn one(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) -> Json {
+    json!({
+        "id": shard.id.0,
+        "port": map.port(shard.id),
+        "user": shard.id.user(),
+        "slots": SlotRange::format_list(&shard.slots),
+        "host": shard.host,
+        "primary": primary,
+        "replicas": replicas,
+    })
+}
+
+/// An instance on one host: its role, whom it follows, and what it may use there in bytes (where the host's variable
+/// says so).
+fn there(mut shard: Json, host: &str, role: &str, inventory: &Inventory) -> Json {
+    shard["role"] = role.into();
+    shard["replica_of"] = if role == "replica" { shard["primary"].clone() } else { "".into() };
+    if let Some(memory) = map_file::shard_memory(inventory, host) {
+        shard["maxmemory"] = memory.0.into();
+    }
+    shard
+}

@@ -1,0 +1,52 @@
+//! Everything that catalogues are made of, read from a project's files.
+
+use std::path::{Path, PathBuf};
+
+use dunlin_shards::ShardMap;
+use serde_json::Value as Json;
+
+use super::compile::{Parts, Selection};
+use super::map_file::load_shard_map;
+use super::model::Playbook;
+use super::project::Project;
+use super::templates::Templates;
+use crate::inventory::{Diagnostics, Inventory, SourceFile};
+
+/// The files of a project, read. What could not be read is absent, and was reported.
+pub struct Sources {
+    /// The hosts.
+    pub inventory: Option<Inventory>,
+    /// The plays.
+    pub playbook: Option<Playbook>,
+    /// The templates.
+    pub templates: Templates,
+    /// The shard map and its file, where the inventory has one.
+    pub shard_map: Option<(ShardMap, SourceFile)>,
+    folders: Vec<PathBuf>,
+}
+
+impl Sources {
+    /// Reads the project's playbook and templates, and an inventory with its shard map. With errors in `found`, nothing
+    /// of it may be applied.
+    pub fn load(project: &Project, inventory: &Path, found: &mut Diagnostics) -> Self {
+        let loaded = Inventory::load(inventory);
+        found.extend(loaded.diagnostics);
+        let templates = Templates::load(&project.templates, found);
+        let playbook = Playbook::load(&project.playbook, found);
+        let shard_map = load_shard_map(inventory, loaded.inventory.as_ref(), found);
+        Self { inventory: loaded.inventory, playbook, templates, shard_map, folders: project.file_folders() }
+    }
+
+    /// What a [`super::Compiler`] takes; `None` where inventory or playbook are missing.
+    pub fn parts(&self, selection: Selection, secrets: Option<Json>) -> Option<Parts<'_>> {
+        Some(Parts {
+            inventory: self.inventory.as_ref()?,
+            playbook: self.playbook.as_ref()?,
+            templates: &self.templates,
+            shard_map: self.shard_map.as_ref().map(|(map, _)| map),
+            folders: self.folders.clone(),
+            secrets,
+            selection,
+        })
+    }
+}

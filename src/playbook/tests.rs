@@ -1,0 +1,283 @@
+//! The room as a whole: findings as data cases, and what a catalogue is made of.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use dunlin_shards::Routing;
+use serde_json::json;
+
+use super::{Compiled, Compiler, Parts, Playbook, Project, Selection, Sources, Templates, check, plain_debian};
+use crate::inventory::{Diagnostics, Inventory, SourceFile};
+use crate::plan::Digest;
+use crate::wire::{Facts, Os};
+
+const HOSTS: &str = r#"
+[defaults]
+vars = { colour = "grey", port = 80, tls = false, words = ["x", "y"] }
+
+[groups.web]
+hosts = ["web-1", "web-2"]
+vars = { colour = "blue" }
+
+[hosts.web-1]
+address = "192.0.2.1"
+zone = "a"
+memory = "1GiB"
+vars = { size = "2KiB" }
+
+[hosts.web-2]
+address = "192.0.2.2"
+"#;
+
+fn debian() -> Facts {
+    let os = Os { family: "debian".to_owned(), id: "debian".to_owned(), ..Os::default() };
+    Facts { hostname: "web-1".to_owned(), os, ..Facts::default() }
+}
+
+/// Compiles the plays' text for `web-1`; an error is the text of the findings, one a line.
+fn compile(playbook: &str) -> Result<Compiled, String> {
+    compile_with(playbook, &[], Selection::default())
+}
+
+fn compile_with(playbook: &str, templates: &[(&str, &str)], selection: Selection) -> Result<Compiled, String> {
+    let said = |found: &Diagnostics| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    let folder = tempfile::tempdir().unwrap();
+    for (name, text) in templates {
+        std::fs::write(folder.path().join(name), text).unwrap();
+    }
+    let mut found = Diagnostics::new();
+    let templates = Templates::load(folder.path(), &mut found);
+    let playbook = Playbook::from_text(&SourceFile::new("site.toml", playbook), &mut found);
+    let inventory = Inventory::from_text(Path::new("hosts.toml"), HOSTS).inventory.unwrap();
+    if found.has_errors() {
+        return Err(said(&found));
+    }
+    let parts = Parts {
+        inventory: &inventory,
+        playbook: &playbook,
+        templates: &templates,
+        shard_map: None,
+        folders: Vec::new(),
+        secrets: Some(json!({"redis": {"password": "correct horse"}})),
+        selection,
+    };
+    let compiler = Compiler::new(parts).map_err(|found| said(&found))?;
+    compiler.compile("web-1", &debian()).map_err(|found| said(&found))
+}
+
+/// A play with these steps.
+fn play(rest: &str) -> String {
+    format!("[[play]]\nname = \"p\"\nhosts = \"web\"\n{rest}")
+}
+
+/// The text of the only step's content.
+fn content(compiled: &Compiled) -> String {
+    assert_eq!(compiled.contents.len(), 1);
+    String::from_utf8(compiled.contents.values().next().unwrap().to_vec()).unwrap()
+}
+
+fn file(content: &str) -> String {
+    play(&format!("[[play.step]]\nfile = {{ dest = \"/x\", content = {content} }}\n"))
+}
+
+#[test]
+fn placeholders_read_variables_with_their_precedence() {
+    let text = r#"'{{ colour }} {{ port + 1 }} {{ host.name }} {{ host.memory }} {{ facts.os.family }} {{ groups.web | join(sep=",") }}'"#;
+    let compiled = compile(&file(text)).unwrap();
+    assert_eq!(content(&compiled), "blue 81 web-1 1073741824 debian web-1,web-2");
+    let vars = play(
+        "vars = { colour = \"red {{ port }}\" }\n[[play.step]]\nfor_each = [\"i\"]\nfile = { dest = \"/x\", content = '{{ colour }} {{ item }} {{ hosts[\"web-2\"].address }} {{ play.name }}' }\n",
+    );
+    assert_eq!(content(&compile(&vars).unwrap()), "red 80 i 192.0.2.2 p");
+}
+
+#[test]
+fn cases_give_exactly_their_diagnostics() {
+    let mut folders: Vec<_> =
+        std::fs::read_dir("tests/cases/playbook").unwrap().map(|entry| entry.unwrap().path()).collect();
+    folders.sort();
+    assert!(folders.len() >= 8, "cases are missing");
+    for folder in folders {
+        let project = Project { playbook: folder.join("site.toml"), ..Project::usual(&folder) };
+        let shown = check(&project, &folder).render(false);
+        let expected = folder.join("diagnostics.txt");
+        let wanted = std::fs::read_to_string(&expected).unwrap_or_default();
+        assert_eq!(shown, wanted, "{} differs from what is shown:\n{shown}", expected.display());
+    }
+}
+
+/// The desired states of the first play's steps.
+fn desired(compiled: &Compiled) -> Vec<serde_json::Value> {
+    compiled.catalogue.plays[0].steps.iter().map(|step| step.desired.clone()).collect()
+}
+
+#[test]
+fn a_single_placeholder_keeps_its_type_and_text_is_text() {
+    let step = |id: &str| {
+        let files = r#"conf = "c", acl = "c", folder = "/d""#;
+        play(&format!("[[play.step]]\nredis_shard = {{ id = {id}, port = \"{{{{ port + 1 }}}}\", {files} }}\n"))
+    };
+    // The type wants text for both: digits of a number that came out of a placeholder are text.
+    let compiled = compile_with(&step("\"{{ 7 }}\""), &[("c", "x")], Selection::default()).unwrap();
+    assert_eq!((&desired(&compiled)[0]["id"], &desired(&compiled)[0]["port"]), (&json!("7"), &json!("81")));
+    // A number that the author wrote is a mistake.
+    let error = compile_with(&step("7"), &[("c", "x")], Selection::default()).unwrap_err();
+    assert_eq!(error, "site.toml:5:22: error: `id` must be a string");
+    let boolean = play("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ not tls }}\" }\n");
+    assert_eq!(desired(&compile(&boolean).unwrap())[0]["sensitive"], json!(true));
+}
+
+#[test]
+fn conditions_and_loops_are_resolved() {
+    let text = play(
+        r#"
+[[play.step]]
+name = "{{ item.n }}"
+for_each = [{ n = "a", on = true }, { n = "b", on = false }, { n = "c", on = true }]
+when = "item.on and facts.os.family == 'debian'"
+file = { dest = "/{{ item.n }}", content = "" }
+notify = ["say {{ item.n }}"]
+
+[[play.step]]
+for_each = "words"
+file = { dest = "/word-{{ item }}", content = "" }
+
+[[play.step]]
+when = "facts.os.family != 'debian'"
+file = { dest = "/{{ this_is_never_looked_at }}", content = "" }
+
+[[play.handler]]
+name = "say {{ item }}"
+for_each = ["a", "b", "c"]
+when = "item != 'c'"
+file = { dest = "/say-{{ item }}", content = "" }
+"#,
+    );
+    let compiled = compile(&text).unwrap();
+    let made = &compiled.catalogue.plays[0];
+    let steps: Vec<(&str, Vec<&str>)> = made
+        .steps
+        .iter()
+        .map(|step| (step.desired["dest"].as_str().unwrap(), step.notify.iter().map(String::as_str).collect()))
+        .collect();
+    // The handler of c does not run here, so nobody notifies it.
+    assert_eq!(steps, [("/a", vec!["say a"]), ("/c", vec![]), ("/word-x", vec![]), ("/word-y", vec![])]);
+    let handlers: Vec<&str> = made.handlers.iter().filter_map(|handler| handler.name.as_deref()).collect();
+    assert_eq!(handlers, ["say a", "say b"]);
+    let lines: Vec<usize> = compiled.origins.values().map(|origin| origin.line_col().unwrap().0).collect();
+    assert_eq!(lines, [9, 9, 14, 14, 24, 24]);
+}
+
+#[test]
+fn plays_apply_to_their_hosts_alone() {
+    let step = "[[play.step]]\nfile = { dest = \"/x\", content = \"\" }\n";
+    let one = |name: &str, rest: &str| format!("[[play]]\nname = \"{name}\"\n{rest}\n{step}");
+    let text = [
+        one("others", "hosts = \"web-2\""),
+        one("not now", "hosts = \"all\"\nwhen = \"tls\""),
+        one("here", "hosts = \"web:&zone_a\""),
+    ];
+    let compiled = compile(&text.concat()).unwrap();
+    assert_eq!(compiled.catalogue.plays.len(), 1);
+    assert_eq!((compiled.catalogue.plays[0].name.as_str(), &compiled.plays), ("here", &vec![2]));
+}
+
+#[test]
+fn what_a_secret_went_into_is_sensitive() {
+    for (content, sensitive) in [
+        ("\"pass {{ secrets.redis.password }}\"", true),
+        ("\"{{ secrets.redis.password | sha256 }}\"", true),
+        ("\"{{ colour }}\"", false),
+    ] {
+        let compiled = compile(&file(content)).unwrap();
+        assert_eq!(desired(&compiled)[0].get("sensitive").is_some(), sensitive, "{content}");
+        let shown = serde_json::to_string(&compiled.catalogue).unwrap();
+        assert!(!shown.contains("correct horse"), "{shown}");
+    }
+    let named =
+        play("[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n");
+    assert_eq!(compile(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(), Some("set ***"));
+    let shown = play("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
+    assert!(compile(&shown).unwrap_err().contains("5:1: error: a secret would stand in every plan"));
+    let error = compile(&file("\"{{ secrets.redis.pasword }}\"")).unwrap_err();
+    assert_eq!(error, "site.toml:5:51: error: field `pasword` is not defined");
+}
+
+#[test]
+fn a_selection_leaves_out_steps_and_for_kinds_the_handlers_too() {
+    let text = play(
+        r#"
+[[play.step]]
+tags = ["a"]
+file = { dest = "/a", content = "a" }
+notify = "h"
+
+[[play.step]]
+redis_shard = { id = "1", port = "7001", folder = "/d", conf = "c", acl = "c" }
+
+[[play.handler]]
+name = "h"
+file = { dest = "/h", content = "h" }
+"#,
+    );
+    let select = |tags: &[&str], kinds: &[&str]| {
+        let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
+        let selection = Selection { tags: words(tags), kinds: words(kinds) };
+        let compiled = compile_with(&text, &[("c", "conf")], selection).unwrap();
+        let made = compiled.catalogue.plays[0].clone();
+        (made.steps.iter().map(|step| step.kind.clone()).collect::<Vec<_>>().join(" "), made.handlers.len())
+    };
+    assert_eq!(select(&[], &[]), ("file redis_shard".to_owned(), 1));
+    assert_eq!(select(&["a"], &[]), ("file".to_owned(), 1));
+    assert_eq!(select(&[], &["redis_shard"]), ("redis_shard".to_owned(), 0));
+}
+
+#[test]
+fn templates_include_each_other_and_names_of_their_own_can_be_given() {
+    let templates = [("c", "{% include \"part\" %} {{ colour }} <&>\n"), ("part", "port {{ port }}")];
+    let text = play(
+        "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"c\" }\n",
+    );
+    assert_eq!(content(&compile_with(&text, &templates, Selection::default()).unwrap()), "port 80 blue <&>\n");
+}
+
+#[test]
+fn what_is_shipped_is_clean() {
+    let mut found = Diagnostics::new();
+    let project = Project::find(Path::new("."), &mut found);
+    let inventory = project.inventory.clone().expect("dunlin.toml names the example");
+    found.extend(check(&project, &inventory));
+    assert!(found.is_empty(), "{}", found.render(false));
+}
+
+#[test]
+fn the_shipped_site_puts_64_shards_on_two_hosts() {
+    let mut found = Diagnostics::new();
+    let project = Project::find(Path::new("."), &mut found);
+    let sources = Sources::load(&project, Path::new("inventories/example"), &mut found);
+    let secrets = json!({"redis": {"admin": "aaaa-admin", "replica": "bbbb-replica", "app": "cccc-app"}});
+    let compiler = Compiler::new(sources.parts(Selection::default(), Some(secrets)).unwrap()).unwrap();
+    let mut ports = BTreeSet::new();
+    for host in ["redis-01", "redis-02"] {
+        let compiled = compiler.compile(host, &plain_debian(host)).unwrap();
+        let redis = &compiled.catalogue.plays[1];
+        let shards: Vec<_> = redis.steps.iter().filter(|step| step.kind == "redis_shard").collect();
+        assert_eq!((shards.len(), redis.name.as_str()), (32, "Redis shard hosts"));
+        for shard in shards {
+            assert_eq!(shard.notify.len(), 1, "a changed shard is restarted");
+            assert!(redis.handlers.iter().any(|handler| handler.name.as_deref() == Some(shard.notify[0].as_str())));
+            ports.insert(shard.desired["port"].as_str().map(str::to_owned));
+        }
+        let texts = compiled.contents.values().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+        assert!(texts.into_iter().all(|text| !text.contains("cccc-app")), "shards know the password's digest only");
+    }
+    assert_eq!(ports.len(), 64);
+    let app = compiler.compile("app-01", &plain_debian("app-01")).unwrap();
+    let steps = &app.catalogue.plays[1].steps;
+    let map = steps.iter().find(|step| step.kind == "shard_map").expect("the map is published to application hosts");
+    let digest: Digest = serde_json::from_value(map.desired["content"]["digest"].clone()).unwrap();
+    let routing = Routing::parse(std::str::from_utf8(&app.contents[&digest]).unwrap()).unwrap();
+    assert_eq!((routing.shards.len(), routing.shards[63].primary.as_str()), (64, "192.0.2.12:7063"));
+    let password = steps.last().expect("the password's file");
+    assert_eq!(password.desired["sensitive"], json!(true));
+}

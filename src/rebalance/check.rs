@@ -1,0 +1,313 @@
+//! Holds a plan against the rules it was made for, from the observation alone.
+//!
+//! Nothing of the planner's reckoning is used here: a mistake there must not be able to hide itself. The moves are
+//! played one wave after another on the observed placement, and every figure of the plan is taken anew.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::observation::{HostLoad, Observation};
+use super::plan::{RebalancePlan, Role, Wishes};
+
+/// A rule that a plan breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `sums`, `tolerance`.
+    pub rule: &'static str,
+    /// What is wrong, with ids and hosts.
+    pub message: String,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.message)
+    }
+}
+
+/// Every rule that the plan breaks; empty for a good plan.
+///
+/// A deviation from the tolerance counts only if no note of the plan owns up to it.
+pub fn check(observation: &Observation, wishes: &Wishes, plan: &RebalancePlan) -> Vec<Violation> {
+    let mut check = Check::new(observation, wishes, plan);
+    check.map();
+    check.play();
+    check.moved_shards();
+    check.final_places();
+    check.capacity();
+    check.limits();
+    check.sums();
+    check.tolerance();
+    check.found
+}
+
+/// The hosts of one shard: its primary's, then its replicas'.
+type Copies = Vec<String>;
+
+struct Check<'a> {
+    observation: &'a Observation,
+    wishes: &'a Wishes,
+    plan: &'a RebalancePlan,
+    hosts: BTreeMap<&'a str, &'a HostLoad>,
+    places: BTreeMap<u32, Copies>,
+    found: Vec<Violation>,
+}
+
+impl<'a> Check<'a> {
+    fn new(observation: &'a Observation, wishes: &'a Wishes, plan: &'a RebalancePlan) -> Self {
+        Self {
+            observation,
+            wishes,
+            plan,
+            hosts: observation.hosts.iter().map(|host| (host.name.as_str(), host)).collect(),
+            places: observation.shards.iter().map(|shard| (shard.id, copies(&shard.host, &shard.replicas))).collect(),
+            found: Vec::new(),
+        }
+    }
+
+    fn add(&mut self, rule: &'static str, message: String) {
+        self.found.push(Violation { rule, message });
+    }
+
+    fn map(&mut self) {
+        let (plan, observation) = (self.plan, self.observation);
+        if plan.cluster != observation.cluster || plan.epoch != observation.epoch {
+            let of = |cluster: &str, epoch: u64| format!("{cluster} at epoch {epoch}");
+            let (plan, seen) = (of(&plan.cluster, plan.epoch), of(&observation.cluster, observation.epoch));
+            self.add("map", format!("the plan is for {plan}, the observation shows {seen}"));
+        }
+    }
+
+    /// Plays the waves: each copy is where the plan says, targets have the memory, no host holds two copies.
+    fn play(&mut self) {
+        let mut used = self.used();
+        let last = self.plan.moves.iter().map(|m| m.wave + 1).max().unwrap_or(0);
+        for wave in 0..last {
+            let moves: Vec<_> = self.plan.moves.iter().filter(|m| m.wave == wave).collect();
+            let listed: Vec<u32> = moves.iter().map(|m| m.shard).collect();
+            if self.plan.waves.get(wave) != Some(&listed) {
+                self.add("sums", format!("wave {wave} does not list the moves that name it"));
+            }
+            for m in &moves {
+                *used.entry(m.to.clone()).or_default() += m.bytes;
+                self.fits(&used, &m.to);
+                self.place(m.shard, m.role, &m.from, &m.to);
+            }
+            for m in &moves {
+                let left = used.entry(m.from.clone()).or_default();
+                *left = left.saturating_sub(m.bytes);
+            }
+        }
+        if self.plan.waves.len() != last {
+            self.add("sums", format!("there are {} waves, but moves name {last}", self.plan.waves.len()));
+        }
+    }
+
+    fn fits(&mut self, used: &BTreeMap<String, u64>, host: &str) {
+        let Some(capacity) = self.hosts.get(host).map(|host| host.capacity_bytes) else { return };
+        let used = used.get(host).copied().unwrap_or(0);
+        if used > capacity {
+            self.add("capacity", format!("{host} would hold {used} bytes while the plan runs, of {capacity}"));
+        }
+        let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
+        if used > peak {
+            self.add("sums", format!("{host} would hold {used} bytes, above the predicted peak of {peak}"));
+        }
+    }
+
+    fn place(&mut self, shard: u32, role: Role, from: &str, to: &str) {
+        if !self.hosts.contains_key(to) {
+            self.add("map", format!("shard {shard} would go to {to}, which is not among the hosts"));
+        }
+        let Some(copies) = self.places.get_mut(&shard) else {
+            return self.add("map", format!("shard {shard} is not in the observation"));
+        };
+        if copies.iter().any(|copy| copy == to) {
+            let message = format!("shard {shard} would have two copies on {to}");
+            return self.add("zones", message);
+        }
+        let candidates = if role == Role::Primary { 0..1 } else { 1..copies.len() };
+        match candidates.into_iter().find(|copy| copies[*copy] == from) {
+            Some(copy) => copies[copy] = to.to_owned(),
+            None => self.add("map", format!("the {role:?} of shard {shard} is not on {from}")),
+        }
+    }
+
+    fn moved_shards(&mut self) {
+        let plan = self.plan;
+        for m in &plan.moves {
+            let Some(shard) = self.observation.shard(m.shard) else { continue };
+            let ops = if m.role == Role::Primary { shard.ops_per_s } else { 0.0 };
+            if m.bytes != shard.bytes || m.ops_per_s.to_bits() != ops.to_bits() {
+                self.add("sums", format!("the move of shard {} does not weigh what was observed", m.shard));
+            }
+            if shard.pinned {
+                self.add("pinned", format!("shard {} is pinned and would move", m.shard));
+            }
+            if self.drained(&m.to) {
+                self.add("drain", format!("shard {} would go to {}, which is drained", m.shard, m.to));
+            }
+        }
+        let ends: Vec<(u32, String)> = self.arrivals();
+        for (shard, host) in ends {
+            if self.wishes.to.as_ref().is_some_and(|to| !to.contains(&host)) {
+                self.add("to", format!("shard {shard} would go to {host}, which is not among the targets"));
+            }
+        }
+    }
+
+    /// Copies that end on a host that held none of their shard's copies before.
+    fn arrivals(&self) -> Vec<(u32, String)> {
+        let mut arrivals = Vec::new();
+        for shard in &self.observation.shards {
+            let before = copies(&shard.host, &shard.replicas);
+            let after = &self.places[&shard.id];
+            arrivals.extend(after.iter().filter(|host| !before.contains(host)).map(|host| (shard.id, host.clone())));
+        }
+        arrivals
+    }
+
+    fn final_places(&mut self) {
+        let limited = self.wishes.max_moves.is_some() || self.wishes.max_bytes.is_some();
+        let places = self.places.clone();
+        for (shard, hosts) in &places {
+            let moved = self.plan.moves.iter().any(|m| m.shard == *shard);
+            for (n, host) in hosts.iter().enumerate() {
+                if self.drained(host) && !limited {
+                    self.add("drain", format!("shard {shard} would stay on {host}, which is drained"));
+                }
+                for other in &hosts[..n] {
+                    if self.same_zone(host, other) && (moved || !limited) {
+                        self.add("zones", format!("shard {shard} would have copies on {other} and {host}"));
+                    }
+                }
+            }
+        }
+    }
+
+    fn same_zone(&self, a: &str, b: &str) -> bool {
+        let zone = |name: &str| self.hosts.get(name).and_then(|host| host.zone.as_deref());
+        a == b || (self.wishes.zones && zone(a).is_some() && zone(a) == zone(b))
+    }
+
+    fn drained(&self, host: &str) -> bool {
+        self.wishes.drain.iter().any(|name| name == host) || self.hosts.get(host).is_some_and(|host| host.drain)
+    }
+
+    fn capacity(&mut self) {
+        let before = self.used();
+        let after = self.loads();
+        let limited = self.wishes.max_moves.is_some() || self.wishes.max_bytes.is_some();
+        for host in &self.observation.hosts {
+            let most = (host.capacity_bytes as f64 * self.wishes.headroom) as u64;
+            let (bytes, had) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
+            if bytes > most && !(limited && bytes <= had) {
+                self.add("capacity", format!("{} would end with {bytes} bytes, above {most}", host.name));
+            }
+        }
+    }
+
+    fn limits(&mut self) {
+        let bytes: u64 = self.plan.moves.iter().map(|m| m.bytes).sum();
+        if self.wishes.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
+            self.add("limits", format!("{} moves are more than wished", self.plan.moves.len()));
+        }
+        if self.wishes.max_bytes.is_some_and(|most| bytes > most) {
+            self.add("limits", format!("{bytes} bytes are more than wished"));
+        }
+    }
+
+    fn sums(&mut self) {
+        let plan = self.plan;
+        let moved: u64 = plan.moves.iter().map(|m| m.bytes).sum();
+        let after = self.loads();
+        let total: u64 = after.values().map(|(bytes, ..)| bytes).sum();
+        if moved != plan.bytes_moved || total != plan.bytes_total {
+            let message =
+                format!("{moved} of {total} bytes move, the plan says {} of {}", plan.bytes_moved, plan.bytes_total);
+            self.add("sums", message);
+        }
+        if plan.lower_bound_bytes > plan.bytes_moved {
+            self.add("sums", "the lower bound is above what moves".to_owned());
+        }
+        let names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
+        let expected: Vec<&str> = self.observation.hosts.iter().map(|host| host.name.as_str()).collect();
+        if names != expected {
+            return self.add("sums", "the plan's hosts are not those of the observation".to_owned());
+        }
+        for host in &plan.hosts {
+            let (bytes, ops, copies) = after[&host.name];
+            let same_ops = (host.after.ops_per_s - ops).abs() <= 0.001 * (copies + 1) as f64;
+            if host.after.bytes != bytes || host.after.shards != copies || !same_ops {
+                self.add("sums", format!("{} would not end as the plan says", host.name));
+            }
+        }
+    }
+
+    fn tolerance(&mut self) {
+        let told = self.plan.notes.iter().any(|note| note.starts_with("planned as near as possible"));
+        if told {
+            return;
+        }
+        let after = self.loads();
+        let staying = self.observation.hosts.iter().filter(|host| !self.drained(&host.name));
+        let weight: f64 = staying.map(|host| host.weight).sum();
+        let totals = after.values().fold((0.0, 0.0), |sum, load| (sum.0 + load.0 as f64, sum.1 + load.1));
+        let mut far = Vec::new();
+        for host in self.observation.hosts.iter().filter(|host| !self.drained(&host.name)) {
+            let (bytes, ops, _) = after[&host.name];
+            let share = host.weight / weight;
+            let cap = host.capacity_bytes as f64 * self.wishes.headroom;
+            if self.wishes.balance.bytes() && !self.near(bytes as f64, share * totals.0, cap) {
+                far.push(format!("{} ends with {bytes} bytes, its share is {:.0}", host.name, share * totals.0));
+            }
+            if self.wishes.balance.ops() && !self.near(ops, share * totals.1, f64::MAX) {
+                far.push(format!("{} ends with {ops} operations, its share is {:.1}", host.name, share * totals.1));
+            }
+        }
+        for message in far {
+            self.add("tolerance", message);
+        }
+    }
+
+    /// Within the tolerance around the share, give or take one unit of rounding; at least as full as the cap allows.
+    fn near(&self, load: f64, share: f64, cap: f64) -> bool {
+        let (lo, hi) = (share * (1.0 - self.wishes.tolerance), share * (1.0 + self.wishes.tolerance));
+        load + 1.0 >= lo.min(cap) && load <= hi + 1.0
+    }
+
+    /// Bytes on each host as observed.
+    fn used(&self) -> BTreeMap<String, u64> {
+        let mut used = BTreeMap::new();
+        for shard in &self.observation.shards {
+            for host in copies(&shard.host, &shard.replicas) {
+                *used.entry(host).or_default() += shard.bytes;
+            }
+        }
+        used
+    }
+
+    /// Bytes, operations and copies on each host at the places that were played.
+    fn loads(&self) -> BTreeMap<String, (u64, f64, usize)> {
+        let mut loads: BTreeMap<String, (u64, f64, usize)> =
+            self.observation.hosts.iter().map(|host| (host.name.clone(), (0, 0.0, 0))).collect();
+        for shard in &self.observation.shards {
+            for (n, host) in self.places[&shard.id].iter().enumerate() {
+                let Some(load) = loads.get_mut(host) else { continue };
+                load.0 += shard.bytes;
+                load.1 += if n == 0 { shard.ops_per_s } else { 0.0 };
+                load.2 += 1;
+            }
+        }
+        loads
+    }
+}
+
+fn copies(primary: &str, replicas: &[String]) -> Copies {
+    std::iter::once(primary.to_owned()).chain(replicas.iter().cloned()).collect::<Vec<_>>()
+}
+
+/// Ids that a plan moves more than once because they take a detour.
+pub fn detoured(plan: &RebalancePlan) -> BTreeSet<u32> {
+    let mut seen = BTreeSet::new();
+    plan.moves.iter().filter(|m| !seen.insert((m.shard, m.role))).map(|m| m.shard).collect()
+}

@@ -1,0 +1,41 @@
+//! P1: the target starts as a replica of the source, by its configuration file, its application user off.
+
+use anyhow::{Context, Result, bail};
+
+use super::aside::set_aside;
+use super::link::role_of;
+use crate::resources::Blobs;
+use crate::resources::redis_shard::RedisShard;
+use crate::wire::shard::{MoveSpec, Role};
+
+/// The target instance of a move.
+///
+/// # Errors
+/// The desired state in the request has another form.
+pub fn instance(spec: &MoveSpec) -> Result<RedisShard> {
+    serde_json::from_value(spec.instance.clone()).with_context(|| format!("the instance of shard {}", spec.shard))
+}
+
+/// Does the instance's own file say that it follows the source?
+///
+/// # Errors
+/// The file could not be read.
+pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
+    Ok(instance.current()?.and_then(|conf| conf.replica_of()).as_deref() == Some(&spec.from))
+}
+
+/// Makes the copy, or starts the one that is there; files of an earlier instance are set aside.
+///
+/// # Errors
+/// Something else runs there, or what the system said.
+pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result<()> {
+    if is_copy(instance, spec)? {
+        return instance.start();
+    }
+    match role_of(&spec.to, &spec.credentials) {
+        Role::Unreachable if !instance.is_running()? => {}
+        role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
+    }
+    set_aside(instance, "old")?;
+    instance.birth(&spec.from, &spec.app_user, blobs)
+}

@@ -1,0 +1,61 @@
+//! P1–P5: a copy that has caught up, is durable, and was found equal.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde_json::{Value, json};
+
+use super::diary::{Diary, Step};
+use super::link::Link;
+use super::{birth, sync, verify};
+use crate::resources::Blobs;
+use crate::wire::Sink;
+use crate::wire::shard::{Copied, MoveSpec, Role};
+
+/// How long a new instance may take until it answers.
+const START: Duration = Duration::from_secs(20);
+
+/// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
+///
+/// # Errors
+/// What stopped it; the source has not been touched but for its replication settings.
+pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
+    let started = Instant::now();
+    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let instance = birth::instance(spec)?;
+    let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
+    match source.role()? {
+        Role::Master { .. } => {}
+        role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
+        role => bail!("the source {} is no master ({role:?})", spec.from),
+    }
+    diary.begin(spec)?;
+    tune(&mut source)?;
+
+    diary.intent(Step::Birth, Value::Null)?;
+    birth::born(&instance, spec, blobs)?;
+    let mut target = Link::open_within(&spec.to, &spec.credentials, START)?;
+    if let Role::Master { .. } = target.role()? {
+        bail!("{} is a master already; nothing was copied over it", spec.to);
+    }
+    diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
+
+    diary.intent(Step::Copy, Value::Null)?;
+    sync::caught_up(&mut source, &mut target, spec, sink)?;
+    sync::durable(&mut target, spec, sink)?;
+    diary.done(Step::Copy, Value::Null)?;
+
+    let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
+    let bytes = target.info("memory")?.number("used_memory_dataset");
+    Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
+}
+
+/// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.
+fn tune(source: &mut Link) -> Result<()> {
+    for (name, value) in [("repl-diskless-sync", "yes"), ("repl-diskless-sync-delay", "0")] {
+        if source.setting(name)? != value {
+            source.run(&["CONFIG", "SET", name, value])?;
+        }
+    }
+    Ok(())
+}

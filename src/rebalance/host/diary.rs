@@ -1,0 +1,310 @@
+//! A shard's journal on the target's host: intent and result of each step of its moves, and the lock on the shard.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::crash::{self, Moment};
+use crate::journal::{self, Journal};
+use crate::wire::shard::MoveSpec;
+
+/// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// A move is taken on; its detail is the move without its secrets.
+    Begin,
+    /// The target is started as a replica.
+    Birth,
+    /// It catches up and gets durable.
+    Copy,
+    /// The two are compared.
+    Verify,
+    /// The source accepts writes only with its replicas attached, also after a restart.
+    Arm,
+    /// The source holds writes.
+    Pause,
+    /// The target takes the rest.
+    Drain,
+    /// The source becomes the target's replica.
+    Fence,
+    /// The target becomes the master, also after a restart.
+    Promote,
+    /// The application may use the target.
+    Open,
+    /// The source's new role is durable, the other replicas follow.
+    Settle,
+    /// The source is as before, the copy goes on.
+    RollBack,
+    /// The source is as before, the copy is gone.
+    Abort,
+    /// An instance that handed its shard over is stopped.
+    Retire,
+}
+
+impl Step {
+    /// All, in order.
+    pub const ALL: [Self; 14] = [
+        Self::Begin,
+        Self::Birth,
+        Self::Copy,
+        Self::Verify,
+        Self::Arm,
+        Self::Pause,
+        Self::Drain,
+        Self::Fence,
+        Self::Promote,
+        Self::Open,
+        Self::Settle,
+        Self::RollBack,
+        Self::Abort,
+        Self::Retire,
+    ];
+
+    /// Its name as in the journal.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Begin => "begin",
+            Self::Birth => "birth",
+            Self::Copy => "copy",
+            Self::Verify => "verify",
+            Self::Arm => "arm",
+            Self::Pause => "pause",
+            Self::Drain => "drain",
+            Self::Fence => "fence",
+            Self::Promote => "promote",
+            Self::Open => "open",
+            Self::Settle => "settle",
+            Self::RollBack => "roll_back",
+            Self::Abort => "abort",
+            Self::Retire => "retire",
+        }
+    }
+}
+
+/// What is said of a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mark {
+    /// It is going to be done.
+    Intent,
+    /// It is done.
+    Done,
+    /// It failed.
+    Failed,
+}
+
+/// One line of the journal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// When, RFC 3339.
+    pub at: String,
+    /// The run.
+    pub run: String,
+    /// The step.
+    pub step: Step,
+    /// What of it.
+    pub mark: Mark,
+    /// What recovery needs to know.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub detail: Value,
+}
+
+/// A move as the journal keeps it: without secrets.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Begun {
+    /// Source.
+    pub from: String,
+    /// Target.
+    pub to: String,
+    /// The source's other replicas.
+    pub others: Vec<String>,
+    /// The epoch it is for.
+    pub epoch: u64,
+    /// The application's user.
+    pub app_user: String,
+    /// The target instance.
+    pub instance: Value,
+}
+
+/// The journal of one shard, locked.
+#[derive(Debug)]
+pub struct Diary {
+    journal: Journal,
+    records: Vec<Record>,
+    run: String,
+    /// Held until the diary is dropped, or the process ends.
+    _lock: File,
+}
+
+/// Where a shard's journal stands.
+pub fn path(folder: &Path, shard: u32) -> PathBuf {
+    folder.join(format!("shard-{shard}.jsonl"))
+}
+
+/// The records of the last move in a journal, its `Begin` first.
+pub fn last_move(records: &[Record]) -> &[Record] {
+    let begin = records.iter().rposition(|record| record.step == Step::Begin).unwrap_or(records.len());
+    &records[begin..]
+}
+
+/// Has a move come to its end, at the source or at the target?
+pub fn is_finished(records: &[Record]) -> bool {
+    let ends = |record: &Record| matches!(record.step, Step::Settle | Step::Abort) && record.mark == Mark::Done;
+    records.iter().any(ends)
+}
+
+impl Diary {
+    /// Takes the shard's lock and reads its journal.
+    ///
+    /// # Errors
+    /// Another request works on this shard, or the disk said no.
+    pub fn open(folder: &Path, shard: u32, run: &str) -> Result<Self> {
+        let path = path(folder, shard);
+        let journal = Journal::open(&path)?;
+        let lock_path = path.with_extension("lock");
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let lock = lock.with_context(|| format!("opening {}", lock_path.display()))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => bail!("another request is working on shard {shard} on this host"),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", lock_path.display()));
+            }
+        }
+        Ok(Self { journal, records: journal::read(&path)?, run: run.to_owned(), _lock: lock })
+    }
+
+    /// Takes on a move: the one that the journal is in the middle of, or a new one.
+    ///
+    /// # Errors
+    /// The journal is in the middle of another one.
+    pub fn begin(&mut self, spec: &MoveSpec) -> Result<()> {
+        let begun = Begun {
+            from: spec.from.clone(),
+            to: spec.to.clone(),
+            others: spec.others.clone(),
+            epoch: spec.epoch,
+            app_user: spec.app_user.clone(),
+            instance: spec.instance.clone(),
+        };
+        if let Some(last) = self.begun()
+            && !is_finished(self.this_move())
+        {
+            if (&last.from, &last.to) == (&begun.from, &begun.to) {
+                return Ok(());
+            }
+            bail!(
+                "shard {} has an unfinished move here, from {} to {}; `dunlin shards resume` or `abort` ends it",
+                spec.shard,
+                last.from,
+                last.to
+            );
+        }
+        self.append(Step::Begin, Mark::Done, json!(begun))
+    }
+
+    /// The move that the journal is about, last.
+    pub fn begun(&self) -> Option<Begun> {
+        let first = self.this_move().first()?;
+        serde_json::from_value(first.detail.clone()).ok()
+    }
+
+    /// The records of the last move.
+    pub fn this_move(&self) -> &[Record] {
+        last_move(&self.records)
+    }
+
+    /// The last record of a step in the last move.
+    pub fn last(&self, step: Step, mark: Mark) -> Option<&Record> {
+        self.this_move().iter().rev().find(|record| record.step == step && record.mark == mark)
+    }
+
+    /// Announces a step; it may be done once this has returned.
+    ///
+    /// # Errors
+    /// It is not on the disk: the step must not be done.
+    pub fn intent(&mut self, step: Step, detail: Value) -> Result<()> {
+        self.append(step, Mark::Intent, detail)?;
+        crash::point(step, Moment::Before);
+        Ok(())
+    }
+
+    /// Announces a step without waiting for the disk, where recovery can do without it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn announce(&mut self, step: Step) -> Result<()> {
+        self.note(step, Mark::Intent, Value::Null)?;
+        crash::point(step, Moment::Before);
+        Ok(())
+    }
+
+    /// Notes that a step is done.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn done(&mut self, step: Step, detail: Value) -> Result<()> {
+        crash::point(step, Moment::After);
+        self.append(step, Mark::Done, detail)
+    }
+
+    /// Notes that a step is done, without waiting for the disk.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn passed(&mut self, step: Step) -> Result<()> {
+        crash::point(step, Moment::After);
+        self.note(step, Mark::Done, Value::Null)
+    }
+
+    /// Notes that a step failed.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn failed(&mut self, step: Step, why: &str) -> Result<()> {
+        self.append(step, Mark::Failed, json!({ "why": why }))
+    }
+
+    fn append(&mut self, step: Step, mark: Mark, detail: Value) -> Result<()> {
+        let record = self.record(step, mark, detail);
+        self.journal.append(&record)?;
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn note(&mut self, step: Step, mark: Mark, detail: Value) -> Result<()> {
+        let record = self.record(step, mark, detail);
+        self.journal.note(&record)?;
+        self.records.push(record);
+        Ok(())
+    }
+
+    fn record(&self, step: Step, mark: Mark, detail: Value) -> Record {
+        Record { at: jiff::Timestamp::now().to_string(), run: self.run.clone(), step, mark, detail }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_the_name_it_has_in_the_journal() {
+        for step in Step::ALL {
+            assert_eq!(serde_json::to_value(step).unwrap(), step.name());
+        }
+    }
+
+    #[test]
+    fn a_shard_is_locked_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = Diary::open(folder.path(), 3, "r1").unwrap();
+        assert!(Diary::open(folder.path(), 3, "r2").unwrap_err().to_string().contains("shard 3"));
+        drop(held);
+        Diary::open(folder.path(), 3, "r2").unwrap();
+    }
+}

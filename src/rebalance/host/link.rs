@@ -1,0 +1,262 @@
+//! One blocking connection to an instance, and the few questions that moves ask.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use redis::{Cmd, Connection, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, Value};
+
+use crate::wire::shard::{Credentials, Role};
+
+/// Longest time to connect and to log in.
+const CONNECT: Duration = Duration::from_secs(2);
+/// Longest wait for an answer.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// A connection to one instance; after an error it must not be used again.
+pub struct Link {
+    connection: Connection,
+    /// `ip:port`.
+    pub address: String,
+}
+
+/// `INFO`, by name.
+#[derive(Clone, Debug, Default)]
+pub struct Info(HashMap<String, String>);
+
+impl Info {
+    /// A field's text; empty where the server does not have it.
+    pub fn text(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// A field's number; 0 where the server does not have it.
+    pub fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().unwrap_or(0)
+    }
+
+    /// All fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    fn parse(text: &str) -> Self {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+}
+
+/// Host and port of `ip:port`.
+///
+/// # Errors
+/// The text has another form.
+pub fn host_and_port(address: &str) -> Result<(&str, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parts.with_context(|| format!("\"{address}\" is not of the form ip:port"))
+}
+
+/// A command of plain words.
+pub fn words(words: &[&str]) -> Cmd {
+    let mut cmd = Cmd::new();
+    for word in words {
+        cmd.arg(word);
+    }
+    cmd
+}
+
+impl Link {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// Nothing answers there, or the password is not accepted; the error says which.
+    pub fn open(address: &str, credentials: &Credentials) -> Result<Self> {
+        let (host, port) = host_and_port(address)?;
+        let login = RedisConnectionInfo::default()
+            .set_username(&credentials.user)
+            .set_password(&credentials.password)
+            .set_skip_set_lib_name();
+        let info = (host, port).into_connection_info()?.set_redis_settings(login);
+        let client = redis::Client::open(info)?;
+        let connection = client.get_connection_with_timeout(CONNECT).with_context(|| format!("redis {address}"))?;
+        connection.set_read_timeout(Some(ANSWER)).and_then(|()| connection.set_write_timeout(Some(ANSWER)))?;
+        Ok(Self { connection, address: address.to_owned() })
+    }
+
+    /// As [`Link::open`], again and again until the time is over: an instance that is starting answers late.
+    ///
+    /// # Errors
+    /// The last one.
+    pub fn open_within(address: &str, credentials: &Credentials, time: Duration) -> Result<Self> {
+        let end = Instant::now() + time;
+        loop {
+            match Self::open(address, credentials).and_then(Self::loaded) {
+                Err(error) if Instant::now() > end => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(link) => return Ok(link),
+            }
+        }
+    }
+
+    fn loaded(mut self) -> Result<Self> {
+        if self.info("persistence")?.number("loading") == 1 {
+            bail!("redis {} is still loading its data", self.address);
+        }
+        Ok(self)
+    }
+
+    /// Sends one command and waits for its answer.
+    ///
+    /// # Errors
+    /// What the server or the network said, with command and address.
+    pub fn ask<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T> {
+        cmd.query(&mut self.connection).with_context(|| format!("{} at redis {}", name(cmd), self.address))
+    }
+
+    /// Sends a command of plain words.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn run(&mut self, line: &[&str]) -> Result<Value> {
+        self.ask(&words(line))
+    }
+
+    /// Sends commands in one go and returns all answers; errors stand among them as [`Value::ServerError`].
+    ///
+    /// # Errors
+    /// The network.
+    pub fn batch(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        if cmds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
+        redis::ConnectionLike::req_packed_commands(&mut self.connection, &packed, 0, cmds.len())
+            .with_context(|| format!("redis {}", self.address))
+    }
+
+    /// As [`Link::batch`], and none of the answers may be an error.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn all(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let answers = self.batch(cmds)?;
+        for (cmd, answer) in cmds.iter().zip(&answers) {
+            self.check(cmd, answer)?;
+        }
+        Ok(answers)
+    }
+
+    /// Sends commands without waiting for the answers; [`Link::collect`] must take them.
+    ///
+    /// # Errors
+    /// The network.
+    pub fn send(&mut self, cmds: &[Cmd]) -> Result<()> {
+        let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
+        self.connection.send_packed_command(&packed).with_context(|| format!("redis {}", self.address))
+    }
+
+    /// Takes the answers to commands that were sent.
+    ///
+    /// # Errors
+    /// The network, or the first error among them.
+    pub fn collect(&mut self, cmds: &[Cmd]) -> Result<()> {
+        for cmd in cmds {
+            let answer = self.connection.recv_response().with_context(|| format!("redis {}", self.address))?;
+            self.check(cmd, &answer)?;
+        }
+        Ok(())
+    }
+
+    fn check(&self, cmd: &Cmd, answer: &Value) -> Result<()> {
+        match answer {
+            Value::ServerError(error) => bail!(
+                "{} at redis {}: {} {}",
+                name(cmd),
+                self.address,
+                error.code(),
+                error.details().unwrap_or_default()
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// A section of `INFO`.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn info(&mut self, section: &str) -> Result<Info> {
+        Ok(Info::parse(&self.ask::<String>(&words(&["INFO", section]))?))
+    }
+
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// As [`Link::ask`]; or there is no such setting.
+    pub fn setting(&mut self, name: &str) -> Result<String> {
+        let pair: Vec<String> = self.ask(&words(&["CONFIG", "GET", name]))?;
+        pair.into_iter().nth(1).with_context(|| format!("redis {} has no setting {name}", self.address))
+    }
+
+    /// Its role. A replica's offset is the one it has applied, also while its link is down.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn role(&mut self) -> Result<Role> {
+        let info = self.info("replication")?;
+        Ok(if info.text("role") == "master" {
+            Role::Master { offset: info.number("master_repl_offset"), replicas: info.number("connected_slaves") }
+        } else {
+            Role::Replica {
+                of: format!("{}:{}", info.text("master_host"), info.text("master_port")),
+                linked: info.text("master_link_status") == "up",
+                offset: info.number("slave_repl_offset"),
+            }
+        })
+    }
+
+    /// The identity of the running process: another after each start.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn run_id(&mut self) -> Result<String> {
+        Ok(self.info("server")?.text("run_id").to_owned())
+    }
+}
+
+/// A command's first word, and its second where that is a subcommand: never its arguments, which may be secret.
+fn name(cmd: &Cmd) -> String {
+    let words: Vec<String> = cmd
+        .args_iter()
+        .take(2)
+        .filter_map(|arg| match arg {
+            redis::Arg::Simple(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        })
+        .collect();
+    match &words[..] {
+        [first, second] if matches!(first.as_str(), "CONFIG" | "CLIENT" | "ACL") => format!("{first} {second}"),
+        [first, ..] => first.clone(),
+        [] => String::new(),
+    }
+}
+
+/// The role of an instance, [`Role::Unreachable`] where it does not answer.
+pub fn role_of(address: &str, credentials: &Credentials) -> Role {
+    Link::open(address, credentials).and_then(|mut link| link.role()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_never_name_arguments() {
+        assert_eq!(name(&words(&["CONFIG", "SET", "masterauth", "secret"])), "CONFIG SET");
+        assert_eq!(name(&words(&["REPLICAOF", "10.0.0.1", "7000"])), "REPLICAOF");
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        assert_eq!(host_and_port("10.0.0.1:7017").unwrap(), ("10.0.0.1", 7017));
+        assert!(host_and_port("10.0.0.1").is_err());
+    }
+}

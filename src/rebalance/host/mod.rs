@@ -1,0 +1,44 @@
+//! The half of a shard's move that runs on a host: on the target's for all but `retire`, which runs on the source's.
+//!
+//! A request is worked on in the thread that calls [`handle`], with blocking connections; several moves run side by
+//! side, each holding its shard's lock. What was going to be done and how it ended stands in the shard's journal. Once
+//! the source is armed, a switch ends or rolls back by its own time-outs, whether or not anybody still listens.
+
+mod aside;
+mod birth;
+mod copy;
+pub mod crash;
+mod diary;
+mod link;
+mod moves;
+mod observe;
+mod preflight;
+mod recover;
+mod retire;
+mod switch;
+mod sync;
+mod verify;
+
+use anyhow::Result;
+
+use crate::resources::Blobs;
+use crate::wire::Sink;
+use crate::wire::shard::{Reply, Request};
+
+/// Works on one request.
+///
+/// # Errors
+/// What stopped it, with the instance concerned. The journal then says how far it came; asking again goes on there.
+pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
+    Ok(match request {
+        Request::Observe(what) => Reply::Observed(observe::observe(&what)),
+        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs)),
+        Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
+        Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),
+        Request::Verify(spec) => Reply::Verified(verify::verify(&spec, sink)?),
+        Request::Retire(what) => Reply::Retired(retire::retire(&what)?),
+        Request::Moves(what) => Reply::Moves(moves::moves(&what)?),
+        Request::Recover(spec) => Reply::Recovered(recover::recover(&spec)?),
+        Request::Abort(spec) => recover::abort(&spec).map(|()| Reply::Aborted)?,
+    })
+}

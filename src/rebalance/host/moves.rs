@@ -1,0 +1,59 @@
+//! What the journals of this host say about its moves, beside the roles that the instances have now.
+
+use std::fs;
+use std::io::ErrorKind;
+
+use anyhow::{Context, Result};
+
+use super::diary::{self, Begun, Record, is_finished, last_move};
+use super::link::role_of;
+use crate::journal;
+use crate::wire::shard::{MoveState, Moves};
+
+/// The last move of each shard, by shard number.
+///
+/// # Errors
+/// The folder or a journal could not be read.
+pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
+    let mut shards = Vec::new();
+    match fs::read_dir(&what.journals) {
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                let number = name.strip_prefix("shard-").and_then(|name| name.strip_suffix(".jsonl"));
+                shards.extend(number.and_then(|number| number.parse::<u32>().ok()));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", what.journals.display())),
+    }
+    shards.sort_unstable();
+    let mut states = Vec::new();
+    for shard in shards {
+        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
+        states.extend(state(shard, last_move(&records), what));
+    }
+    Ok(states)
+}
+
+fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
+    let (first, last) = (records.first()?, records.last()?);
+    let begun: Begun = serde_json::from_value(first.detail.clone()).ok()?;
+    let mark = serde_json::to_value(last.mark).ok()?.as_str()?.to_owned();
+    Some(MoveState {
+        run: first.run.clone(),
+        shard,
+        source: role_of(&begun.from, &what.credentials),
+        target: role_of(&begun.to, &what.credentials),
+        from: begun.from,
+        to: begun.to,
+        others: begun.others,
+        epoch: begun.epoch,
+        app_user: begun.app_user,
+        instance: begun.instance,
+        step: last.step.name().to_owned(),
+        mark,
+        at: last.at.clone(),
+        finished: is_finished(records),
+    })
+}

@@ -1,0 +1,104 @@
+//! Sizes and rates of instances: what plans are made from. Reads only.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::link::{Info, Link, words};
+use crate::wire::shard::{Observe, Observed};
+
+/// Commands that observers, replication and moves cause; the application's rate is without them.
+const NOT_COUNTED: &[&str] = &[
+    "info",
+    "ping",
+    "psync",
+    "replconf",
+    "auth",
+    "hello",
+    "client",
+    "config",
+    "role",
+    "acl",
+    "select",
+    "replicaof",
+    "slowlog",
+    "latency",
+    "command",
+    "cluster",
+    "debug",
+    "memory",
+];
+
+/// Looks at all instances twice, the window apart; one that does not answer is reported with its error.
+pub fn observe(what: &Observe) -> Vec<Observed> {
+    let mut first: Vec<(Link, Info, Instant)> = Vec::new();
+    let mut observed: Vec<Observed> = Vec::new();
+    for (shard, address) in &what.instances {
+        let blank = Observed { shard: *shard, address: address.clone(), ..Observed::default() };
+        let looked = Link::open(address, &what.credentials)
+            .and_then(|mut link| Ok((described(&mut link, &blank)?, link.info("all")?, link)));
+        match looked {
+            Ok((described, info, link)) => {
+                observed.push(described);
+                first.push((link, info, Instant::now()));
+            }
+            Err(error) => observed.push(Observed { error: Some(format!("{error:#}")), ..blank }),
+        }
+    }
+    if what.window_ms == 0 {
+        return observed;
+    }
+    std::thread::sleep(Duration::from_millis(what.window_ms));
+    let answering = observed.iter_mut().filter(|instance| instance.error.is_none());
+    for (instance, (mut link, before, at)) in answering.zip(first) {
+        match link.info("all") {
+            Ok(after) => rates(instance, &before, &after, at.elapsed()),
+            Err(error) => instance.error = Some(format!("{error:#}")),
+        }
+    }
+    observed
+}
+
+fn described(link: &mut Link, blank: &Observed) -> Result<Observed> {
+    let info = link.info("all")?;
+    let listpack = link.setting("zset-max-listpack-entries")?;
+    let clients: String = link.ask(&words(&["CLIENT", "LIST", "TYPE", "NORMAL"]))?;
+    let me: String = link.ask(&words(&["ACL", "WHOAMI"]))?;
+    let mine = format!("user={me}");
+    let others = clients.lines().filter(|line| !line.split(' ').any(|field| field == mine)).count();
+    let keyspace = info.iter().filter(|(name, _)| name.starts_with("db") && name[2..].parse::<u32>().is_ok());
+    let keys = keyspace.filter_map(|(_, value)| value.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok());
+    Ok(Observed {
+        role: link.role()?,
+        version: info.text("redis_version").to_owned(),
+        bytes: info.number("used_memory_dataset"),
+        used_memory: info.number("used_memory"),
+        maxmemory: info.number("maxmemory"),
+        keys: keys.sum(),
+        clients: u64::try_from(others)?,
+        durable: info.text("aof_enabled") == "1" && info.text("aof_last_write_status") == "ok",
+        fork_us: info.number("latest_fork_usec"),
+        listpack_entries: listpack.parse().unwrap_or(0),
+        ..blank.clone()
+    })
+}
+
+fn rates(instance: &mut Observed, before: &Info, after: &Info, window: Duration) {
+    let seconds = window.as_secs_f64();
+    let grown = |from: u64, to: u64| precise(to.saturating_sub(from)) / seconds;
+    instance.ops_per_s = grown(calls(before), calls(after));
+    instance.stream_bytes_per_s = grown(before.number("master_repl_offset"), after.number("master_repl_offset"));
+}
+
+/// Calls of the commands that count, from `commandstats`.
+fn calls(info: &Info) -> u64 {
+    let stats = info.iter().filter_map(|(name, value)| Some((name.strip_prefix("cmdstat_")?, value)));
+    let counted = stats.filter(|(name, _)| !NOT_COUNTED.contains(&name.split('|').next().unwrap_or(name)));
+    counted.filter_map(|(_, value)| value.strip_prefix("calls=")?.split(',').next()?.parse::<u64>().ok()).sum()
+}
+
+/// Counters of one window are far below 2⁵³.
+#[expect(clippy::cast_precision_loss, reason = "see above")]
+fn precise(number: u64) -> f64 {
+    number as f64
+}

@@ -1,0 +1,104 @@
+//! How far a target has come as a replica, as both sides see it.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::link::{Info, Link, host_and_port};
+use crate::wire::shard::{MoveSpec, Role};
+use crate::wire::{Event, Sink};
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// Waits until the target's link is up, the source counts it as online, and it is at most `lag_bytes` behind.
+///
+/// # Errors
+/// No progress within `copy_stall_s`, or the run was cancelled.
+pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
+    let stall = Duration::from_secs(spec.limits.copy_stall_s);
+    let (mut best, mut since) = (0, Instant::now());
+    loop {
+        let (from, to) = (source.info("replication")?, target.info("replication")?);
+        if is_caught_up(&from, &to, spec)? {
+            return Ok(());
+        }
+        if sink.cancelled() {
+            bail!("cancelled while shard {} was being copied; nothing is handed over", spec.shard);
+        }
+        let done = to.number("master_sync_read_bytes") + to.number("slave_repl_offset");
+        if done > best {
+            (best, since) = (done, Instant::now());
+            sink.emit(Event::Progress {
+                job: format!("shard {}", spec.shard),
+                phase: "copy".to_owned(),
+                done: to.number("master_sync_read_bytes"),
+                total: to.number("master_sync_total_bytes"),
+            });
+        }
+        if since.elapsed() > stall {
+            bail!(
+                "{} has not come nearer to {} for {} s (link {}, {} replicas at the source)",
+                spec.to,
+                spec.from,
+                stall.as_secs(),
+                to.text("master_link_status"),
+                from.text("connected_slaves")
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
+    let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
+    let linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
+    Ok(linked && is_online(from, &spec.to)? && behind <= spec.limits.lag_bytes)
+}
+
+/// Does the source count this replica as online, and has it heard from it?
+///
+/// # Errors
+/// The address has no port.
+pub fn is_online(source: &Info, replica: &str) -> Result<bool> {
+    let (ip, port) = host_and_port(replica)?;
+    let wanted = [format!("ip={ip}"), format!("port={port}"), "state=online".to_owned()];
+    let slaves = source.iter().filter(|(name, _)| name.starts_with("slave") && name[5..].parse::<u32>().is_ok());
+    Ok(slaves.map(|(_, line)| line.split(',')).any(|fields| {
+        let fields: Vec<&str> = fields.collect();
+        let recent = fields.iter().any(|field| matches!(*field, "lag=0" | "lag=1"));
+        recent && wanted.iter().all(|want| fields.contains(&want.as_str()))
+    }))
+}
+
+/// Waits until the target's append-only file holds everything: on, no rewrite running or due, the last ones good.
+///
+/// # Errors
+/// It is off or failing, or it takes longer than `copy_stall_s`.
+pub fn durable(target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
+    let end = Instant::now() + Duration::from_secs(spec.limits.copy_stall_s.max(1) * 10);
+    loop {
+        let info = target.info("persistence")?;
+        if info.text("aof_enabled") != "1" {
+            bail!("{} keeps no append-only file; its configuration must say `appendonly yes`", spec.to);
+        }
+        let settled = info.number("aof_rewrite_in_progress") + info.number("aof_rewrite_scheduled") == 0;
+        if settled && info.text("aof_last_write_status") == "ok" && info.text("aof_last_bgrewrite_status") == "ok" {
+            return Ok(());
+        }
+        if Instant::now() > end || sink.cancelled() {
+            bail!(
+                "the append-only file of {} is not ready: last write {}, last rewrite {}",
+                spec.to,
+                info.text("aof_last_write_status"),
+                info.text("aof_last_bgrewrite_status")
+            );
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+/// Does this role say "follows that instance"?
+pub fn follows(role: &Role, address: &str) -> bool {
+    matches!(role, Role::Replica { of, .. } if of == address)
+}

@@ -1,0 +1,17 @@
+//! Moving shards between hosts: what was observed, which moves make a fleet even, and whether a plan keeps its rules.
+//!
+//! Planning is pure: [`plan::plan`] takes a value and returns a value. [`check::check`] shares no code with it. The
+//! controller ([`Ground`], [`observe`], [`run`], [`resume`]) plans, supervises and publishes the map; what may not be
+//! interrupted happens in `host`, the half that runs on the target's host.
+
+pub mod check;
+pub mod ground;
+pub mod host;
+pub mod observation;
+pub mod observe;
+pub mod plan;
+pub mod publish;
+pub mod resume;
+pub mod run;
+
+pub use ground::Ground;

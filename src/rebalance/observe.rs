@@ -1,0 +1,109 @@
+//! Observing the shards of a map: each host is asked for its own instances, and the answers become an observation.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use dunlin_shards::ShardMap;
+
+use super::Ground;
+use super::observation::{HostLoad, Observation, ShardLoad};
+use crate::inventory::Host;
+use crate::wire::shard::{self, Observed, Reply, Request};
+
+/// How long commands are counted, in milliseconds.
+const WINDOW_MS: u64 = 1000;
+/// The part of a host's memory that shards may use where the inventory names none.
+const SHARE: f64 = 0.75;
+
+/// All primaries of the map, as their hosts see them.
+///
+/// # Errors
+/// An instance does not answer; all of those are named at once.
+pub async fn primaries(ground: &Ground<'_>, map: &ShardMap) -> Result<BTreeMap<u32, Observed>> {
+    let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
+    hosts.sort_unstable();
+    hosts.dedup();
+    let answers = ground.fleet.each(&hosts, |host| one(ground, map, host)).await;
+    let (mut found, mut silent) = (BTreeMap::new(), Vec::new());
+    for (host, answer) in hosts.iter().zip(answers) {
+        match answer {
+            Ok(observed) => {
+                for instance in observed {
+                    if let Some(error) = &instance.error {
+                        silent.push(format!("shard {} on {host}: {error}", instance.shard));
+                    }
+                    found.insert(instance.shard, instance);
+                }
+            }
+            Err(error) => silent.push(format!("{host}: {error:#}")),
+        }
+    }
+    if !silent.is_empty() {
+        bail!("not all shards answer:\n  {}", silent.join("\n  "));
+    }
+    Ok(found)
+}
+
+async fn one(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<Vec<Observed>> {
+    let mut instances = Vec::new();
+    for entry in map.shards.iter().filter(|entry| entry.host == host) {
+        let number = u32::from(entry.id.0);
+        instances.push((number, ground.address(map, number, host)?));
+    }
+    let request = shard::Observe { instances, credentials: ground.credentials.clone(), window_ms: WINDOW_MS };
+    match ground.ask(host, Request::Observe(request), &|_, _| {}).await? {
+        Reply::Observed(observed) => Ok(observed),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// The observation that the planner plans from.
+pub fn observation(
+    ground: &Ground<'_>,
+    map: &ShardMap,
+    hosts: &[&Host],
+    primaries: &BTreeMap<u32, Observed>,
+) -> Observation {
+    let load = |host: &&Host| HostLoad {
+        name: host.name.clone(),
+        zone: host.zone.clone(),
+        capacity_bytes: capacity(ground, host),
+        weight: host.weight,
+        drain: host.drain,
+        details: BTreeMap::new(),
+    };
+    let shard = |entry: &dunlin_shards::Shard| {
+        let number = u32::from(entry.id.0);
+        let seen = primaries.get(&number);
+        ShardLoad {
+            id: number,
+            host: entry.host.clone(),
+            replicas: entry.replicas.clone(),
+            bytes: seen.map_or(0, |seen| seen.bytes),
+            ops_per_s: seen.map_or(0.0, |seen| seen.ops_per_s),
+            pinned: entry.pinned,
+            peak_bytes: None,
+            details: BTreeMap::new(),
+        }
+    };
+    Observation {
+        format_version: 1,
+        cluster: map.cluster.clone(),
+        epoch: map.epoch.0,
+        hosts: hosts.iter().map(load).collect(),
+        shards: map.shards.iter().map(shard).collect(),
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a share of memory"
+)]
+fn capacity(ground: &Ground<'_>, host: &Host) -> u64 {
+    match host.memory {
+        Some(bytes) => bytes.0,
+        None => ground.sessions.get(&host.name).map_or(0, |s| (s.hello.facts.memory_bytes as f64 * SHARE) as u64),
+    }
+}

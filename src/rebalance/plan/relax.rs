@@ -1,0 +1,81 @@
+//! Where no assignment keeps the wished bands: the nearest ones that can be kept.
+//!
+//! First the worst deviation is made as small as possible, then the sum of what is left. Only the hosts that then
+//! stand outside of their bands get wider ones; all others keep theirs.
+
+use super::model::{BYTES, Band, Model, OPS};
+use super::search::{Aim, effort, heat, search, within};
+use super::state::{Penalty, State, outside};
+use super::walk::{Limits, Prices, Walk};
+
+/// Moved bytes cost next to nothing while evenness is what is sought.
+const EVEN: Prices = Prices { moved: 0.02, outside: 4.0 };
+
+/// Halvings of what is unknown about the least worst deviation.
+const HALVINGS: u64 = 8;
+
+/// The nearest assignment that was found, and bands that it keeps.
+pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
+    let mut best = evened(model, wished, &model.walls(), start, seed);
+    let (mut low, mut high) = (0.0, worst(model, wished, &best));
+    for round in 1..=HALVINGS {
+        if high - low < 0.002 {
+            break;
+        }
+        let walls = walls(model, (low + high) / 2.0);
+        let aim = Aim { goal: i64::MAX, rounds: 16, patience: 16, price: 0.1 };
+        let tried = search(model, &walls, best.clone(), aim, seed.wrapping_add(round));
+        if within(&tried, &walls) {
+            high = worst(model, wished, &tried);
+            best = tried;
+        } else {
+            low = (low + high) / 2.0;
+        }
+    }
+    let walls = walls(model, high);
+    let best = evened(model, wished, &walls, best, seed);
+    let bands = widened(&best, wished);
+    (best, bands)
+}
+
+/// Walks towards the bands that keep the walls.
+fn evened(model: &Model, bands: &[Band], walls: &[Band], start: State, seed: u64) -> State {
+    let penalty = Penalty::walled(model, bands, walls);
+    let mut walk = Walk::new(model, &penalty, start, seed).priced(EVEN, Limits::NONE);
+    for hotter in [8.0, 2.0, 0.5] {
+        let mut heat = heat(model, effort(model));
+        heat.hot *= hotter;
+        walk.run(heat, i64::MAX);
+        walk.back_to_best();
+    }
+    walk.into_best()
+}
+
+/// The largest deviation from a wished band, as a fraction of the host's share.
+pub(crate) fn worst(model: &Model, wished: &[Band], state: &State) -> f64 {
+    let mut worst = 0.0f64;
+    for (host, band) in wished.iter().enumerate() {
+        for resource in [BYTES, OPS] {
+            let outside = outside(band, resource, state.load[host]) as f64;
+            worst = worst.max(outside / model.hosts[host].target[resource].max(1.0));
+        }
+    }
+    worst
+}
+
+/// Bands of the wished tolerance plus `more`, within what the hosts can hold.
+fn walls(model: &Model, more: f64) -> Vec<Band> {
+    model.hosts.iter().map(|host| model.band(host, model.tolerance + more)).collect()
+}
+
+/// The bands, widened just as far as the assignment needs.
+pub(crate) fn widened(state: &State, wished: &[Band]) -> Vec<Band> {
+    let mut bands = wished.to_vec();
+    for (band, load) in bands.iter_mut().zip(&state.load) {
+        for resource in [BYTES, OPS] {
+            band.lo[resource] = band.lo[resource].min(load[resource]);
+            band.hi[resource] = band.hi[resource].max(load[resource]);
+        }
+    }
+    bands
+}

@@ -1,0 +1,160 @@
+//! From everything at home to an assignment within the bands that moves few bytes.
+//!
+//! Greedy, then seeded walks until the bound is near or the work is used up; where the bands cannot be met, the
+//! nearest ones that can ([`super::relax`]); where the operator sets limits, as near as they allow ([`super::limit`]).
+
+use super::bounds;
+use super::greedy::{descend, place_forced};
+use super::infeasible::{Infeasible, over_cap};
+use super::limit;
+use super::model::{BYTES, Band, Model};
+use super::relax;
+use super::state::{Penalty, State, outside};
+use super::tidy::tidy;
+use super::walk::{Heat, Limits, Prices, Walk};
+use super::wishes::Wishes;
+
+/// The assignment that was found and what it was measured against.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub state: State,
+    /// The bands of the wished tolerance.
+    pub wished: Vec<Band>,
+    /// The bands that the assignment keeps: wider than wished where those cannot be met.
+    pub bands: Vec<Band>,
+    /// No assignment within `bands` moves fewer bytes.
+    pub bound: i64,
+    /// Whether the operator's limits cut the plan short.
+    pub limited: bool,
+}
+
+/// Searches; fails where the hard rules (capacity, zones, drain) cannot be kept.
+pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasible> {
+    let wished = model.bands();
+    let start = feasible(model, &wished, wishes.seed)?;
+    let mut bands = wished.clone();
+    let mut bound = bounds::lower_bound(model, &bands);
+    let mut state = cheapest(model, &bands, start, bound, wishes.seed);
+    if !within(&state, &bands) {
+        (state, bands) = relax::nearest(model, &bands, state, wishes.seed);
+        bound = bounds::lower_bound(model, &bands);
+        state = cheapest(model, &bands, state, bound, wishes.seed);
+    }
+    let limits = Limits::of(wishes);
+    let limited = !limits.hold(&state);
+    if limited {
+        state = limit::nearest(model, &wished, limits, wishes.seed);
+        bands = relax::widened(&state, &wished);
+        bound = bounds::lower_bound(model, &bands).min(state.moved);
+    } else {
+        tidy(model, &bands, &mut state);
+    }
+    Ok(Outcome { state, wished, bands, bound, limited })
+}
+
+/// An assignment that keeps the hard rules and as much of the bands as greedy steps reach.
+fn feasible(model: &Model, bands: &[Band], seed: u64) -> Result<State, Infeasible> {
+    let penalty = Penalty::new(model, bands);
+    let mut state = State::new(model);
+    place_forced(model, &penalty, &mut state)?;
+    descend(model, &penalty, &mut state);
+    let walls = model.walls();
+    if within(&state, &walls) {
+        return Ok(state);
+    }
+    let hard = Penalty::new(model, &walls);
+    for round in 0..6 {
+        let mut walk = Walk::new(model, &hard, state, seed.wrapping_add(round))
+            .priced(Prices { moved: 0.01, outside: 4.0 }, Limits::NONE);
+        walk.run(heat(model, effort(model)), i64::MAX);
+        state = walk.into_best();
+        if within(&state, &walls) {
+            return Ok(state);
+        }
+    }
+    Err(over_cap(model, &state))
+}
+
+/// Whether every load is within its band.
+pub(crate) fn within(state: &State, bands: &[Band]) -> bool {
+    let all = state.load.iter().zip(bands);
+    all.clone().all(|(load, band)| (0..2).all(|resource| outside(band, resource, *load) == 0))
+}
+
+/// Items × hosts above which few long walks replace many short ones.
+const LARGE: usize = 200_000;
+/// Steps of a walk of many; those of a large fleet are ten times as long.
+const STEPS: usize = 40_000;
+/// A plan so near to the bound is not searched further: one thousandth.
+const NEAR: i64 = 1000;
+/// Walks without success after which a search gives up.
+const PATIENCE: u64 = 28;
+
+fn is_large(model: &Model) -> bool {
+    model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
+}
+
+/// Steps of one walk.
+pub(crate) fn effort(model: &Model) -> usize {
+    if is_large(model) { 10 * STEPS } else { STEPS }
+}
+
+/// Temperatures in proportion to the size of items.
+pub(crate) fn heat(model: &Model, steps: usize) -> Heat {
+    let movable = model.items.iter().filter(|item| item.movable);
+    let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[BYTES]));
+    let mean = (bytes as f64 / count.max(1) as f64).max(1.0);
+    Heat { steps, hot: 0.4 * mean, cold: 0.006 * mean }
+}
+
+/// What a search is after.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Aim {
+    /// Bytes at which an assignment within the bands is good enough.
+    pub goal: i64,
+    /// Walks at most, and walks without success at most.
+    pub rounds: u64,
+    pub patience: u64,
+    /// What a moved byte costs: 1 to save bytes, less to reach the bands first of all.
+    pub price: f64,
+}
+
+/// The assignment within the bands that moves the fewest bytes, as far as the work allows; or the nearest to them.
+pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, bound: i64, seed: u64) -> State {
+    let (rounds, patience) = if is_large(model) { (3, 3) } else { (120, PATIENCE) };
+    search(model, bands, start, Aim { goal: bound + bound / NEAR, rounds, patience, price: 1.0 }, seed)
+}
+
+/// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.
+pub(crate) fn search(model: &Model, bands: &[Band], start: State, aim: Aim, seed: u64) -> State {
+    let penalty = Penalty::new(model, bands);
+    let large = is_large(model);
+    let (mut best, fresh) = (start.clone(), start);
+    let mut idle = 0;
+    for round in 0..aim.rounds {
+        if idle >= aim.patience || (within(&best, bands) && best.moved <= aim.goal) {
+            break;
+        }
+        let turn = (round % 4) as usize;
+        let mut heat = heat(model, effort(model));
+        heat.hot *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
+        let prices = Prices { moved: aim.price, outside: [4.0, 2.5, 8.0][(round % 3) as usize] };
+        let from = if turn == 3 && !large { fresh.clone() } else { best.clone() };
+        let mut walk = Walk::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round));
+        walk = walk.priced(prices, Limits::NONE);
+        walk.run(heat, aim.goal);
+        let found = walk.into_best();
+        idle += 1;
+        if is_better(&penalty, &found, &best) {
+            idle = if within(&best, bands) && best.moved - found.moved < best.moved / NEAR { idle } else { 0 };
+            best = found;
+        }
+    }
+    best
+}
+
+/// Nearer to the bands, or within them with fewer bytes.
+fn is_better(penalty: &Penalty, found: &State, best: &State) -> bool {
+    let (new, old) = (penalty.total(found), penalty.total(best));
+    if new == 0.0 && old == 0.0 { found.moved < best.moved } else { new < old }
+}

@@ -1,0 +1,129 @@
+//! What is under way on the hosts, and bringing it to an end: on, or back. Any operator's machine can do it.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use dunlin_shards::ShardMap;
+use tokio::sync::Mutex;
+
+use super::Ground;
+use super::ground::{Watch, read_map};
+use super::run::settle;
+use crate::wire::shard::{MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
+
+/// The last move of each shard that a host's journal knows, with the roles now.
+pub type Journals = BTreeMap<u32, (String, MoveState)>;
+
+/// Asks all connected hosts for the moves in their journals.
+///
+/// # Errors
+/// A host could not be asked.
+pub async fn journals(ground: &Ground<'_>) -> Result<Journals> {
+    let hosts: Vec<String> = ground.sessions.keys().cloned().collect();
+    let request = Request::Moves(Moves { credentials: ground.credentials.clone(), journals: moves_folder() });
+    let answers = ground.fleet.each(&hosts, |host| ground.ask(host, request.clone(), &|_, _| {})).await;
+    let mut found = Journals::new();
+    for (host, answer) in hosts.into_iter().zip(answers) {
+        let Reply::Moves(states) = answer? else { bail!("{host}: an answer that does not fit") };
+        for state in states {
+            let newer = found.get(&state.shard).is_none_or(|(_, known)| {
+                known.epoch < state.epoch || (known.epoch == state.epoch && known.at < state.at)
+            });
+            if newer {
+                found.insert(state.shard, (host.clone(), state));
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Where a move stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stand {
+    /// Over: map and roles agree, the source is gone.
+    Over,
+    /// The target serves; the map or the source does not follow yet.
+    Switched,
+    /// The source serves; there is a copy, or the beginning of one.
+    Copying,
+}
+
+/// Where a move stands, by its roles and the map.
+pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
+    let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
+    let by_map = entry.map(|entry| entry.host.as_str());
+    let at_target = by_map == ground.host_at(&state.to);
+    let source_gone = matches!(state.source, Role::Unreachable);
+    match (&state.target, at_target) {
+        (Role::Master { .. }, true) if source_gone => Stand::Over,
+        (Role::Master { .. }, _) => Stand::Switched,
+        // A later move took the shard on from that target, or the move was taken back.
+        _ if state.finished => Stand::Over,
+        _ => Stand::Copying,
+    }
+}
+
+/// Brings one move to its end.
+///
+/// # Errors
+/// It cannot be decided by roles (the message says what to decide), or a step failed.
+pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<()> {
+    let (map, _) = read_map(&ground.map_file)?;
+    let Some((from, to)) = ground.host_at(&state.from).zip(ground.host_at(&state.to)) else {
+        bail!("shard {}: {} or {} is not in the inventory", state.shard, state.from, state.to);
+    };
+    let spec = spec(ground, &map, state, to)?;
+    match ground.ask(to, Request::Recover(spec.clone()), watch).await? {
+        Reply::Recovered(Recovered::AtTarget { .. }) => {}
+        Reply::Recovered(Recovered::AtSource { .. }) => {
+            ground.ask(to, Request::Copy(spec.clone()), watch).await?;
+            ground.ask(to, Request::Switch(spec.clone()), watch).await?;
+        }
+        Reply::Recovered(Recovered::Undecided { why }) => bail!("shard {}: {why}", state.shard),
+        _ => bail!("an answer that does not fit"),
+    }
+    let before = back(&map, state.shard, from);
+    settle(ground, &before, &spec, (from, to), &Mutex::new(())).await
+}
+
+/// Takes one move back, where it has not passed the fence.
+///
+/// # Errors
+/// It has, or a step failed.
+pub async fn abort(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<()> {
+    let (map, _) = read_map(&ground.map_file)?;
+    let Some(to) = ground.host_at(&state.to) else { bail!("{} is not in the inventory", state.to) };
+    let spec = spec(ground, &map, state, to)?;
+    ground.ask(to, Request::Abort(spec), watch).await.map(drop)
+}
+
+/// The move again, as it was begun.
+fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Result<MoveSpec> {
+    // Contents of the instance are offered on the way.
+    let after = back(map, state.shard, to);
+    let instance = ground.instance(&after, state.shard, to, ground.session(to)?)?;
+    Ok(MoveSpec {
+        run: state.run.clone(),
+        shard: state.shard,
+        from: state.from.clone(),
+        to: state.to.clone(),
+        others: state.others.clone(),
+        epoch: state.epoch,
+        credentials: ground.credentials.clone(),
+        app_user: state.app_user.clone(),
+        instance,
+        limits: crate::wire::shard::Limits::default(),
+        journals: moves_folder(),
+    })
+}
+
+/// The map with a shard on a host, whatever the map says now.
+fn back(map: &ShardMap, shard: u32, host: &str) -> ShardMap {
+    let mut other = map.clone();
+    for entry in &mut other.shards {
+        if u32::from(entry.id.0) == shard {
+            entry.host = host.to_owned();
+        }
+    }
+    other
+}

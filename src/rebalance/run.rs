@@ -1,0 +1,162 @@
+//! Running a plan: preflight of all moves, then wave after wave copy → switch → publish → retire.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use dunlin_shards::ShardMap;
+use tokio::sync::Mutex;
+
+use super::ground::{Watch, read_map};
+use super::{Ground, publish};
+use crate::wire::shard::{MoveSpec, Reply, Request, Retire};
+
+/// How long a retired instance's files are kept, in hours.
+const KEEP_HOURS: u64 = 72;
+/// How long clients of the application may take to leave a source once the new map is out.
+const LEAVE: Duration = Duration::from_secs(30);
+
+/// One move of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Step {
+    /// The shard.
+    pub shard: u32,
+    /// The host it leaves.
+    pub from: String,
+    /// The host it goes to.
+    pub to: String,
+    /// When: all of a wave are moved at once.
+    pub wave: usize,
+}
+
+/// What a move was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Moved {
+    /// Bytes of the copy.
+    pub bytes: u64,
+    /// How long writes were held, in microseconds.
+    pub gap_us: u64,
+    /// Seconds from the beginning to the end, the retirement included.
+    pub seconds: f64,
+    /// Things that are still to do, which the host told.
+    pub pending: Vec<String>,
+}
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What was moved, by shard.
+    pub moved: BTreeMap<u32, Moved>,
+    /// What failed, by shard.
+    pub failed: BTreeMap<u32, String>,
+    /// What was not begun.
+    pub left: Vec<Step>,
+}
+
+/// All reasons, of all moves, why a plan cannot be run now. Nothing is written to any Redis.
+///
+/// # Errors
+/// A host could not be asked.
+pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run: &str) -> Result<Vec<String>> {
+    let ask = async |step: &Step| -> Result<Vec<String>> {
+        let spec = ground.spec(map, run, step.shard, &step.to)?;
+        match ground.ask(&step.to, Request::Preflight(spec), &|_, _| {}).await? {
+            Reply::Preflight(refusals) => Ok(refusals
+                .into_iter()
+                .map(|refusal| format!("shard {} to {}: {}: {}", step.shard, step.to, refusal.rule, refusal.reason))
+                .collect()),
+            _ => bail!("an answer that does not fit"),
+        }
+    };
+    let mut reasons = Vec::new();
+    for result in ground.fleet.each(steps, ask).await {
+        reasons.extend(result?);
+    }
+    Ok(reasons)
+}
+
+/// Runs the moves; a wave begins only while nothing has failed and nobody asked to stop.
+pub async fn run(ground: &Ground<'_>, steps: &[Step], run: &str, watch: Watch<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    let publishing = Mutex::new(());
+    let waves = steps.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
+    for wave in 0..waves {
+        let now: Vec<&Step> = steps.iter().filter(|step| step.wave == wave).collect();
+        if !outcome.failed.is_empty() || ground.fleet.stop.is_asked() {
+            outcome.left.extend(now.into_iter().cloned());
+            continue;
+        }
+        let results = ground.fleet.each(&now, |step| one(ground, step, run, &publishing, watch)).await;
+        for (step, result) in now.into_iter().zip(results) {
+            match result {
+                Ok(moved) => drop(outcome.moved.insert(step.shard, moved)),
+                Err(error) => drop(outcome.failed.insert(step.shard, format!("{error:#}"))),
+            }
+        }
+    }
+    outcome
+}
+
+async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>, watch: Watch<'_>) -> Result<Moved> {
+    let begin = Instant::now();
+    let (map, _) = read_map(&ground.map_file)?;
+    let spec = ground.spec(&map, run, step.shard, &step.to)?;
+    let mut moved = Moved::default();
+    match ground.ask(&step.to, Request::Copy(spec.clone()), watch).await? {
+        Reply::Copied(copied) => moved.bytes = copied.bytes,
+        _ => bail!("an answer that does not fit"),
+    }
+    match ground.ask(&step.to, Request::Switch(spec.clone()), watch).await? {
+        Reply::Switched(switched) => {
+            moved.gap_us = switched.gap_us;
+            moved.pending = switched.pending;
+        }
+        _ => bail!("an answer that does not fit"),
+    }
+    settle(ground, &map, &spec, (&step.from, &step.to), publishing).await?;
+    moved.seconds = begin.elapsed().as_secs_f64();
+    Ok(moved)
+}
+
+/// What follows a switch: the map is published, and the source retired once the application has left it.
+///
+/// # Errors
+/// A consumer did not take the map, or the source is still in use.
+pub async fn settle(
+    ground: &Ground<'_>,
+    before: &ShardMap,
+    spec: &MoveSpec,
+    (from, to): (&str, &str),
+    publishing: &Mutex<()>,
+) -> Result<()> {
+    {
+        // One epoch after the other.
+        let _turn = publishing.lock().await;
+        publish::publish(ground, &[(spec.shard, to.to_owned())]).await?;
+    }
+    let retire = Retire {
+        run: spec.run.clone(),
+        shard: spec.shard,
+        address: spec.from.clone(),
+        owner: spec.to.clone(),
+        epoch: spec.epoch,
+        credentials: spec.credentials.clone(),
+        app_user: spec.app_user.clone(),
+        instance: ground.instance(before, spec.shard, from, ground.session(from)?)?,
+        keep_hours: KEEP_HOURS,
+        journals: spec.journals.clone(),
+    };
+    let begin = Instant::now();
+    loop {
+        match ground.ask(from, Request::Retire(retire.clone()), &|_, _| {}).await {
+            Ok(_) => return Ok(()),
+            // Services look at their map a few times a second and then close what they do not need.
+            Err(_) if begin.elapsed() < LEAVE => tokio::time::sleep(Duration::from_millis(250)).await,
+            Err(error) => {
+                return Err(
+                    error.context(format!("shard {} serves on {to}; its old instance stays a replica", spec.shard))
+                );
+            }
+        }
+    }
+}

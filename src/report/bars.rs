@@ -1,0 +1,55 @@
+//! Progress of shards: bars on a terminal, a line for each phase elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use crate::wire::Event;
+
+/// The progress of many jobs.
+pub struct Bars {
+    multi: Option<MultiProgress>,
+    jobs: Mutex<HashMap<String, (String, Option<ProgressBar>)>>,
+    quiet: bool,
+}
+
+impl Bars {
+    /// Bars on stderr if that is a terminal and nothing else is asked for.
+    pub fn new(json: bool, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !json && !quiet;
+        Self { multi: terminal.then(MultiProgress::new), jobs: Mutex::default(), quiet: quiet || json }
+    }
+
+    /// Shows what happened to a job of a host.
+    pub fn event(&self, host: &str, event: &Event) {
+        let Event::Progress { job, phase, done, total } = event else { return };
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = jobs
+            .entry(job.clone())
+            .or_insert_with(|| (String::new(), self.multi.as_ref().map(|multi| multi.add(bar()))));
+        if let Some(bar) = &entry.1 {
+            bar.set_length((*total).max(1));
+            bar.set_position(*done);
+            bar.set_message(format!("{job} → {host}: {phase}"));
+        } else if entry.0 != *phase && !self.quiet {
+            eprintln!("{job} → {host}: {phase}");
+        }
+        entry.0.clone_from(phase);
+    }
+
+    /// Takes the bars away.
+    pub fn finish(&self) {
+        if let Some(multi) = &self.multi {
+            // A terminal that went away shows nothing anyway.
+            multi.clear().ok();
+        }
+    }
+}
+
+fn bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("  {bar:24} {percent:>3} %  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(1).with_style(style)
+}

@@ -1,0 +1,397 @@
+//! `redis_shard`: one Redis instance that serves a shard: its configuration, its ACL users, its folder, its process.
+//!
+//! Leaves alone: the data, and the role. Who follows whom (`replicaof`, `min-replicas-to-write`) belongs to the moves
+//! and failovers; where the file's role is not the map's, planning stops and says so. A second run is a no-op because
+//! both files are compared by what they say: `CONFIG REWRITE` may have put them into another form.
+//!
+//! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`).
+
+pub mod acl;
+pub mod conf;
+mod process;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::exec::Exec;
+use super::mode::{self, Mode};
+use super::{
+    Blobs, Content, ContentKey, Diff, Meta, PathState, Read, Resource, Site, Source, UnitState, Wants, World, place,
+};
+use crate::plan::{Change, Digest, digest_of};
+use acl::Acl;
+use conf::{Conf, Meaning};
+
+/// The desired state of an instance.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RedisShard {
+    /// The shard's number; text, since templates give text.
+    pub id: String,
+    /// Its port; text for the same reason.
+    pub port: String,
+    /// The address that it is reached at; for messages only.
+    #[serde(default)]
+    pub address: Option<String>,
+    /// The configuration: `conf = "a template"`. Its `dir` must be `folder`, its `aclfile` the ACL file.
+    pub conf: Content,
+    /// The ACL users: `acl = "a template"`. Passwords stand in it as `#sha256` only.
+    pub acl: Content,
+    /// The data folder.
+    pub folder: PathBuf,
+    /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
+    #[serde(default)]
+    pub unit: Option<String>,
+    /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
+    #[serde(default)]
+    pub replica_of: String,
+    /// Where the configuration stands; `/etc/redis/shard-<id>.conf` where not given.
+    #[serde(default)]
+    pub conf_path: Option<PathBuf>,
+    /// Where the ACL file stands; `/etc/redis/shard-<id>.acl` where not given.
+    #[serde(default)]
+    pub acl_path: Option<PathBuf>,
+    /// The user that the instance runs as, and its group.
+    #[serde(default = "redis")]
+    pub user: String,
+}
+
+fn redis() -> String {
+    "redis".to_owned()
+}
+
+/// What is there: the files by what they say, nothing that changes by itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Observed {
+    /// Permissions and meaning; absent where there is no such file.
+    conf: Option<(Meta, Meaning)>,
+    acl: Option<(Meta, Acl)>,
+    folder: PathState,
+    /// The contents that were put here last and what they said then, as the file's own mark tells.
+    marks: Vec<Mark>,
+    /// Whom it follows by its configuration file.
+    follows: Option<String>,
+    is_running: bool,
+    /// Does it start with the host? Always so without a unit: there, nothing does.
+    is_enabled: bool,
+}
+
+impl Resource for RedisShard {
+    const KIND: &'static str = "redis_shard";
+    const CONTENTS: &'static [ContentKey] = &[
+        ContentKey { toml: "conf", field: "conf", source: Source::Template },
+        ContentKey { toml: "acl", field: "acl", source: Source::Template },
+    ];
+    type Observed = Observed;
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+
+    fn starts(&self) -> Option<String> {
+        self.unit.clone()
+    }
+
+    fn owns(&self) -> Vec<String> {
+        let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
+        let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
+        owned.extend(self.unit.iter().map(|unit| format!("unit {unit}")));
+        owned
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        if self.id.parse::<u32>().is_err() {
+            return Err(format!("id must be a shard's number, not \"{}\"", self.id));
+        }
+        if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
+            return if self.folder.is_absolute() { Ok(()) } else { Err("folder must be an absolute path".to_owned()) };
+        }
+        Err(format!("port must be a number from 1 to 65535, not \"{}\"", self.port))
+    }
+
+    fn wants(&self, wants: &mut Wants) {
+        wants.units.extend(self.unit.clone());
+    }
+
+    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
+        let text = |path: &Path, world: &World| -> Result<Option<String>> {
+            Ok(world.content(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        };
+        let (conf, acl) = (text(&self.conf_path(), world)?, text(&self.acl_path(), world)?);
+        let parsed = Conf::parse(conf.as_deref().unwrap_or_default());
+        let (is_running, is_enabled) = match &self.unit {
+            Some(unit) => {
+                let state = world.unit(unit)?;
+                (matches!(state.active.as_str(), "active" | "reloading" | "activating"), state.enabled == "enabled")
+            }
+            None => (process::is_running(&self.folder), true),
+        };
+        Ok(Read::Known(Observed {
+            conf: meta(world, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.meaning())),
+            acl: meta(world, &self.acl_path())?.zip(acl.as_deref().map(Acl::parse)),
+            folder: world.path(&self.folder)?,
+            marks: Mark::read(conf.as_deref().unwrap_or_default()),
+            follows: parsed.replica_of(),
+            is_running,
+            is_enabled,
+        }))
+    }
+
+    fn needs(&self, observed: &Observed) -> Vec<Digest> {
+        let mut needs = Vec::new();
+        if !self.is_marked(observed.conf.as_ref(), &self.conf, &observed.marks) {
+            needs.push(self.conf.digest.clone());
+        }
+        if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
+            needs.push(self.acl.digest.clone());
+        }
+        // The mark stands in the configuration file, so a new ACL file means a new configuration file too.
+        if needs == [self.acl.digest.clone()] {
+            needs.push(self.conf.digest.clone());
+        }
+        needs
+    }
+
+    fn diff(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Diff> {
+        self.refuse_other_role(observed)?;
+        let mut changes = self.conf_changes(observed, blobs)?;
+        changes.extend(self.acl_changes(observed, blobs)?);
+        let is_restarted_later = !changes.is_empty() && observed.is_running;
+        match &observed.folder {
+            PathState::Absent => changes.push(Change::set("folder", self.folder.display())),
+            PathState::Directory { meta } => changes.extend(mode::meta_changes(meta, &self.folder_meta())),
+            _ => bail!("{} is no directory", self.folder.display()),
+        }
+        if !observed.is_enabled {
+            changes.push(Change::new("enabled", false, true));
+        }
+        if !observed.is_running {
+            changes.push(Change::new("running", false, true));
+        }
+        let mut diff = if observed.conf.is_none() { Diff::add(changes) } else { Diff::change(changes) };
+        if is_restarted_later {
+            diff.reason = Some("takes effect when the instance is restarted".to_owned());
+        }
+        Ok(diff)
+    }
+
+    fn expect(&self, world: &mut World) {
+        let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
+        world.expect_path(&self.conf_path(), file(&self.conf));
+        world.expect_path(&self.acl_path(), file(&self.acl));
+        world.expect_path(&self.folder, PathState::Directory { meta: self.folder_meta() });
+        if let Some(unit) = &self.unit {
+            let (enabled, active) = ("enabled".to_owned(), "active".to_owned());
+            world.expect_unit(unit, UnitState { found: true, masked: false, enabled, active });
+        }
+    }
+
+    fn apply(&self, observed: &Observed, site: &mut Site) -> Result<()> {
+        if !matches!(observed.folder, PathState::Directory { .. }) {
+            fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        }
+        place::own(&self.folder, &self.folder_meta())?;
+        if !self.needs(observed).is_empty() {
+            let acl = String::from_utf8(site.content(&self.acl.digest)?).context("the ACL file is no text")?;
+            self.write(&acl, &self.running_lines(observed)?, site.blobs())?;
+        } else {
+            place::own(&self.conf_path(), &self.file_meta())?;
+            place::own(&self.acl_path(), &self.file_meta())?;
+        }
+        site.settle_reload()?;
+        self.start()
+    }
+}
+
+impl RedisShard {
+    /// Where the configuration stands.
+    pub fn conf_path(&self) -> PathBuf {
+        self.conf_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.conf", self.id)))
+    }
+
+    /// Where the ACL file stands.
+    pub fn acl_path(&self) -> PathBuf {
+        self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
+    }
+
+    /// Makes a new instance that follows another, its application user off: a move's target.
+    ///
+    /// # Errors
+    /// What the system said; nothing is started then.
+    pub fn birth(&self, replica_of: &str, closed: &str, blobs: &dyn Blobs) -> Result<()> {
+        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        place::own(&self.folder, &self.folder_meta())?;
+        let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
+        self.write(&acl::switched(&acl, closed, false), &follow_line(replica_of)?, blobs)?;
+        place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
+        self.start()
+    }
+
+    /// Turns one user on or off in the ACL file, durably.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn switch_user(&self, user: &str, on: bool) -> Result<()> {
+        let path = self.acl_path();
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        place::write(&path, acl::switched(&text, user, on).as_bytes(), &self.file_meta())?;
+        fs::File::open(&path)
+            .and_then(|file| file.sync_all())
+            .with_context(|| format!("syncing {}", path.display()))?;
+        place::sync_folder(path.parent().unwrap_or(Path::new("/")))
+    }
+
+    /// The configuration as it stands on the disk; `None` where there is none.
+    ///
+    /// # Errors
+    /// It could not be read.
+    pub fn current(&self) -> Result<Option<Conf>> {
+        let bytes = World::now().content(&self.conf_path())?;
+        Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
+    }
+
+    /// Starts the instance, and has it start with the host where it has a unit. Nothing happens where it runs.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn start(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => Exec::new("systemctl").args(["enable", "--now", "--quiet", "--", unit]).run().map(drop),
+            None if process::is_running(&self.folder) => Ok(()),
+            None => process::start(&self.conf_path(), &self.user),
+        }
+    }
+
+    /// Stops the instance, and has it not start again with the host.
+    ///
+    /// # Errors
+    /// What systemd said, or the process did not end within its time.
+    pub fn stop(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => Exec::new("systemctl").args(["disable", "--now", "--quiet", "--", unit]).run().map(drop),
+            None => process::stop(&self.folder),
+        }
+    }
+
+    /// Is the process there?
+    ///
+    /// # Errors
+    /// systemd did not answer.
+    pub fn is_running(&self) -> Result<bool> {
+        match &self.unit {
+            Some(unit) => Ok(World::now().unit(unit)?.active == "active"),
+            None => Ok(process::is_running(&self.folder)),
+        }
+    }
+
+    /// The ACL file first: a configuration names it.
+    fn write(&self, acl: &str, running: &str, blobs: &dyn Blobs) -> Result<()> {
+        let conf = String::from_utf8(blobs.get(&self.conf.digest)?).context("the configuration is no text")?;
+        let plain = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
+        let marks = [Mark::of(&self.conf, &Conf::parse(&conf).meaning()), Mark::of(&self.acl, &Acl::parse(&plain))];
+        let marks: String = marks.iter().map(Mark::line).collect();
+        let separate = if conf.ends_with('\n') { "" } else { "\n" };
+        place::write(&self.acl_path(), acl.as_bytes(), &self.file_meta())?;
+        place::write(&self.conf_path(), format!("{marks}{conf}{separate}{running}").as_bytes(), &self.file_meta())
+    }
+
+    /// What stands in the file of the running state; in a new file, whom the map lets it follow.
+    fn running_lines(&self, observed: &Observed) -> Result<String> {
+        match (&observed.conf, self.current()?) {
+            (Some(_), Some(conf)) => Ok(conf.running_lines()),
+            _ if self.replica_of.is_empty() => Ok(String::new()),
+            _ => follow_line(&self.replica_of),
+        }
+    }
+
+    fn refuse_other_role(&self, observed: &Observed) -> Result<()> {
+        let wanted = (!self.replica_of.is_empty()).then_some(&self.replica_of);
+        if observed.conf.is_none() || observed.follows.as_ref() == wanted {
+            return Ok(());
+        }
+        let says = |follows: Option<&String>| follows.map_or("is primary".to_owned(), |of| format!("follows {of}"));
+        bail!(
+            "shard {} {} here, the map says it {} here: a move or a failover is under way; see `dunlin shards status`",
+            self.id,
+            says(observed.follows.as_ref()),
+            says(wanted)
+        )
+    }
+
+    fn conf_changes(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Vec<Change>> {
+        let Some((meta, meaning)) = &observed.conf else {
+            return Ok(vec![Change::set("configuration", self.conf_path().display())]);
+        };
+        let mut changes = mode::meta_changes(meta, &self.file_meta());
+        if !self.is_marked(observed.conf.as_ref(), &self.conf, &observed.marks) {
+            let desired = Conf::parse(&String::from_utf8_lossy(&blobs.get(&self.conf.digest)?)).meaning();
+            let differing = meaning.differing(&desired).into_iter();
+            changes.extend(differing.map(|(name, from, to)| Change { what: name, from, to, diff: None }));
+        }
+        Ok(changes)
+    }
+
+    fn acl_changes(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Vec<Change>> {
+        let Some((meta, acl)) = &observed.acl else {
+            return Ok(vec![Change::set("ACL users", self.acl_path().display())]);
+        };
+        let mut changes = mode::meta_changes(meta, &self.file_meta());
+        if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
+            let desired = Acl::parse(&String::from_utf8_lossy(&blobs.get(&self.acl.digest)?));
+            let differing = acl.differing(&desired).into_iter();
+            changes.extend(differing.map(|(user, what)| Change::new(&format!("ACL user {user}"), what, "as desired")));
+        }
+        Ok(changes)
+    }
+
+    /// Does the file say what this very content said when it was put here? Then the content itself is not needed.
+    fn is_marked<T: Serialize>(&self, now: Option<&(Meta, T)>, content: &Content, marks: &[Mark]) -> bool {
+        now.is_some_and(|(_, meaning)| marks.contains(&Mark::of(content, meaning)))
+    }
+
+    fn file_meta(&self) -> Meta {
+        mode::meta(Mode(0o640), &self.user, None)
+    }
+
+    fn folder_meta(&self) -> Meta {
+        mode::meta(Mode(0o750), &self.user, None)
+    }
+}
+
+/// A comment at the head of the configuration (Redis keeps comments): a content's digest, and that of what it said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Mark(String, String);
+
+impl Mark {
+    const START: &'static str = "# dunlin:";
+
+    fn of(content: &Content, meaning: &impl Serialize) -> Self {
+        Self(content.digest.as_str().to_owned(), digest_of(meaning).as_str().to_owned())
+    }
+
+    fn line(&self) -> String {
+        format!("{} {} {}\n", Self::START, self.0, self.1)
+    }
+
+    fn read(conf: &str) -> Vec<Self> {
+        let marks = conf.lines().filter_map(|line| line.strip_prefix(Self::START)?.trim().split_once(' '));
+        marks.map(|(content, meaning)| Self(content.to_owned(), meaning.to_owned())).collect()
+    }
+}
+
+fn meta(world: &mut World, path: &Path) -> Result<Option<Meta>> {
+    match world.path(path)? {
+        PathState::Absent => Ok(None),
+        PathState::File { meta, .. } => Ok(Some(meta)),
+        _ => bail!("{} is no regular file", path.display()),
+    }
+}
+
+/// The directive that makes an instance follow `ip:port`.
+fn follow_line(address: &str) -> Result<String> {
+    let (host, port) = address.rsplit_once(':').with_context(|| format!("\"{address}\" is not of the form ip:port"))?;
+    Ok(format!("replicaof {host} {port}\n"))
+}

@@ -1,0 +1,191 @@
+//! redis.conf: directives, compared by what they mean, since `CONFIG REWRITE` writes the file anew at run time.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Digest;
+
+/// Directives that belong to the running state: moves set them, provisioning leaves them alone.
+const RUNNING: &[&str] = &["replicaof", "min-replicas-to-write"];
+
+/// One line of a redis.conf.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Directive {
+    name: String,
+    args: Vec<String>,
+}
+
+/// A redis.conf.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conf {
+    directives: Vec<Directive>,
+}
+
+/// What a redis.conf says, running state aside, in one form: words by directive (and class, where it has several
+/// lines); a secret's by its digest.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Meaning(BTreeMap<String, Vec<String>>);
+
+impl Meaning {
+    /// The directives that differ: name, value now, value as desired.
+    pub fn differing(&self, desired: &Self) -> Vec<(String, Option<String>, Option<String>)> {
+        let names: BTreeSet<&String> = self.0.keys().chain(desired.0.keys()).collect();
+        let shown = |words: &Vec<String>| words.join(" ");
+        let changed = names.into_iter().filter(|name| self.0.get(*name) != desired.0.get(*name));
+        changed.map(|name| (name.clone(), self.0.get(name).map(shown), desired.0.get(name).map(shown))).collect()
+    }
+}
+
+impl Conf {
+    /// Reads a file; comments and empty lines fall away.
+    pub fn parse(text: &str) -> Self {
+        let directives = text.lines().filter_map(|line| {
+            let mut words = split(line.trim()).into_iter();
+            let name = words.next()?.to_ascii_lowercase();
+            Some(Directive { name, args: words.collect() })
+        });
+        Self { directives: directives.collect() }
+    }
+
+    /// The value of a directive's last line, words joined by a space.
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.directives.iter().rev().find(|line| line.name == name).map(|line| line.args.join(" "))
+    }
+
+    /// A size in bytes.
+    pub fn bytes(&self, name: &str) -> Option<u64> {
+        normal(&self.get(name)?).parse().ok()
+    }
+
+    /// Whom the instance follows after a restart: `ip:port`.
+    pub fn replica_of(&self) -> Option<String> {
+        let line = self.directives.iter().rev().find(|line| line.name == "replicaof")?;
+        match &line.args[..] {
+            [host, port] if !host.eq_ignore_ascii_case("no") => Some(format!("{host}:{port}")),
+            _ => None,
+        }
+    }
+
+    /// The lines of the running state, as they are to stand below a new content.
+    pub fn running_lines(&self) -> String {
+        let lines = self.directives.iter().filter(|line| RUNNING.contains(&line.name.as_str()));
+        lines.map(|line| format!("{} {}\n", line.name, line.args.join(" "))).collect()
+    }
+
+    /// What it says, running state aside.
+    pub fn meaning(&self) -> Meaning {
+        let mut table: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for line in self.directives.iter().filter(|line| !RUNNING.contains(&line.name.as_str())) {
+            let (key, args) = match (line.name.as_str(), &line.args[..]) {
+                ("client-output-buffer-limit" | "rename-command", [class, rest @ ..]) => {
+                    (format!("{} {}", line.name, class.to_ascii_lowercase()), rest)
+                }
+                (_, args) => (line.name.clone(), args),
+            };
+            let is_secret = matches!(line.name.as_str(), "masterauth" | "requirepass");
+            let secret = |arg: &String| format!("secret {}", Digest::of(arg.as_bytes()).short());
+            let values = args.iter().map(|arg| if is_secret { secret(arg) } else { normal(arg) });
+            match line.name.as_str() {
+                "save" | "include" | "loadmodule" | "user" => table.entry(key).or_default().extend(values),
+                _ => drop(table.insert(key, values.collect())),
+            }
+        }
+        Meaning(table)
+    }
+}
+
+/// A value in one form: sizes in bytes, yes and no in small letters.
+fn normal(word: &str) -> String {
+    let lower = word.to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let factor: Option<u64> = match &lower[digits.len()..] {
+        "b" => Some(1),
+        "k" => Some(1000),
+        "kb" => Some(1 << 10),
+        "m" => Some(1_000_000),
+        "mb" => Some(1 << 20),
+        "g" => Some(1_000_000_000),
+        "gb" => Some(1 << 30),
+        _ => None,
+    };
+    match (factor, digits.parse::<u64>()) {
+        (Some(factor), Ok(number)) => number.saturating_mul(factor).to_string(),
+        _ if lower == "yes" || lower == "no" => lower,
+        _ => word.to_owned(),
+    }
+}
+
+/// The words of a line as Redis splits it: quotes, `\xHH` and the usual escapes in double quotes.
+fn split(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    if line.starts_with('#') {
+        return words;
+    }
+    let mut chars = line.chars().peekable();
+    while let Some(&first) = chars.peek() {
+        if first.is_whitespace() {
+            chars.next();
+            continue;
+        }
+        let quote = (first == '"' || first == '\'').then_some(first);
+        if quote.is_some() {
+            chars.next();
+        }
+        let mut word = String::new();
+        while let Some(c) = chars.next_if(|&c| quote.map_or(!c.is_whitespace(), |quote| c != quote)) {
+            let escaped = c == '\\' && quote == Some('"');
+            word.push(if escaped { unescape(&mut chars) } else { c });
+        }
+        if quote.is_some() {
+            chars.next();
+        }
+        words.push(word);
+    }
+    words
+}
+
+fn unescape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> char {
+    match chars.next() {
+        Some('n') => '\n',
+        Some('r') => '\r',
+        Some('t') => '\t',
+        Some('x') => {
+            let digits: String = chars.by_ref().take(2).collect();
+            u8::from_str_radix(&digits, 16).map_or('?', char::from)
+        }
+        Some(other) => other,
+        None => '\\',
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rewrite_is_no_difference() {
+        let desired = Conf::parse(
+            "# ours\nmaxmemory 64mb\nappendonly Yes\ndir /var/lib/x\nmasterauth \"a \\\"b\"\nclient-output-buffer-limit pubsub 32mb 8mb 60\nsave \"\"\n",
+        );
+        let rewritten = Conf::parse(
+            "dir \"/var/lib/x\"\nmaxmemory 67108864\nappendonly yes\nsave \"\"\nmasterauth \"a \\x22b\"\n# Generated by CONFIG REWRITE\nclient-output-buffer-limit pubsub 33554432 8388608 60\n\nreplicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n",
+        );
+        assert_eq!(rewritten.meaning().differing(&desired.meaning()), []);
+        assert_eq!(rewritten.replica_of().as_deref(), Some("10.0.0.1:7017"));
+        assert_eq!(rewritten.running_lines(), "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n");
+    }
+
+    #[test]
+    fn what_differs_is_named_and_secrets_are_not_shown() {
+        let meaning = |text| Conf::parse(text).meaning();
+        let differing =
+            meaning("port 1\nmasterauth aaa\nmaxclients 5\n").differing(&meaning("port 2\nmasterauth bbb\n"));
+        let names: Vec<&str> = differing.iter().map(|(name, ..)| name.as_str()).collect();
+        assert_eq!(names, ["masterauth", "maxclients", "port"]);
+        assert_eq!(differing[1].1.as_deref(), Some("5"));
+        assert_eq!((differing[2].1.as_deref(), differing[2].2.as_deref()), (Some("1"), Some("2")));
+        assert!(!format!("{differing:?}").contains("aaa"), "{differing:?}");
+    }
+}

@@ -1,0 +1,64 @@
+//! An instance without systemd: a daemon that is known by the process number in its folder.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::resources::exec::Exec;
+
+/// How long an instance may take to write its last data.
+const STOP: Duration = Duration::from_secs(60);
+/// How soon it is asked to end once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Is the process there whose number stands in `redis.pid`? A number that another program has by now does not count.
+pub fn is_running(folder: &Path) -> bool {
+    pid(folder).is_some()
+}
+
+/// Starts the daemon; what it writes is not readable by others, as with the unit.
+///
+/// # Errors
+/// What redis-server said.
+pub fn start(conf: &Path, user: &str) -> Result<()> {
+    let is_root = rustix::process::geteuid().is_root();
+    let exec = match user {
+        "root" => Exec::new("sh"),
+        _ if !is_root => Exec::new("sh"),
+        user => Exec::new("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
+    };
+    exec.args(["-c", "umask 027; exec redis-server \"$1\"", "sh"]).arg(conf).run().context("starting redis-server")?;
+    Ok(())
+}
+
+/// Asks the process to end (it writes what is left to its append-only file) and waits for that.
+///
+/// # Errors
+/// It is still there after a minute.
+pub fn stop(folder: &Path) -> Result<()> {
+    let Some(running) = pid(folder) else { return Ok(()) };
+    let (end, mut asked) = (Instant::now() + STOP, None);
+    while pid(folder) == Some(running) {
+        // More than once: Redis drops the request while it writes its first append-only file.
+        if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN) {
+            kill_process(running, Signal::TERM).context("asking redis-server to end")?;
+            asked = Some(Instant::now());
+        }
+        if Instant::now() > end {
+            bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP.as_secs());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
+}
+
+fn pid(folder: &Path) -> Option<Pid> {
+    let number: i32 = fs::read_to_string(folder.join("redis.pid")).ok()?.trim().parse().ok()?;
+    // The title is the name alone, whatever the daemon puts behind it; a zombie has none.
+    let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;
+    title.windows(12).any(|part| part == b"redis-server").then(|| Pid::from_raw(number)).flatten()
+}

@@ -1,0 +1,81 @@
+//! The first words on a channel: start the agent that is there, or take it and start it.
+//!
+//! The binary is named by its content's hash, in a folder that only root can write (or in the user's own cache where
+//! nothing is done as root). What arrives is held against the hash before it is ever run.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+/// The binary that is pushed to hosts.
+#[derive(Clone)]
+pub struct Binary {
+    /// Its bytes.
+    pub bytes: Arc<Vec<u8>>,
+    /// Their SHA-256, hexadecimal.
+    pub digest: String,
+}
+
+impl Binary {
+    /// The shell script that starts the agent. The script holds nothing from an inventory: only hash and length.
+    ///
+    /// It answers `N` and takes the binary where it is not there yet; the agent's own first byte is 0.
+    pub fn script(&self, root: bool) -> String {
+        let folder = if root { "/var/lib/dunlin/agent" } else { "${XDG_CACHE_HOME:-$HOME/.cache}/dunlin/agent" };
+        let (digest, length) = (&self.digest, self.bytes.len());
+        format!(
+            "D={folder};F=$D/{digest};[ -x $F ]&&exec $F agent;\
+             umask 022;mkdir -p $D||exit 71;printf N;T=$F.$$;\
+             head -c {length} >$T&&echo \"{digest}  $T\"|sha256sum -c --status&&chmod 755 $T&&mv $T $F&&exec $F agent;\
+             rm -f $T;echo 'the binary did not arrive whole' >&2;exit 72"
+        )
+    }
+
+    /// Reads the first byte, sends the binary where it is asked for, and returns what was read of the agent's own.
+    ///
+    /// # Errors
+    /// The channel closed, or something else than an agent answered: its text.
+    pub async fn start(
+        &self,
+        reader: &mut (impl AsyncRead + Unpin),
+        writer: &mut (impl AsyncWrite + Unpin),
+    ) -> Result<(u8, bool), String> {
+        let first = reader.read_u8().await.map_err(|_| String::from("the channel closed"))?;
+        match first {
+            0 => Ok((first, false)),
+            b'N' => {
+                writer.write_all(&self.bytes).await.map_err(|error| format!("sending the agent: {error}"))?;
+                writer.flush().await.map_err(|error| format!("sending the agent: {error}"))?;
+                match reader.read_u8().await {
+                    Ok(0) => Ok((0, true)),
+                    Ok(byte) => Err(said(byte, reader).await),
+                    Err(_) => Err(String::from("the channel closed after the agent was sent")),
+                }
+            }
+            byte => Err(said(byte, reader).await),
+        }
+    }
+
+    /// The running program itself.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn own(digest: impl Fn(&[u8]) -> String) -> std::io::Result<Self> {
+        let bytes = std::fs::read(Path::new("/proc/self/exe"))?;
+        let digest = digest(&bytes);
+        Ok(Self { bytes: Arc::new(bytes), digest })
+    }
+}
+
+/// What a login shell or a banner printed where the agent was due.
+async fn said(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
+    let mut text = vec![first];
+    let mut rest = [0; 200];
+    if let Ok(Ok(read)) = tokio::time::timeout(std::time::Duration::from_millis(200), reader.read(&mut rest)).await {
+        text.extend_from_slice(&rest[..read]);
+    }
+    let text = String::from_utf8_lossy(&text);
+    let line = text.lines().next().unwrap_or_default().trim();
+    format!("the login shell printed \"{line}\"; it must print nothing for commands that are not interactive")
+}

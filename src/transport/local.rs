@@ -1,0 +1,29 @@
+//! An agent on this machine, as a child process: for a host whose address is this machine, and for tests.
+
+use std::path::Path;
+use std::process::Stdio;
+
+use tokio::process::Command;
+
+use super::{Cause, Channel, ConnectError};
+
+/// Starts `PROGRAM agent` as a child.
+///
+/// # Errors
+/// The program cannot be started.
+pub fn local(name: &str, program: &Path) -> Result<Channel, ConnectError> {
+    let started = Command::new(program)
+        .arg("agent")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .kill_on_drop(false)
+        .spawn();
+    let mut child = started.map_err(|error| ConnectError::new(name, Cause::Agent, error.to_string()))?;
+    match (child.stdin.take(), child.stdout.take()) {
+        (Some(writer), Some(reader)) => {
+            Ok(Channel { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(child), pushed: false })
+        }
+        _ => Err(ConnectError::new(name, Cause::Agent, "the child has no pipes")),
+    }
+}

@@ -1,0 +1,38 @@
+//! Whom to connect to, with everything that ssh must know.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The host that a connection goes over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// Another target of the same run, by name.
+    Target(String),
+    /// `user@host:port`, as ssh's ProxyJump takes it.
+    Destination(String),
+}
+
+/// One host to connect to. All strings are validated where the inventory is loaded: none can become an ssh option.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its name in the inventory.
+    pub name: String,
+    /// Host name or address.
+    pub address: String,
+    /// Port; ssh's own choice where absent.
+    pub port: Option<u16>,
+    /// User to log in as; ssh's own choice where absent.
+    pub user: Option<String>,
+    /// Private key.
+    pub key: Option<PathBuf>,
+    /// Pinned public keys, as `ssh-ed25519 AAAA…`.
+    pub host_keys: Vec<String>,
+    /// The way there, where it is not direct.
+    pub via: Option<Via>,
+    /// An ssh configuration file to read besides.
+    pub ssh_config: Option<PathBuf>,
+    /// Is the agent started through `sudo -n`?
+    pub become_root: bool,
+    /// How long the connection may take to come up.
+    pub connect_timeout: Duration,
+}

@@ -1,0 +1,9 @@
+//! Deploys on one host, with real folders, links, locks and journals; the service manager is a small model of systemd
+//! that reads the same unit files. Real systemd is for the tests on the fleet.
+
+mod converge;
+mod model;
+mod refuse;
+mod rollout;
+mod shipped;
+mod world;

@@ -1,0 +1,89 @@
+//! The fleet: brought up once for all tests, used by one test at a time.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// The hosts that tests have.
+pub const HOSTS: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
+
+/// The fleet, and the right to change its hosts as long as this value lives.
+pub struct Fleet {
+    name: &'static str,
+    /// The fleet's own inventory: addresses, host keys, login key.
+    pub inventory: toml::Table,
+    _alone: MutexGuard<'static, ()>,
+}
+
+/// The fleet with every host up, reachable and nobody else's until it is dropped; `None` where it was left out.
+pub fn fleet() -> Option<Fleet> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    static UP: OnceLock<(String, toml::Table)> = OnceLock::new();
+    if let Some(reason) = std::env::var("DUNLIN_NO_FLEET").ok().filter(|reason| !reason.is_empty()) {
+        assert!(std::env::var_os("CI").is_none(), "the fleet's tests are never left out in continuous integration");
+        eprintln!("NOT TESTED: the fleet was left out: {reason}");
+        return None;
+    }
+    // A test that failed leaves the hosts to the next one all the same.
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (name, inventory) = UP.get_or_init(|| {
+        let name = std::env::var("DUNLIN_TEST_FLEET").unwrap_or_else(|_| "test".to_owned());
+        script(&name, &["up", "--names", &HOSTS.join(",")]);
+        let path = script(&name, &["inventory"]);
+        let text = std::fs::read_to_string(Path::new(path.trim()).join("hosts.toml")).unwrap();
+        (name, text.parse().unwrap())
+    });
+    Some(Fleet { name, inventory: inventory.clone(), _alone: alone })
+}
+
+impl Fleet {
+    /// Runs a command on a host as root and returns its standard output; it must succeed.
+    pub fn root(&self, host: &str, command: &str) -> String {
+        script(self.name, &["ssh", "--root", host, command])
+    }
+
+    /// The content of a file of a host, or `None` where it has none.
+    pub fn file(&self, host: &str, path: &str) -> Option<String> {
+        let text = self.root(host, &format!("if [ -e {path} ]; then printf =; cat {path}; fi"));
+        text.strip_prefix('=').map(str::to_owned)
+    }
+
+    /// Removes paths on all hosts.
+    pub fn clear(&self, paths: &str) {
+        for host in HOSTS {
+            self.root(host, &format!("rm -rf {paths}"));
+        }
+    }
+
+    /// Pulls a host's cable until what is returned is dropped.
+    pub fn cut(&self, host: &'static str) -> Cut {
+        script(self.name, &["cut", host]);
+        Cut { fleet: self.name, host }
+    }
+}
+
+/// A host whose cable is pulled; plugged in again when it is dropped.
+pub struct Cut {
+    fleet: &'static str,
+    host: &'static str,
+}
+
+impl Drop for Cut {
+    fn drop(&mut self) {
+        script(self.fleet, &["heal", self.host]);
+    }
+}
+
+fn script(fleet: &str, arguments: &[&str]) -> String {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet");
+    let mut command = Command::new(script);
+    command.args(["--fleet", fleet]).args(arguments).stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "script/fleet {arguments:?}: {}\n{said}\nwhere a machine cannot carry a fleet, set DUNLIN_NO_FLEET=reason",
+        output.status
+    );
+    String::from_utf8(output.stdout).unwrap()
+}

@@ -1,0 +1,130 @@
+//! A project in a folder of its own, and the program run in it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::hosts::{Fleet, HOSTS};
+
+/// A copy of this repository's playbooks and templates with the fleet's hosts as its inventory.
+pub struct Project {
+    folder: tempfile::TempDir,
+    /// `inventory/hosts.toml`, as a table that a test may change and [`write`](Self::write).
+    pub hosts: toml::Table,
+}
+
+/// How a run of dunlin ended.
+#[derive(Debug)]
+pub struct Output {
+    /// The exit code; `None` where a signal ended it.
+    pub status: Option<i32>,
+    /// Standard output.
+    pub stdout: String,
+    /// Standard error.
+    pub stderr: String,
+}
+
+impl Project {
+    /// A new project; groups `redis` and `app` beside the fleet's own.
+    pub fn new(fleet: &Fleet) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        for name in ["playbooks", "templates", "dunlin.toml"] {
+            if root.join(name).exists() {
+                let done = Command::new("cp").arg("-r").arg(root.join(name)).arg(folder.path()).status().unwrap();
+                assert!(done.success());
+            }
+        }
+        std::fs::create_dir(folder.path().join("inventory")).unwrap();
+        let mut hosts = fleet.inventory.clone();
+        let groups = hosts["groups"].as_table_mut().unwrap();
+        for prefix in ["redis", "app"] {
+            let names: Vec<toml::Value> =
+                HOSTS.iter().filter(|name| name.starts_with(prefix)).map(|name| (*name).into()).collect();
+            groups.insert(prefix.to_owned(), toml::Table::from_iter([("hosts".to_owned(), names.into())]).into());
+        }
+        let project = Self { folder, hosts };
+        project.write();
+        project
+    }
+
+    /// Writes the inventory.
+    pub fn write(&self) {
+        std::fs::write(self.path("inventory/hosts.toml"), self.hosts.to_string()).unwrap();
+    }
+
+    /// A host's table in the inventory.
+    pub fn host(&mut self, name: &str) -> &mut toml::Table {
+        self.hosts["hosts"][name].as_table_mut().unwrap()
+    }
+
+    /// Writes `play.toml`: one play for the hosts, with these steps.
+    pub fn play(&self, hosts: &str, steps: &str) {
+        let text = format!("[[play]]\nname = \"test\"\nhosts = \"{hosts}\"\n{steps}");
+        std::fs::write(self.path("play.toml"), text).unwrap();
+    }
+
+    /// A path in the project.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// dunlin, to be run in this project: no terminal, nothing of this process's environment but PATH and HOME.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program());
+        command.current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
+        for name in ["PATH", "HOME"] {
+            command.envs(std::env::var_os(name).map(|value| (name, value)));
+        }
+        command.args(["--inventory", "inventory", "--color", "never"]).args(arguments);
+        command
+    }
+
+    /// Runs it to its end.
+    pub fn dunlin(&self, arguments: &[&str]) -> Output {
+        let output = self.command(arguments).output().unwrap();
+        Output {
+            status: output.status.code(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// `dunlin provision --playbook play.toml` with these arguments.
+    pub fn provision(&self, arguments: &[&str]) -> Output {
+        self.dunlin(&[&["provision", "--playbook", "play.toml"], arguments].concat())
+    }
+}
+
+impl Output {
+    /// Panics with everything that was said, unless this is the exit code.
+    #[track_caller]
+    pub fn ends(self, status: i32) -> Self {
+        assert_eq!(self.status, Some(status), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+        self
+    }
+
+    /// Panics unless standard error holds all of these.
+    #[track_caller]
+    pub fn complains(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stderr.contains(part), "`{part}` is not in stderr:\n{}", self.stderr);
+        }
+        self
+    }
+
+    /// Panics unless standard output holds all of these.
+    #[track_caller]
+    pub fn says(self, parts: &[&str]) -> Self {
+        for part in parts {
+            assert!(self.stdout.contains(part), "`{part}` is not in stdout:\n{}", self.stdout);
+        }
+        self
+    }
+}
+
+fn program() -> PathBuf {
+    let built = || PathBuf::from(env!("CARGO_BIN_EXE_dunlin"));
+    // Relative to the repository, since tests run the program elsewhere.
+    let named = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join(PathBuf::from(name));
+    std::env::var_os("DUNLIN_BIN").map_or_else(built, named)
+}

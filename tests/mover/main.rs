@@ -1,0 +1,9 @@
+//! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
+
+mod child;
+mod moves;
+mod places;
+mod provision;
+mod torture;
+mod verification;
+mod writers;

@@ -1,0 +1,290 @@
+//! Two or three "hosts" on loopback: an address and a folder each, with instances from the shipped templates.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use dunlin::plan::Digest;
+use dunlin::rebalance::host;
+use dunlin::resources::{Blobs, Read, Site, Step, World, kind};
+use dunlin::wire::shard::{Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
+use dunlin::wire::{Event, Sink};
+use serde_json::{Value, json};
+
+pub const SHARD: u32 = 17;
+pub const APP: &str = "s017";
+pub const APP_PASSWORD: &str = "an app's word";
+
+/// Contents in memory.
+#[derive(Default)]
+pub struct Contents(BTreeMap<Digest, Vec<u8>>);
+
+impl Contents {
+    pub fn write_to(&self, folder: &Path) {
+        for (digest, bytes) in &self.0 {
+            fs::write(folder.join(digest.as_str()), bytes).unwrap();
+        }
+    }
+}
+
+impl Blobs for Contents {
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.0.get(digest).cloned().context("no such content")
+    }
+}
+
+/// A sink that keeps the notes.
+#[derive(Default)]
+pub struct Notes(pub Mutex<Vec<String>>);
+
+impl Sink for Notes {
+    fn emit(&self, event: Event) {
+        if let Event::Note { text } = event {
+            self.0.lock().unwrap().push(text);
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
+}
+
+/// Hosts on one disk; everything that was started is killed when this is dropped.
+pub struct Places {
+    pub folder: tempfile::TempDir,
+    pub port: u16,
+    pub contents: Contents,
+    count: u8,
+}
+
+pub fn credentials() -> Credentials {
+    Credentials { user: "dunlin".to_owned(), password: "an admin's word".to_owned() }
+}
+
+pub fn app() -> Credentials {
+    Credentials { user: APP.to_owned(), password: APP_PASSWORD.to_owned() }
+}
+
+impl Places {
+    pub fn new(count: u8) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let ip = |n| format!("127.0.0.{}", n + 2);
+        let port = loop {
+            let first = TcpListener::bind((ip(0), 0)).unwrap();
+            let port = first.local_addr().unwrap().port();
+            // Below the range of outgoing connections' ports, which could take it while an instance is down.
+            let port = 10_000 + port % 20_000;
+            drop(first);
+            if (0..count).all(|n| TcpListener::bind((ip(n), port)).is_ok()) {
+                break port;
+            }
+        };
+        let mut places = Self { folder, port, contents: Contents::default(), count };
+        for n in 0..count {
+            for part in ["etc", "data", "moves"] {
+                fs::create_dir_all(places.root(n).join(part)).unwrap();
+            }
+            places.render(n);
+        }
+        places
+    }
+
+    pub fn root(&self, n: u8) -> PathBuf {
+        self.folder.path().join(format!("host-{n}"))
+    }
+
+    pub fn address(&self, n: u8) -> String {
+        format!("127.0.0.{}:{}", n + 2, self.port)
+    }
+
+    pub fn data(&self, n: u8) -> PathBuf {
+        self.root(n).join(format!("data/shard-{SHARD}"))
+    }
+
+    pub fn conf_path(&self, n: u8) -> PathBuf {
+        self.root(n).join(format!("etc/shard-{SHARD}.conf"))
+    }
+
+    fn render(&mut self, n: u8) -> [Value; 2] {
+        let mut context = tera::Context::new();
+        context.insert("item", &json!({"id": SHARD, "port": self.port, "user": APP, "maxmemory": "256mb"}));
+        context.insert("host", &json!({"address": format!("127.0.0.{}", n + 2)}));
+        context.insert(
+            "secrets",
+            &json!({"redis": {"admin": credentials().password, "replica": "a replica's word", "app": APP_PASSWORD}}),
+        );
+        context.insert("redis_processes", &true);
+        context.insert("redis_data", &self.root(n).join("data"));
+        context.insert("redis_etc", &self.root(n).join("etc"));
+        let mut tera = tera::Tera::default();
+        tera.register_filter("sha256", |text: &str, _: tera::Kwargs, _: &tera::State| {
+            Digest::of(text.as_bytes()).as_str().to_owned()
+        });
+        ["shard.conf", "users.acl"].map(|name| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/redis").join(name);
+            let text = tera.render_str(&fs::read_to_string(path).unwrap(), &context, false).unwrap();
+            self.content(text.as_bytes())
+        })
+    }
+
+    pub fn content(&mut self, bytes: &[u8]) -> Value {
+        let digest = Digest::of(bytes);
+        self.contents.0.insert(digest.clone(), bytes.to_vec());
+        json!({"digest": digest, "len": bytes.len()})
+    }
+
+    pub fn instance(&mut self, n: u8) -> Value {
+        let [conf, acl] = self.render(n);
+        json!({
+            "id": SHARD.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
+            "folder": self.data(n), "conf_path": self.conf_path(n),
+            "acl_path": self.root(n).join(format!("etc/shard-{SHARD}.acl")), "user": user_name(),
+        })
+    }
+
+    pub fn spec(&mut self, from: u8, to: u8) -> MoveSpec {
+        MoveSpec {
+            run: "test".to_owned(),
+            shard: SHARD,
+            from: self.address(from),
+            to: self.address(to),
+            others: Vec::new(),
+            epoch: 8,
+            credentials: credentials(),
+            app_user: APP.to_owned(),
+            instance: self.instance(to),
+            limits: Limits { copy_stall_s: 20, ..Limits::default() },
+            journals: self.root(to).join("moves"),
+        }
+    }
+
+    pub fn retire(&mut self, n: u8, owner: u8) -> Retire {
+        Retire {
+            run: "test".to_owned(),
+            shard: SHARD,
+            address: self.address(n),
+            owner: self.address(owner),
+            epoch: 8,
+            credentials: credentials(),
+            app_user: APP.to_owned(),
+            instance: self.instance(n),
+            keep_hours: 24,
+            journals: self.root(n).join("moves"),
+        }
+    }
+
+    pub fn handle(&self, request: Request) -> Result<Reply> {
+        host::handle(request, &self.contents, &Notes::default())
+    }
+
+    /// Provisions an instance; returns what the plan said.
+    pub fn provision(&mut self, n: u8) -> Result<dunlin::resources::Diff> {
+        let instance = self.instance(n);
+        let step = (kind("redis_shard").unwrap().parse)(instance)?;
+        let diff = self.plan(&*step)?;
+        let Read::Known(observed) = step.read(&mut World::now())? else { bail!("unknown") };
+        if diff.action.is_pending() {
+            step.apply(&observed, &mut Site::new(&self.contents))?;
+        }
+        self.await_answer(n);
+        Ok(diff)
+    }
+
+    pub fn plan(&self, step: &dyn Step) -> Result<dunlin::resources::Diff> {
+        let Read::Known(observed) = step.read(&mut World::now())? else { bail!("unknown") };
+        step.diff(&observed, &self.contents)
+    }
+
+    pub fn await_answer(&self, n: u8) {
+        within(Duration::from_secs(20), || admin(&self.address(n)).is_ok_and(|mut c| ping(&mut c)));
+    }
+
+    /// SIGKILL, then start it again as systemd would.
+    pub fn kill(&self, n: u8) {
+        if let Some(pid) = self.pid(n) {
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+            within(Duration::from_secs(5), || self.pid(n).is_none());
+        }
+    }
+
+    pub fn restart(&mut self, n: u8) {
+        if self.conf_path(n).exists() {
+            let instance: dunlin::resources::redis_shard::RedisShard =
+                serde_json::from_value(self.instance(n)).unwrap();
+            instance.start().unwrap();
+        }
+    }
+
+    pub fn pid(&self, n: u8) -> Option<rustix::process::Pid> {
+        let number: i32 = fs::read_to_string(self.data(n).join("redis.pid")).ok()?.trim().parse().ok()?;
+        let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;
+        title.windows(12).any(|w| w == b"redis-server").then(|| rustix::process::Pid::from_raw(number)).flatten()
+    }
+
+    /// How many instances let the application write.
+    pub fn writable(&self) -> Vec<u8> {
+        let write = |n: &u8| {
+            connect(&self.address(*n), &app())
+                .and_then(|mut c| redis::cmd("SET").arg("probe").arg(1).exec(&mut c))
+                .is_ok()
+        };
+        (0..self.count).filter(write).collect()
+    }
+
+    pub fn recover(&mut self, from: u8, to: u8) -> Recovered {
+        let spec = self.spec(from, to);
+        match self.handle(Request::Recover(spec)).unwrap() {
+            Reply::Recovered(recovered) => recovered,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Drop for Places {
+    fn drop(&mut self) {
+        for n in 0..self.count {
+            self.kill(n);
+        }
+    }
+}
+
+/// Whoever runs the tests owns the instances; a number stands for itself.
+fn user_name() -> String {
+    let uid = rustix::process::geteuid();
+    if uid.is_root() { "root".to_owned() } else { uid.as_raw().to_string() }
+}
+
+pub fn connect(address: &str, login: &Credentials) -> redis::RedisResult<redis::Connection> {
+    use redis::IntoConnectionInfo;
+    let (ip, port) = address.rsplit_once(':').unwrap();
+    let settings = redis::RedisConnectionInfo::default()
+        .set_username(&login.user)
+        .set_password(&login.password)
+        .set_skip_set_lib_name();
+    let info = (ip, port.parse::<u16>().unwrap()).into_connection_info()?.set_redis_settings(settings);
+    let connection = redis::Client::open(info)?.get_connection_with_timeout(Duration::from_secs(1))?;
+    connection.set_read_timeout(Some(Duration::from_secs(3)))?;
+    Ok(connection)
+}
+
+pub fn admin(address: &str) -> redis::RedisResult<redis::Connection> {
+    connect(address, &credentials())
+}
+
+fn ping(connection: &mut redis::Connection) -> bool {
+    redis::cmd("INFO").arg("persistence").query::<String>(connection).is_ok_and(|info| info.contains("loading:0"))
+}
+
+/// Waits until it is true.
+#[track_caller]
+pub fn within(time: Duration, mut is: impl FnMut() -> bool) {
+    let end = Instant::now() + time;
+    while !is() {
+        assert!(Instant::now() < end, "not within {time:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

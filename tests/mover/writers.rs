@@ -1,0 +1,217 @@
+//! Clients that write without pause and note each acknowledgement, as a service with an old map would.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use redis::{Connection, RedisError};
+
+use crate::places::{Places, app, connect};
+
+/// Members of one timeline, and a writer's rest between two writes: a service's load, not a benchmark's.
+const TIMELINE: u64 = 500;
+const REST: Duration = Duration::from_micros(300);
+
+fn timeline(writer: usize, member: u64) -> String {
+    format!("timeline:{writer}:{}", member / TIMELINE)
+}
+
+/// What one writer knows.
+#[derive(Clone, Debug, Default)]
+pub struct Log {
+    /// Members that were acknowledged, as their scores.
+    pub acked: Vec<u64>,
+    /// Increments that were acknowledged, and those of which nobody knows.
+    pub increments: u64,
+    pub unknown: u64,
+    /// Longest time between two acknowledgements.
+    pub longest_gap: Duration,
+}
+
+pub struct Writers {
+    stop: Arc<AtomicBool>,
+    map: Arc<Mutex<String>>,
+    logs: Vec<Arc<Mutex<Log>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Writers {
+    pub fn start(count: usize, address: &str) -> Self {
+        let (stop, map) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(address.to_owned())));
+        let logs: Vec<Arc<Mutex<Log>>> = (0..count).map(|_| Arc::default()).collect();
+        let spawn = |(id, log): (usize, &Arc<Mutex<Log>>)| {
+            let writer = Writer { id, log: log.clone(), map: map.clone(), stop: stop.clone() };
+            thread::spawn(move || writer.run())
+        };
+        let threads = logs.iter().enumerate().map(spawn).collect();
+        Self { stop, map, logs, threads }
+    }
+
+    /// The new epoch reaches the clients.
+    pub fn publish(&self, address: &str) {
+        address.clone_into(&mut self.map.lock().unwrap());
+    }
+
+    pub fn acked(&self) -> usize {
+        self.logs.iter().map(|log| log.lock().unwrap().acked.len()).sum()
+    }
+
+    pub fn longest_gap(&self) -> Duration {
+        self.logs.iter().map(|log| log.lock().unwrap().longest_gap).max().unwrap_or_default()
+    }
+
+    pub fn forget_gaps(&self) {
+        self.logs.iter().for_each(|log| log.lock().unwrap().longest_gap = Duration::ZERO);
+    }
+
+    /// Waits until each writer was acknowledged some more.
+    pub fn write_on(&self, more: usize) {
+        let before: Vec<usize> = self.logs.iter().map(|log| log.lock().unwrap().acked.len()).collect();
+        crate::places::within(Duration::from_secs(30), || {
+            self.logs.iter().zip(&before).all(|(log, before)| log.lock().unwrap().acked.len() >= before + more)
+        });
+    }
+
+    pub fn stop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+
+    /// Acknowledged members that the owner does not have; counters that are not what was acknowledged are a panic.
+    pub fn lost(&self, owner: &str) -> usize {
+        let snapshot: Vec<Log> = self.logs.iter().map(|log| log.lock().unwrap().clone()).collect();
+        let mut connection = connect(owner, &app()).unwrap();
+        let mut lost = 0;
+        for (id, log) in snapshot.iter().enumerate() {
+            let mut there = BTreeSet::new();
+            for first in (0..=log.acked.len() as u64).step_by(TIMELINE as usize) {
+                let key = timeline(id, first);
+                let members: Vec<u64> = redis::cmd("ZRANGE").arg(key).arg(0).arg(-1).query(&mut connection).unwrap();
+                assert!(members.is_sorted(), "order is kept");
+                there.extend(members);
+            }
+            let missing: Vec<u64> = log.acked.iter().copied().filter(|member| !there.contains(member)).collect();
+            if !missing.is_empty() {
+                eprintln!("writer {id} lost {} of {}: {missing:?}", missing.len(), log.acked.len());
+            }
+            lost += missing.len();
+        }
+        lost
+    }
+
+    /// After `stop`: each counter is what was acknowledged, or more by increments whose answer never came.
+    pub fn check_counters(&self, owner: &str) {
+        let mut connection = connect(owner, &app()).unwrap();
+        for (id, log) in self.logs.iter().enumerate() {
+            let log = log.lock().unwrap();
+            let value: Option<u64> = redis::cmd("GET").arg(format!("count:{id}")).query(&mut connection).unwrap();
+            let (value, most) = (value.unwrap_or(0), log.increments + log.unknown);
+            assert!(
+                (log.increments..=most).contains(&value),
+                "counter {id} is {value}, not in {}..={most}",
+                log.increments
+            );
+        }
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+pub fn stop_and_check(writers: &mut Writers, places: &Places, owner: u8) {
+    writers.stop();
+    assert_eq!(writers.lost(&places.address(owner)), 0);
+    writers.check_counters(&places.address(owner));
+    assert_eq!(places.writable(), [owner]);
+}
+
+struct Writer {
+    id: usize,
+    log: Arc<Mutex<Log>>,
+    map: Arc<Mutex<String>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Was the write surely not applied?
+fn is_definite(error: &RedisError) -> bool {
+    error.code().is_some() && !error.is_io_error()
+}
+
+impl Writer {
+    fn run(&self) {
+        let (mut connection, mut last) = (None, Instant::now());
+        let count = format!("count:{}", self.id);
+        let mut next = 1_u64;
+        while !self.stop.load(Ordering::Relaxed) {
+            let mut add = redis::cmd("ZADD");
+            add.arg(timeline(self.id, next)).arg(next).arg(next);
+            // Idempotent: tried until it is acknowledged.
+            if self.attempt(&mut connection, &add).is_err() {
+                continue;
+            }
+            {
+                let mut log = self.log.lock().unwrap();
+                log.acked.push(next);
+                log.longest_gap = log.longest_gap.max(last.elapsed());
+                last = Instant::now();
+            }
+            next += 1;
+            thread::sleep(REST);
+            let mut increment = redis::cmd("INCR");
+            increment.arg(&count);
+            let result = self.attempt(&mut connection, &increment);
+            let mut log = self.log.lock().unwrap();
+            match result {
+                Ok(()) => log.increments += 1,
+                Err(error) if is_definite(&error) => {}
+                Err(_) => log.unknown += 1,
+            }
+        }
+    }
+
+    /// One try. Not connected counts as a definite no.
+    fn attempt(&self, connection: &mut Option<Connection>, cmd: &redis::Cmd) -> Result<(), RedisError> {
+        let connected = match connection {
+            Some(connected) => connected,
+            None => {
+                let address = self.map.lock().unwrap().clone();
+                match connect(&address, &app()) {
+                    Ok(new) => connection.insert(new),
+                    Err(_) => {
+                        thread::sleep(Duration::from_millis(1));
+                        return Err(
+                            (redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into()
+                        );
+                    }
+                }
+            }
+        };
+        let result = cmd.exec(connected);
+        if let Err(error) = &result {
+            let owner = (error.code() == Some("READONLY")).then(|| owner(connected)).flatten();
+            // Somebody who is a replica says who the owner is; it may not be open yet.
+            let next = owner.and_then(|owner| connect(&owner, &app()).ok());
+            if next.is_some() || !is_definite(error) {
+                *connection = next;
+            }
+        }
+        result
+    }
+}
+
+fn owner(connection: &mut Connection) -> Option<String> {
+    match &redis::cmd("ROLE").query::<Vec<redis::Value>>(connection).ok()?[..] {
+        [_, redis::Value::BulkString(host), redis::Value::Int(port), ..] => {
+            Some(format!("{}:{port}", String::from_utf8_lossy(host)))
+        }
+        _ => None,
+    }
+}

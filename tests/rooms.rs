@@ -1,0 +1,319 @@
+//! The house's rooms: who may import whom. The table below is the rule; every path under `src/` is held against it.
+//!
+//! A room is a folder of `src/`. Three rooms have halves of their own: what is under `host` runs on the hosts and
+//! knows nothing of the controller. Test modules may import more. `shards` stands for the crate `dunlin_shards`.
+
+use std::path::{Path, PathBuf};
+
+/// A room, and the rooms that it may import. A room may always import itself, and a host half its own controller half.
+/// A name without a half allows both halves.
+const TABLE: &[(&str, &[&str])] = &[
+    // The vocabulary and the edges: they import no other room.
+    ("plan", &[]),
+    ("inventory", &[]),
+    ("transport", &[]),
+    ("journal", &[]),
+    // What is said between controller and agent is said in the vocabulary's words.
+    ("wire", &["plan"]),
+    // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
+    ("resources", &["plan", "shards"]),
+    // `plan`: a binary's digest is held against that of the agent that answers.
+    ("fleet", &["transport", "wire", "plan"]),
+    // `wire`: a host's facts, and the catalogue that comes out of it.
+    ("playbook", &["inventory", "plan", "resources", "wire", "shards"]),
+    // `rebalance`, `inventory`: the plan of a rebalance is a value of its room, with sizes as the inventory writes them.
+    ("report", &["plan", "wire", "rebalance", "inventory"]),
+    // The halves that run on hosts.
+    ("provision::host", HOST_HALF),
+    ("deploy::host", HOST_HALF),
+    ("rebalance::host", HOST_HALF),
+    // The halves of the controller. `transport`: only the errors, see ERRORS_ONLY.
+    ("provision", CONTROLLER_HALF),
+    ("deploy", CONTROLLER_HALF),
+    ("rebalance", CONTROLLER_HALF),
+    ("agent", &["provision::host", "deploy::host", "rebalance::host", "wire", "resources", "plan"]),
+    (
+        "cli",
+        &[
+            "agent",
+            "deploy",
+            "fleet",
+            "inventory",
+            "journal",
+            "plan",
+            "playbook",
+            "provision",
+            "rebalance",
+            "report",
+            "resources",
+            "transport",
+            "wire",
+            "shards",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+const HOST_HALF: &[&str] = &["resources", "plan", "journal", "wire", "shards"];
+const CONTROLLER_HALF: &[&str] = &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards"];
+
+/// From these rooms, `transport` may only be imported for its errors.
+const ERRORS_ONLY: &[&str] = &["provision", "deploy", "rebalance"];
+const ERRORS: &[&str] = &["ConnectError", "Cause"];
+
+/// Rooms with a half of their own under `host`.
+const HALVED: &[&str] = &["provision", "deploy", "rebalance"];
+
+#[test]
+fn every_import_is_in_the_table() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for file in sources(&root.join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let shown = file.strip_prefix(root).unwrap();
+        let module = module_of(shown);
+        if module.is_empty() {
+            continue; // lib.rs only declares the rooms
+        }
+        for import in imports(&text, &module) {
+            seen += 1;
+            if let Some(rule) = verdict(&module, &import.path) {
+                broken.push(format!("{}:{}: {rule}", shown.display(), import.line));
+            }
+        }
+    }
+    assert!(seen > 150, "only {seen} imports were found under src/; this test does not read them any more");
+    assert!(broken.is_empty(), "imports that the house does not allow:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_room_is_in_the_table_and_the_table_has_no_ring() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for entry in std::fs::read_dir(&src).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let room = name.trim_end_matches(".rs");
+        assert!(room == "lib" || allowed(room).is_some(), "src/{name} is no room of the table in tests/rooms.rs");
+    }
+    for (room, _) in TABLE {
+        let mut reached: Vec<&str> = Vec::new();
+        let mut next: Vec<&str> = allowed(room).unwrap().to_vec();
+        while let Some(to) = next.pop() {
+            assert_ne!(to, *room, "the table lets {room} import itself in a ring");
+            if !reached.contains(&to) {
+                reached.push(to);
+                next.extend(allowed(to).unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn the_service_stands_apart() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dependencies = |manifest: &str| {
+        let text = std::fs::read_to_string(root.join(manifest)).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let names = |key: &str| {
+            table.get(key).and_then(toml::Value::as_table).map(|t| t.keys().cloned().collect()).unwrap_or_default()
+        };
+        let (mut all, dev): (Vec<String>, Vec<String>) = (names("dependencies"), names("dev-dependencies"));
+        all.extend(dev);
+        assert!(!all.is_empty(), "{manifest} has no dependencies?");
+        all
+    };
+    let has = |manifest: &str, name: &str| dependencies(manifest).iter().any(|own| own == name);
+    assert!(!has("Cargo.toml", "timeline"), "dunlin ships the service as an artefact and imports nothing of it");
+    assert!(!has("timeline/Cargo.toml", "dunlin"), "the service imports dunlin-shards only");
+    for outer in ["dunlin", "timeline", "clap"] {
+        assert!(!has("shards/Cargo.toml", outer), "dunlin-shards is used by services and must not need {outer}");
+    }
+}
+
+#[test]
+fn a_forbidden_import_is_found() {
+    let found = |module: &[&str], text: &str| -> Vec<String> {
+        let module: Vec<String> = module.iter().map(ToString::to_string).collect();
+        let lines = imports(text, &module).into_iter();
+        lines.filter_map(|import| Some(format!("{}: {}", import.line, verdict(&module, &import.path)?))).collect()
+    };
+    let host = ["deploy", "host", "stage"];
+    assert_eq!(
+        found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
+        ["2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards)"]
+    );
+    assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
+    assert_eq!(found(&host, "fn a() { crate::cli::main(); }").len(), 1);
+    assert_eq!(found(&host, "fn a() { super::super::super::cli::main(); }").len(), 1);
+    assert_eq!(found(&host, "use crate::deploy::plan::Row;\nuse super::super::values::Value;"), [""; 0]);
+    assert_eq!(found(&host, "/// See [`crate::cli::Cli`].\nfn a() {}"), [""; 0]);
+    assert_eq!(found(&host, "#[cfg(test)]\nmod tests {\n    use crate::cli::Cli;\n}\nuse crate::cli::Cli;").len(), 1);
+    assert_eq!(found(&["agent"], "use crate::deploy;\nfn a(_: deploy::host::Host) {}"), [""; 0]);
+    assert_eq!(found(&["agent"], "use crate::deploy;\nfn a(_: deploy::plan::Plan) {}").len(), 1);
+    assert_eq!(found(&["deploy", "apply"], "use crate::transport::{Cause, ConnectError};"), [""; 0]);
+    assert_eq!(found(&["deploy", "apply"], "use crate::transport::Ssh;").len(), 1);
+    assert_eq!(found(&["plan"], "use dunlin_shards::ShardMap;").len(), 1);
+}
+
+/// What is wrong with this import, or `None`.
+fn verdict(module: &[String], path: &[String]) -> Option<String> {
+    let (from, to) = (room_of(module), room_of(path));
+    let top = |room: &str| room.split("::").next().unwrap_or_default().to_owned();
+    // A half sees its own room; the controller's half does not see the host's, which is the agent's to call.
+    if top(&from) == top(&to) {
+        return None;
+    }
+    let rule = allowed(&from)?;
+    if !rule.iter().any(|name| *name == to || *name == top(&to)) {
+        return Some(format!("{from} must not import {to} (it may import {})", rule.join(", ")));
+    }
+    let name = path.get(1).map_or("", String::as_str);
+    let errors_only = to == "transport" && ERRORS_ONLY.contains(&from.as_str());
+    (errors_only && !ERRORS.contains(&name))
+        .then(|| format!("{from} may import of transport only {}, not {name}", ERRORS.join(", ")))
+}
+
+fn allowed(room: &str) -> Option<&'static [&'static str]> {
+    TABLE.iter().find(|(name, _)| *name == room).map(|(_, rule)| *rule)
+}
+
+/// The room of a module's path: `deploy::host::stage` is in `deploy::host`, `deploy::plan` in `deploy`.
+fn room_of(path: &[String]) -> String {
+    let top = path.first().map_or("", String::as_str);
+    let half = HALVED.contains(&top) && path.get(1).is_some_and(|name| name == "host");
+    if half { format!("{top}::host") } else { top.to_owned() }
+}
+
+/// `src/deploy/host/mod.rs` and `src/deploy/host.rs` are `deploy::host`; `src/lib.rs` is the empty path.
+fn module_of(file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix("src").unwrap().with_extension("");
+    let mut path: Vec<String> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    path.pop_if(|last| last == "mod" || last == "lib");
+    path
+}
+
+/// All source files that are not tests.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.file_stem().is_some_and(|stem| stem == "tests") {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(sources(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// A path from the crate's root that a file names, and the line on which it begins.
+struct Import {
+    line: usize,
+    path: Vec<String>,
+}
+
+/// All paths that begin with `crate::`, with enough `super::` to leave the room, or with `dunlin_shards::`.
+fn imports(text: &str, module: &[String]) -> Vec<Import> {
+    let code = without_tests_and_comments(text);
+    let mut found = Vec::new();
+    for (start, _) in code.match_indices("::") {
+        let head = code[..start].rsplit(|c: char| !is_word(c)).next().unwrap_or_default();
+        let before = &code[..start - head.len()];
+        if before.ends_with("::") {
+            continue;
+        }
+        let root = match head {
+            "crate" => Vec::new(),
+            "super" => module[..module.len() - 1].to_vec(),
+            "dunlin_shards" => vec!["shards".to_owned()],
+            _ => continue,
+        };
+        let line = code[..start].matches('\n').count() + 1;
+        let mut rest = &code[start + 2..];
+        expand(&mut rest, &root, &mut |path| found.push(Import { line, path }));
+    }
+    let bare: Vec<String> =
+        found.iter().filter(|import| import.path.len() == 1).map(|import| import.path[0].clone()).collect();
+    // `use crate::deploy;` says nothing about the half; how it is used does.
+    found.retain(|import| import.path.len() > 1 || !HALVED.contains(&import.path[0].as_str()));
+    for room in bare.iter().filter(|room| HALVED.contains(&room.as_str())) {
+        for (start, _) in code.match_indices(&format!("{room}::")) {
+            let before = &code[..start];
+            if !before.ends_with("::") && !before.ends_with(is_word) {
+                let line = before.matches('\n').count() + 1;
+                let mut rest = &code[start + room.len() + 2..];
+                expand(&mut rest, std::slice::from_ref(room), &mut |path| found.push(Import { line, path }));
+            }
+        }
+    }
+    found
+}
+
+/// Walks `a::{b, c::d}` and hands each path over.
+fn expand(rest: &mut &str, path: &[String], found: &mut dyn FnMut(Vec<String>)) {
+    *rest = rest.trim_start();
+    if let Some(inner) = rest.strip_prefix('{') {
+        *rest = inner;
+        loop {
+            *rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+            if let Some(after) = rest.strip_prefix('}') {
+                *rest = after;
+                return;
+            }
+            let length = rest.len();
+            expand(rest, path, found);
+            // `as name` belongs to what was just read.
+            let skipped = rest.find([',', '}']).unwrap_or(rest.len());
+            *rest = &rest[skipped..];
+            if rest.len() == length {
+                return;
+            }
+        }
+    }
+    let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+    let (word, after) = rest.split_at(end);
+    *rest = after;
+    let mut path = path.to_vec();
+    match word {
+        "super" => drop(path.pop()),
+        "self" | "" => {}
+        _ => path.push(word.to_owned()),
+    }
+    match rest.strip_prefix("::") {
+        Some(inner) => {
+            *rest = inner;
+            expand(rest, &path, found);
+        }
+        None if path.is_empty() => {}
+        None => found(path),
+    }
+}
+
+/// Blanks comments and `#[cfg(test)]` modules; lines keep their numbers.
+fn without_tests_and_comments(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut test_module = false;
+    let mut cfg_test = false;
+    for line in text.lines() {
+        let bare = line.split("//").next().unwrap_or_default();
+        if test_module {
+            // Formatted code: the module ends where a brace stands in the first column.
+            test_module = line != "}";
+        } else if cfg_test && bare.starts_with("mod ") && bare.trim_end().ends_with('{') {
+            test_module = true;
+        } else {
+            code.push_str(bare);
+        }
+        cfg_test = line.starts_with("#[cfg(test)]");
+        code.push('\n');
+    }
+    code
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
