@@ -219,3 +219,14 @@ fn the_generator_reaches_settled_sequences() {
     check(&[], &wishes);
     check(&[("a", Thing::Directory), ("l", Thing::Link("b"))], &wishes);
 }
+
+#[test]
+fn a_folder_that_is_removed_and_made_again_is_empty() {
+    let things = [("a", Thing::Directory), ("a/d", Thing::Directory), ("a/x", Thing::File("one\n"))];
+    let wishes = [
+        Wish { kind: "directory", place: "a", table: json!({ "state": "absent", "recurse": true }) },
+        Wish { kind: "directory", place: "a/d", table: json!({ "mode": "0755", "parents": true }) },
+        Wish { kind: "file", place: "a/x", table: json!({ "content": "one\n", "mode": "0755" }) },
+    ];
+    check(&things, &wishes);
+}

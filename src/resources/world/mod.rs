@@ -410,6 +410,19 @@ mod tests {
     }
 
     #[test]
+    fn edited_content_lasts_until_the_path_becomes_something_else() {
+        let mut world = World::now();
+        let path = Path::new("/etc/passwd");
+        let PathState::File { meta, .. } = world.path(path).unwrap() else { panic!("a file") };
+        world.expect_path(path, PathState::File { digest: Digest::of(b"a"), meta: meta.clone() });
+        assert_eq!(world.content(path).unwrap(), None, "bytes that come later");
+        world.expect_content(path, b"a".to_vec());
+        assert_eq!(world.content(path).unwrap(), Some(b"a".to_vec()));
+        world.expect_path(path, PathState::File { digest: Digest::of(b"b"), meta });
+        assert_eq!(world.content(path).unwrap(), None, "other bytes that come later");
+    }
+
+    #[test]
     fn a_link_that_will_be_there_is_followed() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("real")).unwrap();
