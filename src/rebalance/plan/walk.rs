@@ -327,10 +327,10 @@ impl<'m> Walk<'m> {
             }
             self.step.clear();
             self.step.extend([(item, host), (other, at)]);
-            if let Some(delta) = self.delta() {
-                if best.is_none_or(|(least, _)| delta < least) {
-                    best = Some((delta, other));
-                }
+            if let Some(delta) = self.delta()
+                && best.is_none_or(|(least, _)| delta < least)
+            {
+                best = Some((delta, other));
             }
         }
         self.step.clear();
