@@ -158,3 +158,24 @@ fn twists(dice: &mut Dice, observation: &mut Observation) -> Wishes {
     }
     wishes
 }
+
+/// A fleet that was even until a tenth of its hosts was added, with sizes from 50 MiB to 150 MiB.
+pub fn large(shards: usize, hosts: usize) -> Case {
+    let mut dice = Dice(99);
+    let used = hosts * 9 / 10;
+    let zone = |host: usize| Some(["a", "b", "c"][host % 3].to_owned());
+    let observation = Observation {
+        format_version: 1,
+        cluster: "large".to_owned(),
+        epoch: 1,
+        hosts: (0..hosts).map(|n| host(n, zone(n), 4096 * MIB)).collect(),
+        shards: (0..shards)
+            .map(|id| {
+                let bytes = 50 * MIB + dice.below(100 * MIB);
+                shard(id, &[id % used], bytes, (bytes / MIB) as f64)
+            })
+            .collect(),
+    };
+    let wishes = Wishes { balance: Balance::Bytes, ..Wishes::default() };
+    Case { name: format!("large: {shards}x{hosts}"), observation, wishes }
+}
