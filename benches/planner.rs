@@ -26,7 +26,11 @@ fn main() {
             continue;
         }
         let oracle = Oracle::new(&case.observation, &case.wishes);
-        if let (Answer::Yes(optimum), true) = oracle.optimum() {
+        let start = Instant::now();
+        let answer = oracle.ask(&oracle.bands(), None);
+        // An answer at the end of the solver's time is only the best it found.
+        let proven = start.elapsed().as_secs_f64() < 0.8 * oracle.seconds;
+        if let (Answer::Yes(optimum), true) = (answer, proven) {
             worst = worst.max(if optimum == 0 { 1.0 } else { found.bytes_moved as f64 / optimum as f64 });
             compared += 1;
         }

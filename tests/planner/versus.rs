@@ -11,6 +11,8 @@ use crate::generate::{Case, MIB, case};
 use crate::oracle::{Answer, Band, Oracle};
 
 const CASES: u64 = 500;
+/// Cases in a build without optimisation, which plans some twenty times slower.
+const CASES_UNOPTIMISED: u64 = 30;
 /// The most that a plan may move, relative to the optimum.
 const RATIO: f64 = 1.005;
 
@@ -29,7 +31,10 @@ struct Tally {
 fn plans_are_minimal_legal_and_repeatable() {
     let tally = Mutex::new(Tally::default());
     let next = AtomicU64::new(0);
-    let cases: u64 = std::env::var("PLANNER_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(CASES);
+    let cases: u64 = std::env::var("PLANNER_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(if cfg!(debug_assertions) { CASES_UNOPTIMISED } else { CASES });
     thread::scope(|scope| {
         for _ in 0..thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {

@@ -1,17 +1,115 @@
-//! What no plan can beat.
+//! What no plan can beat: counted per host, where each host is looked at as if all others were free to help it.
+//!
+//! A host over its band gives away at least some set of its items; a host below its band takes at least some set of the
+//! others'. A moved item leaves one host and reaches one, so the least such sets of all hosts may be added up, once for
+//! what leaves and once for what arrives.
 
-use super::model::{BYTES, Band, Model};
+use super::model::{BYTES, Band, Model, OPS, Weight};
 use super::state::State;
 
-/// Bytes that have to move whatever the plan: what hosts have over their bands, or lack below them, whichever is more
-/// in sum; and whatever stands where it may not stay.
+/// Sets of up to so many items are searched completely.
+const COMPLETE: usize = 22;
+
+/// Bytes that have to move whatever the plan.
 pub(crate) fn lower_bound(model: &Model, bands: &[Band]) -> i64 {
     let home = State::new(model);
-    let (mut over, mut under) = (0, 0);
+    let movable = |item: &usize| model.items[*item].movable;
+    let mut everything: Vec<Weight> =
+        (0..model.items.len()).filter(movable).map(|item| model.items[item].weight).collect();
+    by_density(&mut everything);
+    let (mut leaves, mut arrives) = (0, 0);
     for (host, band) in bands.iter().enumerate() {
-        let load = home.load[host][BYTES];
-        over += (load - band.hi[BYTES]).max(0);
-        under += (band.lo[BYTES] - load).max(0);
+        let load = home.load[host];
+        let mut here: Vec<Weight> =
+            home.on[host].iter().filter(|item| movable(item)).map(|item| model.items[*item].weight).collect();
+        by_density(&mut here);
+        let over = load[BYTES] - band.hi[BYTES];
+        leaves += least_sum(&here, over).max(cheapest_ops(&here, load[OPS] - band.hi[OPS]));
+        arrives += (band.lo[BYTES] - load[BYTES]).max(0).max(cheapest_ops(&everything, band.lo[OPS] - load[OPS]));
     }
-    over.max(under)
+    leaves.max(arrives)
+}
+
+/// Most operations for the byte first.
+fn by_density(weights: &mut [Weight]) {
+    weights.sort_by(|a, b| {
+        let (a, b) = (i128::from(a[OPS]) * i128::from(b[BYTES]), i128::from(b[OPS]) * i128::from(a[BYTES]));
+        b.cmp(&a)
+    });
+}
+
+/// The fewest bytes that carry so many operations, if items could be cut (the relaxed knapsack).
+fn cheapest_ops(by_density: &[Weight], ops: i64) -> i64 {
+    let (mut left, mut bytes) = (ops, 0);
+    for weight in by_density {
+        if left <= 0 || weight[OPS] == 0 {
+            break;
+        }
+        if weight[OPS] <= left {
+            bytes += weight[BYTES];
+        } else {
+            bytes += (weight[BYTES] as f64 * (left as f64 / weight[OPS] as f64)).floor() as i64;
+        }
+        left -= weight[OPS];
+    }
+    bytes
+}
+
+/// The least sum of a set of items that reaches `need`: exact for few items, else `need` itself.
+fn least_sum(items: &[Weight], need: i64) -> i64 {
+    if need <= 0 {
+        return 0;
+    }
+    if items.len() > COMPLETE {
+        return need;
+    }
+    let (first, second) = items.split_at(items.len() / 2);
+    let (first, second) = (sums(first), sums(second));
+    let mut least = i64::MAX;
+    let mut other = second.len();
+    for sum in first {
+        while other > 0 && sum + second[other - 1] >= need {
+            other -= 1;
+        }
+        if let Some(more) = second.get(other) {
+            least = least.min(sum + more);
+        }
+    }
+    if least == i64::MAX { need } else { least }
+}
+
+/// The sums of all sets of the items, ascending.
+fn sums(items: &[Weight]) -> Vec<i64> {
+    let mut sums = vec![0];
+    for item in items {
+        let with: Vec<i64> = sums.iter().map(|sum| sum + item[BYTES]).collect();
+        let mut merged = Vec::with_capacity(2 * sums.len());
+        let (mut a, mut b) = (sums.iter().peekable(), with.iter().peekable());
+        while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
+            let next = if x <= y { a.next() } else { b.next() };
+            merged.extend(next);
+        }
+        merged.extend(a);
+        merged.extend(b);
+        sums = merged;
+    }
+    sums
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{cheapest_ops, least_sum};
+
+    #[test]
+    fn the_least_sum_is_the_smallest_set_that_is_enough() {
+        let items = [[7, 0], [5, 0], [3, 0], [11, 0]];
+        let sums: Vec<i64> = [0, 1, 4, 9, 13, 26, 27].iter().map(|need| least_sum(&items, *need)).collect();
+        assert_eq!(sums, [0, 3, 5, 10, 14, 26, 27]);
+    }
+
+    #[test]
+    fn operations_leave_with_the_densest_bytes_first() {
+        assert_eq!(cheapest_ops(&[[10, 100], [20, 40]], 120), 20);
+        assert_eq!(cheapest_ops(&[[10, 100], [20, 40]], 0), 0);
+    }
 }

@@ -3,7 +3,8 @@
 use std::cmp::Reverse;
 
 use super::infeasible::ids;
-use super::model::{BYTES, Model, OPS};
+use super::model::{BYTES, Item, Model, OPS};
+use super::output::Role;
 use super::search::Outcome;
 use super::state::outside;
 
@@ -39,6 +40,10 @@ fn deviations(model: &Model, outcome: &Outcome, notes: &mut Vec<String>) {
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     for (_, host, resource) in found.iter().take(TOLD) {
         notes.push(deviation(model, outcome, *host, *resource));
+    }
+    let held = |item: &Item| item.role == Role::Replica && !item.movable;
+    if !found.is_empty() && !outcome.limited && model.items.iter().any(held) {
+        notes.push("replicas stay where they are; if they may move too, a plan can come nearer".to_owned());
     }
     if found.len() > TOLD {
         notes.push(format!("{} more deviations are smaller than these", found.len() - TOLD));

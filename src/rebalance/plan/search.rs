@@ -101,7 +101,8 @@ fn is_large(model: &Model) -> bool {
 
 /// Steps of one walk.
 pub(crate) fn effort(model: &Model) -> usize {
-    if is_large(model) { 10 * STEPS } else { STEPS }
+    let size = model.items.iter().filter(|item| item.movable).count() * model.hosts.len();
+    if size > LARGE { 10 * STEPS } else { (50 * size).clamp(2_000, STEPS) }
 }
 
 /// Temperatures in proportion to the size of items.
