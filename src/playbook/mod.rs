@@ -36,7 +36,7 @@ pub use contents::Contents;
 pub use map_file::load_shard_map;
 pub use model::{Entry, Item, Node, Play, Playbook, Step};
 pub use project::Project;
-pub use sources::Sources;
 pub use render::{Rendered, Rendering};
+pub use sources::Sources;
 pub use strings::Text;
 pub use templates::Templates;
