@@ -21,7 +21,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fleet", &["transport", "wire", "plan"]),
     // `wire`: a host's facts, and the catalogue that comes out of it.
     ("playbook", &["inventory", "plan", "resources", "wire", "shards"]),
-    ("report", &["plan", "wire"]),
+    // `rebalance`, `inventory`: the plan of a rebalance is a value of its room, with sizes as the inventory writes them.
+    ("report", &["plan", "wire", "rebalance", "inventory"]),
     // The halves that run on hosts.
     ("provision::host", HOST_HALF),
     ("deploy::host", HOST_HALF),

@@ -55,11 +55,12 @@ impl Deploy {
         let goal = Goal::Release { source: &source, files: &files };
         let service = Service::new(&loaded, &environment.inventory, &self.how, common)?;
         // What is to run behind the last host has to wait for a rollout that has it.
-        let fits = |step: &&Once| step.when == When::Before || !service.left_out;
+        let fits = |step: &&Once| step.when == When::Before || service.left_out.is_empty();
         let once: Vec<Once> = loaded.recipe.once.iter().filter(fits).cloned().collect();
         for step in loaded.recipe.once.iter().filter(|step| !fits(step)) {
             common.reporter().say(&format!("once {}: not with --limit, which leaves hosts out", step.name));
         }
+        let once = service.undone(&once, &manifest.version).await;
         service.run("deploy", &goal, Some(Fresh { once: &once, keep: loaded.recipe.keep })).await
     }
 }

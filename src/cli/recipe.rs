@@ -53,7 +53,7 @@ impl Loaded {
         finish(recipe.map(|recipe| Self { recipe, file }), &found, common)
     }
 
-    /// The service's hosts, narrowed by `--limit`, and whether any were left out by that.
+    /// The service's hosts, narrowed by `--limit`, and those that were left out by that.
     ///
     /// # Errors
     /// An unknown name in the recipe, at its place, or in the limit; or no host at all.
@@ -62,7 +62,7 @@ impl Loaded {
         inventory: &'i Inventory,
         limit: Option<&str>,
         common: &Common,
-    ) -> Result<(Vec<&'i Host>, bool), Failure> {
+    ) -> Result<(Vec<&'i Host>, Vec<&'i Host>), Failure> {
         let selected = self.recipe.hosts.parse::<Selector>().map_err(|error| error.to_string());
         let all = selected.and_then(|hosts| inventory.select(&hosts).map_err(|error| error.to_string()));
         let all = all.map_err(|error| {
@@ -75,7 +75,8 @@ impl Loaded {
             let text = format!("--limit leaves none of the hosts of {} ({})", self.recipe.service, self.recipe.hosts);
             return Err(Failure::say(Exit::Usage, text));
         }
-        let left_out = hosts.len() < all.len();
+        let is_in = |host: &&Host| hosts.iter().any(|chosen| chosen.name == host.name);
+        let left_out = all.into_iter().filter(|host| !is_in(host)).collect();
         Ok((hosts, left_out))
     }
 

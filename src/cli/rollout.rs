@@ -10,12 +10,12 @@ use super::failure::Failure;
 use super::recipe::Loaded;
 use super::run::{fleet, run_id};
 use super::told::{held, now, one_target, say_refused, tell};
-use crate::deploy::rollout::{Ended, Fresh, Goal, Planned, Refused, Rollout, Told, Trouble, observe, plan};
+use crate::deploy::rollout::{Ended, Fresh, Goal, Planned, Refused, Rollout, Told, Trouble, look, observe, plan};
 use crate::fleet::Fleet;
-use crate::inventory::Inventory;
+use crate::inventory::{Host, Inventory};
 use crate::plan::{Counts, HostPlan};
 use crate::report::{Reporter, Summary, summary_line};
-use crate::wire::deploy::{Once, Scope};
+use crate::wire::deploy::{Once, Scope, Version};
 
 /// How a rollout is planned and carried out.
 #[derive(Clone, Debug, Default, Args)]
@@ -42,8 +42,8 @@ pub struct Service<'a> {
     fleet: Fleet,
     names: Vec<String>,
     scope: Scope,
-    /// Does `--limit` leave out hosts of the service?
-    pub left_out: bool,
+    /// Hosts of the service that `--limit` leaves out.
+    pub left_out: Vec<String>,
 }
 
 impl<'a> Service<'a> {
@@ -53,9 +53,29 @@ impl<'a> Service<'a> {
     /// See [`Loaded::hosts`].
     pub fn new(loaded: &'a Loaded, inventory: &Inventory, how: &'a How, common: &'a Common) -> Result<Self, Failure> {
         let (hosts, left_out) = loaded.hosts(inventory, how.limit.as_deref(), common)?;
-        let fleet = fleet(inventory, &hosts, common)?;
-        let names = hosts.iter().map(|host| host.name.clone()).collect();
+        let all: Vec<&Host> = hosts.iter().chain(&left_out).copied().collect();
+        let fleet = fleet(inventory, &all, common)?;
+        let names = |hosts: &[&Host]| hosts.iter().map(|host| host.name.clone()).collect();
+        let (names, left_out) = (names(&hosts), names(&left_out));
         Ok(Self { loaded, how, common, fleet, names, scope: loaded.scope(), left_out })
+    }
+
+    /// Those of the once-steps that no host left out by `--limit` did for this release: a migration that ran there
+    /// must not run again. A host that cannot tell is named.
+    pub async fn undone(&self, once: &[Once], version: &Version) -> Vec<Once> {
+        if once.is_empty() {
+            return Vec::new();
+        }
+        let seen = self.fleet.each(&self.left_out, |host| look(&self.fleet, host, &self.scope)).await;
+        let mut done = Vec::new();
+        for (host, seen) in self.left_out.iter().zip(seen) {
+            match seen {
+                Ok(seen) => done.extend(seen.once),
+                Err(_) => eprintln!("warning: {host} cannot be asked whether it ran once-steps of release {version}"),
+            }
+        }
+        let is_done = |step: &&Once| done.iter().any(|(name, of)| *name == step.name && of == version);
+        once.iter().filter(|step| !is_done(step)).cloned().collect()
     }
 
     /// Runs it to its end.
@@ -72,7 +92,9 @@ impl<'a> Service<'a> {
         }
         let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
         plans.iter().for_each(|plan| reporter.plan(plan));
-        reporter.data(&summary_line(&plans));
+        if !plans.is_empty() {
+            reporter.data(&summary_line(&plans));
+        }
         let mut counts = Counts::default();
         plans.iter().for_each(|plan| counts += plan.counts());
         let end = |failed: usize, exit: Exit| {
@@ -141,8 +163,9 @@ impl<'a> Service<'a> {
             if counts.is_empty() || worst == Exit::Error {
                 return Some(worst);
             }
-            reporter.say("nothing was changed: not all hosts of the rollout can take part");
-            reporter.say("  next: mend them, or leave them out with --limit");
+            // Also with --quiet: without it nobody would know that the other hosts were left alone.
+            eprintln!("error: nothing was changed: not all hosts of the rollout can take part");
+            eprintln!("  next: mend them, or leave them out with --limit");
             return Some(Exit::Refused);
         }
         if counts.is_empty() {

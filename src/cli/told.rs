@@ -88,7 +88,7 @@ pub fn tell(told: &Told<'_>, reporter: &Reporter) {
         Told::Pruned(_, []) => {}
         Told::Pruned(host, gone) => {
             reporter.line(&json!({"event": "pruned", "host": host, "at": now(), "releases": gone}));
-            reporter.say(&format!("{host}: removed {}", gone.join(", ")));
+            // The host has told each of them itself, as a note.
         }
     }
 }

@@ -1,11 +1,14 @@
 //! Recipe × release × host → what the host is to serve, with the texts that go there. On the controller; no I/O.
 
+use std::ops::Range;
+use std::path::Path;
+
 use serde_json::{Map, Value as Json, json};
 
 use super::recipe::Recipe;
 use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 use crate::plan::Digest;
-use crate::playbook::{Contents, Rendering};
+use crate::playbook::{Contents, Rendered, Rendering};
 use crate::wire::Facts;
 use crate::wire::deploy::{Config, Desired, Manifest, Setup, Unit};
 
@@ -30,7 +33,7 @@ pub struct Prepared {
     pub texts: Contents,
 }
 
-/// One template's text.
+/// One template's text: digest, bytes, whether a secret went into it.
 type Text = (Digest, u64, bool);
 
 impl Source<'_> {
@@ -41,22 +44,12 @@ impl Source<'_> {
     pub fn prepare(&self, host: &str, facts: &Facts) -> Result<Prepared, Diagnostics> {
         let (mut found, mut texts) = (Diagnostics::new(), Contents::new());
         let extra = self.variables();
-        let mut text =
-            |src: &std::path::Path, span: &std::ops::Range<usize>, found: &mut Diagnostics| -> Option<Text> {
-                let by = Origin::at(self.file, span.clone());
-                match self.rendering.render((host, facts), &src.to_string_lossy(), &extra, &by) {
-                    Ok(rendered) => {
-                        let bytes = rendered.text.into_bytes();
-                        let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
-                        texts.insert(digest.clone(), bytes.into());
-                        Some((digest, size, rendered.secret))
-                    }
-                    Err(wrong) => {
-                        wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
-                        None
-                    }
-                }
-            };
+        let mut text = |src: &Path, span: &Range<usize>, found: &mut Diagnostics| {
+            let by = Origin::at(self.file, span.clone());
+            let rendered = self.rendering.render((host, facts), &src.to_string_lossy(), &extra, &by);
+            let wrong = |wrong: Vec<Diagnostic>| wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
+            rendered.map(|rendered| keep(rendered, &mut texts)).map_err(wrong).ok()
+        };
         let (mut units, mut configs) = (Vec::new(), Vec::new());
         for unit in &self.recipe.units {
             let Some((digest, size, secret)) = text(&unit.src, &unit.span, &mut found) else { continue };
@@ -93,4 +86,12 @@ impl Source<'_> {
         let service = json!(self.recipe.service);
         [("service".to_owned(), service), ("release".to_owned(), release)].into_iter().collect()
     }
+}
+
+/// Takes a text over.
+fn keep(rendered: Rendered, texts: &mut Contents) -> Text {
+    let bytes = rendered.text.into_bytes();
+    let (digest, size) = (Digest::of(&bytes), bytes.len() as u64);
+    texts.insert(digest.clone(), bytes.into());
+    (digest, size, rendered.secret)
 }

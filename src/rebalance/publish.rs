@@ -64,10 +64,11 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
     for play in 0..plays {
         let request = Request::Apply(Apply { play, run: format!("epoch {}", map.epoch.0) });
         match session.request(request, &|_| {}, &ground.fleet.stop).await? {
-            Reply::Applied(applied) => match applied.failed {
-                Some(failed) => bail!("{}: {}", failed.resource, failed.error),
-                None => {}
-            },
+            Reply::Applied(applied) => {
+                if let Some(failed) = applied.failed {
+                    bail!("{}: {}", failed.resource, failed.error);
+                }
+            }
             _ => bail!("an answer that does not fit"),
         }
     }

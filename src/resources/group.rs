@@ -66,7 +66,8 @@ impl Resource for Group {
     fn read(&self, world: &mut World) -> Result<Read<Observed>> {
         let state = world.group(&self.name)?;
         if state.is_none()
-            && let Some(arrival) = world.arrival(&format!("group {}", self.name))
+            // A package that makes a user makes its group too.
+            && let Some(arrival) = ["group", "user"].iter().find_map(|what| world.arrival(&format!("{what} {}", self.name)))
         {
             return Ok(Read::Unknown(format!("the group comes with package {}", arrival.package)));
         }

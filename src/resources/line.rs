@@ -222,7 +222,8 @@ impl Line {
     /// Where a new line goes.
     fn place(&self, lines: &[&str]) -> Result<usize> {
         let after = regex("after", self.after.as_deref()).map_err(anyhow::Error::msg)?;
-        let found = after.and_then(|after| lines.iter().rposition(|line| after.is_match(line)));
+        let found = after
+            .and_then(|after| lines.iter().rposition(|line| after.is_match(line.strip_suffix('\r').unwrap_or(line))));
         Ok(found.map_or(lines.len(), |at| at + 1))
     }
 }

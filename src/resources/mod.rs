@@ -11,6 +11,8 @@ pub mod mode;
 pub mod place;
 mod registry;
 mod site;
+#[cfg(test)]
+mod tables;
 pub mod text;
 pub mod text_diff;
 mod world;

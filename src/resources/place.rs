@@ -5,7 +5,7 @@
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Gid, Uid};
@@ -41,7 +41,8 @@ pub fn link(path: &Path, target: &Path) -> Result<()> {
     temporary.persist(path).map(drop).with_context(|| format!("putting the link {} in place", path.display()))
 }
 
-/// Refuses paths that a step cannot own: relative ones, `..` in them, the root, control characters.
+/// Refuses paths that a step cannot own: relative ones, `..` in them, the root, control characters, roundabout
+/// spellings (`/a//b`, `/a/`).
 ///
 /// # Errors
 /// What is wrong, in one sentence that begins with the key.
@@ -55,6 +56,11 @@ pub fn check(key: &str, path: &Path) -> Result<(), String> {
     }
     if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
         return Err(format!("{key} must name one place, without `..`, not \"{shown}\""));
+    }
+    // Two spellings of one path would pass for two owners, and nothing can be renamed to a name that ends with `/`.
+    let plain: PathBuf = path.components().collect();
+    if plain.as_os_str() != path.as_os_str() {
+        return Err(format!("{key} must be written \"{}\", not \"{shown}\"", plain.display()));
     }
     Ok(())
 }
@@ -88,6 +94,9 @@ fn ids(meta: &Meta) -> Result<(Uid, Gid)> {
     let mut world = World::now();
     let uid = world.user(&meta.owner)?.and_then(|user| user.uid);
     let gid = world.group(&meta.group)?.and_then(|group| group.gid);
+    // What belongs to nobody's number was observed so (`line` keeps the owner); steps themselves name no numbers.
+    let uid = uid.or_else(|| meta.owner.parse().ok());
+    let gid = gid.or_else(|| meta.group.parse().ok());
     let uid = uid.with_context(|| format!("there is no user {}", meta.owner))?;
     let gid = gid.with_context(|| format!("there is no group {}", meta.group))?;
     Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
@@ -100,7 +109,7 @@ mod tests {
     #[test]
     fn a_path_names_one_place() {
         assert!(check("dest", Path::new("/etc/motd")).is_ok());
-        for wrong in ["etc/motd", "/", "/etc/../etc/motd", "/etc/motd\n"] {
+        for wrong in ["etc/motd", "/", "/etc/../etc/motd", "/etc/motd\n", "/etc/motd/", "/etc//motd", "/etc/./motd"] {
             assert!(check("dest", Path::new(wrong)).unwrap_err().starts_with("dest must"), "{wrong}");
         }
     }

@@ -11,6 +11,9 @@ use super::unit::{check_name, is_template};
 use super::{Blobs, Diff, Read, Resource, Site, UnitState, Wants, World, text};
 use crate::plan::Change;
 
+/// A reload after each enable would be most of the time that many services take: there is one, at the end.
+const NO_RELOAD: &str = "--no-reload";
+
 /// The desired state of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,12 +145,15 @@ impl Resource for Service {
     }
 
     fn apply(&self, observed: &UnitState, site: &mut Site) -> Result<()> {
-        site.settle_reload()?;
+        let is_fresh = site.settle_units()?;
         let unit = self.unit();
         let calls = self.calls(observed)?;
         for call in &calls {
             let ran = Exec::new("systemctl").args(call).arg("--").arg(&unit).run();
             ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), journal(&unit)))?;
+            if call.contains(&NO_RELOAD) && !is_fresh {
+                site.owe_refresh();
+            }
         }
         if calls.iter().any(|call| starts(call)) { stays_up(&unit) } else { Ok(()) }
     }
@@ -198,10 +204,10 @@ impl Service {
             calls.push(vec!["unmask"]);
         }
         match (enabled, running) {
-            (Some(true), Some(true)) => calls.push(vec!["enable", "--now"]),
-            (Some(false), Some(false)) => calls.push(vec!["disable", "--now"]),
+            (Some(true), Some(true)) => calls.push(vec!["enable", NO_RELOAD, "--now"]),
+            (Some(false), Some(false)) => calls.push(vec!["disable", NO_RELOAD, "--now"]),
             (enabled, running) => {
-                calls.extend(enabled.map(|enabled| vec![if enabled { "enable" } else { "disable" }]));
+                calls.extend(enabled.map(|enabled| vec![if enabled { "enable" } else { "disable" }, NO_RELOAD]));
                 calls.extend(running.map(|running| vec![if running { "start" } else { "stop" }]));
             }
         }
@@ -253,8 +259,8 @@ mod tests {
     #[test]
     fn enabling_and_starting_is_one_call() {
         let fresh = UnitState::fresh();
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable --now");
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable");
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable --no-reload --now");
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable --no-reload");
         assert_eq!(calls(r#"{"name":"a","restart":true}"#, &fresh), "restart");
     }
 
@@ -264,7 +270,7 @@ mod tests {
         assert_eq!(calls(r#"{"name":"a","masked":false,"running":true}"#, &masked), "unmask; start");
         let up = UnitState { enabled: "enabled".to_owned(), active: "active".to_owned(), ..UnitState::fresh() };
         let away = r#"{"name":"a","masked":true,"enabled":false,"running":false}"#;
-        assert_eq!(calls(away, &up), "disable --now; mask");
+        assert_eq!(calls(away, &up), "disable --no-reload --now; mask");
     }
 
     #[test]

@@ -25,13 +25,14 @@ pub trait Blobs {
 /// What apply is given besides the desired and the observed state.
 pub struct Site<'a> {
     blobs: &'a dyn Blobs,
-    reload_owed: bool,
+    units_changed: bool,
+    states_stale: bool,
 }
 
 impl<'a> Site<'a> {
     /// A site on this host.
     pub fn new(blobs: &'a dyn Blobs) -> Self {
-        Self { blobs, reload_owed: false }
+        Self { blobs, units_changed: false, states_stale: false }
     }
 
     /// The bytes of that digest.
@@ -49,18 +50,34 @@ impl<'a> Site<'a> {
 
     /// Notes that systemd must read its unit files again before the next unit is started, and at the end.
     pub fn owe_reload(&mut self) {
-        self.reload_owed = true;
+        self.units_changed = true;
     }
 
-    /// Lets systemd read its unit files again, if a step changed one since the last time.
+    /// Notes that systemd may still tell the old state of an enabled or disabled unit: one reload at the end is enough.
+    pub fn owe_refresh(&mut self) {
+        self.states_stale = true;
+    }
+
+    /// Before a unit is started: lets systemd read its unit files again, if a step changed one since the last time.
+    /// Tells whether it did.
+    ///
+    /// # Errors
+    /// What `systemctl daemon-reload` said.
+    pub fn settle_units(&mut self) -> Result<bool> {
+        if !self.units_changed {
+            return Ok(false);
+        }
+        Exec::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
+        (self.units_changed, self.states_stale) = (false, false);
+        Ok(true)
+    }
+
+    /// At the end: lets systemd read its unit files again, if anything is owed.
     ///
     /// # Errors
     /// What `systemctl daemon-reload` said.
     pub fn settle_reload(&mut self) -> Result<()> {
-        if self.reload_owed {
-            Exec::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
-            self.reload_owed = false;
-        }
-        Ok(())
+        self.units_changed |= self.states_stale;
+        self.settle_units().map(drop)
     }
 }

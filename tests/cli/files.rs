@@ -2,8 +2,16 @@
 
 use crate::program::Project;
 
-const HOSTS: &str =
-    "[defaults]\nuser = \"deploy\"\n\n[groups.web]\nhosts = [\"web-1\"]\n\n[hosts.web-1]\naddress = \"192.0.2.1\"\n";
+const HOSTS: &str = r#"[defaults]
+user = "deploy"
+
+[groups.web]
+hosts = ["web-1"]
+
+[hosts.web-1]
+address  = "192.0.2.1"
+host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4OgTOaryCzfNXt"
+"#;
 const PLAY: &str = "[[play]]\nname = \"web\"\nhosts = \"web\"\n\n[[play.step]]\n";
 
 /// Five mistakes of five kinds.
@@ -19,6 +27,7 @@ children = ["webb"]
 [hosts.web-1]
 address = "192.0.2.300"
 port    = "22"
+host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4OgTOaryCzfNXt"
 "#;
 
 #[test]

@@ -18,7 +18,7 @@ fn a_plan_is_shown_applied_and_then_empty() {
     fleet.clear(path);
     let project = Project::new(&fleet);
     project.play("redis", &file(path, "old\\n"));
-    project.provision(&["--yes"]).ends(0).says(&["Plan: 3 to add", "3 applied on 3 hosts, 0 failed"]);
+    project.provision(&["--yes"]).ends(0).says(&["Plan: 3 to add", "Done: 3 applied", "0 failed"]);
     assert_eq!(fleet.file("app-01", path), None, "a host that the play does not name was changed");
 
     project.play("redis", &file(path, "new\\n"));
@@ -65,7 +65,7 @@ fn a_saved_plan_is_refused_where_the_world_has_moved() {
     assert_eq!(fleet.file("redis-02", path).as_deref(), Some("other\n"));
 
     fleet.root("redis-02", &format!("rm {path}"));
-    project.provision(&["--plan", "plan.json", "--yes"]).ends(0).says(&["2 applied on 2 hosts"]);
+    project.provision(&["--plan", "plan.json", "--yes"]).ends(0).says(&["Done: 2 applied"]);
     assert_eq!(fleet.file("redis-02", path).as_deref(), Some("wanted"));
 }
 

@@ -120,3 +120,24 @@ fn status_and_abort_tell_and_keep_the_truth() {
     writers.write_on(50);
     stop_and_check(&mut writers, &places, 1);
 }
+
+#[test]
+fn a_source_that_writes_its_first_file_is_retired_once_it_has() {
+    let mut places = Places::new(2);
+    places.provision(0).unwrap();
+    let mut writers = Writers::start(1, &places.address(0));
+    writers.write_on(20);
+    let spec = places.spec(0, 1);
+    copy(&places, spec.clone()).unwrap();
+    switch(&places, spec).unwrap();
+    writers.publish(&places.address(1));
+    writers.write_on(20);
+    stop_and_check(&mut writers, &places, 1);
+    // As after a full sync: the append-only file is on, and there is none yet.
+    let mut source = crate::places::admin(&places.address(0)).unwrap();
+    for (name, value) in [("appendonly", "no"), ("rdb-key-save-delay", "1000000"), ("appendonly", "yes")] {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut source).unwrap();
+    }
+    assert!(retire(&mut places, 0, 1).kept.is_some());
+    assert_eq!(places.pid(0), None);
+}

@@ -16,6 +16,9 @@ use crate::writers::{Writers, stop_and_check};
 /// The steps that a move passes through.
 const STEPS: [&str; 10] = ["birth", "copy", "verify", "arm", "pause", "drain", "fence", "promote", "open", "settle"];
 
+/// Twice the longest pause.
+const HELD_UP: Duration = Duration::from_millis(400);
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Victim {
     Agent,
@@ -23,11 +26,13 @@ enum Victim {
     Target,
     /// The agent is only held up for longer than any pause.
     Stall,
+    /// The target hangs for as long, and a little longer than the agent.
+    Frozen,
 }
 
 fn cases() -> Vec<(String, Victim)> {
     let points = STEPS.iter().flat_map(|step| [format!("{step}:before"), format!("{step}:after")]);
-    let victims = [Victim::Agent, Victim::Source, Victim::Target, Victim::Stall];
+    let victims = [Victim::Agent, Victim::Source, Victim::Target, Victim::Stall, Victim::Frozen];
     points.flat_map(|at| victims.map(|victim| (at.clone(), victim))).collect()
 }
 
@@ -36,8 +41,8 @@ fn nothing_is_lost_whoever_is_killed() {
     let all = cases();
     let asked = std::env::var("DUNLIN_KILLS").ok().and_then(|kills| kills.parse::<usize>().ok());
     // The short form takes each side of each step once, another victim each time.
-    let short = |round: usize| round * 4 + (round / 4 + round) % 4;
-    let kills = asked.unwrap_or(all.len() / 4);
+    let short = |round: usize| round * 5 + (round / 5 + round) % 5;
+    let kills = asked.unwrap_or(all.len() / 5);
     let mut torture = Torture::new();
     for round in 0..kills {
         let (at, victim) = &all[if asked.is_some() { round % all.len() } else { short(round) }];
@@ -112,13 +117,27 @@ impl Torture {
         match victim {
             Victim::Source => self.places.kill(self.owner),
             Victim::Target => self.places.kill(target),
-            _ => thread::sleep(Duration::from_millis(400)),
+            Victim::Frozen => {
+                self.signal(target, Signal::STOP);
+                thread::sleep(HELD_UP);
+            }
+            _ => thread::sleep(HELD_UP),
         }
         kill_process(agent.pid(), Signal::CONT).unwrap();
         match victim {
             Victim::Source => self.places.restart(self.owner),
             Victim::Target => self.places.restart(target),
+            Victim::Frozen => {
+                thread::sleep(HELD_UP);
+                self.signal(target, Signal::CONT);
+            }
             _ => {}
+        }
+    }
+
+    fn signal(&self, place: u8, signal: Signal) {
+        if let Some(pid) = self.places.pid(place) {
+            kill_process(pid, signal).unwrap();
         }
     }
 }

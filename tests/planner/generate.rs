@@ -91,7 +91,11 @@ pub fn case(number: u64) -> Case {
         let ops = (bytes[id] / MIB) as f64 * (0.5 + dice.fraction());
         observation.shards.push(shard(id, &on, bytes[id], (ops * 10.0).round() / 10.0));
     }
-    let wishes = twists(&mut dice, &mut observation);
+    let mut wishes = twists(&mut dice, &mut observation);
+    if shards / hosts < 16 {
+        // With few shards on a host, finer is mostly out of reach.
+        wishes.tolerance = wishes.tolerance.max(0.05);
+    }
     Case {
         name: format!("case {number}: {shards}x{hosts}, copies {copies}, zones {zones}, shape {shape}"),
         observation,
@@ -153,4 +157,25 @@ fn twists(dice: &mut Dice, observation: &mut Observation) -> Wishes {
         _ => {}
     }
     wishes
+}
+
+/// A fleet that was even until a tenth of its hosts was added, with sizes from 50 MiB to 150 MiB.
+pub fn large(shards: usize, hosts: usize) -> Case {
+    let mut dice = Dice(99);
+    let used = hosts * 9 / 10;
+    let zone = |host: usize| Some(["a", "b", "c"][host % 3].to_owned());
+    let observation = Observation {
+        format_version: 1,
+        cluster: "large".to_owned(),
+        epoch: 1,
+        hosts: (0..hosts).map(|n| host(n, zone(n), 4096 * MIB)).collect(),
+        shards: (0..shards)
+            .map(|id| {
+                let bytes = 50 * MIB + dice.below(100 * MIB);
+                shard(id, &[id % used], bytes, (bytes / MIB) as f64)
+            })
+            .collect(),
+    };
+    let wishes = Wishes { balance: Balance::Bytes, ..Wishes::default() };
+    Case { name: format!("large: {shards}x{hosts}"), observation, wishes }
 }

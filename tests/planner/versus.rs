@@ -61,7 +61,7 @@ fn one(case: &Case, tally: &Mutex<Tally>) {
     let Ok(found) = &first else { return impossible(case, first.unwrap_err().to_string(), tally) };
     let mut wrong: Vec<String> =
         check(&case.observation, &case.wishes, found).iter().map(ToString::to_string).collect();
-    if case.observation.epoch % 5 == 0 {
+    if case.observation.epoch.is_multiple_of(5) {
         let again = plan(&case.observation, &case.wishes).unwrap();
         if serde_json::to_vec(&again).unwrap() != serde_json::to_vec(found).unwrap() {
             wrong.push("the same input gave another plan".to_owned());

@@ -34,11 +34,15 @@ struct Case {
     invalid: Option<String>,
 }
 
+/// Types whose observations are more than a small file can say; what they do is shown where they are used: with real
+/// instances in `tests/mover`, with real maps in their own file.
+const ELSEWHERE: &[&str] = &["redis_shard", "shard_map"];
+
 #[test]
 fn every_type_does_what_its_cases_say() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/resources");
     let mut failures = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.iter().filter(|kind| !ELSEWHERE.contains(&kind.name)) {
         let folder = root.join(kind.name);
         let Ok(entries) = fs::read_dir(&folder) else {
             failures.push(format!("{} has no cases", kind.name));

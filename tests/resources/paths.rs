@@ -121,6 +121,19 @@ fn several_lines_of_one_file_are_planned_one_on_the_other() {
 }
 
 #[test]
+fn a_line_in_a_file_that_another_step_writes_is_left_to_apply() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("app.ini");
+    let mut store = Store::default();
+    let steps = [
+        store.step("file", owned(json!({ "dest": path, "content": "a\n" }))).unwrap(),
+        store.step("line", owned(json!({ "path": path, "line": "b" }))).unwrap(),
+    ];
+    let rows = plan(&steps, &store);
+    assert_eq!(rows[1].as_ref().unwrap().reason.as_deref(), Some("an earlier step writes the whole file"));
+}
+
+#[test]
 fn what_is_missing_is_told_before_anything_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let none = folder.path().join("none");

@@ -122,8 +122,21 @@ fn step(wish: &Wish, root: &Path, store: &mut Store) -> Box<dyn Step> {
     store.step(wish.kind, table).unwrap()
 }
 
-fn name(wish: &Wish) -> &str {
-    wish.place.rsplit('/').next().unwrap_or(wish.place)
+/// Leaves out what `check` refuses: a file has one owner, or several steps each with a line of it. Links can lead to
+/// one file by two paths, which never differ in their last name.
+fn with_one_owner(wishes: Vec<Wish>) -> Vec<Wish> {
+    let name = |wish: &Wish| wish.place.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut kept: Vec<Wish> = Vec::new();
+    for wish in wishes {
+        let is_second = |other: &Wish| {
+            let kinds = (wish.kind, other.kind);
+            name(other) == name(&wish) && matches!(kinds, ("file", "file") | ("file", "line") | ("line", "file"))
+        };
+        if !kept.iter().any(is_second) {
+            kept.push(wish);
+        }
+    }
+    kept
 }
 
 /// Does no step take back what another made? Then a second plan has nothing to do.
@@ -164,12 +177,10 @@ fn check(things: &[(&'static str, Thing)], wishes: &[Wish]) {
         }
     }
     let mut site = Site::new(&store);
-    for (at, (step, row)) in steps.iter().zip(&rows).enumerate() {
+    for (step, row) in steps.iter().zip(&rows) {
         let found = apply_step(&**step, &mut site, &store).unwrap_or_else(|error| panic!("{row:?}: {error:#}"));
         assert!(row.action == Action::Unknown || row.action == found.action, "planned {row:?}, found {found:?}");
-        // The text of a file that an earlier step writes is not on the host when the plan is made.
-        let is_again = kept[..at].iter().any(|other| other.kind == "file" && name(other) == name(kept[at]));
-        if row.action != Action::Unknown && !is_again {
+        if row.action != Action::Unknown {
             assert_eq!(&found, row, "apply finds what the plan showed");
         }
         let after = plan(std::slice::from_ref(step), &store).remove(0).unwrap();
@@ -188,7 +199,7 @@ proptest! {
 
     #[test]
     fn apply_does_what_the_plan_shows(things in world(), wishes in prop::collection::vec(wish(), 1..9)) {
-        check(&things, &wishes);
+        check(&things, &with_one_owner(wishes));
     }
 }
 
@@ -207,4 +218,15 @@ fn the_generator_reaches_settled_sequences() {
     assert!(agree(&wishes.iter().collect::<Vec<_>>(), folder.path()));
     check(&[], &wishes);
     check(&[("a", Thing::Directory), ("l", Thing::Link("b"))], &wishes);
+}
+
+#[test]
+fn a_folder_that_is_removed_and_made_again_is_empty() {
+    let things = [("a", Thing::Directory), ("a/d", Thing::Directory), ("a/x", Thing::File("one\n"))];
+    let wishes = [
+        Wish { kind: "directory", place: "a", table: json!({ "state": "absent", "recurse": true }) },
+        Wish { kind: "directory", place: "a/d", table: json!({ "mode": "0755", "parents": true }) },
+        Wish { kind: "file", place: "a/x", table: json!({ "content": "one\n", "mode": "0755" }) },
+    ];
+    check(&things, &wishes);
 }

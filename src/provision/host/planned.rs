@@ -161,7 +161,7 @@ fn handler_rows(number: usize, play: &Play, rows: &[Row], left: &Pending) -> Vec
     let mut found = Vec::new();
     for (index, handler) in play.handlers.iter().enumerate() {
         let name = handler.name.clone().unwrap_or_default();
-        let notifier = steps().filter(|(_, (step, row))| row.action.is_pending() && step.notify.contains(&name)).last();
+        let notifier = steps().rfind(|(_, (step, row))| row.action.is_pending() && step.notify.contains(&name));
         let fresh = handler.resource.restarts().and_then(|unit| started.get(&unit).copied());
         if let Some((at, _)) = notifier
             && fresh.is_some_and(|start| start >= at)

@@ -210,6 +210,10 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
     let instance = birth::instance(spec)?;
     diary.intent(Step::Abort, Value::Null)?;
     if birth::is_copy(&instance, spec)? {
+        // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
+        if let Ok(mut target) = Link::open(&spec.to, &spec.credentials) {
+            target.run(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
+        }
         instance.stop()?;
         for file in [instance.conf_path(), instance.acl_path()] {
             remove(std::fs::remove_file(file))?;

@@ -1,6 +1,7 @@
 //! P14: an instance that has handed its shard over is stopped; its files are kept until a deadline.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -14,6 +15,8 @@ use crate::wire::shard::{Retire, Retired};
 
 /// The note beside kept files.
 const NOTE: &str = "KEPT-UNTIL";
+/// How long an instance may take to write its append-only file anew before it is stopped.
+const FILE: Duration = Duration::from_secs(300);
 
 /// Stops the instance and sets its files aside; nothing to do where it is gone already.
 ///
@@ -35,7 +38,9 @@ pub fn retire(what: &Retire) -> Result<Retired> {
         );
     }
     if instance.is_running()? {
-        refuse_in_use(what)?;
+        let mut link = Link::open(&what.address, &what.credentials)?;
+        refuse_in_use(&mut link, what)?;
+        await_file(&mut link)?;
     }
     diary.intent(Step::Retire, json!({ "owner": what.owner, "epoch": what.epoch }))?;
     instance.stop()?;
@@ -49,8 +54,19 @@ pub fn retire(what: &Retire) -> Result<Retired> {
     Ok(Retired { kept })
 }
 
-fn refuse_in_use(what: &Retire) -> Result<()> {
-    let mut link = Link::open(&what.address, &what.credentials)?;
+/// Redis refuses to end while it writes its first append-only file (after a full sync), and systemd asks only once.
+fn await_file(link: &mut Link) -> Result<()> {
+    let end = Instant::now() + FILE;
+    while link.info("persistence")?.number("aof_rewrite_in_progress") == 1 {
+        if Instant::now() > end {
+            bail!("{} is still writing its append-only file after {} s", link.address, FILE.as_secs());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+fn refuse_in_use(link: &mut Link, what: &Retire) -> Result<()> {
     let role = link.role()?;
     if !sync::follows(&role, &what.owner) {
         bail!("{} does not follow {} ({role:?}); it is not retired", what.address, what.owner);

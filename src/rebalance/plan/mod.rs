@@ -7,6 +7,7 @@
 
 mod bounds;
 mod emit;
+mod exact;
 mod greedy;
 mod infeasible;
 mod limit;

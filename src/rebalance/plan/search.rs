@@ -4,6 +4,7 @@
 //! nearest ones that can ([`super::relax`]); where the operator sets limits, as near as they allow ([`super::limit`]).
 
 use super::bounds;
+use super::exact::{self, Part};
 use super::greedy::{descend, place_forced};
 use super::infeasible::{Infeasible, over_cap};
 use super::limit;
@@ -88,7 +89,11 @@ const STEPS: usize = 40_000;
 /// A plan so near to the bound is not searched further: one thousandth.
 const NEAR: i64 = 1000;
 /// Walks without success after which a search gives up.
-const PATIENCE: u64 = 28;
+const PATIENCE: u64 = 20;
+/// Times that walks and branch and bound take turns.
+const CYCLES: u64 = 4;
+/// Searches of branch and bound without success after which it gives up.
+const PARTS: usize = 200;
 
 fn is_large(model: &Model) -> bool {
     model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
@@ -121,8 +126,21 @@ pub(crate) struct Aim {
 
 /// The assignment within the bands that moves the fewest bytes, as far as the work allows; or the nearest to them.
 pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, bound: i64, seed: u64) -> State {
-    let (rounds, patience) = if is_large(model) { (3, 3) } else { (120, PATIENCE) };
-    search(model, bands, start, Aim { goal: bound + bound / NEAR, rounds, patience, price: 1.0 }, seed)
+    let goal = bound + bound / NEAR;
+    if is_large(model) {
+        return search(model, bands, start, Aim { goal, rounds: 3, patience: 3, price: 1.0 }, seed);
+    }
+    let mut best = start;
+    for cycle in 0..CYCLES {
+        let aim = Aim { goal, rounds: 100, patience: PATIENCE, price: 1.0 };
+        best = search(model, bands, best, aim, seed.wrapping_add(1000 * cycle));
+        let before = best.moved;
+        exact::improve(model, bands, &mut best, Part { goal, patience: PARTS }, seed.wrapping_add(cycle));
+        if best.moved == before || best.moved <= goal {
+            break;
+        }
+    }
+    best
 }
 
 /// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.
@@ -138,7 +156,7 @@ pub(crate) fn search(model: &Model, bands: &[Band], start: State, aim: Aim, seed
         let turn = (round % 4) as usize;
         let mut heat = heat(model, effort(model));
         heat.hot *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
-        let prices = Prices { moved: aim.price, outside: [4.0, 2.5, 8.0][(round % 3) as usize] };
+        let prices = Prices { moved: aim.price, outside: [4.0, 8.0, 16.0, 32.0, 6.0][(round % 5) as usize] };
         let from = if turn == 3 && !large { fresh.clone() } else { best.clone() };
         let mut walk = Walk::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round));
         walk = walk.priced(prices, Limits::NONE);

@@ -90,6 +90,8 @@ impl Score {
     }
 }
 
+/// Partners that a matched swap looks at.
+const MATCHES: usize = 64;
 const NOWHERE: usize = usize::MAX;
 
 impl<'m> Walk<'m> {
@@ -260,15 +262,16 @@ impl<'m> Walk<'m> {
     fn propose(&mut self) {
         self.step.clear();
         let Some(item) = self.pick_item() else { return };
-        match self.rng.below(16) {
-            0..=4 => {
+        match self.rng.below(64) {
+            0..=19 => {
                 let host = self.pick_host(item);
                 self.step.push((item, host));
             }
-            5..=8 => self.swap(item),
-            9..=11 => self.exchange(item),
-            12 | 13 => self.two_for_one(item),
-            _ => self.chain(item),
+            20..=35 => self.swap(item),
+            36..=45 => self.exchange(item),
+            46..=51 => self.two_for_one(item),
+            52..=57 => self.chain(item),
+            _ => self.matched_swap(item),
         }
     }
 
@@ -310,6 +313,29 @@ impl<'m> Walk<'m> {
         let host = self.pick_host(item);
         if let Some(other) = self.pick_on(host) {
             self.step.extend([(item, host), (other, self.state.at[item])]);
+        }
+    }
+
+    /// The swap with that host, among all with the item, that costs least.
+    fn matched_swap(&mut self, item: usize) {
+        let (host, at) = (self.pick_host(item), self.state.at[item]);
+        let mut best: Option<(f64, usize)> = None;
+        for place in 0..self.state.on[host].len().min(MATCHES) {
+            let other = self.state.on[host][place];
+            if !self.model.items[other].movable {
+                continue;
+            }
+            self.step.clear();
+            self.step.extend([(item, host), (other, at)]);
+            if let Some(delta) = self.delta()
+                && best.is_none_or(|(least, _)| delta < least)
+            {
+                best = Some((delta, other));
+            }
+        }
+        self.step.clear();
+        if let Some((_, other)) = best {
+            self.step.extend([(item, host), (other, at)]);
         }
     }
 

@@ -12,6 +12,8 @@ use crate::resources::exec::Exec;
 
 /// How long an instance may take to write its last data.
 const STOP: Duration = Duration::from_secs(60);
+/// How soon it is asked to end once more.
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Is the process there whose number stands in `redis.pid`? A number that another program has by now does not count.
 pub fn is_running(folder: &Path) -> bool {
@@ -39,11 +41,14 @@ pub fn start(conf: &Path, user: &str) -> Result<()> {
 /// It is still there after a minute.
 pub fn stop(folder: &Path) -> Result<()> {
     let Some(running) = pid(folder) else { return Ok(()) };
-    let asked = kill_process(running, Signal::TERM);
-    let end = Instant::now() + STOP;
+    let (end, mut asked) = (Instant::now() + STOP, None);
     while pid(folder) == Some(running) {
+        // More than once: Redis drops the request while it writes its first append-only file.
+        if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN) {
+            kill_process(running, Signal::TERM).context("asking redis-server to end")?;
+            asked = Some(Instant::now());
+        }
         if Instant::now() > end {
-            asked.context("asking redis-server to end")?;
             bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP.as_secs());
         }
         thread::sleep(Duration::from_millis(5));

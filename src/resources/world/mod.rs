@@ -204,10 +204,11 @@ impl World {
         if meta.owner == "root" && meta.group == "root" || self.surprise().is_some() {
             return Ok(());
         }
-        if self.user(&meta.owner)?.is_none() {
+        let is_number = |name: &str| name.parse::<u32>().is_ok();
+        if !is_number(&meta.owner) && self.user(&meta.owner)?.is_none() {
             bail!("there is no user {}; a `user` step before this one can make it", meta.owner);
         }
-        if self.group(&meta.group)?.is_none() {
+        if !is_number(&meta.group) && self.group(&meta.group)?.is_none() {
             bail!("there is no group {}; a `group` step before this one can make it", meta.group);
         }
         Ok(())
@@ -406,6 +407,19 @@ mod tests {
         world.expect_path(&top, made);
         assert_eq!(world.path(&inner).unwrap(), PathState::Absent);
         assert_eq!(world.entries(&top).unwrap(), 0);
+    }
+
+    #[test]
+    fn edited_content_lasts_until_the_path_becomes_something_else() {
+        let mut world = World::now();
+        let path = Path::new("/etc/passwd");
+        let PathState::File { meta, .. } = world.path(path).unwrap() else { panic!("a file") };
+        world.expect_path(path, PathState::File { digest: Digest::of(b"a"), meta: meta.clone() });
+        assert_eq!(world.content(path).unwrap(), None, "bytes that come later");
+        world.expect_content(path, b"a".to_vec());
+        assert_eq!(world.content(path).unwrap(), Some(b"a".to_vec()));
+        world.expect_path(path, PathState::File { digest: Digest::of(b"b"), meta });
+        assert_eq!(world.content(path).unwrap(), None, "other bytes that come later");
     }
 
     #[test]
