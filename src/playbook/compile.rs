@@ -136,34 +136,6 @@ impl<'a> Compiler<'a> {
         Ok(compiled)
     }
 
-    /// A template rendered for one host outside of any play, with these names beside the host's own. Also says whether a
-    /// secret went into it, so that it must not be shown.
-    ///
-    /// # Errors
-    /// An unknown host or template, a mistake in it, a variable that is not defined.
-    pub fn render(
-        &self,
-        host: &str,
-        facts: &Facts,
-        template: &str,
-        names: &serde_json::Map<String, Json>,
-    ) -> Result<(String, bool), Diagnostics> {
-        let mut found = Diagnostics::new();
-        let by = Origin::whole(&self.playbook.file);
-        let Some(host) = self.inventory.host(host) else {
-            found.push(Diagnostic::path(self.inventory.dir(), format!("no host `{host}` in this inventory")));
-            return Err(found);
-        };
-        let mut context = self.fleet.host(self.inventory, host, facts);
-        for (name, value) in names {
-            context.insert_value(name.clone(), Value::from_serializable(value));
-        }
-        self.store.render(template, &context, &by).map_err(|wrong| {
-            wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
-            found
-        })
-    }
-
     /// The host's context with the play's variables; `None` where the play's condition does not hold.
     fn play_context(&self, play: &Play, host: &Context, found: &mut Diagnostics) -> Option<Context> {
         let strings = &self.playbook.strings;

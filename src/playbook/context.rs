@@ -30,7 +30,8 @@ pub(super) fn names(context: &Context) -> Vec<String> {
 pub(super) struct FleetContext {
     groups: Value,
     hosts: Value,
-    secrets: Value,
+    /// Absent where there are none: then the name itself is not defined, and the message can say why.
+    secrets: Option<Value>,
     shards: Option<ShardContext>,
 }
 
@@ -57,7 +58,7 @@ impl FleetContext {
         Self {
             groups: Value::from_serializable(&groups),
             hosts: Value::from_serializable(&hosts),
-            secrets: Value::from_serializable(secrets),
+            secrets: secrets.as_object().filter(|all| !all.is_empty()).map(Value::from_serializable),
             shards,
         }
     }
@@ -76,7 +77,9 @@ impl FleetContext {
         context.insert("facts", facts);
         context.insert_value("groups", self.groups.clone());
         context.insert_value("hosts", self.hosts.clone());
-        context.insert_value("secrets", self.secrets.clone());
+        if let Some(secrets) = &self.secrets {
+            context.insert_value("secrets", secrets.clone());
+        }
         if let Some(shards) = &self.shards {
             context.insert_value("shards", shards.all.clone());
             context.insert_value("shard_map", shards.map.clone());

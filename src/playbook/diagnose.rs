@@ -81,6 +81,9 @@ pub(super) fn undefined(origin: &Origin, kind: &str, name: &str, known: &[&str])
     if ["shards_here", "shards", "shard_map"].contains(&name) {
         return diagnostic.help("it comes from `shards.toml` in the inventory's folder, and there is none");
     }
+    if name == "secrets" {
+        return diagnostic.help("they stand in `secrets.toml` in the inventory's folder, and there is none");
+    }
     if name == "maxmemory" {
         return diagnostic.help("set the variable `shard_maxmemory` for its host, for example \"256MiB\"");
     }

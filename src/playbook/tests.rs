@@ -281,3 +281,26 @@ fn the_shipped_site_puts_64_shards_on_two_hosts() {
     let password = steps.last().expect("the password's file");
     assert_eq!(password.desired["sensitive"], json!(true));
 }
+
+#[test]
+fn without_secrets_the_message_says_where_they_belong() {
+    let mut found = Diagnostics::new();
+    let file = SourceFile::new("site.toml", file("\"{{ secrets.redis.app }}\""));
+    let playbook = Playbook::from_text(&file, &mut found);
+    let templates = Templates::load(Path::new("no-such-folder"), &mut found);
+    let inventory = Inventory::from_text(Path::new("hosts.toml"), HOSTS).inventory.unwrap();
+    let (secrets, selection) = (None, Selection::default());
+    let parts = Parts {
+        inventory: &inventory,
+        playbook: &playbook,
+        templates: &templates,
+        shard_map: None,
+        folders: Vec::new(),
+        secrets,
+        selection,
+    };
+    let wrong = Compiler::new(parts).unwrap().compile("web-1", &debian()).unwrap_err();
+    let finding = wrong.iter().next().unwrap();
+    assert_eq!(finding.to_string(), "site.toml:5:37: error: variable `secrets` is not defined");
+    assert!(finding.help.as_deref().unwrap().contains("secrets.toml"), "{:?}", finding.help);
+}

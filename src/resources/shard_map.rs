@@ -120,8 +120,8 @@ mod tests {
     use std::path::Path;
 
     use dunlin_shards::ShardMap as Map;
-    use rustix::process::{getgid, getuid};
 
+    use super::super::PathState;
     use super::*;
     use crate::plan::Action;
 
@@ -141,13 +141,14 @@ mod tests {
 
     fn wanted(dest: &Path, text: &str) -> (ShardMap, Held) {
         let (digest, len) = (Digest::of(text.as_bytes()), text.len() as u64);
+        // Whoever runs the test.
+        let Ok(PathState::File { meta, .. }) = World::now().path(dest) else { panic!("a file stands there") };
         let resource = ShardMap {
             dest: dest.to_owned(),
             content: Content { digest: digest.clone(), len },
             mode: Mode::file(),
-            // Whoever runs the test; a number stands for an account that has no name.
-            owner: getuid().as_raw().to_string(),
-            group: Some(getgid().as_raw().to_string()),
+            owner: meta.owner,
+            group: Some(meta.group),
         };
         (resource, Held(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
     }
