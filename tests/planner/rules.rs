@@ -148,7 +148,8 @@ fn the_checker_sees_every_kind_of_mistake() {
     assert!(rules(&|_, wishes| wishes.to = Some(vec!["redis-01".to_owned()])).contains(&"to"));
     assert!(rules(&|_, wishes| wishes.headroom = 0.01).contains(&"capacity"));
     let missing = |plan: &mut RebalancePlan, wishes: &mut Wishes| {
-        (plan.moves.pop(), wishes.max_moves.take());
+        plan.moves.pop();
+        wishes.max_moves.take();
     };
     let without_last = rules(&missing);
     assert!(without_last.contains(&"drain"), "{without_last:?}");
