@@ -8,10 +8,9 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::{Failure, count};
-use super::project::{Plays, Project};
+use super::project::Project;
 use crate::inventory::Diagnostics;
-use crate::playbook::{Playbook, Selection, Templates};
-use crate::wire::{Facts, Os};
+use crate::playbook;
 
 /// Lint inventory, shard map, playbook and templates; opens no connection
 #[derive(Debug, Args)]
@@ -39,7 +38,7 @@ impl Check {
         }
         let mut found = Diagnostics::new();
         for project in &projects {
-            findings(project, &mut found, common);
+            found.extend(playbook::check(&project.sources(), &project.inventory));
         }
         found.sort();
         let reporter = common.reporter();
@@ -57,40 +56,5 @@ impl Check {
             format!("check: {}", count(&found))
         });
         Ok(if found.is_empty() { Exit::Done } else { Exit::Error })
-    }
-}
-
-fn findings(project: &Project, found: &mut Diagnostics, common: &Common) {
-    let loaded = project.load_into(found);
-    let templates = Templates::load(&project.templates, found);
-    let playbook = Playbook::load(&project.playbook, found);
-    let (Some(loaded), Some(playbook)) = (loaded, playbook) else { return };
-    let plays = Plays { playbook, templates };
-    let map = loaded.map.as_ref().map(|(map, _)| map);
-    let Ok(compiler) = project.compiler(&loaded, map, &plays, Selection::default(), common) else { return };
-    for host in loaded.inventory.hosts() {
-        if let Err(more) = compiler.compile(&host.name, &debian()) {
-            found.extend(more);
-        }
-    }
-}
-
-/// The facts that are assumed where no host is asked.
-fn debian() -> Facts {
-    let os = Os {
-        family: "debian".to_owned(),
-        id: "debian".to_owned(),
-        version: "12".to_owned(),
-        codename: "bookworm".to_owned(),
-        kernel: "6.1.0".to_owned(),
-        arch: "x86_64".to_owned(),
-    };
-    Facts {
-        hostname: "host".to_owned(),
-        os,
-        cpus: 4,
-        memory_bytes: 16 << 30,
-        disk_free_bytes: 100 << 30,
-        systemd: true,
     }
 }

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use crate::inventory::{Diagnostic, Diagnostics, Host, Inventory, Selector, SourceFile};
-use crate::playbook::{Compiler, Parts, Playbook, Selection, Templates};
+use crate::inventory::{Diagnostics, Host, Inventory, Selector, SourceFile};
+use crate::playbook::{self, Compiler, Parts, Playbook, Selection, Templates, load_shard_map};
 
 /// `dunlin.toml`: where things are, relative to the folder it is in.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -75,6 +75,17 @@ impl Project {
         })
     }
 
+    /// The same as the playbook room knows it.
+    pub fn sources(&self) -> playbook::Project {
+        playbook::Project {
+            root: self.root.clone(),
+            inventory: Some(self.inventory.clone()),
+            playbook: self.playbook.clone(),
+            templates: self.templates.clone(),
+            dist: self.dist.clone(),
+        }
+    }
+
     /// Loads inventory and shard map; warnings go to stderr.
     ///
     /// # Errors
@@ -89,7 +100,7 @@ impl Project {
     pub fn load_into(&self, found: &mut Diagnostics) -> Option<Loaded> {
         let loaded = Inventory::load(&self.inventory);
         found.extend(loaded.diagnostics);
-        let map = shard_map(&self.inventory.join("shards.toml"), loaded.inventory.as_ref(), found);
+        let map = load_shard_map(&self.inventory, loaded.inventory.as_ref(), found);
         Some(Loaded { inventory: loaded.inventory?, map })
     }
 
@@ -164,52 +175,6 @@ pub fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Resu
         }
         _ => Err(Failure::findings(found, common.colour())),
     }
-}
-
-/// The shard map, its hosts held against the inventory.
-fn shard_map(path: &Path, inventory: Option<&Inventory>, found: &mut Diagnostics) -> Option<(ShardMap, SourceFile)> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => {
-            found.push(Diagnostic::path(path, format!("cannot be read: {error}")));
-            return None;
-        }
-    };
-    let file = SourceFile::new(path, text);
-    let map = match ShardMap::parse(file.text()) {
-        Ok(map) => map,
-        Err(errors) => {
-            for error in errors {
-                let at = match error.span {
-                    Some(span) => Diagnostic::at(&file, span, error.message),
-                    None => Diagnostic::file(&file, error.message),
-                };
-                found.push(match error.help {
-                    Some(help) => at.help(help),
-                    None => at,
-                });
-            }
-            return None;
-        }
-    };
-    let inventory = inventory?;
-    let names: Vec<&str> = inventory.hosts().iter().map(|host| host.name.as_str()).collect();
-    let mut told = std::collections::BTreeSet::new();
-    for (shard, host) in
-        map.shards.iter().flat_map(|s| std::iter::once(&s.host).chain(&s.replicas).map(move |h| (s, h)))
-    {
-        if inventory.host(host).is_none() && told.insert(host.clone()) {
-            let message = format!("shard {} stands on `{host}`, which the inventory does not have", shard.id);
-            let needle = format!("\"{host}\"");
-            let at = match file.text().find(&needle) {
-                Some(start) => Diagnostic::at(&file, start..start + needle.len(), message),
-                None => Diagnostic::file(&file, message),
-            };
-            found.push(at.suggest_or_list(host, names.iter().copied()));
-        }
-    }
-    Some((map, file))
 }
 
 /// The hosts of a selector; `all` where none is given, narrowed by `--limit`.
