@@ -122,8 +122,8 @@ fn read(plays: &[Play], world: &mut World, blobs: &dyn Blobs) -> Result<Vec<Read
             }
             if is_pending {
                 world.expect_pending();
+                step.resource.expect(world);
             }
-            step.resource.expect(world);
             readings.push(Reading { at: StepRef { play: number, step: index }, read });
         }
     }

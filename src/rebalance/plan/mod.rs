@@ -1,8 +1,8 @@
 //! The planner: an observation and wishes in, a plan or the rule that forbids one out.
 //!
 //! It minimises the bytes that move, so that every host ends within the tolerance around its share. In reading order:
-//! [`wishes`] what is asked, [`model`] the same as integers, [`state`] an assignment and its loads, [`bounds`] what no
-//! plan can beat, [`search`] greedy and local search, [`emit`] the plan as a value. Nothing here reads a clock, a file
+//! `wishes` what is asked, `model` the same as integers, `state` an assignment and its loads, `bounds` what no
+//! plan can beat, `search` greedy and local search, `emit` the plan as a value. Nothing here reads a clock, a file
 //! or an unseeded source of chance: the same input gives the same plan to the byte.
 
 mod bounds;
