@@ -1,6 +1,6 @@
 //! `dunlin provision`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -93,6 +93,9 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     if let Some(saved) = &saved {
         hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
     }
+    // A host that no play names has nothing to be asked.
+    let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_of(play)).collect();
+    hosts.retain(|host| named.contains(host.name.as_str()));
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let fleet = fleet(&loaded.inventory, &hosts, common)?;
     let (reporter, run) = (common.reporter(), run_id());
