@@ -59,6 +59,7 @@ pub struct Places {
     pub port: u16,
     pub contents: Contents,
     count: u8,
+    appendfsync: &'static str,
 }
 
 pub fn credentials() -> Credentials {
@@ -71,6 +72,11 @@ pub fn app() -> Credentials {
 
 impl Places {
     pub fn new(count: u8) -> Self {
+        Self::with(count, "everysec")
+    }
+
+    /// Instances with that `appendfsync`.
+    pub fn with(count: u8, appendfsync: &'static str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ip = |n| format!("127.0.0.{}", n + 2);
         let port = loop {
@@ -83,7 +89,7 @@ impl Places {
                 break port;
             }
         };
-        let mut places = Self { folder, port, contents: Contents::default(), count };
+        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(places.root(n).join(part)).unwrap();
@@ -117,6 +123,7 @@ impl Places {
             "secrets",
             &json!({"redis": {"admin": credentials().password, "replica": "a replica's word", "app": APP_PASSWORD}}),
         );
+        context.insert("redis_appendfsync", self.appendfsync);
         context.insert("redis_processes", &true);
         context.insert("redis_data", &self.root(n).join("data"));
         context.insert("redis_etc", &self.root(n).join("etc"));
@@ -209,6 +216,13 @@ impl Places {
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
             within(Duration::from_secs(5), || self.pid(n).is_none());
         }
+    }
+
+    /// What the increments of an instance's append-only file hold.
+    pub fn append_only_file(&self, n: u8) -> Vec<u8> {
+        let entries = fs::read_dir(self.data(n).join("appendonlydir")).into_iter().flatten();
+        let files = entries.map(|entry| entry.unwrap().path()).filter(|path| path.to_string_lossy().contains(".incr."));
+        files.flat_map(|path| fs::read(path).unwrap()).collect()
     }
 
     pub fn restart(&mut self, n: u8) {

@@ -16,6 +16,11 @@ use crate::writers::{Writers, stop_and_check};
 /// The steps that a move passes through.
 const STEPS: [&str; 10] = ["birth", "copy", "verify", "arm", "pause", "drain", "fence", "promote", "open", "settle"];
 
+/// With `everysec`, what the shipped template says, a killed master can come back without its last acknowledged
+/// writes, whether or not it is being moved: Redis puts off writing to the file while a sync runs. That is Redis' loss
+/// and would hide the mover's, so the checker runs with `always`, and its line of figures says so.
+const APPENDFSYNC: &str = "always";
+
 /// Twice the longest pause.
 const HELD_UP: Duration = Duration::from_millis(400);
 
@@ -51,7 +56,11 @@ fn nothing_is_lost_whoever_is_killed() {
     let (acked, gap) = (torture.writers.acked(), torture.longest_gap.as_millis());
     stop_and_check(&mut torture.writers, &torture.places, torture.owner);
     // Past the capture of the test harness: this line is for the reader of the torture.
-    writeln!(std::io::stderr(), "torture: kills={kills} acked={acked} lost=0 longest_gap_ms={gap}").unwrap();
+    writeln!(
+        std::io::stderr(),
+        "torture: kills={kills} acked={acked} lost=0 longest_gap_ms={gap} appendfsync={APPENDFSYNC}"
+    )
+    .unwrap();
 }
 
 struct Torture {
@@ -59,15 +68,17 @@ struct Torture {
     writers: Writers,
     owner: u8,
     longest_gap: Duration,
+    /// The append-only file of the source that was killed last, as it stood then.
+    file: Vec<u8>,
 }
 
 impl Torture {
     fn new() -> Self {
-        let mut places = Places::new(2);
+        let mut places = Places::with(2, APPENDFSYNC);
         places.provision(0).unwrap();
         let writers = Writers::start(3, &places.address(0));
         writers.write_on(50);
-        Self { places, writers, owner: 0, longest_gap: Duration::ZERO }
+        Self { places, writers, owner: 0, longest_gap: Duration::ZERO, file: Vec::new() }
     }
 
     fn round(&mut self, round: usize, at: &str, victim: Victim) {
@@ -103,10 +114,17 @@ impl Torture {
         self.longest_gap = self.longest_gap.max(self.writers.longest_gap());
         self.writers.forget_gaps();
         let lost = self.writers.lost(&self.places.address(to));
-        assert_eq!(lost, 0, "{what}: {lost} acknowledged writes are lost; first {first:?}, then {recovered:?}");
+        assert!(lost.is_empty(), "{what}: {}; first {first:?}, then {recovered:?}", self.told(&lost));
         assert_eq!(self.places.writable(), [to], "{what}");
         retire(&mut self.places, from, to);
         eprintln!("{what}: ok after {} ms", started.elapsed().as_millis());
+    }
+
+    /// Whose loss it is: what the source's file lacked when it was killed, no move could have kept for it.
+    fn told(&self, lost: &[String]) -> String {
+        let has = |member: &&String| self.file.windows(member.len()).any(|part| part == member.as_bytes());
+        let kept = lost.iter().filter(has).count();
+        format!("{} acknowledged writes are lost; {kept} of them stood in the killed source's file", lost.len())
     }
 
     fn strike(&mut self, agent: &mut Agent, victim: Victim) {
@@ -115,7 +133,10 @@ impl Torture {
         }
         let target = 1 - self.owner;
         match victim {
-            Victim::Source => self.places.kill(self.owner),
+            Victim::Source => {
+                self.places.kill(self.owner);
+                self.file = self.places.append_only_file(self.owner);
+            }
             Victim::Target => self.places.kill(target),
             Victim::Frozen => {
                 self.signal(target, Signal::STOP);

@@ -79,11 +79,11 @@ impl Writers {
         self.threads.drain(..).for_each(|thread| thread.join().unwrap());
     }
 
-    /// Acknowledged members that the owner does not have; counters that are not what was acknowledged are a panic.
-    pub fn lost(&self, owner: &str) -> usize {
+    /// Acknowledged members that the owner does not have, each as its command's last words in an append-only file.
+    pub fn lost(&self, owner: &str) -> Vec<String> {
         let snapshot: Vec<Log> = self.logs.iter().map(|log| log.lock().unwrap().clone()).collect();
         let mut connection = connect(owner, &app()).unwrap();
-        let mut lost = 0;
+        let mut lost = Vec::new();
         for (id, log) in snapshot.iter().enumerate() {
             let mut there = BTreeSet::new();
             for first in (0..=log.acked.len() as u64).step_by(TIMELINE as usize) {
@@ -96,7 +96,10 @@ impl Writers {
             if !missing.is_empty() {
                 eprintln!("writer {id} lost {} of {}: {missing:?}", missing.len(), log.acked.len());
             }
-            lost += missing.len();
+            lost.extend(missing.iter().map(|member| {
+                let (key, word) = (timeline(id, *member), member.to_string());
+                format!("{key}\r\n${0}\r\n{word}\r\n${0}\r\n{word}\r\n", word.len())
+            }));
         }
         lost
     }
@@ -128,7 +131,7 @@ impl Drop for Writers {
 
 pub fn stop_and_check(writers: &mut Writers, places: &Places, owner: u8) {
     writers.stop();
-    assert_eq!(writers.lost(&places.address(owner)), 0);
+    assert_eq!(writers.lost(&places.address(owner)), Vec::<String>::new());
     writers.check_counters(&places.address(owner));
     assert_eq!(places.writable(), [owner]);
 }
