@@ -100,7 +100,8 @@ pub async fn run(ground: &Ground<'_>, steps: &[Step], run: &str, watch: Watch<'_
 async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>, watch: Watch<'_>) -> Result<Moved> {
     let begin = Instant::now();
     let (map, _) = read_map(&ground.map_file)?;
-    let spec = ground.spec(&map, run, step.shard, &step.to)?;
+    // A detour moves a shard twice in one run; the hosts' journals tell moves apart by their run.
+    let spec = ground.spec(&map, &format!("{run}.{}", step.wave), step.shard, &step.to)?;
     let mut moved = Moved::default();
     match ground.ask(&step.to, Request::Copy(spec.clone()), watch).await? {
         Reply::Copied(copied) => moved.bytes = copied.bytes,
