@@ -105,7 +105,11 @@ enum Command {
     Man(meta::Man),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
     #[command(hide = true)]
-    Agent,
+    Agent {
+        /// This binary was just put here under a name of its own
+        #[arg(long)]
+        arrived: bool,
+    },
 }
 
 /// Parses the command line, runs the command, prints what went wrong.
@@ -144,8 +148,8 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Shards(command) => run::block_on(command.run(common)),
         Command::Completions(command) => Ok(command.run()),
         Command::Man(command) => command.run(),
-        Command::Agent => {
-            crate::agent::serve()?;
+        Command::Agent { arrived } => {
+            crate::agent::serve(arrived)?;
             Ok(Exit::Done)
         }
     }

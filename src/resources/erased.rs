@@ -21,6 +21,8 @@ pub trait Step: Send + Sync {
     fn wants(&self, wants: &mut Wants);
     /// See [`Resource::starts`].
     fn starts(&self) -> Option<String>;
+    /// See [`Resource::enables`].
+    fn enables(&self) -> Option<String>;
     /// See [`Resource::restarts`].
     fn restarts(&self) -> Option<String>;
     /// See [`Resource::read`].
@@ -66,6 +68,10 @@ impl<R: Resource> Step for R {
 
     fn starts(&self) -> Option<String> {
         Resource::starts(self)
+    }
+
+    fn enables(&self) -> Option<String> {
+        Resource::enables(self)
     }
 
     fn restarts(&self) -> Option<String> {

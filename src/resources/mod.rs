@@ -155,6 +155,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// The systemd unit that applying this both enables and starts.
+    fn enables(&self) -> Option<String> {
+        None
+    }
+
     /// The systemd unit that this restarts, where it is a handler.
     fn restarts(&self) -> Option<String> {
         None

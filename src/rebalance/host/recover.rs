@@ -105,7 +105,7 @@ pub fn by_roles(spec: &MoveSpec, diary: &mut Diary, wait: Duration) -> Result<Re
 fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
     let instance = birth::instance(spec)?;
     if instance.current()?.is_some() && !instance.is_running()? {
-        instance.start()?;
+        instance.start_with_host()?;
     }
     let since = since_roll_back(diary.this_move());
     let announced = |step| since.iter().any(|record| record.step == step && record.mark == Mark::Intent);
