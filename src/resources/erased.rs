@@ -12,6 +12,8 @@ pub trait Step: Send + Sync {
     fn resource(&self) -> String;
     /// See [`Resource::owns`].
     fn owns(&self) -> Vec<String>;
+    /// See [`Resource::shares`].
+    fn shares(&self) -> Vec<String>;
     /// See [`Resource::validate`].
     ///
     /// # Errors
@@ -56,6 +58,10 @@ impl<R: Resource> Step for R {
 
     fn owns(&self) -> Vec<String> {
         Resource::owns(self)
+    }
+
+    fn shares(&self) -> Vec<String> {
+        Resource::shares(self)
     }
 
     fn validate(&self) -> Result<(), String> {

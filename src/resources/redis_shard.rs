@@ -290,7 +290,9 @@ impl RedisShard {
     /// What systemd said, or the process did not end within its time.
     pub fn stop(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop),
+            Some(unit) => {
+                Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop)
+            }
             None => process::stop(&self.folder),
         }
     }
