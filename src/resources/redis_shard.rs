@@ -235,12 +235,25 @@ impl RedisShard {
     /// # Errors
     /// The file could not be read or written.
     pub fn switch_user(&self, user: &str, on: bool) -> Result<()> {
-        let path = self.acl_path();
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        place::write(&path, acl::switched(&text, user, on).as_bytes(), &self.file_meta())?;
-        fs::File::open(&path)
-            .and_then(|file| file.sync_all())
-            .with_context(|| format!("syncing {}", path.display()))?;
+        self.rewrite(&self.acl_path(), |text| acl::switched(text, user, on))
+    }
+
+    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn unfollow(&self) -> Result<()> {
+        self.rewrite(&self.conf_path(), conf::unfollowed)
+    }
+
+    /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
+    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> String) -> Result<()> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let edited = edit(&text);
+        if edited != text {
+            place::write(path, edited.as_bytes(), &self.file_meta())?;
+        }
+        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
         place::sync_folder(path.parent().unwrap_or(Path::new("/")))
     }
 

@@ -14,7 +14,8 @@ use crate::places::Places;
 use crate::writers::{Writers, stop_and_check};
 
 /// The steps that a move passes through.
-const STEPS: [&str; 10] = ["birth", "copy", "verify", "arm", "pause", "drain", "fence", "promote", "open", "settle"];
+const STEPS: [&str; 11] =
+    ["birth", "copy", "verify", "arm", "stand_by", "pause", "drain", "fence", "promote", "open", "settle"];
 
 /// With `everysec`, what the shipped template says, a killed master can come back without its last acknowledged
 /// writes, whether or not it is being moved: Redis puts off writing to the file while a sync runs. That is Redis' loss

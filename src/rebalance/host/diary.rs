@@ -25,15 +25,17 @@ pub enum Step {
     Verify,
     /// The source accepts writes only with its replicas attached, also after a restart.
     Arm,
+    /// The target's files make it a master that is closed to the application.
+    StandBy,
     /// The source holds writes.
     Pause,
     /// The target takes the rest.
     Drain,
     /// The source becomes the target's replica.
     Fence,
-    /// The target becomes the master, also after a restart.
+    /// The target becomes the master, and the application may use it.
     Promote,
-    /// The application may use the target.
+    /// So it is after a restart too.
     Open,
     /// The source's new role is durable, the other replicas follow.
     Settle,
@@ -47,12 +49,13 @@ pub enum Step {
 
 impl Step {
     /// All, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Begin,
         Self::Birth,
         Self::Copy,
         Self::Verify,
         Self::Arm,
+        Self::StandBy,
         Self::Pause,
         Self::Drain,
         Self::Fence,
@@ -72,6 +75,7 @@ impl Step {
             Self::Copy => "copy",
             Self::Verify => "verify",
             Self::Arm => "arm",
+            Self::StandBy => "stand_by",
             Self::Pause => "pause",
             Self::Drain => "drain",
             Self::Fence => "fence",

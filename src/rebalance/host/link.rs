@@ -145,6 +145,23 @@ impl Link {
         Ok(answers)
     }
 
+    /// Sends commands as one transaction and returns the answers of its `EXEC`.
+    ///
+    /// # Errors
+    /// The network, or the first error, also one inside.
+    pub fn transaction(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let all: Vec<Cmd> =
+            std::iter::once(words(&["MULTI"])).chain(cmds.iter().cloned()).chain([words(&["EXEC"])]).collect();
+        let answers = self.all(&all)?;
+        let Some(Value::Array(executed)) = answers.into_iter().next_back() else {
+            bail!("the transaction at redis {} was not executed", self.address)
+        };
+        for (cmd, answer) in cmds.iter().zip(&executed) {
+            self.check(cmd, answer)?;
+        }
+        Ok(executed)
+    }
+
     /// Sends commands without waiting for the answers; [`Link::collect`] must take them.
     ///
     /// # Errors

@@ -6,25 +6,31 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::diary::{Diary, Mark, Record, Step, is_finished};
-use super::link::{Link, words};
-use super::switch::{armed_before, finish};
+use super::link::{Link, host_and_port, words};
+use super::switch::{armed_before, boot, finish, promote};
 use super::{birth, sync};
 use crate::wire::shard::{MoveSpec, Recovered, Role};
 
 /// How long to wait for instances that are starting.
 const WAIT: Duration = Duration::from_secs(20);
 
-/// What the journal knows.
+/// What the journal and the processes tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Known {
-    /// A fence was announced and not taken back.
+    /// The target was prepared to stand by at some time in this move: its file may make it a master.
+    stood_by: bool,
+    /// A fence was announced and not taken back, or may have been.
     fenced: bool,
-    /// The opening was announced.
-    opened: bool,
+    /// The promotion was announced: from then on the target may hold writes that only it has.
+    promoted: bool,
+    /// The host was started anew since writes were held: an announcement may be lost.
+    rebooted: bool,
     /// The source's process is the one that was armed.
     source_same: bool,
     /// The target's process is the one that stood by when the source was armed.
     target_same: bool,
+    /// What the target has applied is on its disk before it says so (`appendfsync always`).
+    target_keeps: bool,
 }
 
 /// What follows from roles and journal.
@@ -39,6 +45,10 @@ enum Decision {
 }
 
 /// The table. `source` and `target` follow each other or nobody; followers of strangers are for a person.
+///
+/// Two rules stand behind it. A target that was never promoted has nothing that the source lacks. And a source that
+/// follows the target was fenced, after the target had drained: a target that is still the same process, or that keeps
+/// what it has applied, has everything.
 fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decision {
     use Role::{Master, Replica, Unreachable};
     let strange = |role: &Role, other: &str| matches!(role, Replica { of, .. } if of != other);
@@ -46,13 +56,12 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
         return Decision::Neither("an instance follows a third one: somebody else moves or failed over this shard");
     }
     match (source, target) {
-        (Master { .. }, Replica { .. }) if known.opened => {
+        (Master { .. }, Replica { .. }) if known.promoted && !known.target_same => {
             Decision::Neither("the target was opened, yet it follows the source: choose the one whose writes count")
         }
         (Master { .. }, Replica { .. }) => Decision::Source,
         (Replica { offset: at_source, .. }, Replica { offset: at_target, .. }) => {
-            // The target was never opened (its role is in its file before that), so a source that has been there all
-            // the time has everything. The target has, if it stood by all the time and drained.
+            // By its file the target is a master before the fence: one that follows was never promoted.
             if known.target_same && (at_target >= at_source || !known.source_same) {
                 Decision::Target
             } else if known.source_same {
@@ -61,10 +70,19 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
                 Decision::Neither("both were restarted while neither was a master: choose the one with the later data")
             }
         }
-        (Replica { .. }, Master { .. }) => Decision::Target,
-        (Master { .. } | Unreachable, Master { .. }) if known.fenced => Decision::Target,
-        (Master { .. }, Master { .. }) => Decision::Neither("both are masters, and no switch made them so"),
-        (Unreachable, Master { .. }) => Decision::Neither("the source does not answer, and no switch was under way"),
+        (Replica { .. }, Master { .. }) if known.promoted || known.target_same || known.target_keeps => {
+            Decision::Target
+        }
+        (Replica { .. }, Master { .. }) if known.source_same && !known.rebooted => Decision::Source,
+        (Replica { .. }, Master { .. }) => Decision::Neither(
+            "the target was restarted and may lack its last second: choose the one whose writes count",
+        ),
+        (Master { .. } | Unreachable, Master { .. }) if known.promoted || known.target_same => Decision::Target,
+        (Master { .. }, Master { .. }) if known.stood_by && (known.source_same || !known.rebooted) => Decision::Source,
+        (Master { .. }, Master { .. }) => {
+            Decision::Neither("both are masters, and nobody knows whether the target was opened")
+        }
+        (Unreachable, Master { .. }) => Decision::Neither("the source does not answer, and the target was not opened"),
         (Master { .. }, Unreachable) if !known.fenced => Decision::Source,
         (Master { .. } | Replica { .. }, Unreachable) => {
             Decision::Neither("the target does not answer and may hold writes: bring it back, or give it up")
@@ -107,26 +125,21 @@ fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
     if instance.current()?.is_some() && !instance.is_running()? {
         instance.start()?;
     }
-    let since = since_roll_back(diary.this_move());
-    let announced = |step| since.iter().any(|record| record.step == step && record.mark == Mark::Intent);
-    let armed = since.iter().rev().find(|record| record.step == Step::Arm && record.mark == Mark::Intent);
     let (mut source, source_role, source_id) = look(&spec.from, spec);
     let (mut target, target_role, target_id) = look(&spec.to, spec);
-    let same = |name: &str, id: &str| armed.is_some_and(|armed| armed.detail[name].as_str() == Some(id));
-    let known = Known {
-        fenced: announced(Step::Fence),
-        opened: announced(Step::Open),
-        source_same: same("source", &source_id),
-        target_same: same("target", &target_id),
-    };
-    let was_armed = armed.is_some();
+    let keeps = target.as_mut().is_some_and(|target| target.setting("appendfsync").is_ok_and(|when| when == "always"));
+    let known = known(diary, (&source_id, &target_id), keeps)?;
+    let was_armed = since_roll_back(diary.this_move()).iter().any(|record| record.step == Step::Arm);
     match decide(spec, &source_role, &target_role, known) {
         Decision::Neither(why) => {
             Ok(Recovered::Undecided { why: format!("{why} (source {source_role:?}, target {target_role:?})") })
         }
         Decision::Source => {
-            if let (true, Some(source)) = (was_armed && !is_finished(diary.this_move()), source.as_mut()) {
-                roll_back(spec, diary, source)?;
+            let is_open_move = !is_finished(diary.this_move());
+            if let (true, Some(source)) = (was_armed && is_open_move, source.as_mut()) {
+                roll_back(spec, diary, source, target.as_mut())?;
+            } else if let (true, Role::Master { .. }, Some(target)) = (is_open_move, &target_role, target.as_mut()) {
+                follow_again(spec, target)?;
             }
             Ok(Recovered::AtSource { why: format!("{} was never opened", spec.to) })
         }
@@ -139,17 +152,35 @@ fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
             if let Role::Replica { .. } = target_role {
                 settle_before_promotion(spec, source.as_mut())?;
             }
-            diary.announce(Step::Promote)?;
-            target.all(&[words(&["REPLICAOF", "NO", "ONE"]), words(&["CONFIG", "REWRITE"])])?;
+            diary.intent(Step::Promote, Value::Null)?;
+            instance.unfollow()?;
+            promote(target, &spec.app_user)?;
             diary.passed(Step::Promote)?;
             diary.intent(Step::Open, Value::Null)?;
-            target.run(&["ACL", "SETUSER", &spec.app_user, "on"])?;
             instance.switch_user(&spec.app_user, true)?;
             diary.done(Step::Open, Value::Null)?;
             let pending = finish(spec, diary, &instance, target)?;
             Ok(Recovered::AtTarget { why, pending })
         }
     }
+}
+
+fn known(diary: &Diary, (source, target): (&str, &str), target_keeps: bool) -> Result<Known> {
+    let since = since_roll_back(diary.this_move());
+    let announced = |step| since.iter().rev().find(|record| record.step == step && record.mark == Mark::Intent);
+    let (armed, paused) = (announced(Step::Arm), announced(Step::Pause));
+    let same = |name: &str, id: &str| armed.is_some_and(|armed| armed.detail[name].as_str() == Some(id));
+    let boot = boot()?;
+    let rebooted = paused.is_some_and(|paused| paused.detail["boot"].as_str() != Some(&boot));
+    Ok(Known {
+        stood_by: diary.last(Step::StandBy, Mark::Intent).is_some(),
+        fenced: rebooted || announced(Step::Fence).is_some(),
+        promoted: announced(Step::Promote).is_some(),
+        rebooted,
+        source_same: same("source", source),
+        target_same: same("target", target),
+        target_keeps,
+    })
 }
 
 /// Nobody hurries here: the source's role is made durable first, so that it cannot come back as a master between this
@@ -163,11 +194,12 @@ fn settle_before_promotion(spec: &MoveSpec, source: Option<&mut Link>) -> Result
     Ok(())
 }
 
-/// Takes the source back to what it was: a master that is neither paused nor armed.
+/// Takes the source back to what it was, a master that is neither paused nor armed; and the target, where it answers,
+/// to a copy that follows.
 ///
 /// # Errors
-/// It does not answer; it then stays armed, which costs availability should the copy go away, never a write.
-pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link) -> Result<()> {
+/// The source does not answer; it then stays armed, which costs availability should the copy go away, never a write.
+pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: Option<&mut Link>) -> Result<()> {
     diary.intent(Step::RollBack, Value::Null)?;
     if !matches!(source.role()?, Role::Master { .. }) {
         source.run(&["REPLICAOF", "NO", "ONE"])?;
@@ -181,7 +213,20 @@ pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link) -> Resul
     if !matches!(source.role()?, Role::Master { .. }) {
         bail!("{} did not become a master again", spec.from);
     }
+    // Without it the source serves all the same; the next copy begins with a new target then.
+    if let Some(target) = target {
+        follow_again(spec, target).ok();
+    }
     diary.done(Step::RollBack, Value::Null)
+}
+
+/// A target that was never opened follows the source again, by its file too.
+fn follow_again(spec: &MoveSpec, target: &mut Link) -> Result<()> {
+    if let Role::Master { .. } = target.role()? {
+        let (host, port) = host_and_port(&spec.from)?;
+        target.run(&["REPLICAOF", host, &port.to_string()])?;
+    }
+    target.run(&["CONFIG", "REWRITE"]).map(drop)
 }
 
 /// Takes a move back: the source as before, the copy gone.

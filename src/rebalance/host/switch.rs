@@ -1,9 +1,11 @@
 //! P6–P11: the source is armed, holds writes, is fenced; the target is promoted and opened.
 //!
-//! At every moment at most one of the two accepts application writes:
+//! What waits for a disk happens before writes are held, or after the target is open; between the two are five round
+//! trips. At every moment at most one of the two accepts application writes:
 //! - Armed, the source accepts writes only with all its replicas attached, also after a restart. So a source that dies
 //!   fenced and comes back as a master (its role is not in its file yet) refuses writes, since its replica left it.
-//! - The target's application user is off until its own role is in its file.
+//! - The target stands by: by its files it is a master already, with the application's user off. Restarted before that
+//!   user is on durably, it is closed, and nothing that it may have acknowledged is overwritten by a sync.
 //! - The offset at which the source was fenced is read in the transaction that fences it. Should the pause have run
 //!   out before, the target may lack writes: then the source is taken back, and nothing was lost.
 //! - A fence that was overtaken by time (this process was stopped) is not acted upon, but looked at anew by roles.
@@ -101,9 +103,20 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     sync::durable(&mut target, spec, sink)?;
     verify::compared(diary, (&mut source, &mut target), spec, sink)?;
     arm(spec, diary, &mut source, &mut target)?;
+    stand_by(spec, diary, &instance)?;
+    hand_over(spec, diary, &instance, (&mut source, &mut target))
+}
 
+/// P7–P11.
+fn hand_over(
+    spec: &MoveSpec,
+    diary: &mut Diary,
+    instance: &RedisShard,
+    (source, target): (&mut Link, &mut Link),
+) -> Result<Attempt> {
     let pause = Duration::from_millis(spec.limits.pause_ms);
-    diary.announce(Step::Pause)?;
+    // From here on a fence may have happened, as far as anybody knows who finds this journal after a power cut.
+    diary.intent(Step::Pause, json!({ "boot": boot()? }))?;
     let started = Instant::now();
     let milliseconds = spec.limits.pause_ms.to_string();
     let held = source.all(&[words(&["CLIENT", "PAUSE", &milliseconds, "WRITE"]), words(&["ROLE"])])?;
@@ -111,24 +124,24 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     diary.passed(Step::Pause)?;
 
     diary.announce(Step::Drain)?;
-    while applied(&mut target)? < offset {
+    while applied(target)? < offset {
         if started.elapsed() > pause / 2 {
-            recover::roll_back(spec, diary, &mut source)?;
+            recover::roll_back(spec, diary, source, Some(target))?;
             return Ok(Attempt::GaveUp(format!("{} did not catch up within half the pause", spec.to)));
         }
         std::thread::sleep(LOOK);
     }
     diary.passed(Step::Drain)?;
 
-    diary.intent(Step::Fence, json!({ "offset": offset }))?;
+    diary.announce(Step::Fence)?;
     if started.elapsed() > pause * 3 / 4 {
-        recover::roll_back(spec, diary, &mut source)?;
+        recover::roll_back(spec, diary, source, Some(target))?;
         return Ok(Attempt::GaveUp("the pause was nearly over before the source was fenced".to_owned()));
     }
     let asked = Instant::now();
-    let fenced = fence(&mut source, &spec.to)?;
+    let fenced = fence(source, &spec.to)?;
     if fenced > offset && target.info("replication")?.number("slave_repl_offset") < fenced {
-        recover::roll_back(spec, diary, &mut source)?;
+        recover::roll_back(spec, diary, source, Some(target))?;
         return Ok(Attempt::GaveUp("the source took writes before it was fenced".to_owned()));
     }
     diary.passed(Step::Fence)?;
@@ -136,9 +149,11 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     if asked.elapsed() > FRESH {
         bail!("this host was stopped for {} ms at the fence", asked.elapsed().as_millis());
     }
-    let gap = promote_and_open(spec, diary, &instance, (&mut source, &mut target), started)?;
-    let pending = finish(spec, diary, &instance, &mut target)?;
-    let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
+    promote(target, &spec.app_user)?;
+    let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    diary.passed(Step::Promote)?;
+    open(spec, diary, instance, source)?;
+    let pending = finish(spec, diary, instance, target)?;
     Ok(Attempt::Done(Switched { gap_us, offset: fenced, pending, ..Switched::default() }))
 }
 
@@ -165,44 +180,45 @@ fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut Link)
     diary.done(Step::Arm, serde_json::Value::Null)
 }
 
+/// What of the target's opening waits for a disk, but for its last word: should it start anew from now on, it is a
+/// master that is closed to the application. In memory it follows the source as before.
+fn stand_by(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard) -> Result<()> {
+    diary.intent(Step::StandBy, serde_json::Value::Null)?;
+    instance.switch_user(&spec.app_user, false)?;
+    instance.unfollow()?;
+    diary.done(Step::StandBy, serde_json::Value::Null)
+}
+
 /// P9. Returns the source's offset in the moment in which it stopped being a master.
 fn fence(source: &mut Link, target: &str) -> Result<u64> {
     let (host, port) = host_and_port(target)?;
-    let answers = source.all(&[
-        words(&["MULTI"]),
-        words(&["ROLE"]),
-        words(&["REPLICAOF", host, &port.to_string()]),
-        words(&["CLIENT", "UNPAUSE"]),
-        words(&["EXEC"]),
-    ])?;
-    let Some(Value::Array(executed)) = answers.last() else { bail!("the fence was not executed") };
-    if let Some(Value::ServerError(error)) = executed.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
-        bail!("the fence failed: {error}");
-    }
+    let port = port.to_string();
+    let executed =
+        source.transaction(&[words(&["ROLE"]), words(&["REPLICAOF", host, &port]), words(&["CLIENT", "UNPAUSE"])])?;
     master_offset(executed.first()).context("the source was no master any more when it was fenced")
 }
 
-/// The order of what is durable: the target's role, then the source's, then the target's rules. The gap ends when the
-/// application's user is on; all before it is what must not be put off.
-fn promote_and_open(
-    spec: &MoveSpec,
-    diary: &mut Diary,
-    instance: &RedisShard,
-    (source, target): (&mut Link, &mut Link),
-    started: Instant,
-) -> Result<Duration> {
-    target.all(&[words(&["REPLICAOF", "NO", "ONE"]), words(&["CONFIG", "REWRITE"])])?;
-    diary.passed(Step::Promote)?;
+/// P10, and the application's user in the same moment: the gap ends here.
+pub fn promote(target: &mut Link, app_user: &str) -> Result<()> {
+    target.transaction(&[words(&["REPLICAOF", "NO", "ONE"]), words(&["ACL", "SETUSER", app_user, "on"])]).map(drop)
+}
+
+/// P11: the target's rules are durable, and the source's role, at the same time.
+fn open(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, source: &mut Link) -> Result<()> {
     let source_settles = settle_source(diary);
     let sent = source.send(&source_settles);
     diary.announce(Step::Open)?;
-    target.all(&[words(&["ACL", "SETUSER", &spec.app_user, "on"])])?;
-    let gap = started.elapsed();
     instance.switch_user(&spec.app_user, true)?;
     diary.done(Step::Open, serde_json::Value::Null)?;
     // A source that died meanwhile is settled by `finish`, or stays pending.
     sent.and_then(|()| source.collect(&source_settles)).ok();
-    Ok(gap)
+    Ok(())
+}
+
+/// The identity of this start of the host: notes that were not synced are lost with it.
+pub fn boot() -> Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the host's boot id")?;
+    Ok(id.trim().to_owned())
 }
 
 /// One rewrite puts both into the source's file: that it follows, and that it is no longer armed.

@@ -96,6 +96,12 @@ impl Conf {
     }
 }
 
+/// The text of a redis.conf without the lines that make the instance follow another; every other byte stays.
+pub fn unfollowed(text: &str) -> String {
+    let follows = |line: &str| split(line.trim()).first().is_some_and(|name| name.eq_ignore_ascii_case("replicaof"));
+    text.split_inclusive('\n').filter(|line| !follows(line)).collect()
+}
+
 /// A value in one form: sizes in bytes, yes and no in small letters.
 fn normal(word: &str) -> String {
     let lower = word.to_ascii_lowercase();
@@ -175,6 +181,13 @@ mod tests {
         assert_eq!(rewritten.meaning().differing(&desired.meaning()), []);
         assert_eq!(rewritten.replica_of().as_deref(), Some("10.0.0.1:7017"));
         assert_eq!(rewritten.running_lines(), "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n");
+    }
+
+    #[test]
+    fn following_nobody_leaves_the_rest() {
+        let text = "# replicaof\nport 1\nREPLICAOF 10.0.0.1 7017\n\nmasterauth \"a\\x22\"\nreplicaof 10.0.0.1 7017";
+        assert_eq!(unfollowed(text), "# replicaof\nport 1\n\nmasterauth \"a\\x22\"\n");
+        assert_eq!(Conf::parse(&unfollowed(text)).replica_of(), None);
     }
 
     #[test]
