@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin::wire::shard::{Reply, Request};
+use dunlin::wire::shard::{MoveSpec, Reply, Request};
 
 use crate::client::{Client, Seen};
 use crate::places::{self, Places, admin, within};
@@ -33,9 +33,11 @@ pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gap
     let mut gaps = Gaps { client: Vec::new(), slowest: Vec::new(), host: Vec::new(), retries: 0, failover: Vec::new() };
     let (mut from, mut to) = (0, 1);
     for _ in 0..moves {
-        let spec = places.spec(from, to);
+        let spec = MoveSpec { source_is_armed: true, ..places.spec(from, to) };
         places.handle(Request::Copy(spec.clone())).unwrap();
+        let arm = places.arm(from, 1);
         client.seen();
+        places.handle(arm).unwrap();
         let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
         client.await_acked(RATE / 10);
         let seen = client.seen();

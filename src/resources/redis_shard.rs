@@ -243,7 +243,16 @@ impl RedisShard {
     /// # Errors
     /// The file could not be read or written.
     pub fn unfollow(&self) -> Result<()> {
-        self.rewrite(&self.conf_path(), conf::unfollowed)
+        self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
+    }
+
+    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
+    /// attached; durably, and the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn need_replicas(&self, count: u32) -> Result<()> {
+        self.rewrite(&self.conf_path(), |text| conf::with(text, "min-replicas-to-write", &count.to_string()))
     }
 
     /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::rebalance::host;
 use dunlin::resources::{Blobs, Read, Site, Step, World, kind};
-use dunlin::wire::shard::{Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
+use dunlin::wire::shard::{Arm, Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
 use dunlin::wire::{Event, Sink};
 use serde_json::{Value, json};
 
@@ -164,9 +164,22 @@ impl Places {
             credentials: credentials(),
             app_user: APP.to_owned(),
             instance: self.instance(to),
+            source_is_armed: false,
             limits: Limits { copy_stall_s: 20, ..Limits::default() },
             journals: self.root(to).join("moves"),
         }
+    }
+
+    /// The durable part of arming, at the source's place.
+    pub fn arm(&mut self, n: u8, replicas: u32) -> Request {
+        Request::Arm(Arm {
+            shard: SHARD,
+            address: self.address(n),
+            replicas,
+            credentials: credentials(),
+            instance: self.instance(n),
+            journals: self.root(n).join("moves"),
+        })
     }
 
     pub fn retire(&mut self, n: u8, owner: u8) -> Retire {

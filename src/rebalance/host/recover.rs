@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::arm::disarmed;
 use super::diary::{Diary, Mark, Record, Step, is_finished};
-use super::link::{Link, host_and_port, words};
-use super::switch::{armed_before, boot, finish, promote};
+use super::link::{Link, host_and_port};
+use super::switch::{boot, finish, promote};
 use super::{birth, sync};
 use crate::wire::shard::{MoveSpec, Recovered, Role};
 
@@ -204,12 +205,8 @@ pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: 
     if !matches!(source.role()?, Role::Master { .. }) {
         source.run(&["REPLICAOF", "NO", "ONE"])?;
     }
-    let before = armed_before(diary);
-    source.all(&[
-        words(&["CLIENT", "UNPAUSE"]),
-        words(&["CONFIG", "SET", "min-replicas-to-write", &before]),
-        words(&["CONFIG", "REWRITE"]),
-    ])?;
+    source.run(&["CLIENT", "UNPAUSE"])?;
+    source.all(&disarmed(diary))?;
     if !matches!(source.role()?, Role::Master { .. }) {
         bail!("{} did not become a master again", spec.from);
     }
@@ -254,6 +251,8 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
     }
     let instance = birth::instance(spec)?;
     diary.intent(Step::Abort, Value::Null)?;
+    // Its file may be armed although no switch has begun.
+    source.run(&["CONFIG", "REWRITE"])?;
     if birth::is_copy(&instance, spec)? {
         // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
         if let Ok(mut target) = Link::open(&spec.to, &spec.credentials) {
@@ -293,5 +292,79 @@ fn look(address: &str, spec: &MoveSpec) -> (Option<Link>, Role, String) {
     match link.role().and_then(|role| Ok((role, link.run_id()?))) {
         Ok((role, id)) => (Some(link), role, id),
         Err(_) => (None, Role::Unreachable, String::new()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::shard::{Credentials, Limits};
+
+    fn spec() -> MoveSpec {
+        MoveSpec {
+            run: "r".to_owned(),
+            shard: 17,
+            from: "a:1".to_owned(),
+            to: "b:1".to_owned(),
+            others: Vec::new(),
+            epoch: 8,
+            credentials: Credentials { user: String::new(), password: String::new() },
+            app_user: "s017".to_owned(),
+            instance: Value::Null,
+            source_is_armed: false,
+            limits: Limits::default(),
+            journals: std::path::PathBuf::new(),
+        }
+    }
+
+    #[test]
+    fn the_side_that_may_lack_writes_is_never_chosen() {
+        use Decision::{Neither, Source, Target};
+        let master = Role::Master { offset: 5, replicas: 0 };
+        let follows = |of: &str, offset| Role::Replica { of: of.to_owned(), linked: false, offset };
+        let (at_target, at_source) = (follows("b:1", 5), follows("a:1", 5));
+        let gone = Role::Unreachable;
+        let armed = Known { stood_by: true, source_same: true, target_same: true, ..Known::default() };
+        let fenced = Known { fenced: true, ..armed };
+        let promoted = Known { promoted: true, ..fenced };
+        let restarted = |known: Known| Known { target_same: false, ..known };
+        let neither = Neither("");
+        for (source, target, known, wanted) in [
+            // Before the fence the source stays, whatever became of the target.
+            (&master, &at_source, armed, Source),
+            (&master, &at_source, restarted(armed), Source),
+            (&master, &master, restarted(armed), Source),
+            (&master, &gone, armed, Source),
+            // Fenced: the target, if it has all.
+            (&at_target, &at_source, fenced, Target),
+            (&at_target, &follows("a:1", 4), fenced, Source),
+            (&at_target, &follows("a:1", 4), Known { source_same: false, ..fenced }, Target),
+            (&at_target, &at_source, restarted(fenced), Source),
+            (&at_target, &at_source, Known { source_same: false, ..restarted(fenced) }, neither.clone()),
+            (&at_target, &master, fenced, Target),
+            // Restarted, it is a closed master; it has all if it keeps what it applies, else the source is asked back.
+            (&at_target, &master, restarted(fenced), Source),
+            (&at_target, &master, Known { target_keeps: true, ..restarted(fenced) }, Target),
+            (&at_target, &master, Known { rebooted: true, ..restarted(fenced) }, neither.clone()),
+            (&at_target, &master, Known { rebooted: true, target_keeps: true, ..restarted(fenced) }, Target),
+            // Promoted: only the target, also restarted; a source that came back is an armed master.
+            (&at_target, &master, restarted(promoted), Target),
+            (&master, &master, restarted(promoted), Target),
+            (&gone, &master, restarted(promoted), Target),
+            (&master, &gone, promoted, neither.clone()),
+            (&at_target, &gone, promoted, neither.clone()),
+            (&master, &at_source, restarted(promoted), neither.clone()),
+            // Announced, and not done: the same process still follows.
+            (&master, &at_source, Known { source_same: false, ..promoted }, Source),
+            // Nothing is known: nothing is done.
+            (&master, &master, Known::default(), neither.clone()),
+            (&gone, &master, restarted(fenced), neither.clone()),
+            (&gone, &at_source, fenced, neither.clone()),
+            (&follows("c:1", 9), &master, promoted, neither.clone()),
+        ] {
+            let decided = decide(&spec(), source, target, known);
+            let as_wanted = decided == wanted || matches!((&decided, &wanted), (Neither(_), Neither(_)));
+            assert!(as_wanted, "source {source:?}, target {target:?}, {known:?}: {decided:?}, not {wanted:?}");
+        }
     }
 }

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use redis::{Cmd, Value};
 use serde_json::json;
 
+use super::arm::{arm, disarmed};
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync, verify};
@@ -157,29 +158,6 @@ fn hand_over(
     Ok(Attempt::Done(Switched { gap_us, offset: fenced, pending, ..Switched::default() }))
 }
 
-/// P6. The number counts all replicas that could make a restarted source writable: the target and the others.
-fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut Link) -> Result<()> {
-    let info = source.info("replication")?;
-    for other in &spec.others {
-        if !sync::is_online(&info, other)? {
-            bail!("the replica {other} is not attached to {}; the source cannot be armed", spec.from);
-        }
-    }
-    let needed = u64::try_from(spec.others.len())? + 1;
-    if info.number("connected_slaves") > needed {
-        bail!("{} has {} replicas, the map knows {needed}", spec.from, info.number("connected_slaves"));
-    }
-    let before = match diary.last(Step::Arm, Mark::Intent).and_then(|armed| armed.detail["before"].as_str()) {
-        Some(before) => before.to_owned(),
-        None => source.setting("min-replicas-to-write")?,
-    };
-    let ids = (source.run_id()?, target.run_id()?);
-    diary.intent(Step::Arm, json!({ "before": before, "source": ids.0, "target": ids.1 }))?;
-    let needed = needed.to_string();
-    source.all(&[words(&["CONFIG", "SET", "min-replicas-to-write", &needed]), words(&["CONFIG", "REWRITE"])])?;
-    diary.done(Step::Arm, serde_json::Value::Null)
-}
-
 /// What of the target's opening waits for a disk, but for its last word: should it start anew from now on, it is a
 /// master that is closed to the application. In memory it follows the source as before.
 fn stand_by(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard) -> Result<()> {
@@ -205,7 +183,7 @@ pub fn promote(target: &mut Link, app_user: &str) -> Result<()> {
 
 /// P11: the target's rules are durable, and the source's role, at the same time.
 fn open(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, source: &mut Link) -> Result<()> {
-    let source_settles = settle_source(diary);
+    let source_settles = disarmed(diary);
     let sent = source.send(&source_settles);
     diary.announce(Step::Open)?;
     instance.switch_user(&spec.app_user, true)?;
@@ -221,18 +199,6 @@ pub fn boot() -> Result<String> {
     Ok(id.trim().to_owned())
 }
 
-/// One rewrite puts both into the source's file: that it follows, and that it is no longer armed.
-fn settle_source(diary: &Diary) -> [Cmd; 2] {
-    let before = armed_before(diary);
-    [words(&["CONFIG", "SET", "min-replicas-to-write", &before]), words(&["CONFIG", "REWRITE"])]
-}
-
-/// What `min-replicas-to-write` was at the source before this move armed it.
-pub fn armed_before(diary: &Diary) -> String {
-    let armed = diary.last(Step::Arm, Mark::Intent);
-    armed.and_then(|record| record.detail["before"].as_str()).unwrap_or("0").to_owned()
-}
-
 /// After the opening: source and replicas durably follow the target; role and rules are read back. Returns what is
 /// left to do; without that, the move is noted as settled.
 ///
@@ -243,7 +209,7 @@ pub fn finish(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, target:
     read_back(spec, instance, target)?;
     let mut pending = Vec::new();
     for follower in std::iter::once(&spec.from).chain(&spec.others) {
-        if let Err(error) = follow(spec, follower, &settle_source(diary)) {
+        if let Err(error) = follow(spec, follower, &disarmed(diary)) {
             pending.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
         }
     }
