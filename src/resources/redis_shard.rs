@@ -230,12 +230,13 @@ impl RedisShard {
         self.start()
     }
 
-    /// Turns one user on or off in the ACL file, durably.
+    /// Turns users on or off in the ACL file, durably.
     ///
     /// # Errors
     /// The file could not be read or written.
-    pub fn switch_user(&self, user: &str, on: bool) -> Result<()> {
-        self.rewrite(&self.acl_path(), |text| acl::switched(text, user, on))
+    pub fn switch_users(&self, users: &[String], on: bool) -> Result<()> {
+        let switched = |text: String, user: &String| acl::switched(&text, user, on);
+        self.rewrite(&self.acl_path(), |text| users.iter().fold(text.to_owned(), switched))
     }
 
     /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.

@@ -53,6 +53,17 @@ impl Sink for Notes {
     }
 }
 
+/// A sink that wants it to stop.
+struct Cancelled;
+
+impl Sink for Cancelled {
+    fn emit(&self, _: Event) {}
+
+    fn cancelled(&self) -> bool {
+        true
+    }
+}
+
 /// Hosts on one disk; everything that was started is killed when this is dropped.
 pub struct Places {
     pub folder: tempfile::TempDir,
@@ -201,9 +212,25 @@ impl Places {
         host::handle(request, &self.contents, &Notes::default())
     }
 
+    /// As [`Places::handle`], by somebody who wants it to stop.
+    pub fn handle_cancelled(&self, request: Request) -> Result<Reply> {
+        host::handle(request, &self.contents, &Cancelled)
+    }
+
     /// Provisions an instance; returns what the plan said.
     pub fn provision(&mut self, n: u8) -> Result<dunlin::resources::Diff> {
         let instance = self.instance(n);
+        self.provision_as(n, instance)
+    }
+
+    /// Provisions a replica by the map.
+    pub fn provision_replica(&mut self, n: u8, of: u8) -> Result<dunlin::resources::Diff> {
+        let mut instance = self.instance(n);
+        instance["replica_of"] = json!(self.address(of));
+        self.provision_as(n, instance)
+    }
+
+    fn provision_as(&mut self, n: u8, instance: Value) -> Result<dunlin::resources::Diff> {
         let step = (kind("redis_shard").unwrap().parse)(instance)?;
         let diff = self.plan(&*step)?;
         let Read::Known(observed) = step.read(&mut World::now())? else { bail!("unknown") };

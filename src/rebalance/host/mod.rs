@@ -11,6 +11,7 @@ mod birth;
 mod copy;
 pub mod crash;
 mod diary;
+mod door;
 mod link;
 mod moves;
 mod observe;

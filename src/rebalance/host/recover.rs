@@ -7,8 +7,9 @@ use serde_json::Value;
 
 use super::arm::disarmed;
 use super::diary::{Diary, Mark, Record, Step, is_finished};
+use super::door::Door;
 use super::link::{Link, host_and_port};
-use super::switch::{boot, finish, promote};
+use super::switch::{boot, finish};
 use super::{birth, sync};
 use crate::wire::shard::{MoveSpec, Recovered, Role};
 
@@ -155,11 +156,11 @@ fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
             }
             diary.intent(Step::Promote, Value::Null)?;
             instance.unfollow()?;
-            promote(target, &spec.app_user)?;
+            let door = Door::noted(spec, diary);
+            door.promote(target)?;
             diary.passed(Step::Promote)?;
             diary.intent(Step::Open, Value::Null)?;
-            instance.switch_user(&spec.app_user, true)?;
-            diary.done(Step::Open, Value::Null)?;
+            door.open(diary, &instance)?;
             let pending = finish(spec, diary, &instance, target)?;
             Ok(Recovered::AtTarget { why, pending })
         }

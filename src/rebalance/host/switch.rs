@@ -4,8 +4,10 @@
 //! trips. At every moment at most one of the two accepts application writes:
 //! - Armed, the source accepts writes only with all its replicas attached, also after a restart. So a source that dies
 //!   fenced and comes back as a master (its role is not in its file yet) refuses writes, since its replica left it.
-//! - The target stands by: by its files it is a master already, with the application's user off. Restarted before that
-//!   user is on durably, it is closed, and nothing that it may have acknowledged is overwritten by a sync.
+//! - The target stands by: by its files it is a master already, with the users of application and replicas off.
+//!   Restarted before they are on durably, it is closed, and nothing that it may have acknowledged is overwritten by a
+//!   sync from the source. Nor does the source, fenced, take over a target's data before the target is promoted: the
+//!   target lets no replica in until then.
 //! - The offset at which the source was fenced is read in the transaction that fences it. Should the pause have run
 //!   out before, the target may lack writes: then the source is taken back, and nothing was lost.
 //! - A fence that was overtaken by time (this process was stopped) is not acted upon, but looked at anew by roles.
@@ -17,7 +19,9 @@ use redis::{Cmd, Value};
 use serde_json::json;
 
 use super::arm::{arm, disarmed};
+use super::crash::{self, Moment};
 use super::diary::{Diary, Mark, Step, is_finished};
+use super::door::Door;
 use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync, verify};
 use crate::resources::redis_shard::RedisShard;
@@ -104,15 +108,27 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     sync::durable(&mut target, spec, sink)?;
     verify::compared(diary, (&mut source, &mut target), spec, sink)?;
     arm(spec, diary, &mut source, &mut target)?;
-    stand_by(spec, diary, &instance)?;
-    hand_over(spec, diary, &instance, (&mut source, &mut target))
+    let door = Door::of(spec, &mut source)?;
+    door.stand_by(diary, &instance, &mut target)?;
+    let done = match hand_over(spec, diary, &door, (&mut source, &mut target))? {
+        Attempt::Done(done) => done,
+        given_up => return Ok(given_up),
+    };
+    // Both files at the same time. A source that died meanwhile is settled by `finish`, or stays pending.
+    let source_settles = disarmed(diary);
+    let sent = source.send(&source_settles);
+    diary.announce(Step::Open)?;
+    door.open(diary, &instance)?;
+    sent.and_then(|()| source.collect(&source_settles)).ok();
+    let pending = finish(spec, diary, &instance, &mut target)?;
+    Ok(Attempt::Done(Switched { pending, ..done }))
 }
 
-/// P7–P11.
+/// P7–P10: nothing in here waits for a disk while writes are held.
 fn hand_over(
     spec: &MoveSpec,
     diary: &mut Diary,
-    instance: &RedisShard,
+    door: &Door,
     (source, target): (&mut Link, &mut Link),
 ) -> Result<Attempt> {
     let pause = Duration::from_millis(spec.limits.pause_ms);
@@ -139,6 +155,7 @@ fn hand_over(
         recover::roll_back(spec, diary, source, Some(target))?;
         return Ok(Attempt::GaveUp("the pause was nearly over before the source was fenced".to_owned()));
     }
+    crash::point(Step::Fence, Moment::Last);
     let asked = Instant::now();
     let fenced = fence(source, &spec.to)?;
     if fenced > offset && target.info("replication")?.number("slave_repl_offset") < fenced {
@@ -150,21 +167,10 @@ fn hand_over(
     if asked.elapsed() > FRESH {
         bail!("this host was stopped for {} ms at the fence", asked.elapsed().as_millis());
     }
-    promote(target, &spec.app_user)?;
+    door.promote(target)?;
     let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     diary.passed(Step::Promote)?;
-    open(spec, diary, instance, source)?;
-    let pending = finish(spec, diary, instance, target)?;
-    Ok(Attempt::Done(Switched { gap_us, offset: fenced, pending, ..Switched::default() }))
-}
-
-/// What of the target's opening waits for a disk, but for its last word: should it start anew from now on, it is a
-/// master that is closed to the application. In memory it follows the source as before.
-fn stand_by(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard) -> Result<()> {
-    diary.intent(Step::StandBy, serde_json::Value::Null)?;
-    instance.switch_user(&spec.app_user, false)?;
-    instance.unfollow()?;
-    diary.done(Step::StandBy, serde_json::Value::Null)
+    Ok(Attempt::Done(Switched { gap_us, offset: fenced, ..Switched::default() }))
 }
 
 /// P9. Returns the source's offset in the moment in which it stopped being a master.
@@ -174,23 +180,6 @@ fn fence(source: &mut Link, target: &str) -> Result<u64> {
     let executed =
         source.transaction(&[words(&["ROLE"]), words(&["REPLICAOF", host, &port]), words(&["CLIENT", "UNPAUSE"])])?;
     master_offset(executed.first()).context("the source was no master any more when it was fenced")
-}
-
-/// P10, and the application's user in the same moment: the gap ends here.
-pub fn promote(target: &mut Link, app_user: &str) -> Result<()> {
-    target.transaction(&[words(&["REPLICAOF", "NO", "ONE"]), words(&["ACL", "SETUSER", app_user, "on"])]).map(drop)
-}
-
-/// P11: the target's rules are durable, and the source's role, at the same time.
-fn open(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, source: &mut Link) -> Result<()> {
-    let source_settles = disarmed(diary);
-    let sent = source.send(&source_settles);
-    diary.announce(Step::Open)?;
-    instance.switch_user(&spec.app_user, true)?;
-    diary.done(Step::Open, serde_json::Value::Null)?;
-    // A source that died meanwhile is settled by `finish`, or stays pending.
-    sent.and_then(|()| source.collect(&source_settles)).ok();
-    Ok(())
 }
 
 /// The identity of this start of the host: notes that were not synced are lost with it.
@@ -206,7 +195,7 @@ pub fn boot() -> Result<String> {
 /// The target is not what it is to be.
 pub fn finish(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, target: &mut Link) -> Result<Vec<String>> {
     diary.intent(Step::Settle, serde_json::Value::Null)?;
-    read_back(spec, instance, target)?;
+    read_back(spec, instance, (diary, target))?;
     let mut pending = Vec::new();
     for follower in std::iter::once(&spec.from).chain(&spec.others) {
         if let Err(error) = follow(spec, follower, &disarmed(diary)) {
@@ -232,17 +221,19 @@ fn follow(spec: &MoveSpec, follower: &str, settle: &[Cmd]) -> Result<()> {
 }
 
 /// I2: only what was read back is reported.
-fn read_back(spec: &MoveSpec, instance: &RedisShard, target: &mut Link) -> Result<()> {
+fn read_back(spec: &MoveSpec, instance: &RedisShard, (diary, target): (&Diary, &mut Link)) -> Result<()> {
     if !matches!(target.role()?, Role::Master { .. }) {
         bail!("{} is no master after it was opened", spec.to);
     }
-    let user: Vec<Value> = target.ask(&words(&["ACL", "GETUSER", &spec.app_user]))?;
     let is_on = |value: &Value| match value {
         Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| text(flag) == Some("on")),
         _ => false,
     };
-    if !user.iter().any(is_on) {
-        bail!("the user {} is not on at {}", spec.app_user, spec.to);
+    for name in Door::noted(spec, diary).users() {
+        let user: Vec<Value> = target.ask(&words(&["ACL", "GETUSER", name]))?;
+        if !user.iter().any(is_on) {
+            bail!("the user {name} is not on at {}", spec.to);
+        }
     }
     match instance.current()? {
         Some(conf) if conf.replica_of().is_none() => Ok(()),
