@@ -46,12 +46,8 @@ pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut L
     if info.number("connected_slaves") > needed {
         bail!("{} has {} replicas, the map knows {needed}", spec.from, info.number("connected_slaves"));
     }
-    let before = match diary.last(Step::Arm, Mark::Intent).and_then(|armed| armed.detail["before"].as_str()) {
-        Some(before) => before.to_owned(),
-        None => source.setting("min-replicas-to-write")?,
-    };
     let ids = (source.run_id()?, target.run_id()?);
-    diary.intent(Step::Arm, json!({ "before": before, "source": ids.0, "target": ids.1 }))?;
+    diary.intent(Step::Arm, json!({ "source": ids.0, "target": ids.1 }))?;
     source.run(&["CONFIG", "SET", "min-replicas-to-write", &needed.to_string()])?;
     // A roll-back took the line out of the file again.
     if !spec.source_is_armed || diary.last(Step::RollBack, Mark::Intent).is_some() {
@@ -62,11 +58,6 @@ pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut L
 
 /// One rewrite puts both into the source's file: what it is now, and that it is no longer armed.
 pub fn disarmed(diary: &Diary) -> [Cmd; 2] {
-    [words(&["CONFIG", "SET", "min-replicas-to-write", &before(diary)]), words(&["CONFIG", "REWRITE"])]
-}
-
-/// What `min-replicas-to-write` was at the source before this move armed it.
-fn before(diary: &Diary) -> String {
-    let armed = diary.last(Step::Arm, Mark::Intent);
-    armed.and_then(|record| record.detail["before"].as_str()).unwrap_or("0").to_owned()
+    let before = diary.begun().and_then(|begun| begun.min_replicas).unwrap_or_else(|| "0".to_owned());
+    [words(&["CONFIG", "SET", "min-replicas-to-write", &before]), words(&["CONFIG", "REWRITE"])]
 }

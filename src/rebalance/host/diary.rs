@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::crash::{self, Moment};
+use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::MoveSpec;
 
@@ -132,6 +133,9 @@ pub struct Begun {
     pub app_user: String,
     /// The target instance.
     pub instance: Value,
+    /// The source's `min-replicas-to-write` before it was armed.
+    #[serde(default)]
+    pub min_replicas: Option<String>,
 }
 
 /// The journal of one shard, locked.
@@ -182,18 +186,19 @@ impl Diary {
         Ok(Self { journal, records: journal::read(&path)?, run: run.to_owned(), _lock: lock })
     }
 
-    /// Takes on a move: the one that the journal is in the middle of, or a new one.
+    /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
     ///
     /// # Errors
-    /// The journal is in the middle of another one.
+    /// The journal is in the middle of another one, or the source does not answer.
     pub fn begin(&mut self, spec: &MoveSpec) -> Result<()> {
-        let begun = Begun {
+        let mut begun = Begun {
             from: spec.from.clone(),
             to: spec.to.clone(),
             others: spec.others.clone(),
             epoch: spec.epoch,
             app_user: spec.app_user.clone(),
             instance: spec.instance.clone(),
+            min_replicas: None,
         };
         if let Some(last) = self.begun()
             && !is_finished(self.this_move())
@@ -208,6 +213,7 @@ impl Diary {
                 last.to
             );
         }
+        begun.min_replicas = Some(Link::open(&spec.from, &spec.credentials)?.setting("min-replicas-to-write")?);
         self.append(Step::Begin, Mark::Done, json!(begun))
     }
 

@@ -253,7 +253,7 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
     let instance = birth::instance(spec)?;
     diary.intent(Step::Abort, Value::Null)?;
     // Its file may be armed although no switch has begun.
-    source.run(&["CONFIG", "REWRITE"])?;
+    source.all(&disarmed(&diary))?;
     if birth::is_copy(&instance, spec)? {
         // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
         if let Ok(mut target) = Link::open(&spec.to, &spec.credentials) {
