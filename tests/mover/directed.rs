@@ -101,6 +101,44 @@ fn writes_between_the_last_look_and_the_fence_are_kept() {
 }
 
 #[test]
+fn a_fenced_source_does_not_take_over_the_data_of_a_target_that_lacks_some() {
+    let mut places = Places::new(2);
+    places.provision(0).unwrap();
+    let spec = places.spec(0, 1);
+    copy(&places, spec.clone()).unwrap();
+    let mut agent = stopped_at(&places, &spec, "stand_by:after");
+    let target = places.pid(1).unwrap();
+    kill_process(target, Signal::STOP).unwrap();
+    let mut client = connect(&places.address(0), &app()).unwrap();
+    let value = "x".repeat(1 << 20);
+    for n in 0..40 {
+        redis::cmd("SET").arg(format!("large:{n}")).arg(&value).exec(&mut client).unwrap();
+    }
+    // A fence too early, as nothing but a mistake could bring it about.
+    let mut source = admin(&places.address(0)).unwrap();
+    let (ip, port) = spec.to.rsplit_once(':').unwrap();
+    redis::cmd("REPLICAOF").arg(ip).arg(port).exec(&mut source).unwrap();
+    kill_process(target, Signal::CONT).unwrap();
+    let mut behind = admin(&places.address(1)).unwrap();
+    let mut refusals = || {
+        let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut behind).unwrap();
+        let syncs = info(&mut behind, "stats", "sync_full");
+        (log.len(), syncs)
+    };
+    within(Duration::from_secs(10), || refusals() != (0, "0".to_owned()));
+    assert_eq!(refusals().1, "0", "the source is let in before the target is promoted");
+    go_on(&agent);
+    agent.wait();
+    switched(&places);
+    let mut owner = connect(&places.address(1), &app()).unwrap();
+    for n in 0..40 {
+        let length: usize = redis::cmd("STRLEN").arg(format!("large:{n}")).query(&mut owner).unwrap();
+        assert_eq!(length, value.len(), "large:{n}");
+    }
+    assert_eq!(places.writable(), [1]);
+}
+
+#[test]
 fn a_restarted_old_source_refuses_clients_with_an_old_map() {
     for source_is_armed in [false, true] {
         let mut places = Places::with(2, "always");
