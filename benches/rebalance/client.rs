@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use dunlin_shards::{Options, Retry, Shards};
 use tokio::runtime::Runtime;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval_at};
 
 /// Tasks that write; together they keep the rate, open-loop: a write that was held is made up for.
 const TASKS: u64 = 50;
@@ -30,6 +30,7 @@ struct Counters {
     gap_us: AtomicU64,
     slowest_us: AtomicU64,
     acked: AtomicU64,
+    total: AtomicU64,
     stop: AtomicBool,
 }
 
@@ -79,6 +80,11 @@ impl Client {
         }
     }
 
+    /// Acknowledged writes since the last call.
+    pub fn total(&self) -> u64 {
+        self.counters.total.swap(0, Ordering::Relaxed)
+    }
+
     /// Waits for that many more acknowledgements.
     pub fn await_acked(&self, more: u64) {
         let (end, goal) =
@@ -98,7 +104,10 @@ impl Drop for Client {
 }
 
 async fn write(shards: Shards, counters: Arc<Counters>, begin: Instant, (task, rate): (u64, u64)) {
-    let mut tick = interval(Duration::from_nanos(1_000_000_000 * TASKS / rate));
+    // Evenly over time, not all at once.
+    let period = Duration::from_nanos(1_000_000_000 * TASKS / rate);
+    let share = u32::try_from(task).unwrap() * period / u32::try_from(TASKS).unwrap();
+    let mut tick = interval_at(tokio::time::Instant::now() + share, period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let mut member = 0_u64;
     while !counters.stop.load(Ordering::Relaxed) {
@@ -118,5 +127,6 @@ async fn write(shards: Shards, counters: Arc<Counters>, begin: Instant, (task, r
         let took = u64::try_from(asked.elapsed().as_micros()).unwrap();
         counters.slowest_us.fetch_max(took, Ordering::Relaxed);
         counters.acked.fetch_add(1, Ordering::Relaxed);
+        counters.total.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -9,6 +9,8 @@ use crate::places::{self, Places, admin, within};
 
 /// Writes a second to the moving shard.
 const RATE: u64 = 10_000;
+/// Writes around a switch, about 100 ms of them.
+const WINDOW: u64 = RATE / 10;
 
 /// Gaps in milliseconds.
 pub struct Gaps {
@@ -20,8 +22,13 @@ pub struct Gaps {
     pub host: Vec<f64>,
     /// Attempts that were given up.
     pub retries: u32,
+    /// The longest time without an acknowledgement in as long a time before each switch: what the machine does anyway.
+    pub idle: Vec<f64>,
     /// `FAILOVER TO`, as the writers saw it.
     pub failover: Vec<f64>,
+    /// Acknowledged writes during the moves, and how many a second.
+    pub acked: u64,
+    pub rate: f64,
 }
 
 pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gaps {
@@ -30,23 +37,25 @@ pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gap
     let address = places.address(0);
     let mut client = Client::start(places.folder.path(), &address, (places::APP, places::APP_PASSWORD), RATE);
     client.await_acked(RATE);
-    let mut gaps = Gaps { client: Vec::new(), slowest: Vec::new(), host: Vec::new(), retries: 0, failover: Vec::new() };
+    let mut gaps = Gaps {
+        client: Vec::new(),
+        slowest: Vec::new(),
+        host: Vec::new(),
+        retries: 0,
+        idle: Vec::new(),
+        failover: Vec::new(),
+        acked: 0,
+        rate: 0.0,
+    };
     let (mut from, mut to) = (0, 1);
+    client.total();
+    let begin = Instant::now();
     for _ in 0..moves {
-        let spec = MoveSpec { source_is_armed: true, ..places.spec(from, to) };
-        places.handle(Request::Copy(spec.clone())).unwrap();
-        let arm = places.arm(from, 1);
-        client.seen();
-        places.handle(arm).unwrap();
-        let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
-        client.await_acked(RATE / 10);
-        let seen = client.seen();
-        client.publish(&places.address(to));
-        record(&mut gaps, seen);
-        gaps.host.push(switched.gap_us as f64 / 1000.0);
-        gaps.retries += switched.retries;
+        one(&mut places, &mut client, &mut gaps, (from, to));
         (from, to) = (to, from);
     }
+    gaps.acked = client.total();
+    gaps.rate = gaps.acked as f64 / begin.elapsed().as_secs_f64();
     for _ in 0..failovers {
         let seen = failover(&places, &mut client, from, to);
         gaps.failover.push(ms(seen.gap));
@@ -55,9 +64,23 @@ pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gap
     gaps
 }
 
-fn record(gaps: &mut Gaps, seen: Seen) {
+/// One move, as a run makes it: copy, arm, switch. Both windows are as long.
+fn one(places: &mut Places, client: &mut Client, gaps: &mut Gaps, (from, to): (u8, u8)) {
+    let spec = MoveSpec { source_is_armed: true, ..places.spec(from, to) };
+    places.handle(Request::Copy(spec.clone())).unwrap();
+    let arm = places.arm(from, 1);
+    client.seen();
+    client.await_acked(WINDOW);
+    gaps.idle.push(ms(client.seen().gap));
+    places.handle(arm).unwrap();
+    let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
+    client.await_acked(WINDOW / 2);
+    let seen = client.seen();
+    client.publish(&places.address(to));
     gaps.client.push(ms(seen.gap));
     gaps.slowest.push(ms(seen.slowest));
+    gaps.host.push(switched.gap_us as f64 / 1000.0);
+    gaps.retries += switched.retries;
 }
 
 /// Redis' own planned failover between the same two instances.

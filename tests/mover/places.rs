@@ -71,6 +71,7 @@ pub struct Places {
     pub contents: Contents,
     count: u8,
     appendfsync: &'static str,
+    edits: Vec<(&'static str, &'static str)>,
 }
 
 pub fn credentials() -> Credentials {
@@ -88,6 +89,11 @@ impl Places {
 
     /// Instances with that `appendfsync`.
     pub fn with(count: u8, appendfsync: &'static str) -> Self {
+        Self::edited(count, appendfsync, Vec::new())
+    }
+
+    /// Instances whose configuration is the template's with these replacements.
+    pub fn edited(count: u8, appendfsync: &'static str, edits: Vec<(&'static str, &'static str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ip = |n| format!("127.0.0.{}", n + 2);
         let port = loop {
@@ -100,7 +106,7 @@ impl Places {
                 break port;
             }
         };
-        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync };
+        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync, edits };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(places.root(n).join(part)).unwrap();
@@ -145,6 +151,7 @@ impl Places {
         ["shard.conf", "users.acl"].map(|name| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/redis").join(name);
             let text = tera.render_str(&fs::read_to_string(path).unwrap(), &context, false).unwrap();
+            let text = self.edits.iter().fold(text, |text, (from, to)| text.replace(from, to));
             self.content(text.as_bytes())
         })
     }
