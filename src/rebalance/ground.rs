@@ -130,6 +130,7 @@ impl Ground<'_> {
             credentials: self.credentials.clone(),
             app_user: from.id.user(),
             instance: self.instance(&after, shard, to, self.session(to)?)?,
+            source_is_armed: false,
             limits: crate::wire::shard::Limits::default(),
             journals: crate::wire::shard::moves_folder(),
         })

@@ -112,6 +112,7 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
         credentials: ground.credentials.clone(),
         app_user: state.app_user.clone(),
         instance,
+        source_is_armed: false,
         limits: crate::wire::shard::Limits::default(),
         journals: moves_folder(),
     })

@@ -237,17 +237,40 @@ impl RedisShard {
         self.start_with_host()
     }
 
-    /// Turns one user on or off in the ACL file, durably.
+    /// Turns users on or off in the ACL file, durably.
     ///
     /// # Errors
     /// The file could not be read or written.
-    pub fn switch_user(&self, user: &str, on: bool) -> Result<()> {
-        let path = self.acl_path();
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        place::write(&path, acl::switched(&text, user, on).as_bytes(), &self.file_meta())?;
-        fs::File::open(&path)
-            .and_then(|file| file.sync_all())
-            .with_context(|| format!("syncing {}", path.display()))?;
+    pub fn switch_users(&self, users: &[String], on: bool) -> Result<()> {
+        let switched = |text: String, user: &String| acl::switched(&text, user, on);
+        self.rewrite(&self.acl_path(), |text| users.iter().fold(text.to_owned(), switched))
+    }
+
+    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn unfollow(&self) -> Result<()> {
+        self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
+    }
+
+    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
+    /// attached; durably, and the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn need_replicas(&self, count: u32) -> Result<()> {
+        self.rewrite(&self.conf_path(), |text| conf::with(text, "min-replicas-to-write", &count.to_string()))
+    }
+
+    /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
+    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> String) -> Result<()> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let edited = edit(&text);
+        if edited != text {
+            place::write(path, edited.as_bytes(), &self.file_meta())?;
+        }
+        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
         place::sync_folder(path.parent().unwrap_or(Path::new("/")))
     }
 

@@ -22,6 +22,10 @@ pub enum Request {
     Preflight(MoveSpec),
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
     Copy(MoveSpec),
+    /// Make the source's file say that it accepts writes only with its replicas attached (the durable part of P6). Goes
+    /// to the source's host, before `Switch` with `source_is_armed`; without it the source syncs its file itself, and
+    /// its clients wait for that disk.
+    Arm(Arm),
     /// Hand the writes over (P6–P11).
     Switch(MoveSpec),
     /// Compare source and target again (P5 alone).
@@ -46,6 +50,8 @@ pub enum Reply {
     Preflight(Vec<Refusal>),
     /// The copy is complete and equal.
     Copied(Copied),
+    /// The source's file says so.
+    Armed,
     /// The target owns the shard.
     Switched(Switched),
     /// The comparison's result.
@@ -128,6 +134,9 @@ pub struct MoveSpec {
     pub app_user: String,
     /// The target instance: the desired state of its `redis_shard`, contents by digest.
     pub instance: Value,
+    /// Did [`Request::Arm`] make the source's file ready for this switch?
+    #[serde(default)]
+    pub source_is_armed: bool,
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
@@ -256,6 +265,24 @@ impl Verified {
     pub fn is_equal(&self) -> bool {
         self.differing.is_empty() && self.missing.is_empty() && self.extra.is_empty()
     }
+}
+
+/// Arm a source's file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Arm {
+    /// The shard.
+    pub shard: u32,
+    /// The source on the host that is asked, `ip:port`.
+    pub address: String,
+    /// How many replicas it must have to accept writes: the move's target, and the others of the map.
+    pub replicas: u32,
+    /// How it is entered.
+    pub credentials: Credentials,
+    /// Its `redis_shard` as it was provisioned.
+    pub instance: Value,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
 }
 
 /// A switch's end.

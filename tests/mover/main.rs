@@ -1,6 +1,7 @@
 //! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
 
 mod child;
+mod directed;
 mod moves;
 mod places;
 mod provision;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::rebalance::host;
 use dunlin::resources::{Blobs, Read, Site, Step, World, kind};
-use dunlin::wire::shard::{Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
+use dunlin::wire::shard::{Arm, Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
 use dunlin::wire::{Event, Sink};
 use serde_json::{Value, json};
 
@@ -53,6 +53,17 @@ impl Sink for Notes {
     }
 }
 
+/// A sink that wants it to stop.
+struct Cancelled;
+
+impl Sink for Cancelled {
+    fn emit(&self, _: Event) {}
+
+    fn cancelled(&self) -> bool {
+        true
+    }
+}
+
 /// Hosts on one disk; everything that was started is killed when this is dropped.
 pub struct Places {
     pub folder: tempfile::TempDir,
@@ -60,6 +71,7 @@ pub struct Places {
     pub contents: Contents,
     count: u8,
     appendfsync: &'static str,
+    edits: Vec<(&'static str, &'static str)>,
 }
 
 pub fn credentials() -> Credentials {
@@ -77,6 +89,11 @@ impl Places {
 
     /// Instances with that `appendfsync`.
     pub fn with(count: u8, appendfsync: &'static str) -> Self {
+        Self::edited(count, appendfsync, Vec::new())
+    }
+
+    /// Instances whose configuration is the template's with these replacements.
+    pub fn edited(count: u8, appendfsync: &'static str, edits: Vec<(&'static str, &'static str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let ip = |n| format!("127.0.0.{}", n + 2);
         let port = loop {
@@ -89,7 +106,7 @@ impl Places {
                 break port;
             }
         };
-        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync };
+        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync, edits };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(places.root(n).join(part)).unwrap();
@@ -134,6 +151,7 @@ impl Places {
         ["shard.conf", "users.acl"].map(|name| {
             let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("templates/redis").join(name);
             let text = tera.render_str(&fs::read_to_string(path).unwrap(), &context, false).unwrap();
+            let text = self.edits.iter().fold(text, |text, (from, to)| text.replace(from, to));
             self.content(text.as_bytes())
         })
     }
@@ -164,9 +182,22 @@ impl Places {
             credentials: credentials(),
             app_user: APP.to_owned(),
             instance: self.instance(to),
+            source_is_armed: false,
             limits: Limits { copy_stall_s: 20, ..Limits::default() },
             journals: self.root(to).join("moves"),
         }
+    }
+
+    /// The durable part of arming, at the source's place.
+    pub fn arm(&mut self, n: u8, replicas: u32) -> Request {
+        Request::Arm(Arm {
+            shard: SHARD,
+            address: self.address(n),
+            replicas,
+            credentials: credentials(),
+            instance: self.instance(n),
+            journals: self.root(n).join("moves"),
+        })
     }
 
     pub fn retire(&mut self, n: u8, owner: u8) -> Retire {
@@ -188,9 +219,25 @@ impl Places {
         host::handle(request, &self.contents, &Notes::default())
     }
 
+    /// As [`Places::handle`], by somebody who wants it to stop.
+    pub fn handle_cancelled(&self, request: Request) -> Result<Reply> {
+        host::handle(request, &self.contents, &Cancelled)
+    }
+
     /// Provisions an instance; returns what the plan said.
     pub fn provision(&mut self, n: u8) -> Result<dunlin::resources::Diff> {
         let instance = self.instance(n);
+        self.provision_as(n, instance)
+    }
+
+    /// Provisions a replica by the map.
+    pub fn provision_replica(&mut self, n: u8, of: u8) -> Result<dunlin::resources::Diff> {
+        let mut instance = self.instance(n);
+        instance["replica_of"] = json!(self.address(of));
+        self.provision_as(n, instance)
+    }
+
+    fn provision_as(&mut self, n: u8, instance: Value) -> Result<dunlin::resources::Diff> {
         let step = (kind("redis_shard").unwrap().parse)(instance)?;
         let diff = self.plan(&*step)?;
         let Read::Known(observed) = step.read(&mut World::now())? else { bail!("unknown") };

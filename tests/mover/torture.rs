@@ -5,7 +5,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin::wire::shard::{Recovered, Reply, Request};
+use dunlin::wire::shard::{MoveSpec, Recovered, Reply, Request};
 use rustix::process::{Signal, kill_process};
 
 use crate::child::{Agent, replies};
@@ -14,7 +14,8 @@ use crate::places::Places;
 use crate::writers::{Writers, stop_and_check};
 
 /// The steps that a move passes through.
-const STEPS: [&str; 10] = ["birth", "copy", "verify", "arm", "pause", "drain", "fence", "promote", "open", "settle"];
+const STEPS: [&str; 11] =
+    ["birth", "copy", "verify", "arm", "stand_by", "pause", "drain", "fence", "promote", "open", "settle"];
 
 /// With `everysec`, what the shipped template says, a killed master can come back without its last acknowledged
 /// writes, whether or not it is being moved: Redis puts off writing to the file while a sync runs. That is Redis' loss
@@ -53,14 +54,51 @@ fn nothing_is_lost_whoever_is_killed() {
         let (at, victim) = &all[if asked.is_some() { round % all.len() } else { short(round) }];
         torture.round(round, at, *victim);
     }
-    let (acked, gap) = (torture.writers.acked(), torture.longest_gap.as_millis());
-    stop_and_check(&mut torture.writers, &torture.places, torture.owner);
-    // Past the capture of the test harness: this line is for the reader of the torture.
-    writeln!(
-        std::io::stderr(),
-        "torture: kills={kills} acked={acked} lost=0 longest_gap_ms={gap} appendfsync={APPENDFSYNC}"
-    )
-    .unwrap();
+    torture.end("kills", kills as u64);
+}
+
+/// `DUNLIN_SEEDS=n` asks for n seeds, from `DUNLIN_SEED` on; each makes one move and what happens to it.
+#[test]
+fn nothing_is_lost_whatever_a_seed_makes_happen() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let (first, seeds) = (number("DUNLIN_SEED").unwrap_or(1), number("DUNLIN_SEEDS").unwrap_or(6));
+    let mut torture = Torture::new();
+    for seed in first..first + seeds {
+        let mut dice = Dice::of(seed);
+        let (at, armed) = (dice.point(), dice.below(2) == 0);
+        let crash = if dice.kills_agent() { at.clone() } else { format!("{at}:stop") };
+        torture.around(&format!("seed {seed}: {crash}"), &crash, armed, |torture, agent| {
+            torture.strike_at_random(agent, &mut dice);
+        });
+    }
+    torture.end("seeds", seeds);
+}
+
+/// The same numbers for the same seed (xorshift64*).
+struct Dice(u64, bool);
+
+impl Dice {
+    fn of(seed: u64) -> Self {
+        let mut dice = Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1, false);
+        dice.1 = dice.below(5) == 0;
+        dice
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        usize::try_from(self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33).unwrap() % end
+    }
+
+    fn kills_agent(&self) -> bool {
+        self.1
+    }
+
+    fn point(&mut self) -> String {
+        let moments = ["before", "after"];
+        format!("{}:{}", STEPS[self.below(STEPS.len())], moments[self.below(2)])
+    }
 }
 
 struct Torture {
@@ -76,20 +114,41 @@ impl Torture {
     fn new() -> Self {
         let mut places = Places::with(2, APPENDFSYNC);
         places.provision(0).unwrap();
-        let writers = Writers::start(3, &places.address(0));
+        let writers = Writers::start_with_a_stale_one(3, &places.address(0));
         writers.write_on(50);
         Self { places, writers, owner: 0, longest_gap: Duration::ZERO, file: Vec::new() }
     }
 
+    /// The last look, and the line of figures.
+    fn end(mut self, what: &str, count: u64) {
+        let (acked, gap) = (self.writers.acked(), self.longest_gap.as_millis());
+        stop_and_check(&mut self.writers, &self.places, self.owner);
+        // Past the capture of the test harness: this line is for the reader of the torture.
+        writeln!(
+            std::io::stderr(),
+            "torture: {what}={count} acked={acked} lost=0 longest_gap_ms={gap} appendfsync={APPENDFSYNC}"
+        )
+        .unwrap();
+    }
+
     fn round(&mut self, round: usize, at: &str, victim: Victim) {
-        let (from, to) = (self.owner, 1 - self.owner);
-        let what = format!("round {round}: {victim:?} at {at}, {from} to {to}");
-        let spec = self.places.spec(from, to);
-        let requests = [Request::Copy(spec.clone()), Request::Switch(spec.clone())];
+        let what = format!("round {round}: {victim:?} at {at}");
         let crash = if victim == Victim::Agent { at.to_owned() } else { format!("{at}:stop") };
+        self.around(&what, &crash, round % 2 == 1, |torture, agent| torture.strike(agent, victim));
+    }
+
+    /// A move that something happens to, its recovery by another process, its end, and what the clients know.
+    fn around(&mut self, what: &str, crash: &str, armed: bool, happens: impl FnOnce(&mut Self, &mut Agent)) {
+        let (from, to) = (self.owner, 1 - self.owner);
+        let what = format!("{what}, {from} to {to}{}", if armed { ", its file armed before" } else { "" });
+        let spec = MoveSpec { source_is_armed: armed, ..self.places.spec(from, to) };
+        let mut requests = vec![Request::Copy(spec.clone()), Request::Switch(spec.clone())];
+        if armed {
+            requests.insert(1, self.places.arm(from, 1));
+        }
         let started = Instant::now();
-        let mut agent = Agent::start(&self.places, &requests, Some(&crash));
-        self.strike(&mut agent, victim);
+        let mut agent = Agent::start(&self.places, &requests, Some(crash));
+        happens(self, &mut agent);
         agent.wait();
         let first = replies(&self.places);
 
@@ -106,7 +165,7 @@ impl Torture {
             let mut again = Agent::start(&self.places, &requests, None);
             again.wait();
             let resumed = replies(&self.places);
-            assert!(resumed.len() == 2 && resumed[1].is_ok(), "{what}: {resumed:?}");
+            assert!(resumed.len() == requests.len() && resumed.iter().all(Result::is_ok), "{what}: {resumed:?}");
             self.owner = to;
         }
         self.writers.publish(&self.places.address(to));
@@ -154,6 +213,37 @@ impl Torture {
             }
             _ => {}
         }
+    }
+
+    /// What a seed makes happen at the crash point: one or both instances are killed or held, for a while of its own.
+    fn strike_at_random(&mut self, agent: &mut Agent, dice: &mut Dice) {
+        if dice.kills_agent() || !agent.stopped() {
+            return;
+        }
+        let mut struck = vec![self.owner, 1 - self.owner];
+        if dice.below(2) == 0 {
+            struck.reverse();
+        }
+        struck.truncate(1 + dice.below(4) / 3);
+        for place in struck {
+            let held = Duration::from_millis(dice.below(400) as u64);
+            if dice.below(3) == 0 {
+                self.signal(place, Signal::STOP);
+                thread::sleep(held);
+                self.signal(place, Signal::CONT);
+            } else {
+                self.places.kill(place);
+                if place == self.owner {
+                    self.file = self.places.append_only_file(place);
+                }
+                thread::sleep(held / 4);
+                self.places.restart(place);
+            }
+        }
+        thread::sleep(Duration::from_millis(dice.below(150) as u64));
+        // A host that fails takes its agent with it.
+        let signal = if dice.below(3) == 0 { Signal::KILL } else { Signal::CONT };
+        kill_process(agent.pid(), signal).unwrap();
     }
 
     fn signal(&self, place: u8, signal: Signal) {

@@ -39,10 +39,20 @@ pub struct Writers {
 
 impl Writers {
     pub fn start(count: usize, address: &str) -> Self {
+        Self::spawn(count, 0, address)
+    }
+
+    /// With one more that asks nobody who the owner is: it writes to whom the map names, whatever that one says.
+    pub fn start_with_a_stale_one(count: usize, address: &str) -> Self {
+        Self::spawn(count, 1, address)
+    }
+
+    fn spawn(following: usize, stale: usize, address: &str) -> Self {
         let (stop, map) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(address.to_owned())));
-        let logs: Vec<Arc<Mutex<Log>>> = (0..count).map(|_| Arc::default()).collect();
+        let logs: Vec<Arc<Mutex<Log>>> = (0..following + stale).map(|_| Arc::default()).collect();
         let spawn = |(id, log): (usize, &Arc<Mutex<Log>>)| {
-            let writer = Writer { id, log: log.clone(), map: map.clone(), stop: stop.clone() };
+            let is_stale = id >= following;
+            let writer = Writer { id, is_stale, log: log.clone(), map: map.clone(), stop: stop.clone() };
             thread::spawn(move || writer.run())
         };
         let threads = logs.iter().enumerate().map(spawn).collect();
@@ -136,8 +146,12 @@ pub fn stop_and_check(writers: &mut Writers, places: &Places, owner: u8) {
     assert_eq!(places.writable(), [owner]);
 }
 
+/// Whom a writer is connected to.
+type Owner = (Connection, String);
+
 struct Writer {
     id: usize,
+    is_stale: bool,
     log: Arc<Mutex<Log>>,
     map: Arc<Mutex<String>>,
     stop: Arc<AtomicBool>,
@@ -158,6 +172,9 @@ impl Writer {
             add.arg(timeline(self.id, next)).arg(next).arg(next);
             // Idempotent: tried until it is acknowledged.
             if self.attempt(&mut connection, &add).is_err() {
+                if self.is_stale {
+                    thread::sleep(REST);
+                }
                 continue;
             }
             {
@@ -181,27 +198,27 @@ impl Writer {
     }
 
     /// One try. Not connected counts as a definite no.
-    fn attempt(&self, connection: &mut Option<Connection>, cmd: &redis::Cmd) -> Result<(), RedisError> {
-        let connected = match connection {
+    fn attempt(&self, connection: &mut Option<Owner>, cmd: &redis::Cmd) -> Result<(), RedisError> {
+        let published = self.map.lock().unwrap().clone();
+        if self.is_stale && connection.as_ref().is_some_and(|(_, address)| *address != published) {
+            *connection = None;
+        }
+        let (connected, _) = match connection {
             Some(connected) => connected,
-            None => {
-                let address = self.map.lock().unwrap().clone();
-                match connect(&address, &app()) {
-                    Ok(new) => connection.insert(new),
-                    Err(_) => {
-                        thread::sleep(Duration::from_millis(1));
-                        return Err(
-                            (redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into()
-                        );
-                    }
+            None => match connect(&published, &app()) {
+                Ok(new) => connection.insert((new, published)),
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(1));
+                    return Err((redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into());
                 }
-            }
+            },
         };
         let result = cmd.exec(connected);
         if let Err(error) = &result {
-            let owner = (error.code() == Some("READONLY")).then(|| owner(connected)).flatten();
+            let asks = error.code() == Some("READONLY") && !self.is_stale;
+            let owner = asks.then(|| owner(connected)).flatten();
             // Somebody who is a replica says who the owner is; it may not be open yet.
-            let next = owner.and_then(|owner| connect(&owner, &app()).ok());
+            let next = owner.and_then(|owner| Some((connect(&owner, &app()).ok()?, owner)));
             if next.is_some() || !is_definite(error) {
                 *connection = next;
             }

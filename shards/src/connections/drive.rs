@@ -28,16 +28,22 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 struct Patience {
     start: Instant,
     end: Instant,
+    /// Whether an attempt has followed a redirection at once; the next one waits.
+    followed: bool,
 }
 
 impl Patience {
     fn new(retry_for: Duration) -> Patience {
         let start = Instant::now();
-        Patience { start, end: start + retry_for }
+        Patience { start, end: start + retry_for, followed: false }
     }
 
-    /// Waits before another attempt; `false` where there is to be none.
-    async fn wait(&self) -> bool {
+    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere, there
+    /// is nothing to wait for: the new owner accepts, or it says no like any other.
+    async fn wait(&mut self, elsewhere: bool) -> bool {
+        if elsewhere && !std::mem::replace(&mut self.followed, true) {
+            return Instant::now() < self.end;
+        }
         let pause = (self.start.elapsed() / 4).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
         if Instant::now() + pause >= self.end {
             return false;
@@ -110,12 +116,14 @@ pub(super) async fn batch(inner: &Arc<Inner>, items: Vec<(Vec<u8>, Cmd)>, retry:
 struct Round<'c> {
     results: Vec<(usize, Result<Value, Error>)>,
     again: Vec<Item<'c>>,
+    /// Whether requests go to another node now than the one that refused.
+    elsewhere: bool,
 }
 
 /// Tries commands that belonged to one shard when they were grouped. A map that splits the shard splits the group.
 async fn group(inner: &Arc<Inner>, items: Vec<Item<'_>>, retry: Retry) -> Vec<(usize, Result<Value, Error>)> {
-    let patience = Patience::new(inner.options.retry_for);
-    let mut round = Round { results: Vec::with_capacity(items.len()), again: Vec::new() };
+    let mut patience = Patience::new(inner.options.retry_for);
+    let mut round = Round { results: Vec::with_capacity(items.len()), again: Vec::new(), elsewhere: false };
     let mut pending = items;
     loop {
         let table = inner.table();
@@ -130,7 +138,7 @@ async fn group(inner: &Arc<Inner>, items: Vec<Item<'_>>, retry: Retry) -> Vec<(u
         if round.again.is_empty() {
             return round.results;
         }
-        if !patience.wait().await {
+        if !patience.wait(std::mem::take(&mut round.elsewhere)).await {
             round.results.extend(round.again.into_iter().map(|item| (item.index, item.give_up(inner))));
             return round.results;
         }
@@ -178,6 +186,7 @@ async fn attempt<'c>(
     }
     if refused {
         reconsider(inner, target, &node).await;
+        round.elsewhere |= !Arc::ptr_eq(&target.node(), &node);
     }
 }
 

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::diary::{Diary, Step};
+use super::diary::{Diary, Mark, Step};
 use super::link::Link;
-use super::{birth, sync, verify};
+use super::{birth, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
-use crate::wire::shard::{Copied, MoveSpec, Role};
+use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
 
 /// How long a new instance may take until it answers.
 const START: Duration = Duration::from_secs(20);
@@ -30,6 +30,14 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
     diary.begin(spec)?;
+    if diary.last(Step::StandBy, Mark::Intent).is_some() {
+        // An earlier switch was cut short; its target may stand by as a closed master.
+        match recover::by_roles(spec, &mut diary, START)? {
+            Recovered::AtSource { .. } => {}
+            Recovered::AtTarget { .. } => return Ok(Copied::default()),
+            Recovered::Undecided { why } => bail!(why),
+        }
+    }
     tune(&mut source)?;
 
     diary.intent(Step::Birth, Value::Null)?;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::crash::{self, Moment};
+use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::MoveSpec;
 
@@ -25,15 +26,17 @@ pub enum Step {
     Verify,
     /// The source accepts writes only with its replicas attached, also after a restart.
     Arm,
+    /// The target's files make it a master that is closed to the application.
+    StandBy,
     /// The source holds writes.
     Pause,
     /// The target takes the rest.
     Drain,
     /// The source becomes the target's replica.
     Fence,
-    /// The target becomes the master, also after a restart.
+    /// The target becomes the master, and the application may use it.
     Promote,
-    /// The application may use the target.
+    /// So it is after a restart too.
     Open,
     /// The source's new role is durable, the other replicas follow.
     Settle,
@@ -47,12 +50,13 @@ pub enum Step {
 
 impl Step {
     /// All, in order.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Begin,
         Self::Birth,
         Self::Copy,
         Self::Verify,
         Self::Arm,
+        Self::StandBy,
         Self::Pause,
         Self::Drain,
         Self::Fence,
@@ -72,6 +76,7 @@ impl Step {
             Self::Copy => "copy",
             Self::Verify => "verify",
             Self::Arm => "arm",
+            Self::StandBy => "stand_by",
             Self::Pause => "pause",
             Self::Drain => "drain",
             Self::Fence => "fence",
@@ -128,6 +133,9 @@ pub struct Begun {
     pub app_user: String,
     /// The target instance.
     pub instance: Value,
+    /// The source's `min-replicas-to-write` before it was armed.
+    #[serde(default)]
+    pub min_replicas: Option<String>,
 }
 
 /// The journal of one shard, locked.
@@ -178,18 +186,19 @@ impl Diary {
         Ok(Self { journal, records: journal::read(&path)?, run: run.to_owned(), _lock: lock })
     }
 
-    /// Takes on a move: the one that the journal is in the middle of, or a new one.
+    /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
     ///
     /// # Errors
-    /// The journal is in the middle of another one.
+    /// The journal is in the middle of another one, or the source does not answer.
     pub fn begin(&mut self, spec: &MoveSpec) -> Result<()> {
-        let begun = Begun {
+        let mut begun = Begun {
             from: spec.from.clone(),
             to: spec.to.clone(),
             others: spec.others.clone(),
             epoch: spec.epoch,
             app_user: spec.app_user.clone(),
             instance: spec.instance.clone(),
+            min_replicas: None,
         };
         if let Some(last) = self.begun()
             && !is_finished(self.this_move())
@@ -204,6 +213,7 @@ impl Diary {
                 last.to
             );
         }
+        begun.min_replicas = Some(Link::open(&spec.from, &spec.credentials)?.setting("min-replicas-to-write")?);
         self.append(Step::Begin, Mark::Done, json!(begun))
     }
 

@@ -145,6 +145,33 @@ impl Link {
         Ok(answers)
     }
 
+    /// Sends commands as one transaction and returns the answers of its `EXEC`.
+    ///
+    /// # Errors
+    /// The network, or the first error, also one inside.
+    pub fn transaction(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let all: Vec<Cmd> =
+            std::iter::once(words(&["MULTI"])).chain(cmds.iter().cloned()).chain([words(&["EXEC"])]).collect();
+        let answers = self.all(&all)?;
+        let Some(Value::Array(executed)) = answers.into_iter().next_back() else {
+            bail!("the transaction at redis {} was not executed", self.address)
+        };
+        for (cmd, answer) in cmds.iter().zip(&executed) {
+            self.check(cmd, answer)?;
+        }
+        Ok(executed)
+    }
+
+    /// Asks two instances the same at the same time; none of the answers may be an error.
+    ///
+    /// # Errors
+    /// The network, or the first error.
+    pub fn both(one: &mut Self, other: &mut Self, cmds: &[Cmd]) -> Result<(Vec<Value>, Vec<Value>)> {
+        one.send(cmds)?;
+        other.send(cmds)?;
+        Ok((one.collect(cmds)?, other.collect(cmds)?))
+    }
+
     /// Sends commands without waiting for the answers; [`Link::collect`] must take them.
     ///
     /// # Errors
@@ -158,12 +185,14 @@ impl Link {
     ///
     /// # Errors
     /// The network, or the first error among them.
-    pub fn collect(&mut self, cmds: &[Cmd]) -> Result<()> {
+    pub fn collect(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let mut answers = Vec::with_capacity(cmds.len());
         for cmd in cmds {
             let answer = self.connection.recv_response().with_context(|| format!("redis {}", self.address))?;
             self.check(cmd, &answer)?;
+            answers.push(answer);
         }
-        Ok(())
+        Ok(answers)
     }
 
     fn check(&self, cmd: &Cmd, answer: &Value) -> Result<()> {

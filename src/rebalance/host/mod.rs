@@ -1,14 +1,17 @@
-//! The half of a shard's move that runs on a host: on the target's for all but `retire`, which runs on the source's.
+//! The half of a shard's move that runs on a host: on the target's for all but `arm` and `retire`, which run on the
+//! source's.
 //!
 //! A request is worked on in the thread that calls [`handle`], with blocking connections; several moves run side by
 //! side, each holding its shard's lock. What was going to be done and how it ended stands in the shard's journal. Once
 //! the source is armed, a switch ends or rolls back by its own time-outs, whether or not anybody still listens.
 
+mod arm;
 mod aside;
 mod birth;
 mod copy;
 pub mod crash;
 mod diary;
+mod door;
 mod link;
 mod moves;
 mod observe;
@@ -34,6 +37,7 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Observe(what) => Reply::Observed(observe::observe(&what)),
         Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs)),
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
+        Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,
         Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),
         Request::Verify(spec) => Reply::Verified(verify::verify(&spec, sink)?),
         Request::Retire(what) => Reply::Retired(retire::retire(&what)?),

@@ -1,9 +1,13 @@
 //! P6–P11: the source is armed, holds writes, is fenced; the target is promoted and opened.
 //!
-//! At every moment at most one of the two accepts application writes:
+//! What waits for a disk happens before writes are held, or after the target is open; between the two are five round
+//! trips. At every moment at most one of the two accepts application writes:
 //! - Armed, the source accepts writes only with all its replicas attached, also after a restart. So a source that dies
 //!   fenced and comes back as a master (its role is not in its file yet) refuses writes, since its replica left it.
-//! - The target's application user is off until its own role is in its file.
+//! - The target stands by: by its files it is a master already, with the users of application and replicas off.
+//!   Restarted before they are on durably, it is closed, and nothing that it may have acknowledged is overwritten by a
+//!   sync from the source. Nor does the source, fenced, take over a target's data before the target is promoted: the
+//!   target lets no replica in until then.
 //! - The offset at which the source was fenced is read in the transaction that fences it. Should the pause have run
 //!   out before, the target may lack writes: then the source is taken back, and nothing was lost.
 //! - A fence that was overtaken by time (this process was stopped) is not acted upon, but looked at anew by roles.
@@ -14,7 +18,10 @@ use anyhow::{Context, Result, bail};
 use redis::{Cmd, Value};
 use serde_json::json;
 
+use super::arm::{arm, disarmed};
+use super::crash::{self, Moment};
 use super::diary::{Diary, Mark, Step, is_finished};
+use super::door::Door;
 use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync, verify};
 use crate::resources::redis_shard::RedisShard;
@@ -101,9 +108,32 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     sync::durable(&mut target, spec, sink)?;
     verify::compared(diary, (&mut source, &mut target), spec, sink)?;
     arm(spec, diary, &mut source, &mut target)?;
+    let door = Door::of(spec, &mut source)?;
+    door.stand_by(diary, &instance, &mut target)?;
+    let done = match hand_over(spec, diary, &door, (&mut source, &mut target))? {
+        Attempt::Done(done) => done,
+        given_up => return Ok(given_up),
+    };
+    // Both files at the same time. A source that died meanwhile is settled by `finish`, or stays pending.
+    let source_settles = disarmed(diary);
+    let sent = source.send(&source_settles);
+    diary.announce(Step::Open)?;
+    door.open(diary, &instance)?;
+    sent.and_then(|()| source.collect(&source_settles)).ok();
+    let pending = finish(spec, diary, &instance, &mut target)?;
+    Ok(Attempt::Done(Switched { pending, ..done }))
+}
 
+/// P7–P10: nothing in here waits for a disk while writes are held.
+fn hand_over(
+    spec: &MoveSpec,
+    diary: &mut Diary,
+    door: &Door,
+    (source, target): (&mut Link, &mut Link),
+) -> Result<Attempt> {
     let pause = Duration::from_millis(spec.limits.pause_ms);
-    diary.announce(Step::Pause)?;
+    // From here on a fence may have happened, as far as anybody knows who finds this journal after a power cut.
+    diary.intent(Step::Pause, json!({ "boot": boot()? }))?;
     let started = Instant::now();
     let milliseconds = spec.limits.pause_ms.to_string();
     let held = source.all(&[words(&["CLIENT", "PAUSE", &milliseconds, "WRITE"]), words(&["ROLE"])])?;
@@ -111,24 +141,25 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     diary.passed(Step::Pause)?;
 
     diary.announce(Step::Drain)?;
-    while applied(&mut target)? < offset {
+    while applied(target)? < offset {
         if started.elapsed() > pause / 2 {
-            recover::roll_back(spec, diary, &mut source)?;
+            recover::roll_back(spec, diary, source, Some(target))?;
             return Ok(Attempt::GaveUp(format!("{} did not catch up within half the pause", spec.to)));
         }
         std::thread::sleep(LOOK);
     }
     diary.passed(Step::Drain)?;
 
-    diary.intent(Step::Fence, json!({ "offset": offset }))?;
+    diary.announce(Step::Fence)?;
     if started.elapsed() > pause * 3 / 4 {
-        recover::roll_back(spec, diary, &mut source)?;
+        recover::roll_back(spec, diary, source, Some(target))?;
         return Ok(Attempt::GaveUp("the pause was nearly over before the source was fenced".to_owned()));
     }
+    crash::point(Step::Fence, Moment::Last);
     let asked = Instant::now();
-    let fenced = fence(&mut source, &spec.to)?;
+    let fenced = fence(source, &spec.to)?;
     if fenced > offset && target.info("replication")?.number("slave_repl_offset") < fenced {
-        recover::roll_back(spec, diary, &mut source)?;
+        recover::roll_back(spec, diary, source, Some(target))?;
         return Ok(Attempt::GaveUp("the source took writes before it was fenced".to_owned()));
     }
     diary.passed(Step::Fence)?;
@@ -136,85 +167,25 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     if asked.elapsed() > FRESH {
         bail!("this host was stopped for {} ms at the fence", asked.elapsed().as_millis());
     }
-    let gap = promote_and_open(spec, diary, &instance, (&mut source, &mut target), started)?;
-    let pending = finish(spec, diary, &instance, &mut target)?;
-    let gap_us = u64::try_from(gap.as_micros()).unwrap_or(u64::MAX);
-    Ok(Attempt::Done(Switched { gap_us, offset: fenced, pending, ..Switched::default() }))
-}
-
-/// P6. The number counts all replicas that could make a restarted source writable: the target and the others.
-fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut Link) -> Result<()> {
-    let info = source.info("replication")?;
-    for other in &spec.others {
-        if !sync::is_online(&info, other)? {
-            bail!("the replica {other} is not attached to {}; the source cannot be armed", spec.from);
-        }
-    }
-    let needed = u64::try_from(spec.others.len())? + 1;
-    if info.number("connected_slaves") > needed {
-        bail!("{} has {} replicas, the map knows {needed}", spec.from, info.number("connected_slaves"));
-    }
-    let before = match diary.last(Step::Arm, Mark::Intent).and_then(|armed| armed.detail["before"].as_str()) {
-        Some(before) => before.to_owned(),
-        None => source.setting("min-replicas-to-write")?,
-    };
-    let ids = (source.run_id()?, target.run_id()?);
-    diary.intent(Step::Arm, json!({ "before": before, "source": ids.0, "target": ids.1 }))?;
-    let needed = needed.to_string();
-    source.all(&[words(&["CONFIG", "SET", "min-replicas-to-write", &needed]), words(&["CONFIG", "REWRITE"])])?;
-    diary.done(Step::Arm, serde_json::Value::Null)
+    door.promote(target)?;
+    let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    diary.passed(Step::Promote)?;
+    Ok(Attempt::Done(Switched { gap_us, offset: fenced, ..Switched::default() }))
 }
 
 /// P9. Returns the source's offset in the moment in which it stopped being a master.
 fn fence(source: &mut Link, target: &str) -> Result<u64> {
     let (host, port) = host_and_port(target)?;
-    let answers = source.all(&[
-        words(&["MULTI"]),
-        words(&["ROLE"]),
-        words(&["REPLICAOF", host, &port.to_string()]),
-        words(&["CLIENT", "UNPAUSE"]),
-        words(&["EXEC"]),
-    ])?;
-    let Some(Value::Array(executed)) = answers.last() else { bail!("the fence was not executed") };
-    if let Some(Value::ServerError(error)) = executed.iter().find(|answer| matches!(answer, Value::ServerError(_))) {
-        bail!("the fence failed: {error}");
-    }
+    let port = port.to_string();
+    let executed =
+        source.transaction(&[words(&["ROLE"]), words(&["REPLICAOF", host, &port]), words(&["CLIENT", "UNPAUSE"])])?;
     master_offset(executed.first()).context("the source was no master any more when it was fenced")
 }
 
-/// The order of what is durable: the target's role, then the source's, then the target's rules. The gap ends when the
-/// application's user is on; all before it is what must not be put off.
-fn promote_and_open(
-    spec: &MoveSpec,
-    diary: &mut Diary,
-    instance: &RedisShard,
-    (source, target): (&mut Link, &mut Link),
-    started: Instant,
-) -> Result<Duration> {
-    target.all(&[words(&["REPLICAOF", "NO", "ONE"]), words(&["CONFIG", "REWRITE"])])?;
-    diary.passed(Step::Promote)?;
-    let source_settles = settle_source(diary);
-    let sent = source.send(&source_settles);
-    diary.announce(Step::Open)?;
-    target.all(&[words(&["ACL", "SETUSER", &spec.app_user, "on"])])?;
-    let gap = started.elapsed();
-    instance.switch_user(&spec.app_user, true)?;
-    diary.done(Step::Open, serde_json::Value::Null)?;
-    // A source that died meanwhile is settled by `finish`, or stays pending.
-    sent.and_then(|()| source.collect(&source_settles)).ok();
-    Ok(gap)
-}
-
-/// One rewrite puts both into the source's file: that it follows, and that it is no longer armed.
-fn settle_source(diary: &Diary) -> [Cmd; 2] {
-    let before = armed_before(diary);
-    [words(&["CONFIG", "SET", "min-replicas-to-write", &before]), words(&["CONFIG", "REWRITE"])]
-}
-
-/// What `min-replicas-to-write` was at the source before this move armed it.
-pub fn armed_before(diary: &Diary) -> String {
-    let armed = diary.last(Step::Arm, Mark::Intent);
-    armed.and_then(|record| record.detail["before"].as_str()).unwrap_or("0").to_owned()
+/// The identity of this start of the host: notes that were not synced are lost with it.
+pub fn boot() -> Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the host's boot id")?;
+    Ok(id.trim().to_owned())
 }
 
 /// After the opening: source and replicas durably follow the target; role and rules are read back. Returns what is
@@ -224,10 +195,10 @@ pub fn armed_before(diary: &Diary) -> String {
 /// The target is not what it is to be.
 pub fn finish(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, target: &mut Link) -> Result<Vec<String>> {
     diary.intent(Step::Settle, serde_json::Value::Null)?;
-    read_back(spec, instance, target)?;
+    read_back(spec, instance, (diary, target))?;
     let mut pending = Vec::new();
     for follower in std::iter::once(&spec.from).chain(&spec.others) {
-        if let Err(error) = follow(spec, follower, &settle_source(diary)) {
+        if let Err(error) = follow(spec, follower, &disarmed(diary)) {
             pending.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
         }
     }
@@ -250,17 +221,19 @@ fn follow(spec: &MoveSpec, follower: &str, settle: &[Cmd]) -> Result<()> {
 }
 
 /// I2: only what was read back is reported.
-fn read_back(spec: &MoveSpec, instance: &RedisShard, target: &mut Link) -> Result<()> {
+fn read_back(spec: &MoveSpec, instance: &RedisShard, (diary, target): (&Diary, &mut Link)) -> Result<()> {
     if !matches!(target.role()?, Role::Master { .. }) {
         bail!("{} is no master after it was opened", spec.to);
     }
-    let user: Vec<Value> = target.ask(&words(&["ACL", "GETUSER", &spec.app_user]))?;
     let is_on = |value: &Value| match value {
         Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| text(flag) == Some("on")),
         _ => false,
     };
-    if !user.iter().any(is_on) {
-        bail!("the user {} is not on at {}", spec.app_user, spec.to);
+    for name in Door::noted(spec, diary).users() {
+        let user: Vec<Value> = target.ask(&words(&["ACL", "GETUSER", name]))?;
+        if !user.iter().any(is_on) {
+            bail!("the user {name} is not on at {}", spec.to);
+        }
     }
     match instance.current()? {
         Some(conf) if conf.replica_of().is_none() => Ok(()),

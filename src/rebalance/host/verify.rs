@@ -246,7 +246,7 @@ impl Pass<'_> {
 
     /// Compares keys as both sides have them now.
     fn look(&mut self, keys: &[Key]) -> Result<Verdicts> {
-        let (source, target) = (states(self.source, keys)?, states(self.target, keys)?);
+        let (source, target) = states(self.source, self.target, keys)?;
         let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
         // Other bytes may be another encoding of the same content; only where the expiry is the same is that asked.
@@ -342,14 +342,19 @@ fn scan(link: &mut Link, cursor: &mut String) -> Result<Vec<Key>> {
     Ok(keys)
 }
 
-fn states(link: &mut Link, keys: &[Key]) -> Result<Vec<State>> {
+fn states(source: &mut Link, target: &mut Link, keys: &[Key]) -> Result<(Vec<State>, Vec<State>)> {
     let cmds: Vec<Cmd> = keys.iter().flat_map(|key| [with_key("DUMP", key), with_key("PEXPIRETIME", key)]).collect();
-    let answers = link.all(&cmds)?;
-    let state = |pair: &[Value]| match pair {
-        [Value::BulkString(dump), Value::Int(expires)] => State { dump: Some(dump.clone()), expires: *expires },
-        _ => State { dump: None, expires: 0 },
+    let (source, target) = Link::both(source, target, &cmds)?;
+    Ok((pairs(source), pairs(target)))
+}
+
+fn pairs(answers: Vec<Value>) -> Vec<State> {
+    let mut answers = answers.into_iter();
+    let pair = || match (answers.next()?, answers.next()?) {
+        (Value::BulkString(dump), Value::Int(expires)) => Some(State { dump: Some(dump), expires }),
+        _ => Some(State { dump: None, expires: 0 }),
     };
-    Ok(answers.chunks(2).map(state).collect())
+    std::iter::from_fn(pair).collect()
 }
 
 fn with_key(name: &str, key: &[u8]) -> Cmd {

@@ -96,6 +96,19 @@ impl Conf {
     }
 }
 
+/// The text of a redis.conf without a directive; every other byte stays.
+pub fn without(text: &str, name: &str) -> String {
+    let is_it = |line: &str| split(line.trim()).first().is_some_and(|word| word.eq_ignore_ascii_case(name));
+    text.split_inclusive('\n').filter(|line| !is_it(line)).collect()
+}
+
+/// The text of a redis.conf with one value for a directive, on its last line; every other byte stays.
+pub fn with(text: &str, name: &str, value: &str) -> String {
+    let rest = without(text, name);
+    let separate = if rest.is_empty() || rest.ends_with('\n') { "" } else { "\n" };
+    format!("{rest}{separate}{name} {value}\n")
+}
+
 /// A value in one form: sizes in bytes, yes and no in small letters.
 fn normal(word: &str) -> String {
     let lower = word.to_ascii_lowercase();
@@ -175,6 +188,18 @@ mod tests {
         assert_eq!(rewritten.meaning().differing(&desired.meaning()), []);
         assert_eq!(rewritten.replica_of().as_deref(), Some("10.0.0.1:7017"));
         assert_eq!(rewritten.running_lines(), "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n");
+    }
+
+    #[test]
+    fn an_edit_leaves_the_rest() {
+        let text = "# replicaof\nport 1\nREPLICAOF 10.0.0.1 7017\n\nmasterauth \"a\\x22\"\nreplicaof 10.0.0.1 7017";
+        let rest = "# replicaof\nport 1\n\nmasterauth \"a\\x22\"\n";
+        assert_eq!(without(text, "replicaof"), rest);
+        assert_eq!(Conf::parse(rest).replica_of(), None);
+        let armed = with(rest, "min-replicas-to-write", "1");
+        assert_eq!(armed, format!("{rest}min-replicas-to-write 1\n"));
+        assert_eq!(with(&armed, "min-replicas-to-write", "2"), format!("{rest}min-replicas-to-write 2\n"));
+        assert_eq!(with("port 1", "timeout", "0"), "port 1\ntimeout 0\n");
     }
 
     #[test]

@@ -1,0 +1,62 @@
+//! Moving shards, measured beside what Redis offers: `cargo bench --bench rebalance`, or `script/bench.d/rebalance`.
+//! What is varied comes by environment variables: `DUNLIN_BENCH_MOVES`, `…_FAILOVERS`, `…_KEYS`, `…_APPENDFSYNC`; 0
+//! leaves a part out.
+#![allow(missing_docs, dead_code, clippy::cast_precision_loss)]
+
+#[path = "rebalance/bulk.rs"]
+mod bulk;
+#[path = "rebalance/client.rs"]
+mod client;
+#[path = "rebalance/gap.rs"]
+mod gap;
+#[path = "../tests/mover/places.rs"]
+mod places;
+
+use gap::{percentile, told};
+
+fn main() {
+    let number = |name: &str, default: usize| {
+        std::env::var(format!("DUNLIN_BENCH_{name}")).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+    };
+    let (moves, failovers, keys) = (number("MOVES", 100), number("FAILOVERS", 12), number("KEYS", 10_000));
+    let always = std::env::var("DUNLIN_BENCH_APPENDFSYNC").is_ok_and(|value| value == "always");
+    let (vs_redis_cli, vs_full_sync) = if keys == 0 { (f64::NAN, f64::NAN) } else { throughput(keys) };
+    let gaps = gap::measure(moves, failovers, if always { "always" } else { "everysec" });
+    told("write gap of a move, as the writers see it", &gaps.client);
+    told("the same as the host sees it, from pause to opening", &gaps.host);
+    told("slowest write of a move", &gaps.slowest);
+    told("longest wait in as long a time without a move", &gaps.idle);
+    told("write gap of FAILOVER TO", &gaps.failover);
+    eprintln!("{} acknowledged writes at {:.0} a second, {} attempts given up", gaps.acked, gaps.rate, gaps.retries);
+    println!(
+        "bench rebalance: vs_redis_cli={vs_redis_cli:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2}",
+        percentile(&gaps.client, 0.5),
+        percentile(&gaps.client, 0.99),
+        percentile(&gaps.failover, 0.5),
+        percentile(&gaps.host, 0.5),
+        percentile(&gaps.host, 0.99),
+    );
+}
+
+fn throughput(keys: usize) -> (f64, f64) {
+    let (cli_bytes, cli_seconds) = bulk::cluster(keys);
+    let bulk = bulk::measure(keys);
+    let rate = |bytes: u64, seconds: f64| bytes as f64 / seconds / 1e6;
+    eprintln!(
+        "redis-cli --cluster rebalance: {cli_bytes} bytes in {cli_seconds:.2} s, {:.0} MB/s",
+        rate(cli_bytes, cli_seconds)
+    );
+    eprintln!(
+        "bare full sync of 4 instances: {} bytes in {:.2} s, {:.0} MB/s",
+        bulk.bytes,
+        bulk.syncs,
+        rate(bulk.bytes, bulk.syncs)
+    );
+    eprintln!(
+        "moves of these, compared and switched: {:.2} s, {:.0} MB/s (copied and compared after {:.2} s)",
+        bulk.moves,
+        rate(bulk.bytes, bulk.moves),
+        bulk.copies
+    );
+    (rate(bulk.bytes, bulk.moves) / rate(cli_bytes, cli_seconds), bulk.syncs / bulk.moves)
+}

@@ -1,0 +1,63 @@
+//! P6: the source accepts writes only with its replicas attached, also after a restart. In memory that is a setting; in
+//! its file it is a line, which the source's own host puts there so that no client waits for the disk (`arm_file`), or
+//! else the source itself, whose `CONFIG REWRITE` syncs twice while everybody waits.
+
+use anyhow::{Context, Result, bail};
+use redis::Cmd;
+use serde_json::{Value, json};
+
+use super::diary::{Diary, Mark, Step};
+use super::link::{Link, words};
+use super::sync;
+use crate::resources::redis_shard::RedisShard;
+use crate::wire::shard::{Arm, MoveSpec, Role};
+
+/// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
+///
+/// # Errors
+/// The instance is no master, or has another file; nothing was changed then.
+pub fn arm_file(what: &Arm) -> Result<()> {
+    let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the source's instance")?;
+    let _lock = Diary::open(&what.journals, what.shard, "arm")?;
+    let mut source = Link::open(&what.address, &what.credentials)?;
+    if !matches!(source.role()?, Role::Master { .. }) {
+        bail!("{} is no master; its file was not armed", what.address);
+    }
+    let uses = source.info("server")?.text("config_file").to_owned();
+    if instance.conf_path() != std::path::Path::new(&uses) {
+        bail!("{} uses {uses}, not {}; it was not armed", what.address, instance.conf_path().display());
+    }
+    instance.need_replicas(what.replicas)
+}
+
+/// P6 as the switch does it. The number counts all replicas that could make a restarted source writable: the target
+/// and the others.
+///
+/// # Errors
+/// A replica is missing, or one too many is there.
+pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut Link) -> Result<()> {
+    let info = source.info("replication")?;
+    for other in &spec.others {
+        if !sync::is_online(&info, other)? {
+            bail!("the replica {other} is not attached to {}; the source cannot be armed", spec.from);
+        }
+    }
+    let needed = u64::try_from(spec.others.len())? + 1;
+    if info.number("connected_slaves") > needed {
+        bail!("{} has {} replicas, the map knows {needed}", spec.from, info.number("connected_slaves"));
+    }
+    let ids = (source.run_id()?, target.run_id()?);
+    diary.intent(Step::Arm, json!({ "source": ids.0, "target": ids.1 }))?;
+    source.run(&["CONFIG", "SET", "min-replicas-to-write", &needed.to_string()])?;
+    // A roll-back took the line out of the file again.
+    if !spec.source_is_armed || diary.last(Step::RollBack, Mark::Intent).is_some() {
+        source.run(&["CONFIG", "REWRITE"])?;
+    }
+    diary.done(Step::Arm, Value::Null)
+}
+
+/// One rewrite puts both into the source's file: what it is now, and that it is no longer armed.
+pub fn disarmed(diary: &Diary) -> [Cmd; 2] {
+    let before = diary.begun().and_then(|begun| begun.min_replicas).unwrap_or_else(|| "0".to_owned());
+    [words(&["CONFIG", "SET", "min-replicas-to-write", &before]), words(&["CONFIG", "REWRITE"])]
+}
