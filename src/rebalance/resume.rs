@@ -83,7 +83,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         _ => bail!("an answer that does not fit"),
     }
     let before = back(&map, state.shard, from);
-    settle(ground, &before, &spec, (from, to), &Mutex::new(())).await
+    settle(ground, &before, &spec, (from, to), (&Mutex::new(()), watch)).await
 }
 
 /// Takes one move back, where it has not passed the fence.

@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::ground::{Watch, read_map};
 use super::{Ground, publish};
+use crate::wire::Event;
 use crate::wire::shard::{MoveSpec, Reply, Request, Retire};
 
 /// How long a retired instance's files are kept, in hours.
@@ -107,6 +108,7 @@ async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>
         Reply::Copied(copied) => moved.bytes = copied.bytes,
         _ => bail!("an answer that does not fit"),
     }
+    phase(&spec, &step.to, "switch", watch);
     match ground.ask(&step.to, Request::Switch(spec.clone()), watch).await? {
         Reply::Switched(switched) => {
             moved.gap_us = switched.gap_us;
@@ -114,7 +116,7 @@ async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>
         }
         _ => bail!("an answer that does not fit"),
     }
-    settle(ground, &map, &spec, (&step.from, &step.to), publishing).await?;
+    settle(ground, &map, &spec, (&step.from, &step.to), (publishing, watch)).await?;
     moved.seconds = begin.elapsed().as_secs_f64();
     Ok(moved)
 }
@@ -128,8 +130,9 @@ pub async fn settle(
     before: &ShardMap,
     spec: &MoveSpec,
     (from, to): (&str, &str),
-    publishing: &Mutex<()>,
+    (publishing, watch): (&Mutex<()>, Watch<'_>),
 ) -> Result<()> {
+    phase(spec, to, "publish", watch);
     {
         // One epoch after the other.
         let _turn = publishing.lock().await;
@@ -147,6 +150,7 @@ pub async fn settle(
         keep_hours: KEEP_HOURS,
         journals: spec.journals.clone(),
     };
+    phase(spec, to, "retire", watch);
     let begin = Instant::now();
     loop {
         match ground.ask(from, Request::Retire(retire.clone()), &|_, _| {}).await {
@@ -160,4 +164,10 @@ pub async fn settle(
             }
         }
     }
+}
+
+/// Tells what is done with a shard now, where the host does not.
+fn phase(spec: &MoveSpec, host: &str, phase: &str, watch: Watch<'_>) {
+    let (job, phase) = (format!("shard {}", spec.shard), phase.to_owned());
+    watch(host, &Event::Progress { job, phase, done: 0, total: 1 });
 }

@@ -166,7 +166,7 @@ pub struct Observed {
     pub role: Role,
     /// redis-server's version.
     pub version: String,
-    /// Bytes of the data set (`used_memory_dataset`).
+    /// Bytes of keys and values; 0 where there are none, whatever the server itself takes.
     pub bytes: u64,
     /// Bytes of memory in all (`used_memory`).
     pub used_memory: u64,

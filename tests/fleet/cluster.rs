@@ -18,6 +18,8 @@ pub const REDIS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 /// How many shards there are.
 pub const SHARDS: u16 = 8;
 const PORT: u16 = 7000;
+/// Keys of 64 KiB that each shard holds from the beginning.
+const FILL: usize = 32;
 /// The admin's and the application's passwords.
 const ADMIN: &str = "admin-of-the-test";
 pub const APP: &str = "app-of-the-test";
@@ -67,12 +69,26 @@ impl<'f> Cluster<'f> {
         std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o600)).unwrap();
         let cluster = Self { fleet, project };
         cluster.project.dunlin(&["provision", "--yes", "--quiet"]).ends(0);
+        cluster.fill();
         cluster
+    }
+
+    /// As much data in each shard, so that the plans do not hang on what the writers happen to have written.
+    fn fill(&self) {
+        for entry in &self.map().shards {
+            let mut connection = self.connect(&entry.host, entry.id.0, (&entry.id.user(), APP)).unwrap();
+            let mut pipe = redis::pipe();
+            for number in 0..FILL {
+                pipe.set(format!("fill:{number}"), vec![b'x'; 64 << 10]).ignore();
+            }
+            pipe.exec(&mut connection).unwrap();
+        }
     }
 
     /// The third host joins the group, and is provisioned.
     pub fn grow(&mut self) {
-        self.project.hosts["groups"]["redis"]["hosts"] = REDIS.iter().map(|name| (*name).into()).collect::<Vec<toml::Value>>().into();
+        self.project.hosts["groups"]["redis"]["hosts"] =
+            REDIS.iter().map(|name| (*name).into()).collect::<Vec<toml::Value>>().into();
         self.project.write();
         self.project.dunlin(&["provision", "--yes", "--quiet"]).ends(0);
     }
@@ -147,6 +163,12 @@ impl<'f> Cluster<'f> {
         self.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
         let dry = ["shard-rebalance", "--dry-run", "--detailed-exitcode"];
         self.project.dunlin(&[&dry[..], wish].concat()).ends(0);
+    }
+
+    /// All places where an instance answers, with its role: by shard and host.
+    pub fn roles(&self) -> BTreeMap<(u16, &'static str), Role> {
+        let places = (0..SHARDS).flat_map(|shard| REDIS.map(|host| (shard, host)));
+        places.filter_map(|(shard, host)| Some(((shard, host), self.role(host, shard)?))).collect()
     }
 
     /// Waits until no agent is left on any host: what one whose dunlin was killed had begun, it has ended by then.

@@ -7,6 +7,7 @@
 mod cluster;
 mod faults;
 mod hosts;
+mod kills;
 mod project;
 mod provision;
 mod rebalance;

@@ -25,9 +25,8 @@ fn shards_move_onto_a_new_host_as_planned_and_no_write_is_lost() {
     assert!(!planned.is_empty(), "{}", shown.stdout);
     assert_eq!(planned.len(), moves(&shown).len(), "the dry run showed as many moves");
     let differing = before.shards.iter().zip(&after.shards).filter(|(before, after)| before.host != after.host);
-    let made: Vec<(u64, String, String)> = differing
-        .map(|(before, after)| (u64::from(before.id.0), before.host.clone(), after.host.clone()))
-        .collect();
+    let made: Vec<(u64, String, String)> =
+        differing.map(|(before, after)| (u64::from(before.id.0), before.host.clone(), after.host.clone())).collect();
     assert_eq!(made, planned, "the moves that were made are those of the plan");
     assert_eq!(after.epoch.0, before.epoch.0 + made.len() as u64, "one epoch for each move");
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::diary::{Diary, Step};
 use super::link::Link;
-use super::{birth, sync, verify};
+use super::{birth, observe, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
 use crate::wire::shard::{Copied, MoveSpec, Role};
@@ -46,7 +46,7 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.done(Step::Copy, Value::Null)?;
 
     let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
-    let bytes = target.info("memory")?.number("used_memory_dataset");
+    let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
 }
 
