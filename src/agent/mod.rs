@@ -39,6 +39,7 @@ pub fn serve() -> io::Result<()> {
         }
     };
     line.close();
+    requests.ending();
     requests.finish();
     result
 }

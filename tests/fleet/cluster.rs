@@ -2,10 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
+use dunlin::wire::lock::{Take, Taken};
+use dunlin::wire::{FromAgent, Reply, Request, ToAgent, frame};
 use dunlin_shards::ShardMap;
 use redis::Value;
 use serde_json::Value as Json;
@@ -30,6 +34,19 @@ const PATIENCE: Duration = Duration::from_secs(30);
 pub struct Cluster<'f> {
     pub fleet: &'f Fleet,
     pub project: Project,
+}
+
+/// Somebody who holds a host's lock; killed when it is dropped.
+pub struct Holder {
+    agent: Child,
+    _answers: ChildStdout,
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        self.agent.kill().unwrap();
+        self.agent.wait().unwrap();
+    }
 }
 
 /// What an instance says it is.
@@ -179,6 +196,29 @@ impl<'f> Cluster<'f> {
                 assert!(Instant::now() < end, "an agent is still at work on {host}");
             }
         }
+    }
+
+    /// Takes a host's lock as somebody else, and keeps it until what is returned is dropped.
+    pub fn hold(&self, host: &str) -> Holder {
+        let agent = "exec /var/lib/dunlin/agent/$(ls -t /var/lib/dunlin/agent | head -n 1) agent";
+        let mut command = self.fleet.ssh(host, agent);
+        let mut agent = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let take = Take {
+            by: "somebody-else@test".to_owned(),
+            command: "a test".to_owned(),
+            run: "theirs".to_owned(),
+            shared: false,
+        };
+        let asked = frame::encode(&ToAgent::Request { id: 1, request: Request::Lock(take) }).unwrap();
+        agent.stdin.as_mut().unwrap().write_all(&asked).unwrap();
+        let mut answers = agent.stdout.take().unwrap();
+        let hello = frame::read(&mut answers).unwrap().unwrap();
+        assert!(matches!(hello.message().unwrap(), FromAgent::Hello(_)));
+        let answer = frame::read(&mut answers).unwrap().unwrap();
+        let FromAgent::Reply { reply: Reply::Lock(Taken::Held), .. } = answer.message().unwrap() else {
+            panic!("{answer:?}");
+        };
+        Holder { agent, _answers: answers }
     }
 
     /// The journals of a host's moves: the records of each shard.

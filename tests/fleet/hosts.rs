@@ -42,6 +42,13 @@ impl Fleet {
         script(self.name, &["ssh", "--root", host, command])
     }
 
+    /// A command on a host as root, to be run by the caller.
+    pub fn ssh(&self, host: &str, command: &str) -> Command {
+        let mut ssh = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet"));
+        ssh.args(["--fleet", self.name, "ssh", "--root", host, command]);
+        ssh
+    }
+
     /// A host's disk as this machine sees it while the host runs: for looking closely, without a login.
     pub fn disk(&self, host: &str) -> PathBuf {
         PathBuf::from(script(self.name, &["path"]).trim()).join("hosts").join(host).join("root")

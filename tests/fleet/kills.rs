@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, REDIS, Role};
@@ -57,6 +58,43 @@ fn killed_at_ten_moments_nothing_is_lost_and_resume_ends_it() {
         eprintln!("{moment:?}: {:.1} s, {acked} acknowledged", begin.elapsed().as_secs_f64());
     }
     cluster.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+}
+
+#[test]
+fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
+    let Some(fleet) = fleet() else { return };
+    let mut cluster = Cluster::new(&fleet);
+    cluster.grow();
+    let writers = Writers::start(&cluster.published());
+    let before = cluster.map();
+
+    // Taken back: the copies are gone, the map is as it was, and nothing is left to resume.
+    kill_at(&cluster, Moment::Noted("birth", "done"), &[]);
+    cluster.without_agents();
+    cluster.project.dunlin(&["shard-rebalance", "--yes"]).ends(3).complains(&["shards resume, or dunlin shards abort"]);
+    cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
+    assert_eq!(cluster.map(), before);
+    cluster.is_as_the_map_says();
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0).says(&["nothing to resume"]);
+
+    // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
+    let other = cluster.project.copy();
+    kill_at(&cluster, Moment::Noted("retire", "done"), &[]);
+    cluster.without_agents();
+    assert_ne!(cluster.map(), before, "an epoch was published before the kill");
+    let refused = other.dunlin(&["shard-rebalance", "--yes"]).ends(3);
+    refused.complains(&["next:"]);
+    other.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    let theirs = ShardMap::parse(&std::fs::read_to_string(other.path("inventory/shards.toml")).unwrap()).unwrap();
+    for entry in &theirs.shards {
+        assert_eq!(cluster.writable(entry.id.0), [entry.host.as_str()], "shard {}", entry.id);
+    }
+    other.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+    // The first one's map is behind now: a provisioning by it is refused, and its resume brings it up to date.
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    cluster.is_as_the_map_says();
+    writers.write_on(100);
+    writers.lost_nothing();
 }
 
 /// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what

@@ -11,4 +11,5 @@ mod kills;
 mod project;
 mod provision;
 mod rebalance;
+mod refusals;
 mod writers;

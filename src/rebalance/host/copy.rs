@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(20);
 /// What stopped it; the source has not been touched but for its replication settings.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
     let started = Instant::now();
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     let instance = birth::instance(spec)?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
     match source.role()? {

@@ -6,9 +6,11 @@
 
 mod aside;
 mod birth;
+mod consumers;
 mod copy;
 pub mod crash;
 mod diary;
+mod fence;
 mod link;
 mod moves;
 mod observe;
@@ -32,6 +34,8 @@ use crate::wire::shard::{Reply, Request};
 pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
     Ok(match request {
         Request::Observe(what) => Reply::Observed(observe::observe(&what)),
+        Request::Consumers(consumers) => Reply::Consumers(consumers::look(&consumers)),
+        Request::Begin(what) => Reply::Begun(fence::take(&what.journals, &what.run)?),
         Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs)),
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
         Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),

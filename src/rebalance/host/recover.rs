@@ -78,7 +78,7 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
 /// # Errors
 /// The journal cannot be read or written, or a step failed on the way.
 pub fn recover(spec: &MoveSpec) -> Result<Recovered> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     if diary.begun().is_none() {
         return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() });
     }
@@ -189,7 +189,7 @@ pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link) -> Resul
 /// # Errors
 /// The target was opened or may be, or the copy is not one: nothing is removed then.
 pub fn abort(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     if diary.begun().is_none() || diary.last(Step::Abort, Mark::Done).is_some() {
         return Ok(());
     }
