@@ -45,6 +45,7 @@ pub fn serve(arrived: bool) -> io::Result<()> {
         }
     };
     line.close();
+    requests.ending();
     requests.finish();
     result
 }

@@ -10,9 +10,10 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::locked::{lock, take};
 use super::project::{Project, select};
 use super::run::{fleet, run_id};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::{Counts, HostPlan};
 use crate::playbook::{Playbook, Selection};
@@ -138,6 +139,13 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     }
     if !how.yes {
         confirm("Apply this plan?", how.yes)?;
+    }
+    let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
+    if let Err(denied) = lock(&fleet, &sessions, &take("provision", &run, false), &reporter).await {
+        reporter.summary(Summary { counts, failed, exit: denied.exit.code() });
+        return Err(denied);
+    }
+    if !how.yes {
         refuse_changed(&fleet, &planned).await?;
     }
     let outcomes = apply(&fleet, &plays.playbook, &planned, &run, &reporter).await;
