@@ -46,6 +46,13 @@ impl Info {
     }
 }
 
+/// Bytes that a replica would have been sent between two looks. A master without replicas does not count its stream; its
+/// append-only file then grows by the same commands.
+pub fn written(before: &Info, after: &Info) -> u64 {
+    let grown = |name| after.number(name).saturating_sub(before.number(name));
+    grown("master_repl_offset").max(grown("aof_current_size"))
+}
+
 /// Host and port of `ip:port`.
 ///
 /// # Errors

@@ -17,6 +17,7 @@ mod moves;
 mod observe;
 mod preflight;
 mod recover;
+mod reencoding;
 mod retire;
 mod switch;
 mod sync;
@@ -35,7 +36,7 @@ use crate::wire::shard::{Reply, Request};
 pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
     Ok(match request {
         Request::Observe(what) => Reply::Observed(observe::observe(&what)),
-        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs)),
+        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs, sink)),
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
         Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,
         Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),
