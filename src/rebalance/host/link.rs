@@ -184,6 +184,9 @@ impl Link {
     /// # Errors
     /// The network.
     pub fn send(&mut self, cmds: &[Cmd]) -> Result<()> {
+        if cmds.is_empty() {
+            return Ok(());
+        }
         let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
         self.connection.send_packed_command(&packed).with_context(|| format!("redis {}", self.address))
     }
