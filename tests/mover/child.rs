@@ -1,7 +1,7 @@
 //! The host half in a process of its own, so that it can be killed: the test binary starts itself again.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -27,15 +27,26 @@ impl Blobs for Folder<'_> {
 /// A process that works on requests, one after the other.
 pub struct Agent(Child);
 
+/// Another world for one process, in a mount namespace of its own: files to lie over those of the system. Needs root.
+#[derive(Default)]
+pub struct World {
+    pub over: Vec<(PathBuf, &'static str)>,
+}
+
 impl Agent {
     /// Starts it, to crash at that step (`fence:before`), or not at all.
     pub fn start(places: &Places, requests: &[Request], crash_at: Option<&str>) -> Self {
+        Self::start_in(&World::default(), places, requests, crash_at)
+    }
+
+    /// Starts it in another world.
+    pub fn start_in(world: &World, places: &Places, requests: &[Request], crash_at: Option<&str>) -> Self {
         let folder = places.folder.path().join("task");
         fs::create_dir_all(&folder).unwrap();
         places.contents.write_to(&folder);
         fs::remove_file(folder.join("replies.json")).ok();
         fs::write(folder.join("requests.json"), serde_json::to_vec(requests).unwrap()).unwrap();
-        let mut command = Command::new(std::env::current_exe().unwrap());
+        let mut command = world.command(&std::env::current_exe().unwrap());
         command.args(["--exact", "child::an_agent_works_in_a_process_of_its_own", "--test-threads=1"]);
         command.env(TASK, &folder).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(at) = crash_at {
@@ -62,6 +73,19 @@ impl Agent {
     pub fn wait(&mut self) -> ExitStatus {
         within(Duration::from_secs(120), || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap()
+    }
+}
+
+impl World {
+    fn command(&self, program: &Path) -> Command {
+        if self.over.is_empty() {
+            return Command::new(program);
+        }
+        let mounts = self.over.iter().map(|(file, over)| format!("mount --bind {} {over} && ", file.display()));
+        let script = mounts.collect::<String>() + "exec \"$@\"";
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script, "sh"]).arg(program);
+        command
     }
 }
 

@@ -327,10 +327,10 @@ fn a_full_disk_at_the_target_leaves_the_shard_where_it_is() {
 const PAGE: usize = 4096;
 
 /// A file system of a few bytes; needs root.
-struct SmallDisk(std::path::PathBuf);
+pub struct SmallDisk(std::path::PathBuf);
 
 impl SmallDisk {
-    fn mount(path: &std::path::Path, size: &str) -> Self {
+    pub fn mount(path: &std::path::Path, size: &str) -> Self {
         let mut mount = std::process::Command::new("mount");
         let mount = mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(path);
         assert!(mount.status().unwrap().success(), "mounting needs root");

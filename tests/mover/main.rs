@@ -4,6 +4,7 @@ mod child;
 mod directed;
 mod moves;
 mod places;
+mod preflight;
 mod provision;
 mod torture;
 mod verification;

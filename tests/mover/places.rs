@@ -223,6 +223,13 @@ impl Places {
         host::handle(request, &self.contents, &Notes::default())
     }
 
+    /// As [`Places::handle`], with the notes that were made.
+    pub fn handle_noted(&self, request: Request) -> (Result<Reply>, Vec<String>) {
+        let notes = Notes::default();
+        let reply = host::handle(request, &self.contents, &notes);
+        (reply, notes.0.into_inner().unwrap())
+    }
+
     /// As [`Places::handle`], by somebody who wants it to stop.
     pub fn handle_cancelled(&self, request: Request) -> Result<Reply> {
         host::handle(request, &self.contents, &Cancelled)

@@ -1,9 +1,6 @@
 //! What stands in a move's way is found before anything is handed over.
 
-use std::collections::BTreeSet;
-use std::fs;
-
-use dunlin::wire::shard::{MoveSpec, Refusal, Reply, Request, Verified};
+use dunlin::wire::shard::{MoveSpec, Reply, Request, Verified};
 use redis::Connection;
 
 use crate::moves::{copy, switch};
@@ -17,7 +14,7 @@ fn verify(places: &Places, spec: &MoveSpec) -> Verified {
     }
 }
 
-fn run(connection: &mut Connection, line: &str) {
+pub fn run(connection: &mut Connection, line: &str) {
     let mut words = line.split(' ');
     let mut cmd = redis::cmd(words.next().unwrap());
     for word in words {
@@ -27,7 +24,7 @@ fn run(connection: &mut Connection, line: &str) {
 }
 
 /// Keys of every type, at the source.
-fn fill(places: &Places) {
+pub fn fill(places: &Places) {
     let mut source = admin(&places.address(0)).unwrap();
     for n in 0..300 {
         run(&mut source, &format!("SET text:{n} value{n}"));
@@ -107,62 +104,4 @@ fn a_copy_that_differs_is_not_switched_to_and_writes_go_on() {
     assert!(format!("{refused:#}").contains("text:7"), "{refused:#}");
     writers.write_on(50);
     stop_and_check(&mut writers, &places, 0);
-}
-
-/// What preflight says, by rule; and that nothing was written to the source meanwhile.
-fn refused(places: &Places, spec: &MoveSpec) -> BTreeSet<String> {
-    let offset = || {
-        let mut source = admin(&places.address(0)).unwrap();
-        let info: String = redis::cmd("INFO").arg("replication").query(&mut source).unwrap();
-        info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")).unwrap().to_owned()
-    };
-    let before = offset();
-    let Reply::Preflight(refusals) = places.handle(Request::Preflight(spec.clone())).unwrap() else { panic!() };
-    assert_eq!(offset(), before);
-    eprintln!("{refusals:#?}");
-    refusals.into_iter().map(|Refusal { rule, .. }| rule).collect()
-}
-
-/// The move with its target's configuration edited.
-fn edited(places: &mut Places, from: &str, to: &str) -> MoveSpec {
-    let mut spec = places.spec(0, 1);
-    let digest = serde_json::from_value(spec.instance["conf"]["digest"].clone()).unwrap();
-    let text = String::from_utf8(dunlin::resources::Blobs::get(&places.contents, &digest).unwrap()).unwrap();
-    assert!(text.contains(from), "{text}");
-    spec.instance["conf"] = places.content(text.replace(from, to).as_bytes());
-    spec
-}
-
-#[test]
-fn preflight_refuses_with_its_reasons() {
-    let mut places = Places::new(2);
-    places.provision(0).unwrap();
-    fill(&places);
-    let rules = |rules: &[&str]| rules.iter().map(|rule| (*rule).to_owned()).collect::<BTreeSet<_>>();
-    let spec = places.spec(0, 1);
-    assert_eq!(refused(&places, &spec), rules(&[]));
-    for (from, to, rule) in [
-        ("maxmemory-policy noeviction", "maxmemory-policy allkeys-lru", "eviction"),
-        ("zset-max-listpack-entries 1100", "zset-max-listpack-entries 128", "encoding"),
-        ("maxmemory 256mb", "maxmemory 100kb", "memory"),
-        ("a replica's word", "no such word", "password"),
-        ("masteruser \"replica\"", "masteruser \"nobody\"", "acl"),
-    ] {
-        let spec = edited(&mut places, from, to);
-        assert!(refused(&places, &spec).contains(rule), "{rule}");
-    }
-    let mut wrong = spec.clone();
-    wrong.credentials.password = "guessed".to_owned();
-    assert_eq!(refused(&places, &wrong), rules(&["password"]));
-    let mut other = spec.clone();
-    other.app_user = "s018".to_owned();
-    assert_eq!(refused(&places, &other), rules(&["acl"]));
-    // Several at once; and an instance of its own where the target is to be.
-    places.provision(1).unwrap();
-    run(&mut admin(&places.address(1)).unwrap(), "SET mine 1");
-    run(&mut admin(&places.address(0)).unwrap(), "CONFIG SET appendonly no");
-    assert_eq!(refused(&places, &spec), rules(&["source", "target"]));
-    let error = copy(&places, spec).unwrap_err();
-    assert!(format!("{error:#}").contains("not touched"), "{error:#}");
-    assert!(fs::exists(places.data(1)).unwrap());
 }

@@ -47,6 +47,13 @@ impl Info {
     }
 }
 
+/// Bytes that a replica would have been sent between two looks. A master without replicas does not count its stream; its
+/// append-only file then grows by the same commands.
+pub fn written(before: &Info, after: &Info) -> u64 {
+    let grown = |name| after.number(name).saturating_sub(before.number(name));
+    grown("master_repl_offset").max(grown("aof_current_size"))
+}
+
 /// Host and port of `ip:port`.
 ///
 /// # Errors
@@ -178,6 +185,9 @@ impl Link {
     /// # Errors
     /// The network.
     pub fn send(&mut self, cmds: &[Cmd]) -> Result<()> {
+        if cmds.is_empty() {
+            return Ok(());
+        }
         let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
         self.connection.send_packed_command(&packed).with_context(|| format!("redis {}", self.address))
     }

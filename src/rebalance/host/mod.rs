@@ -19,6 +19,7 @@ mod moves;
 mod observe;
 mod preflight;
 mod recover;
+mod reencoding;
 mod retire;
 mod switch;
 mod sync;
@@ -39,7 +40,7 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Observe(what) => Reply::Observed(observe::observe(&what)),
         Request::Consumers(consumers) => Reply::Consumers(consumers::look(&consumers)),
         Request::Begin(what) => Reply::Begun(fence::take(&what.journals, &what.run)?),
-        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs)),
+        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs, sink)),
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
         Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,
         Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::link::{Info, Link, words};
+use super::link::{Info, Link, words, written};
 use crate::wire::shard::{Observe, Observed};
 
 /// Commands that observers, replication and moves cause; the application's rate is without them.
@@ -101,7 +101,7 @@ fn rates(instance: &mut Observed, before: &Info, after: &Info, window: Duration)
     let seconds = window.as_secs_f64();
     let grown = |from: u64, to: u64| precise(to.saturating_sub(from)) / seconds;
     instance.ops_per_s = grown(calls(before), calls(after));
-    instance.stream_bytes_per_s = grown(before.number("master_repl_offset"), after.number("master_repl_offset"));
+    instance.stream_bytes_per_s = grown(0, written(before, after));
 }
 
 /// Calls of the commands that count, from `commandstats`.

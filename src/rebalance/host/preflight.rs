@@ -8,13 +8,15 @@ use anyhow::{Context, Result};
 use redis::Value;
 
 use super::birth;
-use super::link::{Info, Link, role_of, words};
+use super::link::{Info, Link, role_of, words, written};
+use super::reencoding::{self, Predicted};
 use crate::resources::Blobs;
 use crate::resources::exec::Exec;
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::Acl;
 use crate::resources::redis_shard::conf::Conf;
 use crate::wire::shard::{Credentials, MoveSpec, Refusal, Role};
+use crate::wire::{Event, Sink};
 
 /// Over which time the source's write rate is taken.
 const WINDOW: Duration = Duration::from_millis(200);
@@ -31,7 +33,7 @@ const ENCODINGS: &[&str] = &[
 ];
 
 /// The reasons against a move; empty where there are none. What could not be looked at is a reason too.
-pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs) -> Vec<Refusal> {
+pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Vec<Refusal> {
     let mut found = Found(Vec::new());
     let desired = birth::instance(spec).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.get(digest)?).into_owned());
@@ -57,7 +59,7 @@ pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs) -> Vec<Refusal> {
                 found.add("acl", format!("the target's ACL file has no user {user} that is on"));
             }
             if let Some(mut source) = source {
-                let looked = from_source(&mut source, spec, &conf, &instance, &mut found);
+                let looked = from_source(&mut source, spec, (&conf, &instance), (&mut found, sink));
                 found.tried("source", looked);
             }
         }
@@ -116,9 +118,8 @@ fn eviction(conf: &Conf) -> Option<String> {
 fn from_source(
     source: &mut Link,
     spec: &MoveSpec,
-    conf: &Conf,
-    instance: &RedisShard,
-    found: &mut Found,
+    (conf, instance): (&Conf, &RedisShard),
+    (found, sink): (&mut Found, &dyn Sink),
 ) -> Result<()> {
     let info = source.info("all")?;
     match source.role()? {
@@ -131,7 +132,7 @@ fn from_source(
     found.checked("version", version(info.text("redis_version"), &local_version()?));
     memory(&info, conf, found)?;
     found.checked("disk", disk(&info, instance)?);
-    encodings(source, spec, conf, found)?;
+    encodings(source, spec, conf, (found, sink))?;
     replica_user(source, spec, conf, found)?;
     found.checked("buffer", buffer(source, &info)?);
     Ok(())
@@ -192,16 +193,24 @@ fn disk(info: &Info, instance: &RedisShard) -> Result<Option<String>> {
     Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", there.display())))
 }
 
-fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, found: &mut Found) -> Result<()> {
-    if spec.limits.allow_reencoding {
-        return Ok(());
-    }
+/// Other limits re-encode: a reason against the move, or, where that is allowed, something to say.
+fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&mut Found, &dyn Sink)) -> Result<()> {
+    let mut differing = Vec::new();
     for name in ENCODINGS {
         let here = source.setting(name)?;
         if let Some(there) = conf.get(name).filter(|there| *there != here) {
-            let text = format!("{name} is {here} at the source and {there} at the target: the move would re-encode");
-            found.add("encoding", text);
+            differing.push(format!("{name} is {here} at the source and {there} at the target"));
         }
+    }
+    if differing.is_empty() {
+        return Ok(());
+    }
+    let Predicted { now, then } = reencoding::predicted(source, conf)?;
+    let text = format!("{}: the move re-encodes, {now} bytes of data become about {then}", differing.join(", "));
+    if spec.limits.allow_reencoding {
+        sink.emit(Event::Note { text: format!("shard {}: {text}", spec.shard) });
+    } else {
+        found.add("encoding", text);
     }
     Ok(())
 }
@@ -228,8 +237,7 @@ fn replica_user(source: &mut Link, spec: &MoveSpec, conf: &Conf, found: &mut Fou
 /// What the source writes while the copy is taken must fit into the replica's output buffer.
 fn buffer(source: &mut Link, info: &Info) -> Result<Option<String>> {
     std::thread::sleep(WINDOW);
-    let after = source.info("replication")?;
-    let written = after.number("master_repl_offset").saturating_sub(info.number("master_repl_offset"));
+    let written = written(info, &source.info("all")?);
     let rate = written * 1000 / u64::try_from(WINDOW.as_millis())?;
     let needed = rate * (1 + info.number("used_memory") / SYNC_RATE);
     let limits = source.setting("client-output-buffer-limit")?;
