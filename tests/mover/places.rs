@@ -156,6 +156,8 @@ impl Places {
     pub fn spec(&mut self, from: u8, to: u8) -> MoveSpec {
         MoveSpec {
             run: "test".to_owned(),
+            by: "test".to_owned(),
+            fence: 0,
             shard: SHARD,
             from: self.address(from),
             to: self.address(to),
@@ -172,6 +174,7 @@ impl Places {
     pub fn retire(&mut self, n: u8, owner: u8) -> Retire {
         Retire {
             run: "test".to_owned(),
+            fence: 0,
             shard: SHARD,
             address: self.address(n),
             owner: self.address(owner),

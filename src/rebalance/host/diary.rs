@@ -129,6 +129,9 @@ pub struct Begun {
     pub app_user: String,
     /// The target instance.
     pub instance: Value,
+    /// Who ran it.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// The journal of one shard, locked.
@@ -202,6 +205,7 @@ impl Diary {
             epoch: spec.epoch,
             app_user: spec.app_user.clone(),
             instance: spec.instance.clone(),
+            by: spec.by.clone(),
         };
         if let Some(last) = self.begun()
             && !is_finished(self.this_move())
