@@ -161,7 +161,7 @@ impl ShardRebalance {
 
 /// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
 fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible) -> Failure {
-    let rule = serde_json::to_value(&infeasible.rule).unwrap_or_default();
+    let rule = serde_json::to_value(infeasible.rule).unwrap_or_default();
     let mut text = format!("no such plan ({}): {}", rule.as_str().unwrap_or_default(), infeasible.message);
     if !infeasible.shards.is_empty() {
         let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();

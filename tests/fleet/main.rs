@@ -12,4 +12,5 @@ mod project;
 mod provision;
 mod rebalance;
 mod refusals;
+mod soak;
 mod writers;
