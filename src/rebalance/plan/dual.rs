@@ -122,9 +122,10 @@ impl<'m> Dual<'m> {
             return false;
         }
         let step = length * (goal - now.bound).max(1e-6 * goal.abs()) / square;
-        for host in 0..self.bands.len() {
+        let unit = self.unit();
+        for (price, slope) in now.of.iter_mut().zip(&heading) {
             for resource in [BYTES, OPS] {
-                now.of[host][resource] += step * heading[host][resource] * self.unit()[resource];
+                price[resource] += step * slope[resource] * unit[resource];
             }
         }
         true
