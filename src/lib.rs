@@ -9,6 +9,7 @@ pub mod deploy;
 pub mod fleet;
 pub mod inventory;
 pub mod journal;
+pub mod lock;
 pub mod plan;
 pub mod playbook;
 pub mod provision;

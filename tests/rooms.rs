@@ -13,6 +13,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("inventory", &[]),
     ("transport", &[]),
     ("journal", &[]),
+    // The host's lock, held by the agent for all three jobs.
+    ("lock", &["wire"]),
     // What is said between controller and agent is said in the vocabulary's words.
     ("wire", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
@@ -31,7 +33,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("provision", CONTROLLER_HALF),
     ("deploy", CONTROLLER_HALF),
     ("rebalance", CONTROLLER_HALF),
-    ("agent", &["provision::host", "deploy::host", "rebalance::host", "wire", "resources", "plan"]),
+    ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan"]),
     (
         "cli",
         &[

@@ -10,10 +10,11 @@ use anyhow::Result;
 use super::contents::{Asking, Contents};
 use super::line::Line;
 use crate::deploy;
+use crate::lock::Lock;
 use crate::provision::host as provision;
 use crate::rebalance;
 use crate::resources::exec;
-use crate::wire::{Event, ExecDone, FromAgent, Reply, Request, Sink, Stream};
+use crate::wire::{Event, ExecDone, FromAgent, Reply, Request, Sink, Stream, shard};
 
 /// What outlives one request on this channel.
 #[derive(Default)]
@@ -21,6 +22,7 @@ struct Kept {
     contents: Contents,
     planned: Mutex<Option<provision::Planned>>,
     deploys: deploy::host::Host,
+    lock: Lock,
 }
 
 /// All requests of this channel.
@@ -57,6 +59,11 @@ impl Requests {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
+    /// Notes for others that the controller is gone.
+    pub fn ending(&self) {
+        self.kept.lock.ending();
+    }
+
     /// Asks a request to stop.
     pub fn cancel(&self, id: u64) {
         if let Some(stop) = self.flags.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
@@ -89,10 +96,15 @@ fn answer(request: Request, kept: &Kept, blobs: &Asking<'_>, sink: &Watch<'_>) -
             Reply::Applied(provision::apply(plan, &apply, blobs, sink)?)
         }
         Request::Exec(command) => run(&command.argv, sink)?,
+        Request::Lock(take) => Reply::Lock(kept.lock.take(&take)?),
+        Request::Locks => Reply::Locks(kept.lock.holders()?),
         Request::Deploy(request) => {
             use crate::resources::Blobs as _;
             blobs.prefetch(&kept.deploys.missing(&request)?)?;
             Reply::Deploy(kept.deploys.handle(&request, blobs, sink)?)
+        }
+        Request::Shard(shard::Request::Begin(_)) if !kept.lock.is_exclusive() => {
+            anyhow::bail!("shards are moved under the host's lock only")
         }
         Request::Shard(request) => Reply::Shard(rebalance::host::handle(request, blobs, sink)?),
     })

@@ -7,6 +7,8 @@ mod exec;
 mod exit;
 mod failure;
 mod hosts;
+mod locked;
+mod locks;
 mod meta;
 mod new_host;
 mod package;
@@ -19,6 +21,7 @@ mod rollout;
 mod run;
 mod shard_ground;
 mod shard_rebalance;
+mod shard_run;
 mod shards;
 mod targets;
 mod told;
@@ -101,11 +104,16 @@ enum Command {
     Exec(exec::Exec),
     ShardRebalance(shard_rebalance::ShardRebalance),
     Shards(shards::Shards),
+    Locks(locks::Locks),
     Completions(meta::Completions),
     Man(meta::Man),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
     #[command(hide = true)]
-    Agent,
+    Agent {
+        /// This binary was just put here under a name of its own
+        #[arg(long)]
+        arrived: bool,
+    },
 }
 
 /// Parses the command line, runs the command, prints what went wrong.
@@ -142,10 +150,11 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::Exec(command) => run::block_on(command.run(common)),
         Command::ShardRebalance(command) => run::block_on(command.run(common)),
         Command::Shards(command) => run::block_on(command.run(common)),
+        Command::Locks(command) => run::block_on(command.run(common)),
         Command::Completions(command) => Ok(command.run()),
         Command::Man(command) => command.run(),
-        Command::Agent => {
-            crate::agent::serve()?;
+        Command::Agent { arrived } => {
+            crate::agent::serve(arrived)?;
             Ok(Exit::Done)
         }
     }

@@ -10,9 +10,11 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::locked::{lock, take};
 use super::project::{Project, select};
 use super::run::{fleet, run_id};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
+use crate::inventory::Diagnostics;
 use crate::plan::{Counts, HostPlan};
 use crate::playbook::{Playbook, Selection};
 use crate::provision::{self, HostOutcome, Planned, Refused};
@@ -102,7 +104,7 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     reporter.start("provision", &run);
 
     let results = provision::plan(&fleet, &compiler, &names).await;
-    let (planned, failed) = split(results, &reporter, common);
+    let (planned, failed) = split(results, &reporter, common)?;
     if let Some(saved) = &saved {
         refuse_stale(saved, &planned)?;
     }
@@ -137,6 +139,13 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     }
     if !how.yes {
         confirm("Apply this plan?", how.yes)?;
+    }
+    let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
+    if let Err(denied) = lock(&fleet, &sessions, &take("provision", &run, false), &reporter).await {
+        reporter.summary(Summary { counts, failed, exit: denied.exit.code() });
+        return Err(denied);
+    }
+    if !how.yes {
         refuse_changed(&fleet, &planned).await?;
     }
     let outcomes = apply(&fleet, &plays.playbook, &planned, &run, &reporter).await;
@@ -155,12 +164,15 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
 }
 
 /// Tells which hosts could not be planned; returns the others and the number of those.
+///
+/// A mistake in the files is none of the hosts': it is told once, and nothing is applied anywhere.
 fn split(
     results: Vec<(String, Result<Planned, Refused>)>,
     reporter: &Reporter,
     common: &Common,
-) -> (Vec<Planned>, usize) {
+) -> Result<(Vec<Planned>, usize), Failure> {
     let (mut planned, mut failed) = (Vec::new(), 0);
+    let (mut mistakes, mut where_found) = (Diagnostics::new(), Vec::new());
     for (host, result) in results {
         match result {
             Ok(plan) => {
@@ -169,13 +181,20 @@ fn split(
             }
             Err(Refused::Connect(error)) => reporter.failed(&host, &error.to_string(), Some(&error.hint())),
             Err(Refused::Compile(found)) => {
-                reporter.failed(&host, &format!("\n{}", found.render(common.colour())), None)
+                mistakes.extend(found);
+                where_found.push(host);
+                continue;
             }
             Err(Refused::Host(error)) => reporter.failed(&host, &error, None),
         }
         failed += 1;
     }
-    (planned, failed)
+    if where_found.is_empty() {
+        return Ok((planned, failed));
+    }
+    mistakes.sort();
+    let hint = format!("mend it and run this again; it came up for {}; no host was changed", where_found.join(", "));
+    Err(Failure::findings(&mistakes, common.colour()).hint(hint))
 }
 
 async fn apply(

@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::locked::who;
 use super::project::{Project, finish, select};
 use crate::deploy::recipe::Recipe;
 use crate::inventory::{Diagnostic, Diagnostics, Host, Inventory, Selector, SourceFile, nearest};
@@ -82,10 +83,7 @@ impl Loaded {
 
     /// The service on a host, on behalf of whoever runs this.
     pub fn scope(&self) -> Scope {
-        let user = ["SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| std::env::var(name).ok());
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let by = format!("{}@{}", user.as_deref().unwrap_or("somebody"), host.trim());
-        Scope { service: self.recipe.service.clone(), root: self.recipe.root.clone(), by }
+        Scope { service: self.recipe.service.clone(), root: self.recipe.root.clone(), by: who() }
     }
 }
 

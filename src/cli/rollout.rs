@@ -7,11 +7,12 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::locked::{lock, take};
 use super::recipe::Loaded;
 use super::run::{fleet, run_id};
 use super::told::{held, now, one_target, say_refused, tell};
 use crate::deploy::rollout::{Ended, Fresh, Goal, Planned, Refused, Rollout, Told, Trouble, look, observe, plan};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
 use crate::inventory::{Host, Inventory};
 use crate::plan::{Counts, HostPlan};
 use crate::report::{Reporter, Summary, summary_line};
@@ -84,7 +85,8 @@ impl<'a> Service<'a> {
     /// What is found before anything is changed.
     pub async fn run(&self, command: &str, goal: &Goal<'_>, fresh: Option<Fresh<'_>>) -> Result<Exit, Failure> {
         let (reporter, how) = (self.common.reporter(), self.how);
-        reporter.start(command, &run_id());
+        let run = run_id();
+        reporter.start(command, &run);
         let once = fresh.as_ref().map(|fresh| fresh.once).unwrap_or_default();
         let (planned, refused) = self.planned(goal, once).await;
         if matches!(goal, Goal::Kept(None)) {
@@ -113,6 +115,12 @@ impl<'a> Service<'a> {
                 reporter.summary(Summary { counts, failed: 0, exit: failure.exit.code() });
             }
             asked?;
+        }
+        // Shared: services of one host are deployed side by side, each under a lock of its own.
+        let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
+        if let Err(denied) = lock(&self.fleet, &sessions, &take(command, &run, true), &reporter).await {
+            reporter.summary(Summary { counts, failed: 0, exit: denied.exit.code() });
+            return Err(denied);
         }
         let tell = |told: &Told<'_>| tell(told, &reporter);
         let batches = &self.loaded.recipe.batches;

@@ -123,6 +123,7 @@ impl Files {
             folders: [Some(self.project.root.join("files")), folder].into_iter().flatten().collect(),
             map_file: self.project.inventory.join("shards.toml"),
             credentials,
+            fences: BTreeMap::new(),
         })
     }
 

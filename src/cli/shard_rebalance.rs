@@ -1,10 +1,8 @@
 //! `dunlin shard-rebalance`.
 
 use std::path::PathBuf;
-use std::time::Instant;
 
 use clap::Args;
-use serde_json::json;
 
 use super::Common;
 use super::confirm::confirm;
@@ -12,13 +10,15 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
+use super::shard_run::{Tally, Task, begin, carry_out, checked};
 use crate::inventory::Bytes;
-use crate::plan::Counts;
+use crate::rebalance::ground::read_map;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::{Balance, RebalancePlan, Wishes, plan, simulate};
-use crate::rebalance::run::{Outcome, Step, preflight, run};
-use crate::rebalance::{Ground, observe};
-use crate::report::{Bars, Reporter, Summary, rebalance_text};
+use crate::rebalance::resume::{Stand, journals, stand};
+use crate::rebalance::run::{How, Step};
+use crate::rebalance::{Ground, observe, publish};
+use crate::report::{Reporter, rebalance_text};
 
 /// Plan and run shard moves: as few bytes as possible, no acknowledged write lost
 #[derive(Debug, Args)]
@@ -59,6 +59,9 @@ pub struct ShardRebalance {
     /// Apply exactly that saved plan; refused where the map is another now
     #[arg(long, value_name = "FILE", conflicts_with = "out")]
     plan: Option<PathBuf>,
+    /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
+    #[arg(long)]
+    soak: bool,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -68,48 +71,61 @@ impl ShardRebalance {
     /// observe → plan → show → confirm → move → summarise.
     ///
     /// # Errors
-    /// Broken files, a host or a shard that does not answer, an impossible wish, a preflight that refuses.
+    /// Broken files, a host or a shard that does not answer, an impossible wish, a preflight that refuses, a lock.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let reporter = common.reporter();
-        let id = run_id();
+        let (reporter, id, mut tally) = (common.reporter(), run_id(), Tally::default());
+        reporter.start("shard-rebalance", &id);
+        let result = self.rebalance(common, (&id, &reporter), &mut tally).await;
+        tally.end(result, &reporter)
+    }
+
+    async fn rebalance(
+        &self,
+        common: &Common,
+        (id, reporter): (&str, &Reporter),
+        tally: &mut Tally,
+    ) -> Result<Exit, Failure> {
         if let Some(file) = &self.observed {
             let text = std::fs::read_to_string(file)
                 .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
             let observation = Observation::from_json(&text)
                 .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
             let plan = self.planned(observation)?;
-            return self.show(&plan, &reporter);
+            tally.moves = plan.moves.len();
+            return self.show(&plan, reporter);
         }
         let files = Files::load(common)?;
         if !self.dry_run && !files.kept()?.is_empty() {
-            return Err(Failure::say(Exit::Refused, "a rebalancing is under way or was cut short")
-                .hint("dunlin shards status")
-                .hint("dunlin shards resume, or dunlin shards abort"));
+            return Err(under_way("a rebalancing is under way or was cut short"));
         }
         let fleet = files.fleet(common)?;
-        let ground = files.ground(&fleet, common).await?;
+        let mut ground = files.ground(&fleet, common).await?;
         let map = files.map()?;
-        let primaries = observe::primaries(&ground, map).await.map_err(|error| Failure::new(Exit::Refused, error))?;
+        let primaries = observe::primaries(&ground, map).await.map_err(|error| {
+            Failure::new(Exit::Refused, error)
+                .hint("dunlin shards status; dunlin shards resume, if moves are under way")
+        })?;
         let observation = observe::observation(&ground, map, &files.shard_hosts()?, &primaries);
         let plan = match &self.plan {
             Some(file) => saved(file, &observation)?,
             None => self.planned(observation)?,
         };
-        let exit = self.show(&plan, &reporter)?;
+        tally.moves = plan.moves.len();
+        let exit = self.show(&plan, reporter)?;
         if self.dry_run || plan.is_empty() {
             return Ok(exit);
         }
         let steps = steps(&plan);
-        let reasons = preflight(&ground, map, &steps, &id).await?;
-        if !reasons.is_empty() {
-            return Err(Failure::say(
-                Exit::Refused,
-                format!("preflight refuses; no Redis was written to\n  {}", reasons.join("\n  ")),
-            ));
+        if !self.yes {
+            checked(&ground, &steps, id).await?;
+            confirm("Move these shards?", self.yes)?;
         }
-        confirm("Move these shards?", self.yes)?;
-        files.keep(&steps)?;
-        carry_out(&files, &ground, &steps, (&id, &reporter)).await
+        begin(&files, &mut ground, ("shard-rebalance", id), reporter).await?;
+        unchanged(&files, &ground, &steps).await?;
+        checked(&ground, &steps, id).await?;
+        let how = How { soak: self.soak, ..How::default() };
+        let planned = Some((plan.bytes_moved, plan.estimated_seconds));
+        carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await
     }
 
     fn planned(&self, mut observation: Observation) -> Result<RebalancePlan, Failure> {
@@ -142,7 +158,9 @@ impl ShardRebalance {
 
     fn show(&self, plan: &RebalancePlan, reporter: &Reporter) -> Result<Exit, Failure> {
         if reporter.json {
-            reporter.line(&serde_json::to_value(plan).map_err(anyhow::Error::from)?);
+            let mut line = serde_json::to_value(plan).map_err(anyhow::Error::from)?;
+            line["event"] = "plan".into();
+            reporter.line(&line);
         } else {
             reporter.data(rebalance_text(plan, reporter.style).trim_end());
         }
@@ -153,58 +171,41 @@ impl ShardRebalance {
     }
 }
 
-/// Runs moves, and tells how they ended.
-///
-/// # Errors
-/// The list of what is left cannot be written.
-pub async fn carry_out(
-    files: &Files,
-    ground: &Ground<'_>,
-    steps: &[Step],
-    (id, reporter): (&str, &Reporter),
-) -> Result<Exit, Failure> {
-    let bars = Bars::new(reporter.json, reporter.style.quiet);
-    let begin = Instant::now();
-    let outcome = run(ground, steps, id, &|host, event| {
-        reporter.event(host, event);
-        bars.event(host, event);
-    })
-    .await;
-    bars.finish();
-    let left: Vec<Step> = steps.iter().filter(|step| !outcome.moved.contains_key(&step.shard)).cloned().collect();
-    files.keep(&left)?;
-    tell(&outcome, begin.elapsed().as_secs_f64(), reporter);
-    let exit = match (left.is_empty(), ground.fleet.stop.is_asked()) {
-        (true, _) => Exit::Done,
-        (false, true) => Exit::Interrupted,
-        (false, false) => Exit::Partial,
-    };
-    let counts = Counts { change: steps.len(), ..Counts::default() };
-    reporter.summary(Summary { counts, failed: outcome.failed.len(), exit: exit.code() });
-    Ok(exit)
+fn under_way(what: &str) -> Failure {
+    Failure::say(Exit::Refused, format!("{what}; nothing was changed"))
+        .hint("dunlin shards status")
+        .hint("dunlin shards resume, or dunlin shards abort")
 }
 
-#[expect(clippy::cast_precision_loss, reason = "milliseconds for a reader")]
-fn tell(outcome: &Outcome, seconds: f64, reporter: &Reporter) {
-    for (shard, error) in &outcome.failed {
-        reporter.failed(
-            &format!("shard {shard}"),
-            error,
-            Some("dunlin shards status, then dunlin shards resume or abort"),
+/// Under the lock: the map is the one that was planned from and the one that is published, and no move is under way.
+async fn unchanged(files: &Files, ground: &Ground<'_>, steps: &[Step]) -> Result<(), Failure> {
+    let map = files.map()?;
+    let (now, _) = read_map(&ground.map_file)?;
+    let published = publish::published(ground, map).await?;
+    if now != *map || published > map.epoch.0 {
+        let newer = published.max(now.epoch.0);
+        let text = format!(
+            "{} has epoch {}, meanwhile epoch {newer} is published; nothing was changed",
+            ground.map_file.display(),
+            map.epoch.0
         );
+        return Err(Failure::say(Exit::Refused, text)
+            .hint("take over the newer map, or let dunlin shards resume bring this one up to date"));
     }
-    if !outcome.left.is_empty() {
-        reporter.say(&format!("{} moves were not begun; dunlin shards resume makes them", outcome.left.len()));
+    for (_, state) in journals(ground).await?.values() {
+        let moves = steps.iter().any(|step| step.shard == state.shard);
+        match stand(ground, map, state) {
+            Stand::Over => {}
+            Stand::Soaking if !moves => {}
+            Stand::Soaking => {
+                let text = format!("shard {} has its old instance as a replica still", state.shard);
+                return Err(Failure::say(Exit::Refused, format!("{text}; nothing was changed"))
+                    .hint("dunlin shards resume retires it, dunlin shards reverse goes back to it"));
+            }
+            _ => return Err(under_way(&format!("a move of shard {} is under way or was cut short", state.shard))),
+        }
     }
-    let bytes: u64 = outcome.moved.values().map(|moved| moved.bytes).sum();
-    let gap_ms = outcome.moved.values().map(|moved| moved.gap_us).max().unwrap_or(0) as f64 / 1000.0;
-    let moves = outcome.moved.len();
-    reporter
-        .line(&json!({"event": "rebalanced", "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms}));
-    reporter.data(&format!(
-        "Done: {moves} shards ({}) moved in {seconds:.1} s; writes were held for at most {gap_ms:.1} ms",
-        Bytes(bytes).human()
-    ));
+    Ok(())
 }
 
 fn steps(plan: &RebalancePlan) -> Vec<Step> {

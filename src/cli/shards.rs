@@ -1,4 +1,4 @@
-//! `dunlin shards status | resume | abort`.
+//! `dunlin shards`: the state of the map, and what is to become of moves that were begun.
 
 use std::path::PathBuf;
 
@@ -11,10 +11,11 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
-use super::shard_rebalance::carry_out;
+use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
 use crate::inventory::Bytes;
-use crate::rebalance::resume::{Journals, Stand, abort, journals, resume, stand};
-use crate::rebalance::run::Step;
+use crate::rebalance::ground::read_map;
+use crate::rebalance::resume::{Journals, Stand, abort, adopt, believed, journals, resume, stand};
+use crate::rebalance::run::{How, Step};
 use crate::rebalance::{Ground, observe};
 use crate::report::{Bars, Reporter};
 use crate::wire::shard::{MoveState, Role};
@@ -34,7 +35,7 @@ enum What {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Bring moves that were cut short to their end, and make those that were not begun
+    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left
     Resume {
         /// Do not ask
         #[arg(short, long)]
@@ -48,83 +49,212 @@ enum What {
     },
 }
 
+/// What the subcommands work with.
+struct Work<'a> {
+    files: &'a Files,
+    common: &'a Common,
+    reporter: Reporter,
+    id: String,
+}
+
 impl Shards {
     /// Runs one of them.
     ///
     /// # Errors
-    /// Broken files, a host that cannot be reached, a move that roles alone cannot decide.
+    /// Broken files, a host that cannot be reached, a move that roles alone cannot decide, a lock.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let files = Files::load(common)?;
-        let fleet = files.fleet(common)?;
-        let ground = files.ground(&fleet, common).await?;
-        let reporter = common.reporter();
+        let (reporter, id, mut tally) = (common.reporter(), run_id(), Tally::default());
+        let name = match &self.what {
+            What::Status { .. } => "shards status",
+            What::Resume { .. } => "shards resume",
+            What::Abort { .. } => "shards abort",
+        };
+        reporter.start(name, &id);
+        let result = async {
+            let files = Files::load(common)?;
+            let work = Work { files: &files, common, reporter, id };
+            match self.what {
+                What::Status { out } => work.status(out).await,
+                What::Resume { yes } => work.resume(yes, &mut tally).await,
+                What::Abort { yes } => work.abort(yes, &mut tally).await,
+            }
+        }
+        .await;
+        tally.end(result, &reporter)
+    }
+}
+
+impl Work<'_> {
+    /// The moves that are not over, ascending by shard.
+    fn open<'j>(&self, ground: &Ground<'_>, found: &'j Journals) -> Result<Vec<(&'j MoveState, Stand)>, Failure> {
+        let (map, _) = read_map(&ground.map_file)?;
+        let stands = found.values().map(|(_, state)| (state, stand(ground, &map, state)));
+        Ok(stands.filter(|(_, stand)| *stand != Stand::Over).collect())
+    }
+
+    fn tell(&self, open: &[(&MoveState, Stand)]) {
+        for (state, stand) in open {
+            self.reporter.data(&line(state, *stand));
+            self.reporter.line(&json!({
+                "event": "move", "shard": state.shard, "from": state.from, "to": state.to, "step": state.step,
+                "mark": state.mark, "run": state.run, "stand": stand, "source": state.source, "target": state.target,
+            }));
+        }
+    }
+
+    async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
+        let fleet = self.files.fleet(self.common)?;
+        let ground = self.files.ground(&fleet, self.common).await?;
+        let (reporter, map) = (&self.reporter, self.files.map()?);
         let found = journals(&ground).await?;
-        match self.what {
-            What::Status { out } => status(&files, &ground, &found, (out, &reporter)).await,
-            What::Resume { yes } => resume_all(&files, &ground, &found, (yes, &reporter)).await,
-            What::Abort { yes } => abort_all(&files, &ground, &found, (yes, &reporter)).await,
+        let open = self.open(&ground, &found)?;
+        reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
+        let served = believed(&ground, map, &open);
+        let primaries = observe::primaries(&ground, &served).await;
+        if let Ok(primaries) = &primaries {
+            for host in self.files.shard_hosts()? {
+                let shards: Vec<_> = served.shards_on(&host.name).collect();
+                let seen = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
+                let bytes: u64 = seen.map(|seen| seen.bytes).sum();
+                let size = Bytes(bytes).human();
+                reporter.data(&format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len()));
+                reporter.line(&json!({"event": "shards", "host": host.name, "shards": shards.len(), "bytes": bytes}));
+            }
+            let observation = observe::observation(&ground, &served, &self.files.shard_hosts()?, primaries);
+            if let Some(file) = &out {
+                std::fs::write(file, observation.to_json())?;
+            }
         }
+        self.tell(&open);
+        let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
+        let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
+        if rest > 0 {
+            reporter.data(&format!("  {rest} moves of the plan are not begun"));
+        }
+        if open.is_empty() && rest == 0 {
+            reporter.data("  no moves under way");
+        } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
+            reporter
+                .say("next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them");
+        } else {
+            reporter.say("next: dunlin shards resume, or dunlin shards abort");
+        }
+        reporter.line(&json!({"event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest}));
+        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint("dunlin shards resume"))
+    }
+
+    async fn resume(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
+        let fleet = self.files.fleet(self.common)?;
+        let mut ground = self.files.ground(&fleet, self.common).await?;
+        if !yes {
+            let found = journals(&ground).await?;
+            self.tell(&self.open(&ground, &found)?);
+            confirm("Bring these moves to their end?", yes)?;
+        }
+        begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
+        let found = journals(&ground).await?;
+        let open = self.open(&ground, &found)?;
+        let left = self.files.kept()?;
+        if open.is_empty() && left.is_empty() {
+            self.reporter.data("nothing to resume");
+            return Ok(Exit::Done);
+        }
+        self.tell(&open);
+        let waiting = self.end_all(&ground, &open, tally).await?;
+        let rest = not_there(left, &read_map(&ground.map_file)?.0);
+        self.files.keep(&rest)?;
+        if tally.failed > 0 || waiting {
+            return Ok(Exit::Partial);
+        }
+        if rest.is_empty() {
+            return Ok(Exit::Done);
+        }
+        checked(&ground, &rest, &self.id).await?;
+        let task = Task { id: &self.id, steps: &rest, how: How::default(), planned: None };
+        carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
+    }
+
+    /// Brings moves to their end, one after the other; says whether old instances had to be left.
+    async fn end_all(
+        &self,
+        ground: &Ground<'_>,
+        open: &[(&MoveState, Stand)],
+        tally: &mut Tally,
+    ) -> Result<bool, Failure> {
+        let reporter = &self.reporter;
+        let elsewhere: Vec<&MoveState> =
+            open.iter().filter(|(_, stand)| *stand == Stand::Elsewhere).map(|(state, _)| *state).collect();
+        if !elsewhere.is_empty() {
+            adopt(ground, &elsewhere).await?;
+            reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
+        }
+        let bars = Bars::new(reporter.json, reporter.style.quiet);
+        let mut waiting = false;
+        for (state, _) in open.iter().filter(|(_, stand)| *stand != Stand::Elsewhere) {
+            match resume(ground, state, &|host, event| show(reporter, &bars, host, event)).await {
+                Ok(kept) => {
+                    bars.line(&format!("  shard {} serves at {}", state.shard, state.to));
+                    waiting |= kept.is_some();
+                    kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
+                }
+            }
+        }
+        bars.finish();
+        tally.moves = open.len();
+        Ok(waiting)
+    }
+
+    async fn abort(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
+        let fleet = self.files.fleet(self.common)?;
+        let mut ground = self.files.ground(&fleet, self.common).await?;
+        if !yes {
+            let found = journals(&ground).await?;
+            self.tell(&self.open(&ground, &found)?);
+            confirm("Take back what is not switched?", yes)?;
+        }
+        begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
+        let found = journals(&ground).await?;
+        let (back, on): (Vec<_>, Vec<_>) =
+            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| *stand == Stand::Copying);
+        for (state, _) in &back {
+            match abort(&ground, state, &|_, _| {}).await {
+                Ok(()) => self.reporter.data(&format!("shard {} stays at {}", state.shard, state.from)),
+                Err(error) => {
+                    tally.failed += 1;
+                    let shard = format!("shard {}", state.shard);
+                    self.reporter.failed(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
+                }
+            }
+        }
+        // What has switched cannot be taken back without a move of its own: it is brought to its end.
+        let on: Vec<_> = on.into_iter().filter(|(_, stand)| *stand != Stand::Soaking).collect();
+        let waiting = self.end_all(&ground, &on, tally).await?;
+        tally.moves = back.len() + on.len();
+        self.files.keep(&[])?;
+        Ok(if tally.failed > 0 || waiting { Exit::Partial } else { Exit::Done })
     }
 }
 
-/// The moves that are not over, ascending by shard.
-fn open<'j>(files: &Files, ground: &Ground<'_>, found: &'j Journals) -> Result<Vec<(&'j MoveState, Stand)>, Failure> {
-    let map = files.map()?;
-    let stands = found.values().map(|(_, state)| (state, stand(ground, map, state)));
-    Ok(stands.filter(|(_, stand)| *stand != Stand::Over).collect())
-}
-
-async fn status(
-    files: &Files,
-    ground: &Ground<'_>,
-    found: &Journals,
-    (out, reporter): (Option<PathBuf>, &Reporter),
-) -> Result<Exit, Failure> {
-    let map = files.map()?;
-    reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
-    let primaries = observe::primaries(ground, map).await;
-    if let Ok(primaries) = &primaries {
-        for host in files.shard_hosts()? {
-            let shards: Vec<_> = map.shards_on(&host.name).collect();
-            let bytes: u64 =
-                shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0))).map(|seen| seen.bytes).sum();
-            reporter.data(&format!("  {:<16} {:>3} shards {:>10}", host.name, shards.len(), Bytes(bytes).human()));
-            reporter.line(&json!({"event": "shards", "host": host.name, "shards": shards.len(), "bytes": bytes}));
-        }
-        let observation = observe::observation(ground, map, &files.shard_hosts()?, primaries);
-        if let Some(file) = &out {
-            std::fs::write(file, observation.to_json())?;
-        }
-    }
-    let open = open(files, ground, found)?;
-    for (state, stand) in &open {
-        reporter.data(&line(state, *stand));
-        reporter.line(&json!({
-            "event": "move", "shard": state.shard, "from": state.from, "to": state.to, "step": state.step,
-            "stand": match stand { Stand::Over => "over", Stand::Switched => "switched", Stand::Copying => "copying" },
-            "source": state.source, "target": state.target,
-        }));
-    }
-    let left = files.kept()?;
-    let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
-    let rest = left.iter().filter(|step| !begun(step)).count();
-    if rest > 0 {
-        reporter.data(&format!("  {rest} moves of the plan are not begun"));
-    }
-    if open.is_empty() && rest == 0 {
-        reporter.data("  no moves under way");
-    } else {
-        reporter.say("next: dunlin shards resume, or dunlin shards abort");
-    }
-    reporter.line(&json!({"event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest}));
-    primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint("dunlin shards resume"))
+/// The steps that are still to be made: those whose shard is at their end, or further on its way, are not.
+fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
+    let at = |step: &Step| map.shards.iter().any(|entry| u32::from(entry.id.0) == step.shard && entry.host == step.to);
+    let done: Vec<(u32, usize)> = left.iter().filter(|step| at(step)).map(Step::key).collect();
+    let behind = |step: &Step| done.iter().any(|(shard, wave)| *shard == step.shard && *wave >= step.wave);
+    left.into_iter().filter(|step| !behind(step)).collect()
 }
 
 fn line(state: &MoveState, stand: Stand) -> String {
     let what = match stand {
         Stand::Over => "over",
+        Stand::Elsewhere => "moved from another machine; this map does not know it yet",
+        Stand::Soaking => "moved; the old instance follows as a replica",
         Stand::Switched => "switched: the target serves; to be published and the old instance retired",
         Stand::Copying => "the source serves; the copy is not switched",
+        Stand::Fenced => "neither serves at this moment; resume decides by their roles",
     };
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
@@ -146,72 +276,24 @@ fn role(role: &Role) -> &'static str {
     }
 }
 
-async fn resume_all(
-    files: &Files,
-    ground: &Ground<'_>,
-    found: &Journals,
-    (yes, reporter): (bool, &Reporter),
-) -> Result<Exit, Failure> {
-    let open = open(files, ground, found)?;
-    let left = files.kept()?;
-    if open.is_empty() && left.is_empty() {
-        reporter.data("nothing to resume");
-        return Ok(Exit::Done);
-    }
-    for (state, stand) in &open {
-        reporter.data(&line(state, *stand));
-    }
-    confirm("Bring these moves to their end?", yes)?;
-    let bars = Bars::new(reporter.json, reporter.style.quiet);
-    let mut failed = 0;
-    for (state, _) in &open {
-        let watch = |host: &str, event: &crate::wire::Event| {
-            reporter.event(host, event);
-            bars.event(host, event);
-        };
-        match resume(ground, state, &watch).await {
-            Ok(()) => reporter.say(&format!("shard {} serves at {}", state.shard, state.to)),
-            Err(error) => {
-                failed += 1;
-                reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
-            }
-        }
-    }
-    bars.finish();
-    let (map, _) = crate::rebalance::ground::read_map(&ground.map_file)?;
-    let there =
-        |step: &Step| map.shards.iter().any(|entry| u32::from(entry.id.0) == step.shard && entry.host == step.to);
-    let rest: Vec<Step> = left.into_iter().filter(|step| !there(step)).collect();
-    files.keep(&rest)?;
-    if failed > 0 {
-        return Ok(Exit::Partial);
-    }
-    if rest.is_empty() { Ok(Exit::Done) } else { carry_out(files, ground, &rest, (&run_id(), reporter)).await }
-}
+#[cfg(test)]
+mod tests {
+    use dunlin_shards::ShardMap;
 
-async fn abort_all(
-    files: &Files,
-    ground: &Ground<'_>,
-    found: &Journals,
-    (yes, reporter): (bool, &Reporter),
-) -> Result<Exit, Failure> {
-    let open = open(files, ground, found)?;
-    for (state, stand) in &open {
-        reporter.data(&line(state, *stand));
-    }
-    confirm("Take back what is not switched?", yes)?;
-    let mut failed = 0;
-    for (state, stand) in &open {
-        let result = match stand {
-            // What has switched cannot be taken back without a move of its own: it is brought to its end.
-            Stand::Switched => resume(ground, state, &|_, _| {}).await,
-            _ => abort(ground, state, &|_, _| {}).await,
+    use super::*;
+
+    #[test]
+    fn a_detour_goes_on_from_where_the_shard_is() {
+        let step = |shard, from: &str, to: &str, wave| Step { shard, from: from.into(), to: to.into(), wave };
+        let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
+        let map = |host| {
+            let text = format!(
+                "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"
+            );
+            ShardMap::parse(&text).unwrap()
         };
-        if let Err(error) = result {
-            failed += 1;
-            reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), Some("dunlin shards resume"));
-        }
+        assert_eq!(not_there(left.clone(), &map("a")), left);
+        assert_eq!(not_there(left.clone(), &map("c")), left[1..]);
+        assert_eq!(not_there(left, &map("b")), []);
     }
-    files.keep(&[])?;
-    Ok(if failed > 0 { Exit::Partial } else { Exit::Done })
 }

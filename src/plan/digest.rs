@@ -13,7 +13,24 @@ pub struct Digest(String);
 impl Digest {
     /// The digest of some bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        let hash = Sha256::digest(bytes);
+        Self::written(&Sha256::digest(bytes))
+    }
+
+    /// The digest of everything that a reader gives.
+    ///
+    /// # Errors
+    /// What the reader says.
+    pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
+        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
+        loop {
+            match reader.read(&mut buffer)? {
+                0 => return Ok(Self::written(&hash.finalize())),
+                read => hash.update(&buffer[..read]),
+            }
+        }
+    }
+
+    fn written(hash: &[u8]) -> Self {
         let mut text = String::with_capacity(64);
         for byte in hash {
             text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hexadecimal digit"));

@@ -1,6 +1,6 @@
 //! Playbook + inventory + facts → the catalogue of one host, with the contents that it names.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 
 use dunlin_shards::ShardMap;
@@ -10,6 +10,7 @@ use tera::{Context, Value};
 use super::contents::{Contents, SecretWords, Store};
 use super::context::{self, FleetContext};
 use super::expand::{self, Instance};
+use super::host_steps::Owners;
 use super::model::{Play, Playbook, Step};
 use super::shards::ShardContext;
 use super::templates::Templates;
@@ -120,7 +121,7 @@ impl<'a> Compiler<'a> {
             origins: BTreeMap::new(),
             plays: Vec::new(),
         };
-        let mut owners = HashMap::new();
+        let mut owners = Owners::default();
         for (index, play) in self.playbook.plays.iter().enumerate() {
             if !self.members[index].contains(&host.name) {
                 continue;
@@ -162,7 +163,7 @@ impl<'a> Compiler<'a> {
         &self,
         play: &Play,
         context: &Context,
-        (compiled, owners, found): (&mut Compiled, &mut HashMap<String, Origin>, &mut Diagnostics),
+        (compiled, owners, found): (&mut Compiled, &mut Owners, &mut Diagnostics),
     ) {
         let steps: Vec<&Step> = play.steps.iter().filter(|step| self.is_selected(play, step)).collect();
         let steps = self.expand(steps, context, found);

@@ -20,6 +20,7 @@ pub(super) struct Built {
     pub step: provision::Step,
     pub contents: Vec<(Digest, Arc<[u8]>)>,
     owns: Vec<String>,
+    shares: Vec<String>,
 }
 
 /// Builds a step; what is wrong with it is pushed.
@@ -45,7 +46,7 @@ pub(super) fn build(
                 desired: Json::Object(resolved.table),
                 notify: Vec::new(),
             };
-            Some(Built { step: wire, contents: resolved.contents, owns: resource.owns() })
+            Some(Built { step: wire, contents: resolved.contents, owns: resource.owns(), shares: resource.shares() })
         }
         Err(wrong) => {
             wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
@@ -104,27 +105,37 @@ fn as_text(instance: &Instance<'_>, faults: &[table::Fault], table: &mut Map<Str
     turned
 }
 
+/// What the steps of a host manage: alone, or a part of it together with steps of the same type.
+#[derive(Default)]
+pub(super) struct Owners {
+    alone: HashMap<String, Origin>,
+    shared: HashMap<String, Origin>,
+}
+
 /// Notes what a step manages; a second step with the same is an error that names both places.
-pub(super) fn claim(
-    instance: &Instance<'_>,
-    built: &Built,
-    owners: &mut HashMap<String, Origin>,
-    found: &mut Diagnostics,
-) {
+pub(super) fn claim(instance: &Instance<'_>, built: &Built, owners: &mut Owners, found: &mut Diagnostics) {
     let origin = &instance.step.origin;
     for thing in &built.owns {
-        let Some(earlier) = owners.get(thing) else {
-            owners.insert(thing.clone(), origin.clone());
-            continue;
-        };
-        found.push(if earlier == origin {
-            Diagnostic::on(origin, format!("two items of this step manage {thing}"))
-                .help("let what differs between the items, such as `{{ item.id }}`, be part of it")
-        } else {
-            Diagnostic::on(origin, format!("{thing} is managed by another step already"))
-                .help(format!("the other one stands at {earlier}"))
-        });
+        match owners.alone.get(thing).or_else(|| owners.shared.get(thing)) {
+            Some(earlier) => found.push(conflict(thing, origin, earlier)),
+            None => drop(owners.alone.insert(thing.clone(), origin.clone())),
+        }
     }
+    for thing in &built.shares {
+        match owners.alone.get(thing) {
+            Some(earlier) => found.push(conflict(thing, origin, earlier)),
+            None => drop(owners.shared.entry(thing.clone()).or_insert_with(|| origin.clone())),
+        }
+    }
+}
+
+fn conflict(thing: &str, origin: &Origin, earlier: &Origin) -> Diagnostic {
+    if earlier == origin {
+        return Diagnostic::on(origin, format!("two items of this step manage {thing}"))
+            .help("let what differs between the items, such as `{{ item.id }}`, be part of it");
+    }
+    Diagnostic::on(origin, format!("{thing} is managed by another step already"))
+        .help(format!("the other one stands at {earlier}"))
 }
 
 /// Handlers by name, and whether each runs on the host.

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, Inventory};
 use crate::playbook::{Compiled, Compiler, Parts, Playbook, Selection, Templates};
-use crate::wire::shard::{Credentials, MoveSpec, Reply, Request};
+use crate::wire::shard::{self, Credentials, MoveSpec, Reply, Request};
 use crate::wire::{self, Event};
 
 /// Where events of a host's shard go.
@@ -35,9 +35,30 @@ pub struct Ground<'a> {
     pub map_file: PathBuf,
     /// Who dunlin is to the instances.
     pub credentials: Credentials,
+    /// The run's number on each host, once it has begun.
+    pub fences: BTreeMap<String, u64>,
 }
 
 impl Ground<'_> {
+    /// Takes the run's number on these hosts, under their locks: whatever else still works there has a lower one.
+    ///
+    /// # Errors
+    /// A host does not take it; nothing was changed but numbers.
+    pub async fn begin(&mut self, run: &str, hosts: &[String]) -> Result<()> {
+        let request = Request::Begin(shard::Begin { run: run.to_owned(), journals: shard::moves_folder() });
+        let answers = self.fleet.each(hosts, |host| self.ask(host, request.clone(), &|_, _| {})).await;
+        for (host, answer) in hosts.iter().zip(answers) {
+            let Reply::Begun(number) = answer? else { bail!("{host}: an answer that does not fit") };
+            self.fences.insert(host.clone(), number);
+        }
+        Ok(())
+    }
+
+    /// The run's number on a host; without one, the host refuses where any run has begun.
+    pub fn fence(&self, host: &str) -> u64 {
+        self.fences.get(host).copied().unwrap_or(0)
+    }
+
     /// The session of a host.
     ///
     /// # Errors
@@ -122,6 +143,7 @@ impl Ground<'_> {
         let others = from.replicas.iter().filter(|replica| *replica != to);
         Ok(MoveSpec {
             run: run.to_owned(),
+            fence: self.fence(to),
             shard,
             from: self.address(map, shard, &from.host)?,
             to: self.address(map, shard, to)?,
@@ -131,8 +153,8 @@ impl Ground<'_> {
             app_user: from.id.user(),
             instance: self.instance(&after, shard, to, self.session(to)?)?,
             source_is_armed: false,
-            limits: crate::wire::shard::Limits::default(),
-            journals: crate::wire::shard::moves_folder(),
+            limits: shard::Limits::default(),
+            journals: shard::moves_folder(),
         })
     }
 }

@@ -1,16 +1,25 @@
-//! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename.
+//! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename. And which
+//! epoch the consumers have.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dunlin_shards::ShardMap;
 use dunlin_shards::map::edit::move_shards;
+use dunlin_shards::{Epoch, ShardMap};
 
 use super::Ground;
 use super::ground::{read_map, shard_id, told};
+use crate::fleet::Stop;
 use crate::wire::provision::Apply;
+use crate::wire::shard::{self, Consumer, ConsumerState, Service};
 use crate::wire::{Reply, Request};
+
+/// How long services may take to notice a new map.
+const NOTICE: Duration = Duration::from_secs(10);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The hosts whose plays have a `shard_map` step.
 ///
@@ -26,18 +35,97 @@ pub fn consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
     Ok(hosts)
 }
 
-/// Writes shards' new hosts into the authored map under the next epoch, and brings it to all consumers.
+/// What each consumer has: its host's name, its file, its state.
+///
+/// # Errors
+/// As [`consumers`], or a host does not answer.
+pub async fn states(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<(String, PathBuf, ConsumerState)>> {
+    let hosts = consumers(ground, map)?;
+    let compiler = ground.compiler(map, &["shard_map"])?;
+    let look = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
+        let facts = &ground.session(host)?.hello.facts;
+        let compiled = compiler.compile(host, facts).map_err(|found| told(&found))?;
+        let steps = compiled.catalogue.plays.iter().flat_map(|play| &play.steps);
+        let asked: Vec<Consumer> = steps
+            .filter_map(|step| {
+                let url = step.desired.get("version_url").and_then(|url| url.as_str()).map(str::to_owned);
+                Some(Consumer { file: step.desired.get("dest")?.as_str()?.into(), version_url: url })
+            })
+            .collect();
+        let request = shard::Request::Consumers(asked.clone());
+        let shard::Reply::Consumers(states) = ground.ask(host, request, &|_, _| {}).await? else {
+            bail!("{host}: an answer that does not fit");
+        };
+        Ok(asked.into_iter().zip(states).map(|(asked, state)| (host.clone(), asked.file, state)).collect())
+    };
+    let mut found = Vec::new();
+    for answer in ground.fleet.each(&hosts, look).await {
+        found.extend(answer?);
+    }
+    Ok(found)
+}
+
+/// The highest epoch that any consumer has; 0 where none has a map.
+///
+/// # Errors
+/// As [`states`]; or a consumer has the map of another cluster.
+pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
+    let mut highest = 0;
+    for (host, path, state) in states(ground, map).await? {
+        if let Some((cluster, epoch)) = state.file {
+            if cluster != map.cluster {
+                bail!("{host}: {} is the map of cluster {cluster}, not of {}", path.display(), map.cluster);
+            }
+            highest = highest.max(epoch);
+        }
+    }
+    Ok(highest)
+}
+
+/// Waits until the services route by an epoch; those that do not by then are named, each with what it does instead.
+///
+/// A service that is down is not waited for: its next start reads the new file, and whether it still has a connection
+/// to an instance is asked of the instance before it is stopped. One that does not tell its epoch counts where
+/// `unclear_counts`.
+///
+/// # Errors
+/// As [`states`].
+pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bool) -> Result<Vec<String>> {
+    let end = Instant::now() + NOTICE;
+    loop {
+        let behind: Vec<String> = states(ground, map)
+            .await?
+            .into_iter()
+            .filter_map(|(host, _, state)| match state.service {
+                Service::Runs { epoch } if epoch < map.epoch.0 => Some(format!("{host} routes by epoch {epoch}")),
+                Service::Unclear { why } if unclear_counts => {
+                    Some(format!("the service on {host} does not tell its epoch ({why})"))
+                }
+                _ => None,
+            })
+            .collect();
+        if behind.is_empty() || Instant::now() > end {
+            return Ok(behind);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// Writes shards' new hosts into the authored map under an epoch that is higher than its own and than that of any
+/// consumer, and brings it to all consumers. A map that has them already is only brought to the consumers.
 ///
 /// # Errors
 /// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
 pub async fn publish(ground: &Ground<'_>, moves: &[(u32, String)]) -> Result<ShardMap> {
     let (map, text) = read_map(&ground.map_file)?;
+    let highest = published(ground, &map).await?;
     let moves: Vec<_> = moves.iter().map(|(shard, to)| Ok((shard_id(*shard)?, to.as_str()))).collect::<Result<_>>()?;
     let done = moves.iter().all(|(id, to)| map.shard(*id).is_some_and(|entry| entry.host == *to));
-    let map = if done {
+    let map = if done && map.epoch.0 >= highest {
         map
     } else {
-        let text = move_shards(&text, &moves, map.epoch.next()).map_err(|error| anyhow!("{error}"))?;
+        let next = Epoch(map.epoch.0.max(highest)).next();
+        let text = move_shards(&text, &moves, next).map_err(|error| anyhow!("{error}"))?;
         replace(&ground.map_file, &text)?;
         ShardMap::parse(&text).map_err(|_| anyhow!("the edited map is broken"))?
     };
@@ -60,10 +148,12 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
         ground.compiler(map, &["shard_map"])?.compile(host, &session.hello.facts).map_err(|found| told(&found))?;
     session.offer(&compiled.contents);
     let plays = compiled.catalogue.plays.len();
-    session.request(Request::Plan(compiled.catalogue), &|_| {}, &ground.fleet.stop).await?;
+    // A map that is out is brought to everybody, also by a run that was asked to stop.
+    let on = Stop::default();
+    session.request(Request::Plan(compiled.catalogue), &|_| {}, &on).await?;
     for play in 0..plays {
         let request = Request::Apply(Apply { play, run: format!("epoch {}", map.epoch.0) });
-        match session.request(request, &|_| {}, &ground.fleet.stop).await? {
+        match session.request(request, &|_| {}, &on).await? {
             Reply::Applied(applied) => {
                 if let Some(failed) = applied.failed {
                     bail!("{}: {}", failed.resource, failed.error);

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::Ground;
 use super::ground::{Watch, read_map};
-use super::run::settle;
+use super::run::{How, Settling, settle, switch};
+use super::{Ground, publish};
 use crate::wire::shard::{MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
 
 /// The last move of each shard that a host's journal knows, with the roles now.
@@ -38,52 +38,85 @@ pub async fn journals(ground: &Ground<'_>) -> Result<Journals> {
 }
 
 /// Where a move stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stand {
     /// Over: map and roles agree, the source is gone.
     Over,
+    /// The target serves and the source is gone; only the map does not say so yet.
+    Elsewhere,
+    /// The target serves, also by the map; the source is its live replica, to be retired or to be gone back to.
+    Soaking,
     /// The target serves; the map or the source does not follow yet.
     Switched,
     /// The source serves; there is a copy, or the beginning of one.
     Copying,
+    /// Neither serves: roles and journal decide.
+    Fenced,
 }
 
 /// Where a move stands, by its roles and the map.
 pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
-    let by_map = entry.map(|entry| entry.host.as_str());
-    let at_target = by_map == ground.host_at(&state.to);
-    let source_gone = matches!(state.source, Role::Unreachable);
-    match (&state.target, at_target) {
-        (Role::Master { .. }, true) if source_gone => Stand::Over,
+    let at_target = entry.map(|entry| entry.host.as_str()) == ground.host_at(&state.to);
+    match (&state.target, &state.source) {
+        (Role::Master { .. }, Role::Unreachable) if at_target => Stand::Over,
+        (Role::Master { .. }, Role::Unreachable) if state.finished => Stand::Elsewhere,
+        (Role::Master { .. }, Role::Replica { of, .. }) if at_target && state.finished && *of == state.to => {
+            Stand::Soaking
+        }
         (Role::Master { .. }, _) => Stand::Switched,
         // A later move took the shard on from that target, or the move was taken back.
         _ if state.finished => Stand::Over,
-        _ => Stand::Copying,
+        (_, Role::Master { .. }) => Stand::Copying,
+        _ => Stand::Fenced,
     }
 }
 
-/// Brings one move to its end.
+/// The map as it would be with what the open moves have done already: where the shards are served now.
+pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)]) -> ShardMap {
+    let moved = open.iter().filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched));
+    moved.fold(map.clone(), |map, (state, _)| match ground.host_at(&state.to) {
+        Some(host) => back(&map, state.shard, host),
+        None => map,
+    })
+}
+
+/// Brings the map up to date with moves that were made from another machine: one epoch for all of them.
+///
+/// # Errors
+/// As [`publish::publish`].
+pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
+    let host = |state: &&MoveState| {
+        let host = ground.host_at(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
+        Ok((state.shard, host.to_owned()))
+    };
+    let moves = states.iter().map(host).collect::<Result<Vec<_>>>()?;
+    publish::publish(ground, &moves).await.map(drop)
+}
+
+/// Brings one move to its end. Returns why its old instance could not be retired yet, where that is so.
 ///
 /// # Errors
 /// It cannot be decided by roles (the message says what to decide), or a step failed.
-pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<()> {
+pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Option<String>> {
     let (map, _) = read_map(&ground.map_file)?;
     let Some((from, to)) = ground.host_at(&state.from).zip(ground.host_at(&state.to)) else {
         bail!("shard {}: {} or {} is not in the inventory", state.shard, state.from, state.to);
     };
     let spec = spec(ground, &map, state, to)?;
+    let before = back(&map, state.shard, from);
     match ground.ask(to, Request::Recover(spec.clone()), watch).await? {
         Reply::Recovered(Recovered::AtTarget { .. }) => {}
         Reply::Recovered(Recovered::AtSource { .. }) => {
             ground.ask(to, Request::Copy(spec.clone()), watch).await?;
-            ground.ask(to, Request::Switch(spec.clone()), watch).await?;
+            switch(ground, &before, &spec, (from, to), watch).await?;
         }
         Reply::Recovered(Recovered::Undecided { why }) => bail!("shard {}: {why}", state.shard),
         _ => bail!("an answer that does not fit"),
     }
-    let before = back(&map, state.shard, from);
-    settle(ground, &before, &spec, (from, to), &Mutex::new(())).await
+    let settling = Settling { publishing: &Mutex::new(()), how: How { soak: false, pass_unclear: true }, watch };
+    settle(ground, &before, &spec, (from, to), &settling).await
 }
 
 /// Takes one move back, where it has not passed the fence.
@@ -104,6 +137,7 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
     let instance = ground.instance(&after, state.shard, to, ground.session(to)?)?;
     Ok(MoveSpec {
         run: state.run.clone(),
+        fence: ground.fence(to),
         shard: state.shard,
         from: state.from.clone(),
         to: state.to.clone(),

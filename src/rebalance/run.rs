@@ -9,7 +9,8 @@ use tokio::sync::Mutex;
 
 use super::ground::{Watch, read_map};
 use super::{Ground, publish};
-use crate::wire::shard::{MoveSpec, Reply, Request, Retire};
+use crate::wire::Event;
+use crate::wire::shard::{Arm, MoveSpec, Reply, Request, Retire, Switched};
 
 /// How long a retired instance's files are kept, in hours.
 const KEEP_HOURS: u64 = 72;
@@ -29,6 +30,13 @@ pub struct Step {
     pub wave: usize,
 }
 
+impl Step {
+    /// What tells it from the other steps of its plan: a detour moves a shard twice.
+    pub fn key(&self) -> (u32, usize) {
+        (self.shard, self.wave)
+    }
+}
+
 /// What a move was.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Moved {
@@ -40,15 +48,29 @@ pub struct Moved {
     pub seconds: f64,
     /// Things that are still to do, which the host told.
     pub pending: Vec<String>,
+    /// Why the old instance was not retired, where it should have been; it is a replica of the new one.
+    pub kept: Option<String>,
 }
+
+/// What a run does beside moving.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct How {
+    /// Leave the old instances as replicas: `shards reverse` goes back without a copy.
+    pub soak: bool,
+    /// A service that does not tell its epoch no longer keeps an old instance from being retired.
+    pub pass_unclear: bool,
+}
+
+/// A move that ended, for whoever watches.
+pub type Ended<'a> = &'a (dyn Fn(&Step, &Result<Moved>) + Send + Sync);
 
 /// How a run ended.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// What was moved, by shard.
-    pub moved: BTreeMap<u32, Moved>,
-    /// What failed, by shard.
-    pub failed: BTreeMap<u32, String>,
+    /// What was moved, by shard and wave.
+    pub moved: BTreeMap<(u32, usize), Moved>,
+    /// What failed, by shard and wave.
+    pub failed: BTreeMap<(u32, usize), String>,
     /// What was not begun.
     pub left: Vec<Step>,
 }
@@ -76,7 +98,12 @@ pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run:
 }
 
 /// Runs the moves; a wave begins only while nothing has failed and nobody asked to stop.
-pub async fn run(ground: &Ground<'_>, steps: &[Step], run: &str, watch: Watch<'_>) -> Outcome {
+pub async fn run(
+    ground: &Ground<'_>,
+    steps: &[Step],
+    run: &str,
+    (how, watch, ended): (How, Watch<'_>, Ended<'_>),
+) -> Outcome {
     let mut outcome = Outcome::default();
     let publishing = Mutex::new(());
     let waves = steps.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
@@ -86,19 +113,25 @@ pub async fn run(ground: &Ground<'_>, steps: &[Step], run: &str, watch: Watch<'_
             outcome.left.extend(now.into_iter().cloned());
             continue;
         }
-        let results = ground.fleet.each(&now, |step| one(ground, step, run, &publishing, watch)).await;
+        let settling = Settling { publishing: &publishing, how, watch };
+        let each = async |step: &&Step| {
+            let result = one(ground, step, run, &settling).await;
+            ended(step, &result);
+            result
+        };
+        let results = ground.fleet.each(&now, each).await;
         for (step, result) in now.into_iter().zip(results) {
             match result {
-                Ok(moved) => drop(outcome.moved.insert(step.shard, moved)),
-                Err(error) => drop(outcome.failed.insert(step.shard, format!("{error:#}"))),
+                Ok(moved) => drop(outcome.moved.insert(step.key(), moved)),
+                Err(error) => drop(outcome.failed.insert(step.key(), format!("{error:#}"))),
             }
         }
     }
     outcome
 }
 
-async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>, watch: Watch<'_>) -> Result<Moved> {
-    let begin = Instant::now();
+async fn one(ground: &Ground<'_>, step: &Step, run: &str, settling: &Settling<'_>) -> Result<Moved> {
+    let (begin, watch) = (Instant::now(), settling.watch);
     let (map, _) = read_map(&ground.map_file)?;
     // A detour moves a shard twice in one run; the hosts' journals tell moves apart by their run.
     let spec = ground.spec(&map, &format!("{run}.{}", step.wave), step.shard, &step.to)?;
@@ -107,40 +140,89 @@ async fn one(ground: &Ground<'_>, step: &Step, run: &str, publishing: &Mutex<()>
         Reply::Copied(copied) => moved.bytes = copied.bytes,
         _ => bail!("an answer that does not fit"),
     }
-    match ground.ask(&step.to, Request::Switch(spec.clone()), watch).await? {
-        Reply::Switched(switched) => {
-            moved.gap_us = switched.gap_us;
-            moved.pending = switched.pending;
-        }
-        _ => bail!("an answer that does not fit"),
-    }
-    settle(ground, &map, &spec, (&step.from, &step.to), publishing).await?;
+    phase(&spec, &step.to, "switch", watch);
+    let switched = switch(ground, &map, &spec, (&step.from, &step.to), watch).await?;
+    moved.gap_us = switched.gap_us;
+    moved.pending = switched.pending;
+    moved.kept = settle(ground, &map, &spec, (&step.from, &step.to), settling).await?;
     moved.seconds = begin.elapsed().as_secs_f64();
     Ok(moved)
 }
 
-/// What follows a switch: the map is published, and the source retired once the application has left it.
+/// Hands the writes of a copied shard over.
 ///
 /// # Errors
-/// A consumer did not take the map, or the source is still in use.
+/// What the target's host answered.
+pub async fn switch(
+    ground: &Ground<'_>,
+    before: &ShardMap,
+    spec: &MoveSpec,
+    (from, to): (&str, &str),
+    watch: Watch<'_>,
+) -> Result<Switched> {
+    // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
+    // has the source do it.
+    let arm = Arm {
+        run: spec.run.clone(),
+        fence: ground.fence(from),
+        shard: spec.shard,
+        address: spec.from.clone(),
+        replicas: u32::try_from(spec.others.len())? + 1,
+        credentials: spec.credentials.clone(),
+        instance: ground.instance(before, spec.shard, from, ground.session(from)?)?,
+        journals: spec.journals.clone(),
+    };
+    let source_is_armed = matches!(ground.ask(from, Request::Arm(arm), watch).await, Ok(Reply::Armed));
+    match ground.ask(to, Request::Switch(MoveSpec { source_is_armed, ..spec.clone() }), watch).await? {
+        Reply::Switched(switched) => Ok(switched),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// What settling needs beside the move.
+pub struct Settling<'a> {
+    /// One epoch after the other.
+    pub publishing: &'a Mutex<()>,
+    /// What the run does.
+    pub how: How,
+    /// Who watches.
+    pub watch: Watch<'a>,
+}
+
+/// What follows a switch: the map is published, and the source retired once the application has left it. Returns why it
+/// was not retired, where that has to wait; it is a live replica then, and `shards resume` retires it.
+///
+/// # Errors
+/// A consumer did not take the map, or the source does not follow the target.
 pub async fn settle(
     ground: &Ground<'_>,
     before: &ShardMap,
     spec: &MoveSpec,
     (from, to): (&str, &str),
-    publishing: &Mutex<()>,
-) -> Result<()> {
-    {
-        // One epoch after the other.
+    settling: &Settling<'_>,
+) -> Result<Option<String>> {
+    let Settling { publishing, how, watch } = settling;
+    phase(spec, to, "publish", watch);
+    let map = {
         let _turn = publishing.lock().await;
-        publish::publish(ground, &[(spec.shard, to.to_owned())]).await?;
+        publish::publish(ground, &[(spec.shard, to.to_owned())]).await?
+    };
+    if how.soak {
+        phase(spec, to, "soak", watch);
+        return Ok(None);
+    }
+    phase(spec, to, "retire", watch);
+    let behind = publish::left_behind(ground, &map, !how.pass_unclear).await?;
+    if !behind.is_empty() {
+        return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, behind.join("; "))));
     }
     let retire = Retire {
         run: spec.run.clone(),
+        fence: ground.fence(from),
         shard: spec.shard,
         address: spec.from.clone(),
         owner: spec.to.clone(),
-        epoch: spec.epoch,
+        epoch: map.epoch.0,
         credentials: spec.credentials.clone(),
         app_user: spec.app_user.clone(),
         instance: ground.instance(before, spec.shard, from, ground.session(from)?)?,
@@ -150,14 +232,19 @@ pub async fn settle(
     let begin = Instant::now();
     loop {
         match ground.ask(from, Request::Retire(retire.clone()), &|_, _| {}).await {
-            Ok(_) => return Ok(()),
+            Ok(_) => {
+                phase(spec, to, "done", watch);
+                return Ok(None);
+            }
             // Services look at their map a few times a second and then close what they do not need.
             Err(_) if begin.elapsed() < LEAVE => tokio::time::sleep(Duration::from_millis(250)).await,
-            Err(error) => {
-                return Err(
-                    error.context(format!("shard {} serves on {to}; its old instance stays a replica", spec.shard))
-                );
-            }
+            Err(error) => return Ok(Some(format!("{error:#}"))),
         }
     }
+}
+
+/// Tells what is done with a shard now, where the host does not.
+fn phase(spec: &MoveSpec, host: &str, phase: &str, watch: Watch<'_>) {
+    let (job, phase) = (format!("shard {}", spec.shard), phase.to_owned());
+    watch(host, &Event::Progress { job, phase, done: 0, total: 1 });
 }

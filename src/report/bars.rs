@@ -30,13 +30,28 @@ impl Bars {
             .entry(job.clone())
             .or_insert_with(|| (String::new(), self.multi.as_ref().map(|multi| multi.add(bar()))));
         if let Some(bar) = &entry.1 {
-            bar.set_length((*total).max(1));
-            bar.set_position(*done);
-            bar.set_message(format!("{job} → {host}: {phase}"));
-        } else if entry.0 != *phase && !self.quiet {
+            // A phase without a count is shown full: it takes moments.
+            let counted = *total > 1;
+            bar.set_length(if counted { *total } else { 1 });
+            bar.set_position(if counted { *done } else { 1 });
+            bar.set_message(format!("{job:<10} → {host}  {phase}"));
+            if phase == "done" {
+                bar.finish_and_clear();
+            }
+        } else if entry.0 != *phase && !self.quiet && phase != "done" {
             eprintln!("{job} → {host}: {phase}");
         }
         entry.0.clone_from(phase);
+    }
+
+    /// A line above the bars; stderr.
+    pub fn line(&self, text: &str) {
+        match &self.multi {
+            // A terminal that went away shows nothing anyway.
+            Some(multi) => drop(multi.println(text)),
+            None if !self.quiet => eprintln!("{text}"),
+            None => {}
+        }
     }
 
     /// Takes the bars away.

@@ -12,6 +12,8 @@ pub trait Step: Send + Sync {
     fn resource(&self) -> String;
     /// See [`Resource::owns`].
     fn owns(&self) -> Vec<String>;
+    /// See [`Resource::shares`].
+    fn shares(&self) -> Vec<String>;
     /// See [`Resource::validate`].
     ///
     /// # Errors
@@ -21,6 +23,8 @@ pub trait Step: Send + Sync {
     fn wants(&self, wants: &mut Wants);
     /// See [`Resource::starts`].
     fn starts(&self) -> Option<String>;
+    /// See [`Resource::enables`].
+    fn enables(&self) -> Option<String>;
     /// See [`Resource::restarts`].
     fn restarts(&self) -> Option<String>;
     /// See [`Resource::read`].
@@ -56,6 +60,10 @@ impl<R: Resource> Step for R {
         Resource::owns(self)
     }
 
+    fn shares(&self) -> Vec<String> {
+        Resource::shares(self)
+    }
+
     fn validate(&self) -> Result<(), String> {
         Resource::validate(self)
     }
@@ -66,6 +74,10 @@ impl<R: Resource> Step for R {
 
     fn starts(&self) -> Option<String> {
         Resource::starts(self)
+    }
+
+    fn enables(&self) -> Option<String> {
+        Resource::enables(self)
     }
 
     fn restarts(&self) -> Option<String> {

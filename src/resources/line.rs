@@ -74,6 +74,10 @@ impl Resource for Line {
         vec![format!("line {}", self.key())]
     }
 
+    fn shares(&self) -> Vec<String> {
+        vec![format!("path {}", self.path.display())]
+    }
+
     fn validate(&self) -> Result<(), String> {
         place::check("path", &self.path)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;

@@ -141,6 +141,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// What it manages alone (`path /etc/motd`, `user redis`): two steps with the same entry are an error of `check`.
     fn owns(&self) -> Vec<String>;
 
+    /// What it manages a part of (`path /etc/hosts`): no step may own that, others of its type may share it.
+    fn shares(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// Refuses impossible combinations; the playbook loader adds file and position.
     ///
     /// # Errors
@@ -152,6 +157,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
 
     /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
     fn starts(&self) -> Option<String> {
+        None
+    }
+
+    /// The systemd unit that applying this both enables and starts.
+    fn enables(&self) -> Option<String> {
         None
     }
 

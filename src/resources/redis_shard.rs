@@ -95,6 +95,10 @@ impl Resource for RedisShard {
         self.unit.clone()
     }
 
+    fn enables(&self) -> Option<String> {
+        self.unit.clone()
+    }
+
     fn owns(&self) -> Vec<String> {
         let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
@@ -201,7 +205,10 @@ impl Resource for RedisShard {
             place::own(&self.conf_path(), &self.file_meta())?;
             place::own(&self.acl_path(), &self.file_meta())?;
         }
-        site.settle_reload()?;
+        if let Some(unit) = self.unit.as_ref().filter(|_| !observed.is_enabled) {
+            site.enable(unit)?;
+        }
+        site.settle_units()?;
         self.start()
     }
 }
@@ -227,7 +234,7 @@ impl RedisShard {
         let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
         self.write(&acl::switched(&acl, closed, false), &follow_line(replica_of)?, blobs)?;
         place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
-        self.start()
+        self.start_with_host()
     }
 
     /// Turns users on or off in the ACL file, durably.
@@ -276,16 +283,28 @@ impl RedisShard {
         Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
     }
 
-    /// Starts the instance, and has it start with the host where it has a unit. Nothing happens where it runs.
+    /// Starts the instance where it does not run.
     ///
     /// # Errors
     /// What systemd or redis-server said.
     pub fn start(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Exec::new("systemctl").args(["enable", "--now", "--quiet", "--", unit]).run().map(drop),
+            Some(unit) => Exec::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
             None if process::is_running(&self.folder) => Ok(()),
             None => process::start(&self.conf_path(), &self.user),
         }
+    }
+
+    /// Starts the instance, and has it start with the host where it has a unit.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn start_with_host(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // Without a reload of systemd, which would take longer than all the rest; see World's units.
+            Exec::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
+        }
+        self.start()
     }
 
     /// Stops the instance, and has it not start again with the host.
@@ -294,7 +313,9 @@ impl RedisShard {
     /// What systemd said, or the process did not end within its time.
     pub fn stop(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Exec::new("systemctl").args(["disable", "--now", "--quiet", "--", unit]).run().map(drop),
+            Some(unit) => {
+                Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop)
+            }
             None => process::stop(&self.folder),
         }
     }

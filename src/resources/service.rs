@@ -11,7 +11,9 @@ use super::unit::{check_name, is_template};
 use super::{Blobs, Diff, Read, Resource, Site, UnitState, Wants, World, text};
 use crate::plan::Change;
 
-/// A reload after each enable would be most of the time that many services take: there is one, at the end.
+/// Done through the [`Site`], which does it for several services at once.
+const ENABLE: &str = "enable";
+/// A reload after each would be most of the time that many services take: there is one, at the end.
 const NO_RELOAD: &str = "--no-reload";
 
 /// The desired state of a service.
@@ -43,6 +45,10 @@ impl Resource for Service {
 
     fn starts(&self) -> Option<String> {
         (self.running == Some(true)).then(|| self.unit())
+    }
+
+    fn enables(&self) -> Option<String> {
+        (self.enabled == Some(true)).then(|| self.starts())?
     }
 
     fn restarts(&self) -> Option<String> {
@@ -145,10 +151,14 @@ impl Resource for Service {
     }
 
     fn apply(&self, observed: &UnitState, site: &mut Site) -> Result<()> {
-        let is_fresh = site.settle_units()?;
         let unit = self.unit();
         let calls = self.calls(observed)?;
         for call in &calls {
+            if *call == [ENABLE] {
+                site.enable(&unit)?;
+                continue;
+            }
+            let is_fresh = site.settle_units()?;
             let ran = Exec::new("systemctl").args(call).arg("--").arg(&unit).run();
             ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), journal(&unit)))?;
             if call.contains(&NO_RELOAD) && !is_fresh {
@@ -204,10 +214,9 @@ impl Service {
             calls.push(vec!["unmask"]);
         }
         match (enabled, running) {
-            (Some(true), Some(true)) => calls.push(vec!["enable", NO_RELOAD, "--now"]),
             (Some(false), Some(false)) => calls.push(vec!["disable", NO_RELOAD, "--now"]),
             (enabled, running) => {
-                calls.extend(enabled.map(|enabled| vec![if enabled { "enable" } else { "disable" }, NO_RELOAD]));
+                calls.extend(enabled.map(|enabled| if enabled { vec![ENABLE] } else { vec!["disable", NO_RELOAD] }));
                 calls.extend(running.map(|running| vec![if running { "start" } else { "stop" }]));
             }
         }
@@ -219,8 +228,7 @@ impl Service {
 }
 
 fn starts(call: &[&str]) -> bool {
-    call.contains(&"--now") && call.contains(&"enable")
-        || matches!(call.first(), Some(&"start" | &"restart" | &"reload-or-restart"))
+    matches!(call.first(), Some(&"start" | &"restart" | &"reload-or-restart"))
 }
 
 /// A start can succeed and the program fail right after it: that is this step's failure, not the next one's.
@@ -257,10 +265,10 @@ mod tests {
     }
 
     #[test]
-    fn enabling_and_starting_is_one_call() {
+    fn what_is_enabled_is_started_after_it() {
         let fresh = UnitState::fresh();
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable --no-reload --now");
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable --no-reload");
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable; start");
+        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable");
         assert_eq!(calls(r#"{"name":"a","restart":true}"#, &fresh), "restart");
     }
 

@@ -31,6 +31,10 @@ pub struct ShardMap {
     pub owner: String,
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
+    /// Where the service that reads it tells which epoch it has: an http:// address whose answer is a JSON object with
+    /// `map_epoch`, asked on the host itself. A rebalance retires an instance once all services have left it.
+    #[serde(default)]
+    pub version_url: Option<String>,
 }
 
 /// What was there: the file, and the map in it.
@@ -55,7 +59,12 @@ impl Resource for ShardMap {
     }
 
     fn validate(&self) -> Result<(), String> {
-        self.file().validate()
+        match &self.version_url {
+            Some(url) if !url.starts_with("http://") => {
+                Err(format!("version_url must be an http:// address, not \"{url}\""))
+            }
+            _ => self.file().validate(),
+        }
     }
 
     fn read(&self, world: &mut World) -> Result<Read<Observed>> {
@@ -149,6 +158,7 @@ mod tests {
             mode: Mode::file(),
             owner: meta.owner,
             group: Some(meta.group),
+            version_url: None,
         };
         (resource, Held(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
     }

@@ -28,12 +28,20 @@ pub struct ConnectError {
     pub cause: Cause,
     /// What was said, in one line.
     pub detail: String,
+    /// The host on the way there that it is about, where it is not the host itself.
+    pub over: Option<String>,
 }
 
 impl ConnectError {
     /// A failure of that host.
     pub fn new(host: &str, cause: Cause, detail: impl Into<String>) -> Self {
-        Self { host: host.to_owned(), cause, detail: detail.into() }
+        Self { host: host.to_owned(), cause, detail: detail.into(), over: None }
+    }
+
+    /// A failure of the host that leads to this one.
+    pub fn over(host: &str, error: Self) -> Self {
+        let over = Some(error.over.unwrap_or(error.host));
+        Self { host: host.to_owned(), over, ..error }
     }
 
     /// Tells the cause from the log of ssh's master process.
@@ -55,7 +63,7 @@ impl ConnectError {
 
     /// The next step for the person who reads this.
     pub fn hint(&self) -> String {
-        let host = &self.host;
+        let host = self.over.as_ref().unwrap_or(&self.host);
         match self.cause {
             Cause::Unreachable => format!("is it up? try: ssh -v to the address of {host} in hosts.toml"),
             Cause::UnknownKey => format!(
@@ -83,7 +91,10 @@ impl fmt::Display for ConnectError {
             Cause::Sudo => "does not allow sudo without a password",
             Cause::Agent => "does not start dunlin's agent",
         };
-        write!(f, "{}: {what}: {}", self.host, self.detail)
+        match &self.over {
+            Some(over) => write!(f, "{}: the way there leads over {over}: {what}: {}", self.host, self.detail),
+            None => write!(f, "{}: {what}: {}", self.host, self.detail),
+        }
     }
 }
 

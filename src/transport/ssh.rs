@@ -10,7 +10,7 @@ use openssh::{ChildStderr, ControlPersist, KnownHosts, Session, SessionBuilder, 
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, BufReader};
 
-use super::{Binary, Cause, Channel, ConnectError, Target, ssh_config};
+use super::{Binary, Cause, Channel, ConnectError, Target, Via, ssh_config};
 
 /// How long an agent may take to answer once its host let us in; a push over a slow line fits.
 const START: Duration = Duration::from_secs(120);
@@ -57,11 +57,25 @@ impl Ssh {
         if target.host_keys.is_empty() {
             return Err(ConnectError::new(name, Cause::UnknownKey, "no host_key in hosts.toml"));
         }
-        let session = self.session(target).await?;
+        let session = match self.session(target).await {
+            Ok(session) => session,
+            Err(error) => return Err(self.way(target).await.unwrap_or(error)),
+        };
         match tokio::time::timeout(START, self.start(target, session)).await {
             Ok(channel) => channel,
             Err(_) => Err(ConnectError::new(name, Cause::Agent, format!("no answer within {} s", START.as_secs()))),
         }
+    }
+
+    /// Of a jump, ssh only says that the connection closed; the host on the way is asked itself what is wrong with it.
+    async fn way(&self, target: &Target) -> Option<ConnectError> {
+        let Some(Via::Target(over)) = &target.via else { return None };
+        let over = self.targets.get(over)?;
+        let error = match Box::pin(self.way(over)).await {
+            Some(error) => error,
+            None => self.session(over).await.err()?,
+        };
+        Some(ConnectError::over(&target.name, error))
     }
 
     async fn session(&self, target: &Target) -> Result<Session, ConnectError> {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Facts, deploy, provision, shard};
+use super::{Event, Facts, deploy, lock, provision, shard};
 use crate::plan::Digest;
 
 /// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
@@ -80,6 +80,10 @@ pub enum Request {
     Apply(provision::Apply),
     /// Run one command.
     Exec(Exec),
+    /// Take the host's lock.
+    Lock(lock::Take),
+    /// Who holds the host's lock.
+    Locks,
     /// A step of a deploy.
     Deploy(deploy::Request),
     /// A step of a shard's move.
@@ -96,6 +100,10 @@ pub enum Reply {
     Applied(provision::Applied),
     /// A command ended.
     Exec(ExecDone),
+    /// Whether the lock is held now.
+    Lock(lock::Taken),
+    /// Those who hold the host's lock.
+    Locks(Vec<lock::Holder>),
     /// A deploy's step ended.
     Deploy(deploy::Reply),
     /// A shard's step ended.

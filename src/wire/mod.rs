@@ -7,6 +7,7 @@ pub mod deploy;
 mod event;
 mod facts;
 pub mod frame;
+pub mod lock;
 mod message;
 pub mod provision;
 pub mod shard;

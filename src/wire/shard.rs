@@ -18,6 +18,10 @@ pub const MOVES: &str = "/var/lib/dunlin/moves";
 pub enum Request {
     /// Sizes, rates, roles and persistence of instances; changes nothing.
     Observe(Observe),
+    /// Which epoch consumers of the map on this host have; changes nothing.
+    Consumers(Vec<Consumer>),
+    /// A run takes the next number of this host: requests that carry a lower one are refused from now on.
+    Begin(Begin),
     /// Everything that stands in a move's way, at once; writes to no Redis.
     Preflight(MoveSpec),
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
@@ -46,6 +50,10 @@ pub enum Request {
 pub enum Reply {
     /// One entry for each instance asked about.
     Observed(Vec<Observed>),
+    /// One entry for each consumer asked about.
+    Consumers(Vec<ConsumerState>),
+    /// The run's number on this host.
+    Begun(u64),
     /// The reasons against the move; none: it may begin.
     Preflight(Vec<Refusal>),
     /// The copy is complete and equal.
@@ -64,6 +72,54 @@ pub enum Reply {
     Recovered(Recovered),
     /// The copy is removed, the source serves as before.
     Aborted,
+}
+
+/// A consumer of the map: a `shard_map` step of the playbook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// Where the map stands.
+    pub file: PathBuf,
+    /// Where the service that reads it tells its `map_epoch`; asked on this host.
+    pub version_url: Option<String>,
+}
+
+/// What a consumer has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConsumerState {
+    /// Cluster and epoch of the file; nothing where there is no map.
+    pub file: Option<(String, u64)>,
+    /// The service that reads it.
+    pub service: Service,
+}
+
+/// A service that reads the map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "service", rename_all = "snake_case")]
+pub enum Service {
+    /// The playbook does not say where to ask.
+    NotAsked,
+    /// It routes by that epoch.
+    Runs {
+        /// The epoch.
+        epoch: u64,
+    },
+    /// Nobody listens there.
+    Down,
+    /// Somebody listens, but what the epoch is was not told.
+    Unclear {
+        /// What was found.
+        why: String,
+    },
+}
+
+/// A run begins to move shards on this host, under the host's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begin {
+    /// The run.
+    pub run: String,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
 }
 
 /// How dunlin enters an instance.
@@ -117,6 +173,10 @@ impl Default for Limits {
 pub struct MoveSpec {
     /// The run it belongs to.
     pub run: String,
+    /// The run's number on the host that is asked, from [`Request::Begin`]; with one that is not the latest any more,
+    /// no step is begun.
+    #[serde(default)]
+    pub fence: u64,
     /// The shard's number.
     pub shard: u32,
     /// The source, `ip:port`.
@@ -175,7 +235,7 @@ pub struct Observed {
     pub role: Role,
     /// redis-server's version.
     pub version: String,
-    /// Bytes of the data set (`used_memory_dataset`).
+    /// Bytes of keys and values; 0 where there are none, whatever the server itself takes.
     pub bytes: u64,
     /// Bytes of memory in all (`used_memory`).
     pub used_memory: u64,
@@ -270,6 +330,11 @@ impl Verified {
 /// Arm a source's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
+    /// The run that asks.
+    pub run: String,
+    /// The run's number on the host that is asked; a lower one than the latest there is refused.
+    #[serde(default)]
+    pub fence: u64,
     /// The shard.
     pub shard: u32,
     /// The source on the host that is asked, `ip:port`.
@@ -305,6 +370,9 @@ pub struct Switched {
 pub struct Retire {
     /// The run.
     pub run: String,
+    /// The run's number on this host.
+    #[serde(default)]
+    pub fence: u64,
     /// The shard.
     pub shard: u32,
     /// The instance on this host, `ip:port`.

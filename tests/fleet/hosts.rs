@@ -1,6 +1,6 @@
 //! The fleet: brought up once for all tests, used by one test at a time.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -40,6 +40,18 @@ impl Fleet {
     /// Runs a command on a host as root and returns its standard output; it must succeed.
     pub fn root(&self, host: &str, command: &str) -> String {
         script(self.name, &["ssh", "--root", host, command])
+    }
+
+    /// A command on a host as root, to be run by the caller.
+    pub fn ssh(&self, host: &str, command: &str) -> Command {
+        let mut ssh = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet"));
+        ssh.args(["--fleet", self.name, "ssh", "--root", host, command]);
+        ssh
+    }
+
+    /// A host's disk as this machine sees it while the host runs: for looking closely, without a login.
+    pub fn disk(&self, host: &str) -> PathBuf {
+        PathBuf::from(script(self.name, &["path"]).trim()).join("hosts").join(host).join("root")
     }
 
     /// The content of a file of a host, or `None` where it has none.

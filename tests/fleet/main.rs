@@ -4,7 +4,14 @@
 //! that cargo built for this test). `DUNLIN_TEST_FLEET` names the fleet, `test` where it is not set. Where a machine
 //! cannot carry a fleet, `DUNLIN_NO_FLEET=reason` leaves these tests out; nothing else does.
 
+mod cluster;
+mod deploy;
 mod faults;
 mod hosts;
+mod kills;
 mod project;
 mod provision;
+mod rebalance;
+mod refusals;
+mod ways;
+mod writers;

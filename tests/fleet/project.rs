@@ -47,6 +47,15 @@ impl Project {
         project
     }
 
+    /// The same files in a folder of their own, without what dunlin keeps beside them: another operator's machine.
+    pub fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let done = Command::new("cp").arg("-a").arg(self.folder.path().join(".")).arg(folder.path()).status().unwrap();
+        assert!(done.success());
+        std::fs::remove_dir_all(folder.path().join(".dunlin")).ok();
+        Self { folder, hosts: self.hosts.clone() }
+    }
+
     /// Writes the inventory.
     pub fn write(&self) {
         std::fs::write(self.path("inventory/hosts.toml"), self.hosts.to_string()).unwrap();

@@ -174,6 +174,7 @@ impl Places {
     pub fn spec(&mut self, from: u8, to: u8) -> MoveSpec {
         MoveSpec {
             run: "test".to_owned(),
+            fence: 0,
             shard: SHARD,
             from: self.address(from),
             to: self.address(to),
@@ -191,6 +192,8 @@ impl Places {
     /// The durable part of arming, at the source's place.
     pub fn arm(&mut self, n: u8, replicas: u32) -> Request {
         Request::Arm(Arm {
+            run: "test".to_owned(),
+            fence: 0,
             shard: SHARD,
             address: self.address(n),
             replicas,
@@ -203,6 +206,7 @@ impl Places {
     pub fn retire(&mut self, n: u8, owner: u8) -> Retire {
         Retire {
             run: "test".to_owned(),
+            fence: 0,
             shard: SHARD,
             address: self.address(n),
             owner: self.address(owner),

@@ -125,6 +125,7 @@ impl Torture {
         let (acked, gap) = (self.writers.acked(), self.longest_gap.as_millis());
         stop_and_check(&mut self.writers, &self.places, self.owner);
         // Past the capture of the test harness: this line is for the reader of the torture.
+        #[expect(clippy::explicit_write, reason = "the test harness keeps what eprintln! says to itself")]
         writeln!(
             std::io::stderr(),
             "torture: kills={count} acked={acked} lost=0 longest_gap_ms={gap} appendfsync={APPENDFSYNC}"

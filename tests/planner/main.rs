@@ -1,6 +1,7 @@
 //! The planner: against an oracle, against its own rules, and as procedures that an operator can read.
 mod generate;
 mod oracle;
+mod record;
 mod rules;
 mod transcripts;
 mod versus;

@@ -1,31 +1,86 @@
 //! What an integer programme says about a fleet, formulated from the observation and the wishes alone.
 //!
-//! Solved by the program `cbc` through good_lp. The question asked is a decision: is there an assignment that keeps
-//! all rules and moves at most so many bytes? A cut-off makes that much faster to refute than an optimum is to find.
+//! Solved by the program `cbc` (package coinor-cbc). Each question is a minimum: of the bytes that move within given
+//! bands, or of the distance from the wished ones. The answer is a range, what the solver proved to be the least and the
+//! best that it found, so that an answer which time cut short is still worth something.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::process::Command;
 
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::Wishes;
-use good_lp::solvers::WithTimeLimit;
-use good_lp::solvers::lp_solvers::{CbcSolver, LpSolver};
-use good_lp::{Expression, ProblemVariables, ResolutionError, Solution, SolverModel, Variable, constraint, variable};
 
 use crate::generate::MIB;
 
-/// What the oracle found out.
+/// What the oracle found out about a minimum.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Answer {
-    /// There is an assignment; it moves so many bytes.
-    Yes(u64),
-    /// There is none.
-    No,
-    /// The time was not enough to say.
-    Unknown,
+pub struct Known {
+    /// Proven: nothing is below this. Infinite where nothing keeps the rules.
+    pub least: f64,
+    /// The best that was found, if anything was.
+    pub best: Option<f64>,
 }
 
-/// Loads that each host may end with: bytes and operations, inclusive.
+impl Known {
+    /// Whether this tells if anything is below `most`.
+    pub fn decides(&self, most: f64) -> bool {
+        self.least >= most || self.best.is_some_and(|best| best < most)
+    }
+}
+
+/// Loads that each host may end with: bytes in MiB and operations, inclusive.
 pub type Band = [(f64, f64); 2];
+
+/// An integer programme in the LP format of CPLEX.
+pub struct Question {
+    objective: String,
+    rules: String,
+}
+
+/// A solver stops once what it found is so near to its bound, as a fraction.
+const ENOUGH: &str = "0.0005";
+
+impl Question {
+    /// What tells this question from others: FNV-1a of its text.
+    pub fn key(&self) -> u64 {
+        let mix = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        self.objective.bytes().chain(self.rules.bytes()).fold(0xcbf2_9ce4_8422_2325, mix)
+    }
+
+    /// The solver's answer after at most so many seconds of processor time. With `most` it only looks for something
+    /// below that, which is refuted much sooner than an optimum is found.
+    pub fn ask(&self, most: f64, seconds: u64) -> Known {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("question.lp");
+        let Self { objective, rules } = self;
+        let cut = if most.is_finite() { format!("{objective} <= {most}\n") } else { String::new() };
+        std::fs::write(&file, format!("Minimize\nobj: {objective}\nSubject To\n{cut}{rules}")).unwrap();
+        let mut cbc = Command::new("cbc");
+        cbc.arg(&file).args(["-seconds", &seconds.to_string(), "-timeMode", "cpu", "-ratioGap", ENOUGH, "-solve"]);
+        let output = cbc.output().expect("cbc runs (package coinor-cbc, see script/bootstrap)");
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("Total time"), "cbc did not finish:\n{said}");
+        known(&said, most)
+    }
+}
+
+/// Reads what cbc says at its end.
+fn known(said: &str, most: f64) -> Known {
+    let number = |name: &str| {
+        let line = said.lines().rev().find_map(|line| line.trim().strip_prefix(name))?;
+        line.split_whitespace().next()?.parse::<f64>().ok()
+    };
+    let result = said.lines().rev().find_map(|line| line.trim().strip_prefix("Result - "));
+    if result.map_or(said.contains("infeasible"), |result| result.contains("infeasible")) {
+        return Known { least: most, best: None };
+    }
+    let best = number("Objective value:").filter(|_| !said.contains("No feasible solution found"));
+    let optimal = result.is_some_and(|result| result.starts_with("Optimal"));
+    let proven = number("Lower bound:").or(best.filter(|_| optimal));
+    let least = proven.or_else(|| number("Continuous objective value is")).unwrap_or(0.0);
+    Known { least: least.clamp(0.0, most), best }
+}
 
 /// One copy of a shard.
 struct Copy {
@@ -43,7 +98,6 @@ pub struct Oracle<'a> {
     copies: Vec<Copy>,
     drained: Vec<bool>,
     zones: Vec<usize>,
-    pub seconds: f64,
 }
 
 impl<'a> Oracle<'a> {
@@ -76,7 +130,7 @@ impl<'a> Oracle<'a> {
                 });
             }
         }
-        Self { observation, wishes, copies, drained, zones, seconds: 2.0 }
+        Self { observation, wishes, copies, drained, zones }
     }
 
     /// The bands of the wished tolerance.
@@ -112,7 +166,7 @@ impl<'a> Oracle<'a> {
         self.observation.hosts.iter().map(|host| cap(host.capacity_bytes)).collect()
     }
 
-    /// Bytes that must move by counting alone: what is over the bands, or below them, in sum.
+    /// MiB that must move by counting alone: what is over the bands, or below them, in sum.
     pub fn counted(&self, bands: &[Band]) -> f64 {
         let mut load = vec![0.0; bands.len()];
         for copy in &self.copies {
@@ -124,48 +178,34 @@ impl<'a> Oracle<'a> {
             over += f64::max(load[n] - hi, 0.0);
             under += f64::max(lo - load[n], 0.0);
         }
-        over.max(under) * MIB as f64
+        over.max(under)
     }
 
-    /// The fewest bytes within the wished bands, and whether the solver had the time to prove it.
-    #[allow(dead_code, reason = "the benchmark compares with it; the tests ask whether there is anything cheaper")]
-    pub fn optimum(&self) -> (Answer, bool) {
-        let start = std::time::Instant::now();
-        let answer = self.ask(&self.bands(), None);
-        (answer, start.elapsed().as_secs_f64() < 0.8 * self.seconds)
+    /// The fewest MiB that move within the bands.
+    pub fn least_moved(&self, bands: &[Band]) -> Question {
+        let mut moved = Sum::default();
+        for (copy, hosts) in self.choices() {
+            for host in hosts.into_iter().filter(|host| *host != self.copies[copy].home) {
+                moved.add(self.copies[copy].mib, &chosen(copy, host));
+            }
+        }
+        Question { objective: moved.0, rules: self.rules(bands, None) }
     }
 
-    /// Whether an assignment within the bands moves at most `most` bytes.
-    pub fn ask(&self, bands: &[Band], most: Option<f64>) -> Answer {
-        let mut variables = ProblemVariables::new();
-        let mut may: Vec<Vec<(usize, Variable)>> = Vec::new();
-        for copy in &self.copies {
-            let hosts = (0..self.zones.len()).filter(|host| self.may(copy, *host));
-            may.push(hosts.map(|host| (host, variables.add(variable().binary()))).collect());
-        }
-        if may.iter().any(Vec::is_empty) {
-            return Answer::No;
-        }
-        let mut moved = Expression::with_capacity(may.len() * self.zones.len());
-        for (copy, choices) in self.copies.iter().zip(&may) {
-            for (host, chosen) in choices.iter().filter(|(host, _)| *host != copy.home) {
-                let _ = host;
-                moved.add_mul(copy.mib, chosen);
-            }
-        }
-        let model = variables.minimise(moved.clone()).using(LpSolver(CbcSolver::new())).with_time_limit(self.seconds);
-        let mut model = self.rules(model, &may, bands);
-        if let Some(most) = most {
-            model.add_constraint(constraint!(moved.clone() <= most / MIB as f64));
-        }
-        match model.solve() {
-            Ok(solution) if self.whole(&solution, &may) => {
-                Answer::Yes((solution.eval(&moved) * MIB as f64).round() as u64)
-            }
-            Ok(_) => Answer::Unknown,
-            Err(ResolutionError::Infeasible) => Answer::No,
-            Err(_) => Answer::Unknown,
-        }
+    /// The least distance from the wished bands that all hosts can keep, in thousandths of a share.
+    pub fn least_outside(&self) -> Question {
+        let mut outside = Sum::default();
+        outside.add(1000.0, OUTSIDE);
+        Question { objective: outside.0, rules: self.rules(&self.bands(), Some(&self.shares())) }
+    }
+
+    /// MiB and operations that each host's weight asks for.
+    pub fn shares(&self) -> Vec<[f64; 2]> {
+        let mib: f64 = self.copies.iter().map(|copy| copy.mib).sum();
+        let ops: f64 = self.copies.iter().map(|copy| copy.ops).sum();
+        let part = |n: usize| if self.drained[n] { 0.0 } else { self.observation.hosts[n].weight };
+        let weight: f64 = (0..self.drained.len()).map(part).sum();
+        (0..self.drained.len()).map(|n| [part(n) / weight * mib, part(n) / weight * ops]).collect()
     }
 
     fn may(&self, copy: &Copy, host: usize) -> bool {
@@ -173,38 +213,77 @@ impl<'a> Oracle<'a> {
         !self.drained[host] && (host == copy.home || (copy.free && open))
     }
 
-    fn rules<M: SolverModel>(&self, mut model: M, may: &[Vec<(usize, Variable)>], bands: &[Band]) -> M {
-        let mut loads: Vec<[Expression; 2]> = vec![[Expression::default(), Expression::default()]; bands.len()];
-        let mut crowd: BTreeMap<(usize, usize), Vec<Variable>> = BTreeMap::new();
-        for (copy, choices) in self.copies.iter().zip(may) {
-            model.add_constraint(constraint!(choices.iter().map(|(_, x)| x).sum::<Expression>() == 1.0));
-            for (host, chosen) in choices {
-                loads[*host][0].add_mul(copy.mib, chosen);
-                loads[*host][1].add_mul(copy.ops, chosen);
-                crowd.entry((copy.shard, self.zones[*host])).or_default().push(*chosen);
-            }
-        }
-        let replicated = self.observation.shards.iter().any(|shard| !shard.replicas.is_empty());
-        for together in crowd.values().filter(|_| replicated) {
-            model.add_constraint(constraint!(together.iter().sum::<Expression>() <= 1.0));
-        }
-        for (n, (load, band)) in loads.into_iter().zip(bands).enumerate() {
-            for (load, (lo, hi)) in load.into_iter().zip(band) {
-                if !self.drained[n] && *hi < f64::MAX {
-                    model.add_constraint(constraint!(load.clone() <= *hi));
-                }
-                if !self.drained[n] && *lo > 0.0 {
-                    model.add_constraint(constraint!(load >= *lo));
-                }
-            }
-        }
-        model
+    /// The hosts that each copy may be on.
+    fn choices(&self) -> impl Iterator<Item = (usize, Vec<usize>)> {
+        let hosts = |copy: &Copy| (0..self.zones.len()).filter(|host| self.may(copy, *host)).collect();
+        self.copies.iter().enumerate().map(move |(n, copy)| (n, hosts(copy)))
     }
 
-    /// Whether the solver's answer is a real assignment: one host for each copy.
-    fn whole(&self, solution: &impl Solution, may: &[Vec<(usize, Variable)>]) -> bool {
-        let chosen =
-            |choices: &Vec<(usize, Variable)>| choices.iter().filter(|(_, x)| solution.value(*x) > 0.99).count();
-        may.iter().all(|choices| chosen(choices) == 1)
+    /// The rules. With `shares`, bands give way by the part [`OUTSIDE`] of them.
+    fn rules(&self, bands: &[Band], shares: Option<&[[f64; 2]]>) -> String {
+        let mut text = String::new();
+        let mut loads: Vec<[Sum; 2]> = vec![Default::default(); bands.len()];
+        let mut crowd: BTreeMap<(usize, usize), Sum> = BTreeMap::new();
+        let mut binaries = String::new();
+        for (n, hosts) in self.choices() {
+            let (copy, mut one) = (&self.copies[n], Sum::default());
+            for host in hosts {
+                let name = chosen(n, host);
+                one.add(1.0, &name);
+                loads[host][0].add(copy.mib, &name);
+                loads[host][1].add(copy.ops, &name);
+                crowd.entry((copy.shard, self.zones[host])).or_default().add(1.0, &name);
+                let _ = writeln!(binaries, "{name}");
+            }
+            one.rule(&mut text, "=", 1.0);
+        }
+        crowd.values().filter(|together| together.1 > 1).for_each(|together| together.rule(&mut text, "<=", 1.0));
+        let walls = self.walls();
+        for host in (0..bands.len()).filter(|host| !self.drained[*host]) {
+            for (resource, (lo, hi)) in bands[host].into_iter().enumerate() {
+                let (mut above, mut below) = (loads[host][resource].clone(), loads[host][resource].clone());
+                if let Some(shares) = shares {
+                    above.add(-shares[host][resource], OUTSIDE);
+                    below.add(shares[host][resource], OUTSIDE);
+                    let wall = walls[host][resource].1;
+                    loads[host][resource].rule(&mut text, "<=", wall);
+                }
+                above.rule(&mut text, "<=", hi);
+                below.rule(&mut text, ">=", lo);
+            }
+        }
+        let _ = writeln!(text, "Binaries\n{binaries}End");
+        text
+    }
+}
+
+/// How far bands give way, as a fraction of a share.
+const OUTSIDE: &str = "outside";
+
+/// The variable that is 1 where the copy is on the host.
+fn chosen(copy: usize, host: usize) -> String {
+    format!("x{copy}_{host}")
+}
+
+/// A linear expression and its number of terms.
+#[derive(Clone, Default)]
+struct Sum(String, usize);
+
+impl Sum {
+    fn add(&mut self, factor: f64, name: &str) {
+        if factor != 0.0 {
+            let line = if self.1 % 8 == 7 { "\n" } else { " " };
+            let _ = write!(self.0, "{factor:+} {name}{line}");
+            self.1 += 1;
+        }
+    }
+
+    /// Writes the rule down unless it holds anyway.
+    fn rule(&self, text: &mut String, relation: &str, value: f64) {
+        let holds = (relation == "<=" && value == f64::MAX) || (relation == ">=" && value <= 0.0);
+        if !holds {
+            let all = if self.1 == 0 { "0 nothing" } else { &self.0 };
+            let _ = writeln!(text, "{all} {relation} {value}");
+        }
     }
 }

@@ -54,6 +54,7 @@ impl Run<'_> {
             if !step.notify.is_empty() {
                 self.pending.note(&self.play.name, &self.owed(step))?;
             }
+            self.site.expect_enables(self.enables_behind(index));
             if let Some(failure) = self.step(at, step) {
                 return Ok(Some(failure));
             }
@@ -63,6 +64,16 @@ impl Run<'_> {
             resource: "systemd".to_owned(),
             error: format!("{error:#}"),
         }))
+    }
+
+    /// The units that the pending steps right behind one enable, up to the first that enables none.
+    fn enables_behind(&self, index: usize) -> Vec<String> {
+        let behind = self.play.steps.iter().enumerate().skip(index + 1);
+        let is_pending = |number| {
+            let at = StepRef { play: self.number, step: number };
+            self.planned.row(at).is_some_and(|row| row.action.is_pending())
+        };
+        behind.filter(|(number, _)| is_pending(*number)).map_while(|(_, step)| step.resource.enables()).collect()
     }
 
     /// The handlers of a step that the plan says will run.

@@ -18,7 +18,7 @@ use crate::wire::shard::{Arm, MoveSpec, Role};
 /// The instance is no master, or has another file; nothing was changed then.
 pub fn arm_file(what: &Arm) -> Result<()> {
     let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the source's instance")?;
-    let _lock = Diary::open(&what.journals, what.shard, "arm")?;
+    let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
     let mut source = Link::open(&what.address, &what.credentials)?;
     if !matches!(source.role()?, Role::Master { .. }) {
         bail!("{} is no master; its file was not armed", what.address);

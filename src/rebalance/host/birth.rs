@@ -30,7 +30,7 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
 /// Something else runs there, or what the system said.
 pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result<()> {
     if is_copy(instance, spec)? {
-        return instance.start();
+        return instance.start_with_host();
     }
     match role_of(&spec.to, &spec.credentials) {
         Role::Unreachable if !instance.is_running()? => {}

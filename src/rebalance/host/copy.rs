@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::diary::{Diary, Mark, Step};
 use super::link::Link;
-use super::{birth, recover, sync, verify};
+use super::{birth, observe, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
 use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
@@ -21,7 +21,7 @@ const START: Duration = Duration::from_secs(20);
 /// What stopped it; the source has not been touched but for its replication settings.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
     let started = Instant::now();
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     let instance = birth::instance(spec)?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
     match source.role()? {
@@ -54,7 +54,7 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.done(Step::Copy, Value::Null)?;
 
     let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
-    let bytes = target.info("memory")?.number("used_memory_dataset");
+    let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
 }
 

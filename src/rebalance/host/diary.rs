@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::crash::{self, Moment};
+use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::MoveSpec;
@@ -144,6 +145,9 @@ pub struct Diary {
     journal: Journal,
     records: Vec<Record>,
     run: String,
+    /// The run's number, and the folder that says which is the latest.
+    fence: u64,
+    folder: PathBuf,
     /// Held until the diary is dropped, or the process ends.
     _lock: File,
 }
@@ -169,8 +173,9 @@ impl Diary {
     /// Takes the shard's lock and reads its journal.
     ///
     /// # Errors
-    /// Another request works on this shard, or the disk said no.
-    pub fn open(folder: &Path, shard: u32, run: &str) -> Result<Self> {
+    /// Another request works on this shard, a later run has this host, or the disk said no.
+    pub fn open(folder: &Path, shard: u32, (run, fence): (&str, u64)) -> Result<Self> {
+        fence::check(folder, fence)?;
         let path = path(folder, shard);
         let journal = Journal::open(&path)?;
         let lock_path = path.with_extension("lock");
@@ -183,7 +188,14 @@ impl Diary {
                 return Err(error).with_context(|| format!("locking {}", lock_path.display()));
             }
         }
-        Ok(Self { journal, records: journal::read(&path)?, run: run.to_owned(), _lock: lock })
+        Ok(Self {
+            journal,
+            records: journal::read(&path)?,
+            run: run.to_owned(),
+            fence,
+            folder: folder.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
@@ -236,8 +248,9 @@ impl Diary {
     /// Announces a step; it may be done once this has returned.
     ///
     /// # Errors
-    /// It is not on the disk: the step must not be done.
+    /// It is not on the disk, or a later run has this host: the step must not be done.
     pub fn intent(&mut self, step: Step, detail: Value) -> Result<()> {
+        fence::check(&self.folder, self.fence)?;
         self.append(step, Mark::Intent, detail)?;
         crash::point(step, Moment::Before);
         Ok(())
@@ -312,9 +325,9 @@ mod tests {
     #[test]
     fn a_shard_is_locked_once() {
         let folder = tempfile::tempdir().unwrap();
-        let held = Diary::open(folder.path(), 3, "r1").unwrap();
-        assert!(Diary::open(folder.path(), 3, "r2").unwrap_err().to_string().contains("shard 3"));
+        let held = Diary::open(folder.path(), 3, ("r1", 0)).unwrap();
+        assert!(Diary::open(folder.path(), 3, ("r2", 0)).unwrap_err().to_string().contains("shard 3"));
         drop(held);
-        Diary::open(folder.path(), 3, "r2").unwrap();
+        Diary::open(folder.path(), 3, ("r2", 0)).unwrap();
     }
 }

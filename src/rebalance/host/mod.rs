@@ -8,10 +8,12 @@
 mod arm;
 mod aside;
 mod birth;
+mod consumers;
 mod copy;
 pub mod crash;
 mod diary;
 mod door;
+mod fence;
 mod link;
 mod moves;
 mod observe;
@@ -36,6 +38,8 @@ use crate::wire::shard::{Reply, Request};
 pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
     Ok(match request {
         Request::Observe(what) => Reply::Observed(observe::observe(&what)),
+        Request::Consumers(consumers) => Reply::Consumers(consumers::look(&consumers)),
+        Request::Begin(what) => Reply::Begun(fence::take(&what.journals, &what.run)?),
         Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs, sink)),
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
         Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,

@@ -98,7 +98,7 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
 /// # Errors
 /// The journal cannot be read or written, or a step failed on the way.
 pub fn recover(spec: &MoveSpec) -> Result<Recovered> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     if diary.begun().is_none() {
         return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() });
     }
@@ -125,7 +125,7 @@ pub fn by_roles(spec: &MoveSpec, diary: &mut Diary, wait: Duration) -> Result<Re
 fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
     let instance = birth::instance(spec)?;
     if instance.current()?.is_some() && !instance.is_running()? {
-        instance.start()?;
+        instance.start_with_host()?;
     }
     let (mut source, source_role, source_id) = look(&spec.from, spec);
     let (mut target, target_role, target_id) = look(&spec.to, spec);
@@ -232,7 +232,7 @@ fn follow_again(spec: &MoveSpec, target: &mut Link) -> Result<()> {
 /// # Errors
 /// The target was opened or may be, or the copy is not one: nothing is removed then.
 pub fn abort(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     if diary.begun().is_none() || diary.last(Step::Abort, Mark::Done).is_some() {
         return Ok(());
     }
@@ -304,6 +304,7 @@ mod tests {
     fn spec() -> MoveSpec {
         MoveSpec {
             run: "r".to_owned(),
+            fence: 0,
             shard: 17,
             from: "a:1".to_owned(),
             to: "b:1".to_owned(),

@@ -24,7 +24,7 @@ const FILE: Duration = Duration::from_secs(300);
 /// It does not follow the new owner, or the application is still connected to it: nothing is stopped then.
 pub fn retire(what: &Retire) -> Result<Retired> {
     let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the instance to retire")?;
-    let mut diary = Diary::open(&what.journals, what.shard, &what.run)?;
+    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
     if instance.current()?.is_none() && !instance.is_running()? {
         return Ok(Retired::default());
     }

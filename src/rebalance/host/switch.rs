@@ -49,7 +49,7 @@ enum Attempt {
 /// All attempts were given up, or a person has to decide; the shard then is where it was, or the message says what
 /// was found.
 pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     if is_finished(diary.this_move()) && is_handed_over(spec) {
         return Ok(Switched { already: true, ..Switched::default() });
     }

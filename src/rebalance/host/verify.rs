@@ -60,7 +60,7 @@ enum Verdict {
 /// # Errors
 /// An instance does not answer, or the target does not follow the source.
 pub fn verify(spec: &MoveSpec, sink: &dyn Sink) -> Result<Verified> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, &spec.run)?;
+    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     let mut source = Link::open(&spec.from, &spec.credentials)?;
     let mut target = Link::open(&spec.to, &spec.credentials)?;
     match (source.role()?, target.role()?) {

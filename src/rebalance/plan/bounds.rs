@@ -10,8 +10,8 @@ use super::state::State;
 /// Sets of up to so many items are searched completely.
 const COMPLETE: usize = 22;
 
-/// Bytes that have to move whatever the plan.
-pub(crate) fn lower_bound(model: &Model, bands: &[Band]) -> i64 {
+/// Bytes that have to move by counting.
+pub(crate) fn counted(model: &Model, bands: &[Band]) -> i64 {
     let home = State::new(model);
     let movable = |item: &usize| model.items[*item].movable;
     let mut everything: Vec<Weight> =

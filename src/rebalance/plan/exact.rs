@@ -1,9 +1,11 @@
-//! Branch and bound over a few hosts and items at a time, everything else held fast.
+//! Branch and bound over a few hosts and many of their items at a time, everything else held fast.
 //!
-//! It finds what a walk seldom does: several moves that are only good together. Each search is bounded by a number of
-//! nodes. A node is cut when what has moved, plus what hosts still lack or have too much beyond the free choices that
-//! are left to them, is no better than the present assignment.
+//! It finds what a walk seldom does: several moves that are only good together, a primary and its replica among them.
+//! Each search is bounded by a number of nodes. A node is cut when what is chosen is dearer, at the prices of
+//! [`super::dual`], than an assignment that moves less than the present one can be; or when what has moved, plus what hosts
+//! still lack or have too much beyond the choices that are left to them, is no better than it.
 
+use super::dual::{Dual, Multipliers};
 use super::model::{BYTES, Band, Model, OPS, Weight};
 use super::rng::Rng;
 use super::search::within;
@@ -12,8 +14,8 @@ use super::state::{State, add, outside, sub};
 /// Nodes of one search.
 const NODES: usize = 12_000;
 /// Hosts and items that one search rearranges, at most.
-const HOSTS: usize = 5;
-const ITEMS: usize = 30;
+const HOSTS: usize = 6;
+const ITEMS: usize = 48;
 
 /// When to stop.
 #[derive(Debug, Clone, Copy)]
@@ -26,15 +28,16 @@ pub(crate) struct Part {
 
 /// Rearranges random parts of an assignment within the bands until it moves few enough bytes or many
 /// searches in a row find nothing.
-pub(crate) fn improve(model: &Model, bands: &[Band], state: &mut State, until: Part, seed: u64) {
+pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, until: Part, seed: u64) {
+    let (model, bands) = (dual.model, dual.bands);
     if !within(state, bands) {
         return;
     }
     let mut rng = Rng::new(seed ^ 0xb0b);
     let mut idle = 0;
     while idle < until.patience && state.moved > until.goal {
-        let (hosts, items) = part(model, state, &mut rng);
-        let found = Search::new(model, bands, state, hosts, items).run();
+        let hosts = some_hosts(model, state, &mut rng);
+        let found = Search::new(dual, prices, state, hosts, &mut rng).run();
         idle += 1;
         if let Some(shifts) = found {
             idle = 0;
@@ -45,13 +48,13 @@ pub(crate) fn improve(model: &Model, bands: &[Band], state: &mut State, until: P
     }
 }
 
-/// Some hosts, at least one of them with something that came from another, and some items on them.
-fn part(model: &Model, state: &State, rng: &mut Rng) -> (Vec<usize>, Vec<usize>) {
+/// Some hosts, at least one of them with something that came from another.
+fn some_hosts(model: &Model, state: &State, rng: &mut Rng) -> Vec<usize> {
     let count = model.hosts.len();
     let mut hosts = Vec::new();
     let start = rng.below(state.at.len());
-    let away = (0..state.at.len()).map(|n| (n + start) % state.at.len());
-    if let Some(item) = away.into_iter().find(|item| state.at[*item] != model.items[*item].home) {
+    let mut away = (0..state.at.len()).map(|n| (n + start) % state.at.len());
+    if let Some(item) = away.find(|item| state.at[*item] != model.items[*item].home) {
         hosts.extend([state.at[item], model.items[item].home]);
     }
     let want = (2 + rng.below(HOSTS - 1)).min(count);
@@ -62,110 +65,185 @@ fn part(model: &Model, state: &State, rng: &mut Rng) -> (Vec<usize>, Vec<usize>)
         }
     }
     hosts.retain(|host| !model.hosts[*host].drained);
-    let mut pool: Vec<usize> =
-        hosts.iter().flat_map(|host| &state.on[*host]).copied().filter(|item| model.items[*item].movable).collect();
-    pool.sort_unstable();
-    let most = ITEMS / 2 + rng.below(ITEMS / 2 + 1);
-    let mut items: Vec<usize> = Vec::new();
-    while items.len() < most && !pool.is_empty() {
-        let item = pool.swap_remove(rng.below(pool.len()));
-        let stays = state.at[item] == model.items[item].home;
-        let crowd = items.iter().any(|other| model.items[*other].shard == model.items[item].shard);
-        if !(crowd || stays && rng.below(3) == 0 && pool.len() > most) {
-            items.push(item);
-        }
-    }
-    items.sort_by_key(|item| (std::cmp::Reverse(model.items[*item].weight), *item));
-    (hosts, items)
+    hosts
 }
 
-struct Search {
-    items: Vec<usize>,
+/// A place of an item that an improvement can use: index of the host, and how much dearer than the cheapest it is.
+type Place = (usize, f64);
+
+struct Search<'m> {
+    model: &'m Model<'m>,
     hosts: Vec<usize>,
     bands: Vec<Band>,
+    items: Vec<usize>,
     weights: Vec<Weight>,
     /// Position of each item's home among the hosts; `hosts.len()` if it is elsewhere.
     homes: Vec<usize>,
-    legal: Vec<Vec<bool>>,
+    places: Vec<Vec<Place>>,
+    /// For each item, the other copies of its shard that come before it.
+    mates: Vec<Vec<usize>>,
     /// Bytes of the items from a depth on whose home is that host, by depth.
     free: Vec<Vec<i64>>,
+    /// What the items from a depth on can bring to that host, by depth.
+    coming: Vec<Vec<Weight>>,
     load: Vec<Weight>,
     chosen: Vec<usize>,
     /// The best choice so far and what it moves.
     best: Option<Vec<usize>>,
     least: i64,
+    /// Bytes that are moved where every item is at its cheapest place and every price is paid in full.
+    floor: f64,
     nodes: usize,
 }
 
-impl Search {
-    fn new(model: &Model, bands: &[Band], state: &State, hosts: Vec<usize>, items: Vec<usize>) -> Self {
-        let place = |host: usize| hosts.iter().position(|other| *other == host).unwrap_or(hosts.len());
-        let homes: Vec<usize> = items.iter().map(|item| place(model.items[*item].home)).collect();
-        let mut load: Vec<Weight> = hosts.iter().map(|host| state.load[*host]).collect();
-        let mut free = vec![vec![0; hosts.len()]; items.len() + 1];
-        let mut least = 0;
-        for (n, item) in items.iter().enumerate().rev() {
-            let (at, weight) = (place(state.at[*item]), model.items[*item].weight);
-            load[at] = sub(load[at], weight);
-            free[n] = free[n + 1].clone();
-            if let Some(free) = free[n].get_mut(homes[n]) {
+impl<'m> Search<'m> {
+    fn new(dual: &Dual<'m>, prices: &Multipliers, state: &State, hosts: Vec<usize>, rng: &mut Rng) -> Self {
+        let model = dual.model;
+        let bands: Vec<Band> = hosts.iter().map(|host| dual.bands[*host]).collect();
+        let load: Vec<Weight> = hosts.iter().map(|host| state.load[*host]).collect();
+        let mut search = Self {
+            model,
+            items: Vec::new(),
+            weights: Vec::new(),
+            homes: Vec::new(),
+            places: Vec::new(),
+            mates: Vec::new(),
+            free: Vec::new(),
+            coming: Vec::new(),
+            chosen: Vec::new(),
+            best: None,
+            least: 0,
+            floor: 0.0,
+            nodes: 0,
+            hosts,
+            bands,
+            load,
+        };
+        search.pick(dual, prices, state, rng);
+        search.sum(prices, state);
+        search
+    }
+
+    /// Takes the items with more than one place that an improvement can use.
+    fn pick(&mut self, dual: &Dual, prices: &Multipliers, state: &State, rng: &mut Rng) {
+        let model = self.model;
+        let pool = self.hosts.iter().flat_map(|host| &state.on[*host]).copied();
+        let mut pool: Vec<usize> = pool.filter(|item| model.items[*item].movable).collect();
+        pool.sort_unstable();
+        let all: Vec<Vec<Place>> = pool.iter().map(|item| self.places_of(dual, prices, *item, state, &pool)).collect();
+        let dearer = |(item, places): (&usize, &Vec<Place>)| {
+            places.iter().find(|(n, _)| self.hosts[*n] == state.at[*item]).map_or(0.0, |(_, dearer)| *dearer)
+        };
+        let slack: f64 = pool.iter().zip(&all).map(dearer).sum::<f64>() + self.unused(prices, state);
+        let mut open: Vec<(usize, Vec<Place>)> = Vec::new();
+        for (item, mut places) in pool.into_iter().zip(all) {
+            places.retain(|(n, dearer)| *dearer < slack || self.hosts[*n] == state.at[item]);
+            if places.len() > 1 {
+                open.push((item, places));
+            }
+        }
+        let most = ITEMS / 2 + rng.below(ITEMS / 2 + 1);
+        while open.len() > most {
+            open.swap_remove(rng.below(open.len()));
+        }
+        let weight = |item: usize| model.items[item].weight;
+        open.sort_by_key(|(item, _)| (std::cmp::Reverse(weight(*item)), *item));
+        for (item, places) in open {
+            let mates = &model.items[item].mates;
+            self.mates.push((0..self.items.len()).filter(|n| mates.contains(&self.items[*n])).collect());
+            self.items.push(item);
+            self.places.push(places);
+        }
+    }
+
+    /// Where the item may be if the copies of its shard outside of `pool` stay, cheapest first.
+    fn places_of(&self, dual: &Dual, prices: &Multipliers, item: usize, state: &State, pool: &[usize]) -> Vec<Place> {
+        let model = self.model;
+        let held = |host: usize| {
+            let mates = model.items[item].mates.iter();
+            mates.filter(|mate| pool.binary_search(mate).is_err()).any(|mate| model.clash(host, state.at[*mate]))
+        };
+        let may = |host: usize| host == state.at[item] || (model.allowed(item, host) && !held(host));
+        let cost = |(n, host): (usize, &usize)| (n, dual.cost(item, *host, &prices.of));
+        let mut places: Vec<Place> = self.hosts.iter().enumerate().filter(|(_, h)| may(**h)).map(cost).collect();
+        places.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.0.cmp(&b.0)));
+        let cheapest = places[0].1;
+        places.iter_mut().for_each(|place| place.1 -= cheapest);
+        places
+    }
+
+    /// What the prices charge for loads that the hosts do not have, or pay for loads that they have beyond.
+    fn unused(&self, prices: &Multipliers, state: &State) -> f64 {
+        let one = |host: &usize, band: &Band| {
+            let of = |resource: usize| {
+                let (price, load) = (prices.of[*host][resource], state.load[*host][resource]);
+                let edge = if price > 0.0 { band.hi[resource] } else { band.lo[resource] };
+                if price == 0.0 { 0.0 } else { price * (edge - load) as f64 }
+            };
+            of(BYTES) + of(OPS)
+        };
+        self.hosts.iter().zip(&self.bands).map(|(host, band)| one(host, band)).sum()
+    }
+
+    /// The sums that the bounds need.
+    fn sum(&mut self, prices: &Multipliers, state: &State) {
+        let place = |host: usize| self.hosts.iter().position(|other| *other == host).unwrap_or(self.hosts.len());
+        self.homes = self.items.iter().map(|item| place(self.model.items[*item].home)).collect();
+        self.weights = self.items.iter().map(|item| self.model.items[*item].weight).collect();
+        self.free = vec![vec![0; self.hosts.len()]; self.items.len() + 1];
+        self.coming = vec![vec![[0, 0]; self.hosts.len()]; self.items.len() + 1];
+        let mut dearer = 0.0;
+        for (n, item) in self.items.iter().enumerate().rev() {
+            let (at, weight) = (place(state.at[*item]), self.weights[n]);
+            self.load[at] = sub(self.load[at], weight);
+            self.free[n] = self.free[n + 1].clone();
+            self.coming[n] = self.coming[n + 1].clone();
+            if let Some(free) = self.free[n].get_mut(self.homes[n]) {
                 *free += weight[BYTES];
             }
-            if at != homes[n] {
-                least += weight[BYTES];
+            for (host, more) in &self.places[n] {
+                self.coming[n][*host] = add(self.coming[n][*host], weight);
+                dearer += if *host == at { *more } else { 0.0 };
+            }
+            if at != self.homes[n] {
+                self.least += weight[BYTES];
             }
         }
-        let legal = |item: &usize| hosts.iter().map(|host| state.legal(model, *item, *host)).collect();
-        Self {
-            bands: hosts.iter().map(|host| bands[*host]).collect(),
-            weights: items.iter().map(|item| model.items[*item].weight).collect(),
-            legal: items.iter().map(legal).collect(),
-            chosen: Vec::with_capacity(items.len()),
-            best: None,
-            nodes: 0,
-
-            homes,
-            free,
-            load,
-            least,
-            hosts,
-            items,
-        }
+        self.floor = self.least as f64 - dearer - self.unused(prices, state);
     }
 
     /// The shifts of a better choice, if there is one.
     fn run(mut self) -> Option<Vec<(usize, usize)>> {
-        self.descend(0);
+        self.descend(0, 0.0);
         let best = self.best.take()?;
         Some(self.items.iter().copied().zip(best.into_iter().map(|n| self.hosts[n])).collect())
     }
 
-    fn descend(&mut self, moved: i64) {
+    fn descend(&mut self, moved: i64, dearer: f64) {
         let depth = self.chosen.len();
         self.nodes += 1;
-        if self.nodes > NODES || moved + self.must_move(depth) >= self.least {
+        let least = self.least as f64 - 0.5;
+        if self.nodes > NODES || self.floor + dearer > least || moved + self.must_move(depth) >= self.least {
             return;
         }
         if depth == self.items.len() {
-            let kept = self.load.iter().zip(&self.bands);
-            if kept.clone().all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
+            let mut kept = self.load.iter().zip(&self.bands);
+            if kept.all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
                 self.least = moved;
                 self.best = Some(self.chosen.clone());
             }
             return;
         }
-        let home = self.homes[depth];
-        self.choose(home, moved);
-        for host in 0..self.hosts.len() {
-            if host != home {
-                self.choose(host, moved + self.weights[depth][BYTES]);
-            }
+        for n in 0..self.places[depth].len() {
+            let (host, more) = self.places[depth][n];
+            self.choose(host, moved, dearer + more);
         }
     }
 
-    fn choose(&mut self, host: usize, moved: i64) {
+    fn choose(&mut self, host: usize, moved: i64, dearer: f64) {
         let depth = self.chosen.len();
-        if host >= self.hosts.len() || !self.legal[depth][host] {
+        let clashes = |mate: &usize| self.model.clash(self.hosts[host], self.hosts[self.chosen[*mate]]);
+        if self.mates[depth].iter().any(clashes) {
             return;
         }
         let (before, band) = (self.load[host], &self.bands[host]);
@@ -175,9 +253,20 @@ impl Search {
         }
         self.load[host] = after;
         self.chosen.push(host);
-        self.descend(moved);
+        let moved = moved + if host == self.homes[depth] { 0 } else { self.weights[depth][BYTES] };
+        if self.can_fill(depth + 1) {
+            self.descend(moved, dearer);
+        }
         self.chosen.pop();
         self.load[host] = before;
+    }
+
+    /// Whether what is left to choose can bring every host what it lacks.
+    fn can_fill(&self, depth: usize) -> bool {
+        let hosts = self.load.iter().zip(&self.coming[depth]).zip(&self.bands);
+        hosts.into_iter().all(|((load, coming), band)| {
+            load[BYTES] + coming[BYTES] >= band.lo[BYTES] && load[OPS] + coming[OPS] >= band.lo[OPS]
+        })
     }
 
     /// Bytes that have yet to move: what hosts would have too much or too little if all that is left stayed at home.

@@ -6,6 +6,7 @@
 //! or an unseeded source of chance: the same input gives the same plan to the byte.
 
 mod bounds;
+mod dual;
 mod emit;
 mod exact;
 mod greedy;
@@ -14,6 +15,7 @@ mod limit;
 mod model;
 mod notes;
 mod output;
+
 mod relax;
 mod rng;
 mod schedule;

@@ -4,6 +4,7 @@
 //! nearest ones that can ([`super::relax`]); where the operator sets limits, as near as they allow ([`super::limit`]).
 
 use super::bounds;
+use super::dual::{Dual, Multipliers};
 use super::exact::{self, Part};
 use super::greedy::{descend, place_forced};
 use super::infeasible::{Infeasible, over_cap};
@@ -34,19 +35,17 @@ pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasibl
     let wished = model.bands();
     let start = feasible(model, &wished, wishes.seed)?;
     let mut bands = wished.clone();
-    let mut bound = bounds::lower_bound(model, &bands);
-    let mut state = cheapest(model, &bands, start, bound, wishes.seed);
+    let (mut state, mut bound) = cheapest(model, &bands, start, wishes.seed);
     if !within(&state, &bands) {
         (state, bands) = relax::nearest(model, &bands, state, wishes.seed);
-        bound = bounds::lower_bound(model, &bands);
-        state = cheapest(model, &bands, state, bound, wishes.seed);
+        (state, bound) = cheapest(model, &bands, state, wishes.seed);
     }
     let limits = Limits::of(wishes);
     let limited = !limits.hold(&state);
     if limited {
         state = limit::nearest(model, &wished, limits, wishes.seed);
         bands = relax::widened(&state, &wished);
-        bound = bounds::lower_bound(model, &bands).min(state.moved);
+        bound = bounds::counted(model, &bands).min(state.moved);
     } else {
         tidy(model, &bands, &mut state);
     }
@@ -90,6 +89,10 @@ const STEPS: usize = 40_000;
 const NEAR: i64 = 1000;
 /// Walks without success after which a search gives up.
 const PATIENCE: u64 = 20;
+/// The same for the search before any prices are known.
+const FIRST: u64 = 6;
+/// Steps towards the best prices.
+const ASCENT: usize = 500;
 /// Times that walks and branch and bound take turns.
 const CYCLES: u64 = 4;
 /// Searches of branch and bound without success after which it gives up.
@@ -125,23 +128,36 @@ pub(crate) struct Aim {
     pub price: f64,
 }
 
-/// The assignment within the bands that moves the fewest bytes, as far as the work allows; or the nearest to them.
-pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, bound: i64, seed: u64) -> State {
-    let goal = bound + bound / NEAR;
+/// The assignment within the bands that moves the fewest bytes, as far as the work allows, or the nearest to them; and
+/// what no assignment within the bands can beat.
+pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -> (State, i64) {
+    let mut bound = bounds::counted(model, bands);
+    let goal = |bound: i64| bound + bound / NEAR;
+    let aim = |bound: i64, patience: u64| Aim { goal: goal(bound), rounds: 5 * patience, patience, price: 1.0 };
     if is_large(model) {
-        return search(model, bands, start, Aim { goal, rounds: 3, patience: 3, price: 1.0 }, seed);
+        let aim = Aim { rounds: 3, ..aim(bound, 3) };
+        return (search(model, bands, start, aim, seed), bound);
     }
-    let mut best = start;
+    let mut best = search(model, bands, start, aim(bound, FIRST), seed);
+    let dual = Dual::new(model, bands);
+    let mut prices = Multipliers::none(model);
     for cycle in 0..CYCLES {
-        let aim = Aim { goal, rounds: 100, patience: PATIENCE, price: 1.0 };
-        best = search(model, bands, best, aim, seed.wrapping_add(1000 * cycle));
-        let before = best.moved;
-        exact::improve(model, bands, &mut best, Part { goal, patience: PARTS }, seed.wrapping_add(cycle));
-        if best.moved == before || best.moved <= goal {
+        if within(&best, bands) {
+            if best.moved <= goal(bound) {
+                break;
+            }
+            prices = dual.ascend(prices, best.moved, ASCENT);
+            bound = bound.max(prices.bytes());
+        }
+        let before = (within(&best, bands), best.moved);
+        best = search(model, bands, best, aim(bound, PATIENCE), seed.wrapping_add(1000 * (cycle + 1)));
+        let until = Part { goal: goal(bound), patience: PARTS };
+        exact::improve(&dual, &prices, &mut best, until, seed.wrapping_add(cycle));
+        if (within(&best, bands), best.moved) == before {
             break;
         }
     }
-    best
+    (best, bound)
 }
 
 /// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.

@@ -1,11 +1,16 @@
-//! systemd units, as `systemctl show` tells them.
+//! systemd units, as `systemctl show` tells them, and whether they are enabled, as the disk tells it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::resources::exec::Exec;
+
+/// Where `systemctl enable` puts its links.
+const FOLDER: &str = "/etc/systemd/system";
 
 /// A systemd unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,8 +54,46 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
         .run()
         .context("asking systemd for the state of units")?;
     let blocks = parse_units(&String::from_utf8_lossy(&asked));
+    let links = Links::read(Path::new(FOLDER));
+    let blocks = blocks.into_iter().zip(names).map(|(state, name)| links.correct(name, state));
     // systemd answers in the order of the question; the names are ours, since an alias answers with another Id.
     Ok(names.iter().cloned().zip(blocks).collect())
+}
+
+/// The units that have a link from `*.wants`, `*.requires`, `*.upholds` or an alias: what `enable` makes.
+///
+/// systemd keeps a unit's `UnitFileState` from when it was first asked until its next reload, and a reload costs more
+/// than all the rest of enabling a unit; so the links are looked at, and no reload is needed to see them.
+struct Links(BTreeSet<String>);
+
+impl Links {
+    fn read(folder: &Path) -> Self {
+        let mut found = BTreeSet::new();
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().into_owned());
+            if [".wants", ".requires", ".upholds"].iter().any(|suffix| name.ends_with(suffix)) {
+                let inside = fs::read_dir(&path).into_iter().flatten().flatten();
+                found.extend(inside.map(|link| link.file_name().to_string_lossy().into_owned()));
+            } else if let Ok(target) = fs::read_link(&path)
+                && let Some(unit) = target.file_name().map(|unit| unit.to_string_lossy().into_owned())
+                // A link of the same name brings a unit file from elsewhere: that is `linked`.
+                && unit != name
+            {
+                found.insert(unit);
+            }
+        }
+        Self(found)
+    }
+
+    /// What systemd said, set right where it speaks of the time before its last reload.
+    fn correct(&self, name: &str, mut state: UnitState) -> UnitState {
+        match (state.enabled.as_str(), self.0.contains(name)) {
+            ("disabled", true) => state.enabled = "enabled".to_owned(),
+            ("enabled", false) => state.enabled = "disabled".to_owned(),
+            _ => {}
+        }
+        state
+    }
 }
 
 /// One state for each paragraph of `systemctl show`.
@@ -84,6 +127,24 @@ mod tests {
         assert_eq!(units.len(), 2);
         assert!(units[0].found && units[0].active == "active" && units[0].enabled == "enabled");
         assert_eq!(units[1], UnitState::absent());
+    }
+
+    #[test]
+    fn what_is_enabled_is_read_from_the_links() {
+        let folder = tempfile::tempdir().unwrap();
+        let wants = folder.path().join("multi-user.target.wants");
+        fs::create_dir(&wants).unwrap();
+        std::os::unix::fs::symlink("/lib/systemd/system/a@.service", wants.join("a@1.service")).unwrap();
+        std::os::unix::fs::symlink("/lib/systemd/system/b.service", folder.path().join("alias.service")).unwrap();
+        std::os::unix::fs::symlink("/opt/c.service", folder.path().join("c.service")).unwrap();
+        let links = Links::read(folder.path());
+        let said = |enabled: &str| UnitState { enabled: enabled.to_owned(), ..UnitState::fresh() };
+        let seen = |name: &str, enabled: &str| links.correct(name, said(enabled)).enabled;
+        assert_eq!(seen("a@1.service", "disabled"), "enabled");
+        assert_eq!(seen("a@2.service", "enabled"), "disabled");
+        assert_eq!(seen("b.service", "enabled"), "enabled");
+        assert_eq!(seen("c.service", "linked"), "linked");
+        assert_eq!(seen("d.service", "static"), "static");
     }
 
     #[test]

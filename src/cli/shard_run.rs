@@ -1,0 +1,203 @@
+//! Carrying shard moves out, and telling how they went: for `shard-rebalance`, `shards resume` and `shards reverse`.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::exit::Exit;
+use super::failure::Failure;
+use super::locked::{lock, take};
+use super::shard_ground::Files;
+use crate::fleet::Session;
+use crate::inventory::Bytes;
+use crate::plan::Counts;
+use crate::rebalance::Ground;
+use crate::rebalance::run::{How, Moved, Outcome, Step, preflight, run};
+use crate::report::{Bars, Reporter, Summary};
+use crate::wire::Event;
+
+/// What the last line of a run counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tally {
+    /// Moves that were planned.
+    pub moves: usize,
+    /// Those that failed.
+    pub failed: usize,
+}
+
+impl Tally {
+    /// Prints the last line of a JSON run, however it ended, and hands its end on.
+    ///
+    /// # Errors
+    /// That of the run.
+    pub fn end(self, result: Result<Exit, Failure>, reporter: &Reporter) -> Result<Exit, Failure> {
+        let exit = match &result {
+            Ok(exit) => *exit,
+            Err(failure) => {
+                let error = format!("{:#}", failure.source);
+                reporter.line(&json!({"event": "error", "error": error, "next": failure.hints}));
+                failure.exit
+            }
+        };
+        let counts = Counts { change: self.moves, ..Counts::default() };
+        reporter.summary(Summary { counts, failed: self.failed, exit: exit.code() });
+        result
+    }
+}
+
+/// Moves to be made.
+pub struct Task<'a> {
+    /// The run.
+    pub id: &'a str,
+    /// The moves.
+    pub steps: &'a [Step],
+    /// What is done beside moving.
+    pub how: How,
+    /// Bytes and seconds as the plan has them.
+    pub planned: Option<(u64, f64)>,
+}
+
+/// Locks the hosts that shards may stand on and takes the run's number on each.
+///
+/// # Errors
+/// Others hold one (exit 5), or a host does not answer.
+pub async fn begin(
+    files: &Files,
+    ground: &mut Ground<'_>,
+    (command, id): (&str, &str),
+    reporter: &Reporter,
+) -> Result<(), Failure> {
+    let hosts: Vec<String> = files.shard_hosts()?.iter().map(|host| host.name.clone()).collect();
+    let sessions = hosts.iter().map(|host| ground.session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
+    lock(ground.fleet, &sessions, &take(command, id, false), reporter).await?;
+    Ok(ground.begin(id, &hosts).await?)
+}
+
+/// Asks the targets' hosts for everything that stands in the way.
+///
+/// # Errors
+/// Something does: exit 3, nothing was written.
+pub async fn checked(ground: &Ground<'_>, steps: &[Step], id: &str) -> Result<(), Failure> {
+    let (map, _) = crate::rebalance::ground::read_map(&ground.map_file)?;
+    let reasons = preflight(ground, &map, steps, id).await?;
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let text = format!("preflight refuses; no Redis was written to\n  {}", reasons.join("\n  "));
+    Err(Failure::say(Exit::Refused, text)
+        .hint("mend what is named, or plan around it: --to HOSTS, --max-moves N; --dry-run shows the plan"))
+}
+
+/// Runs moves, and tells how they ended.
+///
+/// # Errors
+/// The list of what is left cannot be written.
+pub async fn carry_out(
+    files: &Files,
+    ground: &Ground<'_>,
+    task: &Task<'_>,
+    (reporter, tally): (&Reporter, &mut Tally),
+) -> Result<Exit, Failure> {
+    tally.moves = task.steps.len();
+    files.keep(task.steps)?;
+    let (bars, begin) = (Bars::new(reporter.json, reporter.style.quiet), Instant::now());
+    let watch = |host: &str, event: &Event| show(reporter, &bars, host, event);
+    let ended = |step: &Step, result: &anyhow::Result<Moved>| {
+        if let Ok(moved) = result {
+            reporter.line(&json!({
+                "event": "moved", "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
+                "gap_ms": milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.kept,
+            }));
+            bars.line(&moved_line(step, moved));
+        }
+    };
+    let outcome = run(ground, task.steps, task.id, (task.how, &watch, &ended)).await;
+    bars.finish();
+    let left: Vec<Step> = task.steps.iter().filter(|step| !outcome.moved.contains_key(&step.key())).cloned().collect();
+    files.keep(&left)?;
+    tally.failed = outcome.failed.len();
+    tell(&outcome, task, begin.elapsed().as_secs_f64(), reporter);
+    let kept = outcome.moved.values().any(|moved| moved.kept.is_some());
+    Ok(match (left.is_empty() && !kept, ground.fleet.stop.is_asked()) {
+        (true, _) => Exit::Done,
+        (false, true) => Exit::Interrupted,
+        (false, false) => Exit::Partial,
+    })
+}
+
+/// Shows what happens on a host.
+pub fn show(reporter: &Reporter, bars: &Bars, host: &str, event: &Event) {
+    match event {
+        Event::Note { text } if !reporter.json => {
+            if reporter.style.verbose {
+                bars.line(&format!("{host}: {text}"));
+            }
+        }
+        event => {
+            reporter.event(host, event);
+            bars.event(host, event);
+        }
+    }
+}
+
+fn moved_line(step: &Step, moved: &Moved) -> String {
+    let what = format!("  shard {:<4} {} → {}", step.shard, step.from, step.to);
+    let figures = format!(
+        "{} in {:.1} s, writes held {:.1} ms",
+        Bytes(moved.bytes).human(),
+        moved.seconds,
+        milliseconds(moved.gap_us)
+    );
+    format!("{what}   {figures}")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for a reader")]
+fn milliseconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1000.0
+}
+
+fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
+    let next = "dunlin shards status, then dunlin shards resume or abort";
+    for ((shard, _), error) in &outcome.failed {
+        reporter.failed(&format!("shard {shard}"), error, Some(next));
+    }
+    for ((shard, _), moved) in &outcome.moved {
+        if let Some(why) = &moved.kept {
+            tell_kept(*shard, why, reporter);
+        }
+        for what in &moved.pending {
+            reporter.failed(&format!("shard {shard}"), what, Some("dunlin shards resume"));
+        }
+    }
+    if !outcome.left.is_empty() {
+        reporter.say(&format!("{} moves were not begun; dunlin shards resume makes them", outcome.left.len()));
+    }
+    let bytes: u64 = outcome.moved.values().map(|moved| moved.bytes).sum();
+    let gap_ms = milliseconds(outcome.moved.values().map(|moved| moved.gap_us).max().unwrap_or(0));
+    let moves = outcome.moved.len();
+    let (planned_bytes, planned_seconds) = task.planned.unzip();
+    reporter.line(&json!({
+        "event": "rebalanced", "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
+        "planned_bytes": planned_bytes, "planned_seconds": planned_seconds,
+    }));
+    let plan = |what: Option<String>| what.map(|what| format!(" (planned {what})")).unwrap_or_default();
+    let planned_bytes = plan(planned_bytes.map(|bytes| Bytes(bytes).human().to_string()));
+    let planned_seconds = plan(planned_seconds.map(|seconds| format!("{seconds:.0} s")));
+    reporter.data(&format!(
+        "Done: {moves} {} moved: {}{planned_bytes} in {seconds:.1} s{planned_seconds}; writes were held for at most \
+         {gap_ms:.1} ms",
+        if moves == 1 { "shard" } else { "shards" },
+        Bytes(bytes).human(),
+    ));
+    if task.how.soak && moves > 0 {
+        reporter.say(
+            "the old instances are live replicas: dunlin shards reverse goes back, dunlin shards resume retires them",
+        );
+    }
+}
+
+/// An old instance that could not be retired.
+pub fn tell_kept(shard: u32, why: &str, reporter: &Reporter) {
+    let text = format!("it has moved; its old instance stays as a replica: {why}");
+    reporter.failed(&format!("shard {shard}"), &text, Some("dunlin shards resume retires it once that is mended"));
+}

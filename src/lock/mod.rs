@@ -1,0 +1,236 @@
+//! The lock of a host, on the host: an flock that lives as long as the agent that holds it. When the agent ends, however
+//! it ends (its controller gone, killed, the host rebooted), nothing is left that somebody would have to clean up.
+//!
+//! Beside the lock each holder has a note, held by a lock of its own: a note whose lock is free belongs to nobody.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use crate::wire::lock::{Holder, Take, Taken};
+
+/// How long to wait for a holder whose controller is gone: the longest that a switch of a shard may take to find its
+/// way, and some.
+const ENDING: Duration = Duration::from_secs(60);
+/// How long to wait for any other: one that is just going, or just coming and has no note yet.
+const GOING: Duration = Duration::from_millis(500);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What one agent holds.
+#[derive(Debug)]
+pub struct Lock {
+    folder: PathBuf,
+    held: Mutex<Option<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    _lock: File,
+    note: File,
+    path: PathBuf,
+    holder: Holder,
+}
+
+impl Default for Lock {
+    /// In root's own folder; another user's agent keeps locks of its own, as it may change only what is its own.
+    fn default() -> Self {
+        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+        let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+        let is_root = rustix::process::geteuid().is_root();
+        let base = if is_root { PathBuf::from("/var/lib/dunlin") } else { cache().join("dunlin") };
+        Self::new(&base.join("locks"))
+    }
+}
+
+impl Lock {
+    /// The lock in that folder.
+    pub fn new(folder: &Path) -> Self {
+        Self { folder: folder.to_owned(), held: Mutex::default() }
+    }
+
+    /// Takes it, and keeps it until this value is dropped; or tells who has it. Held already, it stays held; one that
+    /// was shared is not made exclusive.
+    ///
+    /// # Errors
+    /// What the system said, with the path.
+    pub fn take(&self, take: &Take) -> Result<Taken> {
+        let mut held = self.held();
+        if let Some(held) = held.as_ref().filter(|held| !held.holder.shared || take.shared) {
+            return Ok(if held.holder.run == take.run { Taken::Held } else { Taken::By(vec![held.holder.clone()]) });
+        }
+        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        let path = self.folder.join("host");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.with_context(|| format!("opening {}", path.display()))?;
+        let wish =
+            if take.shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        let begin = Instant::now();
+        while !try_lock(&file, wish, &path)? {
+            let holders = self.holders()?;
+            let patience =
+                if holders.iter().any(|holder| !holder.ending) || holders.is_empty() { GOING } else { ENDING };
+            if begin.elapsed() > patience {
+                return Ok(Taken::By(holders));
+            }
+            std::thread::sleep(LOOK);
+        }
+        *held = Some(self.noted(file, take)?);
+        Ok(Taken::Held)
+    }
+
+    fn noted(&self, lock: File, take: &Take) -> Result<Held> {
+        let holder = Holder {
+            by: take.by.clone(),
+            command: take.command.clone(),
+            run: take.run.clone(),
+            since: format!("{:.0}", jiff::Timestamp::now()),
+            pid: std::process::id(),
+            shared: take.shared,
+            ending: false,
+        };
+        let path = self.folder.join(format!("host.{}.json", holder.pid));
+        // Locked before it has its name, so that nobody takes it for one that was left.
+        let mut note =
+            tempfile::Builder::new().prefix(".note-").tempfile_in(&self.folder).context("the lock's note")?;
+        try_lock(note.as_file(), FlockOperation::NonBlockingLockExclusive, &path)?;
+        note.write_all(&serde_json::to_vec(&holder)?).with_context(|| format!("writing {}", path.display()))?;
+        let note = note.persist(&path).with_context(|| format!("writing {}", path.display()))?;
+        Ok(Held { _lock: lock, note, path, holder })
+    }
+
+    /// Is it held here, and by nobody else?
+    pub fn is_exclusive(&self) -> bool {
+        self.held().as_ref().is_some_and(|held| !held.holder.shared)
+    }
+
+    /// Notes that the controller is gone.
+    pub fn ending(&self) {
+        if let Some(held) = self.held().as_mut() {
+            held.holder.ending = true;
+            let text = serde_json::to_vec(&held.holder).unwrap_or_default();
+            let written =
+                held.note.set_len(0).and_then(|()| held.note.rewind()).and_then(|()| held.note.write_all(&text));
+            // Whoever waits is then told that a living run holds it, which is the safe side.
+            written.ok();
+        }
+    }
+
+    /// All who hold it now, also in other processes.
+    ///
+    /// # Errors
+    /// The folder cannot be read.
+    pub fn holders(&self) -> Result<Vec<Holder>> {
+        let entries = match fs::read_dir(&self.folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", self.folder.display())),
+        };
+        let mut holders = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if name.starts_with("host.") && name.ends_with(".json") {
+                holders.extend(holder(&path)?);
+            }
+        }
+        holders.sort_unstable_by(|a, b| (&a.since, a.pid).cmp(&(&b.since, b.pid)));
+        Ok(holders)
+    }
+
+    fn held(&self) -> MutexGuard<'_, Option<Held>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Some(held) = self.held().take() {
+            // A note that stays is one that nobody holds: it is passed over, and removed by the next who looks.
+            fs::remove_file(&held.path).ok();
+        }
+    }
+}
+
+/// Whom a note is about; a note that nobody holds is removed.
+fn holder(path: &Path) -> Result<Option<Holder>> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
+    };
+    if try_lock(&file, FlockOperation::NonBlockingLockShared, path)? {
+        fs::remove_file(path).ok();
+        return Ok(None);
+    }
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).with_context(|| format!("reading {}", path.display()))?;
+    // Caught while it is being written: it is there the next time.
+    Ok(serde_json::from_slice(&text).ok())
+}
+
+fn try_lock(file: &File, operation: FlockOperation, path: &Path) -> Result<bool> {
+    match flock(file, operation) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take(run: &str, shared: bool) -> Take {
+        Take { by: "a@b".to_owned(), command: "deploy".to_owned(), run: run.to_owned(), shared }
+    }
+
+    #[test]
+    fn one_holds_it_alone_or_several_share_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Lock::new(folder.path()), Lock::new(folder.path()));
+        assert_eq!(first.take(&take("1", false)).unwrap(), Taken::Held);
+        assert!(first.is_exclusive());
+        assert_eq!(first.take(&take("1", false)).unwrap(), Taken::Held);
+        let Taken::By(holders) = second.take(&take("2", true)).unwrap() else { panic!("two hold it") };
+        assert_eq!(holders.iter().map(|holder| holder.run.as_str()).collect::<Vec<_>>(), ["1"]);
+        drop(first);
+        assert_eq!(second.take(&take("2", true)).unwrap(), Taken::Held);
+        assert!(!second.is_exclusive());
+        let third = Lock::new(folder.path());
+        assert_eq!(third.take(&take("3", true)).unwrap(), Taken::Held);
+        assert!(matches!(Lock::new(folder.path()).take(&take("4", false)).unwrap(), Taken::By(_)));
+        drop((second, third));
+        assert_eq!(Lock::new(folder.path()).holders().unwrap(), []);
+    }
+
+    #[test]
+    fn a_holder_that_is_ending_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (Lock::new(folder.path()), Lock::new(folder.path()));
+        first.take(&take("1", false)).unwrap();
+        first.ending();
+        assert!(second.holders().unwrap()[0].ending);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| second.take(&take("2", false)).unwrap());
+            std::thread::sleep(GOING * 2);
+            drop(first);
+            assert_eq!(waiting.join().unwrap(), Taken::Held);
+        });
+    }
+
+    #[test]
+    fn a_note_that_was_left_is_nobodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::new(folder.path());
+        fs::write(folder.path().join("host.1.json"), "{}").unwrap();
+        assert_eq!(lock.holders().unwrap(), []);
+        assert_eq!(lock.take(&take("1", false)).unwrap(), Taken::Held);
+    }
+}

@@ -1,0 +1,53 @@
+//! The lock of a host: who may change it now. One for deploys, provisioning and shard moves.
+
+use serde::{Deserialize, Serialize};
+
+/// Take the lock for as long as this channel's agent lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Take {
+    /// Who asks: `user@machine`.
+    pub by: String,
+    /// The command, in its own words: `provision`, `shard-rebalance`.
+    pub command: String,
+    /// The run.
+    pub run: String,
+    /// Beside others that share it? Without this, alone.
+    pub shared: bool,
+}
+
+/// Somebody who holds a host's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Who.
+    pub by: String,
+    /// The command.
+    pub command: String,
+    /// The run.
+    pub run: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// The agent's process on the host.
+    pub pid: u32,
+    /// Beside others?
+    pub shared: bool,
+    /// Is the controller gone? The agent then only ends what it has begun.
+    pub ending: bool,
+}
+
+impl Holder {
+    /// Who holds it, since when, and for what, in one line.
+    pub fn told(&self) -> String {
+        let ending = if self.ending { ", whose dunlin is gone and which ends what it began" } else { "" };
+        format!("{} holds it for {} since {} (process {} there{ending})", self.by, self.command, self.since, self.pid)
+    }
+}
+
+/// How taking ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Taken {
+    /// It is held now.
+    Held,
+    /// Others hold it.
+    By(Vec<Holder>),
+}

@@ -1,0 +1,204 @@
+//! dunlin is killed in the middle of a rebalance: the status tells the truth, and anybody can bring it to its end.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use dunlin_shards::ShardMap;
+use serde_json::Value as Json;
+
+use crate::cluster::{Cluster, REDIS, Role};
+use crate::hosts::fleet;
+use crate::writers::Writers;
+
+/// How long a moment may be waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// When dunlin is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// It has said that: the event, and its phase where it has one.
+    Said(&'static str, &'static str),
+    /// A host's journal has that record: step and mark.
+    Noted(&'static str, &'static str),
+}
+
+const MOMENTS: [Moment; 10] = [
+    Moment::Said("progress", "copy"),
+    Moment::Noted("birth", "intent"),
+    Moment::Noted("copy", "done"),
+    Moment::Said("progress", "verify"),
+    Moment::Noted("arm", "intent"),
+    Moment::Noted("fence", "intent"),
+    Moment::Noted("open", "intent"),
+    Moment::Noted("settle", "done"),
+    Moment::Said("progress", "publish"),
+    Moment::Noted("retire", "intent"),
+];
+
+#[test]
+fn killed_at_ten_moments_nothing_is_lost_and_resume_ends_it() {
+    let Some(fleet) = fleet() else { return };
+    let mut cluster = Cluster::new(&fleet);
+    cluster.grow();
+    let writers = Writers::start(&cluster.published());
+    for (number, moment) in MOMENTS.into_iter().enumerate() {
+        // There and back again.
+        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
+        let begin = Instant::now();
+        kill_at(&cluster, moment, wish);
+        cluster.without_agents();
+        status_tells_the_truth(&cluster);
+        cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+        cluster.is_as_the_map_says();
+        writers.write_on(100);
+        let acked = writers.lost_nothing();
+        eprintln!("{moment:?}: {:.1} s, {acked} acknowledged", begin.elapsed().as_secs_f64());
+    }
+    cluster.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+}
+
+#[test]
+fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
+    let Some(fleet) = fleet() else { return };
+    let mut cluster = Cluster::new(&fleet);
+    cluster.grow();
+    let writers = Writers::start(&cluster.published());
+    let before = cluster.map();
+
+    // Taken back: the copies are gone, the map is as it was, and nothing is left to resume.
+    kill_at(&cluster, Moment::Noted("birth", "done"), &[]);
+    cluster.without_agents();
+    cluster.project.dunlin(&["shard-rebalance", "--yes"]).ends(3).complains(&["shards resume, or dunlin shards abort"]);
+    cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
+    assert_eq!(cluster.map(), before);
+    cluster.is_as_the_map_says();
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0).says(&["nothing to resume"]);
+
+    // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
+    let other = cluster.project.copy();
+    kill_at(&cluster, Moment::Noted("retire", "done"), &[]);
+    cluster.without_agents();
+    assert_ne!(cluster.map(), before, "an epoch was published before the kill");
+    let refused = other.dunlin(&["shard-rebalance", "--yes"]).ends(3);
+    refused.complains(&["next:"]);
+    other.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    let theirs = ShardMap::parse(&std::fs::read_to_string(other.path("inventory/shards.toml")).unwrap()).unwrap();
+    for entry in &theirs.shards {
+        assert_eq!(cluster.writable(entry.id.0), [entry.host.as_str()], "shard {}", entry.id);
+    }
+    other.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+    // The first one's map is behind now: a provisioning by it is refused, and its resume brings it up to date.
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    cluster.is_as_the_map_says();
+    writers.write_on(100);
+    writers.lost_nothing();
+}
+
+/// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
+/// they have begun.
+fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
+    let before = counts(cluster);
+    let mut command = cluster.project.command(&[&["shard-rebalance", "--yes", "--json"], wish].concat());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let said = listen(&mut child);
+    let (end, mut lines) = (Instant::now() + PATIENCE, Vec::new());
+    loop {
+        let closed = loop {
+            match said.try_recv() {
+                Ok(line) => lines.push(line),
+                Err(TryRecvError::Empty) => break false,
+                Err(TryRecvError::Disconnected) => break true,
+            }
+        };
+        if has_come(cluster, moment, &lines, &before) {
+            break;
+        }
+        let late = Instant::now() > end;
+        assert!(!closed && !late, "{moment:?} has not come: {lines:#?}\n{}", rest(child));
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), None, "{moment:?}: it ended before it was killed: {lines:#?}");
+}
+
+fn rest(mut child: Child) -> String {
+    child.kill().ok();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn listen(child: &mut Child) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn has_come(cluster: &Cluster<'_>, moment: Moment, lines: &[String], before: &BTreeMap<(&str, u16), usize>) -> bool {
+    match moment {
+        Moment::Said(event, phase) => lines.iter().any(|line| {
+            let line: Json = serde_json::from_str(line).unwrap();
+            line["event"] == event && (phase.is_empty() || line["phase"] == phase)
+        }),
+        Moment::Noted(step, mark) => REDIS.into_iter().any(|host| {
+            cluster.journals(host).into_iter().any(|(shard, records)| {
+                let new = records.iter().skip(before.get(&(host, shard)).copied().unwrap_or(0));
+                new.into_iter().any(|record| record["step"] == step && record["mark"] == mark)
+            })
+        }),
+    }
+}
+
+fn counts<'h>(cluster: &Cluster<'_>) -> BTreeMap<(&'h str, u16), usize> {
+    let counted = |host| cluster.journals(host).into_iter().map(move |(shard, records)| ((host, shard), records.len()));
+    REDIS.into_iter().flat_map(counted).collect()
+}
+
+/// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
+/// roles that the instances themselves tell; and nothing else is open.
+fn status_tells_the_truth(cluster: &Cluster<'_>) {
+    let output = cluster.project.dunlin(&["shards", "status", "--json"]).ends(0);
+    let lines: Vec<Json> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (roles, map) = (cluster.roles(), cluster.map());
+    let mut open = BTreeMap::new();
+    for told in lines.iter().filter(|line| line["event"] == "move") {
+        let shard = u16::try_from(told["shard"].as_u64().unwrap()).unwrap();
+        for side in ["source", "target"] {
+            let address = told[if side == "source" { "from" } else { "to" }].as_str().unwrap();
+            let host = REDIS.into_iter().find(|host| cluster.address(host, shard) == address).unwrap();
+            let is = match roles.get(&(shard, host)) {
+                None => ("unreachable", None),
+                Some(Role::Master) => ("master", None),
+                Some(Role::Replica(of)) => ("replica", Some(of.as_str())),
+            };
+            assert_eq!((told[side]["role"].as_str().unwrap(), told[side]["of"].as_str()), is, "{side} of {told}");
+            open.insert((shard, host), told.clone());
+        }
+        let owner = map.shards[usize::from(shard)].host.as_str();
+        let serves = told["stand"] == "switched";
+        let master = roles.iter().find(|((id, _), role)| *id == shard && **role == Role::Master).unwrap().0.1;
+        assert_eq!(
+            cluster.address(master, shard),
+            told[if serves { "to" } else { "from" }].as_str().unwrap(),
+            "{told}"
+        );
+        assert!(serves || master == owner, "{told}: {master} serves, the map says {owner}");
+    }
+    for ((shard, host), role) in &roles {
+        let expected = map.shards[usize::from(*shard)].host == *host && *role == Role::Master;
+        assert!(
+            expected || open.contains_key(&(*shard, *host)),
+            "shard {shard} is {role:?} on {host}, not told: {lines:#?}"
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! Shards move onto a new host while they are written to.
+
+use serde_json::Value as Json;
+
+use crate::cluster::Cluster;
+use crate::hosts::fleet;
+use crate::project::Output;
+use crate::writers::Writers;
+
+#[test]
+fn shards_move_onto_a_new_host_as_planned_and_no_write_is_lost() {
+    let Some(fleet) = fleet() else { return };
+    let mut cluster = Cluster::new(&fleet);
+    cluster.is_settled(&[]);
+    let writers = Writers::start(&cluster.published());
+    cluster.grow();
+
+    let before = cluster.map();
+    let dry = ["shard-rebalance", "--dry-run", "--detailed-exitcode", "--json"];
+    let shown = cluster.project.dunlin(&dry).ends(2);
+    assert_eq!(cluster.map(), before, "a dry run wrote the map");
+
+    let done = cluster.project.dunlin(&["shard-rebalance", "--yes", "--json"]).ends(0);
+    let (planned, after) = (moves(&done), cluster.map());
+    assert!(!planned.is_empty(), "{}", shown.stdout);
+    assert_eq!(planned.len(), moves(&shown).len(), "the dry run showed as many moves");
+    let differing = before.shards.iter().zip(&after.shards).filter(|(before, after)| before.host != after.host);
+    let made: Vec<(u64, String, String)> =
+        differing.map(|(before, after)| (u64::from(before.id.0), before.host.clone(), after.host.clone())).collect();
+    assert_eq!(made, planned, "the moves that were made are those of the plan");
+    assert_eq!(after.epoch.0, before.epoch.0 + made.len() as u64, "one epoch for each move");
+
+    writers.write_on(500);
+    writers.lost_nothing();
+    cluster.is_settled(&[]);
+    cluster.project.dunlin(&["shards", "status"]).ends(0).says(&["no moves under way"]);
+}
+
+/// The moves in a plan's JSON: shard, from, to; ascending.
+fn moves(output: &Output) -> Vec<(u64, String, String)> {
+    let lines = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let plan = lines.into_iter().find(|line| line["moves"].is_array()).unwrap();
+    let text = |value: &Json| value.as_str().unwrap().to_owned();
+    let mut moves: Vec<_> = plan["moves"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|step| (step["shard"].as_u64().unwrap(), text(&step["from"]), text(&step["to"])))
+        .collect();
+    moves.sort_unstable();
+    moves
+}

@@ -1,0 +1,117 @@
+//! A service's writers: they route by the map that dunlin publishes, and note each acknowledgement.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dunlin_shards::{Options, Retry, Shards};
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use crate::cluster::APP;
+
+/// How many there are, the timelines that they write to, and a writer's rest between two writes.
+const WRITERS: usize = 4;
+const TIMELINES: u64 = 400;
+const REST: Duration = Duration::from_millis(3);
+
+/// Writers at work.
+pub struct Writers {
+    runtime: Runtime,
+    shards: Shards,
+    stop: Arc<AtomicBool>,
+    log: Arc<Mutex<Log>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+/// What the writers know together.
+#[derive(Debug, Default)]
+struct Log {
+    /// By timeline, the members that were acknowledged.
+    acked: BTreeMap<u64, Vec<u64>>,
+    /// Writes that were given up, with the reason.
+    failed: Vec<String>,
+}
+
+fn key(timeline: u64) -> String {
+    format!("tl:{timeline}")
+}
+
+impl Writers {
+    /// Begins to write through the published map.
+    pub fn start(map: &Path) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let options = Options { password: Some(APP.to_owned()), ..Options::default() };
+        let shards = runtime.block_on(Shards::open(map, options)).unwrap();
+        let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Log::default())));
+        let spawn = |writer| runtime.spawn(write(writer as u64, shards.clone(), Arc::clone(&stop), Arc::clone(&log)));
+        let tasks = (0..WRITERS).map(spawn).collect();
+        let writers = Self { shards, stop, log, tasks, runtime };
+        writers.write_on(TIMELINES as usize);
+        writers
+    }
+
+    /// Waits until so many more writes were acknowledged.
+    pub fn write_on(&self, more: usize) {
+        let acked = || self.log.lock().unwrap().acked.values().map(Vec::len).sum::<usize>();
+        let (goal, end) = (acked() + more, std::time::Instant::now() + Duration::from_secs(60));
+        while acked() < goal {
+            assert!(std::time::Instant::now() < end, "writers get nowhere: {:?}", self.log.lock().unwrap().failed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Panics unless everything that was acknowledged so far is there, and no write had to be given up.
+    #[track_caller]
+    pub fn lost_nothing(&self) -> usize {
+        let (acked, failed) = {
+            let log = self.log.lock().unwrap();
+            (log.acked.clone(), log.failed.clone())
+        };
+        assert_eq!(failed, Vec::<String>::new(), "writes were given up");
+        let range = |timeline: &u64| {
+            let mut range = redis::cmd("ZRANGE");
+            range.arg(key(*timeline)).arg(0).arg(-1);
+            (key(*timeline).into_bytes(), range)
+        };
+        let items = acked.keys().map(range).collect();
+        let answers = self.runtime.block_on(self.shards.batch(items, Retry::Idempotent));
+        for ((timeline, members), answer) in acked.iter().zip(answers) {
+            let there: BTreeSet<u64> = redis::from_redis_value(answer.unwrap()).unwrap();
+            let lost: Vec<&u64> = members.iter().filter(|member| !there.contains(member)).collect();
+            assert!(lost.is_empty(), "timeline {timeline} lost {lost:?}");
+        }
+        acked.values().map(Vec::len).sum()
+    }
+}
+
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks.drain(..) {
+            // A writer that panicked was told of by its log.
+            self.runtime.block_on(task).ok();
+        }
+    }
+}
+
+async fn write(writer: u64, shards: Shards, stop: Arc<AtomicBool>, log: Arc<Mutex<Log>>) {
+    let mut number = writer;
+    while !stop.load(Ordering::Relaxed) {
+        let timeline = number % TIMELINES;
+        let mut add = redis::cmd("ZADD");
+        add.arg(key(timeline)).arg(number).arg(number);
+        let written = shards.query::<redis::Value>(key(timeline).as_bytes(), &add, Retry::Idempotent).await;
+        {
+            let mut log = log.lock().unwrap();
+            match written {
+                Ok(_) => log.acked.entry(timeline).or_default().push(number),
+                Err(error) => log.failed.push(format!("{number}: {error}")),
+            }
+        }
+        number += WRITERS as u64;
+        tokio::time::sleep(REST).await;
+    }
+}

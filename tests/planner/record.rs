@@ -1,0 +1,112 @@
+//! What the oracle said, kept in `tests/cases/planner/optima.txt`, so that `cbc` need not find it anew each time.
+//!
+//! An entry holds for one question only, which it names by its digest: a fleet, a rule or a band that is no longer the
+//! same finds no entry and is put to the solver. Some entries are put to it in every run all the same.
+//! `script/planner-optima` writes the file.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Mutex;
+
+use crate::oracle::{Known, Question};
+
+/// Seconds for a question without an entry.
+const SECONDS: u64 = 5;
+/// Seconds for the proof that an entry still holds.
+const AGAIN: u64 = 2;
+/// One entry out of so many is proven again.
+const EVERY: u64 = 16;
+/// The solver's figures are the same within this, in MiB or thousandths.
+const PRINTED: f64 = 0.01;
+
+/// Answers by the digest of their question, and what became of them in this run.
+pub struct Record {
+    entries: BTreeMap<u64, Known>,
+    /// Seconds for each question that the entries do not decide, where the file is written anew.
+    writes: Option<u64>,
+    used: Mutex<Used>,
+}
+
+/// What a run asked for.
+#[derive(Default)]
+pub struct Used {
+    /// Lines of the file by case and question.
+    lines: BTreeMap<(u64, &'static str), String>,
+    pub recorded: usize,
+    pub live: usize,
+    pub proven_again: usize,
+    pub wrong: Vec<String>,
+}
+
+fn file() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cases/planner/optima.txt")
+}
+
+impl Record {
+    /// Reads the file. `PLANNER_RECORD=SECONDS` asks for what it leaves open, and writes it at the end.
+    pub fn read() -> Self {
+        let text = std::fs::read_to_string(file()).unwrap_or_default();
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let writes = std::env::var("PLANNER_RECORD").ok().map(|seconds| seconds.parse().unwrap());
+        Self { entries: lines.map(entry).collect(), writes, used: Mutex::default() }
+    }
+
+    /// What is known of the minimum, enough to tell whether anything is below `most`, or as much as time allows.
+    pub fn answer(&self, (case, name): (u64, &'static str), question: &Question, most: f64) -> Known {
+        let key = question.key();
+        let entry = self.entries.get(&key).copied();
+        let decided = entry.filter(|entry| entry.decides(most) || self.writes.is_none());
+        let known = decided.unwrap_or_else(|| {
+            let known = question.ask(most, self.writes.unwrap_or(SECONDS));
+            entry.map_or(known, |entry| entry.and(known))
+        });
+        let again = decided.is_some() && self.writes.is_none() && key.is_multiple_of(EVERY);
+        let again = again.then(|| question.ask(known.least, AGAIN));
+        let mut used = self.used.lock().unwrap();
+        if decided.is_some() {
+            used.recorded += 1
+        } else {
+            used.live += 1
+        }
+        if let Some(again) = again {
+            used.proven_again += 1;
+            if again.best.is_some_and(|best| best + PRINTED < known.least) {
+                used.wrong.push(format!("case {case}, {name}: the record says {known:?}, the solver {again:?}"));
+            }
+        }
+        if self.writes.is_some() {
+            println!("{case} {name}: {known:?}, to decide {most}");
+        }
+        let best = known.best.map_or("-".to_owned(), |best| format!("{best:.3}"));
+        used.lines.insert((case, name), format!("{case} {name} {key:016x} {:.3} {best}\n", known.least));
+        known
+    }
+
+    /// What was asked for; writes the file where that was wished.
+    pub fn finish(self) -> Used {
+        let used = self.used.into_inner().unwrap();
+        if self.writes.is_some() {
+            let head = "# What cbc said: case, question, digest of the question, what nothing is below, the best that was \
+                        found.\n# In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the \
+                        rules. Written by script/planner-optima.\n";
+            let lines: String = used.lines.values().cloned().collect();
+            std::fs::create_dir_all(file().parent().unwrap()).unwrap();
+            std::fs::write(file(), head.to_owned() + &lines).unwrap();
+        }
+        used
+    }
+}
+
+impl Known {
+    /// What two answers to the same question tell together.
+    fn and(self, other: Self) -> Self {
+        let best = [self.best, other.best].into_iter().flatten().reduce(f64::min);
+        Self { least: self.least.max(other.least), best }
+    }
+}
+
+fn entry(line: &str) -> (u64, Known) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let key = u64::from_str_radix(words[2], 16).unwrap();
+    (key, Known { least: words[3].parse().unwrap(), best: words[4].parse().ok() })
+}
