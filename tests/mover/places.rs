@@ -223,6 +223,11 @@ impl Places {
         host::handle(request, &self.contents, &Notes::default())
     }
 
+    /// As [`Places::handle`], telling its events to somebody.
+    pub fn handle_with(&self, request: Request, sink: &dyn Sink) -> Result<Reply> {
+        host::handle(request, &self.contents, sink)
+    }
+
     /// As [`Places::handle`], with the notes that were made.
     pub fn handle_noted(&self, request: Request) -> (Result<Reply>, Vec<String>) {
         let notes = Notes::default();
