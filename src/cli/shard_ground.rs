@@ -7,6 +7,7 @@ use dunlin_shards::ShardMap;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::locked::who;
 use super::project::{Loaded, Plays, Project};
 use super::run::fleet;
 use crate::fleet::Fleet;
@@ -123,6 +124,7 @@ impl Files {
             folders: [Some(self.project.root.join("files")), folder].into_iter().flatten().collect(),
             map_file: self.project.inventory.join("shards.toml"),
             credentials,
+            by: who(),
             fences: BTreeMap::new(),
         })
     }
@@ -130,6 +132,11 @@ impl Files {
     /// Where the moves of a run that is under way are kept.
     pub fn agenda(&self) -> std::path::PathBuf {
         self.project.root.join(".dunlin").join(format!("rebalance-{}.json", self.name()))
+    }
+
+    /// Where earlier looks at the capacity are kept.
+    pub fn looks(&self) -> std::path::PathBuf {
+        self.project.root.join(".dunlin").join(format!("capacity-{}.jsonl", self.name()))
     }
 
     fn name(&self) -> String {

@@ -14,7 +14,7 @@ use super::shard_run::{Tally, Task, begin, carry_out, checked};
 use crate::inventory::Bytes;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::plan::{Balance, RebalancePlan, Wishes, plan, simulate};
+use crate::rebalance::plan::{Balance, Infeasible, RebalancePlan, Wishes, plan, simulate};
 use crate::rebalance::resume::{Stand, journals, stand};
 use crate::rebalance::run::{How, Step};
 use crate::rebalance::{Ground, observe, publish};
@@ -141,19 +141,7 @@ impl ShardRebalance {
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
             ..Wishes::default()
         };
-        let plan = plan(&observation, &wishes).map_err(|infeasible| {
-            let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();
-            let rule = serde_json::to_value(infeasible.rule)
-                .ok()
-                .and_then(|rule| rule.as_str().map(str::to_owned))
-                .unwrap_or_default();
-            Failure::say(
-                Exit::Refused,
-                format!("no such plan ({rule}): {}; shards in the way: {}", infeasible.message, shards.join(", ")),
-            )
-            .hint(infeasible.hint)
-        })?;
-        Ok(plan)
+        plan(&observation, &wishes).map_err(|infeasible| refused(&observation, &wishes, &infeasible))
     }
 
     fn show(&self, plan: &RebalancePlan, reporter: &Reporter) -> Result<Exit, Failure> {
@@ -169,6 +157,27 @@ impl ShardRebalance {
         }
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Pending } else { Exit::Done })
     }
+}
+
+/// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
+fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible) -> Failure {
+    let rule = serde_json::to_value(infeasible.rule).unwrap_or_default();
+    let mut text = format!("no such plan ({}): {}", rule.as_str().unwrap_or_default(), infeasible.message);
+    if !infeasible.shards.is_empty() {
+        let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();
+        text += &format!("; shards in the way: {}", shards.join(", "));
+    }
+    for host in &observation.hosts {
+        let may_take = wishes.to.as_ref().is_none_or(|to| to.contains(&host.name));
+        if !may_take || host.drain || wishes.drain.contains(&host.name) {
+            continue;
+        }
+        let here =
+            observation.shards.iter().filter(|shard| shard.host == host.name || shard.replicas.contains(&host.name));
+        let bytes = Bytes(here.map(|shard| shard.bytes).sum()).human();
+        text += &format!("\n  {}: {} for shards, {bytes} in use", host.name, Bytes(host.capacity_bytes).human());
+    }
+    Failure::say(Exit::Refused, text).hint(infeasible.hint.clone())
 }
 
 fn under_way(what: &str) -> Failure {

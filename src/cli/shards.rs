@@ -1,5 +1,10 @@
 //! `dunlin shards`: the state of the map, and what is to become of moves that were begun.
 
+mod capacity;
+mod log;
+mod reverse;
+mod verify;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -47,6 +52,28 @@ enum What {
         #[arg(short, long)]
         yes: bool,
     },
+    /// Go back to the old instances of shards that were moved with --soak: without a copy, the same way
+    Reverse {
+        #[command(flatten)]
+        which: reverse::Which,
+        /// Do not ask
+        #[arg(short, long)]
+        yes: bool,
+    },
+    /// Compare the copies of shards live, key by key: primary and replica, moved and old instance
+    Verify {
+        /// Only these shards
+        #[arg(value_name = "SHARD")]
+        shards: Vec<u32>,
+    },
+    /// What was moved, when and by whom, from the hosts' journals
+    Log {
+        /// Only these shards
+        #[arg(value_name = "SHARD")]
+        shards: Vec<u32>,
+    },
+    /// How full the hosts are, how they grow, and what another host would change
+    Capacity(capacity::Capacity),
 }
 
 /// What the subcommands work with.
@@ -68,6 +95,10 @@ impl Shards {
             What::Status { .. } => "shards status",
             What::Resume { .. } => "shards resume",
             What::Abort { .. } => "shards abort",
+            What::Reverse { .. } => "shards reverse",
+            What::Verify { .. } => "shards verify",
+            What::Log { .. } => "shards log",
+            What::Capacity(_) => "shards capacity",
         };
         reporter.start(name, &id);
         let result = async {
@@ -77,6 +108,10 @@ impl Shards {
                 What::Status { out } => work.status(out).await,
                 What::Resume { yes } => work.resume(yes, &mut tally).await,
                 What::Abort { yes } => work.abort(yes, &mut tally).await,
+                What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
+                What::Verify { shards } => work.verify(&shards, &mut tally).await,
+                What::Log { shards } => work.log(&shards).await,
+                What::Capacity(capacity) => work.capacity(&capacity).await,
             }
         }
         .await;

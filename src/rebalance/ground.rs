@@ -35,6 +35,8 @@ pub struct Ground<'a> {
     pub map_file: PathBuf,
     /// Who dunlin is to the instances.
     pub credentials: Credentials,
+    /// Who runs this, for the hosts' journals.
+    pub by: String,
     /// The run's number on each host, once it has begun.
     pub fences: BTreeMap<String, u64>,
 }
@@ -143,6 +145,7 @@ impl Ground<'_> {
         let others = from.replicas.iter().filter(|replica| *replica != to);
         Ok(MoveSpec {
             run: run.to_owned(),
+            by: self.by.clone(),
             fence: self.fence(to),
             shard,
             from: self.address(map, shard, &from.host)?,

@@ -4,6 +4,7 @@
 //! controller ([`Ground`], [`observe`], [`run`], [`resume`]) plans, supervises and publishes the map; what may not be
 //! interrupted happens in `host`, the half that runs on the target's host.
 
+pub mod capacity;
 pub mod check;
 pub mod ground;
 pub mod host;
@@ -13,5 +14,6 @@ pub mod plan;
 pub mod publish;
 pub mod resume;
 pub mod run;
+pub mod verify;
 
 pub use ground::Ground;

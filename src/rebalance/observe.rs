@@ -20,10 +20,22 @@ const SHARE: f64 = 0.75;
 /// # Errors
 /// An instance does not answer; all of those are named at once.
 pub async fn primaries(ground: &Ground<'_>, map: &ShardMap) -> Result<BTreeMap<u32, Observed>> {
+    asked(ground, map, (WINDOW_MS, 0)).await
+}
+
+/// The same without rates, but with so many keys of each instance looked at closely.
+///
+/// # Errors
+/// As [`primaries`].
+pub async fn sampled(ground: &Ground<'_>, map: &ShardMap, keys: u32) -> Result<BTreeMap<u32, Observed>> {
+    asked(ground, map, (0, keys)).await
+}
+
+async fn asked(ground: &Ground<'_>, map: &ShardMap, how: (u64, u32)) -> Result<BTreeMap<u32, Observed>> {
     let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    let answers = ground.fleet.each(&hosts, |host| one(ground, map, host)).await;
+    let answers = ground.fleet.each(&hosts, |host| one(ground, map, host, how)).await;
     let (mut found, mut silent) = (BTreeMap::new(), Vec::new());
     for (host, answer) in hosts.iter().zip(answers) {
         match answer {
@@ -44,13 +56,18 @@ pub async fn primaries(ground: &Ground<'_>, map: &ShardMap) -> Result<BTreeMap<u
     Ok(found)
 }
 
-async fn one(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<Vec<Observed>> {
+async fn one(
+    ground: &Ground<'_>,
+    map: &ShardMap,
+    host: &str,
+    (window_ms, sample): (u64, u32),
+) -> Result<Vec<Observed>> {
     let mut instances = Vec::new();
     for entry in map.shards.iter().filter(|entry| entry.host == host) {
         let number = u32::from(entry.id.0);
         instances.push((number, ground.address(map, number, host)?));
     }
-    let request = shard::Observe { instances, credentials: ground.credentials.clone(), window_ms: WINDOW_MS };
+    let request = shard::Observe { instances, credentials: ground.credentials.clone(), window_ms, sample };
     match ground.ask(host, Request::Observe(request), &|_, _| {}).await? {
         Reply::Observed(observed) => Ok(observed),
         _ => bail!("an answer that does not fit"),
@@ -95,13 +112,14 @@ pub fn observation(
     }
 }
 
+/// Memory for shards on a host, in bytes: what the inventory says, or a part of what it has.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     reason = "a share of memory"
 )]
-fn capacity(ground: &Ground<'_>, host: &Host) -> u64 {
+pub fn capacity(ground: &Ground<'_>, host: &Host) -> u64 {
     match host.memory {
         Some(bytes) => bytes.0,
         None => ground.sessions.get(&host.name).map_or(0, |s| (s.hello.facts.memory_bytes as f64 * SHARE) as u64),

@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 use super::ground::{Watch, read_map};
 use super::run::{How, Settling, settle, switch};
 use super::{Ground, publish};
-use crate::wire::shard::{MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
+use crate::wire::shard::{Logged, MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
 
 /// The last move of each shard that a host's journal knows, with the roles now.
 pub type Journals = BTreeMap<u32, (String, MoveState)>;
@@ -35,6 +35,22 @@ pub async fn journals(ground: &Ground<'_>) -> Result<Journals> {
         }
     }
     Ok(found)
+}
+
+/// All moves in the journals of all connected hosts, oldest first.
+///
+/// # Errors
+/// A host could not be asked.
+pub async fn logged(ground: &Ground<'_>) -> Result<Vec<Logged>> {
+    let hosts: Vec<String> = ground.sessions.keys().cloned().collect();
+    let request = Request::Log(Moves { credentials: ground.credentials.clone(), journals: moves_folder() });
+    let mut all = Vec::new();
+    for answer in ground.fleet.each(&hosts, |host| ground.ask(host, request.clone(), &|_, _| {})).await {
+        let Reply::Log(moves) = answer? else { bail!("an answer that does not fit") };
+        all.extend(moves);
+    }
+    all.sort_by(|a, b| (&a.begun, a.shard).cmp(&(&b.begun, b.shard)));
+    Ok(all)
 }
 
 /// Where a move stands.
@@ -137,6 +153,7 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
     let instance = ground.instance(&after, state.shard, to, ground.session(to)?)?;
     Ok(MoveSpec {
         run: state.run.clone(),
+        by: ground.by.clone(),
         fence: ground.fence(to),
         shard: state.shard,
         from: state.from.clone(),

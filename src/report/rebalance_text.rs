@@ -5,12 +5,12 @@ use std::fmt::Write as _;
 use super::Style;
 use crate::inventory::Bytes;
 use crate::plan::Action;
-use crate::rebalance::plan::RebalancePlan;
+use crate::rebalance::plan::{Move, RebalancePlan, Role};
 
 /// Characters of a host's bar.
 const BAR: usize = 24;
 
-/// The plan for a reader.
+/// The plan for a reader: what moves in which wave, the hosts before and after, notes, and one line that sums it up.
 pub fn rebalance_text(plan: &RebalancePlan, style: Style) -> String {
     let mut text = String::new();
     if plan.moves.is_empty() {
@@ -18,17 +18,58 @@ pub fn rebalance_text(plan: &RebalancePlan, style: Style) -> String {
     } else {
         let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
     }
-    for step in &plan.moves {
-        let line = format!("  ~ shard {:<5} {} → {}", step.shard, step.from, step.to);
-        let size = Bytes(step.bytes).human();
-        let _ =
-            writeln!(text, "{}  {size}  wave {}  ({})", style.action(Action::Change, &line), step.wave, step.reason);
+    for wave in 0..plan.waves.len() {
+        let moves: Vec<&Move> = plan.moves.iter().filter(|m| m.wave == wave).collect();
+        let bytes = moves.iter().map(|m| m.bytes).sum();
+        let (at, of, count) = (wave + 1, plan.waves.len(), moves.len());
+        let noun = if count == 1 { "move" } else { "moves, at the same time" };
+        let _ = writeln!(text, "  wave {at} of {of}: {count} {noun}, {}", Bytes(bytes).human());
+        moves.into_iter().for_each(|m| one_move(&mut text, m, style));
     }
+    hosts(&mut text, plan);
+    for note in &plan.notes {
+        let _ = writeln!(text, "  note: {note}");
+    }
+    if !plan.moves.is_empty() {
+        let _ = writeln!(
+            text,
+            "Plan: {}; about {:.0} s; each shard's writes are held for about {:.0} ms at its switch",
+            plan.summary_line(),
+            plan.estimated_seconds,
+            plan.predicted_write_gap_ms,
+        );
+    }
+    text
+}
+
+fn one_move(text: &mut String, step: &Move, style: Style) {
+    let (shard, from, to) = (step.shard, &step.from, &step.to);
+    let role = if step.role == Role::Replica { " (replica)" } else { "" };
+    let line = format!("  ~ shard {shard:<5} {from} → {to}{role}");
+    let size = Bytes(step.bytes).human();
+    let _ = writeln!(text, "{}  {size}  ({})", style.action(Action::Change, &line), step.reason);
+    if !style.verbose || step.role == Role::Replica {
+        return;
+    }
+    // The protocol of docs/guarantees.md; PORT is the shard's own, the same on both hosts.
+    for (host, commands) in [
+        (to, format!("start the instance with `replicaof {from} PORT` in its configuration, application user off")),
+        (from, "CONFIG SET min-replicas-to-write 1; CONFIG REWRITE".to_owned()),
+        (from, "CLIENT PAUSE <ms> WRITE; ROLE".to_owned()),
+        (from, format!("MULTI; REPLICAOF {to} PORT; CLIENT UNPAUSE; EXEC")),
+        (to, "REPLICAOF NO ONE; CONFIG REWRITE; application user on".to_owned()),
+        (from, "CONFIG REWRITE; stays a replica until it is retired".to_owned()),
+    ] {
+        let _ = writeln!(text, "      {host}: {commands}");
+    }
+}
+
+fn hosts(text: &mut String, plan: &RebalancePlan) {
     let width = plan.hosts.iter().map(|host| host.name.len()).max().unwrap_or(0);
     for host in &plan.hosts {
         let _ = writeln!(
             text,
-            "  {:<width$}  {} {:>10} {:>3} shards  →  {} {:>10} {:>3} shards",
+            "  {:<width$}  {} {:>10} {:>3} shards  →  {} {:>10} {:>3} shards  at most {} of {}",
             host.name,
             bar(host.share_before),
             Bytes(host.before.bytes).human(),
@@ -36,15 +77,10 @@ pub fn rebalance_text(plan: &RebalancePlan, style: Style) -> String {
             bar(host.share_after),
             Bytes(host.after.bytes).human(),
             host.after.shards,
+            Bytes(host.peak_bytes).human(),
+            Bytes(host.capacity_bytes).human(),
         );
     }
-    for note in &plan.notes {
-        let _ = writeln!(text, "  note: {note}");
-    }
-    if !plan.moves.is_empty() {
-        let _ = writeln!(text, "Plan: {}; about {:.0} s", plan.summary_line(), plan.estimated_seconds);
-    }
-    text
 }
 
 /// A share of 1 as a bar; the shape and the number beside it say the same.

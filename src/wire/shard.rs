@@ -38,6 +38,8 @@ pub enum Request {
     Retire(Retire),
     /// All moves in this host's journals, with the roles that their instances have now.
     Moves(Moves),
+    /// All moves that this host's journals know, also those that are over.
+    Log(Moves),
     /// Look at the roles and bring a move that was cut short to an end: the old owner or the new one.
     Recover(MoveSpec),
     /// Take a move back that has not fenced yet: disarm the source, remove the copy.
@@ -68,6 +70,8 @@ pub enum Reply {
     Retired(Retired),
     /// The moves.
     Moves(Vec<MoveState>),
+    /// The moves, oldest first.
+    Log(Vec<Logged>),
     /// How recovery ended.
     Recovered(Recovered),
     /// The copy is removed, the source serves as before.
@@ -173,6 +177,9 @@ impl Default for Limits {
 pub struct MoveSpec {
     /// The run it belongs to.
     pub run: String,
+    /// Who runs it: `user@machine`, for the log.
+    #[serde(default)]
+    pub by: String,
     /// The run's number on the host that is asked, from [`Request::Begin`]; with one that is not the latest any more,
     /// no step is begun.
     #[serde(default)]
@@ -219,6 +226,35 @@ pub struct Observe {
     pub credentials: Credentials,
     /// Over how many milliseconds rates are taken; 0: no rates.
     pub window_ms: u64,
+    /// How many keys of each are looked at closely; 0: none.
+    #[serde(default)]
+    pub sample: u32,
+}
+
+/// Keys that were looked at closely.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sample {
+    /// Sorted sets among them.
+    pub sets: u64,
+    /// Their entries.
+    pub entries: u64,
+    /// Those that are listpacks.
+    pub listpacks: u64,
+}
+
+impl Sample {
+    /// Takes another's counts in.
+    pub fn add(&mut self, other: &Self) {
+        self.sets += other.sets;
+        self.entries += other.entries;
+        self.listpacks += other.listpacks;
+    }
+
+    /// How many entries a set has on average.
+    #[expect(clippy::cast_precision_loss, reason = "counts of a sample")]
+    pub fn entries_each(&self) -> Option<f64> {
+        (self.sets > 0).then(|| self.entries as f64 / self.sets as f64)
+    }
 }
 
 /// One instance as it is.
@@ -251,6 +287,9 @@ pub struct Observed {
     pub clients: u64,
     /// Is the append-only file on and its last write good?
     pub durable: bool,
+    /// Keys that were looked at closely, where that was asked for.
+    #[serde(default)]
+    pub sample: Sample,
     /// Longest fork of late, in microseconds.
     pub fork_us: u64,
     /// `zset-max-listpack-entries`.
@@ -442,6 +481,29 @@ pub struct MoveState {
     pub source: Role,
     /// The target's role now.
     pub target: Role,
+}
+
+/// A move in the journal of its target's host, as it ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Logged {
+    /// The run.
+    pub run: String,
+    /// Who ran it.
+    pub by: String,
+    /// The shard.
+    pub shard: u32,
+    /// Source, `ip:port`.
+    pub from: String,
+    /// Target, `ip:port`.
+    pub to: String,
+    /// The epoch it was for.
+    pub epoch: u64,
+    /// When it was begun, RFC 3339.
+    pub begun: String,
+    /// When the last record was made.
+    pub ended: String,
+    /// `moved`, `taken back`, or `open`.
+    pub end: String,
 }
 
 /// Where recovery left a move.

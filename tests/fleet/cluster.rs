@@ -19,6 +19,8 @@ use crate::project::Project;
 
 /// The hosts of shards; the last one joins later.
 pub const REDIS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
+/// Eight shards of one size cannot be spread over three hosts any better than 2, 3, 3: a quarter under the share.
+pub const TOLERANCE: &str = "30%";
 /// How many shards there are.
 pub const SHARDS: u16 = 8;
 const PORT: u16 = 7000;
@@ -173,13 +175,13 @@ impl<'f> Cluster<'f> {
         }
     }
 
-    /// Panics unless nothing is pending: for provisioning, for the rebalancer, and for moves that were begun.
+    /// Panics unless nothing is pending: for provisioning, and for the rebalancer.
     #[track_caller]
-    pub fn is_settled(&self, wish: &[&str]) {
+    pub fn is_settled(&self) {
         self.is_as_the_map_says();
         self.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
-        let dry = ["shard-rebalance", "--dry-run", "--detailed-exitcode"];
-        self.project.dunlin(&[&dry[..], wish].concat()).ends(0);
+        let dry = ["shard-rebalance", "--tolerance", TOLERANCE, "--dry-run", "--detailed-exitcode"];
+        self.project.dunlin(&dry).ends(0);
     }
 
     /// All places where an instance answers, with its role: by shard and host.

@@ -13,5 +13,6 @@ mod project;
 mod provision;
 mod rebalance;
 mod refusals;
+mod soak;
 mod ways;
 mod writers;

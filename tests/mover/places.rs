@@ -174,6 +174,7 @@ impl Places {
     pub fn spec(&mut self, from: u8, to: u8) -> MoveSpec {
         MoveSpec {
             run: "test".to_owned(),
+            by: "test".to_owned(),
             fence: 0,
             shard: SHARD,
             from: self.address(from),

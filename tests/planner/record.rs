@@ -31,7 +31,7 @@ pub struct Record {
 #[derive(Default)]
 pub struct Used {
     /// Lines of the file by case and question.
-    lines: BTreeMap<(u64, &'static str), String>,
+    lines: BTreeMap<(u64, String), String>,
     pub recorded: usize,
     pub live: usize,
     pub proven_again: usize,
@@ -43,12 +43,18 @@ fn file() -> PathBuf {
 }
 
 impl Record {
-    /// Reads the file. `PLANNER_RECORD=SECONDS` asks for what it leaves open, and writes it at the end.
+    /// Reads the file. `PLANNER_RECORD=SECONDS` asks for what it leaves open, and writes each answer down.
     pub fn read() -> Self {
         let text = std::fs::read_to_string(file()).unwrap_or_default();
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        let (mut entries, mut used) = (BTreeMap::new(), Used::default());
+        for line in text.lines().filter(|line| !line.starts_with('#')) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let key = u64::from_str_radix(words[2], 16).unwrap();
+            entries.insert(key, Known { least: words[3].parse().unwrap(), best: words[4].parse().ok() });
+            used.lines.insert((words[0].parse().unwrap(), words[1].to_owned()), format!("{line}\n"));
+        }
         let writes = std::env::var("PLANNER_RECORD").ok().map(|seconds| seconds.parse().unwrap());
-        Self { entries: lines.map(entry).collect(), writes, used: Mutex::default() }
+        Self { entries, writes, used: Mutex::new(used) }
     }
 
     /// What is known of the minimum, enough to tell whether anything is below `most`, or as much as time allows.
@@ -74,27 +80,32 @@ impl Record {
                 used.wrong.push(format!("case {case}, {name}: the record says {known:?}, the solver {again:?}"));
             }
         }
-        if self.writes.is_some() {
-            println!("{case} {name}: {known:?}, to decide {most}");
-        }
         let best = known.best.map_or("-".to_owned(), |best| format!("{best:.3}"));
-        used.lines.insert((case, name), format!("{case} {name} {key:016x} {:.3} {best}\n", known.least));
+        let line = format!("{case} {name} {key:016x} {:.3} {best}\n", known.least);
+        used.lines.insert((case, name.to_owned()), line);
+        if self.writes.is_some() && decided.is_none() {
+            write(&used);
+        }
         known
     }
 
-    /// What was asked for; writes the file where that was wished.
+    /// What was asked for.
     pub fn finish(self) -> Used {
         let used = self.used.into_inner().unwrap();
         if self.writes.is_some() {
-            let head = "# What cbc said: case, question, digest of the question, what nothing is below, the best that was \
-                        found.\n# In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the \
-                        rules. Written by script/planner-optima.\n";
-            let lines: String = used.lines.values().cloned().collect();
-            std::fs::create_dir_all(file().parent().unwrap()).unwrap();
-            std::fs::write(file(), head.to_owned() + &lines).unwrap();
+            write(&used);
         }
         used
     }
+}
+
+fn write(used: &Used) {
+    let head = "# What cbc said: case, question, digest of the question, what nothing is below, the best that was found.\n\
+                # In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the rules.\n\
+                # Written by script/planner-optima.\n";
+    let lines: String = used.lines.values().cloned().collect();
+    std::fs::create_dir_all(file().parent().unwrap()).unwrap();
+    std::fs::write(file(), head.to_owned() + &lines).unwrap();
 }
 
 impl Known {
@@ -103,10 +114,4 @@ impl Known {
         let best = [self.best, other.best].into_iter().flatten().reduce(f64::min);
         Self { least: self.least.max(other.least), best }
     }
-}
-
-fn entry(line: &str) -> (u64, Known) {
-    let words: Vec<&str> = line.split_whitespace().collect();
-    let key = u64::from_str_radix(words[2], 16).unwrap();
-    (key, Known { least: words[3].parse().unwrap(), best: words[4].parse().ok() })
 }

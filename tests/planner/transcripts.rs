@@ -147,6 +147,7 @@ fn wish(wishes: &mut Wishes, key: &str, value: &str) {
         "tolerance" => wishes.tolerance = value.parse().unwrap(),
         "balance" => wishes.balance = value.parse().unwrap(),
         "max_moves" => wishes.max_moves = Some(number(value)),
+        "max_bytes" => wishes.max_bytes = Some(number(value) as u64 * MIB),
         "headroom" => wishes.headroom = value.parse().unwrap(),
         other => panic!("`{other}` is no wish of a transcript"),
     }

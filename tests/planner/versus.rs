@@ -12,6 +12,9 @@ use crate::oracle::{Band, Oracle};
 use crate::record::Record;
 
 const CASES: u64 = 500;
+/// A build without optimisation plans some twenty times slower: it takes one case of so many. `script/test` runs all of
+/// them in a release build.
+const UNOPTIMISED: u64 = 10;
 /// The most that a plan may move, relative to the fewest bytes that are possible.
 const RATIO: f64 = 1.005;
 /// How much further from the wished bands a plan may be than the nearest placement, in thousandths of a share.
@@ -46,6 +49,9 @@ fn plans_are_minimal_legal_and_repeatable() {
                     if number >= CASES {
                         break;
                     }
+                    if cfg!(debug_assertions) && !number.is_multiple_of(UNOPTIMISED) {
+                        continue;
+                    }
                     if only.as_ref().is_none_or(|only| only.contains(&number)) {
                         one(number, &record, &tally);
                     }
@@ -69,8 +75,8 @@ fn plans_are_minimal_legal_and_repeatable() {
     tally.undecided.iter().for_each(|case| println!("undecided: {case}"));
     let wrong: Vec<String> = tally.wrong.into_iter().chain(used.wrong).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
-    if only.is_none() {
-        assert!(tally.undecided.len() <= UNDECIDED, "the oracle left {} open", tally.undecided.len());
+    assert!(tally.undecided.len() <= UNDECIDED, "the oracle left {} open", tally.undecided.len());
+    if only.is_none() && !cfg!(debug_assertions) {
         assert!(tally.within > 200 && tally.nearest > 20 && tally.infeasible > 40, "the cases are one-sided");
     }
 }

@@ -137,6 +137,9 @@ pub struct Begun {
     /// The source's `min-replicas-to-write` before it was armed.
     #[serde(default)]
     pub min_replicas: Option<String>,
+    /// Who ran it.
+    #[serde(default)]
+    pub by: String,
 }
 
 /// The journal of one shard, locked.
@@ -211,6 +214,7 @@ impl Diary {
             app_user: spec.app_user.clone(),
             instance: spec.instance.clone(),
             min_replicas: None,
+            by: spec.by.clone(),
         };
         if let Some(last) = self.begun()
             && !is_finished(self.this_move())

@@ -40,7 +40,8 @@ impl Info {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    fn parse(text: &str) -> Self {
+    /// What a server answered.
+    pub(super) fn parse(text: &str) -> Self {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
     }

@@ -47,6 +47,7 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Verify(spec) => Reply::Verified(verify::verify(&spec, sink)?),
         Request::Retire(what) => Reply::Retired(retire::retire(&what)?),
         Request::Moves(what) => Reply::Moves(moves::moves(&what)?),
+        Request::Log(what) => Reply::Log(moves::log(&what)?),
         Request::Recover(spec) => Reply::Recovered(recover::recover(&spec)?),
         Request::Abort(spec) => recover::abort(&spec).map(|()| Reply::Aborted)?,
     })

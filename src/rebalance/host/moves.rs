@@ -5,16 +5,66 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
-use super::diary::{self, Begun, Record, is_finished, last_move};
+use super::diary::{self, Begun, Mark, Record, Step, is_finished, last_move};
 use super::link::role_of;
 use crate::journal;
-use crate::wire::shard::{MoveState, Moves};
+use crate::wire::shard::{Logged, MoveState, Moves};
 
 /// The last move of each shard, by shard number.
 ///
 /// # Errors
 /// The folder or a journal could not be read.
 pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
+    let mut states = Vec::new();
+    for shard in shards(what)? {
+        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
+        states.extend(state(shard, last_move(&records), what));
+    }
+    Ok(states)
+}
+
+/// All moves, oldest first.
+///
+/// # Errors
+/// The folder or a journal could not be read.
+pub fn log(what: &Moves) -> Result<Vec<Logged>> {
+    let mut moves = Vec::new();
+    for shard in shards(what)? {
+        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
+        let begins: Vec<usize> = (0..records.len()).filter(|&at| records[at].step == Step::Begin).collect();
+        let ends = begins.iter().skip(1).copied().chain([records.len()]);
+        moves.extend(begins.iter().zip(ends).filter_map(|(&begin, end)| logged(shard, &records[begin..end])));
+    }
+    moves.sort_by(|a, b| a.begun.cmp(&b.begun));
+    Ok(moves)
+}
+
+fn logged(shard: u32, records: &[Record]) -> Option<Logged> {
+    let (first, last) = (records.first()?, records.last()?);
+    let begun: Begun = serde_json::from_value(first.detail.clone()).ok()?;
+    let done = |step| records.iter().any(|record| record.step == step && record.mark == Mark::Done);
+    let end = if done(Step::Settle) {
+        "moved"
+    } else if done(Step::Abort) {
+        "taken back"
+    } else {
+        "open"
+    };
+    Some(Logged {
+        run: first.run.clone(),
+        by: begun.by,
+        shard,
+        from: begun.from,
+        to: begun.to,
+        epoch: begun.epoch,
+        begun: first.at.clone(),
+        ended: last.at.clone(),
+        end: end.to_owned(),
+    })
+}
+
+/// The shards that there are journals of, ascending.
+fn shards(what: &Moves) -> Result<Vec<u32>> {
     let mut shards = Vec::new();
     match fs::read_dir(&what.journals) {
         Ok(entries) => {
@@ -28,12 +78,7 @@ pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
         Err(error) => return Err(error).with_context(|| format!("reading {}", what.journals.display())),
     }
     shards.sort_unstable();
-    let mut states = Vec::new();
-    for shard in shards {
-        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
-        states.extend(state(shard, last_move(&records), what));
-    }
-    Ok(states)
+    Ok(shards)
 }
 
 fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {

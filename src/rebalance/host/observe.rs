@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use redis::{Cmd, Value};
 
 use super::link::{Info, Link, words, written};
-use crate::wire::shard::{Observe, Observed};
+use crate::wire::shard::{Observe, Observed, Sample};
 
 /// Commands that observers, replication and moves cause; the application's rate is without them.
 const NOT_COUNTED: &[&str] = &[
@@ -35,8 +36,10 @@ pub fn observe(what: &Observe) -> Vec<Observed> {
     let mut observed: Vec<Observed> = Vec::new();
     for (shard, address) in &what.instances {
         let blank = Observed { shard: *shard, address: address.clone(), ..Observed::default() };
-        let looked = Link::open(address, &what.credentials)
-            .and_then(|mut link| Ok((described(&mut link, &blank)?, link.info("all")?, link)));
+        let looked = Link::open(address, &what.credentials).and_then(|mut link| {
+            let described = Observed { sample: sample(&mut link, what.sample)?, ..described(&mut link, &blank)? };
+            Ok((described, link.info("all")?, link))
+        });
         match looked {
             Ok((described, info, link)) => {
                 observed.push(described);
@@ -81,6 +84,28 @@ fn described(link: &mut Link, blank: &Observed) -> Result<Observed> {
         listpack_entries: listpack.parse().unwrap_or(0),
         ..blank.clone()
     })
+}
+
+/// Keys picked at random: how large sorted sets are, and how they are encoded.
+fn sample(link: &mut Link, keys: u32) -> Result<Sample> {
+    let picks: Vec<Cmd> = (0..keys).map(|_| words(&["RANDOMKEY"])).collect();
+    let named = link.all(&picks)?.into_iter().filter_map(|key| match key {
+        Value::BulkString(key) => Some(key),
+        _ => None,
+    });
+    let of = |name: &[&str], key: &[u8]| {
+        let mut cmd = words(name);
+        cmd.arg(key);
+        cmd
+    };
+    let asked: Vec<Cmd> = named.flat_map(|key| [of(&["ZCARD"], &key), of(&["OBJECT", "ENCODING"], &key)]).collect();
+    let mut sample = Sample::default();
+    for pair in link.batch(&asked)?.chunks(2) {
+        // A key of another type answers ZCARD with an error and is no user's timeline.
+        let [Value::Int(entries @ 1..), Value::BulkString(encoding)] = pair else { continue };
+        sample.add(&Sample { sets: 1, entries: entries.unsigned_abs(), listpacks: u64::from(encoding == b"listpack") });
+    }
+    Ok(sample)
 }
 
 /// Bytes of the keys and values. `used_memory_dataset` counts the latency histogram that the server makes of each

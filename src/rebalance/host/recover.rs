@@ -304,6 +304,7 @@ mod tests {
     fn spec() -> MoveSpec {
         MoveSpec {
             run: "r".to_owned(),
+            by: String::new(),
             fence: 0,
             shard: 17,
             from: "a:1".to_owned(),

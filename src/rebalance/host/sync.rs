@@ -58,16 +58,22 @@ fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
 
 /// Does the source count this replica as online, and has it heard from it?
 ///
+/// After a diskless sync a source says `online` at once, but sends what is written since only after the replica's first
+/// acknowledgement, up to a second later (`repl_start_cmd_stream_on_ack` in Redis' replication.c). `lag` counts from
+/// `online`; the acknowledged `offset` is what tells that there was one. Where nothing was ever written, it stays 0.
+///
 /// # Errors
 /// The address has no port.
 pub fn is_online(source: &Info, replica: &str) -> Result<bool> {
     let (ip, port) = host_and_port(replica)?;
     let wanted = [format!("ip={ip}"), format!("port={port}"), "state=online".to_owned()];
+    let untouched = source.number("master_repl_offset") == 0;
     let slaves = source.iter().filter(|(name, _)| name.starts_with("slave") && name[5..].parse::<u32>().is_ok());
     Ok(slaves.map(|(_, line)| line.split(',')).any(|fields| {
         let fields: Vec<&str> = fields.collect();
         let recent = fields.iter().any(|field| matches!(*field, "lag=0" | "lag=1"));
-        recent && wanted.iter().all(|want| fields.contains(&want.as_str()))
+        let heard = untouched || !fields.contains(&"offset=0");
+        recent && heard && wanted.iter().all(|want| fields.contains(&want.as_str()))
     }))
 }
 
@@ -101,4 +107,22 @@ pub fn durable(target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()
 /// Does this role say "follows that instance"?
 pub fn follows(role: &Role, address: &str) -> bool {
     matches!(role, Role::Replica { of, .. } if of == address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_online_once_it_was_heard() {
+        let source = |written: u64, offset: u64, rest: &str| {
+            let slave = format!("slave0:ip=10.0.0.3,port=7020,{rest},offset={offset},lag=0");
+            Info::parse(&format!("role:master\nconnected_slaves:1\n{slave}\nmaster_repl_offset:{written}\n"))
+        };
+        let is_online = |info: &Info| is_online(info, "10.0.0.3:7020").unwrap();
+        assert!(is_online(&source(910, 896, "state=online")));
+        assert!(!is_online(&source(910, 896, "state=send_bulk")));
+        assert!(!is_online(&source(910, 0, "state=online")), "online, but nothing is sent to it yet");
+        assert!(is_online(&source(0, 0, "state=online")), "nothing was ever written");
+    }
 }

@@ -146,6 +146,14 @@ impl<'m> Search<'m> {
         while open.len() > most {
             open.swap_remove(rng.below(open.len()));
         }
+        let picked: Vec<usize> = open.iter().map(|(item, _)| *item).collect();
+        let held = |item: usize, host: usize| {
+            let mut mates = model.items[item].mates.iter().filter(|mate| !picked.contains(mate));
+            mates.any(|mate| model.rules_out(item, host, *mate, state.at[*mate]))
+        };
+        for (item, places) in &mut open {
+            places.retain(|(n, _)| self.hosts[*n] == state.at[*item] || !held(*item, self.hosts[*n]));
+        }
         let weight = |item: usize| model.items[item].weight;
         open.sort_by_key(|(item, _)| (std::cmp::Reverse(weight(*item)), *item));
         for (item, places) in open {
@@ -161,7 +169,7 @@ impl<'m> Search<'m> {
         let model = self.model;
         let held = |host: usize| {
             let mates = model.items[item].mates.iter();
-            mates.filter(|mate| pool.binary_search(mate).is_err()).any(|mate| model.clash(host, state.at[*mate]))
+            mates.filter(|m| pool.binary_search(m).is_err()).any(|m| model.rules_out(item, host, *m, state.at[*m]))
         };
         let may = |host: usize| host == state.at[item] || (model.allowed(item, host) && !held(host));
         let cost = |(n, host): (usize, &usize)| (n, dual.cost(item, *host, &prices.of));
@@ -242,8 +250,9 @@ impl<'m> Search<'m> {
 
     fn choose(&mut self, host: usize, moved: i64, dearer: f64) {
         let depth = self.chosen.len();
-        let clashes = |mate: &usize| self.model.clash(self.hosts[host], self.hosts[self.chosen[*mate]]);
-        if self.mates[depth].iter().any(clashes) {
+        let (item, at) = (self.items[depth], self.hosts[host]);
+        let ruled_out = |m: &usize| self.model.rules_out(item, at, self.items[*m], self.hosts[self.chosen[*m]]);
+        if self.mates[depth].iter().any(ruled_out) {
             return;
         }
         let (before, band) = (self.load[host], &self.bands[host]);

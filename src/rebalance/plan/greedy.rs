@@ -68,7 +68,7 @@ fn after_mate(model: &Model, state: &State, item: usize) -> Option<(usize, usize
             }
             let fits = |host: &usize| {
                 model.allowed(item, *host)
-                    && !model.clash(*host, aside)
+                    && !model.rules_out(item, *host, *mate, aside)
                     && !others(item).any(|other| model.clash(*host, state.at[*other]))
             };
             if let Some(host) = (0..model.hosts.len()).find(fits) {

@@ -1,5 +1,6 @@
 //! Wishes that no placement can keep: which rule, which shards, what to do.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -110,7 +111,12 @@ fn pinned_on_drained(model: &Model) -> Result<(), Infeasible> {
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
         rule: Rule::Pinned,
-        message: format!("{} to be drained, but {} pinned there", is_are(&hosts), ids(&shards)),
+        message: format!(
+            "{} to be drained, but {} {} pinned there",
+            is_are(&hosts),
+            ids(&shards),
+            if shards.len() == 1 { "is" } else { "are" }
+        ),
         shards,
         hosts,
         hint: "unpin the shards or keep the host".to_owned(),
@@ -175,14 +181,18 @@ fn enough_memory(model: &Model) -> Result<(), Infeasible> {
     let room: i64 = model.hosts.iter().filter(|host| !host.drained).map(|host| host.cap).sum();
     let need = model.total[BYTES];
     if need > room {
+        let shards = too_many(model, need - room);
         return Err(Infeasible {
             rule: Rule::Capacity,
             message: format!(
-                "the shards need {need} bytes, and the hosts that stay offer {room} within their headroom"
+                "the shards need {}, and the hosts that stay offer {} within their headroom; without {} it would be enough",
+                size(need),
+                size(room),
+                ids(&shards)
             ),
-            shards: Vec::new(),
+            shards,
             hosts: kept_hosts(model),
-            hint: format!("add at least {} bytes of memory", need - room),
+            hint: format!("add a host or memory: at least {} within the headroom", size(need - room)),
         });
     }
     let stuck = stuck_items(model, |item| {
@@ -197,6 +207,33 @@ fn enough_memory(model: &Model) -> Result<(), Infeasible> {
         hosts,
         hint: "add a larger host or split the shard".to_owned(),
     })
+}
+
+/// The fewest shards, largest first, that need so many bytes.
+fn too_many(model: &Model, missing: i64) -> Vec<u32> {
+    let mut shards: Vec<(i64, u32)> = Vec::new();
+    for shard in &model.observation.shards {
+        shards.push((shard.bytes as i64 * (1 + shard.replicas.len() as i64), shard.id));
+    }
+    shards.sort_by_key(|(bytes, id)| (Reverse(*bytes), *id));
+    let mut left = missing;
+    let mut ids: Vec<u32> = Vec::new();
+    for (bytes, id) in shards {
+        if left <= 0 {
+            break;
+        }
+        left -= bytes;
+        ids.push(id);
+    }
+    ids.sort_unstable();
+    ids
+}
+
+/// Bytes for a reader, in the largest binary unit that they reach.
+fn size(bytes: i64) -> String {
+    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.into_iter().find(|(_, unit)| bytes as u64 >= *unit);
+    unit.map_or(format!("{bytes} bytes"), |(name, unit)| format!("{:.1} {name}", bytes as f64 / unit as f64))
 }
 
 /// The shards and homes of the items that `stuck` picks; `None` if there are none.
@@ -245,8 +282,9 @@ pub(crate) fn over_cap(model: &Model, state: &State) -> Infeasible {
     Infeasible {
         rule: Rule::Capacity,
         message: format!(
-            "the shards do not fit within the headroom of the hosts that may hold them; {} would be {over} bytes over, with {}",
+            "the shards do not fit within the headroom of the hosts that may hold them; {} would be {} over, with {}",
             hosts.join(", "),
+            size(over),
             ids(&shards)
         ),
         shards,

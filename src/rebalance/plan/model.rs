@@ -110,6 +110,12 @@ impl<'a> Model<'a> {
         a == b || (self.zones && self.hosts[a].zone.is_some() && self.hosts[a].zone == self.hosts[b].zone)
     }
 
+    /// Whether an item on a host keeps another copy of its shard from a host: the two clash, or would only have changed
+    /// places, for which neither can go first.
+    pub(crate) fn rules_out(&self, item: usize, host: usize, mate: usize, there: usize) -> bool {
+        self.clash(host, there) || (there == self.items[item].home && host == self.items[mate].home)
+    }
+
     /// Whether the host can hold the item at all, other copies aside.
     pub(crate) fn allowed(&self, item: usize, host: usize) -> bool {
         let item = &self.items[item];

@@ -61,7 +61,8 @@ fn deviation(model: &Model, outcome: &Outcome, host: usize, resource: usize) -> 
         outcome.state.on[host].iter().max_by_key(|item| (model.items[**item].weight[resource], Reverse(**item)));
     let lump = largest.map(|item| (*item, model.items[*item].weight[resource] as f64 / target));
     match lump {
-        Some((item, part)) if percent > 0.0 && part > model.tolerance => {
+        // Only what would take the host under its share explains why it is over.
+        Some((item, part)) if percent > 0.0 && part > model.tolerance && part * 100.0 >= percent => {
             format!("{head}; shard {} alone is {:.1} % of it", model.shard(item).id, part * 100.0)
         }
         _ => head,

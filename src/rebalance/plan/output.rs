@@ -27,6 +27,9 @@ pub struct RebalancePlan {
     pub waves: Vec<Vec<u32>>,
     /// From the first copy to the last switch, at the pace that was wished.
     pub estimated_seconds: f64,
+    /// Milliseconds for which a shard's writes are held at its switch; 0 where no primary moves.
+    #[serde(default)]
+    pub predicted_write_gap_ms: f64,
     /// What an operator should know: a tolerance that cannot be met, limits that cut the plan short, detours.
     pub notes: Vec<String>,
 }

@@ -75,7 +75,8 @@ impl State {
 
     /// Whether the item may stand on the host beside the present places of its shard's other copies.
     pub(crate) fn legal(&self, model: &Model, item: usize, host: usize) -> bool {
-        model.allowed(item, host) && !model.items[item].mates.iter().any(|mate| model.clash(host, self.at[*mate]))
+        let mut mates = model.items[item].mates.iter();
+        model.allowed(item, host) && !mates.any(|mate| model.rules_out(item, host, *mate, self.at[*mate]))
     }
 
     /// Items that may not stand where they are.
