@@ -2,10 +2,12 @@
 //! beside `redis-cli --cluster rebalance` of the same data.
 
 use std::process::{Command, Stdio};
+use std::sync::OnceLock;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin::wire::shard::{Reply, Request};
+use dunlin::wire::{Event, Sink};
 use redis::Connection;
 
 use crate::gap::timed;
@@ -21,7 +23,7 @@ pub struct Bulk {
     pub bytes: u64,
     /// From the first request until all targets serve.
     pub moves: f64,
-    /// Of that, until the last copy had caught up, was on disk and was compared.
+    /// Of that, until the last copy had caught up, which is all that a full sync does.
     pub copies: f64,
     /// From `REPLICAOF` until all links are up.
     pub syncs: f64,
@@ -112,12 +114,14 @@ fn full_syncs(shards: &mut [Places]) -> f64 {
 fn moves(shards: &mut [Places]) -> (f64, f64) {
     let requests: Vec<_> = shards.iter_mut().map(|places| (places.spec(0, 1), &*places)).collect();
     let (copies, seconds) = timed(|| {
+        let begin = Instant::now();
         let one = |(spec, places): &(_, &Places)| {
-            let (copied, seconds) = timed(|| places.handle(Request::Copy(Clone::clone(spec))).unwrap());
+            let comparing = Comparing(begin, OnceLock::new());
+            let copied = places.handle_with(Request::Copy(Clone::clone(spec)), &comparing).unwrap();
             assert!(matches!(copied, Reply::Copied(_)));
             let switched = places.handle(Request::Switch(Clone::clone(spec))).unwrap();
             assert!(matches!(switched, Reply::Switched(_)));
-            seconds
+            comparing.1.into_inner().expect("every copy is compared")
         };
         thread::scope(|scope| {
             let running: Vec<_> = requests.iter().map(|request| scope.spawn(move || one(request))).collect();
@@ -125,6 +129,21 @@ fn moves(shards: &mut [Places]) -> (f64, f64) {
         })
     });
     (copies, seconds)
+}
+
+/// Notes when the comparison of a copy begins, in seconds: then it has caught up.
+struct Comparing(Instant, OnceLock<f64>);
+
+impl Sink for Comparing {
+    fn emit(&self, event: Event) {
+        if matches!(event, Event::Progress { phase, .. } if phase == "verify") {
+            self.1.get_or_init(|| self.0.elapsed().as_secs_f64());
+        }
+    }
+
+    fn cancelled(&self) -> bool {
+        false
+    }
 }
 
 /// `redis-cli --cluster rebalance` from three nodes to four: bytes moved, and seconds.

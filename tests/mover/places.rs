@@ -221,19 +221,24 @@ impl Places {
     }
 
     pub fn handle(&self, request: Request) -> Result<Reply> {
-        host::handle(request, &self.contents, &Notes::default())
+        self.handle_with(request, &Notes::default())
+    }
+
+    /// As [`Places::handle`], telling its events to somebody.
+    pub fn handle_with(&self, request: Request, sink: &dyn Sink) -> Result<Reply> {
+        host::handle(request, &self.contents, sink)
     }
 
     /// As [`Places::handle`], with the notes that were made.
     pub fn handle_noted(&self, request: Request) -> (Result<Reply>, Vec<String>) {
         let notes = Notes::default();
-        let reply = host::handle(request, &self.contents, &notes);
+        let reply = self.handle_with(request, &notes);
         (reply, notes.0.into_inner().unwrap())
     }
 
     /// As [`Places::handle`], by somebody who wants it to stop.
     pub fn handle_cancelled(&self, request: Request) -> Result<Reply> {
-        host::handle(request, &self.contents, &Cancelled)
+        self.handle_with(request, &Cancelled)
     }
 
     /// Provisions an instance; returns what the plan said.

@@ -50,10 +50,11 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
 
     diary.intent(Step::Copy, Value::Null)?;
     sync::caught_up(&mut source, &mut target, spec, sink)?;
-    sync::durable(&mut target, spec, sink)?;
     diary.done(Step::Copy, Value::Null)?;
 
+    // The target writes its first append-only file meanwhile.
     let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
+    sync::durable(&mut target, spec, sink)?;
     let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
 }

@@ -21,7 +21,7 @@ pub enum Step {
     Begin,
     /// The target is started as a replica.
     Birth,
-    /// It catches up and gets durable.
+    /// It catches up.
     Copy,
     /// The two are compared.
     Verify,
