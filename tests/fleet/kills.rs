@@ -68,13 +68,19 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
     let writers = Writers::start(&cluster.published());
     let before = cluster.map();
 
-    // Taken back: the copies are gone, the map is as it was, and nothing is left to resume.
-    kill_at(&cluster, Moment::Noted("birth", "done"), &[]);
+    // Taken back: the copies are gone, those shards are where they were, and nothing is left to resume.
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &[]);
     cluster.without_agents();
     cluster.project.dunlin(&["shard-rebalance", "--yes"]).ends(3).complains(&["shards resume, or dunlin shards abort"]);
+    let copying = told_moves(&cluster).into_iter().filter(|told| told["stand"] == "copying");
+    let copying: Vec<usize> = copying.map(|told| told["shard"].as_u64().unwrap() as usize).collect();
+    assert!(!copying.is_empty(), "all had switched before the kill");
     cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
-    assert_eq!(cluster.map(), before);
     cluster.is_as_the_map_says();
+    for shard in copying {
+        assert_eq!(cluster.map().shards[shard].host, before.shards[shard].host, "shard {shard} was not taken back");
+    }
+    let before = cluster.map();
     cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0).says(&["nothing to resume"]);
 
     // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
@@ -164,14 +170,20 @@ fn counts<'h>(cluster: &Cluster<'_>) -> BTreeMap<(&'h str, u16), usize> {
     REDIS.into_iter().flat_map(counted).collect()
 }
 
+/// The open moves, as the status tells them.
+fn told_moves(cluster: &Cluster<'_>) -> Vec<Json> {
+    let output = cluster.project.dunlin(&["shards", "status", "--json"]).ends(0);
+    let lines = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    lines.filter(|line| line["event"] == "move").collect()
+}
+
 /// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
 /// roles that the instances themselves tell; and nothing else is open.
 fn status_tells_the_truth(cluster: &Cluster<'_>) {
-    let output = cluster.project.dunlin(&["shards", "status", "--json"]).ends(0);
-    let lines: Vec<Json> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines = told_moves(cluster);
     let (roles, map) = (cluster.roles(), cluster.map());
     let mut open = BTreeMap::new();
-    for told in lines.iter().filter(|line| line["event"] == "move") {
+    for told in &lines {
         let shard = u16::try_from(told["shard"].as_u64().unwrap()).unwrap();
         for side in ["source", "target"] {
             let address = told[if side == "source" { "from" } else { "to" }].as_str().unwrap();
@@ -185,7 +197,7 @@ fn status_tells_the_truth(cluster: &Cluster<'_>) {
             open.insert((shard, host), told.clone());
         }
         let owner = map.shards[usize::from(shard)].host.as_str();
-        let serves = told["stand"] == "switched";
+        let serves = told["stand"] != "copying";
         let master = roles.iter().find(|((id, _), role)| *id == shard && **role == Role::Master).unwrap().0.1;
         assert_eq!(
             cluster.address(master, shard),

@@ -16,11 +16,20 @@ fn shards_move_onto_a_new_host_as_planned_and_no_write_is_lost() {
     cluster.grow();
 
     let before = cluster.map();
-    let dry = ["shard-rebalance", "--tolerance", TOLERANCE, "--dry-run", "--detailed-exitcode", "--json"];
+    let dry = [
+        "shard-rebalance",
+        "--tolerance",
+        TOLERANCE,
+        "--dry-run",
+        "--detailed-exitcode",
+        "--json",
+        "--out",
+        "plan.json",
+    ];
     let shown = cluster.project.dunlin(&dry).ends(2);
     assert_eq!(cluster.map(), before, "a dry run wrote the map");
 
-    let done = cluster.project.dunlin(&["shard-rebalance", "--tolerance", TOLERANCE, "--yes", "--json"]).ends(0);
+    let done = cluster.project.dunlin(&["shard-rebalance", "--plan", "plan.json", "--yes", "--json"]).ends(0);
     let (planned, after) = (moves(&done), cluster.map());
     assert!(!planned.is_empty(), "{}", shown.stdout);
     assert_eq!(planned, moves(&shown), "the dry run showed the moves that are made");
