@@ -69,7 +69,11 @@ impl Record {
         let again = decided.is_some() && self.writes.is_none() && key.is_multiple_of(EVERY);
         let again = again.then(|| question.ask(known.least, AGAIN));
         let mut used = self.used.lock().unwrap();
-        if decided.is_some() { used.recorded += 1 } else { used.live += 1 }
+        if decided.is_some() {
+            used.recorded += 1
+        } else {
+            used.live += 1
+        }
         if let Some(again) = again {
             used.proven_again += 1;
             if again.best.is_some_and(|best| best + PRINTED < known.least) {

@@ -62,9 +62,16 @@ fn plans_are_minimal_legal_and_repeatable() {
     let (tally, used) = (tally.into_inner().unwrap(), record.finish());
     println!(
         "{} within tolerance ({} proven by counting), {} as near as possible, {} infeasible, {} undecided",
-        tally.within, tally.by_count, tally.nearest, tally.infeasible, tally.undecided.len()
+        tally.within,
+        tally.by_count,
+        tally.nearest,
+        tally.infeasible,
+        tally.undecided.len()
     );
-    println!("{} questions from the record, {} of them asked again, {} new", used.recorded, used.proven_again, used.live);
+    println!(
+        "{} questions from the record, {} of them asked again, {} new",
+        used.recorded, used.proven_again, used.live
+    );
     tally.undecided.iter().for_each(|case| println!("undecided: {case}"));
     let wrong: Vec<String> = tally.wrong.into_iter().chain(used.wrong).collect();
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));

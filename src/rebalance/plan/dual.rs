@@ -101,7 +101,13 @@ impl<'m> Dual<'m> {
     }
 
     /// One step along the subgradient, bent by the one before. `false` if the prices are the best there are.
-    fn step(&self, now: &mut Multipliers, load: &[[f64; 2]], heading: &mut [[f64; 2]], (length, goal): (f64, f64)) -> bool {
+    fn step(
+        &self,
+        now: &mut Multipliers,
+        load: &[[f64; 2]],
+        heading: &mut [[f64; 2]],
+        (length, goal): (f64, f64),
+    ) -> bool {
         let mut square = 0.0;
         for host in (0..self.bands.len()).filter(|host| !self.model.hosts[*host].drained) {
             let unit = self.unit();
@@ -196,11 +202,8 @@ impl<'m> Dual<'m> {
                 {
                     let (other_a, other_b) = (self.best(one, prices, Some(b.1)), self.best(two, prices, Some(a.1)));
                     let with = |x: Option<(usize, usize, f64)>, y: f64| x.map_or(f64::MAX, |x| x.2 + y);
-                    found = if with(other_a, b.2) < with(other_b, a.2) {
-                        [other_a, Some(b)]
-                    } else {
-                        [Some(a), other_b]
-                    };
+                    found =
+                        if with(other_a, b.2) < with(other_b, a.2) { [other_a, Some(b)] } else { [Some(a), other_b] };
                 }
             }
             many => rest.extend(many.iter().filter_map(|choice| self.best(choice, prices, None))),
@@ -213,7 +216,8 @@ impl<'m> Dual<'m> {
         let mut best: Option<(usize, usize, f64)> = None;
         for host in &choice.hosts {
             let cost = self.cost(choice.item, *host, prices);
-            if best.is_none_or(|(.., least)| cost < least) && !apart.is_some_and(|other| self.model.clash(*host, other)) {
+            if best.is_none_or(|(.., least)| cost < least) && !apart.is_some_and(|other| self.model.clash(*host, other))
+            {
                 best = Some((choice.item, *host, cost));
             }
         }

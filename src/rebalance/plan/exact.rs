@@ -97,13 +97,7 @@ struct Search<'m> {
 }
 
 impl<'m> Search<'m> {
-    fn new(
-        dual: &Dual<'m>,
-        prices: &Multipliers,
-        state: &State,
-        hosts: Vec<usize>,
-        rng: &mut Rng,
-    ) -> Self {
+    fn new(dual: &Dual<'m>, prices: &Multipliers, state: &State, hosts: Vec<usize>, rng: &mut Rng) -> Self {
         let model = dual.model;
         let bands: Vec<Band> = hosts.iter().map(|host| dual.bands[*host]).collect();
         let load: Vec<Weight> = hosts.iter().map(|host| state.load[*host]).collect();

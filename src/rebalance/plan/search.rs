@@ -4,12 +4,12 @@
 //! nearest ones that can ([`super::relax`]); where the operator sets limits, as near as they allow ([`super::limit`]).
 
 use super::bounds;
+use super::dual::{Dual, Multipliers};
 use super::exact::{self, Part};
 use super::greedy::{descend, place_forced};
 use super::infeasible::{Infeasible, over_cap};
 use super::limit;
 use super::model::{BYTES, Band, Model};
-use super::dual::{Dual, Multipliers};
 use super::relax;
 use super::state::{Penalty, State, outside};
 use super::tidy::tidy;
