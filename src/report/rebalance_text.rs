@@ -51,7 +51,7 @@ fn one_move(text: &mut String, step: &Move, style: Style) {
     if !style.verbose || step.role == Role::Replica {
         return;
     }
-    // The protocol of docs/guarantees.md; PORT is the shard's own, the same on both hosts.
+    // The commands of the switch, in order; PORT is the shard's own, the same on both hosts.
     for (host, commands) in [
         (to, format!("start the instance with `replicaof {from} PORT` in its configuration, application user off")),
         (from, "CONFIG SET min-replicas-to-write 1; CONFIG REWRITE".to_owned()),
