@@ -2,6 +2,8 @@
 //! its file it is a line, which the source's own host puts there so that no client waits for the disk (`arm_file`), or
 //! else the source itself, whose `CONFIG REWRITE` syncs twice while everybody waits.
 
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, bail};
 use redis::Cmd;
 use serde_json::{Value, json};
@@ -11,6 +13,9 @@ use super::link::{Link, words};
 use super::sync;
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::{Arm, MoveSpec, Role};
+
+/// How long another replica may take until its first acknowledgement.
+const HEARD: Duration = Duration::from_secs(3);
 
 /// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
 ///
@@ -36,12 +41,10 @@ pub fn arm_file(what: &Arm) -> Result<()> {
 /// # Errors
 /// A replica is missing, or one too many is there.
 pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut Link) -> Result<()> {
-    let info = source.info("replication")?;
     for other in &spec.others {
-        if !sync::is_online(&info, other)? {
-            bail!("the replica {other} is not attached to {}; the source cannot be armed", spec.from);
-        }
+        attached(source, other)?;
     }
+    let info = source.info("replication")?;
     let needed = u64::try_from(spec.others.len())? + 1;
     if info.number("connected_slaves") > needed {
         bail!("{} has {} replicas, the map knows {needed}", spec.from, info.number("connected_slaves"));
@@ -54,6 +57,18 @@ pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut L
         source.run(&["CONFIG", "REWRITE"])?;
     }
     diary.done(Step::Arm, Value::Null)
+}
+
+/// Waits for a replica that has only just connected: it is heard of within a second.
+fn attached(source: &mut Link, replica: &str) -> Result<()> {
+    let end = Instant::now() + HEARD;
+    while !sync::is_online(&source.info("replication")?, replica)? {
+        if Instant::now() > end {
+            bail!("the replica {replica} is not attached to {}; the source cannot be armed", source.address);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
 }
 
 /// One rewrite puts both into the source's file: what it is now, and that it is no longer armed.
