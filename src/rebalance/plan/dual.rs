@@ -123,7 +123,7 @@ impl<'m> Dual<'m> {
         }
         let step = length * (goal - now.bound).max(1e-6 * goal.abs()) / square;
         let unit = self.unit();
-        for (price, slope) in now.of.iter_mut().zip(&heading) {
+        for (price, slope) in now.of.iter_mut().zip(heading.iter()) {
             for resource in [BYTES, OPS] {
                 price[resource] += step * slope[resource] * unit[resource];
             }
