@@ -58,7 +58,9 @@ fn epoch(mut stream: TcpStream, url: &str) -> Result<u64> {
     let (_, host, path) = split_url(url).context("no http:// address")?;
     stream.set_write_timeout(Some(ANSWER))?;
     // 1.0: the answer comes in one piece, and the server closes after it.
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: dunlin\r\nAccept: application/json\r\n\r\n")?;
+    let request =
+        format!("GET {path} HTTP/1.0\r\nHost: {host}\r\nUser-Agent: dunlin\r\nAccept: application/json\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let (end, mut answer, mut chunk) = (Instant::now() + ANSWER, Vec::new(), [0; 4096]);
     while (answer.len() as u64) < MOST {
         let left = end.saturating_duration_since(Instant::now());
@@ -92,9 +94,13 @@ mod tests {
         let url = format!("http://{}/version", listener.local_addr().unwrap());
         let server = std::thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            let mut asked = [0; 1024];
-            let read = stream.read(&mut asked).unwrap();
-            assert!(asked[..read].starts_with(b"GET /version HTTP/1.0\r\n"));
+            let (mut asked, mut chunk) = (Vec::new(), [0; 1024]);
+            while !asked.ends_with(b"\r\n\r\n") {
+                let read = stream.read(&mut chunk).unwrap();
+                assert_ne!(read, 0, "the request has no end");
+                asked.extend_from_slice(&chunk[..read]);
+            }
+            assert!(asked.starts_with(b"GET /version HTTP/1.0\r\n"));
             stream.write_all(answer.as_bytes()).unwrap();
         });
         let service = service(&url);
