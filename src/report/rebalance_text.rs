@@ -54,10 +54,11 @@ fn one_move(text: &mut String, step: &Move, style: Style) {
     // The commands of the switch, in order; PORT is the shard's own, the same on both hosts.
     for (host, commands) in [
         (to, format!("start the instance with `replicaof {from} PORT` in its configuration, application user off")),
-        (from, "CONFIG SET min-replicas-to-write 1; CONFIG REWRITE".to_owned()),
+        (from, "min-replicas-to-write in its file, then CONFIG SET min-replicas-to-write".to_owned()),
+        (to, "stand by: a master by its files, users of application and replicas off".to_owned()),
         (from, "CLIENT PAUSE <ms> WRITE; ROLE".to_owned()),
-        (from, format!("MULTI; REPLICAOF {to} PORT; CLIENT UNPAUSE; EXEC")),
-        (to, "REPLICAOF NO ONE; CONFIG REWRITE; application user on".to_owned()),
+        (from, format!("MULTI; ROLE; REPLICAOF {to} PORT; CLIENT UNPAUSE; EXEC")),
+        (to, "REPLICAOF NO ONE and the users on, in one transaction; then the same in its files".to_owned()),
         (from, "CONFIG REWRITE; stays a replica until it is retired".to_owned()),
     ] {
         let _ = writeln!(text, "      {host}: {commands}");
