@@ -10,6 +10,6 @@ pub mod routing;
 pub mod slot;
 
 pub use connections::{Applied, Error, Options, Retry, Shards};
-pub use map::{Epoch, MapError, Shard, ShardId, ShardMap};
+pub use map::{Epoch, MapError, Placement, Shard, ShardId, ShardMap};
 pub use routing::{Route, Routing, RoutingError};
 pub use slot::{SLOTS, Slot, SlotRange, slot_of};

@@ -86,6 +86,17 @@ pub struct Shard {
     pub pinned: bool,
 }
 
+/// Where the copies of a shard are, or are to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placement {
+    /// The shard.
+    pub shard: ShardId,
+    /// The host of the primary, by its inventory name.
+    pub host: String,
+    /// The hosts of its replicas.
+    pub replicas: Vec<String>,
+}
+
 /// One mistake in a map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -96,6 +107,13 @@ pub struct MapError {
     pub message: String,
     /// What to do about it.
     pub help: Option<String>,
+}
+
+impl Shard {
+    /// Where its copies are.
+    pub fn placement(&self) -> Placement {
+        Placement { shard: self.id, host: self.host.clone(), replicas: self.replicas.clone() }
+    }
 }
 
 impl ShardMap {

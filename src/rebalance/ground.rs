@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{Placement, ShardId, ShardMap};
 use serde_json::Value;
 
 use crate::fleet::{Fleet, Session};
@@ -174,6 +174,15 @@ pub fn moved(map: &ShardMap, shard: u32, to: &str) -> Result<ShardMap> {
     entry.host = to.to_owned();
     after.epoch = after.epoch.next();
     Ok(after)
+}
+
+/// A shard's copies once its primary has gone to a host; its replicas stay where they are.
+///
+/// # Errors
+/// There is no such shard.
+pub fn placed(map: &ShardMap, shard: u32, to: &str) -> Result<Placement> {
+    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    Ok(Placement { host: to.to_owned(), ..entry.placement() })
 }
 
 /// A shard's number as the map has it.

@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dunlin_shards::map::edit::move_shards;
-use dunlin_shards::{Epoch, ShardMap};
+use dunlin_shards::map::edit::place_shards;
+use dunlin_shards::{Epoch, Placement, ShardMap};
 
 use super::Ground;
-use super::ground::{read_map, shard_id, told};
+use super::ground::{read_map, told};
 use crate::fleet::Stop;
 use crate::wire::provision::Apply;
 use crate::wire::shard::{self, Consumer, ConsumerState, Service};
@@ -111,21 +111,20 @@ pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bo
     }
 }
 
-/// Writes shards' new hosts into the authored map under an epoch that is higher than its own and than that of any
-/// consumer, and brings it to all consumers. A map that has them already is only brought to the consumers.
+/// Writes where shards' copies are now into the authored map under an epoch that is higher than its own and than that of
+/// any consumer, and brings it to all consumers. A map that says so already is only brought to the consumers.
 ///
 /// # Errors
 /// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
-pub async fn publish(ground: &Ground<'_>, moves: &[(u32, String)]) -> Result<ShardMap> {
+pub async fn publish(ground: &Ground<'_>, places: &[Placement]) -> Result<ShardMap> {
     let (map, text) = read_map(&ground.map_file)?;
     let highest = published(ground, &map).await?;
-    let moves: Vec<_> = moves.iter().map(|(shard, to)| Ok((shard_id(*shard)?, to.as_str()))).collect::<Result<_>>()?;
-    let done = moves.iter().all(|(id, to)| map.shard(*id).is_some_and(|entry| entry.host == *to));
+    let done = places.iter().all(|place| map.shard(place.shard).is_some_and(|entry| entry.placement() == *place));
     let map = if done && map.epoch.0 >= highest {
         map
     } else {
         let next = Epoch(map.epoch.0.max(highest)).next();
-        let text = move_shards(&text, &moves, next).map_err(|error| anyhow!("{error}"))?;
+        let text = place_shards(&text, places, next).map_err(|error| anyhow!("{error}"))?;
         replace(&ground.map_file, &text)?;
         ShardMap::parse(&text).map_err(|_| anyhow!("the edited map is broken"))?
     };

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, read_map};
+use super::ground::{Watch, placed, read_map};
 use super::run::{How, Settling, settle, switch};
 use super::{Ground, publish};
 use crate::wire::shard::{Logged, MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
@@ -103,12 +103,13 @@ pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)
 /// # Errors
 /// As [`publish::publish`].
 pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
-    let host = |state: &&MoveState| {
+    let (map, _) = read_map(&ground.map_file)?;
+    let place = |state: &&MoveState| {
         let host = ground.host_at(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
-        Ok((state.shard, host.to_owned()))
+        placed(&map, state.shard, host)
     };
-    let moves = states.iter().map(host).collect::<Result<Vec<_>>>()?;
-    publish::publish(ground, &moves).await.map(drop)
+    let places = states.iter().map(place).collect::<Result<Vec<_>>>()?;
+    publish::publish(ground, &places).await.map(drop)
 }
 
 /// Brings one move to its end. Returns why its old instance could not be retired yet, where that is so.

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, read_map};
+use super::ground::{Watch, placed, read_map};
 use super::{Ground, publish};
 use crate::wire::Event;
 use crate::wire::shard::{Arm, MoveSpec, Reply, Request, Retire, Switched};
@@ -205,7 +205,8 @@ pub async fn settle(
     phase(spec, to, "publish", watch);
     let map = {
         let _turn = publishing.lock().await;
-        publish::publish(ground, &[(spec.shard, to.to_owned())]).await?
+        let (now, _) = read_map(&ground.map_file)?;
+        publish::publish(ground, &[placed(&now, spec.shard, to)?]).await?
     };
     if how.soak {
         phase(spec, to, "soak", watch);

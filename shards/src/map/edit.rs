@@ -1,8 +1,8 @@
 //! Changing the authored map in place: comments, order and layout stay as they were.
 
-use toml_edit::{DocumentMut, Item, TableLike, Value};
+use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 
-use super::{Epoch, MapError, ShardId, ShardMap};
+use super::{Epoch, MapError, Placement, ShardId, ShardMap};
 
 /// Why a map was not edited.
 #[derive(Debug, thiserror::Error)]
@@ -31,17 +31,21 @@ pub enum EditError {
     },
 }
 
-/// Puts shards on other hosts and sets the epoch; returns the new text.
+/// Puts the copies of shards on other hosts and sets the epoch; returns the new text.
 ///
 /// The epoch must be higher than the map's, unless nothing changes: calling it again with the same arguments on its own
-/// result returns that result. Errors: an unknown shard, a result that is not a valid map (a move onto a replica's host).
-pub fn move_shards(text: &str, moves: &[(ShardId, &str)], epoch: Epoch) -> Result<String, EditError> {
+/// result returns that result. Errors: an unknown shard, a result that is not a valid map (two copies on one host).
+pub fn place_shards(text: &str, places: &[Placement], epoch: Epoch) -> Result<String, EditError> {
     let before = ShardMap::parse(text).map_err(|errors| EditError::Invalid { after: false, errors })?;
     let mut document: DocumentMut = text.parse()?;
-    for (id, host) in moves {
-        let shard = find(&mut document, *id).ok_or(EditError::NoSuchShard(*id))?;
+    for place in places {
+        let shard = find(&mut document, place.shard).ok_or(EditError::NoSuchShard(place.shard))?;
         if let Some(item) = shard.get_mut("host") {
-            replace(item, Value::from(*host));
+            replace(item, Value::from(place.host.as_str()));
+        }
+        let stood = before.shard(place.shard).is_some_and(|entry| entry.replicas == place.replicas);
+        if !stood {
+            set_replicas(shard, &place.replicas);
         }
     }
     replace(&mut document["epoch"], Value::from(i64::try_from(epoch.0).unwrap_or(i64::MAX)));
@@ -61,6 +65,19 @@ fn replace(item: &mut Item, mut value: Value) {
     let Some(old) = item.as_value_mut() else { return };
     *value.decor_mut() = old.decor().clone();
     *old = value;
+}
+
+/// Replaces the list of replicas, adds one, or takes it out where there are none.
+fn set_replicas(shard: &mut dyn TableLike, replicas: &[String]) {
+    if replicas.is_empty() {
+        shard.remove("replicas");
+        return;
+    }
+    let list = Value::from(replicas.iter().map(String::as_str).collect::<Array>());
+    match shard.get_mut("replicas") {
+        Some(item) => replace(item, list),
+        None => drop(shard.insert("replicas", Item::Value(list))),
+    }
 }
 
 fn find(document: &mut DocumentMut, id: ShardId) -> Option<&mut dyn TableLike> {
@@ -84,7 +101,8 @@ fn join(errors: &[MapError]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EditError, Epoch, ShardId, move_shards};
+    use super::{EditError, Epoch, Placement, ShardId, place_shards};
+    use crate::ShardMap;
 
     const MAP: &str = r#"# who runs what
 cluster = "timeline"
@@ -104,33 +122,59 @@ slots = "8192-16383"
 id = 1
 "#;
 
+    /// Shard `id` at `host`, its replicas as the map has them.
+    fn at(text: &str, id: u16, host: &str) -> Placement {
+        let map = ShardMap::parse(text).expect("a map");
+        let replicas = map.shard(ShardId(id)).map_or_else(Vec::new, |entry| entry.replicas.clone());
+        Placement { shard: ShardId(id), host: host.to_owned(), replicas }
+    }
+
     #[test]
     fn only_the_values_change() {
-        let edited = move_shards(MAP, &[(ShardId(0), "redis-03")], Epoch(8)).expect("an edit");
+        let edited = place_shards(MAP, &[at(MAP, 0, "redis-03")], Epoch(8)).expect("an edit");
         let wanted = MAP.replace("epoch   = 7 ", "epoch   = 8 ").replace("host = \"redis-01\"", "host = \"redis-03\"");
         assert_eq!(edited, wanted);
-        let again = move_shards(&edited, &[(ShardId(0), "redis-03")], Epoch(8)).expect("the same edit again");
+        let again = place_shards(&edited, &[at(MAP, 0, "redis-03")], Epoch(8)).expect("the same edit again");
         assert_eq!(again, edited);
+    }
+
+    #[test]
+    fn replicas_are_replaced_added_and_taken_out() {
+        let place = |id, host: &str, replicas: &[&str]| Placement {
+            shard: ShardId(id),
+            host: host.to_owned(),
+            replicas: replicas.iter().map(|name| (*name).to_owned()).collect(),
+        };
+        let places = [place(0, "redis-02", &["redis-01"]), place(1, "redis-02", &["redis-03"])];
+        let edited = place_shards(MAP, &places, Epoch(8)).expect("an edit");
+        let wanted = MAP
+            .replace("epoch   = 7 ", "epoch   = 8 ")
+            .replace("host = \"redis-01\"", "host = \"redis-02\"")
+            .replace("[\"redis-02\"]", "[\"redis-01\"]")
+            .replace("id = 1\n", "id = 1\nreplicas = [\"redis-03\"]\n");
+        assert_eq!(edited, wanted);
+        let without = place_shards(MAP, &[place(0, "redis-01", &[])], Epoch(8)).expect("an edit");
+        assert_eq!(without, MAP.replace("epoch   = 7 ", "epoch   = 8 ").replace("replicas = [\"redis-02\"]\n", ""));
     }
 
     #[test]
     fn an_inline_array_of_shards_too() {
         let inline = "cluster = \"t\"\nepoch = 1\nport_base = 1\nshard = [\n  { id = 0, slots = \"0-16383\", host = \"a\" }, # one\n]\n";
-        let edited = move_shards(inline, &[(ShardId(0), "b")], Epoch(2)).expect("an edit");
+        let edited = place_shards(inline, &[at(inline, 0, "b")], Epoch(2)).expect("an edit");
         assert_eq!(edited, inline.replace("epoch = 1", "epoch = 2").replace("host = \"a\"", "host = \"b\""));
     }
 
     #[test]
     fn refusals() {
-        let same = move_shards(MAP, &[(ShardId(0), "redis-03")], Epoch(7));
+        let same = place_shards(MAP, &[at(MAP, 0, "redis-03")], Epoch(7));
         assert!(matches!(same, Err(EditError::Epoch { .. })), "{same:?}");
-        let lower = move_shards(MAP, &[], Epoch(6));
+        let lower = place_shards(MAP, &[], Epoch(6));
         assert!(matches!(lower, Err(EditError::Epoch { .. })), "{lower:?}");
-        let unknown = move_shards(MAP, &[(ShardId(9), "redis-03")], Epoch(8));
+        let unknown = place_shards(MAP, &[at(MAP, 9, "redis-03")], Epoch(8));
         assert!(matches!(unknown, Err(EditError::NoSuchShard(ShardId(9)))), "{unknown:?}");
-        let onto_replica = move_shards(MAP, &[(ShardId(0), "redis-02")], Epoch(8));
+        let onto_replica = place_shards(MAP, &[at(MAP, 0, "redis-02")], Epoch(8));
         assert!(matches!(onto_replica, Err(EditError::Invalid { after: true, .. })), "{onto_replica:?}");
-        let broken = move_shards("cluster = 1", &[], Epoch(8));
+        let broken = place_shards("cluster = 1", &[], Epoch(8));
         assert!(matches!(broken, Err(EditError::Invalid { after: false, .. })), "{broken:?}");
     }
 }
