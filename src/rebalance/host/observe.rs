@@ -76,10 +76,12 @@ fn described(link: &mut Link, blank: &Observed) -> Result<Observed> {
         version: info.text("redis_version").to_owned(),
         bytes: dataset(&info),
         used_memory: info.number("used_memory"),
+        peak_memory: info.number("used_memory_peak"),
         maxmemory: info.number("maxmemory"),
         keys: keys.sum(),
         clients: u64::try_from(others)?,
         durable: info.text("aof_enabled") == "1" && info.text("aof_last_write_status") == "ok",
+        appendfsync: link.setting("appendfsync")?,
         fork_us: info.number("latest_fork_usec"),
         listpack_entries: listpack.parse().unwrap_or(0),
         ..blank.clone()
