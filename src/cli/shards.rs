@@ -19,6 +19,7 @@ use super::shard_ground::Files;
 use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
 use crate::inventory::Bytes;
 use crate::rebalance::ground::read_map;
+use crate::rebalance::plan::Role as CopyRole;
 use crate::rebalance::resume::{Journals, Stand, abort, adopt, believed, journals, resume, stand};
 use crate::rebalance::run::{How, Step};
 use crate::rebalance::{Ground, observe};
@@ -228,7 +229,8 @@ impl Work<'_> {
         for (state, _) in open.iter().filter(|(_, stand)| *stand != Stand::Elsewhere) {
             match resume(ground, state, &|host, event| show(reporter, &bars, host, event)).await {
                 Ok(kept) => {
-                    bars.line(&format!("  shard {} serves at {}", state.shard, state.to));
+                    let what = if state.replica { "has a replica" } else { "serves" };
+                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
                     waiting |= kept.is_some();
                     kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
                 }
@@ -254,9 +256,12 @@ impl Work<'_> {
         begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
         let found = journals(&ground).await?;
         let (back, on): (Vec<_>, Vec<_>) =
-            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| *stand == Stand::Copying);
+            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
         for (state, _) in &back {
             match abort(&ground, state, &|_, _| {}).await {
+                Ok(()) if state.replica => {
+                    self.reporter.data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
+                }
                 Ok(()) => self.reporter.data(&format!("shard {} stays at {}", state.shard, state.from)),
                 Err(error) => {
                     tally.failed += 1;
@@ -274,11 +279,17 @@ impl Work<'_> {
     }
 }
 
-/// The steps that are still to be made: those whose shard is at their end, or further on its way, are not.
+/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
 fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let at = |step: &Step| map.shards.iter().any(|entry| u32::from(entry.id.0) == step.shard && entry.host == step.to);
-    let done: Vec<(u32, usize)> = left.iter().filter(|step| at(step)).map(Step::key).collect();
-    let behind = |step: &Step| done.iter().any(|(shard, wave)| *shard == step.shard && *wave >= step.wave);
+    let at = |step: &Step| {
+        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
+            CopyRole::Primary => entry.host == step.to,
+            CopyRole::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
+        })
+    };
+    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
+    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
+    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
     left.into_iter().filter(|step| !behind(step)).collect()
 }
 
@@ -289,6 +300,8 @@ fn line(state: &MoveState, stand: Stand) -> String {
         Stand::Soaking => "moved; the old instance follows as a replica",
         Stand::Switched => "switched: the target serves; to be published and the old instance retired",
         Stand::Copying => "the source serves; the copy is not switched",
+        Stand::Joining => "a replica in the making; the map does not name it yet",
+        Stand::Joined => "a new replica; the one that it replaces is to be retired",
         Stand::Fenced => "neither serves at this moment; resume decides by their roles",
     };
     format!(
@@ -319,7 +332,13 @@ mod tests {
 
     #[test]
     fn a_detour_goes_on_from_where_the_shard_is() {
-        let step = |shard, from: &str, to: &str, wave| Step { shard, from: from.into(), to: to.into(), wave };
+        let step = |shard, from: &str, to: &str, wave| Step {
+            shard,
+            from: from.into(),
+            to: to.into(),
+            wave,
+            role: CopyRole::Primary,
+        };
         let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
         let map = |host| {
             let text = format!(

@@ -12,6 +12,7 @@ pub mod observation;
 pub mod observe;
 pub mod plan;
 pub mod publish;
+pub mod replica;
 pub mod resume;
 pub mod run;
 pub mod verify;
