@@ -255,8 +255,10 @@ impl Work<'_> {
         }
         begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
         let found = journals(&ground).await?;
-        let (back, on): (Vec<_>, Vec<_>) =
-            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
+        let (back, on): (Vec<_>, Vec<_>) = self
+            .open(&ground, &found)?
+            .into_iter()
+            .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
         for (state, _) in &back {
             match abort(&ground, state, &|_, _| {}).await {
                 Ok(()) if state.replica => {

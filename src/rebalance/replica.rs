@@ -132,11 +132,10 @@ pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) ->
 /// There is no such shard, or its primary is on that host.
 pub fn exchanged(map: &ShardMap, what: Change<'_>) -> Result<Placement> {
     let Change { shard, old, new } = what;
-    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
-    if entry.host == new {
+    let mut place = placement(map, shard)?;
+    if place.host == new {
         bail!("the primary of shard {shard} is on {new}; a replica is made on another host");
     }
-    let mut place = entry.placement();
     let is_there = place.replicas.iter().any(|host| host == new);
     match place.replicas.iter().position(|host| Some(host.as_str()) == old) {
         Some(at) if is_there => drop(place.replicas.remove(at)),
@@ -145,6 +144,11 @@ pub fn exchanged(map: &ShardMap, what: Change<'_>) -> Result<Placement> {
         None => place.replicas.push(new.to_owned()),
     }
     Ok(place)
+}
+
+fn placement(map: &ShardMap, shard: u32) -> Result<Placement> {
+    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    Ok(entry.placement())
 }
 
 /// The map with a shard's copies there, and the next epoch.
@@ -197,21 +201,20 @@ pub fn hosts_of<'g>(ground: &'g Ground<'_>, state: &MoveState) -> Result<(Option
 /// Brings the making of a replica to its end. Returns why the replaced one could not be retired yet, where that is so.
 ///
 /// # Errors
-/// Its primary has changed meanwhile, or a step failed.
+/// Its primary has changed before the map named it, or a step failed.
 pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Option<String>> {
     let (map, _) = read_map(&ground.map_file)?;
     let (old, new) = hosts_of(ground, state)?;
     let what = Change { shard: state.shard, old, new };
-    let primary = spec(ground, &map, &state.run, what)?.from;
-    if primary != state.from {
-        bail!(
-            "shard {} is at {primary} meanwhile, the replica at {} follows {}: dunlin shards abort removes it",
-            state.shard,
-            state.to,
-            state.from
-        );
-    }
+    let spec = spec(ground, &map, &state.run, what)?;
     let settling = Settling { publishing: &Mutex::new(()), how: How { soak: false, pass_unclear: true }, watch };
+    if exchanged(&map, what)? == placement(&map, state.shard)? {
+        return settle(ground, &spec, what, &settling).await;
+    }
+    if spec.from != state.from {
+        let MoveState { from, to, shard, .. } = state;
+        bail!("shard {shard} is at {} meanwhile; {to} follows {from}: dunlin shards abort removes it", spec.from);
+    }
     Ok(change(ground, what, &state.run, &settling).await?.kept)
 }
 

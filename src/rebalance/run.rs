@@ -262,12 +262,7 @@ pub struct Leaving<'a> {
 ///
 /// # Errors
 /// The consumers could not be asked.
-pub async fn retire(
-    ground: &Ground<'_>,
-    map: &ShardMap,
-    leaving: &Leaving<'_>,
-    how: How,
-) -> Result<Option<String>> {
+pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, how: How) -> Result<Option<String>> {
     let Leaving { run, shard, host, owner, instance } = leaving;
     let entry = map.shard(shard_id(*shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let behind = publish::left_behind(ground, map, !how.pass_unclear).await?;
