@@ -36,7 +36,8 @@ fn setting(places: &Places, n: u8, name: &str) -> String {
     pair[1].clone()
 }
 
-fn needed(places: &Places, n: u8) -> (String, bool) {
+/// What a primary needs: in memory, and is it 1 in its file?
+pub fn needed(places: &Places, n: u8) -> (String, bool) {
     let file = fs::read_to_string(places.conf_path(n)).unwrap();
     (setting(places, n, "min-replicas-to-write"), file.contains("\nmin-replicas-to-write 1"))
 }
@@ -57,7 +58,7 @@ fn write(places: &Places, n: u8) -> Result<(), String> {
 }
 
 /// What was acknowledged is at the replica once it has caught up.
-fn has_everything(places: &Places, replica: u8, owner: u8, writers: &Writers) {
+pub fn has_everything(places: &Places, replica: u8, owner: u8, writers: &Writers) {
     let size = |n| redis::cmd("DBSIZE").query::<u64>(&mut admin(&places.address(n)).unwrap()).unwrap();
     let offset = |connection: &mut Connection| {
         let info: String = redis::cmd("INFO").arg("replication").query(connection).unwrap();
