@@ -185,6 +185,30 @@ fn a_moved_primary_needs_its_replicas_too() {
 }
 
 #[test]
+fn the_way_back_takes_the_replica_along() {
+    let mut places = with_a_replica(3);
+    let mut writers = Writers::start(2, &places.address(0));
+    writers.write_on(50);
+    for (from, to) in [(0, 2), (2, 0)] {
+        let spec = MoveSpec { others: vec![places.address(1)], ..places.spec(from, to) };
+        copy(&places, spec.clone()).unwrap();
+        let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
+        assert_eq!(switched.pending, Vec::<String>::new());
+        writers.publish(&places.address(to));
+        writers.write_on(50);
+        assert_eq!(needed(&places, to), ("1".to_owned(), true));
+        // The old instance soaks as one more replica.
+        attached(&places, to, 2);
+    }
+    retire(&mut places, 2, 0);
+    writers.write_on(50);
+    stop_and_check(&mut writers, &places, 0);
+    has_everything(&places, 1, 0, &writers);
+    assert_eq!(places.provision(0).unwrap().action, Action::None);
+    assert_eq!(places.provision_replica(1, 0).unwrap().action, Action::None);
+}
+
+#[test]
 fn preflight_names_a_replica_that_is_down_and_one_that_the_map_does_not_know() {
     let mut places = with_a_replica(3);
     let stranger = places.spec(0, 2);
