@@ -32,8 +32,7 @@ pub enum Request {
     Arm(Arm),
     /// Hand the writes over (P6–P11).
     Switch(MoveSpec),
-    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of. No write
-    /// is held.
+    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of.
     Replicate(MoveSpec),
     /// The map names the replica: its journal is closed.
     Keep(MoveSpec),
