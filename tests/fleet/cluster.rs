@@ -111,6 +111,11 @@ impl<'f> Cluster<'f> {
     /// As much data in each shard, so that the plans do not hang on what the writers happen to have written.
     fn fill(&self) {
         for entry in &self.map().shards {
+            // One that needs its replica accepts nothing before that has come.
+            let end = Instant::now() + PATIENCE;
+            while self.writable(entry.id.0) != [entry.host.as_str()] {
+                assert!(Instant::now() < end, "shard {} on {} accepts no writes", entry.id, entry.host);
+            }
             let mut connection = self.connect(&entry.host, entry.id.0, (&entry.id.user(), APP)).unwrap();
             let mut pipe = redis::pipe();
             for number in 0..FILL {
