@@ -13,6 +13,7 @@ use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
 use crate::rebalance::{Ground, ground, publish};
+use crate::wire::sparing::Asked;
 
 /// What the shard commands load before they connect.
 pub struct Files {
@@ -126,6 +127,7 @@ impl Files {
             credentials,
             by: who(),
             fences: BTreeMap::new(),
+            sparing: Asked::default(),
         })
     }
 

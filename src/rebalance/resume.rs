@@ -165,7 +165,7 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
         app_user: state.app_user.clone(),
         instance,
         source_is_armed: false,
-        limits: crate::wire::shard::Limits::default(),
+        limits: ground.limits(state.sparing),
         journals: moves_folder(),
     })
 }

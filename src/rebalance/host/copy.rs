@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use super::diary::{Diary, Mark, Step};
 use super::link::Link;
+use super::carry::{self, Carriage};
+use super::guard::Guard;
+use super::pace::{self, Throttle};
 use super::{birth, observe, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
@@ -18,7 +21,8 @@ const START: Duration = Duration::from_secs(20);
 /// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
 ///
 /// # Errors
-/// What stopped it; the source has not been touched but for its replication settings.
+/// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
+/// where the run was cancelled.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
     let started = Instant::now();
     let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
@@ -29,6 +33,8 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
+    let (guard, turns) = (Guard::of(spec), pace::turn(spec));
+    let turn = carry::admitted(guard.as_ref(), &turns, spec, sink)?;
     diary.begin(spec)?;
     if diary.last(Step::StandBy, Mark::Intent).is_some() {
         // An earlier switch was cut short; its target may stand by as a closed master.
@@ -49,7 +55,18 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
 
     diary.intent(Step::Copy, Value::Null)?;
-    sync::caught_up(&mut source, &mut target, spec, sink)?;
+    let throttle = spec.limits.sparing.is_asked().then(|| Throttle::of(spec));
+    match throttle.clone() {
+        Some(throttle) if !carry::is_attached(&mut target, spec)? => {
+            let carriage = Carriage { spec, instance: &instance, guard: guard.as_ref(), throttle, sink };
+            carriage.carry(&mut source, &mut target, turn)?;
+        }
+        _ => {
+            drop(turn);
+            carry::attach(&instance, &mut target, spec)?;
+            directly(&mut source, &mut target, spec, sink)?;
+        }
+    }
     diary.done(Step::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
@@ -57,6 +74,16 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     sync::durable(&mut target, spec, sink)?;
     let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
+}
+
+/// The copy as Redis makes it; one that is cancelled half way ends at the source too.
+fn directly(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
+    let caught_up = sync::caught_up(source, target, spec, sink);
+    if caught_up.is_err() && sink.cancelled() {
+        // Where the target does not answer, it sends for nothing either.
+        carry::park(target, spec).ok();
+    }
+    caught_up
 }
 
 /// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.

@@ -12,6 +12,7 @@ use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::MoveSpec;
+use crate::wire::sparing::Sparing;
 
 /// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -140,6 +141,9 @@ pub struct Begun {
     /// Who ran it.
     #[serde(default)]
     pub by: String,
+    /// What it leaves to the source's clients; whoever goes on with it keeps to that.
+    #[serde(default)]
+    pub sparing: Sparing,
 }
 
 /// The journal of one shard, locked.
@@ -215,6 +219,7 @@ impl Diary {
             instance: spec.instance.clone(),
             min_replicas: None,
             by: spec.by.clone(),
+            sparing: spec.limits.sparing,
         };
         if let Some(last) = self.begun()
             && !is_finished(self.this_move())

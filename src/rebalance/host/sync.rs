@@ -50,7 +50,11 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
     }
 }
 
-fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
+/// Is the target's link up, known to the source, and at most `lag_bytes` behind?
+///
+/// # Errors
+/// The target's address has no port.
+pub fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
     let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
     let linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
     Ok(linked && is_online(from, &spec.to)? && behind <= spec.limits.lag_bytes)
