@@ -132,7 +132,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         Reply::Recovered(Recovered::Undecided { why }) => bail!("shard {}: {why}", state.shard),
         _ => bail!("an answer that does not fit"),
     }
-    let settling = Settling { publishing: &Mutex::new(()), how: How { soak: false, pass_unclear: true }, watch };
+    let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
     settle(ground, &before, &spec, (from, to), &settling).await
 }
 

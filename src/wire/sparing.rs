@@ -47,6 +47,17 @@ impl Sparing {
     }
 }
 
+impl From<Sparing> for Asked {
+    fn from(sparing: Sparing) -> Self {
+        Self {
+            bandwidth: Some(sparing.bandwidth),
+            p99_ms: Some(sparing.p99_ms),
+            lag_bytes: Some(sparing.lag_bytes),
+            cow: Some(sparing.cow.unwrap_or(Cow::Bytes(0))),
+        }
+    }
+}
+
 /// What a person says about it; what is not said stays as it was. 0 lifts a limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Asked {

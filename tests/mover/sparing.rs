@@ -346,7 +346,7 @@ fn a_copy_whose_fork_takes_too_much_memory_is_given_up_and_the_source_left_alone
     let mut places = Places::new(2);
     places.provision(0).unwrap();
     fill(&places, 30_000, 1000);
-    let cow = Some(Cow::Bytes(MIB));
+    let cow = Some(Cow::Bytes(4 * MIB));
     let spec = spared(&mut places, Sparing { bandwidth: 2 * MIB, cow, ..Sparing::default() });
     let (is_over, told, address) = (AtomicBool::new(false), Told::default(), places.address(0));
     let copied = thread::scope(|scope| {

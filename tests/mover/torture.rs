@@ -148,7 +148,7 @@ impl Torture {
     fn around(&mut self, what: &str, crash: &str, armed: bool, happens: impl FnOnce(&mut Self, &mut Agent)) {
         let (from, to) = (self.owner, 1 - self.owner);
         self.moves += 1;
-        let bandwidth = if self.moves % 3 == 0 { RELAYED } else { 0 };
+        let bandwidth = if self.moves.is_multiple_of(3) { RELAYED } else { 0 };
         let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
         let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
         let what = format!("{what}, {from} to {to}{told}");

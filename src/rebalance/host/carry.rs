@@ -189,7 +189,8 @@ impl Carriage<'_> {
         attach(self.instance, target, spec)?;
         sync::caught_up(source, target, spec, self.sink)?;
         if source.info("stats")?.number("sync_full") > before {
-            let text = format!("shard {}: {} has made another full sync meanwhile, past the cap", spec.shard, spec.from);
+            let text =
+                format!("shard {}: {} has made another full sync meanwhile, past the cap", spec.shard, spec.from);
             self.sink.emit(Event::Note { text });
         }
         Ok(())

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::diary::{Diary, Mark, Step};
-use super::link::Link;
 use super::carry::{self, Carriage};
+use super::diary::{Diary, Mark, Step};
 use super::guard::Guard;
+use super::link::Link;
 use super::pace::{self, Throttle};
 use super::{birth, observe, recover, sync, verify};
 use crate::resources::Blobs;

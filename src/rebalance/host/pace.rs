@@ -19,6 +19,9 @@ const BURST: Duration = Duration::from_millis(50);
 /// Between two looks whether a wait is still wanted.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A host, or one shard there.
+type Whose = (PathBuf, Option<u32>);
+
 /// Lets bytes pass at a rate.
 #[derive(Debug)]
 pub struct Bucket {
@@ -113,8 +116,8 @@ pub fn turn(spec: &MoveSpec) -> Arc<Mutex<()>> {
 }
 
 /// A bucket lives as long as somebody's bytes pass through it.
-fn shared(key: (PathBuf, Option<u32>)) -> Arc<Bucket> {
-    static BUCKETS: Mutex<BTreeMap<(PathBuf, Option<u32>), Weak<Bucket>>> = Mutex::new(BTreeMap::new());
+fn shared(key: Whose) -> Arc<Bucket> {
+    static BUCKETS: Mutex<BTreeMap<Whose, Weak<Bucket>>> = Mutex::new(BTreeMap::new());
     let mut buckets = lock(&BUCKETS);
     buckets.retain(|_, bucket| bucket.strong_count() > 0);
     if let Some(bucket) = buckets.get(&key).and_then(Weak::upgrade) {
@@ -147,6 +150,21 @@ mod tests {
             }
         });
         assert!(begin.elapsed() >= Duration::from_millis(400) - BURST, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn the_moves_to_one_host_share_its_bucket_and_no_more() {
+        let mut spec = crate::rebalance::host::recover::tests::spec();
+        spec.journals = PathBuf::from("/one host");
+        spec.limits.sparing.bandwidth = 5;
+        let one = Throttle::of(&spec);
+        spec.shard += 1;
+        spec.limits.sparing.bandwidth = 0;
+        let other = Throttle::of(&spec);
+        assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.own, &other.own));
+        assert_eq!(lock(&one.host.state).0, 5);
+        spec.journals = PathBuf::from("/another");
+        assert!(!Arc::ptr_eq(&one.host, &Throttle::of(&spec).host));
     }
 
     #[test]

@@ -137,10 +137,9 @@ impl Way {
 
     fn carry(self: &Arc<Self>, source: &TcpStream, target: &TcpStream) -> std::io::Result<()> {
         self.carry_only(Some([source.try_clone()?, target.try_clone()?]));
-        for (mut from, mut to, is_paid) in [
-            (source.try_clone()?, target.try_clone()?, true),
-            (target.try_clone()?, source.try_clone()?, false),
-        ] {
+        for (mut from, mut to, is_paid) in
+            [(source.try_clone()?, target.try_clone()?, true), (target.try_clone()?, source.try_clone()?, false)]
+        {
             let way = Arc::clone(self);
             std::thread::spawn(move || {
                 // An end that went away ends both directions; the target comes again.
