@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
@@ -16,9 +17,9 @@ use crate::writers::Writers;
 /// How long a moment may be waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// When dunlin is killed.
+/// When dunlin is killed, or interrupted.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
+pub enum Moment {
     /// It has said that: the event, and its phase where it has one.
     Said(&'static str, &'static str),
     /// A host's journal has that record: step and mark.
@@ -106,9 +107,18 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
 /// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
 /// they have begun.
 fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
+    let (mut child, lines, _) = until(cluster, moment, wish);
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert_eq!(status.code(), None, "{moment:?}: it ended before it was killed: {lines:#?}");
+}
+
+/// Begins a rebalance and waits until the moment has come: the process, what it has said so far, and what it will say.
+pub fn until(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) -> (Child, Vec<String>, Receiver<String>) {
     let before = counts(cluster);
     let mut command = cluster.project.command(&[&["shard-rebalance", "--yes", "--json"], wish].concat());
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // A group of its own, as a terminal makes one for what it runs.
+    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let said = listen(&mut child);
     let (end, mut lines) = (Instant::now() + PATIENCE, Vec::new());
     loop {
@@ -120,15 +130,12 @@ fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
             }
         };
         if has_come(cluster, moment, &lines, &before) {
-            break;
+            return (child, lines, said);
         }
         let late = Instant::now() > end;
         assert!(!closed && !late, "{moment:?} has not come: {lines:#?}\n{}", rest(child));
         std::thread::sleep(Duration::from_millis(1));
     }
-    child.kill().unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), None, "{moment:?}: it ended before it was killed: {lines:#?}");
 }
 
 fn rest(mut child: Child) -> String {
@@ -179,7 +186,7 @@ fn told_moves(cluster: &Cluster<'_>) -> Vec<Json> {
 
 /// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
 /// roles that the instances themselves tell; and nothing else is open.
-fn status_tells_the_truth(cluster: &Cluster<'_>) {
+pub fn status_tells_the_truth(cluster: &Cluster<'_>) {
     let lines = told_moves(cluster);
     let (roles, map) = (cluster.roles(), cluster.map());
     let mut open = BTreeMap::new();

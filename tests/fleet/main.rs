@@ -8,6 +8,7 @@ mod cluster;
 mod deploy;
 mod faults;
 mod hosts;
+mod interrupts;
 mod kills;
 mod project;
 mod provision;

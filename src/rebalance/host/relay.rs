@@ -9,7 +9,7 @@
 //! The source sees the target's own handshake, with the port and the address that the target announces.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -77,7 +77,8 @@ impl Relay {
     /// # Errors
     /// The source's address is none, or no port is free.
     pub fn open(spec: &MoveSpec, throttle: Throttle) -> Result<Self> {
-        let from = spec.from.parse().with_context(|| format!("the address {} of the source", spec.from))?;
+        let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
+        let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
         let listener = TcpListener::bind((lane(spec.shard), 0)).context("opening a relay")?;
         let address = listener.local_addr().context("opening a relay")?.to_string();
         let cap = spec.limits.sparing.bandwidth;
