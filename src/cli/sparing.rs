@@ -8,11 +8,14 @@ use crate::inventory::Bytes;
 use crate::rebalance::plan::Pace;
 use crate::wire::sparing::{Asked, Cow, Sparing};
 
+/// A cap below this would leave a target without a word for too long.
+const LEAST: u64 = 64 << 10;
+
 /// None of them holds unless it is given; 0 lifts one that a resumed run was begun with.
 #[derive(Clone, Debug, Default, Args)]
 pub struct Spare {
     /// Let all copies into one host take so many bytes a second together: 50MiB
-    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = bytes)]
+    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = bandwidth)]
     bandwidth: Option<u64>,
     /// Slow copies down, and begin none and no switch, while 1 of 100 commands at the source waits longer: 20ms
     #[arg(long, value_name = "TIME", help_heading = "Sparing the source", value_parser = milliseconds)]
@@ -61,6 +64,13 @@ fn bytes(text: &str) -> Result<u64, String> {
     Ok(bytes.0)
 }
 
+fn bandwidth(text: &str) -> Result<u64, String> {
+    match bytes(text)? {
+        few @ 1..LEAST => Err(format!("{few} bytes a second are too few; at least 64KiB, or 0 for no cap")),
+        bytes => Ok(bytes),
+    }
+}
+
 /// `20ms`, `1.5s`, or 0.
 fn milliseconds(text: &str) -> Result<u64, String> {
     let wrong = || format!("`{text}` is no time such as 20ms or 1s");
@@ -99,6 +109,8 @@ mod tests {
         for wrong in ["20", "ms", "-1s", "0.1ms", "1m"] {
             assert!(milliseconds(wrong).is_err(), "{wrong}");
         }
+        assert_eq!((bandwidth("0"), bandwidth("64KiB")), (Ok(0), Ok(LEAST)));
+        assert!(bandwidth("1KiB").is_err());
         assert_eq!(cow("10%"), Ok(Cow::Percent(10)));
         assert_eq!(cow("1GiB"), Ok(Cow::Bytes(1 << 30)));
         assert!(cow("a%").is_err() && bytes("50").is_err());

@@ -15,4 +15,4 @@ pub mod sparing;
 
 pub use event::{Event, Sink, Stream};
 pub use facts::{Facts, Interface, Os};
-pub use message::{Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};
+pub use message::{ALIVE, Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};

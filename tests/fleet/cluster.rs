@@ -199,7 +199,7 @@ impl<'f> Cluster<'f> {
 
     /// Waits until no agent is left on any host: what one whose dunlin was killed had begun, it has ended by then.
     pub fn without_agents(&self) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + 2 * PATIENCE;
         for host in HOSTS {
             while !self.fleet.root(host, "pgrep -f '[/]var/lib/dunlin/agent/' || true").is_empty() {
                 assert!(Instant::now() < end, "an agent is still at work on {host}");

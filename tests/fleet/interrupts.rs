@@ -3,15 +3,14 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::unix::process::ExitStatusExt;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value as Json;
 
 use crate::cluster::{APP, Cluster, SHARDS, TOLERANCE};
 use crate::hosts::fleet;
-use crate::kills::{Moment, status_tells_the_truth, until};
+use crate::kills::status_tells_the_truth;
+use crate::moments::{Moment, Running};
 use crate::writers::Writers;
 
 const MIB: usize = 1 << 20;
@@ -25,7 +24,7 @@ fn the_first_interrupt_ends_a_copy_and_what_is_left_keeps_its_cap() {
     let writers = Writers::start(&cluster.published());
     let before = cluster.map();
     let wish = ["--tolerance", TOLERANCE, "--bandwidth", "1MiB"];
-    let lines = interrupted_at(&cluster, Moment::Said("progress", "copy"), &wish);
+    let lines = Running::until(&cluster, Moment::Said("progress", "copy"), &wish).interrupt();
     let told = event(&lines, "interrupted");
     assert_eq!(told["moved"], Json::Array(Vec::new()), "{lines:#?}");
     let begun: Vec<u16> = ids(&told["begun"]);
@@ -67,7 +66,7 @@ fn an_interrupt_in_a_switch_leaves_every_shard_with_one_owner_and_says_which() {
         let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
         // One after the other, so that something is left when the first of them switches.
         let wish = [wish, &["--concurrent", "1"][..]].concat();
-        let lines = interrupted_at(&cluster, moment, &wish);
+        let lines = Running::until(&cluster, moment, &wish).interrupt();
         let told = event(&lines, "interrupted");
         let (moved, left) = (ids(&told["moved"]), [ids(&told["begun"]), ids(&told["not_begun"])].concat());
         assert!(!left.is_empty(), "{moment:?}: {lines:#?}");
@@ -87,16 +86,6 @@ fn an_interrupt_in_a_switch_leaves_every_shard_with_one_owner_and_says_which() {
         let acked = writers.lost_nothing();
         eprintln!("{moment:?}: moved {moved:?}, left {left:?}; {acked} acknowledged");
     }
-}
-
-/// A rebalance that gets what a terminal sends at Ctrl-C, once the moment has come: all that it said.
-fn interrupted_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) -> Vec<Json> {
-    let (mut child, mut lines, said) = until(cluster, moment, wish);
-    kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
-    lines.extend(said);
-    let status = child.wait().unwrap();
-    assert_eq!((status.code(), status.signal()), (Some(130), None), "{moment:?}: {lines:#?}");
-    lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 fn event(lines: &[Json], name: &str) -> Json {

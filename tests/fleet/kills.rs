@@ -1,30 +1,15 @@
 //! dunlin is killed in the middle of a rebalance: the status tells the truth, and anybody can bring it to its end.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, REDIS, Role};
 use crate::hosts::fleet;
+use crate::moments::{Moment, Running};
 use crate::writers::Writers;
-
-/// How long a moment may be waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// When dunlin is killed, or interrupted.
-#[derive(Clone, Copy, Debug)]
-pub enum Moment {
-    /// It has said that: the event, and its phase where it has one.
-    Said(&'static str, &'static str),
-    /// A host's journal has that record: step and mark.
-    Noted(&'static str, &'static str),
-}
 
 const MOMENTS: [Moment; 10] = [
     Moment::Said("progress", "copy"),
@@ -107,74 +92,7 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
 /// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
 /// they have begun.
 fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
-    let (mut child, lines, _) = until(cluster, moment, wish);
-    child.kill().unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), None, "{moment:?}: it ended before it was killed: {lines:#?}");
-}
-
-/// Begins a rebalance and waits until the moment has come: the process, what it has said so far, and what it will say.
-pub fn until(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) -> (Child, Vec<String>, Receiver<String>) {
-    let before = counts(cluster);
-    let mut command = cluster.project.command(&[&["shard-rebalance", "--yes", "--json"], wish].concat());
-    // A group of its own, as a terminal makes one for what it runs.
-    let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let said = listen(&mut child);
-    let (end, mut lines) = (Instant::now() + PATIENCE, Vec::new());
-    loop {
-        let closed = loop {
-            match said.try_recv() {
-                Ok(line) => lines.push(line),
-                Err(TryRecvError::Empty) => break false,
-                Err(TryRecvError::Disconnected) => break true,
-            }
-        };
-        if has_come(cluster, moment, &lines, &before) {
-            return (child, lines, said);
-        }
-        let late = Instant::now() > end;
-        assert!(!closed && !late, "{moment:?} has not come: {lines:#?}\n{}", rest(child));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-}
-
-fn rest(mut child: Child) -> String {
-    child.kill().ok();
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn listen(child: &mut Child) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    std::thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn has_come(cluster: &Cluster<'_>, moment: Moment, lines: &[String], before: &BTreeMap<(&str, u16), usize>) -> bool {
-    match moment {
-        Moment::Said(event, phase) => lines.iter().any(|line| {
-            let line: Json = serde_json::from_str(line).unwrap();
-            line["event"] == event && (phase.is_empty() || line["phase"] == phase)
-        }),
-        Moment::Noted(step, mark) => REDIS.into_iter().any(|host| {
-            cluster.journals(host).into_iter().any(|(shard, records)| {
-                let new = records.iter().skip(before.get(&(host, shard)).copied().unwrap_or(0));
-                new.into_iter().any(|record| record["step"] == step && record["mark"] == mark)
-            })
-        }),
-    }
-}
-
-fn counts<'h>(cluster: &Cluster<'_>) -> BTreeMap<(&'h str, u16), usize> {
-    let counted = |host| cluster.journals(host).into_iter().map(move |(shard, records)| ((host, shard), records.len()));
-    REDIS.into_iter().flat_map(counted).collect()
+    Running::until(cluster, moment, wish).kill();
 }
 
 /// The open moves, as the status tells them.

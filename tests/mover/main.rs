@@ -6,6 +6,7 @@ mod moves;
 mod places;
 mod preflight;
 mod provision;
+mod reverse;
 mod sparing;
 mod torture;
 mod verification;

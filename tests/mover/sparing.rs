@@ -151,12 +151,13 @@ fn a_capped_copy_keeps_to_its_cap_and_is_a_copy_like_any_other() {
     assert!(copied.verified.is_equal() && copied.verified.keys >= 60);
     let mut source = admin(&places.address(0)).unwrap();
     let syncs = |source: &mut Connection| ["sync_full", "sync_partial_ok"].map(|name| info(source, "stats", name));
-    assert_eq!(syncs(&mut source), ["1", "1"], "one full sync through the relay, then a partial one");
+    let [full, partial] = syncs(&mut source);
+    assert!(full == "1" && partial != "0", "one full sync through the relay, {full}, then partial ones, {partial}");
     let (ip, port) = spec.from.rsplit_once(':').unwrap();
     assert!(conf(&places, 1).contains(&format!("replicaof {ip} {port}")), "{}", conf(&places, 1));
     // Asked again, there is nothing to do; then everything is as after a copy without a cap.
     copy(&places, spec.clone()).unwrap();
-    assert_eq!(syncs(&mut source), ["1", "1"]);
+    assert_eq!(syncs(&mut source), [full, partial]);
     switch(&places, spec).unwrap();
     writers.publish(&places.address(1));
     writers.write_on(50);

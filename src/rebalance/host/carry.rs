@@ -141,13 +141,13 @@ impl Carriage<'_> {
         loop {
             let (from, to) = (source.info("replication")?, target.info("replication")?);
             let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
-            if sync::is_caught_up(&from, &to, spec)? && behind <= from.number("repl_backlog_size") / 2 {
+            let is_linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
+            if is_linked && sync::is_in_reach(&from, &to) && behind <= spec.limits.lag_bytes {
                 return Ok(None);
             }
             if self.sink.cancelled() {
                 bail!("cancelled while shard {} was being copied; nothing is handed over", spec.shard);
             }
-            let is_linked = to.text("master_link_status") == "up";
             if let Some(guard) = self.guard {
                 let (judged, strain) = guard.judged();
                 if judged > windows {

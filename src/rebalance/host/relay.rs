@@ -23,8 +23,9 @@ use crate::wire::shard::{MoveSpec, Role};
 
 /// Longest time to reach the source.
 const CONNECT: Duration = Duration::from_secs(2);
-/// Bytes that pass at once.
-const PART: usize = 64 << 10;
+/// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears nothing for
+/// half a minute gives up.
+const PART: (u64, u64) = (1 << 10, 64 << 10);
 /// What the kernel may take in ahead of a cap: what passes in a tenth of a second, within these bounds.
 const AHEAD: (u64, u64) = (64 << 10, 4 << 20);
 
@@ -131,7 +132,7 @@ impl Way {
         if self.cap > 0 {
             // Or else the kernel takes in megabytes at once, cap or no cap.
             let ahead = (self.cap / 10).clamp(AHEAD.0, AHEAD.1);
-            sockopt::set_socket_recv_buffer_size(&source, usize::try_from(ahead).unwrap_or(PART))?;
+            sockopt::set_socket_recv_buffer_size(&source, usize::try_from(ahead).unwrap_or(usize::MAX))?;
         }
         Ok(source)
     }
@@ -165,7 +166,8 @@ impl Way {
     }
 
     fn pass(&self, from: &mut TcpStream, to: &mut TcpStream, is_paid: bool) -> std::io::Result<()> {
-        let mut part = vec![0; PART];
+        let part = if self.cap > 0 { (self.cap / 50).clamp(PART.0, PART.1) } else { PART.1 };
+        let mut part = vec![0; usize::try_from(part).map_err(std::io::Error::other)?];
         loop {
             let read = from.read(&mut part)?;
             if read == 0 {
