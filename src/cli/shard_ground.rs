@@ -13,6 +13,7 @@ use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
 use crate::rebalance::{Ground, ground, publish};
+use crate::wire::sparing::{Asked, Sparing};
 
 /// What the shard commands load before they connect.
 pub struct Files {
@@ -128,12 +129,18 @@ impl Files {
             credentials,
             by: who(),
             fences: BTreeMap::new(),
+            sparing: Asked::default(),
         })
     }
 
     /// Where the moves of a run that is under way are kept.
     pub fn agenda(&self) -> std::path::PathBuf {
         self.project.root.join(".dunlin").join(format!("rebalance-{}.json", self.name()))
+    }
+
+    /// Where it is kept what those moves leave to the clients of their sources.
+    fn kept_limits(&self) -> std::path::PathBuf {
+        self.agenda().with_extension("limits.json")
     }
 
     /// Where earlier looks at the capacity are kept.
@@ -162,6 +169,30 @@ impl Files {
         }
         let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
         Ok(publish::replace(&path, &text)?)
+    }
+
+    /// Writes down what the moves of this run leave to the clients of their sources.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn keep_sparing(&self, sparing: &Sparing) -> Result<(), Failure> {
+        let path = self.kept_limits();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string(sparing).map_err(anyhow::Error::from)?;
+        Ok(publish::replace(&path, &text)?)
+    }
+
+    /// What the moves of the run before left to the clients of their sources.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn kept_sparing(&self) -> Result<Sparing, Failure> {
+        match std::fs::read_to_string(self.kept_limits()) {
+            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+            Err(_) => Ok(Sparing::default()),
+        }
     }
 
     /// The moves that a run before left.

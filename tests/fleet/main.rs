@@ -9,6 +9,7 @@ mod cuts;
 mod deploy;
 mod faults;
 mod hosts;
+mod interrupts;
 mod kills;
 mod moments;
 mod project;

@@ -8,6 +8,7 @@ mod preflight;
 mod provision;
 mod replica;
 mod reverse;
+mod sparing;
 mod torture;
 mod verification;
 mod writers;

@@ -12,6 +12,7 @@ use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::MoveSpec;
+use crate::wire::sparing::Sparing;
 
 /// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -143,6 +144,9 @@ pub struct Begun {
     /// Is it a replica that is made? Then `others` is the one that it replaces.
     #[serde(default)]
     pub replica: bool,
+    /// What it leaves to the source's clients; whoever goes on with it keeps to that.
+    #[serde(default)]
+    pub sparing: Sparing,
 }
 
 impl Begun {
@@ -157,6 +161,7 @@ impl Begun {
             min_replicas: None,
             by: spec.by.clone(),
             replica: false,
+            sparing: spec.limits.sparing,
         }
     }
 }
