@@ -76,7 +76,8 @@ async fn settle(
         let (now, _) = read_map(&ground.map_file)?;
         publish::publish(ground, &[exchanged(&now, what)?]).await?
     };
-    ground.ask(what.new, Request::Keep(spec.clone()), &|_, _| {}).await?;
+    let named = MoveSpec { epoch: map.epoch.0, ..spec.clone() };
+    ground.ask(what.new, Request::Keep(named), &|_, _| {}).await?;
     let kept = match what.old {
         Some(old) => {
             phase(spec, what.new, "retire", settling.watch);

@@ -36,7 +36,7 @@ pub enum Request {
     Switch(MoveSpec),
     /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of.
     Replicate(MoveSpec),
-    /// The map names the replica: its journal is closed.
+    /// The map names the replica, from this epoch on: its journal is closed.
     Keep(MoveSpec),
     /// Have a primary accept writes only with so many replicas attached, from now on and after a restart; its standing
     /// value, where `Arm` is for one switch. Goes to the primary's host.
@@ -484,7 +484,7 @@ pub struct MoveState {
     pub to: String,
     /// The source's other replicas.
     pub others: Vec<String>,
-    /// The epoch it is for.
+    /// The epoch it is for; of a replica that the map names, the one that named it.
     pub epoch: u64,
     /// The application's ACL user.
     pub app_user: String,

@@ -80,6 +80,19 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     cluster.is_as_the_map_says();
     cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0).says(&["nothing to resume"]);
     cluster.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+
+    // Ended by another operator, whose map does not know of any of it.
+    let (other, before) = (cluster.project.copy(), cluster.map_text());
+    kill_at(&cluster, Moment::Noted("retire", "done"), &["--drain", "redis-01"]);
+    cluster.without_agents();
+    other.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    let theirs = ShardMap::parse(&std::fs::read_to_string(other.path("inventory/shards.toml")).unwrap()).unwrap();
+    other.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    cluster.is_as_the_map_says();
+    let places = |map: &ShardMap| map.shards.iter().map(dunlin_shards::Shard::placement).collect::<Vec<_>>();
+    assert!(theirs.epoch <= cluster.map().epoch);
+    assert_ne!(places(&theirs), places(&ShardMap::parse(&before).unwrap()), "theirs was brought up to date");
     writers.write_on(100);
     writers.lost_nothing();
 }

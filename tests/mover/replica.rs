@@ -83,9 +83,14 @@ fn a_replica_is_made_and_takes_the_place_of_another_and_no_write_is_held() {
     assert_eq!(write(&places, 2).unwrap_err(), "READONLY");
     assert_eq!(places.provision_replica(2, 0).unwrap().action, Action::None);
     // The map names it now.
-    assert_eq!(places.handle(Request::Keep(spec.clone())).unwrap(), Reply::Kept);
-    assert_eq!(places.handle(Request::Keep(spec.clone())).unwrap(), Reply::Kept);
+    for _ in 0..2 {
+        let kept = places.handle(Request::Keep(MoveSpec { epoch: 11, ..spec.clone() })).unwrap();
+        assert_eq!(kept, Reply::Kept);
+    }
     assert_eq!(replicate(&places, &spec).unwrap(), Copied::default());
+    let what = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
+    assert_eq!((moves[0].finished, moves[0].epoch), (true, 11), "the epoch that named it");
     let named = places.handle(Request::Abort(spec)).unwrap_err();
     assert!(format!("{named:#}").contains("the map names the replica"), "{named:#}");
     assert!(retire(&mut places, 1, 0).kept.is_some());

@@ -150,7 +150,9 @@ impl Work<'_> {
     pub async fn settle_copies(&self, ground: &Ground<'_>, waiting: &mut bool) -> Result<usize, Failure> {
         let Some(copies) = self.copies_now(ground).await?.filter(Copies::are_open) else { return Ok(0) };
         self.tell_copies(&copies);
-        let left = settle(ground, &copies, &self.id).await?;
+        let left = settle(ground, &copies, &self.id)
+            .await
+            .map_err(|error| Failure::new(Exit::Refused, error).hint("take over the newer map, then resume again"))?;
         for (shard, why) in &left {
             self.reporter.failed(&format!("shard {shard}"), why, Some("dunlin shards status, then resume again"));
         }

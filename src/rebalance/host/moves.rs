@@ -86,6 +86,8 @@ fn shards(what: &Moves) -> Result<Vec<u32>> {
 fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
     let (first, last) = (records.first()?, records.last()?);
     let begun: Begun = serde_json::from_value(first.detail.clone()).ok()?;
+    let settled = records.iter().rev().find(|record| record.step == Step::Settle && record.mark == Mark::Done);
+    let named = settled.and_then(|record| record.detail["epoch"].as_u64());
     let mark = serde_json::to_value(last.mark).ok()?.as_str()?.to_owned();
     Some(MoveState {
         run: first.run.clone(),
@@ -95,7 +97,7 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         from: begun.from,
         to: begun.to,
         others: begun.others,
-        epoch: begun.epoch,
+        epoch: named.unwrap_or(begun.epoch),
         app_user: begun.app_user,
         instance: begun.instance,
         sparing: begun.sparing,

@@ -7,7 +7,7 @@
 
 use anyhow::{Result, bail};
 use redis::Cmd;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::copy::{START, filled};
 use super::diary::{Diary, Step, is_finished};
@@ -57,7 +57,8 @@ fn follows(spec: &MoveSpec) -> bool {
     sync::follows(&role_of(&spec.to, &spec.credentials), &spec.from)
 }
 
-/// Closes the journal of a replica that the map names now.
+/// Closes the journal of a replica that the map names from this epoch on: whoever has a lower one knows by that that
+/// the map is behind.
 ///
 /// # Errors
 /// It does not follow its primary, or the disk said no.
@@ -70,7 +71,7 @@ pub fn keep(spec: &MoveSpec) -> Result<()> {
         bail!("{} does not follow {}", spec.to, spec.from);
     }
     diary.intent(Step::Settle, Value::Null)?;
-    diary.done(Step::Settle, Value::Null)
+    diary.done(Step::Settle, json!({ "epoch": spec.epoch }))
 }
 
 /// Removes a replica that the map does not name yet. Its primary need not answer for that.
