@@ -70,6 +70,7 @@ fn hello(binary: Digest) -> Hello {
         binary,
         uid: rustix::process::geteuid().as_raw(),
         facts: facts::read(),
+        pressure: facts::pressure(),
     }
 }
 

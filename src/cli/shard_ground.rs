@@ -62,7 +62,9 @@ impl Files {
                 names.extend(hosts.iter().map(|host| host.name.as_str()));
             }
         }
-        names.extend(self.map()?.shards.iter().map(|entry| entry.host.as_str()));
+        for entry in &self.map()?.shards {
+            names.extend(std::iter::once(&entry.host).chain(&entry.replicas).map(String::as_str));
+        }
         Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
     }
 

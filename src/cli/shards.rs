@@ -3,6 +3,7 @@
 mod capacity;
 mod log;
 mod reverse;
+mod status;
 mod verify;
 
 use std::path::PathBuf;
@@ -18,11 +19,11 @@ use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
 use super::sparing::Spare;
-use crate::inventory::Bytes;
+use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
-use crate::rebalance::resume::{Journals, Stand, abort, adopt, believed, journals, resume, stand};
+use crate::rebalance::plan::Role as CopyRole;
+use crate::rebalance::resume::{Journals, Stand, abort, adopt, journals, resume, stand};
 use crate::rebalance::run::{How, Step};
-use crate::rebalance::{Ground, observe};
 use crate::report::{Bars, Reporter};
 use crate::wire::shard::{MoveState, Role};
 
@@ -35,13 +36,14 @@ pub struct Shards {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show where the shards are, how big, and which moves are under way
+    /// Show where the shards are, how big, how their replicas are, and which moves are under way
     Status {
         /// Write the observation, to plan from it elsewhere
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left
+    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left, and
+    /// have primaries need the replicas that they were given
     Resume {
         /// Do not ask
         #[arg(short, long)]
@@ -140,53 +142,15 @@ impl Work<'_> {
         }
     }
 
-    async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let ground = self.files.ground(&fleet, self.common).await?;
-        let (reporter, map) = (&self.reporter, self.files.map()?);
-        let found = journals(&ground).await?;
-        let open = self.open(&ground, &found)?;
-        reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
-        let served = believed(&ground, map, &open);
-        let primaries = observe::primaries(&ground, &served).await;
-        if let Ok(primaries) = &primaries {
-            for host in self.files.shard_hosts()? {
-                let shards: Vec<_> = served.shards_on(&host.name).collect();
-                let seen = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
-                let bytes: u64 = seen.map(|seen| seen.bytes).sum();
-                let size = Bytes(bytes).human();
-                reporter.data(&format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len()));
-                reporter.line(&json!({"event": "shards", "host": host.name, "shards": shards.len(), "bytes": bytes}));
-            }
-            let observation = observe::observation(&ground, &served, &self.files.shard_hosts()?, primaries);
-            if let Some(file) = &out {
-                std::fs::write(file, observation.to_json())?;
-            }
-        }
-        self.tell(&open);
-        let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
-        let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
-        if rest > 0 {
-            reporter.data(&format!("  {rest} moves of the plan are not begun"));
-        }
-        if open.is_empty() && rest == 0 {
-            reporter.data("  no moves under way");
-        } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
-            reporter
-                .say("next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them");
-        } else {
-            reporter.say("next: dunlin shards resume, or dunlin shards abort");
-        }
-        reporter.line(&json!({"event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest}));
-        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint("dunlin shards resume"))
-    }
-
     async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let mut ground = self.files.ground(&fleet, self.common).await?;
         if !yes {
             let found = journals(&ground).await?;
             self.tell(&self.open(&ground, &found)?);
+            if let Some(copies) = self.copies_now(&ground).await? {
+                self.tell_copies(&copies);
+            }
             confirm("Bring these moves to their end?", yes)?;
         }
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
@@ -194,12 +158,14 @@ impl Work<'_> {
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         let left = self.files.kept()?;
-        if open.is_empty() && left.is_empty() {
+        self.tell(&open);
+        let mut waiting = self.end_all(&ground, &open, tally).await?;
+        let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
+        let settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);
         }
-        self.tell(&open);
-        let waiting = self.end_all(&ground, &open, tally).await?;
         let rest = not_there(left, &read_map(&ground.map_file)?.0);
         self.files.keep(&rest)?;
         if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || !rest.is_empty()) {
@@ -244,7 +210,8 @@ impl Work<'_> {
             }
             match resume(ground, state, &|host, event| show(reporter, &bars, host, event)).await {
                 Ok(kept) => {
-                    bars.line(&format!("  shard {} serves at {}", state.shard, state.to));
+                    let what = if state.replica { "has a replica" } else { "serves" };
+                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
                     waiting |= kept.is_some();
                     kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
                 }
@@ -269,8 +236,10 @@ impl Work<'_> {
         }
         begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
         let found = journals(&ground).await?;
-        let (back, on): (Vec<_>, Vec<_>) =
-            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| *stand == Stand::Copying);
+        let (back, on): (Vec<_>, Vec<_>) = self
+            .open(&ground, &found)?
+            .into_iter()
+            .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
         let mut is_left = false;
         for (state, _) in &back {
             if ground.fleet.stop.is_asked() {
@@ -279,6 +248,9 @@ impl Work<'_> {
                 continue;
             }
             match abort(&ground, state, &|_, _| {}).await {
+                Ok(()) if state.replica => {
+                    self.reporter.data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
+                }
                 Ok(()) => self.reporter.data(&format!("shard {} stays at {}", state.shard, state.from)),
                 Err(error) => {
                     tally.failed += 1;
@@ -306,11 +278,17 @@ impl Work<'_> {
     }
 }
 
-/// The steps that are still to be made: those whose shard is at their end, or further on its way, are not.
+/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
 fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let at = |step: &Step| map.shards.iter().any(|entry| u32::from(entry.id.0) == step.shard && entry.host == step.to);
-    let done: Vec<(u32, usize)> = left.iter().filter(|step| at(step)).map(Step::key).collect();
-    let behind = |step: &Step| done.iter().any(|(shard, wave)| *shard == step.shard && *wave >= step.wave);
+    let at = |step: &Step| {
+        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
+            CopyRole::Primary => entry.host == step.to,
+            CopyRole::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
+        })
+    };
+    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
+    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
+    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
     left.into_iter().filter(|step| !behind(step)).collect()
 }
 
@@ -321,6 +299,8 @@ fn line(state: &MoveState, stand: Stand) -> String {
         Stand::Soaking => "moved; the old instance follows as a replica",
         Stand::Switched => "switched: the target serves; to be published and the old instance retired",
         Stand::Copying => "the source serves; the copy is not switched",
+        Stand::Joining => "a replica in the making; the map does not name it yet",
+        Stand::Joined => "a new replica; the one that it replaces is to be retired",
         Stand::Fenced => "neither serves at this moment; resume decides by their roles",
     };
     format!(
@@ -351,7 +331,13 @@ mod tests {
 
     #[test]
     fn a_detour_goes_on_from_where_the_shard_is() {
-        let step = |shard, from: &str, to: &str, wave| Step { shard, from: from.into(), to: to.into(), wave };
+        let step = |shard, from: &str, to: &str, wave| Step {
+            shard,
+            from: from.into(),
+            to: to.into(),
+            wave,
+            role: CopyRole::Primary,
+        };
         let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
         let map = |host| {
             let text = format!(

@@ -6,12 +6,14 @@
 
 pub mod capacity;
 pub mod check;
+pub mod copies;
 pub mod ground;
 pub mod host;
 pub mod observation;
 pub mod observe;
 pub mod plan;
 pub mod publish;
+pub mod replica;
 pub mod resume;
 pub mod run;
 pub mod verify;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Facts, deploy, lock, provision, shard};
+use super::{Event, Facts, Pressure, deploy, lock, provision, shard};
 use crate::plan::Digest;
 
 /// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
@@ -26,6 +26,8 @@ pub struct Hello {
     pub uid: u32,
     /// What the host is.
     pub facts: Facts,
+    /// How busy it is.
+    pub pressure: Pressure,
 }
 
 /// From controller to agent.

@@ -14,5 +14,5 @@ pub mod shard;
 pub mod sparing;
 
 pub use event::{Event, Sink, Stream};
-pub use facts::{Facts, Interface, Os};
+pub use facts::{Facts, Interface, Os, Pressure};
 pub use message::{ALIVE, Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};

@@ -34,6 +34,13 @@ pub enum Request {
     Arm(Arm),
     /// Hand the writes over (P6–P11).
     Switch(MoveSpec),
+    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of.
+    Replicate(MoveSpec),
+    /// The map names the replica: its journal is closed.
+    Keep(MoveSpec),
+    /// Have a primary accept writes only with so many replicas attached, from now on and after a restart; its standing
+    /// value, where `Arm` is for one switch. Goes to the primary's host.
+    Guard(Arm),
     /// Compare source and target again (P5 alone).
     Verify(MoveSpec),
     /// Stop an instance that has handed its shard over, keep its files (P14). Goes to the source's host.
@@ -64,6 +71,8 @@ pub enum Reply {
     Copied(Copied),
     /// The source's file says so.
     Armed,
+    /// The replica's journal is closed.
+    Kept,
     /// The target owns the shard.
     Switched(Switched),
     /// The comparison's result.
@@ -280,6 +289,8 @@ pub struct Observed {
     pub bytes: u64,
     /// Bytes of memory in all (`used_memory`).
     pub used_memory: u64,
+    /// The most that it has been since the server started.
+    pub peak_memory: u64,
     /// Its `maxmemory`; 0: no limit.
     pub maxmemory: u64,
     /// Keys.
@@ -292,10 +303,15 @@ pub struct Observed {
     pub clients: u64,
     /// Is the append-only file on and its last write good?
     pub durable: bool,
+    /// How many replicas must be attached for it to accept writes (`min-replicas-to-write`).
+    #[serde(default)]
+    pub min_replicas: u64,
     /// Keys that were looked at closely, where that was asked for.
     #[serde(default)]
     pub sample: Sample,
-    /// Longest fork of late, in microseconds.
+    /// When its file is synced: `always`, `everysec` or `no`.
+    pub appendfsync: String,
+    /// The last fork, in microseconds.
     pub fork_us: u64,
     /// `zset-max-listpack-entries`.
     pub listpack_entries: u64,
@@ -330,7 +346,7 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
-    /// `overcommit`, `source`, `port`.
+    /// `overcommit`, `source`, `replica`, `port`.
     pub rule: String,
     /// What was found and what would do.
     pub reason: String,
@@ -483,6 +499,10 @@ pub struct MoveState {
     pub mark: String,
     /// When that was noted, RFC 3339.
     pub at: String,
+    /// Is it a replica that is made, and not the primary that moves? The source is the primary then, and `others` the
+    /// replica that is replaced.
+    #[serde(default)]
+    pub replica: bool,
     /// Has it come to an end, at the source or at the target?
     pub finished: bool,
     /// The source's role now.
@@ -510,7 +530,7 @@ pub struct Logged {
     pub begun: String,
     /// When the last record was made.
     pub ended: String,
-    /// `moved`, `taken back`, or `open`.
+    /// `moved`, `replica made`, `taken back`, or `open`.
     pub end: String,
 }
 

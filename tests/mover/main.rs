@@ -6,6 +6,7 @@ mod moves;
 mod places;
 mod preflight;
 mod provision;
+mod replica;
 mod reverse;
 mod sparing;
 mod torture;

@@ -5,18 +5,16 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::carry::{self, Carriage};
+use super::carry::{self, Admitted, Carriage};
 use super::diary::{Diary, Mark, Step};
-use super::guard::Guard;
 use super::link::Link;
-use super::pace::{self, Throttle};
-use super::{birth, observe, recover, sync, verify};
+use super::{birth, observe, pace, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
 use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
 
 /// How long a new instance may take until it answers.
-const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(20);
 
 /// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
 ///
@@ -24,17 +22,15 @@ const START: Duration = Duration::from_secs(20);
 /// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
 /// where the run was cancelled.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let started = Instant::now();
     let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    let instance = birth::instance(spec)?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
     match source.role()? {
         Role::Master { .. } => {}
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
-    let (guard, turns) = (Guard::of(spec), pace::turn(spec));
-    let turn = carry::admitted(guard.as_ref(), &turns, spec, sink)?;
+    let turns = pace::turn(spec);
+    let admitted = carry::admitted(spec, &turns, sink)?;
     diary.begin(spec)?;
     if diary.last(Step::StandBy, Mark::Intent).is_some() {
         // An earlier switch was cut short; its target may stand by as a closed master.
@@ -44,7 +40,21 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
             Recovered::Undecided { why } => bail!(why),
         }
     }
-    tune(&mut source)?;
+    filled(spec, &mut diary, (&mut source, admitted), (blobs, sink))
+}
+
+/// P1–P5 under a move that is begun: born, caught up, equal, durable.
+///
+/// # Errors
+/// What stopped it.
+pub fn filled(
+    spec: &MoveSpec,
+    diary: &mut Diary,
+    (source, mut admitted): (&mut Link, Admitted<'_>),
+    (blobs, sink): (&dyn Blobs, &dyn Sink),
+) -> Result<Copied> {
+    let (started, instance) = (Instant::now(), birth::instance(spec)?);
+    tune(source)?;
 
     diary.intent(Step::Birth, Value::Null)?;
     birth::born(&instance, spec, blobs)?;
@@ -55,22 +65,16 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
 
     diary.intent(Step::Copy, Value::Null)?;
-    let throttle = spec.limits.sparing.is_asked().then(|| Throttle::of(spec));
-    match throttle.clone() {
-        Some(throttle) if !carry::is_attached(&mut target, spec)? => {
-            let carriage = Carriage { spec, instance: &instance, guard: guard.as_ref(), throttle, sink };
-            carriage.carry(&mut source, &mut target, turn)?;
-        }
-        _ => {
-            drop(turn);
-            carry::attach(&instance, &mut target, spec)?;
-            directly(&mut source, &mut target, spec, sink)?;
-        }
+    if spec.limits.sparing.is_asked() && !carry::is_attached(&mut target, spec)? {
+        Carriage { spec, instance: &instance, sink }.carry(source, &mut target, &mut admitted)?;
+    } else {
+        carry::attach(&instance, &mut target, spec)?;
+        directly(source, &mut target, spec, sink)?;
     }
     diary.done(Step::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
-    let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
+    let verified = verify::compared(diary, (source, &mut target), spec, sink)?;
     sync::durable(&mut target, spec, sink)?;
     let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })

@@ -43,7 +43,9 @@ fn logged(shard: u32, records: &[Record]) -> Option<Logged> {
     let (first, last) = (records.first()?, records.last()?);
     let begun: Begun = serde_json::from_value(first.detail.clone()).ok()?;
     let done = |step| records.iter().any(|record| record.step == step && record.mark == Mark::Done);
-    let end = if done(Step::Settle) {
+    let end = if done(Step::Settle) && begun.replica {
+        "replica made"
+    } else if done(Step::Settle) {
         "moved"
     } else if done(Step::Abort) {
         "taken back"
@@ -100,6 +102,7 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         step: last.step.name().to_owned(),
         mark,
         at: last.at.clone(),
+        replica: begun.replica,
         finished: is_finished(records),
     })
 }
