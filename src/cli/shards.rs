@@ -160,7 +160,8 @@ impl Work<'_> {
         let left = self.files.kept()?;
         self.tell(&open);
         let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let settled = if tally.failed == 0 { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
+        let settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
         if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);

@@ -141,12 +141,12 @@ pub struct Begun {
     /// Who ran it.
     #[serde(default)]
     pub by: String,
-    /// Is it a replica that is made? Then `others` is the one that it replaces.
-    #[serde(default)]
-    pub replica: bool,
     /// What it leaves to the source's clients; whoever goes on with it keeps to that.
     #[serde(default)]
     pub sparing: Sparing,
+    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    #[serde(default)]
+    pub replica: bool,
 }
 
 impl Begun {
@@ -160,8 +160,8 @@ impl Begun {
             instance: spec.instance.clone(),
             min_replicas: None,
             by: spec.by.clone(),
-            replica: false,
             sparing: spec.limits.sparing,
+            replica: false,
         }
     }
 }
