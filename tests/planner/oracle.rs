@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::process::Command;
 
 use dunlin::rebalance::observation::Observation;
-use dunlin::rebalance::plan::Wishes;
+use dunlin::rebalance::plan::{RebalancePlan, Role, Wishes};
 
 use crate::generate::MIB;
 
@@ -154,6 +154,60 @@ impl<'a> Oracle<'a> {
             band
         };
         self.caps().into_iter().enumerate().map(band).collect()
+    }
+
+    /// The host of each copy once a plan is carried out.
+    pub fn after(&self, plan: &RebalancePlan) -> Vec<usize> {
+        let mut at: Vec<usize> = self.copies.iter().map(|copy| copy.home).collect();
+        let name = |host: usize| self.observation.hosts[host].name.as_str();
+        for m in &plan.moves {
+            let primary = |n: usize| n == 0 || self.copies[n - 1].shard != self.copies[n].shard;
+            let is_it = |n: &usize| {
+                let shard = self.observation.shards[self.copies[*n].shard].id;
+                shard == m.shard && primary(*n) == (m.role == Role::Primary) && name(at[*n]) == m.from
+            };
+            let copy = (0..at.len()).find(is_it).expect("what moves is there");
+            at[copy] = (0..self.zones.len()).find(|host| name(*host) == m.to).expect("its target is there");
+        }
+        at
+    }
+
+    /// The bands that a plan which missed the wished ones may use, and how far out it is, in thousandths of a share.
+    ///
+    /// A load that is out may be as far out as the worst of its kind; but where one copy, or what cannot leave the host,
+    /// is too much by itself, or the host may receive nothing, that load tells nothing about the others.
+    pub fn given_way(&self, at: &[usize]) -> (Vec<Band>, f64) {
+        let (mut bands, shares, caps) = (self.bands(), self.shares(), self.caps());
+        let (wished, mut farthest) = (bands.clone(), 0.0f64);
+        for resource in 0..2 {
+            let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };
+            let here = |host: usize| self.copies.iter().zip(at).filter(move |(_, at)| **at == host).map(|(copy, _)| copy);
+            let load = |host: usize| here(host).map(weight).sum::<f64>();
+            let (mut out, mut worst) = (Vec::new(), 0.0f64);
+            for (host, band) in wished.iter().enumerate().filter(|(host, _)| !self.drained[*host]) {
+                let (load, (lo, hi)) = (load(host), band[resource]);
+                let part = (load - hi).max(lo - load) / shares[host][resource].max(1e-9);
+                if part * shares[host][resource] < 1e-5 {
+                    continue;
+                }
+                farthest = farthest.max(part);
+                bands[host][resource] = (lo.min(load - 1e-6), hi.max(load + 1e-6));
+                let largest = here(host).map(weight).fold(0.0, f64::max);
+                let fixed: f64 = here(host).filter(|copy| !copy.free).map(weight).sum();
+                let closed = self.wishes.to.as_ref().is_some_and(|to| !to.contains(&self.observation.hosts[host].name));
+                if if load < lo { !closed } else { largest.max(fixed) <= hi } {
+                    out.push(host);
+                    worst = worst.max(part);
+                }
+            }
+            for host in out {
+                let (share, more) = (shares[host][resource], self.wishes.tolerance + worst);
+                let (lo, hi) = bands[host][resource];
+                let cap = if resource == 0 { caps[host] } else { f64::MAX };
+                bands[host][resource] = (lo.min(share * (1.0 - more)), hi.max((share * (1.0 + more)).min(cap)));
+            }
+        }
+        (bands, 1000.0 * farthest)
     }
 
     /// No bands but what the hosts can hold.

@@ -163,18 +163,9 @@ impl Trial<'_> {
         false
     }
 
-    /// The plan missed the tolerance: the oracle must not come much nearer. The bands that the plan does keep.
+    /// The plan missed the tolerance: the oracle must not come much nearer. The bands that the plan may use.
     fn nearest(&mut self, oracle: &Oracle, found: &RebalancePlan) -> Vec<Band> {
-        let (mut worst, mut bands) = (0.0f64, oracle.bands());
-        let hosts = found.hosts.iter().zip(oracle.shares());
-        for (band, (host, share)) in bands.iter_mut().zip(hosts).filter(|(_, (host, _))| host.share_wanted > 0.0) {
-            let load = [in_mib(host.after.bytes), host.after.ops_per_s];
-            for n in 0..2 {
-                let outside = (load[n] - band[n].1).max(band[n].0 - load[n]);
-                worst = worst.max(1000.0 * outside / share[n].max(1e-9));
-                band[n] = (band[n].0.min(load[n] - 1e-6), band[n].1.max(load[n] + 1e-6));
-            }
-        }
+        let (bands, worst) = oracle.given_way(&oracle.after(found));
         // If the plan is nearly there, the question is whether the tolerance can be met after all.
         let most = (worst - NEARER).max(0.05f64.min(worst / 2.0));
         let known = self.record.answer((self.number, "outside"), &oracle.least_outside(), most);

@@ -34,7 +34,7 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -
     }
     let walls = walls(model, high);
     let best = evened(model, wished, &walls, best, seed);
-    let bands = widened(&best, wished);
+    let bands = given_way(model, &best, wished);
     (best, bands)
 }
 
@@ -66,6 +66,43 @@ pub(crate) fn worst(model: &Model, wished: &[Band], state: &State) -> f64 {
 /// Bands of the wished tolerance plus `more`, within what the hosts can hold.
 fn walls(model: &Model, more: f64) -> Vec<Band> {
     model.hosts.iter().map(|host| model.band(host, model.tolerance + more)).collect()
+}
+
+/// The bands as far as they have to give way.
+///
+/// Where a load is outside of its band, it may be as far out, above or below, as the worst load of its kind: bytes that
+/// would only make another host than the worst a little more even are not worth their way. What a host can do nothing
+/// about does not count as the worst, so that one shard larger than a share does not let all others go.
+fn given_way(model: &Model, state: &State, wished: &[Band]) -> Vec<Band> {
+    let mut bands = widened(state, wished);
+    let out = |host: usize, resource: usize| outside(&wished[host], resource, state.load[host]);
+    for resource in [BYTES, OPS] {
+        let free = (0..bands.len())
+            .filter(|host| out(*host, resource) > 0 && !helpless(model, state, &wished[*host], (*host, resource)));
+        let free: Vec<usize> = free.collect();
+        let part = |host: &usize| out(*host, resource) as f64 / model.hosts[*host].target[resource].max(1.0);
+        let worst = free.iter().map(part).fold(0.0, f64::max);
+        for host in free {
+            let wide = model.band(&model.hosts[host], model.tolerance + worst);
+            let band = &mut bands[host];
+            band.lo[resource] = band.lo[resource].min(wide.lo[resource]);
+            band.hi[resource] = band.hi[resource].max(wide.hi[resource]);
+        }
+    }
+    bands
+}
+
+/// Whether a host is outside of its band whatever becomes of the others: one of its copies, or what cannot leave it, is
+/// too much already; or it lacks something and may receive nothing.
+fn helpless(model: &Model, state: &State, band: &Band, (host, resource): (usize, usize)) -> bool {
+    let weight = |item: &usize| model.items[*item].weight[resource];
+    let here = &state.on[host];
+    let largest = here.iter().map(weight).max().unwrap_or(0);
+    let fixed: i64 = here.iter().filter(|item| !model.items[**item].movable).map(weight).sum();
+    if state.load[host][resource] < band.lo[resource] {
+        return !model.hosts[host].open;
+    }
+    largest.max(fixed) > band.hi[resource]
 }
 
 /// The bands, widened just as far as the assignment needs.
