@@ -107,7 +107,10 @@ impl<'a> Check<'a> {
         let Some(capacity) = self.hosts.get(host).map(|host| host.capacity_bytes) else { return };
         let used = used.get(host).copied().unwrap_or(0);
         if used > capacity {
-            self.add("capacity", format!("{host} would hold {} while the plan runs, of {}", size(used), size(capacity)));
+            self.add(
+                "capacity",
+                format!("{host} would hold {} while the plan runs, of {}", size(used), size(capacity)),
+            );
         }
         let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
         if used > peak {

@@ -14,6 +14,7 @@ pub mod plan;
 pub mod publish;
 pub mod resume;
 pub mod run;
+pub mod saved;
 pub mod verify;
 
 pub use ground::Ground;

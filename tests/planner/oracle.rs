@@ -181,7 +181,8 @@ impl<'a> Oracle<'a> {
         let (wished, mut farthest) = (bands.clone(), 0.0f64);
         for resource in 0..2 {
             let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };
-            let here = |host: usize| self.copies.iter().zip(at).filter(move |(_, at)| **at == host).map(|(copy, _)| copy);
+            let here =
+                |host: usize| self.copies.iter().zip(at).filter(move |(_, at)| **at == host).map(|(copy, _)| copy);
             let load = |host: usize| here(host).map(weight).sum::<f64>();
             let (mut out, mut worst) = (Vec::new(), 0.0f64);
             for (host, band) in wished.iter().enumerate().filter(|(host, _)| !self.drained[*host]) {
@@ -220,19 +221,39 @@ impl<'a> Oracle<'a> {
         self.observation.hosts.iter().map(|host| cap(host.capacity_bytes)).collect()
     }
 
-    /// MiB that must move by counting alone: what is over the bands, or below them, in sum.
+    /// MiB that must move by adding up alone: what is over the bands, or below them, in sum.
+    pub fn added_up(&self, bands: &[Band]) -> f64 {
+        let needs = self.needs(bands);
+        let sum = |which: fn(&(f64, f64)) -> f64| needs.iter().map(which).sum::<f64>();
+        f64::max(sum(|need| need.0), sum(|need| need.1))
+    }
+
+    /// MiB that must move by counting alone: of the copies on a host that is over its band, the set that is just enough;
+    /// or, of all others, the set that is just enough for a host below its band.
     pub fn counted(&self, bands: &[Band]) -> f64 {
+        let (mut leave, mut arrive) = (0.0, 0.0);
+        for (host, (over, under)) in self.needs(bands).into_iter().enumerate() {
+            let free = |here: bool| {
+                let copies = self.copies.iter().filter(move |copy| copy.free && (copy.home == host) == here);
+                copies.map(|copy| copy.mib).collect::<Vec<f64>>()
+            };
+            leave += just_enough(&free(true), over);
+            arrive += just_enough(&free(false), under);
+        }
+        f64::max(leave, arrive)
+    }
+
+    /// How many MiB each host is over its band, and below it.
+    fn needs(&self, bands: &[Band]) -> Vec<(f64, f64)> {
         let mut load = vec![0.0; bands.len()];
         for copy in &self.copies {
             load[copy.home] += copy.mib;
         }
-        let (mut over, mut under) = (0.0, 0.0);
-        for (n, band) in bands.iter().enumerate() {
+        let need = |(n, band): (usize, &Band)| {
             let (lo, hi) = if self.drained[n] { (0.0, 0.0) } else { band[0] };
-            over += f64::max(load[n] - hi, 0.0);
-            under += f64::max(lo - load[n], 0.0);
-        }
-        over.max(under)
+            (f64::max(load[n] - hi, 0.0), f64::max(lo - load[n], 0.0))
+        };
+        bands.iter().enumerate().map(need).collect()
     }
 
     /// The fewest MiB that move within the bands.
@@ -309,6 +330,23 @@ impl<'a> Oracle<'a> {
         let _ = writeln!(text, "Binaries\n{binaries}End");
         text
     }
+}
+
+/// The least sum of a set of the sizes, which are whole numbers, that reaches `need`; all of them if none does.
+fn just_enough(sizes: &[f64], need: f64) -> f64 {
+    let need = (need - 1e-6).ceil().max(0.0) as usize;
+    // Nothing is gained by a set that would be enough without its smallest member.
+    let most = need + sizes.iter().fold(0.0, |a, b| f64::max(a, *b)) as usize;
+    let mut reached = vec![false; most + 1];
+    reached[0] = true;
+    for size in sizes {
+        let size = *size as usize;
+        for sum in (size..=most).rev() {
+            reached[sum] = reached[sum] || reached[sum - size];
+        }
+    }
+    let least = (need..=most).find(|sum| reached[*sum]);
+    least.map_or(sizes.iter().sum(), |sum| sum as f64)
 }
 
 /// How far bands give way, as a fraction of a share.

@@ -140,9 +140,12 @@ impl Trial<'_> {
     /// As few bytes as possible within the bands. Whether counting alone shows it.
     fn few(&mut self, oracle: &Oracle, found: &RebalancePlan, bands: &[Band]) -> bool {
         let (moved, bound) = (in_mib(found.bytes_moved), in_mib(found.lower_bound_bytes));
-        let counted = oracle.counted(bands);
-        if counted > bound + bands.len() as f64 {
-            self.wrong.push(format!("the plan's bound of {bound} MiB is below the counted {counted}"));
+        let (added_up, counted) = (oracle.added_up(bands), oracle.counted(bands));
+        if added_up > bound + bands.len() as f64 {
+            self.wrong.push(format!("the plan's bound of {bound} MiB is below the sum of {added_up}"));
+        }
+        if counted > moved + 0.5 {
+            self.wrong.push(format!("moves {moved} MiB, but {counted} have to"));
         }
         // Half a MiB is what the solver's tolerances make of sizes in whole MiB.
         let most = (moved - 0.5) / RATIO;
