@@ -174,41 +174,47 @@ impl<'a> Oracle<'a> {
 
     /// The bands that a plan which missed the wished ones may use, and how far out it is, in thousandths of a share.
     ///
-    /// A load that is out may be as far out as the worst of its kind; but where one copy, or what cannot leave the host,
-    /// is too much by itself, or the host may receive nothing, that load tells nothing about the others.
+    /// All loads of a kind may be as far out as the worst of them; but where one copy, or what cannot leave the host, is
+    /// too much by itself, or the host may receive nothing, that load tells nothing about the others.
     pub fn given_way(&self, at: &[usize]) -> (Vec<Band>, f64) {
-        let (mut bands, shares, caps) = (self.bands(), self.shares(), self.caps());
-        let (wished, mut farthest) = (bands.clone(), 0.0f64);
+        let (wished, shares, caps) = (self.bands(), self.shares(), self.caps());
+        let (mut bands, mut farthest) = (wished.clone(), 0.0f64);
         for resource in 0..2 {
-            let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };
-            let here =
-                |host: usize| self.copies.iter().zip(at).filter(move |(_, at)| **at == host).map(|(copy, _)| copy);
-            let load = |host: usize| here(host).map(weight).sum::<f64>();
-            let (mut out, mut worst) = (Vec::new(), 0.0f64);
+            let (mut free, mut worst) = (Vec::new(), 0.0f64);
             for (host, band) in wished.iter().enumerate().filter(|(host, _)| !self.drained[*host]) {
-                let (load, (lo, hi)) = (load(host), band[resource]);
-                let part = (load - hi).max(lo - load) / shares[host][resource].max(1e-9);
-                if part * shares[host][resource] < 1e-5 {
-                    continue;
-                }
+                let (lo, hi) = band[resource];
+                let (load, helpless) = self.stands(at, (host, resource), (lo, hi));
+                let outside = (load - hi).max(lo - load);
+                let part = if outside < 1e-5 { 0.0 } else { outside / shares[host][resource].max(1e-9) };
                 farthest = farthest.max(part);
-                bands[host][resource] = (lo.min(load - 1e-6), hi.max(load + 1e-6));
-                let largest = here(host).map(weight).fold(0.0, f64::max);
-                let fixed: f64 = here(host).filter(|copy| !copy.free).map(weight).sum();
-                let closed = self.wishes.to.as_ref().is_some_and(|to| !to.contains(&self.observation.hosts[host].name));
-                if if load < lo { !closed } else { largest.max(fixed) <= hi } {
-                    out.push(host);
+                if part > 0.0 {
+                    bands[host][resource] = (lo.min(load - 1e-6), hi.max(load + 1e-6));
+                }
+                if part == 0.0 || !helpless {
+                    free.push(host);
                     worst = worst.max(part);
                 }
             }
-            for host in out {
+            for host in free.into_iter().filter(|_| worst > 0.0) {
                 let (share, more) = (shares[host][resource], self.wishes.tolerance + worst);
-                let (lo, hi) = bands[host][resource];
+                let (lo, hi) = &mut bands[host][resource];
                 let cap = if resource == 0 { caps[host] } else { f64::MAX };
-                bands[host][resource] = (lo.min(share * (1.0 - more)), hi.max((share * (1.0 + more)).min(cap)));
+                *lo = lo.min(share * (1.0 - more));
+                *hi = hi.max((share * (1.0 + more)).min(cap));
             }
         }
         (bands, 1000.0 * farthest)
+    }
+
+    /// The load of a host, and whether it would be out of its band whatever became of the others.
+    fn stands(&self, at: &[usize], (host, resource): (usize, usize), (lo, hi): (f64, f64)) -> (f64, bool) {
+        let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };
+        let here = || self.copies.iter().zip(at).filter(|(_, at)| **at == host).map(|(copy, _)| copy);
+        let load = here().map(weight).sum::<f64>();
+        let largest = here().map(weight).fold(0.0, f64::max);
+        let fixed: f64 = here().filter(|copy| !copy.free).map(weight).sum();
+        let closed = self.wishes.to.as_ref().is_some_and(|to| !to.contains(&self.observation.hosts[host].name));
+        (load, if load < lo { closed } else { largest.max(fixed) > hi })
     }
 
     /// No bands but what the hosts can hold.
