@@ -6,6 +6,7 @@
 
 pub mod capacity;
 pub mod check;
+pub mod failover;
 pub mod ground;
 pub mod host;
 pub mod observation;
