@@ -13,6 +13,7 @@ use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
 use crate::rebalance::{Ground, ground, publish};
+use crate::transport::ConnectError;
 
 /// What the shard commands load before they connect.
 pub struct Files {
@@ -61,7 +62,8 @@ impl Files {
                 names.extend(hosts.iter().map(|host| host.name.as_str()));
             }
         }
-        names.extend(self.map()?.shards.iter().map(|entry| entry.host.as_str()));
+        let copies = self.map()?.shards.iter().flat_map(|entry| std::iter::once(&entry.host).chain(&entry.replicas));
+        names.extend(copies.map(String::as_str));
         Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
     }
 
@@ -97,27 +99,37 @@ impl Files {
     /// # Errors
     /// One cannot be reached: nothing is begun then. All of those are reported.
     pub async fn ground<'a>(&'a self, fleet: &'a Fleet, common: &Common) -> Result<Ground<'a>, Failure> {
+        let (ground, missing) = self.living(fleet).await?;
+        for (name, error) in &missing {
+            common.reporter().failed(name, &error.to_string(), Some(&error.hint()));
+        }
+        if !missing.is_empty() {
+            let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+            return Err(Failure::say(Exit::Refused, text));
+        }
+        Ok(ground)
+    }
+
+    /// Connects all that can be reached, and says which cannot, in the order of the inventory.
+    ///
+    /// # Errors
+    /// There is no password for the instances.
+    pub async fn living<'a>(&'a self, fleet: &'a Fleet) -> Result<(Ground<'a>, Vec<(String, ConnectError)>), Failure> {
         let credentials = ground::credentials(&self.loaded.inventory)
             .map_err(|error| Failure::new(Exit::Error, error).hint("copy secrets.toml.example and fill it in"))?;
         let names: Vec<String> = self.hosts()?.iter().map(|host| host.name.clone()).collect();
-        let mut sessions = BTreeMap::new();
-        let mut failed = 0;
+        let (mut sessions, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
             match session {
                 Ok(session) => drop(sessions.insert(name.clone(), session)),
-                Err(error) => {
-                    common.reporter().failed(name, &error.to_string(), Some(&error.hint()));
-                    failed += 1;
-                }
+                Err(error) => missing.push((name.clone(), error)),
             }
         }
-        if failed > 0 {
-            return Err(Failure::say(Exit::Refused, format!("{failed} hosts cannot be reached; nothing was begun")));
-        }
         let folder = self.plays.playbook.file.path().parent().map(std::path::Path::to_owned);
-        Ok(Ground {
+        let ground = Ground {
             fleet,
             sessions,
+            absent: missing.iter().map(|(name, _)| name.clone()).collect(),
             inventory: &self.loaded.inventory,
             playbook: &self.plays.playbook,
             templates: &self.plays.templates,
@@ -126,7 +138,8 @@ impl Files {
             credentials,
             by: who(),
             fences: BTreeMap::new(),
-        })
+        };
+        Ok((ground, missing))
     }
 
     /// Where the moves of a run that is under way are kept.

@@ -1,8 +1,10 @@
 //! `dunlin shards`: the state of the map, and what is to become of moves that were begun.
 
 mod capacity;
+mod failover;
 mod log;
 mod reverse;
+mod strays;
 mod verify;
 
 use std::path::PathBuf;
@@ -23,6 +25,7 @@ use crate::rebalance::resume::{Journals, Stand, abort, adopt, believed, journals
 use crate::rebalance::run::{How, Step};
 use crate::rebalance::{Ground, observe};
 use crate::report::{Bars, Reporter};
+use crate::transport::ConnectError;
 use crate::wire::shard::{MoveState, Role};
 
 /// The state of the map, and of moves under way
@@ -60,6 +63,8 @@ enum What {
         #[arg(short, long)]
         yes: bool,
     },
+    /// After a host's death: promote replicas, free primaries of dead replicas, and make new ones
+    Failover(failover::Failover),
     /// Compare the copies of shards live, key by key: primary and replica, moved and old instance
     Verify {
         /// Only these shards
@@ -96,6 +101,7 @@ impl Shards {
             What::Resume { .. } => "shards resume",
             What::Abort { .. } => "shards abort",
             What::Reverse { .. } => "shards reverse",
+            What::Failover(_) => "shards failover",
             What::Verify { .. } => "shards verify",
             What::Log { .. } => "shards log",
             What::Capacity(_) => "shards capacity",
@@ -109,6 +115,7 @@ impl Shards {
                 What::Resume { yes } => work.resume(yes, &mut tally).await,
                 What::Abort { yes } => work.abort(yes, &mut tally).await,
                 What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
+                What::Failover(how) => work.failover(&how, &mut tally).await,
                 What::Verify { shards } => work.verify(&shards, &mut tally).await,
                 What::Log { shards } => work.log(&shards).await,
                 What::Capacity(capacity) => work.capacity(&capacity).await,
@@ -139,8 +146,11 @@ impl Work<'_> {
 
     async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
-        let ground = self.files.ground(&fleet, self.common).await?;
+        let (ground, missing) = self.files.living(&fleet).await?;
         let (reporter, map) = (&self.reporter, self.files.map()?);
+        for (host, error) in &missing {
+            reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        }
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
@@ -161,6 +171,8 @@ impl Work<'_> {
             }
         }
         self.tell(&open);
+        let strays = self.strays(&ground, &open).await?;
+        self.tell_strays(&strays);
         let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
         let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
         if rest > 0 {
@@ -168,6 +180,9 @@ impl Work<'_> {
         }
         if open.is_empty() && rest == 0 {
             reporter.data("  no moves under way");
+            if !strays.is_empty() {
+                reporter.say("next: dunlin shards resume stops what the map does not know, and keeps its files");
+            }
         } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
             reporter
                 .say("next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them");
@@ -175,27 +190,39 @@ impl Work<'_> {
             reporter.say("next: dunlin shards resume, or dunlin shards abort");
         }
         reporter.line(&json!({"event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest}));
-        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint("dunlin shards resume"))
+        let next = match missing.first() {
+            Some((host, _)) => format!("dunlin shards failover {host} --dry-run, if that host is dead"),
+            None => "dunlin shards resume".to_owned(),
+        };
+        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint(next))
     }
 
     async fn resume(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
-        let mut ground = self.files.ground(&fleet, self.common).await?;
-        if !yes {
+        let (mut ground, missing) = self.files.living(&fleet).await?;
+        let left = self.files.kept()?;
+        {
             let found = journals(&ground).await?;
-            self.tell(&self.open(&ground, &found)?);
-            confirm("Bring these moves to their end?", yes)?;
+            let open = self.open(&ground, &found)?;
+            self.may_go_without(&missing, &open, left.is_empty())?;
+            if !yes {
+                self.tell(&open);
+                self.tell_strays(&self.strays(&ground, &open).await?);
+                confirm("Bring these moves to their end?", yes)?;
+            }
         }
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
-        let left = self.files.kept()?;
-        if open.is_empty() && left.is_empty() {
+        self.tell(&open);
+        let waiting = self.end_all(&ground, &open, tally).await?;
+        let after = journals(&ground).await?;
+        let strays = self.strays(&ground, &self.open(&ground, &after)?).await?;
+        if open.is_empty() && left.is_empty() && strays.is_empty() {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);
         }
-        self.tell(&open);
-        let waiting = self.end_all(&ground, &open, tally).await?;
+        self.tidy(&ground, &strays, tally).await;
         let rest = not_there(left, &read_map(&ground.map_file)?.0);
         self.files.keep(&rest)?;
         if tally.failed > 0 || waiting {
@@ -207,6 +234,24 @@ impl Work<'_> {
         checked(&ground, &rest, &self.id).await?;
         let task = Task { id: &self.id, steps: &rest, how: How::default(), planned: None };
         carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
+    }
+
+    /// A failover is ended without the hosts that do not answer; moves need all.
+    fn may_go_without(
+        &self,
+        missing: &[(String, ConnectError)],
+        open: &[(&MoveState, Stand)],
+        nothing_left: bool,
+    ) -> Result<(), Failure> {
+        let only_failovers = !open.is_empty() && open.iter().all(|(state, _)| state.failover.is_some());
+        if missing.is_empty() || (only_failovers && nothing_left) {
+            return Ok(());
+        }
+        for (host, error) in missing {
+            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        }
+        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+        Err(Failure::say(Exit::Refused, text))
     }
 
     /// Brings moves to their end, one after the other; says whether old instances had to be left.
@@ -225,8 +270,19 @@ impl Work<'_> {
         }
         let bars = Bars::new(reporter.json, reporter.style.quiet);
         let mut waiting = false;
-        for (state, _) in open.iter().filter(|(_, stand)| *stand != Stand::Elsewhere) {
-            match resume(ground, state, &|host, event| show(reporter, &bars, host, event)).await {
+        let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
+        for (state, _) in open.iter().filter(|(state, _)| state.failover.is_some()) {
+            match self.end_failover(ground, state, &watch).await {
+                Ok(told) => bars.line(&told),
+                Err(error) => {
+                    tally.failed += 1;
+                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
+                }
+            }
+        }
+        let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
+        for (state, _) in open.iter().filter(is_move) {
+            match resume(ground, state, &watch).await {
                 Ok(kept) => {
                     bars.line(&format!("  shard {} serves at {}", state.shard, state.to));
                     waiting |= kept.is_some();
@@ -290,6 +346,10 @@ fn line(state: &MoveState, stand: Stand) -> String {
         Stand::Switched => "switched: the target serves; to be published and the old instance retired",
         Stand::Copying => "the source serves; the copy is not switched",
         Stand::Fenced => "neither serves at this moment; resume decides by their roles",
+        Stand::Failing => {
+            "a failover that was cut short; resume ends it, or takes it back where the source is there again"
+        }
+        Stand::Promoted => "failed over: the target serves; to be published",
     };
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",

@@ -2,10 +2,12 @@
 //! copies that are missing then are to be made.
 //!
 //! [`plan`] is pure: what was seen of the shards in, a plan or everything that stands in its way out. `choose` finds the
-//! copy, `repair` the places.
+//! copy, `repair` the places; `look` asks the hosts that live, `run` carries the plan out.
 
 mod choose;
+pub mod look;
 mod repair;
+pub mod run;
 
 use std::collections::BTreeSet;
 
@@ -37,6 +39,8 @@ pub struct Shard {
     pub id: u32,
     /// The primary, then the replicas in the map's order.
     pub copies: Vec<Copy>,
+    /// Other hosts that got an answer from the primary as a master.
+    pub witnesses: Vec<String>,
 }
 
 /// A copy by the map.
@@ -185,11 +189,12 @@ impl Shard {
         &self.copies[1..]
     }
 
-    /// Who got an answer from the primary as a master: its own host, this machine, or a replica's host.
-    fn heard(&self) -> Option<&Copy> {
+    /// The host that got an answer from the primary as a master: its own, a replica's, or any other.
+    fn heard(&self) -> Option<&str> {
         let is_master = |role: &Role| matches!(role, Role::Master { .. });
-        let primary = Some(self.primary()).filter(|copy| is_master(&copy.seen.role) || is_master(&copy.seen.primary));
-        primary.or_else(|| self.replicas().iter().find(|copy| is_master(&copy.seen.primary)))
+        let own = Some(self.primary()).filter(|copy| is_master(&copy.seen.role));
+        let by = own.or_else(|| self.replicas().iter().find(|copy| is_master(&copy.seen.primary)));
+        by.map(|copy| copy.host.as_str()).or_else(|| self.witnesses.first().map(String::as_str))
     }
 }
 
@@ -227,6 +232,8 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
                 Err(choose::Not::Stranded(why)) => plan.stranded.push(Stranded { shard: shard.id, why }),
                 Err(choose::Not::Refused(refusal)) => refusals.push(refusal),
             }
+        } else if !shard.primary().answers() {
+            refusals.push(choose::unheard(shard, shard.primary()));
         } else {
             let is_gone = |copy: &&Copy| scope.has(shard.id, copy);
             let names = |copies: Vec<&Copy>| copies.into_iter().map(|copy| copy.host.clone()).collect();
@@ -254,7 +261,7 @@ fn alive(shard: &Shard, scope: &Scope) -> Option<Refusal> {
         && !opened
         && let Some(by) = shard.heard()
     {
-        let how = if by.host == primary.host { String::new() } else { format!(", as {} sees it", by.host) };
+        let how = if by == primary.host { String::new() } else { format!(", as {by} sees it") };
         let begun = shard.replicas().iter().any(|copy| choose::is_closed(copy, primary));
         let next = if begun {
             "dunlin shards resume takes the failover back that was begun".to_owned()

@@ -81,6 +81,7 @@ fn on(places: &mut Places, n: u8, owner: u8) -> Handle {
         shard: SHARD,
         address: places.address(n),
         owner: places.address(owner),
+        epoch: 8,
         credentials: credentials(),
         instance: places.instance(n),
         journals: places.root(n).join("moves"),
@@ -145,7 +146,11 @@ fn the_copy_takes_over_with_everything_and_the_other_one_follows_it() {
     assert_eq!((aside.ahead, places.pid(0)), (None, None), "it was started anew");
     let Reply::SetAside(again) = places.handle(Request::SetAside(old)).unwrap() else { panic!() };
     assert_eq!(again.kept, None);
-    // The owner itself is never set aside.
+    // The owner itself is never set aside, nor by somebody whose map is older than its promotion.
+    let stale = Handle { epoch: 7, owner: places.address(2), ..on(&mut places, 1, 2) };
+    assert!(
+        places.handle(Request::SetAside(stale)).unwrap_err().to_string().contains("was made the owner for epoch 8")
+    );
     let owner = on(&mut places, 1, 1);
     assert!(places.handle(Request::SetAside(owner)).unwrap_err().to_string().contains("was not stopped"));
 }

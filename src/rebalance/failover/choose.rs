@@ -70,11 +70,12 @@ pub fn choose(shard: &Shard, scope: &Scope, (freshest, stale): (Option<u64>, boo
     }
 }
 
-/// A copy that does not answer may be ahead, and while it is attached to the old primary, that one accepts writes.
-fn unheard(shard: &Shard, copy: &Copy) -> Refusal {
+/// A copy that does not answer and was not given up: nobody knows what it has and whom it serves. A replica may be
+/// ahead, and while it is attached to the old primary, that one accepts writes.
+pub fn unheard(shard: &Shard, copy: &Copy) -> Refusal {
+    let what = if copy.host == shard.primary().host { "primary" } else { "replica" };
     let why = format!(
-        "shard {}: its replica on {} does not answer ({}): it may have more than the others, and keep the old primary \
-         writing",
+        "shard {}: its {what} on {} does not answer, and was not given up ({})",
         shard.id,
         copy.host,
         copy.seen.error.as_deref().unwrap_or("its host cannot be reached"),
@@ -142,7 +143,6 @@ fn promotion(shard: &Shard, copy: &Copy, living: &[&Copy]) -> Promotion {
 fn loss(copy: &Copy) -> Loss {
     let seen = &copy.seen;
     let within_s = (seen.min_replicas > 0 && offset(copy) > 0).then_some(seen.max_lag_s + 1);
-    let longest = [within_s, seen.silent_s].into_iter().flatten().min();
-    let about_bytes = longest.map(|longest| longest * seen.stream_per_s).filter(|bytes| *bytes > 0);
+    let about_bytes = within_s.or(seen.silent_s).map(|longest| longest * seen.stream_per_s).filter(|bytes| *bytes > 0);
     Loss { silent_s: seen.silent_s, within_s, about_bytes }
 }

@@ -59,7 +59,9 @@ fn sight(shards: Vec<Vec<Copy>>) -> Sight {
         cluster: "test".to_owned(),
         epoch: 7,
         silent: BTreeSet::from(["a".to_owned()]),
-        shards: numbered.map(|(id, copies)| Shard { id: u32::try_from(id).unwrap(), copies }).collect(),
+        shards: numbered
+            .map(|(id, copies)| Shard { id: u32::try_from(id).unwrap(), copies, witnesses: Vec::new() })
+            .collect(),
         hosts: vec![host("b", "2", 1000), host("c", "2", 1000), host("d", "1", 1000)],
     }
 }
@@ -150,7 +152,7 @@ fn what_may_be_lost_is_bounded_where_it_can_be() {
     };
     let told = |silent_s, within_s, about_bytes| Loss { silent_s, within_s, about_bytes };
     assert_eq!(loss(|_| {}), told(Some(20), Some(11), Some(110)));
-    assert_eq!(loss(|s| s.silent_s = Some(3)), told(Some(3), Some(11), Some(30)));
+    assert_eq!(loss(|s| s.silent_s = Some(3)), told(Some(3), Some(11), Some(110)));
     assert_eq!(loss(|s| s.min_replicas = 0), told(Some(20), None, Some(200)));
     let done = planned(vec![vec![down("a"), begun(follows("b", "a", 5), true)]]).unwrap();
     assert!(done.promotions[0].done && !done.may_lose());
@@ -187,6 +189,10 @@ fn shards_that_are_named_lose_what_does_not_answer() {
     assert!(named(vec![vec![with(down("a"), |s| s.role = MASTER), follows("b", "a", 5)]], &[0]).unwrap().is_empty());
     let heard = vec![vec![down("a"), with(follows("b", "a", 5), |s| s.primary = MASTER)]];
     assert!(named(heard, &[0]).unwrap_err()[0].why.contains("as b sees it"));
+    let mut seen = sight(shards());
+    seen.shards[0].witnesses.push("app".to_owned());
+    let refused = super::plan(&seen, &Scope::Shards(vec![0]), Wishes { repair: false, stale: true }).unwrap_err();
+    assert!(refused[0].why.contains("as app sees it"), "a service's host reaches it still");
 }
 
 #[test]

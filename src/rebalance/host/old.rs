@@ -67,6 +67,10 @@ pub fn aside(what: &Handle) -> Result<Aside> {
     if instance.current()?.is_none() && !instance.is_running()? {
         return Ok(Aside::default());
     }
+    if let Some(later) = diary.begun().filter(|begun| begun.to == what.address && begun.epoch > what.epoch) {
+        let (mine, theirs) = (what.epoch, later.epoch);
+        bail!("the map has epoch {mine}; {} was made the owner for epoch {theirs}, and was not stopped", what.address);
+    }
     let mut owner = Link::open(&what.owner, &what.credentials).context("the shard's owner; nothing was stopped")?;
     if what.owner == what.address || !matches!(owner.role()?, Role::Master { .. }) {
         bail!("{} is no master; {} was not stopped", what.owner, what.address);

@@ -10,13 +10,18 @@ use crate::journal;
 use crate::wire::shard::Role;
 use crate::wire::shard::failover::{Place, Seen, Survey};
 
-/// Looks at all of them at the same time: what is off is only noticed when its time is over.
+/// How many are looked at at the same time: what is off is only noticed when its time is over.
+const AT_ONCE: usize = 64;
+
+/// Looks at all of them.
 pub fn survey(what: &Survey) -> Vec<Seen> {
-    std::thread::scope(|scope| {
-        let looks: Vec<_> = what.places.iter().map(|place| (place, scope.spawn(|| look(place, what)))).collect();
-        let joined = looks.into_iter().map(|(place, look)| look.join().unwrap_or_else(|_| blank(place)));
-        joined.collect()
-    })
+    let some = |places: &[Place]| -> Vec<Seen> {
+        std::thread::scope(|scope| {
+            let looks: Vec<_> = places.iter().map(|place| (place, scope.spawn(|| look(place, what)))).collect();
+            looks.into_iter().map(|(place, look)| look.join().unwrap_or_else(|_| blank(place))).collect()
+        })
+    };
+    what.places.chunks(AT_ONCE).flat_map(some).collect()
 }
 
 fn blank(place: &Place) -> Seen {

@@ -144,6 +144,8 @@ pub struct Handle {
     pub address: String,
     /// The shard's owner by the map, `ip:port`.
     pub owner: String,
+    /// The map's epoch.
+    pub epoch: u64,
     /// How instances are entered.
     pub credentials: Credentials,
     /// Its `redis_shard` as it was provisioned.

@@ -1,0 +1,262 @@
+//! `dunlin shards failover`.
+
+use std::collections::BTreeSet;
+use std::io::IsTerminal;
+
+use clap::Args;
+use serde_json::json;
+
+use super::Work;
+use crate::cli::confirm::confirm;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::shard_run::{Tally, begin, show};
+use crate::rebalance::failover::run::{Outcome, run, set_aside};
+use crate::rebalance::failover::{FailoverPlan, Refusal, Scope, Wishes, look, plan};
+use crate::rebalance::resume::{Stand, journals, stand};
+use crate::rebalance::{Ground, publish};
+use crate::report::{Bars, failover_text};
+use crate::transport::{Cause, ConnectError};
+
+/// What is dead, and how to go on.
+#[derive(Debug, Args)]
+pub struct Failover {
+    /// Hosts that are off, or shards whose instance does not come up
+    #[arg(required = true, value_name = "HOST|SHARD")]
+    what: Vec<String>,
+    /// Make no new replicas in place of those that are missing then
+    #[arg(long)]
+    no_repair: bool,
+    /// Promote also copies of which nobody knows how much they lack
+    #[arg(long)]
+    stale: bool,
+    /// Show the plan and change nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run: exit 2 where there is something to do
+    #[arg(long, requires = "dry_run")]
+    detailed_exitcode: bool,
+    /// Acknowledged writes may be lost: say what is given up, as on the command line, with commas between
+    #[arg(long, value_name = "NAMES")]
+    confirm: Option<String>,
+    /// Do not ask, where nothing can be lost
+    #[arg(short, long)]
+    yes: bool,
+}
+
+impl Work<'_> {
+    /// look → plan → show → confirm → promote → publish → repair.
+    ///
+    /// # Errors
+    /// What is given up lives, a copy cannot be asked, a move is under way, not confirmed, a lock.
+    pub async fn failover(&self, how: &Failover, tally: &mut Tally) -> Result<Exit, Failure> {
+        let fleet = self.files.fleet(self.common)?;
+        let (mut ground, missing) = self.files.living(&fleet).await?;
+        self.tell_missing(&missing)?;
+        let scope = self.scope(how)?;
+        let planned = self.plan_of(&ground, &scope, how).await?;
+        tally.moves = planned.promotions.len() + planned.freed.len() + planned.repairs.len();
+        self.show_plan(&planned)?;
+        if planned.is_empty() {
+            return nothing(&planned);
+        }
+        if how.dry_run {
+            return Ok(if how.detailed_exitcode { Exit::Pending } else { Exit::Done });
+        }
+        how.confirmed(&planned)?;
+        begin(self.files, &mut ground, ("shards failover", &self.id), &self.reporter).await?;
+        // Under the lock nobody else changes roles: what was confirmed must be what is done.
+        let again = self.plan_of(&ground, &scope, how).await?;
+        if choices(&again) != choices(&planned) {
+            return Err(Failure::say(
+                Exit::Refused,
+                "meanwhile the copies are not what they were; nothing was changed",
+            )
+            .hint("run it again and look at the plan"));
+        }
+        let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
+        let outcome = run(&ground, &again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
+        bars.finish();
+        self.tell_failover(&ground, &again, &outcome).await?;
+        tally.failed = outcome.failed.len();
+        let whole = outcome.failed.is_empty() && outcome.unpublished.is_none() && again.stranded.is_empty();
+        Ok(if whole { Exit::Done } else { Exit::Partial })
+    }
+
+    /// What is given up; a host or a shard must be one of ours.
+    fn scope(&self, how: &Failover) -> Result<Scope, Failure> {
+        let unknown =
+            |name: &str| Failure::say(Exit::Usage, format!("{name} is neither a shard of the map nor a host"));
+        let map = self.files.map()?;
+        let numbers: Vec<Option<u32>> = how.what.iter().map(|name| name.parse().ok()).collect();
+        if let Some(shards) = numbers.iter().copied().collect::<Option<Vec<u32>>>() {
+            let is_there = |id: &u32| map.shards.iter().any(|entry| u32::from(entry.id.0) == *id);
+            return match shards.iter().find(|id| !is_there(id)) {
+                Some(id) => Err(unknown(&id.to_string())),
+                None => Ok(Scope::Shards(shards)),
+            };
+        }
+        if numbers.iter().any(Option::is_some) {
+            return Err(Failure::say(Exit::Usage, "name either hosts or shards"));
+        }
+        match how.what.iter().find(|name| self.files.loaded.inventory.host(name).is_none()) {
+            Some(name) => Err(unknown(name)),
+            None => Ok(Scope::Hosts(how.what.clone())),
+        }
+    }
+
+    async fn plan_of(&self, ground: &Ground<'_>, scope: &Scope, how: &Failover) -> Result<FailoverPlan, Failure> {
+        let map = self.files.map()?;
+        let hosts = self.files.shard_hosts()?;
+        let sight = look::sight(ground, map, &hosts, scope).await?;
+        let wishes = Wishes { repair: !how.no_repair, stale: how.stale };
+        let planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
+        self.refuse_moves(ground, &planned).await?;
+        Ok(planned)
+    }
+
+    /// The map is the one that is published, and no move of these shards is under way.
+    async fn refuse_moves(&self, ground: &Ground<'_>, planned: &FailoverPlan) -> Result<(), Failure> {
+        let map = self.files.map()?;
+        let published = publish::published(ground, map).await?;
+        if published > map.epoch.0 {
+            let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
+            return Err(Failure::say(Exit::Refused, text).hint("take over the newer map"));
+        }
+        let promoted = planned.promotions.iter().map(|promotion| promotion.shard);
+        let shards: BTreeSet<u32> = promoted.chain(planned.freed.iter().map(|freed| freed.shard)).collect();
+        for (_, state) in journals(ground).await?.values().filter(|(_, state)| shards.contains(&state.shard)) {
+            let stands = stand(ground, map, state);
+            if !matches!(stands, Stand::Over | Stand::Failing | Stand::Promoted) {
+                let text = format!("shard {}: a move is under way or was cut short; nothing was changed", state.shard);
+                return Err(Failure::say(Exit::Refused, text)
+                    .hint("dunlin shards status")
+                    .hint("dunlin shards resume"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the hosts that do not answer. One that answers, but does not let us in, is not dead.
+    ///
+    /// # Errors
+    /// There is such a host.
+    pub fn tell_missing(&self, missing: &[(String, ConnectError)]) -> Result<(), Failure> {
+        for (host, error) in missing {
+            self.reporter.line(&json!({"event": "missing", "host": host, "error": error.to_string()}));
+            self.reporter.say(&error.to_string());
+        }
+        match missing.iter().find(|(_, error)| error.cause != Cause::Unreachable) {
+            None => Ok(()),
+            Some((host, error)) => {
+                let text = format!("{host} answers, but cannot be entered: it is not dead; nothing was changed");
+                Err(Failure::say(Exit::Refused, text).hint(error.hint()))
+            }
+        }
+    }
+
+    fn show_plan(&self, planned: &FailoverPlan) -> Result<(), Failure> {
+        if self.reporter.json {
+            let mut line = serde_json::to_value(planned).map_err(anyhow::Error::from)?;
+            line["event"] = "plan".into();
+            self.reporter.line(&line);
+        } else {
+            self.reporter.data(failover_text(planned, self.reporter.style).trim_end());
+        }
+        Ok(())
+    }
+
+    /// How it went; and old primaries whose hosts answer are set aside.
+    async fn tell_failover(
+        &self,
+        ground: &Ground<'_>,
+        planned: &FailoverPlan,
+        outcome: &Outcome,
+    ) -> Result<(), Failure> {
+        let reporter = &self.reporter;
+        for promotion in planned.promotions.iter().filter(|p| outcome.promoted.contains_key(&p.shard)) {
+            let (shard, to) = (promotion.shard, &promotion.to);
+            let promoted = &outcome.promoted[&shard];
+            reporter.line(&json!({
+                "event": "failed_over", "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
+                "waited_ms": promoted.waited_ms, "already": promoted.already,
+            }));
+            reporter.data(&format!("  shard {shard} serves at {to}"));
+            if outcome.unpublished.is_none() && !ground.absent.contains(&promotion.from) {
+                let aside = set_aside(ground, (shard, &promotion.from), &self.id).await;
+                self.tell_aside(shard, &promotion.from, aside);
+            }
+        }
+        for freed in planned.freed.iter().filter(|freed| outcome.freed.contains(&freed.shard)) {
+            reporter.line(&json!({"event": "freed", "shard": freed.shard, "host": freed.host}));
+        }
+        for (shard, error) in &outcome.failed {
+            reporter.failed(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));
+        }
+        if let Some(why) = &outcome.unpublished {
+            reporter.failed("map", why, Some("run it again, or dunlin shards resume"));
+        }
+        let (map, _) = crate::rebalance::ground::read_map(&ground.map_file)?;
+        for host in publish::unreached(ground, &map)? {
+            reporter.failed(
+                &host,
+                "it keeps the map that it has",
+                Some("once it is back: dunlin provision, before its services start"),
+            );
+        }
+        for stranded in &planned.stranded {
+            reporter.failed(&format!("shard {}", stranded.shard), &stranded.why, None);
+        }
+        let (promoted, freed) = (outcome.promoted.len(), outcome.freed.len());
+        let epoch = outcome.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
+        reporter.data(&format!("Done: {promoted} promoted, {freed} freed of a dead replica{epoch}"));
+        Ok(())
+    }
+}
+
+impl Failover {
+    /// Where acknowledged writes may be lost, what is given up has to be named once more.
+    fn confirmed(&self, planned: &FailoverPlan) -> Result<(), Failure> {
+        let names = self.what.join(",");
+        match &self.confirm {
+            Some(said) if *said == names => return Ok(()),
+            Some(said) => {
+                return Err(Failure::say(Exit::Refused, format!("--confirm={said} is not what is given up: {names}")));
+            }
+            None if !planned.may_lose() => return confirm("Carry this plan out?", self.yes),
+            None => {}
+        }
+        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+            return Err(Failure::say(Exit::Refused, "acknowledged writes may be lost; nothing was changed")
+                .hint(format!("say --confirm={names} if the plan is what you want, or --dry-run to see it")));
+        }
+        let asked =
+            dialoguer::Input::<String>::new().with_prompt(format!("Type {names} to give it up")).interact_text();
+        match asked {
+            Ok(said) if said.trim() == names => Ok(()),
+            _ => Err(Failure::say(Exit::Refused, "not confirmed; nothing was changed")),
+        }
+    }
+}
+
+fn refused(refusals: &[Refusal]) -> Failure {
+    let why: Vec<&str> = refusals.iter().map(|refusal| refusal.why.as_str()).collect();
+    let mut failure = Failure::say(Exit::Refused, format!("nothing was changed\n  {}", why.join("\n  ")));
+    let next: BTreeSet<&str> = refusals.iter().map(|refusal| refusal.next.as_str()).collect();
+    failure.hints.extend(next.into_iter().map(str::to_owned));
+    failure
+}
+
+/// Nothing that can be done: because all is well, or because nothing helps.
+fn nothing(planned: &FailoverPlan) -> Result<Exit, Failure> {
+    if planned.stranded.is_empty() {
+        return Ok(Exit::Done);
+    }
+    Err(Failure::say(Exit::Refused, "nothing can be promoted; nothing was changed").hint("bring the host back"))
+}
+
+/// What is decided: the same on a second look, though seconds have gone by.
+fn choices(planned: &FailoverPlan) -> Vec<(u32, &str, u64, bool)> {
+    let promoted = planned.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.done));
+    promoted.chain(planned.freed.iter().map(|freed| (freed.shard, freed.host.as_str(), 0, false))).collect()
+}

@@ -1,0 +1,238 @@
+//! Carrying a failover out: old primaries are silenced where their hosts answer, copies promoted, primaries freed of
+//! dead replicas; then one epoch for all of it, and what is left of the old primaries is set aside.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use dunlin_shards::{Placement, ShardMap};
+
+use super::look::Stray;
+use super::{FailoverPlan, Freed, Promotion};
+use crate::rebalance::ground::{Watch, read_map, shard_id};
+use crate::rebalance::{Ground, publish};
+use crate::wire::shard::failover::{Aside, Free, Handle, Promote, Promoted};
+use crate::wire::shard::{MoveState, Reply, Request, Role, moves_folder};
+
+/// How a failover ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// The shards that have a new primary, with how it went.
+    pub promoted: BTreeMap<u32, Promoted>,
+    /// The shards whose primary goes on without the dead replica.
+    pub freed: Vec<u32>,
+    /// What failed, by shard.
+    pub failed: BTreeMap<u32, String>,
+    /// Why the new map did not reach everybody, where that is so.
+    pub unpublished: Option<String>,
+    /// The epoch that was published, where there was anything to publish.
+    pub epoch: Option<u64>,
+}
+
+/// Promotes, frees and publishes. What failed for one shard does not hold up the others.
+///
+/// # Errors
+/// The map cannot be read.
+pub async fn run(ground: &Ground<'_>, plan: &FailoverPlan, run: &str, watch: Watch<'_>) -> Result<Outcome> {
+    let (map, _) = read_map(&ground.map_file)?;
+    let mut outcome = Outcome::default();
+    let mut places = Vec::new();
+    let promoted = ground.fleet.each(&plan.promotions, |p| promote(ground, &map, p, (run, watch))).await;
+    for (promotion, result) in plan.promotions.iter().zip(promoted) {
+        match result {
+            Ok(promoted) => {
+                outcome.promoted.insert(promotion.shard, promoted);
+                places.push(promotion.placement()?);
+            }
+            Err(error) => drop(outcome.failed.insert(promotion.shard, format!("{error:#}"))),
+        }
+    }
+    let freed = ground.fleet.each(&plan.freed, |freed| free(ground, &map, freed, run)).await;
+    for (freed, result) in plan.freed.iter().zip(freed) {
+        match result {
+            Ok(()) => {
+                outcome.freed.push(freed.shard);
+                places.push(freed.placement()?);
+            }
+            Err(error) => drop(outcome.failed.insert(freed.shard, format!("{error:#}"))),
+        }
+    }
+    if !places.is_empty() {
+        match publish::publish(ground, &places).await {
+            Ok(map) => outcome.epoch = Some(map.epoch.0),
+            Err(error) => outcome.unpublished = Some(format!("{error:#}")),
+        }
+    }
+    Ok(outcome)
+}
+
+impl Promotion {
+    /// Where the shard's copies are afterwards.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn placement(&self) -> Result<Placement> {
+        Ok(Placement { shard: shard_id(self.shard)?, host: self.to.clone(), replicas: self.others.clone() })
+    }
+}
+
+impl Freed {
+    /// Where the shard's copies are afterwards.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn placement(&self) -> Result<Placement> {
+        Ok(Placement { shard: shard_id(self.shard)?, host: self.host.clone(), replicas: self.replicas.clone() })
+    }
+}
+
+async fn promote(
+    ground: &Ground<'_>,
+    map: &ShardMap,
+    promotion: &Promotion,
+    (run, watch): (&str, Watch<'_>),
+) -> Result<Promoted> {
+    let (shard, from) = (promotion.shard, promotion.from.as_str());
+    let silenced = if promotion.done { false } else { silence(ground, map, (shard, from), run).await? };
+    let after = placed(map, &promotion.placement()?);
+    let address = |host: &str| ground.address(map, shard, host);
+    let what = Promote {
+        run: run.to_owned(),
+        by: ground.by.clone(),
+        fence: ground.fence(&promotion.to),
+        shard,
+        from: address(from)?,
+        to: address(&promotion.to)?,
+        others: promotion.others.iter().map(|host| address(host)).collect::<Result<_>>()?,
+        epoch: after.epoch.0,
+        credentials: ground.credentials.clone(),
+        app_user: shard_id(shard)?.user(),
+        instance: ground.instance(&after, shard, &promotion.to, ground.session(&promotion.to)?)?,
+        offset: promotion.offset,
+        silenced,
+        journals: moves_folder(),
+    };
+    promoted(ground, &promotion.to, what, watch).await
+}
+
+async fn promoted(ground: &Ground<'_>, host: &str, what: Promote, watch: Watch<'_>) -> Result<Promoted> {
+    match ground.ask(host, Request::Promote(what), watch).await? {
+        Reply::Promoted(promoted) => Ok(promoted),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// Has a host that answers stop the old primary for good; says whether it did.
+async fn silence(ground: &Ground<'_>, map: &ShardMap, (shard, host): (u32, &str), run: &str) -> Result<bool> {
+    if ground.absent.contains(host) {
+        return Ok(false);
+    }
+    let what = handle(ground, map, (shard, host), run)?;
+    match ground.ask(host, Request::Silence(what), &|_, _| {}).await? {
+        Reply::Silenced => Ok(true),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+async fn free(ground: &Ground<'_>, map: &ShardMap, freed: &Freed, run: &str) -> Result<()> {
+    let primary = handle(ground, map, (freed.shard, &freed.host), run)?;
+    let what = Free { primary, replicas: u32::try_from(freed.replicas.len())? };
+    ground.ask(&freed.host, Request::Free(what), &|_, _| {}).await.map(drop)
+}
+
+/// A shard's instance on a host, whether or not the map has one there.
+fn handle(ground: &Ground<'_>, map: &ShardMap, (shard, host): (u32, &str), run: &str) -> Result<Handle> {
+    let id = shard_id(shard)?;
+    let entry = map.shard(id).with_context(|| format!("there is no shard {shard}"))?;
+    let there = placed(map, &Placement { shard: id, host: host.to_owned(), replicas: Vec::new() });
+    Ok(Handle {
+        run: run.to_owned(),
+        fence: ground.fence(host),
+        shard,
+        address: ground.address(map, shard, host)?,
+        owner: ground.address(map, shard, &entry.host)?,
+        epoch: map.epoch.0,
+        credentials: ground.credentials.clone(),
+        instance: ground.instance(&there, shard, host, ground.session(host)?)?,
+        journals: moves_folder(),
+    })
+}
+
+/// The map with a shard's copies at other places, one epoch later.
+fn placed(map: &ShardMap, place: &Placement) -> ShardMap {
+    let mut after = map.clone();
+    for entry in after.shards.iter_mut().filter(|entry| entry.id == place.shard) {
+        entry.host.clone_from(&place.host);
+        entry.replicas.clone_from(&place.replicas);
+    }
+    after.epoch = after.epoch.next();
+    after
+}
+
+/// Stops an instance that the map does not know, and keeps its files.
+///
+/// # Errors
+/// The shard's owner does not answer, or the host's journal knows a later map: nothing is stopped then.
+pub async fn set_aside(ground: &Ground<'_>, (shard, host): (u32, &str), run: &str) -> Result<Aside> {
+    let (map, _) = read_map(&ground.map_file)?;
+    let what = handle(ground, &map, (shard, host), run)?;
+    match ground.ask(host, Request::SetAside(what), &|_, _| {}).await? {
+        Reply::SetAside(aside) => Ok(aside),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// As [`set_aside`], for one that was found.
+///
+/// # Errors
+/// As there.
+pub async fn tidy(ground: &Ground<'_>, stray: &Stray, run: &str) -> Result<Aside> {
+    set_aside(ground, (stray.seen.shard, &stray.host), run).await
+}
+
+/// How a failover that was cut short was brought to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The copy is the primary, and the map says so.
+    Promoted,
+    /// The primary was there again: it serves, the copy follows.
+    TakenBack,
+}
+
+/// Brings a failover to its end that was cut short: on, unless its primary is there again and nothing was opened.
+///
+/// # Errors
+/// What a host said, or a consumer did not take the map.
+pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Ended> {
+    let (map, _) = read_map(&ground.map_file)?;
+    let host = |address: &str| {
+        let name = ground.host_at(address).with_context(|| format!("{address} is not in the inventory"))?;
+        Ok::<_, anyhow::Error>(name.to_owned())
+    };
+    let to = host(&state.to)?;
+    let id = shard_id(state.shard)?;
+    let others = state.others.iter().map(|other| host(other)).collect::<Result<_>>()?;
+    let place = Placement { shard: id, host: to.clone(), replicas: others };
+    let what = Promote {
+        run: state.run.clone(),
+        by: ground.by.clone(),
+        fence: ground.fence(&to),
+        shard: state.shard,
+        from: state.from.clone(),
+        to: state.to.clone(),
+        others: state.others.clone(),
+        epoch: state.epoch,
+        credentials: ground.credentials.clone(),
+        app_user: state.app_user.clone(),
+        instance: ground.instance(&placed(&map, &place), state.shard, &to, ground.session(&to)?)?,
+        offset: 0,
+        silenced: false,
+        journals: moves_folder(),
+    };
+    let opened = state.failover.as_ref().is_some_and(|failover| failover.promoted);
+    if !opened && matches!(state.source, Role::Master { .. }) {
+        return ground.ask(&to, Request::TakeBack(what), watch).await.map(|_| Ended::TakenBack);
+    }
+    promoted(ground, &to, what, watch).await?;
+    publish::publish(ground, &[place]).await?;
+    Ok(Ended::Promoted)
+}
