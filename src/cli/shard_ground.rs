@@ -1,8 +1,11 @@
 //! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use dunlin_shards::ShardMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::exit::Exit;
@@ -12,6 +15,8 @@ use super::project::{Loaded, Plays, Project};
 use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
+use crate::rebalance::failover::Repair;
+use crate::rebalance::run::Step;
 use crate::rebalance::{Ground, ground, publish};
 use crate::transport::ConnectError;
 
@@ -62,8 +67,9 @@ impl Files {
                 names.extend(hosts.iter().map(|host| host.name.as_str()));
             }
         }
-        let copies = self.map()?.shards.iter().flat_map(|entry| std::iter::once(&entry.host).chain(&entry.replicas));
-        names.extend(copies.map(String::as_str));
+        for entry in &self.map()?.shards {
+            names.extend(std::iter::once(&entry.host).chain(&entry.replicas).map(String::as_str));
+        }
         Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
     }
 
@@ -125,7 +131,7 @@ impl Files {
                 Err(error) => missing.push((name.clone(), error)),
             }
         }
-        let folder = self.plays.playbook.file.path().parent().map(std::path::Path::to_owned);
+        let folder = self.plays.playbook.file.path().parent().map(Path::to_owned);
         let ground = Ground {
             fleet,
             sessions,
@@ -143,46 +149,70 @@ impl Files {
     }
 
     /// Where the moves of a run that is under way are kept.
-    pub fn agenda(&self) -> std::path::PathBuf {
-        self.project.root.join(".dunlin").join(format!("rebalance-{}.json", self.name()))
+    pub fn agenda(&self) -> PathBuf {
+        self.beside("rebalance", "json")
     }
 
     /// Where earlier looks at the capacity are kept.
-    pub fn looks(&self) -> std::path::PathBuf {
-        self.project.root.join(".dunlin").join(format!("capacity-{}.jsonl", self.name()))
+    pub fn looks(&self) -> PathBuf {
+        self.beside("capacity", "jsonl")
     }
 
-    fn name(&self) -> String {
-        self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    fn beside(&self, what: &str, ending: &str) -> PathBuf {
+        let name = self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.project.root.join(".dunlin").join(format!("{what}-{}.{ending}", name.unwrap_or_default()))
     }
 
     /// Writes or removes the moves that are still to be made.
     ///
     /// # Errors
     /// The disk said no.
-    pub fn keep(&self, steps: &[crate::rebalance::run::Step]) -> Result<(), Failure> {
-        let path = self.agenda();
-        if steps.is_empty() {
-            return match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            };
-        }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
-        Ok(publish::replace(&path, &text)?)
+    pub fn keep(&self, steps: &[Step]) -> Result<(), Failure> {
+        keep(&self.agenda(), steps)
     }
 
     /// The moves that a run before left.
     ///
     /// # Errors
     /// The file is broken.
-    pub fn kept(&self) -> Result<Vec<crate::rebalance::run::Step>, Failure> {
-        match std::fs::read_to_string(self.agenda()) {
-            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-            Err(_) => Ok(Vec::new()),
-        }
+    pub fn kept(&self) -> Result<Vec<Step>, Failure> {
+        kept(&self.agenda())
+    }
+
+    /// Writes or removes the replicas that are still to be made after a failover.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn keep_repairs(&self, repairs: &[Repair]) -> Result<(), Failure> {
+        keep(&self.beside("repairs", "json"), repairs)
+    }
+
+    /// The replicas that a failover before left to be made.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn repairs(&self) -> Result<Vec<Repair>, Failure> {
+        kept(&self.beside("repairs", "json"))
+    }
+}
+
+fn keep<T: Serialize>(path: &Path, items: &[T]) -> Result<(), Failure> {
+    if items.is_empty() {
+        return match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        };
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let text = serde_json::to_string_pretty(items).map_err(anyhow::Error::from)?;
+    Ok(publish::replace(path, &text)?)
+}
+
+fn kept<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+        Err(_) => Ok(Vec::new()),
     }
 }

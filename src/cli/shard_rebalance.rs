@@ -223,6 +223,7 @@ fn steps(plan: &RebalancePlan) -> Vec<Step> {
         from: m.from.clone(),
         to: m.to.clone(),
         wave: m.wave,
+        role: m.role,
     };
     plan.moves.iter().map(step).collect()
 }

@@ -12,6 +12,7 @@ use crate::fleet::Session;
 use crate::inventory::Bytes;
 use crate::plan::Counts;
 use crate::rebalance::Ground;
+use crate::rebalance::plan::Role;
 use crate::rebalance::run::{How, Moved, Outcome, Step, preflight, run};
 use crate::report::{Bars, Reporter, Summary};
 use crate::wire::Event;
@@ -107,7 +108,7 @@ pub async fn carry_out(
         if let Ok(moved) = result {
             reporter.line(&json!({
                 "event": "moved", "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
-                "gap_ms": milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.kept,
+                "role": step.role, "gap_ms": milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.kept,
             }));
             bars.line(&moved_line(step, moved));
         }
@@ -143,6 +144,9 @@ pub fn show(reporter: &Reporter, bars: &Bars, host: &str, event: &Event) {
 
 fn moved_line(step: &Step, moved: &Moved) -> String {
     let what = format!("  shard {:<4} {} → {}", step.shard, step.from, step.to);
+    if step.role == Role::Replica {
+        return format!("{what} (replica)   {} in {:.1} s", Bytes(moved.bytes).human(), moved.seconds);
+    }
     let figures = format!(
         "{} in {:.1} s, writes held {:.1} ms",
         Bytes(moved.bytes).human(),

@@ -4,6 +4,7 @@ mod capacity;
 mod failover;
 mod log;
 mod reverse;
+mod status;
 mod strays;
 mod verify;
 
@@ -19,13 +20,12 @@ use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
-use crate::inventory::Bytes;
+use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
-use crate::rebalance::resume::{Journals, Stand, abort, adopt, believed, journals, resume, stand};
+use crate::rebalance::plan::Role as CopyRole;
+use crate::rebalance::resume::{Journals, Stand, abort, adopt, journals, resume, stand};
 use crate::rebalance::run::{How, Step};
-use crate::rebalance::{Ground, observe};
 use crate::report::{Bars, Reporter};
-use crate::transport::ConnectError;
 use crate::wire::shard::{MoveState, Role};
 
 /// The state of the map, and of moves under way
@@ -37,13 +37,14 @@ pub struct Shards {
 
 #[derive(Debug, Subcommand)]
 enum What {
-    /// Show where the shards are, how big, and which moves are under way
+    /// Show where the shards are, how big, how their replicas are, and which moves are under way
     Status {
         /// Write the observation, to plan from it elsewhere
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left
+    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left, and
+    /// have primaries need the replicas that they were given
     Resume {
         /// Do not ask
         #[arg(short, long)]
@@ -144,59 +145,6 @@ impl Work<'_> {
         }
     }
 
-    async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let (ground, missing) = self.files.living(&fleet).await?;
-        let (reporter, map) = (&self.reporter, self.files.map()?);
-        for (host, error) in &missing {
-            reporter.failed(host, &error.to_string(), Some(&error.hint()));
-        }
-        let found = journals(&ground).await?;
-        let open = self.open(&ground, &found)?;
-        reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
-        let served = believed(&ground, map, &open);
-        let primaries = observe::primaries(&ground, &served).await;
-        if let Ok(primaries) = &primaries {
-            for host in self.files.shard_hosts()? {
-                let shards: Vec<_> = served.shards_on(&host.name).collect();
-                let seen = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
-                let bytes: u64 = seen.map(|seen| seen.bytes).sum();
-                let size = Bytes(bytes).human();
-                reporter.data(&format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len()));
-                reporter.line(&json!({"event": "shards", "host": host.name, "shards": shards.len(), "bytes": bytes}));
-            }
-            let observation = observe::observation(&ground, &served, &self.files.shard_hosts()?, primaries);
-            if let Some(file) = &out {
-                std::fs::write(file, observation.to_json())?;
-            }
-        }
-        self.tell(&open);
-        let strays = self.strays(&ground, &open).await?;
-        self.tell_strays(&strays);
-        let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
-        let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
-        if rest > 0 {
-            reporter.data(&format!("  {rest} moves of the plan are not begun"));
-        }
-        if open.is_empty() && rest == 0 {
-            reporter.data("  no moves under way");
-            if !strays.is_empty() {
-                reporter.say("next: dunlin shards resume stops what the map does not know, and keeps its files");
-            }
-        } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
-            reporter
-                .say("next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them");
-        } else {
-            reporter.say("next: dunlin shards resume, or dunlin shards abort");
-        }
-        reporter.line(&json!({"event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest}));
-        let next = match missing.first() {
-            Some((host, _)) => format!("dunlin shards failover {host} --dry-run, if that host is dead"),
-            None => "dunlin shards resume".to_owned(),
-        };
-        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint(next))
-    }
-
     async fn resume(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
@@ -204,10 +152,12 @@ impl Work<'_> {
         {
             let found = journals(&ground).await?;
             let open = self.open(&ground, &found)?;
-            self.may_go_without(&missing, &open, left.is_empty())?;
+            self.may_go_without(&ground, &missing, &open)?;
             if !yes {
                 self.tell(&open);
-                self.tell_strays(&self.strays(&ground, &open).await?);
+                if let Some(copies) = self.copies_now(&ground).await? {
+                    self.tell_copies(&copies);
+                }
                 confirm("Bring these moves to their end?", yes)?;
             }
         }
@@ -215,14 +165,13 @@ impl Work<'_> {
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         self.tell(&open);
-        let waiting = self.end_all(&ground, &open, tally).await?;
-        let after = journals(&ground).await?;
-        let strays = self.strays(&ground, &self.open(&ground, &after)?).await?;
-        if open.is_empty() && left.is_empty() && strays.is_empty() {
+        let mut waiting = self.end_all(&ground, &open, tally).await?;
+        let mut settled = if tally.failed == 0 { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        settled += self.repair(&ground, &self.files.repairs()?, tally).await?;
+        if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);
         }
-        self.tidy(&ground, &strays, tally).await;
         let rest = not_there(left, &read_map(&ground.map_file)?.0);
         self.files.keep(&rest)?;
         if tally.failed > 0 || waiting {
@@ -234,24 +183,6 @@ impl Work<'_> {
         checked(&ground, &rest, &self.id).await?;
         let task = Task { id: &self.id, steps: &rest, how: How::default(), planned: None };
         carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
-    }
-
-    /// A failover is ended without the hosts that do not answer; moves need all.
-    fn may_go_without(
-        &self,
-        missing: &[(String, ConnectError)],
-        open: &[(&MoveState, Stand)],
-        nothing_left: bool,
-    ) -> Result<(), Failure> {
-        let only_failovers = !open.is_empty() && open.iter().all(|(state, _)| state.failover.is_some());
-        if missing.is_empty() || (only_failovers && nothing_left) {
-            return Ok(());
-        }
-        for (host, error) in missing {
-            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
-        }
-        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
-        Err(Failure::say(Exit::Refused, text))
     }
 
     /// Brings moves to their end, one after the other; says whether old instances had to be left.
@@ -284,7 +215,8 @@ impl Work<'_> {
         for (state, _) in open.iter().filter(is_move) {
             match resume(ground, state, &watch).await {
                 Ok(kept) => {
-                    bars.line(&format!("  shard {} serves at {}", state.shard, state.to));
+                    let what = if state.replica { "has a replica" } else { "serves" };
+                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
                     waiting |= kept.is_some();
                     kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
                 }
@@ -309,10 +241,15 @@ impl Work<'_> {
         }
         begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
         let found = journals(&ground).await?;
-        let (back, on): (Vec<_>, Vec<_>) =
-            self.open(&ground, &found)?.into_iter().partition(|(_, stand)| *stand == Stand::Copying);
+        let (back, on): (Vec<_>, Vec<_>) = self
+            .open(&ground, &found)?
+            .into_iter()
+            .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
         for (state, _) in &back {
             match abort(&ground, state, &|_, _| {}).await {
+                Ok(()) if state.replica => {
+                    self.reporter.data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
+                }
                 Ok(()) => self.reporter.data(&format!("shard {} stays at {}", state.shard, state.from)),
                 Err(error) => {
                     tally.failed += 1;
@@ -330,11 +267,17 @@ impl Work<'_> {
     }
 }
 
-/// The steps that are still to be made: those whose shard is at their end, or further on its way, are not.
+/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
 fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let at = |step: &Step| map.shards.iter().any(|entry| u32::from(entry.id.0) == step.shard && entry.host == step.to);
-    let done: Vec<(u32, usize)> = left.iter().filter(|step| at(step)).map(Step::key).collect();
-    let behind = |step: &Step| done.iter().any(|(shard, wave)| *shard == step.shard && *wave >= step.wave);
+    let at = |step: &Step| {
+        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
+            CopyRole::Primary => entry.host == step.to,
+            CopyRole::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
+        })
+    };
+    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
+    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
+    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
     left.into_iter().filter(|step| !behind(step)).collect()
 }
 
@@ -345,6 +288,8 @@ fn line(state: &MoveState, stand: Stand) -> String {
         Stand::Soaking => "moved; the old instance follows as a replica",
         Stand::Switched => "switched: the target serves; to be published and the old instance retired",
         Stand::Copying => "the source serves; the copy is not switched",
+        Stand::Joining => "a replica in the making; the map does not name it yet",
+        Stand::Joined => "a new replica; the one that it replaces is to be retired",
         Stand::Fenced => "neither serves at this moment; resume decides by their roles",
         Stand::Failing => {
             "a failover that was cut short; resume ends it, or takes it back where the source is there again"
@@ -379,7 +324,13 @@ mod tests {
 
     #[test]
     fn a_detour_goes_on_from_where_the_shard_is() {
-        let step = |shard, from: &str, to: &str, wave| Step { shard, from: from.into(), to: to.into(), wave };
+        let step = |shard, from: &str, to: &str, wave| Step {
+            shard,
+            from: from.into(),
+            to: to.into(),
+            wave,
+            role: CopyRole::Primary,
+        };
         let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
         let map = |host| {
             let text = format!(

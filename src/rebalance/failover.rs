@@ -11,7 +11,7 @@ pub mod run;
 
 use std::collections::BTreeSet;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::observation::HostLoad;
 use crate::wire::shard::Role;
@@ -149,7 +149,7 @@ pub struct Stranded {
 }
 
 /// A new replica.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
     /// The shard.
     pub shard: u32,

@@ -6,6 +6,7 @@
 
 pub mod capacity;
 pub mod check;
+pub mod copies;
 pub mod failover;
 pub mod ground;
 pub mod host;
@@ -13,6 +14,7 @@ pub mod observation;
 pub mod observe;
 pub mod plan;
 pub mod publish;
+pub mod replica;
 pub mod resume;
 pub mod run;
 pub mod verify;

@@ -7,8 +7,9 @@ use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
 use super::ground::{Watch, placed, read_map};
+use super::replica::Change;
 use super::run::{How, Settling, settle, switch};
-use super::{Ground, publish};
+use super::{Ground, publish, replica};
 use crate::wire::shard::{Logged, MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
 
 /// The last move of each shard that a host's journal knows, with the roles now.
@@ -73,11 +74,20 @@ pub enum Stand {
     Failing,
     /// A copy was promoted; only the map does not say so yet.
     Promoted,
+    /// A replica is being made; the map does not name it yet.
+    Joining,
+    /// The map names a new replica; its journal and the one that it replaces are left to be dealt with.
+    Joined,
 }
 
 /// Where a move stands, by its roles and the map.
 pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
+    if state.replica {
+        let host = ground.host_at(&state.to);
+        let named = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
+        return replica_stand(state, named, map.epoch.0);
+    }
     let at_target = entry.map(|entry| entry.host.as_str()) == ground.host_at(&state.to);
     if let Some(failover) = &state.failover {
         return match (&state.target, failover.promoted) {
@@ -101,9 +111,20 @@ pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
     }
 }
 
+fn replica_stand(state: &MoveState, named: bool, epoch: u64) -> Stand {
+    match (state.finished, named) {
+        (false, true) => Stand::Joined,
+        (false, false) => Stand::Joining,
+        // The map that named it is a later one than ours.
+        (true, false) if state.epoch > epoch && matches!(state.target, Role::Replica { .. }) => Stand::Elsewhere,
+        (true, _) => Stand::Over,
+    }
+}
+
 /// The map as it would be with what the open moves have done already: where the shards are served now.
 pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)]) -> ShardMap {
-    let moved = open.iter().filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched | Stand::Promoted));
+    let open = open.iter().filter(|(state, _)| !state.replica);
+    let moved = open.filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched | Stand::Promoted));
     moved.fold(map.clone(), |map, (state, _)| match ground.host_at(&state.to) {
         Some(host) => back(&map, state.shard, host),
         None => map,
@@ -117,6 +138,10 @@ pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)
 pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
     let (map, _) = read_map(&ground.map_file)?;
     let place = |state: &&MoveState| {
+        if state.replica {
+            let (old, new) = replica::hosts_of(ground, state)?;
+            return replica::exchanged(&map, Change { shard: state.shard, old, new });
+        }
         let host = ground.host_at(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
         placed(&map, state.shard, host)
     };
@@ -129,6 +154,9 @@ pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
 /// # Errors
 /// It cannot be decided by roles (the message says what to decide), or a step failed.
 pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Option<String>> {
+    if state.replica {
+        return replica::resume(ground, state, watch).await;
+    }
     let (map, _) = read_map(&ground.map_file)?;
     let Some((from, to)) = ground.host_at(&state.from).zip(ground.host_at(&state.to)) else {
         bail!("shard {}: {} or {} is not in the inventory", state.shard, state.from, state.to);
@@ -153,6 +181,9 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
 /// # Errors
 /// It has, or a step failed.
 pub async fn abort(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<()> {
+    if state.replica {
+        return replica::abort(ground, state).await;
+    }
     let (map, _) = read_map(&ground.map_file)?;
     let Some(to) = ground.host_at(&state.to) else { bail!("{} is not in the inventory", state.to) };
     let spec = spec(ground, &map, state, to)?;

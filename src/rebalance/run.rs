@@ -3,14 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, placed, read_map};
-use super::{Ground, publish};
+use super::ground::{Watch, placed, read_map, shard_id};
+use super::plan::Role;
+use super::replica::Change;
+use super::{Ground, publish, replica};
 use crate::wire::Event;
-use crate::wire::shard::{Arm, MoveSpec, Reply, Request, Retire, Switched};
+use crate::wire::shard::{Arm, MoveSpec, Reply, Request, Retire, Switched, moves_folder};
 
 /// How long a retired instance's files are kept, in hours.
 const KEEP_HOURS: u64 = 72;
@@ -28,12 +30,28 @@ pub struct Step {
     pub to: String,
     /// When: all of a wave are moved at once.
     pub wave: usize,
+    /// Which copy moves; a file of an earlier version speaks of primaries only.
+    #[serde(default)]
+    pub role: Role,
 }
 
 impl Step {
     /// What tells it from the other steps of its plan: a detour moves a shard twice.
     pub fn key(&self) -> (u32, usize) {
         (self.shard, self.wave)
+    }
+
+    /// The replica that it makes, where it is one that moves.
+    fn replica(&self) -> Option<Change<'_>> {
+        (self.role == Role::Replica).then_some(Change { shard: self.shard, old: Some(&self.from), new: &self.to })
+    }
+
+    /// The move as the target's host is asked whether anything stands in its way.
+    fn spec(&self, ground: &Ground<'_>, map: &ShardMap, run: &str) -> Result<MoveSpec> {
+        let Some(change) = self.replica() else { return ground.spec(map, run, self.shard, &self.to) };
+        let entry = map.shard(shard_id(self.shard)?).with_context(|| format!("there is no shard {}", self.shard))?;
+        let others = entry.replicas.iter().map(|host| ground.address(map, self.shard, host)).collect::<Result<_>>()?;
+        Ok(MoveSpec { others, ..replica::spec(ground, map, run, change)? })
     }
 }
 
@@ -81,7 +99,7 @@ pub struct Outcome {
 /// A host could not be asked.
 pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run: &str) -> Result<Vec<String>> {
     let ask = async |step: &Step| -> Result<Vec<String>> {
-        let spec = ground.spec(map, run, step.shard, &step.to)?;
+        let spec = step.spec(ground, map, run)?;
         match ground.ask(&step.to, Request::Preflight(spec), &|_, _| {}).await? {
             Reply::Preflight(refusals) => Ok(refusals
                 .into_iter()
@@ -132,9 +150,13 @@ pub async fn run(
 
 async fn one(ground: &Ground<'_>, step: &Step, run: &str, settling: &Settling<'_>) -> Result<Moved> {
     let (begin, watch) = (Instant::now(), settling.watch);
-    let (map, _) = read_map(&ground.map_file)?;
     // A detour moves a shard twice in one run; the hosts' journals tell moves apart by their run.
-    let spec = ground.spec(&map, &format!("{run}.{}", step.wave), step.shard, &step.to)?;
+    let run = format!("{run}.{}", step.wave);
+    if let Some(change) = step.replica() {
+        return replica::change(ground, change, &run, settling).await;
+    }
+    let (map, _) = read_map(&ground.map_file)?;
+    let spec = ground.spec(&map, &run, step.shard, &step.to)?;
     let mut moved = Moved::default();
     match ground.ask(&step.to, Request::Copy(spec.clone()), watch).await? {
         Reply::Copied(copied) => moved.bytes = copied.bytes,
@@ -213,30 +235,57 @@ pub async fn settle(
         return Ok(None);
     }
     phase(spec, to, "retire", watch);
-    let behind = publish::left_behind(ground, &map, !how.pass_unclear).await?;
+    let instance = ground.instance(before, spec.shard, from, ground.session(from)?)?;
+    let leaving = Leaving { run: &spec.run, shard: spec.shard, host: from, owner: spec.to.clone(), instance };
+    let kept = retire(ground, &map, &leaving, *how).await?;
+    if kept.is_none() {
+        phase(spec, to, "done", watch);
+    }
+    Ok(kept)
+}
+
+/// An instance that is wanted no more where it is.
+pub struct Leaving<'a> {
+    /// The run.
+    pub run: &'a str,
+    /// Its shard.
+    pub shard: u32,
+    /// Its host.
+    pub host: &'a str,
+    /// The shard's primary, `ip:port`, which it follows.
+    pub owner: String,
+    /// Its `redis_shard` as it was provisioned.
+    pub instance: serde_json::Value,
+}
+
+/// Stops an instance once the application has left it, and keeps its files. Returns why that has to wait, where it has.
+///
+/// # Errors
+/// The consumers could not be asked.
+pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, how: How) -> Result<Option<String>> {
+    let Leaving { run, shard, host, owner, instance } = leaving;
+    let entry = map.shard(shard_id(*shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let behind = publish::left_behind(ground, map, !how.pass_unclear).await?;
     if !behind.is_empty() {
         return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, behind.join("; "))));
     }
     let retire = Retire {
-        run: spec.run.clone(),
-        fence: ground.fence(from),
-        shard: spec.shard,
-        address: spec.from.clone(),
-        owner: spec.to.clone(),
+        run: (*run).to_owned(),
+        fence: ground.fence(host),
+        shard: *shard,
+        address: ground.address(map, *shard, host)?,
+        owner: owner.clone(),
         epoch: map.epoch.0,
-        credentials: spec.credentials.clone(),
-        app_user: spec.app_user.clone(),
-        instance: ground.instance(before, spec.shard, from, ground.session(from)?)?,
+        credentials: ground.credentials.clone(),
+        app_user: entry.id.user(),
+        instance: instance.clone(),
         keep_hours: KEEP_HOURS,
-        journals: spec.journals.clone(),
+        journals: moves_folder(),
     };
     let begin = Instant::now();
     loop {
-        match ground.ask(from, Request::Retire(retire.clone()), &|_, _| {}).await {
-            Ok(_) => {
-                phase(spec, to, "done", watch);
-                return Ok(None);
-            }
+        match ground.ask(host, Request::Retire(retire.clone()), &|_, _| {}).await {
+            Ok(_) => return Ok(None),
             // Services look at their map a few times a second and then close what they do not need.
             Err(_) if begin.elapsed() < LEAVE => tokio::time::sleep(Duration::from_millis(250)).await,
             Err(error) => return Ok(Some(format!("{error:#}"))),
@@ -245,7 +294,7 @@ pub async fn settle(
 }
 
 /// Tells what is done with a shard now, where the host does not.
-fn phase(spec: &MoveSpec, host: &str, phase: &str, watch: Watch<'_>) {
+pub fn phase(spec: &MoveSpec, host: &str, phase: &str, watch: Watch<'_>) {
     let (job, phase) = (format!("shard {}", spec.shard), phase.to_owned());
     watch(host, &Event::Progress { job, phase, done: 0, total: 1 });
 }

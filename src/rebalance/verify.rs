@@ -50,7 +50,7 @@ pub fn pairs(ground: &Ground<'_>, map: &ShardMap, found: &Journals) -> Result<Ve
             pairs.push(pair(shard, ends, replica));
         }
         if let Some((_, state)) = found.get(&shard)
-            && matches!(stand(ground, map, state), Stand::Soaking | Stand::Copying)
+            && matches!(stand(ground, map, state), Stand::Soaking | Stand::Copying | Stand::Joining)
             && let Some(on) = ground.host_at(&state.to)
         {
             pairs.push(pair(shard, (state.from.clone(), state.to.clone()), on));

@@ -48,6 +48,11 @@ pub struct RedisShard {
     /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
     #[serde(default)]
     pub replica_of: String,
+    /// How many replicas must be attached to a primary for it to accept writes (`min-replicas-to-write`); empty for
+    /// none. As with `replica_of`, only a new configuration takes it over: a live primary learns of it from
+    /// `dunlin shards resume`, once its replicas are there.
+    #[serde(default)]
+    pub min_replicas: String,
     /// Where the configuration stands; `/etc/redis/shard-<id>.conf` where not given.
     #[serde(default)]
     pub conf_path: Option<PathBuf>,
@@ -110,6 +115,9 @@ impl Resource for RedisShard {
         if self.id.parse::<u32>().is_err() {
             return Err(format!("id must be a shard's number, not \"{}\"", self.id));
         }
+        if !self.min_replicas.is_empty() && self.min_replicas.parse::<u32>().is_err() {
+            return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
+        }
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
             return if self.folder.is_absolute() { Ok(()) } else { Err("folder must be an absolute path".to_owned()) };
         }
@@ -168,6 +176,9 @@ impl Resource for RedisShard {
             PathState::Absent => changes.push(Change::set("folder", self.folder.display())),
             PathState::Directory { meta } => changes.extend(mode::meta_changes(meta, &self.folder_meta())),
             _ => bail!("{} is no directory", self.folder.display()),
+        }
+        if observed.conf.is_none() && !self.replica_of.is_empty() {
+            changes.push(Change::set("replica of", &self.replica_of));
         }
         if !observed.is_enabled {
             changes.push(Change::new("enabled", false, true));
@@ -232,7 +243,7 @@ impl RedisShard {
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         place::own(&self.folder, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        self.write(&acl::switched(&acl, closed, false), &follow_line(replica_of)?, blobs)?;
+        self.write(&acl::switched(&acl, closed, false), &self.new_lines(replica_of)?, blobs)?;
         place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
         self.start_with_host()
     }
@@ -342,13 +353,26 @@ impl RedisShard {
         place::write(&self.conf_path(), format!("{marks}{conf}{separate}{running}").as_bytes(), &self.file_meta())
     }
 
-    /// What stands in the file of the running state; in a new file, whom the map lets it follow.
+    /// What stands in the file of the running state; in a new file, what the map has it begin with.
     fn running_lines(&self, observed: &Observed) -> Result<String> {
         match (&observed.conf, self.current()?) {
             (Some(_), Some(conf)) => Ok(conf.running_lines()),
-            _ if self.replica_of.is_empty() => Ok(String::new()),
-            _ => follow_line(&self.replica_of),
+            _ => self.new_lines(&self.replica_of),
         }
+    }
+
+    /// Whom a new instance follows, and how many replicas it needs once it is a primary.
+    fn new_lines(&self, replica_of: &str) -> Result<String> {
+        let follows = if replica_of.is_empty() { String::new() } else { follow_line(replica_of)? };
+        Ok(match self.needed() {
+            0 => follows,
+            needed => format!("{follows}min-replicas-to-write {needed}\n"),
+        })
+    }
+
+    /// How many replicas it is to need as a primary.
+    pub fn needed(&self) -> u32 {
+        self.min_replicas.parse().unwrap_or(0)
     }
 
     fn refuse_other_role(&self, observed: &Observed) -> Result<()> {

@@ -34,6 +34,14 @@ pub enum Request {
     Arm(Arm),
     /// Hand the writes over (P6–P11).
     Switch(MoveSpec),
+    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of. No write
+    /// is held.
+    Replicate(MoveSpec),
+    /// The map names the replica: its journal is closed.
+    Keep(MoveSpec),
+    /// Have a primary accept writes only with so many replicas attached, from now on and after a restart; its standing
+    /// value, where `Arm` is for one switch. Goes to the primary's host.
+    Guard(Arm),
     /// Compare source and target again (P5 alone).
     Verify(MoveSpec),
     /// Stop an instance that has handed its shard over, keep its files (P14). Goes to the source's host.
@@ -76,6 +84,8 @@ pub enum Reply {
     Copied(Copied),
     /// The source's file says so.
     Armed,
+    /// The replica's journal is closed.
+    Kept,
     /// The target owns the shard.
     Switched(Switched),
     /// The comparison's result.
@@ -313,6 +323,9 @@ pub struct Observed {
     pub clients: u64,
     /// Is the append-only file on and its last write good?
     pub durable: bool,
+    /// How many replicas must be attached for it to accept writes (`min-replicas-to-write`).
+    #[serde(default)]
+    pub min_replicas: u64,
     /// Keys that were looked at closely, where that was asked for.
     #[serde(default)]
     pub sample: Sample,
@@ -351,7 +364,7 @@ pub enum Role {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
-    /// `overcommit`, `source`, `port`.
+    /// `overcommit`, `source`, `replica`, `port`.
     pub rule: String,
     /// What was found and what would do.
     pub reason: String,
@@ -501,6 +514,10 @@ pub struct MoveState {
     pub mark: String,
     /// When that was noted, RFC 3339.
     pub at: String,
+    /// Is it a replica that is made, and not the primary that moves? The source is the primary then, and `others` the
+    /// replica that is replaced.
+    #[serde(default)]
+    pub replica: bool,
     /// Has it come to an end, at the source or at the target?
     pub finished: bool,
     /// Is it a failover? Then the source was given up, and the target may have been opened where that is said.
@@ -531,7 +548,7 @@ pub struct Logged {
     pub begun: String,
     /// When the last record was made.
     pub ended: String,
-    /// `moved`, `failed over`, `taken back`, or `open`.
+    /// `moved`, `failed over`, `replica made`, `taken back`, or `open`.
     pub end: String,
 }
 

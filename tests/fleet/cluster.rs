@@ -62,6 +62,15 @@ pub enum Role {
 impl<'f> Cluster<'f> {
     /// Removes what tests before left, and provisions; nothing is pending afterwards.
     pub fn new(fleet: &'f Fleet) -> Self {
+        Self::made(fleet, false)
+    }
+
+    /// The same in two zones, each shard with a replica in the other one; the host that joins later is in redis-01's.
+    pub fn with_replicas(fleet: &'f Fleet) -> Self {
+        Self::made(fleet, true)
+    }
+
+    fn made(fleet: &'f Fleet, replicas: bool) -> Self {
         for host in HOSTS {
             fleet.root(host, WIPE);
         }
@@ -70,8 +79,11 @@ impl<'f> Cluster<'f> {
             "hosts = [\"redis-01\", \"redis-02\"]\nvars = { shard_maxmemory = \"64MiB\", redis_appendfsync = \"always\" }",
         )
         .unwrap();
-        for host in REDIS {
+        for (host, zone) in REDIS.into_iter().zip(["a", "b", "a"]) {
             project.host(host).insert("memory".to_owned(), "1GiB".into());
+            if replicas {
+                project.host(host).insert("zone".to_owned(), zone.into());
+            }
         }
         project.write();
         let mut map = format!("cluster = \"test\"\nepoch = 1\nport_base = {PORT}\n");
@@ -80,6 +92,10 @@ impl<'f> Cluster<'f> {
             let (first, host) = (id * width, REDIS[usize::from(id / (SHARDS / 2))]);
             let slots = format!("{first}-{}", first + width - 1);
             writeln!(map, "\n[[shard]]\nid = {id}\nslots = \"{slots}\"\nhost = \"{host}\"").unwrap();
+            if replicas {
+                let other = REDIS[1 - usize::from(id / (SHARDS / 2))];
+                writeln!(map, "replicas = [\"{other}\"]").unwrap();
+            }
         }
         std::fs::write(project.path("inventory/shards.toml"), map).unwrap();
         let secrets = project.path("inventory/secrets.toml");
@@ -155,6 +171,11 @@ impl<'f> Cluster<'f> {
         REDIS.into_iter().filter(takes).collect()
     }
 
+    /// As the admin.
+    pub fn admin(&self, host: &str, shard: u16) -> redis::Connection {
+        self.connect(host, shard, ("dunlin", ADMIN)).unwrap()
+    }
+
     fn connect(&self, host: &str, shard: u16, (user, password): (&str, &str)) -> Option<redis::Connection> {
         let url = format!("redis://{user}:{password}@{}/", self.address(host, shard));
         let limit = Duration::from_secs(2);
@@ -163,14 +184,16 @@ impl<'f> Cluster<'f> {
         Some(connection)
     }
 
-    /// Panics unless each shard has one instance, which is where the map says, and takes writes.
+    /// Panics unless each shard has the instances that the map says, and only the primary takes writes.
     #[track_caller]
     pub fn is_as_the_map_says(&self) {
         let map = self.map();
         for entry in &map.shards {
             assert_eq!(self.writable(entry.id.0), [entry.host.as_str()], "shard {}, epoch {}", entry.id, map.epoch);
+            let follows = Role::Replica(self.address(&entry.host, entry.id.0));
             for host in REDIS.into_iter().filter(|host| *host != entry.host) {
-                assert_eq!(self.role(host, entry.id.0), None, "an instance of shard {} is left on {host}", entry.id);
+                let wanted = entry.replicas.iter().any(|replica| replica == host).then(|| follows.clone());
+                assert_eq!(self.role(host, entry.id.0), wanted, "shard {} on {host}", entry.id);
             }
         }
     }

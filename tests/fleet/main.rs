@@ -13,6 +13,7 @@ mod project;
 mod provision;
 mod rebalance;
 mod refusals;
+mod replicas;
 mod soak;
 mod ways;
 mod writers;

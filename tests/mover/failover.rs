@@ -14,8 +14,7 @@ use crate::places::{APP, Notes, Places, SHARD, admin, app, connect, credentials,
 use crate::writers::Writers;
 
 /// As shipped for shards with replicas, but that a primary misses its replicas sooner.
-const GUARDED: (&str, &str) =
-    ("replica-read-only yes", "replica-read-only yes\nmin-replicas-max-lag 1\nmin-replicas-to-write 1");
+const GUARDED: (&str, &str) = ("min-replicas-max-lag 5", "min-replicas-max-lag 1\nmin-replicas-to-write 1");
 
 /// A primary at 0, and replicas of it in sync.
 fn cluster(replicas: u8) -> Places {

@@ -7,6 +7,7 @@ mod moves;
 mod places;
 mod preflight;
 mod provision;
+mod replica;
 mod torture;
 mod verification;
 mod writers;

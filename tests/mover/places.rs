@@ -69,6 +69,8 @@ pub struct Places {
     pub folder: tempfile::TempDir,
     pub port: u16,
     pub contents: Contents,
+    /// How many replicas a primary needs, as the playbook would say.
+    pub needed: u32,
     count: u8,
     appendfsync: &'static str,
     edits: Vec<(&'static str, &'static str)>,
@@ -106,7 +108,7 @@ impl Places {
                 break port;
             }
         };
-        let mut places = Self { folder, port, contents: Contents::default(), count, appendfsync, edits };
+        let mut places = Self { folder, port, contents: Contents::default(), needed: 0, count, appendfsync, edits };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(places.root(n).join(part)).unwrap();
@@ -168,6 +170,7 @@ impl Places {
             "id": SHARD.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
             "folder": self.data(n), "conf_path": self.conf_path(n),
             "acl_path": self.root(n).join(format!("etc/shard-{SHARD}.acl")), "user": user_name(),
+            "min_replicas": self.needed.to_string(),
         })
     }
 
@@ -188,6 +191,14 @@ impl Places {
             limits: Limits { copy_stall_s: 20, ..Limits::default() },
             journals: self.root(to).join("moves"),
         }
+    }
+
+    /// A replica of a primary, in the place of another one.
+    pub fn replica_spec(&mut self, primary: u8, new: u8, old: Option<u8>) -> MoveSpec {
+        let mut spec = self.spec(primary, new);
+        spec.others = old.map(|old| self.address(old)).into_iter().collect();
+        spec.instance["replica_of"] = json!(self.address(primary));
+        spec
     }
 
     /// The durable part of arming, at the source's place.

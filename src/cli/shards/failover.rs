@@ -12,7 +12,7 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, begin, show};
 use crate::rebalance::failover::run::{Outcome, run, set_aside};
-use crate::rebalance::failover::{FailoverPlan, Refusal, Scope, Wishes, look, plan};
+use crate::rebalance::failover::{FailoverPlan, Refusal, Repair, Scope, Wishes, look, plan};
 use crate::rebalance::resume::{Stand, journals, stand};
 use crate::rebalance::{Ground, publish};
 use crate::report::{Bars, failover_text};
@@ -74,13 +74,18 @@ impl Work<'_> {
             )
             .hint("run it again and look at the plan"));
         }
+        self.files.keep_repairs(&again.repairs)?;
         let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
         let outcome = run(&ground, &again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
         bars.finish();
         self.tell_failover(&ground, &again, &outcome).await?;
-        tally.failed = outcome.failed.len();
-        let whole = outcome.failed.is_empty() && outcome.unpublished.is_none() && again.stranded.is_empty();
-        Ok(if whole { Exit::Done } else { Exit::Partial })
+        tally.failed = outcome.failed.len() + usize::from(outcome.unpublished.is_some());
+        if outcome.unpublished.is_none() {
+            let is_up = |repair: &&Repair| !outcome.failed.contains_key(&repair.shard);
+            let repairs: Vec<Repair> = again.repairs.iter().filter(is_up).cloned().collect();
+            self.repair(&ground, &repairs, tally).await?;
+        }
+        Ok(if tally.failed == 0 && again.stranded.is_empty() { Exit::Done } else { Exit::Partial })
     }
 
     /// What is given up; a host or a shard must be one of ours.
@@ -110,7 +115,18 @@ impl Work<'_> {
         let hosts = self.files.shard_hosts()?;
         let sight = look::sight(ground, map, &hosts, scope).await?;
         let wishes = Wishes { repair: !how.no_repair, stale: how.stale };
-        let planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
+        let mut planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
+        if wishes.repair {
+            // What a run before has planned, and was cut short at.
+            let new = |old: &Repair| !planned.repairs.iter().any(|repair| repair.shard == old.shard);
+            let is_missing = |old: &Repair| {
+                let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == old.shard);
+                entry.is_some_and(|entry| entry.host != old.host && !entry.replicas.contains(&old.host))
+            };
+            let rest: Vec<Repair> =
+                self.files.repairs()?.into_iter().filter(|old| new(old) && is_missing(old)).collect();
+            planned.repairs.extend(rest);
+        }
         self.refuse_moves(ground, &planned).await?;
         Ok(planned)
     }
@@ -183,8 +199,13 @@ impl Work<'_> {
             }));
             reporter.data(&format!("  shard {shard} serves at {to}"));
             if outcome.unpublished.is_none() && !ground.absent.contains(&promotion.from) {
-                let aside = set_aside(ground, (shard, &promotion.from), &self.id).await;
-                self.tell_aside(shard, &promotion.from, aside);
+                match set_aside(ground, (shard, &promotion.from), &self.id).await {
+                    Ok(aside) => self.tell_aside(shard, &promotion.from, &aside),
+                    Err(error) => {
+                        let next = Some("dunlin shards resume");
+                        reporter.failed(&format!("shard {shard}"), &format!("the old instance stays: {error:#}"), next);
+                    }
+                }
             }
         }
         for freed in planned.freed.iter().filter(|freed| outcome.freed.contains(&freed.shard)) {

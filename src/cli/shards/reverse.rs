@@ -9,6 +9,7 @@ use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, Task, begin, carry_out};
 use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
+use crate::rebalance::plan::Role;
 use crate::rebalance::publish::published;
 use crate::rebalance::resume::{Journals, Stand, journals, stand};
 use crate::rebalance::run::{How, Step};
@@ -29,6 +30,7 @@ pub struct Which {
 impl Which {
     fn has(&self, state: &MoveState) -> bool {
         match &self.run {
+            _ if state.replica => false,
             // The hosts' journals know each wave of a run by itself.
             Some(run) => state.run == *run || state.run.strip_prefix(run).is_some_and(|rest| rest.starts_with('.')),
             None => self.shards.contains(&state.shard),
@@ -70,7 +72,13 @@ impl Work<'_> {
                 return Err(Failure::say(Exit::Refused, text).hint("dunlin shard-rebalance --to HOST moves it anew"));
             }
             if let Some((from, to)) = ground.host_at(&state.to).zip(ground.host_at(&state.from)) {
-                steps.push(Step { shard: state.shard, from: from.to_owned(), to: to.to_owned(), wave: 0 });
+                steps.push(Step {
+                    shard: state.shard,
+                    from: from.to_owned(),
+                    to: to.to_owned(),
+                    wave: 0,
+                    role: Role::Primary,
+                });
             }
         }
         let missing: Vec<u32> =

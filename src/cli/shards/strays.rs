@@ -1,89 +1,118 @@
-//! Instances that came back after a failover, in `dunlin shards status` and `resume`.
-
-use std::collections::BTreeSet;
+//! After a failover: what was cut short is ended, old primaries that came back are set aside, replicas made anew. For
+//! `dunlin shards failover` and `resume`.
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::{Work, role};
+use super::Work;
+use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
-use crate::cli::shard_run::Tally;
+use crate::cli::shard_run::{Tally, show};
 use crate::inventory::Bytes;
-use crate::rebalance::failover::look::{Stray, strays};
-use crate::rebalance::failover::run::{Ended, resume, tidy};
+use crate::rebalance::Ground;
+use crate::rebalance::copies::Copies;
+use crate::rebalance::failover::Repair;
+use crate::rebalance::failover::run::{Ended, repair, resume, set_aside};
 use crate::rebalance::ground::{Watch, read_map};
 use crate::rebalance::resume::Stand;
-use crate::rebalance::{Ground, publish};
+use crate::report::Bars;
+use crate::transport::ConnectError;
+use crate::wire::shard::MoveState;
 use crate::wire::shard::failover::Aside;
-use crate::wire::shard::{MoveState, Role};
 
 impl Work<'_> {
-    /// Instances that neither the map nor a move under way knows; none where the map is behind, and so knows too little.
+    /// A failover, and a replica in the making, are ended without the hosts that do not answer; moves need all.
     ///
     /// # Errors
-    /// A host that was connected does not answer.
-    pub async fn strays(&self, ground: &Ground<'_>, open: &[(&MoveState, Stand)]) -> Result<Vec<Stray>, Failure> {
-        let (map, _) = read_map(&ground.map_file)?;
-        if publish::published(ground, &map).await? > map.epoch.0 {
-            return Ok(Vec::new());
+    /// Some do not answer, and there is something that needs them.
+    pub fn may_go_without(
+        &self,
+        ground: &Ground<'_>,
+        missing: &[(String, ConnectError)],
+        open: &[(&MoveState, Stand)],
+    ) -> Result<(), Failure> {
+        let is_here = |address: &String| ground.host_at(address).is_some_and(|host| !ground.absent.contains(host));
+        let is_made = |state: &MoveState| state.replica && state.others.is_empty() && is_here(&state.from);
+        let needs_all = open.iter().any(|(state, _)| state.failover.is_none() && !is_made(state));
+        let is_something = !open.is_empty() || !self.files.repairs()?.is_empty();
+        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.is_empty()) {
+            return Ok(());
         }
-        let known: BTreeSet<String> = open
-            .iter()
-            .flat_map(|(state, _)| [&state.from, &state.to])
-            .chain(open.iter().flat_map(|(state, _)| &state.others))
-            .cloned()
-            .collect();
-        Ok(strays(ground, &map, &self.files.shard_hosts()?, &known).await?)
+        for (host, error) in missing {
+            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        }
+        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+        Err(Failure::say(Exit::Refused, text))
     }
 
-    /// Names them.
-    pub fn tell_strays(&self, found: &[Stray]) {
-        for Stray { host, seen } in found {
-            let is_master = matches!(seen.role, Role::Master { .. });
-            let what = match (is_master, seen.min_replicas) {
-                (true, 0) => "an old instance that came back, and ACCEPTS WRITES of clients with an old map",
-                (true, _) => "an old instance that came back; it accepts no writes",
-                (false, _) => "a replica that the map does not know",
-            };
-            self.reporter.data(&format!("  shard {} on {host} ({}): {what}", seen.shard, role(&seen.role)));
-            self.reporter.line(&json!({
-                "event": "stray", "shard": seen.shard, "host": host, "role": seen.role, "keys": seen.keys,
-                "bytes": seen.bytes,
-            }));
+    /// Stops old primaries that came back, and keeps their files. Returns what could not be done, by shard.
+    pub async fn tidy(&self, ground: &Ground<'_>, copies: &Copies) -> Vec<(u32, String)> {
+        let mut left = Vec::new();
+        for stray in copies.strays.iter().filter(|stray| stray.of.is_none()) {
+            match set_aside(ground, (stray.shard, &stray.host), &self.id).await {
+                Ok(aside) => self.tell_aside(stray.shard, &stray.host, &aside),
+                Err(error) => left.push((stray.shard, format!("the instance on {} stays: {error:#}", stray.host))),
+            }
         }
-    }
-
-    /// Stops them, and keeps their files.
-    pub async fn tidy(&self, ground: &Ground<'_>, found: &[Stray], tally: &mut Tally) {
-        for stray in found {
-            let aside = tidy(ground, stray, &self.id).await;
-            tally.failed += usize::from(aside.is_err());
-            self.tell_aside(stray.seen.shard, &stray.host, aside);
-        }
+        left
     }
 
     /// What became of an old instance.
-    pub fn tell_aside(&self, shard: u32, host: &str, aside: Result<Aside>) {
-        match aside {
-            Ok(Aside { kept: Some(kept), ahead }) => {
-                let ahead_text = match ahead {
-                    Some(0) => "it had nothing that the new primary lacks".to_owned(),
-                    Some(bytes) => format!("it was {} ahead of the new primary", Bytes(bytes).human()),
-                    None => "what it had alone is not known".to_owned(),
-                };
-                let kept = kept.display();
-                self.reporter
-                    .data(&format!("  shard {shard}: the old instance on {host} is set aside in {kept}; {ahead_text}"));
-                let path = kept.to_string();
-                self.reporter.line(&json!({
-                    "event": "set_aside", "shard": shard, "host": host, "kept": path, "ahead_bytes": ahead,
-                }));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                self.reporter.failed(&format!("shard {shard}"), &format!("{error:#}"), Some("dunlin shards status"))
+    pub fn tell_aside(&self, shard: u32, host: &str, Aside { kept, ahead }: &Aside) {
+        let Some(kept) = kept.as_ref().map(|kept| kept.display().to_string()) else { return };
+        let had = match ahead {
+            Some(0) => "it had nothing that the new primary lacks".to_owned(),
+            Some(bytes) => format!("it was {} ahead of the new primary", Bytes(*bytes).human()),
+            None => "what it had alone is not known".to_owned(),
+        };
+        self.reporter.data(&format!("  shard {shard}: the old instance on {host} is set aside in {kept}; {had}"));
+        self.reporter.line(&json!({
+            "event": "set_aside", "shard": shard, "host": host, "kept": kept, "ahead_bytes": ahead,
+        }));
+    }
+
+    /// Makes the replicas that are missing; those that failed are kept for `dunlin shards resume`. Returns how many there
+    /// were to make.
+    ///
+    /// # Errors
+    /// The list of what is left cannot be written.
+    pub async fn repair(&self, ground: &Ground<'_>, all: &[Repair], tally: &mut Tally) -> Result<usize, Failure> {
+        let (map, _) = read_map(&ground.map_file)?;
+        let is_missing = |repair: &&Repair| {
+            let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == repair.shard);
+            entry.is_some_and(|entry| entry.host != repair.host && !entry.replicas.contains(&repair.host))
+        };
+        let missing: Vec<Repair> = all.iter().filter(is_missing).cloned().collect();
+        self.files.keep_repairs(&missing)?;
+        let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
+        let results = repair(ground, &missing, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await;
+        bars.finish();
+        let mut left = Vec::new();
+        for (repair, result) in missing.iter().zip(results) {
+            let Repair { shard, host, .. } = repair;
+            match result {
+                Ok(moved) => {
+                    let (bytes, seconds) = (moved.bytes, moved.seconds);
+                    self.reporter.line(&json!({
+                        "event": "repaired", "shard": shard, "host": host, "bytes": bytes, "seconds": seconds,
+                    }));
+                    let size = Bytes(bytes).human();
+                    self.reporter
+                        .data(&format!("  shard {shard} has a new replica on {host}: {size} in {seconds:.1} s"));
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    self.reporter.failed(
+                        &format!("shard {shard}"),
+                        &format!("{error:#}"),
+                        Some("dunlin shards resume"),
+                    );
+                    left.push(repair.clone());
+                }
             }
         }
+        self.files.keep_repairs(&left)?;
+        Ok(missing.len())
     }
 
     /// Brings a failover to its end that was cut short.

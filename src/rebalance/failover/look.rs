@@ -1,7 +1,6 @@
-//! Asking the hosts that answer: their copies, primaries as seen from everywhere, and instances that the map does not
-//! know.
+//! Asking the hosts that answer: their copies, and primaries as seen from everywhere.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
@@ -85,38 +84,4 @@ async fn surveyed(ground: &Ground<'_>, asked: &BTreeMap<String, Vec<Place>>) -> 
         found.extend(answer?.into_iter().map(|seen| (((*host).clone(), seen.address.clone()), seen)));
     }
     Ok(found)
-}
-
-/// An instance that answers where the map has none.
-#[derive(Clone, Debug)]
-pub struct Stray {
-    /// Its host.
-    pub host: String,
-    /// What it is.
-    pub seen: Seen,
-}
-
-/// Instances that the map does not know, on the hosts that answer; those of `known` belong to moves under way.
-///
-/// # Errors
-/// A host that was connected does not answer.
-pub async fn strays(
-    ground: &Ground<'_>,
-    map: &ShardMap,
-    hosts: &[&Host],
-    known: &BTreeSet<String>,
-) -> Result<Vec<Stray>> {
-    let mut asked: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-    for host in hosts.iter().filter(|host| ground.sessions.contains_key(&host.name)) {
-        for entry in map.shards.iter().filter(|e| e.host != host.name && !e.replicas.contains(&host.name)) {
-            let address = ground.address(map, u32::from(entry.id.0), &host.name)?;
-            if !known.contains(&address) {
-                let place = Place { shard: u32::from(entry.id.0), address, primary: None };
-                asked.entry(host.name.clone()).or_default().push(place);
-            }
-        }
-    }
-    let found = surveyed(ground, &asked).await?.into_iter();
-    let answering = found.filter(|(_, seen)| seen.role != Role::Unreachable);
-    Ok(answering.map(|((host, _), seen)| Stray { host, seen }).collect())
 }

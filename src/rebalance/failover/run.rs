@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 use dunlin_shards::{Placement, ShardMap};
+use tokio::sync::Mutex;
 
-use super::look::Stray;
-use super::{FailoverPlan, Freed, Promotion};
+use super::{FailoverPlan, Freed, Promotion, Repair};
 use crate::rebalance::ground::{Watch, read_map, shard_id};
+use crate::rebalance::replica::{self, Change};
+use crate::rebalance::run::{How, Moved, Settling};
 use crate::rebalance::{Ground, publish};
 use crate::wire::shard::failover::{Aside, Free, Handle, Promote, Promoted};
 use crate::wire::shard::{MoveState, Reply, Request, Role, moves_folder};
@@ -181,12 +183,18 @@ pub async fn set_aside(ground: &Ground<'_>, (shard, host): (u32, &str), run: &st
     }
 }
 
-/// As [`set_aside`], for one that was found.
-///
-/// # Errors
-/// As there.
-pub async fn tidy(ground: &Ground<'_>, stray: &Stray, run: &str) -> Result<Aside> {
-    set_aside(ground, (stray.seen.shard, &stray.host), run).await
+/// Makes replicas, as many at a time as hosts are worked on; each primary needs its replica once it has it. Returns how
+/// each of them went, in their order.
+pub async fn repair(ground: &Ground<'_>, repairs: &[Repair], run: &str, watch: Watch<'_>) -> Vec<Result<Moved>> {
+    let settling = Settling { publishing: &Mutex::new(()), how: How::default(), watch };
+    let one = async |repair: &Repair| -> Result<Moved> {
+        let change = Change { shard: repair.shard, old: None, new: &repair.host };
+        let moved = replica::change(ground, change, run, &settling).await?;
+        let (map, _) = read_map(&ground.map_file)?;
+        replica::guard(ground, &map, repair.shard, run).await?;
+        Ok(moved)
+    };
+    ground.fleet.each(repairs, one).await
 }
 
 /// How a failover that was cut short was brought to its end.

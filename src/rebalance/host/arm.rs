@@ -22,17 +22,54 @@ const HEARD: Duration = Duration::from_secs(3);
 /// # Errors
 /// The instance is no master, or has another file; nothing was changed then.
 pub fn arm_file(what: &Arm) -> Result<()> {
-    let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the source's instance")?;
     let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
-    let mut source = Link::open(&what.address, &what.credentials)?;
-    if !matches!(source.role()?, Role::Master { .. }) {
-        bail!("{} is no master; its file was not armed", what.address);
-    }
-    let uses = source.info("server")?.text("config_file").to_owned();
-    if instance.conf_path() != std::path::Path::new(&uses) {
-        bail!("{} uses {uses}, not {}; it was not armed", what.address, instance.conf_path().display());
-    }
+    let (instance, _) = primary(what)?;
     instance.need_replicas(what.replicas)
+}
+
+/// A primary's standing value, at once and durably. It is raised only with the replicas attached, so that no client is
+/// refused for it; a primary that loses them later refuses writes, and so does one that comes back alone after its
+/// replica was promoted.
+///
+/// # Errors
+/// The instance is no master, or too few replicas are attached; nothing was changed then.
+pub fn guard(what: &Arm) -> Result<()> {
+    let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let (instance, mut primary) = primary(what)?;
+    guarded(&mut primary, what.replicas, HEARD)?;
+    instance.need_replicas(what.replicas)
+}
+
+/// The part of [`guard`] in memory: waits until so many replicas are attached, and has the primary need them.
+///
+/// # Errors
+/// They are not within that time.
+pub fn guarded(primary: &mut Link, replicas: u32, within: Duration) -> Result<()> {
+    let end = Instant::now() + within;
+    loop {
+        let online = sync::online(&primary.info("replication")?);
+        if online >= usize::try_from(replicas)? {
+            return primary.run(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()]).map(drop);
+        }
+        if Instant::now() > end {
+            bail!("{} has {online} replicas attached, {replicas} are needed", primary.address);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The instance that is asked for: a master that uses the file which dunlin writes.
+fn primary(what: &Arm) -> Result<(RedisShard, Link)> {
+    let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the primary's instance")?;
+    let mut primary = Link::open(&what.address, &what.credentials)?;
+    if !matches!(primary.role()?, Role::Master { .. }) {
+        bail!("{} is no master; its file was not changed", what.address);
+    }
+    let uses = primary.info("server")?.text("config_file").to_owned();
+    if instance.conf_path() != std::path::Path::new(&uses) {
+        bail!("{} uses {uses}, not {}; it was not changed", what.address, instance.conf_path().display());
+    }
+    Ok((instance, primary))
 }
 
 /// P6 as the switch does it. The number counts all replicas that could make a restarted source writable: the target
@@ -60,11 +97,14 @@ pub fn arm(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: &mut L
 }
 
 /// Waits for a replica that has only just connected: it is heard of within a second.
-fn attached(source: &mut Link, replica: &str) -> Result<()> {
+///
+/// # Errors
+/// It is not.
+pub fn attached(source: &mut Link, replica: &str) -> Result<()> {
     let end = Instant::now() + HEARD;
     while !sync::is_online(&source.info("replication")?, replica)? {
         if Instant::now() > end {
-            bail!("the replica {replica} is not attached to {}; the source cannot be armed", source.address);
+            bail!("the replica {replica} is not attached to {}: bring it back first", source.address);
         }
         std::thread::sleep(Duration::from_millis(20));
     }

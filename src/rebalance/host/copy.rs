@@ -13,16 +13,14 @@ use crate::wire::Sink;
 use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
 
 /// How long a new instance may take until it answers.
-const START: Duration = Duration::from_secs(20);
+pub const START: Duration = Duration::from_secs(20);
 
 /// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
 ///
 /// # Errors
 /// What stopped it; the source has not been touched but for its replication settings.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let started = Instant::now();
     let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    let instance = birth::instance(spec)?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
     match source.role()? {
         Role::Master { .. } => {}
@@ -38,7 +36,21 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
             Recovered::Undecided { why } => bail!(why),
         }
     }
-    tune(&mut source)?;
+    filled(spec, &mut diary, &mut source, (blobs, sink))
+}
+
+/// P1–P5 under a move that is begun: born, caught up, equal, durable.
+///
+/// # Errors
+/// What stopped it.
+pub fn filled(
+    spec: &MoveSpec,
+    diary: &mut Diary,
+    source: &mut Link,
+    (blobs, sink): (&dyn Blobs, &dyn Sink),
+) -> Result<Copied> {
+    let (started, instance) = (Instant::now(), birth::instance(spec)?);
+    tune(source)?;
 
     diary.intent(Step::Birth, Value::Null)?;
     birth::born(&instance, spec, blobs)?;
@@ -49,11 +61,11 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
 
     diary.intent(Step::Copy, Value::Null)?;
-    sync::caught_up(&mut source, &mut target, spec, sink)?;
+    sync::caught_up(source, &mut target, spec, sink)?;
     diary.done(Step::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
-    let verified = verify::compared(&mut diary, (&mut source, &mut target), spec, sink)?;
+    let verified = verify::compared(diary, (source, &mut target), spec, sink)?;
     sync::durable(&mut target, spec, sink)?;
     let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })

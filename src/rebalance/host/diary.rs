@@ -140,9 +140,29 @@ pub struct Begun {
     /// Who ran it.
     #[serde(default)]
     pub by: String,
+    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    #[serde(default)]
+    pub replica: bool,
     /// Is it a failover? Then the source was given up, and `min_replicas` is the target's.
     #[serde(default)]
     pub failover: bool,
+}
+
+impl Begun {
+    fn of(spec: &MoveSpec) -> Self {
+        Self {
+            from: spec.from.clone(),
+            to: spec.to.clone(),
+            others: spec.others.clone(),
+            epoch: spec.epoch,
+            app_user: spec.app_user.clone(),
+            instance: spec.instance.clone(),
+            min_replicas: None,
+            by: spec.by.clone(),
+            replica: false,
+            failover: false,
+        }
+    }
 }
 
 /// The journal of one shard, locked.
@@ -218,32 +238,41 @@ impl Diary {
     /// # Errors
     /// The journal is in the middle of another one, or the source does not answer.
     pub fn begin(&mut self, spec: &MoveSpec) -> Result<()> {
-        let mut begun = Begun {
-            from: spec.from.clone(),
-            to: spec.to.clone(),
-            others: spec.others.clone(),
-            epoch: spec.epoch,
-            app_user: spec.app_user.clone(),
-            instance: spec.instance.clone(),
-            min_replicas: None,
-            by: spec.by.clone(),
-            failover: false,
-        };
-        if let Some(last) = self.begun()
-            && !is_finished(self.this_move())
-        {
-            if (&last.from, &last.to) == (&begun.from, &begun.to) {
-                return Ok(());
-            }
-            bail!(
-                "shard {} has an unfinished move here, from {} to {}; `dunlin shards resume` or `abort` ends it",
-                spec.shard,
-                last.from,
-                last.to
-            );
+        if self.goes_on(spec, false)? {
+            return Ok(());
         }
-        begun.min_replicas = Some(Link::open(&spec.from, &spec.credentials)?.setting("min-replicas-to-write")?);
-        self.append(Step::Begin, Mark::Done, json!(begun))
+        let armed = Link::open(&spec.from, &spec.credentials)?.setting("min-replicas-to-write")?;
+        self.append(Step::Begin, Mark::Done, json!(Begun { min_replicas: Some(armed), ..Begun::of(spec) }))
+    }
+
+    /// Takes on the making of a replica, as [`Diary::begin`]; its primary is never armed for it.
+    ///
+    /// # Errors
+    /// The journal is in the middle of another move.
+    pub fn begin_replica(&mut self, spec: &MoveSpec) -> Result<()> {
+        if self.goes_on(spec, true)? {
+            return Ok(());
+        }
+        self.append(Step::Begin, Mark::Done, json!(Begun { replica: true, ..Begun::of(spec) }))
+    }
+
+    /// Is the journal in the middle of this very move?
+    fn goes_on(&self, spec: &MoveSpec, replica: bool) -> Result<bool> {
+        let Some(last) = self.begun().filter(|_| !is_finished(self.this_move())) else { return Ok(false) };
+        if !last.failover && (&last.from, &last.to, last.replica) == (&spec.from, &spec.to, replica) {
+            return Ok(true);
+        }
+        let what = match last {
+            Begun { replica: true, .. } => "replica in the making",
+            Begun { failover: true, .. } => "failover",
+            _ => "move",
+        };
+        bail!(
+            "shard {} has an unfinished {what} here, from {} to {}; `dunlin shards resume` or `abort` ends it",
+            spec.shard,
+            last.from,
+            last.to
+        );
     }
 
     /// Takes on a failover: the one that the journal is in the middle of, or a new one.
@@ -266,6 +295,7 @@ impl Diary {
             instance: what.instance.clone(),
             min_replicas: Some(min_replicas),
             by: what.by.clone(),
+            replica: false,
             failover: true,
         };
         self.append(Step::Begin, Mark::Done, json!(begun))

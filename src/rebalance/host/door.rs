@@ -48,12 +48,14 @@ impl Door {
         diary.done(Step::StandBy, Value::Null)
     }
 
-    /// P10 and the opening in one moment: here the gap ends.
+    /// P10 and the opening in one moment: here the gap ends. The replicas come over only now, so it does not wait for
+    /// them; its file says what it needs, should it start anew, and `finish` has it so in memory too.
     ///
     /// # Errors
     /// What the target said; nothing or all of it is done.
     pub fn promote(&self, target: &mut Link) -> Result<()> {
-        let all: Vec<Cmd> = std::iter::once(words(&["REPLICAOF", "NO", "ONE"])).chain(self.switched("on")).collect();
+        let begin = [words(&["CONFIG", "SET", "min-replicas-to-write", "0"]), words(&["REPLICAOF", "NO", "ONE"])];
+        let all: Vec<Cmd> = begin.into_iter().chain(self.switched("on")).collect();
         target.transaction(&all).map(drop)
     }
 

@@ -22,6 +22,7 @@ mod old;
 mod preflight;
 mod recover;
 mod reencoding;
+mod replica;
 mod retire;
 mod survey;
 mod switch;
@@ -47,6 +48,9 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
         Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,
         Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),
+        Request::Replicate(spec) => Reply::Copied(replica::make(&spec, blobs, sink)?),
+        Request::Keep(spec) => replica::keep(&spec).map(|()| Reply::Kept)?,
+        Request::Guard(what) => arm::guard(&what).map(|()| Reply::Armed)?,
         Request::Verify(spec) => Reply::Verified(verify::verify(&spec, sink)?),
         Request::Retire(what) => Reply::Retired(retire::retire(&what)?),
         Request::Moves(what) => Reply::Moves(moves::moves(&what)?),

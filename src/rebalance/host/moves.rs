@@ -45,6 +45,8 @@ fn logged(shard: u32, records: &[Record]) -> Option<Logged> {
     let done = |step| records.iter().any(|record| record.step == step && record.mark == Mark::Done);
     let end = if done(Step::Settle) && begun.failover {
         "failed over"
+    } else if done(Step::Settle) && begun.replica {
+        "replica made"
     } else if done(Step::Settle) {
         "moved"
     } else if done(Step::Abort) {
@@ -101,6 +103,7 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         step: last.step.name().to_owned(),
         mark,
         at: last.at.clone(),
+        replica: begun.replica,
         finished: is_finished(records),
         failover: diary::stage(records).map(|(begun, _)| begun),
     })

@@ -65,6 +65,7 @@ pub fn observe(what: &Observe) -> Vec<Observed> {
 fn described(link: &mut Link, blank: &Observed) -> Result<Observed> {
     let info = link.info("all")?;
     let listpack = link.setting("zset-max-listpack-entries")?;
+    let min_replicas = link.setting("min-replicas-to-write")?;
     let clients: String = link.ask(&words(&["CLIENT", "LIST", "TYPE", "NORMAL"]))?;
     let me: String = link.ask(&words(&["ACL", "WHOAMI"]))?;
     let mine = format!("user={me}");
@@ -81,6 +82,7 @@ fn described(link: &mut Link, blank: &Observed) -> Result<Observed> {
         clients: u64::try_from(others)?,
         durable: info.text("aof_enabled") == "1" && info.text("aof_last_write_status") == "ok",
         fork_us: info.number("latest_fork_usec"),
+        min_replicas: min_replicas.parse().unwrap_or(0),
         listpack_entries: listpack.parse().unwrap_or(0),
         ..blank.clone()
     })

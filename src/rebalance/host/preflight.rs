@@ -7,8 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::Value;
 
+use super::arm::attached;
 use super::birth;
-use super::link::{Info, Link, role_of, words, written};
+use super::link::{Info, Link, host_and_port, role_of, words, written};
 use super::reencoding::{self, Predicted};
 use crate::resources::Blobs;
 use crate::resources::exec::Exec;
@@ -129,6 +130,7 @@ fn from_source(
     if info.text("aof_enabled") != "1" {
         found.add("source", format!("{} keeps no append-only file: restarted, it would empty its copy", spec.from));
     }
+    replicas(source, spec, &info, found);
     found.checked("version", version(info.text("redis_version"), &local_version()?));
     memory(&info, conf, found)?;
     found.checked("disk", disk(&info, instance)?);
@@ -136,6 +138,24 @@ fn from_source(
     replica_user(source, spec, conf, found)?;
     found.checked("buffer", buffer(source, &info)?);
     Ok(())
+}
+
+/// The switch counts the source's replicas: all that the map names must be attached, and no others.
+fn replicas(source: &mut Link, spec: &MoveSpec, info: &Info, found: &mut Found) {
+    for other in &spec.others {
+        found.tried("replica", attached(source, other));
+    }
+    let (known, there) = (spec.others.len() as u64, info.number("connected_slaves"));
+    let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && names(line, &spec.to)));
+    if there > known + copy {
+        let text = format!("{} has {there} replicas, the map knows {known}", spec.from);
+        found.add("replica", format!("{text}: dunlin shards status names what it does not know"));
+    }
+}
+
+/// Does a line of `INFO replication` speak of the replica at this address?
+fn names(line: &str, address: &str) -> bool {
+    host_and_port(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
 }
 
 fn local_version() -> Result<String> {

@@ -10,7 +10,7 @@ use super::diary::{Diary, Mark, Record, Step, is_finished};
 use super::door::Door;
 use super::link::{Link, host_and_port};
 use super::switch::{boot, finish};
-use super::{birth, sync};
+use super::{birth, replica, sync};
 use crate::wire::shard::{MoveSpec, Recovered, Role};
 
 /// How long to wait for instances that are starting.
@@ -99,8 +99,12 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
 /// The journal cannot be read or written, or a step failed on the way.
 pub fn recover(spec: &MoveSpec) -> Result<Recovered> {
     let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    if diary.begun().is_none() {
-        return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() });
+    match diary.begun() {
+        None => return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() }),
+        Some(begun) if begun.replica => {
+            return Ok(Recovered::AtSource { why: format!("{} is a replica in the making", spec.to) });
+        }
+        Some(_) => {}
     }
     by_roles(spec, &mut diary, WAIT)
 }
@@ -236,6 +240,13 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
     if diary.begun().is_none() || diary.last(Step::Abort, Mark::Done).is_some() {
         return Ok(());
     }
+    let is_replica = diary.begun().is_some_and(|begun| begun.replica);
+    if is_replica && is_finished(diary.this_move()) {
+        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.shard);
+    }
+    if is_replica {
+        return replica::take_back(spec, &mut diary);
+    }
     if is_finished(diary.this_move()) {
         bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.shard, spec.to);
     }
@@ -250,10 +261,19 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
     if !matches!(source.role()?, Role::Master { .. }) {
         bail!("{} is no master; the copy at {} is not removed", spec.from, spec.to);
     }
-    let instance = birth::instance(spec)?;
     diary.intent(Step::Abort, Value::Null)?;
     // Its file may be armed although no switch has begun.
     source.all(&disarmed(&diary))?;
+    remove_copy(spec)?;
+    diary.done(Step::Abort, Value::Null)
+}
+
+/// Ends the target's instance and removes its files, where it is the copy that this move made.
+///
+/// # Errors
+/// What the system said.
+pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
+    let instance = birth::instance(spec)?;
     if birth::is_copy(&instance, spec)? {
         // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
         if let Ok(mut target) = Link::open(&spec.to, &spec.credentials) {
@@ -265,7 +285,7 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
         }
         remove(std::fs::remove_dir_all(&instance.folder))?;
     }
-    diary.done(Step::Abort, Value::Null)
+    Ok(())
 }
 
 fn by_roles_if_armed(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {

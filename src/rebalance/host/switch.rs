@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 use redis::{Cmd, Value};
 use serde_json::json;
 
-use super::arm::{arm, disarmed};
+use super::arm::{arm, disarmed, guarded};
 use super::crash::{self, Moment};
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::door::Door;
@@ -33,6 +33,8 @@ use crate::wire::{Event, Sink};
 const FRESH: Duration = Duration::from_millis(100);
 /// How long a switch that lost its way looks at the roles before it says that a person has to decide.
 const LOST: Duration = Duration::from_secs(20);
+/// How long the replicas may take to come over to the target, and to be counted there: they look once a second.
+const COME_OVER: Duration = Duration::from_secs(10);
 /// Between two looks at the target while writes are held.
 const LOOK: Duration = Duration::from_micros(100);
 
@@ -201,6 +203,12 @@ pub fn finish(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, target:
         if let Err(error) = follow(spec, follower, &disarmed(diary)) {
             pending.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
         }
+    }
+    let needed = instance.current()?.and_then(|conf| conf.get("min-replicas-to-write")?.parse().ok()).unwrap_or(0);
+    if needed > 0
+        && let Err(error) = guarded(target, needed, COME_OVER)
+    {
+        pending.push(format!("{} accepts writes without its replicas: {error:#}", spec.to));
     }
     if pending.is_empty() {
         diary.done(Step::Settle, serde_json::Value::Null)?;

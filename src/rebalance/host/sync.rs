@@ -77,6 +77,16 @@ pub fn is_online(source: &Info, replica: &str) -> Result<bool> {
     }))
 }
 
+/// How many replicas the source counts as online and has heard from of late.
+pub fn online(source: &Info) -> usize {
+    let slaves = source.iter().filter(|(name, _)| name.starts_with("slave") && name[5..].parse::<u32>().is_ok());
+    let is_good = |line: &str| {
+        let has = |wanted| line.split(',').any(|field| field == wanted);
+        has("state=online") && (has("lag=0") || has("lag=1"))
+    };
+    slaves.filter(|(_, line)| is_good(line)).count()
+}
+
 /// Waits until the target's append-only file holds everything: on, no rewrite running or due, the last ones good.
 ///
 /// # Errors
@@ -124,5 +134,7 @@ mod tests {
         assert!(!is_online(&source(910, 896, "state=send_bulk")));
         assert!(!is_online(&source(910, 0, "state=online")), "online, but nothing is sent to it yet");
         assert!(is_online(&source(0, 0, "state=online")), "nothing was ever written");
+        assert_eq!(online(&source(0, 0, "state=online")), 1);
+        assert_eq!(online(&source(0, 0, "state=wait_bgsave")), 0);
     }
 }

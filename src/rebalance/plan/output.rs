@@ -56,10 +56,11 @@ pub struct Move {
 }
 
 /// The role of a copy of a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// The one that takes writes.
+    #[default]
     Primary,
     /// A copy that follows the primary.
     Replica,
