@@ -18,13 +18,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// When dunlin is killed.
 #[derive(Clone, Copy, Debug)]
-enum Moment {
+pub enum Moment {
     /// It has said that: the event, and its phase where it has one.
     Said(&'static str, &'static str),
     /// A host's journal has that record: step and mark.
     Noted(&'static str, &'static str),
 }
 
+const MOVE: [&str; 3] = ["shard-rebalance", "--yes", "--json"];
 const MOMENTS: [Moment; 10] = [
     Moment::Said("progress", "copy"),
     Moment::Noted("birth", "intent"),
@@ -46,9 +47,9 @@ fn killed_at_ten_moments_nothing_is_lost_and_resume_ends_it() {
     let writers = Writers::start(&cluster.published());
     for (number, moment) in MOMENTS.into_iter().enumerate() {
         // There and back again.
-        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
+        let wish = if number % 2 == 0 { "--to" } else { "--drain" };
         let begin = Instant::now();
-        kill_at(&cluster, moment, wish);
+        kill_at(&cluster, moment, &[&MOVE[..], &[wish, "redis-03"]].concat());
         cluster.without_agents();
         status_tells_the_truth(&cluster);
         cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
@@ -69,7 +70,7 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
     let before = cluster.map();
 
     // Taken back: the copies are gone, those shards are where they were, and nothing is left to resume.
-    kill_at(&cluster, Moment::Noted("birth", "intent"), &[]);
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &MOVE);
     cluster.without_agents();
     cluster.project.dunlin(&["shard-rebalance", "--yes"]).ends(3).complains(&["shards resume, or dunlin shards abort"]);
     let copying = told_moves(&cluster).into_iter().filter(|told| told["stand"] == "copying");
@@ -85,7 +86,7 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
 
     // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
     let other = cluster.project.copy();
-    kill_at(&cluster, Moment::Noted("retire", "done"), &[]);
+    kill_at(&cluster, Moment::Noted("retire", "done"), &MOVE);
     cluster.without_agents();
     assert_ne!(cluster.map(), before, "an epoch was published before the kill");
     let refused = other.dunlin(&["shard-rebalance", "--yes"]).ends(3);
@@ -103,11 +104,11 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
     writers.lost_nothing();
 }
 
-/// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
+/// Runs dunlin and kills it as soon as the moment has come; nothing of it is left to the agents but what
 /// they have begun.
-fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
+pub fn kill_at(cluster: &Cluster<'_>, moment: Moment, arguments: &[&str]) {
     let before = counts(cluster);
-    let mut command = cluster.project.command(&[&["shard-rebalance", "--yes", "--json"], wish].concat());
+    let mut command = cluster.project.command(arguments);
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let said = listen(&mut child);
     let (end, mut lines) = (Instant::now() + PATIENCE, Vec::new());

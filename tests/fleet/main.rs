@@ -6,6 +6,7 @@
 
 mod cluster;
 mod deploy;
+mod failover;
 mod faults;
 mod hosts;
 mod kills;
