@@ -19,6 +19,7 @@ use crate::plan::{Counts, HostPlan};
 use crate::playbook::{Playbook, Selection};
 use crate::provision::{self, HostOutcome, Planned, Refused};
 use crate::report::{Reporter, Summary, summary_line};
+use crate::resources::redis_shard::REPLICA_OF;
 
 /// Bring hosts to the state of a playbook: plan, show, confirm, apply
 #[derive(Debug, Args)]
@@ -150,6 +151,10 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     }
     let outcomes = apply(&fleet, &plays.playbook, &planned, &run, &reporter).await;
     let failed = failed + report(&outcomes, &reporter);
+    if failed == 0 && makes_replicas(&plans) {
+        reporter
+            .say("replicas were made: dunlin shards status tells how they are, and whether their primaries need them");
+    }
     let stopped = fleet.stop.is_asked();
     end(
         failed,
@@ -226,6 +231,11 @@ fn report(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter) -> usiz
     }
     reporter.data(&format!("Done: {done} applied on {} hosts, {failed} failed", outcomes.len()));
     failed
+}
+
+/// Is there an instance of a shard that is new and follows another?
+fn makes_replicas(plans: &[HostPlan]) -> bool {
+    plans.iter().flat_map(HostPlan::pending).flat_map(|row| &row.changes).any(|change| change.what == REPLICA_OF)
 }
 
 fn read_saved(path: &std::path::Path) -> Result<Saved, Failure> {

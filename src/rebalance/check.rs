@@ -12,7 +12,7 @@ use super::plan::{RebalancePlan, Role, Wishes};
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `sums`, `tolerance`.
+    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `sums`, `waves`, `tolerance`.
     pub rule: &'static str,
     /// What is wrong, with ids and hosts.
     pub message: String,
@@ -86,6 +86,10 @@ impl<'a> Check<'a> {
             let listed: Vec<u32> = moves.iter().map(|m| m.shard).collect();
             if self.plan.waves.get(wave) != Some(&listed) {
                 self.add("sums", format!("wave {wave} does not list the moves that name it"));
+            }
+            let shards: BTreeSet<u32> = listed.iter().copied().collect();
+            if shards.len() < listed.len() {
+                self.add("waves", format!("two copies of one shard move in wave {wave}"));
             }
             for m in &moves {
                 *used.entry(m.to.clone()).or_default() += m.bytes;

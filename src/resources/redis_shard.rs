@@ -25,6 +25,9 @@ use crate::plan::{Change, Digest, digest_of};
 use acl::Acl;
 use conf::{Conf, Meaning};
 
+/// What a plan's row says of an instance that is made as a replica.
+pub const REPLICA_OF: &str = "replica of";
+
 /// The desired state of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -178,7 +181,7 @@ impl Resource for RedisShard {
             _ => bail!("{} is no directory", self.folder.display()),
         }
         if observed.conf.is_none() && !self.replica_of.is_empty() {
-            changes.push(Change::set("replica of", &self.replica_of));
+            changes.push(Change::set(REPLICA_OF, &self.replica_of));
         }
         if !observed.is_enabled {
             changes.push(Change::new("enabled", false, true));

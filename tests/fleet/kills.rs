@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
-use crate::cluster::{Cluster, REDIS, Role};
+use crate::cluster::{Cluster, REDIS, Role, SHARDS};
 use crate::hosts::fleet;
 use crate::writers::Writers;
 
@@ -59,6 +59,62 @@ fn killed_at_ten_moments_nothing_is_lost_and_resume_ends_it() {
         eprintln!("{moment:?}: {:.1} s, {acked} acknowledged", begin.elapsed().as_secs_f64());
     }
     cluster.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+}
+
+const MOMENTS_OF_REPLICAS: [Moment; 6] = [
+    Moment::Noted("birth", "intent"),
+    Moment::Noted("verify", "done"),
+    Moment::Noted("open", "intent"),
+    Moment::Said("progress", "publish"),
+    Moment::Noted("settle", "done"),
+    Moment::Noted("retire", "intent"),
+];
+
+#[test]
+fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
+    let Some(fleet) = fleet() else { return };
+    let mut cluster = Cluster::with_replicas(&fleet);
+    cluster.grow();
+    let writers = Writers::start(&cluster.published());
+    for (number, moment) in MOMENTS_OF_REPLICAS.into_iter().enumerate() {
+        let wish = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
+        kill_at(&cluster, moment, &wish);
+        cluster.without_agents();
+        nothing_is_untold(&cluster);
+        cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+        cluster.is_as_the_map_says();
+        writers.write_on(100);
+        writers.lost_nothing();
+    }
+    let log = cluster.project.dunlin(&["shards", "log"]).ends(0);
+    assert!(log.stdout.matches("replica made").count() >= usize::from(SHARDS), "{}", log.stdout);
+    // Taken back instead: where the shards' copies were, and nothing is left to resume.
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &["--drain", "redis-01"]);
+    cluster.without_agents();
+    cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
+    cluster.is_as_the_map_says();
+    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0).says(&["nothing to resume"]);
+    cluster.project.dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).ends(0);
+    writers.write_on(100);
+    writers.lost_nothing();
+}
+
+/// Every instance that the map does not name belongs to a move that the status names as open, or is named as a stray.
+fn nothing_is_untold(cluster: &Cluster<'_>) {
+    let output = cluster.project.dunlin(&["shards", "status", "--json"]).ends(0);
+    let lines: Vec<Json> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let map = cluster.map();
+    for ((shard, host), role) in cluster.roles() {
+        let entry = &map.shards[usize::from(shard)];
+        let named = entry.host == host || entry.replicas.iter().any(|replica| replica == host);
+        let address = cluster.address(host, shard);
+        let told = lines.iter().filter(|line| line["shard"] == shard).any(|line| match line["event"].as_str() {
+            Some("move") => line["from"] == address.as_str() || line["to"] == address.as_str(),
+            Some("stray") => line["host"] == host,
+            _ => false,
+        });
+        assert!(named || told, "shard {shard} is {role:?} on {host}, not told: {}", output.stdout);
+    }
 }
 
 #[test]

@@ -36,7 +36,8 @@ fn setting(places: &Places, n: u8, name: &str) -> String {
     pair[1].clone()
 }
 
-fn needed(places: &Places, n: u8) -> (String, bool) {
+/// What a primary needs: in memory, and is it 1 in its file?
+pub fn needed(places: &Places, n: u8) -> (String, bool) {
     let file = fs::read_to_string(places.conf_path(n)).unwrap();
     (setting(places, n, "min-replicas-to-write"), file.contains("\nmin-replicas-to-write 1"))
 }
@@ -57,7 +58,7 @@ fn write(places: &Places, n: u8) -> Result<(), String> {
 }
 
 /// What was acknowledged is at the replica once it has caught up.
-fn has_everything(places: &Places, replica: u8, owner: u8, writers: &Writers) {
+pub fn has_everything(places: &Places, replica: u8, owner: u8, writers: &Writers) {
     let size = |n| redis::cmd("DBSIZE").query::<u64>(&mut admin(&places.address(n)).unwrap()).unwrap();
     let offset = |connection: &mut Connection| {
         let info: String = redis::cmd("INFO").arg("replication").query(connection).unwrap();
@@ -181,6 +182,30 @@ fn a_moved_primary_needs_its_replicas_too() {
     places.restart(2);
     places.await_answer(2);
     assert_eq!(write(&places, 2).unwrap_err(), "NOREPLICAS");
+}
+
+#[test]
+fn the_way_back_takes_the_replica_along() {
+    let mut places = with_a_replica(3);
+    let mut writers = Writers::start(2, &places.address(0));
+    writers.write_on(50);
+    for (from, to) in [(0, 2), (2, 0)] {
+        let spec = MoveSpec { others: vec![places.address(1)], ..places.spec(from, to) };
+        copy(&places, spec.clone()).unwrap();
+        let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
+        assert_eq!(switched.pending, Vec::<String>::new());
+        writers.publish(&places.address(to));
+        writers.write_on(50);
+        assert_eq!(needed(&places, to), ("1".to_owned(), true));
+        // The old instance soaks as one more replica.
+        attached(&places, to, 2);
+    }
+    retire(&mut places, 2, 0);
+    writers.write_on(50);
+    stop_and_check(&mut writers, &places, 0);
+    has_everything(&places, 1, 0, &writers);
+    assert_eq!(places.provision(0).unwrap().action, Action::None);
+    assert_eq!(places.provision_replica(1, 0).unwrap().action, Action::None);
 }
 
 #[test]

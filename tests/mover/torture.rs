@@ -58,6 +58,27 @@ fn nothing_is_lost_whoever_is_killed() {
     torture.end(kills as u64);
 }
 
+/// The same with a replica, without which the primary accepts no write: it follows whoever owns the shard.
+/// `DUNLIN_REPLICA_KILLS=n` asks for n kills.
+#[test]
+fn nothing_is_lost_with_a_replica_either() {
+    let all = cases();
+    let asked = std::env::var("DUNLIN_REPLICA_KILLS").ok().and_then(|kills| kills.parse::<usize>().ok());
+    let mut torture = Torture::with_a_replica();
+    let kills = asked.unwrap_or(STEPS.len());
+    for round in 0..kills {
+        // All of them once, in an order that soon has been everywhere: 37 and 110 have no divisor in common.
+        let (at, victim) = &all[(round * 37) % all.len()];
+        torture.round(round, at, *victim, round % 2 == 1);
+        let needs = crate::replica::needed(&torture.places, torture.owner);
+        assert_eq!(needs, ("1".to_owned(), true), "round {round}: the owner needs its replica");
+    }
+    let (owner, replica) = (torture.owner, REPLICA);
+    torture.writers.stop();
+    crate::replica::has_everything(&torture.places, replica, owner, &torture.writers);
+    torture.end(kills as u64);
+}
+
 /// `DUNLIN_SEEDS=n` asks for n seeds, from `DUNLIN_SEED` on; each makes one move and what happens to it.
 #[test]
 fn nothing_is_lost_whatever_a_seed_makes_happen() {
@@ -102,8 +123,12 @@ impl Dice {
     }
 }
 
+/// The place of the replica, where there is one.
+const REPLICA: u8 = 2;
+
 struct Torture {
     places: Places,
+    has_replica: bool,
     writers: Writers,
     owner: u8,
     longest_gap: Duration,
@@ -115,9 +140,21 @@ impl Torture {
     fn new() -> Self {
         let mut places = Places::with(2, APPENDFSYNC);
         places.provision(0).unwrap();
+        Self::of(places, false)
+    }
+
+    fn with_a_replica() -> Self {
+        let mut places = Places::with(3, APPENDFSYNC);
+        places.needed = 1;
+        places.provision(0).unwrap();
+        places.provision_replica(REPLICA, 0).unwrap();
+        Self::of(places, true)
+    }
+
+    fn of(places: Places, has_replica: bool) -> Self {
         let writers = Writers::start_with_a_stale_one(3, &places.address(0));
         writers.write_on(50);
-        Self { places, writers, owner: 0, longest_gap: Duration::ZERO, file: Vec::new() }
+        Self { places, has_replica, writers, owner: 0, longest_gap: Duration::ZERO, file: Vec::new() }
     }
 
     /// The last look, and the line of figures.
@@ -143,10 +180,12 @@ impl Torture {
     fn around(&mut self, what: &str, crash: &str, armed: bool, happens: impl FnOnce(&mut Self, &mut Agent)) {
         let (from, to) = (self.owner, 1 - self.owner);
         let what = format!("{what}, {from} to {to}{}", if armed { ", its file armed before" } else { "" });
-        let spec = MoveSpec { source_is_armed: armed, ..self.places.spec(from, to) };
+        let others = if self.has_replica { vec![self.places.address(REPLICA)] } else { Vec::new() };
+        let replicas = u32::try_from(others.len()).unwrap() + 1;
+        let spec = MoveSpec { source_is_armed: armed, others, ..self.places.spec(from, to) };
         let mut requests = vec![Request::Copy(spec.clone()), Request::Switch(spec.clone())];
         if armed {
-            requests.insert(1, self.places.arm(from, 1));
+            requests.insert(1, self.places.arm(from, replicas));
         }
         let started = Instant::now();
         let mut agent = Agent::start(&self.places, &requests, Some(crash));

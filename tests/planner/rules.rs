@@ -143,6 +143,7 @@ fn the_checker_sees_every_kind_of_mistake() {
     assert!(rules(&|plan, _| plan.hosts[0].after.bytes += 1).contains(&"sums"));
     assert!(rules(&|plan, _| plan.lower_bound_bytes = plan.bytes_moved + 1).contains(&"sums"));
     assert!(rules(&|plan, _| plan.waves[0].clear()).contains(&"sums"));
+    assert!(rules(&|plan, _| plan.moves.insert(1, plan.moves[0].clone())).contains(&"waves"));
     assert!(rules(&|plan, _| plan.hosts[2].peak_bytes = 0).contains(&"sums"));
     assert!(rules(&|_, wishes| wishes.max_moves = Some(1)).contains(&"limits"));
     assert!(rules(&|_, wishes| wishes.to = Some(vec!["redis-01".to_owned()])).contains(&"to"));

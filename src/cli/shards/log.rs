@@ -21,7 +21,7 @@ impl Work<'_> {
             let name = |address: &str| ground.host_at(address).unwrap_or(address).to_owned();
             let (from, to) = (name(&entry.from), name(&entry.to));
             self.reporter.data(&format!(
-                "{:.19}Z  shard {:<4} {from} → {to}  {:<10} epoch {:<4} by {}  run {}",
+                "{:.19}Z  shard {:<4} {from} → {to}  {:<12} epoch {:<4} by {}  run {}",
                 entry.begun, entry.shard, entry.end, entry.epoch, entry.by, entry.run
             ));
             self.reporter.line(&json!({
