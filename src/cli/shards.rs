@@ -199,18 +199,10 @@ impl Work<'_> {
             adopt(ground, &elsewhere).await?;
             reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
         }
+        self.end_failovers(ground, open, tally).await?;
         let bars = Bars::new(reporter.json, reporter.style.quiet);
         let mut waiting = false;
         let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
-        for (state, _) in open.iter().filter(|(state, _)| state.failover.is_some()) {
-            match self.end_failover(ground, state, &watch).await {
-                Ok(told) => bars.line(&told),
-                Err(error) => {
-                    tally.failed += 1;
-                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
-                }
-            }
-        }
         let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
         for (state, _) in open.iter().filter(is_move) {
             match resume(ground, state, &watch).await {

@@ -41,6 +41,20 @@ pub struct Shard {
     pub copies: Vec<Copy>,
     /// Other hosts that got an answer from the primary as a master.
     pub witnesses: Vec<String>,
+    /// Hosts with an instance that follows the primary and that the map does not name: an old instance that was left as
+    /// a replica, the copy of a move.
+    pub strays: Vec<String>,
+    /// The move of this shard that the journals know as open.
+    pub moving: Option<Moving>,
+}
+
+/// A move of a shard that is under way or was cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Moving {
+    /// The host that it goes to.
+    pub to: String,
+    /// Was only copied so far? Otherwise the target may have been given the shard, or is named by the map.
+    pub is_copy: bool,
 }
 
 /// A copy by the map.
@@ -104,6 +118,10 @@ pub struct Promotion {
     pub to: String,
     /// The other copies that live, in the map's order: they follow the new primary.
     pub others: Vec<String>,
+    /// Instances that the map does not name and that follow the old primary: they leave it too.
+    pub strays: Vec<String>,
+    /// The host of a copy that a move was making; the move is given up.
+    pub given_up: Option<String>,
     /// How far the copy has come.
     pub offset: u64,
     /// Bytes of its data.
@@ -235,13 +253,17 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
         } else if !shard.primary().answers() {
             refusals.push(choose::unheard(shard, shard.primary()));
         } else {
-            let is_gone = |copy: &&Copy| scope.has(shard.id, copy);
-            let names = |copies: Vec<&Copy>| copies.into_iter().map(|copy| copy.host.clone()).collect();
-            let (gone, stay): (Vec<&Copy>, Vec<&Copy>) = shard.replicas().iter().partition(is_gone);
-            let (gone, replicas) = (names(gone), names(stay));
-            plan.freed.push(Freed { shard: shard.id, host: shard.primary().host.clone(), gone, replicas });
+            plan.freed.push(freed(shard, scope));
         }
     }
+    // A switch to the dead host was about to happen: the primary waits for a replica that nobody names.
+    let waits = |shard: &&Shard| {
+        let seen = &shard.primary().seen;
+        let is_primary = matches!(seen.role, Role::Master { .. }) && shard.moving.is_none();
+        is_primary && usize::try_from(seen.min_replicas).is_ok_and(|needs| needs > shard.replicas().len())
+    };
+    let others = sight.shards.iter().filter(|shard| !concerned.iter().any(|other| other.id == shard.id));
+    plan.freed.extend(others.filter(waits).map(|shard| freed(shard, scope)));
     plan.off = off(&concerned, scope, sight);
     if !refusals.is_empty() {
         refusals.dedup();
@@ -251,6 +273,12 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
         repair::places(sight, &mut plan);
     }
     Ok(plan)
+}
+
+fn freed(shard: &Shard, scope: &Scope) -> Freed {
+    let names = |copies: Vec<&Copy>| copies.into_iter().map(|copy| copy.host.clone()).collect();
+    let (gone, stay): (Vec<&Copy>, Vec<&Copy>) = shard.replicas().iter().partition(|copy| scope.has(shard.id, copy));
+    Freed { shard: shard.id, host: shard.primary().host.clone(), gone: names(gone), replicas: names(stay) }
 }
 
 /// What lives is not failed over; the way to leave it loses nothing.

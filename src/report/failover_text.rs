@@ -16,7 +16,9 @@ pub fn failover_text(plan: &FailoverPlan, style: Style) -> String {
     }
     plan.promotions.iter().for_each(|promotion| promoted(&mut text, promotion, style));
     for freed in &plan.freed {
-        let line = format!("  ~ shard {:<5} {} goes on without {}", freed.shard, freed.host, freed.gone.join(", "));
+        let gone =
+            if freed.gone.is_empty() { "a replica that is not the map's".to_owned() } else { freed.gone.join(", ") };
+        let line = format!("  ~ shard {:<5} {} goes on without {gone}", freed.shard, freed.host);
         let then =
             if freed.replicas.is_empty() { "and accepts writes alone" } else { "with the replicas that are left" };
         let _ = writeln!(text, "{}, {then}", style.action(Action::Change, &line));
@@ -46,6 +48,9 @@ fn promoted(text: &mut String, promotion: &Promotion, style: Style) {
     let follow = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
     let _ = writeln!(text, "{line}  {} at offset {offset}{follow}", Bytes(*bytes).human());
     let _ = writeln!(text, "      {}", loss(&promotion.loss, from));
+    if let Some(host) = &promotion.given_up {
+        let _ = writeln!(text, "      its move to {host} is given up; the copy there follows {to}");
+    }
 }
 
 /// What a promoted copy may lack, in words.
@@ -89,6 +94,8 @@ mod tests {
             from: "redis-01".to_owned(),
             to: "redis-02".to_owned(),
             others: Vec::new(),
+            strays: Vec::new(),
+            given_up: (shard == 1).then(|| "redis-03".to_owned()),
             offset: 4711,
             bytes: 2048,
             done,
@@ -121,6 +128,7 @@ timeline at epoch 7
       it last heard of redis-01 34 s ago; may be lost: what was acknowledged in the 6 s after that, about 3.0KiB
   ~ shard 1     redis-01 → redis-02  2.0KiB at offset 4711
       it last heard of redis-01 34 s ago; may be lost: all that was acknowledged since: redis-01 needed no replica
+      its move to redis-03 is given up; the copy there follows redis-02
   ~ shard 2     redis-01 → redis-02  is promoted already, and is to be published
   ~ shard 8     redis-02 goes on without redis-01, and accepts writes alone
   ! shard 5     stays down: it has no replica

@@ -62,6 +62,9 @@ pub enum Request {
     Promote(failover::Promote),
     /// Have a copy that was not opened yet follow its primary again, which lives after all.
     TakeBack(failover::Promote),
+    /// A move that has only copied so far is over: its source is gone, and the copy becomes another one's. Goes to the
+    /// copy's host.
+    Forget(failover::Handle),
     /// Have a primary accept writes with the replicas that are left. Goes to its host.
     Free(failover::Free),
     /// Stop an old primary that came back, keep its files. Goes to its host.
@@ -108,6 +111,8 @@ pub enum Reply {
     Promoted(failover::Promoted),
     /// It follows its primary.
     TakenBack,
+    /// It is.
+    Forgotten,
     /// It does.
     Freed,
     /// The old primary is gone, its files are kept.

@@ -116,7 +116,11 @@ impl<'f> Cluster<'f> {
             for number in 0..FILL {
                 pipe.set(format!("fill:{number}"), vec![b'x'; 64 << 10]).ignore();
             }
-            pipe.exec(&mut connection).unwrap();
+            // A primary that needs its replica refuses until that one is attached.
+            let end = Instant::now() + PATIENCE;
+            while let Err(error) = pipe.exec(&mut connection) {
+                assert!(Instant::now() < end, "shard {}: {error}", entry.id);
+            }
         }
     }
 

@@ -78,7 +78,7 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     let writers = Writers::start(&cluster.published());
     for (number, moment) in MOMENTS_OF_REPLICAS.into_iter().enumerate() {
         let wish = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
-        kill_at(&cluster, moment, &wish);
+        kill_at(&cluster, moment, &[&MOVE[..], &wish].concat());
         cluster.without_agents();
         nothing_is_untold(&cluster);
         cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
@@ -89,7 +89,7 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     let log = cluster.project.dunlin(&["shards", "log"]).ends(0);
     assert!(log.stdout.matches("replica made").count() >= usize::from(SHARDS), "{}", log.stdout);
     // Taken back instead: where the shards' copies were, and nothing is left to resume.
-    kill_at(&cluster, Moment::Noted("birth", "intent"), &["--drain", "redis-01"]);
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &[&MOVE[..], &["--drain", "redis-01"]].concat());
     cluster.without_agents();
     cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
     cluster.is_as_the_map_says();

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use dunlin::rebalance::host::handle;
 use dunlin::wire::shard::failover::{Free, Handle, Place, Promote, Promoted, Seen, Survey};
-use dunlin::wire::shard::{Reply, Request, Role};
+use dunlin::wire::shard::{MoveSpec, Moves, Reply, Request, Role};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
 use crate::child::{Agent, replies};
+use crate::moves::copy;
 use crate::places::{APP, Notes, Places, SHARD, admin, app, connect, credentials, within};
 use crate::writers::Writers;
 
@@ -18,7 +19,12 @@ const GUARDED: (&str, &str) = ("min-replicas-max-lag 5", "min-replicas-max-lag 1
 
 /// A primary at 0, and replicas of it in sync.
 fn cluster(replicas: u8) -> Places {
-    let mut places = Places::edited(replicas + 1, "always", vec![GUARDED]);
+    with_room(replicas, 0)
+}
+
+/// The same, and places where nothing is yet.
+fn with_room(replicas: u8, room: u8) -> Places {
+    let mut places = Places::edited(replicas + 1 + room, "always", vec![GUARDED]);
     places.provision(0).unwrap();
     for n in 1..=replicas {
         places.provision_replica(n, 0).unwrap();
@@ -301,4 +307,33 @@ fn a_primary_without_its_dead_replica_is_freed() {
     places.kill(0);
     places.restart(0);
     within(Duration::from_secs(20), || places.writable() == [0]);
+}
+
+#[test]
+fn a_move_that_only_copied_is_given_up_and_one_that_handed_over_is_not() {
+    let mut places = with_room(1, 1);
+    let written = written(&places, 1);
+    let spec = MoveSpec { others: vec![places.address(1)], ..places.spec(0, 2) };
+    copy(&places, spec.clone()).unwrap();
+    places.kill(0);
+    let handle = on(&mut places, 2, 0);
+    assert_eq!(places.handle(Request::Forget(handle)).unwrap(), Reply::Forgotten);
+    let what = promotion(&mut places, 1, &[2]);
+    promote(&places, &what).unwrap();
+    assert_eq!(places.writable(), [1]);
+    within(Duration::from_secs(10), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
+    assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
+    let moves = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let Reply::Moves(moves) = places.handle(Request::Moves(moves)).unwrap() else { panic!() };
+    assert!(moves[0].finished, "{moves:?}");
+
+    let mut places = with_room(1, 1);
+    let spec = MoveSpec { others: vec![places.address(1)], ..places.spec(0, 2) };
+    copy(&places, spec.clone()).unwrap();
+    let mut agent = Agent::start(&places, &[Request::Switch(spec)], Some("fence:after"));
+    assert!(!agent.wait().success());
+    places.kill(0);
+    let handle = on(&mut places, 2, 0);
+    let refused = places.handle(Request::Forget(handle)).unwrap_err().to_string();
+    assert!(refused.contains("may have been given shard 17"), "{refused}");
 }

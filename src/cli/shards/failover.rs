@@ -13,7 +13,6 @@ use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, begin, show};
 use crate::rebalance::failover::run::{Outcome, run, set_aside};
 use crate::rebalance::failover::{FailoverPlan, Refusal, Repair, Scope, Wishes, look, plan};
-use crate::rebalance::resume::{Stand, journals, stand};
 use crate::rebalance::{Ground, publish};
 use crate::report::{Bars, failover_text};
 use crate::transport::{Cause, ConnectError};
@@ -127,30 +126,19 @@ impl Work<'_> {
                 self.files.repairs()?.into_iter().filter(|old| new(old) && is_missing(old)).collect();
             planned.repairs.extend(rest);
         }
-        self.refuse_moves(ground, &planned).await?;
+        self.refuse_old_map(ground).await?;
         Ok(planned)
     }
 
-    /// The map is the one that is published, and no move of these shards is under way.
-    async fn refuse_moves(&self, ground: &Ground<'_>, planned: &FailoverPlan) -> Result<(), Failure> {
+    /// The map is the one that is published.
+    async fn refuse_old_map(&self, ground: &Ground<'_>) -> Result<(), Failure> {
         let map = self.files.map()?;
         let published = publish::published(ground, map).await?;
-        if published > map.epoch.0 {
-            let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
-            return Err(Failure::say(Exit::Refused, text).hint("take over the newer map"));
+        if published <= map.epoch.0 {
+            return Ok(());
         }
-        let promoted = planned.promotions.iter().map(|promotion| promotion.shard);
-        let shards: BTreeSet<u32> = promoted.chain(planned.freed.iter().map(|freed| freed.shard)).collect();
-        for (_, state) in journals(ground).await?.values().filter(|(_, state)| shards.contains(&state.shard)) {
-            let stands = stand(ground, map, state);
-            if !matches!(stands, Stand::Over | Stand::Failing | Stand::Promoted) {
-                let text = format!("shard {}: a move is under way or was cut short; nothing was changed", state.shard);
-                return Err(Failure::say(Exit::Refused, text)
-                    .hint("dunlin shards status")
-                    .hint("dunlin shards resume"));
-            }
-        }
-        Ok(())
+        let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
+        Err(Failure::say(Exit::Refused, text).hint("take over the newer map"))
     }
 
     /// Names the hosts that do not answer. One that answers, but does not let us in, is not dead.

@@ -1,7 +1,6 @@
 //! After a failover: what was cut short is ended, old primaries that came back are set aside, replicas made anew. For
 //! `dunlin shards failover` and `resume`.
 
-use anyhow::Result;
 use serde_json::json;
 
 use super::Work;
@@ -13,7 +12,7 @@ use crate::rebalance::Ground;
 use crate::rebalance::copies::Copies;
 use crate::rebalance::failover::Repair;
 use crate::rebalance::failover::run::{Ended, repair, resume, set_aside};
-use crate::rebalance::ground::{Watch, read_map};
+use crate::rebalance::ground::read_map;
 use crate::rebalance::resume::Stand;
 use crate::report::Bars;
 use crate::transport::ConnectError;
@@ -32,8 +31,10 @@ impl Work<'_> {
         open: &[(&MoveState, Stand)],
     ) -> Result<(), Failure> {
         let is_here = |address: &String| ground.host_at(address).is_some_and(|host| !ground.absent.contains(host));
-        let is_made = |state: &MoveState| state.replica && state.others.is_empty() && is_here(&state.from);
-        let needs_all = open.iter().any(|(state, _)| state.failover.is_none() && !is_made(state));
+        let is_made = |(state, stand): &&(&MoveState, Stand)| {
+            state.replica && state.others.is_empty() && (*stand == Stand::Joined || is_here(&state.from))
+        };
+        let needs_all = open.iter().any(|open| open.0.failover.is_none() && !is_made(&open));
         let is_something = !open.is_empty() || !self.files.repairs()?.is_empty();
         if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.is_empty()) {
             return Ok(());
@@ -115,14 +116,33 @@ impl Work<'_> {
         Ok(missing.len())
     }
 
-    /// Brings a failover to its end that was cut short.
+    /// Brings failovers to their end that were cut short.
     ///
     /// # Errors
-    /// What a host said.
-    pub async fn end_failover(&self, ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<String> {
-        Ok(match resume(ground, state, watch).await? {
-            Ended::Promoted => format!("  shard {} serves at {}", state.shard, state.to),
-            Ended::TakenBack => format!("  shard {} serves at {}, which is there again", state.shard, state.from),
-        })
+    /// A consumer did not take the map.
+    pub async fn end_failovers(
+        &self,
+        ground: &Ground<'_>,
+        open: &[(&MoveState, Stand)],
+        tally: &mut Tally,
+    ) -> Result<(), Failure> {
+        let states: Vec<&MoveState> = open.iter().map(|(state, _)| *state).filter(|s| s.failover.is_some()).collect();
+        let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
+        let results = resume(ground, &states, &|host, event| show(&self.reporter, &bars, host, event)).await?;
+        bars.finish();
+        for (state, result) in states.iter().zip(results) {
+            let MoveState { shard, from, to, .. } = state;
+            match result {
+                Ok(Ended::Promoted) => self.reporter.data(&format!("  shard {shard} serves at {to}")),
+                Ok(Ended::TakenBack) => {
+                    self.reporter.data(&format!("  shard {shard} serves at {from}, which is there again"));
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    self.reporter.failed(&format!("shard {shard}"), &format!("{error:#}"), None);
+                }
+            }
+        }
+        Ok(())
     }
 }

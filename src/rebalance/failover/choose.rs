@@ -53,6 +53,13 @@ pub fn choose(shard: &Shard, scope: &Scope, (freshest, stale): (Option<u64>, boo
     if let Some(silent) = living.iter().find(|copy| !copy.answers()) {
         return Err(Not::Refused(unheard(shard, silent)));
     }
+    if let Some(moving) = shard.moving.as_ref().filter(|moving| !moving.is_copy) {
+        let why = format!(
+            "a move of it to {} was cut short, which may serve it already: bring {} back, then dunlin shards resume",
+            moving.to, primary.host
+        );
+        return Err(Not::Stranded(why));
+    }
     // What stands by for this primary is the choice of a run that was cut short.
     if let Some(copy) = living.iter().find(|copy| is_closed(copy, primary)) {
         return Ok(promotion(shard, copy, &living));
@@ -131,6 +138,8 @@ fn promotion(shard: &Shard, copy: &Copy, living: &[&Copy]) -> Promotion {
         from: shard.primary().host.clone(),
         to: copy.host.clone(),
         others: others.collect(),
+        strays: shard.strays.clone(),
+        given_up: shard.moving.as_ref().map(|moving| moving.to.clone()),
         offset: offset(copy),
         bytes: copy.seen.bytes,
         done: is_promoted(copy, shard.primary()),

@@ -94,6 +94,10 @@ async fn promote(
     (run, watch): (&str, Watch<'_>),
 ) -> Result<Promoted> {
     let (shard, from) = (promotion.shard, promotion.from.as_str());
+    if let Some(host) = &promotion.given_up {
+        let what = handle(ground, map, (shard, host), run)?;
+        ground.ask(host, Request::Forget(what), &|_, _| {}).await?;
+    }
     let silenced = if promotion.done { false } else { silence(ground, map, (shard, from), run).await? };
     let after = placed(map, &promotion.placement()?);
     let address = |host: &str| ground.address(map, shard, host);
@@ -104,7 +108,7 @@ async fn promote(
         shard,
         from: address(from)?,
         to: address(&promotion.to)?,
-        others: promotion.others.iter().map(|host| address(host)).collect::<Result<_>>()?,
+        others: promotion.others.iter().chain(&promotion.strays).map(|host| address(host)).collect::<Result<_>>()?,
         epoch: after.epoch.0,
         credentials: ground.credentials.clone(),
         app_user: shard_id(shard)?.user(),
@@ -206,24 +210,33 @@ pub enum Ended {
     TakenBack,
 }
 
-/// Brings a failover to its end that was cut short: on, unless its primary is there again and nothing was opened.
+/// Brings failovers to their end that were cut short: on, unless their primary is there again and nothing was opened. One
+/// epoch for all that went on. Returns how each of them ended, in their order.
 ///
 /// # Errors
-/// What a host said, or a consumer did not take the map.
-pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Ended> {
+/// A consumer did not take the map.
+pub async fn resume(ground: &Ground<'_>, states: &[&MoveState], watch: Watch<'_>) -> Result<Vec<Result<Ended>>> {
     let (map, _) = read_map(&ground.map_file)?;
-    let host = |address: &str| {
-        let name = ground.host_at(address).with_context(|| format!("{address} is not in the inventory"))?;
-        Ok::<_, anyhow::Error>(name.to_owned())
-    };
-    let to = host(&state.to)?;
-    let id = shard_id(state.shard)?;
-    let others = state.others.iter().map(|other| host(other)).collect::<Result<_>>()?;
-    let place = Placement { shard: id, host: to.clone(), replicas: others };
+    let results = ground.fleet.each(states, |state| end(ground, &map, state, watch)).await;
+    let mut places = Vec::new();
+    for (state, result) in states.iter().zip(&results) {
+        if let Ok(Ended::Promoted) = result {
+            places.push(place(ground, &map, state)?);
+        }
+    }
+    if !places.is_empty() {
+        publish::publish(ground, &places).await?;
+    }
+    Ok(results)
+}
+
+async fn end(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, watch: Watch<'_>) -> Result<Ended> {
+    let place = place(ground, map, state)?;
+    let to = &place.host;
     let what = Promote {
         run: state.run.clone(),
         by: ground.by.clone(),
-        fence: ground.fence(&to),
+        fence: ground.fence(to),
         shard: state.shard,
         from: state.from.clone(),
         to: state.to.clone(),
@@ -231,16 +244,28 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         epoch: state.epoch,
         credentials: ground.credentials.clone(),
         app_user: state.app_user.clone(),
-        instance: ground.instance(&placed(&map, &place), state.shard, &to, ground.session(&to)?)?,
+        instance: ground.instance(&placed(map, &place), state.shard, to, ground.session(to)?)?,
         offset: 0,
         silenced: false,
         journals: moves_folder(),
     };
     let opened = state.failover.as_ref().is_some_and(|failover| failover.promoted);
     if !opened && matches!(state.source, Role::Master { .. }) {
-        return ground.ask(&to, Request::TakeBack(what), watch).await.map(|_| Ended::TakenBack);
+        return ground.ask(to, Request::TakeBack(what), watch).await.map(|_| Ended::TakenBack);
     }
-    promoted(ground, &to, what, watch).await?;
-    publish::publish(ground, &[place]).await?;
-    Ok(Ended::Promoted)
+    promoted(ground, to, what, watch).await.map(|_| Ended::Promoted)
+}
+
+/// Where the shard's copies are after a failover that is in a journal: the map's replicas stay; what else followed was no
+/// copy of the map's.
+fn place(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Result<Placement> {
+    let host = |address: &String| {
+        let name = ground.host_at(address).with_context(|| format!("{address} is not in the inventory"))?;
+        Ok::<_, anyhow::Error>(name.to_owned())
+    };
+    let shard = shard_id(state.shard)?;
+    let entry = map.shard(shard).with_context(|| format!("there is no shard {shard}"))?;
+    let others = state.others.iter().map(host).collect::<Result<Vec<String>>>()?;
+    let replicas = others.into_iter().filter(|other| entry.replicas.contains(other)).collect();
+    Ok(Placement { shard, host: host(&state.to)?, replicas })
 }

@@ -52,6 +52,10 @@ fn host(name: &str, zone: &str, capacity: u64) -> HostLoad {
     }
 }
 
+fn shard(id: u32, copies: Vec<Copy>) -> Shard {
+    Shard { id, copies, witnesses: Vec::new(), strays: Vec::new(), moving: None }
+}
+
 /// Host a is gone; b, c and d live, in zones 2, 2 and 1.
 fn sight(shards: Vec<Vec<Copy>>) -> Sight {
     let numbered = shards.into_iter().enumerate();
@@ -59,9 +63,7 @@ fn sight(shards: Vec<Vec<Copy>>) -> Sight {
         cluster: "test".to_owned(),
         epoch: 7,
         silent: BTreeSet::from(["a".to_owned()]),
-        shards: numbered
-            .map(|(id, copies)| Shard { id: u32::try_from(id).unwrap(), copies, witnesses: Vec::new() })
-            .collect(),
+        shards: numbered.map(|(id, copies)| shard(u32::try_from(id).unwrap(), copies)).collect(),
         hosts: vec![host("b", "2", 1000), host("c", "2", 1000), host("d", "1", 1000)],
     }
 }
@@ -214,6 +216,27 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
     alone.hosts.truncate(2);
     let plan = super::plan(&alone, &Scope::Hosts(vec!["a".into()]), Wishes { repair: true, stale: false }).unwrap();
     assert_eq!(plan.unrepaired[0].why, "c share the zone of another copy");
+}
+
+#[test]
+fn what_follows_a_dead_primary_unnamed_leaves_it_and_its_move_is_given_up() {
+    let scope = Scope::Hosts(vec!["a".into()]);
+    let wishes = Wishes { repair: false, stale: false };
+    let mut seen = sight(vec![vec![down("a"), follows("b", "a", 5)], vec![down("a"), follows("b", "a", 5)]]);
+    seen.shards[0].strays.push("c".to_owned());
+    seen.shards[0].moving = Some(Moving { to: "c".to_owned(), is_copy: true });
+    // That target may have been opened: nothing else may be.
+    seen.shards[1].moving = Some(Moving { to: "c".to_owned(), is_copy: false });
+    let plan = super::plan(&seen, &scope, wishes).unwrap();
+    let promotion = &plan.promotions[0];
+    assert_eq!((plan.promotions.len(), promotion.shard, promotion.given_up.as_deref()), (1, 0, Some("c")));
+    assert_eq!((promotion.strays.as_slice(), promotion.others.len()), (["c".to_owned()].as_slice(), 0));
+    assert!(plan.stranded[0].why.contains("to c was cut short, which may serve it already"), "{plan:#?}");
+    // The other way round: the target's host died right before the switch, and the primary needs a replica too many.
+    let armed = with(down("b"), |seen| (seen.role, seen.min_replicas) = (MASTER, 1));
+    let plan =
+        super::plan(&sight(vec![vec![armed.clone()], vec![armed, follows("d", "b", 5)]]), &scope, wishes).unwrap();
+    assert_eq!(plan.freed.iter().map(|f| (f.shard, f.gone.len(), f.replicas.len())).collect::<Vec<_>>(), [(0, 0, 0)]);
 }
 
 #[test]

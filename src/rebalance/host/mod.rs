@@ -61,6 +61,7 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Silence(what) => old::silence(&what).map(|()| Reply::Silenced)?,
         Request::Promote(what) => Reply::Promoted(failover::promote(&what, sink)?),
         Request::TakeBack(what) => failover::take_back(&what).map(|()| Reply::TakenBack)?,
+        Request::Forget(what) => old::forget(&what).map(|()| Reply::Forgotten)?,
         Request::Free(what) => old::free(&what).map(|()| Reply::Freed)?,
         Request::SetAside(what) => Reply::SetAside(old::aside(&what)?),
     })

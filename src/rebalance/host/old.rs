@@ -7,8 +7,9 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::aside::set_aside;
-use super::diary::{Diary, Step};
+use super::diary::{Diary, Record, Step, is_finished};
 use super::link::{Link, role_of};
+use super::recover::since_roll_back;
 use super::survey::branched;
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::Role;
@@ -55,6 +56,25 @@ pub fn free(what: &Free) -> Result<()> {
         link.run(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()])?;
     }
     Ok(())
+}
+
+/// Ends the journal of a move whose source is gone and which has only copied so far. The copy stays as it is.
+///
+/// # Errors
+/// The copy may have been given the shard: nothing is changed.
+pub fn forget(what: &Handle) -> Result<()> {
+    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let Some(begun) = diary.begun().filter(|begun| begun.to == what.address && !is_finished(diary.this_move())) else {
+        return Ok(());
+    };
+    let since = since_roll_back(diary.this_move());
+    // A replica in the making is opened to readers only.
+    let hands_over = |record: &Record| matches!(record.step, Step::Fence | Step::Promote | Step::Open);
+    let handed_over = !begun.replica && since.iter().any(hands_over);
+    if handed_over || matches!(role_of(&what.address, &what.credentials), Role::Master { .. }) {
+        bail!("{} may have been given shard {}; its move was not given up", what.address, what.shard);
+    }
+    diary.done(Step::Abort, Value::Null)
 }
 
 /// Stops an instance that the map does not know, and keeps its files: it may hold writes that nobody else has.
