@@ -10,7 +10,7 @@ use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
 use crate::child::{Agent, replies};
-use crate::moves::copy;
+use crate::moves::{copy, switch};
 use crate::places::{APP, Notes, Places, SHARD, admin, app, connect, credentials, within};
 use crate::writers::Writers;
 
@@ -336,4 +336,28 @@ fn a_move_that_only_copied_is_given_up_and_one_that_handed_over_is_not() {
     let handle = on(&mut places, 2, 0);
     let refused = places.handle(Request::Forget(handle)).unwrap_err().to_string();
     assert!(refused.contains("may have been given shard 17"), "{refused}");
+}
+
+#[test]
+fn a_copy_is_promoted_once_more_after_the_shard_went_back() {
+    let mut places = cluster(1);
+    drop(written(&places, 1));
+    places.kill(0);
+    let what = promotion(&mut places, 1, &[]);
+    assert!(!promote(&places, &what).unwrap().already);
+    places.restart(0);
+    places.await_answer(0);
+    let old = on(&mut places, 0, 1);
+    places.handle(Request::SetAside(old)).unwrap();
+    let mut back = places.spec(1, 0);
+    back.run = "back".to_owned();
+    copy(&places, back.clone()).unwrap();
+    switch(&places, back).unwrap();
+    within(Duration::from_secs(10), || matches!(role(&places, 1), Role::Replica { linked: true, .. }));
+    let written = written(&places, 1);
+    places.kill(0);
+    let promoted = promote(&places, &Promote { run: "again".to_owned(), ..what }).unwrap();
+    assert!(!promoted.already && promoted.waited_ms >= 3000, "{promoted:?}");
+    assert_eq!(places.writable(), [1]);
+    assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
 }

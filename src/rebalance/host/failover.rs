@@ -42,12 +42,15 @@ pub fn promote(what: &Promote, sink: &dyn Sink) -> Result<Promoted> {
     let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
     let instance = instance(what)?;
     let mut copy = Link::open_within(&what.to, &what.credentials, START)?;
+    let role = copy.role()?;
     let opened = is_ours(&diary, what) && diary.last(Step::Promote, Mark::Intent).is_some();
-    if opened && is_finished(diary.this_move()) {
-        return match copy.role()? {
-            Role::Master { offset, .. } => Ok(Promoted { offset, already: true, waited_ms: 0 }),
-            role => bail!("{} was promoted, and is {role:?} now: somebody else moved this shard", what.to),
-        };
+    let (opened, ended) = match &role {
+        // It was promoted, and the shard went back: this is another death.
+        Role::Replica { .. } if opened && is_finished(diary.this_move()) => (false, false),
+        _ => (opened, opened && is_finished(diary.this_move())),
+    };
+    if let (true, Role::Master { offset, .. }) = (ended, &role) {
+        return Ok(Promoted { offset: *offset, already: true, waited_ms: 0 });
     }
     let mut waited_ms = 0;
     if !opened {
