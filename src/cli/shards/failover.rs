@@ -1,21 +1,22 @@
 //! `dunlin shards failover`.
 
+mod told;
+
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use clap::Args;
-use serde_json::json;
 
 use super::Work;
 use crate::cli::confirm::confirm;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, begin, show};
-use crate::rebalance::failover::run::{Outcome, run, set_aside};
+use crate::rebalance::failover::run::run;
 use crate::rebalance::failover::{FailoverPlan, Refusal, Repair, Scope, Wishes, look, plan};
+use crate::rebalance::ground::read_map;
 use crate::rebalance::{Ground, publish};
-use crate::report::{Bars, failover_text};
-use crate::transport::{Cause, ConnectError};
+use crate::report::Bars;
 
 /// What is dead, and how to go on.
 #[derive(Debug, Args)]
@@ -130,96 +131,15 @@ impl Work<'_> {
         Ok(planned)
     }
 
-    /// The map is the one that is published.
+    /// The map is the one in the file, and the one that is published.
     async fn refuse_old_map(&self, ground: &Ground<'_>) -> Result<(), Failure> {
         let map = self.files.map()?;
-        let published = publish::published(ground, map).await?;
+        let published = publish::published(ground, map).await?.max(read_map(&ground.map_file)?.0.epoch.0);
         if published <= map.epoch.0 {
             return Ok(());
         }
         let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
         Err(Failure::say(Exit::Refused, text).hint("take over the newer map"))
-    }
-
-    /// Names the hosts that do not answer. One that answers, but does not let us in, is not dead.
-    ///
-    /// # Errors
-    /// There is such a host.
-    pub fn tell_missing(&self, missing: &[(String, ConnectError)]) -> Result<(), Failure> {
-        for (host, error) in missing {
-            self.reporter.line(&json!({"event": "missing", "host": host, "error": error.to_string()}));
-            self.reporter.say(&error.to_string());
-        }
-        match missing.iter().find(|(_, error)| error.cause != Cause::Unreachable) {
-            None => Ok(()),
-            Some((host, error)) => {
-                let text = format!("{host} answers, but cannot be entered: it is not dead; nothing was changed");
-                Err(Failure::say(Exit::Refused, text).hint(error.hint()))
-            }
-        }
-    }
-
-    fn show_plan(&self, planned: &FailoverPlan) -> Result<(), Failure> {
-        if self.reporter.json {
-            let mut line = serde_json::to_value(planned).map_err(anyhow::Error::from)?;
-            line["event"] = "plan".into();
-            self.reporter.line(&line);
-        } else {
-            self.reporter.data(failover_text(planned, self.reporter.style).trim_end());
-        }
-        Ok(())
-    }
-
-    /// How it went; and old primaries whose hosts answer are set aside.
-    async fn tell_failover(
-        &self,
-        ground: &Ground<'_>,
-        planned: &FailoverPlan,
-        outcome: &Outcome,
-    ) -> Result<(), Failure> {
-        let reporter = &self.reporter;
-        for promotion in planned.promotions.iter().filter(|p| outcome.promoted.contains_key(&p.shard)) {
-            let (shard, to) = (promotion.shard, &promotion.to);
-            let promoted = &outcome.promoted[&shard];
-            reporter.line(&json!({
-                "event": "failed_over", "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
-                "waited_ms": promoted.waited_ms, "already": promoted.already,
-            }));
-            reporter.data(&format!("  shard {shard} serves at {to}"));
-            if outcome.unpublished.is_none() && !ground.absent.contains(&promotion.from) {
-                match set_aside(ground, (shard, &promotion.from), &self.id).await {
-                    Ok(aside) => self.tell_aside(shard, &promotion.from, &aside),
-                    Err(error) => {
-                        let next = Some("dunlin shards resume");
-                        reporter.failed(&format!("shard {shard}"), &format!("the old instance stays: {error:#}"), next);
-                    }
-                }
-            }
-        }
-        for freed in planned.freed.iter().filter(|freed| outcome.freed.contains(&freed.shard)) {
-            reporter.line(&json!({"event": "freed", "shard": freed.shard, "host": freed.host}));
-        }
-        for (shard, error) in &outcome.failed {
-            reporter.failed(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));
-        }
-        if let Some(why) = &outcome.unpublished {
-            reporter.failed("map", why, Some("run it again, or dunlin shards resume"));
-        }
-        let (map, _) = crate::rebalance::ground::read_map(&ground.map_file)?;
-        for host in publish::unreached(ground, &map)? {
-            reporter.failed(
-                &host,
-                "it keeps the map that it has",
-                Some("once it is back: dunlin provision, before its services start"),
-            );
-        }
-        for stranded in &planned.stranded {
-            reporter.failed(&format!("shard {}", stranded.shard), &stranded.why, None);
-        }
-        let (promoted, freed) = (outcome.promoted.len(), outcome.freed.len());
-        let epoch = outcome.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
-        reporter.data(&format!("Done: {promoted} promoted, {freed} freed of a dead replica{epoch}"));
-        Ok(())
     }
 }
 
