@@ -124,7 +124,7 @@ fn the_copy_takes_over_with_everything_and_the_other_one_follows_it() {
     assert_eq!((seen.primary, seen.incomplete, seen.durable, seen.min_replicas), (Role::Unreachable, false, true, 1));
     let what = promotion(&mut places, 1, &[2]);
     let promoted = promote(&places, &what).unwrap();
-    assert!(!promoted.already && promoted.waited_ms >= 3000, "{promoted:?}");
+    assert!(!promoted.already && promoted.waited_ms >= 4000, "{promoted:?}");
     assert!(redis::cmd("PING").exec(&mut reader).is_err());
     assert_eq!(places.writable(), [1]);
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
@@ -357,7 +357,7 @@ fn a_copy_is_promoted_once_more_after_the_shard_went_back() {
     let written = written(&places, 1);
     places.kill(0);
     let promoted = promote(&places, &Promote { run: "again".to_owned(), ..what }).unwrap();
-    assert!(!promoted.already && promoted.waited_ms >= 3000, "{promoted:?}");
+    assert!(!promoted.already && promoted.waited_ms >= 4000, "{promoted:?}");
     assert_eq!(places.writable(), [1]);
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
 }

@@ -148,10 +148,10 @@ fn promotion(shard: &Shard, copy: &Copy, living: &[&Copy]) -> Promotion {
 }
 
 /// With `min-replicas-to-write` the primary stops accepting writes `min-replicas-max-lag` after its last replica's
-/// acknowledgement; it looks once a second.
+/// acknowledgement; it looks once a second, and counts in whole ones.
 fn loss(copy: &Copy) -> Loss {
     let seen = &copy.seen;
-    let within_s = (seen.min_replicas > 0 && offset(copy) > 0).then_some(seen.max_lag_s + 1);
+    let within_s = (seen.min_replicas > 0 && offset(copy) > 0).then_some(seen.max_lag_s + 2);
     let about_bytes = within_s.or(seen.silent_s).map(|longest| longest * seen.stream_per_s).filter(|bytes| *bytes > 0);
     Loss { silent_s: seen.silent_s, within_s, about_bytes }
 }

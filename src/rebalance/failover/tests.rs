@@ -142,7 +142,7 @@ fn what_may_not_be_promoted_is_said_with_the_way_out() {
     // With no write without its one replica, however long that is ago, it has everything.
     let bounded = with(unbounded, |s| s.min_replicas = 1);
     let plan = planned(vec![vec![down("a"), b()], vec![down("a"), bounded]]).unwrap();
-    assert_eq!((plan.promotions.len(), plan.promotions[1].loss.within_s), (2, Some(11)));
+    assert_eq!((plan.promotions.len(), plan.promotions[1].loss.within_s), (2, Some(12)));
 }
 
 #[test]
@@ -153,8 +153,8 @@ fn what_may_be_lost_is_bounded_where_it_can_be() {
         plan.promotions[0].loss.clone()
     };
     let told = |silent_s, within_s, about_bytes| Loss { silent_s, within_s, about_bytes };
-    assert_eq!(loss(|_| {}), told(Some(20), Some(11), Some(110)));
-    assert_eq!(loss(|s| s.silent_s = Some(3)), told(Some(3), Some(11), Some(110)));
+    assert_eq!(loss(|_| {}), told(Some(20), Some(12), Some(120)));
+    assert_eq!(loss(|s| s.silent_s = Some(3)), told(Some(3), Some(12), Some(120)));
     assert_eq!(loss(|s| s.min_replicas = 0), told(Some(20), None, Some(200)));
     let done = planned(vec![vec![down("a"), begun(follows("b", "a", 5), true)]]).unwrap();
     assert!(done.promotions[0].done && !done.may_lose());

@@ -25,9 +25,9 @@ use crate::wire::{Event, Sink};
 
 /// How long the copy may take to answer.
 const START: Duration = Duration::from_secs(20);
-/// How much longer than `min-replicas-max-lag` an old primary may accept writes: it looks once a second, and one more
-/// for clocks that count whole seconds.
-const LOOKS: Duration = Duration::from_secs(2);
+/// How much longer than `min-replicas-max-lag` is waited: a primary looks at its replicas once a second, counts in whole
+/// seconds, and may have got the last acknowledgement late.
+const LOOKS: Duration = Duration::from_secs(3);
 /// How long another copy may take to be attached to the new primary before it is opened without waiting for it.
 const ATTACH: Duration = Duration::from_secs(3);
 /// Between two looks.
