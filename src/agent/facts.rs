@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::wire::{Facts, Os};
+use crate::wire::{Facts, Os, Pressure};
 
 /// Reads them; what cannot be read stays empty or 0.
 pub fn read() -> Facts {
@@ -16,10 +16,21 @@ pub fn read() -> Facts {
         hostname: uname.nodename().to_string_lossy().into_owned(),
         os,
         cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(u32::MAX)),
-        memory_bytes: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        memory_bytes: memory("MemTotal:", &meminfo()),
         disk_free_bytes: rustix::fs::statvfs("/var/lib").map_or(0, |stat| stat.f_bavail * stat.f_frsize),
         systemd: Path::new("/run/systemd/system").exists(),
     }
+}
+
+/// How busy this host is now, from `/proc/loadavg` and `/proc/meminfo`; what cannot be read is 0.
+pub fn pressure() -> Pressure {
+    let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load_1m = loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    Pressure { load_1m, memory_available_bytes: memory("MemAvailable:", &meminfo()) }
+}
+
+fn meminfo() -> String {
+    fs::read_to_string("/proc/meminfo").unwrap_or_default()
 }
 
 /// The fields of os-release(5).
@@ -35,9 +46,9 @@ fn os(release: &str) -> Os {
     Os { family, id, version: field("VERSION_ID"), codename: field("VERSION_CODENAME"), ..Os::default() }
 }
 
-/// `MemTotal` in bytes.
-fn memory(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
+/// One line of `/proc/meminfo`, in bytes.
+fn memory(name: &str, meminfo: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
     kib.unwrap_or(0) * 1024
 }
@@ -54,6 +65,7 @@ mod tests {
 
     #[test]
     fn memory_is_in_bytes() {
-        assert_eq!(memory("MemTotal:       16384 kB\nMemFree: 1 kB\n"), 16384 * 1024);
+        let meminfo = "MemTotal:       16384 kB\nMemFree: 1 kB\nMemAvailable:    4096 kB\n";
+        assert_eq!((memory("MemTotal:", meminfo), memory("MemAvailable:", meminfo)), (16384 * 1024, 4096 * 1024));
     }
 }

@@ -5,6 +5,7 @@
 
 mod contents;
 mod facts;
+mod hearing;
 mod line;
 mod requests;
 
@@ -13,12 +14,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::plan::Digest;
-use crate::wire::frame::{self, Frame};
+use crate::wire::frame::Frame;
 use crate::wire::{FromAgent, Hello, PROTOCOL, ToAgent};
+use hearing::{Hearing, SILENCE};
 use line::Line;
 use requests::Requests;
 
-/// Serves one controller on standard input and output until it closes its side. A binary that has just `arrived` is
+/// Serves one controller on standard input and output until it closes its side or falls silent. A binary that has just `arrived` is
 /// held against the hash in its name first, and then takes the name that later runs look for.
 ///
 /// # Errors
@@ -31,14 +33,15 @@ pub fn serve(arrived: bool) -> io::Result<()> {
     let line = Arc::new(Line::new(io::stdout()));
     line.send(&FromAgent::Hello(hello(binary)));
     let requests = Requests::new(Arc::clone(&line));
-    let mut input = io::stdin().lock();
+    let hearing = Hearing::on(io::stdin(), SILENCE);
     let result = loop {
-        match frame::read(&mut input) {
+        match hearing.next() {
             Ok(None) => break Ok(()),
             Ok(Some(Frame::Blob { digest, bytes })) => requests.contents().put(digest, bytes),
             Ok(Some(message @ Frame::Message(_))) => match message.message::<ToAgent>() {
                 Ok(ToAgent::Request { id, request }) => requests.start(id, request),
                 Ok(ToAgent::Cancel { id }) => requests.cancel(id),
+                Ok(ToAgent::Alive) => {}
                 Err(error) => break Err(error),
             },
             Err(error) => break Err(error),
@@ -67,6 +70,7 @@ fn hello(binary: Digest) -> Hello {
         binary,
         uid: rustix::process::geteuid().as_raw(),
         facts: facts::read(),
+        pressure: facts::pressure(),
     }
 }
 

@@ -10,7 +10,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
-use super::shard_run::{Tally, Task, begin, carry_out, checked};
+use super::shard_run::{Foretold, Tally, Task, begin, carry_out, checked};
 use crate::inventory::Bytes;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::observation::Observation;
@@ -124,7 +124,7 @@ impl ShardRebalance {
         unchanged(&files, &ground, &steps).await?;
         checked(&ground, &steps, id).await?;
         let how = How { soak: self.soak, ..How::default() };
-        let planned = Some((plan.bytes_moved, plan.estimated_seconds));
+        let planned = Some(Foretold::by(&plan));
         carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await
     }
 

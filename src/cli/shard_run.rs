@@ -12,7 +12,7 @@ use crate::fleet::Session;
 use crate::inventory::Bytes;
 use crate::plan::Counts;
 use crate::rebalance::Ground;
-use crate::rebalance::plan::Role;
+use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::rebalance::run::{How, Moved, Outcome, Step, preflight, run};
 use crate::report::{Bars, Reporter, Summary};
 use crate::wire::Event;
@@ -54,8 +54,26 @@ pub struct Task<'a> {
     pub steps: &'a [Step],
     /// What is done beside moving.
     pub how: How,
-    /// Bytes and seconds as the plan has them.
-    pub planned: Option<(u64, f64)>,
+    /// What the plan says that it comes to.
+    pub planned: Option<Foretold>,
+}
+
+/// What a plan foretells, to be held against what came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Foretold {
+    /// Bytes of all copies.
+    pub bytes: u64,
+    /// From the first copy to the last switch.
+    pub seconds: f64,
+    /// For how long a shard's writes are held, in milliseconds.
+    pub gap_ms: f64,
+}
+
+impl Foretold {
+    /// What this plan does.
+    pub fn by(plan: &RebalancePlan) -> Self {
+        Self { bytes: plan.bytes_moved, seconds: plan.estimated_seconds, gap_ms: plan.predicted_write_gap_ms }
+    }
 }
 
 /// Locks the hosts that shards may stand on, without those that the run goes without, and takes the run's number on each.
@@ -180,19 +198,20 @@ fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
     let bytes: u64 = outcome.moved.values().map(|moved| moved.bytes).sum();
     let gap_ms = milliseconds(outcome.moved.values().map(|moved| moved.gap_us).max().unwrap_or(0));
     let moves = outcome.moved.len();
-    let (planned_bytes, planned_seconds) = task.planned.unzip();
+    let planned = task.planned;
     reporter.line(&json!({
         "event": "rebalanced", "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
-        "planned_bytes": planned_bytes, "planned_seconds": planned_seconds,
+        "planned_bytes": planned.map(|plan| plan.bytes), "planned_seconds": planned.map(|plan| plan.seconds),
+        "planned_gap_ms": planned.map(|plan| plan.gap_ms),
     }));
-    let plan = |what: Option<String>| what.map(|what| format!(" (planned {what})")).unwrap_or_default();
-    let planned_bytes = plan(planned_bytes.map(|bytes| Bytes(bytes).human().to_string()));
-    let planned_seconds = plan(planned_seconds.map(|seconds| format!("{seconds:.0} s")));
+    let plan = |what: &dyn Fn(Foretold) -> String| planned.map_or(String::new(), |p| format!(" (planned {})", what(p)));
     reporter.data(&format!(
-        "Done: {moves} {} moved: {}{planned_bytes} in {seconds:.1} s{planned_seconds}; writes were held for at most \
-         {gap_ms:.1} ms",
+        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; writes were held for at most {gap_ms:.1} ms{}",
         if moves == 1 { "shard" } else { "shards" },
         Bytes(bytes).human(),
+        plan(&|p| Bytes(p.bytes).human().to_string()),
+        plan(&|p| format!("{:.0} s", p.seconds)),
+        plan(&|p| format!("{:.0} ms", p.gap_ms)),
     ));
     if task.how.soak && moves > 0 {
         reporter.say(

@@ -12,7 +12,7 @@ use super::Stop;
 use crate::plan::Digest;
 use crate::transport::{Cause, Channel, ConnectError};
 use crate::wire::frame::{self, Frame};
-use crate::wire::{Event, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};
+use crate::wire::{ALIVE, Event, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};
 
 /// Contents that agents may ask for; shared by all hosts of a run.
 pub type Supply = BTreeMap<Digest, Arc<[u8]>>;
@@ -56,6 +56,7 @@ pub struct Session {
     shared: Arc<Shared>,
     next: AtomicU64,
     reading: JoinHandle<()>,
+    living: JoinHandle<()>,
     _guard: Mutex<Box<dyn Send>>,
 }
 
@@ -82,8 +83,9 @@ impl Session {
         let writer: Writer = Arc::new(tokio::sync::Mutex::new(writer));
         let shared = Arc::new(Shared::default());
         let reading = tokio::spawn(receive(reader, Arc::clone(&writer), Arc::clone(&shared)));
-        let _guard = Mutex::new(guard);
-        Ok(Self { host: host.to_owned(), hello, pushed, writer, shared, next: AtomicU64::new(1), reading, _guard })
+        let living = tokio::spawn(live(Arc::clone(&writer)));
+        let (next, _guard) = (AtomicU64::new(1), Mutex::new(guard));
+        Ok(Self { host: host.to_owned(), hello, pushed, writer, shared, next, reading, living, _guard })
     }
 
     /// Makes contents available to this host's agent.
@@ -125,10 +127,7 @@ impl Session {
     }
 
     async fn send(&self, message: &ToAgent) -> std::io::Result<()> {
-        let bytes = frame::encode(message)?;
-        let mut writer = self.writer.lock().await;
-        writer.write_all(&bytes).await?;
-        writer.flush().await
+        send(&self.writer, &frame::encode(message)?).await
     }
 
     fn lost(&self) -> RequestError {
@@ -141,6 +140,24 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.reading.abort();
+        self.living.abort();
+    }
+}
+
+async fn send(writer: &Writer, frame: &[u8]) -> std::io::Result<()> {
+    let mut writer = writer.lock().await;
+    writer.write_all(frame).await?;
+    writer.flush().await
+}
+
+/// Says again and again that this side is there, until the channel ends.
+async fn live(writer: Writer) {
+    let Ok(alive) = frame::encode(&ToAgent::Alive) else { return };
+    loop {
+        tokio::time::sleep(ALIVE).await;
+        if send(&writer, &alive).await.is_err() {
+            return;
+        }
     }
 }
 
@@ -174,8 +191,7 @@ async fn supply(writer: Writer, shared: Arc<Shared>, id: u64, digests: Vec<Diges
             return;
         };
         let Ok(frame) = frame::encode_blob(&digest, &bytes) else { return };
-        let mut writer = writer.lock().await;
-        if writer.write_all(&frame).await.is_err() || writer.flush().await.is_err() {
+        if send(&writer, &frame).await.is_err() {
             return;
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
+use serde_json::Value;
 
 use super::Ground;
 use super::observation::{HostLoad, Observation, ShardLoad};
@@ -87,7 +88,7 @@ pub fn observation(
         capacity_bytes: capacity(ground, host),
         weight: host.weight,
         drain: host.drain,
-        details: BTreeMap::new(),
+        details: host_details(ground, &host.name),
     };
     let shard = |entry: &dunlin_shards::Shard| {
         let number = u32::from(entry.id.0);
@@ -99,8 +100,8 @@ pub fn observation(
             bytes: seen.map_or(0, |seen| seen.bytes),
             ops_per_s: seen.map_or(0.0, |seen| seen.ops_per_s),
             pinned: entry.pinned,
-            peak_bytes: None,
-            details: BTreeMap::new(),
+            peak_bytes: seen.map(|seen| seen.peak_memory),
+            details: seen.map(shard_details).unwrap_or_default(),
         }
     };
     Observation {
@@ -110,6 +111,29 @@ pub fn observation(
         hosts: hosts.iter().map(load).collect(),
         shards: map.shards.iter().map(shard).collect(),
     }
+}
+
+/// What else was seen of a host: its memory and processors, and how busy it was.
+fn host_details(ground: &Ground<'_>, host: &str) -> BTreeMap<String, Value> {
+    let Some(session) = ground.sessions.get(host) else { return BTreeMap::new() };
+    let (facts, pressure) = (&session.hello.facts, session.hello.pressure);
+    let details = [
+        ("cpus", facts.cpus.into()),
+        ("memory_bytes", facts.memory_bytes.into()),
+        ("memory_available_bytes", pressure.memory_available_bytes.into()),
+        ("disk_free_bytes", facts.disk_free_bytes.into()),
+        ("load_1m", pressure.load_1m.into()),
+    ];
+    details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+/// What else was seen of an instance: clients, replication, persistence, forks, encoding.
+fn shard_details(seen: &Observed) -> BTreeMap<String, Value> {
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(seen) else { return BTreeMap::new() };
+    for elsewhere in ["shard", "bytes", "ops_per_s", "peak_memory", "sample"] {
+        fields.remove(elsewhere);
+    }
+    fields.into_iter().collect()
 }
 
 /// Memory for shards on a host, in bytes: what the inventory says, or a part of what it has.

@@ -1,4 +1,5 @@
-//! Making replicas: where there was none, or in the place of another one. No write is held for it.
+//! Making replicas: where there was none, or in the place of another one. Nothing is fenced for it: the
+//! primary serves all the while.
 //!
 //! The new one is born, caught up with and compared; then the map names it; then the one that it replaces is retired,
 //! which is a live replica up to then. Cut short before the map names it, it is finished or removed; after that, the one

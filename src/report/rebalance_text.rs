@@ -48,7 +48,17 @@ fn one_move(text: &mut String, step: &Move, style: Style) {
     let line = format!("  ~ shard {shard:<5} {from} → {to}{role}");
     let size = Bytes(step.bytes).human();
     let _ = writeln!(text, "{}  {size}  ({})", style.action(Action::Change, &line), step.reason);
-    if !style.verbose || step.role == Role::Replica {
+    if !style.verbose {
+        return;
+    }
+    if step.role == Role::Replica {
+        for (host, what) in [
+            (to, "start the instance with `replicaof PRIMARY PORT` in its configuration; compare the two"),
+            (to, "the application's user on; the map names it"),
+            (from, "stop the instance once the consumers have the map, keep its files"),
+        ] {
+            let _ = writeln!(text, "      {host}: {what}");
+        }
         return;
     }
     // The commands of the switch, in order; PORT is the shard's own, the same on both hosts.

@@ -44,3 +44,12 @@ pub struct Facts {
     /// Is the first process systemd?
     pub systemd: bool,
 }
+
+/// How busy a host is at this moment. No fact: conditions and templates do not see it, since it is another in each run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// Load average of the last minute.
+    pub load_1m: f64,
+    /// Memory that can be had without swapping, in bytes.
+    pub memory_available_bytes: u64,
+}

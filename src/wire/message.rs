@@ -1,12 +1,17 @@
 //! The messages: the agent's hello, the controller's requests, the agent's replies.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use super::{Event, Facts, deploy, lock, provision, shard};
+use super::{Event, Facts, Pressure, deploy, lock, provision, shard};
 use crate::plan::Digest;
 
 /// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+
+/// How often a controller says that it is there. One that was not heard for a few times as long is gone.
+pub const ALIVE: Duration = Duration::from_secs(5);
 
 /// The agent's first message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -21,6 +26,8 @@ pub struct Hello {
     pub uid: u32,
     /// What the host is.
     pub facts: Facts,
+    /// How busy it is.
+    pub pressure: Pressure,
 }
 
 /// From controller to agent.
@@ -39,6 +46,8 @@ pub enum ToAgent {
         /// The request's number.
         id: u64,
     },
+    /// The controller is still there; said every [`ALIVE`].
+    Alive,
 }
 
 /// From agent to controller.

@@ -13,5 +13,5 @@ pub mod provision;
 pub mod shard;
 
 pub use event::{Event, Sink, Stream};
-pub use facts::{Facts, Interface, Os};
-pub use message::{Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};
+pub use facts::{Facts, Interface, Os, Pressure};
+pub use message::{ALIVE, Exec, ExecDone, FromAgent, Hello, PROTOCOL, Reply, Request, ToAgent};

@@ -34,8 +34,7 @@ pub enum Request {
     Arm(Arm),
     /// Hand the writes over (P6–P11).
     Switch(MoveSpec),
-    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of. No write
-    /// is held.
+    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of.
     Replicate(MoveSpec),
     /// The map names the replica: its journal is closed.
     Keep(MoveSpec),
@@ -316,6 +315,8 @@ pub struct Observed {
     pub bytes: u64,
     /// Bytes of memory in all (`used_memory`).
     pub used_memory: u64,
+    /// The most that it has been since the server started.
+    pub peak_memory: u64,
     /// Its `maxmemory`; 0: no limit.
     pub maxmemory: u64,
     /// Keys.
@@ -334,7 +335,9 @@ pub struct Observed {
     /// Keys that were looked at closely, where that was asked for.
     #[serde(default)]
     pub sample: Sample,
-    /// Longest fork of late, in microseconds.
+    /// When its file is synced: `always`, `everysec` or `no`.
+    pub appendfsync: String,
+    /// The last fork, in microseconds.
     pub fork_us: u64,
     /// `zset-max-listpack-entries`.
     pub listpack_entries: u64,

@@ -111,16 +111,17 @@ impl<'f> Cluster<'f> {
     /// As much data in each shard, so that the plans do not hang on what the writers happen to have written.
     fn fill(&self) {
         for entry in &self.map().shards {
+            // One that needs its replica accepts nothing before that has come.
+            let end = Instant::now() + PATIENCE;
+            while self.writable(entry.id.0) != [entry.host.as_str()] {
+                assert!(Instant::now() < end, "shard {} on {} accepts no writes", entry.id, entry.host);
+            }
             let mut connection = self.connect(&entry.host, entry.id.0, (&entry.id.user(), APP)).unwrap();
             let mut pipe = redis::pipe();
             for number in 0..FILL {
                 pipe.set(format!("fill:{number}"), vec![b'x'; 64 << 10]).ignore();
             }
-            // A primary that needs its replica refuses until that one is attached.
-            let end = Instant::now() + PATIENCE;
-            while let Err(error) = pipe.exec(&mut connection) {
-                assert!(Instant::now() < end, "shard {}: {error}", entry.id);
-            }
+            pipe.exec(&mut connection).unwrap();
         }
     }
 
@@ -224,7 +225,7 @@ impl<'f> Cluster<'f> {
 
     /// The same, while other hosts are off.
     pub fn without_agents_on(&self, hosts: &[&str]) {
-        let end = Instant::now() + PATIENCE;
+        let end = Instant::now() + 2 * PATIENCE;
         for host in hosts {
             while !self.fleet.root(host, "pgrep -f '[/]var/lib/dunlin/agent/' || true").is_empty() {
                 assert!(Instant::now() < end, "an agent is still at work on {host}");

@@ -8,7 +8,7 @@ use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, Role, SHARDS};
 use crate::hosts::{HOSTS, fleet};
-use crate::kills::{Moment, kill_at};
+use crate::moments::{Moment, Running};
 use crate::writers::Writers;
 
 /// How long something that is bound to come may take.
@@ -158,7 +158,7 @@ fn killed_on_the_way_it_is_ended_by_anybody() {
         let off = fleet.kill(host);
         let confirm = format!("--confirm={host}");
         let again = ["shards", "failover", host, &confirm];
-        kill_at(&cluster, moment, &[&again[..], &["--json"]].concat());
+        Running::of(&cluster, moment, &[&again[..], &["--json"]].concat()).kill();
         let living: Vec<&str> = HOSTS.into_iter().filter(|name| *name != host).collect();
         cluster.without_agents_on(&living);
         assert!((0..SHARDS).all(|shard| cluster.writable(shard).len() <= 1), "two primaries after {moment:?}");

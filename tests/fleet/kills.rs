@@ -1,31 +1,16 @@
 //! dunlin is killed in the middle of a rebalance: the status tells the truth, and anybody can bring it to its end.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
-use std::process::{Child, Stdio};
-use std::sync::mpsc::{Receiver, TryRecvError, channel};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, REDIS, Role, SHARDS};
 use crate::hosts::fleet;
+use crate::moments::{Moment, Running};
 use crate::writers::Writers;
 
-/// How long a moment may be waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// When dunlin is killed.
-#[derive(Clone, Copy, Debug)]
-pub enum Moment {
-    /// It has said that: the event, and its phase where it has one.
-    Said(&'static str, &'static str),
-    /// A host's journal has that record: step and mark.
-    Noted(&'static str, &'static str),
-}
-
-const MOVE: [&str; 3] = ["shard-rebalance", "--yes", "--json"];
 const MOMENTS: [Moment; 10] = [
     Moment::Said("progress", "copy"),
     Moment::Noted("birth", "intent"),
@@ -47,9 +32,9 @@ fn killed_at_ten_moments_nothing_is_lost_and_resume_ends_it() {
     let writers = Writers::start(&cluster.published());
     for (number, moment) in MOMENTS.into_iter().enumerate() {
         // There and back again.
-        let wish = if number % 2 == 0 { "--to" } else { "--drain" };
+        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
         let begin = Instant::now();
-        kill_at(&cluster, moment, &[&MOVE[..], &[wish, "redis-03"]].concat());
+        kill_at(&cluster, moment, wish);
         cluster.without_agents();
         status_tells_the_truth(&cluster);
         cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
@@ -78,7 +63,7 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     let writers = Writers::start(&cluster.published());
     for (number, moment) in MOMENTS_OF_REPLICAS.into_iter().enumerate() {
         let wish = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
-        kill_at(&cluster, moment, &[&MOVE[..], &wish].concat());
+        kill_at(&cluster, moment, &wish);
         cluster.without_agents();
         nothing_is_untold(&cluster);
         cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
@@ -89,7 +74,7 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     let log = cluster.project.dunlin(&["shards", "log"]).ends(0);
     assert!(log.stdout.matches("replica made").count() >= usize::from(SHARDS), "{}", log.stdout);
     // Taken back instead: where the shards' copies were, and nothing is left to resume.
-    kill_at(&cluster, Moment::Noted("birth", "intent"), &[&MOVE[..], &["--drain", "redis-01"]].concat());
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &["--drain", "redis-01"]);
     cluster.without_agents();
     cluster.project.dunlin(&["shards", "abort", "--yes"]).ends(0);
     cluster.is_as_the_map_says();
@@ -126,7 +111,7 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
     let before = cluster.map();
 
     // Taken back: the copies are gone, those shards are where they were, and nothing is left to resume.
-    kill_at(&cluster, Moment::Noted("birth", "intent"), &MOVE);
+    kill_at(&cluster, Moment::Noted("birth", "intent"), &[]);
     cluster.without_agents();
     cluster.project.dunlin(&["shard-rebalance", "--yes"]).ends(3).complains(&["shards resume, or dunlin shards abort"]);
     let copying = told_moves(&cluster).into_iter().filter(|told| told["stand"] == "copying");
@@ -142,7 +127,7 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
 
     // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
     let other = cluster.project.copy();
-    kill_at(&cluster, Moment::Noted("retire", "done"), &MOVE);
+    kill_at(&cluster, Moment::Noted("retire", "done"), &[]);
     cluster.without_agents();
     assert_ne!(cluster.map(), before, "an epoch was published before the kill");
     let refused = other.dunlin(&["shard-rebalance", "--yes"]).ends(3);
@@ -160,71 +145,10 @@ fn what_was_killed_is_taken_back_or_ended_from_another_machine() {
     writers.lost_nothing();
 }
 
-/// Runs dunlin and kills it as soon as the moment has come; nothing of it is left to the agents but what
+/// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
 /// they have begun.
-pub fn kill_at(cluster: &Cluster<'_>, moment: Moment, arguments: &[&str]) {
-    let before = counts(cluster);
-    let mut command = cluster.project.command(arguments);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let said = listen(&mut child);
-    let (end, mut lines) = (Instant::now() + PATIENCE, Vec::new());
-    loop {
-        let closed = loop {
-            match said.try_recv() {
-                Ok(line) => lines.push(line),
-                Err(TryRecvError::Empty) => break false,
-                Err(TryRecvError::Disconnected) => break true,
-            }
-        };
-        if has_come(cluster, moment, &lines, &before) {
-            break;
-        }
-        let late = Instant::now() > end;
-        assert!(!closed && !late, "{moment:?} has not come: {lines:#?}\n{}", rest(child));
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    child.kill().unwrap();
-    let status = child.wait().unwrap();
-    assert_eq!(status.code(), None, "{moment:?}: it ended before it was killed: {lines:#?}");
-}
-
-fn rest(mut child: Child) -> String {
-    child.kill().ok();
-    let output = child.wait_with_output().unwrap();
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn listen(child: &mut Child) -> Receiver<String> {
-    let (sender, receiver) = channel();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    std::thread::spawn(move || {
-        for line in output.lines().map_while(Result::ok) {
-            if sender.send(line).is_err() {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-fn has_come(cluster: &Cluster<'_>, moment: Moment, lines: &[String], before: &BTreeMap<(&str, u16), usize>) -> bool {
-    match moment {
-        Moment::Said(event, phase) => lines.iter().any(|line| {
-            let line: Json = serde_json::from_str(line).unwrap();
-            line["event"] == event && (phase.is_empty() || line["phase"] == phase)
-        }),
-        Moment::Noted(step, mark) => REDIS.into_iter().any(|host| {
-            cluster.journals(host).into_iter().any(|(shard, records)| {
-                let new = records.iter().skip(before.get(&(host, shard)).copied().unwrap_or(0));
-                new.into_iter().any(|record| record["step"] == step && record["mark"] == mark)
-            })
-        }),
-    }
-}
-
-fn counts<'h>(cluster: &Cluster<'_>) -> BTreeMap<(&'h str, u16), usize> {
-    let counted = |host| cluster.journals(host).into_iter().map(move |(shard, records)| ((host, shard), records.len()));
-    REDIS.into_iter().flat_map(counted).collect()
+fn kill_at(cluster: &Cluster<'_>, moment: Moment, wish: &[&str]) {
+    Running::until(cluster, moment, wish).kill();
 }
 
 /// The open moves, as the status tells them.
@@ -236,7 +160,7 @@ fn told_moves(cluster: &Cluster<'_>) -> Vec<Json> {
 
 /// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
 /// roles that the instances themselves tell; and nothing else is open.
-fn status_tells_the_truth(cluster: &Cluster<'_>) {
+pub fn status_tells_the_truth(cluster: &Cluster<'_>) {
     let lines = told_moves(cluster);
     let (roles, map) = (cluster.roles(), cluster.map());
     let mut open = BTreeMap::new();

@@ -5,11 +5,13 @@
 //! cannot carry a fleet, `DUNLIN_NO_FLEET=reason` leaves these tests out; nothing else does.
 
 mod cluster;
+mod cuts;
 mod deploy;
 mod failover;
 mod faults;
 mod hosts;
 mod kills;
+mod moments;
 mod project;
 mod provision;
 mod rebalance;

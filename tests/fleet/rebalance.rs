@@ -15,6 +15,20 @@ fn shards_move_onto_a_new_host_as_planned_and_no_write_is_lost() {
     let writers = Writers::start(&cluster.published());
     cluster.grow();
 
+    // What the planner plans from, with all that was seen: it can be planned from elsewhere.
+    cluster.project.dunlin(&["shards", "status", "--out", "observed.json"]).ends(0);
+    let observed: Json = {
+        let text = std::fs::read(cluster.project.path("observed.json")).unwrap();
+        serde_json::from_slice(&text).unwrap()
+    };
+    let (host, shard) = (&observed["hosts"][0]["details"], &observed["shards"][0]);
+    assert!(host["memory_available_bytes"].as_u64().unwrap() > 0 && host["load_1m"].is_f64(), "{host}");
+    assert_eq!((&shard["details"]["appendfsync"], &shard["details"]["durable"]), (&"always".into(), &true.into()));
+    assert_eq!(shard["details"]["role"]["role"], "master");
+    assert!(shard["details"]["clients"].is_u64() && shard["peak_bytes"].as_u64() > shard["bytes"].as_u64(), "{shard}");
+    let elsewhere = ["shard-rebalance", "--observed", "observed.json", "--tolerance", TOLERANCE, "--dry-run"];
+    cluster.project.dunlin(&elsewhere).ends(0).says(&["→ redis-03", "Plan: moves"]);
+
     let before = cluster.map();
     let dry = [
         "shard-rebalance",

@@ -8,6 +8,7 @@ mod places;
 mod preflight;
 mod provision;
 mod replica;
+mod reverse;
 mod torture;
 mod verification;
 mod writers;

@@ -72,31 +72,6 @@ fn a_shard_moves_back_and_forth_and_nothing_is_lost() {
 }
 
 #[test]
-fn the_way_back_needs_no_copy() {
-    let mut places = Places::new(2);
-    places.provision(0).unwrap();
-    let mut writers = Writers::start(2, &places.address(0));
-    writers.write_on(100);
-    let (there, back) = (places.spec(0, 1), places.spec(1, 0));
-    copy(&places, there.clone()).unwrap();
-    switch(&places, there).unwrap();
-    writers.publish(&places.address(1));
-    writers.write_on(200);
-    let syncs = |places: &Places| {
-        let mut connection = crate::places::admin(&places.address(1)).unwrap();
-        let info: String = redis::cmd("INFO").arg("stats").query(&mut connection).unwrap();
-        info.lines().find_map(|line| line.strip_prefix("sync_full:")).unwrap().to_owned()
-    };
-    let before = syncs(&places);
-    copy(&places, back.clone()).unwrap();
-    switch(&places, back).unwrap();
-    writers.publish(&places.address(0));
-    writers.write_on(100);
-    assert_eq!(syncs(&places), before);
-    stop_and_check(&mut writers, &places, 0);
-}
-
-#[test]
 fn status_and_abort_tell_and_keep_the_truth() {
     let mut places = Places::new(2);
     places.provision(0).unwrap();

@@ -59,7 +59,7 @@ fn nothing_is_lost_whoever_is_killed() {
 }
 
 /// The same with a replica, without which the primary accepts no write: it follows whoever owns the shard.
-/// `DUNLIN_REPLICA_KILLS=n` asks for n kills.
+/// `DUNLIN_REPLICA_KILLS=n` asks for n kills; after each fifth a seed decides about one more.
 #[test]
 fn nothing_is_lost_with_a_replica_either() {
     let all = cases();
@@ -70,13 +70,16 @@ fn nothing_is_lost_with_a_replica_either() {
         // All of them once, in an order that soon has been everywhere: 37 and 110 have no divisor in common.
         let (at, victim) = &all[(round * 37) % all.len()];
         torture.round(round, at, *victim, round % 2 == 1);
+        if round % 5 == 4 {
+            torture.seeded(1000 + round as u64);
+        }
         let needs = crate::replica::needed(&torture.places, torture.owner);
         assert_eq!(needs, ("1".to_owned(), true), "round {round}: the owner needs its replica");
     }
     let (owner, replica) = (torture.owner, REPLICA);
     torture.writers.stop();
     crate::replica::has_everything(&torture.places, replica, owner, &torture.writers);
-    torture.end(kills as u64);
+    torture.end((kills + kills / 5) as u64);
 }
 
 /// `DUNLIN_SEEDS=n` asks for n seeds, from `DUNLIN_SEED` on; each makes one move and what happens to it.
@@ -86,12 +89,7 @@ fn nothing_is_lost_whatever_a_seed_makes_happen() {
     let (first, seeds) = (number("DUNLIN_SEED").unwrap_or(1), number("DUNLIN_SEEDS").unwrap_or(6));
     let mut torture = Torture::new();
     for seed in first..first + seeds {
-        let mut dice = Dice::of(seed);
-        let (at, armed) = (dice.point(), dice.below(2) == 0);
-        let crash = if dice.kills_agent() { at.clone() } else { format!("{at}:stop") };
-        torture.around(&format!("seed {seed}: {crash}"), &crash, armed, |torture, agent| {
-            torture.strike_at_random(agent, &mut dice);
-        });
+        torture.seeded(seed);
     }
     torture.end(seeds);
 }
@@ -174,6 +172,16 @@ impl Torture {
         let what = format!("round {round}: {victim:?} at {at}");
         let crash = if victim == Victim::Agent { at.to_owned() } else { format!("{at}:stop") };
         self.around(&what, &crash, armed, |torture, agent| torture.strike(agent, victim));
+    }
+
+    /// A move, and what its seed makes happen to it.
+    fn seeded(&mut self, seed: u64) {
+        let mut dice = Dice::of(seed);
+        let (at, armed) = (dice.point(), dice.below(2) == 0);
+        let crash = if dice.kills_agent() { at.clone() } else { format!("{at}:stop") };
+        self.around(&format!("seed {seed}: {crash}"), &crash, armed, |torture, agent| {
+            torture.strike_at_random(agent, &mut dice);
+        });
     }
 
     /// A move that something happens to, its recovery by another process, its end, and what the clients know.

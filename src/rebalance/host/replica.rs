@@ -1,5 +1,6 @@
 //! A replica that is made where there was none, or in the place of another one: P1–P5 of a move, and then nobody is
-//! fenced. The primary serves all the while, and no write is held.
+//! fenced. The primary serves all the while; the comparison alone may hold writes for some milliseconds, of keys that are
+//! written to all the time.
 //!
 //! The copy is closed to readers until it was found equal. Its journal stays open until the map names it (`keep`): up to
 //! then `take_back` removes it again.

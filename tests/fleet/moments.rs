@@ -1,0 +1,139 @@
+//! A rebalance or a failover that is under way, and the moments of it that a test waits for.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Output, Stdio};
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value as Json;
+
+use crate::cluster::{Cluster, REDIS};
+
+/// How long a moment may be waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A moment of a run.
+#[derive(Clone, Copy, Debug)]
+pub enum Moment {
+    /// dunlin has said that: the event, and its phase where it has one.
+    Said(&'static str, &'static str),
+    /// A host's journal has that record: step and mark.
+    Noted(&'static str, &'static str),
+}
+
+/// dunlin, running.
+pub struct Running<'c> {
+    cluster: &'c Cluster<'c>,
+    child: Child,
+    said: Receiver<String>,
+    lines: Vec<String>,
+    before: BTreeMap<(&'static str, u16), usize>,
+}
+
+impl<'c> Running<'c> {
+    /// Begins a rebalance, and waits until the moment has come.
+    pub fn until(cluster: &'c Cluster<'_>, moment: Moment, wish: &[&str]) -> Self {
+        Self::of(cluster, moment, &[&["shard-rebalance", "--yes", "--json"], wish].concat())
+    }
+
+    /// Begins what these arguments say, and waits until the moment has come.
+    pub fn of(cluster: &'c Cluster<'_>, moment: Moment, arguments: &[&str]) -> Self {
+        let before = counts(cluster);
+        let mut command = cluster.project.command(arguments);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let said = listen(&mut child);
+        let mut running = Self { cluster, child, said, lines: Vec::new(), before };
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let closed = running.listen();
+            if running.has_come(moment) {
+                return running;
+            }
+            let late = Instant::now() > end;
+            if closed || late {
+                let rest = running.rest();
+                panic!("{moment:?} has not come: {:#?}\n{rest}", running.lines);
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Kills dunlin.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        let status = self.child.wait().unwrap();
+        assert_eq!(status.code(), None, "it ended before it was killed: {:#?}", self.lines);
+    }
+
+    /// Waits for its end, so long at most; says whether it has come.
+    pub fn ends_within(&mut self, time: Duration) -> bool {
+        let end = Instant::now() + time;
+        while self.child.try_wait().unwrap().is_none() {
+            if Instant::now() > end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
+    /// Its exit code and what it complained of, once it has ended.
+    pub fn ended(mut self) -> (i32, String) {
+        assert!(self.ends_within(2 * PATIENCE), "it does not end: {:#?}", self.lines);
+        let Output { status, stderr, .. } = self.child.wait_with_output().unwrap();
+        (status.code().unwrap(), String::from_utf8_lossy(&stderr).into_owned())
+    }
+
+    /// Takes in what was said meanwhile; whether that was all.
+    fn listen(&mut self) -> bool {
+        loop {
+            match self.said.try_recv() {
+                Ok(line) => self.lines.push(line),
+                Err(TryRecvError::Empty) => return false,
+                Err(TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    fn has_come(&self, moment: Moment) -> bool {
+        match moment {
+            Moment::Said(event, phase) => self.lines.iter().any(|line| {
+                let line: Json = serde_json::from_str(line).unwrap();
+                line["event"] == event && (phase.is_empty() || line["phase"] == phase)
+            }),
+            Moment::Noted(step, mark) => REDIS.into_iter().any(|host| {
+                self.cluster.journals(host).into_iter().any(|(shard, records)| {
+                    let new = records.iter().skip(self.before.get(&(host, shard)).copied().unwrap_or(0));
+                    new.into_iter().any(|record| record["step"] == step && record["mark"] == mark)
+                })
+            }),
+        }
+    }
+
+    fn rest(&mut self) -> String {
+        self.child.kill().ok();
+        self.child.wait().ok();
+        let mut text = String::new();
+        std::io::Read::read_to_string(self.child.stderr.as_mut().unwrap(), &mut text).ok();
+        text
+    }
+}
+
+fn listen(child: &mut Child) -> Receiver<String> {
+    let (sender, receiver) = channel();
+    let output = BufReader::new(child.stdout.take().unwrap());
+    std::thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
+}
+
+fn counts<'h>(cluster: &Cluster<'_>) -> BTreeMap<(&'h str, u16), usize> {
+    let counted = |host| cluster.journals(host).into_iter().map(move |(shard, records)| ((host, shard), records.len()));
+    REDIS.into_iter().flat_map(counted).collect()
+}
