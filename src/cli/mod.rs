@@ -23,6 +23,7 @@ mod shard_ground;
 mod shard_rebalance;
 mod shard_run;
 mod shards;
+mod sparing;
 mod targets;
 mod told;
 

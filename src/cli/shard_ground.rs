@@ -19,6 +19,7 @@ use crate::rebalance::failover::Repair;
 use crate::rebalance::run::Step;
 use crate::rebalance::{Ground, ground, publish};
 use crate::transport::ConnectError;
+use crate::wire::sparing::{Asked, Sparing};
 
 /// What the shard commands load before they connect.
 pub struct Files {
@@ -144,6 +145,7 @@ impl Files {
             credentials,
             by: who(),
             fences: BTreeMap::new(),
+            sparing: Asked::default(),
         };
         Ok((ground, missing))
     }
@@ -151,6 +153,11 @@ impl Files {
     /// Where the moves of a run that is under way are kept.
     pub fn agenda(&self) -> PathBuf {
         self.beside("rebalance", "json")
+    }
+
+    /// Where it is kept what those moves leave to the clients of their sources.
+    fn kept_limits(&self) -> PathBuf {
+        self.agenda().with_extension("limits.json")
     }
 
     /// Where earlier looks at the capacity are kept.
@@ -169,6 +176,30 @@ impl Files {
     /// The disk said no.
     pub fn keep(&self, steps: &[Step]) -> Result<(), Failure> {
         keep(&self.agenda(), steps)
+    }
+
+    /// Writes down what the moves of this run leave to the clients of their sources.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn keep_sparing(&self, sparing: &Sparing) -> Result<(), Failure> {
+        let path = self.kept_limits();
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string(sparing).map_err(anyhow::Error::from)?;
+        Ok(publish::replace(&path, &text)?)
+    }
+
+    /// What the moves of the run before left to the clients of their sources.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn kept_sparing(&self) -> Result<Sparing, Failure> {
+        match std::fs::read_to_string(self.kept_limits()) {
+            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+            Err(_) => Ok(Sparing::default()),
+        }
     }
 
     /// The moves that a run before left.

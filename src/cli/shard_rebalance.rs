@@ -11,6 +11,7 @@ use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Foretold, Tally, Task, begin, carry_out, checked};
+use super::sparing::Spare;
 use crate::inventory::Bytes;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::observation::Observation;
@@ -62,6 +63,8 @@ pub struct ShardRebalance {
     /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
     #[arg(long)]
     soak: bool,
+    #[command(flatten)]
+    spare: Spare,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -100,6 +103,7 @@ impl ShardRebalance {
         }
         let fleet = files.fleet(common)?;
         let mut ground = files.ground(&fleet, common).await?;
+        ground.sparing = self.spare.asked();
         let map = files.map()?;
         let primaries = observe::primaries(&ground, map).await.map_err(|error| {
             Failure::new(Exit::Refused, error)
@@ -123,7 +127,7 @@ impl ShardRebalance {
         begin(&files, &mut ground, ("shard-rebalance", id), reporter).await?;
         unchanged(&files, &ground, &steps).await?;
         checked(&ground, &steps, id).await?;
-        let how = How { soak: self.soak, ..How::default() };
+        let how = How { soak: self.soak, concurrent: self.spare.concurrent(), ..How::default() };
         let planned = Some(Foretold::by(&plan));
         carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await
     }
@@ -139,6 +143,7 @@ impl ShardRebalance {
             to: (!self.to.is_empty()).then(|| self.to.clone()),
             max_moves: self.max_moves,
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
+            pace: self.spare.pace(),
             ..Wishes::default()
         };
         plan(&observation, &wishes).map_err(|infeasible| refused(&observation, &wishes, &infeasible))

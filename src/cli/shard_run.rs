@@ -16,6 +16,7 @@ use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::rebalance::run::{How, Moved, Outcome, Step, preflight, run};
 use crate::report::{Bars, Reporter, Summary};
 use crate::wire::Event;
+use crate::wire::sparing::Sparing;
 
 /// What the last line of a run counts.
 #[derive(Clone, Copy, Debug, Default)]
@@ -120,6 +121,7 @@ pub async fn carry_out(
 ) -> Result<Exit, Failure> {
     tally.moves = task.steps.len();
     files.keep(task.steps)?;
+    files.keep_sparing(&ground.limits(Sparing::default()).sparing)?;
     let (bars, begin) = (Bars::new(reporter.json, reporter.style.quiet), Instant::now());
     let watch = |host: &str, event: &Event| show(reporter, &bars, host, event);
     let ended = |step: &Step, result: &anyhow::Result<Moved>| {
@@ -137,8 +139,12 @@ pub async fn carry_out(
     files.keep(&left)?;
     tally.failed = outcome.failed.len();
     tell(&outcome, task, begin.elapsed().as_secs_f64(), reporter);
+    let is_interrupted = ground.fleet.stop.is_asked();
+    if is_interrupted {
+        tell_interrupted(&outcome, &left, reporter);
+    }
     let kept = outcome.moved.values().any(|moved| moved.kept.is_some());
-    Ok(match (left.is_empty() && !kept, ground.fleet.stop.is_asked()) {
+    Ok(match (left.is_empty() && !kept, is_interrupted) {
         (true, _) => Exit::Done,
         (false, true) => Exit::Interrupted,
         (false, false) => Exit::Partial,
@@ -217,6 +223,29 @@ fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
         reporter.say(
             "the old instances are live replicas: dunlin shards reverse goes back, dunlin shards resume retires them",
         );
+    }
+}
+
+/// After Ctrl-C: where each shard is, and what ends it.
+fn tell_interrupted(outcome: &Outcome, left: &[Step], reporter: &Reporter) {
+    let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
+    let moved = ids(&mut outcome.moved.keys().copied());
+    let is_begun = |key: &(u32, usize)| outcome.failed.contains_key(key);
+    let begun = ids(&mut left.iter().map(Step::key).filter(is_begun));
+    let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !is_begun(key)));
+    reporter.line(&json!({"event": "interrupted", "moved": moved, "begun": begun, "not_begun": not_begun}));
+    let shards = |shards: &[u32]| match shards {
+        [] => "none".to_owned(),
+        shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+    };
+    reporter.data(&format!(
+        "Interrupted: moved: {}; begun and not moved: {}; not begun: {}",
+        shards(&moved),
+        shards(&begun),
+        shards(&not_begun)
+    ));
+    if !left.is_empty() {
+        reporter.say("next: dunlin shards resume goes on, dunlin shards abort takes back what has not switched");
     }
 }
 

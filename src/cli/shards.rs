@@ -20,6 +20,7 @@ use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
+use super::sparing::Spare;
 use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::plan::Role as CopyRole;
@@ -49,6 +50,8 @@ enum What {
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
+        #[command(flatten)]
+        spare: Spare,
     },
     /// Take back moves that have not switched yet, and forget those that were not begun
     Abort {
@@ -113,7 +116,7 @@ impl Shards {
             let work = Work { files: &files, common, reporter, id };
             match self.what {
                 What::Status { out } => work.status(out).await,
-                What::Resume { yes } => work.resume(yes, &mut tally).await,
+                What::Resume { yes, spare } => work.resume(yes, &spare, &mut tally).await,
                 What::Abort { yes } => work.abort(yes, &mut tally).await,
                 What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
                 What::Failover(how) => work.failover(&how, &mut tally).await,
@@ -145,7 +148,7 @@ impl Work<'_> {
         }
     }
 
-    async fn resume(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
+    async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
         let left = self.files.kept()?;
@@ -162,6 +165,7 @@ impl Work<'_> {
             }
         }
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
+        ground.sparing = spare.asked();
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         self.tell(&open);
@@ -174,18 +178,25 @@ impl Work<'_> {
         }
         let rest = not_there(left, &read_map(&ground.map_file)?.0);
         self.files.keep(&rest)?;
+        if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || !rest.is_empty()) {
+            return Ok(self.interrupted());
+        }
         if tally.failed > 0 || waiting {
             return Ok(Exit::Partial);
         }
         if rest.is_empty() {
             return Ok(Exit::Done);
         }
+        // They keep to what they were to keep to, as far as it was not told otherwise now.
+        ground.sparing = ground.sparing.over(self.files.kept_sparing()?).into();
         checked(&ground, &rest, &self.id).await?;
-        let task = Task { id: &self.id, steps: &rest, how: How::default(), planned: None };
+        let how = How { concurrent: spare.concurrent(), ..How::default() };
+        let task = Task { id: &self.id, steps: &rest, how, planned: None };
         carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
     }
 
-    /// Brings moves to their end, one after the other; says whether old instances had to be left.
+    /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
+    /// follows a Ctrl-C.
     async fn end_all(
         &self,
         ground: &Ground<'_>,
@@ -205,6 +216,11 @@ impl Work<'_> {
         let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
         let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
         for (state, _) in open.iter().filter(is_move) {
+            if ground.fleet.stop.is_asked() {
+                reporter.say(&format!("shard {} is left as it is", state.shard));
+                waiting = true;
+                continue;
+            }
             match resume(ground, state, &watch).await {
                 Ok(kept) => {
                     let what = if state.replica { "has a replica" } else { "serves" };
@@ -237,7 +253,13 @@ impl Work<'_> {
             .open(&ground, &found)?
             .into_iter()
             .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
+        let mut is_left = false;
         for (state, _) in &back {
+            if ground.fleet.stop.is_asked() {
+                self.reporter.say(&format!("shard {} is left as it is", state.shard));
+                is_left = true;
+                continue;
+            }
             match abort(&ground, state, &|_, _| {}).await {
                 Ok(()) if state.replica => {
                     self.reporter.data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
@@ -254,8 +276,18 @@ impl Work<'_> {
         let on: Vec<_> = on.into_iter().filter(|(_, stand)| *stand != Stand::Soaking).collect();
         let waiting = self.end_all(&ground, &on, tally).await?;
         tally.moves = back.len() + on.len();
+        if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || is_left) {
+            return Ok(self.interrupted());
+        }
         self.files.keep(&[])?;
         Ok(if tally.failed > 0 || waiting { Exit::Partial } else { Exit::Done })
+    }
+}
+
+impl Work<'_> {
+    fn interrupted(&self) -> Exit {
+        self.reporter.say("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
+        Exit::Interrupted
     }
 }
 

@@ -48,6 +48,15 @@ impl Fleet {
     where
         F: Future<Output = R>,
     {
-        futures_util::stream::iter(items.iter().map(work)).buffered(self.parallel).collect().await
+        self.few(items, self.parallel, work).await
+    }
+
+    /// As [`Fleet::each`], with at most so many at a time, and never more than `parallel`.
+    pub async fn few<'i, I, R, F>(&self, items: &'i [I], at_a_time: usize, work: impl Fn(&'i I) -> F) -> Vec<R>
+    where
+        F: Future<Output = R>,
+    {
+        let at_a_time = at_a_time.clamp(1, self.parallel);
+        futures_util::stream::iter(items.iter().map(work)).buffered(at_a_time).collect().await
     }
 }

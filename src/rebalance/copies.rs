@@ -228,7 +228,7 @@ pub async fn settle(ground: &Ground<'_>, copies: &Copies, run: &str) -> Result<V
             waiting.push((*shard, format!("its primary does not need {wanted} replicas yet: {error:#}")));
         }
     }
-    let how = How { soak: false, pass_unclear: true };
+    let how = How { pass_unclear: true, ..How::default() };
     for Stray { shard, host, .. } in copies.strays.iter().filter(|stray| stray.is_replica) {
         if waiting.iter().any(|(other, _)| other == shard) {
             continue;

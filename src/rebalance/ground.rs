@@ -12,6 +12,7 @@ use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, Inventory};
 use crate::playbook::{Compiled, Compiler, Parts, Playbook, Selection, Templates};
 use crate::wire::shard::{self, Credentials, MoveSpec, Reply, Request};
+use crate::wire::sparing::{Asked, Sparing};
 use crate::wire::{self, Event};
 
 /// Where events of a host's shard go.
@@ -41,6 +42,8 @@ pub struct Ground<'a> {
     pub by: String,
     /// The run's number on each host, once it has begun.
     pub fences: BTreeMap<String, u64>,
+    /// What moves are to leave to their sources' clients, as far as it was said.
+    pub sparing: Asked,
 }
 
 impl Ground<'_> {
@@ -84,6 +87,11 @@ impl Ground<'_> {
     pub fn host_at(&self, address: &str) -> Option<&str> {
         let (ip, _) = address.rsplit_once(':')?;
         self.inventory.hosts().iter().find(|host| host.address == ip).map(|host| host.name.as_str())
+    }
+
+    /// The bounds of a move that had those before.
+    pub fn limits(&self, before: Sparing) -> shard::Limits {
+        shard::Limits { sparing: self.sparing.over(before), ..shard::Limits::default() }
     }
 
     /// A compiler for the steps of these types, under a map.
@@ -158,7 +166,7 @@ impl Ground<'_> {
             app_user: from.id.user(),
             instance: self.instance(&after, shard, to, self.session(to)?)?,
             source_is_armed: false,
-            limits: shard::Limits::default(),
+            limits: self.limits(Sparing::default()),
             journals: shard::moves_folder(),
         })
     }

@@ -208,7 +208,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
     let (old, new) = hosts_of(ground, state)?;
     let what = Change { shard: state.shard, old, new };
     let spec = spec(ground, &map, &state.run, what)?;
-    let settling = Settling { publishing: &Mutex::new(()), how: How { soak: false, pass_unclear: true }, watch };
+    let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
     if exchanged(&map, what)? == placement(&map, state.shard)? {
         return settle(ground, &spec, what, &settling).await;
     }

@@ -172,7 +172,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         Reply::Recovered(Recovered::Undecided { why }) => bail!("shard {}: {why}", state.shard),
         _ => bail!("an answer that does not fit"),
     }
-    let settling = Settling { publishing: &Mutex::new(()), how: How { soak: false, pass_unclear: true }, watch };
+    let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
     settle(ground, &before, &spec, (from, to), &settling).await
 }
 
@@ -208,7 +208,7 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
         app_user: state.app_user.clone(),
         instance,
         source_is_armed: false,
-        limits: crate::wire::shard::Limits::default(),
+        limits: ground.limits(state.sparing),
         journals: moves_folder(),
     })
 }

@@ -77,6 +77,8 @@ pub struct How {
     pub soak: bool,
     /// A service that does not tell its epoch no longer keeps an old instance from being retired.
     pub pass_unclear: bool,
+    /// At most so many moves at the same time; 0: all of a wave.
+    pub concurrent: usize,
 }
 
 /// A move that ended, for whoever watches.
@@ -115,7 +117,7 @@ pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run:
     Ok(reasons)
 }
 
-/// Runs the moves; a wave begins only while nothing has failed and nobody asked to stop.
+/// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
 pub async fn run(
     ground: &Ground<'_>,
     steps: &[Step],
@@ -133,15 +135,20 @@ pub async fn run(
         }
         let settling = Settling { publishing: &publishing, how, watch };
         let each = async |step: &&Step| {
+            if ground.fleet.stop.is_asked() {
+                return None;
+            }
             let result = one(ground, step, run, &settling).await;
             ended(step, &result);
-            result
+            Some(result)
         };
-        let results = ground.fleet.each(&now, each).await;
+        let at_a_time = if how.concurrent > 0 { how.concurrent } else { now.len() };
+        let results = ground.fleet.few(&now, at_a_time, each).await;
         for (step, result) in now.into_iter().zip(results) {
             match result {
-                Ok(moved) => drop(outcome.moved.insert(step.key(), moved)),
-                Err(error) => drop(outcome.failed.insert(step.key(), format!("{error:#}"))),
+                Some(Ok(moved)) => drop(outcome.moved.insert(step.key(), moved)),
+                Some(Err(error)) => drop(outcome.failed.insert(step.key(), format!("{error:#}"))),
+                None => outcome.left.push(step.clone()),
             }
         }
     }
@@ -161,6 +168,10 @@ async fn one(ground: &Ground<'_>, step: &Step, run: &str, settling: &Settling<'_
     match ground.ask(&step.to, Request::Copy(spec.clone()), watch).await? {
         Reply::Copied(copied) => moved.bytes = copied.bytes,
         _ => bail!("an answer that does not fit"),
+    }
+    if ground.fleet.stop.is_asked() {
+        // Else the source's file would be armed for a switch that does not begin.
+        bail!("interrupted before it was switched: {} serves it, the copy at {} follows", step.from, step.to);
     }
     phase(&spec, &step.to, "switch", watch);
     let switched = switch(ground, &map, &spec, (&step.from, &step.to), watch).await?;
@@ -287,7 +298,9 @@ pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, 
         match ground.ask(host, Request::Retire(retire.clone()), &|_, _| {}).await {
             Ok(_) => return Ok(None),
             // Services look at their map a few times a second and then close what they do not need.
-            Err(_) if begin.elapsed() < LEAVE => tokio::time::sleep(Duration::from_millis(250)).await,
+            Err(_) if begin.elapsed() < LEAVE && !ground.fleet.stop.is_asked() => {
+                tokio::time::sleep(Duration::from_millis(250)).await
+            }
             Err(error) => return Ok(Some(format!("{error:#}"))),
         }
     }

@@ -268,6 +268,15 @@ impl RedisShard {
         self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
     }
 
+    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn follow(&self, address: &str) -> Result<()> {
+        let (host, port) = host_and_port(address)?;
+        self.rewrite(&self.conf_path(), |text| conf::with(text, "replicaof", &format!("{host} {port}")))
+    }
+
     /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
     /// attached; durably, and the process goes on as it is.
     ///
@@ -463,6 +472,10 @@ fn meta(world: &mut World, path: &Path) -> Result<Option<Meta>> {
 
 /// The directive that makes an instance follow `ip:port`.
 fn follow_line(address: &str) -> Result<String> {
-    let (host, port) = address.rsplit_once(':').with_context(|| format!("\"{address}\" is not of the form ip:port"))?;
+    let (host, port) = host_and_port(address)?;
     Ok(format!("replicaof {host} {port}\n"))
+}
+
+fn host_and_port(address: &str) -> Result<(&str, &str)> {
+    address.rsplit_once(':').with_context(|| format!("\"{address}\" is not of the form ip:port"))
 }

@@ -11,6 +11,7 @@ pub mod lock;
 mod message;
 pub mod provision;
 pub mod shard;
+pub mod sparing;
 
 pub use event::{Event, Sink, Stream};
 pub use facts::{Facts, Interface, Os, Pressure};

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::sparing::Sparing;
+
 /// Where the host half keeps its journals unless told otherwise.
 pub const MOVES: &str = "/var/lib/dunlin/moves";
 
@@ -197,6 +199,8 @@ pub struct Limits {
     pub verify_keys_per_s: u64,
     /// Go on although the target's listpack limits differ from the source's: the move re-encodes.
     pub allow_reencoding: bool,
+    /// What is left to the source's clients.
+    pub sparing: Sparing,
 }
 
 impl Default for Limits {
@@ -208,6 +212,7 @@ impl Default for Limits {
             lag_bytes: 1 << 20,
             verify_keys_per_s: 0,
             allow_reencoding: false,
+            sparing: Sparing::default(),
         }
     }
 }
@@ -516,6 +521,9 @@ pub struct MoveState {
     pub app_user: String,
     /// The target instance as it was asked for, so that another operator can go on.
     pub instance: Value,
+    /// What it leaves to the source's clients.
+    #[serde(default)]
+    pub sparing: Sparing,
     /// The last step in the journal.
     pub step: String,
     /// `intent`, `done` or `failed`.

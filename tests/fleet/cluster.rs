@@ -181,7 +181,14 @@ impl<'f> Cluster<'f> {
         self.connect(host, shard, ("dunlin", ADMIN)).unwrap()
     }
 
-    fn connect(&self, host: &str, shard: u16, (user, password): (&str, &str)) -> Option<redis::Connection> {
+    /// How many replicas an instance has.
+    pub fn replicas(&self, host: &str, shard: u16) -> u64 {
+        let mut connection = self.connect(host, shard, ("dunlin", ADMIN)).unwrap();
+        let info: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+        info.lines().find_map(|line| line.strip_prefix("connected_slaves:")).unwrap().trim().parse().unwrap()
+    }
+
+    pub fn connect(&self, host: &str, shard: u16, (user, password): (&str, &str)) -> Option<redis::Connection> {
         let url = format!("redis://{user}:{password}@{}/", self.address(host, shard));
         let limit = Duration::from_secs(2);
         let connection = redis::Client::open(url).unwrap().get_connection_with_timeout(limit).ok()?;

@@ -10,6 +10,7 @@ mod deploy;
 mod failover;
 mod faults;
 mod hosts;
+mod interrupts;
 mod kills;
 mod moments;
 mod project;

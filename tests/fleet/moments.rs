@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Output, Stdio};
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value as Json;
 
 use crate::cluster::{Cluster, REDIS};
@@ -41,7 +43,8 @@ impl<'c> Running<'c> {
     pub fn of(cluster: &'c Cluster<'_>, moment: Moment, arguments: &[&str]) -> Self {
         let before = counts(cluster);
         let mut command = cluster.project.command(arguments);
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A group of its own, as a terminal makes one for what it runs.
+        let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = listen(&mut child);
         let mut running = Self { cluster, child, said, lines: Vec::new(), before };
         let end = Instant::now() + PATIENCE;
@@ -64,6 +67,16 @@ impl<'c> Running<'c> {
         self.child.kill().unwrap();
         let status = self.child.wait().unwrap();
         assert_eq!(status.code(), None, "it ended before it was killed: {:#?}", self.lines);
+    }
+
+    /// What a terminal sends at Ctrl-C, to dunlin and all that it started: everything that dunlin said, once it has ended
+    /// as it does then.
+    pub fn interrupt(mut self) -> Vec<Json> {
+        kill_process_group(Pid::from_child(&self.child), Signal::INT).unwrap();
+        self.lines.extend(self.said);
+        let status = self.child.wait().unwrap();
+        assert_eq!((status.code(), status.signal()), (Some(130), None), "{:#?}", self.lines);
+        self.lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
     /// Waits for its end, so long at most; says whether it has come.

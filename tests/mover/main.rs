@@ -9,6 +9,7 @@ mod preflight;
 mod provision;
 mod replica;
 mod reverse;
+mod sparing;
 mod torture;
 mod verification;
 mod writers;

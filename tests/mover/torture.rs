@@ -22,6 +22,9 @@ const STEPS: [&str; 11] =
 /// and would hide the mover's, so the checker runs with `always`, and its line of figures says so.
 const APPENDFSYNC: &str = "always";
 
+/// A cap that is none: what counts is that the copy goes through a relay.
+const RELAYED: u64 = 1 << 30;
+
 /// Twice the longest pause.
 const HELD_UP: Duration = Duration::from_millis(400);
 
@@ -130,6 +133,8 @@ struct Torture {
     writers: Writers,
     owner: u8,
     longest_gap: Duration,
+    /// Each third one goes through a relay.
+    moves: usize,
     /// The append-only file of the source that was killed last, as it stood then.
     file: Vec<u8>,
 }
@@ -152,7 +157,7 @@ impl Torture {
     fn of(places: Places, has_replica: bool) -> Self {
         let writers = Writers::start_with_a_stale_one(3, &places.address(0));
         writers.write_on(50);
-        Self { places, has_replica, writers, owner: 0, longest_gap: Duration::ZERO, file: Vec::new() }
+        Self { places, has_replica, writers, owner: 0, longest_gap: Duration::ZERO, moves: 0, file: Vec::new() }
     }
 
     /// The last look, and the line of figures.
@@ -187,10 +192,15 @@ impl Torture {
     /// A move that something happens to, its recovery by another process, its end, and what the clients know.
     fn around(&mut self, what: &str, crash: &str, armed: bool, happens: impl FnOnce(&mut Self, &mut Agent)) {
         let (from, to) = (self.owner, 1 - self.owner);
-        let what = format!("{what}, {from} to {to}{}", if armed { ", its file armed before" } else { "" });
+        self.moves += 1;
+        let bandwidth = if self.moves.is_multiple_of(3) { RELAYED } else { 0 };
+        let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
+        let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
+        let what = format!("{what}, {from} to {to}{told}");
         let others = if self.has_replica { vec![self.places.address(REPLICA)] } else { Vec::new() };
         let replicas = u32::try_from(others.len()).unwrap() + 1;
-        let spec = MoveSpec { source_is_armed: armed, others, ..self.places.spec(from, to) };
+        let mut spec = MoveSpec { source_is_armed: armed, others, ..self.places.spec(from, to) };
+        spec.limits.sparing.bandwidth = bandwidth;
         let mut requests = vec![Request::Copy(spec.clone()), Request::Switch(spec.clone())];
         if armed {
             requests.insert(1, self.places.arm(from, replicas));

@@ -73,8 +73,14 @@ fn shard(
     };
     let witnesses = elsewhere(&|seen| matches!(seen.primary, Role::Master { .. }));
     let primary = &copies[0].address;
-    let strays = elsewhere(&|seen| matches!(&seen.role, Role::Replica { of, .. } if of == primary));
+    let mut strays = elsewhere(&|seen| matches!(&seen.role, Role::Replica { of, .. } if of == primary));
     let moving = journals.get(&id).and_then(|(host, state)| moving(host, state, stand(ground, map, state)));
+    // The copy of a move may have followed a relay instead, which ended with its agent.
+    if let Some(moving) = moving.as_ref().filter(|moving| moving.is_copy && !strays.contains(&moving.to))
+        && elsewhere(&|seen| matches!(seen.role, Role::Replica { .. })).contains(&moving.to)
+    {
+        strays.push(moving.to.clone());
+    }
     Ok(Shard { id, copies, witnesses, strays, moving })
 }
 

@@ -4,6 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use super::aside::set_aside;
 use super::link::role_of;
+use super::relay;
 use crate::resources::Blobs;
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::{MoveSpec, Role};
@@ -16,20 +17,26 @@ pub fn instance(spec: &MoveSpec) -> Result<RedisShard> {
     serde_json::from_value(spec.instance.clone()).with_context(|| format!("the instance of shard {}", spec.shard))
 }
 
-/// Does the instance's own file say that it follows the source?
+/// Does the instance's own file say that it follows the source, or waits at its dead end until a relay leads it there?
 ///
 /// # Errors
 /// The file could not be read.
 pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
-    Ok(instance.current()?.and_then(|conf| conf.replica_of()).as_deref() == Some(&spec.from))
+    let follows = instance.current()?.and_then(|conf| conf.replica_of());
+    Ok(follows.is_some_and(|of| of == spec.from || relay::is_of(spec.shard, &of)))
 }
 
-/// Makes the copy, or starts the one that is there; files of an earlier instance are set aside.
+/// Makes the copy, or starts the one that is there; files of an earlier instance are set aside. A copy that is to spare
+/// its source starts at its dead end, so that nothing is sent before the relay is there.
 ///
 /// # Errors
 /// Something else runs there, or what the system said.
 pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result<()> {
+    let follows = if spec.limits.sparing.is_asked() { relay::dead_end(spec.shard) } else { spec.from.clone() };
     if is_copy(instance, spec)? {
+        if !instance.is_running()? {
+            instance.follow(&follows)?;
+        }
         return instance.start_with_host();
     }
     match role_of(&spec.to, &spec.credentials) {
@@ -37,5 +44,5 @@ pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result
         role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
     }
     set_aside(instance, "old")?;
-    instance.birth(&spec.from, &spec.app_user, blobs)
+    instance.birth(&follows, &spec.app_user, blobs)
 }

@@ -1,12 +1,16 @@
 //! P1–P5: a copy that has caught up, is durable, and was found equal.
 
+use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use super::carry::{self, Carriage};
 use super::diary::{Diary, Mark, Step};
+use super::guard::Guard;
 use super::link::Link;
+use super::pace::{self, Throttle};
 use super::{birth, observe, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
@@ -18,7 +22,8 @@ pub const START: Duration = Duration::from_secs(20);
 /// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
 ///
 /// # Errors
-/// What stopped it; the source has not been touched but for its replication settings.
+/// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
+/// where the run was cancelled.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
     let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
     let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
@@ -27,6 +32,8 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
+    let (guard, turns) = (Guard::of(spec), pace::turn(spec));
+    let turn = carry::admitted(guard.as_ref(), &turns, spec, sink)?;
     diary.begin(spec)?;
     if diary.last(Step::StandBy, Mark::Intent).is_some() {
         // An earlier switch was cut short; its target may stand by as a closed master.
@@ -36,17 +43,17 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
             Recovered::Undecided { why } => bail!(why),
         }
     }
-    filled(spec, &mut diary, &mut source, (blobs, sink))
+    filled(spec, (&mut diary, &mut source), (guard.as_ref(), turn), (blobs, sink))
 }
 
-/// P1–P5 under a move that is begun: born, caught up, equal, durable.
+/// P1–P5 under a move that is begun and admitted: born, caught up, equal, durable.
 ///
 /// # Errors
 /// What stopped it.
 pub fn filled(
     spec: &MoveSpec,
-    diary: &mut Diary,
-    source: &mut Link,
+    (diary, source): (&mut Diary, &mut Link),
+    (guard, turn): (Option<&Guard>, Option<MutexGuard<'_, ()>>),
     (blobs, sink): (&dyn Blobs, &dyn Sink),
 ) -> Result<Copied> {
     let (started, instance) = (Instant::now(), birth::instance(spec)?);
@@ -61,7 +68,18 @@ pub fn filled(
     diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
 
     diary.intent(Step::Copy, Value::Null)?;
-    sync::caught_up(source, &mut target, spec, sink)?;
+    let throttle = spec.limits.sparing.is_asked().then(|| Throttle::of(spec));
+    match throttle.clone() {
+        Some(throttle) if !carry::is_attached(&mut target, spec)? => {
+            let carriage = Carriage { spec, instance: &instance, guard, throttle, sink };
+            carriage.carry(source, &mut target, turn)?;
+        }
+        _ => {
+            drop(turn);
+            carry::attach(&instance, &mut target, spec)?;
+            directly(source, &mut target, spec, sink)?;
+        }
+    }
     diary.done(Step::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
@@ -69,6 +87,16 @@ pub fn filled(
     sync::durable(&mut target, spec, sink)?;
     let bytes = observe::dataset(&target.info("all")?);
     Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
+}
+
+/// The copy as Redis makes it; one that is cancelled half way ends at the source too.
+fn directly(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
+    let caught_up = sync::caught_up(source, target, spec, sink);
+    if caught_up.is_err() && sink.cancelled() {
+        // Where the target does not answer, it sends for nothing either.
+        carry::park(target, spec).ok();
+    }
+    caught_up
 }
 
 /// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.

@@ -12,6 +12,7 @@ use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::{MoveSpec, failover};
+use crate::wire::sparing::Sparing;
 
 /// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -146,6 +147,9 @@ pub struct Begun {
     /// Is it a failover? Then the source was given up, and `min_replicas` is the target's.
     #[serde(default)]
     pub failover: bool,
+    /// What it leaves to the source's clients; whoever goes on with it keeps to that.
+    #[serde(default)]
+    pub sparing: Sparing,
 }
 
 impl Begun {
@@ -161,6 +165,7 @@ impl Begun {
             by: spec.by.clone(),
             replica: false,
             failover: false,
+            sparing: spec.limits.sparing,
         }
     }
 }
@@ -296,6 +301,7 @@ impl Diary {
             min_replicas: Some(min_replicas),
             by: what.by.clone(),
             replica: false,
+            sparing: Sparing::default(),
             failover: true,
         };
         self.append(Step::Begin, Mark::Done, json!(begun))

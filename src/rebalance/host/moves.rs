@@ -100,6 +100,7 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         epoch: begun.epoch,
         app_user: begun.app_user,
         instance: begun.instance,
+        sparing: begun.sparing,
         step: last.step.name().to_owned(),
         mark,
         at: last.at.clone(),

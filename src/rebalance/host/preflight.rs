@@ -136,7 +136,7 @@ fn from_source(
     found.checked("disk", disk(&info, instance)?);
     encodings(source, spec, conf, (found, sink))?;
     replica_user(source, spec, conf, found)?;
-    found.checked("buffer", buffer(source, &info)?);
+    found.checked("buffer", buffer(source, &info, spec.limits.sparing.bandwidth)?);
     Ok(())
 }
 
@@ -255,16 +255,18 @@ fn replica_user(source: &mut Link, spec: &MoveSpec, conf: &Conf, found: &mut Fou
 }
 
 /// What the source writes while the copy is taken must fit into the replica's output buffer.
-fn buffer(source: &mut Link, info: &Info) -> Result<Option<String>> {
+fn buffer(source: &mut Link, info: &Info, cap: u64) -> Result<Option<String>> {
     std::thread::sleep(WINDOW);
     let written = written(info, &source.info("all")?);
     let rate = written * 1000 / u64::try_from(WINDOW.as_millis())?;
-    let needed = rate * (1 + info.number("used_memory") / SYNC_RATE);
+    let sync_rate = if cap > 0 { cap.min(SYNC_RATE) } else { SYNC_RATE };
+    let needed = rate.saturating_mul(1 + info.number("used_memory") / sync_rate);
     let limits = source.setting("client-output-buffer-limit")?;
     let hard = limits.split(' ').skip_while(|word| !matches!(*word, "replica" | "slave")).nth(1);
     let hard: u64 = hard.and_then(|hard| hard.parse().ok()).unwrap_or(0);
+    let capped = if cap > 0 { format!("; a higher --bandwidth than {cap} bytes/s needs less") } else { String::new() };
     Ok((hard > 0 && hard < needed).then(|| {
-        format!("the source writes {rate} bytes/s; its replica output buffer of {hard} bytes would overflow, {needed} are needed")
+        format!("the source writes {rate} bytes/s; its replica output buffer of {hard} bytes would overflow, {needed} are needed{capped}")
     }))
 }
 

@@ -9,6 +9,7 @@ use super::arm::disarmed;
 use super::diary::{Diary, Mark, Record, Step, is_finished};
 use super::door::Door;
 use super::link::{Link, host_and_port};
+use super::relay;
 use super::switch::{boot, finish};
 use super::{birth, replica, sync};
 use crate::wire::shard::{MoveSpec, Recovered, Role};
@@ -132,7 +133,11 @@ fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
         instance.start_with_host()?;
     }
     let (mut source, source_role, source_id) = look(&spec.from, spec);
-    let (mut target, target_role, target_id) = look(&spec.to, spec);
+    let (mut target, mut target_role, target_id) = look(&spec.to, spec);
+    // A copy goes through its relay before anything is armed: its source is a master then, or does not answer.
+    if !matches!(source_role, Role::Replica { .. }) {
+        target_role = relay::seen(target_role, spec);
+    }
     let keeps = target.as_mut().is_some_and(|target| target.setting("appendfsync").is_ok_and(|when| when == "always"));
     let known = known(diary, (&source_id, &target_id), keeps)?;
     let was_armed = since_roll_back(diary.this_move()).iter().any(|record| record.step == Step::Arm);
@@ -318,11 +323,11 @@ fn look(address: &str, spec: &MoveSpec) -> (Option<Link>, Role, String) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::wire::shard::{Credentials, Limits};
 
-    fn spec() -> MoveSpec {
+    pub fn spec() -> MoveSpec {
         MoveSpec {
             run: "r".to_owned(),
             by: String::new(),

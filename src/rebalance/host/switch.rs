@@ -22,6 +22,7 @@ use super::arm::{arm, disarmed, guarded};
 use super::crash::{self, Moment};
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::door::Door;
+use super::guard::Guard;
 use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync, verify};
 use crate::resources::redis_shard::RedisShard;
@@ -66,6 +67,9 @@ pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
     for retries in 0..spec.limits.attempts.max(1) {
         if sink.cancelled() {
             bail!("cancelled before shard {} was handed over; {} serves it", spec.shard, spec.from);
+        }
+        if let Some(guard) = Guard::of(spec) {
+            guard.calm("switch", sink)?;
         }
         match attempt(spec, &mut diary, sink) {
             Ok(Attempt::Done(done)) => return Ok(Switched { retries, ..done }),

@@ -64,10 +64,15 @@ fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
 /// loses its link connects again at once, and is online at once after a partial resync. That is possible while the
 /// source's backlog goes back to where the replica is; half of it is left for what is written meanwhile.
 fn may_meet_again(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
-    let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
     let linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
+    Ok(linked && is_in_reach(from, to) && !is_online(from, &spec.to)?)
+}
+
+/// Will a replica that connects anew be let go on where it is?
+pub fn is_in_reach(from: &Info, to: &Info) -> bool {
+    let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
     let reaches = from.number("repl_backlog_first_byte_offset") <= to.number("slave_repl_offset") + 1;
-    Ok(linked && reaches && behind < from.number("repl_backlog_size") / 2 && !is_online(from, &spec.to)?)
+    reaches && behind < from.number("repl_backlog_size") / 2
 }
 
 /// Does the source count this replica as online, and has it heard from it?

@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::link::{Link, words};
+use super::pace::Throttle;
 use super::sync;
 use crate::wire::shard::{MoveSpec, Role, Verified};
 use crate::wire::{Event, Sink};
@@ -22,6 +23,8 @@ use content::contents;
 
 /// Keys in one pipeline.
 const BATCH: usize = 256;
+/// The same where the source's latency counts: its clients wait for all of one pipeline.
+const SMALL_BATCH: usize = 16;
 /// Looks at a live key before writes are held for it.
 const LOOKS: u32 = 5;
 /// Between two looks at live keys.
@@ -139,7 +142,12 @@ pub fn compare(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn
             link.run(&["SELECT", &database.to_string()])?;
         }
         let total: u64 = source.ask(&words(&["DBSIZE"]))?;
-        let mut pass = Pass { source, target, spec, sink, total, verified: &mut verified, started: Instant::now() };
+        let sparing = spec.limits.sparing;
+        let throttle = sparing.is_asked().then(|| Throttle::of(spec));
+        let batch = if sparing.p99_ms > 0 { SMALL_BATCH } else { BATCH };
+        let started = Instant::now();
+        let verified = &mut verified;
+        let mut pass = Pass { source, target, spec, sink, total, verified, started, batch, throttle, owed: 0 };
         pass.run()?;
     }
     Ok(verified)
@@ -154,6 +162,11 @@ struct Pass<'a> {
     total: u64,
     verified: &'a mut Verified,
     started: Instant,
+    /// Keys in one pipeline.
+    batch: usize,
+    /// Where the source is to be spared: what its answers pass through, and their bytes that have not been waited for.
+    throttle: Option<Throttle>,
+    owed: u64,
 }
 
 impl Pass<'_> {
@@ -161,7 +174,7 @@ impl Pass<'_> {
         let mut suspects = BTreeSet::new();
         let mut cursor = "0".to_owned();
         loop {
-            let keys = scan(self.source, &mut cursor)?;
+            let keys = scan(self.source, &mut cursor, self.batch)?;
             for (key, verdict) in self.look(&keys)? {
                 self.count(key, verdict, &mut suspects);
             }
@@ -172,7 +185,7 @@ impl Pass<'_> {
             }
         }
         loop {
-            let keys = scan(self.target, &mut cursor)?;
+            let keys = scan(self.target, &mut cursor, self.batch)?;
             suspects.extend(self.strangers(&keys)?);
             if cursor == "0" {
                 break;
@@ -190,7 +203,8 @@ impl Pass<'_> {
             std::thread::sleep(REST);
             let keys: Vec<Key> = std::mem::take(&mut suspects).into_iter().collect();
             self.verified.retried += keys.len() as u64;
-            for keys in keys.chunks(BATCH) {
+            for keys in keys.chunks(self.batch) {
+                self.pay();
                 for (key, verdict) in self.look(keys)? {
                     self.count(key, verdict, &mut suspects);
                 }
@@ -247,6 +261,7 @@ impl Pass<'_> {
     /// Compares keys as both sides have them now.
     fn look(&mut self, keys: &[Key]) -> Result<Verdicts> {
         let (source, target) = states(self.source, self.target, keys)?;
+        self.owed += source.iter().filter_map(|state| Some(state.dump.as_ref()?.len() as u64)).sum::<u64>();
         let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
         // Other bytes may be another encoding of the same content; only where the expiry is the same is that asked.
@@ -295,7 +310,16 @@ impl Pass<'_> {
         }
     }
 
-    fn pace(&self) -> Result<()> {
+    /// Never while writes are held.
+    fn pay(&mut self) {
+        let owed = std::mem::take(&mut self.owed);
+        if let Some(throttle) = &self.throttle {
+            throttle.take(owed, &|| !self.sink.cancelled());
+        }
+    }
+
+    fn pace(&mut self) -> Result<()> {
+        self.pay();
         if self.sink.cancelled() {
             bail!("cancelled while shard {} was being compared; nothing is handed over", self.spec.shard);
         }
@@ -336,8 +360,8 @@ pub fn told(verified: &Verified, spec: &MoveSpec) -> String {
     )
 }
 
-fn scan(link: &mut Link, cursor: &mut String) -> Result<Vec<Key>> {
-    let (next, keys): (String, Vec<Key>) = link.ask(&words(&["SCAN", cursor, "COUNT", &BATCH.to_string()]))?;
+fn scan(link: &mut Link, cursor: &mut String, batch: usize) -> Result<Vec<Key>> {
+    let (next, keys): (String, Vec<Key>) = link.ask(&words(&["SCAN", cursor, "COUNT", &batch.to_string()]))?;
     *cursor = next;
     Ok(keys)
 }
