@@ -12,7 +12,8 @@ use tokio::sync::Mutex;
 use super::ground::{Watch, read_map, shard_id};
 use super::run::{How, Leaving, Moved, Settling, phase, retire};
 use super::{Ground, publish};
-use crate::wire::shard::{Arm, Limits, MoveSpec, MoveState, Reply, Request, moves_folder};
+use crate::wire::shard::{Arm, MoveSpec, MoveState, Reply, Request, moves_folder};
+use crate::wire::sparing::Sparing;
 
 /// A replica to be made.
 #[derive(Clone, Copy, Debug)]
@@ -45,9 +46,12 @@ pub async fn add(ground: &Ground<'_>, shard: u32, on: &str, (run, watch): (&str,
 /// # Errors
 /// A step failed; asked again, it goes on there.
 pub async fn change(ground: &Ground<'_>, what: Change<'_>, run: &str, settling: &Settling<'_>) -> Result<Moved> {
-    let begin = std::time::Instant::now();
     let (map, _) = read_map(&ground.map_file)?;
-    let spec = spec(ground, &map, run, what)?;
+    made(ground, spec(ground, &map, run, what)?, what, settling).await
+}
+
+async fn made(ground: &Ground<'_>, spec: MoveSpec, what: Change<'_>, settling: &Settling<'_>) -> Result<Moved> {
+    let begin = std::time::Instant::now();
     let mut moved = Moved::default();
     match ground.ask(what.new, Request::Replicate(spec.clone()), settling.watch).await? {
         Reply::Copied(copied) => moved.bytes = copied.bytes,
@@ -122,7 +126,7 @@ pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) ->
         app_user: entry.id.user(),
         instance: ground.instance(&after, shard, new, ground.session(new)?)?,
         source_is_armed: false,
-        limits: Limits::default(),
+        limits: ground.limits(Sparing::default()),
         journals: moves_folder(),
     })
 }
@@ -207,7 +211,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
     let (map, _) = read_map(&ground.map_file)?;
     let (old, new) = hosts_of(ground, state)?;
     let what = Change { shard: state.shard, old, new };
-    let spec = spec(ground, &map, &state.run, what)?;
+    let spec = MoveSpec { limits: ground.limits(state.sparing), ..spec(ground, &map, &state.run, what)? };
     let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
     if exchanged(&map, what)? == placement(&map, state.shard)? {
         return settle(ground, &spec, what, &settling).await;
@@ -216,7 +220,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         let MoveState { from, to, shard, .. } = state;
         bail!("shard {shard} is at {} meanwhile; {to} follows {from}: dunlin shards abort removes it", spec.from);
     }
-    Ok(change(ground, what, &state.run, &settling).await?.kept)
+    Ok(made(ground, spec, what, &settling).await?.kept)
 }
 
 /// Removes a replica that the map does not name yet.
