@@ -77,7 +77,7 @@ impl Foretold {
     }
 }
 
-/// Locks the hosts that shards may stand on and takes the run's number on each.
+/// Locks the hosts that shards may stand on, without those that the run goes without, and takes the run's number on each.
 ///
 /// # Errors
 /// Others hold one (exit 5), or a host does not answer.
@@ -87,7 +87,8 @@ pub async fn begin(
     (command, id): (&str, &str),
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let hosts: Vec<String> = files.shard_hosts()?.iter().map(|host| host.name.clone()).collect();
+    let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
+    let hosts: Vec<String> = hosts.filter(|host| !ground.absent.contains(host)).collect();
     let sessions = hosts.iter().map(|host| ground.session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
     lock(ground.fleet, &sessions, &take(command, id, false), reporter).await?;
     Ok(ground.begin(id, &hosts).await?)

@@ -7,6 +7,7 @@
 pub mod capacity;
 pub mod check;
 pub mod copies;
+pub mod failover;
 pub mod ground;
 pub mod host;
 pub mod observation;
