@@ -32,7 +32,9 @@ pub struct HostNow {
     pub capacity: u64,
     /// Bytes of the primaries on it.
     pub bytes: u64,
-    /// Their keys.
+    /// Bytes of all copies on it, replicas too.
+    pub held: u64,
+    /// The primaries' keys.
     pub users: u64,
 }
 
@@ -45,9 +47,10 @@ pub struct HostForecast {
     pub bytes: u64,
     /// Bytes that may be used.
     pub usable: u64,
-    /// Users on it.
+    /// Users whose primary is on it.
     pub users: u64,
-    /// Users that fit on it at the present bytes a user; nothing where there are no users yet.
+    /// Users that fit on it at the present bytes a user, each with a part of their replicas; nothing where there are no
+    /// users yet.
     pub users_at_most: Option<u64>,
     /// Days until it is full; nothing where it does not grow.
     pub full_in_days: Option<f64>,
@@ -58,7 +61,7 @@ pub struct HostForecast {
 pub struct Forecast {
     /// The hosts.
     pub hosts: Vec<HostForecast>,
-    /// Bytes that the cluster grows by each day; nothing where that is not known.
+    /// Bytes of data that the cluster grows by each day, replicas not counted; nothing where that is not known.
     pub growth_per_day: Option<f64>,
     /// Measured bytes a user.
     pub bytes_per_user: Option<f64>,
@@ -80,7 +83,8 @@ pub fn growth(looks: &[Look]) -> Option<f64> {
     (seconds >= 3600.0).then(|| (last.bytes as f64 - first.bytes as f64) / seconds * DAY)
 }
 
-/// What follows from how things are. `entries`: how many a user has on average, as far as that was sampled.
+/// What follows from how things are. A byte that comes is held once by its primary and by each replica. `entries`: how
+/// many a user has on average, as far as that was sampled.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
@@ -89,21 +93,24 @@ pub fn growth(looks: &[Look]) -> Option<f64> {
 )]
 pub fn forecast(hosts: &[HostNow], growth_per_day: Option<f64>, entries: Option<f64>) -> Forecast {
     let (bytes, users) = hosts.iter().fold((0, 0), |sum, host| (sum.0 + host.bytes, sum.1 + host.users));
+    let held: u64 = hosts.iter().map(|host| host.held).sum();
+    let copies = if bytes > 0 { held as f64 / bytes as f64 } else { 1.0 };
+    let growth = growth_per_day.map(|growth| growth * copies);
     let bytes_per_user = (users > 0).then(|| bytes as f64 / users as f64);
     let usable = |host: &HostNow| host.capacity as f64 * HEADROOM;
     let days = |room: f64, growth: Option<f64>| growth.filter(|g| *g > 0.0).map(|growth| room.max(0.0) / growth);
     let each = |host: &HostNow| {
-        let share = if bytes > 0 { host.bytes as f64 / bytes as f64 } else { 0.0 };
+        let share = if held > 0 { host.held as f64 / held as f64 } else { 0.0 };
         HostForecast {
             name: host.name.clone(),
-            bytes: host.bytes,
+            bytes: host.held,
             usable: usable(host) as u64,
             users: host.users,
-            users_at_most: bytes_per_user.map(|each| (usable(host) / each) as u64),
-            full_in_days: days(usable(host) - host.bytes as f64, growth_per_day.map(|growth| growth * share)),
+            users_at_most: bytes_per_user.map(|each| (usable(host) / (each * copies)) as u64),
+            full_in_days: days(usable(host) - host.held as f64, growth.map(|growth| growth * share)),
         }
     };
-    let room: f64 = hosts.iter().map(usable).sum::<f64>() - bytes as f64;
+    let room: f64 = hosts.iter().map(usable).sum::<f64>() - held as f64;
     let count = hosts.len().max(1) as f64;
     let another = hosts.iter().map(usable).sum::<f64>() / count;
     Forecast {
@@ -111,9 +118,9 @@ pub fn forecast(hosts: &[HostNow], growth_per_day: Option<f64>, entries: Option<
         growth_per_day,
         bytes_per_user,
         model: entries.map(|n| (EMPTY_SET + LISTPACK_ENTRY * n, EMPTY_SET + SKIPLIST_ENTRY * n)),
-        full_in_days: days(room, growth_per_day),
-        full_in_days_with_another: days(room + another, growth_per_day),
-        bytes_with_another: (bytes as f64 / (count + 1.0)) as u64,
+        full_in_days: days(room, growth),
+        full_in_days_with_another: days(room + another, growth),
+        bytes_with_another: (held as f64 / (count + 1.0)) as u64,
     }
 }
 
@@ -124,7 +131,20 @@ mod tests {
     const GIB: u64 = 1 << 30;
 
     fn host(name: &str, bytes: u64, users: u64) -> HostNow {
-        HostNow { name: name.to_owned(), capacity: 10 * GIB, bytes, users }
+        HostNow { name: name.to_owned(), capacity: 10 * GIB, bytes, held: bytes, users }
+    }
+
+    #[test]
+    fn replicas_take_room_and_grow_as_well() {
+        // The same data, each shard with a replica on the other host: twice the bytes, twice the growth.
+        let hosts = [("a", 3 * GIB, 300), ("b", GIB, 100)];
+        let with = hosts.map(|(name, bytes, users)| HostNow { held: 4 * GIB, ..host(name, bytes, users) });
+        let seen = forecast(&with, Some(GIB as f64), None);
+        let days: Vec<f64> = seen.hosts.iter().map(|host| host.full_in_days.unwrap()).collect();
+        assert_eq!(days, [5.0, 5.0], "5 GiB of room at 1 GiB a day each");
+        assert_eq!((seen.hosts[0].bytes, seen.hosts[0].users_at_most), (4 * GIB, Some(450)));
+        assert_eq!((seen.full_in_days, seen.growth_per_day), (Some(5.0), Some(GIB as f64)));
+        assert_eq!(seen.bytes_per_user, forecast(&hosts.map(|(n, b, u)| host(n, b, u)), None, None).bytes_per_user);
     }
 
     #[test]

@@ -211,7 +211,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
     let (map, _) = read_map(&ground.map_file)?;
     let (old, new) = hosts_of(ground, state)?;
     let what = Change { shard: state.shard, old, new };
-    let spec = spec(ground, &map, &state.run, what)?;
+    let spec = MoveSpec { limits: ground.limits(state.sparing), ..spec(ground, &map, &state.run, what)? };
     let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
     if exchanged(&map, what)? == placement(&map, state.shard)? {
         return settle(ground, &spec, what, &settling).await;
@@ -220,7 +220,7 @@ pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) ->
         let MoveState { from, to, shard, .. } = state;
         bail!("shard {shard} is at {} meanwhile; {to} follows {from}: dunlin shards abort removes it", spec.from);
     }
-    Ok(made(ground, MoveSpec { limits: ground.limits(state.sparing), ..spec }, what, &settling).await?.kept)
+    Ok(made(ground, spec, what, &settling).await?.kept)
 }
 
 /// Removes a replica that the map does not name yet.

@@ -111,6 +111,11 @@ impl<'f> Cluster<'f> {
     /// As much data in each shard, so that the plans do not hang on what the writers happen to have written.
     fn fill(&self) {
         for entry in &self.map().shards {
+            // One that needs its replica accepts nothing before that has come.
+            let end = Instant::now() + PATIENCE;
+            while self.writable(entry.id.0) != [entry.host.as_str()] {
+                assert!(Instant::now() < end, "shard {} on {} accepts no writes", entry.id, entry.host);
+            }
             let mut connection = self.connect(&entry.host, entry.id.0, (&entry.id.user(), APP)).unwrap();
             let mut pipe = redis::pipe();
             for number in 0..FILL {
@@ -171,16 +176,16 @@ impl<'f> Cluster<'f> {
         REDIS.into_iter().filter(takes).collect()
     }
 
-    /// How many replicas an instance has.
-    pub fn replicas(&self, host: &str, shard: u16) -> u64 {
-        let mut connection = self.admin(host, shard);
-        let info: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
-        info.lines().find_map(|line| line.strip_prefix("connected_slaves:")).unwrap().trim().parse().unwrap()
-    }
-
     /// As the admin.
     pub fn admin(&self, host: &str, shard: u16) -> redis::Connection {
         self.connect(host, shard, ("dunlin", ADMIN)).unwrap()
+    }
+
+    /// How many replicas an instance has.
+    pub fn replicas(&self, host: &str, shard: u16) -> u64 {
+        let mut connection = self.connect(host, shard, ("dunlin", ADMIN)).unwrap();
+        let info: String = redis::cmd("INFO").arg("replication").query(&mut connection).unwrap();
+        info.lines().find_map(|line| line.strip_prefix("connected_slaves:")).unwrap().trim().parse().unwrap()
     }
 
     pub fn connect(&self, host: &str, shard: u16, (user, password): (&str, &str)) -> Option<redis::Connection> {

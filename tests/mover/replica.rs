@@ -98,6 +98,31 @@ fn a_replica_is_made_and_takes_the_place_of_another_and_no_write_is_held() {
 }
 
 #[test]
+fn a_replica_spares_its_primary_where_that_is_asked_for() {
+    let mut places = with_a_replica(3);
+    let mut writers = Writers::start(1, &places.address(0));
+    let mut client = connect(&places.address(0), &app()).unwrap();
+    for n in 0..8 {
+        redis::cmd("SET").arg(format!("large:{n}")).arg(vec![b'x'; 1 << 20]).exec(&mut client).unwrap();
+    }
+    let mut spec = places.replica_spec(0, 2, Some(1));
+    // Two seconds of copying, in the middle of which it is killed; what it began is removed, and made anew.
+    spec.limits.sparing.bandwidth = 4 << 20;
+    let mut agent = Agent::start(&places, &[Request::Replicate(spec.clone())], None);
+    within(Duration::from_secs(20), || places.pid(2).is_some());
+    kill_process(agent.pid(), Signal::KILL).unwrap();
+    agent.wait();
+    assert_eq!(places.handle(Request::Abort(spec.clone())).unwrap(), Reply::Aborted);
+    assert!(!places.conf_path(2).exists() && places.pid(2).is_none());
+    replicate(&places, &spec).unwrap();
+    places.handle(Request::Keep(spec)).unwrap();
+    assert_eq!(places.provision_replica(2, 0).unwrap().action, Action::None);
+    writers.write_on(50);
+    stop_and_check(&mut writers, &places, 0);
+    has_everything(&places, 2, 0, &writers);
+}
+
+#[test]
 fn a_replica_cut_short_is_finished_or_taken_back() {
     for at in
         ["birth:before", "birth:after", "copy:after", "verify:before", "verify:after", "open:before", "open:after"]

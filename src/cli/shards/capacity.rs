@@ -39,11 +39,15 @@ impl Work<'_> {
         let mut sample = Sample::default();
         for host in self.files.shard_hosts()? {
             let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| seen.get(&u32::from(e.id.0))).collect();
+            let copied: u64 =
+                map.replicas_on(&host.name).filter_map(|e| Some(seen.get(&u32::from(e.id.0))?.bytes)).sum();
             here.iter().for_each(|shard| sample.add(&shard.sample));
+            let bytes: u64 = here.iter().map(|shard| shard.bytes).sum();
             hosts.push(HostNow {
                 name: host.name.clone(),
                 capacity: observe::capacity(&ground, host),
-                bytes: here.iter().map(|shard| shard.bytes).sum(),
+                bytes,
+                held: bytes + copied,
                 users: here.iter().map(|shard| shard.keys).sum(),
             });
         }
