@@ -1,8 +1,11 @@
 //! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use dunlin_shards::ShardMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::exit::Exit;
@@ -12,7 +15,10 @@ use super::project::{Loaded, Plays, Project};
 use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
+use crate::rebalance::failover::Repair;
+use crate::rebalance::run::Step;
 use crate::rebalance::{Ground, ground, publish};
+use crate::transport::ConnectError;
 use crate::wire::sparing::{Asked, Sparing};
 
 /// What the shard commands load before they connect.
@@ -100,27 +106,37 @@ impl Files {
     /// # Errors
     /// One cannot be reached: nothing is begun then. All of those are reported.
     pub async fn ground<'a>(&'a self, fleet: &'a Fleet, common: &Common) -> Result<Ground<'a>, Failure> {
+        let (ground, missing) = self.living(fleet).await?;
+        for (name, error) in &missing {
+            common.reporter().failed(name, &error.to_string(), Some(&error.hint()));
+        }
+        if !missing.is_empty() {
+            let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+            return Err(Failure::say(Exit::Refused, text));
+        }
+        Ok(ground)
+    }
+
+    /// Connects all that can be reached, and says which cannot, in the order of the inventory.
+    ///
+    /// # Errors
+    /// There is no password for the instances.
+    pub async fn living<'a>(&'a self, fleet: &'a Fleet) -> Result<(Ground<'a>, Vec<(String, ConnectError)>), Failure> {
         let credentials = ground::credentials(&self.loaded.inventory)
             .map_err(|error| Failure::new(Exit::Error, error).hint("copy secrets.toml.example and fill it in"))?;
         let names: Vec<String> = self.hosts()?.iter().map(|host| host.name.clone()).collect();
-        let mut sessions = BTreeMap::new();
-        let mut failed = 0;
+        let (mut sessions, mut missing) = (BTreeMap::new(), Vec::new());
         for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
             match session {
                 Ok(session) => drop(sessions.insert(name.clone(), session)),
-                Err(error) => {
-                    common.reporter().failed(name, &error.to_string(), Some(&error.hint()));
-                    failed += 1;
-                }
+                Err(error) => missing.push((name.clone(), error)),
             }
         }
-        if failed > 0 {
-            return Err(Failure::say(Exit::Refused, format!("{failed} hosts cannot be reached; nothing was begun")));
-        }
-        let folder = self.plays.playbook.file.path().parent().map(std::path::Path::to_owned);
-        Ok(Ground {
+        let folder = self.plays.playbook.file.path().parent().map(Path::to_owned);
+        let ground = Ground {
             fleet,
             sessions,
+            absent: missing.iter().map(|(name, _)| name.clone()).collect(),
             inventory: &self.loaded.inventory,
             playbook: &self.plays.playbook,
             templates: &self.plays.templates,
@@ -130,45 +146,36 @@ impl Files {
             by: who(),
             fences: BTreeMap::new(),
             sparing: Asked::default(),
-        })
+        };
+        Ok((ground, missing))
     }
 
     /// Where the moves of a run that is under way are kept.
-    pub fn agenda(&self) -> std::path::PathBuf {
-        self.project.root.join(".dunlin").join(format!("rebalance-{}.json", self.name()))
+    pub fn agenda(&self) -> PathBuf {
+        self.beside("rebalance", "json")
     }
 
     /// Where it is kept what those moves leave to the clients of their sources.
-    fn kept_limits(&self) -> std::path::PathBuf {
+    fn kept_limits(&self) -> PathBuf {
         self.agenda().with_extension("limits.json")
     }
 
     /// Where earlier looks at the capacity are kept.
-    pub fn looks(&self) -> std::path::PathBuf {
-        self.project.root.join(".dunlin").join(format!("capacity-{}.jsonl", self.name()))
+    pub fn looks(&self) -> PathBuf {
+        self.beside("capacity", "jsonl")
     }
 
-    fn name(&self) -> String {
-        self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+    fn beside(&self, what: &str, ending: &str) -> PathBuf {
+        let name = self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned());
+        self.project.root.join(".dunlin").join(format!("{what}-{}.{ending}", name.unwrap_or_default()))
     }
 
     /// Writes or removes the moves that are still to be made.
     ///
     /// # Errors
     /// The disk said no.
-    pub fn keep(&self, steps: &[crate::rebalance::run::Step]) -> Result<(), Failure> {
-        let path = self.agenda();
-        if steps.is_empty() {
-            return match std::fs::remove_file(&path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            };
-        }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
-        Ok(publish::replace(&path, &text)?)
+    pub fn keep(&self, steps: &[Step]) -> Result<(), Failure> {
+        keep(&self.agenda(), steps)
     }
 
     /// Writes down what the moves of this run leave to the clients of their sources.
@@ -199,10 +206,44 @@ impl Files {
     ///
     /// # Errors
     /// The file is broken.
-    pub fn kept(&self) -> Result<Vec<crate::rebalance::run::Step>, Failure> {
-        match std::fs::read_to_string(self.agenda()) {
-            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-            Err(_) => Ok(Vec::new()),
-        }
+    pub fn kept(&self) -> Result<Vec<Step>, Failure> {
+        kept(&self.agenda())
+    }
+
+    /// Writes or removes the replicas that are still to be made after a failover.
+    ///
+    /// # Errors
+    /// The disk said no.
+    pub fn keep_repairs(&self, repairs: &[Repair]) -> Result<(), Failure> {
+        keep(&self.beside("repairs", "json"), repairs)
+    }
+
+    /// The replicas that a failover before left to be made.
+    ///
+    /// # Errors
+    /// The file is broken.
+    pub fn repairs(&self) -> Result<Vec<Repair>, Failure> {
+        kept(&self.beside("repairs", "json"))
+    }
+}
+
+fn keep<T: Serialize>(path: &Path, items: &[T]) -> Result<(), Failure> {
+    if items.is_empty() {
+        return match std::fs::remove_file(path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        };
+    }
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let text = serde_json::to_string_pretty(items).map_err(anyhow::Error::from)?;
+    Ok(publish::replace(path, &text)?)
+}
+
+fn kept<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+        Err(_) => Ok(Vec::new()),
     }
 }

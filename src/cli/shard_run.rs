@@ -77,7 +77,7 @@ impl Foretold {
     }
 }
 
-/// Locks the hosts that shards may stand on and takes the run's number on each.
+/// Locks the hosts that shards may stand on, without those that the run goes without, and takes the run's number on each.
 ///
 /// # Errors
 /// Others hold one (exit 5), or a host does not answer.
@@ -87,7 +87,8 @@ pub async fn begin(
     (command, id): (&str, &str),
     reporter: &Reporter,
 ) -> Result<(), Failure> {
-    let hosts: Vec<String> = files.shard_hosts()?.iter().map(|host| host.name.clone()).collect();
+    let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
+    let hosts: Vec<String> = hosts.filter(|host| !ground.absent.contains(host)).collect();
     let sessions = hosts.iter().map(|host| ground.session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
     lock(ground.fleet, &sessions, &take(command, id, false), reporter).await?;
     Ok(ground.begin(id, &hosts).await?)
@@ -229,18 +230,18 @@ fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
 fn tell_interrupted(outcome: &Outcome, left: &[Step], reporter: &Reporter) {
     let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
     let moved = ids(&mut outcome.moved.keys().copied());
-    let is_begun = |key: &(u32, usize)| outcome.failed.contains_key(key);
-    let begun = ids(&mut left.iter().map(Step::key).filter(is_begun));
-    let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !is_begun(key)));
-    reporter.line(&json!({"event": "interrupted", "moved": moved, "begun": begun, "not_begun": not_begun}));
+    let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
+    let stopped = ids(&mut left.iter().map(Step::key).filter(was_stopped));
+    let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !was_stopped(key)));
+    reporter.line(&json!({"event": "interrupted", "moved": moved, "stopped": stopped, "not_begun": not_begun}));
     let shards = |shards: &[u32]| match shards {
         [] => "none".to_owned(),
         shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
     };
     reporter.data(&format!(
-        "Interrupted: moved: {}; begun and not moved: {}; not begun: {}",
+        "Interrupted: moved: {}; stopped: {}; not begun: {}",
         shards(&moved),
-        shards(&begun),
+        shards(&stopped),
         shards(&not_begun)
     ));
     if !left.is_empty() {

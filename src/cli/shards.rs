@@ -1,9 +1,11 @@
 //! `dunlin shards`: the state of the map, and what is to become of moves that were begun.
 
 mod capacity;
+mod failover;
 mod log;
 mod reverse;
 mod status;
+mod strays;
 mod verify;
 
 use std::path::PathBuf;
@@ -65,6 +67,8 @@ enum What {
         #[arg(short, long)]
         yes: bool,
     },
+    /// After a host's death: promote replicas, free primaries of dead replicas, and make new ones
+    Failover(failover::Failover),
     /// Compare the copies of shards live, key by key: primary and replica, moved and old instance
     Verify {
         /// Only these shards
@@ -101,6 +105,7 @@ impl Shards {
             What::Resume { .. } => "shards resume",
             What::Abort { .. } => "shards abort",
             What::Reverse { .. } => "shards reverse",
+            What::Failover(_) => "shards failover",
             What::Verify { .. } => "shards verify",
             What::Log { .. } => "shards log",
             What::Capacity(_) => "shards capacity",
@@ -114,6 +119,7 @@ impl Shards {
                 What::Resume { yes, spare } => work.resume(yes, &spare, &mut tally).await,
                 What::Abort { yes } => work.abort(yes, &mut tally).await,
                 What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
+                What::Failover(how) => work.failover(&how, &mut tally).await,
                 What::Verify { shards } => work.verify(&shards, &mut tally).await,
                 What::Log { shards } => work.log(&shards).await,
                 What::Capacity(capacity) => work.capacity(&capacity).await,
@@ -144,23 +150,31 @@ impl Work<'_> {
 
     async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
-        let mut ground = self.files.ground(&fleet, self.common).await?;
-        if !yes {
+        let (mut ground, missing) = self.files.living(&fleet).await?;
+        let left = self.files.kept()?;
+        {
             let found = journals(&ground).await?;
-            self.tell(&self.open(&ground, &found)?);
-            if let Some(copies) = self.copies_now(&ground).await? {
-                self.tell_copies(&copies);
+            let open = self.open(&ground, &found)?;
+            self.may_go_without(&ground, &missing, &open)?;
+            if !yes {
+                self.tell(&open);
+                if let Some(copies) = self.copies_now(&ground).await? {
+                    self.tell_copies(&copies);
+                }
+                confirm("Bring these moves to their end?", yes)?;
             }
-            confirm("Bring these moves to their end?", yes)?;
         }
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
         ground.sparing = spare.asked();
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
-        let left = self.files.kept()?;
         self.tell(&open);
         let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let settled = if tally.failed == 0 { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
+        let mut settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        if !ground.fleet.stop.is_asked() {
+            settled += self.repair(&ground, &self.files.repairs()?, tally).await?;
+        }
         if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);
@@ -199,15 +213,18 @@ impl Work<'_> {
             adopt(ground, &elsewhere).await?;
             reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
         }
+        self.end_failovers(ground, open, tally).await?;
         let bars = Bars::new(reporter.json, reporter.style.quiet);
         let mut waiting = false;
-        for (state, _) in open.iter().filter(|(_, stand)| *stand != Stand::Elsewhere) {
+        let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
+        let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
+        for (state, _) in open.iter().filter(is_move) {
             if ground.fleet.stop.is_asked() {
                 reporter.say(&format!("shard {} is left as it is", state.shard));
                 waiting = true;
                 continue;
             }
-            match resume(ground, state, &|host, event| show(reporter, &bars, host, event)).await {
+            match resume(ground, state, &watch).await {
                 Ok(kept) => {
                     let what = if state.replica { "has a replica" } else { "serves" };
                     bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
@@ -301,6 +318,10 @@ fn line(state: &MoveState, stand: Stand) -> String {
         Stand::Joining => "a replica in the making; the map does not name it yet",
         Stand::Joined => "a new replica; the one that it replaces is to be retired",
         Stand::Fenced => "neither serves at this moment; resume decides by their roles",
+        Stand::Failing => {
+            "a failover that was cut short; resume ends it, or takes it back where the source is there again"
+        }
+        Stand::Promoted => "failed over: the target serves; to be published",
     };
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",

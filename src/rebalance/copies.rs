@@ -73,6 +73,8 @@ pub struct Stray {
     pub of: Option<String>,
     /// Is that the shard's primary? Then nothing is lost with it.
     pub is_replica: bool,
+    /// Is it a master that needs no replica to accept writes?
+    pub accepts_writes: bool,
 }
 
 /// A primary that needs another number of replicas than it should.
@@ -96,7 +98,7 @@ impl State {
 impl Copies {
     /// Is there something that `shards resume` mends?
     pub fn are_open(&self) -> bool {
-        !self.unlike.is_empty() || self.strays.iter().any(|stray| stray.is_replica)
+        !self.unlike.is_empty() || self.strays.iter().any(|stray| stray.is_replica || stray.of.is_none())
     }
 
     /// How many replicas of the map are on a host.
@@ -145,7 +147,8 @@ pub async fn look(
                 _ => None,
             };
             let is_replica = of.as_ref() == Some(&owner);
-            copies.strays.push(Stray { shard, host: (*host).to_owned(), of, is_replica });
+            let accepts_writes = of.is_none() && observed.min_replicas == 0;
+            copies.strays.push(Stray { shard, host: (*host).to_owned(), of, is_replica, accepts_writes });
         }
     }
     Ok(copies)
@@ -191,7 +194,7 @@ fn unlike(
     let compiler = ground.compiler(map, &["redis_shard"])?;
     let hosts: BTreeSet<&str> = map.shards.iter().map(|entry| entry.host.as_str()).collect();
     let mut found = Vec::new();
-    for host in hosts {
+    for host in hosts.into_iter().filter(|host| !ground.absent.contains(*host)) {
         let compiled = compiler.compile(host, &ground.session(host)?.hello.facts).map_err(|found| told(&found))?;
         for step in compiled.catalogue.plays.iter().flat_map(|play| &play.steps) {
             let id = step.desired["id"].as_str().and_then(|id| id.parse::<u32>().ok());

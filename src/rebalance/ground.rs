@@ -1,6 +1,6 @@
 //! What moves stand on: the connected hosts, the map's file, and the catalogues that say what an instance is to be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +24,8 @@ pub struct Ground<'a> {
     pub fleet: &'a Fleet,
     /// Their sessions, by name.
     pub sessions: BTreeMap<String, Session>,
+    /// Hosts that do not answer, where the run goes without them.
+    pub absent: BTreeSet<String>,
     /// The inventory.
     pub inventory: &'a Inventory,
     /// The playbook with the `redis_shard` and `shard_map` steps.

@@ -7,6 +7,7 @@
 pub mod capacity;
 pub mod check;
 pub mod copies;
+pub mod failover;
 pub mod ground;
 pub mod host;
 pub mod observation;
@@ -16,6 +17,7 @@ pub mod publish;
 pub mod replica;
 pub mod resume;
 pub mod run;
+pub mod saved;
 pub mod verify;
 
 pub use ground::Ground;

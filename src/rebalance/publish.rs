@@ -21,11 +21,27 @@ const NOTICE: Duration = Duration::from_secs(10);
 /// Between two looks at them.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// The hosts whose plays have a `shard_map` step.
+/// The hosts whose plays have a `shard_map` step, without those that the run goes without.
 ///
 /// # Errors
 /// Mistakes in map, inventory or playbook.
 pub fn consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let mut hosts = all_consumers(ground, map)?;
+    hosts.retain(|host| !ground.absent.contains(host));
+    Ok(hosts)
+}
+
+/// The consumers that do not answer: they keep the map that they have.
+///
+/// # Errors
+/// As [`consumers`].
+pub fn unreached(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let mut hosts = all_consumers(ground, map)?;
+    hosts.retain(|host| ground.absent.contains(host));
+    Ok(hosts)
+}
+
+fn all_consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
     let compiler = ground.compiler(map, &["shard_map"])?;
     let publishing = |play: &&crate::playbook::Play| play.steps.iter().any(|step| step.kind.name == "shard_map");
     let plays = ground.playbook.plays.iter().enumerate().filter(|(_, play)| publishing(play));

@@ -70,6 +70,10 @@ pub enum Stand {
     Copying,
     /// Neither serves: roles and journal decide.
     Fenced,
+    /// A failover that was cut short: the copy left its primary, or may have.
+    Failing,
+    /// A copy was promoted; only the map does not say so yet.
+    Promoted,
     /// A replica is being made; the map does not name it yet.
     Joining,
     /// The map names a new replica; its journal and the one that it replaces are left to be dealt with.
@@ -85,6 +89,14 @@ pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
         return replica_stand(state, named, map.epoch.0);
     }
     let at_target = entry.map(|entry| entry.host.as_str()) == ground.host_at(&state.to);
+    if let Some(failover) = &state.failover {
+        return match (&state.target, failover.promoted) {
+            (Role::Master { .. }, true) if !at_target => Stand::Promoted,
+            // What became of it later is another move's; an old primary that comes back is looked for by itself.
+            _ if failover.finished => Stand::Over,
+            _ => Stand::Failing,
+        };
+    }
     match (&state.target, &state.source) {
         (Role::Master { .. }, Role::Unreachable) if at_target => Stand::Over,
         (Role::Master { .. }, Role::Unreachable) if state.finished => Stand::Elsewhere,
@@ -112,7 +124,7 @@ fn replica_stand(state: &MoveState, named: bool, epoch: u64) -> Stand {
 /// The map as it would be with what the open moves have done already: where the shards are served now.
 pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)]) -> ShardMap {
     let open = open.iter().filter(|(state, _)| !state.replica);
-    let moved = open.filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched));
+    let moved = open.filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched | Stand::Promoted));
     moved.fold(map.clone(), |map, (state, _)| match ground.host_at(&state.to) {
         Some(host) => back(&map, state.shard, host),
         None => map,

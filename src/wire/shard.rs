@@ -3,6 +3,8 @@
 //! A move's requests go to the agent on the *target's* host, which talks to the source over the hosts' own network;
 //! `retire` goes to the source's host. All are idempotent: asked again, they go on where the last one stopped.
 
+pub mod failover;
+
 use std::fmt;
 use std::path::PathBuf;
 
@@ -53,6 +55,21 @@ pub enum Request {
     Recover(MoveSpec),
     /// Take a move back that has not fenced yet: disarm the source, remove the copy.
     Abort(MoveSpec),
+    /// Look closely at copies, and at their primaries from there; changes nothing.
+    Survey(failover::Survey),
+    /// Stop an instance that does not answer as a master, so that it does not come back by itself. Goes to its host.
+    Silence(failover::Handle),
+    /// Promote a copy whose primary is gone.
+    Promote(failover::Promote),
+    /// Have a copy that was not opened yet follow its primary again, which lives after all.
+    TakeBack(failover::Promote),
+    /// A move that has only copied so far is over: its source is gone, and the copy becomes another one's. Goes to the
+    /// copy's host.
+    Forget(failover::Handle),
+    /// Have a primary accept writes with the replicas that are left. Goes to its host.
+    Free(failover::Free),
+    /// Stop an old primary that came back, keep its files. Goes to its host.
+    SetAside(failover::Handle),
 }
 
 /// Its answer.
@@ -87,6 +104,20 @@ pub enum Reply {
     Recovered(Recovered),
     /// The copy is removed, the source serves as before.
     Aborted,
+    /// One entry for each place asked about.
+    Surveyed(Vec<failover::Seen>),
+    /// It is stopped, also for the next start of its host.
+    Silenced,
+    /// The copy is the primary.
+    Promoted(failover::Promoted),
+    /// It follows its primary.
+    TakenBack,
+    /// It is.
+    Forgotten,
+    /// It does.
+    Freed,
+    /// The old primary is gone, its files are kept.
+    SetAside(failover::Aside),
 }
 
 /// A consumer of the map: a `shard_map` step of the playbook.
@@ -505,6 +536,9 @@ pub struct MoveState {
     pub replica: bool,
     /// Has it come to an end, at the source or at the target?
     pub finished: bool,
+    /// Is it a failover? Then the source was given up, and the target may have been opened where that is said.
+    #[serde(default)]
+    pub failover: Option<failover::Begun>,
     /// The source's role now.
     pub source: Role,
     /// The target's role now.
@@ -530,7 +564,7 @@ pub struct Logged {
     pub begun: String,
     /// When the last record was made.
     pub ended: String,
-    /// `moved`, `replica made`, `taken back`, or `open`.
+    /// `moved`, `failed over`, `replica made`, `taken back`, or `open`.
     pub end: String,
 }
 

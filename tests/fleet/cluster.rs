@@ -227,8 +227,13 @@ impl<'f> Cluster<'f> {
 
     /// Waits until no agent is left on any host: what one whose dunlin was killed had begun, it has ended by then.
     pub fn without_agents(&self) {
+        self.without_agents_on(&HOSTS);
+    }
+
+    /// The same, while other hosts are off.
+    pub fn without_agents_on(&self, hosts: &[&str]) {
         let end = Instant::now() + 2 * PATIENCE;
-        for host in HOSTS {
+        for host in hosts {
             while !self.fleet.root(host, "pgrep -f '[/]var/lib/dunlin/agent/' || true").is_empty() {
                 assert!(Instant::now() < end, "an agent is still at work on {host}");
             }

@@ -72,6 +72,24 @@ impl Fleet {
         script(self.name, &["cut", host]);
         Cut { fleet: self.name, host }
     }
+
+    /// Powers a host off until what is returned is dropped.
+    pub fn kill(&self, host: &'static str) -> Off {
+        script(self.name, &["kill", host]);
+        Off { fleet: self.name, host }
+    }
+}
+
+/// A host that is off; booted from its disk when this is dropped.
+pub struct Off {
+    fleet: &'static str,
+    host: &'static str,
+}
+
+impl Drop for Off {
+    fn drop(&mut self) {
+        script(self.fleet, &["start", self.host]);
+    }
 }
 
 /// A host whose cable is pulled; plugged in again when it is dropped.

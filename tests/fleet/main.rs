@@ -7,6 +7,7 @@
 mod cluster;
 mod cuts;
 mod deploy;
+mod failover;
 mod faults;
 mod hosts;
 mod interrupts;

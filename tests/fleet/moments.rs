@@ -1,4 +1,4 @@
-//! A rebalance that is under way, and the moments of it that a test waits for.
+//! A rebalance or a failover that is under way, and the moments of it that a test waits for.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -15,7 +15,7 @@ use crate::cluster::{Cluster, REDIS};
 /// How long a moment may be waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A moment of a rebalance.
+/// A moment of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Moment {
     /// dunlin has said that: the event, and its phase where it has one.
@@ -24,7 +24,7 @@ pub enum Moment {
     Noted(&'static str, &'static str),
 }
 
-/// `dunlin shard-rebalance`, running.
+/// dunlin, running.
 pub struct Running<'c> {
     cluster: &'c Cluster<'c>,
     child: Child,
@@ -34,10 +34,15 @@ pub struct Running<'c> {
 }
 
 impl<'c> Running<'c> {
-    /// Begins one, and waits until the moment has come.
+    /// Begins a rebalance, and waits until the moment has come.
     pub fn until(cluster: &'c Cluster<'_>, moment: Moment, wish: &[&str]) -> Self {
+        Self::of(cluster, moment, &[&["shard-rebalance", "--yes", "--json"], wish].concat())
+    }
+
+    /// Begins what these arguments say, and waits until the moment has come.
+    pub fn of(cluster: &'c Cluster<'_>, moment: Moment, arguments: &[&str]) -> Self {
         let before = counts(cluster);
-        let mut command = cluster.project.command(&[&["shard-rebalance", "--yes", "--json"], wish].concat());
+        let mut command = cluster.project.command(arguments);
         // A group of its own, as a terminal makes one for what it runs.
         let mut child = command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let said = listen(&mut child);

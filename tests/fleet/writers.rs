@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dunlin_shards::{Options, Retry, Shards};
 use tokio::runtime::Runtime;
@@ -29,8 +29,8 @@ pub struct Writers {
 /// What the writers know together.
 #[derive(Debug, Default)]
 struct Log {
-    /// By timeline, the members that were acknowledged.
-    acked: BTreeMap<u64, Vec<u64>>,
+    /// By timeline, the members that were acknowledged, and when.
+    acked: BTreeMap<u64, Vec<(u64, Instant)>>,
     /// Writes that were given up, with the reason.
     failed: Vec<String>,
 }
@@ -56,9 +56,9 @@ impl Writers {
     /// Waits until so many more writes were acknowledged.
     pub fn write_on(&self, more: usize) {
         let acked = || self.log.lock().unwrap().acked.values().map(Vec::len).sum::<usize>();
-        let (goal, end) = (acked() + more, std::time::Instant::now() + Duration::from_secs(60));
+        let (goal, end) = (acked() + more, Instant::now() + Duration::from_secs(60));
         while acked() < goal {
-            assert!(std::time::Instant::now() < end, "writers get nowhere: {:?}", self.log.lock().unwrap().failed);
+            assert!(Instant::now() < end, "writers get nowhere: {:?}", self.log.lock().unwrap().failed);
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -74,6 +74,24 @@ impl Writers {
     /// The same where a writer may have had to give a write up: it then was not acknowledged.
     #[track_caller]
     pub fn lost_nothing_acknowledged(&self) -> usize {
+        let (lost, all) = self.lost();
+        assert!(lost.is_empty(), "lost {lost:?}");
+        all
+    }
+
+    /// Panics where something is lost that was not acknowledged in one of these times; returns how much is. Writes may have
+    /// been given up meanwhile.
+    #[track_caller]
+    pub fn lost_within(&self, times: &[(Instant, Instant)]) -> usize {
+        let (lost, _) = self.lost();
+        let is_told = |at: &Instant| times.iter().any(|(from, to)| (from..=to).contains(&at));
+        let others: Vec<_> = lost.iter().filter(|(.., at)| !is_told(at)).collect();
+        assert!(others.is_empty(), "lost outside of these times: {others:?}");
+        lost.len()
+    }
+
+    /// The timeline, member and moment of each acknowledged write that is not there; and how many there are in all.
+    fn lost(&self) -> (Vec<(u64, u64, Instant)>, usize) {
         let acked = self.log.lock().unwrap().acked.clone();
         let range = |timeline: &u64| {
             let mut range = redis::cmd("ZRANGE");
@@ -82,12 +100,13 @@ impl Writers {
         };
         let items = acked.keys().map(range).collect();
         let answers = self.runtime.block_on(self.shards.batch(items, Retry::Idempotent));
+        let mut lost = Vec::new();
         for ((timeline, members), answer) in acked.iter().zip(answers) {
             let there: BTreeSet<u64> = redis::from_redis_value(answer.unwrap()).unwrap();
-            let lost: Vec<&u64> = members.iter().filter(|member| !there.contains(member)).collect();
-            assert!(lost.is_empty(), "timeline {timeline} lost {lost:?}");
+            let missing = members.iter().filter(|(member, _)| !there.contains(member));
+            lost.extend(missing.map(|(member, at)| (*timeline, *member, *at)));
         }
-        acked.values().map(Vec::len).sum()
+        (lost, acked.values().map(Vec::len).sum())
     }
 }
 
@@ -111,7 +130,7 @@ async fn write(writer: u64, shards: Shards, stop: Arc<AtomicBool>, log: Arc<Mute
         {
             let mut log = log.lock().unwrap();
             match written {
-                Ok(_) => log.acked.entry(timeline).or_default().push(number),
+                Ok(_) => log.acked.entry(timeline).or_default().push((number, Instant::now())),
                 Err(error) => log.failed.push(format!("{number}: {error}")),
             }
         }

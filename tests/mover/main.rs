@@ -2,6 +2,7 @@
 
 mod child;
 mod directed;
+mod failover;
 mod moves;
 mod places;
 mod preflight;

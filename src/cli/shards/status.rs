@@ -25,8 +25,11 @@ impl Work<'_> {
     /// A host or a primary does not answer.
     pub async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
-        let ground = self.files.ground(&fleet, self.common).await?;
+        let (ground, missing) = self.files.living(&fleet).await?;
         let (reporter, map) = (&self.reporter, self.files.map()?);
+        for (host, error) in &missing {
+            reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        }
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
@@ -66,7 +69,11 @@ impl Work<'_> {
             "replicas": copies.replicas.len(),
             "replicas_good": copies.replicas.iter().filter(|replica| replica.state.is_good()).count(),
         }));
-        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint("dunlin shards resume"))
+        let next = match missing.first() {
+            Some((host, _)) => format!("if {host} is dead: dunlin shards failover {host} --dry-run"),
+            None => "dunlin shards resume".to_owned(),
+        };
+        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint(next))
     }
 
     async fn copies(
@@ -76,7 +83,8 @@ impl Work<'_> {
         primaries: &BTreeMap<u32, Observed>,
         open: &[&MoveState],
     ) -> Result<Copies, Failure> {
-        let hosts: Vec<&str> = self.files.shard_hosts()?.iter().map(|host| host.name.as_str()).collect();
+        let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
+        let hosts: Vec<&str> = hosts.filter(|host| !ground.absent.contains(*host)).collect();
         Ok(look(ground, map, (&hosts, primaries), open).await?)
     }
 
@@ -150,9 +158,10 @@ impl Work<'_> {
     pub async fn settle_copies(&self, ground: &Ground<'_>, waiting: &mut bool) -> Result<usize, Failure> {
         let Some(copies) = self.copies_now(ground).await?.filter(Copies::are_open) else { return Ok(0) };
         self.tell_copies(&copies);
-        let left = settle(ground, &copies, &self.id)
+        let mut left = settle(ground, &copies, &self.id)
             .await
             .map_err(|error| Failure::new(Exit::Refused, error).hint("take over the newer map, then resume again"))?;
+        left.extend(self.tidy(ground, &copies).await);
         for (shard, why) in &left {
             self.reporter.failed(&format!("shard {shard}"), why, Some("dunlin shards status, then resume again"));
         }
@@ -187,7 +196,11 @@ fn stray_line(stray: &Stray) -> String {
     let what = match &stray.of {
         Some(_) if stray.is_replica => "follows the primary; dunlin shards resume retires it".to_owned(),
         Some(of) => format!("follows {of}; it is for a person to decide"),
-        None => "is a primary of its own; it is for a person to decide".to_owned(),
+        None if stray.accepts_writes => {
+            "came back as a primary, and ACCEPTS WRITES of clients with an old map; dunlin shards resume sets it aside"
+                .to_owned()
+        }
+        None => "came back as a primary, and accepts no writes; dunlin shards resume sets it aside".to_owned(),
     };
     format!("  shard {}: an instance on {} that the map does not name {what}", stray.shard, stray.host)
 }

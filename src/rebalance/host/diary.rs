@@ -11,7 +11,7 @@ use super::crash::{self, Moment};
 use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
-use crate::wire::shard::MoveSpec;
+use crate::wire::shard::{MoveSpec, failover};
 use crate::wire::sparing::Sparing;
 
 /// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
@@ -141,12 +141,15 @@ pub struct Begun {
     /// Who ran it.
     #[serde(default)]
     pub by: String,
-    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    /// Is it a failover? Then the source was given up, and `min_replicas` is the target's.
     #[serde(default)]
-    pub replica: bool,
+    pub failover: bool,
     /// What it leaves to the source's clients; whoever goes on with it keeps to that.
     #[serde(default)]
     pub sparing: Sparing,
+    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    #[serde(default)]
+    pub replica: bool,
 }
 
 impl Begun {
@@ -160,8 +163,9 @@ impl Begun {
             instance: spec.instance.clone(),
             min_replicas: None,
             by: spec.by.clone(),
-            replica: false,
+            failover: false,
             sparing: spec.limits.sparing,
+            replica: false,
         }
     }
 }
@@ -188,6 +192,15 @@ pub fn path(folder: &Path, shard: u32) -> PathBuf {
 pub fn last_move(records: &[Record]) -> &[Record] {
     let begin = records.iter().rposition(|record| record.step == Step::Begin).unwrap_or(records.len());
     &records[begin..]
+}
+
+/// The failover that a journal is about last, and the copy that it promotes.
+pub fn stage(records: &[Record]) -> Option<(failover::Begun, String)> {
+    let records = last_move(records);
+    let begun: Begun = serde_json::from_value(records.first()?.detail.clone()).ok()?;
+    let promoted = records.iter().any(|record| record.step == Step::Promote && record.mark == Mark::Intent);
+    let stage = failover::Begun { from: begun.from, promoted, finished: is_finished(records) };
+    begun.failover.then_some((stage, begun.to))
 }
 
 /// Has a move come to its end, at the source or at the target?
@@ -251,16 +264,47 @@ impl Diary {
     /// Is the journal in the middle of this very move?
     fn goes_on(&self, spec: &MoveSpec, replica: bool) -> Result<bool> {
         let Some(last) = self.begun().filter(|_| !is_finished(self.this_move())) else { return Ok(false) };
-        if (&last.from, &last.to, last.replica) == (&spec.from, &spec.to, replica) {
+        if !last.failover && (&last.from, &last.to, last.replica) == (&spec.from, &spec.to, replica) {
             return Ok(true);
         }
-        let what = if last.replica { "replica in the making" } else { "move" };
+        let what = match last {
+            Begun { replica: true, .. } => "replica in the making",
+            Begun { failover: true, .. } => "failover",
+            _ => "move",
+        };
         bail!(
             "shard {} has an unfinished {what} here, from {} to {}; `dunlin shards resume` or `abort` ends it",
             spec.shard,
             last.from,
             last.to
         );
+    }
+
+    /// Takes on a failover: the one that the journal is in the middle of, or a new one.
+    ///
+    /// # Errors
+    /// The journal is in the middle of something else.
+    pub fn take_over(&mut self, what: &failover::Promote, min_replicas: String) -> Result<()> {
+        if let Some(last) = self.begun().filter(|_| !is_finished(self.this_move())) {
+            if last.failover && (&last.from, &last.to) == (&what.from, &what.to) {
+                return Ok(());
+            }
+            bail!("shard {} has an unfinished move here, from {} to {}", what.shard, last.from, last.to);
+        }
+        let begun = Begun {
+            from: what.from.clone(),
+            to: what.to.clone(),
+            others: what.others.clone(),
+            epoch: what.epoch,
+            app_user: what.app_user.clone(),
+            instance: what.instance.clone(),
+            min_replicas: Some(min_replicas),
+            by: what.by.clone(),
+            replica: false,
+            sparing: Sparing::default(),
+            failover: true,
+        };
+        self.append(Step::Begin, Mark::Done, json!(begun))
     }
 
     /// The move that the journal is about, last.

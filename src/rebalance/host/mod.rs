@@ -14,11 +14,13 @@ mod copy;
 pub mod crash;
 mod diary;
 mod door;
+mod failover;
 mod fence;
 mod guard;
 mod link;
 mod moves;
 mod observe;
+mod old;
 mod pace;
 mod preflight;
 mod recover;
@@ -26,6 +28,7 @@ mod reencoding;
 mod relay;
 mod replica;
 mod retire;
+mod survey;
 mod switch;
 mod sync;
 mod verify;
@@ -58,5 +61,12 @@ pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Re
         Request::Log(what) => Reply::Log(moves::log(&what)?),
         Request::Recover(spec) => Reply::Recovered(recover::recover(&spec)?),
         Request::Abort(spec) => recover::abort(&spec).map(|()| Reply::Aborted)?,
+        Request::Survey(what) => Reply::Surveyed(survey::survey(&what)),
+        Request::Silence(what) => old::silence(&what).map(|()| Reply::Silenced)?,
+        Request::Promote(what) => Reply::Promoted(failover::promote(&what, sink)?),
+        Request::TakeBack(what) => failover::take_back(&what).map(|()| Reply::TakenBack)?,
+        Request::Forget(what) => old::forget(&what).map(|()| Reply::Forgotten)?,
+        Request::Free(what) => old::free(&what).map(|()| Reply::Freed)?,
+        Request::SetAside(what) => Reply::SetAside(old::aside(&what)?),
     })
 }

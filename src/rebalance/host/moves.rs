@@ -43,7 +43,9 @@ fn logged(shard: u32, records: &[Record]) -> Option<Logged> {
     let (first, last) = (records.first()?, records.last()?);
     let begun: Begun = serde_json::from_value(first.detail.clone()).ok()?;
     let done = |step| records.iter().any(|record| record.step == step && record.mark == Mark::Done);
-    let end = if done(Step::Settle) && begun.replica {
+    let end = if done(Step::Settle) && begun.failover {
+        "failed over"
+    } else if done(Step::Settle) && begun.replica {
         "replica made"
     } else if done(Step::Settle) {
         "moved"
@@ -106,5 +108,6 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         at: last.at.clone(),
         replica: begun.replica,
         finished: is_finished(records),
+        failover: diary::stage(records).map(|(begun, _)| begun),
     })
 }

@@ -307,7 +307,8 @@ fn remove(removed: std::io::Result<()>) -> Result<()> {
     }
 }
 
-fn since_roll_back(records: &[Record]) -> &[Record] {
+/// The records since the last roll-back.
+pub fn since_roll_back(records: &[Record]) -> &[Record] {
     let last = records.iter().rposition(|record| record.step == Step::RollBack && record.mark == Mark::Done);
     &records[last.map_or(0, |last| last + 1)..]
 }

@@ -1,0 +1,141 @@
+//! A failover's plan as text: what is promoted and what that may cost, what cannot be helped, what is made anew.
+
+use std::fmt::Write as _;
+
+use super::Style;
+use crate::inventory::Bytes;
+use crate::plan::Action;
+use crate::rebalance::failover::{FailoverPlan, Loss, Promotion};
+
+/// The plan for a reader: a line a shard, losses below the shard that they are of, and one line that sums it up.
+pub fn failover_text(plan: &FailoverPlan, style: Style) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
+    if !plan.off.is_empty() {
+        let _ = writeln!(text, "  {}: not to be reached, and taken to be off", plan.off.join(", "));
+    }
+    plan.promotions.iter().for_each(|promotion| promoted(&mut text, promotion, style));
+    for freed in &plan.freed {
+        let gone =
+            if freed.gone.is_empty() { "a replica that is not the map's".to_owned() } else { freed.gone.join(", ") };
+        let line = format!("  ~ shard {:<5} {} goes on without {gone}", freed.shard, freed.host);
+        let then =
+            if freed.replicas.is_empty() { "and accepts writes alone" } else { "with the replicas that are left" };
+        let _ = writeln!(text, "{}, {then}", style.action(Action::Change, &line));
+    }
+    for stranded in &plan.stranded {
+        let line = format!("  ! shard {:<5} stays down", stranded.shard);
+        let _ = writeln!(text, "{}: {}", style.action(Action::Remove, &line), stranded.why);
+    }
+    for repair in &plan.repairs {
+        let line = format!("  + shard {:<5} a new replica on {}", repair.shard, repair.host);
+        let _ = writeln!(text, "{}  {}", style.action(Action::Add, &line), Bytes(repair.bytes).human());
+    }
+    for shard in &plan.unrepaired {
+        let _ = writeln!(text, "  ! shard {:<5} stays without a replica: {}", shard.shard, shard.why);
+    }
+    let _ = writeln!(text, "Plan: {}", summary(plan));
+    text
+}
+
+fn promoted(text: &mut String, promotion: &Promotion, style: Style) {
+    let Promotion { shard, from, to, offset, bytes, others, .. } = promotion;
+    let line = style.action(Action::Change, &format!("  ~ shard {shard:<5} {from} → {to}"));
+    if promotion.done {
+        let _ = writeln!(text, "{line}  is promoted already, and is to be published");
+        return;
+    }
+    let follow = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
+    let _ = writeln!(text, "{line}  {} at offset {offset}{follow}", Bytes(*bytes).human());
+    let _ = writeln!(text, "      {}", loss(&promotion.loss, from));
+    if let Some(host) = &promotion.given_up {
+        let _ = writeln!(text, "      its move to {host} is given up; the copy there follows {to}");
+    }
+}
+
+/// What a promoted copy may lack, in words.
+fn loss(loss: &Loss, from: &str) -> String {
+    let about = loss.about_bytes.map(|bytes| format!(", about {}", Bytes(bytes).human())).unwrap_or_default();
+    match (loss.silent_s, loss.within_s) {
+        (Some(silent), Some(within)) => format!(
+            "it last heard of {from} {silent} s ago; may be lost: what was acknowledged in the {within} s after that{about}"
+        ),
+        (Some(silent), None) => format!(
+            "it last heard of {from} {silent} s ago; may be lost: all that was acknowledged since{about}: {from} needed \
+             no replica"
+        ),
+        (None, _) => format!("it was started anew and has not heard of {from} since: nobody knows what it lacks"),
+    }
+}
+
+/// `2 to promote, 1 to free, 3 new replicas, 1 stays down`.
+fn summary(plan: &FailoverPlan) -> String {
+    let parts = [
+        (plan.promotions.len(), "to promote"),
+        (plan.freed.len(), "to go on without a replica"),
+        (plan.repairs.len(), "to get a new replica"),
+        (plan.stranded.len(), "down until the host is back"),
+        (plan.unrepaired.len(), "left without a replica"),
+    ];
+    let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+    let text = parts.collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "nothing to do".to_owned() } else { format!("{text} (shards)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rebalance::failover::{Freed, Repair, Stranded};
+
+    #[test]
+    fn a_plan_says_what_it_may_cost() {
+        let promotion = |shard, done, loss| Promotion {
+            shard,
+            from: "redis-01".to_owned(),
+            to: "redis-02".to_owned(),
+            others: Vec::new(),
+            strays: Vec::new(),
+            given_up: (shard == 1).then(|| "redis-03".to_owned()),
+            offset: 4711,
+            bytes: 2048,
+            done,
+            loss,
+        };
+        let loss = |silent_s, within_s, about_bytes| Loss { silent_s, within_s, about_bytes };
+        let plan = FailoverPlan {
+            cluster: "timeline".to_owned(),
+            epoch: 7,
+            off: vec!["redis-01".to_owned()],
+            promotions: vec![
+                promotion(0, false, loss(Some(34), Some(6), Some(3072))),
+                promotion(1, false, loss(Some(34), None, None)),
+                promotion(2, true, loss(None, None, None)),
+            ],
+            freed: vec![Freed {
+                shard: 8,
+                host: "redis-02".to_owned(),
+                gone: vec!["redis-01".to_owned()],
+                replicas: Vec::new(),
+            }],
+            stranded: vec![Stranded { shard: 5, why: "it has no replica".to_owned() }],
+            repairs: vec![Repair { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
+            unrepaired: vec![Stranded { shard: 1, why: "no room on redis-03".to_owned() }],
+        };
+        let told = "\
+timeline at epoch 7
+  redis-01: not to be reached, and taken to be off
+  ~ shard 0     redis-01 → redis-02  2.0KiB at offset 4711
+      it last heard of redis-01 34 s ago; may be lost: what was acknowledged in the 6 s after that, about 3.0KiB
+  ~ shard 1     redis-01 → redis-02  2.0KiB at offset 4711
+      it last heard of redis-01 34 s ago; may be lost: all that was acknowledged since: redis-01 needed no replica
+      its move to redis-03 is given up; the copy there follows redis-02
+  ~ shard 2     redis-01 → redis-02  is promoted already, and is to be published
+  ~ shard 8     redis-02 goes on without redis-01, and accepts writes alone
+  ! shard 5     stays down: it has no replica
+  + shard 0     a new replica on redis-03  2.0KiB
+  ! shard 1     stays without a replica: no room on redis-03
+Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left without a replica (shards)
+";
+        assert_eq!(failover_text(&plan, Style::default()), told);
+    }
+}

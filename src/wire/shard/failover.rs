@@ -1,0 +1,174 @@
+//! A failover: what hosts that live are asked after another one's death, and what they answer.
+//!
+//! All but [`Survey`] are idempotent steps of a run, as those of a move are.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Credentials, Role, moves_folder};
+
+/// Look closely at copies of shards, and at their primaries from here; changes nothing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Survey {
+    /// The places to look at, on the host that is asked.
+    pub places: Vec<Place>,
+    /// How instances are entered.
+    pub credentials: Credentials,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// Where a copy of a shard may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The shard.
+    pub shard: u32,
+    /// `ip:port` on the host that is asked.
+    pub address: String,
+    /// The shard's primary, `ip:port`, to be tried from here; nothing is tried where this is that very place.
+    pub primary: Option<String>,
+}
+
+/// A copy as a survey found it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
+    /// The shard.
+    pub shard: u32,
+    /// `ip:port`.
+    pub address: String,
+    /// Why nothing more is known, where it did not answer.
+    pub error: Option<String>,
+    /// Its role.
+    pub role: Role,
+    /// The history that its offset counts in (`master_replid`).
+    pub history: String,
+    /// The history before that, and where it ended: of a replica that was promoted.
+    pub before: Option<(String, u64)>,
+    /// Seconds since it last heard of its primary: the link's last byte, or its end.
+    pub silent_s: Option<u64>,
+    /// A first or full sync is under way, or its data are still being loaded.
+    pub incomplete: bool,
+    /// Is the append-only file on and its last write good?
+    pub durable: bool,
+    /// How long the process runs, in seconds.
+    pub uptime_s: u64,
+    /// Keys.
+    pub keys: u64,
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// Bytes a second that it took in from its primary, on average since it was started.
+    pub stream_per_s: u64,
+    /// Its `min-replicas-to-write`: copies of a shard have one template.
+    pub min_replicas: u32,
+    /// Its `min-replicas-max-lag`, in seconds.
+    pub max_lag_s: u64,
+    /// What the primary answered to this host; unreachable where it was not tried.
+    pub primary: Role,
+    /// The failover to this place that the journal here knows, last.
+    pub failover: Option<Begun>,
+}
+
+/// A failover in the journal of the promoted copy's host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Begun {
+    /// The primary that it replaces, `ip:port`.
+    pub from: String,
+    /// May the copy hold writes of its own since?
+    pub promoted: bool,
+    /// Has it come to its end, or been taken back?
+    pub finished: bool,
+}
+
+/// Promote a copy whose primary is gone. Goes to the copy's host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Promote {
+    /// The run it belongs to.
+    pub run: String,
+    /// Who runs it: `user@machine`.
+    #[serde(default)]
+    pub by: String,
+    /// The run's number on the host that is asked.
+    #[serde(default)]
+    pub fence: u64,
+    /// The shard.
+    pub shard: u32,
+    /// The primary that is gone, `ip:port`.
+    pub from: String,
+    /// The copy, `ip:port`.
+    pub to: String,
+    /// The other copies that live, `ip:port`: they leave the old primary before the new one is opened.
+    pub others: Vec<String>,
+    /// The epoch under which it will be published.
+    pub epoch: u64,
+    /// How instances are entered.
+    pub credentials: Credentials,
+    /// The application's ACL user on this shard.
+    pub app_user: String,
+    /// The copy's `redis_shard`.
+    pub instance: Value,
+    /// Its offset as the plan showed it; one that is lower now is not promoted.
+    pub offset: u64,
+    /// Was the old primary stopped for good by its own host? Otherwise it is waited for until it accepts no writes.
+    pub silenced: bool,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// A promoted copy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promoted {
+    /// Where its history branches off.
+    pub offset: u64,
+    /// Was it promoted when this was asked?
+    pub already: bool,
+    /// Milliseconds that the old primary's last right to write was waited for.
+    pub waited_ms: u64,
+}
+
+/// Work on one instance of the host that is asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handle {
+    /// The run.
+    pub run: String,
+    /// The run's number on this host.
+    #[serde(default)]
+    pub fence: u64,
+    /// The shard.
+    pub shard: u32,
+    /// The instance, `ip:port`.
+    pub address: String,
+    /// The shard's owner by the map, `ip:port`.
+    pub owner: String,
+    /// The map's epoch.
+    pub epoch: u64,
+    /// How instances are entered.
+    pub credentials: Credentials,
+    /// Its `redis_shard` as it was provisioned.
+    pub instance: Value,
+    /// Where the journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
+/// Have a primary go on with the replicas that are left.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Free {
+    /// The primary.
+    pub primary: Handle,
+    /// How many replicas it has from now on.
+    pub replicas: u32,
+}
+
+/// An old primary that was set aside.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Aside {
+    /// Where its files are; empty where there was nothing.
+    pub kept: Option<PathBuf>,
+    /// Bytes of its replication stream that the new owner never got; unknown where it was started anew since.
+    pub ahead: Option<u64>,
+}
