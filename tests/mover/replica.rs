@@ -255,6 +255,7 @@ fn preflight_names_a_replica_that_is_down_and_one_that_the_map_does_not_know() {
         "{unknown:?}"
     );
     places.kill(1);
+    attached(&places, 0, 0);
     let down = rules(&places, &spec);
     assert!(down.len() == 1 && down[0].contains("replica: the replica 127.0.0.3:"), "{down:?}");
 }
