@@ -22,6 +22,7 @@ mod run;
 mod shard_ground;
 mod shard_rebalance;
 mod shard_run;
+mod shard_wishes;
 mod shards;
 mod sparing;
 mod targets;

@@ -11,42 +11,27 @@ use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Foretold, Tally, Task, begin, carry_out, checked};
+use super::shard_wishes::{WishArgs, observed, save, saved};
 use super::sparing::Spare;
-use crate::inventory::Bytes;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::plan::{Balance, Infeasible, RebalancePlan, Wishes, plan, simulate};
+use crate::rebalance::plan::RebalancePlan;
 use crate::rebalance::resume::{Stand, journals, stand};
 use crate::rebalance::run::{How, Step};
+use crate::rebalance::saved::SavedPlan;
 use crate::rebalance::{Ground, observe, publish};
 use crate::report::{Reporter, rebalance_text};
 
 /// Plan and run shard moves: as few bytes as possible, no acknowledged write lost
 #[derive(Debug, Args)]
 pub struct ShardRebalance {
-    /// Empty this host
-    #[arg(long, value_name = "HOST")]
-    drain: Vec<String>,
-    /// Only these hosts may receive shards
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
-    to: Vec<String>,
-    /// What is made even: bytes, ops or bytes,ops
-    #[arg(long, value_name = "WHAT", default_value = "bytes")]
-    balance: Balance,
-    /// How far a host may be off its share
-    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
-    tolerance: f64,
-    /// At most so many moves
-    #[arg(long, value_name = "N")]
-    max_moves: Option<usize>,
-    /// At most so many bytes: 10GiB
-    #[arg(long, value_name = "BYTES")]
-    max_bytes: Option<Bytes>,
+    #[command(flatten)]
+    wishes: WishArgs,
     /// Plan from this observation, with no host in reach
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     observed: Option<PathBuf>,
     /// What if: growth=2x,lose=redis-07,add=redis-09:32GiB
-    #[arg(long, value_name = "WHAT", requires = "dry_run")]
+    #[arg(long, value_name = "WHAT", requires = "dry_run", conflicts_with = "plan")]
     simulate: Option<String>,
     /// Show the plan and change nothing
     #[arg(long)]
@@ -57,8 +42,8 @@ pub struct ShardRebalance {
     /// Save the plan
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Apply exactly that saved plan; refused where the map is another now
-    #[arg(long, value_name = "FILE", conflicts_with = "out")]
+    /// Apply exactly that saved plan; refused where map or hosts are others now, or sizes break its rules
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "WishArgs"])]
     plan: Option<PathBuf>,
     /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
     #[arg(long)]
@@ -89,12 +74,8 @@ impl ShardRebalance {
         tally: &mut Tally,
     ) -> Result<Exit, Failure> {
         if let Some(file) = &self.observed {
-            let text = std::fs::read_to_string(file)
-                .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
-            let observation = Observation::from_json(&text)
-                .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
-            let plan = self.planned(observation)?;
-            tally.moves = plan.moves.len();
+            let plan = self.decided(observed(file)?, reporter)?;
+            tally.moves = plan.plan.moves.len();
             return self.show(&plan, reporter);
         }
         let files = Files::load(common)?;
@@ -110,16 +91,14 @@ impl ShardRebalance {
                 .hint("dunlin shards status; dunlin shards resume, if moves are under way")
         })?;
         let observation = observe::observation(&ground, map, &files.shard_hosts()?, &primaries);
-        let plan = match &self.plan {
-            Some(file) => saved(file, &observation)?,
-            None => self.planned(observation)?,
-        };
+        let decided = self.decided(observation, reporter)?;
+        let plan = &decided.plan;
         tally.moves = plan.moves.len();
-        let exit = self.show(&plan, reporter)?;
+        let exit = self.show(&decided, reporter)?;
         if self.dry_run || plan.is_empty() {
             return Ok(exit);
         }
-        let steps = steps(&plan);
+        let steps = steps(plan);
         if !self.yes {
             checked(&ground, &steps, id).await?;
             confirm("Move these shards?", self.yes)?;
@@ -128,28 +107,24 @@ impl ShardRebalance {
         unchanged(&files, &ground, &steps).await?;
         checked(&ground, &steps, id).await?;
         let how = How { soak: self.soak, concurrent: self.spare.concurrent(), ..How::default() };
-        let planned = Some(Foretold::by(&plan));
+        let planned = Some(Foretold::by(plan));
         carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await
     }
 
-    fn planned(&self, mut observation: Observation) -> Result<RebalancePlan, Failure> {
-        if let Some(what) = &self.simulate {
-            observation = simulated(&observation, what)?;
-        }
-        let wishes = Wishes {
-            tolerance: self.tolerance,
-            balance: self.balance,
-            drain: self.drain.clone(),
-            to: (!self.to.is_empty()).then(|| self.to.clone()),
-            max_moves: self.max_moves,
-            max_bytes: self.max_bytes.map(|bytes| bytes.0),
-            pace: self.spare.pace(),
-            ..Wishes::default()
+    /// The saved plan, or a new one.
+    fn decided(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, Failure> {
+        let Some(file) = &self.plan else {
+            return self.wishes.planned(observation, self.simulate.as_deref(), self.spare.pace());
         };
-        plan(&observation, &wishes).map_err(|infeasible| refused(&observation, &wishes, &infeasible))
+        let (plan, drift) = saved(file, &observation)?;
+        for what in drift {
+            reporter.say(&format!("note: sizes have changed since the plan was saved: {what}"));
+        }
+        Ok(plan)
     }
 
-    fn show(&self, plan: &RebalancePlan, reporter: &Reporter) -> Result<Exit, Failure> {
+    fn show(&self, decided: &SavedPlan, reporter: &Reporter) -> Result<Exit, Failure> {
+        let plan = &decided.plan;
         if reporter.json {
             let mut line = serde_json::to_value(plan).map_err(anyhow::Error::from)?;
             line["event"] = "plan".into();
@@ -158,31 +133,10 @@ impl ShardRebalance {
             reporter.data(rebalance_text(plan, reporter.style).trim_end());
         }
         if let Some(file) = &self.out {
-            std::fs::write(file, serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?)?;
+            save(file, decided)?;
         }
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Pending } else { Exit::Done })
     }
-}
-
-/// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
-fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible) -> Failure {
-    let rule = serde_json::to_value(infeasible.rule).unwrap_or_default();
-    let mut text = format!("no such plan ({}): {}", rule.as_str().unwrap_or_default(), infeasible.message);
-    if !infeasible.shards.is_empty() {
-        let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();
-        text += &format!("; shards in the way: {}", shards.join(", "));
-    }
-    for host in &observation.hosts {
-        let may_take = wishes.to.as_ref().is_none_or(|to| to.contains(&host.name));
-        if !may_take || host.drain || wishes.drain.contains(&host.name) {
-            continue;
-        }
-        let here =
-            observation.shards.iter().filter(|shard| shard.host == host.name || shard.replicas.contains(&host.name));
-        let bytes = Bytes(here.map(|shard| shard.bytes).sum()).human();
-        text += &format!("\n  {}: {} for shards, {bytes} in use", host.name, Bytes(host.capacity_bytes).human());
-    }
-    Failure::say(Exit::Refused, text).hint(infeasible.hint.clone())
 }
 
 fn under_way(what: &str) -> Failure {
@@ -231,46 +185,4 @@ fn steps(plan: &RebalancePlan) -> Vec<Step> {
         role: m.role,
     };
     plan.moves.iter().map(step).collect()
-}
-
-fn saved(file: &std::path::Path, now: &Observation) -> Result<RebalancePlan, Failure> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
-    let plan: RebalancePlan = serde_json::from_str(&text)
-        .map_err(|error| Failure::say(Exit::Error, format!("{} is not a saved plan: {error}", file.display())))?;
-    if plan.cluster != now.cluster || plan.epoch != now.epoch {
-        return Err(Failure::say(
-            Exit::Refused,
-            format!(
-                "the plan is for {} at epoch {}, the map is {} at epoch {}; nothing was changed",
-                plan.cluster, plan.epoch, now.cluster, now.epoch
-            ),
-        )
-        .hint("make a new plan and look at it"));
-    }
-    Ok(plan)
-}
-
-fn simulated(observation: &Observation, what: &str) -> Result<Observation, Failure> {
-    let wrong = |error: simulate::SimulateError| Failure::say(Exit::Usage, format!("--simulate: {}", error.0));
-    let what_if: simulate::WhatIf = what.parse().map_err(wrong)?;
-    let supposed = what_if.apply(observation).map_err(wrong)?;
-    for note in &supposed.notes {
-        eprintln!("note: {note}");
-    }
-    Ok(supposed.observation)
-}
-
-/// `5%` or `0.05`.
-fn percent(text: &str) -> Result<f64, String> {
-    let (number, scale) = match text.strip_suffix('%') {
-        Some(number) => (number, 100.0),
-        None => (text, 1.0),
-    };
-    let value: f64 = number.trim().parse().map_err(|_| "a tolerance is a percentage such as 5%".to_owned())?;
-    if (0.0..=100.0).contains(&value) {
-        Ok(value / scale)
-    } else {
-        Err("a tolerance is between 0% and 100%".to_owned())
-    }
 }

@@ -230,18 +230,18 @@ fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
 fn tell_interrupted(outcome: &Outcome, left: &[Step], reporter: &Reporter) {
     let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
     let moved = ids(&mut outcome.moved.keys().copied());
-    let is_begun = |key: &(u32, usize)| outcome.failed.contains_key(key);
-    let begun = ids(&mut left.iter().map(Step::key).filter(is_begun));
-    let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !is_begun(key)));
-    reporter.line(&json!({"event": "interrupted", "moved": moved, "begun": begun, "not_begun": not_begun}));
+    let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
+    let stopped = ids(&mut left.iter().map(Step::key).filter(was_stopped));
+    let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !was_stopped(key)));
+    reporter.line(&json!({"event": "interrupted", "moved": moved, "stopped": stopped, "not_begun": not_begun}));
     let shards = |shards: &[u32]| match shards {
         [] => "none".to_owned(),
         shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
     };
     reporter.data(&format!(
-        "Interrupted: moved: {}; begun and not moved: {}; not begun: {}",
+        "Interrupted: moved: {}; stopped: {}; not begun: {}",
         shards(&moved),
-        shards(&begun),
+        shards(&stopped),
         shards(&not_begun)
     ));
     if !left.is_empty() {

@@ -170,8 +170,11 @@ impl Work<'_> {
         let open = self.open(&ground, &found)?;
         self.tell(&open);
         let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let mut settled = if tally.failed == 0 { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
-        settled += self.repair(&ground, &self.files.repairs()?, tally).await?;
+        let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
+        let mut settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
+        if !ground.fleet.stop.is_asked() {
+            settled += self.repair(&ground, &self.files.repairs()?, tally).await?;
+        }
         if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);

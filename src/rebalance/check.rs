@@ -8,6 +8,7 @@ use std::fmt;
 
 use super::observation::{HostLoad, Observation};
 use super::plan::{RebalancePlan, Role, Wishes};
+use crate::inventory::Bytes;
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,11 +111,14 @@ impl<'a> Check<'a> {
         let Some(capacity) = self.hosts.get(host).map(|host| host.capacity_bytes) else { return };
         let used = used.get(host).copied().unwrap_or(0);
         if used > capacity {
-            self.add("capacity", format!("{host} would hold {used} bytes while the plan runs, of {capacity}"));
+            self.add(
+                "capacity",
+                format!("{host} would hold {} while the plan runs, of {}", size(used), size(capacity)),
+            );
         }
         let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
         if used > peak {
-            self.add("sums", format!("{host} would hold {used} bytes, above the predicted peak of {peak}"));
+            self.add("sums", format!("{host} would hold {}, above the predicted peak of {}", size(used), size(peak)));
         }
     }
 
@@ -205,7 +209,7 @@ impl<'a> Check<'a> {
             let most = (host.capacity_bytes as f64 * self.wishes.headroom) as u64;
             let (bytes, had) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
             if bytes > most && !(limited && bytes <= had) {
-                self.add("capacity", format!("{} would end with {bytes} bytes, above {most}", host.name));
+                self.add("capacity", format!("{} would end with {}, above {}", host.name, size(bytes), size(most)));
             }
         }
     }
@@ -216,7 +220,7 @@ impl<'a> Check<'a> {
             self.add("limits", format!("{} moves are more than wished", self.plan.moves.len()));
         }
         if self.wishes.max_bytes.is_some_and(|most| bytes > most) {
-            self.add("limits", format!("{bytes} bytes are more than wished"));
+            self.add("limits", format!("{} are more than wished", size(bytes)));
         }
     }
 
@@ -226,6 +230,7 @@ impl<'a> Check<'a> {
         let after = self.loads();
         let total: u64 = after.values().map(|(bytes, ..)| bytes).sum();
         if moved != plan.bytes_moved || total != plan.bytes_total {
+            // To the byte: what is off by little would look the same in larger units.
             let message =
                 format!("{moved} of {total} bytes move, the plan says {} of {}", plan.bytes_moved, plan.bytes_total);
             self.add("sums", message);
@@ -262,7 +267,8 @@ impl<'a> Check<'a> {
             let share = host.weight / weight;
             let cap = host.capacity_bytes as f64 * self.wishes.headroom;
             if self.wishes.balance.bytes() && !self.near(bytes as f64, share * totals.0, cap) {
-                far.push(format!("{} ends with {bytes} bytes, its share is {:.0}", host.name, share * totals.0));
+                let (has, wanted) = (size(bytes), size((share * totals.0) as u64));
+                far.push(format!("{} ends with {has}, its share is {wanted}", host.name));
             }
             if self.wishes.balance.ops() && !self.near(ops, share * totals.1, f64::MAX) {
                 far.push(format!("{} ends with {ops} operations, its share is {:.1}", host.name, share * totals.1));
@@ -304,6 +310,10 @@ impl<'a> Check<'a> {
         }
         loads
     }
+}
+
+fn size(bytes: u64) -> String {
+    Bytes(bytes).human()
 }
 
 fn copies(primary: &str, replicas: &[String]) -> Copies {

@@ -17,6 +17,7 @@ pub mod publish;
 pub mod replica;
 pub mod resume;
 pub mod run;
+pub mod saved;
 pub mod verify;
 
 pub use ground::Ground;

@@ -9,6 +9,8 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::inventory::Bytes;
+
 /// The format that this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
 
@@ -22,6 +24,9 @@ pub struct Observation {
     pub cluster: String,
     /// The epoch of the shard map that was in force.
     pub epoch: u64,
+    /// Shard n listens on this port + n, on whatever host; absent: unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_base: Option<u16>,
     /// The hosts that may hold shards, in any order.
     pub hosts: Vec<HostLoad>,
     /// Every shard of the map, in any order.
@@ -56,6 +61,9 @@ pub struct HostLoad {
 pub struct ShardLoad {
     /// Its number in the shard map.
     pub id: u32,
+    /// The slots that it owns, as in its shard map: `0-255`; absent: unknown. The planner does not look at it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slots: Option<String>,
     /// The host of its primary.
     pub host: String,
     /// The hosts of its replicas.
@@ -153,7 +161,8 @@ impl Observation {
                 problems.push(format!("host {name} has weight {}; to empty a host set drain", host.weight));
             }
             if host.capacity_bytes == 0 || host.capacity_bytes > MOST_BYTES {
-                problems.push(format!("host {name} has a capacity of {} bytes", host.capacity_bytes));
+                let capacity = Bytes(host.capacity_bytes).human();
+                problems.push(format!("host {name} has a capacity of {capacity}"));
             }
         }
     }
@@ -182,7 +191,8 @@ impl Observation {
             total = total.saturating_add(shard.bytes.saturating_mul(copies.len() as u64));
         }
         if total > MOST_BYTES {
-            problems.push(format!("the shards are {total} bytes together; at most {MOST_BYTES} can be planned"));
+            let (total, most) = (Bytes(total).human(), Bytes(MOST_BYTES).human());
+            problems.push(format!("the shards are {total} together; at most {most} can be planned"));
         }
     }
 

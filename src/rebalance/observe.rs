@@ -93,8 +93,10 @@ pub fn observation(
     let shard = |entry: &dunlin_shards::Shard| {
         let number = u32::from(entry.id.0);
         let seen = primaries.get(&number);
+        let slots: Vec<String> = entry.slots.iter().map(ToString::to_string).collect();
         ShardLoad {
             id: number,
+            slots: Some(slots.join(",")),
             host: entry.host.clone(),
             replicas: entry.replicas.clone(),
             bytes: seen.map_or(0, |seen| seen.bytes),
@@ -108,6 +110,7 @@ pub fn observation(
         format_version: 1,
         cluster: map.cluster.clone(),
         epoch: map.epoch.0,
+        port_base: Some(map.port_base),
         hosts: hosts.iter().map(load).collect(),
         shards: map.shards.iter().map(shard).collect(),
     }

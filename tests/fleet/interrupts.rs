@@ -27,10 +27,10 @@ fn the_first_interrupt_ends_a_copy_and_what_is_left_keeps_its_cap() {
     let lines = Running::until(&cluster, Moment::Said("progress", "copy"), &wish).interrupt();
     let told = event(&lines, "interrupted");
     assert_eq!(told["moved"], Json::Array(Vec::new()), "{lines:#?}");
-    let begun: Vec<u16> = ids(&told["begun"]);
-    assert!(!begun.is_empty(), "{lines:#?}");
+    let stopped: Vec<u16> = ids(&told["stopped"]);
+    assert!(!stopped.is_empty(), "{lines:#?}");
     assert_eq!(event(&lines, "summary")["exit"], 130);
-    for shard in &begun {
+    for shard in &stopped {
         let source = &before.shards[usize::from(*shard)].host;
         let end = Instant::now() + Duration::from_secs(10);
         while cluster.replicas(source, *shard) > 0 {
@@ -46,7 +46,7 @@ fn the_first_interrupt_ends_a_copy_and_what_is_left_keeps_its_cap() {
     cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
     let after = cluster.map();
     let moved = before.shards.iter().zip(&after.shards).filter(|(before, after)| before.host != after.host).count();
-    assert!(moved >= begun.len());
+    assert!(moved >= stopped.len());
     let took = begin.elapsed().as_secs();
     assert!(took >= 2 * moved as u64, "{moved} shards of 2 MiB took {took} s at 1 MiB/s, with the comparison after it");
     cluster.is_as_the_map_says();
@@ -68,7 +68,7 @@ fn an_interrupt_in_a_switch_leaves_every_shard_with_one_owner_and_says_which() {
         let wish = [wish, &["--concurrent", "1"][..]].concat();
         let lines = Running::until(&cluster, moment, &wish).interrupt();
         let told = event(&lines, "interrupted");
-        let (moved, left) = (ids(&told["moved"]), [ids(&told["begun"]), ids(&told["not_begun"])].concat());
+        let (moved, left) = (ids(&told["moved"]), [ids(&told["stopped"]), ids(&told["not_begun"])].concat());
         assert!(!left.is_empty(), "{moment:?}: {lines:#?}");
         let planned = event(&lines, "plan")["moves"].as_array().unwrap().clone();
         assert_eq!(moved.len() + left.len(), planned.len(), "{moment:?}: {lines:#?}");

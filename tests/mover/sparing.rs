@@ -375,3 +375,27 @@ fn a_copy_whose_fork_takes_too_much_memory_is_given_up_and_the_source_left_alone
     switch(&places, spec).unwrap();
     assert_eq!(places.writable(), [1]);
 }
+
+#[test]
+fn a_replica_is_made_within_the_cap_too() {
+    let mut places = Places::new(2);
+    places.provision(0).unwrap();
+    fill(&places, 40, MIB / 10);
+    let mut writers = Writers::start(1, &places.address(0));
+    writers.write_on(20);
+    let spec = capped(&mut places, 2 * MIB);
+    let begin = Instant::now();
+    let agent = Agent::start(&places, &[Request::Replicate(spec.clone())], None);
+    half_way(&places);
+    drop(agent);
+    is_left_alone(&places);
+    assert!(conf(&places, 1).contains(DEAD_END));
+    assert!(matches!(places.handle(Request::Replicate(spec.clone())).unwrap(), Reply::Copied(_)));
+    let least = 2.0 * (40 * (MIB / 10)) as f64 / (2 * MIB) as f64 - 0.1;
+    assert!(begin.elapsed().as_secs_f64() >= least, "{:?}, at least {least}", begin.elapsed());
+    assert_eq!(places.handle(Request::Keep(spec)).unwrap(), Reply::Kept);
+    assert!(!conf(&places, 1).contains(DEAD_END));
+    let mut source = admin(&places.address(0)).unwrap();
+    assert_eq!(info(&mut source, "replication", "connected_slaves"), "1");
+    stop_and_check(&mut writers, &places, 0);
+}

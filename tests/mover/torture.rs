@@ -133,7 +133,7 @@ struct Torture {
     writers: Writers,
     owner: u8,
     longest_gap: Duration,
-    /// Each third one goes through a relay.
+    /// Each third one goes through a relay; all of them where `DUNLIN_RELAYED` is set.
     moves: usize,
     /// The append-only file of the source that was killed last, as it stood then.
     file: Vec<u8>,
@@ -193,7 +193,8 @@ impl Torture {
     fn around(&mut self, what: &str, crash: &str, armed: bool, happens: impl FnOnce(&mut Self, &mut Agent)) {
         let (from, to) = (self.owner, 1 - self.owner);
         self.moves += 1;
-        let bandwidth = if self.moves.is_multiple_of(3) { RELAYED } else { 0 };
+        let relayed = self.moves.is_multiple_of(3) || std::env::var_os("DUNLIN_RELAYED").is_some();
+        let bandwidth = if relayed { RELAYED } else { 0 };
         let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
         let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
         let what = format!("{what}, {from} to {to}{told}");

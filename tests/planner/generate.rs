@@ -49,6 +49,7 @@ pub fn shard(id: usize, on: &[usize], bytes: u64, ops_per_s: f64) -> ShardLoad {
     let name = |host: &usize| format!("redis-{:02}", host + 1);
     ShardLoad {
         id: id as u32,
+        slots: None,
         host: name(&on[0]),
         replicas: on[1..].iter().map(name).collect(),
         bytes,
@@ -79,6 +80,7 @@ pub fn case(number: u64) -> Case {
         format_version: 1,
         cluster: "generated".to_owned(),
         epoch: number,
+        port_base: None,
         hosts: (0..hosts).map(|n| host(n, zone(n), capacity)).collect(),
         shards: Vec::new(),
     };
@@ -168,6 +170,7 @@ pub fn large(shards: usize, hosts: usize) -> Case {
         format_version: 1,
         cluster: "large".to_owned(),
         epoch: 1,
+        port_base: None,
         hosts: (0..hosts).map(|n| host(n, zone(n), 4096 * MIB)).collect(),
         shards: (0..shards)
             .map(|id| {

@@ -3,5 +3,6 @@ mod generate;
 mod oracle;
 mod record;
 mod rules;
+mod saved;
 mod transcripts;
 mod versus;

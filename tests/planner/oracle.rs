@@ -9,7 +9,7 @@ use std::fmt::Write;
 use std::process::Command;
 
 use dunlin::rebalance::observation::Observation;
-use dunlin::rebalance::plan::Wishes;
+use dunlin::rebalance::plan::{RebalancePlan, Role, Wishes};
 
 use crate::generate::MIB;
 
@@ -156,6 +156,67 @@ impl<'a> Oracle<'a> {
         self.caps().into_iter().enumerate().map(band).collect()
     }
 
+    /// The host of each copy once a plan is carried out.
+    pub fn after(&self, plan: &RebalancePlan) -> Vec<usize> {
+        let mut at: Vec<usize> = self.copies.iter().map(|copy| copy.home).collect();
+        let name = |host: usize| self.observation.hosts[host].name.as_str();
+        for m in &plan.moves {
+            let primary = |n: usize| n == 0 || self.copies[n - 1].shard != self.copies[n].shard;
+            let is_it = |n: &usize| {
+                let shard = self.observation.shards[self.copies[*n].shard].id;
+                shard == m.shard && primary(*n) == (m.role == Role::Primary) && name(at[*n]) == m.from
+            };
+            let copy = (0..at.len()).find(is_it).expect("what moves is there");
+            at[copy] = (0..self.zones.len()).find(|host| name(*host) == m.to).expect("its target is there");
+        }
+        at
+    }
+
+    /// The bands that a plan which missed the wished ones may use, and how far out it is, in thousandths of a share.
+    ///
+    /// All loads of a kind may be as far out as the worst of them; but where one copy, or what cannot leave the host, is
+    /// too much by itself, or the host may receive nothing, that load tells nothing about the others.
+    pub fn given_way(&self, at: &[usize]) -> (Vec<Band>, f64) {
+        let (wished, shares, caps) = (self.bands(), self.shares(), self.caps());
+        let (mut bands, mut farthest) = (wished.clone(), 0.0f64);
+        for resource in 0..2 {
+            let (mut free, mut worst) = (Vec::new(), 0.0f64);
+            for (host, band) in wished.iter().enumerate().filter(|(host, _)| !self.drained[*host]) {
+                let (lo, hi) = band[resource];
+                let (load, helpless) = self.stands(at, (host, resource), (lo, hi));
+                let outside = (load - hi).max(lo - load);
+                let part = if outside < 1e-5 { 0.0 } else { outside / shares[host][resource].max(1e-9) };
+                farthest = farthest.max(part);
+                if part > 0.0 {
+                    bands[host][resource] = (lo.min(load - 1e-6), hi.max(load + 1e-6));
+                }
+                if part == 0.0 || !helpless {
+                    free.push(host);
+                    worst = worst.max(part);
+                }
+            }
+            for host in free.into_iter().filter(|_| worst > 0.0) {
+                let (share, more) = (shares[host][resource], self.wishes.tolerance + worst);
+                let (lo, hi) = &mut bands[host][resource];
+                let cap = if resource == 0 { caps[host] } else { f64::MAX };
+                *lo = lo.min(share * (1.0 - more));
+                *hi = hi.max((share * (1.0 + more)).min(cap));
+            }
+        }
+        (bands, 1000.0 * farthest)
+    }
+
+    /// The load of a host, and whether it would be out of its band whatever became of the others.
+    fn stands(&self, at: &[usize], (host, resource): (usize, usize), (lo, hi): (f64, f64)) -> (f64, bool) {
+        let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };
+        let here = || self.copies.iter().zip(at).filter(|(_, at)| **at == host).map(|(copy, _)| copy);
+        let load = here().map(weight).sum::<f64>();
+        let largest = here().map(weight).fold(0.0, f64::max);
+        let fixed: f64 = here().filter(|copy| !copy.free).map(weight).sum();
+        let closed = self.wishes.to.as_ref().is_some_and(|to| !to.contains(&self.observation.hosts[host].name));
+        (load, if load < lo { closed } else { largest.max(fixed) > hi })
+    }
+
     /// No bands but what the hosts can hold.
     pub fn walls(&self) -> Vec<Band> {
         self.caps().into_iter().map(|cap| [(0.0, cap), (0.0, f64::MAX)]).collect()
@@ -166,19 +227,39 @@ impl<'a> Oracle<'a> {
         self.observation.hosts.iter().map(|host| cap(host.capacity_bytes)).collect()
     }
 
-    /// MiB that must move by counting alone: what is over the bands, or below them, in sum.
+    /// MiB that must move by adding up alone: what is over the bands, or below them, in sum.
+    pub fn added_up(&self, bands: &[Band]) -> f64 {
+        let needs = self.needs(bands);
+        let sum = |which: fn(&(f64, f64)) -> f64| needs.iter().map(which).sum::<f64>();
+        f64::max(sum(|need| need.0), sum(|need| need.1))
+    }
+
+    /// MiB that must move by counting alone: of the copies on a host that is over its band, the set that is just enough;
+    /// or, of all others, the set that is just enough for a host below its band.
     pub fn counted(&self, bands: &[Band]) -> f64 {
+        let (mut leave, mut arrive) = (0.0, 0.0);
+        for (host, (over, under)) in self.needs(bands).into_iter().enumerate() {
+            let free = |here: bool| {
+                let copies = self.copies.iter().filter(move |copy| copy.free && (copy.home == host) == here);
+                copies.map(|copy| copy.mib).collect::<Vec<f64>>()
+            };
+            leave += just_enough(&free(true), over);
+            arrive += just_enough(&free(false), under);
+        }
+        f64::max(leave, arrive)
+    }
+
+    /// How many MiB each host is over its band, and below it.
+    fn needs(&self, bands: &[Band]) -> Vec<(f64, f64)> {
         let mut load = vec![0.0; bands.len()];
         for copy in &self.copies {
             load[copy.home] += copy.mib;
         }
-        let (mut over, mut under) = (0.0, 0.0);
-        for (n, band) in bands.iter().enumerate() {
+        let need = |(n, band): (usize, &Band)| {
             let (lo, hi) = if self.drained[n] { (0.0, 0.0) } else { band[0] };
-            over += f64::max(load[n] - hi, 0.0);
-            under += f64::max(lo - load[n], 0.0);
-        }
-        over.max(under)
+            (f64::max(load[n] - hi, 0.0), f64::max(lo - load[n], 0.0))
+        };
+        bands.iter().enumerate().map(need).collect()
     }
 
     /// The fewest MiB that move within the bands.
@@ -255,6 +336,23 @@ impl<'a> Oracle<'a> {
         let _ = writeln!(text, "Binaries\n{binaries}End");
         text
     }
+}
+
+/// The least sum of a set of the sizes, which are whole numbers, that reaches `need`; all of them if none does.
+fn just_enough(sizes: &[f64], need: f64) -> f64 {
+    let need = (need - 1e-6).ceil().max(0.0) as usize;
+    // Nothing is gained by a set that would be enough without its smallest member.
+    let most = need + sizes.iter().fold(0.0, |a, b| f64::max(a, *b)) as usize;
+    let mut reached = vec![false; most + 1];
+    reached[0] = true;
+    for size in sizes {
+        let size = *size as usize;
+        for sum in (size..=most).rev() {
+            reached[sum] = reached[sum] || reached[sum - size];
+        }
+    }
+    let least = (need..=most).find(|sum| reached[*sum]);
+    least.map_or(sizes.iter().sum(), |sum| sum as f64)
 }
 
 /// How far bands give way, as a fraction of a share.

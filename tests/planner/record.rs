@@ -80,8 +80,8 @@ impl Record {
                 used.wrong.push(format!("case {case}, {name}: the record says {known:?}, the solver {again:?}"));
             }
         }
-        let best = known.best.map_or("-".to_owned(), |best| format!("{best:.3}"));
-        let line = format!("{case} {name} {key:016x} {:.3} {best}\n", known.least);
+        let best = known.best.map_or("-".to_owned(), |best| best.to_string());
+        let line = format!("{case} {name} {key:016x} {} {best}\n", known.least);
         used.lines.insert((case, name.to_owned()), line);
         if self.writes.is_some() && decided.is_none() {
             write(&used);

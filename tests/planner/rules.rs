@@ -14,6 +14,7 @@ fn fleet(hosts: usize, homes: &[usize]) -> Observation {
         format_version: 1,
         cluster: "timeline".to_owned(),
         epoch: 7,
+        port_base: None,
         hosts: (0..hosts).map(|n| host(n, Some(["a", "b"][n % 2].to_owned()), 4096 * MIB)).collect(),
         shards: homes.iter().enumerate().map(|(id, home)| shard(id, &[*home], 100 * MIB, 10.0)).collect(),
     }

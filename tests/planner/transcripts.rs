@@ -102,6 +102,7 @@ fn read(situation: &str) -> (Observation, Wishes, String) {
         format_version: 1,
         cluster: "timeline".to_owned(),
         epoch: 7,
+        port_base: None,
         hosts: Vec::new(),
         shards: Vec::new(),
     };

@@ -140,9 +140,12 @@ impl Trial<'_> {
     /// As few bytes as possible within the bands. Whether counting alone shows it.
     fn few(&mut self, oracle: &Oracle, found: &RebalancePlan, bands: &[Band]) -> bool {
         let (moved, bound) = (in_mib(found.bytes_moved), in_mib(found.lower_bound_bytes));
-        let counted = oracle.counted(bands);
-        if counted > bound + bands.len() as f64 {
-            self.wrong.push(format!("the plan's bound of {bound} MiB is below the counted {counted}"));
+        let (added_up, counted) = (oracle.added_up(bands), oracle.counted(bands));
+        if added_up > bound + bands.len() as f64 {
+            self.wrong.push(format!("the plan's bound of {bound} MiB is below the sum of {added_up}"));
+        }
+        if counted > moved + 0.5 {
+            self.wrong.push(format!("moves {moved} MiB, but {counted} have to"));
         }
         // Half a MiB is what the solver's tolerances make of sizes in whole MiB.
         let most = (moved - 0.5) / RATIO;
@@ -163,18 +166,9 @@ impl Trial<'_> {
         false
     }
 
-    /// The plan missed the tolerance: the oracle must not come much nearer. The bands that the plan does keep.
+    /// The plan missed the tolerance: the oracle must not come much nearer. The bands that the plan may use.
     fn nearest(&mut self, oracle: &Oracle, found: &RebalancePlan) -> Vec<Band> {
-        let (mut worst, mut bands) = (0.0f64, oracle.bands());
-        let hosts = found.hosts.iter().zip(oracle.shares());
-        for (band, (host, share)) in bands.iter_mut().zip(hosts).filter(|(_, (host, _))| host.share_wanted > 0.0) {
-            let load = [in_mib(host.after.bytes), host.after.ops_per_s];
-            for n in 0..2 {
-                let outside = (load[n] - band[n].1).max(band[n].0 - load[n]);
-                worst = worst.max(1000.0 * outside / share[n].max(1e-9));
-                band[n] = (band[n].0.min(load[n] - 1e-6), band[n].1.max(load[n] + 1e-6));
-            }
-        }
+        let (bands, worst) = oracle.given_way(&oracle.after(found));
         // If the plan is nearly there, the question is whether the tolerance can be met after all.
         let most = (worst - NEARER).max(0.05f64.min(worst / 2.0));
         let known = self.record.answer((self.number, "outside"), &oracle.least_outside(), most);

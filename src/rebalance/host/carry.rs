@@ -20,27 +20,31 @@ const TRIES: u32 = 3;
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(20);
 
+/// A copy that may begin.
+pub struct Admitted<'t> {
+    /// Watches its source until the copy is done, where there are limits.
+    guard: Option<Guard>,
+    /// What its bytes and those of its comparison pass through.
+    throttle: Throttle,
+    /// Held until it has begun.
+    turn: Option<MutexGuard<'t, ()>>,
+}
+
 /// What carries one copy.
 pub struct Carriage<'a> {
     pub spec: &'a MoveSpec,
     pub instance: &'a RedisShard,
-    pub guard: Option<&'a Guard>,
-    pub throttle: Throttle,
     pub sink: &'a dyn Sink,
 }
 
 /// Waits until the source is calm and no other copy to this host is being begun: each sees what the one before costs,
-/// so that under limits fewer copies run at the same time. The turn is to be held until the copy has begun.
+/// so that under limits fewer copies run at the same time. What is returned is to be kept until the copy was compared.
 ///
 /// # Errors
 /// The source did not become calm in time, or the run was cancelled: nothing was begun.
-pub fn admitted<'t>(
-    guard: Option<&Guard>,
-    turns: &'t Mutex<()>,
-    spec: &MoveSpec,
-    sink: &dyn Sink,
-) -> Result<Option<MutexGuard<'t, ()>>> {
-    let Some(guard) = guard else { return Ok(None) };
+pub fn admitted<'t>(spec: &MoveSpec, turns: &'t Mutex<()>, sink: &dyn Sink) -> Result<Admitted<'t>> {
+    let throttle = Throttle::of(spec);
+    let Some(guard) = Guard::of(spec) else { return Ok(Admitted { guard: None, throttle, turn: None }) };
     let turn = loop {
         match turns.try_lock() {
             Ok(turn) => break turn,
@@ -52,7 +56,7 @@ pub fn admitted<'t>(
         }
     };
     guard.calm("copy", sink)?;
-    Ok(Some(turn))
+    Ok(Admitted { guard: Some(guard), throttle, turn: Some(turn) })
 }
 
 /// Is the target's copy whole, and follows the source itself?
@@ -98,15 +102,15 @@ impl Carriage<'_> {
     /// # Errors
     /// No progress within `copy_stall_s`, given up too often for the source's memory, or cancelled. The target then
     /// waits, and the source has nothing to do with it any more.
-    pub fn carry(&self, source: &mut Link, target: &mut Link, turn: Option<MutexGuard<'_, ()>>) -> Result<()> {
-        let (spec, mut turn) = (self.spec, turn);
+    pub fn carry(&self, source: &mut Link, target: &mut Link, admitted: &mut Admitted<'_>) -> Result<()> {
+        let spec = self.spec;
         self.instance.follow(&relay::dead_end(spec.shard))?;
         for tried in 1..=TRIES {
-            self.throttle.free();
-            let relay = Relay::open(spec, self.throttle.clone())?;
+            admitted.throttle.free();
+            let relay = Relay::open(spec, admitted.throttle.clone())?;
             follow(target, &relay.address)?;
-            drop(turn.take());
-            let strain = match self.through(source, target) {
+            drop(admitted.turn.take());
+            let strain = match self.through(source, target, admitted.guard.as_ref()) {
                 Ok(None) => return self.change_over(source, target),
                 Ok(Some(strain)) => strain,
                 Err(error) => {
@@ -126,7 +130,7 @@ impl Carriage<'_> {
                 );
             }
             tell(spec, &format!("copy given up: {strain}"), self.sink);
-            if let Some(guard) = self.guard {
+            if let Some(guard) = &admitted.guard {
                 guard.calm("copy", self.sink)?;
             }
         }
@@ -134,10 +138,10 @@ impl Carriage<'_> {
     }
 
     /// Waits until the target has come near enough for a partial resync; says so if the copy is to be given up.
-    fn through(&self, source: &mut Link, target: &mut Link) -> Result<Option<Strain>> {
+    fn through(&self, source: &mut Link, target: &mut Link, guard: Option<&Guard>) -> Result<Option<Strain>> {
         let (spec, stall) = (self.spec, Duration::from_secs(self.spec.limits.copy_stall_s));
         let (mut best, mut nearest, mut since) = (0, u64::MAX, Instant::now());
-        let (mut windows, mut is_slow) = (self.guard.map_or(0, |guard| guard.judged().0), false);
+        let (mut windows, mut is_slow) = (guard.map_or(0, |guard| guard.judged().0), false);
         loop {
             let (from, to) = (source.info("replication")?, target.info("replication")?);
             let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
@@ -148,7 +152,7 @@ impl Carriage<'_> {
             if self.sink.cancelled() {
                 bail!("cancelled while shard {} was being copied; nothing is handed over", spec.shard);
             }
-            if let Some(guard) = self.guard {
+            if let Some(guard) = guard {
                 let (judged, strain) = guard.judged();
                 if judged > windows {
                     windows = judged;

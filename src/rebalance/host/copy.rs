@@ -1,17 +1,14 @@
 //! P1–P5: a copy that has caught up, is durable, and was found equal.
 
-use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::carry::{self, Carriage};
+use super::carry::{self, Admitted, Carriage};
 use super::diary::{Diary, Mark, Step};
-use super::guard::Guard;
 use super::link::Link;
-use super::pace::{self, Throttle};
-use super::{birth, observe, recover, sync, verify};
+use super::{birth, observe, pace, recover, sync, verify};
 use crate::resources::Blobs;
 use crate::wire::Sink;
 use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
@@ -32,8 +29,8 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
-    let (guard, turns) = (Guard::of(spec), pace::turn(spec));
-    let turn = carry::admitted(guard.as_ref(), &turns, spec, sink)?;
+    let turns = pace::turn(spec);
+    let admitted = carry::admitted(spec, &turns, sink)?;
     diary.begin(spec)?;
     if diary.last(Step::StandBy, Mark::Intent).is_some() {
         // An earlier switch was cut short; its target may stand by as a closed master.
@@ -43,17 +40,17 @@ pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
             Recovered::Undecided { why } => bail!(why),
         }
     }
-    filled(spec, (&mut diary, &mut source), (guard.as_ref(), turn), (blobs, sink))
+    filled(spec, &mut diary, (&mut source, admitted), (blobs, sink))
 }
 
-/// P1–P5 under a move that is begun and admitted: born, caught up, equal, durable.
+/// P1–P5 under a move that is begun: born, caught up, equal, durable.
 ///
 /// # Errors
 /// What stopped it.
 pub fn filled(
     spec: &MoveSpec,
-    (diary, source): (&mut Diary, &mut Link),
-    (guard, turn): (Option<&Guard>, Option<MutexGuard<'_, ()>>),
+    diary: &mut Diary,
+    (source, mut admitted): (&mut Link, Admitted<'_>),
     (blobs, sink): (&dyn Blobs, &dyn Sink),
 ) -> Result<Copied> {
     let (started, instance) = (Instant::now(), birth::instance(spec)?);
@@ -68,17 +65,11 @@ pub fn filled(
     diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
 
     diary.intent(Step::Copy, Value::Null)?;
-    let throttle = spec.limits.sparing.is_asked().then(|| Throttle::of(spec));
-    match throttle.clone() {
-        Some(throttle) if !carry::is_attached(&mut target, spec)? => {
-            let carriage = Carriage { spec, instance: &instance, guard, throttle, sink };
-            carriage.carry(source, &mut target, turn)?;
-        }
-        _ => {
-            drop(turn);
-            carry::attach(&instance, &mut target, spec)?;
-            directly(source, &mut target, spec, sink)?;
-        }
+    if spec.limits.sparing.is_asked() && !carry::is_attached(&mut target, spec)? {
+        Carriage { spec, instance: &instance, sink }.carry(source, &mut target, &mut admitted)?;
+    } else {
+        carry::attach(&instance, &mut target, spec)?;
+        directly(source, &mut target, spec, sink)?;
     }
     diary.done(Step::Copy, Value::Null)?;
 

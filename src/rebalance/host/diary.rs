@@ -141,15 +141,15 @@ pub struct Begun {
     /// Who ran it.
     #[serde(default)]
     pub by: String,
-    /// Is it a replica that is made? Then `others` is the one that it replaces.
-    #[serde(default)]
-    pub replica: bool,
     /// Is it a failover? Then the source was given up, and `min_replicas` is the target's.
     #[serde(default)]
     pub failover: bool,
     /// What it leaves to the source's clients; whoever goes on with it keeps to that.
     #[serde(default)]
     pub sparing: Sparing,
+    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    #[serde(default)]
+    pub replica: bool,
 }
 
 impl Begun {
@@ -163,9 +163,9 @@ impl Begun {
             instance: spec.instance.clone(),
             min_replicas: None,
             by: spec.by.clone(),
-            replica: false,
             failover: false,
             sparing: spec.limits.sparing,
+            replica: false,
         }
     }
 }

@@ -11,7 +11,6 @@ use serde_json::Value;
 
 use super::copy::{START, filled};
 use super::diary::{Diary, Step, is_finished};
-use super::guard::Guard;
 use super::link::{Link, role_of, words};
 use super::{birth, carry, pace, recover, sync};
 use crate::resources::Blobs;
@@ -32,10 +31,10 @@ pub fn make(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     if is_made(spec, &diary) {
         return Ok(Copied::default());
     }
-    let (guard, turns) = (Guard::of(spec), pace::turn(spec));
-    let turn = carry::admitted(guard.as_ref(), &turns, spec, sink)?;
+    let turns = pace::turn(spec);
+    let admitted = carry::admitted(spec, &turns, sink)?;
     diary.begin_replica(spec)?;
-    let copied = filled(spec, (&mut diary, &mut primary), (guard.as_ref(), turn), (blobs, sink))?;
+    let copied = filled(spec, &mut diary, (&mut primary, admitted), (blobs, sink))?;
     diary.intent(Step::Open, Value::Null)?;
     birth::instance(spec)?.switch_users(std::slice::from_ref(&spec.app_user), true)?;
     Link::open(&spec.to, &spec.credentials)?.all(&opened(&spec.app_user))?;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::model::{BYTES, Model};
 use super::state::State;
 use super::wishes::Wishes;
+use crate::inventory::Bytes;
 use crate::rebalance::observation::Observation;
 
 /// Why there is no plan.
@@ -229,11 +230,9 @@ fn too_many(model: &Model, missing: i64) -> Vec<u32> {
     ids
 }
 
-/// Bytes for a reader, in the largest binary unit that they reach.
+/// Bytes for a reader.
 fn size(bytes: i64) -> String {
-    let units = [("TiB", 1u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
-    let unit = units.into_iter().find(|(_, unit)| bytes as u64 >= *unit);
-    unit.map_or(format!("{bytes} bytes"), |(name, unit)| format!("{:.1} {name}", bytes as f64 / unit as f64))
+    Bytes(bytes.unsigned_abs()).human()
 }
 
 /// The shards and homes of the items that `stuck` picks; `None` if there are none.

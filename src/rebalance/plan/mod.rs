@@ -15,7 +15,6 @@ mod limit;
 mod model;
 mod notes;
 mod output;
-
 mod relax;
 mod rng;
 mod schedule;
@@ -23,6 +22,7 @@ mod search;
 pub mod simulate;
 mod state;
 mod tidy;
+mod trim;
 mod walk;
 mod wishes;
 

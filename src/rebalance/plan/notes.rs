@@ -43,7 +43,7 @@ fn deviations(model: &Model, outcome: &Outcome, notes: &mut Vec<String>) {
     }
     let held = |item: &Item| item.role == Role::Replica && !item.movable;
     if !found.is_empty() && !outcome.limited && model.items.iter().any(held) {
-        notes.push("replicas stay where they are; if they may move too, a plan can come nearer".to_owned());
+        notes.push("replicas stay where they are; with --move-replicas a plan can come nearer".to_owned());
     }
     if found.len() > TOLD {
         notes.push(format!("{} more deviations are smaller than these", found.len() - TOLD));

@@ -1,7 +1,7 @@
 //! Where no assignment keeps the wished bands: the nearest ones that can be kept.
 //!
-//! First the worst deviation is made as small as possible, then the sum of what is left. Only the hosts that then
-//! stand outside of their bands get wider ones; all others keep theirs.
+//! First the worst deviation is made as small as possible, then the sum of what is left. What then is the worst is the
+//! tolerance that can be met, and takes the place of the wished one.
 
 use super::model::{BYTES, Band, Model, OPS};
 use super::search::{Aim, effort, heat, search, within};
@@ -10,6 +10,10 @@ use super::walk::{Limits, Prices, Walk};
 
 /// Moved bytes cost next to nothing while evenness is what is sought.
 const EVEN: Prices = Prices { moved: 0.02, outside: 4.0 };
+
+/// How much further out than the nearest a plan may be, as a fraction of a share: without it every load would have to be
+/// met to the last byte, which takes many moves and is gone an hour later.
+const EASE: f64 = 0.002;
 
 /// Halvings of what is unknown about the least worst deviation.
 const HALVINGS: u64 = 8;
@@ -34,7 +38,7 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -
     }
     let walls = walls(model, high);
     let best = evened(model, wished, &walls, best, seed);
-    let bands = widened(&best, wished);
+    let bands = given_way(model, &best, wished);
     (best, bands)
 }
 
@@ -66,6 +70,42 @@ pub(crate) fn worst(model: &Model, wished: &[Band], state: &State) -> f64 {
 /// Bands of the wished tolerance plus `more`, within what the hosts can hold.
 fn walls(model: &Model, more: f64) -> Vec<Band> {
     model.hosts.iter().map(|host| model.band(host, model.tolerance + more)).collect()
+}
+
+/// The bands as far as they have to give way: of each resource, by as much as the worst load is out, for all hosts alike.
+///
+/// So the tolerance that can be met takes the place of the one that was wished, and no bytes move that would only make
+/// other hosts than the worst a little more even. What a host can do nothing about does not count as the worst: one
+/// shard larger than a share does not let all others go.
+fn given_way(model: &Model, state: &State, wished: &[Band]) -> Vec<Band> {
+    let mut bands = widened(state, wished);
+    for resource in [BYTES, OPS] {
+        let out = |host: &usize| outside(&wished[*host], resource, state.load[*host]);
+        let lost = |host: &usize| out(host) > 0 && helpless(model, state, &wished[*host], (*host, resource));
+        let free: Vec<usize> = (0..bands.len()).filter(|host| !lost(host)).collect();
+        let part = |host: &usize| out(host) as f64 / model.hosts[*host].target[resource].max(1.0);
+        let worst = free.iter().map(part).fold(0.0, f64::max);
+        for host in free.into_iter().filter(|_| worst > 0.0) {
+            let wide = model.band(&model.hosts[host], model.tolerance + worst + EASE);
+            let band = &mut bands[host];
+            band.lo[resource] = band.lo[resource].min(wide.lo[resource]);
+            band.hi[resource] = band.hi[resource].max(wide.hi[resource]);
+        }
+    }
+    bands
+}
+
+/// Whether a host is outside of its band whatever becomes of the others: one of its copies, or what cannot leave it, is
+/// too much already; or it lacks something and may receive nothing.
+fn helpless(model: &Model, state: &State, band: &Band, (host, resource): (usize, usize)) -> bool {
+    let weight = |item: &usize| model.items[*item].weight[resource];
+    let here = &state.on[host];
+    let largest = here.iter().map(weight).max().unwrap_or(0);
+    let fixed: i64 = here.iter().filter(|item| !model.items[**item].movable).map(weight).sum();
+    if state.load[host][resource] < band.lo[resource] {
+        return !model.hosts[host].open;
+    }
+    largest.max(fixed) > band.hi[resource]
 }
 
 /// The bands, widened just as far as the assignment needs.

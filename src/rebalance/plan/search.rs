@@ -13,6 +13,7 @@ use super::model::{BYTES, Band, Model};
 use super::relax;
 use super::state::{Penalty, State, outside};
 use super::tidy::tidy;
+use super::trim::trim;
 use super::walk::{Heat, Limits, Prices, Walk};
 use super::wishes::Wishes;
 
@@ -45,6 +46,9 @@ pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasibl
     if limited {
         state = limit::nearest(model, &wished, limits, wishes.seed);
         bands = relax::widened(&state, &wished);
+    }
+    trim(model, &bands, &mut state);
+    if limited {
         bound = bounds::counted(model, &bands).min(state.moved);
     } else {
         tidy(model, &bands, &mut state);

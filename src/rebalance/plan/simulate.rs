@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::inventory::Bytes;
 use crate::rebalance::observation::{HostLoad, Observation};
 
 /// One supposition.
@@ -73,8 +74,9 @@ fn supposition(part: &str) -> Result<Supposition, SimulateError> {
             let mut words = value.splitn(3, ':');
             let name = words.next().filter(|name| !name.is_empty()).ok_or_else(unknown)?;
             let size = words.next().ok_or_else(unknown)?;
-            let capacity_bytes =
-                bytes(size).ok_or_else(|| SimulateError(format!("`{size}` is not a size such as 32GiB")))?;
+            let Bytes(capacity_bytes) = size
+                .parse()
+                .map_err(|error| SimulateError(format!("the memory of {name}: {error}; write a size such as 32GiB")))?;
             Ok(Supposition::Add { name: name.to_owned(), capacity_bytes, zone: words.next().map(str::to_owned) })
         }
         _ => Err(unknown()),
@@ -88,26 +90,6 @@ fn growth(text: &str) -> Option<f64> {
         _ => text.parse::<f64>().ok()?,
     };
     (factor.is_finite() && factor > 0.0 && factor <= 1e6).then_some(factor)
-}
-
-/// A size in bytes with a binary or decimal unit.
-fn bytes(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
-    let number: f64 = text[..digits].parse().ok()?;
-    let unit = match text[digits..].trim() {
-        "" | "B" => 1.0,
-        "KiB" => 1024.0,
-        "MiB" => 1024.0f64.powi(2),
-        "GiB" => 1024.0f64.powi(3),
-        "TiB" => 1024.0f64.powi(4),
-        "kB" | "KB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
-        "TB" => 1e12,
-        _ => return None,
-    };
-    let size = number * unit;
-    (size >= 1.0 && size < (1u64 << 62) as f64).then_some(size as u64)
 }
 
 impl WhatIf {

@@ -41,7 +41,8 @@ fn rank(model: &Model, item: usize) -> (i64, u32) {
     (model.items[item].weight[OPS], model.shard(item).id)
 }
 
-fn within_host(state: &State, bands: &[Band], host: usize) -> bool {
+/// Whether the host's loads are within its band.
+pub(crate) fn within_host(state: &State, bands: &[Band], host: usize) -> bool {
     let (load, band) = (state.load[host], bands[host]);
     [BYTES, OPS].iter().all(|r| (band.lo[*r]..=band.hi[*r]).contains(&load[*r]))
 }

@@ -1,0 +1,167 @@
+//! What a rebalancing is asked for: flags, observations and saved plans in; a plan or the reason against it out.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::exit::Exit;
+use super::failure::Failure;
+use crate::inventory::Bytes;
+use crate::rebalance::observation::Observation;
+use crate::rebalance::plan::{Balance, Infeasible, Pace, Wishes, plan, simulate};
+use crate::rebalance::saved::SavedPlan;
+
+/// What is asked of a plan. A saved plan has its own.
+#[derive(Debug, Args)]
+pub struct WishArgs {
+    /// Empty this host
+    #[arg(long, value_name = "HOST")]
+    drain: Vec<String>,
+    /// Only these hosts may receive shards
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    to: Vec<String>,
+    /// What is made even: bytes, ops or bytes,ops
+    #[arg(long, value_name = "WHAT", default_value = "bytes")]
+    balance: Balance,
+    /// How far a host may be off its share
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
+    tolerance: f64,
+    /// How full shards may make a host, of its memory for shards
+    #[arg(long, value_name = "PERCENT", default_value = "90%", value_parser = percent)]
+    headroom: f64,
+    /// Replicas may move for balance too, not only where they cannot stay
+    #[arg(long)]
+    move_replicas: bool,
+    /// At most so many moves
+    #[arg(long, value_name = "N")]
+    max_moves: Option<usize>,
+    /// At most so many bytes: 10GiB
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<Bytes>,
+    /// So many moves leave a host at a time, and as many reach it
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    moves_per_host: u8,
+}
+
+impl WishArgs {
+    fn wishes(&self, pace: Pace) -> Wishes {
+        let slots = usize::from(self.moves_per_host);
+        Wishes {
+            tolerance: self.tolerance,
+            balance: self.balance,
+            drain: self.drain.clone(),
+            to: (!self.to.is_empty()).then(|| self.to.clone()),
+            max_moves: self.max_moves,
+            max_bytes: self.max_bytes.map(|bytes| bytes.0),
+            headroom: self.headroom,
+            move_replicas: self.move_replicas,
+            pace: Pace { slots_out: slots, slots_in: slots, slots_link: slots, ..pace },
+            ..Wishes::default()
+        }
+    }
+
+    /// Plans for moves at that pace; with `simulate`, for the fleet as it would be.
+    ///
+    /// # Errors
+    /// A supposition or a wish that means nothing (exit 64), or a wish that no placement keeps (exit 3).
+    pub fn planned(
+        &self,
+        mut observation: Observation,
+        simulate: Option<&str>,
+        pace: Pace,
+    ) -> Result<SavedPlan, Failure> {
+        let mut notes = Vec::new();
+        if let Some(what) = simulate {
+            (observation, notes) = simulated(&observation, what)?;
+        }
+        let wishes = self.wishes(pace);
+        let mut plan =
+            plan(&observation, &wishes).map_err(|infeasible| refused(&observation, &wishes, &infeasible, &notes))?;
+        plan.notes.splice(0..0, notes);
+        Ok(SavedPlan::new(plan, wishes, observation, simulate.map(str::to_owned)))
+    }
+}
+
+/// An observation from a file.
+///
+/// # Errors
+/// It cannot be read, or contradicts itself.
+pub fn observed(file: &Path) -> Result<Observation, Failure> {
+    Observation::from_json(&read(file)?).map_err(|error| {
+        let error = anyhow::Error::from(error).context(file.display().to_string());
+        Failure::new(Exit::Error, error).hint("dunlin shards status --out FILE writes an observation")
+    })
+}
+
+/// A saved plan that still holds, and what the drift of sizes since then does to it.
+///
+/// # Errors
+/// It cannot be read (exit 1); or the world is another now (exit 3): everything that changed is named.
+pub fn saved(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<String>), Failure> {
+    let saved: SavedPlan = serde_json::from_str(&read(file)?).map_err(|error| {
+        Failure::say(Exit::Error, format!("{} is not a saved plan: {error}", file.display()))
+            .hint("dunlin shard-rebalance --dry-run --out FILE saves one")
+    })?;
+    let stale: Vec<String> = saved.stale(now).iter().map(|stale| format!("\n  {stale}")).collect();
+    if !stale.is_empty() {
+        let text =
+            format!("the plan in {} does not hold any more; nothing was changed{}", file.display(), stale.concat());
+        return Err(Failure::say(Exit::Refused, text)
+            .hint("make a new plan and look at it: dunlin shard-rebalance --dry-run --out FILE"));
+    }
+    let drift = saved.drift(now);
+    Ok((saved, drift))
+}
+
+/// Writes a plan down.
+///
+/// # Errors
+/// The disk said no.
+pub fn save(file: &Path, plan: &SavedPlan) -> Result<(), Failure> {
+    let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
+    std::fs::write(file, text).map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))
+}
+
+fn read(file: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))
+}
+
+/// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
+fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, notes: &[String]) -> Failure {
+    let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
+    if !infeasible.shards.is_empty() {
+        let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();
+        text += &format!("; shards in the way: {}", shards.join(", "));
+    }
+    for host in &observation.hosts {
+        let may_take = wishes.to.as_ref().is_none_or(|to| to.contains(&host.name));
+        if !may_take || host.drain || wishes.drain.contains(&host.name) {
+            continue;
+        }
+        let here =
+            observation.shards.iter().filter(|shard| shard.host == host.name || shard.replicas.contains(&host.name));
+        let bytes = Bytes(here.map(|shard| shard.bytes).sum()).human();
+        text += &format!("\n  {}: {} for shards, {bytes} in use", host.name, Bytes(host.capacity_bytes).human());
+    }
+    notes.iter().for_each(|note| text += &format!("\n  supposed: {note}"));
+    Failure::say(Exit::Refused, text).hint(infeasible.hint.clone())
+}
+
+/// The fleet as it would be, and what came about on the way.
+fn simulated(observation: &Observation, what: &str) -> Result<(Observation, Vec<String>), Failure> {
+    let wrong = |error: simulate::SimulateError| Failure::say(Exit::Usage, format!("--simulate: {}", error.0));
+    let what_if: simulate::WhatIf = what.parse().map_err(wrong)?;
+    let supposed = what_if.apply(observation).map_err(wrong)?;
+    Ok((supposed.observation, supposed.notes))
+}
+
+/// `5%` or `0.05`.
+fn percent(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    let wrong = || format!("`{text}` is not a percentage between 0% and 100%, such as 5%");
+    let value = number.trim().parse::<f64>().map_err(|_| wrong())? / scale;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(wrong()) }
+}
