@@ -142,7 +142,8 @@ const CUTS: [(&str, Moment, Way); 4] = [
     ("redis-01", Moment::Noted("stand_by", "intent"), Way::Resume),
     // The host of all replicas: nothing is promoted, and new ones are made.
     ("redis-03", Moment::Noted("birth", "done"), Way::Again),
-    ("redis-02", Moment::Noted("promote", "intent"), Way::Elsewhere),
+    // The agents go on alone for as long as the old primaries are waited for: only the map is left to be published.
+    ("redis-02", Moment::Noted("fence", "intent"), Way::Elsewhere),
     ("redis-01", Moment::Noted("settle", "done"), Way::Again),
 ];
 

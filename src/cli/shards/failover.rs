@@ -48,7 +48,7 @@ impl Work<'_> {
     /// look → plan → show → confirm → promote → publish → repair.
     ///
     /// # Errors
-    /// What is given up lives, a copy cannot be asked, a move is under way, not confirmed, a lock.
+    /// What is given up lives, a copy cannot be asked, the map is behind, not confirmed, a lock.
     pub async fn failover(&self, how: &Failover, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
@@ -68,24 +68,34 @@ impl Work<'_> {
         // Under the lock nobody else changes roles: what was confirmed must be what is done.
         let again = self.plan_of(&ground, &scope, how).await?;
         if choices(&again) != choices(&planned) {
-            return Err(Failure::say(
-                Exit::Refused,
-                "meanwhile the copies are not what they were; nothing was changed",
-            )
-            .hint("run it again and look at the plan"));
+            let text = "meanwhile the copies are not what they were; nothing was changed";
+            return Err(Failure::say(Exit::Refused, text).hint("run it again and look at the plan"));
         }
+        if fleet.stop.is_asked() {
+            return Err(Failure::say(Exit::Interrupted, "interrupted; nothing was changed"));
+        }
+        let whole = self.carry_out(&ground, &again, tally).await?;
+        Ok(match (whole, fleet.stop.is_asked()) {
+            (true, _) => Exit::Done,
+            (false, true) => Exit::Interrupted,
+            (false, false) => Exit::Partial,
+        })
+    }
+
+    /// Promotes, publishes, repairs; says whether all of it was done. Once begun, a promotion goes on to its end.
+    async fn carry_out(&self, ground: &Ground<'_>, again: &FailoverPlan, tally: &mut Tally) -> Result<bool, Failure> {
         self.files.keep_repairs(&again.repairs)?;
         let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
-        let outcome = run(&ground, &again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
+        let outcome = run(ground, again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
         bars.finish();
-        self.tell_failover(&ground, &again, &outcome).await?;
+        self.tell_failover(ground, again, &outcome).await?;
         tally.failed = outcome.failed.len() + usize::from(outcome.unpublished.is_some());
         if outcome.unpublished.is_none() {
             let is_up = |repair: &&Repair| !outcome.failed.contains_key(&repair.shard);
             let repairs: Vec<Repair> = again.repairs.iter().filter(is_up).cloned().collect();
-            self.repair(&ground, &repairs, tally).await?;
+            self.repair(ground, &repairs, tally).await?;
         }
-        Ok(if tally.failed == 0 && again.stranded.is_empty() { Exit::Done } else { Exit::Partial })
+        Ok(tally.failed == 0 && again.stranded.is_empty())
     }
 
     /// What is given up; a host or a shard must be one of ours.

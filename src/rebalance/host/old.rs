@@ -50,9 +50,12 @@ pub fn free(what: &Free) -> Result<()> {
     if instance.conf_path() != std::path::Path::new(&uses) {
         bail!("{} uses {uses}, not {}; nothing was changed", primary.address, instance.conf_path().display());
     }
-    let now: u32 = link.setting("min-replicas-to-write")?.parse().context("min-replicas-to-write")?;
-    if now > *replicas {
+    let file = instance.current()?.and_then(|conf| conf.get("min-replicas-to-write")?.parse().ok());
+    if file.is_some_and(|needs: u32| needs > *replicas) {
         instance.need_replicas(*replicas)?;
+    }
+    let memory: u32 = link.setting("min-replicas-to-write")?.parse().context("min-replicas-to-write")?;
+    if memory > *replicas {
         link.run(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()])?;
     }
     Ok(())
