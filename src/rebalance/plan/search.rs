@@ -98,7 +98,9 @@ const FIRST: u64 = 6;
 /// Steps towards the best prices.
 const ASCENT: usize = 500;
 /// Times that walks and branch and bound take turns.
-const CYCLES: u64 = 4;
+const CYCLES: u64 = 8;
+/// Such turns without success after which a search gives up.
+const IDLE: u64 = 2;
 /// Searches of branch and bound without success after which it gives up.
 const PARTS: usize = 200;
 
@@ -145,6 +147,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
     let mut best = search(model, bands, start, aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
+    let mut idle = 0;
     for cycle in 0..CYCLES {
         if within(&best, bands) {
             if best.moved <= goal(bound) {
@@ -157,7 +160,8 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         best = search(model, bands, best, aim(bound, PATIENCE), seed.wrapping_add(1000 * (cycle + 1)));
         let until = Part { goal: goal(bound), patience: PARTS };
         exact::improve(&dual, &prices, &mut best, until, seed.wrapping_add(cycle));
-        if (within(&best, bands), best.moved) == before {
+        idle = if (within(&best, bands), best.moved) == before { idle + 1 } else { 0 };
+        if idle == IDLE || (idle > 0 && !within(&best, bands)) {
             break;
         }
     }
