@@ -193,12 +193,12 @@ fn the_plan_is_a_page_that_fits_a_terminal() {
     let project = project(&observation());
     let shown = dry(&project, &[]).ends(0);
     let told = "timeline: epoch 7 → 11, one more with each move
-  wave 1 of 2: 2 moves at the same time, 2.0GiB, about 23 s
-  ~ shard 0  redis-01 → redis-03  1.0GiB  23 s  redis-01 has too many bytes
-  ~ shard 2  redis-01 → redis-03  1.0GiB  23 s  redis-01 has too many bytes
-  wave 2 of 2: 2 moves at the same time, 2.0GiB, about 23 s
-  ~ shard 1  redis-02 → redis-03  1.0GiB  23 s  redis-02 has too many bytes
-  ~ shard 3  redis-02 → redis-03  1.0GiB  23 s  redis-02 has too many bytes
+  wave 1 of 2: 2 moves at the same time, 2.0GiB, about 24 s
+  ~ shard 0  redis-01 → redis-03  1.0GiB  24 s  redis-01 has too many bytes
+  ~ shard 1  redis-02 → redis-03  1.0GiB  24 s  redis-02 has too many bytes
+  wave 2 of 2: 2 moves at the same time, 2.0GiB, about 24 s
+  ~ shard 2  redis-01 → redis-03  1.0GiB  24 s  redis-01 has too many bytes
+  ~ shard 3  redis-02 → redis-03  1.0GiB  24 s  redis-02 has too many bytes
   host      now                     then                  at most
   redis-01  ████████ 6.0GiB in 6  → █████░░░ 4.0GiB in 4  6.0GiB of 16.0GiB
   redis-02  ████████ 6.0GiB in 6  → █████░░░ 4.0GiB in 4  6.0GiB of 16.0GiB
