@@ -11,6 +11,9 @@ use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::{Balance, Infeasible, Pace, Wishes, plan, simulate};
 use crate::rebalance::saved::SavedPlan;
 
+/// Shards in the way that are told one by one.
+const SHOWN: usize = 32;
+
 /// What is asked of a plan. A saved plan has its own.
 #[derive(Debug, Args)]
 pub struct WishArgs {
@@ -130,8 +133,12 @@ fn read(file: &Path) -> Result<String, Failure> {
 fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, notes: &[String]) -> Failure {
     let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
     if !infeasible.shards.is_empty() {
-        let shards: Vec<String> = infeasible.shards.iter().map(ToString::to_string).collect();
+        let shards: Vec<String> = infeasible.shards.iter().take(SHOWN).map(ToString::to_string).collect();
         text += &format!("; shards in the way: {}", shards.join(", "));
+        match infeasible.shards.len().saturating_sub(SHOWN) {
+            0 => {}
+            more => text += &format!(" and {more} more"),
+        }
     }
     for host in &observation.hosts {
         let may_take = wishes.to.as_ref().is_none_or(|to| to.contains(&host.name));
@@ -143,7 +150,7 @@ fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, 
         let bytes = Bytes(here.map(|shard| shard.bytes).sum()).human();
         text += &format!("\n  {}: {} for shards, {bytes} in use", host.name, Bytes(host.capacity_bytes).human());
     }
-    notes.iter().for_each(|note| text += &format!("\n  supposed: {note}"));
+    notes.iter().for_each(|note| text += &format!("\n  {note}"));
     Failure::say(Exit::Refused, text).hint(infeasible.hint.clone())
 }
 
@@ -152,7 +159,9 @@ fn simulated(observation: &Observation, what: &str) -> Result<(Observation, Vec<
     let wrong = |error: simulate::SimulateError| Failure::say(Exit::Usage, format!("--simulate: {}", error.0));
     let what_if: simulate::WhatIf = what.parse().map_err(wrong)?;
     let supposed = what_if.apply(observation).map_err(wrong)?;
-    Ok((supposed.observation, supposed.notes))
+    let mut notes = vec![format!("this is what would be: {what}")];
+    notes.extend(supposed.notes);
+    Ok((supposed.observation, notes))
 }
 
 /// `5%` or `0.05`.

@@ -1,107 +1,193 @@
-//! A rebalancing plan as text: the map's diff, the hosts before and after, what is moved and what must at least be.
+//! A rebalancing plan as text: the map's diff in waves, the hosts before and after, and what it costs.
 
 use std::fmt::Write as _;
 
 use super::Style;
 use crate::inventory::Bytes;
 use crate::plan::Action;
-use crate::rebalance::plan::{Move, RebalancePlan, Role};
+use crate::rebalance::plan::{HostPlan, Load, Move, RebalancePlan, Role};
 
-/// Characters of a host's bar.
-const BAR: usize = 24;
+/// Characters of a host's bar: two of them and the figures fit into 80 columns.
+const BAR: usize = 8;
+/// Columns of sentences.
+const LINE: usize = 78;
 
-/// The plan for a reader: what moves in which wave, the hosts before and after, notes, and one line that sums it up.
+/// The plan for a reader: what moves in which wave, the hosts before and after, notes, and what it costs.
 pub fn rebalance_text(plan: &RebalancePlan, style: Style) -> String {
     let mut text = String::new();
     if plan.moves.is_empty() {
-        let _ = writeln!(text, "{}", plan.summary_line());
+        let _ = writeln!(text, "{}: {}", plan.cluster, plan.summary_line());
     } else {
-        let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
+        let (before, after) = (plan.epoch, plan.epoch + plan.moves.len() as u64);
+        let head = format!("{}: epoch {before} → {after}, one more with each move", plan.cluster);
+        let _ = writeln!(text, "{}", style.bold(&head));
     }
+    let columns = Columns::of(plan);
     for wave in 0..plan.waves.len() {
-        let moves: Vec<&Move> = plan.moves.iter().filter(|m| m.wave == wave).collect();
-        let bytes = moves.iter().map(|m| m.bytes).sum();
-        let (at, of, count) = (wave + 1, plan.waves.len(), moves.len());
-        let noun = if count == 1 { "move" } else { "moves, at the same time" };
-        let _ = writeln!(text, "  wave {at} of {of}: {count} {noun}, {}", Bytes(bytes).human());
-        moves.into_iter().for_each(|m| one_move(&mut text, m, style));
+        one_wave(&mut text, plan, wave, (&columns, style));
     }
-    hosts(&mut text, plan);
+    hosts(&mut text, plan, style);
     for note in &plan.notes {
-        let _ = writeln!(text, "  note: {note}");
+        sentence(&mut text, "  note: ", note);
     }
     if !plan.moves.is_empty() {
-        let _ = writeln!(
-            text,
-            "Plan: {}; about {:.0} s; each shard's writes are held for about {:.0} ms at its switch",
-            plan.summary_line(),
-            plan.estimated_seconds,
-            plan.predicted_write_gap_ms,
-        );
+        sums(&mut text, plan);
     }
     text
 }
 
-fn one_move(text: &mut String, step: &Move, style: Style) {
-    let (shard, from, to) = (step.shard, &step.from, &step.to);
-    let role = if step.role == Role::Replica { " (replica)" } else { "" };
-    let line = format!("  ~ shard {shard:<5} {from} → {to}{role}");
-    let size = Bytes(step.bytes).human();
-    let _ = writeln!(text, "{}  {size}  ({})", style.action(Action::Change, &line), step.reason);
-    if !style.verbose {
-        return;
-    }
-    if step.role == Role::Replica {
-        for (host, what) in [
-            (to, "start the instance with `replicaof PRIMARY PORT` in its configuration; compare the two"),
-            (to, "the application's user on; the map names it"),
-            (from, "stop the instance once the consumers have the map, keep its files"),
-        ] {
-            let _ = writeln!(text, "      {host}: {what}");
+/// How wide the columns of the moves are.
+struct Columns {
+    shard: usize,
+    from: usize,
+    to: usize,
+    bytes: usize,
+    seconds: usize,
+}
+
+impl Columns {
+    fn of(plan: &RebalancePlan) -> Self {
+        let widest = |width: &dyn Fn(&Move) -> usize| plan.moves.iter().map(width).max().unwrap_or(0);
+        Self {
+            shard: widest(&|m| m.shard.to_string().len()),
+            from: widest(&|m| m.from.chars().count()),
+            to: widest(&|m| m.to.chars().count()),
+            bytes: widest(&|m| Bytes(m.bytes).human().len()),
+            seconds: widest(&|m| span(m.estimated_seconds).len()),
         }
-        return;
     }
-    // The commands of the switch, in order; PORT is the shard's own, the same on both hosts.
+}
+
+fn one_wave(text: &mut String, plan: &RebalancePlan, wave: usize, (columns, style): (&Columns, Style)) {
+    let moves: Vec<&Move> = plan.moves.iter().filter(|m| m.wave == wave).collect();
+    let bytes = Bytes(moves.iter().map(|m| m.bytes).sum()).human();
+    let noun = if moves.len() == 1 { "move" } else { "moves at the same time" };
+    let seconds = span(plan.wave_seconds.get(wave).copied().unwrap_or(0.0));
+    let (at, of, count) = (wave + 1, plan.waves.len(), moves.len());
+    let _ = writeln!(text, "  wave {at} of {of}: {count} {noun}, {bytes}, about {seconds}");
+    for step in moves {
+        one_move(text, step, columns, style);
+        match step.role {
+            _ if !style.verbose => {}
+            Role::Primary => commands(text, plan, step, style),
+            Role::Replica => replica_commands(text, plan, step, style),
+        }
+    }
+}
+
+fn one_move(text: &mut String, step: &Move, columns: &Columns, style: Style) {
+    let Columns { shard, from, to, bytes, seconds } = *columns;
+    let line = format!("  ~ shard {:<shard$}  {:<from$} → {:<to$}", step.shard, step.from, step.to);
+    let role = if step.role == Role::Replica { "replica: " } else { "" };
+    let (size, time) = (Bytes(step.bytes).human(), span(step.estimated_seconds));
+    let line = style.action(Action::Change, &line);
+    let _ = writeln!(text, "{line}  {size:>bytes$}  {time:>seconds$}  {role}{}", step.reason);
+}
+
+/// A shard's port, the same on all hosts.
+fn port(plan: &RebalancePlan, shard: u32) -> String {
+    match plan.port_base.and_then(|base| u32::from(base).checked_add(shard)) {
+        Some(port) => port.to_string(),
+        None => format!("<port_base + {shard}>"),
+    }
+}
+
+/// What makes a replica in the place of another one, in order.
+fn replica_commands(text: &mut String, plan: &RebalancePlan, step: &Move, style: Style) {
+    let (from, to, port) = (&step.from, &step.to, port(plan, step.shard));
+    for (host, what) in [
+        (to, format!("start the instance with `replicaof <primary> {port}` in its configuration; compare the two")),
+        (to, "the application's user on; the map names it".to_owned()),
+        (from, "stop the instance once the consumers have the map, keep its files".to_owned()),
+    ] {
+        let _ = writeln!(text, "      {}", style.dim(&format!("{host}:{port}  {what}")));
+    }
+}
+
+/// The commands of the switch, in order.
+fn commands(text: &mut String, plan: &RebalancePlan, step: &Move, style: Style) {
+    let (from, to, port) = (&step.from, &step.to, port(plan, step.shard));
     for (host, commands) in [
-        (to, format!("start the instance with `replicaof {from} PORT` in its configuration, application user off")),
+        (to, format!("start the instance with `replicaof {from} {port}` in its configuration, application user off")),
         (from, "min-replicas-to-write in its file, then CONFIG SET min-replicas-to-write".to_owned()),
         (to, "stand by: a master by its files, users of application and replicas off".to_owned()),
         (from, "CLIENT PAUSE <ms> WRITE; ROLE".to_owned()),
-        (from, format!("MULTI; ROLE; REPLICAOF {to} PORT; CLIENT UNPAUSE; EXEC")),
+        (from, format!("MULTI; ROLE; REPLICAOF {to} {port}; CLIENT UNPAUSE; EXEC")),
         (to, "REPLICAOF NO ONE and the users on, in one transaction; then the same in its files".to_owned()),
         (from, "CONFIG REWRITE; stays a replica until it is retired".to_owned()),
     ] {
-        let _ = writeln!(text, "      {host}: {commands}");
+        let _ = writeln!(text, "      {}", style.dim(&format!("{host}:{port}  {commands}")));
     }
 }
 
-fn hosts(text: &mut String, plan: &RebalancePlan) {
-    let width = plan.hosts.iter().map(|host| host.name.len()).max().unwrap_or(0);
+/// The hosts before and after. The longest bar is the fullest host, so that bars of one length are an even fleet.
+fn hosts(text: &mut String, plan: &RebalancePlan, style: Style) {
+    let width = plan.hosts.iter().map(|host| host.name.chars().count()).max().unwrap_or(0).max(4);
+    let copies = |host: &HostPlan| host.before.shards.max(host.after.shards).to_string().len();
+    let copies = plan.hosts.iter().map(copies).max().unwrap_or(0);
+    let most = plan.hosts.iter().map(|host| host.before.bytes.max(host.after.bytes)).max().unwrap_or(0);
+    let sizes = plan.hosts.iter().flat_map(|host| [host.before.bytes, host.after.bytes]);
+    let size = sizes.map(|bytes| Bytes(bytes).human().len()).max().unwrap_or(0);
+    let side = |load: &Load| {
+        format!("{} {:>size$} in {:>copies$}", bar(load.bytes, most), Bytes(load.bytes).human(), load.shards)
+    };
+    let after = BAR + size + copies + 5;
+    let head = format!("  {:<width$}  {:<after$}    {:<after$}  at most", "host", "now", "then");
+    let _ = writeln!(text, "{}", style.dim(head.trim_end()));
     for host in &plan.hosts {
-        let _ = writeln!(
-            text,
-            "  {:<width$}  {} {:>10} {:>3} shards  →  {} {:>10} {:>3} shards  at most {} of {}",
-            host.name,
-            bar(host.share_before),
-            Bytes(host.before.bytes).human(),
-            host.before.shards,
-            bar(host.share_after),
-            Bytes(host.after.bytes).human(),
-            host.after.shards,
-            Bytes(host.peak_bytes).human(),
-            Bytes(host.capacity_bytes).human(),
-        );
+        let (now, then) = (side(&host.before), side(&host.after));
+        let (peak, capacity) = (Bytes(host.peak_bytes).human(), Bytes(host.capacity_bytes).human());
+        let _ = writeln!(text, "  {:<width$}  {now}  → {then}  {peak} of {capacity}", host.name);
     }
 }
 
-/// A share of 1 as a bar; the shape and the number beside it say the same.
+fn sums(text: &mut String, plan: &RebalancePlan) {
+    let waves = if plan.waves.len() == 1 { "1 wave".to_owned() } else { format!("{} waves", plan.waves.len()) };
+    let (moved, total) = (Bytes(plan.bytes_moved).human(), Bytes(plan.bytes_total).human());
+    sentence(text, "Plan: ", &plan.summary_line());
+    sentence(text, "      ", &format!("{moved} of {total} in {waves}, about {}", span(plan.estimated_seconds)));
+    if plan.predicted_write_gap_ms > 0.0 {
+        let gap = plan.predicted_write_gap_ms;
+        sentence(text, "      ", &format!("at its switch, a shard's writes are held for about {gap:.0} ms"));
+    }
+}
+
+/// A sentence behind a head, broken between words.
+fn sentence(text: &mut String, head: &str, words: &str) {
+    let mut column = head.len();
+    text.push_str(head);
+    for (n, word) in words.split(' ').enumerate() {
+        let width = word.chars().count();
+        if n > 0 && column + 1 + width > LINE {
+            let _ = write!(text, "\n{:1$}", "", head.len());
+            column = head.len();
+        } else if n > 0 {
+            text.push(' ');
+            column += 1;
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.push('\n');
+}
+
+/// A time for people: `38 s`, `12 min`, `2.5 h`.
+fn span(seconds: f64) -> String {
+    match seconds {
+        s if s < 99.5 => format!("{s:.0} s"),
+        s if s < 99.5 * 60.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+/// A load as a bar; the figure beside it says the same.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     reason = "a bar's length"
 )]
-fn bar(share: f64) -> String {
-    let filled = ((share.clamp(0.0, 1.0)) * BAR as f64).round() as usize;
-    format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled))
+fn bar(bytes: u64, most: u64) -> String {
+    let filled = (bytes as f64 / most.max(1) as f64 * BAR as f64).round() as usize;
+    format!("{}{}", "█".repeat(filled), "░".repeat(BAR - filled.min(BAR)))
 }

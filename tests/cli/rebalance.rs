@@ -6,6 +6,9 @@ use crate::program::{Output, Project};
 
 const GIB: u64 = 1 << 30;
 
+/// Something that happens to the fleet.
+type Change = dyn Fn(&mut Value);
+
 /// Twelve shards of 1 GiB on two of three hosts.
 fn observation() -> Value {
     let host = |n: u64| json!({"name": format!("redis-0{n}"), "zone": "a", "capacity_bytes": 16 * GIB});
@@ -49,7 +52,6 @@ fn a_saved_plan_is_shown_again_as_it_was() {
 fn a_stale_plan_is_refused_and_says_what_changed() {
     let project = project(&observation());
     dry(&project, &["--out", "plan.json"]).ends(0);
-    type Change = dyn Fn(&mut Value);
     let changes: [(&Change, &str); 6] = [
         (&|now| now["epoch"] = json!(8), "map: the epoch was 7, now 8"),
         (&|now| now["shards"][2]["host"] = json!("redis-03"), "map: the host of shard 2 was redis-01, now redis-03"),
@@ -134,9 +136,83 @@ fn move_replicas_is_what_the_plan_recommends() {
         shard["replicas"] = json!(["redis-02"]);
     }
     let project = project(&observed);
-    let held = dry(&project, &["--tolerance", "34%"]).ends(0).tells(&["with --move-replicas a plan can come nearer"]);
-    let free = dry(&project, &["--tolerance", "51%", "--move-replicas"]).ends(0).tells(&["(replica)"]);
-    assert!(!held.stdout.contains("(replica)") && !free.stdout.contains("come nearer"), "{}", free.stdout);
+    let held = dry(&project, &["--tolerance", "34%"]).ends(0).tells(&["with --move-replicas a plan"]);
+    let free = dry(&project, &["--tolerance", "51%", "--move-replicas"]).ends(0).tells(&["replica: "]);
+    assert!(!held.stdout.contains("replica: ") && !free.stdout.contains("--move-replicas"), "{}", free.stdout);
+}
+
+#[test]
+fn what_if_is_planned_in_all_its_parts_with_no_host_in_reach() {
+    let project = project(&observation());
+    let hosts = |output: &Output| -> Vec<String> {
+        let hosts = plan(output)["hosts"].as_array().unwrap().clone();
+        hosts.iter().map(|host| host["name"].as_str().unwrap().to_owned()).collect()
+    };
+    let simulate = |what: &str| dry(&project, &["--json", "--simulate", what]);
+    assert_eq!(plan(&simulate("growth=2x").ends(0))["bytes_total"], json!(24 * GIB));
+    assert_eq!(plan(&simulate("growth=50%").ends(0))["bytes_total"], json!(18 * GIB));
+    let added = simulate("add=redis-09:32GiB:b").ends(0);
+    assert_eq!(hosts(&added), ["redis-01", "redis-02", "redis-03", "redis-09"]);
+    assert_eq!(plan(&added)["hosts"][3]["capacity_bytes"], json!(32 * GIB));
+    let lost = simulate("lose=redis-02").ends(0);
+    assert_eq!((hosts(&lost).len(), &plan(&lost)["bytes_total"]), (2, &json!(6 * GIB)));
+    assert!(
+        lost.stdout.contains("shards 1, 3, 5, 7, 9, 11 are lost: they have no replica elsewhere"),
+        "{}",
+        lost.stdout
+    );
+    let all = simulate("lose=redis-02,growth=3x,add=redis-09:32GiB,add=redis-10:8GiB").ends(0);
+    assert_eq!((hosts(&all).len(), &plan(&all)["bytes_total"]), (4, &json!(18 * GIB)));
+    let told = ["this is what would be: growth=2x"];
+    dry(&project, &["--simulate", "growth=2x", "--drain", "redis-01"]).ends(0).tells(&told);
+    let told = ["capacity", "108.0GiB", "this is what would be: growth=9x"];
+    dry(&project, &["--simulate", "growth=9x"]).ends(3).tells(&told);
+}
+
+#[test]
+fn what_if_says_which_part_means_nothing() {
+    let project = project(&observation());
+    for (wrong, told) in [
+        ("growth=fast", "`fast` is not a growth"),
+        ("lose=redis-77", "redis-77 is not a host"),
+        ("add=redis-01:1GiB", "redis-01 is there already"),
+        ("add=redis-09:32", "the memory of redis-09: `32` has no unit"),
+        ("add=redis-09:0GiB", "the memory of redis-09"),
+        ("add=redis-09", "add=HOST:32GiB"),
+        ("lose=redis-01,lose=redis-01", "redis-01 is not a host"),
+        ("lose=redis-01,lose=redis-02,lose=redis-03", "no host is left"),
+        ("shrink=2x", "`shrink=2x` is none of"),
+        ("", "is none of"),
+    ] {
+        dry(&project, &["--simulate", wrong]).ends(64).tells(&["--simulate", told]);
+    }
+}
+
+#[test]
+fn the_plan_is_a_page_that_fits_a_terminal() {
+    let project = project(&observation());
+    let shown = dry(&project, &[]).ends(0);
+    let told = "timeline: epoch 7 → 11, one more with each move
+  wave 1 of 2: 2 moves at the same time, 2.0GiB, about 24 s
+  ~ shard 0  redis-01 → redis-03  1.0GiB  24 s  redis-01 has too many bytes
+  ~ shard 1  redis-02 → redis-03  1.0GiB  24 s  redis-02 has too many bytes
+  wave 2 of 2: 2 moves at the same time, 2.0GiB, about 24 s
+  ~ shard 2  redis-01 → redis-03  1.0GiB  24 s  redis-01 has too many bytes
+  ~ shard 3  redis-02 → redis-03  1.0GiB  24 s  redis-02 has too many bytes
+  host      now                     then                  at most
+  redis-01  ████████ 6.0GiB in 6  → █████░░░ 4.0GiB in 4  6.0GiB of 16.0GiB
+  redis-02  ████████ 6.0GiB in 6  → █████░░░ 4.0GiB in 4  6.0GiB of 16.0GiB
+  redis-03  ░░░░░░░░     0B in 0  → █████░░░ 4.0GiB in 4  4.1GiB of 16.0GiB
+Plan: moves 4 shards, 33.33 % of bytes; no plan can move less than 33.33 %
+      4.0GiB of 12.0GiB in 2 waves, about 47 s
+      at its switch, a shard's writes are held for about 7 ms
+";
+    assert_eq!(shown.stdout, told);
+    let commands = dry(&project, &["-v"]).ends(0).tells(&[
+        "redis-03:7003  start the instance with `replicaof redis-02 7003`",
+        "redis-02:7003  MULTI; ROLE; REPLICAOF redis-03 7003; CLIENT UNPAUSE; EXEC",
+    ]);
+    assert!(!commands.stdout.contains("PORT"), "{}", commands.stdout);
 }
 
 /// One shard of two is to move.

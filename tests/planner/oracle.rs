@@ -206,6 +206,15 @@ impl<'a> Oracle<'a> {
         (bands, 1000.0 * farthest)
     }
 
+    /// Whether all copies may be where they are: none on a drained host, no two of a shard in one zone.
+    pub fn keeps_apart(&self, at: &[usize]) -> bool {
+        let together = |n: usize| {
+            let mates = (0..n).rev().take_while(|m| self.copies[*m].shard == self.copies[n].shard);
+            mates.into_iter().any(|m| self.zones[at[m]] == self.zones[at[n]])
+        };
+        (0..at.len()).all(|n| !self.drained[at[n]] && !together(n))
+    }
+
     /// The load of a host, and whether it would be out of its band whatever became of the others.
     fn stands(&self, at: &[usize], (host, resource): (usize, usize), (lo, hi): (f64, f64)) -> (f64, bool) {
         let weight = |copy: &Copy| if resource == 0 { copy.mib } else { copy.ops };

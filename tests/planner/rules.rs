@@ -1,12 +1,15 @@
 //! What the planner promises beyond bytes: limits, targets, refusals with their rule, what-if, and that the checker
 //! sees what is wrong.
 
+use std::collections::BTreeMap;
+
 use dunlin::rebalance::check::check;
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::simulate::WhatIf;
 use dunlin::rebalance::plan::{Balance, RebalancePlan, Rule, Wishes, plan};
 
 use crate::generate::{MIB, host, large, shard};
+use crate::oracle::Oracle;
 
 /// Shards of 100 MiB on the given hosts of a fleet of that many.
 fn fleet(hosts: usize, homes: &[usize]) -> Observation {
@@ -167,4 +170,101 @@ fn a_thousand_shards_on_a_hundred_hosts_keep_every_rule() {
     let case = large(1600, 100);
     let found = good(&case.observation, &case.wishes);
     assert!(found.gap < 0.05, "{}", found.gap);
+}
+
+#[test]
+fn a_tolerance_that_cannot_be_met_moves_nothing_in_vain() {
+    // Fleets of the generator whose tolerance no placement meets.
+    let mut looked_at = 0;
+    for number in [70, 252] {
+        let case = crate::generate::case(number);
+        let found = good(&case.observation, &case.wishes);
+        let near = found.notes.iter().any(|note| note.starts_with("planned as near"));
+        let detours = !dunlin::rebalance::check::detoured(&found).is_empty();
+        if !near || detours {
+            continue;
+        }
+        let oracle = Oracle::new(&case.observation, &case.wishes);
+        let (at, farthest) = (oracle.after(&found), oracle.given_way(&oracle.after(&found)).1);
+        for needless in 0..found.moves.len() {
+            let mut without = found.clone();
+            without.moves.remove(needless);
+            let out = oracle.given_way(&oracle.after(&without)).1;
+            let apart = oracle.keeps_apart(&oracle.after(&without));
+            assert!(
+                !apart || out > farthest + 1e-6,
+                "{}: without {:?} the plan is no farther out: {out} and {farthest}",
+                case.name,
+                found.moves[needless]
+            );
+            looked_at += 1;
+        }
+        assert!(oracle.keeps_apart(&at), "{}", case.name);
+    }
+    assert!(looked_at > 20, "{looked_at} moves were looked at");
+}
+
+/// Two full hosts that have to exchange shards, and a small one with little on it.
+fn cycle(spare: u64) -> Observation {
+    let mut observation = fleet(3, &[0, 0, 1, 1, 2]);
+    for (host, mib) in observation.hosts.iter_mut().zip([1000, 1000, spare]) {
+        (host.capacity_bytes, host.zone) = (mib * MIB, None);
+    }
+    for (shard, (mib, ops)) in
+        observation.shards.iter_mut().zip([(450, 900.0), (450, 900.0), (450, 10.0), (450, 10.0), (20, 900.0)])
+    {
+        (shard.bytes, shard.ops_per_s) = (mib * MIB, ops);
+    }
+    observation.shards[4].pinned = true;
+    observation
+}
+
+#[test]
+fn a_cycle_without_room_goes_by_way_of_the_emptiest_host_and_says_so() {
+    let wishes = Wishes { balance: Balance::Ops, tolerance: 0.12, ..Wishes::default() };
+    let found = good(&cycle(700), &wishes);
+    let detour: Vec<_> = found.moves.iter().filter(|m| m.to == "redis-03" || m.from == "redis-03").collect();
+    assert_eq!(detour.len(), 2, "{:?}", found.moves);
+    assert_eq!((detour[0].shard, detour[0].to.as_str()), (detour[1].shard, "redis-03"));
+    let note = found.notes.iter().find(|note| note.starts_with("no host has room to begin with")).unwrap();
+    assert!(
+        note.contains(&format!("shard {}", detour[0].shard)) && note.contains("redis-03, the emptiest host"),
+        "{note}"
+    );
+    // Without a host that has room there is no plan, and the refusal says why.
+    let refused = plan(&cycle(480), &wishes).unwrap_err();
+    assert_eq!(refused.rule, Rule::Capacity);
+    assert!(refused.message.contains("wait for each other's memory"), "{refused}");
+    assert_eq!(refused.shards.len(), 2, "{refused}");
+}
+
+#[test]
+fn the_predicted_peak_is_what_a_host_holds_while_the_plan_runs() {
+    let mut observation = fleet(4, &[0, 0, 1, 1].repeat(6));
+    for (n, shard) in observation.shards.iter_mut().enumerate() {
+        shard.bytes = (60 + 7 * n as u64) * MIB;
+    }
+    let cycle = (cycle(700), Wishes { balance: Balance::Ops, tolerance: 0.12, ..Wishes::default() });
+    for (observation, wishes) in [(observation, Wishes::default()), cycle] {
+        let found = good(&observation, &wishes);
+        let mut used: BTreeMap<&str, u64> = observation.hosts.iter().map(|host| (host.name.as_str(), 0)).collect();
+        observation.shards.iter().for_each(|shard| *used.get_mut(shard.host.as_str()).unwrap() += shard.bytes);
+        let mut peak = used.clone();
+        for wave in 0..found.waves.len() {
+            let moves = || found.moves.iter().filter(|m| m.wave == wave);
+            for m in moves() {
+                *used.get_mut(m.to.as_str()).unwrap() += m.bytes + wishes.pace.buffer_bytes;
+            }
+            peak.iter_mut().for_each(|(host, peak)| *peak = (*peak).max(used[host]));
+            for m in moves() {
+                *used.get_mut(m.to.as_str()).unwrap() -= wishes.pace.buffer_bytes;
+                *used.get_mut(m.from.as_str()).unwrap() -= m.bytes;
+            }
+        }
+        for host in &found.hosts {
+            assert_eq!(host.peak_bytes, peak[host.name.as_str()], "{}", host.name);
+            assert!(host.peak_bytes <= host.capacity_bytes);
+        }
+        assert!(found.hosts.iter().any(|host| host.peak_bytes > host.before.bytes.max(host.after.bytes)));
+    }
 }

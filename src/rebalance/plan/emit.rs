@@ -19,7 +19,7 @@ pub(crate) fn emit(model: &Model, outcome: &Outcome, schedule: &Schedule) -> Reb
     for (host, peak) in hosts.iter_mut().zip(&schedule.peak) {
         host.peak_bytes = *peak as u64;
     }
-    let mut waves = vec![Vec::new(); schedule.waves];
+    let mut waves = vec![Vec::new(); schedule.waves.len()];
     for step in &schedule.steps {
         waves[step.wave].push(model.shard(step.item).id);
     }
@@ -32,17 +32,24 @@ pub(crate) fn emit(model: &Model, outcome: &Outcome, schedule: &Schedule) -> Reb
         format_version: 1,
         cluster: model.observation.cluster.clone(),
         epoch: model.observation.epoch,
+        port_base: model.observation.port_base,
         bytes_moved,
         bytes_total: model.total[BYTES] as u64,
         lower_bound_bytes: bound,
         gap: if bound == 0 { 0.0 } else { bytes_moved as f64 / bound as f64 - 1.0 },
-        estimated_seconds: (schedule.seconds * 10.0).round() / 10.0,
+        estimated_seconds: tenths(schedule.waves.iter().sum()),
+        wave_seconds: schedule.waves.iter().copied().map(tenths).collect(),
         predicted_write_gap_ms: if switches { SWITCH_MS } else { 0.0 },
         moves,
         hosts,
         waves,
         notes,
     }
+}
+
+/// An estimate is no better than that.
+fn tenths(seconds: f64) -> f64 {
+    (seconds * 10.0).round() / 10.0
 }
 
 fn one_move(model: &Model, outcome: &Outcome, home: &State, step: &Step) -> Move {
@@ -60,6 +67,7 @@ fn one_move(model: &Model, outcome: &Outcome, home: &State, step: &Step) -> Move
             reason(model, outcome, home, step.item)
         },
         wave: step.wave,
+        estimated_seconds: tenths(step.seconds),
     }
 }
 
@@ -70,7 +78,8 @@ fn reason(model: &Model, outcome: &Outcome, home: &State, item: usize) -> String
         return format!("{here} is drained");
     }
     if !home.legal(model, item, from) {
-        return format!("another copy is in the zone of {here}");
+        let zone = model.observation.hosts[from].zone.as_deref();
+        return zone.map_or(format!("another copy is on {here}"), |zone| format!("zone {zone} has another copy"));
     }
     for (resource, noun) in [(BYTES, "bytes"), (OPS, "operations")] {
         if home.load[from][resource] > outcome.bands[from].hi[resource] {

@@ -11,6 +11,9 @@ pub struct RebalancePlan {
     pub cluster: String,
     /// The epoch of the map that was planned from.
     pub epoch: u64,
+    /// Shard n listens on this port + n; absent: the observation did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port_base: Option<u16>,
     /// The moves in the order in which they start.
     pub moves: Vec<Move>,
     /// Bytes of all moves.
@@ -25,6 +28,9 @@ pub struct RebalancePlan {
     pub hosts: Vec<HostPlan>,
     /// Ids of the shards that may move at the same time; a wave starts when the one before has made room.
     pub waves: Vec<Vec<u32>>,
+    /// How long each wave takes, in seconds.
+    #[serde(default)]
+    pub wave_seconds: Vec<f64>,
     /// From the first copy to the last switch, at the pace that was wished.
     pub estimated_seconds: f64,
     /// Milliseconds for which a shard's writes are held at its switch; 0 where no primary moves.
@@ -53,6 +59,9 @@ pub struct Move {
     pub reason: String,
     /// Index into [`RebalancePlan::waves`].
     pub wave: usize,
+    /// How long it takes beside the other moves of its wave, in seconds.
+    #[serde(default)]
+    pub estimated_seconds: f64,
 }
 
 /// The role of a copy of a shard.

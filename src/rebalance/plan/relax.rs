@@ -27,7 +27,7 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -
             break;
         }
         let walls = walls(model, (low + high) / 2.0);
-        let aim = Aim { goal: i64::MAX, rounds: 16, patience: 16, price: 0.1 };
+        let aim = Aim { goal: i64::MAX, rounds: 40, patience: 40, price: 0.1, longer: 1 };
         let tried = search(model, &walls, best.clone(), aim, seed.wrapping_add(round));
         if within(&tried, &walls) {
             high = worst(model, wished, &tried);

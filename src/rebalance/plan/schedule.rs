@@ -11,7 +11,7 @@ use super::state::State;
 use super::wishes::Pace;
 
 /// One copy of one shard over one link, in one wave.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Step {
     pub item: usize,
     pub from: usize,
@@ -19,16 +19,18 @@ pub(crate) struct Step {
     pub wave: usize,
     /// Whether `to` is only a stop on the way.
     pub detour: bool,
+    /// How long it takes beside the others of its wave.
+    pub seconds: f64,
 }
 
 /// Steps in the order in which they start, and what they take.
 #[derive(Debug)]
 pub(crate) struct Schedule {
     pub steps: Vec<Step>,
-    pub waves: usize,
+    /// How long each wave takes, in seconds.
+    pub waves: Vec<f64>,
     /// The most bytes that each host uses at any time.
     pub peak: Vec<i64>,
-    pub seconds: f64,
     /// One sentence for each detour.
     pub notes: Vec<String>,
 }
@@ -49,8 +51,8 @@ pub(crate) fn schedule(model: &Model, target: &State, pace: &Pace) -> Result<Sch
     pending.sort_by_key(|p| (Reverse(model.items[p.item].weight[BYTES]), model.shard(p.item).id, p.item));
     let now = State::new(model);
     let peak = now.load.iter().map(|load| load[BYTES]).collect();
-    let mut run =
-        Run { model, pace, now, done: Schedule { steps: Vec::new(), waves: 0, peak, seconds: 0.0, notes: Vec::new() } };
+    let done = Schedule { steps: Vec::new(), waves: Vec::new(), peak, notes: Vec::new() };
+    let mut run = Run { model, pace, now, done };
     while !pending.is_empty() {
         let mut wave = run.wave(&mut pending, true);
         if wave.is_empty() {
@@ -114,7 +116,14 @@ impl Run<'_> {
     }
 
     fn step(&self, p: &Pending) -> Step {
-        Step { item: p.item, from: self.now.at[p.item], to: p.to, wave: self.done.waves, detour: false }
+        Step {
+            item: p.item,
+            from: self.now.at[p.item],
+            to: p.to,
+            wave: self.done.waves.len(),
+            detour: false,
+            seconds: 0.0,
+        }
     }
 
     /// Memory that a move takes at its target while it runs.
@@ -196,7 +205,7 @@ impl Run<'_> {
         }
     }
 
-    fn finish(&mut self, wave: Vec<Step>) {
+    fn finish(&mut self, mut wave: Vec<Step>) {
         let mut used: Vec<i64> = self.now.load.iter().map(|load| load[BYTES]).collect();
         let mut busy = vec![[0usize; 2]; used.len()];
         for step in &wave {
@@ -212,8 +221,10 @@ impl Run<'_> {
             let rate = (self.pace.move_rate as f64).min(self.pace.host_rate as f64 / crowd).max(1.0);
             self.pace.fixed_seconds + self.model.items[step.item].weight[BYTES] as f64 / rate
         };
-        self.done.seconds += wave.iter().map(seconds).fold(0.0, f64::max);
-        self.done.waves += 1;
+        for step in &mut wave {
+            step.seconds = seconds(step);
+        }
+        self.done.waves.push(wave.iter().map(|step| step.seconds).fold(0.0, f64::max));
         for step in &wave {
             self.now.put(self.model, step.item, step.to);
         }

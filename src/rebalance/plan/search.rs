@@ -93,12 +93,17 @@ const STEPS: usize = 40_000;
 const NEAR: i64 = 1000;
 /// Walks without success after which a search gives up.
 const PATIENCE: u64 = 20;
+/// The same for long walks, and how much longer they are.
+const FEWER: u64 = 6;
+const LONGER: usize = 8;
 /// The same for the search before any prices are known.
 const FIRST: u64 = 6;
 /// Steps towards the best prices.
 const ASCENT: usize = 500;
 /// Times that walks and branch and bound take turns.
-const CYCLES: u64 = 4;
+const CYCLES: u64 = 8;
+/// Such turns without success after which a search gives up.
+const IDLE: u64 = 2;
 /// Searches of branch and bound without success after which it gives up.
 const PARTS: usize = 200;
 
@@ -130,6 +135,8 @@ pub(crate) struct Aim {
     pub patience: u64,
     /// What a moved byte costs: 1 to save bytes, less to reach the bands first of all.
     pub price: f64,
+    /// How many times as long as usual each walk is.
+    pub longer: usize,
 }
 
 /// The assignment within the bands that moves the fewest bytes, as far as the work allows, or the nearest to them; and
@@ -137,7 +144,8 @@ pub(crate) struct Aim {
 pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -> (State, i64) {
     let mut bound = bounds::counted(model, bands);
     let goal = |bound: i64| bound + bound / NEAR;
-    let aim = |bound: i64, patience: u64| Aim { goal: goal(bound), rounds: 5 * patience, patience, price: 1.0 };
+    let aim =
+        |bound: i64, patience: u64| Aim { goal: goal(bound), rounds: 5 * patience, patience, price: 1.0, longer: 1 };
     if is_large(model) {
         let aim = Aim { rounds: 3, ..aim(bound, 3) };
         return (search(model, bands, start, aim, seed), bound);
@@ -145,6 +153,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
     let mut best = search(model, bands, start, aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
+    let mut idle = 0;
     for cycle in 0..CYCLES {
         if within(&best, bands) {
             if best.moved <= goal(bound) {
@@ -154,10 +163,13 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
             bound = bound.max(prices.bytes());
         }
         let before = (within(&best, bands), best.moved);
-        best = search(model, bands, best, aim(bound, PATIENCE), seed.wrapping_add(1000 * (cycle + 1)));
+        // Where short walks find nothing more, fewer long ones may.
+        let aim = if idle == 0 { aim(bound, PATIENCE) } else { Aim { longer: LONGER, ..aim(bound, FEWER) } };
+        best = search(model, bands, best, aim, seed.wrapping_add(1000 * (cycle + 1)));
         let until = Part { goal: goal(bound), patience: PARTS };
         exact::improve(&dual, &prices, &mut best, until, seed.wrapping_add(cycle));
-        if (within(&best, bands), best.moved) == before {
+        idle = if (within(&best, bands), best.moved) == before { idle + 1 } else { 0 };
+        if idle == IDLE || (idle > 0 && !within(&best, bands)) {
             break;
         }
     }
@@ -175,7 +187,7 @@ pub(crate) fn search(model: &Model, bands: &[Band], start: State, aim: Aim, seed
             break;
         }
         let turn = (round % 4) as usize;
-        let mut heat = heat(model, effort(model));
+        let mut heat = heat(model, aim.longer * effort(model));
         heat.hot *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
         let prices = Prices { moved: aim.price, outside: [4.0, 8.0, 16.0, 32.0, 6.0][(round % 5) as usize] };
         let from = if turn == 3 && !large { fresh.clone() } else { best.clone() };

@@ -77,6 +77,9 @@ fn supposition(part: &str) -> Result<Supposition, SimulateError> {
             let Bytes(capacity_bytes) = size
                 .parse()
                 .map_err(|error| SimulateError(format!("the memory of {name}: {error}; write a size such as 32GiB")))?;
+            if capacity_bytes == 0 {
+                return Err(SimulateError(format!("the memory of {name}: a host needs some, such as 32GiB")));
+            }
             Ok(Supposition::Add { name: name.to_owned(), capacity_bytes, zone: words.next().map(str::to_owned) })
         }
         _ => Err(unknown()),
@@ -131,6 +134,9 @@ impl Supposed {
             return Err(SimulateError(format!("{name} is not a host of the observation")));
         }
         self.observation.hosts.retain(|host| host.name != name);
+        if self.observation.hosts.is_empty() {
+            return Err(SimulateError(format!("without {name} no host is left; name new ones before, with add=")));
+        }
         let (mut lost, mut promoted) = (Vec::new(), Vec::new());
         self.observation.shards.retain_mut(|shard| {
             shard.replicas.retain(|replica| replica != name);
