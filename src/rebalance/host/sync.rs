@@ -11,19 +11,31 @@ use crate::wire::{Event, Sink};
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Waits until the target's link is up, the source counts it as online, and it is at most `lag_bytes` behind.
+/// How long a link may bring nothing of what the source has written before the target gives it up. One that died without a
+/// word looks as if it were up to both sides, for as long as TCP waits between two tries.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// Waits until the target's link is up and brings what is written, the source counts it as online, and it is at most
+/// `lag_bytes` behind.
 ///
 /// # Errors
 /// No progress within `copy_stall_s`, or the run was cancelled.
 pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
     let stall = Duration::from_secs(spec.limits.copy_stall_s);
     let (mut best, mut since, mut met_again) = (0, Instant::now(), false);
+    // What the source had written when the link was seen up: who has that receives what is written now.
+    let mut goal = None;
     loop {
         let (from, to) = (source.info("replication")?, target.info("replication")?);
-        if is_caught_up(&from, &to, spec)? {
+        if is_linked(&to) {
+            goal.get_or_insert(from.number("master_repl_offset"));
+        }
+        let is_there = goal.is_some_and(|goal| to.number("slave_repl_offset") >= goal);
+        if is_there && is_caught_up(&from, &to, spec)? {
             return Ok(());
         }
-        if !met_again && may_meet_again(&from, &to, spec)? {
+        let is_silent = !is_there && since.elapsed() > SILENT;
+        if !met_again && may_meet_again(&from, &to) && (is_silent || !is_online(&from, &spec.to)?) {
             target.run(&["CLIENT", "KILL", "TYPE", "master"])?;
             met_again = true;
         }
@@ -56,19 +68,21 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
 
 fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
     let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
-    let linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
-    Ok(linked && is_online(from, &spec.to)? && behind <= spec.limits.lag_bytes)
+    Ok(is_linked(to) && is_online(from, &spec.to)? && behind <= spec.limits.lag_bytes)
 }
 
-/// Is the sync over, and only the replica's first acknowledgement missing, for which it takes up to a second? A replica that
-/// loses its link connects again at once, and is online at once after a partial resync. That is possible while the
-/// source's backlog goes back to where the replica is; half of it is left for what is written meanwhile.
-fn may_meet_again(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
-    let linked = to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0";
-    Ok(linked && is_in_reach(from, to) && !is_online(from, &spec.to)?)
+fn is_linked(to: &Info) -> bool {
+    to.text("master_link_status") == "up" && to.text("master_sync_in_progress") == "0"
 }
 
-/// Will a replica that connects anew be let go on where it is?
+/// May the target give up its link for a new one? Where the sync is over and only its first acknowledgement is missing, for
+/// which it takes up to a second, that is quicker: it connects again at once, and is online at once after a partial
+/// resync. That is possible while the source's backlog goes back to where it is.
+fn may_meet_again(from: &Info, to: &Info) -> bool {
+    is_linked(to) && is_in_reach(from, to)
+}
+
+/// Will a replica that connects anew be let go on where it is? Half of the backlog is left for what is written meanwhile.
 pub fn is_in_reach(from: &Info, to: &Info) -> bool {
     let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
     let reaches = from.number("repl_backlog_first_byte_offset") <= to.number("slave_repl_offset") + 1;
