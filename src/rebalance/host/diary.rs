@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,10 @@ use super::link::Link;
 use crate::journal::{self, Journal};
 use crate::wire::shard::{MoveSpec, failover};
 use crate::wire::sparing::Sparing;
+
+/// How long a shard's lock is waited for, and between two tries.
+const GOING: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -209,6 +214,24 @@ pub fn is_finished(records: &[Record]) -> bool {
     records.iter().any(ends)
 }
 
+/// The shard's lock. One that is held is waited for a little: a process that this one is starting may have it for as long as
+/// it has not become another program, and a request that was just answered is just going.
+fn locked(path: &Path, shard: u32) -> Result<File> {
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+    let lock = lock.with_context(|| format!("opening {}", path.display()))?;
+    let end = Instant::now() + GOING;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(lock),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => bail!("another request is working on shard {shard} on this host"),
+            Err(TryLockError::Error(error)) => {
+                return Err(error).with_context(|| format!("locking {}", path.display()));
+            }
+        }
+    }
+}
+
 impl Diary {
     /// Takes the shard's lock and reads its journal.
     ///
@@ -218,16 +241,7 @@ impl Diary {
         fence::check(folder, fence)?;
         let path = path(folder, shard);
         let journal = Journal::open(&path)?;
-        let lock_path = path.with_extension("lock");
-        let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
-        let lock = lock.with_context(|| format!("opening {}", lock_path.display()))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!("another request is working on shard {shard} on this host"),
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("locking {}", lock_path.display()));
-            }
-        }
+        let lock = locked(&path.with_extension("lock"), shard)?;
         Ok(Self {
             journal,
             records: journal::read(&path)?,
