@@ -99,25 +99,27 @@ pub fn is_in_reach(from: &Info, to: &Info) -> bool {
 /// The address has no port.
 pub fn is_online(source: &Info, replica: &str) -> Result<bool> {
     let (ip, port) = host_and_port(replica)?;
-    let wanted = [format!("ip={ip}"), format!("port={port}"), "state=online".to_owned()];
+    let wanted = [format!("ip={ip}"), format!("port={port}")];
     let untouched = source.number("master_repl_offset") == 0;
-    let slaves = source.iter().filter(|(name, _)| name.starts_with("slave") && name[5..].parse::<u32>().is_ok());
-    Ok(slaves.map(|(_, line)| line.split(',')).any(|fields| {
-        let fields: Vec<&str> = fields.collect();
-        let recent = fields.iter().any(|field| matches!(*field, "lag=0" | "lag=1"));
+    Ok(of_late(source).any(|fields| {
         let heard = untouched || !fields.contains(&"offset=0");
-        recent && heard && wanted.iter().all(|want| fields.contains(&want.as_str()))
+        heard && wanted.iter().all(|want| fields.contains(&want.as_str()))
     }))
 }
 
 /// How many replicas the source counts as online and has heard from of late.
 pub fn online(source: &Info) -> usize {
+    of_late(source).count()
+}
+
+/// The fields of those replicas.
+fn of_late(source: &Info) -> impl Iterator<Item = Vec<&str>> {
     let slaves = source.iter().filter(|(name, _)| name.starts_with("slave") && name[5..].parse::<u32>().is_ok());
-    let is_good = |line: &str| {
-        let has = |wanted| line.split(',').any(|field| field == wanted);
-        has("state=online") && (has("lag=0") || has("lag=1"))
-    };
-    slaves.filter(|(_, line)| is_good(line)).count()
+    let fields = slaves.map(|(_, line)| line.split(',').collect::<Vec<&str>>());
+    fields.filter(|fields| {
+        let recent = fields.iter().any(|field| matches!(*field, "lag=0" | "lag=1"));
+        recent && fields.contains(&"state=online")
+    })
 }
 
 /// Waits until the target's append-only file holds everything: on, no rewrite running or due, the last ones good.
