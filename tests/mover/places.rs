@@ -285,12 +285,14 @@ impl Places {
         within(Duration::from_secs(20), || admin(&self.address(n)).is_ok_and(|mut c| ping(&mut c)));
     }
 
-    /// SIGKILL, then start it again as systemd would.
+    /// SIGKILL; returns once the process is gone with all its threads, so that its port is free.
     pub fn kill(&self, n: u8) {
-        if let Some(pid) = self.pid(n) {
-            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
-            within(Duration::from_secs(5), || self.pid(n).is_none());
-        }
+        let Some(pid) = self.pid(n) else { return };
+        let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
+        rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).ok();
+        let mut end = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
+        let most = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut end, Some(&most)), Ok(1), "instance {n} is still there");
     }
 
     /// What the increments of an instance's append-only file hold.

@@ -1,12 +1,14 @@
 //! An instance without systemd: a daemon that is known by the process number in its folder.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::resources::exec::Exec;
 
@@ -35,25 +37,39 @@ pub fn start(conf: &Path, user: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the process to end (it writes what is left to its append-only file) and waits for that.
+/// Asks the process to end (it writes what is left to its append-only file) and waits until all of it is gone, its port
+/// too: the file with its number goes before that.
 ///
 /// # Errors
 /// It is still there after a minute.
 pub fn stop(folder: &Path) -> Result<()> {
     let Some(running) = pid(folder) else { return Ok(()) };
-    let (end, mut asked) = (Instant::now() + STOP, None);
-    while pid(folder) == Some(running) {
+    let process = match pidfd_open(running, PidfdFlags::empty()) {
+        Ok(process) => process,
+        Err(Errno::SRCH) => return Ok(()),
+        Err(error) => return Err(error).context("watching redis-server"),
+    };
+    let end = Instant::now() + STOP;
+    while Instant::now() < end {
         // More than once: Redis drops the request while it writes its first append-only file.
-        if asked.is_none_or(|at: Instant| at.elapsed() > ASK_AGAIN) {
-            kill_process(running, Signal::TERM).context("asking redis-server to end")?;
-            asked = Some(Instant::now());
+        match pidfd_send_signal(&process, Signal::TERM) {
+            Ok(()) if has_ended(&process, ASK_AGAIN)? => return Ok(()),
+            Ok(()) => {}
+            Err(Errno::SRCH) => return Ok(()),
+            Err(error) => return Err(error).context("asking redis-server to end"),
         }
-        if Instant::now() > end {
-            bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP.as_secs());
-        }
-        thread::sleep(Duration::from_millis(5));
     }
-    Ok(())
+    bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP.as_secs())
+}
+
+/// Waits for the end of a process with all its threads.
+fn has_ended(process: &OwnedFd, most: Duration) -> Result<bool> {
+    let most = Timespec::try_from(most)?;
+    match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&most)) {
+        Ok(ended) => Ok(ended > 0),
+        Err(Errno::INTR) => Ok(false),
+        Err(error) => Err(error).context("waiting for redis-server"),
+    }
 }
 
 fn pid(folder: &Path) -> Option<Pid> {
