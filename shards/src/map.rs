@@ -67,6 +67,8 @@ pub struct ShardMap {
     pub epoch: Epoch,
     /// Shard `n` listens on `port_base + n`.
     pub port_base: u16,
+    /// How many replicas each shard is to have; 0 where the map does not say.
+    pub replicas: u16,
     /// The shards, in the order of the file.
     pub shards: Vec<Shard>,
 }
@@ -140,6 +142,11 @@ impl ShardMap {
     /// The shards that have a replica on `host`.
     pub fn replicas_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Shard> {
         self.shards.iter().filter(move |shard| shard.replicas.iter().any(|replica| replica == host))
+    }
+
+    /// The shards that have fewer replicas than the map asks for.
+    pub fn lacking(&self) -> impl Iterator<Item = &Shard> {
+        self.shards.iter().filter(|shard| shard.replicas.len() < usize::from(self.replicas))
     }
 
     /// The port a shard listens on, on whatever host.

@@ -89,6 +89,7 @@ fn one_mistake_each() {
         ("epoch = 7", "epoch = -1", "epoch must be between 0 and 9223372036854775807, not -1"),
         ("epoch = 7", "epoch = \"7\"", "epoch must be an integer, not a value of type string"),
         ("port_base = 7000", "port_base = 0", "port_base must be at least 1"),
+        ("epoch = 7", "epoch = 7\nreplicas = 99", "replicas must be between 0 and 16, not 99"),
         ("port_base = 7000", "port_base = 70000", "port_base must be between 0 and 65535, not 70000"),
         ("\"0-255,300\"", "\"0-255;300\"", "\"0-255;300\" is not a slot or a range of slots"),
         ("\"0-255,300\"", "\"255-0\"", "the range \"255-0\" ends before it begins"),

@@ -4,8 +4,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dunlin_shards::ShardMap;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::exit::Exit;
@@ -15,7 +13,6 @@ use super::project::{Loaded, Plays, Project};
 use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
-use crate::rebalance::failover::Repair;
 use crate::rebalance::run::Step;
 use crate::rebalance::{Ground, ground, publish};
 use crate::transport::ConnectError;
@@ -175,7 +172,18 @@ impl Files {
     /// # Errors
     /// The disk said no.
     pub fn keep(&self, steps: &[Step]) -> Result<(), Failure> {
-        keep(&self.agenda(), steps)
+        let path = self.agenda();
+        if steps.is_empty() {
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+                _ => Ok(()),
+            };
+        }
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
+        Ok(publish::replace(&path, &text)?)
     }
 
     /// Writes down what the moves of this run leave to the clients of their sources.
@@ -207,43 +215,9 @@ impl Files {
     /// # Errors
     /// The file is broken.
     pub fn kept(&self) -> Result<Vec<Step>, Failure> {
-        kept(&self.agenda())
-    }
-
-    /// Writes or removes the replicas that are still to be made after a failover.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn keep_repairs(&self, repairs: &[Repair]) -> Result<(), Failure> {
-        keep(&self.beside("repairs", "json"), repairs)
-    }
-
-    /// The replicas that a failover before left to be made.
-    ///
-    /// # Errors
-    /// The file is broken.
-    pub fn repairs(&self) -> Result<Vec<Repair>, Failure> {
-        kept(&self.beside("repairs", "json"))
-    }
-}
-
-fn keep<T: Serialize>(path: &Path, items: &[T]) -> Result<(), Failure> {
-    if items.is_empty() {
-        return match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        };
-    }
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let text = serde_json::to_string_pretty(items).map_err(anyhow::Error::from)?;
-    Ok(publish::replace(path, &text)?)
-}
-
-fn kept<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-        Err(_) => Ok(Vec::new()),
+        match std::fs::read_to_string(self.agenda()) {
+            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+            Err(_) => Ok(Vec::new()),
+        }
     }
 }

@@ -44,8 +44,8 @@ enum What {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left, and
-    /// have primaries need the replicas that they were given
+    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left,
+    /// make the replicas that shards lack by the map, and have primaries need those that they were given
     Resume {
         /// Do not ask
         #[arg(short, long)]
@@ -161,6 +161,7 @@ impl Work<'_> {
                 if let Some(copies) = self.copies_now(&ground).await? {
                     self.tell_copies(&copies);
                 }
+                self.lacking(&ground).await?;
                 confirm("Bring these moves to their end?", yes)?;
             }
         }
@@ -173,7 +174,9 @@ impl Work<'_> {
         let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
         let mut settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
         if !ground.fleet.stop.is_asked() {
-            settled += self.repair(&ground, &self.files.repairs()?, tally).await?;
+            let repairs = self.lacking(&ground).await?;
+            self.repair(&ground, &repairs, tally).await;
+            settled += repairs.len();
         }
         if open.is_empty() && left.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");

@@ -24,6 +24,8 @@ pub struct Sight {
     pub cluster: String,
     /// The map's epoch.
     pub epoch: u64,
+    /// How many replicas the map asks for.
+    pub replicas: u16,
     /// The hosts that do not answer.
     pub silent: BTreeSet<String>,
     /// All shards, in the map's order.
@@ -55,6 +57,8 @@ pub struct Moving {
     pub to: String,
     /// Was only copied so far? Otherwise the target may have been given the shard, or is named by the map.
     pub is_copy: bool,
+    /// Does the target serve it, and the map not say so yet?
+    pub is_switched: bool,
 }
 
 /// A copy by the map.
@@ -101,6 +105,8 @@ pub struct FailoverPlan {
     pub freed: Vec<Freed>,
     /// Shards that nobody can serve now.
     pub stranded: Vec<Stranded>,
+    /// How many replicas the map asks for from now on, where it did not say: what each shard had.
+    pub asks_for: Option<u16>,
     /// Replicas that are made anew.
     pub repairs: Vec<Repair>,
     /// Shards that stay without a replica.
@@ -265,6 +271,9 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
     let others = sight.shards.iter().filter(|shard| !concerned.iter().any(|other| other.id == shard.id));
     plan.freed.extend(others.filter(waits).map(|shard| freed(shard, scope)));
     plan.off = off(&concerned, scope, sight);
+    if !plan.promotions.is_empty() || !plan.freed.is_empty() {
+        plan.asks_for = asks_for(sight.replicas, sight.shards.iter().map(|shard| shard.replicas().len()));
+    }
     if !refusals.is_empty() {
         refusals.dedup();
         return Err(refusals);
@@ -273,6 +282,20 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
         repair::places(sight, &mut plan);
     }
     Ok(plan)
+}
+
+/// The replicas that shards lack by what the map asks for, with a place for each; and the shards that there is none for.
+pub fn lacking(sight: &Sight) -> (Vec<Repair>, Vec<Stranded>) {
+    let mut plan = FailoverPlan::default();
+    repair::places(sight, &mut plan);
+    (plan.repairs, plan.unrepaired)
+}
+
+/// How many replicas a map without that number asks for once some are gone: as many as each shard had. So that whoever
+/// has the map knows what is to be made anew.
+pub fn asks_for(asked: u16, had: impl Iterator<Item = usize>) -> Option<u16> {
+    let least = had.min().and_then(|least| u16::try_from(least).ok())?;
+    (asked == 0 && least > 0).then_some(least)
 }
 
 fn freed(shard: &Shard, scope: &Scope) -> Freed {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dunlin_shards::map::edit::place_shards;
+use dunlin_shards::map::edit::{ask_for_replicas, place_shards};
 use dunlin_shards::{Epoch, Placement, ShardMap};
 
 use super::Ground;
@@ -133,6 +133,14 @@ pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bo
 /// # Errors
 /// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
 pub async fn publish(ground: &Ground<'_>, places: &[Placement]) -> Result<ShardMap> {
+    publish_asking(ground, places, None).await
+}
+
+/// [`publish`], where the map is to ask for a number of replicas from then on.
+///
+/// # Errors
+/// As [`publish`].
+pub async fn publish_asking(ground: &Ground<'_>, places: &[Placement], replicas: Option<u16>) -> Result<ShardMap> {
     let (map, text) = read_map(&ground.map_file)?;
     let highest = published(ground, &map).await?;
     let done = places.iter().all(|place| map.shard(place.shard).is_some_and(|entry| entry.placement() == *place));
@@ -140,7 +148,11 @@ pub async fn publish(ground: &Ground<'_>, places: &[Placement]) -> Result<ShardM
         map
     } else {
         let next = Epoch(map.epoch.0.max(highest)).next();
-        let text = place_shards(&text, places, next).map_err(|error| anyhow!("{error}"))?;
+        let text = place_shards(&text, places, next).and_then(|text| match replicas {
+            Some(replicas) => ask_for_replicas(&text, replicas),
+            None => Ok(text),
+        });
+        let text = text.map_err(|error| anyhow!("{error}"))?;
         replace(&ground.map_file, &text)?;
         ShardMap::parse(&text).map_err(|_| anyhow!("the edited map is broken"))?
     };

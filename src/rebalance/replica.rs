@@ -132,6 +132,16 @@ pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) ->
     })
 }
 
+/// [`spec`], with all replicas that the primary is to have, for its host to say what stands in its way.
+///
+/// # Errors
+/// As [`spec`].
+pub fn asked(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) -> Result<MoveSpec> {
+    let place = placement(map, what.shard)?;
+    let others = place.replicas.iter().map(|host| ground.address(map, what.shard, host)).collect::<Result<_>>()?;
+    Ok(MoveSpec { others, ..spec(ground, map, run, what)? })
+}
+
 /// A shard's copies with a replica on the new host, in the old one's place.
 ///
 /// # Errors

@@ -48,10 +48,10 @@ impl Step {
 
     /// The move as the target's host is asked whether anything stands in its way.
     fn spec(&self, ground: &Ground<'_>, map: &ShardMap, run: &str) -> Result<MoveSpec> {
-        let Some(change) = self.replica() else { return ground.spec(map, run, self.shard, &self.to) };
-        let entry = map.shard(shard_id(self.shard)?).with_context(|| format!("there is no shard {}", self.shard))?;
-        let others = entry.replicas.iter().map(|host| ground.address(map, self.shard, host)).collect::<Result<_>>()?;
-        Ok(MoveSpec { others, ..replica::spec(ground, map, run, change)? })
+        match self.replica() {
+            Some(change) => replica::asked(ground, map, run, change),
+            None => ground.spec(map, run, self.shard, &self.to),
+        }
     }
 }
 
@@ -101,20 +101,27 @@ pub struct Outcome {
 /// A host could not be asked.
 pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run: &str) -> Result<Vec<String>> {
     let ask = async |step: &Step| -> Result<Vec<String>> {
-        let spec = step.spec(ground, map, run)?;
-        match ground.ask(&step.to, Request::Preflight(spec), &|_, _| {}).await? {
-            Reply::Preflight(refusals) => Ok(refusals
-                .into_iter()
-                .map(|refusal| format!("shard {} to {}: {}: {}", step.shard, step.to, refusal.rule, refusal.reason))
-                .collect()),
-            _ => bail!("an answer that does not fit"),
-        }
+        let reasons = refusals(ground, step.spec(ground, map, run)?, &step.to).await?;
+        Ok(reasons.into_iter().map(|reason| format!("shard {} to {}: {reason}", step.shard, step.to)).collect())
     };
     let mut reasons = Vec::new();
     for result in ground.fleet.each(steps, ask).await {
         reasons.extend(result?);
     }
     Ok(reasons)
+}
+
+/// What the target's host has against a copy to it, by rule. Nothing is written to any Redis.
+///
+/// # Errors
+/// It could not be asked.
+pub async fn refusals(ground: &Ground<'_>, spec: MoveSpec, to: &str) -> Result<Vec<String>> {
+    match ground.ask(to, Request::Preflight(spec), &|_, _| {}).await? {
+        Reply::Preflight(found) => {
+            Ok(found.into_iter().map(|refusal| format!("{}: {}", refusal.rule, refusal.reason)).collect())
+        }
+        _ => bail!("an answer that does not fit"),
+    }
 }
 
 /// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
@@ -244,6 +251,9 @@ pub async fn settle(
     if how.soak {
         phase(spec, to, "soak", watch);
         return Ok(None);
+    }
+    if ground.absent.contains(from) {
+        return Ok(Some(format!("{from} does not answer")));
     }
     phase(spec, to, "retire", watch);
     let instance = ground.instance(before, spec.shard, from, ground.session(from)?)?;

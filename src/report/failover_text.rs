@@ -32,7 +32,10 @@ pub fn failover_text(plan: &FailoverPlan, style: Style) -> String {
         let _ = writeln!(text, "{}  {}", style.action(Action::Add, &line), Bytes(repair.bytes).human());
     }
     for shard in &plan.unrepaired {
-        let _ = writeln!(text, "  ! shard {:<5} stays without a replica: {}", shard.shard, shard.why);
+        let _ = writeln!(text, "  ! shard {:<5} stays short of a replica: {}", shard.shard, shard.why);
+    }
+    if let Some(replicas) = plan.asks_for {
+        let _ = writeln!(text, "  the map will ask for replicas = {replicas}, as each shard had");
     }
     let _ = writeln!(text, "Plan: {}", summary(plan));
     text
@@ -118,6 +121,7 @@ mod tests {
                 replicas: Vec::new(),
             }],
             stranded: vec![Stranded { shard: 5, why: "it has no replica".to_owned() }],
+            asks_for: Some(1),
             repairs: vec![Repair { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
             unrepaired: vec![Stranded { shard: 1, why: "no room on redis-03".to_owned() }],
         };
@@ -133,7 +137,8 @@ timeline at epoch 7
   ~ shard 8     redis-02 goes on without redis-01, and accepts writes alone
   ! shard 5     stays down: it has no replica
   + shard 0     a new replica on redis-03  2.0KiB
-  ! shard 1     stays without a replica: no room on redis-03
+  ! shard 1     stays short of a replica: no room on redis-03
+  the map will ask for replicas = 1, as each shard had
 Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left without a replica (shards)
 ";
         assert_eq!(failover_text(&plan, Style::default()), told);

@@ -9,6 +9,7 @@ mod cuts;
 mod deploy;
 mod failover;
 mod faults;
+mod handed_over;
 mod hosts;
 mod interrupts;
 mod kills;

@@ -60,6 +60,22 @@ pub fn place_shards(text: &str, places: &[Placement], epoch: Epoch) -> Result<St
     Ok(edited)
 }
 
+/// Has the map ask for so many replicas of each shard, from its next epoch on; returns the new text.
+///
+/// Errors: not a map, or more than a map may ask for.
+pub fn ask_for_replicas(text: &str, replicas: u16) -> Result<String, EditError> {
+    ShardMap::parse(text).map_err(|errors| EditError::Invalid { after: false, errors })?;
+    let mut document: DocumentMut = text.parse()?;
+    let number = Value::from(i64::from(replicas));
+    match document.get_mut("replicas") {
+        Some(item) => replace(item, number),
+        None => drop(document.insert("replicas", Item::Value(number))),
+    }
+    let edited = document.to_string();
+    ShardMap::parse(&edited).map_err(|errors| EditError::Invalid { after: true, errors })?;
+    Ok(edited)
+}
+
 /// Sets a value and keeps the white space and the comment around it.
 fn replace(item: &mut Item, mut value: Value) {
     let Some(old) = item.as_value_mut() else { return };
@@ -101,7 +117,7 @@ fn join(errors: &[MapError]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{EditError, Epoch, Placement, ShardId, place_shards};
+    use super::{EditError, Epoch, Placement, ShardId, ask_for_replicas, place_shards};
     use crate::ShardMap;
 
     const MAP: &str = r#"# who runs what
@@ -155,6 +171,17 @@ id = 1
         assert_eq!(edited, wanted);
         let without = place_shards(MAP, &[place(0, "redis-01", &[])], Epoch(8)).expect("an edit");
         assert_eq!(without, MAP.replace("epoch   = 7 ", "epoch   = 8 ").replace("replicas = [\"redis-02\"]\n", ""));
+    }
+
+    #[test]
+    fn replicas_are_asked_for_at_the_top() {
+        let edited = ask_for_replicas(MAP, 1).expect("an edit");
+        assert_eq!(edited, MAP.replace("port_base = 7000\n", "port_base = 7000\nreplicas = 1\n"));
+        let lacking = |text: &str| ShardMap::parse(text).expect("a map").lacking().map(|s| s.id.0).collect::<Vec<_>>();
+        assert_eq!((lacking(MAP), lacking(&edited)), (vec![], vec![1]));
+        let two = ask_for_replicas(&edited.replace("replicas = 1", "replicas = 1  # other zone"), 2).expect("an edit");
+        assert_eq!(two, edited.replace("replicas = 1", "replicas = 2  # other zone"));
+        assert!(matches!(ask_for_replicas(MAP, 99), Err(EditError::Invalid { after: true, .. })));
     }
 
     #[test]

@@ -10,7 +10,9 @@ use toml::{
 use super::{Epoch, MapError, Shard, ShardId, ShardMap, check};
 use crate::slot::SlotRange;
 
-const MAP_KEYS: [&str; 4] = ["cluster", "epoch", "port_base", "shard"];
+const MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
+/// Each of them costs its primary the stream of all writes once more.
+const MOST_REPLICAS: u64 = 16;
 const SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
 
 /// A shard as far as it could be read, with the places of its values.
@@ -57,12 +59,14 @@ impl Reader {
             self.error(Some(zero.span()), "port_base must be at least 1".to_owned(), None);
         }
         let port_base = port_base.map(|base| u16::try_from(*base.get_ref()).unwrap_or(u16::MAX));
+        let replicas = table.get("replicas").and_then(|_| self.integer(table, "replicas", None, MOST_REPLICAS));
         let drafts = self.shards(table);
         check::check(&drafts, port_base, &mut self.errors);
         Some(ShardMap {
             cluster: cluster?.into_inner(),
             epoch: Epoch(epoch?.into_inner()),
             port_base: port_base?,
+            replicas: replicas.map_or(0, |number| u16::try_from(*number.get_ref()).unwrap_or(u16::MAX)),
             shards: drafts.into_iter().map(finish).collect::<Option<_>>()?,
         })
     }

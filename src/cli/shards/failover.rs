@@ -84,7 +84,6 @@ impl Work<'_> {
 
     /// Promotes, publishes, repairs; says whether all of it was done. Once begun, a promotion goes on to its end.
     async fn carry_out(&self, ground: &Ground<'_>, again: &FailoverPlan, tally: &mut Tally) -> Result<bool, Failure> {
-        self.files.keep_repairs(&again.repairs)?;
         let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
         let outcome = run(ground, again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
         bars.finish();
@@ -93,7 +92,7 @@ impl Work<'_> {
         if outcome.unpublished.is_none() {
             let is_up = |repair: &&Repair| !outcome.failed.contains_key(&repair.shard);
             let repairs: Vec<Repair> = again.repairs.iter().filter(is_up).cloned().collect();
-            self.repair(ground, &repairs, tally).await?;
+            self.repair(ground, &repairs, tally).await;
         }
         Ok(tally.failed == 0 && again.stranded.is_empty())
     }
@@ -125,18 +124,7 @@ impl Work<'_> {
         let hosts = self.files.shard_hosts()?;
         let sight = look::sight(ground, map, &hosts, scope).await?;
         let wishes = Wishes { repair: !how.no_repair, stale: how.stale };
-        let mut planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
-        if wishes.repair {
-            // What a run before has planned, and was cut short at.
-            let new = |old: &Repair| !planned.repairs.iter().any(|repair| repair.shard == old.shard);
-            let is_missing = |old: &Repair| {
-                let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == old.shard);
-                entry.is_some_and(|entry| entry.host != old.host && !entry.replicas.contains(&old.host))
-            };
-            let rest: Vec<Repair> =
-                self.files.repairs()?.into_iter().filter(|old| new(old) && is_missing(old)).collect();
-            planned.repairs.extend(rest);
-        }
+        let planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
         self.refuse_old_map(ground).await?;
         Ok(planned)
     }

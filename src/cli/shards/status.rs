@@ -47,6 +47,12 @@ impl Work<'_> {
             }
         }
         self.tell_copies(&copies);
+        let lacking = map.lacking().count();
+        for entry in map.lacking() {
+            let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas);
+            reporter.line(&json!({"event": "lacking", "shard": shard, "replicas": has, "wanted": wanted}));
+            reporter.data(&format!("  shard {shard} has {has} of {wanted} replicas"));
+        }
         self.tell(&open);
         let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
         let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
@@ -55,7 +61,7 @@ impl Work<'_> {
         }
         if open.is_empty() && rest == 0 {
             reporter.data("  no moves under way");
-            if copies.are_open() {
+            if copies.are_open() || lacking > 0 {
                 reporter.say("next: dunlin shards resume");
             }
         } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {

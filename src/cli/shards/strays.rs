@@ -8,19 +8,21 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, show};
 use crate::inventory::Bytes;
-use crate::rebalance::Ground;
 use crate::rebalance::copies::Copies;
-use crate::rebalance::failover::Repair;
 use crate::rebalance::failover::run::{Ended, repair, resume, set_aside};
+use crate::rebalance::failover::{self, Repair, Scope, look};
 use crate::rebalance::ground::read_map;
 use crate::rebalance::resume::Stand;
+use crate::rebalance::run::{Moved, Step};
+use crate::rebalance::{Ground, publish};
 use crate::report::Bars;
 use crate::transport::ConnectError;
 use crate::wire::shard::MoveState;
 use crate::wire::shard::failover::Aside;
 
 impl Work<'_> {
-    /// A failover, and a replica in the making, are ended without the hosts that do not answer; moves need all.
+    /// A failover, a replica in the making, and a shard whose target serves it already, are ended without the hosts that
+    /// do not answer; other moves need all.
     ///
     /// # Errors
     /// Some do not answer, and there is something that needs them.
@@ -34,9 +36,16 @@ impl Work<'_> {
         let is_made = |(state, stand): &&(&MoveState, Stand)| {
             state.replica && state.others.is_empty() && (*stand == Stand::Joined || is_here(&state.from))
         };
-        let needs_all = open.iter().any(|open| open.0.failover.is_none() && !is_made(&open));
-        let is_something = !open.is_empty() || !self.files.repairs()?.is_empty();
-        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.is_empty()) {
+        // Its source was fenced, and the others' journals are all that could know of a later move.
+        let is_served = |(state, stand): &&(&MoveState, Stand)| {
+            let only_source = missing.iter().all(|(host, _)| ground.host_at(&state.from) == Some(host));
+            !state.replica && only_source && matches!(stand, Stand::Switched | Stand::Elsewhere)
+        };
+        let goes = |open: &&(&MoveState, Stand)| open.0.failover.is_some() || is_made(open) || is_served(open);
+        let needs_all = !open.iter().all(|open| goes(&open));
+        let is_something = !open.is_empty() || read_map(&ground.map_file)?.0.lacking().next().is_some();
+        let is_begun = |step: &Step| open.iter().any(|(state, _)| state.shard == step.shard);
+        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.iter().all(is_begun)) {
             return Ok(());
         }
         for (host, error) in missing {
@@ -72,28 +81,35 @@ impl Work<'_> {
         }));
     }
 
-    /// Makes the replicas that are missing; those that failed are kept for `dunlin shards resume`. Returns how many there
-    /// were to make.
+    /// The replicas that shards lack by what the map asks for, each with a place; those that there is no place for are
+    /// told. None where a later map may know of them.
     ///
     /// # Errors
-    /// The list of what is left cannot be written.
-    pub async fn repair(&self, ground: &Ground<'_>, all: &[Repair], tally: &mut Tally) -> Result<usize, Failure> {
+    /// A host does not answer.
+    pub async fn lacking(&self, ground: &Ground<'_>) -> Result<Vec<Repair>, Failure> {
         let (map, _) = read_map(&ground.map_file)?;
-        let is_missing = |repair: &&Repair| {
-            let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == repair.shard);
-            entry.is_some_and(|entry| entry.host != repair.host && !entry.replicas.contains(&repair.host))
-        };
-        let missing: Vec<Repair> = all.iter().filter(is_missing).cloned().collect();
-        self.files.keep_repairs(&missing)?;
+        if map.lacking().next().is_none() || publish::published(ground, &map).await? > map.epoch.0 {
+            return Ok(Vec::new());
+        }
+        let sight = look::sight(ground, &map, &self.files.shard_hosts()?, &Scope::Hosts(Vec::new())).await?;
+        let (repairs, without) = failover::lacking(&sight);
+        for Repair { shard, host, bytes } in &repairs {
+            self.reporter.data(&format!("  shard {shard} lacks a replica: one on {host}, {}", Bytes(*bytes).human()));
+        }
+        for shard in &without {
+            self.reporter.data(&format!("  shard {} stays short of a replica: {}", shard.shard, shard.why));
+        }
+        Ok(repairs)
+    }
+
+    /// Makes replicas, and tells how it went; what failed is lacking as before.
+    pub async fn repair(&self, ground: &Ground<'_>, repairs: &[Repair], tally: &mut Tally) {
         let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
-        let results = repair(ground, &missing, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await;
+        let results = repair(ground, repairs, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await;
         bars.finish();
-        let mut left = Vec::new();
-        for (repair, result) in missing.iter().zip(results) {
-            let Repair { shard, host, .. } = repair;
+        for (Repair { shard, host, .. }, result) in repairs.iter().zip(results) {
             match result {
-                Ok(moved) => {
-                    let (bytes, seconds) = (moved.bytes, moved.seconds);
+                Ok(Moved { bytes, seconds, .. }) => {
                     self.reporter.line(&json!({
                         "event": "repaired", "shard": shard, "host": host, "bytes": bytes, "seconds": seconds,
                     }));
@@ -103,17 +119,11 @@ impl Work<'_> {
                 }
                 Err(error) => {
                     tally.failed += 1;
-                    self.reporter.failed(
-                        &format!("shard {shard}"),
-                        &format!("{error:#}"),
-                        Some("dunlin shards resume"),
-                    );
-                    left.push(repair.clone());
+                    let shard = format!("shard {shard}");
+                    self.reporter.failed(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
                 }
             }
         }
-        self.files.keep_repairs(&left)?;
-        Ok(missing.len())
     }
 
     /// Brings failovers to their end that were cut short.

@@ -42,22 +42,26 @@ pub fn freshest(concerned: &[&Shard], scope: &Scope) -> Option<u64> {
 pub fn choose(shard: &Shard, scope: &Scope, (freshest, stale): (Option<u64>, bool)) -> Result<Promotion, Not> {
     let primary = shard.primary();
     let living: Vec<&Copy> = shard.replicas().iter().filter(|copy| !scope.has(shard.id, copy)).collect();
-    if living.is_empty() {
-        let what = if shard.replicas().is_empty() { "it has no replica" } else { "its replicas are gone too" };
-        let why = format!("{what}; its data are on {} alone: bring that host back", primary.host);
-        return Err(Not::Stranded(why));
-    }
     if let Some(copy) = living.iter().find(|copy| is_promoted(copy, primary)) {
         return Ok(promotion(shard, copy, &living));
     }
     if let Some(silent) = living.iter().find(|copy| !copy.answers()) {
         return Err(Not::Refused(unheard(shard, silent)));
     }
+    if let Some(moving) = shard.moving.as_ref().filter(|moving| moving.is_switched) {
+        let why = format!("a move gave it to {}, which serves it: dunlin shards resume publishes that", moving.to);
+        return Err(Not::Stranded(why));
+    }
     if let Some(moving) = shard.moving.as_ref().filter(|moving| !moving.is_copy) {
         let why = format!(
-            "a move of it to {} was cut short, which may serve it already: bring {} back, then dunlin shards resume",
+            "a move of it to {} was cut short, which may have all of it: bring {} back, then dunlin shards resume",
             moving.to, primary.host
         );
+        return Err(Not::Stranded(why));
+    }
+    if living.is_empty() {
+        let what = if shard.replicas().is_empty() { "it has no replica" } else { "its replicas are gone too" };
+        let why = format!("{what}; its data are on {} alone: bring that host back", primary.host);
         return Err(Not::Stranded(why));
     }
     // What stands by for this primary is the choice of a run that was cut short.

@@ -44,6 +44,7 @@ pub async fn sight(ground: &Ground<'_>, map: &ShardMap, hosts: &[&Host], scope: 
     Ok(Sight {
         cluster: map.cluster.clone(),
         epoch: map.epoch.0,
+        replicas: map.replicas,
         silent: ground.absent.clone(),
         shards: map.shards.iter().map(|entry| shard(ground, map, entry, (&seen, &found))).collect::<Result<_>>()?,
         hosts: hosts.into_iter().filter(|host| !ground.absent.contains(&host.name)).collect(),
@@ -94,7 +95,7 @@ fn moving(to: &str, state: &MoveState, stand: Stand) -> Option<Moving> {
         Stand::Copying | Stand::Fenced => !handed_over,
         Stand::Switched | Stand::Elsewhere | Stand::Joined => false,
     };
-    Some(Moving { to: to.to_owned(), is_copy })
+    Some(Moving { to: to.to_owned(), is_copy, is_switched: matches!(stand, Stand::Switched | Stand::Elsewhere) })
 }
 
 async fn surveyed(ground: &Ground<'_>, asked: &BTreeMap<String, Vec<Place>>) -> Result<Found> {

@@ -1,10 +1,11 @@
-//! Where the replicas are made that are missing after a failover: by the planner's rules (zones, drained hosts,
+//! Where the replicas are made that are missing, after a failover or by what the map asks for: by the planner's rules (zones, drained hosts,
 //! headroom), on the host that is emptiest then.
 
 use std::collections::BTreeMap;
 
 use super::{FailoverPlan, Repair, Shard, Sight, Stranded};
 use crate::rebalance::plan;
+use crate::wire::shard::Role;
 
 /// Bytes on each host, as the plan goes on.
 type Used<'s> = BTreeMap<&'s str, u64>;
@@ -16,12 +17,16 @@ pub fn places(sight: &Sight, plan: &mut FailoverPlan) {
         plan.promotions.iter().map(|p| (p.shard, std::iter::once(&p.to).chain(&p.others).cloned().collect()));
     let freed = plan.freed.iter().map(|f| (f.shard, std::iter::once(&f.host).chain(&f.replicas).cloned().collect()));
     let mut left: Vec<(u32, Vec<String>)> = promoted.chain(freed).collect();
+    let touched: Vec<u32> = left.iter().map(|(id, _)| *id).collect();
+    let others = sight.shards.iter().filter(|shard| !touched.contains(&shard.id) && serves(shard));
+    left.extend(others.map(|shard| (shard.id, shard.copies.iter().map(|copy| copy.host.clone()).collect())));
     // The big ones first: they find a place least easily.
     let shard_of = |id: u32| sight.shards.iter().find(|shard| shard.id == id);
     left.sort_by_key(|(id, _)| (std::cmp::Reverse(shard_of(*id).map_or(0, bytes)), *id));
     for (id, mut copies) in left {
         let Some(shard) = shard_of(id) else { continue };
-        while copies.len() < shard.copies.len() {
+        let had = if touched.contains(&id) { shard.copies.len() } else { 0 };
+        while copies.len() < had.max(usize::from(sight.replicas) + 1) {
             match place(sight, &used, &copies, bytes(shard)) {
                 Ok(host) => {
                     *used.entry(host).or_default() += bytes(shard);
@@ -37,6 +42,11 @@ pub fn places(sight: &Sight, plan: &mut FailoverPlan) {
     }
     plan.repairs.sort_by_key(|repair| repair.shard);
     plan.unrepaired.sort_by_key(|shard| shard.shard);
+}
+
+/// Does its primary, and does no move of it wait to be ended?
+fn serves(shard: &Shard) -> bool {
+    matches!(shard.primary().seen.role, Role::Master { .. }) && shard.moving.is_none()
 }
 
 /// The host that is emptiest afterwards, of those that may hold another copy.

@@ -10,7 +10,7 @@ use tokio::sync::Mutex;
 use super::{FailoverPlan, Freed, Promotion, Repair};
 use crate::rebalance::ground::{Watch, read_map, shard_id};
 use crate::rebalance::replica::{self, Change};
-use crate::rebalance::run::{How, Moved, Settling};
+use crate::rebalance::run::{How, Moved, Settling, refusals};
 use crate::rebalance::{Ground, publish};
 use crate::wire::shard::failover::{Aside, Free, Handle, Promote, Promoted};
 use crate::wire::shard::{MoveState, Reply, Request, Role, moves_folder};
@@ -59,7 +59,7 @@ pub async fn run(ground: &Ground<'_>, plan: &FailoverPlan, run: &str, watch: Wat
         }
     }
     if !places.is_empty() {
-        match publish::publish(ground, &places).await {
+        match publish::publish_asking(ground, &places, plan.asks_for).await {
             Ok(map) => outcome.epoch = Some(map.epoch.0),
             Err(error) => outcome.unpublished = Some(format!("{error:#}")),
         }
@@ -193,6 +193,11 @@ pub async fn repair(ground: &Ground<'_>, repairs: &[Repair], run: &str, watch: W
     let settling = Settling { publishing: &Mutex::new(()), how: How::default(), watch };
     let one = async |repair: &Repair| -> Result<Moved> {
         let change = Change { shard: repair.shard, old: None, new: &repair.host };
+        let (map, _) = read_map(&ground.map_file)?;
+        let reasons = refusals(ground, replica::asked(ground, &map, run, change)?, change.new).await?;
+        if !reasons.is_empty() {
+            bail!("preflight refuses: {}", reasons.join("; "));
+        }
         let moved = replica::change(ground, change, run, &settling).await?;
         let (map, _) = read_map(&ground.map_file)?;
         replica::guard(ground, &map, repair.shard, run).await?;
@@ -225,7 +230,8 @@ pub async fn resume(ground: &Ground<'_>, states: &[&MoveState], watch: Watch<'_>
         }
     }
     if !places.is_empty() {
-        publish::publish(ground, &places).await?;
+        let asks_for = super::asks_for(map.replicas, map.shards.iter().map(|entry| entry.replicas.len()));
+        publish::publish_asking(ground, &places, asks_for).await?;
     }
     Ok(results)
 }
