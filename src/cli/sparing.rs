@@ -44,7 +44,7 @@ impl Spare {
 
     /// How fast a plan may expect moves to be: a copy's bytes are sent once, and once more to be compared.
     pub fn pace(&self) -> Pace {
-        let usual = Pace::default();
+        let usual = Pace { at_once: self.concurrent(), ..Pace::default() };
         match self.asked().over(Sparing::default()).bandwidth {
             0 => usual,
             cap => Pace {

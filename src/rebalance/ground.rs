@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, Inventory};
 use crate::playbook::{Compiled, Compiler, Parts, Playbook, Selection, Templates};
-use crate::wire::shard::{self, Credentials, MoveSpec, Reply, Request};
+use crate::wire::shard::{self, Credentials, Job, MoveSpec, Reply, Request};
 use crate::wire::sparing::{Asked, Sparing};
 use crate::wire::{self, Event};
 
@@ -64,6 +64,17 @@ impl Ground<'_> {
     /// The run's number on a host; without one, the host refuses where any run has begun.
     pub fn fence(&self, host: &str) -> u64 {
         self.fences.get(host).copied().unwrap_or(0)
+    }
+
+    /// What a step of a run on a shard carries to a host.
+    pub fn job(&self, host: &str, shard: u32, run: &str) -> Job {
+        Job {
+            run: run.to_owned(),
+            fence: self.fence(host),
+            shard,
+            credentials: self.credentials.clone(),
+            journals: shard::moves_folder(),
+        }
     }
 
     /// The session of a host.
@@ -154,20 +165,16 @@ impl Ground<'_> {
         let after = moved(map, shard, to)?;
         let others = from.replicas.iter().filter(|replica| *replica != to);
         Ok(MoveSpec {
-            run: run.to_owned(),
+            job: self.job(to, shard, run),
             by: self.by.clone(),
-            fence: self.fence(to),
-            shard,
             from: self.address(map, shard, &from.host)?,
             to: self.address(map, shard, to)?,
             others: others.map(|host| self.address(map, shard, host)).collect::<Result<_>>()?,
             epoch: after.epoch.0,
-            credentials: self.credentials.clone(),
             app_user: from.id.user(),
             instance: self.instance(&after, shard, to, self.session(to)?)?,
             source_is_armed: false,
             limits: self.limits(Sparing::default()),
-            journals: shard::moves_folder(),
         })
     }
 }

@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::ground::{Watch, read_map, shard_id};
 use super::run::{How, Leaving, Moved, Settling, phase, retire};
 use super::{Ground, publish};
-use crate::wire::shard::{Arm, MoveSpec, MoveState, Reply, Request, moves_folder};
+use crate::wire::shard::{Arm, MoveSpec, MoveState, Reply, Request};
 use crate::wire::sparing::Sparing;
 
 /// A replica to be made.
@@ -81,7 +81,7 @@ async fn settle(
     let kept = match what.old {
         Some(old) => {
             phase(spec, what.new, "retire", settling.watch);
-            let leaving = leaving(ground, &map, &spec.run, (spec.shard, old))?;
+            let leaving = leaving(ground, &map, &spec.job.run, (spec.job.shard, old))?;
             retire(ground, &map, &leaving, settling.how).await?
         }
         None => None,
@@ -115,20 +115,16 @@ pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) ->
     let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let after = with(map, &exchanged(map, what)?);
     Ok(MoveSpec {
-        run: run.to_owned(),
+        job: ground.job(new, shard, run),
         by: ground.by.clone(),
-        fence: ground.fence(new),
-        shard,
         from: ground.address(map, shard, &entry.host)?,
         to: ground.address(map, shard, new)?,
         others: old.map(|host| ground.address(map, shard, host)).into_iter().collect::<Result<_>>()?,
         epoch: map.epoch.next().0,
-        credentials: ground.credentials.clone(),
         app_user: entry.id.user(),
         instance: ground.instance(&after, shard, new, ground.session(new)?)?,
         source_is_armed: false,
         limits: ground.limits(Sparing::default()),
-        journals: moves_folder(),
     })
 }
 
@@ -186,14 +182,10 @@ pub async fn guard(ground: &Ground<'_>, map: &ShardMap, shard: u32, run: &str) -
     let host = &entry.host;
     let instance = ground.instance(map, shard, host, ground.session(host)?)?;
     let arm = Arm {
-        run: run.to_owned(),
-        fence: ground.fence(host),
-        shard,
+        job: ground.job(host, shard, run),
         address: ground.address(map, shard, host)?,
         replicas: needed(&instance),
-        credentials: ground.credentials.clone(),
         instance,
-        journals: moves_folder(),
     };
     ground.ask(host, Request::Guard(arm), &|_, _| {}).await.map(drop)
 }

@@ -196,20 +196,16 @@ fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Res
     let after = back(map, state.shard, to);
     let instance = ground.instance(&after, state.shard, to, ground.session(to)?)?;
     Ok(MoveSpec {
-        run: state.run.clone(),
+        job: ground.job(to, state.shard, &state.run),
         by: ground.by.clone(),
-        fence: ground.fence(to),
-        shard: state.shard,
         from: state.from.clone(),
         to: state.to.clone(),
         others: state.others.clone(),
         epoch: state.epoch,
-        credentials: ground.credentials.clone(),
         app_user: state.app_user.clone(),
         instance,
         source_is_armed: false,
         limits: ground.limits(state.sparing),
-        journals: moves_folder(),
     })
 }
 

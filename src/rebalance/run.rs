@@ -12,7 +12,7 @@ use super::plan::Role;
 use super::replica::Change;
 use super::{Ground, publish, replica};
 use crate::wire::Event;
-use crate::wire::shard::{Arm, MoveSpec, Reply, Request, Retire, Switched, moves_folder};
+use crate::wire::shard::{Arm, MoveSpec, Refusal, Reply, Request, Retire, Switched};
 
 /// How long a retired instance's files are kept, in hours.
 const KEEP_HOURS: u64 = 72;
@@ -101,8 +101,8 @@ pub struct Outcome {
 /// A host could not be asked.
 pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run: &str) -> Result<Vec<String>> {
     let ask = async |step: &Step| -> Result<Vec<String>> {
-        let reasons = refusals(ground, step.spec(ground, map, run)?, &step.to).await?;
-        Ok(reasons.into_iter().map(|reason| format!("shard {} to {}: {reason}", step.shard, step.to)).collect())
+        let found = refusals(ground, step.spec(ground, map, run)?, &step.to).await?;
+        Ok(found.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
     };
     let mut reasons = Vec::new();
     for result in ground.fleet.each(steps, ask).await {
@@ -111,15 +111,13 @@ pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run:
     Ok(reasons)
 }
 
-/// What the target's host has against a copy to it, by rule. Nothing is written to any Redis.
+/// What the target's host has against a copy to it. Nothing is written to any Redis.
 ///
 /// # Errors
 /// It could not be asked.
-pub async fn refusals(ground: &Ground<'_>, spec: MoveSpec, to: &str) -> Result<Vec<String>> {
+pub async fn refusals(ground: &Ground<'_>, spec: MoveSpec, to: &str) -> Result<Vec<Refusal>> {
     match ground.ask(to, Request::Preflight(spec), &|_, _| {}).await? {
-        Reply::Preflight(found) => {
-            Ok(found.into_iter().map(|refusal| format!("{}: {}", refusal.rule, refusal.reason)).collect())
-        }
+        Reply::Preflight(found) => Ok(found),
         _ => bail!("an answer that does not fit"),
     }
 }
@@ -203,14 +201,10 @@ pub async fn switch(
     // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
     // has the source do it.
     let arm = Arm {
-        run: spec.run.clone(),
-        fence: ground.fence(from),
-        shard: spec.shard,
+        job: ground.job(from, spec.job.shard, &spec.job.run),
         address: spec.from.clone(),
         replicas: u32::try_from(spec.others.len())? + 1,
-        credentials: spec.credentials.clone(),
-        instance: ground.instance(before, spec.shard, from, ground.session(from)?)?,
-        journals: spec.journals.clone(),
+        instance: ground.instance(before, spec.job.shard, from, ground.session(from)?)?,
     };
     let source_is_armed = matches!(ground.ask(from, Request::Arm(arm), watch).await, Ok(Reply::Armed));
     match ground.ask(to, Request::Switch(MoveSpec { source_is_armed, ..spec.clone() }), watch).await? {
@@ -246,7 +240,7 @@ pub async fn settle(
     let map = {
         let _turn = publishing.lock().await;
         let (now, _) = read_map(&ground.map_file)?;
-        publish::publish(ground, &[placed(&now, spec.shard, to)?]).await?
+        publish::publish(ground, &[placed(&now, spec.job.shard, to)?]).await?
     };
     if how.soak {
         phase(spec, to, "soak", watch);
@@ -256,8 +250,8 @@ pub async fn settle(
         return Ok(Some(format!("{from} does not answer")));
     }
     phase(spec, to, "retire", watch);
-    let instance = ground.instance(before, spec.shard, from, ground.session(from)?)?;
-    let leaving = Leaving { run: &spec.run, shard: spec.shard, host: from, owner: spec.to.clone(), instance };
+    let instance = ground.instance(before, spec.job.shard, from, ground.session(from)?)?;
+    let leaving = Leaving { run: &spec.job.run, shard: spec.job.shard, host: from, owner: spec.to.clone(), instance };
     let kept = retire(ground, &map, &leaving, *how).await?;
     if kept.is_none() {
         phase(spec, to, "done", watch);
@@ -291,17 +285,13 @@ pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, 
         return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, behind.join("; "))));
     }
     let retire = Retire {
-        run: (*run).to_owned(),
-        fence: ground.fence(host),
-        shard: *shard,
+        job: ground.job(host, *shard, run),
         address: ground.address(map, *shard, host)?,
         owner: owner.clone(),
         epoch: map.epoch.0,
-        credentials: ground.credentials.clone(),
         app_user: entry.id.user(),
         instance: instance.clone(),
         keep_hours: KEEP_HOURS,
-        journals: moves_folder(),
     };
     let begin = Instant::now();
     loop {
@@ -318,6 +308,6 @@ pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, 
 
 /// Tells what is done with a shard now, where the host does not.
 pub fn phase(spec: &MoveSpec, host: &str, phase: &str, watch: Watch<'_>) {
-    let (job, phase) = (format!("shard {}", spec.shard), phase.to_owned());
+    let (job, phase) = (format!("shard {}", spec.job.shard), phase.to_owned());
     watch(host, &Event::Progress { job, phase, done: 0, total: 1 });
 }

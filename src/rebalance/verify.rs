@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::Ground;
 use super::ground::Watch;
 use super::resume::{Journals, Stand, stand};
-use crate::wire::shard::{Limits, MoveSpec, Reply, Request, Verified, moves_folder};
+use crate::wire::shard::{Limits, MoveSpec, Reply, Request, Verified};
 
 /// Two copies of a shard.
 #[derive(Clone, Debug)]
@@ -26,20 +26,16 @@ pub fn pairs(ground: &Ground<'_>, map: &ShardMap, found: &Journals) -> Result<Ve
     let pair = |shard: u32, (from, to): (String, String), on: &str| Pair {
         on: on.to_owned(),
         spec: MoveSpec {
-            run: "verify".to_owned(),
+            job: ground.job(on, shard, "verify"),
             by: ground.by.clone(),
-            fence: ground.fence(on),
-            shard,
             from,
             to,
             others: Vec::new(),
             epoch: map.epoch.0,
-            credentials: ground.credentials.clone(),
             app_user: String::new(),
             instance: Value::Null,
             source_is_armed: false,
             limits: Limits::default(),
-            journals: moves_folder(),
         },
     };
     let mut pairs = Vec::new();

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 
 pub use consumers::{Consumer, ConsumerState, Service};
 pub use journals::{Logged, MOVES, MoveState, Moves, Recovered, moves_folder};
-pub use moving::{Arm, Begin, Copied, Credentials, Limits, MoveSpec, Refusal, Retire, Retired, Switched, Verified};
+pub use moving::{
+    Arm, Begin, Copied, Credentials, Job, Limits, MoveSpec, Refusal, Retire, Retired, Switched, Verified,
+};
 pub use observed::{Observe, Observed, Role, Sample};
 
 /// A question or a step of a move.

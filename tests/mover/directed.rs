@@ -34,7 +34,7 @@ fn switched(places: &Places) -> Switched {
 
 /// The steps and marks of a place's journal, in order.
 fn journal(spec: &MoveSpec) -> Vec<(String, String)> {
-    let text = fs::read_to_string(spec.journals.join(format!("shard-{}.jsonl", spec.shard))).unwrap();
+    let text = fs::read_to_string(spec.job.journals.join(format!("shard-{}.jsonl", spec.job.shard))).unwrap();
     let record = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
     let word = |value: &serde_json::Value, name: &str| value[name].as_str().unwrap().to_owned();
     text.lines().map(record).map(|value| (word(&value, "step"), word(&value, "mark"))).collect()
@@ -306,16 +306,16 @@ fn a_full_disk_at_the_target_leaves_the_shard_where_it_is() {
     drop(disk);
     copy(&places, spec.clone()).unwrap();
     // The journal's disk fills up: what cannot be announced is not done.
-    let mut text = fs::read(spec.journals.join("shard-17.jsonl")).unwrap();
+    let mut text = fs::read(spec.job.journals.join("shard-17.jsonl")).unwrap();
     text.resize(text.len().next_multiple_of(PAGE), b'\n');
-    let disk = SmallDisk::mount(&spec.journals, "64k");
-    fs::write(spec.journals.join("shard-17.jsonl"), text).unwrap();
-    fs::write(spec.journals.join("filler"), vec![0; 1 << 20]).unwrap_err();
+    let disk = SmallDisk::mount(&spec.job.journals, "64k");
+    fs::write(spec.job.journals.join("shard-17.jsonl"), text).unwrap();
+    fs::write(spec.job.journals.join("filler"), vec![0; 1 << 20]).unwrap_err();
     let error = switch(&places, spec.clone()).unwrap_err();
     assert!(format!("{error:#}").contains("No space left"), "{error:#}");
     assert_eq!(info(&mut admin(&places.address(0)).unwrap(), "replication", "role"), "master");
     writers.write_on(20);
-    fs::remove_file(spec.journals.join("filler")).unwrap();
+    fs::remove_file(spec.job.journals.join("filler")).unwrap();
     switch(&places, spec).unwrap();
     writers.publish(&places.address(1));
     writers.write_on(20);

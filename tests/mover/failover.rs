@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use dunlin::rebalance::host::handle;
 use dunlin::wire::shard::failover::{Free, Handle, Place, Promote, Promoted, Seen, Survey};
-use dunlin::wire::shard::{MoveSpec, Moves, Reply, Request, Role};
+use dunlin::wire::shard::{Job, MoveSpec, Moves, Reply, Request, Role};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
@@ -62,34 +62,26 @@ fn look(places: &Places, n: u8, primary: Option<u8>) -> Seen {
 
 fn promotion(places: &mut Places, to: u8, others: &[u8]) -> Promote {
     Promote {
-        run: "test".to_owned(),
+        job: places.job(to),
         by: "test".to_owned(),
-        fence: 0,
-        shard: SHARD,
         from: places.address(0),
         to: places.address(to),
         others: others.iter().map(|n| places.address(*n)).collect(),
         epoch: 8,
-        credentials: credentials(),
         app_user: APP.to_owned(),
         instance: places.instance(to),
         offset: 0,
         silenced: false,
-        journals: places.root(to).join("moves"),
     }
 }
 
 fn on(places: &mut Places, n: u8, owner: u8) -> Handle {
     Handle {
-        run: "test".to_owned(),
-        fence: 0,
-        shard: SHARD,
+        job: places.job(n),
         address: places.address(n),
         owner: places.address(owner),
         epoch: 8,
-        credentials: credentials(),
         instance: places.instance(n),
-        journals: places.root(n).join("moves"),
     }
 }
 
@@ -186,7 +178,9 @@ fn what_answers_is_neither_silenced_nor_failed_over() {
     assert!(promote(&places, &what).unwrap_err().to_string().contains("it is not dead"));
     let old = on(&mut places, 0, 1);
     assert!(places.handle(Request::Silence(old)).unwrap_err().to_string().contains("was not stopped"));
-    assert!(!what.journals.join(format!("shard-{SHARD}.jsonl")).exists() || look(&places, 1, None).failover.is_none());
+    assert!(
+        !what.job.journals.join(format!("shard-{SHARD}.jsonl")).exists() || look(&places, 1, None).failover.is_none()
+    );
     // A copy that is not as far as the plan saw it.
     places.kill(0);
     let later = Promote { offset: u64::MAX, ..what };
@@ -323,7 +317,7 @@ fn a_move_that_only_copied_is_given_up_and_one_that_handed_over_is_not() {
     assert_eq!(places.writable(), [1]);
     within(Duration::from_secs(10), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
-    let moves = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let moves = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(moves)).unwrap() else { panic!() };
     assert!(moves[0].finished, "{moves:?}");
 
@@ -350,13 +344,14 @@ fn a_copy_is_promoted_once_more_after_the_shard_went_back() {
     let old = on(&mut places, 0, 1);
     places.handle(Request::SetAside(old)).unwrap();
     let mut back = places.spec(1, 0);
-    back.run = "back".to_owned();
+    back.job.run = "back".to_owned();
     copy(&places, back.clone()).unwrap();
     switch(&places, back).unwrap();
     within(Duration::from_secs(10), || matches!(role(&places, 1), Role::Replica { linked: true, .. }));
     let written = written(&places, 1);
     places.kill(0);
-    let promoted = promote(&places, &Promote { run: "again".to_owned(), ..what }).unwrap();
+    let again = Promote { job: Job { run: "again".to_owned(), ..what.job }, ..what };
+    let promoted = promote(&places, &again).unwrap();
     assert!(!promoted.already && promoted.waited_ms >= 4000, "{promoted:?}");
     assert_eq!(places.writable(), [1]);
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());

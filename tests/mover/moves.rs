@@ -79,9 +79,9 @@ fn status_and_abort_tell_and_keep_the_truth() {
     writers.write_on(50);
     let spec = places.spec(0, 1);
     copy(&places, spec.clone()).unwrap();
-    let what = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let what = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
-    assert_eq!((moves[0].shard, moves[0].step.as_str(), moves[0].finished), (spec.shard, "verify", false));
+    assert_eq!((moves[0].shard, moves[0].step.as_str(), moves[0].finished), (spec.job.shard, "verify", false));
     assert!(matches!(moves[0].source, Role::Master { .. }) && matches!(moves[0].target, Role::Replica { .. }));
     assert!(matches!(places.recover(0, 1), Recovered::AtSource { .. }));
     assert_eq!(places.handle(Request::Abort(spec.clone())).unwrap(), Reply::Aborted);

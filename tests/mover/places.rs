@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::rebalance::host;
 use dunlin::resources::{Blobs, Read, Site, Step, World, kind};
-use dunlin::wire::shard::{Arm, Credentials, Limits, MoveSpec, Recovered, Reply, Request, Retire};
+use dunlin::wire::shard::{Arm, Credentials, Job, Limits, MoveSpec, Recovered, Reply, Request, Retire};
 use dunlin::wire::{Event, Sink};
 use serde_json::{Value, json};
 
@@ -174,22 +174,24 @@ impl Places {
         })
     }
 
+    /// What each step at a place carries.
+    pub fn job(&self, n: u8) -> Job {
+        let journals = self.root(n).join("moves");
+        Job { run: "test".to_owned(), fence: 0, shard: SHARD, credentials: credentials(), journals }
+    }
+
     pub fn spec(&mut self, from: u8, to: u8) -> MoveSpec {
         MoveSpec {
-            run: "test".to_owned(),
+            job: self.job(to),
             by: "test".to_owned(),
-            fence: 0,
-            shard: SHARD,
             from: self.address(from),
             to: self.address(to),
             others: Vec::new(),
             epoch: 8,
-            credentials: credentials(),
             app_user: APP.to_owned(),
             instance: self.instance(to),
             source_is_armed: false,
             limits: Limits { copy_stall_s: 20, ..Limits::default() },
-            journals: self.root(to).join("moves"),
         }
     }
 
@@ -203,31 +205,18 @@ impl Places {
 
     /// The durable part of arming, at the source's place.
     pub fn arm(&mut self, n: u8, replicas: u32) -> Request {
-        Request::Arm(Arm {
-            run: "test".to_owned(),
-            fence: 0,
-            shard: SHARD,
-            address: self.address(n),
-            replicas,
-            credentials: credentials(),
-            instance: self.instance(n),
-            journals: self.root(n).join("moves"),
-        })
+        Request::Arm(Arm { job: self.job(n), address: self.address(n), replicas, instance: self.instance(n) })
     }
 
     pub fn retire(&mut self, n: u8, owner: u8) -> Retire {
         Retire {
-            run: "test".to_owned(),
-            fence: 0,
-            shard: SHARD,
+            job: self.job(n),
             address: self.address(n),
             owner: self.address(owner),
             epoch: 8,
-            credentials: credentials(),
             app_user: APP.to_owned(),
             instance: self.instance(n),
             keep_hours: 24,
-            journals: self.root(n).join("moves"),
         }
     }
 

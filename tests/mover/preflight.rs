@@ -135,7 +135,7 @@ fn what_the_targets_files_say() {
         refused(&here, &places, &spec, found);
     }
     let mut spec = places.spec(0, 1);
-    spec.credentials.password = "guessed".to_owned();
+    spec.job.credentials.password = "guessed".to_owned();
     refused(&here, &places, &spec, ("password", "cannot be entered"));
 }
 

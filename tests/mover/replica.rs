@@ -10,7 +10,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::child::{Agent, replies};
 use crate::moves::{copy, retire};
-use crate::places::{Places, SHARD, admin, app, connect, credentials, within};
+use crate::places::{Places, admin, app, connect, credentials, within};
 use crate::writers::{Writers, stop_and_check};
 
 fn replicate(places: &Places, spec: &MoveSpec) -> anyhow::Result<Copied> {
@@ -88,7 +88,7 @@ fn a_replica_is_made_and_takes_the_place_of_another_and_no_write_is_held() {
         assert_eq!(kept, Reply::Kept);
     }
     assert_eq!(replicate(&places, &spec).unwrap(), Copied::default());
-    let what = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let what = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
     assert_eq!((moves[0].finished, moves[0].epoch), (true, 11), "the epoch that named it");
     let named = places.handle(Request::Abort(spec)).unwrap_err();
@@ -139,7 +139,7 @@ fn a_replica_cut_short_is_finished_or_taken_back() {
         for then_abort in [true, false] {
             let mut agent = Agent::start(&places, &[Request::Replicate(spec.clone())], Some(at));
             assert!(!agent.wait().success(), "{at}: {:?}", replies(&places));
-            let what = Moves { credentials: credentials(), journals: spec.journals.clone() };
+            let what = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
             let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
             assert!(moves[0].replica && !moves[0].finished && moves[0].others == [places.address(1)], "{moves:?}");
             // The journal is no other move's.
@@ -266,16 +266,7 @@ fn a_primary_is_guarded_only_with_its_replicas_attached() {
     places.provision(0).unwrap();
     let guard = |places: &mut Places, replicas| {
         let instance = places.instance(0);
-        let arm = Arm {
-            run: "test".to_owned(),
-            fence: 0,
-            shard: SHARD,
-            address: places.address(0),
-            replicas,
-            credentials: credentials(),
-            instance,
-            journals: places.root(0).join("moves"),
-        };
+        let arm = Arm { job: places.job(0), address: places.address(0), replicas, instance };
         places.handle(Request::Guard(arm))
     };
     let alone = guard(&mut places, 1).unwrap_err();

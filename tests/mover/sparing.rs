@@ -189,7 +189,7 @@ fn a_capped_copy_whose_agent_is_killed_waits_for_the_next_one() {
         assert_eq!(is, ["slave", "127.77.0.17", "down"]);
         assert!(matches!(places.recover(0, 1), Recovered::AtSource { .. }));
     }
-    let what = Moves { credentials: credentials(), journals: slow.journals.clone() };
+    let what = Moves { credentials: credentials(), journals: slow.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
     assert_eq!(moves[0].sparing.bandwidth, MIB, "whoever goes on with it knows what it keeps to");
     // Another agent, another relay; its operator is in more of a hurry.
@@ -264,7 +264,7 @@ fn nothing_begins_while_the_source_is_slow() {
     writers.write_on(20);
     let impatient = spared(&mut places, Sparing { p99_ms: 150, hold_s: 4, ..Sparing::default() });
     let patient = spared(&mut places, Sparing { p99_ms: 150, hold_s: 60, ..Sparing::default() });
-    let journal = impatient.journals.join(format!("shard-{SHARD}.jsonl"));
+    let journal = impatient.job.journals.join(format!("shard-{SHARD}.jsonl"));
     beside_slow_commands(&places, |_| {
         let error = copy(&places, impatient.clone()).unwrap_err();
         assert!(format!("{error:#}").contains("the copy was not begun"), "{error:#}");

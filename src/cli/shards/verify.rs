@@ -20,7 +20,7 @@ impl Work<'_> {
         let mut ground = self.files.ground(&fleet, self.common).await?;
         begin(self.files, &mut ground, ("shards verify", &self.id), &self.reporter).await?;
         let mut pairs = pairs(&ground, self.files.map()?, &journals(&ground).await?)?;
-        pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.shard));
+        pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.job.shard));
         if pairs.is_empty() {
             self.reporter.data("no shard has a second copy to compare with");
             return Ok(Exit::Done);
@@ -35,25 +35,25 @@ impl Work<'_> {
             match result {
                 Ok(verified) => {
                     reporter.line(&json!({
-                        "event": "verified", "shard": spec.shard, "from": spec.from, "to": spec.to,
+                        "event": "verified", "shard": spec.job.shard, "from": spec.from, "to": spec.to,
                         "equal": verified.is_equal(), "result": verified,
                     }));
                     if verified.is_equal() {
                         let retried = verified.retried;
                         reporter.data(&format!(
                             "shard {}: {} and {}: {} keys are equal ({retried} looked at again)",
-                            spec.shard, spec.from, spec.to, verified.keys
+                            spec.job.shard, spec.from, spec.to, verified.keys
                         ));
                     } else {
                         differing += 1;
                         let named = [&verified.differing[..], &verified.missing, &verified.extra].concat().join(", ");
                         let text = format!("{} and {} differ: {named}", spec.from, spec.to);
-                        reporter.failed(&format!("shard {}", spec.shard), &text, None);
+                        reporter.failed(&format!("shard {}", spec.job.shard), &text, None);
                     }
                 }
                 Err(error) => {
                     tally.failed += 1;
-                    reporter.failed(&format!("shard {}", spec.shard), &format!("{error:#}"), None);
+                    reporter.failed(&format!("shard {}", spec.job.shard), &format!("{error:#}"), None);
                 }
             }
         }

@@ -13,7 +13,7 @@ use crate::rebalance::replica::{self, Change};
 use crate::rebalance::run::{How, Moved, Settling, refusals};
 use crate::rebalance::{Ground, publish};
 use crate::wire::shard::failover::{Aside, Free, Handle, Promote, Promoted};
-use crate::wire::shard::{MoveState, Reply, Request, Role, moves_folder};
+use crate::wire::shard::{MoveState, Reply, Request, Role};
 
 /// How a failover ended.
 #[derive(Debug, Default)]
@@ -102,20 +102,16 @@ async fn promote(
     let after = placed(map, &promotion.placement()?);
     let address = |host: &str| ground.address(map, shard, host);
     let what = Promote {
-        run: run.to_owned(),
+        job: ground.job(&promotion.to, shard, run),
         by: ground.by.clone(),
-        fence: ground.fence(&promotion.to),
-        shard,
         from: address(from)?,
         to: address(&promotion.to)?,
         others: promotion.others.iter().chain(&promotion.strays).map(|host| address(host)).collect::<Result<_>>()?,
         epoch: after.epoch.0,
-        credentials: ground.credentials.clone(),
         app_user: shard_id(shard)?.user(),
         instance: ground.instance(&after, shard, &promotion.to, ground.session(&promotion.to)?)?,
         offset: promotion.offset,
         silenced,
-        journals: moves_folder(),
     };
     promoted(ground, &promotion.to, what, watch).await
 }
@@ -151,15 +147,11 @@ fn handle(ground: &Ground<'_>, map: &ShardMap, (shard, host): (u32, &str), run: 
     let entry = map.shard(id).with_context(|| format!("there is no shard {shard}"))?;
     let there = placed(map, &Placement { shard: id, host: host.to_owned(), replicas: Vec::new() });
     Ok(Handle {
-        run: run.to_owned(),
-        fence: ground.fence(host),
-        shard,
+        job: ground.job(host, shard, run),
         address: ground.address(map, shard, host)?,
         owner: ground.address(map, shard, &entry.host)?,
         epoch: map.epoch.0,
-        credentials: ground.credentials.clone(),
         instance: ground.instance(&there, shard, host, ground.session(host)?)?,
-        journals: moves_folder(),
     })
 }
 
@@ -194,7 +186,9 @@ pub async fn repair(ground: &Ground<'_>, repairs: &[Repair], run: &str, watch: W
     let one = async |repair: &Repair| -> Result<Moved> {
         let change = Change { shard: repair.shard, old: None, new: &repair.host };
         let (map, _) = read_map(&ground.map_file)?;
-        let reasons = refusals(ground, replica::asked(ground, &map, run, change)?, change.new).await?;
+        let found = refusals(ground, replica::asked(ground, &map, run, change)?, change.new).await?;
+        // A primary counts the replica of a dead host until that link has timed out.
+        let reasons: Vec<String> = found.iter().filter(|one| one.rule != "replica").map(ToString::to_string).collect();
         if !reasons.is_empty() {
             bail!("preflight refuses: {}", reasons.join("; "));
         }
@@ -240,20 +234,16 @@ async fn end(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, watch: Watc
     let place = place(ground, map, state)?;
     let to = &place.host;
     let what = Promote {
-        run: state.run.clone(),
+        job: ground.job(to, state.shard, &state.run),
         by: ground.by.clone(),
-        fence: ground.fence(to),
-        shard: state.shard,
         from: state.from.clone(),
         to: state.to.clone(),
         others: state.others.clone(),
         epoch: state.epoch,
-        credentials: ground.credentials.clone(),
         app_user: state.app_user.clone(),
         instance: ground.instance(&placed(map, &place), state.shard, to, ground.session(to)?)?,
         offset: 0,
         silenced: false,
-        journals: moves_folder(),
     };
     let opened = state.failover.as_ref().is_some_and(|failover| failover.promoted);
     if !opened && matches!(state.source, Role::Master { .. }) {

@@ -22,7 +22,7 @@ const HEARD: Duration = Duration::from_secs(3);
 /// # Errors
 /// The instance is no master, or has another file; nothing was changed then.
 pub fn arm_file(what: &Arm) -> Result<()> {
-    let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let _lock = Diary::open(&what.job)?;
     let (instance, _) = primary(what)?;
     instance.need_replicas(what.replicas)
 }
@@ -34,7 +34,7 @@ pub fn arm_file(what: &Arm) -> Result<()> {
 /// # Errors
 /// The instance is no master, or too few replicas are attached; nothing was changed then.
 pub fn guard(what: &Arm) -> Result<()> {
-    let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let _lock = Diary::open(&what.job)?;
     let (instance, mut primary) = primary(what)?;
     guarded(&mut primary, what.replicas, HEARD)?;
     instance.need_replicas(what.replicas)
@@ -61,7 +61,7 @@ pub fn guarded(primary: &mut Link, replicas: u32, within: Duration) -> Result<()
 /// The instance that is asked for: a master that uses the file which dunlin writes.
 fn primary(what: &Arm) -> Result<(RedisShard, Link)> {
     let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the primary's instance")?;
-    let mut primary = Link::open(&what.address, &what.credentials)?;
+    let mut primary = Link::open(&what.address, &what.job.credentials)?;
     if !matches!(primary.role()?, Role::Master { .. }) {
         bail!("{} is no master; its file was not changed", what.address);
     }

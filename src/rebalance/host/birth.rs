@@ -14,7 +14,7 @@ use crate::wire::shard::{MoveSpec, Role};
 /// # Errors
 /// The desired state in the request has another form.
 pub fn instance(spec: &MoveSpec) -> Result<RedisShard> {
-    serde_json::from_value(spec.instance.clone()).with_context(|| format!("the instance of shard {}", spec.shard))
+    serde_json::from_value(spec.instance.clone()).with_context(|| format!("the instance of shard {}", spec.job.shard))
 }
 
 /// Does the instance's own file say that it follows the source, or waits at its dead end until a relay leads it there?
@@ -23,7 +23,7 @@ pub fn instance(spec: &MoveSpec) -> Result<RedisShard> {
 /// The file could not be read.
 pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
     let follows = instance.current()?.and_then(|conf| conf.replica_of());
-    Ok(follows.is_some_and(|of| of == spec.from || relay::is_of(spec.shard, &of)))
+    Ok(follows.is_some_and(|of| of == spec.from || relay::is_of(spec.job.shard, &of)))
 }
 
 /// Makes the copy, or starts the one that is there; files of an earlier instance are set aside. A copy that is to spare
@@ -32,14 +32,14 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
 /// # Errors
 /// Something else runs there, or what the system said.
 pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result<()> {
-    let follows = if spec.limits.sparing.is_asked() { relay::dead_end(spec.shard) } else { spec.from.clone() };
+    let follows = if spec.limits.sparing.is_asked() { relay::dead_end(spec.job.shard) } else { spec.from.clone() };
     if is_copy(instance, spec)? {
         if !instance.is_running()? {
             instance.follow(&follows)?;
         }
         return instance.start_with_host();
     }
-    match role_of(&spec.to, &spec.credentials) {
+    match role_of(&spec.to, &spec.job.credentials) {
         Role::Unreachable if !instance.is_running()? => {}
         role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
     }

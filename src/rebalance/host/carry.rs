@@ -50,7 +50,7 @@ pub fn admitted<'t>(spec: &MoveSpec, turns: &'t Mutex<()>, sink: &dyn Sink) -> R
             Ok(turn) => break turn,
             Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
             Err(TryLockError::WouldBlock) if sink.cancelled() => {
-                bail!("cancelled before the copy of shard {} was begun", spec.shard)
+                bail!("cancelled before the copy of shard {} was begun", spec.job.shard)
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
         }
@@ -86,7 +86,7 @@ pub fn attach(instance: &RedisShard, target: &mut Link, spec: &MoveSpec) -> Resu
 /// is whole goes on following.
 pub fn park(target: &mut Link, spec: &MoveSpec) -> Result<()> {
     match target.role()? {
-        Role::Replica { linked: false, .. } => follow(target, &relay::dead_end(spec.shard)),
+        Role::Replica { linked: false, .. } => follow(target, &relay::dead_end(spec.job.shard)),
         _ => Ok(()),
     }
 }
@@ -104,7 +104,7 @@ impl Carriage<'_> {
     /// waits, and the source has nothing to do with it any more.
     pub fn carry(&self, source: &mut Link, target: &mut Link, admitted: &mut Admitted<'_>) -> Result<()> {
         let spec = self.spec;
-        self.instance.follow(&relay::dead_end(spec.shard))?;
+        self.instance.follow(&relay::dead_end(spec.job.shard))?;
         for tried in 1..=TRIES {
             admitted.throttle.free();
             let relay = Relay::open(spec, admitted.throttle.clone())?;
@@ -115,17 +115,17 @@ impl Carriage<'_> {
                 Ok(Some(strain)) => strain,
                 Err(error) => {
                     // Where the target does not answer, the end of the relay cuts it off all the same.
-                    follow(target, &relay::dead_end(spec.shard)).ok();
+                    follow(target, &relay::dead_end(spec.job.shard)).ok();
                     return Err(error);
                 }
             };
-            follow(target, &relay::dead_end(spec.shard))?;
+            follow(target, &relay::dead_end(spec.job.shard))?;
             drop(relay);
             if tried == TRIES {
                 bail!(
                     "shard {}: the copy was given up {TRIES} times ({strain}); {} serves on, `dunlin shards resume` \
                      tries again",
-                    spec.shard,
+                    spec.job.shard,
                     spec.from
                 );
             }
@@ -150,7 +150,7 @@ impl Carriage<'_> {
                 return Ok(None);
             }
             if self.sink.cancelled() {
-                bail!("cancelled while shard {} was being copied; nothing is handed over", spec.shard);
+                bail!("cancelled while shard {} was being copied; nothing is handed over", spec.job.shard);
             }
             if let Some(guard) = guard {
                 let (judged, strain) = guard.judged();
@@ -166,7 +166,7 @@ impl Carriage<'_> {
             if read > best || (is_linked && behind < nearest) {
                 (best, since) = (best.max(read), Instant::now());
                 nearest = if is_linked { behind } else { nearest };
-                let (job, phase) = (format!("shard {}", spec.shard), "copy".to_owned());
+                let (job, phase) = (format!("shard {}", spec.job.shard), "copy".to_owned());
                 self.sink.emit(Event::Progress { job, phase, done: read, total: to.number("master_sync_total_bytes") });
             }
             if since.elapsed() > stall {
@@ -194,7 +194,7 @@ impl Carriage<'_> {
         sync::caught_up(source, target, spec, self.sink)?;
         if source.info("stats")?.number("sync_full") > before {
             let text =
-                format!("shard {}: {} has made another full sync meanwhile, past the cap", spec.shard, spec.from);
+                format!("shard {}: {} has made another full sync meanwhile, past the cap", spec.job.shard, spec.from);
             self.sink.emit(Event::Note { text });
         }
         Ok(())

@@ -22,8 +22,8 @@ pub const START: Duration = Duration::from_secs(20);
 /// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
 /// where the run was cancelled.
 pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    let mut source = Link::open_within(&spec.from, &spec.credentials, START)?;
+    let mut diary = Diary::open(&spec.job)?;
+    let mut source = Link::open_within(&spec.from, &spec.job.credentials, START)?;
     match source.role()? {
         Role::Master { .. } => {}
         role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
@@ -58,7 +58,7 @@ pub fn filled(
 
     diary.intent(Step::Birth, Value::Null)?;
     birth::born(&instance, spec, blobs)?;
-    let mut target = Link::open_within(&spec.to, &spec.credentials, START)?;
+    let mut target = Link::open_within(&spec.to, &spec.job.credentials, START)?;
     if let Role::Master { .. } = target.role()? {
         bail!("{} is a master already; nothing was copied over it", spec.to);
     }

@@ -12,7 +12,7 @@ use super::crash::{self, Moment};
 use super::fence;
 use super::link::Link;
 use crate::journal::{self, Journal};
-use crate::wire::shard::{MoveSpec, failover};
+use crate::wire::shard::{Job, MoveSpec, failover};
 use crate::wire::sparing::Sparing;
 
 /// How long a shard's lock is waited for, and between two tries.
@@ -237,17 +237,17 @@ impl Diary {
     ///
     /// # Errors
     /// Another request works on this shard, a later run has this host, or the disk said no.
-    pub fn open(folder: &Path, shard: u32, (run, fence): (&str, u64)) -> Result<Self> {
-        fence::check(folder, fence)?;
-        let path = path(folder, shard);
+    pub fn open(job: &Job) -> Result<Self> {
+        fence::check(&job.journals, job.fence)?;
+        let path = path(&job.journals, job.shard);
         let journal = Journal::open(&path)?;
-        let lock = locked(&path.with_extension("lock"), shard)?;
+        let lock = locked(&path.with_extension("lock"), job.shard)?;
         Ok(Self {
             journal,
             records: journal::read(&path)?,
-            run: run.to_owned(),
-            fence,
-            folder: folder.to_owned(),
+            run: job.run.clone(),
+            fence: job.fence,
+            folder: job.journals.clone(),
             _lock: lock,
         })
     }
@@ -260,7 +260,7 @@ impl Diary {
         if self.goes_on(spec, false)? {
             return Ok(());
         }
-        let armed = Link::open(&spec.from, &spec.credentials)?.setting("min-replicas-to-write")?;
+        let armed = Link::open(&spec.from, &spec.job.credentials)?.setting("min-replicas-to-write")?;
         self.append(Step::Begin, Mark::Done, json!(Begun { min_replicas: Some(armed), ..Begun::of(spec) }))
     }
 
@@ -288,7 +288,7 @@ impl Diary {
         };
         bail!(
             "shard {} has an unfinished {what} here, from {} to {}; `dunlin shards resume` or `abort` ends it",
-            spec.shard,
+            spec.job.shard,
             last.from,
             last.to
         );
@@ -303,7 +303,7 @@ impl Diary {
             if last.failover && (&last.from, &last.to) == (&what.from, &what.to) {
                 return Ok(());
             }
-            bail!("shard {} has an unfinished move here, from {} to {}", what.shard, last.from, last.to);
+            bail!("shard {} has an unfinished move here, from {} to {}", what.job.shard, last.from, last.to);
         }
         let begun = Begun {
             from: what.from.clone(),
@@ -404,8 +404,14 @@ impl Diary {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// A step of a run on a shard, for tests.
+    pub fn job(journals: &Path, shard: u32, (run, fence): (&str, u64)) -> Job {
+        let credentials = crate::wire::shard::Credentials { user: String::new(), password: String::new() };
+        Job { run: run.to_owned(), fence, shard, credentials, journals: journals.to_owned() }
+    }
 
     #[test]
     fn every_step_has_the_name_it_has_in_the_journal() {
@@ -417,9 +423,9 @@ mod tests {
     #[test]
     fn a_shard_is_locked_once() {
         let folder = tempfile::tempdir().unwrap();
-        let held = Diary::open(folder.path(), 3, ("r1", 0)).unwrap();
-        assert!(Diary::open(folder.path(), 3, ("r2", 0)).unwrap_err().to_string().contains("shard 3"));
+        let held = Diary::open(&job(folder.path(), 3, ("r1", 0))).unwrap();
+        assert!(Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap_err().to_string().contains("shard 3"));
         drop(held);
-        Diary::open(folder.path(), 3, ("r2", 0)).unwrap();
+        Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap();
     }
 }

@@ -39,9 +39,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The primary lives, the copy is not what the plan saw, or what an instance or the system said. Up to `promote` in the
 /// journal, [`take_back`] undoes what was done.
 pub fn promote(what: &Promote, sink: &dyn Sink) -> Result<Promoted> {
-    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let mut diary = Diary::open(&what.job)?;
     let instance = instance(what)?;
-    let mut copy = Link::open_within(&what.to, &what.credentials, START)?;
+    let mut copy = Link::open_within(&what.to, &what.job.credentials, START)?;
     let role = copy.role()?;
     let opened = is_ours(&diary, what) && diary.last(Step::Promote, Mark::Intent).is_some();
     let (opened, ended) = match &role {
@@ -74,22 +74,22 @@ pub fn promote(what: &Promote, sink: &dyn Sink) -> Result<Promoted> {
 /// # Errors
 /// It was opened, or the primary does not answer as a master.
 pub fn take_back(what: &Promote) -> Result<()> {
-    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let mut diary = Diary::open(&what.job)?;
     if !is_ours(&diary, what) || is_finished(diary.this_move()) {
         return Ok(());
     }
     if diary.last(Step::Promote, Mark::Intent).is_some() {
-        bail!("{} may have been opened: it stays the primary of shard {}", what.to, what.shard);
+        bail!("{} may have been opened: it stays the primary of shard {}", what.to, what.job.shard);
     }
     if !is_alive(what) {
         bail!("{} does not answer as a master; {} stays closed", what.from, what.to);
     }
-    let mut copy = Link::open_within(&what.to, &what.credentials, START)?;
+    let mut copy = Link::open_within(&what.to, &what.job.credentials, START)?;
     back(what, &mut diary, (&instance(what)?, &mut copy))
 }
 
 fn instance(what: &Promote) -> Result<RedisShard> {
-    serde_json::from_value(what.instance.clone()).with_context(|| format!("the instance of shard {}", what.shard))
+    serde_json::from_value(what.instance.clone()).with_context(|| format!("the instance of shard {}", what.job.shard))
 }
 
 /// Is the journal's last move this failover?
@@ -98,7 +98,7 @@ fn is_ours(diary: &Diary, what: &Promote) -> bool {
 }
 
 fn is_alive(what: &Promote) -> bool {
-    matches!(role_of(&what.from, &what.credentials), Role::Master { .. })
+    matches!(role_of(&what.from, &what.job.credentials), Role::Master { .. })
 }
 
 /// The copy leaves the old primary, closed.
@@ -151,7 +151,7 @@ fn others_follow(what: &Promote) -> Result<()> {
 }
 
 fn follow(follower: &str, primary: &str, what: &Promote) -> Result<()> {
-    let mut link = Link::open(follower, &what.credentials)?;
+    let mut link = Link::open(follower, &what.job.credentials)?;
     if !sync::follows(&link.role()?, primary) {
         let (host, port) = host_and_port(primary)?;
         link.run(&["REPLICAOF", host, &port.to_string()])?;
@@ -171,7 +171,7 @@ fn outlive(what: &Promote, diary: &mut Diary, copy: &mut Link, sink: &dyn Sink) 
                 bail!("{} answers as a master: it is not dead", what.from);
             }
             sink.emit(Event::Progress {
-                job: format!("shard {}", what.shard),
+                job: format!("shard {}", what.job.shard),
                 phase: "fence".to_owned(),
                 done: begin.elapsed().as_secs(),
                 total: time.as_secs(),

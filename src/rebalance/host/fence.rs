@@ -57,19 +57,20 @@ fn latest(folder: &Path) -> Result<Latest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rebalance::host::diary::tests::job;
     use crate::rebalance::host::diary::{Diary, Step};
 
     #[test]
     fn a_run_that_another_took_over_from_begins_no_step() {
         let folder = tempfile::tempdir().unwrap();
         let first = take(folder.path(), "r1").unwrap();
-        let mut diary = Diary::open(folder.path(), 0, ("r1", first)).unwrap();
+        let mut diary = Diary::open(&job(folder.path(), 0, ("r1", first))).unwrap();
         diary.intent(Step::Birth, serde_json::Value::Null).unwrap();
         assert_eq!(take(folder.path(), "r2").unwrap(), first + 1);
         let refused = diary.intent(Step::Fence, serde_json::Value::Null).unwrap_err().to_string();
         assert!(refused.contains("run r2 has taken over"), "{refused}");
         drop(diary);
-        assert!(Diary::open(folder.path(), 0, ("r1", first)).is_err());
-        Diary::open(folder.path(), 0, ("r2", first + 1)).unwrap();
+        assert!(Diary::open(&job(folder.path(), 0, ("r1", first))).is_err());
+        Diary::open(&job(folder.path(), 0, ("r2", first + 1))).unwrap();
     }
 }

@@ -140,7 +140,7 @@ impl Guard {
                     None if held.is_none() => return Ok(()),
                     None => {
                         let seconds = begin.elapsed().as_secs();
-                        let text = format!("shard {}: the {what} goes on after {seconds} s", spec.shard);
+                        let text = format!("shard {}: the {what} goes on after {seconds} s", spec.job.shard);
                         sink.emit(Event::Note { text });
                         return Ok(());
                     }
@@ -153,14 +153,14 @@ impl Guard {
                 }
             }
             if sink.cancelled() {
-                bail!("cancelled while the {what} of shard {} was held; {} serves it", spec.shard, spec.from);
+                bail!("cancelled while the {what} of shard {} was held; {} serves it", spec.job.shard, spec.from);
             }
             if begin.elapsed() > bound {
                 let why = held.map_or_else(|| "it could not be watched".to_owned(), |strain| strain.to_string());
                 bail!(
                     "shard {}: the {what} was not begun: {} was over a limit for {} s ({why}); `dunlin shards resume` \
                      tries again",
-                    spec.shard,
+                    spec.job.shard,
                     spec.from,
                     bound.as_secs()
                 );
@@ -189,7 +189,7 @@ impl Drop for Guard {
 
 /// For the bar and the line of a shard, and for those who read events.
 pub fn tell(spec: &MoveSpec, what: &str, sink: &dyn Sink) {
-    let job = format!("shard {}", spec.shard);
+    let job = format!("shard {}", spec.job.shard);
     sink.emit(Event::Note { text: format!("{job}: {what}") });
     sink.emit(Event::Progress { job, phase: what.to_owned(), done: 0, total: 1 });
 }
@@ -205,7 +205,7 @@ impl Watch {
         let (mut link, mut passed, mut since) = (None, self.throttle.passed(), Instant::now());
         while !self.is_over.load(Ordering::SeqCst) {
             if link.is_none() {
-                link = Link::open(&self.spec.from, &self.spec.credentials).ok();
+                link = Link::open(&self.spec.from, &self.spec.job.credentials).ok();
             }
             let seen = match &mut link {
                 Some(open) => self.window(open),

@@ -21,14 +21,14 @@ use crate::wire::shard::failover::{Aside, Free, Handle};
 /// It answers: then it is not dead.
 pub fn silence(what: &Handle) -> Result<()> {
     let instance = instance(what)?;
-    let _lock = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let _lock = Diary::open(&what.job)?;
     let refuse = |role| bail!("{} answers ({role:?}): it is not dead, and was not stopped", what.address);
-    match role_of(&what.address, &what.credentials) {
+    match role_of(&what.address, &what.job.credentials) {
         Role::Unreachable => {}
         role => refuse(role)?,
     }
     instance.stop()?;
-    match role_of(&what.address, &what.credentials) {
+    match role_of(&what.address, &what.job.credentials) {
         Role::Unreachable => Ok(()),
         role => refuse(role),
     }
@@ -41,8 +41,8 @@ pub fn silence(what: &Handle) -> Result<()> {
 pub fn free(what: &Free) -> Result<()> {
     let Free { primary, replicas } = what;
     let instance = instance(primary)?;
-    let _lock = Diary::open(&primary.journals, primary.shard, (&primary.run, primary.fence))?;
-    let mut link = Link::open(&primary.address, &primary.credentials)?;
+    let _lock = Diary::open(&primary.job)?;
+    let mut link = Link::open(&primary.address, &primary.job.credentials)?;
     if !matches!(link.role()?, Role::Master { .. }) {
         bail!("{} is no master; nothing was changed", primary.address);
     }
@@ -66,7 +66,7 @@ pub fn free(what: &Free) -> Result<()> {
 /// # Errors
 /// The copy may have been given the shard: nothing is changed.
 pub fn forget(what: &Handle) -> Result<()> {
-    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let mut diary = Diary::open(&what.job)?;
     let Some(begun) = diary.begun().filter(|begun| begun.to == what.address && !is_finished(diary.this_move())) else {
         return Ok(());
     };
@@ -74,8 +74,8 @@ pub fn forget(what: &Handle) -> Result<()> {
     // A replica in the making is opened to readers only.
     let hands_over = |record: &Record| matches!(record.step, Step::Fence | Step::Promote | Step::Open);
     let handed_over = !begun.replica && since.iter().any(hands_over);
-    if handed_over || matches!(role_of(&what.address, &what.credentials), Role::Master { .. }) {
-        bail!("{} may have been given shard {}; its move was not given up", what.address, what.shard);
+    if handed_over || matches!(role_of(&what.address, &what.job.credentials), Role::Master { .. }) {
+        bail!("{} may have been given shard {}; its move was not given up", what.address, what.job.shard);
     }
     diary.done(Step::Abort, Value::Null)
 }
@@ -86,7 +86,7 @@ pub fn forget(what: &Handle) -> Result<()> {
 /// The shard's owner does not answer as a master: this may be the only copy then.
 pub fn aside(what: &Handle) -> Result<Aside> {
     let instance = instance(what)?;
-    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let mut diary = Diary::open(&what.job)?;
     if instance.current()?.is_none() && !instance.is_running()? {
         return Ok(Aside::default());
     }
@@ -94,18 +94,18 @@ pub fn aside(what: &Handle) -> Result<Aside> {
         let (mine, theirs) = (what.epoch, later.epoch);
         bail!("the map has epoch {mine}; {} was made the owner for epoch {theirs}, and was not stopped", what.address);
     }
-    let mut owner = Link::open(&what.owner, &what.credentials).context("the shard's owner; nothing was stopped")?;
+    let mut owner = Link::open(&what.owner, &what.job.credentials).context("the shard's owner; nothing was stopped")?;
     if what.owner == what.address || !matches!(owner.role()?, Role::Master { .. }) {
         bail!("{} is no master; {} was not stopped", what.owner, what.address);
     }
-    let ahead = Link::open(&what.address, &what.credentials).and_then(|mut old| ahead(&mut old, &mut owner)).ok();
+    let ahead = Link::open(&what.address, &what.job.credentials).and_then(|mut old| ahead(&mut old, &mut owner)).ok();
     let ahead = ahead.flatten();
     diary.intent(Step::Retire, json!({ "owner": what.owner, "ahead": ahead }))?;
     instance.stop()?;
     let kept = set_aside(&instance, "replaced")?;
     if let Some(kept) = &kept {
         let lacks = ahead.map_or("what it may have had alone is not known".to_owned(), |n| format!("{n} bytes ahead"));
-        let note = format!("shard {} is at {}; {lacks}\n", what.shard, what.owner);
+        let note = format!("shard {} is at {}; {lacks}\n", what.job.shard, what.owner);
         fs::write(kept.join("REPLACED-BY"), note).with_context(|| format!("a note in {}", kept.display()))?;
     }
     diary.done(Step::Retire, Value::Null)?;
@@ -120,5 +120,5 @@ fn ahead(old: &mut Link, owner: &mut Link) -> Result<Option<u64>> {
 }
 
 fn instance(what: &Handle) -> Result<RedisShard> {
-    serde_json::from_value(what.instance.clone()).with_context(|| format!("the instance of shard {}", what.shard))
+    serde_json::from_value(what.instance.clone()).with_context(|| format!("the instance of shard {}", what.job.shard))
 }

@@ -70,7 +70,8 @@ pub struct Throttle {
 impl Throttle {
     /// That of a move; the host's cap becomes the one that the move comes with, if it has one.
     pub fn of(spec: &MoveSpec) -> Self {
-        let (host, own) = (shared((spec.journals.clone(), None)), shared((spec.journals.clone(), Some(spec.shard))));
+        let (host, own) =
+            (shared((spec.job.journals.clone(), None)), shared((spec.job.journals.clone(), Some(spec.job.shard))));
         // A request that knows of no cap does not lift the one that others keep to.
         if spec.limits.sparing.bandwidth > 0 {
             host.set_rate(spec.limits.sparing.bandwidth);
@@ -112,7 +113,7 @@ impl Throttle {
 /// Held by the move of a host that is being looked at before its copy begins: the next one sees what that one costs.
 pub fn turn(spec: &MoveSpec) -> Arc<Mutex<()>> {
     static TURNS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
-    Arc::clone(lock(&TURNS).entry(spec.journals.clone()).or_default())
+    Arc::clone(lock(&TURNS).entry(spec.job.journals.clone()).or_default())
 }
 
 /// A bucket lives as long as somebody's bytes pass through it.
@@ -155,15 +156,15 @@ mod tests {
     #[test]
     fn the_moves_to_one_host_share_its_bucket_and_no_more() {
         let mut spec = crate::rebalance::host::recover::tests::spec();
-        spec.journals = PathBuf::from("/one host");
+        spec.job.journals = PathBuf::from("/one host");
         spec.limits.sparing.bandwidth = 5;
         let one = Throttle::of(&spec);
-        spec.shard += 1;
+        spec.job.shard += 1;
         spec.limits.sparing.bandwidth = 0;
         let other = Throttle::of(&spec);
         assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.own, &other.own));
         assert_eq!(lock(&one.host.state).0, 5);
-        spec.journals = PathBuf::from("/another");
+        spec.job.journals = PathBuf::from("/another");
         assert!(!Arc::ptr_eq(&one.host, &Throttle::of(&spec).host));
     }
 

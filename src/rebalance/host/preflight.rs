@@ -41,7 +41,7 @@ pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Vec<Refu
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
         Ok((Conf::parse(&conf), Acl::parse(&acl), instance))
     });
-    let source = match Link::open(&spec.from, &spec.credentials) {
+    let source = match Link::open(&spec.from, &spec.job.credentials) {
         Ok(link) => Some(link),
         Err(error) => {
             let text = format!("{error:#}");
@@ -93,7 +93,7 @@ fn target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
     if birth::is_copy(instance, spec)? {
         return Ok(());
     }
-    match role_of(&spec.to, &spec.credentials) {
+    match role_of(&spec.to, &spec.job.credentials) {
         Role::Unreachable => {
             let connected = spec.to.parse().ok().map(|to| std::net::TcpStream::connect_timeout(&to, WINDOW));
             if matches!(connected, Some(Ok(_))) {
@@ -103,7 +103,7 @@ fn target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
         }
         Role::Replica { of, .. } => anyhow::bail!("an instance at {} follows {of}", spec.to),
         Role::Master { .. } => {
-            let mut link = Link::open(&spec.to, &spec.credentials)?;
+            let mut link = Link::open(&spec.to, &spec.job.credentials)?;
             let keys: u64 = link.ask(&words(&["DBSIZE"]))?;
             anyhow::bail!("an instance of its own with {keys} keys runs at {}", spec.to)
         }
@@ -228,7 +228,7 @@ fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&m
     let Predicted { now, then } = reencoding::predicted(source, conf)?;
     let text = format!("{}: the move re-encodes, {now} bytes of data become about {then}", differing.join(", "));
     if spec.limits.allow_reencoding {
-        sink.emit(Event::Note { text: format!("shard {}: {text}", spec.shard) });
+        sink.emit(Event::Note { text: format!("shard {}: {text}", spec.job.shard) });
     } else {
         found.add("encoding", text);
     }

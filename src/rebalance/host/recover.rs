@@ -99,7 +99,7 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
 /// # Errors
 /// The journal cannot be read or written, or a step failed on the way.
 pub fn recover(spec: &MoveSpec) -> Result<Recovered> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
+    let mut diary = Diary::open(&spec.job)?;
     match diary.begun() {
         None => return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() }),
         Some(begun) if begun.replica => {
@@ -241,28 +241,28 @@ fn follow_again(spec: &MoveSpec, target: &mut Link) -> Result<()> {
 /// # Errors
 /// The target was opened or may be, or the copy is not one: nothing is removed then.
 pub fn abort(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
+    let mut diary = Diary::open(&spec.job)?;
     if diary.begun().is_none() || diary.last(Step::Abort, Mark::Done).is_some() {
         return Ok(());
     }
     let is_replica = diary.begun().is_some_and(|begun| begun.replica);
     if is_replica && is_finished(diary.this_move()) {
-        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.shard);
+        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.job.shard);
     }
     if is_replica {
         return replica::take_back(spec, &mut diary);
     }
     if is_finished(diary.this_move()) {
-        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.shard, spec.to);
+        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.job.shard, spec.to);
     }
     match by_roles_if_armed(spec, &mut diary)? {
         Recovered::AtSource { .. } => {}
         Recovered::AtTarget { .. } => {
-            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.shard, spec.to)
+            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.job.shard, spec.to)
         }
-        Recovered::Undecided { why } => bail!("shard {}: {why}", spec.shard),
+        Recovered::Undecided { why } => bail!("shard {}: {why}", spec.job.shard),
     }
-    let mut source = Link::open(&spec.from, &spec.credentials)?;
+    let mut source = Link::open(&spec.from, &spec.job.credentials)?;
     if !matches!(source.role()?, Role::Master { .. }) {
         bail!("{} is no master; the copy at {} is not removed", spec.from, spec.to);
     }
@@ -281,7 +281,7 @@ pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
     let instance = birth::instance(spec)?;
     if birth::is_copy(&instance, spec)? {
         // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
-        if let Ok(mut target) = Link::open(&spec.to, &spec.credentials) {
+        if let Ok(mut target) = Link::open(&spec.to, &spec.job.credentials) {
             target.run(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
         }
         instance.stop()?;
@@ -314,7 +314,9 @@ pub fn since_roll_back(records: &[Record]) -> &[Record] {
 }
 
 fn look(address: &str, spec: &MoveSpec) -> (Option<Link>, Role, String) {
-    let Ok(mut link) = Link::open(address, &spec.credentials) else { return (None, Role::Unreachable, String::new()) };
+    let Ok(mut link) = Link::open(address, &spec.job.credentials) else {
+        return (None, Role::Unreachable, String::new());
+    };
     // An instance that is loading answers INFO with the role of its file: that is its role.
     match link.role().and_then(|role| Ok((role, link.run_id()?))) {
         Ok((role, id)) => (Some(link), role, id),
@@ -325,24 +327,21 @@ fn look(address: &str, spec: &MoveSpec) -> (Option<Link>, Role, String) {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::wire::shard::{Credentials, Limits};
+    use crate::rebalance::host::diary::tests::job;
+    use crate::wire::shard::Limits;
 
     pub fn spec() -> MoveSpec {
         MoveSpec {
-            run: "r".to_owned(),
+            job: job(std::path::Path::new(""), 17, ("r", 0)),
             by: String::new(),
-            fence: 0,
-            shard: 17,
             from: "a:1".to_owned(),
             to: "b:1".to_owned(),
             others: Vec::new(),
             epoch: 8,
-            credentials: Credentials { user: String::new(), password: String::new() },
             app_user: "s017".to_owned(),
             instance: Value::Null,
             source_is_armed: false,
             limits: Limits::default(),
-            journals: std::path::PathBuf::new(),
         }
     }
 

@@ -48,7 +48,7 @@ pub fn is_of(shard: u32, address: &str) -> bool {
 /// The target's role as roles are compared: one that follows its relay, or waits for one, follows the source.
 pub fn seen(role: Role, spec: &MoveSpec) -> Role {
     match role {
-        Role::Replica { of, linked, offset } if is_of(spec.shard, &of) => {
+        Role::Replica { of, linked, offset } if is_of(spec.job.shard, &of) => {
             Role::Replica { of: spec.from.clone(), linked, offset }
         }
         role => role,
@@ -80,7 +80,7 @@ impl Relay {
     pub fn open(spec: &MoveSpec, throttle: Throttle) -> Result<Self> {
         let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
-        let listener = TcpListener::bind((lane(spec.shard), 0)).context("opening a relay")?;
+        let listener = TcpListener::bind((lane(spec.job.shard), 0)).context("opening a relay")?;
         let address = listener.local_addr().context("opening a relay")?.to_string();
         let cap = spec.limits.sparing.bandwidth;
         let way = Way { from, cap, throttle, is_closed: AtomicBool::new(false), ends: Mutex::new(None) };

@@ -22,8 +22,8 @@ use crate::wire::shard::{Copied, MoveSpec, Role};
 /// # Errors
 /// What stopped it; the primary has not been touched but for its replication settings.
 pub fn make(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    let mut primary = Link::open_within(&spec.from, &spec.credentials, START)?;
+    let mut diary = Diary::open(&spec.job)?;
+    let mut primary = Link::open_within(&spec.from, &spec.job.credentials, START)?;
     match primary.role()? {
         Role::Master { .. } => {}
         role => bail!("{} is no master ({role:?}); no replica of it is made", spec.from),
@@ -37,7 +37,7 @@ pub fn make(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     let copied = filled(spec, &mut diary, (&mut primary, admitted), (blobs, sink))?;
     diary.intent(Step::Open, Value::Null)?;
     birth::instance(spec)?.switch_users(std::slice::from_ref(&spec.app_user), true)?;
-    Link::open(&spec.to, &spec.credentials)?.all(&opened(&spec.app_user))?;
+    Link::open(&spec.to, &spec.job.credentials)?.all(&opened(&spec.app_user))?;
     diary.done(Step::Open, Value::Null)?;
     Ok(copied)
 }
@@ -53,7 +53,7 @@ fn is_made(spec: &MoveSpec, diary: &Diary) -> bool {
 }
 
 fn follows(spec: &MoveSpec) -> bool {
-    sync::follows(&role_of(&spec.to, &spec.credentials), &spec.from)
+    sync::follows(&role_of(&spec.to, &spec.job.credentials), &spec.from)
 }
 
 /// Closes the journal of a replica that the map names from this epoch on: whoever has a lower one knows by that that
@@ -62,7 +62,7 @@ fn follows(spec: &MoveSpec) -> bool {
 /// # Errors
 /// It does not follow its primary, or the disk said no.
 pub fn keep(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
+    let mut diary = Diary::open(&spec.job)?;
     if !diary.begun().is_some_and(|begun| begun.replica) || is_finished(diary.this_move()) {
         return Ok(());
     }
@@ -78,7 +78,7 @@ pub fn keep(spec: &MoveSpec) -> Result<()> {
 /// # Errors
 /// Somebody has made a master of it, or what the system said.
 pub fn take_back(spec: &MoveSpec, diary: &mut Diary) -> Result<()> {
-    if let Role::Master { .. } = role_of(&spec.to, &spec.credentials) {
+    if let Role::Master { .. } = role_of(&spec.to, &spec.job.credentials) {
         bail!("{} is a master; it is not removed", spec.to);
     }
     diary.intent(Step::Abort, Value::Null)?;

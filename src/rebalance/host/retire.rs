@@ -24,7 +24,7 @@ const FILE: Duration = Duration::from_secs(300);
 /// It does not follow the new owner, or the application is still connected to it: nothing is stopped then.
 pub fn retire(what: &Retire) -> Result<Retired> {
     let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the instance to retire")?;
-    let mut diary = Diary::open(&what.journals, what.shard, (&what.run, what.fence))?;
+    let mut diary = Diary::open(&what.job)?;
     if instance.current()?.is_none() && !instance.is_running()? {
         return Ok(Retired::default());
     }
@@ -38,7 +38,7 @@ pub fn retire(what: &Retire) -> Result<Retired> {
         );
     }
     if instance.is_running()? {
-        let mut link = Link::open(&what.address, &what.credentials)?;
+        let mut link = Link::open(&what.address, &what.job.credentials)?;
         refuse_in_use(&mut link, what)?;
         await_file(&mut link)?;
     }
@@ -47,7 +47,7 @@ pub fn retire(what: &Retire) -> Result<Retired> {
     let kept = set_aside(&instance, "retired")?;
     if let Some(kept) = &kept {
         let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(i64::try_from(what.keep_hours)?);
-        let note = format!("{until}\nshard {} is at {} since epoch {}\n", what.shard, what.owner, what.epoch);
+        let note = format!("{until}\nshard {} is at {} since epoch {}\n", what.job.shard, what.owner, what.epoch);
         fs::write(kept.join(NOTE), note).with_context(|| format!("noting the deadline in {}", kept.display()))?;
     }
     diary.done(Step::Retire, Value::Null)?;

@@ -52,7 +52,7 @@ enum Attempt {
 /// All attempts were given up, or a person has to decide; the shard then is where it was, or the message says what
 /// was found.
 pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
+    let mut diary = Diary::open(&spec.job)?;
     if is_finished(diary.this_move()) && is_handed_over(spec) {
         return Ok(Switched { already: true, ..Switched::default() });
     }
@@ -66,7 +66,7 @@ pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
     let mut why = String::new();
     for retries in 0..spec.limits.attempts.max(1) {
         if sink.cancelled() {
-            bail!("cancelled before shard {} was handed over; {} serves it", spec.shard, spec.from);
+            bail!("cancelled before shard {} was handed over; {} serves it", spec.job.shard, spec.from);
         }
         if let Some(guard) = Guard::of(spec) {
             guard.calm("switch", sink)?;
@@ -80,14 +80,14 @@ pub fn switch(spec: &MoveSpec, sink: &dyn Sink) -> Result<Switched> {
             },
             Err(error) => return Err(error),
         }
-        sink.emit(Event::Note { text: format!("shard {}: switch given up: {why}", spec.shard) });
+        sink.emit(Event::Note { text: format!("shard {}: switch given up: {why}", spec.job.shard) });
     }
-    bail!("shard {} stays at {}: {why}", spec.shard, spec.from)
+    bail!("shard {} stays at {}: {why}", spec.job.shard, spec.from)
 }
 
 fn is_handed_over(spec: &MoveSpec) -> bool {
-    let is_owner = matches!(role_of(&spec.to, &spec.credentials), Role::Master { .. });
-    is_owner && sync::follows(&role_of(&spec.from, &spec.credentials), &spec.to)
+    let is_owner = matches!(role_of(&spec.to, &spec.job.credentials), Role::Master { .. });
+    is_owner && sync::follows(&role_of(&spec.from, &spec.job.credentials), &spec.to)
 }
 
 fn at_target(decided: Recovered) -> Result<Switched> {
@@ -105,8 +105,8 @@ fn is_armed(diary: &Diary) -> bool {
 
 fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attempt> {
     let instance = birth::instance(spec)?;
-    let mut source = Link::open(&spec.from, &spec.credentials)?;
-    let mut target = Link::open(&spec.to, &spec.credentials)?;
+    let mut source = Link::open(&spec.from, &spec.job.credentials)?;
+    let mut target = Link::open(&spec.to, &spec.job.credentials)?;
     if !matches!(source.role()?, Role::Master { .. }) || !sync::follows(&target.role()?, &spec.from) {
         bail!("{} does not follow {} as a copy; `copy` comes first", spec.to, spec.from);
     }
@@ -223,7 +223,7 @@ pub fn finish(spec: &MoveSpec, diary: &mut Diary, instance: &RedisShard, target:
 }
 
 fn follow(spec: &MoveSpec, follower: &str, settle: &[Cmd]) -> Result<()> {
-    let mut link = Link::open(follower, &spec.credentials)?;
+    let mut link = Link::open(follower, &spec.job.credentials)?;
     if !sync::follows(&link.role()?, &spec.to) {
         let (host, port) = host_and_port(&spec.to)?;
         link.run(&["REPLICAOF", host, &port.to_string()])?;

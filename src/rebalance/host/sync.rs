@@ -40,13 +40,13 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
             met_again = true;
         }
         if sink.cancelled() {
-            bail!("cancelled while shard {} was being copied; nothing is handed over", spec.shard);
+            bail!("cancelled while shard {} was being copied; nothing is handed over", spec.job.shard);
         }
         let done = to.number("master_sync_read_bytes") + to.number("slave_repl_offset");
         if done > best {
             (best, since) = (done, Instant::now());
             sink.emit(Event::Progress {
-                job: format!("shard {}", spec.shard),
+                job: format!("shard {}", spec.job.shard),
                 phase: "copy".to_owned(),
                 done: to.number("master_sync_read_bytes"),
                 total: to.number("master_sync_total_bytes"),

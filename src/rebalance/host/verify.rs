@@ -63,9 +63,9 @@ enum Verdict {
 /// # Errors
 /// An instance does not answer, or the target does not follow the source.
 pub fn verify(spec: &MoveSpec, sink: &dyn Sink) -> Result<Verified> {
-    let mut diary = Diary::open(&spec.journals, spec.shard, (&spec.run, spec.fence))?;
-    let mut source = Link::open(&spec.from, &spec.credentials)?;
-    let mut target = Link::open(&spec.to, &spec.credentials)?;
+    let mut diary = Diary::open(&spec.job)?;
+    let mut source = Link::open(&spec.from, &spec.job.credentials)?;
+    let mut target = Link::open(&spec.to, &spec.job.credentials)?;
     match (source.role()?, target.role()?) {
         (Role::Master { .. }, role) if sync::follows(&role, &spec.from) => {
             sync::caught_up(&mut source, &mut target, spec, sink)?;
@@ -113,7 +113,7 @@ fn compared_anew(
     let verified = compare(source, target, spec, sink)?;
     if verified.is_equal() {
         diary.done(Step::Verify, json!({ "of": of, "keys": verified.keys }))?;
-        sink.emit(Event::Note { text: format!("shard {}: {} keys are equal", spec.shard, verified.keys) });
+        sink.emit(Event::Note { text: format!("shard {}: {} keys are equal", spec.job.shard, verified.keys) });
     } else {
         diary.failed(Step::Verify, "the copy differs from the source")?;
     }
@@ -234,7 +234,7 @@ impl Pass<'_> {
             std::thread::sleep(REST);
         }
         let key = String::from_utf8_lossy(&keys[0]).into_owned();
-        bail!("shard {}: {key} is too large, or written to too much, to be compared", self.spec.shard)
+        bail!("shard {}: {key} is too large, or written to too much, to be compared", self.spec.job.shard)
     }
 
     /// One hold: the verdicts, if the target had applied all in time, and how long writes were held.
@@ -321,10 +321,10 @@ impl Pass<'_> {
     fn pace(&mut self) -> Result<()> {
         self.pay();
         if self.sink.cancelled() {
-            bail!("cancelled while shard {} was being compared; nothing is handed over", self.spec.shard);
+            bail!("cancelled while shard {} was being compared; nothing is handed over", self.spec.job.shard);
         }
         let (done, total) = (self.verified.keys, self.total);
-        let job = format!("shard {}", self.spec.shard);
+        let job = format!("shard {}", self.spec.job.shard);
         self.sink.emit(Event::Progress { job, phase: "verify".to_owned(), done, total });
         if let Some(due) = (done * 1_000_000).checked_div(self.spec.limits.verify_keys_per_s) {
             std::thread::sleep(Duration::from_micros(due).saturating_sub(self.started.elapsed()));
@@ -351,7 +351,7 @@ pub fn told(verified: &Verified, spec: &MoveSpec) -> String {
     };
     format!(
         "shard {}: the copy at {} is not what {} has{}{}{}; nothing is handed over",
-        spec.shard,
+        spec.job.shard,
         spec.to,
         spec.from,
         list("differing", &verified.differing),

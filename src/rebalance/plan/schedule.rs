@@ -216,18 +216,45 @@ impl Run<'_> {
         for (peak, used) in self.done.peak.iter_mut().zip(&used) {
             *peak = (*peak).max(*used);
         }
+        let at_once = if self.pace.at_once == 0 { wave.len() } else { self.pace.at_once };
         let seconds = |step: &Step| {
-            let crowd = busy[step.from][0].max(busy[step.to][1]) as f64;
+            let crowd = busy[step.from][0].max(busy[step.to][1]).min(at_once) as f64;
             let rate = (self.pace.move_rate as f64).min(self.pace.host_rate as f64 / crowd).max(1.0);
             self.pace.fixed_seconds + self.model.items[step.item].weight[BYTES] as f64 / rate
         };
         for step in &mut wave {
             step.seconds = seconds(step);
         }
-        self.done.waves.push(wave.iter().map(|step| step.seconds).fold(0.0, f64::max));
+        self.done.waves.push(span(&wave, at_once));
         for step in &wave {
             self.now.put(self.model, step.item, step.to);
         }
         self.done.steps.extend(wave);
+    }
+}
+
+/// Seconds until the last of the steps is over, of which so many run at a time and each begins as soon as one has ended.
+fn span(wave: &[Step], at_once: usize) -> f64 {
+    let mut lanes = vec![0.0f64; at_once.clamp(1, wave.len().max(1))];
+    for step in wave {
+        if let Some(first) = lanes.iter_mut().min_by(|a, b| a.total_cmp(b)) {
+            *first += step.seconds;
+        }
+    }
+    lanes.into_iter().fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wave_takes_longer_where_fewer_run_at_a_time() {
+        let step = |seconds| Step { item: 0, from: 0, to: 1, wave: 0, detour: false, seconds };
+        let wave = [step(4.0), step(3.0), step(2.0), step(1.0)];
+        for (at_once, seconds) in [(1, 10.0), (2, 5.0), (3, 4.0), (4, 4.0), (9, 4.0)] {
+            assert!((span(&wave, at_once) - seconds).abs() < 1e-9, "{at_once}: {}", span(&wave, at_once));
+        }
+        assert!(span(&[], 2) < 1e-9);
     }
 }

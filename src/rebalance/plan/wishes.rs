@@ -61,6 +61,8 @@ pub struct Pace {
     pub slots_in: usize,
     /// Moves between the same two hosts at a time.
     pub slots_link: usize,
+    /// Moves of a wave at a time, over all hosts; 0: all of them.
+    pub at_once: usize,
     /// Rate of one move in bytes a second.
     pub move_rate: u64,
     /// Rate of one host in bytes a second, over all its moves in the same direction.
@@ -77,6 +79,7 @@ impl Default for Pace {
             slots_out: 2,
             slots_in: 2,
             slots_link: 2,
+            at_once: 0,
             move_rate: 60_000_000,
             host_rate: 100_000_000,
             buffer_bytes: 64 << 20,

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Credentials, Role, moves_folder};
+use super::{Credentials, Job, Role, moves_folder};
 
 /// Look closely at copies of shards, and at their primaries from here; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -86,16 +86,11 @@ pub struct Begun {
 /// Promote a copy whose primary is gone. Goes to the copy's host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Promote {
-    /// The run it belongs to.
-    pub run: String,
+    /// Whose step it is.
+    pub job: Job,
     /// Who runs it: `user@machine`.
     #[serde(default)]
     pub by: String,
-    /// The run's number on the host that is asked.
-    #[serde(default)]
-    pub fence: u64,
-    /// The shard.
-    pub shard: u32,
     /// The primary that is gone, `ip:port`.
     pub from: String,
     /// The copy, `ip:port`.
@@ -104,8 +99,6 @@ pub struct Promote {
     pub others: Vec<String>,
     /// The epoch under which it will be published.
     pub epoch: u64,
-    /// How instances are entered.
-    pub credentials: Credentials,
     /// The application's ACL user on this shard.
     pub app_user: String,
     /// The copy's `redis_shard`.
@@ -114,9 +107,6 @@ pub struct Promote {
     pub offset: u64,
     /// Was the old primary stopped for good by its own host? Otherwise it is waited for until it accepts no writes.
     pub silenced: bool,
-    /// Where the journals are.
-    #[serde(default = "moves_folder")]
-    pub journals: PathBuf,
 }
 
 /// A promoted copy.
@@ -133,26 +123,16 @@ pub struct Promoted {
 /// Work on one instance of the host that is asked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Handle {
-    /// The run.
-    pub run: String,
-    /// The run's number on this host.
-    #[serde(default)]
-    pub fence: u64,
-    /// The shard.
-    pub shard: u32,
+    /// Whose step it is.
+    pub job: Job,
     /// The instance, `ip:port`.
     pub address: String,
     /// The shard's owner by the map, `ip:port`.
     pub owner: String,
     /// The map's epoch.
     pub epoch: u64,
-    /// How instances are entered.
-    pub credentials: Credentials,
     /// Its `redis_shard` as it was provisioned.
     pub instance: Value,
-    /// Where the journals are.
-    #[serde(default = "moves_folder")]
-    pub journals: PathBuf,
 }
 
 /// Have a primary go on with the replicas that are left.

@@ -19,6 +19,24 @@ pub struct Begin {
     pub journals: PathBuf,
 }
 
+/// What every step of a run on one shard carries.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The run.
+    pub run: String,
+    /// The run's number on the host that is asked, from [`Request::Begin`](super::Request::Begin); with one that is not
+    /// the latest any more, no step is begun.
+    #[serde(default)]
+    pub fence: u64,
+    /// The shard's number.
+    pub shard: u32,
+    /// How its instances are entered.
+    pub credentials: Credentials,
+    /// Where the host's journals are.
+    #[serde(default = "moves_folder")]
+    pub journals: PathBuf,
+}
+
 /// How dunlin enters an instance.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
@@ -71,17 +89,11 @@ impl Default for Limits {
 /// One shard's move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveSpec {
-    /// The run it belongs to.
-    pub run: String,
+    /// Whose step it is.
+    pub job: Job,
     /// Who runs it: `user@machine`, for the log.
     #[serde(default)]
     pub by: String,
-    /// The run's number on the host that is asked, from [`Request::Begin`](super::Request::Begin); with one that is not the latest any more,
-    /// no step is begun.
-    #[serde(default)]
-    pub fence: u64,
-    /// The shard's number.
-    pub shard: u32,
     /// The source, `ip:port`.
     pub from: String,
     /// The target on the host that is asked, `ip:port`.
@@ -91,8 +103,6 @@ pub struct MoveSpec {
     pub others: Vec<String>,
     /// The epoch under which the new owner will be published.
     pub epoch: u64,
-    /// How both instances are entered.
-    pub credentials: Credentials,
     /// The application's ACL user on this shard.
     pub app_user: String,
     /// The target instance: the desired state of its `redis_shard`, contents by digest.
@@ -103,9 +113,6 @@ pub struct MoveSpec {
     /// Bounds.
     #[serde(default)]
     pub limits: Limits,
-    /// Where the journals are; [`MOVES`](super::MOVES) where not given.
-    #[serde(default = "moves_folder")]
-    pub journals: PathBuf,
 }
 
 /// One reason against a move.
@@ -116,6 +123,12 @@ pub struct Refusal {
     pub rule: String,
     /// What was found and what would do.
     pub reason: String,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.reason)
+    }
 }
 
 /// A copy's end.
@@ -156,24 +169,14 @@ impl Verified {
 /// Arm a source's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Arm {
-    /// The run that asks.
-    pub run: String,
-    /// The run's number on the host that is asked; a lower one than the latest there is refused.
-    #[serde(default)]
-    pub fence: u64,
-    /// The shard.
-    pub shard: u32,
+    /// Whose step it is.
+    pub job: Job,
     /// The source on the host that is asked, `ip:port`.
     pub address: String,
     /// How many replicas it must have to accept writes: the move's target, and the others of the map.
     pub replicas: u32,
-    /// How it is entered.
-    pub credentials: Credentials,
     /// Its `redis_shard` as it was provisioned.
     pub instance: Value,
-    /// Where the journals are.
-    #[serde(default = "moves_folder")]
-    pub journals: PathBuf,
 }
 
 /// A switch's end.
@@ -194,30 +197,20 @@ pub struct Switched {
 /// Retire an instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retire {
-    /// The run.
-    pub run: String,
-    /// The run's number on this host.
-    #[serde(default)]
-    pub fence: u64,
-    /// The shard.
-    pub shard: u32,
+    /// Whose step it is.
+    pub job: Job,
     /// The instance on this host, `ip:port`.
     pub address: String,
     /// The new owner, `ip:port`.
     pub owner: String,
     /// The map's epoch.
     pub epoch: u64,
-    /// How it is entered.
-    pub credentials: Credentials,
     /// The application's ACL user.
     pub app_user: String,
     /// Its `redis_shard` as it was provisioned.
     pub instance: Value,
     /// How long the files are kept, in hours; a note beside them says until when.
     pub keep_hours: u64,
-    /// Where the journals are.
-    #[serde(default = "moves_folder")]
-    pub journals: PathBuf,
 }
 
 /// A retired instance.
