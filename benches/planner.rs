@@ -4,6 +4,8 @@
 //! time are left out, and counted.
 #![allow(missing_docs, dead_code)]
 
+#[path = "../tests/planner/ask.rs"]
+mod ask;
 #[path = "../tests/planner/generate.rs"]
 mod generate;
 #[path = "../tests/planner/oracle.rs"]

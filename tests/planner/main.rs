@@ -1,4 +1,5 @@
 //! The planner: against an oracle, against its own rules, and as procedures that an operator can read.
+mod ask;
 mod generate;
 mod oracle;
 mod record;

@@ -1,12 +1,11 @@
 //! What an integer programme says about a fleet, formulated from the observation and the wishes alone.
 //!
-//! Solved by the program `cbc` (package coinor-cbc). Each question is a minimum: of the bytes that move within given
-//! bands, or of the distance from the wished ones. The answer is a range, what the solver proved to be the least and the
-//! best that it found, so that an answer which time cut short is still worth something.
+//! Each question is a minimum: of the bytes that move within given bands, or of the distance from the wished ones. A
+//! solver ([`super::ask`]) answers with a range, what it proved to be the least and the best that it found, so that an
+//! answer which time cut short is still worth something.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::process::Command;
 
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::{RebalancePlan, Role, Wishes};
@@ -38,9 +37,6 @@ pub struct Question {
     rules: String,
 }
 
-/// A solver stops once what it found is so near to its bound, as a fraction.
-const ENOUGH: &str = "0.0005";
-
 impl Question {
     /// What tells this question from others: FNV-1a of its text.
     pub fn key(&self) -> u64 {
@@ -48,38 +44,12 @@ impl Question {
         self.objective.bytes().chain(self.rules.bytes()).fold(0xcbf2_9ce4_8422_2325, mix)
     }
 
-    /// The solver's answer after at most so many seconds of processor time. With `most` it only looks for something
-    /// below that, which is refuted much sooner than an optimum is found.
-    pub fn ask(&self, most: f64, seconds: u64) -> Known {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("question.lp");
+    /// The programme; with `most` only for something below that.
+    pub fn text(&self, most: f64) -> String {
         let Self { objective, rules } = self;
         let cut = if most.is_finite() { format!("{objective} <= {most}\n") } else { String::new() };
-        std::fs::write(&file, format!("Minimize\nobj: {objective}\nSubject To\n{cut}{rules}")).unwrap();
-        let mut cbc = Command::new("cbc");
-        cbc.arg(&file).args(["-seconds", &seconds.to_string(), "-timeMode", "cpu", "-ratioGap", ENOUGH, "-solve"]);
-        let output = cbc.output().expect("cbc runs (package coinor-cbc, see script/bootstrap)");
-        let said = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && said.contains("Total time"), "cbc did not finish:\n{said}");
-        known(&said, most)
+        format!("Minimize\nobj: {objective}\nSubject To\n{cut}{rules}")
     }
-}
-
-/// Reads what cbc says at its end.
-fn known(said: &str, most: f64) -> Known {
-    let number = |name: &str| {
-        let line = said.lines().rev().find_map(|line| line.trim().strip_prefix(name))?;
-        line.split_whitespace().next()?.parse::<f64>().ok()
-    };
-    let result = said.lines().rev().find_map(|line| line.trim().strip_prefix("Result - "));
-    if result.map_or(said.contains("infeasible"), |result| result.contains("infeasible")) {
-        return Known { least: most, best: None };
-    }
-    let best = number("Objective value:").filter(|_| !said.contains("No feasible solution found"));
-    let optimal = result.is_some_and(|result| result.starts_with("Optimal"));
-    let proven = number("Lower bound:").or(best.filter(|_| optimal));
-    let least = proven.or_else(|| number("Continuous objective value is")).unwrap_or(0.0);
-    Known { least: least.clamp(0.0, most), best }
 }
 
 /// One copy of a shard.

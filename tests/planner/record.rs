@@ -1,7 +1,7 @@
-//! What the oracle said, kept in `tests/cases/planner/optima.txt`, so that `cbc` need not find it anew each time.
+//! What CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew each time.
 //!
 //! An entry holds for one question only, which it names by its digest: a fleet, a rule or a band that is no longer the
-//! same finds no entry and is put to the solver. Some entries are put to it in every run all the same.
+//! same finds no entry and is put to `cbc`. Some entries are put to it in every run all the same.
 //! `script/planner-optima` writes the file.
 
 use std::collections::BTreeMap;
@@ -22,9 +22,30 @@ const PRINTED: f64 = 0.01;
 /// Answers by the digest of their question, and what became of them in this run.
 pub struct Record {
     entries: BTreeMap<u64, Known>,
-    /// Seconds for each question that the entries do not decide, where the file is written anew.
-    writes: Option<u64>,
+    writes: Option<Writing>,
     used: Mutex<Used>,
+}
+
+/// How the file is written anew: the Python that has the solver, and its seconds for each question that the entries do
+/// not decide. One question is put to it at a time.
+struct Writing {
+    python: PathBuf,
+    seconds: u64,
+    turn: Mutex<()>,
+}
+
+impl Writing {
+    /// As `PLANNER_RECORD=PYTHON:SECONDS` says.
+    fn wished() -> Option<Self> {
+        let wish = std::env::var("PLANNER_RECORD").ok()?;
+        let (python, seconds) = wish.split_once(':').expect("PYTHON:SECONDS");
+        Some(Self { python: python.into(), seconds: seconds.parse().unwrap(), turn: Mutex::new(()) })
+    }
+
+    fn prove(&self, question: &Question, most: f64) -> Known {
+        let _turn = self.turn.lock().unwrap();
+        question.prove(&self.python, most, self.seconds)
+    }
 }
 
 /// What a run asked for.
@@ -43,7 +64,7 @@ fn file() -> PathBuf {
 }
 
 impl Record {
-    /// Reads the file. `PLANNER_RECORD=SECONDS` asks for what it leaves open, and writes each answer down.
+    /// Reads the file.
     pub fn read() -> Self {
         let text = std::fs::read_to_string(file()).unwrap_or_default();
         let (mut entries, mut used) = (BTreeMap::new(), Used::default());
@@ -53,8 +74,7 @@ impl Record {
             entries.insert(key, Known { least: words[3].parse().unwrap(), best: words[4].parse().ok() });
             used.lines.insert((words[0].parse().unwrap(), words[1].to_owned()), format!("{line}\n"));
         }
-        let writes = std::env::var("PLANNER_RECORD").ok().map(|seconds| seconds.parse().unwrap());
-        Self { entries, writes, used: Mutex::new(used) }
+        Self { entries, writes: Writing::wished(), used: Mutex::new(used) }
     }
 
     /// What is known of the minimum, enough to tell whether anything is below `most`, or as much as time allows.
@@ -63,7 +83,10 @@ impl Record {
         let entry = self.entries.get(&key).copied();
         let decided = entry.filter(|entry| entry.decides(most) || self.writes.is_none());
         let known = decided.unwrap_or_else(|| {
-            let known = question.ask(most, self.writes.unwrap_or(SECONDS));
+            let known = match &self.writes {
+                Some(writing) => writing.prove(question, most),
+                None => question.ask(most, SECONDS),
+            };
             entry.map_or(known, |entry| entry.and(known))
         });
         let again = decided.is_some() && self.writes.is_none() && key.is_multiple_of(EVERY);
@@ -100,7 +123,7 @@ impl Record {
 }
 
 fn write(used: &Used) {
-    let head = "# What cbc said: case, question, digest of the question, what nothing is below, the best that was found.\n\
+    let head = "# What CP-SAT (ortools) said: case, question, digest of the question, what nothing is below, the best that was found.\n\
                 # In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the rules.\n\
                 # Written by script/planner-optima.\n";
     let lines: String = used.lines.values().cloned().collect();
