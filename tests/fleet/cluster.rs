@@ -14,7 +14,7 @@ use dunlin_shards::ShardMap;
 use redis::Value;
 use serde_json::Value as Json;
 
-use crate::hosts::{Fleet, HOSTS};
+use crate::hosts::{Fleet, HOSTS, together};
 use crate::project::Project;
 
 /// The hosts of shards; the last one joins later.
@@ -71,9 +71,7 @@ impl<'f> Cluster<'f> {
     }
 
     fn made(fleet: &'f Fleet, replicas: bool) -> Self {
-        for host in HOSTS {
-            fleet.root(host, WIPE);
-        }
+        fleet.root_on(&HOSTS, WIPE);
         let mut project = Project::new(fleet);
         project.hosts["groups"]["redis"] = toml::from_str(
             "hosts = [\"redis-01\", \"redis-02\"]\nvars = { shard_maxmemory = \"64MiB\", redis_appendfsync = \"always\" }",
@@ -169,11 +167,16 @@ impl<'f> Cluster<'f> {
     /// The hosts whose instance of a shard takes a write of the application.
     pub fn writable(&self, shard: u16) -> Vec<&'static str> {
         let user = format!("s{shard:03}");
-        let takes = |host: &&str| {
-            let Some(mut connection) = self.connect(host, shard, (&user, APP)) else { return false };
-            redis::cmd("SET").arg("probe").arg(*host).exec(&mut connection).is_ok()
+        let takes = |host| {
+            let mut connection = self.connect(host, shard, (&user, APP))?;
+            redis::cmd("SET").arg("probe").arg(host).exec(&mut connection).is_ok().then_some(host)
         };
-        REDIS.into_iter().filter(takes).collect()
+        together(&REDIS, takes).into_iter().flatten().collect()
+    }
+
+    /// The same of all shards at the same time: a host that is off is waited for once.
+    pub fn all_writable(&self) -> Vec<Vec<&'static str>> {
+        together(&ids(), |shard| self.writable(shard))
     }
 
     /// As the admin.
@@ -200,12 +203,13 @@ impl<'f> Cluster<'f> {
     #[track_caller]
     pub fn is_as_the_map_says(&self) {
         let map = self.map();
-        for entry in &map.shards {
-            assert_eq!(self.writable(entry.id.0), [entry.host.as_str()], "shard {}, epoch {}", entry.id, map.epoch);
+        let (writable, roles) = (self.all_writable(), self.roles());
+        for (entry, writable) in map.shards.iter().zip(writable) {
+            assert_eq!(writable, [entry.host.as_str()], "shard {}, epoch {}", entry.id, map.epoch);
             let follows = Role::Replica(self.address(&entry.host, entry.id.0));
             for host in REDIS.into_iter().filter(|host| *host != entry.host) {
-                let wanted = entry.replicas.iter().any(|replica| replica == host).then(|| follows.clone());
-                assert_eq!(self.role(host, entry.id.0), wanted, "shard {} on {host}", entry.id);
+                let wanted = entry.replicas.iter().any(|replica| replica == host).then_some(&follows);
+                assert_eq!(roles.get(&(entry.id.0, host)), wanted, "shard {} on {host}", entry.id);
             }
         }
     }
@@ -221,8 +225,10 @@ impl<'f> Cluster<'f> {
 
     /// All places where an instance answers, with its role: by shard and host.
     pub fn roles(&self) -> BTreeMap<(u16, &'static str), Role> {
-        let places = (0..SHARDS).flat_map(|shard| REDIS.map(|host| (shard, host)));
-        places.filter_map(|(shard, host)| Some(((shard, host), self.role(host, shard)?))).collect()
+        let places: Vec<(u16, &'static str)> =
+            ids().iter().flat_map(|shard| REDIS.map(|host| (*shard, host))).collect();
+        let roles = together(&places, |(shard, host)| self.role(host, shard));
+        places.into_iter().zip(roles).filter_map(|(place, role)| Some((place, role?))).collect()
     }
 
     /// Waits until no agent is left on any host: what one whose dunlin was killed had begun, it has ended by then.
@@ -232,11 +238,13 @@ impl<'f> Cluster<'f> {
 
     /// The same, while other hosts are off.
     pub fn without_agents_on(&self, hosts: &[&str]) {
-        let end = Instant::now() + 2 * PATIENCE;
-        for host in hosts {
-            while !self.fleet.root(host, "pgrep -f '[/]var/lib/dunlin/agent/' || true").is_empty() {
-                assert!(Instant::now() < end, "an agent is still at work on {host}");
-            }
+        let patience = 2 * PATIENCE.as_secs();
+        let ended = format!(
+            "timeout {patience} sh -c \"while pgrep -f '[/]var/lib/dunlin/agent/' >/dev/null; do sleep 0.02; done\" \
+             && echo ended || true"
+        );
+        for (host, said) in hosts.iter().zip(self.fleet.root_on(hosts, &ended)) {
+            assert_eq!(said.trim(), "ended", "an agent is still at work on {host}");
         }
     }
 
@@ -276,6 +284,11 @@ impl<'f> Cluster<'f> {
         }
         found
     }
+}
+
+/// All shards.
+fn ids() -> Vec<u16> {
+    (0..SHARDS).collect()
 }
 
 /// Ends and removes shards of an earlier test, and what dunlin knows of them; the packages stay.

@@ -31,12 +31,10 @@ const REDIS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 
 /// A project with the service's recipe; whatever an earlier test left of the service is gone.
 fn project(fleet: &Fleet) -> Project {
-    for host in REDIS {
-        let gone = "systemctl disable --quiet --now dunlin-echo 2>/dev/null
-            rm -rf /srv/dunlin-echo /run/dunlin-echo /etc/systemd/system/dunlin-echo.service /var/lib/dunlin/deploy
-            systemctl daemon-reload";
-        fleet.root(host, gone);
-    }
+    let gone = "systemctl disable --quiet --now dunlin-echo 2>/dev/null
+        rm -rf /srv/dunlin-echo /run/dunlin-echo /etc/systemd/system/dunlin-echo.service /var/lib/dunlin/deploy
+        systemctl daemon-reload";
+    fleet.root_on(&REDIS, gone);
     let project = Project::new(fleet);
     std::fs::write(project.path("templates/echo.service"), UNIT).unwrap();
     project
@@ -54,7 +52,7 @@ fn package(project: &Project, version: &str, says: &str) {
 
 /// What each host's service says.
 fn serving(fleet: &Fleet) -> Vec<String> {
-    REDIS.iter().map(|host| fleet.root(host, "cat /run/dunlin-echo").trim().to_owned()).collect()
+    fleet.root_on(&REDIS, "cat /run/dunlin-echo").iter().map(|said| said.trim().to_owned()).collect()
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread;
 
 /// The hosts that tests have.
 pub const HOSTS: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
@@ -10,6 +11,8 @@ pub const HOSTS: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
 /// The fleet, and the right to change its hosts as long as this value lives.
 pub struct Fleet {
     name: &'static str,
+    /// Its state on this machine.
+    folder: &'static Path,
     /// The fleet's own inventory: addresses, host keys, login key.
     pub inventory: toml::Table,
     _alone: MutexGuard<'static, ()>,
@@ -18,7 +21,7 @@ pub struct Fleet {
 /// The fleet with every host up, reachable and nobody else's until it is dropped; `None` where it was left out.
 pub fn fleet() -> Option<Fleet> {
     static ALONE: Mutex<()> = Mutex::new(());
-    static UP: OnceLock<(String, toml::Table)> = OnceLock::new();
+    static UP: OnceLock<(String, PathBuf, toml::Table)> = OnceLock::new();
     if let Some(reason) = std::env::var("DUNLIN_NO_FLEET").ok().filter(|reason| !reason.is_empty()) {
         assert!(std::env::var_os("CI").is_none(), "the fleet's tests are never left out in continuous integration");
         eprintln!("NOT TESTED: the fleet was left out: {reason}");
@@ -26,20 +29,46 @@ pub fn fleet() -> Option<Fleet> {
     }
     // A test that failed leaves the hosts to the next one all the same.
     let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let (name, inventory) = UP.get_or_init(|| {
+    let (name, folder, inventory) = UP.get_or_init(|| {
         let name = std::env::var("DUNLIN_TEST_FLEET").unwrap_or_else(|_| "test".to_owned());
         script(&name, &["up", "--names", &HOSTS.join(",")]);
         let path = script(&name, &["inventory"]);
         let text = std::fs::read_to_string(Path::new(path.trim()).join("hosts.toml")).unwrap();
-        (name, text.parse().unwrap())
+        let folder = PathBuf::from(script(&name, &["path"]).trim());
+        (name, folder, text.parse().unwrap())
     });
-    Some(Fleet { name, inventory: inventory.clone(), _alone: alone })
+    Some(Fleet { name, folder, inventory: inventory.clone(), _alone: alone })
 }
 
 impl Fleet {
     /// Runs a command on a host as root and returns its standard output; it must succeed.
     pub fn root(&self, host: &str, command: &str) -> String {
-        script(self.name, &["ssh", "--root", host, command])
+        let mut ssh = self.kept(host);
+        let output =
+            ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=5", "-l", "root"]).args([host, command]);
+        let output = output.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{host}: {command}: {}\n{said}", output.status);
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The same on several hosts at the same time: what each of them said.
+    pub fn root_on(&self, hosts: &[&str], command: &str) -> Vec<String> {
+        together(hosts, |host| self.root(host, command))
+    }
+
+    /// ssh to a host over a connection that is kept for some seconds: most of a short command is the login.
+    fn kept(&self, host: &str) -> Command {
+        let mut ssh = Command::new("ssh");
+        let path = format!("ControlPath={}", self.folder.join(format!("kept-{host}")).display());
+        ssh.arg("-F").arg(self.folder.join("ssh_config")).args(["-o", &path]).stdin(Stdio::null());
+        ssh
+    }
+
+    /// Closes that connection: it would hang on a host that goes without a word.
+    fn leave(&self, host: &str) {
+        // Where there is none, that is said and all is well.
+        self.kept(host).args(["-O", "exit", host]).output().unwrap();
     }
 
     /// A command on a host as root, to be run by the caller.
@@ -51,7 +80,7 @@ impl Fleet {
 
     /// A host's disk as this machine sees it while the host runs: for looking closely, without a login.
     pub fn disk(&self, host: &str) -> PathBuf {
-        PathBuf::from(script(self.name, &["path"]).trim()).join("hosts").join(host).join("root")
+        self.folder.join("hosts").join(host).join("root")
     }
 
     /// The content of a file of a host, or `None` where it has none.
@@ -62,19 +91,19 @@ impl Fleet {
 
     /// Removes paths on all hosts.
     pub fn clear(&self, paths: &str) {
-        for host in HOSTS {
-            self.root(host, &format!("rm -rf {paths}"));
-        }
+        self.root_on(&HOSTS, &format!("rm -rf {paths}"));
     }
 
     /// Pulls a host's cable until what is returned is dropped.
     pub fn cut(&self, host: &'static str) -> Cut {
+        self.leave(host);
         script(self.name, &["cut", host]);
         Cut { fleet: self.name, host }
     }
 
     /// Powers a host off until what is returned is dropped.
     pub fn kill(&self, host: &'static str) -> Off {
+        self.leave(host);
         script(self.name, &["kill", host]);
         Off { fleet: self.name, host }
     }
@@ -102,6 +131,15 @@ impl Drop for Cut {
     fn drop(&mut self) {
         script(self.fleet, &["heal", self.host]);
     }
+}
+
+/// Does the same with all of these at the same time; what came of each, in their order.
+pub fn together<T: Copy + Send, R: Send>(items: &[T], work: impl Fn(T) -> R + Sync) -> Vec<R> {
+    let work = &work;
+    thread::scope(|scope| {
+        let all: Vec<_> = items.iter().map(|&item| scope.spawn(move || work(item))).collect();
+        all.into_iter().map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
 }
 
 fn script(fleet: &str, arguments: &[&str]) -> String {
