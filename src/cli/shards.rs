@@ -3,6 +3,7 @@
 mod capacity;
 mod failover;
 mod log;
+mod resume;
 mod reverse;
 mod status;
 mod strays;
@@ -19,14 +20,12 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
-use super::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
+use super::shard_run::{Tally, begin};
 use super::sparing::Spare;
 use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
-use crate::rebalance::plan::Role as CopyRole;
-use crate::rebalance::resume::{Journals, Stand, abort, adopt, journals, resume, stand};
-use crate::rebalance::run::{How, Step};
-use crate::report::{Bars, Reporter};
+use crate::rebalance::resume::{Journals, Stand, abort, journals, stand};
+use crate::report::Reporter;
 use crate::wire::shard::{MoveState, Role};
 
 /// The state of the map, and of moves under way
@@ -148,103 +147,6 @@ impl Work<'_> {
         }
     }
 
-    async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let (mut ground, missing) = self.files.living(&fleet).await?;
-        let left = self.files.kept()?;
-        {
-            let found = journals(&ground).await?;
-            let open = self.open(&ground, &found)?;
-            self.may_go_without(&ground, &missing, &open)?;
-            if !yes {
-                self.tell(&open);
-                if let Some(copies) = self.copies_now(&ground).await? {
-                    self.tell_copies(&copies);
-                }
-                self.lacking(&ground).await?;
-                confirm("Bring these moves to their end?", yes)?;
-            }
-        }
-        begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
-        ground.sparing = spare.asked();
-        let found = journals(&ground).await?;
-        let open = self.open(&ground, &found)?;
-        self.tell(&open);
-        let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let may_settle = tally.failed == 0 && !ground.fleet.stop.is_asked();
-        let mut settled = if may_settle { self.settle_copies(&ground, &mut waiting).await? } else { 0 };
-        if !ground.fleet.stop.is_asked() {
-            let repairs = self.lacking(&ground).await?;
-            self.repair(&ground, &repairs, tally).await;
-            settled += repairs.len();
-        }
-        if open.is_empty() && left.is_empty() && settled == 0 {
-            self.reporter.data("nothing to resume");
-            return Ok(Exit::Done);
-        }
-        let rest = not_there(left, &read_map(&ground.map_file)?.0);
-        self.files.keep(&rest)?;
-        if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || !rest.is_empty()) {
-            return Ok(self.interrupted());
-        }
-        if tally.failed > 0 || waiting {
-            return Ok(Exit::Partial);
-        }
-        if rest.is_empty() {
-            return Ok(Exit::Done);
-        }
-        // They keep to what they were to keep to, as far as it was not told otherwise now.
-        ground.sparing = ground.sparing.over(self.files.kept_sparing()?).into();
-        checked(&ground, &rest, &self.id).await?;
-        let how = How { concurrent: spare.concurrent(), ..How::default() };
-        let task = Task { id: &self.id, steps: &rest, how, planned: None };
-        carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
-    }
-
-    /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
-    /// follows a Ctrl-C.
-    async fn end_all(
-        &self,
-        ground: &Ground<'_>,
-        open: &[(&MoveState, Stand)],
-        tally: &mut Tally,
-    ) -> Result<bool, Failure> {
-        let reporter = &self.reporter;
-        let elsewhere: Vec<&MoveState> =
-            open.iter().filter(|(_, stand)| *stand == Stand::Elsewhere).map(|(state, _)| *state).collect();
-        if !elsewhere.is_empty() {
-            adopt(ground, &elsewhere).await?;
-            reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
-        }
-        self.end_failovers(ground, open, tally).await?;
-        let bars = Bars::new(reporter.json, reporter.style.quiet);
-        let mut waiting = false;
-        let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
-        let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
-        for (state, _) in open.iter().filter(is_move) {
-            if ground.fleet.stop.is_asked() {
-                reporter.say(&format!("shard {} is left as it is", state.shard));
-                waiting = true;
-                continue;
-            }
-            match resume(ground, state, &watch).await {
-                Ok(kept) => {
-                    let what = if state.replica { "has a replica" } else { "serves" };
-                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
-                    waiting |= kept.is_some();
-                    kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
-                }
-                Err(error) => {
-                    tally.failed += 1;
-                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
-                }
-            }
-        }
-        bars.finish();
-        tally.moves = open.len();
-        Ok(waiting)
-    }
-
     async fn abort(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let mut ground = self.files.ground(&fleet, self.common).await?;
@@ -297,20 +199,6 @@ impl Work<'_> {
     }
 }
 
-/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
-fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let at = |step: &Step| {
-        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
-            CopyRole::Primary => entry.host == step.to,
-            CopyRole::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
-        })
-    };
-    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
-    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
-    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
-    left.into_iter().filter(|step| !behind(step)).collect()
-}
-
 fn line(state: &MoveState, stand: Stand) -> String {
     let what = match stand {
         Stand::Over => "over",
@@ -343,33 +231,5 @@ fn role(role: &Role) -> &'static str {
         Role::Master { .. } => "master",
         Role::Replica { .. } => "replica",
         Role::Unreachable => "down",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use dunlin_shards::ShardMap;
-
-    use super::*;
-
-    #[test]
-    fn a_detour_goes_on_from_where_the_shard_is() {
-        let step = |shard, from: &str, to: &str, wave| Step {
-            shard,
-            from: from.into(),
-            to: to.into(),
-            wave,
-            role: CopyRole::Primary,
-        };
-        let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
-        let map = |host| {
-            let text = format!(
-                "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"
-            );
-            ShardMap::parse(&text).unwrap()
-        };
-        assert_eq!(not_there(left.clone(), &map("a")), left);
-        assert_eq!(not_there(left.clone(), &map("c")), left[1..]);
-        assert_eq!(not_there(left, &map("b")), []);
     }
 }

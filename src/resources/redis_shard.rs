@@ -9,6 +9,8 @@
 pub mod acl;
 pub mod conf;
 mod process;
+mod role;
+mod running;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +18,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
 use super::mode::{self, Mode};
 use super::{
     Blobs, Content, ContentKey, Diff, Meta, PathState, Read, Resource, Site, Source, UnitState, Wants, World, place,
@@ -238,65 +239,6 @@ impl RedisShard {
         self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
     }
 
-    /// Makes a new instance that follows another, its application user off: a move's target.
-    ///
-    /// # Errors
-    /// What the system said; nothing is started then.
-    pub fn birth(&self, replica_of: &str, closed: &str, blobs: &dyn Blobs) -> Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
-        place::own(&self.folder, &self.folder_meta())?;
-        let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        self.write(&acl::switched(&acl, closed, false), &self.new_lines(replica_of)?, blobs)?;
-        place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
-        self.start_with_host()
-    }
-
-    /// Turns users on or off in the ACL file, durably.
-    ///
-    /// # Errors
-    /// The file could not be read or written.
-    pub fn switch_users(&self, users: &[String], on: bool) -> Result<()> {
-        let switched = |text: String, user: &String| acl::switched(&text, user, on);
-        self.rewrite(&self.acl_path(), |text| users.iter().fold(text.to_owned(), switched))
-    }
-
-    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
-    ///
-    /// # Errors
-    /// The file could not be read or written.
-    pub fn unfollow(&self) -> Result<()> {
-        self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
-    }
-
-    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
-    ///
-    /// # Errors
-    /// The file could not be read or written.
-    pub fn follow(&self, address: &str) -> Result<()> {
-        let (host, port) = host_and_port(address)?;
-        self.rewrite(&self.conf_path(), |text| conf::with(text, "replicaof", &format!("{host} {port}")))
-    }
-
-    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
-    /// attached; durably, and the process goes on as it is.
-    ///
-    /// # Errors
-    /// The file could not be read or written.
-    pub fn need_replicas(&self, count: u32) -> Result<()> {
-        self.rewrite(&self.conf_path(), |text| conf::with(text, "min-replicas-to-write", &count.to_string()))
-    }
-
-    /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
-    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> String) -> Result<()> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let edited = edit(&text);
-        if edited != text {
-            place::write(path, edited.as_bytes(), &self.file_meta())?;
-        }
-        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
-        place::sync_folder(path.parent().unwrap_or(Path::new("/")))
-    }
-
     /// The configuration as it stands on the disk; `None` where there is none.
     ///
     /// # Errors
@@ -304,54 +246,6 @@ impl RedisShard {
     pub fn current(&self) -> Result<Option<Conf>> {
         let bytes = World::now().content(&self.conf_path())?;
         Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
-    }
-
-    /// Starts the instance where it does not run.
-    ///
-    /// # Errors
-    /// What systemd or redis-server said.
-    pub fn start(&self) -> Result<()> {
-        match &self.unit {
-            Some(unit) => Exec::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
-            None if process::is_running(&self.folder) => Ok(()),
-            None => process::start(&self.conf_path(), &self.user),
-        }
-    }
-
-    /// Starts the instance, and has it start with the host where it has a unit.
-    ///
-    /// # Errors
-    /// What systemd or redis-server said.
-    pub fn start_with_host(&self) -> Result<()> {
-        if let Some(unit) = &self.unit {
-            // Without a reload of systemd, which would take longer than all the rest; see World's units.
-            Exec::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
-        }
-        self.start()
-    }
-
-    /// Stops the instance, and has it not start again with the host.
-    ///
-    /// # Errors
-    /// What systemd said, or the process did not end within its time.
-    pub fn stop(&self) -> Result<()> {
-        match &self.unit {
-            Some(unit) => {
-                Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop)
-            }
-            None => process::stop(&self.folder),
-        }
-    }
-
-    /// Is the process there?
-    ///
-    /// # Errors
-    /// systemd did not answer.
-    pub fn is_running(&self) -> Result<bool> {
-        match &self.unit {
-            Some(unit) => Ok(World::now().unit(unit)?.active == "active"),
-            None => Ok(process::is_running(&self.folder)),
-        }
     }
 
     /// The ACL file first: a configuration names it.

@@ -1,0 +1,176 @@
+//! `dunlin shards resume`: whatever was cut short is brought to its end, wherever it was begun.
+
+use super::Work;
+use crate::cli::confirm::confirm;
+use crate::cli::exit::Exit;
+use crate::cli::failure::Failure;
+use crate::cli::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
+use crate::cli::sparing::Spare;
+use crate::rebalance::Ground;
+use crate::rebalance::ground::read_map;
+use crate::rebalance::plan::Role;
+use crate::rebalance::resume::{Stand, adopt, journals, resume};
+use crate::rebalance::run::{How, Step};
+use crate::report::Bars;
+use crate::transport::ConnectError;
+use crate::wire::shard::MoveState;
+
+impl Work<'_> {
+    /// First what the hosts' journals have open, then copies that are not as the map says, then replicas that are
+    /// missing, and last the moves of the plan that were not begun.
+    ///
+    /// # Errors
+    /// A host that is needed does not answer, a later map is out, a lock, or preflight refuses the moves that are left.
+    pub async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
+        let fleet = self.files.fleet(self.common)?;
+        let (mut ground, missing) = self.files.living(&fleet).await?;
+        self.agreed(&ground, &missing, yes).await?;
+        begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
+        ground.sparing = spare.asked();
+        let found = journals(&ground).await?;
+        let open = self.open(&ground, &found)?;
+        self.tell(&open);
+        let kept = self.files.kept()?;
+        let mut waiting = self.end_all(&ground, &open, tally).await?;
+        let settled = self.mend_copies(&ground, &mut waiting, tally).await?;
+        if open.is_empty() && kept.is_empty() && settled == 0 {
+            self.reporter.data("nothing to resume");
+            return Ok(Exit::Done);
+        }
+        let rest = not_there(kept, &read_map(&ground.map_file)?.0);
+        self.files.keep(&rest)?;
+        let stopped = ground.fleet.stop.is_asked();
+        if tally.failed > 0 || waiting || (stopped && !rest.is_empty()) {
+            return Ok(if stopped { self.interrupted() } else { Exit::Partial });
+        }
+        if rest.is_empty() {
+            return Ok(Exit::Done);
+        }
+        // They keep to what they were to keep to, as far as it was not told otherwise now.
+        ground.sparing = ground.sparing.over(self.files.kept_sparing()?).into();
+        checked(&ground, &rest, &self.id).await?;
+        let how = How { concurrent: spare.concurrent(), ..How::default() };
+        let task = Task { id: &self.id, steps: &rest, how, planned: None };
+        carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
+    }
+
+    /// Shows what is going to be ended, and asks.
+    async fn agreed(&self, ground: &Ground<'_>, missing: &[(String, ConnectError)], yes: bool) -> Result<(), Failure> {
+        let found = journals(ground).await?;
+        let open = self.open(ground, &found)?;
+        self.may_go_without(ground, missing, &open)?;
+        if yes {
+            return Ok(());
+        }
+        self.tell(&open);
+        if let Some(copies) = self.copies_now(ground).await? {
+            self.tell_copies(&copies);
+        }
+        self.lacking(ground).await?;
+        confirm("Bring these moves to their end?", yes)
+    }
+
+    /// Retires what is left over, has primaries need their replicas, and makes those that are missing; returns how many
+    /// of all these there were.
+    async fn mend_copies(&self, ground: &Ground<'_>, waiting: &mut bool, tally: &mut Tally) -> Result<usize, Failure> {
+        let mut settled = 0;
+        if tally.failed == 0 && !ground.fleet.stop.is_asked() {
+            settled += self.settle_copies(ground, waiting).await?;
+        }
+        if !ground.fleet.stop.is_asked() {
+            let repairs = self.lacking(ground).await?;
+            self.repair(ground, &repairs, tally).await;
+            settled += repairs.len();
+        }
+        Ok(settled)
+    }
+
+    /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
+    /// follows a Ctrl-C.
+    ///
+    /// # Errors
+    /// A consumer did not take the map.
+    pub async fn end_all(
+        &self,
+        ground: &Ground<'_>,
+        open: &[(&MoveState, Stand)],
+        tally: &mut Tally,
+    ) -> Result<bool, Failure> {
+        let reporter = &self.reporter;
+        let elsewhere: Vec<&MoveState> =
+            open.iter().filter(|(_, stand)| *stand == Stand::Elsewhere).map(|(state, _)| *state).collect();
+        if !elsewhere.is_empty() {
+            adopt(ground, &elsewhere).await?;
+            reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
+        }
+        self.end_failovers(ground, open, tally).await?;
+        let bars = Bars::new(reporter.json, reporter.style.quiet);
+        let mut waiting = false;
+        let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
+        let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
+        for (state, _) in open.iter().filter(is_move) {
+            if ground.fleet.stop.is_asked() {
+                reporter.say(&format!("shard {} is left as it is", state.shard));
+                waiting = true;
+                continue;
+            }
+            match resume(ground, state, &watch).await {
+                Ok(kept) => {
+                    let what = if state.replica { "has a replica" } else { "serves" };
+                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
+                    waiting |= kept.is_some();
+                    kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
+                }
+                Err(error) => {
+                    tally.failed += 1;
+                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
+                }
+            }
+        }
+        bars.finish();
+        tally.moves = open.len();
+        Ok(waiting)
+    }
+}
+
+/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
+fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
+    let at = |step: &Step| {
+        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
+            Role::Primary => entry.host == step.to,
+            Role::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
+        })
+    };
+    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
+    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
+    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
+    left.into_iter().filter(|step| !behind(step)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_shards::ShardMap;
+
+    use super::*;
+
+    #[test]
+    fn a_detour_goes_on_from_where_the_shard_is() {
+        let step = |shard, from: &str, to: &str, wave| Step {
+            shard,
+            from: from.into(),
+            to: to.into(),
+            wave,
+            role: Role::Primary,
+        };
+        let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
+        let map = |host| {
+            let text = format!(
+                "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"
+            );
+            ShardMap::parse(&text).unwrap()
+        };
+        assert_eq!(not_there(left.clone(), &map("a")), left);
+        assert_eq!(not_there(left.clone(), &map("c")), left[1..]);
+        assert_eq!(not_there(left, &map("b")), []);
+    }
+}

@@ -1,0 +1,70 @@
+//! What moves and failovers change in an instance's files: whom it follows, who may use it, how many replicas it needs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{RedisShard, acl, conf, host_and_port};
+use crate::resources::{Blobs, place};
+
+impl RedisShard {
+    /// Makes a new instance that follows another, its application user off: a move's target.
+    ///
+    /// # Errors
+    /// What the system said; nothing is started then.
+    pub fn birth(&self, replica_of: &str, closed: &str, blobs: &dyn Blobs) -> Result<()> {
+        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        place::own(&self.folder, &self.folder_meta())?;
+        let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
+        self.write(&acl::switched(&acl, closed, false), &self.new_lines(replica_of)?, blobs)?;
+        place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
+        self.start_with_host()
+    }
+
+    /// Turns users on or off in the ACL file, durably.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn switch_users(&self, users: &[String], on: bool) -> Result<()> {
+        let switched = |text: String, user: &String| acl::switched(&text, user, on);
+        self.rewrite(&self.acl_path(), |text| users.iter().fold(text.to_owned(), switched))
+    }
+
+    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn unfollow(&self) -> Result<()> {
+        self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
+    }
+
+    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn follow(&self, address: &str) -> Result<()> {
+        let (host, port) = host_and_port(address)?;
+        self.rewrite(&self.conf_path(), |text| conf::with(text, "replicaof", &format!("{host} {port}")))
+    }
+
+    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
+    /// attached; durably, and the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn need_replicas(&self, count: u32) -> Result<()> {
+        self.rewrite(&self.conf_path(), |text| conf::with(text, "min-replicas-to-write", &count.to_string()))
+    }
+
+    /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
+    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> String) -> Result<()> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let edited = edit(&text);
+        if edited != text {
+            place::write(path, edited.as_bytes(), &self.file_meta())?;
+        }
+        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
+        place::sync_folder(path.parent().unwrap_or(Path::new("/")))
+    }
+}

@@ -1,0 +1,57 @@
+//! An instance's process: started, with its host too, and stopped; by systemd where it has a unit.
+
+use anyhow::Result;
+
+use super::{RedisShard, process};
+use crate::resources::World;
+use crate::resources::exec::Exec;
+
+impl RedisShard {
+    /// Starts the instance where it does not run.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn start(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => Exec::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
+            None if process::is_running(&self.folder) => Ok(()),
+            None => process::start(&self.conf_path(), &self.user),
+        }
+    }
+
+    /// Starts the instance, and has it start with the host where it has a unit.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn start_with_host(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // Without a reload of systemd, which would take longer than all the rest; see World's units.
+            Exec::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
+        }
+        self.start()
+    }
+
+    /// Stops the instance, and has it not start again with the host.
+    ///
+    /// # Errors
+    /// What systemd said, or the process did not end within its time.
+    pub fn stop(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => {
+                Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop)
+            }
+            None => process::stop(&self.folder),
+        }
+    }
+
+    /// Is the process there?
+    ///
+    /// # Errors
+    /// systemd did not answer.
+    pub fn is_running(&self) -> Result<bool> {
+        match &self.unit {
+            Some(unit) => Ok(World::now().unit(unit)?.active == "active"),
+            None => Ok(process::is_running(&self.folder)),
+        }
+    }
+}
