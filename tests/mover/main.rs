@@ -3,10 +3,12 @@
 mod child;
 mod directed;
 mod failover;
+mod links;
 mod moves;
 mod places;
 mod preflight;
 mod provision;
+mod relay;
 mod replica;
 mod reverse;
 mod sparing;

@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::thread;
 
 use anyhow::{Context, Result};
 
 use super::diary::{self, Begun, Mark, Record, Step, is_finished, last_move};
 use super::link::role_of;
+use super::survey::AT_ONCE;
 use crate::journal;
 use crate::wire::shard::{Logged, MoveState, Moves};
 
@@ -15,12 +17,18 @@ use crate::wire::shard::{Logged, MoveState, Moves};
 /// # Errors
 /// The folder or a journal could not be read.
 pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
-    let mut states = Vec::new();
+    let mut last: Vec<(u32, Vec<Record>)> = Vec::new();
     for shard in shards(what)? {
         let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
-        states.extend(state(shard, last_move(&records), what));
+        last.push((shard, last_move(&records).to_vec()));
     }
-    Ok(states)
+    let some = |some: &[(u32, Vec<Record>)]| -> Vec<Option<MoveState>> {
+        thread::scope(|scope| {
+            let looks: Vec<_> = some.iter().map(|(id, records)| scope.spawn(|| state(*id, records, what))).collect();
+            looks.into_iter().map(|look| look.join().unwrap_or_default()).collect()
+        })
+    };
+    Ok(last.chunks(AT_ONCE).flat_map(some).flatten().collect())
 }
 
 /// All moves, oldest first.

@@ -11,7 +11,7 @@ use crate::wire::shard::Role;
 use crate::wire::shard::failover::{Place, Seen, Survey};
 
 /// How many are looked at at the same time: what is off is only noticed when its time is over.
-const AT_ONCE: usize = 64;
+pub const AT_ONCE: usize = 64;
 
 /// Looks at all of them.
 pub fn survey(what: &Survey) -> Vec<Seen> {
