@@ -88,7 +88,7 @@ fn writes_between_the_last_look_and_the_fence_are_kept() {
         redis::cmd("SET").arg(format!("large:{n}")).arg(&value).exec(&mut client).unwrap();
     }
     go_on(&agent);
-    within(Duration::from_secs(5), || role(&places, 0) == "slave");
+    within(Duration::from_secs(20), || role(&places, 0) == "slave");
     kill_process(target, Signal::CONT).unwrap();
     agent.wait();
     assert_eq!(switched(&places).retries, 1);
@@ -125,7 +125,7 @@ fn a_fenced_source_does_not_take_over_the_data_of_a_target_that_lacks_some() {
         let syncs = info(&mut behind, "stats", "sync_full");
         (log.len(), syncs)
     };
-    within(Duration::from_secs(10), || refusals() != (0, "0".to_owned()));
+    within(Duration::from_secs(20), || refusals() != (0, "0".to_owned()));
     assert_eq!(refusals().1, "0", "the source is let in before the target is promoted");
     go_on(&agent);
     agent.wait();
@@ -196,7 +196,7 @@ fn other_replicas_follow_the_new_owner_without_a_full_sync() {
     writers.publish(&places.address(1));
     writers.write_on(50);
     let mut owner = admin(&places.address(1)).unwrap();
-    within(Duration::from_secs(10), || info(&mut owner, "replication", "connected_slaves") == "2");
+    within(Duration::from_secs(20), || info(&mut owner, "replication", "connected_slaves") == "2");
     assert_eq!(info(&mut owner, "stats", "sync_full"), "0");
     let (_, port) = places.address(1).rsplit_once(':').map(|(ip, port)| (ip.to_owned(), port.to_owned())).unwrap();
     let conf = fs::read_to_string(places.conf_path(2)).unwrap();
@@ -206,7 +206,7 @@ fn other_replicas_follow_the_new_owner_without_a_full_sync() {
     // What was acknowledged is at the replica too.
     let mut replica = admin(&places.address(2)).unwrap();
     let size = |connection: &mut Connection| redis::cmd("DBSIZE").query::<u64>(connection).unwrap();
-    within(Duration::from_secs(5), || size(&mut replica) == size(&mut owner));
+    within(Duration::from_secs(20), || size(&mut replica) == size(&mut owner));
 }
 
 #[test]

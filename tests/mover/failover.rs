@@ -98,7 +98,7 @@ fn written(places: &Places, replicas: u8) -> Writers {
     writers.write_on(100);
     writers.stop();
     let end = info(places, 0, "replication", "master_repl_offset");
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(20), || {
         (1..=replicas).all(|n| info(places, n, "replication", "slave_repl_offset") == end)
     });
     writers
@@ -121,7 +121,7 @@ fn the_copy_takes_over_with_everything_and_the_other_one_follows_it() {
     assert_eq!(places.writable(), [1]);
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
     written.check_counters(&places.address(1));
-    within(Duration::from_secs(5), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
+    within(Duration::from_secs(20), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
     assert_eq!(info(&places, 1, "stats", "sync_partial_ok"), "1", "the other copy took only what it lacked");
     assert_eq!(look(&places, 1, None).min_replicas, 1, "it goes on with one replica");
     assert!(promote(&places, &what).unwrap().already);
@@ -161,13 +161,14 @@ fn the_last_copy_accepts_writes_without_a_replica() {
     let old = on(&mut places, 0, 1);
     assert_eq!(places.handle(Request::Silence(old)).unwrap(), Reply::Silenced);
     let what = Promote { silenced: true, ..promotion(&mut places, 1, &[]) };
-    assert!(promote(&places, &what).unwrap().waited_ms < 1000);
+    // Where it is waited, that takes four seconds; a busy disk may take one to note the step.
+    assert!(promote(&places, &what).unwrap().waited_ms < 3000);
     assert_eq!((places.writable(), look(&places, 1, None).min_replicas), (vec![1], 0));
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
     places.kill(1);
     places.restart(1);
     // Between two of its files an instance says for a moment that it has loaded.
-    within(Duration::from_secs(5), || places.writable() == [1]);
+    within(Duration::from_secs(20), || places.writable() == [1]);
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn a_primary_that_comes_back_while_it_is_waited_for_keeps_its_shard() {
     let request = Request::Promote(what.clone());
     let ended = thread::scope(|scope| {
         let promoting = scope.spawn(|| handle(request, &contents, &Notes::default()));
-        within(Duration::from_secs(5), || matches!(role(&places, 1), Role::Master { .. }));
+        within(Duration::from_secs(20), || matches!(role(&places, 1), Role::Master { .. }));
         assert_eq!(places.writable(), Vec::<u8>::new(), "closed");
         let instance: dunlin::resources::redis_shard::RedisShard =
             serde_json::from_value(on(&mut places, 0, 1).instance).unwrap();
@@ -236,7 +237,7 @@ fn an_agent_that_is_killed_at_any_step_leaves_one_writable_copy_at_most() {
             places.await_answer(1);
         }
         let open = number >= 5;
-        within(Duration::from_secs(5), || places.writable() == if open { vec![1] } else { vec![] });
+        within(Duration::from_secs(20), || places.writable() == if open { vec![1] } else { vec![] });
         let seen = look(&places, 1, None).failover.unwrap();
         assert_eq!((seen.promoted, seen.from.as_str()), (number >= 4, what.from.as_str()), "{at}");
         promote(&places, &what).unwrap();
@@ -261,7 +262,7 @@ fn a_half_made_failover_is_taken_back_once_the_primary_is_there_again() {
     places.await_answer(0);
     assert_eq!(places.writable(), Vec::<u8>::new(), "without its replica the primary takes no write");
     assert_eq!(places.handle(Request::TakeBack(what.clone())).unwrap(), Reply::TakenBack);
-    within(Duration::from_secs(10), || places.writable() == [0]);
+    within(Duration::from_secs(20), || places.writable() == [0]);
     assert_eq!(places.handle(Request::TakeBack(what)).unwrap(), Reply::TakenBack);
     assert!(!places.provision_replica(1, 0).unwrap().action.is_pending());
 }
@@ -274,7 +275,7 @@ fn what_an_old_primary_has_alone_is_told_and_kept() {
     config(&places, 0, &["SET", "min-replicas-to-write", "0"]);
     config(&places, 1, &["SET", "masterauth", "wrong"]);
     redis::cmd("CLIENT").arg(&["KILL", "TYPE", "MASTER"]).exec(&mut admin(&places.address(1)).unwrap()).unwrap();
-    within(Duration::from_secs(5), || info(&places, 0, "replication", "connected_slaves") == "0");
+    within(Duration::from_secs(20), || info(&places, 0, "replication", "connected_slaves") == "0");
     let before: u64 = info(&places, 0, "replication", "master_repl_offset").parse().unwrap();
     redis::cmd("SET").arg("alone").arg(1).exec(&mut connect(&places.address(0), &app()).unwrap()).unwrap();
     let after: u64 = info(&places, 0, "replication", "master_repl_offset").parse().unwrap();
@@ -294,7 +295,7 @@ fn what_an_old_primary_has_alone_is_told_and_kept() {
 fn a_primary_without_its_dead_replica_is_freed() {
     let mut places = cluster(1);
     places.kill(1);
-    within(Duration::from_secs(10), || places.writable().is_empty());
+    within(Duration::from_secs(20), || places.writable().is_empty());
     let primary = on(&mut places, 0, 0);
     assert_eq!(places.handle(Request::Free(Free { primary, replicas: 0 })).unwrap(), Reply::Freed);
     assert_eq!(places.writable(), [0]);
@@ -315,7 +316,7 @@ fn a_move_that_only_copied_is_given_up_and_one_that_handed_over_is_not() {
     let what = promotion(&mut places, 1, &[2]);
     promote(&places, &what).unwrap();
     assert_eq!(places.writable(), [1]);
-    within(Duration::from_secs(10), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
+    within(Duration::from_secs(20), || matches!(role(&places, 2), Role::Replica { linked: true, .. }));
     assert_eq!(written.lost(&places.address(1)), Vec::<String>::new());
     let moves = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(moves)).unwrap() else { panic!() };
@@ -347,7 +348,7 @@ fn a_copy_is_promoted_once_more_after_the_shard_went_back() {
     back.job.run = "back".to_owned();
     copy(&places, back.clone()).unwrap();
     switch(&places, back).unwrap();
-    within(Duration::from_secs(10), || matches!(role(&places, 1), Role::Replica { linked: true, .. }));
+    within(Duration::from_secs(20), || matches!(role(&places, 1), Role::Replica { linked: true, .. }));
     let written = written(&places, 1);
     places.kill(0);
     let again = Promote { job: Job { run: "again".to_owned(), ..what.job }, ..what };

@@ -25,7 +25,7 @@ pub fn switch(places: &Places, spec: MoveSpec) -> anyhow::Result<Switched> {
 pub fn retire(places: &mut Places, n: u8, owner: u8) -> Retired {
     let what = places.retire(n, owner);
     let mut retired = None;
-    within(Duration::from_secs(10), || match places.handle(Request::Retire(what.clone())) {
+    within(Duration::from_secs(20), || match places.handle(Request::Retire(what.clone())) {
         Ok(Reply::Retired(done)) => {
             retired = Some(done);
             true

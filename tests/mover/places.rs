@@ -1,10 +1,10 @@
 //! Two or three "hosts" on loopback: an address and a folder each, with instances from the shipped templates.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -97,17 +97,7 @@ impl Places {
     /// Instances whose configuration is the template's with these replacements.
     pub fn edited(count: u8, appendfsync: &'static str, edits: Vec<(&'static str, &'static str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ip = |n| format!("127.0.0.{}", n + 2);
-        let port = loop {
-            let first = TcpListener::bind((ip(0), 0)).unwrap();
-            let port = first.local_addr().unwrap().port();
-            // Below the range of outgoing connections' ports, which could take it while an instance is down.
-            let port = 10_000 + port % 20_000;
-            drop(first);
-            if (0..count).all(|n| TcpListener::bind((ip(n), port)).is_ok()) {
-                break port;
-            }
-        };
+        let port = free_port(count);
         let mut places = Self { folder, port, contents: Contents::default(), needed: 0, count, appendfsync, edits };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
@@ -271,7 +261,12 @@ impl Places {
     }
 
     pub fn await_answer(&self, n: u8) {
-        within(Duration::from_secs(20), || admin(&self.address(n)).is_ok_and(|mut c| ping(&mut c)));
+        // Between two of its files an instance says for a moment that it has loaded.
+        let mut times = 0;
+        within(Duration::from_secs(20), || {
+            times = if admin(&self.address(n)).is_ok_and(|mut c| ping(&mut c)) { times + 1 } else { 0 };
+            times == 3
+        });
     }
 
     /// SIGKILL; returns once the process is gone with all its threads, so that its port is free.
@@ -280,7 +275,7 @@ impl Places {
         let Ok(process) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
         rustix::process::pidfd_send_signal(&process, rustix::process::Signal::KILL).ok();
         let mut end = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
-        let most = rustix::event::Timespec { tv_sec: 5, tv_nsec: 0 };
+        let most = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
         assert_eq!(rustix::event::poll(&mut end, Some(&most)), Ok(1), "instance {n} is still there");
     }
 
@@ -299,10 +294,13 @@ impl Places {
         }
     }
 
+    /// The process of an instance. The number of one that has ended may be another's by now, and that one a server as
+    /// well: it is called by its file, and soon by its address.
     pub fn pid(&self, n: u8) -> Option<rustix::process::Pid> {
         let number: i32 = fs::read_to_string(self.data(n).join("redis.pid")).ok()?.trim().parse().ok()?;
-        let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;
-        title.windows(12).any(|w| w == b"redis-server").then(|| rustix::process::Pid::from_raw(number)).flatten()
+        let title = String::from_utf8_lossy(&fs::read(format!("/proc/{number}/cmdline")).ok()?).into_owned();
+        let names = [self.address(n), self.conf_path(n).display().to_string()];
+        names.iter().any(|name| title.contains(name)).then(|| rustix::process::Pid::from_raw(number)).flatten()
     }
 
     /// How many instances let the application write.
@@ -338,6 +336,22 @@ fn user_name() -> String {
     if uid.is_root() { "root".to_owned() } else { uid.as_raw().to_string() }
 }
 
+/// A port that is free on all places, and no other test's of this process: below the range of outgoing connections, which
+/// could take it while an instance is down.
+fn free_port(count: u8) -> u16 {
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let ip = |n| format!("127.0.0.{}", n + 2);
+    loop {
+        let any = TcpListener::bind((ip(0), 0)).unwrap().local_addr().unwrap().port();
+        let port = 10_000 + any % 20_000;
+        if !taken.contains(&port) && (0..count).all(|n| TcpListener::bind((ip(n), port)).is_ok()) {
+            taken.insert(port);
+            return port;
+        }
+    }
+}
+
 pub fn connect(address: &str, login: &Credentials) -> redis::RedisResult<redis::Connection> {
     use redis::IntoConnectionInfo;
     let (ip, port) = address.rsplit_once(':').unwrap();
@@ -346,8 +360,8 @@ pub fn connect(address: &str, login: &Credentials) -> redis::RedisResult<redis::
         .set_password(&login.password)
         .set_skip_set_lib_name();
     let info = (ip, port.parse::<u16>().unwrap()).into_connection_info()?.set_redis_settings(settings);
-    let connection = redis::Client::open(info)?.get_connection_with_timeout(Duration::from_secs(1))?;
-    connection.set_read_timeout(Some(Duration::from_secs(3)))?;
+    let connection = redis::Client::open(info)?.get_connection_with_timeout(Duration::from_secs(5))?;
+    connection.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(connection)
 }
 

@@ -65,7 +65,7 @@ pub fn has_everything(places: &Places, replica: u8, owner: u8, writers: &Writers
         info.lines().find_map(|line| line.strip_prefix("master_repl_offset:")?.parse::<u64>().ok()).unwrap()
     };
     let (mut one, mut other) = (admin(&places.address(replica)).unwrap(), admin(&places.address(owner)).unwrap());
-    within(Duration::from_secs(10), || offset(&mut one) == offset(&mut other));
+    within(Duration::from_secs(20), || offset(&mut one) == offset(&mut other));
     assert_eq!(size(replica), size(owner));
     assert_eq!(writers.lost(&places.address(replica)), Vec::<String>::new());
 }
@@ -166,7 +166,7 @@ fn a_primary_that_comes_back_alone_refuses_writes() {
     let mut places = with_a_replica(2);
     write(&places, 0).unwrap();
     places.kill(1);
-    within(Duration::from_secs(10), || write(&places, 0).is_err_and(|code| code == "NOREPLICAS"));
+    within(Duration::from_secs(20), || write(&places, 0).is_err_and(|code| code == "NOREPLICAS"));
     places.kill(0);
     places.restart(0);
     places.await_answer(0);

@@ -68,7 +68,7 @@ fn half_way(places: &Places) {
 /// Waits until the source has nothing to do with the copy any more.
 fn is_left_alone(places: &Places) {
     let mut source = admin(&places.address(0)).unwrap();
-    within(Duration::from_secs(5), || {
+    within(Duration::from_secs(20), || {
         info(&mut source, "replication", "connected_slaves") == "0"
             && info(&mut source, "persistence", "rdb_bgsave_in_progress") == "0"
     });
@@ -310,7 +310,7 @@ fn a_frozen_source_holds_a_copy_until_it_answers_again() {
         let copying = scope.spawn(|| places.handle_with(Request::Copy(spec.clone()), &told));
         // It is being watched: a connection of the admin's that asks for nothing but PING.
         let mut client = admin(&places.address(0)).unwrap();
-        within(Duration::from_secs(10), || {
+        within(Duration::from_secs(20), || {
             let list: String = redis::cmd("CLIENT").arg("LIST").query(&mut client).unwrap();
             list.contains("cmd=ping")
         });

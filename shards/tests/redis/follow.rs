@@ -63,9 +63,9 @@ fn zadd(key: &str, id: u64) -> Cmd {
 }
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(20);
     while !condition().await {
-        assert!(Instant::now() < end, "not within 10 s: {what}");
+        assert!(Instant::now() < end, "not within 20 s: {what}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -217,7 +217,7 @@ async fn lower_epochs_other_clusters_and_other_content_are_refused() {
 async fn one_shard_down_fails_only_its_own() {
     let (up, mut down) = (Server::start(&[]), Server::start(&[]));
     let published = Published::new(1, &[up.address(), down.address()]);
-    let retry_for = Duration::from_millis(300);
+    let retry_for = Duration::from_secs(1);
     let shards = Shards::open(published.path(), Options { retry_for, ..options() }).await.expect("a connection set");
     let keys: Vec<String> = (0..40).map(|n| format!("tl:{n}")).collect();
     let items = || keys.iter().map(|key| (key.clone().into_bytes(), zadd(key, 1))).collect::<Vec<_>>();
@@ -232,7 +232,7 @@ async fn one_shard_down_fails_only_its_own() {
     let failed: Vec<&Error> = again.iter().filter_map(|result| result.as_ref().err()).collect();
     assert!(failed.iter().all(|error| error.applied() == Applied::No), "{failed:?}");
     assert!(!failed.is_empty() && failed.len() < keys.len());
-    let health = shards.health(Duration::from_secs(1)).await;
+    let health = shards.health(Duration::from_secs(5)).await;
     assert_eq!(health.iter().map(|shard| shard.failure.is_some()).collect::<Vec<_>>(), [false, true]);
     down.restart();
     until("it is used again", async || shards.batch(items(), Retry::Idempotent).await.iter().all(Result::is_ok)).await;
@@ -284,5 +284,5 @@ async fn a_silent_node_is_given_up_in_time() {
     let key = (0..100).map(|n| format!("k{n}")).find(|key| slot_of(key.as_bytes()).0 < 8192).expect("a key");
     let error = shards.query::<u64>(key.as_bytes(), &incr(&key), Retry::Idempotent).await.expect_err("nobody answers");
     assert_eq!(error.applied(), Applied::No);
-    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -1,8 +1,10 @@
 //! A redis-server of its own on a free loopback port, gone when the value is dropped.
 
 use std::{
+    collections::BTreeSet,
     net::TcpListener,
     process::{Child, Command, Stdio},
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -77,14 +79,17 @@ impl Server {
             .expect("redis-server is installed");
         let child = self.child.insert(child);
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("an address");
-        let end = Instant::now() + Duration::from_secs(10);
+        let end = Instant::now() + Duration::from_secs(20);
         while Instant::now() < end {
             if child.try_wait().expect("a child's state can be read").is_some() {
                 return false;
             }
-            let pong =
-                client.get_connection().and_then(|mut connection| redis::cmd("PING").query::<String>(&mut connection));
-            if pong.is_ok() {
+            let info = client
+                .get_connection()
+                .and_then(|mut connection| redis::cmd("INFO").arg("server").query::<String>(&mut connection));
+            // another server may have the port, and this one is about to find out
+            let own = format!("process_id:{}", child.id());
+            if info.is_ok_and(|info| info.lines().any(|line| line == own)) {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -99,8 +104,16 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody listens on right now.
+/// A port that nobody listens on right now, and no other test of this process was given. It lies below the range of
+/// outgoing connections, one of which could take it while a server is down.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
-    listener.local_addr().expect("a bound listener has an address").port()
+    static TAKEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    loop {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
+        let port = 10_000 + listener.local_addr().expect("a bound listener has an address").port() % 20_000;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() && taken.insert(port) {
+            return port;
+        }
+    }
 }
