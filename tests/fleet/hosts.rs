@@ -45,7 +45,7 @@ impl Fleet {
     pub fn root(&self, host: &str, command: &str) -> String {
         let mut ssh = self.kept(host);
         let output =
-            ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=5", "-l", "root"]).args([host, command]);
+            ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-l", "root"]).args([host, command]);
         let output = output.output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{host}: {command}: {}\n{said}", output.status);
@@ -57,7 +57,7 @@ impl Fleet {
         together(hosts, |host| self.root(host, command))
     }
 
-    /// ssh to a host over a connection that is kept for some seconds: most of a short command is the login.
+    /// ssh to a host over a connection that is kept for a minute: most of a short command is the login.
     fn kept(&self, host: &str) -> Command {
         let mut ssh = Command::new("ssh");
         let path = format!("ControlPath={}", self.folder.join(format!("kept-{host}")).display());
