@@ -83,14 +83,14 @@ fn instances_that_are_silent_are_waited_for_all_at_once() {
     copy(&places, spec.clone()).unwrap();
     // The kernel accepts, and nobody answers.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let journal = |shard: u32| spec.journals.join(format!("shard-{shard}.jsonl"));
+    let journal = |shard: u32| spec.job.journals.join(format!("shard-{shard}.jsonl"));
     let text = fs::read_to_string(journal(SHARD)).unwrap();
     let text = text.replace(&spec.from, &silent.local_addr().unwrap().to_string());
     for shard in 100..120 {
         fs::write(journal(shard), &text).unwrap();
     }
     let begin = Instant::now();
-    let what = Moves { credentials: credentials(), journals: spec.journals.clone() };
+    let what = Moves { credentials: credentials(), journals: spec.job.journals.clone() };
     let Reply::Moves(moves) = places.handle(Request::Moves(what)).unwrap() else { panic!() };
     let took = begin.elapsed();
     assert_eq!(

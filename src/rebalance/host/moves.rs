@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::panic::resume_unwind;
 use std::thread;
 
 use anyhow::{Context, Result};
@@ -25,7 +26,7 @@ pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
     let some = |some: &[(u32, Vec<Record>)]| -> Vec<Option<MoveState>> {
         thread::scope(|scope| {
             let looks: Vec<_> = some.iter().map(|(id, records)| scope.spawn(|| state(*id, records, what))).collect();
-            looks.into_iter().map(|look| look.join().unwrap_or_default()).collect()
+            looks.into_iter().map(|look| look.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
         })
     };
     Ok(last.chunks(AT_ONCE).flat_map(some).flatten().collect())
