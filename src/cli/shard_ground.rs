@@ -143,6 +143,7 @@ impl Files {
             by: who(),
             fences: BTreeMap::new(),
             sparing: Asked::default(),
+            allow_reencoding: false,
         };
         Ok((ground, missing))
     }

@@ -48,6 +48,10 @@ pub struct ShardRebalance {
     /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
     #[arg(long)]
     soak: bool,
+    /// Move also where the target's listpack limits are others than the source's: what is small is encoded anew, and it
+    /// is told before what that does to memory
+    #[arg(long)]
+    allow_reencoding: bool,
     #[command(flatten)]
     spare: Spare,
     /// Do not ask
@@ -85,6 +89,7 @@ impl ShardRebalance {
         let fleet = files.fleet(common)?;
         let mut ground = files.ground(&fleet, common).await?;
         ground.sparing = self.spare.asked();
+        ground.allow_reencoding = self.allow_reencoding;
         let map = files.map()?;
         let primaries = observe::primaries(&ground, map).await.map_err(|error| {
             Failure::new(Exit::Refused, error)
@@ -100,12 +105,12 @@ impl ShardRebalance {
         }
         let steps = steps(plan);
         if !self.yes {
-            checked(&ground, &steps, id).await?;
+            checked(&ground, &steps, (id, reporter)).await?;
             confirm("Move these shards?", self.yes)?;
         }
         begin(&files, &mut ground, ("shard-rebalance", id), reporter).await?;
         unchanged(&files, &ground, &steps).await?;
-        checked(&ground, &steps, id).await?;
+        checked(&ground, &steps, (id, reporter)).await?;
         let how = How { soak: self.soak, concurrent: self.spare.concurrent(), ..How::default() };
         let planned = Some(Foretold::by(plan));
         carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await

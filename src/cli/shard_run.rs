@@ -94,13 +94,17 @@ pub async fn begin(
     Ok(ground.begin(id, &hosts).await?)
 }
 
-/// Asks the targets' hosts for everything that stands in the way.
+/// Asks the targets' hosts for everything that stands in the way, and says what does not but is to be known.
 ///
 /// # Errors
 /// Something does: exit 3, nothing was written.
-pub async fn checked(ground: &Ground<'_>, steps: &[Step], id: &str) -> Result<(), Failure> {
+pub async fn checked(ground: &Ground<'_>, steps: &[Step], (id, reporter): (&str, &Reporter)) -> Result<(), Failure> {
     let (map, _) = crate::rebalance::ground::read_map(&ground.map_file)?;
-    let reasons = preflight(ground, &map, steps, id).await?;
+    let note = |host: &str, event: &Event| match event {
+        Event::Note { text } if !reporter.json => reporter.say(&format!("{host}: {text}")),
+        event => reporter.event(host, event),
+    };
+    let reasons = preflight(ground, &map, steps, (id, &note)).await?;
     if reasons.is_empty() {
         return Ok(());
     }

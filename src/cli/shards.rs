@@ -21,7 +21,6 @@ use super::failure::Failure;
 use super::run::run_id;
 use super::shard_ground::Files;
 use super::shard_run::{Tally, begin};
-use super::sparing::Spare;
 use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::resume::{Journals, Stand, abort, journals, stand};
@@ -45,13 +44,7 @@ enum What {
     },
     /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left,
     /// make the replicas that shards lack by the map, and have primaries need those that they were given
-    Resume {
-        /// Do not ask
-        #[arg(short, long)]
-        yes: bool,
-        #[command(flatten)]
-        spare: Spare,
-    },
+    Resume(resume::How),
     /// Take back moves that have not switched yet, and forget those that were not begun
     Abort {
         /// Do not ask
@@ -101,7 +94,7 @@ impl Shards {
         let (reporter, id, mut tally) = (common.reporter(), run_id(), Tally::default());
         let name = match &self.what {
             What::Status { .. } => "shards status",
-            What::Resume { .. } => "shards resume",
+            What::Resume(_) => "shards resume",
             What::Abort { .. } => "shards abort",
             What::Reverse { .. } => "shards reverse",
             What::Failover(_) => "shards failover",
@@ -115,7 +108,7 @@ impl Shards {
             let work = Work { files: &files, common, reporter, id };
             match self.what {
                 What::Status { out } => work.status(out).await,
-                What::Resume { yes, spare } => work.resume(yes, &spare, &mut tally).await,
+                What::Resume(how) => work.resume(&how, &mut tally).await,
                 What::Abort { yes } => work.abort(yes, &mut tally).await,
                 What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
                 What::Failover(how) => work.failover(&how, &mut tally).await,

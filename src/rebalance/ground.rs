@@ -44,6 +44,8 @@ pub struct Ground<'a> {
     pub fences: BTreeMap<String, u64>,
     /// What moves are to leave to their sources' clients, as far as it was said.
     pub sparing: Asked,
+    /// Move also where the target's listpack limits are other ones than the source's.
+    pub allow_reencoding: bool,
 }
 
 impl Ground<'_> {
@@ -102,7 +104,8 @@ impl Ground<'_> {
 
     /// The bounds of a move that had those before.
     pub fn limits(&self, before: Sparing) -> shard::Limits {
-        shard::Limits { sparing: self.sparing.over(before), ..shard::Limits::default() }
+        let sparing = self.sparing.over(before);
+        shard::Limits { sparing, allow_reencoding: self.allow_reencoding, ..shard::Limits::default() }
     }
 
     /// A compiler for the steps of these types, under a map.

@@ -99,9 +99,14 @@ pub struct Outcome {
 ///
 /// # Errors
 /// A host could not be asked.
-pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run: &str) -> Result<Vec<String>> {
+pub async fn preflight(
+    ground: &Ground<'_>,
+    map: &ShardMap,
+    steps: &[Step],
+    (run, watch): (&str, Watch<'_>),
+) -> Result<Vec<String>> {
     let ask = async |step: &Step| -> Result<Vec<String>> {
-        let found = refusals(ground, step.spec(ground, map, run)?, &step.to).await?;
+        let found = refusals(ground, step.spec(ground, map, run)?, &step.to, watch).await?;
         Ok(found.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
     };
     let mut reasons = Vec::new();
@@ -115,8 +120,8 @@ pub async fn preflight(ground: &Ground<'_>, map: &ShardMap, steps: &[Step], run:
 ///
 /// # Errors
 /// It could not be asked.
-pub async fn refusals(ground: &Ground<'_>, spec: MoveSpec, to: &str) -> Result<Vec<Refusal>> {
-    match ground.ask(to, Request::Preflight(spec), &|_, _| {}).await? {
+pub async fn refusals(ground: &Ground<'_>, spec: MoveSpec, to: &str, watch: Watch<'_>) -> Result<Vec<Refusal>> {
+    match ground.ask(to, Request::Preflight(spec), watch).await? {
         Reply::Preflight(found) => Ok(found),
         _ => bail!("an answer that does not fit"),
     }

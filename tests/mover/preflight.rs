@@ -227,6 +227,11 @@ fn other_listpack_limits_are_refused_or_foretold() {
     let (reply, notes) = places.handle_noted(Request::Preflight(spec.clone()));
     assert_eq!(reply.unwrap(), Reply::Preflight(Vec::new()));
     assert_eq!(writes(&places, 3), before);
+    // Data that grow at the target must fit there as they will be.
+    let tight =
+        edited(&mut places, "conf", "zset-max-listpack-entries 1100", "zset-max-listpack-entries 128\nmaxmemory 8mb");
+    let tight = MoveSpec { limits: spec.limits, ..tight };
+    refused(&World::default(), &places, &tight, ("memory", "the target's maxmemory is 8388608"));
     let told = notes.iter().find_map(|note| note.split_once("become about ")).unwrap().1;
     let foretold: u64 = told.trim().parse().unwrap();
     let bytes = copy(&places, spec).unwrap().bytes;

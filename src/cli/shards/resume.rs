@@ -1,5 +1,7 @@
 //! `dunlin shards resume`: whatever was cut short is brought to its end, wherever it was begun.
 
+use clap::Args;
+
 use super::Work;
 use crate::cli::confirm::confirm;
 use crate::cli::exit::Exit;
@@ -10,10 +12,23 @@ use crate::rebalance::Ground;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{Stand, adopt, journals, resume};
-use crate::rebalance::run::{How, Step};
+use crate::rebalance::run::{self, Step};
 use crate::report::Bars;
 use crate::transport::ConnectError;
 use crate::wire::shard::MoveState;
+
+/// How to go on.
+#[derive(Debug, Args)]
+pub struct How {
+    /// Move also where the target's listpack limits are others than the source's
+    #[arg(long)]
+    allow_reencoding: bool,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    spare: Spare,
+}
 
 impl Work<'_> {
     /// First what the hosts' journals have open, then copies that are not as the map says, then replicas that are
@@ -21,12 +36,13 @@ impl Work<'_> {
     ///
     /// # Errors
     /// A host that is needed does not answer, a later map is out, a lock, or preflight refuses the moves that are left.
-    pub async fn resume(&self, yes: bool, spare: &Spare, tally: &mut Tally) -> Result<Exit, Failure> {
+    pub async fn resume(&self, how: &How, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
-        self.agreed(&ground, &missing, yes).await?;
+        self.agreed(&ground, &missing, how.yes).await?;
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
-        ground.sparing = spare.asked();
+        ground.sparing = how.spare.asked();
+        ground.allow_reencoding = how.allow_reencoding;
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         self.tell(&open);
@@ -48,9 +64,9 @@ impl Work<'_> {
         }
         // They keep to what they were to keep to, as far as it was not told otherwise now.
         ground.sparing = ground.sparing.over(self.files.kept_sparing()?).into();
-        checked(&ground, &rest, &self.id).await?;
-        let how = How { concurrent: spare.concurrent(), ..How::default() };
-        let task = Task { id: &self.id, steps: &rest, how, planned: None };
+        checked(&ground, &rest, (&self.id, &self.reporter)).await?;
+        let run = run::How { concurrent: how.spare.concurrent(), ..run::How::default() };
+        let task = Task { id: &self.id, steps: &rest, how: run, planned: None };
         carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
     }
 

@@ -186,7 +186,7 @@ pub async fn repair(ground: &Ground<'_>, repairs: &[Repair], run: &str, watch: W
     let one = async |repair: &Repair| -> Result<Moved> {
         let change = Change { shard: repair.shard, old: None, new: &repair.host };
         let (map, _) = read_map(&ground.map_file)?;
-        let found = refusals(ground, replica::asked(ground, &map, run, change)?, change.new).await?;
+        let found = refusals(ground, replica::asked(ground, &map, run, change)?, change.new, watch).await?;
         // A primary counts the replica of a dead host until that link has timed out.
         let reasons: Vec<String> = found.iter().filter(|one| one.rule != "replica").map(ToString::to_string).collect();
         if !reasons.is_empty() {

@@ -132,9 +132,9 @@ fn from_source(
     }
     replicas(source, spec, &info, found);
     found.checked("version", version(info.text("redis_version"), &local_version()?));
-    memory(&info, conf, found)?;
+    let grown = encodings(source, spec, conf, (found, sink))?;
+    memory(info.number("used_memory") + grown, conf, found)?;
     found.checked("disk", disk(&info, instance)?);
-    encodings(source, spec, conf, (found, sink))?;
     replica_user(source, spec, conf, found)?;
     found.checked("buffer", buffer(source, &info, spec.limits.sparing.bandwidth)?);
     Ok(())
@@ -172,10 +172,9 @@ fn version(source: &str, target: &str) -> Option<String> {
 }
 
 /// Data, the copy's own buffers, and what a rewrite of the append-only file may copy.
-fn memory(info: &Info, conf: &Conf, found: &mut Found) -> Result<()> {
-    let used = info.number("used_memory");
+fn memory(used: u64, conf: &Conf, found: &mut Found) -> Result<()> {
     if let Some(limit) = conf.bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
-        found.add("memory", format!("the source uses {used} bytes, the target's maxmemory is {limit}"));
+        found.add("memory", format!("the copy will use {used} bytes, the target's maxmemory is {limit}"));
     }
     let available = meminfo("MemAvailable:")?;
     let needed = used + used / 2 + conf.bytes("repl-backlog-size").unwrap_or(1 << 20);
@@ -213,8 +212,9 @@ fn disk(info: &Info, instance: &RedisShard) -> Result<Option<String>> {
     Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", there.display())))
 }
 
-/// Other limits re-encode: a reason against the move, or, where that is allowed, something to say.
-fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&mut Found, &dyn Sink)) -> Result<()> {
+/// Other limits re-encode: a reason against the move, or, where that is allowed, something to say. Returns by how many
+/// bytes the data grow with that.
+fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&mut Found, &dyn Sink)) -> Result<u64> {
     let mut differing = Vec::new();
     for name in ENCODINGS {
         let here = source.setting(name)?;
@@ -223,16 +223,16 @@ fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&m
         }
     }
     if differing.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
     let Predicted { now, then } = reencoding::predicted(source, conf)?;
     let text = format!("{}: the move re-encodes, {now} bytes of data become about {then}", differing.join(", "));
     if spec.limits.allow_reencoding {
         sink.emit(Event::Note { text: format!("shard {}: {text}", spec.job.shard) });
     } else {
-        found.add("encoding", text);
+        found.add("encoding", format!("{text}; --allow-reencoding moves it all the same"));
     }
-    Ok(())
+    Ok(then.saturating_sub(now))
 }
 
 /// The user that the target will replicate as must be let in at the source.
