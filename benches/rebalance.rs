@@ -11,6 +11,8 @@ mod client;
 mod gap;
 #[path = "../tests/mover/places.rs"]
 mod places;
+#[path = "rebalance/spare.rs"]
+mod spare;
 
 use gap::{percentile, told};
 
@@ -22,6 +24,7 @@ fn main() {
     let always = std::env::var("DUNLIN_BENCH_APPENDFSYNC").is_ok_and(|value| value == "always");
     let [vs_redis_cli, vs_full_sync, whole] = if keys == 0 { [f64::NAN; 3] } else { throughput(keys) };
     let gaps = gap::measure(moves, failovers, if always { "always" } else { "everysec" });
+    let [idle, free, guarded] = if keys == 0 { [f64::NAN; 3] } else { spared(keys / 4) };
     told("write gap of a move, as the writers see it", &gaps.client);
     told("the same as the host sees it, from pause to opening", &gaps.host);
     told("slowest write of a move", &gaps.slowest);
@@ -29,13 +32,27 @@ fn main() {
     told("write gap of FAILOVER TO", &gaps.failover);
     eprintln!("{} acknowledged writes at {:.0} a second, {} attempts given up", gaps.acked, gaps.rate, gaps.retries);
     println!(
-        "bench rebalance: vs_redis_cli={vs_redis_cli:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2} whole_vs_full_sync={whole:.2}",
+        "bench rebalance: vs_redis_cli={vs_redis_cli:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2} whole_vs_full_sync={whole:.2} wait_p99_ms={idle:.2} wait_p99_copy_ms={free:.2} wait_p99_guarded_ms={guarded:.2}",
         percentile(&gaps.client, 0.5),
         percentile(&gaps.client, 0.99),
         percentile(&gaps.failover, 0.5),
         percentile(&gaps.host, 0.5),
         percentile(&gaps.host, 0.99),
     );
+}
+
+fn spared(keys: usize) -> [f64; 3] {
+    let spare::Spared { idle, free, guarded } = spare::measure(keys);
+    eprintln!(
+        "99 of 100 writes wait {idle:.2} ms at most without a copy, {:.2} ms during one of {:.1} s, {:.2} ms during one \
+         with --max-p99 {}ms, of {:.1} s",
+        free.0,
+        free.1,
+        guarded.0,
+        spare::LIMIT,
+        guarded.1
+    );
+    [idle, free.0, guarded.0]
 }
 
 fn throughput(keys: usize) -> [f64; 3] {

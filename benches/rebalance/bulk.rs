@@ -60,13 +60,14 @@ pub fn measure(keys: usize) -> Bulk {
 }
 
 /// Large sorted sets in their large encoding, as in a Redis Cluster with its defaults.
-fn shard() -> Places {
+pub fn shard() -> Places {
     let edits =
         vec![("maxmemory 256mb", "maxmemory 4gb"), ("zset-max-listpack-entries 1100", "zset-max-listpack-entries 128")];
     Places::edited(2, "everysec", edits)
 }
 
-fn fill(client: &mut Connection, keys: impl Iterator<Item = String>) {
+/// Sorted sets of a thousand members.
+pub fn fill(client: &mut Connection, keys: impl Iterator<Item = String>) {
     for key in keys {
         let mut add = redis::cmd("ZADD");
         add.arg(&key);

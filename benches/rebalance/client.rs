@@ -24,7 +24,10 @@ pub struct Seen {
     pub acked: u64,
 }
 
-#[derive(Default)]
+/// Waits are counted in steps of so many microseconds, up to so many steps.
+const STEP_US: usize = 50;
+const STEPS: usize = 4_000;
+
 struct Counters {
     last_us: AtomicU64,
     gap_us: AtomicU64,
@@ -32,6 +35,16 @@ struct Counters {
     acked: AtomicU64,
     total: AtomicU64,
     stop: AtomicBool,
+    waits: Vec<AtomicU64>,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        let zero = || AtomicU64::new(0);
+        let waits = (0..=STEPS).map(|_| zero()).collect();
+        let [last_us, gap_us, slowest_us, acked, total] = [zero(), zero(), zero(), zero(), zero()];
+        Self { last_us, gap_us, slowest_us, acked, total, stop: AtomicBool::new(false), waits }
+    }
 }
 
 /// The writers, on a runtime of their own.
@@ -80,6 +93,18 @@ impl Client {
         }
     }
 
+    /// How long 99 of 100 writes took at most since the last call, in milliseconds.
+    pub fn wait_p99_ms(&self) -> f64 {
+        let counts: Vec<u64> = self.counters.waits.iter().map(|count| count.swap(0, Ordering::Relaxed)).collect();
+        let (all, mut sum) = (counts.iter().sum::<u64>(), 0);
+        let reaches = |count: &u64| {
+            sum += count;
+            sum * 100 >= all * 99
+        };
+        let step = counts.iter().position(reaches).unwrap_or(STEPS);
+        ((step + 1) * STEP_US) as f64 / 1000.0
+    }
+
     /// Acknowledged writes since the last call.
     pub fn total(&self) -> u64 {
         self.counters.total.swap(0, Ordering::Relaxed)
@@ -126,6 +151,8 @@ async fn write(shards: Shards, counters: Arc<Counters>, begin: Instant, (task, r
         }
         let took = u64::try_from(asked.elapsed().as_micros()).unwrap();
         counters.slowest_us.fetch_max(took, Ordering::Relaxed);
+        let step = usize::try_from(took).unwrap() / STEP_US;
+        counters.waits[step.min(STEPS)].fetch_add(1, Ordering::Relaxed);
         counters.acked.fetch_add(1, Ordering::Relaxed);
         counters.total.fetch_add(1, Ordering::Relaxed);
     }
