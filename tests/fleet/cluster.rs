@@ -21,8 +21,9 @@ use crate::project::Project;
 pub const REDIS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 /// Eight shards of one size cannot be spread over three hosts any better than 2, 3, 3: a quarter under the share.
 pub const TOLERANCE: &str = "30%";
-/// How many shards there are.
+/// How many shards there are, and how many where their number is not what counts.
 pub const SHARDS: u16 = 8;
+pub const FEW: u16 = 4;
 const PORT: u16 = 7000;
 /// Keys of 64 KiB that each shard holds from the beginning.
 const FILL: usize = 32;
@@ -32,10 +33,13 @@ pub const APP: &str = "app-of-the-test";
 /// How long something that is bound to come may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Eight shards on redis-01 and redis-02, with their map on app-01.
+/// Shards on redis-01 and redis-02, with their map on app-01.
 pub struct Cluster<'f> {
     pub fleet: &'f Fleet,
     pub project: Project,
+    pub shards: u16,
+    /// Where instances may be.
+    hosts: Vec<&'static str>,
 }
 
 /// Somebody who holds a host's lock; killed when it is dropped.
@@ -62,15 +66,20 @@ pub enum Role {
 impl<'f> Cluster<'f> {
     /// Removes what tests before left, and provisions; nothing is pending afterwards.
     pub fn new(fleet: &'f Fleet) -> Self {
-        Self::made(fleet, false)
+        Self::made(fleet, SHARDS, false)
     }
 
     /// The same in two zones, each shard with a replica in the other one; the host that joins later is in redis-01's.
     pub fn with_replicas(fleet: &'f Fleet) -> Self {
-        Self::made(fleet, true)
+        Self::made(fleet, SHARDS, true)
     }
 
-    fn made(fleet: &'f Fleet, replicas: bool) -> Self {
+    /// The same with a few shards.
+    pub fn few_with_replicas(fleet: &'f Fleet) -> Self {
+        Self::made(fleet, FEW, true)
+    }
+
+    fn made(fleet: &'f Fleet, shards: u16, replicas: bool) -> Self {
         fleet.root_on(&HOSTS, WIPE);
         let mut project = Project::new(fleet);
         project.hosts["groups"]["redis"] = toml::from_str(
@@ -84,23 +93,12 @@ impl<'f> Cluster<'f> {
             }
         }
         project.write();
-        let mut map = format!("cluster = \"test\"\nepoch = 1\nport_base = {PORT}\n");
-        let width = 16384 / SHARDS;
-        for id in 0..SHARDS {
-            let (first, host) = (id * width, REDIS[usize::from(id / (SHARDS / 2))]);
-            let slots = format!("{first}-{}", first + width - 1);
-            writeln!(map, "\n[[shard]]\nid = {id}\nslots = \"{slots}\"\nhost = \"{host}\"").unwrap();
-            if replicas {
-                let other = REDIS[1 - usize::from(id / (SHARDS / 2))];
-                writeln!(map, "replicas = [\"{other}\"]").unwrap();
-            }
-        }
-        std::fs::write(project.path("inventory/shards.toml"), map).unwrap();
+        std::fs::write(project.path("inventory/shards.toml"), first_map(shards, replicas)).unwrap();
         let secrets = project.path("inventory/secrets.toml");
         let words = format!("[redis]\nadmin = \"{ADMIN}\"\nreplica = \"replica-of-the-test\"\napp = \"{APP}\"\n");
         std::fs::write(&secrets, words).unwrap();
         std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let cluster = Self { fleet, project };
+        let cluster = Self { fleet, project, shards, hosts: REDIS.to_vec() };
         cluster.project.dunlin(&["provision", "--yes", "--quiet"]).ends(0);
         cluster.fill();
         cluster
@@ -125,8 +123,14 @@ impl<'f> Cluster<'f> {
 
     /// The third host joins the group, and is provisioned.
     pub fn grow(&mut self) {
+        self.grow_to(&REDIS);
+    }
+
+    /// These are the hosts of the group now, and are provisioned.
+    pub fn grow_to(&mut self, hosts: &[&'static str]) {
+        self.hosts = hosts.to_vec();
         self.project.hosts["groups"]["redis"]["hosts"] =
-            REDIS.iter().map(|name| (*name).into()).collect::<Vec<toml::Value>>().into();
+            hosts.iter().map(|name| (*name).into()).collect::<Vec<toml::Value>>().into();
         self.project.write();
         self.project.dunlin(&["provision", "--yes", "--quiet"]).ends(0);
     }
@@ -171,12 +175,12 @@ impl<'f> Cluster<'f> {
             let mut connection = self.connect(host, shard, (&user, APP))?;
             redis::cmd("SET").arg("probe").arg(host).exec(&mut connection).is_ok().then_some(host)
         };
-        together(&REDIS, takes).into_iter().flatten().collect()
+        together(&self.hosts, takes).into_iter().flatten().collect()
     }
 
     /// The same of all shards at the same time: a host that is off is waited for once.
     pub fn all_writable(&self) -> Vec<Vec<&'static str>> {
-        together(&ids(), |shard| self.writable(shard))
+        together(&self.ids(), |shard| self.writable(shard))
     }
 
     /// As the admin.
@@ -207,7 +211,7 @@ impl<'f> Cluster<'f> {
         for (entry, writable) in map.shards.iter().zip(writable) {
             assert_eq!(writable, [entry.host.as_str()], "shard {}, epoch {}", entry.id, map.epoch);
             let follows = Role::Replica(self.address(&entry.host, entry.id.0));
-            for host in REDIS.into_iter().filter(|host| *host != entry.host) {
+            for host in self.hosts.iter().copied().filter(|host| *host != entry.host) {
                 let wanted = entry.replicas.iter().any(|replica| replica == host).then_some(&follows);
                 assert_eq!(roles.get(&(entry.id.0, host)), wanted, "shard {} on {host}", entry.id);
             }
@@ -223,10 +227,16 @@ impl<'f> Cluster<'f> {
         self.project.dunlin(&dry).ends(0);
     }
 
+    /// All shards.
+    fn ids(&self) -> Vec<u16> {
+        (0..self.shards).collect()
+    }
+
     /// All places where an instance answers, with its role: by shard and host.
     pub fn roles(&self) -> BTreeMap<(u16, &'static str), Role> {
+        let ids = self.ids();
         let places: Vec<(u16, &'static str)> =
-            ids().iter().flat_map(|shard| REDIS.map(|host| (*shard, host))).collect();
+            ids.iter().flat_map(|shard| self.hosts.iter().map(|host| (*shard, *host))).collect();
         let roles = together(&places, |(shard, host)| self.role(host, shard));
         places.into_iter().zip(roles).filter_map(|(place, role)| Some((place, role?))).collect()
     }
@@ -286,9 +296,20 @@ impl<'f> Cluster<'f> {
     }
 }
 
-/// All shards.
-fn ids() -> Vec<u16> {
-    (0..SHARDS).collect()
+/// The map that a cluster begins with: half of the shards on redis-01, half on redis-02, each with its replica on the other.
+fn first_map(shards: u16, replicas: bool) -> String {
+    let mut map = format!("cluster = \"test\"\nepoch = 1\nport_base = {PORT}\n");
+    let width = 16384 / shards;
+    for id in 0..shards {
+        let half = usize::from(id / (shards / 2));
+        let (first, host) = (id * width, REDIS[half]);
+        let slots = format!("{first}-{}", first + width - 1);
+        writeln!(map, "\n[[shard]]\nid = {id}\nslots = \"{slots}\"\nhost = \"{host}\"").unwrap();
+        if replicas {
+            writeln!(map, "replicas = [\"{}\"]", REDIS[1 - half]).unwrap();
+        }
+    }
+    map
 }
 
 /// Ends and removes shards of an earlier test, and what dunlin knows of them; the packages stay.

@@ -19,8 +19,7 @@ const OFF_AFTER: &str = "4s";
 const FAILOVER: [&str; 3] = ["shards", "failover", "redis-01"];
 
 /// Shards with replicas in two zones, on three hosts; a primary needs its replica.
-fn ready<'f>(fleet: &'f crate::hosts::Fleet) -> Cluster<'f> {
-    let mut cluster = Cluster::with_replicas(fleet);
+fn ready(mut cluster: Cluster<'_>) -> Cluster<'_> {
     // Each run gives up what is off before it does anything else.
     let defaults = cluster.project.hosts["defaults"].as_table_mut().unwrap();
     defaults.insert("connect_timeout".to_owned(), OFF_AFTER.into());
@@ -50,7 +49,7 @@ fn run(cluster: &Cluster<'_>, more: &[&str]) -> crate::project::Output {
 #[test]
 fn a_dead_host_is_failed_over_repaired_and_taken_in_again() {
     let Some(fleet) = fleet() else { return };
-    let cluster = ready(&fleet);
+    let cluster = ready(Cluster::with_replicas(&fleet));
     let writers = Writers::start(&cluster.published());
     // What lives is not failed over.
     let refused = run(&cluster, &["--confirm=redis-01"]).ends(3);
@@ -106,7 +105,7 @@ fn a_dead_host_is_failed_over_repaired_and_taken_in_again() {
 #[test]
 fn an_instance_that_does_not_come_up_is_failed_over_alone() {
     let Some(fleet) = fleet() else { return };
-    let cluster = ready(&fleet);
+    let cluster = ready(Cluster::with_replicas(&fleet));
     let writers = Writers::start(&cluster.published());
     let begun = Instant::now();
     fleet.root("redis-01", "echo 'no such directive' >>/etc/redis/shard-2.conf; systemctl kill -s KILL redis-shard@2");
@@ -153,7 +152,7 @@ const CUTS: [(&str, Moment, Way); 4] = [
 #[test]
 fn killed_on_the_way_it_is_ended_by_anybody() {
     let Some(fleet) = fleet() else { return };
-    let mut cluster = ready(&fleet);
+    let mut cluster = ready(Cluster::few_with_replicas(&fleet));
     let writers = Writers::start(&cluster.published());
     let mut deaths = Vec::new();
     for (host, moment, way) in CUTS {

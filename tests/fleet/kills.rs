@@ -6,7 +6,7 @@ use std::time::Instant;
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
-use crate::cluster::{Cluster, REDIS, Role, SHARDS};
+use crate::cluster::{Cluster, REDIS, Role};
 use crate::hosts::fleet;
 use crate::moments::{Moment, Running};
 use crate::writers::Writers;
@@ -58,7 +58,7 @@ const MOMENTS_OF_REPLICAS: [Moment; 6] = [
 #[test]
 fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
     let Some(fleet) = fleet() else { return };
-    let mut cluster = Cluster::with_replicas(&fleet);
+    let mut cluster = Cluster::few_with_replicas(&fleet);
     cluster.grow();
     let writers = Writers::start(&cluster.published());
     for (number, moment) in MOMENTS_OF_REPLICAS.into_iter().enumerate() {
@@ -72,7 +72,7 @@ fn killed_while_replicas_move_nothing_is_lost_and_nothing_is_left_over() {
         writers.lost_nothing();
     }
     let log = cluster.project.dunlin(&["shards", "log"]).ends(0);
-    assert!(log.stdout.matches("replica made").count() >= usize::from(SHARDS), "{}", log.stdout);
+    assert!(log.stdout.matches("replica made").count() >= usize::from(cluster.shards), "{}", log.stdout);
     // Taken back instead: where the shards' copies were, and nothing is left to resume.
     kill_at(&cluster, Moment::Noted("birth", "intent"), &["--drain", "redis-01"]);
     cluster.without_agents();

@@ -14,6 +14,7 @@ mod hosts;
 mod interrupts;
 mod kills;
 mod moments;
+mod pairs;
 mod project;
 mod provision;
 mod rebalance;

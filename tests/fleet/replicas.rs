@@ -16,7 +16,7 @@ const DRAIN: [&str; 3] = ["shard-rebalance", "--drain", "redis-01"];
 
 /// Waits until `shards status` has nothing to say against any replica; returns how many there are.
 #[track_caller]
-fn all_good(cluster: &Cluster<'_>) -> u64 {
+pub fn all_good(cluster: &Cluster<'_>) -> u64 {
     let end = Instant::now() + PATIENCE;
     loop {
         let said = cluster.project.dunlin(&["shards", "status", "--json"]).ends(0);
