@@ -67,8 +67,8 @@ pub struct ShardMap {
     pub epoch: Epoch,
     /// Shard `n` listens on `port_base + n`.
     pub port_base: u16,
-    /// How many replicas each shard is to have; 0 where the map does not say.
-    pub replicas: u16,
+    /// How many replicas each shard is to have, where the map says so.
+    pub replicas: Option<u16>,
     /// The shards, in the order of the file.
     pub shards: Vec<Shard>,
 }
@@ -146,7 +146,7 @@ impl ShardMap {
 
     /// The shards that have fewer replicas than the map asks for.
     pub fn lacking(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.iter().filter(|shard| shard.replicas.len() < usize::from(self.replicas))
+        self.shards.iter().filter(|shard| shard.replicas.len() < usize::from(self.replicas.unwrap_or(0)))
     }
 
     /// The port a shard listens on, on whatever host.

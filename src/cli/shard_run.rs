@@ -255,6 +255,6 @@ fn tell_interrupted(outcome: &Outcome, left: &[Step], reporter: &Reporter) {
 
 /// An old instance that could not be retired.
 pub fn tell_kept(shard: u32, why: &str, reporter: &Reporter) {
-    let text = format!("it has moved; its old instance stays as a replica: {why}");
+    let text = format!("it has moved; its old instance stays: {why}");
     reporter.failed(&format!("shard {shard}"), &text, Some("dunlin shards resume retires it once that is mended"));
 }

@@ -57,6 +57,11 @@ impl Fleet {
         F: Future<Output = R>,
     {
         let at_a_time = at_a_time.clamp(1, self.parallel);
-        futures_util::stream::iter(items.iter().map(work)).buffered(at_a_time).collect().await
+        let numbered = items.iter().map(work).enumerate().map(async |(number, work)| (number, work.await));
+        // The next one begins as soon as any has ended, not the first.
+        let mut done: Vec<(usize, R)> =
+            futures_util::stream::iter(numbered).buffer_unordered(at_a_time).collect().await;
+        done.sort_unstable_by_key(|(number, _)| *number);
+        done.into_iter().map(|(_, result)| result).collect()
     }
 }

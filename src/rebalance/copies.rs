@@ -223,7 +223,12 @@ pub async fn settle(ground: &Ground<'_>, copies: &Copies, run: &str) -> Result<V
         bail!("epoch {published} is published, {} has only {}", ground.map_file.display(), map.epoch);
     }
     let mut waiting = Vec::new();
-    for Unlike { shard, wanted, .. } in &copies.unlike {
+    for Unlike { shard, needs, wanted } in &copies.unlike {
+        if u64::from(*wanted) < *needs && !ground.absent.is_empty() {
+            // A host that is missing may serve the shard: this primary then waits for a replica for a good reason.
+            waiting.push((*shard, format!("its primary goes on needing {needs} replicas until all hosts answer")));
+            continue;
+        }
         if let Err(error) = guard(ground, &map, *shard, run).await {
             waiting.push((*shard, format!("its primary does not need {wanted} replicas yet: {error:#}")));
         }

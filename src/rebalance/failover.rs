@@ -24,8 +24,8 @@ pub struct Sight {
     pub cluster: String,
     /// The map's epoch.
     pub epoch: u64,
-    /// How many replicas the map asks for.
-    pub replicas: u16,
+    /// How many replicas the map asks for, where it does.
+    pub replicas: Option<u16>,
     /// The hosts that do not answer.
     pub silent: BTreeSet<String>,
     /// All shards, in the map's order.
@@ -55,10 +55,19 @@ pub struct Shard {
 pub struct Moving {
     /// The host that it goes to.
     pub to: String,
-    /// Was only copied so far? Otherwise the target may have been given the shard, or is named by the map.
-    pub is_copy: bool,
-    /// Does the target serve it, and the map not say so yet?
-    pub is_switched: bool,
+    /// How far it came.
+    pub stage: Stage,
+}
+
+/// How far a move came that is under way or was cut short.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// The target is a copy at most.
+    Copied,
+    /// The target may have been given the shard, or is named by the map as a replica.
+    Unclear,
+    /// The target serves the shard, and the map does not say so yet.
+    Switched,
 }
 
 /// A copy by the map.
@@ -105,7 +114,7 @@ pub struct FailoverPlan {
     pub freed: Vec<Freed>,
     /// Shards that nobody can serve now.
     pub stranded: Vec<Stranded>,
-    /// How many replicas the map asks for from now on, where it did not say: what each shard had.
+    /// How many replicas the map asks for from now on, where it did not say: as many as every shard had.
     pub asks_for: Option<u16>,
     /// Replicas that are made anew.
     pub repairs: Vec<Repair>,
@@ -271,7 +280,7 @@ pub fn plan(sight: &Sight, scope: &Scope, wishes: Wishes) -> Result<FailoverPlan
     let others = sight.shards.iter().filter(|shard| !concerned.iter().any(|other| other.id == shard.id));
     plan.freed.extend(others.filter(waits).map(|shard| freed(shard, scope)));
     plan.off = off(&concerned, scope, sight);
-    if !plan.promotions.is_empty() || !plan.freed.is_empty() {
+    if wishes.repair && !(plan.promotions.is_empty() && plan.freed.is_empty()) {
         plan.asks_for = asks_for(sight.replicas, sight.shards.iter().map(|shard| shard.replicas().len()));
     }
     if !refusals.is_empty() {
@@ -291,11 +300,11 @@ pub fn lacking(sight: &Sight) -> (Vec<Repair>, Vec<Stranded>) {
     (plan.repairs, plan.unrepaired)
 }
 
-/// How many replicas a map without that number asks for once some are gone: as many as each shard had. So that whoever
+/// How many replicas a map without that number asks for once some are gone: as many as every shard had. So that whoever
 /// has the map knows what is to be made anew.
-pub fn asks_for(asked: u16, had: impl Iterator<Item = usize>) -> Option<u16> {
+pub fn asks_for(asked: Option<u16>, had: impl Iterator<Item = usize>) -> Option<u16> {
     let least = had.min().and_then(|least| u16::try_from(least).ok())?;
-    (asked == 0 && least > 0).then_some(least)
+    (asked.is_none() && least > 0).then_some(least)
 }
 
 fn freed(shard: &Shard, scope: &Scope) -> Freed {

@@ -10,10 +10,10 @@ use dunlin_shards::map::edit::{ask_for_replicas, place_shards};
 use dunlin_shards::{Epoch, Placement, ShardMap};
 
 use super::Ground;
-use super::ground::{read_map, told};
+use super::ground::{read_map, shard_id, told};
 use crate::fleet::Stop;
 use crate::wire::provision::Apply;
-use crate::wire::shard::{self, Consumer, ConsumerState, Service};
+use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
 use crate::wire::{Reply, Request};
 
 /// How long services may take to notice a new map.
@@ -51,11 +51,15 @@ fn all_consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
     Ok(hosts)
 }
 
-/// What each consumer has: its host's name, its file, its state.
+/// What each consumer has: its host's name, its file, its state; where it has the shards only `with_places`.
 ///
 /// # Errors
 /// As [`consumers`], or a host does not answer.
-pub async fn states(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<(String, PathBuf, ConsumerState)>> {
+pub async fn states(
+    ground: &Ground<'_>,
+    map: &ShardMap,
+    with_places: bool,
+) -> Result<Vec<(String, PathBuf, ConsumerState)>> {
     let hosts = consumers(ground, map)?;
     let compiler = ground.compiler(map, &["shard_map"])?;
     let look = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
@@ -65,7 +69,7 @@ pub async fn states(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<(String, 
         let asked: Vec<Consumer> = steps
             .filter_map(|step| {
                 let url = step.desired.get("version_url").and_then(|url| url.as_str()).map(str::to_owned);
-                Some(Consumer { file: step.desired.get("dest")?.as_str()?.into(), version_url: url })
+                Some(Consumer { file: step.desired.get("dest")?.as_str()?.into(), version_url: url, with_places })
             })
             .collect();
         let request = shard::Request::Consumers(asked.clone());
@@ -87,7 +91,7 @@ pub async fn states(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<(String, 
 /// As [`states`]; or a consumer has the map of another cluster.
 pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
     let mut highest = 0;
-    for (host, path, state) in states(ground, map).await? {
+    for (host, path, state) in states(ground, map, false).await? {
         if let Some((cluster, epoch)) = state.file {
             if cluster != map.cluster {
                 bail!("{host}: {} is the map of cluster {cluster}, not of {}", path.display(), map.cluster);
@@ -96,6 +100,33 @@ pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
         }
     }
     Ok(highest)
+}
+
+/// The shards that are published under a later epoch than the map's at places which neither the map nor an open move
+/// accounts for: whoever published them has a newer map, which nothing may be published over.
+///
+/// # Errors
+/// As [`states`].
+pub async fn unaccounted(ground: &Ground<'_>, map: &ShardMap, open: &[&MoveState]) -> Result<Vec<u32>> {
+    let states = states(ground, map, true).await?;
+    let epoch = |state: &ConsumerState| state.file.as_ref().map_or(0, |(_, epoch)| *epoch);
+    let latest = states.into_iter().map(|(_, _, state)| state).max_by_key(epoch);
+    let Some(latest) = latest.filter(|state| epoch(state) > map.epoch.0) else { return Ok(Vec::new()) };
+    let mut unknown = Vec::new();
+    for Published { shard, primary, replicas } in latest.places {
+        let Some(entry) = map.shard(shard_id(shard)?) else { continue };
+        let address = |host: &String| ground.address(map, shard, host);
+        let (owner, known) = (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
+        let moves: Vec<&MoveState> = open.iter().copied().filter(|state| state.shard == shard).collect();
+        let went = |to: &String, replica: bool| moves.iter().any(|state| state.replica == replica && state.to == *to);
+        let is_known = (primary == owner || went(&primary, false))
+            && replicas.iter().all(|replica| known.contains(replica) || went(replica, true))
+            && (!moves.is_empty() || known.iter().all(|replica| replicas.contains(replica)));
+        if !is_known {
+            unknown.push(shard);
+        }
+    }
+    Ok(unknown)
 }
 
 /// Waits until the services route by an epoch; those that do not by then are named, each with what it does instead.
@@ -109,7 +140,7 @@ pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
 pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bool) -> Result<Vec<String>> {
     let end = Instant::now() + NOTICE;
     loop {
-        let behind: Vec<String> = states(ground, map)
+        let behind: Vec<String> = states(ground, map, false)
             .await?
             .into_iter()
             .filter_map(|(host, _, state)| match state.service {
@@ -143,7 +174,8 @@ pub async fn publish(ground: &Ground<'_>, places: &[Placement]) -> Result<ShardM
 pub async fn publish_asking(ground: &Ground<'_>, places: &[Placement], replicas: Option<u16>) -> Result<ShardMap> {
     let (map, text) = read_map(&ground.map_file)?;
     let highest = published(ground, &map).await?;
-    let done = places.iter().all(|place| map.shard(place.shard).is_some_and(|entry| entry.placement() == *place));
+    let is_there = |place: &Placement| map.shard(place.shard).is_some_and(|entry| entry.placement() == *place);
+    let done = places.iter().all(is_there) && (replicas.is_none() || replicas == map.replicas);
     let map = if done && map.epoch.0 >= highest {
         map
     } else {

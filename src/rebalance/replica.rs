@@ -26,21 +26,6 @@ pub struct Change<'a> {
     pub new: &'a str,
 }
 
-/// Gives a shard one more replica, on a host that has no copy of it: made, published, and from then on the primary
-/// needs as many replicas as the playbook says. For a shard that has lost one, too.
-///
-/// The host's lock must be held and the run begun there and on the primary's host ([`Ground::begin`]).
-///
-/// # Errors
-/// A step failed; asked again, it goes on there. Nothing was taken away from the shard.
-pub async fn add(ground: &Ground<'_>, shard: u32, on: &str, (run, watch): (&str, Watch<'_>)) -> Result<Moved> {
-    let settling = Settling { publishing: &Mutex::new(()), how: How::default(), watch };
-    let moved = change(ground, Change { shard, old: None, new: on }, run, &settling).await?;
-    let (map, _) = read_map(&ground.map_file)?;
-    guard(ground, &map, shard, run).await?;
-    Ok(moved)
-}
-
 /// Makes a replica; the one that it replaces is retired once the map is out.
 ///
 /// # Errors

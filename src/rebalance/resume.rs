@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, placed, read_map};
+use super::ground::{Watch, placed, read_map, shard_id};
 use super::replica::Change;
 use super::run::{How, Settling, settle, switch};
 use super::{Ground, publish, replica};
@@ -140,6 +140,16 @@ pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
     let place = |state: &&MoveState| {
         if state.replica {
             let (old, new) = replica::hosts_of(ground, state)?;
+            let primary = map.shard(shard_id(state.shard)?).map(|entry| entry.host.as_str());
+            if primary != ground.host_at(&state.from) {
+                // Its primary changed before, and only a newer map knows of that.
+                bail!(
+                    "shard {}: {} is a replica of {}, which is not its primary by this map",
+                    state.shard,
+                    state.to,
+                    state.from
+                );
+            }
             return replica::exchanged(&map, Change { shard: state.shard, old, new });
         }
         let host = ground.host_at(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;

@@ -35,7 +35,7 @@ pub fn failover_text(plan: &FailoverPlan, style: Style) -> String {
         let _ = writeln!(text, "  ! shard {:<5} stays short of a replica: {}", shard.shard, shard.why);
     }
     if let Some(replicas) = plan.asks_for {
-        let _ = writeln!(text, "  the map will ask for replicas = {replicas}, as each shard had");
+        let _ = writeln!(text, "  the map will ask for replicas = {replicas}, as every shard had");
     }
     let _ = writeln!(text, "Plan: {}", summary(plan));
     text
@@ -138,7 +138,7 @@ timeline at epoch 7
   ! shard 5     stays down: it has no replica
   + shard 0     a new replica on redis-03  2.0KiB
   ! shard 1     stays short of a replica: no room on redis-03
-  the map will ask for replicas = 1, as each shard had
+  the map will ask for replicas = 1, as every shard had
 Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left without a replica (shards)
 ";
         assert_eq!(failover_text(&plan, Style::default()), told);

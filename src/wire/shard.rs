@@ -11,7 +11,7 @@ mod observed;
 
 use serde::{Deserialize, Serialize};
 
-pub use consumers::{Consumer, ConsumerState, Service};
+pub use consumers::{Consumer, ConsumerState, Published, Service};
 pub use journals::{Logged, MOVES, MoveState, Moves, Recovered, moves_folder};
 pub use moving::{
     Arm, Begin, Copied, Credentials, Job, Limits, MoveSpec, Refusal, Retire, Retired, Switched, Verified,

@@ -251,7 +251,7 @@ fn preflight_names_a_replica_that_is_down_and_one_that_the_map_does_not_know() {
     };
     let unknown = rules(&places, &stranger);
     assert!(
-        unknown.len() == 1 && unknown[0].contains("replica: ") && unknown[0].contains("has 1 replicas"),
+        unknown.len() == 1 && unknown[0].contains("stranger: ") && unknown[0].contains("has 1 replicas"),
         "{unknown:?}"
     );
     places.kill(1);

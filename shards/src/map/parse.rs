@@ -66,7 +66,7 @@ impl Reader {
             cluster: cluster?.into_inner(),
             epoch: Epoch(epoch?.into_inner()),
             port_base: port_base?,
-            replicas: replicas.map_or(0, |number| u16::try_from(*number.get_ref()).unwrap_or(u16::MAX)),
+            replicas: replicas.and_then(|number| u16::try_from(number.into_inner()).ok()),
             shards: drafts.into_iter().map(finish).collect::<Option<_>>()?,
         })
     }

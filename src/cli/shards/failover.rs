@@ -92,7 +92,7 @@ impl Work<'_> {
         if outcome.unpublished.is_none() {
             let is_up = |repair: &&Repair| !outcome.failed.contains_key(&repair.shard);
             let repairs: Vec<Repair> = again.repairs.iter().filter(is_up).cloned().collect();
-            self.repair(ground, &repairs, tally).await;
+            self.repair(ground, (&repairs, 0), tally).await;
         }
         Ok(tally.failed == 0 && again.stranded.is_empty())
     }
@@ -179,7 +179,7 @@ fn nothing(planned: &FailoverPlan) -> Result<Exit, Failure> {
     if planned.stranded.is_empty() {
         return Ok(Exit::Done);
     }
-    Err(Failure::say(Exit::Refused, "nothing can be promoted; nothing was changed").hint("bring the host back"))
+    Err(Failure::say(Exit::Refused, "nothing can be promoted; nothing was changed"))
 }
 
 /// What is decided: the same on a second look, though seconds have gone by.

@@ -8,11 +8,12 @@ use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::cli::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
 use crate::cli::sparing::Spare;
-use crate::rebalance::Ground;
+use crate::rebalance::failover::Repair;
 use crate::rebalance::ground::read_map;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{Stand, adopt, journals, resume};
 use crate::rebalance::run::{self, Step};
+use crate::rebalance::{Ground, publish};
 use crate::report::Bars;
 use crate::transport::ConnectError;
 use crate::wire::shard::MoveState;
@@ -39,7 +40,7 @@ impl Work<'_> {
     pub async fn resume(&self, how: &How, tally: &mut Tally) -> Result<Exit, Failure> {
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
-        self.agreed(&ground, &missing, how.yes).await?;
+        let shown = self.agreed(&ground, &missing, how.yes).await?;
         begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
         ground.sparing = how.spare.asked();
         ground.allow_reencoding = how.allow_reencoding;
@@ -47,8 +48,10 @@ impl Work<'_> {
         let open = self.open(&ground, &found)?;
         self.tell(&open);
         let kept = self.files.kept()?;
+        self.accounted(&ground, &open).await?;
         let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let settled = self.mend_copies(&ground, &mut waiting, tally).await?;
+        let settled = self.mend_copies(&ground, (how, &shown), &mut waiting, tally).await?;
+        self.tell_unreached(&ground)?;
         if open.is_empty() && kept.is_empty() && settled == 0 {
             self.reporter.data("nothing to resume");
             return Ok(Exit::Done);
@@ -70,35 +73,109 @@ impl Work<'_> {
         carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
     }
 
-    /// Shows what is going to be ended, and asks.
-    async fn agreed(&self, ground: &Ground<'_>, missing: &[(String, ConnectError)], yes: bool) -> Result<(), Failure> {
+    /// Shows what is going to be ended, and asks. Returns the replicas that were shown.
+    async fn agreed(
+        &self,
+        ground: &Ground<'_>,
+        missing: &[(String, ConnectError)],
+        yes: bool,
+    ) -> Result<Vec<Repair>, Failure> {
         let found = journals(ground).await?;
         let open = self.open(ground, &found)?;
         self.may_go_without(ground, missing, &open)?;
         if yes {
-            return Ok(());
+            return Ok(Vec::new());
         }
         self.tell(&open);
         if let Some(copies) = self.copies_now(ground).await? {
             self.tell_copies(&copies);
         }
-        self.lacking(ground).await?;
-        confirm("Bring these moves to their end?", yes)
+        let repairs = if open.is_empty() { self.lacking(ground).await?.0 } else { Vec::new() };
+        confirm("Bring all this to its end?", yes)?;
+        Ok(repairs)
     }
 
-    /// Retires what is left over, has primaries need their replicas, and makes those that are missing; returns how many
-    /// of all these there were.
-    async fn mend_copies(&self, ground: &Ground<'_>, waiting: &mut bool, tally: &mut Tally) -> Result<usize, Failure> {
-        let mut settled = 0;
-        if tally.failed == 0 && !ground.fleet.stop.is_asked() {
-            settled += self.settle_copies(ground, waiting).await?;
+    /// A failover, a replica in the making, and a shard whose target serves it already, are ended without the hosts that
+    /// do not answer; other moves need all.
+    ///
+    /// # Errors
+    /// Some do not answer, and there is something that needs them.
+    fn may_go_without(
+        &self,
+        ground: &Ground<'_>,
+        missing: &[(String, ConnectError)],
+        open: &[(&MoveState, Stand)],
+    ) -> Result<(), Failure> {
+        let is_here = |address: &String| ground.host_at(address).is_some_and(|host| !ground.absent.contains(host));
+        let is_made = |(state, stand): &&(&MoveState, Stand)| {
+            state.replica && state.others.is_empty() && (*stand == Stand::Joined || is_here(&state.from))
+        };
+        // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
+        let is_served = |(state, stand): &&(&MoveState, Stand)| {
+            let only_source = missing.iter().all(|(host, _)| ground.host_at(&state.from) == Some(host));
+            !state.replica && only_source && matches!(stand, Stand::Switched | Stand::Elsewhere)
+        };
+        let goes = |open: &&(&MoveState, Stand)| open.0.failover.is_some() || is_made(open) || is_served(open);
+        let needs_all = !open.iter().all(|open| goes(&open));
+        let is_something = !open.is_empty() || read_map(&ground.map_file)?.0.lacking().next().is_some();
+        let is_that = |state: &MoveState, step: &Step| {
+            let (from, to) = (ground.host_at(&state.from), ground.host_at(&state.to));
+            state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
+        };
+        let is_begun = |step: &Step| open.iter().any(|(state, _)| is_that(state, step));
+        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.iter().all(is_begun)) {
+            return self.tell_missing(missing);
         }
-        if !ground.fleet.stop.is_asked() {
-            let repairs = self.lacking(ground).await?;
-            self.repair(ground, &repairs, tally).await;
-            settled += repairs.len();
+        for (host, error) in missing {
+            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
         }
-        Ok(settled)
+        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+        Err(Failure::say(Exit::Refused, text))
+    }
+
+    /// Retires what is left over, has primaries need their replicas, and makes those that are missing, which were shown or
+    /// are asked for now. Returns how many of all these there were.
+    async fn mend_copies(
+        &self,
+        ground: &Ground<'_>,
+        (how, shown): (&How, &[Repair]),
+        waiting: &mut bool,
+        tally: &mut Tally,
+    ) -> Result<usize, Failure> {
+        if tally.failed > 0 || ground.fleet.stop.is_asked() {
+            return Ok(0);
+        }
+        let settled = self.settle_copies(ground, waiting).await?;
+        if ground.fleet.stop.is_asked() {
+            return Ok(settled);
+        }
+        let (repairs, is_short) = self.lacking(ground).await?;
+        if repairs.iter().any(|repair| !shown.contains(repair)) {
+            confirm("Make these replicas?", how.yes)?;
+        }
+        self.repair(ground, (&repairs, how.spare.concurrent()), tally).await;
+        *waiting |= is_short;
+        tally.moves += repairs.len();
+        Ok(settled + repairs.len() + usize::from(is_short))
+    }
+
+    /// # Errors
+    /// A newer map is out, with places that nobody here knows of.
+    async fn accounted(&self, ground: &Ground<'_>, open: &[(&MoveState, Stand)]) -> Result<(), Failure> {
+        let (map, _) = read_map(&ground.map_file)?;
+        let open: Vec<&MoveState> = open.iter().map(|(state, _)| *state).collect();
+        let unknown = publish::unaccounted(ground, &map, &open).await?;
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        let shards: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+        let text = format!(
+            "published are places of shards {} that neither the map (epoch {}) nor the hosts' journals know; nothing was \
+             changed",
+            shards.join(", "),
+            map.epoch
+        );
+        Err(Failure::say(Exit::Refused, text).hint("take over the newer map, then resume again"))
     }
 
     /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
@@ -144,23 +221,32 @@ impl Work<'_> {
             }
         }
         bars.finish();
-        tally.moves = open.len();
+        tally.moves += open.len();
         Ok(waiting)
     }
 }
 
-/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not.
+/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not; nor are those
+/// of a copy that is not where they begin, after a failover.
 fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let at = |step: &Step| {
+    let is_at = |step: &Step, host: &String| {
         map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
-            Role::Primary => entry.host == step.to,
-            Role::Replica => entry.replicas.contains(&step.to) && !entry.replicas.contains(&step.from),
+            Role::Primary => entry.host == *host,
+            Role::Replica => entry.replicas.contains(host),
         })
     };
-    let done: Vec<Step> = left.iter().filter(|step| at(step)).cloned().collect();
-    let is_same = |step: &Step, done: &Step| (done.shard, done.role) == (step.shard, step.role);
-    let behind = |step: &Step| done.iter().any(|done| is_same(step, done) && done.wave >= step.wave);
-    left.into_iter().filter(|step| !behind(step)).collect()
+    let is_done = |step: &Step| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
+    let is_same = |a: &Step, b: &Step| (a.shard, a.role) == (b.shard, b.role);
+    let done: Vec<Step> = left.iter().filter(|step| is_done(step)).cloned().collect();
+    let ahead: Vec<Step> = left
+        .into_iter()
+        .filter(|step| !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
+        .collect();
+    let begins = |step: &Step| {
+        let before = ahead.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
+        is_at(step, before.min_by_key(|other| other.wave).map_or(&step.from, |first| &first.from))
+    };
+    ahead.iter().filter(|step| begins(step)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -187,6 +273,8 @@ mod tests {
         };
         assert_eq!(not_there(left.clone(), &map("a")), left);
         assert_eq!(not_there(left.clone(), &map("c")), left[1..]);
-        assert_eq!(not_there(left, &map("b")), []);
+        assert_eq!(not_there(left.clone(), &map("b")), []);
+        // A failover has brought it somewhere else.
+        assert_eq!(not_there(left, &map("d")), []);
     }
 }

@@ -47,12 +47,7 @@ impl Work<'_> {
             }
         }
         self.tell_copies(&copies);
-        let lacking = map.lacking().count();
-        for entry in map.lacking() {
-            let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas);
-            reporter.line(&json!({"event": "lacking", "shard": shard, "replicas": has, "wanted": wanted}));
-            reporter.data(&format!("  shard {shard} has {has} of {wanted} replicas"));
-        }
+        self.tell_lacking(map);
         self.tell(&open);
         let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
         let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
@@ -61,7 +56,7 @@ impl Work<'_> {
         }
         if open.is_empty() && rest == 0 {
             reporter.data("  no moves under way");
-            if copies.are_open() || lacking > 0 {
+            if copies.are_open() || map.lacking().next().is_some() {
                 reporter.say("next: dunlin shards resume");
             }
         } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
@@ -80,6 +75,14 @@ impl Work<'_> {
             None => "dunlin shards resume".to_owned(),
         };
         primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint(next))
+    }
+
+    fn tell_lacking(&self, map: &ShardMap) {
+        for entry in map.lacking() {
+            let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
+            self.reporter.line(&json!({"event": "lacking", "shard": shard, "replicas": has, "wanted": wanted}));
+            self.reporter.data(&format!("  shard {shard} has {has} of {wanted} replicas"));
+        }
     }
 
     async fn copies(

@@ -10,51 +10,17 @@ use crate::cli::shard_run::{Tally, show};
 use crate::inventory::Bytes;
 use crate::rebalance::copies::Copies;
 use crate::rebalance::failover::run::{Ended, repair, resume, set_aside};
-use crate::rebalance::failover::{self, Repair, Scope, look};
+use crate::rebalance::failover::{self, Repair, Scope, Stranded, look};
 use crate::rebalance::ground::read_map;
 use crate::rebalance::resume::Stand;
-use crate::rebalance::run::{Moved, Step};
+use crate::rebalance::run::Moved;
 use crate::rebalance::{Ground, publish};
 use crate::report::Bars;
-use crate::transport::ConnectError;
+use crate::wire::Event;
 use crate::wire::shard::MoveState;
 use crate::wire::shard::failover::Aside;
 
 impl Work<'_> {
-    /// A failover, a replica in the making, and a shard whose target serves it already, are ended without the hosts that
-    /// do not answer; other moves need all.
-    ///
-    /// # Errors
-    /// Some do not answer, and there is something that needs them.
-    pub fn may_go_without(
-        &self,
-        ground: &Ground<'_>,
-        missing: &[(String, ConnectError)],
-        open: &[(&MoveState, Stand)],
-    ) -> Result<(), Failure> {
-        let is_here = |address: &String| ground.host_at(address).is_some_and(|host| !ground.absent.contains(host));
-        let is_made = |(state, stand): &&(&MoveState, Stand)| {
-            state.replica && state.others.is_empty() && (*stand == Stand::Joined || is_here(&state.from))
-        };
-        // Its source was fenced, and the others' journals are all that could know of a later move.
-        let is_served = |(state, stand): &&(&MoveState, Stand)| {
-            let only_source = missing.iter().all(|(host, _)| ground.host_at(&state.from) == Some(host));
-            !state.replica && only_source && matches!(stand, Stand::Switched | Stand::Elsewhere)
-        };
-        let goes = |open: &&(&MoveState, Stand)| open.0.failover.is_some() || is_made(open) || is_served(open);
-        let needs_all = !open.iter().all(|open| goes(&open));
-        let is_something = !open.is_empty() || read_map(&ground.map_file)?.0.lacking().next().is_some();
-        let is_begun = |step: &Step| open.iter().any(|(state, _)| state.shard == step.shard);
-        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.iter().all(is_begun)) {
-            return Ok(());
-        }
-        for (host, error) in missing {
-            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
-        }
-        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
-        Err(Failure::say(Exit::Refused, text))
-    }
-
     /// Stops old primaries that came back, and keeps their files. Returns what could not be done, by shard.
     pub async fn tidy(&self, ground: &Ground<'_>, copies: &Copies) -> Vec<(u32, String)> {
         let mut left = Vec::new();
@@ -81,31 +47,38 @@ impl Work<'_> {
         }));
     }
 
-    /// The replicas that shards lack by what the map asks for, each with a place; those that there is no place for are
-    /// told. None where a later map may know of them.
+    /// The replicas that shards lack by what the map asks for, each with a place; and whether there are some without.
     ///
     /// # Errors
-    /// A host does not answer.
-    pub async fn lacking(&self, ground: &Ground<'_>) -> Result<Vec<Repair>, Failure> {
+    /// A host does not answer, or a later map is out, which may have them.
+    pub async fn lacking(&self, ground: &Ground<'_>) -> Result<(Vec<Repair>, bool), Failure> {
         let (map, _) = read_map(&ground.map_file)?;
-        if map.lacking().next().is_none() || publish::published(ground, &map).await? > map.epoch.0 {
-            return Ok(Vec::new());
+        if map.lacking().next().is_none() {
+            return Ok((Vec::new(), false));
+        }
+        let published = publish::published(ground, &map).await?;
+        if published > map.epoch.0 {
+            let text = format!("the map has epoch {}, published is {published}", map.epoch);
+            return Err(Failure::say(Exit::Refused, text).hint("take over the newer map, then resume again"));
         }
         let sight = look::sight(ground, &map, &self.files.shard_hosts()?, &Scope::Hosts(Vec::new())).await?;
         let (repairs, without) = failover::lacking(&sight);
         for Repair { shard, host, bytes } in &repairs {
+            self.reporter.line(&json!({"event": "to_repair", "shard": shard, "host": host, "bytes": bytes}));
             self.reporter.data(&format!("  shard {shard} lacks a replica: one on {host}, {}", Bytes(*bytes).human()));
         }
-        for shard in &without {
-            self.reporter.data(&format!("  shard {} stays short of a replica: {}", shard.shard, shard.why));
+        for Stranded { shard, why } in &without {
+            self.reporter.line(&json!({"event": "unrepaired", "shard": shard, "why": why}));
+            self.reporter.data(&format!("  shard {shard} stays short of a replica: {why}"));
         }
-        Ok(repairs)
+        Ok((repairs, !without.is_empty()))
     }
 
-    /// Makes replicas, and tells how it went; what failed is lacking as before.
-    pub async fn repair(&self, ground: &Ground<'_>, repairs: &[Repair], tally: &mut Tally) {
+    /// Makes replicas, at most so many at a time where that is not 0, and tells how it went.
+    pub async fn repair(&self, ground: &Ground<'_>, (repairs, concurrent): (&[Repair], usize), tally: &mut Tally) {
         let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
-        let results = repair(ground, repairs, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await;
+        let watch = |host: &str, event: &Event| show(&self.reporter, &bars, host, event);
+        let results = repair(ground, repairs, (&self.id, concurrent), &watch).await;
         bars.finish();
         for (Repair { shard, host, .. }, result) in repairs.iter().zip(results) {
             match result {
@@ -119,8 +92,8 @@ impl Work<'_> {
                 }
                 Err(error) => {
                     tally.failed += 1;
-                    let shard = format!("shard {shard}");
-                    self.reporter.failed(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
+                    let next = format!("dunlin shards resume; or name another host than {host} in the map's replicas");
+                    self.reporter.failed(&format!("shard {shard}"), &format!("{error:#}"), Some(&next));
                 }
             }
         }

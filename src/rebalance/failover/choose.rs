@@ -1,6 +1,6 @@
 //! Which copy of a shard is promoted: of those that may be, the one that has come furthest.
 
-use super::{Copy, Loss, Promotion, Refusal, Scope, Shard};
+use super::{Copy, Loss, Promotion, Refusal, Scope, Shard, Stage};
 use crate::wire::shard::Role;
 
 /// How much longer than the others a copy may have heard nothing, in seconds. Links to one host break together; a
@@ -48,11 +48,11 @@ pub fn choose(shard: &Shard, scope: &Scope, (freshest, stale): (Option<u64>, boo
     if let Some(silent) = living.iter().find(|copy| !copy.answers()) {
         return Err(Not::Refused(unheard(shard, silent)));
     }
-    if let Some(moving) = shard.moving.as_ref().filter(|moving| moving.is_switched) {
+    if let Some(moving) = shard.moving.as_ref().filter(|moving| moving.stage == Stage::Switched) {
         let why = format!("a move gave it to {}, which serves it: dunlin shards resume publishes that", moving.to);
         return Err(Not::Stranded(why));
     }
-    if let Some(moving) = shard.moving.as_ref().filter(|moving| !moving.is_copy) {
+    if let Some(moving) = shard.moving.as_ref().filter(|moving| moving.stage == Stage::Unclear) {
         let why = format!(
             "a move of it to {} was cut short, which may have all of it: bring {} back, then dunlin shards resume",
             moving.to, primary.host

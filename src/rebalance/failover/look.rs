@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 
-use super::{Copy, Moving, Scope, Shard, Sight};
+use super::{Copy, Moving, Scope, Shard, Sight, Stage};
 use crate::inventory::Host;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::resume::{Journals, Stand, journals, stand};
@@ -77,7 +77,7 @@ fn shard(
     let mut strays = elsewhere(&|seen| matches!(&seen.role, Role::Replica { of, .. } if of == primary));
     let moving = journals.get(&id).and_then(|(host, state)| moving(host, state, stand(ground, map, state)));
     // The copy of a move may have followed a relay instead, which ended with its agent.
-    if let Some(moving) = moving.as_ref().filter(|moving| moving.is_copy && !strays.contains(&moving.to))
+    if let Some(moving) = moving.as_ref().filter(|moving| moving.stage == Stage::Copied && !strays.contains(&moving.to))
         && elsewhere(&|seen| matches!(seen.role, Role::Replica { .. })).contains(&moving.to)
     {
         strays.push(moving.to.clone());
@@ -87,15 +87,19 @@ fn shard(
 
 /// A move that stands in a failover's way, or has to be given up for it.
 fn moving(to: &str, state: &MoveState, stand: Stand) -> Option<Moving> {
-    let handed_over = matches!(state.step.as_str(), "fence" | "promote" | "open" | "settle");
-    let is_copy = match stand {
+    let fenced = matches!(state.step.as_str(), "fence" | "promote" | "open" | "settle");
+    let promoted = fenced && state.step != "fence";
+    let stage = match stand {
         // What soaks is a replica that the map does not name.
         Stand::Over | Stand::Soaking | Stand::Failing | Stand::Promoted => return None,
-        Stand::Joining => true,
-        Stand::Copying | Stand::Fenced => !handed_over,
-        Stand::Switched | Stand::Elsewhere | Stand::Joined => false,
+        Stand::Elsewhere if !state.replica => Stage::Switched,
+        // Started anew, a target that was not opened is a master too.
+        Stand::Switched if promoted => Stage::Switched,
+        Stand::Joining => Stage::Copied,
+        Stand::Copying | Stand::Fenced if !fenced => Stage::Copied,
+        _ => Stage::Unclear,
     };
-    Some(Moving { to: to.to_owned(), is_copy, is_switched: matches!(stand, Stand::Switched | Stand::Elsewhere) })
+    Some(Moving { to: to.to_owned(), stage })
 }
 
 async fn surveyed(ground: &Ground<'_>, asked: &BTreeMap<String, Vec<Place>>) -> Result<Found> {

@@ -1,5 +1,5 @@
-//! Where the replicas are made that are missing, after a failover or by what the map asks for: by the planner's rules (zones, drained hosts,
-//! headroom), on the host that is emptiest then.
+//! Where the replicas are made that are missing, after a failover or by what the map asks for: by the planner's rules
+//! (zones, drained hosts, headroom), on the host that is emptiest then.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub fn places(sight: &Sight, plan: &mut FailoverPlan) {
     for (id, mut copies) in left {
         let Some(shard) = shard_of(id) else { continue };
         let had = if touched.contains(&id) { shard.copies.len() } else { 0 };
-        while copies.len() < had.max(usize::from(sight.replicas) + 1) {
+        while copies.len() < had.max(usize::from(sight.replicas.unwrap_or(0)) + 1) {
             match place(sight, &used, &copies, bytes(shard)) {
                 Ok(host) => {
                     *used.entry(host).or_default() += bytes(shard);
@@ -44,9 +44,13 @@ pub fn places(sight: &Sight, plan: &mut FailoverPlan) {
     plan.unrepaired.sort_by_key(|shard| shard.shard);
 }
 
-/// Does its primary, and does no move of it wait to be ended?
+/// Does its primary serve it for sure? One that waits for a replica which the map does not name was handed over, or was
+/// about to be: a replica more would have it accept writes beside another one.
 fn serves(shard: &Shard) -> bool {
-    matches!(shard.primary().seen.role, Role::Master { .. }) && shard.moving.is_none()
+    let seen = &shard.primary().seen;
+    let waits = usize::try_from(seen.min_replicas).is_ok_and(|needs| needs > shard.replicas().len());
+    let follows = |copy: &super::Copy| matches!(copy.seen.role, Role::Replica { .. });
+    matches!(seen.role, Role::Master { .. }) && !waits && shard.moving.is_none() && shard.replicas().iter().all(follows)
 }
 
 /// The host that is emptiest afterwards, of those that may hold another copy.

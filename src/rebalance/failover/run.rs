@@ -1,7 +1,7 @@
 //! Carrying a failover out: old primaries are silenced where their hosts answer, copies promoted, primaries freed of
 //! dead replicas; then one epoch for all of it, and what is left of the old primaries is set aside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
 use dunlin_shards::{Placement, ShardMap};
@@ -14,6 +14,9 @@ use crate::rebalance::run::{How, Moved, Settling, refusals};
 use crate::rebalance::{Ground, publish};
 use crate::wire::shard::failover::{Aside, Free, Handle, Promote, Promoted};
 use crate::wire::shard::{MoveState, Reply, Request, Role};
+
+/// So many replicas are made on one host at a time, as the planner has it for moves.
+const SLOTS: usize = 2;
 
 /// How a failover ended.
 #[derive(Debug, Default)]
@@ -179,25 +182,46 @@ pub async fn set_aside(ground: &Ground<'_>, (shard, host): (u32, &str), run: &st
     }
 }
 
-/// Makes replicas, as many at a time as hosts are worked on; each primary needs its replica once it has it. Returns how
-/// each of them went, in their order.
-pub async fn repair(ground: &Ground<'_>, repairs: &[Repair], run: &str, watch: Watch<'_>) -> Vec<Result<Moved>> {
+/// Makes replicas: one of a shard after the other, and so many at a time that each host receives [`SLOTS`] or fewer, at most
+/// `concurrent` where that is not 0. Each primary needs its replica once it has it. Returns how each of them went, in their
+/// order.
+pub async fn repair(
+    ground: &Ground<'_>,
+    repairs: &[Repair],
+    (run, concurrent): (&str, usize),
+    watch: Watch<'_>,
+) -> Vec<Result<Moved>> {
     let settling = Settling { publishing: &Mutex::new(()), how: How::default(), watch };
-    let one = async |repair: &Repair| -> Result<Moved> {
-        let change = Change { shard: repair.shard, old: None, new: &repair.host };
-        let (map, _) = read_map(&ground.map_file)?;
-        let found = refusals(ground, replica::asked(ground, &map, run, change)?, change.new, watch).await?;
-        // A primary counts the replica of a dead host until that link has timed out.
-        let reasons: Vec<String> = found.iter().filter(|one| one.rule != "replica").map(ToString::to_string).collect();
-        if !reasons.is_empty() {
-            bail!("preflight refuses: {}", reasons.join("; "));
+    let of_shards: Vec<&[Repair]> = repairs.chunk_by(|a, b| a.shard == b.shard).collect();
+    let hosts: BTreeSet<&str> = repairs.iter().map(|repair| repair.host.as_str()).collect();
+    let usual = SLOTS * hosts.len();
+    let at_a_time = if concurrent == 0 { usual } else { concurrent.min(usual) };
+    let one = async |repairs: &&[Repair]| {
+        let mut results = Vec::new();
+        for repair in *repairs {
+            results.push(remake(ground, repair, run, &settling).await);
         }
-        let moved = replica::change(ground, change, run, &settling).await?;
-        let (map, _) = read_map(&ground.map_file)?;
-        replica::guard(ground, &map, repair.shard, run).await?;
-        Ok(moved)
+        results
     };
-    ground.fleet.each(repairs, one).await
+    ground.fleet.few(&of_shards, at_a_time, one).await.into_iter().flatten().collect()
+}
+
+async fn remake(ground: &Ground<'_>, repair: &Repair, run: &str, settling: &Settling<'_>) -> Result<Moved> {
+    if ground.fleet.stop.is_asked() {
+        bail!("interrupted before it was begun");
+    }
+    let change = Change { shard: repair.shard, old: None, new: &repair.host };
+    let (map, _) = read_map(&ground.map_file)?;
+    let found = refusals(ground, replica::asked(ground, &map, run, change)?, change.new, settling.watch).await?;
+    // A primary counts the replica of a dead host until that link has timed out.
+    let reasons: Vec<String> = found.iter().filter(|one| one.rule != "stranger").map(ToString::to_string).collect();
+    if !reasons.is_empty() {
+        bail!("preflight refuses: {}", reasons.join("; "));
+    }
+    let moved = replica::change(ground, change, run, settling).await?;
+    let (map, _) = read_map(&ground.map_file)?;
+    replica::guard(ground, &map, repair.shard, run).await?;
+    Ok(moved)
 }
 
 /// How a failover that was cut short was brought to its end.

@@ -62,7 +62,7 @@ fn sight(shards: Vec<Vec<Copy>>) -> Sight {
     Sight {
         cluster: "test".to_owned(),
         epoch: 7,
-        replicas: 0,
+        replicas: None,
         silent: BTreeSet::from(["a".to_owned()]),
         shards: numbered.map(|(id, copies)| shard(u32::try_from(id).unwrap(), copies)).collect(),
         hosts: vec![host("b", "2", 1000), host("c", "2", 1000), host("d", "1", 1000)],
@@ -217,13 +217,13 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
     // What a run before has left is made too, and is all that a map lacks without a death.
     let mut seen = sight(vec![shard(100), vec![with(down("b"), |seen| (seen.role, seen.bytes) = (MASTER, 7))]]);
     assert!(lacking(&seen).0.is_empty());
-    seen.replicas = 1;
+    seen.replicas = Some(1);
     let scope = Scope::Hosts(vec!["a".into()]);
     let plan = super::plan(&seen, &scope, Wishes { repair: true, stale: false }).unwrap();
     assert_eq!((plan.repairs.len(), plan.asks_for), (2, None));
     seen.shards.remove(0);
     assert_eq!(lacking(&seen), (vec![Repair { shard: 1, host: "d".to_owned(), bytes: 7 }], vec![]));
-    seen.shards[0].moving = Some(Moving { to: "c".to_owned(), is_copy: true, is_switched: false });
+    seen.shards[0].moving = Some(Moving { to: "c".to_owned(), stage: Stage::Copied });
     assert!(lacking(&seen).0.is_empty(), "its move is ended first");
     // Nobody else.
     let mut alone = sight(vec![shard(100)]);
@@ -238,9 +238,9 @@ fn what_follows_a_dead_primary_unnamed_leaves_it_and_its_move_is_given_up() {
     let wishes = Wishes { repair: false, stale: false };
     let mut seen = sight(vec![vec![down("a"), follows("b", "a", 5)], vec![down("a"), follows("b", "a", 5)]]);
     seen.shards[0].strays.push("c".to_owned());
-    seen.shards[0].moving = Some(Moving { to: "c".to_owned(), is_copy: true, is_switched: false });
+    seen.shards[0].moving = Some(Moving { to: "c".to_owned(), stage: Stage::Copied });
     // That target may have been opened: nothing else may be.
-    seen.shards[1].moving = Some(Moving { to: "c".to_owned(), is_copy: false, is_switched: false });
+    seen.shards[1].moving = Some(Moving { to: "c".to_owned(), stage: Stage::Unclear });
     let plan = super::plan(&seen, &scope, wishes).unwrap();
     let promotion = &plan.promotions[0];
     assert_eq!((plan.promotions.len(), promotion.shard, promotion.given_up.as_deref()), (1, 0, Some("c")));
@@ -248,7 +248,7 @@ fn what_follows_a_dead_primary_unnamed_leaves_it_and_its_move_is_given_up() {
     assert!(plan.stranded[0].why.contains("to c was cut short, which may have all of it"), "{plan:#?}");
     // The target serves: it has everything, and no replica is wanted for that.
     let mut switched = sight(vec![vec![down("a")]]);
-    switched.shards[0].moving = Some(Moving { to: "c".to_owned(), is_copy: false, is_switched: true });
+    switched.shards[0].moving = Some(Moving { to: "c".to_owned(), stage: Stage::Switched });
     let plan = super::plan(&switched, &scope, wishes).unwrap();
     assert!(plan.promotions.is_empty() && plan.stranded[0].why.contains("shards resume publishes that"), "{plan:#?}");
     // The other way round: the target's host died right before the switch, and the primary needs a replica too many.

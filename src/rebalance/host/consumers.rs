@@ -5,11 +5,11 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::Routing;
+use dunlin_shards::{Route, Routing};
 use serde_json::Value;
 
 use crate::wire::deploy::split_url;
-use crate::wire::shard::{Consumer, ConsumerState, Service};
+use crate::wire::shard::{Consumer, ConsumerState, Published, Service};
 
 /// Longest wait for a service's answer.
 const ANSWER: Duration = Duration::from_secs(2);
@@ -22,9 +22,16 @@ pub fn look(consumers: &[Consumer]) -> Vec<ConsumerState> {
 }
 
 fn one(consumer: &Consumer) -> ConsumerState {
-    let file = Routing::load(&consumer.file).ok().map(|routing| (routing.cluster, routing.epoch.0));
+    let routing = Routing::load(&consumer.file).ok();
+    let place = |route: &Route| Published {
+        shard: route.id.0.into(),
+        primary: route.primary.clone(),
+        replicas: route.replicas.clone(),
+    };
+    let asked = routing.as_ref().filter(|_| consumer.with_places);
+    let places = asked.map(|routing| routing.shards.iter().map(place).collect()).unwrap_or_default();
     let service = consumer.version_url.as_deref().map_or(Service::NotAsked, service);
-    ConsumerState { file, service }
+    ConsumerState { file: routing.map(|routing| (routing.cluster, routing.epoch.0)), places, service }
 }
 
 /// Nobody listening means that nobody routes by an old map: the next start reads the file.

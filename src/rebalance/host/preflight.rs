@@ -149,7 +149,7 @@ fn replicas(source: &mut Link, spec: &MoveSpec, info: &Info, found: &mut Found) 
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && names(line, &spec.to)));
     if there > known + copy {
         let text = format!("{} has {there} replicas, the map knows {known}", spec.from);
-        found.add("replica", format!("{text}: dunlin shards status names what it does not know"));
+        found.add("stranger", format!("{text}: dunlin shards status names what it does not know"));
     }
 }
 

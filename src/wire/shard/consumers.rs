@@ -11,6 +11,20 @@ pub struct Consumer {
     pub file: PathBuf,
     /// Where the service that reads it tells its `map_epoch`; asked on this host.
     pub version_url: Option<String>,
+    /// Is it to be told where its map has the shards?
+    #[serde(default)]
+    pub with_places: bool,
+}
+
+/// Where a consumer's map has the copies of a shard, `ip:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Published {
+    /// The shard.
+    pub shard: u32,
+    /// Its primary.
+    pub primary: String,
+    /// Its replicas.
+    pub replicas: Vec<String>,
 }
 
 /// What a consumer has.
@@ -18,6 +32,9 @@ pub struct Consumer {
 pub struct ConsumerState {
     /// Cluster and epoch of the file; nothing where there is no map.
     pub file: Option<(String, u64)>,
+    /// Where it has the shards, where that was asked for.
+    #[serde(default)]
+    pub places: Vec<Published>,
     /// The service that reads it.
     pub service: Service,
 }

@@ -119,7 +119,7 @@ pub struct MoveSpec {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
-    /// `overcommit`, `source`, `replica`, `port`.
+    /// `overcommit`, `source`, `replica`, `stranger`, `port`.
     pub rule: String,
     /// What was found and what would do.
     pub reason: String,

@@ -35,6 +35,19 @@ impl Work<'_> {
         }
     }
 
+    /// Names the consumers of the map that do not answer.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn tell_unreached(&self, ground: &Ground<'_>) -> Result<(), Failure> {
+        let (map, _) = read_map(&ground.map_file)?;
+        for host in publish::unreached(ground, &map)? {
+            let next = "once it is back: dunlin provision, before its services start";
+            self.reporter.failed(&host, "it keeps the map that it has", Some(next));
+        }
+        Ok(())
+    }
+
     /// Shows the plan.
     ///
     /// # Errors
@@ -88,14 +101,7 @@ impl Work<'_> {
         if let Some(why) = &outcome.unpublished {
             reporter.failed("map", why, Some("run it again, or dunlin shards resume"));
         }
-        let (map, _) = read_map(&ground.map_file)?;
-        for host in publish::unreached(ground, &map)? {
-            reporter.failed(
-                &host,
-                "it keeps the map that it has",
-                Some("once it is back: dunlin provision, before its services start"),
-            );
-        }
+        self.tell_unreached(ground)?;
         for stranded in &planned.stranded {
             reporter.failed(&format!("shard {}", stranded.shard), &stranded.why, None);
         }
