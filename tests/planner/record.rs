@@ -123,7 +123,8 @@ impl Record {
 }
 
 fn write(used: &Used) {
-    let head = "# What CP-SAT (ortools) said: case, question, digest of the question, what nothing is below, the best that was found.\n\
+    let head = "# What CP-SAT said, or cbc before it.\n\
+                # Case, question, digest of the question, what nothing is below, the best that was found.\n\
                 # In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the rules.\n\
                 # Written by script/planner-optima.\n";
     let lines: String = used.lines.values().cloned().collect();

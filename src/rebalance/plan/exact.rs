@@ -13,13 +13,12 @@ use super::state::{State, add, outside, sub};
 
 /// Nodes of one search.
 const NODES: usize = 12_000;
-/// Hosts and items that one search rearranges, at most.
-const HOSTS: usize = 6;
-const ITEMS: usize = 48;
 
-/// When to stop.
+/// What one search rearranges at most, and when to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
+    pub hosts: usize,
+    pub items: usize,
     /// Bytes that are few enough.
     pub goal: i64,
     /// Searches in a row that may find nothing.
@@ -36,8 +35,8 @@ pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, unti
     let mut rng = Rng::new(seed ^ 0xb0b);
     let mut idle = 0;
     while idle < until.patience && state.moved > until.goal {
-        let hosts = some_hosts(model, state, &mut rng);
-        let found = Search::new(dual, prices, state, hosts, &mut rng).run();
+        let hosts = some_hosts(model, state, until.hosts, &mut rng);
+        let found = Search::new(dual, prices, state, (hosts, until.items), &mut rng).run();
         idle += 1;
         if let Some(shifts) = found {
             idle = 0;
@@ -48,8 +47,8 @@ pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, unti
     }
 }
 
-/// Some hosts, at least one of them with something that came from another.
-fn some_hosts(model: &Model, state: &State, rng: &mut Rng) -> Vec<usize> {
+/// Two hosts or up to so many, at least one of them with something that came from another.
+fn some_hosts(model: &Model, state: &State, most: usize, rng: &mut Rng) -> Vec<usize> {
     let count = model.hosts.len();
     let mut hosts = Vec::new();
     let start = rng.below(state.at.len());
@@ -57,7 +56,7 @@ fn some_hosts(model: &Model, state: &State, rng: &mut Rng) -> Vec<usize> {
     if let Some(item) = away.find(|item| state.at[*item] != model.items[*item].home) {
         hosts.extend([state.at[item], model.items[item].home]);
     }
-    let want = (2 + rng.below(HOSTS - 1)).min(count);
+    let want = (2 + rng.below(most - 1)).min(count);
     while hosts.len() < want {
         let host = rng.below(count);
         if !hosts.contains(&host) {
@@ -97,7 +96,14 @@ struct Search<'m> {
 }
 
 impl<'m> Search<'m> {
-    fn new(dual: &Dual<'m>, prices: &Multipliers, state: &State, hosts: Vec<usize>, rng: &mut Rng) -> Self {
+    /// Over these hosts, and so many items at most.
+    fn new(
+        dual: &Dual<'m>,
+        prices: &Multipliers,
+        state: &State,
+        (hosts, items): (Vec<usize>, usize),
+        rng: &mut Rng,
+    ) -> Self {
         let model = dual.model;
         let bands: Vec<Band> = hosts.iter().map(|host| dual.bands[*host]).collect();
         let load: Vec<Weight> = hosts.iter().map(|host| state.load[*host]).collect();
@@ -119,13 +125,14 @@ impl<'m> Search<'m> {
             bands,
             load,
         };
-        search.pick(dual, prices, state, rng);
+        let most = items / 2 + rng.below(items / 2 + 1);
+        search.pick(dual, prices, state, (most, rng));
         search.sum(prices, state);
         search
     }
 
-    /// Takes the items with more than one place that an improvement can use.
-    fn pick(&mut self, dual: &Dual, prices: &Multipliers, state: &State, rng: &mut Rng) {
+    /// Takes the items with more than one place that an improvement can use, so many at most.
+    fn pick(&mut self, dual: &Dual, prices: &Multipliers, state: &State, (most, rng): (usize, &mut Rng)) {
         let model = self.model;
         let pool = self.hosts.iter().flat_map(|host| &state.on[*host]).copied();
         let mut pool: Vec<usize> = pool.filter(|item| model.items[*item].movable).collect();
@@ -142,7 +149,6 @@ impl<'m> Search<'m> {
                 open.push((item, places));
             }
         }
-        let most = ITEMS / 2 + rng.below(ITEMS / 2 + 1);
         while open.len() > most {
             open.swap_remove(rng.below(open.len()));
         }

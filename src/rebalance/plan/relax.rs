@@ -18,6 +18,9 @@ const EASE: f64 = 0.002;
 /// Halvings of what is unknown about the least worst deviation.
 const HALVINGS: u64 = 8;
 
+/// Walks for each of them, and how many times as long as usual they are: few long ones where many short ones fail.
+const WALKS: [(u64, usize); 2] = [(30, 1), (4, 20)];
+
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
     let mut best = evened(model, wished, &model.walls(), start, seed);
@@ -27,8 +30,13 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -
             break;
         }
         let walls = walls(model, (low + high) / 2.0);
-        let aim = Aim { goal: i64::MAX, rounds: 40, patience: 40, price: 0.1, longer: 1 };
-        let tried = search(model, &walls, best.clone(), aim, seed.wrapping_add(round));
+        let mut tried = best.clone();
+        for (walks, longer) in WALKS {
+            let aim = Aim { goal: i64::MAX, rounds: walks, patience: walks, price: 0.1, longer };
+            if !within(&tried, &walls) {
+                tried = search(model, &walls, tried, aim, seed.wrapping_add(round));
+            }
+        }
         if within(&tried, &walls) {
             high = worst(model, wished, &tried);
             best = tried;

@@ -91,21 +91,32 @@ const LARGE: usize = 200_000;
 const STEPS: usize = 40_000;
 /// A plan so near to the bound is not searched further: one thousandth.
 const NEAR: i64 = 1000;
-/// Walks without success after which a search gives up.
-const PATIENCE: u64 = 20;
-/// The same for long walks, and how much longer they are.
-const FEWER: u64 = 6;
-const LONGER: usize = 8;
-/// The same for the search before any prices are known.
+/// Walks without success after which the search before any prices are known gives up.
 const FIRST: u64 = 6;
 /// Steps towards the best prices.
 const ASCENT: usize = 500;
 /// Times that walks and branch and bound take turns.
 const CYCLES: u64 = 8;
-/// Such turns without success after which a search gives up.
-const IDLE: u64 = 2;
-/// Searches of branch and bound without success after which it gives up.
-const PARTS: usize = 200;
+
+/// How walks and branch and bound go about a turn.
+struct Turn {
+    /// How many times as long as usual each walk is, and how many of them may find nothing.
+    longer: usize,
+    walks: u64,
+    /// What branch and bound rearranges at a time, and how many searches may find nothing.
+    hosts: usize,
+    items: usize,
+    parts: usize,
+}
+
+/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well.
+const TURNS: [Turn; 3] = [
+    Turn { longer: 1, walks: 20, hosts: 6, items: 48, parts: 200 },
+    Turn { longer: 8, walks: 6, hosts: 6, items: 48, parts: 200 },
+    Turn { longer: 40, walks: 4, hosts: 8, items: 64, parts: 1_500 },
+];
+/// The kinds of turn that are of use where the bands are not met yet: branch and bound needs them met.
+const OUTSIDE: usize = 2;
 
 fn is_large(model: &Model) -> bool {
     model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
@@ -153,7 +164,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
     let mut best = search(model, bands, start, aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
-    let mut idle = 0;
+    let mut turn = 0;
     for cycle in 0..CYCLES {
         if within(&best, bands) {
             if best.moved <= goal(bound) {
@@ -163,13 +174,15 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
             bound = bound.max(prices.bytes());
         }
         let before = (within(&best, bands), best.moved);
-        // Where short walks find nothing more, fewer long ones may.
-        let aim = if idle == 0 { aim(bound, PATIENCE) } else { Aim { longer: LONGER, ..aim(bound, FEWER) } };
+        let Turn { longer, walks, hosts, items, parts } = TURNS[turn];
+        let aim = Aim { longer, ..aim(bound, walks) };
         best = search(model, bands, best, aim, seed.wrapping_add(1000 * (cycle + 1)));
-        let until = Part { goal: goal(bound), patience: PARTS };
-        exact::improve(&dual, &prices, &mut best, until, seed.wrapping_add(cycle));
-        idle = if (within(&best, bands), best.moved) == before { idle + 1 } else { 0 };
-        if idle == IDLE || (idle > 0 && !within(&best, bands)) {
+        let part = Part { hosts, items, goal: goal(bound), patience: parts };
+        exact::improve(&dual, &prices, &mut best, part, seed.wrapping_add(cycle));
+        if (within(&best, bands), best.moved) == before {
+            turn += 1;
+        }
+        if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
             break;
         }
     }
