@@ -44,6 +44,7 @@ const UNDECIDED: &[(u64, &str, f64)] = &[
 const MISSED: &[(u64, &str, f64)] = &[
     (8, "outside", 5.1),
     (85, "moved", 1.01),
+    (139, "moved", 1.009),
     (161, "moved", 1.007),
     (215, "moved", 1.007),
     (308, "moved", 1.006),
