@@ -14,7 +14,7 @@ use crate::record::Record;
 const CASES: u64 = 500;
 /// A build without optimisation plans some twenty times slower: it takes one case of so many. `script/planner-optima` runs
 /// all of them in a release build.
-const UNOPTIMISED: u64 = 25;
+const UNOPTIMISED: u64 = 50;
 /// The most that a plan may move, relative to the fewest bytes that are possible.
 const RATIO: f64 = 1.005;
 /// How much further from the wished bands a plan may be than the nearest placement, in thousandths of a share.
