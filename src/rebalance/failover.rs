@@ -118,7 +118,7 @@ pub struct FailoverPlan {
     pub asks_for: Option<u16>,
     /// Replicas that are made anew.
     pub repairs: Vec<Repair>,
-    /// Shards that stay without a replica.
+    /// Shards that stay short of a replica.
     pub unrepaired: Vec<Stranded>,
 }
 

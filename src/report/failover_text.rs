@@ -78,7 +78,7 @@ fn summary(plan: &FailoverPlan) -> String {
         (plan.freed.len(), "to go on without a replica"),
         (plan.repairs.len(), "to get a new replica"),
         (plan.stranded.len(), "down until the host is back"),
-        (plan.unrepaired.len(), "left without a replica"),
+        (plan.unrepaired.len(), "left short of a replica"),
     ];
     let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let text = parts.collect::<Vec<_>>().join(", ");
@@ -139,7 +139,7 @@ timeline at epoch 7
   + shard 0     a new replica on redis-03  2.0KiB
   ! shard 1     stays short of a replica: no room on redis-03
   the map will ask for replicas = 1, as every shard had
-Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left without a replica (shards)
+Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left short of a replica (shards)
 ";
         assert_eq!(failover_text(&plan, Style::default()), told);
     }
