@@ -182,9 +182,8 @@ pub async fn set_aside(ground: &Ground<'_>, (shard, host): (u32, &str), run: &st
     }
 }
 
-/// Makes replicas: one of a shard after the other, and so many at a time that each host receives [`SLOTS`] or fewer, at most
-/// `concurrent` where that is not 0. Each primary needs its replica once it has it. Returns how each of them went, in their
-/// order.
+/// Makes replicas: one of a shard after the other, two at a time for each host that receives some, at most `concurrent`
+/// where that is not 0. Each primary needs its replica once it has it. Returns how each of them went, in their order.
 pub async fn repair(
     ground: &Ground<'_>,
     repairs: &[Repair],
