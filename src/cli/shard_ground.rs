@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use dunlin_shards::ShardMap;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::exit::Exit;
@@ -180,11 +182,7 @@ impl Files {
                 _ => Ok(()),
             };
         }
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_string_pretty(steps).map_err(anyhow::Error::from)?;
-        Ok(publish::replace(&path, &text)?)
+        write(&path, steps)
     }
 
     /// Writes down what the moves of this run leave to the clients of their sources.
@@ -192,12 +190,7 @@ impl Files {
     /// # Errors
     /// The disk said no.
     pub fn keep_sparing(&self, sparing: &Sparing) -> Result<(), Failure> {
-        let path = self.kept_limits();
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let text = serde_json::to_string(sparing).map_err(anyhow::Error::from)?;
-        Ok(publish::replace(&path, &text)?)
+        write(&self.kept_limits(), sparing)
     }
 
     /// What the moves of the run before left to the clients of their sources.
@@ -205,10 +198,7 @@ impl Files {
     /// # Errors
     /// The file is broken.
     pub fn kept_sparing(&self) -> Result<Sparing, Failure> {
-        match std::fs::read_to_string(self.kept_limits()) {
-            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-            Err(_) => Ok(Sparing::default()),
-        }
+        read(&self.kept_limits())
     }
 
     /// The moves that a run before left.
@@ -216,9 +206,22 @@ impl Files {
     /// # Errors
     /// The file is broken.
     pub fn kept(&self) -> Result<Vec<Step>, Failure> {
-        match std::fs::read_to_string(self.agenda()) {
-            Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-            Err(_) => Ok(Vec::new()),
-        }
+        read(&self.agenda())
+    }
+}
+
+fn write(path: &Path, what: &(impl Serialize + ?Sized)) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let text = serde_json::to_string_pretty(what).map_err(anyhow::Error::from)?;
+    Ok(publish::replace(path, &text)?)
+}
+
+/// Nothing was kept where there is no file.
+fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Failure> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
+        Err(_) => Ok(T::default()),
     }
 }
