@@ -59,6 +59,7 @@ fn a_dead_host_is_failed_over_repaired_and_taken_in_again() {
     fleet.root("redis-01", "systemctl stop --no-block ssh.service");
     within(|| run(&cluster, &["--dry-run"]).stderr.contains("as redis-02 sees it: it is not dead"));
 
+    let other = cluster.project.copy();
     let died = Instant::now();
     let off = fleet.kill("redis-01");
     let status = cluster.project.dunlin(&["shards", "status"]);
@@ -92,6 +93,10 @@ fn a_dead_host_is_failed_over_repaired_and_taken_in_again() {
     assert!(cluster.all_writable().iter().all(|hosts| *hosts == ["redis-02"]), "no old primary accepts writes");
     let told = cluster.project.dunlin(&["shards", "status"]).ends(0);
     told.says(&["shard 0: an instance on redis-01 that the map does not name came back as a primary", "no writes"]);
+    // Somebody whose map is from before: the journals tell of the new replicas, and not of all that came before them.
+    let older = other.dunlin(&["shards", "resume", "--yes"]).ends(3);
+    older.complains(&["published are places of shards 0, 1, 2, 3 that neither the map", "take over the newer map"]);
+    assert_eq!(cluster.map(), map, "nothing was published over it");
     let tidied = cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
     tidied.says(&["shard 0: the old instance on redis-01 is set aside in /var/lib/redis/shard-0.replaced-"]);
     cluster.is_as_the_map_says();

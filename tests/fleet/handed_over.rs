@@ -20,9 +20,13 @@ fn what_a_dead_host_had_handed_over_is_published_without_it() {
     let (shard, source) = (entry.id.0, HOSTS.into_iter().find(|host| **host == *entry.host).unwrap());
 
     let off = fleet.kill(source);
+    // The agent was done with it. Had the host died a moment before, its role would still be to be made durable.
+    let journal = format!("/var/lib/dunlin/moves/shard-{shard}.jsonl");
+    assert!(fleet.root("redis-03", &format!("tail -n 1 {journal}; sed -i '$d' {journal}")).contains("settle"));
     let plan = cluster.project.dunlin(&["shards", "failover", source, "--dry-run"]);
     plan.says(&[&format!("shard {shard}     stays down: a move gave it to redis-03, which serves it")]);
-    cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(0);
+    let resumed = cluster.project.dunlin(&["shards", "resume", "--yes"]).ends(4);
+    resumed.complains(&[&format!("shard {shard}: it has moved; its old instance stays: {source} does not answer")]);
     assert_eq!(cluster.map().shards[usize::from(shard)].host, "redis-03");
     assert_eq!(cluster.writable(shard), ["redis-03"]);
 

@@ -159,8 +159,10 @@ impl Work<'_> {
         Ok(settled + repairs.len() + usize::from(is_short))
     }
 
+    /// What is published was either published from this map, or is known from the hosts' journals.
+    ///
     /// # Errors
-    /// A newer map is out, with places that nobody here knows of.
+    /// A newer map is out, with places that nobody here knows of: nothing may be published over it.
     async fn accounted(&self, ground: &Ground<'_>, open: &[(&MoveState, Stand)]) -> Result<(), Failure> {
         let (map, _) = read_map(&ground.map_file)?;
         let open: Vec<&MoveState> = open.iter().map(|(state, _)| *state).collect();
