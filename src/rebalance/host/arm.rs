@@ -106,6 +106,7 @@ pub fn attached(source: &mut Link, replica: &str) -> Result<()> {
         if Instant::now() > end {
             bail!("the replica {replica} is not attached to {}: bring it back first", source.address);
         }
+        sync::hear(source);
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())

@@ -38,6 +38,8 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
         if !met_again && may_meet_again(&from, &to) && (is_silent || !is_online(&from, &spec.to)?) {
             target.run(&["CLIENT", "KILL", "TYPE", "master"])?;
             met_again = true;
+        } else if is_there {
+            hear(source);
         }
         if sink.cancelled() {
             bail!("cancelled while shard {} was being copied; nothing is handed over", spec.job.shard);
@@ -80,6 +82,12 @@ fn is_linked(to: &Info) -> bool {
 /// resync. That is possible while the source's backlog goes back to where it is.
 fn may_meet_again(from: &Info, to: &Info) -> bool {
     is_linked(to) && is_in_reach(from, to)
+}
+
+/// Asks all replicas to say now where they are, which they do by themselves once a second: a `WAIT` for more of them than
+/// there are sends `REPLCONF GETACK`. What it answers does not matter.
+pub fn hear(source: &mut Link) {
+    source.run(&["WAIT", "1000", "1"]).ok();
 }
 
 /// Will a replica that connects anew be let go on where it is? Half of the backlog is left for what is written meanwhile.

@@ -21,10 +21,11 @@ use crate::wire::shard::{MoveSpec, Role, Verified};
 use crate::wire::{Event, Sink};
 use content::contents;
 
-/// Keys in one pipeline.
-const BATCH: usize = 256;
-/// The same where the source's latency counts: its clients wait for all of one pipeline.
-const SMALL_BATCH: usize = 16;
+/// `DUMP` bytes of one pipeline, about: a server answers all of it before it turns to its other clients, here for about a
+/// millisecond.
+const BATCH_BYTES: usize = 256 << 10;
+/// Keys in one pipeline, at least and at most.
+const BATCH: (usize, usize) = (8, 256);
 /// Looks at a live key before writes are held for it.
 const LOOKS: u32 = 5;
 /// Between two looks at live keys.
@@ -144,9 +145,7 @@ pub fn compare(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn
         let total: u64 = source.ask(&words(&["DBSIZE"]))?;
         let sparing = spec.limits.sparing;
         let throttle = sparing.is_asked().then(|| Throttle::of(spec));
-        let batch = if sparing.p99_ms > 0 { SMALL_BATCH } else { BATCH };
-        let started = Instant::now();
-        let verified = &mut verified;
+        let (started, verified, batch) = (Instant::now(), &mut verified, BATCH.0);
         let mut pass = Pass { source, target, spec, sink, total, verified, started, batch, throttle, owed: 0 };
         pass.run()?;
     }
@@ -162,7 +161,7 @@ struct Pass<'a> {
     total: u64,
     verified: &'a mut Verified,
     started: Instant,
-    /// Keys in one pipeline.
+    /// Keys in the next pipeline.
     batch: usize,
     /// Where the source is to be spared: what its answers pass through, and their bytes that have not been waited for.
     throttle: Option<Throttle>,
@@ -185,7 +184,7 @@ impl Pass<'_> {
             }
         }
         loop {
-            let keys = scan(self.target, &mut cursor, self.batch)?;
+            let keys = scan(self.target, &mut cursor, BATCH.1)?;
             suspects.extend(self.strangers(&keys)?);
             if cursor == "0" {
                 break;
@@ -261,7 +260,11 @@ impl Pass<'_> {
     /// Compares keys as both sides have them now.
     fn look(&mut self, keys: &[Key]) -> Result<Verdicts> {
         let (source, target) = states(self.source, self.target, keys)?;
-        self.owed += source.iter().filter_map(|state| Some(state.dump.as_ref()?.len() as u64)).sum::<u64>();
+        let bytes: usize = source.iter().filter_map(|state| Some(state.dump.as_ref()?.len())).sum();
+        self.owed += bytes as u64;
+        if bytes > 0 {
+            self.batch = (BATCH_BYTES * keys.len() / bytes).clamp(BATCH.0, BATCH.1);
+        }
         let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
         // Other bytes may be another encoding of the same content; only where the expiry is the same is that asked.
