@@ -22,7 +22,7 @@ fn main() {
     };
     let (moves, failovers, keys) = (number("MOVES", 100), number("FAILOVERS", 12), number("KEYS", 10_000));
     let always = std::env::var("DUNLIN_BENCH_APPENDFSYNC").is_ok_and(|value| value == "always");
-    let [vs_redis_cli, vs_full_sync, whole] = if keys == 0 { [f64::NAN; 3] } else { throughput(keys) };
+    let [vs_redis_cli, copied, vs_full_sync, whole] = if keys == 0 { [f64::NAN; 4] } else { throughput(keys) };
     let gaps = gap::measure(moves, failovers, if always { "always" } else { "everysec" });
     let [idle, free, guarded] = if keys == 0 { [f64::NAN; 3] } else { spared(keys / 4) };
     told("write gap of a move, as the writers see it", &gaps.client);
@@ -32,7 +32,7 @@ fn main() {
     told("write gap of FAILOVER TO", &gaps.failover);
     eprintln!("{} acknowledged writes at {:.0} a second, {} attempts given up", gaps.acked, gaps.rate, gaps.retries);
     println!(
-        "bench rebalance: vs_redis_cli={vs_redis_cli:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2} whole_vs_full_sync={whole:.2} wait_p99_ms={idle:.2} wait_p99_copy_ms={free:.2} wait_p99_guarded_ms={guarded:.2}",
+        "bench rebalance: vs_redis_cli={vs_redis_cli:.1} copied_vs_redis_cli={copied:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2} whole_vs_full_sync={whole:.2} wait_p99_ms={idle:.2} wait_p99_copy_ms={free:.2} wait_p99_guarded_ms={guarded:.2}",
         percentile(&gaps.client, 0.5),
         percentile(&gaps.client, 0.99),
         percentile(&gaps.failover, 0.5),
@@ -55,7 +55,7 @@ fn spared(keys: usize) -> [f64; 3] {
     [idle, free.0, guarded.0]
 }
 
-fn throughput(keys: usize) -> [f64; 3] {
+fn throughput(keys: usize) -> [f64; 4] {
     let (cli_bytes, cli_seconds) = bulk::cluster(keys);
     let bulk = bulk::measure(keys);
     let rate = |bytes: u64, seconds: f64| bytes as f64 / seconds / 1e6;
@@ -75,5 +75,6 @@ fn throughput(keys: usize) -> [f64; 3] {
         rate(bulk.bytes, bulk.moves),
         bulk.copies
     );
-    [rate(bulk.bytes, bulk.moves) / rate(cli_bytes, cli_seconds), bulk.syncs / bulk.copies, bulk.syncs / bulk.moves]
+    let vs_redis_cli = |seconds: f64| rate(bulk.bytes, seconds) / rate(cli_bytes, cli_seconds);
+    [vs_redis_cli(bulk.moves), vs_redis_cli(bulk.copies), bulk.syncs / bulk.copies, bulk.syncs / bulk.moves]
 }

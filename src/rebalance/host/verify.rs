@@ -262,8 +262,8 @@ impl Pass<'_> {
         let (source, target) = states(self.source, self.target, keys)?;
         let bytes: usize = source.iter().filter_map(|state| Some(state.dump.as_ref()?.len())).sum();
         self.owed += bytes as u64;
-        if bytes > 0 {
-            self.batch = (BATCH_BYTES * keys.len() / bytes).clamp(BATCH.0, BATCH.1);
+        if let Some(enough) = (BATCH_BYTES * keys.len()).checked_div(bytes) {
+            self.batch = enough.clamp(BATCH.0, BATCH.1);
         }
         let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
