@@ -31,14 +31,16 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
             goal.get_or_insert(from.number("master_repl_offset"));
         }
         let is_there = goal.is_some_and(|goal| to.number("slave_repl_offset") >= goal);
-        if is_there && is_caught_up(&from, &to, spec)? {
+        let is_heard = is_online(&from, &spec.to)?;
+        let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
+        if is_there && is_linked(&to) && is_heard && behind <= spec.limits.lag_bytes {
             return Ok(());
         }
         let is_silent = !is_there && since.elapsed() > SILENT;
-        if !met_again && may_meet_again(&from, &to) && (is_silent || !is_online(&from, &spec.to)?) {
+        if !met_again && may_meet_again(&from, &to) && (is_silent || !is_heard) {
             target.run(&["CLIENT", "KILL", "TYPE", "master"])?;
             met_again = true;
-        } else if is_there {
+        } else if is_there && !is_heard {
             hear(source);
         }
         if sink.cancelled() {
@@ -66,11 +68,6 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
         }
         std::thread::sleep(LOOK);
     }
-}
-
-fn is_caught_up(from: &Info, to: &Info, spec: &MoveSpec) -> Result<bool> {
-    let behind = from.number("master_repl_offset").saturating_sub(to.number("slave_repl_offset"));
-    Ok(is_linked(to) && is_online(from, &spec.to)? && behind <= spec.limits.lag_bytes)
 }
 
 fn is_linked(to: &Info) -> bool {

@@ -5,6 +5,7 @@
 //! what still differs is decided while writes are held for some milliseconds, at one offset.
 
 mod content;
+mod sides;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -20,12 +21,14 @@ use super::sync;
 use crate::wire::shard::{MoveSpec, Role, Verified};
 use crate::wire::{Event, Sink};
 use content::contents;
+use sides::{Key, Verdict, scan, states, verdict, with_key};
 
 /// `DUMP` bytes of one pipeline, about: a server answers all of it before it turns to its other clients, here for about a
 /// millisecond.
 const BATCH_BYTES: usize = 256 << 10;
 /// Keys in one pipeline, at least and at most.
-const BATCH: (usize, usize) = (8, 256);
+const FEWEST: usize = 8;
+const MOST: usize = 256;
 /// Looks at a live key before writes are held for it.
 const LOOKS: u32 = 5;
 /// Between two looks at live keys.
@@ -39,25 +42,7 @@ const HELD_KEYS: usize = 32;
 /// How many keys of each kind are named.
 const NAMED: usize = 20;
 
-type Key = Vec<u8>;
 type Verdicts = Vec<(Key, Verdict)>;
-
-/// One key at one side: its `DUMP` (nothing where there is no such key) and when it expires, in Unix milliseconds.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct State {
-    dump: Option<Vec<u8>>,
-    expires: i64,
-}
-
-/// How two sides of a key compare.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Verdict {
-    Equal,
-    Reencoded,
-    Differs,
-    Missing,
-    Extra,
-}
 
 /// The request: compares anew. What a move under way is found to be decides whether it may be switched.
 ///
@@ -145,7 +130,7 @@ pub fn compare(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn
         let total: u64 = source.ask(&words(&["DBSIZE"]))?;
         let sparing = spec.limits.sparing;
         let throttle = sparing.is_asked().then(|| Throttle::of(spec));
-        let (started, verified, batch) = (Instant::now(), &mut verified, BATCH.0);
+        let (started, verified, batch) = (Instant::now(), &mut verified, FEWEST);
         let mut pass = Pass { source, target, spec, sink, total, verified, started, batch, throttle, owed: 0 };
         pass.run()?;
     }
@@ -184,7 +169,7 @@ impl Pass<'_> {
             }
         }
         loop {
-            let keys = scan(self.target, &mut cursor, BATCH.1)?;
+            let keys = scan(self.target, &mut cursor, MOST)?;
             suspects.extend(self.strangers(&keys)?);
             if cursor == "0" {
                 break;
@@ -262,9 +247,7 @@ impl Pass<'_> {
         let (source, target) = states(self.source, self.target, keys)?;
         let bytes: usize = source.iter().filter_map(|state| Some(state.dump.as_ref()?.len())).sum();
         self.owed += bytes as u64;
-        if let Some(enough) = (BATCH_BYTES * keys.len()).checked_div(bytes) {
-            self.batch = enough.clamp(BATCH.0, BATCH.1);
-        }
+        self.batch = batch_after(keys.len(), bytes).unwrap_or(self.batch);
         let mut verdicts: Verdicts =
             keys.iter().zip(source.iter().zip(&target)).map(|(key, (s, t))| (key.clone(), verdict(s, t))).collect();
         // Other bytes may be another encoding of the same content; only where the expiry is the same is that asked.
@@ -336,14 +319,9 @@ impl Pass<'_> {
     }
 }
 
-fn verdict(source: &State, target: &State) -> Verdict {
-    match (&source.dump, &target.dump) {
-        (None, None) => Verdict::Equal,
-        (Some(_), None) => Verdict::Missing,
-        (None, Some(_)) => Verdict::Extra,
-        (Some(_), Some(_)) if source == target => Verdict::Equal,
-        (Some(_), Some(_)) => Verdict::Differs,
-    }
+/// How many keys the next pipeline takes, after so many of so many bytes; without bytes nothing is learnt.
+fn batch_after(keys: usize, bytes: usize) -> Option<usize> {
+    Some((BATCH_BYTES * keys).checked_div(bytes)?.clamp(FEWEST, MOST))
 }
 
 /// What a comparison that found differences says.
@@ -363,29 +341,15 @@ pub fn told(verified: &Verified, spec: &MoveSpec) -> String {
     )
 }
 
-fn scan(link: &mut Link, cursor: &mut String, batch: usize) -> Result<Vec<Key>> {
-    let (next, keys): (String, Vec<Key>) = link.ask(&words(&["SCAN", cursor, "COUNT", &batch.to_string()]))?;
-    *cursor = next;
-    Ok(keys)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn states(source: &mut Link, target: &mut Link, keys: &[Key]) -> Result<(Vec<State>, Vec<State>)> {
-    let cmds: Vec<Cmd> = keys.iter().flat_map(|key| [with_key("DUMP", key), with_key("PEXPIRETIME", key)]).collect();
-    let (source, target) = Link::both(source, target, &cmds)?;
-    Ok((pairs(source), pairs(target)))
-}
-
-fn pairs(answers: Vec<Value>) -> Vec<State> {
-    let mut answers = answers.into_iter();
-    let pair = || match (answers.next()?, answers.next()?) {
-        (Value::BulkString(dump), Value::Int(expires)) => Some(State { dump: Some(dump), expires }),
-        _ => Some(State { dump: None, expires: 0 }),
-    };
-    std::iter::from_fn(pair).collect()
-}
-
-fn with_key(name: &str, key: &[u8]) -> Cmd {
-    let mut cmd = words(&[name]);
-    cmd.arg(key);
-    cmd
+    #[test]
+    fn a_pipeline_takes_as_many_keys_as_the_server_answers_quickly() {
+        assert_eq!(batch_after(8, 8 * (16 << 10)), Some(16), "16 KiB a key");
+        assert_eq!(batch_after(16, 16 * 100), Some(MOST), "small keys");
+        assert_eq!(batch_after(256, 1 << 30), Some(FEWEST), "large keys");
+        assert_eq!(batch_after(8, 0), None, "nothing there any more, or nothing asked for");
+    }
 }
