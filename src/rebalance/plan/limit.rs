@@ -12,8 +12,8 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], limits: Limits, seed: u64)
     let mut state = State::new(model);
     place_forced_within(model, &penalty, &mut state, limits);
     for round in 0..6 {
-        let mut walk = Walk::new(model, &penalty, state, seed.wrapping_add(round))
-            .priced(Prices { moved: 0.02, outside: 4.0 }, limits);
+        let mut walk =
+            Walk::new(model, &penalty, state, seed.wrapping_add(round)).priced(Prices::steady(0.02, 4.0), limits);
         walk.run(heat(model, effort(model)), i64::MAX);
         state = walk.into_best();
     }

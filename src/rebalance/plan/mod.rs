@@ -2,8 +2,9 @@
 //!
 //! It minimises the bytes that move, so that every host ends within the tolerance around its share. In reading order:
 //! `wishes` what is asked, `model` the same as integers, `state` an assignment and its loads, `bounds` what no
-//! plan can beat, `search` greedy and local search, `emit` the plan as a value. Nothing here reads a clock, a file
-//! or an unseeded source of chance: the same input gives the same plan to the byte.
+//! plan can beat, `search` greedy and local search, `starts` the same from many seeds, `emit` the plan as a value.
+//! Nothing here reads a clock, a file or an unseeded source of chance, and the number of processors changes only how
+//! long it takes: the same input gives the same plan to the byte.
 
 mod bounds;
 mod dual;
@@ -15,11 +16,13 @@ mod limit;
 mod model;
 mod notes;
 mod output;
+mod processors;
 mod relax;
 mod rng;
 mod schedule;
 mod search;
 pub mod simulate;
+mod starts;
 mod state;
 mod tidy;
 mod trim;

@@ -4,12 +4,13 @@
 //! tolerance that can be met, and takes the place of the wished one.
 
 use super::model::{BYTES, Band, Model, OPS};
-use super::search::{Aim, effort, heat, search, within};
+use super::processors::on_all_processors;
+use super::search::{Aim, effort, heat, is_large, search, within};
 use super::state::{Penalty, State, outside};
 use super::walk::{Limits, Prices, Walk};
 
 /// Moved bytes cost next to nothing while evenness is what is sought.
-const EVEN: Prices = Prices { moved: 0.02, outside: 4.0 };
+const EVEN: Prices = Prices::steady(0.02, 4.0);
 
 /// How much further out than the nearest a plan may be, as a fraction of a share: without it every load would have to be
 /// met to the last byte, which takes many moves and is gone an hour later.
@@ -21,8 +22,25 @@ const HALVINGS: u64 = 8;
 /// Walks for each of them, and how many times as long as usual they are: few long ones where many short ones fail.
 const WALKS: [(u64, usize); 2] = [(30, 1), (4, 20)];
 
+/// Searches with seeds of their own, at the same time. A later one counts only if it comes nearer than the first by more
+/// than [`EASE`].
+const STARTS: u64 = 4;
+
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
+    let starts = if is_large(model) { 1 } else { STARTS };
+    let seeds = (0..starts).map(|n| seed.wrapping_add(n.wrapping_mul(0x7171))).collect();
+    let found = on_all_processors(seeds, |seed| least_worst(model, wished, start.clone(), seed));
+    let nearer = |a: (State, f64), b: (State, f64)| if b.1 + EASE < a.1 { b } else { a };
+    let (best, high) = found.into_iter().reduce(nearer).expect("there are starts");
+    let walls = walls(model, high);
+    let best = evened(model, wished, &walls, best, seed);
+    let bands = given_way(model, &best, wished);
+    (best, bands)
+}
+
+/// An assignment whose worst deviation from the bands is small, and that deviation as a fraction of a share.
+fn least_worst(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, f64) {
     let mut best = evened(model, wished, &model.walls(), start, seed);
     let (mut low, mut high) = (0.0, worst(model, wished, &best));
     for round in 1..=HALVINGS {
@@ -44,10 +62,7 @@ pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -
             low = (low + high) / 2.0;
         }
     }
-    let walls = walls(model, high);
-    let best = evened(model, wished, &walls, best, seed);
-    let bands = given_way(model, &best, wished);
-    (best, bands)
+    (best, high)
 }
 
 /// Walks towards the bands that keep the walls.

@@ -11,6 +11,7 @@ use super::infeasible::{Infeasible, over_cap};
 use super::limit;
 use super::model::{BYTES, Band, Model};
 use super::relax;
+use super::starts::{self, Parts};
 use super::state::{Penalty, State, outside};
 use super::tidy::tidy;
 use super::trim::trim;
@@ -68,8 +69,8 @@ fn feasible(model: &Model, bands: &[Band], seed: u64) -> Result<State, Infeasibl
     }
     let hard = Penalty::new(model, &walls);
     for round in 0..6 {
-        let mut walk = Walk::new(model, &hard, state, seed.wrapping_add(round))
-            .priced(Prices { moved: 0.01, outside: 4.0 }, Limits::NONE);
+        let mut walk =
+            Walk::new(model, &hard, state, seed.wrapping_add(round)).priced(Prices::steady(0.01, 4.0), Limits::NONE);
         walk.run(heat(model, effort(model)), i64::MAX);
         state = walk.into_best();
         if within(&state, &walls) {
@@ -109,7 +110,15 @@ struct Turn {
     parts: usize,
 }
 
-/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well.
+impl Turn {
+    /// What branch and bound is to do in it.
+    fn part(&self, goal: i64) -> Part {
+        Part { hosts: self.hosts, items: self.items, goal, patience: self.parts }
+    }
+}
+
+/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well. After
+/// the first kind, [`super::starts`] looks elsewhere.
 const TURNS: [Turn; 3] = [
     Turn { longer: 1, walks: 20, hosts: 6, items: 48, parts: 200 },
     Turn { longer: 8, walks: 6, hosts: 6, items: 48, parts: 200 },
@@ -118,7 +127,8 @@ const TURNS: [Turn; 3] = [
 /// The kinds of turn that are of use where the bands are not met yet: branch and bound needs them met.
 const OUTSIDE: usize = 2;
 
-fn is_large(model: &Model) -> bool {
+/// Whether a search has to make do with few walks.
+pub(crate) fn is_large(model: &Model) -> bool {
     model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
 }
 
@@ -161,7 +171,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         let aim = Aim { rounds: 3, ..aim(bound, 3) };
         return (search(model, bands, start, aim, seed), bound);
     }
-    let mut best = search(model, bands, start, aim(bound, FIRST), seed);
+    let mut best = search(model, bands, start.clone(), aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
     let mut turn = 0;
@@ -174,13 +184,17 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
             bound = bound.max(prices.bytes());
         }
         let before = (within(&best, bands), best.moved);
-        let Turn { longer, walks, hosts, items, parts } = TURNS[turn];
+        let Turn { longer, walks, .. } = TURNS[turn];
         let aim = Aim { longer, ..aim(bound, walks) };
         best = search(model, bands, best, aim, seed.wrapping_add(1000 * (cycle + 1)));
-        let part = Part { hosts, items, goal: goal(bound), patience: parts };
-        exact::improve(&dual, &prices, &mut best, part, seed.wrapping_add(cycle));
+        exact::improve(&dual, &prices, &mut best, TURNS[turn].part(goal(bound)), seed.wrapping_add(cycle));
         if (within(&best, bands), best.moved) == before {
             turn += 1;
+            if turn == 1 && within(&best, bands) {
+                let parts = Parts { each: TURNS[0].part(goal(bound)), closer: TURNS[2].part(goal(bound)) };
+                let found = starts::best(&dual, &prices, &start, parts, seed);
+                best = found.filter(|found| found.moved < best.moved).unwrap_or(best);
+            }
         }
         if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
             break;
@@ -202,7 +216,7 @@ pub(crate) fn search(model: &Model, bands: &[Band], start: State, aim: Aim, seed
         let turn = (round % 4) as usize;
         let mut heat = heat(model, aim.longer * effort(model));
         heat.hot *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
-        let prices = Prices { moved: aim.price, outside: [4.0, 8.0, 16.0, 32.0, 6.0][(round % 5) as usize] };
+        let prices = Prices::steady(aim.price, [4.0, 8.0, 16.0, 32.0, 6.0][(round % 5) as usize]);
         let from = if turn == 3 && !large { fresh.clone() } else { best.clone() };
         let mut walk = Walk::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round));
         walk = walk.priced(prices, Limits::NONE);

@@ -1,0 +1,59 @@
+//! Many starts: walks that all begin at the same assignment, each with a seed of its own, and branch and bound after each.
+//!
+//! A search that only goes on from the best that it has stays near it, however long it goes on; where the fewest bytes
+//! move is often elsewhere. Starts do not see each other: they run on all processors and give the same result on each
+//! machine.
+
+use super::dual::{Dual, Multipliers};
+use super::exact::{self, Part};
+use super::processors::on_all_processors;
+use super::search::{heat, within};
+use super::state::{Penalty, State};
+use super::walk::{Limits, Prices, Walk};
+
+/// How many starts there are, and how many of the best are looked at more closely.
+const STARTS: u64 = 24;
+const CLOSER: usize = 4;
+/// Steps of the walk of one start, and how much hotter than others it ends: branch and bound does the rest.
+const STEPS: usize = 320_000;
+const HOTTER: f64 = 5.0;
+/// Every second start has a price that swings by this factor, for the bands that are seldom met at a steady one.
+const SWING: f64 = 1.003;
+
+/// What branch and bound does after each start, and what it does with the best of them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    pub each: Part,
+    pub closer: Part,
+}
+
+/// The assignment within the bands that moves the fewest bytes, of all that the starts come to.
+pub(crate) fn best(dual: &Dual, prices: &Multipliers, start: &State, parts: Parts, seed: u64) -> Option<State> {
+    let penalty = Penalty::new(dual.model, dual.bands);
+    let found = on_all_processors((0..STARTS).collect(), |n| {
+        let seed = seed.wrapping_add(n.wrapping_mul(0x5151));
+        let mut state = walked(dual, &penalty, start.clone(), (n, seed), parts.each.goal);
+        exact::improve(dual, prices, &mut state, parts.each, seed);
+        state
+    });
+    let mut found: Vec<State> = found.into_iter().filter(|state| within(state, dual.bands)).collect();
+    found.sort_by_key(|state| state.moved);
+    found.truncate(CLOSER);
+    let found = on_all_processors((0..).zip(found).collect(), |(n, mut state)| {
+        exact::improve(dual, prices, &mut state, parts.closer, seed.wrapping_add(n));
+        state
+    });
+    found.into_iter().min_by_key(|state| state.moved)
+}
+
+/// The walk of the start of that number.
+fn walked(dual: &Dual, penalty: &Penalty, start: State, (n, seed): (u64, u64), goal: i64) -> State {
+    let mut heat = heat(dual.model, STEPS);
+    heat.cold *= HOTTER;
+    heat.hot *= if n % 4 == 3 { 2.0 } else { 1.0 };
+    let swing = if n % 2 == 0 { SWING } else { 1.0 };
+    let mut walk = Walk::new(dual.model, penalty, start, seed);
+    walk = walk.priced(Prices { swing, ..Prices::steady(1.0, 4.0) }, Limits::NONE);
+    walk.run(heat, goal);
+    walk.into_best()
+}
