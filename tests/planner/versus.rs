@@ -35,7 +35,7 @@ const UNDECIDED: &[(u64, &str, f64)] = &[
     (323, "moved", 1.032),
     (410, "moved", 1.046),
     (410, "outside", 12.4),
-    (435, "moved", 1.087),
+    (435, "moved", 1.065),
     (495, "outside", 18.4),
 ];
 

@@ -92,6 +92,9 @@ const LARGE: usize = 200_000;
 const STEPS: usize = 40_000;
 /// A plan so near to the bound is not searched further: one thousandth.
 const NEAR: i64 = 1000;
+/// Where more than one part in so many of what moves is above the bound, other starts may gain enough to be worth their
+/// time.
+const FAR: i64 = 50;
 /// Walks without success after which the search before any prices are known gives up.
 const FIRST: u64 = 6;
 /// Steps towards the best prices.
@@ -190,10 +193,8 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         exact::improve(&dual, &prices, &mut best, TURNS[turn].part(goal(bound)), seed.wrapping_add(cycle));
         if (within(&best, bands), best.moved) == before {
             turn += 1;
-            if turn == 1 && within(&best, bands) {
-                let parts = Parts { each: TURNS[0].part(goal(bound)), closer: TURNS[2].part(goal(bound)) };
-                let found = starts::best(&dual, &prices, &start, parts, seed);
-                best = found.filter(|found| found.moved < best.moved).unwrap_or(best);
+            if turn == 1 && within(&best, bands) && best.moved - bound > best.moved / FAR {
+                best = elsewhere(&dual, &prices, (&start, best), goal(bound), seed);
             }
         }
         if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
@@ -201,6 +202,12 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         }
     }
     (best, bound)
+}
+
+/// What other starts come to, if it is better than the best so far.
+fn elsewhere(dual: &Dual, prices: &Multipliers, (start, best): (&State, State), goal: i64, seed: u64) -> State {
+    let parts = Parts { each: TURNS[0].part(goal), closer: TURNS[2].part(goal) };
+    starts::best(dual, prices, start, parts, seed).filter(|found| found.moved < best.moved).unwrap_or(best)
 }
 
 /// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.
