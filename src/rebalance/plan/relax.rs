@@ -29,8 +29,8 @@ const STARTS: u64 = 4;
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
     let starts = if is_large(model) { 1 } else { STARTS };
-    let seeds = (0..starts).map(|n| seed.wrapping_add(n.wrapping_mul(0x7171))).collect();
-    let found = on_all_processors(seeds, |seed| least_worst(model, wished, start.clone(), seed));
+    let seeds: Vec<u64> = (0..starts).map(|n| seed.wrapping_add(n.wrapping_mul(0x7171))).collect();
+    let found = on_all_processors(&seeds, |seed| least_worst(model, wished, start.clone(), *seed));
     let nearer = |a: (State, f64), b: (State, f64)| if b.1 + EASE < a.1 { b } else { a };
     let (best, high) = found.into_iter().reduce(nearer).expect("there are starts");
     let walls = walls(model, high);

@@ -11,7 +11,7 @@ use super::infeasible::{Infeasible, over_cap};
 use super::limit;
 use super::model::{BYTES, Band, Model};
 use super::relax;
-use super::starts::{self, Parts};
+use super::starts;
 use super::state::{Penalty, State, outside};
 use super::tidy::tidy;
 use super::trim::trim;
@@ -103,7 +103,7 @@ const ASCENT: usize = 500;
 const CYCLES: u64 = 8;
 
 /// How walks and branch and bound go about a turn.
-struct Turn {
+pub(crate) struct Turn {
     /// How many times as long as usual each walk is, and how many of them may find nothing.
     longer: usize,
     walks: u64,
@@ -115,14 +115,14 @@ struct Turn {
 
 impl Turn {
     /// What branch and bound is to do in it.
-    fn part(&self, goal: i64) -> Part {
+    pub(crate) fn part(&self, goal: i64) -> Part {
         Part { hosts: self.hosts, items: self.items, goal, patience: self.parts }
     }
 }
 
 /// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well. After
 /// the first kind, [`super::starts`] looks elsewhere.
-const TURNS: [Turn; 3] = [
+pub(crate) const TURNS: [Turn; 3] = [
     Turn { longer: 1, walks: 20, hosts: 6, items: 48, parts: 200 },
     Turn { longer: 8, walks: 6, hosts: 6, items: 48, parts: 200 },
     Turn { longer: 40, walks: 4, hosts: 8, items: 64, parts: 1_500 },
@@ -194,7 +194,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         if (within(&best, bands), best.moved) == before {
             turn += 1;
             if turn == 1 && within(&best, bands) && best.moved - bound > best.moved / FAR {
-                best = elsewhere(&dual, &prices, (&start, best), goal(bound), seed);
+                best = starts::best(&dual, &prices, (&start, best), goal(bound), seed);
             }
         }
         if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
@@ -202,12 +202,6 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         }
     }
     (best, bound)
-}
-
-/// What other starts come to, if it is better than the best so far.
-fn elsewhere(dual: &Dual, prices: &Multipliers, (start, best): (&State, State), goal: i64, seed: u64) -> State {
-    let parts = Parts { each: TURNS[0].part(goal), closer: TURNS[2].part(goal) };
-    starts::best(dual, prices, start, parts, seed).filter(|found| found.moved < best.moved).unwrap_or(best)
 }
 
 /// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.

@@ -5,9 +5,9 @@
 //! machine.
 
 use super::dual::{Dual, Multipliers};
-use super::exact::{self, Part};
+use super::exact;
 use super::processors::on_all_processors;
-use super::search::{heat, within};
+use super::search::{TURNS, heat, within};
 use super::state::{Penalty, State};
 use super::walk::{Limits, Prices, Walk};
 
@@ -20,30 +20,27 @@ const HOTTER: f64 = 5.0;
 /// Every second start has a price that swings by this factor, for the bands that are seldom met at a steady one.
 const SWING: f64 = 1.003;
 
-/// What branch and bound does after each start, and what it does with the best of them.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Parts {
-    pub each: Part,
-    pub closer: Part,
-}
-
-/// The assignment within the bands that moves the fewest bytes, of all that the starts come to.
-pub(crate) fn best(dual: &Dual, prices: &Multipliers, start: &State, parts: Parts, seed: u64) -> Option<State> {
+/// Of the best so far and all that the starts come to within the bands, what moves the fewest bytes.
+pub(crate) fn best(dual: &Dual, prices: &Multipliers, (start, best): (&State, State), goal: i64, seed: u64) -> State {
     let penalty = Penalty::new(dual.model, dual.bands);
-    let found = on_all_processors((0..STARTS).collect(), |n| {
+    let [first, .., last] = &TURNS;
+    let numbers: Vec<u64> = (0..STARTS).collect();
+    let mut found = on_all_processors(&numbers, |n| {
         let seed = seed.wrapping_add(n.wrapping_mul(0x5151));
-        let mut state = walked(dual, &penalty, start.clone(), (n, seed), parts.each.goal);
-        exact::improve(dual, prices, &mut state, parts.each, seed);
+        let mut state = walked(dual, &penalty, start.clone(), (*n, seed), goal);
+        exact::improve(dual, prices, &mut state, first.part(goal), seed);
         state
     });
-    let mut found: Vec<State> = found.into_iter().filter(|state| within(state, dual.bands)).collect();
+    found.retain(|state| within(state, dual.bands));
     found.sort_by_key(|state| state.moved);
     found.truncate(CLOSER);
-    let found = on_all_processors((0..).zip(found).collect(), |(n, mut state)| {
-        exact::improve(dual, prices, &mut state, parts.closer, seed.wrapping_add(n));
+    let found: Vec<(u64, State)> = (0..).zip(found).collect();
+    let found = on_all_processors(&found, |(n, state)| {
+        let mut state = state.clone();
+        exact::improve(dual, prices, &mut state, last.part(goal), seed.wrapping_add(*n));
         state
     });
-    found.into_iter().min_by_key(|state| state.moved)
+    found.into_iter().fold(best, |best, state| if state.moved < best.moved { state } else { best })
 }
 
 /// The walk of the start of that number.
