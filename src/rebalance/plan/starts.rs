@@ -54,3 +54,48 @@ fn walked(dual: &Dual, penalty: &Penalty, start: State, (n, seed): (u64, u64), g
     walk.run(heat, goal);
     walk.into_best()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::bounds::counted;
+    use super::super::model::Model;
+    use super::super::wishes::Wishes;
+    use super::*;
+    use crate::rebalance::observation::Observation;
+
+    const SIZE: u64 = 100 << 20;
+
+    /// Six shards each on the first two of three hosts.
+    fn fleet() -> Observation {
+        let host = |name: &str| json!({"name": name, "capacity_bytes": 20 * SIZE});
+        let shard = |id: u64| {
+            let home = if id.is_multiple_of(2) { "a" } else { "b" };
+            json!({"id": id, "host": home, "bytes": SIZE, "ops_per_s": 1.0})
+        };
+        let value = json!({
+            "format_version": 1, "cluster": "x", "epoch": 1,
+            "hosts": [host("a"), host("b"), host("c")],
+            "shards": (0..12).map(shard).collect::<Vec<_>>(),
+        });
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn starts_leave_an_assignment_that_moves_too_much() {
+        let observation = fleet();
+        let model = Model::new(&observation, &Wishes::default());
+        let bands = model.bands();
+        // Everything changes its host, where four shards to the third would do.
+        let at = |item: usize| if item < 4 { 2 } else { 1 - item % 2 };
+        let astray = State::with(&model, (0..12).map(at).collect());
+        assert!(within(&astray, &bands));
+        let (dual, prices) = (Dual::new(&model, &bands), Multipliers::none(&model));
+        let found = best(&dual, &prices, (&State::new(&model), astray), counted(&model, &bands), 1);
+        assert!(within(&found, &bands));
+        assert_eq!(found.moved, 4 * SIZE as i64);
+        let again = best(&dual, &prices, (&State::new(&model), found.clone()), counted(&model, &bands), 2);
+        assert_eq!(again.at, found.at, "what is no better does not take its place");
+    }
+}
