@@ -1,5 +1,5 @@
-//! Puts the oracle's questions to solvers: to `cbc` (package coinor-cbc) in every run, and for the record to CP-SAT, which
-//! decides much more and reckons in whole numbers, but is a Python package (`tests/planner/solve.py`).
+//! Puts the oracle's questions to solvers: to `cbc` (package coinor-cbc) in every run, and for the record to column
+//! generation and CP-SAT, which decide much more, but are Python (`tests/planner/solve.py`, `columns.py`).
 
 use std::path::Path;
 use std::process::Command;
@@ -24,7 +24,7 @@ impl Question {
         known(&said, most)
     }
 
-    /// What CP-SAT answers after at most so many seconds. `python` has the package ortools.
+    /// What column generation and CP-SAT answer after at most so many seconds each. `python` has their packages.
     pub fn prove(&self, python: &Path, most: f64, seconds: u64) -> Known {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("question.lp");
@@ -32,9 +32,9 @@ impl Question {
         let mut solver = Command::new(python);
         solver.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planner/solve.py"));
         let output = solver.arg(&file).args([most.to_string(), seconds.to_string()]).output().expect("python runs");
-        assert!(output.status.success(), "CP-SAT did not finish:\n{}", String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "solve.py did not finish:\n{}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8_lossy(&output.stdout);
-        let (least, best) = said.trim().split_once(' ').expect("two numbers");
+        let (least, best) = said.trim().lines().last().unwrap_or_default().split_once(' ').expect("two numbers");
         Known { least: least.parse().unwrap(), best: best.parse().ok() }
     }
 }

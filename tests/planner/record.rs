@@ -1,4 +1,4 @@
-//! What CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew each time.
+//! What column generation and CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew each time.
 //!
 //! An entry holds for one question only, which it names by its digest: a fleet, a rule or a band that is no longer the
 //! same finds no entry and is put to `cbc`. Some entries are put to it in every run all the same.
@@ -123,7 +123,7 @@ impl Record {
 }
 
 fn write(used: &Used) {
-    let head = "# What CP-SAT said, or cbc before it.\n\
+    let head = "# What column generation and CP-SAT said, or cbc before them.\n\
                 # Case, question, digest of the question, what nothing is below, the best that was found.\n\
                 # In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the rules.\n\
                 # Written by script/planner-optima.\n";

@@ -1,4 +1,4 @@
-"""Answers a question of the planner's oracle with CP-SAT, in whole numbers.
+"""Answers a question of the planner's oracle: by column generation, and what that leaves open with CP-SAT.
 
 usage: solve.py QUESTION.lp MOST SECONDS
 
@@ -12,6 +12,8 @@ import sys
 from fractions import Fraction
 
 from ortools.sat.python import cp_model
+
+import columns
 
 # A load on the edge of its band is within it, whatever the last digit of the edge was rounded to.
 EDGE = Fraction(1, 1_000_000)
@@ -74,12 +76,16 @@ class FirstBelow(cp_model.CpSolverSolutionCallback):
 def answer(text, most, seconds):
     """What nothing is below, and the best that was found or None."""
     objective, rules, names = read(text)
+    gives_way = OUTSIDE in objective
+    part = Fraction(most) / objective[OUTSIDE] if gives_way and most < math.inf else 0
+    within = [without_outside(rule, part) for rule in rules]
+    counted = columns.least({} if gives_way else objective, within, names, most, seconds)
+    if counted >= most:
+        return most, None
     model = cp_model.CpModel()
     choices = {name: model.new_bool_var(name) for name in names}
-    gives_way = OUTSIDE in objective
-    part = Fraction(most) / objective[OUTSIDE] if gives_way else 0
-    for rule in rules:
-        add_rule(model, choices, *without_outside(rule, part))
+    for rule in within:
+        add_rule(model, choices, *rule)
     if not gives_way:
         cost = sum(int(factor) * choices[name] for name, factor in objective.items())
         model.minimize(cost)
@@ -92,7 +98,7 @@ def answer(text, most, seconds):
     status = solver.solve(model, FirstBelow())
     if status == cp_model.INFEASIBLE:
         return most, None
-    least = 0 if gives_way else max(0, min(most, solver.best_objective_bound))
+    least = 0 if gives_way else max(counted, min(most, solver.best_objective_bound))
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return least, None
     if not gives_way:

@@ -25,6 +25,19 @@ pub(crate) struct Part {
     pub patience: usize,
 }
 
+/// What a disturbance within the bands rearranges.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shake {
+    /// Of one part.
+    pub hosts: usize,
+    pub items: usize,
+    /// Parts that are rearranged, and parts that are tried for it at most.
+    pub times: usize,
+    pub tries: usize,
+    /// Bytes that each rearrangement may move more.
+    pub more: i64,
+}
+
 /// Rearranges random parts of an assignment within the bands until it moves few enough bytes or many
 /// searches in a row find nothing.
 pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, until: Part, seed: u64) {
@@ -43,6 +56,27 @@ pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, unti
             for (item, host) in shifts {
                 state.put(model, item, host);
             }
+        }
+    }
+}
+
+/// Rearranges random parts of an assignment within the bands in any way that keeps them and moves little more than
+/// before.
+pub(crate) fn shake(dual: &Dual, prices: &Multipliers, state: &mut State, shake: Shake, seed: u64) {
+    let model = dual.model;
+    let mut rng = Rng::new(seed ^ 0x5ba6e);
+    let mut done = 0;
+    for _ in 0..shake.tries {
+        let hosts = some_hosts(model, state, shake.hosts, &mut rng);
+        let mut search = Search::new(dual, prices, state, (hosts, shake.items), &mut rng);
+        search.least += (rng.fraction() * shake.more as f64) as i64;
+        let Some(shifts) = search.other_than(state).run() else { continue };
+        for (item, host) in shifts {
+            state.put(model, item, host);
+        }
+        done += 1;
+        if done == shake.times {
+            break;
         }
     }
 }
@@ -93,6 +127,8 @@ struct Search<'m> {
     /// Bytes that are moved where every item is at its cheapest place and every price is paid in full.
     floor: f64,
     nodes: usize,
+    /// What is chosen now, where anything else that is cheap enough will do.
+    now: Option<Vec<usize>>,
 }
 
 impl<'m> Search<'m> {
@@ -121,6 +157,7 @@ impl<'m> Search<'m> {
             least: 0,
             floor: 0.0,
             nodes: 0,
+            now: None,
             hosts,
             bands,
             load,
@@ -129,6 +166,13 @@ impl<'m> Search<'m> {
         search.pick(dual, prices, state, (most, rng));
         search.sum(prices, state);
         search
+    }
+
+    /// Ends at the first choice that is not the present one.
+    fn other_than(mut self, state: &State) -> Self {
+        let place = |item: &usize| self.hosts.iter().position(|host| *host == state.at[*item]);
+        self.now = self.items.iter().map(place).collect();
+        self
     }
 
     /// Takes the items with more than one place that an improvement can use, so many at most.
@@ -237,12 +281,14 @@ impl<'m> Search<'m> {
         let depth = self.chosen.len();
         self.nodes += 1;
         let least = self.least as f64 - 0.5;
-        if self.nodes > NODES || self.floor + dearer > least || moved + self.must_move(depth) >= self.least {
+        let is_over = self.nodes > NODES || (self.now.is_some() && self.best.is_some());
+        if is_over || self.floor + dearer > least || moved + self.must_move(depth) >= self.least {
             return;
         }
         if depth == self.items.len() {
             let mut kept = self.load.iter().zip(&self.bands);
-            if kept.all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
+            let is_new = self.now.as_ref() != Some(&self.chosen);
+            if is_new && kept.all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
                 self.least = moved;
                 self.best = Some(self.chosen.clone());
             }

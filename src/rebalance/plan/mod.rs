@@ -2,7 +2,8 @@
 //!
 //! It minimises the bytes that move, so that every host ends within the tolerance around its share. In reading order:
 //! `wishes` what is asked, `model` the same as integers, `state` an assignment and its loads, `bounds` what no
-//! plan can beat, `search` greedy and local search, `starts` the same from many seeds, `emit` the plan as a value.
+//! plan can beat, `search` greedy and local search, `starts` and `lines` the same from many seeds, `emit` the plan as a
+//! value.
 //! Nothing here reads a clock, a file or an unseeded source of chance, and the number of processors changes only how
 //! long it takes: the same input gives the same plan to the byte.
 
@@ -13,6 +14,7 @@ mod exact;
 mod greedy;
 mod infeasible;
 mod limit;
+mod lines;
 mod model;
 mod notes;
 mod output;
