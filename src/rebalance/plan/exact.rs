@@ -13,6 +13,9 @@ use super::state::{State, add, outside, sub};
 
 /// Nodes of one search.
 const NODES: usize = 12_000;
+/// Hosts and items of a part that is only to be otherwise.
+const OTHER_HOSTS: usize = 4;
+const OTHER_ITEMS: usize = 32;
 
 /// What one search rearranges at most, and when to stop.
 #[derive(Debug, Clone, Copy)]
@@ -23,19 +26,6 @@ pub(crate) struct Part {
     pub goal: i64,
     /// Searches in a row that may find nothing.
     pub patience: usize,
-}
-
-/// What a disturbance within the bands rearranges.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Shake {
-    /// Of one part.
-    pub hosts: usize,
-    pub items: usize,
-    /// Parts that are rearranged, and parts that are tried for it at most.
-    pub times: usize,
-    pub tries: usize,
-    /// Bytes that each rearrangement may move more.
-    pub more: i64,
 }
 
 /// Rearranges random parts of an assignment within the bands until it moves few enough bytes or many
@@ -49,36 +39,18 @@ pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, unti
     let mut idle = 0;
     while idle < until.patience && state.moved > until.goal {
         let hosts = some_hosts(model, state, until.hosts, &mut rng);
-        let found = Search::new(dual, prices, state, (hosts, until.items), &mut rng).run();
-        idle += 1;
-        if let Some(shifts) = found {
-            idle = 0;
-            for (item, host) in shifts {
-                state.put(model, item, host);
-            }
-        }
+        let found = Search::new(dual, prices, state, (hosts, until.items), &mut rng).change(state);
+        idle = if found { 0 } else { idle + 1 };
     }
 }
 
-/// Rearranges random parts of an assignment within the bands in any way that keeps them and moves little more than
-/// before.
-pub(crate) fn shake(dual: &Dual, prices: &Multipliers, state: &mut State, shake: Shake, seed: u64) {
-    let model = dual.model;
-    let mut rng = Rng::new(seed ^ 0x5ba6e);
-    let mut done = 0;
-    for _ in 0..shake.tries {
-        let hosts = some_hosts(model, state, shake.hosts, &mut rng);
-        let mut search = Search::new(dual, prices, state, (hosts, shake.items), &mut rng);
-        search.least += (rng.fraction() * shake.more as f64) as i64;
-        let Some(shifts) = search.other_than(state).run() else { continue };
-        for (item, host) in shifts {
-            state.put(model, item, host);
-        }
-        done += 1;
-        if done == shake.times {
-            break;
-        }
-    }
+/// Rearranges a random small part of an assignment within the bands in the first other way that keeps them and moves less
+/// than `more` bytes more; whether it found one.
+pub(crate) fn otherwise(dual: &Dual, prices: &Multipliers, state: &mut State, more: i64, rng: &mut Rng) -> bool {
+    let hosts = some_hosts(dual.model, state, OTHER_HOSTS, rng);
+    let mut search = Search::new(dual, prices, state, (hosts, OTHER_ITEMS), rng);
+    search.least += (rng.fraction() * more as f64) as i64;
+    search.other_than(state).change(state)
 }
 
 /// Two hosts or up to so many, at least one of them with something that came from another.
@@ -270,11 +242,14 @@ impl<'m> Search<'m> {
         self.floor = self.least as f64 - dearer - self.unused(prices, state);
     }
 
-    /// The shifts of a better choice, if there is one.
-    fn run(mut self) -> Option<Vec<(usize, usize)>> {
+    /// Searches, and does what it found; whether that is anything.
+    fn change(mut self, state: &mut State) -> bool {
         self.descend(0, 0.0);
-        let best = self.best.take()?;
-        Some(self.items.iter().copied().zip(best.into_iter().map(|n| self.hosts[n])).collect())
+        let Some(best) = self.best else { return false };
+        for (item, n) in self.items.iter().zip(best) {
+            state.put(self.model, *item, self.hosts[n]);
+        }
+        true
     }
 
     fn descend(&mut self, moved: i64, dearer: f64) {

@@ -5,7 +5,7 @@
 //! seldom do, a shake stays within them: branch and bound, content with what moves a little more.
 
 use super::dual::{Dual, Multipliers};
-use super::exact::{self, Part, Shake};
+use super::exact::{self, Part};
 use super::rng::Rng;
 use super::search::{heat, within};
 use super::state::{Penalty, State};
@@ -22,8 +22,9 @@ const WARM: f64 = 0.3;
 const HOTTER: f64 = 5.0;
 /// By this factor a price swings, for the bands that are seldom met at a steady one.
 const SWING: f64 = 1.003;
-/// What a shake does; it may move one part in [`DEARER`] more each time.
-const SHAKE: Shake = Shake { hosts: 4, items: 32, times: 30, tries: 600, more: 0 };
+/// How many parts a shake rearranges, and how many it tries for that at most; each may move one part in so many more.
+const SHAKEN: usize = 30;
+const TRIES: usize = 600;
 const DEARER: i64 = 200;
 
 /// A walk of so many steps, and whether its price swings.
@@ -93,10 +94,11 @@ impl Lines<'_> {
         self.walked(state, &Stroll { steps: STEPS, hot: WARM, swings: round.is_multiple_of(2), seed })
     }
 
+    /// Some parts are otherwise, and little more moves.
     fn shaken(&self, state: &State, seed: u64) -> State {
-        let mut state = state.clone();
-        let shake = Shake { more: state.moved / DEARER, ..SHAKE };
-        exact::shake(self.dual, self.prices, &mut state, shake, seed);
+        let (more, mut state, mut rng) = (state.moved / DEARER, state.clone(), Rng::new(seed ^ 0x5ba6e));
+        let tried = (0..TRIES).filter(|_| exact::otherwise(self.dual, self.prices, &mut state, more, &mut rng));
+        tried.take(SHAKEN).for_each(drop);
         state
     }
 }
@@ -110,34 +112,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_finds_what_mending_alone_does_not() {
+    fn a_kick_leads_elsewhere_within_the_bands() {
         let observation = fleet();
         let model = Model::new(&observation, &Wishes::default());
         let bands = model.bands();
-        let (dual, prices) = (Dual::new(&model, &bands), Multipliers::none(&model));
-        let (penalty, goal) = (Penalty::new(&model, &bands), counted(&model, &bands));
-        // Two copies on two hosts can only change places.
-        let mend = Part { hosts: 2, items: 2, goal, patience: 1 };
-        let mut mended = astray(&model);
-        exact::improve(&dual, &prices, &mut mended, mend, 1);
-        let found = Lines { dual: &dual, prices: &prices, penalty: &penalty, mend }.follow(astray(&model), 1);
-        assert!(within(&found, &bands));
-        assert!(found.moved < mended.moved, "{} of {} MiB", found.moved >> 20, mended.moved >> 20);
+        let (dual, prices, penalty) =
+            (Dual::new(&model, &bands), Multipliers::none(&model), Penalty::new(&model, &bands));
+        let mend = Part { hosts: 2, items: 2, goal: counted(&model, &bands), patience: 0 };
+        let lines = Lines { dual: &dual, prices: &prices, penalty: &penalty, mend };
+        let fewest = lines.follow(astray(&model), 1);
+        assert_eq!(fewest.moved, mend.goal, "a line gets there without any mending");
+        let kicked = lines.kicked(&fewest, 0, 1);
+        assert!(within(&kicked, &bands));
+        assert_ne!(kicked.at, fewest.at);
     }
 
     #[test]
-    fn a_shake_stays_within_the_bands_and_moves_little_more() {
+    fn a_part_is_otherwise_within_the_bands_and_moves_little_more() {
         let observation = fleet();
         let model = Model::new(&observation, &Wishes { tolerance: 0.3, ..Wishes::default() });
         let bands = model.bands();
-        let (dual, prices) = (Dual::new(&model, &bands), Multipliers::none(&model));
-        let before = astray(&model);
-        for (more, times) in [(0, 1), (SIZE as i64, 3)] {
+        let (dual, prices, mut rng) = (Dual::new(&model, &bands), Multipliers::none(&model), Rng::new(1));
+        for more in [0, SIZE as i64] {
+            let before = astray(&model);
             let mut state = before.clone();
-            exact::shake(&dual, &prices, &mut state, Shake { more, times, ..SHAKE }, 1);
+            assert!(exact::otherwise(&dual, &prices, &mut state, more, &mut rng));
             assert_ne!(state.at, before.at);
             assert!(within(&state, &bands) && state.misplaced(&model).is_empty());
-            assert!(state.moved <= before.moved + more * times as i64);
+            assert!(state.moved < before.moved + more.max(1));
         }
     }
 }
