@@ -20,8 +20,8 @@ SMOOTH = 0.8
 # The bound is as near to the master's value as it gets; and what rounding may make of either.
 CLOSE = 1e-4
 ROUNDING = 1e-6
-# A host's band is within this of its rules.
-EDGE = 1e-6
+# A bound above this refutes rules that ask for no minimum: with what keeps them it could not be above 0.
+REFUTED = 1e-3
 
 
 def at(name):
@@ -46,9 +46,9 @@ class Host:
             return False
         self.sizes = sizes
         if relation == ">=":
-            self.low = max(self.low, math.ceil(value - EDGE))
+            self.low = max(self.low, math.ceil(value))
         else:
-            self.high = min(math.floor(value + EDGE), sum(sizes) if self.high is None else self.high)
+            self.high = min(math.floor(value), sum(sizes) if self.high is None else self.high)
         return True
 
     def ready(self):
@@ -121,10 +121,11 @@ class Master:
         for host in self.hosts.values():
             host.ready()
         self.values = np.array([value for _, _, value in self.rules])
-        self.known = set()
         self.build()
 
     def build(self):
+        """Begins without any column."""
+        self.known = set()
         self.lp = highspy.Highs()
         self.lp.setOptionValue("output_flag", False)
         self.lp.setOptionValue("threads", 1)
@@ -163,8 +164,11 @@ class Master:
 
     def charged(self, host, prices):
         """What each copy costs on the host at these prices."""
-        of = lambda copy: sum(prices[row] * factor for row, factor in self.factors.get((copy, host), ()))
-        return [self.costs.get((copy, host), 0.0) - of(copy) for copy in self.hosts[host].copies]
+        return [
+            self.costs.get((copy, host), 0.0)
+            - sum(prices[row] * factor for row, factor in self.factors.get((copy, host), ()))
+            for copy in self.hosts[host].copies
+        ]
 
     def bound(self, prices):
         """What the prices prove, and whether a column of theirs is new."""
@@ -187,7 +191,6 @@ class Master:
             found |= bool(dear)
             host.without(dear)
         if found:
-            self.known.clear()
             self.build()
         return found
 
@@ -210,11 +213,11 @@ def least(objective, rules, names, most, seconds):
                 found, tried = exact, prices
         if found > best:
             best, centre = found, tried
-        if not objective and best > 1e-3:
+        if not objective and best > REFUTED:
             return math.inf
         if not new or value - best < CLOSE * abs(value):
-            if not objective or not math.isfinite(most) or not master.give_up(centre, best, most):
+            if not objective or most == math.inf or not master.give_up(centre, best, most):
                 break
     if not objective or best == math.inf:
-        return best if best == math.inf else 0
-    return max(0, math.ceil(best - ROUNDING * abs(best) - ROUNDING))
+        return best if objective else 0
+    return math.ceil(max(best, 0) * (1 - ROUNDING) - ROUNDING)

@@ -1,4 +1,5 @@
-//! What column generation and CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew each time.
+//! What column generation and CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew
+//! each time.
 //!
 //! An entry holds for one question only, which it names by its digest: a fleet, a rule or a band that is no longer the
 //! same finds no entry and is put to `cbc`. Some entries are put to it in every run all the same.

@@ -46,9 +46,14 @@ def add_rule(model, choices, left, relation, value):
     if relation == "=":
         model.add(total == int(value * scale))
     elif relation == "<=":
-        model.add(total <= math.floor((value + EDGE) * scale))
+        model.add(total <= math.floor(value * scale))
     else:
-        model.add(total >= math.ceil((value - EDGE) * scale))
+        model.add(total >= math.ceil(value * scale))
+
+
+def with_edge(left, relation, value):
+    """The rule, kept by what is on its edge."""
+    return left, relation, value + {"=": 0, "<=": EDGE, ">=": -EDGE}[relation]
 
 
 def without_outside(rule, part):
@@ -78,7 +83,7 @@ def answer(text, most, seconds):
     objective, rules, names = read(text)
     gives_way = OUTSIDE in objective
     part = Fraction(most) / objective[OUTSIDE] if gives_way and most < math.inf else 0
-    within = [without_outside(rule, part) for rule in rules]
+    within = [with_edge(*without_outside(rule, part)) for rule in rules]
     counted = columns.least({} if gives_way else objective, within, names, most, seconds)
     if counted >= most:
         return most, None
