@@ -1,5 +1,5 @@
-//! Puts the oracle's questions to solvers: to `cbc` (package coinor-cbc) in every run, and for the record to column
-//! generation and CP-SAT, which decide much more, but are Python (`tests/planner/solve.py`, `columns.py`).
+//! Puts the oracle's questions to solvers: to `cbc` (package coinor-cbc) in every run, and for the record to branch and
+//! price and CP-SAT, which decide much more, but are Python (`tests/planner/proof/solve.py`).
 
 use std::path::Path;
 use std::process::Command;
@@ -24,13 +24,13 @@ impl Question {
         known(&said, most)
     }
 
-    /// What column generation and CP-SAT answer after at most so many seconds each. `python` has their packages.
+    /// What branch and price and CP-SAT answer after at most so many seconds each. `python` has their packages.
     pub fn prove(&self, python: &Path, most: f64, seconds: u64) -> Known {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("question.lp");
         std::fs::write(&file, self.text(f64::INFINITY)).unwrap();
         let mut solver = Command::new(python);
-        solver.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planner/solve.py"));
+        solver.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planner/proof/solve.py"));
         let output = solver.arg(&file).args([most.to_string(), seconds.to_string()]).output().expect("python runs");
         assert!(output.status.success(), "solve.py did not finish:\n{}", String::from_utf8_lossy(&output.stderr));
         let said = String::from_utf8_lossy(&output.stdout);

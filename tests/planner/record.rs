@@ -1,4 +1,4 @@
-//! What column generation and CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew
+//! What branch and price and CP-SAT said, kept in `tests/cases/planner/optima.txt`, so that it need not be found anew
 //! each time.
 //!
 //! An entry holds for one question only, which it names by its digest: a fleet, a rule or a band that is no longer the
@@ -124,7 +124,7 @@ impl Record {
 }
 
 fn write(used: &Used) {
-    let head = "# What column generation and CP-SAT said, or cbc before them.\n\
+    let head = "# What branch and price, column generation alone or CP-SAT said, or cbc before them.\n\
                 # Case, question, digest of the question, what nothing is below, the best that was found.\n\
                 # In MiB (moved, placed) or thousandths of a share (outside); inf: nothing keeps the rules.\n\
                 # Written by script/planner-optima.\n";

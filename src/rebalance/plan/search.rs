@@ -94,7 +94,7 @@ const STEPS: usize = 40_000;
 const NEAR: i64 = 1000;
 /// Where more than one part in so many of what moves is above the bound, other starts may gain enough to be worth their
 /// time.
-const FAR: i64 = 50;
+const FAR: i64 = 125;
 /// Walks without success after which the search before any prices are known gives up.
 const FIRST: u64 = 6;
 /// Steps towards the best prices.

@@ -1,4 +1,4 @@
-"""Answers a question of the planner's oracle: by column generation, and what that leaves open with CP-SAT.
+"""Answers a question of the planner's oracle: by branch and price, and what that leaves open with CP-SAT.
 
 usage: solve.py QUESTION.lp MOST SECONDS
 
@@ -7,36 +7,16 @@ found, or "-". It looks only for something below MOST and stops as soon as it ha
 """
 
 import math
-import re
 import sys
 from fractions import Fraction
 
 from ortools.sat.python import cp_model
 
-import columns
+import branch
+from question import OUTSIDE, outside, read, with_edge, without_outside
 
-# A load on the edge of its band is within it, whatever the last digit of the edge was rounded to.
-EDGE = Fraction(1, 1_000_000)
 # What was found is the minimum if nothing can be lower by more than this fraction.
 ENOUGH = 0.0005
-# The one variable that is no choice between 0 and 1: by how much bands give way.
-OUTSIDE = "outside"
-
-
-def terms(text):
-    """A linear expression as {name: factor}."""
-    found = re.findall(r"([+-]\d+(?:\.\d+)?) (\w+)", text)
-    return {name: Fraction(factor) for factor, name in found}
-
-
-def read(text):
-    """The objective, the rules as (expression, relation, value), and the names of the choices."""
-    objective, rules = text.split("Subject To\n")
-    rules, names = rules.split("Binaries\n")
-    rules = re.findall(r"([^<>=]*)(<=|>=|=) (\S+)\n", rules)
-    names = names.split()
-    assert names.pop() == "End"
-    return terms(objective), [(terms(left), relation, Fraction(value)) for left, relation, value in rules], names
 
 
 def add_rule(model, choices, left, relation, value):
@@ -49,26 +29,6 @@ def add_rule(model, choices, left, relation, value):
         model.add(total <= math.floor(value * scale))
     else:
         model.add(total >= math.ceil(value * scale))
-
-
-def with_edge(left, relation, value):
-    """The rule, kept by what is on its edge."""
-    return left, relation, value + {"=": 0, "<=": EDGE, ">=": -EDGE}[relation]
-
-
-def without_outside(rule, part):
-    """A rule in which the bands give way by that part."""
-    left, relation, value = rule
-    rest = {name: factor for name, factor in left.items() if name != OUTSIDE}
-    return rest, relation, value - left.get(OUTSIDE, 0) * part
-
-
-def outside(rules, chosen):
-    """By how much the bands have to give way for what was chosen."""
-    def need(left, value):
-        return (sum(factor for name, factor in left.items() if name in chosen) - value) / -left[OUTSIDE]
-
-    return max(0, *(need(left, value) for left, _, value in rules if OUTSIDE in left))
 
 
 class FirstBelow(cp_model.CpSolverSolutionCallback):
@@ -84,9 +44,11 @@ def answer(text, most, seconds):
     gives_way = OUTSIDE in objective
     part = Fraction(most) / objective[OUTSIDE] if gives_way and most < math.inf else 0
     within = [with_edge(*without_outside(rule, part)) for rule in rules]
-    counted = columns.least({} if gives_way else objective, within, names, most, seconds)
-    if counted >= most:
+    priced, found = branch.least({} if gives_way else objective, within, names, most, seconds)
+    if priced >= most:
         return most, None
+    if found is not None:
+        return priced, found
     model = cp_model.CpModel()
     choices = {name: model.new_bool_var(name) for name in names}
     for rule in within:
@@ -103,7 +65,7 @@ def answer(text, most, seconds):
     status = solver.solve(model, FirstBelow())
     if status == cp_model.INFEASIBLE:
         return most, None
-    least = 0 if gives_way else max(counted, min(most, solver.best_objective_bound))
+    least = 0 if gives_way else max(priced, min(most, solver.best_objective_bound))
     if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
         return least, None
     if not gives_way:

@@ -1,0 +1,112 @@
+"""What the proofs say about small questions, held against counting all there is.
+
+usage: python -m unittest (in this folder; script/planner-optima runs it first)
+"""
+
+import itertools
+import math
+import random
+import unittest
+from fractions import Fraction
+
+import numpy as np
+
+import branch
+from knapsack import Host
+from question import Problem
+
+
+def small(dice, hosts, copies):
+    """A question about a small fleet, as (objective, rules, names): bands of bytes and operations, pairs kept apart."""
+    homes = [dice.randrange(hosts) for _ in range(copies)]
+    sizes = [dice.randrange(20, 120) for _ in homes]
+    ops = [Fraction(dice.randrange(100, 900), 10) if copy % 2 == 0 else 0 for copy in range(copies)]
+    names = [f"x{copy}_{host}" for copy in range(copies) for host in range(hosts)]
+    objective = {
+        f"x{copy}_{host}": Fraction(sizes[copy])
+        for copy in range(copies)
+        for host in range(hosts)
+        if host != homes[copy]
+    }
+    rules = [({f"x{copy}_{host}": Fraction(1) for host in range(hosts)}, "=", Fraction(1)) for copy in range(copies)]
+    for first in range(0, copies - 1, 2):
+        for host in range(hosts):
+            rules.append(({f"x{first}_{host}": Fraction(1), f"x{first + 1}_{host}": Fraction(1)}, "<=", Fraction(1)))
+    for loads, wide in ((sizes, Fraction(1, 4)), (ops, Fraction(1, 2))):
+        share = Fraction(sum(loads)) / hosts
+        for host in range(hosts):
+            left = {f"x{copy}_{host}": Fraction(load) for copy, load in enumerate(loads) if load}
+            rules += [(left, "<=", share * (1 + wide)), (left, ">=", share * (1 - wide))]
+    return objective, rules, names
+
+
+def keeps(left, relation, value, chosen):
+    total = sum(factor for name, factor in left.items() if name in chosen)
+    return total == value if relation == "=" else total <= value if relation == "<=" else total >= value
+
+
+def counted(objective, rules, hosts, copies):
+    """The minimum, by looking at every way; infinite where there is none."""
+    least = math.inf
+    for places in itertools.product(range(hosts), repeat=copies):
+        chosen = {f"x{copy}_{host}" for copy, host in enumerate(places)}
+        if all(keeps(*rule, chosen) for rule in rules):
+            least = min(least, sum(objective.get(name, 0) for name in chosen))
+    return least
+
+
+class Hosts(unittest.TestCase):
+    def test_the_cheapest_set_is_the_cheapest_of_all(self):
+        dice = random.Random(1)
+        for _ in range(60):
+            problem = Problem(*small(dice, 3, 10))
+            gone, held = {dice.randrange(10)}, []
+            counts = [([0, 2, 4, 6, 8], dice.randrange(3), dice.randrange(2, 5))]
+            host = Host(problem, 1, gone, held, counts)
+            prices = np.array([dice.uniform(-60, 90) for _ in range(problem.factors[1].shape[1])])
+            costs = dict(zip(problem.may[1], problem.own_costs[1] - problem.factors[1] @ prices))
+            load, low, high = problem.loads[1]
+            sets = itertools.chain.from_iterable(
+                itertools.combinations([copy for copy in range(10) if copy not in gone], n) for n in range(11)
+            )
+            fitting = [
+                chosen
+                for chosen in sets
+                if problem.bytes[1][0] <= sum(problem.sizes[copy] for copy in chosen) <= problem.bytes[1][1]
+                and low <= sum(load.get(copy, 0) for copy in chosen) <= high
+                and counts[0][1] <= sum(copy in counts[0][0] for copy in chosen) <= counts[0][2]
+            ]
+            least = min((sum(costs[copy] for copy in chosen) for chosen in fitting), default=math.inf)
+            found, chosen = host.cheapest(prices)
+            if fitting:
+                self.assertLessEqual(found, least + 1e-6)
+                self.assertAlmostEqual(found, least, delta=0.1)
+                self.assertAlmostEqual(sum(costs[copy] for copy in chosen), least, delta=0.1)
+            else:
+                self.assertEqual((found, chosen), (math.inf, None))
+            for copy, (having, lacking) in host.each(prices).items():
+                those = [sum(costs[c] for c in chosen) for chosen in fitting if copy in chosen]
+                others = [sum(costs[c] for c in chosen) for chosen in fitting if copy not in chosen]
+                self.assertLessEqual(having, min(those, default=math.inf) + 1e-6)
+                self.assertLessEqual(lacking, min(others, default=math.inf) + 1e-6)
+
+
+class Trees(unittest.TestCase):
+    def test_a_minimum_is_proven_and_less_is_refuted(self):
+        dice, possible = random.Random(2), 0
+        for _ in range(25):
+            objective, rules, names = small(dice, 3, 8)
+            least = counted(objective, rules, 3, 8)
+            if least == math.inf:
+                self.assertEqual(branch.least(objective, rules, names, 1_000, 60), (1_000, None))
+                continue
+            possible += 1
+            self.assertEqual(branch.least(objective, rules, names, float(least), 60), (least, None))
+            proven, found = branch.least(objective, rules, names, float(least) + 1, 60)
+            self.assertLessEqual(proven, least)
+            self.assertAlmostEqual(found, float(least), delta=0.01)
+        self.assertGreater(possible, 5)
+
+
+if __name__ == "__main__":
+    unittest.main()
