@@ -177,7 +177,7 @@ fn a_tolerance_that_cannot_be_met_moves_nothing_in_vain() {
     // Fleets of the generator whose tolerance no placement meets; the second takes minutes where the build is not optimised.
     let numbers: &[u64] = if cfg!(debug_assertions) { &[70] } else { &[70, 252] };
     let mut looked_at = 0;
-    for number in numbers.iter().copied() {
+    for &number in numbers {
         let case = crate::generate::case(number);
         let found = good(&case.observation, &case.wishes);
         let near = found.notes.iter().any(|note| note.starts_with("planned as near"));

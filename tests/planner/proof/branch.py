@@ -109,13 +109,12 @@ class Tree:
     def settle(self, node):
         """The node's bound, with the choices given up that its prices rule out."""
         while True:
-            if node.prices is None:
+            is_root = node.prices is None
+            if is_root:
                 node.prices = starting_prices(self.problem)
-                master = Master(self.problem, node, node.hosts(), self.pool)
-                if self.most < math.inf and len(self.problem.places) > CROWDED * len(self.problem.hosts):
-                    climb(master, self.enough, self.end)
-            else:
-                master = Master(self.problem, node, node.hosts(), self.pool)
+            master = Master(self.problem, node, node.hosts(), self.pool)
+            if is_root and self.most < math.inf and len(self.problem.places) > CROWDED * len(self.problem.hosts):
+                climb(master, self.enough, self.end)
             bound = master.settle(self.enough, self.end)
             node.bound, node.prices = max(node.bound, bound), master.centre
             if node.bound > self.enough or time.monotonic() > self.end or self.most == math.inf:

@@ -37,16 +37,14 @@ class Master:
 
     def build(self):
         """With what of the pool fits the node."""
-        problem, self.lp = self.problem, highspy.Highs()
-        for option, value in (("output_flag", False), ("threads", 1), ("simplex_strategy", 4)):
-            self.lp.setOptionValue(option, value)
+        problem, self.lp = self.problem, programme()
         for _, relation, value in problem.rules:
-            self.lp.addRow(-ALL if relation == "<=" else value, ALL if relation == ">=" else value, 0, [], [])
+            self.lp.addRow(*band(relation, value), 0, [], [])
         for least, most in self.node.totals:
             self.lp.addRow(least, most, 0, [], [])
         for _ in problem.hosts:
             self.lp.addRow(1, 1, 0, [], [])
-        self.stands_in, self.penalty = [], []
+        self.penalties = []
         for row, sign in enumerate(problem.signs):
             largest = max(abs(factor) for factor in problem.rules[row][0].values())
             for side in (1.0, -1.0) if sign == 0 else (float(sign),):
@@ -64,8 +62,7 @@ class Master:
 
     def stand_in(self, row, side, penalty):
         self.lp.addCol(penalty, 0, ALL, 1, [row], [side])
-        self.stands_in.append(row)
-        self.penalty.append(penalty)
+        self.penalties.append(penalty)
 
     def add(self, host, column):
         """Whether that column is new."""
@@ -73,12 +70,10 @@ class Master:
             return False
         self.known.add((host, column))
         self.pool[host][column] = True
-        problem = self.problem
-        picked = [problem.position[host][copy] for copy in column]
-        use = problem.factors[host][picked].sum(axis=0)
+        use = self.problem.use(host, column)
         rows = np.flatnonzero(use)
-        place = self.rows + len(self.node.totals) + problem.hosts.index(host)
-        cost = float(problem.own_costs[host][picked].sum())
+        place = self.rows + len(self.node.totals) + self.problem.hosts.index(host)
+        cost = sum(self.problem.costs.get((copy, host), 0.0) for copy in column)
         self.lp.addCol(cost, 0, ALL, len(rows) + 1, [*rows.tolist(), place], [*use[rows].tolist(), 1.0])
         self.columns.append((host, column))
         return True
@@ -139,19 +134,19 @@ class Master:
 
     def dearer(self):
         """Makes dearer what stands in for a rule and is used; whether there is any."""
-        used = self.lp.getSolution().col_value[: len(self.stands_in)]
-        found = [n for n, value in enumerate(used) if value > NOTHING and self.penalty[n] < DEAREST]
+        used = self.lp.getSolution().col_value[: len(self.penalties)]
+        found = [n for n, value in enumerate(used) if value > NOTHING and self.penalties[n] < DEAREST]
         for n in found:
-            self.penalty[n] *= DEARER
-            self.lp.changeColCost(n, self.penalty[n])
+            self.penalties[n] *= DEARER
+            self.lp.changeColCost(n, self.penalties[n])
         return bool(found)
 
     def shares(self):
         """How much of each choice the columns take now; None where something stands in for a rule."""
         values, shares = self.lp.getSolution().col_value, {}
-        if max(values[: len(self.stands_in)]) > NOTHING:
+        if max(values[: len(self.penalties)]) > NOTHING:
             return None
-        for value, (host, column) in zip(values[len(self.stands_in) :], self.columns):
+        for value, (host, column) in zip(values[len(self.penalties) :], self.columns):
             for copy in column if value > NOTHING else ():
                 shares[copy, host] = shares.get((copy, host), 0.0) + value
         return shares
@@ -170,18 +165,28 @@ class Master:
         return gone, held
 
 
+def programme():
+    """An empty linear programme, for the primal simplex: columns that are added leave it feasible."""
+    lp = highspy.Highs()
+    for option, value in (("output_flag", False), ("threads", 1), ("simplex_strategy", 4)):
+        lp.setOptionValue(option, value)
+    return lp
+
+
+def band(relation, value):
+    """What a rule allows, as (least, most)."""
+    return (-ALL if relation == "<=" else value), (ALL if relation == ">=" else value)
+
+
 def starting_prices(problem):
     """Those of the linear programme without columns; totals have none."""
-    lp, choices = highspy.Highs(), {}
-    lp.setOptionValue("output_flag", False)
-    lp.setOptionValue("threads", 1)
+    lp, choices = programme(), {}
     for host in problem.hosts:
         for copy in problem.may[host]:
             choices[copy, host] = len(choices)
             lp.addCol(problem.costs.get((copy, host), 0.0), 0, ALL, 0, [], [])
     for left, relation, value in problem.rules:
-        least, most = -ALL if relation == "<=" else value, ALL if relation == ">=" else value
-        lp.addRow(least, most, len(left), [choices[choice] for choice in left], list(left.values()))
+        lp.addRow(*band(relation, value), len(left), [choices[choice] for choice in left], list(left.values()))
     for host in problem.hosts:
         columns = [choices[copy, host] for copy in problem.may[host]]
         sizes = [float(problem.sizes[copy]) for copy in problem.may[host]]

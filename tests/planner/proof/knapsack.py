@@ -238,7 +238,6 @@ def each(table, sizes, costs, low):
     return having, lacking
 
 
-
 class Host:
     """What a host may hold where some choices are made: `gone` copies never, `held` ones always.
 

@@ -129,6 +129,10 @@ class Problem:
         self.values = np.array([value for _, _, value in self.rules])
         self.signs = np.array([{"=": 0, ">=": 1, "<=": -1}[relation] for _, relation, _ in self.rules])
 
+    def use(self, host, column):
+        """How much of each rule and total the column makes up."""
+        return self.factors[host][[self.position[host][copy] for copy in column]].sum(axis=0)
+
     def kinds_of(self):
         """Copies that count alike: with load or without, and large or small where sizes leap."""
         sizes = sorted(set(self.sizes.values()))

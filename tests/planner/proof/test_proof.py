@@ -8,6 +8,7 @@ import math
 import random
 import unittest
 from fractions import Fraction
+from unittest.mock import patch
 
 import numpy as np
 
@@ -56,56 +57,82 @@ def counted(objective, rules, hosts, copies):
 
 
 class Hosts(unittest.TestCase):
+    def check(self, dice, broken_off=False):
+        """One host under some choices and prices, against all sets that it could hold."""
+        problem = Problem(*small(dice, 3, 10))
+        gone = {dice.randrange(10)}
+        group, fewest, most = [0, 2, 4, 6, 8], dice.randrange(3), dice.randrange(2, 5)
+        host = Host(problem, 1, gone, [], [(group, fewest, most)])
+        prices = np.array([dice.uniform(-60, 90) for _ in range(problem.factors[1].shape[1])])
+        costs = dict(zip(problem.may[1], problem.own_costs[1] - problem.factors[1] @ prices))
+        load, low, high = problem.loads[1]
+        sets = itertools.chain.from_iterable(
+            itertools.combinations([copy for copy in range(10) if copy not in gone], n) for n in range(11)
+        )
+        fitting = {
+            chosen: sum(costs[copy] for copy in chosen)
+            for chosen in sets
+            if problem.bytes[1][0] <= sum(problem.sizes[copy] for copy in chosen) <= problem.bytes[1][1]
+            and low <= sum(load.get(copy, 0) for copy in chosen) <= high
+            and fewest <= sum(copy in group for copy in chosen) <= most
+        }
+        least = min(fitting.values(), default=math.inf)
+        found, chosen = host.cheapest(prices)
+        self.assertLessEqual(found, least + 1e-6)
+        if not broken_off and fitting:
+            self.assertAlmostEqual(found, least, delta=0.1)
+            self.assertAlmostEqual(sum(costs[copy] for copy in chosen), least, delta=0.1)
+        elif not broken_off:
+            self.assertEqual((found, chosen), (math.inf, None))
+        for copy, (having, lacking) in host.each(prices).items():
+            those = [cost for chosen, cost in fitting.items() if copy in chosen]
+            others = [cost for chosen, cost in fitting.items() if copy not in chosen]
+            self.assertLessEqual(having, min(those, default=math.inf) + 1e-6)
+            self.assertLessEqual(lacking, min(others, default=math.inf) + 1e-6)
+
     def test_the_cheapest_set_is_the_cheapest_of_all(self):
         dice = random.Random(1)
         for _ in range(60):
-            problem = Problem(*small(dice, 3, 10))
-            gone, held = {dice.randrange(10)}, []
-            counts = [([0, 2, 4, 6, 8], dice.randrange(3), dice.randrange(2, 5))]
-            host = Host(problem, 1, gone, held, counts)
-            prices = np.array([dice.uniform(-60, 90) for _ in range(problem.factors[1].shape[1])])
-            costs = dict(zip(problem.may[1], problem.own_costs[1] - problem.factors[1] @ prices))
-            load, low, high = problem.loads[1]
-            sets = itertools.chain.from_iterable(
-                itertools.combinations([copy for copy in range(10) if copy not in gone], n) for n in range(11)
-            )
-            fitting = [
-                chosen
-                for chosen in sets
-                if problem.bytes[1][0] <= sum(problem.sizes[copy] for copy in chosen) <= problem.bytes[1][1]
-                and low <= sum(load.get(copy, 0) for copy in chosen) <= high
-                and counts[0][1] <= sum(copy in counts[0][0] for copy in chosen) <= counts[0][2]
-            ]
-            least = min((sum(costs[copy] for copy in chosen) for chosen in fitting), default=math.inf)
-            found, chosen = host.cheapest(prices)
-            if fitting:
-                self.assertLessEqual(found, least + 1e-6)
-                self.assertAlmostEqual(found, least, delta=0.1)
-                self.assertAlmostEqual(sum(costs[copy] for copy in chosen), least, delta=0.1)
-            else:
-                self.assertEqual((found, chosen), (math.inf, None))
-            for copy, (having, lacking) in host.each(prices).items():
-                those = [sum(costs[c] for c in chosen) for chosen in fitting if copy in chosen]
-                others = [sum(costs[c] for c in chosen) for chosen in fitting if copy not in chosen]
-                self.assertLessEqual(having, min(those, default=math.inf) + 1e-6)
-                self.assertLessEqual(lacking, min(others, default=math.inf) + 1e-6)
+            self.check(dice)
+
+    def test_it_is_where_bytes_are_coarse(self):
+        dice = random.Random(3)
+        with patch("knapsack.CELLS", 20_000):
+            for _ in range(60):
+                self.check(dice)
+
+    def test_a_search_that_is_broken_off_promises_no_more(self):
+        dice = random.Random(4)
+        with patch("knapsack.LIMIT", 12):
+            for _ in range(60):
+                self.check(dice, broken_off=True)
 
 
 class Trees(unittest.TestCase):
+    def check(self, dice):
+        """One question against every way; whether it has an answer."""
+        objective, rules, names = small(dice, 3, 8)
+        least = counted(objective, rules, 3, 8)
+        refuted = branch.least({}, rules, names, 1_000, 60)
+        if least == math.inf:
+            self.assertEqual(refuted, (1_000, None))
+            self.assertEqual(branch.least(objective, rules, names, 1_000, 60), (1_000, None))
+            return False
+        self.assertEqual(refuted, (0, None))
+        self.assertEqual(branch.least(objective, rules, names, float(least), 60), (least, None))
+        proven, found = branch.least(objective, rules, names, float(least) + 1, 60)
+        self.assertLessEqual(proven, least)
+        self.assertAlmostEqual(found, float(least), delta=0.01)
+        return True
+
     def test_a_minimum_is_proven_and_less_is_refuted(self):
-        dice, possible = random.Random(2), 0
-        for _ in range(25):
-            objective, rules, names = small(dice, 3, 8)
-            least = counted(objective, rules, 3, 8)
-            if least == math.inf:
-                self.assertEqual(branch.least(objective, rules, names, 1_000, 60), (1_000, None))
-                continue
-            possible += 1
-            self.assertEqual(branch.least(objective, rules, names, float(least), 60), (least, None))
-            proven, found = branch.least(objective, rules, names, float(least) + 1, 60)
-            self.assertLessEqual(proven, least)
-            self.assertAlmostEqual(found, float(least), delta=0.01)
-        self.assertGreater(possible, 5)
+        dice = random.Random(2)
+        self.assertGreater(sum(self.check(dice) for _ in range(25)), 5)
+
+    def test_it_is_where_good_prices_are_looked_for_first(self):
+        dice = random.Random(5)
+        with patch("branch.CROWDED", 0):
+            self.assertGreater(sum(self.check(dice) for _ in range(10)), 2)
 
 
 if __name__ == "__main__":

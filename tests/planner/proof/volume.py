@@ -54,10 +54,7 @@ def climb(master, target, end):
 
 def use(master, columns):
     """How much of each rule and total the columns make up."""
-    problem, total = master.problem, 0
-    for host, column in columns.items():
-        total = total + problem.factors[host][[problem.position[host][copy] for copy in column]].sum(axis=0)
-    return total
+    return sum(master.problem.use(host, column) for host, column in columns.items())
 
 
 def asked(master, prices, mean):
