@@ -42,16 +42,12 @@ impl Spare {
         self.concurrent.unwrap_or(0).into()
     }
 
-    /// How fast a plan may expect moves to be: a copy's bytes are sent once, and once more to be compared.
+    /// How fast a plan may expect moves to be: a copy's bytes are sent once, and compared where they are.
     pub fn pace(&self) -> Pace {
         let usual = Pace { at_once: self.concurrent(), ..Pace::default() };
         match self.asked().over(Sparing::default()).bandwidth {
             0 => usual,
-            cap => Pace {
-                move_rate: usual.move_rate.min((cap / 2).max(1)),
-                host_rate: usual.host_rate.min((cap / 2).max(1)),
-                ..usual
-            },
+            cap => Pace { move_rate: usual.move_rate.min(cap), host_rate: usual.host_rate.min(cap), ..usual },
         }
     }
 }
@@ -117,10 +113,10 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_knows_that_a_capped_copy_is_sent_and_compared() {
+    fn a_plan_knows_that_a_capped_copy_takes_longer() {
         let pace = |bandwidth| Spare { bandwidth, ..Spare::default() }.pace();
         assert_eq!(pace(None), Pace::default());
-        assert_eq!((pace(Some(8 << 20)).move_rate, pace(Some(8 << 20)).host_rate), (4 << 20, 4 << 20));
+        assert_eq!((pace(Some(8 << 20)).move_rate, pace(Some(8 << 20)).host_rate), (8 << 20, 8 << 20));
         assert_eq!(pace(Some(u64::MAX)), Pace::default());
     }
 

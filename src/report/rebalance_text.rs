@@ -109,6 +109,7 @@ fn commands(text: &mut String, plan: &RebalancePlan, step: &Move, style: Style) 
     let (from, to, port) = (&step.from, &step.to, port(plan, step.shard));
     for (host, commands) in [
         (to, format!("start the instance with `replicaof {from} {port}` in its configuration, application user off")),
+        (to, "dump.rdb against the append-only file; keys written to meanwhile: DUMP, PEXPIRETIME at both".to_owned()),
         (from, "min-replicas-to-write in its file, then CONFIG SET min-replicas-to-write".to_owned()),
         (to, "stand by: a master by its files, users of application and replicas off".to_owned()),
         (from, "CLIENT PAUSE <ms> WRITE; ROLE".to_owned()),

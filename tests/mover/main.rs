@@ -8,6 +8,7 @@ mod moves;
 mod places;
 mod preflight;
 mod provision;
+mod received;
 mod relay;
 mod replica;
 mod reverse;

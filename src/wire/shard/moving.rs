@@ -147,6 +147,9 @@ pub struct Copied {
 pub struct Verified {
     /// Keys compared.
     pub keys: u64,
+    /// How many of them were asked of both servers; the others are equal by the target's files.
+    #[serde(default)]
+    pub live: u64,
     /// Keys whose bytes differ but whose contents are the same: another encoding.
     pub reencoded: u64,
     /// Comparisons that had to be repeated because the key was being written to.

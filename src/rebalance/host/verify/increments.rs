@@ -1,0 +1,200 @@
+//! Which keys were written to since the base of an append-only file: what its increments name.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+
+use anyhow::{Context, Result, bail};
+use redis::Value;
+
+use super::super::link::{Link, words};
+use super::sides::Key;
+
+/// These touch what they do not name by its position.
+const BEYOND: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
+
+/// Calls `each` with the database and the key of all that the commands of an increment name.
+///
+/// # Errors
+/// The file is damaged, the server does not answer, a command that reaches beyond what it names; or what `each`
+/// returned.
+pub fn touched(
+    file: impl Read,
+    places: &mut Places,
+    target: &mut Link,
+    mut each: impl FnMut(u32, Key) -> Result<()>,
+) -> Result<()> {
+    let (mut file, mut database) = (BufReader::new(file), 0);
+    while let Some(command) = next(&mut file)? {
+        let Some(name) = command.first().map(|name| String::from_utf8_lossy(name).to_lowercase()) else { continue };
+        if name == "select" {
+            let number = command.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+            database = number.context("an increment selects no database")?;
+        } else if BEYOND.contains(&name.as_str()) {
+            bail!("{} was executed meanwhile", name.to_uppercase());
+        } else {
+            for key in places.keys(&name, command, target)? {
+                each(database, key)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next command; nothing at the end of the file, also where that is within a command: it is just being written.
+fn next(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
+    let Some(count) = number(file, b'*')? else { return Ok(None) };
+    let mut command = Vec::new();
+    for _ in 0..count {
+        let Some(length) = number(file, b'$')? else { return Ok(None) };
+        let mut argument = Vec::new();
+        file.take(length + 2).read_to_end(&mut argument)?;
+        if argument.len() as u64 != length + 2 {
+            return Ok(None);
+        }
+        argument.truncate(argument.len() - 2);
+        command.push(argument);
+    }
+    Ok(Some(command))
+}
+
+/// The number of a line that begins so; remarks (`#TS:…`) are passed over.
+fn number(file: &mut impl BufRead, mark: u8) -> Result<Option<u64>> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        file.read_until(b'\n', &mut line)?;
+        match line.as_slice() {
+            [.., b'\n'] if line[0] == b'#' => {}
+            [first, digits @ .., b'\r', b'\n'] if *first == mark => {
+                let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+                return number.map(Some).context("an increment of the append-only file is damaged");
+            }
+            [.., b'\n'] => bail!("an increment of the append-only file is damaged"),
+            _ => return Ok(None),
+        }
+    }
+}
+
+/// Where commands have their keys, as the server says; each is asked for once.
+#[derive(Default)]
+pub struct Places(HashMap<String, Place>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Nowhere,
+    /// From the first to the last, which counts from the end where it is negative.
+    At {
+        first: usize,
+        last: i64,
+        step: usize,
+    },
+    /// The server has to be asked for each command.
+    Asked,
+}
+
+impl Places {
+    fn keys(&mut self, name: &str, command: Vec<Vec<u8>>, target: &mut Link) -> Result<Vec<Key>> {
+        let place = match self.0.get(name) {
+            Some(place) => *place,
+            None => {
+                let answer: Value = target.ask(words(&["COMMAND", "INFO"]).arg(name))?;
+                let place =
+                    place(&answer).with_context(|| format!("{name} is a command that the server does not know"))?;
+                *self.0.entry(name.to_owned()).or_insert(place)
+            }
+        };
+        match place {
+            Place::Nowhere => Ok(Vec::new()),
+            Place::At { first, last, step } => Ok(at(command, first, last, step)),
+            Place::Asked => asked(&command, target),
+        }
+    }
+}
+
+/// What `COMMAND INFO` answers: name, arity, flags, first, last, step, then categories, hints, places of keys and, in
+/// the tenth field, subcommands.
+fn place(answer: &Value) -> Option<Place> {
+    let Value::Array(commands) = answer else { return None };
+    let Some(Value::Array(fields)) = commands.first() else { return None };
+    let (Value::Array(flags), Value::Int(first), Value::Int(last), Value::Int(step)) =
+        (fields.get(2)?, fields.get(3)?, fields.get(4)?, fields.get(5)?)
+    else {
+        return None;
+    };
+    let movable = flags.iter().any(|flag| *flag == Value::SimpleString("movablekeys".to_owned()));
+    let has_subcommands = matches!(fields.get(9), Some(Value::Array(subcommands)) if !subcommands.is_empty());
+    if movable || has_subcommands {
+        return Some(Place::Asked);
+    }
+    let [first, step] = [*first, *step].map(|number| usize::try_from(number).ok());
+    Some(match (first?, step?) {
+        (0, _) => Place::Nowhere,
+        (first, step) => Place::At { first, last: *last, step: step.max(1) },
+    })
+}
+
+fn at(command: Vec<Vec<u8>>, first: usize, last: i64, step: usize) -> Vec<Key> {
+    let last = match usize::try_from(last) {
+        Ok(last) => last,
+        Err(_) => command.len().saturating_sub(usize::try_from(last.unsigned_abs()).unwrap_or(usize::MAX)),
+    };
+    let count = (last + 1).saturating_sub(first);
+    command.into_iter().skip(first).take(count).step_by(step).collect()
+}
+
+fn asked(command: &[Vec<u8>], target: &mut Link) -> Result<Vec<Key>> {
+    let mut question = words(&["COMMAND", "GETKEYS"]);
+    for word in command {
+        question.arg(word);
+    }
+    match target.batch(&[question])?.pop() {
+        Some(Value::Array(keys)) => keys
+            .into_iter()
+            .map(|key| match key {
+                Value::BulkString(key) => Ok(key),
+                other => bail!("a key was expected, not {other:?}"),
+            })
+            .collect(),
+        Some(Value::ServerError(error)) if error.details().is_some_and(|why| why.contains("no key arguments")) => {
+            Ok(Vec::new())
+        }
+        other => bail!("COMMAND GETKEYS: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(text: &str) -> Result<Vec<Vec<String>>> {
+        let mut file = BufReader::new(text.as_bytes());
+        let mut all = Vec::new();
+        while let Some(command) = next(&mut file)? {
+            all.push(command.into_iter().map(|word| String::from_utf8(word).unwrap()).collect());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn commands_end_where_the_file_does() {
+        let whole = "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n#TS:1700000000\r\n*2\r\n$3\r\nDEL\r\n$4\r\na\r\nb\r\n";
+        let all = [vec!["SELECT", "0"], vec!["DEL", "a\r\nb"]];
+        assert_eq!(commands(whole).unwrap(), all);
+        for end in 0..whole.len() {
+            let complete = usize::from(end >= 23);
+            assert_eq!(commands(&whole[..end]).unwrap(), all[..complete], "{end} bytes");
+        }
+        assert!(commands("*1\r\nPING\r\n").is_err() && commands("PING\r\n").is_err() && commands("*x\r\n").is_err());
+    }
+
+    #[test]
+    fn keys_are_counted_from_both_ends() {
+        let command = || ["LMOVE", "a", "b", "c", "d"].map(|word| word.as_bytes().to_vec()).to_vec();
+        let keys = |first, last, step| String::from_utf8(at(command(), first, last, step).concat()).unwrap();
+        assert_eq!(keys(1, 1, 1), "a");
+        assert_eq!(keys(1, 2, 1), "ab");
+        assert_eq!(keys(1, -1, 2), "ac");
+        assert_eq!(keys(1, -2, 1), "abc");
+        assert_eq!(keys(7, -1, 1), "");
+    }
+}
