@@ -56,6 +56,9 @@ pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gap
     }
     gaps.acked = client.total();
     gaps.rate = gaps.acked as f64 / begin.elapsed().as_secs_f64();
+    if failovers > 0 {
+        await_replica(&mut admin(&places.address(from)).unwrap());
+    }
     for _ in 0..failovers {
         let seen = failover(&places, &mut client, from, to);
         gaps.failover.push(ms(seen.gap));
@@ -99,8 +102,12 @@ fn failover(places: &Places, client: &mut Client, from: u8, to: u8) -> Seen {
     let seen = client.seen();
     client.publish(&target);
     // The next one starts from an attached replica.
-    within(Duration::from_secs(10), || info(&mut heir).contains("state=online"));
+    await_replica(&mut heir);
     seen
+}
+
+fn await_replica(primary: &mut redis::Connection) {
+    within(Duration::from_secs(10), || info(primary).contains("state=online"));
 }
 
 fn info(connection: &mut redis::Connection) -> String {

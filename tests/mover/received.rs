@@ -172,6 +172,7 @@ fn where_the_files_do_not_tell_all_keys_are_compared() {
         ("COPY text:7 text:8 DB 2", "COPY was executed"),
         ("CONFIG SET repl-diskless-load swapdb", "repl-diskless-load"),
         ("SAVE", "written a snapshot itself"),
+        ("BGREWRITEAOF", "written its append-only file anew"),
     ];
     for (act, why) in cases {
         let (copied, notes) = copied_after(&mut places, |places| {

@@ -152,7 +152,7 @@ impl Files {
         let folder = PathBuf::from(target.setting("dir")?);
         let sent = folder.join(target.setting("dbfilename")?);
         let sent = File::open(&sent).with_context(|| sent.display().to_string())?;
-        is_as_it_was_sent(&sent, target)?;
+        are_the_first(&sent, target)?;
         let folder = folder.join(target.setting("appenddirname")?);
         let manifest = folder.join(format!("{}.manifest", target.setting("appendfilename")?));
         for _ in 0..LOOKS {
@@ -168,13 +168,15 @@ impl Files {
     }
 }
 
-/// Is the file what this process was sent, and nothing that it wrote itself?
-fn is_as_it_was_sent(file: &File, target: &mut Link) -> Result<()> {
+/// Is the snapshot what this process was sent, and the base what it made of that: the only ones since it started?
+fn are_the_first(sent: &File, target: &mut Link) -> Result<()> {
     ensure!(target.setting("repl-diskless-load")? == "disabled", "it keeps no snapshot (repl-diskless-load)");
-    ensure!(target.info("persistence")?.text("rdb_saves") == "0", "it may have written a snapshot itself");
+    let info = target.info("persistence")?;
+    ensure!(info.text("rdb_saves") == "0", "it may have written a snapshot itself");
+    ensure!(info.text("aof_rewrites") == "1", "it has written its append-only file anew");
     let age = Duration::from_secs(target.info("server")?.number("uptime_in_seconds"));
     let started = SystemTime::now().checked_sub(age).context("the server is older than time")?;
-    ensure!(file.metadata()?.modified()? + TICK > started, "its snapshot is older than the server");
+    ensure!(sent.metadata()?.modified()? + TICK > started, "its snapshot is older than the server");
     Ok(())
 }
 
