@@ -98,7 +98,9 @@ fn compared_anew(
     if verified.is_equal() {
         diary.done(Step::Verify, json!({ "of": of, "keys": verified.keys, "live": verified.live }))?;
         let (shard, Verified { keys, live, .. }) = (spec.job.shard, &verified);
-        sink.emit(Event::Note { text: format!("shard {shard}: {keys} keys are equal, {live} of them compared live") });
+        sink.emit(Event::Note {
+            text: format!("shard {shard}: {keys} keys are equal; both servers were asked for {live} of them"),
+        });
     } else {
         diary.failed(Step::Verify, "the copy differs from the source")?;
     }

@@ -9,6 +9,7 @@ use redis::Value;
 use super::super::link::{Link, words};
 use super::sides::Key;
 
+const DAMAGED: &str = "an increment of the append-only file is damaged";
 /// These touch what they do not name by its position.
 const BEYOND: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
 
@@ -46,12 +47,15 @@ fn next(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
     let mut command = Vec::new();
     for _ in 0..count {
         let Some(length) = number(file, b'$')? else { return Ok(None) };
+        let whole = length.checked_add(2).context(DAMAGED)?;
         let mut argument = Vec::new();
-        file.take(length + 2).read_to_end(&mut argument)?;
-        if argument.len() as u64 != length + 2 {
+        file.take(whole).read_to_end(&mut argument)?;
+        if argument.len() as u64 != whole {
             return Ok(None);
         }
-        argument.truncate(argument.len() - 2);
+        if argument.split_off(argument.len() - 2) != b"\r\n" {
+            bail!(DAMAGED);
+        }
         command.push(argument);
     }
     Ok(Some(command))
@@ -67,9 +71,9 @@ fn number(file: &mut impl BufRead, mark: u8) -> Result<Option<u64>> {
             [.., b'\n'] if line[0] == b'#' => {}
             [first, digits @ .., b'\r', b'\n'] if *first == mark => {
                 let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-                return number.map(Some).context("an increment of the append-only file is damaged");
+                return number.map(Some).context(DAMAGED);
             }
-            [.., b'\n'] => bail!("an increment of the append-only file is damaged"),
+            [.., b'\n'] => bail!(DAMAGED),
             _ => return Ok(None),
         }
     }
@@ -184,7 +188,15 @@ mod tests {
             let complete = usize::from(end >= 23);
             assert_eq!(commands(&whole[..end]).unwrap(), all[..complete], "{end} bytes");
         }
-        assert!(commands("*1\r\nPING\r\n").is_err() && commands("PING\r\n").is_err() && commands("*x\r\n").is_err());
+    }
+
+    #[test]
+    fn what_is_no_command_is_an_error_and_not_the_end() {
+        let longer_by_one = "*1\r\n$5\r\nPING\r\n*1\r\n$4\r\nPING\r\n";
+        let beyond_counting = "*1\r\n$18446744073709551615\r\nPING\r\n";
+        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer_by_one, beyond_counting] {
+            assert!(commands(damaged).is_err(), "{damaged:?}");
+        }
     }
 
     #[test]
