@@ -185,12 +185,20 @@ fn where_the_files_do_not_tell_all_keys_are_compared() {
             Err(error) => assert!(act.starts_with("COPY") && error.to_string().contains("extra: text:8"), "{error}"),
         }
     }
-    let acts: [fn(&Places); 3] = [
+    let acts: [fn(&Places); 4] = [
+        |places| {
+            let increment = file(places, "appendonly", ".incr.aof");
+            let mut source = admin(&places.address(0)).unwrap();
+            run(&mut source, &format!("SET text:7 {}", "x".repeat(4096)));
+            run(&mut source, "WAIT 1 5000");
+            within(Duration::from_secs(5), || fs::read(&increment).unwrap().ends_with(b"xx\r\n"));
+            flip(&increment, "$4");
+        },
         |places| flip(&file(places, "appendonly", ".base.rdb"), "REDIS"),
         |places| fs::remove_file(file(places, "dump", ".rdb")).unwrap(),
         |places| flip(&file(places, "dump", ".rdb"), &replication_id(places)),
     ];
-    for (act, why) in acts.into_iter().zip(["no snapshot", "dump.rdb", "another server's"]) {
+    for (act, why) in acts.into_iter().zip(["is damaged", "no snapshot", "dump.rdb", "another server's"]) {
         let (copied, notes) = copied_after(&mut places, act);
         assert!(notes.contains("all keys are compared live") && notes.contains(why), "{why}: {notes}");
         assert_eq!(copied.unwrap().verified.live, 607, "{why}");

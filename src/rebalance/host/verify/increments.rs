@@ -3,15 +3,15 @@
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use redis::Value;
 
 use super::super::link::{Link, words};
 use super::sides::Key;
 
-const DAMAGED: &str = "an increment of the append-only file is damaged";
 /// These touch what they do not name by its position.
 const BEYOND: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
+const DAMAGED: &str = "the increment of the append-only file is damaged";
 
 /// Calls `each` with the database and the key of all that the commands of an increment name.
 ///
@@ -41,40 +41,35 @@ pub fn touched(
     Ok(())
 }
 
-/// The next command; nothing at the end of the file, also where that is within a command: it is just being written.
+/// The next command; nothing at the end of the file. An end within a command is damage.
 fn next(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
     let Some(count) = number(file, b'*')? else { return Ok(None) };
     let mut command = Vec::new();
     for _ in 0..count {
-        let Some(length) = number(file, b'$')? else { return Ok(None) };
-        let whole = length.checked_add(2).context(DAMAGED)?;
+        let whole = number(file, b'$')?.context(DAMAGED)?.saturating_add(2);
         let mut argument = Vec::new();
         file.take(whole).read_to_end(&mut argument)?;
-        if argument.len() as u64 != whole {
-            return Ok(None);
-        }
-        if argument.split_off(argument.len() - 2) != b"\r\n" {
-            bail!(DAMAGED);
-        }
+        ensure!(argument.len() as u64 == whole, DAMAGED);
+        argument.truncate(argument.len() - 2);
         command.push(argument);
     }
     Ok(Some(command))
 }
 
-/// The number of a line that begins so; remarks (`#TS:…`) are passed over.
+/// The number of a line that begins so; remarks (`#TS:…`) are passed over. Nothing at the end of the file.
 fn number(file: &mut impl BufRead, mark: u8) -> Result<Option<u64>> {
     let mut line = Vec::new();
     loop {
         line.clear();
         file.read_until(b'\n', &mut line)?;
         match line.as_slice() {
-            [.., b'\n'] if line[0] == b'#' => {}
+            [] => return Ok(None),
+            [b'#', .., b'\n'] => {}
             [first, digits @ .., b'\r', b'\n'] if *first == mark => {
                 let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
                 return number.map(Some).context(DAMAGED);
             }
-            [.., b'\n'] => bail!(DAMAGED),
-            _ => return Ok(None),
+            _ => bail!(DAMAGED),
         }
     }
 }
@@ -184,17 +179,21 @@ mod tests {
         let whole = "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n#TS:1700000000\r\n*2\r\n$3\r\nDEL\r\n$4\r\na\r\nb\r\n";
         let all = [vec!["SELECT", "0"], vec!["DEL", "a\r\nb"]];
         assert_eq!(commands(whole).unwrap(), all);
+        let between = [0, 23, 39];
         for end in 0..whole.len() {
-            let complete = usize::from(end >= 23);
-            assert_eq!(commands(&whole[..end]).unwrap(), all[..complete], "{end} bytes");
+            let found = commands(&whole[..end]);
+            assert_eq!(found.is_ok(), between.contains(&end), "{end} bytes");
+            if let Ok(found) = found {
+                assert_eq!(found, all[..usize::from(end > 0)], "{end} bytes");
+            }
         }
     }
 
     #[test]
-    fn what_is_no_command_is_an_error_and_not_the_end() {
-        let longer_by_one = "*1\r\n$5\r\nPING\r\n*1\r\n$4\r\nPING\r\n";
+    fn what_is_no_command_is_an_error() {
+        let longer = "*1\r\n$19\r\nPING\r\n*1\r\n$4\r\nPING\r\n";
         let beyond_counting = "*1\r\n$18446744073709551615\r\nPING\r\n";
-        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer_by_one, beyond_counting] {
+        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer, beyond_counting] {
             assert!(commands(damaged).is_err(), "{damaged:?}");
         }
     }

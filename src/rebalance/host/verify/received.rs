@@ -9,12 +9,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail, ensure};
 use xxhash_rust::xxh3::xxh3_64;
 
-use super::super::link::Link;
+use super::super::link::{Info, Link};
 use super::increments::{self, Places};
 use super::sides::Key;
 use super::snapshot;
@@ -32,6 +32,9 @@ const MANY: usize = 1 << 20;
 const LOOKS: u32 = 3;
 /// A file's time is taken from the kernel's last tick, and a server tells its age in seconds.
 const TICK: Duration = Duration::from_secs(2);
+/// A server under `appendfsync everysec` writes after 2 s at the latest (`flushAppendOnlyFile` of Redis 7.0).
+const POSTPONED: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(5);
 
 /// The keys that may differ at the target. All others are what the source sent.
 ///
@@ -59,10 +62,9 @@ pub fn suspects(target: &mut Link, goes_on: &(dyn Fn() -> bool + Sync)) -> Resul
             })?;
         }
     }
-    let mut places = Places::default();
-    for file in &files.increments {
-        increments::touched(from_the_start(file)?, &mut places, target, |database, key| suspects.add(database, key))?;
-    }
+    files.wait_for_the_increment(goes_on)?;
+    let increment = from_the_start(&files.increment, files.written)?;
+    increments::touched(increment, &mut Places::default(), target, |database, key| suspects.add(database, key))?;
     Ok(suspects.keys)
 }
 
@@ -112,16 +114,16 @@ fn read(
     mut each: impl FnMut(&snapshot::Item<'_>) -> Result<()>,
 ) -> Result<snapshot::About> {
     let mut count = 0_u32;
-    snapshot::read(from_the_start(file)?, |item| {
+    snapshot::read(from_the_start(file, file.metadata()?.len())?, |item| {
         count = count.wrapping_add(1);
         ensure!(!count.is_multiple_of(1024) || goes_on(), "cancelled");
         each(item)
     })
 }
 
-/// A reader of its own of what the file holds now.
-fn from_the_start(file: &File) -> Result<impl Read + use<>> {
-    Ok(Positioned { file: file.try_clone()?, at: 0 }.take(file.metadata()?.len()))
+/// A reader of its own of the file's first bytes.
+fn from_the_start(file: &File, bytes: u64) -> Result<impl Read + use<>> {
+    Ok(Positioned { file: file.try_clone()?, at: 0 }.take(bytes))
 }
 
 /// Reads where it is, whoever else reads the same file.
@@ -144,7 +146,9 @@ struct Files {
     sent: File,
     /// What it made of it, and all since.
     base: File,
-    increments: Vec<File>,
+    increment: File,
+    /// Bytes of whole commands that the increment has, or is about to have, of what was executed before it was opened.
+    written: u64,
 }
 
 impl Files {
@@ -152,7 +156,8 @@ impl Files {
         let folder = PathBuf::from(target.setting("dir")?);
         let sent = folder.join(target.setting("dbfilename")?);
         let sent = File::open(&sent).with_context(|| sent.display().to_string())?;
-        are_the_first(&sent, target)?;
+        let info = target.info("persistence")?;
+        are_the_first(&sent, &info, target)?;
         let folder = folder.join(target.setting("appenddirname")?);
         let manifest = folder.join(format!("{}.manifest", target.setting("appendfilename")?));
         for _ in 0..LOOKS {
@@ -161,17 +166,29 @@ impl Files {
             if lines != manifest_of(&manifest)? {
                 continue;
             }
-            let (base, increments) = opened?;
-            return Ok(Self { sent, base, increments });
+            let (base, increment) = opened?;
+            let all = info.number("aof_current_size") + info.number("aof_buffer_length");
+            let written = all.checked_sub(base.metadata()?.len()).context("its append-only file is of another size")?;
+            return Ok(Self { sent, base, increment, written });
         }
         bail!("its append-only file is written anew all the time");
+    }
+
+    /// Waits until the increment has all that it was about to have.
+    fn wait_for_the_increment(&self, goes_on: &(dyn Fn() -> bool + Sync)) -> Result<()> {
+        let end = Instant::now() + POSTPONED;
+        while self.increment.metadata()?.len() < self.written {
+            ensure!(Instant::now() < end, "its append-only file is shorter than it says");
+            ensure!(goes_on(), "cancelled");
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
     }
 }
 
 /// Is the snapshot what this process was sent, and the base what it made of that: the only ones since it started?
-fn are_the_first(sent: &File, target: &mut Link) -> Result<()> {
+fn are_the_first(sent: &File, info: &Info, target: &mut Link) -> Result<()> {
     ensure!(target.setting("repl-diskless-load")? == "disabled", "it keeps no snapshot (repl-diskless-load)");
-    let info = target.info("persistence")?;
     ensure!(info.text("rdb_saves") == "0", "it may have written a snapshot itself");
     ensure!(info.text("aof_rewrites") == "1", "it has written its append-only file anew");
     let age = Duration::from_secs(target.info("server")?.number("uptime_in_seconds"));
@@ -205,10 +222,12 @@ impl<'a> Named<'a> {
         Ok(named)
     }
 
-    fn open(&self, folder: &Path) -> Result<(File, Vec<File>)> {
+    /// The base and the increment; while a base is written anew there are more, and their sizes are not told apart.
+    fn open(&self, folder: &Path) -> Result<(File, File)> {
         let open = |name: &str| File::open(folder.join(name)).with_context(|| name.to_owned());
         let base = open(self.base.context("its append-only file has no base")?)?;
-        Ok((base, self.increments.iter().copied().map(open).collect::<Result<_>>()?))
+        let [increment] = self.increments[..] else { bail!("its append-only file has not one increment") };
+        Ok((base, open(increment)?))
     }
 }
 
