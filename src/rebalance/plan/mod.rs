@@ -18,6 +18,7 @@ mod lines;
 mod model;
 mod notes;
 mod output;
+mod parts;
 mod processors;
 mod relax;
 mod rng;

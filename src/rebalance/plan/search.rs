@@ -10,6 +10,7 @@ use super::greedy::{descend, place_forced};
 use super::infeasible::{Infeasible, over_cap};
 use super::limit;
 use super::model::{BYTES, Band, Model};
+use super::parts;
 use super::relax;
 use super::starts;
 use super::state::{Penalty, State, outside};
@@ -37,10 +38,12 @@ pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasibl
     let wished = model.bands();
     let start = feasible(model, &wished, wishes.seed)?;
     let mut bands = wished.clone();
-    let (mut state, mut bound) = cheapest(model, &bands, start, wishes.seed);
+    let (mut state, mut bound) = parts::cheapest(model, &bands, start.clone(), wishes.seed);
     if !within(&state, &bands) {
+        // How far bands give way is a matter of all parts.
+        (state, _) = cheapest(model, &bands, start, wishes.seed);
         (state, bands) = relax::nearest(model, &bands, state, wishes.seed);
-        (state, bound) = cheapest(model, &bands, state, wishes.seed);
+        (state, bound) = parts::cheapest(model, &bands, state, wishes.seed);
     }
     let limits = Limits::of(wishes);
     let limited = !limits.hold(&state);

@@ -58,6 +58,28 @@ def at(name):
     return int(copy), int(host)
 
 
+def parts(rules, names):
+    """The rules and names without what can never be chosen, and sets of hosts that no copy can go between."""
+    places = {}
+    for name in names:
+        places.setdefault(at(name)[0], []).append(name)
+    fixed = {of[0] for of in places.values() if len(of) == 1}
+    barred = set()
+    for left, relation, value in rules:
+        if relation == "<=" and int(value) == 1 and set(left.values()) == {1} and fixed & set(left):
+            barred |= set(left) - fixed
+    names = [name for name in names if name not in barred]
+    rules = [({name: factor for name, factor in left.items() if name not in barred}, *rest) for left, *rest in rules]
+    # A rule between copies that one of them, which cannot move, keeps for all of them.
+    rules = [(left, *rest) for left, *rest in rules if not (rest[0] == "<=" and set(left) <= fixed and len(left) == 1)]
+    found = []
+    for left, relation, _ in rules:
+        hosts = {at(name)[1] for name in left}
+        joined = [other for other in found if other & hosts]
+        found = [other for other in found if not other & hosts] + [hosts.union(*joined)]
+    return rules, names, [hosts for hosts in found if hosts]
+
+
 class Problem:
     """The programme by hosts: what each host may hold, its own rules, and the rules between hosts.
 

@@ -13,7 +13,7 @@ from fractions import Fraction
 from ortools.sat.python import cp_model
 
 import branch
-from question import OUTSIDE, outside, read, with_edge, without_outside
+from question import OUTSIDE, at, outside, parts, read, with_edge, without_outside
 
 # What was found is the minimum if nothing can be lower by more than this fraction.
 ENOUGH = 0.0005
@@ -38,40 +38,73 @@ class FirstBelow(cp_model.CpSolverSolutionCallback):
         self.stop_search()
 
 
+def solved(objective, rules, names, most, seconds):
+    """What CP-SAT proves that nothing is below, `most` at the most, and the choices of the best below that, or None.
+
+    One worker: it decides in seconds what two, which do other things than one, leave open for long.
+    """
+    model = cp_model.CpModel()
+    choices = {name: model.new_bool_var(name) for name in names}
+    for rule in rules:
+        add_rule(model, choices, *rule)
+    cost = sum(int(factor) * choices[name] for name, factor in objective.items())
+    if objective:
+        model.minimize(cost)
+    if objective and most < math.inf:
+        model.add(cost <= math.ceil(most) - 1)
+    solver = cp_model.CpSolver()
+    solver.parameters.max_time_in_seconds = seconds
+    solver.parameters.num_workers = 1
+    solver.parameters.linearization_level = 2
+    solver.parameters.relative_gap_limit = ENOUGH
+    status = solver.solve(model) if most == math.inf else solver.solve(model, FirstBelow())
+    if status == cp_model.INFEASIBLE:
+        return most, None
+    least = min(most, solver.best_objective_bound) if objective else 0
+    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+        return least, None
+    return least, {name for name, choice in choices.items() if solver.value(choice)}
+
+
+def by_parts(objective, rules, names, most, seconds):
+    """The same for what falls into parts that have nothing to do with each other: their minima add up."""
+    rules, names, of = parts(rules, names)
+    objective = {name: objective[name] for name in names if name in objective}
+    if not objective or len(of) < 2:
+        return solved(objective, rules, names, most, seconds)
+    least, chosen = 0, set()
+    for hosts in of:
+        mine = [name for name in names if at(name)[1] in hosts]
+        costs = {name: objective[name] for name in mine if name in objective}
+        own = [rule for rule in rules if all(at(name)[1] in hosts for name in rule[0])]
+        bound, found = solved(costs, own, mine, math.inf, seconds)
+        if bound == math.inf:
+            return most, None
+        least += bound
+        chosen = None if chosen is None or found is None else chosen | found
+    is_below = chosen is not None and sum(objective.get(name, 0) for name in chosen) < most
+    return min(least, most), (chosen if is_below else None)
+
+
 def answer(text, most, seconds):
     """What nothing is below, and the best that was found or None."""
     objective, rules, names = read(text)
     gives_way = OUTSIDE in objective
     part = Fraction(most) / objective[OUTSIDE] if gives_way and most < math.inf else 0
     within = [with_edge(*without_outside(rule, part)) for rule in rules]
-    priced, found = branch.least({} if gives_way else objective, within, names, most, seconds)
+    costs = {} if gives_way else objective
+    priced, found = branch.least(costs, within, names, most, seconds)
     if priced >= most:
         return most, None
     if found is not None:
         return priced, found
-    model = cp_model.CpModel()
-    choices = {name: model.new_bool_var(name) for name in names}
-    for rule in within:
-        add_rule(model, choices, *rule)
-    if not gives_way:
-        cost = sum(int(factor) * choices[name] for name, factor in objective.items())
-        model.minimize(cost)
-        if most < math.inf:
-            model.add(cost <= math.ceil(most) - 1)
-    solver = cp_model.CpSolver()
-    solver.parameters.max_time_in_seconds = seconds
-    solver.parameters.num_workers = 2
-    solver.parameters.relative_gap_limit = ENOUGH
-    status = solver.solve(model, FirstBelow())
-    if status == cp_model.INFEASIBLE:
+    least, chosen = by_parts(costs, within, names, most, seconds)
+    if least >= most:
         return most, None
-    least = 0 if gives_way else max(priced, min(most, solver.best_objective_bound))
-    if status not in (cp_model.OPTIMAL, cp_model.FEASIBLE):
+    least = 0 if gives_way else max(priced, least)
+    if chosen is None:
         return least, None
-    if not gives_way:
-        return least, solver.objective_value
-    chosen = {name for name, choice in choices.items() if solver.value(choice)}
-    return least, float(objective[OUTSIDE] * outside(rules, chosen))
+    return least, float(objective[OUTSIDE] * outside(rules, chosen) if gives_way else sum(costs.get(x, 0) for x in chosen))
 
 
 def main():
