@@ -96,11 +96,15 @@ class Tree:
             if node.bound > self.enough:
                 continue
             shares = master.shares() if time.monotonic() < self.end and self.most < math.inf else None
-            if shares is not None and all(abs(share - round(share)) < WHOLE for share in shares.values()):
+            is_whole = shares is not None and all(abs(share - round(share)) < WHOLE for share in shares.values())
+            if is_whole and master.value < self.most:
                 return min(math.ceil(bound - ROUNDING) for bound, _, _ in [*nodes, (node.bound, 0, 0)]), master.value
             if shares is None:
                 nodes.append((node.bound, number, node))
                 break
+            if set(shares) <= node.held:
+                # All is decided, and not below `most`; the bound only lacks what the search of some host broke off.
+                continue
             for child in divided(node, shares):
                 number += 1
                 heapq.heappush(nodes, (child.bound, -number, child))
@@ -147,6 +151,7 @@ def divided(node, shares):
         fewer.counts[group], more.counts[group] = halves(node.counts.get(group, (0, ALL)), counts[group])
         return fewer, more
     open_ones = [choice for choice in shares if off(shares[choice]) > WHOLE]
+    open_ones = open_ones or [choice for choice in shares if choice not in node.held]
     at_home = [choice for choice in open_ones if problem.homes.get(choice[0]) == choice[1]]
     choice = max(at_home or open_ones, key=lambda choice: (off(shares[choice]), problem.sizes[choice[0]], choice))
     here, elsewhere = node.child(), node.child()

@@ -17,6 +17,8 @@ from question import OUTSIDE, at, outside, parts, read, with_edge, without_outsi
 
 # What was found is the minimum if nothing can be lower by more than this fraction.
 ENOUGH = 0.0005
+# Of the time that branch and price has for a part, what CP-SAT has first: where it decides, it does so soon.
+FIRST = 0.1
 
 
 def add_rule(model, choices, left, relation, value):
@@ -66,24 +68,26 @@ def solved(objective, rules, names, most, seconds):
     return least, {name for name, choice in choices.items() if solver.value(choice)}
 
 
-def by_parts(objective, rules, names, most, seconds):
-    """The same for what falls into parts that have nothing to do with each other: their minima add up."""
-    rules, names, of = parts(rules, names)
-    objective = {name: objective[name] for name in names if name in objective}
-    if not objective or len(of) < 2:
-        return solved(objective, rules, names, most, seconds)
-    least, chosen = 0, set()
+def by_parts(objective, rules, names, of, most, seconds):
+    """The same for parts that have nothing to do with each other: their minima add up.
+
+    CP-SAT looks for each one's minimum; then branch and price whether it is below what the others leave of `most`.
+    """
+    asked, least, chosen = [], [], set()
     for hosts in of:
         mine = [name for name in names if at(name)[1] in hosts]
         costs = {name: objective[name] for name in mine if name in objective}
         own = [rule for rule in rules if all(at(name)[1] in hosts for name in rule[0])]
-        bound, found = solved(costs, own, mine, math.inf, seconds)
-        if bound == math.inf:
-            return most, None
-        least += bound
+        bound, found = solved(costs, own, mine, math.inf, FIRST * seconds)
+        asked.append((costs, own, mine))
+        least.append(bound)
         chosen = None if chosen is None or found is None else chosen | found
+    for n, question in enumerate(asked):
+        rest = most - sum(least) + least[n]
+        if least[n] < rest < math.inf and question[0]:
+            least[n] = max(least[n], branch.least(*question, rest, seconds)[0])
     is_below = chosen is not None and sum(objective.get(name, 0) for name in chosen) < most
-    return min(least, most), (chosen if is_below else None)
+    return min(sum(least), most), (chosen if is_below else None)
 
 
 def answer(text, most, seconds):
@@ -93,15 +97,19 @@ def answer(text, most, seconds):
     part = Fraction(most) / objective[OUTSIDE] if gives_way and most < math.inf else 0
     within = [with_edge(*without_outside(rule, part)) for rule in rules]
     costs = {} if gives_way else objective
-    priced, found = branch.least(costs, within, names, most, seconds)
-    if priced >= most:
-        return most, None
-    if found is not None:
-        return priced, found
-    least, chosen = by_parts(costs, within, names, most, seconds)
+    free, possible, of = parts(within, names)
+    if costs and len(of) > 1:
+        costs = {name: costs[name] for name in possible if name in costs}
+        least, chosen = by_parts(costs, free, possible, of, most, seconds)
+    else:
+        priced, found = branch.least(costs, within, names, most, seconds)
+        if priced >= most or found is not None:
+            return priced, found
+        least, chosen = solved(costs, within, names, most, seconds)
+        least = max(priced, least)
     if least >= most:
         return most, None
-    least = 0 if gives_way else max(priced, least)
+    least = 0 if gives_way else least
     if chosen is None:
         return least, None
     return least, float(objective[OUTSIDE] * outside(rules, chosen) if gives_way else sum(costs.get(x, 0) for x in chosen))
