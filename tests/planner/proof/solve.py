@@ -73,7 +73,7 @@ def by_parts(objective, rules, names, of, most, seconds):
 
     CP-SAT looks for each one's minimum; then branch and price whether it is below what the others leave of `most`.
     """
-    asked, least, chosen = [], [], set()
+    asked, least, chosen = [], [], []
     for hosts in of:
         mine = [name for name in names if at(name)[1] in hosts]
         costs = {name: objective[name] for name in mine if name in objective}
@@ -81,13 +81,16 @@ def by_parts(objective, rules, names, of, most, seconds):
         bound, found = solved(costs, own, mine, math.inf, FIRST * seconds)
         asked.append((costs, own, mine))
         least.append(bound)
-        chosen = None if chosen is None or found is None else chosen | found
-    for n, question in enumerate(asked):
+        chosen.append(found)
+    for n, found in enumerate(chosen):
         rest = most - sum(least) + least[n]
-        if least[n] < rest < math.inf and question[0]:
-            least[n] = max(least[n], branch.least(*question, rest, seconds)[0])
-    is_below = chosen is not None and sum(objective.get(name, 0) for name in chosen) < most
-    return min(sum(least), most), (chosen if is_below else None)
+        known = math.inf if found is None else sum(objective.get(name, 0) for name in found)
+        if least[n] < rest <= known and rest < math.inf:
+            least[n] = max(least[n], branch.least(*asked[n], rest, seconds)[0])
+    least = min(sum(least), most)
+    found = None if None in chosen else set().union(*chosen)
+    is_below = found is not None and sum(objective.get(name, 0) for name in found) < most
+    return least, (found if is_below else None)
 
 
 def answer(text, most, seconds):
@@ -122,4 +125,5 @@ def main():
     print(least, "-" if best is None else best)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -13,8 +13,9 @@ from unittest.mock import patch
 import numpy as np
 
 import branch
+import solve
 from knapsack import Host
-from question import Problem
+from question import Problem, at, parts
 
 
 def small(dice, hosts, copies):
@@ -133,6 +134,60 @@ class Trees(unittest.TestCase):
         dice = random.Random(5)
         with patch("branch.CROWDED", 0):
             self.assertGreater(sum(self.check(dice) for _ in range(10)), 2)
+
+
+def beside(question, other):
+    """Both questions as one. What moves in the first may go to the other's hosts too, but for what cannot move there."""
+    objective, rules, names = question
+    copies, hosts = (1 + max(at(name)[n] for name in names) for n in (0, 1))
+    shifted = {name: "x{}_{}".format(at(name)[0] + copies, at(name)[1] + hosts) for name in other[2]}
+    there = sorted({at(name)[1] for name in shifted.values()})
+    ways = {f"x{copy}_{host}": f"x{900 + host}_{host}" for copy in range(copies) for host in there}
+    moved = [({shifted[name]: factor for name, factor in left.items()}, *rest) for left, *rest in other[1]]
+    chosen_once = [
+        ({**left, **{way: Fraction(1) for way in ways if at(way)[0] == copy}}, *rest)
+        for copy, (left, *rest) in enumerate(rules[:copies])
+    ]
+    fixed = [({name: Fraction(1)}, "=", Fraction(1)) for name in sorted(set(ways.values()))]
+    apart = [({way: Fraction(1), name: Fraction(1)}, "<=", Fraction(1)) for way, name in ways.items()]
+    costs = {**objective, **{shifted[name]: factor for name, factor in other[0].items()}, **dict.fromkeys(ways, Fraction(1))}
+    names = [*names, *shifted.values(), *ways, *sorted(set(ways.values()))]
+    return costs, [*chosen_once, *rules[copies:], *moved, *fixed, *apart], names
+
+
+class Parts(unittest.TestCase):
+    def check(self, dice):
+        """Two questions beside each other against every way of each; whether both have an answer."""
+        questions = [small(dice, 3, 6), small(dice, 3, 6)]
+        least = sum(counted(*question[:2], 3, 6) for question in questions)
+        objective, rules, names = beside(*questions)
+        rules, names, of = parts(rules, names)
+        self.assertEqual(of, [{0, 1, 2}, {3, 4, 5}])
+        objective = {name: objective[name] for name in names if name in objective}
+        if least == math.inf:
+            self.assertEqual(solve.by_parts(objective, rules, names, of, 1_000, 60), (1_000, None))
+            return False
+        self.assertEqual(solve.by_parts(objective, rules, names, of, float(least), 60), (least, None))
+        proven, chosen = solve.by_parts(objective, rules, names, of, float(least) + 1, 60)
+        self.assertLessEqual(proven, least)
+        self.assertEqual(sum(objective.get(name, 0) for name in chosen), least)
+        return True
+
+    def test_minima_add_up(self):
+        dice = random.Random(6)
+        self.assertGreater(sum(self.check(dice) for _ in range(40)), 3)
+
+    def test_what_cp_sat_leaves_open_is_refuted_all_the_same(self):
+        dice, all_of_it, asked = random.Random(6), solve.solved, []
+
+        def solved(*question):
+            """As if time had been over before the first part's last three MiB."""
+            least, found = all_of_it(*question)
+            asked.append(question)
+            return least - 3 * (len(asked) % 2), found
+
+        with patch("solve.solved", solved):
+            self.assertGreater(sum(self.check(dice) for _ in range(40)), 3)
 
 
 if __name__ == "__main__":
