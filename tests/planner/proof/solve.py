@@ -86,7 +86,9 @@ def by_parts(objective, rules, names, of, most, seconds):
         rest = most - sum(least) + least[n]
         known = math.inf if found is None else sum(objective.get(name, 0) for name in found)
         if least[n] < rest <= known and rest < math.inf:
-            least[n] = max(least[n], branch.least(*asked[n], rest, seconds)[0])
+            # Costs are whole; what is left of `most` would add up to a digit less than that.
+            proven = math.ceil(branch.least(*asked[n], rest, seconds)[0] - branch.ROUNDING)
+            least[n] = max(least[n], proven)
     least = min(sum(least), most)
     found = None if None in chosen else set().union(*chosen)
     is_below = found is not None and sum(objective.get(name, 0) for name in found) < most
