@@ -12,6 +12,7 @@ pub mod journal;
 pub mod lock;
 pub mod plan;
 pub mod playbook;
+pub mod project;
 pub mod provision;
 pub mod rebalance;
 pub mod report;

@@ -21,8 +21,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("resources", &["plan", "shards"]),
     // `plan`: a binary's digest is held against that of the agent that answers.
     ("fleet", &["transport", "wire", "plan"]),
+    // Where the parts of a project are, and the mistakes in `dunlin.toml`.
+    ("project", &["inventory"]),
     // `wire`: a host's facts, and the catalogue that comes out of it.
-    ("playbook", &["inventory", "plan", "resources", "wire", "shards"]),
+    ("playbook", &["inventory", "project", "plan", "resources", "wire", "shards"]),
     // `rebalance`, `inventory`: the plan of a rebalance is a value of its room, with sizes as the inventory writes them.
     ("report", &["plan", "wire", "rebalance", "inventory"]),
     // The halves that run on hosts.
@@ -44,6 +46,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "journal",
             "plan",
             "playbook",
+            "project",
             "provision",
             "rebalance",
             "report",

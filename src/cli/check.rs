@@ -8,9 +8,10 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::{Failure, count};
-use super::project::Project;
+use super::project::find_project_into;
 use crate::inventory::Diagnostics;
 use crate::playbook;
+use crate::project::Project;
 
 /// Lint inventory, shard map, playbook and templates; opens no connection
 #[derive(Debug, Args)]
@@ -24,21 +25,12 @@ impl Check {
     /// Prints every finding with its place.
     ///
     /// # Errors
-    /// `dunlin.toml` is broken.
+    /// The current folder does not exist any more.
     pub fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let mut projects = vec![Project::find(common)?];
-        let playbooks: Vec<&PathBuf> = self.paths.iter().filter(|path| !path.is_dir()).collect();
-        let folders: Vec<&PathBuf> = self.paths.iter().filter(|path| path.is_dir()).collect();
-        if let Some(first) = playbooks.first() {
-            projects[0].playbook.clone_from(first);
-        }
-        if !folders.is_empty() {
-            projects =
-                folders.iter().map(|folder| Project { inventory: (*folder).clone(), ..projects[0].clone() }).collect();
-        }
         let mut found = Diagnostics::new();
-        for project in &projects {
-            found.extend(playbook::check(&project.sources(), &project.inventory));
+        let project = find_project_into(common, &mut found)?;
+        for project in project.iter().flat_map(|project| self.projects(project)) {
+            found.extend(playbook::check(&project));
         }
         found.sort();
         let reporter = common.reporter();
@@ -56,5 +48,19 @@ impl Check {
             format!("check: {}", count(&found))
         });
         Ok(if found.is_empty() { Exit::Done } else { Exit::Error })
+    }
+
+    /// Returns every playbook that is to be checked with every inventory; the project's own where none is named.
+    fn projects(&self, project: &Project) -> Vec<Project> {
+        let (inventories, playbooks): (Vec<PathBuf>, Vec<PathBuf>) =
+            self.paths.iter().cloned().partition(|path| path.is_dir());
+        let or_default =
+            |paths: Vec<PathBuf>, usual: &PathBuf| if paths.is_empty() { vec![usual.clone()] } else { paths };
+        let playbooks = or_default(playbooks, &project.playbook);
+        let with_playbooks = |inventory: PathBuf| {
+            playbooks.iter().map(move |playbook| (inventory.clone(), playbook.clone())).collect::<Vec<_>>()
+        };
+        let pairs = or_default(inventories, &project.inventory).into_iter().flat_map(with_playbooks);
+        pairs.map(|(inventory, playbook)| Project { inventory, playbook, ..project.clone() }).collect()
     }
 }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::Project;
+use super::project::{find_project, load_environment, load_templates};
 use super::recipe::Loaded;
 use super::rollout::{How, Service};
 use crate::deploy::artifact::Artifact;
@@ -16,6 +16,7 @@ use crate::deploy::desired::Source;
 use crate::deploy::rollout::{Fresh, Goal};
 use crate::fleet::Supply;
 use crate::playbook::Rendering;
+use crate::project::Project;
 use crate::wire::deploy::{Once, When};
 
 /// What the name of an artefact ends with.
@@ -40,11 +41,11 @@ impl Deploy {
     /// # Errors
     /// Broken files, no such release, hosts that cannot be planned, somebody else at it, not confirmed.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
+        let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let artifact = artifact(&project, &self.service, self.release.as_deref())?;
-        let environment = project.load(common)?;
-        let templates = project.templates(common)?;
+        let environment = load_environment(&project, common)?;
+        let templates = load_templates(&project, common)?;
         let map = environment.map.as_ref().map(|(map, _)| map);
         let rendering = Rendering::new(&environment.inventory, &templates, map)
             .map_err(|found| Failure::findings(&found, common.colour()))?;
@@ -100,11 +101,20 @@ fn open(path: &Path) -> Result<Artifact, Failure> {
 /// The artefact of the service that was written last.
 fn newest(project: &Project, service: &str) -> Result<Option<Artifact>, Failure> {
     let mut found: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
-    for entry in std::fs::read_dir(&project.dist).into_iter().flatten() {
-        let entry = entry?;
+    let unreadable = |error: std::io::Error| {
+        Failure::new(Exit::Error, anyhow::Error::from(error).context(project.dist.display().to_string()))
+    };
+    let entries = match std::fs::read_dir(&project.dist) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(unreadable)?;
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with(&format!("{service}-")) && name.ends_with(SUFFIX) {
-            found.push((entry.metadata()?.modified()?, entry.path()));
+            let changed = entry.metadata().and_then(|meta| meta.modified()).map_err(unreadable)?;
+            found.push((changed, entry.path()));
         }
     }
     found.sort();

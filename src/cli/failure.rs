@@ -2,6 +2,7 @@
 
 use super::exit::Exit;
 use crate::inventory::Diagnostics;
+use crate::rebalance::state_files::StateFileError;
 
 /// A failed command.
 #[derive(Debug)]
@@ -57,6 +58,13 @@ pub fn count(found: &Diagnostics) -> String {
 impl From<anyhow::Error> for Failure {
     fn from(source: anyhow::Error) -> Self {
         Self::new(Exit::Error, source)
+    }
+}
+
+impl From<StateFileError> for Failure {
+    fn from(source: StateFileError) -> Self {
+        let hint = source.hint();
+        Self::new(Exit::Error, source).hint(hint)
     }
 }
 

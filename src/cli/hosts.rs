@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::{Project, select};
+use super::project::{find_project, load_environment, select};
 use super::run::fleet;
 use crate::inventory::{Host, Inventory};
 
@@ -27,8 +27,8 @@ impl Hosts {
     /// # Errors
     /// Broken files, no such host.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
-        let loaded = project.load(common)?;
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
         let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
         let reporter = common.reporter();
         for host in &hosts {

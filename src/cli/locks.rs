@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::{Project, select};
+use super::project::{find_project, load_environment, select};
 use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::report::Reporter;
@@ -26,8 +26,8 @@ impl Locks {
     /// # Errors
     /// Broken files, no such host.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
-        let loaded = project.load(common)?;
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
         let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
         let fleet = fleet(&loaded.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();

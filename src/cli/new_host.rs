@@ -10,10 +10,11 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::Project;
+use super::project::{find_project, load_environment};
 use super::provision::{How, provision};
 use super::run::fleet;
 use crate::inventory::{Bytes, HostKey, Inventory, NewHost, add_host};
+use crate::project::Project;
 
 /// Check a bare host, pin its key, add it to the inventory, provision it
 #[derive(Debug, Args)]
@@ -48,8 +49,8 @@ impl ProvisionNewHost {
     /// # Errors
     /// The host does not answer or is not fit; the key is not confirmed. The inventory is then as it was.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
-        let loaded = project.load(common)?;
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
         let reporter = common.reporter();
         let key = match loaded.inventory.host(&self.name).and_then(|host| host.host_keys.first()) {
             Some(pinned) => pinned.value.clone(),

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::Project;
+use super::project::find_project;
 use super::recipe::Loaded;
 use super::told::now;
 use crate::deploy::artifact::{Missing, default_version, package};
@@ -35,7 +35,7 @@ impl Package {
     /// # Errors
     /// A broken recipe, missing files, a disk that said no.
     pub fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
+        let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let wrong = |error: anyhow::Error| missing(error, &loaded, common);
         let version = match self.version {

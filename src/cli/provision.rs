@@ -11,7 +11,7 @@ use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::{lock, take};
-use super::project::{Project, select};
+use super::project::{find_project, load_environment, load_plays, new_compiler, select};
 use super::run::{fleet, run_id};
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
@@ -84,14 +84,13 @@ impl Provision {
 /// # Errors
 /// As the command.
 pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Result<Exit, Failure> {
-    let project = Project::find(common)?;
-    let loaded = project.load(common)?;
-    let plays = project.plays(how.playbook.as_deref(), common)?;
+    let project = find_project(common)?;
+    let loaded = load_environment(&project, common)?;
+    let plays = load_plays(&project, how.playbook.as_deref(), common)?;
     let saved = how.plan.as_deref().map(read_saved).transpose()?;
     let tags = saved.as_ref().map_or_else(|| how.tags.clone(), |saved| saved.tags.clone());
     let selection = Selection { tags, ..Selection::default() };
-    let map = loaded.map.as_ref().map(|(map, _)| map);
-    let compiler = project.compiler(&loaded, map, &plays, selection.clone(), common)?;
+    let compiler = new_compiler(&project, &loaded, &plays, selection.clone(), common)?;
     let mut hosts = select(&loaded.inventory, selector, how.limit.as_deref())?;
     if let Some(saved) = &saved {
         hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
@@ -117,7 +116,9 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     if let Some(file) = &how.out {
         let saved =
             Saved { format_version: 1, kind: "provision".to_owned(), tags: selection.tags, hosts: plans.clone() };
-        std::fs::write(file, serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?)?;
+        let text = serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?;
+        std::fs::write(file, text)
+            .map_err(|error| Failure::say(Exit::Error, format!("{}: cannot be written: {error}", file.display())))?;
     }
     let counts = plans.iter().fold(Counts::default(), |mut sum, plan| {
         sum += plan.counts();
@@ -239,12 +240,13 @@ fn makes_replicas(plans: &[HostPlan]) -> bool {
 }
 
 fn read_saved(path: &std::path::Path) -> Result<Saved, Failure> {
-    let text =
-        std::fs::read(path).map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", path.display())))?;
+    let no_plan =
+        |text: String| Failure::say(Exit::Error, text).hint("dunlin provision --dry-run --out FILE saves a plan");
+    let text = std::fs::read(path).map_err(|error| no_plan(format!("{}: cannot be read: {error}", path.display())))?;
     let saved: Saved = serde_json::from_slice(&text)
-        .map_err(|error| Failure::say(Exit::Error, format!("{} is not a saved plan: {error}", path.display())))?;
+        .map_err(|error| no_plan(format!("{} is not a saved plan: {error}", path.display())))?;
     if saved.kind != "provision" || saved.format_version != 1 {
-        return Err(Failure::say(Exit::Error, format!("{} is a plan of another kind", path.display())));
+        return Err(no_plan(format!("{} is a plan of another kind", path.display())));
     }
     Ok(saved)
 }

@@ -6,9 +6,10 @@ use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::who;
-use super::project::{Project, finish, select};
+use super::project::{finish, select};
 use crate::deploy::recipe::Recipe;
-use crate::inventory::{Diagnostic, Diagnostics, Host, Inventory, Selector, SourceFile, nearest};
+use crate::inventory::{Diagnostic, Diagnostics, Host, Inventory, Selector, SourceFile, nearest, read_source};
+use crate::project::Project;
 use crate::wire::deploy::{Scope, Service};
 
 /// A service's recipe with its file.
@@ -28,12 +29,15 @@ impl Loaded {
         let name = Service::new(service).map_err(|error| Failure::say(Exit::Usage, error))?;
         let folder = project.playbook.parent().unwrap_or(&project.root);
         let path = folder.join(format!("deploy-{name}.toml"));
-        let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => unknown(service, folder),
-            _ => Failure::say(Exit::Error, format!("{}: {error}", path.display())),
-        })?;
-        let file = SourceFile::new(&path, text);
         let mut found = Diagnostics::new();
+        let file = match read_source(&path) {
+            Ok(Some(file)) => file,
+            Ok(None) => return Err(unknown(service, folder)),
+            Err(error) => {
+                found.push(error);
+                return Err(Failure::findings(&found, common.colour()));
+            }
+        };
         let recipe = match Recipe::parse(file.text()) {
             Ok(recipe) => Some(recipe),
             Err(errors) => {

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::Project;
+use super::project::{find_project, load_environment};
 use super::recipe::Loaded;
 use super::run::fleet;
 use super::told::{now, say_refused};
@@ -30,9 +30,9 @@ impl Releases {
     /// # Errors
     /// Broken files, no such host.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
+        let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
-        let environment = project.load(common)?;
+        let environment = load_environment(&project, common)?;
         let (hosts, _) = loaded.hosts(&environment.inventory, self.limit.as_deref(), common)?;
         let fleet = fleet(&environment.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();

@@ -5,7 +5,7 @@ use clap::Args;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::project::Project;
+use super::project::{find_project, load_environment};
 use super::recipe::Loaded;
 use super::rollout::{How, Service};
 use crate::deploy::rollout::Goal;
@@ -29,10 +29,10 @@ impl Rollback {
     /// # Errors
     /// Broken files, a host that does not keep the release, hosts that would go to different ones, not confirmed.
     pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let project = Project::find(common)?;
+        let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let to = self.to.map(Version::new).transpose().map_err(|error| Failure::say(Exit::Usage, error))?;
-        let environment = project.load(common)?;
+        let environment = load_environment(&project, common)?;
         let service = Service::new(&loaded, &environment.inventory, &self.how, common)?;
         service.run("rollback", &Goal::Kept(to), None).await
     }

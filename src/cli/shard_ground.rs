@@ -1,24 +1,22 @@
 //! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
 
 use dunlin_shards::ShardMap;
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::who;
-use super::project::{Loaded, Plays, Project};
+use super::project::{Loaded, Plays, find_project, load_environment, load_plays};
 use super::run::fleet;
 use crate::fleet::Fleet;
 use crate::inventory::Host;
-use crate::rebalance::run::Step;
-use crate::rebalance::{Ground, ground, publish};
+use crate::project::Project;
+use crate::rebalance::state_files::StateFiles;
+use crate::rebalance::{Ground, ground};
 use crate::transport::ConnectError;
-use crate::wire::sparing::{Asked, Sparing};
+use crate::wire::sparing::Asked;
 
 /// What the shard commands load before they connect.
 pub struct Files {
@@ -28,6 +26,8 @@ pub struct Files {
     pub loaded: Loaded,
     /// Playbook and templates.
     pub plays: Plays,
+    /// What earlier commands left for this one.
+    pub state: StateFiles,
 }
 
 impl Files {
@@ -36,13 +36,14 @@ impl Files {
     /// # Errors
     /// Mistakes in files, or there is no shard map.
     pub fn load(common: &Common) -> Result<Self, Failure> {
-        let project = Project::find(common)?;
-        let loaded = project.load(common)?;
-        let plays = project.plays(None, common)?;
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
+        let plays = load_plays(&project, None, common)?;
         if loaded.map.is_none() {
             return Err(Failure::say(Exit::Error, format!("no shards.toml in {}", project.inventory.display())));
         }
-        Ok(Self { project, loaded, plays })
+        let state = StateFiles::new(&project.root, &project.inventory);
+        Ok(Self { project, loaded, plays, state })
     }
 
     /// The shard map.
@@ -131,7 +132,6 @@ impl Files {
                 Err(error) => missing.push((name.clone(), error)),
             }
         }
-        let folder = self.plays.playbook.file.path().parent().map(Path::to_owned);
         let ground = Ground {
             fleet,
             sessions,
@@ -139,7 +139,7 @@ impl Files {
             inventory: &self.loaded.inventory,
             playbook: &self.plays.playbook,
             templates: &self.plays.templates,
-            folders: [Some(self.project.root.join("files")), folder].into_iter().flatten().collect(),
+            folders: self.project.file_folders(self.plays.playbook.file.path()),
             map_file: self.project.inventory.join("shards.toml"),
             credentials,
             by: who(),
@@ -148,80 +148,5 @@ impl Files {
             allow_reencoding: false,
         };
         Ok((ground, missing))
-    }
-
-    /// Where the moves of a run that is under way are kept.
-    pub fn agenda(&self) -> PathBuf {
-        self.beside("rebalance", "json")
-    }
-
-    /// Where it is kept what those moves leave to the clients of their sources.
-    fn kept_limits(&self) -> PathBuf {
-        self.agenda().with_extension("limits.json")
-    }
-
-    /// Where earlier looks at the capacity are kept.
-    pub fn looks(&self) -> PathBuf {
-        self.beside("capacity", "jsonl")
-    }
-
-    fn beside(&self, what: &str, ending: &str) -> PathBuf {
-        let name = self.project.inventory.file_name().map(|name| name.to_string_lossy().into_owned());
-        self.project.root.join(".dunlin").join(format!("{what}-{}.{ending}", name.unwrap_or_default()))
-    }
-
-    /// Writes or removes the moves that are still to be made.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn keep(&self, steps: &[Step]) -> Result<(), Failure> {
-        let path = self.agenda();
-        if steps.is_empty() {
-            return match std::fs::remove_file(path) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-                _ => Ok(()),
-            };
-        }
-        write(&path, steps)
-    }
-
-    /// Writes down what the moves of this run leave to the clients of their sources.
-    ///
-    /// # Errors
-    /// The disk said no.
-    pub fn keep_sparing(&self, sparing: &Sparing) -> Result<(), Failure> {
-        write(&self.kept_limits(), sparing)
-    }
-
-    /// What the moves of the run before left to the clients of their sources.
-    ///
-    /// # Errors
-    /// The file is broken.
-    pub fn kept_sparing(&self) -> Result<Sparing, Failure> {
-        read(&self.kept_limits())
-    }
-
-    /// The moves that a run before left.
-    ///
-    /// # Errors
-    /// The file is broken.
-    pub fn kept(&self) -> Result<Vec<Step>, Failure> {
-        read(&self.agenda())
-    }
-}
-
-fn write(path: &Path, what: &(impl Serialize + ?Sized)) -> Result<(), Failure> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let text = serde_json::to_string_pretty(what).map_err(anyhow::Error::from)?;
-    Ok(publish::replace(path, &text)?)
-}
-
-/// Nothing was kept where there is no file.
-fn read<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Failure> {
-    match std::fs::read_to_string(path) {
-        Ok(text) => Ok(serde_json::from_str(&text).map_err(anyhow::Error::from)?),
-        Err(_) => Ok(T::default()),
     }
 }

@@ -83,7 +83,8 @@ impl ShardRebalance {
             return self.show(&plan, reporter);
         }
         let files = Files::load(common)?;
-        if !self.dry_run && !files.kept()?.is_empty() {
+        let pending = files.state.load_pending_moves()?;
+        if !self.dry_run && !pending.is_empty() {
             return Err(under_way("a rebalancing is under way or was cut short"));
         }
         let fleet = files.fleet(common)?;

@@ -124,8 +124,8 @@ pub async fn carry_out(
     (reporter, tally): (&Reporter, &mut Tally),
 ) -> Result<Exit, Failure> {
     tally.moves = task.steps.len();
-    files.keep(task.steps)?;
-    files.keep_sparing(&ground.limits(Sparing::default()).sparing)?;
+    files.state.save_pending_moves(task.steps)?;
+    files.state.save_throttle(&ground.limits(Sparing::default()).sparing)?;
     let (bars, begin) = (Bars::new(reporter.json, reporter.style.quiet), Instant::now());
     let watch = |host: &str, event: &Event| show(reporter, &bars, host, event);
     let ended = |step: &Step, result: &anyhow::Result<Moved>| {
@@ -140,7 +140,7 @@ pub async fn carry_out(
     let outcome = run(ground, task.steps, task.id, (task.how, &watch, &ended)).await;
     bars.finish();
     let left: Vec<Step> = task.steps.iter().filter(|step| !outcome.moved.contains_key(&step.key())).cloned().collect();
-    files.keep(&left)?;
+    files.state.save_pending_moves(&left)?;
     tally.failed = outcome.failed.len();
     tell(&outcome, task, begin.elapsed().as_secs_f64(), reporter);
     let is_interrupted = ground.fleet.stop.is_asked();

@@ -122,11 +122,13 @@ pub fn saved(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<String>),
 /// The disk said no.
 pub fn save(file: &Path, plan: &SavedPlan) -> Result<(), Failure> {
     let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
-    std::fs::write(file, text).map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))
+    std::fs::write(file, text)
+        .map_err(|error| Failure::say(Exit::Error, format!("{}: cannot be written: {error}", file.display())))
 }
 
 fn read(file: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(file).map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))
+    std::fs::read_to_string(file)
+        .map_err(|error| Failure::say(Exit::Error, format!("{}: cannot be read: {error}", file.display())))
 }
 
 /// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.

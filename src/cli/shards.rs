@@ -180,7 +180,7 @@ impl Work<'_> {
         if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || is_left) {
             return Ok(self.interrupted());
         }
-        self.files.keep(&[])?;
+        self.files.state.save_pending_moves(&[])?;
         Ok(if tally.failed > 0 || waiting { Exit::Partial } else { Exit::Done })
     }
 }

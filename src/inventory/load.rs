@@ -7,6 +7,7 @@ use std::path::Path;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::draft::Draft;
 use super::host::Inventory;
+use super::read::read_source;
 use super::source::SourceFile;
 use super::{ansible, hosts_toml, join, secrets};
 
@@ -26,18 +27,17 @@ impl Inventory {
         let mut found = Diagnostics::new();
         let mut draft = Draft::default();
         let path = dir.join("hosts.toml");
-        let static_text = match std::fs::read_to_string(&path) {
-            Ok(text) => Some(text),
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
+        let has_static = match read_source(&path) {
+            Ok(None) => false,
+            Ok(Some(file)) => {
+                draft = hosts_toml::read(&file, dir, &mut found);
+                true
+            }
             Err(error) => {
-                found.push(Diagnostic::path(&path, format!("cannot be read: {error}")));
-                Some(String::new())
+                found.push(error);
+                true
             }
         };
-        let has_static = static_text.is_some();
-        if let Some(text) = static_text {
-            draft = hosts_toml::read(&SourceFile::new(&path, text), dir, &mut found);
-        }
         let script = dir.join("hosts");
         match std::fs::metadata(&script) {
             Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
@@ -47,6 +47,9 @@ impl Inventory {
                 Diagnostic::path(&script, "a dynamic inventory must be executable")
                     .help(format!("chmod +x {}", script.display())),
             ),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                found.push(Diagnostic::path(&script, format!("cannot be read: {error}")));
+            }
             _ if !has_static => found.push(
                 Diagnostic::path(dir, "no inventory here: neither `hosts.toml` nor an executable `hosts`")
                     .help("name a folder with -i, for example -i inventories/production"),

@@ -9,6 +9,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::fields;
+use super::read::read_secret_source;
 use super::source::{Origin, SourceFile};
 
 /// A secret string. `Debug` and `Display` show `***`.
@@ -94,15 +95,14 @@ impl Secrets {
 /// Reads `secrets.toml` of a folder; absent is empty. Warns where others may read it.
 pub(super) fn read(dir: &Path, found: &mut Diagnostics) -> Secrets {
     let path = dir.join("secrets.toml");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Secrets::default(),
+    let file = match read_secret_source(&path) {
+        Ok(Some(file)) => file,
+        Ok(None) => return Secrets::default(),
         Err(error) => {
-            found.push(Diagnostic::path(&path, format!("cannot be read: {error}")));
+            found.push(error);
             return Secrets::default();
         }
     };
-    let file = SourceFile::concealed(&path, text);
     if let Ok(meta) = std::fs::metadata(&path)
         && meta.permissions().mode() & 0o077 != 0
     {

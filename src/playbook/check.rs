@@ -1,20 +1,19 @@
 //! Everything that can be found wrong with a project while no host is in reach.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use serde_json::Value as Json;
 
 use super::compile::{Compiler, Parts, Selection};
-use super::project::Project;
 use super::sources::Sources;
-use crate::inventory::{Diagnostic, Diagnostics, Inventory, SelectError, SourceFile};
+use crate::inventory::{Diagnostic, Diagnostics, Inventory, SelectError, read_secret_source};
+use crate::project::Project;
 use crate::wire::{Facts, Os};
 
-/// Loads a project with an inventory and compiles every host as if it were a plain Debian 12. All findings, sorted.
-pub fn check(project: &Project, inventory: &Path) -> Diagnostics {
+/// Loads a project and compiles every host as if it were a plain Debian 12. Returns all findings, sorted.
+pub fn check(project: &Project) -> Diagnostics {
     let mut found = Diagnostics::new();
-    let sources = Sources::load(project, inventory, &mut found);
+    let sources = Sources::load(project, &mut found);
     let stand_in = sources.inventory.as_ref().and_then(|inventory| stand_in_secrets(inventory, &mut found));
     if let Some(parts) = sources.parts(Selection::default(), stand_in) {
         check_hosts(parts, &mut found);
@@ -49,11 +48,16 @@ fn stand_in_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Js
         return None;
     }
     let path = inventory.dir().join("secrets.toml.example");
-    let text = std::fs::read_to_string(&path).ok()?;
-    match toml::from_str::<Json>(&text) {
+    let file = match read_secret_source(&path) {
+        Ok(file) => file?,
+        Err(error) => {
+            found.push(error);
+            return None;
+        }
+    };
+    match toml::from_str::<Json>(file.text()) {
         Ok(secrets) => Some(secrets),
         Err(error) => {
-            let file = SourceFile::concealed(&path, text.clone());
             let span = error.span().unwrap_or(0..0);
             found.push(Diagnostic::at(&file, span, error.message().lines().next().unwrap_or("not valid TOML")));
             None

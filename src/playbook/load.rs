@@ -11,7 +11,7 @@ use super::nodes;
 use super::references::{check_references, check_tables};
 use super::strings::{Strings, Text, Use};
 use crate::inventory::fields::{self, Fields, wrong_type};
-use crate::inventory::{Diagnostic, Diagnostics, Located, Origin, Selector, SourceFile, is_var_name};
+use crate::inventory::{Diagnostic, Diagnostics, Located, Origin, Selector, SourceFile, is_var_name, read_source};
 use crate::resources::{self, KINDS, Kind};
 
 /// The keys of a step besides the one that names its resource type.
@@ -24,13 +24,12 @@ impl Playbook {
     /// Reads a playbook. `None` where nothing can be made of it; with errors in `found`, what is returned serves to find
     /// further ones and must not be applied.
     pub fn load(path: &Path, found: &mut Diagnostics) -> Option<Self> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Some(Self::from_text(&SourceFile::new(path, text), found)),
-            Err(error) => {
-                found.push(Diagnostic::path(path, format!("cannot be read: {error}")));
-                None
-            }
+        match read_source(path) {
+            Ok(Some(file)) => return Some(Self::from_text(&file, found)),
+            Ok(None) => found.push(Diagnostic::path(path, "cannot be read: there is no such file")),
+            Err(error) => found.push(error),
         }
+        None
     }
 
     /// Reads the text of a playbook.

@@ -1,13 +1,12 @@
 //! `shards.toml` beside `hosts.toml`: read, and held against the inventory.
 
-use std::io::ErrorKind;
 use std::path::Path;
 
 use dunlin_shards::ShardMap;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use crate::inventory::{Bytes, Diagnostic, Diagnostics, Host, Inventory, Origin, SourceFile, fields};
+use crate::inventory::{Bytes, Diagnostic, Diagnostics, Host, Inventory, Origin, SourceFile, fields, read_source};
 
 /// The variable that says what one shard may use, `"256MiB"`.
 pub(super) const SHARD_MEMORY: &str = "shard_maxmemory";
@@ -20,15 +19,13 @@ pub fn load_shard_map(
     found: &mut Diagnostics,
 ) -> Option<(ShardMap, SourceFile)> {
     let path = dir.join("shards.toml");
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return None,
+    let file = match read_source(&path) {
+        Ok(file) => file?,
         Err(error) => {
-            found.push(Diagnostic::path(&path, format!("cannot be read: {error}")));
+            found.push(error);
             return None;
         }
     };
-    let file = SourceFile::new(&path, text);
     let map = match ShardMap::parse(file.text()) {
         Ok(map) => map,
         Err(errors) => {

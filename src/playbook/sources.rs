@@ -1,6 +1,6 @@
 //! Everything that catalogues are made of, read from a project's files.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
@@ -8,9 +8,9 @@ use serde_json::Value as Json;
 use super::compile::{Parts, Selection};
 use super::map_file::load_shard_map;
 use super::model::Playbook;
-use super::project::Project;
 use super::templates::Templates;
 use crate::inventory::{Diagnostics, Inventory, SourceFile};
+use crate::project::Project;
 
 /// The files of a project, read. What could not be read is absent, and was reported.
 pub struct Sources {
@@ -26,15 +26,21 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// Reads the project's playbook and templates, and an inventory with its shard map. With errors in `found`, nothing
+    /// Reads the project's playbook and templates, and its inventory with the shard map. With errors in `found`, nothing
     /// of it may be applied.
-    pub fn load(project: &Project, inventory: &Path, found: &mut Diagnostics) -> Self {
-        let loaded = Inventory::load(inventory);
+    pub fn load(project: &Project, found: &mut Diagnostics) -> Self {
+        let loaded = Inventory::load(&project.inventory);
         found.extend(loaded.diagnostics);
         let templates = Templates::load(&project.templates, found);
         let playbook = Playbook::load(&project.playbook, found);
-        let shard_map = load_shard_map(inventory, loaded.inventory.as_ref(), found);
-        Self { inventory: loaded.inventory, playbook, templates, shard_map, folders: project.file_folders() }
+        let shard_map = load_shard_map(&project.inventory, loaded.inventory.as_ref(), found);
+        Self {
+            inventory: loaded.inventory,
+            playbook,
+            templates,
+            shard_map,
+            folders: project.file_folders(&project.playbook),
+        }
     }
 
     /// What a [`super::Compiler`] takes; `None` where inventory or playbook are missing.

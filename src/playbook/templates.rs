@@ -8,7 +8,7 @@ use tera::{Context, ErrorKind, Tera};
 
 use super::diagnose::{self, Places};
 use super::engine;
-use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile, nearest};
+use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile, nearest, read_source};
 
 /// All templates, by their path below the folder: `redis/shard.conf`.
 pub struct Templates {
@@ -115,8 +115,12 @@ impl Places for Templates {
 }
 
 fn collect(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, SourceFile>, &mut Diagnostics)) {
-    let Ok(entries) = std::fs::read_dir(dir) else { return };
-    for entry in entries.flatten() {
+    let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+        Err(error) => return found.push(Diagnostic::path(dir, format!("cannot be read: {error}"))),
+    };
+    for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
         if name.starts_with('.') || name.ends_with('~') {
             continue;
@@ -127,9 +131,9 @@ fn collect(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, Sour
             collect(&path, &format!("{name}/"), (&mut *files, &mut *found));
             continue;
         }
-        match std::fs::read_to_string(&path) {
-            Ok(text) => drop(files.insert(name, SourceFile::new(path, text))),
-            Err(error) => found.push(Diagnostic::path(&path, format!("cannot be read as a template: {error}"))),
+        match read_source(&path) {
+            Ok(file) => files.extend(file.map(|file| (name, file))),
+            Err(error) => found.push(error),
         }
     }
 }

@@ -6,9 +6,10 @@ use std::path::Path;
 use dunlin_shards::Routing;
 use serde_json::json;
 
-use super::{Compiled, Compiler, Parts, Playbook, Project, Selection, Sources, Templates, check, plain_debian};
+use super::{Compiled, Compiler, Parts, Playbook, Selection, Sources, Templates, check, plain_debian};
 use crate::inventory::{Diagnostics, Inventory, SourceFile};
 use crate::plan::Digest;
+use crate::project::Project;
 use crate::wire::{Facts, Os};
 
 const HOSTS: &str = r#"
@@ -98,8 +99,9 @@ fn cases_give_exactly_their_diagnostics() {
     folders.sort();
     assert!(folders.len() >= 8, "cases are missing");
     for folder in folders {
-        let project = Project { playbook: folder.join("site.toml"), ..Project::usual(&folder) };
-        let shown = check(&project, &folder).render(false);
+        let defaults = Project::with_defaults(&folder);
+        let project = Project { inventory: folder.clone(), playbook: folder.join("site.toml"), ..defaults };
+        let shown = check(&project).render(false);
         let expected = folder.join("diagnostics.txt");
         let wanted = std::fs::read_to_string(&expected).unwrap_or_default();
         assert_eq!(shown, wanted, "{} differs from what is shown:\n{shown}", expected.display());
@@ -244,17 +246,16 @@ fn templates_include_each_other_and_names_of_their_own_can_be_given() {
 #[test]
 fn what_is_shipped_is_clean() {
     let mut found = Diagnostics::new();
-    let project = Project::find(Path::new("."), &mut found);
-    let inventory = project.inventory.clone().expect("dunlin.toml names the example");
-    found.extend(check(&project, &inventory));
+    let project = Project::find(Path::new("."), &mut found).unwrap();
+    found.extend(check(&project));
     assert!(found.is_empty(), "{}", found.render(false));
 }
 
 #[test]
 fn the_shipped_site_puts_64_shards_on_two_hosts() {
     let mut found = Diagnostics::new();
-    let project = Project::find(Path::new("."), &mut found);
-    let sources = Sources::load(&project, Path::new("inventories/example"), &mut found);
+    let project = Project::find(Path::new("."), &mut found).unwrap();
+    let sources = Sources::load(&project, &mut found);
     let secrets = json!({"redis": {"admin": "aaaa-admin", "replica": "bbbb-replica", "app": "cccc-app"}});
     let compiler = Compiler::new(sources.parts(Selection::default(), Some(secrets)).unwrap()).unwrap();
     let mut ports = BTreeSet::new();

@@ -18,6 +18,7 @@ pub mod replica;
 pub mod resume;
 pub mod run;
 pub mod saved;
+pub mod state_files;
 pub mod verify;
 
 pub use ground::Ground;

@@ -2,5 +2,6 @@
 
 mod files;
 mod program;
+mod project;
 mod rebalance;
 mod words;

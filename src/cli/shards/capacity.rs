@@ -7,15 +7,12 @@ use super::Work;
 use crate::cli::exit::Exit;
 use crate::cli::failure::Failure;
 use crate::inventory::Bytes;
-use crate::journal::{self, Journal};
 use crate::rebalance::capacity::{Forecast, HostNow, Look, forecast, growth};
 use crate::rebalance::observe;
 use crate::wire::shard::Sample;
 
 /// Keys that are looked at closely on each instance.
 const SAMPLED: u32 = 64;
-/// How far back growth is taken from, in seconds.
-const PAST: i64 = 30 * 86400;
 
 /// What to reckon with.
 #[derive(Debug, Args)]
@@ -51,7 +48,10 @@ impl Work<'_> {
                 users: here.iter().map(|shard| shard.keys).sum(),
             });
         }
-        let looks = self.look(&hosts)?;
+        let sum = |figure: fn(&HostNow) -> u64| hosts.iter().map(figure).sum();
+        let at = jiff::Timestamp::now().as_second();
+        let sample_now = Look { at, bytes: sum(|host| host.bytes), users: sum(|host| host.users) };
+        let looks = self.files.state.add_capacity_sample(&sample_now)?;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a forecast")]
         let grows = wish.growth.map(|bytes| bytes.0 as f64).or_else(|| growth(&looks));
         let told = forecast(&hosts, grows, sample.entries_each());
@@ -60,17 +60,6 @@ impl Work<'_> {
             self.reporter.data(&line);
         }
         Ok(Exit::Done)
-    }
-
-    /// Adds this look to those of the last days, and returns them.
-    fn look(&self, hosts: &[HostNow]) -> Result<Vec<Look>, Failure> {
-        let path = self.files.looks();
-        let at = jiff::Timestamp::now().as_second();
-        let sum = |figure: fn(&HostNow) -> u64| hosts.iter().map(figure).sum();
-        let look = Look { at, bytes: sum(|host| host.bytes), users: sum(|host| host.users) };
-        Journal::open(&path)?.append(&look)?;
-        let looks: Vec<Look> = journal::read(&path)?;
-        Ok(looks.into_iter().filter(|look| look.at >= at - PAST).collect())
     }
 }
 

@@ -38,6 +38,9 @@ impl Work<'_> {
     /// # Errors
     /// A host that is needed does not answer, a later map is out, a lock, or preflight refuses the moves that are left.
     pub async fn resume(&self, how: &How, tally: &mut Tally) -> Result<Exit, Failure> {
+        // Both are read again under the locks; a file that cannot be used ends the command before any host is asked.
+        self.files.state.load_pending_moves()?;
+        self.files.state.load_throttle()?;
         let fleet = self.files.fleet(self.common)?;
         let (mut ground, missing) = self.files.living(&fleet).await?;
         let shown = self.agreed(&ground, &missing, how.yes).await?;
@@ -47,7 +50,7 @@ impl Work<'_> {
         let found = journals(&ground).await?;
         let open = self.open(&ground, &found)?;
         self.tell(&open);
-        let kept = self.files.kept()?;
+        let kept = self.files.state.load_pending_moves()?;
         self.accounted(&ground, &open).await?;
         let mut waiting = self.end_all(&ground, &open, tally).await?;
         let settled = self.mend_copies(&ground, (how, &shown), &mut waiting, tally).await?;
@@ -57,7 +60,7 @@ impl Work<'_> {
             return Ok(Exit::Done);
         }
         let rest = not_there(kept, &read_map(&ground.map_file)?.0);
-        self.files.keep(&rest)?;
+        self.files.state.save_pending_moves(&rest)?;
         let stopped = ground.fleet.stop.is_asked();
         if tally.failed > 0 || waiting || (stopped && !rest.is_empty()) {
             return Ok(if stopped { self.interrupted() } else { Exit::Partial });
@@ -66,7 +69,7 @@ impl Work<'_> {
             return Ok(Exit::Done);
         }
         // They keep to what they were to keep to, as far as it was not told otherwise now.
-        ground.sparing = ground.sparing.over(self.files.kept_sparing()?).into();
+        ground.sparing = ground.sparing.over(self.files.state.load_throttle()?).into();
         checked(&ground, &rest, (&self.id, &self.reporter)).await?;
         let run = run::How { concurrent: how.spare.concurrent(), ..run::How::default() };
         let task = Task { id: &self.id, steps: &rest, how: run, planned: None };
@@ -123,7 +126,9 @@ impl Work<'_> {
             state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
         };
         let is_begun = |step: &Step| open.iter().any(|(state, _)| is_that(state, step));
-        if missing.is_empty() || (is_something && !needs_all && self.files.kept()?.iter().all(is_begun)) {
+        if missing.is_empty()
+            || (is_something && !needs_all && self.files.state.load_pending_moves()?.iter().all(is_begun))
+        {
             return self.tell_missing(missing);
         }
         for (host, error) in missing {

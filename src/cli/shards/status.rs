@@ -24,6 +24,7 @@ impl Work<'_> {
     /// # Errors
     /// A host or a primary does not answer.
     pub async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
+        let pending = self.files.state.load_pending_moves()?;
         let fleet = self.files.fleet(self.common)?;
         let (ground, missing) = self.files.living(&fleet).await?;
         let (reporter, map) = (&self.reporter, self.files.map()?);
@@ -43,14 +44,15 @@ impl Work<'_> {
             let mut observation = observe::observation(&ground, &served, &self.files.shard_hosts()?, primaries);
             note(&mut observation, &copies);
             if let Some(file) = &out {
-                std::fs::write(file, observation.to_json())?;
+                std::fs::write(file, observation.to_json())
+                    .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
             }
         }
         self.tell_copies(&copies);
         self.tell_lacking(map);
         self.tell(&open);
         let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
-        let rest = self.files.kept()?.iter().filter(|step| !begun(step)).count();
+        let rest = pending.iter().filter(|step| !begun(step)).count();
         if rest > 0 {
             reporter.data(&format!("  {rest} moves of the plan are not begun"));
         }

@@ -1,0 +1,244 @@
+//! `dunlin.toml` and the other files of a project: a file that exists but cannot be used is an error in every command.
+
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use crate::program::Project;
+
+const HOSTS: &str = "[hosts.a-host]\naddress = \"192.0.2.1\"\n\
+    host_key = \"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4OgTOaryCzfNXt\"\n";
+
+/// Commands that read `dunlin.toml`; none of them may go on with the default paths.
+const COMMANDS: &[&[&str]] = &[
+    &["check"],
+    &["hosts"],
+    &["provision", "--dry-run"],
+    &["provision-new-host", "b", "--address", "192.0.2.2", "--groups", "g"],
+    &["package", "app"],
+    &["deploy", "app", "--dry-run"],
+    &["rollback", "app", "--dry-run"],
+    &["releases", "app"],
+    &["exec", "all", "--", "true"],
+    &["shard-rebalance", "--dry-run"],
+    &["shards", "status"],
+    &["shards", "resume", "--yes"],
+    &["locks"],
+];
+
+/// A project whose default inventory exists, so that a command that ignores `dunlin.toml` finds hosts.
+fn project() -> Project {
+    let project = Project::new(&[("inventories/example/hosts.toml", HOSTS), ("inventory/hosts.toml", HOSTS)]);
+    std::fs::remove_file(project.path("dunlin.toml")).unwrap();
+    project
+}
+
+#[track_caller]
+fn is_refused(project: &Project, parts: &[&str]) {
+    for command in COMMANDS {
+        let output = project.dunlin(command).ends(1).tells(parts);
+        assert!(!output.stdout.contains("a-host"), "{command:?} used an inventory:\n{}", output.stdout);
+    }
+    assert!(!project.connected(), "ssh was started");
+}
+
+#[test]
+fn a_project_file_with_a_mistake_stops_every_command() {
+    let project = project();
+    for (text, parts) in [
+        (&b"inventory = \"inventory\"  # f\xfcr\n"[..], &["dunlin.toml:1:29", "0xfc", "UTF-8"][..]),
+        (b"\xff\xfei\0n\0", &["dunlin.toml:1:1", "UTF-8"]),
+        (b"inventory = \"inventory\"\nplaybok = \"a\"\n", &["dunlin.toml:2:1", "unknown key `playbok`", "`playbook`"]),
+        (b"\ninventory = 5\n", &["dunlin.toml:2:13", "`inventory` must be a string"]),
+        (b"inventory = [\"inventory\"]\n", &["dunlin.toml:1:13", "`inventory` must be a string"]),
+        (b"inventory = \"\"\n", &["dunlin.toml:1:13", "`inventory` is empty"]),
+        (b"inventory = \"inventory\n", &["dunlin.toml:1:"]),
+        (b"inventory = \"a\"\ninventory = \"b\"\n", &["dunlin.toml:2:1", "duplicate key"]),
+        (b"[project]\ninventory = \"inventory\"\n", &["dunlin.toml:1:2", "unknown key `project`"]),
+    ] {
+        std::fs::write(project.path("dunlin.toml"), text).unwrap();
+        is_refused(&project, parts);
+    }
+}
+
+#[test]
+fn a_project_file_that_cannot_be_read_stops_every_command() {
+    let project = project();
+    let path = project.path("dunlin.toml");
+    std::fs::create_dir(&path).unwrap();
+    is_refused(&project, &["dunlin.toml", "cannot be read", "directory"]);
+    std::fs::remove_dir(&path).unwrap();
+    symlink("missing.toml", &path).unwrap();
+    is_refused(&project, &["dunlin.toml", "cannot be read", "symbolic link"]);
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(&path, "inventory = \"inventory\"\n").unwrap();
+    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o000)).unwrap();
+    // Root may read it all the same; then there is nothing to refuse.
+    if std::fs::read(&path).is_err() {
+        is_refused(&project, &["dunlin.toml", "cannot be read", "ermission denied"]);
+    }
+}
+
+#[test]
+fn without_a_project_file_the_default_paths_are_used() {
+    let project = project();
+    project.dunlin(&["hosts"]).ends(0).tells(&["a-host"]);
+    std::fs::remove_dir_all(project.path("inventories")).unwrap();
+    project.dunlin(&["hosts"]).ends(1).tells(&["inventories/example", "no inventory here", "-i"]);
+}
+
+#[test]
+fn a_byte_order_mark_and_dos_line_ends_are_read() {
+    let project = project();
+    std::fs::remove_dir_all(project.path("inventories")).unwrap();
+    for text in ["\u{feff}inventory = \"inventory\"\n", "# a comment\r\ninventory = \"inventory\"\r\n"] {
+        project.write("dunlin.toml", text);
+        project.dunlin(&["hosts"]).ends(0).tells(&["a-host"]);
+    }
+}
+
+#[test]
+fn an_inventory_that_does_not_exist_is_named() {
+    let project = project();
+    project.write("dunlin.toml", "inventory = \"inventories/prod\"\n");
+    is_refused_by_hosts(&project, &["inventories/prod", "no inventory here"]);
+    project.write("inventories/prod", "a file\n");
+    is_refused_by_hosts(&project, &["inventories/prod/hosts.toml", "cannot be read"]);
+}
+
+#[track_caller]
+fn is_refused_by_hosts(project: &Project, parts: &[&str]) {
+    for command in [&["hosts"][..], &["check"], &["exec", "all", "--", "true"], &["locks"]] {
+        project.dunlin(command).ends(1).tells(parts);
+    }
+    assert!(!project.connected(), "ssh was started");
+}
+
+#[test]
+fn files_of_a_project_that_are_not_utf8_have_their_position() {
+    let play =
+        "[[play]]\nname = \"a\"\nhosts = \"all\"\n[[play.step]]\nfile = { dest = \"/srv/a\", content = \"a\" }\n";
+    let files = [
+        "inventory/hosts.toml",
+        "inventory/shards.toml",
+        "inventory/secrets.toml",
+        "inventory/secrets.toml.example",
+        "playbooks/site.toml",
+        "templates/a.conf",
+    ];
+    for broken in files {
+        let project = Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", play)]);
+        let path = project.write(broken, "");
+        std::fs::write(path, b"# one\n# \xe9\n").unwrap();
+        project.dunlin(&["check"]).ends(1).tells(&[&format!("{broken}:2:3"), "UTF-8"]);
+    }
+}
+
+#[test]
+fn folders_and_files_that_cannot_be_read_are_findings() {
+    let play =
+        "[[play]]\nname = \"a\"\nhosts = \"all\"\n[[play.step]]\nfile = { dest = \"/srv/a\", content = \"a\" }\n";
+    let project = Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", play)]);
+    project.dunlin(&["check"]).ends(0);
+    project.write("templates", "a file\n");
+    project.dunlin(&["check"]).ends(1).tells(&["templates", "cannot be read"]);
+    std::fs::remove_file(project.path("templates")).unwrap();
+    std::fs::create_dir(project.path("inventory/secrets.toml")).unwrap();
+    project.dunlin(&["check"]).ends(1).tells(&["inventory/secrets.toml", "cannot be read"]);
+    project.dunlin(&["hosts"]).ends(1).tells(&["inventory/secrets.toml", "cannot be read"]);
+}
+
+#[test]
+fn check_and_provision_search_files_in_the_same_folders() {
+    let play = "[[play]]\nname = \"a\"\nhosts = \"all\"\n[[play.step]]\nfile = { dest = \"/srv/a\", src = \"motd\" }\n";
+    for folder in ["playbooks/files", "files", "playbooks"] {
+        let project = Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", play)]);
+        // Before the file exists both commands name the same folders.
+        let missing = project.dunlin(&["check"]).ends(1);
+        let searched = missing.stdout.lines().find(|line| line.contains("looked in")).expect("the folders are named");
+        let folders = ["playbooks/files, ", "files, ", "playbooks"];
+        assert!(folders.iter().all(|folder| searched.contains(folder)), "{searched}");
+        project.write(&format!("{folder}/motd"), "hello\n");
+        project.dunlin(&["check"]).ends(0);
+        // The file is found: what fails is the connection, which the test's ssh refuses.
+        project.dunlin(&["provision", "--dry-run"]).ends(4).tells(&["a-host"]);
+        assert!(project.connected());
+    }
+}
+
+#[test]
+fn check_reads_every_playbook_and_inventory_that_is_named() {
+    let play =
+        "[[play]]\nname = \"a\"\nhosts = \"all\"\n[[play.step]]\nfile = { dest = \"/srv/a\", content = \"a\" }\n";
+    let project = Project::new(&[
+        ("inventory/hosts.toml", HOSTS),
+        ("other/hosts.toml", "[hosts.b]\nadress = \"192.0.2.1\"\n"),
+        ("playbooks/site.toml", play),
+        ("playbooks/second.toml", "[[plai]]\n"),
+    ]);
+    project.dunlin(&["check"]).ends(0);
+    project
+        .dunlin(&["check", "playbooks/site.toml", "playbooks/second.toml"])
+        .ends(1)
+        .tells(&["second.toml:1:", "plai"]);
+    project.dunlin(&["check", "inventory", "other"]).ends(1).tells(&["other/hosts.toml:2:1", "adress"]);
+}
+
+/// A project with one shard; the commands that read state files refuse before they connect.
+fn project_with_a_shard() -> Project {
+    let map =
+        "cluster = \"x\"\nepoch = 1\nport_base = 7000\n[[shard]]\nid = 0\nslots = \"0-16383\"\nhost = \"a-host\"\n";
+    let play =
+        "[[play]]\nname = \"a\"\nhosts = \"all\"\n[[play.step]]\nfile = { dest = \"/srv/a\", content = \"a\" }\n";
+    let project = Project::new(&[
+        ("inventory/hosts.toml", HOSTS),
+        ("inventory/shards.toml", map),
+        ("inventory/secrets.toml", "[redis]\nadmin = \"x\"\n"),
+        ("playbooks/site.toml", play),
+    ]);
+    std::fs::set_permissions(project.path("inventory/secrets.toml"), PermissionsExt::from_mode(0o600)).unwrap();
+    project
+}
+
+#[test]
+fn state_files_that_cannot_be_used_are_not_taken_for_absent() {
+    let commands: &[&[&str]] = &[
+        &["shard-rebalance", "--dry-run"],
+        &["shard-rebalance", "--yes"],
+        &["shards", "status"],
+        &["shards", "resume", "--yes"],
+    ];
+    let pending = ".dunlin/rebalance-inventory.json";
+    for text in [&b""[..], b"[{\"shard\": 1", b"{}", b"5", b"\xff\xfe"] {
+        let project = project_with_a_shard();
+        std::fs::write(project.write(pending, ""), text).unwrap();
+        for command in commands {
+            project.dunlin(command).ends(1).tells(&[pending, "not a valid state file", "next:"]);
+        }
+        assert!(!project.connected(), "{text:?}: ssh was started");
+    }
+    let project = project_with_a_shard();
+    project.write(".dunlin/rebalance-inventory.limits.json", "[1, 2");
+    let parts = ["rebalance-inventory.limits.json", "not a valid state file", "next:"];
+    project.dunlin(&["shards", "resume", "--yes"]).ends(1).tells(&parts);
+    std::fs::remove_dir_all(project.path(".dunlin")).unwrap();
+    project.write(".dunlin", "a file\n");
+    for command in commands {
+        project.dunlin(command).ends(1).tells(&["rebalance-inventory", "cannot be read", "next:"]);
+    }
+    assert!(!project.connected(), "ssh was started");
+    std::fs::remove_file(project.path(".dunlin")).unwrap();
+    // Without state files nothing is pending, and the command goes on to the hosts.
+    project.dunlin(&["shard-rebalance", "--dry-run"]).tells(&["a-host"]);
+    assert!(project.connected());
+}
+
+#[test]
+fn saved_plans_that_cannot_be_used_are_errors() {
+    let project = project_with_a_shard();
+    for (text, part) in [("", "not a saved plan"), ("{", "not a saved plan"), ("[]", "not a saved plan")] {
+        project.write("plan.json", text);
+        project.dunlin(&["provision", "--plan", "plan.json"]).ends(1).tells(&["plan.json", part, "next:"]);
+    }
+    project.dunlin(&["provision", "--plan", "absent.json"]).ends(1).tells(&["absent.json", "cannot be read"]);
+    project.dunlin(&["provision", "--plan", "inventory"]).ends(1).tells(&["inventory", "cannot be read"]);
+    assert!(!project.connected(), "ssh was started");
+}
