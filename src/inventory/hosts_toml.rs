@@ -1,5 +1,6 @@
 //! `hosts.toml` → draft: types, names and ranges are checked here; what concerns several entries, when they are joined.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,11 +10,15 @@ use toml::de::DeValue;
 use super::bytes::Bytes;
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::draft::{Connection, Draft, GroupDraft, HostDraft, JumpDraft};
+use super::duration::parse_duration;
 use super::fields::{self, Fields};
 use super::host_key::{ALGORITHMS, HostKey, HostKeyError};
 use super::source::{Located, Origin, SourceFile};
 use super::vars::read_vars;
 use super::{name, range};
+
+/// How long connecting may take.
+const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Reads a `hosts.toml`; paths in it are relative to `dir`.
 pub(super) fn read(file: &SourceFile, dir: &Path, found: &mut Diagnostics) -> Draft {
@@ -84,16 +89,20 @@ impl Reader<'_> {
 
     fn timeout(&mut self, fields: &mut Fields<'_, '_>) -> Option<Located<Duration>> {
         let value = fields.raw("connect_timeout")?;
-        let seconds = match value.get_ref() {
-            DeValue::Integer(digits) if digits.radix() == 10 => digits.as_str().parse().ok(),
-            DeValue::String(text) => text.strip_suffix('s').and_then(|digits| digits.parse::<u64>().ok()),
-            _ => None,
+        let DeValue::String(text) = value.get_ref() else {
+            let wanted = "a duration such as \"10s\"";
+            self.found.push(fields::wrong_type(self.file, "connect_timeout", value, wanted));
+            return None;
         };
-        match seconds.filter(|seconds| (1..=600).contains(seconds)) {
-            Some(seconds) => Some(Located::new(Duration::from_secs(seconds), Origin::at(self.file, value.span()))),
-            None => {
-                let message = "`connect_timeout` must be between 1 and 600 seconds";
-                self.found.push(Diagnostic::at(self.file, value.span(), message).help("write 10, or \"10s\""));
+        let in_range = parse_duration(text).and_then(|timeout| match timeout {
+            timeout if CONNECT_TIMEOUTS.contains(&timeout) => Ok(timeout),
+            _ => Err("`connect_timeout` must be between 1s and 10m, for example 10s".to_owned()),
+        });
+        let origin = Origin::at(self.file, value.span());
+        match in_range {
+            Ok(timeout) => Some(Located::new(timeout, origin)),
+            Err(message) => {
+                self.found.push(Diagnostic::on(&origin, message));
                 None
             }
         }

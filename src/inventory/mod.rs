@@ -8,6 +8,7 @@ mod bytes;
 mod check;
 mod diagnostic;
 mod draft;
+mod duration;
 mod edit;
 pub mod fields;
 mod graph;
@@ -32,6 +33,7 @@ mod tests;
 
 pub use bytes::{Bytes, BytesError};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, nearest};
+pub use duration::parse_duration;
 pub use edit::{EditError, NewHost, add_host};
 pub use host::{Group, Host, Inventory, Jump};
 pub use host_key::{HostKey, HostKeyError};
