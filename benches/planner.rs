@@ -1,4 +1,11 @@
 //! How long the plan for a large fleet takes: part of `script/bench planner`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for measurements: it stops at what is missing, and prints its figures"
+)]
 #![allow(missing_docs, dead_code)]
 
 #[path = "../tests/planner/generate.rs"]

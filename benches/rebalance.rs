@@ -1,6 +1,13 @@
 //! Moving shards, measured beside what Redis offers: `cargo bench --bench rebalance`, or `script/bench.d/rebalance`.
 //! What is varied comes by environment variables: `DUNLIN_BENCH_MOVES`, `…_FAILOVERS`, `…_KEYS`, `…_APPENDFSYNC`; 0
 //! leaves a part out.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for measurements: it stops at what is missing, and prints its figures"
+)]
 #![allow(missing_docs, dead_code, clippy::cast_precision_loss)]
 
 #[path = "rebalance/bulk.rs"]

@@ -3,6 +3,13 @@
 //! `delay TARGET MS` listens on a free port of 127.0.0.1, prints it, and passes connections on to `TARGET`
 //! (`address:port`), each direction later by half of `MS` milliseconds.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a program for measurements: it stops at what is missing, and prints its figures"
+)]
+
 use std::error::Error;
 use std::time::Duration;
 

@@ -3,6 +3,13 @@
 //! A room is a folder of `src/`. Three rooms have halves of their own: what is under `host` runs on the hosts and
 //! knows nothing of the controller. Test modules may import more. `shards` stands for the crate `dunlin_shards`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 use std::path::{Path, PathBuf};
 
 /// A room, and the rooms that it may import. A room may always import itself, and a host half its own controller half.

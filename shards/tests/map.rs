@@ -1,5 +1,12 @@
 //! The authored map, read with all its mistakes at once, and the published routing made from it.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 use dunlin_shards::{Epoch, MapError, Routing, ShardId, ShardMap, Slot};
 
 const GOOD: &str = r#"

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use serde_json::json;
 
 use super::Common;
 use super::exit::Exit;
@@ -35,12 +34,10 @@ impl Check {
         found.sort();
         let reporter = common.reporter();
         for finding in found.iter() {
-            let mut line = finding.to_json();
-            line["event"] = json!("finding");
-            reporter.line(&line);
+            reporter.line("finding", finding.to_json());
         }
         if !found.is_empty() {
-            reporter.data(&found.render(common.colour()));
+            reporter.data(&found.render(common.stdout_colour()));
         }
         reporter.say(&if found.is_empty() {
             "check: nothing found".to_owned()

@@ -8,6 +8,7 @@ use clap::Args;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
 use super::recipe::Loaded;
 use super::rollout::{How, Service};
@@ -40,7 +41,7 @@ impl Deploy {
     ///
     /// # Errors
     /// Broken files, no such release, hosts that cannot be planned, somebody else at it, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let artifact = artifact(&project, &self.service, self.release.as_deref())?;
@@ -48,7 +49,7 @@ impl Deploy {
         let templates = load_templates(&project, common)?;
         let map = environment.map.as_ref().map(|(map, _)| map);
         let rendering = Rendering::new(&environment.inventory, &templates, map)
-            .map_err(|found| Failure::findings(&found, common.colour()))?;
+            .map_err(|found| Failure::findings(&found, common.stderr_colour()))?;
         let manifest = artifact.manifest.clone();
         let files: Supply =
             artifact.into_blobs().into_iter().map(|(digest, bytes)| (digest, Arc::from(bytes))).collect();

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::Common;
-use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select};
 use super::run::fleet;
 use crate::fleet::{Fleet, Session};
@@ -28,7 +28,7 @@ impl Exec {
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select(&loaded.inventory, Some(&self.selector), None)?;
@@ -37,14 +37,7 @@ impl Exec {
         let reporter = common.reporter();
         let results = fleet.each(&names, |host| one(&fleet, host, &self.argv, &reporter)).await;
         let failed = results.iter().filter(|ok| !**ok).count();
-        let interrupted = fleet.stop.is_asked();
-        Ok(if interrupted {
-            Exit::Interrupted
-        } else if failed > 0 {
-            Exit::Partial
-        } else {
-            Exit::Done
-        })
+        Ok(CommandOutcome::of_hosts(failed, fleet.stop.is_cancelled()))
     }
 }
 
@@ -87,7 +80,7 @@ async fn command(fleet: &Fleet, session: &Session, argv: &[String], reporter: &R
     let request = Request::Exec(wire::Exec { argv: argv.to_vec() });
     match session.request(request, &show, &fleet.stop).await {
         Ok(Reply::Exec(done)) => {
-            reporter.line(&json!({"event": "exec_done", "host": host, "status": done.status}));
+            reporter.line("exec_done", json!({"host": host, "status": done.status}));
             Ok(done.status)
         }
         Ok(_) => Err("an answer that does not fit".to_owned()),

@@ -1,8 +1,11 @@
 //! What went wrong, at the edge: printed in one place, with the next step, and turned into an exit code.
 
 use super::exit::Exit;
+use super::outcome::CommandOutcome;
 use crate::inventory::Diagnostics;
+use crate::plan::Counts;
 use crate::rebalance::state_files::StateFileError;
+use crate::report::Reporter;
 
 /// A failed command.
 #[derive(Debug)]
@@ -13,12 +16,16 @@ pub struct Failure {
     pub source: anyhow::Error,
     /// The next commands to run.
     pub hints: Vec<String>,
+    /// The changes of the command's plan.
+    pub counts: Counts,
+    /// How many hosts or moves failed before.
+    pub failed: usize,
 }
 
 impl Failure {
     /// A failure with that exit code.
     pub fn new(exit: Exit, source: impl Into<anyhow::Error>) -> Self {
-        Self { exit, source: source.into(), hints: Vec::new() }
+        Self { exit, source: source.into(), hints: Vec::new(), counts: Counts::default(), failed: 0 }
     }
 
     /// A failure told in one sentence.
@@ -37,12 +44,19 @@ impl Failure {
         Self::say(Exit::Error, format!("{}\n{}", found.render(colour), count(found)))
     }
 
-    /// Prints it to stderr.
-    pub fn print(&self) {
-        eprintln!("error: {:#}", self.source);
-        for hint in &self.hints {
-            eprintln!("  next: {hint}");
-        }
+    /// Adds what the command counted before it failed, for the last JSON line.
+    pub fn with_counts(self, counts: Counts, failed: usize) -> Self {
+        Self { counts, failed, ..self }
+    }
+
+    /// Prints it.
+    pub fn print(&self, reporter: &Reporter) {
+        reporter.error(&format!("{:#}", self.source), &self.hints);
+    }
+
+    /// Returns the exit code and the counts.
+    pub fn outcome(&self) -> CommandOutcome {
+        CommandOutcome { exit: self.exit, counts: self.counts, failed: self.failed }
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::json;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select};
 use super::run::fleet;
 use crate::inventory::{Host, Inventory};
@@ -26,17 +27,17 @@ impl Hosts {
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
         let reporter = common.reporter();
         for host in &hosts {
-            reporter.line(&as_json(&loaded.inventory, host));
+            reporter.line("host", as_json(&loaded.inventory, host));
             reporter.data(&as_text(&loaded.inventory, host, common.verbose));
         }
         if !self.facts {
-            return Ok(Exit::Done);
+            return Ok(Exit::Done.into());
         }
         let fleet = fleet(&loaded.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
@@ -44,7 +45,7 @@ impl Hosts {
         for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
             match session {
                 Ok(session) => {
-                    reporter.line(&json!({"event": "facts", "host": name, "facts": session.hello.facts}));
+                    reporter.line("facts", json!({"host": name, "facts": session.hello.facts}));
                     let text = serde_json::to_string_pretty(&session.hello.facts).map_err(anyhow::Error::from)?;
                     reporter.data(&format!("{name} {text}"));
                 }
@@ -54,7 +55,7 @@ impl Hosts {
                 }
             }
         }
-        Ok(if failed > 0 { Exit::Partial } else { Exit::Done })
+        Ok(CommandOutcome::of_hosts(failed, false))
     }
 }
 
@@ -62,7 +63,7 @@ fn as_json(inventory: &Inventory, host: &Host) -> serde_json::Value {
     let vars: serde_json::Map<String, serde_json::Value> =
         inventory.vars(&host.name).iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect();
     json!({
-        "event": "host", "host": host.name, "address": host.address, "port": host.port, "user": host.user,
+        "host": host.name, "address": host.address, "port": host.port, "user": host.user,
         "become": host.become_root, "zone": host.zone, "memory": host.memory.map(|bytes| bytes.0),
         "groups": inventory.groups_of(&host.name), "vars": vars,
     })

@@ -4,8 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use super::Common;
-use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select};
 use super::run::fleet;
 use crate::fleet::Fleet;
@@ -25,7 +25,7 @@ impl Locks {
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
@@ -37,14 +37,14 @@ impl Locks {
         for (host, holders) in names.iter().zip(&answers) {
             for holder in holders.iter().flatten() {
                 reporter.data(&line(host, holder));
-                reporter.line(&json!({"event": "lock", "host": host, "holder": holder}));
+                reporter.line("lock", json!({"host": host, "holder": holder}));
             }
         }
         if held == 0 {
             reporter.data("nobody holds a lock");
         }
         let silent = answers.iter().filter(|answer| answer.is_none()).count();
-        Ok(if silent > 0 { Exit::Partial } else { Exit::Done })
+        Ok(CommandOutcome::of_hosts(silent, false))
     }
 }
 

@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use super::Cli;
 use super::exit::Exit;
 use super::failure::Failure;
+use crate::report::Reporter;
 
 /// Print completions for a shell
 #[derive(Debug, Args)]
@@ -16,8 +17,10 @@ pub struct Completions {
 
 impl Completions {
     /// Prints them.
-    pub fn run(self) -> Exit {
-        clap_complete::generate(self.shell, &mut Cli::command(), "dunlin", &mut std::io::stdout());
+    pub fn run(self, reporter: &Reporter) -> Exit {
+        let mut text = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "dunlin", &mut text);
+        reporter.document(&String::from_utf8_lossy(&text));
         Exit::Done
     }
 }
@@ -30,9 +33,11 @@ impl Man {
     /// Prints it in roff.
     ///
     /// # Errors
-    /// stdout is closed.
-    pub fn run(self) -> Result<Exit, Failure> {
-        clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout())?;
+    /// The page cannot be rendered.
+    pub fn run(self, reporter: &Reporter) -> Result<Exit, Failure> {
+        let mut text = Vec::new();
+        clap_mangen::Man::new(Cli::command()).render(&mut text)?;
+        reporter.document(&String::from_utf8_lossy(&text));
         Ok(Exit::Done)
     }
 }

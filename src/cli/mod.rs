@@ -11,6 +11,7 @@ mod locked;
 mod locks;
 mod meta;
 mod new_host;
+mod outcome;
 mod package;
 mod project;
 mod provision;
@@ -28,7 +29,6 @@ mod sparing;
 mod targets;
 mod told;
 
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,8 +36,9 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 pub use exit::Exit;
 
-use crate::report::{Reporter, Style};
+use crate::report::{Reporter, RunId, Style, Summary};
 use failure::Failure;
+use outcome::CommandOutcome;
 
 /// Provision hosts, deploy releases, and move Redis shards while they are written to.
 #[derive(Debug, Parser)]
@@ -74,22 +75,36 @@ pub struct Common {
     /// How many hosts are worked on at a time
     #[arg(long, global = true, value_name = "N", default_value_t = 32)]
     pub parallel: usize,
+    /// The id of this run
+    #[arg(skip)]
+    pub run: RunId,
 }
 
 impl Common {
-    /// Are colours on?
-    pub fn colour(&self) -> bool {
+    /// Returns whether a stream gets colours: by `--color`, else by NO_COLOR, CLICOLOR_FORCE, CLICOLOR, TERM and whether
+    /// it is a terminal. The only place that decides this.
+    fn has_colours(&self, stream: &impl anstream::stream::RawStream) -> bool {
         match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
-            ColorChoice::Auto => std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+            ColorChoice::Auto => anstream::AutoStream::choice(stream) != anstream::ColorChoice::Never,
         }
     }
 
-    /// Where plans and events go.
+    /// Returns whether stdout gets colours.
+    pub fn stdout_colour(&self) -> bool {
+        self.has_colours(&std::io::stdout())
+    }
+
+    /// Returns whether stderr gets colours.
+    pub fn stderr_colour(&self) -> bool {
+        self.has_colours(&std::io::stderr())
+    }
+
+    /// Returns where plans and events go.
     pub fn reporter(&self) -> Reporter {
-        let style = Style { colour: self.colour(), verbose: self.verbose, quiet: self.quiet };
-        Reporter { json: self.json, style }
+        let style = Style { colour: self.stdout_colour(), verbose: self.verbose, quiet: self.quiet };
+        Reporter { json: self.json, style, stderr_colour: self.stderr_colour(), run: self.run }
     }
 }
 
@@ -129,23 +144,59 @@ pub fn main() -> ExitCode {
             return ExitCode::from(exit.code());
         }
     };
-    match dispatch(cli) {
-        Ok(exit) => ExitCode::from(exit.code()),
+    run_command(cli)
+}
+
+/// Runs a command between the first and the last JSON line, and prints what failed.
+fn run_command(cli: Cli) -> ExitCode {
+    let reporter = cli.common.reporter();
+    let name = cli.command.name();
+    if let Some(name) = name {
+        reporter.start(name);
+    }
+    let outcome = match dispatch(cli) {
+        Ok(outcome) => outcome,
         Err(failure) => {
-            failure.print();
-            ExitCode::from(failure.exit.code())
+            failure.print(&reporter);
+            failure.outcome()
         }
+    };
+    let CommandOutcome { exit, counts, failed } = outcome;
+    if name.is_some() {
+        reporter.summary(Summary { counts, failed, exit: exit.code() });
+    }
+    ExitCode::from(exit.code())
+}
+
+impl Command {
+    /// Returns the command's name; `None` for commands that have no events.
+    fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Check(_) => "check",
+            Self::Hosts(_) => "hosts",
+            Self::Provision(_) => "provision",
+            Self::ProvisionNewHost(_) => "provision-new-host",
+            Self::Package(_) => "package",
+            Self::Deploy(_) => "deploy",
+            Self::Rollback(_) => "rollback",
+            Self::Releases(_) => "releases",
+            Self::Exec(_) => "exec",
+            Self::ShardRebalance(_) => "shard-rebalance",
+            Self::Shards(command) => command.name(),
+            Self::Locks(_) => "locks",
+            Self::Completions(_) | Self::Man(_) | Self::Agent { .. } => return None,
+        })
     }
 }
 
-fn dispatch(cli: Cli) -> Result<Exit, Failure> {
+fn dispatch(cli: Cli) -> Result<CommandOutcome, Failure> {
     let common = &cli.common;
     match cli.command {
-        Command::Check(command) => command.run(common),
+        Command::Check(command) => command.run(common).map(Into::into),
         Command::Hosts(command) => run::block_on(command.run(common)),
         Command::Provision(command) => run::block_on(command.run(common)),
         Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
-        Command::Package(command) => command.run(common),
+        Command::Package(command) => command.run(common).map(Into::into),
         Command::Deploy(command) => run::block_on(command.run(common)),
         Command::Rollback(command) => run::block_on(command.run(common)),
         Command::Releases(command) => run::block_on(command.run(common)),
@@ -153,11 +204,11 @@ fn dispatch(cli: Cli) -> Result<Exit, Failure> {
         Command::ShardRebalance(command) => run::block_on(command.run(common)),
         Command::Shards(command) => run::block_on(command.run(common)),
         Command::Locks(command) => run::block_on(command.run(common)),
-        Command::Completions(command) => Ok(command.run()),
-        Command::Man(command) => command.run(),
+        Command::Completions(command) => Ok(command.run(&common.reporter()).into()),
+        Command::Man(command) => command.run(&common.reporter()).map(Into::into),
         Command::Agent { arrived } => {
             crate::agent::serve(arrived)?;
-            Ok(Exit::Done)
+            Ok(Exit::Done.into())
         }
     }
 }

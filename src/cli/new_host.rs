@@ -10,6 +10,7 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::provision::{How, provision};
 use super::run::fleet;
@@ -48,7 +49,7 @@ impl ProvisionNewHost {
     ///
     /// # Errors
     /// The host does not answer or is not fit; the key is not confirmed. The inventory is then as it was.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
         let reporter = common.reporter();
@@ -76,7 +77,7 @@ impl ProvisionNewHost {
             if self.how.dry_run {
                 reporter
                     .say("dry run: the inventory stays as it is, and the host cannot be planned before it is in it");
-                return Ok(if self.how.detailed_exitcode { Exit::Pending } else { Exit::Done });
+                return Ok(CommandOutcome::from(if self.how.detailed_exitcode { Exit::Pending } else { Exit::Done }));
             }
             confirm("Add it to the inventory?", self.how.yes)?;
             write(&path, &after)?;
@@ -120,7 +121,7 @@ impl ProvisionNewHost {
     async fn fit(&self, project: &Project, path: &Path, text: &str, common: &Common) -> Result<(), Failure> {
         let future = Inventory::from_text(path, text);
         let Some(inventory) = future.inventory else {
-            return Err(Failure::findings(&future.diagnostics, common.colour()));
+            return Err(Failure::findings(&future.diagnostics, common.stderr_colour()));
         };
         let host =
             inventory.host(&self.name).with_context(|| format!("{} in {}", self.name, project.inventory.display()))?;

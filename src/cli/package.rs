@@ -10,7 +10,6 @@ use super::exit::Exit;
 use super::failure::Failure;
 use super::project::find_project;
 use super::recipe::Loaded;
-use super::told::now;
 use crate::deploy::artifact::{Missing, default_version, package};
 use crate::inventory::{Diagnostic, Diagnostics};
 use crate::wire::deploy::Version;
@@ -46,10 +45,13 @@ impl Package {
         let built = package(&loaded.recipe, &project.root, &version, &out).map_err(wrong)?;
         let (reporter, manifest) = (common.reporter(), &built.manifest);
         let (files, bytes) = (manifest.files.len(), manifest.bytes());
-        reporter.line(&json!({
-            "event": "package", "at": now(), "service": manifest.service, "version": version, "path": built.path,
-            "files": files, "bytes": bytes, "sha256": built.digest,
-        }));
+        reporter.line(
+            "package",
+            json!({
+                "service": manifest.service, "version": version, "path": built.path,
+                "files": files, "bytes": bytes, "sha256": built.digest,
+            }),
+        );
         reporter.data(&format!("{}", built.path.display()));
         reporter.say(&format!("release {version}: {files} files, {bytes} bytes, sha256 {}", built.digest.short()));
         Ok(Exit::Done)
@@ -63,5 +65,5 @@ fn missing(error: anyhow::Error, loaded: &Loaded, common: &Common) -> Failure {
     for (span, what) in &missing.sources {
         found.push(Diagnostic::at(&loaded.file, span.clone(), what.clone()));
     }
-    Failure::findings(&found, common.colour())
+    Failure::findings(&found, common.stderr_colour())
 }

@@ -104,7 +104,7 @@ pub fn new_compiler<'a>(
         secrets: None,
         selection,
     };
-    Compiler::new(parts).map_err(|found| Failure::findings(&found, common.colour()))
+    Compiler::new(parts).map_err(|found| Failure::findings(&found, common.stderr_colour()))
 }
 
 /// Prints warnings and returns the value; errors are a failure.
@@ -115,11 +115,11 @@ pub fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Resu
     match value {
         Some(value) if !found.has_errors() => {
             if !found.is_empty() {
-                common.reporter().say(&found.render(common.colour()));
+                common.reporter().say(&found.render(common.stderr_colour()));
             }
             Ok(value)
         }
-        _ => Err(Failure::findings(found, common.colour())),
+        _ => Err(Failure::findings(found, common.stderr_colour())),
     }
 }
 

@@ -11,14 +11,15 @@ use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::{lock, take};
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_plays, new_compiler, select};
-use super::run::{fleet, run_id};
+use super::run::fleet;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::{Counts, HostPlan};
 use crate::playbook::{Playbook, Selection};
 use crate::provision::{self, HostOutcome, Planned, Refused};
-use crate::report::{Reporter, Summary, summary_line};
+use crate::report::{Reporter, summary_line};
 use crate::resources::redis_shard::REPLICA_OF;
 
 /// Bring hosts to the state of a playbook: plan, show, confirm, apply
@@ -74,7 +75,7 @@ impl Provision {
     ///
     /// # Errors
     /// Broken files, no such host, a stale plan, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         provision(self.selector.as_deref(), &self.how, common).await
     }
 }
@@ -83,7 +84,7 @@ impl Provision {
 ///
 /// # Errors
 /// As the command.
-pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Result<Exit, Failure> {
+pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Result<CommandOutcome, Failure> {
     let project = find_project(common)?;
     let loaded = load_environment(&project, common)?;
     let plays = load_plays(&project, how.playbook.as_deref(), common)?;
@@ -100,8 +101,7 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
     hosts.retain(|host| named.contains(host.name.as_str()));
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let fleet = fleet(&loaded.inventory, &hosts, common)?;
-    let (reporter, run) = (common.reporter(), run_id());
-    reporter.start("provision", &run);
+    let (reporter, run) = (common.reporter(), common.run.to_string());
 
     let results = provision::plan(&fleet, &compiler, &names).await;
     let (planned, failed) = split(results, &reporter, common)?;
@@ -124,10 +124,7 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
         sum += plan.counts();
         sum
     });
-    let end = |failed: usize, exit: Exit| {
-        reporter.summary(Summary { counts, failed, exit: exit.code() });
-        Ok(exit)
-    };
+    let end = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
     if how.dry_run || counts.is_empty() {
         let pending = how.detailed_exitcode && !counts.is_empty();
         return end(
@@ -140,15 +137,13 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
         );
     }
     if !how.yes {
-        confirm("Apply this plan?", how.yes)?;
+        confirm("Apply this plan?", how.yes).map_err(|refused| refused.with_counts(counts, failed))?;
     }
     let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-    if let Err(denied) = lock(&fleet, &sessions, &take("provision", &run, false), &reporter).await {
-        reporter.summary(Summary { counts, failed, exit: denied.exit.code() });
-        return Err(denied);
-    }
+    let locked = lock(&fleet, &sessions, &take("provision", &run, false), &reporter).await;
+    locked.map_err(|denied| denied.with_counts(counts, failed))?;
     if !how.yes {
-        refuse_changed(&fleet, &planned).await?;
+        refuse_changed(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
     }
     let outcomes = apply(&fleet, &plays.playbook, &planned, &run, &reporter).await;
     let failed = failed + report(&outcomes, &reporter);
@@ -156,7 +151,7 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
         reporter
             .say("replicas were made: dunlin shards status tells how they are, and whether their primaries need them");
     }
-    let stopped = fleet.stop.is_asked();
+    let stopped = fleet.stop.is_cancelled();
     end(
         failed,
         if stopped {
@@ -200,7 +195,7 @@ fn split(
     }
     mistakes.sort();
     let hint = format!("mend it and run this again; it came up for {}; no host was changed", where_found.join(", "));
-    Err(Failure::findings(&mistakes, common.colour()).hint(hint))
+    Err(Failure::findings(&mistakes, common.stderr_colour()).hint(hint))
 }
 
 async fn apply(

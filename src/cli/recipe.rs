@@ -35,7 +35,7 @@ impl Loaded {
             Ok(None) => return Err(unknown(service, folder)),
             Err(error) => {
                 found.push(error);
-                return Err(Failure::findings(&found, common.colour()));
+                return Err(Failure::findings(&found, common.stderr_colour()));
             }
         };
         let recipe = match Recipe::parse(file.text()) {
@@ -73,7 +73,7 @@ impl Loaded {
         let all = all.map_err(|error| {
             let mut found = Diagnostics::new();
             found.push(Diagnostic::at(&self.file, self.recipe.hosts_span.clone(), error));
-            Failure::findings(&found, common.colour())
+            Failure::findings(&found, common.stderr_colour())
         })?;
         let hosts = select(inventory, Some(&self.recipe.hosts), limit)?;
         if hosts.is_empty() {

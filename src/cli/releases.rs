@@ -4,12 +4,12 @@ use clap::Args;
 use serde_json::json;
 
 use super::Common;
-use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::recipe::Loaded;
 use super::run::fleet;
-use super::told::{now, say_refused};
+use super::told::say_refused;
 use crate::deploy::rollout::look;
 use crate::report::Reporter;
 use crate::wire::deploy::{Observation, Release};
@@ -29,7 +29,7 @@ impl Releases {
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let environment = load_environment(&project, common)?;
@@ -48,11 +48,7 @@ impl Releases {
                 }
             }
         }
-        Ok(match (failed, fleet.stop.is_asked()) {
-            (_, true) => Exit::Interrupted,
-            (0, _) => Exit::Done,
-            _ => Exit::Partial,
-        })
+        Ok(CommandOutcome::of_hosts(failed, fleet.stop.is_cancelled()))
     }
 }
 
@@ -64,10 +60,13 @@ fn show((host, width): (&str, usize), seen: &Observation, reporter: &Reporter) {
         let state = state(release, seen);
         let staged = i64::try_from(release.staged_at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
         let staged = staged.map(|at| at.to_string()).unwrap_or_default();
-        reporter.line(&json!({
-            "event": "release", "host": host, "at": now(), "version": release.version, "state": state,
-            "staged_at": staged, "bytes": release.bytes, "damage": release.damage, "failed": release.failed,
-        }));
+        reporter.line(
+            "release",
+            json!({
+                "host": host, "version": release.version, "state": state,
+                "staged_at": staged, "bytes": release.bytes, "damage": release.damage, "failed": release.failed,
+            }),
+        );
         let mut notes = Vec::new();
         notes.extend(state.map(str::to_owned));
         notes.extend(release.failed.as_ref().map(|why| format!("failed: {}", why.lines().next().unwrap_or_default())));

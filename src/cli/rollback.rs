@@ -5,6 +5,7 @@ use clap::Args;
 use super::Common;
 use super::exit::Exit;
 use super::failure::Failure;
+use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::recipe::Loaded;
 use super::rollout::{How, Service};
@@ -28,7 +29,7 @@ impl Rollback {
     ///
     /// # Errors
     /// Broken files, a host that does not keep the release, hosts that would go to different ones, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
         let project = find_project(common)?;
         let loaded = Loaded::of(&self.service, &project, common)?;
         let to = self.to.map(Version::new).transpose().map_err(|error| Failure::say(Exit::Usage, error))?;

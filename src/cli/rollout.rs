@@ -8,14 +8,15 @@ use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::{lock, take};
+use super::outcome::CommandOutcome;
 use super::recipe::Loaded;
-use super::run::{fleet, run_id};
-use super::told::{held, now, one_target, say_refused, tell};
+use super::run::fleet;
+use super::told::{held, one_target, say_refused, tell};
 use crate::deploy::rollout::{Ended, Fresh, Goal, Planned, Refused, Rollout, Told, Trouble, look, observe, plan};
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Host, Inventory};
 use crate::plan::{Counts, HostPlan};
-use crate::report::{Reporter, Summary, summary_line};
+use crate::report::{Reporter, summary_line};
 use crate::wire::deploy::{Once, Scope, Version};
 
 /// How a rollout is planned and carried out.
@@ -72,7 +73,9 @@ impl<'a> Service<'a> {
         for (host, seen) in self.left_out.iter().zip(seen) {
             match seen {
                 Ok(seen) => done.extend(seen.once),
-                Err(_) => eprintln!("warning: {host} cannot be asked whether it ran once-steps of release {version}"),
+                Err(_) => self.common.reporter().warn(&format!(
+                    "{host} does not answer: it is unknown whether it ran the tasks of release {version}"
+                )),
             }
         }
         let is_done = |step: &&Once| done.iter().any(|(name, of)| *name == step.name && of == version);
@@ -83,10 +86,14 @@ impl<'a> Service<'a> {
     ///
     /// # Errors
     /// What is found before anything is changed.
-    pub async fn run(&self, command: &str, goal: &Goal<'_>, fresh: Option<Fresh<'_>>) -> Result<Exit, Failure> {
+    pub async fn run(
+        &self,
+        command: &str,
+        goal: &Goal<'_>,
+        fresh: Option<Fresh<'_>>,
+    ) -> Result<CommandOutcome, Failure> {
         let (reporter, how) = (self.common.reporter(), self.how);
-        let run = run_id();
-        reporter.start(command, &run);
+        let run = self.common.run.to_string();
         let once = fresh.as_ref().map(|fresh| fresh.once).unwrap_or_default();
         let (planned, refused) = self.planned(goal, once).await;
         if matches!(goal, Goal::Kept(None)) {
@@ -99,29 +106,20 @@ impl<'a> Service<'a> {
         }
         let mut counts = Counts::default();
         plans.iter().for_each(|plan| counts += plan.counts());
-        let end = |failed: usize, exit: Exit| {
-            reporter.summary(Summary { counts, failed, exit: exit.code() });
-            Ok(exit)
-        };
-        if self.fleet.stop.is_asked() {
+        let end = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
+        if self.fleet.stop.is_cancelled() {
             return end(refused.len(), Exit::Interrupted);
         }
         if let Some(exit) = self.before(&planned, &refused, counts, &reporter) {
             return end(refused.len(), exit);
         }
         if !how.yes {
-            let asked = confirm("Carry this plan out?", how.yes);
-            if let Err(failure) = &asked {
-                reporter.summary(Summary { counts, failed: 0, exit: failure.exit.code() });
-            }
-            asked?;
+            confirm("Carry this plan out?", how.yes).map_err(|refused| refused.with_counts(counts, 0))?;
         }
         // Shared: services of one host are deployed side by side, each under a lock of its own.
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-        if let Err(denied) = lock(&self.fleet, &sessions, &take(command, &run, true), &reporter).await {
-            reporter.summary(Summary { counts, failed: 0, exit: denied.exit.code() });
-            return Err(denied);
-        }
+        let locked = lock(&self.fleet, &sessions, &take(command, &run, true), &reporter).await;
+        locked.map_err(|denied| denied.with_counts(counts, 0))?;
         let tell = |told: &Told<'_>| tell(told, &reporter);
         let batches = &self.loaded.recipe.batches;
         let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, fresh, tell: &tell };
@@ -172,8 +170,8 @@ impl<'a> Service<'a> {
                 return Some(worst);
             }
             // Also with --quiet: without it nobody would know that the other hosts were left alone.
-            eprintln!("error: nothing was changed: not all hosts of the rollout can take part");
-            eprintln!("  next: mend them, or leave them out with --limit");
+            let hint = "fix these hosts, or leave them out with --limit".to_owned();
+            reporter.error("no changes were made: not all hosts of the rollout can take part", &[hint]);
             return Some(Exit::Refused);
         }
         if counts.is_empty() {
@@ -198,7 +196,7 @@ impl<'a> Service<'a> {
             }
         }
         if !ended.skipped.is_empty() {
-            reporter.line(&json!({"event": "skipped", "at": now(), "hosts": ended.skipped}));
+            reporter.line("skipped", json!({"hosts": ended.skipped}));
             reporter.say(&format!("not switched: {}", ended.skipped.join(", ")));
         }
         let (switched, failed) = (ended.switched.len(), ended.failed.len());
@@ -207,7 +205,7 @@ impl<'a> Service<'a> {
             let (service, hosts) = (&self.loaded.recipe.service, ended.switched.join(":"));
             reporter.say(&format!("  next: run it again to go on, or: dunlin rollback {service} --limit '{hosts}'"));
         }
-        exit(ended, self.fleet.stop.is_asked())
+        exit(ended, self.fleet.stop.is_cancelled())
     }
 }
 

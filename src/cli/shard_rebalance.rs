@@ -8,7 +8,7 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::run::run_id;
+use super::outcome::CommandOutcome;
 use super::shard_ground::Files;
 use super::shard_run::{Foretold, Tally, Task, begin, carry_out, checked};
 use super::shard_wishes::{WishArgs, observed, save, saved};
@@ -64,11 +64,10 @@ impl ShardRebalance {
     ///
     /// # Errors
     /// Broken files, a host or a shard that does not answer, an impossible wish, a preflight that refuses, a lock.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let (reporter, id, mut tally) = (common.reporter(), run_id(), Tally::default());
-        reporter.start("shard-rebalance", &id);
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+        let (reporter, id, mut tally) = (common.reporter(), common.run.to_string(), Tally::default());
         let result = self.rebalance(common, (&id, &reporter), &mut tally).await;
-        tally.end(result, &reporter)
+        tally.end(result)
     }
 
     async fn rebalance(
@@ -132,9 +131,7 @@ impl ShardRebalance {
     fn show(&self, decided: &SavedPlan, reporter: &Reporter) -> Result<Exit, Failure> {
         let plan = &decided.plan;
         if reporter.json {
-            let mut line = serde_json::to_value(plan).map_err(anyhow::Error::from)?;
-            line["event"] = "plan".into();
-            reporter.line(&line);
+            reporter.line("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
         } else {
             reporter.data(rebalance_text(plan, reporter.style).trim_end());
         }

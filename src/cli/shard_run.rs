@@ -7,6 +7,7 @@ use serde_json::json;
 use super::exit::Exit;
 use super::failure::Failure;
 use super::locked::{lock, take};
+use super::outcome::CommandOutcome;
 use super::shard_ground::Files;
 use crate::fleet::Session;
 use crate::inventory::Bytes;
@@ -14,7 +15,7 @@ use crate::plan::Counts;
 use crate::rebalance::Ground;
 use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::rebalance::run::{How, Moved, Outcome, Step, preflight, run};
-use crate::report::{Bars, Reporter, Summary};
+use crate::report::{Bars, Reporter};
 use crate::wire::Event;
 use crate::wire::sparing::Sparing;
 
@@ -28,22 +29,16 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Prints the last line of a JSON run, however it ended, and hands its end on.
+    /// Adds the counts to the end of a run.
     ///
     /// # Errors
     /// That of the run.
-    pub fn end(self, result: Result<Exit, Failure>, reporter: &Reporter) -> Result<Exit, Failure> {
-        let exit = match &result {
-            Ok(exit) => *exit,
-            Err(failure) => {
-                let error = format!("{:#}", failure.source);
-                reporter.line(&json!({"event": "error", "error": error, "next": failure.hints}));
-                failure.exit
-            }
-        };
+    pub fn end(self, result: Result<Exit, Failure>) -> Result<CommandOutcome, Failure> {
         let counts = Counts { change: self.moves, ..Counts::default() };
-        reporter.summary(Summary { counts, failed: self.failed, exit: exit.code() });
-        result
+        match result {
+            Ok(exit) => Ok(CommandOutcome { exit, counts, failed: self.failed }),
+            Err(failure) => Err(failure.with_counts(counts, self.failed)),
+        }
     }
 }
 
@@ -130,8 +125,8 @@ pub async fn carry_out(
     let watch = |host: &str, event: &Event| show(reporter, &bars, host, event);
     let ended = |step: &Step, result: &anyhow::Result<Moved>| {
         if let Ok(moved) = result {
-            reporter.line(&json!({
-                "event": "moved", "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
+            reporter.line("moved", json!({
+                "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
                 "role": step.role, "gap_ms": milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.kept,
             }));
             bars.line(&moved_line(step, moved));
@@ -143,7 +138,7 @@ pub async fn carry_out(
     files.state.save_pending_moves(&left)?;
     tally.failed = outcome.failed.len();
     tell(&outcome, task, begin.elapsed().as_secs_f64(), reporter);
-    let is_interrupted = ground.fleet.stop.is_asked();
+    let is_interrupted = ground.fleet.stop.is_cancelled();
     if is_interrupted {
         tell_interrupted(&outcome, &left, reporter);
     }
@@ -209,11 +204,14 @@ fn tell(outcome: &Outcome, task: &Task<'_>, seconds: f64, reporter: &Reporter) {
     let gap_ms = milliseconds(outcome.moved.values().map(|moved| moved.gap_us).max().unwrap_or(0));
     let moves = outcome.moved.len();
     let planned = task.planned;
-    reporter.line(&json!({
-        "event": "rebalanced", "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
-        "planned_bytes": planned.map(|plan| plan.bytes), "planned_seconds": planned.map(|plan| plan.seconds),
-        "planned_gap_ms": planned.map(|plan| plan.gap_ms),
-    }));
+    reporter.line(
+        "rebalanced",
+        json!({
+            "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
+            "planned_bytes": planned.map(|plan| plan.bytes), "planned_seconds": planned.map(|plan| plan.seconds),
+            "planned_gap_ms": planned.map(|plan| plan.gap_ms),
+        }),
+    );
     let plan = |what: &dyn Fn(Foretold) -> String| planned.map_or(String::new(), |p| format!(" (planned {})", what(p)));
     reporter.data(&format!(
         "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; writes were held for at most {gap_ms:.1} ms{}",
@@ -237,7 +235,7 @@ fn tell_interrupted(outcome: &Outcome, left: &[Step], reporter: &Reporter) {
     let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
     let stopped = ids(&mut left.iter().map(Step::key).filter(was_stopped));
     let not_begun = ids(&mut left.iter().map(Step::key).filter(|key| !was_stopped(key)));
-    reporter.line(&json!({"event": "interrupted", "moved": moved, "stopped": stopped, "not_begun": not_begun}));
+    reporter.line("interrupted", json!({"moved": moved, "stopped": stopped, "not_begun": not_begun}));
     let shards = |shards: &[u32]| match shards {
         [] => "none".to_owned(),
         shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),

@@ -18,7 +18,7 @@ use super::Common;
 use super::confirm::confirm;
 use super::exit::Exit;
 use super::failure::Failure;
-use super::run::run_id;
+use super::outcome::CommandOutcome;
 use super::shard_ground::Files;
 use super::shard_run::{Tally, begin};
 use crate::rebalance::Ground;
@@ -90,19 +90,8 @@ impl Shards {
     ///
     /// # Errors
     /// Broken files, a host that cannot be reached, a move that roles alone cannot decide, a lock.
-    pub async fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let (reporter, id, mut tally) = (common.reporter(), run_id(), Tally::default());
-        let name = match &self.what {
-            What::Status { .. } => "shards status",
-            What::Resume(_) => "shards resume",
-            What::Abort { .. } => "shards abort",
-            What::Reverse { .. } => "shards reverse",
-            What::Failover(_) => "shards failover",
-            What::Verify { .. } => "shards verify",
-            What::Log { .. } => "shards log",
-            What::Capacity(_) => "shards capacity",
-        };
-        reporter.start(name, &id);
+    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+        let (reporter, id, mut tally) = (common.reporter(), common.run.to_string(), Tally::default());
         let result = async {
             let files = Files::load(common)?;
             let work = Work { files: &files, common, reporter, id };
@@ -118,7 +107,21 @@ impl Shards {
             }
         }
         .await;
-        tally.end(result, &reporter)
+        tally.end(result)
+    }
+
+    /// Returns the command's name.
+    pub fn name(&self) -> &'static str {
+        match &self.what {
+            What::Status { .. } => "shards status",
+            What::Resume(_) => "shards resume",
+            What::Abort { .. } => "shards abort",
+            What::Reverse { .. } => "shards reverse",
+            What::Failover(_) => "shards failover",
+            What::Verify { .. } => "shards verify",
+            What::Log { .. } => "shards log",
+            What::Capacity(_) => "shards capacity",
+        }
     }
 }
 
@@ -133,9 +136,9 @@ impl Work<'_> {
     fn tell(&self, open: &[(&MoveState, Stand)]) {
         for (state, stand) in open {
             self.reporter.data(&line(state, *stand));
-            self.reporter.line(&json!({
-                "event": "move", "shard": state.shard, "from": state.from, "to": state.to, "step": state.step,
-                "mark": state.mark, "run": state.run, "stand": stand, "source": state.source, "target": state.target,
+            self.reporter.line("move", json!({
+                "shard": state.shard, "from": state.from, "to": state.to, "step": state.step,
+                "mark": state.mark, "move_run": state.run, "stand": stand, "source": state.source, "target": state.target,
             }));
         }
     }
@@ -156,7 +159,7 @@ impl Work<'_> {
             .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
         let mut is_left = false;
         for (state, _) in &back {
-            if ground.fleet.stop.is_asked() {
+            if ground.fleet.stop.is_cancelled() {
                 self.reporter.say(&format!("shard {} is left as it is", state.shard));
                 is_left = true;
                 continue;
@@ -177,7 +180,7 @@ impl Work<'_> {
         let on: Vec<_> = on.into_iter().filter(|(_, stand)| *stand != Stand::Soaking).collect();
         let waiting = self.end_all(&ground, &on, tally).await?;
         tally.moves = back.len() + on.len();
-        if ground.fleet.stop.is_asked() && (tally.failed > 0 || waiting || is_left) {
+        if ground.fleet.stop.is_cancelled() && (tally.failed > 0 || waiting || is_left) {
             return Ok(self.interrupted());
         }
         self.files.state.save_pending_moves(&[])?;

@@ -12,17 +12,12 @@ use crate::report::Reporter;
 use crate::wire::Event;
 use crate::wire::deploy::{Holder, Outcome, Service, Version};
 
-/// The time in UTC, as RFC 3339 with milliseconds.
-pub fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
-}
-
 /// Tells why a host could not be looked at or planned.
 pub fn say_refused(host: &str, refused: &Refused, common: &Common) {
     let reporter = common.reporter();
     match refused {
         Refused::Connect(error) => reporter.failed(host, &error.to_string(), Some(&error.hint())),
-        Refused::Files(found) => reporter.failed(host, &format!("\n{}", found.render(common.colour())), None),
+        Refused::Files(found) => reporter.failed(host, &format!("\n{}", found.render(common.stderr_colour())), None),
         Refused::Refused(why) | Refused::Failed(why) => reporter.failed(host, why, None),
     }
 }
@@ -56,7 +51,7 @@ pub fn one_target(planned: &[Planned], service: &Service) -> Result<(), Failure>
 pub fn tell(told: &Told<'_>, reporter: &Reporter) {
     match told {
         Told::Phase(phase) => {
-            reporter.line(&json!({"event": "phase", "at": now(), "phase": phase}));
+            reporter.line("phase", json!({"phase": phase}));
             reporter.say(phase);
         }
         Told::Event(host, event) => {
@@ -69,25 +64,28 @@ pub fn tell(told: &Told<'_>, reporter: &Reporter) {
             }
         }
         Told::Staged(host, (reused, written, bytes)) => {
-            reporter.line(&json!({
-                "event": "staged", "host": host, "at": now(), "reused": reused, "written": written, "bytes": bytes,
-            }));
+            reporter.line(
+                "staged",
+                json!({
+                    "host": host, "reused": reused, "written": written, "bytes": bytes,
+                }),
+            );
             reporter.say(&format!("{host}: staged: {written} files written ({bytes} bytes), {reused} taken over"));
         }
         Told::Once(host, name, ran) => {
-            reporter.line(&json!({"event": "once", "host": host, "at": now(), "name": name, "ran": ran}));
+            reporter.line("once", json!({"host": host, "name": name, "ran": ran}));
             let how = if *ran { "done" } else { "was done before" };
             reporter.say(&format!("{host}: once {name}: {how}"));
         }
         Told::Switched(host, outcome) => {
-            reporter.line(&json!({"event": "switched", "host": host, "at": now(), "result": outcome}));
+            reporter.line("switched", json!({"host": host, "result": outcome}));
             if let Some(text) = switched(outcome) {
                 reporter.say(&format!("{host}: {text}"));
             }
         }
         Told::Pruned(_, []) => {}
         Told::Pruned(host, gone) => {
-            reporter.line(&json!({"event": "pruned", "host": host, "at": now(), "releases": gone}));
+            reporter.line("pruned", json!({"host": host, "releases": gone}));
             // The host has told each of them itself, as a note.
         }
     }

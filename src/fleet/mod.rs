@@ -3,9 +3,7 @@
 mod lock;
 mod run;
 mod session;
-mod stop;
 
 pub use lock::Denied;
 pub use run::Fleet;
 pub use session::{OnEvent, RequestError, Session, Supply};
-pub use stop::Stop;

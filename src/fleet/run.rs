@@ -3,8 +3,9 @@
 use std::future::Future;
 
 use futures_util::StreamExt;
+use tokio_util::sync::CancellationToken;
 
-use super::{Session, Stop};
+use super::Session;
 use crate::plan::Digest;
 use crate::transport::{Binary, ConnectError, Ssh, Target};
 
@@ -14,8 +15,8 @@ pub struct Fleet {
     digest: String,
     /// How many hosts are worked on at a time.
     pub parallel: usize,
-    /// Asked for by Ctrl-C.
-    pub stop: Stop,
+    /// Cancelled by Ctrl-C: everything stops where nothing is half done.
+    pub stop: CancellationToken,
 }
 
 impl Fleet {
@@ -23,7 +24,7 @@ impl Fleet {
     ///
     /// # Errors
     /// The temporary folder or the own binary cannot be read.
-    pub fn new(targets: &[Target], parallel: usize, stop: Stop) -> std::io::Result<Self> {
+    pub fn new(targets: &[Target], parallel: usize, stop: CancellationToken) -> std::io::Result<Self> {
         let binary = Binary::own(|bytes| Digest::of(bytes).as_str().to_owned())?;
         let digest = binary.digest.clone();
         Ok(Self { ssh: Ssh::new(targets, binary)?, digest, parallel: parallel.max(1), stop })

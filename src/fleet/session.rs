@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
-use super::Stop;
 use crate::plan::Digest;
 use crate::transport::{Cause, Channel, ConnectError};
 use crate::wire::frame::{self, Frame};
@@ -94,11 +94,16 @@ impl Session {
         supply.extend(contents.iter().map(|(digest, bytes)| (digest.clone(), Arc::clone(bytes))));
     }
 
-    /// Sends a request and waits for its reply; once `stop` is asked, the agent is told to stop it.
+    /// Sends a request and waits for its reply; once `stop` is cancelled, the agent is asked to stop it.
     ///
     /// # Errors
     /// The request failed on the host, or the connection was lost.
-    pub async fn request(&self, request: Request, on_event: OnEvent<'_>, stop: &Stop) -> Result<Reply, RequestError> {
+    pub async fn request(
+        &self,
+        request: Request,
+        on_event: OnEvent<'_>,
+        stop: &CancellationToken,
+    ) -> Result<Reply, RequestError> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, mut answers) = mpsc::unbounded_channel();
         lock(&self.shared.waiting).insert(id, sender);
@@ -117,7 +122,7 @@ impl Session {
                     Some(Answer::Reply(reply)) => return Ok(reply),
                     None => return Err(self.lost()),
                 },
-                () = stop.asked(), if !told => {
+                () = stop.cancelled(), if !told => {
                     told = true;
                     // Where it cannot be told any more, the lost connection ends the loop.
                     let _ = self.send(&ToAgent::Cancel { id }).await;

@@ -40,7 +40,7 @@ pub async fn apply(
         let members: Vec<(&Planned, usize)> =
             planned.iter().filter_map(|host| Some((host, part(host, &play.name.value)?))).collect();
         for batch in batches(&members, play.batch.as_ref()) {
-            if stopped || fleet.stop.is_asked() {
+            if stopped || fleet.stop.is_cancelled() {
                 for (host, _) in batch {
                     outcomes.entry(host.session.host.clone()).or_default().skipped = true;
                 }

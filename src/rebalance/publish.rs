@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use dunlin_shards::map::edit::{ask_for_replicas, place_shards};
 use dunlin_shards::{Epoch, Placement, ShardMap};
+use tokio_util::sync::CancellationToken;
 
 use super::Ground;
 use super::ground::{read_map, shard_id, told};
-use crate::fleet::Stop;
 use crate::wire::provision::Apply;
 use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
 use crate::wire::{Reply, Request};
@@ -208,7 +208,7 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
     session.offer(&compiled.contents);
     let plays = compiled.catalogue.plays.len();
     // A map that is out is brought to everybody, also by a run that was asked to stop.
-    let on = Stop::default();
+    let on = CancellationToken::new();
     session.request(Request::Plan(compiled.catalogue), &|_| {}, &on).await?;
     for play in 0..plays {
         let request = Request::Apply(Apply { play, run: format!("epoch {}", map.epoch.0) });

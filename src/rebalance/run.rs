@@ -139,13 +139,13 @@ pub async fn run(
     let waves = steps.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
     for wave in 0..waves {
         let now: Vec<&Step> = steps.iter().filter(|step| step.wave == wave).collect();
-        if !outcome.failed.is_empty() || ground.fleet.stop.is_asked() {
+        if !outcome.failed.is_empty() || ground.fleet.stop.is_cancelled() {
             outcome.left.extend(now.into_iter().cloned());
             continue;
         }
         let settling = Settling { publishing: &publishing, how, watch };
         let each = async |step: &&Step| {
-            if ground.fleet.stop.is_asked() {
+            if ground.fleet.stop.is_cancelled() {
                 return None;
             }
             let result = one(ground, step, run, &settling).await;
@@ -179,7 +179,7 @@ async fn one(ground: &Ground<'_>, step: &Step, run: &str, settling: &Settling<'_
         Reply::Copied(copied) => moved.bytes = copied.bytes,
         _ => bail!("an answer that does not fit"),
     }
-    if ground.fleet.stop.is_asked() {
+    if ground.fleet.stop.is_cancelled() {
         // Else the source's file would be armed for a switch that does not begin.
         bail!("interrupted before it was switched: {} serves it, the copy at {} follows", step.from, step.to);
     }
@@ -303,7 +303,7 @@ pub async fn retire(ground: &Ground<'_>, map: &ShardMap, leaving: &Leaving<'_>, 
         match ground.ask(host, Request::Retire(retire.clone()), &|_, _| {}).await {
             Ok(_) => return Ok(None),
             // Services look at their map a few times a second and then close what they do not need.
-            Err(_) if begin.elapsed() < LEAVE && !ground.fleet.stop.is_asked() => {
+            Err(_) if begin.elapsed() < LEAVE && !ground.fleet.stop.is_cancelled() => {
                 tokio::time::sleep(Duration::from_millis(250)).await
             }
             Err(error) => return Ok(Some(format!("{error:#}"))),

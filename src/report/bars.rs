@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::reporter::write_stderr;
 use crate::wire::Event;
 
 /// The progress of many jobs.
@@ -39,7 +40,7 @@ impl Bars {
                 bar.finish_and_clear();
             }
         } else if entry.0 != *phase && !self.quiet && phase != "done" {
-            eprintln!("{job} → {host}: {phase}");
+            write_stderr(&format!("{job} → {host}: {phase}\n"));
         }
         entry.0.clone_from(phase);
     }
@@ -49,7 +50,7 @@ impl Bars {
         match &self.multi {
             // A terminal that went away shows nothing anyway.
             Some(multi) => drop(multi.println(text)),
-            None if !self.quiet => eprintln!("{text}"),
+            None if !self.quiet => write_stderr(&format!("{text}\n")),
             None => {}
         }
     }

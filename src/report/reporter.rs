@@ -2,10 +2,12 @@
 
 use std::io::Write;
 
+use anstyle::AnsiColor;
 use serde_json::{Value, json};
 
-use super::json::{event_line, plan_lines};
+use super::json::{event_line, host_event, plan_fields};
 use super::plan_text::plan_text;
+use super::run_id::RunId;
 use crate::plan::{Action, Counts, HostPlan};
 use crate::wire::Event;
 
@@ -21,27 +23,27 @@ pub struct Style {
 }
 
 impl Style {
-    fn paint(self, code: &str, text: &str) -> String {
-        if self.colour && !text.is_empty() { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    fn paint(self, style: anstyle::Style, text: &str) -> String {
+        if self.colour && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
     /// Bold.
     pub fn bold(self, text: &str) -> String {
-        self.paint("1", text)
+        self.paint(anstyle::Style::new().bold(), text)
     }
 
     /// Faint.
     pub fn dim(self, text: &str) -> String {
-        self.paint("2", text)
+        self.paint(anstyle::Style::new().dimmed(), text)
     }
 
     /// In an action's colour.
     pub fn action(self, action: Action, text: &str) -> String {
         match action {
-            Action::Add => self.paint("32", text),
-            Action::Change | Action::Run => self.paint("33", text),
-            Action::Remove => self.paint("31", text),
-            Action::Unknown => self.paint("35", text),
+            Action::Add => self.paint(AnsiColor::Green.on_default(), text),
+            Action::Change | Action::Run => self.paint(AnsiColor::Yellow.on_default(), text),
+            Action::Remove => self.paint(AnsiColor::Red.on_default(), text),
+            Action::Unknown => self.paint(AnsiColor::Magenta.on_default(), text),
             Action::None => self.dim(text),
         }
     }
@@ -49,9 +51,9 @@ impl Style {
     /// A line of a unified diff.
     pub fn diff_line(self, line: &str) -> String {
         match line.as_bytes().first() {
-            Some(b'+') => self.paint("32", line),
-            Some(b'-') => self.paint("31", line),
-            Some(b'@') => self.paint("36", line),
+            Some(b'+') => self.paint(AnsiColor::Green.on_default(), line),
+            Some(b'-') => self.paint(AnsiColor::Red.on_default(), line),
+            Some(b'@') => self.paint(AnsiColor::Cyan.on_default(), line),
             _ => line.to_owned(),
         }
     }
@@ -68,89 +70,110 @@ pub struct Summary {
     pub exit: u8,
 }
 
-/// Writes plans and events, as text or as JSON lines.
+/// Writes plans and events, as text or as JSON lines. All output of the commands goes through here.
 #[derive(Clone, Copy, Debug)]
 pub struct Reporter {
     /// JSON lines on stdout?
     pub json: bool,
-    /// Text otherwise, dressed so.
+    /// The style of text on stdout.
     pub style: Style,
+    /// Colours on stderr?
+    pub stderr_colour: bool,
+    /// The run, named in every JSON line.
+    pub run: RunId,
 }
 
 impl Reporter {
-    /// The first line of a JSON run.
-    pub fn start(&self, command: &str, run: &str) {
-        self.line(&json!({"event": "start", "format_version": 1, "command": command, "run": run, "at": now()}));
+    /// Prints the first line of a JSON run.
+    pub fn start(&self, command: &str) {
+        self.line("start", json!({"format_version": 1, "command": command}));
     }
 
-    /// One host's plan.
+    /// Prints one host's plan.
     pub fn plan(&self, plan: &HostPlan) {
         if self.json {
-            for line in plan_lines(plan, &now()) {
-                self.line(&line);
-            }
+            plan_fields(plan).into_iter().for_each(|fields| self.line("plan", fields));
         } else if !self.style.quiet {
-            out(&plan_text(plan, self.style));
+            write_stdout(&plan_text(plan, self.style));
         }
     }
 
-    /// Something that happened on a host.
+    /// Prints something that happened on a host.
     pub fn event(&self, host: &str, event: &Event) {
         if self.json {
-            self.line(&event_line(host, event, &now()));
+            let (name, fields) = host_event(host, event);
+            self.line(&name, fields);
         } else if let Event::Note { text } = event {
             self.say(&format!("{host}: {text}"));
         }
     }
 
-    /// Data for the reader: stdout, unless the run speaks JSON.
+    /// Prints data for the reader: stdout, unless the run speaks JSON.
     pub fn data(&self, text: &str) {
         if !self.json {
-            out(&format!("{text}\n"));
+            write_stdout(&format!("{text}\n"));
         }
     }
 
-    /// A line for the person who watches: stderr.
+    /// Prints a document to stdout that is the same with and without `--json`, such as the manual page.
+    pub fn document(&self, text: &str) {
+        write_stdout(text);
+    }
+
+    /// Prints a line for the person who watches: stderr.
     pub fn say(&self, text: &str) {
         if !self.style.quiet {
-            eprintln!("{text}");
+            write_stderr(&format!("{text}\n"));
         }
     }
 
-    /// A host that failed.
+    /// Prints a warning to stderr, also with `--quiet`.
+    pub fn warn(&self, text: &str) {
+        self.line("warning", json!({"warning": text}));
+        write_stderr(&format!("warning: {text}\n"));
+    }
+
+    /// Prints a host that failed.
     pub fn failed(&self, host: &str, error: &str, hint: Option<&str>) {
-        self.line(&json!({"event": "failed", "host": host, "at": now(), "error": error, "hint": hint}));
+        self.line("failed", json!({"host": host, "error": error, "hint": hint}));
         let shown = if error.starts_with(host) { error.to_owned() } else { format!("{host}: {error}") };
-        eprintln!("{} {shown}", self.style.paint("31", "failed:"));
-        if let Some(hint) = hint {
-            eprintln!("  next: {hint}");
-        }
+        let style = Style { colour: self.stderr_colour, ..self.style };
+        let label = style.paint(AnsiColor::Red.on_default(), "failed:");
+        let next = hint.map(|hint| format!("  next: {hint}\n")).unwrap_or_default();
+        write_stderr(&format!("{label} {shown}\n{next}"));
     }
 
-    /// Any other JSON line; nothing where the run speaks text.
-    pub fn line(&self, line: &Value) {
+    /// Prints why a command ended without success, and the next steps.
+    pub fn error(&self, error: &str, hints: &[String]) {
+        self.line("error", json!({"error": error, "next": hints}));
+        let next: String = hints.iter().map(|hint| format!("  next: {hint}\n")).collect();
+        write_stderr(&format!("error: {error}\n{next}"));
+    }
+
+    /// Prints a JSON line: an event with its fields, an object. Prints nothing where the run speaks text.
+    pub fn line(&self, event: &str, fields: Value) {
         if self.json {
-            out(&format!("{line}\n"));
+            write_stdout(&format!("{}\n", event_line(event, self.run, fields)));
         }
     }
 
-    /// The last line of a JSON run.
+    /// Prints the last line of a JSON run.
     pub fn summary(&self, summary: Summary) {
         let Summary { counts: Counts { add, change, remove, unknown }, failed, exit } = summary;
-        self.line(&json!({
-            "event": "summary", "at": now(), "add": add, "change": change, "remove": remove, "unknown": unknown,
-            "failed": failed, "exit": exit,
-        }));
+        let counts = json!({
+            "add": add, "change": change, "remove": remove, "unknown": unknown, "failed": failed, "exit": exit,
+        });
+        self.line("summary", counts);
     }
 }
 
 /// Writes to stdout; a reader that went away (`| head`) is no error.
-fn out(text: &str) {
+fn write_stdout(text: &str) {
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// The time in UTC, as RFC 3339 with milliseconds.
-fn now() -> String {
-    format!("{:.3}", jiff::Timestamp::now())
+/// Writes to stderr; nobody is left to hear of an error there.
+pub(super) fn write_stderr(text: &str) {
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
 }

@@ -1,6 +1,14 @@
 //! The command line without hosts: a cleared environment, a folder of its own, and an `ssh` that tells on itself.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 mod files;
+mod json;
 mod program;
 mod project;
 mod rebalance;

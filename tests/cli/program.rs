@@ -49,6 +49,11 @@ impl Project {
 
     /// Runs dunlin in it.
     pub fn dunlin(&self, arguments: &[&str]) -> Output {
+        self.dunlin_with(arguments, &[])
+    }
+
+    /// Runs dunlin in it, with environment variables of its own.
+    pub fn dunlin_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         let output = Command::new(env!("CARGO_BIN_EXE_dunlin"))
             .args(arguments)
             .current_dir(self.folder.path())
@@ -56,6 +61,7 @@ impl Project {
             .env("PATH", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/bin:/usr/bin:/bin"))
             .env("HOME", self.folder.path())
             .env("COLUMNS", "100")
+            .envs(environment.iter().copied())
             .stdin(Stdio::null())
             .output()
             .unwrap();

@@ -4,6 +4,13 @@
 //! that cargo built for this test). `DUNLIN_TEST_FLEET` names the fleet, `test` where it is not set. Where a machine
 //! cannot carry a fleet, `DUNLIN_NO_FLEET=reason` leaves these tests out; nothing else does.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 mod cluster;
 mod cuts;
 mod deploy;

@@ -1,5 +1,12 @@
 //! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 mod child;
 mod directed;
 mod failover;

@@ -1,6 +1,13 @@
 //! Resource types from outside, through the register: data cases, apply on a real folder, and sequences of steps whose
 //! plan must be what apply does.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 mod cases;
 mod paths;
 mod sequences;

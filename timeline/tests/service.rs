@@ -1,5 +1,12 @@
 //! The whole service on four real shards: posting, reading, paging, a dead shard, a new epoch, and load through a switch.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
 #[path = "../../shards/tests/redis/server.rs"]
 mod server;
 

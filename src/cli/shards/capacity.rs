@@ -55,7 +55,7 @@ impl Work<'_> {
         #[expect(clippy::cast_precision_loss, reason = "bytes of a forecast")]
         let grows = wish.growth.map(|bytes| bytes.0 as f64).or_else(|| growth(&looks));
         let told = forecast(&hosts, grows, sample.entries_each());
-        self.reporter.line(&json!({"event": "capacity", "forecast": told, "sample": sample}));
+        self.reporter.line("capacity", json!({"forecast": told, "sample": sample}));
         for line in lines(&told, &sample) {
             self.reporter.data(&line);
         }

@@ -71,11 +71,11 @@ impl Work<'_> {
             let text = "meanwhile the copies are not what they were; nothing was changed";
             return Err(Failure::say(Exit::Refused, text).hint("run it again and look at the plan"));
         }
-        if fleet.stop.is_asked() {
+        if fleet.stop.is_cancelled() {
             return Err(Failure::say(Exit::Interrupted, "interrupted; nothing was changed"));
         }
         let whole = self.carry_out(&ground, &again, tally).await?;
-        Ok(match (whole, fleet.stop.is_asked()) {
+        Ok(match (whole, fleet.stop.is_cancelled()) {
             (true, _) => Exit::Done,
             (false, true) => Exit::Interrupted,
             (false, false) => Exit::Partial,

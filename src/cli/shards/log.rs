@@ -24,10 +24,13 @@ impl Work<'_> {
                 "{:.19}Z  shard {:<4} {from} → {to}  {:<12} epoch {:<4} by {}  run {}",
                 entry.begun, entry.shard, entry.end, entry.epoch, entry.by, entry.run
             ));
-            self.reporter.line(&json!({
-                "event": "logged", "shard": entry.shard, "from": from, "to": to, "begun": entry.begun,
-                "ended": entry.ended, "end": entry.end, "epoch": entry.epoch, "by": entry.by, "run": entry.run,
-            }));
+            self.reporter.line(
+                "logged",
+                json!({
+                    "shard": entry.shard, "from": from, "to": to, "begun": entry.begun,
+                    "ended": entry.ended, "end": entry.end, "epoch": entry.epoch, "by": entry.by, "move_run": entry.run,
+                }),
+            );
         }
         if moves.is_empty() {
             self.reporter.data("no moves in the hosts' journals");

@@ -61,7 +61,7 @@ impl Work<'_> {
         }
         let rest = not_there(kept, &read_map(&ground.map_file)?.0);
         self.files.state.save_pending_moves(&rest)?;
-        let stopped = ground.fleet.stop.is_asked();
+        let stopped = ground.fleet.stop.is_cancelled();
         if tally.failed > 0 || waiting || (stopped && !rest.is_empty()) {
             return Ok(if stopped { self.interrupted() } else { Exit::Partial });
         }
@@ -147,11 +147,11 @@ impl Work<'_> {
         waiting: &mut bool,
         tally: &mut Tally,
     ) -> Result<usize, Failure> {
-        if tally.failed > 0 || ground.fleet.stop.is_asked() {
+        if tally.failed > 0 || ground.fleet.stop.is_cancelled() {
             return Ok(0);
         }
         let settled = self.settle_copies(ground, waiting).await?;
-        if ground.fleet.stop.is_asked() {
+        if ground.fleet.stop.is_cancelled() {
             return Ok(settled);
         }
         let (repairs, is_short) = self.lacking(ground).await?;
@@ -209,7 +209,7 @@ impl Work<'_> {
         let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
         let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
         for (state, _) in open.iter().filter(is_move) {
-            if ground.fleet.stop.is_asked() {
+            if ground.fleet.stop.is_cancelled() {
                 reporter.say(&format!("shard {} is left as it is", state.shard));
                 waiting = true;
                 continue;

@@ -67,11 +67,14 @@ impl Work<'_> {
         } else {
             reporter.say("next: dunlin shards resume, or dunlin shards abort");
         }
-        reporter.line(&json!({
-            "event": "status", "epoch": map.epoch.0, "open": open.len(), "not_begun": rest,
-            "replicas": copies.replicas.len(),
-            "replicas_good": copies.replicas.iter().filter(|replica| replica.state.is_good()).count(),
-        }));
+        reporter.line(
+            "status",
+            json!({
+                "epoch": map.epoch.0, "open": open.len(), "not_begun": rest,
+                "replicas": copies.replicas.len(),
+                "replicas_good": copies.replicas.iter().filter(|replica| replica.state.is_good()).count(),
+            }),
+        );
         let next = match missing.first() {
             Some((host, _)) => format!("if {host} is dead: dunlin shards failover {host} --dry-run"),
             None => "dunlin shards resume".to_owned(),
@@ -82,7 +85,7 @@ impl Work<'_> {
     fn tell_lacking(&self, map: &ShardMap) {
         for entry in map.lacking() {
             let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
-            self.reporter.line(&json!({"event": "lacking", "shard": shard, "replicas": has, "wanted": wanted}));
+            self.reporter.line("lacking", json!({"shard": shard, "replicas": has, "wanted": wanted}));
             self.reporter.data(&format!("  shard {shard} has {has} of {wanted} replicas"));
         }
     }
@@ -110,9 +113,12 @@ impl Work<'_> {
                 line += &format!(" {replicas:>4} replicas");
             }
             self.reporter.data(&line);
-            self.reporter.line(&json!({
-                "event": "shards", "host": host.name, "shards": shards.len(), "bytes": bytes, "replicas": replicas,
-            }));
+            self.reporter.line(
+                "shards",
+                json!({
+                    "host": host.name, "shards": shards.len(), "bytes": bytes, "replicas": replicas,
+                }),
+            );
         }
         Ok(())
     }
@@ -120,9 +126,7 @@ impl Work<'_> {
     /// What is not in order among the copies; in JSON every replica.
     pub fn tell_copies(&self, copies: &Copies) {
         let event = |name: &str, value: serde_json::Result<serde_json::Value>| {
-            let mut line = value.unwrap_or_default();
-            line["event"] = name.into();
-            self.reporter.line(&line);
+            self.reporter.line(name, value.unwrap_or_default());
         };
         for replica in &copies.replicas {
             event("replica", serde_json::to_value(replica));

@@ -42,9 +42,12 @@ impl Work<'_> {
             None => "what it had alone is not known".to_owned(),
         };
         self.reporter.data(&format!("  shard {shard}: the old instance on {host} is set aside in {kept}; {had}"));
-        self.reporter.line(&json!({
-            "event": "set_aside", "shard": shard, "host": host, "kept": kept, "ahead_bytes": ahead,
-        }));
+        self.reporter.line(
+            "set_aside",
+            json!({
+                "shard": shard, "host": host, "kept": kept, "ahead_bytes": ahead,
+            }),
+        );
     }
 
     /// The replicas that shards lack by what the map asks for, each with a place; and whether there are some without.
@@ -64,11 +67,11 @@ impl Work<'_> {
         let sight = look::sight(ground, &map, &self.files.shard_hosts()?, &Scope::Hosts(Vec::new())).await?;
         let (repairs, without) = failover::lacking(&sight);
         for Repair { shard, host, bytes } in &repairs {
-            self.reporter.line(&json!({"event": "to_repair", "shard": shard, "host": host, "bytes": bytes}));
+            self.reporter.line("to_repair", json!({"shard": shard, "host": host, "bytes": bytes}));
             self.reporter.data(&format!("  shard {shard} lacks a replica: one on {host}, {}", Bytes(*bytes).human()));
         }
         for Stranded { shard, why } in &without {
-            self.reporter.line(&json!({"event": "unrepaired", "shard": shard, "why": why}));
+            self.reporter.line("unrepaired", json!({"shard": shard, "why": why}));
             self.reporter.data(&format!("  shard {shard} stays short of a replica: {why}"));
         }
         Ok((repairs, !without.is_empty()))
@@ -83,9 +86,12 @@ impl Work<'_> {
         for (Repair { shard, host, .. }, result) in repairs.iter().zip(results) {
             match result {
                 Ok(Moved { bytes, seconds, .. }) => {
-                    self.reporter.line(&json!({
-                        "event": "repaired", "shard": shard, "host": host, "bytes": bytes, "seconds": seconds,
-                    }));
+                    self.reporter.line(
+                        "repaired",
+                        json!({
+                            "shard": shard, "host": host, "bytes": bytes, "seconds": seconds,
+                        }),
+                    );
                     let size = Bytes(bytes).human();
                     self.reporter
                         .data(&format!("  shard {shard} has a new replica on {host}: {size} in {seconds:.1} s"));

@@ -34,10 +34,13 @@ impl Work<'_> {
         for (Pair { spec, .. }, result) in pairs.iter().zip(results) {
             match result {
                 Ok(verified) => {
-                    reporter.line(&json!({
-                        "event": "verified", "shard": spec.job.shard, "from": spec.from, "to": spec.to,
-                        "equal": verified.is_equal(), "result": verified,
-                    }));
+                    reporter.line(
+                        "verified",
+                        json!({
+                            "shard": spec.job.shard, "from": spec.from, "to": spec.to,
+                            "equal": verified.is_equal(), "result": verified,
+                        }),
+                    );
                     if verified.is_equal() {
                         let retried = verified.retried;
                         reporter.data(&format!(

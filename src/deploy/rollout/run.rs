@@ -91,7 +91,7 @@ impl Rollout<'_> {
     }
 
     fn stops(&self, ended: &Ended) -> bool {
-        !ended.failed.is_empty() || self.fleet.stop.is_asked()
+        !ended.failed.is_empty() || self.fleet.stop.is_cancelled()
     }
 
     async fn stage(&self, due: &[&Planned], ended: &mut Ended) {

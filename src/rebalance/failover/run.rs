@@ -206,7 +206,7 @@ pub async fn repair(
 }
 
 async fn remake(ground: &Ground<'_>, repair: &Repair, run: &str, settling: &Settling<'_>) -> Result<Moved> {
-    if ground.fleet.stop.is_asked() {
+    if ground.fleet.stop.is_cancelled() {
         bail!("interrupted before it was begun");
     }
     let change = Change { shard: repair.shard, old: None, new: &repair.host };

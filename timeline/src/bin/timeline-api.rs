@@ -1,5 +1,12 @@
 //! `timeline-api`: timelines over HTTP, from the shards of a published map.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "programs of their own: they print their figures"
+)]
+
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;

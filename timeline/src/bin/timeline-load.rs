@@ -1,5 +1,12 @@
 //! `timeline-load`: writes at a rate and notes each acknowledgement; then proves that every one of them is there.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "programs of their own: they print their figures"
+)]
+
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};

@@ -19,7 +19,7 @@ impl Work<'_> {
     /// There is such a host.
     pub fn tell_missing(&self, missing: &[(String, ConnectError)]) -> Result<(), Failure> {
         for (host, error) in missing {
-            self.reporter.line(&json!({"event": "missing", "host": host, "error": error.to_string()}));
+            self.reporter.line("missing", json!({"host": host, "error": error.to_string()}));
             self.reporter.say(&error.to_string());
         }
         let hosts = self.files.shard_hosts()?;
@@ -54,9 +54,7 @@ impl Work<'_> {
     /// It cannot be written as JSON.
     pub fn show_plan(&self, planned: &FailoverPlan) -> Result<(), Failure> {
         if self.reporter.json {
-            let mut line = serde_json::to_value(planned).map_err(anyhow::Error::from)?;
-            line["event"] = "plan".into();
-            self.reporter.line(&line);
+            self.reporter.line("plan", serde_json::to_value(planned).map_err(anyhow::Error::from)?);
         } else {
             self.reporter.data(failover_text(planned, self.reporter.style).trim_end());
         }
@@ -77,10 +75,13 @@ impl Work<'_> {
         for promotion in planned.promotions.iter().filter(|p| outcome.promoted.contains_key(&p.shard)) {
             let (shard, to) = (promotion.shard, &promotion.to);
             let promoted = &outcome.promoted[&shard];
-            reporter.line(&json!({
-                "event": "failed_over", "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
-                "waited_ms": promoted.waited_ms, "already": promoted.already,
-            }));
+            reporter.line(
+                "failed_over",
+                json!({
+                    "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
+                    "waited_ms": promoted.waited_ms, "already": promoted.already,
+                }),
+            );
             reporter.data(&format!("  shard {shard} serves at {to}"));
             if outcome.unpublished.is_none() && !ground.absent.contains(&promotion.from) {
                 match set_aside(ground, (shard, &promotion.from), &self.id).await {
@@ -93,7 +94,7 @@ impl Work<'_> {
             }
         }
         for freed in planned.freed.iter().filter(|freed| outcome.freed.contains(&freed.shard)) {
-            reporter.line(&json!({"event": "freed", "shard": freed.shard, "host": freed.host}));
+            reporter.line("freed", json!({"shard": freed.shard, "host": freed.host}));
         }
         for (shard, error) in &outcome.failed {
             reporter.failed(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));

@@ -1,0 +1,33 @@
+//! How a command ended: its exit code, and the counts of the last JSON line.
+
+use super::exit::Exit;
+use crate::plan::Counts;
+
+/// The end of a command that did not fail as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct CommandOutcome {
+    /// The exit code.
+    pub exit: Exit,
+    /// The changes of its plan.
+    pub counts: Counts,
+    /// How many hosts or moves failed.
+    pub failed: usize,
+}
+
+impl CommandOutcome {
+    /// Returns the outcome of a command that changes nothing on hosts and failed on some of them.
+    pub fn of_hosts(failed: usize, is_interrupted: bool) -> Self {
+        let exit = match (failed, is_interrupted) {
+            (_, true) => Exit::Interrupted,
+            (0, false) => Exit::Done,
+            _ => Exit::Partial,
+        };
+        Self { failed, ..exit.into() }
+    }
+}
+
+impl From<Exit> for CommandOutcome {
+    fn from(exit: Exit) -> Self {
+        Self { exit, counts: Counts::default(), failed: 0 }
+    }
+}
