@@ -73,7 +73,7 @@ fn every_line_of_every_command_has_its_event_time_and_run() {
     ]);
     let mut runs = Vec::new();
     for (name, command) in COMMANDS {
-        let output = project.dunlin(&[command, &["--json"][..]].concat());
+        let output = project.dunlin(&[&["--json"][..], command].concat());
         runs.push(check_events(name, &output));
     }
     runs.sort();
@@ -86,7 +86,7 @@ fn a_command_that_fails_at_once_ends_with_an_error_and_a_summary() {
     let project = Project::new(&[]);
     project.write("dunlin.toml", "inventry = \"inventory\"\n");
     for (name, command) in COMMANDS.iter().filter(|(name, _)| *name != "check") {
-        let output = project.dunlin(&[command, &["--json"][..]].concat()).ends(1);
+        let output = project.dunlin(&[&["--json"][..], command].concat()).ends(1);
         check_events(name, &output);
         let events = events(&output);
         let errors: Vec<&Value> = events.iter().filter(|event| event["event"] == "error").collect();
@@ -105,7 +105,7 @@ fn documents_are_the_same_with_json() {
     let project = Project::new(&[]);
     for command in [&["man"][..], &["completions", "bash"]] {
         let text = project.dunlin(command).ends(0).stdout;
-        assert_eq!(project.dunlin(&[command, &["--json"][..]].concat()).ends(0).stdout, text);
+        assert_eq!(project.dunlin(&[&["--json"][..], command].concat()).ends(0).stdout, text);
     }
 }
 

@@ -33,10 +33,15 @@ fn dry(project: &Project, flags: &[&str]) -> Output {
     output
 }
 
-/// The plan's line of a JSON run.
+/// The plan's line of a JSON run, without what differs between two runs.
 fn plan(output: &Output) -> Value {
     let lines = output.stdout.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    lines.into_iter().find(|line| line["event"] == "plan").unwrap_or_else(|| panic!("no plan in {}", output.stdout))
+    let plan = lines.into_iter().find(|line| line["event"] == "plan");
+    let mut plan = plan.unwrap_or_else(|| panic!("no plan in {}", output.stdout));
+    for key in ["at", "run"] {
+        assert!(plan.as_object_mut().unwrap().remove(key).is_some(), "the plan has no `{key}`");
+    }
+    plan
 }
 
 #[test]
