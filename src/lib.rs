@@ -4,6 +4,7 @@
 //! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
 
 pub mod agent;
+pub mod atomic_file;
 pub mod cli;
 pub mod deploy;
 pub mod fleet;
@@ -12,6 +13,7 @@ pub mod journal;
 pub mod lock;
 pub mod plan;
 pub mod playbook;
+pub mod poll;
 pub mod provision;
 pub mod rebalance;
 pub mod report;

@@ -12,9 +12,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("plan", &[]),
     ("inventory", &[]),
     ("transport", &[]),
-    ("journal", &[]),
+    // Mechanisms that exist once.
+    ("poll", &[]),
+    ("atomic_file", &[]),
     // The host's lock, held by the agent for all three jobs.
-    ("lock", &["wire"]),
+    ("lock", &["wire", "poll"]),
+    ("journal", &["lock", "atomic_file"]),
     // What is said between controller and agent is said in the vocabulary's words.
     ("wire", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.

@@ -3,6 +3,8 @@
 //!
 //! Beside the lock each holder has a note, held by a lock of its own: a note whose lock is free belongs to nobody.
 
+pub mod file_lock;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};

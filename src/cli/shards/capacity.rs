@@ -69,7 +69,7 @@ impl Work<'_> {
         let sum = |figure: fn(&HostNow) -> u64| hosts.iter().map(figure).sum();
         let look = Look { at, bytes: sum(|host| host.bytes), users: sum(|host| host.users) };
         Journal::open(&path)?.append(&look)?;
-        let looks: Vec<Look> = journal::read(&path)?;
+        let looks: Vec<Look> = journal::read(&path).map_err(anyhow::Error::from)?;
         Ok(looks.into_iter().filter(|look| look.at >= at - PAST).collect())
     }
 }
