@@ -21,7 +21,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // What is said between controller and agent is said in the vocabulary's words.
     ("wire", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards"]),
+    ("resources", &["plan", "shards", "atomic_file"]),
     // `plan`: a binary's digest is held against that of the agent that answers.
     ("fleet", &["transport", "wire", "plan"]),
     // `wire`: a host's facts, and the catalogue that comes out of it.
@@ -34,13 +34,15 @@ const TABLE: &[(&str, &[&str])] = &[
     ("rebalance::host", HOST_HALF),
     // The halves of the controller. `transport`: only the errors, see ERRORS_ONLY.
     ("provision", CONTROLLER_HALF),
-    ("deploy", CONTROLLER_HALF),
+    // `resources`: modes.
+    ("deploy", &["plan", "playbook", "fleet", "inventory", "wire", "transport", "resources", "atomic_file"]),
     ("rebalance", CONTROLLER_HALF),
     ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan"]),
     (
         "cli",
         &[
             "agent",
+            "atomic_file",
             "deploy",
             "fleet",
             "inventory",
@@ -59,8 +61,9 @@ const TABLE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-const HOST_HALF: &[&str] = &["resources", "plan", "journal", "wire", "shards"];
-const CONTROLLER_HALF: &[&str] = &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards"];
+const HOST_HALF: &[&str] = &["resources", "plan", "journal", "wire", "shards", "atomic_file", "lock", "poll"];
+const CONTROLLER_HALF: &[&str] =
+    &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards", "atomic_file", "poll"];
 
 /// From these rooms, `transport` may only be imported for its errors.
 const ERRORS_ONLY: &[&str] = &["provision", "deploy", "rebalance"];
@@ -145,7 +148,9 @@ fn a_forbidden_import_is_found() {
     let host = ["deploy", "host", "stage"];
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
-        ["2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards)"]
+        [
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll)"
+        ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
     assert_eq!(found(&host, "fn a() { crate::cli::main(); }").len(), 1);

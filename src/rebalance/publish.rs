@@ -1,7 +1,6 @@
 //! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename. And which
 //! epoch the consumers have.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,6 +10,7 @@ use dunlin_shards::{Epoch, Placement, ShardMap};
 
 use super::Ground;
 use super::ground::{read_map, shard_id, told};
+use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::fleet::Stop;
 use crate::wire::provision::Apply;
 use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
@@ -224,16 +224,11 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
     Ok(())
 }
 
-/// Replaces a file by rename, durable when it returns.
+/// Replaces a file atomically and durably; it keeps its mode, and a new one is for its owner alone.
+///
+/// # Errors
+/// As [`write_atomically`].
 pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    temporary.write_all(text.as_bytes())?;
-    if let Ok(meta) = std::fs::metadata(path) {
-        std::fs::set_permissions(temporary.path(), meta.permissions())?;
-    }
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).with_context(|| path.display().to_string())?;
-    std::fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
+    write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
 }

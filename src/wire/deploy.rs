@@ -15,9 +15,10 @@ pub use desired::{
     is_plain_absolute, split_url,
 };
 pub use names::{PARTIAL, RECORDS, RelPath, Service, Version};
-pub use observed::{Holder, Leftover, Observation, Release, Seen, TextSeen, UnitSeen};
+pub use observed::{Leftover, Observation, Release, Seen, TextSeen, UnitSeen};
 
 use crate::plan::Digest;
+use crate::wire::lock::Holder;
 
 /// Which state of the service an observation is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
