@@ -10,18 +10,21 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     // The vocabulary and the edges: they import no other room.
     ("plan", &[]),
-    ("inventory", &[]),
+    // `process`: dynamic inventories.
+    ("inventory", &["process"]),
     ("transport", &[]),
     // Mechanisms that exist once.
     ("poll", &[]),
     ("atomic_file", &[]),
+    ("http", &[]),
+    ("process", &["poll"]),
     // The host's lock, held by the agent for all three jobs.
     ("lock", &["wire", "poll"]),
     ("journal", &["lock", "atomic_file"]),
     // What is said between controller and agent is said in the vocabulary's words.
     ("wire", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards", "atomic_file"]),
+    ("resources", &["plan", "shards", "atomic_file", "process"]),
     // `plan`: a binary's digest is held against that of the agent that answers.
     ("fleet", &["transport", "wire", "plan"]),
     // `wire`: a host's facts, and the catalogue that comes out of it.
@@ -35,9 +38,9 @@ const TABLE: &[(&str, &[&str])] = &[
     // The halves of the controller. `transport`: only the errors, see ERRORS_ONLY.
     ("provision", CONTROLLER_HALF),
     // `resources`: modes.
-    ("deploy", &["plan", "playbook", "fleet", "inventory", "wire", "transport", "resources", "atomic_file"]),
+    ("deploy", &["plan", "playbook", "fleet", "inventory", "wire", "transport", "resources", "atomic_file", "http"]),
     ("rebalance", CONTROLLER_HALF),
-    ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan"]),
+    ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan", "process"]),
     (
         "cli",
         &[
@@ -61,7 +64,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-const HOST_HALF: &[&str] = &["resources", "plan", "journal", "wire", "shards", "atomic_file", "lock", "poll"];
+const HOST_HALF: &[&str] =
+    &["resources", "plan", "journal", "wire", "shards", "atomic_file", "lock", "poll", "http", "process"];
 const CONTROLLER_HALF: &[&str] =
     &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards", "atomic_file", "poll"];
 
@@ -149,7 +153,7 @@ fn a_forbidden_import_is_found() {
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
         [
-            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll)"
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll, http, process)"
         ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);

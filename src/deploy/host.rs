@@ -203,8 +203,8 @@ fn once(switch: &Switch<'_>, target: &Target, step: &Once) -> Result<Reply> {
     }
     let limit = Duration::from_millis(step.timeout_ms);
     let ended = switch.place(&desired, |place| place.run(&step.argv, limit))?;
-    if !ended.ok {
-        return Ok(Reply::Once { ran: true, failed: Some(ended.told()) });
+    if !ended.is_success() {
+        return Ok(Reply::Once { ran: true, failed: Some(ended.describe()) });
     }
     state.once.push(done);
     state.write(switch.layout)?;

@@ -11,8 +11,7 @@ mod observed;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    Config, Desired, Drain, FORMAT, Health, Manifest, Probe, ReleaseFile, Scope, Setup, Target, Unit,
-    is_plain_absolute, split_url,
+    Config, Desired, Drain, FORMAT, Health, Manifest, Probe, ReleaseFile, Scope, Setup, Target, Unit, is_plain_absolute,
 };
 pub use names::{PARTIAL, RECORDS, RelPath, Service, Version};
 pub use observed::{Leftover, Observation, Release, Seen, TextSeen, UnitSeen};
