@@ -12,14 +12,14 @@ use super::Ground;
 use super::ground::{read_map, shard_id, told};
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::fleet::Stop;
+use crate::poll::poll_until_async;
 use crate::wire::provision::Apply;
 use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
 use crate::wire::{Reply, Request};
 
 /// How long services may take to notice a new map.
-const NOTICE: Duration = Duration::from_secs(10);
-/// Between two looks at them.
-const LOOK: Duration = Duration::from_millis(100);
+const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
+const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The hosts whose plays have a `shard_map` step, without those that the run goes without.
 ///
@@ -138,11 +138,10 @@ pub async fn unaccounted(ground: &Ground<'_>, map: &ShardMap, open: &[&MoveState
 /// # Errors
 /// As [`states`].
 pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bool) -> Result<Vec<String>> {
-    let end = Instant::now() + NOTICE;
-    loop {
-        let behind: Vec<String> = states(ground, map, false)
-            .await?
-            .into_iter()
+    let mut behind = Vec::new();
+    let check = async || {
+        let states = states(ground, map, false).await?.into_iter();
+        behind = states
             .filter_map(|(host, _, state)| match state.service {
                 Service::Runs { epoch } if epoch < map.epoch.0 => Some(format!("{host} routes by epoch {epoch}")),
                 Service::Unclear { why } if unclear_counts => {
@@ -150,12 +149,11 @@ pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bo
                 }
                 _ => None,
             })
-            .collect();
-        if behind.is_empty() || Instant::now() > end {
-            return Ok(behind);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+            .collect::<Vec<String>>();
+        anyhow::Ok(behind.is_empty().then_some(()))
+    };
+    poll_until_async(Instant::now() + MAP_NOTICE_TIMEOUT, SERVICE_POLL_INTERVAL, check).await?;
+    Ok(behind)
 }
 
 /// Writes where shards' copies are now into the authored map under an epoch that is higher than its own and than that of
