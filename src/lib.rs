@@ -4,14 +4,18 @@
 //! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
 
 pub mod agent;
+pub mod atomic_file;
 pub mod cli;
 pub mod deploy;
 pub mod fleet;
+pub mod http;
 pub mod inventory;
 pub mod journal;
 pub mod lock;
 pub mod plan;
 pub mod playbook;
+pub mod poll;
+pub mod process;
 pub mod project;
 pub mod provision;
 pub mod rebalance;

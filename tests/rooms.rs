@@ -17,15 +17,21 @@ use std::path::{Path, PathBuf};
 const TABLE: &[(&str, &[&str])] = &[
     // The vocabulary and the edges: they import no other room.
     ("plan", &[]),
-    ("inventory", &[]),
+    // `process`: dynamic inventories.
+    ("inventory", &["process"]),
     ("transport", &[]),
-    ("journal", &[]),
+    // Mechanisms that exist once.
+    ("poll", &[]),
+    ("atomic_file", &[]),
+    ("http", &[]),
+    ("process", &["poll"]),
     // The host's lock, held by the agent for all three jobs.
-    ("lock", &["wire"]),
+    ("lock", &["wire", "poll"]),
+    ("journal", &["lock", "atomic_file"]),
     // What is said between controller and agent is said in the vocabulary's words.
     ("wire", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards"]),
+    ("resources", &["plan", "shards", "atomic_file", "process"]),
     // `plan`: a binary's digest is held against that of the agent that answers.
     ("fleet", &["transport", "wire", "plan"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
@@ -40,13 +46,15 @@ const TABLE: &[(&str, &[&str])] = &[
     ("rebalance::host", HOST_HALF),
     // The halves of the controller. `transport`: only the errors, see ERRORS_ONLY.
     ("provision", CONTROLLER_HALF),
-    ("deploy", CONTROLLER_HALF),
+    // `resources`: modes.
+    ("deploy", &["plan", "playbook", "fleet", "inventory", "wire", "transport", "resources", "atomic_file", "http"]),
     ("rebalance", CONTROLLER_HALF),
-    ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan"]),
+    ("agent", &["provision::host", "deploy::host", "rebalance::host", "lock", "wire", "resources", "plan", "process"]),
     (
         "cli",
         &[
             "agent",
+            "atomic_file",
             "deploy",
             "fleet",
             "inventory",
@@ -66,8 +74,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-const HOST_HALF: &[&str] = &["resources", "plan", "journal", "wire", "shards"];
-const CONTROLLER_HALF: &[&str] = &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards"];
+const HOST_HALF: &[&str] =
+    &["resources", "plan", "journal", "wire", "shards", "atomic_file", "lock", "poll", "http", "process"];
+const CONTROLLER_HALF: &[&str] =
+    &["plan", "playbook", "fleet", "inventory", "journal", "wire", "transport", "shards", "atomic_file", "poll"];
 
 /// From these rooms, `transport` may only be imported for its errors.
 const ERRORS_ONLY: &[&str] = &["provision", "deploy", "rebalance"];
@@ -152,7 +162,9 @@ fn a_forbidden_import_is_found() {
     let host = ["deploy", "host", "stage"];
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
-        ["2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards)"]
+        [
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll, http, process)"
+        ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
     assert_eq!(found(&host, "fn a() { crate::cli::main(); }").len(), 1);

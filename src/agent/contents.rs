@@ -12,7 +12,7 @@ use crate::resources::Blobs;
 use crate::wire::FromAgent;
 
 /// How long a request waits for contents before it looks whether the controller is still there.
-const LOOK: Duration = Duration::from_millis(500);
+const BLOB_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// All contents of this channel.
 #[derive(Default)]
@@ -59,7 +59,8 @@ impl Blobs for Asking<'_> {
             if self.line.is_closed() {
                 bail!("the controller went away before it sent the contents");
             }
-            held = self.contents.arrived.wait_timeout(held, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            held =
+                self.contents.arrived.wait_timeout(held, BLOB_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         Ok(())
     }

@@ -11,9 +11,9 @@ use super::contents::{Asking, Contents};
 use super::line::Line;
 use crate::deploy;
 use crate::lock::Lock;
+use crate::process::Program;
 use crate::provision::host as provision;
 use crate::rebalance;
-use crate::resources::exec;
 use crate::wire::{Event, ExecDone, FromAgent, Reply, Request, Sink, Stream, shard};
 
 /// What outlives one request on this channel.
@@ -112,10 +112,11 @@ fn answer(request: Request, kept: &Kept, blobs: &Asking<'_>, sink: &Watch<'_>) -
 
 fn run(argv: &[String], sink: &Watch<'_>) -> Result<Reply> {
     let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
-    let status = exec::Exec::new(program).args(arguments).stream(&mut |is_error, text| {
-        let stream = if is_error { Stream::Err } else { Stream::Out };
-        sink.emit(Event::Output { stream, text });
-    })?;
+    let status =
+        Program::new(program).args(arguments).cancel_when(&|| sink.cancelled()).stream(&mut |is_error, text| {
+            let stream = if is_error { Stream::Err } else { Stream::Out };
+            sink.emit(Event::Output { stream, text });
+        })?;
     Ok(Reply::Exec(ExecDone { status }))
 }
 

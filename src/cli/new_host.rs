@@ -14,6 +14,7 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::provision::{How, provision};
 use super::run::fleet;
+use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::inventory::{Bytes, HostKey, Inventory, NewHost, add_host};
 use crate::project::Project;
 
@@ -80,7 +81,8 @@ impl ProvisionNewHost {
                 return Ok(CommandOutcome::from(if self.how.detailed_exitcode { Exit::Pending } else { Exit::Done }));
             }
             confirm("Add it to the inventory?", self.how.yes)?;
-            write(&path, &after)?;
+            let mode = existing_mode(&path)?.unwrap_or(0o644);
+            write_atomically(&path, after.as_bytes(), &Attributes::synced(mode))?;
         }
         provision(Some(&self.name), &self.how, common).await
     }
@@ -153,17 +155,4 @@ impl ProvisionNewHost {
         ));
         Ok(())
     }
-}
-
-/// Writes a file as a whole or not at all.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    use std::io::Write as _;
-    let folder = path.parent().context("a file has a folder")?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    temporary.write_all(text.as_bytes())?;
-    temporary.as_file().sync_all()?;
-    let permissions = std::fs::metadata(path)?.permissions();
-    std::fs::set_permissions(temporary.path(), permissions)?;
-    temporary.persist(path).map_err(|error| error.error)?;
-    Ok(())
 }

@@ -10,7 +10,8 @@ use super::failure::Failure;
 use crate::deploy::rollout::{Planned, Refused, Told};
 use crate::report::Reporter;
 use crate::wire::Event;
-use crate::wire::deploy::{Holder, Outcome, Service, Version};
+use crate::wire::deploy::{Outcome, Service, Version};
+use crate::wire::lock::Holder;
 
 /// Tells why a host could not be looked at or planned.
 pub fn say_refused(host: &str, refused: &Refused, common: &Common) {
@@ -24,9 +25,7 @@ pub fn say_refused(host: &str, refused: &Refused, common: &Common) {
 
 /// Who holds a service's lock.
 pub fn held(holder: &Holder) -> String {
-    let since = i64::try_from(holder.since).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
-    let since = since.map(|at| format!(" since {at}")).unwrap_or_default();
-    format!("{} is deploying this service{since} (process {} there)", holder.by, holder.pid)
+    format!("{} is deploying this service since {} (process {} there)", holder.by, holder.since, holder.pid)
 }
 
 /// Without `--to`, all hosts must return to the same release: after a rollout that stopped half way they would not.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::recipe::Recipe;
+use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::wire::deploy::{FORMAT, Manifest, Version};
 
@@ -78,18 +79,8 @@ pub fn package(recipe: &Recipe, base: &Path, version: &Version, out: &Path) -> R
     let packed = pack(&manifest, &blobs).context("building the archive")?;
     fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
     let path = out.join(format!("{}-{version}.tar.zst", recipe.service));
-    write(&path, &packed).with_context(|| format!("writing {}", path.display()))?;
+    write_atomically(&path, &packed, &Attributes::synced(0o644))?;
     Ok(Artifact { path, digest: Digest::of(&packed), manifest, blobs })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut file = tempfile::Builder::new()
-        .prefix(".package-")
-        .permissions(<fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o644))
-        .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
-    file.write_all(bytes)?;
-    file.persist(path)?;
-    Ok(())
 }
 
 fn pack(manifest: &Manifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {

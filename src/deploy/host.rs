@@ -7,7 +7,6 @@ mod activate;
 mod command;
 mod health;
 mod layout;
-mod lock;
 mod observe;
 mod prune;
 mod releases;
@@ -17,7 +16,6 @@ mod state;
 mod switch;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -28,10 +26,12 @@ use self::layout::Layout;
 use self::state::State;
 use self::switch::Switch;
 use crate::deploy::plan;
+use crate::lock::Lock;
 use crate::plan::Digest;
 use crate::resources::Blobs;
 use crate::wire::Sink;
-use crate::wire::deploy::{About, Desired, Failure, Holder, Once, Reply, Request, Scope, Target};
+use crate::wire::deploy::{About, Desired, Failure, Once, Reply, Request, Scope, Target};
+use crate::wire::lock::{Holder, Take, Taken};
 
 pub use services::{ServiceState, Services, Systemd};
 
@@ -46,7 +46,7 @@ pub struct Host {
 
 /// A service's lock, held, and the turn of the requests of this process.
 struct Held {
-    _file: File,
+    _lock: Lock,
     turn: Mutex<()>,
 }
 
@@ -176,11 +176,13 @@ impl Host {
             return Ok(Ok(held.clone()));
         }
         layout.prepare()?;
-        let file = match lock::take(layout, by)? {
-            Ok(file) => file,
-            Err(holder) => return Ok(Err(holder)),
-        };
-        let held = Arc::new(Held { _file: file, turn: Mutex::new(()) });
+        let lock = layout.service_lock();
+        // The run is not named: the holder of the host's lock has it.
+        let take = Take { by: by.to_owned(), command: "deploy".to_owned(), run: String::new(), shared: false };
+        if let Taken::By(holders) = lock.take(&take)? {
+            return Ok(Err(holders.into_iter().next().unwrap_or_else(Holder::unknown)));
+        }
+        let held = Arc::new(Held { _lock: lock, turn: Mutex::new(()) });
         locks.insert(layout.root().to_owned(), held.clone());
         Ok(Ok(held))
     }
@@ -201,8 +203,8 @@ fn once(switch: &Switch<'_>, target: &Target, step: &Once) -> Result<Reply> {
     }
     let limit = Duration::from_millis(step.timeout_ms);
     let ended = switch.place(&desired, |place| place.run(&step.argv, limit))?;
-    if !ended.ok {
-        return Ok(Reply::Once { ran: true, failed: Some(ended.told()) });
+    if !ended.is_success() {
+        return Ok(Reply::Once { ran: true, failed: Some(ended.describe()) });
     }
     state.once.push(done);
     state.write(switch.layout)?;

@@ -11,7 +11,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use self::read::Reader;
-use super::values::{Batch, Octal, Span};
+use super::values::{Span, plain_mode};
+use crate::playbook::BatchSize;
+use crate::resources::mode::Mode;
 use crate::wire::deploy::{Drain, Health, Once, Probe, RelPath, Service, When};
 
 /// Releases that stay on a host where the recipe does not say.
@@ -37,7 +39,7 @@ pub struct Recipe {
     /// How many releases stay on a host.
     pub keep: usize,
     /// The rollout's batches; empty: all hosts at once.
-    pub batches: Vec<Batch>,
+    pub batches: Vec<BatchSize>,
     /// The artefact's files.
     pub files: Vec<FileEntry>,
     /// Unit templates.
@@ -118,7 +120,8 @@ pub struct RecipeError {
 struct FileTable {
     source: PathBuf,
     dest: RelPath,
-    mode: Option<Octal>,
+    #[serde(default, deserialize_with = "plain_mode")]
+    mode: Option<Mode>,
 }
 
 #[derive(Deserialize)]
@@ -136,7 +139,8 @@ struct UnitTable {
 struct ConfigTable {
     src: PathBuf,
     dest: PathBuf,
-    mode: Option<Octal>,
+    #[serde(default, deserialize_with = "plain_mode")]
+    mode: Option<Mode>,
     owner: Option<String>,
     group: Option<String>,
     #[serde(default)]
@@ -422,7 +426,7 @@ before = ["systemctl stop lb-check", ["sleep", "1"]]
         let recipe = Recipe::parse(GOOD).unwrap();
         assert_eq!((recipe.service.as_str(), recipe.keep), ("timeline", 3));
         assert_eq!(&GOOD[recipe.hosts_span.clone()], "\"app\"");
-        assert_eq!(recipe.batches, [Batch::Count(1), Batch::Percent(25), Batch::Percent(100)]);
+        assert_eq!(recipe.batches, [BatchSize::Count(1), BatchSize::Percent(25), BatchSize::Percent(100)]);
         assert_eq!(recipe.units.iter().map(|unit| unit.restart).collect::<Vec<_>>(), [true, false]);
         let config = &recipe.configs[0];
         assert_eq!((config.mode, config.group.as_str()), (0o640, "timeline"));

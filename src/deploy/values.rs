@@ -1,25 +1,14 @@
-//! Small values of a recipe: spans of time, permission bits, batches.
+//! Small values of a recipe: durations and modes; and the batches of a rollout.
 
 use serde::{Deserialize, Deserializer, de};
 
 use crate::inventory::parse_duration;
+use crate::playbook::BatchSize;
+use crate::resources::mode::Mode;
 
 /// A duration in milliseconds, written `"250ms"`, `"30s"`, `"10m"` or `"1h"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub u64);
-
-/// Permission bits, written as an octal string (`"0755"`), without set-id and sticky bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Octal(pub u32);
-
-/// How many hosts a batch brings the rollout to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Batch {
-    /// That many hosts in this batch: `"1"`.
-    Count(usize),
-    /// So many percent of all hosts are done when this batch is, rounded up: `"25%"`.
-    Percent(u8),
-}
 
 impl Span {
     fn parse(text: &str) -> Result<Self, String> {
@@ -40,47 +29,26 @@ impl<'de> Deserialize<'de> for Span {
     }
 }
 
-impl Octal {
-    fn parse(text: &str) -> Option<Self> {
-        let octal = (3..=4).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
-        octal.then(|| u32::from_str_radix(text, 8).ok()).flatten().filter(|&bits| bits <= 0o777).map(Self)
+/// Reads the mode of a file in a release: one without set-id and sticky bits.
+pub fn plain_mode<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Mode>, D::Error> {
+    let mode = Mode::deserialize(deserializer)?;
+    if mode.0 > 0o777 {
+        let shown = Mode::octal(mode.0);
+        return Err(de::Error::custom(format!("a file of a release has no set-id and sticky bits, not \"{shown}\"")));
     }
+    Ok(Some(mode))
 }
-
-impl Batch {
-    fn parse(text: &str) -> Option<Self> {
-        match text.strip_suffix('%') {
-            Some(percent) => percent.parse().ok().filter(|percent| (1..=100).contains(percent)).map(Self::Percent),
-            None => text.parse().ok().filter(|&count| count > 0).map(Self::Count),
-        }
-    }
-}
-
-/// Both are strings in TOML; what is no such string is told by what would be right.
-macro_rules! from_text {
-    ($name:ident, $expected:expr) => {
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = String::deserialize(deserializer).map_err(|_| de::Error::custom($expected))?;
-                Self::parse(&text).ok_or_else(|| de::Error::custom(format!("{}, not {text:?}", $expected)))
-            }
-        }
-    };
-}
-
-from_text!(Octal, "a mode is an octal string such as \"0644\", without set-id bits");
-from_text!(Batch, "a batch is a number of hosts such as \"1\" or a share such as \"25%\"");
 
 /// Cuts the hosts of a rollout into batches, in order.
 ///
 /// A share is of all hosts and counts those of earlier batches, so `["1", "25%", "100%"]` of 8 hosts is 1, 1, 6. A
 /// batch that would be empty is left out; hosts that no batch reaches form the last one. No batches: all at once.
-pub fn rollout<T: Clone>(hosts: &[T], batches: &[Batch]) -> Vec<Vec<T>> {
+pub fn rollout<T: Clone>(hosts: &[T], batches: &[BatchSize]) -> Vec<Vec<T>> {
     let (mut done, mut cut) = (0, Vec::new());
-    for batch in batches.iter().chain([&Batch::Percent(100)]) {
+    for batch in batches.iter().chain([&BatchSize::Percent(100)]) {
         let until = match *batch {
-            Batch::Count(count) => done + count,
-            Batch::Percent(percent) => (hosts.len() * usize::from(percent)).div_ceil(100),
+            BatchSize::Count(count) => done + count,
+            BatchSize::Percent(percent) => (hosts.len() * percent).div_ceil(100),
         };
         let until = until.min(hosts.len());
         if until > done {
@@ -97,7 +65,7 @@ mod tests {
 
     fn sizes(hosts: usize, batches: &[&str]) -> Vec<usize> {
         let hosts: Vec<usize> = (0..hosts).collect();
-        let batches: Vec<Batch> = batches.iter().map(|text| Batch::parse(text).unwrap()).collect();
+        let batches: Vec<BatchSize> = batches.iter().map(|text| text.parse().unwrap()).collect();
         let cut = rollout(&hosts, &batches);
         assert_eq!(cut.concat(), hosts, "every host once, in order");
         cut.iter().map(Vec::len).collect()
@@ -122,12 +90,15 @@ mod tests {
         for bad in ["", "s", "30", "0s", "1us", "-1s", "99999999999999999999h"] {
             assert!(Span::parse(bad).is_err(), "{bad}");
         }
-        assert_eq!(Octal::parse("0755"), Some(Octal(0o755)));
-        for bad in ["4755", "75", "rwx", "0888", "+755"] {
-            assert_eq!(Octal::parse(bad), None, "{bad}");
-        }
-        for bad in ["0", "0%", "101%", "", "%", "a"] {
-            assert_eq!(Batch::parse(bad), None, "{bad}");
+    }
+
+    #[test]
+    fn a_release_has_no_file_with_set_id_bits() {
+        let read = |text: &str| plain_mode(toml::Value::String(text.to_owned()));
+        assert_eq!(read("0755").unwrap(), Some(Mode(0o755)));
+        for bad in ["4755", "1777"] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("set-id") && error.contains(bad), "{error}");
         }
     }
 }

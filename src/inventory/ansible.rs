@@ -9,10 +9,8 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::io::ErrorKind;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::sync::mpsc;
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -25,6 +23,7 @@ use super::hosts_toml::{host_key_error, resolve_path};
 use super::name;
 use super::source::{Located, Origin, SourceFile};
 use super::vars::{Value, VarValue, Vars, is_var_name};
+use crate::process::{End, Program};
 
 /// How long the executable may take.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
@@ -76,25 +75,19 @@ fn tail(said: &str) -> Option<String> {
 
 fn output_of(script: &Path, dir: &Path, limit: Duration) -> Result<Output, String> {
     let absolute = std::path::absolute(script).map_err(|error| error.to_string())?;
-    let mut command = Command::new(absolute);
-    // A group of its own, so that the time limit also ends what it started.
-    command.arg("--list").current_dir(dir).process_group(0);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let child = command.spawn().map_err(|error| match error.kind() {
-        ErrorKind::NotFound => "cannot be run: the interpreter in its first line is missing".to_owned(),
-        _ => format!("cannot be run: {error}"),
-    })?;
-    let group = rustix::process::Pid::from_child(&child);
-    let (send, receive) = mpsc::channel();
-    std::thread::spawn(move || send.send(child.wait_with_output()));
-    match receive.recv_timeout(limit) {
-        Ok(output) => output.map_err(|error| error.to_string()),
-        Err(_) => {
-            // It may have ended just now; then there is nothing to end.
-            let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
-            Err(format!("the dynamic inventory did not finish within {} s", limit.as_secs()))
-        }
+    let program = Program::with_own_environment(absolute).arg("--list").folder(dir).timeout(limit);
+    let completed =
+        program.complete().map_err(|error| match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(ErrorKind::NotFound) => "cannot be run: the interpreter in its first line is missing".to_owned(),
+            _ => format!("cannot be run: {}", error.root_cause()),
+        })?;
+    let End::Exited(status) = completed.end else {
+        return Err(format!("the dynamic inventory did not finish within {} s", limit.as_secs()));
+    };
+    if completed.stdout.omitted > 0 {
+        return Err(format!("the dynamic inventory printed more than {} bytes", completed.stdout.bytes.len()));
     }
+    Ok(Output { status, stdout: completed.stdout.bytes, stderr: completed.stderr.bytes })
 }
 
 fn read(root: &serde_json::Map<String, Json>, dir: &Path, (origin, found): (&Origin, &mut Diagnostics)) -> Draft {

@@ -1,103 +1,214 @@
-//! The journal: JSON lines, appended and synced, that say what was going to be done and how it ended.
+//! Journals: files of JSON lines, appended and synced, that record an operation's steps so that another process can
+//! continue after a crash.
 //!
-//! A line counts once its newline is on the disk. A crash can leave a torn last line: readers pass over it, and the
-//! next append begins on a line of its own.
+//! An entry counts once its newline is on the disk. A crash can leave a torn last line; readers ignore it, and the next
+//! writer removes it. Any other line that is not an entry is an error: recovery decides by the entries, and a missing
+//! one would change what it decides.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
-/// A journal that is open for appending.
+use crate::atomic_file::sync_folder;
+use crate::lock::file_lock::{Access, lock_within};
+
+/// How long to wait for another process that has the journal open for appending.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// Another process has it open for appending.
+    #[error("another process writes the journal {}", path.display())]
+    Locked {
+        /// The journal.
+        path: PathBuf,
+    },
+    /// A line that is not the last one is not an entry, or the last one is an entry of an unknown kind.
+    #[error(
+        "{}:{line}: not a journal entry ({reason}); if a newer dunlin wrote it, use that version; otherwise the file is \
+         damaged: correct or remove this line",
+        path.display()
+    )]
+    Damaged {
+        /// The journal.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The parser's message.
+        reason: serde_json::Error,
+    },
+    /// It cannot be read or written.
+    #[error("cannot {action} the journal {}", path.display())]
+    Io {
+        /// What was tried: `open`, `read`, `write` …
+        action: &'static str,
+        /// The journal.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+}
+
+/// A journal that is open for appending, by this process alone.
 #[derive(Debug)]
 pub struct Journal {
     file: File,
     path: PathBuf,
+    /// The length of all whole entries, in bytes.
+    length: u64,
+    /// Whether there may be a part of an entry behind them, left by a failed append.
+    is_torn: bool,
 }
 
 impl Journal {
-    /// Opens a journal, and makes it and its folder where they are missing.
+    /// Opens a journal, and creates it and its folder where they are missing. A torn last line is removed.
     ///
     /// # Errors
-    /// What the system said, with the path.
+    /// Fails where another process has it open (after a short wait: it may be ending just now), and on I/O errors.
     pub fn open(path: &Path) -> Result<Self> {
         let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
         if !folder.is_dir() {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
-            sync(folder.parent().unwrap_or(folder))?;
+            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            sync_folder(folder.parent().unwrap_or(folder))?;
         }
         let is_new = !path.exists();
-        let mut file = OpenOptions::new()
-            .read(true)
-            .append(true)
-            .create(true)
-            .open(path)
-            .with_context(|| format!("opening the journal {}", path.display()))?;
+        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let mut journal = Self {
+            file: file.map_err(|source| io_error("open", path, source))?,
+            path: path.to_owned(),
+            length: 0,
+            is_torn: true,
+        };
         if is_new {
-            sync(folder)?;
+            sync_folder(folder)?;
+        }
+        // Before the file is looked at: what another process is appending just now is not a torn line.
+        if !lock_within(&journal.file, Access::Exclusive, LOCK_TIMEOUT)
+            .map_err(|source| journal.error("lock", source))?
+        {
+            return Err(JournalError::Locked { path: path.to_owned() }.into());
         }
         let mut text = Vec::new();
-        file.read_to_end(&mut text).with_context(|| format!("reading the journal {}", path.display()))?;
-        if text.last().is_some_and(|&byte| byte != b'\n') {
-            file.write_all(b"\n").with_context(|| format!("mending the journal {}", path.display()))?;
-        }
-        Ok(Self { file, path: path.to_owned() })
+        journal.file.read_to_end(&mut text).map_err(|source| journal.error("read", source))?;
+        journal.length = whole_entries(&text).len() as u64;
+        journal.is_torn = journal.length < text.len() as u64;
+        journal.remove_torn_line()?;
+        Ok(journal)
     }
 
     /// Appends one entry and waits until it is on the disk.
     ///
     /// # Errors
-    /// What the system said: the entry then does not count, and what it announces must not be done.
+    /// Fails on I/O errors: the entry then does not count, and the step that it announces must not be taken.
     pub fn append<T: Serialize>(&mut self, entry: &T) -> Result<()> {
-        self.note(entry)?;
-        self.file.sync_data().with_context(|| format!("syncing the journal {}", self.path.display()))
+        let before = self.length;
+        self.append_unsynced(entry)?;
+        if let Err(source) = self.file.sync_data() {
+            // The entry may be on the disk or not. It must not count later, when the step was not taken.
+            self.length = before;
+            self.is_torn = true;
+            self.remove_torn_line().ok();
+            return Err(self.error("sync", source).into());
+        }
+        Ok(())
     }
 
-    /// Appends one entry without waiting for the disk: it outlives the process, perhaps not the host.
+    /// Appends one entry without waiting for the disk: it outlives the process, but perhaps not a power failure.
     ///
     /// # Errors
-    /// What the system said.
-    pub fn note<T: Serialize>(&mut self, entry: &T) -> Result<()> {
-        let mut line = serde_json::to_vec(entry).context("a journal entry as JSON")?;
+    /// Fails on I/O errors; the entry then does not count.
+    pub fn append_unsynced<T: Serialize>(&mut self, entry: &T) -> Result<()> {
+        let mut line = serde_json::to_vec(entry).context("cannot write a journal entry as JSON")?;
         line.push(b'\n');
-        self.file.write_all(&line).with_context(|| format!("writing the journal {}", self.path.display()))
+        self.remove_torn_line()?;
+        if let Err(source) = self.file.write_all(&line) {
+            // A part may have been written (a full disk): an entry behind it would be lost to every reader.
+            self.is_torn = true;
+            self.remove_torn_line().ok();
+            return Err(self.error("write", source).into());
+        }
+        self.length += line.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off what a failed append or a crash left behind the last whole entry.
+    fn remove_torn_line(&mut self) -> Result<(), JournalError> {
+        if self.is_torn {
+            let cut = self.file.set_len(self.length).and_then(|()| self.file.sync_data());
+            cut.map_err(|source| self.error("remove the torn last line of", source))?;
+            self.is_torn = false;
+        }
+        Ok(())
+    }
+
+    /// Returns all entries, oldest first, the process' own included.
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn entries<T: DeserializeOwned>(&mut self) -> Result<Vec<T>, JournalError> {
+        let mut text = Vec::new();
+        let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
+        read.map_err(|source| self.error("read", source))?;
+        parse(&text, &self.path)
+    }
+
+    fn error(&self, action: &'static str, source: io::Error) -> JournalError {
+        io_error(action, &self.path, source)
     }
 }
 
-/// All whole entries of a journal, oldest first; none where there is no journal. Lines that are no entry (torn by a
-/// crash) are passed over.
+/// Reads all whole entries of a journal, oldest first; there are none where there is no journal. A torn last line is
+/// ignored: another process may be writing it.
 ///
 /// # Errors
-/// The file is there but cannot be read.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("reading the journal {}", path.display())),
-    };
-    Ok(text.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect())
+/// Fails where the file is there but cannot be read, and where any other line is not an entry of this kind.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, JournalError> {
+    match fs::read(path) {
+        Ok(text) => parse(&text, path),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(source) => Err(io_error("read", path, source)),
+    }
 }
 
-fn sync(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|dir| dir.sync_all()).with_context(|| format!("syncing {}", folder.display()))
+fn parse<T: DeserializeOwned>(text: &[u8], path: &Path) -> Result<Vec<T>, JournalError> {
+    let mut entries = Vec::new();
+    for (index, line) in whole_entries(text).split_inclusive(|&byte| byte == b'\n').enumerate() {
+        let entry = serde_json::from_slice(line);
+        entries.push(entry.map_err(|reason| JournalError::Damaged {
+            path: path.to_owned(),
+            line: index + 1,
+            reason,
+        })?);
+    }
+    Ok(entries)
+}
+
+/// Returns the text without a torn last line: one without a newline, or one that is not JSON, since a crash can also
+/// leave a line whose first blocks were never written.
+///
+/// A last line that is JSON is never torn. If it is not an entry of a known kind, a newer version wrote it, and ignoring
+/// it would mean to forget an announced step.
+fn whole_entries(text: &[u8]) -> &[u8] {
+    let Some((b'\n', lines)) = text.split_last() else { return &text[..line_start(text)] };
+    let last = line_start(lines);
+    let is_json = serde_json::from_slice::<IgnoredAny>(&lines[last..]).is_ok();
+    if is_json { text } else { &text[..last] }
+}
+
+/// Returns where the last line begins, which has no newline of its own.
+fn line_start(text: &[u8]) -> usize {
+    text.iter().rposition(|&byte| byte == b'\n').map_or(0, |newline| newline + 1)
+}
+
+fn io_error(action: &'static str, path: &Path, source: io::Error) -> JournalError {
+    JournalError::Io { action, path: path.to_owned(), source }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn entries_come_back_and_a_torn_line_is_passed_over() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a/b/move.jsonl");
-        assert_eq!(read::<u32>(&path).unwrap(), Vec::<u32>::new());
-        Journal::open(&path).unwrap().append(&1).unwrap();
-        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"[2, ").unwrap();
-        assert_eq!(read::<u32>(&path).unwrap(), [1]);
-        Journal::open(&path).unwrap().append(&3).unwrap();
-        assert_eq!(read::<u32>(&path).unwrap(), [1, 3]);
-    }
-}
+mod tests;

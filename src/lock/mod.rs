@@ -3,30 +3,34 @@
 //!
 //! Beside the lock each holder has a note, held by a lock of its own: a note whose lock is free belongs to nobody.
 
+pub mod file_lock;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
-
+use self::file_lock::{Access, try_lock};
+use crate::poll::poll_until;
 use crate::wire::lock::{Holder, Take, Taken};
+use anyhow::{Context, Result};
 
-/// How long to wait for a holder whose controller is gone: the longest that a switch of a shard may take to find its
-/// way, and some.
-const ENDING: Duration = Duration::from_secs(60);
-/// How long to wait for any other: one that is just going, or just coming and has no note yet.
-const GOING: Duration = Duration::from_millis(500);
-/// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
+/// How long to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
+/// roll back.
+const ENDING_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long to wait for any other: one that is just ending, or has just begun and has no note yet.
+const HOLDER_TIMEOUT: Duration = Duration::from_millis(500);
+const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What one agent holds.
 #[derive(Debug)]
 pub struct Lock {
     folder: PathBuf,
+    /// Of the lock's file, and the beginning of its notes' names.
+    name: &'static str,
+    /// Whether to wait for holders that are about to end.
+    waits: bool,
     held: Mutex<Option<Held>>,
 }
 
@@ -52,7 +56,12 @@ impl Default for Lock {
 impl Lock {
     /// The lock in that folder.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), held: Mutex::default() }
+        Self { folder: folder.to_owned(), name: "host", waits: true, held: Mutex::default() }
+    }
+
+    /// Returns a lock of that name in a folder; whoever takes it is told at once that somebody else has it.
+    pub fn without_wait(folder: &Path, name: &'static str) -> Self {
+        Self { folder: folder.to_owned(), name, waits: false, held: Mutex::default() }
     }
 
     /// Takes it, and keeps it until this value is dropped; or tells who has it. Held already, it stays held; one that
@@ -66,20 +75,28 @@ impl Lock {
             return Ok(if held.holder.run == take.run { Taken::Held } else { Taken::By(vec![held.holder.clone()]) });
         }
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
-        let path = self.folder.join("host");
+        let path = self.folder.join(self.name);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
-        let wish =
-            if take.shared { FlockOperation::NonBlockingLockShared } else { FlockOperation::NonBlockingLockExclusive };
+        let access = if take.shared { Access::Shared } else { Access::Exclusive };
         let begin = Instant::now();
-        while !try_lock(&file, wish, &path)? {
-            let holders = self.holders()?;
-            let patience =
-                if holders.iter().any(|holder| !holder.ending) || holders.is_empty() { GOING } else { ENDING };
-            if begin.elapsed() > patience {
-                return Ok(Taken::By(holders));
+        let attempt = || -> Result<Option<Taken>> {
+            if try_lock(&file, access).with_context(|| format!("locking {}", path.display()))? {
+                return Ok(Some(Taken::Held));
             }
-            std::thread::sleep(LOOK);
+            let holders = self.holders()?;
+            let timeout = match holders[..] {
+                _ if !self.waits => Duration::ZERO,
+                [] => HOLDER_TIMEOUT,
+                _ if holders.iter().all(|holder| holder.ending) => ENDING_TIMEOUT,
+                _ => HOLDER_TIMEOUT,
+            };
+            Ok((begin.elapsed() >= timeout).then_some(Taken::By(holders)))
+        };
+        match poll_until(begin + ENDING_TIMEOUT, LOCK_POLL_INTERVAL, attempt)? {
+            Some(Taken::Held) => {}
+            Some(taken) => return Ok(taken),
+            None => return Ok(Taken::By(self.holders()?)),
         }
         *held = Some(self.noted(file, take)?);
         Ok(Taken::Held)
@@ -95,11 +112,11 @@ impl Lock {
             shared: take.shared,
             ending: false,
         };
-        let path = self.folder.join(format!("host.{}.json", holder.pid));
+        let path = self.folder.join(format!("{}.{}.json", self.name, holder.pid));
         // Locked before it has its name, so that nobody takes it for one that was left.
         let mut note =
             tempfile::Builder::new().prefix(".note-").tempfile_in(&self.folder).context("the lock's note")?;
-        try_lock(note.as_file(), FlockOperation::NonBlockingLockExclusive, &path)?;
+        try_lock(note.as_file(), Access::Exclusive).with_context(|| format!("locking {}", path.display()))?;
         note.write_all(&serde_json::to_vec(&holder)?).with_context(|| format!("writing {}", path.display()))?;
         let note = note.persist(&path).with_context(|| format!("writing {}", path.display()))?;
         Ok(Held { _lock: lock, note, path, holder })
@@ -129,14 +146,16 @@ impl Lock {
     pub fn holders(&self) -> Result<Vec<Holder>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Ok(Vec::new());
+            }
             Err(error) => return Err(error).with_context(|| format!("reading {}", self.folder.display())),
         };
         let mut holders = Vec::new();
         for entry in entries {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if name.starts_with("host.") && name.ends_with(".json") {
+            if name.strip_prefix(self.name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".json")) {
                 holders.extend(holder(&path)?);
             }
         }
@@ -165,7 +184,7 @@ fn holder(path: &Path) -> Result<Option<Holder>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("opening {}", path.display())),
     };
-    if try_lock(&file, FlockOperation::NonBlockingLockShared, path)? {
+    if try_lock(&file, Access::Shared).with_context(|| format!("locking {}", path.display()))? {
         fs::remove_file(path).ok();
         return Ok(None);
     }
@@ -173,14 +192,6 @@ fn holder(path: &Path) -> Result<Option<Holder>> {
     file.read_to_end(&mut text).with_context(|| format!("reading {}", path.display()))?;
     // Caught while it is being written: it is there the next time.
     Ok(serde_json::from_slice(&text).ok())
-}
-
-fn try_lock(file: &File, operation: FlockOperation, path: &Path) -> Result<bool> {
-    match flock(file, operation) {
-        Ok(()) => Ok(true),
-        Err(Errno::WOULDBLOCK) => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
-    }
 }
 
 #[cfg(test)]
@@ -219,7 +230,7 @@ mod tests {
         assert!(second.holders().unwrap()[0].ending);
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| second.take(&take("2", false)).unwrap());
-            std::thread::sleep(GOING * 2);
+            std::thread::sleep(HOLDER_TIMEOUT * 2);
             drop(first);
             assert_eq!(waiting.join().unwrap(), Taken::Held);
         });

@@ -2,12 +2,14 @@
 
 use std::str::FromStr;
 
-/// The size of one batch.
+use serde::{Deserialize, Deserializer, de};
+
+/// The size of one batch, in a play of that batch alone, in a rollout of all batches up to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
     /// So many hosts, at least 1.
     Count(usize),
-    /// So many percent of the play's hosts, 1 to 100; rounded down, but never below one host.
+    /// A percentage of all hosts, 1 to 100.
     Percent(usize),
 }
 
@@ -36,8 +38,16 @@ impl FromStr for BatchSize {
     }
 }
 
+impl<'de> Deserialize<'de> for BatchSize {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "the size of a batch is a string: a count (\"2\") or a share (\"25%\")";
+        let text = String::deserialize(deserializer).map_err(|_| de::Error::custom(expected))?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
 impl BatchSize {
-    /// How many of `total` hosts that is.
+    /// Returns how many of a play's hosts that is: a share is rounded down, but never below one host.
     pub fn of(self, total: usize) -> usize {
         match self {
             Self::Count(count) => count,

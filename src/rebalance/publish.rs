@@ -1,7 +1,6 @@
 //! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename. And which
 //! epoch the consumers have.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -12,14 +11,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Ground;
 use super::ground::{read_map, shard_id, told};
+use crate::atomic_file::{Attributes, existing_mode, write_atomically};
+use crate::poll::poll_until_async;
 use crate::wire::provision::Apply;
 use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
 use crate::wire::{Reply, Request};
 
 /// How long services may take to notice a new map.
-const NOTICE: Duration = Duration::from_secs(10);
-/// Between two looks at them.
-const LOOK: Duration = Duration::from_millis(100);
+const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
+const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The hosts whose plays have a `shard_map` step, without those that the run goes without.
 ///
@@ -138,11 +138,10 @@ pub async fn unaccounted(ground: &Ground<'_>, map: &ShardMap, open: &[&MoveState
 /// # Errors
 /// As [`states`].
 pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bool) -> Result<Vec<String>> {
-    let end = Instant::now() + NOTICE;
-    loop {
-        let behind: Vec<String> = states(ground, map, false)
-            .await?
-            .into_iter()
+    let mut behind = Vec::new();
+    let check = async || {
+        let states = states(ground, map, false).await?.into_iter();
+        behind = states
             .filter_map(|(host, _, state)| match state.service {
                 Service::Runs { epoch } if epoch < map.epoch.0 => Some(format!("{host} routes by epoch {epoch}")),
                 Service::Unclear { why } if unclear_counts => {
@@ -150,12 +149,11 @@ pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bo
                 }
                 _ => None,
             })
-            .collect();
-        if behind.is_empty() || Instant::now() > end {
-            return Ok(behind);
-        }
-        tokio::time::sleep(LOOK).await;
-    }
+            .collect::<Vec<String>>();
+        anyhow::Ok(behind.is_empty().then_some(()))
+    };
+    poll_until_async(Instant::now() + MAP_NOTICE_TIMEOUT, SERVICE_POLL_INTERVAL, check).await?;
+    Ok(behind)
 }
 
 /// Writes where shards' copies are now into the authored map under an epoch that is higher than its own and than that of
@@ -224,16 +222,11 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
     Ok(())
 }
 
-/// Replaces a file by rename, durable when it returns.
+/// Replaces a file atomically and durably; it keeps its mode, and a new one is for its owner alone.
+///
+/// # Errors
+/// As [`write_atomically`].
 pub fn replace(path: &Path, text: &str) -> Result<()> {
-    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let mut temporary = tempfile::NamedTempFile::new_in(folder)?;
-    temporary.write_all(text.as_bytes())?;
-    if let Ok(meta) = std::fs::metadata(path) {
-        std::fs::set_permissions(temporary.path(), meta.permissions())?;
-    }
-    temporary.as_file().sync_all()?;
-    temporary.persist(path).with_context(|| path.display().to_string())?;
-    std::fs::File::open(folder)?.sync_all()?;
-    Ok(())
+    let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
+    write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
 }

@@ -138,7 +138,7 @@ impl StateFiles {
     pub fn add_capacity_sample(&self, sample: &Look) -> Result<Vec<Look>, StateFileError> {
         let path = &self.capacity_history;
         // Read first: a history that cannot be read must not be extended.
-        let mut samples: Vec<Look> = journal::read(path).map_err(StateFileError::History)?;
+        let mut samples: Vec<Look> = journal::read(path).map_err(|error| StateFileError::History(error.into()))?;
         Journal::open(path).and_then(|mut history| history.append(sample)).map_err(StateFileError::History)?;
         samples.push(*sample);
         samples.retain(|earlier| earlier.at >= sample.at - HISTORY_SECONDS);

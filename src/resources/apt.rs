@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
+use crate::process::Program;
 
 /// Where invoke-rc.d looks for a policy; see its manual page.
 const POLICY: &str = "/usr/sbin/policy-rc.d";
@@ -63,7 +63,7 @@ pub fn argument(name: &str, version: Option<&str>) -> String {
 /// # Errors
 /// apt-cache did not answer.
 pub fn offers(names: &[&str]) -> Result<BTreeMap<String, Offer>> {
-    let said = Exec::new("apt-cache").arg("policy").args(names).run()?;
+    let said = Program::new("apt-cache").arg("policy").args(names).run()?;
     Ok(parse_policy(&String::from_utf8_lossy(&said)))
 }
 
@@ -111,16 +111,16 @@ pub fn disable_units(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let said = Exec::new("dpkg-query").arg("--listfiles").args(packages).run()?;
+    let said = Program::new("dpkg-query").arg("--listfiles").args(packages).run()?;
     let units = parse_units(&String::from_utf8_lossy(&said));
     if units.is_empty() {
         return Ok(());
     }
-    Exec::new("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
+    Program::new("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
 }
 
-fn apt_get(verb: &str) -> Exec {
-    Exec::new("apt-get")
+fn apt_get(verb: &str) -> Program<'static> {
+    Program::new("apt-get")
         .args(["--yes", "--quiet", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=0"])
         .args(["-o", "DPkg::Lock::Timeout=60", verb])
         .env("APT_LISTCHANGES_FRONTEND", "none")

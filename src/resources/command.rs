@@ -10,8 +10,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
 use super::{Blobs, Diff, PathState, Read, Resource, Site, World, mode, place};
+use crate::process::Program;
 
 /// How long a guard may take.
 const GUARD_LIMIT: Duration = Duration::from_secs(10);
@@ -156,7 +156,7 @@ impl Resource for Command {
             Some(shell) => in_shell(shell),
             None => self.argv.iter().map(String::as_str).collect(),
         };
-        self.exec(&argv).run().map(drop)
+        self.program(&argv).run().map(drop)
     }
 }
 
@@ -172,7 +172,7 @@ impl Command {
         }
         self.can_run(world)?;
         let shown = shorten(&guard.shown());
-        let output = match self.exec(&guard.argv()).limit(GUARD_LIMIT).output() {
+        let output = match self.program(&guard.argv()).timeout(GUARD_LIMIT).output() {
             Ok(output) => output,
             Err(error) if world.is_pending() && is_missing(&error) => {
                 return Ok(Answer::NotYet(format!("the guard `{shown}` may come with an earlier step")));
@@ -227,16 +227,16 @@ impl Command {
         Ok(())
     }
 
-    fn exec(&self, argv: &[&str]) -> Exec {
-        let mut exec = match (&self.user, argv.split_first()) {
-            (None, Some((program, args))) => Exec::new(program).args(args),
-            (Some(user), _) => Exec::new("runuser").args(["-u", user, "--"]).args(argv),
-            (None, None) => Exec::new(""),
+    fn program(&self, argv: &[&str]) -> Program<'static> {
+        let mut program = match (&self.user, argv.split_first()) {
+            (None, Some((program, args))) => Program::new(program).args(args),
+            (Some(user), _) => Program::new("runuser").args(["-u", user, "--"]).args(argv),
+            (None, None) => Program::new(""),
         };
         if let Some(folder) = &self.folder {
-            exec = exec.folder(folder);
+            program = program.folder(folder);
         }
-        self.env.iter().fold(exec, |exec, (name, value)| exec.env(name, value))
+        self.env.iter().fold(program, |program, (name, value)| program.env(name, value))
     }
 }
 

@@ -5,10 +5,10 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
 use super::mode::{self, Presence};
 use super::{Blobs, Diff, GroupState, Read, Resource, Site, World, text};
 use crate::plan::Change;
+use crate::process::Program;
 
 /// The desired state of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,7 +116,7 @@ impl Resource for Group {
     fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
         let argv = self.argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the group")?;
-        Exec::new(program).args(args).run().map(drop)
+        Program::new(program).args(args).run().map(drop)
     }
 }
 

@@ -6,7 +6,6 @@
 
 mod apt;
 mod erased;
-pub mod exec;
 pub mod mode;
 pub mod place;
 mod registry;

@@ -35,7 +35,8 @@ impl Serialize for Mode {
 impl<'de> Deserialize<'de> for Mode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer).map_err(|_| de::Error::custom(Self::EXPECTED))?;
-        let octal = (3..=4).contains(&text.len()).then(|| u32::from_str_radix(&text, 8).ok()).flatten();
+        let is_number = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+        let octal = is_number.then(|| u32::from_str_radix(&text, 8).ok()).flatten();
         octal.map(Self).ok_or_else(|| de::Error::custom(format!("{}, not \"{text}\"", Self::EXPECTED)))
     }
 }
@@ -118,7 +119,7 @@ mod tests {
     fn modes_are_octal_strings() {
         assert_eq!(serde_json::from_str::<Mode>("\"0640\"").unwrap(), Mode(0o640));
         assert_eq!(serde_json::from_str::<Mode>("\"2770\"").unwrap(), Mode(0o2770));
-        for wrong in ["\"0888\"", "640", "\"rw-r--r--\"", "\"00640\""] {
+        for wrong in ["\"0888\"", "640", "\"rw-r--r--\"", "\"00640\"", "\"+640\""] {
             let error = serde_json::from_str::<Mode>(wrong).unwrap_err().to_string();
             assert!(error.contains("octal string"), "{wrong}: {error}");
         }

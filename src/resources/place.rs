@@ -2,8 +2,7 @@
 //! No sync per file: the rename is ordered behind the data by the file systems in use, and a run that a power cut
 //! interrupted is run again.
 
-use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Component, Path, PathBuf};
 
@@ -11,6 +10,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, CWD, Gid, Uid};
 
 use super::{Meta, World};
+use crate::atomic_file::{Attributes, Durability, Folder};
 
 /// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
 ///
@@ -18,14 +18,11 @@ use super::{Meta, World};
 /// The folder is missing, the owner is unknown, or the disk said no; the old file is then untouched.
 pub fn write(path: &Path, bytes: &[u8], meta: &Meta) -> Result<()> {
     let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let mut temporary = tempfile::Builder::new()
-        .prefix(".dunlin-")
-        .tempfile_in(folder)
+    let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
+    let folder = Folder::open(folder)
         .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
-    temporary.write_all(bytes).with_context(|| format!("writing {}", path.display()))?;
-    own(temporary.path(), meta)?;
-    temporary.persist(path).with_context(|| format!("putting {} in place", path.display()))?;
-    Ok(())
+    let attributes = Attributes { mode: meta.mode, owner: Some(ids(meta)?), durability: Durability::Ordered };
+    folder.replace(name, bytes, &attributes)
 }
 
 /// Puts a symbolic link at a path, over a link that stands there.
@@ -76,14 +73,6 @@ pub fn own(path: &Path, meta: &Meta) -> Result<()> {
     // After the chown, which clears the set-id bits.
     fs::set_permissions(path, Permissions::from_mode(meta.mode))
         .with_context(|| format!("setting the mode of {}", path.display()))
-}
-
-/// Makes a renamed entry durable.
-///
-/// # Errors
-/// The folder cannot be opened or synced.
-pub fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|dir| dir.sync_all()).with_context(|| format!("syncing {}", folder.display()))
 }
 
 /// The numbers behind the names, read now: an earlier step may have made the account.

@@ -6,10 +6,10 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
 use super::unit::{check_name, is_template};
 use super::{Blobs, Diff, Read, Resource, Site, UnitState, Wants, World, text};
 use crate::plan::Change;
+use crate::process::Program;
 
 /// Done through the [`Site`], which does it for several services at once.
 const ENABLE: &str = "enable";
@@ -159,7 +159,7 @@ impl Resource for Service {
                 continue;
             }
             let is_fresh = site.settle_units()?;
-            let ran = Exec::new("systemctl").args(call).arg("--").arg(&unit).run();
+            let ran = Program::new("systemctl").args(call).arg("--").arg(&unit).run();
             ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), journal(&unit)))?;
             if call.contains(&NO_RELOAD) && !is_fresh {
                 site.owe_refresh();
@@ -233,7 +233,7 @@ fn starts(call: &[&str]) -> bool {
 
 /// A start can succeed and the program fail right after it: that is this step's failure, not the next one's.
 fn stays_up(unit: &str) -> Result<()> {
-    let shown = Exec::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
+    let shown = Program::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
     let shown = String::from_utf8_lossy(&shown);
     if is_down(&shown) {
         bail!("{unit} was started and failed at once ({}){}", shown.trim().replace('\n', ", "), journal(unit));
@@ -248,7 +248,8 @@ fn is_down(shown: &str) -> bool {
 
 /// The unit's last lines in the journal, to stand behind an error; nothing where the journal has none.
 fn journal(unit: &str) -> String {
-    let asked = Exec::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
+    let asked =
+        Program::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
     let text = asked.run().map(|said| String::from_utf8_lossy(&said).trim().to_owned()).unwrap_or_default();
     if text.is_empty() { String::new() } else { format!("\n{text}") }
 }

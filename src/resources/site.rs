@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use super::exec::Exec;
 use crate::plan::Digest;
+use crate::process::Program;
 
 /// Contents by digest.
 pub trait Blobs {
@@ -73,7 +73,7 @@ impl<'a> Site<'a> {
         let mut units = vec![unit.to_owned()];
         units.append(&mut self.ahead);
         let enable = |units: &[String]| {
-            Exec::new("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
+            Program::new("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
         };
         // If it fails for one of them, that one's own step is to say so.
         if enable(&units).is_err() {
@@ -99,7 +99,7 @@ impl<'a> Site<'a> {
         if !self.units_changed {
             return Ok(false);
         }
-        Exec::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
+        Program::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
         (self.units_changed, self.states_stale) = (false, false);
         Ok(true)
     }

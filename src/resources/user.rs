@@ -10,10 +10,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::exec::Exec;
 use super::mode::{self, Mode, Presence};
 use super::{Blobs, Diff, GroupState, PathState, Read, Resource, Site, UserState, World, text};
 use crate::plan::Change;
+use crate::process::Program;
 
 /// Permissions of a home folder that is made; given to useradd, so that the plan knows them.
 const HOME_MODE: u32 = 0o750;
@@ -147,7 +147,7 @@ impl Resource for User {
     fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
         let argv = self.argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the user")?;
-        Exec::new(program).args(args).run().map(drop)
+        Program::new(program).args(args).run().map(drop)
     }
 }
 

@@ -11,13 +11,13 @@ mod observed;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    Config, Desired, Drain, FORMAT, Health, Manifest, Probe, ReleaseFile, Scope, Setup, Target, Unit,
-    is_plain_absolute, split_url,
+    Config, Desired, Drain, FORMAT, Health, Manifest, Probe, ReleaseFile, Scope, Setup, Target, Unit, is_plain_absolute,
 };
 pub use names::{PARTIAL, RECORDS, RelPath, Service, Version};
-pub use observed::{Holder, Leftover, Observation, Release, Seen, TextSeen, UnitSeen};
+pub use observed::{Leftover, Observation, Release, Seen, TextSeen, UnitSeen};
 
 use crate::plan::Digest;
+use crate::wire::lock::Holder;
 
 /// Which state of the service an observation is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -35,6 +35,19 @@ pub struct Holder {
 }
 
 impl Holder {
+    /// Returns the holder of a lock that has not written yet who it is.
+    pub fn unknown() -> Self {
+        Self {
+            by: "another dunlin".to_owned(),
+            command: "an unknown command".to_owned(),
+            run: String::new(),
+            since: "just now".to_owned(),
+            pid: 0,
+            shared: false,
+            ending: false,
+        }
+    }
+
     /// Who holds it, since when, and for what, in one line.
     pub fn told(&self) -> String {
         let ending = if self.ending { ", whose dunlin is gone and which ends what it began" } else { "" };

@@ -307,7 +307,9 @@ fn a_full_disk_at_the_target_leaves_the_shard_where_it_is() {
     copy(&places, spec.clone()).unwrap();
     // The journal's disk fills up: what cannot be announced is not done.
     let mut text = fs::read(spec.job.journals.join("shard-17.jsonl")).unwrap();
-    text.resize(text.len().next_multiple_of(PAGE), b'\n');
+    assert_eq!(text.pop(), Some(b'\n'));
+    text.resize((text.len() + 1).next_multiple_of(PAGE) - 1, b' ');
+    text.push(b'\n');
     let disk = SmallDisk::mount(&spec.job.journals, "64k");
     fs::write(spec.job.journals.join("shard-17.jsonl"), text).unwrap();
     fs::write(spec.job.journals.join("filler"), vec![0; 1 << 20]).unwrap_err();

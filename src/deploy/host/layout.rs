@@ -8,8 +8,8 @@
 //! ROOT/.dunlin/                       lock, state.json; root only
 //! ```
 
-use std::fs::{self, DirBuilder, File};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, DirBuilder};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -17,6 +17,8 @@ use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::atomic_file::{Attributes, sync_folder, write_atomically};
+use crate::lock::Lock;
 use crate::wire::deploy::{PARTIAL, RECORDS, Scope, Version, is_plain_absolute};
 
 /// A service's folder.
@@ -56,8 +58,9 @@ impl Layout {
         self.root.join(RECORDS)
     }
 
-    pub fn lock(&self) -> PathBuf {
-        self.records().join("lock")
+    /// Returns the lock that one deploy of the service at a time has on this host.
+    pub fn service_lock(&self) -> Lock {
+        Lock::without_wait(&self.records(), "lock")
     }
 
     pub fn state(&self) -> PathBuf {
@@ -96,7 +99,7 @@ impl Layout {
             }
             None => remove(&link)?,
         }
-        sync(&self.root)
+        sync_folder(&self.root)
     }
 }
 
@@ -133,28 +136,10 @@ pub(super) fn remove_all(path: &Path) -> Result<()> {
     }
 }
 
-/// Makes a folder's entries durable.
-pub(super) fn sync(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("syncing {}", folder.display()))
-}
-
-/// Writes a file that survives a power cut, whole or not at all; mode 0600.
-pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let write = || -> Result<()> {
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(folder)?;
-        file.write_all(bytes)?;
-        file.as_file().sync_all()?;
-        file.persist(path)?;
-        Ok(())
-    };
-    write().with_context(|| format!("writing {}", path.display()))?;
-    sync(folder)
-}
-
-/// Writes a record as JSON, durably.
+/// Writes a record as JSON, durably and for root alone.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
-    write_durably(path, &serde_json::to_vec(value).context("a record as JSON")?)
+    let bytes = serde_json::to_vec(value).context("a record as JSON")?;
+    write_atomically(path, &bytes, &Attributes::synced(0o600))
 }
 
 /// Reads a record; `None` where there is none.

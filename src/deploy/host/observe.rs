@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::layout::Layout;
-use super::lock;
 use super::releases::{self, Kept};
 use super::services::Services;
 use super::state::State;
@@ -31,7 +30,7 @@ pub(super) fn observe(layout: &Layout, services: &dyn Services, about: &About) -
         previous: state.previous().cloned(),
         unfinished: state.switching.clone(),
         once: state.once.clone(),
-        locked: lock::holder(layout)?,
+        locked: layout.service_lock().holders()?.into_iter().next(),
         ..Observation::default()
     };
     match about {

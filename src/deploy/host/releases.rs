@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Layout, folder, read_json, write_durably, write_json};
+use super::layout::{Layout, folder, read_json, write_json};
 use super::state::State;
+use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::wire::deploy::{Desired, Manifest, PARTIAL, RECORDS, Release, Setup, Target, Version};
 
@@ -125,7 +126,7 @@ pub(super) fn keep_setup(release: &Path, setup: &Setup, texts: &BTreeMap<&Digest
         let path = text_path(release, digest);
         if !fs::read(&path).is_ok_and(|bytes| bytes == *text) {
             ensure!(Digest::of(text) == **digest, "a text does not have its digest");
-            write_durably(&path, text)?;
+            write_atomically(&path, text, &Attributes::synced(0o600))?;
         }
     }
     // The setup last: where it stands, its texts do.

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::command::{self, Ended};
-use crate::resources::exec::Exec;
+use super::command;
+use crate::process::{Completed, Program};
 
 /// Longest time for one call of systemctl: a unit's own start and stop limits are shorter in any sane unit.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -71,12 +71,12 @@ impl Systemd {
     fn ctl(verb: &[&str], unit: &str) -> Result<()> {
         let argv: Vec<String> =
             ["systemctl"].iter().chain(verb).chain(&["--", unit]).map(ToString::to_string).collect();
-        ended(&argv, command::run(&argv, LIMIT)?)
+        ensure_success(&argv, &command::run(&argv, LIMIT)?)
     }
 }
 
-fn ended(argv: &[String], ended: Ended) -> Result<()> {
-    ensure!(ended.ok, "`{}` {}", argv.join(" "), ended.told());
+fn ensure_success(argv: &[String], completed: &Completed) -> Result<()> {
+    ensure!(completed.is_success(), "`{}` {}", argv.join(" "), completed.describe());
     Ok(())
 }
 
@@ -90,7 +90,7 @@ impl Services for Systemd {
             return Ok(Vec::new());
         }
         let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
-        let shown = Exec::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
+        let shown = Program::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse(&String::from_utf8_lossy(&shown));
         ensure!(
             states.len() == units.len(),
@@ -103,7 +103,7 @@ impl Services for Systemd {
 
     fn reload(&self) -> Result<()> {
         let argv = ["systemctl", "daemon-reload"].map(str::to_owned);
-        ended(&argv, command::run(&argv, LIMIT)?)
+        ensure_success(&argv, &command::run(&argv, LIMIT)?)
     }
 
     fn enable(&self, unit: &str, on: bool) -> Result<()> {
@@ -112,7 +112,7 @@ impl Services for Systemd {
 
     fn restart(&self, unit: &str) -> Result<()> {
         // Clears the count of failures; of a unit that systemd does not hold in memory it says so with an error.
-        Exec::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
+        Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
         Self::ctl(&["restart"], unit)
     }
 
@@ -120,13 +120,14 @@ impl Services for Systemd {
         let argv = ["systemctl", "stop", "--", unit].map(str::to_owned);
         let done = command::run(&argv, LIMIT)?;
         // 5: the unit is not loaded, systemctl(1).
-        if done.status == Some(5) { Ok(()) } else { ended(&argv, done) }
+        if done.code() == Some(5) { Ok(()) } else { ensure_success(&argv, &done) }
     }
 
     fn log(&self, units: &[&str], since: u64) -> Vec<String> {
         let units = units.iter().flat_map(|unit| ["--unit", unit]);
         let since = format!("--since=@{since}");
-        let asked = Exec::new("journalctl").args(["--no-pager", "--quiet", "--output=short", "--lines", LINES, &since]);
+        let asked =
+            Program::new("journalctl").args(["--no-pager", "--quiet", "--output=short", "--lines", LINES, &since]);
         let said = asked.args(units).output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
     }

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, ioctl_ficlone, renameat_with};
 
-use super::layout::{Layout, folder, remove_all, sync, write_json};
+use super::layout::{Layout, folder, remove_all, write_json};
 use super::releases::{Kept, Stamp, keep_setup, time_of};
 use super::state::{State, now};
+use crate::atomic_file::sync_folder;
 use crate::plan::Digest;
 use crate::resources::Blobs;
 use crate::wire::deploy::{Desired, Manifest, RECORDS, ReleaseFile, Reply, Target};
@@ -136,7 +137,7 @@ impl Staging<'_> {
         // The manifest last: a release counts as one where it stands.
         write_json(&records.join("manifest.json"), self.manifest)?;
         for folder in folders.iter().rev() {
-            sync(folder)?;
+            sync_folder(folder)?;
         }
         self.tell(self.manifest.files.len());
         self.note_repair(target)?;
@@ -204,7 +205,7 @@ impl Staging<'_> {
         } else {
             fs::rename(partial, &release).with_context(|| format!("completing {}", release.display()))?;
         }
-        sync(&self.layout.releases())
+        sync_folder(&self.layout.releases())
     }
 
     fn tell(&self, done: usize) {

@@ -136,7 +136,7 @@ impl Switch<'_> {
     fn hooks(&self, desired: &Desired, hooks: &[Vec<String>]) -> Result<()> {
         for argv in hooks {
             let ended = self.place(desired, |place| place.run(argv, HOOK))?;
-            ensure!(ended.ok, "the hook `{}` {}", argv.join(" "), ended.told());
+            ensure!(ended.is_success(), "the hook `{}` {}", argv.join(" "), ended.describe());
         }
         Ok(())
     }

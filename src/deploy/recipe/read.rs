@@ -129,7 +129,7 @@ impl<'i> Reader<'i> {
 
     pub fn url(&mut self, span: &Range<usize>, url: &str) {
         let help = "the check is asked on the host itself, without encryption: http://127.0.0.1:8080/readyz";
-        if crate::wire::deploy::split_url(url).is_none() {
+        if crate::http::Url::parse(url).is_none() {
             self.wrong(span, format!("{url:?} is no address of the form http://HOST[:PORT]/PATH"), Some(help));
         }
     }

@@ -2,10 +2,12 @@
 
 use super::{Planned, ask};
 use crate::deploy::plan::expected;
-use crate::deploy::values::{Batch, rollout};
+use crate::deploy::values::rollout;
 use crate::fleet::Fleet;
+use crate::playbook::BatchSize;
 use crate::wire::Event;
-use crate::wire::deploy::{Failure, Holder, Once, Outcome, Reply, Request, Scope, When};
+use crate::wire::deploy::{Failure, Once, Outcome, Reply, Request, Scope, When};
+use crate::wire::lock::Holder;
 
 /// Something that happened, for whoever watches.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ pub struct Rollout<'a> {
     /// The service.
     pub scope: &'a Scope,
     /// How they are cut.
-    pub batches: &'a [Batch],
+    pub batches: &'a [BatchSize],
     /// For a release that comes from here; without it the hosts keep the release, and it is only switched to.
     pub fresh: Option<Fresh<'a>>,
     /// Who watches.

@@ -1,14 +1,14 @@
 //! Handlers that were notified and have not run: kept on the host, so that no failure, kill or reboot loses a restart.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::resources::place;
+use crate::atomic_file::{Attributes, write_atomically};
 
 const FOLDER: &str = "/var/lib/dunlin";
 const FILE: &str = "/var/lib/dunlin/pending.json";
@@ -73,10 +73,6 @@ impl Pending {
                 _ => Ok(()),
             };
         }
-        let temporary = format!("{FILE}.new");
-        let mut file = File::create(&temporary).context(FILE)?;
-        file.write_all(&serde_json::to_vec(self)?).and_then(|()| file.sync_data()).context(FILE)?;
-        fs::rename(&temporary, FILE).context(FILE)?;
-        place::sync_folder(Path::new(FOLDER))
+        write_atomically(Path::new(FILE), &serde_json::to_vec(self)?, &Attributes::synced(0o600))
     }
 }

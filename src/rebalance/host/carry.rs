@@ -18,7 +18,7 @@ use crate::wire::{Event, Sink};
 /// How often a copy is begun that has to be given up for its source's memory.
 const TRIES: u32 = 3;
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A copy that may begin.
 pub struct Admitted<'t> {
@@ -52,7 +52,7 @@ pub fn admitted<'t>(spec: &MoveSpec, turns: &'t Mutex<()>, sink: &dyn Sink) -> R
             Err(TryLockError::WouldBlock) if sink.cancelled() => {
                 bail!("cancelled before the copy of shard {} was begun", spec.job.shard)
             }
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(POLL_INTERVAL),
         }
     };
     guard.calm("copy", sink)?;
@@ -172,7 +172,7 @@ impl Carriage<'_> {
             if since.elapsed() > stall {
                 bail!("{}", stalled(spec, is_linked.then_some(behind)));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(POLL_INTERVAL);
         }
     }
 

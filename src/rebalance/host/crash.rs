@@ -1,56 +1,68 @@
-//! Where the torture of the tests strikes: at a named step the process kills or stops itself.
+//! Failpoints: a test names a step of a move at which the process kills or stops itself.
 //!
 //! `DUNLIN_CRASH_AT=fence:before` kills (SIGKILL) once the step's intent is in the journal and nothing is done yet;
-//! `fence:last` after the last look around, right before it is done; `fence:after` once it is done and the result not
-//! yet noted. `fence:after:stop` stops the process (SIGSTOP)
-//! instead, so that a test can kill a server meanwhile. It strikes once in a process.
-//! Without that variable nothing here has an effect.
-
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-
-use rustix::process::{Signal, getpid, kill_process};
+//! `fence:last` after the last check, right before the step; `fence:after` once it is done and the result is not yet in
+//! the journal. `fence:after:stop` stops the process (SIGSTOP) instead, so that a test can kill a server meanwhile.
+//! A process does so once.
+//!
+//! Only builds with the feature `failpoints` have them, which are those of tests (`Cargo.toml`): an agent that runs as
+//! root must not kill itself in the middle of a cutover because of a variable in its environment.
 
 use super::diary::Step;
 
-/// Within which a process that was told to stop has stopped; from then on its clock does not matter.
-const STOPPING: Duration = Duration::from_millis(50);
-
-/// Which side of a step.
+/// A position within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// Announced, not done.
     Before,
-    /// Announced, and nothing is looked at any more before it is done.
+    /// Announced, and nothing is checked any more before it is done.
     Last,
     /// Done, not noted.
     After,
 }
 
-/// Dies or stops here, if the environment says so.
+/// Kills or stops the process here, if the environment names this step; does nothing without the feature `failpoints`.
+#[cfg_attr(not(feature = "failpoints"), inline(always), expect(unused_variables, reason = "nothing to do"))]
 pub fn point(step: Step, moment: Moment) {
-    static AT: OnceLock<Option<String>> = OnceLock::new();
-    let Some(at) = AT.get_or_init(|| std::env::var("DUNLIN_CRASH_AT").ok()) else { return };
-    let when = match moment {
-        Moment::Before => "before",
-        Moment::Last => "last",
-        Moment::After => "after",
-    };
-    let here = format!("{}:{when}", step.name());
-    let signal = match at.strip_prefix(&here) {
-        Some("") => Signal::KILL,
-        Some(":stop") => Signal::STOP,
-        _ => return,
-    };
-    static STRUCK: AtomicBool = AtomicBool::new(false);
-    if STRUCK.swap(true, Ordering::Relaxed) {
-        return;
-    }
-    // A process may signal itself; where that fails there is nothing to fall back to, and the test sees it live on.
-    kill_process(getpid(), signal).ok();
-    if signal == Signal::STOP {
-        // The signal stops the process by way of any of its threads, and this one could run on for a moment.
-        std::thread::sleep(STOPPING);
+    #[cfg(feature = "failpoints")]
+    signal::send_once_at(step, moment);
+}
+
+#[cfg(feature = "failpoints")]
+mod signal {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use rustix::process::{Signal, getpid, kill_process};
+
+    use super::{Moment, Step};
+
+    /// How long a process may run on after SIGSTOP, which stops it through any of its threads.
+    const STOP_DELAY: Duration = Duration::from_millis(50);
+
+    /// Sends the process the signal that the environment asks for at this position.
+    pub fn send_once_at(step: Step, moment: Moment) {
+        static POSITION: OnceLock<Option<String>> = OnceLock::new();
+        static WAS_SENT: AtomicBool = AtomicBool::new(false);
+        let Some(position) = POSITION.get_or_init(|| std::env::var("DUNLIN_CRASH_AT").ok()) else { return };
+        let moment = match moment {
+            Moment::Before => "before",
+            Moment::Last => "last",
+            Moment::After => "after",
+        };
+        let signal = match position.strip_prefix(&format!("{}:{moment}", step.name())) {
+            Some("") => Signal::KILL,
+            Some(":stop") => Signal::STOP,
+            _ => return,
+        };
+        if WAS_SENT.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        // A process may signal itself; where that fails there is nothing to fall back to, and the test sees it live on.
+        kill_process(getpid(), signal).ok();
+        if signal == Signal::STOP {
+            std::thread::sleep(STOP_DELAY);
+        }
     }
 }

@@ -2,24 +2,18 @@
 
 mod record;
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use super::crash::{self, Moment};
 use super::fence;
 use super::link::Link;
-use crate::journal::{self, Journal};
+use crate::journal::{Journal, JournalError};
 use crate::wire::shard::{Job, MoveSpec, failover};
 use crate::wire::sparing::Sparing;
 pub use record::{Begun, Mark, Record, Step, is_finished, last_move, stage};
-
-/// How long a shard's lock is waited for, and between two tries.
-const GOING: Duration = Duration::from_millis(500);
-const LOOK: Duration = Duration::from_millis(10);
 
 /// The journal of one shard, locked.
 #[derive(Debug)]
@@ -30,8 +24,6 @@ pub struct Diary {
     /// The run's number, and the folder that says which is the latest.
     fence: u64,
     folder: PathBuf,
-    /// Held until the diary is dropped, or the process ends.
-    _lock: File,
 }
 
 /// Where a shard's journal stands.
@@ -39,42 +31,22 @@ pub fn path(folder: &Path, shard: u32) -> PathBuf {
     folder.join(format!("shard-{shard}.jsonl"))
 }
 
-/// The shard's lock. One that is held is waited for a little: a process that this one is starting may have it for as long as
-/// it has not become another program, and a request that was just answered is just going.
-fn locked(path: &Path, shard: u32) -> Result<File> {
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(path);
-    let lock = lock.with_context(|| format!("opening {}", path.display()))?;
-    let end = Instant::now() + GOING;
-    loop {
-        match lock.try_lock() {
-            Ok(()) => return Ok(lock),
-            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(LOOK),
-            Err(TryLockError::WouldBlock) => bail!("another request is working on shard {shard} on this host"),
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("locking {}", path.display()));
-            }
-        }
-    }
-}
-
 impl Diary {
-    /// Takes the shard's lock and reads its journal.
+    /// Opens the shard's journal for appending, which locks the shard, and reads it.
     ///
     /// # Errors
-    /// Another request works on this shard, a later run has this host, or the disk said no.
+    /// Fails where another request works on this shard, a later run has this host, or the journal is damaged.
     pub fn open(job: &Job) -> Result<Self> {
         fence::check(&job.journals, job.fence)?;
         let path = path(&job.journals, job.shard);
-        let journal = Journal::open(&path)?;
-        let lock = locked(&path.with_extension("lock"), job.shard)?;
-        Ok(Self {
-            journal,
-            records: journal::read(&path)?,
-            run: job.run.clone(),
-            fence: job.fence,
-            folder: job.journals.clone(),
-            _lock: lock,
-        })
+        let mut journal = Journal::open(&path).map_err(|error| match error.downcast_ref() {
+            Some(JournalError::Locked { .. }) => {
+                anyhow!("another request is working on shard {} on this host", job.shard)
+            }
+            _ => error,
+        })?;
+        let records = journal.entries().with_context(|| format!("shard {}: its moves are not touched", job.shard))?;
+        Ok(Self { journal, records, run: job.run.clone(), fence: job.fence, folder: job.journals.clone() })
     }
 
     /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
@@ -218,7 +190,7 @@ impl Diary {
 
     fn note(&mut self, step: Step, mark: Mark, detail: Value) -> Result<()> {
         let record = self.record(step, mark, detail);
-        self.journal.note(&record)?;
+        self.journal.append_unsynced(&record)?;
         self.records.push(record);
         Ok(())
     }
@@ -245,5 +217,20 @@ pub(super) mod tests {
         assert!(Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap_err().to_string().contains("shard 3"));
         drop(held);
         Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap();
+    }
+
+    #[test]
+    fn no_step_is_taken_by_a_damaged_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = job(folder.path(), 3, ("r1", 0));
+        let mut diary = Diary::open(&job).unwrap();
+        diary.intent(Step::Birth, Value::Null).unwrap();
+        diary.done(Step::Birth, Value::Null).unwrap();
+        drop(diary);
+        let path = path(folder.path(), 3);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("birth", "rebirth", 1)).unwrap();
+        let error = format!("{:#}", Diary::open(&job).unwrap_err());
+        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("rebirth"), "{error}");
     }
 }

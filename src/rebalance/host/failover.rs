@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::diary::{Diary, Mark, Step, is_finished};
 use super::link::{Link, host_and_port, role_of, words};
 use super::sync;
+use crate::poll::poll_until;
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::Role;
 use crate::wire::shard::failover::{Promote, Promoted};
@@ -31,7 +32,7 @@ const LOOKS: Duration = Duration::from_secs(3);
 /// How long another copy may take to be attached to the new primary before it is opened without waiting for it.
 const ATTACH: Duration = Duration::from_secs(3);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(100);
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Promotes the copy; where it is promoted already, says so. Asked again, it goes on where the last one stopped.
 ///
@@ -166,7 +167,7 @@ fn outlive(what: &Promote, diary: &mut Diary, copy: &mut Link, sink: &dyn Sink) 
     if !what.silenced {
         let lag: u64 = copy.setting("min-replicas-max-lag")?.parse().context("min-replicas-max-lag")?;
         let time = Duration::from_secs(lag) + LOOKS;
-        while begin.elapsed() < time {
+        let check = || {
             if is_alive(what) {
                 bail!("{} answers as a master: it is not dead", what.from);
             }
@@ -176,8 +177,10 @@ fn outlive(what: &Promote, diary: &mut Diary, copy: &mut Link, sink: &dyn Sink) 
                 done: begin.elapsed().as_secs(),
                 total: time.as_secs(),
             });
-            std::thread::sleep(LOOK);
-        }
+            // Only an error ends the wait early.
+            Ok(None::<()>)
+        };
+        poll_until(begin + time, POLL_INTERVAL, check)?;
     }
     diary.done(Step::Fence, Value::Null)?;
     Ok(begin.elapsed())
@@ -206,15 +209,15 @@ fn open(what: &Promote, diary: &mut Diary, (instance, copy): (&RedisShard, &mut 
 
 /// How many of the other copies are with the new primary; those that need longer do not hold it up.
 fn attached(what: &Promote, copy: &mut Link) -> Result<u32> {
-    let end = Instant::now() + ATTACH;
-    loop {
+    let mut count = 0;
+    let check = || {
         let info = copy.info("replication")?;
         let online = what.others.iter().map(|other| sync::is_online(&info, other)).collect::<Result<Vec<bool>>>()?;
-        if online.iter().all(|online| *online) || Instant::now() > end {
-            return Ok(u32::try_from(online.into_iter().filter(|online| *online).count())?);
-        }
-        std::thread::sleep(LOOK);
-    }
+        count = online.iter().filter(|online| **online).count();
+        anyhow::Ok((count == online.len()).then_some(()))
+    };
+    poll_until(Instant::now() + ATTACH, POLL_INTERVAL, check)?;
+    Ok(u32::try_from(count)?)
 }
 
 /// I2: only what was read back is reported.

@@ -3,11 +3,13 @@
 //! given up for lost and which is still at work must not get in the way of the run that took its place.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+
+use crate::atomic_file::{Attributes, write_atomically};
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Latest {
@@ -22,15 +24,11 @@ fn path(folder: &Path) -> PathBuf {
 /// Takes the next number for a run; durable when it returns.
 ///
 /// # Errors
-/// The disk said no.
+/// Fails on I/O errors, and where the number of the latest run cannot be read.
 pub fn take(folder: &Path, run: &str) -> Result<u64> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let latest = Latest { number: latest(folder)?.number + 1, run: run.to_owned() };
-    let mut file = tempfile::Builder::new().prefix(".latest-").tempfile_in(folder)?;
-    file.write_all(&serde_json::to_vec(&latest)?)?;
-    file.as_file().sync_all()?;
-    file.persist(path(folder)).with_context(|| path(folder).display().to_string())?;
-    fs::File::open(folder).and_then(|dir| dir.sync_all()).with_context(|| format!("syncing {}", folder.display()))?;
+    write_atomically(&path(folder), &serde_json::to_vec(&latest)?, &Attributes::synced(0o600))?;
     Ok(latest.number)
 }
 

@@ -23,7 +23,7 @@ const EVERY: Duration = Duration::from_millis(10);
 /// What one judgement is about: a hundred of them.
 const WINDOW: Duration = Duration::from_secs(1);
 /// Between two looks whether a wait is still wanted.
-const LOOK: Duration = Duration::from_millis(100);
+const SOURCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a window showed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -172,7 +172,8 @@ impl Guard {
     fn later(&self, count: u64) -> (u64, Option<Strain>) {
         let mut judged = self.watch.lock();
         if judged.0 < count {
-            judged = self.watch.news.wait_timeout(judged, LOOK).unwrap_or_else(PoisonError::into_inner).0;
+            judged =
+                self.watch.news.wait_timeout(judged, SOURCE_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
         }
         judged.clone()
     }
@@ -210,7 +211,7 @@ impl Watch {
             let seen = match &mut link {
                 Some(open) => self.window(open),
                 None => {
-                    std::thread::sleep(LOOK);
+                    std::thread::sleep(SOURCE_POLL_INTERVAL);
                     Ok(Seen::default())
                 }
             };

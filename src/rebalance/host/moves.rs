@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use std::panic::resume_unwind;
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::diary::{self, Begun, Mark, Record, Step, is_finished, last_move};
 use super::link::role_of;
@@ -18,11 +18,8 @@ use crate::wire::shard::{Logged, MoveState, Moves};
 /// # Errors
 /// The folder or a journal could not be read.
 pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
-    let mut last: Vec<(u32, Vec<Record>)> = Vec::new();
-    for shard in shards(what)? {
-        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
-        last.push((shard, last_move(&records).to_vec()));
-    }
+    let last: Vec<(u32, Vec<Record>)> =
+        read_journals(what)?.into_iter().map(|(shard, records)| (shard, last_move(&records).to_vec())).collect();
     let some = |some: &[(u32, Vec<Record>)]| -> Vec<Option<MoveState>> {
         thread::scope(|scope| {
             let looks: Vec<_> = some.iter().map(|(id, records)| scope.spawn(|| state(*id, records, what))).collect();
@@ -38,14 +35,31 @@ pub fn moves(what: &Moves) -> Result<Vec<MoveState>> {
 /// The folder or a journal could not be read.
 pub fn log(what: &Moves) -> Result<Vec<Logged>> {
     let mut moves = Vec::new();
-    for shard in shards(what)? {
-        let records: Vec<Record> = journal::read(&diary::path(&what.journals, shard))?;
+    for (shard, records) in read_journals(what)? {
         let begins: Vec<usize> = (0..records.len()).filter(|&at| records[at].step == Step::Begin).collect();
         let ends = begins.iter().skip(1).copied().chain([records.len()]);
         moves.extend(begins.iter().zip(ends).filter_map(|(&begin, end)| logged(shard, &records[begin..end])));
     }
     moves.sort_by(|a, b| a.begun.cmp(&b.begun));
     Ok(moves)
+}
+
+/// Reads the journals of all shards, ascending.
+///
+/// # Errors
+/// Fails where one is damaged, and names each that is: a move that is left out would look like one that never was.
+fn read_journals(what: &Moves) -> Result<Vec<(u32, Vec<Record>)>> {
+    let (mut journals, mut damaged) = (Vec::new(), Vec::new());
+    for shard in shards(what)? {
+        match journal::read(&diary::path(&what.journals, shard)) {
+            Ok(records) => journals.push((shard, records)),
+            Err(error) => damaged.push(format!("shard {shard}: {:#}", anyhow::Error::new(error))),
+        }
+    }
+    if !damaged.is_empty() {
+        bail!("cannot read the moves of this host: {}", damaged.join("; "));
+    }
+    Ok(journals)
 }
 
 fn logged(shard: u32, records: &[Record]) -> Option<Logged> {
@@ -119,4 +133,25 @@ fn state(shard: u32, records: &[Record], what: &Moves) -> Option<MoveState> {
         finished: is_finished(records),
         failover: diary::stage(records).map(|(begun, _)| begun),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::shard::Credentials;
+
+    #[test]
+    fn each_damaged_journal_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials { user: String::new(), password: String::new() };
+        let what = Moves { credentials, journals: folder.path().to_owned() };
+        assert_eq!(moves(&what).unwrap(), []);
+        for shard in [2, 10] {
+            fs::write(folder.path().join(format!("shard-{shard}.jsonl")), "{}\n{}\n").unwrap();
+        }
+        for error in [moves(&what).unwrap_err(), log(&what).unwrap_err()] {
+            let error = format!("{error:#}");
+            assert!(error.contains("shard-2.jsonl:1: ") && error.contains("shard-10.jsonl:1: "), "{error}");
+        }
+    }
 }

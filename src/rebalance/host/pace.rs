@@ -17,7 +17,7 @@ const FLOOR: u64 = 1 << 20;
 /// What may be caught up with after a rest.
 const BURST: Duration = Duration::from_millis(50);
 /// Between two looks whether a wait is still wanted.
-const LOOK: Duration = Duration::from_millis(20);
+const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A host, or one shard there.
 type Whose = (PathBuf, Option<u32>);
@@ -55,7 +55,7 @@ impl Bucket {
         while let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
             && is_wanted()
         {
-            std::thread::sleep(wait.min(LOOK));
+            std::thread::sleep(wait.min(RATE_POLL_INTERVAL));
         }
     }
 }

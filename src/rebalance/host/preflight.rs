@@ -11,8 +11,8 @@ use super::arm::attached;
 use super::birth;
 use super::link::{Info, Link, host_and_port, role_of, words, written};
 use super::reencoding::{self, Predicted};
+use crate::process::Program;
 use crate::resources::Blobs;
-use crate::resources::exec::Exec;
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::Acl;
 use crate::resources::redis_shard::conf::Conf;
@@ -159,7 +159,7 @@ fn names(line: &str, address: &str) -> bool {
 }
 
 fn local_version() -> Result<String> {
-    let said = Exec::new("redis-server").arg("--version").run().context("redis-server on the target's host")?;
+    let said = Program::new("redis-server").arg("--version").run().context("redis-server on the target's host")?;
     let said = String::from_utf8_lossy(&said).into_owned();
     let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
     version.map(str::to_owned).with_context(|| format!("a version in \"{}\"", said.trim()))

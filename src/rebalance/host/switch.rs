@@ -25,6 +25,7 @@ use super::door::Door;
 use super::guard::Guard;
 use super::link::{Link, host_and_port, role_of, words};
 use super::{birth, recover, sync, verify};
+use crate::poll::poll_until;
 use crate::resources::redis_shard::RedisShard;
 use crate::wire::shard::{MoveSpec, Recovered, Role, Switched};
 use crate::wire::{Event, Sink};
@@ -37,7 +38,7 @@ const LOST: Duration = Duration::from_secs(20);
 /// How long the replicas may take to come over to the target, and to be counted there: they look once a second.
 const COME_OVER: Duration = Duration::from_secs(10);
 /// Between two looks at the target while writes are held.
-const LOOK: Duration = Duration::from_micros(100);
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
 /// How one attempt ended.
 enum Attempt {
@@ -147,12 +148,10 @@ fn hand_over(
     diary.passed(Step::Pause)?;
 
     diary.announce(Step::Drain)?;
-    while applied(target)? < offset {
-        if started.elapsed() > pause / 2 {
-            recover::roll_back(spec, diary, source, Some(target))?;
-            return Ok(Attempt::GaveUp(format!("{} did not catch up within half the pause", spec.to)));
-        }
-        std::thread::sleep(LOOK);
+    let check = || anyhow::Ok((applied(target)? >= offset).then_some(()));
+    if poll_until(started + pause / 2, DRAIN_POLL_INTERVAL, check)?.is_none() {
+        recover::roll_back(spec, diary, source, Some(target))?;
+        return Ok(Attempt::GaveUp(format!("{} did not catch up within half the pause", spec.to)));
     }
     diary.passed(Step::Drain)?;
 

@@ -5,11 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 
 use super::link::{Info, Link, host_and_port};
+use crate::poll::poll_until;
 use crate::wire::shard::{MoveSpec, Role};
 use crate::wire::{Event, Sink};
 
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(10);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long a link may bring nothing of what the source has written before the target gives it up. One that died without a
 /// word looks as if it were up to both sides, for as long as TCP waits between two tries.
@@ -66,7 +67,7 @@ pub fn caught_up(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &d
                 from.text("connected_slaves")
             );
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
@@ -132,26 +133,25 @@ fn of_late(source: &Info) -> impl Iterator<Item = Vec<&str>> {
 /// # Errors
 /// It is off or failing, or it takes longer than `copy_stall_s`.
 pub fn durable(target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
-    let end = Instant::now() + Duration::from_secs(spec.limits.copy_stall_s.max(1) * 10);
-    loop {
+    let deadline = Instant::now() + Duration::from_secs(spec.limits.copy_stall_s.max(1) * 10);
+    let (mut last_write, mut last_rewrite) = (String::new(), String::new());
+    let is_durable = poll_until(deadline, POLL_INTERVAL, || {
         let info = target.info("persistence")?;
         if info.text("aof_enabled") != "1" {
             bail!("{} keeps no append-only file; its configuration must say `appendonly yes`", spec.to);
         }
         let settled = info.number("aof_rewrite_in_progress") + info.number("aof_rewrite_scheduled") == 0;
-        if settled && info.text("aof_last_write_status") == "ok" && info.text("aof_last_bgrewrite_status") == "ok" {
-            return Ok(());
+        last_write = info.text("aof_last_write_status").to_owned();
+        last_rewrite = info.text("aof_last_bgrewrite_status").to_owned();
+        if settled && last_write == "ok" && last_rewrite == "ok" {
+            return Ok(Some(true));
         }
-        if Instant::now() > end || sink.cancelled() {
-            bail!(
-                "the append-only file of {} is not ready: last write {}, last rewrite {}",
-                spec.to,
-                info.text("aof_last_write_status"),
-                info.text("aof_last_bgrewrite_status")
-            );
-        }
-        std::thread::sleep(LOOK);
+        Ok(sink.cancelled().then_some(false))
+    })?;
+    if is_durable != Some(true) {
+        bail!("the append-only file of {} is not ready: last write {last_write}, last rewrite {last_rewrite}", spec.to);
     }
+    Ok(())
 }
 
 /// Does this role say "follows that instance"?

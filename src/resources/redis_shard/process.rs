@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::resources::exec::Exec;
+use crate::process::Program;
 
 /// How long an instance may take to write its last data.
 const STOP: Duration = Duration::from_secs(60);
@@ -29,9 +29,9 @@ pub fn is_running(folder: &Path) -> bool {
 pub fn start(conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
-        "root" => Exec::new("sh"),
-        _ if !is_root => Exec::new("sh"),
-        user => Exec::new("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
+        "root" => Program::new("sh"),
+        _ if !is_root => Program::new("sh"),
+        user => Program::new("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
     };
     exec.args(["-c", "umask 027; exec redis-server \"$1\"", "sh"]).arg(conf).run().context("starting redis-server")?;
     Ok(())

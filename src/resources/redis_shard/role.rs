@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use super::{RedisShard, acl, conf, host_and_port};
+use crate::atomic_file::sync_folder;
 use crate::resources::{Blobs, place};
 
 impl RedisShard {
@@ -18,7 +19,7 @@ impl RedisShard {
         place::own(&self.folder, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
         self.write(&acl::switched(&acl, closed, false), &self.new_lines(replica_of)?, blobs)?;
-        place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
+        sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
         self.start_with_host()
     }
 
@@ -65,6 +66,6 @@ impl RedisShard {
             place::write(path, edited.as_bytes(), &self.file_meta())?;
         }
         fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
-        place::sync_folder(path.parent().unwrap_or(Path::new("/")))
+        sync_folder(path.parent().unwrap_or(Path::new("/")))
     }
 }

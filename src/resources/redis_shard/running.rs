@@ -3,8 +3,8 @@
 use anyhow::Result;
 
 use super::{RedisShard, process};
+use crate::process::Program;
 use crate::resources::World;
-use crate::resources::exec::Exec;
 
 impl RedisShard {
     /// Starts the instance where it does not run.
@@ -13,7 +13,7 @@ impl RedisShard {
     /// What systemd or redis-server said.
     pub fn start(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => Exec::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
+            Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
             None if process::is_running(&self.folder) => Ok(()),
             None => process::start(&self.conf_path(), &self.user),
         }
@@ -26,7 +26,7 @@ impl RedisShard {
     pub fn start_with_host(&self) -> Result<()> {
         if let Some(unit) = &self.unit {
             // Without a reload of systemd, which would take longer than all the rest; see World's units.
-            Exec::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
+            Program::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
         }
         self.start()
     }
@@ -37,9 +37,10 @@ impl RedisShard {
     /// What systemd said, or the process did not end within its time.
     pub fn stop(&self) -> Result<()> {
         match &self.unit {
-            Some(unit) => {
-                Exec::new("systemctl").args(["disable", "--no-reload", "--now", "--quiet", "--", unit]).run().map(drop)
-            }
+            Some(unit) => Program::new("systemctl")
+                .args(["disable", "--no-reload", "--now", "--quiet", "--", unit])
+                .run()
+                .map(drop),
             None => process::stop(&self.folder),
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::resources::exec::Exec;
+use crate::process::Program;
 
 /// Where `systemctl enable` puts its links.
 const FOLDER: &str = "/etc/systemd/system";
@@ -48,7 +48,7 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let asked = Exec::new("systemctl")
+    let asked = Program::new("systemctl")
         .args(["show", "--property=Id,Names,LoadState,UnitFileState,ActiveState", "--"])
         .args(names)
         .run()

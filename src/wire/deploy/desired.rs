@@ -206,43 +206,9 @@ pub fn is_plain_absolute(path: &Path) -> bool {
     !rest.chars().any(char::is_control) && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// Takes `http://HOST[:PORT]/PATH` apart into what to connect to (`HOST:PORT`), what to name as host, and the path with
-/// its query; `None` where it is no such address.
-pub fn split_url(url: &str) -> Option<(String, &str, &str)> {
-    let rest = url.strip_prefix("http://")?;
-    let cut = rest.find('/').unwrap_or(rest.len());
-    let (host, path) = rest.split_at(cut);
-    let plain = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
-    if host.is_empty() || host.contains(['@', '?', '#']) || !plain(host) || !plain(path) || path.contains('#') {
-        return None;
-    }
-    // A port stands behind the last colon, unless that colon is inside the brackets of an IPv6 address.
-    let connect = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => {
-            port.parse::<u16>().ok().filter(|_| !name.is_empty())?;
-            host.to_owned()
-        }
-        _ => format!("{host}:80"),
-    };
-    Some((connect, host, if path.is_empty() { "/" } else { path }))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let split = |url| split_url(url).map(|(connect, host, path)| format!("{connect} {host} {path}"));
-        assert_eq!(split("http://127.0.0.1:8080/a?b").unwrap(), "127.0.0.1:8080 127.0.0.1:8080 /a?b");
-        assert_eq!(split("http://localhost").unwrap(), "localhost:80 localhost /");
-        assert_eq!(split("http://[::1]/x").unwrap(), "[::1]:80 [::1] /x");
-        for bad in
-            ["https://a/", "http://", "http:///x", "http://a:b/", "http://a/ b", "http://a/\r\nX: y", "http://u@a/"]
-        {
-            assert_eq!(split(bad), None, "{bad}");
-        }
-    }
 
     #[test]
     fn absolute_paths_are_in_normal_form() {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Desired, Target, Version};
 use crate::plan::Digest;
+use crate::wire::lock::Holder;
 
 /// A service on one host as it is now.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -123,15 +124,4 @@ pub struct Leftover {
     pub path: PathBuf,
     /// The unit, where it is one: it is stopped and disabled first.
     pub unit: Option<String>,
-}
-
-/// Who holds a service's lock on a host.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Holder {
-    /// Who deploys: `alice@laptop`.
-    pub by: String,
-    /// Since when, in seconds since 1970.
-    pub since: u64,
-    /// The process on the host.
-    pub pid: u32,
 }

@@ -98,6 +98,7 @@ pub enum Mark {
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "UncheckedRecord")]
 pub struct Record {
     /// When, RFC 3339.
     pub at: String,
@@ -110,6 +111,31 @@ pub struct Record {
     /// What recovery needs to know.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub detail: Value,
+}
+
+/// A line of the journal whose detail was not looked at.
+#[derive(Deserialize)]
+struct UncheckedRecord {
+    at: String,
+    run: String,
+    step: Step,
+    mark: Mark,
+    #[serde(default)]
+    detail: Value,
+}
+
+impl TryFrom<UncheckedRecord> for Record {
+    type Error = serde_json::Error;
+
+    /// Refuses a first step that does not say which move it begins: recovery would take the shard for one that has no
+    /// move in progress.
+    fn try_from(line: UncheckedRecord) -> Result<Self, serde_json::Error> {
+        let UncheckedRecord { at, run, step, mark, detail } = line;
+        if step == Step::Begin {
+            Begun::deserialize(&detail)?;
+        }
+        Ok(Self { at, run, step, mark, detail })
+    }
 }
 
 /// A move as the journal keeps it: without secrets.
@@ -193,5 +219,14 @@ mod tests {
         for step in Step::ALL {
             assert_eq!(serde_json::to_value(step).unwrap(), step.name());
         }
+    }
+
+    #[test]
+    fn a_move_that_does_not_say_what_it_moves_is_refused() {
+        let line =
+            |step: &str| format!(r#"{{"at": "now", "run": "r1", "step": "{step}", "mark": "done", "detail": {{}}}}"#);
+        let error = serde_json::from_str::<Record>(&line("begin")).unwrap_err().to_string();
+        assert!(error.contains("from"), "{error}");
+        serde_json::from_str::<Record>(&line("copy")).unwrap();
     }
 }

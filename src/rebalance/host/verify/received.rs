@@ -18,6 +18,7 @@ use super::super::link::{Info, Link};
 use super::increments::{self, Places};
 use super::sides::Key;
 use super::snapshot;
+use crate::poll::poll_until;
 
 /// Keys by database.
 pub type Suspects = BTreeMap<u32, BTreeSet<Key>>;
@@ -34,7 +35,7 @@ const LOOKS: u32 = 3;
 const TICK: Duration = Duration::from_secs(2);
 /// A server under `appendfsync everysec` writes after 2 s at the latest (`flushAppendOnlyFile` of Redis 7.0).
 const POSTPONED: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(5);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// The keys that may differ at the target. All others are what the source sent.
 ///
@@ -176,13 +177,14 @@ impl Files {
 
     /// Waits until the increment has all that it was about to have.
     fn wait_for_the_increment(&self, goes_on: &(dyn Fn() -> bool + Sync)) -> Result<()> {
-        let end = Instant::now() + POSTPONED;
-        while self.increment.metadata()?.len() < self.written {
-            ensure!(Instant::now() < end, "its append-only file is shorter than it says");
+        let is_whole = poll_until(Instant::now() + POSTPONED, POLL_INTERVAL, || {
+            if self.increment.metadata()?.len() >= self.written {
+                return Ok(Some(()));
+            }
             ensure!(goes_on(), "cancelled");
-            std::thread::sleep(LOOK);
-        }
-        Ok(())
+            Ok(None)
+        })?;
+        is_whole.context("its append-only file is shorter than it says")
     }
 }
 

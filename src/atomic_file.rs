@@ -1,0 +1,260 @@
+//! Replaces files atomically: a reader sees the old content or the new one, never a part, also after a crash.
+//!
+//! The new content is written to a temporary file in the same folder. It is created with mode 0600, gets its owner and
+//! mode through its descriptor, and only then its name: at no time does a path exist through which another user could
+//! redirect the write or read a secret early.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+
+/// The prefix of temporary files; one that a crash leaves behind is recognised by it.
+const TEMPORARY_PREFIX: &str = ".dunlin-";
+/// How many names are tried before a folder full of them is an error.
+const MAX_NAME_ATTEMPTS: u32 = 64;
+
+/// The attributes of a file that is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// The permission bits, exactly: the process' umask does not apply.
+    pub mode: u32,
+    /// The owner and group; the process' own where there are none.
+    pub owner: Option<(Uid, Gid)>,
+    /// When the write is complete.
+    pub durability: Durability,
+}
+
+/// When a write is complete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Once content and name survive a power failure.
+    Synced,
+    /// Once the file is renamed. After a power failure the folder may have the old file again, but no partial one: the
+    /// file systems in use write the data of a file before the rename that replaces another one by it.
+    Ordered,
+}
+
+impl Attributes {
+    /// Returns the attributes of a file with this mode that belongs to the process' own user and survives a power
+    /// failure.
+    pub fn synced(mode: u32) -> Self {
+        Self { mode, owner: None, durability: Durability::Synced }
+    }
+}
+
+/// A folder that is held open while files in it are replaced: a rename of the folder's path meanwhile has no effect.
+#[derive(Debug)]
+pub struct Folder {
+    handle: OwnedFd,
+    /// For messages only.
+    path: PathBuf,
+}
+
+impl Folder {
+    /// Opens a folder.
+    ///
+    /// # Errors
+    /// Fails where it is missing, is no folder or must not be read.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let folder = OpenOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)?;
+        Ok(Self::from_handle(folder.into(), path))
+    }
+
+    /// Wraps a folder that is open already; `path` is what messages call it.
+    pub fn from_handle(handle: OwnedFd, path: &Path) -> Self {
+        Self { handle, path: path.to_owned() }
+    }
+
+    /// Creates or replaces the file `name`. On an error the old file is unchanged and no temporary file remains.
+    ///
+    /// # Errors
+    /// Fails where the folder must not be written to, the owner must not be given, or the disk is full.
+    pub fn replace(&self, name: &OsStr, bytes: &[u8], attributes: &Attributes) -> Result<()> {
+        let path = self.path.join(name);
+        let mut temporary = Temporary::create(self)
+            .with_context(|| format!("cannot create a temporary file in {}", self.path.display()))?;
+        temporary.write(bytes, attributes).with_context(|| format!("cannot write {}", path.display()))?;
+        temporary.rename(name).with_context(|| format!("cannot replace {}", path.display()))?;
+        match attributes.durability {
+            Durability::Synced => self.sync(),
+            Durability::Ordered => Ok(()),
+        }
+    }
+
+    /// Waits until names that were created, renamed or removed in the folder survive a power failure.
+    ///
+    /// # Errors
+    /// Fails on an I/O error.
+    pub fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.handle).with_context(|| format!("cannot sync {}", self.path.display()))
+    }
+}
+
+/// Creates or replaces a file. On an error the old file is unchanged and no temporary file remains.
+///
+/// # Errors
+/// Fails where the folder is missing or must not be written to, the owner must not be given, or the disk is full.
+pub fn write_atomically(path: &Path, bytes: &[u8], attributes: &Attributes) -> Result<()> {
+    let (folder, name) = split(path)?;
+    let folder = Folder::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
+    folder.replace(name, bytes, attributes)
+}
+
+/// Waits until names that were created, renamed or removed in the folder survive a power failure.
+///
+/// # Errors
+/// Fails where the folder is missing, or on an I/O error.
+pub fn sync_folder(path: &Path) -> Result<()> {
+    Folder::open(path).with_context(|| format!("cannot open {}", path.display()))?.sync()
+}
+
+/// Returns the permission bits of a file that is there, for a replacement that keeps them.
+///
+/// # Errors
+/// Fails where the file is there but its attributes cannot be read.
+pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some(metadata.permissions().mode() & 0o7777)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn split(path: &Path) -> Result<(&Path, &OsStr)> {
+    let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
+    // A relative path of one part has the empty path as its parent.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok((folder, name))
+}
+
+/// A temporary file; removed when it is dropped before its rename.
+struct Temporary<'a> {
+    folder: &'a Folder,
+    name: OsString,
+    file: File,
+    is_renamed: bool,
+}
+
+impl<'a> Temporary<'a> {
+    fn create(folder: &'a Folder) -> io::Result<Self> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        for _ in 0..MAX_NAME_ATTEMPTS {
+            let name = OsString::from(format!("{TEMPORARY_PREFIX}{:016x}", random_number()));
+            match rustix::fs::openat(&folder.handle, &name, flags, Mode::RUSR | Mode::WUSR) {
+                Ok(file) => return Ok(Self { folder, name, file: file.into(), is_renamed: false }),
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(io::Error::from(io::ErrorKind::AlreadyExists))
+    }
+
+    fn write(&mut self, bytes: &[u8], attributes: &Attributes) -> io::Result<()> {
+        self.file.write_all(bytes)?;
+        if let Some((uid, gid)) = attributes.owner {
+            rustix::fs::fchown(self.file.as_fd(), Some(uid), Some(gid))?;
+        }
+        // After the change of owner, which clears the set-id bits.
+        rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(attributes.mode))?;
+        match attributes.durability {
+            Durability::Synced => self.file.sync_all(),
+            Durability::Ordered => Ok(()),
+        }
+    }
+
+    fn rename(mut self, name: &OsStr) -> io::Result<()> {
+        rustix::fs::renameat(&self.folder.handle, &self.name, &self.folder.handle, name)?;
+        self.is_renamed = true;
+        Ok(())
+    }
+}
+
+impl Drop for Temporary<'_> {
+    fn drop(&mut self) {
+        if !self.is_renamed {
+            // The write has failed already, and that is the error to report.
+            rustix::fs::unlinkat(&self.folder.handle, &self.name, AtFlags::empty()).ok();
+        }
+    }
+}
+
+/// Returns a number that another process cannot easily foresee. It need not be secret: `O_EXCL` refuses a name that
+/// somebody took first.
+fn random_number() -> u64 {
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    fn names(folder: &Path) -> Vec<OsString> {
+        let mut names: Vec<OsString> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn the_mode_is_exact_and_no_temporary_file_remains() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("state.json");
+        for (mode, durability) in
+            [(0o666, Durability::Synced), (0o600, Durability::Ordered), (0o2775, Durability::Synced)]
+        {
+            write_atomically(&path, b"new", &Attributes { mode, owner: None, durability }).unwrap();
+            assert_eq!(existing_mode(&path).unwrap(), Some(mode));
+        }
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(names(folder.path()), ["state.json"]);
+        assert_eq!(existing_mode(&folder.path().join("absent")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_is_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (link, target) = (folder.path().join("link"), folder.path().join("target"));
+        fs::write(&target, "old").unwrap();
+        symlink(&target, &link).unwrap();
+        write_atomically(&link, b"new", &Attributes::synced(0o644)).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_file());
+        assert_eq!(fs::read(&target).unwrap(), b"old");
+    }
+
+    #[test]
+    fn a_failed_write_leaves_everything_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("taken");
+        // A folder with an entry cannot be replaced by a file.
+        fs::create_dir_all(path.join("entry")).unwrap();
+        let error = write_atomically(&path, b"new", &Attributes::synced(0o644)).unwrap_err();
+        assert!(error.to_string().contains("taken"), "{error:#}");
+        assert_eq!(names(folder.path()), ["taken"]);
+        let missing = folder.path().join("no/such/file");
+        assert!(write_atomically(&missing, b"new", &Attributes::synced(0o644)).is_err());
+        assert!(write_atomically(Path::new("/"), b"new", &Attributes::synced(0o644)).is_err());
+    }
+
+    #[test]
+    fn a_folder_that_is_held_open_is_written_to_wherever_its_path_leads_now() {
+        let root = tempfile::tempdir().unwrap();
+        let (here, there, other) = (root.path().join("here"), root.path().join("there"), root.path().join("other"));
+        fs::create_dir(&here).unwrap();
+        fs::create_dir(&other).unwrap();
+        let folder = Folder::open(&here).unwrap();
+        fs::rename(&here, &there).unwrap();
+        symlink(&other, &here).unwrap();
+        folder.replace(OsStr::new("file"), b"new", &Attributes::synced(0o600)).unwrap();
+        assert_eq!(names(&there), ["file"]);
+        assert!(names(&other).is_empty());
+    }
+}
