@@ -11,6 +11,7 @@ mod provision;
 mod received;
 mod relay;
 mod replica;
+mod restarts;
 mod reverse;
 mod sparing;
 mod torture;
