@@ -287,6 +287,16 @@ impl RedisShard {
         Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
     }
 
+    /// The users of the ACL file as it is on the disk.
+    ///
+    /// # Errors
+    /// It could not be read, or is not valid.
+    pub fn current_acl(&self) -> Result<Acl> {
+        let path = self.acl_path();
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Acl::parse(&text).with_context(|| path.display().to_string())
+    }
+
     /// The ACL file first: a configuration names it.
     fn write(&self, acl: &str, running: &str, blobs: &dyn Blobs) -> Result<()> {
         let conf = String::from_utf8(blobs.get(&self.conf.digest)?).context("the configuration is no text")?;

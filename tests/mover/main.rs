@@ -1,5 +1,6 @@
 //! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
 
+mod access;
 mod child;
 mod directed;
 mod failover;

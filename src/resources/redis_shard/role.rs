@@ -9,15 +9,16 @@ use super::{RedisShard, acl, conf, host_and_port};
 use crate::resources::{Blobs, place};
 
 impl RedisShard {
-    /// Makes a new instance that follows another, its application user off: a move's target.
+    /// Makes a new instance that follows another, these users off: a move's target.
     ///
     /// # Errors
     /// What the system said; nothing is started then.
-    pub fn birth(&self, replica_of: &str, closed: &str, blobs: &dyn Blobs) -> Result<()> {
+    pub fn birth(&self, replica_of: &str, closed: &[String], blobs: &dyn Blobs) -> Result<()> {
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         place::own(&self.folder, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        let acl = acl::switch_user(&acl, closed, false).context("the ACL file")?;
+        let acl =
+            closed.iter().try_fold(acl, |acl, user| acl::switch_user(&acl, user, false)).context("the ACL file")?;
         self.write(&acl, &self.new_lines(replica_of)?, blobs)?;
         place::sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
         self.start_with_host()
