@@ -245,7 +245,8 @@ pub(super) fn has_field(kind: &Kind, field: &str) -> bool {
     said.contains(&format!("`{field}`"))
 }
 
-fn place_of(step: &Step, key: &str) -> Origin {
+/// The place of a key's value, or of the step.
+pub(super) fn place_of(step: &Step, key: &str) -> Origin {
     match step.table.iter().find(|entry| entry.key == key) {
         Some(entry) => Origin::at(&step.origin.file, entry.item.span.clone()),
         None => step.origin.clone(),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use anyhow::{Context as _, Result};
 use serde_json::{Map, Value as Json};
 
 use super::contents::{self, Resolved, Store};
@@ -12,7 +13,7 @@ use super::strings::Strings;
 use super::{nodes, table};
 use crate::inventory::{Diagnostic, Diagnostics, Origin};
 use crate::plan::Digest;
-use crate::resources;
+use crate::resources::{self, Blobs, InvalidContent};
 use crate::wire::provision;
 
 /// A step as the agent gets it, with what is known about it here.
@@ -88,7 +89,21 @@ fn typed(
     let diagnose = |fault: &table::Fault| fault.diagnostic(step.kind, &step.table, place);
     let resource = parsed.map_err(|faults| faults.iter().map(diagnose).collect::<Vec<_>>())?;
     resource.validate().map_err(|said| vec![diagnose(&table::Fault::whole(said))])?;
+    let invalid = resource.validate_contents(&StepContents(&resolved.contents)).err();
+    if let Some(InvalidContent { key, message }) = invalid {
+        return Err(vec![Diagnostic::on(&contents::place_of(step, key), message)]);
+    }
     Ok((resolved, resource))
+}
+
+/// The contents of one step.
+struct StepContents<'a>(&'a [(Digest, Arc<[u8]>)]);
+
+impl Blobs for StepContents<'_> {
+    fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let found = self.0.iter().find(|(of, _)| of == digest);
+        found.map(|(_, bytes)| bytes.to_vec()).context("the step names no such content")
+    }
 }
 
 /// Turns numbers and booleans that came out of a placeholder into text, for the keys at fault.

@@ -116,14 +116,15 @@ fn desired(compiled: &Compiled) -> Vec<serde_json::Value> {
 #[test]
 fn a_single_placeholder_keeps_its_type_and_text_is_text() {
     let step = |id: &str| {
-        let files = r#"conf = "c", acl = "c", folder = "/d""#;
+        let files = r#"conf = "c", acl = "a", folder = "/d""#;
         play(&format!("[[play.step]]\nredis_shard = {{ id = {id}, port = \"{{{{ port + 1 }}}}\", {files} }}\n"))
     };
     // The type wants text for both: digits of a number that came out of a placeholder are text.
-    let compiled = compile_with(&step("\"{{ 7 }}\""), &[("c", "x")], Selection::default()).unwrap();
+    let compiled =
+        compile_with(&step("\"{{ 7 }}\""), &[("c", "x"), ("a", "user a off\n")], Selection::default()).unwrap();
     assert_eq!((&desired(&compiled)[0]["id"], &desired(&compiled)[0]["port"]), (&json!("7"), &json!("81")));
     // A number that the author wrote is a mistake.
-    let error = compile_with(&step("7"), &[("c", "x")], Selection::default()).unwrap_err();
+    let error = compile_with(&step("7"), &[("c", "x"), ("a", "user a off\n")], Selection::default()).unwrap_err();
     assert_eq!(error, "site.toml:5:22: error: `id` must be a string");
     let boolean = play("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ not tls }}\" }\n");
     assert_eq!(desired(&compile(&boolean).unwrap())[0]["sensitive"], json!(true));
@@ -215,7 +216,7 @@ file = { dest = "/a", content = "a" }
 notify = "h"
 
 [[play.step]]
-redis_shard = { id = "1", port = "7001", folder = "/d", conf = "c", acl = "c" }
+redis_shard = { id = "1", port = "7001", folder = "/d", conf = "c", acl = "a" }
 
 [[play.handler]]
 name = "h"
@@ -225,7 +226,7 @@ file = { dest = "/h", content = "h" }
     let select = |tags: &[&str], kinds: &[&str]| {
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
         let selection = Selection { tags: words(tags), kinds: words(kinds) };
-        let compiled = compile_with(&text, &[("c", "conf")], selection).unwrap();
+        let compiled = compile_with(&text, &[("c", "conf"), ("a", "user a off\n")], selection).unwrap();
         let made = compiled.catalogue.plays[0].clone();
         (made.steps.iter().map(|step| step.kind.clone()).collect::<Vec<_>>().join(" "), made.handlers.len())
     };
@@ -237,10 +238,26 @@ file = { dest = "/h", content = "h" }
 #[test]
 fn templates_include_each_other_and_names_of_their_own_can_be_given() {
     let templates = [("c", "{% include \"part\" %} {{ colour }} <&>\n"), ("part", "port {{ port }}")];
-    let text = play(
-        "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"c\" }\n",
-    );
+    let text = play("[[play.step]]\ntemplate = { dest = \"/d\", src = \"c\" }\n");
     assert_eq!(content(&compile_with(&text, &templates, Selection::default()).unwrap()), "port 80 blue <&>\n");
+}
+
+#[test]
+fn an_acl_that_loses_transactions_at_a_restart_is_refused_with_its_place() {
+    let text = play(
+        "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"a\" }\n",
+    );
+    let error = |conf: &str, acl: &str| {
+        compile_with(&text, &[("c", conf), ("a", acl)], Selection::default()).err().unwrap_or_default()
+    };
+    let old = error("appendonly yes\n", "\nuser default off resetchannels -@all\n");
+    assert!(old.starts_with("site.toml:5:75: error: the rendered ACL file, line 2: the user default lacks"), "{old}");
+    assert!(old.contains("write `user default off resetpass ~* &* +@all`"), "{old}");
+    assert_eq!(error("appendonly no\n", "user default off\n"), "");
+    assert_eq!(error("appendonly yes\n", "user default off resetpass ~* &* +@all\n"), "");
+    assert_eq!(error("appendonly yes\n", "user a on nopass ~* +@all\n"), "");
+    let broken = error("", "user a on\nuser b onn\n");
+    assert_eq!(broken, "site.toml:5:75: error: the rendered ACL file, line 2: rule 1 is not an ACL rule");
 }
 
 #[test]

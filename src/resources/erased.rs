@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::{Blobs, Diff, Read, Resource, Site, Wants, World};
+use super::{Blobs, Diff, InvalidContent, Read, Resource, Site, Wants, World};
 use crate::plan::Digest;
 
 /// A step's resource of any type. Observations pass as JSON: they are what fingerprints are made of.
@@ -19,6 +19,11 @@ pub trait Step: Send + Sync {
     /// # Errors
     /// As there.
     fn validate(&self) -> Result<(), String>;
+    /// See [`Resource::validate_contents`].
+    ///
+    /// # Errors
+    /// As there.
+    fn validate_contents(&self, contents: &dyn Blobs) -> Result<(), InvalidContent>;
     /// See [`Resource::wants`].
     fn wants(&self, wants: &mut Wants);
     /// See [`Resource::starts`].
@@ -66,6 +71,10 @@ impl<R: Resource> Step for R {
 
     fn validate(&self) -> Result<(), String> {
         Resource::validate(self)
+    }
+
+    fn validate_contents(&self, contents: &dyn Blobs) -> Result<(), InvalidContent> {
+        Resource::validate_contents(self, contents)
     }
 
     fn wants(&self, wants: &mut Wants) {

@@ -75,6 +75,15 @@ pub struct ContentKey {
     pub source: Source,
 }
 
+/// A content that its resource cannot use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InvalidContent {
+    /// The key of the step in TOML that gives the content.
+    pub key: &'static str,
+    /// What is wrong, where in the content, and what is right; without secrets.
+    pub message: String,
+}
+
 /// What reading the world gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Read<T> {
@@ -150,6 +159,14 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// # Errors
     /// One sentence that says what is wrong and what would be right.
     fn validate(&self) -> Result<(), String>;
+
+    /// Refuses contents that cannot work; the playbook loader adds file and position. `contents` has all of them.
+    ///
+    /// # Errors
+    /// The first mistake, and the key of its content.
+    fn validate_contents(&self, _contents: &dyn Blobs) -> Result<(), InvalidContent> {
+        Ok(())
+    }
 
     /// Announces what `read` will look up, so that the host is asked once for all steps.
     fn wants(&self, _wants: &mut Wants) {}

@@ -4,10 +4,14 @@
 //! and failovers; where the file's role is not the map's, planning stops and says so. A second run is a no-op because
 //! both files are compared by what they say: `CONFIG REWRITE` may have put them into another form.
 //!
-//! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`).
+//! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`). The rights of the
+//! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
+//! instance gets them at once (`live_acl`), before the file is written and before anything restarts.
 
 pub mod acl;
 pub mod conf;
+mod live_acl;
+mod marks;
 mod process;
 mod role;
 mod running;
@@ -20,11 +24,13 @@ use serde::{Deserialize, Serialize};
 
 use super::mode::{self, Mode};
 use super::{
-    Blobs, Content, ContentKey, Diff, Meta, PathState, Read, Resource, Site, Source, UnitState, Wants, World, place,
+    Blobs, Content, ContentKey, Diff, InvalidContent, Meta, PathState, Read, Resource, Site, Source, UnitState, Wants,
+    World, place,
 };
-use crate::plan::{Change, Digest, digest_of};
+use crate::plan::{Change, Digest};
 use acl::Acl;
 use conf::{Conf, Meaning};
+use marks::Mark;
 
 /// What a plan's row says of an instance that is made as a replica.
 pub const REPLICA_OF: &str = "replica of";
@@ -44,6 +50,10 @@ pub struct RedisShard {
     pub conf: Content,
     /// The ACL users: `acl = "a template"`. Passwords stand in it as `#sha256` only.
     pub acl: Content,
+    /// The password of the ACL user `dunlin`, as which a running instance's ACL is fixed: `admin_password = "…"`.
+    /// Without one only the file is fixed.
+    #[serde(default)]
+    pub admin_password: Option<Content>,
     /// The data folder.
     pub folder: PathBuf,
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
@@ -78,6 +88,10 @@ pub struct Observed {
     /// Permissions and meaning; absent where there is no such file.
     conf: Option<(Meta, Meaning)>,
     acl: Option<(Meta, Acl)>,
+    /// Why Redis would not load the ACL file.
+    acl_error: Option<String>,
+    /// Whether it keeps an append-only file, by its configuration.
+    is_append_only: bool,
     folder: PathState,
     /// The contents that were put here last and what they said then, as the file's own mark tells.
     marks: Vec<Mark>,
@@ -93,6 +107,7 @@ impl Resource for RedisShard {
     const CONTENTS: &'static [ContentKey] = &[
         ContentKey { toml: "conf", field: "conf", source: Source::Template },
         ContentKey { toml: "acl", field: "acl", source: Source::Template },
+        ContentKey { toml: "admin_password", field: "admin_password", source: Source::Inline },
     ];
     type Observed = Observed;
 
@@ -128,6 +143,16 @@ impl Resource for RedisShard {
         Err(format!("port must be a number from 1 to 65535, not \"{}\"", self.port))
     }
 
+    fn validate_contents(&self, contents: &dyn Blobs) -> Result<(), InvalidContent> {
+        let text = |content: &Content| contents.get(&content.digest).map(|b| String::from_utf8_lossy(&b).into_owned());
+        let (Ok(conf), Ok(acl)) = (text(&self.conf), text(&self.acl)) else { return Ok(()) };
+        let said = match Conf::parse(&conf).is_append_only() {
+            true => acl::require_replay_rights(&acl),
+            false => Acl::parse(&acl).map(drop),
+        };
+        said.map_err(|error| InvalidContent { key: "acl", message: format!("the rendered ACL file, {error}") })
+    }
+
     fn wants(&self, wants: &mut Wants) {
         wants.units.extend(self.unit.clone());
     }
@@ -138,6 +163,11 @@ impl Resource for RedisShard {
         };
         let (conf, acl) = (text(&self.conf_path(), world)?, text(&self.acl_path(), world)?);
         let parsed = Conf::parse(conf.as_deref().unwrap_or_default());
+        let (users, acl_error) = match acl.as_deref().map(Acl::parse).transpose() {
+            Ok(users) => (users, None),
+            // The instance would not start with it; a new file replaces it all the same.
+            Err(error) => (Some(Acl::default()), Some(error.to_string())),
+        };
         let (is_running, is_enabled) = match &self.unit {
             Some(unit) => {
                 let state = world.unit(unit)?;
@@ -147,7 +177,9 @@ impl Resource for RedisShard {
         };
         Ok(Read::Known(Observed {
             conf: meta(world, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.meaning())),
-            acl: meta(world, &self.acl_path())?.zip(acl.as_deref().map(Acl::parse)),
+            acl: meta(world, &self.acl_path())?.zip(users),
+            acl_error,
+            is_append_only: parsed.is_append_only(),
             folder: world.path(&self.folder)?,
             marks: Mark::read(conf.as_deref().unwrap_or_default()),
             follows: parsed.replica_of(),
@@ -168,12 +200,16 @@ impl Resource for RedisShard {
         if needs == [self.acl.digest.clone()] {
             needs.push(self.conf.digest.clone());
         }
+        if observed.lacks_replay_rights() && observed.is_running {
+            needs.extend(self.admin_password.as_ref().map(|password| password.digest.clone()));
+        }
         needs
     }
 
     fn diff(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Diff> {
         self.refuse_other_role(observed)?;
         let mut changes = self.conf_changes(observed, blobs)?;
+        changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
         match &observed.folder {
@@ -215,7 +251,10 @@ impl Resource for RedisShard {
         place::own(&self.folder, &self.folder_meta())?;
         if !self.needs(observed).is_empty() {
             let acl = String::from_utf8(site.content(&self.acl.digest)?).context("the ACL file is no text")?;
+            // The file is written even where this fails: a restart loads the file, not what is in memory.
+            let live = self.fix_live_acl(observed, &acl, site.blobs());
             self.write(&acl, &self.running_lines(observed)?, site.blobs())?;
+            live?;
         } else {
             place::own(&self.conf_path(), &self.file_meta())?;
             place::own(&self.acl_path(), &self.file_meta())?;
@@ -248,11 +287,22 @@ impl RedisShard {
         Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
     }
 
+    /// The users of the ACL file as it is on the disk.
+    ///
+    /// # Errors
+    /// It could not be read, or is not valid.
+    pub fn current_acl(&self) -> Result<Acl> {
+        let path = self.acl_path();
+        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+        Acl::parse(&text).with_context(|| path.display().to_string())
+    }
+
     /// The ACL file first: a configuration names it.
     fn write(&self, acl: &str, running: &str, blobs: &dyn Blobs) -> Result<()> {
         let conf = String::from_utf8(blobs.get(&self.conf.digest)?).context("the configuration is no text")?;
         let plain = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        let marks = [Mark::of(&self.conf, &Conf::parse(&conf).meaning()), Mark::of(&self.acl, &Acl::parse(&plain))];
+        let users = Acl::parse(&plain).context("the ACL file")?;
+        let marks = [Mark::of(&self.conf, &Conf::parse(&conf).meaning()), Mark::of(&self.acl, &users)];
         let marks: String = marks.iter().map(Mark::line).collect();
         let separate = if conf.ends_with('\n') { "" } else { "\n" };
         place::write(&self.acl_path(), acl.as_bytes(), &self.file_meta())?;
@@ -313,8 +363,11 @@ impl RedisShard {
             return Ok(vec![Change::set("ACL users", self.acl_path().display())]);
         };
         let mut changes = mode::meta_changes(meta, &self.file_meta());
-        if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
-            let desired = Acl::parse(&String::from_utf8_lossy(&blobs.get(&self.acl.digest)?));
+        if let Some(error) = &observed.acl_error {
+            changes.push(Change::new("ACL file", format!("not valid: {error}"), "as desired"));
+        } else if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
+            let desired =
+                Acl::parse(&String::from_utf8_lossy(&blobs.get(&self.acl.digest)?)).context("the ACL file")?;
             let differing = acl.differing(&desired).into_iter();
             changes.extend(differing.map(|(user, what)| Change::new(&format!("ACL user {user}"), what, "as desired")));
         }
@@ -332,27 +385,6 @@ impl RedisShard {
 
     fn folder_meta(&self) -> Meta {
         mode::meta(Mode(0o750), &self.user, None)
-    }
-}
-
-/// A comment at the head of the configuration (Redis keeps comments): a content's digest, and that of what it said.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Mark(String, String);
-
-impl Mark {
-    const START: &'static str = "# dunlin:";
-
-    fn of(content: &Content, meaning: &impl Serialize) -> Self {
-        Self(content.digest.as_str().to_owned(), digest_of(meaning).as_str().to_owned())
-    }
-
-    fn line(&self) -> String {
-        format!("{} {} {}\n", Self::START, self.0, self.1)
-    }
-
-    fn read(conf: &str) -> Vec<Self> {
-        let marks = conf.lines().filter_map(|line| line.strip_prefix(Self::START)?.trim().split_once(' '));
-        marks.map(|(content, meaning)| Self(content.to_owned(), meaning.to_owned())).collect()
     }
 }
 

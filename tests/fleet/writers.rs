@@ -120,13 +120,25 @@ impl Drop for Writers {
     }
 }
 
+/// Adds a number to a timeline: by one command, or by a script with two writes, which Redis replays as a transaction.
+fn add(timeline: u64, number: u64) -> redis::Cmd {
+    if (number / WRITERS as u64).is_multiple_of(2) {
+        let mut add = redis::cmd("ZADD");
+        add.arg(key(timeline)).arg(number).arg(number);
+        return add;
+    }
+    let script = "redis.call('ZADD', KEYS[1], 0, ARGV[1]) return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[1])";
+    let mut add = redis::cmd("EVAL");
+    add.arg(script).arg(1).arg(key(timeline)).arg(number);
+    add
+}
+
 async fn write(writer: u64, shards: Shards, stop: Arc<AtomicBool>, log: Arc<Mutex<Log>>) {
     let mut number = writer;
     while !stop.load(Ordering::Relaxed) {
         let timeline = number % TIMELINES;
-        let mut add = redis::cmd("ZADD");
-        add.arg(key(timeline)).arg(number).arg(number);
-        let written = shards.query::<redis::Value>(key(timeline).as_bytes(), &add, Retry::Idempotent).await;
+        let written =
+            shards.query::<redis::Value>(key(timeline).as_bytes(), &add(timeline, number), Retry::Idempotent).await;
         {
             let mut log = log.lock().unwrap();
             match written {

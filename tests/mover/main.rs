@@ -7,6 +7,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod access;
 mod child;
 mod directed;
 mod failover;
@@ -18,6 +19,7 @@ mod provision;
 mod received;
 mod relay;
 mod replica;
+mod restarts;
 mod reverse;
 mod sparing;
 mod torture;

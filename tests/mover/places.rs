@@ -124,6 +124,10 @@ impl Places {
         self.root(n).join(format!("etc/shard-{SHARD}.conf"))
     }
 
+    pub fn acl_path(&self, n: u8) -> PathBuf {
+        self.root(n).join(format!("etc/shard-{SHARD}.acl"))
+    }
+
     fn render(&mut self, n: u8) -> [Value; 2] {
         let mut context = tera::Context::new();
         context.insert("item", &json!({"id": SHARD, "port": self.port, "user": APP, "maxmemory": "256mb"}));
@@ -156,10 +160,11 @@ impl Places {
 
     pub fn instance(&mut self, n: u8) -> Value {
         let [conf, acl] = self.render(n);
+        let admin_password = self.content(credentials().password.as_bytes());
         json!({
             "id": SHARD.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
             "folder": self.data(n), "conf_path": self.conf_path(n),
-            "acl_path": self.root(n).join(format!("etc/shard-{SHARD}.acl")), "user": user_name(),
+            "acl_path": self.acl_path(n), "user": user_name(), "admin_password": admin_password,
             "min_replicas": self.needed.to_string(),
         })
     }
@@ -277,6 +282,12 @@ impl Places {
         let mut end = [rustix::event::PollFd::new(&process, rustix::event::PollFlags::IN)];
         let most = rustix::event::Timespec { tv_sec: 20, tv_nsec: 0 };
         assert_eq!(rustix::event::poll(&mut end, Some(&most)), Ok(1), "instance {n} is still there");
+    }
+
+    /// A clean stop, as `systemctl stop` does it.
+    pub fn stop(&mut self, n: u8) {
+        let instance: dunlin::resources::redis_shard::RedisShard = serde_json::from_value(self.instance(n)).unwrap();
+        instance.stop().unwrap();
     }
 
     /// What the increments of an instance's append-only file hold.

@@ -18,6 +18,7 @@ use crate::writers::Writers;
 /// Commands that change nothing. All others are counted.
 const READS: &[&str] = &[
     "acl|dryrun",
+    "acl|list",
     "acl|whoami",
     "auth",
     "client|list",
@@ -38,7 +39,7 @@ const READS: &[&str] = &[
     "zrange",
 ];
 /// What the tests' own writers send.
-const WRITERS: &[&str] = &["zadd", "incr"];
+const WRITERS: &[&str] = &["zadd", "incr", "multi", "exec", "eval", "fcall", "function|load"];
 
 /// How often commands were called that change something, by name, at all instances that run.
 fn writes(places: &Places, count: u8) -> BTreeMap<String, u64> {
@@ -130,6 +131,9 @@ fn what_the_targets_files_say() {
         ("conf", "a replica's word", "no such word", ("password", "masterauth")),
         ("acl", "user s017 on", "user s018 on", ("acl", "no user s017")),
         ("acl", "user s017 on", "user s017 off", ("acl", "no user s017 that is on")),
+        ("acl", "user s017 on", "# user s017 on", ("acl", "ACL file, line 4: a line must start with `user`")),
+        ("acl", "resetpass ~* &* +@all", "resetchannels -@all", ("acl", "line 1: the user default lacks ~* &* +@all")),
+        ("acl", "resetpass ~* &* +@all", "~* &* +@all -@dangerous", ("acl", "line 1: the user default lacks +@all")),
     ] {
         let spec = edited(&mut places, name, from, to);
         refused(&here, &places, &spec, found);
@@ -192,6 +196,9 @@ fn what_the_source_is_like() {
     run(&mut source(&places), "ACL SETUSER replica -psync");
     refused(&here, &places, &spec, ("acl", "lets replica not use PSYNC"));
     run(&mut source(&places), "ACL SETUSER replica +psync");
+    run(&mut source(&places), "ACL SETUSER default -@all");
+    refused(&here, &places, &spec, ("acl", "`dunlin provision` fixes the file and the running instance"));
+    run(&mut source(&places), "ACL SETUSER default +@all");
     run(&mut source(&places), "CONFIG SET appendonly no");
     refused(&here, &places, &spec, ("source", "keeps no append-only file"));
     run(&mut source(&places), "CONFIG SET appendonly yes");

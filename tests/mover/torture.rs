@@ -33,16 +33,20 @@ enum Victim {
     Agent,
     Source,
     Target,
+    /// The source is restarted as `systemctl restart` does it.
+    Restart,
     /// The agent is only held up for longer than any pause.
     Stall,
     /// The target hangs for as long, and a little longer than the agent.
     Frozen,
 }
 
+const VICTIMS: [Victim; 6] =
+    [Victim::Agent, Victim::Source, Victim::Target, Victim::Restart, Victim::Stall, Victim::Frozen];
+
 fn cases() -> Vec<(String, Victim)> {
     let points = STEPS.iter().flat_map(|step| [format!("{step}:before"), format!("{step}:after")]);
-    let victims = [Victim::Agent, Victim::Source, Victim::Target, Victim::Stall, Victim::Frozen];
-    points.flat_map(|at| victims.map(|victim| (at.clone(), victim))).collect()
+    points.flat_map(|at| VICTIMS.map(|victim| (at.clone(), victim))).collect()
 }
 
 #[test]
@@ -50,8 +54,9 @@ fn nothing_is_lost_whoever_is_killed() {
     let all = cases();
     let asked = std::env::var("DUNLIN_KILLS").ok().and_then(|kills| kills.parse::<usize>().ok());
     // The short form takes each side of each step once, another victim each time.
-    let short = |round: usize| round * 5 + (round / 5 + round) % 5;
-    let kills = asked.unwrap_or(all.len() / 5);
+    let victims = VICTIMS.len();
+    let short = |round: usize| round * victims + (round / victims + round) % victims;
+    let kills = asked.unwrap_or(all.len() / victims);
     let mut torture = Torture::new();
     for round in 0..kills {
         let (at, victim) = &all[if asked.is_some() { round % all.len() } else { short(round) }];
@@ -70,7 +75,7 @@ fn nothing_is_lost_with_a_replica_either() {
     let mut torture = Torture::with_a_replica();
     let kills = asked.unwrap_or(STEPS.len());
     for round in 0..kills {
-        // All of them once, in an order that soon has been everywhere: 37 and 110 have no divisor in common.
+        // All of them once, in an order that soon has been everywhere: 37 and 132 have no divisor in common.
         let (at, victim) = &all[(round * 37) % all.len()];
         torture.round(round, at, *victim, round % 2 == 1);
         if round % 5 == 4 {
@@ -257,6 +262,7 @@ impl Torture {
                 self.file = self.places.append_only_file(self.owner);
             }
             Victim::Target => self.places.kill(target),
+            Victim::Restart => self.places.stop(self.owner),
             Victim::Frozen => {
                 self.signal(target, Signal::STOP);
                 thread::sleep(HELD_UP);
@@ -265,7 +271,7 @@ impl Torture {
         }
         kill_process(agent.pid(), Signal::CONT).unwrap();
         match victim {
-            Victim::Source => self.places.restart(self.owner),
+            Victim::Source | Victim::Restart => self.places.restart(self.owner),
             Victim::Target => self.places.restart(target),
             Victim::Frozen => {
                 thread::sleep(HELD_UP);

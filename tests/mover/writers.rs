@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use redis::{Connection, RedisError};
+use redis::{Connection, RedisError, RedisResult};
 
 use crate::places::{Places, app, connect};
 
@@ -16,6 +16,55 @@ const REST: Duration = Duration::from_micros(300);
 
 fn timeline(writer: usize, member: u64) -> String {
     format!("timeline:{writer}:{}", member / TIMELINE)
+}
+
+/// A function with two writes.
+const LIBRARY: &str = "#!lua name=writers
+redis.register_function('add_twice', function(keys, args)
+  redis.call('ZADD', keys[1], 0, args[1])
+  return redis.call('ZADD', keys[1], args[1], args[1])
+end)";
+
+/// In how many forms writes are sent.
+const FORMS: u64 = 4;
+
+/// Adds a member, in a form that depends on it: Redis writes transactions, and scripts and functions with more than one
+/// write, as MULTI/EXEC to its append-only file and replays them under other rules than single commands.
+fn add(connection: &mut Connection, key: &str, member: u64) -> RedisResult<()> {
+    let zadd = |score: u64| {
+        let mut zadd = redis::cmd("ZADD");
+        zadd.arg(key).arg(score).arg(member);
+        zadd
+    };
+    match member % FORMS {
+        0 => zadd(member).exec(connection),
+        1 => redis::pipe().atomic().add_command(zadd(0)).add_command(zadd(member)).exec(connection),
+        2 => {
+            let script = "redis.call('ZADD', KEYS[1], 0, ARGV[1]) return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[1])";
+            redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(member).exec(connection)
+        }
+        _ => {
+            let mut call = redis::cmd("FCALL");
+            call.arg("add_twice").arg(1).arg(key).arg(member);
+            match call.exec(connection) {
+                Err(error) if error.to_string().contains("Function not found") => {
+                    redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).exec(connection)?;
+                    call.exec(connection)
+                }
+                result => result,
+            }
+        }
+    }
+}
+
+/// Increments a counter: alone, or in a transaction with a second one.
+fn increment(connection: &mut Connection, counter: &str, is_transaction: bool) -> RedisResult<()> {
+    let mut increment = redis::cmd("INCR");
+    increment.arg(counter);
+    match is_transaction {
+        true => redis::pipe().atomic().add_command(increment).cmd("INCR").arg("count:all").exec(connection),
+        false => increment.exec(connection),
+    }
 }
 
 /// What one writer knows.
@@ -168,10 +217,9 @@ impl Writer {
         let count = format!("count:{}", self.id);
         let mut next = 1_u64;
         while !self.stop.load(Ordering::Relaxed) {
-            let mut add = redis::cmd("ZADD");
-            add.arg(timeline(self.id, next)).arg(next).arg(next);
+            let key = timeline(self.id, next);
             // Idempotent: tried until it is acknowledged.
-            if self.attempt(&mut connection, &add).is_err() {
+            if self.attempt(&mut connection, |connected| add(connected, &key, next)).is_err() {
                 if self.is_stale {
                     thread::sleep(REST);
                 }
@@ -185,9 +233,8 @@ impl Writer {
             }
             next += 1;
             thread::sleep(REST);
-            let mut increment = redis::cmd("INCR");
-            increment.arg(&count);
-            let result = self.attempt(&mut connection, &increment);
+            let is_transaction = next.is_multiple_of(2);
+            let result = self.attempt(&mut connection, |connected| increment(connected, &count, is_transaction));
             let mut log = self.log.lock().unwrap();
             match result {
                 Ok(()) => log.increments += 1,
@@ -198,7 +245,11 @@ impl Writer {
     }
 
     /// One try. Not connected counts as a definite no.
-    fn attempt(&self, connection: &mut Option<Owner>, cmd: &redis::Cmd) -> Result<(), RedisError> {
+    fn attempt(
+        &self,
+        connection: &mut Option<Owner>,
+        send: impl FnOnce(&mut Connection) -> RedisResult<()>,
+    ) -> RedisResult<()> {
         let published = self.map.lock().unwrap().clone();
         if self.is_stale && connection.as_ref().is_some_and(|(_, address)| *address != published) {
             *connection = None;
@@ -213,9 +264,10 @@ impl Writer {
                 }
             },
         };
-        let result = cmd.exec(connected);
+        let result = send(connected);
         if let Err(error) = &result {
-            let asks = error.code() == Some("READONLY") && !self.is_stale;
+            // A transaction that was queued before the switch is refused as a whole.
+            let asks = matches!(error.code(), Some("READONLY" | "EXECABORT")) && !self.is_stale;
             let owner = asks.then(|| owner(connected)).flatten();
             // Somebody who is a replica says who the owner is; it may not be open yet.
             let next = owner.and_then(|owner| Some((connect(&owner, &app()).ok()?, owner)));

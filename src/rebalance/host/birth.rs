@@ -1,12 +1,15 @@
-//! P1: the target starts as a replica of the source, by its configuration file, its application user off.
+//! P1: the target starts as a replica of the source, by its configuration file, closed to all users but dunlin's
+//! and replication's.
 
 use anyhow::{Context, Result, bail};
 
 use super::aside::set_aside;
 use super::link::role_of;
 use super::relay;
-use crate::resources::Blobs;
 use crate::resources::redis_shard::RedisShard;
+use crate::resources::redis_shard::acl::Acl;
+use crate::resources::redis_shard::conf::Conf;
+use crate::resources::{Blobs, Content};
 use crate::wire::shard::{MoveSpec, Role};
 
 /// The target instance of a move.
@@ -44,5 +47,18 @@ pub fn born(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result
         role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
     }
     set_aside(instance, "old")?;
-    instance.birth(&follows, &spec.app_user, blobs)
+    instance.birth(&follows, &closed_users(instance, spec, blobs)?, blobs)
+}
+
+/// The users that are off while a copy is made: all that its ACL file is to let in, but for dunlin's and replication's.
+///
+/// # Errors
+/// The contents are not there, or the ACL file is not valid.
+pub fn closed_users(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn Blobs) -> Result<Vec<String>> {
+    let text =
+        |content: &Content| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.get(&content.digest)?).into_owned());
+    let acl = Acl::parse(&text(&instance.acl)?).context("the ACL file")?;
+    let replication = Conf::parse(&text(&instance.conf)?).get("masteruser");
+    let is_closed = |user: &&str| *user != spec.job.credentials.user && replication.as_deref() != Some(*user);
+    Ok(acl.users_on().filter(is_closed).map(str::to_owned).collect())
 }

@@ -56,7 +56,7 @@ pub fn filled(
     let (started, instance) = (Instant::now(), birth::instance(spec)?);
     tune(source)?;
 
-    diary.intent(Step::Birth, Value::Null)?;
+    diary.intent(Step::Birth, json!({ "users": birth::closed_users(&instance, spec, blobs)? }))?;
     birth::born(&instance, spec, blobs)?;
     let mut target = Link::open_within(&spec.to, &spec.job.credentials, START)?;
     if let Role::Master { .. } = target.role()? {

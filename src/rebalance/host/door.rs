@@ -1,8 +1,10 @@
-//! Who may enter the target: until it is promoted, neither the application nor a replica.
+//! Who may enter the target: until it is promoted, no user but dunlin's own.
 //!
-//! The application, so that a target that starts anew as a master takes no writes before its move is decided. A
+//! No user of the application, so that a target that starts anew as a master takes no writes before its move is decided. A
 //! replica, since the fenced source is one: were it let in before the promotion, it would replace its data by those
 //! of a target that lacks some.
+
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 use redis::Cmd;
@@ -19,20 +21,26 @@ pub struct Door {
 }
 
 impl Door {
-    /// The application's user, and the one as which the source will replicate where it has a name of its own.
+    /// Every user that the target's ACL file lets in, or that its birth closed, but for dunlin's own.
     ///
     /// # Errors
-    /// The source does not answer.
-    pub fn of(spec: &MoveSpec, source: &mut Link) -> Result<Self> {
-        let replica = Some(source.setting("masteruser")?).filter(|user| !user.is_empty());
-        Ok(Self { users: std::iter::once(spec.app_user.clone()).chain(replica).collect() })
+    /// The source does not answer, or the target's ACL file cannot be read.
+    pub fn of(spec: &MoveSpec, diary: &Diary, instance: &RedisShard, source: &mut Link) -> Result<Self> {
+        let acl = instance.current_acl()?;
+        let noted = [Step::Birth, Step::StandBy].into_iter().filter_map(|step| noted_users(diary, step)).flatten();
+        let replica = source.setting("masteruser")?;
+        let users: BTreeSet<String> = noted
+            .chain([spec.app_user.clone(), replica])
+            .filter(|user| acl.is_on(user).is_some())
+            .chain(acl.users_on().map(str::to_owned))
+            .filter(|user| *user != spec.job.credentials.user)
+            .collect();
+        Ok(Self { users: users.into_iter().collect() })
     }
 
     /// The door that this move closed, by its journal.
     pub fn noted(spec: &MoveSpec, diary: &Diary) -> Self {
-        let users = diary.last(Step::StandBy, Mark::Intent).map(|record| record.detail["users"].clone());
-        let users = users.and_then(|users| serde_json::from_value(users).ok());
-        Self { users: users.unwrap_or_else(|| vec![spec.app_user.clone()]) }
+        Self { users: closed_users(diary, &spec.app_user) }
     }
 
     /// All of the target's opening that waits for a disk, but for its last word: should it start anew from now on, it is
@@ -76,4 +84,14 @@ impl Door {
     fn switched(&self, state: &str) -> Vec<Cmd> {
         self.users.iter().map(|user| words(&["ACL", "SETUSER", user, state])).collect()
     }
+}
+
+/// The users that the last stand-by of this move closed, by its journal.
+pub fn closed_users(diary: &Diary, app_user: &str) -> Vec<String> {
+    noted_users(diary, Step::StandBy).unwrap_or_else(|| vec![app_user.to_owned()])
+}
+
+fn noted_users(diary: &Diary, step: Step) -> Option<Vec<String>> {
+    let users = diary.last(step, Mark::Intent)?.detail["users"].clone();
+    serde_json::from_value(users).ok()
 }

@@ -1,8 +1,8 @@
 //! A copy takes the place of a primary that is gone, in the agent on the copy's host.
 //!
 //! At every moment at most one of the two accepts application writes:
-//! - The copy leaves the old primary closed: its application user is off in its file and in memory, and those who were
-//!   connected are sent away. Restarted now, it is a closed master.
+//! - The copy leaves the old primary closed: all users but dunlin's and replication's are off in its file and in
+//!   memory, and those who were connected are sent away. Restarted now, it is a closed master.
 //! - All other copies leave the old primary too, before the new one is opened. With `min-replicas-to-write` the old one
 //!   accepts no write `min-replicas-max-lag` seconds after the last of them was heard, and none after a restart. That
 //!   long is waited, unless its own host has stopped it for good. Should it answer meanwhile, it is not dead: all goes
@@ -16,6 +16,7 @@ use redis::{Cmd, Value as Answer};
 use serde_json::{Value, json};
 
 use super::diary::{Diary, Mark, Step, is_finished};
+use super::door::closed_users;
 use super::link::{Link, host_and_port, role_of, words};
 use super::sync;
 use crate::poll::poll_until;
@@ -113,16 +114,27 @@ fn leave(what: &Promote, diary: &mut Diary, (instance, copy): (&RedisShard, &mut
         fit(what, copy)?;
         diary.take_over(what, copy.setting("min-replicas-to-write")?)?;
     }
-    diary.intent(Step::StandBy, json!({ "users": [what.app_user] }))?;
-    instance.switch_users(std::slice::from_ref(&what.app_user), false)?;
+    let users = if left { closed_users(diary, &what.app_user) } else { users_to_close(what, instance, copy)? };
+    diary.intent(Step::StandBy, json!({ "users": users }))?;
+    instance.switch_users(&users, false)?;
     instance.unfollow()?;
-    copy.transaction(&[
-        words(&["ACL", "SETUSER", &what.app_user, "off"]),
-        // To turn a user off ends none of its connections.
-        words(&["CLIENT", "KILL", "USER", &what.app_user]),
-        words(&["REPLICAOF", "NO", "ONE"]),
-    ])?;
+    // To turn a user off ends none of its connections.
+    let close = |user: &String| [words(&["ACL", "SETUSER", user, "off"]), words(&["CLIENT", "KILL", "USER", user])];
+    let leave = words(&["REPLICAOF", "NO", "ONE"]);
+    copy.transaction(&users.iter().flat_map(close).chain([leave]).collect::<Vec<Cmd>>())?;
     diary.done(Step::StandBy, Value::Null)
+}
+
+/// The application's users: all that the ACL file lets in, but for dunlin's and replication's. The other copies follow
+/// this one before it is opened.
+fn users_to_close(what: &Promote, instance: &RedisShard, copy: &mut Link) -> Result<Vec<String>> {
+    let (acl, replication) = (instance.current_acl()?, copy.setting("masteruser")?);
+    let is_closed = |user: &&str| *user != what.job.credentials.user && *user != replication && *user != what.app_user;
+    Ok(acl.users_on().filter(is_closed).chain([what.app_user.as_str()]).map(str::to_owned).collect())
+}
+
+fn open_users(users: &[String]) -> impl Iterator<Item = Cmd> {
+    users.iter().map(|user| words(&["ACL", "SETUSER", user, "on"]))
 }
 
 /// Is the copy still the one that the plan saw?
@@ -196,10 +208,10 @@ fn open(what: &Promote, diary: &mut Diary, (instance, copy): (&RedisShard, &mut 
     diary.intent(Step::Promote, Value::Null)?;
     instance.unfollow()?;
     instance.need_replicas(needed)?;
-    instance.switch_users(std::slice::from_ref(&what.app_user), true)?;
+    let users = closed_users(diary, &what.app_user);
+    instance.switch_users(&users, true)?;
     let begin = [words(&["CONFIG", "SET", "min-replicas-to-write", &needed.to_string()])];
-    let open = words(&["ACL", "SETUSER", &what.app_user, "on"]);
-    copy.transaction(&begin.into_iter().chain([open]).collect::<Vec<Cmd>>())?;
+    copy.transaction(&begin.into_iter().chain(open_users(&users)).collect::<Vec<Cmd>>())?;
     diary.done(Step::Promote, Value::Null)?;
     diary.intent(Step::Settle, Value::Null)?;
     let offset = read_back(what, instance, copy)?;
@@ -248,8 +260,9 @@ fn back(what: &Promote, diary: &mut Diary, (instance, copy): (&RedisShard, &mut 
     let (host, port) = host_and_port(&what.from)?;
     copy.run(&["REPLICAOF", host, &port.to_string()])?;
     copy.run(&["CONFIG", "REWRITE"])?;
-    instance.switch_users(std::slice::from_ref(&what.app_user), true)?;
-    copy.run(&["ACL", "SETUSER", &what.app_user, "on"])?;
+    let users = closed_users(diary, &what.app_user);
+    instance.switch_users(&users, true)?;
+    copy.all(&open_users(&users).collect::<Vec<Cmd>>())?;
     what.others.iter().try_for_each(|other| follow(other, &what.from, what))?;
     diary.done(Step::Abort, Value::Null)
 }

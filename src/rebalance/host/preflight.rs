@@ -14,7 +14,7 @@ use super::reencoding::{self, Predicted};
 use crate::process::Program;
 use crate::resources::Blobs;
 use crate::resources::redis_shard::RedisShard;
-use crate::resources::redis_shard::acl::Acl;
+use crate::resources::redis_shard::acl::{self, Acl};
 use crate::resources::redis_shard::conf::Conf;
 use crate::wire::shard::{Credentials, MoveSpec, Refusal, Role};
 use crate::wire::{Event, Sink};
@@ -39,7 +39,7 @@ pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Vec<Refu
     let desired = birth::instance(spec).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.get(digest)?).into_owned());
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
-        Ok((Conf::parse(&conf), Acl::parse(&acl), instance))
+        Ok((Conf::parse(&conf), acl, instance))
     });
     let source = match Link::open(&spec.from, &spec.job.credentials) {
         Ok(link) => Some(link),
@@ -55,10 +55,7 @@ pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Vec<Refu
         Ok((conf, acl, instance)) => {
             found.tried("target", target(spec, &instance));
             found.checked("eviction", eviction(&conf));
-            if acl.is_on(&spec.app_user) != Some(true) {
-                let user = &spec.app_user;
-                found.add("acl", format!("the target's ACL file has no user {user} that is on"));
-            }
+            found.checked("acl", target_acl(spec, &conf, &acl));
             if let Some(mut source) = source {
                 let looked = from_source(&mut source, spec, (&conf, &instance), (&mut found, sink));
                 found.tried("source", looked);
@@ -116,6 +113,39 @@ fn eviction(conf: &Conf) -> Option<String> {
     drops.then(|| format!("the target would drop keys on its own: maxmemory-policy {policy} (noeviction is needed)"))
 }
 
+/// The target's ACL file: users that are needed, and a `default` user that replays the append-only file.
+fn target_acl(spec: &MoveSpec, conf: &Conf, text: &str) -> Option<String> {
+    let acl = match Acl::parse(text) {
+        Ok(acl) => acl,
+        Err(error) => return Some(format!("the target's ACL file, {error}")),
+    };
+    let user = &spec.app_user;
+    if acl.is_on(user) != Some(true) {
+        return Some(format!("the target's ACL file has no user {user} that is on"));
+    }
+    let replay = acl::require_replay_rights(text).err().filter(|_| conf.is_append_only());
+    replay.map(|error| format!("the target's ACL file, {error}"))
+}
+
+/// The users that the source has in memory: a restart of it during the move must not lose transactions.
+fn source_acl(source: &mut Link, info: &Info) -> Result<Option<String>> {
+    if !drops_transactions(info) {
+        return Ok(None);
+    }
+    let users: Vec<String> = source.ask(&words(&["ACL", "LIST"]))?;
+    let missing = Acl::parse(&users.join("\n"))?.missing_replay_rights();
+    let reason = (!missing.is_empty()).then(|| acl::explain_missing(&missing));
+    Ok(reason.map(|reason| {
+        format!("at {}, {reason}; `dunlin provision` fixes the file and the running instance", source.address)
+    }))
+}
+
+/// Does a server of this version replay transactions as the `default` user? Valkey from 9.0 on does not; others may.
+fn drops_transactions(info: &Info) -> bool {
+    let major = info.text("valkey_version").split('.').next().and_then(|major| major.parse::<u32>().ok());
+    info.text("server_name") != "valkey" || major.is_none_or(|major| major < 9)
+}
+
 fn from_source(
     source: &mut Link,
     spec: &MoveSpec,
@@ -129,6 +159,10 @@ fn from_source(
     }
     if info.text("aof_enabled") != "1" {
         found.add("source", format!("{} keeps no append-only file: restarted, it would empty its copy", spec.from));
+    }
+    match source_acl(source, &info) {
+        Ok(reason) => found.checked("acl", reason),
+        Err(error) => found.add("acl", format!("{error:#}")),
     }
     replicas(source, spec, &info, found);
     found.checked("version", version(info.text("redis_version"), &local_version()?));
@@ -279,6 +313,15 @@ mod tests {
         assert!(version("7.0.15", "7.0.9").is_some());
         assert!(version("7.0.9", "7.0.15").is_none());
         assert!(version("7.0.15", "7.2").is_none());
+    }
+
+    #[test]
+    fn only_a_valkey_that_is_known_to_be_safe_is_taken_for_safe() {
+        let drops = |info: &str| drops_transactions(&Info::parse(info));
+        assert!(drops("redis_version:7.0.15\n"));
+        assert!(drops("redis_version:7.2.4\nserver_name:valkey\nvalkey_version:8.1.1\n"));
+        assert!(drops("redis_version:7.2.4\nserver_name:valkey\n"));
+        assert!(!drops("redis_version:7.2.4\nserver_name:valkey\nvalkey_version:9.1.2\n"));
     }
 
     #[test]

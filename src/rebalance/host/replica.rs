@@ -36,14 +36,16 @@ pub fn make(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copie
     diary.begin_replica(spec)?;
     let copied = filled(spec, &mut diary, (&mut primary, admitted), (blobs, sink))?;
     diary.intent(Step::Open, Value::Null)?;
-    birth::instance(spec)?.switch_users(std::slice::from_ref(&spec.app_user), true)?;
-    Link::open(&spec.to, &spec.job.credentials)?.all(&opened(&spec.app_user))?;
+    let instance = birth::instance(spec)?;
+    let users = birth::closed_users(&instance, spec, blobs)?;
+    instance.switch_users(&users, true)?;
+    Link::open(&spec.to, &spec.job.credentials)?.all(&opened(&users))?;
     diary.done(Step::Open, Value::Null)?;
     Ok(copied)
 }
 
-fn opened(user: &str) -> [Cmd; 1] {
-    [words(&["ACL", "SETUSER", user, "on"])]
+fn opened(users: &[String]) -> Vec<Cmd> {
+    users.iter().map(|user| words(&["ACL", "SETUSER", user, "on"])).collect()
 }
 
 /// Was it made by the move that the journal ends with, and does it follow?

@@ -115,7 +115,7 @@ fn attempt(spec: &MoveSpec, diary: &mut Diary, sink: &dyn Sink) -> Result<Attemp
     sync::durable(&mut target, spec, sink)?;
     verify::compared(diary, (&mut source, &mut target), spec, sink)?;
     arm(spec, diary, &mut source, &mut target)?;
-    let door = Door::of(spec, &mut source)?;
+    let door = Door::of(spec, diary, &instance, &mut source)?;
     door.stand_by(diary, &instance, &mut target)?;
     let done = match hand_over(spec, diary, &door, (&mut source, &mut target))? {
         Attempt::Done(done) => done,

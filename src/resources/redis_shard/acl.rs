@@ -1,11 +1,44 @@
-//! The ACL file: users and their rules, compared as sets, and one user's switch turned in the text.
+//! The ACL file: users and their rules, read as Redis reads them and compared as sets; one user turned on or off.
 //!
 //! dunlin turns a user on and off in the file itself instead of with `ACL SAVE`: Redis 7.0 writes categories out as
 //! long lists whose form depends on its version.
 
+mod edit;
+mod line;
+mod rules;
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
+
+pub use edit::switch_user;
+use rules::User;
+
+/// The user that Redis has without any ACL file.
+pub const DEFAULT_USER: &str = "default";
+/// The line of a `default` user that nobody can log in as and that keeps the rights which a restart needs.
+pub const DEFAULT_USER_LINE: &str = "user default off resetpass ~* &* +@all";
+
+/// A mistake in an ACL file, or an edit that has no effect. No message holds a rule's text: it may be a password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AclError {
+    /// A line that Redis would not load.
+    #[error("line {line}: {message}")]
+    Line {
+        /// The line's number, from 1.
+        line: usize,
+        /// The mistake, and what is right.
+        message: String,
+    },
+    /// No line defines the user.
+    #[error("no line defines the user {0}")]
+    NoUser(String),
+    /// The edited line does not have the state that was asked for.
+    #[error("the user {0} could not be switched: its line has rules that overrule `on` and `off`")]
+    NotSwitched(String),
+}
 
 /// The users of an ACL file, each with its rules in one form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,25 +46,21 @@ pub struct Acl {
     users: BTreeMap<String, User>,
 }
 
-/// A user's rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct User {
-    on: bool,
-    passwords: BTreeSet<String>,
-    patterns: BTreeSet<String>,
-    /// Commands in the order given: later ones overrule earlier ones.
-    commands: Vec<String>,
-}
-
 impl Acl {
-    /// Reads an ACL file; lines that name no user fall away.
-    pub fn parse(text: &str) -> Self {
-        let users = text.lines().filter_map(|line| {
-            let mut words = line.split_whitespace();
-            (words.next()? == "user").then_some(())?;
-            Some((words.next()?.to_owned(), User::of(words)))
-        });
-        Self { users: users.collect() }
+    /// Reads an ACL file, or the lines of `ACL LIST`.
+    ///
+    /// # Errors
+    /// The first line that Redis would not load; it then does not start with this file.
+    pub fn parse(text: &str) -> Result<Self, AclError> {
+        let mut users = BTreeMap::new();
+        for line in line::user_lines(text) {
+            let line = line?;
+            let user = User::from_rules(line.rules()).map_err(|message| line.error(message))?;
+            if users.insert(line.name.to_owned(), user).is_some() {
+                return Err(line.error(format!("the user {} is defined twice", line.name)));
+            }
+        }
+        Ok(Self { users })
     }
 
     /// The users whose rules differ from the desired ones, each with what differs.
@@ -40,77 +69,56 @@ impl Acl {
         let what = |name: &String| match (self.users.get(name), desired.users.get(name)) {
             (None, _) => Some("is missing"),
             (_, None) => Some("is not wanted"),
-            (Some(now), Some(want)) if now.on != want.on => Some(if want.on { "is off" } else { "is on" }),
-            (Some(now), Some(want)) if now.passwords != want.passwords => Some("has another password"),
-            (Some(now), Some(want)) if now.patterns != want.patterns => Some("has other key patterns"),
-            (Some(now), Some(want)) if now.commands != want.commands => Some("has other commands"),
-            _ => None,
+            (Some(now), Some(want)) => now.difference(want),
         };
         names.into_iter().filter_map(|name| what(name).map(|what| (name.clone(), what))).collect()
     }
 
-    /// Is there such a user, and is it on?
+    /// Returns whether the user is on; `None` where there is no such user.
     pub fn is_on(&self, user: &str) -> Option<bool> {
         self.users.get(user).map(|user| user.on)
     }
-}
 
-impl User {
-    fn of<'a>(words: impl Iterator<Item = &'a str>) -> Self {
-        let mut user = Self::default();
-        for word in words {
-            match word {
-                "on" => user.on = true,
-                "off" => user.on = false,
-                "sanitize-payload" | "resetchannels" | "resetkeys" => {}
-                "allkeys" => drop(user.patterns.insert("~*".to_owned())),
-                "allchannels" => drop(user.patterns.insert("&*".to_owned())),
-                "allcommands" => user.commands.push("+@all".to_owned()),
-                "nocommands" => user.commands.push("-@all".to_owned()),
-                _ if word.starts_with(['#', '>']) || word == "nopass" => drop(user.passwords.insert(word.to_owned())),
-                _ if word.starts_with(['~', '&', '%']) => drop(user.patterns.insert(word.to_owned())),
-                _ => user.commands.push(word.to_ascii_lowercase()),
-            }
-        }
-        // A user begins with no command at all, so saying so first adds nothing.
-        if user.commands.first().is_some_and(|first| first == "-@all") {
-            user.commands.remove(0);
-        }
-        user
+    /// Returns the names of the users that are on.
+    pub fn users_on(&self) -> impl Iterator<Item = &str> {
+        self.users.iter().filter(|(_, user)| user.on).map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the rights that the `default` user lacks to replay an append-only file; none where it has them all.
+    ///
+    /// Redis replays MULTI/EXEC, and scripts and functions with more than one write, as this user, and drops what it may
+    /// not do. Where no line defines it, Redis gives it all rights.
+    pub fn missing_replay_rights(&self) -> Vec<&'static str> {
+        self.users.get(DEFAULT_USER).map_or_else(Vec::new, User::missing_rights)
     }
 }
 
-/// The text of an ACL file with one user turned on or off; every other byte stays.
-pub fn switched(text: &str, user: &str, on: bool) -> String {
-    let turned = |line: &str| {
-        let mut words = line.split(' ');
-        if words.next() != Some("user") || words.next() != Some(user) {
-            return line.to_owned();
-        }
-        let state = if on { "on" } else { "off" };
-        let rest: Vec<&str> = words.filter(|word| !matches!(*word, "on" | "off")).collect();
-        format!("user {user} {state} {}", rest.join(" "))
-    };
-    text.lines().map(|line| turned(line) + "\n").collect()
+/// Refuses an ACL file with which a restart loses transactions. See [`Acl::missing_replay_rights`].
+///
+/// # Errors
+/// The line of the `default` user, with the rights that it lacks and the line to write; or a line that is not valid.
+pub fn require_replay_rights(text: &str) -> Result<(), AclError> {
+    let missing = Acl::parse(text)?.missing_replay_rights();
+    let line = line::find_user(text, DEFAULT_USER)?;
+    match line {
+        Some(line) if !missing.is_empty() => Err(line.error(explain_missing(&missing))),
+        _ => Ok(()),
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// Says which rights the `default` user lacks, what follows from that, and the line to write.
+pub fn explain_missing(missing: &[&str]) -> String {
+    format!(
+        "the user default lacks {}: Redis replays the transactions and scripts of the append-only file as this user, and \
+         a restart would lose them; write `{DEFAULT_USER_LINE}` (nobody can log in as it)",
+        missing.join(" ")
+    )
+}
 
-    const TEXT: &str = "user default off resetchannels -@all\nuser s017 on #ab ~* resetchannels -@all +@read +ping\n";
-
-    #[test]
-    fn turning_a_user_leaves_the_rest() {
-        let off = switched(TEXT, "s017", false);
-        assert_eq!(Acl::parse(&off).is_on("s017"), Some(false));
-        assert_eq!(switched(&off, "s017", true), TEXT);
-        assert_eq!(Acl::parse(&off).differing(&Acl::parse(TEXT)), [("s017".to_owned(), "is off")]);
-    }
-
-    #[test]
-    fn forms_of_the_same_rules_are_equal() {
-        let saved = "user default off sanitize-payload resetchannels -@all\nuser s017 on sanitize-payload #ab allkeys resetchannels +@read +ping\n";
-        assert_eq!(Acl::parse(saved).differing(&Acl::parse(TEXT)), []);
-    }
+/// Returns the rules of a user's line in the order of the file; `None` where no line defines it.
+///
+/// # Errors
+/// A line that is not valid.
+pub fn rules_of(text: &str, user: &str) -> Result<Option<Vec<String>>, AclError> {
+    Ok(line::find_user(text, user)?.map(|line| line.rules().map(str::to_owned).collect()))
 }

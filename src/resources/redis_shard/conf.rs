@@ -54,6 +54,11 @@ impl Conf {
         self.directives.iter().rev().find(|line| line.name == name).map(|line| line.args.join(" "))
     }
 
+    /// Returns whether an instance with this file keeps an append-only file.
+    pub fn is_append_only(&self) -> bool {
+        self.get("appendonly").is_some_and(|value| value.eq_ignore_ascii_case("yes"))
+    }
+
     /// A size in bytes.
     pub fn bytes(&self, name: &str) -> Option<u64> {
         normal(&self.get(name)?).parse().ok()

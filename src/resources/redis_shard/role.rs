@@ -10,15 +10,17 @@ use crate::atomic_file::sync_folder;
 use crate::resources::{Blobs, place};
 
 impl RedisShard {
-    /// Makes a new instance that follows another, its application user off: a move's target.
+    /// Makes a new instance that follows another, these users off: a move's target.
     ///
     /// # Errors
     /// What the system said; nothing is started then.
-    pub fn birth(&self, replica_of: &str, closed: &str, blobs: &dyn Blobs) -> Result<()> {
+    pub fn birth(&self, replica_of: &str, closed: &[String], blobs: &dyn Blobs) -> Result<()> {
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         place::own(&self.folder, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        self.write(&acl::switched(&acl, closed, false), &self.new_lines(replica_of)?, blobs)?;
+        let acl =
+            closed.iter().try_fold(acl, |acl, user| acl::switch_user(&acl, user, false)).context("the ACL file")?;
+        self.write(&acl, &self.new_lines(replica_of)?, blobs)?;
         sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
         self.start_with_host()
     }
@@ -26,10 +28,13 @@ impl RedisShard {
     /// Turns users on or off in the ACL file, durably.
     ///
     /// # Errors
-    /// The file could not be read or written.
+    /// The file could not be read or written, is not valid, or does not define one of the users; it is not changed then.
     pub fn switch_users(&self, users: &[String], on: bool) -> Result<()> {
-        let switched = |text: String, user: &String| acl::switched(&text, user, on);
-        self.rewrite(&self.acl_path(), |text| users.iter().fold(text.to_owned(), switched))
+        let switch = |text: String, user: &String| acl::switch_user(&text, user, on);
+        self.rewrite(&self.acl_path(), |text| {
+            let switched = users.iter().try_fold(text.to_owned(), switch);
+            switched.with_context(|| self.acl_path().display().to_string())
+        })
     }
 
     /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
@@ -37,7 +42,7 @@ impl RedisShard {
     /// # Errors
     /// The file could not be read or written.
     pub fn unfollow(&self) -> Result<()> {
-        self.rewrite(&self.conf_path(), |text| conf::without(text, "replicaof"))
+        self.rewrite(&self.conf_path(), |text| Ok(conf::without(text, "replicaof")))
     }
 
     /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
@@ -46,7 +51,7 @@ impl RedisShard {
     /// The file could not be read or written.
     pub fn follow(&self, address: &str) -> Result<()> {
         let (host, port) = host_and_port(address)?;
-        self.rewrite(&self.conf_path(), |text| conf::with(text, "replicaof", &format!("{host} {port}")))
+        self.rewrite(&self.conf_path(), |text| Ok(conf::with(text, "replicaof", &format!("{host} {port}"))))
     }
 
     /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
@@ -55,13 +60,13 @@ impl RedisShard {
     /// # Errors
     /// The file could not be read or written.
     pub fn need_replicas(&self, count: u32) -> Result<()> {
-        self.rewrite(&self.conf_path(), |text| conf::with(text, "min-replicas-to-write", &count.to_string()))
+        self.rewrite(&self.conf_path(), |text| Ok(conf::with(text, "min-replicas-to-write", &count.to_string())))
     }
 
     /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
-    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> String) -> Result<()> {
+    fn rewrite(&self, path: &Path, edit: impl Fn(&str) -> Result<String>) -> Result<()> {
         let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
-        let edited = edit(&text);
+        let edited = edit(&text)?;
         if edited != text {
             place::write(path, edited.as_bytes(), &self.file_meta())?;
         }

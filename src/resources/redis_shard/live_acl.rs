@@ -1,0 +1,95 @@
+//! The ACL that a running instance has in memory: its `default` user gets the rights that a restart needs.
+//!
+//! Redis up to 8.x replays the transactions and scripts of the append-only file as the `default` user, and drops what
+//! that user may not do. An instance that was provisioned with `default off -@all` therefore loses them at any restart.
+//! The file decides about that; the user in memory is fixed first, so that no `ACL SAVE` writes the old rules back.
+//! `ACL SETUSER` does it without a restart and without closing a connection; `ACL LOAD` would end those of all users
+//! that differ from the file.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use redis::IntoConnectionInfo;
+
+use super::acl::{self, DEFAULT_USER};
+use super::{Observed, RedisShard};
+use crate::plan::Change;
+use crate::resources::Blobs;
+
+/// The ACL user that may do everything.
+const ADMIN: &str = "dunlin";
+/// Longest time to connect, and to wait for the answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+impl Observed {
+    /// Returns whether a restart with the ACL file as it is may lose transactions of the append-only file.
+    pub(super) fn lacks_replay_rights(&self) -> bool {
+        let lacks = self.acl.as_ref().is_some_and(|(_, acl)| !acl.missing_replay_rights().is_empty());
+        self.is_append_only && (lacks || self.acl_error.is_some())
+    }
+}
+
+impl RedisShard {
+    /// What the plan says about the running instance's ACL.
+    pub(super) fn live_acl_change(&self, observed: &Observed) -> Option<Change> {
+        if !observed.is_running || !observed.lacks_replay_rights() {
+            return None;
+        }
+        let missing = observed.acl.as_ref().map(|(_, acl)| acl.missing_replay_rights().join(" ")).unwrap_or_default();
+        let from = match missing.as_str() {
+            "" => "not known".to_owned(),
+            missing => format!("lacks {missing}: a restart loses transactions"),
+        };
+        let to = match self.admin_password {
+            Some(_) => "as in the new file, set first and without a restart",
+            None => "as in the new file, after the next restart (without admin_password)",
+        };
+        Some(Change::new("ACL user default in memory", from, to))
+    }
+
+    /// Gives the `default` user of a running instance the rules of the new ACL file.
+    ///
+    /// # Errors
+    /// The instance could not be entered or refused the rules.
+    pub(super) fn fix_live_acl(&self, observed: &Observed, new: &str, blobs: &dyn Blobs) -> Result<()> {
+        let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(()) };
+        if !observed.lacks_replay_rights() {
+            return Ok(());
+        }
+        let password = String::from_utf8(blobs.get(&password.digest)?).context("admin_password is not UTF-8")?;
+        // Without a line of its own, this user has all rights after a restart; until then it gets no more than those.
+        let rules = match acl::rules_of(new, DEFAULT_USER)? {
+            Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),
+            None => ["~*", "&*", "+@all"].map(str::to_owned).to_vec(),
+        };
+        let address = self.live_address()?;
+        set_user(&address, &password, &rules).with_context(|| {
+            format!(
+                "setting the ACL user default of the running redis-server at {}:{}; its ACL file is right, so a restart \
+                 loses nothing, but do not run ACL SAVE before one",
+                address.0, address.1
+            )
+        })
+    }
+
+    /// The address that the running instance was configured with.
+    fn live_address(&self) -> Result<(String, u16)> {
+        let bound = self.current()?.and_then(|conf| conf.get("bind"));
+        let first = bound.as_deref().and_then(|bound| bound.split(' ').next()).map(|word| word.trim_start_matches('-'));
+        let host = match first {
+            None | Some("" | "*" | "0.0.0.0") => "127.0.0.1",
+            Some(host) => host,
+        };
+        Ok((host.to_owned(), self.port.parse().context("the port")?))
+    }
+}
+
+fn set_user((host, port): &(String, u16), password: &str, rules: &[String]) -> Result<()> {
+    let login =
+        redis::RedisConnectionInfo::default().set_username(ADMIN).set_password(password).set_skip_set_lib_name();
+    let info = (host.as_str(), *port).into_connection_info()?.set_redis_settings(login);
+    let mut connection = redis::Client::open(info)?.get_connection_with_timeout(TIMEOUT)?;
+    connection.set_read_timeout(Some(TIMEOUT))?;
+    connection.set_write_timeout(Some(TIMEOUT))?;
+    Ok(redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(&mut connection)?)
+}

@@ -1,0 +1,30 @@
+//! Marks in a configuration file, by which a content that was put here is known again without being sent.
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::digest_of;
+use crate::resources::Content;
+
+/// A comment at the head of the configuration (Redis keeps comments): a content's digest, and that of what it said.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark(String, String);
+
+impl Mark {
+    const START: &'static str = "# dunlin:";
+
+    /// The mark of a content that says this.
+    pub fn of(content: &Content, meaning: &impl Serialize) -> Self {
+        Self(content.digest.as_str().to_owned(), digest_of(meaning).as_str().to_owned())
+    }
+
+    /// Its line.
+    pub fn line(&self) -> String {
+        format!("{} {} {}\n", Self::START, self.0, self.1)
+    }
+
+    /// The marks of a configuration file.
+    pub fn read(conf: &str) -> Vec<Self> {
+        let marks = conf.lines().filter_map(|line| line.strip_prefix(Self::START)?.trim().split_once(' '));
+        marks.map(|(content, meaning)| Self(content.to_owned(), meaning.to_owned())).collect()
+    }
+}
