@@ -15,6 +15,10 @@ vars  = { greeting = "hello" }
 
 [groups.redis]
 hosts = ["redis-[01:02]"]
+vars  = { shard_maxmemory = "256MiB" }
+
+[groups.spare]
+hosts = ["spare-1"]
 
 [hosts.web-1]
 address  = "192.0.2.1"
@@ -31,7 +35,12 @@ host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4O
 address  = "192.0.2.12"
 zone     = "b"
 memory   = "16GiB"
+host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4OgTOaryCzfNXt"
 vars     = { greeting = "good morning" }
+
+# Its key is not pinned.
+[hosts.spare-1]
+address = "192.0.2.13"
 "#;
 
 const MAP: &str = r#"cluster   = "timeline"

@@ -19,7 +19,7 @@ fn a_host_that_cannot_be_reached() {
         &["hosts", "web", "--facts"][..],
         &["exec", "web", "--", "true"],
         &["exec", "web", "--json", "--", "true"],
-        &["exec", "redis-02", "--", "true"],
+        &["exec", "spare-1", "--", "true"],
         &["locks", "web"],
         &["locks", "web", "--json"],
         &["provision", "web", "--dry-run"],

@@ -4,6 +4,7 @@ mod deploy;
 mod example;
 mod files;
 mod hosts;
+mod loopback;
 mod program;
 mod rebalance;
 mod shards;

@@ -17,9 +17,6 @@ const COMMANDS: [&[&str]; 9] = [
 
 fn run_all(project: &Project, name: &str) {
     let outputs: Vec<_> = COMMANDS.iter().map(|command| project.dunlin(command)).collect();
-    for output in &outputs {
-        assert_ne!(output.status, 0, "{}", output.stdout);
-    }
     snapshot(name, &outputs);
 }
 
