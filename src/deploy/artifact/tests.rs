@@ -8,6 +8,7 @@ use proptest::prelude::{ProptestConfig, any, proptest};
 use super::open::unpack;
 use super::{Artifact, FILES, MANIFEST, default_version, package};
 use crate::deploy::recipe::Recipe;
+use crate::messages;
 use crate::plan::Digest;
 use crate::wire::deploy::Version;
 
@@ -68,7 +69,7 @@ fn a_file_cannot_be_a_folder_too() {
     sources(base.path());
     let text = RECIPE.replace("dest = \"bin/demo\"", "dest = \"static/deep\"");
     let error = package(&Recipe::parse(&text).unwrap(), base.path(), &version("1"), base.path()).unwrap_err();
-    assert!(error.to_string().contains("static/deep is a file"), "{error}");
+    messages::check("package-file-and-folder", [("static/deep", error)]);
 }
 
 #[test]
