@@ -2,6 +2,8 @@
 //! that reads the same unit files. Real systemd is for the tests on the fleet.
 
 mod converge;
+#[path = "../support/messages.rs"]
+mod messages;
 mod model;
 mod refuse;
 mod rollout;

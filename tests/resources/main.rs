@@ -2,6 +2,8 @@
 //! plan must be what apply does.
 
 mod cases;
+#[path = "../support/messages.rs"]
+mod messages;
 mod paths;
 mod sequences;
 mod support;
