@@ -165,7 +165,7 @@ fn a_command_on_a_host() {
         "exec",
         &[
             project.dunlin(&["exec", "web", "--", "echo", "hello"]).ends(0),
-            project.dunlin(&["exec", "web", "--json", "--", "sh", "-c", "echo hello; echo no >&2; exit 3"]).ends(4),
+            project.dunlin(&["exec", "web", "--json", "--", "sh", "-c", "echo hello; exit 3"]).ends(4),
             project.dunlin(&["exec", "web", "--", "no-such-program"]).ends(4),
         ],
     );
