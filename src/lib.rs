@@ -23,3 +23,8 @@ pub mod report;
 pub mod resources;
 pub mod transport;
 pub mod wire;
+
+/// Snapshots of messages, for unit tests.
+#[cfg(test)]
+#[path = "../tests/support/messages.rs"]
+mod messages;

@@ -92,8 +92,8 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused() {
-        for wrong in ["", "0", "0%", "101%", "-1", "half", "1.5"] {
-            assert!(wrong.parse::<super::BatchSize>().unwrap_err().contains("not the size of a batch"), "{wrong}");
-        }
+        let wrong = ["", "0", "0%", "101%", "-1", "half", "1.5"];
+        let errors = wrong.map(|wrong| (wrong, wrong.parse::<super::BatchSize>().unwrap_err()));
+        crate::messages::check("batch-errors", errors);
     }
 }

@@ -81,6 +81,6 @@ mod tests {
             assert_eq!(tera.render_str(template, &context, false).unwrap(), wanted, "{template}");
         }
         let error = tera.render_str("{{ text | bytes }}", &context, false).unwrap_err().to_string();
-        assert!(error.contains("does not begin with a number"), "{error}");
+        crate::messages::check("bytes-filter", [("no number", error)]);
     }
 }

@@ -251,6 +251,6 @@ mod tests {
         let unknown = Observation::from_json(&CONTRACT.replace("\"epoch\"", "\"epoc\"")).unwrap_err();
         assert!(matches!(unknown, ObservationError::Syntax(_)));
         let newer = Observation::from_json(&CONTRACT.replace("\"format_version\":1", "\"format_version\":2"));
-        assert!(newer.unwrap_err().to_string().contains("format_version 2"));
+        crate::messages::check("observation-version", [("version 2", newer.unwrap_err())]);
     }
 }

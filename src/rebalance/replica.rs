@@ -244,6 +244,7 @@ mod tests {
         // Asked again, and after the map was published.
         assert_eq!(replicas(Some("x"), "b").unwrap(), ["b", "c"]);
         assert_eq!(replicas(Some("b"), "c").unwrap(), ["c"]);
-        assert!(replicas(Some("b"), "a").unwrap_err().to_string().contains("the primary of shard 0 is on a"));
+        let refused = replicas(Some("b"), "a").unwrap_err();
+        crate::messages::check("replica-on-its-primary", [("b to a", refused)]);
     }
 }

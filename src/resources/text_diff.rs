@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn text_is_shown_line_by_line() {
         let diff = content_change(Some(b"a\nb\n"), b"a\nc\n", false).diff.unwrap();
-        assert!(diff.contains("-b\n") && diff.contains("+c\n") && diff.contains(" a\n"), "{diff}");
+        assert_eq!(diff, "@@ -1,2 +1,2 @@\n a\n-b\n+c\n");
     }
 
     #[test]

@@ -162,7 +162,9 @@ mod tests {
     #[test]
     fn a_blob_under_a_wrong_digest_is_refused() {
         let frame = encode_blob(&Digest::of(b"one"), b"other").unwrap();
-        assert!(read(&mut frame.as_slice()).unwrap_err().to_string().contains("digest"));
+        let error = read(&mut frame.as_slice()).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+        crate::messages::check("blob-digest", [("another digest", error)]);
     }
 
     #[test]

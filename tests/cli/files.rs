@@ -1,18 +1,10 @@
 //! Mistakes in files: all at once, each with its place, and before any connection is opened.
 
-use crate::program::Project;
+use crate::example::{self, HOSTS};
+use crate::program::{Project, snapshot};
 
-const HOSTS: &str = r#"[defaults]
-user = "deploy"
-
-[groups.web]
-hosts = ["web-1"]
-
-[hosts.web-1]
-address  = "192.0.2.1"
-host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4OgTOaryCzfNXt"
-"#;
 const PLAY: &str = "[[play]]\nname = \"web\"\nhosts = \"web\"\n\n[[play.step]]\n";
+const FILE_STEP: &str = "file = { dest = \"/srv/a\", content = \"a\" }\n";
 
 /// Five mistakes of five kinds.
 const BROKEN: &str = r#"[defaults]
@@ -31,69 +23,70 @@ host_key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIPHioFyK2+ckjCSAwbhLix5/AwNtfk4O
 "#;
 
 #[test]
-fn a_broken_inventory_is_told_whole_and_no_host_is_asked() {
-    let play = format!("{PLAY}file = {{ dest = \"/srv/a\", content = \"a\" }}\n");
+fn every_mistake_in_an_inventory_is_printed_and_no_host_is_asked() {
+    let play = format!("{PLAY}{FILE_STEP}");
     let project = Project::new(&[("inventory/hosts.toml", BROKEN), ("playbooks/site.toml", &play)]);
-    for command in [&["check"][..], &["provision", "--yes"], &["exec", "all", "--", "true"], &["hosts", "--facts"]] {
-        let output = project.dunlin(command).ends(1).tells(&[
-            "unknown key `becom` in [defaults]",
-            "hosts.toml:2:1",
-            "`web-1` stands twice",
-            "hosts.toml:5:19",
-            "no group `webb`",
-            "hosts.toml:8:13",
-            "`192.0.2.300` is not an IPv4 address",
-            "hosts.toml:11:11",
-            "`port` must be a whole number",
-            "hosts.toml:12:11",
-            "5 errors",
-        ]);
-        let told = [&output.stdout, &output.stderr]
-            .map(|text| text.matches("\n --> ").count() + text.matches("\n  --> ").count());
-        assert_eq!(told.iter().sum::<usize>(), 5, "{command:?}\n{}{}", output.stdout, output.stderr);
-    }
+    project.dunlin(&["check"]).ends(1);
+    project.snapshot("check-errors", &[&["check"]]);
+    let json = project.dunlin(&["check", "--json"]).ends(1);
+    let places: Vec<_> = json.events().iter().map(|event| (event["line"].clone(), event["col"].clone())).collect();
+    assert_eq!(
+        places,
+        [(2, 1), (5, 19), (8, 13), (11, 11), (12, 11)].map(|(line, column)| (line.into(), column.into()))
+    );
+    snapshot("check-errors-json", &[json]);
+    let outputs = [&["provision", "--yes"][..], &["exec", "all", "--", "true"], &["hosts", "--facts"]]
+        .map(|command| project.dunlin(command).ends(1));
+    snapshot("inventory-errors", &outputs);
     assert!(!project.connected(), "ssh was started");
 }
 
 #[test]
-fn the_fake_ssh_would_have_been_seen() {
-    let project = Project::new(&[("inventory/hosts.toml", HOSTS)]);
-    project.dunlin(&["exec", "all", "--", "true"]).ends(4).tells(&["web-1", "next:"]);
-    assert!(project.connected(), "the program does not take ssh from PATH: the other tests here prove nothing");
-}
-
-#[test]
 fn a_sound_project_has_no_findings() {
-    let play = format!("{PLAY}file = {{ dest = \"/srv/a\", content = \"a\" }}\n");
-    let project = Project::new(&[
-        ("inventory/hosts.toml", HOSTS),
-        ("playbooks/site.toml", &play),
-        ("templates/a.conf", "plain\n"),
-    ]);
-    project.dunlin(&["check"]).ends(0).tells(&["nothing found"]);
+    let project = example::project();
+    snapshot(
+        "check",
+        &[&["check"][..], &["check", "--json"], &["check", "--quiet"]].map(|c| project.dunlin(c).ends(0)),
+    );
     assert!(!project.connected());
 }
 
 #[test]
-fn an_undefined_variable_is_found_where_it_stands() {
+fn a_mistake_in_each_kind_of_file() {
+    let checked = |name: &str, change: &dyn Fn(&str) -> String| {
+        let project = example::project();
+        let text = change(&project.read(name));
+        project.write(name, &text);
+        let output = project.dunlin(&["check"]).ends(1);
+        assert!(!project.connected());
+        output
+    };
+    let outputs = [
+        checked("dunlin.toml", &|text| format!("{text}playbok = \"x\"\n")),
+        checked("dunlin.toml", &|text| format!("{text}[")),
+        checked("inventory/shards.toml", &|text| text.replace("\"0-8191\"", "\"0-8192\"")),
+        checked("inventory/shards.toml", &|text| text.replace("\"redis-01\"", "\"redis-1\"")),
+        checked("playbooks/site.toml", &|text| text.replace("dest =", "dst =")),
+        checked("playbooks/site.toml", &|text| text.replace("hosts = \"web\"", "hosts = \"wep\"")),
+        checked("playbooks/site.toml", &|text| text.replace("redis/shard.conf", "redis/shards.conf")),
+        checked("inventory/secrets.toml", &|text| text.replace('=', ":")),
+    ];
+    snapshot("check-each-kind-of-file", &outputs);
+}
+
+#[test]
+fn an_undefined_variable_is_found_at_its_place() {
     let play = format!("{PLAY}template = {{ src = \"a.conf\", dest = \"/srv/a\" }}\n");
     let text = "first line\nport {{ no_such_port }}\n";
     let project =
         Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", &play), ("templates/a.conf", text)]);
-    project.dunlin(&["check"]).ends(1).tells(&["no_such_port", "templates/a.conf:2:9"]);
+    let template = project.dunlin(&["check"]).ends(1);
 
     project.write("templates/a.conf", "plain\n");
     project.write(
         "playbooks/site.toml",
         &format!("{PLAY}file = {{ dest = \"/srv/{{{{ nowhere }}}}\", content = \"\" }}\n"),
     );
-    project.dunlin(&["check"]).ends(1).tells(&["nowhere", "site.toml:6:"]);
+    snapshot("check-undefined-variables", &[template, project.dunlin(&["check"]).ends(1)]);
     assert!(!project.connected());
-}
-
-#[test]
-fn an_unknown_host_is_an_error_with_the_nearest_name() {
-    let project = Project::new(&[("inventory/hosts.toml", HOSTS)]);
-    project.dunlin(&["hosts", "wep"]).ends(64).tells(&["wep", "web"]);
-    project.dunlin(&["hosts", "web"]).ends(0).tells(&["web-1", "deploy@192.0.2.1"]);
 }

@@ -7,10 +7,15 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod deploy;
+mod example;
 mod failpoints;
 mod files;
+mod hosts;
 mod json;
+mod loopback;
 mod program;
 mod project;
 mod rebalance;
+mod shards;
 mod words;

@@ -9,6 +9,8 @@
 )]
 
 mod converge;
+#[path = "../support/messages.rs"]
+mod messages;
 mod model;
 mod refuse;
 mod rollout;

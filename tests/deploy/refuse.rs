@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use dunlin::deploy::plan::expected;
 use dunlin::wire::deploy::{About, Reply, Request, Scope};
 
+use crate::messages;
 use crate::model::{Fuse, Quiet};
 use crate::world::{World, wish};
 
@@ -48,7 +49,8 @@ fn a_stale_plan_is_refused_and_says_what_changed() {
     let host = world.host(&Fuse::none());
     let switch = Request::Switch { scope: world.scope("test"), target: desired.target(), from: seen.confirmed };
     let reply = world.ask(&host, &switch);
-    assert!(matches!(&reply, Reply::Stale(lines) if lines[0].contains("1.0.1 serves")), "{reply:?}");
+    let Reply::Stale(lines) = reply else { panic!("{reply:?}") };
+    messages::check("switch-stale", lines.iter().map(|line| ("another release serves", line)));
 }
 
 #[test]
@@ -57,11 +59,13 @@ fn a_switch_to_what_is_not_staged_is_refused() {
     let desired = world.desired(&wish("1.0"));
     let host = world.host(&Fuse::none());
     let switch = Request::Switch { scope: world.scope("test"), target: desired.target(), from: None };
-    assert!(matches!(world.ask(&host, &switch), Reply::Refused(why) if why.contains("not staged")));
     let rollback = Request::Rollback { scope: world.scope("test"), to: None, from: None };
-    assert!(matches!(world.ask(&host, &rollback), Reply::Refused(why) if why.contains("no release served")));
     let health = Request::Health { scope: world.scope("test") };
-    assert!(matches!(world.ask(&host, &health), Reply::Refused(why) if why.contains("no release")));
+    let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
+        let Reply::Refused(why) = world.ask(&host, &request) else { panic!("{case} was done") };
+        (case, why)
+    });
+    messages::check("no-release-there", refused);
 }
 
 #[test]
@@ -73,7 +77,7 @@ fn contents_that_do_not_come_leave_the_host_as_it_was() {
     let host = world.host(&Fuse::none());
     let stage = Request::Stage { scope: world.scope("test"), desired, expected: Vec::new() };
     let error = host.handle(&stage, &empty, &Quiet(Fuse::none())).unwrap_err();
-    assert!(format!("{error:#}").contains("bin/demo"), "{error:#}");
+    messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
     drop(host);
     world.assert_serves(&wish("1.0"));
     world.deploy(&wish("1.1"), &Fuse::none());

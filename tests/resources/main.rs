@@ -9,6 +9,8 @@
 )]
 
 mod cases;
+#[path = "../support/messages.rs"]
+mod messages;
 mod paths;
 mod sequences;
 mod support;

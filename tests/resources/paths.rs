@@ -8,6 +8,7 @@ use dunlin::plan::Action;
 use dunlin::resources::{Site, Step};
 use serde_json::{Value, json};
 
+use crate::messages;
 use crate::support::{Planned, Store, apply_step, owner, plan};
 
 /// Fills owner and group in, so that the tests run as anybody.
@@ -72,7 +73,8 @@ fn a_folder_is_made_changed_and_removed() {
     assert_eq!(settle("directory", owned(json!({ "path": path, "mode": "0700" }))).action, Action::Add);
     assert_eq!(settle("directory", owned(json!({ "path": path }))).changes.len(), 1);
     fs::write(path.join("data"), "x").unwrap();
-    assert!(error("directory", json!({ "path": path, "state": "absent" })).contains("1 entries"));
+    let full = error("directory", json!({ "path": path, "state": "absent" }));
+    messages::check("directory-not-empty", [("one file in it", full)]);
     let row = settle("directory", json!({ "path": path, "state": "absent", "recurse": true }));
     assert_eq!((row.action, row.changes.len()), (Action::Remove, 1));
 }
@@ -96,7 +98,7 @@ fn a_line_keeps_the_rest_of_the_file_and_its_mode() {
         table["path"] = json!(path);
         table
     };
-    assert!(error("line", line(json!({ "line": "a" }))).contains("`create = true`"));
+    messages::check("line-without-file", [("no such file", error("line", line(json!({ "line": "a" }))))]);
     assert_eq!(settle("line", line(json!({ "line": "port = 1", "create": true }))).action, Action::Add);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     assert_eq!(settle("line", line(json!({ "line": "host = x" }))).action, Action::Change);
@@ -138,12 +140,15 @@ fn what_is_missing_is_told_before_anything_is_done() {
     let folder = tempfile::tempdir().unwrap();
     let none = folder.path().join("none");
     let dest = none.join("file");
-    assert!(error("file", owned(json!({ "dest": dest, "content": "x" }))).contains("a `directory` step before"));
-    assert!(error("link", json!({ "path": dest, "target": "x" })).contains("a `directory` step before"));
-    assert!(error("directory", owned(json!({ "path": dest }))).contains("a `directory` step before"));
+    let parents = [
+        ("file", error("file", owned(json!({ "dest": dest, "content": "x" })))),
+        ("link", error("link", json!({ "path": dest, "target": "x" }))),
+        ("directory", error("directory", owned(json!({ "path": dest })))),
+    ];
+    messages::check("parent-missing", parents);
     let dest = folder.path().join("file");
     let stranger = json!({ "dest": dest, "content": "x", "owner": "no-such-user" });
-    assert!(error("file", stranger).contains("there is no user no-such-user"));
+    messages::check("owner-unknown", [("no-such-user", error("file", stranger))]);
     let mut store = Store::default();
     let steps = [
         store

@@ -182,7 +182,8 @@ mod tests {
             by: "test".to_owned(),
         };
         let state = State::read(&Layout::of(&scope).unwrap()).unwrap();
-        assert!(kept_target(&state, None, &[]).unwrap_err().contains("there is none"));
-        assert!(kept_target(&state, Some(&Version::new("1").unwrap()), &[]).unwrap_err().contains("not on this host"));
+        let refused = |version: Option<&Version>| kept_target(&state, version, &[]).unwrap_err();
+        let named = refused(Some(&Version::new("1").unwrap()));
+        crate::messages::check("rollback-no-release", [("the one before", refused(None)), ("a named one", named)]);
     }
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::{expected, plan_host};
+use crate::messages;
 use crate::plan::Digest;
 use crate::wire::deploy::{
     Config, Desired, Drain, FORMAT, Health, Leftover, Manifest, Observation, Once, RelPath, Release, ReleaseFile, Seen,
@@ -165,8 +166,8 @@ fn drift_is_repaired_and_told() {
     let mut seen = serving(&desired);
     seen.releases[0].damage = vec!["bin/demo".to_owned()];
     let shown = show(&desired, &seen, &[]);
-    assert!(shown[0].starts_with("~ release 1.0; content bin/demo") && shown[0].contains("repaired"), "{shown:?}");
-    assert!(shown[1].starts_with("! service demo.service"), "{shown:?}");
+    assert_eq!(shown.len(), 2, "{shown:?}");
+    messages::check("deploy-plan-repair", shown.iter().map(|row| ("damage", row)));
 }
 
 #[test]
@@ -184,7 +185,7 @@ fn what_a_killed_run_left_is_told() {
     );
     let mut seen = bare();
     seen.partial = vec!["1.1".to_owned()];
-    assert!(show(&new, &seen, &[])[0].contains("an earlier run did not complete it"));
+    messages::check("deploy-plan-partial", [("a partial release", &show(&new, &seen, &[])[0])]);
 }
 
 #[test]
@@ -205,7 +206,7 @@ fn a_version_in_use_cannot_change_its_contents() {
     let mut other = used.clone();
     other.manifest.files.pop();
     let error = plan_host("app-1", &other, &serving(&used), &[], &|_| None).unwrap_err();
-    assert!(error.contains("another version"), "{error}");
+    messages::check("deploy-plan-version-in-use", [("a release in use", error)]);
     let mut unused = serving(&used);
     unused.confirmed = None;
     unused.current = None;

@@ -214,7 +214,8 @@ pub(super) mod tests {
     fn a_shard_is_locked_once() {
         let folder = tempfile::tempdir().unwrap();
         let held = Diary::open(&job(folder.path(), 3, ("r1", 0))).unwrap();
-        assert!(Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap_err().to_string().contains("shard 3"));
+        let locked = Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap_err();
+        crate::messages::check("journal-locked", [("a second run", locked)]);
         drop(held);
         Diary::open(&job(folder.path(), 3, ("r2", 0))).unwrap();
     }

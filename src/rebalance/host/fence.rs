@@ -66,7 +66,7 @@ mod tests {
         diary.intent(Step::Birth, serde_json::Value::Null).unwrap();
         assert_eq!(take(folder.path(), "r2").unwrap(), first + 1);
         let refused = diary.intent(Step::Fence, serde_json::Value::Null).unwrap_err().to_string();
-        assert!(refused.contains("run r2 has taken over"), "{refused}");
+        crate::messages::check("run-taken-over", [("r1 after r2", refused)]);
         drop(diary);
         assert!(Diary::open(&job(folder.path(), 0, ("r1", first))).is_err());
         Diary::open(&job(folder.path(), 0, ("r2", first + 1))).unwrap();

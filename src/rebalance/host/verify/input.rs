@@ -156,7 +156,7 @@ mod tests {
             let mut rest = Vec::new();
             input.append(499_987, &mut rest).unwrap();
             assert_eq!(rest, &bytes[2_500_013..]);
-            assert!(input.byte().unwrap_err().to_string().contains("ends in the middle"));
+            crate::messages::check("input-ends", [("one byte more", input.byte().unwrap_err())]);
         }
     }
 }

@@ -300,9 +300,14 @@ mod tests {
             assert!(keys(&file[..end]).is_err(), "{end} bytes");
         }
         let error = |file: &[u8]| keys(file).unwrap_err().to_string();
-        assert!(error(b"REDIS0009\xff").contains("version 9"));
-        assert!(error(b"REDIS0010\x07\x01a").contains("type 7"), "a module's");
-        assert!(error(b"*2\r\n$6\r\nSELECT\r\n").contains("no snapshot"));
+        crate::messages::check(
+            "rdb-unknown",
+            [
+                ("an old version", error(b"REDIS0009\xff")),
+                ("a module's type", error(b"REDIS0010\x07\x01a")),
+                ("an append-only file", error(b"*2\r\n$6\r\nSELECT\r\n")),
+            ],
+        );
     }
 
     #[test]

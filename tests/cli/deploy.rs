@@ -1,0 +1,84 @@
+//! `package`, `deploy`, `rollback` and `releases` without hosts.
+
+use crate::example;
+use crate::program::snapshot;
+
+#[test]
+fn a_release_is_packaged() {
+    let project = example::project();
+    project
+        .snapshot("package", &[&["package", "shop", "--version", "1.2.0"], &["package", "shop", "--version", "1.2.0"]]);
+    project.snapshot("package-json", &[&["package", "shop", "--version", "1.2.0", "--json"]]);
+    assert!(project.path("dist/shop-1.2.0.tar.zst").is_file());
+}
+
+#[test]
+fn a_release_that_cannot_be_packaged() {
+    let project = example::project();
+    let bad = [
+        &["package", "shp"][..],
+        &["package", "other"],
+        &["package", "../shop"],
+        &["package", "shop", "--version", "../1"],
+        &["package", "shop", "--version", ""],
+    ]
+    .map(|command| project.dunlin(command).ends(64));
+    snapshot("package-usage-errors", &bad);
+
+    std::fs::remove_file(project.path("build/shop")).unwrap();
+    let missing = project.dunlin(&["package", "shop", "--version", "1"]).ends(1);
+    let broken =
+        example::RECIPE.replace("keep    = 3", "keep = 0\nkep = 3").replace("\"1\", \"100%\"", "\"0\", \"200%\"");
+    project.write("playbooks/deploy-shop.toml", &broken);
+    let broken = project.dunlin(&["package", "shop", "--version", "1"]).ends(1);
+    project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("\"shop\"", "\"other\""));
+    let other = project.dunlin(&["package", "shop", "--version", "1"]).ends(1);
+    snapshot("package-errors", &[missing, broken, other]);
+}
+
+#[test]
+fn a_release_that_cannot_be_deployed() {
+    let project = example::project();
+    let none = [
+        (&["deploy", "shop", "--dry-run"][..], 1),
+        (&["deploy", "shop", "--release", "1.2.0"], 1),
+        (&["deploy", "shop", "--release", "./none.tar.zst"], 1),
+        (&["rollback", "shp"], 64),
+        (&["rollback", "shop", "--to", "../1"], 64),
+        (&["rollback", "shop", "--limit", "redis"], 64),
+        (&["releases", "shop", "--limit", "wep"], 64),
+    ]
+    .map(|(command, status)| project.dunlin(command).ends(status));
+    snapshot("deploy-errors", &none);
+    assert!(!project.connected());
+
+    project.write("broken.tar.zst", "this is no archive");
+    project.dunlin(&["package", "shop", "--version", "1.2.0"]).ends(0);
+    project.write("playbooks/deploy-stall.toml", &example::RECIPE.replace("service = \"shop\"", "service = \"stall\""));
+    let refused = [
+        &["deploy", "shop", "--release", "./broken.tar.zst"][..],
+        &["deploy", "stall", "--release", "./dist/shop-1.2.0.tar.zst"],
+    ]
+    .map(|command| project.dunlin(command).ends(1));
+    snapshot("deploy-artifact-errors", &refused);
+    project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("hosts   = \"web\"", "hosts   = \"wep\""));
+    project.snapshot("deploy-unknown-hosts", &[&["deploy", "shop", "--dry-run"], &["releases", "shop"]]);
+    assert!(!project.connected());
+}
+
+#[test]
+fn a_service_on_hosts_that_cannot_be_reached() {
+    let project = example::project();
+    project.dunlin(&["package", "shop", "--version", "1.2.0"]).ends(0);
+    let outputs = [
+        &["deploy", "shop", "--dry-run"][..],
+        &["deploy", "shop", "--yes"],
+        &["deploy", "shop", "--yes", "--json"],
+        &["rollback", "shop", "--dry-run"],
+        &["rollback", "shop", "--to", "1.1.0", "--yes"],
+        &["releases", "shop"],
+        &["releases", "shop", "--json"],
+    ]
+    .map(|command| project.dunlin(command).ends(4));
+    snapshot("deploy-unreachable", &outputs);
+}

@@ -1,0 +1,217 @@
+//! Hosts that answer: this test listens where ssh's master would, and starts the agent as a child on this machine, as
+//! whoever runs the test. Nothing is changed: plans, facts, commands.
+
+use std::io::{IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+use crate::example;
+use crate::program::{Project, snapshot};
+
+/// Messages of ssh's multiplexing protocol (PROTOCOL.mux of OpenSSH), as far as it is spoken here.
+mod message {
+    pub const HELLO: u32 = 0x0000_0001;
+    pub const NEW_SESSION: u32 = 0x1000_0002;
+    pub const ALIVE_CHECK: u32 = 0x1000_0004;
+    pub const OK: u32 = 0x8000_0001;
+    pub const EXIT_MESSAGE: u32 = 0x8000_0004;
+    pub const ALIVE: u32 = 0x8000_0005;
+    pub const SESSION_OPENED: u32 = 0x8000_0006;
+}
+
+/// Serves as the ssh master of every host of the project until the process ends.
+fn listen(project: &Project) {
+    let listener = UnixListener::bind(project.path("loopback.sock")).unwrap();
+    let home = project.path("");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let home = home.clone();
+            thread::spawn(move || serve(stream, &home));
+        }
+    });
+}
+
+/// Where the agent's binary is kept: pushed once for all tests. Those of earlier builds go.
+fn agents() -> PathBuf {
+    let cache = Path::new(env!("CARGO_TARGET_TMPDIR")).join("loopback");
+    let folder = cache.join("dunlin/agent");
+    let built = std::fs::metadata(env!("CARGO_BIN_EXE_dunlin")).unwrap().modified().unwrap();
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        if entry.metadata().is_ok_and(|pushed| pushed.modified().unwrap() < built) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+    cache
+}
+
+/// Answers one client of the master; it goes when it likes.
+fn serve(mut stream: UnixStream, home: &Path) {
+    while let Some(request) = read(&mut stream) {
+        let (kind, id) = (number(&request, 0), number(&request, 4));
+        match kind {
+            message::HELLO => write(&mut stream, &[message::HELLO, 4]),
+            message::ALIVE_CHECK => write(&mut stream, &[message::ALIVE, id, std::process::id()]),
+            message::NEW_SESSION => {
+                let [input, output, errors] = [(); 3].map(|()| Stdio::from(receive(&stream)));
+                write(&mut stream, &[message::SESSION_OPENED, id, 1]);
+                let status = Command::new("/bin/sh")
+                    .args(["-c", &command(&request)])
+                    .env_clear()
+                    .env("PATH", "/usr/bin:/bin")
+                    .env("HOME", home)
+                    .env("XDG_CACHE_HOME", agents())
+                    .stdin(input)
+                    .stdout(output)
+                    .stderr(errors)
+                    .status()
+                    .unwrap();
+                let code = status.code().unwrap_or(255).cast_unsigned();
+                write(&mut stream, &[message::EXIT_MESSAGE, 1, code]);
+            }
+            _ => write(&mut stream, &[message::OK, id]),
+        }
+    }
+}
+
+fn number(bytes: &[u8], at: usize) -> u32 {
+    u32::from_be_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+/// The command of a request for a session: after a reserved string, five numbers and the terminal's name.
+fn command(request: &[u8]) -> String {
+    let after = |at: usize| at + 4 + number(request, at) as usize;
+    let terminal = after(8) + 5 * 4;
+    let command = after(terminal);
+    String::from_utf8(request[command + 4..after(command)].to_vec()).unwrap()
+}
+
+fn read(stream: &mut UnixStream) -> Option<Vec<u8>> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length).ok()?;
+    let mut request = vec![0; u32::from_be_bytes(length) as usize];
+    stream.read_exact(&mut request).ok()?;
+    Some(request)
+}
+
+/// Sends a reply; a client that went away does not want it.
+fn write(stream: &mut UnixStream, numbers: &[u32]) {
+    let body: Vec<u8> = numbers.iter().flat_map(|number| number.to_be_bytes()).collect();
+    let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+    let _ = stream.write_all(&[&length[..], &body].concat());
+}
+
+/// Receives an open file with the byte that carries it.
+fn receive(stream: &UnixStream) -> OwnedFd {
+    let (mut byte, mut space) = ([0], [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))]);
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    recvmsg(stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::empty()).unwrap();
+    let files = control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut files) => files.next(),
+        _ => None,
+    });
+    files.unwrap()
+}
+
+/// The example project with hosts that answer and that are used without becoming root; files go into its own folder.
+fn project() -> Project {
+    let project = example::project();
+    let hosts = example::HOSTS.replace("become = true", "become = false");
+    project.write("inventory/hosts.toml", &hosts);
+    let srv = project.path("srv");
+    let steps = r#"[[play]]
+name  = "web"
+hosts = "web"
+
+[[play.step]]
+name = "greeting"
+file = { dest = "SRV/greeting", content = "{{ greeting }}\n", mode = "0644" }
+
+[[play.step]]
+name = "old greeting"
+tags = ["old"]
+file = { dest = "SRV/old", state = "absent" }
+
+[[play.step]]
+line = { path = "SRV/settings", line = "colour = blue", match = "^colour" }
+
+[[play.step]]
+link = { path = "SRV/current", target = "SRV/next" }
+
+[[play.step]]
+name    = "restart"
+command = { argv = ["true"], creates = "SRV/greeting" }
+"#;
+    project.write("playbooks/site.toml", &steps.replace("SRV", srv.to_str().unwrap()));
+    project.write("srv/greeting", "good evening\n");
+    project.write("srv/old", "old\n");
+    project.write("srv/settings", "size = 1\ncolour = red\n");
+    let recipe = example::RECIPE.replace("/srv/shop", srv.join("shop").to_str().unwrap());
+    let recipe = recipe.replace("user    = \"shop\"\n", "");
+    project.write("playbooks/deploy-shop.toml", &recipe);
+    listen(&project);
+    project
+}
+
+#[test]
+fn a_command_on_a_host() {
+    let project = project();
+    snapshot(
+        "exec",
+        &[
+            project.dunlin(&["exec", "web", "--", "echo", "hello"]).ends(0),
+            project.dunlin(&["exec", "web", "--json", "--", "sh", "-c", "echo hello; exit 3"]).ends(4),
+            project.dunlin(&["exec", "web", "--", "no-such-program"]).ends(4),
+        ],
+    );
+    let facts = project.dunlin(&["hosts", "web", "--facts", "--json"]).ends(0).event("facts");
+    assert!(facts["facts"]["cpus"].as_u64().unwrap() > 0 && facts["facts"]["os"]["id"].is_string(), "{facts}");
+}
+
+#[test]
+fn a_plan_of_provision() {
+    let project = project();
+    let outputs = [
+        (&["provision", "--dry-run"][..], 0),
+        (&["provision", "--dry-run", "--verbose", "--detailed-exitcode"], 2),
+        (&["provision", "--dry-run", "--quiet"], 0),
+        (&["provision", "--dry-run", "--tags", "old"], 0),
+        (&["provision", "--dry-run", "--tags", "none"], 0),
+        (&["provision"], 3),
+    ]
+    .map(|(command, status)| project.dunlin(command).ends(status));
+    snapshot("provision-plan", &outputs);
+    snapshot("provision-plan-json", &[project.dunlin(&["provision", "--dry-run", "--json"]).ends(0)]);
+    assert_eq!(project.read("srv/greeting"), "good evening\n");
+}
+
+#[test]
+fn a_saved_plan_that_is_stale() {
+    let project = project();
+    project.dunlin(&["provision", "--dry-run", "--out", "plan.json"]).ends(0);
+    project.write("srv/settings", "size = 1\n");
+    snapshot("provision-stale-plan", &[project.dunlin(&["provision", "--plan", "plan.json", "--yes"]).ends(3)]);
+    assert_eq!(project.read("srv/settings"), "size = 1\n");
+}
+
+#[test]
+fn a_plan_of_deploy() {
+    let project = project();
+    project.dunlin(&["package", "shop", "--version", "1.2.0"]).ends(0);
+    let outputs = [
+        (&["deploy", "shop", "--dry-run"][..], 0),
+        (&["deploy", "shop", "--dry-run", "--json", "--detailed-exitcode"], 2),
+        (&["deploy", "shop"], 3),
+        (&["rollback", "shop", "--dry-run"], 3),
+        (&["rollback", "shop", "--to", "1.1.0", "--dry-run"], 3),
+        (&["releases", "shop"], 0),
+    ]
+    .map(|(command, status)| project.dunlin(command).ends(status));
+    snapshot("deploy-plan", &outputs);
+    assert!(!project.path("srv/shop/releases").exists());
+}

@@ -1,0 +1,56 @@
+//! The commands of shards where no host can be reached.
+
+use crate::example;
+use crate::program::{Project, snapshot};
+
+const COMMANDS: [&[&str]; 9] = [
+    &["shard-rebalance", "--dry-run"],
+    &["shards", "status"],
+    &["shards", "resume", "--yes"],
+    &["shards", "abort", "--yes"],
+    &["shards", "reverse", "0", "--yes"],
+    &["shards", "verify"],
+    &["shards", "log"],
+    &["shards", "capacity"],
+    &["shards", "failover", "redis-02", "--dry-run"],
+];
+
+fn run_all(project: &Project, name: &str) {
+    let outputs: Vec<_> = COMMANDS.iter().map(|command| project.dunlin(command)).collect();
+    snapshot(name, &outputs);
+}
+
+#[test]
+fn shard_hosts_that_cannot_be_reached() {
+    let project = example::project();
+    run_all(&project, "shards-unreachable");
+    project.snapshot(
+        "shards-unreachable-json",
+        &[&["shards", "status", "--json"], &["shard-rebalance", "--dry-run", "--json"]],
+    );
+}
+
+#[test]
+fn no_shard_map() {
+    let project = example::project();
+    std::fs::remove_file(project.path("inventory/shards.toml")).unwrap();
+    run_all(&project, "shards-no-map");
+    assert!(!project.connected());
+}
+
+#[test]
+fn no_secrets() {
+    let project = example::project();
+    std::fs::remove_file(project.path("inventory/secrets.toml")).unwrap();
+    run_all(&project, "shards-no-secrets");
+    assert!(!project.connected());
+}
+
+#[test]
+fn moves_of_an_earlier_run_are_kept() {
+    let project = example::project();
+    let kept = r#"[{"shard": 0, "from": "redis-01", "to": "redis-02", "wave": 0, "bytes": 1}]"#;
+    project.write(".dunlin/rebalance-inventory.json", kept);
+    project.snapshot("shards-moves-kept", &[&["shard-rebalance", "--yes"]]);
+    assert!(!project.connected());
+}
