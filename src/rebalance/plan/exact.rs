@@ -13,10 +13,6 @@ use super::state::{State, add, outside, sub};
 
 /// Nodes of one search.
 const NODES: usize = 12_000;
-/// Hosts and items of a part that is only to be otherwise.
-const OTHER_HOSTS: usize = 4;
-const OTHER_ITEMS: usize = 32;
-
 /// What one search rearranges at most, and when to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Part {
@@ -42,15 +38,6 @@ pub(crate) fn improve(dual: &Dual, prices: &Multipliers, state: &mut State, unti
         let found = Search::new(dual, prices, state, (hosts, until.items), &mut rng).change(state);
         idle = if found { 0 } else { idle + 1 };
     }
-}
-
-/// Rearranges a random small part of an assignment within the bands in the first other way that keeps them and moves less
-/// than `more` bytes more; whether it found one.
-pub(crate) fn otherwise(dual: &Dual, prices: &Multipliers, state: &mut State, more: i64, rng: &mut Rng) -> bool {
-    let hosts = some_hosts(dual.model, state, OTHER_HOSTS, rng);
-    let mut search = Search::new(dual, prices, state, (hosts, OTHER_ITEMS), rng);
-    search.least += (rng.fraction() * more as f64) as i64;
-    search.other_than(state).change(state)
 }
 
 /// Two hosts or up to so many, at least one of them with something that came from another.
@@ -99,8 +86,6 @@ struct Search<'m> {
     /// Bytes that are moved where every item is at its cheapest place and every price is paid in full.
     floor: f64,
     nodes: usize,
-    /// What is chosen now, where anything else that is cheap enough will do.
-    now: Option<Vec<usize>>,
 }
 
 impl<'m> Search<'m> {
@@ -129,7 +114,6 @@ impl<'m> Search<'m> {
             least: 0,
             floor: 0.0,
             nodes: 0,
-            now: None,
             hosts,
             bands,
             load,
@@ -138,13 +122,6 @@ impl<'m> Search<'m> {
         search.pick(dual, prices, state, (most, rng));
         search.sum(prices, state);
         search
-    }
-
-    /// Ends at the first choice that is not the present one.
-    fn other_than(mut self, state: &State) -> Self {
-        let place = |item: &usize| self.hosts.iter().position(|host| *host == state.at[*item]);
-        self.now = self.items.iter().map(place).collect();
-        self
     }
 
     /// Takes the items with more than one place that an improvement can use, so many at most.
@@ -256,14 +233,12 @@ impl<'m> Search<'m> {
         let depth = self.chosen.len();
         self.nodes += 1;
         let least = self.least as f64 - 0.5;
-        let is_over = self.nodes > NODES || (self.now.is_some() && self.best.is_some());
-        if is_over || self.floor + dearer > least || moved + self.must_move(depth) >= self.least {
+        if self.nodes > NODES || self.floor + dearer > least || moved + self.must_move(depth) >= self.least {
             return;
         }
         if depth == self.items.len() {
             let mut kept = self.load.iter().zip(&self.bands);
-            let is_new = self.now.as_ref() != Some(&self.chosen);
-            if is_new && kept.all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
+            if kept.all(|(load, band)| outside(band, BYTES, *load) == 0 && outside(band, OPS, *load) == 0) {
                 self.least = moved;
                 self.best = Some(self.chosen.clone());
             }

@@ -2,10 +2,8 @@
 //!
 //! It minimises the bytes that move, so that every host ends within the tolerance around its share. In reading order:
 //! `wishes` what is asked, `model` the same as integers, `state` an assignment and its loads, `bounds` what no
-//! plan can beat, `search` greedy and local search, `starts` and `lines` the same from many seeds, `emit` the plan as a
-//! value.
-//! Nothing here reads a clock, a file or an unseeded source of chance, and the number of processors changes only how
-//! long it takes: the same input gives the same plan to the byte.
+//! plan can beat, `search` greedy and local search, `emit` the plan as a value.
+//! Nothing here reads a clock, a file or an unseeded source of chance: the same input gives the same plan to the byte.
 
 mod bounds;
 mod dual;
@@ -14,18 +12,14 @@ mod exact;
 mod greedy;
 mod infeasible;
 mod limit;
-mod lines;
 mod model;
 mod notes;
 mod output;
-mod parts;
-mod processors;
 mod relax;
 mod rng;
 mod schedule;
 mod search;
 pub mod simulate;
-mod starts;
 mod state;
 mod tidy;
 mod trim;

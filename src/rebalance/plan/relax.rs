@@ -4,7 +4,6 @@
 //! tolerance that can be met, and takes the place of the wished one.
 
 use super::model::{BYTES, Band, Model, OPS};
-use super::processors::on_all_processors;
 use super::search::{Aim, effort, heat, is_large, search, within};
 use super::state::{Penalty, State, outside};
 use super::walk::{Limits, Prices, Walk};
@@ -22,17 +21,20 @@ const HALVINGS: u64 = 8;
 /// Walks for each of them, and how many times as long as usual they are: few long ones where many short ones fail.
 const WALKS: [(u64, usize); 2] = [(30, 1), (4, 20)];
 
-/// Searches with seeds of their own, at the same time. A later one counts only if it comes nearer than the first by more
+/// Searches with seeds of their own, one after another. A later one counts only if it comes nearer than the first by more
 /// than [`EASE`].
 const STARTS: u64 = 4;
 
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {
     let starts = if is_large(model) { 1 } else { STARTS };
-    let seeds: Vec<u64> = (0..starts).map(|n| seed.wrapping_add(n.wrapping_mul(0x7171))).collect();
-    let found = on_all_processors(&seeds, |seed| least_worst(model, wished, start.clone(), *seed));
-    let nearer = |a: (State, f64), b: (State, f64)| if b.1 + EASE < a.1 { b } else { a };
-    let (best, high) = found.into_iter().reduce(nearer).expect("there are starts");
+    let (mut best, mut high) = least_worst(model, wished, start.clone(), seed);
+    for n in 1..starts {
+        let found = least_worst(model, wished, start.clone(), seed.wrapping_add(n.wrapping_mul(0x7171)));
+        if found.1 + EASE < high {
+            (best, high) = found;
+        }
+    }
     let walls = walls(model, high);
     let best = evened(model, wished, &walls, best, seed);
     let bands = given_way(model, &best, wished);

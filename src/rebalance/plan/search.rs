@@ -10,9 +10,7 @@ use super::greedy::{descend, place_forced};
 use super::infeasible::{Infeasible, over_cap};
 use super::limit;
 use super::model::{BYTES, Band, Model};
-use super::parts;
 use super::relax;
-use super::starts;
 use super::state::{Penalty, State, outside};
 use super::tidy::tidy;
 use super::trim::trim;
@@ -38,12 +36,10 @@ pub(crate) fn solve(model: &Model, wishes: &Wishes) -> Result<Outcome, Infeasibl
     let wished = model.bands();
     let start = feasible(model, &wished, wishes.seed)?;
     let mut bands = wished.clone();
-    let (mut state, mut bound) = parts::cheapest(model, &bands, start.clone(), wishes.seed);
+    let (mut state, mut bound) = cheapest(model, &bands, start, wishes.seed);
     if !within(&state, &bands) {
-        // How far bands give way is a matter of all parts.
-        (state, _) = cheapest(model, &bands, start, wishes.seed);
         (state, bands) = relax::nearest(model, &bands, state, wishes.seed);
-        (state, bound) = parts::cheapest(model, &bands, state, wishes.seed);
+        (state, bound) = cheapest(model, &bands, state, wishes.seed);
     }
     let limits = Limits::of(wishes);
     let limited = !limits.hold(&state);
@@ -95,9 +91,6 @@ const LARGE: usize = 200_000;
 const STEPS: usize = 40_000;
 /// A plan so near to the bound is not searched further: one thousandth.
 const NEAR: i64 = 1000;
-/// Where more than one part in so many of what moves is above the bound, other starts may gain enough to be worth their
-/// time.
-const FAR: i64 = 125;
 /// Walks without success after which the search before any prices are known gives up.
 const FIRST: u64 = 6;
 /// Steps towards the best prices.
@@ -106,7 +99,7 @@ const ASCENT: usize = 500;
 const CYCLES: u64 = 8;
 
 /// How walks and branch and bound go about a turn.
-pub(crate) struct Turn {
+struct Turn {
     /// How many times as long as usual each walk is, and how many of them may find nothing.
     longer: usize,
     walks: u64,
@@ -118,14 +111,13 @@ pub(crate) struct Turn {
 
 impl Turn {
     /// What branch and bound is to do in it.
-    pub(crate) fn part(&self, goal: i64) -> Part {
+    fn part(&self, goal: i64) -> Part {
         Part { hosts: self.hosts, items: self.items, goal, patience: self.parts }
     }
 }
 
-/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well. After
-/// the first kind, [`super::starts`] looks elsewhere.
-pub(crate) const TURNS: [Turn; 3] = [
+/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well.
+const TURNS: [Turn; 3] = [
     Turn { longer: 1, walks: 20, hosts: 6, items: 48, parts: 200 },
     Turn { longer: 8, walks: 6, hosts: 6, items: 48, parts: 200 },
     Turn { longer: 40, walks: 4, hosts: 8, items: 64, parts: 1_500 },
@@ -177,7 +169,7 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         let aim = Aim { rounds: 3, ..aim(bound, 3) };
         return (search(model, bands, start, aim, seed), bound);
     }
-    let mut best = search(model, bands, start.clone(), aim(bound, FIRST), seed);
+    let mut best = search(model, bands, start, aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
     let mut turn = 0;
@@ -196,9 +188,6 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         exact::improve(&dual, &prices, &mut best, TURNS[turn].part(goal(bound)), seed.wrapping_add(cycle));
         if (within(&best, bands), best.moved) == before {
             turn += 1;
-            if turn == 1 && within(&best, bands) && best.moved - bound > best.moved / FAR {
-                best = starts::best(&dual, &prices, (&start, best), goal(bound), seed);
-            }
         }
         if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
             break;

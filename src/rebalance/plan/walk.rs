@@ -14,15 +14,12 @@ pub(crate) struct Prices {
     pub moved: f64,
     /// What a byte outside of the bands costs.
     pub outside: f64,
-    /// By how much that price rises after each stretch that ends outside of them, as a factor, and falls after one that
-    /// ends within: 1 keeps it (strategic oscillation, Glover, "Future paths for integer programming", 1986).
-    pub swing: f64,
 }
 
 impl Prices {
-    /// They stay what they are.
+    /// The weights.
     pub(crate) const fn steady(moved: f64, outside: f64) -> Self {
-        Self { moved, outside, swing: 1.0 }
+        Self { moved, outside }
     }
 }
 
@@ -100,9 +97,6 @@ impl Score {
     }
 }
 
-/// Between these a swinging price stays.
-const LOWEST: f64 = 1.0;
-const HIGHEST: f64 = 1000.0;
 /// Partners that a matched swap looks at.
 const MATCHES: usize = 64;
 const NOWHERE: usize = usize::MAX;
@@ -203,16 +197,10 @@ impl<'m> Walk<'m> {
                 self.once(temperature);
             }
             temperature *= cooling;
-            self.swing();
             if self.best_is_within() && self.best.moved <= goal {
                 break;
             }
         }
-    }
-
-    fn swing(&mut self) {
-        let factor = if self.bad.is_empty() { 1.0 / self.prices.swing } else { self.prices.swing };
-        self.prices.outside = (self.prices.outside * factor).clamp(LOWEST, HIGHEST);
     }
 
     fn once(&mut self, temperature: f64) {
