@@ -1,5 +1,6 @@
-//! The planner: against an oracle, against its own rules, and as procedures that an operator can read.
+//! The planner: against recorded optima, against its own rules, and as procedures that an operator can read.
 mod generate;
+mod optimality;
 mod oracle;
 mod rules;
 mod saved;

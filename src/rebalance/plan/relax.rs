@@ -16,14 +16,14 @@ const EVEN: Prices = Prices::steady(0.02, 4.0);
 const EASE: f64 = 0.002;
 
 /// Halvings of what is unknown about the least worst deviation.
-const HALVINGS: u64 = 8;
+const HALVINGS: u64 = 6;
 
 /// Walks for each of them, and how many times as long as usual they are: few long ones where many short ones fail.
-const WALKS: [(u64, usize); 2] = [(30, 1), (4, 20)];
+const WALKS: [(u64, usize); 2] = [(8, 1), (2, 8)];
 
 /// Searches with seeds of their own, one after another. A later one counts only if it comes nearer than the first by more
 /// than [`EASE`].
-const STARTS: u64 = 4;
+const STARTS: u64 = 2;
 
 /// The nearest assignment that was found, and bands that it keeps.
 pub(crate) fn nearest(model: &Model, wished: &[Band], start: State, seed: u64) -> (State, Vec<Band>) {

@@ -95,44 +95,31 @@ const NEAR: i64 = 1000;
 const FIRST: u64 = 6;
 /// Steps towards the best prices.
 const ASCENT: usize = 500;
-/// Times that walks and branch and bound take turns.
-const CYCLES: u64 = 8;
-
-/// How walks and branch and bound go about a turn.
-struct Turn {
-    /// How many times as long as usual each walk is, and how many of them may find nothing.
-    longer: usize,
-    walks: u64,
-    /// What branch and bound rearranges at a time, and how many searches may find nothing.
-    hosts: usize,
-    items: usize,
-    parts: usize,
-}
-
-impl Turn {
-    /// What branch and bound is to do in it.
-    fn part(&self, goal: i64) -> Part {
-        Part { hosts: self.hosts, items: self.items, goal, patience: self.parts }
-    }
-}
-
-/// Where one turn finds nothing, the next kind is tried: fewer but longer walks, and at last larger parts as well.
-const TURNS: [Turn; 3] = [
-    Turn { longer: 1, walks: 20, hosts: 6, items: 48, parts: 200 },
-    Turn { longer: 8, walks: 6, hosts: 6, items: 48, parts: 200 },
-    Turn { longer: 40, walks: 4, hosts: 8, items: 64, parts: 1_500 },
-];
-/// The kinds of turn that are of use where the bands are not met yet: branch and bound needs them met.
-const OUTSIDE: usize = 2;
+/// Times that walks and branch and bound take turns at most.
+const CYCLES: u64 = 6;
+/// Walks of one turn that may find nothing.
+const WALKS: u64 = 20;
+/// What branch and bound rearranges at a time, and how many searches may find nothing.
+const PART: Part = Part { hosts: 6, items: 48, goal: 0, patience: 200 };
+/// Walks from the start, and their steps for each item and host.
+const RESTARTS: u64 = 8;
+const RESTART_STEPS: usize = 600;
+/// How much hotter than others such a walk ends: branch and bound does the rest.
+const HOTTER: f64 = 5.0;
 
 /// Whether a search has to make do with few walks.
 pub(crate) fn is_large(model: &Model) -> bool {
-    model.items.iter().filter(|item| item.movable).count() * model.hosts.len() > LARGE
+    size(model) > LARGE
+}
+
+/// Items that can move × hosts.
+fn size(model: &Model) -> usize {
+    model.items.iter().filter(|item| item.movable).count() * model.hosts.len()
 }
 
 /// Steps of one walk.
 pub(crate) fn effort(model: &Model) -> usize {
-    let size = model.items.iter().filter(|item| item.movable).count() * model.hosts.len();
+    let size = size(model);
     if size > LARGE { 10 * STEPS } else { (50 * size).clamp(2_000, STEPS) }
 }
 
@@ -169,10 +156,10 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
         let aim = Aim { rounds: 3, ..aim(bound, 3) };
         return (search(model, bands, start, aim, seed), bound);
     }
-    let mut best = search(model, bands, start, aim(bound, FIRST), seed);
+    let mut best = search(model, bands, start.clone(), aim(bound, FIRST), seed);
     let dual = Dual::new(model, bands);
     let mut prices = Multipliers::none(model);
-    let mut turn = 0;
+    let mut restarted = false;
     for cycle in 0..CYCLES {
         if within(&best, bands) {
             if best.moved <= goal(bound) {
@@ -182,18 +169,40 @@ pub(crate) fn cheapest(model: &Model, bands: &[Band], start: State, seed: u64) -
             bound = bound.max(prices.bytes());
         }
         let before = (within(&best, bands), best.moved);
-        let Turn { longer, walks, .. } = TURNS[turn];
-        let aim = Aim { longer, ..aim(bound, walks) };
-        best = search(model, bands, best, aim, seed.wrapping_add(1000 * (cycle + 1)));
-        exact::improve(&dual, &prices, &mut best, TURNS[turn].part(goal(bound)), seed.wrapping_add(cycle));
+        let part = Part { goal: goal(bound), ..PART };
+        best = search(model, bands, best, aim(bound, WALKS), seed.wrapping_add(1000 * (cycle + 1)));
+        exact::improve(&dual, &prices, &mut best, part, seed.wrapping_add(cycle));
         if (within(&best, bands), best.moved) == before {
-            turn += 1;
-        }
-        if turn == TURNS.len() || (turn >= OUTSIDE && !within(&best, bands)) {
-            break;
+            if restarted {
+                break;
+            }
+            best = restart(&dual, &prices, (&start, best), part, seed);
+            restarted = true;
         }
     }
     (best, bound)
+}
+
+/// The best of long walks that all begin at the start, each mended by branch and bound: where the fewest bytes move is
+/// often far from what a search has that only goes on from its best.
+fn restart(dual: &Dual, prices: &Multipliers, (start, mut best): (&State, State), part: Part, seed: u64) -> State {
+    let (model, bands) = (dual.model, dual.bands);
+    let penalty = Penalty::new(model, bands);
+    let steps = RESTART_STEPS * size(model);
+    for n in 0..RESTARTS {
+        let seed = seed.wrapping_add(n.wrapping_mul(0x5151));
+        let mut heat = heat(model, steps);
+        heat.cold *= HOTTER;
+        heat.hot *= if n % 4 == 3 { 2.0 } else { 1.0 };
+        let mut walk = Walk::new(model, &penalty, start.clone(), seed);
+        walk.run(heat, part.goal);
+        let mut found = walk.into_best();
+        exact::improve(dual, prices, &mut found, part, seed);
+        if is_better(&penalty, &found, &best) {
+            best = found;
+        }
+    }
+    best
 }
 
 /// Walks from the best assignment so far, every fourth time from the start, each with other prices and heat.
