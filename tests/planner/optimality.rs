@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use dunlin::rebalance::check::check;
-use dunlin::rebalance::plan::{RebalancePlan, Wishes, plan};
+use dunlin::rebalance::plan::{PlanOptions, RebalancePlan, plan};
 
+use crate::deviation::Reference;
 use crate::generate::{Case, MIB, case};
-use crate::oracle::Oracle;
 
 /// A build without optimisation plans some twenty times slower: it takes only these fleets, which need a tenth of a
 /// second at most in a release build. `script/bench planner` takes all of them.
@@ -93,11 +93,11 @@ fn plans_are_close_to_the_optimum_legal_and_repeatable() {
 fn try_case(number: u64, optimum: Optimum) -> Trial {
     let case = case(number);
     let start = cpu();
-    let first = plan(&case.observation, &case.wishes);
+    let first = plan(&case.observation, &case.options);
     let seconds = cpu() - start;
     let mut trial = Trial { name: case.name.clone(), ratio: 1.0, seconds, problems: Vec::new() };
     if number.is_multiple_of(5) {
-        let again = plan(&case.observation, &case.wishes);
+        let again = plan(&case.observation, &case.options);
         if serde_json::to_vec(&again).unwrap() != serde_json::to_vec(&first).unwrap() {
             trial.problems.push("the same input gave another plan".to_owned());
         }
@@ -106,13 +106,13 @@ fn try_case(number: u64, optimum: Optimum) -> Trial {
         (Err(_), Optimum::Infeasible) => {}
         (Ok(found), Optimum::Within { mib }) => {
             trial.compare_bytes(&found, mib);
-            trial.problems.extend(check(&case.observation, &case.wishes, &found).iter().map(ToString::to_string));
-            if found.notes.iter().any(|note| note.starts_with("planned as near")) {
+            trial.problems.extend(check(&case.observation, &case.options, &found).iter().map(ToString::to_string));
+            if found.notes.iter().any(|note| note.starts_with("outside the tolerance")) {
                 trial.problems.push("misses a tolerance that can be met".to_owned());
             }
         }
         (Ok(found), Optimum::Near { deviation, mib }) => {
-            trial.problems.extend(check(&case.observation, &case.wishes, &found).iter().map(ToString::to_string));
+            trial.problems.extend(check(&case.observation, &case.options, &found).iter().map(ToString::to_string));
             trial.compare_deviation(&case, &found, deviation);
             if let Some(mib) = mib {
                 trial.compare_bytes(&found, mib);
@@ -139,9 +139,9 @@ impl Trial {
 
     fn compare_deviation(&mut self, case: &Case, found: &RebalancePlan, least: f64) {
         let freed = found.notes.iter().any(|note| note.starts_with("replicas move"));
-        let wishes = Wishes { move_replicas: freed, ..case.wishes.clone() };
-        let oracle = Oracle::new(&case.observation, &wishes);
-        let deviation = oracle.given_way(&oracle.after(found)).1;
+        let options = PlanOptions { move_replicas: freed, ..case.options.clone() };
+        let reference = Reference::new(&case.observation, &options);
+        let deviation = reference.worst_deviation(&reference.hosts_after(found));
         if deviation > least + MAX_DEVIATION + 0.05 {
             self.problems.push(format!("{deviation:.1} thousandths from the tolerance; {least:.1} are possible"));
         }
