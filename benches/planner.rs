@@ -20,7 +20,7 @@ fn main() {
     let fleet = large(16_384, 1_000);
     let before = peak_mib();
     let start = Instant::now();
-    let found = plan(&fleet.observation, &fleet.wishes).expect("the large fleet has a plan");
+    let found = plan(&fleet.observation, &fleet.options).expect("the large fleet has a plan");
     let seconds = start.elapsed().as_secs_f64();
     println!("16384 shards on 1000 hosts: {} in {seconds:.2} s", found.summary_line());
     println!("peak memory {} MiB, {before} MiB of it before planning", peak_mib());

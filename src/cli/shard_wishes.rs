@@ -8,7 +8,7 @@ use super::exit::Exit;
 use super::failure::Failure;
 use crate::inventory::Bytes;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::plan::{Balance, Infeasible, Pace, Wishes, plan, simulate};
+use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, TransferLimits, plan, what_if};
 use crate::rebalance::saved::SavedPlan;
 
 /// Shards in the way that are told one by one.
@@ -24,7 +24,7 @@ pub struct WishArgs {
     #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
     to: Vec<String>,
     /// What is made even: bytes, ops or bytes,ops
-    #[arg(long, value_name = "WHAT", default_value = "bytes")]
+    #[arg(long, value_name = "WHAT", default_value_t)]
     balance: Balance,
     /// How far a host may be off its share
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
@@ -47,19 +47,19 @@ pub struct WishArgs {
 }
 
 impl WishArgs {
-    fn wishes(&self, pace: Pace) -> Wishes {
+    fn wishes(&self, pace: TransferLimits) -> PlanOptions {
         let slots = usize::from(self.moves_per_host);
-        Wishes {
+        PlanOptions {
             tolerance: self.tolerance,
             balance: self.balance,
             drain: self.drain.clone(),
-            to: (!self.to.is_empty()).then(|| self.to.clone()),
+            targets: (!self.to.is_empty()).then(|| self.to.clone()),
             max_moves: self.max_moves,
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
-            headroom: self.headroom,
+            max_utilization: self.headroom,
             move_replicas: self.move_replicas,
-            pace: Pace { slots_out: slots, slots_in: slots, slots_link: slots, ..pace },
-            ..Wishes::default()
+            transfer: TransferLimits { max_outgoing: slots, max_incoming: slots, max_per_link: slots, ..pace },
+            ..PlanOptions::default()
         }
     }
 
@@ -71,7 +71,7 @@ impl WishArgs {
         &self,
         mut observation: Observation,
         simulate: Option<&str>,
-        pace: Pace,
+        pace: TransferLimits,
     ) -> Result<SavedPlan, Failure> {
         let mut notes = Vec::new();
         if let Some(what) = simulate {
@@ -132,7 +132,7 @@ fn read(file: &Path) -> Result<String, Failure> {
 }
 
 /// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
-fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, notes: &[String]) -> Failure {
+fn refused(observation: &Observation, wishes: &PlanOptions, infeasible: &Infeasible, notes: &[String]) -> Failure {
     let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
     if !infeasible.shards.is_empty() {
         let shards: Vec<String> = infeasible.shards.iter().take(SHOWN).map(ToString::to_string).collect();
@@ -143,7 +143,7 @@ fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, 
         }
     }
     for host in &observation.hosts {
-        let may_take = wishes.to.as_ref().is_none_or(|to| to.contains(&host.name));
+        let may_take = wishes.targets.as_ref().is_none_or(|to| to.contains(&host.name));
         if !may_take || host.drain || wishes.drain.contains(&host.name) {
             continue;
         }
@@ -158,8 +158,8 @@ fn refused(observation: &Observation, wishes: &Wishes, infeasible: &Infeasible, 
 
 /// The fleet as it would be, and what came about on the way.
 fn simulated(observation: &Observation, what: &str) -> Result<(Observation, Vec<String>), Failure> {
-    let wrong = |error: simulate::SimulateError| Failure::say(Exit::Usage, format!("--simulate: {}", error.0));
-    let what_if: simulate::WhatIf = what.parse().map_err(wrong)?;
+    let wrong = |error: what_if::WhatIfError| Failure::say(Exit::Usage, format!("--simulate: {}", error.0));
+    let what_if: what_if::WhatIf = what.parse().map_err(wrong)?;
     let supposed = what_if.apply(observation).map_err(wrong)?;
     let mut notes = vec![format!("this is what would be: {what}")];
     notes.extend(supposed.notes);

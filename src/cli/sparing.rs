@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::inventory::{Bytes, parse_duration};
-use crate::rebalance::plan::Pace;
+use crate::rebalance::plan::TransferLimits;
 use crate::wire::sparing::{Asked, Cow, Sparing};
 
 /// A cap below this would leave a target without a word for too long.
@@ -41,11 +41,11 @@ impl Spare {
     }
 
     /// How fast a plan may expect moves to be: a copy's bytes are sent once, and compared where they are.
-    pub fn pace(&self) -> Pace {
-        let usual = Pace { at_once: self.concurrent(), ..Pace::default() };
+    pub fn pace(&self) -> TransferLimits {
+        let usual = TransferLimits { max_concurrent: self.concurrent(), ..TransferLimits::default() };
         match self.asked().over(Sparing::default()).bandwidth {
             0 => usual,
-            cap => Pace { move_rate: usual.move_rate.min(cap), host_rate: usual.host_rate.min(cap), ..usual },
+            cap => TransferLimits { move_rate: usual.move_rate.min(cap), host_rate: usual.host_rate.min(cap), ..usual },
         }
     }
 }
@@ -107,9 +107,9 @@ mod tests {
     #[test]
     fn a_plan_knows_that_a_capped_copy_takes_longer() {
         let pace = |bandwidth| Spare { bandwidth, ..Spare::default() }.pace();
-        assert_eq!(pace(None), Pace::default());
+        assert_eq!(pace(None), TransferLimits::default());
         assert_eq!((pace(Some(8 << 20)).move_rate, pace(Some(8 << 20)).host_rate), (8 << 20, 8 << 20));
-        assert_eq!(pace(Some(u64::MAX)), Pace::default());
+        assert_eq!(pace(Some(u64::MAX)), TransferLimits::default());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::observation::{HostLoad, Observation};
-use super::plan::{RebalancePlan, Role, Wishes};
+use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role};
 use crate::inventory::Bytes;
 
 /// A rule that a plan breaks.
@@ -28,7 +28,7 @@ impl fmt::Display for Violation {
 /// Every rule that the plan breaks; empty for a good plan.
 ///
 /// A deviation from the tolerance counts only if no note of the plan owns up to it.
-pub fn check(observation: &Observation, wishes: &Wishes, plan: &RebalancePlan) -> Vec<Violation> {
+pub fn check(observation: &Observation, wishes: &PlanOptions, plan: &RebalancePlan) -> Vec<Violation> {
     let mut check = Check::new(observation, wishes, plan);
     check.map();
     check.play();
@@ -46,7 +46,7 @@ type Copies = Vec<String>;
 
 struct Check<'a> {
     observation: &'a Observation,
-    wishes: &'a Wishes,
+    wishes: &'a PlanOptions,
     plan: &'a RebalancePlan,
     hosts: BTreeMap<&'a str, &'a HostLoad>,
     places: BTreeMap<u32, Copies>,
@@ -54,7 +54,7 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(observation: &'a Observation, wishes: &'a Wishes, plan: &'a RebalancePlan) -> Self {
+    fn new(observation: &'a Observation, wishes: &'a PlanOptions, plan: &'a RebalancePlan) -> Self {
         Self {
             observation,
             wishes,
@@ -157,7 +157,7 @@ impl<'a> Check<'a> {
         }
         let ends: Vec<(u32, String)> = self.arrivals();
         for (shard, host) in ends {
-            if self.wishes.to.as_ref().is_some_and(|to| !to.contains(&host)) {
+            if self.wishes.targets.as_ref().is_some_and(|to| !to.contains(&host)) {
                 self.add("to", format!("shard {shard} would go to {host}, which is not among the targets"));
             }
         }
@@ -194,7 +194,7 @@ impl<'a> Check<'a> {
 
     fn same_zone(&self, a: &str, b: &str) -> bool {
         let zone = |name: &str| self.hosts.get(name).and_then(|host| host.zone.as_deref());
-        a == b || (self.wishes.zones && zone(a).is_some() && zone(a) == zone(b))
+        a == b || (self.wishes.separate_zones && zone(a).is_some() && zone(a) == zone(b))
     }
 
     fn drained(&self, host: &str) -> bool {
@@ -206,7 +206,7 @@ impl<'a> Check<'a> {
         let after = self.loads();
         let limited = self.wishes.max_moves.is_some() || self.wishes.max_bytes.is_some();
         for host in &self.observation.hosts {
-            let most = (host.capacity_bytes as f64 * self.wishes.headroom) as u64;
+            let most = (host.capacity_bytes as f64 * self.wishes.max_utilization) as u64;
             let (bytes, had) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
             if bytes > most && !(limited && bytes <= had) {
                 self.add("capacity", format!("{} would end with {}, above {}", host.name, size(bytes), size(most)));
@@ -253,7 +253,7 @@ impl<'a> Check<'a> {
     }
 
     fn tolerance(&mut self) {
-        let told = self.plan.notes.iter().any(|note| note.starts_with("planned as near as possible"));
+        let told = self.plan.notes.iter().any(|note| note.starts_with(OUTSIDE_TOLERANCE));
         if told {
             return;
         }
@@ -265,12 +265,12 @@ impl<'a> Check<'a> {
         for host in self.observation.hosts.iter().filter(|host| !self.drained(&host.name)) {
             let (bytes, ops, _) = after[&host.name];
             let share = host.weight / weight;
-            let cap = host.capacity_bytes as f64 * self.wishes.headroom;
-            if self.wishes.balance.bytes() && !self.near(bytes as f64, share * totals.0, cap) {
+            let cap = host.capacity_bytes as f64 * self.wishes.max_utilization;
+            if self.wishes.balance.includes_bytes() && !self.near(bytes as f64, share * totals.0, cap) {
                 let (has, wanted) = (size(bytes), size((share * totals.0) as u64));
                 far.push(format!("{} ends with {has}, its share is {wanted}", host.name));
             }
-            if self.wishes.balance.ops() && !self.near(ops, share * totals.1, f64::MAX) {
+            if self.wishes.balance.includes_ops() && !self.near(ops, share * totals.1, f64::MAX) {
                 far.push(format!("{} ends with {ops} operations, its share is {:.1}", host.name, share * totals.1));
             }
         }

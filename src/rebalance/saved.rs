@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::check::check;
 use super::observation::{HostLoad, Observation, ShardLoad};
-use super::plan::{Move, RebalancePlan, Role, Wishes};
+use super::plan::{Move, PlanOptions, RebalancePlan, Role};
 use crate::inventory::Bytes;
 use crate::plan::{Digest, digest_of};
 
@@ -30,7 +30,7 @@ pub struct SavedPlan {
     #[serde(flatten)]
     pub plan: RebalancePlan,
     /// What was asked of it.
-    pub wishes: Wishes,
+    pub wishes: PlanOptions,
     /// What it was made from.
     pub observation: Observation,
     /// What was supposed of the fleet; such a plan is only for looking at.
@@ -68,7 +68,7 @@ impl fmt::Display for Stale {
 
 impl SavedPlan {
     /// A plan with what it was made from.
-    pub fn new(plan: RebalancePlan, wishes: Wishes, observation: Observation, simulated: Option<String>) -> Self {
+    pub fn new(plan: RebalancePlan, wishes: PlanOptions, observation: Observation, simulated: Option<String>) -> Self {
         let fingerprint = fingerprint(&plan, &wishes, &observation);
         Self { plan, wishes, observation, simulated, fingerprint }
     }
@@ -170,7 +170,7 @@ impl SavedPlan {
 
 /// Rates and weights count in thousandths: the last digits of a fraction need not survive a file.
 #[expect(clippy::cast_possible_truncation, reason = "far below what an i64 holds")]
-fn fingerprint(plan: &RebalancePlan, wishes: &Wishes, observation: &Observation) -> Fingerprint {
+fn fingerprint(plan: &RebalancePlan, wishes: &PlanOptions, observation: &Observation) -> Fingerprint {
     let thousandths = |value: f64| (value * 1000.0).round() as i64;
     let place =
         |shard: &ShardLoad| (shard.id, shard.slots.clone(), shard.host.clone(), shard.replicas.clone(), shard.pinned);

@@ -60,11 +60,6 @@ impl Project {
         std::fs::read_to_string(self.path(name)).unwrap()
     }
 
-    /// Returns a file's path.
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
     /// Was ssh started?
     pub fn connected(&self) -> bool {
         self.path("ssh-was-started").exists()
@@ -122,6 +117,16 @@ pub fn snapshot(name: &str, outputs: &[Output]) {
 }
 
 impl Output {
+    /// Panics unless stdout and stderr together contain each of these names, paths or positions.
+    #[track_caller]
+    pub fn mentions(self, parts: &[&str]) -> Self {
+        let printed = format!("{}{}", self.stdout, self.stderr);
+        for part in parts {
+            assert!(printed.contains(part), "`{part}` is not mentioned in:\n{printed}");
+        }
+        self
+    }
+
     /// Panics with everything that was printed, unless this is the exit code.
     #[track_caller]
     pub fn ends(self, status: i32) -> Self {

@@ -34,7 +34,7 @@ fn project() -> Project {
 #[track_caller]
 fn is_refused(project: &Project, parts: &[&str]) {
     for command in COMMANDS {
-        let output = project.dunlin(command).ends(1).tells(parts);
+        let output = project.dunlin(command).ends(1).mentions(parts);
         assert!(!output.stdout.contains("a-host"), "{command:?} used an inventory:\n{}", output.stdout);
     }
     assert!(!project.connected(), "ssh was started");
@@ -80,9 +80,9 @@ fn a_project_file_that_cannot_be_read_stops_every_command() {
 #[test]
 fn without_a_project_file_the_default_paths_are_used() {
     let project = project();
-    project.dunlin(&["hosts"]).ends(0).tells(&["a-host"]);
+    project.dunlin(&["hosts"]).ends(0).mentions(&["a-host"]);
     std::fs::remove_dir_all(project.path("inventories")).unwrap();
-    project.dunlin(&["hosts"]).ends(1).tells(&["inventories/example", "no inventory here", "-i"]);
+    project.dunlin(&["hosts"]).ends(1).mentions(&["inventories/example", "no inventory here", "-i"]);
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_byte_order_mark_and_dos_line_ends_are_read() {
     std::fs::remove_dir_all(project.path("inventories")).unwrap();
     for text in ["\u{feff}inventory = \"inventory\"\n", "# a comment\r\ninventory = \"inventory\"\r\n"] {
         project.write("dunlin.toml", text);
-        project.dunlin(&["hosts"]).ends(0).tells(&["a-host"]);
+        project.dunlin(&["hosts"]).ends(0).mentions(&["a-host"]);
     }
 }
 
@@ -107,7 +107,7 @@ fn an_inventory_that_does_not_exist_is_named() {
 #[track_caller]
 fn is_refused_by_hosts(project: &Project, parts: &[&str]) {
     for command in [&["hosts"][..], &["check"], &["exec", "all", "--", "true"], &["locks"]] {
-        project.dunlin(command).ends(1).tells(parts);
+        project.dunlin(command).ends(1).mentions(parts);
     }
     assert!(!project.connected(), "ssh was started");
 }
@@ -128,7 +128,7 @@ fn files_of_a_project_that_are_not_utf8_have_their_position() {
         let project = Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", play)]);
         let path = project.write(broken, "");
         std::fs::write(path, b"# one\n# \xe9\n").unwrap();
-        project.dunlin(&["check"]).ends(1).tells(&[&format!("{broken}:2:3"), "UTF-8"]);
+        project.dunlin(&["check"]).ends(1).mentions(&[&format!("{broken}:2:3"), "UTF-8"]);
     }
 }
 
@@ -139,11 +139,11 @@ fn folders_and_files_that_cannot_be_read_are_findings() {
     let project = Project::new(&[("inventory/hosts.toml", HOSTS), ("playbooks/site.toml", play)]);
     project.dunlin(&["check"]).ends(0);
     project.write("templates", "a file\n");
-    project.dunlin(&["check"]).ends(1).tells(&["templates", "cannot be read"]);
+    project.dunlin(&["check"]).ends(1).mentions(&["templates", "cannot be read"]);
     std::fs::remove_file(project.path("templates")).unwrap();
     std::fs::create_dir(project.path("inventory/secrets.toml")).unwrap();
-    project.dunlin(&["check"]).ends(1).tells(&["inventory/secrets.toml", "cannot be read"]);
-    project.dunlin(&["hosts"]).ends(1).tells(&["inventory/secrets.toml", "cannot be read"]);
+    project.dunlin(&["check"]).ends(1).mentions(&["inventory/secrets.toml", "cannot be read"]);
+    project.dunlin(&["hosts"]).ends(1).mentions(&["inventory/secrets.toml", "cannot be read"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn check_and_provision_search_files_in_the_same_folders() {
         project.write(&format!("{folder}/motd"), "hello\n");
         project.dunlin(&["check"]).ends(0);
         // The file is found: what fails is the connection, which the test's ssh refuses.
-        project.dunlin(&["provision", "--dry-run"]).ends(4).tells(&["a-host"]);
+        project.dunlin(&["provision", "--dry-run"]).ends(4).mentions(&["a-host"]);
         assert!(project.connected());
     }
 }
@@ -178,8 +178,8 @@ fn check_reads_every_playbook_and_inventory_that_is_named() {
     project
         .dunlin(&["check", "playbooks/site.toml", "playbooks/second.toml"])
         .ends(1)
-        .tells(&["second.toml:1:", "plai"]);
-    project.dunlin(&["check", "inventory", "other"]).ends(1).tells(&["other/hosts.toml:2:1", "adress"]);
+        .mentions(&["second.toml:1:", "plai"]);
+    project.dunlin(&["check", "inventory", "other"]).ends(1).mentions(&["other/hosts.toml:2:1", "adress"]);
 }
 
 /// A project with one shard; the commands that read state files refuse before they connect.
@@ -211,23 +211,23 @@ fn state_files_that_cannot_be_used_are_not_taken_for_absent() {
         let project = project_with_a_shard();
         std::fs::write(project.write(pending, ""), text).unwrap();
         for command in commands {
-            project.dunlin(command).ends(1).tells(&[pending, "not a valid state file", "next:"]);
+            project.dunlin(command).ends(1).mentions(&[pending, "not a valid state file", "next:"]);
         }
         assert!(!project.connected(), "{text:?}: ssh was started");
     }
     let project = project_with_a_shard();
     project.write(".dunlin/rebalance-inventory.limits.json", "[1, 2");
     let parts = ["rebalance-inventory.limits.json", "not a valid state file", "next:"];
-    project.dunlin(&["shards", "resume", "--yes"]).ends(1).tells(&parts);
+    project.dunlin(&["shards", "resume", "--yes"]).ends(1).mentions(&parts);
     std::fs::remove_dir_all(project.path(".dunlin")).unwrap();
     project.write(".dunlin", "a file\n");
     for command in commands {
-        project.dunlin(command).ends(1).tells(&["rebalance-inventory", "cannot be read", "next:"]);
+        project.dunlin(command).ends(1).mentions(&["rebalance-inventory", "cannot be read", "next:"]);
     }
     assert!(!project.connected(), "ssh was started");
     std::fs::remove_file(project.path(".dunlin")).unwrap();
     // Without state files nothing is pending, and the command goes on to the hosts.
-    project.dunlin(&["shard-rebalance", "--dry-run"]).tells(&["a-host"]);
+    project.dunlin(&["shard-rebalance", "--dry-run"]).mentions(&["a-host"]);
     assert!(project.connected());
 }
 
@@ -236,9 +236,9 @@ fn saved_plans_that_cannot_be_used_are_errors() {
     let project = project_with_a_shard();
     for (text, part) in [("", "not a saved plan"), ("{", "not a saved plan"), ("[]", "not a saved plan")] {
         project.write("plan.json", text);
-        project.dunlin(&["provision", "--plan", "plan.json"]).ends(1).tells(&["plan.json", part, "next:"]);
+        project.dunlin(&["provision", "--plan", "plan.json"]).ends(1).mentions(&["plan.json", part, "next:"]);
     }
-    project.dunlin(&["provision", "--plan", "absent.json"]).ends(1).tells(&["absent.json", "cannot be read"]);
-    project.dunlin(&["provision", "--plan", "inventory"]).ends(1).tells(&["inventory", "cannot be read"]);
+    project.dunlin(&["provision", "--plan", "absent.json"]).ends(1).mentions(&["absent.json", "cannot be read"]);
+    project.dunlin(&["provision", "--plan", "inventory"]).ends(1).mentions(&["inventory", "cannot be read"]);
     assert!(!project.connected(), "ssh was started");
 }

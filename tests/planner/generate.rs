@@ -1,7 +1,7 @@
-//! Fleets from a seed: sizes, skews, zones, drains, pins and wishes that cannot be kept.
+//! Fleets from a seed: sizes, skews, zones, drains, pins and options that cannot be kept.
 
 use dunlin::rebalance::observation::{HostLoad, Observation, ShardLoad};
-use dunlin::rebalance::plan::{Balance, Pace, Wishes};
+use dunlin::rebalance::plan::{Balance, PlanOptions, TransferLimits};
 
 /// One mebibyte; sizes are multiples of it, so that the oracle's numbers stay small and exact.
 pub const MIB: u64 = 1 << 20;
@@ -31,7 +31,7 @@ impl Dice {
 pub struct Case {
     pub name: String,
     pub observation: Observation,
-    pub wishes: Wishes,
+    pub options: PlanOptions,
 }
 
 pub fn host(name: usize, zone: Option<String>, capacity: u64) -> HostLoad {
@@ -93,15 +93,15 @@ pub fn case(number: u64) -> Case {
         let ops = (bytes[id] / MIB) as f64 * (0.5 + dice.fraction());
         observation.shards.push(shard(id, &on, bytes[id], (ops * 10.0).round() / 10.0));
     }
-    let mut wishes = twists(&mut dice, &mut observation);
+    let mut options = twists(&mut dice, &mut observation);
     if shards / hosts < 16 {
         // With few shards on a host, finer is mostly out of reach.
-        wishes.tolerance = wishes.tolerance.max(0.05);
+        options.tolerance = options.tolerance.max(0.05);
     }
     Case {
         name: format!("case {number}: {shards}x{hosts}, copies {copies}, zones {zones}, shape {shape}"),
         observation,
-        wishes,
+        options,
     }
 }
 
@@ -126,22 +126,22 @@ fn homes(dice: &mut Dice, shards: usize, used: usize) -> Vec<usize> {
 }
 
 /// Tolerance, weights, drains, pins, targets, and now and then something impossible.
-fn twists(dice: &mut Dice, observation: &mut Observation) -> Wishes {
+fn twists(dice: &mut Dice, observation: &mut Observation) -> PlanOptions {
     let hosts = observation.hosts.len();
-    let mut wishes = Wishes {
+    let mut options = PlanOptions {
         tolerance: [0.02, 0.05, 0.05, 0.1][dice.below(4) as usize],
         balance: if dice.below(3) == 0 { Balance::Both } else { Balance::Bytes },
-        pace: Pace { buffer_bytes: MIB, ..Pace::default() },
-        ..Wishes::default()
+        transfer: TransferLimits { buffer_bytes: MIB, ..TransferLimits::default() },
+        ..PlanOptions::default()
     };
     if dice.below(4) == 0 {
         observation.hosts[0].weight = 2.0;
     }
     if hosts > 2 && dice.below(3) == 0 {
-        wishes.drain.push(format!("redis-{:02}", dice.below(hosts as u64) + 1));
+        options.drain.push(format!("redis-{:02}", dice.below(hosts as u64) + 1));
     }
     for at in 0..observation.shards.len() {
-        let drained = wishes
+        let drained = options
             .drain
             .iter()
             .any(|name| observation.shards[at].host == *name || observation.shards[at].replicas.contains(name));
@@ -153,12 +153,12 @@ fn twists(dice: &mut Dice, observation: &mut Observation) -> Wishes {
         2 if hosts > 2 => {
             let shard = &mut observation.shards[3];
             shard.pinned = true;
-            wishes.drain = vec![shard.host.clone()];
+            options.drain = vec![shard.host.clone()];
         }
         3 => observation.hosts.iter_mut().for_each(|host| host.zone = Some("a".to_owned())),
         _ => {}
     }
-    wishes
+    options
 }
 
 /// A fleet that was even until a tenth of its hosts was added, with sizes from 50 MiB to 150 MiB.
@@ -179,6 +179,6 @@ pub fn large(shards: usize, hosts: usize) -> Case {
             })
             .collect(),
     };
-    let wishes = Wishes { balance: Balance::Bytes, ..Wishes::default() };
-    Case { name: format!("large: {shards}x{hosts}"), observation, wishes }
+    let options = PlanOptions { balance: Balance::Bytes, ..PlanOptions::default() };
+    Case { name: format!("large: {shards}x{hosts}"), observation, options }
 }

@@ -1,4 +1,4 @@
-//! The planner: against an oracle, against its own rules, and as procedures that an operator can read.
+//! The planner: against recorded optima, against its own rules, and as procedures that an operator can read.
 
 #![allow(
     clippy::unwrap_used,
@@ -6,11 +6,10 @@
     clippy::print_stderr,
     reason = "a test stops at what is missing, and prints what it measured"
 )]
-mod ask;
+
+mod deviation;
 mod generate;
-mod oracle;
-mod record;
+mod optimality;
 mod rules;
 mod saved;
 mod transcripts;
-mod versus;

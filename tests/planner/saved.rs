@@ -1,7 +1,7 @@
 //! Saved plans: they survive the file, and everything that makes one stale is named.
 
 use dunlin::rebalance::observation::Observation;
-use dunlin::rebalance::plan::{Wishes, plan};
+use dunlin::rebalance::plan::{PlanOptions, plan};
 use dunlin::rebalance::saved::SavedPlan;
 
 use crate::generate::{MIB, host, shard};
@@ -23,14 +23,14 @@ fn fleet() -> Observation {
     }
 }
 
-fn saved(observation: &Observation, wishes: Wishes) -> SavedPlan {
-    SavedPlan::new(plan(observation, &wishes).unwrap(), wishes, observation.clone(), None)
+fn saved(observation: &Observation, options: PlanOptions) -> SavedPlan {
+    SavedPlan::new(plan(observation, &options).unwrap(), options, observation.clone(), None)
 }
 
-/// What is told about a plan of [`fleet`] once the world was changed.
+/// What is text about a plan of [`fleet`] once the world was changed.
 #[track_caller]
-fn told(change: impl FnOnce(&mut Observation)) -> Vec<String> {
-    let plan = saved(&fleet(), Wishes::default());
+fn text(change: impl FnOnce(&mut Observation)) -> Vec<String> {
+    let plan = saved(&fleet(), PlanOptions::default());
     let mut now = fleet();
     change(&mut now);
     plan.stale(&now).iter().map(ToString::to_string).collect()
@@ -38,7 +38,7 @@ fn told(change: impl FnOnce(&mut Observation)) -> Vec<String> {
 
 #[test]
 fn a_plan_survives_its_file_and_holds_for_the_same_world() {
-    let plan = saved(&fleet(), Wishes { tolerance: 0.07, ..Wishes::default() });
+    let plan = saved(&fleet(), PlanOptions { tolerance: 0.07, ..PlanOptions::default() });
     assert!(!plan.plan.is_empty());
     let text = serde_json::to_string_pretty(&plan).unwrap();
     let read: SavedPlan = serde_json::from_str(&text).unwrap();
@@ -50,45 +50,45 @@ fn a_plan_survives_its_file_and_holds_for_the_same_world() {
 
 #[test]
 fn what_changed_in_the_map_is_named() {
-    assert_eq!(told(|now| now.epoch = 9), ["map: the epoch was 7, now 9"]);
-    assert_eq!(told(|now| now.cluster = "other".to_owned()), ["map: the cluster was timeline, now other"]);
+    assert_eq!(text(|now| now.epoch = 9), ["map: the epoch was 7, now 9"]);
+    assert_eq!(text(|now| now.cluster = "other".to_owned()), ["map: the cluster was timeline, now other"]);
     assert_eq!(
-        told(|now| now.shards[3].host = "redis-03".to_owned()),
+        text(|now| now.shards[3].host = "redis-03".to_owned()),
         ["map: the host of shard 3 was redis-02, now redis-03"]
     );
     let replica = |now: &mut Observation| now.shards[3].replicas = vec!["redis-03".to_owned()];
-    assert_eq!(told(replica), ["map: the replicas of shard 3 was none, now redis-03"]);
-    assert_eq!(told(|now| now.shards[11].pinned = true), ["map: shard 11 was not pinned, now pinned"]);
+    assert_eq!(text(replica), ["map: the replicas of shard 3 was none, now redis-03"]);
+    assert_eq!(text(|now| now.shards[11].pinned = true), ["map: shard 11 was not pinned, now pinned"]);
     let slots = |now: &mut Observation| now.shards[1].slots = Some("100-198".to_owned());
-    assert_eq!(told(slots), ["map: the slots of shard 1 was 100-199, now 100-198"]);
-    assert_eq!(told(|now| now.port_base = Some(7100)), ["map: port_base was 7000, now 7100"]);
-    assert_eq!(told(|now| drop(now.shards.pop())), ["map: shard 11 is gone"]);
-    assert_eq!(told(|now| now.shards.push(shard(40, &[2], MIB, 1.0))), ["map: shard 40 is new"]);
-    let all = told(|now| now.shards.iter_mut().for_each(|shard| shard.pinned = true));
+    assert_eq!(text(slots), ["map: the slots of shard 1 was 100-199, now 100-198"]);
+    assert_eq!(text(|now| now.port_base = Some(7100)), ["map: port_base was 7000, now 7100"]);
+    assert_eq!(text(|now| drop(now.shards.pop())), ["map: shard 11 is gone"]);
+    assert_eq!(text(|now| now.shards.push(shard(40, &[2], MIB, 1.0))), ["map: shard 40 is new"]);
+    let all = text(|now| now.shards.iter_mut().for_each(|shard| shard.pinned = true));
     assert_eq!((all.len(), all.last().unwrap().as_str()), (9, "map: and 4 more"));
 }
 
 #[test]
 fn what_changed_of_the_hosts_is_named() {
-    let memory = told(|now| now.hosts[2].capacity_bytes = 1100 * MIB);
+    let memory = text(|now| now.hosts[2].capacity_bytes = 1100 * MIB);
     assert_eq!(memory, ["hosts: the memory for shards of redis-03 was 1200MiB, now 1100MiB"]);
-    assert_eq!(told(|now| now.hosts[0].weight = 2.0), ["hosts: the weight of redis-01 was 1, now 2"]);
-    assert_eq!(told(|now| now.hosts[0].zone = None), ["hosts: the zone of redis-01 was a, now unknown"]);
-    assert_eq!(told(|now| now.hosts[0].drain = true), ["hosts: redis-01 was not to be drained, now to be drained"]);
-    assert_eq!(told(|now| drop(now.hosts.pop())), ["hosts: redis-03 is gone"]);
-    assert_eq!(told(|now| now.hosts.push(host(8, None, MIB))), ["hosts: redis-09 is new"]);
+    assert_eq!(text(|now| now.hosts[0].weight = 2.0), ["hosts: the weight of redis-01 was 1, now 2"]);
+    assert_eq!(text(|now| now.hosts[0].zone = None), ["hosts: the zone of redis-01 was a, now unknown"]);
+    assert_eq!(text(|now| now.hosts[0].drain = true), ["hosts: redis-01 was not to be drained, now to be drained"]);
+    assert_eq!(text(|now| drop(now.hosts.pop())), ["hosts: redis-03 is gone"]);
+    assert_eq!(text(|now| now.hosts.push(host(8, None, MIB))), ["hosts: redis-09 is new"]);
 }
 
 #[test]
 fn sizes_may_drift_as_long_as_every_rule_holds() {
-    let plan = saved(&fleet(), Wishes::default());
+    let plan = saved(&fleet(), PlanOptions::default());
     let moved = plan.plan.moves[0].shard as usize;
     let mut now = fleet();
     now.shards.iter_mut().for_each(|shard| shard.bytes += 10 * MIB);
     assert_eq!(plan.stale(&now), [], "a tenth more");
     assert_eq!(plan.drift(&now), Vec::<String>::new());
 
-    // A shard that stays may grow further; the fleet ends uneven then, which is told and no reason to refuse.
+    // A shard that stays may grow further; the fleet ends uneven then, which is text and no reason to refuse.
     let stays = (0..12).find(|id| plan.plan.moves.iter().all(|m| m.shard != *id)).unwrap() as usize;
     let mut now = fleet();
     now.shards[stays].bytes = 300 * MIB;
@@ -98,11 +98,11 @@ fn sizes_may_drift_as_long_as_every_rule_holds() {
     // One that moves may not, by more than a quarter; small ones may.
     let mut now = fleet();
     now.shards[moved].bytes = 126 * MIB;
-    let told: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
-    assert_eq!(told, [format!("sizes: shard {moved} has grown from 100.0MiB to 126.0MiB, by more than 25 %")]);
+    let text: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
+    assert_eq!(text, [format!("sizes: shard {moved} has grown from 100.0MiB to 126.0MiB, by more than 25 %")]);
     let mut small = fleet();
     small.shards.iter_mut().for_each(|shard| shard.bytes = MIB);
-    let plan = saved(&small, Wishes::default());
+    let plan = saved(&small, PlanOptions::default());
     let moved = plan.plan.moves[0].shard as usize;
     small.shards[moved].bytes = 9 * MIB;
     assert_eq!(plan.stale(&small), []);
@@ -110,22 +110,22 @@ fn sizes_may_drift_as_long_as_every_rule_holds() {
 
 #[test]
 fn a_rule_that_the_plan_would_break_now_is_named() {
-    // Every shard a fifth larger: no single one grew too much, but each host would end over its headroom.
-    let plan = saved(&fleet(), Wishes { headroom: 0.34, ..Wishes::default() });
+    // Every shard a fifth larger: no single one grew too much, but each host would end over its max_utilization.
+    let plan = saved(&fleet(), PlanOptions { max_utilization: 0.34, ..PlanOptions::default() });
     let mut now = fleet();
     now.shards.iter_mut().for_each(|shard| shard.bytes = 120 * MIB);
-    let told: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
-    assert_eq!(told.len(), 3, "{told:?}");
-    assert_eq!(told[0], "capacity: redis-01 would end with 480.0MiB, above 408.0MiB");
+    let text: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
+    assert_eq!(text.len(), 3, "{text:?}");
+    assert_eq!(text[0], "capacity: redis-01 would end with 480.0MiB, above 408.0MiB");
 }
 
 #[test]
 fn a_plan_that_was_edited_or_only_supposed_is_refused() {
-    let plan = saved(&fleet(), Wishes::default());
+    let plan = saved(&fleet(), PlanOptions::default());
     let changes: [&dyn Fn(&mut SavedPlan); 4] = [
         &|plan| plan.plan.moves[0].to = "redis-02".to_owned(),
         &|plan| drop(plan.plan.moves.pop()),
-        &|plan| plan.wishes.headroom = 1.0,
+        &|plan| plan.wishes.max_utilization = 1.0,
         &|plan| plan.observation.shards[0].bytes += 1,
     ];
     for change in changes {
@@ -134,6 +134,6 @@ fn a_plan_that_was_edited_or_only_supposed_is_refused() {
         let now = edited.observation.clone();
         assert_eq!(edited.stale(&now)[0].to_string(), "file: it was changed after it was saved");
     }
-    let supposed = SavedPlan::new(plan.plan, plan.wishes, plan.observation, Some("growth=2x".to_owned()));
-    assert!(supposed.stale(&fleet())[0].to_string().contains("--simulate growth=2x"));
+    let simulated = SavedPlan::new(plan.plan, plan.wishes, plan.observation, Some("growth=2x".to_owned()));
+    assert!(simulated.stale(&fleet())[0].to_string().contains("--simulate growth=2x"));
 }

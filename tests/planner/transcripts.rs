@@ -1,7 +1,7 @@
-//! Plans as procedures: each file in `transcripts/` tells a situation, the wishes, and what the planner then says.
+//! Plans as procedures: each file in `transcripts/` describes a situation, the options, and the resulting plan.
 //!
-//! The situation is read from the file; what stands below `--- plan` is compared to the letter.
-//! `UPDATE_TRANSCRIPTS=1` writes it anew.
+//! The situation is read from the file; the text below `--- plan` is compared exactly.
+//! `UPDATE_TRANSCRIPTS=1` updates it.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,8 +9,8 @@ use std::path::Path;
 
 use dunlin::rebalance::check::check;
 use dunlin::rebalance::observation::Observation;
-use dunlin::rebalance::plan::simulate::WhatIf;
-use dunlin::rebalance::plan::{RebalancePlan, Role, Wishes, plan};
+use dunlin::rebalance::plan::what_if::WhatIf;
+use dunlin::rebalance::plan::{PlanOptions, RebalancePlan, Role, plan};
 
 use crate::generate::{MIB, host, shard};
 
@@ -25,29 +25,29 @@ fn transcripts_read_as_before() {
     let update = std::env::var_os("UPDATE_TRANSCRIPTS").is_some();
     let mut wrong = Vec::new();
     for file in files {
-        let text = fs::read_to_string(&file).unwrap();
-        let (situation, expected) = text.split_once(PLAN).unwrap_or((&text, ""));
-        let told = tell(situation);
+        let contents = fs::read_to_string(&file).unwrap();
+        let (situation, expected) = contents.split_once(PLAN).unwrap_or((&contents, ""));
+        let text = describe_plan(situation);
         if update {
-            fs::write(&file, format!("{situation}{PLAN}{told}")).unwrap();
-        } else if told != expected {
-            wrong.push(format!("{}\n{told}", file.display()));
+            fs::write(&file, format!("{situation}{PLAN}{text}")).unwrap();
+        } else if text != expected {
+            wrong.push(format!("{}\n{text}", file.display()));
         }
     }
     assert!(wrong.is_empty(), "these changed; look, then UPDATE_TRANSCRIPTS=1:\n{}", wrong.join("\n"));
 }
 
-/// Reads a situation, plans, and tells the outcome.
-fn tell(situation: &str) -> String {
-    let (observation, wishes, mut told) = read(situation);
-    match plan(&observation, &wishes) {
+/// Reads a situation and describes its plan.
+fn describe_plan(situation: &str) -> String {
+    let (observation, options, mut text) = read_situation(situation);
+    match plan(&observation, &options) {
         Ok(found) => {
-            assert_eq!(check(&observation, &wishes, &found), [], "in\n{situation}");
-            procedure(&mut told, &found);
+            assert_eq!(check(&observation, &options, &found), [], "in\n{situation}");
+            write_procedure(&mut text, &found);
         }
         Err(refused) => {
             let _ = writeln!(
-                told,
+                text,
                 "refused: {refused}\n  shards {:?} on {}\n  hint: {}",
                 refused.shards,
                 refused.hosts.join(", "),
@@ -55,17 +55,17 @@ fn tell(situation: &str) -> String {
             );
         }
     }
-    told
+    text
 }
 
-fn procedure(told: &mut String, found: &RebalancePlan) {
-    let _ = writeln!(told, "{}", found.summary_line());
+fn write_procedure(text: &mut String, found: &RebalancePlan) {
+    let _ = writeln!(text, "{}", found.summary_line());
     for (wave, _) in found.waves.iter().enumerate() {
-        let _ = writeln!(told, "wave {}", wave + 1);
+        let _ = writeln!(text, "wave {}", wave + 1);
         for m in found.moves.iter().filter(|m| m.wave == wave) {
             let role = if m.role == Role::Replica { " (replica)" } else { "" };
             let _ = writeln!(
-                told,
+                text,
                 "  move shard {}{role}, {} MiB, {} -> {}: {}",
                 m.shard,
                 m.bytes / MIB,
@@ -77,7 +77,7 @@ fn procedure(told: &mut String, found: &RebalancePlan) {
     }
     for host in &found.hosts {
         let _ = writeln!(
-            told,
+            text,
             "host {}: {} MiB in {} -> {} MiB in {} (peak {}), {:.0} -> {:.0} ops/s",
             host.name,
             host.before.bytes / MIB,
@@ -90,14 +90,14 @@ fn procedure(told: &mut String, found: &RebalancePlan) {
         );
     }
     for note in &found.notes {
-        let _ = writeln!(told, "note: {note}");
+        let _ = writeln!(text, "note: {note}");
     }
-    let _ = writeln!(told, "takes about {:.0} s", found.estimated_seconds);
+    let _ = writeln!(text, "takes about {:.0} s", found.estimated_seconds);
 }
 
 /// Lines: `host N ZONE CAPACITY`, `shard ID BYTES OPS HOST[+REPLICA] [pinned]`, `shards FROM-TO BYTES OPS HOST[+REPLICA]`,
-/// `wish KEY VALUE`, `what if …`; sizes in MiB, `#` begins a comment.
-fn read(situation: &str) -> (Observation, Wishes, String) {
+/// `option KEY VALUE`, `what if …`; sizes in MiB, `#` begins a comment.
+fn read_situation(situation: &str) -> (Observation, PlanOptions, String) {
     let mut observation = Observation {
         format_version: 1,
         cluster: "timeline".to_owned(),
@@ -106,50 +106,50 @@ fn read(situation: &str) -> (Observation, Wishes, String) {
         hosts: Vec::new(),
         shards: Vec::new(),
     };
-    let (mut wishes, mut told) = (Wishes::default(), String::new());
+    let (mut options, mut text) = (PlanOptions::default(), String::new());
     for line in situation.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty()) {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[0] {
             "host" => {
                 let zone = (words[2] != "-").then(|| words[2].to_owned());
-                observation.hosts.push(host(number(words[1]) - 1, zone, number(words[3]) as u64 * MIB));
+                observation.hosts.push(host(parse_number(words[1]) - 1, zone, parse_number(words[3]) as u64 * MIB));
             }
-            "shard" | "shards" => shards(&mut observation, &words),
-            "wish" => wish(&mut wishes, words[1], &words[2..].join(" ")),
+            "shard" | "shards" => add_shards(&mut observation, &words),
+            "option" => set_option(&mut options, words[1], &words[2..].join(" ")),
             "what" => {
-                let supposed = words[2..].join(" ").parse::<WhatIf>().unwrap().apply(&observation).unwrap();
-                supposed.notes.iter().for_each(|note| told.push_str(&format!("supposed: {note}\n")));
-                observation = supposed.observation;
+                let simulated = words[2..].join(" ").parse::<WhatIf>().unwrap().apply(&observation).unwrap();
+                simulated.notes.iter().for_each(|note| text.push_str(&format!("what if: {note}\n")));
+                observation = simulated.observation;
             }
             other => panic!("`{other}` in a transcript"),
         }
     }
-    (observation, wishes, told)
+    (observation, options, text)
 }
 
-fn number(word: &str) -> usize {
+fn parse_number(word: &str) -> usize {
     word.parse().unwrap_or_else(|_| panic!("`{word}` is not a number"))
 }
 
-fn shards(observation: &mut Observation, words: &[&str]) {
+fn add_shards(observation: &mut Observation, words: &[&str]) {
     let (first, last) = words[1].split_once('-').unwrap_or((words[1], words[1]));
-    let on: Vec<usize> = words[4].split('+').map(|host| number(host) - 1).collect();
-    for id in number(first)..=number(last) {
-        let mut one = shard(id, &on, number(words[2]) as u64 * MIB, number(words[3]) as f64);
+    let on: Vec<usize> = words[4].split('+').map(|host| parse_number(host) - 1).collect();
+    for id in parse_number(first)..=parse_number(last) {
+        let mut one = shard(id, &on, parse_number(words[2]) as u64 * MIB, parse_number(words[3]) as f64);
         one.pinned = words.get(5) == Some(&"pinned");
         observation.shards.push(one);
     }
 }
 
-fn wish(wishes: &mut Wishes, key: &str, value: &str) {
+fn set_option(options: &mut PlanOptions, key: &str, value: &str) {
     match key {
-        "drain" => wishes.drain.push(value.to_owned()),
-        "to" => wishes.to.get_or_insert_default().push(value.to_owned()),
-        "tolerance" => wishes.tolerance = value.parse().unwrap(),
-        "balance" => wishes.balance = value.parse().unwrap(),
-        "max_moves" => wishes.max_moves = Some(number(value)),
-        "max_bytes" => wishes.max_bytes = Some(number(value) as u64 * MIB),
-        "headroom" => wishes.headroom = value.parse().unwrap(),
-        other => panic!("`{other}` is no wish of a transcript"),
+        "drain" => options.drain.push(value.to_owned()),
+        "targets" => options.targets.get_or_insert_default().push(value.to_owned()),
+        "tolerance" => options.tolerance = value.parse().unwrap(),
+        "balance" => options.balance = value.parse().unwrap(),
+        "max_moves" => options.max_moves = Some(parse_number(value)),
+        "max_bytes" => options.max_bytes = Some(parse_number(value) as u64 * MIB),
+        "max_utilization" => options.max_utilization = value.parse().unwrap(),
+        other => panic!("`{other}` is not an option of a transcript"),
     }
 }

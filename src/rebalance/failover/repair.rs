@@ -66,7 +66,7 @@ fn place<'s>(sight: &'s Sight, used: &Used<'_>, copies: &[String], bytes: u64) -
         }
         let after = used.get(host.name.as_str()).copied().unwrap_or(0) + bytes;
         let share = share(after, host.capacity_bytes);
-        if share > plan::Wishes::default().headroom {
+        if share > plan::PlanOptions::default().max_utilization {
             full.push(host.name.as_str());
         } else if best.is_none_or(|(least, name)| (share, host.name.as_str()) < (least, name)) {
             best = Some((share, &host.name));

@@ -1,55 +1,55 @@
-//! The first assignment: what must move is placed, then the worst host is helped, step by step.
+//! The initial assignment: items that cannot stay are placed, then the worst host is improved step by step.
 
 use std::cmp::Reverse;
 
-use super::infeasible::{Infeasible, Rule, ids};
-use super::model::{BYTES, Model};
-use super::state::{Penalty, State, add, sub};
-use super::walk::Limits;
+use super::annealing::MoveLimits;
+use super::assignment::{Assignment, Penalty};
+use super::infeasible::{Infeasible, Rule, shard_list};
+use super::model::{BYTES, Model, add, sub};
 
-/// How many moved bytes a byte outside of the bands is worth.
+/// Cost of a byte outside the ranges, in moved bytes.
 const PRESSURE: f64 = 4.0;
-/// Hosts that are tried as the other end of a step.
-const CANDIDATES: usize = 24;
+/// Maximum number of hosts that are tried as the other end of a step.
+const MAX_CANDIDATES: usize = 24;
 
-/// Gives every item that cannot stay a legal host, the largest first, each where it costs least.
-pub(crate) fn place_forced(model: &Model, penalty: &Penalty, state: &mut State) -> Result<(), Infeasible> {
-    let mut forced = state.misplaced(model);
+/// Assigns every item that cannot stay to a legal host, the largest first, each where it costs least.
+pub(crate) fn place_misplaced(model: &Model, penalty: &Penalty, state: &mut Assignment) -> Result<(), Infeasible> {
+    let mut forced = state.misplaced_items(model);
     forced.sort_by_key(|item| (Reverse(model.items[*item].weight), *item));
     for item in forced {
-        if state.legal(model, item, state.at[item]) {
+        if state.is_legal(model, item, state.host_of[item]) {
             continue;
         }
-        if let Some(host) = cheapest(model, penalty, state, item) {
-            state.put(model, item, host);
-        } else if let Some((mate, aside, host)) = after_mate(model, state, item) {
-            state.put(model, mate, aside);
-            state.put(model, item, host);
+        if let Some(host) = cheapest_host(model, penalty, state, item) {
+            state.reassign(model, item, host);
+        } else if let Some((sibling, aside, host)) = host_after_sibling(model, state, item) {
+            state.reassign(model, sibling, aside);
+            state.reassign(model, item, host);
         }
     }
-    let left = state.misplaced(model);
-    if left.is_empty() { Ok(()) } else { Err(apart(model, state, &left)) }
+    let left = state.misplaced_items(model);
+    if left.is_empty() { Ok(()) } else { Err(zones_error(model, state, &left)) }
 }
 
-/// The same as far as the limits reach, without taking a host over what it can hold; what is left stays.
-pub(crate) fn place_forced_within(model: &Model, penalty: &Penalty, state: &mut State, limits: Limits) {
-    let mut forced = state.misplaced(model);
+/// Assigns items that cannot stay as far as the limits allow, without exceeding the capacity of a host.
+pub(crate) fn place_misplaced_within(model: &Model, penalty: &Penalty, state: &mut Assignment, limits: MoveLimits) {
+    let mut forced = state.misplaced_items(model);
     forced.sort_by_key(|item| (Reverse(model.items[*item].weight), *item));
     for item in forced {
         let mut trial = state.clone();
-        let Some(host) = cheapest(model, penalty, state, item) else { continue };
-        trial.put(model, item, host);
-        if limits.hold(&trial) && trial.load[host][BYTES] <= model.hosts[host].cap {
+        let Some(host) = cheapest_host(model, penalty, state, item) else { continue };
+        trial.reassign(model, item, host);
+        if limits.allows(&trial) && trial.load[host][BYTES] <= model.hosts[host].max_bytes {
             *state = trial;
         }
     }
 }
 
-fn cheapest(model: &Model, penalty: &Penalty, state: &State, item: usize) -> Option<usize> {
+fn cheapest_host(model: &Model, penalty: &Penalty, state: &Assignment, item: usize) -> Option<usize> {
     let mut best: Option<(f64, usize)> = None;
     for host in 0..model.hosts.len() {
-        if host != state.at[item] && state.legal(model, item, host) {
-            let cost = shift_cost(model, penalty, state, item, host);
+        if host != state.host_of[item] && state.is_legal(model, item, host) {
+            let cost = reassignment_cost(model, penalty, state, item, host);
             if best.is_none_or(|(least, _)| cost < least) {
                 best = Some((cost, host));
             }
@@ -58,49 +58,53 @@ fn cheapest(model: &Model, penalty: &Penalty, state: &State, item: usize) -> Opt
     best.map(|(_, host)| host)
 }
 
-/// A place for the item that becomes legal once one of its shard's other copies steps aside.
-fn after_mate(model: &Model, state: &State, item: usize) -> Option<(usize, usize, usize)> {
-    for mate in &model.items[item].mates {
-        for aside in (0..model.hosts.len()).filter(|aside| model.allowed(*mate, *aside)) {
-            let others = |copy: usize| model.items[copy].mates.iter().filter(move |m| **m != item && **m != *mate);
-            if others(*mate).any(|other| model.clash(aside, state.at[*other])) {
+/// Returns a host for the item that becomes legal once another copy of its shard moves: that copy, its host, the host.
+fn host_after_sibling(model: &Model, state: &Assignment, item: usize) -> Option<(usize, usize, usize)> {
+    for sibling in &model.items[item].siblings {
+        for aside in (0..model.hosts.len()).filter(|aside| model.is_allowed(*sibling, *aside)) {
+            let others =
+                |copy: usize| model.items[copy].siblings.iter().filter(move |m| **m != item && **m != *sibling);
+            if others(*sibling).any(|other| model.clashes(aside, state.host_of[*other])) {
                 continue;
             }
             let fits = |host: &usize| {
-                model.allowed(item, *host)
-                    && !model.rules_out(item, *host, *mate, aside)
-                    && !others(item).any(|other| model.clash(*host, state.at[*other]))
+                model.is_allowed(item, *host)
+                    && !model.excludes(item, *host, *sibling, aside)
+                    && !others(item).any(|other| model.clashes(*host, state.host_of[*other]))
             };
             if let Some(host) = (0..model.hosts.len()).find(fits) {
-                return Some((*mate, aside, host));
+                return Some((*sibling, aside, host));
             }
         }
     }
     None
 }
 
-fn apart(model: &Model, state: &State, left: &[usize]) -> Infeasible {
-    let mut shards: Vec<u32> = left.iter().map(|item| model.shard(*item).id).collect();
+fn zones_error(model: &Model, state: &Assignment, left: &[usize]) -> Infeasible {
+    let mut shards: Vec<u32> = left.iter().map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
-    let mut hosts: Vec<String> = left.iter().map(|item| model.host_name(state.at[*item]).to_owned()).collect();
+    let mut hosts: Vec<String> = left.iter().map(|item| model.host_name(state.host_of[*item]).to_owned()).collect();
     hosts.sort_unstable();
     hosts.dedup();
     Infeasible {
         rule: Rule::Zones,
-        message: format!("the copies of {} cannot stand apart on the hosts that may hold them", ids(&shards)),
+        message: format!(
+            "the copies of {} cannot be in different zones on the hosts available to them",
+            shard_list(&shards)
+        ),
         shards,
         hosts,
         hint: "add a host in another zone, or allow copies to share one".to_owned(),
     }
 }
 
-/// The change of penalty and bytes if the item went to the host; near-ties go to the emptier host.
-fn shift_cost(model: &Model, penalty: &Penalty, state: &State, item: usize, host: usize) -> f64 {
-    let (from, data) = (state.at[item], &model.items[item]);
-    let after =
-        penalty.of(host, add(state.load[host], data.weight)) + penalty.of(from, sub(state.load[from], data.weight));
-    let before = penalty.of(host, state.load[host]) + penalty.of(from, state.load[from]);
+/// Returns the change of penalty and bytes if the item moved to the host; near-ties go to the emptier host.
+fn reassignment_cost(model: &Model, penalty: &Penalty, state: &Assignment, item: usize, host: usize) -> f64 {
+    let (from, data) = (state.host_of[item], &model.items[item]);
+    let after = penalty.of_host(host, add(state.load[host], data.weight))
+        + penalty.of_host(from, sub(state.load[from], data.weight));
+    let before = penalty.of_host(host, state.load[host]) + penalty.of_host(from, state.load[from]);
     let moved = match (from == data.home, host == data.home) {
         (true, false) => data.weight[BYTES],
         (false, true) => -data.weight[BYTES],
@@ -110,21 +114,21 @@ fn shift_cost(model: &Model, penalty: &Penalty, state: &State, item: usize, host
     PRESSURE * (after - before) + moved as f64 + full * 1e-3 * data.weight[BYTES] as f64
 }
 
-/// Helps the host that is furthest outside of its band by the best single shift, until no shift helps any host.
-pub(crate) fn descend(model: &Model, penalty: &Penalty, state: &mut State) {
+/// Improves the host furthest outside its range by the best single reassignment, until none improves any host.
+pub(crate) fn reduce_penalty(model: &Model, penalty: &Penalty, state: &mut Assignment) {
     let mut stuck = vec![false; model.hosts.len()];
     for _ in 0..4 * model.items.len() + 64 {
-        let cost = |host: usize| penalty.of(host, state.load[host]);
+        let cost = |host: usize| penalty.of_host(host, state.load[host]);
         let worst = (0..model.hosts.len())
             .filter(|host| !stuck[*host])
             .map(|host| (cost(host), host))
             .filter(|(cost, _)| *cost > 0.0)
             .max_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
         let Some((_, host)) = worst else { break };
-        match best_shift(model, penalty, state, host) {
+        match best_reassignment(model, penalty, state, host) {
             Some((item, target)) => {
-                let from = state.at[item];
-                state.put(model, item, target);
+                let from = state.host_of[item];
+                state.reassign(model, item, target);
                 stuck[from] = false;
                 stuck[target] = false;
             }
@@ -133,34 +137,34 @@ pub(crate) fn descend(model: &Model, penalty: &Penalty, state: &mut State) {
     }
 }
 
-/// The best shift off the host or onto it, with the fullest and emptiest hosts as the other end.
-fn best_shift(model: &Model, penalty: &Penalty, state: &State, host: usize) -> Option<(usize, usize)> {
+/// Returns the best reassignment from or to the host, with the fullest and emptiest hosts as the other end.
+fn best_reassignment(model: &Model, penalty: &Penalty, state: &Assignment, host: usize) -> Option<(usize, usize)> {
     let over = state.load[host][BYTES] as f64 - model.hosts[host].target[BYTES];
     let fill = |other: &usize| {
         let slack = state.load[*other][BYTES] as f64 - model.hosts[*other].target[BYTES];
         if over > 0.0 { slack } else { -slack }
     };
     let mut others: Vec<usize> = (0..model.hosts.len()).filter(|other| *other != host).collect();
-    if others.len() > CANDIDATES {
-        others.select_nth_unstable_by(CANDIDATES, |a, b| fill(a).total_cmp(&fill(b)).then(a.cmp(b)));
-        others.truncate(CANDIDATES);
+    if others.len() > MAX_CANDIDATES {
+        others.select_nth_unstable_by(MAX_CANDIDATES, |a, b| fill(a).total_cmp(&fill(b)).then(a.cmp(b)));
+        others.truncate(MAX_CANDIDATES);
         others.sort_unstable();
     }
     let mut best: Option<(f64, usize, usize)> = None;
     let mut consider = |item: usize, target: usize| {
-        if !state.legal(model, item, target) {
+        if !state.is_legal(model, item, target) {
             return;
         }
-        let cost = shift_cost(model, penalty, state, item, target);
+        let cost = reassignment_cost(model, penalty, state, item, target);
         if cost < -1.0 && best.is_none_or(|(least, ..)| cost < least) {
             best = Some((cost, item, target));
         }
     };
     for other in others {
-        for item in &state.on[host] {
+        for item in &state.items_on[host] {
             consider(*item, other);
         }
-        for item in &state.on[other] {
+        for item in &state.items_on[other] {
             consider(*item, host);
         }
     }

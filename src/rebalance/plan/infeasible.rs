@@ -1,4 +1,4 @@
-//! Wishes that no placement can keep: which rule, which shards, what to do.
+//! Options that no placement can satisfy: the rule, the shards, a hint.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -6,9 +6,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::assignment::Assignment;
 use super::model::{BYTES, Model};
-use super::state::State;
-use super::wishes::Wishes;
+use super::options::PlanOptions;
 use crate::inventory::Bytes;
 use crate::rebalance::observation::Observation;
 
@@ -17,13 +17,13 @@ use crate::rebalance::observation::Observation;
 pub struct Infeasible {
     /// The rule that cannot be kept.
     pub rule: Rule,
-    /// What stands against it, in one sentence.
+    /// The reason, in one sentence.
     pub message: String,
-    /// The shards in its way, ascending.
+    /// The shards that violate it, ascending.
     pub shards: Vec<u32>,
     /// The hosts concerned.
     pub hosts: Vec<String>,
-    /// What would help.
+    /// A change that would help.
     pub hint: String,
 }
 
@@ -31,16 +31,16 @@ pub struct Infeasible {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// No host holds more than its headroom.
+    /// No host exceeds its maximum utilization.
     Capacity,
-    /// Copies of a shard stand on different hosts, in different zones.
+    /// Copies of a shard are on different hosts, in different zones.
     Zones,
     /// A drained host ends empty.
     Drain,
     /// A pinned shard stays.
     Pinned,
-    /// The wishes themselves: a host that does not exist, a tolerance below 0.
-    Wishes,
+    /// The options are invalid: a host that does not exist, a tolerance below 0.
+    Options,
 }
 
 impl fmt::Display for Rule {
@@ -50,7 +50,7 @@ impl fmt::Display for Rule {
             Self::Zones => "zones",
             Self::Drain => "drain",
             Self::Pinned => "pinned",
-            Self::Wishes => "wishes",
+            Self::Options => "options",
         })
     }
 }
@@ -63,59 +63,59 @@ impl fmt::Display for Infeasible {
 
 impl std::error::Error for Infeasible {}
 
-fn wish(message: String, hosts: Vec<String>, hint: &str) -> Infeasible {
-    Infeasible { rule: Rule::Wishes, message, shards: Vec::new(), hosts, hint: hint.to_owned() }
+fn options_error(message: String, hosts: Vec<String>, hint: &str) -> Infeasible {
+    Infeasible { rule: Rule::Options, message, shards: Vec::new(), hosts, hint: hint.to_owned() }
 }
 
-/// Refuses wishes that mean nothing for this fleet.
-pub(crate) fn check_wishes(observation: &Observation, wishes: &Wishes) -> Result<(), Infeasible> {
+/// Checks that the options are valid for this fleet.
+pub(crate) fn check_options(observation: &Observation, options: &PlanOptions) -> Result<(), Infeasible> {
     if let Err(error) = observation.validate() {
-        return Err(wish(error.to_string(), Vec::new(), "observe again"));
+        return Err(options_error(error.to_string(), Vec::new(), "observe again"));
     }
     let known: BTreeSet<&str> = observation.hosts.iter().map(|host| host.name.as_str()).collect();
-    let named = wishes.drain.iter().chain(wishes.to.iter().flatten());
+    let named = options.drain.iter().chain(options.targets.iter().flatten());
     let unknown: Vec<String> = named.filter(|name| !known.contains(name.as_str())).cloned().collect();
     if !unknown.is_empty() {
         let message = format!("{} is not a host of the observation", unknown.join(", "));
-        return Err(wish(message, unknown, "name hosts as `dunlin shards status` shows them"));
+        return Err(options_error(message, unknown, "name hosts as `dunlin shards status` shows them"));
     }
-    if !(wishes.tolerance.is_finite() && (0.0..=1.0).contains(&wishes.tolerance)) {
-        return Err(wish(
-            format!("a tolerance of {} is not between 0 and 1", wishes.tolerance),
+    if !(options.tolerance.is_finite() && (0.0..=1.0).contains(&options.tolerance)) {
+        return Err(options_error(
+            format!("a tolerance of {} is not between 0 and 1", options.tolerance),
             Vec::new(),
             "use a tolerance such as 5%",
         ));
     }
-    if !(wishes.headroom > 0.0 && wishes.headroom <= 1.0) {
-        return Err(wish(
-            format!("a headroom of {} is not in (0, 1]", wishes.headroom),
+    if !(options.max_utilization > 0.0 && options.max_utilization <= 1.0) {
+        return Err(options_error(
+            format!("a maximum utilization of {} is not in (0, 1]", options.max_utilization),
             Vec::new(),
-            "use a headroom such as 0.9",
+            "use a maximum utilization such as 90%",
         ));
     }
     Ok(())
 }
 
-/// Finds the rules that no placement can keep, as far as counting shows it; the search finds the rest.
+/// Checks the rules as far as counting shows that no placement can keep them; the search finds the rest.
 pub(crate) fn check_rules(model: &Model) -> Result<(), Infeasible> {
-    pinned_on_drained(model)?;
-    nowhere_to_go(model)?;
-    enough_zones(model)?;
-    enough_memory(model)
+    check_pinned(model)?;
+    check_drain_targets(model)?;
+    check_zones(model)?;
+    check_memory(model)
 }
 
-fn pinned_on_drained(model: &Model) -> Result<(), Infeasible> {
-    let stuck = stuck_items(model, |item| {
+fn check_pinned(model: &Model) -> Result<(), Infeasible> {
+    let stuck = find_stuck(model, |item| {
         let it = &model.items[item];
-        model.hosts[it.home].drained && model.shard(item).pinned
+        model.hosts[it.home].drained && model.shard_of(item).pinned
     });
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
         rule: Rule::Pinned,
         message: format!(
             "{} to be drained, but {} {} pinned there",
-            is_are(&hosts),
-            ids(&shards),
+            hosts_with_verb(&hosts),
+            shard_list(&shards),
             if shards.len() == 1 { "is" } else { "are" }
         ),
         shards,
@@ -124,30 +124,37 @@ fn pinned_on_drained(model: &Model) -> Result<(), Infeasible> {
     })
 }
 
-fn nowhere_to_go(model: &Model) -> Result<(), Infeasible> {
-    let stuck = stuck_items(model, |item| {
-        model.hosts[model.items[item].home].drained && !(0..model.hosts.len()).any(|host| model.allowed(item, host))
+fn check_drain_targets(model: &Model) -> Result<(), Infeasible> {
+    let stuck = find_stuck(model, |item| {
+        model.hosts[model.items[item].home].drained && !(0..model.hosts.len()).any(|host| model.is_allowed(item, host))
     });
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
         rule: Rule::Drain,
-        message: format!("{} to be drained, and no other host may receive {}", is_are(&hosts), ids(&shards)),
+        message: format!(
+            "{} to be drained, but no other host may receive {}",
+            hosts_with_verb(&hosts),
+            shard_list(&shards)
+        ),
         shards,
         hosts,
         hint: "allow more hosts as targets or add one".to_owned(),
     })
 }
 
-/// Copies need as many zones, or hosts where zones are unknown, as a shard has copies.
-fn enough_zones(model: &Model) -> Result<(), Infeasible> {
-    let stuck = stuck_items(model, |item| {
+/// Checks that there are as many zones, or hosts where zones are unknown, as a shard has copies.
+fn check_zones(model: &Model) -> Result<(), Infeasible> {
+    let stuck = find_stuck(model, |item| {
         let it = &model.items[item];
-        !it.mates.is_empty() && it.mates.iter().all(|mate| item < *mate) && !shard_fits(model, item)
+        !it.siblings.is_empty() && it.siblings.iter().all(|sibling| item < *sibling) && !can_place_shard(model, item)
     });
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
         rule: Rule::Zones,
-        message: format!("the copies of {} cannot stand apart on the hosts that may hold them", ids(&shards)),
+        message: format!(
+            "the copies of {} cannot be in different zones on the hosts available to them",
+            shard_list(&shards)
+        ),
         shards,
         hosts,
         hint: "add a host in another zone, or allow copies to share one".to_owned(),
@@ -155,13 +162,13 @@ fn enough_zones(model: &Model) -> Result<(), Infeasible> {
 }
 
 /// Whether the copies of the shard of `first` can be placed at all, memory aside.
-fn shard_fits(model: &Model, first: usize) -> bool {
-    fn place(model: &Model, copies: &[usize], taken: &mut Vec<usize>) -> bool {
+fn can_place_shard(model: &Model, first: usize) -> bool {
+    fn place_copies(model: &Model, copies: &[usize], taken: &mut Vec<usize>) -> bool {
         let Some((item, rest)) = copies.split_first() else { return true };
         for host in 0..model.hosts.len() {
-            if model.allowed(*item, host) && !taken.iter().any(|other| model.clash(host, *other)) {
+            if model.is_allowed(*item, host) && !taken.iter().any(|other| model.clashes(host, *other)) {
                 taken.push(host);
-                if place(model, rest, taken) {
+                if place_copies(model, rest, taken) {
                     return true;
                 }
                 taken.pop();
@@ -169,49 +176,50 @@ fn shard_fits(model: &Model, first: usize) -> bool {
         }
         false
     }
-    let homes: Vec<usize> = std::iter::once(first).chain(model.items[first].mates.iter().copied()).collect();
-    let settled = homes.iter().all(|item| model.allowed(*item, model.items[*item].home))
+    let homes: Vec<usize> = std::iter::once(first).chain(model.items[first].siblings.iter().copied()).collect();
+    let settled = homes.iter().all(|item| model.is_allowed(*item, model.items[*item].home))
         && homes
             .iter()
             .enumerate()
-            .all(|(n, a)| homes[..n].iter().all(|b| !model.clash(model.items[*a].home, model.items[*b].home)));
-    settled || place(model, &homes, &mut Vec::new())
+            .all(|(n, a)| homes[..n].iter().all(|b| !model.clashes(model.items[*a].home, model.items[*b].home)));
+    settled || place_copies(model, &homes, &mut Vec::new())
 }
 
-fn enough_memory(model: &Model) -> Result<(), Infeasible> {
-    let room: i64 = model.hosts.iter().filter(|host| !host.drained).map(|host| host.cap).sum();
+fn check_memory(model: &Model) -> Result<(), Infeasible> {
+    let available: i64 = model.hosts.iter().filter(|host| !host.drained).map(|host| host.max_bytes).sum();
     let need = model.total[BYTES];
-    if need > room {
-        let shards = too_many(model, need - room);
+    if need > available {
+        let shards = shards_to_remove(model, need - available);
         return Err(Infeasible {
             rule: Rule::Capacity,
             message: format!(
-                "the shards need {}, and the hosts that stay offer {} within their headroom; without {} it would be enough",
-                size(need),
-                size(room),
-                ids(&shards)
+                "the shards need {}, but the remaining hosts offer {} within the maximum utilization; without {} they would fit",
+                format_bytes(need),
+                format_bytes(available),
+                shard_list(&shards)
             ),
             shards,
-            hosts: kept_hosts(model),
-            hint: format!("add a host or memory: at least {} within the headroom", size(need - room)),
+            hosts: remaining_hosts(model),
+            hint: format!("add at least {} of usable memory", format_bytes(need - available)),
         });
     }
-    let stuck = stuck_items(model, |item| {
+    let stuck = find_stuck(model, |item| {
         let it = &model.items[item];
-        !(0..model.hosts.len()).any(|host| model.allowed(item, host) && model.hosts[host].cap >= it.weight[BYTES])
+        !(0..model.hosts.len())
+            .any(|host| model.is_allowed(item, host) && model.hosts[host].max_bytes >= it.weight[BYTES])
     });
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
         rule: Rule::Capacity,
-        message: format!("no host that may hold {} is large enough", ids(&shards)),
+        message: format!("no host available to {} is large enough", shard_list(&shards)),
         shards,
         hosts,
         hint: "add a larger host or split the shard".to_owned(),
     })
 }
 
-/// The fewest shards, largest first, that need so many bytes.
-fn too_many(model: &Model, missing: i64) -> Vec<u32> {
+/// Returns the largest shards that together need at least the missing bytes.
+fn shards_to_remove(model: &Model, missing: i64) -> Vec<u32> {
     let mut shards: Vec<(i64, u32)> = Vec::new();
     for shard in &model.observation.shards {
         shards.push((shard.bytes as i64 * (1 + shard.replicas.len() as i64), shard.id));
@@ -230,31 +238,31 @@ fn too_many(model: &Model, missing: i64) -> Vec<u32> {
     ids
 }
 
-/// Bytes for a reader.
-fn size(bytes: i64) -> String {
+/// Formats bytes for messages.
+fn format_bytes(bytes: i64) -> String {
     Bytes(bytes.unsigned_abs()).human()
 }
 
-/// The shards and homes of the items that `stuck` picks; `None` if there are none.
-pub(crate) fn stuck_items(model: &Model, stuck: impl Fn(usize) -> bool) -> Option<(Vec<u32>, Vec<String>)> {
+/// Returns the shards and homes of the items that `stuck` selects; `None` if there are none.
+pub(crate) fn find_stuck(model: &Model, stuck: impl Fn(usize) -> bool) -> Option<(Vec<u32>, Vec<String>)> {
     let picked: Vec<usize> = (0..model.items.len()).filter(|item| stuck(*item)).collect();
     if picked.is_empty() {
         return None;
     }
-    let mut shards: Vec<u32> = picked.iter().map(|item| model.shard(*item).id).collect();
+    let mut shards: Vec<u32> = picked.iter().map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
     let hosts: BTreeSet<usize> = picked.iter().map(|item| model.items[*item].home).collect();
     Some((shards, hosts.into_iter().map(|host| model.host_name(host).to_owned()).collect()))
 }
 
-pub(crate) fn kept_hosts(model: &Model) -> Vec<String> {
+pub(crate) fn remaining_hosts(model: &Model) -> Vec<String> {
     let kept = (0..model.hosts.len()).filter(|host| !model.hosts[*host].drained);
     kept.map(|host| model.host_name(host).to_owned()).collect()
 }
 
-/// `shard 3`, `shards 3, 4`, `shards 1, 2, 3 and 17 more`.
-pub(crate) fn ids(shards: &[u32]) -> String {
+/// Formats a list of shards: `shard 3`, `shards 3, 4`, `shards 1, 2, 3 and 17 more`.
+pub(crate) fn shard_list(shards: &[u32]) -> String {
     const SHOWN: usize = 8;
     let list: Vec<String> = shards.iter().take(SHOWN).map(u32::to_string).collect();
     let noun = if shards.len() == 1 { "shard" } else { "shards" };
@@ -264,30 +272,30 @@ pub(crate) fn ids(shards: &[u32]) -> String {
     }
 }
 
-fn is_are(hosts: &[String]) -> String {
+fn hosts_with_verb(hosts: &[String]) -> String {
     format!("{} {}", hosts.join(", "), if hosts.len() == 1 { "is" } else { "are" })
 }
 
-/// The hosts that stay over their headroom in the best placement that was found.
-pub(crate) fn over_cap(model: &Model, state: &State) -> Infeasible {
-    let full = |host: &usize| state.load[*host][BYTES] > model.hosts[*host].cap;
+/// Builds the error for the hosts that exceed their maximum utilization in the best placement that was found.
+pub(crate) fn over_capacity(model: &Model, state: &Assignment) -> Infeasible {
+    let full = |host: &usize| state.load[*host][BYTES] > model.hosts[*host].max_bytes;
     let hosts: Vec<usize> = (0..model.hosts.len()).filter(full).collect();
     let mut shards: Vec<u32> =
-        hosts.iter().flat_map(|host| &state.on[*host]).map(|item| model.shard(*item).id).collect();
+        hosts.iter().flat_map(|host| &state.items_on[*host]).map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
-    let over: i64 = hosts.iter().map(|host| state.load[*host][BYTES] - model.hosts[*host].cap).sum();
+    let over: i64 = hosts.iter().map(|host| state.load[*host][BYTES] - model.hosts[*host].max_bytes).sum();
     let hosts: Vec<String> = hosts.iter().map(|host| model.host_name(*host).to_owned()).collect();
     Infeasible {
         rule: Rule::Capacity,
         message: format!(
-            "the shards do not fit within the headroom of the hosts that may hold them; {} would be {} over, with {}",
+            "the shards do not fit on the hosts available to them within the maximum utilization; {} would exceed it by {}, with {}",
             hosts.join(", "),
-            size(over),
-            ids(&shards)
+            format_bytes(over),
+            shard_list(&shards)
         ),
         shards,
         hosts,
-        hint: "add a host or memory, allow more hosts as targets, or raise the headroom".to_owned(),
+        hint: "add a host or memory, allow more hosts as targets, or raise the maximum utilization".to_owned(),
     }
 }

@@ -1,66 +1,65 @@
-//! The planner: an observation and wishes in, a plan or the rule that forbids one out.
+//! The planner: an observation and options in, a plan or the rule that forbids one out.
 //!
-//! It minimises the bytes that move, so that every host ends within the tolerance around its share. In reading order:
-//! `wishes` what is asked, `model` the same as integers, `state` an assignment and its loads, `bounds` what no
-//! plan can beat, `search` greedy and local search, `starts` and `lines` the same from many seeds, `emit` the plan as a
-//! value.
-//! Nothing here reads a clock, a file or an unseeded source of chance, and the number of processors changes only how
-//! long it takes: the same input gives the same plan to the byte.
+//! It minimises the bytes that move so that every host ends within the tolerance around its share. In reading order:
+//! `options` the request, `model` the same as integers, `assignment` copies on hosts and their loads, `lower_bound` and
+//! `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`, `annealing`, `local_search`,
+//! `neighborhood_search`, `relax_tolerance`, `move_limits`), `schedule` the order of moves, `build_plan` the result.
+//! Nothing here reads a clock, a file or an unseeded random number: the same input gives the same plan to the byte.
 
-mod bounds;
-mod dual;
-mod emit;
-mod exact;
+mod annealing;
+mod assignment;
+mod build_plan;
+mod canonicalize;
 mod greedy;
 mod infeasible;
-mod limit;
-mod lines;
+mod lagrangian;
+mod local_search;
+mod lower_bound;
 mod model;
+mod move_limits;
+mod neighborhood_search;
 mod notes;
-mod output;
-mod parts;
-mod processors;
-mod relax;
+mod options;
+mod rebalance_plan;
+mod relax_tolerance;
 mod rng;
 mod schedule;
-mod search;
-pub mod simulate;
-mod starts;
-mod state;
-mod tidy;
-mod trim;
-mod walk;
-mod wishes;
+mod solver;
+mod undo_redundant;
+pub mod what_if;
 
 pub use infeasible::{Infeasible, Rule};
-pub use output::{HostPlan, Load, Move, RebalancePlan, Role};
-pub use wishes::{Balance, Pace, Wishes};
+pub(crate) use notes::OUTSIDE_TOLERANCE;
+pub use options::{Balance, PlanOptions, TransferLimits};
+pub use rebalance_plan::{HostPlan, Load, Move, RebalancePlan, Role};
 
 use super::observation::Observation;
 
-/// Plans the moves that `wishes` asks of the fleet in `observation`.
+/// Plans the moves that balance the fleet as the options ask.
 ///
-/// A tolerance that no placement meets is planned as near as possible and noted in the plan. The error names the rule
-/// that no placement can keep and the shards in its way.
-pub fn plan(observation: &Observation, wishes: &Wishes) -> Result<RebalancePlan, Infeasible> {
-    infeasible::check_wishes(observation, wishes)?;
-    let found = attempt(observation, wishes);
-    let replicas = observation.shards.iter().any(|shard| !shard.replicas.is_empty());
+/// If no placement meets the tolerance, the plan is as close as possible and a note says so.
+///
+/// # Errors
+/// The rule that no placement can keep, and the shards concerned.
+pub fn plan(observation: &Observation, options: &PlanOptions) -> Result<RebalancePlan, Infeasible> {
+    infeasible::check_options(observation, options)?;
+    let found = plan_with(observation, options);
+    let has_replicas = observation.shards.iter().any(|shard| !shard.replicas.is_empty());
     match found {
-        Err(error) if error.rule != Rule::Pinned && replicas && !wishes.move_replicas => {
-            let freer = Wishes { move_replicas: true, ..wishes.clone() };
-            let mut plan = attempt(observation, &freer).map_err(|_| error)?;
-            plan.notes.insert(0, "replicas move as well: with them in place no placement keeps the rules".to_owned());
+        Err(error) if error.rule != Rule::Pinned && has_replicas && !options.move_replicas => {
+            let freer = PlanOptions { move_replicas: true, ..options.clone() };
+            let mut plan = plan_with(observation, &freer).map_err(|_| error)?;
+            plan.notes.insert(0, "replicas move as well: no placement keeps the rules without that".to_owned());
             Ok(plan)
         }
         other => other,
     }
 }
 
-fn attempt(observation: &Observation, wishes: &Wishes) -> Result<RebalancePlan, Infeasible> {
-    let model = model::Model::new(observation, wishes);
+fn plan_with(observation: &Observation, options: &PlanOptions) -> Result<RebalancePlan, Infeasible> {
+    let model = model::Model::new(observation, options);
     infeasible::check_rules(&model)?;
-    let outcome = search::solve(&model, wishes)?;
-    let schedule = schedule::schedule(&model, &outcome.state, &wishes.pace)?;
-    Ok(emit::emit(&model, &outcome, &schedule))
+    let solution = solver::solve(&model, options)?;
+    let schedule = schedule::schedule_moves(&model, &solution.state, &options.transfer)?;
+    Ok(build_plan::build_plan(&model, &solution, &schedule))
 }

@@ -1,69 +1,80 @@
-//! What an operator should know about a plan, in sentences.
+//! The notes of a plan: what an operator should know about it.
 
 use std::cmp::Reverse;
 
-use super::infeasible::ids;
+use super::assignment::range_violation;
+use super::infeasible::shard_list;
 use super::model::{BYTES, Item, Model, OPS};
-use super::output::Role;
-use super::search::Outcome;
-use super::state::outside;
+use super::rebalance_plan::Role;
+use super::solver::Solution;
 
-/// Deviations that are told one by one; the rest is counted.
-const TOLD: usize = 4;
+/// Deviations that are described individually; the rest is counted.
+const MAX_DESCRIBED: usize = 4;
 
-/// The notes of an assignment.
-pub(crate) fn notes(model: &Model, outcome: &Outcome) -> Vec<String> {
+/// Begins the note of a plan that does not meet the tolerance; [`crate::rebalance::check`] looks for it.
+pub(crate) const OUTSIDE_TOLERANCE: &str = "outside the tolerance: ";
+
+/// Builds the notes about an assignment.
+pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
     let mut notes = Vec::new();
-    if outcome.limited {
-        notes.push("the limits on moves or bytes cut the plan short: planned as near as they allow".to_owned());
-        let left = |item: &usize| !outcome.state.legal(model, *item, outcome.state.at[*item]);
-        let mut left: Vec<u32> = (0..model.items.len()).filter(left).map(|item| model.shard(item).id).collect();
+    if model.is_empty && model.balanced[BYTES] {
+        notes.push("no shard contains data: balanced by number of copies".to_owned());
+    }
+    if solution.limited {
+        notes.push("the limits on moves or bytes end the plan before the goal is reached".to_owned());
+        let is_left = |item: &usize| !solution.state.is_legal(model, *item, solution.state.host_of[*item]);
+        let mut left: Vec<u32> = (0..model.items.len()).filter(is_left).map(|item| model.shard_of(item).id).collect();
         left.dedup();
         if !left.is_empty() {
-            notes.push(format!("{} still have to move off their hosts", ids(&left)));
+            notes.push(format!("{} still have to leave their hosts", shard_list(&left)));
         }
     }
-    deviations(model, outcome, &mut notes);
+    add_deviations(model, solution, &mut notes);
     notes
 }
 
-fn deviations(model: &Model, outcome: &Outcome, notes: &mut Vec<String>) {
+fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
     let mut found: Vec<(f64, usize, usize)> = Vec::new();
-    for (host, band) in outcome.wished.iter().enumerate() {
+    for (host, range) in solution.requested.iter().enumerate() {
         for resource in [BYTES, OPS] {
-            let outside = outside(band, resource, outcome.state.load[host]);
-            if outside > 0 && !model.hosts[host].drained {
-                found.push((outside as f64 / model.hosts[host].target[resource].max(1.0), host, resource));
+            let violation = range_violation(range, resource, solution.state.load[host]);
+            if violation > 0 && !model.hosts[host].drained {
+                found.push((violation as f64 / model.hosts[host].target[resource].max(1.0), host, resource));
             }
         }
     }
+    if found.is_empty() {
+        return;
+    }
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
-    for (_, host, resource) in found.iter().take(TOLD) {
-        notes.push(deviation(model, outcome, *host, *resource));
+    if !solution.limited {
+        let tolerance = model.tolerance * 100.0;
+        notes.push(format!("no placement within the tolerance of {tolerance} % was found; this plan is the closest"));
     }
-    let held = |item: &Item| item.role == Role::Replica && !item.movable;
-    if !found.is_empty() && !outcome.limited && model.items.iter().any(held) {
-        notes.push("replicas stay where they are; with --move-replicas a plan can come nearer".to_owned());
+    for (_, host, resource) in found.iter().take(MAX_DESCRIBED) {
+        notes.push(describe_deviation(model, solution, *host, *resource));
     }
-    if found.len() > TOLD {
-        notes.push(format!("{} more deviations are smaller than these", found.len() - TOLD));
+    if found.len() > MAX_DESCRIBED {
+        notes.push(format!("{} smaller deviations are not listed", found.len() - MAX_DESCRIBED));
+    }
+    let is_fixed = |item: &Item| item.role == Role::Replica && !item.movable;
+    if !solution.limited && model.items.iter().any(is_fixed) {
+        notes.push("replicas do not move for balance; --move-replicas may allow a closer plan".to_owned());
     }
 }
 
-fn deviation(model: &Model, outcome: &Outcome, host: usize, resource: usize) -> String {
-    let (load, target) = (outcome.state.load[host][resource] as f64, model.hosts[host].target[resource]);
+fn describe_deviation(model: &Model, solution: &Solution, host: usize, resource: usize) -> String {
+    let (load, target) = (solution.state.load[host][resource] as f64, model.hosts[host].target[resource]);
     let percent = (load / target - 1.0) * 100.0;
-    let noun = if resource == BYTES { "bytes" } else { "operations" };
-    let side = if percent > 0.0 { "over" } else { "under" };
-    let name = model.host_name(host);
-    let head = format!("planned as near as possible: {name} ends {:.1} % {side} its share of {noun}", percent.abs());
-    let largest =
-        outcome.state.on[host].iter().max_by_key(|item| (model.items[**item].weight[resource], Reverse(**item)));
-    let lump = largest.map(|item| (*item, model.items[*item].weight[resource] as f64 / target));
-    match lump {
-        // Only what would take the host under its share explains why it is over.
+    let (noun, name) = (model.resource_noun(resource), model.host_name(host));
+    let side = if percent > 0.0 { "above" } else { "below" };
+    let head = format!("{OUTSIDE_TOLERANCE}{name} ends {:.1} % {side} its share of {noun}", percent.abs());
+    let weight = |item: usize| model.items[item].weight[resource];
+    let largest = solution.state.items_on[host].iter().max_by_key(|item| (weight(**item), Reverse(**item)));
+    match largest.map(|item| (*item, weight(*item) as f64 / target)) {
+        // Only a shard without which the host would be below its share explains why it is above.
         Some((item, part)) if percent > 0.0 && part > model.tolerance && part * 100.0 >= percent => {
-            format!("{head}; shard {} alone is {:.1} % of it", model.shard(item).id, part * 100.0)
+            format!("{head}; shard {} alone is {:.1} % of that share", model.shard_of(item).id, part * 100.0)
         }
         _ => head,
     }

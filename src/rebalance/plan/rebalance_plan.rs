@@ -1,11 +1,11 @@
-//! The plan as a value, with the JSON of the contract.
+//! The plan as a value; its JSON is a contract with users.
 
 use serde::{Deserialize, Serialize};
 
-/// Which shards move where, what that costs, and how every host stands before and after.
+/// The moves, their cost, and the load of every host before and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RebalancePlan {
-    /// Of this JSON.
+    /// Version of this JSON format.
     pub format_version: u32,
     /// The cluster's name.
     pub cluster: String,
@@ -22,21 +22,21 @@ pub struct RebalancePlan {
     pub bytes_total: u64,
     /// No plan that keeps these rules moves fewer bytes.
     pub lower_bound_bytes: u64,
-    /// How far the plan is over that bound at most: `bytes_moved / lower_bound_bytes − 1`, 0 if nothing has to move.
+    /// Relative distance to that bound: `bytes_moved / lower_bound_bytes − 1`, 0 if nothing has to move.
     pub gap: f64,
     /// Every host, in the order of the observation.
     pub hosts: Vec<HostPlan>,
-    /// Ids of the shards that may move at the same time; a wave starts when the one before has made room.
+    /// Ids of the shards that may move concurrently; a wave starts when the previous one is done.
     pub waves: Vec<Vec<u32>>,
-    /// How long each wave takes, in seconds.
+    /// Duration of each wave in seconds.
     #[serde(default)]
     pub wave_seconds: Vec<f64>,
-    /// From the first copy to the last switch, at the pace that was wished.
+    /// Seconds from the first copy to the last cutover, within the transfer limits.
     pub estimated_seconds: f64,
-    /// Milliseconds for which a shard's writes are held at its switch; 0 where no primary moves.
+    /// Milliseconds for which writes of a shard are paused at its cutover; 0 if no primary moves.
     #[serde(default)]
     pub predicted_write_gap_ms: f64,
-    /// What an operator should know: a tolerance that cannot be met, limits that cut the plan short, detours.
+    /// Notes for the operator: a tolerance that cannot be met, limits that end the plan early, detours.
     pub notes: Vec<String>,
 }
 
@@ -45,21 +45,21 @@ pub struct RebalancePlan {
 pub struct Move {
     /// The shard's number.
     pub shard: u32,
-    /// The host that gives it away.
+    /// The host it leaves.
     pub from: String,
-    /// The host that takes it.
+    /// The host it goes to.
     pub to: String,
     /// Size of its dataset.
     pub bytes: u64,
-    /// Commands a second that go along; 0 for a replica.
+    /// Commands per second of the primary; 0 for a replica.
     pub ops_per_s: f64,
     /// Which copy moves.
     pub role: Role,
-    /// Why.
+    /// The reason for the move.
     pub reason: String,
     /// Index into [`RebalancePlan::waves`].
     pub wave: usize,
-    /// How long it takes beside the other moves of its wave, in seconds.
+    /// Duration in seconds, given the other moves of its wave.
     #[serde(default)]
     pub estimated_seconds: f64,
 }
@@ -68,7 +68,7 @@ pub struct Move {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// The one that takes writes.
+    /// The copy that accepts writes.
     #[default]
     Primary,
     /// A copy that follows the primary.
@@ -94,28 +94,28 @@ pub struct HostPlan {
     pub share_wanted: f64,
     /// Memory for shards.
     pub capacity_bytes: u64,
-    /// The most its shards, buffers and arriving copies will take while the plan runs.
+    /// Peak bytes of its shards, buffers and incoming copies while the plan runs.
     pub peak_bytes: u64,
 }
 
-/// What a host carries.
+/// The load of a host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Load {
     /// Bytes of all copies.
     pub bytes: u64,
-    /// Commands a second of primaries.
+    /// Commands per second of primaries.
     pub ops_per_s: f64,
     /// Copies.
     pub shards: usize,
 }
 
 impl RebalancePlan {
-    /// Whether the fleet stays as it is.
+    /// Whether the plan has no moves.
     pub fn is_empty(&self) -> bool {
         self.moves.is_empty()
     }
 
-    /// One line for people: `moves 3 shards, 19.82 % of bytes; no plan can move less than 19.80 %`.
+    /// Returns a summary in one line: `moves 3 shards, 19.82 % of bytes; no plan can move less than 19.80 %`.
     pub fn summary_line(&self) -> String {
         if self.moves.is_empty() {
             return "nothing to move".to_owned();
@@ -129,6 +129,9 @@ impl RebalancePlan {
         } else {
             noun
         };
+        if self.bytes_total == 0 {
+            return format!("moves {} {noun} without data", shards.len());
+        }
         format!(
             "moves {} {noun}, {:.2} % of bytes; no plan can move less than {:.2} %",
             shards.len(),

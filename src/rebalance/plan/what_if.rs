@@ -1,4 +1,4 @@
-//! What if: growth, lost hosts and new hosts, applied to an observation before it is planned from.
+//! What-if scenarios: growth, lost hosts and new hosts, applied to an observation before planning.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 use crate::inventory::Bytes;
 use crate::rebalance::observation::{HostLoad, Observation};
 
-/// One supposition.
+/// One hypothetical change of the fleet.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Supposition {
+pub enum Scenario {
     /// `growth=2x` or `growth=50%`: all bytes and operations times this factor.
     Growth(f64),
     /// `lose=redis-07`: the host is gone, with all that is on it.
@@ -19,74 +19,74 @@ pub enum Supposition {
         name: String,
         /// Memory for shards.
         capacity_bytes: u64,
-        /// Where it would stand.
+        /// Its zone.
         zone: Option<String>,
     },
 }
 
-/// A list of suppositions, in the order in which they come true.
+/// A list of scenarios, applied in order.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct WhatIf(pub Vec<Supposition>);
+pub struct WhatIf(pub Vec<Scenario>);
 
-/// Why a supposition means nothing.
+/// A scenario that cannot be read or applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SimulateError(pub String);
+pub struct WhatIfError(pub String);
 
-impl fmt::Display for SimulateError {
+impl fmt::Display for WhatIfError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for SimulateError {}
+impl std::error::Error for WhatIfError {}
 
-/// The fleet as it would be.
+/// The fleet after the scenarios.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Supposed {
-    /// What to plan from.
+pub struct Simulated {
+    /// The observation to plan from.
     pub observation: Observation,
-    /// What came about on the way: replicas that became primaries, shards that were lost with all copies.
+    /// Consequences: replicas that became primaries, shards that lost all copies.
     pub notes: Vec<String>,
     /// Shards without any copy left, ascending; they are not in the observation any more.
     pub lost: Vec<u32>,
 }
 
 impl FromStr for WhatIf {
-    type Err = SimulateError;
+    type Err = WhatIfError;
 
     /// Reads `growth=2x,lose=redis-07,add=redis-09:32GiB:b`.
-    fn from_str(text: &str) -> Result<Self, SimulateError> {
-        text.split(',').map(|part| supposition(part.trim())).collect::<Result<_, _>>().map(Self)
+    fn from_str(text: &str) -> Result<Self, WhatIfError> {
+        text.split(',').map(|part| parse_scenario(part.trim())).collect::<Result<_, _>>().map(Self)
     }
 }
 
-fn supposition(part: &str) -> Result<Supposition, SimulateError> {
-    let unknown = || SimulateError(format!("`{part}` is none of growth=2x, lose=HOST, add=HOST:32GiB[:ZONE]"));
+fn parse_scenario(part: &str) -> Result<Scenario, WhatIfError> {
+    let unknown = || WhatIfError(format!("`{part}` is not one of growth=2x, lose=HOST, add=HOST:32GiB[:ZONE]"));
     let (key, value) = part.split_once('=').ok_or_else(unknown)?;
     match key {
-        "growth" => growth(value).map(Supposition::Growth).ok_or_else(|| {
-            SimulateError(format!(
-                "`{value}` is not a growth: write a factor such as 2x, or 50% for half as much again"
+        "growth" => parse_growth(value).map(Scenario::Growth).ok_or_else(|| {
+            WhatIfError(format!(
+                "`{value}` is not a growth factor: use a factor such as 2x or a percentage such as 50%"
             ))
         }),
-        "lose" if !value.is_empty() => Ok(Supposition::Lose(value.to_owned())),
+        "lose" if !value.is_empty() => Ok(Scenario::Lose(value.to_owned())),
         "add" => {
             let mut words = value.splitn(3, ':');
             let name = words.next().filter(|name| !name.is_empty()).ok_or_else(unknown)?;
             let size = words.next().ok_or_else(unknown)?;
             let Bytes(capacity_bytes) = size
                 .parse()
-                .map_err(|error| SimulateError(format!("the memory of {name}: {error}; write a size such as 32GiB")))?;
+                .map_err(|error| WhatIfError(format!("the memory of {name}: {error}; use a size such as 32GiB")))?;
             if capacity_bytes == 0 {
-                return Err(SimulateError(format!("the memory of {name}: a host needs some, such as 32GiB")));
+                return Err(WhatIfError(format!("the memory of {name}: must be above 0, such as 32GiB")));
             }
-            Ok(Supposition::Add { name: name.to_owned(), capacity_bytes, zone: words.next().map(str::to_owned) })
+            Ok(Scenario::Add { name: name.to_owned(), capacity_bytes, zone: words.next().map(str::to_owned) })
         }
         _ => Err(unknown()),
     }
 }
 
-fn growth(text: &str) -> Option<f64> {
+fn parse_growth(text: &str) -> Option<f64> {
     let factor = match (text.strip_suffix('x'), text.strip_suffix('%')) {
         (Some(times), _) => times.parse::<f64>().ok()?,
         (_, Some(percent)) => 1.0 + percent.parse::<f64>().ok()? / 100.0,
@@ -96,22 +96,27 @@ fn growth(text: &str) -> Option<f64> {
 }
 
 impl WhatIf {
-    /// The fleet as it would be if all suppositions came true.
-    pub fn apply(&self, observation: &Observation) -> Result<Supposed, SimulateError> {
-        let mut supposed = Supposed { observation: observation.clone(), notes: Vec::new(), lost: Vec::new() };
-        for supposition in &self.0 {
-            match supposition {
-                Supposition::Growth(factor) => supposed.grow(*factor),
-                Supposition::Lose(name) => supposed.lose(name)?,
-                Supposition::Add { name, capacity_bytes, zone } => supposed.add(name, *capacity_bytes, zone.clone())?,
+    /// Applies all scenarios.
+    ///
+    /// # Errors
+    /// A scenario does not fit the fleet.
+    pub fn apply(&self, observation: &Observation) -> Result<Simulated, WhatIfError> {
+        let mut simulated = Simulated { observation: observation.clone(), notes: Vec::new(), lost: Vec::new() };
+        for scenario in &self.0 {
+            match scenario {
+                Scenario::Growth(factor) => simulated.grow(*factor),
+                Scenario::Lose(name) => simulated.lose_host(name)?,
+                Scenario::Add { name, capacity_bytes, zone } => {
+                    simulated.add_host(name, *capacity_bytes, zone.clone())?
+                }
             }
         }
-        supposed.lost.sort_unstable();
-        Ok(supposed)
+        simulated.lost.sort_unstable();
+        Ok(simulated)
     }
 }
 
-impl Supposed {
+impl Simulated {
     fn grow(&mut self, factor: f64) {
         for shard in &mut self.observation.shards {
             shard.bytes = (shard.bytes as f64 * factor) as u64;
@@ -119,9 +124,9 @@ impl Supposed {
         }
     }
 
-    fn add(&mut self, name: &str, capacity_bytes: u64, zone: Option<String>) -> Result<(), SimulateError> {
+    fn add_host(&mut self, name: &str, capacity_bytes: u64, zone: Option<String>) -> Result<(), WhatIfError> {
         if self.observation.host(name).is_some() {
-            return Err(SimulateError(format!("{name} is there already")));
+            return Err(WhatIfError(format!("{name} already exists")));
         }
         let name = name.to_owned();
         let host = HostLoad { name, zone, capacity_bytes, weight: 1.0, drain: false, details: Default::default() };
@@ -129,13 +134,13 @@ impl Supposed {
         Ok(())
     }
 
-    fn lose(&mut self, name: &str) -> Result<(), SimulateError> {
+    fn lose_host(&mut self, name: &str) -> Result<(), WhatIfError> {
         if self.observation.host(name).is_none() {
-            return Err(SimulateError(format!("{name} is not a host of the observation")));
+            return Err(WhatIfError(format!("{name} is not a host of the observation")));
         }
         self.observation.hosts.retain(|host| host.name != name);
         if self.observation.hosts.is_empty() {
-            return Err(SimulateError(format!("without {name} no host is left; name new ones before, with add=")));
+            return Err(WhatIfError(format!("without {name} no host remains; add hosts before it with add=")));
         }
         let (mut lost, mut promoted) = (Vec::new(), Vec::new());
         self.observation.shards.retain_mut(|shard| {
@@ -152,14 +157,14 @@ impl Supposed {
             true
         });
         if !promoted.is_empty() {
-            let ids = super::infeasible::ids(&promoted);
+            let ids = super::infeasible::shard_list(&promoted);
             self.notes.push(format!(
-                "without {name}, the replicas of {ids} become primaries; what was not replicated yet is lost"
+                "without {name}, the replicas of {ids} become primaries; writes not yet replicated are lost"
             ));
         }
         if !lost.is_empty() {
-            let ids = super::infeasible::ids(&lost);
-            self.notes.push(format!("without {name}, {ids} are lost: they have no replica elsewhere"));
+            let ids = super::infeasible::shard_list(&lost);
+            self.notes.push(format!("without {name}, {ids} are lost: no other host has a copy"));
         }
         self.lost.extend(lost);
         Ok(())

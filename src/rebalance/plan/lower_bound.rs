@@ -1,45 +1,46 @@
-//! What no plan can beat: counted per host, where each host is looked at as if all others were free to help it.
+//! A lower bound on moved bytes by counting: each host is considered as if all others could help it without limit.
 //!
-//! A host over its band gives away at least some set of its items; a host below its band takes at least some set of the
+//! A host over its range gives away at least some set of its items; a host below its range takes at least some set of the
 //! others'. A moved item leaves one host and reaches one, so the least such sets of all hosts may be added up, once for
 //! what leaves and once for what arrives.
 
-use super::model::{BYTES, Band, Model, OPS, Weight};
-use super::state::State;
+use super::assignment::Assignment;
+use super::model::{BYTES, LoadRange, Model, OPS, Weight};
 
-/// Sets of up to so many items are searched completely.
-const COMPLETE: usize = 22;
+/// Maximum number of items whose subsets are searched exhaustively.
+const MAX_EXHAUSTIVE: usize = 22;
 
-/// Bytes that have to move by counting.
-pub(crate) fn counted(model: &Model, bands: &[Band]) -> i64 {
-    let home = State::new(model);
+/// Returns the bytes that have to move, by counting.
+pub(crate) fn counting_bound(model: &Model, ranges: &[LoadRange]) -> i64 {
+    let home = Assignment::new(model);
     let movable = |item: &usize| model.items[*item].movable;
     let mut everything: Vec<Weight> =
         (0..model.items.len()).filter(movable).map(|item| model.items[item].weight).collect();
-    by_density(&mut everything);
+    sort_by_ops_density(&mut everything);
     let (mut leaves, mut arrives) = (0, 0);
-    for (host, band) in bands.iter().enumerate() {
+    for (host, range) in ranges.iter().enumerate() {
         let load = home.load[host];
         let mut here: Vec<Weight> =
-            home.on[host].iter().filter(|item| movable(item)).map(|item| model.items[*item].weight).collect();
-        by_density(&mut here);
-        let over = load[BYTES] - band.hi[BYTES];
-        leaves += least_sum(&here, over).max(cheapest_ops(&here, load[OPS] - band.hi[OPS]));
-        arrives += (band.lo[BYTES] - load[BYTES]).max(0).max(cheapest_ops(&everything, band.lo[OPS] - load[OPS]));
+            home.items_on[host].iter().filter(|item| movable(item)).map(|item| model.items[*item].weight).collect();
+        sort_by_ops_density(&mut here);
+        let over = load[BYTES] - range.max[BYTES];
+        leaves += min_subset_sum(&here, over).max(min_bytes_for_ops(&here, load[OPS] - range.max[OPS]));
+        arrives +=
+            (range.min[BYTES] - load[BYTES]).max(0).max(min_bytes_for_ops(&everything, range.min[OPS] - load[OPS]));
     }
     leaves.max(arrives)
 }
 
-/// Most operations for the byte first.
-fn by_density(weights: &mut [Weight]) {
+/// Sorts by operations per byte, the highest first.
+fn sort_by_ops_density(weights: &mut [Weight]) {
     weights.sort_by(|a, b| {
         let (a, b) = (i128::from(a[OPS]) * i128::from(b[BYTES]), i128::from(b[OPS]) * i128::from(a[BYTES]));
         b.cmp(&a)
     });
 }
 
-/// The fewest bytes that carry so many operations, if items could be cut (the relaxed knapsack).
-fn cheapest_ops(by_density: &[Weight], ops: i64) -> i64 {
+/// Returns the fewest bytes that carry the given operations if items could be split (the relaxed knapsack).
+fn min_bytes_for_ops(by_density: &[Weight], ops: i64) -> i64 {
     let (mut left, mut bytes) = (ops, 0);
     for weight in by_density {
         if left <= 0 || weight[OPS] == 0 {
@@ -55,16 +56,16 @@ fn cheapest_ops(by_density: &[Weight], ops: i64) -> i64 {
     bytes
 }
 
-/// The least sum of a set of items that reaches `need`: exact for few items, else `need` itself.
-fn least_sum(items: &[Weight], need: i64) -> i64 {
+/// Returns the least sum of a subset of the items that reaches `need`: exact for few items, else `need` itself.
+fn min_subset_sum(items: &[Weight], need: i64) -> i64 {
     if need <= 0 {
         return 0;
     }
-    if items.len() > COMPLETE {
+    if items.len() > MAX_EXHAUSTIVE {
         return need;
     }
     let (first, second) = items.split_at(items.len() / 2);
-    let (first, second) = (sums(first), sums(second));
+    let (first, second) = (subset_sums(first), subset_sums(second));
     let mut least = i64::MAX;
     let mut other = second.len();
     for sum in first {
@@ -78,8 +79,8 @@ fn least_sum(items: &[Weight], need: i64) -> i64 {
     if least == i64::MAX { need } else { least }
 }
 
-/// The sums of all sets of the items, ascending.
-fn sums(items: &[Weight]) -> Vec<i64> {
+/// Returns the sums of all subsets of the items, ascending.
+fn subset_sums(items: &[Weight]) -> Vec<i64> {
     let mut sums = vec![0];
     for item in items {
         let with: Vec<i64> = sums.iter().map(|sum| sum + item[BYTES]).collect();
@@ -98,18 +99,18 @@ fn sums(items: &[Weight]) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cheapest_ops, least_sum};
+    use super::{min_bytes_for_ops, min_subset_sum};
 
     #[test]
     fn the_least_sum_is_the_smallest_set_that_is_enough() {
         let items = [[7, 0], [5, 0], [3, 0], [11, 0]];
-        let sums: Vec<i64> = [0, 1, 4, 9, 13, 26, 27].iter().map(|need| least_sum(&items, *need)).collect();
+        let sums: Vec<i64> = [0, 1, 4, 9, 13, 26, 27].iter().map(|need| min_subset_sum(&items, *need)).collect();
         assert_eq!(sums, [0, 3, 5, 10, 14, 26, 27]);
     }
 
     #[test]
     fn operations_leave_with_the_densest_bytes_first() {
-        assert_eq!(cheapest_ops(&[[10, 100], [20, 40]], 120), 20);
-        assert_eq!(cheapest_ops(&[[10, 100], [20, 40]], 0), 0);
+        assert_eq!(min_bytes_for_ops(&[[10, 100], [20, 40]], 120), 20);
+        assert_eq!(min_bytes_for_ops(&[[10, 100], [20, 40]], 0), 0);
     }
 }

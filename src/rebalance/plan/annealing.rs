@@ -1,0 +1,413 @@
+//! Simulated annealing over assignments: shifts, swaps, exchanges, two-for-one swaps and chains, from a seed.
+//!
+//! Work is bounded by a number of steps, never by a clock, so that the result is the same on every machine.
+
+use super::assignment::{Assignment, Penalty};
+use super::model::{BYTES, Model, Weight, add, sub};
+use super::options::PlanOptions;
+use super::rng::Rng;
+
+/// Costs of the annealed objective.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PenaltyWeights {
+    /// Cost of a moved byte.
+    pub moved: f64,
+    /// Cost of a byte outside the ranges.
+    pub outside: f64,
+}
+
+/// Limits on the copies away from home.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MoveLimits {
+    pub moves: usize,
+    pub bytes: i64,
+}
+
+impl MoveLimits {
+    pub(crate) const NONE: Self = Self { moves: usize::MAX, bytes: i64::MAX };
+
+    /// Creates the limits that the options ask for.
+    pub(crate) fn new(model: &Model, options: &PlanOptions) -> Self {
+        // Copies of a fleet without data have a nominal size only: no limit on bytes stops them.
+        let bytes = options.max_bytes.filter(|_| !model.is_empty).and_then(|bytes| i64::try_from(bytes).ok());
+        Self { moves: options.max_moves.unwrap_or(usize::MAX), bytes: bytes.unwrap_or(i64::MAX) }
+    }
+
+    /// Whether the assignment is within the limits.
+    pub(crate) fn allows(&self, state: &Assignment) -> bool {
+        state.moves <= self.moves && state.moved <= self.bytes
+    }
+}
+
+/// Items × hosts above which few long walks replace many short ones.
+const LARGE: usize = 200_000;
+/// Steps of one of many walks; those of a large fleet are ten times as long.
+const STEPS: usize = 40_000;
+
+/// Whether the model is so large that a search has to make do with few walks.
+pub(crate) fn is_large(model: &Model) -> bool {
+    problem_size(model) > LARGE
+}
+
+/// Returns the number of items that can move × hosts.
+pub(crate) fn problem_size(model: &Model) -> usize {
+    model.items.iter().filter(|item| item.movable).count() * model.hosts.len()
+}
+
+/// Returns the usual number of steps of one walk.
+pub(crate) fn annealing_steps(model: &Model) -> usize {
+    let size = problem_size(model);
+    if size > LARGE { 10 * STEPS } else { (50 * size).clamp(2_000, STEPS) }
+}
+
+/// The temperatures of a walk, in bytes, and its number of steps.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CoolingSchedule {
+    pub steps: usize,
+    pub start_temperature: f64,
+    pub end_temperature: f64,
+}
+
+/// Returns temperatures in proportion to the mean size of the items that can move.
+pub(crate) fn cooling_schedule(model: &Model, steps: usize) -> CoolingSchedule {
+    let movable = model.items.iter().filter(|item| item.movable);
+    let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[BYTES]));
+    let mean = (bytes as f64 / count.max(1) as f64).max(1.0);
+    CoolingSchedule { steps, start_temperature: 0.4 * mean, end_temperature: 0.006 * mean }
+}
+
+/// A new host for an item.
+#[derive(Debug, Clone, Copy)]
+struct Reassignment {
+    item: usize,
+    host: usize,
+}
+
+/// A walk over assignments, and the best one that it visited.
+pub(crate) struct Annealer<'m> {
+    model: &'m Model<'m>,
+    penalty: &'m Penalty,
+    weights: PenaltyWeights,
+    limits: MoveLimits,
+    state: Assignment,
+    /// Cost of each host outside its range.
+    cost: Vec<f64>,
+    /// Hosts with a cost, in no particular order, and the position of each host in that list.
+    violators: Vec<usize>,
+    violator_position: Vec<usize>,
+    movable: Vec<usize>,
+    receivers: Vec<usize>,
+    rng: Rng,
+    /// The reassignments that lead from the current state back to the best one, the last first.
+    undo_to_best: Vec<Reassignment>,
+    best: Score,
+    proposal: Vec<Reassignment>,
+    /// Hosts that the proposal touches, with their new loads.
+    new_loads: Vec<(usize, Weight)>,
+}
+
+/// The quality of a state; smaller is better: first the cost outside the ranges, then the moves.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Score {
+    outside: f64,
+    moved: i64,
+    moves: usize,
+}
+
+impl Score {
+    fn is_better_than(&self, other: &Self) -> bool {
+        let slack = 1e-9 * other.outside.abs() + 1e-6;
+        if self.outside == 0.0 && other.outside == 0.0 || (self.outside - other.outside).abs() <= slack {
+            return (self.moved, self.moves) < (other.moved, other.moves)
+                && (self.outside == 0.0) >= (other.outside == 0.0);
+        }
+        self.outside < other.outside
+    }
+}
+
+/// Maximum number of partners that a matched swap considers.
+const MAX_PARTNERS: usize = 64;
+/// Position of a host that is not a violator.
+const NO_POSITION: usize = usize::MAX;
+
+impl<'m> Annealer<'m> {
+    pub(crate) fn new(model: &'m Model<'m>, penalty: &'m Penalty, state: Assignment, seed: u64) -> Self {
+        let cost: Vec<f64> = state.load.iter().enumerate().map(|(host, load)| penalty.of_host(host, *load)).collect();
+        let mut annealer = Self {
+            model,
+            penalty,
+            weights: PenaltyWeights { moved: 1.0, outside: 4.0 },
+            limits: MoveLimits::NONE,
+            violators: Vec::new(),
+            violator_position: vec![NO_POSITION; cost.len()],
+            movable: (0..model.items.len()).filter(|item| model.items[*item].movable).collect(),
+            receivers: (0..model.hosts.len()).filter(|host| model.hosts[*host].can_receive).collect(),
+            rng: Rng::new(seed),
+            undo_to_best: Vec::new(),
+            best: Score { outside: f64::MAX, moved: i64::MAX, moves: usize::MAX },
+            proposal: Vec::with_capacity(4),
+            new_loads: Vec::with_capacity(8),
+            state,
+            cost,
+        };
+        for host in 0..annealer.cost.len() {
+            annealer.update_violators(host);
+        }
+        annealer.best = annealer.score();
+        annealer
+    }
+
+    pub(crate) fn with_weights(mut self, weights: PenaltyWeights, limits: MoveLimits) -> Self {
+        self.weights = weights;
+        self.limits = limits;
+        self
+    }
+
+    fn update_violators(&mut self, host: usize) {
+        let position = self.violator_position[host];
+        if self.cost[host] > 0.0 && position == NO_POSITION {
+            self.violator_position[host] = self.violators.len();
+            self.violators.push(host);
+        } else if self.cost[host] <= 0.0 && position != NO_POSITION {
+            self.violators.swap_remove(position);
+            if let Some(other) = self.violators.get(position) {
+                self.violator_position[*other] = position;
+            }
+            self.violator_position[host] = NO_POSITION;
+        }
+    }
+
+    fn score(&self) -> Score {
+        let outside =
+            if self.violators.is_empty() { 0.0 } else { self.violators.iter().map(|host| self.cost[*host]).sum() };
+        Score { outside, moved: self.state.moved, moves: self.state.moves }
+    }
+
+    /// Whether the best state so far keeps all ranges.
+    fn is_best_within(&self) -> bool {
+        self.best.outside == 0.0
+    }
+
+    /// Returns the best state that was visited.
+    pub(crate) fn into_best(mut self) -> Assignment {
+        self.restore_best();
+        self.state
+    }
+
+    /// Returns to the best state.
+    pub(crate) fn restore_best(&mut self) {
+        let undo = std::mem::take(&mut self.undo_to_best);
+        for change in undo.into_iter().rev() {
+            self.reassign(change);
+        }
+        self.undo_to_best.clear();
+    }
+
+    fn reassign(&mut self, Reassignment { item, host }: Reassignment) {
+        let from = self.state.host_of[item];
+        self.undo_to_best.push(Reassignment { item, host: from });
+        self.state.reassign(self.model, item, host);
+        for host in [from, host] {
+            self.cost[host] = self.penalty.of_host(host, self.state.load[host]);
+            self.update_violators(host);
+        }
+    }
+
+    /// Walks for the steps of the schedule; stops early once the best state is within its ranges and moves at most `goal` bytes.
+    pub(crate) fn anneal(&mut self, schedule: CoolingSchedule, goal: i64) {
+        if self.movable.is_empty() || self.receivers.is_empty() {
+            return;
+        }
+        const STEPS_PER_TEMPERATURE: usize = 64;
+        let levels = schedule.steps.div_ceil(STEPS_PER_TEMPERATURE).max(1);
+        let cooling = (schedule.end_temperature / schedule.start_temperature).powf(1.0 / levels as f64);
+        let mut temperature = schedule.start_temperature;
+        for _ in 0..levels {
+            for _ in 0..STEPS_PER_TEMPERATURE {
+                self.try_step(temperature);
+            }
+            temperature *= cooling;
+            if self.is_best_within() && self.best.moved <= goal {
+                break;
+            }
+        }
+    }
+
+    fn try_step(&mut self, temperature: f64) {
+        self.propose_step();
+        let Some(delta) = self.cost_change() else { return };
+        if delta > 0.0 && self.rng.fraction() >= (-delta / temperature).exp() {
+            return;
+        }
+        let proposal = std::mem::take(&mut self.proposal);
+        for change in &proposal {
+            self.reassign(*change);
+        }
+        if !self.limits.allows(&self.state) {
+            for _ in 0..proposal.len() {
+                if let Some(change) = self.undo_to_best.pop() {
+                    self.reassign(change);
+                    self.undo_to_best.pop();
+                }
+            }
+        }
+        self.proposal = proposal;
+        let score = self.score();
+        if score.is_better_than(&self.best) {
+            self.best = score;
+            self.undo_to_best.clear();
+        }
+    }
+
+    /// Returns the change in cost of the proposal; `None` if it is not legal or changes nothing.
+    fn cost_change(&mut self) -> Option<f64> {
+        if self.proposal.is_empty() {
+            return None;
+        }
+        self.new_loads.clear();
+        let mut moved = 0;
+        for n in 0..self.proposal.len() {
+            let Reassignment { item, host } = self.proposal[n];
+            let (data, from) = (&self.model.items[item], self.state.host_of[item]);
+            let twice = self.proposal[..n].iter().any(|other| self.model.items[other.item].shard == data.shard);
+            if from == host || twice || !self.state.is_legal(self.model, item, host) {
+                return None;
+            }
+            if from == data.home {
+                moved += data.weight[BYTES];
+            } else if host == data.home {
+                moved -= data.weight[BYTES];
+            }
+            self.add_load_change(from, data.weight, false);
+            self.add_load_change(host, data.weight, true);
+        }
+        let mut outside = 0.0;
+        for (host, load) in &self.new_loads {
+            outside += self.penalty.of_host(*host, *load) - self.cost[*host];
+        }
+        Some(moved as f64 * self.weights.moved + outside * self.weights.outside)
+    }
+
+    fn add_load_change(&mut self, host: usize, weight: Weight, arrives: bool) {
+        let change = if arrives { add } else { sub };
+        match self.new_loads.iter_mut().find(|(other, _)| *other == host) {
+            Some((_, load)) => *load = change(*load, weight),
+            None => self.new_loads.push((host, change(self.state.load[host], weight))),
+        }
+    }
+
+    /// Proposes a random step.
+    fn propose_step(&mut self) {
+        self.proposal.clear();
+        let Some(item) = self.pick_item() else { return };
+        match self.rng.below(64) {
+            0..=19 => {
+                let host = self.pick_host(item);
+                self.set_proposal(&[(item, host)]);
+            }
+            20..=35 => self.propose_swap(item),
+            36..=45 => self.propose_exchange(item),
+            46..=51 => self.propose_two_for_one(item),
+            52..=57 => self.propose_chain(item),
+            _ => self.propose_matched_swap(item),
+        }
+    }
+
+    fn set_proposal(&mut self, changes: &[(usize, usize)]) {
+        self.proposal.clear();
+        self.proposal.extend(changes.iter().map(|(item, host)| Reassignment { item: *item, host: *host }));
+    }
+
+    /// Returns an item; half of the time one on a host outside its range, if there is one.
+    fn pick_item(&mut self) -> Option<usize> {
+        if !self.violators.is_empty() && self.rng.below(2) == 0 {
+            let host = self.violators[self.rng.below(self.violators.len())];
+            if let Some(item) = self.pick_item_on(host) {
+                return Some(item);
+            }
+        }
+        let at = self.rng.below(self.movable.len());
+        Some(self.movable[at])
+    }
+
+    fn pick_item_on(&mut self, host: usize) -> Option<usize> {
+        let list = &self.state.items_on[host];
+        if list.is_empty() {
+            return None;
+        }
+        let item = list[self.rng.below(list.len())];
+        self.model.items[item].movable.then_some(item)
+    }
+
+    /// Returns the home of the item, a host outside its range, or any that can receive.
+    fn pick_host(&mut self, item: usize) -> usize {
+        let home = self.model.items[item].home;
+        let roll = self.rng.below(8);
+        if self.state.host_of[item] != home && roll < 3 {
+            home
+        } else if !self.violators.is_empty() && roll < 5 {
+            self.violators[self.rng.below(self.violators.len())]
+        } else {
+            self.receivers[self.rng.below(self.receivers.len())]
+        }
+    }
+
+    /// Proposes to swap the item with one on another host.
+    fn propose_swap(&mut self, item: usize) {
+        let host = self.pick_host(item);
+        if let Some(other) = self.pick_item_on(host) {
+            self.set_proposal(&[(item, host), (other, self.state.host_of[item])]);
+        }
+    }
+
+    /// Proposes the swap of the item with one on a host that costs least.
+    fn propose_matched_swap(&mut self, item: usize) {
+        let (host, at) = (self.pick_host(item), self.state.host_of[item]);
+        let mut best: Option<(f64, usize)> = None;
+        for place in 0..self.state.items_on[host].len().min(MAX_PARTNERS) {
+            let other = self.state.items_on[host][place];
+            if !self.model.items[other].movable {
+                continue;
+            }
+            self.set_proposal(&[(item, host), (other, at)]);
+            if let Some(delta) = self.cost_change()
+                && best.is_none_or(|(least, _)| delta < least)
+            {
+                best = Some((delta, other));
+            }
+        }
+        self.proposal.clear();
+        if let Some((_, other)) = best {
+            self.set_proposal(&[(item, host), (other, at)]);
+        }
+    }
+
+    /// Proposes that an item returns home and another one from there replaces it.
+    fn propose_exchange(&mut self, item: usize) {
+        let (home, at) = (self.model.items[item].home, self.state.host_of[item]);
+        if at == home {
+            return self.propose_swap(item);
+        }
+        if let Some(other) = self.pick_item_on(home) {
+            self.set_proposal(&[(item, home), (other, at)]);
+        }
+    }
+
+    /// Proposes to swap the item with two on another host.
+    fn propose_two_for_one(&mut self, item: usize) {
+        let host = self.pick_host(item);
+        let at = self.state.host_of[item];
+        let (Some(first), Some(second)) = (self.pick_item_on(host), self.pick_item_on(host)) else { return };
+        if first != second {
+            self.set_proposal(&[(item, host), (first, at), (second, at)]);
+        }
+    }
+
+    /// Proposes that the item replaces one on another host, which goes to a third.
+    fn propose_chain(&mut self, item: usize) {
+        let host = self.pick_host(item);
+        let Some(other) = self.pick_item_on(host) else { return };
+        let last = self.pick_host(other);
+        self.set_proposal(&[(item, host), (other, last)]);
+    }
+}

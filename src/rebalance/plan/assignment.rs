@@ -1,0 +1,151 @@
+//! An assignment of copies to hosts, with its loads and range violations, updated incrementally.
+
+use super::model::{BYTES, LoadRange, Model, OPS, Weight, add, sub};
+
+/// The host of every item, and the loads that follow from it.
+#[derive(Debug, Clone)]
+pub(crate) struct Assignment {
+    /// Host of each item.
+    pub host_of: Vec<usize>,
+    /// Load of each host.
+    pub load: Vec<Weight>,
+    /// Items on each host, in no particular order.
+    pub items_on: Vec<Vec<usize>>,
+    /// Position of each item in its host's list.
+    position: Vec<usize>,
+    /// Bytes of items away from home.
+    pub moved: i64,
+    /// Number of items away from home.
+    pub moves: usize,
+}
+
+impl Assignment {
+    /// Creates the assignment with every item at home.
+    pub(crate) fn new(model: &Model) -> Self {
+        Self::from_hosts(model, model.items.iter().map(|item| item.home).collect())
+    }
+
+    /// Creates the assignment with the given host of each item.
+    pub(crate) fn from_hosts(model: &Model, host_of: Vec<usize>) -> Self {
+        let mut state = Self {
+            load: vec![[0, 0]; model.hosts.len()],
+            items_on: vec![Vec::new(); model.hosts.len()],
+            position: vec![0; host_of.len()],
+            moved: 0,
+            moves: 0,
+            host_of,
+        };
+        for (item, data) in model.items.iter().enumerate() {
+            let host = state.host_of[item];
+            state.load[host] = add(state.load[host], data.weight);
+            state.position[item] = state.items_on[host].len();
+            state.items_on[host].push(item);
+            if host != data.home {
+                state.moved += data.weight[BYTES];
+                state.moves += 1;
+            }
+        }
+        state
+    }
+
+    /// Reassigns an item to a host.
+    pub(crate) fn reassign(&mut self, model: &Model, item: usize, host: usize) {
+        let (from, data) = (self.host_of[item], &model.items[item]);
+        if from == host {
+            return;
+        }
+        let position = self.position[item];
+        self.items_on[from].swap_remove(position);
+        if let Some(other) = self.items_on[from].get(position) {
+            self.position[*other] = position;
+        }
+        self.position[item] = self.items_on[host].len();
+        self.items_on[host].push(item);
+        self.load[from] = sub(self.load[from], data.weight);
+        self.load[host] = add(self.load[host], data.weight);
+        self.host_of[item] = host;
+        if from == data.home {
+            self.moved += data.weight[BYTES];
+            self.moves += 1;
+        } else if host == data.home {
+            self.moved -= data.weight[BYTES];
+            self.moves -= 1;
+        }
+    }
+
+    /// Whether the item may be on the host, given the current hosts of the other copies of its shard.
+    pub(crate) fn is_legal(&self, model: &Model, item: usize, host: usize) -> bool {
+        let mut siblings = model.items[item].siblings.iter();
+        model.is_allowed(item, host)
+            && !siblings.any(|sibling| model.excludes(item, host, *sibling, self.host_of[*sibling]))
+    }
+
+    /// Returns the items that may not be on their current host.
+    pub(crate) fn misplaced_items(&self, model: &Model) -> Vec<usize> {
+        (0..self.host_of.len()).filter(|item| !self.is_legal(model, *item, self.host_of[*item])).collect()
+    }
+}
+
+/// The cost of loads outside their allowed range, in bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Penalty {
+    /// The loads to aim for.
+    ranges: Vec<LoadRange>,
+    /// The loads that are never acceptable outside; at least as wide as the ranges.
+    hard_limits: Vec<LoadRange>,
+    /// Bytes per unit of each resource.
+    scale: [f64; 2],
+    /// Quadratic term per host and resource, so that two small violations cost less than one large one.
+    curvature: Vec<[f64; 2]>,
+}
+
+/// Cost of a byte outside a hard limit, relative to a byte outside a range.
+const HARD_LIMIT_FACTOR: f64 = 20.0;
+
+impl Penalty {
+    /// Creates a penalty with the capacities of the hosts as hard limits.
+    pub(crate) fn new(model: &Model, ranges: &[LoadRange]) -> Self {
+        Self::with_hard_limits(model, ranges, &model.hard_limits())
+    }
+
+    /// Creates a penalty with other hard limits.
+    pub(crate) fn with_hard_limits(model: &Model, ranges: &[LoadRange], hard_limits: &[LoadRange]) -> Self {
+        let curvature = model.hosts.iter().map(|host| host.target.map(|target| 1.0 / target.max(1.0))).collect();
+        Self { ranges: ranges.to_vec(), hard_limits: hard_limits.to_vec(), scale: model.bytes_per_unit(), curvature }
+    }
+
+    /// Returns the cost of one host with that load; 0 exactly when the load is within its range and hard limit.
+    pub(crate) fn of_host(&self, host: usize, load: Weight) -> f64 {
+        let (range, hard_limit) = (&self.ranges[host], &self.hard_limits[host]);
+        let mut cost = 0.0;
+        for resource in [BYTES, OPS] {
+            let violation = range_violation(range, resource, load);
+            if violation > 0 {
+                let violation = violation as f64;
+                cost += violation * self.scale[resource] * (1.0 + violation * self.curvature[host][resource]);
+                cost += range_violation(hard_limit, resource, load) as f64 * self.scale[resource] * HARD_LIMIT_FACTOR;
+            }
+        }
+        cost
+    }
+
+    /// Returns the cost of all hosts.
+    pub(crate) fn total(&self, state: &Assignment) -> f64 {
+        state.load.iter().enumerate().map(|(host, load)| self.of_host(host, *load)).sum()
+    }
+}
+
+/// Returns how far a load is outside a range, in units of the resource.
+pub(crate) fn range_violation(range: &LoadRange, resource: usize, load: Weight) -> i64 {
+    (load[resource] - range.max[resource]).max(range.min[resource] - load[resource]).max(0)
+}
+
+/// Whether every load is within its range.
+pub(crate) fn is_within(state: &Assignment, ranges: &[LoadRange]) -> bool {
+    (0..ranges.len()).all(|host| is_host_within(state, ranges, host))
+}
+
+/// Whether the loads of one host are within its range.
+pub(crate) fn is_host_within(state: &Assignment, ranges: &[LoadRange], host: usize) -> bool {
+    [BYTES, OPS].iter().all(|resource| range_violation(&ranges[host], *resource, state.load[host]) == 0)
+}
