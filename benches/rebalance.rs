@@ -14,14 +14,14 @@
 mod bulk;
 #[path = "rebalance/client.rs"]
 mod client;
+#[path = "../tests/migration/fixture.rs"]
+mod fixture;
 #[path = "rebalance/gap.rs"]
 mod gap;
-#[path = "../tests/mover/places.rs"]
-mod places;
-#[path = "rebalance/spare.rs"]
-mod spare;
+#[path = "rebalance/throttle.rs"]
+mod throttle;
 
-use gap::{percentile, told};
+use gap::{percentile, print_percentiles};
 
 fn main() {
     let number = |name: &str, default: usize| {
@@ -29,14 +29,14 @@ fn main() {
     };
     let (moves, failovers, keys) = (number("MOVES", 100), number("FAILOVERS", 12), number("KEYS", 10_000));
     let always = std::env::var("DUNLIN_BENCH_APPENDFSYNC").is_ok_and(|value| value == "always");
-    let [vs_redis_cli, copied, vs_full_sync, whole] = if keys == 0 { [f64::NAN; 4] } else { throughput(keys) };
-    let gaps = gap::measure(moves, failovers, if always { "always" } else { "everysec" });
-    let [idle, free, guarded] = if keys == 0 { [f64::NAN; 3] } else { spared(keys / 4) };
-    told("write gap of a move, as the writers see it", &gaps.client);
-    told("the same as the host sees it, from pause to opening", &gaps.host);
-    told("slowest write of a move", &gaps.slowest);
-    told("longest wait in as long a time without a move", &gaps.idle);
-    told("write gap of FAILOVER TO", &gaps.failover);
+    let [vs_redis_cli, copied, vs_full_sync, whole] = if keys == 0 { [f64::NAN; 4] } else { measure_throughput(keys) };
+    let gaps = gap::measure_gaps(moves, failovers, if always { "always" } else { "everysec" });
+    let [idle, free, guarded] = if keys == 0 { [f64::NAN; 3] } else { print_throttle(keys / 4) };
+    print_percentiles("write gap of a move, as the writers see it", &gaps.client);
+    print_percentiles("the same as the host sees it, from pause to opening", &gaps.host);
+    print_percentiles("slowest write of a move", &gaps.slowest);
+    print_percentiles("longest wait in as long a time without a move", &gaps.idle);
+    print_percentiles("write gap of FAILOVER TO", &gaps.failover);
     eprintln!("{} acknowledged writes at {:.0} a second, {} attempts given up", gaps.acked, gaps.rate, gaps.retries);
     println!(
         "bench rebalance: vs_redis_cli={vs_redis_cli:.1} copied_vs_redis_cli={copied:.1} vs_full_sync={vs_full_sync:.2} gap_p50_ms={:.2} gap_p99_ms={:.2} failover_gap_p50_ms={:.0} host_gap_p50_ms={:.2} host_gap_p99_ms={:.2} whole_vs_full_sync={whole:.2} wait_p99_ms={idle:.2} wait_p99_copy_ms={free:.2} wait_p99_guarded_ms={guarded:.2}",
@@ -48,23 +48,23 @@ fn main() {
     );
 }
 
-fn spared(keys: usize) -> [f64; 3] {
-    let spare::Spared { idle, free, guarded } = spare::measure(keys);
+fn print_throttle(keys: usize) -> [f64; 3] {
+    let throttle::ThrottleTimes { idle, unlimited: free, limited: guarded } = throttle::measure_throttle(keys);
     eprintln!(
         "99 of 100 writes wait {idle:.2} ms at most without a copy, {:.2} ms during one of {:.1} s, {:.2} ms during one \
          with --max-p99 {}ms, of {:.1} s",
         free.0,
         free.1,
         guarded.0,
-        spare::LIMIT,
+        throttle::P99_LIMIT_MS,
         guarded.1
     );
     [idle, free.0, guarded.0]
 }
 
-fn throughput(keys: usize) -> [f64; 4] {
-    let (cli_bytes, cli_seconds) = bulk::cluster(keys);
-    let bulk = bulk::measure(keys);
+fn measure_throughput(keys: usize) -> [f64; 4] {
+    let (cli_bytes, cli_seconds) = bulk::time_cluster_rebalance(keys);
+    let bulk = bulk::measure_bulk(keys);
     let rate = |bytes: u64, seconds: f64| bytes as f64 / seconds / 1e6;
     eprintln!(
         "redis-cli --cluster rebalance: {cli_bytes} bytes in {cli_seconds:.2} s, {:.0} MB/s",

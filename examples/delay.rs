@@ -34,14 +34,14 @@ async fn main() -> Result<(), Box<dyn Error>> {
             tokio::time::sleep(2 * half).await;
             let Ok(far) = TcpStream::connect(target).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
-            tokio::join!(pass(near_in, far_out, half), pass(far_in, near_out, half));
+            tokio::join!(forward_delayed(near_in, far_out, half), forward_delayed(far_in, near_out, half));
         });
     }
 }
 
 /// Passes on what arrives, each piece by `delay` later than it came.
-async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
-    let (sender, mut pieces) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
+async fn forward_delayed(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) {
+    let (sender, mut chunks) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
     let reading = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
@@ -51,7 +51,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, delay: Duration) 
         }
     };
     let writing = async move {
-        while let Some((due, piece)) = pieces.recv().await {
+        while let Some((due, piece)) = chunks.recv().await {
             tokio::time::sleep_until(due).await;
             if to.write_all(&piece).await.is_err() {
                 return;

@@ -1,7 +1,7 @@
 //! dunlin: provision hosts, deploy releases, and move Redis shards while they are written to.
 //!
 //! Three jobs share one shape: observe → plan → show → confirm → apply → verify. The plan is a value; planning is
-//! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/rooms.rs`.
+//! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/architecture.rs`.
 
 pub mod agent;
 pub mod atomic_file;
@@ -17,12 +17,12 @@ pub mod playbook;
 pub mod poll;
 pub mod process;
 pub mod project;
+pub mod protocol;
 pub mod provision;
 pub mod rebalance;
 pub mod report;
 pub mod resources;
 pub mod transport;
-pub mod wire;
 
 /// Snapshots of messages, for unit tests.
 #[cfg(test)]

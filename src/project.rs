@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::inventory::fields::{self, Fields};
+use crate::inventory::fields::{self, TableReader};
 use crate::inventory::{Diagnostic, Diagnostics, SourceFile, read_source};
 
 /// The parts of a project, all paths as they can be opened from the current folder.
@@ -61,12 +61,12 @@ impl Project {
     /// mistake in it.
     pub fn from_file(root: &Path, file: &SourceFile, found: &mut Diagnostics) -> Option<Self> {
         let mut mistakes = Diagnostics::new();
-        let table = fields::parse(file, &mut mistakes);
-        let mut fields = Fields::new(file, table.get_ref(), 0..0);
+        let table = fields::parse_table(file, &mut mistakes);
+        let mut fields = TableReader::new(file, table.get_ref(), 0..0);
         let mut read_path = |key| {
-            let path = fields.string(key, &mut mistakes)?;
+            let path = fields.take_string(key, &mut mistakes)?;
             if path.value.is_empty() {
-                mistakes.push(Diagnostic::on(&path.origin, format!("`{key}` is empty")));
+                mistakes.push(Diagnostic::error_at(&path.origin, format!("`{key}` is empty")));
             }
             Some(join(root, &path.value))
         };
@@ -78,7 +78,7 @@ impl Project {
             dist: read_path("dist").unwrap_or(defaults.dist),
             root: defaults.root,
         };
-        fields.finish(NAME, &mut mistakes);
+        fields.report_unknown_keys(NAME, &mut mistakes);
         let is_sound = !mistakes.has_errors();
         found.extend(mistakes);
         is_sound.then_some(project)

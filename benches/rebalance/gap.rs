@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use dunlin::wire::shard::{MoveSpec, Reply, Request};
+use dunlin::protocol::shard::{MoveSpec, ShardReply, ShardRequest};
 
-use crate::client::{Client, Seen};
-use crate::places::{self, Places, admin, within};
+use crate::client::{LoadClient, WriteStats};
+use crate::fixture::{self, MoveFixture, connect_admin, wait_until};
 
 /// Writes a second to the moving shard.
-const RATE: u64 = 10_000;
+const WRITE_RATE: u64 = 10_000;
 /// Writes around a switch, about 100 ms of them.
-const WINDOW: u64 = RATE / 10;
+const SWITCH_WINDOW: u64 = WRITE_RATE / 10;
 
 /// Gaps in milliseconds.
-pub struct Gaps {
+pub struct GapSamples {
     /// As the writers saw it: the longest time without an acknowledgement, from the switch's beginning to its end.
     pub client: Vec<f64>,
     /// The longest time that one write took.
@@ -31,13 +31,18 @@ pub struct Gaps {
     pub rate: f64,
 }
 
-pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gaps {
-    let mut places = Places::with(2, appendfsync);
-    places.provision(0).unwrap();
-    let address = places.address(0);
-    let mut client = Client::start(places.folder.path(), &address, (places::APP, places::APP_PASSWORD), RATE);
-    client.await_acked(RATE);
-    let mut gaps = Gaps {
+pub fn measure_gaps(moves: usize, failovers: usize, appendfsync: &'static str) -> GapSamples {
+    let mut fixture = MoveFixture::with_appendfsync(2, appendfsync);
+    fixture.provision_primary(0).unwrap();
+    let address = fixture.address(0);
+    let mut client = LoadClient::start_writers(
+        fixture.folder.path(),
+        &address,
+        (fixture::APP_USER, fixture::APP_PASSWORD),
+        WRITE_RATE,
+    );
+    client.wait_for_acks(WRITE_RATE);
+    let mut gaps = GapSamples {
         client: Vec::new(),
         slowest: Vec::new(),
         host: Vec::new(),
@@ -48,73 +53,73 @@ pub fn measure(moves: usize, failovers: usize, appendfsync: &'static str) -> Gap
         rate: 0.0,
     };
     let (mut from, mut to) = (0, 1);
-    client.total();
+    client.take_total();
     let begin = Instant::now();
     for _ in 0..moves {
-        one(&mut places, &mut client, &mut gaps, (from, to));
+        measure_move(&mut fixture, &mut client, &mut gaps, (from, to));
         (from, to) = (to, from);
     }
-    gaps.acked = client.total();
+    gaps.acked = client.take_total();
     gaps.rate = gaps.acked as f64 / begin.elapsed().as_secs_f64();
     if failovers > 0 {
-        await_replica(&mut admin(&places.address(from)).unwrap());
+        wait_for_replica(&mut connect_admin(&fixture.address(from)).unwrap());
     }
     for _ in 0..failovers {
-        let seen = failover(&places, &mut client, from, to);
-        gaps.failover.push(ms(seen.gap));
+        let seen = measure_failover(&fixture, &mut client, from, to);
+        gaps.failover.push(to_ms(seen.gap));
         (from, to) = (to, from);
     }
     gaps
 }
 
 /// One move, as a run makes it: copy, arm, switch. Both windows are as long.
-fn one(places: &mut Places, client: &mut Client, gaps: &mut Gaps, (from, to): (u8, u8)) {
-    let spec = MoveSpec { source_is_armed: true, ..places.spec(from, to) };
-    places.handle(Request::Copy(spec.clone())).unwrap();
-    let arm = places.arm(from, 1);
-    client.seen();
-    client.await_acked(WINDOW);
-    gaps.idle.push(ms(client.seen().gap));
-    places.handle(arm).unwrap();
-    let Reply::Switched(switched) = places.handle(Request::Switch(spec)).unwrap() else { panic!() };
-    client.await_acked(WINDOW / 2);
-    let seen = client.seen();
-    client.publish(&places.address(to));
-    gaps.client.push(ms(seen.gap));
-    gaps.slowest.push(ms(seen.slowest));
+fn measure_move(fixture: &mut MoveFixture, client: &mut LoadClient, gaps: &mut GapSamples, (from, to): (u8, u8)) {
+    let spec = MoveSpec { source_file_requires_replicas: true, ..fixture.move_spec(from, to) };
+    fixture.run_request(ShardRequest::Copy(spec.clone())).unwrap();
+    let arm = fixture.min_replicas_request(from, 1);
+    client.take_stats();
+    client.wait_for_acks(SWITCH_WINDOW);
+    gaps.idle.push(to_ms(client.take_stats().gap));
+    fixture.run_request(arm).unwrap();
+    let ShardReply::CutOver(switched) = fixture.run_request(ShardRequest::CutOver(spec)).unwrap() else { panic!() };
+    client.wait_for_acks(SWITCH_WINDOW / 2);
+    let seen = client.take_stats();
+    client.publish_map(&fixture.address(to));
+    gaps.client.push(to_ms(seen.gap));
+    gaps.slowest.push(to_ms(seen.slowest));
     gaps.host.push(switched.gap_us as f64 / 1000.0);
     gaps.retries += switched.retries;
 }
 
 /// Redis' own planned failover between the same two instances.
-fn failover(places: &Places, client: &mut Client, from: u8, to: u8) -> Seen {
-    let mut source = admin(&places.address(from)).unwrap();
-    let target = places.address(to);
+fn measure_failover(fixture: &MoveFixture, client: &mut LoadClient, from: u8, to: u8) -> WriteStats {
+    let mut source = connect_admin(&fixture.address(from)).unwrap();
+    let target = fixture.address(to);
     let (host, port) = target.rsplit_once(':').unwrap();
-    client.seen();
+    client.take_stats();
     redis::cmd("FAILOVER").arg("TO").arg(host).arg(port).arg("TIMEOUT").arg(5000).exec(&mut source).unwrap();
-    let mut heir = admin(&target).unwrap();
-    within(Duration::from_secs(10), || {
-        let (there, here) = (info(&mut heir), info(&mut source));
+    let mut promoted = connect_admin(&target).unwrap();
+    wait_until(Duration::from_secs(10), || {
+        let (there, here) = (replication_info(&mut promoted), replication_info(&mut source));
         there.contains("role:master") && here.contains("role:slave") && here.contains("master_link_status:up")
     });
-    client.await_acked(RATE / 10);
-    let seen = client.seen();
-    client.publish(&target);
+    client.wait_for_acks(WRITE_RATE / 10);
+    let seen = client.take_stats();
+    client.publish_map(&target);
     // The next one starts from an attached replica.
-    await_replica(&mut heir);
+    wait_for_replica(&mut promoted);
     seen
 }
 
-fn await_replica(primary: &mut redis::Connection) {
-    within(Duration::from_secs(10), || info(primary).contains("state=online"));
+fn wait_for_replica(primary: &mut redis::Connection) {
+    wait_until(Duration::from_secs(10), || replication_info(primary).contains("state=online"));
 }
 
-fn info(connection: &mut redis::Connection) -> String {
+fn replication_info(connection: &mut redis::Connection) -> String {
     redis::cmd("INFO").arg("replication").query(connection).unwrap()
 }
 
-fn ms(time: Duration) -> f64 {
+fn to_ms(time: Duration) -> f64 {
     time.as_secs_f64() * 1000.0
 }
 
@@ -128,12 +133,12 @@ pub fn percentile(values: &[f64], share: f64) -> f64 {
 }
 
 /// For the reader: half of them, nearly all, the longest.
-pub fn told(name: &str, values: &[f64]) {
+pub fn print_percentiles(name: &str, values: &[f64]) {
     let [p50, p99, most] = [0.5, 0.99, 1.0].map(|share| percentile(values, share));
     eprintln!("{name}: {} times, p50 {p50:.2} ms, p99 {p99:.2} ms, longest {most:.2} ms", values.len());
 }
 
-pub fn timed<T>(work: impl FnOnce() -> T) -> (T, f64) {
+pub fn time_call<T>(work: impl FnOnce() -> T) -> (T, f64) {
     let begin = Instant::now();
     let done = work();
     (done, begin.elapsed().as_secs_f64())

@@ -22,26 +22,26 @@ use redis::{Cmd, FromRedisValue, Value};
 use crate::{
     map::{Epoch, ShardId},
     routing::{Routing, RoutingError},
-    slot::slot_of,
+    slot::slot_for_key,
 };
 
-mod drive;
 mod error;
 mod health;
-mod node;
+mod map_watcher;
+mod retry;
+mod routing_table;
+mod shard_client;
 mod state;
-mod table;
-mod watch;
 
-pub use error::{Applied, Error};
+pub use error::{AppliedState, ShardError};
 pub use health::ShardHealth;
-use state::Inner;
-pub use state::Stats;
-use table::Table;
+use routing_table::RoutingTable;
+pub use state::ConnectionStats;
+use state::SharedState;
 
 /// How to connect, and for how long to try.
 #[derive(Clone)]
-pub struct Options {
+pub struct ConnectionOptions {
     /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
     pub password: Option<String>,
     /// How long to wait for a reply. Longer than any pause of a move, which a server spends holding writes.
@@ -55,9 +55,9 @@ pub struct Options {
     pub poll_interval: Duration,
 }
 
-impl Default for Options {
-    fn default() -> Options {
-        Options {
+impl Default for ConnectionOptions {
+    fn default() -> ConnectionOptions {
+        ConnectionOptions {
             password: None,
             response_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
@@ -67,7 +67,7 @@ impl Default for Options {
     }
 }
 
-impl fmt::Debug for Options {
+impl fmt::Debug for ConnectionOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("password", &self.password.as_ref().map(|_| "…"))
@@ -81,7 +81,7 @@ impl fmt::Debug for Options {
 
 /// Whether a request may be sent again when it is not known if it was applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Retry {
+pub enum RetryPolicy {
     /// It may: applying it twice is the same as once (reads, ZADD, SET).
     Idempotent,
     /// It may not (increments, pushes onto lists).
@@ -90,66 +90,71 @@ pub enum Retry {
 
 /// The shards of one cluster. Cheap to clone; the clones share connections and map.
 #[derive(Clone)]
-pub struct Shards {
-    inner: Arc<Inner>,
+pub struct ShardConnections {
+    inner: Arc<SharedState>,
 }
 
-impl Shards {
+impl ShardConnections {
     /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio runtime;
     /// the watch ends with the last clone. Error: the map cannot be read or is not valid.
-    pub async fn open(path: impl AsRef<Path>, options: Options) -> Result<Shards, RoutingError> {
+    pub async fn open(path: impl AsRef<Path>, options: ConnectionOptions) -> Result<ShardConnections, RoutingError> {
         let path: PathBuf = path.as_ref().to_owned();
-        let (routing, stamp) = watch::load(&path)?;
-        let table = Table::new(routing, &options, None)?;
+        let (routing, stamp) = map_watcher::load_with_stamp(&path)?;
+        let table = RoutingTable::new(routing, &options, None)?;
         let interval = options.poll_interval;
-        let inner = Arc::new(Inner::new(path, options, table));
-        watch::spawn(&inner, stamp, interval);
-        Ok(Shards { inner })
+        let inner = Arc::new(SharedState::new(path, options, table));
+        map_watcher::spawn_watcher(&inner, stamp, interval);
+        Ok(ShardConnections { inner })
     }
 
     /// The epoch of the map in use.
     pub fn epoch(&self) -> Epoch {
-        self.inner.table().routing.epoch
+        self.inner.current_table().routing.epoch
     }
 
     /// The map in use.
     pub fn routing(&self) -> Arc<Routing> {
-        self.inner.table().routing.clone()
+        self.inner.current_table().routing.clone()
     }
 
     /// The shard that a key belongs to.
-    pub fn shard_of(&self, key: &[u8]) -> ShardId {
-        self.inner.table().target(slot_of(key)).id
+    pub fn shard_for_key(&self, key: &[u8]) -> ShardId {
+        self.inner.current_table().target_for_slot(slot_for_key(key)).id
     }
 
     /// What has happened so far.
-    pub fn stats(&self) -> Stats {
-        self.inner.stats()
+    pub fn stats(&self) -> ConnectionStats {
+        self.inner.collect_stats()
     }
 
     /// Sends one command to the shard of `key` and converts its reply.
-    pub async fn query<T: FromRedisValue>(&self, key: &[u8], cmd: &Cmd, retry: Retry) -> Result<T, Error> {
-        let shard = self.shard_of(key);
-        let value = drive::single(&self.inner, slot_of(key), cmd, retry).await?;
-        redis::from_redis_value(value).map_err(|source| Error::Reply { shard, source })
+    pub async fn query_shard<T: FromRedisValue>(
+        &self,
+        key: &[u8],
+        cmd: &Cmd,
+        retry: RetryPolicy,
+    ) -> Result<T, ShardError> {
+        let shard = self.shard_for_key(key);
+        let value = retry::send_one(&self.inner, slot_for_key(key), cmd, retry).await?;
+        redis::from_redis_value(value).map_err(|source| ShardError::UnexpectedReply { shard, source })
     }
 
     /// Sends many commands, each to the shard of its key: one pipeline per shard, all shards at the same time. The
     /// results stand in the order of the items; each has its own, so that a shard that is down fails only its items.
-    pub async fn batch(&self, items: Vec<(Vec<u8>, Cmd)>, retry: Retry) -> Vec<Result<Value, Error>> {
-        drive::batch(&self.inner, items, retry).await
+    pub async fn query_batch(&self, items: Vec<(Vec<u8>, Cmd)>, retry: RetryPolicy) -> Vec<Result<Value, ShardError>> {
+        retry::send_batch(&self.inner, items, retry).await
     }
 
     /// Asks each shard once whether it answers (PING, at the node that requests go to now), all at the same time and
     /// within `limit`. The result is in the order of the shards' numbers.
-    pub async fn health(&self, limit: Duration) -> Vec<ShardHealth> {
-        health::ask(&self.inner, limit).await
+    pub async fn check_health(&self, limit: Duration) -> Vec<ShardHealth> {
+        health::check_shards(&self.inner, limit).await
     }
 }
 
-impl fmt::Debug for Shards {
+impl fmt::Debug for ShardConnections {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let table = self.inner.table();
+        let table = self.inner.current_table();
         write!(f, "Shards({} at epoch {})", table.routing.cluster, table.routing.epoch)
     }
 }

@@ -9,7 +9,7 @@ pub mod map;
 pub mod routing;
 pub mod slot;
 
-pub use connections::{Applied, Error, Options, Retry, Shards};
-pub use map::{Epoch, MapError, Placement, Shard, ShardId, ShardMap};
+pub use connections::{AppliedState, ConnectionOptions, RetryPolicy, ShardConnections, ShardError};
+pub use map::{Epoch, MapError, Shard, ShardId, ShardMap, ShardPlacement};
 pub use routing::{Route, Routing, RoutingError};
-pub use slot::{SLOTS, Slot, SlotRange, slot_of};
+pub use slot::{SLOT_COUNT, Slot, SlotRange, slot_for_key};

@@ -13,7 +13,7 @@ mod coverage;
 pub mod edit;
 mod parse;
 
-pub(crate) use coverage::Coverage;
+pub(crate) use coverage::SlotCoverage;
 
 /// The version of a map: one more with every published change. A consumer never accepts a lower one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -47,7 +47,7 @@ pub struct ShardId(
 impl ShardId {
     /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map cannot
     /// write to another shard that took over a port.
-    pub fn user(self) -> String {
+    pub fn acl_user(self) -> String {
         format!("s{:03}", self.0)
     }
 }
@@ -90,7 +90,7 @@ pub struct Shard {
 
 /// Where the copies of a shard are, or are to be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Placement {
+pub struct ShardPlacement {
     /// The shard.
     pub shard: ShardId,
     /// The host of the primary, by its inventory name.
@@ -113,24 +113,24 @@ pub struct MapError {
 
 impl Shard {
     /// Where its copies are.
-    pub fn placement(&self) -> Placement {
-        Placement { shard: self.id, host: self.host.clone(), replicas: self.replicas.clone() }
+    pub fn placement(&self) -> ShardPlacement {
+        ShardPlacement { shard: self.id, host: self.host.clone(), replicas: self.replicas.clone() }
     }
 }
 
 impl ShardMap {
     /// Reads a map from the text of the authored file; `Err` holds every mistake, in the order of the text.
     pub fn parse(text: &str) -> Result<ShardMap, Vec<MapError>> {
-        parse::parse(text)
+        parse::parse_map(text)
     }
 
     /// The shard that owns a slot. `None` cannot happen for a map that was parsed.
-    pub fn shard_of(&self, slot: Slot) -> Option<&Shard> {
+    pub fn shard_for_slot(&self, slot: Slot) -> Option<&Shard> {
         self.shards.iter().find(|shard| shard.slots.iter().any(|range| range.contains(slot)))
     }
 
     /// The shard with this number.
-    pub fn shard(&self, id: ShardId) -> Option<&Shard> {
+    pub fn find_shard(&self, id: ShardId) -> Option<&Shard> {
         self.shards.iter().find(|shard| shard.id == id)
     }
 
@@ -145,14 +145,14 @@ impl ShardMap {
     }
 
     /// The shards that have fewer replicas than the map asks for.
-    pub fn lacking(&self) -> impl Iterator<Item = &Shard> {
+    pub fn underreplicated_shards(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter().filter(|shard| shard.replicas.len() < usize::from(self.replicas.unwrap_or(0)))
     }
 
     /// The port a shard listens on, on whatever host.
     ///
     /// For a parsed map every shard's port fits; a number that is in no map saturates at 65535.
-    pub fn port(&self, id: ShardId) -> u16 {
+    pub fn port_of(&self, id: ShardId) -> u16 {
         self.port_base.saturating_add(id.0)
     }
 }

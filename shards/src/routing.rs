@@ -6,11 +6,11 @@ use std::{fmt::Write, path::Path};
 use serde::Deserialize;
 
 use crate::{
-    map::{Coverage, Epoch, ShardId, ShardMap},
+    map::{Epoch, ShardId, ShardMap, SlotCoverage},
     slot::SlotRange,
 };
 
-const HEADER: &str = "# published by dunlin; edits are overwritten\n";
+const PUBLISHED_HEADER: &str = "# published by dunlin; edits are overwritten\n";
 
 /// Where each shard of a cluster is to be found at one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +67,14 @@ pub enum RoutingError {
 }
 
 #[derive(Deserialize)]
-struct File {
+struct PublishedMap {
     cluster: String,
     epoch: Epoch,
-    shard: Vec<Line>,
+    shard: Vec<PublishedRoute>,
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct PublishedRoute {
     id: ShardId,
     slots: String,
     primary: String,
@@ -88,7 +88,7 @@ impl Routing {
     /// reach it. Error: a host without one.
     pub fn from_map(map: &ShardMap, address_of: impl Fn(&str) -> Option<String>) -> Result<Routing, RoutingError> {
         let locate = |id: ShardId, host: &str| match address_of(host) {
-            Some(address) => Ok(with_port(&address, map.port(id))),
+            Some(address) => Ok(with_port(&address, map.port_of(id))),
             None => Err(RoutingError::NoAddress { shard: id, host: host.to_owned() }),
         };
         let mut shards = Vec::with_capacity(map.shards.len());
@@ -98,7 +98,7 @@ impl Routing {
                 slots: shard.slots.clone(),
                 primary: locate(shard.id, &shard.host)?,
                 replicas: shard.replicas.iter().map(|host| locate(shard.id, host)).collect::<Result<_, _>>()?,
-                user: shard.id.user(),
+                user: shard.id.acl_user(),
             });
         }
         shards.sort_by_key(|route| route.id);
@@ -107,7 +107,7 @@ impl Routing {
 
     /// The text to publish: the same for the same routing, one line per shard.
     pub fn to_toml(&self) -> String {
-        let mut text = String::from(HEADER);
+        let mut text = String::from(PUBLISHED_HEADER);
         let quote = |value: &str| toml::Value::String(value.to_owned()).to_string();
         // writing to a String cannot fail
         let _ = writeln!(text, "cluster = {}\nepoch = {}\nshard = [", quote(&self.cluster), self.epoch);
@@ -129,35 +129,35 @@ impl Routing {
 
     /// Reads what [`Routing::to_toml`] writes. Keys it does not know are left alone: an older service reads a newer file.
     pub fn parse(text: &str) -> Result<Routing, RoutingError> {
-        let file: File = toml::from_str(text)?;
-        let mut shards = file.shard.into_iter().map(Line::route).collect::<Result<Vec<_>, _>>()?;
+        let file: PublishedMap = toml::from_str(text)?;
+        let mut shards = file.shard.into_iter().map(PublishedRoute::into_route).collect::<Result<Vec<_>, _>>()?;
         shards.sort_by_key(|route| route.id);
         let routing = Routing { cluster: file.cluster, epoch: file.epoch, shards };
-        routing.check()?;
+        routing.check_routes()?;
         Ok(routing)
     }
 
     /// Reads a published file.
-    pub fn load(path: &Path) -> Result<Routing, RoutingError> {
+    pub fn load_file(path: &Path) -> Result<Routing, RoutingError> {
         let text = std::fs::read_to_string(path)
             .map_err(|source| RoutingError::Read { path: path.display().to_string(), source })?;
         Routing::parse(&text)
     }
 
     /// The route of a shard.
-    pub fn route(&self, id: ShardId) -> Option<&Route> {
+    pub fn find_route(&self, id: ShardId) -> Option<&Route> {
         self.shards.binary_search_by_key(&id, |route| route.id).ok().map(|index| &self.shards[index])
     }
 
     /// For each slot, the index of its owner in [`Routing::shards`].
-    pub(crate) fn owners(&self) -> Result<Vec<u16>, RoutingError> {
-        let coverage = Coverage::of(self.shards.iter().map(|route| route.slots.as_slice()));
+    pub(crate) fn slot_owners(&self) -> Result<Vec<u16>, RoutingError> {
+        let coverage = SlotCoverage::from_ranges(self.shards.iter().map(|route| route.slots.as_slice()));
         if let Some(overlap) = coverage.overlaps().first() {
             let (first, second) = (self.shards[overlap.first].id, self.shards[overlap.second].id);
             let slots = overlap.slots;
             return Err(RoutingError::Invalid(format!("slots {slots} belong to shard {first} and to shard {second}")));
         }
-        let holes = coverage.holes();
+        let holes = coverage.find_gaps();
         if !holes.is_empty() {
             let holes = SlotRange::format_list(&holes);
             return Err(RoutingError::Invalid(format!("no shard owns the slots {holes}")));
@@ -165,7 +165,7 @@ impl Routing {
         Ok(coverage.into_owners())
     }
 
-    fn check(&self) -> Result<(), RoutingError> {
+    fn check_routes(&self) -> Result<(), RoutingError> {
         if let Some(pair) = self.shards.windows(2).find(|pair| pair[0].id == pair[1].id) {
             return Err(RoutingError::Invalid(format!("shard {} stands in it twice", pair[0].id)));
         }
@@ -177,12 +177,12 @@ impl Routing {
                 }
             }
         }
-        self.owners().map(drop)
+        self.slot_owners().map(drop)
     }
 }
 
-impl Line {
-    fn route(self) -> Result<Route, RoutingError> {
+impl PublishedRoute {
+    fn into_route(self) -> Result<Route, RoutingError> {
         let slots = SlotRange::parse_list(&self.slots)
             .map_err(|message| RoutingError::Invalid(format!("shard {}: {message}", self.id)))?;
         Ok(Route { id: self.id, slots, primary: self.primary, replicas: self.replicas, user: self.user })

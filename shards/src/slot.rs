@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// How many slots there are.
-pub const SLOTS: u16 = 16_384;
+pub const SLOT_COUNT: u16 = 16_384;
 
 /// A slot, `0 ..= 16383`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -27,11 +27,11 @@ impl fmt::Display for Slot {
 /// The slot of a key: CRC16 (XMODEM) of the hash tag, or of the whole key where there is none, modulo 16,384.
 ///
 /// The hash tag is what stands between the first `{` and the first `}` after it, unless that is empty.
-pub fn slot_of(key: &[u8]) -> Slot {
-    Slot(crc16(hashed_part(key)) % SLOTS)
+pub fn slot_for_key(key: &[u8]) -> Slot {
+    Slot(crc16(hash_tag(key)) % SLOT_COUNT)
 }
 
-fn hashed_part(key: &[u8]) -> &[u8] {
+fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else { return key };
     let rest = &key[open + 1..];
     match rest.iter().position(|&byte| byte == b'}') {
@@ -42,12 +42,12 @@ fn hashed_part(key: &[u8]) -> &[u8] {
 
 /// CRC16/XMODEM: polynomial 0x1021, initial value 0, nothing reflected.
 fn crc16(bytes: &[u8]) -> u16 {
-    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ CRC16[usize::from((crc >> 8) as u8 ^ byte)])
+    bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
 }
 
-const CRC16: [u16; 256] = crc16_table();
+const CRC16_TABLE: [u16; 256] = build_crc16_table();
 
-const fn crc16_table() -> [u16; 256] {
+const fn build_crc16_table() -> [u16; 256] {
     let mut table = [0u16; 256];
     let mut index = 0;
     while index < 256 {
@@ -117,17 +117,17 @@ fn parse_slot(text: &str, part: &str) -> Result<Slot, String> {
         return Err(format!("\"{part}\" is not a slot or a range of slots"));
     }
     match text.parse() {
-        Ok(number) if number < SLOTS => Ok(Slot(number)),
-        _ => Err(format!("\"{part}\" is outside the slots 0-{}", SLOTS - 1)),
+        Ok(number) if number < SLOT_COUNT => Ok(Slot(number)),
+        _ => Err(format!("\"{part}\" is outside the slots 0-{}", SLOT_COUNT - 1)),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Slot, SlotRange, slot_of};
+    use super::{Slot, SlotRange, slot_for_key};
 
     #[test]
-    fn fixed_vectors() {
+    fn known_keys_hash_to_known_slots() {
         // "123456789" is the check value of CRC16/XMODEM (0x31C3); the others are from the cluster specification's
         // examples and a server's CLUSTER KEYSLOT.
         for (key, slot) in [
@@ -140,21 +140,21 @@ mod tests {
             ("foo{hash_tag}", 2515),
             ("bar{hash_tag}", 2515),
         ] {
-            assert_eq!(slot_of(key.as_bytes()), Slot(slot), "{key}");
+            assert_eq!(slot_for_key(key.as_bytes()), Slot(slot), "{key}");
         }
     }
 
     #[test]
-    fn only_the_first_whole_tag_counts() {
-        assert_eq!(slot_of(b"{user1000}.following"), slot_of(b"user1000"));
-        assert_eq!(slot_of(b"foo{{bar}}zap"), slot_of(b"{bar"));
-        assert_eq!(slot_of(b"foo{bar}{zap}"), slot_of(b"bar"));
-        assert_ne!(slot_of(b"foo{}{bar}"), slot_of(b"bar"));
-        assert_ne!(slot_of(b"}a{b"), slot_of(b"b"));
+    fn only_the_first_complete_tag_counts() {
+        assert_eq!(slot_for_key(b"{user1000}.following"), slot_for_key(b"user1000"));
+        assert_eq!(slot_for_key(b"foo{{bar}}zap"), slot_for_key(b"{bar"));
+        assert_eq!(slot_for_key(b"foo{bar}{zap}"), slot_for_key(b"bar"));
+        assert_ne!(slot_for_key(b"foo{}{bar}"), slot_for_key(b"bar"));
+        assert_ne!(slot_for_key(b"}a{b"), slot_for_key(b"b"));
     }
 
     #[test]
-    fn ranges_read_and_written() {
+    fn ranges_parse_and_format() {
         let ranges = SlotRange::parse_list("0-255, 300").expect("two ranges");
         assert_eq!(SlotRange::format_list(&ranges), "0-255,300");
         assert_eq!(ranges.iter().map(SlotRange::count).sum::<u16>(), 257);

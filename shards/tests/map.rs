@@ -9,7 +9,7 @@
 
 use dunlin_shards::{Epoch, MapError, Routing, ShardId, ShardMap, Slot};
 
-const GOOD: &str = r#"
+const VALID_MAP: &str = r#"
 cluster = "timeline"
 epoch = 7
 port_base = 7000
@@ -28,27 +28,27 @@ pinned = true
 "#;
 
 /// The mistakes of a text, each with the words it points at.
-fn mistakes(text: &str) -> Vec<(String, String)> {
+fn map_errors(text: &str) -> Vec<(String, String)> {
     let errors: Vec<MapError> = ShardMap::parse(text).expect_err("mistakes");
     let place = |error: &MapError| error.span.clone().map_or(String::new(), |span| text[span].to_owned());
     errors.iter().map(|error| (place(error), error.message.clone())).collect()
 }
 
 #[test]
-fn a_good_map() {
-    let map = ShardMap::parse(GOOD).expect("a map");
+fn valid_maps_parse() {
+    let map = ShardMap::parse(VALID_MAP).expect("a map");
     assert_eq!((map.cluster.as_str(), map.epoch, map.port_base), ("timeline", Epoch(7), 7000));
-    assert_eq!(map.shard_of(Slot(300)).map(|shard| shard.id), Some(ShardId(0)));
-    assert_eq!(map.shard_of(Slot(16_383)).map(|shard| shard.id), Some(ShardId(1)));
+    assert_eq!(map.shard_for_slot(Slot(300)).map(|shard| shard.id), Some(ShardId(0)));
+    assert_eq!(map.shard_for_slot(Slot(16_383)).map(|shard| shard.id), Some(ShardId(1)));
     assert_eq!(map.shards_on("redis-01").map(|shard| shard.id).collect::<Vec<_>>(), [ShardId(0)]);
     assert_eq!(map.replicas_on("redis-02").map(|shard| shard.id).collect::<Vec<_>>(), [ShardId(0)]);
-    assert_eq!(map.port(ShardId(1)), 7001);
+    assert_eq!(map.port_of(ShardId(1)), 7001);
     assert!(map.shards[1].pinned && !map.shards[0].pinned);
-    assert_eq!(ShardId(17).user(), "s017");
+    assert_eq!(ShardId(17).acl_user(), "s017");
 }
 
 #[test]
-fn every_mistake_at_once_with_its_place() {
+fn all_errors_are_reported_with_their_place() {
     let text = r#"
 cluster = "time line"
 port_base = 65500
@@ -85,13 +85,13 @@ host = 5
         ("5", "host must be a string, not a value of type integer"),
         ("", "the map has no epoch"),
     ];
-    let found = mistakes(text);
+    let found = map_errors(text);
     let found: Vec<(&str, &str)> = found.iter().map(|(place, message)| (place.as_str(), message.as_str())).collect();
     assert_eq!(found, wanted);
 }
 
 #[test]
-fn one_mistake_each() {
+fn each_error_has_its_message() {
     for (from, to, message) in [
         ("epoch = 7", "epoch = -1", "epoch must be between 0 and 9223372036854775807, not -1"),
         ("epoch = 7", "epoch = \"7\"", "epoch must be an integer, not a value of type string"),
@@ -107,26 +107,26 @@ fn one_mistake_each() {
         ("host = \"redis-01\"", "", "this shard has no host"),
         ("slots = \"0-255,300\"", "", "this shard has no slots"),
     ] {
-        assert!(GOOD.contains(from), "{from} stands in the map");
-        let found = mistakes(&GOOD.replacen(from, to, 1));
+        assert!(VALID_MAP.contains(from), "{from} stands in the map");
+        let found = map_errors(&VALID_MAP.replacen(from, to, 1));
         let messages: Vec<&str> = found.iter().map(|(_, message)| message.as_str()).collect();
         assert_eq!(messages, [message], "{to}");
     }
     let messages: Vec<String> =
-        mistakes("cluster = \"a\"\nepoch = 1\nport_base = 1\n").into_iter().map(|m| m.1).collect();
+        map_errors("cluster = \"a\"\nepoch = 1\nport_base = 1\n").into_iter().map(|m| m.1).collect();
     assert_eq!(messages, ["the map has no shards"]);
-    assert!(!mistakes("cluster = \n epoch = [").is_empty());
+    assert!(!map_errors("cluster = \n epoch = [").is_empty());
 }
 
 #[test]
-fn help_suggests_the_key() {
-    let errors = ShardMap::parse(&GOOD.replace("pinned", "pined")).expect_err("an unknown key");
+fn unknown_keys_get_a_suggestion() {
+    let errors = ShardMap::parse(&VALID_MAP.replace("pinned", "pined")).expect_err("an unknown key");
     assert_eq!(errors[0].help.as_deref(), Some("did you mean \"pinned\"?"));
 }
 
 #[test]
-fn routing_there_and_back() {
-    let map = ShardMap::parse(GOOD).expect("a map");
+fn routing_round_trips() {
+    let map = ShardMap::parse(VALID_MAP).expect("a map");
     let routing = Routing::from_map(&map, |host| match host {
         "redis-01" => Some("10.0.0.1".to_owned()),
         _ => Some("fd00::2".to_owned()),

@@ -3,74 +3,74 @@
 //! One thread a request, so that several moves and a cancellation can be under way at once. When the controller goes
 //! away, every request is told so and ends where nothing is left half done; only then does the process end.
 
-mod contents;
+mod blob_store;
 mod facts;
-mod hearing;
-mod line;
-mod requests;
+mod frame_receiver;
+mod frame_sender;
+mod request_pool;
 
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::plan::Digest;
-use crate::wire::frame::Frame;
-use crate::wire::{FromAgent, Hello, PROTOCOL, ToAgent};
-use hearing::{Hearing, SILENCE};
-use line::Line;
-use requests::Requests;
+use crate::protocol::frame::Frame;
+use crate::protocol::{AgentMessage, ControllerMessage, Hello, PROTOCOL_VERSION};
+use frame_receiver::{CONTROLLER_TIMEOUT, FrameReceiver};
+use frame_sender::FrameSender;
+use request_pool::RequestPool;
 
 /// Serves one controller on standard input and output until it closes its side or falls silent. A binary that has just `arrived` is
 /// held against the hash in its name first, and then takes the name that later runs look for.
 ///
 /// # Errors
 /// What arrives is not dunlin's protocol, the binary did not arrive whole, or it cannot be read.
-pub fn serve(arrived: bool) -> io::Result<()> {
+pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
-    if arrived {
-        settle(&std::env::current_exe()?, &binary)?;
+    if just_pushed {
+        install_self(&std::env::current_exe()?, &binary)?;
     }
-    let line = Arc::new(Line::new(io::stdout()));
-    line.send(&FromAgent::Hello(hello(binary)));
-    let requests = Requests::new(Arc::clone(&line));
-    let hearing = Hearing::on(io::stdin(), SILENCE);
+    let sender = Arc::new(FrameSender::new(io::stdout()));
+    sender.send_message(&AgentMessage::Hello(build_hello(binary)));
+    let requests = RequestPool::new(Arc::clone(&sender));
+    let receiver = FrameReceiver::start_reading(io::stdin(), CONTROLLER_TIMEOUT);
     let result = loop {
-        match hearing.next() {
+        match receiver.next_frame() {
             Ok(None) => break Ok(()),
-            Ok(Some(Frame::Blob { digest, bytes })) => requests.contents().put(digest, bytes),
-            Ok(Some(message @ Frame::Message(_))) => match message.message::<ToAgent>() {
-                Ok(ToAgent::Request { id, request }) => requests.start(id, request),
-                Ok(ToAgent::Cancel { id }) => requests.cancel(id),
-                Ok(ToAgent::Alive) => {}
+            Ok(Some(Frame::Blob { digest, bytes })) => requests.blob_store().insert_blob(digest, bytes),
+            Ok(Some(message @ Frame::Message(_))) => match message.parse_message::<ControllerMessage>() {
+                Ok(ControllerMessage::Request { id, request }) => requests.start_request(id, request),
+                Ok(ControllerMessage::Cancel { id }) => requests.cancel_request(id),
+                Ok(ControllerMessage::KeepAlive) => {}
                 Err(error) => break Err(error),
             },
             Err(error) => break Err(error),
         }
     };
-    line.close();
-    requests.ending();
-    requests.finish();
+    sender.mark_closed();
+    requests.mark_controller_gone();
+    requests.join_threads();
     result
 }
 
 /// `HASH.12345` becomes `HASH`, if that is its hash; otherwise it goes.
-fn settle(arrived: &Path, binary: &Digest) -> io::Result<()> {
-    let settled = arrived.with_extension("");
-    if settled.file_name().is_some_and(|name| name == binary.as_str()) {
-        return std::fs::rename(arrived, settled);
+fn install_self(pushed: &Path, binary: &Digest) -> io::Result<()> {
+    let installed = pushed.with_extension("");
+    if installed.file_name().is_some_and(|name| name == binary.as_str()) {
+        return std::fs::rename(pushed, installed);
     }
-    std::fs::remove_file(arrived)?;
+    std::fs::remove_file(pushed)?;
     Err(io::Error::other("the binary did not arrive whole"))
 }
 
-fn hello(binary: Digest) -> Hello {
+fn build_hello(binary: Digest) -> Hello {
     Hello {
-        protocol: PROTOCOL,
+        protocol_version: PROTOCOL_VERSION,
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        binary,
+        binary_digest: binary,
         uid: rustix::process::geteuid().as_raw(),
-        facts: facts::read(),
-        pressure: facts::pressure(),
+        facts: facts::read_facts(),
+        load: facts::read_pressure(),
     }
 }
 
@@ -79,14 +79,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_binary_settles_under_its_own_hash_only() {
+    fn a_binary_is_installed_only_under_its_own_hash() {
         let folder = tempfile::tempdir().unwrap();
         let arrive = |bytes: &[u8], named: &Digest| {
             let arrived = folder.path().join(format!("{named}.4711"));
             std::fs::write(&arrived, bytes).unwrap();
-            (settle(&arrived, &Digest::of(bytes)), arrived.exists(), folder.path().join(named.as_str()).exists())
+            (
+                install_self(&arrived, &Digest::of_bytes(bytes)),
+                arrived.exists(),
+                folder.path().join(named.as_str()).exists(),
+            )
         };
-        let whole = Digest::of(b"whole");
+        let whole = Digest::of_bytes(b"whole");
         let (cut, is_left, is_settled) = arrive(b"who", &whole);
         assert!(cut.is_err() && !is_left && !is_settled);
         let (settled, is_left, is_settled) = arrive(b"whole", &whole);

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Common;
+use super::CommonArgs;
+use super::command_error::{CommandError, count_findings};
 use super::exit::Exit;
-use super::failure::{Failure, count};
 use super::project::find_project_into;
 use crate::inventory::Diagnostics;
 use crate::playbook;
@@ -14,37 +14,37 @@ use crate::project::Project;
 
 /// Lint inventory, shard map, playbook and templates; opens no connection
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckCommand {
     /// Inventory folders or playbooks to check instead of those of dunlin.toml
     #[arg(value_name = "PATHS")]
     paths: Vec<PathBuf>,
 }
 
-impl Check {
+impl CheckCommand {
     /// Prints every finding with its place.
     ///
     /// # Errors
     /// The current folder does not exist any more.
-    pub fn run(self, common: &Common) -> Result<Exit, Failure> {
-        let mut found = Diagnostics::new();
-        let project = find_project_into(common, &mut found)?;
+    pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
+        let mut diagnostics = Diagnostics::new();
+        let project = find_project_into(common, &mut diagnostics)?;
         for project in project.iter().flat_map(|project| self.projects(project)) {
-            found.extend(playbook::check(&project));
+            diagnostics.extend(playbook::check_project(&project));
         }
-        found.sort();
-        let reporter = common.reporter();
-        for finding in found.iter() {
-            reporter.line("finding", finding.to_json());
+        diagnostics.sort();
+        let reporter = common.new_reporter();
+        for finding in diagnostics.iter() {
+            reporter.print_json("finding", finding.to_json());
         }
-        if !found.is_empty() {
-            reporter.data(&found.render(common.stdout_colour()));
+        if !diagnostics.is_empty() {
+            reporter.print_data(&diagnostics.render(common.stdout_colour()));
         }
-        reporter.say(&if found.is_empty() {
+        reporter.print_status(&if diagnostics.is_empty() {
             "check: nothing found".to_owned()
         } else {
-            format!("check: {}", count(&found))
+            format!("check: {}", count_findings(&diagnostics))
         });
-        Ok(if found.is_empty() { Exit::Done } else { Exit::Error })
+        Ok(if diagnostics.is_empty() { Exit::Done } else { Exit::Error })
     }
 
     /// Returns every playbook that is to be checked with every inventory; the project's own where none is named.

@@ -5,105 +5,112 @@ use std::sync::Arc;
 
 use clap::Args;
 
-use super::Common;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::exit::Exit;
-use super::failure::Failure;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
-use super::recipe::Loaded;
-use super::rollout::{How, Service};
+use super::recipe::LoadedRecipe;
+use super::rollout::{RolloutArgs, ServiceRollout};
 use crate::deploy::artifact::Artifact;
-use crate::deploy::desired::Source;
-use crate::deploy::rollout::{Fresh, Goal};
-use crate::fleet::Supply;
-use crate::playbook::Rendering;
+use crate::deploy::desired::ReleaseSource;
+use crate::deploy::rollout::{Goal, NewRelease};
+use crate::fleet::BlobMap;
+use crate::playbook::TemplateRenderer;
 use crate::project::Project;
-use crate::wire::deploy::{Once, When};
+use crate::protocol::deploy::{ReleaseTask, TaskPhase};
 
 /// What the name of an artefact ends with.
-const SUFFIX: &str = ".tar.zst";
+const ARTIFACT_SUFFIX: &str = ".tar.zst";
 
 /// Roll a release out: plan, show, confirm, stage everywhere, switch batch by batch
 #[derive(Debug, Args)]
-pub struct Deploy {
+pub struct DeployCommand {
     /// The service: `deploy-SERVICE.toml` beside the playbook
     service: String,
     /// Which release: a version in the folder of artefacts, or a file (default: the one packaged last)
     #[arg(long, value_name = "V|FILE")]
     release: Option<String>,
     #[command(flatten)]
-    how: How,
+    args: RolloutArgs,
 }
 
-impl Deploy {
+impl DeployCommand {
     /// observe → plan → show → confirm → stage → switch → prune. A host where the release does not get healthy returns
     /// to what it served, and the rollout stops behind its batch.
     ///
     /// # Errors
     /// Broken files, no such release, hosts that cannot be planned, somebody else at it, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
-        let loaded = Loaded::of(&self.service, &project, common)?;
-        let artifact = artifact(&project, &self.service, self.release.as_deref())?;
+        let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
+        let artifact = find_artifact(&project, &self.service, self.release.as_deref())?;
         let environment = load_environment(&project, common)?;
         let templates = load_templates(&project, common)?;
         let map = environment.map.as_ref().map(|(map, _)| map);
-        let rendering = Rendering::new(&environment.inventory, &templates, map)
-            .map_err(|found| Failure::findings(&found, common.stderr_colour()))?;
+        let rendering = TemplateRenderer::new(&environment.inventory, &templates, map)
+            .map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))?;
         let manifest = artifact.manifest.clone();
-        let files: Supply =
+        let files: BlobMap =
             artifact.into_blobs().into_iter().map(|(digest, bytes)| (digest, Arc::from(bytes))).collect();
-        let source = Source { recipe: &loaded.recipe, file: &loaded.file, manifest: &manifest, rendering: &rendering };
+        let source =
+            ReleaseSource { recipe: &loaded.recipe, file: &loaded.file, manifest: &manifest, rendering: &rendering };
         let goal = Goal::Release { source: &source, files: &files };
-        let service = Service::new(&loaded, &environment.inventory, &self.how, common)?;
+        let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
         // What is to run behind the last host has to wait for a rollout that has it.
-        let fits = |step: &&Once| step.when == When::Before || service.left_out.is_empty();
-        let once: Vec<Once> = loaded.recipe.once.iter().filter(fits).cloned().collect();
-        for step in loaded.recipe.once.iter().filter(|step| !fits(step)) {
-            common.reporter().say(&format!("once {}: not with --limit, which leaves hosts out", step.name));
+        let can_run = |step: &&ReleaseTask| step.phase == TaskPhase::BeforeSwitch || service.excluded_hosts.is_empty();
+        let tasks: Vec<ReleaseTask> = loaded.recipe.tasks.iter().filter(can_run).cloned().collect();
+        for step in loaded.recipe.tasks.iter().filter(|step| !can_run(step)) {
+            common
+                .new_reporter()
+                .print_status(&format!("once {}: not with --limit, which leaves hosts out", step.name));
         }
-        let once = service.undone(&once, &manifest.version).await;
-        service.run("deploy", &goal, Some(Fresh { once: &once, keep: loaded.recipe.keep })).await
+        let once = service.pending_tasks(&tasks, &manifest.version).await;
+        service
+            .run_rollout("deploy", &goal, Some(NewRelease { tasks: &once, keep_releases: loaded.recipe.keep_releases }))
+            .await
     }
 }
 
 /// The artefact that was asked for, opened and checked.
-fn artifact(project: &Project, service: &str, release: Option<&str>) -> Result<Artifact, Failure> {
+fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Result<Artifact, CommandError> {
     let hint = format!("dunlin package {service}");
     let artifact = match release {
-        Some(text) if text.contains('/') || text.ends_with(SUFFIX) => open(Path::new(text))?,
+        Some(text) if text.contains('/') || text.ends_with(ARTIFACT_SUFFIX) => open_artifact(Path::new(text))?,
         Some(version) => {
-            let path = project.dist.join(format!("{service}-{version}{SUFFIX}"));
+            let path = project.dist.join(format!("{service}-{version}{ARTIFACT_SUFFIX}"));
             if !path.is_file() {
                 let text = format!("there is no release {version} of {service}: no {}", path.display());
-                let back = format!("dunlin rollback {service} --to {version}, where the hosts keep it");
-                return Err(Failure::say(Exit::Error, text).hint(format!("{hint} --version {version}")).hint(back));
+                let rollback_hint = format!("dunlin rollback {service} --to {version}, where the hosts keep it");
+                return Err(CommandError::with_message(Exit::Error, text)
+                    .with_hint(format!("{hint} --version {version}"))
+                    .with_hint(rollback_hint));
             }
-            open(&path)?
+            open_artifact(&path)?
         }
-        None => newest(project, service)?.ok_or_else(|| {
+        None => find_newest_artifact(project, service)?.ok_or_else(|| {
             let text = format!("there is no release of {service} in {}", project.dist.display());
-            Failure::say(Exit::Error, text).hint(hint)
+            CommandError::with_message(Exit::Error, text).with_hint(hint)
         })?,
     };
-    let of = artifact.manifest.service.as_str();
-    if of != service {
-        let text = format!("{} is a release of {of}, not of {service}", artifact.path.display());
-        return Err(Failure::say(Exit::Error, text));
+    let artifact_service = artifact.manifest.service.as_str();
+    if artifact_service != service {
+        let text = format!("{} is a release of {artifact_service}, not of {service}", artifact.path.display());
+        return Err(CommandError::with_message(Exit::Error, text));
     }
     Ok(artifact)
 }
 
-fn open(path: &Path) -> Result<Artifact, Failure> {
+fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
     let opened = Artifact::open(path).map_err(anyhow::Error::from);
     Ok(opened.map_err(|error| error.context(path.display().to_string()))?)
 }
 
 /// The artefact of the service that was written last.
-fn newest(project: &Project, service: &str) -> Result<Option<Artifact>, Failure> {
+fn find_newest_artifact(project: &Project, service: &str) -> Result<Option<Artifact>, CommandError> {
     let mut found: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
     let unreadable = |error: std::io::Error| {
-        Failure::new(Exit::Error, anyhow::Error::from(error).context(project.dist.display().to_string()))
+        CommandError::new(Exit::Error, anyhow::Error::from(error).context(project.dist.display().to_string()))
     };
     let entries = match std::fs::read_dir(&project.dist) {
         Ok(entries) => entries,
@@ -113,7 +120,7 @@ fn newest(project: &Project, service: &str) -> Result<Option<Artifact>, Failure>
     for entry in entries {
         let entry = entry.map_err(unreadable)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{service}-")) && name.ends_with(SUFFIX) {
+        if name.starts_with(&format!("{service}-")) && name.ends_with(ARTIFACT_SUFFIX) {
             let changed = entry.metadata().and_then(|meta| meta.modified()).map_err(unreadable)?;
             found.push((changed, entry.path()));
         }
@@ -121,7 +128,7 @@ fn newest(project: &Project, service: &str) -> Result<Option<Artifact>, Failure>
     found.sort();
     for (_, path) in found.into_iter().rev() {
         // Names do not tell `app-1` of the service `app` from `app-1` of a service `app-1`: the manifest does.
-        let artifact = open(&path)?;
+        let artifact = open_artifact(&path)?;
         if artifact.manifest.service.as_str() == service {
             return Ok(Some(artifact));
         }

@@ -3,18 +3,18 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
-use super::failure::Failure;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment, select};
-use super::run::fleet;
+use super::project::{find_project, load_environment, select_hosts};
+use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
+use crate::protocol::{self, Event, OutputStream, Reply, Request};
 use crate::report::Reporter;
-use crate::wire::{self, Event, Reply, Request, Stream};
 
 /// Run one command on many hosts
 #[derive(Debug, Args)]
-pub struct Exec {
+pub struct ExecCommand {
     /// Which hosts
     #[arg(value_name = "SELECTOR")]
     selector: String,
@@ -23,67 +23,67 @@ pub struct Exec {
     argv: Vec<String>,
 }
 
-impl Exec {
+impl ExecCommand {
     /// Runs it everywhere at once; each line of output is led by its host.
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
-        let hosts = select(&loaded.inventory, Some(&self.selector), None)?;
-        let fleet = fleet(&loaded.inventory, &hosts, common)?;
+        let hosts = select_hosts(&loaded.inventory, Some(&self.selector), None)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-        let reporter = common.reporter();
-        let results = fleet.each(&names, |host| one(&fleet, host, &self.argv, &reporter)).await;
+        let reporter = common.new_reporter();
+        let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &self.argv, &reporter)).await;
         let failed = results.iter().filter(|ok| !**ok).count();
-        Ok(CommandOutcome::of_hosts(failed, fleet.stop.is_cancelled()))
+        Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))
     }
 }
 
-async fn one(fleet: &Fleet, host: &str, argv: &[String], reporter: &Reporter) -> bool {
+async fn exec_on_host(fleet: &Fleet, host: &str, argv: &[String], reporter: &Reporter) -> bool {
     let session = match fleet.connect(host).await {
         Ok(session) => session,
         Err(error) => {
-            reporter.failed(host, &error.to_string(), Some(&error.hint()));
+            reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
             return false;
         }
     };
-    match command(fleet, &session, argv, reporter).await {
+    match run_command(fleet, &session, argv, reporter).await {
         Ok(0) => true,
         Ok(status) => {
-            reporter.failed(host, &format!("the command ended with status {status}"), None);
+            reporter.report_failure(host, &format!("the command ended with status {status}"), None);
             false
         }
         Err(error) => {
-            reporter.failed(host, &error, None);
+            reporter.report_failure(host, &error, None);
             false
         }
     }
 }
 
-async fn command(fleet: &Fleet, session: &Session, argv: &[String], reporter: &Reporter) -> Result<i32, String> {
+async fn run_command(fleet: &Fleet, session: &Session, argv: &[String], reporter: &Reporter) -> Result<i32, String> {
     let host = session.host.as_str();
     let show = |event: Event| {
-        reporter.event(host, &event);
+        reporter.report_event(host, &event);
         if let Event::Output { stream, text } = &event
             && !reporter.json
         {
             for line in text.lines() {
                 match stream {
-                    Stream::Out => reporter.data(&format!("{host}: {line}")),
-                    Stream::Err => reporter.say(&format!("{host}: {line}")),
+                    OutputStream::Out => reporter.print_data(&format!("{host}: {line}")),
+                    OutputStream::Err => reporter.print_status(&format!("{host}: {line}")),
                 }
             }
         }
     };
-    let request = Request::Exec(wire::Exec { argv: argv.to_vec() });
-    match session.request(request, &show, &fleet.stop).await {
-        Ok(Reply::Exec(done)) => {
-            reporter.line("exec_done", json!({"host": host, "status": done.status}));
+    let request = Request::Exec(protocol::ExecRequest { argv: argv.to_vec() });
+    match session.send_request(request, &show, &fleet.cancellation).await {
+        Ok(Reply::ExecDone(done)) => {
+            reporter.print_json("exec_done", json!({"host": host, "status": done.status}));
             Ok(done.status)
         }
         Ok(_) => Err("an answer that does not fit".to_owned()),
-        Err(error) => Err(error.error),
+        Err(error) => Err(error.message),
     }
 }

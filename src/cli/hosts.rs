@@ -3,17 +3,17 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::exit::Exit;
-use super::failure::Failure;
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment, select};
-use super::run::fleet;
-use crate::inventory::{Host, Inventory};
+use super::project::{find_project, load_environment, select_hosts};
+use super::runtime::build_fleet;
+use crate::inventory::{Inventory, InventoryHost};
 
 /// Show the inventory as dunlin sees it
 #[derive(Debug, Args)]
-pub struct Hosts {
+pub struct HostsCommand {
     /// Which hosts
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
@@ -22,35 +22,35 @@ pub struct Hosts {
     facts: bool,
 }
 
-impl Hosts {
+impl HostsCommand {
     /// Prints one line a host, `-v` with its variables and where they come from.
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
-        let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
-        let reporter = common.reporter();
+        let hosts = select_hosts(&loaded.inventory, self.selector.as_deref(), None)?;
+        let reporter = common.new_reporter();
         for host in &hosts {
-            reporter.line("host", as_json(&loaded.inventory, host));
-            reporter.data(&as_text(&loaded.inventory, host, common.verbose));
+            reporter.print_json("host", host_to_json(&loaded.inventory, host));
+            reporter.print_data(&host_to_text(&loaded.inventory, host, common.verbose));
         }
         if !self.facts {
             return Ok(Exit::Done.into());
         }
-        let fleet = fleet(&loaded.inventory, &hosts, common)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let mut failed = 0;
         for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
             match session {
                 Ok(session) => {
-                    reporter.line("facts", json!({"host": name, "facts": session.hello.facts}));
+                    reporter.print_json("facts", json!({"host": name, "facts": session.hello.facts}));
                     let text = serde_json::to_string_pretty(&session.hello.facts).map_err(anyhow::Error::from)?;
-                    reporter.data(&format!("{name} {text}"));
+                    reporter.print_data(&format!("{name} {text}"));
                 }
                 Err(error) => {
-                    reporter.failed(name, &error.to_string(), Some(&error.hint()));
+                    reporter.report_failure(name, &error.to_string(), Some(&error.hint()));
                     failed += 1;
                 }
             }
@@ -59,9 +59,9 @@ impl Hosts {
     }
 }
 
-fn as_json(inventory: &Inventory, host: &Host) -> serde_json::Value {
+fn host_to_json(inventory: &Inventory, host: &InventoryHost) -> serde_json::Value {
     let vars: serde_json::Map<String, serde_json::Value> =
-        inventory.vars(&host.name).iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect();
+        inventory.merged_vars(&host.name).iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect();
     json!({
         "host": host.name, "address": host.address, "port": host.port, "user": host.user,
         "become": host.become_root, "zone": host.zone, "memory": host.memory.map(|bytes| bytes.0),
@@ -69,7 +69,7 @@ fn as_json(inventory: &Inventory, host: &Host) -> serde_json::Value {
     })
 }
 
-fn as_text(inventory: &Inventory, host: &Host, verbose: bool) -> String {
+fn host_to_text(inventory: &Inventory, host: &InventoryHost, verbose: bool) -> String {
     let user = host.user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
     let port = host.port.map(|port| format!(":{port}")).unwrap_or_default();
     let zone = host.zone.as_deref().unwrap_or("-");
@@ -78,7 +78,7 @@ fn as_text(inventory: &Inventory, host: &Host, verbose: bool) -> String {
     let mut text =
         format!("{:<16} {user}{}{port}  zone={zone} memory={memory} groups={groups}", host.name, host.address);
     if verbose {
-        for (name, var) in inventory.vars(&host.name) {
+        for (name, var) in inventory.merged_vars(&host.name) {
             text.push_str(&format!("\n    {name} = {}  ({})", var.value.to_json(), var.origin));
         }
     }

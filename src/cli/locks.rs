@@ -3,63 +3,63 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
-use super::failure::Failure;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment, select};
-use super::run::fleet;
+use super::project::{find_project, load_environment, select_hosts};
+use super::runtime::build_fleet;
 use crate::fleet::Fleet;
+use crate::protocol::lock::LockHolder;
 use crate::report::Reporter;
-use crate::wire::lock::Holder;
 
 /// Who is changing which host now
 #[derive(Debug, Args)]
-pub struct Locks {
+pub struct LocksCommand {
     /// Which hosts: names, groups, globs; all where none is given
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
 }
 
-impl Locks {
+impl LocksCommand {
     /// Asks each host; exit 4 where one cannot be asked.
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
-        let hosts = select(&loaded.inventory, self.selector.as_deref(), None)?;
-        let fleet = fleet(&loaded.inventory, &hosts, common)?;
+        let hosts = select_hosts(&loaded.inventory, self.selector.as_deref(), None)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-        let reporter = common.reporter();
-        let answers = fleet.each(&names, |host| ask(&fleet, host, &reporter)).await;
+        let reporter = common.new_reporter();
+        let answers = fleet.map_parallel(&names, |host| fetch_holders(&fleet, host, &reporter)).await;
         let held: usize = answers.iter().flatten().map(Vec::len).sum();
         for (host, holders) in names.iter().zip(&answers) {
             for holder in holders.iter().flatten() {
-                reporter.data(&line(host, holder));
-                reporter.line("lock", json!({"host": host, "holder": holder}));
+                reporter.print_data(&format_holder(host, holder));
+                reporter.print_json("lock", json!({"host": host, "holder": holder}));
             }
         }
         if held == 0 {
-            reporter.data("nobody holds a lock");
+            reporter.print_data("nobody holds a lock");
         }
-        let silent = answers.iter().filter(|answer| answer.is_none()).count();
-        Ok(CommandOutcome::of_hosts(silent, false))
+        let unreachable = answers.iter().filter(|answer| answer.is_none()).count();
+        Ok(CommandOutcome::of_hosts(unreachable, false))
     }
 }
 
-fn line(host: &str, holder: &Holder) -> String {
-    let how = if holder.shared { "shared" } else { "alone" };
-    format!("{host:<16} {how:<7} run {}: {}", holder.run, holder.told())
+fn format_holder(host: &str, holder: &LockHolder) -> String {
+    let mode = if holder.shared { "shared" } else { "alone" };
+    format!("{host:<16} {mode:<7} run {}: {}", holder.run, holder.describe_lock())
 }
 
-async fn ask(fleet: &Fleet, host: &str, reporter: &Reporter) -> Option<Vec<Holder>> {
+async fn fetch_holders(fleet: &Fleet, host: &str, reporter: &Reporter) -> Option<Vec<LockHolder>> {
     let answer = match fleet.connect(host).await {
-        Ok(session) => fleet.holders(&session).await,
+        Ok(session) => fleet.list_lock_holders(&session).await,
         Err(error) => {
-            reporter.failed(host, &error.to_string(), Some(&error.hint()));
+            reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
             return None;
         }
     };
-    answer.map_err(|error| reporter.failed(host, &error, None)).ok()
+    answer.map_err(|error| reporter.report_failure(host, &error, None)).ok()
 }

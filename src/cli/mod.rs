@@ -1,33 +1,33 @@
 //! The command line: one file a command; the only room that knows flags and prompts.
 
 mod check;
+mod command_error;
+mod completions;
 mod confirm;
 mod deploy;
 mod exec;
 mod exit;
-mod failure;
+mod host_locks;
 mod hosts;
-mod locked;
 mod locks;
-mod meta;
-mod new_host;
 mod outcome;
 mod package;
+mod plan_args;
 mod project;
 mod provision;
+mod provision_new_host;
 mod recipe;
 mod releases;
 mod rollback;
 mod rollout;
-mod run;
-mod shard_ground;
+mod rollout_text;
+mod runtime;
+mod shard_apply;
+mod shard_files;
 mod shard_rebalance;
-mod shard_run;
-mod shard_wishes;
 mod shards;
-mod sparing;
 mod targets;
-mod told;
+mod throttle_args;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -36,8 +36,8 @@ use clap::{Args, ColorChoice, Parser, Subcommand};
 
 pub use exit::Exit;
 
-use crate::report::{Reporter, RunId, Style, Summary};
-use failure::Failure;
+use crate::report::{Reporter, RunId, RunSummary, Style};
+use command_error::CommandError;
 use outcome::CommandOutcome;
 
 /// Provision hosts, deploy releases, and move Redis shards while they are written to.
@@ -49,14 +49,14 @@ use outcome::CommandOutcome;
 )]
 pub struct Cli {
     #[command(flatten)]
-    common: Common,
+    common: CommonArgs,
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 /// Flags that every command takes.
 #[derive(Clone, Debug, Args)]
-pub struct Common {
+pub struct CommonArgs {
     /// The inventory's folder (default: `inventory` of dunlin.toml)
     #[arg(short, long, global = true, env = "DUNLIN_INVENTORY", value_name = "FOLDER")]
     pub inventory: Option<PathBuf>,
@@ -80,7 +80,7 @@ pub struct Common {
     pub run: RunId,
 }
 
-impl Common {
+impl CommonArgs {
     /// Returns whether a stream gets colours: by `--color`, else by NO_COLOR, CLICOLOR_FORCE, CLICOLOR, TERM and whether
     /// it is a terminal. The only place that decides this.
     fn has_colours(&self, stream: &impl anstream::stream::RawStream) -> bool {
@@ -102,28 +102,28 @@ impl Common {
     }
 
     /// Returns where plans and events go.
-    pub fn reporter(&self) -> Reporter {
+    pub fn new_reporter(&self) -> Reporter {
         let style = Style { colour: self.stdout_colour(), verbose: self.verbose, quiet: self.quiet };
         Reporter { json: self.json, style, stderr_colour: self.stderr_colour(), run: self.run }
     }
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    Check(check::Check),
-    Hosts(hosts::Hosts),
-    Provision(provision::Provision),
-    ProvisionNewHost(new_host::ProvisionNewHost),
-    Package(package::Package),
-    Deploy(deploy::Deploy),
-    Rollback(rollback::Rollback),
-    Releases(releases::Releases),
-    Exec(exec::Exec),
+enum CliCommand {
+    Check(check::CheckCommand),
+    Hosts(hosts::HostsCommand),
+    Provision(provision::ProvisionCommand),
+    ProvisionNewHost(provision_new_host::ProvisionNewHostCommand),
+    Package(package::PackageCommand),
+    Deploy(deploy::DeployCommand),
+    Rollback(rollback::RollbackCommand),
+    Releases(releases::ReleasesCommand),
+    Exec(exec::ExecCommand),
     ShardRebalance(shard_rebalance::ShardRebalance),
-    Shards(shards::Shards),
-    Locks(locks::Locks),
-    Completions(meta::Completions),
-    Man(meta::Man),
+    Shards(shards::ShardsArgs),
+    Locks(locks::LocksCommand),
+    Completions(completions::CompletionsCommand),
+    Man(completions::ManCommand),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
     #[command(hide = true)]
     Agent {
@@ -149,26 +149,26 @@ pub fn main() -> ExitCode {
 
 /// Runs a command between the first and the last JSON line, and prints what failed.
 fn run_command(cli: Cli) -> ExitCode {
-    let reporter = cli.common.reporter();
+    let reporter = cli.common.new_reporter();
     let name = cli.command.name();
     if let Some(name) = name {
-        reporter.start(name);
+        reporter.report_start(name);
     }
-    let outcome = match dispatch(cli) {
+    let outcome = match dispatch_command(cli) {
         Ok(outcome) => outcome,
         Err(failure) => {
-            failure.print(&reporter);
+            failure.print_to_stderr(&reporter);
             failure.outcome()
         }
     };
     let CommandOutcome { exit, counts, failed } = outcome;
     if name.is_some() {
-        reporter.summary(Summary { counts, failed, exit: exit.code() });
+        reporter.report_summary(RunSummary { counts, failed_hosts: failed, exit_code: exit.code() });
     }
     ExitCode::from(exit.code())
 }
 
-impl Command {
+impl CliCommand {
     /// Returns the command's name; `None` for commands that have no events.
     fn name(&self) -> Option<&'static str> {
         Some(match self {
@@ -189,25 +189,25 @@ impl Command {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<CommandOutcome, Failure> {
+fn dispatch_command(cli: Cli) -> Result<CommandOutcome, CommandError> {
     let common = &cli.common;
     match cli.command {
-        Command::Check(command) => command.run(common).map(Into::into),
-        Command::Hosts(command) => run::block_on(command.run(common)),
-        Command::Provision(command) => run::block_on(command.run(common)),
-        Command::ProvisionNewHost(command) => run::block_on(command.run(common)),
-        Command::Package(command) => command.run(common).map(Into::into),
-        Command::Deploy(command) => run::block_on(command.run(common)),
-        Command::Rollback(command) => run::block_on(command.run(common)),
-        Command::Releases(command) => run::block_on(command.run(common)),
-        Command::Exec(command) => run::block_on(command.run(common)),
-        Command::ShardRebalance(command) => run::block_on(command.run(common)),
-        Command::Shards(command) => run::block_on(command.run(common)),
-        Command::Locks(command) => run::block_on(command.run(common)),
-        Command::Completions(command) => Ok(command.run(&common.reporter()).into()),
-        Command::Man(command) => command.run(&common.reporter()).map(Into::into),
-        Command::Agent { arrived } => {
-            crate::agent::serve(arrived)?;
+        CliCommand::Check(command) => command.run(common).map(Into::into),
+        CliCommand::Hosts(command) => runtime::block_on(command.run(common)),
+        CliCommand::Provision(command) => runtime::block_on(command.run(common)),
+        CliCommand::ProvisionNewHost(command) => runtime::block_on(command.run(common)),
+        CliCommand::Package(command) => command.run(common).map(Into::into),
+        CliCommand::Deploy(command) => runtime::block_on(command.run(common)),
+        CliCommand::Rollback(command) => runtime::block_on(command.run(common)),
+        CliCommand::Releases(command) => runtime::block_on(command.run(common)),
+        CliCommand::Exec(command) => runtime::block_on(command.run(common)),
+        CliCommand::ShardRebalance(command) => runtime::block_on(command.run(common)),
+        CliCommand::Shards(command) => runtime::block_on(command.run(common)),
+        CliCommand::Locks(command) => runtime::block_on(command.run(common)),
+        CliCommand::Completions(command) => Ok(command.run(&common.new_reporter()).into()),
+        CliCommand::Man(command) => command.run(&common.new_reporter()).map(Into::into),
+        CliCommand::Agent { arrived } => {
+            crate::agent::serve_controller(arrived)?;
             Ok(Exit::Done.into())
         }
     }

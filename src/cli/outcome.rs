@@ -1,7 +1,7 @@
 //! How a command ended: its exit code, and the counts of the last JSON line.
 
 use super::exit::Exit;
-use crate::plan::Counts;
+use crate::plan::ChangeCounts;
 
 /// The end of a command that did not fail as a whole.
 #[derive(Clone, Copy, Debug)]
@@ -9,7 +9,7 @@ pub struct CommandOutcome {
     /// The exit code.
     pub exit: Exit,
     /// The changes of its plan.
-    pub counts: Counts,
+    pub counts: ChangeCounts,
     /// How many hosts or moves failed.
     pub failed: usize,
 }
@@ -28,6 +28,6 @@ impl CommandOutcome {
 
 impl From<Exit> for CommandOutcome {
     fn from(exit: Exit) -> Self {
-        Self { exit, counts: Counts::default(), failed: 0 }
+        Self { exit, counts: ChangeCounts::default(), failed: 0 }
     }
 }

@@ -4,15 +4,15 @@ use std::path::Path;
 
 use dunlin_shards::ShardMap;
 
-use super::Common;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::exit::Exit;
-use super::failure::Failure;
-use crate::inventory::{Diagnostics, Host, Inventory, Selector, SourceFile};
-use crate::playbook::{Compiler, Parts, Playbook, Selection, Templates, load_shard_map};
+use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector, SourceFile};
+use crate::playbook::{Compiler, CompilerInput, Playbook, StepSelection, Templates, load_shard_map};
 use crate::project::Project;
 
 /// An environment, loaded: inventory and shard map.
-pub struct Loaded {
+pub struct Environment {
     /// The hosts.
     pub inventory: Inventory,
     /// The shard map and its text, where the inventory has one.
@@ -20,7 +20,7 @@ pub struct Loaded {
 }
 
 /// The plays of a playbook and the templates.
-pub struct Plays {
+pub struct PlaybookFiles {
     /// The playbook.
     pub playbook: Playbook,
     /// The templates.
@@ -31,19 +31,19 @@ pub struct Plays {
 ///
 /// # Errors
 /// `dunlin.toml` cannot be read or has mistakes.
-pub fn find_project(common: &Common) -> Result<Project, Failure> {
+pub fn find_project(common: &CommonArgs) -> Result<Project, CommandError> {
     let mut found = Diagnostics::new();
     let project = find_project_into(common, &mut found)?;
-    finish(project, &found, common)
+    finish_loading(project, &found, common)
 }
 
 /// Finds the project as [`find_project`] does, and collects the mistakes in `dunlin.toml`.
 ///
 /// # Errors
 /// The current folder does not exist any more.
-pub fn find_project_into(common: &Common, found: &mut Diagnostics) -> Result<Option<Project>, Failure> {
+pub fn find_project_into(common: &CommonArgs, found: &mut Diagnostics) -> Result<Option<Project>, CommandError> {
     let here = std::env::current_dir()
-        .map_err(|error| Failure::new(Exit::Error, anyhow::Error::from(error).context("the current folder")))?;
+        .map_err(|error| CommandError::new(Exit::Error, anyhow::Error::from(error).context("the current folder")))?;
     let project = Project::find(&here, found);
     Ok(project.map(|project| match &common.inventory {
         Some(folder) => Project { inventory: here.join(folder), ..project },
@@ -55,33 +55,37 @@ pub fn find_project_into(common: &Common, found: &mut Diagnostics) -> Result<Opt
 ///
 /// # Errors
 /// All mistakes at once, with their places.
-pub fn load_environment(project: &Project, common: &Common) -> Result<Loaded, Failure> {
+pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Environment, CommandError> {
     let mut found = Diagnostics::new();
-    let loaded = Inventory::load(&project.inventory);
+    let loaded = Inventory::load_folder(&project.inventory);
     found.extend(loaded.diagnostics);
     let map = load_shard_map(&project.inventory, loaded.inventory.as_ref(), &mut found);
-    finish(loaded.inventory.map(|inventory| Loaded { inventory, map }), &found, common)
+    finish_loading(loaded.inventory.map(|inventory| Environment { inventory, map }), &found, common)
 }
 
 /// Loads a playbook (by default the project's) and the templates.
 ///
 /// # Errors
 /// All mistakes at once, with their places.
-pub fn load_plays(project: &Project, playbook: Option<&Path>, common: &Common) -> Result<Plays, Failure> {
+pub fn load_plays(
+    project: &Project,
+    playbook: Option<&Path>,
+    common: &CommonArgs,
+) -> Result<PlaybookFiles, CommandError> {
     let mut found = Diagnostics::new();
-    let templates = Templates::load(&project.templates, &mut found);
-    let playbook = Playbook::load(playbook.unwrap_or(&project.playbook), &mut found);
-    finish(playbook.map(|playbook| Plays { playbook, templates }), &found, common)
+    let templates = Templates::load_folder(&project.templates, &mut found);
+    let playbook = Playbook::load_file(playbook.unwrap_or(&project.playbook), &mut found);
+    finish_loading(playbook.map(|playbook| PlaybookFiles { playbook, templates }), &found, common)
 }
 
 /// Loads the templates alone.
 ///
 /// # Errors
 /// All mistakes at once, with their places.
-pub fn load_templates(project: &Project, common: &Common) -> Result<Templates, Failure> {
+pub fn load_templates(project: &Project, common: &CommonArgs) -> Result<Templates, CommandError> {
     let mut found = Diagnostics::new();
-    let templates = Templates::load(&project.templates, &mut found);
-    finish(Some(templates), &found, common)
+    let templates = Templates::load_folder(&project.templates, &mut found);
+    finish_loading(Some(templates), &found, common)
 }
 
 /// Makes the compiler of plays.
@@ -90,36 +94,36 @@ pub fn load_templates(project: &Project, common: &Common) -> Result<Templates, F
 /// Mistakes that show once inventory and playbook meet.
 pub fn new_compiler<'a>(
     project: &Project,
-    loaded: &'a Loaded,
-    plays: &'a Plays,
-    selection: Selection,
-    common: &Common,
-) -> Result<Compiler<'a>, Failure> {
-    let parts = Parts {
+    loaded: &'a Environment,
+    plays: &'a PlaybookFiles,
+    selection: StepSelection,
+    common: &CommonArgs,
+) -> Result<Compiler<'a>, CommandError> {
+    let parts = CompilerInput {
         inventory: &loaded.inventory,
         playbook: &plays.playbook,
         templates: &plays.templates,
         shard_map: loaded.map.as_ref().map(|(map, _)| map),
-        folders: project.file_folders(plays.playbook.file.path()),
+        file_folders: project.file_folders(plays.playbook.file.path()),
         secrets: None,
         selection,
     };
-    Compiler::new(parts).map_err(|found| Failure::findings(&found, common.stderr_colour()))
+    Compiler::new(parts).map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))
 }
 
 /// Prints warnings and returns the value; errors are a failure.
 ///
 /// # Errors
 /// All mistakes at once.
-pub fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Result<T, Failure> {
+pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &CommonArgs) -> Result<T, CommandError> {
     match value {
-        Some(value) if !found.has_errors() => {
-            if !found.is_empty() {
-                common.reporter().say(&found.render(common.stderr_colour()));
+        Some(value) if !diagnostics.has_errors() => {
+            if !diagnostics.is_empty() {
+                common.new_reporter().print_status(&diagnostics.render(common.stderr_colour()));
             }
             Ok(value)
         }
-        _ => Err(Failure::findings(found, common.stderr_colour())),
+        _ => Err(CommandError::from_diagnostics(diagnostics, common.stderr_colour())),
     }
 }
 
@@ -127,13 +131,15 @@ pub fn finish<T>(value: Option<T>, found: &Diagnostics, common: &Common) -> Resu
 ///
 /// # Errors
 /// An unknown name, with those that are near; or no host at all.
-pub fn select<'i>(
+pub fn select_hosts<'i>(
     inventory: &'i Inventory,
     selector: Option<&str>,
     limit: Option<&str>,
-) -> Result<Vec<&'i Host>, Failure> {
-    let parse = |text: &str| text.parse::<Selector>().map_err(|error| Failure::say(Exit::Usage, error));
-    let pick = |selector: &Selector| inventory.select(selector).map_err(|error| Failure::say(Exit::Usage, error));
+) -> Result<Vec<&'i InventoryHost>, CommandError> {
+    let parse = |text: &str| text.parse::<Selector>().map_err(|error| CommandError::with_message(Exit::Usage, error));
+    let pick = |selector: &Selector| {
+        inventory.select_hosts(selector).map_err(|error| CommandError::with_message(Exit::Usage, error))
+    };
     let hosts = match selector {
         Some(text) => pick(&parse(text)?)?,
         None => inventory.hosts().iter().collect(),

@@ -6,35 +6,35 @@ use std::path::PathBuf;
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::Common;
-use super::confirm::confirm;
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::confirm::require_confirmation;
 use super::exit::Exit;
-use super::failure::Failure;
-use super::locked::{lock, take};
+use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment, load_plays, new_compiler, select};
-use super::run::fleet;
+use super::project::{find_project, load_environment, load_plays, new_compiler, select_hosts};
+use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
-use crate::plan::{Counts, HostPlan};
-use crate::playbook::{Playbook, Selection};
-use crate::provision::{self, HostOutcome, Planned, Refused};
-use crate::report::{Reporter, summary_line};
-use crate::resources::redis_shard::REPLICA_OF;
+use crate::plan::{ChangeCounts, HostPlan};
+use crate::playbook::{Playbook, StepSelection};
+use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost};
+use crate::report::{Reporter, format_summary};
+use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
 /// Bring hosts to the state of a playbook: plan, show, confirm, apply
 #[derive(Debug, Args)]
-pub struct Provision {
+pub struct ProvisionCommand {
     /// Which hosts: names, groups, globs; `redis:&zone_a:!redis-02`
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
     #[command(flatten)]
-    pub(super) how: How,
+    pub(super) args: ProvisionArgs,
 }
 
 /// How a plan is made and applied.
 #[derive(Clone, Debug, Default, Args)]
-pub struct How {
+pub struct ProvisionArgs {
     /// Another playbook than that of dunlin.toml
     #[arg(long, value_name = "FILE")]
     pub playbook: Option<PathBuf>,
@@ -63,20 +63,20 @@ pub struct How {
 
 /// A plan on disk.
 #[derive(Debug, Serialize, Deserialize)]
-struct Saved {
+struct SavedProvisionPlan {
     format_version: u32,
     kind: String,
     tags: Vec<String>,
     hosts: Vec<HostPlan>,
 }
 
-impl Provision {
+impl ProvisionCommand {
     /// resolve → plan → show → confirm → apply → summarise.
     ///
     /// # Errors
     /// Broken files, no such host, a stale plan, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
-        provision(self.selector.as_deref(), &self.how, common).await
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        provision_hosts(self.selector.as_deref(), &self.args, common).await
     }
 }
 
@@ -84,50 +84,59 @@ impl Provision {
 ///
 /// # Errors
 /// As the command.
-pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Result<CommandOutcome, Failure> {
+pub async fn provision_hosts(
+    selector: Option<&str>,
+    args: &ProvisionArgs,
+    common: &CommonArgs,
+) -> Result<CommandOutcome, CommandError> {
     let project = find_project(common)?;
     let loaded = load_environment(&project, common)?;
-    let plays = load_plays(&project, how.playbook.as_deref(), common)?;
-    let saved = how.plan.as_deref().map(read_saved).transpose()?;
-    let tags = saved.as_ref().map_or_else(|| how.tags.clone(), |saved| saved.tags.clone());
-    let selection = Selection { tags, ..Selection::default() };
+    let plays = load_plays(&project, args.playbook.as_deref(), common)?;
+    let saved = args.plan.as_deref().map(read_saved_plan).transpose()?;
+    let tags = saved.as_ref().map_or_else(|| args.tags.clone(), |saved| saved.tags.clone());
+    let selection = StepSelection { tags, ..StepSelection::default() };
     let compiler = new_compiler(&project, &loaded, &plays, selection.clone(), common)?;
-    let mut hosts = select(&loaded.inventory, selector, how.limit.as_deref())?;
+    let mut hosts = select_hosts(&loaded.inventory, selector, args.limit.as_deref())?;
     if let Some(saved) = &saved {
         hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
     }
     // A host that no play names has nothing to be asked.
-    let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_of(play)).collect();
+    let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_in_play(play)).collect();
     hosts.retain(|host| named.contains(host.name.as_str()));
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-    let fleet = fleet(&loaded.inventory, &hosts, common)?;
-    let (reporter, run) = (common.reporter(), common.run.to_string());
+    let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
+    let (reporter, run) = (common.new_reporter(), common.run.to_string());
 
-    let results = provision::plan(&fleet, &compiler, &names).await;
-    let (planned, failed) = split(results, &reporter, common)?;
+    let results = provision::plan_hosts(&fleet, &compiler, &names).await;
+    let (planned, failed) = collect_planned(results, &reporter, common)?;
     if let Some(saved) = &saved {
-        refuse_stale(saved, &planned)?;
+        ensure_plan_is_current(saved, &planned)?;
     }
     let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
     for plan in &plans {
-        reporter.plan(plan);
+        reporter.report_plan(plan);
     }
-    reporter.data(&summary_line(&plans));
-    if let Some(file) = &how.out {
-        let saved =
-            Saved { format_version: 1, kind: "provision".to_owned(), tags: selection.tags, hosts: plans.clone() };
+    reporter.print_data(&format_summary(&plans));
+    if let Some(file) = &args.out {
+        let saved = SavedProvisionPlan {
+            format_version: 1,
+            kind: "provision".to_owned(),
+            tags: selection.tags,
+            hosts: plans.clone(),
+        };
         let text = serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?;
-        std::fs::write(file, text)
-            .map_err(|error| Failure::say(Exit::Error, format!("{}: cannot be written: {error}", file.display())))?;
+        std::fs::write(file, text).map_err(|error| {
+            CommandError::with_message(Exit::Error, format!("{}: cannot be written: {error}", file.display()))
+        })?;
     }
-    let counts = plans.iter().fold(Counts::default(), |mut sum, plan| {
-        sum += plan.counts();
+    let counts = plans.iter().fold(ChangeCounts::default(), |mut sum, plan| {
+        sum += plan.count_changes();
         sum
     });
-    let end = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
-    if how.dry_run || counts.is_empty() {
-        let pending = how.detailed_exitcode && !counts.is_empty();
-        return end(
+    let finish_run = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
+    if args.dry_run || counts.is_empty() {
+        let pending = args.detailed_exitcode && !counts.is_empty();
+        return finish_run(
             failed,
             match (failed, pending) {
                 (0, false) => Exit::Done,
@@ -136,23 +145,24 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
             },
         );
     }
-    if !how.yes {
-        confirm("Apply this plan?", how.yes).map_err(|refused| refused.with_counts(counts, failed))?;
+    if !args.yes {
+        require_confirmation("Apply this plan?", args.yes).map_err(|refused| refused.with_counts(counts, failed))?;
     }
     let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-    let locked = lock(&fleet, &sessions, &take("provision", &run, false), &reporter).await;
+    let locked = lock_hosts(&fleet, &sessions, &lock_request("provision", &run, false), &reporter).await;
     locked.map_err(|denied| denied.with_counts(counts, failed))?;
-    if !how.yes {
-        refuse_changed(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
+    if !args.yes {
+        ensure_unchanged(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
     }
-    let outcomes = apply(&fleet, &plays.playbook, &planned, &run, &reporter).await;
-    let failed = failed + report(&outcomes, &reporter);
-    if failed == 0 && makes_replicas(&plans) {
-        reporter
-            .say("replicas were made: dunlin shards status tells how they are, and whether their primaries need them");
+    let outcomes = apply_plans(&fleet, &plays.playbook, &planned, &run, &reporter).await;
+    let failed = failed + report_outcomes(&outcomes, &reporter);
+    if failed == 0 && creates_replicas(&plans) {
+        reporter.print_status(
+            "replicas were made: dunlin shards status tells how they are, and whether their primaries need them",
+        );
     }
-    let stopped = fleet.stop.is_cancelled();
-    end(
+    let stopped = fleet.cancellation.is_cancelled();
+    finish_run(
         failed,
         if stopped {
             Exit::Interrupted
@@ -167,78 +177,89 @@ pub async fn provision(selector: Option<&str>, how: &How, common: &Common) -> Re
 /// Tells which hosts could not be planned; returns the others and the number of those.
 ///
 /// A mistake in the files is none of the hosts': it is told once, and nothing is applied anywhere.
-fn split(
-    results: Vec<(String, Result<Planned, Refused>)>,
+fn collect_planned(
+    results: Vec<(String, Result<PlannedHost, PlanHostError>)>,
     reporter: &Reporter,
-    common: &Common,
-) -> Result<(Vec<Planned>, usize), Failure> {
+    common: &CommonArgs,
+) -> Result<(Vec<PlannedHost>, usize), CommandError> {
     let (mut planned, mut failed) = (Vec::new(), 0);
-    let (mut mistakes, mut where_found) = (Diagnostics::new(), Vec::new());
+    let (mut diagnostics, mut affected_hosts) = (Diagnostics::new(), Vec::new());
     for (host, result) in results {
         match result {
             Ok(plan) => {
                 planned.push(plan);
                 continue;
             }
-            Err(Refused::Connect(error)) => reporter.failed(&host, &error.to_string(), Some(&error.hint())),
-            Err(Refused::Compile(found)) => {
-                mistakes.extend(found);
-                where_found.push(host);
+            Err(PlanHostError::Connect(error)) => {
+                reporter.report_failure(&host, &error.to_string(), Some(&error.hint()))
+            }
+            Err(PlanHostError::Compile(found)) => {
+                diagnostics.extend(found);
+                affected_hosts.push(host);
                 continue;
             }
-            Err(Refused::Host(error)) => reporter.failed(&host, &error, None),
+            Err(PlanHostError::Agent(error)) => reporter.report_failure(&host, &error, None),
         }
         failed += 1;
     }
-    if where_found.is_empty() {
+    if affected_hosts.is_empty() {
         return Ok((planned, failed));
     }
-    mistakes.sort();
-    let hint = format!("mend it and run this again; it came up for {}; no host was changed", where_found.join(", "));
-    Err(Failure::findings(&mistakes, common.stderr_colour()).hint(hint))
+    diagnostics.sort();
+    let hint = format!("mend it and run this again; it came up for {}; no host was changed", affected_hosts.join(", "));
+    Err(CommandError::from_diagnostics(&diagnostics, common.stderr_colour()).with_hint(hint))
 }
 
-async fn apply(
+async fn apply_plans(
     fleet: &Fleet,
     playbook: &Playbook,
-    planned: &[Planned],
+    planned: &[PlannedHost],
     run: &str,
     reporter: &Reporter,
 ) -> BTreeMap<String, HostOutcome> {
-    let show = |host: &str, event: &crate::wire::Event| reporter.event(host, event);
-    provision::apply(fleet, playbook, planned, run, &show).await
+    let show = |host: &str, event: &crate::protocol::Event| reporter.report_event(host, event);
+    provision::apply_plans(fleet, playbook, planned, run, &show).await
 }
 
 /// Tells how hosts ended; returns the number of those that failed.
-fn report(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter) -> usize {
+fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter) -> usize {
     let mut failed = 0;
     let mut done = 0;
     for (host, outcome) in outcomes {
-        done += outcome.done;
-        for line in &outcome.unsettled {
-            reporter.say(&format!("{host}: not settled: {line}"));
+        done += outcome.applied_count;
+        for line in &outcome.remaining {
+            reporter.print_status(&format!("{host}: not settled: {line}"));
         }
-        if let Some(error) = &outcome.failed {
-            reporter.failed(host, error, Some("mend it and run the same command again: what is done stays done"));
+        if let Some(error) = &outcome.failure {
+            reporter.report_failure(
+                host,
+                error,
+                Some("mend it and run the same command again: what is done stays done"),
+            );
             failed += 1;
-        } else if outcome.skipped {
-            reporter.say(&format!("{host}: not tried after the failure before it"));
+        } else if outcome.is_skipped {
+            reporter.print_status(&format!("{host}: not tried after the failure before it"));
         }
     }
-    reporter.data(&format!("Done: {done} applied on {} hosts, {failed} failed", outcomes.len()));
+    reporter.print_data(&format!("Done: {done} applied on {} hosts, {failed} failed", outcomes.len()));
     failed
 }
 
 /// Is there an instance of a shard that is new and follows another?
-fn makes_replicas(plans: &[HostPlan]) -> bool {
-    plans.iter().flat_map(HostPlan::pending).flat_map(|row| &row.changes).any(|change| change.what == REPLICA_OF)
+fn creates_replicas(plans: &[HostPlan]) -> bool {
+    plans
+        .iter()
+        .flat_map(HostPlan::pending_rows)
+        .flat_map(|row| &row.changes)
+        .any(|change| change.attribute == REPLICA_OF_ATTRIBUTE)
 }
 
-fn read_saved(path: &std::path::Path) -> Result<Saved, Failure> {
-    let no_plan =
-        |text: String| Failure::say(Exit::Error, text).hint("dunlin provision --dry-run --out FILE saves a plan");
+fn read_saved_plan(path: &std::path::Path) -> Result<SavedProvisionPlan, CommandError> {
+    let no_plan = |text: String| {
+        CommandError::with_message(Exit::Error, text).with_hint("dunlin provision --dry-run --out FILE saves a plan")
+    };
     let text = std::fs::read(path).map_err(|error| no_plan(format!("{}: cannot be read: {error}", path.display())))?;
-    let saved: Saved = serde_json::from_slice(&text)
+    let saved: SavedProvisionPlan = serde_json::from_slice(&text)
         .map_err(|error| no_plan(format!("{} is not a saved plan: {error}", path.display())))?;
     if saved.kind != "provision" || saved.format_version != 1 {
         return Err(no_plan(format!("{} is a plan of another kind", path.display())));
@@ -246,34 +267,34 @@ fn read_saved(path: &std::path::Path) -> Result<Saved, Failure> {
     Ok(saved)
 }
 
-fn refuse_stale(saved: &Saved, planned: &[Planned]) -> Result<(), Failure> {
+fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -> Result<(), CommandError> {
     let mut lines = Vec::new();
     for shown in &saved.hosts {
         match planned.iter().find(|host| host.plan.host == shown.host) {
-            Some(host) => lines.extend(provision::differences(shown, &host.plan)),
+            Some(host) => lines.extend(provision::diff_plans(shown, &host.plan)),
             None => lines.push(format!("{}: cannot be planned now", shown.host)),
         }
     }
-    stale(lines)
+    ensure_no_differences(lines)
 }
 
 /// Compares once more, since the person may have thought for long.
-async fn refuse_changed(fleet: &Fleet, planned: &[Planned]) -> Result<(), Failure> {
+async fn ensure_unchanged(fleet: &Fleet, planned: &[PlannedHost]) -> Result<(), CommandError> {
     let mut lines = Vec::new();
-    for result in fleet.each(planned, |host| provision::replan(fleet, host, &host.plan)).await {
+    for result in fleet.map_parallel(planned, |host| provision::replan_host(fleet, host, &host.plan)).await {
         match result {
             Ok(changed) => lines.extend(changed),
-            Err(Refused::Host(error)) => lines.push(error),
+            Err(PlanHostError::Agent(error)) => lines.push(error),
             Err(_) => lines.push("a host is gone".to_owned()),
         }
     }
-    stale(lines)
+    ensure_no_differences(lines)
 }
 
-fn stale(lines: Vec<String>) -> Result<(), Failure> {
-    if lines.is_empty() {
+fn ensure_no_differences(differences: Vec<String>) -> Result<(), CommandError> {
+    if differences.is_empty() {
         return Ok(());
     }
-    let text = format!("the world is not the plan's any more; nothing was changed\n  {}", lines.join("\n  "));
-    Err(Failure::say(Exit::Refused, text).hint("make a new plan and look at it"))
+    let text = format!("the world is not the plan's any more; nothing was changed\n  {}", differences.join("\n  "));
+    Err(CommandError::with_message(Exit::Refused, text).with_hint("make a new plan and look at it"))
 }

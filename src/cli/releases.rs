@@ -3,20 +3,20 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
-use super::failure::Failure;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
-use super::recipe::Loaded;
-use super::run::fleet;
-use super::told::say_refused;
-use crate::deploy::rollout::look;
+use super::recipe::LoadedRecipe;
+use super::rollout_text::report_plan_error;
+use super::runtime::build_fleet;
+use crate::deploy::rollout::observe_service;
+use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
 use crate::report::Reporter;
-use crate::wire::deploy::{Observation, Release};
 
 /// List the releases that the hosts of a service keep, and which one serves
 #[derive(Debug, Args)]
-pub struct Releases {
+pub struct ReleasesCommand {
     /// The service
     service: String,
     /// Only these of its hosts
@@ -24,73 +24,77 @@ pub struct Releases {
     limit: Option<String>,
 }
 
-impl Releases {
+impl ReleasesCommand {
     /// One line a release and host, oldest first.
     ///
     /// # Errors
     /// Broken files, no such host.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
-        let loaded = Loaded::of(&self.service, &project, common)?;
+        let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         let environment = load_environment(&project, common)?;
-        let (hosts, _) = loaded.hosts(&environment.inventory, self.limit.as_deref(), common)?;
-        let fleet = fleet(&environment.inventory, &hosts, common)?;
+        let (hosts, _) = loaded.select_service_hosts(&environment.inventory, self.limit.as_deref(), common)?;
+        let fleet = build_fleet(&environment.inventory, &hosts, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-        let (reporter, scope) = (common.reporter(), loaded.scope());
-        let results = fleet.each(&names, |host| look(&fleet, host, &scope)).await;
+        let (reporter, scope) = (common.new_reporter(), loaded.to_scope());
+        let results = fleet.map_parallel(&names, |host| observe_service(&fleet, host, &scope)).await;
         let (width, mut failed) = (names.iter().map(String::len).max().unwrap_or(0), 0);
         for (host, result) in names.iter().zip(results) {
             match result {
-                Ok(seen) => show((host, width), &seen, &reporter),
+                Ok(seen) => print_releases((host, width), &seen, &reporter),
                 Err(refused) => {
-                    say_refused(host, &refused, common);
+                    report_plan_error(host, &refused, common);
                     failed += 1;
                 }
             }
         }
-        Ok(CommandOutcome::of_hosts(failed, fleet.stop.is_cancelled()))
+        Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))
     }
 }
 
-fn show((host, width): (&str, usize), seen: &Observation, reporter: &Reporter) {
-    if seen.releases.is_empty() {
-        reporter.data(&format!("{host:width$}  no release"));
+fn print_releases((host, width): (&str, usize), observation: &ServiceObservation, reporter: &Reporter) {
+    if observation.releases.is_empty() {
+        reporter.print_data(&format!("{host:width$}  no release"));
     }
-    for release in &seen.releases {
-        let state = state(release, seen);
+    for release in &observation.releases {
+        let state = describe_state(release, observation);
         let staged = i64::try_from(release.staged_at).ok().and_then(|at| jiff::Timestamp::from_second(at).ok());
         let staged = staged.map(|at| at.to_string()).unwrap_or_default();
-        reporter.line(
+        reporter.print_json(
             "release",
             json!({
                 "host": host, "version": release.version, "state": state,
-                "staged_at": staged, "bytes": release.bytes, "damage": release.damage, "failed": release.failed,
+                "staged_at": staged, "bytes": release.bytes, "damage": release.damaged_files, "failed": release.last_failure,
             }),
         );
         let mut notes = Vec::new();
         notes.extend(state.map(str::to_owned));
-        notes.extend(release.failed.as_ref().map(|why| format!("failed: {}", why.lines().next().unwrap_or_default())));
-        notes.extend((!release.damage.is_empty()).then(|| format!("damaged: {}", release.damage.join(", "))));
+        notes.extend(
+            release.last_failure.as_ref().map(|why| format!("failed: {}", why.lines().next().unwrap_or_default())),
+        );
+        notes.extend(
+            (!release.damaged_files.is_empty()).then(|| format!("damaged: {}", release.damaged_files.join(", "))),
+        );
         let text = format!("{host:width$}  {:<24}  {staged}  {}", release.version, notes.join("; "));
-        reporter.data(text.trim_end());
+        reporter.print_data(text.trim_end());
     }
-    for version in &seen.partial {
-        reporter.say(&format!("{host}: {version} was not staged whole; the next deploy removes it"));
+    for version in &observation.incomplete_releases {
+        reporter.print_status(&format!("{host}: {version} was not staged whole; the next deploy removes it"));
     }
-    if let Some(holder) = &seen.locked {
-        reporter.say(&format!("{host}: {} is deploying", holder.by));
+    if let Some(holder) = &observation.lock_holder {
+        reporter.print_status(&format!("{host}: {} is deploying", holder.operator));
     }
 }
 
-fn state(release: &Release, seen: &Observation) -> Option<&'static str> {
-    let is = |target: &Option<crate::wire::deploy::Target>| {
+fn describe_state(release: &ObservedRelease, observation: &ServiceObservation) -> Option<&'static str> {
+    let is_release = |target: &Option<crate::protocol::deploy::ReleaseTarget>| {
         target.as_ref().is_some_and(|target| target.version == release.version)
     };
-    if is(&seen.unfinished) {
+    if is_release(&observation.unfinished_switch) {
         Some("unfinished switch")
-    } else if is(&seen.confirmed) {
+    } else if is_release(&observation.confirmed) {
         Some("serves")
-    } else if is(&seen.previous) {
+    } else if is_release(&observation.previous) {
         Some("previous")
     } else {
         None

@@ -2,39 +2,43 @@
 
 use clap::Args;
 
-use super::Common;
+use super::CommonArgs;
+use super::command_error::CommandError;
 use super::exit::Exit;
-use super::failure::Failure;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
-use super::recipe::Loaded;
-use super::rollout::{How, Service};
+use super::recipe::LoadedRecipe;
+use super::rollout::{RolloutArgs, ServiceRollout};
 use crate::deploy::rollout::Goal;
-use crate::wire::deploy::Version;
+use crate::protocol::deploy::ReleaseVersion;
 
 /// Switch back to a release that the hosts keep; nothing is sent
 #[derive(Debug, Args)]
-pub struct Rollback {
+pub struct RollbackCommand {
     /// The service
     service: String,
     /// To which release (default: the one that served before)
     #[arg(long, value_name = "V")]
     to: Option<String>,
     #[command(flatten)]
-    how: How,
+    args: RolloutArgs,
 }
 
-impl Rollback {
+impl RollbackCommand {
     /// observe → plan → show → confirm → switch.
     ///
     /// # Errors
     /// Broken files, a host that does not keep the release, hosts that would go to different ones, not confirmed.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(common)?;
-        let loaded = Loaded::of(&self.service, &project, common)?;
-        let to = self.to.map(Version::new).transpose().map_err(|error| Failure::say(Exit::Usage, error))?;
+        let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
+        let to = self
+            .to
+            .map(ReleaseVersion::new)
+            .transpose()
+            .map_err(|error| CommandError::with_message(Exit::Usage, error))?;
         let environment = load_environment(&project, common)?;
-        let service = Service::new(&loaded, &environment.inventory, &self.how, common)?;
-        service.run("rollback", &Goal::Kept(to), None).await
+        let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
+        service.run_rollout("rollback", &Goal::Stored(to), None).await
     }
 }

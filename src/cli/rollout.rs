@@ -3,25 +3,28 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Common;
-use super::confirm::confirm;
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::confirm::require_confirmation;
 use super::exit::Exit;
-use super::failure::Failure;
-use super::locked::{lock, take};
+use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
-use super::recipe::Loaded;
-use super::run::fleet;
-use super::told::{held, one_target, say_refused, tell};
-use crate::deploy::rollout::{Ended, Fresh, Goal, Planned, Refused, Rollout, Told, Trouble, look, observe, plan};
+use super::recipe::LoadedRecipe;
+use super::rollout_text::{describe_holder, ensure_single_target, report_plan_error, report_rollout_event};
+use super::runtime::build_fleet;
+use crate::deploy::rollout::{
+    DeployPlanError, Goal, HostFailure, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome,
+    observe_hosts, observe_service, plan_hosts,
+};
 use crate::fleet::{Fleet, Session};
-use crate::inventory::{Host, Inventory};
-use crate::plan::{Counts, HostPlan};
-use crate::report::{Reporter, summary_line};
-use crate::wire::deploy::{Once, Scope, Version};
+use crate::inventory::{Inventory, InventoryHost};
+use crate::plan::{ChangeCounts, HostPlan};
+use crate::protocol::deploy::{ReleaseTask, ReleaseVersion, ServiceRef};
+use crate::report::{Reporter, format_summary};
 
 /// How a rollout is planned and carried out.
 #[derive(Clone, Debug, Default, Args)]
-pub struct How {
+pub struct RolloutArgs {
     /// Only these of the service's hosts
     #[arg(long, value_name = "SELECTOR")]
     pub limit: Option<String>,
@@ -37,132 +40,147 @@ pub struct How {
 }
 
 /// A service on the hosts of a run.
-pub struct Service<'a> {
-    loaded: &'a Loaded,
-    how: &'a How,
-    common: &'a Common,
+pub struct ServiceRollout<'a> {
+    loaded: &'a LoadedRecipe,
+    args: &'a RolloutArgs,
+    common: &'a CommonArgs,
     fleet: Fleet,
-    names: Vec<String>,
-    scope: Scope,
+    host_names: Vec<String>,
+    scope: ServiceRef,
     /// Hosts of the service that `--limit` leaves out.
-    pub left_out: Vec<String>,
+    pub excluded_hosts: Vec<String>,
 }
 
-impl<'a> Service<'a> {
+impl<'a> ServiceRollout<'a> {
     /// Selects the hosts; connects to none.
     ///
     /// # Errors
     /// See [`Loaded::hosts`].
-    pub fn new(loaded: &'a Loaded, inventory: &Inventory, how: &'a How, common: &'a Common) -> Result<Self, Failure> {
-        let (hosts, left_out) = loaded.hosts(inventory, how.limit.as_deref(), common)?;
-        let all: Vec<&Host> = hosts.iter().chain(&left_out).copied().collect();
-        let fleet = fleet(inventory, &all, common)?;
-        let names = |hosts: &[&Host]| hosts.iter().map(|host| host.name.clone()).collect();
-        let (names, left_out) = (names(&hosts), names(&left_out));
-        Ok(Self { loaded, how, common, fleet, names, scope: loaded.scope(), left_out })
+    pub fn new(
+        loaded: &'a LoadedRecipe,
+        inventory: &Inventory,
+        args: &'a RolloutArgs,
+        common: &'a CommonArgs,
+    ) -> Result<Self, CommandError> {
+        let (hosts, excluded) = loaded.select_service_hosts(inventory, args.limit.as_deref(), common)?;
+        let all: Vec<&InventoryHost> = hosts.iter().chain(&excluded).copied().collect();
+        let fleet = build_fleet(inventory, &all, common)?;
+        let names = |hosts: &[&InventoryHost]| hosts.iter().map(|host| host.name.clone()).collect();
+        let (names, left_out) = (names(&hosts), names(&excluded));
+        Ok(Self { loaded, args, common, fleet, host_names: names, scope: loaded.to_scope(), excluded_hosts: left_out })
     }
 
     /// Those of the once-steps that no host left out by `--limit` did for this release: a migration that ran there
     /// must not run again. A host that cannot tell is named.
-    pub async fn undone(&self, once: &[Once], version: &Version) -> Vec<Once> {
-        if once.is_empty() {
+    pub async fn pending_tasks(&self, tasks: &[ReleaseTask], version: &ReleaseVersion) -> Vec<ReleaseTask> {
+        if tasks.is_empty() {
             return Vec::new();
         }
-        let seen = self.fleet.each(&self.left_out, |host| look(&self.fleet, host, &self.scope)).await;
+        let observations =
+            self.fleet.map_parallel(&self.excluded_hosts, |host| observe_service(&self.fleet, host, &self.scope)).await;
         let mut done = Vec::new();
-        for (host, seen) in self.left_out.iter().zip(seen) {
+        for (host, seen) in self.excluded_hosts.iter().zip(observations) {
             match seen {
-                Ok(seen) => done.extend(seen.once),
-                Err(_) => self.common.reporter().warn(&format!(
+                Ok(seen) => done.extend(seen.completed_tasks),
+                Err(_) => self.common.new_reporter().warn(&format!(
                     "{host} does not answer: it is unknown whether it ran the tasks of release {version}"
                 )),
             }
         }
-        let is_done = |step: &&Once| done.iter().any(|(name, of)| *name == step.name && of == version);
-        once.iter().filter(|step| !is_done(step)).cloned().collect()
+        let is_done = |step: &&ReleaseTask| done.iter().any(|(name, of)| *name == step.name && of == version);
+        tasks.iter().filter(|step| !is_done(step)).cloned().collect()
     }
 
     /// Runs it to its end.
     ///
     /// # Errors
     /// What is found before anything is changed.
-    pub async fn run(
+    pub async fn run_rollout(
         &self,
         command: &str,
         goal: &Goal<'_>,
-        fresh: Option<Fresh<'_>>,
-    ) -> Result<CommandOutcome, Failure> {
-        let (reporter, how) = (self.common.reporter(), self.how);
+        new_release: Option<NewRelease<'_>>,
+    ) -> Result<CommandOutcome, CommandError> {
+        let (reporter, args) = (self.common.new_reporter(), self.args);
         let run = self.common.run.to_string();
-        let once = fresh.as_ref().map(|fresh| fresh.once).unwrap_or_default();
-        let (planned, refused) = self.planned(goal, once).await;
-        if matches!(goal, Goal::Kept(None)) {
-            one_target(&planned, &self.loaded.recipe.service)?;
+        let tasks = new_release.as_ref().map(|fresh| fresh.tasks).unwrap_or_default();
+        let (planned, refused) = self.plan_service(goal, tasks).await;
+        if matches!(goal, Goal::Stored(None)) {
+            ensure_single_target(&planned, &self.loaded.recipe.service)?;
         }
         let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
-        plans.iter().for_each(|plan| reporter.plan(plan));
+        plans.iter().for_each(|plan| reporter.report_plan(plan));
         if !plans.is_empty() {
-            reporter.data(&summary_line(&plans));
+            reporter.print_data(&format_summary(&plans));
         }
-        let mut counts = Counts::default();
-        plans.iter().for_each(|plan| counts += plan.counts());
-        let end = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
-        if self.fleet.stop.is_cancelled() {
-            return end(refused.len(), Exit::Interrupted);
+        let mut counts = ChangeCounts::default();
+        plans.iter().for_each(|plan| counts += plan.count_changes());
+        let finish_run = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
+        if self.fleet.cancellation.is_cancelled() {
+            return finish_run(refused.len(), Exit::Interrupted);
         }
-        if let Some(exit) = self.before(&planned, &refused, counts, &reporter) {
-            return end(refused.len(), exit);
+        if let Some(exit) = self.precheck(&planned, &refused, counts, &reporter) {
+            return finish_run(refused.len(), exit);
         }
-        if !how.yes {
-            confirm("Carry this plan out?", how.yes).map_err(|refused| refused.with_counts(counts, 0))?;
+        if !args.yes {
+            require_confirmation("Carry this plan out?", args.yes).map_err(|refused| refused.with_counts(counts, 0))?;
         }
         // Shared: services of one host are deployed side by side, each under a lock of its own.
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-        let locked = lock(&self.fleet, &sessions, &take(command, &run, true), &reporter).await;
+        let locked = lock_hosts(&self.fleet, &sessions, &lock_request(command, &run, true), &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
-        let tell = |told: &Told<'_>| tell(told, &reporter);
+        let event_sink = |told: &RolloutEvent<'_>| report_rollout_event(told, &reporter);
         let batches = &self.loaded.recipe.batches;
-        let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, fresh, tell: &tell };
-        let ended = rollout.run(&planned).await;
-        let exit = self.report(&ended, &reporter);
-        end(ended.failed.len(), exit)
+        let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, new_release, event_sink: &event_sink };
+        let outcome = rollout.run_rollout(&planned).await;
+        let exit = self.report_outcome(&outcome, &reporter);
+        finish_run(outcome.failed.len(), exit)
     }
 
     /// The plans, and the exit code of each host that has none.
-    async fn planned(&self, goal: &Goal<'_>, once: &[Once]) -> (Vec<Planned>, Vec<Exit>) {
-        let (mut seen, mut refused) = (Vec::new(), Vec::new());
-        let mut note = |host: &str, why: &Refused| {
-            say_refused(host, why, self.common);
-            refused.push(match why {
-                Refused::Files(_) => Exit::Error,
-                Refused::Refused(_) => Exit::Refused,
-                Refused::Connect(_) | Refused::Failed(_) => Exit::Partial,
+    async fn plan_service(&self, goal: &Goal<'_>, tasks: &[ReleaseTask]) -> (Vec<PlannedDeploy>, Vec<Exit>) {
+        let (mut seen, mut exits) = (Vec::new(), Vec::new());
+        let mut record_error = |host: &str, why: &DeployPlanError| {
+            report_plan_error(host, why, self.common);
+            exits.push(match why {
+                DeployPlanError::Templates(_) => Exit::Error,
+                DeployPlanError::Impossible(_) => Exit::Refused,
+                DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
             });
         };
-        for (host, result) in observe(&self.fleet, &self.names, &self.scope, goal).await {
+        for (host, result) in observe_hosts(&self.fleet, &self.host_names, &self.scope, goal).await {
             match result {
                 Ok(host) => seen.push(host),
-                Err(why) => note(&host, &why),
+                Err(why) => record_error(&host, &why),
             }
         }
         let mut planned = Vec::new();
-        for (host, result) in plan(seen, once) {
+        for (host, result) in plan_hosts(seen, tasks) {
             match result {
                 Ok(host) => planned.push(host),
-                Err(why) => note(&host, &why),
+                Err(why) => record_error(&host, &why),
             }
         }
-        (planned, refused)
+        (planned, exits)
     }
 
     /// What ends the run before anything is changed.
-    fn before(&self, planned: &[Planned], refused: &[Exit], counts: Counts, reporter: &Reporter) -> Option<Exit> {
-        let locked = planned.iter().filter_map(|host| Some((&host.session.host, host.seen.locked.as_ref()?)));
+    fn precheck(
+        &self,
+        planned: &[PlannedDeploy],
+        exits: &[Exit],
+        counts: ChangeCounts,
+        reporter: &Reporter,
+    ) -> Option<Exit> {
+        let locked =
+            planned.iter().filter_map(|host| Some((&host.session.host, host.observation.lock_holder.as_ref()?)));
         let locked: Vec<_> = locked.collect();
-        let worst = [Exit::Error, Exit::Refused, Exit::Partial].into_iter().find(|exit| refused.contains(exit));
-        if self.how.dry_run {
-            locked.iter().for_each(|(host, holder)| reporter.say(&format!("{host}: {}", held(holder))));
-            let pending = self.how.detailed_exitcode && !counts.is_empty();
+        let worst = [Exit::Error, Exit::Refused, Exit::Partial].into_iter().find(|exit| exits.contains(exit));
+        if self.args.dry_run {
+            locked
+                .iter()
+                .for_each(|(host, holder)| reporter.print_status(&format!("{host}: {}", describe_holder(holder))));
+            let pending = self.args.detailed_exitcode && !counts.is_empty();
             return Some(worst.unwrap_or(if pending { Exit::Pending } else { Exit::Done }));
         }
         if let Some(worst) = worst {
@@ -178,42 +196,51 @@ impl<'a> Service<'a> {
             return Some(Exit::Done);
         }
         for (host, holder) in &locked {
-            reporter.failed(host, &held(holder), Some("wait until that run has ended, then run this again"));
+            reporter.report_failure(
+                host,
+                &describe_holder(holder),
+                Some("wait until that run has ended, then run this again"),
+            );
         }
         (!locked.is_empty()).then_some(Exit::Locked)
     }
 
     /// Tells how it ended.
-    fn report(&self, ended: &Ended, reporter: &Reporter) -> Exit {
-        for (host, trouble) in &ended.failed {
-            match trouble {
-                Trouble::Locked(holder) => reporter.failed(host, &held(holder), None),
-                Trouble::Refused(why) => reporter.failed(host, why, Some("make a new plan and look at it")),
-                Trouble::Failed(why, log) => {
-                    reporter.failed(host, why, None);
-                    log.iter().for_each(|line| reporter.say(&format!("  {host} | {line}")));
+    fn report_outcome(&self, outcome: &RolloutOutcome, reporter: &Reporter) -> Exit {
+        for (host, failure) in &outcome.failed {
+            match failure {
+                HostFailure::Locked(holder) => reporter.report_failure(host, &describe_holder(holder), None),
+                HostFailure::Refused(why) => reporter.report_failure(host, why, Some("make a new plan and look at it")),
+                HostFailure::Failed(why, log) => {
+                    reporter.report_failure(host, why, None);
+                    log.iter().for_each(|line| reporter.print_status(&format!("  {host} | {line}")));
                 }
             }
         }
-        if !ended.skipped.is_empty() {
-            reporter.line("skipped", json!({"hosts": ended.skipped}));
-            reporter.say(&format!("not switched: {}", ended.skipped.join(", ")));
+        if !outcome.skipped.is_empty() {
+            reporter.print_json("skipped", json!({"hosts": outcome.skipped}));
+            reporter.print_status(&format!("not switched: {}", outcome.skipped.join(", ")));
         }
-        let (switched, failed) = (ended.switched.len(), ended.failed.len());
-        reporter.data(&format!("Done: {switched} hosts switched, {failed} failed, {} not tried", ended.skipped.len()));
-        if (failed > 0 || !ended.skipped.is_empty()) && switched > 0 {
-            let (service, hosts) = (&self.loaded.recipe.service, ended.switched.join(":"));
-            reporter.say(&format!("  next: run it again to go on, or: dunlin rollback {service} --limit '{hosts}'"));
+        let (switched, failed) = (outcome.switched.len(), outcome.failed.len());
+        reporter.print_data(&format!(
+            "Done: {switched} hosts switched, {failed} failed, {} not tried",
+            outcome.skipped.len()
+        ));
+        if (failed > 0 || !outcome.skipped.is_empty()) && switched > 0 {
+            let (service, hosts) = (&self.loaded.recipe.service, outcome.switched.join(":"));
+            reporter.print_status(&format!(
+                "  next: run it again to go on, or: dunlin rollback {service} --limit '{hosts}'"
+            ));
         }
-        exit(ended, self.fleet.stop.is_cancelled())
+        exit_for_outcome(outcome, self.fleet.cancellation.is_cancelled())
     }
 }
 
-fn exit(ended: &Ended, stopped: bool) -> Exit {
-    let is_locked = ended.failed.iter().any(|(_, trouble)| matches!(trouble, Trouble::Locked(_)));
-    match (ended.failed.is_empty(), ended.touched) {
-        _ if stopped => Exit::Interrupted,
-        (true, _) if ended.skipped.is_empty() => Exit::Done,
+fn exit_for_outcome(outcome: &RolloutOutcome, interrupted: bool) -> Exit {
+    let is_locked = outcome.failed.iter().any(|(_, trouble)| matches!(trouble, HostFailure::Locked(_)));
+    match (outcome.failed.is_empty(), outcome.has_side_effects) {
+        _ if interrupted => Exit::Interrupted,
+        (true, _) if outcome.skipped.is_empty() => Exit::Done,
         (true, _) | (false, true) => Exit::Partial,
         (false, false) if is_locked => Exit::Locked,
         (false, false) => Exit::Refused,

@@ -4,29 +4,31 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Common;
-use super::confirm::confirm;
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::confirm::require_confirmation;
 use super::exit::Exit;
-use super::failure::Failure;
 use super::outcome::CommandOutcome;
-use super::shard_ground::Files;
-use super::shard_run::{Foretold, Tally, Task, begin, carry_out, checked};
-use super::shard_wishes::{WishArgs, observed, save, saved};
-use super::sparing::Spare;
-use crate::rebalance::ground::read_map;
+use super::plan_args::{PlanArgs, load_observation, load_plan, save_plan};
+use super::shard_apply::{
+    ApplyRequest, Estimate, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight,
+};
+use super::shard_files::ShardFiles;
+use super::throttle_args::ThrottleArgs;
+use crate::rebalance::apply::{ApplyOptions, PlannedMove};
+use crate::rebalance::context::read_map;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::RebalancePlan;
-use crate::rebalance::resume::{Stand, journals, stand};
-use crate::rebalance::run::{How, Step};
-use crate::rebalance::saved::SavedPlan;
-use crate::rebalance::{Ground, observe, publish};
-use crate::report::{Reporter, rebalance_text};
+use crate::rebalance::plan_file::SavedPlan;
+use crate::rebalance::resume::{MoveStatus, list_latest_moves, move_status};
+use crate::rebalance::{RebalanceContext, observe, publish};
+use crate::report::{Reporter, format_rebalance};
 
 /// Plan and run shard moves: as few bytes as possible, no acknowledged write lost
 #[derive(Debug, Args)]
 pub struct ShardRebalance {
     #[command(flatten)]
-    wishes: WishArgs,
+    plan_args: PlanArgs,
     /// Plan from this observation, with no host in reach
     #[arg(long, value_name = "FILE", requires = "dry_run")]
     observed: Option<PathBuf>,
@@ -43,7 +45,7 @@ pub struct ShardRebalance {
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Apply exactly that saved plan; refused where map or hosts are others now, or sizes break its rules
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "WishArgs"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "PlanArgs"])]
     plan: Option<PathBuf>,
     /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
     #[arg(long)]
@@ -53,7 +55,7 @@ pub struct ShardRebalance {
     #[arg(long)]
     allow_reencoding: bool,
     #[command(flatten)]
-    spare: Spare,
+    throttle: ThrottleArgs,
     /// Do not ask
     #[arg(short, long)]
     yes: bool,
@@ -64,123 +66,137 @@ impl ShardRebalance {
     ///
     /// # Errors
     /// Broken files, a host or a shard that does not answer, an impossible wish, a preflight that refuses, a lock.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
-        let (reporter, id, mut tally) = (common.reporter(), common.run.to_string(), Tally::default());
-        let result = self.rebalance(common, (&id, &reporter), &mut tally).await;
-        tally.end(result)
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
+        let result = self.run_rebalance(common, (&id, &reporter), &mut totals).await;
+        totals.print_summary(result)
     }
 
-    async fn rebalance(
+    async fn run_rebalance(
         &self,
-        common: &Common,
+        common: &CommonArgs,
         (id, reporter): (&str, &Reporter),
-        tally: &mut Tally,
-    ) -> Result<Exit, Failure> {
+        totals: &mut RunTotals,
+    ) -> Result<Exit, CommandError> {
         if let Some(file) = &self.observed {
-            let plan = self.decided(observed(file)?, reporter)?;
-            tally.moves = plan.plan.moves.len();
-            return self.show(&plan, reporter);
+            let plan = self.load_or_make_plan(load_observation(file)?, reporter)?;
+            totals.moves = plan.plan.moves.len();
+            return self.print_plan(&plan, reporter);
         }
-        let files = Files::load(common)?;
+        let files = ShardFiles::load(common)?;
         let pending = files.state.load_pending_moves()?;
         if !self.dry_run && !pending.is_empty() {
-            return Err(under_way("a rebalancing is under way or was cut short"));
+            return Err(in_progress_error("a rebalancing is under way or was cut short"));
         }
-        let fleet = files.fleet(common)?;
-        let mut ground = files.ground(&fleet, common).await?;
-        ground.sparing = self.spare.asked();
-        ground.allow_reencoding = self.allow_reencoding;
-        let map = files.map()?;
-        let primaries = observe::primaries(&ground, map).await.map_err(|error| {
-            Failure::new(Exit::Refused, error)
-                .hint("dunlin shards status; dunlin shards resume, if moves are under way")
+        let fleet = files.build_fleet(common)?;
+        let mut context = files.connect_all(&fleet, common).await?;
+        context.throttle = self.throttle.to_overrides();
+        context.allow_reencoding = self.allow_reencoding;
+        let map = files.shard_map()?;
+        let primaries = observe::observe_primaries(&context, map).await.map_err(|error| {
+            CommandError::new(Exit::Refused, error)
+                .with_hint("dunlin shards status; dunlin shards resume, if moves are under way")
         })?;
-        let observation = observe::observation(&ground, map, &files.shard_hosts()?, &primaries);
-        let decided = self.decided(observation, reporter)?;
-        let plan = &decided.plan;
-        tally.moves = plan.moves.len();
-        let exit = self.show(&decided, reporter)?;
+        let observation = observe::build_observation(&context, map, &files.shard_hosts()?, &primaries);
+        let saved_plan = self.load_or_make_plan(observation, reporter)?;
+        let plan = &saved_plan.plan;
+        totals.moves = plan.moves.len();
+        let exit = self.print_plan(&saved_plan, reporter)?;
         if self.dry_run || plan.is_empty() {
             return Ok(exit);
         }
-        let steps = steps(plan);
+        let moves = to_planned_moves(plan);
         if !self.yes {
-            checked(&ground, &steps, (id, reporter)).await?;
-            confirm("Move these shards?", self.yes)?;
+            run_preflight(&context, &moves, (id, reporter)).await?;
+            require_confirmation("Move these shards?", self.yes)?;
         }
-        begin(&files, &mut ground, ("shard-rebalance", id), reporter).await?;
-        unchanged(&files, &ground, &steps).await?;
-        checked(&ground, &steps, (id, reporter)).await?;
-        let how = How { soak: self.soak, concurrent: self.spare.concurrent(), ..How::default() };
-        let planned = Some(Foretold::by(plan));
-        carry_out(&files, &ground, &Task { id, steps: &steps, how, planned }, (reporter, tally)).await
+        lock_hosts_and_start_run(&files, &mut context, ("shard-rebalance", id), reporter).await?;
+        ensure_unchanged(&files, &context, &moves).await?;
+        run_preflight(&context, &moves, (id, reporter)).await?;
+        let options = ApplyOptions {
+            keep_source: self.soak,
+            max_concurrent: self.throttle.concurrent(),
+            ..ApplyOptions::default()
+        };
+        let estimate = Some(Estimate::from_plan(plan));
+        apply_and_report(&files, &context, &ApplyRequest { id, moves: &moves, options, estimate }, (reporter, totals))
+            .await
     }
 
     /// The saved plan, or a new one.
-    fn decided(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, Failure> {
+    fn load_or_make_plan(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, CommandError> {
         let Some(file) = &self.plan else {
-            return self.wishes.planned(observation, self.simulate.as_deref(), self.spare.pace());
+            return self.plan_args.make_plan(observation, self.simulate.as_deref(), self.throttle.to_transfer_limits());
         };
-        let (plan, drift) = saved(file, &observation)?;
+        let (plan, drift) = load_plan(file, &observation)?;
         for what in drift {
-            reporter.say(&format!("note: sizes have changed since the plan was saved: {what}"));
+            reporter.print_status(&format!("note: sizes have changed since the plan was saved: {what}"));
         }
         Ok(plan)
     }
 
-    fn show(&self, decided: &SavedPlan, reporter: &Reporter) -> Result<Exit, Failure> {
-        let plan = &decided.plan;
+    fn print_plan(&self, saved_plan: &SavedPlan, reporter: &Reporter) -> Result<Exit, CommandError> {
+        let plan = &saved_plan.plan;
         if reporter.json {
-            reporter.line("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
+            reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
         } else {
-            reporter.data(rebalance_text(plan, reporter.style).trim_end());
+            reporter.print_data(format_rebalance(plan, reporter.style).trim_end());
         }
         if let Some(file) = &self.out {
-            save(file, decided)?;
+            save_plan(file, saved_plan)?;
         }
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Pending } else { Exit::Done })
     }
 }
 
-fn under_way(what: &str) -> Failure {
-    Failure::say(Exit::Refused, format!("{what}; nothing was changed"))
-        .hint("dunlin shards status")
-        .hint("dunlin shards resume, or dunlin shards abort")
+fn in_progress_error(what: &str) -> CommandError {
+    CommandError::with_message(Exit::Refused, format!("{what}; nothing was changed"))
+        .with_hint("dunlin shards status")
+        .with_hint("dunlin shards resume, or dunlin shards abort")
 }
 
 /// Under the lock: the map is the one that was planned from and the one that is published, and no move is under way.
-async fn unchanged(files: &Files, ground: &Ground<'_>, steps: &[Step]) -> Result<(), Failure> {
-    let map = files.map()?;
-    let (now, _) = read_map(&ground.map_file)?;
-    let published = publish::published(ground, map).await?;
-    if now != *map || published > map.epoch.0 {
-        let newer = published.max(now.epoch.0);
+async fn ensure_unchanged(
+    files: &ShardFiles,
+    context: &RebalanceContext<'_>,
+    planned_moves: &[PlannedMove],
+) -> Result<(), CommandError> {
+    let map = files.shard_map()?;
+    let (current_map, _) = read_map(&context.map_file)?;
+    let highest_epoch = publish::published_epoch(context, map).await?;
+    if current_map != *map || highest_epoch > map.epoch.0 {
+        let newer = highest_epoch.max(current_map.epoch.0);
         let text = format!(
             "{} has epoch {}, meanwhile epoch {newer} is published; nothing was changed",
-            ground.map_file.display(),
+            context.map_file.display(),
             map.epoch.0
         );
-        return Err(Failure::say(Exit::Refused, text)
-            .hint("take over the newer map, or let dunlin shards resume bring this one up to date"));
+        return Err(CommandError::with_message(Exit::Refused, text)
+            .with_hint("take over the newer map, or let dunlin shards resume bring this one up to date"));
     }
-    for (_, state) in journals(ground).await?.values() {
-        let moves = steps.iter().any(|step| step.shard == state.shard);
-        match stand(ground, map, state) {
-            Stand::Over => {}
-            Stand::Soaking if !moves => {}
-            Stand::Soaking => {
+    for (_, state) in list_latest_moves(context).await?.values() {
+        let is_planned = planned_moves.iter().any(|step| step.shard == state.shard);
+        match move_status(context, map, state) {
+            MoveStatus::Finished => {}
+            MoveStatus::SourceKept if !is_planned => {}
+            MoveStatus::SourceKept => {
                 let text = format!("shard {} has its old instance as a replica still", state.shard);
-                return Err(Failure::say(Exit::Refused, format!("{text}; nothing was changed"))
-                    .hint("dunlin shards resume retires it, dunlin shards reverse goes back to it"));
+                return Err(CommandError::with_message(Exit::Refused, format!("{text}; nothing was changed"))
+                    .with_hint("dunlin shards resume retires it, dunlin shards reverse goes back to it"));
             }
-            _ => return Err(under_way(&format!("a move of shard {} is under way or was cut short", state.shard))),
+            _ => {
+                return Err(in_progress_error(&format!(
+                    "a move of shard {} is under way or was cut short",
+                    state.shard
+                )));
+            }
         }
     }
     Ok(())
 }
 
-fn steps(plan: &RebalancePlan) -> Vec<Step> {
-    let step = |m: &crate::rebalance::plan::Move| Step {
+fn to_planned_moves(plan: &RebalancePlan) -> Vec<PlannedMove> {
+    let step = |m: &crate::rebalance::plan::Move| PlannedMove {
         shard: m.shard,
         from: m.from.clone(),
         to: m.to.clone(),

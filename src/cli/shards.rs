@@ -2,11 +2,11 @@
 
 mod capacity;
 mod failover;
-mod log;
+mod history;
+mod move_back;
+mod orphans;
 mod resume;
-mod reverse;
 mod status;
-mod strays;
 mod verify;
 
 use std::path::PathBuf;
@@ -14,28 +14,28 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::Common;
-use super::confirm::confirm;
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::confirm::require_confirmation;
 use super::exit::Exit;
-use super::failure::Failure;
 use super::outcome::CommandOutcome;
-use super::shard_ground::Files;
-use super::shard_run::{Tally, begin};
-use crate::rebalance::Ground;
-use crate::rebalance::ground::read_map;
-use crate::rebalance::resume::{Journals, Stand, abort, journals, stand};
+use super::shard_apply::{RunTotals, lock_hosts_and_start_run};
+use super::shard_files::ShardFiles;
+use crate::protocol::shard::{MoveState, ReplicationRole};
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::context::read_map;
+use crate::rebalance::resume::{LatestMoves, MoveStatus, abort_move, list_latest_moves, move_status};
 use crate::report::Reporter;
-use crate::wire::shard::{MoveState, Role};
 
 /// The state of the map, and of moves under way
 #[derive(Debug, Args)]
-pub struct Shards {
+pub struct ShardsArgs {
     #[command(subcommand)]
-    what: What,
+    command: ShardsCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum What {
+enum ShardsCommand {
     /// Show where the shards are, how big, how their replicas are, and which moves are under way
     Status {
         /// Write the observation, to plan from it elsewhere
@@ -44,7 +44,7 @@ enum What {
     },
     /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left,
     /// make the replicas that shards lack by the map, and have primaries need those that they were given
-    Resume(resume::How),
+    Resume(resume::ResumeArgs),
     /// Take back moves that have not switched yet, and forget those that were not begun
     Abort {
         /// Do not ask
@@ -54,13 +54,13 @@ enum What {
     /// Go back to the old instances of shards that were moved with --soak: without a copy, the same way
     Reverse {
         #[command(flatten)]
-        which: reverse::Which,
+        which: move_back::ReverseArgs,
         /// Do not ask
         #[arg(short, long)]
         yes: bool,
     },
     /// After a host's death: promote replicas, free primaries of dead replicas, and make new ones
-    Failover(failover::Failover),
+    Failover(failover::FailoverArgs),
     /// Compare the copies of shards live, key by key: primary and replica, moved and old instance
     Verify {
         /// Only these shards
@@ -74,158 +74,162 @@ enum What {
         shards: Vec<u32>,
     },
     /// How full the hosts are, how they grow, and what another host would change
-    Capacity(capacity::Capacity),
+    Capacity(capacity::CapacityArgs),
 }
 
 /// What the subcommands work with.
-struct Work<'a> {
-    files: &'a Files,
-    common: &'a Common,
+struct ShardsContext<'a> {
+    files: &'a ShardFiles,
+    common: &'a CommonArgs,
     reporter: Reporter,
-    id: String,
+    run_id: String,
 }
 
-impl Shards {
+impl ShardsArgs {
     /// Runs one of them.
     ///
     /// # Errors
     /// Broken files, a host that cannot be reached, a move that roles alone cannot decide, a lock.
-    pub async fn run(self, common: &Common) -> Result<CommandOutcome, Failure> {
-        let (reporter, id, mut tally) = (common.reporter(), common.run.to_string(), Tally::default());
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = async {
-            let files = Files::load(common)?;
-            let work = Work { files: &files, common, reporter, id };
-            match self.what {
-                What::Status { out } => work.status(out).await,
-                What::Resume(how) => work.resume(&how, &mut tally).await,
-                What::Abort { yes } => work.abort(yes, &mut tally).await,
-                What::Reverse { which, yes } => work.reverse(&which, yes, &mut tally).await,
-                What::Failover(how) => work.failover(&how, &mut tally).await,
-                What::Verify { shards } => work.verify(&shards, &mut tally).await,
-                What::Log { shards } => work.log(&shards).await,
-                What::Capacity(capacity) => work.capacity(&capacity).await,
+            let files = ShardFiles::load(common)?;
+            let context = ShardsContext { files: &files, common, reporter, run_id: id };
+            match self.command {
+                ShardsCommand::Status { out } => context.show_status(out).await,
+                ShardsCommand::Resume(how) => context.resume_all(&how, &mut totals).await,
+                ShardsCommand::Abort { yes } => context.abort_moves(yes, &mut totals).await,
+                ShardsCommand::Reverse { which, yes } => context.move_back(&which, yes, &mut totals).await,
+                ShardsCommand::Failover(how) => context.run_failover(&how, &mut totals).await,
+                ShardsCommand::Verify { shards } => context.verify_shards(&shards, &mut totals).await,
+                ShardsCommand::Log { shards } => context.show_history(&shards).await,
+                ShardsCommand::Capacity(capacity) => context.show_capacity(&capacity).await,
             }
         }
         .await;
-        tally.end(result)
+        totals.print_summary(result)
     }
 
     /// Returns the command's name.
     pub fn name(&self) -> &'static str {
-        match &self.what {
-            What::Status { .. } => "shards status",
-            What::Resume(_) => "shards resume",
-            What::Abort { .. } => "shards abort",
-            What::Reverse { .. } => "shards reverse",
-            What::Failover(_) => "shards failover",
-            What::Verify { .. } => "shards verify",
-            What::Log { .. } => "shards log",
-            What::Capacity(_) => "shards capacity",
+        match &self.command {
+            ShardsCommand::Status { .. } => "shards status",
+            ShardsCommand::Resume(_) => "shards resume",
+            ShardsCommand::Abort { .. } => "shards abort",
+            ShardsCommand::Reverse { .. } => "shards reverse",
+            ShardsCommand::Failover(_) => "shards failover",
+            ShardsCommand::Verify { .. } => "shards verify",
+            ShardsCommand::Log { .. } => "shards log",
+            ShardsCommand::Capacity(_) => "shards capacity",
         }
     }
 }
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// The moves that are not over, ascending by shard.
-    fn open<'j>(&self, ground: &Ground<'_>, found: &'j Journals) -> Result<Vec<(&'j MoveState, Stand)>, Failure> {
-        let (map, _) = read_map(&ground.map_file)?;
-        let stands = found.values().map(|(_, state)| (state, stand(ground, &map, state)));
-        Ok(stands.filter(|(_, stand)| *stand != Stand::Over).collect())
+    fn list_open_moves<'j>(
+        &self,
+        context: &RebalanceContext<'_>,
+        latest_moves: &'j LatestMoves,
+    ) -> Result<Vec<(&'j MoveState, MoveStatus)>, CommandError> {
+        let (map, _) = read_map(&context.map_file)?;
+        let statuses = latest_moves.values().map(|(_, state)| (state, move_status(context, &map, state)));
+        Ok(statuses.filter(|(_, stand)| *stand != MoveStatus::Finished).collect())
     }
 
-    fn tell(&self, open: &[(&MoveState, Stand)]) {
-        for (state, stand) in open {
-            self.reporter.data(&line(state, *stand));
-            self.reporter.line("move", json!({
-                "shard": state.shard, "from": state.from, "to": state.to, "step": state.step,
-                "mark": state.mark, "move_run": state.run, "stand": stand, "source": state.source, "target": state.target,
+    fn print_moves(&self, open_moves: &[(&MoveState, MoveStatus)]) {
+        for (state, status) in open_moves {
+            self.reporter.print_data(&format_move(state, *status));
+            self.reporter.print_json("move", json!({
+                "shard": state.shard, "from": state.from, "to": state.to, "step": state.phase,
+                "mark": state.phase_state, "move_run": state.run, "stand": status, "source": state.source_role, "target": state.target_role,
             }));
         }
     }
 
-    async fn abort(&self, yes: bool, tally: &mut Tally) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let mut ground = self.files.ground(&fleet, self.common).await?;
+    async fn abort_moves(&self, yes: bool, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let mut context = self.files.connect_all(&fleet, self.common).await?;
         if !yes {
-            let found = journals(&ground).await?;
-            self.tell(&self.open(&ground, &found)?);
-            confirm("Take back what is not switched?", yes)?;
+            let latest_moves = list_latest_moves(&context).await?;
+            self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
+            require_confirmation("Take back what is not switched?", yes)?;
         }
-        begin(self.files, &mut ground, ("shards abort", &self.id), &self.reporter).await?;
-        let found = journals(&ground).await?;
-        let (back, on): (Vec<_>, Vec<_>) = self
-            .open(&ground, &found)?
+        lock_hosts_and_start_run(self.files, &mut context, ("shards abort", &self.run_id), &self.reporter).await?;
+        let found = list_latest_moves(&context).await?;
+        let (revertible, to_finish): (Vec<_>, Vec<_>) = self
+            .list_open_moves(&context, &found)?
             .into_iter()
-            .partition(|(_, stand)| matches!(stand, Stand::Copying | Stand::Joining));
-        let mut is_left = false;
-        for (state, _) in &back {
-            if ground.fleet.stop.is_cancelled() {
-                self.reporter.say(&format!("shard {} is left as it is", state.shard));
-                is_left = true;
+            .partition(|(_, stand)| matches!(stand, MoveStatus::Copying | MoveStatus::ReplicaBuilding));
+        let mut is_skipped = false;
+        for (state, _) in &revertible {
+            if context.fleet.cancellation.is_cancelled() {
+                self.reporter.print_status(&format!("shard {} is left as it is", state.shard));
+                is_skipped = true;
                 continue;
             }
-            match abort(&ground, state, &|_, _| {}).await {
-                Ok(()) if state.replica => {
-                    self.reporter.data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
+            match abort_move(&context, state, &|_, _| {}).await {
+                Ok(()) if state.is_replica => {
+                    self.reporter.print_data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
                 }
-                Ok(()) => self.reporter.data(&format!("shard {} stays at {}", state.shard, state.from)),
+                Ok(()) => self.reporter.print_data(&format!("shard {} stays at {}", state.shard, state.from)),
                 Err(error) => {
-                    tally.failed += 1;
+                    totals.failed += 1;
                     let shard = format!("shard {}", state.shard);
-                    self.reporter.failed(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
+                    self.reporter.report_failure(&shard, &format!("{error:#}"), Some("dunlin shards resume"));
                 }
             }
         }
         // What has switched cannot be taken back without a move of its own: it is brought to its end.
-        let on: Vec<_> = on.into_iter().filter(|(_, stand)| *stand != Stand::Soaking).collect();
-        let waiting = self.end_all(&ground, &on, tally).await?;
-        tally.moves = back.len() + on.len();
-        if ground.fleet.stop.is_cancelled() && (tally.failed > 0 || waiting || is_left) {
-            return Ok(self.interrupted());
+        let on: Vec<_> = to_finish.into_iter().filter(|(_, stand)| *stand != MoveStatus::SourceKept).collect();
+        let is_unfinished = self.finish_moves(&context, &on, totals).await?;
+        totals.moves = revertible.len() + on.len();
+        if context.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
+            return Ok(self.report_interrupted());
         }
         self.files.state.save_pending_moves(&[])?;
-        Ok(if tally.failed > 0 || waiting { Exit::Partial } else { Exit::Done })
+        Ok(if totals.failed > 0 || is_unfinished { Exit::Partial } else { Exit::Done })
     }
 }
 
-impl Work<'_> {
-    fn interrupted(&self) -> Exit {
-        self.reporter.say("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
+impl ShardsContext<'_> {
+    fn report_interrupted(&self) -> Exit {
+        self.reporter.print_status("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
         Exit::Interrupted
     }
 }
 
-fn line(state: &MoveState, stand: Stand) -> String {
-    let what = match stand {
-        Stand::Over => "over",
-        Stand::Elsewhere => "moved from another machine; this map does not know it yet",
-        Stand::Soaking => "moved; the old instance follows as a replica",
-        Stand::Switched => "switched: the target serves; to be published and the old instance retired",
-        Stand::Copying => "the source serves; the copy is not switched",
-        Stand::Joining => "a replica in the making; the map does not name it yet",
-        Stand::Joined => "a new replica; the one that it replaces is to be retired",
-        Stand::Fenced => "neither serves at this moment; resume decides by their roles",
-        Stand::Failing => {
+fn format_move(state: &MoveState, status: MoveStatus) -> String {
+    let what = match status {
+        MoveStatus::Finished => "over",
+        MoveStatus::FinishedElsewhere => "moved from another machine; this map does not know it yet",
+        MoveStatus::SourceKept => "moved; the old instance follows as a replica",
+        MoveStatus::CutOver => "switched: the target serves; to be published and the old instance retired",
+        MoveStatus::Copying => "the source serves; the copy is not switched",
+        MoveStatus::ReplicaBuilding => "a replica in the making; the map does not name it yet",
+        MoveStatus::ReplicaReady => "a new replica; the one that it replaces is to be retired",
+        MoveStatus::Undecided => "neither serves at this moment; resume decides by their roles",
+        MoveStatus::FailoverInterrupted => {
             "a failover that was cut short; resume ends it, or takes it back where the source is there again"
         }
-        Stand::Promoted => "failed over: the target serves; to be published",
+        MoveStatus::Promoted => "failed over: the target serves; to be published",
     };
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
         state.shard,
         state.from,
-        role(&state.source),
+        role_name(&state.source_role),
         state.to,
-        role(&state.target),
-        state.step,
-        state.mark
+        role_name(&state.target_role),
+        state.phase,
+        state.phase_state
     )
 }
 
-fn role(role: &Role) -> &'static str {
+fn role_name(role: &ReplicationRole) -> &'static str {
     match role {
-        Role::Master { .. } => "master",
-        Role::Replica { .. } => "replica",
-        Role::Unreachable => "down",
+        ReplicationRole::Primary { .. } => "master",
+        ReplicationRole::Replica { .. } => "replica",
+        ReplicationRole::Unreachable => "down",
     }
 }

@@ -5,7 +5,7 @@
 //! manifest and refuses whatever is not in it.
 
 mod collect;
-mod open;
+mod unpack;
 mod version;
 
 use std::collections::BTreeMap;
@@ -18,20 +18,20 @@ use anyhow::{Context, Result};
 use super::recipe::Recipe;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
-use crate::wire::deploy::{FORMAT, Manifest, Version};
+use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion};
 
-pub use collect::Missing;
-pub use open::ArtifactError;
+pub use collect::MissingSources;
+pub use unpack::ArtifactError;
 pub use version::default_version;
 
 /// The manifest's name in the archive.
-const MANIFEST: &str = "manifest.json";
+const MANIFEST_NAME: &str = "manifest.json";
 /// The folder of the release's files in the archive.
-const FILES: &str = "files";
+const FILES_DIR: &str = "files";
 /// zstd's level: fixed, since the bytes depend on it.
-const LEVEL: i32 = 9;
+const COMPRESSION_LEVEL: i32 = 9;
 /// Longest file, in bytes: what fits into a frame to a host.
-const LONGEST: u64 = (1 << 30) - 4096;
+const MAX_FILE_BYTES: u64 = (1 << 30) - 4096;
 
 /// A release artefact: built, or opened and found to be whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,7 +41,7 @@ pub struct Artifact {
     /// SHA-256 of the file.
     pub digest: Digest,
     /// What is in it.
-    pub manifest: Manifest,
+    pub manifest: ReleaseManifest,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -63,8 +63,8 @@ impl Artifact {
     /// Which entry is wrong, and how.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
-        let (manifest, blobs) = open::unpack(&packed)?;
-        Ok(Self { path: path.to_owned(), digest: Digest::of(&packed), manifest, blobs })
+        let (manifest, blobs) = unpack::unpack_artifact(&packed)?;
+        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(&packed), manifest, blobs })
     }
 }
 
@@ -72,31 +72,40 @@ impl Artifact {
 ///
 /// # Errors
 /// A source that is missing or is no file (all of them at once, as [`Missing`]), or a disk that said no.
-pub fn package(recipe: &Recipe, base: &Path, version: &Version, out: &Path) -> Result<Artifact> {
-    let (files, blobs) = collect::collect(&recipe.files, base)?;
-    let manifest =
-        Manifest { format_version: FORMAT, service: recipe.service.clone(), version: version.clone(), files };
-    let packed = pack(&manifest, &blobs).context("building the archive")?;
-    fs::create_dir_all(out).with_context(|| format!("making {}", out.display()))?;
-    let path = out.join(format!("{}-{version}.tar.zst", recipe.service));
+pub fn build_artifact(
+    recipe: &Recipe,
+    source_dir: &Path,
+    version: &ReleaseVersion,
+    output_dir: &Path,
+) -> Result<Artifact> {
+    let (files, blobs) = collect::collect_files(&recipe.files, source_dir)?;
+    let manifest = ReleaseManifest {
+        format_version: MANIFEST_FORMAT,
+        service: recipe.service.clone(),
+        version: version.clone(),
+        files,
+    };
+    let packed = pack_archive(&manifest, &blobs).context("building the archive")?;
+    fs::create_dir_all(output_dir).with_context(|| format!("making {}", output_dir.display()))?;
+    let path = output_dir.join(format!("{}-{version}.tar.zst", recipe.service));
     write_atomically(&path, &packed, &Attributes::synced(0o644))?;
-    Ok(Artifact { path, digest: Digest::of(&packed), manifest, blobs })
+    Ok(Artifact { path, digest: Digest::of_bytes(&packed), manifest, blobs })
 }
 
-fn pack(manifest: &Manifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), LEVEL)?;
+fn pack_archive(manifest: &ReleaseManifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
     encoder.include_checksum(true)?;
     let mut archive = tar::Builder::new(encoder);
     let mut json = serde_json::to_vec_pretty(manifest)?;
     json.push(b'\n');
-    append(&mut archive, MANIFEST, 0o644, &json)?;
+    append_entry(&mut archive, MANIFEST_NAME, 0o644, &json)?;
     for file in &manifest.files {
-        append(&mut archive, &format!("{FILES}/{}", file.path), file.mode, &blobs[&file.sha256])?;
+        append_entry(&mut archive, &format!("{FILES_DIR}/{}", file.path), file.mode, &blobs[&file.sha256])?;
     }
     archive.into_inner()?.finish()
 }
 
-fn append(archive: &mut tar::Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
+fn append_entry(archive: &mut tar::Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Regular);
     header.set_mode(mode);

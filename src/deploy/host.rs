@@ -10,7 +10,7 @@ mod layout;
 mod observe;
 mod prune;
 mod releases;
-mod services;
+mod service_manager;
 mod stage;
 mod state;
 mod switch;
@@ -22,44 +22,46 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use self::layout::Layout;
-use self::state::State;
+use self::layout::ServiceLayout;
+use self::state::DeployState;
 use self::switch::Switch;
 use crate::deploy::plan;
-use crate::lock::Lock;
+use crate::lock::HostLock;
 use crate::plan::Digest;
-use crate::resources::Blobs;
-use crate::wire::Sink;
-use crate::wire::deploy::{About, Desired, Failure, Once, Reply, Request, Scope, Target};
-use crate::wire::lock::{Holder, Take, Taken};
+use crate::protocol::ProgressSink;
+use crate::protocol::deploy::{
+    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTarget, ReleaseTask, ServiceRef,
+};
+use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
+use crate::resources::BlobSource;
 
-pub use services::{ServiceState, Services, Systemd};
+pub use service_manager::{ServiceManager, Systemd, UnitStatus};
 
 /// The deploys of one host, as one agent process does them.
 ///
 /// The first request that changes something takes the service's lock and keeps it for as long as this value lives, so
 /// that nobody else gets between the steps of one rollout. Requests for one service run one after another.
-pub struct Host {
-    services: Box<dyn Services>,
-    locks: Mutex<BTreeMap<PathBuf, Arc<Held>>>,
+pub struct DeployAgent {
+    service_manager: Box<dyn ServiceManager>,
+    lock_table: Mutex<BTreeMap<PathBuf, Arc<ServiceLock>>>,
 }
 
 /// A service's lock, held, and the turn of the requests of this process.
-struct Held {
-    _lock: Lock,
-    turn: Mutex<()>,
+struct ServiceLock {
+    _lock: HostLock,
+    request_order: Mutex<()>,
 }
 
-impl Default for Host {
+impl Default for DeployAgent {
     fn default() -> Self {
         Self::new(Box::new(Systemd))
     }
 }
 
-impl Host {
+impl DeployAgent {
     /// A host with that service manager.
-    pub fn new(services: Box<dyn Services>) -> Self {
-        Self { services, locks: Mutex::default() }
+    pub fn new(service_manager: Box<dyn ServiceManager>) -> Self {
+        Self { service_manager, lock_table: Mutex::default() }
     }
 
     /// The contents that a request needs and this host does not have in any release, checked byte by byte: what the
@@ -67,9 +69,11 @@ impl Host {
     ///
     /// # Errors
     /// The service's folder cannot be read.
-    pub fn missing(&self, request: &Request) -> Result<Vec<Digest>> {
+    pub fn missing_blobs(&self, request: &DeployRequest) -> Result<Vec<Digest>> {
         match request {
-            Request::Stage { scope, desired, .. } => stage::missing(&Layout::of(scope)?, desired),
+            DeployRequest::Stage { scope, desired, .. } => {
+                stage::missing_contents(&ServiceLayout::from_scope(scope)?, desired)
+            }
             _ => Ok(Vec::new()),
         }
     }
@@ -78,59 +82,78 @@ impl Host {
     ///
     /// # Errors
     /// What the system said, with the path; what was begun is found and finished, or taken back, by the next run.
-    pub fn handle(&self, request: &Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
-        let layout = Layout::of(request.scope())?;
-        let services = self.services.as_ref();
+    pub fn handle_request(
+        &self,
+        request: &DeployRequest,
+        blobs: &dyn BlobSource,
+        sink: &dyn ProgressSink,
+    ) -> Result<DeployReply> {
+        let layout = ServiceLayout::from_scope(request.scope())?;
+        let services = self.service_manager.as_ref();
         match request {
-            Request::Observe { about, .. } => Ok(match observe::observe(&layout, services, about)? {
-                Ok(mut seen) => {
-                    // Its own lock is none that stands in the controller's way.
-                    seen.locked = seen.locked.filter(|_| !self.holds(&layout));
-                    Reply::Observed(Box::new(seen))
-                }
-                Err(why) => Reply::Refused(why),
-            }),
-            Request::Health { scope } => self.health(&layout, scope, sink),
+            DeployRequest::Observe { compare_with: about, .. } => {
+                Ok(match observe::observe_service(&layout, services, about)? {
+                    Ok(mut seen) => {
+                        // Its own lock is none that stands in the controller's way.
+                        seen.lock_holder = seen.lock_holder.filter(|_| !self.holds_lock(&layout));
+                        DeployReply::Observed(Box::new(seen))
+                    }
+                    Err(why) => DeployReply::Refused(why),
+                })
+            }
+            DeployRequest::CheckHealth { scope } => self.check_health(&layout, scope, sink),
             _ => {
-                let held = match self.lock(&layout, &request.scope().by)? {
+                let held = match self.acquire_lock(&layout, &request.scope().operator)? {
                     Ok(held) => held,
-                    Err(holder) => return Ok(Reply::Locked(holder)),
+                    Err(holder) => return Ok(DeployReply::Locked(holder)),
                 };
                 // A request that panicked left the journal as a kill would; that is what the next one is made for.
-                let _turn = held.turn.lock().unwrap_or_else(PoisonError::into_inner);
-                self.change(&layout, request, blobs, sink)
+                let _turn = held.request_order.lock().unwrap_or_else(PoisonError::into_inner);
+                self.handle_change(&layout, request, blobs, sink)
             }
         }
     }
 
-    fn change(&self, layout: &Layout, request: &Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
-        let switch = Switch { layout, scope: request.scope(), services: self.services.as_ref(), sink };
+    fn handle_change(
+        &self,
+        layout: &ServiceLayout,
+        request: &DeployRequest,
+        blobs: &dyn BlobSource,
+        sink: &dyn ProgressSink,
+    ) -> Result<DeployReply> {
+        let switch = Switch { layout, scope: request.scope(), service_manager: self.service_manager.as_ref(), sink };
         match request {
-            Request::Stage { desired, expected, .. } => self.stage(layout, (desired, expected), blobs, sink),
-            Request::Switch { target, from, .. } => switch.run(target, from.as_ref()),
-            Request::Rollback { to, from, .. } => switch.rollback(to.as_ref(), from.as_ref()),
-            Request::Once { target, step, .. } => once(&switch, target, step),
-            Request::Prune { keep, .. } => prune::prune(layout, *keep, sink),
-            Request::Observe { .. } | Request::Health { .. } => anyhow::bail!("a question is no change"),
+            DeployRequest::Stage { desired, expected_changes: expected, .. } => {
+                self.stage_release(layout, (desired, expected), blobs, sink)
+            }
+            DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
+            DeployRequest::Rollback { version: to, expected_current: from, .. } => {
+                switch.roll_back(to.as_ref(), from.as_ref())
+            }
+            DeployRequest::RunTask { target, task: step, .. } => run_task(&switch, target, step),
+            DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
+            DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
+                anyhow::bail!("a question is no change")
+            }
         }
     }
 
-    fn stage(
+    fn stage_release(
         &self,
-        layout: &Layout,
-        (desired, expected): (&Desired, &[(String, Digest)]),
-        blobs: &dyn Blobs,
-        sink: &dyn Sink,
-    ) -> Result<Reply> {
+        layout: &ServiceLayout,
+        (desired, expected): (&DesiredState, &[(String, Digest)]),
+        blobs: &dyn BlobSource,
+        sink: &dyn ProgressSink,
+    ) -> Result<DeployReply> {
         if !expected.is_empty() {
-            let about = About::Desired(Box::new(desired.clone()));
-            let rows = match observe::observe(layout, self.services.as_ref(), &about)? {
-                Ok(seen) => plan::rows(desired, &seen, &|_| None),
+            let about = CompareWith::Desired(Box::new(desired.clone()));
+            let rows = match observe::observe_service(layout, self.service_manager.as_ref(), &about)? {
+                Ok(seen) => plan::plan_rows(desired, &seen, &|_| None),
                 Err(why) => Err(why),
             };
             let rows = match rows {
                 Ok(rows) => rows,
-                Err(why) => return Ok(Reply::Refused(why)),
+                Err(why) => return Ok(DeployReply::Refused(why)),
             };
             let now: BTreeMap<&str, &Digest> =
                 rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
@@ -143,70 +166,75 @@ impl Host {
             let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
             stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
             if !stale.is_empty() {
-                return Ok(Reply::Stale(stale));
+                return Ok(DeployReply::PlanOutdated(stale));
             }
         }
-        layout.prepare()?;
-        stage::stage(layout, desired, blobs, sink)
+        layout.create_dirs()?;
+        stage::stage_release(layout, desired, blobs, sink)
     }
 
-    fn health(&self, layout: &Layout, scope: &Scope, sink: &dyn Sink) -> Result<Reply> {
-        let state = State::read(layout)?;
-        let Some(target) = state.confirmed() else {
-            return Ok(Reply::Refused(format!("no release of {} serves on this host", scope.service)));
+    fn check_health(&self, layout: &ServiceLayout, scope: &ServiceRef, sink: &dyn ProgressSink) -> Result<DeployReply> {
+        let state = DeployState::read(layout)?;
+        let Some(target) = state.confirmed_target() else {
+            return Ok(DeployReply::Refused(format!("no release of {} serves on this host", scope.service)));
         };
-        let desired = releases::desired(layout, target)?
+        let desired = releases::read_desired(layout, target)?
             .with_context(|| format!("the records of release {} are gone", target.version))?;
-        let switch = Switch { layout, scope, services: self.services.as_ref(), sink };
-        let failed = |detail| Failure { step: "health".to_owned(), detail, log: Vec::new() };
-        Ok(Reply::Health(switch.healthy(&desired).err().map(failed)))
+        let switch = Switch { layout, scope, service_manager: self.service_manager.as_ref(), sink };
+        let failed = |detail| DeployFailure { step: "health".to_owned(), detail, journal_lines: Vec::new() };
+        Ok(DeployReply::HealthChecked(switch.wait_until_healthy(&desired).err().map(failed)))
     }
 
-    fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<Held>>> {
-        self.locks.lock().unwrap_or_else(PoisonError::into_inner)
+    fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<ServiceLock>>> {
+        self.lock_table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn holds(&self, layout: &Layout) -> bool {
+    fn holds_lock(&self, layout: &ServiceLayout) -> bool {
         self.locks().contains_key(layout.root())
     }
 
-    fn lock(&self, layout: &Layout, by: &str) -> Result<Result<Arc<Held>, Holder>> {
+    fn acquire_lock(&self, layout: &ServiceLayout, operator: &str) -> Result<Result<Arc<ServiceLock>, LockHolder>> {
         let mut locks = self.locks();
         if let Some(held) = locks.get(layout.root()) {
             return Ok(Ok(held.clone()));
         }
-        layout.prepare()?;
+        layout.create_dirs()?;
         let lock = layout.service_lock();
         // The run is not named: the holder of the host's lock has it.
-        let take = Take { by: by.to_owned(), command: "deploy".to_owned(), run: String::new(), shared: false };
-        if let Taken::By(holders) = lock.take(&take)? {
-            return Ok(Err(holders.into_iter().next().unwrap_or_else(Holder::unknown)));
+        let take = LockRequest {
+            operator: operator.to_owned(),
+            command: "deploy".to_owned(),
+            run: String::new(),
+            shared: false,
+        };
+        if let LockResult::HeldBy(holders) = lock.acquire(&take)? {
+            return Ok(Err(holders.into_iter().next().unwrap_or_else(LockHolder::unknown)));
         }
-        let held = Arc::new(Held { _lock: lock, turn: Mutex::new(()) });
+        let held = Arc::new(ServiceLock { _lock: lock, request_order: Mutex::new(()) });
         locks.insert(layout.root().to_owned(), held.clone());
         Ok(Ok(held))
     }
 }
 
 /// Runs a once-step, unless the journal says that it was done.
-fn once(switch: &Switch<'_>, target: &Target, step: &Once) -> Result<Reply> {
-    let mut state = State::read(switch.layout)?;
+fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, step: &ReleaseTask) -> Result<DeployReply> {
+    let mut state = DeployState::read(switch.layout)?;
     let done = (step.name.clone(), target.version.clone());
-    if state.once.contains(&done) {
-        return Ok(Reply::Once { ran: false, failed: None });
+    if state.completed_tasks.contains(&done) {
+        return Ok(DeployReply::TaskRun { ran: false, failure: None });
     }
-    let Some(desired) = releases::desired(switch.layout, target)? else {
-        return Ok(Reply::Refused(format!("release {} is not staged on this host", target.version)));
+    let Some(desired) = releases::read_desired(switch.layout, target)? else {
+        return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
     };
-    if switch.sink.cancelled() {
-        return Ok(Reply::Cancelled);
+    if switch.sink.is_cancelled() {
+        return Ok(DeployReply::Cancelled);
     }
-    let limit = Duration::from_millis(step.timeout_ms);
-    let ended = switch.place(&desired, |place| place.run(&step.argv, limit))?;
-    if !ended.is_success() {
-        return Ok(Reply::Once { ran: true, failed: Some(ended.describe()) });
+    let timeout = Duration::from_millis(step.timeout_ms);
+    let outcome = switch.with_command_context(&desired, |place| place.run_command(&step.argv, timeout))?;
+    if !outcome.is_success() {
+        return Ok(DeployReply::TaskRun { ran: true, failure: Some(outcome.describe()) });
     }
-    state.once.push(done);
+    state.completed_tasks.push(done);
     state.write(switch.layout)?;
-    Ok(Reply::Once { ran: true, failed: None })
+    Ok(DeployReply::TaskRun { ran: true, failure: None })
 }

@@ -5,9 +5,9 @@
 //! on both sides.
 
 pub mod artifact;
+pub mod batches;
 pub mod desired;
 pub mod host;
 pub mod plan;
 pub mod recipe;
 pub mod rollout;
-pub mod values;

@@ -6,11 +6,13 @@ use std::path::Path;
 use serde::Serialize;
 use similar::TextDiff;
 
-use crate::plan::{Action, Change, Digest, HostPlan, Row, StepRef, digest_of};
-use crate::wire::deploy::{Desired, Observation, Once, Release, Seen, TextSeen, Unit, UnitSeen};
+use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
+use crate::protocol::deploy::{
+    DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseTask, ServiceObservation, UnitFile,
+};
 
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
-pub type Texts<'a> = &'a dyn Fn(&Digest) -> Option<String>;
+pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
 /// The plan of one host. `once` holds the once-steps of the rollout's first host and is empty for the others.
 ///
@@ -18,18 +20,18 @@ pub type Texts<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 /// The state cannot be reached from what was observed; a sentence with the way out.
 pub fn plan_host(
     host: &str,
-    desired: &Desired,
-    seen: &Observation,
-    once: &[Once],
-    texts: Texts<'_>,
+    desired: &DesiredState,
+    observation: &ServiceObservation,
+    tasks: &[ReleaseTask],
+    texts: TextLookup<'_>,
 ) -> Result<HostPlan, String> {
-    let mut rows = rows(desired, seen, texts)?;
+    let mut rows = plan_rows(desired, observation, texts)?;
     // Once-steps belong to the release: they are due for as long as it is on its way to this or any other host.
-    for step in once {
-        rows.push(once_row(step, desired, seen));
+    for step in tasks {
+        rows.push(plan_task(step, desired, observation));
     }
     for (step, row) in rows.iter_mut().enumerate() {
-        row.at = StepRef { play: 0, step };
+        row.step = StepRef { play: 0, step };
     }
     Ok(HostPlan { host: host.to_owned(), rows })
 }
@@ -37,22 +39,26 @@ pub fn plan_host(
 /// A plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
 ///
 /// The rows of once-steps are left out: another host may have done one meanwhile, and `Once` looks for itself.
-pub fn expected(plan: &HostPlan) -> Vec<(String, Digest)> {
-    let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(ONCE));
+pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
+    let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(TASK_PREFIX));
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
 }
 
 /// What a once-step's row is called.
-const ONCE: &str = "once ";
+const TASK_PREFIX: &str = "once ";
 
 /// The rows of one host without once-steps: release, configuration, units, link, restarts.
 ///
 /// # Errors
 /// As for [`plan_host`].
-pub fn rows(desired: &Desired, seen: &Observation, texts: Texts<'_>) -> Result<Vec<Row>, String> {
-    let mut rows = vec![release_row(desired, seen)?];
-    for (config, at) in desired.setup.configs.iter().zip(&seen.configs) {
-        let to = Wanted {
+pub fn plan_rows(
+    desired: &DesiredState,
+    observation: &ServiceObservation,
+    texts: TextLookup<'_>,
+) -> Result<Vec<ResourceChange>, String> {
+    let mut rows = vec![plan_release(desired, observation)?];
+    for (config, at) in desired.config.configs.iter().zip(&observation.configs) {
+        let to = DesiredText {
             digest: &config.digest,
             size: config.size,
             mode: config.mode,
@@ -60,23 +66,26 @@ pub fn rows(desired: &Desired, seen: &Observation, texts: Texts<'_>) -> Result<V
             group: &config.group,
             sensitive: config.sensitive,
         };
-        rows.push(text_row("config", &config.dest, at, &to, texts)?);
+        rows.push(plan_text_file("config", &config.dest, at, &to, texts)?);
     }
-    for (unit, at) in desired.setup.units.iter().zip(&seen.units) {
-        rows.push(unit_row(unit, at, &seen.account, texts)?);
+    for (unit, at) in desired.config.units.iter().zip(&observation.units) {
+        rows.push(plan_unit(unit, at, &observation.agent_account, texts)?);
     }
-    for left in &seen.leftover {
-        let mut row = row("file", &left.path.display().to_string(), Action::Remove, Vec::new(), left);
+    for leftover in &observation.leftover_files {
+        let mut row = new_row("file", &leftover.path.display().to_string(), Action::Remove, Vec::new(), leftover);
         row.reason = Some(format!("release {} does not have it", desired.manifest.version));
         rows.push(row);
     }
-    rows.push(link_row(desired, seen));
-    let cause = cause(desired, seen, &rows);
-    for (unit, at) in desired.setup.units.iter().zip(&seen.units).filter(|(unit, _)| keeps_running(unit)) {
-        rows.push(service_row(unit, at, cause.as_deref()));
+    rows.push(plan_link(desired, observation));
+    let cause = restart_reason(desired, observation, &rows);
+    for (unit, at) in desired.config.units.iter().zip(&observation.units).filter(|(unit, _)| should_run(unit)) {
+        rows.push(plan_service(unit, at, cause.as_deref()));
     }
-    if cause.is_none() && seen.confirmed.as_ref().is_some_and(|confirmed| *confirmed != desired.target()) {
-        let mut row = row("settings", desired.manifest.service.as_str(), Action::Change, Vec::new(), &seen.confirmed);
+    if cause.is_none()
+        && observation.confirmed.as_ref().is_some_and(|confirmed| *confirmed != desired.to_release_target())
+    {
+        let mut row =
+            new_row("settings", desired.manifest.service.as_str(), Action::Change, Vec::new(), &observation.confirmed);
         row.reason = Some("health check, hooks or account changed; nothing is restarted".to_owned());
         rows.push(row);
     }
@@ -84,32 +93,38 @@ pub fn rows(desired: &Desired, seen: &Observation, texts: Texts<'_>) -> Result<V
 }
 
 /// Is the unit to be running? A service that is neither restarted nor enabled is started by something else: a timer.
-pub fn keeps_running(unit: &Unit) -> bool {
-    unit.restart || unit.enable || !unit.name.ends_with(".service")
+pub fn should_run(unit: &UnitFile) -> bool {
+    unit.restart_on_release || unit.start_at_boot || !unit.name.ends_with(".service")
 }
 
 /// The unit's row among the rows is pending: it is restarted or started.
-pub fn is_due(rows: &[Row], unit: &str) -> bool {
+pub fn is_restart_due(rows: &[ResourceChange], unit: &str) -> bool {
     let resource = format!("service {unit}");
     rows.iter().any(|row| row.resource == resource && row.action.is_pending())
 }
 
-fn release_row(desired: &Desired, seen: &Observation) -> Result<Row, String> {
+fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Result<ResourceChange, String> {
     let manifest = &desired.manifest;
-    let there = seen.releases.iter().find(|release| release.version == manifest.version);
-    let partial = seen.partial.contains(&manifest.version.to_string());
-    let travels = manifest.files.iter().filter(|file| !seen.has.contains(&file.sha256)).map(|file| file.size);
-    let bytes = format!("{} files, {} bytes, {} to send", manifest.files.len(), manifest.bytes(), travels.sum::<u64>());
-    let observed = (there.map(Observed::of), partial);
-    let mut row = row("release", manifest.version.as_str(), Action::None, Vec::new(), &observed);
-    match there {
+    let installed = observation.releases.iter().find(|release| release.version == manifest.version);
+    let partial = observation.incomplete_releases.contains(&manifest.version.to_string());
+    let sizes_to_send =
+        manifest.files.iter().filter(|file| !observation.present_blobs.contains(&file.sha256)).map(|file| file.size);
+    let bytes = format!(
+        "{} files, {} bytes, {} to send",
+        manifest.files.len(),
+        manifest.total_bytes(),
+        sizes_to_send.sum::<u64>()
+    );
+    let observed = (installed.map(ReleaseFingerprint::from_release), partial);
+    let mut row = new_row("release", manifest.version.as_str(), Action::None, Vec::new(), &observed);
+    match installed {
         None => {
             row.action = Action::Add;
-            row.changes = vec![Change::set("content", bytes)];
+            row.changes = vec![AttributeChange::from_absent("content", bytes)];
             row.reason = partial.then(|| "an earlier run did not complete it: it is made anew".to_owned());
         }
-        Some(there) if there.manifest != manifest.digest() => {
-            let kept = [&seen.confirmed, &seen.previous, &seen.unfinished];
+        Some(there) if there.manifest_digest != manifest.digest() => {
+            let kept = [&observation.confirmed, &observation.previous, &observation.unfinished_switch];
             if kept.into_iter().flatten().any(|target| target.version == manifest.version) {
                 return Err(format!(
                     "release {0} is on the host with other contents and in use; package these under another version",
@@ -117,11 +132,15 @@ fn release_row(desired: &Desired, seen: &Observation) -> Result<Row, String> {
                 ));
             }
             row.action = Action::Change;
-            row.changes = vec![Change::new("manifest", there.manifest.short(), manifest.digest().short())];
+            row.changes = vec![AttributeChange::new(
+                "manifest",
+                there.manifest_digest.short_hex(),
+                manifest.digest().short_hex(),
+            )];
         }
-        Some(there) if !there.damage.is_empty() => {
+        Some(there) if !there.damaged_files.is_empty() => {
             row.action = Action::Change;
-            row.changes = vec![Change::new("content", there.damage.join(", "), bytes)];
+            row.changes = vec![AttributeChange::new("content", there.damaged_files.join(", "), bytes)];
             row.reason = Some("its files are not those of its manifest: it is repaired".to_owned());
         }
         Some(_) => {}
@@ -131,19 +150,19 @@ fn release_row(desired: &Desired, seen: &Observation) -> Result<Row, String> {
 
 /// What of a release counts for a plan: not the time, not the failures.
 #[derive(Serialize)]
-struct Observed<'a> {
+struct ReleaseFingerprint<'a> {
     manifest: &'a Digest,
     damage: &'a [String],
 }
 
-impl<'a> Observed<'a> {
-    fn of(release: &'a Release) -> Self {
-        Self { manifest: &release.manifest, damage: &release.damage }
+impl<'a> ReleaseFingerprint<'a> {
+    fn from_release(release: &'a ObservedRelease) -> Self {
+        Self { manifest: &release.manifest_digest, damage: &release.damaged_files }
     }
 }
 
 /// How a text is to stand on the host.
-struct Wanted<'a> {
+struct DesiredText<'a> {
     digest: &'a Digest,
     size: u64,
     mode: u32,
@@ -152,56 +171,67 @@ struct Wanted<'a> {
     sensitive: bool,
 }
 
-fn text_row(kind: &str, path: &Path, at: &TextSeen, to: &Wanted<'_>, texts: Texts<'_>) -> Result<Row, String> {
+fn plan_text_file(
+    kind: &str,
+    path: &Path,
+    at: &ObservedText,
+    to: &DesiredText<'_>,
+    texts: TextLookup<'_>,
+) -> Result<ResourceChange, String> {
     let (action, changes) = match &at.state {
-        Seen::Other => {
+        ObservedPath::Other => {
             return Err(format!("{} is neither a file nor a link; remove it or name another path", path.display()));
         }
-        Seen::Absent => {
+        ObservedPath::Absent => {
             let owner = format!("{}:{}", to.owner, to.group);
             let changes = vec![
-                content(None, at, to, texts),
-                Change::set("mode", format!("{:04o}", to.mode)),
-                Change::set("owner", owner),
+                content_change(None, at, to, texts),
+                AttributeChange::from_absent("mode", format!("{:04o}", to.mode)),
+                AttributeChange::from_absent("owner", owner),
             ];
             (Action::Add, changes)
         }
-        Seen::Link { target } => {
-            let link = Change::new("type", format!("link to {}", target.display()), "file");
-            (Action::Change, vec![link, content(None, at, to, texts)])
+        ObservedPath::Link { target } => {
+            let link = AttributeChange::new("type", format!("link to {}", target.display()), "file");
+            (Action::Change, vec![link, content_change(None, at, to, texts)])
         }
-        Seen::File { digest, mode, owner, group } => {
+        ObservedPath::File { digest, mode, owner, group } => {
             let mut changes = Vec::new();
             if digest != to.digest {
-                changes.push(content(Some(digest), at, to, texts));
+                changes.push(content_change(Some(digest), at, to, texts));
             }
             if *mode != to.mode {
-                changes.push(Change::new("mode", format!("{mode:04o}"), format!("{:04o}", to.mode)));
+                changes.push(AttributeChange::new("mode", format!("{mode:04o}"), format!("{:04o}", to.mode)));
             }
             if owner != to.owner {
-                changes.push(Change::new("owner", owner, to.owner));
+                changes.push(AttributeChange::new("owner", owner, to.owner));
             }
             if group != to.group {
-                changes.push(Change::new("group", group, to.group));
+                changes.push(AttributeChange::new("group", group, to.group));
             }
             (if changes.is_empty() { Action::None } else { Action::Change }, changes)
         }
     };
-    Ok(row(kind, &path.display().to_string(), action, changes, &at.state))
+    Ok(new_row(kind, &path.display().to_string(), action, changes, &at.state))
 }
 
 /// The change of a text: a diff where both sides may be shown, else digests and a length.
-fn content(from: Option<&Digest>, at: &TextSeen, to: &Wanted<'_>, texts: Texts<'_>) -> Change {
-    let told = format!("{}, {} bytes", to.digest.short(), to.size);
+fn content_change(
+    from: Option<&Digest>,
+    at: &ObservedText,
+    to: &DesiredText<'_>,
+    texts: TextLookup<'_>,
+) -> AttributeChange {
+    let size_text = format!("{}, {} bytes", to.digest.short_hex(), to.size);
     let change = match from {
-        Some(from) => Change::new("content", from.short(), told),
-        None => Change::set("content", told),
+        Some(from) => AttributeChange::new("content", from.short_hex(), size_text),
+        None => AttributeChange::from_absent("content", size_text),
     };
     let old = match from {
         Some(_) => at.text.clone(),
         None => Some(String::new()),
     };
-    let new = at.wanted.clone().or_else(|| texts(to.digest));
+    let new = at.desired_text.clone().or_else(|| texts(to.digest));
     match (to.sensitive, old, new) {
         (false, Some(old), Some(new)) => {
             change.with_diff(TextDiff::from_lines(&old, &new).unified_diff().context_radius(3).to_string())
@@ -210,35 +240,42 @@ fn content(from: Option<&Digest>, at: &TextSeen, to: &Wanted<'_>, texts: Texts<'
     }
 }
 
-fn unit_row(unit: &Unit, at: &UnitSeen, (owner, group): &(String, String), texts: Texts<'_>) -> Result<Row, String> {
-    let to = Wanted { digest: &unit.digest, size: unit.size, mode: 0o644, owner, group, sensitive: false };
-    let mut row = text_row("unit", &at.file.path, &at.file, &to, texts)?;
-    if unit.enable != at.enabled {
-        row.changes.push(Change::new("enabled", at.enabled, unit.enable));
+fn plan_unit(
+    unit: &UnitFile,
+    at: &ObservedUnit,
+    (owner, group): &(String, String),
+    texts: TextLookup<'_>,
+) -> Result<ResourceChange, String> {
+    let to = DesiredText { digest: &unit.digest, size: unit.size, mode: 0o644, owner, group, sensitive: false };
+    let mut row = plan_text_file("unit", &at.file.path, &at.file, &to, texts)?;
+    if unit.start_at_boot != at.is_enabled {
+        row.changes.push(AttributeChange::new("enabled", at.is_enabled, unit.start_at_boot));
         row.action = if row.action == Action::None { Action::Change } else { row.action };
     }
-    row.fingerprint = digest_of(&(&at.file.state, at.enabled));
+    row.fingerprint = digest_json(&(&at.file.state, at.is_enabled));
     Ok(row)
 }
 
-fn link_row(desired: &Desired, seen: &Observation) -> Row {
+fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> ResourceChange {
     let to = desired.manifest.version.to_string();
-    let (action, changes) = match &seen.current {
+    let (action, changes) = match &observation.current_link {
         Some(from) if *from == to => (Action::None, Vec::new()),
-        Some(from) => (Action::Change, vec![Change::new("release", from, &to)]),
-        None => (Action::Add, vec![Change::set("release", &to)]),
+        Some(from) => (Action::Change, vec![AttributeChange::new("release", from, &to)]),
+        None => (Action::Add, vec![AttributeChange::from_absent("release", &to)]),
     };
-    let observed = (&seen.current, &seen.confirmed, &seen.unfinished);
-    let mut row = row("link", "current", action, changes, &observed);
-    if let Some(unfinished) = &seen.unfinished {
+    let observed = (&observation.current_link, &observation.confirmed, &observation.unfinished_switch);
+    let mut row = new_row("link", "current", action, changes, &observed);
+    if let Some(unfinished) = &observation.unfinished_switch {
         row.action = if row.action == Action::None { Action::Run } else { row.action };
-        let back = match &seen.confirmed {
+        let back = match &observation.confirmed {
             Some(confirmed) => format!("if it fails, the host returns to {}", confirmed.version),
             None => "there is nothing to return to".to_owned(),
         };
         row.reason = Some(format!("a switch to {} was not confirmed healthy; {back}", unfinished.version));
     }
-    if row.action == Action::None && seen.confirmed.as_ref().is_none_or(|at| at.version != desired.manifest.version) {
+    if row.action == Action::None
+        && observation.confirmed.as_ref().is_none_or(|at| at.version != desired.manifest.version)
+    {
         row.action = Action::Run;
         row.reason = Some("the link was set by somebody else; the release is asked for its health".to_owned());
     }
@@ -246,15 +283,15 @@ fn link_row(desired: &Desired, seen: &Observation) -> Row {
 }
 
 /// Why all services of the release restart, if they do.
-fn cause(desired: &Desired, seen: &Observation, rows: &[Row]) -> Option<String> {
-    if let Some(unfinished) = &seen.unfinished {
+fn restart_reason(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Option<String> {
+    if let Some(unfinished) = &observation.unfinished_switch {
         return Some(format!("a switch to {} was not confirmed healthy", unfinished.version));
     }
     let starts = || format!("release {} starts to serve", desired.manifest.version);
-    if seen.confirmed.as_ref().is_none_or(|confirmed| confirmed.version != desired.manifest.version) {
+    if observation.confirmed.as_ref().is_none_or(|confirmed| confirmed.version != desired.manifest.version) {
         return Some(starts());
     }
-    let pending = rows.iter().find(|row| row.action.is_pending() && !only_enables(row))?;
+    let pending = rows.iter().find(|row| row.action.is_pending() && !is_enable_only(row))?;
     Some(match pending.resource.split_once(' ') {
         Some(("config", path)) => format!("{path} changes"),
         Some(("unit", path)) => format!("{path} changes"),
@@ -264,42 +301,51 @@ fn cause(desired: &Desired, seen: &Observation, rows: &[Row]) -> Option<String> 
 }
 
 /// Enabling a unit does not restart it; repairing the owner of its file neither.
-fn only_enables(row: &Row) -> bool {
+fn is_enable_only(row: &ResourceChange) -> bool {
     row.resource.starts_with("unit ")
-        && row.changes.iter().all(|change| change.what != "content" && change.what != "type")
+        && row.changes.iter().all(|change| change.attribute != "content" && change.attribute != "type")
 }
 
-fn service_row(unit: &Unit, at: &UnitSeen, cause: Option<&str>) -> Row {
-    let changes_itself = !matches!(&at.file.state, Seen::File { digest, .. } if *digest == unit.digest);
+fn plan_service(unit: &UnitFile, at: &ObservedUnit, cause: Option<&str>) -> ResourceChange {
+    let changes_itself = !matches!(&at.file.state, ObservedPath::File { digest, .. } if *digest == unit.digest);
     let reason = match cause {
-        Some(cause) if unit.restart => Some(cause.to_owned()),
+        Some(cause) if unit.restart_on_release => Some(cause.to_owned()),
         _ if changes_itself => Some("its unit changes".to_owned()),
-        _ if !at.is_running() => Some(format!("it is {}", at.active)),
+        _ if !at.is_running() => Some(format!("it is {}", at.active_state)),
         _ => None,
     };
     let action = if reason.is_some() { Action::Run } else { Action::None };
-    let mut row = row("service", &unit.name, action, Vec::new(), &at.is_running());
+    let mut row = new_row("service", &unit.name, action, Vec::new(), &at.is_running());
     row.reason = reason;
     row
 }
 
-fn once_row(step: &Once, desired: &Desired, seen: &Observation) -> Row {
-    let done = seen.once.iter().any(|(name, version)| *name == step.name && *version == desired.manifest.version);
+fn plan_task(step: &ReleaseTask, desired: &DesiredState, observation: &ServiceObservation) -> ResourceChange {
+    let done = observation
+        .completed_tasks
+        .iter()
+        .any(|(name, version)| *name == step.name && *version == desired.manifest.version);
     let action = if done { Action::None } else { Action::Run };
-    let mut row = row("once", &step.name, action, Vec::new(), &done);
+    let mut row = new_row("once", &step.name, action, Vec::new(), &done);
     row.reason = (!done).then(|| format!("it did not run for release {} yet", desired.manifest.version));
     row
 }
 
-fn row(kind: &str, key: &str, action: Action, changes: Vec<Change>, observed: &impl Serialize) -> Row {
-    Row {
-        at: StepRef { play: 0, step: 0 },
+fn new_row(
+    kind: &str,
+    key: &str,
+    action: Action,
+    changes: Vec<AttributeChange>,
+    observed: &impl Serialize,
+) -> ResourceChange {
+    ResourceChange {
+        step: StepRef { play: 0, step: 0 },
         name: None,
         resource: format!("{kind} {key}"),
         action,
         changes,
         reason: None,
-        fingerprint: digest_of(observed),
+        fingerprint: digest_json(observed),
     }
 }
 

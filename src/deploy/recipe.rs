@@ -3,41 +3,43 @@
 //! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
 //! a host is reached.
 
-mod read;
+mod reader;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use self::read::Reader;
-use super::values::{Span, plain_mode};
+use self::reader::RecipeReader;
+use super::batches::{DurationMs, plain_mode};
 use crate::playbook::BatchSize;
-use crate::resources::mode::Mode;
-use crate::wire::deploy::{Drain, Health, Once, Probe, RelPath, Service, When};
+use crate::protocol::deploy::{
+    HealthCheck, HealthProbe, ReleasePath, ReleaseTask, ServiceName, SwitchHooks, TaskPhase,
+};
+use crate::resources::mode::FileMode;
 
 /// Releases that stay on a host where the recipe does not say.
-const KEEP: usize = 5;
+const DEFAULT_KEEP_RELEASES: usize = 5;
 /// How long a once-step may take where it does not say, in milliseconds.
-const ONCE_MS: u64 = 600_000;
+const DEFAULT_TASK_TIMEOUT_MS: u64 = 600_000;
 /// How long a release may take to get healthy where the recipe does not say, in milliseconds.
-const HEALTHY_MS: u64 = 30_000;
+const DEFAULT_HEALTH_TIMEOUT_MS: u64 = 30_000;
 /// Between two health checks where the recipe does not say, in milliseconds.
-const INTERVAL_MS: u64 = 250;
+const DEFAULT_HEALTH_INTERVAL_MS: u64 = 250;
 
 /// A service's recipe.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Recipe {
     /// The service's name.
-    pub service: Service,
+    pub service: ServiceName,
     /// The selector of its hosts, as written.
-    pub hosts: String,
+    pub host_selector: String,
     /// Where the selector stands in the file, in bytes, for whoever finds it wrong.
-    pub hosts_span: Range<usize>,
+    pub host_selector_span: Range<usize>,
     /// The service's folder on its hosts.
     pub root: PathBuf,
     /// How many releases stay on a host.
-    pub keep: usize,
+    pub keep_releases: usize,
     /// The rollout's batches; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
     /// The artefact's files.
@@ -47,11 +49,11 @@ pub struct Recipe {
     /// Templates of configuration files.
     pub configs: Vec<ConfigEntry>,
     /// The health check.
-    pub health: Health,
+    pub health: HealthCheck,
     /// Commands that run on one host of the rollout.
-    pub once: Vec<Once>,
+    pub tasks: Vec<ReleaseTask>,
     /// Hooks around the switch on each host.
-    pub drain: Drain,
+    pub hooks: SwitchHooks,
     /// The account that commands run as.
     pub user: Option<String>,
 }
@@ -62,7 +64,7 @@ pub struct FileEntry {
     /// The file, relative to the folder that is packaged.
     pub source: PathBuf,
     /// Its path in the release; for a folder that of the folder.
-    pub dest: RelPath,
+    pub dest: ReleasePath,
     /// Permission bits; without them 0755 where the source is executable, else 0644.
     pub mode: Option<u32>,
     /// Where the entry stands in the recipe, in bytes.
@@ -119,9 +121,9 @@ pub struct RecipeError {
 #[serde(deny_unknown_fields)]
 struct FileTable {
     source: PathBuf,
-    dest: RelPath,
+    dest: ReleasePath,
     #[serde(default, deserialize_with = "plain_mode")]
-    mode: Option<Mode>,
+    mode: Option<FileMode>,
 }
 
 #[derive(Deserialize)]
@@ -129,7 +131,7 @@ struct FileTable {
 struct UnitTable {
     name: String,
     src: PathBuf,
-    #[serde(default = "yes")]
+    #[serde(default = "default_true")]
     enable: bool,
     restart: Option<bool>,
 }
@@ -140,7 +142,7 @@ struct ConfigTable {
     src: PathBuf,
     dest: PathBuf,
     #[serde(default, deserialize_with = "plain_mode")]
-    mode: Option<Mode>,
+    mode: Option<FileMode>,
     owner: Option<String>,
     group: Option<String>,
     #[serde(default)]
@@ -154,44 +156,44 @@ struct HealthTable {
     status: Option<u16>,
     tcp: Option<String>,
     command: Option<Vec<String>>,
-    timeout: Option<Span>,
-    interval: Option<Span>,
+    timeout: Option<DurationMs>,
+    interval: Option<DurationMs>,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct OnceTable {
+struct TaskTable {
     name: String,
     command: Vec<String>,
-    before: Option<Point>,
-    after: Option<Point>,
-    timeout: Option<Span>,
+    before: Option<SwitchPoint>,
+    after: Option<SwitchPoint>,
+    timeout: Option<DurationMs>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Point {
+enum SwitchPoint {
     Switch,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct DrainTable {
+struct HooksTable {
     #[serde(default)]
-    before: Vec<Hook>,
+    before: Vec<HookCommand>,
     #[serde(default)]
-    after: Vec<Hook>,
+    after: Vec<HookCommand>,
 }
 
 /// A hook: `["program", "argument"]`, or one string that a shell reads.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Hook {
+enum HookCommand {
     Argv(Vec<String>),
-    Line(String),
+    Shell(String),
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }
 
@@ -201,63 +203,63 @@ impl Recipe {
     /// # Errors
     /// Everything that is wrong with it, at least one entry.
     pub fn parse(text: &str) -> Result<Self, Vec<RecipeError>> {
-        let mut reader = Reader::new(text)?;
-        let service = reader.required("service", "the service's name");
-        let hosts = reader.required::<String>("hosts", "a selector such as \"app\"");
-        let root = reader.required::<PathBuf>("root", "the service's folder on its hosts, such as \"/srv/app\"");
-        let keep = reader.optional::<usize>("keep");
-        let batches = reader.optional("batches");
-        let user = reader.optional::<String>("user");
-        let files = reader.tables("file");
-        let units = reader.tables("unit");
-        let configs = reader.tables("config");
-        let health = reader.optional("health");
-        let once = reader.tables("once");
-        let drain = reader.optional::<DrainTable>("drain");
-        reader.refuse_rest();
+        let mut reader = RecipeReader::new(text)?;
+        let service = reader.take_required("service", "the service's name");
+        let hosts = reader.take_required::<String>("hosts", "a selector such as \"app\"");
+        let root = reader.take_required::<PathBuf>("root", "the service's folder on its hosts, such as \"/srv/app\"");
+        let keep = reader.take_optional::<usize>("keep");
+        let batches = reader.take_optional("batches");
+        let user = reader.take_optional::<String>("user");
+        let files = reader.take_tables("file");
+        let units = reader.take_tables("unit");
+        let configs = reader.take_tables("config");
+        let health = reader.take_optional("health");
+        let tasks = reader.take_tables("once");
+        let hooks = reader.take_optional::<HooksTable>("drain");
+        reader.reject_unknown_keys();
 
         if let Some((span, root)) = &root {
-            reader.absolute(span, "root", root);
+            reader.check_absolute_path(span, "root", root);
         }
         if let Some((span, 0)) = &keep {
-            reader.wrong(span, "keep must be at least 1", Some("the serving release stays in any case"));
+            reader.add_error(span, "keep must be at least 1", Some("the serving release stays in any case"));
         }
         if let Some((span, user)) = &user {
-            reader.account(span, "user", user);
+            reader.check_account_name(span, "user", user);
         }
         let recipe = Self {
-            files: reader.files(files),
-            units: reader.units(units),
-            configs: reader.configs(configs),
-            health: reader.health(health),
-            once: reader.once(once),
-            drain: reader.drain(drain),
-            keep: keep.map_or(KEEP, |(_, keep)| keep),
+            files: reader.read_files(files),
+            units: reader.read_units(units),
+            configs: reader.read_configs(configs),
+            health: reader.read_health(health),
+            tasks: reader.read_tasks(tasks),
+            hooks: reader.read_hooks(hooks),
+            keep_releases: keep.map_or(DEFAULT_KEEP_RELEASES, |(_, keep)| keep),
             batches: batches.map(|(_, batches)| batches).unwrap_or_default(),
             user: user.map(|(_, user)| user),
-            service: service.map_or_else(placeholder, |(_, service)| service),
-            hosts_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
-            hosts: hosts.map(|(_, hosts)| hosts).unwrap_or_default(),
+            service: service.map_or_else(placeholder_service, |(_, service)| service),
+            host_selector_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
+            host_selector: hosts.map(|(_, hosts)| hosts).unwrap_or_default(),
             root: root.map(|(_, root)| root).unwrap_or_default(),
         };
-        reader.finish(recipe)
+        reader.finish_recipe(recipe)
     }
 }
 
 /// Stands for a name that was refused; the recipe is refused with it.
-fn placeholder() -> Service {
-    Service::new("unnamed").expect("a plain word is a service's name")
+fn placeholder_service() -> ServiceName {
+    ServiceName::new("unnamed").expect("a plain word is a service's name")
 }
 
-impl Reader<'_> {
-    fn files(&mut self, tables: Vec<(Range<usize>, FileTable)>) -> Vec<FileEntry> {
+impl RecipeReader<'_> {
+    fn read_files(&mut self, tables: Vec<(Range<usize>, FileTable)>) -> Vec<FileEntry> {
         let mut seen = std::collections::BTreeSet::new();
         for (span, table) in &tables {
             if table.source.is_absolute() {
-                self.wrong(span, "source must be relative to the folder that is packaged", None);
+                self.add_error(span, "source must be relative to the folder that is packaged", None);
             }
             if !seen.insert(&table.dest) {
-                self.wrong(span, format!("two files go to {}", table.dest), None);
+                self.add_error(span, format!("two files go to {}", table.dest), None);
             }
         }
         let entry = |(span, table): (Range<usize>, FileTable)| FileEntry {
@@ -269,13 +271,13 @@ impl Reader<'_> {
         tables.into_iter().map(entry).collect()
     }
 
-    fn units(&mut self, tables: Vec<(Range<usize>, UnitTable)>) -> Vec<UnitEntry> {
+    fn read_units(&mut self, tables: Vec<(Range<usize>, UnitTable)>) -> Vec<UnitEntry> {
         let mut seen = std::collections::BTreeSet::new();
         for (span, table) in &tables {
-            self.unit_name(span, &table.name);
-            self.template(span, &table.src);
+            self.check_unit_name(span, &table.name);
+            self.check_template_path(span, &table.src);
             if !seen.insert(&table.name) {
-                self.wrong(span, format!("two units have the name {}", table.name), None);
+                self.add_error(span, format!("two units have the name {}", table.name), None);
             }
         }
         let entry = |(span, table): (Range<usize>, UnitTable)| UnitEntry {
@@ -288,18 +290,18 @@ impl Reader<'_> {
         tables.into_iter().map(entry).collect()
     }
 
-    fn configs(&mut self, tables: Vec<(Range<usize>, ConfigTable)>) -> Vec<ConfigEntry> {
+    fn read_configs(&mut self, tables: Vec<(Range<usize>, ConfigTable)>) -> Vec<ConfigEntry> {
         let mut entries: Vec<ConfigEntry> = Vec::new();
         for (span, table) in tables {
-            self.absolute(&span, "dest", &table.dest);
-            self.template(&span, &table.src);
+            self.check_absolute_path(&span, "dest", &table.dest);
+            self.check_template_path(&span, &table.src);
             if entries.iter().any(|other| other.dest == table.dest) {
-                self.wrong(&span, format!("two files go to {}", table.dest.display()), None);
+                self.add_error(&span, format!("two files go to {}", table.dest.display()), None);
             }
             let owner = table.owner.unwrap_or_else(|| "root".to_owned());
             let group = table.group.unwrap_or_else(|| owner.clone());
-            self.account(&span, "owner", &owner);
-            self.account(&span, "group", &group);
+            self.check_account_name(&span, "owner", &owner);
+            self.check_account_name(&span, "group", &group);
             let (src, dest, sensitive) = (table.src, table.dest, table.sensitive);
             let mode = table.mode.map_or(if sensitive { 0o640 } else { 0o644 }, |mode| mode.0);
             entries.push(ConfigEntry { src, dest, mode, owner, group, sensitive, span });
@@ -307,73 +309,77 @@ impl Reader<'_> {
         entries
     }
 
-    fn health(&mut self, table: Option<(Range<usize>, HealthTable)>) -> Health {
+    fn read_health(&mut self, table: Option<(Range<usize>, HealthTable)>) -> HealthCheck {
         let Some((span, table)) = table else {
-            return Health { probe: None, timeout_ms: HEALTHY_MS, interval_ms: INTERVAL_MS };
+            return HealthCheck {
+                probe: None,
+                timeout_ms: DEFAULT_HEALTH_TIMEOUT_MS,
+                interval_ms: DEFAULT_HEALTH_INTERVAL_MS,
+            };
         };
         if table.status.is_some() && table.http.is_none() {
-            self.wrong(&span, "`status` goes with `http`", None);
+            self.add_error(&span, "`status` goes with `http`", None);
         }
         if let Some(url) = &table.http {
-            self.url(&span, url);
+            self.check_url(&span, url);
         }
         if let Some(address) = &table.tcp {
-            self.address(&span, address);
+            self.check_address(&span, address);
         }
         if let Some(argv) = &table.command {
-            self.argv(&span, argv);
+            self.check_argv(&span, argv);
         }
         let probe = match (table.http, table.tcp, table.command) {
-            (Some(url), None, None) => Some(Probe::Http { url, status: table.status.unwrap_or(200) }),
-            (None, Some(address), None) => Some(Probe::Tcp { address }),
-            (None, None, Some(argv)) => Some(Probe::Command { argv }),
+            (Some(url), None, None) => Some(HealthProbe::Http { url, status: table.status.unwrap_or(200) }),
+            (None, Some(address), None) => Some(HealthProbe::Tcp { address }),
+            (None, None, Some(argv)) => Some(HealthProbe::Command { argv }),
             (None, None, None) => None,
             _ => {
-                self.wrong(&span, "a health check is one of `http`, `tcp` and `command`", None);
+                self.add_error(&span, "a health check is one of `http`, `tcp` and `command`", None);
                 None
             }
         };
-        let timeout_ms = table.timeout.map_or(HEALTHY_MS, |span| span.0);
-        let interval_ms = table.interval.map_or(INTERVAL_MS, |span| span.0);
+        let timeout_ms = table.timeout.map_or(DEFAULT_HEALTH_TIMEOUT_MS, |span| span.0);
+        let interval_ms = table.interval.map_or(DEFAULT_HEALTH_INTERVAL_MS, |span| span.0);
         if interval_ms > timeout_ms {
-            self.wrong(&span, "`interval` is longer than `timeout`", None);
+            self.add_error(&span, "`interval` is longer than `timeout`", None);
         }
-        Health { probe, timeout_ms, interval_ms }
+        HealthCheck { probe, timeout_ms, interval_ms }
     }
 
-    fn once(&mut self, tables: Vec<(Range<usize>, OnceTable)>) -> Vec<Once> {
-        let mut steps: Vec<Once> = Vec::new();
+    fn read_tasks(&mut self, tables: Vec<(Range<usize>, TaskTable)>) -> Vec<ReleaseTask> {
+        let mut steps: Vec<ReleaseTask> = Vec::new();
         for (span, table) in tables {
-            self.argv(&span, &table.command);
+            self.check_argv(&span, &table.command);
             if steps.iter().any(|other| other.name == table.name) {
-                self.wrong(&span, format!("two once-steps have the name {}", table.name), None);
+                self.add_error(&span, format!("two once-steps have the name {}", table.name), None);
             }
             let when = match (table.before, table.after) {
-                (_, None) => When::Before,
-                (None, Some(Point::Switch)) => When::After,
+                (_, None) => TaskPhase::BeforeSwitch,
+                (None, Some(SwitchPoint::Switch)) => TaskPhase::AfterSwitch,
                 (Some(_), Some(_)) => {
-                    self.wrong(&span, "a once-step runs before or after the switch, not both", None);
-                    When::Before
+                    self.add_error(&span, "a once-step runs before or after the switch, not both", None);
+                    TaskPhase::BeforeSwitch
                 }
             };
-            let timeout_ms = table.timeout.map_or(ONCE_MS, |span| span.0);
-            steps.push(Once { name: table.name, argv: table.command, when, timeout_ms });
+            let timeout_ms = table.timeout.map_or(DEFAULT_TASK_TIMEOUT_MS, |span| span.0);
+            steps.push(ReleaseTask { name: table.name, argv: table.command, phase: when, timeout_ms });
         }
         steps
     }
 
-    fn drain(&mut self, table: Option<(Range<usize>, DrainTable)>) -> Drain {
-        let Some((span, table)) = table else { return Drain::default() };
-        let mut hooks = |hooks: Vec<Hook>| -> Vec<Vec<String>> {
+    fn read_hooks(&mut self, table: Option<(Range<usize>, HooksTable)>) -> SwitchHooks {
+        let Some((span, table)) = table else { return SwitchHooks::default() };
+        let mut hooks = |hooks: Vec<HookCommand>| -> Vec<Vec<String>> {
             let argv = |hook| match hook {
-                Hook::Argv(argv) => argv,
-                Hook::Line(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+                HookCommand::Argv(argv) => argv,
+                HookCommand::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
             };
             let hooks: Vec<Vec<String>> = hooks.into_iter().map(argv).collect();
-            hooks.iter().for_each(|hook| self.argv(&span, hook));
+            hooks.iter().for_each(|hook| self.check_argv(&span, hook));
             hooks
         };
-        Drain { before: hooks(table.before), after: hooks(table.after) }
+        SwitchHooks { before: hooks(table.before), after: hooks(table.after) }
     }
 }
 
@@ -381,7 +387,7 @@ impl Reader<'_> {
 mod tests {
     use super::*;
 
-    const GOOD: &str = r#"
+    const VALID_RECIPE: &str = r#"
 service = "timeline"
 hosts   = "app"
 root    = "/srv/timeline"
@@ -422,22 +428,22 @@ before = ["systemctl stop lb-check", ["sleep", "1"]]
 "#;
 
     #[test]
-    fn a_recipe_is_read_with_its_defaults() {
-        let recipe = Recipe::parse(GOOD).unwrap();
-        assert_eq!((recipe.service.as_str(), recipe.keep), ("timeline", 3));
-        assert_eq!(&GOOD[recipe.hosts_span.clone()], "\"app\"");
+    fn a_recipe_is_parsed_with_defaults() {
+        let recipe = Recipe::parse(VALID_RECIPE).unwrap();
+        assert_eq!((recipe.service.as_str(), recipe.keep_releases), ("timeline", 3));
+        assert_eq!(&VALID_RECIPE[recipe.host_selector_span.clone()], "\"app\"");
         assert_eq!(recipe.batches, [BatchSize::Count(1), BatchSize::Percent(25), BatchSize::Percent(100)]);
         assert_eq!(recipe.units.iter().map(|unit| unit.restart).collect::<Vec<_>>(), [true, false]);
         let config = &recipe.configs[0];
         assert_eq!((config.mode, config.group.as_str()), (0o640, "timeline"));
-        assert_eq!((recipe.health.timeout_ms, recipe.health.interval_ms), (10_000, INTERVAL_MS));
-        assert_eq!(recipe.once[0].when, When::Before);
-        assert_eq!(recipe.drain.before[0], ["/bin/sh", "-c", "systemctl stop lb-check"]);
+        assert_eq!((recipe.health.timeout_ms, recipe.health.interval_ms), (10_000, DEFAULT_HEALTH_INTERVAL_MS));
+        assert_eq!(recipe.tasks[0].phase, TaskPhase::BeforeSwitch);
+        assert_eq!(recipe.hooks.before[0], ["/bin/sh", "-c", "systemctl stop lb-check"]);
     }
 
     #[test]
-    fn all_mistakes_are_told_at_once_with_their_places() {
-        let text = GOOD
+    fn all_errors_are_reported_at_once_with_positions() {
+        let text = VALID_RECIPE
             .replace("\"/srv/timeline\"", "\"srv/../timeline\"")
             .replace("keep    = 3", "keep    = 0\nhostz = 1")
             .replace("mode = \"0755\"", "mode = 755")
@@ -461,14 +467,14 @@ before = ["systemctl stop lb-check", ["sleep", "1"]]
     }
 
     #[test]
-    fn what_is_missing_is_named() {
+    fn missing_keys_are_named() {
         let errors = Recipe::parse("keep = 1").unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
         crate::messages::check("recipe-missing-keys", errors.iter().map(|error| ("missing", &error.message)));
     }
 
     #[test]
-    fn what_is_no_toml_has_a_place() {
+    fn a_toml_syntax_error_has_a_position() {
         let errors = Recipe::parse("service = \n").unwrap_err();
         assert!(!errors.is_empty() && errors[0].span.start <= 11, "{errors:?}");
     }

@@ -6,22 +6,22 @@
 mod observe;
 mod run;
 
-pub use observe::{Goal, Planned, Refused, Seen, look, observe, plan};
-pub use run::{Ended, Fresh, Rollout, Tell, Told, Trouble};
+pub use observe::{DeployPlanError, Goal, ObservedHost, PlannedDeploy, observe_hosts, observe_service, plan_hosts};
+pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, RolloutOutcome};
 
 use crate::fleet::{Fleet, Session};
-use crate::wire::{self, Event, deploy};
+use crate::protocol::{self, Event, deploy};
 
 /// Asks one host.
-async fn ask(
+async fn send_deploy_request(
     fleet: &Fleet,
     session: &Session,
-    request: deploy::Request,
+    request: deploy::DeployRequest,
     on_event: &(dyn Fn(Event) + Send + Sync),
-) -> Result<deploy::Reply, String> {
-    match session.request(wire::Request::Deploy(request), on_event, &fleet.stop).await {
-        Ok(wire::Reply::Deploy(reply)) => Ok(reply),
+) -> Result<deploy::DeployReply, String> {
+    match session.send_request(protocol::Request::Deploy(request), on_event, &fleet.cancellation).await {
+        Ok(protocol::Reply::Deploy(reply)) => Ok(reply),
         Ok(_) => Err("an answer that does not fit".to_owned()),
-        Err(error) => Err(error.error),
+        Err(error) => Err(error.message),
     }
 }

@@ -1,16 +1,16 @@
 //! Taking the locks of many hosts: all of them, or none.
 
 use super::{Fleet, Session};
-use crate::wire::lock::{Holder, Take, Taken};
-use crate::wire::{Reply, Request};
+use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
+use crate::protocol::{Reply, Request};
 
 /// Why the hosts could not be locked; those that were are free again once the run's sessions end.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Denied {
+pub enum LockError {
     /// Others hold some: host and holder.
-    Held(Vec<(String, Holder)>),
+    HeldByOthers(Vec<(String, LockHolder)>),
     /// Hosts could not be asked: what each said.
-    Failed(Vec<(String, String)>),
+    RequestsFailed(Vec<(String, String)>),
 }
 
 impl Fleet {
@@ -19,30 +19,30 @@ impl Fleet {
     ///
     /// # Errors
     /// Not all of them are to be had.
-    pub async fn lock(&self, sessions: &[&Session], take: &Take) -> Result<(), Denied> {
+    pub async fn lock_hosts(&self, sessions: &[&Session], request: &LockRequest) -> Result<(), LockError> {
         let mut sessions = sessions.to_vec();
         sessions.sort_unstable_by(|a, b| a.host.cmp(&b.host));
         let first = sessions.len().min(1);
-        for part in [&sessions[..first], &sessions[first..]] {
-            let replies = self.each(part, |session| ask(self, session, take)).await;
+        for batch in [&sessions[..first], &sessions[first..]] {
+            let replies = self.map_parallel(batch, |session| request_lock(self, session, request)).await;
             let (mut held, mut failed) = (Vec::new(), Vec::new());
-            for (session, reply) in part.iter().zip(replies) {
+            for (session, reply) in batch.iter().zip(replies) {
                 match reply {
-                    Ok(Taken::Held) => {}
-                    Ok(Taken::By(holders)) if holders.is_empty() => {
+                    Ok(LockResult::Acquired) => {}
+                    Ok(LockResult::HeldBy(holders)) if holders.is_empty() => {
                         failed.push((session.host.clone(), "somebody holds its lock without a note".to_owned()));
                     }
-                    Ok(Taken::By(holders)) => {
+                    Ok(LockResult::HeldBy(holders)) => {
                         held.extend(holders.into_iter().map(|holder| (session.host.clone(), holder)));
                     }
                     Err(error) => failed.push((session.host.clone(), error)),
                 }
             }
             if !held.is_empty() {
-                return Err(Denied::Held(held));
+                return Err(LockError::HeldByOthers(held));
             }
             if !failed.is_empty() {
-                return Err(Denied::Failed(failed));
+                return Err(LockError::RequestsFailed(failed));
             }
         }
         Ok(())
@@ -52,19 +52,19 @@ impl Fleet {
     ///
     /// # Errors
     /// The host could not be asked.
-    pub async fn holders(&self, session: &Session) -> Result<Vec<Holder>, String> {
-        match session.request(Request::Locks, &|_| {}, &self.stop).await {
-            Ok(Reply::Locks(holders)) => Ok(holders),
+    pub async fn list_lock_holders(&self, session: &Session) -> Result<Vec<LockHolder>, String> {
+        match session.send_request(Request::ListLocks, &|_| {}, &self.cancellation).await {
+            Ok(Reply::LockHolders(holders)) => Ok(holders),
             Ok(_) => Err("an answer that does not fit".to_owned()),
-            Err(error) => Err(error.error),
+            Err(error) => Err(error.message),
         }
     }
 }
 
-async fn ask(fleet: &Fleet, session: &Session, take: &Take) -> Result<Taken, String> {
-    match session.request(Request::Lock(take.clone()), &|_| {}, &fleet.stop).await {
-        Ok(Reply::Lock(taken)) => Ok(taken),
+async fn request_lock(fleet: &Fleet, session: &Session, request: &LockRequest) -> Result<LockResult, String> {
+    match session.send_request(Request::Lock(request.clone()), &|_| {}, &fleet.cancellation).await {
+        Ok(Reply::LockResult(taken)) => Ok(taken),
         Ok(_) => Err("an answer that does not fit".to_owned()),
-        Err(error) => Err(error.error),
+        Err(error) => Err(error.message),
     }
 }

@@ -1,9 +1,9 @@
 //! Many hosts at once: bounded parallelism, one session a host, requests and their events, cancellation.
 
 mod lock;
-mod run;
+mod parallel;
 mod session;
 
-pub use lock::Denied;
-pub use run::Fleet;
-pub use session::{OnEvent, RequestError, Session, Supply};
+pub use lock::LockError;
+pub use parallel::Fleet;
+pub use session::{BlobMap, EventCallback, RequestError, Session};

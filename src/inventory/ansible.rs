@@ -15,65 +15,70 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::bytes::Bytes;
+use super::byte_size::ByteSize;
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::draft::{Connection, Draft, GroupDraft, HostDraft};
 use super::host_key::HostKey;
 use super::hosts_toml::{host_key_error, resolve_path};
-use super::name;
+use super::raw::{ConnectionSettings, RawGroup, RawHost, RawInventory};
 use super::source::{Located, Origin, SourceFile};
-use super::vars::{Value, VarValue, Vars, is_var_name};
+use super::validate;
+use super::vars::{VarData, Variable, Vars, is_var_name};
 use crate::process::{End, Program};
 
 /// How long the executable may take.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the executable and reads what it prints.
-pub(super) fn run(script: &Path, dir: &Path, found: &mut Diagnostics) -> Draft {
-    run_within(script, dir, TIME_LIMIT, found)
+pub(super) fn run_script(script: &Path, dir: &Path, found: &mut Diagnostics) -> RawInventory {
+    run_script_with_timeout(script, dir, SCRIPT_TIMEOUT, found)
 }
 
-pub(super) fn run_within(script: &Path, dir: &Path, limit: Duration, found: &mut Diagnostics) -> Draft {
+pub(super) fn run_script_with_timeout(
+    script: &Path,
+    dir: &Path,
+    limit: Duration,
+    found: &mut Diagnostics,
+) -> RawInventory {
     let file = SourceFile::new(script, "");
-    let output = match output_of(script, dir, limit) {
+    let output = match capture_output(script, dir, limit) {
         Ok(output) => output,
         Err(message) => {
-            found.push(Diagnostic::file(&file, message));
-            return Draft::default();
+            found.push(Diagnostic::error_in_file(&file, message));
+            return RawInventory::default();
         }
     };
-    let said = String::from_utf8_lossy(&output.stderr);
-    let with_stderr = |diagnostic: Diagnostic| match tail(&said) {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let with_stderr = |diagnostic: Diagnostic| match last_lines(&stderr) {
         None => diagnostic,
-        Some(lines) => diagnostic.help(format!("it said:\n{lines}")),
+        Some(lines) => diagnostic.with_help(format!("it said:\n{lines}")),
     };
     if !output.status.success() {
         let message = format!("the dynamic inventory failed ({})", output.status);
-        found.push(with_stderr(Diagnostic::file(&file, message)));
-        return Draft::default();
+        found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
+        return RawInventory::default();
     }
     match serde_json::from_slice(&output.stdout) {
-        Ok(Json::Object(groups)) => read(&groups, dir, (&Origin::whole(&file), found)),
+        Ok(Json::Object(groups)) => read_groups_and_hosts(&groups, dir, (&Origin::whole_file(&file), found)),
         Ok(_) => {
             let message = "the dynamic inventory printed JSON that is no object";
-            found.push(with_stderr(Diagnostic::file(&file, message)));
-            Draft::default()
+            found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
+            RawInventory::default()
         }
         Err(error) => {
             let message = format!("the dynamic inventory did not print JSON: {error}");
-            found.push(with_stderr(Diagnostic::file(&file, message)));
-            Draft::default()
+            found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
+            RawInventory::default()
         }
     }
 }
 
 /// The last lines of what a program said: the cause mostly stands at the end.
-fn tail(said: &str) -> Option<String> {
-    let lines: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).collect();
+fn last_lines(text: &str) -> Option<String> {
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     (!lines.is_empty()).then(|| lines[lines.len().saturating_sub(10)..].join("\n"))
 }
 
-fn output_of(script: &Path, dir: &Path, limit: Duration) -> Result<Output, String> {
+fn capture_output(script: &Path, dir: &Path, limit: Duration) -> Result<Output, String> {
     let absolute = std::path::absolute(script).map_err(|error| error.to_string())?;
     let program = Program::with_own_environment(absolute).arg("--list").folder(dir).timeout(limit);
     let completed =
@@ -90,97 +95,103 @@ fn output_of(script: &Path, dir: &Path, limit: Duration) -> Result<Output, Strin
     Ok(Output { status, stdout: completed.stdout.bytes, stderr: completed.stderr.bytes })
 }
 
-fn read(root: &serde_json::Map<String, Json>, dir: &Path, (origin, found): (&Origin, &mut Diagnostics)) -> Draft {
-    let mut reader = Reader { dir, origin, found };
-    let mut draft = Draft::default();
+fn read_groups_and_hosts(
+    root: &serde_json::Map<String, Json>,
+    dir: &Path,
+    (origin, found): (&Origin, &mut Diagnostics),
+) -> RawInventory {
+    let mut reader = AnsibleReader { dir, origin, found };
+    let mut draft = RawInventory::default();
     for (name, group) in root.iter().filter(|(name, _)| *name != "_meta") {
-        if let Some(group) = reader.group(name, group) {
+        if let Some(group) = reader.read_group(name, group) {
             draft.groups.push(group);
         }
     }
     if let Some(hostvars) = root.get("_meta").and_then(|meta| meta.get("hostvars")).and_then(Json::as_object) {
         for (name, vars) in hostvars {
-            draft.hosts.push(reader.host(name, vars));
+            draft.hosts.push(reader.read_host(name, vars));
         }
     }
     draft
 }
 
-struct Reader<'a> {
+struct AnsibleReader<'a> {
     dir: &'a Path,
     origin: &'a Origin,
     found: &'a mut Diagnostics,
 }
 
-impl Reader<'_> {
-    fn located<T>(&self, value: T) -> Located<T> {
+impl AnsibleReader<'_> {
+    fn with_origin<T>(&self, value: T) -> Located<T> {
         Located::new(value, self.origin.clone())
     }
 
-    fn fail(&mut self, owner: &str, key: &str, why: impl Display) {
-        self.found.push(Diagnostic::on(self.origin, format!("`{key}` of `{owner}`: {why}")));
+    fn report_invalid(&mut self, owner: &str, key: &str, why: impl Display) {
+        self.found.push(Diagnostic::error_at(self.origin, format!("`{key}` of `{owner}`: {why}")));
     }
 
     /// A group is a list of hosts, or an object.
-    fn group(&mut self, name: &str, json: &Json) -> Option<GroupDraft> {
-        let mut group = GroupDraft {
-            name: self.located(name.to_owned()),
+    fn read_group(&mut self, name: &str, json: &Json) -> Option<RawGroup> {
+        let mut group = RawGroup {
+            name: self.with_origin(name.to_owned()),
             members: Vec::new(),
             children: Vec::new(),
-            connection: Connection::default(),
+            connection: ConnectionSettings::default(),
             vars: Vars::new(),
         };
         match json {
-            Json::Array(_) => group.members = self.names(name, "hosts", Some(json)),
+            Json::Array(_) => group.members = self.read_names(name, "hosts", Some(json)),
             Json::Object(fields) => {
-                group.members = self.names(name, "hosts", fields.get("hosts"));
-                group.children = self.names(name, "children", fields.get("children"));
+                group.members = self.read_names(name, "hosts", fields.get("hosts"));
+                group.children = self.read_names(name, "children", fields.get("children"));
                 match fields.get("vars") {
                     Some(Json::Object(vars)) => {
                         let connection = &mut group.connection;
-                        group.vars = self
-                            .vars(name, vars, |reader, key, value| reader.connection(name, connection, (key, value)));
+                        group.vars = self.read_vars(name, vars, |reader, key, value| {
+                            reader.read_connection_var(name, connection, (key, value))
+                        });
                     }
                     None | Some(Json::Null) => {}
-                    Some(_) => self.fail(name, "vars", "must be an object"),
+                    Some(_) => self.report_invalid(name, "vars", "must be an object"),
                 }
             }
             _ => {
                 let message = format!("group `{name}` is neither a list nor an object");
-                self.found.push(Diagnostic::on(self.origin, message));
+                self.found.push(Diagnostic::error_at(self.origin, message));
                 return None;
             }
         }
         Some(group)
     }
 
-    fn names(&mut self, owner: &str, key: &str, json: Option<&Json>) -> Vec<Located<String>> {
+    fn read_names(&mut self, owner: &str, key: &str, json: Option<&Json>) -> Vec<Located<String>> {
         let Some(json) = json.filter(|json| !json.is_null()) else { return Vec::new() };
         let names: Option<Vec<&str>> = json.as_array().and_then(|items| items.iter().map(Json::as_str).collect());
         if names.is_none() {
-            self.fail(owner, key, "must be a list of strings");
+            self.report_invalid(owner, key, "must be a list of strings");
         }
         // Scripts do list a host twice; Ansible takes it once.
         let mut seen = HashSet::new();
         let once = names.unwrap_or_default().into_iter().filter(|name| seen.insert(*name));
-        once.map(|name| self.located(name.to_owned())).collect()
+        once.map(|name| self.with_origin(name.to_owned())).collect()
     }
 
-    fn host(&mut self, name: &str, json: &Json) -> HostDraft {
-        let mut host = HostDraft::named(self.located(name.to_owned()));
+    fn read_host(&mut self, name: &str, json: &Json) -> RawHost {
+        let mut host = RawHost::with_name(self.with_origin(name.to_owned()));
         let Some(vars) = json.as_object() else {
-            self.fail("_meta.hostvars", name, "must be an object");
+            self.report_invalid("_meta.hostvars", name, "must be an object");
             return host;
         };
-        let mut fields = HostDraft::named(host.name.clone());
-        host.vars = self.vars(name, vars, |reader, key, value| {
-            reader.connection(name, &mut fields.connection, (key, value)) || reader.host_field(&mut fields, key, value)
+        let mut fields = RawHost::with_name(host.name.clone());
+        host.vars = self.read_vars(name, vars, |reader, key, value| {
+            reader.read_connection_var(name, &mut fields.connection, (key, value))
+                || reader.read_host_field(&mut fields, key, value)
         });
-        HostDraft { vars: host.vars, ..fields }
+        RawHost { vars: host.vars, ..fields }
     }
 
     /// The variables that `field` does not take for itself.
-    fn vars(
+    fn read_vars(
         &mut self,
         owner: &str,
         json: &serde_json::Map<String, Json>,
@@ -192,62 +203,68 @@ impl Reader<'_> {
                 continue;
             }
             if !is_var_name(key) {
-                self.fail(owner, &key.escape_debug().to_string(), "cannot be a variable's name");
+                self.report_invalid(owner, &key.escape_debug().to_string(), "cannot be a variable's name");
                 continue;
             }
-            match Value::from_json(value) {
+            match VarData::from_json(value) {
                 Ok(Some(value)) => {
-                    vars.insert(key.clone(), VarValue { value, origin: self.origin.clone() });
+                    vars.insert(key.clone(), Variable { value, origin: self.origin.clone() });
                 }
                 Ok(None) => {}
-                Err(why) => self.fail(owner, key, why),
+                Err(why) => self.report_invalid(owner, key, why),
             }
         }
         vars
     }
 
-    fn connection(&mut self, owner: &str, into: &mut Connection, (key, value): (&str, &Json)) -> bool {
+    fn read_connection_var(&mut self, owner: &str, into: &mut ConnectionSettings, (key, value): (&str, &Json)) -> bool {
         match key {
             "ansible_user" | "ansible_ssh_user" => {
-                let user = self.text(owner, key, value, |text| name::check_user(text).map(|()| text.to_owned()));
+                let user =
+                    self.parse_text(owner, key, value, |text| validate::check_user(text).map(|()| text.to_owned()));
                 into.user = user;
             }
             "ansible_port" | "ansible_ssh_port" => {
-                into.port = self.scalar(owner, key, value, ("a port, 1 to 65535", port))
+                into.port = self.parse_scalar(owner, key, value, ("a port, 1 to 65535", parse_port))
             }
-            "ansible_become" => into.become_root = self.scalar(owner, key, value, ("true or false", truth)),
+            "ansible_become" => into.become_root = self.parse_scalar(owner, key, value, ("true or false", parse_bool)),
             "ansible_ssh_private_key_file" | "ansible_private_key_file" => {
                 let dir = self.dir;
-                into.key = self.text(owner, key, value, |text| resolve_path(dir, text));
+                into.key = self.parse_text(owner, key, value, |text| resolve_path(dir, text));
             }
             _ => return false,
         }
         true
     }
 
-    fn host_field(&mut self, host: &mut HostDraft, key: &str, value: &Json) -> bool {
+    fn read_host_field(&mut self, host: &mut RawHost, key: &str, value: &Json) -> bool {
         let owner = host.name.value.clone();
         match key {
             "ansible_host" | "ansible_ssh_host" => {
                 host.has_address = true;
                 host.address =
-                    self.text(&owner, key, value, |text| name::check_address(text).map(|()| text.to_owned()));
+                    self.parse_text(&owner, key, value, |text| validate::check_address(text).map(|()| text.to_owned()));
             }
             "zone" => {
-                host.zone = self.text(&owner, key, value, |text| name::check_group(text).map(|()| text.to_owned()));
+                host.zone =
+                    self.parse_text(&owner, key, value, |text| validate::check_group(text).map(|()| text.to_owned()));
             }
             "memory" => {
-                host.memory = self.text(&owner, key, value, |text| text.parse::<Bytes>().map_err(|e| e.to_string()));
+                host.memory =
+                    self.parse_text(&owner, key, value, |text| text.parse::<ByteSize>().map_err(|e| e.to_string()));
             }
-            "weight" => host.weight = self.scalar(&owner, key, value, ("a number above 0", weight)),
-            "drain" => host.drain = self.scalar(&owner, key, value, ("true or false", truth)).is_some_and(|d| d.value),
-            "host_key" => host.host_keys = self.host_keys(&owner, value),
+            "weight" => host.weight = self.parse_scalar(&owner, key, value, ("a number above 0", parse_weight)),
+            "drain" => {
+                host.drain =
+                    self.parse_scalar(&owner, key, value, ("true or false", parse_bool)).is_some_and(|d| d.value)
+            }
+            "host_key" => host.host_keys = self.read_host_keys(&owner, value),
             _ => return false,
         }
         true
     }
 
-    fn host_keys(&mut self, owner: &str, value: &Json) -> Vec<Located<HostKey>> {
+    fn read_host_keys(&mut self, owner: &str, value: &Json) -> Vec<Located<HostKey>> {
         let items = match value {
             Json::Array(items) => items.as_slice(),
             other => std::slice::from_ref(other),
@@ -255,19 +272,19 @@ impl Reader<'_> {
         let mut keys = Vec::new();
         for item in items {
             match item.as_str().map(str::parse) {
-                Some(Ok(key)) => keys.push(self.located(key)),
+                Some(Ok(key)) => keys.push(self.with_origin(key)),
                 Some(Err(error)) => {
                     let mut diagnostic = host_key_error(self.origin, &error);
                     diagnostic.message = format!("`host_key` of `{owner}`: {}", diagnostic.message);
                     self.found.push(diagnostic);
                 }
-                None => self.fail(owner, "host_key", "must be a string or a list of strings"),
+                None => self.report_invalid(owner, "host_key", "must be a string or a list of strings"),
             }
         }
         keys
     }
 
-    fn text<T>(
+    fn parse_text<T>(
         &mut self,
         owner: &str,
         key: &str,
@@ -275,15 +292,15 @@ impl Reader<'_> {
         parse: impl FnOnce(&str) -> Result<T, String>,
     ) -> Option<Located<T>> {
         match value.as_str().ok_or_else(|| "must be a string".to_owned()).and_then(parse) {
-            Ok(value) => Some(self.located(value)),
+            Ok(value) => Some(self.with_origin(value)),
             Err(why) => {
-                self.fail(owner, key, why);
+                self.report_invalid(owner, key, why);
                 None
             }
         }
     }
 
-    fn scalar<T>(
+    fn parse_scalar<T>(
         &mut self,
         owner: &str,
         key: &str,
@@ -292,19 +309,19 @@ impl Reader<'_> {
     ) -> Option<Located<T>> {
         let read = read(value);
         if read.is_none() {
-            self.fail(owner, key, format!("must be {wanted}"));
+            self.report_invalid(owner, key, format!("must be {wanted}"));
         }
-        read.map(|value| self.located(value))
+        read.map(|value| self.with_origin(value))
     }
 }
 
-fn port(json: &Json) -> Option<u16> {
+fn parse_port(json: &Json) -> Option<u16> {
     let number = json.as_u64().or_else(|| json.as_str()?.parse().ok())?;
     u16::try_from(number).ok().filter(|port| *port > 0)
 }
 
 /// Ansible's words for true and false.
-fn truth(json: &Json) -> Option<bool> {
+fn parse_bool(json: &Json) -> Option<bool> {
     match json {
         Json::Bool(flag) => Some(*flag),
         Json::String(word) => match word.to_lowercase().as_str() {
@@ -317,6 +334,6 @@ fn truth(json: &Json) -> Option<bool> {
     }
 }
 
-fn weight(json: &Json) -> Option<f64> {
+fn parse_weight(json: &Json) -> Option<f64> {
     json.as_f64().filter(|weight| weight.is_finite() && *weight > 0.0)
 }

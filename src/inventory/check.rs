@@ -3,45 +3,48 @@
 use std::collections::{HashMap, HashSet};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::draft::{Connection, GroupDraft, HostDraft};
-use super::host::{Group, Host};
-use super::name;
+use super::host::{HostGroup, InventoryHost};
+use super::raw::{ConnectionSettings, RawGroup, RawHost};
 use super::source::Located;
+use super::validate;
 
 /// Names of groups: well formed, not reserved, not the name of a host.
-pub(super) fn check_names(groups: &[GroupDraft], hosts: &HashMap<String, usize>, found: &mut Diagnostics) {
+pub(super) fn check_group_names(groups: &[RawGroup], hosts: &HashMap<String, usize>, found: &mut Diagnostics) {
     for group in groups {
         let name = &group.name;
-        if let Err(message) = name::check_group(&name.value) {
-            found.push(Diagnostic::on(&name.origin, message));
+        if let Err(message) = validate::check_group(&name.value) {
+            found.push(Diagnostic::error_at(&name.origin, message));
         }
         if name.value == "all" {
             for entry in group.members.iter().chain(&group.children).filter(|entry| entry.origin.span.is_some()).take(1)
             {
                 let message = "`all` holds every host by itself; only variables and connection settings go here";
-                found.push(Diagnostic::on(&entry.origin, message));
+                found.push(Diagnostic::error_at(&entry.origin, message));
             }
         }
         if name.value.starts_with("zone_") {
             let message = format!("`{}`: names with `zone_` are reserved", name.value);
             let help = "set `zone` on the hosts: the group then exists by itself";
-            found.push(Diagnostic::on(&name.origin, message).help(help));
+            found.push(Diagnostic::error_at(&name.origin, message).with_help(help));
         }
         if hosts.contains_key(&name.value) {
             let message = format!("`{}` is the name of a group and of a host", name.value);
-            found.push(Diagnostic::on(&name.origin, message).help("rename one of them: a selector could mean either"));
+            found.push(
+                Diagnostic::error_at(&name.origin, message)
+                    .with_help("rename one of them: a selector could mean either"),
+            );
         }
     }
 }
 
 /// A host without a table is its own address; beside hosts that have one, that is more likely forgotten than meant.
-pub(super) fn missing_tables(
-    groups: &[GroupDraft],
-    hosts: &[(HostDraft, Connection)],
+pub(super) fn warn_missing_host_tables(
+    groups: &[RawGroup],
+    hosts: &[(RawHost, ConnectionSettings)],
     index: &HashMap<String, usize>,
     found: &mut Diagnostics,
 ) {
-    let mut said: HashSet<&str> = HashSet::new();
+    let mut reported: HashSet<&str> = HashSet::new();
     for group in groups {
         let of = |member: &Located<String>| index.get(&member.value).map(|at| &hosts[*at]);
         if !group.members.iter().filter_map(of).any(|(host, _)| host.has_address) {
@@ -51,26 +54,26 @@ pub(super) fn missing_tables(
             // A member whose own draft begins where the group names it has no table.
             let Some((host, connection)) = of(member) else { continue };
             let bare = !host.has_address && member.origin.span.is_some() && connection.ssh_config.is_none();
-            if bare && said.insert(&member.value) {
+            if bare && reported.insert(&member.value) {
                 let message = format!("host `{0}` has no address, so `{0}` itself is taken for it", member.value);
                 let help =
                     format!("add [hosts.{}] with its `address`, as other hosts of this group have", member.value);
-                found.push(Diagnostic::on(&member.origin, message).warning().help(help));
+                found.push(Diagnostic::error_at(&member.origin, message).as_warning().with_help(help));
             }
         }
     }
 }
 
 /// Two hosts with one address and port are mostly a table that was copied.
-pub(super) fn same_place(hosts: &[Host], found: &mut Diagnostics) {
-    let mut places: HashMap<(String, Option<u16>), &Host> = HashMap::with_capacity(hosts.len());
+pub(super) fn warn_duplicate_addresses(hosts: &[InventoryHost], found: &mut Diagnostics) {
+    let mut places: HashMap<(String, Option<u16>), &InventoryHost> = HashMap::with_capacity(hosts.len());
     for host in hosts {
         let place = (host.address.to_ascii_lowercase(), host.port);
         match places.get(&place) {
             Some(other) if other.jump == host.jump => found.push(
-                Diagnostic::on(&host.origin, format!("`{}` has the address of `{}`", host.name, other.name))
-                    .warning()
-                    .help(format!("`{}` is at {}", other.name, other.origin)),
+                Diagnostic::error_at(&host.origin, format!("`{}` has the address of `{}`", host.name, other.name))
+                    .as_warning()
+                    .with_help(format!("`{}` is at {}", other.name, other.origin)),
             ),
             Some(_) => {}
             None => {
@@ -81,7 +84,7 @@ pub(super) fn same_place(hosts: &[Host], found: &mut Diagnostics) {
 }
 
 /// Warns where groups of one depth set a variable to different values on a host and nothing narrower decides.
-pub(super) fn contradictions(groups: &[Group], hosts: &[Host], found: &mut Diagnostics) {
+pub(super) fn warn_conflicting_vars(groups: &[HostGroup], hosts: &[InventoryHost], found: &mut Diagnostics) {
     let mut setters: HashMap<(&str, usize), Vec<usize>> = HashMap::new();
     for (index, group) in groups.iter().enumerate() {
         for name in group.vars.keys() {
@@ -95,7 +98,7 @@ pub(super) fn contradictions(groups: &[Group], hosts: &[Host], found: &mut Diagn
         return;
     }
     let names: HashSet<&str> = setters.keys().map(|(name, _)| *name).collect();
-    let mut said: HashSet<(&str, usize, usize)> = HashSet::new();
+    let mut reported: HashSet<(&str, usize, usize)> = HashSet::new();
     for host in hosts {
         for name in &names {
             if host.vars.contains_key(*name) {
@@ -103,24 +106,25 @@ pub(super) fn contradictions(groups: &[Group], hosts: &[Host], found: &mut Diagn
             }
             let mut setting = host.groups.iter().rev().filter(|group| groups[**group].vars.contains_key(*name));
             let Some(winner) = setting.next() else { continue };
-            let won = &groups[*winner];
-            let differs = |group: &&usize| groups[**group].vars[*name].value != won.vars[*name].value;
-            let Some(loser) = setting.take_while(|group| groups[**group].depth == won.depth).find(differs) else {
+            let winning_group = &groups[*winner];
+            let differs = |group: &&usize| groups[**group].vars[*name].value != winning_group.vars[*name].value;
+            let Some(loser) = setting.take_while(|group| groups[**group].depth == winning_group.depth).find(differs)
+            else {
                 continue;
             };
-            let lost = &groups[*loser];
-            if !said.insert((name, *winner, *loser)) {
+            let losing_group = &groups[*loser];
+            if !reported.insert((name, *winner, *loser)) {
                 continue;
             }
             let message = format!(
                 "`{name}` has two values on `{}`: group `{}` wins over `{}` by its name only",
-                host.name, won.name, lost.name
+                host.name, winning_group.name, losing_group.name
             );
             let help = format!(
                 "set it on the host, or in one of the groups only; the other is at {}",
-                lost.vars[*name].origin
+                losing_group.vars[*name].origin
             );
-            found.push(Diagnostic::on(&won.vars[*name].origin, message).warning().help(help));
+            found.push(Diagnostic::error_at(&winning_group.vars[*name].origin, message).as_warning().with_help(help));
         }
     }
 }

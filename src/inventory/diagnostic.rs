@@ -46,56 +46,60 @@ pub struct Diagnostic {
 
 impl Diagnostic {
     /// An error at some bytes of a file.
-    pub fn at(file: &SourceFile, span: Range<usize>, message: impl Into<String>) -> Self {
-        Self::on(&Origin::at(file, span), message)
+    pub fn error_at_span(file: &SourceFile, span: Range<usize>, message: impl Into<String>) -> Self {
+        Self::error_at(&Origin::at_span(file, span), message)
     }
 
     /// An error about a file as a whole.
-    pub fn file(file: &SourceFile, message: impl Into<String>) -> Self {
-        Self::on(&Origin::whole(file), message)
+    pub fn error_in_file(file: &SourceFile, message: impl Into<String>) -> Self {
+        Self::error_at(&Origin::whole_file(file), message)
     }
 
     /// An error about a path that was not read, or could not be.
-    pub fn path(path: &Path, message: impl Into<String>) -> Self {
-        Self::file(&SourceFile::new(path, ""), message)
+    pub fn error_at_path(path: &Path, message: impl Into<String>) -> Self {
+        Self::error_in_file(&SourceFile::new(path, ""), message)
     }
 
     /// An error about a value that knows its place.
-    pub fn on(origin: &Origin, message: impl Into<String>) -> Self {
+    pub fn error_at(origin: &Origin, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, origin: origin.clone(), message: message.into(), label: None, help: None }
     }
 
     /// The same as a warning.
-    pub fn warning(mut self) -> Self {
+    pub fn as_warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
     }
 
     /// Sets what stands beside the caret.
-    pub fn label(mut self, label: impl Into<String>) -> Self {
+    pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
     }
 
     /// Sets what to do about it.
-    pub fn help(mut self, help: impl Into<String>) -> Self {
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
     }
 
     /// Adds `did you mean …?` where one of the known words is near the unknown one.
-    pub fn suggest<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
-        match nearest(unknown, known).first() {
-            Some(near) => self.help(format!("did you mean `{near}`?")),
+    pub fn suggest_nearest<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
+        match nearest_words(unknown, known).first() {
+            Some(near) => self.with_help(format!("did you mean `{near}`?")),
             None => self,
         }
     }
 
     /// Like [`Self::suggest`]; where nothing is near, the help lists all known words.
     pub fn suggest_or_list<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Self {
-        let with = self.suggest(unknown, known.clone());
+        let with = self.suggest_nearest(unknown, known.clone());
         let all: Vec<&str> = known.into_iter().collect();
-        if with.help.is_some() || all.is_empty() { with } else { with.help(format!("known here: {}", all.join(", "))) }
+        if with.help.is_some() || all.is_empty() {
+            with
+        } else {
+            with.with_help(format!("known here: {}", all.join(", ")))
+        }
     }
 
     /// The path of the file.
@@ -113,7 +117,7 @@ impl Diagnostic {
         let path = self.file_path().display().to_string();
         let mut group = Group::with_title(level.primary_title(self.message.as_str()));
         group = match &self.origin.span {
-            Some(span) if !self.origin.file.is_concealed() => group.element(self.snippet(span, path)),
+            Some(span) if !self.origin.file.is_concealed() => group.element(self.build_snippet(span, path)),
             Some(span) => {
                 let (line, col) = self.origin.file.line_col(span.start);
                 group.element(Place::path(path).line(line).char_column(col))
@@ -126,7 +130,7 @@ impl Diagnostic {
         renderer.render(&[group])
     }
 
-    fn snippet(&self, span: &Range<usize>, path: String) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
+    fn build_snippet(&self, span: &Range<usize>, path: String) -> Snippet<'_, annotate_snippets::Annotation<'_>> {
         let (line, start, mut text) = self.origin.file.lines_around(span);
         // A long table would be shown whole; its first line says enough.
         let mut end = span.end;
@@ -168,7 +172,7 @@ impl fmt::Display for Diagnostic {
 /// All findings of a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
-    found: Vec<Diagnostic>,
+    items: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
@@ -179,17 +183,17 @@ impl Diagnostics {
 
     /// Adds a finding.
     pub fn push(&mut self, diagnostic: Diagnostic) {
-        self.found.push(diagnostic);
+        self.items.push(diagnostic);
     }
 
     /// Adds the findings of another load.
     pub fn extend(&mut self, other: Self) {
-        self.found.extend(other.found);
+        self.items.extend(other.items);
     }
 
     /// Whether nothing at all was found.
     pub fn is_empty(&self) -> bool {
-        self.found.is_empty()
+        self.items.is_empty()
     }
 
     /// Whether something was found that makes the result unusable.
@@ -199,37 +203,37 @@ impl Diagnostics {
 
     /// How many errors there are.
     pub fn error_count(&self) -> usize {
-        self.found.iter().filter(|d| d.severity == Severity::Error).count()
+        self.items.iter().filter(|d| d.severity == Severity::Error).count()
     }
 
     /// How many warnings there are.
     pub fn warning_count(&self) -> usize {
-        self.found.len() - self.error_count()
+        self.items.len() - self.error_count()
     }
 
     /// The findings in their present order; [`Self::sort`] puts them by place.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
-        self.found.iter()
+        self.items.iter()
     }
 
     /// Orders by file, then place; the same finding at the same place stays once.
     pub fn sort(&mut self) {
         let key = |d: &Diagnostic| d.origin.span.as_ref().map(|s| (s.start, s.end));
-        self.found.sort_by(|a, b| {
+        self.items.sort_by(|a, b| {
             (a.file_path(), key(a), a.severity, &a.message).cmp(&(b.file_path(), key(b), b.severity, &b.message))
         });
-        self.found.dedup();
+        self.items.dedup();
     }
 
     /// All findings as text, an empty line between two of them, a line feed at the end. Empty where nothing was found.
     pub fn render(&self, coloured: bool) -> String {
-        let shown: Vec<String> = self.found.iter().map(|d| d.render(coloured) + "\n").collect();
+        let shown: Vec<String> = self.items.iter().map(|d| d.render(coloured) + "\n").collect();
         shown.join("\n")
     }
 
     /// A JSON array of [`Diagnostic::to_json`].
     pub fn to_json(&self) -> serde_json::Value {
-        self.found.iter().map(Diagnostic::to_json).collect()
+        self.items.iter().map(Diagnostic::to_json).collect()
     }
 }
 
@@ -238,7 +242,7 @@ impl IntoIterator for Diagnostics {
     type IntoIter = std::vec::IntoIter<Diagnostic>;
 
     fn into_iter(self) -> Self::IntoIter {
-        self.found.into_iter()
+        self.items.into_iter()
     }
 }
 
@@ -253,19 +257,20 @@ impl<'a> IntoIterator for &'a Diagnostics {
 
 /// The known words near an unknown one, nearest first, at most three. Near: a third of the letters differ, or one of
 /// the two begins with the other.
-pub fn nearest<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
+pub fn nearest_words<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let lower = unknown.to_lowercase();
     let budget = (unknown.chars().count() / 3).max(1);
     let mut near: Vec<(usize, &str)> = known
         .into_iter()
         .filter_map(|word| {
             // The length alone rules most words out; that keeps ten thousand names cheap.
-            let begins = lower.len() > 2 && word.len() > 2 && (word.starts_with(&lower) || lower.starts_with(word));
-            if word.len().abs_diff(lower.len()) > budget * 4 && !begins {
+            let shares_prefix =
+                lower.len() > 2 && word.len() > 2 && (word.starts_with(&lower) || lower.starts_with(word));
+            if word.len().abs_diff(lower.len()) > budget * 4 && !shares_prefix {
                 return None;
             }
             let distance = strsim::damerau_levenshtein(&lower, &word.to_lowercase());
-            (distance <= budget || begins).then_some((distance, word))
+            (distance <= budget || shares_prefix).then_some((distance, word))
         })
         .collect();
     near.sort();

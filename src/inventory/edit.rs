@@ -2,11 +2,11 @@
 
 use toml_edit::{Array, DocumentMut, Item, RawString, Table, TableLike, Value};
 
-use super::bytes::Bytes;
-use super::diagnostic::nearest;
+use super::byte_size::ByteSize;
+use super::diagnostic::nearest_words;
 use super::host_key::HostKey;
 use super::hosts_toml::parse_jump;
-use super::{name, range};
+use super::{range, validate};
 
 /// A host to be added.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -30,47 +30,47 @@ pub struct NewHost {
     /// Its zone.
     pub zone: Option<String>,
     /// What shards may use.
-    pub memory: Option<Bytes>,
+    pub memory: Option<ByteSize>,
 }
 
 /// Why a host was not added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EditError {
+pub enum HostEditError {
     /// The text is not TOML.
     #[error("hosts.toml cannot be changed while it is not valid TOML: {0}")]
     Syntax(String),
     /// A field that no inventory may hold.
     #[error("`{field}`: {why}")]
-    Field {
+    InvalidField {
         /// The field.
         field: &'static str,
         /// What is wrong with it.
         why: String,
     },
     /// A group that is not there.
-    #[error("no group `{group}`{}", hint(near))]
+    #[error("no group `{group}`{}", suggestion_text(similar))]
     UnknownGroup {
         /// The group.
         group: String,
         /// Groups with a name near it.
-        near: Vec<String>,
+        similar: Vec<String>,
     },
     /// The host is there with another value.
-    #[error("host `{host}` is there already, with another `{field}`: {there}")]
-    Differs {
+    #[error("host `{host}` is there already, with another `{field}`: {existing}")]
+    Conflict {
         /// The host.
         host: String,
         /// The field.
         field: &'static str,
         /// What stands there.
-        there: String,
+        existing: String,
     },
     /// The file is laid out in a way that is not edited (an inline table, a value where a table should be).
     #[error("`{0}` is not a table of its own; add the host by hand")]
-    Shape(String),
+    UnsupportedLayout(String),
 }
 
-fn hint(near: &[String]) -> String {
+fn suggestion_text(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!("; did you mean `{}`?", near.join("`, `")) }
 }
 
@@ -79,40 +79,43 @@ fn hint(near: &[String]) -> String {
 ///
 /// # Errors
 /// See [`EditError`]; the text is then unchanged in meaning and form, since nothing is returned.
-pub fn add_host(text: &str, host: &NewHost) -> Result<String, EditError> {
-    check(host)?;
-    let mut document: DocumentMut = text.parse().map_err(|e: toml_edit::TomlError| EditError::Syntax(e.to_string()))?;
+pub fn add_host(text: &str, host: &NewHost) -> Result<String, HostEditError> {
+    check_new_host(host)?;
+    let mut document: DocumentMut =
+        text.parse().map_err(|e: toml_edit::TomlError| HostEditError::Syntax(e.to_string()))?;
     for group in &host.groups {
         add_to_group(&mut document, group, &host.name)?;
     }
-    add_table(&mut document, host)?;
+    add_host_table(&mut document, host)?;
     Ok(document.to_string())
 }
 
-fn check(host: &NewHost) -> Result<(), EditError> {
-    let field = |field: &'static str, result: Result<(), String>| result.map_err(|why| EditError::Field { field, why });
-    field("name", name::check_host(&host.name))?;
+fn check_new_host(host: &NewHost) -> Result<(), HostEditError> {
+    let field = |field: &'static str, result: Result<(), String>| {
+        result.map_err(|why| HostEditError::InvalidField { field, why })
+    };
+    field("name", validate::check_host(&host.name))?;
     if host.name == "all" {
         return field("name", Err("`all` is reserved".to_owned()));
     }
-    field("address", name::check_address(&host.address))?;
-    field("zone", host.zone.as_deref().map_or(Ok(()), name::check_group))?;
-    field("user", host.user.as_deref().map_or(Ok(()), name::check_user))?;
-    field("key", host.key.as_deref().map_or(Ok(()), name::check_path))?;
+    field("address", validate::check_address(&host.address))?;
+    field("zone", host.zone.as_deref().map_or(Ok(()), validate::check_group))?;
+    field("user", host.user.as_deref().map_or(Ok(()), validate::check_user))?;
+    field("key", host.key.as_deref().map_or(Ok(()), validate::check_path))?;
     field("jump", host.jump.as_deref().map_or(Ok(()), |jump| parse_jump(jump).map(|_| ())))
 }
 
-fn add_to_group(document: &mut DocumentMut, group: &str, host: &str) -> Result<(), EditError> {
+fn add_to_group(document: &mut DocumentMut, group: &str, host: &str) -> Result<(), HostEditError> {
     let groups = document.get_mut("groups").and_then(Item::as_table_like_mut);
     let Some(groups) = groups else {
-        return Err(EditError::UnknownGroup { group: group.to_owned(), near: Vec::new() });
+        return Err(HostEditError::UnknownGroup { group: group.to_owned(), similar: Vec::new() });
     };
     if groups.get(group).is_none() {
         let names: Vec<String> = groups.iter().map(|(name, _)| name.to_owned()).collect();
-        let near = nearest(group, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
-        return Err(EditError::UnknownGroup { group: group.to_owned(), near });
+        let near = nearest_words(group, names.iter().map(String::as_str)).into_iter().map(str::to_owned).collect();
+        return Err(HostEditError::UnknownGroup { group: group.to_owned(), similar: near });
     }
-    let shape = || EditError::Shape(format!("groups.{group}"));
+    let shape = || HostEditError::UnsupportedLayout(format!("groups.{group}"));
     let table = groups.get_mut(group).and_then(Item::as_table_like_mut).ok_or_else(shape)?;
     match table.get_mut("hosts") {
         None => {
@@ -120,9 +123,9 @@ fn add_to_group(document: &mut DocumentMut, group: &str, host: &str) -> Result<(
         }
         Some(hosts) => {
             let hosts = hosts.as_array_mut().ok_or_else(shape)?;
-            let covered = hosts.iter().filter_map(Value::as_str).filter_map(|entry| range::expand(entry).ok());
+            let covered = hosts.iter().filter_map(Value::as_str).filter_map(|entry| range::expand_ranges(entry).ok());
             if !covered.flatten().any(|name| name == host) {
-                push(hosts, host);
+                push_host(hosts, host);
             }
         }
     }
@@ -131,63 +134,63 @@ fn add_to_group(document: &mut DocumentMut, group: &str, host: &str) -> Result<(
 
 /// Appends in the style of the list: on the same line, or on a line of its own with the same indentation. A comment
 /// behind the last entry stays with that entry.
-fn push(hosts: &mut Array, host: &str) {
+fn push_host(hosts: &mut Array, host: &str) {
     let text = |raw: Option<&RawString>| raw.and_then(RawString::as_str).unwrap_or_default().to_owned();
-    let lead = hosts.iter().last().map(|last| text(last.decor().prefix())).unwrap_or_default();
-    let Some(at) = lead.rfind('\n') else {
+    let prefix = hosts.iter().last().map(|last| text(last.decor().prefix())).unwrap_or_default();
+    let Some(at) = prefix.rfind('\n') else {
         return hosts.push(host);
     };
-    let indent = lead[at..].to_owned();
-    let mut behind = String::new();
+    let indent = prefix[at..].to_owned();
+    let mut trailing_comment = String::new();
     if let Some(last) = hosts.iter_mut().last() {
-        behind = text(last.decor().suffix());
+        trailing_comment = text(last.decor().suffix());
         last.decor_mut().set_suffix("");
     }
     if hosts.trailing_comma() {
-        behind = text(Some(hosts.trailing()));
+        trailing_comment = text(Some(hosts.trailing()));
     }
     let mut value = Value::from(host);
-    value.decor_mut().set_prefix(format!("{}{indent}", behind.trim_end()));
+    value.decor_mut().set_prefix(format!("{}{indent}", trailing_comment.trim_end()));
     hosts.push_formatted(value);
     hosts.set_trailing_comma(true);
     hosts.set_trailing("\n");
 }
 
-fn add_table(document: &mut DocumentMut, host: &NewHost) -> Result<(), EditError> {
+fn add_host_table(document: &mut DocumentMut, host: &NewHost) -> Result<(), HostEditError> {
     let mut implicit = Table::new();
     implicit.set_implicit(true);
     let hosts = document.entry("hosts").or_insert(Item::Table(implicit));
-    let hosts = hosts.as_table_mut().ok_or_else(|| EditError::Shape("hosts".to_owned()))?;
+    let hosts = hosts.as_table_mut().ok_or_else(|| HostEditError::UnsupportedLayout("hosts".to_owned()))?;
     if !hosts.contains_key(&host.name) {
         let mut table = Table::new();
         table.decor_mut().set_prefix("\n");
         hosts.insert(&host.name, Item::Table(table));
     }
     let table = hosts.get_mut(&host.name).and_then(Item::as_table_like_mut);
-    let table = table.ok_or_else(|| EditError::Shape(format!("hosts.{}", host.name)))?;
-    let mut filler = Filler { table, host: &host.name };
-    filler.set("address", Some(host.address.as_str().into()))?;
-    filler.host_keys(&host.host_keys)?;
-    filler.set("port", host.port.map(|port| i64::from(port).into()))?;
-    filler.set("user", host.user.as_deref().map(Value::from))?;
-    filler.set("key", host.key.as_deref().map(Value::from))?;
-    filler.set("jump", host.jump.as_deref().map(Value::from))?;
-    filler.set("zone", host.zone.as_deref().map(Value::from))?;
-    filler.memory(host.memory)
+    let table = table.ok_or_else(|| HostEditError::UnsupportedLayout(format!("hosts.{}", host.name)))?;
+    let mut filler = HostTableEditor { table, host: &host.name };
+    filler.set_field("address", Some(host.address.as_str().into()))?;
+    filler.set_host_keys(&host.host_keys)?;
+    filler.set_field("port", host.port.map(|port| i64::from(port).into()))?;
+    filler.set_field("user", host.user.as_deref().map(Value::from))?;
+    filler.set_field("key", host.key.as_deref().map(Value::from))?;
+    filler.set_field("jump", host.jump.as_deref().map(Value::from))?;
+    filler.set_field("zone", host.zone.as_deref().map(Value::from))?;
+    filler.set_memory(host.memory)
 }
 
-struct Filler<'a> {
+struct HostTableEditor<'a> {
     table: &'a mut dyn TableLike,
     host: &'a str,
 }
 
-impl Filler<'_> {
-    fn differs(&self, field: &'static str) -> EditError {
+impl HostTableEditor<'_> {
+    fn conflict_error(&self, field: &'static str) -> HostEditError {
         let there = self.table.get(field).map(|item| item.to_string().trim().to_owned()).unwrap_or_default();
-        EditError::Differs { host: self.host.to_owned(), field, there }
+        HostEditError::Conflict { host: self.host.to_owned(), field, existing: there }
     }
 
-    fn set(&mut self, field: &'static str, value: Option<Value>) -> Result<(), EditError> {
+    fn set_field(&mut self, field: &'static str, value: Option<Value>) -> Result<(), HostEditError> {
         let Some(value) = value else { return Ok(()) };
         let Some(there) = self.table.get(field) else {
             self.table.insert(field, Item::Value(value));
@@ -198,20 +201,20 @@ impl Filler<'_> {
             (_, Some(number)) => value.as_integer() == Some(number),
             _ => false,
         };
-        if same { Ok(()) } else { Err(self.differs(field)) }
+        if same { Ok(()) } else { Err(self.conflict_error(field)) }
     }
 
     /// `"16GiB"` and `"16384MiB"` are the same.
-    fn memory(&mut self, memory: Option<Bytes>) -> Result<(), EditError> {
-        let there = self.table.get("memory").and_then(Item::as_str).and_then(|text| text.parse::<Bytes>().ok());
+    fn set_memory(&mut self, memory: Option<ByteSize>) -> Result<(), HostEditError> {
+        let there = self.table.get("memory").and_then(Item::as_str).and_then(|text| text.parse::<ByteSize>().ok());
         if memory.is_some() && there == memory {
             return Ok(());
         }
-        self.set("memory", memory.map(|memory| memory.to_string().into()))
+        self.set_field("memory", memory.map(|memory| memory.to_string().into()))
     }
 
     /// Keys that are there already may be more than the new ones, not fewer.
-    fn host_keys(&mut self, keys: &[HostKey]) -> Result<(), EditError> {
+    fn set_host_keys(&mut self, keys: &[HostKey]) -> Result<(), HostEditError> {
         if keys.is_empty() {
             return Ok(());
         }
@@ -228,6 +231,6 @@ impl Filler<'_> {
             None => there.as_str().into_iter().collect(),
         };
         let known: Vec<HostKey> = texts.iter().filter_map(|text| text.parse().ok()).collect();
-        if keys.iter().all(|key| known.contains(key)) { Ok(()) } else { Err(self.differs("host_key")) }
+        if keys.iter().all(|key| known.contains(key)) { Ok(()) } else { Err(self.conflict_error("host_key")) }
     }
 }

@@ -8,18 +8,24 @@ use toml::de::{DeTable, DeValue};
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Located, Origin, SourceFile};
-use super::unclosed;
+use super::toml_recovery;
 
 /// Parses a whole file. Syntax errors are reported, at most one a line; what could be read is returned nevertheless.
-pub fn parse<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTable<'i>> {
+pub fn parse_table<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTable<'i>> {
     let (mut table, mut errors) = DeTable::parse_recoverable(file.text());
     if errors.iter().any(|error| error.message().starts_with("unclosed")) {
-        let spoiled = unclosed::find(file.text());
-        for one in &spoiled {
+        let unclosed_statements = toml_recovery::find_unclosed(file.text());
+        for one in &unclosed_statements {
             let bracket = &file.text()[one.bracket..=one.bracket];
-            found.push(Diagnostic::at(file, one.bracket..one.bracket + 1, format!("`{bracket}` is never closed")));
+            found.push(Diagnostic::error_at_span(
+                file,
+                one.bracket..one.bracket + 1,
+                format!("`{bracket}` is never closed"),
+            ));
         }
-        (table, errors) = DeTable::parse_recoverable(file.mended(|text| unclosed::blank(text, &spoiled)));
+        (table, errors) = DeTable::parse_recoverable(
+            file.recovered_text(|text| toml_recovery::blank_statements(text, &unclosed_statements)),
+        );
     }
     errors.sort_by_key(|error| error.span().map(|span| span.start));
     let mut last_line = 0;
@@ -38,140 +44,144 @@ pub fn parse<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTab
 /// The parser's second line, where there is one, says what it expected.
 fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnostic {
     let mut lines = message.lines();
-    let diagnostic = Diagnostic::at(file, span, lines.next().unwrap_or("not valid TOML"));
+    let diagnostic = Diagnostic::error_at_span(file, span, lines.next().unwrap_or("not valid TOML"));
     let rest: Vec<&str> = lines.collect();
-    if rest.is_empty() { diagnostic } else { diagnostic.help(rest.join("\n")) }
+    if rest.is_empty() { diagnostic } else { diagnostic.with_help(rest.join("\n")) }
 }
 
 /// A table of a file, of which fields are taken one by one; what was never asked for is an unknown key in the end.
-pub struct Fields<'t, 'i> {
+pub struct TableReader<'t, 'i> {
     file: &'t SourceFile,
     table: &'t DeTable<'i>,
     span: Range<usize>,
-    asked: Vec<&'static str>,
+    known_keys: Vec<&'static str>,
 }
 
-impl<'t, 'i> Fields<'t, 'i> {
+impl<'t, 'i> TableReader<'t, 'i> {
     /// A table that stands at `span` (for the root: the whole file).
     pub fn new(file: &'t SourceFile, table: &'t DeTable<'i>, span: Range<usize>) -> Self {
-        Self { file, table, span, asked: Vec::new() }
+        Self { file, table, span, known_keys: Vec::new() }
     }
 
     /// Where the table stands.
-    pub fn origin(&self) -> Origin {
-        Origin::at(self.file, self.span.clone())
+    pub fn table_origin(&self) -> Origin {
+        Origin::at_span(self.file, self.span.clone())
     }
 
     /// Takes a field as it is.
-    pub fn raw(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
-        self.asked.push(key);
+    pub fn take_raw(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'i>>> {
+        self.known_keys.push(key);
         self.table.get(key)
     }
 
     /// Where a field's value stands; the table's place where the field is absent.
-    pub fn place(&self, key: &str) -> Origin {
-        self.table.get(key).map_or_else(|| self.origin(), |value| Origin::at(self.file, value.span()))
+    pub fn field_origin(&self, key: &str) -> Origin {
+        self.table.get(key).map_or_else(|| self.table_origin(), |value| Origin::at_span(self.file, value.span()))
     }
 
     /// Takes a string.
-    pub fn string(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<String>> {
-        let value = self.raw(key)?;
-        string(self.file, key, value, found)
+    pub fn take_string(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<String>> {
+        let value = self.take_raw(key)?;
+        read_string(self.file, key, value, found)
     }
 
     /// Takes a string and parses it; what the parser says becomes the message.
-    pub fn parsed<T, E: fmt::Display>(
+    pub fn take_parsed<T, E: fmt::Display>(
         &mut self,
         key: &'static str,
         found: &mut Diagnostics,
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<Located<T>> {
-        let text = self.string(key, found)?;
+        let text = self.take_string(key, found)?;
         match parse(&text.value) {
             Ok(value) => Some(Located::new(value, text.origin)),
             Err(error) => {
-                found.push(Diagnostic::on(&text.origin, error.to_string()));
+                found.push(Diagnostic::error_at(&text.origin, error.to_string()));
                 None
             }
         }
     }
 
     /// Takes `true` or `false`.
-    pub fn bool(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<bool>> {
-        let value = self.raw(key)?;
+    pub fn take_bool(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<bool>> {
+        let value = self.take_raw(key)?;
         match value.get_ref() {
-            DeValue::Boolean(flag) => Some(Located::new(*flag, Origin::at(self.file, value.span()))),
-            _ => self.wrong(key, value, "true or false", found),
+            DeValue::Boolean(flag) => Some(Located::new(*flag, Origin::at_span(self.file, value.span()))),
+            _ => self.report_wrong_type(key, value, "true or false", found),
         }
     }
 
     /// Takes a whole number within bounds.
-    pub fn integer(
+    pub fn take_integer(
         &mut self,
         key: &'static str,
         bounds: RangeInclusive<i64>,
         found: &mut Diagnostics,
     ) -> Option<Located<i64>> {
-        let value = self.raw(key)?;
+        let value = self.take_raw(key)?;
         let DeValue::Integer(digits) = value.get_ref() else {
-            return self.wrong(key, value, "a whole number", found);
+            return self.report_wrong_type(key, value, "a whole number", found);
         };
         match i64::from_str_radix(digits.as_str(), digits.radix()).ok().filter(|n| bounds.contains(n)) {
-            Some(n) => Some(Located::new(n, Origin::at(self.file, value.span()))),
+            Some(n) => Some(Located::new(n, Origin::at_span(self.file, value.span()))),
             None => {
                 let message = format!("`{key}` must be between {} and {}", bounds.start(), bounds.end());
-                found.push(Diagnostic::at(self.file, value.span(), message));
+                found.push(Diagnostic::error_at_span(self.file, value.span(), message));
                 None
             }
         }
     }
 
     /// Takes a finite number, whole or not.
-    pub fn number(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<f64>> {
-        let value = self.raw(key)?;
+    pub fn take_number(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Located<f64>> {
+        let value = self.take_raw(key)?;
         let number = match value.get_ref() {
             DeValue::Integer(digits) => i64::from_str_radix(digits.as_str(), digits.radix()).ok().map(|n| n as f64),
             DeValue::Float(digits) => digits.as_str().parse().ok().filter(|n: &f64| n.is_finite()),
             _ => None,
         };
         match number {
-            Some(number) => Some(Located::new(number, Origin::at(self.file, value.span()))),
-            None => self.wrong(key, value, "a finite number", found),
+            Some(number) => Some(Located::new(number, Origin::at_span(self.file, value.span()))),
+            None => self.report_wrong_type(key, value, "a finite number", found),
         }
     }
 
     /// Takes a list of strings; an absent list is empty.
-    pub fn strings(&mut self, key: &'static str, found: &mut Diagnostics) -> Vec<Located<String>> {
-        let Some(value) = self.raw(key) else { return Vec::new() };
+    pub fn take_strings(&mut self, key: &'static str, found: &mut Diagnostics) -> Vec<Located<String>> {
+        let Some(value) = self.take_raw(key) else { return Vec::new() };
         match value.get_ref() {
-            DeValue::Array(items) => items.iter().filter_map(|item| string(self.file, key, item, found)).collect(),
+            DeValue::Array(items) => items.iter().filter_map(|item| read_string(self.file, key, item, found)).collect(),
             _ => {
-                let _: Option<()> = self.wrong(key, value, "a list of strings", found);
+                let _: Option<()> = self.report_wrong_type(key, value, "a list of strings", found);
                 Vec::new()
             }
         }
     }
 
     /// Takes a sub-table.
-    pub fn table(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<Fields<'t, 'i>> {
-        let value = self.raw(key)?;
+    pub fn take_table(&mut self, key: &'static str, found: &mut Diagnostics) -> Option<TableReader<'t, 'i>> {
+        let value = self.take_raw(key)?;
         match value.get_ref() {
-            DeValue::Table(table) => Some(Fields::new(self.file, table, value.span())),
-            _ => self.wrong(key, value, "a table", found),
+            DeValue::Table(table) => Some(TableReader::new(self.file, table, value.span())),
+            _ => self.report_wrong_type(key, value, "a table", found),
         }
     }
 
     /// All entries of a table whose keys are free names, in the order of the file, each with its key's place. What is
     /// not a table is reported and left out.
-    pub fn tables(&self, what: &str, found: &mut Diagnostics) -> Vec<(Located<String>, Fields<'t, 'i>)> {
+    pub fn named_tables(&self, what: &str, found: &mut Diagnostics) -> Vec<(Located<String>, TableReader<'t, 'i>)> {
         let mut entries = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
-            let name = Located::new(key.get_ref().to_string(), Origin::at(self.file, key.span()));
+            let name = Located::new(key.get_ref().to_string(), Origin::at_span(self.file, key.span()));
             match value.get_ref() {
-                DeValue::Table(table) => entries.push((name, Fields::new(self.file, table, value.span()))),
+                DeValue::Table(table) => entries.push((name, TableReader::new(self.file, table, value.span()))),
                 other => found.push(
-                    Diagnostic::at(self.file, value.span(), format!("{what} `{}` is not a table", name.value))
-                        .label(format!("this is {}", type_name(other))),
+                    Diagnostic::error_at_span(
+                        self.file,
+                        value.span(),
+                        format!("{what} `{}` is not a table", name.value),
+                    )
+                    .with_label(format!("this is {}", type_name(other))),
                 ),
             }
         }
@@ -180,35 +190,41 @@ impl<'t, 'i> Fields<'t, 'i> {
     }
 
     /// All entries as they are, in the order of the file.
-    pub fn entries(&self) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
+    pub fn sorted_entries(&self) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         entries
     }
 
     /// Reports every key that was never asked for, with a suggestion. `what` names the table: "a host".
-    pub fn finish(self, what: &str, found: &mut Diagnostics) {
+    pub fn report_unknown_keys(self, what: &str, found: &mut Diagnostics) {
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();
-            if !self.asked.contains(&name) {
+            if !self.known_keys.contains(&name) {
                 found.push(
-                    Diagnostic::at(self.file, key.span(), format!("unknown key `{name}` in {what}"))
-                        .suggest_or_list(name, self.asked.iter().copied()),
+                    Diagnostic::error_at_span(self.file, key.span(), format!("unknown key `{name}` in {what}"))
+                        .suggest_or_list(name, self.known_keys.iter().copied()),
                 );
             }
         }
     }
 
-    fn wrong<T>(&self, key: &str, value: &Spanned<DeValue<'i>>, wanted: &str, found: &mut Diagnostics) -> Option<T> {
-        found.push(wrong_type(self.file, key, value, wanted));
+    fn report_wrong_type<T>(
+        &self,
+        key: &str,
+        value: &Spanned<DeValue<'i>>,
+        wanted: &str,
+        found: &mut Diagnostics,
+    ) -> Option<T> {
+        found.push(wrong_type_error(self.file, key, value, wanted));
         None
     }
 }
 
 /// The error for a value of the wrong type.
-pub fn wrong_type(file: &SourceFile, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Diagnostic {
-    Diagnostic::at(file, value.span(), format!("`{key}` must be {wanted}"))
-        .label(format!("this is {}", type_name(value.get_ref())))
+pub fn wrong_type_error(file: &SourceFile, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Diagnostic {
+    Diagnostic::error_at_span(file, value.span(), format!("`{key}` must be {wanted}"))
+        .with_label(format!("this is {}", type_name(value.get_ref())))
 }
 
 /// A TOML value's type with its article.
@@ -224,16 +240,16 @@ pub fn type_name(value: &DeValue<'_>) -> &'static str {
     }
 }
 
-fn string(
+fn read_string(
     file: &SourceFile,
     key: &str,
     value: &Spanned<DeValue<'_>>,
     found: &mut Diagnostics,
 ) -> Option<Located<String>> {
     match value.get_ref() {
-        DeValue::String(text) => Some(Located::new(text.to_string(), Origin::at(file, value.span()))),
+        DeValue::String(text) => Some(Located::new(text.to_string(), Origin::at_span(file, value.span()))),
         _ => {
-            found.push(wrong_type(file, key, value, "a string"));
+            found.push(wrong_type_error(file, key, value, "a string"));
             None
         }
     }

@@ -5,7 +5,7 @@ pub(super) type Cycle = Vec<usize>;
 
 /// Walks a graph without recursion and gives its nodes with every node before its successors, and the cycles found. An
 /// edge that closes a cycle is left out, so the order is usable in any case.
-pub(super) fn order(successors: &[Vec<usize>]) -> (Vec<usize>, Vec<Cycle>) {
+pub(super) fn topological_order(successors: &[Vec<usize>]) -> (Vec<usize>, Vec<Cycle>) {
     const NEW: u8 = 0;
     const OPEN: u8 = 1;
     const DONE: u8 = 2;
@@ -45,7 +45,7 @@ pub(super) fn order(successors: &[Vec<usize>]) -> (Vec<usize>, Vec<Cycle>) {
 
 /// The depth of each node: 1 without predecessors, else one more than the deepest of them. `order` as from [`order`];
 /// edges that point backwards in it are ignored.
-pub(super) fn depths(successors: &[Vec<usize>], order: &[usize]) -> Vec<usize> {
+pub(super) fn node_depths(successors: &[Vec<usize>], order: &[usize]) -> Vec<usize> {
     let mut position = vec![0; successors.len()];
     order.iter().enumerate().for_each(|(at, node)| position[*node] = at);
     let mut depth = vec![1; successors.len()];
@@ -61,31 +61,31 @@ pub(super) fn depths(successors: &[Vec<usize>], order: &[usize]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::{depths, order};
+    use super::{node_depths, topological_order};
 
     #[test]
-    fn parents_come_first_and_the_longest_way_counts() {
+    fn parents_come_first_and_the_longest_path_sets_the_depth() {
         // 2 → 1 → 0 and 2 → 0
         let graph = [vec![], vec![0], vec![0, 1]];
-        let (sorted, cycles) = order(&graph);
+        let (sorted, cycles) = topological_order(&graph);
         assert_eq!(sorted, [2, 1, 0]);
         assert!(cycles.is_empty());
-        assert_eq!(depths(&graph, &sorted), [3, 2, 1]);
+        assert_eq!(node_depths(&graph, &sorted), [3, 2, 1]);
     }
 
     #[test]
-    fn cycles_are_named_and_survived() {
+    fn cycles_are_reported_and_left_out() {
         let graph = [vec![1], vec![2], vec![0], vec![3]];
-        let (sorted, cycles) = order(&graph);
+        let (sorted, cycles) = topological_order(&graph);
         assert_eq!(cycles, [vec![0, 1, 2, 0], vec![3, 3]]);
         assert_eq!(sorted.len(), 4);
-        assert_eq!(depths(&graph, &sorted), [1, 2, 3, 1]);
+        assert_eq!(node_depths(&graph, &sorted), [1, 2, 3, 1]);
     }
 
     #[test]
-    fn a_long_chain_needs_no_stack() {
+    fn long_chains_do_not_recurse() {
         let graph: Vec<Vec<usize>> = (0..100_000).map(|n| if n < 99_999 { vec![n + 1] } else { vec![] }).collect();
-        let (sorted, _) = order(&graph);
-        assert_eq!(depths(&graph, &sorted)[99_999], 100_000);
+        let (sorted, _) = topological_order(&graph);
+        assert_eq!(node_depths(&graph, &sorted)[99_999], 100_000);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::bytes::Bytes;
+use super::byte_size::ByteSize;
 use super::host_key::HostKey;
 use super::secrets::Secrets;
 use super::source::{Located, Origin};
@@ -12,7 +12,7 @@ use super::vars::Vars;
 
 /// How to get to a host that is not reached directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Jump {
+pub enum ProxyJump {
     /// Over another host of this inventory, with all that it says about itself (its own jump too).
     Host(String),
     /// Over a host that the inventory does not have.
@@ -28,7 +28,7 @@ pub enum Jump {
 
 /// A host with everything that applies to it: its own table over its groups over the defaults.
 #[derive(Clone, Debug)]
-pub struct Host {
+pub struct InventoryHost {
     /// Its name in the inventory.
     pub name: String,
     /// Where it is first named.
@@ -46,11 +46,11 @@ pub struct Host {
     /// The pinned public keys; empty where none is known yet.
     pub host_keys: Vec<Located<HostKey>>,
     /// The host to go over.
-    pub jump: Option<Jump>,
+    pub jump: Option<ProxyJump>,
     /// The failure zone, which is also the group `zone_NAME`.
     pub zone: Option<String>,
     /// What shards may use.
-    pub memory: Option<Bytes>,
+    pub memory: Option<ByteSize>,
     /// The share of load relative to other hosts; 1.0 where not given, always above 0 and finite.
     pub weight: f64,
     /// Whether shards are to leave this host.
@@ -66,7 +66,7 @@ pub struct Host {
 
 /// A group with all its hosts, those of its children included.
 #[derive(Clone, Debug)]
-pub struct Group {
+pub struct HostGroup {
     /// Its name.
     pub name: String,
     /// Where it is defined.
@@ -85,9 +85,9 @@ pub struct Group {
 #[derive(Clone, Debug)]
 pub struct Inventory {
     pub(super) dir: PathBuf,
-    pub(super) hosts: Vec<Host>,
+    pub(super) hosts: Vec<InventoryHost>,
     pub(super) host_index: HashMap<String, usize>,
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<HostGroup>,
     pub(super) group_index: HashMap<String, usize>,
     pub(super) zones: BTreeMap<String, Vec<usize>>,
     /// `zone_NAME` for each zone.
@@ -103,28 +103,28 @@ impl Inventory {
     }
 
     /// All hosts, in the order in which the files first name them.
-    pub fn hosts(&self) -> &[Host] {
+    pub fn hosts(&self) -> &[InventoryHost] {
         &self.hosts
     }
 
     /// A host by name.
-    pub fn host(&self, name: &str) -> Option<&Host> {
+    pub fn find_host(&self, name: &str) -> Option<&InventoryHost> {
         self.host_index.get(name).map(|index| &self.hosts[*index])
     }
 
     /// The defined groups in the order of the files; `all` and the zones' groups only where a file defines them.
-    pub fn groups(&self) -> &[Group] {
+    pub fn groups(&self) -> &[HostGroup] {
         &self.groups
     }
 
     /// A defined group by name.
-    pub fn group(&self, name: &str) -> Option<&Group> {
+    pub fn find_group(&self, name: &str) -> Option<&HostGroup> {
         self.group_index.get(name).map(|index| &self.groups[*index])
     }
 
     /// The hosts of a group, of `all` or of a zone's group (`zone_a`); `None` where there is no such group.
-    pub fn hosts_in(&self, group: &str) -> Option<Vec<&Host>> {
-        self.members(group).map(|members| members.iter().map(|index| &self.hosts[*index]).collect())
+    pub fn hosts_in(&self, group: &str) -> Option<Vec<&InventoryHost>> {
+        self.member_indices(group).map(|members| members.iter().map(|index| &self.hosts[*index]).collect())
     }
 
     /// The zones in alphabetical order.
@@ -134,15 +134,15 @@ impl Inventory {
 
     /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown host.
     pub fn groups_of(&self, host: &str) -> Vec<&str> {
-        let groups = self.host(host).map(|host| host.groups.as_slice()).unwrap_or_default();
+        let groups = self.find_host(host).map(|host| host.groups.as_slice()).unwrap_or_default();
         groups.iter().map(|index| self.groups[*index].name.as_str()).filter(|name| *name != "all").collect()
     }
 
     /// The variables of a host, merged, each with the place that won. Lowest precedence first: `[defaults] vars` <
     /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A table
     /// is replaced as a whole. Empty for an unknown host.
-    pub fn vars(&self, host: &str) -> Vars {
-        let Some(host) = self.host(host) else { return Vars::new() };
+    pub fn merged_vars(&self, host: &str) -> Vars {
+        let Some(host) = self.find_host(host) else { return Vars::new() };
         let mut merged = self.default_vars.clone();
         for group in &host.groups {
             merged.extend(self.groups[*group].vars.clone());
@@ -157,7 +157,7 @@ impl Inventory {
     }
 
     /// Indices of a group's hosts, implicit groups included.
-    pub(super) fn members(&self, group: &str) -> Option<Vec<usize>> {
+    pub(super) fn member_indices(&self, group: &str) -> Option<Vec<usize>> {
         if group == "all" {
             return Some((0..self.hosts.len()).collect());
         }

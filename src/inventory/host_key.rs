@@ -19,20 +19,20 @@ pub struct HostKey {
 pub enum HostKeyError {
     /// Not of the form `type base64`.
     #[error("a host key is `type base64`, as `ssh-keyscan` prints it after the host")]
-    Form,
+    InvalidFormat,
     /// A type that is unknown or no longer trusted.
     #[error("`{0}` is not a host key type")]
-    Algorithm(String),
+    UnknownAlgorithm(String),
     /// The second word is not base64, so it was cut or mistyped.
     #[error("the host key's second word is not valid base64; was it cut short?")]
-    Base64,
+    InvalidBase64,
     /// The decoded key is of another type or length than its first word says.
     #[error("the host key does not hold what its type `{0}` says; was it cut short?")]
-    Content(&'static str),
+    ContentMismatch(&'static str),
 }
 
 /// The types that are taken, strongest habit first.
-pub const ALGORITHMS: [&str; 7] = [
+pub const HOST_KEY_ALGORITHMS: [&str; 7] = [
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
     "ecdsa-sha2-nistp384",
@@ -71,22 +71,26 @@ impl FromStr for HostKey {
     fn from_str(text: &str) -> Result<Self, HostKeyError> {
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         let (Some(name), Some(encoded)) = (words.next(), words.next()) else {
-            return Err(HostKeyError::Form);
+            return Err(HostKeyError::InvalidFormat);
         };
         if text.contains(|c: char| c.is_control()) {
-            return Err(HostKeyError::Form);
+            return Err(HostKeyError::InvalidFormat);
         }
-        let algorithm = *ALGORITHMS
+        let algorithm = *HOST_KEY_ALGORITHMS
             .iter()
             .find(|known| **known == name)
-            .ok_or_else(|| HostKeyError::Algorithm(name.escape_debug().to_string()))?;
-        let blob = STANDARD.decode(encoded).map_err(|_| HostKeyError::Base64)?;
-        if is_whole(algorithm, &blob) { Ok(Self { algorithm, blob }) } else { Err(HostKeyError::Content(algorithm)) }
+            .ok_or_else(|| HostKeyError::UnknownAlgorithm(name.escape_debug().to_string()))?;
+        let blob = STANDARD.decode(encoded).map_err(|_| HostKeyError::InvalidBase64)?;
+        if is_well_formed(algorithm, &blob) {
+            Ok(Self { algorithm, blob })
+        } else {
+            Err(HostKeyError::ContentMismatch(algorithm))
+        }
     }
 }
 
 /// RFC 4253 §6.6: length-prefixed strings to the very end, the first of them the type's name.
-fn is_whole(algorithm: &str, blob: &[u8]) -> bool {
+fn is_well_formed(algorithm: &str, blob: &[u8]) -> bool {
     let mut rest = blob;
     let mut parts: Vec<&[u8]> = Vec::new();
     while !rest.is_empty() {
@@ -117,7 +121,7 @@ mod tests {
     const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
     #[test]
-    fn a_key_is_read_and_written() {
+    fn keys_parse_and_display() {
         let key: HostKey = format!("{KEY} root@redis-01").parse().unwrap();
         assert_eq!(key.to_string(), KEY);
         // GitHub's published ed25519 key and fingerprint.
@@ -127,15 +131,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_key_says_why() {
+    fn invalid_keys_name_the_reason() {
         let cut = &KEY[..KEY.len() - 4];
         for (text, error) in [
-            ("ssh-ed25519", HostKeyError::Form),
-            ("ssh-ed25519 AAAA\nevil *", HostKeyError::Form),
-            ("ssh-dss AAAA", HostKeyError::Algorithm("ssh-dss".into())),
-            ("ssh-ed25519 AAA…", HostKeyError::Base64),
-            (cut, HostKeyError::Content("ssh-ed25519")),
-            (&KEY.replace("ssh-ed25519 ", "ssh-rsa "), HostKeyError::Content("ssh-rsa")),
+            ("ssh-ed25519", HostKeyError::InvalidFormat),
+            ("ssh-ed25519 AAAA\nevil *", HostKeyError::InvalidFormat),
+            ("ssh-dss AAAA", HostKeyError::UnknownAlgorithm("ssh-dss".into())),
+            ("ssh-ed25519 AAA…", HostKeyError::InvalidBase64),
+            (cut, HostKeyError::ContentMismatch("ssh-ed25519")),
+            (&KEY.replace("ssh-ed25519 ", "ssh-rsa "), HostKeyError::ContentMismatch("ssh-rsa")),
         ] {
             assert_eq!(text.parse::<HostKey>(), Err(error), "{text}");
         }

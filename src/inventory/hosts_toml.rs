@@ -7,184 +7,185 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::bytes::Bytes;
+use super::byte_size::ByteSize;
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::draft::{Connection, Draft, GroupDraft, HostDraft, JumpDraft};
 use super::duration::parse_duration;
-use super::fields::{self, Fields};
-use super::host_key::{ALGORITHMS, HostKey, HostKeyError};
+use super::fields::{self, TableReader};
+use super::host_key::{HOST_KEY_ALGORITHMS, HostKey, HostKeyError};
+use super::raw::{ConnectionSettings, RawGroup, RawHost, RawInventory, RawJump};
 use super::source::{Located, Origin, SourceFile};
 use super::vars::read_vars;
-use super::{name, range};
+use super::{range, validate};
 
 /// How long connecting may take.
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Reads a `hosts.toml`; paths in it are relative to `dir`.
-pub(super) fn read(file: &SourceFile, dir: &Path, found: &mut Diagnostics) -> Draft {
-    let root = fields::parse(file, found);
-    let mut reader = Reader { file, dir, found };
-    let mut top = Fields::new(file, root.get_ref(), root.span());
-    let mut draft = Draft::default();
-    if let Some(mut defaults) = top.table("defaults", reader.found) {
-        draft.defaults = reader.connection(&mut defaults);
+pub(super) fn read_hosts_toml(file: &SourceFile, dir: &Path, found: &mut Diagnostics) -> RawInventory {
+    let root = fields::parse_table(file, found);
+    let mut reader = HostsTomlReader { file, dir, found };
+    let mut top = TableReader::new(file, root.get_ref(), root.span());
+    let mut draft = RawInventory::default();
+    if let Some(mut defaults) = top.take_table("defaults", reader.found) {
+        draft.defaults = reader.read_connection(&mut defaults);
         draft.default_vars = read_vars(file, &mut defaults, reader.found);
-        defaults.finish("[defaults]", reader.found);
+        defaults.report_unknown_keys("[defaults]", reader.found);
     }
-    if let Some(groups) = top.table("groups", reader.found) {
-        for (name, fields) in groups.tables("group", reader.found) {
-            draft.groups.push(reader.group(name, fields));
+    if let Some(groups) = top.take_table("groups", reader.found) {
+        for (name, fields) in groups.named_tables("group", reader.found) {
+            draft.groups.push(reader.read_group(name, fields));
         }
     }
-    if let Some(hosts) = top.table("hosts", reader.found) {
-        for (name, fields) in hosts.tables("host", reader.found) {
-            draft.hosts.push(reader.host(name, fields));
+    if let Some(hosts) = top.take_table("hosts", reader.found) {
+        for (name, fields) in hosts.named_tables("host", reader.found) {
+            draft.hosts.push(reader.read_host(name, fields));
         }
     }
-    top.finish("hosts.toml", reader.found);
+    top.report_unknown_keys("hosts.toml", reader.found);
     draft
 }
 
-struct Reader<'a> {
+struct HostsTomlReader<'a> {
     file: &'a SourceFile,
     dir: &'a Path,
     found: &'a mut Diagnostics,
 }
 
-impl Reader<'_> {
-    fn connection(&mut self, fields: &mut Fields<'_, '_>) -> Connection {
-        let user = fields.parsed("user", self.found, |text| name::check_user(text).map(|()| text.to_owned()));
-        let become_root = fields.bool("become", self.found);
+impl HostsTomlReader<'_> {
+    fn read_connection(&mut self, fields: &mut TableReader<'_, '_>) -> ConnectionSettings {
+        let user = fields.take_parsed("user", self.found, |text| validate::check_user(text).map(|()| text.to_owned()));
+        let become_root = fields.take_bool("become", self.found);
         let dir = self.dir;
-        let key = fields.parsed("key", self.found, |text| resolve_path(dir, text));
-        let ssh_config = fields.parsed("ssh_config", self.found, |text| resolve_path(dir, text));
-        let port = fields.integer("port", 1..=65535, self.found);
+        let key = fields.take_parsed("key", self.found, |text| resolve_path(dir, text));
+        let ssh_config = fields.take_parsed("ssh_config", self.found, |text| resolve_path(dir, text));
+        let port = fields.take_integer("port", 1..=65535, self.found);
         // The bounds above are those of a port.
         let port = port.map(|port| Located::new(port.value as u16, port.origin));
-        let jump = self.jump(fields);
-        let connect_timeout = self.timeout(fields);
-        Connection { user, become_root, key, port, jump, ssh_config, connect_timeout }
+        let jump = self.read_jump(fields);
+        let connect_timeout = self.read_timeout(fields);
+        ConnectionSettings { user, become_root, key, port, jump, ssh_config, connect_timeout }
     }
 
-    fn jump(&mut self, fields: &mut Fields<'_, '_>) -> Option<Located<JumpDraft>> {
-        let value = fields.raw("jump")?;
-        let origin = Origin::at(self.file, value.span());
+    fn read_jump(&mut self, fields: &mut TableReader<'_, '_>) -> Option<Located<RawJump>> {
+        let value = fields.take_raw("jump")?;
+        let origin = Origin::at_span(self.file, value.span());
         match value.get_ref() {
-            DeValue::Boolean(false) => Some(Located::new(JumpDraft::Off, origin)),
+            DeValue::Boolean(false) => Some(Located::new(RawJump::Disabled, origin)),
             DeValue::String(text) => match parse_jump(text) {
                 Ok(jump) => Some(Located::new(jump, origin)),
                 Err(message) => {
                     let help = "name a host of this inventory, or write user@host:port";
-                    self.found.push(Diagnostic::on(&origin, message).help(help));
+                    self.found.push(Diagnostic::error_at(&origin, message).with_help(help));
                     None
                 }
             },
             _ => {
                 let wanted = "a host of the inventory, user@host:port, or false";
-                self.found.push(fields::wrong_type(self.file, "jump", value, wanted));
+                self.found.push(fields::wrong_type_error(self.file, "jump", value, wanted));
                 None
             }
         }
     }
 
-    fn timeout(&mut self, fields: &mut Fields<'_, '_>) -> Option<Located<Duration>> {
-        let value = fields.raw("connect_timeout")?;
+    fn read_timeout(&mut self, fields: &mut TableReader<'_, '_>) -> Option<Located<Duration>> {
+        let value = fields.take_raw("connect_timeout")?;
         let DeValue::String(text) = value.get_ref() else {
             let wanted = "a duration such as \"10s\"";
-            self.found.push(fields::wrong_type(self.file, "connect_timeout", value, wanted));
+            self.found.push(fields::wrong_type_error(self.file, "connect_timeout", value, wanted));
             return None;
         };
         let in_range = parse_duration(text).and_then(|timeout| match timeout {
             timeout if CONNECT_TIMEOUTS.contains(&timeout) => Ok(timeout),
             _ => Err("`connect_timeout` must be between 1s and 10m, for example 10s".to_owned()),
         });
-        let origin = Origin::at(self.file, value.span());
+        let origin = Origin::at_span(self.file, value.span());
         match in_range {
             Ok(timeout) => Some(Located::new(timeout, origin)),
             Err(message) => {
-                self.found.push(Diagnostic::on(&origin, message));
+                self.found.push(Diagnostic::error_at(&origin, message));
                 None
             }
         }
     }
 
-    fn group(&mut self, name: Located<String>, mut fields: Fields<'_, '_>) -> GroupDraft {
+    fn read_group(&mut self, name: Located<String>, mut fields: TableReader<'_, '_>) -> RawGroup {
         let mut members = Vec::new();
-        for entry in fields.strings("hosts", self.found) {
-            self.members(&entry, &mut members);
+        for entry in fields.take_strings("hosts", self.found) {
+            self.expand_members(&entry, &mut members);
         }
-        let children = fields.strings("children", self.found);
-        let connection = self.connection(&mut fields);
+        let children = fields.take_strings("children", self.found);
+        let connection = self.read_connection(&mut fields);
         let vars = read_vars(self.file, &mut fields, self.found);
-        fields.finish("a group", self.found);
-        GroupDraft { name, members, children, connection, vars }
+        fields.report_unknown_keys("a group", self.found);
+        RawGroup { name, members, children, connection, vars }
     }
 
-    fn members(&mut self, entry: &Located<String>, members: &mut Vec<Located<String>>) {
-        let names = match range::expand(&entry.value) {
+    fn expand_members(&mut self, entry: &Located<String>, members: &mut Vec<Located<String>>) {
+        let names = match range::expand_ranges(&entry.value) {
             Ok(names) => names,
-            Err(message) => return self.found.push(Diagnostic::on(&entry.origin, message)),
+            Err(message) => return self.found.push(Diagnostic::error_at(&entry.origin, message)),
         };
         // One message says enough for all the names of a range.
-        match names.iter().find_map(|name| name::check_host(name).err()) {
-            Some(message) => self.found.push(Diagnostic::on(&entry.origin, message)),
+        match names.iter().find_map(|name| validate::check_host(name).err()) {
+            Some(message) => self.found.push(Diagnostic::error_at(&entry.origin, message)),
             None => members.extend(names.into_iter().map(|name| Located::new(name, entry.origin.clone()))),
         }
     }
 
-    fn host(&mut self, name: Located<String>, mut fields: Fields<'_, '_>) -> HostDraft {
-        let mut host = HostDraft::named(name);
-        host.has_address = fields.raw("address").is_some();
-        let checked = |text: &str| name::check_address(text).map(|()| text.to_owned());
-        host.address = fields.parsed("address", self.found, checked);
-        host.host_keys = self.host_keys(&mut fields);
-        host.connection = self.connection(&mut fields);
-        host.zone = fields.parsed("zone", self.found, |text| name::check_group(text).map(|()| text.to_owned()));
-        host.memory = self.memory(&mut fields);
-        host.weight = fields.number("weight", self.found).filter(|weight| {
+    fn read_host(&mut self, name: Located<String>, mut fields: TableReader<'_, '_>) -> RawHost {
+        let mut host = RawHost::with_name(name);
+        host.has_address = fields.take_raw("address").is_some();
+        let checked = |text: &str| validate::check_address(text).map(|()| text.to_owned());
+        host.address = fields.take_parsed("address", self.found, checked);
+        host.host_keys = self.read_host_keys(&mut fields);
+        host.connection = self.read_connection(&mut fields);
+        host.zone =
+            fields.take_parsed("zone", self.found, |text| validate::check_group(text).map(|()| text.to_owned()));
+        host.memory = self.read_memory(&mut fields);
+        host.weight = fields.take_number("weight", self.found).filter(|weight| {
             let sane = weight.value > 0.0;
             if !sane {
                 let help = "to move everything off a host, set `drain = true`";
-                self.found.push(Diagnostic::on(&weight.origin, "`weight` must be more than 0").help(help));
+                self.found.push(Diagnostic::error_at(&weight.origin, "`weight` must be more than 0").with_help(help));
             }
             sane
         });
-        host.drain = fields.bool("drain", self.found).is_some_and(|drain| drain.value);
+        host.drain = fields.take_bool("drain", self.found).is_some_and(|drain| drain.value);
         host.vars = read_vars(self.file, &mut fields, self.found);
-        fields.finish("a host", self.found);
+        fields.report_unknown_keys("a host", self.found);
         host
     }
 
-    fn memory(&mut self, fields: &mut Fields<'_, '_>) -> Option<Located<Bytes>> {
-        let text = fields.string("memory", self.found)?;
+    fn read_memory(&mut self, fields: &mut TableReader<'_, '_>) -> Option<Located<ByteSize>> {
+        let text = fields.take_string("memory", self.found)?;
         match text.value.parse() {
-            Ok(bytes) if bytes > Bytes(0) => Some(Located::new(bytes, text.origin)),
+            Ok(bytes) if bytes > ByteSize(0) => Some(Located::new(bytes, text.origin)),
             Ok(_) => {
-                self.found.push(Diagnostic::on(&text.origin, "`memory` must be more than 0"));
+                self.found.push(Diagnostic::error_at(&text.origin, "`memory` must be more than 0"));
                 None
             }
             Err(error) => {
                 let help = "a number with KiB, MiB, GiB, TiB, or KB, MB, GB, TB: \"16GiB\"";
-                self.found.push(Diagnostic::on(&text.origin, error.to_string()).help(help));
+                self.found.push(Diagnostic::error_at(&text.origin, error.to_string()).with_help(help));
                 None
             }
         }
     }
 
-    fn host_keys(&mut self, fields: &mut Fields<'_, '_>) -> Vec<Located<HostKey>> {
-        let Some(value) = fields.raw("host_key") else { return Vec::new() };
+    fn read_host_keys(&mut self, fields: &mut TableReader<'_, '_>) -> Vec<Located<HostKey>> {
+        let Some(value) = fields.take_raw("host_key") else { return Vec::new() };
         match value.get_ref() {
-            DeValue::Array(items) => items.iter().filter_map(|item| self.host_key(item)).collect(),
-            _ => self.host_key(value).into_iter().collect(),
+            DeValue::Array(items) => items.iter().filter_map(|item| self.read_host_key(item)).collect(),
+            _ => self.read_host_key(value).into_iter().collect(),
         }
     }
 
-    fn host_key(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Located<HostKey>> {
+    fn read_host_key(&mut self, value: &Spanned<DeValue<'_>>) -> Option<Located<HostKey>> {
         let DeValue::String(text) = value.get_ref() else {
-            self.found.push(fields::wrong_type(self.file, "host_key", value, "a string or a list of strings"));
+            self.found.push(fields::wrong_type_error(self.file, "host_key", value, "a string or a list of strings"));
             return None;
         };
-        let origin = Origin::at(self.file, value.span());
+        let origin = Origin::at_span(self.file, value.span());
         match text.parse() {
             Ok(key) => Some(Located::new(key, origin)),
             Err(error) => {
@@ -197,21 +198,21 @@ impl Reader<'_> {
 
 /// The finding for a bad host key, with a suggestion where the type is near a known one.
 pub(super) fn host_key_error(origin: &Origin, error: &HostKeyError) -> Diagnostic {
-    let diagnostic = Diagnostic::on(origin, error.to_string());
+    let diagnostic = Diagnostic::error_at(origin, error.to_string());
     match error {
-        HostKeyError::Algorithm(unknown) => diagnostic.suggest_or_list(unknown, ALGORITHMS),
+        HostKeyError::UnknownAlgorithm(unknown) => diagnostic.suggest_or_list(unknown, HOST_KEY_ALGORITHMS),
         _ => diagnostic,
     }
 }
 
 /// Parses `name`, `user@host` and `user@host:port`; an IPv6 address with a port stands in brackets.
-pub(super) fn parse_jump(text: &str) -> Result<JumpDraft, String> {
+pub(super) fn parse_jump(text: &str) -> Result<RawJump, String> {
     let (user, place) = match text.rsplit_once('@') {
         Some((user, place)) => (Some(user), place),
         None => (None, text),
     };
     if let Some(user) = user {
-        name::check_user(user)?;
+        validate::check_user(user)?;
     }
     let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, "")) => (host, None),
@@ -227,16 +228,16 @@ pub(super) fn parse_jump(text: &str) -> Result<JumpDraft, String> {
         Some(port) => port,
         None => None,
     };
-    name::check_address(host)?;
+    validate::check_address(host)?;
     if user.is_none() && port.is_none() && !place.starts_with('[') {
-        return Ok(JumpDraft::Name(host.to_owned()));
+        return Ok(RawJump::Name(host.to_owned()));
     }
-    Ok(JumpDraft::Address { user: user.map(str::to_owned), host: host.to_owned(), port })
+    Ok(RawJump::Address { user: user.map(str::to_owned), host: host.to_owned(), port })
 }
 
 /// An absolute path: relative ones start at the inventory's folder, `~/` at `HOME`.
 pub(super) fn resolve_path(dir: &Path, text: &str) -> Result<PathBuf, String> {
-    name::check_path(text)?;
+    validate::check_path(text)?;
     let joined = match text.strip_prefix('~') {
         None => dir.join(text),
         Some(rest) => match (rest.strip_prefix('/'), std::env::home_dir()) {

@@ -2,13 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::draft::{GroupDraft, HostDraft};
+use super::raw::{RawGroup, RawHost};
 use super::source::Located;
 
 /// The same host from a further source: what the earlier one says stands.
-pub(super) fn merge_hosts(drafts: Vec<HostDraft>) -> Vec<HostDraft> {
+pub(super) fn merge_hosts(drafts: Vec<RawHost>) -> Vec<RawHost> {
     let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
-    let mut merged: Vec<HostDraft> = Vec::with_capacity(drafts.len());
+    let mut merged: Vec<RawHost> = Vec::with_capacity(drafts.len());
     for draft in drafts {
         match index.get(&draft.name.value) {
             None => {
@@ -18,7 +18,7 @@ pub(super) fn merge_hosts(drafts: Vec<HostDraft>) -> Vec<HostDraft> {
             Some(at) => {
                 let first = &mut merged[*at];
                 let mut connection = draft.connection;
-                connection.overlay(&first.connection);
+                connection.override_with(&first.connection);
                 first.connection = connection;
                 first.has_address |= draft.has_address;
                 first.address = first.address.take().or(draft.address);
@@ -39,9 +39,9 @@ pub(super) fn merge_hosts(drafts: Vec<HostDraft>) -> Vec<HostDraft> {
 }
 
 /// The same group from a further source: hosts and children add up, what else the earlier one says stands.
-pub(super) fn merge_groups(drafts: Vec<GroupDraft>) -> Vec<GroupDraft> {
+pub(super) fn merge_groups(drafts: Vec<RawGroup>) -> Vec<RawGroup> {
     let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
-    let mut merged: Vec<GroupDraft> = Vec::with_capacity(drafts.len());
+    let mut merged: Vec<RawGroup> = Vec::with_capacity(drafts.len());
     for draft in drafts {
         match index.get(&draft.name.value) {
             None => {
@@ -54,7 +54,7 @@ pub(super) fn merge_groups(drafts: Vec<GroupDraft>) -> Vec<GroupDraft> {
                 first.members.extend(draft.members.into_iter().filter(|member| !known.contains(&member.value)));
                 first.children.extend(draft.children);
                 let mut connection = draft.connection;
-                connection.overlay(&first.connection);
+                connection.override_with(&first.connection);
                 first.connection = connection;
                 draft.vars.into_iter().for_each(|(name, var)| {
                     first.vars.entry(name).or_insert(var);
@@ -66,7 +66,7 @@ pub(super) fn merge_groups(drafts: Vec<GroupDraft>) -> Vec<GroupDraft> {
 }
 
 /// Every mention of a host, in the order of the files. What has no place (a dynamic inventory) comes last.
-pub(super) fn host_order(hosts: &[HostDraft], groups: &[GroupDraft]) -> Vec<Located<String>> {
+pub(super) fn host_order(hosts: &[RawHost], groups: &[RawGroup]) -> Vec<Located<String>> {
     let members = groups.iter().flat_map(|group| &group.members);
     let mut mentions: Vec<Located<String>> = members.chain(hosts.iter().map(|host| &host.name)).cloned().collect();
     mentions.sort_by_key(|mention| mention.origin.span.as_ref().map_or(usize::MAX, |span| span.start));

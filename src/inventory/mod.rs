@@ -4,10 +4,9 @@
 //! and opens no connection. [`SourceFile`], [`Diagnostic`] and [`fields`] serve other loaders as well.
 
 mod ansible;
-mod bytes;
+mod byte_size;
 mod check;
 mod diagnostic;
-mod draft;
 mod duration;
 mod edit;
 pub mod fields;
@@ -15,31 +14,32 @@ mod graph;
 mod host;
 mod host_key;
 mod hosts_toml;
-mod join;
-mod jump;
 mod load;
 mod merge;
-pub mod name;
+mod proxy_jump;
 mod range;
+mod raw;
 mod read;
+mod resolve;
 mod secrets;
 mod selector;
 mod source;
-mod unclosed;
+mod toml_recovery;
+pub mod validate;
 mod vars;
 
 #[cfg(test)]
 mod tests;
 
-pub use bytes::{Bytes, BytesError};
-pub use diagnostic::{Diagnostic, Diagnostics, Severity, nearest};
+pub use byte_size::{ByteSize, ByteSizeError};
+pub use diagnostic::{Diagnostic, Diagnostics, Severity, nearest_words};
 pub use duration::parse_duration;
-pub use edit::{EditError, NewHost, add_host};
-pub use host::{Group, Host, Inventory, Jump};
+pub use edit::{HostEditError, NewHost, add_host};
+pub use host::{HostGroup, Inventory, InventoryHost, ProxyJump};
 pub use host_key::{HostKey, HostKeyError};
-pub use load::Loaded;
+pub use load::LoadedInventory;
 pub use read::{read_secret_source, read_source};
 pub use secrets::{Secret, Secrets};
 pub use selector::{SelectError, Selector, SelectorError};
 pub use source::{Located, Origin, SourceFile};
-pub use vars::{Value, VarValue, Vars, is_var_name};
+pub use vars::{VarData, Variable, Vars, is_var_name};

@@ -1,22 +1,22 @@
 //! Ranges in host entries: `redis-[01:03]` is redis-01, redis-02, redis-03; `[a:c]` counts letters, `[01:09:2]` in steps.
 
 /// More names than this in one entry are refused: it is a slip, not a fleet.
-pub const MAX_HOSTS: usize = 10_000;
+pub const MAX_RANGE_HOSTS: usize = 10_000;
 
 /// Expands every range of an entry, the last one fastest. An entry without a range is itself.
 ///
 /// # Errors
 /// A sentence that says what is wrong with the entry.
-pub fn expand(entry: &str) -> Result<Vec<String>, String> {
+pub fn expand_ranges(entry: &str) -> Result<Vec<String>, String> {
     let mut names = vec![String::new()];
     let mut rest = entry;
     while let Some(open) = rest.find('[') {
         let Some(length) = rest[open..].find(']') else {
             return Err("`[` without its `]`".to_owned());
         };
-        let parts = one_range(&rest[open + 1..open + length])?;
-        if names.len().saturating_mul(parts.len()) > MAX_HOSTS {
-            return Err(too_many());
+        let parts = parse_range(&rest[open + 1..open + length])?;
+        if names.len().saturating_mul(parts.len()) > MAX_RANGE_HOSTS {
+            return Err(too_many_error());
         }
         let lead = &rest[..open];
         names = names.iter().flat_map(|name| parts.iter().map(move |part| format!("{name}{lead}{part}"))).collect();
@@ -29,11 +29,11 @@ pub fn expand(entry: &str) -> Result<Vec<String>, String> {
     Ok(names)
 }
 
-fn too_many() -> String {
-    format!("the range stands for more than {MAX_HOSTS} hosts")
+fn too_many_error() -> String {
+    format!("the range stands for more than {MAX_RANGE_HOSTS} hosts")
 }
 
-fn one_range(range: &str) -> Result<Vec<String>, String> {
+fn parse_range(range: &str) -> Result<Vec<String>, String> {
     let bounds: Vec<&str> = range.split(':').collect();
     let (from, to, step) = match bounds[..] {
         [from, to] => (from, to, "1"),
@@ -41,12 +41,12 @@ fn one_range(range: &str) -> Result<Vec<String>, String> {
         _ => return Err(format!("`[{range}]` is not a range; write `[01:03]`")),
     };
     let step: usize = step.parse().ok().filter(|step| *step > 0).ok_or("the step of a range is 1 or more")?;
-    if let (Some(first), Some(last)) = (letter(from), letter(to)) {
+    if let (Some(first), Some(last)) = (parse_letter(from), parse_letter(to)) {
         if first.is_ascii_lowercase() != last.is_ascii_lowercase() {
             return Err(format!("the bounds of `[{range}]` are of different case"));
         }
         if first > last {
-            return Err(empty(range));
+            return Err(empty_range_error(range));
         }
         return Ok((first..=last).step_by(step).map(|c| char::from(c).to_string()).collect());
     }
@@ -58,23 +58,23 @@ fn one_range(range: &str) -> Result<Vec<String>, String> {
     if from.starts_with('0') && from.len() > 1 && from.len() != to.len() {
         return Err(format!("the bounds of `[{range}]` have different widths"));
     }
-    let number = |bound: &str| bound.parse::<u64>().map_err(|_| too_many());
+    let number = |bound: &str| bound.parse::<u64>().map_err(|_| too_many_error());
     let (first, last) = (number(from)?, number(to)?);
     if first > last {
-        return Err(empty(range));
+        return Err(empty_range_error(range));
     }
-    if (last - first) / step as u64 >= MAX_HOSTS as u64 {
-        return Err(too_many());
+    if (last - first) / step as u64 >= MAX_RANGE_HOSTS as u64 {
+        return Err(too_many_error());
     }
     let width = from.len();
     Ok((first..=last).step_by(step).map(|n| format!("{n:0width$}")).collect())
 }
 
-fn empty(range: &str) -> String {
+fn empty_range_error(range: &str) -> String {
     format!("the range `[{range}]` is empty: its first bound is the larger one")
 }
 
-fn letter(bound: &str) -> Option<u8> {
+fn parse_letter(bound: &str) -> Option<u8> {
     match bound.as_bytes() {
         [c] if c.is_ascii_alphabetic() => Some(*c),
         _ => None,
@@ -83,7 +83,7 @@ fn letter(bound: &str) -> Option<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::expand;
+    use super::expand_ranges;
 
     #[test]
     fn ranges_are_expanded_in_order() {
@@ -97,12 +97,12 @@ mod tests {
             ("[a:b][1:2].example.org", "a1.example.org a2.example.org b1.example.org b2.example.org"),
             ("r[5:5]", "r5"),
         ] {
-            assert_eq!(expand(entry).unwrap().join(" "), names, "{entry}");
+            assert_eq!(expand_ranges(entry).unwrap().join(" "), names, "{entry}");
         }
     }
 
     #[test]
-    fn bad_ranges_say_why() {
+    fn invalid_ranges_name_the_reason() {
         for (entry, message) in [
             ("r[3:1]", "the range `[3:1]` is empty: its first bound is the larger one"),
             ("r[c:a]", "the range `[c:a]` is empty: its first bound is the larger one"),
@@ -116,8 +116,8 @@ mod tests {
             ("r[1:3", "`[` without its `]`"),
             ("r1:3]", "`]` without its `[`"),
         ] {
-            assert_eq!(expand(entry).unwrap_err(), message, "{entry}");
+            assert_eq!(expand_ranges(entry).unwrap_err(), message, "{entry}");
         }
-        assert_eq!(expand("r[1:10000]").unwrap().len(), 10_000);
+        assert_eq!(expand_ranges("r[1:10000]").unwrap().len(), 10_000);
     }
 }

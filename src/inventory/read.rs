@@ -20,7 +20,7 @@ pub fn read_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
 /// # Errors
 /// As [`read_source`].
 pub fn read_secret_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
-    read(path, |path, text| SourceFile::concealed(path, text))
+    read(path, |path, text| SourceFile::new_concealed(path, text))
 }
 
 fn read(path: &Path, to_source: impl FnOnce(&Path, String) -> SourceFile) -> Result<Option<SourceFile>, Diagnostic> {
@@ -29,11 +29,13 @@ fn read(path: &Path, to_source: impl FnOnce(&Path, String) -> SourceFile) -> Res
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link without its target is a file that cannot be read, not an absent one.
             return match std::fs::symlink_metadata(path) {
-                Ok(_) => Err(Diagnostic::path(path, "cannot be read: the symbolic link points to a missing file")),
+                Ok(_) => {
+                    Err(Diagnostic::error_at_path(path, "cannot be read: the symbolic link points to a missing file"))
+                }
                 Err(_) => Ok(None),
             };
         }
-        Err(error) => return Err(Diagnostic::path(path, format!("cannot be read: {error}"))),
+        Err(error) => return Err(Diagnostic::error_at_path(path, format!("cannot be read: {error}"))),
     };
     match String::from_utf8(bytes) {
         Ok(text) => Ok(Some(to_source(path, text))),
@@ -44,7 +46,7 @@ fn read(path: &Path, to_source: impl FnOnce(&Path, String) -> SourceFile) -> Res
             let file = to_source(path, String::from_utf8_lossy(error.as_bytes()).into_owned());
             let span = start..start + char::REPLACEMENT_CHARACTER.len_utf8();
             let message = format!("cannot be read: the byte 0x{byte:02x} is not valid UTF-8");
-            Err(Diagnostic::at(&file, span, message).help("save the file in the encoding UTF-8"))
+            Err(Diagnostic::error_at_span(&file, span, message).with_help("save the file in the encoding UTF-8"))
         }
     }
 }

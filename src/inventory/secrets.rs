@@ -48,12 +48,12 @@ pub struct Secrets {
 
 impl Secrets {
     /// A secret by its dotted name.
-    pub fn get(&self, name: &str) -> Option<&Secret> {
+    pub fn find_secret(&self, name: &str) -> Option<&Secret> {
         self.values.get(name)
     }
 
     /// The dotted names in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn secret_names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
 
@@ -84,7 +84,7 @@ impl Secrets {
     }
 
     /// The text with every secret's value replaced by `***`, longest values first.
-    pub fn redact(&self, text: &str) -> String {
+    pub fn redact_text(&self, text: &str) -> String {
         let mut values: Vec<&str> =
             self.values.values().map(Secret::expose).filter(|value| !value.is_empty()).collect();
         values.sort_by_key(|value| std::cmp::Reverse(value.len()));
@@ -93,7 +93,7 @@ impl Secrets {
 }
 
 /// Reads `secrets.toml` of a folder; absent is empty. Warns where others may read it.
-pub(super) fn read(dir: &Path, found: &mut Diagnostics) -> Secrets {
+pub(super) fn read_secrets(dir: &Path, found: &mut Diagnostics) -> Secrets {
     let path = dir.join("secrets.toml");
     let file = match read_secret_source(&path) {
         Ok(Some(file)) => file,
@@ -108,14 +108,14 @@ pub(super) fn read(dir: &Path, found: &mut Diagnostics) -> Secrets {
     {
         let message = format!("mode {:04o} opens the secrets to other users", meta.permissions().mode() & 0o7777);
         let help = format!("chmod 600 {}", path.display());
-        found.push(Diagnostic::file(&file, message).warning().help(help));
+        found.push(Diagnostic::error_in_file(&file, message).as_warning().with_help(help));
     }
     let mut secrets = Secrets::default();
-    collect(&file, fields::parse(&file, found).get_ref(), "", (&mut secrets.values, found));
+    collect_strings(&file, fields::parse_table(&file, found).get_ref(), "", (&mut secrets.values, found));
     secrets
 }
 
-fn collect(
+fn collect_strings(
     file: &SourceFile,
     table: &DeTable<'_>,
     prefix: &str,
@@ -125,14 +125,14 @@ fn collect(
         let name = format!("{prefix}{}", key.get_ref());
         if !super::vars::is_var_name(key.get_ref()) {
             let message = "a secret's name is made of letters, digits and `_`, and does not begin with a digit";
-            found.push(Diagnostic::on(&Origin::at(file, key.span()), message));
+            found.push(Diagnostic::error_at(&Origin::at_span(file, key.span()), message));
         }
         match value.get_ref() {
             DeValue::String(text) => {
                 into.insert(name, Secret::new(text.to_string()));
             }
-            DeValue::Table(inner) => collect(file, inner, &format!("{name}."), (&mut *into, &mut *found)),
-            _ => found.push(fields::wrong_type(file, &name, value, "a string or a table of strings")),
+            DeValue::Table(inner) => collect_strings(file, inner, &format!("{name}."), (&mut *into, &mut *found)),
+            _ => found.push(fields::wrong_type_error(file, &name, value, "a string or a table of strings")),
         }
     }
 }

@@ -7,12 +7,12 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::diagnostic::nearest;
-use super::host::{Host, Inventory};
+use super::diagnostic::nearest_words;
+use super::host::{Inventory, InventoryHost};
 use super::range;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Operator {
+enum SetOperator {
     Union,
     Intersection,
     Exclusion,
@@ -20,8 +20,8 @@ enum Operator {
 
 /// An operator and the names it applies to: several where a range was written, which then count as their union.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Term {
-    operator: Operator,
+struct SelectorTerm {
+    operator: SetOperator,
     names: Vec<String>,
 }
 
@@ -29,7 +29,7 @@ struct Term {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
     text: String,
-    terms: Vec<Term>,
+    terms: Vec<SelectorTerm>,
 }
 
 /// Why a text is not a selector.
@@ -43,7 +43,7 @@ pub enum SelectorError {
     EmptyTerm(String),
     /// A character that no name, glob or range has, or a bad range.
     #[error("`{term}` cannot be a selector's term: {why}")]
-    Term {
+    InvalidTerm {
         /// The term.
         term: String,
         /// What is wrong with it.
@@ -55,19 +55,19 @@ pub enum SelectorError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// A term that is no host, group or zone, or a glob that matches none.
-    #[error("no host, group or zone `{term}`{}", near_words(near))]
-    Unknown {
+    #[error("no host, group or zone `{term}`{}", suggestion_text(similar))]
+    UnknownTerm {
         /// The term.
         term: String,
         /// Names near it, nearest first.
-        near: Vec<String>,
+        similar: Vec<String>,
     },
     /// All terms are known, but together they leave no host.
     #[error("`{0}` leaves no host")]
-    Empty(String),
+    NoHosts(String),
 }
 
-fn near_words(near: &[String]) -> String {
+fn suggestion_text(near: &[String]) -> String {
     match near {
         [] => String::new(),
         near => format!("; did you mean `{}`?", near.join("`, `")),
@@ -76,8 +76,11 @@ fn near_words(near: &[String]) -> String {
 
 impl Selector {
     /// The selector that means every host.
-    pub fn all() -> Self {
-        Self { text: "all".to_owned(), terms: vec![Term { operator: Operator::Union, names: vec!["all".to_owned()] }] }
+    pub fn all_hosts() -> Self {
+        Self {
+            text: "all".to_owned(),
+            terms: vec![SelectorTerm { operator: SetOperator::Union, names: vec!["all".to_owned()] }],
+        }
     }
 
     /// As it was written.
@@ -100,28 +103,28 @@ impl FromStr for Selector {
             return Err(SelectorError::Empty);
         }
         let mut terms = Vec::new();
-        for part in split(text) {
+        for part in split_terms(text) {
             let (operator, term) = match part.trim() {
-                part if part.starts_with('&') => (Operator::Intersection, part[1..].trim_start()),
-                part if part.starts_with('!') => (Operator::Exclusion, part[1..].trim_start()),
-                part => (Operator::Union, part),
+                part if part.starts_with('&') => (SetOperator::Intersection, part[1..].trim_start()),
+                part if part.starts_with('!') => (SetOperator::Exclusion, part[1..].trim_start()),
+                part => (SetOperator::Union, part),
             };
             if term.is_empty() {
                 return Err(SelectorError::EmptyTerm(text.to_owned()));
             }
-            let fail = |why: String| SelectorError::Term { term: term.escape_debug().to_string(), why };
+            let fail = |why: String| SelectorError::InvalidTerm { term: term.escape_debug().to_string(), why };
             if let Some(bad) = term.chars().find(|c| !c.is_ascii_alphanumeric() && !"._-*?[:]".contains(*c)) {
                 return Err(fail(format!("`{}` is in no name", bad.escape_debug())));
             }
-            let names = range::expand(term).map_err(fail)?;
-            terms.push(Term { operator, names });
+            let names = range::expand_ranges(term).map_err(fail)?;
+            terms.push(SelectorTerm { operator, names });
         }
         Ok(Self { text: text.to_owned(), terms })
     }
 }
 
 /// Splits at `:` and `,` outside of brackets.
-fn split(text: &str) -> Vec<&str> {
+fn split_terms(text: &str) -> Vec<&str> {
     let mut inside = false;
     text.split(|c| {
         match c {
@@ -140,47 +143,48 @@ impl Inventory {
     /// # Errors
     /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too much),
     /// [`SelectError::Empty`] where no host is left.
-    pub fn select(&self, selector: &Selector) -> Result<Vec<&Host>, SelectError> {
+    pub fn select_hosts(&self, selector: &Selector) -> Result<Vec<&InventoryHost>, SelectError> {
         let of = |operator| selector.terms.iter().filter(move |term| term.operator == operator);
-        let mut chosen = vec![of(Operator::Union).next().is_none(); self.hosts.len()];
-        for term in of(Operator::Union) {
-            self.named(term)?.into_iter().for_each(|index| chosen[index] = true);
+        let mut chosen = vec![of(SetOperator::Union).next().is_none(); self.hosts.len()];
+        for term in of(SetOperator::Union) {
+            self.term_members(term)?.into_iter().for_each(|index| chosen[index] = true);
         }
-        for term in of(Operator::Intersection) {
+        for term in of(SetOperator::Intersection) {
             let mut kept = vec![false; self.hosts.len()];
-            self.named(term)?.into_iter().for_each(|index| kept[index] = chosen[index]);
+            self.term_members(term)?.into_iter().for_each(|index| kept[index] = chosen[index]);
             chosen = kept;
         }
-        for term in of(Operator::Exclusion) {
-            self.named(term)?.into_iter().for_each(|index| chosen[index] = false);
+        for term in of(SetOperator::Exclusion) {
+            self.term_members(term)?.into_iter().for_each(|index| chosen[index] = false);
         }
         let marked = self.hosts.iter().zip(chosen).filter(|(_, chosen)| *chosen);
-        let hosts: Vec<&Host> = marked.map(|(host, _)| host).collect();
-        if hosts.is_empty() { Err(SelectError::Empty(selector.text.clone())) } else { Ok(hosts) }
+        let hosts: Vec<&InventoryHost> = marked.map(|(host, _)| host).collect();
+        if hosts.is_empty() { Err(SelectError::NoHosts(selector.text.clone())) } else { Ok(hosts) }
     }
 
-    fn named(&self, term: &Term) -> Result<Vec<usize>, SelectError> {
+    fn term_members(&self, term: &SelectorTerm) -> Result<Vec<usize>, SelectError> {
         let mut named = Vec::new();
         for name in &term.names {
-            match self.resolve(name) {
+            match self.resolve_name(name) {
                 Some(members) => named.extend(members),
-                None => return Err(SelectError::Unknown { term: name.clone(), near: self.near(name) }),
+                None => return Err(SelectError::UnknownTerm { term: name.clone(), similar: self.nearest_names(name) }),
             }
         }
         Ok(named)
     }
 
-    fn resolve(&self, name: &str) -> Option<Vec<usize>> {
+    fn resolve_name(&self, name: &str) -> Option<Vec<usize>> {
         if let Some(index) = self.host_index.get(name) {
             return Some(vec![*index]);
         }
         if !name.contains(['*', '?']) {
-            return self.members(name);
+            return self.member_indices(name);
         }
-        let hosts = self.hosts.iter().enumerate().filter(|(_, host)| matches(name, &host.name)).map(|(index, _)| index);
+        let hosts =
+            self.hosts.iter().enumerate().filter(|(_, host)| matches_glob(name, &host.name)).map(|(index, _)| index);
         let mut named: Vec<usize> = hosts.collect();
-        let groups: Vec<&str> = self.group_names().filter(|group| matches(name, group)).collect();
-        groups.iter().for_each(|group| named.extend(self.members(group).unwrap_or_default()));
+        let groups: Vec<&str> = self.group_names().filter(|group| matches_glob(name, group)).collect();
+        groups.iter().for_each(|group| named.extend(self.member_indices(group).unwrap_or_default()));
         (!named.is_empty() || !groups.is_empty()).then_some(named)
     }
 
@@ -188,14 +192,14 @@ impl Inventory {
         self.groups.iter().map(|group| group.name.as_str()).chain(self.zone_groups.iter().map(String::as_str))
     }
 
-    fn near(&self, name: &str) -> Vec<String> {
+    fn nearest_names(&self, name: &str) -> Vec<String> {
         let names = self.hosts.iter().map(|host| host.name.as_str()).chain(self.group_names()).chain(["all"]);
-        nearest(name, names).into_iter().map(str::to_owned).collect()
+        nearest_words(name, names).into_iter().map(str::to_owned).collect()
     }
 }
 
 /// Whether a glob with `*` and `?` matches a whole name; linear in their product.
-pub(super) fn matches(glob: &str, name: &str) -> bool {
+pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
     let (glob, name) = (glob.as_bytes(), name.as_bytes());
     let (mut g, mut n) = (0, 0);
     // Where the last `*` was seen, and what it has swallowed up to.

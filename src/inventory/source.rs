@@ -8,34 +8,36 @@ use std::sync::{Arc, OnceLock};
 /// A file with its text. A clone shares the text.
 #[derive(Clone)]
 pub struct SourceFile {
-    inner: Arc<Inner>,
+    inner: Arc<SourceFileInner>,
 }
 
-struct Inner {
+struct SourceFileInner {
     path: PathBuf,
     text: String,
     line_starts: Vec<usize>,
     concealed: bool,
     /// The text without what no parser could make sense of; same length, same places.
-    mended: OnceLock<String>,
+    without_unclosed: OnceLock<String>,
 }
 
 impl SourceFile {
     /// A file whose lines may be shown in diagnostics.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self::build(path.into(), text.into(), false)
+        Self::from_parts(path.into(), text.into(), false)
     }
 
     /// A file whose lines are never shown, because it holds secrets; diagnostics name the place only.
-    pub fn concealed(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
-        Self::build(path.into(), text.into(), true)
+    pub fn new_concealed(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
+        Self::from_parts(path.into(), text.into(), true)
     }
 
-    fn build(path: PathBuf, text: String, concealed: bool) -> Self {
+    fn from_parts(path: PathBuf, text: String, concealed: bool) -> Self {
         let line_starts =
             std::iter::once(0).chain(text.bytes().enumerate().filter(|(_, b)| *b == b'\n').map(|(i, _)| i + 1));
         let line_starts = line_starts.collect();
-        Self { inner: Arc::new(Inner { path, text, line_starts, concealed, mended: OnceLock::new() }) }
+        Self {
+            inner: Arc::new(SourceFileInner { path, text, line_starts, concealed, without_unclosed: OnceLock::new() }),
+        }
     }
 
     /// The path as the user gave it.
@@ -49,8 +51,8 @@ impl SourceFile {
     }
 
     /// Keeps a text of the same length with spoiled parts blanked out, for a second reading.
-    pub(super) fn mended(&self, mend: impl FnOnce(&str) -> String) -> &str {
-        self.inner.mended.get_or_init(|| mend(self.text()))
+    pub(super) fn recovered_text(&self, mend: impl FnOnce(&str) -> String) -> &str {
+        self.inner.without_unclosed.get_or_init(|| mend(self.text()))
     }
 
     /// Whether lines of this file must not be shown.
@@ -60,7 +62,7 @@ impl SourceFile {
 
     /// Line and column, both from 1, of a byte offset; columns count characters. An offset past the end is the end.
     pub fn line_col(&self, offset: usize) -> (usize, usize) {
-        let offset = self.clamp(offset);
+        let offset = self.clamp_offset(offset);
         let line = self.line_index(offset);
         let col = self.inner.text[self.inner.line_starts[line]..offset].chars().count();
         (line + 1, col + 1)
@@ -69,8 +71,8 @@ impl SourceFile {
     /// The first line's number (from 1), its byte offset, and the text of all lines that a span touches.
     pub(super) fn lines_around(&self, span: &Range<usize>) -> (usize, usize, &str) {
         let starts = &self.inner.line_starts;
-        let first = self.line_index(self.clamp(span.start));
-        let last = self.line_index(self.clamp(span.end.max(span.start + 1) - 1)).max(first);
+        let first = self.line_index(self.clamp_offset(span.start));
+        let last = self.line_index(self.clamp_offset(span.end.max(span.start + 1) - 1)).max(first);
         let end = starts.get(last + 1).copied().unwrap_or(self.inner.text.len());
         (first + 1, starts[first], &self.inner.text[starts[first]..end])
     }
@@ -79,7 +81,7 @@ impl SourceFile {
         self.inner.line_starts.partition_point(|start| *start <= offset) - 1
     }
 
-    fn clamp(&self, offset: usize) -> usize {
+    fn clamp_offset(&self, offset: usize) -> usize {
         let mut offset = offset.min(self.inner.text.len());
         while !self.inner.text.is_char_boundary(offset) {
             offset -= 1;
@@ -113,12 +115,12 @@ pub struct Origin {
 
 impl Origin {
     /// A place in a file.
-    pub fn at(file: &SourceFile, span: Range<usize>) -> Self {
+    pub fn at_span(file: &SourceFile, span: Range<usize>) -> Self {
         Self { file: file.clone(), span: Some(span) }
     }
 
     /// A file as a whole.
-    pub fn whole(file: &SourceFile) -> Self {
+    pub fn whole_file(file: &SourceFile) -> Self {
         Self { file: file.clone(), span: None }
     }
 
@@ -167,12 +169,12 @@ mod tests {
         assert_eq!(file.line_col(8), (2, 2));
         assert_eq!(file.line_col(7), (2, 1), "inside a character counts as its start");
         assert_eq!(file.line_col(999), (3, 1));
-        assert_eq!(Origin::at(&file, 6..7).to_string(), "a.toml:2:1");
-        assert_eq!(Origin::whole(&file).to_string(), "a.toml");
+        assert_eq!(Origin::at_span(&file, 6..7).to_string(), "a.toml:2:1");
+        assert_eq!(Origin::whole_file(&file).to_string(), "a.toml");
     }
 
     #[test]
-    fn an_empty_file_has_a_first_line() {
+    fn empty_files_have_one_line() {
         let file = SourceFile::new("a.toml", "");
         assert_eq!(file.line_col(0), (1, 1));
         assert_eq!(file.lines_around(&(0..0)), (1, 0, ""));

@@ -10,13 +10,13 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::fields::Fields;
+use super::fields::TableReader;
 use super::source::{Origin, SourceFile};
 
 /// A variable's value. Serialises as the plain value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
-pub enum Value {
+pub enum VarData {
     /// Text.
     String(String),
     /// A whole number.
@@ -26,24 +26,24 @@ pub enum Value {
     /// True or false.
     Boolean(bool),
     /// A list.
-    Array(Vec<Value>),
+    Array(Vec<VarData>),
     /// A table by key.
-    Table(BTreeMap<String, Value>),
+    Table(BTreeMap<String, VarData>),
 }
 
 /// A value and where it was set.
 #[derive(Clone, Debug, PartialEq)]
-pub struct VarValue {
+pub struct Variable {
     /// The value.
-    pub value: Value,
+    pub value: VarData,
     /// Where it stands; displays as `path:line:col`.
     pub origin: Origin,
 }
 
 /// Variables by name.
-pub type Vars = BTreeMap<String, VarValue>;
+pub type Vars = BTreeMap<String, Variable>;
 
-impl Value {
+impl VarData {
     /// The same as a JSON value.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
@@ -89,7 +89,7 @@ impl Value {
     /// From TOML; reports what cannot be held (dates, infinite numbers) and gives `None` for it.
     fn from_toml(file: &SourceFile, toml: &Spanned<DeValue<'_>>, found: &mut Diagnostics) -> Option<Self> {
         let mut refuse = |message: &str, help: &str| {
-            found.push(Diagnostic::at(file, toml.span(), message).help(help));
+            found.push(Diagnostic::error_at_span(file, toml.span(), message).with_help(help));
             None
         };
         match toml.get_ref() {
@@ -117,8 +117,8 @@ impl Value {
     }
 }
 
-impl From<&Value> for serde_json::Value {
-    fn from(value: &Value) -> Self {
+impl From<&VarData> for serde_json::Value {
+    fn from(value: &VarData) -> Self {
         value.to_json()
     }
 }
@@ -131,19 +131,23 @@ pub fn is_var_name(name: &str) -> bool {
 }
 
 /// Takes the `vars` of a table.
-pub(super) fn read_vars(file: &SourceFile, fields: &mut Fields<'_, '_>, found: &mut Diagnostics) -> Vars {
+pub(super) fn read_vars(file: &SourceFile, fields: &mut TableReader<'_, '_>, found: &mut Diagnostics) -> Vars {
     let mut vars = Vars::new();
-    let Some(table) = fields.table("vars", found) else { return vars };
-    for (key, value) in table.entries() {
+    let Some(table) = fields.take_table("vars", found) else { return vars };
+    for (key, value) in table.sorted_entries() {
         let name = key.get_ref();
         if !is_var_name(name) {
             found.push(
-                Diagnostic::at(file, key.span(), format!("`{}` cannot be a variable's name", name.escape_debug()))
-                    .help("letters, digits and `_`, not beginning with a digit: templates read `a-b` as a minus"),
+                Diagnostic::error_at_span(
+                    file,
+                    key.span(),
+                    format!("`{}` cannot be a variable's name", name.escape_debug()),
+                )
+                .with_help("letters, digits and `_`, not beginning with a digit: templates read `a-b` as a minus"),
             );
         }
-        if let Some(read) = Value::from_toml(file, value, found) {
-            vars.insert(name.to_string(), VarValue { value: read, origin: Origin::at(file, value.span()) });
+        if let Some(read) = VarData::from_toml(file, value, found) {
+            vars.insert(name.to_string(), Variable { value: read, origin: Origin::at_span(file, value.span()) });
         }
     }
     vars

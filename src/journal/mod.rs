@@ -168,7 +168,7 @@ impl Journal {
 ///
 /// # Errors
 /// Fails where the file is there but cannot be read, and where any other line is not an entry of this kind.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, JournalError> {
+pub fn read_entries<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, JournalError> {
     match fs::read(path) {
         Ok(text) => parse(&text, path),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),

@@ -36,7 +36,7 @@ fn journal_of(steps: &[Step]) -> (TempDir, PathBuf) {
 }
 
 fn damaged_line(path: &Path) -> usize {
-    match read::<Step>(path).unwrap_err() {
+    match read_entries::<Step>(path).unwrap_err() {
         JournalError::Damaged { line, .. } => line,
         other => panic!("{other}"),
     }
@@ -45,17 +45,17 @@ fn damaged_line(path: &Path) -> usize {
 #[test]
 fn entries_are_read_back_and_a_torn_last_line_is_removed() {
     let (_folder, path) = journal_of(&[]);
-    assert_eq!(read::<Step>(&path.with_extension("absent")).unwrap(), []);
+    assert_eq!(read_entries::<Step>(&path.with_extension("absent")).unwrap(), []);
     Journal::open(&path).unwrap().append(&Step::Begin).unwrap();
     for torn in [&b"{\"settle\": "[..], b"\"begin\"", b"\0\0\0\0", b"\0\0\0\"}\n", b"\n"] {
         OpenOptions::new().append(true).open(&path).unwrap().write_all(torn).unwrap();
-        assert_eq!(read::<Step>(&path).unwrap(), [Step::Begin], "{torn:?}");
+        assert_eq!(read_entries::<Step>(&path).unwrap(), [Step::Begin], "{torn:?}");
         let mut journal = Journal::open(&path).unwrap();
         assert_eq!(journal.entries::<Step>().unwrap(), [Step::Begin], "{torn:?}");
         assert_eq!(fs::read(&path).unwrap(), b"\"begin\"\n", "{torn:?}");
     }
     Journal::open(&path).unwrap().append(&Step::Settle(3)).unwrap();
-    assert_eq!(read::<Step>(&path).unwrap(), [Step::Begin, Step::Settle(3)]);
+    assert_eq!(read_entries::<Step>(&path).unwrap(), [Step::Begin, Step::Settle(3)]);
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn an_unknown_step_is_an_error_wherever_it_is() {
         let (_folder, path) = journal_of(&[]);
         fs::write(&path, text).unwrap();
         assert_eq!(damaged_line(&path), line);
-        let message = read::<Step>(&path).unwrap_err().to_string();
+        let message = read_entries::<Step>(&path).unwrap_err().to_string();
         assert!(message.contains(&format!("shard-3.jsonl:{line}: ")) && message.contains("dance"), "{message}");
         // Opening must not remove it either.
         assert!(Journal::open(&path).unwrap().entries::<Step>().is_err());
@@ -96,7 +96,7 @@ fn an_append_after_a_failed_one_is_not_lost() {
     journal.file.write_all(b"{\"settle\"").unwrap();
     journal.append(&Step::Settle(2)).unwrap();
     assert_eq!(journal.entries::<Step>().unwrap(), [Step::Begin, Step::Settle(2)]);
-    assert_eq!(read::<Step>(&path).unwrap(), [Step::Begin, Step::Settle(2)]);
+    assert_eq!(read_entries::<Step>(&path).unwrap(), [Step::Begin, Step::Settle(2)]);
 }
 
 proptest! {
@@ -109,12 +109,12 @@ proptest! {
         for end in 0..=text.len() {
             fs::write(&path, &text[..end]).unwrap();
             let whole = text[..end].iter().filter(|&&byte| byte == b'\n').count();
-            prop_assert_eq!(read::<Step>(&path).unwrap(), &steps[..whole]);
+            prop_assert_eq!(read_entries::<Step>(&path).unwrap(), &steps[..whole]);
             let mut journal = Journal::open(&path).unwrap();
             journal.append_unsynced(&Step::Begin).unwrap();
             let mut expected = steps[..whole].to_vec();
             expected.push(Step::Begin);
-            prop_assert_eq!(read::<Step>(&path).unwrap(), expected);
+            prop_assert_eq!(read_entries::<Step>(&path).unwrap(), expected);
         }
     }
 
@@ -131,7 +131,7 @@ proptest! {
         let position = begin + byte.index(lines[line].len() - 1);
         OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"\0", position as u64).unwrap();
         if line + 1 == lines.len() {
-            prop_assert_eq!(read::<Step>(&path).unwrap(), &steps[..line]);
+            prop_assert_eq!(read_entries::<Step>(&path).unwrap(), &steps[..line]);
         } else {
             prop_assert_eq!(damaged_line(&path), line + 1);
         }

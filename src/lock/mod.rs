@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use self::file_lock::{Access, try_lock};
 use crate::poll::poll_until;
-use crate::wire::lock::{Holder, Take, Taken};
+use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use anyhow::{Context, Result};
 
 /// How long to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
@@ -25,24 +25,24 @@ const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What one agent holds.
 #[derive(Debug)]
-pub struct Lock {
+pub struct HostLock {
     folder: PathBuf,
     /// Of the lock's file, and the beginning of its notes' names.
     name: &'static str,
     /// Whether to wait for holders that are about to end.
     waits: bool,
-    held: Mutex<Option<Held>>,
+    state: Mutex<Option<HeldLock>>,
 }
 
 #[derive(Debug)]
-struct Held {
-    _lock: File,
-    note: File,
-    path: PathBuf,
-    holder: Holder,
+struct HeldLock {
+    _lock_file: File,
+    note_file: File,
+    note_path: PathBuf,
+    holder: LockHolder,
 }
 
-impl Default for Lock {
+impl Default for HostLock {
     /// In root's own folder; another user's agent keeps locks of its own, as it may change only what is its own.
     fn default() -> Self {
         let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
@@ -53,15 +53,15 @@ impl Default for Lock {
     }
 }
 
-impl Lock {
+impl HostLock {
     /// The lock in that folder.
     pub fn new(folder: &Path) -> Self {
-        Self { folder: folder.to_owned(), name: "host", waits: true, held: Mutex::default() }
+        Self { folder: folder.to_owned(), name: "host", waits: true, state: Mutex::default() }
     }
 
     /// Returns a lock of that name in a folder; whoever takes it is told at once that somebody else has it.
     pub fn without_wait(folder: &Path, name: &'static str) -> Self {
-        Self { folder: folder.to_owned(), name, waits: false, held: Mutex::default() }
+        Self { folder: folder.to_owned(), name, waits: false, state: Mutex::default() }
     }
 
     /// Takes it, and keeps it until this value is dropped; or tells who has it. Held already, it stays held; one that
@@ -69,48 +69,52 @@ impl Lock {
     ///
     /// # Errors
     /// What the system said, with the path.
-    pub fn take(&self, take: &Take) -> Result<Taken> {
+    pub fn acquire(&self, request: &LockRequest) -> Result<LockResult> {
         let mut held = self.held();
-        if let Some(held) = held.as_ref().filter(|held| !held.holder.shared || take.shared) {
-            return Ok(if held.holder.run == take.run { Taken::Held } else { Taken::By(vec![held.holder.clone()]) });
+        if let Some(held) = held.as_ref().filter(|held| !held.holder.shared || request.shared) {
+            return Ok(if held.holder.run == request.run {
+                LockResult::Acquired
+            } else {
+                LockResult::HeldBy(vec![held.holder.clone()])
+            });
         }
         fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         let path = self.folder.join(self.name);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
-        let access = if take.shared { Access::Shared } else { Access::Exclusive };
-        let begin = Instant::now();
-        let attempt = || -> Result<Option<Taken>> {
+        let access = if request.shared { Access::Shared } else { Access::Exclusive };
+        let started = Instant::now();
+        let attempt = || -> Result<Option<LockResult>> {
             if try_lock(&file, access).with_context(|| format!("locking {}", path.display()))? {
-                return Ok(Some(Taken::Held));
+                return Ok(Some(LockResult::Acquired));
             }
-            let holders = self.holders()?;
+            let holders = self.list_holders()?;
             let timeout = match holders[..] {
                 _ if !self.waits => Duration::ZERO,
                 [] => HOLDER_TIMEOUT,
-                _ if holders.iter().all(|holder| holder.ending) => ENDING_TIMEOUT,
+                _ if holders.iter().all(|holder| holder.controller_is_gone) => ENDING_TIMEOUT,
                 _ => HOLDER_TIMEOUT,
             };
-            Ok((begin.elapsed() >= timeout).then_some(Taken::By(holders)))
+            Ok((started.elapsed() >= timeout).then_some(LockResult::HeldBy(holders)))
         };
-        match poll_until(begin + ENDING_TIMEOUT, LOCK_POLL_INTERVAL, attempt)? {
-            Some(Taken::Held) => {}
+        match poll_until(started + ENDING_TIMEOUT, LOCK_POLL_INTERVAL, attempt)? {
+            Some(LockResult::Acquired) => {}
             Some(taken) => return Ok(taken),
-            None => return Ok(Taken::By(self.holders()?)),
+            None => return Ok(LockResult::HeldBy(self.list_holders()?)),
         }
-        *held = Some(self.noted(file, take)?);
-        Ok(Taken::Held)
+        *held = Some(self.write_holder_note(file, request)?);
+        Ok(LockResult::Acquired)
     }
 
-    fn noted(&self, lock: File, take: &Take) -> Result<Held> {
-        let holder = Holder {
-            by: take.by.clone(),
-            command: take.command.clone(),
-            run: take.run.clone(),
+    fn write_holder_note(&self, lock_file: File, request: &LockRequest) -> Result<HeldLock> {
+        let holder = LockHolder {
+            operator: request.operator.clone(),
+            command: request.command.clone(),
+            run: request.run.clone(),
             since: format!("{:.0}", jiff::Timestamp::now()),
             pid: std::process::id(),
-            shared: take.shared,
-            ending: false,
+            shared: request.shared,
+            controller_is_gone: false,
         };
         let path = self.folder.join(format!("{}.{}.json", self.name, holder.pid));
         // Locked before it has its name, so that nobody takes it for one that was left.
@@ -119,7 +123,7 @@ impl Lock {
         try_lock(note.as_file(), Access::Exclusive).with_context(|| format!("locking {}", path.display()))?;
         note.write_all(&serde_json::to_vec(&holder)?).with_context(|| format!("writing {}", path.display()))?;
         let note = note.persist(&path).with_context(|| format!("writing {}", path.display()))?;
-        Ok(Held { _lock: lock, note, path, holder })
+        Ok(HeldLock { _lock_file: lock_file, note_file: note, note_path: path, holder })
     }
 
     /// Is it held here, and by nobody else?
@@ -128,12 +132,15 @@ impl Lock {
     }
 
     /// Notes that the controller is gone.
-    pub fn ending(&self) {
+    pub fn mark_controller_gone(&self) {
         if let Some(held) = self.held().as_mut() {
-            held.holder.ending = true;
+            held.holder.controller_is_gone = true;
             let text = serde_json::to_vec(&held.holder).unwrap_or_default();
-            let written =
-                held.note.set_len(0).and_then(|()| held.note.rewind()).and_then(|()| held.note.write_all(&text));
+            let written = held
+                .note_file
+                .set_len(0)
+                .and_then(|()| held.note_file.rewind())
+                .and_then(|()| held.note_file.write_all(&text));
             // Whoever waits is then told that a living run holds it, which is the safe side.
             written.ok();
         }
@@ -143,7 +150,7 @@ impl Lock {
     ///
     /// # Errors
     /// The folder cannot be read.
-    pub fn holders(&self) -> Result<Vec<Holder>> {
+    pub fn list_holders(&self) -> Result<Vec<LockHolder>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -156,29 +163,29 @@ impl Lock {
             let path = entry?.path();
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             if name.strip_prefix(self.name).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".json")) {
-                holders.extend(holder(&path)?);
+                holders.extend(read_holder(&path)?);
             }
         }
         holders.sort_unstable_by(|a, b| (&a.since, a.pid).cmp(&(&b.since, b.pid)));
         Ok(holders)
     }
 
-    fn held(&self) -> MutexGuard<'_, Option<Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    fn held(&self) -> MutexGuard<'_, Option<HeldLock>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Lock {
+impl Drop for HostLock {
     fn drop(&mut self) {
         if let Some(held) = self.held().take() {
             // A note that stays is one that nobody holds: it is passed over, and removed by the next who looks.
-            fs::remove_file(&held.path).ok();
+            fs::remove_file(&held.note_path).ok();
         }
     }
 }
 
 /// Whom a note is about; a note that nobody holds is removed.
-fn holder(path: &Path) -> Result<Option<Holder>> {
+fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     let mut file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -198,50 +205,55 @@ fn holder(path: &Path) -> Result<Option<Holder>> {
 mod tests {
     use super::*;
 
-    fn take(run: &str, shared: bool) -> Take {
-        Take { by: "a@b".to_owned(), command: "deploy".to_owned(), run: run.to_owned(), shared }
+    fn lock_request(run: &str, shared: bool) -> LockRequest {
+        LockRequest { operator: "a@b".to_owned(), command: "deploy".to_owned(), run: run.to_owned(), shared }
     }
 
     #[test]
-    fn one_holds_it_alone_or_several_share_it() {
+    fn the_lock_is_exclusive_or_shared() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (Lock::new(folder.path()), Lock::new(folder.path()));
-        assert_eq!(first.take(&take("1", false)).unwrap(), Taken::Held);
+        let (first, second) = (HostLock::new(folder.path()), HostLock::new(folder.path()));
+        assert_eq!(first.acquire(&lock_request("1", false)).unwrap(), LockResult::Acquired);
         assert!(first.is_exclusive());
-        assert_eq!(first.take(&take("1", false)).unwrap(), Taken::Held);
-        let Taken::By(holders) = second.take(&take("2", true)).unwrap() else { panic!("two hold it") };
+        assert_eq!(first.acquire(&lock_request("1", false)).unwrap(), LockResult::Acquired);
+        let LockResult::HeldBy(holders) = second.acquire(&lock_request("2", true)).unwrap() else {
+            panic!("two hold it")
+        };
         assert_eq!(holders.iter().map(|holder| holder.run.as_str()).collect::<Vec<_>>(), ["1"]);
         drop(first);
-        assert_eq!(second.take(&take("2", true)).unwrap(), Taken::Held);
+        assert_eq!(second.acquire(&lock_request("2", true)).unwrap(), LockResult::Acquired);
         assert!(!second.is_exclusive());
-        let third = Lock::new(folder.path());
-        assert_eq!(third.take(&take("3", true)).unwrap(), Taken::Held);
-        assert!(matches!(Lock::new(folder.path()).take(&take("4", false)).unwrap(), Taken::By(_)));
+        let third = HostLock::new(folder.path());
+        assert_eq!(third.acquire(&lock_request("3", true)).unwrap(), LockResult::Acquired);
+        assert!(matches!(
+            HostLock::new(folder.path()).acquire(&lock_request("4", false)).unwrap(),
+            LockResult::HeldBy(_)
+        ));
         drop((second, third));
-        assert_eq!(Lock::new(folder.path()).holders().unwrap(), []);
+        assert_eq!(HostLock::new(folder.path()).list_holders().unwrap(), []);
     }
 
     #[test]
-    fn a_holder_that_is_ending_is_waited_for() {
+    fn a_holder_that_is_finishing_is_waited_for() {
         let folder = tempfile::tempdir().unwrap();
-        let (first, second) = (Lock::new(folder.path()), Lock::new(folder.path()));
-        first.take(&take("1", false)).unwrap();
-        first.ending();
-        assert!(second.holders().unwrap()[0].ending);
+        let (first, second) = (HostLock::new(folder.path()), HostLock::new(folder.path()));
+        first.acquire(&lock_request("1", false)).unwrap();
+        first.mark_controller_gone();
+        assert!(second.list_holders().unwrap()[0].controller_is_gone);
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| second.take(&take("2", false)).unwrap());
+            let waiting = scope.spawn(|| second.acquire(&lock_request("2", false)).unwrap());
             std::thread::sleep(HOLDER_TIMEOUT * 2);
             drop(first);
-            assert_eq!(waiting.join().unwrap(), Taken::Held);
+            assert_eq!(waiting.join().unwrap(), LockResult::Acquired);
         });
     }
 
     #[test]
-    fn a_note_that_was_left_is_nobodys() {
+    fn a_stale_note_has_no_holder() {
         let folder = tempfile::tempdir().unwrap();
-        let lock = Lock::new(folder.path());
+        let lock = HostLock::new(folder.path());
         fs::write(folder.path().join("host.1.json"), "{}").unwrap();
-        assert_eq!(lock.holders().unwrap(), []);
-        assert_eq!(lock.take(&take("1", false)).unwrap(), Taken::Held);
+        assert_eq!(lock.list_holders().unwrap(), []);
+        assert_eq!(lock.acquire(&lock_request("1", false)).unwrap(), LockResult::Acquired);
     }
 }

@@ -34,7 +34,7 @@ impl Action {
     }
 
     /// The one-character sign in front of a row; never the only carrier of the meaning.
-    pub fn sign(self) -> char {
+    pub fn symbol_char(self) -> char {
         match self {
             Self::Add => '+',
             Self::Change => '~',
@@ -46,7 +46,7 @@ impl Action {
     }
 
     /// The action's name as it stands in JSON.
-    pub fn name(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "add",
             Self::Change => "change",
@@ -60,6 +60,6 @@ impl Action {
 
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
+        f.write_str(self.as_str())
     }
 }

@@ -12,8 +12,8 @@ pub struct Digest(String);
 
 impl Digest {
     /// The digest of some bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self::written(&Sha256::digest(bytes))
+    pub fn of_bytes(bytes: &[u8]) -> Self {
+        Self::from_hash(&Sha256::digest(bytes))
     }
 
     /// The digest of everything that a reader gives.
@@ -21,16 +21,16 @@ impl Digest {
     /// # Errors
     /// What the reader says.
     pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
-        let (mut hash, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
+        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
         loop {
             match reader.read(&mut buffer)? {
-                0 => return Ok(Self::written(&hash.finalize())),
-                read => hash.update(&buffer[..read]),
+                0 => return Ok(Self::from_hash(&hasher.finalize())),
+                read => hasher.update(&buffer[..read]),
             }
         }
     }
 
-    fn written(hash: &[u8]) -> Self {
+    fn from_hash(hash: &[u8]) -> Self {
         let mut text = String::with_capacity(64);
         for byte in hash {
             text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hexadecimal digit"));
@@ -45,7 +45,7 @@ impl Digest {
     }
 
     /// The first twelve digits, enough for a person to compare.
-    pub fn short(&self) -> &str {
+    pub fn short_hex(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }
 }
@@ -58,15 +58,15 @@ impl fmt::Display for Digest {
 
 impl fmt::Debug for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.short())
+        f.write_str(self.short_hex())
     }
 }
 
 /// The digest of a value's JSON form: the fingerprint of an observation.
 ///
 /// Maps with a defined order only (structs, `BTreeMap`), so that equal values have equal digests.
-pub fn digest_of<T: Serialize>(value: &T) -> Digest {
-    Digest::of(&serde_json::to_vec(value).expect("observations serialise to JSON"))
+pub fn digest_json<T: Serialize>(value: &T) -> Digest {
+    Digest::of_bytes(&serde_json::to_vec(value).expect("observations serialise to JSON"))
 }
 
 #[cfg(test)]
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn digest_of_nothing_is_the_published_one() {
-        assert_eq!(Digest::of(b"").as_str(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    fn the_digest_of_no_bytes_is_the_published_one() {
+        assert_eq!(Digest::of_bytes(b"").as_str(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
     }
 }

@@ -4,11 +4,11 @@ use std::ops::AddAssign;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Digest, Row, digest_of};
+use super::{Action, Digest, ResourceChange, digest_json};
 
 /// How many rows of each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Counts {
+pub struct ChangeCounts {
     /// Resources to make.
     pub add: usize,
     /// Resources to change; commands and restarts to run count here too.
@@ -19,9 +19,9 @@ pub struct Counts {
     pub unknown: usize,
 }
 
-impl Counts {
+impl ChangeCounts {
     /// Counts rows.
-    pub fn of<'a>(rows: impl IntoIterator<Item = &'a Row>) -> Self {
+    pub fn count_rows<'a>(rows: impl IntoIterator<Item = &'a ResourceChange>) -> Self {
         let mut counts = Self::default();
         for row in rows {
             match row.action {
@@ -41,7 +41,7 @@ impl Counts {
     }
 }
 
-impl AddAssign for Counts {
+impl AddAssign for ChangeCounts {
     fn add_assign(&mut self, other: Self) {
         self.add += other.add;
         self.change += other.change;
@@ -56,22 +56,22 @@ pub struct HostPlan {
     /// The host's name in the inventory.
     pub host: String,
     /// One row for each resource, those with nothing to do included.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ResourceChange>,
 }
 
 impl HostPlan {
     /// The rows that apply acts on.
-    pub fn pending(&self) -> impl Iterator<Item = &Row> {
+    pub fn pending_rows(&self) -> impl Iterator<Item = &ResourceChange> {
         self.rows.iter().filter(|row| row.action.is_pending())
     }
 
     /// What the rows add up to.
-    pub fn counts(&self) -> Counts {
-        Counts::of(&self.rows)
+    pub fn count_changes(&self) -> ChangeCounts {
+        ChangeCounts::count_rows(&self.rows)
     }
 
     /// One digest for all that was observed and is going to be done.
-    pub fn fingerprint(&self) -> Digest {
-        digest_of(&self.rows)
+    pub fn compute_fingerprint(&self) -> Digest {
+        digest_json(&self.rows)
     }
 }

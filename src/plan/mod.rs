@@ -3,9 +3,9 @@
 mod action;
 mod digest;
 mod host_plan;
-mod row;
+mod resource_change;
 
 pub use action::Action;
-pub use digest::{Digest, digest_of};
-pub use host_plan::{Counts, HostPlan};
-pub use row::{Change, Row, StepRef};
+pub use digest::{Digest, digest_json};
+pub use host_plan::{ChangeCounts, HostPlan};
+pub use resource_change::{AttributeChange, ResourceChange, StepRef};

@@ -15,7 +15,7 @@ pub enum BatchSize {
 
 /// Sizes one after another; the last one is repeated until all hosts had their turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch(
+pub struct BatchSchedule(
     /// Never empty.
     pub Vec<BatchSize>,
 );
@@ -48,7 +48,7 @@ impl<'de> Deserialize<'de> for BatchSize {
 
 impl BatchSize {
     /// Returns how many of a play's hosts that is: a share is rounded down, but never below one host.
-    pub fn of(self, total: usize) -> usize {
+    pub fn host_count(self, total: usize) -> usize {
         match self {
             Self::Count(count) => count,
             Self::Percent(percent) => (total * percent / 100).max(1),
@@ -56,16 +56,16 @@ impl BatchSize {
     }
 }
 
-impl Batch {
+impl BatchSchedule {
     /// The sizes of the batches for so many hosts; their sum is `total`.
-    pub fn sizes(&self, total: usize) -> Vec<usize> {
+    pub fn batch_sizes(&self, total: usize) -> Vec<usize> {
         let mut sizes = Vec::new();
         let mut left = total;
         let mut next = self.0.iter();
         let mut size = BatchSize::Percent(100);
         while left > 0 {
             size = next.next().copied().unwrap_or(size);
-            let now = size.of(total).min(left);
+            let now = size.host_count(total).min(left);
             sizes.push(now);
             left -= now;
         }
@@ -75,23 +75,23 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
-    use super::Batch;
+    use super::BatchSchedule;
 
-    fn batch(sizes: &[&str]) -> Batch {
-        Batch(sizes.iter().map(|size| size.parse().unwrap()).collect())
+    fn parse_batches(sizes: &[&str]) -> BatchSchedule {
+        BatchSchedule(sizes.iter().map(|size| size.parse().unwrap()).collect())
     }
 
     #[test]
     fn batches_cover_all_hosts() {
-        assert_eq!(batch(&["25%"]).sizes(10), [2, 2, 2, 2, 2]);
-        assert_eq!(batch(&["1", "25%", "100%"]).sizes(10), [1, 2, 7]);
-        assert_eq!(batch(&["3"]).sizes(7), [3, 3, 1]);
-        assert_eq!(batch(&["10%"]).sizes(3), [1, 1, 1]);
-        assert!(batch(&["1"]).sizes(0).is_empty());
+        assert_eq!(parse_batches(&["25%"]).batch_sizes(10), [2, 2, 2, 2, 2]);
+        assert_eq!(parse_batches(&["1", "25%", "100%"]).batch_sizes(10), [1, 2, 7]);
+        assert_eq!(parse_batches(&["3"]).batch_sizes(7), [3, 3, 1]);
+        assert_eq!(parse_batches(&["10%"]).batch_sizes(3), [1, 1, 1]);
+        assert!(parse_batches(&["1"]).batch_sizes(0).is_empty());
     }
 
     #[test]
-    fn what_is_no_size_is_refused() {
+    fn invalid_sizes_are_rejected() {
         let wrong = ["", "0", "0%", "101%", "-1", "half", "1.5"];
         let errors = wrong.map(|wrong| (wrong, wrong.parse::<super::BatchSize>().unwrap_err()));
         crate::messages::check("batch-errors", errors);

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::Value as Json;
 
-use super::compile::{Compiler, Parts, Selection};
-use super::sources::Sources;
+use super::compile::{Compiler, CompilerInput, StepSelection};
+use super::project_sources::ProjectSources;
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, SelectError, read_secret_source};
 use crate::project::Project;
-use crate::wire::{Facts, Os};
+use crate::protocol::{HostFacts, OsFacts};
 
 /// Loads a project and compiles every host as if it were a plain Debian 12. Returns all findings, sorted.
-pub fn check(project: &Project) -> Diagnostics {
+pub fn check_project(project: &Project) -> Diagnostics {
     let mut found = Diagnostics::new();
-    let sources = Sources::load(project, &mut found);
-    let stand_in = sources.inventory.as_ref().and_then(|inventory| stand_in_secrets(inventory, &mut found));
-    if let Some(parts) = sources.parts(Selection::default(), stand_in) {
+    let sources = ProjectSources::load_project(project, &mut found);
+    let stand_in = sources.inventory.as_ref().and_then(|inventory| example_secrets(inventory, &mut found));
+    if let Some(parts) = sources.compiler_input(StepSelection::default(), stand_in) {
         check_hosts(parts, &mut found);
     }
     found.sort();
@@ -23,11 +23,11 @@ pub fn check(project: &Project) -> Diagnostics {
 }
 
 /// The facts of a plain Debian 12: what conditions and templates are held against offline.
-pub fn plain_debian(hostname: &str) -> Facts {
+pub fn debian_facts(hostname: &str) -> HostFacts {
     let text = str::to_owned;
-    Facts {
+    HostFacts {
         hostname: hostname.to_owned(),
-        os: Os {
+        os: OsFacts {
             family: text("debian"),
             id: text("debian"),
             version: text("12"),
@@ -43,7 +43,7 @@ pub fn plain_debian(hostname: &str) -> Facts {
 }
 
 /// `secrets.toml.example` says which secrets there are; it stands in where `secrets.toml` is not on this machine.
-fn stand_in_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
+fn example_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
     if !inventory.secrets().is_empty() {
         return None;
     }
@@ -59,17 +59,21 @@ fn stand_in_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Js
         Ok(secrets) => Some(secrets),
         Err(error) => {
             let span = error.span().unwrap_or(0..0);
-            found.push(Diagnostic::at(&file, span, error.message().lines().next().unwrap_or("not valid TOML")));
+            found.push(Diagnostic::error_at_span(
+                &file,
+                span,
+                error.message().lines().next().unwrap_or("not valid TOML"),
+            ));
             None
         }
     }
 }
 
-fn check_hosts(parts: Parts<'_>, found: &mut Diagnostics) {
+fn check_hosts(parts: CompilerInput<'_>, found: &mut Diagnostics) {
     let inventory = parts.inventory;
     for play in &parts.playbook.plays {
-        if let Err(error @ SelectError::Empty(_)) = inventory.select(&play.hosts.value) {
-            found.push(Diagnostic::on(&play.hosts.origin, error.to_string()).warning());
+        if let Err(error @ SelectError::NoHosts(_)) = inventory.select_hosts(&play.hosts.value) {
+            found.push(Diagnostic::error_at(&play.hosts.origin, error.to_string()).as_warning());
         }
     }
     let compiler = match Compiler::new(parts) {
@@ -84,22 +88,22 @@ fn check_hosts(parts: Parts<'_>, found: &mut Diagnostics) {
         let running: Vec<_> = hosts.chunks(share).map(|share| scope.spawn(move || of_share(share))).collect();
         running.into_iter().flat_map(|thread| thread.join().expect("compiling does not panic")).collect()
     });
-    merge(wrong, found);
+    merge_by_host(wrong, found);
 }
 
 fn compile_all<'h>(compiler: &Compiler<'_>, hosts: &[&'h str]) -> Vec<(&'h str, Diagnostics)> {
-    let wrong = |host: &&'h str| Some((*host, compiler.compile(host, &plain_debian(host)).err()?));
+    let wrong = |host: &&'h str| Some((*host, compiler.compile_host(host, &debian_facts(host)).err()?));
     hosts.iter().filter_map(wrong).collect()
 }
 
 /// One finding for all hosts that have it, and none for what loading has reported already.
-fn merge(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
-    let place = |d: &Diagnostic| (d.origin.to_string(), d.message.clone());
-    let reported: BTreeSet<(String, String)> = found.iter().map(place).collect();
+fn merge_by_host(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
+    let diagnostic_key = |d: &Diagnostic| (d.origin.to_string(), d.message.clone());
+    let reported: BTreeSet<(String, String)> = found.iter().map(diagnostic_key).collect();
     let mut merged: BTreeMap<(String, String), (Diagnostic, Vec<&str>)> = BTreeMap::new();
     for (host, diagnostics) in wrong {
         for diagnostic in diagnostics {
-            let (_, hosts) = merged.entry(place(&diagnostic)).or_insert_with(|| (diagnostic, Vec::new()));
+            let (_, hosts) = merged.entry(diagnostic_key(&diagnostic)).or_insert_with(|| (diagnostic, Vec::new()));
             hosts.push(host);
         }
     }
@@ -113,6 +117,6 @@ fn merge(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
             [] => continue,
         };
         let help = diagnostic.help.as_ref().map_or_else(|| on.clone(), |help| format!("{help}\n{on}"));
-        found.push(diagnostic.help(help));
+        found.push(diagnostic.with_help(help));
     }
 }

@@ -7,22 +7,22 @@ use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 use tera::{Context, Value};
 
-use super::contents::{Contents, SecretWords, Store};
+use super::catalog_step::OwnershipIndex;
+use super::content_store::{ContentMap, ContentStore, SecretRedactor};
 use super::context::{self, FleetContext};
-use super::expand::{self, Instance};
-use super::host_steps::Owners;
-use super::model::{Play, Playbook, Step};
+use super::expand::{self, StepInstance};
+use super::model::{Playbook, PlaybookPlay, PlaybookStep};
 use super::shards::ShardContext;
 use super::templates::Templates;
-use super::{host_steps, nodes};
-use crate::inventory::{Diagnostic, Diagnostics, Host, Inventory, Origin, SelectError};
+use super::{catalog_step, value_template};
+use crate::inventory::{Diagnostic, Diagnostics, Inventory, InventoryHost, Origin, SelectError};
 use crate::plan::StepRef;
-use crate::wire::Facts;
-use crate::wire::provision::{self, Catalogue};
+use crate::protocol::HostFacts;
+use crate::protocol::provision::{self, Catalog};
 
 /// Which steps are compiled; the default is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Selection {
+pub struct StepSelection {
     /// Only steps that have one of these tags (their own or their play's). Empty: all. Handlers always stay.
     pub tags: Vec<String>,
     /// Only steps of these types of resource, without their notifications and without handlers: how a new shard map is
@@ -31,7 +31,7 @@ pub struct Selection {
 }
 
 /// What catalogues are made of.
-pub struct Parts<'a> {
+pub struct CompilerInput<'a> {
     /// The hosts.
     pub inventory: &'a Inventory,
     /// The plays.
@@ -41,11 +41,11 @@ pub struct Parts<'a> {
     /// The shard map, where the inventory has one.
     pub shard_map: Option<&'a ShardMap>,
     /// Where `src` of a `file` is looked for, in this order.
-    pub folders: Vec<PathBuf>,
+    pub file_folders: Vec<PathBuf>,
     /// Stands in for the inventory's secrets, as a nested table of strings.
     pub secrets: Option<Json>,
     /// Which steps.
-    pub selection: Selection,
+    pub selection: StepSelection,
 }
 
 /// Makes catalogues; what all hosts share is worked out once. Usable from several threads.
@@ -53,22 +53,22 @@ pub struct Compiler<'a> {
     inventory: &'a Inventory,
     playbook: &'a Playbook,
     fleet: FleetContext,
-    store: Store<'a>,
-    selection: Selection,
-    members: Vec<HashSet<String>>,
+    content_store: ContentStore<'a>,
+    selection: StepSelection,
+    members_by_play: Vec<HashSet<String>>,
 }
 
 /// The catalogue of one host and what belongs to it.
 #[derive(Clone, Debug)]
-pub struct Compiled {
+pub struct CompiledHost {
     /// What the agent is given.
-    pub catalogue: Catalogue,
+    pub catalogue: Catalog,
     /// The bytes of every content that the catalogue names. Equal bytes are shared between hosts.
-    pub contents: Contents,
+    pub contents: ContentMap,
     /// Where each step and handler stands in the playbook.
     pub origins: BTreeMap<StepRef, Origin>,
     /// For each play of the catalogue its index in [`Playbook::plays`].
-    pub plays: Vec<usize>,
+    pub play_indices: Vec<usize>,
 }
 
 impl<'a> Compiler<'a> {
@@ -76,14 +76,14 @@ impl<'a> Compiler<'a> {
     ///
     /// # Errors
     /// Unknown hosts in a play's `hosts` or in the shard map; variables that take one of dunlin's own names.
-    pub fn new(parts: Parts<'a>) -> Result<Self, Diagnostics> {
+    pub fn new(parts: CompilerInput<'a>) -> Result<Self, Diagnostics> {
         let (inventory, playbook) = (parts.inventory, parts.playbook);
-        let mut found = reserved_vars(inventory);
-        let members = playbook.plays.iter().map(|play| members(inventory, play, &mut found)).collect();
+        let mut found = reserved_var_errors(inventory);
+        let members = playbook.plays.iter().map(|play| play_members(inventory, play, &mut found)).collect();
         let shards = parts.shard_map.map(|map| ShardContext::new(map, inventory)).transpose();
         let shards = shards.unwrap_or_else(|error| {
             let path = inventory.dir().join("shards.toml");
-            found.push(Diagnostic::path(&path, error.to_string()));
+            found.push(Diagnostic::error_at_path(&path, error.to_string()));
             None
         });
         if found.has_errors() {
@@ -91,16 +91,24 @@ impl<'a> Compiler<'a> {
             return Err(found);
         }
         let secrets = parts.secrets.unwrap_or_else(|| inventory.secrets().expose_json());
-        let published = shards.as_ref().map(|shards| shards.published.clone());
-        let words = SecretWords::of(&secrets);
+        let published = shards.as_ref().map(|shards| shards.published_map.clone());
+        let words = SecretRedactor::from_secrets(&secrets);
         let fleet = FleetContext::new(inventory, &secrets, shards);
-        let store = Store::new(parts.templates, parts.folders, published, words);
-        Ok(Self { inventory, playbook, fleet, store, selection: parts.selection, members })
+        let store = ContentStore::new(parts.templates, parts.file_folders, published, words);
+        Ok(Self {
+            inventory,
+            playbook,
+            fleet,
+            content_store: store,
+            selection: parts.selection,
+            members_by_play: members,
+        })
     }
 
     /// The names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's order.
-    pub fn hosts_of(&self, play: usize) -> Vec<&'a str> {
-        let in_play = |host: &&Host| self.members.get(play).is_some_and(|members| members.contains(&host.name));
+    pub fn hosts_in_play(&self, play: usize) -> Vec<&'a str> {
+        let in_play =
+            |host: &&InventoryHost| self.members_by_play.get(play).is_some_and(|members| members.contains(&host.name));
         self.inventory.hosts().iter().filter(in_play).map(|host| host.name.as_str()).collect()
     }
 
@@ -108,27 +116,27 @@ impl<'a> Compiler<'a> {
     ///
     /// # Errors
     /// Everything that is wrong for this host, sorted by place.
-    pub fn compile(&self, host: &str, facts: &Facts) -> Result<Compiled, Diagnostics> {
+    pub fn compile_host(&self, host: &str, facts: &HostFacts) -> Result<CompiledHost, Diagnostics> {
         let mut found = Diagnostics::new();
-        let Some(host) = self.inventory.host(host) else {
-            found.push(Diagnostic::path(self.inventory.dir(), format!("no host `{host}` in this inventory")));
+        let Some(host) = self.inventory.find_host(host) else {
+            found.push(Diagnostic::error_at_path(self.inventory.dir(), format!("no host `{host}` in this inventory")));
             return Err(found);
         };
-        let context = self.fleet.host(self.inventory, host, facts);
-        let mut compiled = Compiled {
-            catalogue: Catalogue::default(),
-            contents: Contents::new(),
+        let context = self.fleet.host_context(self.inventory, host, facts);
+        let mut compiled = CompiledHost {
+            catalogue: Catalog::default(),
+            contents: ContentMap::new(),
             origins: BTreeMap::new(),
-            plays: Vec::new(),
+            play_indices: Vec::new(),
         };
-        let mut owners = Owners::default();
+        let mut owners = OwnershipIndex::default();
         for (index, play) in self.playbook.plays.iter().enumerate() {
-            if !self.members[index].contains(&host.name) {
+            if !self.members_by_play[index].contains(&host.name) {
                 continue;
             }
             let Some(context) = self.play_context(play, &context, &mut found) else { continue };
-            self.play(play, &context, (&mut compiled, &mut owners, &mut found));
-            compiled.plays.push(index);
+            self.compile_play(play, &context, (&mut compiled, &mut owners, &mut found));
+            compiled.play_indices.push(index);
         }
         if found.has_errors() {
             found.sort();
@@ -138,10 +146,10 @@ impl<'a> Compiler<'a> {
     }
 
     /// The host's context with the play's variables; `None` where the play's condition does not hold.
-    fn play_context(&self, play: &Play, host: &Context, found: &mut Diagnostics) -> Option<Context> {
+    fn play_context(&self, play: &PlaybookPlay, host: &Context, found: &mut Diagnostics) -> Option<Context> {
         let strings = &self.playbook.strings;
         let mut context = host.clone();
-        match nodes::evaluate_table(&play.vars, strings, host) {
+        match value_template::evaluate_table(&play.vars, strings, host) {
             Ok(vars) => {
                 for (name, value) in vars {
                     context.insert_value(name, Value::from_serializable(&value));
@@ -150,7 +158,7 @@ impl<'a> Compiler<'a> {
             Err(wrong) => wrong.into_iter().for_each(|diagnostic| found.push(diagnostic)),
         }
         context.insert("play", &serde_json::json!({"name": play.name.value}));
-        match play.when.as_ref().map_or(Ok(true), |when| strings.holds(when, &context)) {
+        match play.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context)) {
             Ok(holds) => holds.then_some(context),
             Err(wrong) => {
                 wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
@@ -159,61 +167,74 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    fn play(
+    fn compile_play(
         &self,
-        play: &Play,
+        play: &PlaybookPlay,
         context: &Context,
-        (compiled, owners, found): (&mut Compiled, &mut Owners, &mut Diagnostics),
+        (compiled, owners, found): (&mut CompiledHost, &mut OwnershipIndex, &mut Diagnostics),
     ) {
-        let steps: Vec<&Step> = play.steps.iter().filter(|step| self.is_selected(play, step)).collect();
-        let steps = self.expand(steps, context, found);
+        let steps: Vec<&PlaybookStep> = play.steps.iter().filter(|step| self.is_selected(play, step)).collect();
+        let steps = self.expand_steps(steps, context, found);
         let publishing = !self.selection.kinds.is_empty();
         let handlers =
-            if publishing { Vec::new() } else { self.expand(play.handlers.iter().collect(), context, found) };
-        let names = host_steps::handler_names(&handlers, found);
-        let mut made = provision::Play { name: play.name.value.clone(), steps: Vec::new(), handlers: Vec::new() };
+            if publishing { Vec::new() } else { self.expand_steps(play.handlers.iter().collect(), context, found) };
+        let names = catalog_step::handler_names(&handlers, found);
+        let mut compiled_play =
+            provision::CatalogPlay { name: play.name.value.clone(), steps: Vec::new(), handlers: Vec::new() };
         let number = compiled.catalogue.plays.len();
         let mut origins = Vec::new();
-        for instance in steps.iter().filter(|instance| instance.runs && instance.step.sound) {
-            let Some(one) = host_steps::build(instance, &self.store, &self.playbook.strings, found) else { continue };
-            host_steps::claim(instance, &one, owners, found);
-            let notify = if publishing { Vec::new() } else { host_steps::notify(instance, (play, &names), found) };
+        for instance in steps.iter().filter(|instance| instance.is_selected && instance.step.is_valid) {
+            let Some(one) = catalog_step::build_step(instance, &self.content_store, &self.playbook.strings, found)
+            else {
+                continue;
+            };
+            catalog_step::claim_ownership(instance, &one, owners, found);
+            let notify =
+                if publishing { Vec::new() } else { catalog_step::notified_handlers(instance, (play, &names), found) };
             compiled.contents.extend(one.contents);
-            made.steps.push(provision::Step { notify, ..one.step });
+            compiled_play.steps.push(provision::CatalogStep { notify, ..one.step });
             origins.push(instance.step.origin.clone());
         }
-        for instance in handlers.iter().filter(|instance| instance.runs && instance.step.sound) {
-            let Some(one) = host_steps::build(instance, &self.store, &self.playbook.strings, found) else { continue };
+        for instance in handlers.iter().filter(|instance| instance.is_selected && instance.step.is_valid) {
+            let Some(one) = catalog_step::build_step(instance, &self.content_store, &self.playbook.strings, found)
+            else {
+                continue;
+            };
             compiled.contents.extend(one.contents);
-            made.handlers.push(one.step);
+            compiled_play.handlers.push(one.step);
             origins.push(instance.step.origin.clone());
         }
         let placed = origins.into_iter().enumerate().map(|(step, origin)| (StepRef { play: number, step }, origin));
         compiled.origins.extend(placed);
-        compiled.catalogue.plays.push(made);
+        compiled.catalogue.plays.push(compiled_play);
     }
 
-    fn expand<'p>(&self, steps: Vec<&'p Step>, context: &Context, found: &mut Diagnostics) -> Vec<Instance<'p>> {
+    fn expand_steps<'p>(
+        &self,
+        steps: Vec<&'p PlaybookStep>,
+        context: &Context,
+        found: &mut Diagnostics,
+    ) -> Vec<StepInstance<'p>> {
         let strings = &self.playbook.strings;
-        steps.into_iter().flat_map(|step| expand::instances(step, strings, context, found)).collect()
+        steps.into_iter().flat_map(|step| expand::expand_step(step, strings, context, found)).collect()
     }
 
-    fn is_selected(&self, play: &Play, step: &Step) -> bool {
-        let Selection { tags, kinds } = &self.selection;
+    fn is_selected(&self, play: &PlaybookPlay, step: &PlaybookStep) -> bool {
+        let StepSelection { tags, kinds } = &self.selection;
         let tagged = tags.is_empty() || step.tags.iter().chain(&play.tags).any(|tag| tags.contains(tag));
         tagged && (kinds.is_empty() || kinds.iter().any(|kind| kind == step.kind.name))
     }
 }
 
-fn members(inventory: &Inventory, play: &Play, found: &mut Diagnostics) -> HashSet<String> {
-    match inventory.select(&play.hosts.value) {
+fn play_members(inventory: &Inventory, play: &PlaybookPlay, found: &mut Diagnostics) -> HashSet<String> {
+    match inventory.select_hosts(&play.hosts.value) {
         Ok(hosts) => hosts.into_iter().map(|host| host.name.clone()).collect(),
         // A group that has no hosts yet is no mistake.
-        Err(SelectError::Empty(_)) => HashSet::new(),
-        Err(SelectError::Unknown { term, near }) => {
-            let diagnostic = Diagnostic::on(&play.hosts.origin, format!("no host, group or zone `{term}`"));
+        Err(SelectError::NoHosts(_)) => HashSet::new(),
+        Err(SelectError::UnknownTerm { term, similar: near }) => {
+            let diagnostic = Diagnostic::error_at(&play.hosts.origin, format!("no host, group or zone `{term}`"));
             found.push(match near.first() {
-                Some(near) => diagnostic.help(format!("did you mean `{near}`?")),
+                Some(near) => diagnostic.with_help(format!("did you mean `{near}`?")),
                 None => diagnostic,
             });
             HashSet::new()
@@ -222,11 +243,13 @@ fn members(inventory: &Inventory, play: &Play, found: &mut Diagnostics) -> HashS
 }
 
 /// Variables that take one of dunlin's own names.
-pub(super) fn reserved_vars(inventory: &Inventory) -> Diagnostics {
+pub(super) fn reserved_var_errors(inventory: &Inventory) -> Diagnostics {
     let mut found = Diagnostics::new();
     for host in inventory.hosts() {
-        let vars = inventory.vars(&host.name);
-        vars.iter().filter_map(|(name, var)| context::reserved(name, &var.origin)).for_each(|d| found.push(d));
+        let vars = inventory.merged_vars(&host.name);
+        vars.iter()
+            .filter_map(|(name, var)| context::reserved_name_error(name, &var.origin))
+            .for_each(|d| found.push(d));
     }
     found
 }

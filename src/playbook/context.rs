@@ -6,23 +6,23 @@ use serde_json::{Value as Json, json};
 use tera::{Context, Tera, Value};
 
 use super::shards::ShardContext;
-use crate::inventory::{Diagnostic, Host, Inventory, Origin, Vars};
-use crate::wire::Facts;
+use crate::inventory::{Diagnostic, Inventory, InventoryHost, Origin, Vars};
+use crate::protocol::HostFacts;
 
 /// The names that no variable may take.
-pub(super) const RESERVED: [&str; 10] =
+pub(super) const RESERVED_NAMES: [&str; 10] =
     ["host", "groups", "hosts", "facts", "secrets", "item", "shards_here", "shards", "shard_map", "play"];
 
 /// The error for a variable that takes one of dunlin's own names.
-pub(super) fn reserved(name: &str, origin: &Origin) -> Option<Diagnostic> {
+pub(super) fn reserved_name_error(name: &str, origin: &Origin) -> Option<Diagnostic> {
     let message = || format!("`{name}` cannot be a variable: dunlin gives that name a value itself");
-    RESERVED.contains(&name).then(|| Diagnostic::on(origin, message()))
+    RESERVED_NAMES.contains(&name).then(|| Diagnostic::error_at(origin, message()))
 }
 
 /// The names that a context has. The engine keeps them to itself, but lists them where one is not defined.
-pub(super) fn names(context: &Context) -> Vec<String> {
-    let said = Tera::new().render_str("{{ __ }}", context, false).err().map(|error| error.to_string());
-    let listed = said.as_deref().and_then(|said| said.lines().next()?.split_once("variables: "));
+pub(super) fn context_names(context: &Context) -> Vec<String> {
+    let error_text = Tera::new().render_str("{{ __ }}", context, false).err().map(|error| error.to_string());
+    let listed = error_text.as_deref().and_then(|said| said.lines().next()?.split_once("variables: "));
     listed.map(|(_, names)| names.split(", ").map(str::to_owned).collect()).unwrap_or_default()
 }
 
@@ -37,7 +37,7 @@ pub(super) struct FleetContext {
 
 impl FleetContext {
     pub(super) fn new(inventory: &Inventory, secrets: &Json, shards: Option<ShardContext>) -> Self {
-        let names = |hosts: Vec<&Host>| hosts.iter().map(|host| host.name.clone()).collect::<Vec<_>>();
+        let names = |hosts: Vec<&InventoryHost>| hosts.iter().map(|host| host.name.clone()).collect::<Vec<_>>();
         let mut groups: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for group in inventory.groups().iter().map(|group| group.name.as_str()).chain(["all"]) {
             groups.insert(group.to_owned(), inventory.hosts_in(group).map(names).unwrap_or_default());
@@ -51,7 +51,7 @@ impl FleetContext {
             .hosts()
             .iter()
             .map(|host| {
-                let vars = plain(&inventory.vars(&host.name));
+                let vars = vars_to_json(&inventory.merged_vars(&host.name));
                 (host.name.as_str(), json!({"address": host.address, "zone": host.zone, "vars": vars}))
             })
             .collect();
@@ -64,9 +64,9 @@ impl FleetContext {
     }
 
     /// The context of one host, without the variables of a play.
-    pub(super) fn host(&self, inventory: &Inventory, host: &Host, facts: &Facts) -> Context {
+    pub(super) fn host_context(&self, inventory: &Inventory, host: &InventoryHost, facts: &HostFacts) -> Context {
         let mut context = Context::new();
-        for (name, var) in inventory.vars(&host.name) {
+        for (name, var) in inventory.merged_vars(&host.name) {
             context.insert_value(name, Value::from_serializable(&var.value));
         }
         let about = json!({
@@ -81,14 +81,14 @@ impl FleetContext {
             context.insert_value("secrets", secrets.clone());
         }
         if let Some(shards) = &self.shards {
-            context.insert_value("shards", shards.all.clone());
-            context.insert_value("shard_map", shards.map.clone());
-            context.insert_value("shards_here", shards.on(&host.name));
+            context.insert_value("shards", shards.all_shards.clone());
+            context.insert_value("shard_map", shards.map_info.clone());
+            context.insert_value("shards_here", shards.shards_on_host(&host.name));
         }
         context
     }
 }
 
-fn plain(vars: &Vars) -> Json {
+fn vars_to_json(vars: &Vars) -> Json {
     vars.iter().map(|(name, var)| (name.clone(), var.value.to_json())).collect()
 }

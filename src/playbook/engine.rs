@@ -2,18 +2,18 @@
 
 use tera::{Context, Error, Kwargs, State, Tera, TeraResult, Value};
 
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 use crate::plan::Digest;
 
 /// An engine without templates.
-pub(super) fn new() -> Tera {
+pub(super) fn new_engine() -> Tera {
     let mut tera = Tera::new();
     // Configuration files are not HTML, whatever their names end with.
     tera.autoescape_on(Vec::<&str>::new());
     tera.register_filter("to_json", to_json);
-    tera.register_filter("sha256", sha256);
-    tera.register_filter("quote", quote);
-    tera.register_filter("bytes", bytes);
+    tera.register_filter("sha256", sha256_hex);
+    tera.register_filter("quote", shell_quote);
+    tera.register_filter("bytes", parse_bytes);
     tera
 }
 
@@ -26,27 +26,27 @@ fn to_json(value: &Value, _: Kwargs, _: &State) -> TeraResult<String> {
 }
 
 /// SHA-256 of a text, 64 hexadecimal digits: the form in which Redis keeps passwords of ACL users.
-fn sha256(text: &str, _: Kwargs, _: &State) -> String {
-    Digest::of(text.as_bytes()).as_str().to_owned()
+fn sha256_hex(text: &str, _: Kwargs, _: &State) -> String {
+    Digest::of_bytes(text.as_bytes()).as_str().to_owned()
 }
 
 /// A text as one word of a POSIX shell.
-fn quote(text: &str, _: Kwargs, _: &State) -> String {
+fn shell_quote(text: &str, _: Kwargs, _: &State) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The number of bytes that `"4GiB"` stands for; a number stays as it is.
-fn bytes(value: &Value, _: Kwargs, _: &State) -> TeraResult<Value> {
+fn parse_bytes(value: &Value, _: Kwargs, _: &State) -> TeraResult<Value> {
     if let Some(number) = value.as_u64() {
         return Ok(Value::from(number));
     }
     let text = value.as_str().ok_or_else(|| Error::message("`bytes` takes a size such as \"4GiB\""))?;
-    let parsed: Bytes = text.parse().map_err(|error| Error::message(format!("{error}")))?;
+    let parsed: ByteSize = text.parse().map_err(|error| Error::message(format!("{error}")))?;
     Ok(Value::from(parsed.0))
 }
 
 /// The value at a dotted path.
-pub(super) fn lookup<'c>(context: &'c Context, path: &'c [String]) -> Option<&'c Value> {
+pub(super) fn lookup_path<'c>(context: &'c Context, path: &'c [String]) -> Option<&'c Value> {
     let mut value = context.get(path.first()?)?;
     for field in &path[1..] {
         value = field_of(value, field)?;
@@ -61,16 +61,16 @@ pub(super) fn field_of<'v>(value: &'v Value, field: &'v str) -> Option<&'v Value
 
 #[cfg(test)]
 mod tests {
-    use super::new;
+    use super::new_engine;
     use tera::Context;
 
     #[test]
-    fn filters_give_what_configuration_files_need() {
+    fn filters_render_configuration_values() {
         let mut context = Context::new();
         context.insert("text", "it's <b>");
         context.insert("size", "4GiB");
         context.insert("list", &[1, 2]);
-        let tera = new();
+        let tera = new_engine();
         for (template, wanted) in [
             ("{{ text | quote }}", r"'it'\''s <b>'"),
             ("{{ size | bytes }}", "4294967296"),

@@ -3,38 +3,38 @@
 use serde_json::Value as Json;
 use tera::{Context, Value};
 
-use super::model::{Item, Node, Step};
-use super::nodes;
-use super::strings::Strings;
+use super::model::{LocatedValue, PlaybookStep, ValueTemplate};
+use super::template_string::TemplateStrings;
+use super::value_template;
 use crate::inventory::{Diagnostic, Diagnostics, Origin};
 
 /// A step for one host and one item.
-pub(super) struct Instance<'p> {
-    pub step: &'p Step,
+pub(super) struct StepInstance<'p> {
+    pub step: &'p PlaybookStep,
     /// The play's context with `item` in it.
     pub context: Context,
     pub name: Option<String>,
-    pub notify: Vec<Notify>,
+    pub notify: Vec<NotifyRef>,
     /// Whether its condition holds; what does not run is needed for its name only.
-    pub runs: bool,
+    pub is_selected: bool,
 }
 
 /// A handler's name as a step gives it.
-pub(super) struct Notify {
+pub(super) struct NotifyRef {
     pub name: String,
     pub origin: Origin,
 }
 
 /// All instances of a step, in the order of its items.
-pub(super) fn instances<'p>(
-    step: &'p Step,
-    strings: &Strings,
+pub(super) fn expand_step<'p>(
+    step: &'p PlaybookStep,
+    strings: &TemplateStrings,
     context: &Context,
     found: &mut Diagnostics,
-) -> Vec<Instance<'p>> {
+) -> Vec<StepInstance<'p>> {
     let items = match &step.for_each {
         None => vec![None],
-        Some(list) => match items(list, strings, context, &step.origin) {
+        Some(list) => match evaluate_items(list, strings, context, &step.origin) {
             Ok(items) => items.into_iter().map(Some).collect(),
             Err(wrong) => {
                 wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
@@ -48,7 +48,7 @@ pub(super) fn instances<'p>(
         if let Some(item) = item {
             context.insert_value("item", Value::from_serializable(&item));
         }
-        match instance(step, strings, context) {
+        match build_instance(step, strings, context) {
             Ok(instance) => instances.push(instance),
             Err(wrong) => wrong.into_iter().for_each(|diagnostic| found.push(diagnostic)),
         }
@@ -56,19 +56,28 @@ pub(super) fn instances<'p>(
     instances
 }
 
-fn instance<'p>(step: &'p Step, strings: &Strings, context: Context) -> Result<Instance<'p>, Vec<Diagnostic>> {
-    let runs = step.when.as_ref().map_or(Ok(true), |when| strings.holds(when, &context))?;
-    let name = step.name.as_ref().map(|name| strings.text(name, &context)).transpose()?;
+fn build_instance<'p>(
+    step: &'p PlaybookStep,
+    strings: &TemplateStrings,
+    context: Context,
+) -> Result<StepInstance<'p>, Vec<Diagnostic>> {
+    let runs = step.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context))?;
+    let name = step.name.as_ref().map(|name| strings.evaluate_text(name, &context)).transpose()?;
     let notify = step.notify.iter().map(|text| {
-        let name = strings.text(text, &context)?;
-        Ok(Notify { name, origin: text.origin.clone() })
+        let name = strings.evaluate_text(text, &context)?;
+        Ok(NotifyRef { name, origin: text.origin.clone() })
     });
     let notify = notify.collect::<Result<_, Vec<Diagnostic>>>()?;
-    Ok(Instance { step, context, name, notify, runs })
+    Ok(StepInstance { step, context, name, notify, is_selected: runs })
 }
 
-fn items(list: &Item, strings: &Strings, context: &Context, step: &Origin) -> Result<Vec<Json>, Vec<Diagnostic>> {
-    match nodes::evaluate(list, strings, context)? {
+fn evaluate_items(
+    list: &LocatedValue,
+    strings: &TemplateStrings,
+    context: &Context,
+    step: &Origin,
+) -> Result<Vec<Json>, Vec<Diagnostic>> {
+    match value_template::evaluate_value(list, strings, context)? {
         Json::Array(items) => Ok(items),
         other => {
             let is = match other {
@@ -78,11 +87,11 @@ fn items(list: &Item, strings: &Strings, context: &Context, step: &Origin) -> Re
                 Json::Object(_) => "a table",
                 _ => "nothing",
             };
-            let origin = match &list.node {
-                Node::Text(text) => &text.origin,
+            let origin = match &list.value {
+                ValueTemplate::Text(text) => &text.origin,
                 _ => step,
             };
-            Err(vec![Diagnostic::on(origin, format!("`for_each` must give a list; this is {is}"))])
+            Err(vec![Diagnostic::error_at(origin, format!("`for_each` must give a list; this is {is}"))])
         }
     }
 }

@@ -4,37 +4,37 @@
 //! a [`Compiler`] then makes each host's catalogue. Whatever is wrong is found with its place, all at once.
 
 mod batch;
+mod catalog_step;
 mod check;
 mod compile;
-mod contents;
+mod content_store;
 mod context;
-mod diagnose;
 mod engine;
 mod expand;
-mod host_steps;
 mod load;
-mod map_file;
 mod model;
-mod nodes;
-mod paths;
+mod project_sources;
 mod references;
 mod render;
+mod shard_map_file;
 mod shards;
-mod sources;
-mod strings;
-mod table;
+mod step_schema;
+mod template_errors;
+mod template_string;
 mod templates;
+mod value_template;
+mod variable_paths;
 
 #[cfg(test)]
 mod tests;
 
-pub use batch::{Batch, BatchSize};
-pub use check::{check, plain_debian};
-pub use compile::{Compiled, Compiler, Parts, Selection};
-pub use contents::Contents;
-pub use map_file::load_shard_map;
-pub use model::{Entry, Item, Node, Play, Playbook, Step};
-pub use render::{Rendered, Rendering};
-pub use sources::Sources;
-pub use strings::Text;
+pub use batch::{BatchSchedule, BatchSize};
+pub use check::{check_project, debian_facts};
+pub use compile::{CompiledHost, Compiler, CompilerInput, StepSelection};
+pub use content_store::ContentMap;
+pub use model::{LocatedValue, Playbook, PlaybookPlay, PlaybookStep, TableEntry, ValueTemplate};
+pub use project_sources::ProjectSources;
+pub use render::{RenderedTemplate, TemplateRenderer};
+pub use shard_map_file::load_shard_map;
+pub use template_string::TemplateString;
 pub use templates::Templates;

@@ -4,32 +4,32 @@ use dunlin_shards::ShardMap;
 use serde_json::{Map, Value as Json};
 use tera::Value;
 
-use super::compile::reserved_vars;
-use super::contents::SecretWords;
+use super::compile::reserved_var_errors;
+use super::content_store::SecretRedactor;
 use super::context::FleetContext;
 use super::shards::ShardContext;
 use super::templates::Templates;
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, Origin};
-use crate::wire::Facts;
+use crate::protocol::HostFacts;
 
 /// Renders templates with what steps of a playbook see, but for a play's variables. Usable from several threads.
-pub struct Rendering<'a> {
+pub struct TemplateRenderer<'a> {
     inventory: &'a Inventory,
     templates: &'a Templates,
     fleet: FleetContext,
-    words: SecretWords,
+    secret_redactor: SecretRedactor,
 }
 
 /// A rendered template.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rendered {
+pub struct RenderedTemplate {
     /// Its text.
     pub text: String,
     /// Whether a secret went into it: it must not be shown.
-    pub secret: bool,
+    pub has_secret: bool,
 }
 
-impl<'a> Rendering<'a> {
+impl<'a> TemplateRenderer<'a> {
     /// Works out what all hosts share.
     ///
     /// # Errors
@@ -39,9 +39,9 @@ impl<'a> Rendering<'a> {
         templates: &'a Templates,
         map: Option<&ShardMap>,
     ) -> Result<Self, Diagnostics> {
-        let mut found = reserved_vars(inventory);
+        let mut found = reserved_var_errors(inventory);
         let shards = map.map(|map| ShardContext::new(map, inventory)).transpose().unwrap_or_else(|error| {
-            found.push(Diagnostic::path(&inventory.dir().join("shards.toml"), error.to_string()));
+            found.push(Diagnostic::error_at_path(&inventory.dir().join("shards.toml"), error.to_string()));
             None
         });
         if found.has_errors() {
@@ -50,7 +50,7 @@ impl<'a> Rendering<'a> {
         }
         let secrets = inventory.secrets().expose_json();
         let fleet = FleetContext::new(inventory, &secrets, shards);
-        Ok(Self { inventory, templates, fleet, words: SecretWords::of(&secrets) })
+        Ok(Self { inventory, templates, fleet, secret_redactor: SecretRedactor::from_secrets(&secrets) })
     }
 
     /// Renders a template for a host. `extra` are further variables; they hide the inventory's of the same name. `by`
@@ -58,22 +58,22 @@ impl<'a> Rendering<'a> {
     ///
     /// # Errors
     /// No such host or template; what the engine says, at its place in the template.
-    pub fn render(
+    pub fn render_template(
         &self,
-        (host, facts): (&str, &Facts),
+        (host, facts): (&str, &HostFacts),
         template: &str,
         extra: &Map<String, Json>,
         by: &Origin,
-    ) -> Result<Rendered, Vec<Diagnostic>> {
-        let Some(host) = self.inventory.host(host) else {
-            return Err(vec![Diagnostic::on(by, format!("no host `{host}` in this inventory"))]);
+    ) -> Result<RenderedTemplate, Vec<Diagnostic>> {
+        let Some(host) = self.inventory.find_host(host) else {
+            return Err(vec![Diagnostic::error_at(by, format!("no host `{host}` in this inventory"))]);
         };
-        let mut context = self.fleet.host(self.inventory, host, facts);
+        let mut context = self.fleet.host_context(self.inventory, host, facts);
         for (name, value) in extra {
             context.insert_value(name.clone(), Value::from_serializable(value));
         }
-        let text = self.templates.render(template, &context, by)?;
-        let secret = self.templates.reads_secrets(template) || self.words.are_in(&text);
-        Ok(Rendered { text, secret })
+        let text = self.templates.render_template(template, &context, by)?;
+        let secret = self.templates.reads_secrets(template) || self.secret_redactor.is_secret_in(&text);
+        Ok(RenderedTemplate { text, has_secret: secret })
     }
 }

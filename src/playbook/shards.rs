@@ -6,20 +6,20 @@ use dunlin_shards::{Routing, RoutingError, Shard, ShardMap, SlotRange};
 use serde_json::{Value as Json, json};
 use tera::Value;
 
-use super::map_file;
+use super::shard_map_file;
 use crate::inventory::Inventory;
 
 /// The parts of a context that come from the shard map.
 pub(super) struct ShardContext {
     /// All shards: `{id, slots, port, user, host, primary, replicas}`; an instance on a host has `role`, `replica_of`
     /// and `maxmemory` too.
-    pub all: Value,
+    pub all_shards: Value,
     /// `{cluster, epoch, published}`.
-    pub map: Value,
+    pub map_info: Value,
     /// The text that consumers read.
-    pub published: String,
-    here: BTreeMap<String, Value>,
-    none: Value,
+    pub published_map: String,
+    shards_by_host: BTreeMap<String, Value>,
+    empty_list: Value,
 }
 
 impl ShardContext {
@@ -28,40 +28,50 @@ impl ShardContext {
     /// # Errors
     /// The map names a host that the inventory does not have.
     pub(super) fn new(map: &ShardMap, inventory: &Inventory) -> Result<Self, RoutingError> {
-        let routing = Routing::from_map(map, |name| inventory.host(name).map(|host| host.address.clone()))?;
+        let routing = Routing::from_map(map, |name| inventory.find_host(name).map(|host| host.address.clone()))?;
         let published = routing.to_toml();
         let mut here: BTreeMap<String, Vec<Json>> = BTreeMap::new();
         let mut all = Vec::with_capacity(map.shards.len());
         for shard in &map.shards {
-            let route = routing.route(shard.id).expect("a routing has every shard of its map");
-            let seen = one(map, shard, (&route.primary, &route.replicas));
-            here.entry(shard.host.clone()).or_default().push(there(seen.clone(), &shard.host, "primary", inventory));
+            let route = routing.find_route(shard.id).expect("a routing has every shard of its map");
+            let seen = shard_to_json(map, shard, (&route.primary, &route.replicas));
+            here.entry(shard.host.clone()).or_default().push(instance_on_host(
+                seen.clone(),
+                &shard.host,
+                "primary",
+                inventory,
+            ));
             for replica in &shard.replicas {
-                here.entry(replica.clone()).or_default().push(there(seen.clone(), replica, "replica", inventory));
+                here.entry(replica.clone()).or_default().push(instance_on_host(
+                    seen.clone(),
+                    replica,
+                    "replica",
+                    inventory,
+                ));
             }
             all.push(seen);
         }
         let about = json!({"cluster": map.cluster, "epoch": map.epoch.0, "published": published});
         Ok(Self {
-            all: Value::from_serializable(&all),
-            map: Value::from_serializable(&about),
-            published,
-            here: here.into_iter().map(|(host, list)| (host, Value::from_serializable(&list))).collect(),
-            none: Value::from_serializable(&Vec::<Json>::new()),
+            all_shards: Value::from_serializable(&all),
+            map_info: Value::from_serializable(&about),
+            published_map: published,
+            shards_by_host: here.into_iter().map(|(host, list)| (host, Value::from_serializable(&list))).collect(),
+            empty_list: Value::from_serializable(&Vec::<Json>::new()),
         })
     }
 
     /// The instances that belong on a host, primaries and replicas, in the order of the map.
-    pub(super) fn on(&self, host: &str) -> Value {
-        self.here.get(host).unwrap_or(&self.none).clone()
+    pub(super) fn shards_on_host(&self, host: &str) -> Value {
+        self.shards_by_host.get(host).unwrap_or(&self.empty_list).clone()
     }
 }
 
-fn one(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) -> Json {
+fn shard_to_json(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) -> Json {
     json!({
         "id": shard.id.0,
-        "port": map.port(shard.id),
-        "user": shard.id.user(),
+        "port": map.port_of(shard.id),
+        "user": shard.id.acl_user(),
         "slots": SlotRange::format_list(&shard.slots),
         "host": shard.host,
         "primary": primary,
@@ -71,10 +81,10 @@ fn one(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) ->
 
 /// An instance on one host: its role, whom it follows, and what it may use there in bytes (where the host's variable
 /// says so).
-fn there(mut shard: Json, host: &str, role: &str, inventory: &Inventory) -> Json {
+fn instance_on_host(mut shard: Json, host: &str, role: &str, inventory: &Inventory) -> Json {
     shard["role"] = role.into();
     shard["replica_of"] = if role == "replica" { shard["primary"].clone() } else { "".into() };
-    if let Some(memory) = map_file::shard_memory(inventory, host) {
+    if let Some(memory) = shard_map_file::shard_memory_limit(inventory, host) {
         shard["maxmemory"] = memory.0.into();
     }
     shard

@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use tera::{Context, ErrorKind, Tera};
 
-use super::diagnose::{self, Places};
 use super::engine;
-use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile, nearest, read_source};
+use super::template_errors::{self, TemplateLocator};
+use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile, nearest_words, read_source};
 
 /// All templates, by their path below the folder: `redis/shard.conf`.
 pub struct Templates {
@@ -16,18 +16,19 @@ pub struct Templates {
     tera: Tera,
     files: BTreeMap<String, SourceFile>,
     /// Templates that read `secrets`, themselves or through what they include.
-    secret: Vec<String>,
+    secret_templates: Vec<String>,
 }
 
 impl Templates {
     /// Reads a folder with all below it; a folder that is not there has no templates. Hidden files and what an editor
     /// leaves behind (`x~`) are passed over. Mistakes are pushed, and that template is empty from then on.
-    pub fn load(dir: &Path, found: &mut Diagnostics) -> Self {
+    pub fn load_folder(dir: &Path, found: &mut Diagnostics) -> Self {
         let mut files = BTreeMap::new();
-        collect(dir, "", (&mut files, found));
-        let mut templates = Self { dir: dir.to_owned(), tera: engine::new(), files, secret: Vec::new() };
-        templates.parse(found);
-        templates.secret = templates
+        collect_templates(dir, "", (&mut files, found));
+        let mut templates =
+            Self { dir: dir.to_owned(), tera: engine::new_engine(), files, secret_templates: Vec::new() };
+        templates.parse_all(found);
+        templates.secret_templates = templates
             .files
             .keys()
             .filter(|name| {
@@ -45,53 +46,60 @@ impl Templates {
     }
 
     /// The templates' names, in alphabetical order.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn template_names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }
 
     /// Whether a template reads `secrets`.
     pub(super) fn reads_secrets(&self, name: &str) -> bool {
-        self.secret.iter().any(|secret| secret == name)
+        self.secret_templates.iter().any(|secret| secret == name)
     }
 
     /// Renders a template. The caller adds which step wanted it.
-    pub(super) fn render(&self, name: &str, context: &Context, by: &Origin) -> Result<String, Vec<Diagnostic>> {
+    pub(super) fn render_template(
+        &self,
+        name: &str,
+        context: &Context,
+        by: &Origin,
+    ) -> Result<String, Vec<Diagnostic>> {
         if !self.files.contains_key(name) {
-            let near = nearest(name, self.names()).first().map(|near| format!("did you mean `{near}`?"));
+            let near = nearest_words(name, self.template_names()).first().map(|near| format!("did you mean `{near}`?"));
             let message = format!("there is no template `{name}` in {}", self.dir.display());
-            let diagnostic = Diagnostic::on(by, message);
+            let diagnostic = Diagnostic::error_at(by, message);
             return Err(vec![match near {
-                Some(near) => diagnostic.help(near),
+                Some(near) => diagnostic.with_help(near),
                 None => diagnostic,
             }]);
         }
         let rendered = self.tera.render(name, context);
         rendered.map_err(|error| {
-            let found = diagnose::diagnostics(&error, self, by).into_iter();
+            let found = template_errors::template_diagnostics(&error, self, by).into_iter();
             let wanted_by = format!("rendered for the step at {by}");
             let with_step = found.map(|diagnostic| match diagnostic.help.clone() {
-                Some(help) => diagnostic.help(format!("{help}\n{wanted_by}")),
-                None => diagnostic.help(wanted_by.clone()),
+                Some(help) => diagnostic.with_help(format!("{help}\n{wanted_by}")),
+                None => diagnostic.with_help(wanted_by.clone()),
             });
             with_step.collect()
         })
     }
 
-    fn parse(&mut self, found: &mut Diagnostics) {
+    fn parse_all(&mut self, found: &mut Diagnostics) {
         let mut sources: BTreeMap<&str, &str> =
             self.files.iter().map(|(name, file)| (name.as_str(), file.text())).collect();
         // One after another at first: tera stops at the first file that it cannot parse.
         for (name, file) in &self.files {
-            let error = engine::new().add_raw_template(name, file.text()).err();
+            let error = engine::new_engine().add_raw_template(name, file.text()).err();
             if let Some(error) = error.filter(|error| matches!(error.kind(), ErrorKind::SyntaxError(_))) {
-                diagnose::diagnostics(&error, self, &Origin::whole(file)).into_iter().for_each(|d| found.push(d));
+                template_errors::template_diagnostics(&error, self, &Origin::whole_file(file))
+                    .into_iter()
+                    .for_each(|d| found.push(d));
                 sources.insert(name, "");
             }
         }
-        let mut tera = engine::new();
+        let mut tera = engine::new_engine();
         if let Err(error) = tera.add_raw_templates(sources) {
             let folder = SourceFile::new(&self.dir, "");
-            let said = diagnose::diagnostics(&error, self, &Origin::whole(&folder));
+            let said = template_errors::template_diagnostics(&error, self, &Origin::whole_file(&folder));
             said.into_iter().for_each(|d| found.push(d));
             // Names stay known, so that steps are not blamed as well.
             let empty = self.files.keys().map(|name| (name.as_str(), ""));
@@ -101,24 +109,24 @@ impl Templates {
     }
 }
 
-impl Places for Templates {
-    fn source(&self, template: &str) -> Option<&str> {
+impl TemplateLocator for Templates {
+    fn template_source(&self, template: &str) -> Option<&str> {
         self.files.get(template).map(SourceFile::text)
     }
 
-    fn place(&self, template: &str, range: Range<usize>) -> Origin {
+    fn locate_range(&self, template: &str, range: Range<usize>) -> Origin {
         match self.files.get(template) {
-            Some(file) => Origin::at(file, range),
-            None => Origin::whole(&SourceFile::new(self.dir.join(template), "")),
+            Some(file) => Origin::at_span(file, range),
+            None => Origin::whole_file(&SourceFile::new(self.dir.join(template), "")),
         }
     }
 }
 
-fn collect(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, SourceFile>, &mut Diagnostics)) {
+fn collect_templates(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, SourceFile>, &mut Diagnostics)) {
     let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
-        Err(error) => return found.push(Diagnostic::path(dir, format!("cannot be read: {error}"))),
+        Err(error) => return found.push(Diagnostic::error_at_path(dir, format!("cannot be read: {error}"))),
     };
     for entry in entries {
         let name = entry.file_name().to_string_lossy().into_owned();
@@ -128,7 +136,7 @@ fn collect(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, Sour
         let path = entry.path();
         let name = format!("{prefix}{name}");
         if path.is_dir() {
-            collect(&path, &format!("{name}/"), (&mut *files, &mut *found));
+            collect_templates(&path, &format!("{name}/"), (&mut *files, &mut *found));
             continue;
         }
         match read_source(&path) {

@@ -6,14 +6,14 @@ use std::path::Path;
 use dunlin_shards::Routing;
 use serde_json::json;
 
-use super::{Compiled, Compiler, Parts, Playbook, Selection, Sources, Templates, check, plain_debian};
+use super::{CompiledHost, Compiler, CompilerInput, Playbook, ProjectSources, StepSelection, Templates, check_project, debian_facts};
 use crate::inventory::{Diagnostics, Inventory, SourceFile};
 use crate::messages;
 use crate::plan::Digest;
 use crate::project::Project;
-use crate::wire::{Facts, Os};
+use crate::protocol::{HostFacts, OsFacts};
 
-const HOSTS: &str = r#"
+const HOSTS_TOML: &str = r#"
 [defaults]
 vars = { colour = "grey", port = 80, tls = false, words = ["x", "y"] }
 
@@ -31,66 +31,70 @@ vars = { size = "2KiB" }
 address = "192.0.2.2"
 "#;
 
-fn debian() -> Facts {
-    let os = Os { family: "debian".to_owned(), id: "debian".to_owned(), ..Os::default() };
-    Facts { hostname: "web-1".to_owned(), os, ..Facts::default() }
+fn web_1_facts() -> HostFacts {
+    let os = OsFacts { family: "debian".to_owned(), id: "debian".to_owned(), ..OsFacts::default() };
+    HostFacts { hostname: "web-1".to_owned(), os, ..HostFacts::default() }
 }
 
 /// Compiles the plays' text for `web-1`; an error is the text of the findings, one a line.
-fn compile(playbook: &str) -> Result<Compiled, String> {
-    compile_with(playbook, &[], Selection::default())
+fn compile_playbook(playbook: &str) -> Result<CompiledHost, String> {
+    compile_with_templates(playbook, &[], StepSelection::default())
 }
 
-fn compile_with(playbook: &str, templates: &[(&str, &str)], selection: Selection) -> Result<Compiled, String> {
+fn compile_with_templates(
+    playbook: &str,
+    templates: &[(&str, &str)],
+    selection: StepSelection,
+) -> Result<CompiledHost, String> {
     let said = |found: &Diagnostics| found.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in templates {
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let mut found = Diagnostics::new();
-    let templates = Templates::load(folder.path(), &mut found);
-    let playbook = Playbook::from_text(&SourceFile::new("site.toml", playbook), &mut found);
-    let inventory = Inventory::from_text(Path::new("hosts.toml"), HOSTS).inventory.unwrap();
+    let templates = Templates::load_folder(folder.path(), &mut found);
+    let playbook = Playbook::parse_text(&SourceFile::new("site.toml", playbook), &mut found);
+    let inventory = Inventory::parse_hosts_toml(Path::new("hosts.toml"), HOSTS_TOML).inventory.unwrap();
     if found.has_errors() {
         return Err(said(&found));
     }
-    let parts = Parts {
+    let parts = CompilerInput {
         inventory: &inventory,
         playbook: &playbook,
         templates: &templates,
         shard_map: None,
-        folders: Vec::new(),
+        file_folders: Vec::new(),
         secrets: Some(json!({"redis": {"password": "correct horse"}})),
         selection,
     };
     let compiler = Compiler::new(parts).map_err(|found| said(&found))?;
-    compiler.compile("web-1", &debian()).map_err(|found| said(&found))
+    compiler.compile_host("web-1", &web_1_facts()).map_err(|found| said(&found))
 }
 
 /// A play with these steps.
-fn play(rest: &str) -> String {
+fn play_text(rest: &str) -> String {
     format!("[[play]]\nname = \"p\"\nhosts = \"web\"\n{rest}")
 }
 
 /// The text of the only step's content.
-fn content(compiled: &Compiled) -> String {
+fn only_content(compiled: &CompiledHost) -> String {
     assert_eq!(compiled.contents.len(), 1);
     String::from_utf8(compiled.contents.values().next().unwrap().to_vec()).unwrap()
 }
 
-fn file(content: &str) -> String {
-    play(&format!("[[play.step]]\nfile = {{ dest = \"/x\", content = {content} }}\n"))
+fn file_step(content: &str) -> String {
+    play_text(&format!("[[play.step]]\nfile = {{ dest = \"/x\", content = {content} }}\n"))
 }
 
 #[test]
 fn placeholders_read_variables_with_their_precedence() {
     let text = r#"'{{ colour }} {{ port + 1 }} {{ host.name }} {{ host.memory }} {{ facts.os.family }} {{ groups.web | join(sep=",") }}'"#;
-    let compiled = compile(&file(text)).unwrap();
-    assert_eq!(content(&compiled), "blue 81 web-1 1073741824 debian web-1,web-2");
-    let vars = play(
+    let compiled = compile_playbook(&file_step(text)).unwrap();
+    assert_eq!(only_content(&compiled), "blue 81 web-1 1073741824 debian web-1,web-2");
+    let vars = play_text(
         "vars = { colour = \"red {{ port }}\" }\n[[play.step]]\nfor_each = [\"i\"]\nfile = { dest = \"/x\", content = '{{ colour }} {{ item }} {{ hosts[\"web-2\"].address }} {{ play.name }}' }\n",
     );
-    assert_eq!(content(&compile(&vars).unwrap()), "red 80 i 192.0.2.2 p");
+    assert_eq!(only_content(&compile_playbook(&vars).unwrap()), "red 80 i 192.0.2.2 p");
 }
 
 #[test]
@@ -102,7 +106,7 @@ fn cases_give_exactly_their_diagnostics() {
     for folder in folders {
         let defaults = Project::with_defaults(&folder);
         let project = Project { inventory: folder.clone(), playbook: folder.join("site.toml"), ..defaults };
-        let shown = check(&project).render(false);
+        let shown = check_project(&project).render(false);
         let expected = folder.join("diagnostics.txt");
         let wanted = std::fs::read_to_string(&expected).unwrap_or_default();
         assert_eq!(shown, wanted, "{} differs from what is shown:\n{shown}", expected.display());
@@ -110,7 +114,7 @@ fn cases_give_exactly_their_diagnostics() {
 }
 
 /// The desired states of the first play's steps.
-fn desired(compiled: &Compiled) -> Vec<serde_json::Value> {
+fn desired_states(compiled: &CompiledHost) -> Vec<serde_json::Value> {
     compiled.catalogue.plays[0].steps.iter().map(|step| step.desired.clone()).collect()
 }
 
@@ -118,22 +122,27 @@ fn desired(compiled: &Compiled) -> Vec<serde_json::Value> {
 fn a_single_placeholder_keeps_its_type_and_text_is_text() {
     let step = |id: &str| {
         let files = r#"conf = "c", acl = "a", folder = "/d""#;
-        play(&format!("[[play.step]]\nredis_shard = {{ id = {id}, port = \"{{{{ port + 1 }}}}\", {files} }}\n"))
+        play_text(&format!("[[play.step]]\nredis_shard = {{ id = {id}, port = \"{{{{ port + 1 }}}}\", {files} }}\n"))
     };
     // The type wants text for both: digits of a number that came out of a placeholder are text.
     let compiled =
-        compile_with(&step("\"{{ 7 }}\""), &[("c", "x"), ("a", "user a off\n")], Selection::default()).unwrap();
-    assert_eq!((&desired(&compiled)[0]["id"], &desired(&compiled)[0]["port"]), (&json!("7"), &json!("81")));
+        compile_with_templates(&step("\"{{ 7 }}\""), &[("c", "x"), ("a", "user a off\n")], StepSelection::default())
+            .unwrap();
+    assert_eq!(
+        (&desired_states(&compiled)[0]["id"], &desired_states(&compiled)[0]["port"]),
+        (&json!("7"), &json!("81"))
+    );
     // A number that the author wrote is a mistake.
-    let error = compile_with(&step("7"), &[("c", "x"), ("a", "user a off\n")], Selection::default()).unwrap_err();
+    let error =
+        compile_with_templates(&step("7"), &[("c", "x"), ("a", "user a off\n")], StepSelection::default()).unwrap_err();
     assert_eq!(error, "site.toml:5:22: error: `id` must be a string");
-    let boolean = play("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ not tls }}\" }\n");
-    assert_eq!(desired(&compile(&boolean).unwrap())[0]["sensitive"], json!(true));
+    let boolean = play_text("[[play.step]]\nfile = { dest = \"/x\", content = \"\", sensitive = \"{{ not tls }}\" }\n");
+    assert_eq!(desired_states(&compile_playbook(&boolean).unwrap())[0]["sensitive"], json!(true));
 }
 
 #[test]
 fn conditions_and_loops_are_resolved() {
-    let text = play(
+    let text = play_text(
         r#"
 [[play.step]]
 name = "{{ item.n }}"
@@ -157,7 +166,7 @@ when = "item != 'c'"
 file = { dest = "/say-{{ item }}", content = "" }
 "#,
     );
-    let compiled = compile(&text).unwrap();
+    let compiled = compile_playbook(&text).unwrap();
     let made = &compiled.catalogue.plays[0];
     let steps: Vec<(&str, Vec<&str>)> = made
         .steps
@@ -181,35 +190,36 @@ fn plays_apply_to_their_hosts_alone() {
         one("not now", "hosts = \"all\"\nwhen = \"tls\""),
         one("here", "hosts = \"web:&zone_a\""),
     ];
-    let compiled = compile(&text.concat()).unwrap();
+    let compiled = compile_playbook(&text.concat()).unwrap();
     assert_eq!(compiled.catalogue.plays.len(), 1);
-    assert_eq!((compiled.catalogue.plays[0].name.as_str(), &compiled.plays), ("here", &vec![2]));
+    assert_eq!((compiled.catalogue.plays[0].name.as_str(), &compiled.play_indices), ("here", &vec![2]));
 }
 
 #[test]
-fn what_a_secret_went_into_is_sensitive() {
+fn contents_with_secrets_are_sensitive() {
     for (content, sensitive) in [
         ("\"pass {{ secrets.redis.password }}\"", true),
         ("\"{{ secrets.redis.password | sha256 }}\"", true),
         ("\"{{ colour }}\"", false),
     ] {
-        let compiled = compile(&file(content)).unwrap();
-        assert_eq!(desired(&compiled)[0].get("sensitive").is_some(), sensitive, "{content}");
+        let compiled = compile_playbook(&file_step(content)).unwrap();
+        assert_eq!(desired_states(&compiled)[0].get("sensitive").is_some(), sensitive, "{content}");
         let shown = serde_json::to_string(&compiled.catalogue).unwrap();
         assert!(!shown.contains("correct horse"), "{shown}");
     }
-    let named =
-        play("[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n");
-    assert_eq!(compile(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(), Some("set ***"));
-    let shown = play("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
-    messages::check("secret-in-a-plan", [("a path", compile(&shown).unwrap_err())]);
-    let error = compile(&file("\"{{ secrets.redis.pasword }}\"")).unwrap_err();
+    let named = play_text(
+        "[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n",
+    );
+    assert_eq!(compile_playbook(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(), Some("set ***"));
+    let shown = play_text("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
+    messages::check("secret-in-a-plan", [("a path", compile_playbook(&shown).unwrap_err())]);
+    let error = compile_playbook(&file_step("\"{{ secrets.redis.pasword }}\"")).unwrap_err();
     assert_eq!(error, "site.toml:5:51: error: field `pasword` is not defined");
 }
 
 #[test]
-fn a_selection_leaves_out_steps_and_for_kinds_the_handlers_too() {
-    let text = play(
+fn selections_skip_steps_and_handlers() {
+    let text = play_text(
         r#"
 [[play.step]]
 tags = ["a"]
@@ -226,8 +236,8 @@ file = { dest = "/h", content = "h" }
     );
     let select = |tags: &[&str], kinds: &[&str]| {
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
-        let selection = Selection { tags: words(tags), kinds: words(kinds) };
-        let compiled = compile_with(&text, &[("c", "conf"), ("a", "user a off\n")], selection).unwrap();
+        let selection = StepSelection { tags: words(tags), kinds: words(kinds) };
+        let compiled = compile_with_templates(&text, &[("c", "conf"), ("a", "user a off\n")], selection).unwrap();
         let made = compiled.catalogue.plays[0].clone();
         (made.steps.iter().map(|step| step.kind.clone()).collect::<Vec<_>>().join(" "), made.handlers.len())
     };
@@ -237,19 +247,22 @@ file = { dest = "/h", content = "h" }
 }
 
 #[test]
-fn templates_include_each_other_and_names_of_their_own_can_be_given() {
+fn templates_can_include_and_extend_each_other() {
     let templates = [("c", "{% include \"part\" %} {{ colour }} <&>\n"), ("part", "port {{ port }}")];
-    let text = play("[[play.step]]\ntemplate = { dest = \"/d\", src = \"c\" }\n");
-    assert_eq!(content(&compile_with(&text, &templates, Selection::default()).unwrap()), "port 80 blue <&>\n");
+    let text = play_text("[[play.step]]\ntemplate = { dest = \"/d\", src = \"c\" }\n");
+    assert_eq!(
+        only_content(&compile_with_templates(&text, &templates, StepSelection::default()).unwrap()),
+        "port 80 blue <&>\n"
+    );
 }
 
 #[test]
 fn an_acl_that_loses_transactions_at_a_restart_is_refused_with_its_place() {
-    let text = play(
+    let text = play_text(
         "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"a\" }\n",
     );
     let error = |conf: &str, acl: &str| {
-        compile_with(&text, &[("c", conf), ("a", acl)], Selection::default()).err().unwrap_or_default()
+        compile_with_templates(&text, &[("c", conf), ("a", acl)], StepSelection::default()).err().unwrap_or_default()
     };
     let old = error("appendonly yes\n", "\nuser default off resetchannels -@all\n");
     assert!(old.starts_with("site.toml:5:75: error: the rendered ACL file, line 2: the user default lacks"), "{old}");
@@ -262,10 +275,10 @@ fn an_acl_that_loses_transactions_at_a_restart_is_refused_with_its_place() {
 }
 
 #[test]
-fn what_is_shipped_is_clean() {
+fn shipped_project_has_no_errors() {
     let mut found = Diagnostics::new();
     let project = Project::find(Path::new("."), &mut found).unwrap();
-    found.extend(check(&project));
+    found.extend(check_project(&project));
     assert!(found.is_empty(), "{}", found.render(false));
 }
 
@@ -273,12 +286,12 @@ fn what_is_shipped_is_clean() {
 fn the_shipped_site_puts_64_shards_on_two_hosts() {
     let mut found = Diagnostics::new();
     let project = Project::find(Path::new("."), &mut found).unwrap();
-    let sources = Sources::load(&project, &mut found);
+    let sources = ProjectSources::load_project(&project, &mut found);
     let secrets = json!({"redis": {"admin": "aaaa-admin", "replica": "bbbb-replica", "app": "cccc-app"}});
-    let compiler = Compiler::new(sources.parts(Selection::default(), Some(secrets)).unwrap()).unwrap();
+    let compiler = Compiler::new(sources.compiler_input(StepSelection::default(), Some(secrets)).unwrap()).unwrap();
     let mut ports = BTreeSet::new();
     for host in ["redis-01", "redis-02"] {
-        let compiled = compiler.compile(host, &plain_debian(host)).unwrap();
+        let compiled = compiler.compile_host(host, &debian_facts(host)).unwrap();
         let redis = &compiled.catalogue.plays[1];
         let shards: Vec<_> = redis.steps.iter().filter(|step| step.kind == "redis_shard").collect();
         assert_eq!((shards.len(), redis.name.as_str()), (32, "Redis shard hosts"));
@@ -291,7 +304,7 @@ fn the_shipped_site_puts_64_shards_on_two_hosts() {
         assert!(texts.into_iter().all(|text| !text.contains("cccc-app")), "shards know the password's digest only");
     }
     assert_eq!(ports.len(), 64);
-    let app = compiler.compile("app-01", &plain_debian("app-01")).unwrap();
+    let app = compiler.compile_host("app-01", &debian_facts("app-01")).unwrap();
     let steps = &app.catalogue.plays[1].steps;
     let map = steps.iter().find(|step| step.kind == "shard_map").expect("the map is published to application hosts");
     let digest: Digest = serde_json::from_value(map.desired["content"]["digest"].clone()).unwrap();
@@ -302,23 +315,23 @@ fn the_shipped_site_puts_64_shards_on_two_hosts() {
 }
 
 #[test]
-fn without_secrets_the_message_says_where_they_belong() {
+fn missing_secrets_name_their_file() {
     let mut found = Diagnostics::new();
-    let file = SourceFile::new("site.toml", file("\"{{ secrets.redis.app }}\""));
-    let playbook = Playbook::from_text(&file, &mut found);
-    let templates = Templates::load(Path::new("no-such-folder"), &mut found);
-    let inventory = Inventory::from_text(Path::new("hosts.toml"), HOSTS).inventory.unwrap();
-    let (secrets, selection) = (None, Selection::default());
-    let parts = Parts {
+    let file = SourceFile::new("site.toml", file_step("\"{{ secrets.redis.app }}\""));
+    let playbook = Playbook::parse_text(&file, &mut found);
+    let templates = Templates::load_folder(Path::new("no-such-folder"), &mut found);
+    let inventory = Inventory::parse_hosts_toml(Path::new("hosts.toml"), HOSTS_TOML).inventory.unwrap();
+    let (secrets, selection) = (None, StepSelection::default());
+    let parts = CompilerInput {
         inventory: &inventory,
         playbook: &playbook,
         templates: &templates,
         shard_map: None,
-        folders: Vec::new(),
+        file_folders: Vec::new(),
         secrets,
         selection,
     };
-    let wrong = Compiler::new(parts).unwrap().compile("web-1", &debian()).unwrap_err();
+    let wrong = Compiler::new(parts).unwrap().compile_host("web-1", &web_1_facts()).unwrap_err();
     let finding = wrong.iter().next().unwrap();
     assert_eq!(finding.to_string(), "site.toml:5:37: error: variable `secrets` is not defined");
     messages::check("secrets-missing", [("help", finding.help.as_deref().unwrap())]);

@@ -1,8 +1,8 @@
 //! The half of provisioning that runs on the host: plans a catalogue against the host, and applies it play by play.
 
 mod apply;
-mod pending;
-mod planned;
+mod pending_handlers;
+mod plan;
 
-pub use apply::apply;
-pub use planned::{Planned, plan};
+pub use apply::apply_play;
+pub use plan::{PreparedCatalog, plan_catalog};

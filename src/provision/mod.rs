@@ -7,5 +7,5 @@ mod apply;
 pub mod host;
 mod plan;
 
-pub use apply::{HostOutcome, Progress, apply};
-pub use plan::{Planned, Refused, differences, plan, replan};
+pub use apply::{HostEventFn, HostOutcome, apply_plans};
+pub use plan::{PlanHostError, PlannedHost, diff_plans, plan_hosts, replan_host};

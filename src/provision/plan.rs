@@ -3,85 +3,95 @@
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::HostPlan;
-use crate::playbook::{Compiled, Compiler};
+use crate::playbook::{CompiledHost, Compiler};
+use crate::protocol::provision::Catalog;
+use crate::protocol::{Reply, Request};
 use crate::transport::ConnectError;
-use crate::wire::provision::Catalogue;
-use crate::wire::{Reply, Request};
 
 /// A host that was planned, still connected.
-pub struct Planned {
+pub struct PlannedHost {
     /// The connection.
     pub session: Session,
     /// What it was given.
-    pub catalogue: Catalogue,
+    pub catalogue: Catalog,
     /// What it would do.
     pub plan: HostPlan,
 }
 
 /// A host that was not planned.
 #[derive(Debug)]
-pub enum Refused {
+pub enum PlanHostError {
     /// It could not be reached.
     Connect(ConnectError),
     /// Its catalogue has mistakes, which its facts brought to light.
     Compile(Diagnostics),
     /// It could not compare; what it said.
-    Host(String),
+    Agent(String),
 }
 
 /// Plans hosts; each fails by itself. Results in the order of the names.
-pub async fn plan(fleet: &Fleet, compiler: &Compiler<'_>, hosts: &[String]) -> Vec<(String, Result<Planned, Refused>)> {
-    let results = fleet.each(hosts, |host| one(fleet, compiler, host)).await;
+pub async fn plan_hosts(
+    fleet: &Fleet,
+    compiler: &Compiler<'_>,
+    hosts: &[String],
+) -> Vec<(String, Result<PlannedHost, PlanHostError>)> {
+    let results = fleet.map_parallel(hosts, |host| plan_host(fleet, compiler, host)).await;
     hosts.iter().cloned().zip(results).collect()
 }
 
-async fn one(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result<Planned, Refused> {
-    let session = fleet.connect(host).await.map_err(Refused::Connect)?;
-    let Compiled { catalogue, contents, .. } =
-        compiler.compile(host, &session.hello.facts).map_err(Refused::Compile)?;
-    session.offer(&contents);
-    let plan = ask(fleet, &session, &catalogue).await?;
-    Ok(Planned { session, catalogue, plan })
+async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result<PlannedHost, PlanHostError> {
+    let session = fleet.connect(host).await.map_err(PlanHostError::Connect)?;
+    let CompiledHost { catalogue, contents, .. } =
+        compiler.compile_host(host, &session.hello.facts).map_err(PlanHostError::Compile)?;
+    session.add_blobs(&contents);
+    let plan = request_plan(fleet, &session, &catalogue).await?;
+    Ok(PlannedHost { session, catalogue, plan })
 }
 
 /// Compares once more, and tells which rows are not what the plan says: what changed in the world since.
 ///
 /// # Errors
 /// The host could not compare.
-pub async fn replan(fleet: &Fleet, planned: &Planned, shown: &HostPlan) -> Result<Vec<String>, Refused> {
-    let now = ask(fleet, &planned.session, &planned.catalogue).await?;
-    Ok(differences(shown, &now))
+pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan) -> Result<Vec<String>, PlanHostError> {
+    let now = request_plan(fleet, &planned.session, &planned.catalogue).await?;
+    Ok(diff_plans(shown, &now))
 }
 
-async fn ask(fleet: &Fleet, session: &Session, catalogue: &Catalogue) -> Result<HostPlan, Refused> {
-    let reply = session.request(Request::Plan(catalogue.clone()), &|_| {}, &fleet.stop).await;
-    match reply.map_err(|error| Refused::Host(error.error))? {
-        Reply::Planned(planned) => Ok(HostPlan { host: session.host.clone(), rows: planned.rows }),
-        _ => Err(Refused::Host("an answer that does not fit".to_owned())),
+async fn request_plan(fleet: &Fleet, session: &Session, catalogue: &Catalog) -> Result<HostPlan, PlanHostError> {
+    let reply = session.send_request(Request::Plan(catalogue.clone()), &|_| {}, &fleet.cancellation).await;
+    match reply.map_err(|error| PlanHostError::Agent(error.message))? {
+        Reply::Planned(planned) => Ok(HostPlan { host: session.host.clone(), rows: planned.changes }),
+        _ => Err(PlanHostError::Agent("an answer that does not fit".to_owned())),
     }
 }
 
 /// One line for each row that was shown otherwise.
-pub fn differences(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
+pub fn diff_plans(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for row in &now.rows {
-        match shown.rows.iter().find(|old| old.resource == row.resource && old.at == row.at) {
+        match shown.rows.iter().find(|old| old.resource == row.resource && old.step == row.step) {
             Some(old) if old == row => {}
             Some(old) => lines.push(format!(
                 "{}: {} was {}{}, now {}{}",
                 now.host,
                 row.resource,
                 old.action,
-                old.from_text().map(|from| format!(" ({from})")).unwrap_or_default(),
+                old.describe_from().map(|from| format!(" ({from})")).unwrap_or_default(),
                 row.action,
-                row.from_text().map(|from| format!(" ({from})")).unwrap_or_default(),
+                row.describe_from().map(|from| format!(" ({from})")).unwrap_or_default(),
             )),
             None => lines.push(format!("{}: {} was not in the plan", now.host, row.resource)),
         }
     }
-    let gone = |old: &&crate::plan::Row| !now.rows.iter().any(|row| old.resource == row.resource && old.at == row.at);
+    let is_removed = |old: &&crate::plan::ResourceChange| {
+        !now.rows.iter().any(|row| old.resource == row.resource && old.step == row.step)
+    };
     lines.extend(
-        shown.rows.iter().filter(gone).map(|old| format!("{}: {} is not wanted any more", now.host, old.resource)),
+        shown
+            .rows
+            .iter()
+            .filter(is_removed)
+            .map(|old| format!("{}: {} is not wanted any more", now.host, old.resource)),
     );
     lines
 }
@@ -89,25 +99,25 @@ pub fn differences(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Action, Change, Row, StepRef, digest_of};
+    use crate::plan::{Action, AttributeChange, ResourceChange, StepRef, digest_json};
 
-    fn row(from: &str) -> Row {
-        Row {
-            at: StepRef { play: 0, step: 0 },
+    fn sample_row(from: &str) -> ResourceChange {
+        ResourceChange {
+            step: StepRef { play: 0, step: 0 },
             name: None,
             resource: "file /etc/motd".to_owned(),
             action: Action::Change,
-            changes: vec![Change::new("mode", from, "0644")],
+            changes: vec![AttributeChange::new("mode", from, "0644")],
             reason: None,
-            fingerprint: digest_of(&from),
+            fingerprint: digest_json(&from),
         }
     }
 
     #[test]
-    fn a_changed_world_is_named_by_row() {
+    fn changed_rows_are_listed() {
         let plan = |rows| HostPlan { host: "a".to_owned(), rows };
-        assert!(differences(&plan(vec![row("0600")]), &plan(vec![row("0600")])).is_empty());
-        let lines = differences(&plan(vec![row("0600")]), &plan(vec![row("0640")]));
+        assert!(diff_plans(&plan(vec![sample_row("0600")]), &plan(vec![sample_row("0600")])).is_empty());
+        let lines = diff_plans(&plan(vec![sample_row("0600")]), &plan(vec![sample_row("0640")]));
         assert_eq!(lines, ["a: file /etc/motd was change (mode=0600), now change (mode=0640)"]);
     }
 }

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::observation::{HostLoad, Observation};
 use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role};
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,74 +28,78 @@ impl fmt::Display for Violation {
 /// Every rule that the plan breaks; empty for a good plan.
 ///
 /// A deviation from the tolerance counts only if no note of the plan owns up to it.
-pub fn check(observation: &Observation, wishes: &PlanOptions, plan: &RebalancePlan) -> Vec<Violation> {
-    let mut check = Check::new(observation, wishes, plan);
-    check.map();
-    check.play();
-    check.moved_shards();
-    check.final_places();
-    check.capacity();
-    check.limits();
-    check.sums();
-    check.tolerance();
-    check.found
+pub fn check_plan(observation: &Observation, options: &PlanOptions, plan: &RebalancePlan) -> Vec<Violation> {
+    let mut checker = PlanChecker::new(observation, options, plan);
+    checker.check_map();
+    checker.replay_waves();
+    checker.check_moved_shards();
+    checker.check_final_placement();
+    checker.check_capacity();
+    checker.check_limits();
+    checker.check_totals();
+    checker.check_tolerance();
+    checker.violations
 }
 
 /// The hosts of one shard: its primary's, then its replicas'.
-type Copies = Vec<String>;
+type ShardHosts = Vec<String>;
 
-struct Check<'a> {
+struct PlanChecker<'a> {
     observation: &'a Observation,
-    wishes: &'a PlanOptions,
+    options: &'a PlanOptions,
     plan: &'a RebalancePlan,
     hosts: BTreeMap<&'a str, &'a HostLoad>,
-    places: BTreeMap<u32, Copies>,
-    found: Vec<Violation>,
+    placements: BTreeMap<u32, ShardHosts>,
+    violations: Vec<Violation>,
 }
 
-impl<'a> Check<'a> {
-    fn new(observation: &'a Observation, wishes: &'a PlanOptions, plan: &'a RebalancePlan) -> Self {
+impl<'a> PlanChecker<'a> {
+    fn new(observation: &'a Observation, options: &'a PlanOptions, plan: &'a RebalancePlan) -> Self {
         Self {
             observation,
-            wishes,
+            options,
             plan,
             hosts: observation.hosts.iter().map(|host| (host.name.as_str(), host)).collect(),
-            places: observation.shards.iter().map(|shard| (shard.id, copies(&shard.host, &shard.replicas))).collect(),
-            found: Vec::new(),
+            placements: observation
+                .shards
+                .iter()
+                .map(|shard| (shard.id, hosts_of_shard(&shard.host, &shard.replicas)))
+                .collect(),
+            violations: Vec::new(),
         }
     }
 
-    fn add(&mut self, rule: &'static str, message: String) {
-        self.found.push(Violation { rule, message });
+    fn add_violation(&mut self, rule: &'static str, message: String) {
+        self.violations.push(Violation { rule, message });
     }
 
-    fn map(&mut self) {
+    fn check_map(&mut self) {
         let (plan, observation) = (self.plan, self.observation);
         if plan.cluster != observation.cluster || plan.epoch != observation.epoch {
             let of = |cluster: &str, epoch: u64| format!("{cluster} at epoch {epoch}");
             let (plan, seen) = (of(&plan.cluster, plan.epoch), of(&observation.cluster, observation.epoch));
-            self.add("map", format!("the plan is for {plan}, the observation shows {seen}"));
+            self.add_violation("map", format!("the plan is for {plan}, the observation shows {seen}"));
         }
     }
 
     /// Plays the waves: each copy is where the plan says, targets have the memory, no host holds two copies.
-    fn play(&mut self) {
-        let mut used = self.used();
+    fn replay_waves(&mut self) {
+        let mut used = self.observed_bytes();
         let last = self.plan.moves.iter().map(|m| m.wave + 1).max().unwrap_or(0);
         for wave in 0..last {
             let moves: Vec<_> = self.plan.moves.iter().filter(|m| m.wave == wave).collect();
             let listed: Vec<u32> = moves.iter().map(|m| m.shard).collect();
             if self.plan.waves.get(wave) != Some(&listed) {
-                self.add("sums", format!("wave {wave} does not list the moves that name it"));
+                self.add_violation("sums", format!("wave {wave} does not list the moves that name it"));
             }
             let shards: BTreeSet<u32> = listed.iter().copied().collect();
             if shards.len() < listed.len() {
-                self.add("waves", format!("two copies of one shard move in wave {wave}"));
+                self.add_violation("waves", format!("two copies of one shard move in wave {wave}"));
             }
             for m in &moves {
                 *used.entry(m.to.clone()).or_default() += m.bytes;
-                self.fits(&used, &m.to);
-                self.place(m.shard, m.role, &m.from, &m.to);
+                self.check_fits(&used, &m.to);
+                self.apply_move(m.shard, m.role, &m.from, &m.to);
             }
             for m in &moves {
                 let left = used.entry(m.from.clone()).or_default();
@@ -103,193 +107,203 @@ impl<'a> Check<'a> {
             }
         }
         if self.plan.waves.len() != last {
-            self.add("sums", format!("there are {} waves, but moves name {last}", self.plan.waves.len()));
+            self.add_violation("sums", format!("there are {} waves, but moves name {last}", self.plan.waves.len()));
         }
     }
 
-    fn fits(&mut self, used: &BTreeMap<String, u64>, host: &str) {
+    fn check_fits(&mut self, used: &BTreeMap<String, u64>, host: &str) {
         let Some(capacity) = self.hosts.get(host).map(|host| host.capacity_bytes) else { return };
         let used = used.get(host).copied().unwrap_or(0);
         if used > capacity {
-            self.add(
+            self.add_violation(
                 "capacity",
-                format!("{host} would hold {} while the plan runs, of {}", size(used), size(capacity)),
+                format!("{host} would hold {} while the plan runs, of {}", human_size(used), human_size(capacity)),
             );
         }
         let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
         if used > peak {
-            self.add("sums", format!("{host} would hold {}, above the predicted peak of {}", size(used), size(peak)));
+            self.add_violation(
+                "sums",
+                format!("{host} would hold {}, above the predicted peak of {}", human_size(used), human_size(peak)),
+            );
         }
     }
 
-    fn place(&mut self, shard: u32, role: Role, from: &str, to: &str) {
+    fn apply_move(&mut self, shard: u32, role: Role, from: &str, to: &str) {
         if !self.hosts.contains_key(to) {
-            self.add("map", format!("shard {shard} would go to {to}, which is not among the hosts"));
+            self.add_violation("map", format!("shard {shard} would go to {to}, which is not among the hosts"));
         }
-        let Some(copies) = self.places.get_mut(&shard) else {
-            return self.add("map", format!("shard {shard} is not in the observation"));
+        let Some(copies) = self.placements.get_mut(&shard) else {
+            return self.add_violation("map", format!("shard {shard} is not in the observation"));
         };
         if copies.iter().any(|copy| copy == to) {
             let message = format!("shard {shard} would have two copies on {to}");
-            return self.add("zones", message);
+            return self.add_violation("zones", message);
         }
         let candidates = if role == Role::Primary { 0..1 } else { 1..copies.len() };
         match candidates.into_iter().find(|copy| copies[*copy] == from) {
             Some(copy) => copies[copy] = to.to_owned(),
-            None => self.add("map", format!("the {role:?} of shard {shard} is not on {from}")),
+            None => self.add_violation("map", format!("the {role:?} of shard {shard} is not on {from}")),
         }
     }
 
-    fn moved_shards(&mut self) {
+    fn check_moved_shards(&mut self) {
         let plan = self.plan;
         for m in &plan.moves {
-            let Some(shard) = self.observation.shard(m.shard) else { continue };
+            let Some(shard) = self.observation.find_shard(m.shard) else { continue };
             let ops = if m.role == Role::Primary { shard.ops_per_s } else { 0.0 };
             if m.bytes != shard.bytes || m.ops_per_s.to_bits() != ops.to_bits() {
-                self.add("sums", format!("the move of shard {} does not weigh what was observed", m.shard));
+                self.add_violation("sums", format!("the move of shard {} does not weigh what was observed", m.shard));
             }
             if shard.pinned {
-                self.add("pinned", format!("shard {} is pinned and would move", m.shard));
+                self.add_violation("pinned", format!("shard {} is pinned and would move", m.shard));
             }
-            if self.drained(&m.to) {
-                self.add("drain", format!("shard {} would go to {}, which is drained", m.shard, m.to));
+            if self.is_drained(&m.to) {
+                self.add_violation("drain", format!("shard {} would go to {}, which is drained", m.shard, m.to));
             }
         }
-        let ends: Vec<(u32, String)> = self.arrivals();
-        for (shard, host) in ends {
-            if self.wishes.targets.as_ref().is_some_and(|to| !to.contains(&host)) {
-                self.add("to", format!("shard {shard} would go to {host}, which is not among the targets"));
+        let arrivals: Vec<(u32, String)> = self.list_arrivals();
+        for (shard, host) in arrivals {
+            if self.options.targets.as_ref().is_some_and(|to| !to.contains(&host)) {
+                self.add_violation("to", format!("shard {shard} would go to {host}, which is not among the targets"));
             }
         }
     }
 
     /// Copies that end on a host that held none of their shard's copies before.
-    fn arrivals(&self) -> Vec<(u32, String)> {
+    fn list_arrivals(&self) -> Vec<(u32, String)> {
         let mut arrivals = Vec::new();
         for shard in &self.observation.shards {
-            let before = copies(&shard.host, &shard.replicas);
-            let after = &self.places[&shard.id];
+            let before = hosts_of_shard(&shard.host, &shard.replicas);
+            let after = &self.placements[&shard.id];
             arrivals.extend(after.iter().filter(|host| !before.contains(host)).map(|host| (shard.id, host.clone())));
         }
         arrivals
     }
 
-    fn final_places(&mut self) {
-        let limited = self.wishes.max_moves.is_some() || self.wishes.max_bytes.is_some();
-        let places = self.places.clone();
+    fn check_final_placement(&mut self) {
+        let limited = self.options.max_moves.is_some() || self.options.max_bytes.is_some();
+        let places = self.placements.clone();
         for (shard, hosts) in &places {
             let moved = self.plan.moves.iter().any(|m| m.shard == *shard);
             for (n, host) in hosts.iter().enumerate() {
-                if self.drained(host) && !limited {
-                    self.add("drain", format!("shard {shard} would stay on {host}, which is drained"));
+                if self.is_drained(host) && !limited {
+                    self.add_violation("drain", format!("shard {shard} would stay on {host}, which is drained"));
                 }
                 for other in &hosts[..n] {
-                    if self.same_zone(host, other) && (moved || !limited) {
-                        self.add("zones", format!("shard {shard} would have copies on {other} and {host}"));
+                    if self.is_same_zone(host, other) && (moved || !limited) {
+                        self.add_violation("zones", format!("shard {shard} would have copies on {other} and {host}"));
                     }
                 }
             }
         }
     }
 
-    fn same_zone(&self, a: &str, b: &str) -> bool {
+    fn is_same_zone(&self, a: &str, b: &str) -> bool {
         let zone = |name: &str| self.hosts.get(name).and_then(|host| host.zone.as_deref());
-        a == b || (self.wishes.separate_zones && zone(a).is_some() && zone(a) == zone(b))
+        a == b || (self.options.separate_zones && zone(a).is_some() && zone(a) == zone(b))
     }
 
-    fn drained(&self, host: &str) -> bool {
-        self.wishes.drain.iter().any(|name| name == host) || self.hosts.get(host).is_some_and(|host| host.drain)
+    fn is_drained(&self, host: &str) -> bool {
+        self.options.drain.iter().any(|name| name == host) || self.hosts.get(host).is_some_and(|host| host.drain)
     }
 
-    fn capacity(&mut self) {
-        let before = self.used();
-        let after = self.loads();
-        let limited = self.wishes.max_moves.is_some() || self.wishes.max_bytes.is_some();
+    fn check_capacity(&mut self) {
+        let before = self.observed_bytes();
+        let after = self.final_loads();
+        let limited = self.options.max_moves.is_some() || self.options.max_bytes.is_some();
         for host in &self.observation.hosts {
-            let most = (host.capacity_bytes as f64 * self.wishes.max_utilization) as u64;
-            let (bytes, had) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
-            if bytes > most && !(limited && bytes <= had) {
-                self.add("capacity", format!("{} would end with {}, above {}", host.name, size(bytes), size(most)));
+            let max_bytes = (host.capacity_bytes as f64 * self.options.max_utilization) as u64;
+            let (bytes, bytes_before) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
+            if bytes > max_bytes && !(limited && bytes <= bytes_before) {
+                self.add_violation(
+                    "capacity",
+                    format!("{} would end with {}, above {}", host.name, human_size(bytes), human_size(max_bytes)),
+                );
             }
         }
     }
 
-    fn limits(&mut self) {
+    fn check_limits(&mut self) {
         let bytes: u64 = self.plan.moves.iter().map(|m| m.bytes).sum();
-        if self.wishes.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
-            self.add("limits", format!("{} moves are more than wished", self.plan.moves.len()));
+        if self.options.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
+            self.add_violation("limits", format!("{} moves are more than wished", self.plan.moves.len()));
         }
-        if self.wishes.max_bytes.is_some_and(|most| bytes > most) {
-            self.add("limits", format!("{} are more than wished", size(bytes)));
+        if self.options.max_bytes.is_some_and(|most| bytes > most) {
+            self.add_violation("limits", format!("{} are more than wished", human_size(bytes)));
         }
     }
 
-    fn sums(&mut self) {
+    fn check_totals(&mut self) {
         let plan = self.plan;
         let moved: u64 = plan.moves.iter().map(|m| m.bytes).sum();
-        let after = self.loads();
+        let after = self.final_loads();
         let total: u64 = after.values().map(|(bytes, ..)| bytes).sum();
         if moved != plan.bytes_moved || total != plan.bytes_total {
             // To the byte: what is off by little would look the same in larger units.
             let message =
                 format!("{moved} of {total} bytes move, the plan says {} of {}", plan.bytes_moved, plan.bytes_total);
-            self.add("sums", message);
+            self.add_violation("sums", message);
         }
         if plan.lower_bound_bytes > plan.bytes_moved {
-            self.add("sums", "the lower bound is above what moves".to_owned());
+            self.add_violation("sums", "the lower bound is above what moves".to_owned());
         }
         let names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
         let expected: Vec<&str> = self.observation.hosts.iter().map(|host| host.name.as_str()).collect();
         if names != expected {
-            return self.add("sums", "the plan's hosts are not those of the observation".to_owned());
+            return self.add_violation("sums", "the plan's hosts are not those of the observation".to_owned());
         }
         for host in &plan.hosts {
             let (bytes, ops, copies) = after[&host.name];
             let same_ops = (host.after.ops_per_s - ops).abs() <= 0.001 * (copies + 1) as f64;
             if host.after.bytes != bytes || host.after.shards != copies || !same_ops {
-                self.add("sums", format!("{} would not end as the plan says", host.name));
+                self.add_violation("sums", format!("{} would not end as the plan says", host.name));
             }
         }
     }
 
-    fn tolerance(&mut self) {
-        let told = self.plan.notes.iter().any(|note| note.starts_with(OUTSIDE_TOLERANCE));
-        if told {
+    fn check_tolerance(&mut self) {
+        let is_declared = self.plan.notes.iter().any(|note| note.starts_with(OUTSIDE_TOLERANCE));
+        if is_declared {
             return;
         }
-        let after = self.loads();
-        let staying = self.observation.hosts.iter().filter(|host| !self.drained(&host.name));
+        let after = self.final_loads();
+        let staying = self.observation.hosts.iter().filter(|host| !self.is_drained(&host.name));
         let weight: f64 = staying.map(|host| host.weight).sum();
         let totals = after.values().fold((0.0, 0.0), |sum, load| (sum.0 + load.0 as f64, sum.1 + load.1));
-        let mut far = Vec::new();
-        for host in self.observation.hosts.iter().filter(|host| !self.drained(&host.name)) {
+        let mut violations = Vec::new();
+        for host in self.observation.hosts.iter().filter(|host| !self.is_drained(&host.name)) {
             let (bytes, ops, _) = after[&host.name];
             let share = host.weight / weight;
-            let cap = host.capacity_bytes as f64 * self.wishes.max_utilization;
-            if self.wishes.balance.includes_bytes() && !self.near(bytes as f64, share * totals.0, cap) {
-                let (has, wanted) = (size(bytes), size((share * totals.0) as u64));
-                far.push(format!("{} ends with {has}, its share is {wanted}", host.name));
+            let cap = host.capacity_bytes as f64 * self.options.max_utilization;
+            if self.options.balance.includes_bytes() && !self.is_within_tolerance(bytes as f64, share * totals.0, cap) {
+                let (has, wanted) = (human_size(bytes), human_size((share * totals.0) as u64));
+                violations.push(format!("{} ends with {has}, its share is {wanted}", host.name));
             }
-            if self.wishes.balance.includes_ops() && !self.near(ops, share * totals.1, f64::MAX) {
-                far.push(format!("{} ends with {ops} operations, its share is {:.1}", host.name, share * totals.1));
+            if self.options.balance.includes_ops() && !self.is_within_tolerance(ops, share * totals.1, f64::MAX) {
+                violations.push(format!(
+                    "{} ends with {ops} operations, its share is {:.1}",
+                    host.name,
+                    share * totals.1
+                ));
             }
         }
-        for message in far {
-            self.add("tolerance", message);
+        for message in violations {
+            self.add_violation("tolerance", message);
         }
     }
 
     /// Within the tolerance around the share, give or take one unit of rounding; at least as full as the cap allows.
-    fn near(&self, load: f64, share: f64, cap: f64) -> bool {
-        let (lo, hi) = (share * (1.0 - self.wishes.tolerance), share * (1.0 + self.wishes.tolerance));
+    fn is_within_tolerance(&self, load: f64, share: f64, cap: f64) -> bool {
+        let (lo, hi) = (share * (1.0 - self.options.tolerance), share * (1.0 + self.options.tolerance));
         load + 1.0 >= lo.min(cap) && load <= hi + 1.0
     }
 
     /// Bytes on each host as observed.
-    fn used(&self) -> BTreeMap<String, u64> {
+    fn observed_bytes(&self) -> BTreeMap<String, u64> {
         let mut used = BTreeMap::new();
         for shard in &self.observation.shards {
-            for host in copies(&shard.host, &shard.replicas) {
+            for host in hosts_of_shard(&shard.host, &shard.replicas) {
                 *used.entry(host).or_default() += shard.bytes;
             }
         }
@@ -297,11 +311,11 @@ impl<'a> Check<'a> {
     }
 
     /// Bytes, operations and copies on each host at the places that were played.
-    fn loads(&self) -> BTreeMap<String, (u64, f64, usize)> {
+    fn final_loads(&self) -> BTreeMap<String, (u64, f64, usize)> {
         let mut loads: BTreeMap<String, (u64, f64, usize)> =
             self.observation.hosts.iter().map(|host| (host.name.clone(), (0, 0.0, 0))).collect();
         for shard in &self.observation.shards {
-            for (n, host) in self.places[&shard.id].iter().enumerate() {
+            for (n, host) in self.placements[&shard.id].iter().enumerate() {
                 let Some(load) = loads.get_mut(host) else { continue };
                 load.0 += shard.bytes;
                 load.1 += if n == 0 { shard.ops_per_s } else { 0.0 };
@@ -312,16 +326,16 @@ impl<'a> Check<'a> {
     }
 }
 
-fn size(bytes: u64) -> String {
-    Bytes(bytes).human()
+fn human_size(bytes: u64) -> String {
+    ByteSize(bytes).to_human()
 }
 
-fn copies(primary: &str, replicas: &[String]) -> Copies {
+fn hosts_of_shard(primary: &str, replicas: &[String]) -> ShardHosts {
     std::iter::once(primary.to_owned()).chain(replicas.iter().cloned()).collect::<Vec<_>>()
 }
 
 /// Ids that a plan moves more than once because they take a detour.
-pub fn detoured(plan: &RebalancePlan) -> BTreeSet<u32> {
+pub fn list_detours(plan: &RebalancePlan) -> BTreeSet<u32> {
     let mut seen = BTreeSet::new();
     plan.moves.iter().filter(|m| !seen.insert((m.shard, m.role))).map(|m| m.shard).collect()
 }

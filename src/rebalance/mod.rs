@@ -4,21 +4,21 @@
 //! controller ([`Ground`], [`observe`], [`run`], [`resume`]) plans, supervises and publishes the map; what may not be
 //! interrupted happens in `host`, the half that runs on the target's host.
 
+pub mod apply;
 pub mod capacity;
 pub mod check;
-pub mod copies;
+pub mod context;
 pub mod failover;
-pub mod ground;
 pub mod host;
 pub mod observation;
 pub mod observe;
 pub mod plan;
+pub mod plan_file;
 pub mod publish;
 pub mod replica;
+pub mod replica_health;
 pub mod resume;
-pub mod run;
-pub mod saved;
 pub mod state_files;
 pub mod verify;
 
-pub use ground::Ground;
+pub use context::RebalanceContext;

@@ -9,7 +9,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 
 /// The format that this version reads and writes.
 pub const FORMAT_VERSION: u32 = 1;
@@ -45,7 +45,7 @@ pub struct HostLoad {
     /// Memory for shards, in bytes.
     pub capacity_bytes: u64,
     /// Its part of the load relative to the other hosts, above 0.
-    #[serde(default = "one")]
+    #[serde(default = "default_weight")]
     pub weight: f64,
     /// Whether it is to be emptied.
     #[serde(default)]
@@ -85,7 +85,7 @@ pub struct ShardLoad {
     pub details: BTreeMap<String, Value>,
 }
 
-fn one() -> f64 {
+fn default_weight() -> f64 {
     1.0
 }
 
@@ -142,12 +142,12 @@ impl Observation {
             return Err(ObservationError::Version(self.format_version));
         }
         let mut problems = Vec::new();
-        self.hosts_problems(&mut problems);
-        self.shards_problems(&mut problems);
+        self.check_hosts(&mut problems);
+        self.check_shards(&mut problems);
         if problems.is_empty() { Ok(()) } else { Err(ObservationError::Invalid(problems)) }
     }
 
-    fn hosts_problems(&self, problems: &mut Vec<String>) {
+    fn check_hosts(&self, problems: &mut Vec<String>) {
         if self.hosts.is_empty() {
             problems.push("it has no hosts".to_owned());
         }
@@ -160,14 +160,14 @@ impl Observation {
             if !(host.weight.is_finite() && host.weight > 0.0) {
                 problems.push(format!("host {name} has weight {}; to empty a host set drain", host.weight));
             }
-            if host.capacity_bytes == 0 || host.capacity_bytes > MOST_BYTES {
-                let capacity = Bytes(host.capacity_bytes).human();
+            if host.capacity_bytes == 0 || host.capacity_bytes > MAX_TOTAL_BYTES {
+                let capacity = ByteSize(host.capacity_bytes).to_human();
                 problems.push(format!("host {name} has a capacity of {capacity}"));
             }
         }
     }
 
-    fn shards_problems(&self, problems: &mut Vec<String>) {
+    fn check_shards(&self, problems: &mut Vec<String>) {
         let hosts: BTreeSet<&str> = self.hosts.iter().map(|host| host.name.as_str()).collect();
         let mut seen = BTreeSet::new();
         let mut total = 0u64;
@@ -185,32 +185,32 @@ impl Observation {
                     problems.push(format!("shard {id} has two copies on {name}"));
                 }
             }
-            if !(shard.ops_per_s.is_finite() && (0.0..=MOST_OPS).contains(&shard.ops_per_s)) {
+            if !(shard.ops_per_s.is_finite() && (0.0..=MAX_OPS_PER_S).contains(&shard.ops_per_s)) {
                 problems.push(format!("shard {id} has {} operations a second", shard.ops_per_s));
             }
             total = total.saturating_add(shard.bytes.saturating_mul(copies.len() as u64));
         }
-        if total > MOST_BYTES {
-            let (total, most) = (Bytes(total).human(), Bytes(MOST_BYTES).human());
+        if total > MAX_TOTAL_BYTES {
+            let (total, most) = (ByteSize(total).to_human(), ByteSize(MAX_TOTAL_BYTES).to_human());
             problems.push(format!("the shards are {total} together; at most {most} can be planned"));
         }
     }
 
     /// The host of that name.
-    pub fn host(&self, name: &str) -> Option<&HostLoad> {
+    pub fn find_host(&self, name: &str) -> Option<&HostLoad> {
         self.hosts.iter().find(|host| host.name == name)
     }
 
     /// The shard of that number.
-    pub fn shard(&self, id: u32) -> Option<&ShardLoad> {
+    pub fn find_shard(&self, id: u32) -> Option<&ShardLoad> {
         self.shards.iter().find(|shard| shard.id == id)
     }
 }
 
 /// Sums of a fleet stay exact in the planner's signed arithmetic up to here (4 EiB).
-const MOST_BYTES: u64 = 1 << 62;
+const MAX_TOTAL_BYTES: u64 = 1 << 62;
 /// Far over what an instance can do; keeps sums in thousandths exact.
-const MOST_OPS: f64 = 1e9;
+const MAX_OPS_PER_S: f64 = 1e9;
 
 #[cfg(test)]
 mod tests {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn all_contradictions_are_told_at_once() {
+    fn all_contradictions_are_reported_at_once() {
         let text = CONTRACT
             .replace("\"replicas\":[\"redis-02\"]", "\"replicas\":[\"redis-01\",\"redis-09\"]")
             .replace("850.0", "-1")
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_field_and_another_version_are_refused() {
+    fn unknown_fields_and_other_versions_are_rejected() {
         let unknown = Observation::from_json(&CONTRACT.replace("\"epoch\"", "\"epoc\"")).unwrap_err();
         assert!(matches!(unknown, ObservationError::Syntax(_)));
         let newer = Observation::from_json(&CONTRACT.replace("\"format_version\":1", "\"format_version\":2"));

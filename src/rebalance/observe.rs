@@ -6,104 +6,120 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use serde_json::Value;
 
-use super::Ground;
+use super::RebalanceContext;
 use super::observation::{HostLoad, Observation, ShardLoad};
-use crate::inventory::Host;
-use crate::wire::shard::{self, Observed, Reply, Request};
+use crate::inventory::InventoryHost;
+use crate::protocol::shard::{self, ObservedInstance, ShardReply, ShardRequest};
 
 /// How long commands are counted, in milliseconds.
-const WINDOW_MS: u64 = 1000;
+const RATE_WINDOW_MS: u64 = 1000;
 /// The part of a host's memory that shards may use where the inventory names none.
-const SHARE: f64 = 0.75;
+const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 
 /// All primaries of the map, as their hosts see them.
 ///
 /// # Errors
 /// An instance does not answer; all of those are named at once.
-pub async fn primaries(ground: &Ground<'_>, map: &ShardMap) -> Result<BTreeMap<u32, Observed>> {
-    asked(ground, map, (WINDOW_MS, 0)).await
+pub async fn observe_primaries(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+) -> Result<BTreeMap<u32, ObservedInstance>> {
+    query_primaries(context, map, (RATE_WINDOW_MS, 0)).await
 }
 
 /// The same without rates, but with so many keys of each instance looked at closely.
 ///
 /// # Errors
 /// As [`primaries`].
-pub async fn sampled(ground: &Ground<'_>, map: &ShardMap, keys: u32) -> Result<BTreeMap<u32, Observed>> {
-    asked(ground, map, (0, keys)).await
+pub async fn sample_primaries(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    keys: u32,
+) -> Result<BTreeMap<u32, ObservedInstance>> {
+    query_primaries(context, map, (0, keys)).await
 }
 
-async fn asked(ground: &Ground<'_>, map: &ShardMap, how: (u64, u32)) -> Result<BTreeMap<u32, Observed>> {
+async fn query_primaries(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    sampling: (u64, u32),
+) -> Result<BTreeMap<u32, ObservedInstance>> {
     let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    let answers = ground.fleet.each(&hosts, |host| one(ground, map, host, how)).await;
-    let (mut found, mut silent) = (BTreeMap::new(), Vec::new());
+    let answers = context.fleet.map_parallel(&hosts, |host| observe_host(context, map, host, sampling)).await;
+    let (mut found, mut unreachable) = (BTreeMap::new(), Vec::new());
     for (host, answer) in hosts.iter().zip(answers) {
         match answer {
             Ok(observed) => {
                 for instance in observed {
                     if let Some(error) = &instance.error {
-                        silent.push(format!("shard {} on {host}: {error}", instance.shard));
+                        unreachable.push(format!("shard {} on {host}: {error}", instance.shard));
                     }
                     found.insert(instance.shard, instance);
                 }
             }
-            Err(error) => silent.push(format!("{host}: {error:#}")),
+            Err(error) => unreachable.push(format!("{host}: {error:#}")),
         }
     }
-    if !silent.is_empty() {
-        bail!("not all shards answer:\n  {}", silent.join("\n  "));
+    if !unreachable.is_empty() {
+        bail!("not all shards answer:\n  {}", unreachable.join("\n  "));
     }
     Ok(found)
 }
 
-async fn one(
-    ground: &Ground<'_>,
+async fn observe_host(
+    context: &RebalanceContext<'_>,
     map: &ShardMap,
     host: &str,
     (window_ms, sample): (u64, u32),
-) -> Result<Vec<Observed>> {
+) -> Result<Vec<ObservedInstance>> {
     let mut instances = Vec::new();
     for entry in map.shards.iter().filter(|entry| entry.host == host) {
         let number = u32::from(entry.id.0);
-        instances.push((number, ground.address(map, number, host)?));
+        instances.push((number, context.instance_address(map, number, host)?));
     }
-    let request = shard::Observe { instances, credentials: ground.credentials.clone(), window_ms, sample };
-    match ground.ask(host, Request::Observe(request), &|_, _| {}).await? {
-        Reply::Observed(observed) => Ok(observed),
+    let request = shard::ObserveInstances {
+        instances,
+        credentials: context.credentials.clone(),
+        window_ms,
+        sampled_keys: sample,
+    };
+    match context.call_host(host, ShardRequest::Observe(request), &|_, _| {}).await? {
+        ShardReply::Observed(observed) => Ok(observed),
         _ => bail!("an answer that does not fit"),
     }
 }
 
 /// The observation that the planner plans from.
-pub fn observation(
-    ground: &Ground<'_>,
+pub fn build_observation(
+    context: &RebalanceContext<'_>,
     map: &ShardMap,
-    hosts: &[&Host],
-    primaries: &BTreeMap<u32, Observed>,
+    hosts: &[&InventoryHost],
+    primaries: &BTreeMap<u32, ObservedInstance>,
 ) -> Observation {
-    let load = |host: &&Host| HostLoad {
+    let load = |host: &&InventoryHost| HostLoad {
         name: host.name.clone(),
         zone: host.zone.clone(),
-        capacity_bytes: capacity(ground, host),
+        capacity_bytes: shard_memory_bytes(context, host),
         weight: host.weight,
         drain: host.drain,
-        details: host_details(ground, &host.name),
+        details: host_details(context, &host.name),
     };
     let shard = |entry: &dunlin_shards::Shard| {
         let number = u32::from(entry.id.0);
-        let seen = primaries.get(&number);
+        let observed = primaries.get(&number);
         let slots: Vec<String> = entry.slots.iter().map(ToString::to_string).collect();
         ShardLoad {
             id: number,
             slots: Some(slots.join(",")),
             host: entry.host.clone(),
             replicas: entry.replicas.clone(),
-            bytes: seen.map_or(0, |seen| seen.bytes),
-            ops_per_s: seen.map_or(0.0, |seen| seen.ops_per_s),
+            bytes: observed.map_or(0, |seen| seen.bytes),
+            ops_per_s: observed.map_or(0.0, |seen| seen.ops_per_s),
             pinned: entry.pinned,
-            peak_bytes: seen.map(|seen| seen.peak_memory),
-            details: seen.map(shard_details).unwrap_or_default(),
+            peak_bytes: observed.map(|seen| seen.peak_memory),
+            details: observed.map(shard_details).unwrap_or_default(),
         }
     };
     Observation {
@@ -117,24 +133,24 @@ pub fn observation(
 }
 
 /// What else was seen of a host: its memory and processors, and how busy it was.
-fn host_details(ground: &Ground<'_>, host: &str) -> BTreeMap<String, Value> {
-    let Some(session) = ground.sessions.get(host) else { return BTreeMap::new() };
-    let (facts, pressure) = (&session.hello.facts, session.hello.pressure);
+fn host_details(context: &RebalanceContext<'_>, host: &str) -> BTreeMap<String, Value> {
+    let Some(session) = context.sessions.get(host) else { return BTreeMap::new() };
+    let (facts, load) = (&session.hello.facts, session.hello.load);
     let details = [
         ("cpus", facts.cpus.into()),
         ("memory_bytes", facts.memory_bytes.into()),
-        ("memory_available_bytes", pressure.memory_available_bytes.into()),
+        ("memory_available_bytes", load.memory_available_bytes.into()),
         ("disk_free_bytes", facts.disk_free_bytes.into()),
-        ("load_1m", pressure.load_1m.into()),
+        ("load_1m", load.load_1m.into()),
     ];
     details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 /// What else was seen of an instance: clients, replication, persistence, forks, encoding.
-fn shard_details(seen: &Observed) -> BTreeMap<String, Value> {
-    let Ok(Value::Object(mut fields)) = serde_json::to_value(seen) else { return BTreeMap::new() };
-    for elsewhere in ["shard", "bytes", "ops_per_s", "peak_memory", "sample"] {
-        fields.remove(elsewhere);
+fn shard_details(observed: &ObservedInstance) -> BTreeMap<String, Value> {
+    let Ok(Value::Object(mut fields)) = serde_json::to_value(observed) else { return BTreeMap::new() };
+    for field in ["shard", "bytes", "ops_per_s", "peak_memory", "sample"] {
+        fields.remove(field);
     }
     fields.into_iter().collect()
 }
@@ -146,9 +162,12 @@ fn shard_details(seen: &Observed) -> BTreeMap<String, Value> {
     clippy::cast_precision_loss,
     reason = "a share of memory"
 )]
-pub fn capacity(ground: &Ground<'_>, host: &Host) -> u64 {
+pub fn shard_memory_bytes(context: &RebalanceContext<'_>, host: &InventoryHost) -> u64 {
     match host.memory {
         Some(bytes) => bytes.0,
-        None => ground.sessions.get(&host.name).map_or(0, |s| (s.hello.facts.memory_bytes as f64 * SHARE) as u64),
+        None => context
+            .sessions
+            .get(&host.name)
+            .map_or(0, |s| (s.hello.facts.memory_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64),
     }
 }

@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use dunlin_shards::map::edit::{ask_for_replicas, place_shards};
-use dunlin_shards::{Epoch, Placement, ShardMap};
+use dunlin_shards::map::edit::{set_placements, set_replica_count};
+use dunlin_shards::{Epoch, ShardMap, ShardPlacement};
 use tokio_util::sync::CancellationToken;
 
-use super::Ground;
-use super::ground::{read_map, shard_id, told};
+use super::RebalanceContext;
+use super::context::{read_map, to_diagnostics_error, to_shard_id};
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::poll::poll_until_async;
-use crate::wire::provision::Apply;
-use crate::wire::shard::{self, Consumer, ConsumerState, MoveState, Published, Service};
-use crate::wire::{Reply, Request};
+use crate::protocol::provision::ApplyPlay;
+use crate::protocol::shard::{self, ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard};
+use crate::protocol::{Reply, Request};
 
 /// How long services may take to notice a new map.
 const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,9 +25,9 @@ const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Mistakes in map, inventory or playbook.
-pub fn consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let mut hosts = all_consumers(ground, map)?;
-    hosts.retain(|host| !ground.absent.contains(host));
+pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let mut hosts = list_consumers(context, map)?;
+    hosts.retain(|host| !context.unreachable.contains(host));
     Ok(hosts)
 }
 
@@ -35,17 +35,19 @@ pub fn consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// As [`consumers`].
-pub fn unreached(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let mut hosts = all_consumers(ground, map)?;
-    hosts.retain(|host| ground.absent.contains(host));
+pub fn unreachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let mut hosts = list_consumers(context, map)?;
+    hosts.retain(|host| context.unreachable.contains(host));
     Ok(hosts)
 }
 
-fn all_consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let compiler = ground.compiler(map, &["shard_map"])?;
-    let publishing = |play: &&crate::playbook::Play| play.steps.iter().any(|step| step.kind.name == "shard_map");
-    let plays = ground.playbook.plays.iter().enumerate().filter(|(_, play)| publishing(play));
-    let mut hosts: Vec<String> = plays.flat_map(|(number, _)| compiler.hosts_of(number)).map(str::to_owned).collect();
+fn list_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let compiler = context.build_compiler(map, &["shard_map"])?;
+    let publishing =
+        |play: &&crate::playbook::PlaybookPlay| play.steps.iter().any(|step| step.kind.name == "shard_map");
+    let plays = context.playbook.plays.iter().enumerate().filter(|(_, play)| publishing(play));
+    let mut hosts: Vec<String> =
+        plays.flat_map(|(number, _)| compiler.hosts_in_play(number)).map(str::to_owned).collect();
     hosts.sort_unstable();
     hosts.dedup();
     Ok(hosts)
@@ -55,31 +57,35 @@ fn all_consumers(ground: &Ground<'_>, map: &ShardMap) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// As [`consumers`], or a host does not answer.
-pub async fn states(
-    ground: &Ground<'_>,
+pub async fn consumer_states(
+    context: &RebalanceContext<'_>,
     map: &ShardMap,
-    with_places: bool,
+    with_placements: bool,
 ) -> Result<Vec<(String, PathBuf, ConsumerState)>> {
-    let hosts = consumers(ground, map)?;
-    let compiler = ground.compiler(map, &["shard_map"])?;
-    let look = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
-        let facts = &ground.session(host)?.hello.facts;
-        let compiled = compiler.compile(host, facts).map_err(|found| told(&found))?;
+    let hosts = reachable_consumers(context, map)?;
+    let compiler = context.build_compiler(map, &["shard_map"])?;
+    let observe_host = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
+        let facts = &context.get_session(host)?.hello.facts;
+        let compiled = compiler.compile_host(host, facts).map_err(|found| to_diagnostics_error(&found))?;
         let steps = compiled.catalogue.plays.iter().flat_map(|play| &play.steps);
-        let asked: Vec<Consumer> = steps
+        let map_consumers: Vec<MapConsumer> = steps
             .filter_map(|step| {
                 let url = step.desired.get("version_url").and_then(|url| url.as_str()).map(str::to_owned);
-                Some(Consumer { file: step.desired.get("dest")?.as_str()?.into(), version_url: url, with_places })
+                Some(MapConsumer {
+                    file: step.desired.get("dest")?.as_str()?.into(),
+                    version_url: url,
+                    with_placements,
+                })
             })
             .collect();
-        let request = shard::Request::Consumers(asked.clone());
-        let shard::Reply::Consumers(states) = ground.ask(host, request, &|_, _| {}).await? else {
+        let request = shard::ShardRequest::ObserveConsumers(map_consumers.clone());
+        let shard::ShardReply::ConsumerStates(states) = context.call_host(host, request, &|_, _| {}).await? else {
             bail!("{host}: an answer that does not fit");
         };
-        Ok(asked.into_iter().zip(states).map(|(asked, state)| (host.clone(), asked.file, state)).collect())
+        Ok(map_consumers.into_iter().zip(states).map(|(asked, state)| (host.clone(), asked.file, state)).collect())
     };
     let mut found = Vec::new();
-    for answer in ground.fleet.each(&hosts, look).await {
+    for answer in context.fleet.map_parallel(&hosts, observe_host).await {
         found.extend(answer?);
     }
     Ok(found)
@@ -89,10 +95,10 @@ pub async fn states(
 ///
 /// # Errors
 /// As [`states`]; or a consumer has the map of another cluster.
-pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
+pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<u64> {
     let mut highest = 0;
-    for (host, path, state) in states(ground, map, false).await? {
-        if let Some((cluster, epoch)) = state.file {
+    for (host, path, state) in consumer_states(context, map, false).await? {
+        if let Some((cluster, epoch)) = state.map_version {
             if cluster != map.cluster {
                 bail!("{host}: {} is the map of cluster {cluster}, not of {}", path.display(), map.cluster);
             }
@@ -107,21 +113,27 @@ pub async fn published(ground: &Ground<'_>, map: &ShardMap) -> Result<u64> {
 ///
 /// # Errors
 /// As [`states`].
-pub async fn unaccounted(ground: &Ground<'_>, map: &ShardMap, open: &[&MoveState]) -> Result<Vec<u32>> {
-    let states = states(ground, map, true).await?;
-    let epoch = |state: &ConsumerState| state.file.as_ref().map_or(0, |(_, epoch)| *epoch);
+pub async fn find_unaccounted_shards(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    open_moves: &[&MoveState],
+) -> Result<Vec<u32>> {
+    let states = consumer_states(context, map, true).await?;
+    let epoch = |state: &ConsumerState| state.map_version.as_ref().map_or(0, |(_, epoch)| *epoch);
     let latest = states.into_iter().map(|(_, _, state)| state).max_by_key(epoch);
     let Some(latest) = latest.filter(|state| epoch(state) > map.epoch.0) else { return Ok(Vec::new()) };
     let mut unknown = Vec::new();
-    for Published { shard, primary, replicas } in latest.places {
-        let Some(entry) = map.shard(shard_id(shard)?) else { continue };
-        let address = |host: &String| ground.address(map, shard, host);
-        let (owner, known) = (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
-        let moves: Vec<&MoveState> = open.iter().copied().filter(|state| state.shard == shard).collect();
-        let went = |to: &String, replica: bool| moves.iter().any(|state| state.replica == replica && state.to == *to);
-        let is_known = (primary == owner || went(&primary, false))
-            && replicas.iter().all(|replica| known.contains(replica) || went(replica, true))
-            && (!moves.is_empty() || known.iter().all(|replica| replicas.contains(replica)));
+    for PublishedShard { shard, primary, replicas } in latest.placements {
+        let Some(entry) = map.find_shard(to_shard_id(shard)?) else { continue };
+        let address = |host: &String| context.instance_address(map, shard, host);
+        let (primary_address, replica_addresses) =
+            (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
+        let moves: Vec<&MoveState> = open_moves.iter().copied().filter(|state| state.shard == shard).collect();
+        let was_moved_to =
+            |to: &String, replica: bool| moves.iter().any(|state| state.is_replica == replica && state.to == *to);
+        let is_known = (primary == primary_address || was_moved_to(&primary, false))
+            && replicas.iter().all(|replica| replica_addresses.contains(replica) || was_moved_to(replica, true))
+            && (!moves.is_empty() || replica_addresses.iter().all(|replica| replicas.contains(replica)));
         if !is_known {
             unknown.push(shard);
         }
@@ -137,23 +149,29 @@ pub async fn unaccounted(ground: &Ground<'_>, map: &ShardMap, open: &[&MoveState
 ///
 /// # Errors
 /// As [`states`].
-pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bool) -> Result<Vec<String>> {
-    let mut behind = Vec::new();
+pub async fn wait_for_consumers(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    unknown_epochs_count: bool,
+) -> Result<Vec<String>> {
+    let mut outdated = Vec::new();
     let check = async || {
-        let states = states(ground, map, false).await?.into_iter();
-        behind = states
+        let states = consumer_states(context, map, false).await?.into_iter();
+        outdated = states
             .filter_map(|(host, _, state)| match state.service {
-                Service::Runs { epoch } if epoch < map.epoch.0 => Some(format!("{host} routes by epoch {epoch}")),
-                Service::Unclear { why } if unclear_counts => {
+                ConsumerService::Running { epoch } if epoch < map.epoch.0 => {
+                    Some(format!("{host} routes by epoch {epoch}"))
+                }
+                ConsumerService::UnknownEpoch { reason: why } if unknown_epochs_count => {
                     Some(format!("the service on {host} does not tell its epoch ({why})"))
                 }
                 _ => None,
             })
             .collect::<Vec<String>>();
-        anyhow::Ok(behind.is_empty().then_some(()))
+        anyhow::Ok(outdated.is_empty().then_some(()))
     };
     poll_until_async(Instant::now() + MAP_NOTICE_TIMEOUT, SERVICE_POLL_INTERVAL, check).await?;
-    Ok(behind)
+    Ok(outdated)
 }
 
 /// Writes where shards' copies are now into the authored map under an epoch that is higher than its own and than that of
@@ -161,33 +179,38 @@ pub async fn left_behind(ground: &Ground<'_>, map: &ShardMap, unclear_counts: bo
 ///
 /// # Errors
 /// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
-pub async fn publish(ground: &Ground<'_>, places: &[Placement]) -> Result<ShardMap> {
-    publish_asking(ground, places, None).await
+pub async fn publish_map(context: &RebalanceContext<'_>, placements: &[ShardPlacement]) -> Result<ShardMap> {
+    publish_map_with_replica_count(context, placements, None).await
 }
 
 /// [`publish`], where the map is to ask for a number of replicas from then on.
 ///
 /// # Errors
 /// As [`publish`].
-pub async fn publish_asking(ground: &Ground<'_>, places: &[Placement], replicas: Option<u16>) -> Result<ShardMap> {
-    let (map, text) = read_map(&ground.map_file)?;
-    let highest = published(ground, &map).await?;
-    let is_there = |place: &Placement| map.shard(place.shard).is_some_and(|entry| entry.placement() == *place);
-    let done = places.iter().all(is_there) && (replicas.is_none() || replicas == map.replicas);
+pub async fn publish_map_with_replica_count(
+    context: &RebalanceContext<'_>,
+    placements: &[ShardPlacement],
+    replica_count: Option<u16>,
+) -> Result<ShardMap> {
+    let (map, text) = read_map(&context.map_file)?;
+    let highest = published_epoch(context, &map).await?;
+    let is_current =
+        |place: &ShardPlacement| map.find_shard(place.shard).is_some_and(|entry| entry.placement() == *place);
+    let done = placements.iter().all(is_current) && (replica_count.is_none() || replica_count == map.replicas);
     let map = if done && map.epoch.0 >= highest {
         map
     } else {
         let next = Epoch(map.epoch.0.max(highest)).next();
-        let text = place_shards(&text, places, next).and_then(|text| match replicas {
-            Some(replicas) => ask_for_replicas(&text, replicas),
+        let text = set_placements(&text, placements, next).and_then(|text| match replica_count {
+            Some(replicas) => set_replica_count(&text, replicas),
             None => Ok(text),
         });
         let text = text.map_err(|error| anyhow!("{error}"))?;
-        replace(&ground.map_file, &text)?;
+        replace_file(&context.map_file, &text)?;
         ShardMap::parse(&text).map_err(|_| anyhow!("the edited map is broken"))?
     };
-    let hosts = consumers(ground, &map)?;
-    let results = ground.fleet.each(&hosts, |host| consumer(ground, &map, host)).await;
+    let hosts = reachable_consumers(context, &map)?;
+    let results = context.fleet.map_parallel(&hosts, |host| publish_to_consumer(context, &map, host)).await;
     let failed: Vec<String> = hosts
         .iter()
         .zip(results)
@@ -199,20 +222,22 @@ pub async fn publish_asking(ground: &Ground<'_>, places: &[Placement], replicas:
     Ok(map)
 }
 
-async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()> {
-    let session = ground.session(host)?;
-    let compiled =
-        ground.compiler(map, &["shard_map"])?.compile(host, &session.hello.facts).map_err(|found| told(&found))?;
-    session.offer(&compiled.contents);
+async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &str) -> Result<()> {
+    let session = context.get_session(host)?;
+    let compiled = context
+        .build_compiler(map, &["shard_map"])?
+        .compile_host(host, &session.hello.facts)
+        .map_err(|found| to_diagnostics_error(&found))?;
+    session.add_blobs(&compiled.contents);
     let plays = compiled.catalogue.plays.len();
     // A map that is out is brought to everybody, also by a run that was asked to stop.
-    let on = CancellationToken::new();
-    session.request(Request::Plan(compiled.catalogue), &|_| {}, &on).await?;
+    let never_cancelled = CancellationToken::new();
+    session.send_request(Request::Plan(compiled.catalogue), &|_| {}, &never_cancelled).await?;
     for play in 0..plays {
-        let request = Request::Apply(Apply { play, run: format!("epoch {}", map.epoch.0) });
-        match session.request(request, &|_| {}, &on).await? {
+        let request = Request::Apply(ApplyPlay { play_index: play, run: format!("epoch {}", map.epoch.0) });
+        match session.send_request(request, &|_| {}, &never_cancelled).await? {
             Reply::Applied(applied) => {
-                if let Some(failed) = applied.failed {
+                if let Some(failed) = applied.failure {
                     bail!("{}: {}", failed.resource, failed.error);
                 }
             }
@@ -226,7 +251,7 @@ async fn consumer(ground: &Ground<'_>, map: &ShardMap, host: &str) -> Result<()>
 ///
 /// # Errors
 /// As [`write_atomically`].
-pub fn replace(path: &Path, text: &str) -> Result<()> {
+pub fn replace_file(path: &Path, text: &str) -> Result<()> {
     let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
     write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
 }

@@ -6,110 +6,131 @@
 //! that is left over is a stray, which `shards resume` retires.
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{Placement, ShardMap};
+use dunlin_shards::{ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, read_map, shard_id};
-use super::run::{How, Leaving, Moved, Settling, phase, retire};
-use super::{Ground, publish};
-use crate::wire::shard::{Arm, MoveSpec, MoveState, Reply, Request};
-use crate::wire::sparing::Sparing;
+use super::apply::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
+use super::context::{ProgressFn, read_map, to_shard_id};
+use super::{RebalanceContext, publish};
+use crate::protocol::shard::{MoveSpec, MoveState, RequireReplicas, ShardReply, ShardRequest};
+use crate::protocol::throttle::ThrottleLimits;
 
 /// A replica to be made.
 #[derive(Clone, Copy, Debug)]
-pub struct Change<'a> {
+pub struct ReplicaChange<'a> {
     /// The shard.
     pub shard: u32,
     /// The host whose replica it replaces.
-    pub old: Option<&'a str>,
+    pub replaced_host: Option<&'a str>,
     /// The host that it is made on.
-    pub new: &'a str,
+    pub new_host: &'a str,
 }
 
 /// Makes a replica; the one that it replaces is retired once the map is out.
 ///
 /// # Errors
 /// A step failed; asked again, it goes on there.
-pub async fn change(ground: &Ground<'_>, what: Change<'_>, run: &str, settling: &Settling<'_>) -> Result<Moved> {
-    let (map, _) = read_map(&ground.map_file)?;
-    made(ground, spec(ground, &map, run, what)?, what, settling).await
+pub async fn create_replica(
+    context: &RebalanceContext<'_>,
+    change: ReplicaChange<'_>,
+    run: &str,
+    finish: &FinishContext<'_>,
+) -> Result<MoveResult> {
+    let (map, _) = read_map(&context.map_file)?;
+    copy_and_finish(context, replica_spec(context, &map, run, change)?, change, finish).await
 }
 
-async fn made(ground: &Ground<'_>, spec: MoveSpec, what: Change<'_>, settling: &Settling<'_>) -> Result<Moved> {
+async fn copy_and_finish(
+    context: &RebalanceContext<'_>,
+    spec: MoveSpec,
+    change: ReplicaChange<'_>,
+    finish: &FinishContext<'_>,
+) -> Result<MoveResult> {
     let begin = std::time::Instant::now();
-    let mut moved = Moved::default();
-    match ground.ask(what.new, Request::Replicate(spec.clone()), settling.watch).await? {
-        Reply::Copied(copied) => moved.bytes = copied.bytes,
+    let mut result = MoveResult::default();
+    match context.call_host(change.new_host, ShardRequest::CreateReplica(spec.clone()), finish.on_progress).await? {
+        ShardReply::Copied(copied) => result.bytes = copied.bytes,
         _ => bail!("an answer that does not fit"),
     }
-    moved.kept = settle(ground, &spec, what, settling).await?;
-    moved.seconds = begin.elapsed().as_secs_f64();
-    Ok(moved)
+    result.retire_blocked = finish_replica(context, &spec, change, finish).await?;
+    result.seconds = begin.elapsed().as_secs_f64();
+    Ok(result)
 }
 
 /// What follows the copy: the map, the end of the new one's journal, the old one's retirement. Returns why that has to
 /// wait, where it has.
-async fn settle(
-    ground: &Ground<'_>,
+async fn finish_replica(
+    context: &RebalanceContext<'_>,
     spec: &MoveSpec,
-    what: Change<'_>,
-    settling: &Settling<'_>,
+    change: ReplicaChange<'_>,
+    finish: &FinishContext<'_>,
 ) -> Result<Option<String>> {
-    phase(spec, what.new, "publish", settling.watch);
+    report_phase(spec, change.new_host, "publish", finish.on_progress);
     let map = {
-        let _turn = settling.publishing.lock().await;
-        let (now, _) = read_map(&ground.map_file)?;
-        publish::publish(ground, &[exchanged(&now, what)?]).await?
+        let _turn = finish.publish_lock.lock().await;
+        let (current, _) = read_map(&context.map_file)?;
+        publish::publish_map(context, &[placement_with_replica(&current, change)?]).await?
     };
     let named = MoveSpec { epoch: map.epoch.0, ..spec.clone() };
-    ground.ask(what.new, Request::Keep(named), &|_, _| {}).await?;
-    let kept = match what.old {
+    context.call_host(change.new_host, ShardRequest::CommitReplica(named), &|_, _| {}).await?;
+    let retire_blocked = match change.replaced_host {
         Some(old) => {
-            phase(spec, what.new, "retire", settling.watch);
-            let leaving = leaving(ground, &map, &spec.job.run, (spec.job.shard, old))?;
-            retire(ground, &map, &leaving, settling.how).await?
+            report_phase(spec, change.new_host, "retire", finish.on_progress);
+            let retirement = orphan_retirement(context, &map, &spec.header.run, (spec.header.shard, old))?;
+            retire_instance(context, &map, &retirement, finish.options).await?
         }
         None => None,
     };
-    phase(spec, what.new, "done", settling.watch);
-    Ok(kept)
+    report_phase(spec, change.new_host, "done", finish.on_progress);
+    Ok(retire_blocked)
 }
 
 /// A replica that the map does not name, on its way out.
 ///
 /// # Errors
 /// The playbook makes no instances on that host.
-pub fn leaving<'a>(
-    ground: &Ground<'_>,
+pub fn orphan_retirement<'a>(
+    context: &RebalanceContext<'_>,
     map: &ShardMap,
     run: &'a str,
     (shard, host): (u32, &'a str),
-) -> Result<Leaving<'a>> {
-    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
-    let with = with(map, &exchanged(map, Change { shard, old: None, new: host })?);
-    let instance = ground.instance(&with, shard, host, ground.session(host)?)?;
-    Ok(Leaving { run, shard, host, owner: ground.address(map, shard, &entry.host)?, instance })
+) -> Result<Retirement<'a>> {
+    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let map_with_orphan = map_with_replicas(
+        map,
+        &placement_with_replica(map, ReplicaChange { shard, replaced_host: None, new_host: host })?,
+    );
+    let instance = context.desired_instance(&map_with_orphan, shard, host, context.get_session(host)?)?;
+    Ok(Retirement { run, shard, host, primary: context.instance_address(map, shard, &entry.host)?, instance })
 }
 
 /// The making of a replica as its host is asked for it.
 ///
 /// # Errors
 /// The playbook makes no such instance there.
-pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) -> Result<MoveSpec> {
-    let Change { shard, old, new } = what;
-    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
-    let after = with(map, &exchanged(map, what)?);
+pub fn replica_spec(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    run: &str,
+    change: ReplicaChange<'_>,
+) -> Result<MoveSpec> {
+    let ReplicaChange { shard, replaced_host: old, new_host: new } = change;
+    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let after = map_with_replicas(map, &placement_with_replica(map, change)?);
     Ok(MoveSpec {
-        job: ground.job(new, shard, run),
-        by: ground.by.clone(),
-        from: ground.address(map, shard, &entry.host)?,
-        to: ground.address(map, shard, new)?,
-        others: old.map(|host| ground.address(map, shard, host)).into_iter().collect::<Result<_>>()?,
+        header: context.step_header(new, shard, run),
+        operator: context.operator.clone(),
+        from: context.instance_address(map, shard, &entry.host)?,
+        to: context.instance_address(map, shard, new)?,
+        other_replicas: old
+            .map(|host| context.instance_address(map, shard, host))
+            .into_iter()
+            .collect::<Result<_>>()?,
         epoch: map.epoch.next().0,
-        app_user: entry.id.user(),
-        instance: ground.instance(&after, shard, new, ground.session(new)?)?,
-        source_is_armed: false,
-        limits: ground.limits(Sparing::default()),
+        app_user: entry.id.acl_user(),
+        instance: context.desired_instance(&after, shard, new, context.get_session(new)?)?,
+        source_file_requires_replicas: false,
+        limits: context.move_limits(ThrottleLimits::default()),
     })
 }
 
@@ -117,42 +138,51 @@ pub fn spec(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) ->
 ///
 /// # Errors
 /// As [`spec`].
-pub fn asked(ground: &Ground<'_>, map: &ShardMap, run: &str, what: Change<'_>) -> Result<MoveSpec> {
-    let place = placement(map, what.shard)?;
-    let others = place.replicas.iter().map(|host| ground.address(map, what.shard, host)).collect::<Result<_>>()?;
-    Ok(MoveSpec { others, ..spec(ground, map, run, what)? })
+pub fn preflight_spec(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    run: &str,
+    change: ReplicaChange<'_>,
+) -> Result<MoveSpec> {
+    let placement = current_placement(map, change.shard)?;
+    let others = placement
+        .replicas
+        .iter()
+        .map(|host| context.instance_address(map, change.shard, host))
+        .collect::<Result<_>>()?;
+    Ok(MoveSpec { other_replicas: others, ..replica_spec(context, map, run, change)? })
 }
 
 /// A shard's copies with a replica on the new host, in the old one's place.
 ///
 /// # Errors
 /// There is no such shard, or its primary is on that host.
-pub fn exchanged(map: &ShardMap, what: Change<'_>) -> Result<Placement> {
-    let Change { shard, old, new } = what;
-    let mut place = placement(map, shard)?;
-    if place.host == new {
+pub fn placement_with_replica(map: &ShardMap, change: ReplicaChange<'_>) -> Result<ShardPlacement> {
+    let ReplicaChange { shard, replaced_host: old, new_host: new } = change;
+    let mut placement = current_placement(map, shard)?;
+    if placement.host == new {
         bail!("the primary of shard {shard} is on {new}; a replica is made on another host");
     }
-    let is_there = place.replicas.iter().any(|host| host == new);
-    match place.replicas.iter().position(|host| Some(host.as_str()) == old) {
-        Some(at) if is_there => drop(place.replicas.remove(at)),
-        Some(at) => place.replicas[at] = new.to_owned(),
+    let is_there = placement.replicas.iter().any(|host| host == new);
+    match placement.replicas.iter().position(|host| Some(host.as_str()) == old) {
+        Some(at) if is_there => drop(placement.replicas.remove(at)),
+        Some(at) => placement.replicas[at] = new.to_owned(),
         None if is_there => {}
-        None => place.replicas.push(new.to_owned()),
+        None => placement.replicas.push(new.to_owned()),
     }
-    Ok(place)
+    Ok(placement)
 }
 
-fn placement(map: &ShardMap, shard: u32) -> Result<Placement> {
-    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+fn current_placement(map: &ShardMap, shard: u32) -> Result<ShardPlacement> {
+    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     Ok(entry.placement())
 }
 
 /// The map with a shard's copies there, and the next epoch.
-fn with(map: &ShardMap, place: &Placement) -> ShardMap {
+fn map_with_replicas(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
     let mut after = map.clone();
-    for entry in after.shards.iter_mut().filter(|entry| entry.id == place.shard) {
-        entry.replicas.clone_from(&place.replicas);
+    for entry in after.shards.iter_mut().filter(|entry| entry.id == placement.shard) {
+        entry.replicas.clone_from(&placement.replicas);
     }
     after.epoch = after.epoch.next();
     after
@@ -162,21 +192,21 @@ fn with(map: &ShardMap, place: &Placement) -> ShardMap {
 ///
 /// # Errors
 /// Too few of them are, or the primary is none.
-pub async fn guard(ground: &Ground<'_>, map: &ShardMap, shard: u32, run: &str) -> Result<()> {
-    let entry = map.shard(shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, shard: u32, run: &str) -> Result<()> {
+    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let host = &entry.host;
-    let instance = ground.instance(map, shard, host, ground.session(host)?)?;
-    let arm = Arm {
-        job: ground.job(host, shard, run),
-        address: ground.address(map, shard, host)?,
-        replicas: needed(&instance),
+    let instance = context.desired_instance(map, shard, host, context.get_session(host)?)?;
+    let request = RequireReplicas {
+        header: context.step_header(host, shard, run),
+        address: context.instance_address(map, shard, host)?,
+        replicas: required_replicas(&instance),
         instance,
     };
-    ground.ask(host, Request::Guard(arm), &|_, _| {}).await.map(drop)
+    context.call_host(host, ShardRequest::SetMinReplicas(request), &|_, _| {}).await.map(drop)
 }
 
 /// How many replicas an instance of the playbook is to need as a primary.
-pub fn needed(instance: &serde_json::Value) -> u32 {
+pub fn required_replicas(instance: &serde_json::Value) -> u32 {
     instance["min_replicas"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
@@ -184,50 +214,67 @@ pub fn needed(instance: &serde_json::Value) -> u32 {
 ///
 /// # Errors
 /// One of them is not in the inventory.
-pub fn hosts_of<'g>(ground: &'g Ground<'_>, state: &MoveState) -> Result<(Option<&'g str>, &'g str)> {
+pub fn find_replica_hosts<'g>(
+    context: &'g RebalanceContext<'_>,
+    state: &MoveState,
+) -> Result<(Option<&'g str>, &'g str)> {
     let host = |address: &String| {
-        ground.host_at(address).with_context(|| format!("shard {}: {address} is not in the inventory", state.shard))
+        context
+            .host_at_address(address)
+            .with_context(|| format!("shard {}: {address} is not in the inventory", state.shard))
     };
-    Ok((state.others.first().map(host).transpose()?, host(&state.to)?))
+    Ok((state.other_replicas.first().map(host).transpose()?, host(&state.to)?))
 }
 
 /// Brings the making of a replica to its end. Returns why the replaced one could not be retired yet, where that is so.
 ///
 /// # Errors
 /// Its primary has changed before the map named it, or a step failed.
-pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Option<String>> {
-    let (map, _) = read_map(&ground.map_file)?;
-    let (old, new) = hosts_of(ground, state)?;
-    let what = Change { shard: state.shard, old, new };
-    let spec = MoveSpec { limits: ground.limits(state.sparing), ..spec(ground, &map, &state.run, what)? };
-    let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
-    if exchanged(&map, what)? == placement(&map, state.shard)? {
-        return settle(ground, &spec, what, &settling).await;
+pub async fn resume_replica(
+    context: &RebalanceContext<'_>,
+    state: &MoveState,
+    on_progress: ProgressFn<'_>,
+) -> Result<Option<String>> {
+    let (map, _) = read_map(&context.map_file)?;
+    let (replaced_host, new_host) = find_replica_hosts(context, state)?;
+    let change = ReplicaChange { shard: state.shard, replaced_host, new_host };
+    let spec =
+        MoveSpec { limits: context.move_limits(state.throttle), ..replica_spec(context, &map, &state.run, change)? };
+    let finish = FinishContext {
+        publish_lock: &Mutex::new(()),
+        options: ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() },
+        on_progress,
+    };
+    if placement_with_replica(&map, change)? == current_placement(&map, state.shard)? {
+        return finish_replica(context, &spec, change, &finish).await;
     }
     if spec.from != state.from {
         let MoveState { from, to, shard, .. } = state;
         bail!("shard {shard} is at {} meanwhile; {to} follows {from}: dunlin shards abort removes it", spec.from);
     }
-    Ok(made(ground, spec, what, &settling).await?.kept)
+    Ok(copy_and_finish(context, spec, change, &finish).await?.retire_blocked)
 }
 
 /// Removes a replica that the map does not name yet.
 ///
 /// # Errors
 /// A later map than ours is out and may name it, or a step failed.
-pub async fn abort(ground: &Ground<'_>, state: &MoveState) -> Result<()> {
-    let (map, _) = read_map(&ground.map_file)?;
-    let (old, new) = hosts_of(ground, state)?;
-    let published = publish::published(ground, &map).await?;
+pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) -> Result<()> {
+    let (map, _) = read_map(&context.map_file)?;
+    let (replaced_host, new_host) = find_replica_hosts(context, state)?;
+    let published = publish::published_epoch(context, &map).await?;
     if published > map.epoch.0 {
         bail!(
             "epoch {published} is published, {} has only {}: bring it up to date, it may name the replica",
-            ground.map_file.display(),
+            context.map_file.display(),
             map.epoch
         );
     }
-    let spec = spec(ground, &map, &state.run, Change { shard: state.shard, old, new })?;
-    ground.ask(new, Request::Abort(MoveSpec { from: state.from.clone(), ..spec }), &|_, _| {}).await.map(drop)
+    let spec = replica_spec(context, &map, &state.run, ReplicaChange { shard: state.shard, replaced_host, new_host })?;
+    context
+        .call_host(new_host, ShardRequest::Abort(MoveSpec { from: state.from.clone(), ..spec }), &|_, _| {})
+        .await
+        .map(drop)
 }
 
 #[cfg(test)]
@@ -235,10 +282,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_replica_takes_the_place_of_another() {
+    fn a_replica_replaces_another() {
         let text = "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"a\"\nreplicas=[\"b\",\"c\"]\n";
         let map = ShardMap::parse(text).unwrap();
-        let replicas = |old, new| exchanged(&map, Change { shard: 0, old, new }).map(|place| place.replicas);
+        let replicas = |old, new| {
+            placement_with_replica(&map, ReplicaChange { shard: 0, replaced_host: old, new_host: new })
+                .map(|place| place.replicas)
+        };
         assert_eq!(replicas(Some("b"), "d").unwrap(), ["d", "c"]);
         assert_eq!(replicas(None, "d").unwrap(), ["b", "c", "d"]);
         // Asked again, and after the map was published.

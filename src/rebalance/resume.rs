@@ -6,29 +6,35 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::ground::{Watch, placed, read_map, shard_id};
-use super::replica::Change;
-use super::run::{How, Settling, settle, switch};
-use super::{Ground, publish, replica};
-use crate::wire::shard::{Logged, MoveSpec, MoveState, Moves, Recovered, Reply, Request, Role, moves_folder};
+use super::apply::{ApplyOptions, FinishContext, cut_over_shard, finish_move};
+use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::replica::ReplicaChange;
+use super::{RebalanceContext, publish, replica};
+use crate::protocol::shard::{
+    ListMoves, MoveHistoryEntry, MoveSpec, MoveState, RecoveryResult, ReplicationRole, ShardReply, ShardRequest,
+    default_journal_dir,
+};
 
 /// The last move of each shard that a host's journal knows, with the roles now.
-pub type Journals = BTreeMap<u32, (String, MoveState)>;
+pub type LatestMoves = BTreeMap<u32, (String, MoveState)>;
 
 /// Asks all connected hosts for the moves in their journals.
 ///
 /// # Errors
 /// A host could not be asked.
-pub async fn journals(ground: &Ground<'_>) -> Result<Journals> {
-    let hosts: Vec<String> = ground.sessions.keys().cloned().collect();
-    let request = Request::Moves(Moves { credentials: ground.credentials.clone(), journals: moves_folder() });
-    let answers = ground.fleet.each(&hosts, |host| ground.ask(host, request.clone(), &|_, _| {})).await;
-    let mut found = Journals::new();
+pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestMoves> {
+    let hosts: Vec<String> = context.sessions.keys().cloned().collect();
+    let request = ShardRequest::ListMoves(ListMoves {
+        credentials: context.credentials.clone(),
+        journal_dir: default_journal_dir(),
+    });
+    let answers = context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await;
+    let mut found = LatestMoves::new();
     for (host, answer) in hosts.into_iter().zip(answers) {
-        let Reply::Moves(states) = answer? else { bail!("{host}: an answer that does not fit") };
+        let ShardReply::Moves(states) = answer? else { bail!("{host}: an answer that does not fit") };
         for state in states {
-            let newer = found.get(&state.shard).is_none_or(|(_, known)| {
-                known.epoch < state.epoch || (known.epoch == state.epoch && known.at < state.at)
+            let newer = found.get(&state.shard).is_none_or(|(_, newest)| {
+                newest.epoch < state.epoch || (newest.epoch == state.epoch && newest.recorded_at < state.recorded_at)
             });
             if newer {
                 found.insert(state.shard, (host.clone(), state));
@@ -42,91 +48,107 @@ pub async fn journals(ground: &Ground<'_>) -> Result<Journals> {
 ///
 /// # Errors
 /// A host could not be asked.
-pub async fn logged(ground: &Ground<'_>) -> Result<Vec<Logged>> {
-    let hosts: Vec<String> = ground.sessions.keys().cloned().collect();
-    let request = Request::Log(Moves { credentials: ground.credentials.clone(), journals: moves_folder() });
+pub async fn list_move_history(context: &RebalanceContext<'_>) -> Result<Vec<MoveHistoryEntry>> {
+    let hosts: Vec<String> = context.sessions.keys().cloned().collect();
+    let request = ShardRequest::ListMoveHistory(ListMoves {
+        credentials: context.credentials.clone(),
+        journal_dir: default_journal_dir(),
+    });
     let mut all = Vec::new();
-    for answer in ground.fleet.each(&hosts, |host| ground.ask(host, request.clone(), &|_, _| {})).await {
-        let Reply::Log(moves) = answer? else { bail!("an answer that does not fit") };
+    for answer in context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await
+    {
+        let ShardReply::MoveHistory(moves) = answer? else { bail!("an answer that does not fit") };
         all.extend(moves);
     }
-    all.sort_by(|a, b| (&a.begun, a.shard).cmp(&(&b.begun, b.shard)));
+    all.sort_by(|a, b| (&a.started_at, a.shard).cmp(&(&b.started_at, b.shard)));
     Ok(all)
 }
 
 /// Where a move stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Stand {
+pub enum MoveStatus {
     /// Over: map and roles agree, the source is gone.
-    Over,
+    Finished,
     /// The target serves and the source is gone; only the map does not say so yet.
-    Elsewhere,
+    FinishedElsewhere,
     /// The target serves, also by the map; the source is its live replica, to be retired or to be gone back to.
-    Soaking,
+    SourceKept,
     /// The target serves; the map or the source does not follow yet.
-    Switched,
+    CutOver,
     /// The source serves; there is a copy, or the beginning of one.
     Copying,
     /// Neither serves: roles and journal decide.
-    Fenced,
+    Undecided,
     /// A failover that was cut short: the copy left its primary, or may have.
-    Failing,
+    FailoverInterrupted,
     /// A copy was promoted; only the map does not say so yet.
     Promoted,
     /// A replica is being made; the map does not name it yet.
-    Joining,
+    ReplicaBuilding,
     /// The map names a new replica; its journal and the one that it replaces are left to be dealt with.
-    Joined,
+    ReplicaReady,
 }
 
 /// Where a move stands, by its roles and the map.
-pub fn stand(ground: &Ground<'_>, map: &ShardMap, state: &MoveState) -> Stand {
+pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState) -> MoveStatus {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
-    if state.replica {
-        let host = ground.host_at(&state.to);
-        let named = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
-        return replica_stand(state, named, map.epoch.0);
+    if state.is_replica {
+        let host = context.host_at_address(&state.to);
+        let is_in_map = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
+        return replica_move_status(state, is_in_map, map.epoch.0);
     }
-    let at_target = entry.map(|entry| entry.host.as_str()) == ground.host_at(&state.to);
+    let map_names_target = entry.map(|entry| entry.host.as_str()) == context.host_at_address(&state.to);
     if let Some(failover) = &state.failover {
-        return match (&state.target, failover.promoted) {
-            (Role::Master { .. }, true) if !at_target => Stand::Promoted,
+        return match (&state.target_role, failover.promotion_started) {
+            (ReplicationRole::Primary { .. }, true) if !map_names_target => MoveStatus::Promoted,
             // What became of it later is another move's; an old primary that comes back is looked for by itself.
-            _ if failover.finished => Stand::Over,
-            _ => Stand::Failing,
+            _ if failover.is_finished => MoveStatus::Finished,
+            _ => MoveStatus::FailoverInterrupted,
         };
     }
-    match (&state.target, &state.source) {
-        (Role::Master { .. }, Role::Unreachable) if at_target => Stand::Over,
-        (Role::Master { .. }, Role::Unreachable) if state.finished => Stand::Elsewhere,
-        (Role::Master { .. }, Role::Replica { of, .. }) if at_target && state.finished && *of == state.to => {
-            Stand::Soaking
+    match (&state.target_role, &state.source_role) {
+        (ReplicationRole::Primary { .. }, ReplicationRole::Unreachable) if map_names_target => MoveStatus::Finished,
+        (ReplicationRole::Primary { .. }, ReplicationRole::Unreachable) if state.is_finished => {
+            MoveStatus::FinishedElsewhere
         }
-        (Role::Master { .. }, _) => Stand::Switched,
+        (ReplicationRole::Primary { .. }, ReplicationRole::Replica { primary: of, .. })
+            if map_names_target && state.is_finished && *of == state.to =>
+        {
+            MoveStatus::SourceKept
+        }
+        (ReplicationRole::Primary { .. }, _) => MoveStatus::CutOver,
         // A later move took the shard on from that target, or the move was taken back.
-        _ if state.finished => Stand::Over,
-        (_, Role::Master { .. }) => Stand::Copying,
-        _ => Stand::Fenced,
+        _ if state.is_finished => MoveStatus::Finished,
+        (_, ReplicationRole::Primary { .. }) => MoveStatus::Copying,
+        _ => MoveStatus::Undecided,
     }
 }
 
-fn replica_stand(state: &MoveState, named: bool, epoch: u64) -> Stand {
-    match (state.finished, named) {
-        (false, true) => Stand::Joined,
-        (false, false) => Stand::Joining,
+fn replica_move_status(state: &MoveState, is_in_map: bool, epoch: u64) -> MoveStatus {
+    match (state.is_finished, is_in_map) {
+        (false, true) => MoveStatus::ReplicaReady,
+        (false, false) => MoveStatus::ReplicaBuilding,
         // The map that named it is a later one than ours.
-        (true, false) if state.epoch > epoch && matches!(state.target, Role::Replica { .. }) => Stand::Elsewhere,
-        (true, _) => Stand::Over,
+        (true, false) if state.epoch > epoch && matches!(state.target_role, ReplicationRole::Replica { .. }) => {
+            MoveStatus::FinishedElsewhere
+        }
+        (true, _) => MoveStatus::Finished,
     }
 }
 
 /// The map as it would be with what the open moves have done already: where the shards are served now.
-pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)]) -> ShardMap {
-    let open = open.iter().filter(|(state, _)| !state.replica);
-    let moved = open.filter(|(_, stand)| matches!(stand, Stand::Elsewhere | Stand::Switched | Stand::Promoted));
-    moved.fold(map.clone(), |map, (state, _)| match ground.host_at(&state.to) {
-        Some(host) => back(&map, state.shard, host),
+pub fn effective_map(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    open_moves: &[(&MoveState, MoveStatus)],
+) -> ShardMap {
+    let open = open_moves.iter().filter(|(state, _)| !state.is_replica);
+    let moved = open.filter(|(_, stand)| {
+        matches!(stand, MoveStatus::FinishedElsewhere | MoveStatus::CutOver | MoveStatus::Promoted)
+    });
+    moved.fold(map.clone(), |map, (state, _)| match context.host_at_address(&state.to) {
+        Some(host) => map_with_primary_on(&map, state.shard, host),
         None => map,
     })
 }
@@ -135,13 +157,13 @@ pub fn believed(ground: &Ground<'_>, map: &ShardMap, open: &[(&MoveState, Stand)
 ///
 /// # Errors
 /// As [`publish::publish`].
-pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
-    let (map, _) = read_map(&ground.map_file)?;
-    let place = |state: &&MoveState| {
-        if state.replica {
-            let (old, new) = replica::hosts_of(ground, state)?;
-            let primary = map.shard(shard_id(state.shard)?).map(|entry| entry.host.as_str());
-            if primary != ground.host_at(&state.from) {
+pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&MoveState]) -> Result<()> {
+    let (map, _) = read_map(&context.map_file)?;
+    let placement = |state: &&MoveState| {
+        if state.is_replica {
+            let (old, new) = replica::find_replica_hosts(context, state)?;
+            let primary = map.find_shard(to_shard_id(state.shard)?).map(|entry| entry.host.as_str());
+            if primary != context.host_at_address(&state.from) {
                 // Its primary changed before, and only a newer map knows of that.
                 bail!(
                     "shard {}: {} is a replica of {}, which is not its primary by this map",
@@ -150,82 +172,94 @@ pub async fn adopt(ground: &Ground<'_>, states: &[&MoveState]) -> Result<()> {
                     state.from
                 );
             }
-            return replica::exchanged(&map, Change { shard: state.shard, old, new });
+            return replica::placement_with_replica(
+                &map,
+                ReplicaChange { shard: state.shard, replaced_host: old, new_host: new },
+            );
         }
-        let host = ground.host_at(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
-        placed(&map, state.shard, host)
+        let host =
+            context.host_at_address(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
+        placement_after_move(&map, state.shard, host)
     };
-    let places = states.iter().map(place).collect::<Result<Vec<_>>>()?;
-    publish::publish(ground, &places).await.map(drop)
+    let placements = states.iter().map(placement).collect::<Result<Vec<_>>>()?;
+    publish::publish_map(context, &placements).await.map(drop)
 }
 
 /// Brings one move to its end. Returns why its old instance could not be retired yet, where that is so.
 ///
 /// # Errors
 /// It cannot be decided by roles (the message says what to decide), or a step failed.
-pub async fn resume(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<Option<String>> {
-    if state.replica {
-        return replica::resume(ground, state, watch).await;
+pub async fn resume_move(
+    context: &RebalanceContext<'_>,
+    state: &MoveState,
+    on_progress: ProgressFn<'_>,
+) -> Result<Option<String>> {
+    if state.is_replica {
+        return replica::resume_replica(context, state, on_progress).await;
     }
-    let (map, _) = read_map(&ground.map_file)?;
-    let Some((from, to)) = ground.host_at(&state.from).zip(ground.host_at(&state.to)) else {
+    let (map, _) = read_map(&context.map_file)?;
+    let Some((from, to)) = context.host_at_address(&state.from).zip(context.host_at_address(&state.to)) else {
         bail!("shard {}: {} or {} is not in the inventory", state.shard, state.from, state.to);
     };
-    let spec = spec(ground, &map, state, to)?;
-    let before = back(&map, state.shard, from);
-    match ground.ask(to, Request::Recover(spec.clone()), watch).await? {
-        Reply::Recovered(Recovered::AtTarget { .. }) => {}
-        Reply::Recovered(Recovered::AtSource { .. }) => {
-            ground.ask(to, Request::Copy(spec.clone()), watch).await?;
-            switch(ground, &before, &spec, (from, to), watch).await?;
+    let spec = recorded_spec(context, &map, state, to)?;
+    let before = map_with_primary_on(&map, state.shard, from);
+    match context.call_host(to, ShardRequest::Recover(spec.clone()), on_progress).await? {
+        ShardReply::Recovered(RecoveryResult::AtTarget { .. }) => {}
+        ShardReply::Recovered(RecoveryResult::AtSource { .. }) => {
+            context.call_host(to, ShardRequest::Copy(spec.clone()), on_progress).await?;
+            cut_over_shard(context, &before, &spec, (from, to), on_progress).await?;
         }
-        Reply::Recovered(Recovered::Undecided { why }) => bail!("shard {}: {why}", state.shard),
+        ShardReply::Recovered(RecoveryResult::Undecided { reason: why }) => bail!("shard {}: {why}", state.shard),
         _ => bail!("an answer that does not fit"),
     }
-    let settling = Settling { publishing: &Mutex::new(()), how: How { pass_unclear: true, ..How::default() }, watch };
-    settle(ground, &before, &spec, (from, to), &settling).await
+    let finish = FinishContext {
+        publish_lock: &Mutex::new(()),
+        options: ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() },
+        on_progress,
+    };
+    finish_move(context, &before, &spec, (from, to), &finish).await
 }
 
 /// Takes one move back, where it has not passed the fence.
 ///
 /// # Errors
 /// It has, or a step failed.
-pub async fn abort(ground: &Ground<'_>, state: &MoveState, watch: Watch<'_>) -> Result<()> {
-    if state.replica {
-        return replica::abort(ground, state).await;
+pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_progress: ProgressFn<'_>) -> Result<()> {
+    if state.is_replica {
+        return replica::abort_replica(context, state).await;
     }
-    let (map, _) = read_map(&ground.map_file)?;
-    let Some(to) = ground.host_at(&state.to) else { bail!("{} is not in the inventory", state.to) };
-    let spec = spec(ground, &map, state, to)?;
-    ground.ask(to, Request::Abort(spec), watch).await.map(drop)
+    let (map, _) = read_map(&context.map_file)?;
+    let Some(to) = context.host_at_address(&state.to) else { bail!("{} is not in the inventory", state.to) };
+    let spec = recorded_spec(context, &map, state, to)?;
+    context.call_host(to, ShardRequest::Abort(spec), on_progress).await.map(drop)
 }
 
 /// The move again, as it was begun.
-fn spec(ground: &Ground<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Result<MoveSpec> {
+fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Result<MoveSpec> {
     // Contents of the instance are offered on the way.
-    let after = back(map, state.shard, to);
-    let instance = ground.instance(&after, state.shard, to, ground.session(to)?)?;
+    let after = map_with_primary_on(map, state.shard, to);
+    let instance = context.desired_instance(&after, state.shard, to, context.get_session(to)?)?;
     Ok(MoveSpec {
-        job: ground.job(to, state.shard, &state.run),
-        by: ground.by.clone(),
+        header: context.step_header(to, state.shard, &state.run),
+        operator: context.operator.clone(),
         from: state.from.clone(),
         to: state.to.clone(),
-        others: state.others.clone(),
+        other_replicas: state.other_replicas.clone(),
         epoch: state.epoch,
         app_user: state.app_user.clone(),
         instance,
-        source_is_armed: false,
-        limits: ground.limits(state.sparing),
+        source_file_requires_replicas: false,
+        limits: context.move_limits(state.throttle),
     })
 }
 
 /// The map with a shard on a host, whatever the map says now.
-fn back(map: &ShardMap, shard: u32, host: &str) -> ShardMap {
-    let mut other = map.clone();
-    for entry in &mut other.shards {
+fn map_with_primary_on(map: &ShardMap, shard: u32, host: &str) -> ShardMap {
+    let mut changed = map.clone();
+    for entry in &mut changed.shards {
         if u32::from(entry.id.0) == shard {
             entry.host = host.to_owned();
         }
     }
-    other
+    changed
 }

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::capacity::Look;
+use super::apply::PlannedMove;
+use super::capacity::CapacitySample;
 use super::publish;
-use super::run::Step;
 use crate::journal::{self, Journal};
-use crate::wire::sparing::Sparing;
+use crate::protocol::throttle::ThrottleLimits;
 
 /// How far back capacity samples are used, in seconds.
 const HISTORY_SECONDS: i64 = 30 * 86400;
@@ -94,7 +94,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The file exists and cannot be read, or is not valid.
-    pub fn load_pending_moves(&self) -> Result<Vec<Step>, StateFileError> {
+    pub fn load_pending_moves(&self) -> Result<Vec<PlannedMove>, StateFileError> {
         load(&self.pending_moves, PENDING_HINT)
     }
 
@@ -102,7 +102,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The file cannot be written or removed.
-    pub fn save_pending_moves(&self, steps: &[Step]) -> Result<(), StateFileError> {
+    pub fn save_pending_moves(&self, steps: &[PlannedMove]) -> Result<(), StateFileError> {
         let path = &self.pending_moves;
         if !steps.is_empty() {
             return save(path, steps);
@@ -119,7 +119,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The file exists and cannot be read, or is not valid.
-    pub fn load_throttle(&self) -> Result<Sparing, StateFileError> {
+    pub fn load_throttle(&self) -> Result<ThrottleLimits, StateFileError> {
         load(&self.throttle, THROTTLE_HINT)
     }
 
@@ -127,7 +127,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn save_throttle(&self, throttle: &Sparing) -> Result<(), StateFileError> {
+    pub fn save_throttle(&self, throttle: &ThrottleLimits) -> Result<(), StateFileError> {
         save(&self.throttle, throttle)
     }
 
@@ -135,10 +135,11 @@ impl StateFiles {
     ///
     /// # Errors
     /// The history cannot be read or written.
-    pub fn add_capacity_sample(&self, sample: &Look) -> Result<Vec<Look>, StateFileError> {
+    pub fn add_capacity_sample(&self, sample: &CapacitySample) -> Result<Vec<CapacitySample>, StateFileError> {
         let path = &self.capacity_history;
         // Read first: a history that cannot be read must not be extended.
-        let mut samples: Vec<Look> = journal::read(path).map_err(|error| StateFileError::History(error.into()))?;
+        let mut samples: Vec<CapacitySample> =
+            journal::read_entries(path).map_err(|error| StateFileError::History(error.into()))?;
         Journal::open(path).and_then(|mut history| history.append(sample)).map_err(StateFileError::History)?;
         samples.push(*sample);
         samples.retain(|earlier| earlier.at >= sample.at - HISTORY_SECONDS);
@@ -163,7 +164,7 @@ fn save(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<(), StateFileE
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        publish::replace(path, &serde_json::to_string_pretty(value)?)
+        publish::replace_file(path, &serde_json::to_string_pretty(value)?)
     };
     write().map_err(|source| StateFileError::Unwritable { path: path.to_owned(), source })
 }
@@ -173,8 +174,8 @@ mod tests {
     use super::*;
     use crate::rebalance::plan::Role;
 
-    fn step(shard: u32) -> Step {
-        Step { shard, from: "a".to_owned(), to: "b".to_owned(), wave: 0, role: Role::Primary }
+    fn step(shard: u32) -> PlannedMove {
+        PlannedMove { shard, from: "a".to_owned(), to: "b".to_owned(), wave: 0, role: Role::Primary }
     }
 
     #[test]
@@ -182,7 +183,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = StateFiles::new(folder.path(), Path::new("inventories/prod"));
         assert_eq!(files.load_pending_moves().unwrap(), []);
-        assert_eq!(files.load_throttle().unwrap(), Sparing::default());
+        assert_eq!(files.load_throttle().unwrap(), ThrottleLimits::default());
         files.save_pending_moves(&[step(1), step(2)]).unwrap();
         assert!(folder.path().join(".dunlin/rebalance-prod.json").is_file());
         assert_eq!(files.load_pending_moves().unwrap(), [step(1), step(2)]);
@@ -225,8 +226,8 @@ mod tests {
     fn the_capacity_history_keeps_the_last_days() {
         let folder = tempfile::tempdir().unwrap();
         let files = StateFiles::new(folder.path(), Path::new("prod"));
-        let sample = |day: i64| Look { at: day * 86400, bytes: 1, users: 1 };
-        let days = |samples: Vec<Look>| samples.iter().map(|sample| sample.at / 86400).collect::<Vec<_>>();
+        let sample = |day: i64| CapacitySample { at: day * 86400, bytes: 1, keys: 1 };
+        let days = |samples: Vec<CapacitySample>| samples.iter().map(|sample| sample.at / 86400).collect::<Vec<_>>();
         assert_eq!(days(files.add_capacity_sample(&sample(1)).unwrap()), [1]);
         assert_eq!(days(files.add_capacity_sample(&sample(20)).unwrap()), [1, 20]);
         assert_eq!(days(files.add_capacity_sample(&sample(40)).unwrap()), [20, 40]);

@@ -4,16 +4,16 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use serde_json::Value;
 
-use super::Ground;
-use super::ground::Watch;
-use super::resume::{Journals, Stand, stand};
-use crate::wire::shard::{Limits, MoveSpec, Reply, Request, Verified};
+use super::RebalanceContext;
+use super::context::ProgressFn;
+use super::resume::{LatestMoves, MoveStatus, move_status};
+use crate::protocol::shard::{MoveLimits, MoveSpec, ShardReply, ShardRequest, VerifyResult};
 
 /// Two copies of a shard.
 #[derive(Clone, Debug)]
-pub struct Pair {
+pub struct InstancePair {
     /// The host that compares.
-    pub on: String,
+    pub host: String,
     /// The two, as the host is asked for them.
     pub spec: MoveSpec,
 }
@@ -22,32 +22,40 @@ pub struct Pair {
 ///
 /// # Errors
 /// The map names a host that the inventory does not have.
-pub fn pairs(ground: &Ground<'_>, map: &ShardMap, found: &Journals) -> Result<Vec<Pair>> {
-    let pair = |shard: u32, (from, to): (String, String), on: &str| Pair {
-        on: on.to_owned(),
+pub fn list_pairs(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    latest_moves: &LatestMoves,
+) -> Result<Vec<InstancePair>> {
+    let pair = |shard: u32, (from, to): (String, String), host: &str| InstancePair {
+        host: host.to_owned(),
         spec: MoveSpec {
-            job: ground.job(on, shard, "verify"),
-            by: ground.by.clone(),
+            header: context.step_header(host, shard, "verify"),
+            operator: context.operator.clone(),
             from,
             to,
-            others: Vec::new(),
+            other_replicas: Vec::new(),
             epoch: map.epoch.0,
             app_user: String::new(),
             instance: Value::Null,
-            source_is_armed: false,
-            limits: Limits::default(),
+            source_file_requires_replicas: false,
+            limits: MoveLimits::default(),
         },
     };
     let mut pairs = Vec::new();
     for entry in &map.shards {
         let shard = u32::from(entry.id.0);
         for replica in &entry.replicas {
-            let ends = (ground.address(map, shard, &entry.host)?, ground.address(map, shard, replica)?);
+            let ends =
+                (context.instance_address(map, shard, &entry.host)?, context.instance_address(map, shard, replica)?);
             pairs.push(pair(shard, ends, replica));
         }
-        if let Some((_, state)) = found.get(&shard)
-            && matches!(stand(ground, map, state), Stand::Soaking | Stand::Copying | Stand::Joining)
-            && let Some(on) = ground.host_at(&state.to)
+        if let Some((_, state)) = latest_moves.get(&shard)
+            && matches!(
+                move_status(context, map, state),
+                MoveStatus::SourceKept | MoveStatus::Copying | MoveStatus::ReplicaBuilding
+            )
+            && let Some(on) = context.host_at_address(&state.to)
         {
             pairs.push(pair(shard, (state.from.clone(), state.to.clone()), on));
         }
@@ -59,9 +67,13 @@ pub fn pairs(ground: &Ground<'_>, map: &ShardMap, found: &Journals) -> Result<Ve
 ///
 /// # Errors
 /// What the host said.
-pub async fn verify(ground: &Ground<'_>, pair: &Pair, watch: Watch<'_>) -> Result<Verified> {
-    match ground.ask(&pair.on, Request::Verify(pair.spec.clone()), watch).await? {
-        Reply::Verified(verified) => Ok(verified),
+pub async fn verify_pair(
+    context: &RebalanceContext<'_>,
+    pair: &InstancePair,
+    on_progress: ProgressFn<'_>,
+) -> Result<VerifyResult> {
+    match context.call_host(&pair.host, ShardRequest::Verify(pair.spec.clone()), on_progress).await? {
+        ShardReply::Verified(verified) => Ok(verified),
         _ => bail!("an answer that does not fit"),
     }
 }

@@ -3,68 +3,72 @@
 use std::fmt::Write as _;
 
 use super::Style;
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 use crate::plan::Action;
-use crate::rebalance::failover::{FailoverPlan, Loss, Promotion};
+use crate::rebalance::failover::{DataLossBound, FailoverPlan, Promotion};
 
 /// The plan for a reader: a line a shard, losses below the shard that they are of, and one line that sums it up.
-pub fn failover_text(plan: &FailoverPlan, style: Style) -> String {
+pub fn format_failover(plan: &FailoverPlan, style: Style) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
-    if !plan.off.is_empty() {
-        let _ = writeln!(text, "  {}: not to be reached, and taken to be off", plan.off.join(", "));
+    if !plan.assumed_dead.is_empty() {
+        let _ = writeln!(text, "  {}: not to be reached, and taken to be off", plan.assumed_dead.join(", "));
     }
-    plan.promotions.iter().for_each(|promotion| promoted(&mut text, promotion, style));
-    for freed in &plan.freed {
-        let gone =
-            if freed.gone.is_empty() { "a replica that is not the map's".to_owned() } else { freed.gone.join(", ") };
+    plan.promotions.iter().for_each(|promotion| write_promotion(&mut text, promotion, style));
+    for freed in &plan.degraded_primaries {
+        let gone = if freed.lost_replicas.is_empty() {
+            "a replica that is not the map's".to_owned()
+        } else {
+            freed.lost_replicas.join(", ")
+        };
         let line = format!("  ~ shard {:<5} {} goes on without {gone}", freed.shard, freed.host);
         let then =
             if freed.replicas.is_empty() { "and accepts writes alone" } else { "with the replicas that are left" };
-        let _ = writeln!(text, "{}, {then}", style.action(Action::Change, &line));
+        let _ = writeln!(text, "{}, {then}", style.paint_action(Action::Change, &line));
     }
-    for stranded in &plan.stranded {
+    for stranded in &plan.unavailable_shards {
         let line = format!("  ! shard {:<5} stays down", stranded.shard);
-        let _ = writeln!(text, "{}: {}", style.action(Action::Remove, &line), stranded.why);
+        let _ = writeln!(text, "{}: {}", style.paint_action(Action::Remove, &line), stranded.reason);
     }
-    for repair in &plan.repairs {
+    for repair in &plan.replicas_to_create {
         let line = format!("  + shard {:<5} a new replica on {}", repair.shard, repair.host);
-        let _ = writeln!(text, "{}  {}", style.action(Action::Add, &line), Bytes(repair.bytes).human());
+        let _ = writeln!(text, "{}  {}", style.paint_action(Action::Add, &line), ByteSize(repair.bytes).to_human());
     }
-    for shard in &plan.unrepaired {
-        let _ = writeln!(text, "  ! shard {:<5} stays short of a replica: {}", shard.shard, shard.why);
+    for shard in &plan.unplaceable_replicas {
+        let _ = writeln!(text, "  ! shard {:<5} stays short of a replica: {}", shard.shard, shard.reason);
     }
-    if let Some(replicas) = plan.asks_for {
+    if let Some(replicas) = plan.replica_count {
         let _ = writeln!(text, "  the map will ask for replicas = {replicas}, as every shard had");
     }
-    let _ = writeln!(text, "Plan: {}", summary(plan));
+    let _ = writeln!(text, "Plan: {}", summarise_failover(plan));
     text
 }
 
-fn promoted(text: &mut String, promotion: &Promotion, style: Style) {
-    let Promotion { shard, from, to, offset, bytes, others, .. } = promotion;
-    let line = style.action(Action::Change, &format!("  ~ shard {shard:<5} {from} → {to}"));
-    if promotion.done {
+fn write_promotion(text: &mut String, promotion: &Promotion, style: Style) {
+    let Promotion { shard, from, to, offset, bytes, other_replicas: others, .. } = promotion;
+    let line = style.paint_action(Action::Change, &format!("  ~ shard {shard:<5} {from} → {to}"));
+    if promotion.already_promoted {
         let _ = writeln!(text, "{line}  is promoted already, and is to be published");
         return;
     }
-    let follow = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
-    let _ = writeln!(text, "{line}  {} at offset {offset}{follow}", Bytes(*bytes).human());
-    let _ = writeln!(text, "      {}", loss(&promotion.loss, from));
-    if let Some(host) = &promotion.given_up {
+    let followers = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
+    let _ = writeln!(text, "{line}  {} at offset {offset}{followers}", ByteSize(*bytes).to_human());
+    let _ = writeln!(text, "      {}", describe_loss(&promotion.max_loss, from));
+    if let Some(host) = &promotion.cancelled_target {
         let _ = writeln!(text, "      its move to {host} is given up; the copy there follows {to}");
     }
 }
 
 /// What a promoted copy may lack, in words.
-fn loss(loss: &Loss, from: &str) -> String {
-    let about = loss.about_bytes.map(|bytes| format!(", about {}", Bytes(bytes).human())).unwrap_or_default();
-    match (loss.silent_s, loss.within_s) {
+fn describe_loss(loss: &DataLossBound, from: &str) -> String {
+    let size_text =
+        loss.estimated_bytes.map(|bytes| format!(", about {}", ByteSize(bytes).to_human())).unwrap_or_default();
+    match (loss.silent_for_s, loss.max_window_s) {
         (Some(silent), Some(within)) => format!(
-            "it last heard of {from} {silent} s ago; may be lost: what was acknowledged in the {within} s after that{about}"
+            "it last heard of {from} {silent} s ago; may be lost: what was acknowledged in the {within} s after that{size_text}"
         ),
         (Some(silent), None) => format!(
-            "it last heard of {from} {silent} s ago; may be lost: all that was acknowledged since{about}: {from} needed \
+            "it last heard of {from} {silent} s ago; may be lost: all that was acknowledged since{size_text}: {from} needed \
              no replica"
         ),
         (None, _) => format!("it was started anew and has not heard of {from} since: nobody knows what it lacks"),
@@ -72,13 +76,13 @@ fn loss(loss: &Loss, from: &str) -> String {
 }
 
 /// `2 to promote, 1 to free, 3 new replicas, 1 stays down`.
-fn summary(plan: &FailoverPlan) -> String {
+fn summarise_failover(plan: &FailoverPlan) -> String {
     let parts = [
         (plan.promotions.len(), "to promote"),
-        (plan.freed.len(), "to go on without a replica"),
-        (plan.repairs.len(), "to get a new replica"),
-        (plan.stranded.len(), "down until the host is back"),
-        (plan.unrepaired.len(), "left short of a replica"),
+        (plan.degraded_primaries.len(), "to go on without a replica"),
+        (plan.replicas_to_create.len(), "to get a new replica"),
+        (plan.unavailable_shards.len(), "down until the host is back"),
+        (plan.unplaceable_replicas.len(), "left short of a replica"),
     ];
     let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let text = parts.collect::<Vec<_>>().join(", ");
@@ -88,44 +92,48 @@ fn summary(plan: &FailoverPlan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rebalance::failover::{Freed, Repair, Stranded};
+    use crate::rebalance::failover::{DegradedPrimary, ReplicaToCreate, UnresolvedShard};
 
     #[test]
-    fn a_plan_says_what_it_may_cost() {
+    fn a_plan_shows_the_possible_data_loss() {
         let promotion = |shard, done, loss| Promotion {
             shard,
             from: "redis-01".to_owned(),
             to: "redis-02".to_owned(),
-            others: Vec::new(),
-            strays: Vec::new(),
-            given_up: (shard == 1).then(|| "redis-03".to_owned()),
+            other_replicas: Vec::new(),
+            orphans: Vec::new(),
+            cancelled_target: (shard == 1).then(|| "redis-03".to_owned()),
             offset: 4711,
             bytes: 2048,
-            done,
-            loss,
+            already_promoted: done,
+            max_loss: loss,
         };
-        let loss = |silent_s, within_s, about_bytes| Loss { silent_s, within_s, about_bytes };
+        let loss = |silent_s, within_s, about_bytes| DataLossBound {
+            silent_for_s: silent_s,
+            max_window_s: within_s,
+            estimated_bytes: about_bytes,
+        };
         let plan = FailoverPlan {
             cluster: "timeline".to_owned(),
             epoch: 7,
-            off: vec!["redis-01".to_owned()],
+            assumed_dead: vec!["redis-01".to_owned()],
             promotions: vec![
                 promotion(0, false, loss(Some(34), Some(6), Some(3072))),
                 promotion(1, false, loss(Some(34), None, None)),
                 promotion(2, true, loss(None, None, None)),
             ],
-            freed: vec![Freed {
+            degraded_primaries: vec![DegradedPrimary {
                 shard: 8,
                 host: "redis-02".to_owned(),
-                gone: vec!["redis-01".to_owned()],
+                lost_replicas: vec!["redis-01".to_owned()],
                 replicas: Vec::new(),
             }],
-            stranded: vec![Stranded { shard: 5, why: "it has no replica".to_owned() }],
-            asks_for: Some(1),
-            repairs: vec![Repair { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
-            unrepaired: vec![Stranded { shard: 1, why: "no room on redis-03".to_owned() }],
+            unavailable_shards: vec![UnresolvedShard { shard: 5, reason: "it has no replica".to_owned() }],
+            replica_count: Some(1),
+            replicas_to_create: vec![ReplicaToCreate { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
+            unplaceable_replicas: vec![UnresolvedShard { shard: 1, reason: "no room on redis-03".to_owned() }],
         };
-        let told = "\
+        let expected = "\
 timeline at epoch 7
   redis-01: not to be reached, and taken to be off
   ~ shard 0     redis-01 → redis-02  2.0KiB at offset 4711
@@ -141,6 +149,6 @@ timeline at epoch 7
   the map will ask for replicas = 1, as every shard had
 Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left short of a replica (shards)
 ";
-        assert_eq!(failover_text(&plan, Style::default()), told);
+        assert_eq!(format_failover(&plan, Style::default()), expected);
     }
 }

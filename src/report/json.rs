@@ -4,8 +4,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::run_id::RunId;
-use crate::plan::{HostPlan, Row};
-use crate::wire::Event;
+use crate::plan::{HostPlan, ResourceChange};
+use crate::protocol::Event;
 
 /// Keys that [`event_line`] sets itself.
 const RESERVED: [&str; 3] = ["event", "at", "run"];
@@ -21,7 +21,7 @@ struct Line<'a> {
 }
 
 /// Returns an event as one line of JSON. `fields` is an object without the keys `event`, `at` and `run`.
-pub fn event_line(event: &str, run: RunId, fields: Value) -> String {
+pub fn event_to_json(event: &str, run: RunId, fields: Value) -> String {
     let mut fields = match fields {
         Value::Object(fields) => fields,
         Value::Null => Map::new(),
@@ -37,10 +37,10 @@ pub fn event_line(event: &str, run: RunId, fields: Value) -> String {
 
 /// Returns the fields of the event `plan` for each row of a host's plan.
 pub fn plan_fields(plan: &HostPlan) -> Vec<Value> {
-    let fields = |row: &Row| {
+    let fields = |row: &ResourceChange| {
         json!({
             "host": plan.host, "action": row.action, "resource": row.resource, "name": row.name,
-            "from": row.from_text(), "to": row.to_text(), "reason": row.reason, "changes": row.changes,
+            "from": row.describe_from(), "to": row.describe_to(), "reason": row.reason, "changes": row.changes,
         })
     };
     plan.rows.iter().map(fields).collect()
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn a_line_begins_with_its_event_time_and_run() {
         let run = RunId::new();
-        let text = event_line("host", run, json!({"address": "192.0.2.1"}));
+        let text = event_to_json("host", run, json!({"address": "192.0.2.1"}));
         assert!(text.starts_with("{\"event\":\"host\",\"at\":\""), "{text}");
         let line: Value = serde_json::from_str(&text).unwrap();
         let at: jiff::Timestamp = line["at"].as_str().unwrap().parse().unwrap();
@@ -80,7 +80,7 @@ mod tests {
 
     #[test]
     fn an_event_has_its_host_and_step() {
-        let (name, fields) = host_event("a", &Event::StepStarted { at: StepRef { play: 0, step: 3 } });
+        let (name, fields) = host_event("a", &Event::StepStarted { step: StepRef { play: 0, step: 3 } });
         assert_eq!(name, "step_started");
         assert_eq!(fields, json!({"step": {"play": 0, "step": 3}, "host": "a"}));
     }

@@ -5,11 +5,11 @@ use std::io::Write;
 use anstyle::AnsiColor;
 use serde_json::{Value, json};
 
-use super::json::{event_line, host_event, plan_fields};
-use super::plan_text::plan_text;
+use super::json::{event_to_json, host_event, plan_fields};
+use super::plan_text::format_plan;
 use super::run_id::RunId;
-use crate::plan::{Action, Counts, HostPlan};
-use crate::wire::Event;
+use crate::plan::{Action, ChangeCounts, HostPlan};
+use crate::protocol::Event;
 
 /// How text is dressed. Colour never carries a meaning alone.
 #[derive(Clone, Copy, Debug, Default)]
@@ -23,37 +23,37 @@ pub struct Style {
 }
 
 impl Style {
-    fn paint(self, style: anstyle::Style, text: &str) -> String {
+    fn paint_text(self, style: anstyle::Style, text: &str) -> String {
         if self.colour && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
     /// Bold.
     pub fn bold(self, text: &str) -> String {
-        self.paint(anstyle::Style::new().bold(), text)
+        self.paint_text(anstyle::Style::new().bold(), text)
     }
 
     /// Faint.
     pub fn dim(self, text: &str) -> String {
-        self.paint(anstyle::Style::new().dimmed(), text)
+        self.paint_text(anstyle::Style::new().dimmed(), text)
     }
 
     /// In an action's colour.
-    pub fn action(self, action: Action, text: &str) -> String {
+    pub fn paint_action(self, action: Action, text: &str) -> String {
         match action {
-            Action::Add => self.paint(AnsiColor::Green.on_default(), text),
-            Action::Change | Action::Run => self.paint(AnsiColor::Yellow.on_default(), text),
-            Action::Remove => self.paint(AnsiColor::Red.on_default(), text),
-            Action::Unknown => self.paint(AnsiColor::Magenta.on_default(), text),
+            Action::Add => self.paint_text(AnsiColor::Green.on_default(), text),
+            Action::Change | Action::Run => self.paint_text(AnsiColor::Yellow.on_default(), text),
+            Action::Remove => self.paint_text(AnsiColor::Red.on_default(), text),
+            Action::Unknown => self.paint_text(AnsiColor::Magenta.on_default(), text),
             Action::None => self.dim(text),
         }
     }
 
     /// A line of a unified diff.
-    pub fn diff_line(self, line: &str) -> String {
+    pub fn paint_diff_line(self, line: &str) -> String {
         match line.as_bytes().first() {
-            Some(b'+') => self.paint(AnsiColor::Green.on_default(), line),
-            Some(b'-') => self.paint(AnsiColor::Red.on_default(), line),
-            Some(b'@') => self.paint(AnsiColor::Cyan.on_default(), line),
+            Some(b'+') => self.paint_text(AnsiColor::Green.on_default(), line),
+            Some(b'-') => self.paint_text(AnsiColor::Red.on_default(), line),
+            Some(b'@') => self.paint_text(AnsiColor::Cyan.on_default(), line),
             _ => line.to_owned(),
         }
     }
@@ -61,13 +61,13 @@ impl Style {
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Summary {
+pub struct RunSummary {
     /// What the plan adds up to.
-    pub counts: Counts,
+    pub counts: ChangeCounts,
     /// Hosts that failed.
-    pub failed: usize,
+    pub failed_hosts: usize,
     /// The exit code.
-    pub exit: u8,
+    pub exit_code: u8,
 }
 
 /// Writes plans and events, as text or as JSON lines. All output of the commands goes through here.
@@ -85,31 +85,31 @@ pub struct Reporter {
 
 impl Reporter {
     /// Prints the first line of a JSON run.
-    pub fn start(&self, command: &str) {
-        self.line("start", json!({"format_version": 1, "command": command}));
+    pub fn report_start(&self, command: &str) {
+        self.print_json("start", json!({"format_version": 1, "command": command}));
     }
 
     /// Prints one host's plan.
-    pub fn plan(&self, plan: &HostPlan) {
+    pub fn report_plan(&self, plan: &HostPlan) {
         if self.json {
-            plan_fields(plan).into_iter().for_each(|fields| self.line("plan", fields));
+            plan_fields(plan).into_iter().for_each(|fields| self.print_json("plan", fields));
         } else if !self.style.quiet {
-            write_stdout(&plan_text(plan, self.style));
+            write_stdout(&format_plan(plan, self.style));
         }
     }
 
     /// Prints something that happened on a host.
-    pub fn event(&self, host: &str, event: &Event) {
+    pub fn report_event(&self, host: &str, event: &Event) {
         if self.json {
             let (name, fields) = host_event(host, event);
-            self.line(&name, fields);
+            self.print_json(&name, fields);
         } else if let Event::Note { text } = event {
-            self.say(&format!("{host}: {text}"));
+            self.print_status(&format!("{host}: {text}"));
         }
     }
 
     /// Prints data for the reader: stdout, unless the run speaks JSON.
-    pub fn data(&self, text: &str) {
+    pub fn print_data(&self, text: &str) {
         if !self.json {
             write_stdout(&format!("{text}\n"));
         }
@@ -121,7 +121,7 @@ impl Reporter {
     }
 
     /// Prints a line for the person who watches: stderr.
-    pub fn say(&self, text: &str) {
+    pub fn print_status(&self, text: &str) {
         if !self.style.quiet {
             write_stderr(&format!("{text}\n"));
         }
@@ -129,41 +129,42 @@ impl Reporter {
 
     /// Prints a warning to stderr, also with `--quiet`.
     pub fn warn(&self, text: &str) {
-        self.line("warning", json!({"warning": text}));
+        self.print_json("warning", json!({"warning": text}));
         write_stderr(&format!("warning: {text}\n"));
     }
 
     /// Prints a host that failed.
-    pub fn failed(&self, host: &str, error: &str, hint: Option<&str>) {
-        self.line("failed", json!({"host": host, "error": error, "hint": hint}));
+    pub fn report_failure(&self, host: &str, error: &str, hint: Option<&str>) {
+        self.print_json("failed", json!({"host": host, "error": error, "hint": hint}));
         let shown = if error.starts_with(host) { error.to_owned() } else { format!("{host}: {error}") };
         let style = Style { colour: self.stderr_colour, ..self.style };
-        let label = style.paint(AnsiColor::Red.on_default(), "failed:");
+        let label = style.paint_text(AnsiColor::Red.on_default(), "failed:");
         let next = hint.map(|hint| format!("  next: {hint}\n")).unwrap_or_default();
         write_stderr(&format!("{label} {shown}\n{next}"));
     }
 
     /// Prints why a command ended without success, and the next steps.
     pub fn error(&self, error: &str, hints: &[String]) {
-        self.line("error", json!({"error": error, "next": hints}));
+        self.print_json("error", json!({"error": error, "next": hints}));
         let next: String = hints.iter().map(|hint| format!("  next: {hint}\n")).collect();
         write_stderr(&format!("error: {error}\n{next}"));
     }
 
     /// Prints a JSON line: an event with its fields, an object. Prints nothing where the run speaks text.
-    pub fn line(&self, event: &str, fields: Value) {
+    pub fn print_json(&self, event: &str, fields: Value) {
         if self.json {
-            write_stdout(&format!("{}\n", event_line(event, self.run, fields)));
+            write_stdout(&format!("{}\n", event_to_json(event, self.run, fields)));
         }
     }
 
     /// Prints the last line of a JSON run.
-    pub fn summary(&self, summary: Summary) {
-        let Summary { counts: Counts { add, change, remove, unknown }, failed, exit } = summary;
+    pub fn report_summary(&self, summary: RunSummary) {
+        let RunSummary { counts: ChangeCounts { add, change, remove, unknown }, failed_hosts: failed, exit_code: exit } =
+            summary;
         let counts = json!({
             "add": add, "change": change, "remove": remove, "unknown": unknown, "failed": failed, "exit": exit,
         });
-        self.line("summary", counts);
+        self.print_json("summary", counts);
     }
 }
 

@@ -12,14 +12,14 @@ use serde::{Deserialize, Serialize};
 use crate::process::Program;
 
 /// Where invoke-rc.d looks for a policy; see its manual page.
-const POLICY: &str = "/usr/sbin/policy-rc.d";
+const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
 
 /// Answers "not allowed" to every question. The second line tells whose it is.
-const POLICY_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
+const POLICY_RC_D_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
 
 /// What apt offers of one package.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Offer {
+pub struct PackageVersions {
     /// The version that an install without a wish gives.
     pub candidate: Option<String>,
     /// All versions it knows.
@@ -30,7 +30,7 @@ pub struct Offer {
 ///
 /// # Errors
 /// What is wrong, in one sentence.
-pub fn check_name(name: &str) -> Result<(), String> {
+pub fn check_package_name(name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     // apt takes a `+` or `-` at the end for a wish of its own; only names such as `g++` may end so.
     let ends = !name.ends_with('-') && (!name.ends_with('+') || name.ends_with("++"));
@@ -45,7 +45,7 @@ pub fn check_name(name: &str) -> Result<(), String> {
 ///
 /// # Errors
 /// What is wrong, in one sentence.
-pub fn check_version(version: &str) -> Result<(), String> {
+pub fn check_package_version(version: &str) -> Result<(), String> {
     let allowed = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c));
     if allowed && version.starts_with(|c: char| c.is_ascii_digit()) {
         return Ok(());
@@ -54,7 +54,7 @@ pub fn check_version(version: &str) -> Result<(), String> {
 }
 
 /// `name` or `name=version`.
-pub fn argument(name: &str, version: Option<&str>) -> String {
+pub fn package_argument(name: &str, version: Option<&str>) -> String {
     version.map_or_else(|| name.to_owned(), |version| format!("{name}={version}"))
 }
 
@@ -62,45 +62,51 @@ pub fn argument(name: &str, version: Option<&str>) -> String {
 ///
 /// # Errors
 /// apt-cache did not answer.
-pub fn offers(names: &[&str]) -> Result<BTreeMap<String, Offer>> {
-    let said = Program::new("apt-cache").arg("policy").args(names).run()?;
-    Ok(parse_policy(&String::from_utf8_lossy(&said)))
+pub fn query_versions(names: &[&str]) -> Result<BTreeMap<String, PackageVersions>> {
+    let stdout = Program::new("apt-cache").arg("policy").args(names).run()?;
+    Ok(parse_policy(&String::from_utf8_lossy(&stdout)))
 }
 
 /// Asks apt what a removal takes with it: names and versions.
 ///
 /// # Errors
 /// apt refuses the removal.
-pub fn would_remove(names: &[&str]) -> Result<Vec<(String, String)>> {
-    let said = apt_get("remove").arg("--simulate").arg("--").args(names).run()?;
-    Ok(parse_removals(&String::from_utf8_lossy(&said)))
+pub fn simulate_removal(names: &[&str]) -> Result<Vec<(String, String)>> {
+    let stdout = apt_get_command("remove").arg("--simulate").arg("--").args(names).run()?;
+    Ok(parse_removals(&String::from_utf8_lossy(&stdout)))
 }
 
 /// Updates apt's lists.
 ///
 /// # Errors
 /// What apt-get said: mostly that no mirror is in reach.
-pub fn update() -> Result<()> {
-    apt_get("update").run().map(drop)
+pub fn update_lists() -> Result<()> {
+    apt_get_command("update").run().map(drop)
 }
 
 /// Installs packages, and removes none for that.
 ///
 /// # Errors
 /// What apt-get said.
-pub fn install(packages: &[String], recommends: bool) -> Result<()> {
+pub fn install_packages(packages: &[String], recommends: bool) -> Result<()> {
     let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
     let versions = packages.iter().any(|package| package.contains('='));
     let downgrades = versions.then_some("--allow-downgrades");
-    apt_get("install").args(["--no-remove", recommends]).args(downgrades).arg("--").args(packages).run().map(drop)
+    apt_get_command("install")
+        .args(["--no-remove", recommends])
+        .args(downgrades)
+        .arg("--")
+        .args(packages)
+        .run()
+        .map(drop)
 }
 
 /// Removes packages; their configuration files stay.
 ///
 /// # Errors
 /// What apt-get said.
-pub fn remove(packages: &[String]) -> Result<()> {
-    apt_get("remove").arg("--").args(packages).run().map(drop)
+pub fn remove_packages(packages: &[String]) -> Result<()> {
+    apt_get_command("remove").arg("--").args(packages).run().map(drop)
 }
 
 /// Disables the units that these packages have brought.
@@ -111,15 +117,15 @@ pub fn disable_units(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let said = Program::new("dpkg-query").arg("--listfiles").args(packages).run()?;
-    let units = parse_units(&String::from_utf8_lossy(&said));
+    let stdout = Program::new("dpkg-query").arg("--listfiles").args(packages).run()?;
+    let units = parse_units(&String::from_utf8_lossy(&stdout));
     if units.is_empty() {
         return Ok(());
     }
     Program::new("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
 }
 
-fn apt_get(verb: &str) -> Program<'static> {
+fn apt_get_command(verb: &str) -> Program<'static> {
     Program::new("apt-get")
         .args(["--yes", "--quiet", "-o", "Dpkg::Options::=--force-confold", "-o", "Dpkg::Use-Pty=0"])
         .args(["-o", "DPkg::Lock::Timeout=60", verb])
@@ -128,32 +134,33 @@ fn apt_get(verb: &str) -> Program<'static> {
 }
 
 /// The time in which no service may be started: a policy for invoke-rc.d stands there until it is over.
-pub struct Quiet {
+pub struct ServiceStartBlock {
     policy: PathBuf,
-    is_over: bool,
+    is_deactivated: bool,
 }
 
-impl Quiet {
+impl ServiceStartBlock {
     /// Begins it.
     ///
     /// # Errors
     /// The policy cannot be written.
-    pub fn begin() -> Result<Self> {
-        Self::at(Path::new(POLICY))
+    pub fn activate() -> Result<Self> {
+        Self::activate_at(Path::new(POLICY_RC_D_PATH))
     }
 
-    fn at(policy: &Path) -> Result<Self> {
+    fn activate_at(policy: &Path) -> Result<Self> {
         match fs::read_to_string(policy) {
             // Left by a run that was killed; what stood there before is beside it already.
-            Ok(text) if text == POLICY_TEXT => {}
+            Ok(text) if text == POLICY_RC_D_TEXT => {}
             Ok(_) => {
-                fs::rename(policy, beside(policy)).with_context(|| format!("putting {} aside", policy.display()))?;
+                fs::rename(policy, backup_path(policy))
+                    .with_context(|| format!("putting {} aside", policy.display()))?;
             }
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("reading {}", policy.display())),
         }
-        let quiet = Self { policy: policy.to_owned(), is_over: false };
-        fs::write(policy, POLICY_TEXT).with_context(|| format!("writing {}", policy.display()))?;
+        let quiet = Self { policy: policy.to_owned(), is_deactivated: false };
+        fs::write(policy, POLICY_RC_D_TEXT).with_context(|| format!("writing {}", policy.display()))?;
         fs::set_permissions(policy, fs::Permissions::from_mode(0o755))?;
         Ok(quiet)
     }
@@ -162,35 +169,35 @@ impl Quiet {
     ///
     /// # Errors
     /// The policy cannot be removed: services would not be started by any later install.
-    pub fn end(mut self) -> Result<()> {
-        self.is_over = true;
-        self.restore().with_context(|| format!("removing {}; remove it by hand", self.policy.display()))
+    pub fn deactivate(mut self) -> Result<()> {
+        self.is_deactivated = true;
+        self.restore_policy().with_context(|| format!("removing {}; remove it by hand", self.policy.display()))
     }
 
-    fn restore(&self) -> std::io::Result<()> {
-        let before = beside(&self.policy);
+    fn restore_policy(&self) -> std::io::Result<()> {
+        let before = backup_path(&self.policy);
         if before.exists() { fs::rename(before, &self.policy) } else { fs::remove_file(&self.policy) }
     }
 }
 
-impl Drop for Quiet {
+impl Drop for ServiceStartBlock {
     fn drop(&mut self) {
-        if !self.is_over {
+        if !self.is_deactivated {
             // On the way out of an error or a panic; that one is told, and the next run puts this in order.
-            self.restore().ok();
+            self.restore_policy().ok();
         }
     }
 }
 
-fn beside(policy: &Path) -> PathBuf {
+fn backup_path(policy: &Path) -> PathBuf {
     policy.with_file_name("policy-rc.d.before-dunlin")
 }
 
 /// Reads `apt-cache policy NAME…`: a line `NAME:` and, further in, `Candidate:` and a table of versions.
-fn parse_policy(said: &str) -> BTreeMap<String, Offer> {
-    let mut offers: BTreeMap<String, Offer> = BTreeMap::new();
+fn parse_policy(stdout: &str) -> BTreeMap<String, PackageVersions> {
+    let mut offers: BTreeMap<String, PackageVersions> = BTreeMap::new();
     let mut name = String::new();
-    for line in said.lines() {
+    for line in stdout.lines() {
         if !line.starts_with(' ') {
             name = line.trim_end_matches(':').to_owned();
             continue;
@@ -209,13 +216,13 @@ fn parse_policy(said: &str) -> BTreeMap<String, Offer> {
 }
 
 /// Reads `apt-get --simulate remove`: lines `Remv NAME [VERSION] …`.
-fn parse_removals(said: &str) -> Vec<(String, String)> {
+fn parse_removals(stdout: &str) -> Vec<(String, String)> {
     let removal = |line: &str| {
         let (name, rest) = line.strip_prefix("Remv ")?.split_once(' ')?;
         let version = rest.strip_prefix('[')?.split([']', ' ']).next()?;
         Some((name.to_owned(), version.to_owned()))
     };
-    said.lines().filter_map(removal).collect()
+    stdout.lines().filter_map(removal).collect()
 }
 
 /// The units among a package's files, without templates.
@@ -233,7 +240,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn offers_are_read() {
+    fn policy_output_is_parsed() {
         let said = "redis-server:\n  Installed: (none)\n  Candidate: 5:7.0.15-1~deb12u5\n  Version table:\n     \
                     5:7.0.15-1~deb12u5 500\n        500 http://mirror/debian bookworm/main amd64 Packages\n     \
                     5:7.0.11-1 100\n        100 /var/lib/dpkg/status\nvirtual:\n  Installed: (none)\n  \
@@ -241,48 +248,48 @@ mod tests {
         let offers = parse_policy(said);
         assert_eq!(offers["redis-server"].candidate.as_deref(), Some("5:7.0.15-1~deb12u5"));
         assert_eq!(offers["redis-server"].versions, ["5:7.0.15-1~deb12u5", "5:7.0.11-1"]);
-        assert_eq!(offers["virtual"], Offer::default());
+        assert_eq!(offers["virtual"], PackageVersions::default());
         let installed = "a:\n  Installed: 1\n  Candidate: 1\n  Version table:\n *** 1 500\n        100 /x\n";
         assert_eq!(parse_policy(installed)["a"].versions, ["1"]);
     }
 
     #[test]
-    fn all_that_a_removal_takes_is_read() {
+    fn removal_output_is_parsed() {
         let said = "Reading package lists...\nRemv redis [5:7.0.15-1]\nRemv redis-server [5:7.0.15-1] []\n";
         let wanted = [("redis", "5:7.0.15-1"), ("redis-server", "5:7.0.15-1")];
         assert_eq!(parse_removals(said), wanted.map(|(name, version)| (name.to_owned(), version.to_owned())));
     }
 
     #[test]
-    fn names_that_apt_would_take_for_wishes_are_refused() {
+    fn names_with_apt_modifiers_are_rejected() {
         for right in ["redis-server", "g++", "libstdc++6", "0ad"] {
-            assert_eq!(check_name(right), Ok(()), "{right}");
+            assert_eq!(check_package_name(right), Ok(()), "{right}");
         }
         for wrong in ["redis-", "redis+", "-o", "Redis", "a b", "a/b", "x", "redis:amd64"] {
-            assert!(check_name(wrong).is_err(), "{wrong}");
+            assert!(check_package_name(wrong).is_err(), "{wrong}");
         }
-        assert!(check_version("5:7.0.15-1~deb12u5").is_ok() && check_version("").is_err());
+        assert!(check_package_version("5:7.0.15-1~deb12u5").is_ok() && check_package_version("").is_err());
     }
 
     #[test]
-    fn a_packages_units_are_told_from_its_other_files() {
+    fn only_units_are_taken_from_the_file_list() {
         let files = "/.\n/lib/systemd/system/redis-server.service\n/lib/systemd/system/redis-server@.service\n\
                      /usr/lib/systemd/system/a.timer\n/usr/share/doc/x.service\n";
         assert_eq!(parse_units(files), ["redis-server.service", "a.timer"]);
     }
 
     #[test]
-    fn a_policy_that_stood_there_stands_there_again() {
+    fn an_existing_policy_is_restored() {
         let folder = tempfile::tempdir().unwrap();
         let policy = folder.path().join("policy-rc.d");
-        let quiet = Quiet::at(&policy).unwrap();
-        assert_eq!(fs::read_to_string(&policy).unwrap(), POLICY_TEXT);
-        quiet.end().unwrap();
+        let quiet = ServiceStartBlock::activate_at(&policy).unwrap();
+        assert_eq!(fs::read_to_string(&policy).unwrap(), POLICY_RC_D_TEXT);
+        quiet.deactivate().unwrap();
         assert!(!policy.exists());
         fs::write(&policy, "theirs").unwrap();
-        let killed = Quiet::at(&policy).unwrap();
+        let killed = ServiceStartBlock::activate_at(&policy).unwrap();
         std::mem::forget(killed);
-        drop(Quiet::at(&policy).unwrap());
+        drop(ServiceStartBlock::activate_at(&policy).unwrap());
         assert_eq!(fs::read_to_string(&policy).unwrap(), "theirs");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }

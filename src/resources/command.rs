@@ -10,19 +10,19 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{Blobs, Diff, PathState, Read, Resource, Site, World, mode, place};
+use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, mode};
 use crate::process::Program;
 
 /// How long a guard may take.
-const GUARD_LIMIT: Duration = Duration::from_secs(10);
+const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest text of a command that a row shows, in characters.
-const LONGEST_SHOWN: usize = 72;
+const MAX_SHOWN_CHARS: usize = 72;
 
 /// The desired run of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Command {
+pub struct CommandResource {
     /// The program and its arguments.
     #[serde(default)]
     pub argv: Vec<String>,
@@ -31,9 +31,9 @@ pub struct Command {
     /// Due only where nothing stands at this path.
     pub creates: Option<PathBuf>,
     /// Due only where this ends with another status than 0.
-    pub unless: Option<Guard>,
+    pub unless: Option<Condition>,
     /// Due only where this ends with status 0.
-    pub only_if: Option<Guard>,
+    pub only_if: Option<Condition>,
     /// The folder it and its guards run in.
     pub folder: Option<PathBuf>,
     /// The user it and its guards run as.
@@ -46,7 +46,7 @@ pub struct Command {
 /// A program that tells whether the command is due.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Guard {
+pub enum Condition {
     /// Text for `sh -c`.
     Shell(String),
     /// A program and its arguments.
@@ -56,32 +56,32 @@ pub enum Guard {
 /// What the guards said.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
-pub enum Observed {
+pub enum ObservedCommand {
     /// It is to be run.
     Due {
         /// Why.
         reason: String,
     },
     /// There is nothing to do.
-    Settled,
+    NotDue,
 }
 
 /// What one guard said.
-enum Answer {
+enum ConditionResult {
     Status(i32),
     /// It can only be asked once earlier steps are done.
-    NotYet(String),
+    Deferred(String),
 }
 
-impl Resource for Command {
+impl Resource for CommandResource {
     const KIND: &'static str = "command";
-    type Observed = Observed;
+    type Observed = ObservedCommand;
 
     fn key(&self) -> String {
-        self.shown()
+        self.display_text()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         Vec::new()
     }
 
@@ -94,115 +94,122 @@ impl Resource for Command {
             _ => {}
         }
         if let Some(path) = &self.creates {
-            place::check("creates", path)?;
+            atomic_file::check_path("creates", path)?;
         }
         if let Some(folder) = &self.folder
             && folder != Path::new("/")
         {
-            place::check("folder", folder)?;
+            atomic_file::check_path("folder", folder)?;
         }
         if let Some(name) = self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(format!("\"{name}\" cannot be the name of a variable"));
         }
         for guard in [&self.unless, &self.only_if].into_iter().flatten() {
-            if guard.argv().first().is_none_or(|program| program.is_empty()) {
+            if guard.to_argv().first().is_none_or(|program| program.is_empty()) {
                 return Err("a guard without a program: give a text for the shell, or a list of arguments".to_owned());
             }
         }
         self.user.iter().try_for_each(|user| mode::check_account("user", user))
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedCommand>> {
         let mut reasons = Vec::new();
         if let Some(path) = &self.creates {
-            if world.path(path)? != PathState::Absent {
-                return Ok(Read::Known(Observed::Settled));
+            if view.path_state(path)? != PathState::Absent {
+                return Ok(ReadOutcome::Known(ObservedCommand::NotDue));
             }
-            if let Some(arrival) = world.arrival(&format!("path {}", path.display())) {
-                return Ok(Read::Unknown(format!("{} comes with package {}", path.display(), arrival.package)));
+            if let Some(arrival) = view.provided_by(&format!("path {}", path.display())) {
+                return Ok(ReadOutcome::UnknownUntilApply(format!(
+                    "{} comes with package {}",
+                    path.display(),
+                    arrival.package
+                )));
             }
             reasons.push(format!("{} is not there", path.display()));
         }
         for (guard, when) in [(&self.unless, false), (&self.only_if, true)] {
             let Some(guard) = guard else { continue };
-            let status = match self.ask(guard, world)? {
-                Answer::Status(status) => status,
-                Answer::NotYet(reason) => return Ok(Read::Unknown(reason)),
+            let status = match self.check_condition(guard, view)? {
+                ConditionResult::Status(status) => status,
+                ConditionResult::Deferred(reason) => return Ok(ReadOutcome::UnknownUntilApply(reason)),
             };
             if (status == 0) != when {
-                return Ok(Read::Known(Observed::Settled));
+                return Ok(ReadOutcome::Known(ObservedCommand::NotDue));
             }
             let said = if when { "holds".to_owned() } else { format!("ended with status {status}") };
-            reasons.push(format!("`{}` {said}", shorten(&guard.shown())));
+            reasons.push(format!("`{}` {said}", shorten_line(&guard.display_text())));
         }
         let reason = if reasons.is_empty() { "no guard".to_owned() } else { reasons.join(", ") };
-        self.can_run(world)?;
-        Ok(Read::Known(Observed::Due { reason }))
+        self.ensure_runnable(view)?;
+        Ok(ReadOutcome::Known(ObservedCommand::Due { reason }))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedCommand, _blobs: &dyn BlobSource) -> Result<Diff> {
         Ok(match observed {
-            Observed::Due { reason } => Diff::run(reason),
-            Observed::Settled => Diff::none(),
+            ObservedCommand::Due { reason } => Diff::run(reason),
+            ObservedCommand::NotDue => Diff::none(),
         })
     }
 
-    fn expect(&self, world: &mut World) {
-        world.expect_command(&self.shown());
+    fn predict_state(&self, view: &mut HostView) {
+        view.predict_command(&self.display_text());
     }
 
-    fn apply(&self, _observed: &Observed, _site: &mut Site) -> Result<()> {
+    fn apply(&self, _observed: &ObservedCommand, _context: &mut ApplyContext) -> Result<()> {
         let argv = match &self.shell {
-            Some(shell) => in_shell(shell),
+            Some(shell) => shell_argv(shell),
             None => self.argv.iter().map(String::as_str).collect(),
         };
         self.program(&argv).run().map(drop)
     }
 }
 
-impl Command {
-    fn shown(&self) -> String {
-        shorten(&self.shell.clone().unwrap_or_else(|| self.argv.join(" ")))
+impl CommandResource {
+    fn display_text(&self) -> String {
+        shorten_line(&self.shell.clone().unwrap_or_else(|| self.argv.join(" ")))
     }
 
     /// Asks a guard, unless what it asks about is still to come.
-    fn ask(&self, guard: &Guard, world: &mut World) -> Result<Answer> {
-        if let Some(reason) = self.not_yet(guard, world)? {
-            return Ok(Answer::NotYet(reason));
+    fn check_condition(&self, guard: &Condition, view: &mut HostView) -> Result<ConditionResult> {
+        if let Some(reason) = self.deferral_reason(guard, view)? {
+            return Ok(ConditionResult::Deferred(reason));
         }
-        self.can_run(world)?;
-        let shown = shorten(&guard.shown());
-        let output = match self.program(&guard.argv()).timeout(GUARD_LIMIT).output() {
+        self.ensure_runnable(view)?;
+        let shown = shorten_line(&guard.display_text());
+        let output = match self.program(&guard.to_argv()).timeout(CONDITION_TIMEOUT).output() {
             Ok(output) => output,
-            Err(error) if world.is_pending() && is_missing(&error) => {
-                return Ok(Answer::NotYet(format!("the guard `{shown}` may come with an earlier step")));
+            Err(error) if view.has_pending_steps() && is_program_missing(&error) => {
+                return Ok(ConditionResult::Deferred(format!("the guard `{shown}` may come with an earlier step")));
             }
             Err(error) => return Err(error).context("asking the guard"),
         };
         match output.status.code() {
-            Some(126 | 127) if world.is_pending() => {
-                Ok(Answer::NotYet(format!("the program of the guard `{shown}` may come with an earlier step")))
-            }
-            Some(status) => Ok(Answer::Status(status)),
+            Some(126 | 127) if view.has_pending_steps() => Ok(ConditionResult::Deferred(format!(
+                "the program of the guard `{shown}` may come with an earlier step"
+            ))),
+            Some(status) => Ok(ConditionResult::Status(status)),
             None => bail!("the guard `{shown}` ended by a signal: {}", output.status),
         }
     }
 
     /// Why a guard cannot be asked before the earlier steps are done.
-    fn not_yet(&self, guard: &Guard, world: &mut World) -> Result<Option<String>> {
-        let shown = guard.shown();
-        if let Some(what) = world.touched(&shown) {
-            return Ok(Some(format!("the guard `{}` names {what}, which an earlier step changes", shorten(&shown))));
+    fn deferral_reason(&self, guard: &Condition, view: &mut HostView) -> Result<Option<String>> {
+        let shown = guard.display_text();
+        if let Some(what) = view.pending_change_in(&shown) {
+            return Ok(Some(format!(
+                "the guard `{}` names {what}, which an earlier step changes",
+                shorten_line(&shown)
+            )));
         }
-        if let Some(surprise) = world.surprise() {
-            return Ok(Some(format!("the guard `{}` may answer otherwise after {surprise}", shorten(&shown))));
+        if let Some(surprise) = view.unknown_until_apply() {
+            return Ok(Some(format!("the guard `{}` may answer otherwise after {surprise}", shorten_line(&shown))));
         }
-        if let Some(user) = self.user.as_ref().filter(|user| world.expects_user(user)) {
+        if let Some(user) = self.user.as_ref().filter(|user| view.is_user_predicted(user)) {
             return Ok(Some(format!("the guard runs as user {user}, whom an earlier step changes")));
         }
         let folder = self.folder.as_ref().filter(|folder| !folder.is_dir());
         if let Some(folder) = folder
-            && matches!(world.path(folder)?, PathState::Directory { .. })
+            && matches!(view.path_state(folder)?, PathState::Directory { .. })
         {
             return Ok(Some(format!("the guard runs in {}, which an earlier step makes", folder.display())));
         }
@@ -210,17 +217,17 @@ impl Command {
     }
 
     /// Holds that its user and folder are there, or may still come.
-    fn can_run(&self, world: &mut World) -> Result<()> {
-        if world.surprise().is_some() {
+    fn ensure_runnable(&self, view: &mut HostView) -> Result<()> {
+        if view.unknown_until_apply().is_some() {
             return Ok(());
         }
         if let Some(user) = &self.user
-            && world.user(user)?.is_none()
+            && view.user_state(user)?.is_none()
         {
             bail!("there is no user {user}; a `user` step before this one can make it");
         }
         if let Some(folder) = &self.folder
-            && !world.has_folder(folder)?
+            && !view.has_folder(folder)?
         {
             bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display());
         }
@@ -240,16 +247,16 @@ impl Command {
     }
 }
 
-impl Guard {
-    fn argv(&self) -> Vec<&str> {
+impl Condition {
+    fn to_argv(&self) -> Vec<&str> {
         match self {
             Self::Shell(text) if text.trim().is_empty() => Vec::new(),
-            Self::Shell(text) => in_shell(text),
+            Self::Shell(text) => shell_argv(text),
             Self::Argv(argv) => argv.iter().map(String::as_str).collect(),
         }
     }
 
-    fn shown(&self) -> String {
+    fn display_text(&self) -> String {
         match self {
             Self::Shell(text) => text.clone(),
             Self::Argv(argv) => argv.join(" "),
@@ -257,12 +264,12 @@ impl Guard {
     }
 }
 
-fn in_shell(text: &str) -> Vec<&str> {
+fn shell_argv(text: &str) -> Vec<&str> {
     vec!["sh", "-c", text]
 }
 
 /// Could the program not be started because there is none?
-fn is_missing(error: &anyhow::Error) -> bool {
+fn is_program_missing(error: &anyhow::Error) -> bool {
     let cause = error.root_cause().downcast_ref::<std::io::Error>();
     cause.is_some_and(|error| {
         matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied)
@@ -270,12 +277,12 @@ fn is_missing(error: &anyhow::Error) -> bool {
 }
 
 /// One line, cut where it is too long for a row.
-fn shorten(text: &str) -> String {
+fn shorten_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
-    if line.chars().count() <= LONGEST_SHOWN {
+    if line.chars().count() <= MAX_SHOWN_CHARS {
         return line;
     }
-    let cut: String = line.chars().take(LONGEST_SHOWN - 1).collect();
+    let cut: String = line.chars().take(MAX_SHOWN_CHARS - 1).collect();
     format!("{cut}…")
 }
 
@@ -283,56 +290,66 @@ fn shorten(text: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(desired: &str, world: &mut World) -> Read<Observed> {
-        let command: Command = serde_json::from_str(desired).unwrap();
+    fn read_command(desired: &str, view: &mut HostView) -> ReadOutcome<ObservedCommand> {
+        let command: CommandResource = serde_json::from_str(desired).unwrap();
         command.validate().unwrap();
-        command.read(world).unwrap()
+        command.read(view).unwrap()
     }
 
-    fn due(reason: &str) -> Read<Observed> {
-        Read::Known(Observed::Due { reason: reason.to_owned() })
+    fn due_because(reason: &str) -> ReadOutcome<ObservedCommand> {
+        ReadOutcome::Known(ObservedCommand::Due { reason: reason.to_owned() })
     }
 
     #[test]
-    fn guards_decide() {
-        let settled = Read::Known(Observed::Settled);
+    fn conditions_decide_whether_the_command_is_due() {
+        let settled = ReadOutcome::Known(ObservedCommand::NotDue);
         for (guard, wanted) in [
-            ("", due("no guard")),
+            ("", due_because("no guard")),
             (r#","creates":"/etc/passwd""#, settled.clone()),
-            (r#","creates":"/none""#, due("/none is not there")),
+            (r#","creates":"/none""#, due_because("/none is not there")),
             (r#","unless":"exit 0""#, settled.clone()),
-            (r#","unless":"exit 3""#, due("`exit 3` ended with status 3")),
-            (r#","unless":["test","-d","/none"]"#, due("`test -d /none` ended with status 1")),
-            (r#","only_if":"exit 0""#, due("`exit 0` holds")),
+            (r#","unless":"exit 3""#, due_because("`exit 3` ended with status 3")),
+            (r#","unless":["test","-d","/none"]"#, due_because("`test -d /none` ended with status 1")),
+            (r#","only_if":"exit 0""#, due_because("`exit 0` holds")),
             (r#","only_if":"exit 1""#, settled.clone()),
             (r#","creates":"/none","only_if":"exit 1""#, settled),
         ] {
-            assert_eq!(read(&format!(r#"{{"argv":["true"]{guard}}}"#), &mut World::now()), wanted, "{guard}");
+            assert_eq!(
+                read_command(&format!(r#"{{"argv":["true"]{guard}}}"#), &mut HostView::current()),
+                wanted,
+                "{guard}"
+            );
         }
     }
 
     #[test]
-    fn a_guard_waits_for_what_it_asks_about() {
+    fn conditions_wait_for_pending_changes() {
         let mut reasons = Vec::new();
-        let mut unknown = |desired: &'static str, world: &mut World| match read(desired, world) {
-            Read::Unknown(reason) => reasons.push((desired, reason)),
+        let mut unknown = |desired: &'static str, view: &mut HostView| match read_command(desired, view) {
+            ReadOutcome::UnknownUntilApply(reason) => reasons.push((desired, reason)),
             known => panic!("{desired}: {known:?}"),
         };
-        let mut world = World::now();
-        world.expect_pending();
-        unknown(r#"{"argv":["true"],"unless":["no-such-program"]}"#, &mut world);
-        unknown(r#"{"argv":["true"],"unless":"no-such-program x"}"#, &mut world);
-        assert_eq!(read(r#"{"argv":["true"],"only_if":"exit 1"}"#, &mut world), Read::Known(Observed::Settled));
-        world.expect_path(Path::new("/etc/passwd"), PathState::Absent);
-        unknown(r#"{"argv":["true"],"only_if":"test -e /etc/passwd"}"#, &mut world);
-        world.expect_arrival("redis-server", &[]);
-        unknown(r#"{"argv":["true"],"only_if":"exit 1"}"#, &mut world);
+        let mut view = HostView::current();
+        view.mark_pending();
+        unknown(r#"{"argv":["true"],"unless":["no-such-program"]}"#, &mut view);
+        unknown(r#"{"argv":["true"],"unless":"no-such-program x"}"#, &mut view);
+        assert_eq!(
+            read_command(r#"{"argv":["true"],"only_if":"exit 1"}"#, &mut view),
+            ReadOutcome::Known(ObservedCommand::NotDue)
+        );
+        view.predict_path(Path::new("/etc/passwd"), PathState::Absent);
+        unknown(r#"{"argv":["true"],"only_if":"test -e /etc/passwd"}"#, &mut view);
+        view.predict_install("redis-server", &[]);
+        unknown(r#"{"argv":["true"],"only_if":"exit 1"}"#, &mut view);
         crate::messages::check("command-guards", reasons);
     }
 
     #[test]
-    fn a_missing_guard_is_an_answer_where_nothing_is_to_come() {
+    fn missing_condition_programs_count_as_failed_when_nothing_is_pending() {
         let desired = r#"{"argv":["true"],"unless":"no-such-program x"}"#;
-        assert!(matches!(read(desired, &mut World::now()), Read::Known(Observed::Due { .. })));
+        assert!(matches!(
+            read_command(desired, &mut HostView::current()),
+            ReadOutcome::Known(ObservedCommand::Due { .. })
+        ));
     }
 }

@@ -10,21 +10,23 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, Mode, Presence};
-use super::{Blobs, Diff, Meta, PathState, Read, Resource, Site, World, place, text};
-use crate::plan::Change;
+use super::mode::{self, FileMode, Presence};
+use super::{
+    ApplyContext, BlobSource, Diff, HostView, PathMeta, PathState, ReadOutcome, Resource, atomic_file, de_string,
+};
+use crate::plan::AttributeChange;
 
 /// The desired state of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Directory {
+pub struct DirectoryResource {
     /// Where it is: an absolute path.
     pub path: PathBuf,
     /// Permissions, as in `"0755"`.
-    #[serde(default = "Mode::directory")]
-    pub mode: Mode,
+    #[serde(default = "FileMode::default_directory")]
+    pub mode: FileMode,
     /// The owning user.
-    #[serde(default = "mode::root")]
+    #[serde(default = "mode::default_owner")]
     pub owner: String,
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
@@ -32,39 +34,39 @@ pub struct Directory {
     #[serde(default)]
     pub state: Presence,
     /// Make the missing folders above it too, for root with mode 0755.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub parents: bool,
     /// With `state = "absent"`: remove what is in it too.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub recurse: bool,
 }
 
 /// What was there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedDirectory {
     state: PathState,
     /// The missing folders above it, topmost first; only where `parents` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    missing: Vec<PathBuf>,
+    missing_parents: Vec<PathBuf>,
     /// How many entries are below it; only where it is to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    entries: Option<usize>,
+    entry_count: Option<usize>,
 }
 
-impl Resource for Directory {
+impl Resource for DirectoryResource {
     const KIND: &'static str = "directory";
-    type Observed = Observed;
+    type Observed = ObservedDirectory;
 
     fn key(&self) -> String {
         self.path.display().to_string()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("path {}", self.path.display())]
     }
 
     fn validate(&self) -> Result<(), String> {
-        place::check("path", &self.path)?;
+        atomic_file::check_path("path", &self.path)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
         match self.state {
             Presence::Present if self.recurse => {
@@ -77,45 +79,50 @@ impl Resource for Directory {
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let state = world.path(&self.path)?;
-        let mut observed = Observed { state, missing: Vec::new(), entries: None };
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedDirectory>> {
+        let state = view.path_state(&self.path)?;
+        let mut observed = ObservedDirectory { state, missing_parents: Vec::new(), entry_count: None };
         if self.state == Presence::Absent {
             if let PathState::Directory { .. } = observed.state {
-                observed.entries = Some(world.entries(&self.path)?);
+                observed.entry_count = Some(view.count_entries(&self.path)?);
             }
-            return Ok(Read::Known(observed));
+            return Ok(ReadOutcome::Known(observed));
         }
         if observed.state == PathState::Absent
-            && let Some(arrival) = world.arrival(&format!("path {}", self.path.display()))
+            && let Some(arrival) = view.provided_by(&format!("path {}", self.path.display()))
         {
-            return Ok(Read::Unknown(format!("the folder comes with package {}", arrival.package)));
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the folder comes with package {}", arrival.package)));
         }
-        world.needs_accounts(&self.meta())?;
+        view.require_accounts(&self.target_meta())?;
         if self.parents {
-            observed.missing = world.missing_folders(&self.path)?;
-            for folder in &observed.missing {
-                if world.path(folder)? != PathState::Absent {
+            observed.missing_parents = view.missing_folders(&self.path)?;
+            for folder in &observed.missing_parents {
+                if view.path_state(folder)? != PathState::Absent {
                     bail!("{} stands in the way: it is no folder", folder.display());
                 }
             }
         } else {
-            world.needs_folder(&self.path)?;
+            view.require_folder(&self.path)?;
         }
-        Ok(Read::Known(observed))
+        Ok(ReadOutcome::Known(observed))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedDirectory, _blobs: &dyn BlobSource) -> Result<Diff> {
         match (self.state, &observed.state) {
             (Presence::Absent, PathState::Absent) => Ok(Diff::none()),
-            (Presence::Absent, PathState::Directory { .. }) => self.removal(observed.entries.unwrap_or(0)),
+            (Presence::Absent, PathState::Directory { .. }) => self.plan_removal(observed.entry_count.unwrap_or(0)),
             (Presence::Present, PathState::Absent) => {
-                let mut changes = mode::meta_set(&self.meta());
-                changes.extend(observed.missing.iter().map(|folder| Change::set("parent", folder.display())));
+                let mut changes = mode::new_path_changes(&self.target_meta());
+                changes.extend(
+                    observed
+                        .missing_parents
+                        .iter()
+                        .map(|folder| AttributeChange::from_absent("parent", folder.display())),
+                );
                 Ok(Diff::add(changes))
             }
             (Presence::Present, PathState::Directory { meta }) => {
-                Ok(Diff::change(mode::meta_changes(meta, &self.meta())))
+                Ok(Diff::change(mode::diff_meta(meta, &self.target_meta())))
             }
             (_, PathState::Link { target }) => bail!("a link to {} stands there and is left alone", target.display()),
             (_, PathState::File { .. } | PathState::Other) => {
@@ -124,60 +131,60 @@ impl Resource for Directory {
         }
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         if self.state == Presence::Absent {
-            return world.expect_path(&self.path, PathState::Absent);
+            return view.predict_path(&self.path, PathState::Absent);
         }
         if self.parents {
-            for folder in world.missing_folders(&self.path).unwrap_or_default() {
-                world.expect_path(&folder, PathState::Directory { meta: parent_meta() });
+            for folder in view.missing_folders(&self.path).unwrap_or_default() {
+                view.predict_path(&folder, PathState::Directory { meta: default_parent_meta() });
             }
         }
-        world.expect_path(&self.path, PathState::Directory { meta: self.meta() });
+        view.predict_path(&self.path, PathState::Directory { meta: self.target_meta() });
     }
 
-    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
+    fn apply(&self, observed: &ObservedDirectory, _context: &mut ApplyContext) -> Result<()> {
         if self.state == Presence::Absent {
             let removed = if self.recurse { fs::remove_dir_all(&self.path) } else { fs::remove_dir(&self.path) };
             return removed.context("removing it");
         }
-        for folder in &observed.missing {
-            make(folder, &parent_meta())?;
+        for folder in &observed.missing_parents {
+            create_directory(folder, &default_parent_meta())?;
         }
         match observed.state {
-            PathState::Absent => make(&self.path, &self.meta()),
-            _ => place::own(&self.path, &self.meta()),
+            PathState::Absent => create_directory(&self.path, &self.target_meta()),
+            _ => atomic_file::set_ownership(&self.path, &self.target_meta()),
         }
     }
 }
 
-impl Directory {
-    fn meta(&self) -> Meta {
-        mode::meta(self.mode, &self.owner, self.group.as_deref())
+impl DirectoryResource {
+    fn target_meta(&self) -> PathMeta {
+        mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
-    fn removal(&self, entries: usize) -> Result<Diff> {
+    fn plan_removal(&self, entries: usize) -> Result<Diff> {
         if entries == 0 {
             return Ok(Diff::remove(Vec::new()));
         }
         if !self.recurse {
             bail!("it is not empty ({entries} entries); `recurse = true` removes what is in it too");
         }
-        Ok(Diff::remove(vec![Change::gone("entries", entries)]))
+        Ok(Diff::remove(vec![AttributeChange::to_absent("entries", entries)]))
     }
 }
 
-fn parent_meta() -> Meta {
-    mode::meta(Mode::directory(), "root", None)
+fn default_parent_meta() -> PathMeta {
+    mode::path_meta(FileMode::default_directory(), "root", None)
 }
 
 /// Makes one folder, closed to others until it belongs to its owner.
-fn make(path: &Path, meta: &Meta) -> Result<()> {
+fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         Err(error) => return Err(error).with_context(|| format!("making {}", path.display())),
     }
-    place::own(path, meta)
+    atomic_file::set_ownership(path, meta)
 }

@@ -9,64 +9,67 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, Mode, Presence};
-use super::text_diff::{content_change, describe};
-use super::{Blobs, Content, ContentKey, Diff, Meta, PathState, Read, Resource, Site, Source, World, place, text};
-use crate::plan::{Change, Digest};
+use super::mode::{self, FileMode, Presence};
+use super::text_diff::{content_change, describe_bytes};
+use super::{
+    ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathMeta, PathState, ReadOutcome,
+    Resource, atomic_file, de_string,
+};
+use crate::plan::{AttributeChange, Digest};
 
 /// The desired state of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct File {
+pub struct FileResource {
     /// Where it stands: an absolute path.
     pub dest: PathBuf,
     /// Its content: `src = "a file beside the playbooks"` or `content = "text"`.
     pub content: Option<Content>,
     /// Permissions, as in `"0644"`.
-    #[serde(default = "Mode::file")]
-    pub mode: Mode,
+    #[serde(default = "FileMode::default_file")]
+    pub mode: FileMode,
     /// The owning user.
-    #[serde(default = "mode::root")]
+    #[serde(default = "mode::default_owner")]
     pub owner: String,
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
     /// `true`: diffs show a digest and a length instead of the text.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
     /// `"absent"` removes the file.
     #[serde(default)]
     pub state: Presence,
 }
 
-const NO_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
+const NOT_A_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
 
 /// What was there: the path's state and, where it is a file that will be shown as a diff, its bytes are read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedFile {
     state: PathState,
     /// The text now; only where it differs from what is wanted and may be shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     text: Option<String>,
 }
 
-impl Resource for File {
+impl Resource for FileResource {
     const KIND: &'static str = "file";
     const CONTENTS: &'static [ContentKey] = &[
-        ContentKey { toml: "src", field: "content", source: Source::File },
-        ContentKey { toml: "content", field: "content", source: Source::Inline },
+        ContentKey { playbook_key: "src", field: "content", source: ContentSource::File },
+        ContentKey { playbook_key: "content", field: "content", source: ContentSource::Inline },
     ];
-    type Observed = Observed;
+    type Observed = ObservedFile;
 
     fn key(&self) -> String {
         self.dest.display().to_string()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("path {}", self.dest.display())]
     }
 
     fn validate(&self) -> Result<(), String> {
-        place::check("dest", &self.dest)?;
+        atomic_file::check_path("dest", &self.dest)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
         match (self.state, &self.content) {
             (Presence::Present, None) => Err("a file needs `src` or `content` (or state = \"absent\")".to_owned()),
@@ -75,14 +78,14 @@ impl Resource for File {
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedFile>> {
         if self.content.is_some() {
-            world.needs_folder(&self.dest)?;
+            view.require_folder(&self.dest)?;
         }
-        self.observe(world)
+        self.read_state(view)
     }
 
-    fn needs(&self, observed: &Observed) -> Vec<Digest> {
+    fn required_blobs(&self, observed: &ObservedFile) -> Vec<Digest> {
         match (&observed.state, &self.content) {
             (PathState::File { digest, .. }, Some(content)) if *digest == content.digest => Vec::new(),
             (_, Some(content)) => vec![content.digest.clone()],
@@ -90,93 +93,103 @@ impl Resource for File {
         }
     }
 
-    fn diff(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedFile, blobs: &dyn BlobSource) -> Result<Diff> {
         let Some(content) = &self.content else {
             return Ok(match &observed.state {
                 PathState::Absent => Diff::none(),
-                PathState::File { digest, .. } => Diff::remove(vec![Change::gone("content", digest.short())]),
-                PathState::Link { target } => Diff::remove(vec![Change::gone("target", target.display())]),
-                PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NO_FILE}"),
+                PathState::File { digest, .. } => {
+                    Diff::remove(vec![AttributeChange::to_absent("content", digest.short_hex())])
+                }
+                PathState::Link { target } => {
+                    Diff::remove(vec![AttributeChange::to_absent("target", target.display())])
+                }
+                PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NOT_A_FILE}"),
             });
         };
-        let meta = self.meta();
+        let meta = self.target_meta();
         Ok(match &observed.state {
             PathState::Absent => {
-                let mut changes = vec![content_change(None, &blobs.get(&content.digest)?, self.sensitive)];
-                changes.extend(mode::meta_set(&meta));
+                let mut changes = vec![content_change(None, &blobs.read_blob(&content.digest)?, self.sensitive)];
+                changes.extend(mode::new_path_changes(&meta));
                 Diff::add(changes)
             }
             PathState::File { digest, meta: now } => {
                 let mut changes = Vec::new();
                 if *digest != content.digest {
-                    changes.push(self.edited(digest, observed.text.as_deref(), &blobs.get(&content.digest)?));
+                    changes.push(self.content_edit(
+                        digest,
+                        observed.text.as_deref(),
+                        &blobs.read_blob(&content.digest)?,
+                    ));
                 }
-                changes.extend(mode::meta_changes(now, &meta));
+                changes.extend(mode::diff_meta(now, &meta));
                 Diff::change(changes)
             }
             PathState::Link { target } => {
-                let mut changes = vec![Change::new("type", format!("link to {}", target.display()), "file")];
-                changes.push(content_change(None, &blobs.get(&content.digest)?, self.sensitive));
-                changes.extend(mode::meta_set(&meta));
+                let mut changes = vec![AttributeChange::new("type", format!("link to {}", target.display()), "file")];
+                changes.push(content_change(None, &blobs.read_blob(&content.digest)?, self.sensitive));
+                changes.extend(mode::new_path_changes(&meta));
                 Diff::change(changes)
             }
-            PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NO_FILE}"),
+            PathState::Directory { .. } | PathState::Other => anyhow::bail!("{NOT_A_FILE}"),
         })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         let state = match &self.content {
             None => PathState::Absent,
-            Some(content) => PathState::File { digest: content.digest.clone(), meta: self.meta() },
+            Some(content) => PathState::File { digest: content.digest.clone(), meta: self.target_meta() },
         };
-        world.expect_path(&self.dest, state);
+        view.predict_path(&self.dest, state);
     }
 
-    fn apply(&self, observed: &Observed, site: &mut Site) -> Result<()> {
+    fn apply(&self, observed: &ObservedFile, context: &mut ApplyContext) -> Result<()> {
         let Some(content) = &self.content else {
             return fs::remove_file(&self.dest).context("removing it");
         };
-        let meta = self.meta();
+        let meta = self.target_meta();
         match &observed.state {
-            PathState::File { digest, .. } if *digest == content.digest => place::own(&self.dest, &meta),
-            _ => place::write(&self.dest, &site.content(&content.digest)?, &meta),
+            PathState::File { digest, .. } if *digest == content.digest => {
+                atomic_file::set_ownership(&self.dest, &meta)
+            }
+            _ => atomic_file::write_file(&self.dest, &context.read_content(&content.digest)?, &meta),
         }
     }
 }
 
-impl File {
-    fn meta(&self) -> Meta {
-        mode::meta(self.mode, &self.owner, self.group.as_deref())
+impl FileResource {
+    fn target_meta(&self) -> PathMeta {
+        mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
     /// What stands there, whether or not its folder does.
     ///
     /// # Errors
     /// What the system answered; an owner that is unknown.
-    pub(super) fn observe(&self, world: &mut World) -> Result<Read<Observed>> {
+    pub(super) fn read_state(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedFile>> {
         let what = format!("path {}", self.dest.display());
-        let state = world.path(&self.dest)?;
+        let state = view.path_state(&self.dest)?;
         if state == PathState::Absent
-            && let Some(arrival) = world.arrival(&what)
+            && let Some(arrival) = view.provided_by(&what)
         {
-            return Ok(Read::Unknown(format!("the file comes with package {}", arrival.package)));
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the file comes with package {}", arrival.package)));
         }
         if self.content.is_some() {
-            world.needs_accounts(&self.meta())?;
+            view.require_accounts(&self.target_meta())?;
         }
         let text = match (&state, &self.content) {
             (PathState::File { digest, .. }, Some(content)) if *digest != content.digest && !self.sensitive => {
-                world.content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok())
+                view.read_content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok())
             }
             _ => None,
         };
-        Ok(Read::Known(Observed { state, text }))
+        Ok(ReadOutcome::Known(ObservedFile { state, text }))
     }
 
-    fn edited(&self, from: &Digest, text: Option<&str>, to: &[u8]) -> Change {
+    fn content_edit(&self, from: &Digest, text: Option<&str>, to: &[u8]) -> AttributeChange {
         match text {
             Some(text) => content_change(Some(text.as_bytes()), to, self.sensitive),
-            None => Change::new("content", from.short(), describe(to)),
+            None => AttributeChange::new("content", from.short_hex(), describe_bytes(to)),
         }
     }
 }

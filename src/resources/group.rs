@@ -6,21 +6,21 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, Presence};
-use super::{Blobs, Diff, GroupState, Read, Resource, Site, World, text};
-use crate::plan::Change;
+use super::{ApplyContext, BlobSource, Diff, GroupState, HostView, ReadOutcome, Resource, de_string};
+use crate::plan::AttributeChange;
 use crate::process::Program;
 
 /// The desired state of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Group {
+pub struct GroupResource {
     /// Its name.
     pub name: String,
     /// Its number; the system chooses where none is given.
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub gid: Option<u32>,
     /// Choose the number from the system's range.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub system: bool,
     /// `"absent"` removes it.
     #[serde(default)]
@@ -30,7 +30,7 @@ pub struct Group {
 /// What was there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
-pub enum Observed {
+pub enum ObservedGroup {
     /// No group of that name.
     Absent,
     /// A group.
@@ -43,15 +43,15 @@ pub enum Observed {
     },
 }
 
-impl Resource for Group {
+impl Resource for GroupResource {
     const KIND: &'static str = "group";
-    type Observed = Observed;
+    type Observed = ObservedGroup;
 
     fn key(&self) -> String {
         self.name.clone()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("group {}", self.name)]
     }
 
@@ -63,76 +63,76 @@ impl Resource for Group {
         Ok(())
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let state = world.group(&self.name)?;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedGroup>> {
+        let state = view.group_state(&self.name)?;
         if state.is_none()
             // A package that makes a user makes its group too.
-            && let Some(arrival) = ["group", "user"].iter().find_map(|what| world.arrival(&format!("{what} {}", self.name)))
+            && let Some(arrival) = ["group", "user"].iter().find_map(|what| view.provided_by(&format!("{what} {}", self.name)))
         {
-            return Ok(Read::Unknown(format!("the group comes with package {}", arrival.package)));
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the group comes with package {}", arrival.package)));
         }
-        Ok(Read::Known(match state {
-            None => Observed::Absent,
+        Ok(ReadOutcome::Known(match state {
+            None => ObservedGroup::Absent,
             Some(GroupState { gid }) => {
                 let removed = self.state == Presence::Absent;
-                let primary_of = if removed { world.group_users(&self.name)?.0 } else { Vec::new() };
-                Observed::Present { gid, primary_of }
+                let primary_of = if removed { view.group_users(&self.name)?.0 } else { Vec::new() };
+                ObservedGroup::Present { gid, primary_of }
             }
         }))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedGroup, _blobs: &dyn BlobSource) -> Result<Diff> {
         Ok(match (self.state, observed) {
-            (Presence::Absent, Observed::Absent) => Diff::none(),
-            (Presence::Absent, Observed::Present { gid, primary_of }) => {
+            (Presence::Absent, ObservedGroup::Absent) => Diff::none(),
+            (Presence::Absent, ObservedGroup::Present { gid, primary_of }) => {
                 if let Some(user) = primary_of.first() {
                     bail!("it is the primary group of user {user}; give the user another one first, or remove it");
                 }
-                Diff::remove(gid.iter().map(|gid| Change::gone("gid", gid)).collect())
+                Diff::remove(gid.iter().map(|gid| AttributeChange::to_absent("gid", gid)).collect())
             }
-            (Presence::Present, Observed::Absent) => {
-                Diff::add(self.gid.iter().map(|gid| Change::set("gid", gid)).collect())
+            (Presence::Present, ObservedGroup::Absent) => {
+                Diff::add(self.gid.iter().map(|gid| AttributeChange::from_absent("gid", gid)).collect())
             }
-            (Presence::Present, Observed::Present { gid: now, .. }) => {
+            (Presence::Present, ObservedGroup::Present { gid: now, .. }) => {
                 let shown =
                     |gid: Option<u32>| gid.map_or_else(|| "chosen by the system".to_owned(), |gid| gid.to_string());
                 let wanted = self.gid.filter(|gid| Some(*gid) != *now);
-                Diff::change(wanted.map(|gid| Change::new("gid", shown(*now), gid)).into_iter().collect())
+                Diff::change(wanted.map(|gid| AttributeChange::new("gid", shown(*now), gid)).into_iter().collect())
             }
         })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         let state = match self.state {
             Presence::Absent => None,
             Presence::Present => {
-                let now = world.group(&self.name).ok().flatten().and_then(|group| group.gid);
+                let now = view.group_state(&self.name).ok().flatten().and_then(|group| group.gid);
                 Some(GroupState { gid: self.gid.or(now) })
             }
         };
-        world.expect_group(&self.name, state);
+        view.predict_group(&self.name, state);
     }
 
-    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
-        let argv = self.argv(observed);
+    fn apply(&self, observed: &ObservedGroup, _context: &mut ApplyContext) -> Result<()> {
+        let argv = self.build_argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the group")?;
         Program::new(program).args(args).run().map(drop)
     }
 }
 
-impl Group {
+impl GroupResource {
     /// The command that brings the group from what was observed to what is wanted.
-    fn argv(&self, observed: &Observed) -> Vec<String> {
+    fn build_argv(&self, observed: &ObservedGroup) -> Vec<String> {
         let mut argv: Vec<String> = Vec::new();
         match (self.state, observed) {
             (Presence::Absent, _) => argv.push("groupdel".to_owned()),
-            (Presence::Present, Observed::Absent) => {
+            (Presence::Present, ObservedGroup::Absent) => {
                 argv.push("groupadd".to_owned());
                 if self.system {
                     argv.push("--system".to_owned());
                 }
             }
-            (Presence::Present, Observed::Present { .. }) => argv.push("groupmod".to_owned()),
+            (Presence::Present, ObservedGroup::Present { .. }) => argv.push("groupmod".to_owned()),
         }
         if let Some(gid) = self.gid {
             argv.extend(["--gid".to_owned(), gid.to_string()]);
@@ -147,10 +147,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_fits_what_was_there() {
-        let group: Group = serde_json::from_str(r#"{"name":"redis","gid":"990","system":true}"#).unwrap();
-        assert_eq!(group.argv(&Observed::Absent).join(" "), "groupadd --system --gid 990 -- redis");
-        let there = Observed::Present { gid: Some(5), primary_of: Vec::new() };
-        assert_eq!(group.argv(&there).join(" "), "groupmod --gid 990 -- redis");
+    fn commands_match_the_observed_state() {
+        let group: GroupResource = serde_json::from_str(r#"{"name":"redis","gid":"990","system":true}"#).unwrap();
+        assert_eq!(group.build_argv(&ObservedGroup::Absent).join(" "), "groupadd --system --gid 990 -- redis");
+        let there = ObservedGroup::Present { gid: Some(5), primary_of: Vec::new() };
+        assert_eq!(group.build_argv(&there).join(" "), "groupmod --gid 990 -- redis");
     }
 }

@@ -10,15 +10,17 @@ use anyhow::{Context, Result, bail};
 use regex::Regex;
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, Mode, Presence};
+use super::mode::{self, FileMode, Presence};
 use super::text_diff::content_change;
-use super::{Blobs, Diff, Meta, PathState, Read, Resource, Site, World, place, text};
+use super::{
+    ApplyContext, BlobSource, Diff, HostView, PathMeta, PathState, ReadOutcome, Resource, atomic_file, de_string,
+};
 use crate::plan::Digest;
 
 /// The desired state of a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Line {
+pub struct LineResource {
     /// The file: an absolute path.
     pub path: PathBuf,
     /// The line, without its end.
@@ -32,57 +34,57 @@ pub struct Line {
     #[serde(default)]
     pub state: Presence,
     /// Make the file where there is none.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub create: bool,
     /// Permissions of a file that is made.
-    #[serde(default = "Mode::file")]
-    pub mode: Mode,
+    #[serde(default = "FileMode::default_file")]
+    pub mode: FileMode,
     /// Owner of a file that is made.
-    #[serde(default = "mode::root")]
+    #[serde(default = "mode::default_owner")]
     pub owner: String,
     /// Group of a file that is made; the owner's name where it is not given.
     pub group: Option<String>,
     /// `true`: the difference is shown by digest and length only.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
 }
 
 /// What was there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedLine {
     state: PathState,
     /// The file's text; only where the line is not as wanted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     text: Option<String>,
 }
 
-impl Resource for Line {
+impl Resource for LineResource {
     const KIND: &'static str = "line";
-    type Observed = Observed;
+    type Observed = ObservedLine;
 
     fn key(&self) -> String {
         let line = self.matches.as_ref().or(self.line.as_ref()).map_or("", String::as_str);
         let shown = if self.sensitive && self.matches.is_none() {
-            format!("line {}", Digest::of(line.as_bytes()).short())
+            format!("line {}", Digest::of_bytes(line.as_bytes()).short_hex())
         } else {
             line.to_owned()
         };
         format!("{} {shown}", self.path.display())
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("line {}", self.key())]
     }
 
-    fn shares(&self) -> Vec<String> {
+    fn shared_claims(&self) -> Vec<String> {
         vec![format!("path {}", self.path.display())]
     }
 
     fn validate(&self) -> Result<(), String> {
-        place::check("path", &self.path)?;
+        atomic_file::check_path("path", &self.path)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
-        let matches = regex("match", self.matches.as_deref())?;
-        regex("after", self.after.as_deref())?;
+        let matches = compile_regex("match", self.matches.as_deref())?;
+        compile_regex("after", self.after.as_deref())?;
         match (&self.line, self.state) {
             (Some(line), _) if line.contains(['\n', '\r']) => {
                 Err("line must be one line; use one step for each".to_owned())
@@ -103,101 +105,101 @@ impl Resource for Line {
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let state = world.path(&self.path)?;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedLine>> {
+        let state = view.path_state(&self.path)?;
         match &state {
             PathState::File { .. } => {}
-            PathState::Absent => return self.read_absent(world),
+            PathState::Absent => return self.read_absent(view),
             PathState::Link { target } => {
                 bail!("a link to {} stands there; name the file itself", target.display())
             }
             PathState::Directory { .. } | PathState::Other => bail!("something that is no file stands there"),
         }
-        let Some(bytes) = world.content(&self.path)? else {
-            return Ok(Read::Unknown("an earlier step writes the whole file".to_owned()));
+        let Some(bytes) = view.read_content(&self.path)? else {
+            return Ok(ReadOutcome::UnknownUntilApply("an earlier step writes the whole file".to_owned()));
         };
         let text = String::from_utf8(bytes).context("the file is not UTF-8 text")?;
-        let differs = self.edit(&text)?.is_some();
-        Ok(Read::Known(Observed { state, text: differs.then_some(text) }))
+        let differs = self.edit_text(&text)?.is_some();
+        Ok(ReadOutcome::Known(ObservedLine { state, text: differs.then_some(text) }))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
-        let meta = self.meta();
+    fn diff(&self, observed: &ObservedLine, _blobs: &dyn BlobSource) -> Result<Diff> {
+        let meta = self.new_file_meta();
         Ok(match (&observed.text, &observed.state) {
-            (Some(text), _) => match self.edit(text)? {
+            (Some(text), _) => match self.edit_text(text)? {
                 Some(edited) => {
                     Diff::change(vec![content_change(Some(text.as_bytes()), edited.as_bytes(), self.sensitive)])
                 }
                 None => Diff::none(),
             },
             (None, PathState::Absent) if self.state == Presence::Present => {
-                let content = self.edit("")?.unwrap_or_default();
+                let content = self.edit_text("")?.unwrap_or_default();
                 let mut changes = vec![content_change(None, content.as_bytes(), self.sensitive)];
-                changes.extend(mode::meta_set(&meta));
+                changes.extend(mode::new_path_changes(&meta));
                 Diff::add(changes)
             }
             (None, _) => Diff::none(),
         })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         // What cannot be read here could not be read for the diff either, and this step is unknown.
-        let (Ok(state), Ok(content)) = (world.path(&self.path), world.content(&self.path)) else { return };
+        let (Ok(state), Ok(content)) = (view.path_state(&self.path), view.read_content(&self.path)) else { return };
         let (text, meta) = match (state, content.map(String::from_utf8)) {
             (PathState::File { meta, .. }, Some(Ok(text))) => (text, meta),
-            (PathState::Absent, _) if self.state == Presence::Present => (String::new(), self.meta()),
+            (PathState::Absent, _) if self.state == Presence::Present => (String::new(), self.new_file_meta()),
             _ => return,
         };
-        if let Ok(Some(edited)) = self.edit(&text) {
-            world.expect_path(&self.path, PathState::File { digest: Digest::of(edited.as_bytes()), meta });
-            world.expect_content(&self.path, edited.into_bytes());
+        if let Ok(Some(edited)) = self.edit_text(&text) {
+            view.predict_path(&self.path, PathState::File { digest: Digest::of_bytes(edited.as_bytes()), meta });
+            view.predict_content(&self.path, edited.into_bytes());
         }
     }
 
-    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
+    fn apply(&self, observed: &ObservedLine, _context: &mut ApplyContext) -> Result<()> {
         let (text, meta) = match (&observed.state, &observed.text) {
             (PathState::File { meta, .. }, Some(text)) => (text.as_str(), meta.clone()),
-            _ => ("", self.meta()),
+            _ => ("", self.new_file_meta()),
         };
-        match self.edit(text)? {
-            Some(edited) => place::write(&self.path, edited.as_bytes(), &meta),
+        match self.edit_text(text)? {
+            Some(edited) => atomic_file::write_file(&self.path, edited.as_bytes(), &meta),
             None => Ok(()),
         }
     }
 }
 
-impl Line {
-    fn meta(&self) -> Meta {
-        mode::meta(self.mode, &self.owner, self.group.as_deref())
+impl LineResource {
+    fn new_file_meta(&self) -> PathMeta {
+        mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
-    fn read_absent(&self, world: &mut World) -> Result<Read<Observed>> {
-        if let Some(arrival) = world.arrival(&format!("path {}", self.path.display())) {
-            return Ok(Read::Unknown(format!("the file comes with package {}", arrival.package)));
+    fn read_absent(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedLine>> {
+        if let Some(arrival) = view.provided_by(&format!("path {}", self.path.display())) {
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the file comes with package {}", arrival.package)));
         }
-        let known = Ok(Read::Known(Observed { state: PathState::Absent, text: None }));
+        let known = Ok(ReadOutcome::Known(ObservedLine { state: PathState::Absent, text: None }));
         if self.state == Presence::Absent {
             return known;
         }
         if self.create {
-            world.needs_folder(&self.path)?;
-            world.needs_accounts(&self.meta())?;
+            view.require_folder(&self.path)?;
+            view.require_accounts(&self.new_file_meta())?;
             return known;
         }
-        match world.surprise() {
-            Some(surprise) => Ok(Read::Unknown(format!("the file may come with {surprise}"))),
+        match view.unknown_until_apply() {
+            Some(surprise) => Ok(ReadOutcome::UnknownUntilApply(format!("the file may come with {surprise}"))),
             None => bail!("there is no such file; `create = true` makes it"),
         }
     }
 
     /// The text with the line as wanted; `None` where it is so already.
-    fn edit(&self, text: &str) -> Result<Option<String>> {
-        let matches = regex("match", self.matches.as_deref()).map_err(anyhow::Error::msg)?;
+    fn edit_text(&self, text: &str) -> Result<Option<String>> {
+        let matches = compile_regex("match", self.matches.as_deref()).map_err(anyhow::Error::msg)?;
         let wanted = self.line.as_deref().unwrap_or_default();
         // A file with the line ends of Windows keeps them.
-        let windows = text.lines().next().is_some_and(|first| text[first.len()..].starts_with("\r\n"));
-        let written = if windows { format!("{wanted}\r") } else { wanted.to_owned() };
-        let found = |line: &str| {
+        let has_crlf = text.lines().next().is_some_and(|first| text[first.len()..].starts_with("\r\n"));
+        let written = if has_crlf { format!("{wanted}\r") } else { wanted.to_owned() };
+        let is_match = |line: &str| {
             let line = line.strip_suffix('\r').unwrap_or(line);
             matches.as_ref().map_or(line == wanted, |matches| matches.is_match(line))
         };
@@ -205,15 +207,15 @@ impl Line {
         let before = lines.len();
         match self.state {
             Presence::Absent => {
-                lines.retain(|line| !found(line));
+                lines.retain(|line| !is_match(line));
                 if lines.len() == before {
                     return Ok(None);
                 }
             }
-            Presence::Present => match lines.iter().rposition(|line| found(line)) {
+            Presence::Present => match lines.iter().rposition(|line| is_match(line)) {
                 Some(at) if lines[at] == written => return Ok(None),
                 Some(at) => lines[at] = &written,
-                None => lines.insert(self.place(&lines)?, &written),
+                None => lines.insert(self.insert_position(&lines)?, &written),
             },
         }
         let mut edited = lines.join("\n");
@@ -224,15 +226,15 @@ impl Line {
     }
 
     /// Where a new line goes.
-    fn place(&self, lines: &[&str]) -> Result<usize> {
-        let after = regex("after", self.after.as_deref()).map_err(anyhow::Error::msg)?;
+    fn insert_position(&self, lines: &[&str]) -> Result<usize> {
+        let after = compile_regex("after", self.after.as_deref()).map_err(anyhow::Error::msg)?;
         let found = after
             .and_then(|after| lines.iter().rposition(|line| after.is_match(line.strip_suffix('\r').unwrap_or(line))));
         Ok(found.map_or(lines.len(), |at| at + 1))
     }
 }
 
-fn regex(key: &str, pattern: Option<&str>) -> Result<Option<Regex>, String> {
+fn compile_regex(key: &str, pattern: Option<&str>) -> Result<Option<Regex>, String> {
     let compiled = pattern.map(Regex::new).transpose();
     compiled.map_err(|error| format!("`{key}` is no regular expression: {error}"))
 }

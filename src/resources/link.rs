@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::mode::Presence;
-use super::{Blobs, Diff, PathState, Read, Resource, Site, World, place};
-use crate::plan::Change;
+use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file};
+use crate::plan::AttributeChange;
 
 /// The desired state of a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Link {
+pub struct LinkResource {
     /// Where it stands: an absolute path.
     pub path: PathBuf,
     /// Where it points, absolute or relative to its folder; what is there may be missing.
@@ -26,7 +26,7 @@ pub struct Link {
     pub state: Presence,
 }
 
-impl Resource for Link {
+impl Resource for LinkResource {
     const KIND: &'static str = "link";
     type Observed = PathState;
 
@@ -34,12 +34,12 @@ impl Resource for Link {
         self.path.display().to_string()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("path {}", self.path.display())]
     }
 
     fn validate(&self) -> Result<(), String> {
-        place::check("path", &self.path)?;
+        atomic_file::check_path("path", &self.path)?;
         match (self.state, &self.target) {
             (Presence::Present, None) => Err("a link needs a `target` (or state = \"absent\")".to_owned()),
             (Presence::Absent, Some(_)) => Err("a link with state = \"absent\" takes no target".to_owned()),
@@ -48,26 +48,30 @@ impl Resource for Link {
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<PathState>> {
-        let state = world.path(&self.path)?;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<PathState>> {
+        let state = view.path_state(&self.path)?;
         if self.state == Presence::Present && state == PathState::Absent {
-            if let Some(arrival) = world.arrival(&format!("path {}", self.path.display())) {
-                return Ok(Read::Unknown(format!("the path comes with package {}", arrival.package)));
+            if let Some(arrival) = view.provided_by(&format!("path {}", self.path.display())) {
+                return Ok(ReadOutcome::UnknownUntilApply(format!("the path comes with package {}", arrival.package)));
             }
-            world.needs_folder(&self.path)?;
+            view.require_folder(&self.path)?;
         }
-        Ok(Read::Known(state))
+        Ok(ReadOutcome::Known(state))
     }
 
-    fn diff(&self, observed: &PathState, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &PathState, _blobs: &dyn BlobSource) -> Result<Diff> {
         Ok(match (observed, &self.target) {
             (PathState::Absent, None) => Diff::none(),
-            (PathState::Absent, Some(target)) => Diff::add(vec![Change::set("target", target.display())]),
-            (PathState::Link { target }, None) => Diff::remove(vec![Change::gone("target", target.display())]),
+            (PathState::Absent, Some(target)) => {
+                Diff::add(vec![AttributeChange::from_absent("target", target.display())])
+            }
+            (PathState::Link { target }, None) => {
+                Diff::remove(vec![AttributeChange::to_absent("target", target.display())])
+            }
             // As it is written: `a/` and `a` are one Path, but two texts in a link.
             (PathState::Link { target: now }, Some(target)) if now.as_os_str() == target.as_os_str() => Diff::none(),
             (PathState::Link { target: now }, Some(target)) => {
-                Diff::change(vec![Change::new("target", now.display(), target.display())])
+                Diff::change(vec![AttributeChange::new("target", now.display(), target.display())])
             }
             (PathState::Directory { .. }, _) => bail!("a folder stands there and is left alone; remove it first"),
             (PathState::File { .. } | PathState::Other, _) => {
@@ -76,17 +80,17 @@ impl Resource for Link {
         })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         let state = match &self.target {
             Some(target) => PathState::Link { target: target.clone() },
             None => PathState::Absent,
         };
-        world.expect_path(&self.path, state);
+        view.predict_path(&self.path, state);
     }
 
-    fn apply(&self, _observed: &PathState, _site: &mut Site) -> Result<()> {
+    fn apply(&self, _observed: &PathState, _context: &mut ApplyContext) -> Result<()> {
         match &self.target {
-            Some(target) => place::link(&self.path, target),
+            Some(target) => atomic_file::write_link(&self.path, target),
             None => fs::remove_file(&self.path).context("removing it"),
         }
     }

@@ -4,17 +4,17 @@
 //! (`read`, the only reader), what differs (`diff`, pure), what a later step may rely on (`expect`), and how one
 //! difference is removed (`apply`). A dry run is the absence of the apply call.
 
+mod apply_context;
 mod apt;
-mod erased;
+pub mod atomic_file;
+pub mod de_string;
+mod dyn_resource;
+mod host_view;
 pub mod mode;
-pub mod place;
 mod registry;
-mod site;
 #[cfg(test)]
-mod tables;
-pub mod text;
+mod tests;
 pub mod text_diff;
-mod world;
 
 pub mod command;
 pub mod directory;
@@ -34,12 +34,14 @@ use anyhow::Result;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::{Action, Change, Digest};
+use crate::plan::{Action, AttributeChange, Digest};
 
-pub use erased::Step;
-pub use registry::{KINDS, Kind, kind};
-pub use site::{Blobs, Site};
-pub use world::{Arrival, GroupState, Meta, PathState, UnitState, UserState, Wants, World, template_of};
+pub use apply_context::{ApplyContext, BlobSource};
+pub use dyn_resource::DynResource;
+pub use host_view::{
+    GroupState, HostView, PathMeta, PathState, Prefetch, ProvidedBy, UnitState, UserState, template_of,
+};
+pub use registry::{RESOURCE_KINDS, ResourceKind, find_kind};
 
 /// Content that a step puts on the host: addressed by its digest, sent only where the host lacks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,7 +55,7 @@ pub struct Content {
 
 /// How the playbook's author names the content of a resource, and what the controller does with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
+pub enum ContentSource {
     /// The key holds the path of a file whose bytes are sent as they are.
     File,
     /// The key holds the path of a template that is rendered on the controller.
@@ -68,11 +70,11 @@ pub enum Source {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ContentKey {
     /// The key as the author writes it: `src`, `content`.
-    pub toml: &'static str,
+    pub playbook_key: &'static str,
     /// The field of the desired state that receives the [`Content`].
     pub field: &'static str,
     /// What the key holds.
-    pub source: Source,
+    pub source: ContentSource,
 }
 
 /// A content that its resource cannot use.
@@ -86,11 +88,11 @@ pub struct InvalidContent {
 
 /// What reading the world gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Read<T> {
+pub enum ReadOutcome<T> {
     /// The state now, or as the earlier steps will have made it.
     Known(T),
     /// Only apply can tell, for the reason given: "the unit comes with package redis-server".
-    Unknown(String),
+    UnknownUntilApply(String),
 }
 
 /// What differs between desired and observed.
@@ -99,7 +101,7 @@ pub struct Diff {
     /// What apply does.
     pub action: Action,
     /// Attribute by attribute.
-    pub changes: Vec<Change>,
+    pub changes: Vec<AttributeChange>,
     /// Why, where the changes do not say it.
     pub reason: Option<String>,
 }
@@ -111,17 +113,17 @@ impl Diff {
     }
 
     /// The resource is made, with these attributes.
-    pub fn add(changes: Vec<Change>) -> Self {
+    pub fn add(changes: Vec<AttributeChange>) -> Self {
         Self { action: Action::Add, changes, reason: None }
     }
 
     /// The resource is removed.
-    pub fn remove(changes: Vec<Change>) -> Self {
+    pub fn remove(changes: Vec<AttributeChange>) -> Self {
         Self { action: Action::Remove, changes, reason: None }
     }
 
     /// The resource is changed; nothing to do where there are no changes.
-    pub fn change(changes: Vec<Change>) -> Self {
+    pub fn change(changes: Vec<AttributeChange>) -> Self {
         let action = if changes.is_empty() { Action::None } else { Action::Change };
         Self { action, changes, reason: None }
     }
@@ -147,10 +149,10 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     fn key(&self) -> String;
 
     /// What it manages alone (`path /etc/motd`, `user redis`): two steps with the same entry are an error of `check`.
-    fn owns(&self) -> Vec<String>;
+    fn exclusive_claims(&self) -> Vec<String>;
 
     /// What it manages a part of (`path /etc/hosts`): no step may own that, others of its type may share it.
-    fn shares(&self) -> Vec<String> {
+    fn shared_claims(&self) -> Vec<String> {
         Vec::new()
     }
 
@@ -164,25 +166,25 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     /// The first mistake, and the key of its content.
-    fn validate_contents(&self, _contents: &dyn Blobs) -> Result<(), InvalidContent> {
+    fn validate_contents(&self, _contents: &dyn BlobSource) -> Result<(), InvalidContent> {
         Ok(())
     }
 
     /// Announces what `read` will look up, so that the host is asked once for all steps.
-    fn wants(&self, _wants: &mut Wants) {}
+    fn collect_prefetch(&self, _wants: &mut Prefetch) {}
 
     /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
-    fn starts(&self) -> Option<String> {
+    fn started_unit(&self) -> Option<String> {
         None
     }
 
     /// The systemd unit that applying this both enables and starts.
-    fn enables(&self) -> Option<String> {
+    fn enabled_unit(&self) -> Option<String> {
         None
     }
 
     /// The systemd unit that this restarts, where it is a handler.
-    fn restarts(&self) -> Option<String> {
+    fn restarted_unit(&self) -> Option<String> {
         None
     }
 
@@ -190,10 +192,10 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     /// What the system answered, with the path or name.
-    fn read(&self, world: &mut World) -> Result<Read<Self::Observed>>;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Self::Observed>>;
 
     /// The contents that showing or applying the difference needs.
-    fn needs(&self, _observed: &Self::Observed) -> Vec<Digest> {
+    fn required_blobs(&self, _observed: &Self::Observed) -> Vec<Digest> {
         Vec::new()
     }
 
@@ -201,15 +203,15 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     /// A content that is not there.
-    fn diff(&self, observed: &Self::Observed, blobs: &dyn Blobs) -> Result<Diff>;
+    fn diff(&self, observed: &Self::Observed, blobs: &dyn BlobSource) -> Result<Diff>;
 
     /// Tells the world what will be true once this step is applied. Called for steps that have (or may have)
     /// something to do, after their diff; the world as it is says the same of the others.
-    fn expect(&self, world: &mut World);
+    fn predict_state(&self, view: &mut HostView);
 
     /// Brings the observed state to the desired one.
     ///
     /// # Errors
     /// What the system answered, with the path or name.
-    fn apply(&self, observed: &Self::Observed, site: &mut Site) -> Result<()>;
+    fn apply(&self, observed: &Self::Observed, context: &mut ApplyContext) -> Result<()>;
 }

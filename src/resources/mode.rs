@@ -2,37 +2,37 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use super::Meta;
-use crate::plan::Change;
+use super::PathMeta;
+use crate::plan::AttributeChange;
 
 /// Permission bits, written as an octal string (`"0644"`); a bare number is refused, since `644` would mean 0o1204.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mode(pub u32);
+pub struct FileMode(pub u32);
 
-impl Mode {
+impl FileMode {
     /// 0644.
-    pub fn file() -> Self {
+    pub fn default_file() -> Self {
         Self(0o644)
     }
 
     /// 0755.
-    pub fn directory() -> Self {
+    pub fn default_directory() -> Self {
         Self(0o755)
     }
 
     /// Four octal digits.
-    pub fn octal(bits: u32) -> String {
+    pub fn format_octal(bits: u32) -> String {
         format!("{bits:04o}")
     }
 }
 
-impl Serialize for Mode {
+impl Serialize for FileMode {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&Self::octal(self.0))
+        serializer.serialize_str(&Self::format_octal(self.0))
     }
 }
 
-impl<'de> Deserialize<'de> for Mode {
+impl<'de> Deserialize<'de> for FileMode {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer).map_err(|_| de::Error::custom(Self::EXPECTED))?;
         let is_number = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -41,7 +41,7 @@ impl<'de> Deserialize<'de> for Mode {
     }
 }
 
-impl Mode {
+impl FileMode {
     const EXPECTED: &'static str = "a mode is an octal string such as \"0644\"";
 }
 
@@ -57,13 +57,13 @@ pub enum Presence {
 }
 
 /// The owner where a step names none.
-pub fn root() -> String {
+pub fn default_owner() -> String {
     "root".to_owned()
 }
 
 /// The permissions and ownership that a step asks for; the group is the owner's name where none is given.
-pub fn meta(mode: Mode, owner: &str, group: Option<&str>) -> Meta {
-    Meta { mode: mode.0, owner: owner.to_owned(), group: group.unwrap_or(owner).to_owned() }
+pub fn path_meta(mode: FileMode, owner: &str, group: Option<&str>) -> PathMeta {
+    PathMeta { mode: mode.0, owner: owner.to_owned(), group: group.unwrap_or(owner).to_owned() }
 }
 
 /// Refuses what is no account's name: numbers (a name is what an observation gives), and what a program could take
@@ -92,23 +92,27 @@ pub fn check_owner(owner: &str, group: Option<&str>) -> Result<(), String> {
 }
 
 /// The changes from one set of permissions and ownership to another.
-pub fn meta_changes(from: &Meta, to: &Meta) -> Vec<Change> {
+pub fn diff_meta(from: &PathMeta, to: &PathMeta) -> Vec<AttributeChange> {
     let mut changes = Vec::new();
     if from.mode != to.mode {
-        changes.push(Change::new("mode", Mode::octal(from.mode), Mode::octal(to.mode)));
+        changes.push(AttributeChange::new("mode", FileMode::format_octal(from.mode), FileMode::format_octal(to.mode)));
     }
     if from.owner != to.owner {
-        changes.push(Change::new("owner", &from.owner, &to.owner));
+        changes.push(AttributeChange::new("owner", &from.owner, &to.owner));
     }
     if from.group != to.group {
-        changes.push(Change::new("group", &from.group, &to.group));
+        changes.push(AttributeChange::new("group", &from.group, &to.group));
     }
     changes
 }
 
 /// The attributes of something new.
-pub fn meta_set(to: &Meta) -> Vec<Change> {
-    vec![Change::set("mode", Mode::octal(to.mode)), Change::set("owner", &to.owner), Change::set("group", &to.group)]
+pub fn new_path_changes(to: &PathMeta) -> Vec<AttributeChange> {
+    vec![
+        AttributeChange::from_absent("mode", FileMode::format_octal(to.mode)),
+        AttributeChange::from_absent("owner", &to.owner),
+        AttributeChange::from_absent("group", &to.group),
+    ]
 }
 
 #[cfg(test)]
@@ -117,15 +121,15 @@ mod tests {
 
     #[test]
     fn modes_are_octal_strings() {
-        assert_eq!(serde_json::from_str::<Mode>("\"0640\"").unwrap(), Mode(0o640));
-        assert_eq!(serde_json::from_str::<Mode>("\"2770\"").unwrap(), Mode(0o2770));
+        assert_eq!(serde_json::from_str::<FileMode>("\"0640\"").unwrap(), FileMode(0o640));
+        assert_eq!(serde_json::from_str::<FileMode>("\"2770\"").unwrap(), FileMode(0o2770));
         let wrong = ["\"0888\"", "640", "\"rw-r--r--\"", "\"00640\"", "\"+640\""];
-        let errors = wrong.map(|wrong| (wrong, serde_json::from_str::<Mode>(wrong).unwrap_err()));
+        let errors = wrong.map(|wrong| (wrong, serde_json::from_str::<FileMode>(wrong).unwrap_err()));
         crate::messages::check("mode-errors", errors);
     }
 
     #[test]
-    fn accounts_have_names() {
+    fn account_names_are_checked() {
         for right in ["redis", "_apt", "www-data", "first.last"] {
             assert_eq!(check_account("owner", right), Ok(()), "{right}");
         }

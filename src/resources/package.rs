@@ -9,15 +9,15 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::apt::{self, Offer};
+use super::apt::{self, PackageVersions};
 use super::mode::Presence;
-use super::{Blobs, Diff, Read, Resource, Site, UnitState, World, text};
-use crate::plan::Change;
+use super::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome, Resource, UnitState, de_string};
+use crate::plan::AttributeChange;
 
 /// The desired state of packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Package {
+pub struct PackageResource {
     /// Their names, each with `=version` where it must be that one.
     pub names: Vec<String>,
     /// `"absent"` removes them; their configuration files stay.
@@ -28,52 +28,52 @@ pub struct Package {
     #[serde(default)]
     pub brings: Vec<String>,
     /// Let apt update its lists before something is installed.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub update: bool,
     /// `false`: the services that come with them are neither started nor enabled by the install.
-    #[serde(default = "yes", deserialize_with = "text::required")]
+    #[serde(default = "default_true", deserialize_with = "de_string::required")]
     pub start: bool,
     /// Install what they recommend, too.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub recommends: bool,
 }
 
 /// What was there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedPackages {
     /// Installed versions; a package that is not there has none.
     installed: BTreeMap<String, Option<String>>,
     /// What apt offers; only for what is to be installed.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    offers: BTreeMap<String, Offer>,
+    available: BTreeMap<String, PackageVersions>,
     /// What goes with a removal, and its version; only where something is to be removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removed: Vec<(String, String)>,
 }
 
-impl Resource for Package {
+impl Resource for PackageResource {
     const KIND: &'static str = "package";
-    type Observed = Observed;
+    type Observed = ObservedPackages;
 
     fn key(&self) -> String {
         self.names.join(" ")
     }
 
-    fn owns(&self) -> Vec<String> {
-        self.wanted().map(|(name, _)| format!("package {name}")).collect()
+    fn exclusive_claims(&self) -> Vec<String> {
+        self.requested_versions().map(|(name, _)| format!("package {name}")).collect()
     }
 
     fn validate(&self) -> Result<(), String> {
         if self.names.is_empty() {
             return Err("`names` is empty: which packages?".to_owned());
         }
-        for (name, version) in self.wanted() {
-            apt::check_name(name)?;
+        for (name, version) in self.requested_versions() {
+            apt::check_package_name(name)?;
             match version {
                 Some(version) if self.state == Presence::Absent => {
                     return Err(format!("{name} is to be absent, whatever its version: leave out \"={version}\""));
                 }
-                Some(version) => apt::check_version(version)?,
+                Some(version) => apt::check_package_version(version)?,
                 None => {}
             }
         }
@@ -86,93 +86,96 @@ impl Resource for Package {
         Ok(())
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedPackages>> {
         let mut installed = BTreeMap::new();
-        for (name, _) in self.wanted() {
-            installed.insert(name.to_owned(), world.package(name)?);
+        for (name, _) in self.requested_versions() {
+            installed.insert(name.to_owned(), view.package_version(name)?);
         }
-        let mut observed = Observed { installed, offers: BTreeMap::new(), removed: Vec::new() };
-        let due: Vec<&str> = self.due(&observed).map(|(name, _)| name).collect();
+        let mut observed = ObservedPackages { installed, available: BTreeMap::new(), removed: Vec::new() };
+        let due: Vec<&str> = self.outdated_packages(&observed).map(|(name, _)| name).collect();
         if due.is_empty() {
-            return Ok(Read::Known(observed));
+            return Ok(ReadOutcome::Known(observed));
         }
         match self.state {
-            Presence::Present => observed.offers = apt::offers(&due)?,
+            Presence::Present => observed.available = apt::query_versions(&due)?,
             Presence::Absent if due.iter().any(|name| observed.installed[*name].as_deref() == Some("")) => {
-                return Ok(Read::Unknown("an earlier step installs it".to_owned()));
+                return Ok(ReadOutcome::UnknownUntilApply("an earlier step installs it".to_owned()));
             }
-            Presence::Absent => observed.removed = apt::would_remove(&due)?,
+            Presence::Absent => observed.removed = apt::simulate_removal(&due)?,
         }
-        Ok(Read::Known(observed))
+        Ok(ReadOutcome::Known(observed))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedPackages, _blobs: &dyn BlobSource) -> Result<Diff> {
         if self.state == Presence::Absent {
-            if self.due(observed).next().is_none() {
+            if self.outdated_packages(observed).next().is_none() {
                 return Ok(Diff::none());
             }
-            let gone = observed.removed.iter().map(|(name, version)| Change::gone(name, version));
+            let gone = observed.removed.iter().map(|(name, version)| AttributeChange::to_absent(name, version));
             return Ok(Diff::remove(gone.collect()));
         }
         let mut changes = Vec::new();
         let mut is_new = true;
-        for (name, version) in self.due(observed) {
-            let to = self.offered(name, version, observed.offers.get(name))?;
+        for (name, version) in self.outdated_packages(observed) {
+            let to = self.available_version(name, version, observed.available.get(name))?;
             changes.push(match observed.installed.get(name).and_then(Option::as_deref) {
-                None => Change::set(name, to),
+                None => AttributeChange::from_absent(name, to),
                 Some(from) => {
                     is_new = false;
-                    Change::new(name, from, to)
+                    AttributeChange::new(name, from, to)
                 }
             });
         }
         Ok(if is_new && !changes.is_empty() { Diff::add(changes) } else { Diff::change(changes) })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         let mut missing = Vec::new();
-        for (name, version) in self.wanted() {
-            let now = world.package(name).ok().flatten();
+        for (name, version) in self.requested_versions() {
+            let now = view.package_version(name).ok().flatten();
             if now.is_none() {
                 missing.push(name);
             }
             let then = version.map(str::to_owned).or(now).unwrap_or_default();
-            world.expect_package(name, (self.state == Presence::Present).then_some(then));
+            view.predict_package(name, (self.state == Presence::Present).then_some(then));
         }
         if self.state == Presence::Absent || missing.is_empty() {
             return;
         }
-        world.expect_arrival(&missing.join(", "), &self.brings);
+        view.predict_install(&missing.join(", "), &self.brings);
         if !self.start {
             for unit in self.brings.iter().filter_map(|what| what.strip_prefix("unit ")) {
-                world.expect_unit(unit, UnitState::fresh());
+                view.predict_unit(unit, UnitState::new_disabled());
             }
         }
     }
 
-    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
-        let due: Vec<String> = self.due(observed).map(|(name, version)| apt::argument(name, version)).collect();
+    fn apply(&self, observed: &ObservedPackages, _context: &mut ApplyContext) -> Result<()> {
+        let due: Vec<String> =
+            self.outdated_packages(observed).map(|(name, version)| apt::package_argument(name, version)).collect();
         if self.state == Presence::Absent {
-            return apt::remove(&due);
+            return apt::remove_packages(&due);
         }
         if self.update {
-            apt::update()?;
+            apt::update_lists()?;
         }
         if self.start {
-            return apt::install(&due, self.recommends);
+            return apt::install_packages(&due, self.recommends);
         }
-        let quiet = apt::Quiet::begin()?;
-        let installed = apt::install(&due, self.recommends);
-        quiet.end()?;
+        let quiet = apt::ServiceStartBlock::activate()?;
+        let installed = apt::install_packages(&due, self.recommends);
+        quiet.deactivate()?;
         installed?;
-        let new = self.due(observed).filter(|(name, _)| observed.installed.get(*name).is_some_and(Option::is_none));
+        let new = self
+            .outdated_packages(observed)
+            .filter(|(name, _)| observed.installed.get(*name).is_some_and(Option::is_none));
         apt::disable_units(&new.map(|(name, _)| name).collect::<Vec<_>>())
     }
 }
 
-impl Package {
+impl PackageResource {
     /// Names and, where one is fixed, versions.
-    fn wanted(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+    fn requested_versions(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.names.iter().map(|name| match name.split_once('=') {
             Some((name, version)) => (name, Some(version)),
             None => (name.as_str(), None),
@@ -180,8 +183,11 @@ impl Package {
     }
 
     /// Those of them that are not as wanted.
-    fn due<'a>(&'a self, observed: &'a Observed) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
-        self.wanted().filter(move |(name, version)| {
+    fn outdated_packages<'a>(
+        &'a self,
+        observed: &'a ObservedPackages,
+    ) -> impl Iterator<Item = (&'a str, Option<&'a str>)> {
+        self.requested_versions().filter(move |(name, version)| {
             let now = observed.installed.get(*name).and_then(Option::as_deref);
             match (self.state, now) {
                 (Presence::Present, Some(now)) => version.is_some_and(|version| version != now),
@@ -192,7 +198,7 @@ impl Package {
     }
 
     /// The version that an install gives.
-    fn offered(&self, name: &str, version: Option<&str>, offer: Option<&Offer>) -> Result<String> {
+    fn available_version(&self, name: &str, version: Option<&str>, offer: Option<&PackageVersions>) -> Result<String> {
         let versions = offer.map_or(&[][..], |offer| &offer.versions);
         match (version, offer.and_then(|offer| offer.candidate.clone())) {
             (Some(version), _) if self.update || versions.iter().any(|offered| offered == version) => {
@@ -208,6 +214,6 @@ impl Package {
     }
 }
 
-fn yes() -> bool {
+fn default_true() -> bool {
     true
 }

@@ -10,11 +10,11 @@
 
 pub mod acl;
 pub mod conf;
+mod lifecycle;
 mod live_acl;
 mod marks;
 mod process;
-mod role;
-mod running;
+mod replication_files;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,18 +22,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, Mode};
+use super::mode::{self, FileMode};
 use super::{
-    Blobs, Content, ContentKey, Diff, InvalidContent, Meta, PathState, Read, Resource, Site, Source, UnitState, Wants,
-    World, place,
+    ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, InvalidContent, PathMeta, PathState,
+    Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
-use crate::plan::{Change, Digest};
-use acl::Acl;
-use conf::{Conf, Meaning};
+use crate::plan::{AttributeChange, Digest};
+use acl::AclFile;
+use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
 
 /// What a plan's row says of an instance that is made as a replica.
-pub const REPLICA_OF: &str = "replica of";
+pub const REPLICA_OF_ATTRIBUTE: &str = "replica of";
 
 /// The desired state of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -74,29 +74,29 @@ pub struct RedisShard {
     #[serde(default)]
     pub acl_path: Option<PathBuf>,
     /// The user that the instance runs as, and its group.
-    #[serde(default = "redis")]
+    #[serde(default = "default_user")]
     pub user: String,
 }
 
-fn redis() -> String {
+fn default_user() -> String {
     "redis".to_owned()
 }
 
 /// What is there: the files by what they say, nothing that changes by itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
+pub struct ObservedShardFiles {
     /// Permissions and meaning; absent where there is no such file.
-    conf: Option<(Meta, Meaning)>,
-    acl: Option<(Meta, Acl)>,
+    conf: Option<(PathMeta, NormalizedConf)>,
+    acl: Option<(PathMeta, AclFile)>,
     /// Why Redis would not load the ACL file.
     acl_error: Option<String>,
     /// Whether it keeps an append-only file, by its configuration.
     is_append_only: bool,
     folder: PathState,
     /// The contents that were put here last and what they said then, as the file's own mark tells.
-    marks: Vec<Mark>,
+    source_stamps: Vec<Mark>,
     /// Whom it follows by its configuration file.
-    follows: Option<String>,
+    configured_primary: Option<String>,
     is_running: bool,
     /// Does it start with the host? Always so without a unit: there, nothing does.
     is_enabled: bool,
@@ -105,25 +105,25 @@ pub struct Observed {
 impl Resource for RedisShard {
     const KIND: &'static str = "redis_shard";
     const CONTENTS: &'static [ContentKey] = &[
-        ContentKey { toml: "conf", field: "conf", source: Source::Template },
-        ContentKey { toml: "acl", field: "acl", source: Source::Template },
-        ContentKey { toml: "admin_password", field: "admin_password", source: Source::Inline },
+        ContentKey { playbook_key: "conf", field: "conf", source: ContentSource::Template },
+        ContentKey { playbook_key: "acl", field: "acl", source: ContentSource::Template },
+        ContentKey { playbook_key: "admin_password", field: "admin_password", source: ContentSource::Inline },
     ];
-    type Observed = Observed;
+    type Observed = ObservedShardFiles;
 
     fn key(&self) -> String {
         self.id.clone()
     }
 
-    fn starts(&self) -> Option<String> {
+    fn started_unit(&self) -> Option<String> {
         self.unit.clone()
     }
 
-    fn enables(&self) -> Option<String> {
+    fn enabled_unit(&self) -> Option<String> {
         self.unit.clone()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
         owned.extend(self.unit.iter().map(|unit| format!("unit {unit}")));
@@ -143,57 +143,58 @@ impl Resource for RedisShard {
         Err(format!("port must be a number from 1 to 65535, not \"{}\"", self.port))
     }
 
-    fn validate_contents(&self, contents: &dyn Blobs) -> Result<(), InvalidContent> {
-        let text = |content: &Content| contents.get(&content.digest).map(|b| String::from_utf8_lossy(&b).into_owned());
+    fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent> {
+        let text =
+            |content: &Content| contents.read_blob(&content.digest).map(|b| String::from_utf8_lossy(&b).into_owned());
         let (Ok(conf), Ok(acl)) = (text(&self.conf), text(&self.acl)) else { return Ok(()) };
-        let said = match Conf::parse(&conf).is_append_only() {
+        let said = match RedisConf::parse(&conf).is_append_only() {
             true => acl::require_replay_rights(&acl),
-            false => Acl::parse(&acl).map(drop),
+            false => AclFile::parse(&acl).map(drop),
         };
         said.map_err(|error| InvalidContent { key: "acl", message: format!("the rendered ACL file, {error}") })
     }
 
-    fn wants(&self, wants: &mut Wants) {
+    fn collect_prefetch(&self, wants: &mut Prefetch) {
         wants.units.extend(self.unit.clone());
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let text = |path: &Path, world: &World| -> Result<Option<String>> {
-            Ok(world.content(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedShardFiles>> {
+        let text = |path: &Path, view: &HostView| -> Result<Option<String>> {
+            Ok(view.read_content(path)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
         };
-        let (conf, acl) = (text(&self.conf_path(), world)?, text(&self.acl_path(), world)?);
-        let parsed = Conf::parse(conf.as_deref().unwrap_or_default());
-        let (users, acl_error) = match acl.as_deref().map(Acl::parse).transpose() {
+        let (conf, acl) = (text(&self.conf_path(), view)?, text(&self.acl_path(), view)?);
+        let parsed = RedisConf::parse(conf.as_deref().unwrap_or_default());
+        let (users, acl_error) = match acl.as_deref().map(AclFile::parse).transpose() {
             Ok(users) => (users, None),
             // The instance would not start with it; a new file replaces it all the same.
-            Err(error) => (Some(Acl::default()), Some(error.to_string())),
+            Err(error) => (Some(AclFile::default()), Some(error.to_string())),
         };
         let (is_running, is_enabled) = match &self.unit {
             Some(unit) => {
-                let state = world.unit(unit)?;
+                let state = view.unit_state(unit)?;
                 (matches!(state.active.as_str(), "active" | "reloading" | "activating"), state.enabled == "enabled")
             }
             None => (process::is_running(&self.folder), true),
         };
-        Ok(Read::Known(Observed {
-            conf: meta(world, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.meaning())),
-            acl: meta(world, &self.acl_path())?.zip(users),
+        Ok(ReadOutcome::Known(ObservedShardFiles {
+            conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
+            acl: read_file_meta(view, &self.acl_path())?.zip(users),
             acl_error,
             is_append_only: parsed.is_append_only(),
-            folder: world.path(&self.folder)?,
-            marks: Mark::read(conf.as_deref().unwrap_or_default()),
-            follows: parsed.replica_of(),
+            folder: view.path_state(&self.folder)?,
+            source_stamps: Mark::read(conf.as_deref().unwrap_or_default()),
+            configured_primary: parsed.replica_of(),
             is_running,
             is_enabled,
         }))
     }
 
-    fn needs(&self, observed: &Observed) -> Vec<Digest> {
+    fn required_blobs(&self, observed: &ObservedShardFiles) -> Vec<Digest> {
         let mut needs = Vec::new();
-        if !self.is_marked(observed.conf.as_ref(), &self.conf, &observed.marks) {
+        if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
             needs.push(self.conf.digest.clone());
         }
-        if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
+        if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
             needs.push(self.acl.digest.clone());
         }
         // The mark stands in the configuration file, so a new ACL file means a new configuration file too.
@@ -206,25 +207,25 @@ impl Resource for RedisShard {
         needs
     }
 
-    fn diff(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Diff> {
-        self.refuse_other_role(observed)?;
+    fn diff(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<Diff> {
+        self.ensure_role_matches(observed)?;
         let mut changes = self.conf_changes(observed, blobs)?;
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
         match &observed.folder {
-            PathState::Absent => changes.push(Change::set("folder", self.folder.display())),
-            PathState::Directory { meta } => changes.extend(mode::meta_changes(meta, &self.folder_meta())),
+            PathState::Absent => changes.push(AttributeChange::from_absent("folder", self.folder.display())),
+            PathState::Directory { meta } => changes.extend(mode::diff_meta(meta, &self.folder_meta())),
             _ => bail!("{} is no directory", self.folder.display()),
         }
         if observed.conf.is_none() && !self.replica_of.is_empty() {
-            changes.push(Change::set(REPLICA_OF, &self.replica_of));
+            changes.push(AttributeChange::from_absent(REPLICA_OF_ATTRIBUTE, &self.replica_of));
         }
         if !observed.is_enabled {
-            changes.push(Change::new("enabled", false, true));
+            changes.push(AttributeChange::new("enabled", false, true));
         }
         if !observed.is_running {
-            changes.push(Change::new("running", false, true));
+            changes.push(AttributeChange::new("running", false, true));
         }
         let mut diff = if observed.conf.is_none() { Diff::add(changes) } else { Diff::change(changes) };
         if is_restarted_later {
@@ -233,37 +234,37 @@ impl Resource for RedisShard {
         Ok(diff)
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
-        world.expect_path(&self.conf_path(), file(&self.conf));
-        world.expect_path(&self.acl_path(), file(&self.acl));
-        world.expect_path(&self.folder, PathState::Directory { meta: self.folder_meta() });
+        view.predict_path(&self.conf_path(), file(&self.conf));
+        view.predict_path(&self.acl_path(), file(&self.acl));
+        view.predict_path(&self.folder, PathState::Directory { meta: self.folder_meta() });
         if let Some(unit) = &self.unit {
             let (enabled, active) = ("enabled".to_owned(), "active".to_owned());
-            world.expect_unit(unit, UnitState { found: true, masked: false, enabled, active });
+            view.predict_unit(unit, UnitState { found: true, masked: false, enabled, active });
         }
     }
 
-    fn apply(&self, observed: &Observed, site: &mut Site) -> Result<()> {
+    fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
         if !matches!(observed.folder, PathState::Directory { .. }) {
             fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
         }
-        place::own(&self.folder, &self.folder_meta())?;
-        if !self.needs(observed).is_empty() {
-            let acl = String::from_utf8(site.content(&self.acl.digest)?).context("the ACL file is no text")?;
+        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
+        if !self.required_blobs(observed).is_empty() {
+            let acl = String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is no text")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
-            let live = self.fix_live_acl(observed, &acl, site.blobs());
-            self.write(&acl, &self.running_lines(observed)?, site.blobs())?;
+            let live = self.fix_live_acl(observed, &acl, context.blobs());
+            self.write_files(&acl, &self.running_lines(observed)?, context.blobs())?;
             live?;
         } else {
-            place::own(&self.conf_path(), &self.file_meta())?;
-            place::own(&self.acl_path(), &self.file_meta())?;
+            atomic_file::set_ownership(&self.conf_path(), &self.file_meta())?;
+            atomic_file::set_ownership(&self.acl_path(), &self.file_meta())?;
         }
         if let Some(unit) = self.unit.as_ref().filter(|_| !observed.is_enabled) {
-            site.enable(unit)?;
+            context.enable_unit(unit)?;
         }
-        site.settle_units()?;
-        self.start()
+        context.flush_unit_changes()?;
+        self.start_instance()
     }
 }
 
@@ -282,114 +283,120 @@ impl RedisShard {
     ///
     /// # Errors
     /// It could not be read.
-    pub fn current(&self) -> Result<Option<Conf>> {
-        let bytes = World::now().content(&self.conf_path())?;
-        Ok(bytes.map(|bytes| Conf::parse(&String::from_utf8_lossy(&bytes))))
+    pub fn read_conf(&self) -> Result<Option<RedisConf>> {
+        let bytes = HostView::current().read_content(&self.conf_path())?;
+        Ok(bytes.map(|bytes| RedisConf::parse(&String::from_utf8_lossy(&bytes))))
     }
 
     /// The users of the ACL file as it is on the disk.
     ///
     /// # Errors
     /// It could not be read, or is not valid.
-    pub fn current_acl(&self) -> Result<Acl> {
+    pub fn current_acl(&self) -> Result<AclFile> {
         let path = self.acl_path();
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        Acl::parse(&text).with_context(|| path.display().to_string())
+        AclFile::parse(&text).with_context(|| path.display().to_string())
     }
 
     /// The ACL file first: a configuration names it.
-    fn write(&self, acl: &str, running: &str, blobs: &dyn Blobs) -> Result<()> {
-        let conf = String::from_utf8(blobs.get(&self.conf.digest)?).context("the configuration is no text")?;
-        let plain = String::from_utf8(blobs.get(&self.acl.digest)?).context("the ACL file is no text")?;
-        let users = Acl::parse(&plain).context("the ACL file")?;
-        let marks = [Mark::of(&self.conf, &Conf::parse(&conf).meaning()), Mark::of(&self.acl, &users)];
+    fn write_files(&self, acl: &str, running: &str, blobs: &dyn BlobSource) -> Result<()> {
+        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is no text")?;
+        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
+        let users = AclFile::parse(&plain).context("the ACL file")?;
+        let marks = [Mark::of(&self.conf, &RedisConf::parse(&conf).normalize()), Mark::of(&self.acl, &users)];
         let marks: String = marks.iter().map(Mark::line).collect();
         let separate = if conf.ends_with('\n') { "" } else { "\n" };
-        place::write(&self.acl_path(), acl.as_bytes(), &self.file_meta())?;
-        place::write(&self.conf_path(), format!("{marks}{conf}{separate}{running}").as_bytes(), &self.file_meta())
+        atomic_file::write_file(&self.acl_path(), acl.as_bytes(), &self.file_meta())?;
+        atomic_file::write_file(
+            &self.conf_path(),
+            format!("{marks}{conf}{separate}{running}").as_bytes(),
+            &self.file_meta(),
+        )
     }
 
     /// What stands in the file of the running state; in a new file, what the map has it begin with.
-    fn running_lines(&self, observed: &Observed) -> Result<String> {
-        match (&observed.conf, self.current()?) {
-            (Some(_), Some(conf)) => Ok(conf.running_lines()),
-            _ => self.new_lines(&self.replica_of),
+    fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
+        match (&observed.conf, self.read_conf()?) {
+            (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
+            _ => self.initial_lines(&self.replica_of),
         }
     }
 
     /// Whom a new instance follows, and how many replicas it needs once it is a primary.
-    fn new_lines(&self, replica_of: &str) -> Result<String> {
-        let follows = if replica_of.is_empty() { String::new() } else { follow_line(replica_of)? };
-        Ok(match self.needed() {
+    fn initial_lines(&self, replica_of: &str) -> Result<String> {
+        let follows = if replica_of.is_empty() { String::new() } else { replicaof_line(replica_of)? };
+        Ok(match self.required_replicas() {
             0 => follows,
             needed => format!("{follows}min-replicas-to-write {needed}\n"),
         })
     }
 
     /// How many replicas it is to need as a primary.
-    pub fn needed(&self) -> u32 {
+    pub fn required_replicas(&self) -> u32 {
         self.min_replicas.parse().unwrap_or(0)
     }
 
-    fn refuse_other_role(&self, observed: &Observed) -> Result<()> {
+    fn ensure_role_matches(&self, observed: &ObservedShardFiles) -> Result<()> {
         let wanted = (!self.replica_of.is_empty()).then_some(&self.replica_of);
-        if observed.conf.is_none() || observed.follows.as_ref() == wanted {
+        if observed.conf.is_none() || observed.configured_primary.as_ref() == wanted {
             return Ok(());
         }
         let says = |follows: Option<&String>| follows.map_or("is primary".to_owned(), |of| format!("follows {of}"));
         bail!(
             "shard {} {} here, the map says it {} here: a move or a failover is under way; see `dunlin shards status`",
             self.id,
-            says(observed.follows.as_ref()),
+            says(observed.configured_primary.as_ref()),
             says(wanted)
         )
     }
 
-    fn conf_changes(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Vec<Change>> {
+    fn conf_changes(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<Vec<AttributeChange>> {
         let Some((meta, meaning)) = &observed.conf else {
-            return Ok(vec![Change::set("configuration", self.conf_path().display())]);
+            return Ok(vec![AttributeChange::from_absent("configuration", self.conf_path().display())]);
         };
-        let mut changes = mode::meta_changes(meta, &self.file_meta());
-        if !self.is_marked(observed.conf.as_ref(), &self.conf, &observed.marks) {
-            let desired = Conf::parse(&String::from_utf8_lossy(&blobs.get(&self.conf.digest)?)).meaning();
-            let differing = meaning.differing(&desired).into_iter();
-            changes.extend(differing.map(|(name, from, to)| Change { what: name, from, to, diff: None }));
+        let mut changes = mode::diff_meta(meta, &self.file_meta());
+        if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
+            let desired = RedisConf::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.conf.digest)?)).normalize();
+            let differing = meaning.diff_directives(&desired).into_iter();
+            changes.extend(differing.map(|(name, from, to)| AttributeChange { attribute: name, from, to, diff: None }));
         }
         Ok(changes)
     }
 
-    fn acl_changes(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Vec<Change>> {
+    fn acl_changes(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<Vec<AttributeChange>> {
         let Some((meta, acl)) = &observed.acl else {
-            return Ok(vec![Change::set("ACL users", self.acl_path().display())]);
+            return Ok(vec![AttributeChange::from_absent("ACL users", self.acl_path().display())]);
         };
-        let mut changes = mode::meta_changes(meta, &self.file_meta());
+        let mut changes = mode::diff_meta(meta, &self.file_meta());
         if let Some(error) = &observed.acl_error {
-            changes.push(Change::new("ACL file", format!("not valid: {error}"), "as desired"));
-        } else if !self.is_marked(observed.acl.as_ref(), &self.acl, &observed.marks) {
-            let desired =
-                Acl::parse(&String::from_utf8_lossy(&blobs.get(&self.acl.digest)?)).context("the ACL file")?;
-            let differing = acl.differing(&desired).into_iter();
-            changes.extend(differing.map(|(user, what)| Change::new(&format!("ACL user {user}"), what, "as desired")));
+            changes.push(AttributeChange::new("ACL file", format!("not valid: {error}"), "as desired"));
+        } else if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
+            let desired = AclFile::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.acl.digest)?))
+                .context("the ACL file")?;
+            let differing = acl.diff_users(&desired).into_iter();
+            changes.extend(
+                differing.map(|(user, what)| AttributeChange::new(&format!("ACL user {user}"), what, "as desired")),
+            );
         }
         Ok(changes)
     }
 
     /// Does the file say what this very content said when it was put here? Then the content itself is not needed.
-    fn is_marked<T: Serialize>(&self, now: Option<&(Meta, T)>, content: &Content, marks: &[Mark]) -> bool {
+    fn is_unchanged<T: Serialize>(&self, now: Option<&(PathMeta, T)>, content: &Content, marks: &[Mark]) -> bool {
         now.is_some_and(|(_, meaning)| marks.contains(&Mark::of(content, meaning)))
     }
 
-    fn file_meta(&self) -> Meta {
-        mode::meta(Mode(0o640), &self.user, None)
+    fn file_meta(&self) -> PathMeta {
+        mode::path_meta(FileMode(0o640), &self.user, None)
     }
 
-    fn folder_meta(&self) -> Meta {
-        mode::meta(Mode(0o750), &self.user, None)
+    fn folder_meta(&self) -> PathMeta {
+        mode::path_meta(FileMode(0o750), &self.user, None)
     }
 }
 
-fn meta(world: &mut World, path: &Path) -> Result<Option<Meta>> {
-    match world.path(path)? {
+fn read_file_meta(view: &mut HostView, path: &Path) -> Result<Option<PathMeta>> {
+    match view.path_state(path)? {
         PathState::Absent => Ok(None),
         PathState::File { meta, .. } => Ok(Some(meta)),
         _ => bail!("{} is no regular file", path.display()),
@@ -397,11 +404,11 @@ fn meta(world: &mut World, path: &Path) -> Result<Option<Meta>> {
 }
 
 /// The directive that makes an instance follow `ip:port`.
-fn follow_line(address: &str) -> Result<String> {
-    let (host, port) = host_and_port(address)?;
+fn replicaof_line(address: &str) -> Result<String> {
+    let (host, port) = split_host_port(address)?;
     Ok(format!("replicaof {host} {port}\n"))
 }
 
-fn host_and_port(address: &str) -> Result<(&str, &str)> {
+fn split_host_port(address: &str) -> Result<(&str, &str)> {
     address.rsplit_once(':').with_context(|| format!("\"{address}\" is not of the form ip:port"))
 }

@@ -6,66 +6,66 @@
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::unit::{check_name, is_template};
-use super::{Blobs, Diff, Read, Resource, Site, UnitState, Wants, World, text};
-use crate::plan::Change;
+use super::unit::{check_unit_name, is_template};
+use super::{ApplyContext, BlobSource, Diff, HostView, Prefetch, ReadOutcome, Resource, UnitState, de_string};
+use crate::plan::AttributeChange;
 use crate::process::Program;
 
 /// Done through the [`Site`], which does it for several services at once.
-const ENABLE: &str = "enable";
+const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.
-const NO_RELOAD: &str = "--no-reload";
+const NO_RELOAD_FLAG: &str = "--no-reload";
 
 /// The desired state of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Service {
+pub struct ServiceResource {
     /// The unit: `redis-server`, `app@1.service`, `backup.timer`; `.service` where it has no suffix.
     pub name: String,
     /// Does it start with the host?
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub enabled: Option<bool>,
     /// Does it run now?
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub running: Option<bool>,
     /// Is every start of it forbidden?
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub masked: Option<bool>,
     /// Restart it (start it, if it does not run).
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub restart: bool,
     /// Let it read its configuration again (restart it, if it cannot).
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub reload: bool,
 }
 
-impl Resource for Service {
+impl Resource for ServiceResource {
     const KIND: &'static str = "service";
     type Observed = UnitState;
 
-    fn starts(&self) -> Option<String> {
-        (self.running == Some(true)).then(|| self.unit())
+    fn started_unit(&self) -> Option<String> {
+        (self.running == Some(true)).then(|| self.unit_name())
     }
 
-    fn enables(&self) -> Option<String> {
-        (self.enabled == Some(true)).then(|| self.starts())?
+    fn enabled_unit(&self) -> Option<String> {
+        (self.enabled == Some(true)).then(|| self.started_unit())?
     }
 
-    fn restarts(&self) -> Option<String> {
-        self.restart.then(|| self.unit())
+    fn restarted_unit(&self) -> Option<String> {
+        self.restart.then(|| self.unit_name())
     }
 
     fn key(&self) -> String {
-        self.unit()
+        self.unit_name()
     }
 
-    fn owns(&self) -> Vec<String> {
-        if self.is_command() { Vec::new() } else { vec![format!("service {}", self.unit())] }
+    fn exclusive_claims(&self) -> Vec<String> {
+        if self.is_action() { Vec::new() } else { vec![format!("service {}", self.unit_name())] }
     }
 
     fn validate(&self) -> Result<(), String> {
-        let unit = self.unit();
-        check_name(&unit)?;
+        let unit = self.unit_name();
+        check_unit_name(&unit)?;
         if is_template(&unit) {
             return Err(format!("{unit} is a template; name an instance of it, as in \"{}\"", unit.replace('@', "@1")));
         }
@@ -73,10 +73,10 @@ impl Resource for Service {
         if self.restart && self.reload {
             return Err("a restart reads the configuration too: leave out `reload`".to_owned());
         }
-        if self.is_command() && states.iter().any(Option::is_some) {
+        if self.is_action() && states.iter().any(Option::is_some) {
             return Err("`restart` and `reload` stand alone, in a handler".to_owned());
         }
-        if !self.is_command() && states.iter().all(Option::is_none) {
+        if !self.is_action() && states.iter().all(Option::is_none) {
             return Err("say what is wanted: `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
         }
         if self.masked == Some(true) && (self.enabled == Some(true) || self.running == Some(true)) {
@@ -85,30 +85,30 @@ impl Resource for Service {
         Ok(())
     }
 
-    fn wants(&self, wants: &mut Wants) {
-        wants.units.insert(self.unit());
+    fn collect_prefetch(&self, wants: &mut Prefetch) {
+        wants.units.insert(self.unit_name());
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<UnitState>> {
-        let unit = self.unit();
-        let state = world.unit(&unit)?;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<UnitState>> {
+        let unit = self.unit_name();
+        let state = view.unit_state(&unit)?;
         if state.found {
-            return Ok(Read::Known(state));
+            return Ok(ReadOutcome::Known(state));
         }
-        if let Some(arrival) = world.arrival(&format!("unit {unit}")) {
-            return Ok(Read::Unknown(format!("the unit comes with package {}", arrival.package)));
+        if let Some(arrival) = view.provided_by(&format!("unit {unit}")) {
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the unit comes with package {}", arrival.package)));
         }
-        if let Some(surprise) = world.surprise() {
-            return Ok(Read::Unknown(format!("the unit may come with {surprise}")));
+        if let Some(surprise) = view.unknown_until_apply() {
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the unit may come with {surprise}")));
         }
-        if self.enabled == Some(true) || self.running == Some(true) || self.is_command() {
+        if self.enabled == Some(true) || self.running == Some(true) || self.is_action() {
             bail!("there is no such unit; a `unit` or a `package` step before this one can bring it");
         }
-        Ok(Read::Known(state))
+        Ok(ReadOutcome::Known(state))
     }
 
-    fn diff(&self, observed: &UnitState, _blobs: &dyn Blobs) -> Result<Diff> {
-        if self.is_command() {
+    fn diff(&self, observed: &UnitState, _blobs: &dyn BlobSource) -> Result<Diff> {
+        if self.is_action() {
             return Ok(Diff::run(if self.restart { "restart" } else { "reload" }));
         }
         if observed.masked && self.masked.is_none() && (self.enabled == Some(true) || self.running == Some(true)) {
@@ -116,24 +116,28 @@ impl Resource for Service {
         }
         let mut changes = Vec::new();
         if let Some(masked) = self.masked.filter(|masked| *masked != observed.masked) {
-            changes.push(Change::new("masked", observed.masked, masked));
+            changes.push(AttributeChange::new("masked", observed.masked, masked));
         }
-        if let Some(enabled) = self.enabled_to(observed)? {
+        if let Some(enabled) = self.enabled_change(observed)? {
             let from = if observed.enabled.is_empty() { "disabled" } else { &observed.enabled };
-            changes.push(Change::new("enabled", from, if enabled { "enabled" } else { "disabled" }));
+            changes.push(AttributeChange::new("enabled", from, if enabled { "enabled" } else { "disabled" }));
         }
-        if let Some(running) = self.running_to(observed) {
-            changes.push(Change::new("running", &observed.active, if running { "active" } else { "inactive" }));
+        if let Some(running) = self.running_change(observed) {
+            changes.push(AttributeChange::new(
+                "running",
+                &observed.active,
+                if running { "active" } else { "inactive" },
+            ));
         }
         Ok(Diff::change(changes))
     }
 
-    fn expect(&self, world: &mut World) {
-        let unit = self.unit();
+    fn predict_state(&self, view: &mut HostView) {
+        let unit = self.unit_name();
         // Where systemd does not answer, the step's own read has said so already.
-        let Ok(mut state) = world.unit(&unit) else { return };
+        let Ok(mut state) = view.unit_state(&unit) else { return };
         let enabled = |enabled| if enabled { "enabled" } else { "disabled" };
-        if !self.is_command() {
+        if !self.is_action() {
             // A unit that comes with a package is not known before; what this step makes of it is.
             state.found = true;
             state.masked = self.masked.unwrap_or(state.masked);
@@ -144,43 +148,43 @@ impl Resource for Service {
                 state.enabled = "disabled".to_owned();
             }
         }
-        if let Some(running) = self.running.or(self.is_command().then_some(true)) {
+        if let Some(running) = self.running.or(self.is_action().then_some(true)) {
             state.active = if running { "active" } else { "inactive" }.to_owned();
         }
-        world.expect_unit(&unit, state);
+        view.predict_unit(&unit, state);
     }
 
-    fn apply(&self, observed: &UnitState, site: &mut Site) -> Result<()> {
-        let unit = self.unit();
-        let calls = self.calls(observed)?;
+    fn apply(&self, observed: &UnitState, context: &mut ApplyContext) -> Result<()> {
+        let unit = self.unit_name();
+        let calls = self.systemctl_calls(observed)?;
         for call in &calls {
-            if *call == [ENABLE] {
-                site.enable(&unit)?;
+            if *call == [ENABLE_COMMAND] {
+                context.enable_unit(&unit)?;
                 continue;
             }
-            let is_fresh = site.settle_units()?;
+            let is_fresh = context.flush_unit_changes()?;
             let ran = Program::new("systemctl").args(call).arg("--").arg(&unit).run();
-            ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), journal(&unit)))?;
-            if call.contains(&NO_RELOAD) && !is_fresh {
-                site.owe_refresh();
+            ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), last_journal_lines(&unit)))?;
+            if call.contains(&NO_RELOAD_FLAG) && !is_fresh {
+                context.require_refresh();
             }
         }
-        if calls.iter().any(|call| starts(call)) { stays_up(&unit) } else { Ok(()) }
+        if calls.iter().any(|call| is_start_call(call)) { ensure_stays_up(&unit) } else { Ok(()) }
     }
 }
 
-impl Service {
+impl ServiceResource {
     /// The unit's name with its suffix.
-    fn unit(&self) -> String {
-        if check_name(&self.name).is_ok() { self.name.clone() } else { format!("{}.service", self.name) }
+    fn unit_name(&self) -> String {
+        if check_unit_name(&self.name).is_ok() { self.name.clone() } else { format!("{}.service", self.name) }
     }
 
-    fn is_command(&self) -> bool {
+    fn is_action(&self) -> bool {
         self.restart || self.reload
     }
 
     /// What `enabled` is to become; nothing where it is so already, or is masked away.
-    fn enabled_to(&self, observed: &UnitState) -> Result<Option<bool>> {
+    fn enabled_change(&self, observed: &UnitState) -> Result<Option<bool>> {
         let Some(wanted) = self.enabled else { return Ok(None) };
         let due = match observed.enabled.as_str() {
             "enabled" => !wanted,
@@ -195,28 +199,30 @@ impl Service {
         Ok(due.then_some(wanted))
     }
 
-    fn running_to(&self, observed: &UnitState) -> Option<bool> {
+    fn running_change(&self, observed: &UnitState) -> Option<bool> {
         let runs = matches!(observed.active.as_str(), "active" | "reloading" | "activating");
         self.running.filter(|wanted| *wanted != runs)
     }
 
     /// The calls of systemctl that are due, without the unit's name.
-    fn calls(&self, observed: &UnitState) -> Result<Vec<Vec<&'static str>>> {
+    fn systemctl_calls(&self, observed: &UnitState) -> Result<Vec<Vec<&'static str>>> {
         if self.restart {
             return Ok(vec![vec!["restart"]]);
         }
         if self.reload {
             return Ok(vec![vec!["reload-or-restart"]]);
         }
-        let (enabled, running) = (self.enabled_to(observed)?, self.running_to(observed));
+        let (enabled, running) = (self.enabled_change(observed)?, self.running_change(observed));
         let mut calls = Vec::new();
         if self.masked == Some(false) && observed.masked {
             calls.push(vec!["unmask"]);
         }
         match (enabled, running) {
-            (Some(false), Some(false)) => calls.push(vec!["disable", NO_RELOAD, "--now"]),
+            (Some(false), Some(false)) => calls.push(vec!["disable", NO_RELOAD_FLAG, "--now"]),
             (enabled, running) => {
-                calls.extend(enabled.map(|enabled| if enabled { vec![ENABLE] } else { vec!["disable", NO_RELOAD] }));
+                calls.extend(
+                    enabled.map(|enabled| if enabled { vec![ENABLE_COMMAND] } else { vec!["disable", NO_RELOAD_FLAG] }),
+                );
                 calls.extend(running.map(|running| vec![if running { "start" } else { "stop" }]));
             }
         }
@@ -227,27 +233,31 @@ impl Service {
     }
 }
 
-fn starts(call: &[&str]) -> bool {
+fn is_start_call(call: &[&str]) -> bool {
     matches!(call.first(), Some(&"start" | &"restart" | &"reload-or-restart"))
 }
 
 /// A start can succeed and the program fail right after it: that is this step's failure, not the next one's.
-fn stays_up(unit: &str) -> Result<()> {
+fn ensure_stays_up(unit: &str) -> Result<()> {
     let shown = Program::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
     let shown = String::from_utf8_lossy(&shown);
-    if is_down(&shown) {
-        bail!("{unit} was started and failed at once ({}){}", shown.trim().replace('\n', ", "), journal(unit));
+    if is_failing(&shown) {
+        bail!(
+            "{unit} was started and failed at once ({}){}",
+            shown.trim().replace('\n', ", "),
+            last_journal_lines(unit)
+        );
     }
     Ok(())
 }
 
 /// Has it failed, or does systemd try it again and again?
-fn is_down(shown: &str) -> bool {
+fn is_failing(shown: &str) -> bool {
     shown.lines().any(|line| matches!(line, "ActiveState=failed" | "SubState=auto-restart"))
 }
 
 /// The unit's last lines in the journal, to stand behind an error; nothing where the journal has none.
-fn journal(unit: &str) -> String {
+fn last_journal_lines(unit: &str) -> String {
     let asked =
         Program::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
     let text = asked.run().map(|said| String::from_utf8_lossy(&said).trim().to_owned()).unwrap_or_default();
@@ -258,34 +268,34 @@ fn journal(unit: &str) -> String {
 mod tests {
     use super::*;
 
-    fn calls(desired: &str, observed: &UnitState) -> String {
-        let service: Service = serde_json::from_str(desired).unwrap();
+    fn service_calls(desired: &str, observed: &UnitState) -> String {
+        let service: ServiceResource = serde_json::from_str(desired).unwrap();
         service.validate().unwrap();
-        let calls = service.calls(observed).unwrap();
+        let calls = service.systemctl_calls(observed).unwrap();
         calls.iter().map(|call| call.join(" ")).collect::<Vec<_>>().join("; ")
     }
 
     #[test]
-    fn what_is_enabled_is_started_after_it() {
-        let fresh = UnitState::fresh();
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable; start");
-        assert_eq!(calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable");
-        assert_eq!(calls(r#"{"name":"a","restart":true}"#, &fresh), "restart");
+    fn enabling_precedes_starting() {
+        let fresh = UnitState::new_disabled();
+        assert_eq!(service_calls(r#"{"name":"a","enabled":true,"running":"true"}"#, &fresh), "enable; start");
+        assert_eq!(service_calls(r#"{"name":"a","enabled":true,"running":false}"#, &fresh), "enable");
+        assert_eq!(service_calls(r#"{"name":"a","restart":true}"#, &fresh), "restart");
     }
 
     #[test]
-    fn masks_are_lifted_first_and_put_on_last() {
-        let masked = UnitState { masked: true, enabled: "masked".to_owned(), ..UnitState::fresh() };
-        assert_eq!(calls(r#"{"name":"a","masked":false,"running":true}"#, &masked), "unmask; start");
-        let up = UnitState { enabled: "enabled".to_owned(), active: "active".to_owned(), ..UnitState::fresh() };
+    fn units_are_unmasked_first_and_masked_last() {
+        let masked = UnitState { masked: true, enabled: "masked".to_owned(), ..UnitState::new_disabled() };
+        assert_eq!(service_calls(r#"{"name":"a","masked":false,"running":true}"#, &masked), "unmask; start");
+        let up = UnitState { enabled: "enabled".to_owned(), active: "active".to_owned(), ..UnitState::new_disabled() };
         let away = r#"{"name":"a","masked":true,"enabled":false,"running":false}"#;
-        assert_eq!(calls(away, &up), "disable --no-reload --now; mask");
+        assert_eq!(service_calls(away, &up), "disable --no-reload --now; mask");
     }
 
     #[test]
-    fn a_service_that_keeps_falling_is_down() {
-        assert!(is_down("ActiveState=failed\nSubState=failed\n"));
-        assert!(is_down("ActiveState=activating\nSubState=auto-restart\n"));
-        assert!(!is_down("ActiveState=inactive\nSubState=dead\n"));
+    fn restarting_services_count_as_failing() {
+        assert!(is_failing("ActiveState=failed\nSubState=failed\n"));
+        assert!(is_failing("ActiveState=activating\nSubState=auto-restart\n"));
+        assert!(!is_failing("ActiveState=inactive\nSubState=dead\n"));
     }
 }

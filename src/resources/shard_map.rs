@@ -10,24 +10,24 @@ use anyhow::{Result, bail};
 use dunlin_shards::{Epoch, Routing};
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, File};
-use super::mode::{self, Mode, Presence};
-use super::{Blobs, Content, ContentKey, Diff, Read, Resource, Site, Source, World};
+use super::file::{self, FileResource};
+use super::mode::{self, FileMode, Presence};
+use super::{ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, ReadOutcome, Resource};
 use crate::plan::Digest;
 
 /// The desired state: where the map stands. Its content is filled in by the controller.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ShardMap {
+pub struct ShardMapResource {
     /// Where it stands: an absolute path.
     pub dest: PathBuf,
     /// The published text.
     pub content: Content,
     /// Permissions, as in `"0644"`.
-    #[serde(default = "Mode::file")]
-    pub mode: Mode,
+    #[serde(default = "FileMode::default_file")]
+    pub mode: FileMode,
     /// The owning user.
-    #[serde(default = "mode::root")]
+    #[serde(default = "mode::default_owner")]
     pub owner: String,
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
@@ -39,22 +39,23 @@ pub struct ShardMap {
 
 /// What was there: the file, and the map in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Observed {
-    file: file::Observed,
+pub struct ObservedShardMap {
+    file: file::ObservedFile,
     /// Cluster and epoch; absent where there is no file or no map in it.
     map: Option<(String, Epoch)>,
 }
 
-impl Resource for ShardMap {
+impl Resource for ShardMapResource {
     const KIND: &'static str = "shard_map";
-    const CONTENTS: &'static [ContentKey] = &[ContentKey { toml: "", field: "content", source: Source::Published }];
-    type Observed = Observed;
+    const CONTENTS: &'static [ContentKey] =
+        &[ContentKey { playbook_key: "", field: "content", source: ContentSource::Published }];
+    type Observed = ObservedShardMap;
 
     fn key(&self) -> String {
         self.dest.display().to_string()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("path {}", self.dest.display())]
     }
 
@@ -63,27 +64,27 @@ impl Resource for ShardMap {
             Some(url) if !url.starts_with("http://") => {
                 Err(format!("version_url must be an http:// address, not \"{url}\""))
             }
-            _ => self.file().validate(),
+            _ => self.to_file().validate(),
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let text = world.content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok());
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedShardMap>> {
+        let text = view.read_content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok());
         // What is no map cannot be of a higher epoch.
         let map = text.and_then(|text| Routing::parse(&text).ok()).map(|routing| (routing.cluster, routing.epoch));
-        Ok(match self.file().read(world)? {
-            Read::Known(file) => Read::Known(Observed { file, map }),
-            Read::Unknown(reason) => Read::Unknown(reason),
+        Ok(match self.to_file().read(view)? {
+            ReadOutcome::Known(file) => ReadOutcome::Known(ObservedShardMap { file, map }),
+            ReadOutcome::UnknownUntilApply(reason) => ReadOutcome::UnknownUntilApply(reason),
         })
     }
 
-    fn needs(&self, observed: &Observed) -> Vec<Digest> {
-        self.file().needs(&observed.file)
+    fn required_blobs(&self, observed: &ObservedShardMap) -> Vec<Digest> {
+        self.to_file().required_blobs(&observed.file)
     }
 
-    fn diff(&self, observed: &Observed, blobs: &dyn Blobs) -> Result<Diff> {
-        if let (Some((cluster, epoch)), false) = (&observed.map, self.needs(observed).is_empty()) {
-            let wanted = Routing::parse(&String::from_utf8_lossy(&blobs.get(&self.content.digest)?))?;
+    fn diff(&self, observed: &ObservedShardMap, blobs: &dyn BlobSource) -> Result<Diff> {
+        if let (Some((cluster, epoch)), false) = (&observed.map, self.required_blobs(observed).is_empty()) {
+            let wanted = Routing::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.content.digest)?))?;
             if wanted.cluster != *cluster {
                 bail!(
                     "the map there is of cluster {cluster}, not of {}; remove it first if that is meant",
@@ -97,21 +98,21 @@ impl Resource for ShardMap {
                 );
             }
         }
-        self.file().diff(&observed.file, blobs)
+        self.to_file().diff(&observed.file, blobs)
     }
 
-    fn expect(&self, world: &mut World) {
-        self.file().expect(world);
+    fn predict_state(&self, view: &mut HostView) {
+        self.to_file().predict_state(view);
     }
 
-    fn apply(&self, observed: &Observed, site: &mut Site) -> Result<()> {
-        self.file().apply(&observed.file, site)
+    fn apply(&self, observed: &ObservedShardMap, context: &mut ApplyContext) -> Result<()> {
+        self.to_file().apply(&observed.file, context)
     }
 }
 
-impl ShardMap {
-    fn file(&self) -> File {
-        File {
+impl ShardMapResource {
+    fn to_file(&self) -> FileResource {
+        FileResource {
             dest: self.dest.clone(),
             content: Some(self.content.clone()),
             mode: self.mode,
@@ -134,50 +135,52 @@ mod tests {
     use super::*;
     use crate::plan::Action;
 
-    struct Held(BTreeMap<Digest, Vec<u8>>);
+    struct TestBlobs(BTreeMap<Digest, Vec<u8>>);
 
-    impl Blobs for Held {
-        fn get(&self, digest: &Digest) -> Result<Vec<u8>> {
+    impl BlobSource for TestBlobs {
+        fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
             self.0.get(digest).cloned().ok_or_else(|| anyhow::anyhow!("no such content"))
         }
     }
 
-    fn published(cluster: &str, epoch: u64) -> String {
+    fn published_map(cluster: &str, epoch: u64) -> String {
         let shard = "[[shard]]\nid = 0\nslots = \"0-16383\"\nhost = \"a\"\n";
         let text = format!("cluster = \"{cluster}\"\nepoch = {epoch}\nport_base = 7000\n{shard}");
         Routing::from_map(&Map::parse(&text).unwrap(), |_| Some("192.0.2.1".to_owned())).unwrap().to_toml()
     }
 
-    fn wanted(dest: &Path, text: &str) -> (ShardMap, Held) {
-        let (digest, len) = (Digest::of(text.as_bytes()), text.len() as u64);
+    fn desired_map(dest: &Path, text: &str) -> (ShardMapResource, TestBlobs) {
+        let (digest, len) = (Digest::of_bytes(text.as_bytes()), text.len() as u64);
         // Whoever runs the test.
-        let Ok(PathState::File { meta, .. }) = World::now().path(dest) else { panic!("a file stands there") };
-        let resource = ShardMap {
+        let Ok(PathState::File { meta, .. }) = HostView::current().path_state(dest) else {
+            panic!("a file stands there")
+        };
+        let resource = ShardMapResource {
             dest: dest.to_owned(),
             content: Content { digest: digest.clone(), len },
-            mode: Mode::file(),
+            mode: FileMode::default_file(),
             owner: meta.owner,
             group: Some(meta.group),
             version_url: None,
         };
-        (resource, Held(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
+        (resource, TestBlobs(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
     }
 
-    fn observe(resource: &ShardMap) -> Observed {
-        match resource.read(&mut World::now()).unwrap() {
-            Read::Known(observed) => observed,
-            Read::Unknown(reason) => panic!("unknown: {reason}"),
+    fn read_observed(resource: &ShardMapResource) -> ObservedShardMap {
+        match resource.read(&mut HostView::current()).unwrap() {
+            ReadOutcome::Known(observed) => observed,
+            ReadOutcome::UnknownUntilApply(reason) => panic!("unknown: {reason}"),
         }
     }
 
     #[test]
-    fn a_lower_epoch_and_another_cluster_are_refused() {
+    fn lower_epochs_and_other_clusters_are_rejected() {
         let folder = tempfile::tempdir().unwrap();
         let dest = folder.path().join("shards.toml");
-        std::fs::write(&dest, published("timeline", 7)).unwrap();
+        std::fs::write(&dest, published_map("timeline", 7)).unwrap();
         let diff = |cluster: &str, epoch| {
-            let (resource, blobs) = wanted(&dest, &published(cluster, epoch));
-            resource.diff(&observe(&resource), &blobs)
+            let (resource, blobs) = desired_map(&dest, &published_map(cluster, epoch));
+            resource.diff(&read_observed(&resource), &blobs)
         };
         let refused = [("an older map", diff("timeline", 6)), ("another cluster", diff("other", 8))];
         crate::messages::check("map-refused", refused.map(|(case, diff)| (case, diff.unwrap_err())));
@@ -185,16 +188,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_map_is_replaced_and_a_second_run_changes_nothing() {
+    fn invalid_maps_are_replaced_once() {
         let folder = tempfile::tempdir().unwrap();
         let dest = folder.path().join("shards.toml");
         std::fs::write(&dest, "no map\n").unwrap();
-        let (resource, blobs) = wanted(&dest, &published("timeline", 1));
-        let observed = observe(&resource);
+        let (resource, blobs) = desired_map(&dest, &published_map("timeline", 1));
+        let observed = read_observed(&resource);
         assert_eq!(resource.diff(&observed, &blobs).unwrap().action, Action::Change);
-        resource.apply(&observed, &mut Site::new(&blobs)).unwrap();
-        let after = observe(&resource);
+        resource.apply(&observed, &mut ApplyContext::new(&blobs)).unwrap();
+        let after = read_observed(&resource);
         assert_eq!(after.map, Some(("timeline".to_owned(), Epoch(1))));
-        assert_eq!(resource.needs(&after), []);
+        assert_eq!(resource.required_blobs(&after), []);
     }
 }

@@ -5,26 +5,27 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, File};
-use super::{Blobs, ContentKey, Diff, Read, Resource, Site, Source, World};
+use super::file::{self, FileResource};
+use super::{ApplyContext, BlobSource, ContentKey, ContentSource, Diff, HostView, ReadOutcome, Resource};
 use crate::plan::Digest;
 
 /// The desired state: the keys of `file`, with `src` naming a template and no `content` or `state`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Template(File);
+pub struct TemplateResource(FileResource);
 
-impl Resource for Template {
+impl Resource for TemplateResource {
     const KIND: &'static str = "template";
-    const CONTENTS: &'static [ContentKey] = &[ContentKey { toml: "src", field: "content", source: Source::Template }];
-    type Observed = file::Observed;
+    const CONTENTS: &'static [ContentKey] =
+        &[ContentKey { playbook_key: "src", field: "content", source: ContentSource::Template }];
+    type Observed = file::ObservedFile;
 
     fn key(&self) -> String {
         self.0.key()
     }
 
-    fn owns(&self) -> Vec<String> {
-        Resource::owns(&self.0)
+    fn exclusive_claims(&self) -> Vec<String> {
+        Resource::exclusive_claims(&self.0)
     }
 
     fn validate(&self) -> Result<(), String> {
@@ -34,23 +35,23 @@ impl Resource for Template {
         Resource::validate(&self.0)
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<file::Observed>> {
-        Resource::read(&self.0, world)
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<file::ObservedFile>> {
+        Resource::read(&self.0, view)
     }
 
-    fn needs(&self, observed: &file::Observed) -> Vec<Digest> {
-        Resource::needs(&self.0, observed)
+    fn required_blobs(&self, observed: &file::ObservedFile) -> Vec<Digest> {
+        Resource::required_blobs(&self.0, observed)
     }
 
-    fn diff(&self, observed: &file::Observed, blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &file::ObservedFile, blobs: &dyn BlobSource) -> Result<Diff> {
         Resource::diff(&self.0, observed, blobs)
     }
 
-    fn expect(&self, world: &mut World) {
-        Resource::expect(&self.0, world);
+    fn predict_state(&self, view: &mut HostView) {
+        Resource::predict_state(&self.0, view);
     }
 
-    fn apply(&self, observed: &file::Observed, site: &mut Site) -> Result<()> {
-        Resource::apply(&self.0, observed, site)
+    fn apply(&self, observed: &file::ObservedFile, context: &mut ApplyContext) -> Result<()> {
+        Resource::apply(&self.0, observed, context)
     }
 }

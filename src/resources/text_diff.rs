@@ -2,20 +2,20 @@
 
 use similar::TextDiff;
 
-use crate::plan::{Change, Digest};
+use crate::plan::{AttributeChange, Digest};
 
 /// Longest text, in bytes, that is shown as a diff; longer ones are shown by digest and length.
-const LONGEST: usize = 256 * 1024;
+const MAX_DIFF_BYTES: usize = 256 * 1024;
 
 /// The change from one content to another, shown as a diff of its lines.
 ///
 /// `sensitive` contents, contents that are no text and very long ones are told by digest and length alone.
-pub fn content_change(from: Option<&[u8]>, to: &[u8], sensitive: bool) -> Change {
+pub fn content_change(from: Option<&[u8]>, to: &[u8], sensitive: bool) -> AttributeChange {
     let mut change = match from {
-        Some(from) => Change::new("content", describe(from), describe(to)),
-        None => Change::set("content", describe(to)),
+        Some(from) => AttributeChange::new("content", describe_bytes(from), describe_bytes(to)),
+        None => AttributeChange::from_absent("content", describe_bytes(to)),
     };
-    if !sensitive && let (Some(old), Some(new)) = (text(from.unwrap_or_default()), text(to)) {
+    if !sensitive && let (Some(old), Some(new)) = (as_diffable_text(from.unwrap_or_default()), as_diffable_text(to)) {
         let diff = TextDiff::from_lines(old, new).unified_diff().context_radius(3).to_string();
         change.diff = Some(diff);
     }
@@ -23,12 +23,12 @@ pub fn content_change(from: Option<&[u8]>, to: &[u8], sensitive: bool) -> Change
 }
 
 /// Digest and length: `9f86d081884c, 4 bytes`.
-pub fn describe(bytes: &[u8]) -> String {
-    format!("{}, {} bytes", Digest::of(bytes).short(), bytes.len())
+pub fn describe_bytes(bytes: &[u8]) -> String {
+    format!("{}, {} bytes", Digest::of_bytes(bytes).short_hex(), bytes.len())
 }
 
-fn text(bytes: &[u8]) -> Option<&str> {
-    if bytes.len() > LONGEST || bytes.contains(&0) {
+fn as_diffable_text(bytes: &[u8]) -> Option<&str> {
+    if bytes.len() > MAX_DIFF_BYTES || bytes.contains(&0) {
         return None;
     }
     std::str::from_utf8(bytes).ok()
@@ -39,7 +39,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_told_by_digest_and_length() {
+    fn secrets_show_only_digest_and_length() {
         let change = content_change(Some(b"old secret\n"), b"new secret\n", true);
         assert!(change.diff.is_none());
         assert!(!format!("{change:?}").contains("secret"));
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_are_not_shown() {
+    fn binary_contents_have_no_diff() {
         assert!(content_change(None, b"\x00\x01", false).diff.is_none());
     }
 }

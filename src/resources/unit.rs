@@ -10,25 +10,29 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::file::{self, File};
-use super::mode::{self, Mode, Presence};
-use super::{Blobs, Content, ContentKey, Diff, PathState, Read, Resource, Site, Source, UnitState, World, template_of};
+use super::file::{self, FileResource};
+use super::mode::{self, FileMode, Presence};
+use super::{
+    ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathState, ReadOutcome, Resource,
+    UnitState, template_of,
+};
 use crate::plan::Digest;
 
 /// Where an administrator's units are.
-const FOLDER: &str = "/etc/systemd/system";
+const UNIT_DIR: &str = "/etc/systemd/system";
 
 /// Where units come from besides; see systemd.unit(5).
-const OTHER_FOLDERS: [&str; 4] =
+const OTHER_UNIT_DIRS: [&str; 4] =
     ["/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
 /// What a unit's name ends with.
-const SUFFIXES: [&str; 9] = ["service", "socket", "timer", "path", "mount", "automount", "target", "slice", "swap"];
+const UNIT_SUFFIXES: [&str; 9] =
+    ["service", "socket", "timer", "path", "mount", "automount", "target", "slice", "swap"];
 
 /// The desired state of a unit file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Unit {
+pub struct UnitResource {
     /// `app.service`, `app@.service`, or the drop-in `app.service.d/10-limits.conf`.
     pub name: String,
     /// Its text: `src = "a template"` or `content = "text"`.
@@ -38,25 +42,25 @@ pub struct Unit {
     pub state: Presence,
 }
 
-impl Resource for Unit {
+impl Resource for UnitResource {
     const KIND: &'static str = "unit";
     const CONTENTS: &'static [ContentKey] = &[
-        ContentKey { toml: "src", field: "content", source: Source::Template },
-        ContentKey { toml: "content", field: "content", source: Source::Inline },
+        ContentKey { playbook_key: "src", field: "content", source: ContentSource::Template },
+        ContentKey { playbook_key: "content", field: "content", source: ContentSource::Inline },
     ];
-    type Observed = file::Observed;
+    type Observed = file::ObservedFile;
 
     fn key(&self) -> String {
         self.name.clone()
     }
 
-    fn owns(&self) -> Vec<String> {
-        Resource::owns(&self.file())
+    fn exclusive_claims(&self) -> Vec<String> {
+        Resource::exclusive_claims(&self.to_file())
     }
 
     fn validate(&self) -> Result<(), String> {
-        let (unit, drop_in) = self.parts();
-        check_name(unit)?;
+        let (unit, drop_in) = self.split_name();
+        check_unit_name(unit)?;
         if let Some(drop_in) = drop_in
             && (!drop_in.ends_with(".conf") || drop_in.contains('/') || drop_in.starts_with('.'))
         {
@@ -69,59 +73,59 @@ impl Resource for Unit {
         }
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<file::Observed>> {
-        self.file().observe(world)
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<file::ObservedFile>> {
+        self.to_file().read_state(view)
     }
 
-    fn needs(&self, observed: &file::Observed) -> Vec<Digest> {
-        Resource::needs(&self.file(), observed)
+    fn required_blobs(&self, observed: &file::ObservedFile) -> Vec<Digest> {
+        Resource::required_blobs(&self.to_file(), observed)
     }
 
-    fn diff(&self, observed: &file::Observed, blobs: &dyn Blobs) -> Result<Diff> {
-        Resource::diff(&self.file(), observed, blobs)
+    fn diff(&self, observed: &file::ObservedFile, blobs: &dyn BlobSource) -> Result<Diff> {
+        Resource::diff(&self.to_file(), observed, blobs)
     }
 
-    fn expect(&self, world: &mut World) {
-        let (unit, drop_in) = self.parts();
-        let file = self.file();
+    fn predict_state(&self, view: &mut HostView) {
+        let (unit, drop_in) = self.split_name();
+        let file = self.to_file();
         if drop_in.is_none() {
-            let elsewhere = OTHER_FOLDERS.iter().any(|folder| Path::new(folder).join(unit).exists());
-            let now = world.path(&file.dest).unwrap_or(PathState::Absent);
+            let elsewhere = OTHER_UNIT_DIRS.iter().any(|folder| Path::new(folder).join(unit).exists());
+            let now = view.path_state(&file.dest).unwrap_or(PathState::Absent);
             match (self.state, now) {
                 // A unit that is there keeps what is known of it.
                 (Presence::Present, PathState::File { .. }) => {}
                 (Presence::Present, PathState::Absent) if elsewhere => {}
-                (Presence::Present, _) => world.expect_unit(unit, UnitState::fresh()),
+                (Presence::Present, _) => view.predict_unit(unit, UnitState::new_disabled()),
                 (Presence::Absent, _) if elsewhere => {}
-                (Presence::Absent, _) => world.expect_unit(unit, UnitState::absent()),
+                (Presence::Absent, _) => view.predict_unit(unit, UnitState::absent()),
             }
         } else if let Some(folder) = file.dest.parent()
             && self.state == Presence::Present
         {
-            let meta = mode::meta(Mode::directory(), "root", None);
-            if matches!(world.path(folder), Ok(PathState::Absent)) {
-                world.expect_path(folder, PathState::Directory { meta });
+            let meta = mode::path_meta(FileMode::default_directory(), "root", None);
+            if matches!(view.path_state(folder), Ok(PathState::Absent)) {
+                view.predict_path(folder, PathState::Directory { meta });
             }
         }
-        Resource::expect(&file, world);
+        Resource::predict_state(&file, view);
     }
 
-    fn apply(&self, observed: &file::Observed, site: &mut Site) -> Result<()> {
-        let file = self.file();
-        if self.parts().1.is_some()
+    fn apply(&self, observed: &file::ObservedFile, context: &mut ApplyContext) -> Result<()> {
+        let file = self.to_file();
+        if self.split_name().1.is_some()
             && let Some(folder) = file.dest.parent()
         {
             fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
         }
-        Resource::apply(&file, observed, site)?;
-        site.owe_reload();
+        Resource::apply(&file, observed, context)?;
+        context.require_reload();
         Ok(())
     }
 }
 
-impl Unit {
+impl UnitResource {
     /// The unit's name and, for a drop-in, the name of its file.
-    fn parts(&self) -> (&str, Option<&str>) {
+    fn split_name(&self) -> (&str, Option<&str>) {
         match self.name.split_once(".d/") {
             Some((unit, drop_in)) => (unit, Some(drop_in)),
             None => (&self.name, None),
@@ -129,12 +133,12 @@ impl Unit {
     }
 
     /// The file that it is.
-    fn file(&self) -> File {
-        File {
-            dest: PathBuf::from(FOLDER).join(&self.name),
+    fn to_file(&self) -> FileResource {
+        FileResource {
+            dest: PathBuf::from(UNIT_DIR).join(&self.name),
             content: self.content.clone(),
-            mode: Mode::file(),
-            owner: mode::root(),
+            mode: FileMode::default_file(),
+            owner: mode::default_owner(),
             group: None,
             sensitive: false,
             state: self.state,
@@ -146,9 +150,9 @@ impl Unit {
 ///
 /// # Errors
 /// What is wrong, in one sentence.
-pub fn check_name(name: &str) -> Result<(), String> {
+pub fn check_unit_name(name: &str) -> Result<(), String> {
     let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
-    if !suffix.is_some_and(|suffix| SUFFIXES.contains(&suffix)) {
+    if !suffix.is_some_and(|suffix| UNIT_SUFFIXES.contains(&suffix)) {
         return Err(format!("a unit's name ends with its kind, as in \"{name}.service\""));
     }
     let allowed = name.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));

@@ -10,22 +10,24 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, Mode, Presence};
-use super::{Blobs, Diff, GroupState, PathState, Read, Resource, Site, UserState, World, text};
-use crate::plan::Change;
+use super::mode::{self, FileMode, Presence};
+use super::{
+    ApplyContext, BlobSource, Diff, GroupState, HostView, PathState, ReadOutcome, Resource, UserState, de_string,
+};
+use crate::plan::AttributeChange;
 use crate::process::Program;
 
 /// Permissions of a home folder that is made; given to useradd, so that the plan knows them.
-const HOME_MODE: u32 = 0o750;
+const NEW_HOME_MODE: u32 = 0o750;
 
 /// The desired state of an account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct User {
+pub struct UserResource {
     /// Its name.
     pub name: String,
     /// Its number; the system chooses where none is given.
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub uid: Option<u32>,
     /// The primary group; a new user gets one of its own name where none is given.
     pub group: Option<String>,
@@ -33,7 +35,7 @@ pub struct User {
     #[serde(default)]
     pub groups: BTreeSet<String>,
     /// Take it out of all other groups.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub exact_groups: bool,
     /// Its home; a new user gets `/home/NAME`, a new system user `/nonexistent`.
     pub home: Option<String>,
@@ -42,10 +44,10 @@ pub struct User {
     /// The comment field: a full name, a purpose.
     pub comment: Option<String>,
     /// Choose the number from the system's range.
-    #[serde(default, deserialize_with = "text::required")]
+    #[serde(default, deserialize_with = "de_string::required")]
     pub system: bool,
     /// Make the home folder of a new user; not given: `true`, for a system user `false`.
-    #[serde(default, deserialize_with = "text::optional")]
+    #[serde(default, deserialize_with = "de_string::optional")]
     pub create_home: Option<bool>,
     /// `"absent"` removes the account.
     #[serde(default)]
@@ -55,25 +57,25 @@ pub struct User {
 /// What was there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
-pub enum Observed {
+pub enum ObservedUser {
     /// No account of that name.
     Absent {
         /// Is there a group of that name already? The new user is put into it then.
-        own_group: bool,
+        has_own_group: bool,
     },
     /// An account.
     Present(UserState),
 }
 
-impl Resource for User {
+impl Resource for UserResource {
     const KIND: &'static str = "user";
-    type Observed = Observed;
+    type Observed = ObservedUser;
 
     fn key(&self) -> String {
         self.name.clone()
     }
 
-    fn owns(&self) -> Vec<String> {
+    fn exclusive_claims(&self) -> Vec<String> {
         vec![format!("user {}", self.name)]
     }
 
@@ -93,66 +95,66 @@ impl Resource for User {
         Ok(())
     }
 
-    fn read(&self, world: &mut World) -> Result<Read<Observed>> {
-        let state = world.user(&self.name)?;
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedUser>> {
+        let state = view.user_state(&self.name)?;
         if state.is_none()
-            && let Some(arrival) = world.arrival(&format!("user {}", self.name))
+            && let Some(arrival) = view.provided_by(&format!("user {}", self.name))
         {
-            return Ok(Read::Unknown(format!("the user comes with package {}", arrival.package)));
+            return Ok(ReadOutcome::UnknownUntilApply(format!("the user comes with package {}", arrival.package)));
         }
-        if self.state == Presence::Present && world.surprise().is_none() {
+        if self.state == Presence::Present && view.unknown_until_apply().is_none() {
             for group in self.group.iter().chain(&self.groups) {
                 let own = state.is_none() && self.group.is_none() && *group == self.name;
-                if !own && world.group(group)?.is_none() {
+                if !own && view.group_state(group)?.is_none() {
                     bail!("there is no group {group}; a `group` step before this one can make it");
                 }
             }
         }
-        Ok(Read::Known(match state {
-            Some(state) => Observed::Present(state),
-            None => Observed::Absent { own_group: world.group(&self.name)?.is_some() },
+        Ok(ReadOutcome::Known(match state {
+            Some(state) => ObservedUser::Present(state),
+            None => ObservedUser::Absent { has_own_group: view.group_state(&self.name)?.is_some() },
         }))
     }
 
-    fn diff(&self, observed: &Observed, _blobs: &dyn Blobs) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedUser, _blobs: &dyn BlobSource) -> Result<Diff> {
         Ok(match (self.state, observed) {
-            (Presence::Absent, Observed::Absent { .. }) => Diff::none(),
-            (Presence::Absent, Observed::Present(now)) => {
-                Diff::remove(now.uid.iter().map(|uid| Change::gone("uid", uid)).collect())
+            (Presence::Absent, ObservedUser::Absent { .. }) => Diff::none(),
+            (Presence::Absent, ObservedUser::Present(now)) => {
+                Diff::remove(now.uid.iter().map(|uid| AttributeChange::to_absent("uid", uid)).collect())
             }
-            (Presence::Present, Observed::Absent { .. }) => Diff::add(self.set()),
-            (Presence::Present, Observed::Present(now)) => Diff::change(self.changes(now)),
+            (Presence::Present, ObservedUser::Absent { .. }) => Diff::add(self.creation_changes()),
+            (Presence::Present, ObservedUser::Present(now)) => Diff::change(self.account_changes(now)),
         })
     }
 
-    fn expect(&self, world: &mut World) {
+    fn predict_state(&self, view: &mut HostView) {
         // What cannot be read here could not be read for the diff either, which then ended the plan.
-        let Ok(now) = world.user(&self.name) else { return };
+        let Ok(now) = view.user_state(&self.name) else { return };
         match (self.state, now) {
             (Presence::Absent, now) => {
-                world.expect_user(&self.name, None);
-                self.expect_group_gone(now, world);
+                view.predict_user(&self.name, None);
+                self.predict_group_removal(now, view);
             }
-            (Presence::Present, Some(now)) => world.expect_user(&self.name, Some(self.after(now))),
+            (Presence::Present, Some(now)) => view.predict_user(&self.name, Some(self.account_after(now))),
             (Presence::Present, None) => {
-                if self.group.is_none() && matches!(world.group(&self.name), Ok(None)) {
-                    world.expect_group(&self.name, Some(GroupState { gid: None }));
+                if self.group.is_none() && matches!(view.group_state(&self.name), Ok(None)) {
+                    view.predict_group(&self.name, Some(GroupState { gid: None }));
                 }
-                self.expect_home(world);
-                world.expect_user(&self.name, Some(self.fresh()));
+                self.predict_home(view);
+                view.predict_user(&self.name, Some(self.new_account()));
             }
         }
     }
 
-    fn apply(&self, observed: &Observed, _site: &mut Site) -> Result<()> {
-        let argv = self.argv(observed);
+    fn apply(&self, observed: &ObservedUser, _context: &mut ApplyContext) -> Result<()> {
+        let argv = self.build_argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the user")?;
         Program::new(program).args(args).run().map(drop)
     }
 }
 
-impl User {
-    fn primary(&self) -> &str {
+impl UserResource {
+    fn primary_group(&self) -> &str {
         self.group.as_deref().unwrap_or(&self.name)
     }
 
@@ -165,24 +167,24 @@ impl User {
         self.shell.as_deref().unwrap_or(if self.system { "/usr/sbin/nologin" } else { "/bin/bash" })
     }
 
-    fn makes_home(&self) -> bool {
+    fn should_create_home(&self) -> bool {
         self.create_home.unwrap_or(!self.system)
     }
 
     /// The account that useradd makes.
-    fn fresh(&self) -> UserState {
+    fn new_account(&self) -> UserState {
         UserState {
             uid: self.uid,
-            group: self.primary().to_owned(),
+            group: self.primary_group().to_owned(),
             comment: self.comment.clone().unwrap_or_default(),
             home: self.new_home(),
             shell: self.new_shell().to_owned(),
-            groups: self.groups.iter().filter(|group| *group != self.primary()).cloned().collect(),
+            groups: self.groups.iter().filter(|group| *group != self.primary_group()).cloned().collect(),
         }
     }
 
     /// The account that usermod leaves.
-    fn after(&self, now: UserState) -> UserState {
+    fn account_after(&self, now: UserState) -> UserState {
         UserState {
             uid: self.uid.or(now.uid),
             groups: self.groups_after(&now),
@@ -205,33 +207,35 @@ impl User {
         now.groups.iter().chain(wanted).cloned().collect()
     }
 
-    fn set(&self) -> Vec<Change> {
-        let fresh = self.fresh();
-        let mut changes: Vec<Change> = fresh.uid.iter().map(|uid| Change::set("uid", uid)).collect();
-        changes.push(Change::set("group", &fresh.group));
+    fn creation_changes(&self) -> Vec<AttributeChange> {
+        let fresh = self.new_account();
+        let mut changes: Vec<AttributeChange> =
+            fresh.uid.iter().map(|uid| AttributeChange::from_absent("uid", uid)).collect();
+        changes.push(AttributeChange::from_absent("group", &fresh.group));
         if !fresh.groups.is_empty() {
-            changes.push(Change::set("groups", list(&fresh.groups)));
+            changes.push(AttributeChange::from_absent("groups", join_groups(&fresh.groups)));
         }
-        let home = if self.makes_home() { format!("{} (made)", fresh.home) } else { fresh.home };
-        changes.extend([Change::set("home", home), Change::set("shell", &fresh.shell)]);
+        let home = if self.should_create_home() { format!("{} (made)", fresh.home) } else { fresh.home };
+        changes
+            .extend([AttributeChange::from_absent("home", home), AttributeChange::from_absent("shell", &fresh.shell)]);
         if !fresh.comment.is_empty() {
-            changes.push(Change::set("comment", &fresh.comment));
+            changes.push(AttributeChange::from_absent("comment", &fresh.comment));
         }
         changes
     }
 
-    fn changes(&self, now: &UserState) -> Vec<Change> {
-        let after = self.after(now.clone());
+    fn account_changes(&self, now: &UserState) -> Vec<AttributeChange> {
+        let after = self.account_after(now.clone());
         let mut changes = Vec::new();
         if after.uid != now.uid {
             let shown = |uid: Option<u32>| uid.map_or_else(|| "chosen by the system".to_owned(), |uid| uid.to_string());
-            changes.push(Change::new("uid", shown(now.uid), shown(after.uid)));
+            changes.push(AttributeChange::new("uid", shown(now.uid), shown(after.uid)));
         }
         if after.group != now.group {
-            changes.push(Change::new("group", &now.group, &after.group));
+            changes.push(AttributeChange::new("group", &now.group, &after.group));
         }
         if after.groups != now.groups {
-            changes.push(Change::new("groups", list(&now.groups), list(&after.groups)));
+            changes.push(AttributeChange::new("groups", join_groups(&now.groups), join_groups(&after.groups)));
         }
         for (what, from, to) in [
             ("home", &now.home, &after.home),
@@ -239,42 +243,42 @@ impl User {
             ("comment", &now.comment, &after.comment),
         ] {
             if from != to {
-                changes.push(Change::new(what, from, to));
+                changes.push(AttributeChange::new(what, from, to));
             }
         }
         changes
     }
 
-    fn expect_home(&self, world: &mut World) {
+    fn predict_home(&self, view: &mut HostView) {
         let home = self.new_home();
         let home = Path::new(&home);
-        if self.makes_home() && matches!(world.path(home), Ok(PathState::Absent)) {
-            let meta = mode::meta(Mode(HOME_MODE), &self.name, Some(self.primary()));
-            world.expect_path(home, PathState::Directory { meta });
+        if self.should_create_home() && matches!(view.path_state(home), Ok(PathState::Absent)) {
+            let meta = mode::path_meta(FileMode(NEW_HOME_MODE), &self.name, Some(self.primary_group()));
+            view.predict_path(home, PathState::Directory { meta });
         }
     }
 
     /// userdel removes the user's own group with it, unless others are in it.
-    fn expect_group_gone(&self, now: Option<UserState>, world: &mut World) {
-        let Ok((primary, members)) = world.group_users(&self.name) else { return };
+    fn predict_group_removal(&self, now: Option<UserState>, view: &mut HostView) {
+        let Ok((primary, members)) = view.group_users(&self.name) else { return };
         if now.is_some_and(|now| now.group == self.name) && primary.is_empty() && members.is_empty() {
-            world.expect_group(&self.name, None);
+            view.predict_group(&self.name, None);
         }
     }
 
     /// The command that brings the account from what was observed to what is wanted.
-    fn argv(&self, observed: &Observed) -> Vec<String> {
+    fn build_argv(&self, observed: &ObservedUser) -> Vec<String> {
         let mut argv = match (self.state, observed) {
             (Presence::Absent, _) => vec!["userdel".to_owned()],
-            (Presence::Present, Observed::Absent { own_group }) => self.useradd(*own_group),
-            (Presence::Present, Observed::Present(now)) => self.usermod(now),
+            (Presence::Present, ObservedUser::Absent { has_own_group: own_group }) => self.useradd_argv(*own_group),
+            (Presence::Present, ObservedUser::Present(now)) => self.usermod_argv(now),
         };
         argv.extend(["--".to_owned(), self.name.clone()]);
         argv
     }
 
-    fn useradd(&self, own_group: bool) -> Vec<String> {
-        let fresh = self.fresh();
+    fn useradd_argv(&self, own_group: bool) -> Vec<String> {
+        let fresh = self.new_account();
         let mut argv = vec!["useradd".to_owned()];
         if self.system {
             argv.push("--system".to_owned());
@@ -288,28 +292,28 @@ impl User {
             argv.push("--user-group".to_owned());
         }
         if !fresh.groups.is_empty() {
-            argv.extend(["--groups".to_owned(), list(&fresh.groups)]);
+            argv.extend(["--groups".to_owned(), join_groups(&fresh.groups)]);
         }
         argv.extend(["--home-dir".to_owned(), fresh.home, "--shell".to_owned(), fresh.shell]);
         if !fresh.comment.is_empty() {
             argv.extend(["--comment".to_owned(), fresh.comment]);
         }
-        if self.makes_home() {
-            argv.extend(["--create-home".to_owned(), "--key".to_owned(), format!("HOME_MODE={HOME_MODE:04o}")]);
+        if self.should_create_home() {
+            argv.extend(["--create-home".to_owned(), "--key".to_owned(), format!("HOME_MODE={NEW_HOME_MODE:04o}")]);
         } else {
             argv.push("--no-create-home".to_owned());
         }
         argv
     }
 
-    fn usermod(&self, now: &UserState) -> Vec<String> {
-        let after = self.after(now.clone());
+    fn usermod_argv(&self, now: &UserState) -> Vec<String> {
+        let after = self.account_after(now.clone());
         let mut argv = vec!["usermod".to_owned()];
         if let (true, Some(uid)) = (after.uid != now.uid, after.uid) {
             argv.extend(["--uid".to_owned(), uid.to_string()]);
         }
         if after.groups != now.groups {
-            argv.extend(["--groups".to_owned(), list(&after.groups)]);
+            argv.extend(["--groups".to_owned(), join_groups(&after.groups)]);
         }
         for (option, from, to) in [
             ("--gid", &now.group, &after.group),
@@ -325,7 +329,7 @@ impl User {
     }
 }
 
-fn list(groups: &BTreeSet<String>) -> String {
+fn join_groups(groups: &BTreeSet<String>) -> String {
     groups.iter().map(String::as_str).collect::<Vec<_>>().join(",")
 }
 
@@ -333,11 +337,11 @@ fn list(groups: &BTreeSet<String>) -> String {
 mod tests {
     use super::*;
 
-    fn user(json: &str) -> User {
+    fn parse_user(json: &str) -> UserResource {
         serde_json::from_str(json).unwrap()
     }
 
-    fn now() -> UserState {
+    fn existing_account() -> UserState {
         UserState {
             uid: Some(990),
             group: "app".to_owned(),
@@ -349,13 +353,13 @@ mod tests {
     }
 
     #[test]
-    fn a_new_user_is_made_in_one_call() {
-        let argv =
-            user(r#"{"name":"app","system":true,"groups":["adm"]}"#).argv(&Observed::Absent { own_group: false });
+    fn new_users_need_one_call() {
+        let argv = parse_user(r#"{"name":"app","system":true,"groups":["adm"]}"#)
+            .build_argv(&ObservedUser::Absent { has_own_group: false });
         let wanted = "useradd --system --user-group --groups adm --home-dir /nonexistent --shell /usr/sbin/nologin \
                       --no-create-home -- app";
         assert_eq!(argv.join(" "), wanted);
-        let argv = user(r#"{"name":"app"}"#).argv(&Observed::Absent { own_group: true });
+        let argv = parse_user(r#"{"name":"app"}"#).build_argv(&ObservedUser::Absent { has_own_group: true });
         let wanted =
             "useradd --gid app --home-dir /home/app --shell /bin/bash --create-home --key HOME_MODE=0750 -- app";
         assert_eq!(argv.join(" "), wanted);
@@ -363,22 +367,24 @@ mod tests {
 
     #[test]
     fn only_what_differs_is_changed() {
-        let argv = user(r#"{"name":"app","uid":"990","home":"/srv/app","shell":"/bin/bash","groups":["adm","ssl"]}"#)
-            .argv(&Observed::Present(now()));
+        let argv =
+            parse_user(r#"{"name":"app","uid":"990","home":"/srv/app","shell":"/bin/bash","groups":["adm","ssl"]}"#)
+                .build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv.join(" "), "usermod --groups adm,ssl --shell /bin/bash -- app");
-        let argv = user(r#"{"name":"app","exact_groups":true}"#).argv(&Observed::Present(now()));
+        let argv =
+            parse_user(r#"{"name":"app","exact_groups":true}"#).build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv, ["usermod", "--groups", "", "--", "app"]);
     }
 
     #[test]
-    fn a_group_of_its_own_comes_and_goes_with_it() {
-        let mut world = World::now();
-        let app = user(r#"{"name":"dunlin-none","state":"present"}"#);
-        app.expect(&mut world);
-        assert!(world.group("dunlin-none").unwrap().is_some());
-        assert!(matches!(world.path(Path::new("/home/dunlin-none")).unwrap(), PathState::Directory { .. }));
-        user(r#"{"name":"dunlin-none","state":"absent"}"#).expect(&mut world);
-        assert!(world.user("dunlin-none").unwrap().is_none());
-        assert!(world.group("dunlin-none").unwrap().is_none());
+    fn own_groups_are_created_and_removed_with_the_user() {
+        let mut view = HostView::current();
+        let app = parse_user(r#"{"name":"dunlin-none","state":"present"}"#);
+        app.predict_state(&mut view);
+        assert!(view.group_state("dunlin-none").unwrap().is_some());
+        assert!(matches!(view.path_state(Path::new("/home/dunlin-none")).unwrap(), PathState::Directory { .. }));
+        parse_user(r#"{"name":"dunlin-none","state":"absent"}"#).predict_state(&mut view);
+        assert!(view.user_state("dunlin-none").unwrap().is_none());
+        assert!(view.group_state("dunlin-none").unwrap().is_none());
     }
 }

@@ -11,18 +11,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 /// The binary that is pushed to hosts.
 #[derive(Clone)]
-pub struct Binary {
+pub struct AgentBinary {
     /// Its bytes.
     pub bytes: Arc<Vec<u8>>,
     /// Their SHA-256, hexadecimal.
     pub digest: String,
 }
 
-impl Binary {
+impl AgentBinary {
     /// The shell script that starts the agent. The script holds nothing from an inventory: only hash and length.
     ///
     /// It answers `N` and takes the binary where it is not there yet; the agent's own first byte is 0.
-    pub fn script(&self, root: bool) -> String {
+    pub fn start_script(&self, root: bool) -> String {
         let folder = if root { "/var/lib/dunlin/agent" } else { "${XDG_CACHE_HOME:-$HOME/.cache}/dunlin/agent" };
         let (digest, length) = (&self.digest, self.bytes.len());
         format!(
@@ -37,7 +37,7 @@ impl Binary {
     ///
     /// # Errors
     /// The channel closed, or something else than an agent answered: its text.
-    pub async fn start(
+    pub async fn start_agent(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
         writer: &mut (impl AsyncWrite + Unpin),
@@ -50,11 +50,11 @@ impl Binary {
                 writer.flush().await.map_err(|error| format!("sending the agent: {error}"))?;
                 match reader.read_u8().await {
                     Ok(0) => Ok((0, true)),
-                    Ok(byte) => Err(said(byte, reader).await),
+                    Ok(byte) => Err(describe_unexpected_output(byte, reader).await),
                     Err(_) => Err(String::from("the channel closed after the agent was sent")),
                 }
             }
-            byte => Err(said(byte, reader).await),
+            byte => Err(describe_unexpected_output(byte, reader).await),
         }
     }
 
@@ -62,7 +62,7 @@ impl Binary {
     ///
     /// # Errors
     /// The file cannot be read.
-    pub fn own(digest: impl Fn(&[u8]) -> String) -> std::io::Result<Self> {
+    pub fn read_own(digest: impl Fn(&[u8]) -> String) -> std::io::Result<Self> {
         let bytes = std::fs::read(Path::new("/proc/self/exe"))?;
         let digest = digest(&bytes);
         Ok(Self { bytes: Arc::new(bytes), digest })
@@ -70,7 +70,7 @@ impl Binary {
 }
 
 /// What a login shell or a banner printed where the agent was due.
-async fn said(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
+async fn describe_unexpected_output(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = vec![first];
     let mut rest = [0; 200];
     if let Ok(Ok(read)) = tokio::time::timeout(std::time::Duration::from_millis(200), reader.read(&mut rest)).await {

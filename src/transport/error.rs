@@ -4,19 +4,19 @@ use std::fmt;
 
 /// The cause, as far as it can be told from what ssh and the host said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
+pub enum ConnectErrorKind {
     /// No answer, no route, no such name, connection refused.
     Unreachable,
     /// The inventory pins no key for this host.
-    UnknownKey,
+    UnknownHostKey,
     /// The host shows another key than the pinned one.
-    ChangedKey,
+    ChangedHostKey,
     /// The host does not let this user in with this key.
-    Denied,
+    AccessDenied,
     /// `sudo -n` wants a password or is not allowed.
-    Sudo,
+    SudoDenied,
     /// The login works, but no agent starts.
-    Agent,
+    AgentFailed,
 }
 
 /// A host that could not be reached.
@@ -25,73 +25,77 @@ pub struct ConnectError {
     /// The host's name in the inventory.
     pub host: String,
     /// Why.
-    pub cause: Cause,
+    pub kind: ConnectErrorKind,
     /// What was said, in one line.
     pub detail: String,
     /// The host on the way there that it is about, where it is not the host itself.
-    pub over: Option<String>,
+    pub jump_host: Option<String>,
 }
 
 impl ConnectError {
     /// A failure of that host.
-    pub fn new(host: &str, cause: Cause, detail: impl Into<String>) -> Self {
-        Self { host: host.to_owned(), cause, detail: detail.into(), over: None }
+    pub fn new(host: &str, kind: ConnectErrorKind, detail: impl Into<String>) -> Self {
+        Self { host: host.to_owned(), kind, detail: detail.into(), jump_host: None }
     }
 
     /// A failure of the host that leads to this one.
     pub fn over(host: &str, error: Self) -> Self {
-        let over = Some(error.over.unwrap_or(error.host));
-        Self { host: host.to_owned(), over, ..error }
+        let jump_host = Some(error.jump_host.unwrap_or(error.host));
+        Self { host: host.to_owned(), jump_host, ..error }
     }
 
     /// Tells the cause from the log of ssh's master process.
-    pub fn from_ssh(host: &str, log: &str) -> Self {
-        const SIGNS: &[(&str, Cause)] = &[
-            ("REMOTE HOST IDENTIFICATION HAS CHANGED", Cause::ChangedKey),
-            ("Host key verification failed", Cause::ChangedKey),
-            ("host key is known for", Cause::UnknownKey),
-            ("Permission denied (", Cause::Denied),
-            ("Too many authentication failures", Cause::Denied),
+    pub fn from_ssh_log(host: &str, log: &str) -> Self {
+        const PATTERNS: &[(&str, ConnectErrorKind)] = &[
+            ("REMOTE HOST IDENTIFICATION HAS CHANGED", ConnectErrorKind::ChangedHostKey),
+            ("Host key verification failed", ConnectErrorKind::ChangedHostKey),
+            ("host key is known for", ConnectErrorKind::UnknownHostKey),
+            ("Permission denied (", ConnectErrorKind::AccessDenied),
+            ("Too many authentication failures", ConnectErrorKind::AccessDenied),
         ];
         // An unknown key also ends in "verification failed": look for what is special first.
-        let unknown = log.contains("host key is known for");
-        let sign = SIGNS.iter().find(|(sign, cause)| log.contains(sign) && !(unknown && *cause == Cause::ChangedKey));
-        let cause = sign.map_or(Cause::Unreachable, |(_, cause)| *cause);
+        let is_unknown_key = log.contains("host key is known for");
+        let pattern = PATTERNS
+            .iter()
+            .find(|(sign, kind)| log.contains(sign) && !(is_unknown_key && *kind == ConnectErrorKind::ChangedHostKey));
+        let cause = pattern.map_or(ConnectErrorKind::Unreachable, |(_, cause)| *cause);
         let line = log.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no answer");
         Self::new(host, cause, line)
     }
 
     /// The next step for the person who reads this.
     pub fn hint(&self) -> String {
-        let host = self.over.as_ref().unwrap_or(&self.host);
-        match self.cause {
-            Cause::Unreachable => format!("is it up? try: ssh -v to the address of {host} in hosts.toml"),
-            Cause::UnknownKey => format!(
+        let host = self.jump_host.as_ref().unwrap_or(&self.host);
+        match self.kind {
+            ConnectErrorKind::Unreachable => format!("is it up? try: ssh -v to the address of {host} in hosts.toml"),
+            ConnectErrorKind::UnknownHostKey => format!(
                 "compare the key on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key under [hosts.{host}]"
             ),
-            Cause::ChangedKey => format!(
+            ConnectErrorKind::ChangedHostKey => format!(
                 "if the host was reinstalled, compare its key on its console and replace host_key under [hosts.{host}]; otherwise somebody is in between"
             ),
-            Cause::Denied => format!("check user and key of {host} in hosts.toml, and authorized_keys on the host"),
-            Cause::Sudo => format!(
+            ConnectErrorKind::AccessDenied => {
+                format!("check user and key of {host} in hosts.toml, and authorized_keys on the host")
+            }
+            ConnectErrorKind::SudoDenied => format!(
                 "give the login user password-less sudo on {host} (`USER ALL=(ALL) NOPASSWD: ALL`), or set become = false"
             ),
-            Cause::Agent => format!("try: dunlin exec {host} -- true, with -v"),
+            ConnectErrorKind::AgentFailed => format!("try: dunlin exec {host} -- true, with -v"),
         }
     }
 }
 
 impl fmt::Display for ConnectError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = match self.cause {
-            Cause::Unreachable => "cannot be reached",
-            Cause::UnknownKey => "its host key is not pinned in the inventory",
-            Cause::ChangedKey => "its host key is not the pinned one",
-            Cause::Denied => "does not let us in",
-            Cause::Sudo => "does not allow sudo without a password",
-            Cause::Agent => "does not start dunlin's agent",
+        let what = match self.kind {
+            ConnectErrorKind::Unreachable => "cannot be reached",
+            ConnectErrorKind::UnknownHostKey => "its host key is not pinned in the inventory",
+            ConnectErrorKind::ChangedHostKey => "its host key is not the pinned one",
+            ConnectErrorKind::AccessDenied => "does not let us in",
+            ConnectErrorKind::SudoDenied => "does not allow sudo without a password",
+            ConnectErrorKind::AgentFailed => "does not start dunlin's agent",
         };
-        match &self.over {
+        match &self.jump_host {
             Some(over) => write!(f, "{}: the way there leads over {over}: {what}: {}", self.host, self.detail),
             None => write!(f, "{}: {what}: {}", self.host, self.detail),
         }
@@ -105,19 +109,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ssh_logs_tell_their_cause() {
+    fn ssh_logs_determine_the_error_kind() {
         let cases = [
-            ("ssh: connect to host 10.0.0.1 port 22: Connection refused", Cause::Unreachable),
-            ("ssh: Could not resolve hostname x: Name or service not known", Cause::Unreachable),
+            ("ssh: connect to host 10.0.0.1 port 22: Connection refused", ConnectErrorKind::Unreachable),
+            ("ssh: Could not resolve hostname x: Name or service not known", ConnectErrorKind::Unreachable),
             (
                 "No ED25519 host key is known for a and you have requested strict checking.\nHost key verification failed.",
-                Cause::UnknownKey,
+                ConnectErrorKind::UnknownHostKey,
             ),
-            ("@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.", Cause::ChangedKey),
-            ("deploy@10.0.0.1: Permission denied (publickey).", Cause::Denied),
+            (
+                "@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed.",
+                ConnectErrorKind::ChangedHostKey,
+            ),
+            ("deploy@10.0.0.1: Permission denied (publickey).", ConnectErrorKind::AccessDenied),
         ];
         for (log, cause) in cases {
-            assert_eq!(ConnectError::from_ssh("a", log).cause, cause, "{log}");
+            assert_eq!(ConnectError::from_ssh_log("a", log).kind, cause, "{log}");
         }
     }
 }

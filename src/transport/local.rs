@@ -5,13 +5,13 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::{Cause, Channel, ConnectError};
+use super::{Channel, ConnectError, ConnectErrorKind};
 
 /// Starts `PROGRAM agent` as a child.
 ///
 /// # Errors
 /// The program cannot be started.
-pub fn local(name: &str, program: &Path) -> Result<Channel, ConnectError> {
+pub fn spawn_local_agent(name: &str, program: &Path) -> Result<Channel, ConnectError> {
     let started = Command::new(program)
         .arg("agent")
         .stdin(Stdio::piped())
@@ -19,11 +19,15 @@ pub fn local(name: &str, program: &Path) -> Result<Channel, ConnectError> {
         .stderr(Stdio::inherit())
         .kill_on_drop(false)
         .spawn();
-    let mut child = started.map_err(|error| ConnectError::new(name, Cause::Agent, error.to_string()))?;
+    let mut child =
+        started.map_err(|error| ConnectError::new(name, ConnectErrorKind::AgentFailed, error.to_string()))?;
     match (child.stdin.take(), child.stdout.take()) {
-        (Some(writer), Some(reader)) => {
-            Ok(Channel { reader: Box::new(reader), writer: Box::new(writer), guard: Box::new(child), pushed: false })
-        }
-        _ => Err(ConnectError::new(name, Cause::Agent, "the child has no pipes")),
+        (Some(writer), Some(reader)) => Ok(Channel {
+            reader: Box::new(reader),
+            writer: Box::new(writer),
+            guard: Box::new(child),
+            agent_pushed: false,
+        }),
+        _ => Err(ConnectError::new(name, ConnectErrorKind::AgentFailed, "the child has no pipes")),
     }
 }

@@ -9,11 +9,11 @@ mod target;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub use bootstrap::Binary;
-pub use error::{Cause, ConnectError};
-pub use local::local;
-pub use ssh::Ssh;
-pub use target::{Target, Via};
+pub use bootstrap::AgentBinary;
+pub use error::{ConnectError, ConnectErrorKind};
+pub use local::spawn_local_agent;
+pub use ssh::SshTransport;
+pub use target::{JumpHost, SshTarget};
 
 /// A started agent: what is written reaches its standard input, what it says can be read.
 pub struct Channel {
@@ -24,5 +24,5 @@ pub struct Channel {
     /// What must live as long as the channel: the ssh session, the child process.
     pub guard: Box<dyn Send>,
     /// Was the binary sent first?
-    pub pushed: bool,
+    pub agent_pushed: bool,
 }

@@ -3,20 +3,20 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Target, Via};
+use super::{JumpHost, SshTarget};
 
 /// The configuration: one block a target, then the files that targets name, then the user's own.
-pub fn config(targets: &[Target], known_hosts: &Path) -> String {
+pub fn render_config(targets: &[SshTarget], known_hosts: &Path) -> String {
     let mut text = String::new();
     for target in targets {
-        block(&mut text, target, known_hosts);
+        write_host_block(&mut text, target, known_hosts);
     }
     let mut files: Vec<&Path> = targets.iter().filter_map(|target| target.ssh_config.as_deref()).collect();
     files.sort_unstable();
     files.dedup();
     text.push_str("Match all\n");
     for file in files {
-        let _ = writeln!(text, "  Include {}", quoted(file));
+        let _ = writeln!(text, "  Include {}", quote_path(file));
     }
     if std::env::var_os("HOME").is_some() {
         text.push_str("  Include ~/.ssh/config\n");
@@ -25,25 +25,25 @@ pub fn config(targets: &[Target], known_hosts: &Path) -> String {
     text
 }
 
-fn block(text: &mut String, target: &Target, known_hosts: &Path) {
-    let mut lines: Vec<(&str, String)> = vec![("HostKeyAlias", alias(&target.name))];
+fn write_host_block(text: &mut String, target: &SshTarget, known_hosts: &Path) {
+    let mut lines: Vec<(&str, String)> = vec![("HostKeyAlias", host_key_alias(&target.name))];
     // A name from the ssh config keeps the HostName that stands there.
     if target.ssh_config.is_none() || target.address != target.name {
         lines.push(("HostName", target.address.clone()));
     }
     lines.extend(target.port.map(|port| ("Port", port.to_string())));
     lines.extend(target.user.clone().map(|user| ("User", user)));
-    if let Some(key) = &target.key {
-        lines.push(("IdentityFile", quoted(key)));
+    if let Some(key) = &target.identity_file {
+        lines.push(("IdentityFile", quote_path(key)));
         lines.push(("IdentitiesOnly", "yes".to_owned()));
     }
-    match &target.via {
-        Some(Via::Target(name)) => lines.push(("ProxyJump", name.clone())),
-        Some(Via::Destination(destination)) => lines.push(("ProxyJump", destination.clone())),
+    match &target.jump {
+        Some(JumpHost::Target(name)) => lines.push(("ProxyJump", name.clone())),
+        Some(JumpHost::Destination(destination)) => lines.push(("ProxyJump", destination.clone())),
         None => {}
     }
     let fixed = [
-        ("UserKnownHostsFile", quoted(known_hosts)),
+        ("UserKnownHostsFile", quote_path(known_hosts)),
         ("GlobalKnownHostsFile", "/dev/null".to_owned()),
         ("StrictHostKeyChecking", "yes".to_owned()),
         ("UpdateHostKeys", "no".to_owned()),
@@ -60,21 +60,21 @@ fn block(text: &mut String, target: &Target, known_hosts: &Path) {
 }
 
 /// The known-hosts file: pinned keys under names that no address can take.
-pub fn known_hosts(targets: &[Target]) -> String {
+pub fn render_known_hosts(targets: &[SshTarget]) -> String {
     let mut text = String::new();
     for target in targets {
         for key in &target.host_keys {
-            let _ = writeln!(text, "{} {key}", alias(&target.name));
+            let _ = writeln!(text, "{} {key}", host_key_alias(&target.name));
         }
     }
     text
 }
 
-fn alias(name: &str) -> String {
+fn host_key_alias(name: &str) -> String {
     format!("dunlin.{name}")
 }
 
-fn quoted(path: &Path) -> String {
+fn quote_path(path: &Path) -> String {
     format!("\"{}\"", path.display())
 }
 
@@ -84,15 +84,15 @@ mod tests {
 
     use super::*;
 
-    fn target(name: &str) -> Target {
-        Target {
+    fn target(name: &str) -> SshTarget {
+        SshTarget {
             name: name.to_owned(),
             address: "10.0.0.1".to_owned(),
             port: Some(2222),
             user: Some("deploy".to_owned()),
-            key: Some("/keys/with blank".into()),
+            identity_file: Some("/keys/with blank".into()),
             host_keys: vec!["ssh-ed25519 AAAA".to_owned()],
-            via: Some(Via::Target("bastion".to_owned())),
+            jump: Some(JumpHost::Target("bastion".to_owned())),
             ssh_config: None,
             become_root: true,
             connect_timeout: Duration::from_secs(7),
@@ -100,8 +100,8 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_said_in_ssh_words() {
-        let text = config(&[target("a")], Path::new("/tmp/known"));
+    fn a_target_becomes_an_ssh_host_block() {
+        let text = render_config(&[target("a")], Path::new("/tmp/known"));
         for line in [
             "Host a\n",
             "HostName 10.0.0.1",
@@ -114,6 +114,6 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
-        assert_eq!(known_hosts(&[target("a")]), "dunlin.a ssh-ed25519 AAAA\n");
+        assert_eq!(render_known_hosts(&[target("a")]), "dunlin.a ssh-ed25519 AAAA\n");
     }
 }

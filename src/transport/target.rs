@@ -5,7 +5,7 @@ use std::time::Duration;
 
 /// The host that a connection goes over.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Via {
+pub enum JumpHost {
     /// Another target of the same run, by name.
     Target(String),
     /// `user@host:port`, as ssh's ProxyJump takes it.
@@ -14,7 +14,7 @@ pub enum Via {
 
 /// One host to connect to. All strings are validated where the inventory is loaded: none can become an ssh option.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
+pub struct SshTarget {
     /// Its name in the inventory.
     pub name: String,
     /// Host name or address.
@@ -24,11 +24,11 @@ pub struct Target {
     /// User to log in as; ssh's own choice where absent.
     pub user: Option<String>,
     /// Private key.
-    pub key: Option<PathBuf>,
+    pub identity_file: Option<PathBuf>,
     /// Pinned public keys, as `ssh-ed25519 AAAA…`.
     pub host_keys: Vec<String>,
     /// The way there, where it is not direct.
-    pub via: Option<Via>,
+    pub jump: Option<JumpHost>,
     /// An ssh configuration file to read besides.
     pub ssh_config: Option<PathBuf>,
     /// Is the agent started through `sudo -n`?

@@ -1,15 +1,18 @@
 //! A run that is killed at any step: the next one brings the host to where it was asked to be.
 
-use dunlin::wire::deploy::{Outcome, Reply, Request};
+use dunlin::protocol::deploy::{DeployReply, DeployRequest, SwitchOutcome};
 
-use crate::model::{Fuse, Quiet};
-use crate::world::{World, wish};
+use crate::fixture::{DeployFixture, desired_release};
+use crate::model::{CrashPoint, CrashingSink};
 
 /// Kills a run at each of its points in turn, on a fresh world each time; returns how many points there were.
-fn at_every_point(prepare: impl Fn(&mut World), run: impl Fn(&mut World, usize) -> bool) -> usize {
+fn crash_at_every_point(
+    prepare: impl Fn(&mut DeployFixture),
+    run: impl Fn(&mut DeployFixture, usize) -> bool,
+) -> usize {
     for point in 0.. {
         assert!(point < 500, "the run has an end");
-        let mut world = World::new();
+        let mut world = DeployFixture::new_fixture();
         prepare(&mut world);
         if run(&mut world, point) {
             return point;
@@ -19,16 +22,19 @@ fn at_every_point(prepare: impl Fn(&mut World), run: impl Fn(&mut World, usize) 
 }
 
 #[test]
-fn the_next_deploy_of_the_same_release_converges() {
-    let (old, mut new) = (wish("1.0"), wish("1.1"));
+fn deploys_of_the_same_release_converge_after_a_crash() {
+    let (old, mut new) = (desired_release("1.0"), desired_release("1.1"));
     new.config = "changed";
     new.units = vec!["demo.service", "more.service"];
-    let points = at_every_point(
-        |world| drop(world.deploy(&old, &Fuse::none())),
+    let points = crash_at_every_point(
+        |world| drop(world.deploy_release(&old, &CrashPoint::never())),
         |world, point| {
-            let whole = world.deploy(&new, &Fuse::at(point)).is_some();
-            let outcome = world.deploy(&new, &Fuse::none()).unwrap();
-            assert!(matches!(outcome, Outcome::Healthy { .. } | Outcome::Unchanged), "point {point}: {outcome:?}");
+            let whole = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+            let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+            assert!(
+                matches!(outcome, SwitchOutcome::Healthy { .. } | SwitchOutcome::Unchanged),
+                "point {point}: {outcome:?}"
+            );
             world.assert_serves(&new);
             whole
         },
@@ -37,15 +43,15 @@ fn the_next_deploy_of_the_same_release_converges() {
 }
 
 #[test]
-fn a_return_to_the_old_release_converges() {
-    let (old, mut new) = (wish("1.0"), wish("1.1"));
+fn deploys_of_the_old_release_converge_after_a_crash() {
+    let (old, mut new) = (desired_release("1.0"), desired_release("1.1"));
     new.config = "changed";
     new.units = vec!["demo.service", "more.service"];
-    at_every_point(
-        |world| drop(world.deploy(&old, &Fuse::none())),
+    crash_at_every_point(
+        |world| drop(world.deploy_release(&old, &CrashPoint::never())),
         |world, point| {
-            let whole = world.deploy(&new, &Fuse::at(point)).is_some();
-            world.deploy(&old, &Fuse::none()).unwrap();
+            let whole = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+            world.deploy_release(&old, &CrashPoint::never()).unwrap();
             world.assert_serves(&old);
             whole
         },
@@ -53,13 +59,13 @@ fn a_return_to_the_old_release_converges() {
 }
 
 #[test]
-fn a_first_deploy_converges() {
-    let new = wish("1.0");
-    at_every_point(
+fn first_deploys_converge_after_a_crash() {
+    let new = desired_release("1.0");
+    crash_at_every_point(
         |_| (),
         |world, point| {
-            let whole = world.deploy(&new, &Fuse::at(point)).is_some();
-            world.deploy(&new, &Fuse::none()).unwrap();
+            let whole = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+            world.deploy_release(&new, &CrashPoint::never()).unwrap();
             world.assert_serves(&new);
             whole
         },
@@ -67,17 +73,20 @@ fn a_first_deploy_converges() {
 }
 
 #[test]
-fn a_return_by_itself_that_is_killed_is_finished_by_the_next_run() {
-    let (old, mut bad) = (wish("1.0"), wish("1.1"));
+fn interrupted_automatic_rollbacks_are_finished_by_the_next_run() {
+    let (old, mut bad) = (desired_release("1.0"), desired_release("1.1"));
     bad.program = "broken";
     bad.units = vec!["demo.service", "more.service"];
-    at_every_point(
-        |world| drop(world.deploy(&old, &Fuse::none())),
+    crash_at_every_point(
+        |world| drop(world.deploy_release(&old, &CrashPoint::never())),
         |world, point| {
-            let whole = world.deploy(&bad, &Fuse::at(point)).is_some();
+            let whole = world.deploy_release(&bad, &CrashPoint::crash_at(point)).is_some();
             // The same broken release again: the host must end up with the old one by itself.
-            let outcome = world.deploy(&bad, &Fuse::none()).unwrap();
-            assert!(matches!(&outcome, Outcome::Returned { unhealthy: None, .. }), "point {point}: {outcome:?}");
+            let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+            assert!(
+                matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }),
+                "point {point}: {outcome:?}"
+            );
             world.assert_serves(&old);
             whole
         },
@@ -85,26 +94,33 @@ fn a_return_by_itself_that_is_killed_is_finished_by_the_next_run() {
 }
 
 #[test]
-fn a_rollback_that_is_killed_is_finished_by_the_next_one() {
-    let (old, new) = (wish("1.0"), wish("1.1"));
-    at_every_point(
+fn interrupted_rollbacks_are_finished_by_the_next_one() {
+    let (old, new) = (desired_release("1.0"), desired_release("1.1"));
+    crash_at_every_point(
         |world| {
-            world.deploy(&old, &Fuse::none());
-            world.deploy(&new, &Fuse::none());
+            world.deploy_release(&old, &CrashPoint::never());
+            world.deploy_release(&new, &CrashPoint::never());
         },
         |world, point| {
-            let to = world.desired(&old).manifest.version;
+            let to = world.desired_state(&old).manifest.version;
             let mut back = |fuse| {
-                world.killable(|world| {
-                    let host = world.host(&fuse);
-                    let from = world.observe(&host, dunlin::wire::deploy::About::Nothing).confirmed;
-                    let request = Request::Rollback { scope: world.scope("test"), to: Some(to.clone()), from };
-                    host.handle(&request, &world.store, &Quiet(fuse.clone())).unwrap()
+                world.catch_crash(|world| {
+                    let host = world.host_agent(&fuse);
+                    let from = world.observe_host(&host, dunlin::protocol::deploy::CompareWith::Nothing).confirmed;
+                    let request = DeployRequest::Rollback {
+                        scope: world.service_scope("test"),
+                        version: Some(to.clone()),
+                        expected_current: from,
+                    };
+                    host.handle_request(&request, &world.store, &CrashingSink(fuse.clone())).unwrap()
                 })
             };
-            let whole = back(Fuse::at(point)).is_some();
-            let reply = back(Fuse::none()).unwrap();
-            assert!(matches!(reply, Reply::Switched(Outcome::Healthy { .. } | Outcome::Unchanged)), "{reply:?}");
+            let whole = back(CrashPoint::crash_at(point)).is_some();
+            let reply = back(CrashPoint::never()).unwrap();
+            assert!(
+                matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. } | SwitchOutcome::Unchanged)),
+                "{reply:?}"
+            );
             world.assert_serves(&old);
             whole
         },

@@ -9,10 +9,10 @@
 )]
 
 mod converge;
+mod examples;
+mod fixture;
 #[path = "../support/messages.rs"]
 mod messages;
 mod model;
-mod refuse;
+mod rejections;
 mod rollout;
-mod shipped;
-mod world;

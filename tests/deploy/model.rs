@@ -8,56 +8,56 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Result, bail, ensure};
-use dunlin::deploy::host::{ServiceState, Services};
-use dunlin::wire::{Event, Sink};
+use dunlin::deploy::host::{ServiceManager, UnitStatus};
+use dunlin::protocol::{Event, ProgressSink};
 
 /// Ends the run at a point, as a kill would: no code of the run goes on but the release of what it holds.
 #[derive(Default)]
-pub struct Fuse {
+pub struct CrashPoint {
     passed: AtomicUsize,
     at: Option<usize>,
 }
 
-impl Fuse {
+impl CrashPoint {
     /// Blows at the point of that number.
-    pub fn at(point: usize) -> Arc<Self> {
+    pub fn crash_at(point: usize) -> Arc<Self> {
         Arc::new(Self { passed: AtomicUsize::new(0), at: Some(point) })
     }
 
     /// Never blows.
-    pub fn none() -> Arc<Self> {
+    pub fn never() -> Arc<Self> {
         Arc::default()
     }
 
-    fn pass(&self) {
+    fn check_point(&self) {
         if Some(self.passed.fetch_add(1, Ordering::SeqCst)) == self.at {
-            std::panic::resume_unwind(Box::new(Killed));
+            std::panic::resume_unwind(Box::new(SimulatedCrash));
         }
     }
 }
 
 /// What a blown fuse unwinds with.
-pub struct Killed;
+pub struct SimulatedCrash;
 
 /// Drops events, passes the fuse at each.
-pub struct Quiet(pub Arc<Fuse>);
+pub struct CrashingSink(pub Arc<CrashPoint>);
 
-impl Sink for Quiet {
+impl ProgressSink for CrashingSink {
     fn emit(&self, _event: Event) {
-        self.0.pass();
+        self.0.check_point();
     }
 
-    fn cancelled(&self) -> bool {
+    fn is_cancelled(&self) -> bool {
         false
     }
 }
 
 /// The machine: outlives the runs.
 #[derive(Default)]
-pub struct Machine {
+pub struct FakeMachine {
     loaded: BTreeMap<String, String>,
     enabled: BTreeSet<String>,
-    running: BTreeMap<String, Process>,
+    running: BTreeMap<String, FakeProcess>,
     pub calls: Vec<String>,
     next_pid: u32,
     /// Nothing stays up: a database that all releases need is gone.
@@ -66,7 +66,7 @@ pub struct Machine {
 
 /// What a running unit was started from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Process {
+pub struct FakeProcess {
     pid: u32,
     failed: bool,
     /// Text of the unit as loaded.
@@ -78,15 +78,15 @@ pub struct Process {
 }
 
 /// The service manager of a machine.
-pub struct Model {
-    pub machine: Arc<Mutex<Machine>>,
+pub struct FakeServices {
+    pub machine: Arc<Mutex<FakeMachine>>,
     pub folder: PathBuf,
-    pub fuse: Arc<Fuse>,
+    pub fuse: Arc<CrashPoint>,
 }
 
-impl Machine {
+impl FakeMachine {
     /// The unit as it runs; absent where it does not.
-    pub fn process(&self, unit: &str) -> Option<&Process> {
+    pub fn find_process(&self, unit: &str) -> Option<&FakeProcess> {
         self.running.get(unit).filter(|process| !process.failed)
     }
 
@@ -95,34 +95,34 @@ impl Machine {
     }
 
     /// The unit dies.
-    pub fn crash(&mut self, unit: &str) {
+    pub fn crash_process(&mut self, unit: &str) {
         self.running.get_mut(unit).expect("it runs").failed = true;
     }
 }
 
-impl Model {
-    fn change<T>(&self, call: String, change: impl FnOnce(&mut Machine) -> Result<T>) -> Result<T> {
-        self.fuse.pass();
+impl FakeServices {
+    fn apply_change<T>(&self, call: String, change: impl FnOnce(&mut FakeMachine) -> Result<T>) -> Result<T> {
+        self.fuse.check_point();
         let result = {
             let mut machine = self.machine.lock().unwrap();
             machine.calls.push(call);
             change(&mut machine)
         };
-        self.fuse.pass();
+        self.fuse.check_point();
         result
     }
 }
 
-impl Services for Model {
-    fn unit_folder(&self) -> &Path {
+impl ServiceManager for FakeServices {
+    fn unit_dir(&self) -> &Path {
         &self.folder
     }
 
-    fn states(&self, units: &[&str]) -> Result<Vec<ServiceState>> {
+    fn read_unit_statuses(&self, units: &[&str]) -> Result<Vec<UnitStatus>> {
         let machine = self.machine.lock().unwrap();
         let state = |unit: &&str| {
             let process = machine.running.get(*unit);
-            ServiceState {
+            UnitStatus {
                 active: process
                     .map_or("inactive", |process| if process.failed { "failed" } else { "active" })
                     .to_owned(),
@@ -133,8 +133,8 @@ impl Services for Model {
         Ok(units.iter().map(state).collect())
     }
 
-    fn reload(&self) -> Result<()> {
-        self.change("reload".to_owned(), |machine| {
+    fn reload_units(&self) -> Result<()> {
+        self.apply_change("reload".to_owned(), |machine| {
             machine.loaded.clear();
             for entry in fs::read_dir(&self.folder)? {
                 let path = entry?.path();
@@ -147,8 +147,8 @@ impl Services for Model {
         })
     }
 
-    fn enable(&self, unit: &str, on: bool) -> Result<()> {
-        self.change(format!("enable {unit} {on}"), |machine| {
+    fn set_enabled(&self, unit: &str, on: bool) -> Result<()> {
+        self.apply_change(format!("enable {unit} {on}"), |machine| {
             if on {
                 ensure!(self.folder.join(unit).exists(), "{unit} does not exist");
                 machine.enabled.insert(unit.to_owned());
@@ -159,8 +159,8 @@ impl Services for Model {
         })
     }
 
-    fn restart(&self, unit: &str) -> Result<()> {
-        self.change(format!("restart {unit}"), |machine| {
+    fn restart_unit(&self, unit: &str) -> Result<()> {
+        self.apply_change(format!("restart {unit}"), |machine| {
             let Some(text) = machine.loaded.get(unit).cloned() else { bail!("Unit {unit} not found.") };
             let read = |key: &str| {
                 let path = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("/nothing");
@@ -170,19 +170,19 @@ impl Services for Model {
             let failed = machine.barren || program.contains("broken") || config.contains("broken");
             machine.next_pid += 1;
             let pid = machine.next_pid;
-            machine.running.insert(unit.to_owned(), Process { pid, failed, unit: text, program, config });
+            machine.running.insert(unit.to_owned(), FakeProcess { pid, failed, unit: text, program, config });
             Ok(())
         })
     }
 
-    fn stop(&self, unit: &str) -> Result<()> {
-        self.change(format!("stop {unit}"), |machine| {
+    fn stop_unit(&self, unit: &str) -> Result<()> {
+        self.apply_change(format!("stop {unit}"), |machine| {
             machine.running.remove(unit);
             Ok(())
         })
     }
 
-    fn log(&self, units: &[&str], _since: u64) -> Vec<String> {
+    fn read_log(&self, units: &[&str], _since: u64) -> Vec<String> {
         let machine = self.machine.lock().unwrap();
         units
             .iter()

@@ -2,97 +2,107 @@
 
 use std::time::{Duration, Instant};
 
-use crate::hosts::fleet;
-use crate::project::Project;
+use crate::hosts::lock_fleet;
+use crate::project::FleetProject;
 
-const STEP: &str = "[[play.step]]\nfile = { dest = \"/srv/dunlin-fault\", content = \"text\" }\n";
-const PATH: &str = "/srv/dunlin-fault";
+const FILE_STEP: &str = "[[play.step]]\nfile = { dest = \"/srv/dunlin-fault\", content = \"text\" }\n";
+const FILE_PATH: &str = "/srv/dunlin-fault";
 
 #[test]
-fn another_host_key_is_refused() {
-    let Some(fleet) = fleet() else { return };
-    fleet.clear(PATH);
-    let mut project = Project::new(&fleet);
-    let other = project.host("redis-03")["host_key"].clone();
-    project.host("redis-02").insert("host_key".to_owned(), other);
-    project.write();
-    project.play("redis", STEP);
+fn changed_host_keys_are_rejected() {
+    let Some(fleet) = lock_fleet() else { return };
+    fleet.remove_paths(FILE_PATH);
+    let mut project = FleetProject::with_fleet(&fleet);
+    let other = project.host_table("redis-03")["host_key"].clone();
+    project.host_table("redis-02").insert("host_key".to_owned(), other);
+    project.write_files();
+    project.write_play("redis", FILE_STEP);
     let hint = "replace host_key under [hosts.redis-02]";
-    let refused = project.provision(&["--yes"]).ends(4);
-    refused.complains(&["redis-02: its host key is not the pinned one", "next:", hint]);
-    assert_eq!(fleet.file("redis-02", PATH), None, "a host that shows another key was changed");
-    assert_eq!(fleet.file("redis-01", PATH).as_deref(), Some("text"), "the others did not go on");
-    project.dunlin(&["exec", "redis-02", "--", "true"]).ends(4).complains(&["not the pinned one", hint]);
+    let refused = project.run_provision(&["--yes"]).assert_status(4);
+    refused.assert_stderr_contains(&["redis-02: its host key is not the pinned one", "next:", hint]);
+    assert_eq!(fleet.read_file("redis-02", FILE_PATH), None, "a host that shows another key was changed");
+    assert_eq!(fleet.read_file("redis-01", FILE_PATH).as_deref(), Some("text"), "the others did not go on");
+    project
+        .run_dunlin(&["exec", "redis-02", "--", "true"])
+        .assert_status(4)
+        .assert_stderr_contains(&["not the pinned one", hint]);
 }
 
 #[test]
-fn a_host_key_that_is_not_pinned_is_refused() {
-    let Some(fleet) = fleet() else { return };
-    fleet.clear(PATH);
-    let mut project = Project::new(&fleet);
-    project.host("app-01").remove("host_key");
-    project.write();
-    project.play("app", STEP);
-    let refused = project.provision(&["--yes"]).ends(4);
-    refused.complains(&["app-01: its host key is not pinned", "set host_key under [hosts.app-01]"]);
-    assert_eq!(fleet.file("app-01", PATH), None);
+fn unpinned_host_keys_are_rejected() {
+    let Some(fleet) = lock_fleet() else { return };
+    fleet.remove_paths(FILE_PATH);
+    let mut project = FleetProject::with_fleet(&fleet);
+    project.host_table("app-01").remove("host_key");
+    project.write_files();
+    project.write_play("app", FILE_STEP);
+    let refused = project.run_provision(&["--yes"]).assert_status(4);
+    refused.assert_stderr_contains(&["app-01: its host key is not pinned", "set host_key under [hosts.app-01]"]);
+    assert_eq!(fleet.read_file("app-01", FILE_PATH), None);
 }
 
 #[test]
-fn a_host_that_is_cut_off_fails_in_time_and_the_others_go_on() {
-    let Some(fleet) = fleet() else { return };
-    fleet.clear(PATH);
-    let project = Project::new(&fleet);
-    project.play("redis", STEP);
-    let cut = fleet.cut("redis-03");
+fn partitioned_hosts_time_out_and_others_continue() {
+    let Some(fleet) = lock_fleet() else { return };
+    fleet.remove_paths(FILE_PATH);
+    let project = FleetProject::with_fleet(&fleet);
+    project.write_play("redis", FILE_STEP);
+    let cut = fleet.partition_host("redis-03");
     let begin = Instant::now();
-    let output = project.provision(&["--yes"]).ends(4);
+    let output = project.run_provision(&["--yes"]).assert_status(4);
     let took = begin.elapsed();
-    output.complains(&["redis-03: cannot be reached", "next:"]).says(&["Done: 2 applied"]);
+    output
+        .assert_stderr_contains(&["redis-03: cannot be reached", "next:"])
+        .assert_stdout_contains(&["Done: 2 applied"]);
     assert!(took < Duration::from_secs(25), "it took {took:?} to give up");
     for host in ["redis-01", "redis-02"] {
-        assert_eq!(fleet.file(host, PATH).as_deref(), Some("text"), "{host} did not go on");
+        assert_eq!(fleet.read_file(host, FILE_PATH).as_deref(), Some("text"), "{host} did not go on");
     }
     drop(cut);
-    assert_eq!(fleet.file("redis-03", PATH), None);
-    project.provision(&["--yes"]).ends(0).says(&["1 to add"]);
-    assert_eq!(fleet.file("redis-03", PATH).as_deref(), Some("text"));
+    assert_eq!(fleet.read_file("redis-03", FILE_PATH), None);
+    project.run_provision(&["--yes"]).assert_status(0).assert_stdout_contains(&["1 to add"]);
+    assert_eq!(fleet.read_file("redis-03", FILE_PATH).as_deref(), Some("text"));
 }
 
 #[test]
-fn a_user_without_sudo_is_told_so() {
-    let Some(fleet) = fleet() else { return };
-    fleet.clear(PATH);
-    fleet.root(
+fn missing_sudo_is_reported() {
+    let Some(fleet) = lock_fleet() else { return };
+    fleet.remove_paths(FILE_PATH);
+    fleet.run_as_root(
         "redis-01",
         "id plain >/dev/null 2>&1 || useradd --create-home --shell /bin/bash plain
          install -d -m 700 -o plain -g plain ~plain/.ssh
          install -m 600 -o plain -g plain ~deploy/.ssh/authorized_keys ~plain/.ssh/authorized_keys",
     );
-    let mut project = Project::new(&fleet);
-    project.host("redis-01").insert("user".to_owned(), "plain".into());
-    project.write();
-    project.play("redis-01", STEP);
+    let mut project = FleetProject::with_fleet(&fleet);
+    project.host_table("redis-01").insert("user".to_owned(), "plain".into());
+    project.write_files();
+    project.write_play("redis-01", FILE_STEP);
     let hint = "give the login user password-less sudo on redis-01";
-    let refused = project.provision(&["--yes"]).ends(4);
-    refused.complains(&["redis-01: does not allow sudo without a password", hint]);
-    assert_eq!(fleet.file("redis-01", PATH), None);
+    let refused = project.run_provision(&["--yes"]).assert_status(4);
+    refused.assert_stderr_contains(&["redis-01: does not allow sudo without a password", hint]);
+    assert_eq!(fleet.read_file("redis-01", FILE_PATH), None);
 
     // Without sudo asked for, the same user gets as far as its own rights.
-    project.host("redis-01").insert("become".to_owned(), false.into());
-    project.write();
-    project.dunlin(&["exec", "redis-01", "--", "id", "-un"]).ends(0).says(&["redis-01: plain\n"]);
-    project.provision(&["--yes"]).ends(4).complains(&["redis-01", "Permission denied"]);
-    assert_eq!(fleet.file("redis-01", PATH), None);
-    fleet.root("redis-01", "userdel --remove plain 2>/dev/null");
+    project.host_table("redis-01").insert("become".to_owned(), false.into());
+    project.write_files();
+    project
+        .run_dunlin(&["exec", "redis-01", "--", "id", "-un"])
+        .assert_status(0)
+        .assert_stdout_contains(&["redis-01: plain\n"]);
+    project.run_provision(&["--yes"]).assert_status(4).assert_stderr_contains(&["redis-01", "Permission denied"]);
+    assert_eq!(fleet.read_file("redis-01", FILE_PATH), None);
+    fleet.run_as_root("redis-01", "userdel --remove plain 2>/dev/null");
 }
 
 #[test]
-fn a_user_that_is_not_let_in_is_told_so() {
-    let Some(fleet) = fleet() else { return };
-    let mut project = Project::new(&fleet);
-    project.host("app-01").insert("user".to_owned(), "nobody".into());
-    project.write();
-    let output = project.dunlin(&["exec", "all", "--", "uname", "-n"]).ends(4);
-    output.complains(&["app-01: does not let us in", "authorized_keys"]).says(&["redis-01: redis-01\n"]);
+fn denied_logins_are_reported() {
+    let Some(fleet) = lock_fleet() else { return };
+    let mut project = FleetProject::with_fleet(&fleet);
+    project.host_table("app-01").insert("user".to_owned(), "nobody".into());
+    project.write_files();
+    let output = project.run_dunlin(&["exec", "all", "--", "uname", "-n"]).assert_status(4);
+    output
+        .assert_stderr_contains(&["app-01: does not let us in", "authorized_keys"])
+        .assert_stdout_contains(&["redis-01: redis-01\n"]);
 }

@@ -6,10 +6,10 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 /// The hosts that tests have.
-pub const HOSTS: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
+pub const HOST_NAMES: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
 
 /// The fleet, and the right to change its hosts as long as this value lives.
-pub struct Fleet {
+pub struct TestFleet {
     name: &'static str,
     /// Its state on this machine.
     folder: &'static Path,
@@ -19,8 +19,8 @@ pub struct Fleet {
 }
 
 /// The fleet with every host up, reachable and nobody else's until it is dropped; `None` where it was left out.
-pub fn fleet() -> Option<Fleet> {
-    static ALONE: Mutex<()> = Mutex::new(());
+pub fn lock_fleet() -> Option<TestFleet> {
+    static FLEET_LOCK: Mutex<()> = Mutex::new(());
     static UP: OnceLock<(String, PathBuf, toml::Table)> = OnceLock::new();
     if let Some(reason) = std::env::var("DUNLIN_NO_FLEET").ok().filter(|reason| !reason.is_empty()) {
         assert!(std::env::var_os("CI").is_none(), "the fleet's tests are never left out in continuous integration");
@@ -28,22 +28,22 @@ pub fn fleet() -> Option<Fleet> {
         return None;
     }
     // A test that failed leaves the hosts to the next one all the same.
-    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let alone = FLEET_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
     let (name, folder, inventory) = UP.get_or_init(|| {
         let name = std::env::var("DUNLIN_TEST_FLEET").unwrap_or_else(|_| "test".to_owned());
-        script(&name, &["up", "--names", &HOSTS.join(",")]);
-        let path = script(&name, &["inventory"]);
+        run_fleet_script(&name, &["up", "--names", &HOST_NAMES.join(",")]);
+        let path = run_fleet_script(&name, &["inventory"]);
         let text = std::fs::read_to_string(Path::new(path.trim()).join("hosts.toml")).unwrap();
-        let folder = PathBuf::from(script(&name, &["path"]).trim());
+        let folder = PathBuf::from(run_fleet_script(&name, &["path"]).trim());
         (name, folder, text.parse().unwrap())
     });
-    Some(Fleet { name, folder, inventory: inventory.clone(), _alone: alone })
+    Some(TestFleet { name, folder, inventory: inventory.clone(), _alone: alone })
 }
 
-impl Fleet {
+impl TestFleet {
     /// Runs a command on a host as root and returns its standard output; it must succeed.
-    pub fn root(&self, host: &str, command: &str) -> String {
-        let mut ssh = self.kept(host);
+    pub fn run_as_root(&self, host: &str, command: &str) -> String {
+        let mut ssh = self.multiplexed_ssh(host);
         let output =
             ssh.args(["-o", "ControlMaster=auto", "-o", "ControlPersist=60", "-l", "root"]).args([host, command]);
         let output = output.output().unwrap();
@@ -54,11 +54,11 @@ impl Fleet {
 
     /// The same on several hosts at the same time: what each of them said.
     pub fn root_on(&self, hosts: &[&str], command: &str) -> Vec<String> {
-        together(hosts, |host| self.root(host, command))
+        run_in_parallel(hosts, |host| self.run_as_root(host, command))
     }
 
     /// ssh to a host over a connection that is kept for a minute: most of a short command is the login.
-    fn kept(&self, host: &str) -> Command {
+    fn multiplexed_ssh(&self, host: &str) -> Command {
         let mut ssh = Command::new("ssh");
         let path = format!("ControlPath={}", self.folder.join(format!("kept-{host}")).display());
         ssh.arg("-F").arg(self.folder.join("ssh_config")).args(["-o", &path]).stdin(Stdio::null());
@@ -66,75 +66,75 @@ impl Fleet {
     }
 
     /// Closes that connection: it would hang on a host that goes without a word.
-    fn leave(&self, host: &str) {
+    fn close_multiplexed_ssh(&self, host: &str) {
         // Where there is none, that is said and all is well.
-        self.kept(host).args(["-O", "exit", host]).output().unwrap();
+        self.multiplexed_ssh(host).args(["-O", "exit", host]).output().unwrap();
     }
 
     /// A command on a host as root, to be run by the caller.
-    pub fn ssh(&self, host: &str, command: &str) -> Command {
+    pub fn ssh_command(&self, host: &str, command: &str) -> Command {
         let mut ssh = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet"));
         ssh.args(["--fleet", self.name, "ssh", "--root", host, command]);
         ssh
     }
 
     /// A host's disk as this machine sees it while the host runs: for looking closely, without a login.
-    pub fn disk(&self, host: &str) -> PathBuf {
+    pub fn disk_path(&self, host: &str) -> PathBuf {
         self.folder.join("hosts").join(host).join("root")
     }
 
     /// The content of a file of a host, or `None` where it has none.
-    pub fn file(&self, host: &str, path: &str) -> Option<String> {
-        let text = self.root(host, &format!("if [ -e {path} ]; then printf =; cat {path}; fi"));
+    pub fn read_file(&self, host: &str, path: &str) -> Option<String> {
+        let text = self.run_as_root(host, &format!("if [ -e {path} ]; then printf =; cat {path}; fi"));
         text.strip_prefix('=').map(str::to_owned)
     }
 
     /// Removes paths on all hosts.
-    pub fn clear(&self, paths: &str) {
-        self.root_on(&HOSTS, &format!("rm -rf {paths}"));
+    pub fn remove_paths(&self, paths: &str) {
+        self.root_on(&HOST_NAMES, &format!("rm -rf {paths}"));
     }
 
     /// Pulls a host's cable until what is returned is dropped.
-    pub fn cut(&self, host: &'static str) -> Cut {
-        self.leave(host);
-        script(self.name, &["cut", host]);
-        Cut { fleet: self.name, host }
+    pub fn partition_host(&self, host: &'static str) -> PartitionedHost {
+        self.close_multiplexed_ssh(host);
+        run_fleet_script(self.name, &["cut", host]);
+        PartitionedHost { fleet: self.name, host }
     }
 
     /// Powers a host off until what is returned is dropped.
-    pub fn kill(&self, host: &'static str) -> Off {
-        self.leave(host);
-        script(self.name, &["kill", host]);
-        Off { fleet: self.name, host }
+    pub fn power_off(&self, host: &'static str) -> PoweredOffHost {
+        self.close_multiplexed_ssh(host);
+        run_fleet_script(self.name, &["kill", host]);
+        PoweredOffHost { fleet: self.name, host }
     }
 }
 
 /// A host that is off; booted from its disk when this is dropped.
-pub struct Off {
+pub struct PoweredOffHost {
     fleet: &'static str,
     host: &'static str,
 }
 
-impl Drop for Off {
+impl Drop for PoweredOffHost {
     fn drop(&mut self) {
-        script(self.fleet, &["start", self.host]);
+        run_fleet_script(self.fleet, &["start", self.host]);
     }
 }
 
 /// A host whose cable is pulled; plugged in again when it is dropped.
-pub struct Cut {
+pub struct PartitionedHost {
     fleet: &'static str,
     host: &'static str,
 }
 
-impl Drop for Cut {
+impl Drop for PartitionedHost {
     fn drop(&mut self) {
-        script(self.fleet, &["heal", self.host]);
+        run_fleet_script(self.fleet, &["heal", self.host]);
     }
 }
 
 /// Does the same with all of these at the same time; what came of each, in their order.
-pub fn together<T: Copy + Send, R: Send>(items: &[T], work: impl Fn(T) -> R + Sync) -> Vec<R> {
+pub fn run_in_parallel<T: Copy + Send, R: Send>(items: &[T], work: impl Fn(T) -> R + Sync) -> Vec<R> {
     let work = &work;
     thread::scope(|scope| {
         let all: Vec<_> = items.iter().map(|&item| scope.spawn(move || work(item))).collect();
@@ -142,7 +142,7 @@ pub fn together<T: Copy + Send, R: Send>(items: &[T], work: impl Fn(T) -> R + Sy
     })
 }
 
-fn script(fleet: &str, arguments: &[&str]) -> String {
+fn run_fleet_script(fleet: &str, arguments: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet");
     let mut command = Command::new(script);
     command.args(["--fleet", fleet]).args(arguments).stdin(Stdio::null());

@@ -12,21 +12,21 @@
 )]
 
 mod cluster;
-mod cuts;
+mod crashes;
 mod deploy;
 mod failover;
 mod faults;
-mod handed_over;
 mod hosts;
+mod interrupted_publish;
 mod interrupts;
-mod kills;
-mod moments;
-mod pairs;
+mod keep_source;
+mod partitions;
 mod project;
 mod provision;
+mod reachability;
 mod rebalance;
-mod refusals;
+mod rejections;
+mod replica_pairs;
 mod replicas;
-mod soak;
-mod ways;
+mod timing;
 mod writers;

@@ -3,10 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::hosts::{Fleet, HOSTS};
+use crate::hosts::{HOST_NAMES, TestFleet};
 
 /// A copy of this repository's playbooks and templates with the fleet's hosts as its inventory.
-pub struct Project {
+pub struct FleetProject {
     folder: tempfile::TempDir,
     /// `inventory/hosts.toml`, as a table that a test may change and [`write`](Self::write).
     pub hosts: toml::Table,
@@ -14,7 +14,7 @@ pub struct Project {
 
 /// How a run of dunlin ended.
 #[derive(Debug)]
-pub struct Output {
+pub struct CommandOutput {
     /// The exit code; `None` where a signal ended it.
     pub status: Option<i32>,
     /// Standard output.
@@ -23,9 +23,9 @@ pub struct Output {
     pub stderr: String,
 }
 
-impl Project {
+impl FleetProject {
     /// A new project; groups `redis` and `app` beside the fleet's own.
-    pub fn new(fleet: &Fleet) -> Self {
+    pub fn with_fleet(fleet: &TestFleet) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         for name in ["playbooks", "templates", "dunlin.toml"] {
@@ -39,16 +39,16 @@ impl Project {
         let groups = hosts["groups"].as_table_mut().unwrap();
         for prefix in ["redis", "app"] {
             let names: Vec<toml::Value> =
-                HOSTS.iter().filter(|name| name.starts_with(prefix)).map(|name| (*name).into()).collect();
+                HOST_NAMES.iter().filter(|name| name.starts_with(prefix)).map(|name| (*name).into()).collect();
             groups.insert(prefix.to_owned(), toml::Table::from_iter([("hosts".to_owned(), names.into())]).into());
         }
         let project = Self { folder, hosts };
-        project.write();
+        project.write_files();
         project
     }
 
     /// The same files in a folder of their own, without what dunlin keeps beside them: another operator's machine.
-    pub fn copy(&self) -> Self {
+    pub fn clone_project(&self) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let done = Command::new("cp").arg("-a").arg(self.folder.path().join(".")).arg(folder.path()).status().unwrap();
         assert!(done.success());
@@ -57,29 +57,29 @@ impl Project {
     }
 
     /// Writes the inventory.
-    pub fn write(&self) {
-        std::fs::write(self.path("inventory/hosts.toml"), self.hosts.to_string()).unwrap();
+    pub fn write_files(&self) {
+        std::fs::write(self.file_path("inventory/hosts.toml"), self.hosts.to_string()).unwrap();
     }
 
     /// A host's table in the inventory.
-    pub fn host(&mut self, name: &str) -> &mut toml::Table {
+    pub fn host_table(&mut self, name: &str) -> &mut toml::Table {
         self.hosts["hosts"][name].as_table_mut().unwrap()
     }
 
     /// Writes `play.toml`: one play for the hosts, with these steps.
-    pub fn play(&self, hosts: &str, steps: &str) {
+    pub fn write_play(&self, hosts: &str, steps: &str) {
         let text = format!("[[play]]\nname = \"test\"\nhosts = \"{hosts}\"\n{steps}");
-        std::fs::write(self.path("play.toml"), text).unwrap();
+        std::fs::write(self.file_path("play.toml"), text).unwrap();
     }
 
     /// A path in the project.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub fn file_path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// dunlin, to be run in this project: no terminal, nothing of this process's environment but PATH and HOME.
-    pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(program());
+    pub fn dunlin_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(dunlin_program());
         command.current_dir(self.folder.path()).env_clear().stdin(Stdio::null());
         for name in ["PATH", "HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
@@ -89,9 +89,9 @@ impl Project {
     }
 
     /// Runs it to its end.
-    pub fn dunlin(&self, arguments: &[&str]) -> Output {
-        let output = self.command(arguments).output().unwrap();
-        Output {
+    pub fn run_dunlin(&self, arguments: &[&str]) -> CommandOutput {
+        let output = self.dunlin_command(arguments).output().unwrap();
+        CommandOutput {
             status: output.status.code(),
             stdout: String::from_utf8(output.stdout).unwrap(),
             stderr: String::from_utf8(output.stderr).unwrap(),
@@ -99,22 +99,22 @@ impl Project {
     }
 
     /// `dunlin provision --playbook play.toml` with these arguments.
-    pub fn provision(&self, arguments: &[&str]) -> Output {
-        self.dunlin(&[&["provision", "--playbook", "play.toml"], arguments].concat())
+    pub fn run_provision(&self, arguments: &[&str]) -> CommandOutput {
+        self.run_dunlin(&[&["provision", "--playbook", "play.toml"], arguments].concat())
     }
 }
 
-impl Output {
+impl CommandOutput {
     /// Panics with everything that was said, unless this is the exit code.
     #[track_caller]
-    pub fn ends(self, status: i32) -> Self {
+    pub fn assert_status(self, status: i32) -> Self {
         assert_eq!(self.status, Some(status), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
         self
     }
 
     /// Panics unless standard error holds all of these.
     #[track_caller]
-    pub fn complains(self, parts: &[&str]) -> Self {
+    pub fn assert_stderr_contains(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stderr.contains(part), "`{part}` is not in stderr:\n{}", self.stderr);
         }
@@ -123,7 +123,7 @@ impl Output {
 
     /// Panics unless standard output holds all of these.
     #[track_caller]
-    pub fn says(self, parts: &[&str]) -> Self {
+    pub fn assert_stdout_contains(self, parts: &[&str]) -> Self {
         for part in parts {
             assert!(self.stdout.contains(part), "`{part}` is not in stdout:\n{}", self.stdout);
         }
@@ -131,7 +131,7 @@ impl Output {
     }
 }
 
-fn program() -> PathBuf {
+fn dunlin_program() -> PathBuf {
     let built = || PathBuf::from(env!("CARGO_BIN_EXE_dunlin"));
     // Relative to the repository, since tests run the program elsewhere.
     let named = |name| Path::new(env!("CARGO_MANIFEST_DIR")).join(PathBuf::from(name));

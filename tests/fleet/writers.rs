@@ -6,55 +6,56 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use dunlin_shards::{Options, Retry, Shards};
+use dunlin_shards::{ConnectionOptions, RetryPolicy, ShardConnections};
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
-use crate::cluster::APP;
+use crate::cluster::APP_PASSWORD;
 
 /// How many there are, the timelines that they write to, and a writer's rest between two writes.
-const WRITERS: usize = 4;
-const TIMELINES: u64 = 400;
-const REST: Duration = Duration::from_millis(3);
+const WRITER_COUNT: usize = 4;
+const TIMELINE_COUNT: u64 = 400;
+const WRITE_PAUSE: Duration = Duration::from_millis(3);
 
 /// Writers at work.
-pub struct Writers {
+pub struct FleetWriters {
     runtime: Runtime,
-    shards: Shards,
+    shards: ShardConnections,
     stop: Arc<AtomicBool>,
-    log: Arc<Mutex<Log>>,
+    log: Arc<Mutex<AckLog>>,
     tasks: Vec<JoinHandle<()>>,
 }
 
 /// What the writers know together.
 #[derive(Debug, Default)]
-struct Log {
+struct AckLog {
     /// By timeline, the members that were acknowledged, and when.
     acked: BTreeMap<u64, Vec<(u64, Instant)>>,
     /// Writes that were given up, with the reason.
     failed: Vec<String>,
 }
 
-fn key(timeline: u64) -> String {
+fn timeline_key(timeline: u64) -> String {
     format!("tl:{timeline}")
 }
 
-impl Writers {
+impl FleetWriters {
     /// Begins to write through the published map.
-    pub fn start(map: &Path) -> Self {
+    pub fn start_writers(map: &Path) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let options = Options { password: Some(APP.to_owned()), ..Options::default() };
-        let shards = runtime.block_on(Shards::open(map, options)).unwrap();
-        let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Log::default())));
-        let spawn = |writer| runtime.spawn(write(writer as u64, shards.clone(), Arc::clone(&stop), Arc::clone(&log)));
-        let tasks = (0..WRITERS).map(spawn).collect();
+        let options = ConnectionOptions { password: Some(APP_PASSWORD.to_owned()), ..ConnectionOptions::default() };
+        let shards = runtime.block_on(ShardConnections::open(map, options)).unwrap();
+        let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(AckLog::default())));
+        let spawn =
+            |writer| runtime.spawn(run_writer(writer as u64, shards.clone(), Arc::clone(&stop), Arc::clone(&log)));
+        let tasks = (0..WRITER_COUNT).map(spawn).collect();
         let writers = Self { shards, stop, log, tasks, runtime };
-        writers.write_on(TIMELINES as usize);
+        writers.wait_for_writes(TIMELINE_COUNT as usize);
         writers
     }
 
     /// Waits until so many more writes were acknowledged.
-    pub fn write_on(&self, more: usize) {
+    pub fn wait_for_writes(&self, more: usize) {
         let acked = || self.log.lock().unwrap().acked.values().map(Vec::len).sum::<usize>();
         let (goal, end) = (acked() + more, Instant::now() + Duration::from_secs(60));
         while acked() < goal {
@@ -65,16 +66,16 @@ impl Writers {
 
     /// Panics unless everything that was acknowledged so far is there, and no write had to be given up.
     #[track_caller]
-    pub fn lost_nothing(&self) -> usize {
+    pub fn assert_nothing_lost(&self) -> usize {
         let failed = self.log.lock().unwrap().failed.clone();
         assert_eq!(failed, Vec::<String>::new(), "writes were given up");
-        self.lost_nothing_acknowledged()
+        self.assert_no_acked_write_lost()
     }
 
     /// The same where a writer may have had to give a write up: it then was not acknowledged.
     #[track_caller]
-    pub fn lost_nothing_acknowledged(&self) -> usize {
-        let (lost, all) = self.lost();
+    pub fn assert_no_acked_write_lost(&self) -> usize {
+        let (lost, all) = self.find_lost_writes();
         assert!(lost.is_empty(), "lost {lost:?}");
         all
     }
@@ -82,8 +83,8 @@ impl Writers {
     /// Panics where something is lost that was not acknowledged in one of these times; returns how much is. Writes may have
     /// been given up meanwhile.
     #[track_caller]
-    pub fn lost_within(&self, times: &[(Instant, Instant)]) -> usize {
-        let (lost, _) = self.lost();
+    pub fn assert_lost_only_within(&self, times: &[(Instant, Instant)]) -> usize {
+        let (lost, _) = self.find_lost_writes();
         let is_told = |at: &Instant| times.iter().any(|(from, to)| (from..=to).contains(&at));
         let others: Vec<_> = lost.iter().filter(|(.., at)| !is_told(at)).collect();
         assert!(others.is_empty(), "lost outside of these times: {others:?}");
@@ -91,15 +92,15 @@ impl Writers {
     }
 
     /// The timeline, member and moment of each acknowledged write that is not there; and how many there are in all.
-    fn lost(&self) -> (Vec<(u64, u64, Instant)>, usize) {
+    fn find_lost_writes(&self) -> (Vec<(u64, u64, Instant)>, usize) {
         let acked = self.log.lock().unwrap().acked.clone();
         let range = |timeline: &u64| {
             let mut range = redis::cmd("ZRANGE");
-            range.arg(key(*timeline)).arg(0).arg(-1);
-            (key(*timeline).into_bytes(), range)
+            range.arg(timeline_key(*timeline)).arg(0).arg(-1);
+            (timeline_key(*timeline).into_bytes(), range)
         };
         let items = acked.keys().map(range).collect();
-        let answers = self.runtime.block_on(self.shards.batch(items, Retry::Idempotent));
+        let answers = self.runtime.block_on(self.shards.query_batch(items, RetryPolicy::Idempotent));
         let mut lost = Vec::new();
         for ((timeline, members), answer) in acked.iter().zip(answers) {
             let there: BTreeSet<u64> = redis::from_redis_value(answer.unwrap()).unwrap();
@@ -110,7 +111,7 @@ impl Writers {
     }
 }
 
-impl Drop for Writers {
+impl Drop for FleetWriters {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks.drain(..) {
@@ -122,23 +123,28 @@ impl Drop for Writers {
 
 /// Adds a number to a timeline: by one command, or by a script with two writes, which Redis replays as a transaction.
 fn add(timeline: u64, number: u64) -> redis::Cmd {
-    if (number / WRITERS as u64).is_multiple_of(2) {
+    if (number / WRITER_COUNT as u64).is_multiple_of(2) {
         let mut add = redis::cmd("ZADD");
-        add.arg(key(timeline)).arg(number).arg(number);
+        add.arg(timeline_key(timeline)).arg(number).arg(number);
         return add;
     }
     let script = "redis.call('ZADD', KEYS[1], 0, ARGV[1]) return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[1])";
     let mut add = redis::cmd("EVAL");
-    add.arg(script).arg(1).arg(key(timeline)).arg(number);
+    add.arg(script).arg(1).arg(timeline_key(timeline)).arg(number);
     add
 }
 
-async fn write(writer: u64, shards: Shards, stop: Arc<AtomicBool>, log: Arc<Mutex<Log>>) {
+async fn run_writer(writer: u64, shards: ShardConnections, stop: Arc<AtomicBool>, log: Arc<Mutex<AckLog>>) {
     let mut number = writer;
     while !stop.load(Ordering::Relaxed) {
-        let timeline = number % TIMELINES;
-        let written =
-            shards.query::<redis::Value>(key(timeline).as_bytes(), &add(timeline, number), Retry::Idempotent).await;
+        let timeline = number % TIMELINE_COUNT;
+        let written = shards
+            .query_shard::<redis::Value>(
+                timeline_key(timeline).as_bytes(),
+                &add(timeline, number),
+                RetryPolicy::Idempotent,
+            )
+            .await;
         {
             let mut log = log.lock().unwrap();
             match written {
@@ -146,7 +152,7 @@ async fn write(writer: u64, shards: Shards, stop: Arc<AtomicBool>, log: Arc<Mute
                 Err(error) => log.failed.push(format!("{number}: {error}")),
             }
         }
-        number += WRITERS as u64;
-        tokio::time::sleep(REST).await;
+        number += WRITER_COUNT as u64;
+        tokio::time::sleep(WRITE_PAUSE).await;
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
-use dunlin::rebalance::check::check;
+use dunlin::rebalance::check::check_plan;
 use dunlin::rebalance::plan::{PlanOptions, RebalancePlan, plan};
 
 use crate::deviation::Reference;
@@ -106,13 +106,13 @@ fn try_case(number: u64, optimum: Optimum) -> Trial {
         (Err(_), Optimum::Infeasible) => {}
         (Ok(found), Optimum::Within { mib }) => {
             trial.compare_bytes(&found, mib);
-            trial.problems.extend(check(&case.observation, &case.options, &found).iter().map(ToString::to_string));
+            trial.problems.extend(check_plan(&case.observation, &case.options, &found).iter().map(ToString::to_string));
             if found.notes.iter().any(|note| note.starts_with("outside the tolerance")) {
                 trial.problems.push("misses a tolerance that can be met".to_owned());
             }
         }
         (Ok(found), Optimum::Near { deviation, mib }) => {
-            trial.problems.extend(check(&case.observation, &case.options, &found).iter().map(ToString::to_string));
+            trial.problems.extend(check_plan(&case.observation, &case.options, &found).iter().map(ToString::to_string));
             trial.compare_deviation(&case, &found, deviation);
             if let Some(mib) = mib {
                 trial.compare_bytes(&found, mib);

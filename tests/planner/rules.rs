@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dunlin::rebalance::check::check;
+use dunlin::rebalance::check::check_plan;
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::what_if::WhatIf;
 use dunlin::rebalance::plan::{Balance, PlanOptions, RebalancePlan, Rule, plan};
@@ -24,7 +24,7 @@ fn fleet(hosts: usize, homes: &[usize]) -> Observation {
 
 fn checked_plan(observation: &Observation, options: &PlanOptions) -> RebalancePlan {
     let found = plan(observation, options).unwrap();
-    assert_eq!(check(observation, options, &found), []);
+    assert_eq!(check_plan(observation, options, &found), []);
     found
 }
 
@@ -118,9 +118,9 @@ fn what_if_changes_the_fleet_before_the_plan() {
     let simulated = what_if.apply(&observation).unwrap();
     assert_eq!(simulated.lost, [3]);
     assert_eq!(simulated.notes.len(), 2);
-    assert_eq!(simulated.observation.shard(0).unwrap().host, "redis-02");
-    assert_eq!(simulated.observation.shard(1).unwrap().bytes, 200 * MIB);
-    let host = simulated.observation.host("redis-09").unwrap();
+    assert_eq!(simulated.observation.find_shard(0).unwrap().host, "redis-02");
+    assert_eq!(simulated.observation.find_shard(1).unwrap().bytes, 200 * MIB);
+    let host = simulated.observation.find_host("redis-09").unwrap();
     assert_eq!((host.capacity_bytes, host.zone.as_deref()), (32 << 30, Some("b")));
     checked_plan(&simulated.observation, &PlanOptions::default());
     for wrong in ["growth=-1x", "lose=", "add=x", "add=x:12parsec", "shrink=2x"] {
@@ -139,7 +139,7 @@ fn the_checker_sees_every_kind_of_mistake() {
     let rules = |spoil: &dyn Fn(&mut RebalancePlan, &mut PlanOptions)| {
         let (mut plan, mut options) = (found.clone(), options.clone());
         spoil(&mut plan, &mut options);
-        check(&observation, &options, &plan).into_iter().map(|violation| violation.rule).collect::<Vec<_>>()
+        check_plan(&observation, &options, &plan).into_iter().map(|violation| violation.rule).collect::<Vec<_>>()
     };
     assert!(rules(&|plan, _| plan.epoch = 6).contains(&"map"));
     assert!(rules(&|plan, _| plan.moves[0].from = "redis-03".to_owned()).contains(&"map"));
@@ -163,7 +163,7 @@ fn the_checker_sees_every_kind_of_mistake() {
     assert!(rules(&|_, options| options.drain = vec!["redis-03".to_owned()]).contains(&"drain"));
     let mut pinned = observation.clone();
     pinned.shards[1].pinned = true;
-    assert!(check(&pinned, &options, &found).iter().any(|violation| violation.rule == "pinned"));
+    assert!(check_plan(&pinned, &options, &found).iter().any(|violation| violation.rule == "pinned"));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn a_tolerance_that_cannot_be_met_has_no_redundant_moves() {
         let case = crate::generate::case(number);
         let found = checked_plan(&case.observation, &case.options);
         let near = found.notes.iter().any(|note| note.starts_with("outside the tolerance"));
-        let detours = !dunlin::rebalance::check::detoured(&found).is_empty();
+        let detours = !dunlin::rebalance::check::list_detours(&found).is_empty();
         if !near || detours {
             continue;
         }

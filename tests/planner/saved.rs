@@ -2,7 +2,7 @@
 
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::{PlanOptions, plan};
-use dunlin::rebalance::saved::SavedPlan;
+use dunlin::rebalance::plan_file::SavedPlan;
 
 use crate::generate::{MIB, host, shard};
 
@@ -33,7 +33,7 @@ fn text(change: impl FnOnce(&mut Observation)) -> Vec<String> {
     let plan = saved(&fleet(), PlanOptions::default());
     let mut now = fleet();
     change(&mut now);
-    plan.stale(&now).iter().map(ToString::to_string).collect()
+    plan.find_mismatches(&now).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -43,7 +43,7 @@ fn a_plan_survives_its_file_and_holds_for_the_same_world() {
     let text = serde_json::to_string_pretty(&plan).unwrap();
     let read: SavedPlan = serde_json::from_str(&text).unwrap();
     assert_eq!(read.fingerprint, plan.fingerprint);
-    assert_eq!((read.stale(&fleet()), read.drift(&fleet())), (vec![], vec![]));
+    assert_eq!((read.find_mismatches(&fleet()), read.describe_drift(&fleet())), (vec![], vec![]));
     let json: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert!(json["moves"].is_array() && json["lower_bound_bytes"].is_u64(), "the plan's JSON is at the top:\n{text}");
 }
@@ -85,27 +85,27 @@ fn sizes_may_drift_as_long_as_every_rule_holds() {
     let moved = plan.plan.moves[0].shard as usize;
     let mut now = fleet();
     now.shards.iter_mut().for_each(|shard| shard.bytes += 10 * MIB);
-    assert_eq!(plan.stale(&now), [], "a tenth more");
-    assert_eq!(plan.drift(&now), Vec::<String>::new());
+    assert_eq!(plan.find_mismatches(&now), [], "a tenth more");
+    assert_eq!(plan.describe_drift(&now), Vec::<String>::new());
 
     // A shard that stays may grow further; the fleet ends uneven then, which is text and no reason to refuse.
     let stays = (0..12).find(|id| plan.plan.moves.iter().all(|m| m.shard != *id)).unwrap() as usize;
     let mut now = fleet();
     now.shards[stays].bytes = 300 * MIB;
-    assert_eq!(plan.stale(&now), []);
-    assert!(!plan.drift(&now).is_empty());
+    assert_eq!(plan.find_mismatches(&now), []);
+    assert!(!plan.describe_drift(&now).is_empty());
 
     // One that moves may not, by more than a quarter; small ones may.
     let mut now = fleet();
     now.shards[moved].bytes = 126 * MIB;
-    let text: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
+    let text: Vec<String> = plan.find_mismatches(&now).iter().map(ToString::to_string).collect();
     assert_eq!(text, [format!("sizes: shard {moved} has grown from 100.0MiB to 126.0MiB, by more than 25 %")]);
     let mut small = fleet();
     small.shards.iter_mut().for_each(|shard| shard.bytes = MIB);
     let plan = saved(&small, PlanOptions::default());
     let moved = plan.plan.moves[0].shard as usize;
     small.shards[moved].bytes = 9 * MIB;
-    assert_eq!(plan.stale(&small), []);
+    assert_eq!(plan.find_mismatches(&small), []);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_rule_that_the_plan_would_break_now_is_named() {
     let plan = saved(&fleet(), PlanOptions { max_utilization: 0.34, ..PlanOptions::default() });
     let mut now = fleet();
     now.shards.iter_mut().for_each(|shard| shard.bytes = 120 * MIB);
-    let text: Vec<String> = plan.stale(&now).iter().map(ToString::to_string).collect();
+    let text: Vec<String> = plan.find_mismatches(&now).iter().map(ToString::to_string).collect();
     assert_eq!(text.len(), 3, "{text:?}");
     assert_eq!(text[0], "capacity: redis-01 would end with 480.0MiB, above 408.0MiB");
 }
@@ -125,15 +125,15 @@ fn a_plan_that_was_edited_or_only_supposed_is_refused() {
     let changes: [&dyn Fn(&mut SavedPlan); 4] = [
         &|plan| plan.plan.moves[0].to = "redis-02".to_owned(),
         &|plan| drop(plan.plan.moves.pop()),
-        &|plan| plan.wishes.max_utilization = 1.0,
+        &|plan| plan.options.max_utilization = 1.0,
         &|plan| plan.observation.shards[0].bytes += 1,
     ];
     for change in changes {
         let mut edited = plan.clone();
         change(&mut edited);
         let now = edited.observation.clone();
-        assert_eq!(edited.stale(&now)[0].to_string(), "file: it was changed after it was saved");
+        assert_eq!(edited.find_mismatches(&now)[0].to_string(), "file: it was changed after it was saved");
     }
-    let simulated = SavedPlan::new(plan.plan, plan.wishes, plan.observation, Some("growth=2x".to_owned()));
-    assert!(simulated.stale(&fleet())[0].to_string().contains("--simulate growth=2x"));
+    let simulated = SavedPlan::new(plan.plan, plan.options, plan.observation, Some("growth=2x".to_owned()));
+    assert!(simulated.find_mismatches(&fleet())[0].to_string().contains("--simulate growth=2x"));
 }

@@ -7,7 +7,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
-use dunlin::rebalance::check::check;
+use dunlin::rebalance::check::check_plan;
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::what_if::WhatIf;
 use dunlin::rebalance::plan::{PlanOptions, RebalancePlan, Role, plan};
@@ -42,7 +42,7 @@ fn describe_plan(situation: &str) -> String {
     let (observation, options, mut text) = read_situation(situation);
     match plan(&observation, &options) {
         Ok(found) => {
-            assert_eq!(check(&observation, &options, &found), [], "in\n{situation}");
+            assert_eq!(check_plan(&observation, &options, &found), [], "in\n{situation}");
             write_procedure(&mut text, &found);
         }
         Err(refused) => {

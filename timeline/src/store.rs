@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use dunlin_shards::{Error, Retry, ShardId, Shards};
+use dunlin_shards::{RetryPolicy, ShardConnections, ShardError, ShardId};
 use redis::{Cmd, Value};
 use serde::Serialize;
 
@@ -22,7 +22,7 @@ const PUSH: &str = "redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2]) \
 /// The timelines behind a set of shards. Cheap to clone.
 #[derive(Clone)]
 pub struct Store {
-    shards: Shards,
+    shards: ShardConnections,
 }
 
 /// Which part of a timeline is wanted.
@@ -47,38 +47,40 @@ pub struct Page {
 
 impl Store {
     /// A store on open shards.
-    pub fn new(shards: Shards) -> Store {
+    pub fn new(shards: ShardConnections) -> Store {
         Store { shards }
     }
 
     /// The shards below.
-    pub fn shards(&self) -> &Shards {
+    pub fn shards(&self) -> &ShardConnections {
         &self.shards
     }
 
     /// Puts an entry into a user's timeline; returns once Redis has acknowledged it.
-    pub async fn push(&self, uid: u64, id: u64) -> Result<ShardId, Error> {
+    pub async fn push(&self, uid: u64, id: u64) -> Result<ShardId, ShardError> {
         let key = key(uid);
         let mut push = redis::cmd("EVAL");
         push.arg(PUSH).arg(1).arg(&key).arg(format!("-{id}")).arg(id).arg(CAP);
-        self.shards.query::<Value>(key.as_bytes(), &push, Retry::Idempotent).await?;
-        Ok(self.shards.shard_of(key.as_bytes()))
+        self.shards.query_shard::<Value>(key.as_bytes(), &push, RetryPolicy::Idempotent).await?;
+        Ok(self.shards.shard_for_key(key.as_bytes()))
     }
 
     /// Reads a part of one timeline.
-    pub async fn read(&self, uid: u64, range: Range) -> Result<Page, Error> {
+    pub async fn read(&self, uid: u64, range: Range) -> Result<Page, ShardError> {
         let key = key(uid);
-        let entries = self.shards.query(key.as_bytes(), &select(&key, range), Retry::Idempotent).await?;
+        let entries = self.shards.query_shard(key.as_bytes(), &select(&key, range), RetryPolicy::Idempotent).await?;
         Ok(Page::of(entries))
     }
 
     /// Reads the same part of many timelines: one round trip per shard, and a result for each user, in their order.
-    pub async fn read_many(&self, uids: &[u64], range: Range) -> Vec<Result<Page, Error>> {
+    pub async fn read_many(&self, uids: &[u64], range: Range) -> Vec<Result<Page, ShardError>> {
         let items = uids.iter().map(|uid| key(*uid)).map(|key| (key.clone().into_bytes(), select(&key, range)));
-        let results = self.shards.batch(items.collect(), Retry::Idempotent).await;
-        let page = |(uid, result): (&u64, Result<Value, Error>)| {
-            let shard = || self.shards.shard_of(key(*uid).as_bytes());
-            redis::from_redis_value(result?).map(Page::of).map_err(|source| Error::Reply { shard: shard(), source })
+        let results = self.shards.query_batch(items.collect(), RetryPolicy::Idempotent).await;
+        let page = |(uid, result): (&u64, Result<Value, ShardError>)| {
+            let shard = || self.shards.shard_for_key(key(*uid).as_bytes());
+            redis::from_redis_value(result?)
+                .map(Page::of)
+                .map_err(|source| ShardError::UnexpectedReply { shard: shard(), source })
         };
         uids.iter().zip(results).map(page).collect()
     }

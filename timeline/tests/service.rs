@@ -17,10 +17,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_shards::{Options, Shards, slot_of};
+use dunlin_shards::{ConnectionOptions, ShardConnections, slot_for_key};
 use redis::cmd;
 use serde_json::{Value, json};
-use server::Server;
+use server::TestServer;
 use tempfile::TempDir;
 use timeline::{
     api,
@@ -36,7 +36,7 @@ use tokio::{
 };
 
 struct Service {
-    shards: Vec<Server>,
+    shards: Vec<TestServer>,
     dir: TempDir,
     address: SocketAddr,
     end: Option<oneshot::Sender<()>>,
@@ -50,11 +50,12 @@ impl Service {
 
     /// One that tries a write for so long.
     async fn trying_for(retry_for: Duration) -> Service {
-        let shards: Vec<Server> = (0..4).map(|_| Server::start(&[])).collect();
+        let shards: Vec<TestServer> = (0..4).map(|_| TestServer::start_server(&[])).collect();
         let dir = TempDir::new().expect("a temporary folder");
-        publish(dir.path(), 1, &shards.iter().map(Server::address).collect::<Vec<_>>());
-        let options = Options { retry_for, poll_interval: Duration::from_millis(20), ..Options::default() };
-        let open = Shards::open(dir.path().join("shards.toml"), options).await.expect("a connection set");
+        publish(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
+        let options =
+            ConnectionOptions { retry_for, poll_interval: Duration::from_millis(20), ..ConnectionOptions::default() };
+        let open = ShardConnections::open(dir.path().join("shards.toml"), options).await.expect("a connection set");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let (end, ended) = oneshot::channel();
@@ -100,7 +101,7 @@ fn publish(dir: &Path, epoch: u64, primaries: &[String]) {
 }
 
 fn shard_of(uid: u64) -> u16 {
-    slot_of(format!("tl:{uid}").as_bytes()).0 / 4096
+    slot_for_key(format!("tl:{uid}").as_bytes()).0 / 4096
 }
 
 async fn until(what: &str, condition: impl AsyncFn() -> bool) {
@@ -111,8 +112,8 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
     }
 }
 
-fn info(server: &Server, field: &str) -> String {
-    let text: String = cmd("INFO").query(&mut server.connect()).expect("INFO");
+fn info(server: &TestServer, field: &str) -> String {
+    let text: String = cmd("INFO").query(&mut server.connect_admin()).expect("INFO");
     text.lines().find_map(|line| line.strip_prefix(field)).unwrap_or_default().to_owned()
 }
 
@@ -160,7 +161,7 @@ async fn a_timeline_keeps_the_newest_thousand() {
     for id in 1..=1000 {
         fill.cmd("ZADD").arg("tl:42").arg(-id).arg(id);
     }
-    fill.exec(&mut server.connect()).expect("a full timeline");
+    fill.exec(&mut server.connect_admin()).expect("a full timeline");
     assert_eq!(service.ask("POST", "/v1/timelines/42/entries", &json!({ "id": 1001 })).await.0, 201);
     let (_, body) = service.ask("GET", "/v1/timelines/42?limit=1000", &Value::Null).await;
     assert_eq!(body["entries"], json!((2..=1001).rev().collect::<Vec<u64>>()));
@@ -171,7 +172,7 @@ async fn a_dead_shard_fails_only_its_own_users() {
     let mut service = Service::start().await;
     let dead = shard_of(42);
     let alive = (1..).find(|uid| shard_of(*uid) != dead).expect("a user elsewhere");
-    service.shards[usize::from(dead)].kill();
+    service.shards[usize::from(dead)].kill_server();
     let (status, body) = service.ask("POST", "/v1/timelines/42/entries", &json!({ "id": 1 })).await;
     assert_eq!((status, &body["applied"], &body["shard"]), (503, &json!("no"), &json!(dead)), "{body}");
     assert_eq!(service.ask("POST", &format!("/v1/timelines/{alive}/entries"), &json!({ "id": 1 })).await.0, 201);
@@ -182,7 +183,7 @@ async fn a_dead_shard_fails_only_its_own_users() {
     assert_eq!((status, &body["ready"], &body["dead"][0]["shard"]), (200, &json!(true), &json!(dead)));
     let (_, metrics) = service.text("GET", "/metrics", "").await;
     assert!(metrics.contains("\ntimeline_errors_total 1\n"), "{metrics}");
-    service.shards.iter_mut().for_each(Server::kill);
+    service.shards.iter_mut().for_each(TestServer::kill_server);
     assert_eq!(service.ask("GET", "/readyz", &Value::Null).await.0, 503);
     assert_eq!(service.text("GET", "/healthz", "").await.0, 200);
 }
@@ -190,9 +191,9 @@ async fn a_dead_shard_fails_only_its_own_users() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn load_through_a_switch_loses_nothing_and_the_new_epoch_is_reported() {
     let service = Service::trying_for(Duration::from_secs(10)).await;
-    let target = Server::start(&[]);
+    let target = TestServer::start_server(&[]);
     let source = &service.shards[2];
-    target.admin(&["REPLICAOF", "127.0.0.1", &source.port.to_string()]);
+    target.run_admin(&["REPLICAOF", "127.0.0.1", &source.port.to_string()]);
     until("the replica is online", async || info(&target, "master_link_status:") == "up").await;
 
     let options = write::Options {
@@ -207,18 +208,18 @@ async fn load_through_a_switch_loses_nothing_and_the_new_epoch_is_reported() {
     let writing = tokio::spawn(write::write(options, async { drop(ended.await) }));
     let noted = || fs::read_to_string(service.acks()).map_or(0, |text| text.lines().count());
     until("writes are acknowledged", async || noted() > 500).await;
-    source.admin(&["CLIENT", "PAUSE", "5000", "WRITE"]);
+    source.run_admin(&["CLIENT", "PAUSE", "5000", "WRITE"]);
     let goal: u64 = info(source, "master_repl_offset:").parse().expect("an offset");
     let offset = || info(&target, "slave_repl_offset:").parse::<u64>().expect("an offset");
     until("the replica has everything", async || offset() >= goal).await;
     let mut fence = redis::pipe();
     fence.atomic().cmd("REPLICAOF").arg("127.0.0.1").arg(target.port).cmd("CLIENT").arg("UNPAUSE");
-    fence.exec(&mut source.connect()).expect("the fence");
-    target.admin(&["REPLICAOF", "NO", "ONE"]);
+    fence.exec(&mut source.connect_admin()).expect("the fence");
+    target.run_admin(&["REPLICAOF", "NO", "ONE"]);
     let before = noted();
     until("writes go on", async || noted() > before + 500).await;
 
-    let mut primaries: Vec<String> = service.shards.iter().map(Server::address).collect();
+    let mut primaries: Vec<String> = service.shards.iter().map(TestServer::address).collect();
     primaries[2] = target.address();
     publish(service.dir.path(), 2, &primaries);
     let version = async || service.ask("GET", "/version", &Value::Null).await.1;
@@ -237,7 +238,7 @@ async fn load_through_a_switch_loses_nothing_and_the_new_epoch_is_reported() {
     let (uid, id) = text.lines().last().and_then(|line| line.split_once(' ')).expect("a line");
     let shard = usize::from(shard_of(uid.parse().expect("a user")));
     let holder = if shard == 2 { &target } else { &service.shards[shard] };
-    holder.admin(&["ZREM", &format!("tl:{uid}"), id]);
+    holder.run_admin(&["ZREM", &format!("tl:{uid}"), id]);
     let found = verify::verify(service.base(), &service.acks()).await.expect("everything can be read");
     assert_eq!(found.lost, 1);
 }
@@ -246,7 +247,7 @@ async fn load_through_a_switch_loses_nothing_and_the_new_epoch_is_reported() {
 async fn the_end_waits_for_requests_but_not_forever() {
     let mut service = Service::start().await;
     let server = &service.shards[usize::from(shard_of(42))];
-    server.admin(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    server.run_admin(&["CLIENT", "PAUSE", "60000", "WRITE"]);
     let mut stream = TcpStream::connect(service.address).await.expect("the service listens");
     let body = "{\"id\":1}";
     let head = "POST /v1/timelines/42/entries HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n";

@@ -6,7 +6,7 @@ use crate::map::ShardId;
 
 /// Whether a failed request has changed something.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
+pub enum AppliedState {
     /// It has not: doing it again is safe, even for a counter.
     No,
     /// It may have.
@@ -17,7 +17,7 @@ pub enum Applied {
 
 /// Why a request has no result.
 #[derive(Debug, Clone, thiserror::Error)]
-pub enum Error {
+pub enum ShardError {
     /// The shard did not accept the request within the time for retries. Not applied.
     #[error("shard {shard} is not available")]
     Unavailable {
@@ -47,7 +47,7 @@ pub enum Error {
     },
     /// The reply is not of the type that the caller wants. Applied.
     #[error("shard {shard} gave a reply of another type")]
-    Reply {
+    UnexpectedReply {
         /// The shard.
         shard: ShardId,
         /// What did not fit.
@@ -56,31 +56,31 @@ pub enum Error {
     },
 }
 
-impl Error {
+impl ShardError {
     /// Whether the request has changed something.
-    pub fn applied(&self) -> Applied {
+    pub fn applied_state(&self) -> AppliedState {
         match self {
-            Error::Unavailable { .. } | Error::Refused { .. } => Applied::No,
-            Error::Unknown { .. } => Applied::Unknown,
-            Error::Reply { .. } => Applied::Yes,
+            ShardError::Unavailable { .. } | ShardError::Refused { .. } => AppliedState::No,
+            ShardError::Unknown { .. } => AppliedState::Unknown,
+            ShardError::UnexpectedReply { .. } => AppliedState::Yes,
         }
     }
 
     /// The shard concerned.
-    pub fn shard(&self) -> ShardId {
+    pub fn shard_id(&self) -> ShardId {
         match self {
-            Error::Unavailable { shard, .. }
-            | Error::Unknown { shard, .. }
-            | Error::Refused { shard, .. }
-            | Error::Reply { shard, .. } => *shard,
+            ShardError::Unavailable { shard, .. }
+            | ShardError::Unknown { shard, .. }
+            | ShardError::Refused { shard, .. }
+            | ShardError::UnexpectedReply { shard, .. } => *shard,
         }
     }
 }
 
 /// What one attempt at one command came to.
-pub(super) enum Outcome {
+pub(super) enum AttemptOutcome {
     /// A reply.
-    Done(redis::Value),
+    Replied(redis::Value),
     /// Refused in a way that may pass: by the wrong node, or at the wrong moment. Not applied.
     NotApplied(RedisError),
     /// Refused for good. Not applied.
@@ -89,16 +89,16 @@ pub(super) enum Outcome {
     Unknown(RedisError),
 }
 
-impl Outcome {
-    pub(super) fn of(result: Result<redis::Value, RedisError>) -> Outcome {
+impl AttemptOutcome {
+    pub(super) fn from_reply(result: Result<redis::Value, RedisError>) -> AttemptOutcome {
         match result.and_then(redis::Value::extract_error) {
-            Ok(value) => Outcome::Done(value),
+            Ok(value) => AttemptOutcome::Replied(value),
             Err(error) => match error.code() {
                 Some("READONLY" | "NOPERM" | "NOREPLICAS" | "MASTERDOWN" | "LOADING" | "NOAUTH") => {
-                    Outcome::NotApplied(error)
+                    AttemptOutcome::NotApplied(error)
                 }
-                Some(_) => Outcome::Refused(error),
-                None => Outcome::Unknown(error),
+                Some(_) => AttemptOutcome::Refused(error),
+                None => AttemptOutcome::Unknown(error),
             },
         }
     }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinSet;
 
-use super::{error::Outcome, state::Inner, table::Target};
+use super::{error::AttemptOutcome, routing_table::ShardTarget, state::SharedState};
 use crate::map::ShardId;
 
 /// Whether one shard answers.
@@ -18,26 +18,26 @@ pub struct ShardHealth {
     pub failure: Option<String>,
 }
 
-pub(super) async fn ask(inner: &Arc<Inner>, limit: Duration) -> Vec<ShardHealth> {
+pub(super) async fn check_shards(inner: &Arc<SharedState>, limit: Duration) -> Vec<ShardHealth> {
     let mut asked: JoinSet<ShardHealth> = JoinSet::new();
-    for target in inner.table().targets() {
-        asked.spawn(ask_one(target.clone(), limit));
+    for target in inner.current_table().targets() {
+        asked.spawn(check_shard(target.clone(), limit));
     }
     let mut healths = asked.join_all().await;
     healths.sort_by_key(|health| health.shard);
     healths
 }
 
-async fn ask_one(target: Arc<Target>, limit: Duration) -> ShardHealth {
-    let node = target.node();
+async fn check_shard(target: Arc<ShardTarget>, limit: Duration) -> ShardHealth {
+    let node = target.active_client();
     let ping = redis::cmd("PING");
-    let failure = match tokio::time::timeout(limit, node.send(&[&ping])).await {
+    let failure = match tokio::time::timeout(limit, node.send_commands(&[&ping])).await {
         Err(_) => Some(format!("no answer within {} ms", limit.as_millis())),
         Ok(mut outcomes) => match outcomes.pop() {
-            Some(Outcome::Done(_)) | None => None,
-            Some(Outcome::NotApplied(error) | Outcome::Refused(error) | Outcome::Unknown(error)) => {
-                Some(error.to_string())
-            }
+            Some(AttemptOutcome::Replied(_)) | None => None,
+            Some(
+                AttemptOutcome::NotApplied(error) | AttemptOutcome::Refused(error) | AttemptOutcome::Unknown(error),
+            ) => Some(error.to_string()),
         },
     };
     ShardHealth { shard: target.id, address: node.address.clone(), failure }

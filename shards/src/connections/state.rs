@@ -10,24 +10,24 @@ use std::{
 
 use tokio::sync::Notify;
 
-use super::{Options, table::Table};
+use super::{ConnectionOptions, routing_table::RoutingTable};
 use crate::{map::Epoch, routing::Routing};
 
-pub(super) struct Inner {
+pub(super) struct SharedState {
     pub(super) path: PathBuf,
-    pub(super) options: Options,
-    table: RwLock<Arc<Table>>,
-    pub(super) counters: Counters,
+    pub(super) options: ConnectionOptions,
+    table: RwLock<Arc<RoutingTable>>,
+    pub(super) counters: RequestCounters,
     last_rejected: Mutex<Option<String>>,
     /// Rung when something makes a new map likely.
-    pub(super) look: Arc<Notify>,
+    pub(super) map_check: Arc<Notify>,
 }
 
 #[derive(Default)]
-pub(super) struct Counters {
+pub(super) struct RequestCounters {
     pub(super) retries: AtomicU64,
     pub(super) redirects: AtomicU64,
-    pub(super) unknown: AtomicU64,
+    pub(super) unknown_outcomes: AtomicU64,
     pub(super) unavailable: AtomicU64,
     maps_accepted: AtomicU64,
     maps_rejected: AtomicU64,
@@ -35,7 +35,7 @@ pub(super) struct Counters {
 
 /// What has happened since the connection set was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stats {
+pub struct ConnectionStats {
     /// The epoch of the map in use.
     pub epoch: Epoch,
     /// Attempts after the first.
@@ -54,60 +54,61 @@ pub struct Stats {
     pub last_rejected: Option<String>,
 }
 
-impl Inner {
-    pub(super) fn new(path: PathBuf, options: Options, table: Table) -> Inner {
-        Inner {
+impl SharedState {
+    pub(super) fn new(path: PathBuf, options: ConnectionOptions, table: RoutingTable) -> SharedState {
+        SharedState {
             path,
             options,
             table: RwLock::new(Arc::new(table)),
-            counters: Counters::default(),
+            counters: RequestCounters::default(),
             last_rejected: Mutex::new(None),
-            look: Arc::new(Notify::new()),
+            map_check: Arc::new(Notify::new()),
         }
     }
 
-    pub(super) fn table(&self) -> Arc<Table> {
+    pub(super) fn current_table(&self) -> Arc<RoutingTable> {
         self.table.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Takes a map into use, or says why not: only the same cluster's, and only at a higher epoch.
-    pub(super) fn offer(&self, routing: Routing) {
-        let table = self.table();
-        let (have, new) = (&table.routing, &routing);
-        if new.cluster != have.cluster {
-            return self.reject(format!("the map is of cluster \"{}\", not of \"{}\"", new.cluster, have.cluster));
+    pub(super) fn adopt_map(&self, routing: Routing) {
+        let table = self.current_table();
+        let (current, new) = (&table.routing, &routing);
+        if new.cluster != current.cluster {
+            return self
+                .reject_map(format!("the map is of cluster \"{}\", not of \"{}\"", new.cluster, current.cluster));
         }
-        if new.epoch < have.epoch {
-            return self.reject(format!("the map has epoch {}, lower than {}", new.epoch, have.epoch));
+        if new.epoch < current.epoch {
+            return self.reject_map(format!("the map has epoch {}, lower than {}", new.epoch, current.epoch));
         }
-        if new.epoch == have.epoch {
-            if *new != **have {
-                self.reject(format!("the map has other content at the same epoch {}", new.epoch));
+        if new.epoch == current.epoch {
+            if *new != **current {
+                self.reject_map(format!("the map has other content at the same epoch {}", new.epoch));
             }
             return;
         }
-        match Table::new(routing, &self.options, Some(&table)) {
+        match RoutingTable::new(routing, &self.options, Some(&table)) {
             Ok(next) => {
                 *self.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
                 self.counters.maps_accepted.fetch_add(1, Ordering::Relaxed);
             }
-            Err(error) => self.reject(error.to_string()),
+            Err(error) => self.reject_map(error.to_string()),
         }
     }
 
-    pub(super) fn reject(&self, why: String) {
+    pub(super) fn reject_map(&self, why: String) {
         self.counters.maps_rejected.fetch_add(1, Ordering::Relaxed);
         *self.last_rejected.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
     }
 
-    pub(super) fn stats(&self) -> Stats {
+    pub(super) fn collect_stats(&self) -> ConnectionStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &self.counters;
-        Stats {
-            epoch: self.table().routing.epoch,
+        ConnectionStats {
+            epoch: self.current_table().routing.epoch,
             retries: read(&counters.retries),
             redirects: read(&counters.redirects),
-            unknown: read(&counters.unknown),
+            unknown: read(&counters.unknown_outcomes),
             unavailable: read(&counters.unavailable),
             maps_accepted: read(&counters.maps_accepted),
             maps_rejected: read(&counters.maps_rejected),

@@ -10,13 +10,13 @@ use toml::{
 use super::{Epoch, MapError, Shard, ShardId, ShardMap, check};
 use crate::slot::SlotRange;
 
-const MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
+const KNOWN_MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
 /// Each of them costs its primary the stream of all writes once more.
-const MOST_REPLICAS: u64 = 16;
-const SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
+const MAX_REPLICAS: u64 = 16;
+const KNOWN_SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
 
 /// A shard as far as it could be read, with the places of its values.
-pub(super) struct Draft {
+pub(super) struct RawShard {
     pub(super) span: Range<usize>,
     pub(super) id: Option<Spanned<u16>>,
     pub(super) slots: Option<Spanned<Vec<SlotRange>>>,
@@ -25,14 +25,14 @@ pub(super) struct Draft {
     pub(super) pinned: bool,
 }
 
-pub(super) fn parse(text: &str) -> Result<ShardMap, Vec<MapError>> {
+pub(super) fn parse_map(text: &str) -> Result<ShardMap, Vec<MapError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
         // what was recovered around a syntax error would only bring mistakes that are none
-        return Err(errors.iter().map(|error| mistake(error.span(), error.message().to_owned(), None)).collect());
+        return Err(errors.iter().map(|error| map_error(error.span(), error.message().to_owned(), None)).collect());
     }
-    let mut reader = Reader { errors: Vec::new() };
-    let map = reader.map(table.get_ref());
+    let mut reader = MapReader { errors: Vec::new() };
+    let map = reader.read_map(table.get_ref());
     let mut errors = reader.errors;
     errors.sort_by_key(|error| error.span.as_ref().map_or(usize::MAX, |span| span.start));
     match map {
@@ -41,144 +41,144 @@ pub(super) fn parse(text: &str) -> Result<ShardMap, Vec<MapError>> {
     }
 }
 
-pub(super) fn mistake(span: Option<Range<usize>>, message: String, help: Option<&str>) -> MapError {
+pub(super) fn map_error(span: Option<Range<usize>>, message: String, help: Option<&str>) -> MapError {
     MapError { span, message, help: help.map(str::to_owned) }
 }
 
-struct Reader {
+struct MapReader {
     errors: Vec<MapError>,
 }
 
-impl Reader {
-    fn map(&mut self, table: &DeTable<'_>) -> Option<ShardMap> {
-        self.unknown_keys(table, &MAP_KEYS);
-        let cluster = self.name(table, "cluster", None);
-        let epoch = self.integer(table, "epoch", None, i64::MAX as u64);
-        let port_base = self.integer(table, "port_base", None, u64::from(u16::MAX));
+impl MapReader {
+    fn read_map(&mut self, table: &DeTable<'_>) -> Option<ShardMap> {
+        self.report_unknown_keys(table, &KNOWN_MAP_KEYS);
+        let cluster = self.read_name(table, "cluster", None);
+        let epoch = self.read_integer(table, "epoch", None, i64::MAX as u64);
+        let port_base = self.read_integer(table, "port_base", None, u64::from(u16::MAX));
         if let Some(zero) = port_base.as_ref().filter(|base| *base.get_ref() == 0) {
-            self.error(Some(zero.span()), "port_base must be at least 1".to_owned(), None);
+            self.push_error(Some(zero.span()), "port_base must be at least 1".to_owned(), None);
         }
         let port_base = port_base.map(|base| u16::try_from(*base.get_ref()).unwrap_or(u16::MAX));
-        let replicas = table.get("replicas").and_then(|_| self.integer(table, "replicas", None, MOST_REPLICAS));
-        let drafts = self.shards(table);
-        check::check(&drafts, port_base, &mut self.errors);
+        let replicas = table.get("replicas").and_then(|_| self.read_integer(table, "replicas", None, MAX_REPLICAS));
+        let drafts = self.read_shards(table);
+        check::check_map(&drafts, port_base, &mut self.errors);
         Some(ShardMap {
             cluster: cluster?.into_inner(),
             epoch: Epoch(epoch?.into_inner()),
             port_base: port_base?,
             replicas: replicas.and_then(|number| u16::try_from(number.into_inner()).ok()),
-            shards: drafts.into_iter().map(finish).collect::<Option<_>>()?,
+            shards: drafts.into_iter().map(build_shard).collect::<Option<_>>()?,
         })
     }
 
-    fn shards(&mut self, table: &DeTable<'_>) -> Vec<Draft> {
+    fn read_shards(&mut self, table: &DeTable<'_>) -> Vec<RawShard> {
         let Some(value) = table.get("shard") else {
-            self.error(None, "the map has no shards".to_owned(), Some("add a [[shard]] with id, slots and host"));
+            self.push_error(None, "the map has no shards".to_owned(), Some("add a [[shard]] with id, slots and host"));
             return Vec::new();
         };
         let Some(array) = value.get_ref().as_array() else {
-            self.wrong_type(value, "shard", "an array of tables", Some("write [[shard]], with two brackets"));
+            self.report_wrong_type(value, "shard", "an array of tables", Some("write [[shard]], with two brackets"));
             return Vec::new();
         };
         if array.is_empty() {
-            self.error(Some(value.span()), "the map has no shards".to_owned(), None);
+            self.push_error(Some(value.span()), "the map has no shards".to_owned(), None);
         }
-        array.iter().filter_map(|element| self.shard(element)).collect()
+        array.iter().filter_map(|element| self.read_shard(element)).collect()
     }
 
-    fn shard(&mut self, element: &Spanned<DeValue<'_>>) -> Option<Draft> {
+    fn read_shard(&mut self, element: &Spanned<DeValue<'_>>) -> Option<RawShard> {
         let Some(table) = element.get_ref().as_table() else {
-            self.wrong_type(element, "shard", "a table", None);
+            self.report_wrong_type(element, "shard", "a table", None);
             return None;
         };
         let span = element.span();
-        self.unknown_keys(table, &SHARD_KEYS);
-        let id = self.integer(table, "id", Some(&span), u64::from(u16::MAX));
-        Some(Draft {
+        self.report_unknown_keys(table, &KNOWN_SHARD_KEYS);
+        let id = self.read_integer(table, "id", Some(&span), u64::from(u16::MAX));
+        Some(RawShard {
             id: id.map(|id| Spanned::new(id.span(), u16::try_from(*id.get_ref()).unwrap_or(u16::MAX))),
-            slots: self.slots(table, &span),
-            host: self.name(table, "host", Some(&span)),
-            replicas: self.replicas(table),
-            pinned: self.boolean(table, "pinned"),
+            slots: self.read_slots(table, &span),
+            host: self.read_name(table, "host", Some(&span)),
+            replicas: self.read_replicas(table),
+            pinned: self.read_boolean(table, "pinned"),
             span,
         })
     }
 
-    fn slots(&mut self, table: &DeTable<'_>, shard: &Range<usize>) -> Option<Spanned<Vec<SlotRange>>> {
-        let value = self.required(table, "slots", Some(shard))?;
+    fn read_slots(&mut self, table: &DeTable<'_>, shard: &Range<usize>) -> Option<Spanned<Vec<SlotRange>>> {
+        let value = self.take_required(table, "slots", Some(shard))?;
         let Some(text) = value.get_ref().as_str() else {
-            self.wrong_type(value, "slots", "a string", Some("write it as \"0-255\" or \"0-255,300\""));
+            self.report_wrong_type(value, "slots", "a string", Some("write it as \"0-255\" or \"0-255,300\""));
             return None;
         };
         match SlotRange::parse_list(text) {
             Ok(ranges) => Some(Spanned::new(value.span(), ranges)),
             Err(message) => {
-                self.error(Some(value.span()), message, Some("write slots as \"0-255\" or \"0-255,300\""));
+                self.push_error(Some(value.span()), message, Some("write slots as \"0-255\" or \"0-255,300\""));
                 None
             }
         }
     }
 
-    fn replicas(&mut self, table: &DeTable<'_>) -> Vec<Spanned<String>> {
+    fn read_replicas(&mut self, table: &DeTable<'_>) -> Vec<Spanned<String>> {
         let Some(value) = table.get("replicas") else { return Vec::new() };
         let Some(array) = value.get_ref().as_array() else {
-            self.wrong_type(value, "replicas", "an array of host names", Some("write it as [\"redis-02\"]"));
+            self.report_wrong_type(value, "replicas", "an array of host names", Some("write it as [\"redis-02\"]"));
             return Vec::new();
         };
-        array.iter().filter_map(|element| self.host_name(element, "replicas")).collect()
+        array.iter().filter_map(|element| self.check_name(element, "replicas")).collect()
     }
 
-    fn boolean(&mut self, table: &DeTable<'_>, key: &str) -> bool {
+    fn read_boolean(&mut self, table: &DeTable<'_>, key: &str) -> bool {
         let Some(value) = table.get(key) else { return false };
         value.get_ref().as_bool().unwrap_or_else(|| {
-            self.wrong_type(value, key, "true or false", None);
+            self.report_wrong_type(value, key, "true or false", None);
             false
         })
     }
 
-    fn integer(
+    fn read_integer(
         &mut self,
         table: &DeTable<'_>,
         key: &str,
         shard: Option<&Range<usize>>,
         max: u64,
     ) -> Option<Spanned<u64>> {
-        let value = self.required(table, key, shard)?;
+        let value = self.take_required(table, key, shard)?;
         let Some(integer) = value.get_ref().as_integer() else {
-            self.wrong_type(value, key, "an integer", None);
+            self.report_wrong_type(value, key, "an integer", None);
             return None;
         };
         match u64::from_str_radix(integer.as_str(), integer.radix()) {
             Ok(number) if number <= max => Some(Spanned::new(value.span(), number)),
             _ => {
-                self.error(Some(value.span()), format!("{key} must be between 0 and {max}, not {integer}"), None);
+                self.push_error(Some(value.span()), format!("{key} must be between 0 and {max}, not {integer}"), None);
                 None
             }
         }
     }
 
-    fn name(&mut self, table: &DeTable<'_>, key: &str, shard: Option<&Range<usize>>) -> Option<Spanned<String>> {
-        let value = self.required(table, key, shard)?;
-        self.host_name(value, key)
+    fn read_name(&mut self, table: &DeTable<'_>, key: &str, shard: Option<&Range<usize>>) -> Option<Spanned<String>> {
+        let value = self.take_required(table, key, shard)?;
+        self.check_name(value, key)
     }
 
     /// A name that can become neither an option nor a path, nor break a line of a file that it is written into.
-    fn host_name(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Spanned<String>> {
+    fn check_name(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Spanned<String>> {
         let Some(name) = value.get_ref().as_str() else {
-            self.wrong_type(value, key, "a string", None);
+            self.report_wrong_type(value, key, "a string", None);
             return None;
         };
         let good = name.starts_with(|first: char| first.is_ascii_alphanumeric())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if !good {
             let help = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-'";
-            self.error(Some(value.span()), format!("\"{}\" is not a name", name.escape_debug()), Some(help));
+            self.push_error(Some(value.span()), format!("\"{}\" is not a name", name.escape_debug()), Some(help));
             return None;
         }
         Some(Spanned::new(value.span(), name.to_owned()))
     }
 
-    fn required<'t, 'i>(
+    fn take_required<'t, 'i>(
         &mut self,
         table: &'t DeTable<'i>,
         key: &str,
@@ -195,33 +195,33 @@ impl Reader {
                 "slots" => "the slots it owns: slots = \"0-255\"",
                 _ => "the host of its primary: host = \"redis-01\"",
             };
-            self.error(shard.cloned(), format!("{owner} has no {key}"), Some(help));
+            self.push_error(shard.cloned(), format!("{owner} has no {key}"), Some(help));
         }
         value
     }
 
-    fn unknown_keys(&mut self, table: &DeTable<'_>, known: &[&str]) {
+    fn report_unknown_keys(&mut self, table: &DeTable<'_>, known: &[&str]) {
         for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
             let name = key.get_ref();
-            let help = match known.iter().map(|candidate| (distance(name, candidate), candidate)).min() {
+            let help = match known.iter().map(|candidate| (edit_distance(name, candidate), candidate)).min() {
                 Some((changes, candidate)) if changes <= 2 => format!("did you mean \"{candidate}\"?"),
                 _ => format!("known here: {}", known.join(", ")),
             };
-            self.error(Some(key.span()), format!("unknown key \"{}\"", name.escape_debug()), Some(&help));
+            self.push_error(Some(key.span()), format!("unknown key \"{}\"", name.escape_debug()), Some(&help));
         }
     }
 
-    fn wrong_type(&mut self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str, help: Option<&str>) {
+    fn report_wrong_type(&mut self, value: &Spanned<DeValue<'_>>, key: &str, wanted: &str, help: Option<&str>) {
         let found = value.get_ref().type_str();
-        self.error(Some(value.span()), format!("{key} must be {wanted}, not a value of type {found}"), help);
+        self.push_error(Some(value.span()), format!("{key} must be {wanted}, not a value of type {found}"), help);
     }
 
-    fn error(&mut self, span: Option<Range<usize>>, message: String, help: Option<&str>) {
-        self.errors.push(mistake(span, message, help));
+    fn push_error(&mut self, span: Option<Range<usize>>, message: String, help: Option<&str>) {
+        self.errors.push(map_error(span, message, help));
     }
 }
 
-fn finish(draft: Draft) -> Option<Shard> {
+fn build_shard(draft: RawShard) -> Option<Shard> {
     Some(Shard {
         id: ShardId(draft.id?.into_inner()),
         slots: draft.slots?.into_inner(),
@@ -232,7 +232,7 @@ fn finish(draft: Draft) -> Option<Shard> {
 }
 
 /// How many characters must be added, removed or changed (Levenshtein).
-fn distance(from: &str, to: &str) -> usize {
+fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (line, from) in from.chars().enumerate() {

@@ -10,21 +10,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dunlin_shards::{Applied, Error, Options, Retry, Shards, slot_of};
+use dunlin_shards::{AppliedState, ConnectionOptions, RetryPolicy, ShardConnections, ShardError, slot_for_key};
 use redis::{Cmd, cmd};
 use tempfile::TempDir;
 
-use crate::server::{Server, free_port};
+use crate::server::{TestServer, free_port};
 
 /// A published map in a folder of its own.
-struct Published {
+struct TestMapFile {
     dir: TempDir,
 }
 
-impl Published {
-    fn new(epoch: u64, primaries: &[String]) -> Published {
-        let published = Published { dir: TempDir::new().expect("a temporary folder") };
-        published.publish("t", epoch, primaries);
+impl TestMapFile {
+    fn new(epoch: u64, primaries: &[String]) -> TestMapFile {
+        let published = TestMapFile { dir: TempDir::new().expect("a temporary folder") };
+        published.publish_map("t", epoch, primaries);
         published
     }
 
@@ -32,7 +32,7 @@ impl Published {
         self.dir.path().join("shards.toml")
     }
 
-    fn publish(&self, cluster: &str, epoch: u64, primaries: &[String]) {
+    fn publish_map(&self, cluster: &str, epoch: u64, primaries: &[String]) {
         let each = 16_384 / primaries.len();
         let mut text = format!("cluster = \"{cluster}\"\nepoch = {epoch}\nshard = [\n");
         for (id, primary) in primaries.iter().enumerate() {
@@ -46,23 +46,23 @@ impl Published {
     }
 }
 
-fn options() -> Options {
-    Options { poll_interval: Duration::from_millis(20), ..Options::default() }
+fn test_options() -> ConnectionOptions {
+    ConnectionOptions { poll_interval: Duration::from_millis(20), ..ConnectionOptions::default() }
 }
 
-fn incr(key: &str) -> Cmd {
+fn incr_command(key: &str) -> Cmd {
     let mut incr = cmd("INCR");
     incr.arg(key);
     incr
 }
 
-fn zadd(key: &str, id: u64) -> Cmd {
+fn zadd_command(key: &str, id: u64) -> Cmd {
     let mut zadd = cmd("ZADD");
     zadd.arg(key).arg(id).arg(id);
     zadd
 }
 
-async fn until(what: &str, condition: impl AsyncFn() -> bool) {
+async fn wait_until(what: &str, condition: impl AsyncFn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     while !condition().await {
         assert!(Instant::now() < end, "not within 20 s: {what}");
@@ -71,39 +71,39 @@ async fn until(what: &str, condition: impl AsyncFn() -> bool) {
 }
 
 /// Makes `replica` a replica of `master` and waits for the link.
-async fn replicate(replica: &Server, master: &Server) {
-    replica.admin(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
-    until("the replica is online", async || {
-        let info: String = cmd("INFO").arg("replication").query(&mut replica.connect()).expect("INFO");
+async fn start_replication(replica: &TestServer, master: &TestServer) {
+    replica.run_admin(&["REPLICAOF", "127.0.0.1", &master.port.to_string()]);
+    wait_until("the replica is online", async || {
+        let info: String = cmd("INFO").arg("replication").query(&mut replica.connect_admin()).expect("INFO");
         info.contains("master_link_status:up")
     })
     .await;
 }
 
 /// Moves a shard as dunlin does: pause, drain, fence, promote.
-async fn switch(from: &Server, to: &Server) {
-    from.admin(&["CLIENT", "PAUSE", "5000", "WRITE"]);
-    let offset = |server: &Server, field: &str| -> u64 {
-        let info: String = cmd("INFO").arg("replication").query(&mut server.connect()).expect("INFO");
+async fn switch_primary(from: &TestServer, to: &TestServer) {
+    from.run_admin(&["CLIENT", "PAUSE", "5000", "WRITE"]);
+    let offset = |server: &TestServer, field: &str| -> u64 {
+        let info: String = cmd("INFO").arg("replication").query(&mut server.connect_admin()).expect("INFO");
         let line = info.lines().find_map(|line| line.strip_prefix(field)).expect("the offset is in it");
         line.parse().expect("an offset is a number")
     };
     let goal = offset(from, "master_repl_offset:");
-    until("the replica has everything", async || offset(to, "slave_repl_offset:") >= goal).await;
+    wait_until("the replica has everything", async || offset(to, "slave_repl_offset:") >= goal).await;
     let port = to.port.to_string();
     let mut fence = redis::pipe();
     fence.atomic().cmd("REPLICAOF").arg("127.0.0.1").arg(port).cmd("CLIENT").arg("UNPAUSE");
-    fence.exec(&mut from.connect()).expect("the fence");
-    to.admin(&["REPLICAOF", "NO", "ONE"]);
+    fence.exec(&mut from.connect_admin()).expect("the fence");
+    to.run_admin(&["REPLICAOF", "NO", "ONE"]);
 }
 
 /// Counters tell a lost write from one applied twice: exactly one INCR for each acknowledgement must be there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_switch_under_writers_loses_and_doubles_nothing() {
-    let (a, b) = (Server::start(&[]), Server::start(&[]));
-    replicate(&b, &a).await;
-    let published = Published::new(1, &[a.address()]);
-    let shards = Shards::open(published.path(), options()).await.expect("a connection set");
+async fn switching_under_writes_applies_each_write_once() {
+    let (a, b) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    start_replication(&b, &a).await;
+    let published = TestMapFile::new(1, &[a.address()]);
+    let shards = ShardConnections::open(published.path(), test_options()).await.expect("a connection set");
     let (stop, acked) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let writers: Vec<_> = (0..8)
         .map(|writer| {
@@ -111,33 +111,34 @@ async fn a_switch_under_writers_loses_and_doubles_nothing() {
             tokio::spawn(async move {
                 let (key, mut last) = (format!("n:{writer}"), 0);
                 while !stop.load(Ordering::Relaxed) {
-                    let now: u64 = shards.query(key.as_bytes(), &incr(&key), Retry::OnlyIfNotApplied).await?;
+                    let now: u64 =
+                        shards.query_shard(key.as_bytes(), &incr_command(&key), RetryPolicy::OnlyIfNotApplied).await?;
                     assert_eq!(now, last + 1, "each acknowledged write counts once");
                     last = now;
                     acked.fetch_add(1, Ordering::Relaxed);
                 }
-                Ok::<u64, Error>(last)
+                Ok::<u64, ShardError>(last)
             })
         })
         .collect();
     let more = async || {
         let goal = acked.load(Ordering::Relaxed) + 500;
-        until("writers go on", async || acked.load(Ordering::Relaxed) >= goal).await;
+        wait_until("writers go on", async || acked.load(Ordering::Relaxed) >= goal).await;
     };
     more().await;
-    switch(&a, &b).await;
+    switch_primary(&a, &b).await;
     more().await;
     let learned = shards.stats();
     assert!(learned.redirects >= 1 && learned.epoch.0 == 1, "the new owner is learned from ROLE: {learned:?}");
-    published.publish("t", 2, &[b.address()]);
-    until("the map is taken over", async || shards.epoch().0 == 2).await;
-    switch(&b, &a).await;
+    published.publish_map("t", 2, &[b.address()]);
+    wait_until("the map is taken over", async || shards.epoch().0 == 2).await;
+    switch_primary(&b, &a).await;
     more().await;
     stop.store(true, Ordering::Relaxed);
     for (writer, task) in writers.into_iter().enumerate() {
         let last = task.await.expect("the writer did not panic").expect("no write failed");
         let key = format!("n:{writer}");
-        let stored: u64 = cmd("GET").arg(&key).query(&mut a.connect()).expect("the counter");
+        let stored: u64 = cmd("GET").arg(&key).query(&mut a.connect_admin()).expect("the counter");
         assert_eq!(stored, last, "{key}");
     }
 }
@@ -145,144 +146,160 @@ async fn a_switch_under_writers_loses_and_doubles_nothing() {
 /// The old owner's connections end with the epoch that named it: it can be stopped.
 #[tokio::test]
 async fn a_new_epoch_closes_connections_to_old_owners() {
-    let (a, b) = (Server::start(&[]), Server::start(&[]));
-    let published = Published::new(1, &[a.address()]);
-    let shards = Shards::open(published.path(), options()).await.expect("a connection set");
-    shards.query::<u64>(b"n", &incr("n"), Retry::OnlyIfNotApplied).await.expect("a write");
+    let (a, b) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    let published = TestMapFile::new(1, &[a.address()]);
+    let shards = ShardConnections::open(published.path(), test_options()).await.expect("a connection set");
+    shards.query_shard::<u64>(b"n", &incr_command("n"), RetryPolicy::OnlyIfNotApplied).await.expect("a write");
     let clients = || -> usize {
-        let list: String = cmd("CLIENT").arg("LIST").query(&mut a.connect()).expect("CLIENT LIST");
+        let list: String = cmd("CLIENT").arg("LIST").query(&mut a.connect_admin()).expect("CLIENT LIST");
         list.lines().filter(|line| line.contains("cmd=incr")).count()
     };
     assert_eq!(clients(), 1);
-    published.publish("t", 2, &[b.address()]);
-    until("the connection is closed", async || clients() == 0).await;
-    assert_eq!(shards.query::<u64>(b"n", &incr("n"), Retry::OnlyIfNotApplied).await.expect("a write"), 1);
+    published.publish_map("t", 2, &[b.address()]);
+    wait_until("the connection is closed", async || clients() == 0).await;
+    assert_eq!(
+        shards.query_shard::<u64>(b"n", &incr_command("n"), RetryPolicy::OnlyIfNotApplied).await.expect("a write"),
+        1
+    );
 }
 
 /// The target's user is off until it is open: the fenced source and the closed target are both asked until one accepts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_closed_target_is_waited_for_and_a_switch_taken_back_is_followed() {
-    let (a, b) = (Server::start(&[]), Server::start(&[]));
-    replicate(&b, &a).await;
+async fn disabled_targets_are_retried_and_reverted_switches_followed() {
+    let (a, b) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    start_replication(&b, &a).await;
     let user = ["ACL", "SETUSER", "s000", "on", ">secret", "~*", "+@read", "+@write", "+role", "+ping"];
-    a.admin(&user);
-    b.admin(&["ACL", "SETUSER", "s000", "off", ">secret", "~*", "+@read", "+@write", "+role", "+ping"]);
-    let published = Published::new(1, &[a.address()]);
+    a.run_admin(&user);
+    b.run_admin(&["ACL", "SETUSER", "s000", "off", ">secret", "~*", "+@read", "+@write", "+role", "+ping"]);
+    let published = TestMapFile::new(1, &[a.address()]);
     let password = Some("secret".to_owned());
-    let shards = Shards::open(published.path(), Options { password, ..options() }).await.expect("a connection set");
-    let write = async || shards.query::<u64>(b"n", &incr("n"), Retry::OnlyIfNotApplied).await;
+    let shards = ShardConnections::open(published.path(), ConnectionOptions { password, ..test_options() })
+        .await
+        .expect("a connection set");
+    let write = async || shards.query_shard::<u64>(b"n", &incr_command("n"), RetryPolicy::OnlyIfNotApplied).await;
     assert_eq!(write().await.expect("the first"), 1);
 
-    switch(&a, &b).await;
+    switch_primary(&a, &b).await;
     let waiting = tokio::spawn({
         let shards = shards.clone();
-        async move { shards.query::<u64>(b"n", &incr("n"), Retry::OnlyIfNotApplied).await }
+        async move { shards.query_shard::<u64>(b"n", &incr_command("n"), RetryPolicy::OnlyIfNotApplied).await }
     });
-    until("it is tried again", async || shards.stats().retries > 3).await;
+    wait_until("it is tried again", async || shards.stats().retries > 3).await;
     assert!(!waiting.is_finished());
-    b.admin(&user);
+    b.run_admin(&user);
     assert_eq!(waiting.await.expect("no panic").expect("the second"), 2);
 
     // the target goes back to being a replica, closed, and the source is the master again, at the same epoch
-    b.admin(&["ACL", "SETUSER", "s000", "off"]);
-    b.admin(&["CLIENT", "KILL", "USER", "s000"]);
-    switch(&b, &a).await;
+    b.run_admin(&["ACL", "SETUSER", "s000", "off"]);
+    b.run_admin(&["CLIENT", "KILL", "USER", "s000"]);
+    switch_primary(&b, &a).await;
     let mut read = cmd("GET");
     read.arg("n");
-    assert_eq!(shards.query::<u64>(b"n", &read, Retry::Idempotent).await.expect("a read"), 2);
+    assert_eq!(shards.query_shard::<u64>(b"n", &read, RetryPolicy::Idempotent).await.expect("a read"), 2);
     assert_eq!(write().await.expect("the third"), 3);
 }
 
 #[tokio::test]
-async fn lower_epochs_other_clusters_and_other_content_are_refused() {
-    let (a, b) = (Server::start(&[]), Server::start(&[]));
-    let published = Published::new(5, &[a.address()]);
-    let shards = Shards::open(published.path(), options()).await.expect("a connection set");
+async fn lower_epochs_other_clusters_and_changed_content_are_rejected() {
+    let (a, b) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    let published = TestMapFile::new(5, &[a.address()]);
+    let shards = ShardConnections::open(published.path(), test_options()).await.expect("a connection set");
     for (count, (cluster, epoch, why)) in
         [("t", 4, "lower than 5"), ("t", 5, "other content"), ("other", 9, "cluster")].into_iter().enumerate()
     {
-        published.publish(cluster, epoch, &[b.address()]);
-        until("it is refused", async || shards.stats().maps_rejected == count as u64 + 1).await;
+        published.publish_map(cluster, epoch, &[b.address()]);
+        wait_until("it is refused", async || shards.stats().maps_rejected == count as u64 + 1).await;
         assert!(shards.stats().last_rejected.is_some_and(|reason| reason.contains(why)), "{:?}", shards.stats());
         assert_eq!(shards.routing().shards[0].primary, a.address());
     }
     fs::write(published.path(), "half a ma").expect("the file is writable");
-    until("it is refused", async || shards.stats().maps_rejected == 4).await;
-    published.publish("t", 6, &[b.address()]);
-    until("a higher epoch is accepted", async || shards.epoch().0 == 6).await;
+    wait_until("it is refused", async || shards.stats().maps_rejected == 4).await;
+    published.publish_map("t", 6, &[b.address()]);
+    wait_until("a higher epoch is accepted", async || shards.epoch().0 == 6).await;
     assert_eq!((shards.stats().maps_accepted, shards.stats().maps_rejected), (1, 4));
 }
 
 #[tokio::test]
-async fn one_shard_down_fails_only_its_own() {
-    let (up, mut down) = (Server::start(&[]), Server::start(&[]));
-    let published = Published::new(1, &[up.address(), down.address()]);
+async fn one_shard_down_fails_only_its_requests() {
+    let (up, mut down) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    let published = TestMapFile::new(1, &[up.address(), down.address()]);
     let retry_for = Duration::from_secs(1);
-    let shards = Shards::open(published.path(), Options { retry_for, ..options() }).await.expect("a connection set");
+    let shards = ShardConnections::open(published.path(), ConnectionOptions { retry_for, ..test_options() })
+        .await
+        .expect("a connection set");
     let keys: Vec<String> = (0..40).map(|n| format!("tl:{n}")).collect();
-    let items = || keys.iter().map(|key| (key.clone().into_bytes(), zadd(key, 1))).collect::<Vec<_>>();
-    assert!(shards.batch(items(), Retry::Idempotent).await.iter().all(Result::is_ok));
-    down.kill();
-    let results = shards.batch(items(), Retry::Idempotent).await;
+    let items = || keys.iter().map(|key| (key.clone().into_bytes(), zadd_command(key, 1))).collect::<Vec<_>>();
+    assert!(shards.query_batch(items(), RetryPolicy::Idempotent).await.iter().all(Result::is_ok));
+    down.kill_server();
+    let results = shards.query_batch(items(), RetryPolicy::Idempotent).await;
     for (key, result) in keys.iter().zip(&results) {
-        assert_eq!(result.is_ok(), slot_of(key.as_bytes()).0 < 8192, "{key}: {result:?}");
+        assert_eq!(result.is_ok(), slot_for_key(key.as_bytes()).0 < 8192, "{key}: {result:?}");
     }
     // nothing was sent this time, as no connection could be opened: that is known
-    let again = shards.batch(items(), Retry::OnlyIfNotApplied).await;
-    let failed: Vec<&Error> = again.iter().filter_map(|result| result.as_ref().err()).collect();
-    assert!(failed.iter().all(|error| error.applied() == Applied::No), "{failed:?}");
+    let again = shards.query_batch(items(), RetryPolicy::OnlyIfNotApplied).await;
+    let failed: Vec<&ShardError> = again.iter().filter_map(|result| result.as_ref().err()).collect();
+    assert!(failed.iter().all(|error| error.applied_state() == AppliedState::No), "{failed:?}");
     assert!(!failed.is_empty() && failed.len() < keys.len());
-    let health = shards.health(Duration::from_secs(5)).await;
+    let health = shards.check_health(Duration::from_secs(5)).await;
     assert_eq!(health.iter().map(|shard| shard.failure.is_some()).collect::<Vec<_>>(), [false, true]);
-    down.restart();
-    until("it is used again", async || shards.batch(items(), Retry::Idempotent).await.iter().all(Result::is_ok)).await;
+    down.restart_server();
+    wait_until("it is used again", async || {
+        shards.query_batch(items(), RetryPolicy::Idempotent).await.iter().all(Result::is_ok)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_that_breaks_leaves_a_write_unknown() {
-    let server = Server::start(&[]);
-    let published = Published::new(1, &[server.address()]);
-    let shards = Shards::open(published.path(), options()).await.expect("a connection set");
-    shards.query::<u64>(b"n", &incr("n"), Retry::OnlyIfNotApplied).await.expect("a write");
-    for (retry, ok) in [(Retry::OnlyIfNotApplied, false), (Retry::Idempotent, true)] {
+async fn broken_connections_leave_writes_unknown() {
+    let server = TestServer::start_server(&[]);
+    let published = TestMapFile::new(1, &[server.address()]);
+    let shards = ShardConnections::open(published.path(), test_options()).await.expect("a connection set");
+    shards.query_shard::<u64>(b"n", &incr_command("n"), RetryPolicy::OnlyIfNotApplied).await.expect("a write");
+    for (retry, ok) in [(RetryPolicy::OnlyIfNotApplied, false), (RetryPolicy::Idempotent, true)] {
         // the write hangs in the pause until its connection is cut
-        server.admin(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+        server.run_admin(&["CLIENT", "PAUSE", "60000", "WRITE"]);
         let hanging = tokio::spawn({
             let shards = shards.clone();
-            async move { shards.query::<u64>(b"m", &zadd("m", 1), retry).await }
+            async move { shards.query_shard::<u64>(b"m", &zadd_command("m", 1), retry).await }
         });
-        until("the write hangs", async || {
-            let info: String = cmd("INFO").arg("clients").query(&mut server.connect()).expect("INFO");
+        wait_until("the write hangs", async || {
+            let info: String = cmd("INFO").arg("clients").query(&mut server.connect_admin()).expect("INFO");
             info.contains("blocked_clients:1")
         })
         .await;
-        server.admin(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-        server.admin(&["CLIENT", "UNPAUSE"]);
+        server.run_admin(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+        server.run_admin(&["CLIENT", "UNPAUSE"]);
         let result = hanging.await.expect("no panic");
         assert_eq!(result.is_ok(), ok, "{retry:?}: {result:?}");
         if let Err(error) = result {
-            assert_eq!(error.applied(), Applied::Unknown);
+            assert_eq!(error.applied_state(), AppliedState::Unknown);
         }
     }
-    let wrong_type = shards.query::<u64>(b"m", &incr("m"), Retry::Idempotent).await.expect_err("m is a sorted set");
-    assert!(matches!(wrong_type, Error::Refused { .. }), "{wrong_type:?}");
+    let wrong_type = shards
+        .query_shard::<u64>(b"m", &incr_command("m"), RetryPolicy::Idempotent)
+        .await
+        .expect_err("m is a sorted set");
+    assert!(matches!(wrong_type, ShardError::Refused { .. }), "{wrong_type:?}");
 }
 
 #[tokio::test]
-async fn a_silent_node_is_given_up_in_time() {
+async fn silent_nodes_time_out() {
     let silent = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let address = silent.local_addr().expect("an address").to_string();
-    let published = Published::new(1, &[address, format!("127.0.0.1:{}", free_port())]);
-    let options = Options {
+    let published = TestMapFile::new(1, &[address, format!("127.0.0.1:{}", free_port())]);
+    let options = ConnectionOptions {
         password: Some("x".to_owned()),
         connect_timeout: Duration::from_millis(200),
         retry_for: Duration::from_millis(400),
-        ..options()
+        ..test_options()
     };
-    let shards = Shards::open(published.path(), options).await.expect("a connection set");
+    let shards = ShardConnections::open(published.path(), options).await.expect("a connection set");
     let start = Instant::now();
-    let key = (0..100).map(|n| format!("k{n}")).find(|key| slot_of(key.as_bytes()).0 < 8192).expect("a key");
-    let error = shards.query::<u64>(key.as_bytes(), &incr(&key), Retry::Idempotent).await.expect_err("nobody answers");
-    assert_eq!(error.applied(), Applied::No);
+    let key = (0..100).map(|n| format!("k{n}")).find(|key| slot_for_key(key.as_bytes()).0 < 8192).expect("a key");
+    let error = shards
+        .query_shard::<u64>(key.as_bytes(), &incr_command(&key), RetryPolicy::Idempotent)
+        .await
+        .expect_err("nobody answers");
+    assert_eq!(error.applied_state(), AppliedState::No);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }

@@ -1,14 +1,14 @@
 //! The slot function against the server's own.
 
-use dunlin_shards::slot_of;
+use dunlin_shards::slot_for_key;
 
-use crate::server::{Server, free_port};
+use crate::server::{TestServer, free_port};
 
 #[test]
 fn slots_agree_with_the_server() {
     let bus = free_port().to_string();
-    let server = Server::start(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
-    let mut connection = server.connect();
+    let server = TestServer::start_server(&["--cluster-enabled", "yes", "--cluster-port", &bus]);
+    let mut connection = server.connect_admin();
     let mut keys: Vec<Vec<u8>> =
         ["", "{", "}", "{}", "{}a", "a{}b", "{a", "a}", "}{", "}a{b}", "{{a}}", "{a}{b}", "{}{a}"]
             .iter()
@@ -35,6 +35,6 @@ fn slots_agree_with_the_server() {
     let slots: Vec<u16> = pipeline.query(&mut connection).expect("the server's slots");
     assert_eq!(slots.len(), keys.len());
     for (key, slot) in keys.iter().zip(slots) {
-        assert_eq!(slot_of(key).0, slot, "{}", String::from_utf8_lossy(key));
+        assert_eq!(slot_for_key(key).0, slot, "{}", String::from_utf8_lossy(key));
     }
 }

@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 /// A running server.
-pub struct Server {
+pub struct TestServer {
     child: Option<Child>,
     /// Where it listens on 127.0.0.1.
     pub port: u16,
@@ -19,15 +19,15 @@ pub struct Server {
     dir: TempDir,
 }
 
-impl Server {
+impl TestServer {
     /// Starts a server with further arguments (`--name value …`) and waits until it answers.
-    pub fn start(args: &[&str]) -> Server {
+    pub fn start_server(args: &[&str]) -> TestServer {
         let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let mut server = Server { child: None, port: 0, args, dir: TempDir::new().expect("a temporary folder") };
+        let mut server = TestServer { child: None, port: 0, args, dir: TempDir::new().expect("a temporary folder") };
         // another process can take the port between the look and the start: then take another one
         for _ in 0..20 {
             server.port = free_port();
-            if server.run() {
+            if server.try_start() {
                 return server;
             }
         }
@@ -35,7 +35,7 @@ impl Server {
     }
 
     /// Kills the server as a power cut would.
-    pub fn kill(&mut self) {
+    pub fn kill_server(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("a running server can be killed");
             child.wait().expect("the killed server is reaped");
@@ -44,8 +44,8 @@ impl Server {
 
     /// Starts a killed server again, on its port and with its arguments.
     #[allow(dead_code, reason = "not every test binary starts a server twice")]
-    pub fn restart(&mut self) {
-        assert!(self.run(), "redis-server did not start again");
+    pub fn restart_server(&mut self) {
+        assert!(self.try_start(), "redis-server did not start again");
     }
 
     /// `127.0.0.1:port`.
@@ -55,19 +55,19 @@ impl Server {
     }
 
     /// A client for the administrator, without a password.
-    pub fn connect(&self) -> redis::Connection {
+    pub fn connect_admin(&self) -> redis::Connection {
         let client = redis::Client::open(format!("redis://127.0.0.1:{}/", self.port)).expect("an address");
         client.get_connection().expect("the server accepts connections")
     }
 
     /// Runs an administrator's command.
     #[allow(dead_code, reason = "not every test binary needs it")]
-    pub fn admin(&self, words: &[&str]) -> redis::Value {
+    pub fn run_admin(&self, words: &[&str]) -> redis::Value {
         let mut cmd = redis::cmd(words[0]);
-        cmd.arg(&words[1..]).query(&mut self.connect()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
+        cmd.arg(&words[1..]).query(&mut self.connect_admin()).unwrap_or_else(|error| panic!("{words:?}: {error}"))
     }
 
-    fn run(&mut self) -> bool {
+    fn try_start(&mut self) -> bool {
         let child = Command::new("redis-server")
             .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--daemonize", "no"])
             .args(["--repl-diskless-sync", "yes", "--repl-diskless-sync-delay", "0"])
@@ -98,9 +98,9 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
-        self.kill();
+        self.kill_server();
     }
 }
 

@@ -3,100 +3,101 @@
 use clap::Args;
 use serde_json::json;
 
-use super::Work;
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
-use crate::cli::failure::Failure;
-use crate::inventory::Bytes;
-use crate::rebalance::capacity::{Forecast, HostNow, Look, forecast, growth};
+use crate::inventory::ByteSize;
+use crate::protocol::shard::KeySample;
+use crate::rebalance::capacity::{CapacitySample, Forecast, HostUsage, forecast_capacity, measure_growth};
 use crate::rebalance::observe;
-use crate::wire::shard::Sample;
 
 /// Keys that are looked at closely on each instance.
-const SAMPLED: u32 = 64;
+const SAMPLED_KEYS: u32 = 64;
 
 /// What to reckon with.
 #[derive(Debug, Args)]
-pub struct Capacity {
+pub struct CapacityArgs {
     /// Reckon with this growth a day (10GiB) instead of what was seen between the looks of the last 30 days
     #[arg(long, value_name = "BYTES")]
-    growth: Option<Bytes>,
+    growth: Option<ByteSize>,
 }
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// Measures, reckons, and keeps the look for the next time.
     ///
     /// # Errors
     /// A host or a shard does not answer.
-    pub async fn capacity(&self, wish: &Capacity) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let ground = self.files.ground(&fleet, self.common).await?;
-        let map = self.files.map()?;
-        let seen = observe::sampled(&ground, map, SAMPLED).await?;
+    pub async fn show_capacity(&self, args: &CapacityArgs) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let context = self.files.connect_all(&fleet, self.common).await?;
+        let map = self.files.shard_map()?;
+        let observed = observe::sample_primaries(&context, map, SAMPLED_KEYS).await?;
         let mut hosts = Vec::new();
-        let mut sample = Sample::default();
+        let mut sample = KeySample::default();
         for host in self.files.shard_hosts()? {
-            let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| seen.get(&u32::from(e.id.0))).collect();
+            let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| observed.get(&u32::from(e.id.0))).collect();
             let copied: u64 =
-                map.replicas_on(&host.name).filter_map(|e| Some(seen.get(&u32::from(e.id.0))?.bytes)).sum();
-            here.iter().for_each(|shard| sample.add(&shard.sample));
+                map.replicas_on(&host.name).filter_map(|e| Some(observed.get(&u32::from(e.id.0))?.bytes)).sum();
+            here.iter().for_each(|shard| sample.add_counts(&shard.sample));
             let bytes: u64 = here.iter().map(|shard| shard.bytes).sum();
-            hosts.push(HostNow {
+            hosts.push(HostUsage {
                 name: host.name.clone(),
-                capacity: observe::capacity(&ground, host),
-                bytes,
-                held: bytes + copied,
-                users: here.iter().map(|shard| shard.keys).sum(),
+                capacity: observe::shard_memory_bytes(&context, host),
+                primary_bytes: bytes,
+                total_bytes: bytes + copied,
+                keys: here.iter().map(|shard| shard.keys).sum(),
             });
         }
-        let sum = |figure: fn(&HostNow) -> u64| hosts.iter().map(figure).sum();
+        let sum = |figure: fn(&HostUsage) -> u64| hosts.iter().map(figure).sum();
         let at = jiff::Timestamp::now().as_second();
-        let sample_now = Look { at, bytes: sum(|host| host.bytes), users: sum(|host| host.users) };
-        let looks = self.files.state.add_capacity_sample(&sample_now)?;
+        let sample_now = CapacitySample { at, bytes: sum(|host| host.primary_bytes), keys: sum(|host| host.keys) };
+        let samples = self.files.state.add_capacity_sample(&sample_now)?;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a forecast")]
-        let grows = wish.growth.map(|bytes| bytes.0 as f64).or_else(|| growth(&looks));
-        let told = forecast(&hosts, grows, sample.entries_each());
-        self.reporter.line("capacity", json!({"forecast": told, "sample": sample}));
-        for line in lines(&told, &sample) {
-            self.reporter.data(&line);
+        let growth_per_day = args.growth.map(|bytes| bytes.0 as f64).or_else(|| measure_growth(&samples));
+        let forecast = forecast_capacity(&hosts, growth_per_day, sample.mean_entries());
+        self.reporter.print_json("capacity", json!({"forecast": forecast, "sample": sample}));
+        for line in format_forecast(&forecast, &sample) {
+            self.reporter.print_data(&line);
         }
         Ok(Exit::Done)
     }
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for a reader")]
-fn lines(told: &Forecast, sample: &Sample) -> Vec<String> {
-    let human = |bytes: f64| Bytes(bytes.max(0.0) as u64).human().to_string();
-    let mut lines: Vec<String> = told
+fn format_forecast(forecast: &Forecast, sample: &KeySample) -> Vec<String> {
+    let human = |bytes: f64| ByteSize(bytes.max(0.0) as u64).to_human().to_string();
+    let mut lines: Vec<String> = forecast
         .hosts
         .iter()
         .map(|host| {
-            let (bytes, usable) = (Bytes(host.bytes).human().to_string(), Bytes(host.usable).human().to_string());
-            let most = host.users_at_most.map(|most| format!(" of about {most}")).unwrap_or_default();
+            let (bytes, usable) =
+                (ByteSize(host.bytes).to_human().to_string(), ByteSize(host.usable_bytes).to_human().to_string());
+            let most = host.max_keys.map(|most| format!(" of about {most}")).unwrap_or_default();
             let full = host
                 .full_in_days
-                .map_or("does not grow, as far as seen".to_owned(), |days| format!("full {}", date(days)));
-            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} users{most}; {full}", host.name, host.users)
+                .map_or("does not grow, as far as seen".to_owned(), |days| format!("full {}", format_date(days)));
+            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} users{most}; {full}", host.name, host.keys)
         })
         .collect();
-    if let (Some(each), Some((listpack, skiplist))) = (told.bytes_per_user, told.model) {
-        let entries = sample.entries_each().unwrap_or_default();
+    if let (Some(each), Some((listpack, skiplist))) = (forecast.bytes_per_key, forecast.model) {
+        let entries = sample.mean_entries().unwrap_or_default();
         lines.push(format!(
             "a user: {} measured; {entries:.0} entries and {} % listpacks in {} sampled sets; by the model {} as \
              listpack, {} as skiplist",
             human(each),
-            sample.listpacks * 100 / sample.sets.max(1),
-            sample.sets,
+            sample.listpacks * 100 / sample.sorted_sets.max(1),
+            sample.sorted_sets,
             human(listpack),
             human(skiplist)
         ));
     }
-    match (told.growth_per_day, told.full_in_days, told.full_in_days_with_another) {
+    match (forecast.growth_per_day, forecast.full_in_days, forecast.full_in_days_with_added_host) {
         (Some(growth), Some(days), Some(more)) => lines.push(format!(
             "grows by {} a day: full {}, evenly filled; another host of the average size: {} on each, full {}",
             human(growth),
-            date(days),
-            Bytes(told.bytes_with_another).human(),
-            date(more)
+            format_date(days),
+            ByteSize(forecast.bytes_with_added_host).to_human(),
+            format_date(more)
         )),
         (None, ..) => lines.push(
             "growth is not known yet: run this again, an hour later at the least, or say --growth BYTES".to_owned(),
@@ -108,7 +109,7 @@ fn lines(told: &Forecast, sample: &Sample) -> Vec<String> {
 
 /// The day that many days from now; far off, only that.
 #[expect(clippy::cast_possible_truncation, reason = "at most ten years of seconds")]
-fn date(days: f64) -> String {
+fn format_date(days: f64) -> String {
     if days > 3650.0 {
         return "in more than ten years".to_owned();
     }

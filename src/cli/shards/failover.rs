@@ -1,26 +1,28 @@
 //! `dunlin shards failover`.
 
-mod told;
+mod output;
 
 use std::collections::BTreeSet;
 use std::io::IsTerminal;
 
 use clap::Args;
 
-use super::Work;
-use crate::cli::confirm::confirm;
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
+use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::failure::Failure;
-use crate::cli::shard_run::{Tally, begin, show};
-use crate::rebalance::failover::run::run;
-use crate::rebalance::failover::{FailoverPlan, Refusal, Repair, Scope, Wishes, look, plan};
-use crate::rebalance::ground::read_map;
-use crate::rebalance::{Ground, publish};
-use crate::report::Bars;
+use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
+use crate::rebalance::context::read_map;
+use crate::rebalance::failover::apply::apply_failover;
+use crate::rebalance::failover::{
+    FailoverBlocker, FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate, observe, plan_failover,
+};
+use crate::rebalance::{RebalanceContext, publish};
+use crate::report::ProgressBars;
 
 /// What is dead, and how to go on.
 #[derive(Debug, Args)]
-pub struct Failover {
+pub struct FailoverArgs {
     /// Hosts that are off, or shards whose instance does not come up
     #[arg(required = true, value_name = "HOST|SHARD")]
     what: Vec<String>,
@@ -44,38 +46,38 @@ pub struct Failover {
     yes: bool,
 }
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// look → plan → show → confirm → promote → publish → repair.
     ///
     /// # Errors
     /// What is given up lives, a copy cannot be asked, the map is behind, not confirmed, a lock.
-    pub async fn failover(&self, how: &Failover, tally: &mut Tally) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let (mut ground, missing) = self.files.living(&fleet).await?;
-        self.tell_missing(&missing)?;
-        let scope = self.scope(how)?;
-        let planned = self.plan_of(&ground, &scope, how).await?;
-        tally.moves = planned.promotions.len() + planned.freed.len() + planned.repairs.len();
-        self.show_plan(&planned)?;
-        if planned.is_empty() {
-            return nothing(&planned);
+    pub async fn run_failover(&self, args: &FailoverArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
+        self.report_unreachable_hosts(&unreachable)?;
+        let scope = self.parse_scope(args)?;
+        let plan = self.observe_and_plan(&context, &scope, args).await?;
+        totals.moves = plan.promotions.len() + plan.degraded_primaries.len() + plan.replicas_to_create.len();
+        self.print_failover_plan(&plan)?;
+        if plan.is_empty() {
+            return nothing_to_do(&plan);
         }
-        if how.dry_run {
-            return Ok(if how.detailed_exitcode { Exit::Pending } else { Exit::Done });
+        if args.dry_run {
+            return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
         }
-        how.confirmed(&planned)?;
-        begin(self.files, &mut ground, ("shards failover", &self.id), &self.reporter).await?;
+        args.confirm_data_loss(&plan)?;
+        lock_hosts_and_start_run(self.files, &mut context, ("shards failover", &self.run_id), &self.reporter).await?;
         // Under the lock nobody else changes roles: what was confirmed must be what is done.
-        let again = self.plan_of(&ground, &scope, how).await?;
-        if choices(&again) != choices(&planned) {
+        let again = self.observe_and_plan(&context, &scope, args).await?;
+        if plan_decisions(&again) != plan_decisions(&plan) {
             let text = "meanwhile the copies are not what they were; nothing was changed";
-            return Err(Failure::say(Exit::Refused, text).hint("run it again and look at the plan"));
+            return Err(CommandError::with_message(Exit::Refused, text).with_hint("run it again and look at the plan"));
         }
-        if fleet.stop.is_cancelled() {
-            return Err(Failure::say(Exit::Interrupted, "interrupted; nothing was changed"));
+        if fleet.cancellation.is_cancelled() {
+            return Err(CommandError::with_message(Exit::Interrupted, "interrupted; nothing was changed"));
         }
-        let whole = self.carry_out(&ground, &again, tally).await?;
-        Ok(match (whole, fleet.stop.is_cancelled()) {
+        let is_complete = self.apply_plan(&context, &again, totals).await?;
+        Ok(match (is_complete, fleet.cancellation.is_cancelled()) {
             (true, _) => Exit::Done,
             (false, true) => Exit::Interrupted,
             (false, false) => Exit::Partial,
@@ -83,107 +85,128 @@ impl Work<'_> {
     }
 
     /// Promotes, publishes, repairs; says whether all of it was done. Once begun, a promotion goes on to its end.
-    async fn carry_out(&self, ground: &Ground<'_>, again: &FailoverPlan, tally: &mut Tally) -> Result<bool, Failure> {
-        let bars = Bars::new(self.reporter.json, self.reporter.style.quiet);
-        let outcome = run(ground, again, &self.id, &|host, event| show(&self.reporter, &bars, host, event)).await?;
-        bars.finish();
-        self.tell_failover(ground, again, &outcome).await?;
-        tally.failed = outcome.failed.len() + usize::from(outcome.unpublished.is_some());
-        if outcome.unpublished.is_none() {
-            let is_up = |repair: &&Repair| !outcome.failed.contains_key(&repair.shard);
-            let repairs: Vec<Repair> = again.repairs.iter().filter(is_up).cloned().collect();
-            self.repair(ground, (&repairs, 0), tally).await;
+    async fn apply_plan(
+        &self,
+        context: &RebalanceContext<'_>,
+        plan: &FailoverPlan,
+        totals: &mut RunTotals,
+    ) -> Result<bool, CommandError> {
+        let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
+        let outcome = apply_failover(context, plan, &self.run_id, &|host, event| {
+            print_event(&self.reporter, &progress, host, event)
+        })
+        .await?;
+        progress.clear_bars();
+        self.print_failover_outcome(context, plan, &outcome).await?;
+        totals.failed = outcome.failed.len() + usize::from(outcome.publish_error.is_some());
+        if outcome.publish_error.is_none() {
+            let is_up = |repair: &&ReplicaToCreate| !outcome.failed.contains_key(&repair.shard);
+            let repairs: Vec<ReplicaToCreate> = plan.replicas_to_create.iter().filter(is_up).cloned().collect();
+            self.create_replicas(context, (&repairs, 0), totals).await;
         }
-        Ok(tally.failed == 0 && again.stranded.is_empty())
+        Ok(totals.failed == 0 && plan.unavailable_shards.is_empty())
     }
 
     /// What is given up; a host or a shard must be one of ours.
-    fn scope(&self, how: &Failover) -> Result<Scope, Failure> {
-        let unknown =
-            |name: &str| Failure::say(Exit::Usage, format!("{name} is neither a shard of the map nor a host"));
-        let map = self.files.map()?;
-        let numbers: Vec<Option<u32>> = how.what.iter().map(|name| name.parse().ok()).collect();
+    fn parse_scope(&self, args: &FailoverArgs) -> Result<FailoverScope, CommandError> {
+        let unknown = |name: &str| {
+            CommandError::with_message(Exit::Usage, format!("{name} is neither a shard of the map nor a host"))
+        };
+        let map = self.files.shard_map()?;
+        let numbers: Vec<Option<u32>> = args.what.iter().map(|name| name.parse().ok()).collect();
         if let Some(shards) = numbers.iter().copied().collect::<Option<Vec<u32>>>() {
             let is_there = |id: &u32| map.shards.iter().any(|entry| u32::from(entry.id.0) == *id);
             return match shards.iter().find(|id| !is_there(id)) {
                 Some(id) => Err(unknown(&id.to_string())),
-                None => Ok(Scope::Shards(shards)),
+                None => Ok(FailoverScope::Shards(shards)),
             };
         }
         if numbers.iter().any(Option::is_some) {
-            return Err(Failure::say(Exit::Usage, "name either hosts or shards"));
+            return Err(CommandError::with_message(Exit::Usage, "name either hosts or shards"));
         }
-        match how.what.iter().find(|name| self.files.loaded.inventory.host(name).is_none()) {
+        match args.what.iter().find(|name| self.files.loaded.inventory.find_host(name).is_none()) {
             Some(name) => Err(unknown(name)),
-            None => Ok(Scope::Hosts(how.what.clone())),
+            None => Ok(FailoverScope::Hosts(args.what.clone())),
         }
     }
 
-    async fn plan_of(&self, ground: &Ground<'_>, scope: &Scope, how: &Failover) -> Result<FailoverPlan, Failure> {
-        let map = self.files.map()?;
+    async fn observe_and_plan(
+        &self,
+        context: &RebalanceContext<'_>,
+        scope: &FailoverScope,
+        args: &FailoverArgs,
+    ) -> Result<FailoverPlan, CommandError> {
+        let map = self.files.shard_map()?;
         let hosts = self.files.shard_hosts()?;
-        let sight = look::sight(ground, map, &hosts, scope).await?;
-        let wishes = Wishes { repair: !how.no_repair, stale: how.stale };
-        let planned = plan(&sight, scope, wishes).map_err(|refusals| refused(&refusals))?;
-        self.refuse_old_map(ground).await?;
+        let view = observe::observe_cluster(context, map, &hosts, scope).await?;
+        let options = FailoverOptions { create_replicas: !args.no_repair, allow_stale: args.stale };
+        let planned = plan_failover(&view, scope, options).map_err(|refusals| blockers_failure(&refusals))?;
+        self.ensure_map_is_current(context).await?;
         Ok(planned)
     }
 
     /// The map is the one in the file, and the one that is published.
-    async fn refuse_old_map(&self, ground: &Ground<'_>) -> Result<(), Failure> {
-        let map = self.files.map()?;
-        let published = publish::published(ground, map).await?.max(read_map(&ground.map_file)?.0.epoch.0);
+    async fn ensure_map_is_current(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
+        let map = self.files.shard_map()?;
+        let published = publish::published_epoch(context, map).await?.max(read_map(&context.map_file)?.0.epoch.0);
         if published <= map.epoch.0 {
             return Ok(());
         }
         let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
-        Err(Failure::say(Exit::Refused, text).hint("take over the newer map"))
+        Err(CommandError::with_message(Exit::Refused, text).with_hint("take over the newer map"))
     }
 }
 
-impl Failover {
+impl FailoverArgs {
     /// Where acknowledged writes may be lost, what is given up has to be named once more.
-    fn confirmed(&self, planned: &FailoverPlan) -> Result<(), Failure> {
+    fn confirm_data_loss(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         let names = self.what.join(",");
         match &self.confirm {
-            Some(said) if *said == names => return Ok(()),
+            Some(typed) if *typed == names => return Ok(()),
             Some(said) => {
-                return Err(Failure::say(Exit::Refused, format!("--confirm={said} is not what is given up: {names}")));
+                return Err(CommandError::with_message(
+                    Exit::Refused,
+                    format!("--confirm={said} is not what is given up: {names}"),
+                ));
             }
-            None if !planned.may_lose() => return confirm("Carry this plan out?", self.yes),
+            None if !plan.may_lose_writes() => return require_confirmation("Carry this plan out?", self.yes),
             None => {}
         }
         if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(Failure::say(Exit::Refused, "acknowledged writes may be lost; nothing was changed")
-                .hint(format!("say --confirm={names} if the plan is what you want, or --dry-run to see it")));
+            return Err(CommandError::with_message(
+                Exit::Refused,
+                "acknowledged writes may be lost; nothing was changed",
+            )
+            .with_hint(format!("say --confirm={names} if the plan is what you want, or --dry-run to see it")));
         }
         let asked =
             dialoguer::Input::<String>::new().with_prompt(format!("Type {names} to give it up")).interact_text();
         match asked {
             Ok(said) if said.trim() == names => Ok(()),
-            _ => Err(Failure::say(Exit::Refused, "not confirmed; nothing was changed")),
+            _ => Err(CommandError::with_message(Exit::Refused, "not confirmed; nothing was changed")),
         }
     }
 }
 
-fn refused(refusals: &[Refusal]) -> Failure {
-    let why: Vec<&str> = refusals.iter().map(|refusal| refusal.why.as_str()).collect();
-    let mut failure = Failure::say(Exit::Refused, format!("nothing was changed\n  {}", why.join("\n  ")));
-    let next: BTreeSet<&str> = refusals.iter().map(|refusal| refusal.next.as_str()).collect();
+fn blockers_failure(blockers: &[FailoverBlocker]) -> CommandError {
+    let reasons: Vec<&str> = blockers.iter().map(|refusal| refusal.reason.as_str()).collect();
+    let mut failure =
+        CommandError::with_message(Exit::Refused, format!("nothing was changed\n  {}", reasons.join("\n  ")));
+    let next: BTreeSet<&str> = blockers.iter().map(|refusal| refusal.next_step.as_str()).collect();
     failure.hints.extend(next.into_iter().map(str::to_owned));
     failure
 }
 
 /// Nothing that can be done: because all is well, or because nothing helps.
-fn nothing(planned: &FailoverPlan) -> Result<Exit, Failure> {
-    if planned.stranded.is_empty() {
+fn nothing_to_do(plan: &FailoverPlan) -> Result<Exit, CommandError> {
+    if plan.unavailable_shards.is_empty() {
         return Ok(Exit::Done);
     }
-    Err(Failure::say(Exit::Refused, "nothing can be promoted; nothing was changed"))
+    Err(CommandError::with_message(Exit::Refused, "nothing can be promoted; nothing was changed"))
 }
 
 /// What is decided: the same on a second look, though seconds have gone by.
-fn choices(planned: &FailoverPlan) -> Vec<(u32, &str, u64, bool)> {
-    let promoted = planned.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.done));
-    promoted.chain(planned.freed.iter().map(|freed| (freed.shard, freed.host.as_str(), 0, false))).collect()
+fn plan_decisions(plan: &FailoverPlan) -> Vec<(u32, &str, u64, bool)> {
+    let promoted = plan.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.already_promoted));
+    promoted.chain(plan.degraded_primaries.iter().map(|freed| (freed.shard, freed.host.as_str(), 0, false))).collect()
 }

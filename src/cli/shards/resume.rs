@@ -2,25 +2,27 @@
 
 use clap::Args;
 
-use super::Work;
-use crate::cli::confirm::confirm;
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
+use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::failure::Failure;
-use crate::cli::shard_run::{Tally, Task, begin, carry_out, checked, show, tell_kept};
-use crate::cli::sparing::Spare;
-use crate::rebalance::failover::Repair;
-use crate::rebalance::ground::read_map;
+use crate::cli::shard_apply::{
+    ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, print_event, run_preflight, warn_not_retired,
+};
+use crate::cli::throttle_args::ThrottleArgs;
+use crate::protocol::shard::MoveState;
+use crate::rebalance::apply::{self, PlannedMove};
+use crate::rebalance::context::read_map;
+use crate::rebalance::failover::ReplicaToCreate;
 use crate::rebalance::plan::Role;
-use crate::rebalance::resume::{Stand, adopt, journals, resume};
-use crate::rebalance::run::{self, Step};
-use crate::rebalance::{Ground, publish};
-use crate::report::Bars;
+use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
+use crate::rebalance::{RebalanceContext, publish};
+use crate::report::ProgressBars;
 use crate::transport::ConnectError;
-use crate::wire::shard::MoveState;
 
 /// How to go on.
 #[derive(Debug, Args)]
-pub struct How {
+pub struct ResumeArgs {
     /// Move also where the target's listpack limits are others than the source's
     #[arg(long)]
     allow_reencoding: bool,
@@ -28,74 +30,75 @@ pub struct How {
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
-    spare: Spare,
+    throttle: ThrottleArgs,
 }
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// First what the hosts' journals have open, then copies that are not as the map says, then replicas that are
     /// missing, and last the moves of the plan that were not begun.
     ///
     /// # Errors
     /// A host that is needed does not answer, a later map is out, a lock, or preflight refuses the moves that are left.
-    pub async fn resume(&self, how: &How, tally: &mut Tally) -> Result<Exit, Failure> {
+    pub async fn resume_all(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         // Both are read again under the locks; a file that cannot be used ends the command before any host is asked.
         self.files.state.load_pending_moves()?;
         self.files.state.load_throttle()?;
-        let fleet = self.files.fleet(self.common)?;
-        let (mut ground, missing) = self.files.living(&fleet).await?;
-        let shown = self.agreed(&ground, &missing, how.yes).await?;
-        begin(self.files, &mut ground, ("shards resume", &self.id), &self.reporter).await?;
-        ground.sparing = how.spare.asked();
-        ground.allow_reencoding = how.allow_reencoding;
-        let found = journals(&ground).await?;
-        let open = self.open(&ground, &found)?;
-        self.tell(&open);
-        let kept = self.files.state.load_pending_moves()?;
-        self.accounted(&ground, &open).await?;
-        let mut waiting = self.end_all(&ground, &open, tally).await?;
-        let settled = self.mend_copies(&ground, (how, &shown), &mut waiting, tally).await?;
-        self.tell_unreached(&ground)?;
-        if open.is_empty() && kept.is_empty() && settled == 0 {
-            self.reporter.data("nothing to resume");
+        let fleet = self.files.build_fleet(self.common)?;
+        let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
+        let shown_replicas = self.confirm_resume(&context, &unreachable, args.yes).await?;
+        lock_hosts_and_start_run(self.files, &mut context, ("shards resume", &self.run_id), &self.reporter).await?;
+        context.throttle = args.throttle.to_overrides();
+        context.allow_reencoding = args.allow_reencoding;
+        let latest_moves = list_latest_moves(&context).await?;
+        let open_moves = self.list_open_moves(&context, &latest_moves)?;
+        self.print_moves(&open_moves);
+        let pending_moves = self.files.state.load_pending_moves()?;
+        self.ensure_placements_are_known(&context, &open_moves).await?;
+        let mut is_unfinished = self.finish_moves(&context, &open_moves, totals).await?;
+        let reconciled = self.reconcile_replicas(&context, (args, &shown_replicas), &mut is_unfinished, totals).await?;
+        self.warn_unreached_consumers(&context)?;
+        if open_moves.is_empty() && pending_moves.is_empty() && reconciled == 0 {
+            self.reporter.print_data("nothing to resume");
             return Ok(Exit::Done);
         }
-        let rest = not_there(kept, &read_map(&ground.map_file)?.0);
-        self.files.state.save_pending_moves(&rest)?;
-        let stopped = ground.fleet.stop.is_cancelled();
-        if tally.failed > 0 || waiting || (stopped && !rest.is_empty()) {
-            return Ok(if stopped { self.interrupted() } else { Exit::Partial });
+        let remaining = remaining_moves(pending_moves, &read_map(&context.map_file)?.0);
+        self.files.state.save_pending_moves(&remaining)?;
+        let stopped = context.fleet.cancellation.is_cancelled();
+        if totals.failed > 0 || is_unfinished || (stopped && !remaining.is_empty()) {
+            return Ok(if stopped { self.report_interrupted() } else { Exit::Partial });
         }
-        if rest.is_empty() {
+        if remaining.is_empty() {
             return Ok(Exit::Done);
         }
         // They keep to what they were to keep to, as far as it was not told otherwise now.
-        ground.sparing = ground.sparing.over(self.files.state.load_throttle()?).into();
-        checked(&ground, &rest, (&self.id, &self.reporter)).await?;
-        let run = run::How { concurrent: how.spare.concurrent(), ..run::How::default() };
-        let task = Task { id: &self.id, steps: &rest, how: run, planned: None };
-        carry_out(self.files, &ground, &task, (&self.reporter, tally)).await
+        context.throttle = context.throttle.apply_to(self.files.state.load_throttle()?).into();
+        run_preflight(&context, &remaining, (&self.run_id, &self.reporter)).await?;
+        let options =
+            apply::ApplyOptions { max_concurrent: args.throttle.concurrent(), ..apply::ApplyOptions::default() };
+        let request = ApplyRequest { id: &self.run_id, moves: &remaining, options: options, estimate: None };
+        apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
     }
 
     /// Shows what is going to be ended, and asks. Returns the replicas that were shown.
-    async fn agreed(
+    async fn confirm_resume(
         &self,
-        ground: &Ground<'_>,
-        missing: &[(String, ConnectError)],
+        context: &RebalanceContext<'_>,
+        unreachable: &[(String, ConnectError)],
         yes: bool,
-    ) -> Result<Vec<Repair>, Failure> {
-        let found = journals(ground).await?;
-        let open = self.open(ground, &found)?;
-        self.may_go_without(ground, missing, &open)?;
+    ) -> Result<Vec<ReplicaToCreate>, CommandError> {
+        let found = list_latest_moves(context).await?;
+        let open_moves = self.list_open_moves(context, &found)?;
+        self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
         if yes {
             return Ok(Vec::new());
         }
-        self.tell(&open);
-        if let Some(copies) = self.copies_now(ground).await? {
-            self.tell_copies(&copies);
+        self.print_moves(&open_moves);
+        if let Some(health) = self.current_replica_health(context).await? {
+            self.print_replica_health(&health);
         }
-        let repairs = if open.is_empty() { self.lacking(ground).await?.0 } else { Vec::new() };
-        confirm("Bring all this to its end?", yes)?;
-        Ok(repairs)
+        let replicas = if open_moves.is_empty() { self.find_missing_replicas(context).await?.0 } else { Vec::new() };
+        require_confirmation("Bring all this to its end?", yes)?;
+        Ok(replicas)
     }
 
     /// A failover, a replica in the making, and a shard whose target serves it already, are ended without the hosts that
@@ -103,75 +106,84 @@ impl Work<'_> {
     ///
     /// # Errors
     /// Some do not answer, and there is something that needs them.
-    fn may_go_without(
+    fn ensure_can_proceed_without(
         &self,
-        ground: &Ground<'_>,
-        missing: &[(String, ConnectError)],
-        open: &[(&MoveState, Stand)],
-    ) -> Result<(), Failure> {
-        let is_here = |address: &String| ground.host_at(address).is_some_and(|host| !ground.absent.contains(host));
-        let is_made = |(state, stand): &&(&MoveState, Stand)| {
-            state.replica && state.others.is_empty() && (*stand == Stand::Joined || is_here(&state.from))
+        context: &RebalanceContext<'_>,
+        unreachable: &[(String, ConnectError)],
+        open_moves: &[(&MoveState, MoveStatus)],
+    ) -> Result<(), CommandError> {
+        let is_here =
+            |address: &String| context.host_at_address(address).is_some_and(|host| !context.unreachable.contains(host));
+        let is_replica_build = |(state, stand): &&(&MoveState, MoveStatus)| {
+            state.is_replica
+                && state.other_replicas.is_empty()
+                && (*stand == MoveStatus::ReplicaReady || is_here(&state.from))
         };
         // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
-        let is_served = |(state, stand): &&(&MoveState, Stand)| {
-            let only_source = missing.iter().all(|(host, _)| ground.host_at(&state.from) == Some(host));
-            !state.replica && only_source && matches!(stand, Stand::Switched | Stand::Elsewhere)
+        let is_served = |(state, stand): &&(&MoveState, MoveStatus)| {
+            let only_source = unreachable.iter().all(|(host, _)| context.host_at_address(&state.from) == Some(host));
+            !state.is_replica && only_source && matches!(stand, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
         };
-        let goes = |open: &&(&MoveState, Stand)| open.0.failover.is_some() || is_made(open) || is_served(open);
-        let needs_all = !open.iter().all(|open| goes(&open));
-        let is_something = !open.is_empty() || read_map(&ground.map_file)?.0.lacking().next().is_some();
-        let is_that = |state: &MoveState, step: &Step| {
-            let (from, to) = (ground.host_at(&state.from), ground.host_at(&state.to));
+        let can_finish =
+            |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
+        let needs_all = !open_moves.iter().all(|open| can_finish(&open));
+        let is_something =
+            !open_moves.is_empty() || read_map(&context.map_file)?.0.underreplicated_shards().next().is_some();
+        let is_move_of = |state: &MoveState, step: &PlannedMove| {
+            let (from, to) = (context.host_at_address(&state.from), context.host_at_address(&state.to));
             state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
         };
-        let is_begun = |step: &Step| open.iter().any(|(state, _)| is_that(state, step));
-        if missing.is_empty()
+        let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
+        if unreachable.is_empty()
             || (is_something && !needs_all && self.files.state.load_pending_moves()?.iter().all(is_begun))
         {
-            return self.tell_missing(missing);
+            return self.report_unreachable_hosts(unreachable);
         }
-        for (host, error) in missing {
-            self.reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        for (host, error) in unreachable {
+            self.reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
-        let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
-        Err(Failure::say(Exit::Refused, text))
+        let text = format!("{} hosts cannot be reached; nothing was begun", unreachable.len());
+        Err(CommandError::with_message(Exit::Refused, text))
     }
 
     /// Retires what is left over, has primaries need their replicas, and makes those that are missing, which were shown or
     /// are asked for now. Returns how many of all these there were.
-    async fn mend_copies(
+    async fn reconcile_replicas(
         &self,
-        ground: &Ground<'_>,
-        (how, shown): (&How, &[Repair]),
-        waiting: &mut bool,
-        tally: &mut Tally,
-    ) -> Result<usize, Failure> {
-        if tally.failed > 0 || ground.fleet.stop.is_cancelled() {
+        context: &RebalanceContext<'_>,
+        (args, shown_replicas): (&ResumeArgs, &[ReplicaToCreate]),
+        is_unfinished: &mut bool,
+        totals: &mut RunTotals,
+    ) -> Result<usize, CommandError> {
+        if totals.failed > 0 || context.fleet.cancellation.is_cancelled() {
             return Ok(0);
         }
-        let settled = self.settle_copies(ground, waiting).await?;
-        if ground.fleet.stop.is_cancelled() {
-            return Ok(settled);
+        let reconciled = self.repair_instances(context, is_unfinished).await?;
+        if context.fleet.cancellation.is_cancelled() {
+            return Ok(reconciled);
         }
-        let (repairs, is_short) = self.lacking(ground).await?;
-        if repairs.iter().any(|repair| !shown.contains(repair)) {
-            confirm("Make these replicas?", how.yes)?;
+        let (repairs, has_unplaceable) = self.find_missing_replicas(context).await?;
+        if repairs.iter().any(|repair| !shown_replicas.contains(repair)) {
+            require_confirmation("Make these replicas?", args.yes)?;
         }
-        self.repair(ground, (&repairs, how.spare.concurrent()), tally).await;
-        *waiting |= is_short;
-        tally.moves += repairs.len();
-        Ok(settled + repairs.len() + usize::from(is_short))
+        self.create_replicas(context, (&repairs, args.throttle.concurrent()), totals).await;
+        *is_unfinished |= has_unplaceable;
+        totals.moves += repairs.len();
+        Ok(reconciled + repairs.len() + usize::from(has_unplaceable))
     }
 
     /// What is published was either published from this map, or is known from the hosts' journals.
     ///
     /// # Errors
     /// A newer map is out, with places that nobody here knows of: nothing may be published over it.
-    async fn accounted(&self, ground: &Ground<'_>, open: &[(&MoveState, Stand)]) -> Result<(), Failure> {
-        let (map, _) = read_map(&ground.map_file)?;
-        let open: Vec<&MoveState> = open.iter().map(|(state, _)| *state).collect();
-        let unknown = publish::unaccounted(ground, &map, &open).await?;
+    async fn ensure_placements_are_known(
+        &self,
+        context: &RebalanceContext<'_>,
+        open_moves: &[(&MoveState, MoveStatus)],
+    ) -> Result<(), CommandError> {
+        let (map, _) = read_map(&context.map_file)?;
+        let open: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
+        let unknown = publish::find_unaccounted_shards(context, &map, &open).await?;
         if unknown.is_empty() {
             return Ok(());
         }
@@ -182,7 +194,7 @@ impl Work<'_> {
             shards.join(", "),
             map.epoch
         );
-        Err(Failure::say(Exit::Refused, text).hint("take over the newer map, then resume again"))
+        Err(CommandError::with_message(Exit::Refused, text).with_hint("take over the newer map, then resume again"))
     }
 
     /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
@@ -190,70 +202,77 @@ impl Work<'_> {
     ///
     /// # Errors
     /// A consumer did not take the map.
-    pub async fn end_all(
+    pub async fn finish_moves(
         &self,
-        ground: &Ground<'_>,
-        open: &[(&MoveState, Stand)],
-        tally: &mut Tally,
-    ) -> Result<bool, Failure> {
+        context: &RebalanceContext<'_>,
+        open_moves: &[(&MoveState, MoveStatus)],
+        totals: &mut RunTotals,
+    ) -> Result<bool, CommandError> {
         let reporter = &self.reporter;
-        let elsewhere: Vec<&MoveState> =
-            open.iter().filter(|(_, stand)| *stand == Stand::Elsewhere).map(|(state, _)| *state).collect();
+        let elsewhere: Vec<&MoveState> = open_moves
+            .iter()
+            .filter(|(_, stand)| *stand == MoveStatus::FinishedElsewhere)
+            .map(|(state, _)| *state)
+            .collect();
         if !elsewhere.is_empty() {
-            adopt(ground, &elsewhere).await?;
-            reporter.say(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
+            adopt_external_moves(context, &elsewhere).await?;
+            reporter
+                .print_status(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
         }
-        self.end_failovers(ground, open, tally).await?;
-        let bars = Bars::new(reporter.json, reporter.style.quiet);
-        let mut waiting = false;
-        let watch = |host: &str, event: &_| show(reporter, &bars, host, event);
-        let is_move = |(state, stand): &&(&MoveState, Stand)| state.failover.is_none() && *stand != Stand::Elsewhere;
-        for (state, _) in open.iter().filter(is_move) {
-            if ground.fleet.stop.is_cancelled() {
-                reporter.say(&format!("shard {} is left as it is", state.shard));
-                waiting = true;
+        self.resume_failovers(context, open_moves, totals).await?;
+        let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
+        let mut is_unfinished = false;
+        let on_progress = |host: &str, event: &_| print_event(reporter, &progress, host, event);
+        let is_move = |(state, stand): &&(&MoveState, MoveStatus)| {
+            state.failover.is_none() && *stand != MoveStatus::FinishedElsewhere
+        };
+        for (state, _) in open_moves.iter().filter(is_move) {
+            if context.fleet.cancellation.is_cancelled() {
+                reporter.print_status(&format!("shard {} is left as it is", state.shard));
+                is_unfinished = true;
                 continue;
             }
-            match resume(ground, state, &watch).await {
+            match resume_move(context, state, &on_progress).await {
                 Ok(kept) => {
-                    let what = if state.replica { "has a replica" } else { "serves" };
-                    bars.line(&format!("  shard {} {what} at {}", state.shard, state.to));
-                    waiting |= kept.is_some();
-                    kept.iter().for_each(|why| tell_kept(state.shard, why, reporter));
+                    let what = if state.is_replica { "has a replica" } else { "serves" };
+                    progress.print_line(&format!("  shard {} {what} at {}", state.shard, state.to));
+                    is_unfinished |= kept.is_some();
+                    kept.iter().for_each(|why| warn_not_retired(state.shard, why, reporter));
                 }
                 Err(error) => {
-                    tally.failed += 1;
-                    reporter.failed(&format!("shard {}", state.shard), &format!("{error:#}"), None);
+                    totals.failed += 1;
+                    reporter.report_failure(&format!("shard {}", state.shard), &format!("{error:#}"), None);
                 }
             }
         }
-        bars.finish();
-        tally.moves += open.len();
-        Ok(waiting)
+        progress.clear_bars();
+        totals.moves += open_moves.len();
+        Ok(is_unfinished)
     }
 }
 
 /// The steps that are still to be made: those whose copy is at their end, or further on its way, are not; nor are those
 /// of a copy that is not where they begin, after a failover.
-fn not_there(left: Vec<Step>, map: &dunlin_shards::ShardMap) -> Vec<Step> {
-    let is_at = |step: &Step, host: &String| {
+fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> Vec<PlannedMove> {
+    let is_at = |step: &PlannedMove, host: &String| {
         map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
             Role::Primary => entry.host == *host,
             Role::Replica => entry.replicas.contains(host),
         })
     };
-    let is_done = |step: &Step| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
-    let is_same = |a: &Step, b: &Step| (a.shard, a.role) == (b.shard, b.role);
-    let done: Vec<Step> = left.iter().filter(|step| is_done(step)).cloned().collect();
-    let ahead: Vec<Step> = left
+    let is_done =
+        |step: &PlannedMove| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
+    let is_same = |a: &PlannedMove, b: &PlannedMove| (a.shard, a.role) == (b.shard, b.role);
+    let done: Vec<PlannedMove> = pending.iter().filter(|step| is_done(step)).cloned().collect();
+    let outstanding: Vec<PlannedMove> = pending
         .into_iter()
         .filter(|step| !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
         .collect();
-    let begins = |step: &Step| {
-        let before = ahead.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
+    let is_startable = |step: &PlannedMove| {
+        let before = outstanding.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
         is_at(step, before.min_by_key(|other| other.wave).map_or(&step.from, |first| &first.from))
     };
-    ahead.iter().filter(|step| begins(step)).cloned().collect()
+    outstanding.iter().filter(|step| is_startable(step)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -263,8 +282,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_detour_goes_on_from_where_the_shard_is() {
-        let step = |shard, from: &str, to: &str, wave| Step {
+    fn a_detour_resumes_at_the_current_host() {
+        let step = |shard, from: &str, to: &str, wave| PlannedMove {
             shard,
             from: from.into(),
             to: to.into(),
@@ -278,10 +297,10 @@ mod tests {
             );
             ShardMap::parse(&text).unwrap()
         };
-        assert_eq!(not_there(left.clone(), &map("a")), left);
-        assert_eq!(not_there(left.clone(), &map("c")), left[1..]);
-        assert_eq!(not_there(left.clone(), &map("b")), []);
+        assert_eq!(remaining_moves(left.clone(), &map("a")), left);
+        assert_eq!(remaining_moves(left.clone(), &map("c")), left[1..]);
+        assert_eq!(remaining_moves(left.clone(), &map("b")), []);
         // A failover has brought it somewhere else.
-        assert_eq!(not_there(left, &map("d")), []);
+        assert_eq!(remaining_moves(left, &map("d")), []);
     }
 }

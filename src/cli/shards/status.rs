@@ -6,114 +6,124 @@ use std::path::PathBuf;
 use dunlin_shards::ShardMap;
 use serde_json::json;
 
-use super::Work;
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
-use crate::cli::failure::Failure;
-use crate::inventory::Bytes;
-use crate::rebalance::copies::{Copies, State, Stray, look, settle};
-use crate::rebalance::ground::read_map;
+use crate::inventory::ByteSize;
+use crate::protocol::shard::{MoveState, ObservedInstance};
+use crate::rebalance::apply::PlannedMove;
+use crate::rebalance::context::read_map;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::resume::{Stand, believed, journals};
-use crate::rebalance::run::Step;
-use crate::rebalance::{Ground, observe};
-use crate::wire::shard::{MoveState, Observed};
+use crate::rebalance::replica_health::{
+    OrphanInstance, ReplicaHealth, ReplicaState, check_replicas, reconcile_instances,
+};
+use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
+use crate::rebalance::{RebalanceContext, observe};
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// Shows where the shards are, how their copies are, and which moves are under way.
     ///
     /// # Errors
     /// A host or a primary does not answer.
-    pub async fn status(&self, out: Option<PathBuf>) -> Result<Exit, Failure> {
+    pub async fn show_status(&self, out: Option<PathBuf>) -> Result<Exit, CommandError> {
         let pending = self.files.state.load_pending_moves()?;
-        let fleet = self.files.fleet(self.common)?;
-        let (ground, missing) = self.files.living(&fleet).await?;
-        let (reporter, map) = (&self.reporter, self.files.map()?);
-        for (host, error) in &missing {
-            reporter.failed(host, &error.to_string(), Some(&error.hint()));
+        let fleet = self.files.build_fleet(self.common)?;
+        let (context, unreachable) = self.files.connect_reachable(&fleet).await?;
+        let (reporter, map) = (&self.reporter, self.files.shard_map()?);
+        for (host, error) in &unreachable {
+            reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
-        let found = journals(&ground).await?;
-        let open = self.open(&ground, &found)?;
-        reporter.data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
-        let served = believed(&ground, map, &open);
-        let primaries = observe::primaries(&ground, &served).await;
-        let moving: Vec<&MoveState> = open.iter().map(|(state, _)| *state).collect();
+        let latest_moves = list_latest_moves(&context).await?;
+        let open_moves = self.list_open_moves(&context, &latest_moves)?;
+        reporter.print_data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
+        let effective = effective_map(&context, map, &open_moves);
+        let primaries = observe::observe_primaries(&context, &effective).await;
+        let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
         let none = BTreeMap::new();
-        let copies = self.copies(&ground, &served, primaries.as_ref().unwrap_or(&none), &moving).await?;
+        let health =
+            self.check_replica_health(&context, &effective, primaries.as_ref().unwrap_or(&none), &move_states).await?;
         if let Ok(primaries) = &primaries {
-            self.hosts(&served, primaries, &copies)?;
-            let mut observation = observe::observation(&ground, &served, &self.files.shard_hosts()?, primaries);
-            note(&mut observation, &copies);
+            self.print_hosts(&effective, primaries, &health)?;
+            let mut observation =
+                observe::build_observation(&context, &effective, &self.files.shard_hosts()?, primaries);
+            add_replica_details(&mut observation, &health);
             if let Some(file) = &out {
                 std::fs::write(file, observation.to_json())
-                    .map_err(|error| Failure::say(Exit::Error, format!("{}: {error}", file.display())))?;
+                    .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", file.display())))?;
             }
         }
-        self.tell_copies(&copies);
-        self.tell_lacking(map);
-        self.tell(&open);
-        let begun = |step: &&Step| open.iter().any(|(state, _)| state.shard == step.shard);
-        let rest = pending.iter().filter(|step| !begun(step)).count();
-        if rest > 0 {
-            reporter.data(&format!("  {rest} moves of the plan are not begun"));
+        self.print_replica_health(&health);
+        self.print_missing_replicas(map);
+        self.print_moves(&open_moves);
+        let begun = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
+        let not_started = pending.iter().filter(|step| !begun(step)).count();
+        if not_started > 0 {
+            reporter.print_data(&format!("  {not_started} moves of the plan are not begun"));
         }
-        if open.is_empty() && rest == 0 {
-            reporter.data("  no moves under way");
-            if copies.are_open() || map.lacking().next().is_some() {
-                reporter.say("next: dunlin shards resume");
+        if open_moves.is_empty() && not_started == 0 {
+            reporter.print_data("  no moves under way");
+            if health.needs_repair() || map.underreplicated_shards().next().is_some() {
+                reporter.print_status("next: dunlin shards resume");
             }
-        } else if rest == 0 && open.iter().all(|(_, stand)| *stand == Stand::Soaking) {
-            reporter
-                .say("next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them");
+        } else if not_started == 0 && open_moves.iter().all(|(_, stand)| *stand == MoveStatus::SourceKept) {
+            reporter.print_status(
+                "next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them",
+            );
         } else {
-            reporter.say("next: dunlin shards resume, or dunlin shards abort");
+            reporter.print_status("next: dunlin shards resume, or dunlin shards abort");
         }
-        reporter.line(
+        reporter.print_json(
             "status",
             json!({
-                "epoch": map.epoch.0, "open": open.len(), "not_begun": rest,
-                "replicas": copies.replicas.len(),
-                "replicas_good": copies.replicas.iter().filter(|replica| replica.state.is_good()).count(),
+                "epoch": map.epoch.0, "open": open_moves.len(), "not_begun": not_started,
+                "replicas": health.replicas.len(),
+                "replicas_good": health.replicas.iter().filter(|replica| replica.state.is_in_sync()).count(),
             }),
         );
-        let next = match missing.first() {
+        let next = match unreachable.first() {
             Some((host, _)) => format!("if {host} is dead: dunlin shards failover {host} --dry-run"),
             None => "dunlin shards resume".to_owned(),
         };
-        primaries.map(|_| Exit::Done).map_err(|error| Failure::new(Exit::Error, error).hint(next))
+        primaries.map(|_| Exit::Done).map_err(|error| CommandError::new(Exit::Error, error).with_hint(next))
     }
 
-    fn tell_lacking(&self, map: &ShardMap) {
-        for entry in map.lacking() {
+    fn print_missing_replicas(&self, map: &ShardMap) {
+        for entry in map.underreplicated_shards() {
             let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
-            self.reporter.line("lacking", json!({"shard": shard, "replicas": has, "wanted": wanted}));
-            self.reporter.data(&format!("  shard {shard} has {has} of {wanted} replicas"));
+            self.reporter.print_json("lacking", json!({"shard": shard, "replicas": has, "wanted": wanted}));
+            self.reporter.print_data(&format!("  shard {shard} has {has} of {wanted} replicas"));
         }
     }
 
-    async fn copies(
+    async fn check_replica_health(
         &self,
-        ground: &Ground<'_>,
+        context: &RebalanceContext<'_>,
         map: &ShardMap,
-        primaries: &BTreeMap<u32, Observed>,
-        open: &[&MoveState],
-    ) -> Result<Copies, Failure> {
+        primaries: &BTreeMap<u32, ObservedInstance>,
+        open_moves: &[&MoveState],
+    ) -> Result<ReplicaHealth, CommandError> {
         let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
-        let hosts: Vec<&str> = hosts.filter(|host| !ground.absent.contains(*host)).collect();
-        Ok(look(ground, map, (&hosts, primaries), open).await?)
+        let hosts: Vec<&str> = hosts.filter(|host| !context.unreachable.contains(*host)).collect();
+        Ok(check_replicas(context, map, (&hosts, primaries), open_moves).await?)
     }
 
-    fn hosts(&self, served: &ShardMap, primaries: &BTreeMap<u32, Observed>, copies: &Copies) -> Result<(), Failure> {
+    fn print_hosts(
+        &self,
+        effective: &ShardMap,
+        primaries: &BTreeMap<u32, ObservedInstance>,
+        health: &ReplicaHealth,
+    ) -> Result<(), CommandError> {
         for host in self.files.shard_hosts()? {
-            let shards: Vec<_> = served.shards_on(&host.name).collect();
-            let seen = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
-            let bytes: u64 = seen.map(|seen| seen.bytes).sum();
-            let (size, replicas) = (Bytes(bytes).human(), copies.on(&host.name));
+            let shards: Vec<_> = effective.shards_on(&host.name).collect();
+            let observed = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
+            let bytes: u64 = observed.map(|seen| seen.bytes).sum();
+            let (size, replicas) = (ByteSize(bytes).to_human(), health.count_on_host(&host.name));
             let mut line = format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len());
-            if !copies.replicas.is_empty() {
+            if !health.replicas.is_empty() {
                 line += &format!(" {replicas:>4} replicas");
             }
-            self.reporter.data(&line);
-            self.reporter.line(
+            self.reporter.print_data(&line);
+            self.reporter.print_json(
                 "shards",
                 json!({
                     "host": host.name, "shards": shards.len(), "bytes": bytes, "replicas": replicas,
@@ -124,25 +134,25 @@ impl Work<'_> {
     }
 
     /// What is not in order among the copies; in JSON every replica.
-    pub fn tell_copies(&self, copies: &Copies) {
+    pub fn print_replica_health(&self, health: &ReplicaHealth) {
         let event = |name: &str, value: serde_json::Result<serde_json::Value>| {
-            self.reporter.line(name, value.unwrap_or_default());
+            self.reporter.print_json(name, value.unwrap_or_default());
         };
-        for replica in &copies.replicas {
+        for replica in &health.replicas {
             event("replica", serde_json::to_value(replica));
-            if let Some(what) = told(&replica.state) {
-                self.reporter.data(&format!("  shard {}: the replica on {} {what}", replica.shard, replica.host));
+            if let Some(what) = describe_replica_state(&replica.state) {
+                self.reporter.print_data(&format!("  shard {}: the replica on {} {what}", replica.shard, replica.host));
             }
         }
-        for stray in &copies.strays {
-            event("stray", serde_json::to_value(stray));
-            self.reporter.data(&stray_line(stray));
+        for orphan in &health.orphans {
+            event("stray", serde_json::to_value(orphan));
+            self.reporter.print_data(&format_orphan(orphan));
         }
-        for unlike in &copies.unlike {
-            event("unlike", serde_json::to_value(unlike));
-            self.reporter.data(&format!(
+        for mismatch in &health.min_replicas_mismatches {
+            event("unlike", serde_json::to_value(mismatch));
+            self.reporter.print_data(&format!(
                 "  shard {}: its primary needs {} replicas to accept writes, the playbook says {}",
-                unlike.shard, unlike.needs, unlike.wanted
+                mismatch.shard, mismatch.actual, mismatch.expected
             ));
         }
     }
@@ -151,16 +161,19 @@ impl Work<'_> {
     ///
     /// # Errors
     /// A host does not answer.
-    pub async fn copies_now(&self, ground: &Ground<'_>) -> Result<Option<Copies>, Failure> {
-        let (map, _) = read_map(&ground.map_file)?;
-        let found = journals(ground).await?;
-        let open = self.open(ground, &found)?;
-        let served = believed(ground, &map, &open);
-        let moving: Vec<&MoveState> = open.iter().map(|(state, _)| *state).collect();
-        match observe::sampled(ground, &served, 0).await {
-            Ok(primaries) => Ok(Some(self.copies(ground, &served, &primaries, &moving).await?)),
+    pub async fn current_replica_health(
+        &self,
+        context: &RebalanceContext<'_>,
+    ) -> Result<Option<ReplicaHealth>, CommandError> {
+        let (map, _) = read_map(&context.map_file)?;
+        let latest_moves = list_latest_moves(context).await?;
+        let open_moves = self.list_open_moves(context, &latest_moves)?;
+        let effective = effective_map(context, &map, &open_moves);
+        let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
+        match observe::sample_primaries(context, &effective, 0).await {
+            Ok(primaries) => Ok(Some(self.check_replica_health(context, &effective, &primaries, &move_states).await?)),
             Err(error) => {
-                self.reporter.say(&format!("replicas are not looked at: {error:#}"));
+                self.reporter.print_status(&format!("replicas are not looked at: {error:#}"));
                 Ok(None)
             }
         }
@@ -170,25 +183,35 @@ impl Work<'_> {
     ///
     /// # Errors
     /// A host does not answer, or a later map is out.
-    pub async fn settle_copies(&self, ground: &Ground<'_>, waiting: &mut bool) -> Result<usize, Failure> {
-        let Some(copies) = self.copies_now(ground).await?.filter(Copies::are_open) else { return Ok(0) };
-        self.tell_copies(&copies);
-        let mut left = settle(ground, &copies, &self.id)
-            .await
-            .map_err(|error| Failure::new(Exit::Refused, error).hint("take over the newer map, then resume again"))?;
-        left.extend(self.tidy(ground, &copies).await);
-        for (shard, why) in &left {
-            self.reporter.failed(&format!("shard {shard}"), why, Some("dunlin shards status, then resume again"));
+    pub async fn repair_instances(
+        &self,
+        context: &RebalanceContext<'_>,
+        is_unfinished: &mut bool,
+    ) -> Result<usize, CommandError> {
+        let Some(health) = self.current_replica_health(context).await?.filter(ReplicaHealth::needs_repair) else {
+            return Ok(0);
+        };
+        self.print_replica_health(&health);
+        let mut unresolved = reconcile_instances(context, &health, &self.run_id).await.map_err(|error| {
+            CommandError::new(Exit::Refused, error).with_hint("take over the newer map, then resume again")
+        })?;
+        unresolved.extend(self.archive_orphans(context, &health).await);
+        for (shard, why) in &unresolved {
+            self.reporter.report_failure(
+                &format!("shard {shard}"),
+                why,
+                Some("dunlin shards status, then resume again"),
+            );
         }
-        *waiting |= !left.is_empty();
-        Ok(copies.strays.len() + copies.unlike.len())
+        *is_unfinished |= !unresolved.is_empty();
+        Ok(health.orphans.len() + health.min_replicas_mismatches.len())
     }
 }
 
 /// Each shard of the observation with how its replicas are.
-fn note(observation: &mut Observation, copies: &Copies) {
+fn add_replica_details(observation: &mut Observation, health: &ReplicaHealth) {
     for shard in &mut observation.shards {
-        let here: Vec<_> = copies.replicas.iter().filter(|replica| replica.shard == shard.id).collect();
+        let here: Vec<_> = health.replicas.iter().filter(|replica| replica.shard == shard.id).collect();
         if !here.is_empty() {
             shard.details.insert("replicas".to_owned(), json!(here));
         }
@@ -196,26 +219,26 @@ fn note(observation: &mut Observation, copies: &Copies) {
 }
 
 /// What is not as it should be; nothing where it is.
-fn told(state: &State) -> Option<String> {
+fn describe_replica_state(state: &ReplicaState) -> Option<String> {
     Some(match state {
-        State::Follows { behind_bytes: 0 } => return None,
-        State::Follows { behind_bytes } => format!("is {} behind", Bytes(*behind_bytes).human()),
-        State::Unlinked => "has lost its primary".to_owned(),
-        State::Astray { of } => format!("follows {of}, which is not its primary"),
-        State::Primary => "is a primary itself".to_owned(),
-        State::Missing { why } => format!("is down or was not made yet: {why}"),
+        ReplicaState::Follows { behind_bytes: 0 } => return None,
+        ReplicaState::Follows { behind_bytes } => format!("is {} behind", ByteSize(*behind_bytes).to_human()),
+        ReplicaState::LinkDown => "has lost its primary".to_owned(),
+        ReplicaState::FollowsWrongPrimary { primary: of } => format!("follows {of}, which is not its primary"),
+        ReplicaState::IsPrimary => "is a primary itself".to_owned(),
+        ReplicaState::Missing { reason: why } => format!("is down or was not made yet: {why}"),
     })
 }
 
-fn stray_line(stray: &Stray) -> String {
-    let what = match &stray.of {
-        Some(_) if stray.is_replica => "follows the primary; dunlin shards resume retires it".to_owned(),
+fn format_orphan(orphan: &OrphanInstance) -> String {
+    let what = match &orphan.follows {
+        Some(_) if orphan.follows_primary => "follows the primary; dunlin shards resume retires it".to_owned(),
         Some(of) => format!("follows {of}; it is for a person to decide"),
-        None if stray.accepts_writes => {
+        None if orphan.accepts_writes => {
             "came back as a primary, and ACCEPTS WRITES of clients with an old map; dunlin shards resume sets it aside"
                 .to_owned()
         }
         None => "came back as a primary, and accepts no writes; dunlin shards resume sets it aside".to_owned(),
     };
-    format!("  shard {}: an instance on {} that the map does not name {what}", stray.shard, stray.host)
+    format!("  shard {}: an instance on {} that the map does not name {what}", orphan.shard, orphan.host)
 }

@@ -2,65 +2,65 @@
 
 use serde_json::json;
 
-use super::Work;
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
-use crate::cli::failure::Failure;
-use crate::cli::shard_run::{Tally, begin, show};
-use crate::rebalance::resume::journals;
-use crate::rebalance::verify::{Pair, pairs, verify};
-use crate::report::Bars;
+use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
+use crate::rebalance::resume::list_latest_moves;
+use crate::rebalance::verify::{InstancePair, list_pairs, verify_pair};
+use crate::report::ProgressBars;
 
-impl Work<'_> {
+impl ShardsContext<'_> {
     /// Compares every two copies of the shards; exit 1 where keys differ.
     ///
     /// # Errors
     /// A host does not answer, a lock.
-    pub async fn verify(&self, shards: &[u32], tally: &mut Tally) -> Result<Exit, Failure> {
-        let fleet = self.files.fleet(self.common)?;
-        let mut ground = self.files.ground(&fleet, self.common).await?;
-        begin(self.files, &mut ground, ("shards verify", &self.id), &self.reporter).await?;
-        let mut pairs = pairs(&ground, self.files.map()?, &journals(&ground).await?)?;
-        pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.job.shard));
+    pub async fn verify_shards(&self, shards: &[u32], totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let mut context = self.files.connect_all(&fleet, self.common).await?;
+        lock_hosts_and_start_run(self.files, &mut context, ("shards verify", &self.run_id), &self.reporter).await?;
+        let mut pairs = list_pairs(&context, self.files.shard_map()?, &list_latest_moves(&context).await?)?;
+        pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.header.shard));
         if pairs.is_empty() {
-            self.reporter.data("no shard has a second copy to compare with");
+            self.reporter.print_data("no shard has a second copy to compare with");
             return Ok(Exit::Done);
         }
         let reporter = &self.reporter;
-        let bars = Bars::new(reporter.json, reporter.style.quiet);
-        let watch = |host: &str, event: &crate::wire::Event| show(reporter, &bars, host, event);
-        let results = fleet.each(&pairs, |pair| verify(&ground, pair, &watch)).await;
-        bars.finish();
+        let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
+        let on_progress = |host: &str, event: &crate::protocol::Event| print_event(reporter, &progress, host, event);
+        let results = fleet.map_parallel(&pairs, |pair| verify_pair(&context, pair, &on_progress)).await;
+        progress.clear_bars();
         let mut differing = 0;
-        for (Pair { spec, .. }, result) in pairs.iter().zip(results) {
+        for (InstancePair { spec, .. }, result) in pairs.iter().zip(results) {
             match result {
                 Ok(verified) => {
-                    reporter.line(
+                    reporter.print_json(
                         "verified",
                         json!({
-                            "shard": spec.job.shard, "from": spec.from, "to": spec.to,
+                            "shard": spec.header.shard, "from": spec.from, "to": spec.to,
                             "equal": verified.is_equal(), "result": verified,
                         }),
                     );
                     if verified.is_equal() {
                         let retried = verified.retried;
-                        reporter.data(&format!(
+                        reporter.print_data(&format!(
                             "shard {}: {} and {}: {} keys are equal ({retried} looked at again)",
-                            spec.job.shard, spec.from, spec.to, verified.keys
+                            spec.header.shard, spec.from, spec.to, verified.keys
                         ));
                     } else {
                         differing += 1;
                         let named = [&verified.differing[..], &verified.missing, &verified.extra].concat().join(", ");
                         let text = format!("{} and {} differ: {named}", spec.from, spec.to);
-                        reporter.failed(&format!("shard {}", spec.job.shard), &text, None);
+                        reporter.report_failure(&format!("shard {}", spec.header.shard), &text, None);
                     }
                 }
                 Err(error) => {
-                    tally.failed += 1;
-                    reporter.failed(&format!("shard {}", spec.job.shard), &format!("{error:#}"), None);
+                    totals.failed += 1;
+                    reporter.report_failure(&format!("shard {}", spec.header.shard), &format!("{error:#}"), None);
                 }
             }
         }
-        Ok(match (tally.failed, differing) {
+        Ok(match (totals.failed, differing) {
             (0, 0) => Exit::Done,
             (0, _) => Exit::Error,
             _ => Exit::Partial,

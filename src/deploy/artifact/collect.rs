@@ -9,34 +9,34 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::LONGEST;
+use super::MAX_FILE_BYTES;
 use crate::deploy::recipe::FileEntry;
 use crate::plan::Digest;
-use crate::wire::deploy::{RelPath, ReleaseFile};
+use crate::protocol::deploy::{ReleaseFile, ReleasePath};
 
 /// Sources of a recipe that cannot be packaged, all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Missing {
+pub struct MissingSources {
     /// The entry's place in the recipe, in bytes, and what is wrong with its source.
     pub sources: Vec<(Range<usize>, String)>,
 }
 
-impl fmt::Display for Missing {
+impl fmt::Display for MissingSources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<&str> = self.sources.iter().map(|(_, what)| what.as_str()).collect();
         f.write_str(&lines.join("\n"))
     }
 }
 
-impl std::error::Error for Missing {}
+impl std::error::Error for MissingSources {}
 
 /// A manifest's files, sorted by path, and their contents.
-pub(super) type Files = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
+pub(super) type CollectedFiles = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
 
 /// What was gathered: the manifest's files, sorted by path, and their contents.
 #[derive(Default)]
-struct Gathered {
-    files: BTreeMap<RelPath, ReleaseFile>,
+struct FileCollector {
+    files: BTreeMap<ReleasePath, ReleaseFile>,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -44,30 +44,30 @@ struct Gathered {
 ///
 /// # Errors
 /// [`Missing`].
-pub(super) fn collect(entries: &[FileEntry], base: &Path) -> Result<Files, Missing> {
-    let (mut gathered, mut sources) = (Gathered::default(), Vec::new());
+pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<CollectedFiles, MissingSources> {
+    let (mut collector, mut missing) = (FileCollector::default(), Vec::new());
     for entry in entries {
-        if let Err(error) = gathered.entry(&base.join(&entry.source), entry.dest.as_str(), entry.mode) {
-            sources.push((entry.span.clone(), format!("{error:#}")));
+        if let Err(error) = collector.add_entry(&base.join(&entry.source), entry.dest.as_str(), entry.mode) {
+            missing.push((entry.span.clone(), format!("{error:#}")));
         }
     }
-    sources.extend(clash(gathered.files.keys().map(RelPath::as_str)).map(|what| (0..0, what)));
-    if sources.is_empty() {
-        Ok((gathered.files.into_values().collect(), gathered.blobs))
+    missing.extend(find_path_conflict(collector.files.keys().map(ReleasePath::as_str)).map(|what| (0..0, what)));
+    if missing.is_empty() {
+        Ok((collector.files.into_values().collect(), collector.blobs))
     } else {
-        Err(Missing { sources })
+        Err(MissingSources { sources: missing })
     }
 }
 
-impl Gathered {
+impl FileCollector {
     /// A file, or all files of a folder. A link that a recipe names is followed; one inside a folder is refused, since
     /// it may lead anywhere.
-    fn entry(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+    fn add_entry(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
         let stat = fs::metadata(source).with_context(|| source.display().to_string())?;
-        if stat.is_dir() { self.folder(source, dest, mode) } else { self.file(source, dest, mode) }
+        if stat.is_dir() { self.add_dir(source, dest, mode) } else { self.add_file(source, dest, mode) }
     }
 
-    fn folder(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+    fn add_dir(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
         for child in fs::read_dir(source).with_context(|| source.display().to_string())? {
             let child = child.with_context(|| source.display().to_string())?;
             let (path, kind) = (child.path(), child.file_type()?);
@@ -77,24 +77,24 @@ impl Gathered {
             if kind.is_symlink() {
                 anyhow::bail!("{}: a link inside a folder; name the file in the recipe", path.display());
             } else if kind.is_dir() {
-                self.folder(&path, &dest, mode)?;
+                self.add_dir(&path, &dest, mode)?;
             } else {
-                self.file(&path, &dest, mode)?;
+                self.add_file(&path, &dest, mode)?;
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+    fn add_file(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
         let shown = || source.display().to_string();
         let stat = fs::metadata(source).with_context(shown)?;
         anyhow::ensure!(stat.is_file(), "{}: neither a file nor a folder", shown());
-        anyhow::ensure!(stat.len() <= LONGEST, "{}: longer than 1 GiB; ship it by another way", shown());
+        anyhow::ensure!(stat.len() <= MAX_FILE_BYTES, "{}: longer than 1 GiB; ship it by another way", shown());
         let bytes = fs::read(source).with_context(shown)?;
         let executable = stat.permissions().mode() & 0o111 != 0;
         let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
-        let path = RelPath::new(dest).map_err(anyhow::Error::msg)?;
-        let sha256 = Digest::of(&bytes);
+        let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
+        let sha256 = Digest::of_bytes(&bytes);
         let file = ReleaseFile { path: path.clone(), mode, size: bytes.len() as u64, sha256: sha256.clone() };
         anyhow::ensure!(self.files.insert(path, file).is_none(), "two files go to {dest}");
         self.blobs.insert(sha256, bytes);
@@ -103,7 +103,7 @@ impl Gathered {
 }
 
 /// A path that is a file and a folder at once, told in a sentence.
-pub(super) fn clash<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
+pub(super) fn find_path_conflict<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let files: BTreeSet<&str> = paths.clone().collect();
     let folder_of = |path: &'a str| {
         path.match_indices('/')

@@ -5,12 +5,12 @@ use std::path::Path;
 
 use proptest::prelude::{ProptestConfig, any, proptest};
 
-use super::open::unpack;
-use super::{Artifact, FILES, MANIFEST, default_version, package};
+use super::unpack::unpack_artifact;
+use super::{Artifact, FILES_DIR, MANIFEST_NAME, build_artifact, default_version};
 use crate::deploy::recipe::Recipe;
 use crate::messages;
 use crate::plan::Digest;
-use crate::wire::deploy::Version;
+use crate::protocol::deploy::ReleaseVersion;
 
 const RECIPE: &str = r#"
 service = "demo"
@@ -25,7 +25,7 @@ dest = "static"
 mode = "0444"
 "#;
 
-fn sources(base: &Path) -> Recipe {
+fn write_sources(base: &Path) -> Recipe {
     fs::create_dir_all(base.join("build")).unwrap();
     fs::create_dir_all(base.join("static/deep")).unwrap();
     fs::write(base.join("build/demo"), b"#!/bin/sh\n").unwrap();
@@ -35,30 +35,34 @@ fn sources(base: &Path) -> Recipe {
     Recipe::parse(RECIPE).unwrap()
 }
 
-fn version(text: &str) -> Version {
-    Version::new(text).unwrap()
+fn parse_version(text: &str) -> ReleaseVersion {
+    ReleaseVersion::new(text).unwrap()
 }
 
 #[test]
-fn the_same_inputs_give_the_same_bytes_and_come_back() {
+fn the_same_inputs_give_the_same_bytes_and_round_trip() {
     let (one, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let built = package(&sources(one.path()), one.path(), &version("1.0"), &one.path().join("dist")).unwrap();
-    let again = package(&sources(other.path()), other.path(), &version("1.0"), &other.path().join("dist")).unwrap();
+    let built = build_artifact(&write_sources(one.path()), one.path(), &parse_version("1.0"), &one.path().join("dist"))
+        .unwrap();
+    let again =
+        build_artifact(&write_sources(other.path()), other.path(), &parse_version("1.0"), &other.path().join("dist"))
+            .unwrap();
     assert_eq!(fs::read(&built.path).unwrap(), fs::read(&again.path).unwrap());
     assert_eq!(built.path.file_name().unwrap(), "demo-1.0.tar.zst");
     let opened = Artifact::open(&built.path).unwrap();
     assert_eq!(opened, built);
     let shown: Vec<(&str, u32)> = opened.manifest.files.iter().map(|file| (file.path.as_str(), file.mode)).collect();
     assert_eq!(shown, [("bin/demo", 0o755), ("static/a.txt", 0o444), ("static/deep/b.txt", 0o444)]);
-    assert_eq!(opened.blobs()[&Digest::of(b"a")], b"a");
+    assert_eq!(opened.blobs()[&Digest::of_bytes(b"a")], b"a");
 }
 
 #[test]
-fn sources_that_are_missing_are_all_told() {
+fn all_missing_sources_are_reported() {
     let base = tempfile::tempdir().unwrap();
     let text = format!("{RECIPE}\n[[file]]\nsource = \"nothing\"\ndest = \"x\"\n");
-    let error = package(&Recipe::parse(&text).unwrap(), base.path(), &version("1"), base.path()).unwrap_err();
-    let missing = error.downcast_ref::<super::Missing>().unwrap();
+    let error =
+        build_artifact(&Recipe::parse(&text).unwrap(), base.path(), &parse_version("1"), base.path()).unwrap_err();
+    let missing = error.downcast_ref::<super::MissingSources>().unwrap();
     assert_eq!(missing.sources.len(), 3, "{missing}");
     assert!(text[missing.sources[2].0.clone()].contains("file"), "{missing:?}");
 }
@@ -66,16 +70,17 @@ fn sources_that_are_missing_are_all_told() {
 #[test]
 fn a_file_cannot_be_a_folder_too() {
     let base = tempfile::tempdir().unwrap();
-    sources(base.path());
+    write_sources(base.path());
     let text = RECIPE.replace("dest = \"bin/demo\"", "dest = \"static/deep\"");
-    let error = package(&Recipe::parse(&text).unwrap(), base.path(), &version("1"), base.path()).unwrap_err();
+    let error =
+        build_artifact(&Recipe::parse(&text).unwrap(), base.path(), &parse_version("1"), base.path()).unwrap_err();
     messages::check("package-file-and-folder", [("static/deep", error)]);
 }
 
 #[test]
-fn a_version_is_found_where_none_is_given() {
+fn a_default_version_is_derived() {
     let base = tempfile::tempdir().unwrap();
-    let recipe = sources(base.path());
+    let recipe = write_sources(base.path());
     let plain = default_version(&recipe, base.path()).unwrap();
     assert_eq!(plain.as_str().len(), 12, "outside of a repository: {plain}");
     let git = |args: &[&str]| {
@@ -103,11 +108,11 @@ struct Crafted {
     bytes: &'static [u8],
 }
 
-fn file(name: &'static str, bytes: &'static [u8]) -> Crafted {
+fn archive_file(name: &'static str, bytes: &'static [u8]) -> Crafted {
     Crafted { name, kind: tar::EntryType::Regular, mode: 0o644, bytes }
 }
 
-fn craft(manifest: &str, entries: &[Crafted]) -> Vec<u8> {
+fn craft_archive(manifest: &str, entries: &[Crafted]) -> Vec<u8> {
     let mut archive = tar::Builder::new(zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap());
     let mut put = |name: &str, kind, mode, bytes: &[u8]| {
         let mut header = tar::Header::new_gnu();
@@ -122,67 +127,67 @@ fn craft(manifest: &str, entries: &[Crafted]) -> Vec<u8> {
         header.set_cksum();
         archive.append(&header, bytes).unwrap();
     };
-    put(MANIFEST, tar::EntryType::Regular, 0o644, manifest.as_bytes());
+    put(MANIFEST_NAME, tar::EntryType::Regular, 0o644, manifest.as_bytes());
     for entry in entries {
         put(entry.name, entry.kind, entry.mode, entry.bytes);
     }
     archive.into_inner().unwrap().finish().unwrap()
 }
 
-fn manifest(files: &[(&str, &[u8])]) -> String {
+fn manifest_json(files: &[(&str, &[u8])]) -> String {
     let files: Vec<serde_json::Value> = files
         .iter()
         .map(|(path, bytes)| {
-            serde_json::json!({"path": path, "mode": 0o644, "size": bytes.len(), "sha256": Digest::of(bytes)})
+            serde_json::json!({"path": path, "mode": 0o644, "size": bytes.len(), "sha256": Digest::of_bytes(bytes)})
         })
         .collect();
     serde_json::json!({"format_version": 1, "service": "demo", "version": "1", "files": files}).to_string()
 }
 
 #[test]
-fn what_is_off_is_refused_with_its_name() {
-    let one = manifest(&[("a", b"1")]);
-    let whole = craft(&one, &[file("files/a", b"1")]);
-    unpack(&whole).unwrap();
+fn invalid_archives_are_rejected_with_the_entry_name() {
+    let one = manifest_json(&[("a", b"1")]);
+    let whole = craft_archive(&one, &[archive_file("files/a", b"1")]);
+    unpack_artifact(&whole).unwrap();
     let link = Crafted { name: "files/a", kind: tar::EntryType::Symlink, mode: 0o644, bytes: b"" };
     let folder = Crafted { name: "files/a", kind: tar::EntryType::Directory, mode: 0o644, bytes: b"" };
-    let mode = Crafted { mode: 0o4755, ..file("files/a", b"1") };
-    let edited = |from: &str, to: &str| craft(&one.replace(from, to), &[file("files/a", b"1")]);
+    let mode = Crafted { mode: 0o4755, ..archive_file("files/a", b"1") };
+    let edited = |from: &str, to: &str| craft_archive(&one.replace(from, to), &[archive_file("files/a", b"1")]);
     let cases: Vec<(Vec<u8>, &str)> = vec![
-        (craft(&one, &[file("files/a", b"2")]), "digest"),
-        (craft(&one, &[file("files/a", b"11")]), "2 bytes"),
-        (craft(&one, &[]), "lacks a"),
-        (craft(&one, &[file("files/a", b"1"), file("files/b", b"1")]), "not in the manifest"),
-        (craft(&one, &[file("files/a", b"1"), file("files/a", b"1")]), "not in the manifest"),
-        (craft(&one, &[file("files/../a", b"1")]), "due here"),
-        (craft(&one, &[file("/files/a", b"1")]), "due here"),
-        (craft(&one, &[file("../../etc/passwd", b"1")]), "due here"),
-        (craft(&one, &[link]), "no regular file"),
-        (craft(&one, &[folder]), "no regular file"),
-        (craft(&one, &[mode]), "mode"),
-        (craft(&manifest(&[("../a", b"1")]), &[file("files/../a", b"1")]), "`..`"),
-        (craft(&manifest(&[("/a", b"1")]), &[file("files//a", b"1")]), "absolute"),
-        (craft(&manifest(&[(".dunlin/x", b"1")]), &[file("files/.dunlin/x", b"1")]), "records"),
-        (craft(&manifest(&[("b", b"1"), ("a", b"1")]), &[]), "sorted"),
-        (craft(&manifest(&[("a", b"1"), ("a", b"1")]), &[]), "twice"),
-        (craft(&manifest(&[("a", b"1"), ("a/b", b"1")]), &[]), "a is a file, and a/b is in it"),
+        (craft_archive(&one, &[archive_file("files/a", b"2")]), "digest"),
+        (craft_archive(&one, &[archive_file("files/a", b"11")]), "2 bytes"),
+        (craft_archive(&one, &[]), "lacks a"),
+        (craft_archive(&one, &[archive_file("files/a", b"1"), archive_file("files/b", b"1")]), "not in the manifest"),
+        (craft_archive(&one, &[archive_file("files/a", b"1"), archive_file("files/a", b"1")]), "not in the manifest"),
+        (craft_archive(&one, &[archive_file("files/../a", b"1")]), "due here"),
+        (craft_archive(&one, &[archive_file("/files/a", b"1")]), "due here"),
+        (craft_archive(&one, &[archive_file("../../etc/passwd", b"1")]), "due here"),
+        (craft_archive(&one, &[link]), "no regular file"),
+        (craft_archive(&one, &[folder]), "no regular file"),
+        (craft_archive(&one, &[mode]), "mode"),
+        (craft_archive(&manifest_json(&[("../a", b"1")]), &[archive_file("files/../a", b"1")]), "`..`"),
+        (craft_archive(&manifest_json(&[("/a", b"1")]), &[archive_file("files//a", b"1")]), "absolute"),
+        (craft_archive(&manifest_json(&[(".dunlin/x", b"1")]), &[archive_file("files/.dunlin/x", b"1")]), "records"),
+        (craft_archive(&manifest_json(&[("b", b"1"), ("a", b"1")]), &[]), "sorted"),
+        (craft_archive(&manifest_json(&[("a", b"1"), ("a", b"1")]), &[]), "twice"),
+        (craft_archive(&manifest_json(&[("a", b"1"), ("a/b", b"1")]), &[]), "a is a file, and a/b is in it"),
         (edited("\"version\":\"1\"", "\"version\":\"../1\""), "no version"),
         (edited("\"service\":\"demo\"", "\"service\":\"x/y\""), "service"),
         (edited("\"format_version\":1", "\"format_version\":2"), "format_version"),
         (edited("\"format_version\":1", "\"more\":1,\"format_version\":1"), "unknown field"),
         (edited("\"size\":1", "\"size\":99999999999"), "too long"),
         (edited("\"mode\":420", "\"mode\":2541"), "set-id"),
-        (craft("not json", &[]), "manifest"),
+        (craft_archive("not json", &[]), "manifest"),
         (b"not zstd".to_vec(), "no whole artefact"),
         (whole[..whole.len() - 6].to_vec(), "no whole artefact"),
         (Vec::new(), "empty"),
     ];
     let errors = cases.iter().map(|(bytes, case)| {
-        let error = unpack(bytes).expect_err(&format!("{case} was taken"));
+        let error = unpack_artifact(bytes).expect_err(&format!("{case} was taken"));
         (case, format!("{:#}", anyhow::Error::from(error)))
     });
     messages::check("artifact-errors", errors.collect::<Vec<_>>());
-    assert_eq!(FILES, "files");
+    assert_eq!(FILES_DIR, "files");
 }
 
 proptest! {
@@ -191,11 +196,11 @@ proptest! {
     /// A flipped bit anywhere is refused, or changes nothing that is used (zstd has bits without a meaning).
     #[test]
     fn a_flipped_bit_never_changes_a_release(at in any::<proptest::sample::Index>(), bit in 0_u8..8) {
-        let mut bytes = craft(&manifest(&[("a", b"1"), ("b", b"22")]), &[file("files/a", b"1"), file("files/b", b"22")]);
-        let whole = unpack(&bytes).unwrap();
+        let mut bytes = craft_archive(&manifest_json(&[("a", b"1"), ("b", b"22")]), &[archive_file("files/a", b"1"), archive_file("files/b", b"22")]);
+        let whole = unpack_artifact(&bytes).unwrap();
         let at = at.index(bytes.len());
         bytes[at] ^= 1 << bit;
-        if let Ok(read) = unpack(&bytes) {
+        if let Ok(read) = unpack_artifact(&bytes) {
             assert_eq!(read.1, whole.1, "byte {at}, bit {bit}");
         }
     }
@@ -203,8 +208,8 @@ proptest! {
     /// No bytes make it panic.
     #[test]
     fn garbage_is_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        assert!(unpack(&bytes).is_err());
+        assert!(unpack_artifact(&bytes).is_err());
         let packed = zstd::bulk::compress(&bytes, 1).unwrap();
-        assert!(unpack(&packed).is_err());
+        assert!(unpack_artifact(&packed).is_err());
     }
 }

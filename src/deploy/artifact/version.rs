@@ -7,8 +7,8 @@ use anyhow::{Context, Result};
 
 use super::collect;
 use crate::deploy::recipe::Recipe;
-use crate::plan::digest_of;
-use crate::wire::deploy::Version;
+use crate::plan::digest_json;
+use crate::protocol::deploy::ReleaseVersion;
 
 /// `git describe --tags --always --dirty` of `base`, else the first twelve digits of the contents' digest.
 ///
@@ -16,24 +16,25 @@ use crate::wire::deploy::Version;
 ///
 /// # Errors
 /// The recipe's sources cannot be read, as for [`super::package`].
-pub fn default_version(recipe: &Recipe, base: &Path) -> Result<Version> {
-    let described = describe(base);
+pub fn default_version(recipe: &Recipe, source_dir: &Path) -> Result<ReleaseVersion> {
+    let described = git_describe(source_dir);
     if let Some(described) = &described
         && !described.ends_with("-dirty")
-        && let Ok(version) = Version::new(described.replace('/', "-"))
+        && let Ok(version) = ReleaseVersion::new(described.replace('/', "-"))
     {
         return Ok(version);
     }
-    let (files, _) = collect::collect(&recipe.files, base).context("the version is a digest of the files")?;
-    let digest = digest_of(&files);
+    let (files, _) =
+        collect::collect_files(&recipe.files, source_dir).context("the version is a digest of the files")?;
+    let digest = digest_json(&files);
     let text = match described {
-        Some(described) => format!("{}.{}", described.replace('/', "-"), digest.short()),
-        None => digest.short().to_owned(),
+        Some(described) => format!("{}.{}", described.replace('/', "-"), digest.short_hex()),
+        None => digest.short_hex().to_owned(),
     };
-    Version::new(text).or_else(|_| Version::new(digest.short())).map_err(anyhow::Error::msg)
+    ReleaseVersion::new(text).or_else(|_| ReleaseVersion::new(digest.short_hex())).map_err(anyhow::Error::msg)
 }
 
-fn describe(base: &Path) -> Option<String> {
+fn git_describe(base: &Path) -> Option<String> {
     let output = Command::new("git")
         .args(["describe", "--tags", "--always", "--dirty"])
         .current_dir(base)

@@ -4,28 +4,30 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::layout::{Layout, folder, remove};
-use super::observe::account;
-use super::releases::Kept;
-use super::services::Services;
-use crate::deploy::plan::{is_due, keeps_running};
-use crate::plan::Row;
-use crate::resources::{Meta, World, place};
-use crate::wire::deploy::{Desired, Leftover, Observation, Seen, UnitSeen, Version};
-use crate::wire::{Event, Sink};
+use super::layout::{ServiceLayout, create_dir, remove_if_exists};
+use super::observe::agent_account;
+use super::releases::StoredRelease;
+use super::service_manager::ServiceManager;
+use crate::deploy::plan::{is_restart_due, should_run};
+use crate::plan::ResourceChange;
+use crate::protocol::deploy::{
+    DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation,
+};
+use crate::protocol::{Event, ProgressSink};
+use crate::resources::{HostView, PathMeta, atomic_file};
 
 /// Says which step is taken, before it is.
-pub(super) struct Steps<'a> {
-    sink: &'a dyn Sink,
+pub(super) struct StepReporter<'a> {
+    sink: &'a dyn ProgressSink,
     job: String,
 }
 
-impl<'a> Steps<'a> {
-    pub fn new(sink: &'a dyn Sink, version: &Version) -> Self {
+impl<'a> StepReporter<'a> {
+    pub fn new(sink: &'a dyn ProgressSink, version: &ReleaseVersion) -> Self {
         Self { sink, job: format!("release {version}") }
     }
 
-    pub fn at(&self, phase: &str) {
+    pub fn report_step(&self, phase: &str) {
         self.sink.emit(Event::Progress { job: self.job.clone(), phase: phase.to_owned(), done: 0, total: 0 });
     }
 }
@@ -34,91 +36,101 @@ impl<'a> Steps<'a> {
 #[derive(Debug)]
 pub(super) struct Activation {
     /// Units that are restarted, or started, in this order.
-    pub restart: Vec<String>,
+    pub restart_units: Vec<String>,
     /// Units that must be stopped first: a socket cannot be replaced under its service.
-    stop: Vec<String>,
-    leftover: Vec<Leftover>,
+    stop_units: Vec<String>,
+    leftover: Vec<LeftoverFile>,
 }
 
 /// A step's name and what went wrong in it.
-type Failed = (&'static str, anyhow::Error);
+type StepError = (&'static str, anyhow::Error);
 
 impl Activation {
     /// What the rows of the plan ask for.
-    pub fn due(desired: &Desired, seen: &Observation, rows: &[Row]) -> Self {
-        Self::of(desired, seen, |unit| is_due(rows, unit))
+    pub fn from_plan(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Self {
+        Self::from_due_units(desired, observation, |unit| is_restart_due(rows, unit))
     }
 
     /// Everything is restarted, whatever it looks like.
-    pub fn whole(desired: &Desired, seen: &Observation) -> Self {
-        let restarts = |unit: &str| desired.setup.units.iter().any(|own| own.name == unit && keeps_running(own));
-        Self::of(desired, seen, restarts)
+    pub fn full_restart(desired: &DesiredState, observation: &ServiceObservation) -> Self {
+        let restarts = |unit: &str| desired.config.units.iter().any(|own| own.name == unit && should_run(own));
+        Self::from_due_units(desired, observation, restarts)
     }
 
-    fn of(desired: &Desired, seen: &Observation, is_due: impl Fn(&str) -> bool) -> Self {
-        let units = &desired.setup.units;
+    fn from_due_units(desired: &DesiredState, observation: &ServiceObservation, is_due: impl Fn(&str) -> bool) -> Self {
+        let units = &desired.config.units;
         let due: Vec<String> = units.iter().filter(|unit| is_due(&unit.name)).map(|unit| unit.name.clone()).collect();
         // Sockets, timers and paths before the services that they start.
-        let (services, mut restart): (Vec<String>, Vec<String>) =
+        let (services, mut restart_units): (Vec<String>, Vec<String>) =
             due.into_iter().partition(|name| name.ends_with(".service"));
         // A socket, a timer that runs and did not change is left alone also where all services restart.
-        restart.retain(|name| {
-            units.iter().zip(&seen.units).any(|(unit, at)| unit.name == *name && !settled(unit.restart, unit, at))
+        restart_units.retain(|name| {
+            units
+                .iter()
+                .zip(&observation.units)
+                .any(|(unit, at)| unit.name == *name && !is_unaffected(unit.restart_on_release, unit, at))
         });
-        let sockets = restart.iter().any(|name| name.ends_with(".socket"));
-        let stop = if sockets { services.clone() } else { Vec::new() };
-        restart.extend(services);
-        Self { restart, stop, leftover: seen.leftover.clone() }
+        let sockets = restart_units.iter().any(|name| name.ends_with(".socket"));
+        let stop_units = if sockets { services.clone() } else { Vec::new() };
+        restart_units.extend(services);
+        Self { restart_units, stop_units, leftover: observation.leftover_files.clone() }
     }
 
     /// Does it: configuration, units, link, restarts.
     pub fn apply(
         &self,
-        layout: &Layout,
-        services: &dyn Services,
-        desired: &Desired,
-        steps: &Steps<'_>,
-    ) -> Result<(), Failed> {
+        layout: &ServiceLayout,
+        services: &dyn ServiceManager,
+        desired: &DesiredState,
+        steps: &StepReporter<'_>,
+    ) -> Result<(), StepError> {
         let version = &desired.manifest.version;
-        let kept = Kept::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is gone")));
-        let kept = kept.map_err(|error| ("configuration", error))?;
-        put_configs(&kept, desired, steps).map_err(|error| ("configuration", error))?;
-        self.put_units(&kept, services, desired, steps).map_err(|error| ("units", error))?;
-        steps.at("link");
-        layout.point_to(Some(version)).map_err(|error| ("link", error))?;
-        for unit in &self.stop {
-            steps.at("stop");
-            services.stop(unit).map_err(|error| ("restart", error))?;
+        let stored =
+            StoredRelease::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is gone")));
+        let kept = stored.map_err(|error| ("configuration", error))?;
+        write_configs(&kept, desired, steps).map_err(|error| ("configuration", error))?;
+        self.write_units(&kept, services, desired, steps).map_err(|error| ("units", error))?;
+        steps.report_step("link");
+        layout.set_current_link(Some(version)).map_err(|error| ("link", error))?;
+        for unit in &self.stop_units {
+            steps.report_step("stop");
+            services.stop_unit(unit).map_err(|error| ("restart", error))?;
         }
-        for unit in &self.restart {
-            steps.at("restart");
-            services.restart(unit).map_err(|error| ("restart", error))?;
+        for unit in &self.restart_units {
+            steps.report_step("restart");
+            services.restart_unit(unit).map_err(|error| ("restart", error))?;
         }
         Ok(())
     }
 
-    fn put_units(&self, kept: &Kept, services: &dyn Services, desired: &Desired, steps: &Steps<'_>) -> Result<()> {
-        let (owner, group) = account(&mut World::now())?;
-        let own = Meta { mode: 0o644, owner, group };
-        for left in &self.leftover {
-            steps.at("remove");
-            if let Some(unit) = &left.unit {
-                services.stop(unit)?;
-                services.enable(unit, false)?;
+    fn write_units(
+        &self,
+        stored: &StoredRelease,
+        services: &dyn ServiceManager,
+        desired: &DesiredState,
+        steps: &StepReporter<'_>,
+    ) -> Result<()> {
+        let (owner, group) = agent_account(&mut HostView::current())?;
+        let meta = PathMeta { mode: 0o644, owner, group };
+        for leftover in &self.leftover {
+            steps.report_step("remove");
+            if let Some(unit) = &leftover.unit {
+                services.stop_unit(unit)?;
+                services.set_enabled(unit, false)?;
             }
-            remove(&left.path)?;
+            remove_if_exists(&leftover.path)?;
         }
-        for unit in &desired.setup.units {
-            steps.at("unit");
-            put(&services.unit_folder().join(&unit.name), &kept.text(&unit.digest)?, &own)?;
+        for unit in &desired.config.units {
+            steps.report_step("unit");
+            write_if_changed(&services.unit_dir().join(&unit.name), &stored.read_text(&unit.digest)?, &meta)?;
         }
-        steps.at("reload");
-        services.reload()?;
-        let names: Vec<&str> = desired.setup.units.iter().map(|unit| unit.name.as_str()).collect();
-        for (unit, state) in desired.setup.units.iter().zip(services.states(&names)?) {
-            if unit.enable != state.enabled {
-                steps.at("enable");
-                services.enable(&unit.name, unit.enable)?;
+        steps.report_step("reload");
+        services.reload_units()?;
+        let names: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
+        for (unit, state) in desired.config.units.iter().zip(services.read_unit_statuses(&names)?) {
+            if unit.start_at_boot != state.enabled {
+                steps.report_step("enable");
+                services.set_enabled(&unit.name, unit.start_at_boot)?;
             }
         }
         Ok(())
@@ -126,26 +138,26 @@ impl Activation {
 }
 
 /// Does a unit that a change of release does not restart run, from the file that it is to have?
-fn settled(restart: bool, unit: &crate::wire::deploy::Unit, at: &UnitSeen) -> bool {
-    let same = matches!(&at.file.state, Seen::File { digest, .. } if *digest == unit.digest);
+fn is_unaffected(restart: bool, unit: &crate::protocol::deploy::UnitFile, at: &ObservedUnit) -> bool {
+    let same = matches!(&at.file.state, ObservedPath::File { digest, .. } if *digest == unit.digest);
     !restart && same && at.is_running()
 }
 
-fn put_configs(kept: &Kept, desired: &Desired, steps: &Steps<'_>) -> Result<()> {
-    for config in &desired.setup.configs {
-        steps.at("configuration");
-        let meta = Meta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() };
+fn write_configs(stored: &StoredRelease, desired: &DesiredState, steps: &StepReporter<'_>) -> Result<()> {
+    for config in &desired.config.configs {
+        steps.report_step("configuration");
+        let meta = PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() };
         if let Some(parent) = config.dest.parent() {
-            folder(parent, 0o755)?;
+            create_dir(parent, 0o755)?;
         }
-        put(&config.dest, &kept.text(&config.digest)?, &meta)?;
+        write_if_changed(&config.dest, &stored.read_text(&config.digest)?, &meta)?;
     }
     Ok(())
 }
 
 /// Writes a file, unless it has these bytes already; then only owner and mode are set.
-fn put(path: &Path, bytes: &[u8], meta: &Meta) -> Result<()> {
+fn write_if_changed(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
     let same =
         path.symlink_metadata().is_ok_and(|stat| stat.is_file()) && std::fs::read(path).is_ok_and(|now| now == bytes);
-    if same { place::own(path, meta) } else { place::write(path, bytes, meta) }
+    if same { atomic_file::set_ownership(path, meta) } else { atomic_file::write_file(path, bytes, meta) }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::process::{Completed, Program};
-use crate::wire::deploy::Scope;
+use crate::protocol::deploy::ServiceRef;
 
 /// How much of a command's output is kept, in bytes.
 const MAX_OUTPUT: usize = 8 * 1024;
@@ -15,19 +15,19 @@ const MAX_OUTPUT: usize = 8 * 1024;
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Where a service's own commands run: hooks, once-steps, health checks.
-pub(super) struct Place<'a> {
-    pub scope: &'a Scope,
+pub(super) struct CommandContext<'a> {
+    pub scope: &'a ServiceRef,
     pub version: &'a str,
-    pub release: &'a Path,
+    pub release_dir: &'a Path,
     pub user: Option<&'a str>,
 }
 
-impl Place<'_> {
+impl CommandContext<'_> {
     /// Runs a command of the service in the folder of its release.
-    pub fn run(&self, argv: &[String], timeout: Duration) -> Result<Completed> {
+    pub fn run_command(&self, argv: &[String], timeout: Duration) -> Result<Completed> {
         let (program, args) = argv.split_first().context("a command without a program")?;
         let path = if program.contains('/') && !program.starts_with('/') {
-            self.release.join(program)
+            self.release_dir.join(program)
         } else {
             PathBuf::from(program)
         };
@@ -35,18 +35,18 @@ impl Place<'_> {
             Some(user) => Program::new("runuser").args(["-u", user, "--"]).arg(path),
             None => Program::new(&path),
         };
-        let program = program.args(args).folder(self.release);
+        let program = program.args(args).folder(self.release_dir);
         let program = program
             .env("DUNLIN_SERVICE", self.scope.service.as_str())
             .env("DUNLIN_VERSION", self.version)
-            .env("DUNLIN_RELEASE", self.release)
-            .env("DUNLIN_ROOT", &self.scope.root);
+            .env("DUNLIN_RELEASE", self.release_dir)
+            .env("DUNLIN_ROOT", &self.scope.base_dir);
         complete_within(program, timeout)
     }
 }
 
 /// Runs a command of the system.
-pub(super) fn run(argv: &[String], timeout: Duration) -> Result<Completed> {
+pub(super) fn run_system_command(argv: &[String], timeout: Duration) -> Result<Completed> {
     let (program, args) = argv.split_first().context("a command without a program")?;
     complete_within(Program::new(program).args(args), timeout)
 }

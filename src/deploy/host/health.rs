@@ -5,60 +5,65 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::command::Place;
-use super::services::Services;
-use crate::deploy::plan::keeps_running;
+use super::command::CommandContext;
+use super::service_manager::ServiceManager;
+use crate::deploy::plan::should_run;
 use crate::http;
-use crate::wire::deploy::{Health, Probe, Setup};
+use crate::protocol::deploy::{HealthCheck, HealthProbe, ServiceConfig};
 
 /// How often in a row units without a probe must be seen running, with the same process: one that ends at once does
 /// not count as serving.
-const STEADY: u32 = 4;
+const REQUIRED_STEADY_CHECKS: u32 = 4;
 /// Longest time for one question.
-const QUESTION: Duration = Duration::from_secs(5);
+const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest time that a question is given, also when the time for all is nearly up.
-const SHORTEST: Duration = Duration::from_millis(100);
+const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 /// How much of a body is read for an error message, in bytes.
-const KEPT: usize = 512;
+const MAX_RESPONSE_BYTES: usize = 512;
 
 /// Asks until the service is healthy; else why it is not.
-pub(super) fn wait(setup: &Setup, services: &dyn Services, place: &Place<'_>) -> Result<(), String> {
-    let Health { probe, timeout_ms, interval_ms } = &setup.health;
-    let units: Vec<&str> =
-        setup.units.iter().filter(|unit| keeps_running(unit)).map(|unit| unit.name.as_str()).collect();
-    let until = Instant::now() + Duration::from_millis(*timeout_ms);
-    let needed = if probe.is_some() || units.is_empty() { 1 } else { STEADY };
-    let (mut steady, mut last) = (0, Vec::new());
+pub(super) fn wait_until_healthy(
+    setup: &ServiceConfig,
+    services: &dyn ServiceManager,
+    place: &CommandContext<'_>,
+) -> Result<(), String> {
+    let HealthCheck { probe, timeout_ms, interval_ms } = &setup.health;
+    let units: Vec<&str> = setup.units.iter().filter(|unit| should_run(unit)).map(|unit| unit.name.as_str()).collect();
+    let deadline = Instant::now() + Duration::from_millis(*timeout_ms);
+    let needed = if probe.is_some() || units.is_empty() { 1 } else { REQUIRED_STEADY_CHECKS };
+    let (mut steady, mut last_pids) = (0, Vec::new());
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let why = match look(&units, services) {
-            Look::Running(pids) => match probe.as_ref().map_or(Ok(()), |probe| ask(probe, place, left)) {
-                Ok(()) if unchanged(&units, services, &pids) => {
-                    steady = if pids == last { steady + 1 } else { 1 };
-                    last = pids;
-                    if steady >= needed {
-                        return Ok(());
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        let reason = match read_readiness(&units, services) {
+            UnitReadiness::Running(pids) => {
+                match probe.as_ref().map_or(Ok(()), |probe| run_probe(probe, place, remaining)) {
+                    Ok(()) if has_same_processes(&units, services, &pids) => {
+                        steady = if pids == last_pids { steady + 1 } else { 1 };
+                        last_pids = pids;
+                        if steady >= needed {
+                            return Ok(());
+                        }
+                        "it runs, but not for long enough yet".to_owned()
                     }
-                    "it runs, but not for long enough yet".to_owned()
+                    Ok(()) => "something answered, but a unit was restarted meanwhile".to_owned(),
+                    Err(error) => format!("{error:#}"),
                 }
-                Ok(()) => "something answered, but a unit was restarted meanwhile".to_owned(),
-                Err(error) => format!("{error:#}"),
-            },
-            Look::NotYet(why) => why,
-            Look::Failed(why) => return Err(why),
+            }
+            UnitReadiness::NotYet(why) => why,
+            UnitReadiness::Failed(why) => return Err(why),
         };
-        if Instant::now() >= until {
-            return Err(format!("not healthy within {}: {why}", shown(*timeout_ms)));
+        if Instant::now() >= deadline {
+            return Err(format!("not healthy within {}: {reason}", format_milliseconds(*timeout_ms)));
         }
-        thread::sleep(Duration::from_millis(*interval_ms).min(until.saturating_duration_since(Instant::now())));
+        thread::sleep(Duration::from_millis(*interval_ms).min(deadline.saturating_duration_since(Instant::now())));
     }
 }
 
-fn shown(ms: u64) -> String {
+fn format_milliseconds(ms: u64) -> String {
     if ms.is_multiple_of(1000) { format!("{} s", ms / 1000) } else { format!("{ms} ms") }
 }
 
-enum Look {
+enum UnitReadiness {
     /// All units run; their main processes.
     Running(Vec<u32>),
     /// One does not run yet.
@@ -67,33 +72,33 @@ enum Look {
     Failed(String),
 }
 
-fn look(units: &[&str], services: &dyn Services) -> Look {
-    let states = match services.states(units) {
+fn read_readiness(units: &[&str], services: &dyn ServiceManager) -> UnitReadiness {
+    let states = match services.read_unit_statuses(units) {
         Ok(states) => states,
-        Err(error) => return Look::NotYet(format!("{error:#}")),
+        Err(error) => return UnitReadiness::NotYet(format!("{error:#}")),
     };
     for (unit, state) in units.iter().zip(&states) {
         match state.active.as_str() {
             "active" | "exited" | "reloading" => {}
-            "failed" => return Look::Failed(format!("{unit} failed")),
-            other => return Look::NotYet(format!("{unit} is {other}")),
+            "failed" => return UnitReadiness::Failed(format!("{unit} failed")),
+            other => return UnitReadiness::NotYet(format!("{unit} is {other}")),
         }
     }
-    Look::Running(states.iter().map(|state| state.pid).collect())
+    UnitReadiness::Running(states.iter().map(|state| state.pid).collect())
 }
 
 /// Are the same processes running as before the question? Else another process may have answered it.
-fn unchanged(units: &[&str], services: &dyn Services, pids: &[u32]) -> bool {
-    matches!(look(units, services), Look::Running(now) if now == pids)
+fn has_same_processes(units: &[&str], services: &dyn ServiceManager, pids: &[u32]) -> bool {
+    matches!(read_readiness(units, services), UnitReadiness::Running(now) if now == pids)
 }
 
-fn ask(probe: &Probe, place: &Place<'_>, left: Duration) -> Result<()> {
-    let limit = left.clamp(SHORTEST, QUESTION);
+fn run_probe(probe: &HealthProbe, place: &CommandContext<'_>, remaining: Duration) -> Result<()> {
+    let timeout = remaining.clamp(MIN_PROBE_TIMEOUT, MAX_PROBE_TIMEOUT);
     match probe {
-        Probe::Http { url, status } => check_http(url, *status, limit).with_context(|| url.clone()),
-        Probe::Tcp { address } => http::connect(address, limit).map(drop).with_context(|| address.clone()),
-        Probe::Command { argv } => {
-            let ended = place.run(argv, left.max(SHORTEST))?;
+        HealthProbe::Http { url, status } => check_http(url, *status, timeout).with_context(|| url.clone()),
+        HealthProbe::Tcp { address } => http::connect(address, timeout).map(drop).with_context(|| address.clone()),
+        HealthProbe::Command { argv } => {
+            let ended = place.run_command(argv, remaining.max(MIN_PROBE_TIMEOUT))?;
             ensure!(ended.is_success(), "`{}` {}", argv.join(" "), ended.describe());
             Ok(())
         }
@@ -107,7 +112,7 @@ fn check_http(url: &str, wanted: u16, limit: Duration) -> Result<()> {
         return Ok(());
     }
     let line = response.status_line.clone();
-    let body = response.read_beginning(KEPT);
+    let body = response.read_beginning(MAX_RESPONSE_BYTES);
     let body: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
     let separator = if body.is_empty() { "" } else { ": " };
     bail!("expected status {wanted}, the response was {line}{separator}{body}")
@@ -132,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_that_does_not_answer_is_not_waited_for_longer_than_asked() {
+    fn a_service_that_does_not_respond_times_out() {
         let server = Server::start("");
         let error = check_http(&server.url, 200, Duration::from_millis(100)).unwrap_err().to_string();
         assert!(error.contains("within 100ms"), "{error}");

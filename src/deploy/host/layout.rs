@@ -18,65 +18,65 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
-use crate::lock::Lock;
-use crate::wire::deploy::{PARTIAL, RECORDS, Scope, Version, is_plain_absolute};
+use crate::lock::HostLock;
+use crate::protocol::deploy::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceRef, is_normalized_absolute};
 
 /// A service's folder.
 #[derive(Clone, Debug)]
-pub(super) struct Layout {
+pub(super) struct ServiceLayout {
     root: PathBuf,
 }
 
-impl Layout {
+impl ServiceLayout {
     /// Checks that the folder is one that a service may have.
-    pub fn of(scope: &Scope) -> Result<Self> {
-        ensure!(is_plain_absolute(&scope.root), "{} is no folder for a service", scope.root.display());
-        Ok(Self { root: scope.root.clone() })
+    pub fn from_scope(scope: &ServiceRef) -> Result<Self> {
+        ensure!(is_normalized_absolute(&scope.base_dir), "{} is no folder for a service", scope.base_dir.display());
+        Ok(Self { root: scope.base_dir.clone() })
     }
 
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    pub fn current(&self) -> PathBuf {
+    pub fn current_link(&self) -> PathBuf {
         self.root.join("current")
     }
 
-    pub fn releases(&self) -> PathBuf {
+    pub fn releases_dir(&self) -> PathBuf {
         self.root.join("releases")
     }
 
-    pub fn release(&self, version: &Version) -> PathBuf {
-        self.releases().join(version.as_str())
+    pub fn release_dir(&self, version: &ReleaseVersion) -> PathBuf {
+        self.releases_dir().join(version.as_str())
     }
 
-    pub fn partial(&self, version: &Version) -> PathBuf {
-        self.releases().join(format!("{version}{PARTIAL}"))
+    pub fn partial_dir(&self, version: &ReleaseVersion) -> PathBuf {
+        self.releases_dir().join(format!("{version}{INCOMPLETE_SUFFIX}"))
     }
 
-    pub fn records(&self) -> PathBuf {
-        self.root.join(RECORDS)
+    pub fn records_dir(&self) -> PathBuf {
+        self.root.join(RECORDS_DIR)
     }
 
     /// Returns the lock that one deploy of the service at a time has on this host.
-    pub fn service_lock(&self) -> Lock {
-        Lock::without_wait(&self.records(), "lock")
+    pub fn service_lock(&self) -> HostLock {
+        HostLock::without_wait(&self.records_dir(), "lock")
     }
 
-    pub fn state(&self) -> PathBuf {
-        self.records().join("state.json")
+    pub fn state_path(&self) -> PathBuf {
+        self.records_dir().join("state.json")
     }
 
     /// Makes the folders that all requests but `Observe` rely on.
-    pub fn prepare(&self) -> Result<()> {
-        folder(&self.root, 0o755)?;
-        folder(&self.releases(), 0o755)?;
-        folder(&self.records(), 0o700)
+    pub fn create_dirs(&self) -> Result<()> {
+        create_dir(&self.root, 0o755)?;
+        create_dir(&self.releases_dir(), 0o755)?;
+        create_dir(&self.records_dir(), 0o700)
     }
 
     /// Where the `current` link points: a version where it is one of the releases, else as it is written.
-    pub fn points_to(&self) -> Result<Option<String>> {
-        let link = self.current();
+    pub fn read_current_link(&self) -> Result<Option<String>> {
+        let link = self.current_link();
         match fs::read_link(&link) {
             Ok(target) => {
                 let text = target.to_string_lossy().into_owned();
@@ -88,28 +88,28 @@ impl Layout {
     }
 
     /// Points the `current` link at a release, or removes it; a reader sees the old or the new one.
-    pub fn point_to(&self, version: Option<&Version>) -> Result<()> {
-        let link = self.current();
+    pub fn set_current_link(&self, version: Option<&ReleaseVersion>) -> Result<()> {
+        let link = self.current_link();
         match version {
             Some(version) => {
-                let next = self.records().join("next");
-                remove(&next)?;
+                let next = self.records_dir().join("next");
+                remove_if_exists(&next)?;
                 std::os::unix::fs::symlink(format!("releases/{version}"), &next).context("making the next link")?;
                 fs::rename(&next, &link).with_context(|| format!("switching {}", link.display()))?;
             }
-            None => remove(&link)?,
+            None => remove_if_exists(&link)?,
         }
         sync_folder(&self.root)
     }
 }
 
 /// Makes a folder with exactly this mode, if it is not there; its parents too, with mode 0755.
-pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
+pub(super) fn create_dir(path: &Path, mode: u32) -> Result<()> {
     if path.is_dir() {
         return Ok(());
     }
     if let Some(parent) = path.parent() {
-        folder(parent, 0o755)?;
+        create_dir(parent, 0o755)?;
     }
     let made = DirBuilder::new().mode(mode).create(path);
     made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
@@ -117,7 +117,7 @@ pub(super) fn folder(path: &Path, mode: u32) -> Result<()> {
 }
 
 /// Removes a file or link, if it is there.
-pub(super) fn remove(path: &Path) -> Result<()> {
+pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
@@ -127,7 +127,7 @@ pub(super) fn remove(path: &Path) -> Result<()> {
 }
 
 /// Removes a folder with all that is in it, if it is there.
-pub(super) fn remove_all(path: &Path) -> Result<()> {
+pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))

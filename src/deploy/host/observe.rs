@@ -5,146 +5,175 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::layout::Layout;
-use super::releases::{self, Kept};
-use super::services::Services;
-use super::state::State;
+use super::layout::ServiceLayout;
+use super::releases::{self, StoredRelease};
+use super::service_manager::ServiceManager;
+use super::state::DeployState;
 use crate::plan::Digest;
-use crate::resources::{PathState, World};
-use crate::wire::deploy::{
-    About, Config, Desired, Leftover, Observation, Seen, Setup, Target, TextSeen, UnitSeen, Version,
+use crate::protocol::deploy::{
+    CompareWith, ConfigFile, DesiredState, LeftoverFile, ObservedPath, ObservedText, ObservedUnit, ReleaseTarget,
+    ReleaseVersion, ServiceConfig, ServiceObservation,
 };
+use crate::resources::{HostView, PathState};
 
 /// Longest text that is sent for a diff, in bytes.
-const LONGEST: usize = 256 * 1024;
+const MAX_DIFF_TEXT_BYTES: usize = 256 * 1024;
 
 /// Reads the service, compared with `about`; `Err` inside: the release asked about is not there.
-pub(super) fn observe(layout: &Layout, services: &dyn Services, about: &About) -> Result<Result<Observation, String>> {
-    let state = State::read(layout)?;
-    let (kept, partial) = Kept::all(layout)?;
-    let mut seen = Observation {
-        releases: kept.iter().map(|kept| kept.told(&state)).collect(),
-        partial,
-        current: layout.points_to()?,
-        confirmed: state.confirmed().cloned(),
-        previous: state.previous().cloned(),
-        unfinished: state.switching.clone(),
-        once: state.once.clone(),
-        locked: layout.service_lock().holders()?.into_iter().next(),
-        ..Observation::default()
+pub(super) fn observe_service(
+    layout: &ServiceLayout,
+    services: &dyn ServiceManager,
+    compare_with: &CompareWith,
+) -> Result<Result<ServiceObservation, String>> {
+    let state = DeployState::read(layout)?;
+    let (stored, partial) = StoredRelease::list_all(layout)?;
+    let mut observation = ServiceObservation {
+        releases: stored.iter().map(|kept| kept.to_release(&state)).collect(),
+        incomplete_releases: partial,
+        current_link: layout.read_current_link()?,
+        confirmed: state.confirmed_target().cloned(),
+        previous: state.previous_target().cloned(),
+        unfinished_switch: state.pending_switch.clone(),
+        completed_tasks: state.completed_tasks.clone(),
+        lock_holder: layout.service_lock().list_holders()?.into_iter().next(),
+        ..ServiceObservation::default()
     };
-    match about {
-        About::Nothing => {}
-        About::Desired(desired) => compare(&mut seen, layout, services, desired, &kept, None)?,
-        About::Kept(version) => {
-            let target = match kept_target(&state, version.as_ref(), &kept) {
+    match compare_with {
+        CompareWith::Nothing => {}
+        CompareWith::Desired(desired) => observe_desired(&mut observation, layout, services, desired, &stored, None)?,
+        CompareWith::RetainedRelease(version) => {
+            let target = match rollback_target(&state, version.as_ref(), &stored) {
                 Ok(target) => target,
-                Err(why) => return Ok(Err(why)),
+                Err(reason) => return Ok(Err(reason)),
             };
-            let Some(desired) = releases::desired(layout, &target)? else {
+            let Some(desired) = releases::read_desired(layout, &target)? else {
                 return Ok(Err(format!("the records of release {} are not whole; deploy it again", target.version)));
             };
-            let release = kept.iter().find(|kept| kept.manifest.version == target.version);
-            compare(&mut seen, layout, services, &desired, &kept, release)?;
-            seen.kept = Some(desired);
+            let release = stored.iter().find(|kept| kept.manifest.version == target.version);
+            observe_desired(&mut observation, layout, services, &desired, &stored, release)?;
+            observation.retained_release = Some(desired);
         }
     }
-    Ok(Ok(seen))
+    Ok(Ok(observation))
 }
 
 /// The state that a rollback goes to: of that version, else the one before; or why there is none.
 ///
 /// While a switch is not confirmed, "the one before" is what served until then.
-pub(super) fn kept_target(state: &State, version: Option<&Version>, kept: &[Kept]) -> Result<Target, String> {
-    let have = || {
-        let versions: Vec<&str> = kept.iter().map(|kept| kept.manifest.version.as_str()).collect();
+pub(super) fn rollback_target(
+    state: &DeployState,
+    version: Option<&ReleaseVersion>,
+    stored: &[StoredRelease],
+) -> Result<ReleaseTarget, String> {
+    let describe_available = || {
+        let versions: Vec<&str> = stored.iter().map(|kept| kept.manifest.version.as_str()).collect();
         if versions.is_empty() { "there is none".to_owned() } else { format!("here are {}", versions.join(", ")) }
     };
     let Some(version) = version else {
-        let before = if state.switching.is_some() { state.confirmed() } else { state.previous() };
-        return before.cloned().ok_or_else(|| format!("no release served here before this one; {}", have()));
+        let before = if state.pending_switch.is_some() { state.confirmed_target() } else { state.previous_target() };
+        return before
+            .cloned()
+            .ok_or_else(|| format!("no release served here before this one; {}", describe_available()));
     };
-    let Some(kept) = kept.iter().find(|kept| kept.manifest.version == *version) else {
-        return Err(format!("release {version} is not on this host; {}", have()));
+    let Some(kept) = stored.iter().find(|kept| kept.manifest.version == *version) else {
+        return Err(format!("release {version} is not on this host; {}", describe_available()));
     };
-    let staged = || kept.stamp.setup.clone().map(|setup| Target { version: version.clone(), setup });
-    state.last_of(version).cloned().or_else(staged).ok_or_else(|| format!("release {version} was never staged whole"))
+    let staged =
+        || kept.stamp.last_setup.clone().map(|setup| ReleaseTarget { version: version.clone(), config_digest: setup });
+    state
+        .last_target_of(version)
+        .cloned()
+        .or_else(staged)
+        .ok_or_else(|| format!("release {version} was never staged whole"))
 }
 
-fn compare(
-    seen: &mut Observation,
-    layout: &Layout,
-    services: &dyn Services,
-    desired: &Desired,
-    kept: &[Kept],
-    texts: Option<&Kept>,
+fn observe_desired(
+    observation: &mut ServiceObservation,
+    layout: &ServiceLayout,
+    services: &dyn ServiceManager,
+    desired: &DesiredState,
+    stored: &[StoredRelease],
+    texts: Option<&StoredRelease>,
 ) -> Result<()> {
-    let mut world = World::now();
-    let setup = &desired.setup;
-    seen.account = account(&mut world)?;
+    let mut world = HostView::current();
+    let setup = &desired.config;
+    observation.agent_account = agent_account(&mut world)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
-    for (unit, state) in setup.units.iter().zip(services.states(&names)?) {
-        let path = services.unit_folder().join(&unit.name);
-        let file = text_seen(&mut world, &path, &unit.digest, false, texts)?;
-        seen.units.push(UnitSeen { file, enabled: state.enabled, active: state.active });
+    for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
+        let path = services.unit_dir().join(&unit.name);
+        let file = observe_text(&mut world, &path, &unit.digest, false, texts)?;
+        observation.units.push(ObservedUnit { file, is_enabled: state.enabled, active_state: state.active });
     }
     for config in &setup.configs {
-        seen.configs.push(text_seen(&mut world, &config.dest, &config.digest, config.sensitive, texts)?);
+        observation.configs.push(observe_text(&mut world, &config.dest, &config.digest, config.sensitive, texts)?);
     }
     // What an unfinished switch has put there counts as well as what served.
-    for target in [seen.confirmed.clone(), seen.unfinished.clone()].into_iter().flatten() {
-        if let Some(earlier) = releases::desired(layout, &target)? {
-            leftovers(&mut seen.leftover, &mut world, services.unit_folder(), &earlier.setup, setup)?;
+    for target in [observation.confirmed.clone(), observation.unfinished_switch.clone()].into_iter().flatten() {
+        if let Some(earlier) = releases::read_desired(layout, &target)? {
+            find_leftovers(&mut observation.leftover_files, &mut world, services.unit_dir(), &earlier.config, setup)?;
         }
     }
-    seen.has = has(desired, seen, kept);
+    observation.present_blobs = available_contents(desired, observation, stored);
     Ok(())
 }
 
 /// The names of the user and the group that this process runs as.
-pub(super) fn account(world: &mut World) -> Result<(String, String)> {
+pub(super) fn agent_account(world: &mut HostView) -> Result<(String, String)> {
     // The kernel gives this folder to the effective user, proc(5).
-    match world.path(Path::new("/proc/self/fd"))? {
+    match world.path_state(Path::new("/proc/self/fd"))? {
         PathState::Directory { meta } => Ok((meta.owner, meta.group)),
         _ => bail!("/proc is not there: who the agent runs as cannot be told"),
     }
 }
 
-fn text_seen(world: &mut World, path: &Path, to: &Digest, sensitive: bool, texts: Option<&Kept>) -> Result<TextSeen> {
-    let state = match world.path(path)? {
-        PathState::Absent => Seen::Absent,
+fn observe_text(
+    world: &mut HostView,
+    path: &Path,
+    expected: &Digest,
+    sensitive: bool,
+    texts: Option<&StoredRelease>,
+) -> Result<ObservedText> {
+    let state = match world.path_state(path)? {
+        PathState::Absent => ObservedPath::Absent,
         PathState::File { digest, meta } => {
-            Seen::File { digest, mode: meta.mode, owner: meta.owner, group: meta.group }
+            ObservedPath::File { digest, mode: meta.mode, owner: meta.owner, group: meta.group }
         }
-        PathState::Link { target } => Seen::Link { target },
-        PathState::Directory { .. } | PathState::Other => Seen::Other,
+        PathState::Link { target } => ObservedPath::Link { target },
+        PathState::Directory { .. } | PathState::Other => ObservedPath::Other,
     };
-    let unlike = !matches!(&state, Seen::File { digest, .. } if digest == to);
-    let shown =
-        |bytes: Vec<u8>| String::from_utf8(bytes).ok().filter(|text| text.len() <= LONGEST && !text.contains('\0'));
+    let differs = !matches!(&state, ObservedPath::File { digest, .. } if digest == expected);
+    let shown = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).ok().filter(|text| text.len() <= MAX_DIFF_TEXT_BYTES && !text.contains('\0'))
+    };
     let (mut text, mut wanted) = (None, None);
-    if unlike && !sensitive {
-        if matches!(state, Seen::File { .. }) {
-            text = world.content(path)?.and_then(shown);
+    if differs && !sensitive {
+        if matches!(state, ObservedPath::File { .. }) {
+            text = world.read_content(path)?.and_then(shown);
         }
-        wanted = texts.and_then(|kept| kept.text(to).ok()).and_then(shown);
+        wanted = texts.and_then(|kept| kept.read_text(expected).ok()).and_then(shown);
     }
-    Ok(TextSeen { path: path.to_owned(), state, text, wanted })
+    Ok(ObservedText { path: path.to_owned(), state, text, desired_text: wanted })
 }
 
 /// Units and configuration that an earlier state put on the host and the asked-for one does not have.
-fn leftovers(found: &mut Vec<Leftover>, world: &mut World, units: &Path, earlier: &Setup, now: &Setup) -> Result<()> {
+fn find_leftovers(
+    found: &mut Vec<LeftoverFile>,
+    world: &mut HostView,
+    units: &Path,
+    earlier: &ServiceConfig,
+    desired: &ServiceConfig,
+) -> Result<()> {
     let mut add = |path: PathBuf, unit: Option<String>| -> Result<()> {
-        let left = Leftover { path, unit };
-        if !found.contains(&left) && world.path(&left.path)? != PathState::Absent {
+        let left = LeftoverFile { path, unit };
+        if !found.contains(&left) && world.path_state(&left.path)? != PathState::Absent {
             found.push(left);
         }
         Ok(())
     };
-    for unit in earlier.units.iter().filter(|unit| now.units.iter().all(|other| other.name != unit.name)) {
+    for unit in earlier.units.iter().filter(|unit| desired.units.iter().all(|other| other.name != unit.name)) {
         add(units.join(&unit.name), Some(unit.name.clone()))?;
     }
-    let gone = |config: &&Config| now.configs.iter().all(|other| other.dest != config.dest);
+    let gone = |config: &&ConfigFile| desired.configs.iter().all(|other| other.dest != config.dest);
     for config in earlier.configs.iter().filter(gone) {
         add(config.dest.clone(), None)?;
     }
@@ -152,21 +181,25 @@ fn leftovers(found: &mut Vec<Leftover>, world: &mut World, units: &Path, earlier
 }
 
 /// Which of the asked-for contents any release here has whole.
-fn has(desired: &Desired, seen: &Observation, kept: &[Kept]) -> Vec<Digest> {
+fn available_contents(
+    desired: &DesiredState,
+    observation: &ServiceObservation,
+    stored: &[StoredRelease],
+) -> Vec<Digest> {
     let mut here = BTreeSet::new();
-    for kept in kept {
-        let damaged = seen.releases.iter().find(|release| release.version == kept.manifest.version);
-        let damaged: &[String] = damaged.map_or(&[], |release| &release.damage);
+    for kept in stored {
+        let damaged = observation.releases.iter().find(|release| release.version == kept.manifest.version);
+        let damaged: &[String] = damaged.map_or(&[], |release| &release.damaged_files);
         let whole = kept.manifest.files.iter().filter(|file| !damaged.iter().any(|path| path == file.path.as_str()));
         here.extend(whole.map(|file| file.sha256.clone()));
     }
-    let setup: BTreeSet<&Digest> = desired.setup.contents().collect();
-    let known = |digest: &Digest| here.contains(digest) || (setup.contains(digest) && has_text(digest, kept));
-    desired.contents().into_iter().filter(known).collect()
+    let setup: BTreeSet<&Digest> = desired.config.blob_digests().collect();
+    let known = |digest: &Digest| here.contains(digest) || (setup.contains(digest) && has_text(digest, stored));
+    desired.blob_digests().into_iter().filter(known).collect()
 }
 
-fn has_text(digest: &Digest, kept: &[Kept]) -> bool {
-    kept.iter().any(|kept| kept.text(digest).is_ok())
+fn has_text(digest: &Digest, stored: &[StoredRelease]) -> bool {
+    stored.iter().any(|kept| kept.read_text(digest).is_ok())
 }
 
 #[cfg(test)]
@@ -174,16 +207,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_a_release_before_there_is_nowhere_to_go() {
+    fn a_rollback_without_a_previous_release_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let scope = crate::wire::deploy::Scope {
-            service: crate::wire::deploy::Service::new("demo").unwrap(),
-            root: folder.path().join("demo"),
-            by: "test".to_owned(),
+        let scope = crate::protocol::deploy::ServiceRef {
+            service: crate::protocol::deploy::ServiceName::new("demo").unwrap(),
+            base_dir: folder.path().join("demo"),
+            operator: "test".to_owned(),
         };
-        let state = State::read(&Layout::of(&scope).unwrap()).unwrap();
-        let refused = |version: Option<&Version>| kept_target(&state, version, &[]).unwrap_err();
-        let named = refused(Some(&Version::new("1").unwrap()));
+        let state = DeployState::read(&ServiceLayout::from_scope(&scope).unwrap()).unwrap();
+        let refused = |version: Option<&ReleaseVersion>| rollback_target(&state, version, &[]).unwrap_err();
+        let named = refused(Some(&ReleaseVersion::new("1").unwrap()));
         crate::messages::check("rollback-no-release", [("the one before", refused(None)), ("a named one", named)]);
     }
 }

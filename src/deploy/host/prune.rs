@@ -2,35 +2,39 @@
 
 use anyhow::Result;
 
-use super::layout::{Layout, remove_all};
-use super::releases::Kept;
-use super::state::State;
-use crate::wire::deploy::{PARTIAL, Reply, Version};
-use crate::wire::{Event, Sink};
+use super::layout::{ServiceLayout, remove_dir_if_exists};
+use super::releases::StoredRelease;
+use super::state::DeployState;
+use crate::protocol::deploy::{DeployReply, INCOMPLETE_SUFFIX, ReleaseVersion};
+use crate::protocol::{Event, ProgressSink};
 
-pub(super) fn prune(layout: &Layout, keep: usize, sink: &dyn Sink) -> Result<Reply> {
-    let mut state = State::read(layout)?;
-    let (kept, partial) = Kept::all(layout)?;
-    let mut gone = Vec::new();
-    let current = layout.points_to()?;
-    let in_use = |version: &Version| state.is_used(version) || current.as_deref() == Some(version.as_str());
-    let surplus = kept.len().saturating_sub(keep.max(1));
-    let spare = kept.iter().map(|kept| &kept.manifest.version).filter(|version| !in_use(version));
-    let spare: Vec<Version> = spare.take(surplus).cloned().collect();
+pub(super) fn prune_releases(
+    layout: &ServiceLayout,
+    keep_releases: usize,
+    sink: &dyn ProgressSink,
+) -> Result<DeployReply> {
+    let mut state = DeployState::read(layout)?;
+    let (stored, partial) = StoredRelease::list_all(layout)?;
+    let mut removed = Vec::new();
+    let current = layout.read_current_link()?;
+    let in_use = |version: &ReleaseVersion| state.is_used(version) || current.as_deref() == Some(version.as_str());
+    let excess = stored.len().saturating_sub(keep_releases.max(1));
+    let removable = stored.iter().map(|kept| &kept.manifest.version).filter(|version| !in_use(version));
+    let spare: Vec<ReleaseVersion> = removable.take(excess).cloned().collect();
     for version in spare {
         sink.emit(Event::Note { text: format!("removing release {version}") });
         // Renamed first: a kill in the middle leaves a folder that counts as incomplete, not as a damaged release.
-        let partial = layout.partial(&version);
-        remove_all(&partial)?;
-        std::fs::rename(layout.release(&version), &partial)?;
-        state.forget(&version);
+        let partial = layout.partial_dir(&version);
+        remove_dir_if_exists(&partial)?;
+        std::fs::rename(layout.release_dir(&version), &partial)?;
+        state.remove_release(&version);
         state.write(layout)?;
-        remove_all(&partial)?;
-        gone.push(version.to_string());
+        remove_dir_if_exists(&partial)?;
+        removed.push(version.to_string());
     }
     for name in partial {
-        remove_all(&layout.releases().join(format!("{name}{PARTIAL}")))?;
-        gone.push(format!("{name}{PARTIAL}"));
+        remove_dir_if_exists(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
+        removed.push(format!("{name}{INCOMPLETE_SUFFIX}"));
     }
-    Ok(Reply::Pruned(gone))
+    Ok(DeployReply::Pruned(removed))
 }

@@ -9,100 +9,104 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{Layout, read_json, write_json};
-use crate::wire::deploy::{Target, Version};
+use super::layout::{ServiceLayout, read_json, write_json};
+use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion};
 
 /// How many confirmed switches are remembered.
-const REMEMBERED: usize = 50;
-const FORMAT: u32 = 1;
+const MAX_HISTORY: usize = 50;
+const STATE_FORMAT_VERSION: u32 = 1;
 
 /// The journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct State {
+pub(super) struct DeployState {
     format_version: u32,
     /// Confirmed switches, oldest first; the last one serves.
-    history: Vec<Confirmed>,
+    history: Vec<ConfirmedSwitch>,
     /// A switch that is under way.
-    pub switching: Option<Target>,
+    pub pending_switch: Option<ReleaseTarget>,
     /// Why the last switch to a version failed.
-    pub failed: BTreeMap<Version, String>,
+    pub failures: BTreeMap<ReleaseVersion, String>,
     /// Once-steps that were done: name and version.
-    pub once: Vec<(String, Version)>,
+    pub completed_tasks: Vec<(String, ReleaseVersion)>,
 }
 
 /// A switch that ended well.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Confirmed {
-    target: Target,
-    at: u64,
-    by: String,
+struct ConfirmedSwitch {
+    target: ReleaseTarget,
+    confirmed_at: u64,
+    operator: String,
 }
 
-impl State {
+impl DeployState {
     /// Reads the journal; an empty one where the service is new to the host.
-    pub fn read(layout: &Layout) -> Result<Self> {
+    pub fn read(layout: &ServiceLayout) -> Result<Self> {
         let empty = Self {
-            format_version: FORMAT,
+            format_version: STATE_FORMAT_VERSION,
             history: Vec::new(),
-            switching: None,
-            failed: BTreeMap::new(),
-            once: Vec::new(),
+            pending_switch: None,
+            failures: BTreeMap::new(),
+            completed_tasks: Vec::new(),
         };
-        let state = read_json::<Self>(&layout.state())?.unwrap_or(empty);
+        let state = read_json::<Self>(&layout.state_path())?.unwrap_or(empty);
         ensure!(
-            state.format_version == FORMAT,
-            "{} has format {}, and this version of dunlin knows {FORMAT}",
-            layout.state().display(),
+            state.format_version == STATE_FORMAT_VERSION,
+            "{} has format {}, and this version of dunlin knows {STATE_FORMAT_VERSION}",
+            layout.state_path().display(),
             state.format_version
         );
         Ok(state)
     }
 
-    pub fn write(&self, layout: &Layout) -> Result<()> {
-        write_json(&layout.state(), self)
+    pub fn write(&self, layout: &ServiceLayout) -> Result<()> {
+        write_json(&layout.state_path(), self)
     }
 
     /// What serves.
-    pub fn confirmed(&self) -> Option<&Target> {
+    pub fn confirmed_target(&self) -> Option<&ReleaseTarget> {
         self.history.last().map(|confirmed| &confirmed.target)
     }
 
     /// What served before that.
-    pub fn previous(&self) -> Option<&Target> {
+    pub fn previous_target(&self) -> Option<&ReleaseTarget> {
         self.history.iter().rev().nth(1).map(|confirmed| &confirmed.target)
     }
 
     /// The state in which a version served last.
-    pub fn last_of(&self, version: &Version) -> Option<&Target> {
+    pub fn last_target_of(&self, version: &ReleaseVersion) -> Option<&ReleaseTarget> {
         self.history.iter().rev().map(|confirmed| &confirmed.target).find(|target| target.version == *version)
     }
 
     /// A switch ended well.
-    pub fn confirm(&mut self, target: &Target, by: &str) {
-        self.switching = None;
-        self.failed.remove(&target.version);
-        if self.confirmed() != Some(target) {
-            self.history.push(Confirmed { target: target.clone(), at: now(), by: by.to_owned() });
+    pub fn confirm_switch(&mut self, target: &ReleaseTarget, operator: &str) {
+        self.pending_switch = None;
+        self.failures.remove(&target.version);
+        if self.confirmed_target() != Some(target) {
+            self.history.push(ConfirmedSwitch {
+                target: target.clone(),
+                confirmed_at: unix_seconds(),
+                operator: operator.to_owned(),
+            });
         }
-        let surplus = self.history.len().saturating_sub(REMEMBERED);
-        self.history.drain(..surplus);
+        let excess = self.history.len().saturating_sub(MAX_HISTORY);
+        self.history.drain(..excess);
     }
 
     /// May a release be removed or replaced?
-    pub fn is_used(&self, version: &Version) -> bool {
-        let used = [self.confirmed(), self.previous(), self.switching.as_ref()];
+    pub fn is_used(&self, version: &ReleaseVersion) -> bool {
+        let used = [self.confirmed_target(), self.previous_target(), self.pending_switch.as_ref()];
         used.into_iter().flatten().any(|target| target.version == *version)
     }
 
     /// Forgets a release that is gone.
-    pub fn forget(&mut self, version: &Version) {
+    pub fn remove_release(&mut self, version: &ReleaseVersion) {
         self.history.retain(|confirmed| confirmed.target.version != *version);
-        self.failed.remove(version);
-        self.once.retain(|(_, of)| of != version);
+        self.failures.remove(version);
+        self.completed_tasks.retain(|(_, of)| of != version);
     }
 }
 
 /// Seconds since 1970.
-pub(super) fn now() -> u64 {
+pub(super) fn unix_seconds() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

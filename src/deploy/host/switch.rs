@@ -8,214 +8,268 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::activate::{Activation, Steps};
-use super::command::Place;
-use super::layout::Layout;
-use super::observe::observe;
-use super::releases::{self, Kept};
-use super::services::Services;
-use super::state::{State, now};
+use super::activate::{Activation, StepReporter};
+use super::command::CommandContext;
+use super::layout::ServiceLayout;
+use super::observe::observe_service;
+use super::releases::{self, StoredRelease};
+use super::service_manager::ServiceManager;
+use super::state::{DeployState, unix_seconds};
 use super::{health, observe};
 use crate::deploy::plan;
-use crate::wire::Sink;
-use crate::wire::deploy::{About, Desired, Failure, Outcome, Reply, Scope, Target, Version};
+use crate::protocol::ProgressSink;
+use crate::protocol::deploy::{
+    CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
+};
 
 /// How long a hook may take.
-const HOOK: Duration = Duration::from_secs(120);
+const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A switch on one host.
 pub(super) struct Switch<'a> {
-    pub layout: &'a Layout,
-    pub scope: &'a Scope,
-    pub services: &'a dyn Services,
-    pub sink: &'a dyn Sink,
+    pub layout: &'a ServiceLayout,
+    pub scope: &'a ServiceRef,
+    pub service_manager: &'a dyn ServiceManager,
+    pub sink: &'a dyn ProgressSink,
 }
 
 impl Switch<'_> {
     /// Switches to a release that is kept; without a version to the one before.
-    pub fn rollback(&self, to: Option<&Version>, from: Option<&Target>) -> Result<Reply> {
-        let (kept, _) = Kept::all(self.layout)?;
-        match observe::kept_target(&State::read(self.layout)?, to, &kept) {
-            Ok(target) => self.run(&target, from),
-            Err(why) => Ok(Reply::Refused(why)),
+    pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
+        let (kept, _) = StoredRelease::list_all(self.layout)?;
+        match observe::rollback_target(&DeployState::read(self.layout)?, to, &kept) {
+            Ok(target) => self.switch_to(&target, from),
+            Err(why) => Ok(DeployReply::Refused(why)),
         }
     }
 
     /// Switches to a staged state.
-    pub fn run(&self, target: &Target, from: Option<&Target>) -> Result<Reply> {
-        let mut state = State::read(self.layout)?;
-        if state.confirmed() != from && state.confirmed() != Some(target) {
-            let name =
-                |target: Option<&Target>| target.map_or("nothing".to_owned(), |target| target.version.to_string());
-            let (now, then) = (name(state.confirmed()), name(from));
-            return Ok(Reply::Stale(vec![format!("{now} serves, where the plan found {then}")]));
+    pub fn switch_to(&self, target: &ReleaseTarget, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
+        let mut state = DeployState::read(self.layout)?;
+        if state.confirmed_target() != from && state.confirmed_target() != Some(target) {
+            let name = |target: Option<&ReleaseTarget>| {
+                target.map_or("nothing".to_owned(), |target| target.version.to_string())
+            };
+            let (now, planned) = (name(state.confirmed_target()), name(from));
+            return Ok(DeployReply::PlanOutdated(vec![format!("{now} serves, where the plan found {planned}")]));
         }
-        let Some(desired) = releases::desired(self.layout, target)? else {
-            return Ok(Reply::Refused(format!("release {} is not staged on this host", target.version)));
+        let Some(desired) = releases::read_desired(self.layout, target)? else {
+            return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
         };
-        let about = About::Desired(Box::new(desired.clone()));
-        let seen = match observe(self.layout, self.services, &about)? {
+        let compare_with = CompareWith::Desired(Box::new(desired.clone()));
+        let observation = match observe_service(self.layout, self.service_manager, &compare_with)? {
             Ok(seen) => seen,
-            Err(why) => return Ok(Reply::Refused(why)),
+            Err(reason) => return Ok(DeployReply::Refused(reason)),
         };
-        let rows = match plan::rows(&desired, &seen, &|_| None) {
+        let rows = match plan::plan_rows(&desired, &observation, &|_| None) {
             Ok(rows) => rows,
-            Err(why) => return Ok(Reply::Refused(why)),
+            Err(why) => return Ok(DeployReply::Refused(why)),
         };
-        if seen.releases.iter().any(|release| release.version == target.version && !release.damage.is_empty()) {
-            return Ok(Reply::Refused(format!("release {} is damaged on this host; deploy it again", target.version)));
+        if observation
+            .releases
+            .iter()
+            .any(|release| release.version == target.version && !release.damaged_files.is_empty())
+        {
+            return Ok(DeployReply::Refused(format!(
+                "release {} is damaged on this host; deploy it again",
+                target.version
+            )));
         }
         if rows.iter().all(|row| !row.action.is_pending()) {
-            return Ok(Reply::Switched(Outcome::Unchanged));
+            return Ok(DeployReply::Switched(SwitchOutcome::Unchanged));
         }
-        if self.sink.cancelled() {
-            return Ok(Reply::Cancelled);
+        if self.sink.is_cancelled() {
+            return Ok(DeployReply::Cancelled);
         }
-        let activation = Activation::due(&desired, &seen, &rows);
-        self.forward(&mut state, &desired, &activation).map(Reply::Switched)
+        let activation = Activation::from_plan(&desired, &observation, &rows);
+        self.apply_switch(&mut state, &desired, &activation).map(DeployReply::Switched)
     }
 
-    fn steps(&self, version: &Version) -> Steps<'_> {
-        Steps::new(self.sink, version)
+    fn step_reporter(&self, version: &ReleaseVersion) -> StepReporter<'_> {
+        StepReporter::new(self.sink, version)
     }
 
-    fn forward(&self, state: &mut State, desired: &Desired, activation: &Activation) -> Result<Outcome> {
-        let (target, since) = (desired.target(), now());
-        let steps = self.steps(&target.version);
-        let before = state.confirmed().cloned();
-        steps.at("journal");
-        state.switching = Some(target.clone());
+    fn apply_switch(
+        &self,
+        state: &mut DeployState,
+        desired: &DesiredState,
+        activation: &Activation,
+    ) -> Result<SwitchOutcome> {
+        let (target, since) = (desired.to_release_target(), unix_seconds());
+        let steps = self.step_reporter(&target.version);
+        let before = state.confirmed_target().cloned();
+        steps.report_step("journal");
+        state.pending_switch = Some(target.clone());
         state.write(self.layout)?;
-        steps.at("drain");
+        steps.report_step("drain");
         if before.is_some()
-            && let Err(error) = self.hooks(desired, &desired.setup.drain.before)
+            && let Err(error) = self.run_hooks(desired, &desired.config.hooks.before)
         {
-            return self.not_begun(state, desired, &format!("{error:#}"));
+            return self.abort_before_change(state, desired, &format!("{error:#}"));
         }
         let started = Instant::now();
-        match self.activate(desired, activation, &steps) {
+        match self.activate_and_check(desired, activation, &steps) {
             Ok(()) => {
                 let gap_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-                steps.at("confirm");
-                state.confirm(&target, &self.scope.by);
+                steps.report_step("confirm");
+                state.confirm_switch(&target, &self.scope.operator);
                 state.write(self.layout)?;
-                steps.at("undrain");
-                let hook = self.hooks(desired, &desired.setup.drain.after).err().map(|error| format!("{error:#}"));
+                steps.report_step("undrain");
+                let hook = self.run_hooks(desired, &desired.config.hooks.after).err().map(|error| format!("{error:#}"));
                 let before = before.map(|before| before.version);
-                let restarted = activation.restart.clone();
-                Ok(Outcome::Healthy { version: target.version, before, restarted, gap_ms, hook })
+                let restarted = activation.restart_units.clone();
+                Ok(SwitchOutcome::Healthy {
+                    version: target.version,
+                    previous: before,
+                    restarted,
+                    gap_ms,
+                    failed_hook: hook,
+                })
             }
             Err((step, detail)) => {
-                let failed = self.failure(desired, step, detail, since);
-                self.back(state, desired, failed)
+                let failed = self.build_failure(desired, step, detail, since);
+                self.revert_switch(state, desired, failed)
             }
         }
     }
 
     /// Applies a state and waits until it is healthy; else the step that failed, and why.
-    fn activate(&self, desired: &Desired, activation: &Activation, steps: &Steps<'_>) -> Result<(), (String, String)> {
+    fn activate_and_check(
+        &self,
+        desired: &DesiredState,
+        activation: &Activation,
+        steps: &StepReporter<'_>,
+    ) -> Result<(), (String, String)> {
         activation
-            .apply(self.layout, self.services, desired, steps)
+            .apply(self.layout, self.service_manager, desired, steps)
             .map_err(|(step, error)| (step.to_owned(), format!("{error:#}")))?;
-        steps.at("health");
-        self.healthy(desired).map_err(|why| ("health".to_owned(), why))
+        steps.report_step("health");
+        self.wait_until_healthy(desired).map_err(|why| ("health".to_owned(), why))
     }
 
     /// Waits for the health of a state.
-    pub fn healthy(&self, desired: &Desired) -> Result<(), String> {
-        self.place(desired, |place| health::wait(&desired.setup, self.services, place))
+    pub fn wait_until_healthy(&self, desired: &DesiredState) -> Result<(), String> {
+        self.with_command_context(desired, |place| {
+            health::wait_until_healthy(&desired.config, self.service_manager, place)
+        })
     }
 
     /// Runs something where the state's own commands run.
-    pub fn place<T>(&self, desired: &Desired, run: impl FnOnce(&Place<'_>) -> T) -> T {
-        let (version, release) = (&desired.manifest.version, self.layout.release(&desired.manifest.version));
-        let user = desired.setup.user.as_deref();
-        run(&Place { scope: self.scope, version: version.as_str(), release: &release, user })
+    pub fn with_command_context<T>(&self, desired: &DesiredState, run: impl FnOnce(&CommandContext<'_>) -> T) -> T {
+        let (version, release) = (&desired.manifest.version, self.layout.release_dir(&desired.manifest.version));
+        let user = desired.config.user.as_deref();
+        run(&CommandContext { scope: self.scope, version: version.as_str(), release_dir: &release, user })
     }
 
-    fn hooks(&self, desired: &Desired, hooks: &[Vec<String>]) -> Result<()> {
+    fn run_hooks(&self, desired: &DesiredState, hooks: &[Vec<String>]) -> Result<()> {
         for argv in hooks {
-            let ended = self.place(desired, |place| place.run(argv, HOOK))?;
-            ensure!(ended.is_success(), "the hook `{}` {}", argv.join(" "), ended.describe());
+            let outcome = self.with_command_context(desired, |place| place.run_command(argv, HOOK_TIMEOUT))?;
+            ensure!(outcome.is_success(), "the hook `{}` {}", argv.join(" "), outcome.describe());
         }
         Ok(())
     }
 
     /// A hook refused before anything was touched: what serves goes on.
-    fn not_begun(&self, state: &mut State, desired: &Desired, detail: &str) -> Result<Outcome> {
+    fn abort_before_change(
+        &self,
+        state: &mut DeployState,
+        desired: &DesiredState,
+        detail: &str,
+    ) -> Result<SwitchOutcome> {
         let version = desired.manifest.version.clone();
-        state.switching = None;
-        state.failed.insert(version.clone(), detail.to_owned());
+        state.pending_switch = None;
+        state.failures.insert(version.clone(), detail.to_owned());
         state.write(self.layout)?;
-        self.hooks(desired, &desired.setup.drain.after).ok();
-        let failed = Failure { step: "drain".to_owned(), detail: detail.to_owned(), log: Vec::new() };
-        Ok(match state.confirmed() {
-            Some(serving) => Outcome::Returned { version, failed, to: serving.version.clone(), unhealthy: None },
-            None => Outcome::Stopped { version, failed },
+        self.run_hooks(desired, &desired.config.hooks.after).ok();
+        let failed = DeployFailure { step: "drain".to_owned(), detail: detail.to_owned(), journal_lines: Vec::new() };
+        Ok(match state.confirmed_target() {
+            Some(serving) => SwitchOutcome::RolledBack {
+                version,
+                failure: failed,
+                restored: serving.version.clone(),
+                restored_failure: None,
+            },
+            None => SwitchOutcome::Stopped { version, failure: failed },
         })
     }
 
     /// The way back: to what served before, or to nothing.
-    fn back(&self, state: &mut State, desired: &Desired, failed: Failure) -> Result<Outcome> {
-        let (target, since) = (desired.target(), now());
+    fn revert_switch(
+        &self,
+        state: &mut DeployState,
+        desired: &DesiredState,
+        failed: DeployFailure,
+    ) -> Result<SwitchOutcome> {
+        let (target, since) = (desired.to_release_target(), unix_seconds());
         let version = target.version.clone();
-        state.failed.insert(version.clone(), format!("{}: {}", failed.step, failed.detail));
-        let steps = self.steps(&version);
-        let Some(serving) = state.confirmed().cloned() else {
-            steps.at("stop");
-            self.stop_all(desired)?;
-            state.switching = None;
+        state.failures.insert(version.clone(), format!("{}: {}", failed.step, failed.detail));
+        let steps = self.step_reporter(&version);
+        let Some(serving) = state.confirmed_target().cloned() else {
+            steps.report_step("stop");
+            self.stop_units(desired)?;
+            state.pending_switch = None;
             state.write(self.layout)?;
-            return Ok(Outcome::Stopped { version, failed });
+            return Ok(SwitchOutcome::Stopped { version, failure: failed });
         };
         if serving == target {
-            state.switching = None;
+            state.pending_switch = None;
             state.write(self.layout)?;
-            return Ok(Outcome::Unhealthy { version, failed });
+            return Ok(SwitchOutcome::Unhealthy { version, failure: failed });
         }
-        steps.at("return");
+        steps.report_step("return");
         state.write(self.layout)?;
-        let returned = self.return_to(&serving, &self.steps(&serving.version));
+        let returned = self.restore_release(&serving, &self.step_reporter(&serving.version));
         let unhealthy = match returned {
             Ok(old) => {
-                state.switching = None;
+                state.pending_switch = None;
                 state.write(self.layout)?;
-                self.hooks(&old, &desired.setup.drain.after).ok();
+                self.run_hooks(&old, &desired.config.hooks.after).ok();
                 None
             }
             // It stays in the journal, so that the next run sees that this host is half way between the two.
             Err((step, detail)) => {
-                let old = releases::desired(self.layout, &serving)?;
-                Some(self.failure(old.as_ref().unwrap_or(desired), step, detail, since))
+                let old = releases::read_desired(self.layout, &serving)?;
+                Some(self.build_failure(old.as_ref().unwrap_or(desired), step, detail, since))
             }
         };
-        Ok(Outcome::Returned { version, failed, to: serving.version, unhealthy })
+        Ok(SwitchOutcome::RolledBack {
+            version,
+            failure: failed,
+            restored: serving.version,
+            restored_failure: unhealthy,
+        })
     }
 
-    fn return_to(&self, serving: &Target, steps: &Steps<'_>) -> Result<Desired, (String, String)> {
+    fn restore_release(
+        &self,
+        serving: &ReleaseTarget,
+        steps: &StepReporter<'_>,
+    ) -> Result<DesiredState, (String, String)> {
         let failed = |error: anyhow::Error| ("return".to_owned(), format!("{error:#}"));
-        let found = releases::desired(self.layout, serving).map_err(failed)?;
+        let found = releases::read_desired(self.layout, serving).map_err(failed)?;
         let old = found.with_context(|| format!("the records of {} are gone", serving.version)).map_err(failed)?;
-        let seen = observe(self.layout, self.services, &About::Desired(Box::new(old.clone()))).map_err(failed)?;
-        let seen = seen.map_err(|why| ("return".to_owned(), why))?;
-        let activation = Activation::whole(&old, &seen);
-        self.activate(&old, &activation, steps)?;
+        let observation =
+            observe_service(self.layout, self.service_manager, &CompareWith::Desired(Box::new(old.clone())))
+                .map_err(failed)?;
+        let seen = observation.map_err(|why| ("return".to_owned(), why))?;
+        let activation = Activation::full_restart(&old, &seen);
+        self.activate_and_check(&old, &activation, steps)?;
         Ok(old)
     }
 
-    fn stop_all(&self, desired: &Desired) -> Result<()> {
-        for unit in desired.setup.units.iter().rev() {
-            self.services.stop(&unit.name)?;
-            if unit.enable {
-                self.services.enable(&unit.name, false)?;
+    fn stop_units(&self, desired: &DesiredState) -> Result<()> {
+        for unit in desired.config.units.iter().rev() {
+            self.service_manager.stop_unit(&unit.name)?;
+            if unit.start_at_boot {
+                self.service_manager.set_enabled(&unit.name, false)?;
             }
         }
-        self.layout.point_to(None)
+        self.layout.set_current_link(None)
     }
 
-    fn failure(&self, desired: &Desired, step: String, detail: String, since: u64) -> Failure {
-        let units: Vec<&str> = desired.setup.units.iter().map(|unit| unit.name.as_str()).collect();
-        let log = if units.is_empty() { Vec::new() } else { self.services.log(&units, since) };
-        Failure { step, detail, log }
+    fn build_failure(&self, desired: &DesiredState, step: String, detail: String, since: u64) -> DeployFailure {
+        let units: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
+        let log = if units.is_empty() { Vec::new() } else { self.service_manager.read_log(&units, since) };
+        DeployFailure { step, detail, journal_lines: log }
     }
 }

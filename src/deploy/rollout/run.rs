@@ -1,61 +1,63 @@
 //! Carrying a plan out, host by host as the batches say.
 
-use super::{Planned, ask};
-use crate::deploy::plan::expected;
-use crate::deploy::values::rollout;
+use super::{PlannedDeploy, send_deploy_request};
+use crate::deploy::batches::split_into_batches;
+use crate::deploy::plan::expected_fingerprints;
 use crate::fleet::Fleet;
 use crate::playbook::BatchSize;
-use crate::wire::Event;
-use crate::wire::deploy::{Failure, Once, Outcome, Reply, Request, Scope, When};
-use crate::wire::lock::Holder;
+use crate::protocol::Event;
+use crate::protocol::deploy::{
+    DeployFailure, DeployReply, DeployRequest, ReleaseTask, ServiceRef, SwitchOutcome, TaskPhase,
+};
+use crate::protocol::lock::LockHolder;
 
 /// Something that happened, for whoever watches.
 #[derive(Debug)]
-pub enum Told<'a> {
+pub enum RolloutEvent<'a> {
     /// What is begun now, in words.
     Phase(String),
     /// A host's own report.
-    Event(&'a str, &'a Event),
+    HostEvent(&'a str, &'a Event),
     /// A host has the release beside those that it had: files taken over, files written, bytes written.
     Staged(&'a str, (usize, usize, u64)),
     /// A once-step succeeded there; `false`: it had been done before.
-    Once(&'a str, &'a str, bool),
+    Task(&'a str, &'a str, bool),
     /// A switch ended.
-    Switched(&'a str, &'a Outcome),
+    Switched(&'a str, &'a SwitchOutcome),
     /// Old releases are gone.
     Pruned(&'a str, &'a [String]),
 }
 
 /// Where that goes.
-pub type Tell<'a> = &'a (dyn Fn(&Told<'_>) + Send + Sync);
+pub type EventSink<'a> = &'a (dyn Fn(&RolloutEvent<'_>) + Send + Sync);
 
 /// A rollout of hosts that were planned.
 pub struct Rollout<'a> {
     /// The hosts.
     pub fleet: &'a Fleet,
     /// The service.
-    pub scope: &'a Scope,
+    pub scope: &'a ServiceRef,
     /// How they are cut.
     pub batches: &'a [BatchSize],
     /// For a release that comes from here; without it the hosts keep the release, and it is only switched to.
-    pub fresh: Option<Fresh<'a>>,
+    pub new_release: Option<NewRelease<'a>>,
     /// Who watches.
-    pub tell: Tell<'a>,
+    pub event_sink: EventSink<'a>,
 }
 
 /// What goes with a release that comes from the controller.
-pub struct Fresh<'a> {
+pub struct NewRelease<'a> {
     /// The recipe's once-steps; those that the plan has as due are run.
-    pub once: &'a [Once],
+    pub tasks: &'a [ReleaseTask],
     /// How many releases stay on a host.
-    pub keep: usize,
+    pub keep_releases: usize,
 }
 
 /// Why a host did not get where it should.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Trouble {
+pub enum HostFailure {
     /// Somebody else deploys there; nothing was done.
-    Locked(Holder),
+    Locked(LockHolder),
     /// It is not as planned; nothing was done.
     Refused(String),
     /// It failed: what serves now, and why, with the last lines of the journal.
@@ -64,103 +66,117 @@ pub enum Trouble {
 
 /// How a rollout ended.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Ended {
+pub struct RolloutOutcome {
     /// Hosts that serve what they should.
     pub switched: Vec<String>,
     /// Hosts that do not, and why.
-    pub failed: Vec<(String, Trouble)>,
+    pub failed: Vec<(String, HostFailure)>,
     /// Hosts that were not switched because of those, or because the run was stopped.
     pub skipped: Vec<String>,
     /// Was anything begun that is seen from outside: a once-step, a switch?
-    pub touched: bool,
+    pub has_side_effects: bool,
 }
 
 impl Rollout<'_> {
     /// Carries the plans out.
-    pub async fn run(&self, planned: &[Planned]) -> Ended {
-        let due: Vec<&Planned> = planned.iter().filter(|host| host.plan.pending().next().is_some()).collect();
-        let mut ended = Ended::default();
-        if let Some(fresh) = &self.fresh {
-            self.stage(&due, &mut ended).await;
-            self.once(fresh, When::Before, &due, &mut ended).await;
+    pub async fn run_rollout(&self, planned: &[PlannedDeploy]) -> RolloutOutcome {
+        let pending_hosts: Vec<&PlannedDeploy> =
+            planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
+        let mut outcome = RolloutOutcome::default();
+        if let Some(fresh) = &self.new_release {
+            self.stage_release(&pending_hosts, &mut outcome).await;
+            self.run_tasks(fresh, TaskPhase::BeforeSwitch, &pending_hosts, &mut outcome).await;
         }
-        self.switch(&due, &mut ended).await;
-        if let Some(fresh) = &self.fresh {
-            self.once(fresh, When::After, &due, &mut ended).await;
-            self.prune(fresh.keep, &due, &mut ended).await;
+        self.switch_batches(&pending_hosts, &mut outcome).await;
+        if let Some(fresh) = &self.new_release {
+            self.run_tasks(fresh, TaskPhase::AfterSwitch, &pending_hosts, &mut outcome).await;
+            self.prune_releases(fresh.keep_releases, &pending_hosts, &mut outcome).await;
         }
-        ended
+        outcome
     }
 
-    fn stops(&self, ended: &Ended) -> bool {
-        !ended.failed.is_empty() || self.fleet.stop.is_cancelled()
+    fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
+        !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled()
     }
 
-    async fn stage(&self, due: &[&Planned], ended: &mut Ended) {
-        (self.tell)(&Told::Phase(format!("staging on {}", names(due))));
-        let request = |host: &Planned| Request::Stage {
+    async fn stage_release(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
+        (self.event_sink)(&RolloutEvent::Phase(format!("staging on {}", format_names(pending_hosts))));
+        let request = |host: &PlannedDeploy| DeployRequest::Stage {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
-            expected: expected(&host.plan),
+            expected_changes: expected_fingerprints(&host.plan),
         };
-        let replies = self.fleet.each(due, |host| self.ask(host, request(host))).await;
-        for (host, reply) in due.iter().zip(replies) {
+        let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request(host))).await;
+        for (host, reply) in pending_hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(Reply::Staged { reused, written, bytes }) => {
-                    (self.tell)(&Told::Staged(name, (reused, written, bytes)));
+                Ok(DeployReply::Staged { reused, written, bytes }) => {
+                    (self.event_sink)(&RolloutEvent::Staged(name, (reused, written, bytes)));
                 }
-                reply => ended.trouble(name, reply),
+                reply => outcome.record_rejection(name, reply),
             }
         }
     }
 
     /// Runs the once-steps of one side of the switch, where the plan has them.
-    async fn once(&self, fresh: &Fresh<'_>, when: When, due: &[&Planned], ended: &mut Ended) {
-        for step in fresh.once.iter().filter(|step| step.when == when) {
+    async fn run_tasks(
+        &self,
+        new_release: &NewRelease<'_>,
+        phase: TaskPhase,
+        pending_hosts: &[&PlannedDeploy],
+        outcome: &mut RolloutOutcome,
+    ) {
+        for step in new_release.tasks.iter().filter(|step| step.phase == phase) {
             let resource = format!("once {}", step.name);
-            let planned = |host: &&&Planned| host.plan.pending().any(|row| row.resource == resource);
-            let Some(host) = due.iter().find(planned) else { continue };
-            if self.stops(ended) {
+            let planned = |host: &&&PlannedDeploy| host.plan.pending_rows().any(|row| row.resource == resource);
+            let Some(host) = pending_hosts.iter().find(planned) else { continue };
+            if self.should_stop(outcome) {
                 return;
             }
             let name = &host.session.host;
-            (self.tell)(&Told::Phase(format!("running {resource} on {name}")));
-            let (scope, target) = (self.scope.clone(), host.desired.target());
-            match self.ask(host, Request::Once { scope, target, step: step.clone() }).await {
-                Ok(Reply::Once { ran, failed: None }) => {
-                    ended.touched |= ran;
-                    (self.tell)(&Told::Once(name, &step.name, ran));
+            (self.event_sink)(&RolloutEvent::Phase(format!("running {resource} on {name}")));
+            let (scope, target) = (self.scope.clone(), host.desired.to_release_target());
+            match self.send_request(host, DeployRequest::RunTask { scope, target, task: step.clone() }).await {
+                Ok(DeployReply::TaskRun { ran, failure: None }) => {
+                    outcome.has_side_effects |= ran;
+                    (self.event_sink)(&RolloutEvent::Task(name, &step.name, ran));
                 }
-                Ok(Reply::Once { failed: Some(error), .. }) => {
-                    ended.fail(name, Trouble::Failed(format!("once {} failed: {error}", step.name), Vec::new()));
+                Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
+                    outcome.record_failure(
+                        name,
+                        HostFailure::Failed(format!("once {} failed: {error}", step.name), Vec::new()),
+                    );
                 }
-                reply => ended.trouble(name, reply),
+                reply => outcome.record_rejection(name, reply),
             }
         }
     }
 
-    async fn switch(&self, due: &[&Planned], ended: &mut Ended) {
-        let batches = rollout(due, self.batches);
-        let of = batches.len();
+    async fn switch_batches(&self, pending_hosts: &[&PlannedDeploy], rollout_outcome: &mut RolloutOutcome) {
+        let batches = split_into_batches(pending_hosts, self.batches);
+        let batch_count = batches.len();
         for (number, batch) in batches.iter().enumerate() {
-            if self.stops(ended) {
-                ended.skipped.extend(batch.iter().map(|host| host.session.host.clone()));
+            if self.should_stop(rollout_outcome) {
+                rollout_outcome.skipped.extend(batch.iter().map(|host| host.session.host.clone()));
                 continue;
             }
-            (self.tell)(&Told::Phase(format!("switching batch {} of {of}: {}", number + 1, names(batch))));
-            let request = |host: &Planned| Request::Switch {
+            (self.event_sink)(&RolloutEvent::Phase(format!(
+                "switching batch {} of {batch_count}: {}",
+                number + 1,
+                format_names(batch)
+            )));
+            let request = |host: &PlannedDeploy| DeployRequest::Switch {
                 scope: self.scope.clone(),
-                target: host.desired.target(),
-                from: host.seen.confirmed.clone(),
+                target: host.desired.to_release_target(),
+                expected_current: host.observation.confirmed.clone(),
             };
             // Told at once, since a slow host must not hide how the others fare.
             let replies = self
                 .fleet
-                .each(batch, |host| async {
-                    let reply = self.ask(host, request(host)).await;
-                    if let Ok(Reply::Switched(outcome)) = &reply {
-                        (self.tell)(&Told::Switched(&host.session.host, outcome));
+                .map_parallel(batch, |host| async {
+                    let reply = self.send_request(host, request(host)).await;
+                    if let Ok(DeployReply::Switched(outcome)) = &reply {
+                        (self.event_sink)(&RolloutEvent::Switched(&host.session.host, outcome));
                     }
                     reply
                 })
@@ -168,85 +184,93 @@ impl Rollout<'_> {
             for (host, reply) in batch.iter().zip(replies) {
                 let name = &host.session.host;
                 match reply {
-                    Ok(Reply::Switched(outcome)) => ended.switched(name, &outcome),
-                    reply => ended.trouble(name, reply),
+                    Ok(DeployReply::Switched(outcome)) => rollout_outcome.switched(name, &outcome),
+                    reply => rollout_outcome.record_rejection(name, reply),
                 }
             }
         }
     }
 
-    async fn prune(&self, keep: usize, due: &[&Planned], ended: &mut Ended) {
-        if self.stops(ended) {
+    async fn prune_releases(
+        &self,
+        keep_releases: usize,
+        pending_hosts: &[&PlannedDeploy],
+        outcome: &mut RolloutOutcome,
+    ) {
+        if self.should_stop(outcome) {
             return;
         }
-        let request = || Request::Prune { scope: self.scope.clone(), keep };
-        let replies = self.fleet.each(due, |host| self.ask(host, request())).await;
-        for (host, reply) in due.iter().zip(replies) {
+        let request = || DeployRequest::Prune { scope: self.scope.clone(), keep_releases };
+        let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request())).await;
+        for (host, reply) in pending_hosts.iter().zip(replies) {
             let name = &host.session.host;
             match reply {
-                Ok(Reply::Pruned(gone)) => (self.tell)(&Told::Pruned(name, &gone)),
+                Ok(DeployReply::Pruned(removed)) => (self.event_sink)(&RolloutEvent::Pruned(name, &removed)),
                 Err(error) => {
-                    let said = format!("it serves as it should, but old releases could not be removed: {error}");
-                    ended.fail(name, Trouble::Failed(said, Vec::new()));
+                    let message = format!("it serves as it should, but old releases could not be removed: {error}");
+                    outcome.record_failure(name, HostFailure::Failed(message, Vec::new()));
                 }
-                reply => ended.trouble(name, reply),
+                reply => outcome.record_rejection(name, reply),
             }
         }
     }
 
-    async fn ask(&self, host: &Planned, request: Request) -> Result<Reply, String> {
+    async fn send_request(&self, host: &PlannedDeploy, request: DeployRequest) -> Result<DeployReply, String> {
         let name = host.session.host.as_str();
-        ask(self.fleet, &host.session, request, &|event| (self.tell)(&Told::Event(name, &event))).await
+        send_deploy_request(self.fleet, &host.session, request, &|event| {
+            (self.event_sink)(&RolloutEvent::HostEvent(name, &event))
+        })
+        .await
     }
 }
 
-impl Ended {
-    fn fail(&mut self, host: &str, trouble: Trouble) {
-        self.touched |= matches!(trouble, Trouble::Failed(..));
-        self.failed.push((host.to_owned(), trouble));
+impl RolloutOutcome {
+    fn record_failure(&mut self, host: &str, failure: HostFailure) {
+        self.has_side_effects |= matches!(failure, HostFailure::Failed(..));
+        self.failed.push((host.to_owned(), failure));
     }
 
-    fn switched(&mut self, host: &str, outcome: &Outcome) {
-        match failure(outcome) {
+    fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {
+        match describe_failure(outcome) {
             None => {
-                self.touched |= *outcome != Outcome::Unchanged;
+                self.has_side_effects |= *outcome != SwitchOutcome::Unchanged;
                 self.switched.push(host.to_owned());
             }
-            Some((text, log)) => self.fail(host, Trouble::Failed(text, log)),
+            Some((text, log)) => self.record_failure(host, HostFailure::Failed(text, log)),
         }
     }
 
     /// Any answer but the one that was hoped for.
-    fn trouble(&mut self, host: &str, reply: Result<Reply, String>) {
+    fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
         let trouble = match reply {
-            Ok(Reply::Locked(holder)) => Trouble::Locked(holder),
-            Ok(Reply::Refused(why)) => Trouble::Refused(why),
-            Ok(Reply::Stale(lines)) => Trouble::Refused(lines.join("\n  ")),
-            Ok(Reply::Cancelled) => return self.skipped.push(host.to_owned()),
-            Ok(_) => Trouble::Failed("an answer that does not fit".to_owned(), Vec::new()),
-            Err(error) => Trouble::Failed(error, Vec::new()),
+            Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
+            Ok(DeployReply::Refused(why)) => HostFailure::Refused(why),
+            Ok(DeployReply::PlanOutdated(lines)) => HostFailure::Refused(lines.join("\n  ")),
+            Ok(DeployReply::Cancelled) => return self.skipped.push(host.to_owned()),
+            Ok(_) => HostFailure::Failed("an answer that does not fit".to_owned(), Vec::new()),
+            Err(error) => HostFailure::Failed(error, Vec::new()),
         };
-        self.fail(host, trouble);
+        self.record_failure(host, trouble);
     }
 }
 
 /// What went wrong in a switch, in words, with the last lines of the journal.
-fn failure(outcome: &Outcome) -> Option<(String, Vec<String>)> {
-    let why = |failed: &Failure| format!("{}: {}", failed.step, failed.detail);
+fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
+    let why = |failed: &DeployFailure| format!("{}: {}", failed.step, failed.detail);
     let (text, failed) = match outcome {
-        Outcome::Unchanged | Outcome::Healthy { .. } => return None,
-        Outcome::Returned { version, failed, to, unhealthy } => {
+        SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. } => return None,
+        SwitchOutcome::RolledBack { version, failure: failed, restored: to, restored_failure: unhealthy } => {
             let now = match unhealthy {
                 None => format!("release {to} serves again"),
                 Some(also) => format!("release {to} was put back and is not healthy either ({})", why(also)),
             };
             (format!("release {version} failed ({}); {now}", why(failed)), failed)
         }
-        Outcome::Unhealthy { version, failed } => (
+        SwitchOutcome::Unhealthy { version, failure: failed } => (
             format!("release {version} was applied again and is not healthy ({}); it was left so", why(failed)),
             failed,
         ),
-        Outcome::Stopped { version, failed } => (
+        SwitchOutcome::Stopped { version, failure: failed } => (
             format!(
                 "release {version} failed ({}); there is none to return to, and its units were stopped",
                 why(failed)
@@ -254,10 +278,10 @@ fn failure(outcome: &Outcome) -> Option<(String, Vec<String>)> {
             failed,
         ),
     };
-    Some((text, failed.log.clone()))
+    Some((text, failed.journal_lines.clone()))
 }
 
-fn names(hosts: &[&Planned]) -> String {
+fn format_names(hosts: &[&PlannedDeploy]) -> String {
     let names: Vec<&str> = hosts.iter().take(8).map(|host| host.session.host.as_str()).collect();
     let more = hosts.len().saturating_sub(names.len());
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }

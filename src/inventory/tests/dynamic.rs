@@ -5,13 +5,13 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::Bytes;
-use crate::inventory::ansible::run_within;
-use crate::inventory::{Diagnostics, Inventory, Loaded, Value};
+use super::ByteSize;
+use crate::inventory::ansible::run_script_with_timeout;
+use crate::inventory::{Diagnostics, Inventory, LoadedInventory, VarData};
 
 /// Writes an executable by way of a shell: a file that this process holds open for writing while another test forks
 /// could not be run.
-fn script(folder: &Path, text: &str) {
+fn write_script(folder: &Path, text: &str) {
     let mut shell = Command::new("sh")
         .args(["-c", "cat > hosts && chmod 755 hosts"])
         .current_dir(folder)
@@ -22,13 +22,13 @@ fn script(folder: &Path, text: &str) {
     assert!(shell.wait().unwrap().success());
 }
 
-fn load(text: &str) -> Loaded {
+fn load_script(text: &str) -> LoadedInventory {
     let folder = tempfile::tempdir().unwrap();
-    script(folder.path(), text);
-    Inventory::load(folder.path())
+    write_script(folder.path(), text);
+    Inventory::load_folder(folder.path())
 }
 
-fn messages(loaded: &Loaded) -> String {
+fn diagnostic_text(loaded: &LoadedInventory) -> String {
     loaded.diagnostics.iter().map(|d| format!("{} | {}\n", d.message, d.help.as_deref().unwrap_or(""))).collect()
 }
 
@@ -48,41 +48,41 @@ END
 "#;
 
 #[test]
-fn ansibles_list_becomes_an_inventory() {
-    let loaded = load(LIST);
+fn ansible_list_output_becomes_an_inventory() {
+    let loaded = load_script(LIST);
     let inventory = loaded.inventory.as_ref().unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
-    let first = inventory.host("redis-01").unwrap();
+    let first = inventory.find_host("redis-01").unwrap();
     assert_eq!((first.address.as_str(), first.port, first.user.as_deref()), ("10.0.0.1", Some(2200), Some("ops")));
     assert!(first.become_root);
-    assert_eq!((first.zone.as_deref(), first.memory), (Some("a"), Some(Bytes(16 << 30))));
-    let second = inventory.host("redis-02").unwrap();
+    assert_eq!((first.zone.as_deref(), first.memory), (Some("a"), Some(ByteSize(16 << 30))));
+    let second = inventory.find_host("redis-02").unwrap();
     assert_eq!((second.port, second.user.as_deref()), (Some(2222), Some("root")));
     assert_eq!(second.key.as_deref(), Some(Path::new("/k")));
-    assert_eq!(inventory.host("app-01").unwrap().address, "app-01");
-    let vars = inventory.vars("redis-01");
+    assert_eq!(inventory.find_host("app-01").unwrap().address, "app-01");
+    let vars = inventory.merged_vars("redis-01");
     assert_eq!(vars.keys().collect::<Vec<_>>(), ["ansible_python_interpreter", "list", "region", "tier"]);
-    assert_eq!(vars["tier"].value, Value::String("data".into()));
-    assert_eq!(inventory.select(&"production:&zone_a".parse().unwrap()).unwrap().len(), 1);
-    assert!(loaded.diagnostics.is_empty(), "{}", messages(&loaded));
+    assert_eq!(vars["tier"].value, VarData::String("data".into()));
+    assert_eq!(inventory.select_hosts(&"production:&zone_a".parse().unwrap()).unwrap().len(), 1);
+    assert!(loaded.diagnostics.is_empty(), "{}", diagnostic_text(&loaded));
 }
 
 #[test]
-fn a_static_file_beside_it_wins() {
+fn hosts_toml_wins_over_the_script() {
     let folder = tempfile::tempdir().unwrap();
-    script(folder.path(), LIST);
+    write_script(folder.path(), LIST);
     let text = "[groups.redis]\nvars = { tier = \"file\" }\n[hosts.redis-01]\nport = 22\nmemory = \"1GiB\"\n";
     std::fs::write(folder.path().join("hosts.toml"), text).unwrap();
-    let loaded = Inventory::load(folder.path());
+    let loaded = Inventory::load_folder(folder.path());
     let inventory = loaded.inventory.unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
-    let host = inventory.host("redis-01").unwrap();
-    assert_eq!((host.port, host.memory, host.address.as_str()), (Some(22), Some(Bytes(1 << 30)), "10.0.0.1"));
-    assert_eq!(inventory.vars("redis-01")["tier"].value, Value::String("file".into()));
+    let host = inventory.find_host("redis-01").unwrap();
+    assert_eq!((host.port, host.memory, host.address.as_str()), (Some(22), Some(ByteSize(1 << 30)), "10.0.0.1"));
+    assert_eq!(inventory.merged_vars("redis-01")["tier"].value, VarData::String("file".into()));
     assert_eq!(inventory.hosts_in("redis").unwrap().len(), 2);
 }
 
 #[test]
-fn injections_are_refused_here_too() {
-    let loaded = load(
+fn injections_are_rejected() {
+    let loaded = load_script(
         r#"#!/bin/sh
 cat <<'END'
 {"g": ["-oProxyCommand=id"], "_meta": {"hostvars": {"h": {"ansible_host": "-x", "ansible_user": "a b",
@@ -91,21 +91,21 @@ END
 "#,
     );
     assert!(loaded.inventory.is_none());
-    assert_eq!(loaded.diagnostics.error_count(), 7, "{}", messages(&loaded));
+    assert_eq!(loaded.diagnostics.error_count(), 7, "{}", diagnostic_text(&loaded));
 }
 
 #[test]
-fn a_failing_executable_is_quoted() {
-    let failed = load("#!/bin/sh\necho 'no credentials for the cloud' >&2\nexit 3\n");
+fn failing_scripts_are_quoted() {
+    let failed = load_script("#!/bin/sh\necho 'no credentials for the cloud' >&2\nexit 3\n");
     assert_eq!(
-        messages(&failed),
+        diagnostic_text(&failed),
         "the dynamic inventory failed (exit status: 3) | it said:\nno credentials for the cloud\n"
     );
-    let garbled = load("#!/bin/sh\necho 'Traceback'\necho 'why' >&2\n");
-    let text = messages(&garbled);
+    let garbled = load_script("#!/bin/sh\necho 'Traceback'\necho 'why' >&2\n");
+    let text = diagnostic_text(&garbled);
     assert!(text.starts_with("the dynamic inventory did not print JSON: expected value at line 1"), "{text}");
     assert!(text.ends_with("it said:\nwhy\n"), "{text}");
-    let missing = messages(&load("#!/no/such/interpreter\n"));
+    let missing = diagnostic_text(&load_script("#!/no/such/interpreter\n"));
     assert!(missing.starts_with("cannot be run: the interpreter"), "{missing}");
 }
 
@@ -113,18 +113,18 @@ fn a_failing_executable_is_quoted() {
 fn a_file_that_is_not_executable_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("hosts"), "{}").unwrap();
-    let loaded = Inventory::load(folder.path());
-    assert!(messages(&loaded).starts_with("a dynamic inventory must be executable | chmod +x"));
+    let loaded = Inventory::load_folder(folder.path());
+    assert!(diagnostic_text(&loaded).starts_with("a dynamic inventory must be executable | chmod +x"));
     assert_eq!(loaded.diagnostics.iter().count(), 1);
 }
 
 #[test]
-fn an_executable_that_hangs_is_ended_with_what_it_started() {
+fn hanging_scripts_are_killed_with_their_children() {
     let folder = tempfile::tempdir().unwrap();
-    script(folder.path(), "#!/bin/sh\nsleep 600 & echo $! > child\nwait\n");
+    write_script(folder.path(), "#!/bin/sh\nsleep 600 & echo $! > child\nwait\n");
     let mut found = Diagnostics::new();
     let start = Instant::now();
-    run_within(&folder.path().join("hosts"), folder.path(), Duration::from_secs(1), &mut found);
+    run_script_with_timeout(&folder.path().join("hosts"), folder.path(), Duration::from_secs(1), &mut found);
     assert!(start.elapsed() < Duration::from_secs(60));
     let message = &found.iter().next().unwrap().message;
     assert_eq!(message, "the dynamic inventory did not finish within 1 s");

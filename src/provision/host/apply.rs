@@ -4,125 +4,138 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 
-use super::pending::Pending;
-use super::planned::{Planned, Play, Ready};
+use super::pending_handlers::PendingHandlers;
+use super::plan::{PreparedCatalog, PreparedPlay, PreparedStep};
 use crate::plan::{Action, StepRef};
-use crate::resources::{Blobs, Read, Site, World};
-use crate::wire::provision::{Applied, Apply, Failed};
-use crate::wire::{Event, Sink};
+use crate::protocol::provision::{ApplyPlay, FailedStep, PlayResult};
+use crate::protocol::{Event, ProgressSink};
+use crate::resources::{ApplyContext, BlobSource, HostView, ReadOutcome};
 
 /// Applies one play.
 ///
 /// # Errors
 /// There is no such play, or the host's journal cannot be written. A step that fails is part of the reply.
-pub fn apply(planned: &Planned, order: &Apply, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Applied> {
-    let play = planned.plays.get(order.play).with_context(|| format!("there is no play {}", order.play))?;
-    let mut run =
-        Run { planned, play, number: order.play, site: Site::new(blobs), sink, done: 0, pending: Pending::load()? };
-    let mut failed = run.steps()?;
+pub fn apply_play(
+    planned: &PreparedCatalog,
+    request: &ApplyPlay,
+    blobs: &dyn BlobSource,
+    sink: &dyn ProgressSink,
+) -> Result<PlayResult> {
+    let play =
+        planned.plays.get(request.play_index).with_context(|| format!("there is no play {}", request.play_index))?;
+    let mut run = PlayRun {
+        planned,
+        play,
+        play_index: request.play_index,
+        site: ApplyContext::new(blobs),
+        sink,
+        applied_count: 0,
+        pending_handlers: PendingHandlers::load_file()?,
+    };
+    let mut failed = run.apply_steps()?;
     if failed.is_none() {
-        failed = run.handlers()?;
+        failed = run.run_handlers()?;
     }
-    let mut applied = Applied { done: run.done, failed, unsettled: Vec::new() };
-    if applied.failed.is_none() {
-        applied.unsettled = unsettled(play, blobs)?;
+    let mut applied = PlayResult { applied_changes: run.applied_count, failure: failed, still_differing: Vec::new() };
+    if applied.failure.is_none() {
+        applied.still_differing = remaining_changes(play, blobs)?;
     }
     Ok(applied)
 }
 
-struct Run<'a> {
-    planned: &'a Planned,
-    play: &'a Play,
-    number: usize,
-    site: Site<'a>,
-    sink: &'a dyn Sink,
-    done: usize,
-    pending: Pending,
+struct PlayRun<'a> {
+    planned: &'a PreparedCatalog,
+    play: &'a PreparedPlay,
+    play_index: usize,
+    site: ApplyContext<'a>,
+    sink: &'a dyn ProgressSink,
+    applied_count: usize,
+    pending_handlers: PendingHandlers,
 }
 
-impl Run<'_> {
-    fn steps(&mut self) -> Result<Option<Failed>> {
+impl PlayRun<'_> {
+    fn apply_steps(&mut self) -> Result<Option<FailedStep>> {
         for (index, step) in self.play.steps.iter().enumerate() {
-            let at = StepRef { play: self.number, step: index };
-            let is_pending = self.planned.row(at).is_some_and(|row| row.action.is_pending());
+            let at = StepRef { play: self.play_index, step: index };
+            let is_pending = self.planned.find_row(at).is_some_and(|row| row.action.is_pending());
             if !is_pending {
                 continue;
             }
-            if self.sink.cancelled() {
-                return Ok(Some(failed(at, step, "stopped before this step".to_owned())));
+            if self.sink.is_cancelled() {
+                return Ok(Some(step_failure(at, step, "stopped before this step".to_owned())));
             }
             if !step.notify.is_empty() {
-                self.pending.note(&self.play.name, &self.owed(step))?;
+                self.pending_handlers.add_handlers(&self.play.name, &self.handlers_to_run(step))?;
             }
-            self.site.expect_enables(self.enables_behind(index));
-            if let Some(failure) = self.step(at, step) {
+            self.site.set_upcoming_enables(self.upcoming_enables(index));
+            if let Some(failure) = self.apply_step(at, step) {
                 return Ok(Some(failure));
             }
         }
-        Ok(self.site.settle_reload().err().map(|error| Failed {
-            at: StepRef { play: self.number, step: self.play.steps.len() },
+        Ok(self.site.flush_reload().err().map(|error| FailedStep {
+            step: StepRef { play: self.play_index, step: self.play.steps.len() },
             resource: "systemd".to_owned(),
             error: format!("{error:#}"),
         }))
     }
 
     /// The units that the pending steps right behind one enable, up to the first that enables none.
-    fn enables_behind(&self, index: usize) -> Vec<String> {
+    fn upcoming_enables(&self, index: usize) -> Vec<String> {
         let behind = self.play.steps.iter().enumerate().skip(index + 1);
         let is_pending = |number| {
-            let at = StepRef { play: self.number, step: number };
-            self.planned.row(at).is_some_and(|row| row.action.is_pending())
+            let at = StepRef { play: self.play_index, step: number };
+            self.planned.find_row(at).is_some_and(|row| row.action.is_pending())
         };
-        behind.filter(|(number, _)| is_pending(*number)).map_while(|(_, step)| step.resource.enables()).collect()
+        behind.filter(|(number, _)| is_pending(*number)).map_while(|(_, step)| step.resource.enabled_unit()).collect()
     }
 
     /// The handlers of a step that the plan says will run.
-    fn owed(&self, step: &Ready) -> Vec<String> {
+    fn handlers_to_run(&self, step: &PreparedStep) -> Vec<String> {
         let runs = |name: &String| {
             self.play.handlers.iter().enumerate().any(|(index, handler)| {
-                let at = StepRef { play: self.number, step: self.play.steps.len() + index };
-                handler.name.as_ref() == Some(name) && self.planned.row(at).is_some()
+                let at = StepRef { play: self.play_index, step: self.play.steps.len() + index };
+                handler.name.as_ref() == Some(name) && self.planned.find_row(at).is_some()
             })
         };
         step.notify.iter().filter(|name| runs(name)).cloned().collect()
     }
 
-    fn handlers(&mut self) -> Result<Option<Failed>> {
+    fn run_handlers(&mut self) -> Result<Option<FailedStep>> {
         for (index, handler) in self.play.handlers.iter().enumerate() {
-            let at = StepRef { play: self.number, step: self.play.steps.len() + index };
-            if self.planned.row(at).is_none() {
+            let at = StepRef { play: self.play_index, step: self.play.steps.len() + index };
+            if self.planned.find_row(at).is_none() {
                 continue;
             }
-            if let Some(failure) = self.step(at, handler) {
+            if let Some(failure) = self.apply_step(at, handler) {
                 return Ok(Some(failure));
             }
-            self.pending.settle(&self.play.name, handler.name.as_slice())?;
+            self.pending_handlers.mark_handlers_done(&self.play.name, handler.name.as_slice())?;
         }
         Ok(None)
     }
 
-    fn step(&mut self, at: StepRef, step: &Ready) -> Option<Failed> {
-        self.sink.emit(Event::StepStarted { at });
+    fn apply_step(&mut self, at: StepRef, step: &PreparedStep) -> Option<FailedStep> {
+        self.sink.emit(Event::StepStarted { step: at });
         let begin = Instant::now();
-        match self.act(step) {
+        match self.read_and_apply(step) {
             Ok(action) => {
-                self.done += 1;
-                self.sink.emit(Event::StepDone { at, action, seconds: begin.elapsed().as_secs_f64() });
+                self.applied_count += 1;
+                self.sink.emit(Event::StepDone { step: at, action, seconds: begin.elapsed().as_secs_f64() });
                 None
             }
             Err(error) => {
                 let error = format!("{error:#}");
-                self.sink.emit(Event::StepFailed { at, error: error.clone() });
-                Some(failed(at, step, error))
+                self.sink.emit(Event::StepFailed { step: at, error: error.clone() });
+                Some(step_failure(at, step, error))
             }
         }
     }
 
     /// Reads the host as it is now (the earlier steps are done), compares, and applies.
-    fn act(&mut self, step: &Ready) -> Result<Action> {
-        let observed = match step.resource.read(&mut World::now())? {
-            Read::Known(observed) => observed,
-            Read::Unknown(reason) => anyhow::bail!("still unknown: {reason}"),
+    fn read_and_apply(&mut self, step: &PreparedStep) -> Result<Action> {
+        let observed = match step.resource.read(&mut HostView::current())? {
+            ReadOutcome::Known(observed) => observed,
+            ReadOutcome::UnknownUntilApply(reason) => anyhow::bail!("still unknown: {reason}"),
         };
         let diff = step.resource.diff(&observed, self.site.blobs())?;
         if diff.action.is_pending() {
@@ -133,22 +146,22 @@ impl Run<'_> {
 }
 
 /// What a second run would show: rows that still differ. Commands without a guard always do, and are left out.
-fn unsettled(play: &Play, blobs: &dyn Blobs) -> Result<Vec<String>> {
-    let mut world = World::now();
-    world.fetch(&Planned::wants(play))?;
+fn remaining_changes(play: &PreparedPlay, blobs: &dyn BlobSource) -> Result<Vec<String>> {
+    let mut view = HostView::current();
+    view.prefetch_units(&PreparedCatalog::prefetch_for(play))?;
     let mut left = Vec::new();
     for step in &play.steps {
-        let action = match step.resource.read(&mut world)? {
-            Read::Known(observed) => step.resource.diff(&observed, blobs)?.action,
-            Read::Unknown(_) => Action::Unknown,
+        let action = match step.resource.read(&mut view)? {
+            ReadOutcome::Known(observed) => step.resource.diff(&observed, blobs)?.action,
+            ReadOutcome::UnknownUntilApply(_) => Action::Unknown,
         };
         if action.is_pending() && action != Action::Run {
-            left.push(format!("{}: still to {action}", step.resource.resource()));
+            left.push(format!("{}: still to {action}", step.resource.resource_name()));
         }
     }
     Ok(left)
 }
 
-fn failed(at: StepRef, step: &Ready, error: String) -> Failed {
-    Failed { at, resource: step.resource.resource(), error }
+fn step_failure(at: StepRef, step: &PreparedStep, error: String) -> FailedStep {
+    FailedStep { step: at, resource: step.resource.resource_name(), error }
 }

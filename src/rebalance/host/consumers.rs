@@ -7,7 +7,7 @@ use dunlin_shards::{Route, Routing};
 use serde_json::Value;
 
 use crate::http::{self, HttpError, Response};
-use crate::wire::shard::{Consumer, ConsumerState, Published, Service};
+use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, PublishedShard};
 
 /// How long a service may take for its whole answer.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -15,29 +15,33 @@ const SERVICE_TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_BODY: usize = 64 << 10;
 
 /// Looks at each of them; changes nothing.
-pub fn look(consumers: &[Consumer]) -> Vec<ConsumerState> {
-    consumers.iter().map(one).collect()
+pub fn observe_consumers(consumers: &[MapConsumer]) -> Vec<ConsumerState> {
+    consumers.iter().map(observe_consumer).collect()
 }
 
-fn one(consumer: &Consumer) -> ConsumerState {
-    let routing = Routing::load(&consumer.file).ok();
-    let place = |route: &Route| Published {
+fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
+    let routing = Routing::load_file(&consumer.file).ok();
+    let place = |route: &Route| PublishedShard {
         shard: route.id.0.into(),
         primary: route.primary.clone(),
         replicas: route.replicas.clone(),
     };
-    let asked = routing.as_ref().filter(|_| consumer.with_places);
+    let asked = routing.as_ref().filter(|_| consumer.with_placements);
     let places = asked.map(|routing| routing.shards.iter().map(place).collect()).unwrap_or_default();
-    let service = consumer.version_url.as_deref().map_or(Service::NotAsked, service);
-    ConsumerState { file: routing.map(|routing| (routing.cluster, routing.epoch.0)), places, service }
+    let service = consumer.version_url.as_deref().map_or(ConsumerService::NotConfigured, probe_service);
+    ConsumerState {
+        map_version: routing.map(|routing| (routing.cluster, routing.epoch.0)),
+        placements: places,
+        service,
+    }
 }
 
 /// Nobody listening means that nobody routes by an old map: the next start reads the file.
-fn service(url: &str) -> Service {
+fn probe_service(url: &str) -> ConsumerService {
     match http::get(url, SERVICE_TIMEOUT).map_err(anyhow::Error::new).and_then(read_epoch) {
-        Ok(epoch) => Service::Runs { epoch },
-        Err(error) if matches!(error.downcast_ref(), Some(HttpError::Refused)) => Service::Down,
-        Err(error) => Service::Unclear { why: format!("{url}: {error:#}") },
+        Ok(epoch) => ConsumerService::Running { epoch },
+        Err(error) if matches!(error.downcast_ref(), Some(HttpError::Refused)) => ConsumerService::Down,
+        Err(error) => ConsumerService::UnknownEpoch { reason: format!("{url}: {error:#}") },
     }
 }
 
@@ -61,11 +65,11 @@ mod tests {
     fn the_epoch_is_read_and_anything_else_is_unclear() {
         let ask = |answer: &str| {
             let server = Server::start_closing(answer);
-            service(&format!("{}/version", server.url))
+            probe_service(&format!("{}/version", server.url))
         };
-        assert_eq!(ask("HTTP/1.1 200 OK\r\n\r\n{\"map_epoch\": 7, \"x\": 1}"), Service::Runs { epoch: 7 });
+        assert_eq!(ask("HTTP/1.1 200 OK\r\n\r\n{\"map_epoch\": 7, \"x\": 1}"), ConsumerService::Running { epoch: 7 });
         for answer in ["HTTP/1.1 503 No\r\n\r\n{\"map_epoch\": 7}", "HTTP/1.1 200 OK\r\n\r\n{}", "hello"] {
-            assert!(matches!(ask(answer), Service::Unclear { .. }), "{answer}");
+            assert!(matches!(ask(answer), ConsumerService::UnknownEpoch { .. }), "{answer}");
         }
     }
 
@@ -78,7 +82,11 @@ mod tests {
             format!("{head}Transfer-Encoding: chunked\r\n\r\n{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
         ] {
             let server = Server::start(answer.clone());
-            assert_eq!(service(&format!("{}/version", server.url)), Service::Runs { epoch: 7 }, "{answer}");
+            assert_eq!(
+                probe_service(&format!("{}/version", server.url)),
+                ConsumerService::Running { epoch: 7 },
+                "{answer}"
+            );
             assert!(server.request().starts_with("GET /version HTTP/1.1\r\n"));
         }
     }
@@ -86,6 +94,6 @@ mod tests {
     #[test]
     fn a_port_without_a_listener_is_a_service_that_is_down() {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        assert_eq!(service(&format!("http://{port}/version")), Service::Down);
+        assert_eq!(probe_service(&format!("http://{port}/version")), ConsumerService::Down);
     }
 }

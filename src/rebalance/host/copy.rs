@@ -5,96 +5,104 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::carry::{self, Admitted, Carriage};
-use super::diary::{Diary, Mark, Step};
-use super::link::Link;
-use super::{birth, observe, pace, recover, sync, verify};
-use crate::resources::Blobs;
-use crate::wire::Sink;
-use crate::wire::shard::{Copied, MoveSpec, Recovered, Role};
+use super::move_journal::{MoveJournal, MovePhase, PhaseState};
+use super::redis_client::RedisClient;
+use super::throttled_sync::{self, SyncPermit, ThrottledSync};
+use super::{observe, rate_limiter, recover, replication_progress, start_replica, verify};
+use crate::protocol::ProgressSink;
+use crate::protocol::shard::{CopyResult, MoveSpec, RecoveryResult, ReplicationRole};
+use crate::resources::BlobSource;
 
 /// How long a new instance may take until it answers.
-pub const START: Duration = Duration::from_secs(20);
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
 ///
 /// # Errors
 /// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
 /// where the run was cancelled.
-pub fn copy(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let mut diary = Diary::open(&spec.job)?;
-    let mut source = Link::open_within(&spec.from, &spec.job.credentials, START)?;
-    match source.role()? {
-        Role::Master { .. } => {}
-        role if sync::follows(&role, &spec.to) => return Ok(Copied::default()),
+pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    let mut source = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
+    match source.fetch_role()? {
+        ReplicationRole::Primary { .. } => {}
+        role if replication_progress::is_replica_of(&role, &spec.to) => return Ok(CopyResult::default()),
         role => bail!("the source {} is no master ({role:?})", spec.from),
     }
-    let turns = pace::turn(spec);
-    let admitted = carry::admitted(spec, &turns, sink)?;
-    diary.begin(spec)?;
-    if diary.last(Step::StandBy, Mark::Intent).is_some() {
+    let start_lock = rate_limiter::copy_start_lock(spec);
+    let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
+    journal.start_move(spec)?;
+    if journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some() {
         // An earlier switch was cut short; its target may stand by as a closed master.
-        match recover::by_roles(spec, &mut diary, START)? {
-            Recovered::AtSource { .. } => {}
-            Recovered::AtTarget { .. } => return Ok(Copied::default()),
-            Recovered::Undecided { why } => bail!(why),
+        match recover::recover_by_roles(spec, &mut journal, START_TIMEOUT)? {
+            RecoveryResult::AtSource { .. } => {}
+            RecoveryResult::AtTarget { .. } => return Ok(CopyResult::default()),
+            RecoveryResult::Undecided { reason: why } => bail!(why),
         }
     }
-    filled(spec, &mut diary, (&mut source, admitted), (blobs, sink))
+    build_replica(spec, &mut journal, (&mut source, permit), (blobs, sink))
 }
 
 /// P1–P5 under a move that is begun: born, caught up, equal, durable.
 ///
 /// # Errors
 /// What stopped it.
-pub fn filled(
+pub fn build_replica(
     spec: &MoveSpec,
-    diary: &mut Diary,
-    (source, mut admitted): (&mut Link, Admitted<'_>),
-    (blobs, sink): (&dyn Blobs, &dyn Sink),
-) -> Result<Copied> {
-    let (started, instance) = (Instant::now(), birth::instance(spec)?);
-    tune(source)?;
+    journal: &mut MoveJournal,
+    (source, mut permit): (&mut RedisClient, SyncPermit<'_>),
+    (blobs, sink): (&dyn BlobSource, &dyn ProgressSink),
+) -> Result<CopyResult> {
+    let (started, instance) = (Instant::now(), start_replica::parse_instance(spec)?);
+    enable_diskless_sync(source)?;
 
-    diary.intent(Step::Birth, json!({ "users": birth::closed_users(&instance, spec, blobs)? }))?;
-    birth::born(&instance, spec, blobs)?;
-    let mut target = Link::open_within(&spec.to, &spec.job.credentials, START)?;
-    if let Role::Master { .. } = target.role()? {
+    journal.log_intent(
+        MovePhase::StartReplica,
+        json!({ "users": start_replica::closed_users(&instance, spec, blobs)? }),
+    )?;
+    start_replica::start_replica(&instance, spec, blobs)?;
+    let mut target = RedisClient::open_with_retry(&spec.to, &spec.header.credentials, START_TIMEOUT)?;
+    if let ReplicationRole::Primary { .. } = target.fetch_role()? {
         bail!("{} is a master already; nothing was copied over it", spec.to);
     }
-    diary.done(Step::Birth, json!({ "run_id": target.run_id()? }))?;
+    journal.log_done(MovePhase::StartReplica, json!({ "run_id": target.fetch_run_id()? }))?;
 
-    diary.intent(Step::Copy, Value::Null)?;
-    if spec.limits.sparing.is_asked() && !carry::is_attached(&mut target, spec)? {
-        Carriage { spec, instance: &instance, sink }.carry(source, &mut target, &mut admitted)?;
+    journal.log_intent(MovePhase::Copy, Value::Null)?;
+    if spec.limits.throttle.is_enabled() && !throttled_sync::follows_source_directly(&mut target, spec)? {
+        ThrottledSync { spec, instance: &instance, sink }.run_sync(source, &mut target, &mut permit)?;
     } else {
-        carry::attach(&instance, &mut target, spec)?;
-        directly(source, &mut target, spec, sink)?;
+        throttled_sync::follow_source(&instance, &mut target, spec)?;
+        sync_directly(source, &mut target, spec, sink)?;
     }
-    diary.done(Step::Copy, Value::Null)?;
+    journal.log_done(MovePhase::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
-    let verified = verify::compared(diary, (source, &mut target), spec, sink)?;
-    sync::durable(&mut target, spec, sink)?;
-    let bytes = observe::dataset(&target.info("all")?);
-    Ok(Copied { bytes, seconds: started.elapsed().as_secs_f64(), verified })
+    let verified = verify::ensure_verified(journal, (source, &mut target), spec, sink)?;
+    replication_progress::wait_until_durable(&mut target, spec, sink)?;
+    let bytes = observe::dataset_bytes(&target.fetch_info("all")?);
+    Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified })
 }
 
 /// The copy as Redis makes it; one that is cancelled half way ends at the source too.
-fn directly(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<()> {
-    let caught_up = sync::caught_up(source, target, spec, sink);
-    if caught_up.is_err() && sink.cancelled() {
+fn sync_directly(
+    source: &mut RedisClient,
+    target: &mut RedisClient,
+    spec: &MoveSpec,
+    sink: &dyn ProgressSink,
+) -> Result<()> {
+    let caught_up = replication_progress::wait_until_caught_up(source, target, spec, sink);
+    if caught_up.is_err() && sink.is_cancelled() {
         // Where the target does not answer, it sends for nothing either.
-        carry::park(target, spec).ok();
+        throttled_sync::cancel_full_sync(target, spec).ok();
     }
     caught_up
 }
 
 /// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.
-fn tune(source: &mut Link) -> Result<()> {
+fn enable_diskless_sync(source: &mut RedisClient) -> Result<()> {
     for (name, value) in [("repl-diskless-sync", "yes"), ("repl-diskless-sync-delay", "0")] {
-        if source.setting(name)? != value {
-            source.run(&["CONFIG", "SET", name, value])?;
+        if source.fetch_setting(name)? != value {
+            source.run_command(&["CONFIG", "SET", name, value])?;
         }
     }
     Ok(())

@@ -5,68 +5,82 @@
 //! side, each holding its shard's lock. What was going to be done and how it ended stands in the shard's journal. Once
 //! the source is armed, a switch ends or rolls back by its own time-outs, whether or not anybody still listens.
 
-mod arm;
-mod aside;
-mod birth;
-mod carry;
+mod archive;
+mod client_access;
 mod consumers;
 mod copy;
-pub mod crash;
-mod diary;
-mod door;
+mod cutover;
 mod failover;
-mod fence;
-mod guard;
-mod link;
-mod moves;
+pub mod failpoint;
+mod min_replicas;
+mod move_journal;
+mod move_status;
 mod observe;
-mod old;
-mod pace;
 mod preflight;
+mod probe;
+mod rate_limiter;
 mod recover;
+mod redis_client;
 mod reencoding;
-mod relay;
 mod replica;
+mod replication_progress;
+mod replication_proxy;
 mod retire;
-mod survey;
-mod switch;
-mod sync;
+mod run_generation;
+mod source_monitor;
+mod stale_primary;
+mod start_replica;
+mod throttled_sync;
 mod verify;
 
 use anyhow::Result;
 
-use crate::resources::Blobs;
-use crate::wire::Sink;
-use crate::wire::shard::{Reply, Request};
+use crate::protocol::ProgressSink;
+use crate::protocol::shard::{ShardReply, ShardRequest};
+use crate::resources::BlobSource;
 
 /// Works on one request.
 ///
 /// # Errors
 /// What stopped it, with the instance concerned. The journal then says how far it came; asking again goes on there.
-pub fn handle(request: Request, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Reply> {
+pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<ShardReply> {
     Ok(match request {
-        Request::Observe(what) => Reply::Observed(observe::observe(&what)),
-        Request::Consumers(consumers) => Reply::Consumers(consumers::look(&consumers)),
-        Request::Begin(what) => Reply::Begun(fence::take(&what.journals, &what.run)?),
-        Request::Preflight(spec) => Reply::Preflight(preflight::refusals(&spec, blobs, sink)),
-        Request::Copy(spec) => Reply::Copied(copy::copy(&spec, blobs, sink)?),
-        Request::Arm(what) => arm::arm_file(&what).map(|()| Reply::Armed)?,
-        Request::Switch(spec) => Reply::Switched(switch::switch(&spec, sink)?),
-        Request::Replicate(spec) => Reply::Copied(replica::make(&spec, blobs, sink)?),
-        Request::Keep(spec) => replica::keep(&spec).map(|()| Reply::Kept)?,
-        Request::Guard(what) => arm::guard(&what).map(|()| Reply::Armed)?,
-        Request::Verify(spec) => Reply::Verified(verify::verify(&spec, sink)?),
-        Request::Retire(what) => Reply::Retired(retire::retire(&what)?),
-        Request::Moves(what) => Reply::Moves(moves::moves(&what)?),
-        Request::Log(what) => Reply::Log(moves::log(&what)?),
-        Request::Recover(spec) => Reply::Recovered(recover::recover(&spec)?),
-        Request::Abort(spec) => recover::abort(&spec).map(|()| Reply::Aborted)?,
-        Request::Survey(what) => Reply::Surveyed(survey::survey(&what)),
-        Request::Silence(what) => old::silence(&what).map(|()| Reply::Silenced)?,
-        Request::Promote(what) => Reply::Promoted(failover::promote(&what, sink)?),
-        Request::TakeBack(what) => failover::take_back(&what).map(|()| Reply::TakenBack)?,
-        Request::Forget(what) => old::forget(&what).map(|()| Reply::Forgotten)?,
-        Request::Free(what) => old::free(&what).map(|()| Reply::Freed)?,
-        Request::SetAside(what) => Reply::SetAside(old::aside(&what)?),
+        ShardRequest::Observe(what) => ShardReply::Observed(observe::observe_instances(&what)),
+        ShardRequest::ObserveConsumers(consumers) => {
+            ShardReply::ConsumerStates(consumers::observe_consumers(&consumers))
+        }
+        ShardRequest::StartRun(what) => {
+            ShardReply::RunStarted(run_generation::take_next_generation(&what.journal_dir, &what.run)?)
+        }
+        ShardRequest::Preflight(spec) => ShardReply::PreflightIssues(preflight::find_issues(&spec, blobs, sink)),
+        ShardRequest::Copy(spec) => ShardReply::Copied(copy::copy_shard(&spec, blobs, sink)?),
+        ShardRequest::RequireReplicas(what) => {
+            min_replicas::require_replicas_in_file(&what).map(|()| ShardReply::ReplicasRequired)?
+        }
+        ShardRequest::CutOver(spec) => ShardReply::CutOver(cutover::run_cutover(&spec, sink)?),
+        ShardRequest::CreateReplica(spec) => ShardReply::Copied(replica::create_replica(&spec, blobs, sink)?),
+        ShardRequest::CommitReplica(spec) => replica::commit_replica(&spec).map(|()| ShardReply::ReplicaCommitted)?,
+        ShardRequest::SetMinReplicas(what) => {
+            min_replicas::set_min_replicas(&what).map(|()| ShardReply::ReplicasRequired)?
+        }
+        ShardRequest::Verify(spec) => ShardReply::Verified(verify::verify_copy(&spec, sink)?),
+        ShardRequest::Retire(what) => ShardReply::Retired(retire::retire_instance(&what)?),
+        ShardRequest::ListMoves(what) => ShardReply::Moves(move_status::list_moves(&what)?),
+        ShardRequest::ListMoveHistory(what) => ShardReply::MoveHistory(move_status::list_history(&what)?),
+        ShardRequest::Recover(spec) => ShardReply::Recovered(recover::recover_move(&spec)?),
+        ShardRequest::Abort(spec) => recover::abort_move(&spec).map(|()| ShardReply::Aborted)?,
+        ShardRequest::ProbeReplicas(what) => ShardReply::ReplicasProbed(probe::probe_replicas(&what)),
+        ShardRequest::StopOldPrimary(what) => {
+            stale_primary::stop_old_primary(&what).map(|()| ShardReply::OldPrimaryStopped)?
+        }
+        ShardRequest::Promote(what) => ShardReply::Promoted(failover::promote_replica(&what, sink)?),
+        ShardRequest::RevertFailover(what) => {
+            failover::revert_failover(&what).map(|()| ShardReply::FailoverReverted)?
+        }
+        ShardRequest::DiscardMove(what) => stale_primary::discard_move(&what).map(|()| ShardReply::MoveDiscarded)?,
+        ShardRequest::LowerMinReplicas(what) => {
+            stale_primary::lower_min_replicas(&what).map(|()| ShardReply::MinReplicasLowered)?
+        }
+        ShardRequest::ArchiveInstance(what) => ShardReply::InstanceArchived(stale_primary::archive_instance(&what)?),
     })
 }

@@ -7,24 +7,26 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::Value;
 
-use super::arm::attached;
-use super::birth;
-use super::link::{Info, Link, host_and_port, role_of, words, written};
-use super::reencoding::{self, Predicted};
+use super::min_replicas::wait_for_replica;
+use super::redis_client::{
+    RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between, split_address,
+};
+use super::reencoding::{self, ReencodingEstimate};
+use super::start_replica;
 use crate::process::Program;
-use crate::resources::Blobs;
+use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, ReplicationRole};
+use crate::protocol::{Event, ProgressSink};
+use crate::resources::BlobSource;
 use crate::resources::redis_shard::RedisShard;
-use crate::resources::redis_shard::acl::{self, Acl};
-use crate::resources::redis_shard::conf::Conf;
-use crate::wire::shard::{Credentials, MoveSpec, Refusal, Role};
-use crate::wire::{Event, Sink};
+use crate::resources::redis_shard::acl::{self, AclFile};
+use crate::resources::redis_shard::conf::RedisConf;
 
 /// Over which time the source's write rate is taken.
-const WINDOW: Duration = Duration::from_millis(200);
+const RATE_WINDOW: Duration = Duration::from_millis(200);
 /// A full sync moves at least this many bytes per second; slower ones need a larger buffer than is predicted.
-const SYNC_RATE: u64 = 50_000_000;
+const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
 /// Settings that decide about encodings.
-const ENCODINGS: &[&str] = &[
+const ENCODING_SETTINGS: &[&str] = &[
     "zset-max-listpack-entries",
     "zset-max-listpack-value",
     "hash-max-listpack-entries",
@@ -34,93 +36,93 @@ const ENCODINGS: &[&str] = &[
 ];
 
 /// The reasons against a move; empty where there are none. What could not be looked at is a reason too.
-pub fn refusals(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Vec<Refusal> {
-    let mut found = Found(Vec::new());
-    let desired = birth::instance(spec).and_then(|instance| {
-        let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.get(digest)?).into_owned());
+pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
+    let mut issues = IssueList(Vec::new());
+    let desired = start_replica::parse_instance(spec).and_then(|instance| {
+        let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
-        Ok((Conf::parse(&conf), acl, instance))
+        Ok((RedisConf::parse(&conf), acl, instance))
     });
-    let source = match Link::open(&spec.from, &spec.job.credentials) {
+    let source = match RedisClient::open(&spec.from, &spec.header.credentials) {
         Ok(link) => Some(link),
         Err(error) => {
             let text = format!("{error:#}");
             let rule = if text.contains("uthentication") || text.contains("WRONGPASS") { "password" } else { "source" };
-            found.add(rule, format!("the source {} cannot be entered: {text}", spec.from));
+            issues.add_issue(rule, format!("the source {} cannot be entered: {text}", spec.from));
             None
         }
     };
     match desired {
-        Err(error) => found.add("target", format!("{error:#}")),
+        Err(error) => issues.add_issue("target", format!("{error:#}")),
         Ok((conf, acl, instance)) => {
-            found.tried("target", target(spec, &instance));
-            found.checked("eviction", eviction(&conf));
-            found.checked("acl", target_acl(spec, &conf, &acl));
+            issues.add_if_error("target", check_target(spec, &instance));
+            issues.add_if_some("eviction", check_eviction(&conf));
+            issues.add_if_some("acl", target_acl(spec, &conf, &acl));
             if let Some(mut source) = source {
-                let looked = from_source(&mut source, spec, (&conf, &instance), (&mut found, sink));
-                found.tried("source", looked);
+                let checked = check_source(&mut source, spec, (&conf, &instance), (&mut issues, sink));
+                issues.add_if_error("source", checked);
             }
         }
     }
-    found.0
+    issues.0
 }
 
-struct Found(Vec<Refusal>);
+struct IssueList(Vec<PreflightIssue>);
 
-impl Found {
-    fn add(&mut self, rule: &str, reason: String) {
-        self.0.push(Refusal { rule: rule.to_owned(), reason });
+impl IssueList {
+    fn add_issue(&mut self, rule: &str, reason: String) {
+        self.0.push(PreflightIssue { rule: rule.to_owned(), reason });
     }
 
-    fn checked(&mut self, rule: &str, reason: Option<String>) {
+    fn add_if_some(&mut self, rule: &str, reason: Option<String>) {
         if let Some(reason) = reason {
-            self.add(rule, reason);
+            self.add_issue(rule, reason);
         }
     }
 
-    fn tried(&mut self, rule: &str, looked: Result<()>) {
+    fn add_if_error(&mut self, rule: &str, looked: Result<()>) {
         if let Err(error) = looked {
-            self.add(rule, format!("{error:#}"));
+            self.add_issue(rule, format!("{error:#}"));
         }
     }
 }
 
 /// The place of the target: free, or held by the copy of an earlier attempt.
-fn target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
-    if birth::is_copy(instance, spec)? {
+fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
+    if start_replica::is_copy(instance, spec)? {
         return Ok(());
     }
-    match role_of(&spec.to, &spec.job.credentials) {
-        Role::Unreachable => {
-            let connected = spec.to.parse().ok().map(|to| std::net::TcpStream::connect_timeout(&to, WINDOW));
+    match probe_role(&spec.to, &spec.header.credentials) {
+        ReplicationRole::Unreachable => {
+            let connected = spec.to.parse().ok().map(|to| std::net::TcpStream::connect_timeout(&to, RATE_WINDOW));
             if matches!(connected, Some(Ok(_))) {
                 anyhow::bail!("something that dunlin cannot enter listens at {}", spec.to);
             }
             Ok(())
         }
-        Role::Replica { of, .. } => anyhow::bail!("an instance at {} follows {of}", spec.to),
-        Role::Master { .. } => {
-            let mut link = Link::open(&spec.to, &spec.job.credentials)?;
-            let keys: u64 = link.ask(&words(&["DBSIZE"]))?;
+        ReplicationRole::Replica { primary: of, .. } => anyhow::bail!("an instance at {} follows {of}", spec.to),
+        ReplicationRole::Primary { .. } => {
+            let mut link = RedisClient::open(&spec.to, &spec.header.credentials)?;
+            let keys: u64 = link.query(&redis_command(&["DBSIZE"]))?;
             anyhow::bail!("an instance of its own with {keys} keys runs at {}", spec.to)
         }
     }
 }
 
-fn eviction(conf: &Conf) -> Option<String> {
-    let policy = conf.get("maxmemory-policy").unwrap_or_else(|| "noeviction".to_owned());
-    let drops = conf.bytes("maxmemory").is_some_and(|limit| limit > 0) && policy != "noeviction";
-    drops.then(|| format!("the target would drop keys on its own: maxmemory-policy {policy} (noeviction is needed)"))
+fn check_eviction(conf: &RedisConf) -> Option<String> {
+    let policy = conf.last_value("maxmemory-policy").unwrap_or_else(|| "noeviction".to_owned());
+    let evicts = conf.last_bytes("maxmemory").is_some_and(|limit| limit > 0) && policy != "noeviction";
+    evicts.then(|| format!("the target would drop keys on its own: maxmemory-policy {policy} (noeviction is needed)"))
 }
 
 /// The target's ACL file: users that are needed, and a `default` user that replays the append-only file.
-fn target_acl(spec: &MoveSpec, conf: &Conf, text: &str) -> Option<String> {
-    let acl = match Acl::parse(text) {
+fn target_acl(spec: &MoveSpec, conf: &RedisConf, text: &str) -> Option<String> {
+    let acl = match AclFile::parse(text) {
         Ok(acl) => acl,
         Err(error) => return Some(format!("the target's ACL file, {error}")),
     };
     let user = &spec.app_user;
-    if acl.is_on(user) != Some(true) {
+    if acl.is_user_enabled(user) != Some(true) {
         return Some(format!("the target's ACL file has no user {user} that is on"));
     }
     let replay = acl::require_replay_rights(text).err().filter(|_| conf.is_append_only());
@@ -128,12 +130,12 @@ fn target_acl(spec: &MoveSpec, conf: &Conf, text: &str) -> Option<String> {
 }
 
 /// The users that the source has in memory: a restart of it during the move must not lose transactions.
-fn source_acl(source: &mut Link, info: &Info) -> Result<Option<String>> {
+fn source_acl(source: &mut RedisClient, info: &RedisInfo) -> Result<Option<String>> {
     if !drops_transactions(info) {
         return Ok(None);
     }
-    let users: Vec<String> = source.ask(&words(&["ACL", "LIST"]))?;
-    let missing = Acl::parse(&users.join("\n"))?.missing_replay_rights();
+    let users: Vec<String> = source.query(&redis_command(&["ACL", "LIST"]))?;
+    let missing = AclFile::parse(&users.join("\n"))?.missing_replay_rights();
     let reason = (!missing.is_empty()).then(|| acl::explain_missing(&missing));
     Ok(reason.map(|reason| {
         format!("at {}, {reason}; `dunlin provision` fixes the file and the running instance", source.address)
@@ -141,79 +143,83 @@ fn source_acl(source: &mut Link, info: &Info) -> Result<Option<String>> {
 }
 
 /// Does a server of this version replay transactions as the `default` user? Valkey from 9.0 on does not; others may.
-fn drops_transactions(info: &Info) -> bool {
-    let major = info.text("valkey_version").split('.').next().and_then(|major| major.parse::<u32>().ok());
-    info.text("server_name") != "valkey" || major.is_none_or(|major| major < 9)
+fn drops_transactions(info: &RedisInfo) -> bool {
+    let major = info.text_field("valkey_version").split('.').next().and_then(|major| major.parse::<u32>().ok());
+    info.text_field("server_name") != "valkey" || major.is_none_or(|major| major < 9)
 }
 
-fn from_source(
-    source: &mut Link,
+fn check_source(
+    source: &mut RedisClient,
     spec: &MoveSpec,
-    (conf, instance): (&Conf, &RedisShard),
-    (found, sink): (&mut Found, &dyn Sink),
+    (conf, instance): (&RedisConf, &RedisShard),
+    (issues, sink): (&mut IssueList, &dyn ProgressSink),
 ) -> Result<()> {
-    let info = source.info("all")?;
-    match source.role()? {
-        Role::Master { .. } => {}
-        role => found.add("source", format!("{} is no master: {role:?}", spec.from)),
+    let info = source.fetch_info("all")?;
+    match source.fetch_role()? {
+        ReplicationRole::Primary { .. } => {}
+        role => issues.add_issue("source", format!("{} is no master: {role:?}", spec.from)),
     }
-    if info.text("aof_enabled") != "1" {
-        found.add("source", format!("{} keeps no append-only file: restarted, it would empty its copy", spec.from));
+    if info.text_field("aof_enabled") != "1" {
+        issues.add_issue(
+            "source",
+            format!("{} keeps no append-only file: restarted, it would empty its copy", spec.from),
+        );
     }
     match source_acl(source, &info) {
-        Ok(reason) => found.checked("acl", reason),
-        Err(error) => found.add("acl", format!("{error:#}")),
+        Ok(reason) => issues.add_if_some("acl", reason),
+        Err(error) => issues.add_issue("acl", format!("{error:#}")),
     }
-    replicas(source, spec, &info, found);
-    found.checked("version", version(info.text("redis_version"), &local_version()?));
-    let grown = encodings(source, spec, conf, (found, sink))?;
-    memory(info.number("used_memory") + grown, conf, found)?;
-    found.checked("disk", disk(&info, instance)?);
-    replica_user(source, spec, conf, found)?;
-    found.checked("buffer", buffer(source, &info, spec.limits.sparing.bandwidth)?);
+    check_replicas(source, spec, &info, issues);
+    issues.add_if_some("version", check_version(info.text_field("redis_version"), &local_redis_version()?));
+    let grown = check_encodings(source, spec, conf, (issues, sink))?;
+    check_memory(info.number_field("used_memory") + grown, conf, issues)?;
+    issues.add_if_some("disk", check_disk(&info, instance)?);
+    check_replica_user(source, spec, conf, issues)?;
+    issues.add_if_some("buffer", check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
     Ok(())
 }
 
 /// The switch counts the source's replicas: all that the map names must be attached, and no others.
-fn replicas(source: &mut Link, spec: &MoveSpec, info: &Info, found: &mut Found) {
-    for other in &spec.others {
-        found.tried("replica", attached(source, other));
+fn check_replicas(source: &mut RedisClient, spec: &MoveSpec, info: &RedisInfo, issues: &mut IssueList) {
+    for other in &spec.other_replicas {
+        issues.add_if_error("replica", wait_for_replica(source, other));
     }
-    let (known, there) = (spec.others.len() as u64, info.number("connected_slaves"));
-    let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && names(line, &spec.to)));
-    if there > known + copy {
-        let text = format!("{} has {there} replicas, the map knows {known}", spec.from);
-        found.add("stranger", format!("{text}: dunlin shards status names what it does not know"));
+    let (expected, attached) = (spec.other_replicas.len() as u64, info.number_field("connected_slaves"));
+    let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
+    if attached > expected + copy {
+        let text = format!("{} has {attached} replicas, the map knows {expected}", spec.from);
+        issues.add_issue("stranger", format!("{text}: dunlin shards status names what it does not know"));
     }
 }
 
 /// Does a line of `INFO replication` speak of the replica at this address?
-fn names(line: &str, address: &str) -> bool {
-    host_and_port(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
+fn is_replica_line(line: &str, address: &str) -> bool {
+    split_address(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
 }
 
-fn local_version() -> Result<String> {
-    let said = Program::new("redis-server").arg("--version").run().context("redis-server on the target's host")?;
-    let said = String::from_utf8_lossy(&said).into_owned();
+fn local_redis_version() -> Result<String> {
+    let output = Program::new("redis-server").arg("--version").run().context("redis-server on the target's host")?;
+    let said = String::from_utf8_lossy(&output).into_owned();
     let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
     version.map(str::to_owned).with_context(|| format!("a version in \"{}\"", said.trim()))
 }
 
-fn version(source: &str, target: &str) -> Option<String> {
+fn check_version(source: &str, target: &str) -> Option<String> {
     let numbers = |text: &str| text.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
     let older = numbers(target) < numbers(source);
     older.then(|| format!("redis-server {target} on the target's host is older than the source's {source}"))
 }
 
 /// Data, the copy's own buffers, and what a rewrite of the append-only file may copy.
-fn memory(used: u64, conf: &Conf, found: &mut Found) -> Result<()> {
-    if let Some(limit) = conf.bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
-        found.add("memory", format!("the copy will use {used} bytes, the target's maxmemory is {limit}"));
+fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<()> {
+    if let Some(limit) = conf.last_bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
+        issues.add_issue("memory", format!("the copy will use {used} bytes, the target's maxmemory is {limit}"));
     }
-    let available = meminfo("MemAvailable:")?;
-    let needed = used + used / 2 + conf.bytes("repl-backlog-size").unwrap_or(1 << 20);
+    let available = read_meminfo("MemAvailable:")?;
+    let needed = used + used / 2 + conf.last_bytes("repl-backlog-size").unwrap_or(1 << 20);
     if available < needed {
-        found.add("memory", format!("the target's host has {available} bytes available, the copy needs {needed}"));
+        issues
+            .add_issue("memory", format!("the target's host has {available} bytes available, the copy needs {needed}"));
     }
     let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
     let is_risky = match overcommit.trim() {
@@ -222,16 +228,16 @@ fn memory(used: u64, conf: &Conf, found: &mut Found) -> Result<()> {
         _ => available < 2 * used,
     };
     if is_risky {
-        let is = overcommit.trim();
-        found.add(
+        let setting = overcommit.trim();
+        issues.add_issue(
             "overcommit",
-            format!("vm.overcommit_memory is {is}: saving {used} bytes may fail to fork; set it to 1"),
+            format!("vm.overcommit_memory is {setting}: saving {used} bytes may fail to fork; set it to 1"),
         );
     }
     Ok(())
 }
 
-fn meminfo(name: &str) -> Result<u64> {
+fn read_meminfo(name: &str) -> Result<u64> {
     let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in meminfo"))?;
     let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("a number in /proc/meminfo")?;
@@ -239,68 +245,86 @@ fn meminfo(name: &str) -> Result<u64> {
 }
 
 /// The data twice: the file and, during a rewrite, its successor.
-fn disk(info: &Info, instance: &RedisShard) -> Result<Option<String>> {
-    let there = instance.folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let stat = rustix::fs::statvfs(there).with_context(|| format!("the free space of {}", there.display()))?;
-    let (free, needed) = (stat.f_bavail * stat.f_frsize, 2 * info.number("used_memory"));
-    Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", there.display())))
+fn check_disk(info: &RedisInfo, instance: &RedisShard) -> Result<Option<String>> {
+    let existing_dir = instance.folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let stat =
+        rustix::fs::statvfs(existing_dir).with_context(|| format!("the free space of {}", existing_dir.display()))?;
+    let (free, needed) = (stat.f_bavail * stat.f_frsize, 2 * info.number_field("used_memory"));
+    Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", existing_dir.display())))
 }
 
 /// Other limits re-encode: a reason against the move, or, where that is allowed, something to say. Returns by how many
 /// bytes the data grow with that.
-fn encodings(source: &mut Link, spec: &MoveSpec, conf: &Conf, (found, sink): (&mut Found, &dyn Sink)) -> Result<u64> {
+fn check_encodings(
+    source: &mut RedisClient,
+    spec: &MoveSpec,
+    conf: &RedisConf,
+    (issues, sink): (&mut IssueList, &dyn ProgressSink),
+) -> Result<u64> {
     let mut differing = Vec::new();
-    for name in ENCODINGS {
-        let here = source.setting(name)?;
-        if let Some(there) = conf.get(name).filter(|there| *there != here) {
-            differing.push(format!("{name} is {here} at the source and {there} at the target"));
+    for name in ENCODING_SETTINGS {
+        let at_source = source.fetch_setting(name)?;
+        if let Some(at_target) = conf.last_value(name).filter(|there| *there != at_source) {
+            differing.push(format!("{name} is {at_source} at the source and {at_target} at the target"));
         }
     }
     if differing.is_empty() {
         return Ok(0);
     }
-    let Predicted { now, then } = reencoding::predicted(source, conf)?;
+    let ReencodingEstimate { current_bytes: now, target_bytes: then } = reencoding::estimate_reencoding(source, conf)?;
     let text = format!("{}: the move re-encodes, {now} bytes of data become about {then}", differing.join(", "));
     if spec.limits.allow_reencoding {
-        sink.emit(Event::Note { text: format!("shard {}: {text}", spec.job.shard) });
+        sink.emit(Event::Note { text: format!("shard {}: {text}", spec.header.shard) });
     } else {
-        found.add("encoding", format!("{text}; --allow-reencoding moves it all the same"));
+        issues.add_issue("encoding", format!("{text}; --allow-reencoding moves it all the same"));
     }
     Ok(then.saturating_sub(now))
 }
 
 /// The user that the target will replicate as must be let in at the source.
-fn replica_user(source: &mut Link, spec: &MoveSpec, conf: &Conf, found: &mut Found) -> Result<()> {
-    let user = conf.get("masteruser").unwrap_or_else(|| "default".to_owned());
+fn check_replica_user(
+    source: &mut RedisClient,
+    spec: &MoveSpec,
+    conf: &RedisConf,
+    issues: &mut IssueList,
+) -> Result<()> {
+    let user = conf.last_value("masteruser").unwrap_or_else(|| "default".to_owned());
     for command in ["PSYNC", "REPLCONF", "PING"] {
         let args: &[&str] = if command == "PSYNC" { &["?", "-1"] } else { &[] };
-        let dry: Vec<&str> = ["ACL", "DRYRUN", &user, command].iter().chain(args).copied().collect();
-        match source.run(&dry) {
+        let dry_run_command: Vec<&str> = ["ACL", "DRYRUN", &user, command].iter().chain(args).copied().collect();
+        match source.run_command(&dry_run_command) {
             Ok(Value::Okay) => {}
-            Ok(answer) => found.add("acl", format!("{} lets {user} not use {command}: {answer:?}", spec.from)),
-            Err(error) => found.add("acl", format!("{} lets {user} not replicate: {error:#}", spec.from)),
+            Ok(answer) => issues.add_issue("acl", format!("{} lets {user} not use {command}: {answer:?}", spec.from)),
+            Err(error) => issues.add_issue("acl", format!("{} lets {user} not replicate: {error:#}", spec.from)),
         }
     }
-    let login = Credentials { user, password: conf.get("masterauth").unwrap_or_default() };
-    if let Err(error) = Link::open(&spec.from, &login) {
-        found.add("password", format!("the target's masteruser and masterauth do not open {}: {error:#}", spec.from));
+    let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default() };
+    if let Err(error) = RedisClient::open(&spec.from, &login) {
+        issues.add_issue(
+            "password",
+            format!("the target's masteruser and masterauth do not open {}: {error:#}", spec.from),
+        );
     }
     Ok(())
 }
 
 /// What the source writes while the copy is taken must fit into the replica's output buffer.
-fn buffer(source: &mut Link, info: &Info, cap: u64) -> Result<Option<String>> {
-    std::thread::sleep(WINDOW);
-    let written = written(info, &source.info("all")?);
-    let rate = written * 1000 / u64::try_from(WINDOW.as_millis())?;
-    let sync_rate = if cap > 0 { cap.min(SYNC_RATE) } else { SYNC_RATE };
-    let needed = rate.saturating_mul(1 + info.number("used_memory") / sync_rate);
-    let limits = source.setting("client-output-buffer-limit")?;
+fn check_output_buffer(source: &mut RedisClient, info: &RedisInfo, bandwidth: u64) -> Result<Option<String>> {
+    std::thread::sleep(RATE_WINDOW);
+    let written = replication_bytes_between(info, &source.fetch_info("all")?);
+    let rate = written * 1000 / u64::try_from(RATE_WINDOW.as_millis())?;
+    let sync_rate = if bandwidth > 0 { bandwidth.min(MIN_SYNC_BYTES_PER_S) } else { MIN_SYNC_BYTES_PER_S };
+    let needed = rate.saturating_mul(1 + info.number_field("used_memory") / sync_rate);
+    let limits = source.fetch_setting("client-output-buffer-limit")?;
     let hard = limits.split(' ').skip_while(|word| !matches!(*word, "replica" | "slave")).nth(1);
     let hard: u64 = hard.and_then(|hard| hard.parse().ok()).unwrap_or(0);
-    let capped = if cap > 0 { format!("; a higher --bandwidth than {cap} bytes/s needs less") } else { String::new() };
+    let hint = if bandwidth > 0 {
+        format!("; a higher --bandwidth than {bandwidth} bytes/s needs less")
+    } else {
+        String::new()
+    };
     Ok((hard > 0 && hard < needed).then(|| {
-        format!("the source writes {rate} bytes/s; its replica output buffer of {hard} bytes would overflow, {needed} are needed{capped}")
+        format!("the source writes {rate} bytes/s; its replica output buffer of {hard} bytes would overflow, {needed} are needed{hint}")
     }))
 }
 
@@ -310,14 +334,14 @@ mod tests {
 
     #[test]
     fn versions_compare_by_number() {
-        assert!(version("7.0.15", "7.0.9").is_some());
-        assert!(version("7.0.9", "7.0.15").is_none());
-        assert!(version("7.0.15", "7.2").is_none());
+        assert!(check_version("7.0.15", "7.0.9").is_some());
+        assert!(check_version("7.0.9", "7.0.15").is_none());
+        assert!(check_version("7.0.15", "7.2").is_none());
     }
 
     #[test]
     fn only_a_valkey_that_is_known_to_be_safe_is_taken_for_safe() {
-        let drops = |info: &str| drops_transactions(&Info::parse(info));
+        let drops = |info: &str| drops_transactions(&RedisInfo::parse(info));
         assert!(drops("redis_version:7.0.15\n"));
         assert!(drops("redis_version:7.2.4\nserver_name:valkey\nvalkey_version:8.1.1\n"));
         assert!(drops("redis_version:7.2.4\nserver_name:valkey\n"));
@@ -325,9 +349,9 @@ mod tests {
     }
 
     #[test]
-    fn only_a_limit_makes_a_policy_drop_keys() {
-        assert!(eviction(&Conf::parse("maxmemory 1gb\nmaxmemory-policy allkeys-lru\n")).is_some());
-        assert!(eviction(&Conf::parse("maxmemory 0\nmaxmemory-policy allkeys-lru\n")).is_none());
-        assert!(eviction(&Conf::parse("maxmemory 1gb\n")).is_none());
+    fn a_policy_evicts_keys_only_under_a_limit() {
+        assert!(check_eviction(&RedisConf::parse("maxmemory 1gb\nmaxmemory-policy allkeys-lru\n")).is_some());
+        assert!(check_eviction(&RedisConf::parse("maxmemory 0\nmaxmemory-policy allkeys-lru\n")).is_none());
+        assert!(check_eviction(&RedisConf::parse("maxmemory 1gb\n")).is_none());
     }
 }

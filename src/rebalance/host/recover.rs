@@ -5,46 +5,46 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::arm::disarmed;
-use super::diary::{Diary, Mark, Record, Step, is_finished};
-use super::door::Door;
-use super::link::{Link, host_and_port};
-use super::relay;
-use super::switch::{boot, finish};
-use super::{birth, replica, sync};
-use crate::wire::shard::{MoveSpec, Recovered, Role};
+use super::client_access::ClientAccess;
+use super::cutover::{finish_cutover, read_boot_id};
+use super::min_replicas::restore_min_replicas_cmds;
+use super::move_journal::{JournalEntry, MoveJournal, MovePhase, PhaseState, is_finished};
+use super::redis_client::{RedisClient, split_address};
+use super::replication_proxy;
+use super::{replica, replication_progress, start_replica};
+use crate::protocol::shard::{MoveSpec, RecoveryResult, ReplicationRole};
 
 /// How long to wait for instances that are starting.
-const WAIT: Duration = Duration::from_secs(20);
+const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// What the journal and the processes tell.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Known {
+struct RecoveryFacts {
     /// The target was prepared to stand by at some time in this move: its file may make it a master.
-    stood_by: bool,
+    standby_was_prepared: bool,
     /// A fence was announced and not taken back, or may have been.
-    fenced: bool,
+    source_may_be_demoted: bool,
     /// The promotion was announced: from then on the target may hold writes that only it has.
-    promoted: bool,
+    promotion_was_started: bool,
     /// The host was started anew since writes were held: an announcement may be lost.
-    rebooted: bool,
+    host_was_rebooted: bool,
     /// The source's process is the one that was armed.
-    source_same: bool,
+    source_is_same_process: bool,
     /// The target's process is the one that stood by when the source was armed.
-    target_same: bool,
+    target_is_same_process: bool,
     /// What the target has applied is on its disk before it says so (`appendfsync always`).
-    target_keeps: bool,
+    target_syncs_always: bool,
 }
 
 /// What follows from roles and journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Decision {
     /// The source stays; is it to be made a master again?
-    Source,
+    KeepSource,
     /// The target takes over; what is missing of that is done.
-    Target,
+    UseTarget,
     /// Nothing can be done safely now.
-    Neither(&'static str),
+    Undecidable(&'static str),
 }
 
 /// The table. `source` and `target` follow each other or nobody; followers of strangers are for a person.
@@ -52,45 +52,69 @@ enum Decision {
 /// Two rules stand behind it. A target that was never promoted has nothing that the source lacks. And a source that
 /// follows the target was fenced, after the target had drained: a target that is still the same process, or that keeps
 /// what it has applied, has everything.
-fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decision {
-    use Role::{Master, Replica, Unreachable};
-    let strange = |role: &Role, other: &str| matches!(role, Replica { of, .. } if of != other);
-    if strange(source, &spec.to) || strange(target, &spec.from) {
-        return Decision::Neither("an instance follows a third one: somebody else moves or failed over this shard");
+fn decide_primary(
+    spec: &MoveSpec,
+    source: &ReplicationRole,
+    target: &ReplicationRole,
+    facts: RecoveryFacts,
+) -> Decision {
+    use ReplicationRole::{Primary, Replica, Unreachable};
+    let follows_third_party =
+        |role: &ReplicationRole, other: &str| matches!(role, Replica { primary, .. } if primary != other);
+    if follows_third_party(source, &spec.to) || follows_third_party(target, &spec.from) {
+        return Decision::Undecidable("an instance follows a third one: somebody else moves or failed over this shard");
     }
     match (source, target) {
-        (Master { .. }, Replica { .. }) if known.promoted && !known.target_same => {
-            Decision::Neither("the target was opened, yet it follows the source: choose the one whose writes count")
+        (Primary { .. }, Replica { .. }) if facts.promotion_was_started && !facts.target_is_same_process => {
+            Decision::Undecidable("the target was opened, yet it follows the source: choose the one whose writes count")
         }
-        (Master { .. }, Replica { .. }) => Decision::Source,
+        (Primary { .. }, Replica { .. }) => Decision::KeepSource,
         (Replica { offset: at_source, .. }, Replica { offset: at_target, .. }) => {
             // By its file the target is a master before the fence: one that follows was never promoted.
-            if known.target_same && (at_target >= at_source || !known.source_same) {
-                Decision::Target
-            } else if known.source_same {
-                Decision::Source
+            if facts.target_is_same_process && (at_target >= at_source || !facts.source_is_same_process) {
+                Decision::UseTarget
+            } else if facts.source_is_same_process {
+                Decision::KeepSource
             } else {
-                Decision::Neither("both were restarted while neither was a master: choose the one with the later data")
+                Decision::Undecidable(
+                    "both were restarted while neither was a master: choose the one with the later data",
+                )
             }
         }
-        (Replica { .. }, Master { .. }) if known.promoted || known.target_same || known.target_keeps => {
-            Decision::Target
+        (Replica { .. }, Primary { .. })
+            if facts.promotion_was_started || facts.target_is_same_process || facts.target_syncs_always =>
+        {
+            Decision::UseTarget
         }
-        (Replica { .. }, Master { .. }) if known.source_same && !known.rebooted => Decision::Source,
-        (Replica { .. }, Master { .. }) => Decision::Neither(
+        (Replica { .. }, Primary { .. }) if facts.source_is_same_process && !facts.host_was_rebooted => {
+            Decision::KeepSource
+        }
+        (Replica { .. }, Primary { .. }) => Decision::Undecidable(
             "the target was restarted and may lack its last second: choose the one whose writes count",
         ),
-        (Master { .. } | Unreachable, Master { .. }) if known.promoted || known.target_same => Decision::Target,
-        (Master { .. }, Master { .. }) if known.stood_by && (known.source_same || !known.rebooted) => Decision::Source,
-        (Master { .. }, Master { .. }) => {
-            Decision::Neither("both are masters, and nobody knows whether the target was opened")
+        (Primary { .. } | Unreachable, Primary { .. })
+            if facts.promotion_was_started || facts.target_is_same_process =>
+        {
+            Decision::UseTarget
         }
-        (Unreachable, Master { .. }) => Decision::Neither("the source does not answer, and the target was not opened"),
-        (Master { .. }, Unreachable) if !known.fenced => Decision::Source,
-        (Master { .. } | Replica { .. }, Unreachable) => {
-            Decision::Neither("the target does not answer and may hold writes: bring it back, or give it up")
+        (Primary { .. }, Primary { .. })
+            if facts.standby_was_prepared && (facts.source_is_same_process || !facts.host_was_rebooted) =>
+        {
+            Decision::KeepSource
         }
-        (Unreachable, _) => Decision::Neither("the source does not answer: bring it back, or fail over to the target"),
+        (Primary { .. }, Primary { .. }) => {
+            Decision::Undecidable("both are masters, and nobody knows whether the target was opened")
+        }
+        (Unreachable, Primary { .. }) => {
+            Decision::Undecidable("the source does not answer, and the target was not opened")
+        }
+        (Primary { .. }, Unreachable) if !facts.source_may_be_demoted => Decision::KeepSource,
+        (Primary { .. } | Replica { .. }, Unreachable) => {
+            Decision::Undecidable("the target does not answer and may hold writes: bring it back, or give it up")
+        }
+        (Unreachable, _) => {
+            Decision::Undecidable("the source does not answer: bring it back, or fail over to the target")
+        }
     }
 }
 
@@ -98,108 +122,122 @@ fn decide(spec: &MoveSpec, source: &Role, target: &Role, known: Known) -> Decisi
 ///
 /// # Errors
 /// The journal cannot be read or written, or a step failed on the way.
-pub fn recover(spec: &MoveSpec) -> Result<Recovered> {
-    let mut diary = Diary::open(&spec.job)?;
-    match diary.begun() {
-        None => return Ok(Recovered::AtSource { why: "no move of this shard was begun on this host".to_owned() }),
-        Some(begun) if begun.replica => {
-            return Ok(Recovered::AtSource { why: format!("{} is a replica in the making", spec.to) });
+pub fn recover_move(spec: &MoveSpec) -> Result<RecoveryResult> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    match journal.move_record() {
+        None => {
+            return Ok(RecoveryResult::AtSource { reason: "no move of this shard was begun on this host".to_owned() });
+        }
+        Some(begun) if begun.is_replica => {
+            return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica in the making", spec.to) });
         }
         Some(_) => {}
     }
-    by_roles(spec, &mut diary, WAIT)
+    recover_by_roles(spec, &mut journal, START_TIMEOUT)
 }
 
 /// Looks until something can be decided, does what is missing, and says where the shard is.
 ///
 /// # Errors
 /// As [`recover`].
-pub fn by_roles(spec: &MoveSpec, diary: &mut Diary, wait: Duration) -> Result<Recovered> {
-    let end = Instant::now() + wait;
+pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Duration) -> Result<RecoveryResult> {
+    let deadline = Instant::now() + timeout;
     loop {
-        let tried = once(spec, diary);
-        let is_settled = matches!(&tried, Ok(Recovered::AtSource { .. } | Recovered::AtTarget { .. }));
-        let is_pending = matches!(&tried, Ok(Recovered::AtTarget { pending, .. }) if !pending.is_empty());
-        if (is_settled && !is_pending) || Instant::now() > end {
-            return tried;
+        let result = recover_once(spec, journal);
+        let is_settled = matches!(&result, Ok(RecoveryResult::AtSource { .. } | RecoveryResult::AtTarget { .. }));
+        let is_pending = matches!(&result, Ok(RecoveryResult::AtTarget { follow_ups, .. }) if !follow_ups.is_empty());
+        if (is_settled && !is_pending) || Instant::now() > deadline {
+            return result;
         }
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-fn once(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
-    let instance = birth::instance(spec)?;
-    if instance.current()?.is_some() && !instance.is_running()? {
-        instance.start_with_host()?;
+fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
+    let instance = start_replica::parse_instance(spec)?;
+    if instance.read_conf()?.is_some() && !instance.is_running()? {
+        instance.enable_and_start()?;
     }
-    let (mut source, source_role, source_id) = look(&spec.from, spec);
-    let (mut target, mut target_role, target_id) = look(&spec.to, spec);
+    let (mut source, source_role, source_id) = probe_instance(&spec.from, spec);
+    let (mut target, mut target_role, target_id) = probe_instance(&spec.to, spec);
     // A copy goes through its relay before anything is armed: its source is a master then, or does not answer.
-    if !matches!(source_role, Role::Replica { .. }) {
-        target_role = relay::seen(target_role, spec);
+    if !matches!(source_role, ReplicationRole::Replica { .. }) {
+        target_role = replication_proxy::proxied_role(target_role, spec);
     }
-    let keeps = target.as_mut().is_some_and(|target| target.setting("appendfsync").is_ok_and(|when| when == "always"));
-    let known = known(diary, (&source_id, &target_id), keeps)?;
-    let was_armed = since_roll_back(diary.this_move()).iter().any(|record| record.step == Step::Arm);
-    match decide(spec, &source_role, &target_role, known) {
-        Decision::Neither(why) => {
-            Ok(Recovered::Undecided { why: format!("{why} (source {source_role:?}, target {target_role:?})") })
+    let syncs_always =
+        target.as_mut().is_some_and(|target| target.fetch_setting("appendfsync").is_ok_and(|when| when == "always"));
+    let facts = gather_facts(journal, (&source_id, &target_id), syncs_always)?;
+    let replicas_were_required = entries_since_roll_back(journal.current_entries())
+        .iter()
+        .any(|record| record.phase == MovePhase::RequireReplicas);
+    match decide_primary(spec, &source_role, &target_role, facts) {
+        Decision::Undecidable(why) => {
+            Ok(RecoveryResult::Undecided { reason: format!("{why} (source {source_role:?}, target {target_role:?})") })
         }
-        Decision::Source => {
-            let is_open_move = !is_finished(diary.this_move());
-            if let (true, Some(source)) = (was_armed && is_open_move, source.as_mut()) {
-                roll_back(spec, diary, source, target.as_mut())?;
-            } else if let (true, Role::Master { .. }, Some(target)) = (is_open_move, &target_role, target.as_mut()) {
-                follow_again(spec, target)?;
+        Decision::KeepSource => {
+            let is_open_move = !is_finished(journal.current_entries());
+            if let (true, Some(source)) = (replicas_were_required && is_open_move, source.as_mut()) {
+                roll_back_cutover(spec, journal, source, target.as_mut())?;
+            } else if let (true, ReplicationRole::Primary { .. }, Some(target)) =
+                (is_open_move, &target_role, target.as_mut())
+            {
+                restore_replication(spec, target)?;
             }
-            Ok(Recovered::AtSource { why: format!("{} was never opened", spec.to) })
+            Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.to) })
         }
-        Decision::Target => {
+        Decision::UseTarget => {
             let Some(target) = target.as_mut() else { bail!("{} went away", spec.to) };
             let why = format!("{} was fenced", spec.from);
-            if is_finished(diary.this_move()) {
-                return Ok(Recovered::AtTarget { why, pending: Vec::new() });
+            if is_finished(journal.current_entries()) {
+                return Ok(RecoveryResult::AtTarget { reason: why, follow_ups: Vec::new() });
             }
-            if let Role::Replica { .. } = target_role {
-                settle_before_promotion(spec, source.as_mut())?;
+            if let ReplicationRole::Replica { .. } = target_role {
+                persist_source_role(spec, source.as_mut())?;
             }
-            diary.intent(Step::Promote, Value::Null)?;
-            instance.unfollow()?;
-            let door = Door::noted(spec, diary);
-            door.promote(target)?;
-            diary.passed(Step::Promote)?;
-            diary.intent(Step::Open, Value::Null)?;
-            door.open(diary, &instance)?;
-            let pending = finish(spec, diary, &instance, target)?;
-            Ok(Recovered::AtTarget { why, pending })
+            journal.log_intent(MovePhase::Promote, Value::Null)?;
+            instance.remove_replicaof()?;
+            let access = ClientAccess::from_journal(spec, journal);
+            access.promote_target(target)?;
+            journal.log_done_unsynced(MovePhase::Promote)?;
+            journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
+            access.persist_access(journal, &instance)?;
+            let pending = finish_cutover(spec, journal, &instance, target)?;
+            Ok(RecoveryResult::AtTarget { reason: why, follow_ups: pending })
         }
     }
 }
 
-fn known(diary: &Diary, (source, target): (&str, &str), target_keeps: bool) -> Result<Known> {
-    let since = since_roll_back(diary.this_move());
-    let announced = |step| since.iter().rev().find(|record| record.step == step && record.mark == Mark::Intent);
-    let (armed, paused) = (announced(Step::Arm), announced(Step::Pause));
-    let same = |name: &str, id: &str| armed.is_some_and(|armed| armed.detail[name].as_str() == Some(id));
-    let boot = boot()?;
-    let rebooted = paused.is_some_and(|paused| paused.detail["boot"].as_str() != Some(&boot));
-    Ok(Known {
-        stood_by: diary.last(Step::StandBy, Mark::Intent).is_some(),
-        fenced: rebooted || announced(Step::Fence).is_some(),
-        promoted: announced(Step::Promote).is_some(),
-        rebooted,
-        source_same: same("source", source),
-        target_same: same("target", target),
-        target_keeps,
+fn gather_facts(
+    journal: &MoveJournal,
+    (source, target): (&str, &str),
+    target_syncs_always: bool,
+) -> Result<RecoveryFacts> {
+    let since = entries_since_roll_back(journal.current_entries());
+    let last_intent =
+        |step| since.iter().rev().find(|record| record.phase == step && record.state == PhaseState::Intent);
+    let (require_replicas_entry, pause_entry) =
+        (last_intent(MovePhase::RequireReplicas), last_intent(MovePhase::Pause));
+    let is_same_process =
+        |name: &str, id: &str| require_replicas_entry.is_some_and(|armed| armed.detail[name].as_str() == Some(id));
+    let boot = read_boot_id()?;
+    let rebooted = pause_entry.is_some_and(|paused| paused.detail["boot"].as_str() != Some(&boot));
+    Ok(RecoveryFacts {
+        standby_was_prepared: journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some(),
+        source_may_be_demoted: rebooted || last_intent(MovePhase::DemoteSource).is_some(),
+        promotion_was_started: last_intent(MovePhase::Promote).is_some(),
+        host_was_rebooted: rebooted,
+        source_is_same_process: is_same_process("source", source),
+        target_is_same_process: is_same_process("target", target),
+        target_syncs_always,
     })
 }
 
 /// Nobody hurries here: the source's role is made durable first, so that it cannot come back as a master between this
 /// look and the promotion.
-fn settle_before_promotion(spec: &MoveSpec, source: Option<&mut Link>) -> Result<()> {
+fn persist_source_role(spec: &MoveSpec, source: Option<&mut RedisClient>) -> Result<()> {
     let Some(source) = source else { return Ok(()) };
-    source.run(&["CONFIG", "REWRITE"])?;
-    if !sync::follows(&source.role()?, &spec.to) {
+    source.run_command(&["CONFIG", "REWRITE"])?;
+    if !replication_progress::is_replica_of(&source.fetch_role()?, &spec.to) {
         bail!("{} changed its role meanwhile", spec.from);
     }
     Ok(())
@@ -210,67 +248,72 @@ fn settle_before_promotion(spec: &MoveSpec, source: Option<&mut Link>) -> Result
 ///
 /// # Errors
 /// The source does not answer; it then stays armed, which costs availability should the copy go away, never a write.
-pub fn roll_back(spec: &MoveSpec, diary: &mut Diary, source: &mut Link, target: Option<&mut Link>) -> Result<()> {
-    diary.intent(Step::RollBack, Value::Null)?;
-    if !matches!(source.role()?, Role::Master { .. }) {
-        source.run(&["REPLICAOF", "NO", "ONE"])?;
+pub fn roll_back_cutover(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    source: &mut RedisClient,
+    target: Option<&mut RedisClient>,
+) -> Result<()> {
+    journal.log_intent(MovePhase::RollBack, Value::Null)?;
+    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
+        source.run_command(&["REPLICAOF", "NO", "ONE"])?;
     }
-    source.run(&["CLIENT", "UNPAUSE"])?;
-    source.all(&disarmed(diary))?;
-    if !matches!(source.role()?, Role::Master { .. }) {
+    source.run_command(&["CLIENT", "UNPAUSE"])?;
+    source.run_all(&restore_min_replicas_cmds(journal))?;
+    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
         bail!("{} did not become a master again", spec.from);
     }
     // Without it the source serves all the same; the next copy begins with a new target then.
     if let Some(target) = target {
-        follow_again(spec, target).ok();
+        restore_replication(spec, target).ok();
     }
-    diary.done(Step::RollBack, Value::Null)
+    journal.log_done(MovePhase::RollBack, Value::Null)
 }
 
 /// A target that was never opened follows the source again, by its file too.
-fn follow_again(spec: &MoveSpec, target: &mut Link) -> Result<()> {
-    if let Role::Master { .. } = target.role()? {
-        let (host, port) = host_and_port(&spec.from)?;
-        target.run(&["REPLICAOF", host, &port.to_string()])?;
+fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> {
+    if let ReplicationRole::Primary { .. } = target.fetch_role()? {
+        let (host, port) = split_address(&spec.from)?;
+        target.run_command(&["REPLICAOF", host, &port.to_string()])?;
     }
-    target.run(&["CONFIG", "REWRITE"]).map(drop)
+    target.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }
 
 /// Takes a move back: the source as before, the copy gone.
 ///
 /// # Errors
 /// The target was opened or may be, or the copy is not one: nothing is removed then.
-pub fn abort(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.job)?;
-    if diary.begun().is_none() || diary.last(Step::Abort, Mark::Done).is_some() {
+pub fn abort_move(spec: &MoveSpec) -> Result<()> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    if journal.move_record().is_none() || journal.last_entry(MovePhase::Abort, PhaseState::Done).is_some() {
         return Ok(());
     }
-    let is_replica = diary.begun().is_some_and(|begun| begun.replica);
-    if is_replica && is_finished(diary.this_move()) {
-        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.job.shard);
+    let is_replica = journal.move_record().is_some_and(|begun| begun.is_replica);
+    if is_replica && is_finished(journal.current_entries()) {
+        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.header.shard);
     }
     if is_replica {
-        return replica::take_back(spec, &mut diary);
+        return replica::remove_replica(spec, &mut journal);
     }
-    if is_finished(diary.this_move()) {
-        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.job.shard, spec.to);
+    if is_finished(journal.current_entries()) {
+        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.header.shard, spec.to);
     }
-    match by_roles_if_armed(spec, &mut diary)? {
-        Recovered::AtSource { .. } => {}
-        Recovered::AtTarget { .. } => {
-            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.job.shard, spec.to)
+    match recover_if_prepared(spec, &mut journal)? {
+        RecoveryResult::AtSource { .. } => {}
+        RecoveryResult::AtTarget { .. } => {
+            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.header.shard, spec.to)
         }
-        Recovered::Undecided { why } => bail!("shard {}: {why}", spec.job.shard),
+        RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
     }
-    let mut source = Link::open(&spec.from, &spec.job.credentials)?;
-    if !matches!(source.role()?, Role::Master { .. }) {
+    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
+    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
         bail!("{} is no master; the copy at {} is not removed", spec.from, spec.to);
     }
-    diary.intent(Step::Abort, Value::Null)?;
+    journal.log_intent(MovePhase::Abort, Value::Null)?;
     // Its file may be armed although no switch has begun.
-    source.all(&disarmed(&diary))?;
+    source.run_all(&restore_min_replicas_cmds(&journal))?;
     remove_copy(spec)?;
-    diary.done(Step::Abort, Value::Null)
+    journal.log_done(MovePhase::Abort, Value::Null)
 }
 
 /// Ends the target's instance and removes its files, where it is the copy that this move made.
@@ -278,120 +321,136 @@ pub fn abort(spec: &MoveSpec) -> Result<()> {
 /// # Errors
 /// What the system said.
 pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
-    let instance = birth::instance(spec)?;
-    if birth::is_copy(&instance, spec)? {
+    let instance = start_replica::parse_instance(spec)?;
+    if start_replica::is_copy(&instance, spec)? {
         // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
-        if let Ok(mut target) = Link::open(&spec.to, &spec.job.credentials) {
-            target.run(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
+        if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {
+            target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
         }
-        instance.stop()?;
+        instance.stop_and_disable()?;
         for file in [instance.conf_path(), instance.acl_path()] {
-            remove(std::fs::remove_file(file))?;
+            ignore_not_found(std::fs::remove_file(file))?;
         }
-        remove(std::fs::remove_dir_all(&instance.folder))?;
+        ignore_not_found(std::fs::remove_dir_all(&instance.folder))?;
     }
     Ok(())
 }
 
-fn by_roles_if_armed(spec: &MoveSpec, diary: &mut Diary) -> Result<Recovered> {
-    if diary.last(Step::Arm, Mark::Intent).is_some() {
-        return by_roles(spec, diary, WAIT);
+fn recover_if_prepared(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
+    if journal.last_entry(MovePhase::RequireReplicas, PhaseState::Intent).is_some() {
+        return recover_by_roles(spec, journal, START_TIMEOUT);
     }
-    Ok(Recovered::AtSource { why: "the source was never armed".to_owned() })
+    Ok(RecoveryResult::AtSource { reason: "the source was never armed".to_owned() })
 }
 
-fn remove(removed: std::io::Result<()>) -> Result<()> {
-    match removed {
+fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
+    match result {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
         _ => Ok(()),
     }
 }
 
 /// The records since the last roll-back.
-pub fn since_roll_back(records: &[Record]) -> &[Record] {
-    let last = records.iter().rposition(|record| record.step == Step::RollBack && record.mark == Mark::Done);
-    &records[last.map_or(0, |last| last + 1)..]
+pub fn entries_since_roll_back(entries: &[JournalEntry]) -> &[JournalEntry] {
+    let last =
+        entries.iter().rposition(|record| record.phase == MovePhase::RollBack && record.state == PhaseState::Done);
+    &entries[last.map_or(0, |last| last + 1)..]
 }
 
-fn look(address: &str, spec: &MoveSpec) -> (Option<Link>, Role, String) {
-    let Ok(mut link) = Link::open(address, &spec.job.credentials) else {
-        return (None, Role::Unreachable, String::new());
+fn probe_instance(address: &str, spec: &MoveSpec) -> (Option<RedisClient>, ReplicationRole, String) {
+    let Ok(mut link) = RedisClient::open(address, &spec.header.credentials) else {
+        return (None, ReplicationRole::Unreachable, String::new());
     };
     // An instance that is loading answers INFO with the role of its file: that is its role.
-    match link.role().and_then(|role| Ok((role, link.run_id()?))) {
+    match link.fetch_role().and_then(|role| Ok((role, link.fetch_run_id()?))) {
         Ok((role, id)) => (Some(link), role, id),
-        Err(_) => (None, Role::Unreachable, String::new()),
+        Err(_) => (None, ReplicationRole::Unreachable, String::new()),
     }
 }
 
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::rebalance::host::diary::tests::job;
-    use crate::wire::shard::Limits;
+    use crate::protocol::shard::MoveLimits;
+    use crate::rebalance::host::move_journal::tests::test_header;
 
-    pub fn spec() -> MoveSpec {
+    pub fn test_spec() -> MoveSpec {
         MoveSpec {
-            job: job(std::path::Path::new(""), 17, ("r", 0)),
-            by: String::new(),
+            header: test_header(std::path::Path::new(""), 17, ("r", 0)),
+            operator: String::new(),
             from: "a:1".to_owned(),
             to: "b:1".to_owned(),
-            others: Vec::new(),
+            other_replicas: Vec::new(),
             epoch: 8,
             app_user: "s017".to_owned(),
             instance: Value::Null,
-            source_is_armed: false,
-            limits: Limits::default(),
+            source_file_requires_replicas: false,
+            limits: MoveLimits::default(),
         }
     }
 
     #[test]
-    fn the_side_that_may_lack_writes_is_never_chosen() {
-        use Decision::{Neither, Source, Target};
-        let master = Role::Master { offset: 5, replicas: 0 };
-        let follows = |of: &str, offset| Role::Replica { of: of.to_owned(), linked: false, offset };
+    fn the_instance_that_may_lack_writes_is_never_chosen() {
+        use Decision::{KeepSource, Undecidable, UseTarget};
+        let master = ReplicationRole::Primary { offset: 5, replicas: 0 };
+        let follows = |of: &str, offset| ReplicationRole::Replica { primary: of.to_owned(), link_is_up: false, offset };
         let (at_target, at_source) = (follows("b:1", 5), follows("a:1", 5));
-        let gone = Role::Unreachable;
-        let armed = Known { stood_by: true, source_same: true, target_same: true, ..Known::default() };
-        let fenced = Known { fenced: true, ..armed };
-        let promoted = Known { promoted: true, ..fenced };
-        let restarted = |known: Known| Known { target_same: false, ..known };
-        let neither = Neither("");
+        let gone = ReplicationRole::Unreachable;
+        let armed = RecoveryFacts {
+            standby_was_prepared: true,
+            source_is_same_process: true,
+            target_is_same_process: true,
+            ..RecoveryFacts::default()
+        };
+        let fenced = RecoveryFacts { source_may_be_demoted: true, ..armed };
+        let promoted = RecoveryFacts { promotion_was_started: true, ..fenced };
+        let restarted = |known: RecoveryFacts| RecoveryFacts { target_is_same_process: false, ..known };
+        let neither = Undecidable("");
         for (source, target, known, wanted) in [
             // Before the fence the source stays, whatever became of the target.
-            (&master, &at_source, armed, Source),
-            (&master, &at_source, restarted(armed), Source),
-            (&master, &master, restarted(armed), Source),
-            (&master, &gone, armed, Source),
+            (&master, &at_source, armed, KeepSource),
+            (&master, &at_source, restarted(armed), KeepSource),
+            (&master, &master, restarted(armed), KeepSource),
+            (&master, &gone, armed, KeepSource),
             // Fenced: the target, if it has all.
-            (&at_target, &at_source, fenced, Target),
-            (&at_target, &follows("a:1", 4), fenced, Source),
-            (&at_target, &follows("a:1", 4), Known { source_same: false, ..fenced }, Target),
-            (&at_target, &at_source, restarted(fenced), Source),
-            (&at_target, &at_source, Known { source_same: false, ..restarted(fenced) }, neither.clone()),
-            (&at_target, &master, fenced, Target),
+            (&at_target, &at_source, fenced, UseTarget),
+            (&at_target, &follows("a:1", 4), fenced, KeepSource),
+            (&at_target, &follows("a:1", 4), RecoveryFacts { source_is_same_process: false, ..fenced }, UseTarget),
+            (&at_target, &at_source, restarted(fenced), KeepSource),
+            (
+                &at_target,
+                &at_source,
+                RecoveryFacts { source_is_same_process: false, ..restarted(fenced) },
+                neither.clone(),
+            ),
+            (&at_target, &master, fenced, UseTarget),
             // Restarted, it is a closed master; it has all if it keeps what it applies, else the source is asked back.
-            (&at_target, &master, restarted(fenced), Source),
-            (&at_target, &master, Known { target_keeps: true, ..restarted(fenced) }, Target),
-            (&at_target, &master, Known { rebooted: true, ..restarted(fenced) }, neither.clone()),
-            (&at_target, &master, Known { rebooted: true, target_keeps: true, ..restarted(fenced) }, Target),
+            (&at_target, &master, restarted(fenced), KeepSource),
+            (&at_target, &master, RecoveryFacts { target_syncs_always: true, ..restarted(fenced) }, UseTarget),
+            (&at_target, &master, RecoveryFacts { host_was_rebooted: true, ..restarted(fenced) }, neither.clone()),
+            (
+                &at_target,
+                &master,
+                RecoveryFacts { host_was_rebooted: true, target_syncs_always: true, ..restarted(fenced) },
+                UseTarget,
+            ),
             // Promoted: only the target, also restarted; a source that came back is an armed master.
-            (&at_target, &master, restarted(promoted), Target),
-            (&master, &master, restarted(promoted), Target),
-            (&gone, &master, restarted(promoted), Target),
+            (&at_target, &master, restarted(promoted), UseTarget),
+            (&master, &master, restarted(promoted), UseTarget),
+            (&gone, &master, restarted(promoted), UseTarget),
             (&master, &gone, promoted, neither.clone()),
             (&at_target, &gone, promoted, neither.clone()),
             (&master, &at_source, restarted(promoted), neither.clone()),
             // Announced, and not done: the same process still follows.
-            (&master, &at_source, Known { source_same: false, ..promoted }, Source),
+            (&master, &at_source, RecoveryFacts { source_is_same_process: false, ..promoted }, KeepSource),
             // Nothing is known: nothing is done.
-            (&master, &master, Known::default(), neither.clone()),
+            (&master, &master, RecoveryFacts::default(), neither.clone()),
             (&gone, &master, restarted(fenced), neither.clone()),
             (&gone, &at_source, fenced, neither.clone()),
             (&follows("c:1", 9), &master, promoted, neither.clone()),
         ] {
-            let decided = decide(&spec(), source, target, known);
-            let as_wanted = decided == wanted || matches!((&decided, &wanted), (Neither(_), Neither(_)));
+            let decided = decide_primary(&test_spec(), source, target, known);
+            let as_wanted = decided == wanted || matches!((&decided, &wanted), (Undecidable(_), Undecidable(_)));
             assert!(as_wanted, "source {source:?}, target {target:?}, {known:?}: {decided:?}, not {wanted:?}");
         }
     }

@@ -9,53 +9,54 @@ use anyhow::{Result, bail};
 use redis::Cmd;
 use serde_json::{Value, json};
 
-use super::copy::{START, filled};
-use super::diary::{Diary, Step, is_finished};
-use super::link::{Link, role_of, words};
-use super::{birth, carry, pace, recover, sync};
-use crate::resources::Blobs;
-use crate::wire::Sink;
-use crate::wire::shard::{Copied, MoveSpec, Role};
+use super::copy::{START_TIMEOUT, build_replica};
+use super::move_journal::{MoveJournal, MovePhase, is_finished};
+use super::redis_client::{RedisClient, probe_role, redis_command};
+use super::{rate_limiter, recover, replication_progress, start_replica, throttled_sync};
+use crate::protocol::ProgressSink;
+use crate::protocol::shard::{CopyResult, MoveSpec, ReplicationRole};
+use crate::resources::BlobSource;
 
 /// Makes the replica, or goes on with the one that is half made: born, caught up, durable, equal, open to readers.
 ///
 /// # Errors
 /// What stopped it; the primary has not been touched but for its replication settings.
-pub fn make(spec: &MoveSpec, blobs: &dyn Blobs, sink: &dyn Sink) -> Result<Copied> {
-    let mut diary = Diary::open(&spec.job)?;
-    let mut primary = Link::open_within(&spec.from, &spec.job.credentials, START)?;
-    match primary.role()? {
-        Role::Master { .. } => {}
+pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    let mut primary = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
+    match primary.fetch_role()? {
+        ReplicationRole::Primary { .. } => {}
         role => bail!("{} is no master ({role:?}); no replica of it is made", spec.from),
     }
-    if is_made(spec, &diary) {
-        return Ok(Copied::default());
+    if is_created(spec, &journal) {
+        return Ok(CopyResult::default());
     }
-    let turns = pace::turn(spec);
-    let admitted = carry::admitted(spec, &turns, sink)?;
-    diary.begin_replica(spec)?;
-    let copied = filled(spec, &mut diary, (&mut primary, admitted), (blobs, sink))?;
-    diary.intent(Step::Open, Value::Null)?;
-    let instance = birth::instance(spec)?;
-    let users = birth::closed_users(&instance, spec, blobs)?;
-    instance.switch_users(&users, true)?;
-    Link::open(&spec.to, &spec.job.credentials)?.all(&opened(&users))?;
-    diary.done(Step::Open, Value::Null)?;
+    let start_lock = rate_limiter::copy_start_lock(spec);
+    let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
+    journal.start_replica_build(spec)?;
+    let copied = build_replica(spec, &mut journal, (&mut primary, permit), (blobs, sink))?;
+    journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
+    let instance = start_replica::parse_instance(spec)?;
+    let users = start_replica::closed_users(&instance, spec, blobs)?;
+    instance.set_users_enabled(&users, true)?;
+    RedisClient::open(&spec.to, &spec.header.credentials)?.run_all(&enable_user_cmds(&users))?;
+    journal.log_done(MovePhase::OpenTarget, Value::Null)?;
     Ok(copied)
 }
 
-fn opened(users: &[String]) -> Vec<Cmd> {
-    users.iter().map(|user| words(&["ACL", "SETUSER", user, "on"])).collect()
+fn enable_user_cmds(users: &[String]) -> Vec<Cmd> {
+    users.iter().map(|user| redis_command(&["ACL", "SETUSER", user, "on"])).collect()
 }
 
 /// Was it made by the move that the journal ends with, and does it follow?
-fn is_made(spec: &MoveSpec, diary: &Diary) -> bool {
-    let last = diary.begun().filter(|last| last.replica && (&last.from, &last.to) == (&spec.from, &spec.to));
-    last.is_some() && is_finished(diary.this_move()) && follows(spec)
+fn is_created(spec: &MoveSpec, journal: &MoveJournal) -> bool {
+    let record =
+        journal.move_record().filter(|last| last.is_replica && (&last.from, &last.to) == (&spec.from, &spec.to));
+    record.is_some() && is_finished(journal.current_entries()) && is_following(spec)
 }
 
-fn follows(spec: &MoveSpec) -> bool {
-    sync::follows(&role_of(&spec.to, &spec.job.credentials), &spec.from)
+fn is_following(spec: &MoveSpec) -> bool {
+    replication_progress::is_replica_of(&probe_role(&spec.to, &spec.header.credentials), &spec.from)
 }
 
 /// Closes the journal of a replica that the map names from this epoch on: whoever has a lower one knows by that that
@@ -63,27 +64,27 @@ fn follows(spec: &MoveSpec) -> bool {
 ///
 /// # Errors
 /// It does not follow its primary, or the disk said no.
-pub fn keep(spec: &MoveSpec) -> Result<()> {
-    let mut diary = Diary::open(&spec.job)?;
-    if !diary.begun().is_some_and(|begun| begun.replica) || is_finished(diary.this_move()) {
+pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    if !journal.move_record().is_some_and(|begun| begun.is_replica) || is_finished(journal.current_entries()) {
         return Ok(());
     }
-    if !follows(spec) {
+    if !is_following(spec) {
         bail!("{} does not follow {}", spec.to, spec.from);
     }
-    diary.intent(Step::Settle, Value::Null)?;
-    diary.done(Step::Settle, json!({ "epoch": spec.epoch }))
+    journal.log_intent(MovePhase::Finalize, Value::Null)?;
+    journal.log_done(MovePhase::Finalize, json!({ "epoch": spec.epoch }))
 }
 
 /// Removes a replica that the map does not name yet. Its primary need not answer for that.
 ///
 /// # Errors
 /// Somebody has made a master of it, or what the system said.
-pub fn take_back(spec: &MoveSpec, diary: &mut Diary) -> Result<()> {
-    if let Role::Master { .. } = role_of(&spec.to, &spec.job.credentials) {
+pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> {
+    if let ReplicationRole::Primary { .. } = probe_role(&spec.to, &spec.header.credentials) {
         bail!("{} is a master; it is not removed", spec.to);
     }
-    diary.intent(Step::Abort, Value::Null)?;
+    journal.log_intent(MovePhase::Abort, Value::Null)?;
     recover::remove_copy(spec)?;
-    diary.done(Step::Abort, Value::Null)
+    journal.log_done(MovePhase::Abort, Value::Null)
 }

@@ -6,80 +6,84 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::aside::set_aside;
-use super::diary::{Diary, Step};
-use super::link::{Link, words};
-use super::sync;
+use super::archive::archive_files;
+use super::move_journal::{MoveJournal, MovePhase};
+use super::redis_client::{RedisClient, redis_command};
+use super::replication_progress;
+use crate::protocol::shard::{RetireInstance, RetireResult};
 use crate::resources::redis_shard::RedisShard;
-use crate::wire::shard::{Retire, Retired};
 
 /// The note beside kept files.
-const NOTE: &str = "KEPT-UNTIL";
+const RETENTION_NOTE: &str = "KEPT-UNTIL";
 /// How long an instance may take to write its append-only file anew before it is stopped.
-const FILE: Duration = Duration::from_secs(300);
+const AOF_REWRITE_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Stops the instance and sets its files aside; nothing to do where it is gone already.
 ///
 /// # Errors
 /// It does not follow the new owner, or the application is still connected to it: nothing is stopped then.
-pub fn retire(what: &Retire) -> Result<Retired> {
-    let instance: RedisShard = serde_json::from_value(what.instance.clone()).context("the instance to retire")?;
-    let mut diary = Diary::open(&what.job)?;
-    if instance.current()?.is_none() && !instance.is_running()? {
-        return Ok(Retired::default());
+pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
+    let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the instance to retire")?;
+    let mut journal = MoveJournal::open(&request.header)?;
+    if instance.read_conf()?.is_none() && !instance.is_running()? {
+        return Ok(RetireResult::default());
     }
-    let follows = instance.current()?.and_then(|conf| conf.replica_of());
-    if follows.as_deref() != Some(&what.owner) {
+    let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
+    if configured_primary.as_deref() != Some(&request.primary) {
         bail!(
             "{} is not retired: by its file it {}, not {}",
-            what.address,
-            follows.map_or("follows nobody".to_owned(), |of| format!("follows {of}")),
-            what.owner
+            request.address,
+            configured_primary.map_or("follows nobody".to_owned(), |of| format!("follows {of}")),
+            request.primary
         );
     }
     if instance.is_running()? {
-        let mut link = Link::open(&what.address, &what.job.credentials)?;
-        refuse_in_use(&mut link, what)?;
-        await_file(&mut link)?;
+        let mut link = RedisClient::open(&request.address, &request.header.credentials)?;
+        ensure_unused(&mut link, request)?;
+        wait_for_aof_rewrite(&mut link)?;
     }
-    diary.intent(Step::Retire, json!({ "owner": what.owner, "epoch": what.epoch }))?;
-    instance.stop()?;
-    let kept = set_aside(&instance, "retired")?;
-    if let Some(kept) = &kept {
-        let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(i64::try_from(what.keep_hours)?);
-        let note = format!("{until}\nshard {} is at {} since epoch {}\n", what.job.shard, what.owner, what.epoch);
-        fs::write(kept.join(NOTE), note).with_context(|| format!("noting the deadline in {}", kept.display()))?;
+    journal.log_intent(MovePhase::Retire, json!({ "owner": request.primary, "epoch": request.epoch }))?;
+    instance.stop_and_disable()?;
+    let archive_dir = archive_files(&instance, "retired")?;
+    if let Some(kept) = &archive_dir {
+        let until = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(i64::try_from(request.retention_hours)?);
+        let note = format!(
+            "{until}\nshard {} is at {} since epoch {}\n",
+            request.header.shard, request.primary, request.epoch
+        );
+        fs::write(kept.join(RETENTION_NOTE), note)
+            .with_context(|| format!("noting the deadline in {}", kept.display()))?;
     }
-    diary.done(Step::Retire, Value::Null)?;
-    Ok(Retired { kept })
+    journal.log_done(MovePhase::Retire, Value::Null)?;
+    Ok(RetireResult { archive_dir })
 }
 
 /// Redis refuses to end while it writes its first append-only file (after a full sync), and systemd asks only once.
-fn await_file(link: &mut Link) -> Result<()> {
-    let end = Instant::now() + FILE;
-    while link.info("persistence")?.number("aof_rewrite_in_progress") == 1 {
-        if Instant::now() > end {
-            bail!("{} is still writing its append-only file after {} s", link.address, FILE.as_secs());
+fn wait_for_aof_rewrite(link: &mut RedisClient) -> Result<()> {
+    let deadline = Instant::now() + AOF_REWRITE_TIMEOUT;
+    while link.fetch_info("persistence")?.number_field("aof_rewrite_in_progress") == 1 {
+        if Instant::now() > deadline {
+            bail!("{} is still writing its append-only file after {} s", link.address, AOF_REWRITE_TIMEOUT.as_secs());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
     Ok(())
 }
 
-fn refuse_in_use(link: &mut Link, what: &Retire) -> Result<()> {
-    let role = link.role()?;
-    if !sync::follows(&role, &what.owner) {
-        bail!("{} does not follow {} ({role:?}); it is not retired", what.address, what.owner);
+fn ensure_unused(link: &mut RedisClient, request: &RetireInstance) -> Result<()> {
+    let role = link.fetch_role()?;
+    if !replication_progress::is_replica_of(&role, &request.primary) {
+        bail!("{} does not follow {} ({role:?}); it is not retired", request.address, request.primary);
     }
-    let list: String = link.ask(&words(&["CLIENT", "LIST", "TYPE", "NORMAL"]))?;
-    let user = format!("user={}", what.app_user);
+    let list: String = link.query(&redis_command(&["CLIENT", "LIST", "TYPE", "NORMAL"]))?;
+    let user = format!("user={}", request.app_user);
     let clients: Vec<&str> = list
         .lines()
         .filter(|line| line.split(' ').any(|field| field == user))
         .filter_map(|line| line.split(' ').find_map(|field| field.strip_prefix("addr=")))
         .collect();
     if !clients.is_empty() {
-        bail!("{} still has {} clients of the application ({})", what.address, clients.len(), clients.join(", "));
+        bail!("{} still has {} clients of the application ({})", request.address, clients.len(), clients.join(", "));
     }
     Ok(())
 }

@@ -5,30 +5,30 @@
 //! somebody asks for a comparison: a `SCAN` at the source, then one at the target for keys that only it has. All of it
 //! without `DEBUG`.
 
-mod content;
-mod increments;
-mod input;
-mod live;
-mod received;
-mod sides;
-mod snapshot;
+mod aof;
+mod canonical_content;
+mod compare_files;
+mod compare_live;
+mod digest_reader;
+mod key_state;
+mod rdb;
 
 use std::collections::BTreeSet;
 
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::diary::{Diary, Mark, Step, is_finished};
-use super::link::{Link, words};
-use super::sync;
-use crate::wire::shard::{MoveSpec, Role, Verified};
-use crate::wire::{Event, Sink};
-use live::Pass;
-use received::Suspects;
+use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::redis_client::{RedisClient, redis_command};
+use super::replication_progress;
+use crate::protocol::shard::{MoveSpec, ReplicationRole, VerifyResult};
+use crate::protocol::{Event, ProgressSink};
+use compare_files::CandidateKeys;
+use compare_live::LiveComparison;
 
 /// What tells which keys are asked of both servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
+enum CompareMethod {
     /// The target's files, where they do.
     Files,
     /// Nothing: all are.
@@ -39,20 +39,20 @@ enum Way {
 ///
 /// # Errors
 /// An instance does not answer, or the target does not follow the source.
-pub fn verify(spec: &MoveSpec, sink: &dyn Sink) -> Result<Verified> {
-    let mut diary = Diary::open(&spec.job)?;
-    let mut source = Link::open(&spec.from, &spec.job.credentials)?;
-    let mut target = Link::open(&spec.to, &spec.job.credentials)?;
-    match (source.role()?, target.role()?) {
-        (Role::Master { .. }, role) if sync::follows(&role, &spec.from) => {
-            sync::caught_up(&mut source, &mut target, spec, sink)?;
-            if diary.begun().is_none() || is_finished(diary.this_move()) {
-                return compare(&mut source, &mut target, None, spec, sink);
+pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyResult> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
+    let mut target = RedisClient::open(&spec.to, &spec.header.credentials)?;
+    match (source.fetch_role()?, target.fetch_role()?) {
+        (ReplicationRole::Primary { .. }, role) if replication_progress::is_replica_of(&role, &spec.from) => {
+            replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
+            if journal.move_record().is_none() || is_finished(journal.current_entries()) {
+                return compare_instances(&mut source, &mut target, None, spec, sink);
             }
-            compared_anew(&mut diary, (&mut source, &mut target), Way::Live, spec, sink)
+            verify_again(&mut journal, (&mut source, &mut target), CompareMethod::Live, spec, sink)
         }
-        (role, Role::Master { .. }) if sync::follows(&role, &spec.to) => {
-            compare(&mut target, &mut source, None, spec, sink)
+        (role, ReplicationRole::Primary { .. }) if replication_progress::is_replica_of(&role, &spec.to) => {
+            compare_instances(&mut target, &mut source, None, spec, sink)
         }
         (source, target) => bail!("neither follows the other: source {source:?}, target {target:?}"),
     }
@@ -63,71 +63,78 @@ pub fn verify(spec: &MoveSpec, sink: &dyn Sink) -> Result<Verified> {
 ///
 /// # Errors
 /// They differ; the error names the keys. Or as [`compare`].
-pub fn compared(
-    diary: &mut Diary,
-    (source, target): (&mut Link, &mut Link),
+pub fn ensure_verified(
+    journal: &mut MoveJournal,
+    (source, target): (&mut RedisClient, &mut RedisClient),
     spec: &MoveSpec,
-    sink: &dyn Sink,
-) -> Result<Verified> {
-    let of = compared_processes(source, target)?;
-    let last = diary.this_move().iter().rev().find(|r| r.step == Step::Verify && r.mark != Mark::Intent);
-    if last.is_some_and(|record| record.mark == Mark::Done && record.detail["of"] == of) {
-        return Ok(Verified::default());
+    sink: &dyn ProgressSink,
+) -> Result<VerifyResult> {
+    let key = comparison_key(source, target)?;
+    let last =
+        journal.current_entries().iter().rev().find(|r| r.phase == MovePhase::Verify && r.state != PhaseState::Intent);
+    if last.is_some_and(|record| record.state == PhaseState::Done && record.detail["of"] == key) {
+        return Ok(VerifyResult::default());
     }
-    let verified = compared_anew(diary, (source, target), Way::Files, spec, sink)?;
+    let verified = verify_again(journal, (source, target), CompareMethod::Files, spec, sink)?;
     if !verified.is_equal() {
-        bail!("{}", told(&verified, spec));
+        bail!("{}", describe_differences(&verified, spec));
     }
     Ok(verified)
 }
 
-fn compared_anew(
-    diary: &mut Diary,
-    (source, target): (&mut Link, &mut Link),
-    way: Way,
+fn verify_again(
+    journal: &mut MoveJournal,
+    (source, target): (&mut RedisClient, &mut RedisClient),
+    method: CompareMethod,
     spec: &MoveSpec,
-    sink: &dyn Sink,
-) -> Result<Verified> {
-    let of = compared_processes(source, target)?;
-    diary.intent(Step::Verify, json!({ "of": of }))?;
-    let suspects = match way {
-        Way::Files => by_files(source, target, spec, sink)?,
-        Way::Live => None,
+    sink: &dyn ProgressSink,
+) -> Result<VerifyResult> {
+    let key = comparison_key(source, target)?;
+    journal.log_intent(MovePhase::Verify, json!({ "of": key }))?;
+    let candidates = match method {
+        CompareMethod::Files => candidates_from_files(source, target, spec, sink)?,
+        CompareMethod::Live => None,
     };
-    let verified = compare(source, target, suspects, spec, sink)?;
+    let verified = compare_instances(source, target, candidates, spec, sink)?;
     if verified.is_equal() {
-        diary.done(Step::Verify, json!({ "of": of, "keys": verified.keys, "live": verified.live }))?;
-        let (shard, Verified { keys, live, .. }) = (spec.job.shard, &verified);
+        journal
+            .log_done(MovePhase::Verify, json!({ "of": key, "keys": verified.keys, "live": verified.compared_live }))?;
+        let (shard, VerifyResult { keys, compared_live: live, .. }) = (spec.header.shard, &verified);
         sink.emit(Event::Note {
             text: format!("shard {shard}: {keys} keys are equal; both servers were asked for {live} of them"),
         });
     } else {
-        diary.failed(Step::Verify, "the copy differs from the source")?;
+        journal.log_failure(MovePhase::Verify, "the copy differs from the source")?;
     }
     Ok(verified)
 }
 
 /// What a comparison is good for: two processes, and no full sync since.
-fn compared_processes(source: &mut Link, target: &mut Link) -> Result<serde_json::Value> {
-    let full_syncs = source.info("stats")?.number("sync_full");
-    Ok(json!({ "source": source.run_id()?, "target": target.run_id()?, "full_syncs": full_syncs }))
+fn comparison_key(source: &mut RedisClient, target: &mut RedisClient) -> Result<serde_json::Value> {
+    let full_syncs = source.fetch_info("stats")?.number_field("sync_full");
+    Ok(json!({ "source": source.fetch_run_id()?, "target": target.fetch_run_id()?, "full_syncs": full_syncs }))
 }
 
 /// What the target's files leave to be asked for; nothing where they do not tell.
-fn by_files(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Sink) -> Result<Option<Suspects>> {
+fn candidates_from_files(
+    source: &mut RedisClient,
+    target: &mut RedisClient,
+    spec: &MoveSpec,
+    sink: &dyn ProgressSink,
+) -> Result<Option<CandidateKeys>> {
     let mut total = 0;
-    for database in databases(&mut [source])? {
-        total += size(source, database)?;
+    for database in list_databases(&mut [source])? {
+        total += count_keys(source, database)?;
     }
-    let (shard, done) = (spec.job.shard, 0);
+    let (shard, done) = (spec.header.shard, 0);
     sink.emit(Event::Progress { job: format!("shard {shard}"), phase: "verify".to_owned(), done, total });
-    sync::durable(target, spec, sink)?;
-    match received::suspects(target, &|| !sink.cancelled()) {
-        Ok(suspects) => Ok(Some(suspects)),
-        Err(_) if sink.cancelled() => bail!(live::cancelled(spec)),
-        Err(why) => {
+    replication_progress::wait_until_durable(target, spec, sink)?;
+    match compare_files::find_candidate_keys(target, &|| !sink.is_cancelled()) {
+        Ok(candidates) => Ok(Some(candidates)),
+        Err(_) if sink.is_cancelled() => bail!(compare_live::cancelled_message(spec)),
+        Err(reason) => {
             let text =
-                format!("shard {shard}: all keys are compared live; the files of {} do not tell: {why:#}", spec.to);
+                format!("shard {shard}: all keys are compared live; the files of {} do not tell: {reason:#}", spec.to);
             sink.emit(Event::Note { text });
             Ok(None)
         }
@@ -138,51 +145,51 @@ fn by_files(source: &mut Link, target: &mut Link, spec: &MoveSpec, sink: &dyn Si
 ///
 /// # Errors
 /// An instance does not answer, or the run was cancelled.
-fn compare(
-    source: &mut Link,
-    target: &mut Link,
-    mut suspects: Option<Suspects>,
+fn compare_instances(
+    source: &mut RedisClient,
+    target: &mut RedisClient,
+    mut candidates: Option<CandidateKeys>,
     spec: &MoveSpec,
-    sink: &dyn Sink,
-) -> Result<Verified> {
-    let mut verified = Verified::default();
-    for database in databases(&mut [source, target])?.into_iter().rev() {
-        target.run(&["SELECT", &database.to_string()])?;
-        let total = size(source, database)?;
-        let mut pass = Pass::of((source, target), (spec, sink), total, &mut verified);
-        match &mut suspects {
-            None => pass.all()?,
-            Some(suspects) => pass.only(suspects.remove(&database).unwrap_or_default())?,
+    sink: &dyn ProgressSink,
+) -> Result<VerifyResult> {
+    let mut verified = VerifyResult::default();
+    for database in list_databases(&mut [source, target])?.into_iter().rev() {
+        target.run_command(&["SELECT", &database.to_string()])?;
+        let total = count_keys(source, database)?;
+        let mut comparison = LiveComparison::new((source, target), (spec, sink), total, &mut verified);
+        match &mut candidates {
+            None => comparison.compare_all()?,
+            Some(suspects) => comparison.compare_only(suspects.remove(&database).unwrap_or_default())?,
         }
     }
     Ok(verified)
 }
 
 /// The databases that hold anything, and the first.
-fn databases(links: &mut [&mut Link]) -> Result<BTreeSet<u32>> {
+fn list_databases(links: &mut [&mut RedisClient]) -> Result<BTreeSet<u32>> {
     let mut databases = BTreeSet::from([0]);
     for link in links {
-        let info = link.info("keyspace")?;
+        let info = link.fetch_info("keyspace")?;
         databases.extend(info.iter().filter_map(|(name, _)| name.strip_prefix("db")?.parse::<u32>().ok()));
     }
     Ok(databases)
 }
 
 /// How many keys a database has, which is selected then.
-fn size(link: &mut Link, database: u32) -> Result<u64> {
-    link.run(&["SELECT", &database.to_string()])?;
-    link.ask(&words(&["DBSIZE"]))
+fn count_keys(link: &mut RedisClient, database: u32) -> Result<u64> {
+    link.run_command(&["SELECT", &database.to_string()])?;
+    link.query(&redis_command(&["DBSIZE"]))
 }
 
 /// What a comparison that found differences says.
-pub fn told(verified: &Verified, spec: &MoveSpec) -> String {
+pub fn describe_differences(verified: &VerifyResult, spec: &MoveSpec) -> String {
     let list = |what: &str, keys: &[String]| match keys {
         [] => String::new(),
         keys => format!("; {what}: {}", keys.join(", ")),
     };
     format!(
         "shard {}: the copy at {} is not what {} has{}{}{}; nothing is handed over",
-        spec.job.shard,
+        spec.header.shard,
         spec.to,
         spec.from,
         list("differing", &verified.differing),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::assignment::Assignment;
 use super::model::{BYTES, Model};
 use super::options::PlanOptions;
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 use crate::rebalance::observation::Observation;
 
 /// Why there is no plan.
@@ -240,7 +240,7 @@ fn shards_to_remove(model: &Model, missing: i64) -> Vec<u32> {
 
 /// Formats bytes for messages.
 fn format_bytes(bytes: i64) -> String {
-    Bytes(bytes.unsigned_abs()).human()
+    ByteSize(bytes.unsigned_abs()).to_human()
 }
 
 /// Returns the shards and homes of the items that `stuck` selects; `None` if there are none.

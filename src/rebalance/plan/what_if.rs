@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::inventory::Bytes;
+use crate::inventory::ByteSize;
 use crate::rebalance::observation::{HostLoad, Observation};
 
 /// One hypothetical change of the fleet.
@@ -74,7 +74,7 @@ fn parse_scenario(part: &str) -> Result<Scenario, WhatIfError> {
             let mut words = value.splitn(3, ':');
             let name = words.next().filter(|name| !name.is_empty()).ok_or_else(unknown)?;
             let size = words.next().ok_or_else(unknown)?;
-            let Bytes(capacity_bytes) = size
+            let ByteSize(capacity_bytes) = size
                 .parse()
                 .map_err(|error| WhatIfError(format!("the memory of {name}: {error}; use a size such as 32GiB")))?;
             if capacity_bytes == 0 {
@@ -125,7 +125,7 @@ impl Simulated {
     }
 
     fn add_host(&mut self, name: &str, capacity_bytes: u64, zone: Option<String>) -> Result<(), WhatIfError> {
-        if self.observation.host(name).is_some() {
+        if self.observation.find_host(name).is_some() {
             return Err(WhatIfError(format!("{name} already exists")));
         }
         let name = name.to_owned();
@@ -135,7 +135,7 @@ impl Simulated {
     }
 
     fn lose_host(&mut self, name: &str) -> Result<(), WhatIfError> {
-        if self.observation.host(name).is_none() {
+        if self.observation.find_host(name).is_none() {
             return Err(WhatIfError(format!("{name} is not a host of the observation")));
         }
         self.observation.hosts.retain(|host| host.name != name);

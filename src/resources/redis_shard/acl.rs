@@ -42,11 +42,11 @@ pub enum AclError {
 
 /// The users of an ACL file, each with its rules in one form.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Acl {
+pub struct AclFile {
     users: BTreeMap<String, User>,
 }
 
-impl Acl {
+impl AclFile {
     /// Reads an ACL file, or the lines of `ACL LIST`.
     ///
     /// # Errors
@@ -64,7 +64,7 @@ impl Acl {
     }
 
     /// The users whose rules differ from the desired ones, each with what differs.
-    pub fn differing(&self, desired: &Self) -> Vec<(String, &'static str)> {
+    pub fn diff_users(&self, desired: &Self) -> Vec<(String, &'static str)> {
         let names: BTreeSet<&String> = self.users.keys().chain(desired.users.keys()).collect();
         let what = |name: &String| match (self.users.get(name), desired.users.get(name)) {
             (None, _) => Some("is missing"),
@@ -75,7 +75,7 @@ impl Acl {
     }
 
     /// Returns whether the user is on; `None` where there is no such user.
-    pub fn is_on(&self, user: &str) -> Option<bool> {
+    pub fn is_user_enabled(&self, user: &str) -> Option<bool> {
         self.users.get(user).map(|user| user.on)
     }
 
@@ -98,7 +98,7 @@ impl Acl {
 /// # Errors
 /// The line of the `default` user, with the rights that it lacks and the line to write; or a line that is not valid.
 pub fn require_replay_rights(text: &str) -> Result<(), AclError> {
-    let missing = Acl::parse(text)?.missing_replay_rights();
+    let missing = AclFile::parse(text)?.missing_replay_rights();
     let line = line::find_user(text, DEFAULT_USER)?;
     match line {
         Some(line) if !missing.is_empty() => Err(line.error(explain_missing(&missing))),

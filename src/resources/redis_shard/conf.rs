@@ -7,30 +7,30 @@ use serde::{Deserialize, Serialize};
 use crate::plan::Digest;
 
 /// Directives that belong to the running state: moves set them, provisioning leaves them alone.
-const RUNNING: &[&str] = &["replicaof", "min-replicas-to-write"];
+const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 
 /// One line of a redis.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Directive {
+struct ConfDirective {
     name: String,
     args: Vec<String>,
 }
 
 /// A redis.conf.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conf {
-    directives: Vec<Directive>,
+pub struct RedisConf {
+    directives: Vec<ConfDirective>,
 }
 
 /// What a redis.conf says, running state aside, in one form: words by directive (and class, where it has several
 /// lines); a secret's by its digest.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Meaning(BTreeMap<String, Vec<String>>);
+pub struct NormalizedConf(BTreeMap<String, Vec<String>>);
 
-impl Meaning {
+impl NormalizedConf {
     /// The directives that differ: name, value now, value as desired.
-    pub fn differing(&self, desired: &Self) -> Vec<(String, Option<String>, Option<String>)> {
+    pub fn diff_directives(&self, desired: &Self) -> Vec<(String, Option<String>, Option<String>)> {
         let names: BTreeSet<&String> = self.0.keys().chain(desired.0.keys()).collect();
         let shown = |words: &Vec<String>| words.join(" ");
         let changed = names.into_iter().filter(|name| self.0.get(*name) != desired.0.get(*name));
@@ -38,30 +38,30 @@ impl Meaning {
     }
 }
 
-impl Conf {
+impl RedisConf {
     /// Reads a file; comments and empty lines fall away.
     pub fn parse(text: &str) -> Self {
         let directives = text.lines().filter_map(|line| {
-            let mut words = split(line.trim()).into_iter();
+            let mut words = split_words(line.trim()).into_iter();
             let name = words.next()?.to_ascii_lowercase();
-            Some(Directive { name, args: words.collect() })
+            Some(ConfDirective { name, args: words.collect() })
         });
         Self { directives: directives.collect() }
     }
 
     /// The value of a directive's last line, words joined by a space.
-    pub fn get(&self, name: &str) -> Option<String> {
+    pub fn last_value(&self, name: &str) -> Option<String> {
         self.directives.iter().rev().find(|line| line.name == name).map(|line| line.args.join(" "))
     }
 
     /// Returns whether an instance with this file keeps an append-only file.
     pub fn is_append_only(&self) -> bool {
-        self.get("appendonly").is_some_and(|value| value.eq_ignore_ascii_case("yes"))
+        self.last_value("appendonly").is_some_and(|value| value.eq_ignore_ascii_case("yes"))
     }
 
     /// A size in bytes.
-    pub fn bytes(&self, name: &str) -> Option<u64> {
-        normal(&self.get(name)?).parse().ok()
+    pub fn last_bytes(&self, name: &str) -> Option<u64> {
+        normalize_value(&self.last_value(name)?).parse().ok()
     }
 
     /// Whom the instance follows after a restart: `ip:port`.
@@ -74,15 +74,15 @@ impl Conf {
     }
 
     /// The lines of the running state, as they are to stand below a new content.
-    pub fn running_lines(&self) -> String {
-        let lines = self.directives.iter().filter(|line| RUNNING.contains(&line.name.as_str()));
+    pub fn runtime_lines(&self) -> String {
+        let lines = self.directives.iter().filter(|line| RUNTIME_DIRECTIVES.contains(&line.name.as_str()));
         lines.map(|line| format!("{} {}\n", line.name, line.args.join(" "))).collect()
     }
 
     /// What it says, running state aside.
-    pub fn meaning(&self) -> Meaning {
+    pub fn normalize(&self) -> NormalizedConf {
         let mut table: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for line in self.directives.iter().filter(|line| !RUNNING.contains(&line.name.as_str())) {
+        for line in self.directives.iter().filter(|line| !RUNTIME_DIRECTIVES.contains(&line.name.as_str())) {
             let (key, args) = match (line.name.as_str(), &line.args[..]) {
                 ("client-output-buffer-limit" | "rename-command", [class, rest @ ..]) => {
                     (format!("{} {}", line.name, class.to_ascii_lowercase()), rest)
@@ -90,32 +90,32 @@ impl Conf {
                 (_, args) => (line.name.clone(), args),
             };
             let is_secret = matches!(line.name.as_str(), "masterauth" | "requirepass");
-            let secret = |arg: &String| format!("secret {}", Digest::of(arg.as_bytes()).short());
-            let values = args.iter().map(|arg| if is_secret { secret(arg) } else { normal(arg) });
+            let secret = |arg: &String| format!("secret {}", Digest::of_bytes(arg.as_bytes()).short_hex());
+            let values = args.iter().map(|arg| if is_secret { secret(arg) } else { normalize_value(arg) });
             match line.name.as_str() {
                 "save" | "include" | "loadmodule" | "user" => table.entry(key).or_default().extend(values),
                 _ => drop(table.insert(key, values.collect())),
             }
         }
-        Meaning(table)
+        NormalizedConf(table)
     }
 }
 
 /// The text of a redis.conf without a directive; every other byte stays.
-pub fn without(text: &str, name: &str) -> String {
-    let is_it = |line: &str| split(line.trim()).first().is_some_and(|word| word.eq_ignore_ascii_case(name));
+pub fn remove_directive(text: &str, name: &str) -> String {
+    let is_it = |line: &str| split_words(line.trim()).first().is_some_and(|word| word.eq_ignore_ascii_case(name));
     text.split_inclusive('\n').filter(|line| !is_it(line)).collect()
 }
 
 /// The text of a redis.conf with one value for a directive, on its last line; every other byte stays.
-pub fn with(text: &str, name: &str, value: &str) -> String {
-    let rest = without(text, name);
+pub fn set_directive(text: &str, name: &str, value: &str) -> String {
+    let rest = remove_directive(text, name);
     let separate = if rest.is_empty() || rest.ends_with('\n') { "" } else { "\n" };
     format!("{rest}{separate}{name} {value}\n")
 }
 
 /// A value in one form: sizes in bytes, yes and no in small letters.
-fn normal(word: &str) -> String {
+fn normalize_value(word: &str) -> String {
     let lower = word.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let factor: Option<u64> = match &lower[digits.len()..] {
@@ -136,7 +136,7 @@ fn normal(word: &str) -> String {
 }
 
 /// The words of a line as Redis splits it: quotes, `\xHH` and the usual escapes in double quotes.
-fn split(line: &str) -> Vec<String> {
+fn split_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     if line.starts_with('#') {
         return words;
@@ -154,7 +154,7 @@ fn split(line: &str) -> Vec<String> {
         let mut word = String::new();
         while let Some(c) = chars.next_if(|&c| quote.map_or(!c.is_whitespace(), |quote| c != quote)) {
             let escaped = c == '\\' && quote == Some('"');
-            word.push(if escaped { unescape(&mut chars) } else { c });
+            word.push(if escaped { unescape_char(&mut chars) } else { c });
         }
         if quote.is_some() {
             chars.next();
@@ -164,7 +164,7 @@ fn split(line: &str) -> Vec<String> {
     words
 }
 
-fn unescape(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> char {
+fn unescape_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> char {
     match chars.next() {
         Some('n') => '\n',
         Some('r') => '\r',
@@ -183,35 +183,35 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rewrite_is_no_difference() {
-        let desired = Conf::parse(
+    fn config_rewrite_makes_no_difference() {
+        let desired = RedisConf::parse(
             "# ours\nmaxmemory 64mb\nappendonly Yes\ndir /var/lib/x\nmasterauth \"a \\\"b\"\nclient-output-buffer-limit pubsub 32mb 8mb 60\nsave \"\"\n",
         );
-        let rewritten = Conf::parse(
+        let rewritten = RedisConf::parse(
             "dir \"/var/lib/x\"\nmaxmemory 67108864\nappendonly yes\nsave \"\"\nmasterauth \"a \\x22b\"\n# Generated by CONFIG REWRITE\nclient-output-buffer-limit pubsub 33554432 8388608 60\n\nreplicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n",
         );
-        assert_eq!(rewritten.meaning().differing(&desired.meaning()), []);
+        assert_eq!(rewritten.normalize().diff_directives(&desired.normalize()), []);
         assert_eq!(rewritten.replica_of().as_deref(), Some("10.0.0.1:7017"));
-        assert_eq!(rewritten.running_lines(), "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n");
+        assert_eq!(rewritten.runtime_lines(), "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n");
     }
 
     #[test]
-    fn an_edit_leaves_the_rest() {
+    fn edits_keep_the_rest() {
         let text = "# replicaof\nport 1\nREPLICAOF 10.0.0.1 7017\n\nmasterauth \"a\\x22\"\nreplicaof 10.0.0.1 7017";
         let rest = "# replicaof\nport 1\n\nmasterauth \"a\\x22\"\n";
-        assert_eq!(without(text, "replicaof"), rest);
-        assert_eq!(Conf::parse(rest).replica_of(), None);
-        let armed = with(rest, "min-replicas-to-write", "1");
+        assert_eq!(remove_directive(text, "replicaof"), rest);
+        assert_eq!(RedisConf::parse(rest).replica_of(), None);
+        let armed = set_directive(rest, "min-replicas-to-write", "1");
         assert_eq!(armed, format!("{rest}min-replicas-to-write 1\n"));
-        assert_eq!(with(&armed, "min-replicas-to-write", "2"), format!("{rest}min-replicas-to-write 2\n"));
-        assert_eq!(with("port 1", "timeout", "0"), "port 1\ntimeout 0\n");
+        assert_eq!(set_directive(&armed, "min-replicas-to-write", "2"), format!("{rest}min-replicas-to-write 2\n"));
+        assert_eq!(set_directive("port 1", "timeout", "0"), "port 1\ntimeout 0\n");
     }
 
     #[test]
-    fn what_differs_is_named_and_secrets_are_not_shown() {
-        let meaning = |text| Conf::parse(text).meaning();
+    fn differences_are_named_without_secrets() {
+        let meaning = |text| RedisConf::parse(text).normalize();
         let differing =
-            meaning("port 1\nmasterauth aaa\nmaxclients 5\n").differing(&meaning("port 2\nmasterauth bbb\n"));
+            meaning("port 1\nmasterauth aaa\nmaxclients 5\n").diff_directives(&meaning("port 2\nmasterauth bbb\n"));
         let names: Vec<&str> = differing.iter().map(|(name, ..)| name.as_str()).collect();
         assert_eq!(names, ["masterauth", "maxclients", "port"]);
         assert_eq!(differing[1].1.as_deref(), Some("5"));

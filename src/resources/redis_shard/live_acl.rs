@@ -12,16 +12,16 @@ use anyhow::{Context, Result};
 use redis::IntoConnectionInfo;
 
 use super::acl::{self, DEFAULT_USER};
-use super::{Observed, RedisShard};
-use crate::plan::Change;
-use crate::resources::Blobs;
+use super::{ObservedShardFiles, RedisShard};
+use crate::plan::AttributeChange;
+use crate::resources::BlobSource;
 
 /// The ACL user that may do everything.
 const ADMIN: &str = "dunlin";
 /// Longest time to connect, and to wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-impl Observed {
+impl ObservedShardFiles {
     /// Returns whether a restart with the ACL file as it is may lose transactions of the append-only file.
     pub(super) fn lacks_replay_rights(&self) -> bool {
         let lacks = self.acl.as_ref().is_some_and(|(_, acl)| !acl.missing_replay_rights().is_empty());
@@ -31,7 +31,7 @@ impl Observed {
 
 impl RedisShard {
     /// What the plan says about the running instance's ACL.
-    pub(super) fn live_acl_change(&self, observed: &Observed) -> Option<Change> {
+    pub(super) fn live_acl_change(&self, observed: &ObservedShardFiles) -> Option<AttributeChange> {
         if !observed.is_running || !observed.lacks_replay_rights() {
             return None;
         }
@@ -44,19 +44,19 @@ impl RedisShard {
             Some(_) => "as in the new file, set first and without a restart",
             None => "as in the new file, after the next restart (without admin_password)",
         };
-        Some(Change::new("ACL user default in memory", from, to))
+        Some(AttributeChange::new("ACL user default in memory", from, to))
     }
 
     /// Gives the `default` user of a running instance the rules of the new ACL file.
     ///
     /// # Errors
     /// The instance could not be entered or refused the rules.
-    pub(super) fn fix_live_acl(&self, observed: &Observed, new: &str, blobs: &dyn Blobs) -> Result<()> {
+    pub(super) fn fix_live_acl(&self, observed: &ObservedShardFiles, new: &str, blobs: &dyn BlobSource) -> Result<()> {
         let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(()) };
         if !observed.lacks_replay_rights() {
             return Ok(());
         }
-        let password = String::from_utf8(blobs.get(&password.digest)?).context("admin_password is not UTF-8")?;
+        let password = String::from_utf8(blobs.read_blob(&password.digest)?).context("admin_password is not UTF-8")?;
         // Without a line of its own, this user has all rights after a restart; until then it gets no more than those.
         let rules = match acl::rules_of(new, DEFAULT_USER)? {
             Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),
@@ -74,7 +74,7 @@ impl RedisShard {
 
     /// The address that the running instance was configured with.
     fn live_address(&self) -> Result<(String, u16)> {
-        let bound = self.current()?.and_then(|conf| conf.get("bind"));
+        let bound = self.read_conf()?.and_then(|conf| conf.last_value("bind"));
         let first = bound.as_deref().and_then(|bound| bound.split(' ').next()).map(|word| word.trim_start_matches('-'));
         let host = match first {
             None | Some("" | "*" | "0.0.0.0") => "127.0.0.1",

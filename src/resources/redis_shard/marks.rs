@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::plan::digest_of;
+use crate::plan::digest_json;
 use crate::resources::Content;
 
 /// A comment at the head of the configuration (Redis keeps comments): a content's digest, and that of what it said.
@@ -14,7 +14,7 @@ impl Mark {
 
     /// The mark of a content that says this.
     pub fn of(content: &Content, meaning: &impl Serialize) -> Self {
-        Self(content.digest.as_str().to_owned(), digest_of(meaning).as_str().to_owned())
+        Self(content.digest.as_str().to_owned(), digest_json(meaning).as_str().to_owned())
     }
 
     /// Its line.

@@ -13,20 +13,20 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use crate::process::Program;
 
 /// How long an instance may take to write its last data.
-const STOP: Duration = Duration::from_secs(60);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 /// How soon it is asked to end once more.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
+const TERM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Is the process there whose number stands in `redis.pid`? A number that another program has by now does not count.
 pub fn is_running(folder: &Path) -> bool {
-    pid(folder).is_some()
+    read_pid(folder).is_some()
 }
 
 /// Starts the daemon; what it writes is not readable by others, as with the unit.
 ///
 /// # Errors
 /// What redis-server said.
-pub fn start(conf: &Path, user: &str) -> Result<()> {
+pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
         "root" => Program::new("sh"),
@@ -42,29 +42,29 @@ pub fn start(conf: &Path, user: &str) -> Result<()> {
 ///
 /// # Errors
 /// It is still there after a minute.
-pub fn stop(folder: &Path) -> Result<()> {
-    let Some(running) = pid(folder) else { return Ok(()) };
+pub fn stop_daemon(folder: &Path) -> Result<()> {
+    let Some(running) = read_pid(folder) else { return Ok(()) };
     let process = match pidfd_open(running, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(Errno::SRCH) => return Ok(()),
         Err(error) => return Err(error).context("watching redis-server"),
     };
-    let end = Instant::now() + STOP;
+    let end = Instant::now() + STOP_TIMEOUT;
     while Instant::now() < end {
         // More than once: Redis drops the request while it writes its first append-only file.
         match pidfd_send_signal(&process, Signal::TERM) {
-            Ok(()) if has_ended(&process, ASK_AGAIN)? => return Ok(()),
+            Ok(()) if wait_for_exit(&process, TERM_INTERVAL)? => return Ok(()),
             Ok(()) => {}
             Err(Errno::SRCH) => return Ok(()),
             Err(error) => return Err(error).context("asking redis-server to end"),
         }
     }
-    bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP.as_secs())
+    bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP_TIMEOUT.as_secs())
 }
 
 /// Waits for the end of a process with all its threads.
-fn has_ended(process: &OwnedFd, most: Duration) -> Result<bool> {
-    let most = Timespec::try_from(most)?;
+fn wait_for_exit(process: &OwnedFd, timeout: Duration) -> Result<bool> {
+    let most = Timespec::try_from(timeout)?;
     match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&most)) {
         Ok(ended) => Ok(ended > 0),
         Err(Errno::INTR) => Ok(false),
@@ -72,7 +72,7 @@ fn has_ended(process: &OwnedFd, most: Duration) -> Result<bool> {
     }
 }
 
-fn pid(folder: &Path) -> Option<Pid> {
+fn read_pid(folder: &Path) -> Option<Pid> {
     let number: i32 = fs::read_to_string(folder.join("redis.pid")).ok()?.trim().parse().ok()?;
     // The title is the name alone, whatever the daemon puts behind it; a zombie has none.
     let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;

@@ -6,7 +6,7 @@ use axum::{
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use dunlin_shards::{Applied, Error};
+use dunlin_shards::{AppliedState, ShardError};
 use serde_json::{Value, json};
 
 /// A request that failed.
@@ -28,10 +28,10 @@ impl IntoResponse for Failure {
     }
 }
 
-impl From<Error> for Failure {
-    fn from(error: Error) -> Failure {
+impl From<ShardError> for Failure {
+    fn from(error: ShardError) -> Failure {
         let status = match error {
-            Error::Reply { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+            ShardError::UnexpectedReply { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
         Failure { status, body: describe(&error) }
@@ -57,14 +57,14 @@ impl From<QueryRejection> for Failure {
 }
 
 /// `{"error":…,"applied":"no"|"unknown"|"yes","shard":…}`
-pub(super) fn describe(error: &Error) -> Value {
-    let applied = match error.applied() {
-        Applied::No => "no",
-        Applied::Unknown => "unknown",
-        Applied::Yes => "yes",
+pub(super) fn describe(error: &ShardError) -> Value {
+    let applied = match error.applied_state() {
+        AppliedState::No => "no",
+        AppliedState::Unknown => "unknown",
+        AppliedState::Yes => "yes",
     };
     let cause = std::error::Error::source(error).map_or(String::new(), |source| format!(": {source}"));
-    json!({ "error": format!("{error}{cause}"), "applied": applied, "shard": error.shard() })
+    json!({ "error": format!("{error}{cause}"), "applied": applied, "shard": error.shard_id() })
 }
 
 pub(super) async fn not_found() -> Failure {

@@ -23,7 +23,7 @@ pub(super) async fn healthz() -> &'static str {
 
 /// 200 while any shard answers, with the dead ones listed; 503 when none does.
 pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Value>) {
-    let shards = app.store.shards().health(READY_LIMIT).await;
+    let shards = app.store.shards().check_health(READY_LIMIT).await;
     let dead: Vec<Value> = shards
         .iter()
         .filter_map(|health| {

@@ -11,7 +11,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser;
-use dunlin_shards::{Options, Shards};
+use dunlin_shards::{ConnectionOptions, ShardConnections};
 use timeline::{
     api, serve,
     serve::{GRACE, terminated},
@@ -42,8 +42,9 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     let password = password(&args)?;
-    let options = Options { password, retry_for: Duration::from_secs(args.retry_for), ..Options::default() };
-    let shards = Shards::open(&args.shards, options).await?;
+    let options =
+        ConnectionOptions { password, retry_for: Duration::from_secs(args.retry_for), ..ConnectionOptions::default() };
+    let shards = ShardConnections::open(&args.shards, options).await?;
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     eprintln!("timeline-api {} on {}, {shards:?}", timeline::VERSION, args.listen);
     serve::serve(listener, api::router(Store::new(shards)), terminated()?, GRACE).await

@@ -1,15 +1,15 @@
 //! One user turned on or off in the text of an ACL file.
 
 use super::line::{self, UserLine};
-use super::{Acl, AclError};
+use super::{AclError, AclFile};
 
 /// Returns the text with one user turned on or off; the other lines, and the form of this one, stay as they are.
 ///
 /// # Errors
 /// A line that is not valid, no line for this user, or one whose state the edit does not change.
 pub fn switch_user(text: &str, user: &str, on: bool) -> Result<String, AclError> {
-    let before = Acl::parse(text)?;
-    if before.is_on(user).is_none() {
+    let before = AclFile::parse(text)?;
+    if before.is_user_enabled(user).is_none() {
         return Err(AclError::NoUser(user.to_owned()));
     }
     let mut edited = String::with_capacity(text.len() + 1);
@@ -21,7 +21,7 @@ pub fn switch_user(text: &str, user: &str, on: bool) -> Result<String, AclError>
     }
     let mut expected = before;
     expected.users.entry(user.to_owned()).and_modify(|user| user.on = on);
-    if Acl::parse(&edited)? != expected {
+    if AclFile::parse(&edited)? != expected {
         return Err(AclError::NotSwitched(user.to_owned()));
     }
     Ok(edited)

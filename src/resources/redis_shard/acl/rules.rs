@@ -165,5 +165,5 @@ fn key_pattern(rule: &str) -> Result<String, String> {
 }
 
 fn hash(password: &str) -> String {
-    format!("#{}", Digest::of(password.as_bytes()).as_str())
+    format!("#{}", Digest::of_bytes(password.as_bytes()).as_str())
 }

@@ -6,21 +6,21 @@ use super::*;
 
 const TEXT: &str = "user default off resetpass ~* &* +@all\nuser s017 on #ab ~* resetchannels -@all +@read +ping\n";
 
-fn parse(text: &str) -> Acl {
-    Acl::parse(text).unwrap()
+fn parse(text: &str) -> AclFile {
+    AclFile::parse(text).unwrap()
 }
 
 fn message(text: &str) -> String {
-    Acl::parse(text).unwrap_err().to_string()
+    AclFile::parse(text).unwrap_err().to_string()
 }
 
 #[test]
 fn turning_a_user_leaves_the_rest() {
     let off = switch_user(TEXT, "s017", false).unwrap();
-    assert_eq!(parse(&off).is_on("s017"), Some(false));
+    assert_eq!(parse(&off).is_user_enabled("s017"), Some(false));
     assert_eq!(switch_user(&off, "s017", true).unwrap(), TEXT);
     assert_eq!(switch_user(&off, "s017", false).unwrap(), off);
-    assert_eq!(parse(&off).differing(&parse(TEXT)), [("s017".to_owned(), "is off")]);
+    assert_eq!(parse(&off).diff_users(&parse(TEXT)), [("s017".to_owned(), "is off")]);
     assert_eq!(parse(TEXT).users_on().collect::<Vec<_>>(), ["s017"]);
 }
 
@@ -52,8 +52,8 @@ fn an_edit_without_its_user_is_an_error() {
 fn forms_of_the_same_rules_are_equal() {
     let saved = "user default off sanitize-payload resetchannels allchannels allkeys ALLCOMMANDS\n\
                  user s017 on nopass sanitize-payload #ab allkeys resetchannels +@read +PING\n";
-    assert_eq!(parse(saved).differing(&parse(TEXT)), []);
-    let hash = crate::plan::Digest::of(b"word");
+    assert_eq!(parse(saved).diff_users(&parse(TEXT)), []);
+    let hash = crate::plan::Digest::of_bytes(b"word");
     assert_eq!(parse("user a >word"), parse(&format!("user a #{}", hash.as_str())));
     assert_eq!(parse("user a >word <word"), parse("user a"));
     assert_eq!(parse("user a on nopass ~* +@all (~b +get) reset"), parse("user a"));
@@ -61,7 +61,7 @@ fn forms_of_the_same_rules_are_equal() {
     assert_eq!(parse("user a %RW~b"), parse("user a ~b"));
     assert_ne!(parse("user a %R~b"), parse("user a ~b"));
     assert_eq!(parse("user a nopass resetpass"), parse("user a"));
-    assert_eq!(parse("user a on").differing(&parse("user a on (+get)")), [("a".to_owned(), "has other selectors")]);
+    assert_eq!(parse("user a on").diff_users(&parse("user a on (+get)")), [("a".to_owned(), "has other selectors")]);
 }
 
 #[test]
@@ -152,8 +152,8 @@ proptest! {
         let which = which.index(lines.len());
         let edited = switch_user(&text, &user(which), on).unwrap();
         let (before, after) = (parse(&text), parse(&edited));
-        prop_assert_eq!(after.is_on(&user(which)), Some(on));
-        prop_assert!(before.differing(&after).iter().all(|(name, _)| *name == user(which)));
+        prop_assert_eq!(after.is_user_enabled(&user(which)), Some(on));
+        prop_assert!(before.diff_users(&after).iter().all(|(name, _)| *name == user(which)));
         let untouched = |text: &str| {
             text.lines().filter(|line| !line.contains(&user(which))).map(str::to_owned).collect::<Vec<_>>()
         };

@@ -1,0 +1,129 @@
+//! What arrives from the controller, and whether it is still there.
+//!
+//! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
+//! would notice after two hours, and an agent that waits so long would keep its host's lock as long. So the controller
+//! says that it is there every few seconds ([`ALIVE`]), and one that was not heard for [`SILENCE`] is gone.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant};
+
+use crate::protocol::frame::{self, Frame};
+
+/// How long a controller may be silent.
+pub const CONTROLLER_TIMEOUT: Duration = crate::protocol::KEEPALIVE_INTERVAL.saturating_mul(6);
+
+/// The frames of a controller, read apart from those who wait for them.
+pub struct FrameReceiver {
+    frames: Receiver<io::Result<Option<Frame>>>,
+    clock: ActivityClock,
+    timeout: Duration,
+}
+
+impl FrameReceiver {
+    /// Begins to read. A frame that is not fetched keeps the next ones from being read.
+    pub fn start_reading(input: impl Read + Send + 'static, timeout: Duration) -> Self {
+        let clock = ActivityClock { started: Instant::now(), last_activity_ms: Arc::default() };
+        let mut input = ActivityReader { input, clock: clock.clone() };
+        let (sender, frames) = sync_channel(0);
+        std::thread::spawn(move || {
+            loop {
+                let frame = frame::read_frame(&mut input);
+                let is_last = !matches!(frame, Ok(Some(_)));
+                if sender.send(frame).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Self { frames, clock, timeout }
+    }
+
+    /// The next frame; nothing where the controller has closed its side.
+    ///
+    /// # Errors
+    /// What arrives is no frame, or nothing has arrived for too long: the controller is gone.
+    pub fn next_frame(&self) -> io::Result<Option<Frame>> {
+        loop {
+            let remaining = self.timeout.saturating_sub(self.clock.idle_time());
+            match self.frames.recv_timeout(remaining) {
+                Ok(frame) => return frame,
+                Err(RecvTimeoutError::Disconnected) => return Ok(None),
+                Err(RecvTimeoutError::Timeout) if self.clock.idle_time() < self.timeout => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    let text = format!("the controller was not heard for {} s", self.timeout.as_secs());
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+                }
+            }
+        }
+    }
+}
+
+/// When something was heard last, in milliseconds since the beginning.
+#[derive(Clone)]
+struct ActivityClock {
+    started: Instant,
+    last_activity_ms: Arc<AtomicU64>,
+}
+
+impl ActivityClock {
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn idle_time(&self) -> Duration {
+        Duration::from_millis(self.elapsed_ms().saturating_sub(self.last_activity_ms.load(Ordering::SeqCst)))
+    }
+}
+
+/// Notes when bytes arrive: a large content over a slow line is no silence.
+struct ActivityReader<R> {
+    input: R,
+    clock: ActivityClock,
+}
+
+impl<R: Read> Read for ActivityReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer);
+        self.clock.last_activity_ms.store(self.clock.elapsed_ms(), Ordering::SeqCst);
+        read
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+    use crate::protocol::ControllerMessage;
+
+    const TEST_TIMEOUT: Duration = Duration::from_millis(200);
+
+    #[test]
+    fn a_silent_controller_times_out() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT);
+        writer.write_all(&frame::encode_message(&ControllerMessage::KeepAlive).unwrap()).unwrap();
+        assert!(matches!(receiver.next_frame(), Ok(Some(Frame::Message(_)))));
+        let begin = Instant::now();
+        assert_eq!(receiver.next_frame().unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() >= TEST_TIMEOUT / 2);
+    }
+
+    #[test]
+    fn a_slow_controller_is_alive_and_a_closed_channel_ends_the_stream() {
+        let (reader, mut writer) = io::pipe().unwrap();
+        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT);
+        let slow = std::thread::spawn(move || {
+            for byte in frame::encode_message(&ControllerMessage::Cancel { id: 7 }).unwrap() {
+                std::thread::sleep(TEST_TIMEOUT / 8);
+                writer.write_all(&[byte]).unwrap();
+            }
+        });
+        let frame = receiver.next_frame().unwrap().unwrap();
+        assert_eq!(frame.parse_message::<ControllerMessage>().unwrap(), ControllerMessage::Cancel { id: 7 });
+        slow.join().unwrap();
+        assert!(receiver.next_frame().unwrap().is_none());
+    }
+}

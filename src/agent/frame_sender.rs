@@ -1,0 +1,38 @@
+//! The way back to the controller: one writer for all threads, silent once the controller is gone.
+
+use std::io::Write;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::protocol::{AgentMessage, frame};
+
+/// A shared writer of frames.
+pub struct FrameSender {
+    output: Mutex<Box<dyn Write + Send>>,
+    closed: AtomicBool,
+}
+
+impl FrameSender {
+    /// A line that writes there.
+    pub fn new(output: impl Write + Send + 'static) -> Self {
+        Self { output: Mutex::new(Box::new(output)), closed: AtomicBool::new(false) }
+    }
+
+    /// Sends a message; where nobody reads any more, the line closes itself.
+    pub fn send_message(&self, message: &AgentMessage) {
+        let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.is_closed() && frame::write_message(&mut *output, message).is_err() {
+            self.mark_closed();
+        }
+    }
+
+    /// Notes that the controller is gone.
+    pub fn mark_closed(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Is the controller gone?
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
+    }
+}

@@ -1,0 +1,143 @@
+//! The requests under way: a thread each, and the flag that asks it to stop.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use anyhow::Result;
+
+use super::blob_store::{BlobFetcher, BlobStore};
+use super::frame_sender::FrameSender;
+use crate::deploy;
+use crate::lock::HostLock;
+use crate::process::Program;
+use crate::protocol::{AgentMessage, Event, ExecResult, OutputStream, ProgressSink, Reply, Request, shard};
+use crate::provision::host as provision;
+use crate::rebalance;
+
+/// What outlives one request on this channel.
+#[derive(Default)]
+struct SessionState {
+    blob_store: BlobStore,
+    last_plan: Mutex<Option<provision::PreparedCatalog>>,
+    deploy_agent: deploy::host::DeployAgent,
+    host_lock: HostLock,
+}
+
+/// All requests of this channel.
+pub struct RequestPool {
+    sender: Arc<FrameSender>,
+    session: Arc<SessionState>,
+    cancel_flags: Mutex<HashMap<u64, Arc<AtomicBool>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl RequestPool {
+    /// None yet.
+    pub fn new(sender: Arc<FrameSender>) -> Self {
+        Self { sender, session: Arc::default(), cancel_flags: Mutex::default(), threads: Mutex::default() }
+    }
+
+    /// The contents that arrived.
+    pub fn blob_store(&self) -> &BlobStore {
+        &self.session.blob_store
+    }
+
+    /// Starts a request in a thread of its own.
+    pub fn start_request(&self, id: u64, request: Request) {
+        let cancel_flag = Arc::new(AtomicBool::new(false));
+        self.cancel_flags.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&cancel_flag));
+        let (sender, session) = (Arc::clone(&self.sender), Arc::clone(&self.session));
+        let thread = std::thread::spawn(move || {
+            let sink = RequestSink { request_id: id, sender: &sender, cancel_flag: &cancel_flag };
+            let fetcher = BlobFetcher { request_id: id, store: &session.blob_store, sender: &sender };
+            let reply = handle_request(request, &session, &fetcher, &sink)
+                .unwrap_or_else(|error| Reply::Failed { error: format!("{error:#}") });
+            sender.send_message(&AgentMessage::Reply { id, reply });
+        });
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    /// Notes for others that the controller is gone.
+    pub fn mark_controller_gone(&self) {
+        self.session.host_lock.mark_controller_gone();
+    }
+
+    /// Asks a request to stop.
+    pub fn cancel_request(&self, id: u64) {
+        if let Some(cancel_flag) = self.cancel_flags.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            cancel_flag.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Waits for all of them.
+    pub fn join_threads(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            // A panic was already printed by its thread.
+            thread.join().ok();
+        }
+    }
+}
+
+fn handle_request(
+    request: Request,
+    session: &SessionState,
+    blobs: &BlobFetcher<'_>,
+    sink: &RequestSink<'_>,
+) -> Result<Reply> {
+    let last_plan = || session.last_plan.lock().unwrap_or_else(PoisonError::into_inner);
+    Ok(match request {
+        Request::Plan(catalogue) => {
+            let plan = provision::plan_catalog(catalogue, blobs)?;
+            let rows = plan.rows().to_vec();
+            *last_plan() = Some(plan);
+            Reply::Planned(crate::protocol::provision::CatalogPlan { changes: rows })
+        }
+        Request::Apply(apply) => {
+            let plan = last_plan();
+            let plan = plan.as_ref().ok_or_else(|| anyhow::anyhow!("nothing was planned on this channel"))?;
+            Reply::Applied(provision::apply_play(plan, &apply, blobs, sink)?)
+        }
+        Request::Exec(command) => run_command(&command.argv, sink)?,
+        Request::Lock(take) => Reply::LockResult(session.host_lock.acquire(&take)?),
+        Request::ListLocks => Reply::LockHolders(session.host_lock.list_holders()?),
+        Request::Deploy(request) => {
+            use crate::resources::BlobSource as _;
+            blobs.fetch_blobs(&session.deploy_agent.missing_blobs(&request)?)?;
+            Reply::Deploy(session.deploy_agent.handle_request(&request, blobs, sink)?)
+        }
+        Request::Shard(shard::ShardRequest::StartRun(_)) if !session.host_lock.is_exclusive() => {
+            anyhow::bail!("shards are moved under the host's lock only")
+        }
+        Request::Shard(request) => Reply::Shard(rebalance::host::handle_request(request, blobs, sink)?),
+    })
+}
+
+fn run_command(argv: &[String], sink: &RequestSink<'_>) -> Result<Reply> {
+    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
+    let status =
+        Program::new(program).args(arguments).cancel_when(&|| sink.is_cancelled()).stream(&mut |is_error, text| {
+            let stream = if is_error { OutputStream::Err } else { OutputStream::Out };
+            sink.emit(Event::Output { stream, text });
+        })?;
+    Ok(Reply::ExecDone(ExecResult { status }))
+}
+
+/// One request's events and its stop flag.
+struct RequestSink<'a> {
+    request_id: u64,
+    sender: &'a FrameSender,
+    cancel_flag: &'a AtomicBool,
+}
+
+impl ProgressSink for RequestSink<'_> {
+    fn emit(&self, event: Event) {
+        self.sender.send_message(&AgentMessage::Event { id: self.request_id, event });
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancel_flag.load(Ordering::SeqCst) || self.sender.is_closed()
+    }
+}

@@ -1,0 +1,189 @@
+//! What a rebalancing is asked for: flags, observations and saved plans in; a plan or the reason against it out.
+
+use std::path::Path;
+
+use clap::Args;
+
+use super::command_error::CommandError;
+use super::exit::Exit;
+use crate::inventory::ByteSize;
+use crate::rebalance::observation::Observation;
+use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, TransferLimits, plan, what_if};
+use crate::rebalance::plan_file::SavedPlan;
+
+/// Shards in the way that are told one by one.
+const MAX_LISTED_SHARDS: usize = 32;
+
+/// What is asked of a plan. A saved plan has its own.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// Empty this host
+    #[arg(long, value_name = "HOST")]
+    drain: Vec<String>,
+    /// Only these hosts may receive shards
+    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    to: Vec<String>,
+    /// What is made even: bytes, ops or bytes,ops
+    #[arg(long, value_name = "WHAT", default_value_t)]
+    balance: Balance,
+    /// How far a host may be off its share
+    #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_percent)]
+    tolerance: f64,
+    /// How full shards may make a host, of its memory for shards
+    #[arg(long, value_name = "PERCENT", default_value = "90%", value_parser = parse_percent)]
+    headroom: f64,
+    /// Replicas may move for balance too, not only where they cannot stay
+    #[arg(long)]
+    move_replicas: bool,
+    /// At most so many moves
+    #[arg(long, value_name = "N")]
+    max_moves: Option<usize>,
+    /// At most so many bytes: 10GiB
+    #[arg(long, value_name = "BYTES")]
+    max_bytes: Option<ByteSize>,
+    /// So many moves leave a host at a time, and as many reach it
+    #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
+    moves_per_host: u8,
+}
+
+impl PlanArgs {
+    fn to_options(&self, limits: TransferLimits) -> PlanOptions {
+        let slots = usize::from(self.moves_per_host);
+        PlanOptions {
+            tolerance: self.tolerance,
+            balance: self.balance,
+            drain: self.drain.clone(),
+            targets: (!self.to.is_empty()).then(|| self.to.clone()),
+            max_moves: self.max_moves,
+            max_bytes: self.max_bytes.map(|bytes| bytes.0),
+            max_utilization: self.headroom,
+            move_replicas: self.move_replicas,
+            transfer: TransferLimits { max_outgoing: slots, max_incoming: slots, max_per_link: slots, ..limits },
+            ..PlanOptions::default()
+        }
+    }
+
+    /// Plans for moves at that pace; with `simulate`, for the fleet as it would be.
+    ///
+    /// # Errors
+    /// A supposition or a wish that means nothing (exit 64), or a wish that no placement keeps (exit 3).
+    pub fn make_plan(
+        &self,
+        mut observation: Observation,
+        simulate: Option<&str>,
+        limits: TransferLimits,
+    ) -> Result<SavedPlan, CommandError> {
+        let mut notes = Vec::new();
+        if let Some(what) = simulate {
+            (observation, notes) = apply_scenario(&observation, what)?;
+        }
+        let options = self.to_options(limits);
+        let mut plan = plan(&observation, &options)
+            .map_err(|infeasible| infeasible_failure(&observation, &options, &infeasible, &notes))?;
+        plan.notes.splice(0..0, notes);
+        Ok(SavedPlan::new(plan, options, observation, simulate.map(str::to_owned)))
+    }
+}
+
+/// An observation from a file.
+///
+/// # Errors
+/// It cannot be read, or contradicts itself.
+pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
+    Observation::from_json(&read_file(file)?).map_err(|error| {
+        let error = anyhow::Error::from(error).context(file.display().to_string());
+        CommandError::new(Exit::Error, error).with_hint("dunlin shards status --out FILE writes an observation")
+    })
+}
+
+/// A saved plan that still holds, and what the drift of sizes since then does to it.
+///
+/// # Errors
+/// It cannot be read (exit 1); or the world is another now (exit 3): everything that changed is named.
+pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<String>), CommandError> {
+    let saved: SavedPlan = serde_json::from_str(&read_file(file)?).map_err(|error| {
+        CommandError::with_message(Exit::Error, format!("{} is not a saved plan: {error}", file.display()))
+            .with_hint("dunlin shard-rebalance --dry-run --out FILE saves one")
+    })?;
+    let mismatches: Vec<String> = saved.find_mismatches(now).iter().map(|stale| format!("\n  {stale}")).collect();
+    if !mismatches.is_empty() {
+        let text = format!(
+            "the plan in {} does not hold any more; nothing was changed{}",
+            file.display(),
+            mismatches.concat()
+        );
+        return Err(CommandError::with_message(Exit::Refused, text)
+            .with_hint("make a new plan and look at it: dunlin shard-rebalance --dry-run --out FILE"));
+    }
+    let drift = saved.describe_drift(now);
+    Ok((saved, drift))
+}
+
+/// Writes a plan down.
+///
+/// # Errors
+/// The disk said no.
+pub fn save_plan(file: &Path, plan: &SavedPlan) -> Result<(), CommandError> {
+    let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
+    std::fs::write(file, text).map_err(|error| {
+        CommandError::with_message(Exit::Error, format!("{}: cannot be written: {error}", file.display()))
+    })
+}
+
+fn read_file(file: &Path) -> Result<String, CommandError> {
+    std::fs::read_to_string(file).map_err(|error| {
+        CommandError::with_message(Exit::Error, format!("{}: cannot be read: {error}", file.display()))
+    })
+}
+
+/// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
+fn infeasible_failure(
+    observation: &Observation,
+    options: &PlanOptions,
+    infeasible: &Infeasible,
+    notes: &[String],
+) -> CommandError {
+    let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
+    if !infeasible.shards.is_empty() {
+        let shards: Vec<String> = infeasible.shards.iter().take(MAX_LISTED_SHARDS).map(ToString::to_string).collect();
+        text += &format!("; shards in the way: {}", shards.join(", "));
+        match infeasible.shards.len().saturating_sub(MAX_LISTED_SHARDS) {
+            0 => {}
+            more => text += &format!(" and {more} more"),
+        }
+    }
+    for host in &observation.hosts {
+        let may_take = options.targets.as_ref().is_none_or(|to| to.contains(&host.name));
+        if !may_take || host.drain || options.drain.contains(&host.name) {
+            continue;
+        }
+        let here =
+            observation.shards.iter().filter(|shard| shard.host == host.name || shard.replicas.contains(&host.name));
+        let bytes = ByteSize(here.map(|shard| shard.bytes).sum()).to_human();
+        text += &format!("\n  {}: {} for shards, {bytes} in use", host.name, ByteSize(host.capacity_bytes).to_human());
+    }
+    notes.iter().for_each(|note| text += &format!("\n  {note}"));
+    CommandError::with_message(Exit::Refused, text).with_hint(infeasible.hint.clone())
+}
+
+/// The fleet as it would be, and what came about on the way.
+fn apply_scenario(observation: &Observation, scenario: &str) -> Result<(Observation, Vec<String>), CommandError> {
+    let usage_failure =
+        |error: what_if::WhatIfError| CommandError::with_message(Exit::Usage, format!("--simulate: {}", error.0));
+    let what_if: what_if::WhatIf = scenario.parse().map_err(usage_failure)?;
+    let result = what_if.apply(observation).map_err(usage_failure)?;
+    let mut notes = vec![format!("this is what would be: {scenario}")];
+    notes.extend(result.notes);
+    Ok((result.observation, notes))
+}
+
+/// `5%` or `0.05`.
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let (number, scale) = match text.strip_suffix('%') {
+        Some(number) => (number, 100.0),
+        None => (text, 1.0),
+    };
+    let error = || format!("`{text}` is not a percentage between 0% and 100%, such as 5%");
+    let value = number.trim().parse::<f64>().map_err(|_| error())? / scale;
+    if (0.0..=1.0).contains(&value) { Ok(value) } else { Err(error()) }
+}

@@ -1,0 +1,175 @@
+//! `dunlin provision-new-host`.
+
+use std::path::Path;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::process::Command;
+
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::confirm::require_confirmation;
+use super::exit::Exit;
+use super::outcome::CommandOutcome;
+use super::project::{find_project, load_environment};
+use super::provision::{ProvisionArgs, provision_hosts};
+use super::runtime::build_fleet;
+use crate::atomic_file::{Attributes, existing_mode, write_atomically};
+use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
+use crate::project::Project;
+
+/// Check a bare host, pin its key, add it to the inventory, provision it
+#[derive(Debug, Args)]
+pub struct ProvisionNewHostCommand {
+    /// The name it gets in the inventory
+    name: String,
+    /// Its address or host name
+    #[arg(long)]
+    address: String,
+    /// The groups it joins
+    #[arg(long, value_delimiter = ',', required = true)]
+    groups: Vec<String>,
+    /// The ssh port
+    #[arg(long)]
+    port: Option<u16>,
+    /// The failure zone
+    #[arg(long)]
+    zone: Option<String>,
+    /// What shards may use there: 16GiB
+    #[arg(long)]
+    memory: Option<ByteSize>,
+    /// The fingerprint its key must have (SHA256:…), as read on its console
+    #[arg(long)]
+    fingerprint: Option<String>,
+    #[command(flatten)]
+    args: ProvisionArgs,
+}
+
+impl ProvisionNewHostCommand {
+    /// Checks, pins, adds, provisions.
+    ///
+    /// # Errors
+    /// The host does not answer or is not fit; the key is not confirmed. The inventory is then as it was.
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
+        let reporter = common.new_reporter();
+        let key = match loaded.inventory.find_host(&self.name).and_then(|host| host.host_keys.first()) {
+            Some(pinned) => pinned.value.clone(),
+            None => self.scan_host_key().await?,
+        };
+        reporter.print_status(&format!(
+            "{} shows the host key {} ({})",
+            self.address,
+            key.fingerprint(),
+            key.algorithm()
+        ));
+        match &self.fingerprint {
+            Some(expected) if *expected != key.fingerprint() => {
+                return Err(CommandError::with_message(Exit::Refused, format!("the key is not the expected {expected}; nothing was changed"))
+                    .with_hint("somebody may be in between; compare on the host's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"));
+            }
+            Some(_) => {}
+            None => require_confirmation("Is that the key the host's console shows?", self.args.yes)?,
+        }
+        let path = project.inventory.join("hosts.toml");
+        let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let after = add_host(&before, &self.to_inventory_host(key))
+            .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", path.display())))?;
+        self.check_host_eligible(&project, &path, &after, common).await?;
+        if after != before {
+            let change = crate::resources::text_diff::content_change(Some(before.as_bytes()), after.as_bytes(), false);
+            reporter.print_data(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
+            if self.args.dry_run {
+                reporter.print_status(
+                    "dry run: the inventory stays as it is, and the host cannot be planned before it is in it",
+                );
+                return Ok(CommandOutcome::from(if self.args.detailed_exitcode { Exit::Pending } else { Exit::Done }));
+            }
+            require_confirmation("Add it to the inventory?", self.args.yes)?;
+            let mode = existing_mode(&path)?.unwrap_or(0o644);
+            write_atomically(&path, after.as_bytes(), &Attributes::synced(mode))?;
+        }
+        provision_hosts(Some(&self.name), &self.args, common).await
+    }
+
+    fn to_inventory_host(&self, key: HostKey) -> NewHost {
+        NewHost {
+            name: self.name.clone(),
+            address: self.address.clone(),
+            host_keys: vec![key],
+            groups: self.groups.clone(),
+            port: self.port,
+            zone: self.zone.clone(),
+            memory: self.memory,
+            ..NewHost::default()
+        }
+    }
+
+    /// Asks the host for its key.
+    async fn scan_host_key(&self) -> Result<HostKey, CommandError> {
+        crate::inventory::validate::check_address(&self.address)
+            .map_err(|error| CommandError::with_message(Exit::Usage, error))?;
+        let port = self.port.unwrap_or(22).to_string();
+        let output = Command::new("ssh-keyscan")
+            .args(["-T", "10", "-t", "ed25519", "-p", &port, "--"])
+            .arg(&self.address)
+            .output()
+            .await
+            .context("ssh-keyscan cannot be started; it comes with the ssh client")?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let line = text.lines().find(|line| !line.starts_with('#'));
+        let key = line.and_then(|line| line.split_once(' ')).and_then(|(_, key)| key.trim().parse().ok());
+        key.ok_or_else(|| {
+            CommandError::with_message(Exit::Error, format!("{} (port {port}) shows no ed25519 host key", self.address))
+                .with_hint("is the host up, and does sshd listen there? ssh-keyscan -t ed25519 ADDRESS")
+        })
+    }
+
+    /// Logs in with the inventory as it will be, and looks whether the host can be provisioned.
+    async fn check_host_eligible(
+        &self,
+        project: &Project,
+        path: &Path,
+        text: &str,
+        common: &CommonArgs,
+    ) -> Result<(), CommandError> {
+        let inventory_after = Inventory::parse_hosts_toml(path, text);
+        let Some(inventory) = inventory_after.inventory else {
+            return Err(CommandError::from_diagnostics(&inventory_after.diagnostics, common.stderr_colour()));
+        };
+        let host = inventory
+            .find_host(&self.name)
+            .with_context(|| format!("{} in {}", self.name, project.inventory.display()))?;
+        let session = build_fleet(&inventory, &[host], common)?
+            .connect(&self.name)
+            .await
+            .map_err(|error| CommandError::with_message(Exit::Error, &error).with_hint(error.hint()))?;
+        let facts = &session.hello.facts;
+        let mut problems = Vec::new();
+        if session.hello.uid != 0 {
+            problems.push("the agent does not run as root: set become = true and allow sudo".to_owned());
+        }
+        if !facts.systemd {
+            problems.push("the first process is not systemd".to_owned());
+        }
+        if facts.os.family != "debian" {
+            problems.push(format!("the system is {} {}, not of Debian's family", facts.os.id, facts.os.version));
+        }
+        if !problems.is_empty() {
+            return Err(CommandError::with_message(
+                Exit::Refused,
+                format!("{} is not fit: {}", self.name, problems.join("; ")),
+            ));
+        }
+        common.new_reporter().print_status(&format!(
+            "{}: {} {}, {} processors, {} of memory",
+            self.name,
+            facts.os.id,
+            facts.os.version,
+            facts.cpus,
+            ByteSize(facts.memory_bytes).to_human()
+        ));
+        Ok(())
+    }
+}

@@ -1,0 +1,272 @@
+//! Carrying shard moves out, and telling how they went: for `shard-rebalance`, `shards resume` and `shards reverse`.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::command_error::CommandError;
+use super::exit::Exit;
+use super::host_locks::{lock_hosts, lock_request};
+use super::outcome::CommandOutcome;
+use super::shard_files::ShardFiles;
+use crate::fleet::Session;
+use crate::inventory::ByteSize;
+use crate::plan::ChangeCounts;
+use crate::protocol::Event;
+use crate::protocol::throttle::ThrottleLimits;
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::apply::{ApplyOptions, MoveResult, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
+use crate::rebalance::plan::{RebalancePlan, Role};
+use crate::report::{ProgressBars, Reporter};
+
+/// What the last line of a run counts.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunTotals {
+    /// Moves that were planned.
+    pub moves: usize,
+    /// Those that failed.
+    pub failed: usize,
+}
+
+impl RunTotals {
+    /// Adds the counts to the end of a run.
+    ///
+    /// # Errors
+    /// That of the run.
+    pub fn print_summary(self, result: Result<Exit, CommandError>) -> Result<CommandOutcome, CommandError> {
+        let counts = ChangeCounts { change: self.moves, ..ChangeCounts::default() };
+        match result {
+            Ok(exit) => Ok(CommandOutcome { exit, counts, failed: self.failed }),
+            Err(failure) => Err(failure.with_counts(counts, self.failed)),
+        }
+    }
+}
+
+/// Moves to be made.
+pub struct ApplyRequest<'a> {
+    /// The run.
+    pub id: &'a str,
+    /// The moves.
+    pub moves: &'a [PlannedMove],
+    /// What is done beside moving.
+    pub options: ApplyOptions,
+    /// What the plan says that it comes to.
+    pub estimate: Option<Estimate>,
+}
+
+/// What a plan foretells, to be held against what came.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Estimate {
+    /// Bytes of all copies.
+    pub bytes: u64,
+    /// From the first copy to the last switch.
+    pub seconds: f64,
+    /// For how long a shard's writes are held, in milliseconds.
+    pub gap_ms: f64,
+}
+
+impl Estimate {
+    /// What this plan does.
+    pub fn from_plan(plan: &RebalancePlan) -> Self {
+        Self { bytes: plan.bytes_moved, seconds: plan.estimated_seconds, gap_ms: plan.predicted_write_gap_ms }
+    }
+}
+
+/// Locks the hosts that shards may stand on, without those that the run goes without, and takes the run's number on each.
+///
+/// # Errors
+/// Others hold one (exit 5), or a host does not answer.
+pub async fn lock_hosts_and_start_run(
+    files: &ShardFiles,
+    context: &mut RebalanceContext<'_>,
+    (command, id): (&str, &str),
+    reporter: &Reporter,
+) -> Result<(), CommandError> {
+    let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
+    let hosts: Vec<String> = hosts.filter(|host| !context.unreachable.contains(host)).collect();
+    let sessions = hosts.iter().map(|host| context.get_session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
+    lock_hosts(context.fleet, &sessions, &lock_request(command, id, false), reporter).await?;
+    Ok(context.start_run(id, &hosts).await?)
+}
+
+/// Asks the targets' hosts for everything that stands in the way, and says what does not but is to be known.
+///
+/// # Errors
+/// Something does: exit 3, nothing was written.
+pub async fn run_preflight(
+    context: &RebalanceContext<'_>,
+    moves: &[PlannedMove],
+    (id, reporter): (&str, &Reporter),
+) -> Result<(), CommandError> {
+    let (map, _) = crate::rebalance::context::read_map(&context.map_file)?;
+    let print_note = |host: &str, event: &Event| match event {
+        Event::Note { text } if !reporter.json => reporter.print_status(&format!("{host}: {text}")),
+        event => reporter.report_event(host, event),
+    };
+    let reasons = preflight_moves(context, &map, moves, (id, &print_note)).await?;
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let text = format!("preflight refuses; no Redis was written to\n  {}", reasons.join("\n  "));
+    Err(CommandError::with_message(Exit::Refused, text)
+        .with_hint("mend what is named, or plan around it: --to HOSTS, --max-moves N; --dry-run shows the plan"))
+}
+
+/// Runs moves, and tells how they ended.
+///
+/// # Errors
+/// The list of what is left cannot be written.
+pub async fn apply_and_report(
+    files: &ShardFiles,
+    context: &RebalanceContext<'_>,
+    request: &ApplyRequest<'_>,
+    (reporter, totals): (&Reporter, &mut RunTotals),
+) -> Result<Exit, CommandError> {
+    totals.moves = request.moves.len();
+    files.state.save_pending_moves(request.moves)?;
+    files.state.save_throttle(&context.move_limits(ThrottleLimits::default()).throttle)?;
+    let (progress, begin) = (ProgressBars::new(reporter.json, reporter.style.quiet), Instant::now());
+    let on_progress = |host: &str, event: &Event| print_event(reporter, &progress, host, event);
+    let on_finished = |step: &PlannedMove, result: &anyhow::Result<MoveResult>| {
+        if let Ok(moved) = result {
+            reporter.print_json("moved", json!({
+                "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
+                "role": step.role, "gap_ms": to_milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.retire_blocked,
+            }));
+            progress.print_line(&format_moved(step, moved));
+        }
+    };
+    let outcome = apply_moves(context, request.moves, request.id, (request.options, &on_progress, &on_finished)).await;
+    progress.clear_bars();
+    let remaining: Vec<PlannedMove> =
+        request.moves.iter().filter(|step| !outcome.moved.contains_key(&step.move_key())).cloned().collect();
+    files.state.save_pending_moves(&remaining)?;
+    totals.failed = outcome.failed.len();
+    print_outcome(&outcome, request, begin.elapsed().as_secs_f64(), reporter);
+    let is_interrupted = context.fleet.cancellation.is_cancelled();
+    if is_interrupted {
+        print_interrupted(&outcome, &remaining, reporter);
+    }
+    let any_not_retired = outcome.moved.values().any(|moved| moved.retire_blocked.is_some());
+    Ok(match (remaining.is_empty() && !any_not_retired, is_interrupted) {
+        (true, _) => Exit::Done,
+        (false, true) => Exit::Interrupted,
+        (false, false) => Exit::Partial,
+    })
+}
+
+/// Shows what happens on a host.
+pub fn print_event(reporter: &Reporter, progress: &ProgressBars, host: &str, event: &Event) {
+    match event {
+        Event::Note { text } if !reporter.json => {
+            if reporter.style.verbose {
+                progress.print_line(&format!("{host}: {text}"));
+            }
+        }
+        event => {
+            reporter.report_event(host, event);
+            progress.show_event(host, event);
+        }
+    }
+}
+
+fn format_moved(planned: &PlannedMove, result: &MoveResult) -> String {
+    let what = format!("  shard {:<4} {} → {}", planned.shard, planned.from, planned.to);
+    if planned.role == Role::Replica {
+        return format!("{what} (replica)   {} in {:.1} s", ByteSize(result.bytes).to_human(), result.seconds);
+    }
+    let figures = format!(
+        "{} in {:.1} s, writes held {:.1} ms",
+        ByteSize(result.bytes).to_human(),
+        result.seconds,
+        to_milliseconds(result.gap_us)
+    );
+    format!("{what}   {figures}")
+}
+
+#[expect(clippy::cast_precision_loss, reason = "milliseconds for a reader")]
+fn to_milliseconds(microseconds: u64) -> f64 {
+    microseconds as f64 / 1000.0
+}
+
+fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds: f64, reporter: &Reporter) {
+    let next = "dunlin shards status, then dunlin shards resume or abort";
+    for ((shard, _), error) in &outcome.failed {
+        reporter.report_failure(&format!("shard {shard}"), error, Some(next));
+    }
+    for ((shard, _), moved) in &outcome.moved {
+        if let Some(why) = &moved.retire_blocked {
+            warn_not_retired(*shard, why, reporter);
+        }
+        for what in &moved.follow_ups {
+            reporter.report_failure(&format!("shard {shard}"), what, Some("dunlin shards resume"));
+        }
+    }
+    if !outcome.not_started.is_empty() {
+        reporter.print_status(&format!(
+            "{} moves were not begun; dunlin shards resume makes them",
+            outcome.not_started.len()
+        ));
+    }
+    let bytes: u64 = outcome.moved.values().map(|moved| moved.bytes).sum();
+    let gap_ms = to_milliseconds(outcome.moved.values().map(|moved| moved.gap_us).max().unwrap_or(0));
+    let moves = outcome.moved.len();
+    let estimate = request.estimate;
+    reporter.print_json(
+        "rebalanced",
+        json!({
+            "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
+            "planned_bytes": estimate.map(|plan| plan.bytes), "planned_seconds": estimate.map(|plan| plan.seconds),
+            "planned_gap_ms": estimate.map(|plan| plan.gap_ms),
+        }),
+    );
+    let plan =
+        |what: &dyn Fn(Estimate) -> String| estimate.map_or(String::new(), |p| format!(" (planned {})", what(p)));
+    reporter.print_data(&format!(
+        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; writes were held for at most {gap_ms:.1} ms{}",
+        if moves == 1 { "shard" } else { "shards" },
+        ByteSize(bytes).to_human(),
+        plan(&|p| ByteSize(p.bytes).to_human().to_string()),
+        plan(&|p| format!("{:.0} s", p.seconds)),
+        plan(&|p| format!("{:.0} ms", p.gap_ms)),
+    ));
+    if request.options.keep_source && moves > 0 {
+        reporter.print_status(
+            "the old instances are live replicas: dunlin shards reverse goes back, dunlin shards resume retires them",
+        );
+    }
+}
+
+/// After Ctrl-C: where each shard is, and what ends it.
+fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], reporter: &Reporter) {
+    let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
+    let moved = ids(&mut outcome.moved.keys().copied());
+    let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
+    let stopped = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(was_stopped));
+    let not_begun = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(|key| !was_stopped(key)));
+    reporter.print_json("interrupted", json!({"moved": moved, "stopped": stopped, "not_begun": not_begun}));
+    let shards = |shards: &[u32]| match shards {
+        [] => "none".to_owned(),
+        shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+    };
+    reporter.print_data(&format!(
+        "Interrupted: moved: {}; stopped: {}; not begun: {}",
+        shards(&moved),
+        shards(&stopped),
+        shards(&not_begun)
+    ));
+    if !remaining.is_empty() {
+        reporter
+            .print_status("next: dunlin shards resume goes on, dunlin shards abort takes back what has not switched");
+    }
+}
+
+/// An old instance that could not be retired.
+pub fn warn_not_retired(shard: u32, reason: &str, reporter: &Reporter) {
+    let text = format!("it has moved; its old instance stays: {reason}");
+    reporter.report_failure(
+        &format!("shard {shard}"),
+        &text,
+        Some("dunlin shards resume retires it once that is mended"),
+    );
+}

@@ -1,0 +1,165 @@
+//! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dunlin_shards::ShardMap;
+
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::exit::Exit;
+use super::host_locks::operator_id;
+use super::project::{Environment, PlaybookFiles, find_project, load_environment, load_plays};
+use super::runtime::build_fleet;
+use crate::fleet::Fleet;
+use crate::inventory::InventoryHost;
+use crate::project::Project;
+use crate::protocol::throttle::ThrottleOverrides;
+use crate::rebalance::state_files::StateFiles;
+use crate::rebalance::{RebalanceContext, context};
+use crate::transport::ConnectError;
+
+/// What the shard commands load before they connect.
+pub struct ShardFiles {
+    /// The project.
+    pub project: Project,
+    /// Inventory and map.
+    pub loaded: Environment,
+    /// Playbook and templates.
+    pub plays: PlaybookFiles,
+    /// What earlier commands left for this one.
+    pub state: StateFiles,
+}
+
+impl ShardFiles {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// Mistakes in files, or there is no shard map.
+    pub fn load(common: &CommonArgs) -> Result<Self, CommandError> {
+        let project = find_project(common)?;
+        let loaded = load_environment(&project, common)?;
+        let plays = load_plays(&project, None, common)?;
+        if loaded.map.is_none() {
+            return Err(CommandError::with_message(
+                Exit::Error,
+                format!("no shards.toml in {}", project.inventory.display()),
+            ));
+        }
+        let state = StateFiles::new(&project.root, &project.inventory);
+        Ok(Self { project, loaded, plays, state })
+    }
+
+    /// The shard map.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn shard_map(&self) -> Result<&ShardMap, CommandError> {
+        let map = self.loaded.map.as_ref().map(|(map, _)| map);
+        map.ok_or_else(|| CommandError::with_message(Exit::Error, "no shard map"))
+    }
+
+    /// The hosts that shards may stand on: those of the plays that make shards, in the order of the inventory.
+    ///
+    /// # Errors
+    /// A selector of the playbook fits no host.
+    pub fn shard_hosts(&self) -> Result<Vec<&InventoryHost>, CommandError> {
+        let inventory = &self.loaded.inventory;
+        let mut names = BTreeSet::new();
+        for play in &self.plays.playbook.plays {
+            if play.steps.iter().any(|step| step.kind.name == "redis_shard") {
+                let hosts = inventory
+                    .select_hosts(&play.hosts.value)
+                    .map_err(|error| CommandError::with_message(Exit::Error, error))?;
+                names.extend(hosts.iter().map(|host| host.name.as_str()));
+            }
+        }
+        for entry in &self.shard_map()?.shards {
+            names.extend(std::iter::once(&entry.host).chain(&entry.replicas).map(String::as_str));
+        }
+        Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
+    }
+
+    /// All hosts that a move concerns: shard hosts and consumers.
+    ///
+    /// # Errors
+    /// As for the shard hosts.
+    pub fn involved_hosts(&self) -> Result<Vec<&InventoryHost>, CommandError> {
+        let mut names: BTreeSet<&str> = self.shard_hosts()?.iter().map(|host| host.name.as_str()).collect();
+        for play in &self.plays.playbook.plays {
+            if play.steps.iter().any(|step| step.kind.name == "shard_map") {
+                let hosts = self
+                    .loaded
+                    .inventory
+                    .select_hosts(&play.hosts.value)
+                    .map_err(|error| CommandError::with_message(Exit::Error, error))?;
+                names.extend(hosts.iter().map(|host| host.name.as_str()));
+            }
+        }
+        Ok(self.loaded.inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
+    }
+
+    /// A fleet of them.
+    ///
+    /// # Errors
+    /// See [`Fleet::new`].
+    pub fn build_fleet(&self, common: &CommonArgs) -> Result<Fleet, CommandError> {
+        build_fleet(&self.loaded.inventory, &self.involved_hosts()?, common)
+    }
+
+    /// Connects all of them.
+    ///
+    /// # Errors
+    /// One cannot be reached: nothing is begun then. All of those are reported.
+    pub async fn connect_all<'a>(
+        &'a self,
+        fleet: &'a Fleet,
+        common: &CommonArgs,
+    ) -> Result<RebalanceContext<'a>, CommandError> {
+        let (context, missing) = self.connect_reachable(fleet).await?;
+        for (name, error) in &missing {
+            common.new_reporter().report_failure(name, &error.to_string(), Some(&error.hint()));
+        }
+        if !missing.is_empty() {
+            let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+            return Err(CommandError::with_message(Exit::Refused, text));
+        }
+        Ok(context)
+    }
+
+    /// Connects all that can be reached, and says which cannot, in the order of the inventory.
+    ///
+    /// # Errors
+    /// There is no password for the instances.
+    pub async fn connect_reachable<'a>(
+        &'a self,
+        fleet: &'a Fleet,
+    ) -> Result<(RebalanceContext<'a>, Vec<(String, ConnectError)>), CommandError> {
+        let credentials = context::admin_credentials(&self.loaded.inventory).map_err(|error| {
+            CommandError::new(Exit::Error, error).with_hint("copy secrets.toml.example and fill it in")
+        })?;
+        let names: Vec<String> = self.involved_hosts()?.iter().map(|host| host.name.clone()).collect();
+        let (mut sessions, mut missing) = (BTreeMap::new(), Vec::new());
+        for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {
+            match session {
+                Ok(session) => drop(sessions.insert(name.clone(), session)),
+                Err(error) => missing.push((name.clone(), error)),
+            }
+        }
+        let context = RebalanceContext {
+            fleet,
+            sessions,
+            unreachable: missing.iter().map(|(name, _)| name.clone()).collect(),
+            inventory: &self.loaded.inventory,
+            playbook: &self.plays.playbook,
+            templates: &self.plays.templates,
+            file_roots: self.project.file_folders(self.plays.playbook.file.path()),
+            map_file: self.project.inventory.join("shards.toml"),
+            credentials,
+            operator: operator_id(),
+            generations: BTreeMap::new(),
+            throttle: ThrottleOverrides::default(),
+            allow_reencoding: false,
+        };
+        Ok((context, missing))
+    }
+}

@@ -1,0 +1,118 @@
+//! What `dunlin shards failover` tells: hosts that are missing, the plan, how it went.
+
+use serde_json::json;
+
+use crate::cli::command_error::CommandError;
+use crate::cli::exit::Exit;
+use crate::cli::shards::ShardsContext;
+use crate::rebalance::context::read_map;
+use crate::rebalance::failover::FailoverPlan;
+use crate::rebalance::failover::apply::{FailoverOutcome, archive_instance};
+use crate::rebalance::{RebalanceContext, publish};
+use crate::report::format_failover;
+use crate::transport::{ConnectError, ConnectErrorKind};
+
+impl ShardsContext<'_> {
+    /// Names the hosts that do not answer. A host of shards that answers, but does not let us in, is not dead.
+    ///
+    /// # Errors
+    /// There is such a host.
+    pub fn report_unreachable_hosts(&self, unreachable: &[(String, ConnectError)]) -> Result<(), CommandError> {
+        for (host, error) in unreachable {
+            self.reporter.print_json("missing", json!({"host": host, "error": error.to_string()}));
+            self.reporter.print_status(&error.to_string());
+        }
+        let hosts = self.files.shard_hosts()?;
+        let rejects_login = |(name, error): &&(String, ConnectError)| {
+            error.kind != ConnectErrorKind::Unreachable && hosts.iter().any(|host| host.name == *name)
+        };
+        match unreachable.iter().find(rejects_login) {
+            None => Ok(()),
+            Some((host, error)) => {
+                let text = format!("{host} answers, but cannot be entered: it is not dead; nothing was changed");
+                Err(CommandError::with_message(Exit::Refused, text).with_hint(error.hint()))
+            }
+        }
+    }
+
+    /// Names the consumers of the map that do not answer.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
+        let (map, _) = read_map(&context.map_file)?;
+        for host in publish::unreachable_consumers(context, &map)? {
+            let next = "once it is back: dunlin provision, before its services start";
+            self.reporter.report_failure(&host, "it keeps the map that it has", Some(next));
+        }
+        Ok(())
+    }
+
+    /// Shows the plan.
+    ///
+    /// # Errors
+    /// It cannot be written as JSON.
+    pub fn print_failover_plan(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
+        if self.reporter.json {
+            self.reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
+        } else {
+            self.reporter.print_data(format_failover(plan, self.reporter.style).trim_end());
+        }
+        Ok(())
+    }
+
+    /// How it went; and old primaries whose hosts answer are set aside.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub async fn print_failover_outcome(
+        &self,
+        context: &RebalanceContext<'_>,
+        plan: &FailoverPlan,
+        outcome: &FailoverOutcome,
+    ) -> Result<(), CommandError> {
+        let reporter = &self.reporter;
+        for promotion in plan.promotions.iter().filter(|p| outcome.promoted.contains_key(&p.shard)) {
+            let (shard, to) = (promotion.shard, &promotion.to);
+            let promoted = &outcome.promoted[&shard];
+            reporter.print_json(
+                "failed_over",
+                json!({
+                    "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
+                    "waited_ms": promoted.waited_ms, "already": promoted.already_promoted,
+                }),
+            );
+            reporter.print_data(&format!("  shard {shard} serves at {to}"));
+            if outcome.publish_error.is_none() && !context.unreachable.contains(&promotion.from) {
+                match archive_instance(context, (shard, &promotion.from), &self.run_id).await {
+                    Ok(aside) => self.print_archived(shard, &promotion.from, &aside),
+                    Err(error) => {
+                        let next = Some("dunlin shards resume");
+                        reporter.report_failure(
+                            &format!("shard {shard}"),
+                            &format!("the old instance stays: {error:#}"),
+                            next,
+                        );
+                    }
+                }
+            }
+        }
+        for freed in plan.degraded_primaries.iter().filter(|freed| outcome.lowered.contains(&freed.shard)) {
+            reporter.print_json("freed", json!({"shard": freed.shard, "host": freed.host}));
+        }
+        for (shard, error) in &outcome.failed {
+            reporter.report_failure(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));
+        }
+        if let Some(why) = &outcome.publish_error {
+            reporter.report_failure("map", why, Some("run it again, or dunlin shards resume"));
+        }
+        self.warn_unreached_consumers(context)?;
+        for stranded in &plan.unavailable_shards {
+            reporter.report_failure(&format!("shard {}", stranded.shard), &stranded.reason, None);
+        }
+        let (promoted, freed) = (outcome.promoted.len(), outcome.lowered.len());
+        let epoch = outcome.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
+        reporter.print_data(&format!("Done: {promoted} promoted, {freed} freed of a dead replica{epoch}"));
+        Ok(())
+    }
+}

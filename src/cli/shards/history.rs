@@ -1,0 +1,40 @@
+//! `dunlin shards log`.
+
+use serde_json::json;
+
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
+use crate::cli::exit::Exit;
+use crate::rebalance::resume::list_move_history;
+
+impl ShardsContext<'_> {
+    /// Tells what was moved, when and by whom, oldest first: from the journals of all hosts.
+    ///
+    /// # Errors
+    /// A host does not answer.
+    pub async fn show_history(&self, shards: &[u32]) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let context = self.files.connect_all(&fleet, self.common).await?;
+        let mut moves = list_move_history(&context).await?;
+        moves.retain(|entry| shards.is_empty() || shards.contains(&entry.shard));
+        for entry in &moves {
+            let name = |address: &str| context.host_at_address(address).unwrap_or(address).to_owned();
+            let (from, to) = (name(&entry.from), name(&entry.to));
+            self.reporter.print_data(&format!(
+                "{:.19}Z  shard {:<4} {from} → {to}  {:<12} epoch {:<4} by {}  run {}",
+                entry.started_at, entry.shard, entry.outcome, entry.epoch, entry.operator, entry.run
+            ));
+            self.reporter.print_json(
+                "logged",
+                json!({
+                    "shard": entry.shard, "from": from, "to": to, "begun": entry.started_at,
+                    "ended": entry.last_recorded_at, "end": entry.outcome, "epoch": entry.epoch, "by": entry.operator, "move_run": entry.run,
+                }),
+            );
+        }
+        if moves.is_empty() {
+            self.reporter.print_data("no moves in the hosts' journals");
+        }
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,103 @@
+//! `dunlin shards reverse`.
+
+use clap::Args;
+
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
+use crate::cli::confirm::require_confirmation;
+use crate::cli::exit::Exit;
+use crate::cli::shard_apply::{ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run};
+use crate::protocol::shard::MoveState;
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::apply::{ApplyOptions, PlannedMove};
+use crate::rebalance::context::read_map;
+use crate::rebalance::plan::Role;
+use crate::rebalance::publish::published_epoch;
+use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
+
+/// Which moves to go back on.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct ReverseArgs {
+    /// These shards
+    #[arg(value_name = "SHARD")]
+    shards: Vec<u32>,
+    /// All shards that this run moved
+    #[arg(long, value_name = "ID")]
+    run: Option<String>,
+}
+
+impl ReverseArgs {
+    fn is_selected(&self, state: &MoveState) -> bool {
+        match &self.run {
+            _ if state.is_replica => false,
+            // The hosts' journals know each wave of a run by itself.
+            Some(run) => state.run == *run || state.run.strip_prefix(run).is_some_and(|rest| rest.starts_with('.')),
+            None => self.shards.contains(&state.shard),
+        }
+    }
+}
+
+impl ShardsContext<'_> {
+    /// The same protocol back, without a copy: the old instance is a live replica still.
+    ///
+    /// # Errors
+    /// A shard has no old instance any more, a move is under way, a lock.
+    pub async fn move_back(&self, args: &ReverseArgs, yes: bool, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let mut context = self.files.connect_all(&fleet, self.common).await?;
+        if !yes {
+            let latest_moves = list_latest_moves(&context).await?;
+            self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
+            require_confirmation("Go back to the old instances of these shards?", yes)?;
+        }
+        lock_hosts_and_start_run(self.files, &mut context, ("shards reverse", &self.run_id), &self.reporter).await?;
+        let map = self.files.shard_map()?;
+        let highest_epoch = published_epoch(&context, map).await?;
+        if highest_epoch > map.epoch.0 {
+            let text = format!("the map has epoch {}, published is {highest_epoch}; nothing was changed", map.epoch.0);
+            return Err(CommandError::with_message(Exit::Refused, text)
+                .with_hint("dunlin shards resume brings the map up to date"));
+        }
+        let moves = self.plan_moves_back(&context, args, &list_latest_moves(&context).await?)?;
+        let request =
+            ApplyRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
+        apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
+    }
+
+    fn plan_moves_back(
+        &self,
+        context: &RebalanceContext<'_>,
+        args: &ReverseArgs,
+        latest_moves: &LatestMoves,
+    ) -> Result<Vec<PlannedMove>, CommandError> {
+        let (map, _) = read_map(&context.map_file)?;
+        let mut moves = Vec::new();
+        for (_, state) in latest_moves.values().filter(|(_, state)| args.is_selected(state)) {
+            if move_status(context, &map, state) != MoveStatus::SourceKept {
+                let text = format!("shard {} has no old instance that follows it; nothing was changed", state.shard);
+                return Err(CommandError::with_message(Exit::Refused, text)
+                    .with_hint("dunlin shard-rebalance --to HOST moves it anew"));
+            }
+            if let Some((from, to)) = context.host_at_address(&state.to).zip(context.host_at_address(&state.from)) {
+                moves.push(PlannedMove {
+                    shard: state.shard,
+                    from: from.to_owned(),
+                    to: to.to_owned(),
+                    wave: 0,
+                    role: Role::Primary,
+                });
+            }
+        }
+        let missing: Vec<u32> =
+            args.shards.iter().copied().filter(|id| moves.iter().all(|step| step.shard != *id)).collect();
+        if moves.is_empty() || !missing.is_empty() {
+            return Err(CommandError::with_message(
+                Exit::Refused,
+                "no such moves in the hosts' journals; nothing was changed",
+            )
+            .with_hint("dunlin shards log names shards and runs"));
+        }
+        Ok(moves)
+    }
+}

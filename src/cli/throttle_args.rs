@@ -1,0 +1,146 @@
+//! The flags that say what moves leave to the clients of their sources.
+
+use clap::Args;
+
+use crate::inventory::{ByteSize, parse_duration};
+use crate::protocol::throttle::{MemoryLimit, ThrottleLimits, ThrottleOverrides};
+use crate::rebalance::plan::TransferLimits;
+
+/// A cap below this would leave a target without a word for too long.
+const MIN_BANDWIDTH: u64 = 64 << 10;
+
+/// None of them holds unless it is given; 0 lifts one that a resumed run was begun with.
+#[derive(Clone, Debug, Default, Args)]
+pub struct ThrottleArgs {
+    /// Let all copies into one host take so many bytes a second together: 50MiB
+    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = parse_bandwidth)]
+    bandwidth: Option<u64>,
+    /// Slow copies down, and begin none and no switch, while 1 of 100 commands at the source waits longer: 20ms
+    #[arg(long, value_name = "TIME", help_heading = "Sparing the source", value_parser = parse_milliseconds)]
+    max_p99: Option<u64>,
+    /// The same while a replica of the source is further behind: 64MiB
+    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = parse_bytes)]
+    max_lag: Option<u64>,
+    /// Give a copy up, and try again later, once the source's fork has cost it more memory: 2GiB, or 10% of what it uses
+    #[arg(long, value_name = "BYTES|PERCENT", help_heading = "Sparing the source", value_parser = parse_memory_limit)]
+    max_cow: Option<MemoryLimit>,
+    /// At most so many moves at the same time (default: all of a wave)
+    #[arg(long, value_name = "N", help_heading = "Sparing the source", value_parser = clap::value_parser!(u16).range(1..))]
+    concurrent: Option<u16>,
+}
+
+impl ThrottleArgs {
+    /// What was said.
+    pub fn to_overrides(&self) -> ThrottleOverrides {
+        ThrottleOverrides {
+            bandwidth: self.bandwidth,
+            max_p99_ms: self.max_p99,
+            max_lag_bytes: self.max_lag,
+            max_cow_memory: self.max_cow,
+        }
+    }
+
+    /// How many moves may be under way; 0: all of a wave.
+    pub fn concurrent(&self) -> usize {
+        self.concurrent.unwrap_or(0).into()
+    }
+
+    /// How fast a plan may expect moves to be: a copy's bytes are sent once, and compared where they are.
+    pub fn to_transfer_limits(&self) -> TransferLimits {
+        let defaults = TransferLimits { max_concurrent: self.concurrent(), ..TransferLimits::default() };
+        match self.to_overrides().apply_to(ThrottleLimits::default()).bandwidth {
+            0 => defaults,
+            bandwidth => TransferLimits {
+                move_rate: defaults.move_rate.min(bandwidth),
+                host_rate: defaults.host_rate.min(bandwidth),
+                ..defaults
+            },
+        }
+    }
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" {
+        return Ok(0);
+    }
+    let bytes: ByteSize = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(bytes.0)
+}
+
+fn parse_bandwidth(text: &str) -> Result<u64, String> {
+    match parse_bytes(text)? {
+        too_few @ 1..MIN_BANDWIDTH => {
+            Err(format!("{too_few} bytes a second are too few; at least 64KiB, or 0 for no cap"))
+        }
+        bytes => Ok(bytes),
+    }
+}
+
+/// A duration of whole milliseconds, or 0.
+fn parse_milliseconds(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" {
+        return Ok(0);
+    }
+    let duration = parse_duration(text)?;
+    match u64::try_from(duration.as_millis()) {
+        Ok(0) if !duration.is_zero() => Err("the limit is at least 1ms; 0 removes it".to_owned()),
+        Ok(milliseconds) => Ok(milliseconds),
+        Err(_) => Err(format!("`{text}` is too long")),
+    }
+}
+
+/// `2GiB`, `10%`, or 0.
+fn parse_memory_limit(text: &str) -> Result<MemoryLimit, String> {
+    let Some(percent) = text.trim().strip_suffix('%') else { return parse_bytes(text).map(MemoryLimit::Bytes) };
+    let percent = percent.trim().parse().map_err(|_| format!("`{text}` is no percentage such as 10%"))?;
+    Ok(MemoryLimit::Percent(percent))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_and_percentages_need_units_except_0() {
+        assert_eq!(parse_milliseconds("20ms"), Ok(20));
+        assert_eq!(parse_milliseconds("1.5s"), Ok(1500));
+        assert_eq!(parse_milliseconds("0"), Ok(0));
+        for wrong in ["20", "ms", "-1s", "0.1ms"] {
+            assert!(parse_milliseconds(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!((parse_bandwidth("0"), parse_bandwidth("64KiB")), (Ok(0), Ok(MIN_BANDWIDTH)));
+        assert!(parse_bandwidth("1KiB").is_err());
+        assert_eq!(parse_memory_limit("10%"), Ok(MemoryLimit::Percent(10)));
+        assert_eq!(parse_memory_limit("1GiB"), Ok(MemoryLimit::Bytes(1 << 30)));
+        assert!(parse_memory_limit("a%").is_err() && parse_bytes("50").is_err());
+    }
+
+    #[test]
+    fn a_plan_accounts_for_the_bandwidth_limit() {
+        let pace = |bandwidth| ThrottleArgs { bandwidth, ..ThrottleArgs::default() }.to_transfer_limits();
+        assert_eq!(pace(None), TransferLimits::default());
+        assert_eq!((pace(Some(8 << 20)).move_rate, pace(Some(8 << 20)).host_rate), (8 << 20, 8 << 20));
+        assert_eq!(pace(Some(u64::MAX)), TransferLimits::default());
+    }
+
+    #[test]
+    fn an_unset_limit_stays_and_0_removes_it() {
+        let before = ThrottleLimits {
+            bandwidth: 5,
+            max_p99_ms: 20,
+            max_cow_memory: Some(MemoryLimit::Percent(10)),
+            ..ThrottleLimits::default()
+        };
+        assert_eq!(ThrottleArgs::default().to_overrides().apply_to(before), before);
+        let told = ThrottleArgs {
+            bandwidth: Some(7),
+            max_cow: Some(MemoryLimit::Bytes(0)),
+            max_lag: Some(9),
+            ..ThrottleArgs::default()
+        };
+        assert_eq!(
+            told.to_overrides().apply_to(before),
+            ThrottleLimits { bandwidth: 7, max_lag_bytes: 9, max_cow_memory: None, ..before }
+        );
+    }
+}

@@ -1,0 +1,171 @@
+//! Takes an artefact apart and trusts nothing in it.
+
+use std::collections::BTreeMap;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use tar::{Archive, Entries, Entry, EntryType};
+
+use super::collect::find_path_conflict;
+use super::{FILES_DIR, MANIFEST_NAME, MAX_FILE_BYTES};
+use crate::plan::Digest;
+use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest};
+
+/// Longest manifest, in bytes.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
+/// Most bytes of all files: an archive that promises more is not opened.
+const MAX_TOTAL_BYTES: u64 = 8 << 30;
+
+/// Why an artefact is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// The file is not there, or may not be read.
+    #[error("{} cannot be read", path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is no zstd stream, no tar archive, or ends early.
+    #[error("this is no whole artefact (a .tar.zst that `dunlin package` made)")]
+    Corrupt(#[source] io::Error),
+    /// Its first entry is not a manifest that this version understands.
+    #[error("the manifest is refused: {0}")]
+    Manifest(String),
+    /// An entry is not what the manifest says, or not in it.
+    #[error("entry {entry:?} is refused: {reason}")]
+    Entry {
+        /// Its name in the archive.
+        entry: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Files of the manifest that the archive does not hold.
+    #[error("the archive lacks {}", .0.join(", "))]
+    MissingFiles(Vec<String>),
+}
+
+type Unpacked = (ReleaseManifest, BTreeMap<Digest, Vec<u8>>);
+
+/// The manifest and the contents of an artefact.
+pub(super) fn unpack_artifact(packed: &[u8]) -> Result<Unpacked, ArtifactError> {
+    let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
+    let mut archive = Archive::new(decoder);
+    let (manifest, blobs) = {
+        let mut entries = archive.entries().map_err(ArtifactError::Corrupt)?;
+        let manifest = read_manifest(&mut entries)?;
+        let blobs = read_files(&mut entries, &manifest)?;
+        (manifest, blobs)
+    };
+    // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artefact.
+    let mut rest = Vec::new();
+    archive.into_inner().take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Corrupt)?;
+    if rest.iter().any(|&byte| byte != 0) {
+        return Err(ArtifactError::Corrupt(io::Error::other("something stands behind the archive's end")));
+    }
+    Ok((manifest, blobs))
+}
+
+fn read_manifest<R: Read>(entries: &mut Entries<'_, R>) -> Result<ReleaseManifest, ArtifactError> {
+    let manifest_error = |why: String| ArtifactError::Manifest(why);
+    let mut entry = match entries.next() {
+        Some(entry) => entry.map_err(ArtifactError::Corrupt)?,
+        None => return Err(manifest_error("the archive is empty".to_owned())),
+    };
+    if *entry.path_bytes() != *MANIFEST_NAME.as_bytes() || entry.header().entry_type() != EntryType::Regular {
+        return Err(manifest_error(format!("the first entry is not the file {MANIFEST_NAME}")));
+    }
+    let json = read_entry(&mut entry, MAX_MANIFEST_BYTES)?;
+    // The number first: a later format may have keys that this version does not know.
+    let format =
+        serde_json::from_slice::<serde_json::Value>(&json).map_err(|error| manifest_error(error.to_string()))?;
+    if format.get("format_version") != Some(&MANIFEST_FORMAT.into()) {
+        return Err(manifest_error(format!(
+            "its format_version is not {MANIFEST_FORMAT}; another version of dunlin made it"
+        )));
+    }
+    let manifest: ReleaseManifest = serde_json::from_slice(&json).map_err(|error| manifest_error(error.to_string()))?;
+    validate_manifest(&manifest).map_err(manifest_error)?;
+    Ok(manifest)
+}
+
+/// What the types do not say: order, sizes, digests that are digests, no file inside another.
+fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
+    for pair in manifest.files.windows(2) {
+        let (one, next) = (pair[0].path.as_str(), pair[1].path.as_str());
+        if one >= next {
+            return Err(format!("its files are not sorted, or stand twice: {one}, {next}"));
+        }
+    }
+    for file in &manifest.files {
+        let path = file.path.as_str();
+        let digits = file.sha256.as_str();
+        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            return Err(format!("{path} has no SHA-256 digest"));
+        }
+        if file.mode > 0o777 {
+            return Err(format!("{path} has set-id bits or a mode that is none"));
+        }
+        if file.size > MAX_FILE_BYTES {
+            return Err(format!("{path} is too long"));
+        }
+    }
+    if let Some(what) = find_path_conflict(manifest.files.iter().map(|file| file.path.as_str())) {
+        return Err(what);
+    }
+    let all = manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
+    match all {
+        Some(sum) if sum <= MAX_TOTAL_BYTES => Ok(()),
+        _ => Err("its files are too large together".to_owned()),
+    }
+}
+
+/// The archive's other entries must be the manifest's files, in its order.
+fn read_files<R: Read>(
+    entries: &mut Entries<'_, R>,
+    manifest: &ReleaseManifest,
+) -> Result<BTreeMap<Digest, Vec<u8>>, ArtifactError> {
+    let (mut blobs, mut expected) = (BTreeMap::new(), manifest.files.iter());
+    for entry in entries {
+        let mut entry = entry.map_err(ArtifactError::Corrupt)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        let entry_error = |why: &str| ArtifactError::Entry { entry: name.clone(), reason: why.to_owned() };
+        if entry.header().entry_type() != EntryType::Regular {
+            return Err(entry_error("it is no regular file"));
+        }
+        let Some(file) = expected.next() else { return Err(entry_error("it is not in the manifest")) };
+        let expected_name = format!("{FILES_DIR}/{}", file.path);
+        if name != expected_name {
+            return Err(entry_error(&format!("{expected_name:?} is due here")));
+        }
+        let size = entry.size();
+        if size != file.size {
+            return Err(entry_error(&format!("it has {size} bytes where the manifest says {}", file.size)));
+        }
+        if entry.header().mode().ok() != Some(file.mode) {
+            return Err(entry_error("its mode is not the manifest's"));
+        }
+        let bytes = read_entry(&mut entry, file.size)?;
+        if Digest::of_bytes(&bytes) != file.sha256 {
+            return Err(entry_error("its bytes do not have the manifest's digest"));
+        }
+        blobs.insert(file.sha256.clone(), bytes);
+    }
+    let missing: Vec<String> = expected.map(|file| file.path.to_string()).collect();
+    if missing.is_empty() { Ok(blobs) } else { Err(ArtifactError::MissingFiles(missing)) }
+}
+
+/// An entry's bytes; at most `longest`, and as many as its header says.
+fn read_entry<R: Read>(entry: &mut Entry<'_, R>, max_bytes: u64) -> Result<Vec<u8>, ArtifactError> {
+    let size = entry.size();
+    if size > max_bytes {
+        return Err(ArtifactError::Corrupt(io::Error::other(format!("an entry of {size} bytes"))));
+    }
+    let mut bytes = Vec::new();
+    entry.take(max_bytes).read_to_end(&mut bytes).map_err(ArtifactError::Corrupt)?;
+    if bytes.len() as u64 != size {
+        return Err(ArtifactError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+    }
+    Ok(bytes)
+}

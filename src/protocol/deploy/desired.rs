@@ -1,0 +1,222 @@
+//! What a host is to serve: a release's files, and the units, configuration and checks that go with it.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{ReleasePath, ReleaseVersion, ServiceName};
+use crate::plan::{Digest, digest_json};
+
+/// The manifest's format.
+pub const MANIFEST_FORMAT: u32 = 1;
+
+/// What a release consists of; the first entry of its artefact.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseManifest {
+    /// [`FORMAT`].
+    pub format_version: u32,
+    /// The service.
+    pub service: ServiceName,
+    /// The release's version.
+    pub version: ReleaseVersion,
+    /// Its files, sorted by path, each path once.
+    pub files: Vec<ReleaseFile>,
+}
+
+/// One file of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseFile {
+    /// Its path inside the release.
+    pub path: ReleasePath,
+    /// Permission bits, 0 to 0o777.
+    pub mode: u32,
+    /// Bytes.
+    pub size: u64,
+    /// SHA-256 of its bytes.
+    pub sha256: Digest,
+}
+
+impl ReleaseManifest {
+    /// The digest of the manifest: two releases with the same one are the same.
+    pub fn digest(&self) -> Digest {
+        digest_json(self)
+    }
+
+    /// Bytes of all files.
+    pub fn total_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.size).sum()
+    }
+}
+
+/// A unit file, rendered for one host; it goes into the system's unit folder, mode 0644.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitFile {
+    /// Its name with suffix: `timeline-api.service`.
+    pub name: String,
+    /// SHA-256 of its text.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// Whether it is started at boot.
+    pub start_at_boot: bool,
+    /// Whether a change of release restarts it; if not it is only seen to be running (sockets, timers).
+    pub restart_on_release: bool,
+}
+
+/// A configuration file outside of the release, rendered for one host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigFile {
+    /// Where it stands: an absolute path.
+    pub dest: PathBuf,
+    /// SHA-256 of its bytes.
+    pub digest: Digest,
+    /// Bytes.
+    pub size: u64,
+    /// Permission bits.
+    pub mode: u32,
+    /// The owning user.
+    pub owner: String,
+    /// The owning group.
+    pub group: String,
+    /// Whether it is told by digest and length alone.
+    pub sensitive: bool,
+}
+
+/// How it is found out whether a release serves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthCheck {
+    /// What is asked; without it the units' being active is enough.
+    pub probe: Option<HealthProbe>,
+    /// Milliseconds until it counts as failed.
+    pub timeout_ms: u64,
+    /// Milliseconds between two questions.
+    pub interval_ms: u64,
+}
+
+/// A question to the service on its own host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthProbe {
+    /// `GET` by HTTP/1.1 without encryption; the status line decides.
+    Http {
+        /// `http://HOST[:PORT]/PATH`.
+        url: String,
+        /// The status that is wanted.
+        status: u16,
+    },
+    /// A connection that is accepted.
+    Tcp {
+        /// `HOST:PORT`.
+        address: String,
+    },
+    /// A command that ends with status 0.
+    Command {
+        /// Program and arguments; see [`Setup::user`].
+        argv: Vec<String>,
+    },
+}
+
+/// Commands around the switch on each host: a load balancer's drain, a notice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchHooks {
+    /// Run one after another before anything of the old release is touched; a failure leaves it serving.
+    pub before: Vec<Vec<String>>,
+    /// Run after the release that serves then was found healthy, also after a return to the old one.
+    pub after: Vec<Vec<String>>,
+}
+
+/// Everything but the files of a release: kept on the host with the release, so that a return needs no controller.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceConfig {
+    /// Units, in the order in which they are started.
+    pub units: Vec<UnitFile>,
+    /// Configuration files.
+    pub configs: Vec<ConfigFile>,
+    /// The health check.
+    pub health: HealthCheck,
+    /// Hooks.
+    pub hooks: SwitchHooks,
+    /// Who commands (hooks, once-steps, a health command) run as; the agent's own user where not given. A program
+    /// with a `/` in its name that is no absolute path is one of the release; commands run in the release's folder.
+    pub user: Option<String>,
+}
+
+impl ServiceConfig {
+    /// The digest that names this setup on the host.
+    pub fn digest(&self) -> Digest {
+        digest_json(self)
+    }
+
+    /// The digests of all texts it puts on the host.
+    pub fn blob_digests(&self) -> impl Iterator<Item = &Digest> {
+        self.units.iter().map(|unit| &unit.digest).chain(self.configs.iter().map(|config| &config.digest))
+    }
+}
+
+/// What a host is to serve.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DesiredState {
+    /// The release's files.
+    pub manifest: ReleaseManifest,
+    /// What goes with them on this host.
+    pub config: ServiceConfig,
+}
+
+impl DesiredState {
+    /// The name of this state.
+    pub fn to_release_target(&self) -> ReleaseTarget {
+        ReleaseTarget { version: self.manifest.version.clone(), config_digest: self.config.digest() }
+    }
+
+    /// The digests of all contents, sorted, each once.
+    pub fn blob_digests(&self) -> Vec<Digest> {
+        let files = self.manifest.files.iter().map(|file| &file.sha256);
+        let mut all: Vec<Digest> = files.chain(self.config.blob_digests()).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+}
+
+/// A release together with the setup it was, is or will be switched to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseTarget {
+    /// The release.
+    pub version: ReleaseVersion,
+    /// [`Setup::digest`].
+    pub config_digest: Digest,
+}
+
+/// Which service of the host a request is about, and on whose behalf.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceRef {
+    /// The service.
+    pub service: ServiceName,
+    /// Its folder: absolute, in normal form, not `/`.
+    pub base_dir: PathBuf,
+    /// Who deploys, for the lock and the history: `alice@laptop`.
+    pub operator: String,
+}
+
+/// Is it an absolute path in normal form, below `/`?
+pub fn is_normalized_absolute(path: &Path) -> bool {
+    let Some(rest) = path.to_str().and_then(|text| text.strip_prefix('/')) else { return false };
+    !rest.chars().any(char::is_control) && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn absolute_paths_are_in_normal_form() {
+        for good in ["/srv/x", "/a", "/etc/systemd/..x"] {
+            assert!(is_normalized_absolute(Path::new(good)), "{good}");
+        }
+        for bad in ["", "/", "a", "/a/", "/a/../b", "/a//b", "/./a", "/a\n"] {
+            assert!(!is_normalized_absolute(Path::new(bad)), "{bad:?}");
+        }
+    }
+}

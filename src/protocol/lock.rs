@@ -1,0 +1,69 @@
+//! The lock of a host: who may change it now. One for deploys, provisioning and shard moves.
+
+use serde::{Deserialize, Serialize};
+
+/// Take the lock for as long as this channel's agent lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockRequest {
+    /// Who asks: `user@machine`.
+    pub operator: String,
+    /// The command, in its own words: `provision`, `shard-rebalance`.
+    pub command: String,
+    /// The run.
+    pub run: String,
+    /// Beside others that share it? Without this, alone.
+    pub shared: bool,
+}
+
+/// Somebody who holds a host's lock.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockHolder {
+    /// Who.
+    pub operator: String,
+    /// The command.
+    pub command: String,
+    /// The run.
+    pub run: String,
+    /// Since when, RFC 3339.
+    pub since: String,
+    /// The agent's process on the host.
+    pub pid: u32,
+    /// Beside others?
+    pub shared: bool,
+    /// Is the controller gone? The agent then only ends what it has begun.
+    pub controller_is_gone: bool,
+}
+
+impl LockHolder {
+    /// Returns the holder of a lock that has not written yet who it is.
+    pub fn unknown() -> Self {
+        Self {
+            operator: "another dunlin".to_owned(),
+            command: "an unknown command".to_owned(),
+            run: String::new(),
+            since: "just now".to_owned(),
+            pid: 0,
+            shared: false,
+            controller_is_gone: false,
+        }
+    }
+
+    /// Who holds it, since when, and for what, in one line.
+    pub fn describe_lock(&self) -> String {
+        let suffix = if self.controller_is_gone { ", whose dunlin is gone and which ends what it began" } else { "" };
+        format!(
+            "{} holds it for {} since {} (process {} there{suffix})",
+            self.operator, self.command, self.since, self.pid
+        )
+    }
+}
+
+/// How taking ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockResult {
+    /// It is held now.
+    Acquired,
+    /// Others hold it.
+    HeldBy(Vec<LockHolder>),
+}

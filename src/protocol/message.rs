@@ -1,0 +1,139 @@
+//! The messages: the agent's hello, the controller's requests, the agent's replies.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Event, HostFacts, SystemLoad, deploy, lock, provision, shard};
+use crate::plan::Digest;
+
+/// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
+pub const PROTOCOL_VERSION: u32 = 2;
+
+/// How often a controller says that it is there. One that was not heard for a few times as long is gone.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The agent's first message.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Hello {
+    /// [`PROTOCOL`] of the agent.
+    pub protocol_version: u32,
+    /// dunlin's version.
+    pub version: String,
+    /// SHA-256 of the agent's own binary, read from the file that it runs from.
+    pub binary_digest: Digest,
+    /// The effective user's number; 0 where `become` worked.
+    pub uid: u32,
+    /// What the host is.
+    pub facts: HostFacts,
+    /// How busy it is.
+    pub load: SystemLoad,
+}
+
+/// From controller to agent.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControllerMessage {
+    /// Do this; answers carry the number.
+    Request {
+        /// Chosen by the controller, unique on this channel.
+        id: u64,
+        /// What to do.
+        request: Request,
+    },
+    /// Stop that request at the next point where nothing is left half done.
+    Cancel {
+        /// The request's number.
+        id: u64,
+    },
+    /// The controller is still there; said every [`ALIVE`].
+    KeepAlive,
+}
+
+/// From agent to controller.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AgentMessage {
+    /// First of all.
+    Hello(Hello),
+    /// Contents that a request lacks; the controller answers with blob frames.
+    NeedBlobs {
+        /// The request that waits for them.
+        id: u64,
+        /// Which.
+        digests: Vec<Digest>,
+    },
+    /// Something happened.
+    Event {
+        /// The request.
+        id: u64,
+        /// What.
+        event: Event,
+    },
+    /// The request's end.
+    Reply {
+        /// The request.
+        id: u64,
+        /// Its result.
+        reply: Reply,
+    },
+}
+
+/// What a host can be asked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Plan a catalogue; the agent keeps it for [`Request::Apply`].
+    Plan(provision::Catalog),
+    /// Apply one play of the planned catalogue.
+    Apply(provision::ApplyPlay),
+    /// Run one command.
+    Exec(ExecRequest),
+    /// Take the host's lock.
+    Lock(lock::LockRequest),
+    /// Who holds the host's lock.
+    ListLocks,
+    /// A step of a deploy.
+    Deploy(deploy::DeployRequest),
+    /// A step of a shard's move.
+    Shard(shard::ShardRequest),
+}
+
+/// How a request ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// The plan.
+    Planned(provision::CatalogPlan),
+    /// A play was applied.
+    Applied(provision::PlayResult),
+    /// A command ended.
+    ExecDone(ExecResult),
+    /// Whether the lock is held now.
+    LockResult(lock::LockResult),
+    /// Those who hold the host's lock.
+    LockHolders(Vec<lock::LockHolder>),
+    /// A deploy's step ended.
+    Deploy(deploy::DeployReply),
+    /// A shard's step ended.
+    Shard(shard::ShardReply),
+    /// It failed; nothing more is known.
+    Failed {
+        /// What the system said, outermost context first.
+        error: String,
+    },
+}
+
+/// One command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecRequest {
+    /// Program and arguments.
+    pub argv: Vec<String>,
+}
+
+/// A command's end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExecResult {
+    /// Its exit status; 128 + n where signal n ended it.
+    pub status: i32,
+}

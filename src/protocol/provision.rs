@@ -1,0 +1,77 @@
+//! Provisioning: the catalogue a host is given, and what it answers.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::plan::{ResourceChange, StepRef};
+
+/// Everything that one host is to be: the plays that apply to it, in order.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Catalog {
+    /// The plays.
+    pub plays: Vec<CatalogPlay>,
+}
+
+/// One play as one host sees it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatalogPlay {
+    /// Its name.
+    pub name: String,
+    /// Its steps, in order; conditions and loops are already resolved.
+    pub steps: Vec<CatalogStep>,
+    /// Its handlers, in the order in which they run.
+    pub handlers: Vec<CatalogStep>,
+}
+
+/// One step.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatalogStep {
+    /// Its name, where the playbook gives one. A handler's name is what `notify` names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The type of resource.
+    pub kind: String,
+    /// The desired state, contents resolved.
+    pub desired: Value,
+    /// Names of the play's handlers to run if this step changes something.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notify: Vec<String>,
+}
+
+/// The plan of one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CatalogPlan {
+    /// One row a step, then the handlers that would run.
+    pub changes: Vec<ResourceChange>,
+}
+
+/// Apply one play of the catalogue that was planned last.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ApplyPlay {
+    /// The play, counted from 0.
+    pub play_index: usize,
+    /// The run, for the journal.
+    pub run: String,
+}
+
+/// How a play ended on one host.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PlayResult {
+    /// How many rows were acted on.
+    pub applied_changes: usize,
+    /// The first failure; what stands behind it was not tried.
+    pub failure: Option<FailedStep>,
+    /// Rows that still differ after everything was applied: a second run would show them.
+    pub still_differing: Vec<String>,
+}
+
+/// A step that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedStep {
+    /// Which.
+    pub step: StepRef,
+    /// Type and key.
+    pub resource: String,
+    /// What the system said.
+    pub error: String,
+}

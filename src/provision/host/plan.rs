@@ -1,0 +1,201 @@
+//! Planning: each step is read through what the earlier steps will have made, and compared.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::pending_handlers::{self, PendingHandlers};
+use crate::plan::{Action, Digest, ResourceChange, StepRef, digest_json};
+use crate::protocol::provision::{Catalog, CatalogStep as Wanted};
+use crate::resources::{self, BlobSource, Diff, DynResource, HostView, Prefetch, ReadOutcome};
+
+/// A step of the catalogue, made ready.
+pub struct PreparedStep {
+    /// Its name, if it has one.
+    pub name: Option<String>,
+    /// Its resource.
+    pub resource: Box<dyn DynResource>,
+    /// The handlers it notifies.
+    pub notify: Vec<String>,
+}
+
+/// A play of the catalogue, made ready.
+pub struct PreparedPlay {
+    /// Its name.
+    pub name: String,
+    /// Its steps.
+    pub steps: Vec<PreparedStep>,
+    /// Its handlers.
+    pub handlers: Vec<PreparedStep>,
+}
+
+/// A catalogue with its plan.
+pub struct PreparedCatalog {
+    /// The plays.
+    pub plays: Vec<PreparedPlay>,
+    rows: Vec<ResourceChange>,
+}
+
+impl PreparedCatalog {
+    /// One row for each step, and for each handler that would run; in the order in which they are applied.
+    pub fn rows(&self) -> &[ResourceChange] {
+        &self.rows
+    }
+
+    /// The row of a step.
+    pub fn find_row(&self, at: StepRef) -> Option<&ResourceChange> {
+        self.rows.iter().find(|row| row.step == at)
+    }
+
+    /// What all steps of a play will look up.
+    pub fn prefetch_for(play: &PreparedPlay) -> Prefetch {
+        let mut wants = Prefetch::default();
+        for step in &play.steps {
+            step.resource.collect_prefetch(&mut wants);
+        }
+        wants
+    }
+}
+
+/// What was read for a step, before contents were there to compare with.
+struct StepReading {
+    at: StepRef,
+    read: ReadOutcome<Value>,
+}
+
+/// Plans a catalogue. Contents that a diff needs are asked for in one go.
+///
+/// # Errors
+/// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.
+pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<PreparedCatalog> {
+    let plays = prepare_plays(catalogue)?;
+    let mut view = HostView::current();
+    let mut wants = Prefetch::default();
+    for step in plays.iter().flat_map(|play| &play.steps) {
+        step.resource.collect_prefetch(&mut wants);
+    }
+    view.prefetch_units(&wants)?;
+    let readings = read_steps(&plays, &mut view, blobs)?;
+    let pending = PendingHandlers::load_file().context("reading the restarts that an earlier run owes")?;
+    let mut rows = Vec::new();
+    let mut readings = readings.into_iter();
+    for (number, play) in plays.iter().enumerate() {
+        let from = rows.len();
+        for (step, reading) in play.steps.iter().zip(readings.by_ref()) {
+            rows.push(build_row(step, &reading, blobs)?);
+        }
+        let handlers = build_handler_rows(number, play, &rows[from..], &pending);
+        rows.extend(handlers);
+    }
+    Ok(PreparedCatalog { plays, rows })
+}
+
+fn prepare_plays(catalogue: Catalog) -> Result<Vec<PreparedPlay>> {
+    let steps = |wanted: Vec<Wanted>| wanted.into_iter().map(prepare_step).collect::<Result<Vec<_>>>();
+    catalogue
+        .plays
+        .into_iter()
+        .map(|play| Ok(PreparedPlay { name: play.name, steps: steps(play.steps)?, handlers: steps(play.handlers)? }))
+        .collect()
+}
+
+fn prepare_step(step: Wanted) -> Result<PreparedStep> {
+    let kind =
+        resources::find_kind(&step.kind).with_context(|| format!("no type of resource is called {}", step.kind))?;
+    let resource = (kind.parse)(step.desired).with_context(|| format!("a step of type {}", step.kind))?;
+    Ok(PreparedStep { name: step.name, resource, notify: step.notify })
+}
+
+/// Reads every step; asks for all lacking contents at once, so that comparing waits for the network only once.
+fn read_steps(plays: &[PreparedPlay], view: &mut HostView, blobs: &dyn BlobSource) -> Result<Vec<StepReading>> {
+    let (mut readings, mut missing) = (Vec::new(), Vec::<Digest>::new());
+    for (number, play) in plays.iter().enumerate() {
+        for (index, step) in play.steps.iter().enumerate() {
+            let read = step.resource.read(view)?;
+            let mut is_pending = true;
+            if let ReadOutcome::Known(observed) = &read {
+                let needs = step.resource.required_blobs(observed)?;
+                // A content that differs is a pending change; without one the comparison can be made now.
+                is_pending = !needs.is_empty() || step.resource.diff(observed, blobs)?.action.is_pending();
+                missing.extend(needs);
+            }
+            if is_pending {
+                view.mark_pending();
+                step.resource.predict_state(view);
+            }
+            readings.push(StepReading { at: StepRef { play: number, step: index }, read });
+        }
+    }
+    blobs.fetch_blobs(&missing)?;
+    Ok(readings)
+}
+
+fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &dyn BlobSource) -> Result<ResourceChange> {
+    let (diff, fingerprint) = match &reading.read {
+        ReadOutcome::Known(observed) => (step.resource.diff(observed, blobs)?, digest_json(observed)),
+        ReadOutcome::UnknownUntilApply(reason) => {
+            (Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) }, digest_json(reason))
+        }
+    };
+    Ok(ResourceChange {
+        step: reading.at,
+        name: step.name.clone(),
+        resource: step.resource.resource_name(),
+        action: diff.action,
+        changes: diff.changes,
+        reason: diff.reason,
+        fingerprint,
+    })
+}
+
+/// The handlers that will run: notified by a pending step, or owed by an earlier run that did not get to them.
+///
+/// What a later step of this play (or the notifying one itself) starts afresh needs no restart by a handler.
+fn build_handler_rows(
+    number: usize,
+    play: &PreparedPlay,
+    rows: &[ResourceChange],
+    pending: &PendingHandlers,
+) -> Vec<ResourceChange> {
+    let steps = || play.steps.iter().zip(rows).enumerate();
+    let started: BTreeMap<String, usize> = steps()
+        .filter(|(_, (_, row))| is_start(row))
+        .filter_map(|(at, (step, _))| Some((step.resource.started_unit()?, at)))
+        .collect();
+    let mut found = Vec::new();
+    for (index, handler) in play.handlers.iter().enumerate() {
+        let name = handler.name.clone().unwrap_or_default();
+        let notifier = steps().rfind(|(_, (step, row))| row.action.is_pending() && step.notify.contains(&name));
+        let started_at = handler.resource.restarted_unit().and_then(|unit| started.get(&unit).copied());
+        if let Some((at, _)) = notifier
+            && started_at.is_some_and(|start| start >= at)
+        {
+            continue;
+        }
+        let reason = match notifier {
+            Some((_, (_, row))) => format!("{} changes", row.resource),
+            None if pending.is_pending(&play.name, &name) => {
+                "an earlier run changed what it depends on and did not get to it".to_owned()
+            }
+            None => continue,
+        };
+        found.push(ResourceChange {
+            step: StepRef { play: number, step: play.steps.len() + index },
+            name: handler.name.clone(),
+            resource: handler.resource.resource_name(),
+            action: Action::Run,
+            changes: Vec::new(),
+            fingerprint: digest_json(&pending_handlers::handler_key(&play.name, &name)),
+            reason: Some(reason),
+        });
+    }
+    found
+}
+
+/// Does this row start what it is about? It is made, or goes from stopped to running.
+fn is_start(row: &ResourceChange) -> bool {
+    let runs =
+        |change: &crate::plan::AttributeChange| change.attribute == "running" && change.to.as_deref() == Some("active");
+    row.action == Action::Add || row.changes.iter().any(runs)
+}

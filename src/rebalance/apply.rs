@@ -1,0 +1,351 @@
+//! Running a plan: preflight of all moves, then wave after wave copy → switch → publish → retire.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use dunlin_shards::ShardMap;
+use tokio::sync::Mutex;
+
+use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::plan::Role;
+use super::replica::ReplicaChange;
+use super::{RebalanceContext, publish, replica};
+use crate::protocol::Event;
+use crate::protocol::shard::{
+    CutoverResult, MoveSpec, PreflightIssue, RequireReplicas, RetireInstance, ShardReply, ShardRequest,
+};
+
+/// How long a retired instance's files are kept, in hours.
+const RETENTION_HOURS: u64 = 72;
+/// How long clients of the application may take to leave a source once the new map is out.
+const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One move of the plan.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlannedMove {
+    /// The shard.
+    pub shard: u32,
+    /// The host it leaves.
+    pub from: String,
+    /// The host it goes to.
+    pub to: String,
+    /// When: all of a wave are moved at once.
+    pub wave: usize,
+    /// Which copy moves; a file of an earlier version speaks of primaries only.
+    #[serde(default)]
+    pub role: Role,
+}
+
+impl PlannedMove {
+    /// What tells it from the other steps of its plan: a detour moves a shard twice.
+    pub fn move_key(&self) -> (u32, usize) {
+        (self.shard, self.wave)
+    }
+
+    /// The replica that it makes, where it is one that moves.
+    fn replica_change(&self) -> Option<ReplicaChange<'_>> {
+        (self.role == Role::Replica).then_some(ReplicaChange {
+            shard: self.shard,
+            replaced_host: Some(&self.from),
+            new_host: &self.to,
+        })
+    }
+
+    /// The move as the target's host is asked whether anything stands in its way.
+    fn preflight_spec(&self, context: &RebalanceContext<'_>, map: &ShardMap, run: &str) -> Result<MoveSpec> {
+        match self.replica_change() {
+            Some(change) => replica::preflight_spec(context, map, run, change),
+            None => context.move_spec(map, run, self.shard, &self.to),
+        }
+    }
+}
+
+/// What a move was.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MoveResult {
+    /// Bytes of the copy.
+    pub bytes: u64,
+    /// How long writes were held, in microseconds.
+    pub gap_us: u64,
+    /// Seconds from the beginning to the end, the retirement included.
+    pub seconds: f64,
+    /// Things that are still to do, which the host told.
+    pub follow_ups: Vec<String>,
+    /// Why the old instance was not retired, where it should have been; it is a replica of the new one.
+    pub retire_blocked: Option<String>,
+}
+
+/// What a run does beside moving.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ApplyOptions {
+    /// Leave the old instances as replicas: `shards reverse` goes back without a copy.
+    pub keep_source: bool,
+    /// A service that does not tell its epoch no longer keeps an old instance from being retired.
+    pub ignore_unknown_epochs: bool,
+    /// At most so many moves at the same time; 0: all of a wave.
+    pub max_concurrent: usize,
+}
+
+/// A move that ended, for whoever watches.
+pub type OnMoveFinished<'a> = &'a (dyn Fn(&PlannedMove, &Result<MoveResult>) + Send + Sync);
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub struct RebalanceOutcome {
+    /// What was moved, by shard and wave.
+    pub moved: BTreeMap<(u32, usize), MoveResult>,
+    /// What failed, by shard and wave.
+    pub failed: BTreeMap<(u32, usize), String>,
+    /// What was not begun.
+    pub not_started: Vec<PlannedMove>,
+}
+
+/// All reasons, of all moves, why a plan cannot be run now. Nothing is written to any Redis.
+///
+/// # Errors
+/// A host could not be asked.
+pub async fn preflight_moves(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    moves: &[PlannedMove],
+    (run, on_progress): (&str, ProgressFn<'_>),
+) -> Result<Vec<String>> {
+    let check_move = async |step: &PlannedMove| -> Result<Vec<String>> {
+        let issues =
+            find_preflight_issues(context, step.preflight_spec(context, map, run)?, &step.to, on_progress).await?;
+        Ok(issues.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
+    };
+    let mut reasons = Vec::new();
+    for result in context.fleet.map_parallel(moves, check_move).await {
+        reasons.extend(result?);
+    }
+    Ok(reasons)
+}
+
+/// What the target's host has against a copy to it. Nothing is written to any Redis.
+///
+/// # Errors
+/// It could not be asked.
+pub async fn find_preflight_issues(
+    context: &RebalanceContext<'_>,
+    spec: MoveSpec,
+    to: &str,
+    on_progress: ProgressFn<'_>,
+) -> Result<Vec<PreflightIssue>> {
+    match context.call_host(to, ShardRequest::Preflight(spec), on_progress).await? {
+        ShardReply::PreflightIssues(issues) => Ok(issues),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
+pub async fn apply_moves(
+    context: &RebalanceContext<'_>,
+    moves: &[PlannedMove],
+    run: &str,
+    (options, on_progress, on_finished): (ApplyOptions, ProgressFn<'_>, OnMoveFinished<'_>),
+) -> RebalanceOutcome {
+    let mut outcome = RebalanceOutcome::default();
+    let publish_lock = Mutex::new(());
+    let waves = moves.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
+    for wave in 0..waves {
+        let wave_moves: Vec<&PlannedMove> = moves.iter().filter(|step| step.wave == wave).collect();
+        if !outcome.failed.is_empty() || context.fleet.cancellation.is_cancelled() {
+            outcome.not_started.extend(wave_moves.into_iter().cloned());
+            continue;
+        }
+        let finish = FinishContext { publish_lock: &publish_lock, options, on_progress };
+        let run_move = async |step: &&PlannedMove| {
+            if context.fleet.cancellation.is_cancelled() {
+                return None;
+            }
+            let result = move_shard(context, step, run, &finish).await;
+            on_finished(step, &result);
+            Some(result)
+        };
+        let concurrency = if options.max_concurrent > 0 { options.max_concurrent } else { wave_moves.len() };
+        let results = context.fleet.map_parallel_limited(&wave_moves, concurrency, run_move).await;
+        for (step, result) in wave_moves.into_iter().zip(results) {
+            match result {
+                Some(Ok(moved)) => drop(outcome.moved.insert(step.move_key(), moved)),
+                Some(Err(error)) => drop(outcome.failed.insert(step.move_key(), format!("{error:#}"))),
+                None => outcome.not_started.push(step.clone()),
+            }
+        }
+    }
+    outcome
+}
+
+async fn move_shard(
+    context: &RebalanceContext<'_>,
+    planned: &PlannedMove,
+    run: &str,
+    finish: &FinishContext<'_>,
+) -> Result<MoveResult> {
+    let (begin, on_progress) = (Instant::now(), finish.on_progress);
+    // A detour moves a shard twice in one run; the hosts' journals tell moves apart by their run.
+    let run = format!("{run}.{}", planned.wave);
+    if let Some(change) = planned.replica_change() {
+        return replica::create_replica(context, change, &run, finish).await;
+    }
+    let (map, _) = read_map(&context.map_file)?;
+    let spec = context.move_spec(&map, &run, planned.shard, &planned.to)?;
+    let mut result = MoveResult::default();
+    match context.call_host(&planned.to, ShardRequest::Copy(spec.clone()), on_progress).await? {
+        ShardReply::Copied(copied) => result.bytes = copied.bytes,
+        _ => bail!("an answer that does not fit"),
+    }
+    if context.fleet.cancellation.is_cancelled() {
+        // Else the source's file would be armed for a switch that does not begin.
+        bail!("interrupted before it was switched: {} serves it, the copy at {} follows", planned.from, planned.to);
+    }
+    report_phase(&spec, &planned.to, "switch", on_progress);
+    let switched = cut_over_shard(context, &map, &spec, (&planned.from, &planned.to), on_progress).await?;
+    result.gap_us = switched.gap_us;
+    result.follow_ups = switched.follow_ups;
+    result.retire_blocked = finish_move(context, &map, &spec, (&planned.from, &planned.to), finish).await?;
+    result.seconds = begin.elapsed().as_secs_f64();
+    Ok(result)
+}
+
+/// Hands the writes of a copied shard over.
+///
+/// # Errors
+/// What the target's host answered.
+pub async fn cut_over_shard(
+    context: &RebalanceContext<'_>,
+    map_before: &ShardMap,
+    spec: &MoveSpec,
+    (from, to): (&str, &str),
+    on_progress: ProgressFn<'_>,
+) -> Result<CutoverResult> {
+    // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
+    // has the source do it.
+    let request = RequireReplicas {
+        header: context.step_header(from, spec.header.shard, &spec.header.run),
+        address: spec.from.clone(),
+        replicas: u32::try_from(spec.other_replicas.len())? + 1,
+        instance: context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?,
+    };
+    let source_is_armed = matches!(
+        context.call_host(from, ShardRequest::RequireReplicas(request), on_progress).await,
+        Ok(ShardReply::ReplicasRequired)
+    );
+    match context
+        .call_host(
+            to,
+            ShardRequest::CutOver(MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() }),
+            on_progress,
+        )
+        .await?
+    {
+        ShardReply::CutOver(switched) => Ok(switched),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// What settling needs beside the move.
+pub struct FinishContext<'a> {
+    /// One epoch after the other.
+    pub publish_lock: &'a Mutex<()>,
+    /// What the run does.
+    pub options: ApplyOptions,
+    /// Who watches.
+    pub on_progress: ProgressFn<'a>,
+}
+
+/// What follows a switch: the map is published, and the source retired once the application has left it. Returns why it
+/// was not retired, where that has to wait; it is a live replica then, and `shards resume` retires it.
+///
+/// # Errors
+/// A consumer did not take the map, or the source does not follow the target.
+pub async fn finish_move(
+    context: &RebalanceContext<'_>,
+    map_before: &ShardMap,
+    spec: &MoveSpec,
+    (from, to): (&str, &str),
+    finish: &FinishContext<'_>,
+) -> Result<Option<String>> {
+    let FinishContext { publish_lock, options, on_progress } = finish;
+    report_phase(spec, to, "publish", on_progress);
+    let map = {
+        let _turn = publish_lock.lock().await;
+        let (now, _) = read_map(&context.map_file)?;
+        publish::publish_map(context, &[placement_after_move(&now, spec.header.shard, to)?]).await?
+    };
+    if options.keep_source {
+        report_phase(spec, to, "soak", on_progress);
+        return Ok(None);
+    }
+    if context.unreachable.contains(from) {
+        return Ok(Some(format!("{from} does not answer")));
+    }
+    report_phase(spec, to, "retire", on_progress);
+    let instance = context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?;
+    let retirement =
+        Retirement { run: &spec.header.run, shard: spec.header.shard, host: from, primary: spec.to.clone(), instance };
+    let retire_blocked = retire_instance(context, &map, &retirement, *options).await?;
+    if retire_blocked.is_none() {
+        report_phase(spec, to, "done", on_progress);
+    }
+    Ok(retire_blocked)
+}
+
+/// An instance that is wanted no more where it is.
+pub struct Retirement<'a> {
+    /// The run.
+    pub run: &'a str,
+    /// Its shard.
+    pub shard: u32,
+    /// Its host.
+    pub host: &'a str,
+    /// The shard's primary, `ip:port`, which it follows.
+    pub primary: String,
+    /// Its `redis_shard` as it was provisioned.
+    pub instance: serde_json::Value,
+}
+
+/// Stops an instance once the application has left it, and keeps its files. Returns why that has to wait, where it has.
+///
+/// # Errors
+/// The consumers could not be asked.
+pub async fn retire_instance(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    retirement: &Retirement<'_>,
+    options: ApplyOptions,
+) -> Result<Option<String>> {
+    let Retirement { run, shard, host, primary, instance } = retirement;
+    let entry = map.find_shard(to_shard_id(*shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let outdated = publish::wait_for_consumers(context, map, !options.ignore_unknown_epochs).await?;
+    if !outdated.is_empty() {
+        return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, outdated.join("; "))));
+    }
+    let retire = RetireInstance {
+        header: context.step_header(host, *shard, run),
+        address: context.instance_address(map, *shard, host)?,
+        primary: primary.clone(),
+        epoch: map.epoch.0,
+        app_user: entry.id.acl_user(),
+        instance: instance.clone(),
+        retention_hours: RETENTION_HOURS,
+    };
+    let begin = Instant::now();
+    loop {
+        match context.call_host(host, ShardRequest::Retire(retire.clone()), &|_, _| {}).await {
+            Ok(_) => return Ok(None),
+            // Services look at their map a few times a second and then close what they do not need.
+            Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.fleet.cancellation.is_cancelled() => {
+                tokio::time::sleep(Duration::from_millis(250)).await
+            }
+            Err(error) => return Ok(Some(format!("{error:#}"))),
+        }
+    }
+}
+
+/// Tells what is done with a shard now, where the host does not.
+pub fn report_phase(spec: &MoveSpec, host: &str, phase: &str, on_progress: ProgressFn<'_>) {
+    let (job, phase) = (format!("shard {}", spec.header.shard), phase.to_owned());
+    on_progress(host, &Event::Progress { job, phase, done: 0, total: 1 });
+}

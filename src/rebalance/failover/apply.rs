@@ -1,0 +1,368 @@
+//! Carrying a failover out: old primaries are silenced where their hosts answer, copies promoted, primaries freed of
+//! dead replicas; then one epoch for all of it, and what is left of the old primaries is set aside.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, bail};
+use dunlin_shards::{ShardMap, ShardPlacement};
+use tokio::sync::Mutex;
+
+use super::{DegradedPrimary, FailoverPlan, Promotion, ReplicaToCreate};
+use crate::protocol::shard::failover::{
+    ArchivedInstance, InstanceRef, LowerMinReplicas, PromoteReplica, PromoteResult,
+};
+use crate::protocol::shard::{MoveState, ReplicationRole, ShardReply, ShardRequest};
+use crate::rebalance::apply::{ApplyOptions, FinishContext, MoveResult, find_preflight_issues};
+use crate::rebalance::context::{ProgressFn, read_map, to_shard_id};
+use crate::rebalance::replica::{self, ReplicaChange};
+use crate::rebalance::{RebalanceContext, publish};
+
+/// So many replicas are made on one host at a time, as the planner has it for moves.
+const MAX_CREATIONS_PER_HOST: usize = 2;
+
+/// How a failover ended.
+#[derive(Debug, Default)]
+pub struct FailoverOutcome {
+    /// The shards that have a new primary, with how it went.
+    pub promoted: BTreeMap<u32, PromoteResult>,
+    /// The shards whose primary goes on without the dead replica.
+    pub lowered: Vec<u32>,
+    /// What failed, by shard.
+    pub failed: BTreeMap<u32, String>,
+    /// Why the new map did not reach everybody, where that is so.
+    pub publish_error: Option<String>,
+    /// The epoch that was published, where there was anything to publish.
+    pub epoch: Option<u64>,
+}
+
+/// Promotes, frees and publishes. What failed for one shard does not hold up the others.
+///
+/// # Errors
+/// The map cannot be read.
+pub async fn apply_failover(
+    context: &RebalanceContext<'_>,
+    plan: &FailoverPlan,
+    run: &str,
+    on_progress: ProgressFn<'_>,
+) -> Result<FailoverOutcome> {
+    let (map, _) = read_map(&context.map_file)?;
+    let mut outcome = FailoverOutcome::default();
+    let mut placements = Vec::new();
+    let promoted =
+        context.fleet.map_parallel(&plan.promotions, |p| promote_replica(context, &map, p, (run, on_progress))).await;
+    for (promotion, result) in plan.promotions.iter().zip(promoted) {
+        match result {
+            Ok(promoted) => {
+                outcome.promoted.insert(promotion.shard, promoted);
+                placements.push(promotion.placement_after()?);
+            }
+            Err(error) => drop(outcome.failed.insert(promotion.shard, format!("{error:#}"))),
+        }
+    }
+    let lowered = context
+        .fleet
+        .map_parallel(&plan.degraded_primaries, |freed| lower_min_replicas(context, &map, freed, run))
+        .await;
+    for (freed, result) in plan.degraded_primaries.iter().zip(lowered) {
+        match result {
+            Ok(()) => {
+                outcome.lowered.push(freed.shard);
+                placements.push(freed.placement_after()?);
+            }
+            Err(error) => drop(outcome.failed.insert(freed.shard, format!("{error:#}"))),
+        }
+    }
+    if !placements.is_empty() {
+        match publish::publish_map_with_replica_count(context, &placements, plan.replica_count).await {
+            Ok(map) => outcome.epoch = Some(map.epoch.0),
+            Err(error) => outcome.publish_error = Some(format!("{error:#}")),
+        }
+    }
+    Ok(outcome)
+}
+
+impl Promotion {
+    /// Where the shard's copies are afterwards.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn placement_after(&self) -> Result<ShardPlacement> {
+        Ok(ShardPlacement {
+            shard: to_shard_id(self.shard)?,
+            host: self.to.clone(),
+            replicas: self.other_replicas.clone(),
+        })
+    }
+}
+
+impl DegradedPrimary {
+    /// Where the shard's copies are afterwards.
+    ///
+    /// # Errors
+    /// There is no such shard.
+    pub fn placement_after(&self) -> Result<ShardPlacement> {
+        Ok(ShardPlacement { shard: to_shard_id(self.shard)?, host: self.host.clone(), replicas: self.replicas.clone() })
+    }
+}
+
+async fn promote_replica(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    promotion: &Promotion,
+    (run, on_progress): (&str, ProgressFn<'_>),
+) -> Result<PromoteResult> {
+    let (shard, from) = (promotion.shard, promotion.from.as_str());
+    if let Some(host) = &promotion.cancelled_target {
+        let request = instance_ref(context, map, (shard, host), run)?;
+        context.call_host(host, ShardRequest::DiscardMove(request), &|_, _| {}).await?;
+    }
+    let old_primary_is_stopped =
+        if promotion.already_promoted { false } else { stop_old_primary(context, map, (shard, from), run).await? };
+    let after = map_with_placement(map, &promotion.placement_after()?);
+    let address = |host: &str| context.instance_address(map, shard, host);
+    let what = PromoteReplica {
+        header: context.step_header(&promotion.to, shard, run),
+        operator: context.operator.clone(),
+        from: address(from)?,
+        to: address(&promotion.to)?,
+        other_replicas: promotion
+            .other_replicas
+            .iter()
+            .chain(&promotion.orphans)
+            .map(|host| address(host))
+            .collect::<Result<_>>()?,
+        epoch: after.epoch.0,
+        app_user: to_shard_id(shard)?.acl_user(),
+        instance: context.desired_instance(&after, shard, &promotion.to, context.get_session(&promotion.to)?)?,
+        offset: promotion.offset,
+        old_primary_is_stopped,
+    };
+    request_promotion(context, &promotion.to, what, on_progress).await
+}
+
+async fn request_promotion(
+    context: &RebalanceContext<'_>,
+    host: &str,
+    request: PromoteReplica,
+    on_progress: ProgressFn<'_>,
+) -> Result<PromoteResult> {
+    match context.call_host(host, ShardRequest::Promote(request), on_progress).await? {
+        ShardReply::Promoted(promoted) => Ok(promoted),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// Has a host that answers stop the old primary for good; says whether it did.
+async fn stop_old_primary(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    (shard, host): (u32, &str),
+    run: &str,
+) -> Result<bool> {
+    if context.unreachable.contains(host) {
+        return Ok(false);
+    }
+    let request = instance_ref(context, map, (shard, host), run)?;
+    match context.call_host(host, ShardRequest::StopOldPrimary(request), &|_, _| {}).await? {
+        ShardReply::OldPrimaryStopped => Ok(true),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+async fn lower_min_replicas(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    degraded: &DegradedPrimary,
+    run: &str,
+) -> Result<()> {
+    let primary = instance_ref(context, map, (degraded.shard, &degraded.host), run)?;
+    let request = LowerMinReplicas { primary, replicas: u32::try_from(degraded.replicas.len())? };
+    context.call_host(&degraded.host, ShardRequest::LowerMinReplicas(request), &|_, _| {}).await.map(drop)
+}
+
+/// A shard's instance on a host, whether or not the map has one there.
+fn instance_ref(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    (shard, host): (u32, &str),
+    run: &str,
+) -> Result<InstanceRef> {
+    let id = to_shard_id(shard)?;
+    let entry = map.find_shard(id).with_context(|| format!("there is no shard {shard}"))?;
+    let map_with_instance =
+        map_with_placement(map, &ShardPlacement { shard: id, host: host.to_owned(), replicas: Vec::new() });
+    Ok(InstanceRef {
+        header: context.step_header(host, shard, run),
+        address: context.instance_address(map, shard, host)?,
+        primary: context.instance_address(map, shard, &entry.host)?,
+        epoch: map.epoch.0,
+        instance: context.desired_instance(&map_with_instance, shard, host, context.get_session(host)?)?,
+    })
+}
+
+/// The map with a shard's copies at other places, one epoch later.
+fn map_with_placement(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
+    let mut after = map.clone();
+    for entry in after.shards.iter_mut().filter(|entry| entry.id == placement.shard) {
+        entry.host.clone_from(&placement.host);
+        entry.replicas.clone_from(&placement.replicas);
+    }
+    after.epoch = after.epoch.next();
+    after
+}
+
+/// Stops an instance that the map does not know, and keeps its files.
+///
+/// # Errors
+/// The shard's owner does not answer, or the host's journal knows a later map: nothing is stopped then.
+pub async fn archive_instance(
+    context: &RebalanceContext<'_>,
+    (shard, host): (u32, &str),
+    run: &str,
+) -> Result<ArchivedInstance> {
+    let (map, _) = read_map(&context.map_file)?;
+    let request = instance_ref(context, &map, (shard, host), run)?;
+    match context.call_host(host, ShardRequest::ArchiveInstance(request), &|_, _| {}).await? {
+        ShardReply::InstanceArchived(aside) => Ok(aside),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+/// Makes replicas: one of a shard after the other, two at a time for each host that receives some, at most `concurrent`
+/// where that is not 0. Each primary needs its replica once it has it. Returns how each of them went, in their order.
+pub async fn create_replicas(
+    context: &RebalanceContext<'_>,
+    replicas: &[ReplicaToCreate],
+    (run, max_concurrent): (&str, usize),
+    on_progress: ProgressFn<'_>,
+) -> Vec<Result<MoveResult>> {
+    let finish = FinishContext { publish_lock: &Mutex::new(()), options: ApplyOptions::default(), on_progress };
+    let of_shards: Vec<&[ReplicaToCreate]> = replicas.chunk_by(|a, b| a.shard == b.shard).collect();
+    let hosts: BTreeSet<&str> = replicas.iter().map(|repair| repair.host.as_str()).collect();
+    let default_concurrency = MAX_CREATIONS_PER_HOST * hosts.len();
+    let concurrency = if max_concurrent == 0 { default_concurrency } else { max_concurrent.min(default_concurrency) };
+    let create_for_shard = async |repairs: &&[ReplicaToCreate]| {
+        let mut results = Vec::new();
+        for repair in *repairs {
+            results.push(create_replica(context, repair, run, &finish).await);
+        }
+        results
+    };
+    context.fleet.map_parallel_limited(&of_shards, concurrency, create_for_shard).await.into_iter().flatten().collect()
+}
+
+async fn create_replica(
+    context: &RebalanceContext<'_>,
+    target: &ReplicaToCreate,
+    run: &str,
+    finish: &FinishContext<'_>,
+) -> Result<MoveResult> {
+    if context.fleet.cancellation.is_cancelled() {
+        bail!("interrupted before it was begun");
+    }
+    let change = ReplicaChange { shard: target.shard, replaced_host: None, new_host: &target.host };
+    let (map, _) = read_map(&context.map_file)?;
+    let issues = find_preflight_issues(
+        context,
+        replica::preflight_spec(context, &map, run, change)?,
+        change.new_host,
+        finish.on_progress,
+    )
+    .await?;
+    // A primary counts the replica of a dead host until that link has timed out.
+    let reasons: Vec<String> = issues.iter().filter(|one| one.rule != "stranger").map(ToString::to_string).collect();
+    if !reasons.is_empty() {
+        bail!("preflight refuses: {}", reasons.join("; "));
+    }
+    let moved = replica::create_replica(context, change, run, finish).await?;
+    let (map, _) = read_map(&context.map_file)?;
+    replica::set_min_replicas(context, &map, target.shard, run).await?;
+    Ok(moved)
+}
+
+/// How a failover that was cut short was brought to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailoverResolution {
+    /// The copy is the primary, and the map says so.
+    Promoted,
+    /// The primary was there again: it serves, the copy follows.
+    Reverted,
+}
+
+/// Brings failovers to their end that were cut short: on, unless their primary is there again and nothing was opened. One
+/// epoch for all that went on. Returns how each of them ended, in their order.
+///
+/// # Errors
+/// A consumer did not take the map.
+pub async fn resume_failovers(
+    context: &RebalanceContext<'_>,
+    states: &[&MoveState],
+    on_progress: ProgressFn<'_>,
+) -> Result<Vec<Result<FailoverResolution>>> {
+    let (map, _) = read_map(&context.map_file)?;
+    let results = context.fleet.map_parallel(states, |state| resume_failover(context, &map, state, on_progress)).await;
+    let mut placements = Vec::new();
+    for (state, result) in states.iter().zip(&results) {
+        if let Ok(FailoverResolution::Promoted) = result {
+            placements.push(placement_after_failover(context, &map, state)?);
+        }
+    }
+    if !placements.is_empty() {
+        let asks_for = super::default_replica_count(map.replicas, map.shards.iter().map(|entry| entry.replicas.len()));
+        publish::publish_map_with_replica_count(context, &placements, asks_for).await?;
+    }
+    Ok(results)
+}
+
+async fn resume_failover(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    state: &MoveState,
+    on_progress: ProgressFn<'_>,
+) -> Result<FailoverResolution> {
+    let placement = placement_after_failover(context, map, state)?;
+    let to = &placement.host;
+    let request = PromoteReplica {
+        header: context.step_header(to, state.shard, &state.run),
+        operator: context.operator.clone(),
+        from: state.from.clone(),
+        to: state.to.clone(),
+        other_replicas: state.other_replicas.clone(),
+        epoch: state.epoch,
+        app_user: state.app_user.clone(),
+        instance: context.desired_instance(
+            &map_with_placement(map, &placement),
+            state.shard,
+            to,
+            context.get_session(to)?,
+        )?,
+        offset: 0,
+        old_primary_is_stopped: false,
+    };
+    let promotion_started = state.failover.as_ref().is_some_and(|failover| failover.promotion_started);
+    if !promotion_started && matches!(state.source_role, ReplicationRole::Primary { .. }) {
+        return context
+            .call_host(to, ShardRequest::RevertFailover(request), on_progress)
+            .await
+            .map(|_| FailoverResolution::Reverted);
+    }
+    request_promotion(context, to, request, on_progress).await.map(|_| FailoverResolution::Promoted)
+}
+
+/// Where the shard's copies are after a failover that is in a journal: the map's replicas stay; what else followed was no
+/// copy of the map's.
+fn placement_after_failover(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    state: &MoveState,
+) -> Result<ShardPlacement> {
+    let host = |address: &String| {
+        let name = context.host_at_address(address).with_context(|| format!("{address} is not in the inventory"))?;
+        Ok::<_, anyhow::Error>(name.to_owned())
+    };
+    let shard = to_shard_id(state.shard)?;
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
+    let others = state.other_replicas.iter().map(host).collect::<Result<Vec<String>>>()?;
+    let replicas = others.into_iter().filter(|other| entry.replicas.contains(other)).collect();
+    Ok(ShardPlacement { shard, host: host(&state.to)?, replicas })
+}

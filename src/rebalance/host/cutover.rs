@@ -1,0 +1,299 @@
+//! P6–P11: the source is armed, holds writes, is fenced; the target is promoted and opened.
+//!
+//! What waits for a disk happens before writes are held, or after the target is open; between the two are five round
+//! trips. At every moment at most one of the two accepts application writes:
+//! - Armed, the source accepts writes only with all its replicas attached, also after a restart. So a source that dies
+//!   fenced and comes back as a master (its role is not in its file yet) refuses writes, since its replica left it.
+//! - The target stands by: by its files it is a master already, with the users of application and replicas off.
+//!   Restarted before they are on durably, it is closed, and nothing that it may have acknowledged is overwritten by a
+//!   sync from the source. Nor does the source, fenced, take over a target's data before the target is promoted: the
+//!   target lets no replica in until then.
+//! - The offset at which the source was fenced is read in the transaction that fences it. Should the pause have run
+//!   out before, the target may lack writes: then the source is taken back, and nothing was lost.
+//! - A fence that was overtaken by time (this process was stopped) is not acted upon, but looked at anew by roles.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use redis::{Cmd, Value};
+use serde_json::json;
+
+use super::client_access::ClientAccess;
+use super::failpoint::{self, FailpointPosition};
+use super::min_replicas::{require_replicas, restore_min_replicas_cmds, wait_and_set_min_replicas};
+use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::redis_client::{RedisClient, probe_role, redis_command, split_address};
+use super::source_monitor::SourceMonitor;
+use super::{recover, replication_progress, start_replica, verify};
+use crate::poll::poll_until;
+use crate::protocol::shard::{CutoverResult, MoveSpec, RecoveryResult, ReplicationRole};
+use crate::protocol::{Event, ProgressSink};
+use crate::resources::redis_shard::RedisShard;
+
+/// How long after the fence the target may be promoted without looking at the roles again. A source that died needs
+/// longer than this to come back, load its data, and have a replica attached and counted.
+const MAX_PROMOTION_DELAY: Duration = Duration::from_millis(100);
+/// How long a switch that lost its way looks at the roles before it says that a person has to decide.
+const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long the replicas may take to come over to the target, and to be counted there: they look once a second.
+const REPLICA_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks at the target while writes are held.
+const DRAIN_POLL_INTERVAL: Duration = Duration::from_micros(100);
+
+/// How one attempt ended.
+enum CutoverAttempt {
+    Done(CutoverResult),
+    /// The source serves as before; why.
+    Abandoned(String),
+}
+
+/// Hands the shard over; where it is handed over already, says so.
+///
+/// # Errors
+/// All attempts were given up, or a person has to decide; the shard then is where it was, or the message says what
+/// was found.
+pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverResult> {
+    let mut journal = MoveJournal::open(&spec.header)?;
+    if is_finished(journal.current_entries()) && is_handed_over(spec) {
+        return Ok(CutoverResult { already_cut_over: true, ..CutoverResult::default() });
+    }
+    journal.start_move(spec)?;
+    if journal.last_entry(MovePhase::RequireReplicas, PhaseState::Intent).is_some() {
+        match recover::recover_by_roles(spec, &mut journal, RECOVERY_TIMEOUT)? {
+            RecoveryResult::AtSource { .. } => {}
+            decided => return result_at_target(decided),
+        }
+    }
+    let mut last_failure = String::new();
+    for retries in 0..spec.limits.max_cutover_attempts.max(1) {
+        if sink.is_cancelled() {
+            bail!("cancelled before shard {} was handed over; {} serves it", spec.header.shard, spec.from);
+        }
+        if let Some(monitor) = SourceMonitor::start_for(spec) {
+            monitor.wait_until_below_limits("switch", sink)?;
+        }
+        match attempt_cutover(spec, &mut journal, sink) {
+            Ok(CutoverAttempt::Done(done)) => return Ok(CutoverResult { retries, ..done }),
+            Ok(CutoverAttempt::Abandoned(reason)) => last_failure = reason,
+            Err(error) if is_source_prepared(&journal) => {
+                match recover::recover_by_roles(spec, &mut journal, RECOVERY_TIMEOUT)? {
+                    RecoveryResult::AtSource { .. } => last_failure = format!("{error:#}"),
+                    decided => return result_at_target(decided).map(|done| CutoverResult { retries, ..done }),
+                }
+            }
+            Err(error) => return Err(error),
+        }
+        sink.emit(Event::Note { text: format!("shard {}: switch given up: {last_failure}", spec.header.shard) });
+    }
+    bail!("shard {} stays at {}: {last_failure}", spec.header.shard, spec.from)
+}
+
+fn is_handed_over(spec: &MoveSpec) -> bool {
+    let is_owner = matches!(probe_role(&spec.to, &spec.header.credentials), ReplicationRole::Primary { .. });
+    is_owner && replication_progress::is_replica_of(&probe_role(&spec.from, &spec.header.credentials), &spec.to)
+}
+
+fn result_at_target(decided: RecoveryResult) -> Result<CutoverResult> {
+    match decided {
+        RecoveryResult::AtTarget { follow_ups: pending, .. } => {
+            Ok(CutoverResult { already_cut_over: true, follow_ups: pending, ..CutoverResult::default() })
+        }
+        RecoveryResult::AtSource { reason: why } | RecoveryResult::Undecided { reason: why } => bail!(why),
+    }
+}
+
+/// Is the source armed by this move, as far as the journal knows?
+fn is_source_prepared(journal: &MoveJournal) -> bool {
+    let last = |step, mark| journal.current_entries().iter().rposition(|r| r.phase == step && r.state == mark);
+    last(MovePhase::RequireReplicas, PhaseState::Intent) > last(MovePhase::RollBack, PhaseState::Done)
+}
+
+fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn ProgressSink) -> Result<CutoverAttempt> {
+    let instance = start_replica::parse_instance(spec)?;
+    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
+    let mut target = RedisClient::open(&spec.to, &spec.header.credentials)?;
+    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. })
+        || !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from)
+    {
+        bail!("{} does not follow {} as a copy; `copy` comes first", spec.to, spec.from);
+    }
+    replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
+    replication_progress::wait_until_durable(&mut target, spec, sink)?;
+    verify::ensure_verified(journal, (&mut source, &mut target), spec, sink)?;
+    require_replicas(spec, journal, &mut source, &mut target)?;
+    let access = ClientAccess::from_source(spec, journal, &instance, &mut source)?;
+    access.prepare_standby(journal, &instance, &mut target)?;
+    let result = match hand_over_writes(spec, journal, &access, (&mut source, &mut target))? {
+        CutoverAttempt::Done(done) => done,
+        abandoned => return Ok(abandoned),
+    };
+    // Both files at the same time. A source that died meanwhile is settled by `finish`, or stays pending.
+    let source_cmds = restore_min_replicas_cmds(journal);
+    let sent = source.send_commands(&source_cmds);
+    journal.log_intent_unsynced(MovePhase::OpenTarget)?;
+    access.persist_access(journal, &instance)?;
+    sent.and_then(|()| source.receive_replies(&source_cmds)).ok();
+    let follow_ups = finish_cutover(spec, journal, &instance, &mut target)?;
+    Ok(CutoverAttempt::Done(CutoverResult { follow_ups, ..result }))
+}
+
+/// P7–P10: nothing in here waits for a disk while writes are held.
+fn hand_over_writes(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    access: &ClientAccess,
+    (source, target): (&mut RedisClient, &mut RedisClient),
+) -> Result<CutoverAttempt> {
+    let pause = Duration::from_millis(spec.limits.max_write_pause_ms);
+    // From here on a fence may have happened, as far as anybody knows who finds this journal after a power cut.
+    journal.log_intent(MovePhase::Pause, json!({ "boot": read_boot_id()? }))?;
+    let started = Instant::now();
+    let milliseconds = spec.limits.max_write_pause_ms.to_string();
+    let replies =
+        source.run_all(&[redis_command(&["CLIENT", "PAUSE", &milliseconds, "WRITE"]), redis_command(&["ROLE"])])?;
+    let offset = primary_offset(replies.get(1)).context("the source is no master any more")?;
+    journal.log_done_unsynced(MovePhase::Pause)?;
+
+    journal.log_intent_unsynced(MovePhase::Drain)?;
+    let check = || anyhow::Ok((applied_offset(target)? >= offset).then_some(()));
+    if poll_until(started + pause / 2, DRAIN_POLL_INTERVAL, check)?.is_none() {
+        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        return Ok(CutoverAttempt::Abandoned(format!("{} did not catch up within half the pause", spec.to)));
+    }
+    journal.log_done_unsynced(MovePhase::Drain)?;
+
+    journal.log_intent_unsynced(MovePhase::DemoteSource)?;
+    if started.elapsed() > pause * 3 / 4 {
+        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        return Ok(CutoverAttempt::Abandoned("the pause was nearly over before the source was fenced".to_owned()));
+    }
+    failpoint::hit_failpoint(MovePhase::DemoteSource, FailpointPosition::AfterLastCheck);
+    let demote_started = Instant::now();
+    let demoted_at = demote_source(source, &spec.to)?;
+    if demoted_at > offset && target.fetch_info("replication")?.number_field("slave_repl_offset") < demoted_at {
+        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        return Ok(CutoverAttempt::Abandoned("the source took writes before it was fenced".to_owned()));
+    }
+    journal.log_done_unsynced(MovePhase::DemoteSource)?;
+    journal.log_intent_unsynced(MovePhase::Promote)?;
+    if demote_started.elapsed() > MAX_PROMOTION_DELAY {
+        bail!("this host was stopped for {} ms at the fence", demote_started.elapsed().as_millis());
+    }
+    access.promote_target(target)?;
+    let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    journal.log_done_unsynced(MovePhase::Promote)?;
+    Ok(CutoverAttempt::Done(CutoverResult { gap_us, offset: demoted_at, ..CutoverResult::default() }))
+}
+
+/// P9. Returns the source's offset in the moment in which it stopped being a master.
+fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
+    let (host, port) = split_address(target)?;
+    let port = port.to_string();
+    let executed = source.run_transaction(&[
+        redis_command(&["ROLE"]),
+        redis_command(&["REPLICAOF", host, &port]),
+        redis_command(&["CLIENT", "UNPAUSE"]),
+    ])?;
+    primary_offset(executed.first()).context("the source was no master any more when it was fenced")
+}
+
+/// The identity of this start of the host: notes that were not synced are lost with it.
+pub fn read_boot_id() -> Result<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the host's boot id")?;
+    Ok(id.trim().to_owned())
+}
+
+/// After the opening: source and replicas durably follow the target; role and rules are read back. Returns what is
+/// left to do; without that, the move is noted as settled.
+///
+/// # Errors
+/// The target is not what it is to be.
+pub fn finish_cutover(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    instance: &RedisShard,
+    target: &mut RedisClient,
+) -> Result<Vec<String>> {
+    journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
+    verify_target(spec, instance, (journal, target))?;
+    let mut follow_ups = Vec::new();
+    for follower in std::iter::once(&spec.from).chain(&spec.other_replicas) {
+        if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
+            follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
+        }
+    }
+    let min_replicas =
+        instance.read_conf()?.and_then(|conf| conf.last_value("min-replicas-to-write")?.parse().ok()).unwrap_or(0);
+    if min_replicas > 0
+        && let Err(error) = wait_and_set_min_replicas(target, min_replicas, REPLICA_ATTACH_TIMEOUT)
+    {
+        follow_ups.push(format!("{} accepts writes without its replicas: {error:#}", spec.to));
+    }
+    if follow_ups.is_empty() {
+        journal.log_done(MovePhase::Finalize, serde_json::Value::Null)?;
+    } else {
+        journal.log_failure(MovePhase::Finalize, &follow_ups.join("; "))?;
+    }
+    Ok(follow_ups)
+}
+
+fn repoint_follower(spec: &MoveSpec, follower: &str, source_cmds: &[Cmd]) -> Result<()> {
+    let mut link = RedisClient::open(follower, &spec.header.credentials)?;
+    if !replication_progress::is_replica_of(&link.fetch_role()?, &spec.to) {
+        let (host, port) = split_address(&spec.to)?;
+        link.run_command(&["REPLICAOF", host, &port.to_string()])?;
+    }
+    let rewrite = if follower == spec.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
+    link.run_all(rewrite).map(drop)
+}
+
+/// I2: only what was read back is reported.
+fn verify_target(
+    spec: &MoveSpec,
+    instance: &RedisShard,
+    (journal, target): (&MoveJournal, &mut RedisClient),
+) -> Result<()> {
+    if !matches!(target.fetch_role()?, ReplicationRole::Primary { .. }) {
+        bail!("{} is no master after it was opened", spec.to);
+    }
+    let is_on = |value: &Value| match value {
+        Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| value_text(flag) == Some("on")),
+        _ => false,
+    };
+    for name in ClientAccess::from_journal(spec, journal).users() {
+        let user: Vec<Value> = target.query(&redis_command(&["ACL", "GETUSER", name]))?;
+        if !user.iter().any(is_on) {
+            bail!("the user {name} is not on at {}", spec.to);
+        }
+    }
+    match instance.read_conf()? {
+        Some(conf) if conf.replica_of().is_none() => Ok(()),
+        _ => bail!("the configuration of {} does not say yet that it is a master", spec.to),
+    }
+}
+
+fn value_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
+}
+
+/// The offset in a master's answer to `ROLE`; `None` from a replica.
+fn primary_offset(role: Option<&Value>) -> Option<u64> {
+    let Some(Value::Array(fields)) = role else { return None };
+    match &fields[..] {
+        [kind, Value::Int(offset), _] if value_text(kind) == Some("master") => u64::try_from(*offset).ok(),
+        _ => None,
+    }
+}
+
+/// What the target has applied; 0 while it is not connected.
+fn applied_offset(target: &mut RedisClient) -> Result<u64> {
+    let role: Vec<Value> = target.query(&redis_command(&["ROLE"]))?;
+    Ok(match role.last() {
+        Some(Value::Int(offset)) => u64::try_from(*offset).unwrap_or(0),
+        _ => 0,
+    })
+}

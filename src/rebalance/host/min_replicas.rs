@@ -1,0 +1,124 @@
+//! P6: the source accepts writes only with its replicas attached, also after a restart. In memory that is a setting; in
+//! its file it is a line, which the source's own host puts there so that no client waits for the disk (`arm_file`), or
+//! else the source itself, whose `CONFIG REWRITE` syncs twice while everybody waits.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use redis::Cmd;
+use serde_json::{Value, json};
+
+use super::move_journal::{MoveJournal, MovePhase, PhaseState};
+use super::redis_client::{RedisClient, redis_command};
+use super::replication_progress;
+use crate::protocol::shard::{MoveSpec, ReplicationRole, RequireReplicas};
+use crate::resources::redis_shard::RedisShard;
+
+/// How long another replica may take until its first acknowledgement.
+const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
+///
+/// # Errors
+/// The instance is no master, or has another file; nothing was changed then.
+pub fn require_replicas_in_file(request: &RequireReplicas) -> Result<()> {
+    let _lock = MoveJournal::open(&request.header)?;
+    let (instance, _) = open_primary(request)?;
+    instance.set_min_replicas(request.replicas)
+}
+
+/// A primary's standing value, at once and durably. It is raised only with the replicas attached, so that no client is
+/// refused for it; a primary that loses them later refuses writes, and so does one that comes back alone after its
+/// replica was promoted.
+///
+/// # Errors
+/// The instance is no master, or too few replicas are attached; nothing was changed then.
+pub fn set_min_replicas(request: &RequireReplicas) -> Result<()> {
+    let _lock = MoveJournal::open(&request.header)?;
+    let (instance, mut primary) = open_primary(request)?;
+    wait_and_set_min_replicas(&mut primary, request.replicas, REPLICA_ACK_TIMEOUT)?;
+    instance.set_min_replicas(request.replicas)
+}
+
+/// The part of [`guard`] in memory: waits until so many replicas are attached, and has the primary need them.
+///
+/// # Errors
+/// They are not within that time.
+pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeout: Duration) -> Result<()> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let online = replication_progress::count_online_replicas(&primary.fetch_info("replication")?);
+        if online >= usize::try_from(replicas)? {
+            return primary.run_command(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()]).map(drop);
+        }
+        if Instant::now() > deadline {
+            bail!("{} has {online} replicas attached, {replicas} are needed", primary.address);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The instance that is asked for: a master that uses the file which dunlin writes.
+fn open_primary(request: &RequireReplicas) -> Result<(RedisShard, RedisClient)> {
+    let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the primary's instance")?;
+    let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
+    if !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {
+        bail!("{} is no master; its file was not changed", request.address);
+    }
+    let config_file = primary.fetch_info("server")?.text_field("config_file").to_owned();
+    if instance.conf_path() != std::path::Path::new(&config_file) {
+        bail!("{} uses {config_file}, not {}; it was not changed", request.address, instance.conf_path().display());
+    }
+    Ok((instance, primary))
+}
+
+/// P6 as the switch does it. The number counts all replicas that could make a restarted source writable: the target
+/// and the others.
+///
+/// # Errors
+/// A replica is missing, or one too many is there.
+pub fn require_replicas(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    source: &mut RedisClient,
+    target: &mut RedisClient,
+) -> Result<()> {
+    for other in &spec.other_replicas {
+        wait_for_replica(source, other)?;
+    }
+    let info = source.fetch_info("replication")?;
+    let required = u64::try_from(spec.other_replicas.len())? + 1;
+    if info.number_field("connected_slaves") > required {
+        bail!("{} has {} replicas, the map knows {required}", spec.from, info.number_field("connected_slaves"));
+    }
+    let ids = (source.fetch_run_id()?, target.fetch_run_id()?);
+    journal.log_intent(MovePhase::RequireReplicas, json!({ "source": ids.0, "target": ids.1 }))?;
+    source.run_command(&["CONFIG", "SET", "min-replicas-to-write", &required.to_string()])?;
+    // A roll-back took the line out of the file again.
+    if !spec.source_file_requires_replicas || journal.last_entry(MovePhase::RollBack, PhaseState::Intent).is_some() {
+        source.run_command(&["CONFIG", "REWRITE"])?;
+    }
+    journal.log_done(MovePhase::RequireReplicas, Value::Null)
+}
+
+/// Waits for a replica that has only just connected: it is heard of within a second.
+///
+/// # Errors
+/// It is not.
+pub fn wait_for_replica(source: &mut RedisClient, replica: &str) -> Result<()> {
+    let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
+    while !replication_progress::is_online(&source.fetch_info("replication")?, replica)? {
+        if Instant::now() > deadline {
+            bail!("the replica {replica} is not attached to {}: bring it back first", source.address);
+        }
+        replication_progress::request_acks(source);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// One rewrite puts both into the source's file: what it is now, and that it is no longer armed.
+pub fn restore_min_replicas_cmds(journal: &MoveJournal) -> [Cmd; 2] {
+    let before = journal.move_record().and_then(|begun| begun.min_replicas).unwrap_or_else(|| "0".to_owned());
+    [redis_command(&["CONFIG", "SET", "min-replicas-to-write", &before]), redis_command(&["CONFIG", "REWRITE"])]
+}

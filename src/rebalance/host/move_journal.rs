@@ -1,0 +1,258 @@
+//! A shard's journal on the target's host: intent and result of each step of its moves, and the lock on the shard.
+
+mod entry;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+use super::failpoint::{self, FailpointPosition};
+use super::redis_client::RedisClient;
+use super::run_generation;
+use crate::journal::{Journal, JournalError};
+use crate::protocol::shard::{MoveSpec, StepHeader, failover};
+use crate::protocol::throttle::ThrottleLimits;
+pub use entry::{JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries, recorded_failover};
+
+/// The journal of one shard, locked.
+#[derive(Debug)]
+pub struct MoveJournal {
+    journal: Journal,
+    entries: Vec<JournalEntry>,
+    run: String,
+    /// The run's number, and the folder that says which is the latest.
+    generation: u64,
+    journal_dir: PathBuf,
+}
+
+/// Where a shard's journal stands.
+pub fn journal_path(folder: &Path, shard: u32) -> PathBuf {
+    folder.join(format!("shard-{shard}.jsonl"))
+}
+
+impl MoveJournal {
+    /// Opens the shard's journal for appending, which locks the shard, and reads it.
+    ///
+    /// # Errors
+    /// Fails where another request works on this shard, a later run has this host, or the journal is damaged.
+    pub fn open(job: &StepHeader) -> Result<Self> {
+        run_generation::check_generation(&job.journal_dir, job.generation)?;
+        let path = journal_path(&job.journal_dir, job.shard);
+        let mut journal = Journal::open(&path).map_err(|error| match error.downcast_ref() {
+            Some(JournalError::Locked { .. }) => {
+                anyhow!("another request is working on shard {} on this host", job.shard)
+            }
+            _ => error,
+        })?;
+        let records = journal.entries().with_context(|| format!("shard {}: its moves are not touched", job.shard))?;
+        Ok(Self {
+            journal,
+            entries: records,
+            run: job.run.clone(),
+            generation: job.generation,
+            journal_dir: job.journal_dir.clone(),
+        })
+    }
+
+    /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
+    ///
+    /// # Errors
+    /// The journal is in the middle of another one, or the source does not answer.
+    pub fn start_move(&mut self, spec: &MoveSpec) -> Result<()> {
+        if self.is_resuming(spec, false)? {
+            return Ok(());
+        }
+        let min_replicas =
+            RedisClient::open(&spec.from, &spec.header.credentials)?.fetch_setting("min-replicas-to-write")?;
+        self.append_entry(
+            MovePhase::Begin,
+            PhaseState::Done,
+            json!(MoveRecord { min_replicas: Some(min_replicas), ..MoveRecord::from_spec(spec) }),
+        )
+    }
+
+    /// Takes on the making of a replica, as [`Diary::begin`]; its primary is never armed for it.
+    ///
+    /// # Errors
+    /// The journal is in the middle of another move.
+    pub fn start_replica_build(&mut self, spec: &MoveSpec) -> Result<()> {
+        if self.is_resuming(spec, true)? {
+            return Ok(());
+        }
+        self.append_entry(
+            MovePhase::Begin,
+            PhaseState::Done,
+            json!(MoveRecord { is_replica: true, ..MoveRecord::from_spec(spec) }),
+        )
+    }
+
+    /// Is the journal in the middle of this very move?
+    fn is_resuming(&self, spec: &MoveSpec, replica: bool) -> Result<bool> {
+        let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) else { return Ok(false) };
+        if !last.is_failover && (&last.from, &last.to, last.is_replica) == (&spec.from, &spec.to, replica) {
+            return Ok(true);
+        }
+        let what = match last {
+            MoveRecord { is_replica: true, .. } => "replica in the making",
+            MoveRecord { is_failover: true, .. } => "failover",
+            _ => "move",
+        };
+        bail!(
+            "shard {} has an unfinished {what} here, from {} to {}; `dunlin shards resume` or `abort` ends it",
+            spec.header.shard,
+            last.from,
+            last.to
+        );
+    }
+
+    /// Takes on a failover: the one that the journal is in the middle of, or a new one.
+    ///
+    /// # Errors
+    /// The journal is in the middle of something else.
+    pub fn start_failover(&mut self, request: &failover::PromoteReplica, min_replicas: String) -> Result<()> {
+        if let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) {
+            if last.is_failover && (&last.from, &last.to) == (&request.from, &request.to) {
+                return Ok(());
+            }
+            bail!("shard {} has an unfinished move here, from {} to {}", request.header.shard, last.from, last.to);
+        }
+        let begun = MoveRecord {
+            from: request.from.clone(),
+            to: request.to.clone(),
+            other_replicas: request.other_replicas.clone(),
+            epoch: request.epoch,
+            app_user: request.app_user.clone(),
+            instance: request.instance.clone(),
+            min_replicas: Some(min_replicas),
+            operator: request.operator.clone(),
+            is_replica: false,
+            throttle: ThrottleLimits::default(),
+            is_failover: true,
+        };
+        self.append_entry(MovePhase::Begin, PhaseState::Done, json!(begun))
+    }
+
+    /// The move that the journal is about, last.
+    pub fn move_record(&self) -> Option<MoveRecord> {
+        let first = self.current_entries().first()?;
+        serde_json::from_value(first.detail.clone()).ok()
+    }
+
+    /// The records of the last move.
+    pub fn current_entries(&self) -> &[JournalEntry] {
+        last_move_entries(&self.entries)
+    }
+
+    /// The last record of a step in the last move.
+    pub fn last_entry(&self, step: MovePhase, mark: PhaseState) -> Option<&JournalEntry> {
+        self.current_entries().iter().rev().find(|record| record.phase == step && record.state == mark)
+    }
+
+    /// Announces a step; it may be done once this has returned.
+    ///
+    /// # Errors
+    /// It is not on the disk, or a later run has this host: the step must not be done.
+    pub fn log_intent(&mut self, step: MovePhase, detail: Value) -> Result<()> {
+        run_generation::check_generation(&self.journal_dir, self.generation)?;
+        self.append_entry(step, PhaseState::Intent, detail)?;
+        failpoint::hit_failpoint(step, FailpointPosition::Before);
+        Ok(())
+    }
+
+    /// Announces a step without waiting for the disk, where recovery can do without it.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn log_intent_unsynced(&mut self, step: MovePhase) -> Result<()> {
+        self.append_entry_unsynced(step, PhaseState::Intent, Value::Null)?;
+        failpoint::hit_failpoint(step, FailpointPosition::Before);
+        Ok(())
+    }
+
+    /// Notes that a step is done.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn log_done(&mut self, step: MovePhase, detail: Value) -> Result<()> {
+        failpoint::hit_failpoint(step, FailpointPosition::After);
+        self.append_entry(step, PhaseState::Done, detail)
+    }
+
+    /// Notes that a step is done, without waiting for the disk.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn log_done_unsynced(&mut self, step: MovePhase) -> Result<()> {
+        failpoint::hit_failpoint(step, FailpointPosition::After);
+        self.append_entry_unsynced(step, PhaseState::Done, Value::Null)
+    }
+
+    /// Notes that a step failed.
+    ///
+    /// # Errors
+    /// What the system said.
+    pub fn log_failure(&mut self, step: MovePhase, reason: &str) -> Result<()> {
+        self.append_entry(step, PhaseState::Failed, json!({ "why": reason }))
+    }
+
+    fn append_entry(&mut self, step: MovePhase, mark: PhaseState, detail: Value) -> Result<()> {
+        let record = self.new_entry(step, mark, detail);
+        self.journal.append(&record)?;
+        self.entries.push(record);
+        Ok(())
+    }
+
+    fn append_entry_unsynced(&mut self, step: MovePhase, mark: PhaseState, detail: Value) -> Result<()> {
+        let record = self.new_entry(step, mark, detail);
+        self.journal.append_unsynced(&record)?;
+        self.entries.push(record);
+        Ok(())
+    }
+
+    fn new_entry(&self, step: MovePhase, mark: PhaseState, detail: Value) -> JournalEntry {
+        JournalEntry {
+            recorded_at: jiff::Timestamp::now().to_string(),
+            run: self.run.clone(),
+            phase: step,
+            state: mark,
+            detail,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A step of a run on a shard, for tests.
+    pub fn test_header(journals: &Path, shard: u32, (run, fence): (&str, u64)) -> StepHeader {
+        let credentials = crate::protocol::shard::Credentials { user: String::new(), password: String::new() };
+        StepHeader { run: run.to_owned(), generation: fence, shard, credentials, journal_dir: journals.to_owned() }
+    }
+
+    #[test]
+    fn a_shard_cannot_be_locked_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let held = MoveJournal::open(&test_header(folder.path(), 3, ("r1", 0))).unwrap();
+        let locked = MoveJournal::open(&test_header(folder.path(), 3, ("r2", 0))).unwrap_err();
+        crate::messages::check("journal-locked", [("a second run", locked)]);
+        drop(held);
+        MoveJournal::open(&test_header(folder.path(), 3, ("r2", 0))).unwrap();
+    }
+
+    #[test]
+    fn no_step_is_taken_by_a_damaged_journal() {
+        let folder = tempfile::tempdir().unwrap();
+        let job = test_header(folder.path(), 3, ("r1", 0));
+        let mut diary = MoveJournal::open(&job).unwrap();
+        diary.log_intent(MovePhase::StartReplica, Value::Null).unwrap();
+        diary.log_done(MovePhase::StartReplica, Value::Null).unwrap();
+        drop(diary);
+        let path = journal_path(folder.path(), 3);
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replacen("start_replica", "restart_replica", 1)).unwrap();
+        let error = format!("{:#}", MoveJournal::open(&job).unwrap_err());
+        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("rebirth"), "{error}");
+    }
+}

@@ -1,0 +1,161 @@
+//! What the journals of this host say about its moves, beside the roles that the instances have now.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::panic::resume_unwind;
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use super::move_journal::{self, JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries};
+use super::probe::MAX_CONCURRENT_PROBES;
+use super::redis_client::probe_role;
+use crate::journal;
+use crate::protocol::shard::{ListMoves, MoveHistoryEntry, MoveState};
+
+/// The last move of each shard, by shard number.
+///
+/// # Errors
+/// The folder or a journal could not be read.
+pub fn list_moves(request: &ListMoves) -> Result<Vec<MoveState>> {
+    let last_moves: Vec<(u32, Vec<JournalEntry>)> = read_journals(request)?
+        .into_iter()
+        .map(|(shard, entries)| (shard, last_move_entries(&entries).to_vec()))
+        .collect();
+    let probe_chunk = |some: &[(u32, Vec<JournalEntry>)]| -> Vec<Option<MoveState>> {
+        thread::scope(|scope| {
+            let probes: Vec<_> =
+                some.iter().map(|(id, records)| scope.spawn(|| move_state(*id, records, request))).collect();
+            probes.into_iter().map(|look| look.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        })
+    };
+    Ok(last_moves.chunks(MAX_CONCURRENT_PROBES).flat_map(probe_chunk).flatten().collect())
+}
+
+/// All moves, oldest first.
+///
+/// # Errors
+/// The folder or a journal could not be read.
+pub fn list_history(request: &ListMoves) -> Result<Vec<MoveHistoryEntry>> {
+    let mut moves = Vec::new();
+    for (shard, entries) in read_journals(request)? {
+        let begins: Vec<usize> = (0..entries.len()).filter(|&at| entries[at].phase == MovePhase::Begin).collect();
+        let ends = begins.iter().skip(1).copied().chain([entries.len()]);
+        moves.extend(begins.iter().zip(ends).filter_map(|(&begin, end)| history_entry(shard, &entries[begin..end])));
+    }
+    moves.sort_by(|a, b| a.started_at.cmp(&b.started_at));
+    Ok(moves)
+}
+
+/// Reads the journals of all shards, ascending.
+///
+/// # Errors
+/// Fails where one is damaged, and names each that is: a move that is left out would look like one that never was.
+fn read_journals(what: &ListMoves) -> Result<Vec<(u32, Vec<JournalEntry>)>> {
+    let (mut journals, mut damaged) = (Vec::new(), Vec::new());
+    for shard in journaled_shards(what)? {
+        match journal::read_entries(&move_journal::journal_path(&what.journal_dir, shard)) {
+            Ok(records) => journals.push((shard, records)),
+            Err(error) => damaged.push(format!("shard {shard}: {:#}", anyhow::Error::new(error))),
+        }
+    }
+    if !damaged.is_empty() {
+        bail!("cannot read the moves of this host: {}", damaged.join("; "));
+    }
+    Ok(journals)
+}
+
+fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntry> {
+    let (first, last) = (entries.first()?, entries.last()?);
+    let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
+    let done = |step| entries.iter().any(|record| record.phase == step && record.state == PhaseState::Done);
+    let end = if done(MovePhase::Finalize) && begun.is_failover {
+        "failed over"
+    } else if done(MovePhase::Finalize) && begun.is_replica {
+        "replica made"
+    } else if done(MovePhase::Finalize) {
+        "moved"
+    } else if done(MovePhase::Abort) {
+        "taken back"
+    } else {
+        "open"
+    };
+    Some(MoveHistoryEntry {
+        run: first.run.clone(),
+        operator: begun.operator,
+        shard,
+        from: begun.from,
+        to: begun.to,
+        epoch: begun.epoch,
+        started_at: first.recorded_at.clone(),
+        last_recorded_at: last.recorded_at.clone(),
+        outcome: end.to_owned(),
+    })
+}
+
+/// The shards that there are journals of, ascending.
+fn journaled_shards(request: &ListMoves) -> Result<Vec<u32>> {
+    let mut shards = Vec::new();
+    match fs::read_dir(&request.journal_dir) {
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry?.file_name().to_string_lossy().into_owned();
+                let number = name.strip_prefix("shard-").and_then(|name| name.strip_suffix(".jsonl"));
+                shards.extend(number.and_then(|number| number.parse::<u32>().ok()));
+            }
+        }
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("reading {}", request.journal_dir.display())),
+    }
+    shards.sort_unstable();
+    Ok(shards)
+}
+
+fn move_state(shard: u32, entries: &[JournalEntry], request: &ListMoves) -> Option<MoveState> {
+    let (first, last) = (entries.first()?, entries.last()?);
+    let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
+    let finalized =
+        entries.iter().rev().find(|record| record.phase == MovePhase::Finalize && record.state == PhaseState::Done);
+    let published_epoch = finalized.and_then(|record| record.detail["epoch"].as_u64());
+    let mark = serde_json::to_value(last.state).ok()?.as_str()?.to_owned();
+    Some(MoveState {
+        run: first.run.clone(),
+        shard,
+        source_role: probe_role(&begun.from, &request.credentials),
+        target_role: probe_role(&begun.to, &request.credentials),
+        from: begun.from,
+        to: begun.to,
+        other_replicas: begun.other_replicas,
+        epoch: published_epoch.unwrap_or(begun.epoch),
+        app_user: begun.app_user,
+        instance: begun.instance,
+        throttle: begun.throttle,
+        phase: last.phase.as_str().to_owned(),
+        phase_state: mark,
+        recorded_at: last.recorded_at.clone(),
+        is_replica: begun.is_replica,
+        is_finished: is_finished(entries),
+        failover: move_journal::recorded_failover(entries).map(|(begun, _)| begun),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::shard::Credentials;
+
+    #[test]
+    fn each_damaged_journal_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let credentials = Credentials { user: String::new(), password: String::new() };
+        let what = ListMoves { credentials, journal_dir: folder.path().to_owned() };
+        assert_eq!(list_moves(&what).unwrap(), []);
+        for shard in [2, 10] {
+            fs::write(folder.path().join(format!("shard-{shard}.jsonl")), "{}\n{}\n").unwrap();
+        }
+        for error in [list_moves(&what).unwrap_err(), list_history(&what).unwrap_err()] {
+            let error = format!("{error:#}");
+            assert!(error.contains("shard-2.jsonl:1: ") && error.contains("shard-10.jsonl:1: "), "{error}");
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! How many bytes copies may take: one bucket for all that arrive at a host, and one for each shard, which its guard
+//! sets.
+//!
+//! A host is known by the folder of its journals. The buckets are those of this process: a run's moves to one host are
+//! requests to the same agent, and the host's lock keeps other runs away.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::protocol::shard::MoveSpec;
+
+/// The guard slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
+const MIN_RATE: u64 = 1 << 20;
+/// What may be caught up with after a rest.
+const MAX_BURST: Duration = Duration::from_millis(50);
+/// Between two looks whether a wait is still wanted.
+const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A host, or one shard there.
+type BucketKey = (PathBuf, Option<u32>);
+
+/// Lets bytes pass at a rate.
+#[derive(Debug)]
+pub struct TokenBucket {
+    /// Bytes per second, 0: any; and when the last bytes are paid for.
+    state: Mutex<(u64, Instant)>,
+    passed_bytes: AtomicU64,
+}
+
+impl Default for TokenBucket {
+    fn default() -> Self {
+        Self { state: Mutex::new((0, Instant::now())), passed_bytes: AtomicU64::new(0) }
+    }
+}
+
+impl TokenBucket {
+    /// Bytes per second from now on; 0: any.
+    pub fn set_rate(&self, rate: u64) {
+        lock_ignoring_poison(&self.state).0 = rate;
+    }
+
+    /// Waits until so many bytes may pass, or nobody wants them any more.
+    fn wait_for_tokens(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
+        self.passed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let due = {
+            let mut state = lock_ignoring_poison(&self.state);
+            let Some(price) = bytes.saturating_mul(1_000_000).checked_div(state.0) else { return };
+            let from = Instant::now().checked_sub(MAX_BURST).map_or(state.1, |earliest| state.1.max(earliest));
+            state.1 = from + Duration::from_micros(price);
+            state.1
+        };
+        while let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
+            && is_wanted()
+        {
+            std::thread::sleep(wait.min(RATE_POLL_INTERVAL));
+        }
+    }
+}
+
+/// The two buckets that a shard's bytes pass through.
+#[derive(Clone, Debug)]
+pub struct RateLimiter {
+    host: Arc<TokenBucket>,
+    shard: Arc<TokenBucket>,
+}
+
+impl RateLimiter {
+    /// That of a move; the host's cap becomes the one that the move comes with, if it has one.
+    pub fn for_move(spec: &MoveSpec) -> Self {
+        let (host, shard) = (
+            shared_bucket((spec.header.journal_dir.clone(), None)),
+            shared_bucket((spec.header.journal_dir.clone(), Some(spec.header.shard))),
+        );
+        // A request that knows of no cap does not lift the one that others keep to.
+        if spec.limits.throttle.bandwidth > 0 {
+            host.set_rate(spec.limits.throttle.bandwidth);
+        }
+        Self { host, shard }
+    }
+
+    /// Waits until so many bytes may pass, or nobody wants them any more.
+    pub fn acquire_bytes(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
+        self.shard.wait_for_tokens(bytes, is_wanted);
+        self.host.wait_for_tokens(bytes, is_wanted);
+    }
+
+    /// How many bytes of this shard have passed.
+    pub fn passed_bytes(&self) -> u64 {
+        self.shard.passed_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Half of what passed in a second of late, from now on; returns that rate.
+    pub fn halve_rate(&self, recent_rate: u64) -> u64 {
+        let mut state = lock_ignoring_poison(&self.shard.state);
+        let now = if state.0 == 0 { recent_rate } else { state.0.min(recent_rate) };
+        state.0 = (now / 2).max(MIN_RATE);
+        state.0
+    }
+
+    /// As if it had never been slowed down.
+    pub fn clear_shard_rate(&self) {
+        self.shard.set_rate(0);
+    }
+
+    /// A tenth more, where it was slowed down.
+    pub fn raise_rate(&self) {
+        let mut state = lock_ignoring_poison(&self.shard.state);
+        state.0 = state.0.saturating_add(state.0 / 10);
+    }
+}
+
+/// Held by the move of a host that is being looked at before its copy begins: the next one sees what that one costs.
+pub fn copy_start_lock(spec: &MoveSpec) -> Arc<Mutex<()>> {
+    static TURNS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
+    Arc::clone(lock_ignoring_poison(&TURNS).entry(spec.header.journal_dir.clone()).or_default())
+}
+
+/// A bucket lives as long as somebody's bytes pass through it.
+fn shared_bucket(key: BucketKey) -> Arc<TokenBucket> {
+    static BUCKETS: Mutex<BTreeMap<BucketKey, Weak<TokenBucket>>> = Mutex::new(BTreeMap::new());
+    let mut buckets = lock_ignoring_poison(&BUCKETS);
+    buckets.retain(|_, bucket| bucket.strong_count() > 0);
+    if let Some(bucket) = buckets.get(&key).and_then(Weak::upgrade) {
+        return bucket;
+    }
+    let bucket = Arc::new(TokenBucket::default());
+    buckets.insert(key, Arc::downgrade(&bucket));
+    bucket
+}
+
+fn lock_ignoring_poison<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn concurrent_takers_share_the_rate() {
+        let bucket = TokenBucket::default();
+        let begin = Instant::now();
+        bucket.wait_for_tokens(1 << 30, &|| true);
+        assert_eq!(
+            lock_ignoring_poison(&bucket.state).1.checked_duration_since(begin),
+            None,
+            "without a rate nothing is owed"
+        );
+        bucket.set_rate(1_000_000);
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..10).for_each(|_| bucket.wait_for_tokens(20_000, &|| true)));
+            }
+        });
+        assert!(begin.elapsed() >= Duration::from_millis(400) - MAX_BURST, "{:?}", begin.elapsed());
+    }
+
+    #[test]
+    fn moves_to_one_host_share_its_bucket_only() {
+        let mut spec = crate::rebalance::host::recover::tests::test_spec();
+        spec.header.journal_dir = PathBuf::from("/one host");
+        spec.limits.throttle.bandwidth = 5;
+        let one = RateLimiter::for_move(&spec);
+        spec.header.shard += 1;
+        spec.limits.throttle.bandwidth = 0;
+        let other = RateLimiter::for_move(&spec);
+        assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.shard, &other.shard));
+        assert_eq!(lock_ignoring_poison(&one.host.state).0, 5);
+        spec.header.journal_dir = PathBuf::from("/another");
+        assert!(!Arc::ptr_eq(&one.host, &RateLimiter::for_move(&spec).host));
+    }
+
+    #[test]
+    fn a_cancelled_wait_ends() {
+        let bucket = TokenBucket::default();
+        bucket.set_rate(1);
+        let begin = Instant::now();
+        bucket.wait_for_tokens(1_000_000, &|| false);
+        assert!(begin.elapsed() < Duration::from_secs(60));
+    }
+
+    #[test]
+    fn an_overload_halves_the_rate_and_recovery_adds_a_tenth() {
+        let throttle = RateLimiter { host: Arc::default(), shard: Arc::default() };
+        throttle.raise_rate();
+        assert_eq!(lock_ignoring_poison(&throttle.shard.state).0, 0, "what was never slowed down has no rate");
+        assert_eq!(throttle.halve_rate(40 << 20), 20 << 20);
+        assert_eq!(throttle.halve_rate(40 << 20), 10 << 20);
+        assert_eq!(throttle.halve_rate(5 << 20), 5 << 19, "half of what passes, not of what might");
+        assert_eq!(throttle.halve_rate(10), MIN_RATE);
+        throttle.raise_rate();
+        assert_eq!(lock_ignoring_poison(&throttle.shard.state).0, MIN_RATE + MIN_RATE / 10);
+    }
+}

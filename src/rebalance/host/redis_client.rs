@@ -1,0 +1,310 @@
+//! One blocking connection to an instance, and the few questions that moves ask.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use redis::{Cmd, Connection, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, Value};
+
+use crate::protocol::shard::{Credentials, ReplicationRole};
+
+/// Longest time to connect and to log in.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Longest wait for an answer.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A connection to one instance; after an error it must not be used again.
+pub struct RedisClient {
+    connection: Connection,
+    /// `ip:port`.
+    pub address: String,
+}
+
+/// `INFO`, by name.
+#[derive(Clone, Debug, Default)]
+pub struct RedisInfo(HashMap<String, String>);
+
+impl RedisInfo {
+    /// A field's text; empty where the server does not have it.
+    pub fn text_field(&self, name: &str) -> &str {
+        self.0.get(name).map_or("", String::as_str)
+    }
+
+    /// A field's number; 0 where the server does not have it.
+    pub fn number_field(&self, name: &str) -> u64 {
+        self.text_field(name).parse().unwrap_or(0)
+    }
+
+    /// All fields.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// What a server answered.
+    pub(super) fn parse(text: &str) -> Self {
+        let fields = text.lines().filter_map(|line| line.split_once(':'));
+        Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())
+    }
+}
+
+/// Bytes that a replica would have been sent between two looks. A master without replicas does not count its stream; its
+/// append-only file then grows by the same commands.
+pub fn replication_bytes_between(before: &RedisInfo, after: &RedisInfo) -> u64 {
+    let grown = |name| after.number_field(name).saturating_sub(before.number_field(name));
+    grown("master_repl_offset").max(grown("aof_current_size"))
+}
+
+/// Host and port of `ip:port`.
+///
+/// # Errors
+/// The text has another form.
+pub fn split_address(address: &str) -> Result<(&str, u16)> {
+    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parts.with_context(|| format!("\"{address}\" is not of the form ip:port"))
+}
+
+/// A command of plain words.
+pub fn redis_command(words: &[&str]) -> Cmd {
+    let mut cmd = Cmd::new();
+    for word in words {
+        cmd.arg(word);
+    }
+    cmd
+}
+
+impl RedisClient {
+    /// Connects and logs in.
+    ///
+    /// # Errors
+    /// Nothing answers there, or the password is not accepted; the error says which.
+    pub fn open(address: &str, credentials: &Credentials) -> Result<Self> {
+        let (host, port) = split_address(address)?;
+        let login = RedisConnectionInfo::default()
+            .set_username(&credentials.user)
+            .set_password(&credentials.password)
+            .set_skip_set_lib_name();
+        let info = (host, port).into_connection_info()?.set_redis_settings(login);
+        let client = redis::Client::open(info)?;
+        let connection =
+            client.get_connection_with_timeout(CONNECT_TIMEOUT).with_context(|| format!("redis {address}"))?;
+        connection
+            .set_read_timeout(Some(RESPONSE_TIMEOUT))
+            .and_then(|()| connection.set_write_timeout(Some(RESPONSE_TIMEOUT)))?;
+        Ok(Self { connection, address: address.to_owned() })
+    }
+
+    /// As [`Link::open`], again and again until the time is over: an instance that is starting answers late.
+    ///
+    /// # Errors
+    /// The last one.
+    pub fn open_with_retry(address: &str, credentials: &Credentials, timeout: Duration) -> Result<Self> {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match Self::open(address, credentials).and_then(Self::ensure_loaded) {
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+                Ok(link) => return Ok(link),
+            }
+        }
+    }
+
+    fn ensure_loaded(mut self) -> Result<Self> {
+        if self.fetch_info("persistence")?.number_field("loading") == 1 {
+            bail!("redis {} is still loading its data", self.address);
+        }
+        Ok(self)
+    }
+
+    /// Sends one command and waits for its answer.
+    ///
+    /// # Errors
+    /// What the server or the network said, with command and address.
+    pub fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T> {
+        cmd.query(&mut self.connection).with_context(|| format!("{} at redis {}", command_name(cmd), self.address))
+    }
+
+    /// Sends a command of plain words.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn run_command(&mut self, line: &[&str]) -> Result<Value> {
+        self.query(&redis_command(line))
+    }
+
+    /// Sends commands in one go and returns all answers; errors stand among them as [`Value::ServerError`].
+    ///
+    /// # Errors
+    /// The network.
+    pub fn run_batch(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        if cmds.is_empty() {
+            return Ok(Vec::new());
+        }
+        let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
+        redis::ConnectionLike::req_packed_commands(&mut self.connection, &packed, 0, cmds.len())
+            .with_context(|| format!("redis {}", self.address))
+    }
+
+    /// As [`Link::batch`], and none of the answers may be an error.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn run_all(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let answers = self.run_batch(cmds)?;
+        for (cmd, answer) in cmds.iter().zip(&answers) {
+            self.check_reply(cmd, answer)?;
+        }
+        Ok(answers)
+    }
+
+    /// Sends commands as one transaction and returns the answers of its `EXEC`.
+    ///
+    /// # Errors
+    /// The network, or the first error, also one inside.
+    pub fn run_transaction(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let all: Vec<Cmd> = std::iter::once(redis_command(&["MULTI"]))
+            .chain(cmds.iter().cloned())
+            .chain([redis_command(&["EXEC"])])
+            .collect();
+        let answers = self.run_all(&all)?;
+        let Some(Value::Array(executed)) = answers.into_iter().next_back() else {
+            bail!("the transaction at redis {} was not executed", self.address)
+        };
+        for (cmd, answer) in cmds.iter().zip(&executed) {
+            self.check_reply(cmd, answer)?;
+        }
+        Ok(executed)
+    }
+
+    /// Asks two instances the same at the same time; none of the answers may be an error.
+    ///
+    /// # Errors
+    /// The network, or the first error.
+    pub fn query_both(first: &mut Self, second: &mut Self, cmds: &[Cmd]) -> Result<(Vec<Value>, Vec<Value>)> {
+        first.send_commands(cmds)?;
+        second.send_commands(cmds)?;
+        Ok((first.receive_replies(cmds)?, second.receive_replies(cmds)?))
+    }
+
+    /// Sends commands without waiting for the answers; [`Link::collect`] must take them.
+    ///
+    /// # Errors
+    /// The network.
+    pub fn send_commands(&mut self, cmds: &[Cmd]) -> Result<()> {
+        if cmds.is_empty() {
+            return Ok(());
+        }
+        let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
+        self.connection.send_packed_command(&packed).with_context(|| format!("redis {}", self.address))
+    }
+
+    /// Takes the answers to commands that were sent.
+    ///
+    /// # Errors
+    /// The network, or the first error among them.
+    pub fn receive_replies(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
+        let mut answers = Vec::with_capacity(cmds.len());
+        for cmd in cmds {
+            let answer = self.connection.recv_response().with_context(|| format!("redis {}", self.address))?;
+            self.check_reply(cmd, &answer)?;
+            answers.push(answer);
+        }
+        Ok(answers)
+    }
+
+    fn check_reply(&self, cmd: &Cmd, answer: &Value) -> Result<()> {
+        match answer {
+            Value::ServerError(error) => bail!(
+                "{} at redis {}: {} {}",
+                command_name(cmd),
+                self.address,
+                error.code(),
+                error.details().unwrap_or_default()
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// A section of `INFO`.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn fetch_info(&mut self, section: &str) -> Result<RedisInfo> {
+        Ok(RedisInfo::parse(&self.query::<String>(&redis_command(&["INFO", section]))?))
+    }
+
+    /// The value of a setting.
+    ///
+    /// # Errors
+    /// As [`Link::ask`]; or there is no such setting.
+    pub fn fetch_setting(&mut self, name: &str) -> Result<String> {
+        let pair: Vec<String> = self.query(&redis_command(&["CONFIG", "GET", name]))?;
+        pair.into_iter().nth(1).with_context(|| format!("redis {} has no setting {name}", self.address))
+    }
+
+    /// Its role. A replica's offset is the one it has applied, also while its link is down.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn fetch_role(&mut self) -> Result<ReplicationRole> {
+        let info = self.fetch_info("replication")?;
+        Ok(if info.text_field("role") == "master" {
+            ReplicationRole::Primary {
+                offset: info.number_field("master_repl_offset"),
+                replicas: info.number_field("connected_slaves"),
+            }
+        } else {
+            ReplicationRole::Replica {
+                primary: format!("{}:{}", info.text_field("master_host"), info.text_field("master_port")),
+                link_is_up: info.text_field("master_link_status") == "up",
+                offset: info.number_field("slave_repl_offset"),
+            }
+        })
+    }
+
+    /// The identity of the running process: another after each start.
+    ///
+    /// # Errors
+    /// As [`Link::ask`].
+    pub fn fetch_run_id(&mut self) -> Result<String> {
+        Ok(self.fetch_info("server")?.text_field("run_id").to_owned())
+    }
+}
+
+/// A command's first word, and its second where that is a subcommand: never its arguments, which may be secret.
+fn command_name(cmd: &Cmd) -> String {
+    let words: Vec<String> = cmd
+        .args_iter()
+        .take(2)
+        .filter_map(|arg| match arg {
+            redis::Arg::Simple(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
+        })
+        .collect();
+    match &words[..] {
+        [first, second] if matches!(first.as_str(), "CONFIG" | "CLIENT" | "ACL") => format!("{first} {second}"),
+        [first, ..] => first.clone(),
+        [] => String::new(),
+    }
+}
+
+/// The role of an instance, [`Role::Unreachable`] where it does not answer.
+pub fn probe_role(address: &str, credentials: &Credentials) -> ReplicationRole {
+    RedisClient::open(address, credentials).and_then(|mut link| link.fetch_role()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_never_contain_arguments() {
+        assert_eq!(command_name(&redis_command(&["CONFIG", "SET", "masterauth", "secret"])), "CONFIG SET");
+        assert_eq!(command_name(&redis_command(&["REPLICAOF", "10.0.0.1", "7000"])), "REPLICAOF");
+    }
+
+    #[test]
+    fn addresses_have_a_port() {
+        assert_eq!(split_address("10.0.0.1:7017").unwrap(), ("10.0.0.1", 7017));
+        assert!(split_address("10.0.0.1").is_err());
+    }
+}

@@ -1,0 +1,211 @@
+//! The way of a copy that is to spare its source: the target follows a relay in this process, which follows the source
+//! and lets bytes pass as a throttle allows. Redis has no setting for that.
+//!
+//! A relay listens on a loopback address of the shard's own, `127.77.x.y` for shard 256·x + y, so that a target which
+//! was left behind can never meet the relay of another shard. Port 0 of that address is a dead end, where nobody can
+//! listen: it is what the target's file says until the copy is whole. So a target that starts anew, or whose relay
+//! went away with its agent, waits; it neither becomes a master nor copies past the cap.
+//!
+//! The source sees the target's own handshake, with the port and the address that the target announces.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rustix::net::sockopt;
+
+use super::rate_limiter::RateLimiter;
+use crate::protocol::shard::{MoveSpec, ReplicationRole};
+
+/// Longest time to reach the source.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears nothing for
+/// half a minute gives up.
+const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
+/// What the kernel may take in ahead of a cap: what passes in a tenth of a second, within these bounds.
+const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);
+
+/// Where a shard's relays listen.
+fn loopback_address(shard: u32) -> Ipv4Addr {
+    let [_, _, high, low] = shard.to_be_bytes();
+    Ipv4Addr::new(127, 77, high, low)
+}
+
+/// What the file of a target says that is copied to through a relay: `ip:port`, and nobody is there.
+pub fn placeholder_address(shard: u32) -> String {
+    format!("{}:0", loopback_address(shard))
+}
+
+/// Is this address a shard's dead end, or one of its relays?
+pub fn is_proxy_address(shard: u32, address: &str) -> bool {
+    address.rsplit_once(':').is_some_and(|(ip, _)| ip == loopback_address(shard).to_string())
+}
+
+/// The target's role as roles are compared: one that follows its relay, or waits for one, follows the source.
+pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
+    match role {
+        ReplicationRole::Replica { primary: of, link_is_up: linked, offset }
+            if is_proxy_address(spec.header.shard, &of) =>
+        {
+            ReplicationRole::Replica { primary: spec.from.clone(), link_is_up: linked, offset }
+        }
+        role => role,
+    }
+}
+
+/// A relay; dropped, it cuts its connections.
+pub struct ReplicationProxy {
+    /// Where it listens, `ip:port`.
+    pub address: String,
+    path: Arc<ProxyPath>,
+    acceptor: Option<JoinHandle<()>>,
+}
+
+struct ProxyPath {
+    source: SocketAddr,
+    bandwidth: u64,
+    rate_limiter: RateLimiter,
+    is_closed: AtomicBool,
+    /// Both ends of the connection that is carried.
+    connections: Mutex<Option<[TcpStream; 2]>>,
+}
+
+impl ReplicationProxy {
+    /// Opens one to the source of a move.
+    ///
+    /// # Errors
+    /// The source's address is none, or no port is free.
+    pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
+        let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
+        let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
+        let listener = TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening a relay")?;
+        let address = listener.local_addr().context("opening a relay")?.to_string();
+        let bandwidth = spec.limits.throttle.bandwidth;
+        let path = ProxyPath {
+            source: from,
+            bandwidth,
+            rate_limiter,
+            is_closed: AtomicBool::new(false),
+            connections: Mutex::new(None),
+        };
+        let way = Arc::new(path);
+        let acceptor = std::thread::spawn({
+            let way = Arc::clone(&way);
+            move || way.accept_targets(&listener)
+        });
+        Ok(Self { address, path: way, acceptor: Some(acceptor) })
+    }
+}
+
+impl Drop for ReplicationProxy {
+    fn drop(&mut self) {
+        self.path.is_closed.store(true, Ordering::SeqCst);
+        self.path.replace_connections(None);
+        // Wakes the one that accepts; where even that fails, the process has no sockets left, and it ends with it.
+        let wake_up =
+            self.address.parse().map(|address: SocketAddr| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT));
+        if let (Ok(Ok(_)), Some(accepting)) = (wake_up, self.acceptor.take()) {
+            accepting.join().ok();
+        }
+    }
+}
+
+impl ProxyPath {
+    fn is_open(&self) -> bool {
+        !self.is_closed.load(Ordering::SeqCst)
+    }
+
+    /// Serves one target at a time: one that connects again has given its earlier connection up. Where the source is
+    /// not reached, the target's connection ends, and it tries again within a second.
+    fn accept_targets(self: &Arc<Self>, listener: &TcpListener) {
+        for target in listener.incoming() {
+            if !self.is_open() {
+                return;
+            }
+            if let Ok(target) = target
+                && let Ok(source) = self.connect_source()
+            {
+                target.set_nodelay(true).ok();
+                self.forward_connection(&source, &target).ok();
+            }
+        }
+    }
+
+    fn connect_source(&self) -> std::io::Result<TcpStream> {
+        let source = TcpStream::connect_timeout(&self.source, CONNECT_TIMEOUT)?;
+        source.set_nodelay(true)?;
+        if self.bandwidth > 0 {
+            // Or else the kernel takes in megabytes at once, cap or no cap.
+            let buffer_bytes = (self.bandwidth / 10).clamp(RECV_BUFFER_RANGE.0, RECV_BUFFER_RANGE.1);
+            sockopt::set_socket_recv_buffer_size(&source, usize::try_from(buffer_bytes).unwrap_or(usize::MAX))?;
+        }
+        Ok(source)
+    }
+
+    fn forward_connection(self: &Arc<Self>, source: &TcpStream, target: &TcpStream) -> std::io::Result<()> {
+        self.replace_connections(Some([source.try_clone()?, target.try_clone()?]));
+        for (mut from, mut to, is_limited) in
+            [(source.try_clone()?, target.try_clone()?, true), (target.try_clone()?, source.try_clone()?, false)]
+        {
+            let path = Arc::clone(self);
+            std::thread::spawn(move || {
+                // An end that went away ends both directions; the target comes again.
+                path.forward_bytes(&mut from, &mut to, is_limited).ok();
+                from.shutdown(Shutdown::Both).ok();
+                to.shutdown(Shutdown::Both).ok();
+            });
+        }
+        // A relay that was closed meanwhile has not seen these ends.
+        if !self.is_open() {
+            self.replace_connections(None);
+        }
+        Ok(())
+    }
+
+    /// Cuts what was carried before.
+    fn replace_connections(&self, connections: Option<[TcpStream; 2]>) {
+        let previous =
+            std::mem::replace(&mut *self.connections.lock().unwrap_or_else(PoisonError::into_inner), connections);
+        for end in previous.iter().flatten() {
+            end.shutdown(Shutdown::Both).ok();
+        }
+    }
+
+    fn forward_bytes(&self, from: &mut TcpStream, to: &mut TcpStream, is_limited: bool) -> std::io::Result<()> {
+        let chunk = if self.bandwidth > 0 {
+            (self.bandwidth / 50).clamp(CHUNK_BYTES_RANGE.0, CHUNK_BYTES_RANGE.1)
+        } else {
+            CHUNK_BYTES_RANGE.1
+        };
+        let mut part = vec![0; usize::try_from(chunk).map_err(std::io::Error::other)?];
+        loop {
+            let read = from.read(&mut part)?;
+            if read == 0 {
+                return Ok(());
+            }
+            if is_limited {
+                self.rate_limiter.acquire_bytes(read as u64, &|| self.is_open());
+            }
+            to.write_all(&part[..read])?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_shard_has_its_own_addresses() {
+        assert_eq!(placeholder_address(17), "127.77.0.17:0");
+        assert_eq!(placeholder_address(65_535), "127.77.255.255:0");
+        assert!(is_proxy_address(256, "127.77.1.0:40000") && !is_proxy_address(256, "127.77.0.1:40000"));
+        assert!(
+            !is_proxy_address(17, "10.0.0.1:7017") && !is_proxy_address(17, "127.0.0.1:0") && !is_proxy_address(17, "")
+        );
+    }
+}

@@ -1,0 +1,140 @@
+//! Instances that a failover left behind or leaves alone: an old primary is silenced, later set aside; a primary whose
+//! replica is gone goes on without it.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::archive::archive_files;
+use super::move_journal::{JournalEntry, MoveJournal, MovePhase, is_finished};
+use super::probe::history_branch;
+use super::recover::entries_since_roll_back;
+use super::redis_client::{RedisClient, probe_role};
+use crate::protocol::shard::ReplicationRole;
+use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicas};
+use crate::resources::redis_shard::RedisShard;
+
+/// Stops an instance that does not answer, also for the next start of its host; its files stay where they are.
+///
+/// # Errors
+/// It answers: then it is not dead.
+pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
+    let instance = parse_instance(request)?;
+    let _lock = MoveJournal::open(&request.header)?;
+    let refuse = |role| bail!("{} answers ({role:?}): it is not dead, and was not stopped", request.address);
+    match probe_role(&request.address, &request.header.credentials) {
+        ReplicationRole::Unreachable => {}
+        role => refuse(role)?,
+    }
+    instance.stop_and_disable()?;
+    match probe_role(&request.address, &request.header.credentials) {
+        ReplicationRole::Unreachable => Ok(()),
+        role => refuse(role),
+    }
+}
+
+/// Has a primary accept writes with the replicas that are left, also after a restart.
+///
+/// # Errors
+/// It is no master, or uses another file.
+pub fn lower_min_replicas(request: &LowerMinReplicas) -> Result<()> {
+    let LowerMinReplicas { primary, replicas } = request;
+    let instance = parse_instance(primary)?;
+    let _lock = MoveJournal::open(&primary.header)?;
+    let mut link = RedisClient::open(&primary.address, &primary.header.credentials)?;
+    if !matches!(link.fetch_role()?, ReplicationRole::Primary { .. }) {
+        bail!("{} is no master; nothing was changed", primary.address);
+    }
+    let config_file = link.fetch_info("server")?.text_field("config_file").to_owned();
+    if instance.conf_path() != std::path::Path::new(&config_file) {
+        bail!("{} uses {config_file}, not {}; nothing was changed", primary.address, instance.conf_path().display());
+    }
+    let file = instance.read_conf()?.and_then(|conf| conf.last_value("min-replicas-to-write")?.parse().ok());
+    if file.is_some_and(|needs: u32| needs > *replicas) {
+        instance.set_min_replicas(*replicas)?;
+    }
+    let memory: u32 = link.fetch_setting("min-replicas-to-write")?.parse().context("min-replicas-to-write")?;
+    if memory > *replicas {
+        link.run_command(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()])?;
+    }
+    Ok(())
+}
+
+/// Ends the journal of a move whose source is gone and which has only copied so far. The copy stays as it is.
+///
+/// # Errors
+/// The copy may have been given the shard: nothing is changed.
+pub fn discard_move(request: &InstanceRef) -> Result<()> {
+    let mut journal = MoveJournal::open(&request.header)?;
+    let Some(begun) =
+        journal.move_record().filter(|begun| begun.to == request.address && !is_finished(journal.current_entries()))
+    else {
+        return Ok(());
+    };
+    let since = entries_since_roll_back(journal.current_entries());
+    // A replica in the making is opened to readers only.
+    let hands_over = |record: &JournalEntry| {
+        matches!(record.phase, MovePhase::DemoteSource | MovePhase::Promote | MovePhase::OpenTarget)
+    };
+    let handed_over = !begun.is_replica && since.iter().any(hands_over);
+    if handed_over
+        || matches!(probe_role(&request.address, &request.header.credentials), ReplicationRole::Primary { .. })
+    {
+        bail!("{} may have been given shard {}; its move was not given up", request.address, request.header.shard);
+    }
+    journal.log_done(MovePhase::Abort, Value::Null)
+}
+
+/// Stops an instance that the map does not know, and keeps its files: it may hold writes that nobody else has.
+///
+/// # Errors
+/// The shard's owner does not answer as a master: this may be the only copy then.
+pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
+    let instance = parse_instance(request)?;
+    let mut journal = MoveJournal::open(&request.header)?;
+    if instance.read_conf()?.is_none() && !instance.is_running()? {
+        return Ok(ArchivedInstance::default());
+    }
+    if let Some(later) =
+        journal.move_record().filter(|begun| begun.to == request.address && begun.epoch > request.epoch)
+    {
+        let (map_epoch, recorded_epoch) = (request.epoch, later.epoch);
+        bail!(
+            "the map has epoch {map_epoch}; {} was made the owner for epoch {recorded_epoch}, and was not stopped",
+            request.address
+        );
+    }
+    let mut primary = RedisClient::open(&request.primary, &request.header.credentials)
+        .context("the shard's owner; nothing was stopped")?;
+    if request.primary == request.address || !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {
+        bail!("{} is no master; {} was not stopped", request.primary, request.address);
+    }
+    let bytes_ahead = RedisClient::open(&request.address, &request.header.credentials)
+        .and_then(|mut old| count_bytes_ahead(&mut old, &mut primary))
+        .ok();
+    let ahead = bytes_ahead.flatten();
+    journal.log_intent(MovePhase::Retire, json!({ "owner": request.primary, "ahead": ahead }))?;
+    instance.stop_and_disable()?;
+    let archive_dir = archive_files(&instance, "replaced")?;
+    if let Some(kept) = &archive_dir {
+        let difference =
+            ahead.map_or("what it may have had alone is not known".to_owned(), |n| format!("{n} bytes ahead"));
+        let note = format!("shard {} is at {}; {difference}\n", request.header.shard, request.primary);
+        fs::write(kept.join("REPLACED-BY"), note).with_context(|| format!("a note in {}", kept.display()))?;
+    }
+    journal.log_done(MovePhase::Retire, Value::Null)?;
+    Ok(ArchivedInstance { archive_dir, bytes_ahead: ahead })
+}
+
+/// How far the old one went on in the history that the new one left.
+fn count_bytes_ahead(old_primary: &mut RedisClient, primary: &mut RedisClient) -> Result<Option<u64>> {
+    let (old, owner) = (old_primary.fetch_info("replication")?, primary.fetch_info("replication")?);
+    let branch = history_branch(&owner).filter(|(history, _)| history == old.text_field("master_replid"));
+    Ok(branch.map(|(_, end)| old.number_field("master_repl_offset").saturating_sub(end)))
+}
+
+fn parse_instance(request: &InstanceRef) -> Result<RedisShard> {
+    serde_json::from_value(request.instance.clone())
+        .with_context(|| format!("the instance of shard {}", request.header.shard))
+}

@@ -1,0 +1,71 @@
+//! P1: the target starts as a replica of the source, by its configuration file, closed to all users but dunlin's
+//! and replication's.
+
+use anyhow::{Context, Result, bail};
+
+use super::archive::archive_files;
+use super::redis_client::probe_role;
+use super::replication_proxy;
+use crate::protocol::shard::{MoveSpec, ReplicationRole};
+use crate::resources::redis_shard::RedisShard;
+use crate::resources::redis_shard::acl::AclFile;
+use crate::resources::redis_shard::conf::RedisConf;
+use crate::resources::{BlobSource, Content};
+
+/// The target instance of a move.
+///
+/// # Errors
+/// The desired state in the request has another form.
+pub fn parse_instance(spec: &MoveSpec) -> Result<RedisShard> {
+    serde_json::from_value(spec.instance.clone())
+        .with_context(|| format!("the instance of shard {}", spec.header.shard))
+}
+
+/// Does the instance's own file say that it follows the source, or waits at its dead end until a relay leads it there?
+///
+/// # Errors
+/// The file could not be read.
+pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
+    let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
+    Ok(configured_primary
+        .is_some_and(|of| of == spec.from || replication_proxy::is_proxy_address(spec.header.shard, &of)))
+}
+
+/// Makes the copy, or starts the one that is there; files of an earlier instance are set aside. A copy that is to spare
+/// its source starts at its dead end, so that nothing is sent before the relay is there.
+///
+/// # Errors
+/// Something else runs there, or what the system said.
+pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<()> {
+    let primary_address = if spec.limits.throttle.is_enabled() {
+        replication_proxy::placeholder_address(spec.header.shard)
+    } else {
+        spec.from.clone()
+    };
+    if is_copy(instance, spec)? {
+        if !instance.is_running()? {
+            instance.set_replicaof(&primary_address)?;
+        }
+        return instance.enable_and_start();
+    }
+    match probe_role(&spec.to, &spec.header.credentials) {
+        ReplicationRole::Unreachable if !instance.is_running()? => {}
+        role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
+    }
+    archive_files(instance, "old")?;
+    instance.create_replica(&primary_address, &closed_users(instance, spec, blobs)?, blobs)
+}
+
+/// The users that are off while a copy is made: all that its ACL file is to let in, but for dunlin's and replication's.
+///
+/// # Errors
+/// The contents are not there, or the ACL file is not valid.
+pub fn closed_users(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<Vec<String>> {
+    let text = |content: &Content| {
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(&content.digest)?).into_owned())
+    };
+    let acl = AclFile::parse(&text(&instance.acl)?).context("the ACL file")?;
+    let replication = RedisConf::parse(&text(&instance.conf)?).last_value("masteruser");
+    let is_closed = |user: &&str| *user != spec.header.credentials.user && replication.as_deref() != Some(*user);
+    Ok(acl.users_on().filter(is_closed).map(str::to_owned).collect())
+}

@@ -1,0 +1,245 @@
+//! The full sync of a copy that is to spare its source: through a relay, at the rate that cap and guard allow; then the
+//! target changes over to the source itself, by a partial resync, and all that follows sees what it always sees.
+
+use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::rate_limiter::RateLimiter;
+use super::redis_client::{RedisClient, split_address};
+use super::replication_progress;
+use super::replication_proxy::{self, ReplicationProxy};
+use super::source_monitor::{Overload, SourceMonitor, report_status};
+use crate::protocol::shard::{MoveSpec, ReplicationRole};
+use crate::protocol::{Event, ProgressSink};
+use crate::resources::redis_shard::RedisShard;
+
+/// How often a copy is begun that has to be given up for its source's memory.
+const MAX_COPY_ATTEMPTS: u32 = 3;
+/// Between two looks.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A copy that may begin.
+pub struct SyncPermit<'t> {
+    /// Watches its source until the copy is done, where there are limits.
+    monitor: Option<SourceMonitor>,
+    /// What its bytes and those of its comparison pass through.
+    rate_limiter: RateLimiter,
+    /// Held until it has begun.
+    start_guard: Option<MutexGuard<'t, ()>>,
+}
+
+/// What carries one copy.
+pub struct ThrottledSync<'a> {
+    pub spec: &'a MoveSpec,
+    pub instance: &'a RedisShard,
+    pub sink: &'a dyn ProgressSink,
+}
+
+/// Waits until the source is calm and no other copy to this host is being begun: each sees what the one before costs,
+/// so that under limits fewer copies run at the same time. What is returned is to be kept until the copy was compared.
+///
+/// # Errors
+/// The source did not become calm in time, or the run was cancelled: nothing was begun.
+pub fn acquire_permit<'t>(
+    spec: &MoveSpec,
+    start_lock: &'t Mutex<()>,
+    sink: &dyn ProgressSink,
+) -> Result<SyncPermit<'t>> {
+    let rate_limiter = RateLimiter::for_move(spec);
+    let Some(monitor) = SourceMonitor::start_for(spec) else {
+        return Ok(SyncPermit { monitor: None, rate_limiter, start_guard: None });
+    };
+    let turn = loop {
+        match start_lock.try_lock() {
+            Ok(turn) => break turn,
+            Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) if sink.is_cancelled() => {
+                bail!("cancelled before the copy of shard {} was begun", spec.header.shard)
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(POLL_INTERVAL),
+        }
+    };
+    monitor.wait_until_below_limits("copy", sink)?;
+    Ok(SyncPermit { monitor: Some(monitor), rate_limiter, start_guard: Some(turn) })
+}
+
+/// Is the target's copy whole, and follows the source itself?
+///
+/// # Errors
+/// The target does not answer.
+pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Result<bool> {
+    Ok(
+        matches!(target.fetch_role()?, ReplicationRole::Replica { primary, link_is_up: true, .. } if primary == spec.from),
+    )
+}
+
+/// Has the target follow the source itself, and then its file say so: one that starts anew in between waits at its dead
+/// end.
+///
+/// # Errors
+/// What the target or the system said.
+pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
+    if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from) {
+        set_replica_of(target, &spec.from)?;
+    }
+    match instance.read_conf()?.and_then(|conf| conf.replica_of()) {
+        Some(of) if of == spec.from => Ok(()),
+        _ => instance.set_replicaof(&spec.from),
+    }
+}
+
+/// Ends a full sync that is under way: the target waits at its dead end, the source's process for it ends. A copy that
+/// is whole goes on following.
+pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
+    match target.fetch_role()? {
+        ReplicationRole::Replica { link_is_up: false, .. } => {
+            set_replica_of(target, &replication_proxy::placeholder_address(spec.header.shard))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn set_replica_of(target: &mut RedisClient, address: &str) -> Result<()> {
+    let (host, port) = split_address(address)?;
+    target.run_command(&["REPLICAOF", host, &port.to_string()]).map(drop)
+}
+
+impl ThrottledSync<'_> {
+    /// Carries the full sync, and ends with a target that was told to follow the source itself.
+    ///
+    /// # Errors
+    /// No progress within `copy_stall_s`, given up too often for the source's memory, or cancelled. The target then
+    /// waits, and the source has nothing to do with it any more.
+    pub fn run_sync(
+        &self,
+        source: &mut RedisClient,
+        target: &mut RedisClient,
+        permit: &mut SyncPermit<'_>,
+    ) -> Result<()> {
+        let spec = self.spec;
+        self.instance.set_replicaof(&replication_proxy::placeholder_address(spec.header.shard))?;
+        for attempt in 1..=MAX_COPY_ATTEMPTS {
+            permit.rate_limiter.clear_shard_rate();
+            let proxy = ReplicationProxy::open(spec, permit.rate_limiter.clone())?;
+            set_replica_of(target, &proxy.address)?;
+            drop(permit.start_guard.take());
+            let overload = match self.pump_until_near(source, target, permit.monitor.as_ref()) {
+                Ok(None) => return self.switch_to_direct_replication(source, target),
+                Ok(Some(strain)) => strain,
+                Err(error) => {
+                    // Where the target does not answer, the end of the relay cuts it off all the same.
+                    set_replica_of(target, &replication_proxy::placeholder_address(spec.header.shard)).ok();
+                    return Err(error);
+                }
+            };
+            set_replica_of(target, &replication_proxy::placeholder_address(spec.header.shard))?;
+            drop(proxy);
+            if attempt == MAX_COPY_ATTEMPTS {
+                bail!(
+                    "shard {}: the copy was given up {MAX_COPY_ATTEMPTS} times ({overload}); {} serves on, `dunlin shards resume` \
+                     tries again",
+                    spec.header.shard,
+                    spec.from
+                );
+            }
+            report_status(spec, &format!("copy given up: {overload}"), self.sink);
+            if let Some(guard) = &permit.monitor {
+                guard.wait_until_below_limits("copy", self.sink)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the target has come near enough for a partial resync; says so if the copy is to be given up.
+    fn pump_until_near(
+        &self,
+        source: &mut RedisClient,
+        target: &mut RedisClient,
+        monitor: Option<&SourceMonitor>,
+    ) -> Result<Option<Overload>> {
+        let (spec, stall_timeout) = (self.spec, Duration::from_secs(self.spec.limits.copy_stall_timeout_s));
+        let (mut best, mut nearest, mut since) = (0, u64::MAX, Instant::now());
+        let (mut windows, mut is_slow) = (monitor.map_or(0, |guard| guard.last_window().0), false);
+        loop {
+            let (from, to) = (source.fetch_info("replication")?, target.fetch_info("replication")?);
+            let behind = from.number_field("master_repl_offset").saturating_sub(to.number_field("slave_repl_offset"));
+            let is_linked =
+                to.text_field("master_link_status") == "up" && to.text_field("master_sync_in_progress") == "0";
+            if is_linked
+                && replication_progress::can_resync_partially(&from, &to)
+                && behind <= spec.limits.max_lag_bytes
+            {
+                return Ok(None);
+            }
+            if self.sink.is_cancelled() {
+                bail!("cancelled while shard {} was being copied; nothing is handed over", spec.header.shard);
+            }
+            if let Some(guard) = monitor {
+                let (count, overload) = guard.last_window();
+                if count > windows {
+                    windows = count;
+                    match overload {
+                        Some(strain @ Overload::Cow(..)) if !is_linked => return Ok(Some(strain)),
+                        strain => is_slow = self.report_throttling(strain.as_ref(), is_slow),
+                    }
+                }
+            }
+            let read = to.number_field("master_sync_read_bytes");
+            if read > best || (is_linked && behind < nearest) {
+                (best, since) = (best.max(read), Instant::now());
+                nearest = if is_linked { behind } else { nearest };
+                let (job, phase) = (format!("shard {}", spec.header.shard), "copy".to_owned());
+                self.sink.emit(Event::Progress {
+                    job,
+                    phase,
+                    done: read,
+                    total: to.number_field("master_sync_total_bytes"),
+                });
+            }
+            if since.elapsed() > stall_timeout {
+                bail!("{}", describe_stall(spec, is_linked.then_some(behind)));
+            }
+            std::thread::sleep(POLL_INTERVAL);
+        }
+    }
+
+    /// Tells that the guard slows the copy down, or no longer does; returns which.
+    fn report_throttling(&self, overload: Option<&Overload>, is_slow: bool) -> bool {
+        match overload {
+            Some(strain) if !is_slow => report_status(self.spec, &format!("copy slowed down: {strain}"), self.sink),
+            None if is_slow => report_status(self.spec, "copy no longer slowed down", self.sink),
+            _ => {}
+        }
+        overload.is_some()
+    }
+
+    /// What the source has forgotten meanwhile would have to come anew, past the cap: then that is told.
+    fn switch_to_direct_replication(&self, source: &mut RedisClient, target: &mut RedisClient) -> Result<()> {
+        let spec = self.spec;
+        let before = source.fetch_info("stats")?.number_field("sync_full");
+        follow_source(self.instance, target, spec)?;
+        replication_progress::wait_until_caught_up(source, target, spec, self.sink)?;
+        if source.fetch_info("stats")?.number_field("sync_full") > before {
+            let text = format!(
+                "shard {}: {} has made another full sync meanwhile, past the cap",
+                spec.header.shard, spec.from
+            );
+            self.sink.emit(Event::Note { text });
+        }
+        Ok(())
+    }
+}
+
+fn describe_stall(spec: &MoveSpec, behind: Option<u64>) -> String {
+    let stall = spec.limits.copy_stall_timeout_s;
+    match behind {
+        Some(behind) => format!(
+            "{} stays {behind} bytes behind {} for {stall} s: it is written to faster than the cap lets the copy follow; \
+             a higher --bandwidth does",
+            spec.to, spec.from
+        ),
+        None => format!("{} has not come nearer to {} through its relay for {stall} s", spec.to, spec.from),
+    }
+}

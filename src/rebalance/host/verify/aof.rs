@@ -1,0 +1,211 @@
+//! Which keys were written to since the base of an append-only file: what its increments name.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read};
+
+use anyhow::{Context, Result, bail, ensure};
+use redis::Value;
+
+use super::super::redis_client::{RedisClient, redis_command};
+use super::key_state::Key;
+
+/// These touch what they do not name by its position.
+const UNTRACKED_COMMANDS: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
+const DAMAGED_MESSAGE: &str = "the increment of the append-only file is damaged";
+
+/// Calls `each` with the database and the key of all that the commands of an increment name.
+///
+/// # Errors
+/// The file is damaged, the server does not answer, a command that reaches beyond what it names; or what `each`
+/// returned.
+pub fn for_each_changed_key(
+    file: impl Read,
+    key_specs: &mut KeySpecs,
+    target: &mut RedisClient,
+    mut each: impl FnMut(u32, Key) -> Result<()>,
+) -> Result<()> {
+    let (mut file, mut database) = (BufReader::new(file), 0);
+    while let Some(command) = next_command(&mut file)? {
+        let Some(name) = command.first().map(|name| String::from_utf8_lossy(name).to_lowercase()) else { continue };
+        if name == "select" {
+            let number = command.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
+            database = number.context("an increment selects no database")?;
+        } else if UNTRACKED_COMMANDS.contains(&name.as_str()) {
+            bail!("{} was executed meanwhile", name.to_uppercase());
+        } else {
+            for key in key_specs.command_keys(&name, command, target)? {
+                each(database, key)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The next command; nothing at the end of the file. An end within a command is damage.
+fn next_command(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
+    let Some(count) = read_length(file, b'*')? else { return Ok(None) };
+    let mut command = Vec::new();
+    for _ in 0..count {
+        let length_with_crlf = read_length(file, b'$')?.context(DAMAGED_MESSAGE)?.saturating_add(2);
+        let mut argument = Vec::new();
+        file.take(length_with_crlf).read_to_end(&mut argument)?;
+        ensure!(argument.len() as u64 == length_with_crlf, DAMAGED_MESSAGE);
+        argument.truncate(argument.len() - 2);
+        command.push(argument);
+    }
+    Ok(Some(command))
+}
+
+/// The number of a line that begins so; remarks (`#TS:…`) are passed over. Nothing at the end of the file.
+fn read_length(file: &mut impl BufRead, marker: u8) -> Result<Option<u64>> {
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        file.read_until(b'\n', &mut line)?;
+        match line.as_slice() {
+            [] => return Ok(None),
+            [b'#', .., b'\n'] => {}
+            [first, digits @ .., b'\r', b'\n'] if *first == marker => {
+                let number = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+                return number.map(Some).context(DAMAGED_MESSAGE);
+            }
+            _ => bail!(DAMAGED_MESSAGE),
+        }
+    }
+}
+
+/// Where commands have their keys, as the server says; each is asked for once.
+#[derive(Default)]
+pub struct KeySpecs(HashMap<String, KeySpec>);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum KeySpec {
+    NoKeys,
+    /// From the first to the last, which counts from the end where it is negative.
+    Range {
+        first: usize,
+        last: i64,
+        step: usize,
+    },
+    /// The server has to be asked for each command.
+    AskServer,
+}
+
+impl KeySpecs {
+    fn command_keys(&mut self, name: &str, command: Vec<Vec<u8>>, target: &mut RedisClient) -> Result<Vec<Key>> {
+        let spec = match self.0.get(name) {
+            Some(place) => *place,
+            None => {
+                let answer: Value = target.query(redis_command(&["COMMAND", "INFO"]).arg(name))?;
+                let place = parse_key_spec(&answer)
+                    .with_context(|| format!("{name} is a command that the server does not know"))?;
+                *self.0.entry(name.to_owned()).or_insert(place)
+            }
+        };
+        match spec {
+            KeySpec::NoKeys => Ok(Vec::new()),
+            KeySpec::Range { first, last, step } => Ok(keys_in_range(command, first, last, step)),
+            KeySpec::AskServer => keys_from_server(&command, target),
+        }
+    }
+}
+
+/// What `COMMAND INFO` answers: name, arity, flags, first, last, step, then categories, hints, places of keys and, in
+/// the tenth field, subcommands.
+fn parse_key_spec(answer: &Value) -> Option<KeySpec> {
+    let Value::Array(commands) = answer else { return None };
+    let Some(Value::Array(fields)) = commands.first() else { return None };
+    let (Value::Array(flags), Value::Int(first), Value::Int(last), Value::Int(step)) =
+        (fields.get(2)?, fields.get(3)?, fields.get(4)?, fields.get(5)?)
+    else {
+        return None;
+    };
+    let movable = flags.iter().any(|flag| *flag == Value::SimpleString("movablekeys".to_owned()));
+    let has_subcommands = matches!(fields.get(9), Some(Value::Array(subcommands)) if !subcommands.is_empty());
+    if movable || has_subcommands {
+        return Some(KeySpec::AskServer);
+    }
+    let [first, step] = [*first, *step].map(|number| usize::try_from(number).ok());
+    Some(match (first?, step?) {
+        (0, _) => KeySpec::NoKeys,
+        (first, step) => KeySpec::Range { first, last: *last, step: step.max(1) },
+    })
+}
+
+fn keys_in_range(command: Vec<Vec<u8>>, first: usize, last: i64, step: usize) -> Vec<Key> {
+    let last = match usize::try_from(last) {
+        Ok(last) => last,
+        Err(_) => command.len().saturating_sub(usize::try_from(last.unsigned_abs()).unwrap_or(usize::MAX)),
+    };
+    let count = (last + 1).saturating_sub(first);
+    command.into_iter().skip(first).take(count).step_by(step).collect()
+}
+
+fn keys_from_server(command: &[Vec<u8>], target: &mut RedisClient) -> Result<Vec<Key>> {
+    let mut request = redis_command(&["COMMAND", "GETKEYS"]);
+    for word in command {
+        request.arg(word);
+    }
+    match target.run_batch(&[request])?.pop() {
+        Some(Value::Array(keys)) => keys
+            .into_iter()
+            .map(|key| match key {
+                Value::BulkString(key) => Ok(key),
+                other => bail!("a key was expected, not {other:?}"),
+            })
+            .collect(),
+        Some(Value::ServerError(error)) if error.details().is_some_and(|why| why.contains("no key arguments")) => {
+            Ok(Vec::new())
+        }
+        other => bail!("COMMAND GETKEYS: {other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn commands(text: &str) -> Result<Vec<Vec<String>>> {
+        let mut file = BufReader::new(text.as_bytes());
+        let mut all = Vec::new();
+        while let Some(command) = next_command(&mut file)? {
+            all.push(command.into_iter().map(|word| String::from_utf8(word).unwrap()).collect());
+        }
+        Ok(all)
+    }
+
+    #[test]
+    fn commands_end_where_the_file_does() {
+        let whole = "*2\r\n$6\r\nSELECT\r\n$1\r\n0\r\n#TS:1700000000\r\n*2\r\n$3\r\nDEL\r\n$4\r\na\r\nb\r\n";
+        let all = [vec!["SELECT", "0"], vec!["DEL", "a\r\nb"]];
+        assert_eq!(commands(whole).unwrap(), all);
+        let between = [0, 23, 39];
+        for end in 0..whole.len() {
+            let found = commands(&whole[..end]);
+            assert_eq!(found.is_ok(), between.contains(&end), "{end} bytes");
+            if let Ok(found) = found {
+                assert_eq!(found, all[..usize::from(end > 0)], "{end} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_command_is_an_error() {
+        let longer = "*1\r\n$19\r\nPING\r\n*1\r\n$4\r\nPING\r\n";
+        let beyond_counting = "*1\r\n$18446744073709551615\r\nPING\r\n";
+        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer, beyond_counting] {
+            assert!(commands(damaged).is_err(), "{damaged:?}");
+        }
+    }
+
+    #[test]
+    fn keys_are_counted_from_both_ends() {
+        let command = || ["LMOVE", "a", "b", "c", "d"].map(|word| word.as_bytes().to_vec()).to_vec();
+        let keys = |first, last, step| String::from_utf8(keys_in_range(command(), first, last, step).concat()).unwrap();
+        assert_eq!(keys(1, 1, 1), "a");
+        assert_eq!(keys(1, 2, 1), "ab");
+        assert_eq!(keys(1, -1, 2), "ac");
+        assert_eq!(keys(1, -2, 1), "abc");
+        assert_eq!(keys(7, -1, 1), "");
+    }
+}

@@ -1,0 +1,320 @@
+//! The copies of shards as they are: replicas that lag, are down or follow somebody else, instances that the map does
+//! not name, and primaries that do not need the replicas which the playbook says. `shards status` tells them, `shards
+//! resume` mends what it can without a decision.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Result, bail};
+use dunlin_shards::ShardMap;
+use serde::Serialize;
+
+use super::apply::{ApplyOptions, retire_instance};
+use super::context::{read_map, to_diagnostics_error};
+use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
+use super::{RebalanceContext, publish};
+use crate::protocol::shard::{
+    MoveState, ObserveInstances, ObservedInstance, ReplicationRole, ShardReply, ShardRequest,
+};
+
+/// What there is beside the primaries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaHealth {
+    /// The replicas of the map, by shard and in its order.
+    pub replicas: Vec<ReplicaStatus>,
+    /// Instances that neither the map nor an open move names.
+    pub orphans: Vec<OrphanInstance>,
+    /// Primaries that need another number of replicas than the playbook says; none where a move of the shard is open.
+    pub min_replicas_mismatches: Vec<MinReplicasMismatch>,
+}
+
+/// A replica of the map.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ReplicaStatus {
+    /// The shard.
+    pub shard: u32,
+    /// Its host.
+    pub host: String,
+    /// How it is.
+    #[serde(flatten)]
+    pub state: ReplicaState,
+}
+
+/// How a replica is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum ReplicaState {
+    /// It follows its primary.
+    Follows {
+        /// Bytes of the stream that the primary had a moment before and it has not; 0: it keeps up.
+        behind_bytes: u64,
+    },
+    /// It has lost its primary.
+    LinkDown,
+    /// It follows another instance.
+    FollowsWrongPrimary {
+        /// Whom, `ip:port`.
+        primary: String,
+    },
+    /// It is a primary itself.
+    IsPrimary,
+    /// Nothing answers there: it is down, or was never made.
+    Missing {
+        /// What was said instead.
+        reason: String,
+    },
+}
+
+/// An instance that nobody names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OrphanInstance {
+    /// The shard.
+    pub shard: u32,
+    /// Its host.
+    pub host: String,
+    /// Whom it follows; a master follows nobody.
+    pub follows: Option<String>,
+    /// Is that the shard's primary? Then nothing is lost with it.
+    pub follows_primary: bool,
+    /// Is it a master that needs no replica to accept writes?
+    pub accepts_writes: bool,
+}
+
+/// A primary that needs another number of replicas than it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct MinReplicasMismatch {
+    /// The shard.
+    pub shard: u32,
+    /// Its `min-replicas-to-write`.
+    pub actual: u64,
+    /// What the playbook says.
+    pub expected: u32,
+}
+
+impl ReplicaState {
+    /// Does it follow its primary without delay?
+    pub fn is_in_sync(&self) -> bool {
+        matches!(self, Self::Follows { behind_bytes: 0 })
+    }
+}
+
+impl ReplicaHealth {
+    /// Is there something that `shards resume` mends?
+    pub fn needs_repair(&self) -> bool {
+        !self.min_replicas_mismatches.is_empty()
+            || self.orphans.iter().any(|stray| stray.follows_primary || stray.follows.is_none())
+    }
+
+    /// How many replicas of the map are on a host.
+    pub fn count_on_host(&self, host: &str) -> usize {
+        self.replicas.iter().filter(|replica| replica.host == host).count()
+    }
+}
+
+/// Looks at them, after the primaries: so that a replica which keeps up has all that its primary had then. Changes
+/// nothing. `hosts` are those that shards may stand on.
+///
+/// # Errors
+/// A host could not be asked, or the map names one that the inventory does not have.
+pub async fn check_replicas(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    (hosts, primaries): (&[&str], &BTreeMap<u32, ObservedInstance>),
+    open_moves: &[&MoveState],
+) -> Result<ReplicaHealth> {
+    let answers = context.fleet.map_parallel(hosts, |host| observe_non_primaries(context, map, host)).await;
+    let mut observed_by_host: BTreeMap<(u32, &str), ObservedInstance> = BTreeMap::new();
+    for (host, answer) in hosts.iter().zip(answers) {
+        observed_by_host.extend(answer?.into_iter().map(|observed| ((observed.shard, *host), observed)));
+    }
+    let moving_addresses: BTreeSet<&str> =
+        open_moves.iter().flat_map(|state| [state.from.as_str(), state.to.as_str()]).collect();
+    let mut health = ReplicaHealth {
+        min_replicas_mismatches: find_min_replicas_mismatches(context, map, primaries, open_moves)?,
+        ..ReplicaHealth::default()
+    };
+    for entry in &map.shards {
+        let shard = u32::from(entry.id.0);
+        let primary_address = context.instance_address(map, shard, &entry.host)?;
+        let offset = primaries.get(&shard).map_or(0, |primary| role_offset(&primary.role));
+        for host in &entry.replicas {
+            let state = observed_by_host.get(&(shard, host.as_str())).map_or_else(
+                || ReplicaState::Missing { reason: "no play makes shards on that host".to_owned() },
+                |observed| replica_state(observed, &primary_address, offset),
+            );
+            health.replicas.push(ReplicaStatus { shard, host: host.clone(), state });
+        }
+        let orphan_hosts = hosts.iter().filter(|host| !entry.replicas.iter().any(|replica| replica == *host));
+        for host in orphan_hosts {
+            let Some(observed) = observed_by_host.get(&(shard, host)) else { continue };
+            if observed.error.is_some() || moving_addresses.contains(observed.address.as_str()) {
+                continue;
+            }
+            let of = match &observed.role {
+                ReplicationRole::Replica { primary: of, .. } => Some(of.clone()),
+                _ => None,
+            };
+            let is_replica = of.as_ref() == Some(&primary_address);
+            let accepts_writes = of.is_none() && observed.min_replicas == 0;
+            health.orphans.push(OrphanInstance {
+                shard,
+                host: (*host).to_owned(),
+                follows: of,
+                follows_primary: is_replica,
+                accepts_writes,
+            });
+        }
+    }
+    Ok(health)
+}
+
+/// All shards on a host whose primary is elsewhere, whether or not the map has a replica there.
+async fn observe_non_primaries(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    host: &str,
+) -> Result<Vec<ObservedInstance>> {
+    let others = map.shards.iter().filter(|entry| entry.host != host).map(|entry| u32::from(entry.id.0));
+    let instances =
+        others.map(|shard| Ok((shard, context.instance_address(map, shard, host)?))).collect::<Result<_>>()?;
+    let request =
+        ObserveInstances { instances, credentials: context.credentials.clone(), window_ms: 0, sampled_keys: 0 };
+    match context.call_host(host, ShardRequest::Observe(request), &|_, _| {}).await? {
+        ShardReply::Observed(observed) => Ok(observed),
+        _ => bail!("an answer that does not fit"),
+    }
+}
+
+fn role_offset(role: &ReplicationRole) -> u64 {
+    match role {
+        ReplicationRole::Primary { offset, .. } | ReplicationRole::Replica { offset, .. } => *offset,
+        ReplicationRole::Unreachable => 0,
+    }
+}
+
+fn replica_state(observed: &ObservedInstance, primary: &str, primary_offset: u64) -> ReplicaState {
+    if let Some(why) = &observed.error {
+        return ReplicaState::Missing { reason: why.clone() };
+    }
+    match &observed.role {
+        ReplicationRole::Replica { primary: of, .. } if of != primary => {
+            ReplicaState::FollowsWrongPrimary { primary: of.clone() }
+        }
+        ReplicationRole::Replica { link_is_up: false, .. } => ReplicaState::LinkDown,
+        ReplicationRole::Replica { offset, .. } => {
+            ReplicaState::Follows { behind_bytes: primary_offset.saturating_sub(*offset) }
+        }
+        ReplicationRole::Primary { .. } => ReplicaState::IsPrimary,
+        ReplicationRole::Unreachable => ReplicaState::Missing { reason: "it did not answer".to_owned() },
+    }
+}
+
+fn find_min_replicas_mismatches(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    primaries: &BTreeMap<u32, ObservedInstance>,
+    open_moves: &[&MoveState],
+) -> Result<Vec<MinReplicasMismatch>> {
+    let compiler = context.build_compiler(map, &["redis_shard"])?;
+    let hosts: BTreeSet<&str> = map.shards.iter().map(|entry| entry.host.as_str()).collect();
+    let mut found = Vec::new();
+    for host in hosts.into_iter().filter(|host| !context.unreachable.contains(*host)) {
+        let compiled = compiler
+            .compile_host(host, &context.get_session(host)?.hello.facts)
+            .map_err(|found| to_diagnostics_error(&found))?;
+        for step in compiled.catalogue.plays.iter().flat_map(|play| &play.steps) {
+            let id = step.desired["id"].as_str().and_then(|id| id.parse::<u32>().ok());
+            let Some((shard, primary)) = id.and_then(|id| Some((id, primaries.get(&id)?))) else { continue };
+            let here = map.shards.iter().any(|entry| u32::from(entry.id.0) == shard && entry.host == host);
+            let (needs, wanted) = (primary.min_replicas, required_replicas(&step.desired));
+            if here && needs != u64::from(wanted) && open_moves.iter().all(|state| state.shard != shard) {
+                found.push(MinReplicasMismatch { shard, actual: needs, expected: wanted });
+            }
+        }
+    }
+    found.sort_unstable_by_key(|unlike| unlike.shard);
+    Ok(found)
+}
+
+/// Brings primaries and strays to what map and playbook say: a stray that follows its primary is retired, and a primary
+/// needs its replicas. One that is to need fewer does so before a stray goes. What cannot be done yet is returned, by
+/// shard; everything serves as before then.
+///
+/// # Errors
+/// A later map than ours is out: it may name what ours does not.
+pub async fn reconcile_instances(
+    context: &RebalanceContext<'_>,
+    health: &ReplicaHealth,
+    run: &str,
+) -> Result<Vec<(u32, String)>> {
+    let (map, _) = read_map(&context.map_file)?;
+    let published = publish::published_epoch(context, &map).await?;
+    if published > map.epoch.0 {
+        bail!("epoch {published} is published, {} has only {}", context.map_file.display(), map.epoch);
+    }
+    let mut unresolved = Vec::new();
+    for MinReplicasMismatch { shard, actual: needs, expected: wanted } in &health.min_replicas_mismatches {
+        if u64::from(*wanted) < *needs && !context.unreachable.is_empty() {
+            // A host that is missing may serve the shard: this primary then waits for a replica for a good reason.
+            unresolved.push((*shard, format!("its primary goes on needing {needs} replicas until all hosts answer")));
+            continue;
+        }
+        if let Err(error) = set_min_replicas(context, &map, *shard, run).await {
+            unresolved.push((*shard, format!("its primary does not need {wanted} replicas yet: {error:#}")));
+        }
+    }
+    let options = ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() };
+    for OrphanInstance { shard, host, .. } in health.orphans.iter().filter(|stray| stray.follows_primary) {
+        if unresolved.iter().any(|(other, _)| other == shard) {
+            continue;
+        }
+        // The primary may count on it.
+        let mut named = health.replicas.iter().filter(|replica| replica.shard == *shard);
+        if let Some(replica) = named.find(|replica| !matches!(replica.state, ReplicaState::Follows { .. })) {
+            unresolved.push((
+                *shard,
+                format!("the instance on {host} stays: the replica on {} is not in order", replica.host),
+            ));
+            continue;
+        }
+        let retired = match orphan_retirement(context, &map, run, (*shard, host)) {
+            Ok(retirement) => retire_instance(context, &map, &retirement, options).await,
+            Err(error) => Err(error),
+        };
+        match retired {
+            Ok(None) => {}
+            Ok(Some(why)) => unresolved.push((*shard, format!("the instance on {host} stays: {why}"))),
+            Err(error) => unresolved.push((*shard, format!("the instance on {host} stays: {error:#}"))),
+        }
+    }
+    Ok(unresolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_replica_is_compared_with_its_primary() {
+        let follows = |of: &str, linked, offset| ObservedInstance {
+            role: ReplicationRole::Replica { primary: of.to_owned(), link_is_up: linked, offset },
+            ..ObservedInstance::default()
+        };
+        let down = ObservedInstance { error: Some("refused".to_owned()), ..ObservedInstance::default() };
+        let master = ObservedInstance {
+            role: ReplicationRole::Primary { offset: 9, replicas: 0 },
+            ..ObservedInstance::default()
+        };
+        for (observed, wanted, good) in [
+            (follows("a:1", true, 9), ReplicaState::Follows { behind_bytes: 0 }, true),
+            (follows("a:1", true, 12), ReplicaState::Follows { behind_bytes: 0 }, true),
+            (follows("a:1", true, 4), ReplicaState::Follows { behind_bytes: 5 }, false),
+            (follows("a:1", false, 9), ReplicaState::LinkDown, false),
+            (follows("b:1", true, 9), ReplicaState::FollowsWrongPrimary { primary: "b:1".to_owned() }, false),
+            (master, ReplicaState::IsPrimary, false),
+            (down, ReplicaState::Missing { reason: "refused".to_owned() }, false),
+        ] {
+            let state = replica_state(&observed, "a:1", 9);
+            assert_eq!((state.is_in_sync(), state), (good, wanted));
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! Progress of shards: bars on a terminal, a line for each phase elsewhere.
+
+use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+
+use super::reporter::write_stderr;
+use crate::protocol::Event;
+
+/// The progress of many jobs.
+pub struct ProgressBars {
+    multi: Option<MultiProgress>,
+    jobs: Mutex<HashMap<String, (String, Option<ProgressBar>)>>,
+    quiet: bool,
+}
+
+impl ProgressBars {
+    /// Bars on stderr if that is a terminal and nothing else is asked for.
+    pub fn new(json: bool, quiet: bool) -> Self {
+        let terminal = std::io::stderr().is_terminal() && !json && !quiet;
+        Self { multi: terminal.then(MultiProgress::new), jobs: Mutex::default(), quiet: quiet || json }
+    }
+
+    /// Shows what happened to a job of a host.
+    pub fn show_event(&self, host: &str, event: &Event) {
+        let Event::Progress { job, phase, done, total } = event else { return };
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = jobs
+            .entry(job.clone())
+            .or_insert_with(|| (String::new(), self.multi.as_ref().map(|multi| multi.add(new_bar()))));
+        if let Some(bar) = &entry.1 {
+            // A phase without a count is shown full: it takes moments.
+            let counted = *total > 1;
+            bar.set_length(if counted { *total } else { 1 });
+            bar.set_position(if counted { *done } else { 1 });
+            bar.set_message(format!("{job:<10} → {host}  {phase}"));
+            if phase == "done" {
+                bar.finish_and_clear();
+            }
+        } else if entry.0 != *phase && !self.quiet && phase != "done" {
+            write_stderr(&format!("{job} → {host}: {phase}\n"));
+        }
+        entry.0.clone_from(phase);
+    }
+
+    /// A line above the bars; stderr.
+    pub fn print_line(&self, text: &str) {
+        match &self.multi {
+            // A terminal that went away shows nothing anyway.
+            Some(multi) => drop(multi.println(text)),
+            None if !self.quiet => write_stderr(&format!("{text}\n")),
+            None => {}
+        }
+    }
+
+    /// Takes the bars away.
+    pub fn clear_bars(&self) {
+        if let Some(multi) = &self.multi {
+            // A terminal that went away shows nothing anyway.
+            multi.clear().ok();
+        }
+    }
+}
+
+fn new_bar() -> ProgressBar {
+    let style = ProgressStyle::with_template("  {bar:24} {percent:>3} %  {msg}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::new(1).with_style(style)
+}

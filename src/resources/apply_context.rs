@@ -1,0 +1,121 @@
+//! Where apply works: contents by digest, and what is owed to the system at the end (a reload of systemd).
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result};
+
+use crate::plan::Digest;
+use crate::process::Program;
+
+/// Contents by digest.
+pub trait BlobSource {
+    /// Fetches several at once, where they come from afar; `get` then answers without waiting.
+    ///
+    /// # Errors
+    /// They cannot be had.
+    fn fetch_blobs(&self, _digests: &[Digest]) -> Result<()> {
+        Ok(())
+    }
+
+    /// The bytes of that digest.
+    ///
+    /// # Errors
+    /// There are none of that digest.
+    fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>>;
+}
+
+/// What apply is given besides the desired and the observed state.
+pub struct ApplyContext<'a> {
+    blobs: &'a dyn BlobSource,
+    have_units_changed: bool,
+    are_states_stale: bool,
+    upcoming_enables: Vec<String>,
+    enabled_units: BTreeSet<String>,
+}
+
+impl<'a> ApplyContext<'a> {
+    /// A site on this host.
+    pub fn new(blobs: &'a dyn BlobSource) -> Self {
+        Self {
+            blobs,
+            have_units_changed: false,
+            are_states_stale: false,
+            upcoming_enables: Vec::new(),
+            enabled_units: BTreeSet::new(),
+        }
+    }
+
+    /// The bytes of that digest.
+    ///
+    /// # Errors
+    /// There are none of that digest.
+    pub fn read_content(&self, digest: &Digest) -> Result<Vec<u8>> {
+        self.blobs.read_blob(digest)
+    }
+
+    /// All contents.
+    pub fn blobs(&self) -> &dyn BlobSource {
+        self.blobs
+    }
+
+    /// Notes that systemd must read its unit files again before the next unit is started, and at the end.
+    pub fn require_reload(&mut self) {
+        self.have_units_changed = true;
+    }
+
+    /// Tells which units the steps right behind this one are going to enable: that is done in one go with its own.
+    pub fn set_upcoming_enables(&mut self, units: Vec<String>) {
+        self.upcoming_enables = units;
+    }
+
+    /// Has a unit start with the host. systemd needs no reload for that; where one is owed anyway, it comes after this.
+    ///
+    /// # Errors
+    /// What `systemctl enable` said.
+    pub fn enable_unit(&mut self, unit: &str) -> Result<()> {
+        if self.enabled_units.contains(unit) {
+            return Ok(());
+        }
+        let mut units = vec![unit.to_owned()];
+        units.append(&mut self.upcoming_enables);
+        let enable = |units: &[String]| {
+            Program::new("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
+        };
+        // If it fails for one of them, that one's own step is to say so.
+        if enable(&units).is_err() {
+            units.truncate(1);
+            enable(&units).with_context(|| format!("systemctl enable {unit}"))?;
+        }
+        self.enabled_units.extend(units);
+        self.are_states_stale |= !self.have_units_changed;
+        Ok(())
+    }
+
+    /// Notes that systemd may still tell the old state of an enabled or disabled unit: one reload at the end is enough.
+    pub fn require_refresh(&mut self) {
+        self.are_states_stale = true;
+    }
+
+    /// Before a unit is started: lets systemd read its unit files again, if a step changed one since the last time.
+    /// Tells whether it did.
+    ///
+    /// # Errors
+    /// What `systemctl daemon-reload` said.
+    pub fn flush_unit_changes(&mut self) -> Result<bool> {
+        if !self.have_units_changed {
+            return Ok(false);
+        }
+        Program::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
+        (self.have_units_changed, self.are_states_stale) = (false, false);
+        Ok(true)
+    }
+
+    /// At the end: lets systemd read its unit files again, if anything is owed.
+    ///
+    /// # Errors
+    /// What `systemctl daemon-reload` said.
+    pub fn flush_reload(&mut self) -> Result<()> {
+        self.have_units_changed |= self.are_states_stale;
+        self.flush_unit_changes().map(drop)
+    }
+}

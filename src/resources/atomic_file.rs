@@ -1,0 +1,121 @@
+//! Puts things into the file system so that a reader sees the old or the new state, never half of one.
+//! No sync per file: the rename is ordered behind the data by the file systems in use, and a run that a power cut
+//! interrupted is run again.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, CWD, Gid, Uid};
+
+use super::{HostView, PathMeta};
+use crate::atomic_file::{Attributes, Durability, Folder};
+
+/// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
+///
+/// # Errors
+/// The folder is missing, the owner is unknown, or the disk said no; the old file is then untouched.
+pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
+    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+    let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
+    let folder = Folder::open(folder)
+        .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
+    let attributes = Attributes { mode: meta.mode, owner: Some(resolve_ids(meta)?), durability: Durability::Ordered };
+    folder.replace(name, bytes, &attributes)
+}
+
+/// Puts a symbolic link at a path, over a link that stands there.
+///
+/// # Errors
+/// The folder is missing or cannot be written to.
+pub fn write_link(path: &Path, target: &Path) -> Result<()> {
+    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
+    let temporary = tempfile::Builder::new()
+        .prefix(".dunlin-")
+        .make_in(folder, |name| std::os::unix::fs::symlink(target, name))
+        .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
+    temporary.persist(path).map(drop).with_context(|| format!("putting the link {} in place", path.display()))
+}
+
+/// Refuses paths that a step cannot own: relative ones, `..` in them, the root, control characters, roundabout
+/// spellings (`/a//b`, `/a/`).
+///
+/// # Errors
+/// What is wrong, in one sentence that begins with the key.
+pub fn check_path(key: &str, path: &Path) -> Result<(), String> {
+    let shown = path.display().to_string();
+    if !path.is_absolute() {
+        return Err(format!("{key} must be an absolute path, not \"{shown}\""));
+    }
+    if shown.chars().any(char::is_control) {
+        return Err(format!("{key} must have no control characters: {shown:?}"));
+    }
+    if path.file_name().is_none() || path.components().any(|part| part == Component::ParentDir) {
+        return Err(format!("{key} must name one place, without `..`, not \"{shown}\""));
+    }
+    // Two spellings of one path would pass for two owners, and nothing can be renamed to a name that ends with `/`.
+    let plain: PathBuf = path.components().collect();
+    if plain.as_os_str() != path.as_os_str() {
+        return Err(format!("{key} must be written \"{}\", not \"{shown}\"", plain.display()));
+    }
+    Ok(())
+}
+
+/// Sets owner, group and permissions of a path (not of what a link points to).
+///
+/// # Errors
+/// The account is unknown, or the system said no.
+pub fn set_ownership(path: &Path, meta: &PathMeta) -> Result<()> {
+    let (uid, gid) = resolve_ids(meta)?;
+    rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
+        .with_context(|| format!("giving {} to {}", path.display(), meta.owner))?;
+    // After the chown, which clears the set-id bits.
+    fs::set_permissions(path, Permissions::from_mode(meta.mode))
+        .with_context(|| format!("setting the mode of {}", path.display()))
+}
+
+/// The numbers behind the names, read now: an earlier step may have made the account.
+fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
+    if meta.owner == "root" && meta.group == "root" {
+        return Ok((Uid::ROOT, Gid::ROOT));
+    }
+    let mut view = HostView::current();
+    let uid = view.user_state(&meta.owner)?.and_then(|user| user.uid);
+    let gid = view.group_state(&meta.group)?.and_then(|group| group.gid);
+    // What belongs to nobody's number was observed so (`line` keeps the owner); steps themselves name no numbers.
+    let uid = uid.or_else(|| meta.owner.parse().ok());
+    let gid = gid.or_else(|| meta.group.parse().ok());
+    let uid = uid.with_context(|| format!("there is no user {}", meta.owner))?;
+    let gid = gid.with_context(|| format!("there is no group {}", meta.group))?;
+    Ok((Uid::from_raw(uid), Gid::from_raw(gid)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_canonical_paths_are_accepted() {
+        assert!(check_path("dest", Path::new("/etc/motd")).is_ok());
+        for wrong in ["etc/motd", "/", "/etc/../etc/motd", "/etc/motd\n", "/etc/motd/", "/etc//motd", "/etc/./motd"] {
+            assert!(check_path("dest", Path::new(wrong)).unwrap_err().starts_with("dest must"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn existing_links_are_replaced_and_not_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, other) = (folder.path().join("link"), folder.path().join("other"));
+        fs::write(&other, "keep").unwrap();
+        write_link(&path, &other).unwrap();
+        write_link(&path, Path::new("other")).unwrap();
+        assert_eq!(fs::read_link(&path).unwrap(), Path::new("other"));
+        let mut view = HostView::current();
+        let super::super::PathState::File { meta, .. } = view.path_state(&other).unwrap() else { panic!("a file") };
+        write_file(&path, b"new", &meta).unwrap();
+        assert!(fs::symlink_metadata(&path).unwrap().is_file());
+        assert_eq!(fs::read(&other).unwrap(), b"keep");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "no temporary file stays");
+    }
+}

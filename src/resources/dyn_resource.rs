@@ -1,0 +1,122 @@
+//! A resource behind one object-safe face, so that a catalogue can hold all types in one list.
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::{ApplyContext, BlobSource, Diff, HostView, InvalidContent, Prefetch, ReadOutcome, Resource};
+use crate::plan::Digest;
+
+/// A step's resource of any type. Observations pass as JSON: they are what fingerprints are made of.
+pub trait DynResource: Send + Sync {
+    /// Type and key: `file /etc/motd`.
+    fn resource_name(&self) -> String;
+    /// See [`Resource::owns`].
+    fn exclusive_claims(&self) -> Vec<String>;
+    /// See [`Resource::shares`].
+    fn shared_claims(&self) -> Vec<String>;
+    /// See [`Resource::validate`].
+    ///
+    /// # Errors
+    /// As there.
+    fn validate(&self) -> Result<(), String>;
+    /// See [`Resource::validate_contents`].
+    ///
+    /// # Errors
+    /// As there.
+    fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent>;
+    /// See [`Resource::wants`].
+    fn collect_prefetch(&self, wants: &mut Prefetch);
+    /// See [`Resource::starts`].
+    fn started_unit(&self) -> Option<String>;
+    /// See [`Resource::enables`].
+    fn enabled_unit(&self) -> Option<String>;
+    /// See [`Resource::restarts`].
+    fn restarted_unit(&self) -> Option<String>;
+    /// See [`Resource::read`].
+    ///
+    /// # Errors
+    /// As there.
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Value>>;
+    /// See [`Resource::needs`].
+    ///
+    /// # Errors
+    /// An observation of another type.
+    fn required_blobs(&self, observed: &Value) -> Result<Vec<Digest>>;
+    /// See [`Resource::diff`].
+    ///
+    /// # Errors
+    /// As there.
+    fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff>;
+    /// See [`Resource::expect`].
+    fn predict_state(&self, view: &mut HostView);
+    /// See [`Resource::apply`].
+    ///
+    /// # Errors
+    /// As there.
+    fn apply(&self, observed: &Value, context: &mut ApplyContext) -> Result<()>;
+}
+
+impl<R: Resource> DynResource for R {
+    fn resource_name(&self) -> String {
+        format!("{} {}", R::KIND, self.key())
+    }
+
+    fn exclusive_claims(&self) -> Vec<String> {
+        Resource::exclusive_claims(self)
+    }
+
+    fn shared_claims(&self) -> Vec<String> {
+        Resource::shared_claims(self)
+    }
+
+    fn validate(&self) -> Result<(), String> {
+        Resource::validate(self)
+    }
+
+    fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent> {
+        Resource::validate_contents(self, contents)
+    }
+
+    fn collect_prefetch(&self, wants: &mut Prefetch) {
+        Resource::collect_prefetch(self, wants);
+    }
+
+    fn started_unit(&self) -> Option<String> {
+        Resource::started_unit(self)
+    }
+
+    fn enabled_unit(&self) -> Option<String> {
+        Resource::enabled_unit(self)
+    }
+
+    fn restarted_unit(&self) -> Option<String> {
+        Resource::restarted_unit(self)
+    }
+
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Value>> {
+        Ok(match Resource::read(self, view).with_context(|| self.resource_name())? {
+            ReadOutcome::Known(observed) => ReadOutcome::Known(serde_json::to_value(observed)?),
+            ReadOutcome::UnknownUntilApply(reason) => ReadOutcome::UnknownUntilApply(reason),
+        })
+    }
+
+    fn required_blobs(&self, observed: &Value) -> Result<Vec<Digest>> {
+        Ok(Resource::required_blobs(self, &parse_observed::<R>(observed)?))
+    }
+
+    fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff> {
+        Resource::diff(self, &parse_observed::<R>(observed)?, blobs).with_context(|| self.resource_name())
+    }
+
+    fn predict_state(&self, view: &mut HostView) {
+        Resource::predict_state(self, view);
+    }
+
+    fn apply(&self, observed: &Value, context: &mut ApplyContext) -> Result<()> {
+        Resource::apply(self, &parse_observed::<R>(observed)?, context).with_context(|| self.resource_name())
+    }
+}
+
+fn parse_observed<R: Resource>(observed: &Value) -> Result<R::Observed> {
+    serde_json::from_value(observed.clone()).with_context(|| format!("an observation that is not of type {}", R::KIND))
+}

@@ -1,0 +1,448 @@
+//! The host as a step sees it: what is there now, overlaid with what the earlier steps will have made.
+//!
+//! While planning, each step that has something to do tells the world what it will have made true (`expect_…`); the
+//! next step's reads see that instead of the disk. While applying nothing is expected, and the reads see the disk.
+
+mod accounts;
+mod packages;
+mod paths;
+mod units;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::plan::Digest;
+use accounts::Accounts;
+use paths::{PathLookup, PathOverlay};
+
+pub use accounts::{GroupState, UserState};
+pub use paths::{PathMeta, PathState};
+pub use units::{UnitState, template_of};
+
+/// Something that comes with a package that an earlier step will install.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProvidedBy {
+    /// The package.
+    pub package: String,
+}
+
+/// What all steps together are going to look up; the host is asked once for it.
+#[derive(Debug, Default)]
+pub struct Prefetch {
+    /// Names of systemd units, with their suffix.
+    pub units: BTreeSet<String>,
+}
+
+/// The host, overlaid with expectations.
+#[derive(Debug, Default)]
+pub struct HostView {
+    paths: PathOverlay,
+    predicted_users: BTreeMap<String, Option<UserState>>,
+    predicted_groups: BTreeMap<String, Option<GroupState>>,
+    predicted_packages: BTreeMap<String, Option<String>>,
+    predicted_units: BTreeMap<String, UnitState>,
+    provided: Vec<(String, String)>,
+    pending_packages: Vec<String>,
+    has_pending_step: bool,
+    pending_command: Option<String>,
+    known_units: BTreeMap<String, UnitState>,
+    accounts: Option<Accounts>,
+    dpkg_versions: Option<BTreeMap<String, String>>,
+}
+
+impl HostView {
+    /// The host as it is, nothing expected.
+    pub fn current() -> Self {
+        Self::default()
+    }
+
+    /// Looks up at once what all steps announced.
+    ///
+    /// # Errors
+    /// systemd did not answer.
+    pub fn prefetch_units(&mut self, wants: &Prefetch) -> Result<()> {
+        self.known_units.append(&mut units::read_units(&wants.units)?);
+        Ok(())
+    }
+
+    /// Has any earlier step something to do? Commands with guards ask, since their guard may then answer otherwise.
+    pub fn has_pending_steps(&self) -> bool {
+        self.has_pending_step
+    }
+
+    /// Notes that an earlier step has something to do.
+    pub fn mark_pending(&mut self) {
+        self.has_pending_step = true;
+    }
+
+    /// Notes that an earlier step runs a command: nobody can tell what it makes.
+    pub fn predict_command(&mut self, shown: &str) {
+        self.pending_command.get_or_insert_with(|| shown.to_owned());
+    }
+
+    /// What may still bring things that no step announced: a package on its way, a command that will run.
+    pub fn unknown_until_apply(&self) -> Option<String> {
+        if !self.pending_packages.is_empty() {
+            return Some(format!("package {}", self.pending_packages.join(", ")));
+        }
+        self.pending_command.as_ref().map(|shown| format!("the command `{shown}`"))
+    }
+
+    /// What earlier steps will have changed of the things that a text names: a guard that names one cannot be
+    /// asked yet.
+    pub fn pending_change_in(&self, text: &str) -> Option<String> {
+        if let Some(path) = self.paths.find_mentioned(text) {
+            return Some(format!("path {}", path.display()));
+        }
+        let words: BTreeSet<&str> = text.split(|c: char| !(c.is_alphanumeric() || "-_.@+".contains(c))).collect();
+        let named = |kind: &str, name: &str| words.contains(name).then(|| format!("{kind} {name}"));
+        let users = self.predicted_users.keys().find_map(|name| named("user", name));
+        let groups = || self.predicted_groups.keys().find_map(|name| named("group", name));
+        let packages = || self.predicted_packages.keys().find_map(|name| named("package", name));
+        let is_unit =
+            |name: &str| words.contains(name) || name.strip_suffix(".service").is_some_and(|name| words.contains(name));
+        let units = || self.predicted_units.keys().find(|name| is_unit(name)).map(|name| format!("unit {name}"));
+        users.or_else(groups).or_else(packages).or_else(units)
+    }
+
+    // ---- paths ----
+
+    /// What stands at a path (the links in its folder are followed, the last one is not).
+    ///
+    /// # Errors
+    /// The path could not be looked at, for another reason than its absence.
+    pub fn path_state(&mut self, path: &Path) -> Result<PathState> {
+        let Some(real) = self.paths.resolve_path(path)? else { return Ok(PathState::Absent) };
+        let stat = match self.paths.look_up(&real)? {
+            PathLookup::Absent => return Ok(PathState::Absent),
+            PathLookup::Predicted(state) => return Ok(state),
+            PathLookup::OnDisk(stat) => stat,
+        };
+        if stat.is_symlink() {
+            let target = fs::read_link(&real).with_context(|| format!("reading the link {}", path.display()))?;
+            return Ok(PathState::Link { target });
+        }
+        let meta = self.read_meta(&stat)?;
+        if stat.is_dir() {
+            Ok(PathState::Directory { meta })
+        } else if stat.is_file() {
+            let bytes = fs::read(&real).with_context(|| format!("reading {}", path.display()))?;
+            Ok(PathState::File { digest: Digest::of_bytes(&bytes), meta })
+        } else {
+            Ok(PathState::Other)
+        }
+    }
+
+    /// The bytes of a file, or of what an earlier step will have made of it; `None` where there is no file, and
+    /// where an earlier step writes it with bytes that are not here yet.
+    ///
+    /// # Errors
+    /// The file could not be read.
+    pub fn read_content(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        match self.paths.resolve_path(path)? {
+            Some(real) => self.paths.read_content(&real),
+            None => Ok(None),
+        }
+    }
+
+    /// How many entries there are below a directory, at any depth.
+    ///
+    /// # Errors
+    /// A folder could not be listed.
+    pub fn count_entries(&self, path: &Path) -> Result<usize> {
+        match self.paths.resolve_path(path)? {
+            Some(real) => Ok(self.paths.list_below(&real)?.len()),
+            None => Ok(0),
+        }
+    }
+
+    /// The folders above a path that are missing, topmost first; something else in the way counts as missing.
+    ///
+    /// # Errors
+    /// A folder could not be looked at.
+    pub fn missing_folders(&self, path: &Path) -> Result<Vec<PathBuf>> {
+        let mut missing = Vec::new();
+        for folder in path.ancestors().skip(1) {
+            if self.paths.resolve_folder(folder)?.is_some() {
+                break;
+            }
+            missing.push(folder.to_owned());
+        }
+        missing.reverse();
+        Ok(missing)
+    }
+
+    /// Is there a folder at a path, links followed?
+    ///
+    /// # Errors
+    /// It could not be looked at.
+    pub fn has_folder(&self, path: &Path) -> Result<bool> {
+        Ok(self.paths.resolve_folder(path)?.is_some())
+    }
+
+    /// Holds that something can be put at a path: its folder is there or may still come.
+    ///
+    /// # Errors
+    /// The folder is missing, and no earlier step makes it.
+    pub fn require_folder(&self, path: &Path) -> Result<()> {
+        let Some(folder) = path.parent() else { return Ok(()) };
+        if self.paths.resolve_folder(folder)?.is_some() || self.unknown_until_apply().is_some() {
+            return Ok(());
+        }
+        bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display())
+    }
+
+    /// Holds that something can be given to this owner and group: both are there or may still come.
+    ///
+    /// # Errors
+    /// The account is missing, and no earlier step makes it.
+    pub fn require_accounts(&mut self, meta: &PathMeta) -> Result<()> {
+        if meta.owner == "root" && meta.group == "root" || self.unknown_until_apply().is_some() {
+            return Ok(());
+        }
+        let is_number = |name: &str| name.parse::<u32>().is_ok();
+        if !is_number(&meta.owner) && self.user_state(&meta.owner)?.is_none() {
+            bail!("there is no user {}; a `user` step before this one can make it", meta.owner);
+        }
+        if !is_number(&meta.group) && self.group_state(&meta.group)?.is_none() {
+            bail!("there is no group {}; a `group` step before this one can make it", meta.group);
+        }
+        Ok(())
+    }
+
+    /// Tells what will stand at a path.
+    pub fn predict_path(&mut self, path: &Path, state: PathState) {
+        let real = self.real_path(path);
+        self.paths.predict_path(&real, state);
+    }
+
+    /// Tells what a file will contain, for steps that edit it further; after its `expect_path`.
+    pub fn predict_content(&mut self, path: &Path, bytes: Vec<u8>) {
+        let real = self.real_path(path);
+        self.paths.predict_content(&real, bytes);
+    }
+
+    /// The real path, or the path itself where its folder comes with something that nobody announced.
+    fn real_path(&self, path: &Path) -> PathBuf {
+        self.paths.resolve_path(path).ok().flatten().unwrap_or_else(|| path.to_owned())
+    }
+
+    fn read_meta(&mut self, stat: &fs::Metadata) -> Result<PathMeta> {
+        let accounts = self.load_accounts()?;
+        let name = |names: &BTreeMap<u32, String>, id: u32| names.get(&id).cloned().unwrap_or_else(|| id.to_string());
+        Ok(PathMeta {
+            mode: stat.permissions().mode() & 0o7777,
+            owner: name(&accounts.user_names, stat.uid()),
+            group: name(&accounts.group_names, stat.gid()),
+        })
+    }
+
+    // ---- accounts ----
+
+    /// A user account.
+    ///
+    /// # Errors
+    /// `/etc/passwd` or `/etc/group` could not be read.
+    pub fn user_state(&mut self, name: &str) -> Result<Option<UserState>> {
+        if let Some(expected) = self.predicted_users.get(name) {
+            return Ok(expected.clone());
+        }
+        Ok(self.load_accounts()?.users.get(name).cloned())
+    }
+
+    /// A group.
+    ///
+    /// # Errors
+    /// As for users.
+    pub fn group_state(&mut self, name: &str) -> Result<Option<GroupState>> {
+        if let Some(expected) = self.predicted_groups.get(name) {
+            return Ok(expected.clone());
+        }
+        Ok(self.load_accounts()?.groups.get(name).cloned())
+    }
+
+    /// The users whose primary group this is, and those that are in it besides.
+    ///
+    /// # Errors
+    /// As for users.
+    pub fn group_users(&mut self, group: &str) -> Result<(Vec<String>, Vec<String>)> {
+        self.load_accounts()?;
+        let real = self.accounts.iter().flat_map(|accounts| &accounts.users);
+        let real = real.filter(|(name, _)| !self.predicted_users.contains_key(*name));
+        let expected = self.predicted_users.iter().filter_map(|(name, state)| Some((name, state.as_ref()?)));
+        let (mut primary, mut members) = (Vec::new(), Vec::new());
+        for (name, user) in real.chain(expected) {
+            if user.group == group {
+                primary.push(name.clone());
+            }
+            if user.groups.contains(group) {
+                members.push(name.clone());
+            }
+        }
+        Ok((primary, members))
+    }
+
+    /// Is this account one that an earlier step will have made, or changed?
+    pub fn is_user_predicted(&self, name: &str) -> bool {
+        self.predicted_users.contains_key(name)
+    }
+
+    /// Tells that an account will be there, or (`None`) will be gone.
+    pub fn predict_user(&mut self, name: &str, state: Option<UserState>) {
+        self.predicted_users.insert(name.to_owned(), state);
+    }
+
+    /// Tells that a group will be there, or (`None`) will be gone.
+    pub fn predict_group(&mut self, name: &str, state: Option<GroupState>) {
+        self.predicted_groups.insert(name.to_owned(), state);
+    }
+
+    fn load_accounts(&mut self) -> Result<&Accounts> {
+        if self.accounts.is_none() {
+            self.accounts = Some(Accounts::read()?);
+        }
+        Ok(self.accounts.as_ref().expect("read just now"))
+    }
+
+    // ---- packages ----
+
+    /// The version of an installed package, empty where an earlier step installs whatever version there is; `None`
+    /// where it is not installed.
+    ///
+    /// # Errors
+    /// dpkg's status could not be read.
+    pub fn package_version(&mut self, name: &str) -> Result<Option<String>> {
+        if let Some(expected) = self.predicted_packages.get(name) {
+            return Ok(expected.clone());
+        }
+        if self.dpkg_versions.is_none() {
+            self.dpkg_versions = Some(packages::read_dpkg()?);
+        }
+        Ok(self.dpkg_versions.as_ref().and_then(|dpkg| dpkg.get(name).cloned()))
+    }
+
+    /// Tells that a package will be installed (in that version; empty: whatever version there is) or (`None`) gone.
+    pub fn predict_package(&mut self, name: &str, version: Option<String>) {
+        self.predicted_packages.insert(name.to_owned(), version);
+    }
+
+    /// Tells that a package is going to be installed, and what of interest comes with it: `path /etc/redis`,
+    /// `user redis`, `unit redis-server.service`.
+    pub fn predict_install(&mut self, package: &str, brings: &[String]) {
+        self.pending_packages.push(package.to_owned());
+        for what in brings {
+            self.provided.push((what.clone(), package.to_owned()));
+        }
+    }
+
+    /// Does this (`path …`, `user …`, `unit …`) come with a package that an earlier step will install?
+    pub fn provided_by(&self, what: &str) -> Option<ProvidedBy> {
+        let found = self.provided.iter().find(|(thing, _)| thing == what);
+        found.map(|(_, package)| ProvidedBy { package: package.clone() })
+    }
+
+    /// The packages that earlier steps are going to install.
+    pub fn announced_packages(&self) -> &[String] {
+        &self.pending_packages
+    }
+
+    // ---- units ----
+
+    /// A systemd unit. An instance of a template that an earlier step brings counts as there.
+    ///
+    /// # Errors
+    /// systemd did not answer.
+    pub fn unit_state(&mut self, name: &str) -> Result<UnitState> {
+        if let Some(expected) = self.predicted_units.get(name) {
+            return Ok(expected.clone());
+        }
+        if !self.known_units.contains_key(name) {
+            let mut read = units::read_units(&BTreeSet::from([name.to_owned()]))?;
+            self.known_units.append(&mut read);
+        }
+        let mut state = self.known_units.get(name).cloned().unwrap_or_else(UnitState::absent);
+        let template = template_of(name).and_then(|template| self.predicted_units.get(&template));
+        match template {
+            Some(template) if template.found && !state.found => state = UnitState::new_disabled(),
+            Some(template) if !template.found => state.found = false,
+            _ => {}
+        }
+        Ok(state)
+    }
+
+    /// Tells what a unit will be like.
+    pub fn predict_unit(&mut self, name: &str, state: UnitState) {
+        self.predicted_units.insert(name.to_owned(), state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn predictions_override_the_disk() {
+        let mut view = HostView::current();
+        let path = Path::new("/etc/passwd");
+        assert!(matches!(view.path_state(path).unwrap(), PathState::File { .. }));
+        view.predict_path(path, PathState::Absent);
+        assert_eq!(view.path_state(path).unwrap(), PathState::Absent);
+        assert_eq!(view.read_content(path).unwrap(), None);
+    }
+
+    #[test]
+    fn contents_of_removed_folders_stay_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner = folder.path().join("a/b");
+        fs::create_dir_all(&inner).unwrap();
+        let (mut view, top) = (HostView::current(), folder.path().join("a"));
+        let made = view.path_state(&top).unwrap();
+        view.predict_path(&top, PathState::Absent);
+        assert_eq!(view.path_state(&inner).unwrap(), PathState::Absent);
+        assert_eq!(view.missing_folders(&inner).unwrap(), vec![top.clone()]);
+        view.predict_path(&top, made);
+        assert_eq!(view.path_state(&inner).unwrap(), PathState::Absent);
+        assert_eq!(view.count_entries(&top).unwrap(), 0);
+    }
+
+    #[test]
+    fn edited_content_lasts_until_the_path_changes() {
+        let mut view = HostView::current();
+        let path = Path::new("/etc/passwd");
+        let PathState::File { meta, .. } = view.path_state(path).unwrap() else { panic!("a file") };
+        view.predict_path(path, PathState::File { digest: Digest::of_bytes(b"a"), meta: meta.clone() });
+        assert_eq!(view.read_content(path).unwrap(), None, "bytes that come later");
+        view.predict_content(path, b"a".to_vec());
+        assert_eq!(view.read_content(path).unwrap(), Some(b"a".to_vec()));
+        view.predict_path(path, PathState::File { digest: Digest::of_bytes(b"b"), meta });
+        assert_eq!(view.read_content(path).unwrap(), None, "other bytes that come later");
+    }
+
+    #[test]
+    fn predicted_links_are_followed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("real")).unwrap();
+        fs::write(folder.path().join("real/file"), "x").unwrap();
+        let mut view = HostView::current();
+        view.predict_path(&folder.path().join("link"), PathState::Link { target: "real".into() });
+        assert_eq!(view.read_content(&folder.path().join("link/file")).unwrap(), Some(b"x".to_vec()));
+        view.predict_path(&folder.path().join("link/file"), PathState::Absent);
+        assert_eq!(view.path_state(&folder.path().join("real/file")).unwrap(), PathState::Absent);
+    }
+
+    #[test]
+    fn conditions_naming_pending_changes_are_detected() {
+        let mut view = HostView::current();
+        view.predict_path(Path::new("/etc/app.conf"), PathState::Absent);
+        view.predict_unit("app.service", UnitState::new_disabled());
+        assert_eq!(view.pending_change_in("test -e /etc/app.conf").as_deref(), Some("path /etc/app.conf"));
+        assert_eq!(view.pending_change_in("ls '/etc'").as_deref(), Some("path /etc/app.conf"));
+        assert_eq!(view.pending_change_in("ls / /usr"), None);
+        assert_eq!(view.pending_change_in("systemctl is-active app").as_deref(), Some("unit app.service"));
+        assert_eq!(view.pending_change_in("systemctl is-active application"), None);
+    }
+}

@@ -1,0 +1,228 @@
+//! Paths as a step sees them: the disk, overlaid with what earlier steps will have made, links on the way followed.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, ErrorKind};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use crate::plan::Digest;
+
+/// As many links as Linux follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// Permissions and ownership of a path, ownership by name where the name is known (else the number).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathMeta {
+    /// Permission bits, 0 to 0o7777.
+    pub mode: u32,
+    /// The owning user.
+    pub owner: String,
+    /// The owning group.
+    pub group: String,
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "lowercase")]
+pub enum PathState {
+    /// Nothing.
+    Absent,
+    /// A regular file.
+    File {
+        /// SHA-256 of its bytes.
+        digest: Digest,
+        /// Permissions and ownership.
+        meta: PathMeta,
+    },
+    /// A directory.
+    Directory {
+        /// Permissions and ownership.
+        meta: PathMeta,
+    },
+    /// A symbolic link.
+    Link {
+        /// Where it points, as written in it.
+        target: PathBuf,
+    },
+    /// A device, a socket, a pipe.
+    Other,
+}
+
+/// Expected paths. The keys are real paths: links in their folders are resolved, through the expectations too.
+#[derive(Debug, Default)]
+pub(super) struct PathOverlay {
+    predicted_states: BTreeMap<PathBuf, PathState>,
+    predicted_contents: BTreeMap<PathBuf, Vec<u8>>,
+    /// Directories that will have been removed: what the disk holds below them does not count.
+    removed_dirs: BTreeSet<PathBuf>,
+}
+
+/// What stands at a real path, before anything of it is read.
+pub(super) enum PathLookup {
+    /// An earlier step will have made it so.
+    Predicted(PathState),
+    /// It stands on the disk.
+    OnDisk(fs::Metadata),
+    /// Nothing.
+    Absent,
+}
+
+impl PathOverlay {
+    /// What stands at a real path.
+    pub(super) fn look_up(&self, real: &Path) -> Result<PathLookup> {
+        if let Some(state) = self.predicted_states.get(real) {
+            return Ok(match state {
+                PathState::Absent => PathLookup::Absent,
+                state => PathLookup::Predicted(state.clone()),
+            });
+        }
+        if self.is_removed(real) {
+            return Ok(PathLookup::Absent);
+        }
+        match fs::symlink_metadata(real) {
+            Ok(stat) => Ok(PathLookup::OnDisk(stat)),
+            Err(error) if is_not_found(&error) => Ok(PathLookup::Absent),
+            Err(error) => Err(error).with_context(|| format!("looking at {}", real.display())),
+        }
+    }
+
+    /// The real path behind a path: the links in its folder followed, not the last name. `None` where a folder on
+    /// the way is missing or is none.
+    pub(super) fn resolve_path(&self, path: &Path) -> Result<Option<PathBuf>> {
+        match (path.parent(), path.file_name()) {
+            (Some(folder), Some(name)) => Ok(self.resolve_folder(folder)?.map(|folder| folder.join(name))),
+            _ => self.resolve_folder(path),
+        }
+    }
+
+    /// The real path of a folder; `None` where it is missing or is none.
+    pub(super) fn resolve_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
+        let mut real = PathBuf::from("/");
+        let mut todo: VecDeque<OsString> = path_names(path).collect();
+        let mut links = 0;
+        while let Some(name) = todo.pop_front() {
+            if name == ".." {
+                real.pop();
+                continue;
+            }
+            let next = real.join(&name);
+            let target = match self.look_up(&next)? {
+                PathLookup::Predicted(PathState::Directory { .. }) => None,
+                PathLookup::OnDisk(stat) if stat.is_dir() => None,
+                PathLookup::Predicted(PathState::Link { target }) => Some(target),
+                PathLookup::OnDisk(stat) if stat.is_symlink() => Some(fs::read_link(&next)?),
+                _ => return Ok(None),
+            };
+            match target {
+                None => real = next,
+                Some(target) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        bail!("{} is a link that leads nowhere", path.display());
+                    }
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    path_names(&target).rev().for_each(|name| todo.push_front(name));
+                }
+            }
+        }
+        Ok(Some(real))
+    }
+
+    /// The bytes of what stands at a real path; `None` where it is no file or where they come with a later step.
+    pub(super) fn read_content(&self, real: &Path) -> Result<Option<Vec<u8>>> {
+        if let Some(bytes) = self.predicted_contents.get(real) {
+            return Ok(Some(bytes.clone()));
+        }
+        let expected = match self.look_up(real)? {
+            PathLookup::Predicted(PathState::File { digest, .. }) => Some(digest),
+            PathLookup::OnDisk(stat) if stat.is_file() => None,
+            _ => return Ok(None),
+        };
+        match fs::read(real) {
+            Ok(bytes) if expected.is_none_or(|digest| digest == Digest::of_bytes(&bytes)) => Ok(Some(bytes)),
+            Ok(_) => Ok(None),
+            Err(error) if is_not_found(&error) || error.kind() == ErrorKind::IsADirectory => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("reading {}", real.display())),
+        }
+    }
+
+    /// Tells what will stand at a real path.
+    pub(super) fn predict_path(&mut self, real: &Path, state: PathState) {
+        self.predicted_contents.remove(real);
+        if !matches!(state, PathState::Directory { .. }) {
+            self.predicted_states.retain(|path, _| path == real || !path.starts_with(real));
+            self.predicted_contents.retain(|path, _| !path.starts_with(real));
+            self.removed_dirs.insert(real.to_owned());
+        }
+        self.predicted_states.insert(real.to_owned(), state);
+    }
+
+    /// Tells what a file at a real path will contain.
+    pub(super) fn predict_content(&mut self, real: &Path, bytes: Vec<u8>) {
+        self.predicted_contents.insert(real.to_owned(), bytes);
+    }
+
+    /// Everything below a real directory, as it will be.
+    pub(super) fn list_below(&self, real: &Path) -> Result<BTreeSet<PathBuf>> {
+        let mut found: BTreeSet<PathBuf> = self
+            .predicted_states
+            .iter()
+            .filter(|(path, state)| **state != PathState::Absent && *path != real && path.starts_with(real))
+            .map(|(path, _)| path.clone())
+            .collect();
+        let mut folders = vec![real.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let entries = match fs::read_dir(&folder) {
+                Ok(entries) => entries,
+                Err(error) if is_not_found(&error) => continue,
+                Err(error) => return Err(error).with_context(|| format!("listing {}", folder.display())),
+            };
+            for entry in entries {
+                let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
+                if let PathLookup::OnDisk(stat) = self.look_up(&path)? {
+                    if stat.is_dir() {
+                        folders.push(path.clone());
+                    }
+                    found.insert(path);
+                } else if let PathLookup::Predicted(PathState::Directory { .. }) = self.look_up(&path)? {
+                    folders.push(path);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A path that earlier steps will have changed and that a text names, itself or a folder above or below it.
+    pub(super) fn find_mentioned(&self, text: &str) -> Option<&Path> {
+        let words = text.split(|c: char| c.is_whitespace() || "'\"=;:()<>|&`$".contains(c));
+        let named: Vec<PathBuf> = words
+            .filter(|word| word.len() > 1 && word.starts_with('/'))
+            .map(|word| self.resolve_path(Path::new(word)).ok().flatten().unwrap_or_else(|| PathBuf::from(word)))
+            .collect();
+        let concerns = |path: &Path| named.iter().any(|name| path.starts_with(name) || name.starts_with(path));
+        self.predicted_states.keys().map(PathBuf::as_path).find(|path| concerns(path))
+    }
+
+    fn is_removed(&self, real: &Path) -> bool {
+        !self.removed_dirs.is_empty() && real.ancestors().skip(1).any(|folder| self.removed_dirs.contains(folder))
+    }
+}
+
+/// The names in a path; `.` and the root are none.
+fn path_names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+    path.components().filter_map(|part| match part {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        _ => None,
+    })
+}
+
+fn is_not_found(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
+}

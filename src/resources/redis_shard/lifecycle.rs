@@ -1,0 +1,58 @@
+//! An instance's process: started, with its host too, and stopped; by systemd where it has a unit.
+
+use anyhow::Result;
+
+use super::{RedisShard, process};
+use crate::process::Program;
+use crate::resources::HostView;
+
+impl RedisShard {
+    /// Starts the instance where it does not run.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn start_instance(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
+            None if process::is_running(&self.folder) => Ok(()),
+            None => process::start_daemon(&self.conf_path(), &self.user),
+        }
+    }
+
+    /// Starts the instance, and has it start with the host where it has a unit.
+    ///
+    /// # Errors
+    /// What systemd or redis-server said.
+    pub fn enable_and_start(&self) -> Result<()> {
+        if let Some(unit) = &self.unit {
+            // Without a reload of systemd, which would take longer than all the rest; see World's units.
+            Program::new("systemctl").args(["enable", "--no-reload", "--quiet", "--", unit]).run()?;
+        }
+        self.start_instance()
+    }
+
+    /// Stops the instance, and has it not start again with the host.
+    ///
+    /// # Errors
+    /// What systemd said, or the process did not end within its time.
+    pub fn stop_and_disable(&self) -> Result<()> {
+        match &self.unit {
+            Some(unit) => Program::new("systemctl")
+                .args(["disable", "--no-reload", "--now", "--quiet", "--", unit])
+                .run()
+                .map(drop),
+            None => process::stop_daemon(&self.folder),
+        }
+    }
+
+    /// Is the process there?
+    ///
+    /// # Errors
+    /// systemd did not answer.
+    pub fn is_running(&self) -> Result<bool> {
+        match &self.unit {
+            Some(unit) => Ok(HostView::current().unit_state(unit)?.active == "active"),
+            None => Ok(process::is_running(&self.folder)),
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What moves and failovers change in an instance's files: whom it follows, who may use it, how many replicas it needs.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::{RedisShard, acl, conf, split_host_port};
+use crate::atomic_file::sync_folder;
+use crate::resources::{BlobSource, atomic_file};
+
+impl RedisShard {
+    /// Makes a new instance that follows another, these users off: a move's target.
+    ///
+    /// # Errors
+    /// What the system said; nothing is started then.
+    pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
+        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
+        let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
+        let acl = disabled_user
+            .iter()
+            .try_fold(acl, |acl, user| acl::switch_user(&acl, user, false))
+            .context("the ACL file")?;
+        self.write_files(&acl, &self.initial_lines(replica_of)?, blobs)?;
+        sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
+        self.enable_and_start()
+    }
+
+    /// Turns users on or off in the ACL file, durably.
+    ///
+    /// # Errors
+    /// The file could not be read or written, is not valid, or does not define one of the users; it is not changed then.
+    pub fn set_users_enabled(&self, users: &[String], on: bool) -> Result<()> {
+        let switch = |text: String, user: &String| acl::switch_user(&text, user, on);
+        self.edit_file(&self.acl_path(), |text| {
+            let switched = users.iter().try_fold(text.to_owned(), switch);
+            switched.with_context(|| self.acl_path().display().to_string())
+        })
+    }
+
+    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn remove_replicaof(&self) -> Result<()> {
+        self.edit_file(&self.conf_path(), |text| Ok(conf::remove_directive(text, "replicaof")))
+    }
+
+    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn set_replicaof(&self, address: &str) -> Result<()> {
+        let (host, port) = split_host_port(address)?;
+        self.edit_file(&self.conf_path(), |text| Ok(conf::set_directive(text, "replicaof", &format!("{host} {port}"))))
+    }
+
+    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
+    /// attached; durably, and the process goes on as it is.
+    ///
+    /// # Errors
+    /// The file could not be read or written.
+    pub fn set_min_replicas(&self, count: u32) -> Result<()> {
+        self.edit_file(&self.conf_path(), |text| {
+            Ok(conf::set_directive(text, "min-replicas-to-write", &count.to_string()))
+        })
+    }
+
+    /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
+    fn edit_file(&self, path: &Path, edit: impl Fn(&str) -> Result<String>) -> Result<()> {
+        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let edited = edit(&text)?;
+        if edited != text {
+            atomic_file::write_file(path, edited.as_bytes(), &self.file_meta())?;
+        }
+        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
+        sync_folder(path.parent().unwrap_or(Path::new("/")))
+    }
+}

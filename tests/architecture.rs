@@ -1,0 +1,354 @@
+//! The house's rooms: who may import whom. The table below is the rule; every path under `src/` is held against it.
+//!
+//! A room is a folder of `src/`. Three rooms have halves of their own: what is under `host` runs on the hosts and
+//! knows nothing of the controller. Test modules may import more. `shards` stands for the crate `dunlin_shards`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
+use std::path::{Path, PathBuf};
+
+/// A room, and the rooms that it may import. A room may always import itself, and a host half its own controller half.
+/// A name without a half allows both halves.
+const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
+    // The vocabulary and the edges: they import no other room.
+    ("plan", &[]),
+    // `process`: dynamic inventories.
+    ("inventory", &["process"]),
+    ("transport", &[]),
+    // Mechanisms that exist once.
+    ("poll", &[]),
+    ("atomic_file", &[]),
+    ("http", &[]),
+    ("process", &["poll"]),
+    // The host's lock, held by the agent for all three jobs.
+    ("lock", &["protocol", "poll"]),
+    ("journal", &["lock", "atomic_file"]),
+    // What is said between controller and agent is said in the vocabulary's words.
+    ("protocol", &["plan"]),
+    // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
+    ("resources", &["plan", "shards", "atomic_file", "process"]),
+    // `plan`: a binary's digest is held against that of the agent that answers.
+    ("fleet", &["transport", "protocol", "plan"]),
+    // Where the parts of a project are, and the mistakes in `dunlin.toml`.
+    ("project", &["inventory"]),
+    // `wire`: a host's facts, and the catalogue that comes out of it.
+    ("playbook", &["inventory", "project", "plan", "resources", "protocol", "shards"]),
+    // `rebalance`, `inventory`: the plan of a rebalance is a value of its room, with sizes as the inventory writes them.
+    ("report", &["plan", "protocol", "rebalance", "inventory"]),
+    // The halves that run on hosts.
+    ("provision::host", AGENT_MODULES),
+    ("deploy::host", AGENT_MODULES),
+    ("rebalance::host", AGENT_MODULES),
+    // The halves of the controller. `transport`: only the errors, see ERRORS_ONLY.
+    ("provision", CONTROLLER_MODULES),
+    // `resources`: modes.
+    (
+        "deploy",
+        &["plan", "playbook", "fleet", "inventory", "protocol", "transport", "resources", "atomic_file", "http"],
+    ),
+    ("rebalance", CONTROLLER_MODULES),
+    (
+        "agent",
+        &["provision::host", "deploy::host", "rebalance::host", "lock", "protocol", "resources", "plan", "process"],
+    ),
+    (
+        "cli",
+        &[
+            "agent",
+            "atomic_file",
+            "deploy",
+            "fleet",
+            "inventory",
+            "journal",
+            "plan",
+            "playbook",
+            "project",
+            "provision",
+            "rebalance",
+            "report",
+            "resources",
+            "transport",
+            "protocol",
+            "shards",
+        ],
+    ),
+    ("main", &["cli"]),
+];
+
+const AGENT_MODULES: &[&str] =
+    &["resources", "plan", "journal", "protocol", "shards", "atomic_file", "lock", "poll", "http", "process"];
+const CONTROLLER_MODULES: &[&str] =
+    &["plan", "playbook", "fleet", "inventory", "journal", "protocol", "transport", "shards", "atomic_file", "poll"];
+
+/// From these rooms, `transport` may only be imported for its errors.
+const ERROR_TYPE_MODULES: &[&str] = &["provision", "deploy", "rebalance"];
+const ERROR_TYPES: &[&str] = &["ConnectError", "ConnectErrorKind"];
+
+/// Rooms with a half of their own under `host`.
+const SPLIT_MODULES: &[&str] = &["provision", "deploy", "rebalance"];
+
+#[test]
+fn every_import_is_allowed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut broken = Vec::new();
+    let mut seen = 0;
+    for file in source_files(&root.join("src")) {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let shown = file.strip_prefix(root).unwrap();
+        let module = module_path(shown);
+        if module.is_empty() {
+            continue; // lib.rs only declares the rooms
+        }
+        for import in find_imports(&text, &module) {
+            seen += 1;
+            if let Some(rule) = import_violation(&module, &import.path) {
+                broken.push(format!("{}:{}: {rule}", shown.display(), import.line));
+            }
+        }
+    }
+    assert!(seen > 150, "only {seen} imports were found under src/; this test does not read them any more");
+    assert!(broken.is_empty(), "imports that the house does not allow:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn every_module_is_listed_without_cycles() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for entry in std::fs::read_dir(&src).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let room = name.trim_end_matches(".rs");
+        assert!(
+            room == "lib" || allowed_imports(room).is_some(),
+            "src/{name} is no room of the table in tests/architecture.rs"
+        );
+    }
+    for (room, _) in ALLOWED_IMPORTS {
+        let mut reached: Vec<&str> = Vec::new();
+        let mut next: Vec<&str> = allowed_imports(room).unwrap().to_vec();
+        while let Some(to) = next.pop() {
+            assert_ne!(to, *room, "the table lets {room} import itself in a ring");
+            if !reached.contains(&to) {
+                reached.push(to);
+                next.extend(allowed_imports(to).unwrap_or_default());
+            }
+        }
+    }
+}
+
+#[test]
+fn timeline_does_not_use_dunlin() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let dependencies = |manifest: &str| {
+        let text = std::fs::read_to_string(root.join(manifest)).unwrap();
+        let table: toml::Table = text.parse().unwrap();
+        let names = |key: &str| {
+            table.get(key).and_then(toml::Value::as_table).map(|t| t.keys().cloned().collect()).unwrap_or_default()
+        };
+        let (mut all, dev): (Vec<String>, Vec<String>) = (names("dependencies"), names("dev-dependencies"));
+        all.extend(dev);
+        assert!(!all.is_empty(), "{manifest} has no dependencies?");
+        all
+    };
+    let has = |manifest: &str, name: &str| dependencies(manifest).iter().any(|own| own == name);
+    assert!(!has("Cargo.toml", "timeline"), "dunlin ships the service as an artefact and imports nothing of it");
+    assert!(!has("timeline/Cargo.toml", "dunlin"), "the service imports dunlin-shards only");
+    for outer in ["dunlin", "timeline", "clap"] {
+        assert!(!has("shards/Cargo.toml", outer), "dunlin-shards is used by services and must not need {outer}");
+    }
+}
+
+#[test]
+fn forbidden_imports_are_detected() {
+    let found = |module: &[&str], text: &str| -> Vec<String> {
+        let module: Vec<String> = module.iter().map(ToString::to_string).collect();
+        let lines = find_imports(text, &module).into_iter();
+        lines
+            .filter_map(|import| Some(format!("{}: {}", import.line, import_violation(&module, &import.path)?)))
+            .collect()
+    };
+    let host = ["deploy", "host", "stage"];
+    assert_eq!(
+        found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
+        [
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll, http, process)"
+        ]
+    );
+    assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
+    assert_eq!(found(&host, "fn a() { crate::cli::main(); }").len(), 1);
+    assert_eq!(found(&host, "fn a() { super::super::super::cli::main(); }").len(), 1);
+    assert_eq!(found(&host, "use crate::deploy::plan::Row;\nuse super::super::values::Value;"), [""; 0]);
+    assert_eq!(found(&host, "/// See [`crate::cli::Cli`].\nfn a() {}"), [""; 0]);
+    assert_eq!(found(&host, "#[cfg(test)]\nmod tests {\n    use crate::cli::Cli;\n}\nuse crate::cli::Cli;").len(), 1);
+    assert_eq!(found(&["agent"], "use crate::deploy;\nfn a(_: deploy::host::Host) {}"), [""; 0]);
+    assert_eq!(found(&["agent"], "use crate::deploy;\nfn a(_: deploy::plan::Plan) {}").len(), 1);
+    assert_eq!(found(&["deploy", "apply"], "use crate::transport::{Cause, ConnectError};"), [""; 0]);
+    assert_eq!(found(&["deploy", "apply"], "use crate::transport::Ssh;").len(), 1);
+    assert_eq!(found(&["plan"], "use dunlin_shards::ShardMap;").len(), 1);
+}
+
+/// What is wrong with this import, or `None`.
+fn import_violation(module: &[String], path: &[String]) -> Option<String> {
+    let (from, to) = (module_layer(module), module_layer(path));
+    let top = |room: &str| room.split("::").next().unwrap_or_default().to_owned();
+    // A half sees its own room; the controller's half does not see the host's, which is the agent's to call.
+    if top(&from) == top(&to) {
+        return None;
+    }
+    let rule = allowed_imports(&from)?;
+    if !rule.iter().any(|name| *name == to || *name == top(&to)) {
+        return Some(format!("{from} must not import {to} (it may import {})", rule.join(", ")));
+    }
+    let name = path.get(1).map_or("", String::as_str);
+    let errors_only = to == "transport" && ERROR_TYPE_MODULES.contains(&from.as_str());
+    (errors_only && !ERROR_TYPES.contains(&name))
+        .then(|| format!("{from} may import of transport only {}, not {name}", ERROR_TYPES.join(", ")))
+}
+
+fn allowed_imports(room: &str) -> Option<&'static [&'static str]> {
+    ALLOWED_IMPORTS.iter().find(|(name, _)| *name == room).map(|(_, rule)| *rule)
+}
+
+/// The room of a module's path: `deploy::host::stage` is in `deploy::host`, `deploy::plan` in `deploy`.
+fn module_layer(path: &[String]) -> String {
+    let top = path.first().map_or("", String::as_str);
+    let half = SPLIT_MODULES.contains(&top) && path.get(1).is_some_and(|name| name == "host");
+    if half { format!("{top}::host") } else { top.to_owned() }
+}
+
+/// `src/deploy/host/mod.rs` and `src/deploy/host.rs` are `deploy::host`; `src/lib.rs` is the empty path.
+fn module_path(file: &Path) -> Vec<String> {
+    let inside = file.strip_prefix("src").unwrap().with_extension("");
+    let mut path: Vec<String> = inside.iter().map(|part| part.to_str().unwrap().to_owned()).collect();
+    path.pop_if(|last| last == "mod" || last == "lib");
+    path
+}
+
+/// All source files that are not tests.
+fn source_files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.file_stem().is_some_and(|stem| stem == "tests") {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(source_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
+}
+
+/// A path from the crate's root that a file names, and the line on which it begins.
+struct ImportUse {
+    line: usize,
+    path: Vec<String>,
+}
+
+/// All paths that begin with `crate::`, with enough `super::` to leave the room, or with `dunlin_shards::`.
+fn find_imports(text: &str, module: &[String]) -> Vec<ImportUse> {
+    let code = strip_tests_and_comments(text);
+    let mut found = Vec::new();
+    for (start, _) in code.match_indices("::") {
+        let head = code[..start].rsplit(|c: char| !is_word(c)).next().unwrap_or_default();
+        let before = &code[..start - head.len()];
+        if before.ends_with("::") {
+            continue;
+        }
+        let root = match head {
+            "crate" => Vec::new(),
+            "super" => module[..module.len() - 1].to_vec(),
+            "dunlin_shards" => vec!["shards".to_owned()],
+            _ => continue,
+        };
+        let line = code[..start].matches('\n').count() + 1;
+        let mut rest = &code[start + 2..];
+        expand_import(&mut rest, &root, &mut |path| found.push(ImportUse { line, path }));
+    }
+    let bare: Vec<String> =
+        found.iter().filter(|import| import.path.len() == 1).map(|import| import.path[0].clone()).collect();
+    // `use crate::deploy;` says nothing about the half; how it is used does.
+    found.retain(|import| import.path.len() > 1 || !SPLIT_MODULES.contains(&import.path[0].as_str()));
+    for room in bare.iter().filter(|room| SPLIT_MODULES.contains(&room.as_str())) {
+        for (start, _) in code.match_indices(&format!("{room}::")) {
+            let before = &code[..start];
+            if !before.ends_with("::") && !before.ends_with(is_word) {
+                let line = before.matches('\n').count() + 1;
+                let mut rest = &code[start + room.len() + 2..];
+                expand_import(&mut rest, std::slice::from_ref(room), &mut |path| found.push(ImportUse { line, path }));
+            }
+        }
+    }
+    found
+}
+
+/// Walks `a::{b, c::d}` and hands each path over.
+fn expand_import(rest: &mut &str, path: &[String], found: &mut dyn FnMut(Vec<String>)) {
+    *rest = rest.trim_start();
+    if let Some(inner) = rest.strip_prefix('{') {
+        *rest = inner;
+        loop {
+            *rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ',');
+            if let Some(after) = rest.strip_prefix('}') {
+                *rest = after;
+                return;
+            }
+            let length = rest.len();
+            expand_import(rest, path, found);
+            // `as name` belongs to what was just read.
+            let skipped = rest.find([',', '}']).unwrap_or(rest.len());
+            *rest = &rest[skipped..];
+            if rest.len() == length {
+                return;
+            }
+        }
+    }
+    let end = rest.find(|c| !is_word(c)).unwrap_or(rest.len());
+    let (word, after) = rest.split_at(end);
+    *rest = after;
+    let mut path = path.to_vec();
+    match word {
+        "super" => drop(path.pop()),
+        "self" | "" => {}
+        _ => path.push(word.to_owned()),
+    }
+    match rest.strip_prefix("::") {
+        Some(inner) => {
+            *rest = inner;
+            expand_import(rest, &path, found);
+        }
+        None if path.is_empty() => {}
+        None => found(path),
+    }
+}
+
+/// Blanks comments and `#[cfg(test)]` modules; lines keep their numbers.
+fn strip_tests_and_comments(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut test_module = false;
+    let mut cfg_test = false;
+    for line in text.lines() {
+        let bare = line.split("//").next().unwrap_or_default();
+        if test_module {
+            // Formatted code: the module ends where a brace stands in the first column.
+            test_module = line != "}";
+        } else if cfg_test && bare.starts_with("mod ") && bare.trim_end().ends_with('{') {
+            test_module = true;
+        } else {
+            code.push_str(bare);
+        }
+        cfg_test = line.starts_with("#[cfg(test)]");
+        code.push('\n');
+    }
+    code
+}
+
+fn is_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}

@@ -1,0 +1,230 @@
+//! A host in a temporary folder, releases to deploy on it, and the controller's part of a deploy.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use anyhow::{Context, Result};
+use dunlin::deploy::host::DeployAgent;
+use dunlin::deploy::plan::{expected_fingerprints, plan_host};
+use dunlin::plan::{Digest, HostPlan};
+use dunlin::protocol::deploy::{
+    CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
+    ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation, ServiceRef,
+    SwitchHooks, SwitchOutcome, UnitFile,
+};
+use dunlin::resources::BlobSource;
+
+use crate::model::{CrashPoint, CrashingSink, FakeMachine, FakeServices, SimulatedCrash};
+
+pub const DEMO_UNIT: &str = "demo.service";
+
+/// Contents by digest; counts what was taken.
+#[derive(Default)]
+pub struct DeployBlobs {
+    contents: BTreeMap<Digest, Vec<u8>>,
+    only: Option<Vec<Digest>>,
+}
+
+impl DeployBlobs {
+    fn add_blob(&mut self, bytes: &[u8]) -> Digest {
+        let digest = Digest::of_bytes(bytes);
+        self.contents.insert(digest.clone(), bytes.to_vec());
+        digest
+    }
+}
+
+impl BlobSource for DeployBlobs {
+    fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+        let sent = self.only.as_ref().is_none_or(|only| only.contains(digest));
+        self.contents.get(digest).filter(|_| sent).cloned().context("this content was not sent")
+    }
+}
+
+/// What a test wants to deploy.
+#[derive(Clone)]
+pub struct DesiredRelease {
+    pub version: &'static str,
+    pub program: &'static str,
+    pub config: &'static str,
+    pub units: Vec<&'static str>,
+    pub drain: SwitchHooks,
+}
+
+/// A release whose program and configuration are their own version's.
+pub fn desired_release(version: &'static str) -> DesiredRelease {
+    DesiredRelease { version, program: version, config: "same", units: vec![DEMO_UNIT], drain: SwitchHooks::default() }
+}
+
+pub struct DeployFixture {
+    pub folder: tempfile::TempDir,
+    pub machine: Arc<Mutex<FakeMachine>>,
+    pub store: DeployBlobs,
+}
+
+impl DeployFixture {
+    pub fn new_fixture() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("units")).unwrap();
+        Self { folder, machine: Arc::default(), store: DeployBlobs::default() }
+    }
+
+    pub fn root(&self) -> PathBuf {
+        self.folder.path().join("srv/demo")
+    }
+
+    pub fn lock_machine(&self) -> MutexGuard<'_, FakeMachine> {
+        self.machine.lock().unwrap()
+    }
+
+    pub fn service_scope(&self, by: &str) -> ServiceRef {
+        ServiceRef { service: ServiceName::new("demo").unwrap(), base_dir: self.root(), operator: by.to_owned() }
+    }
+
+    pub fn host_agent(&self, fuse: &Arc<CrashPoint>) -> DeployAgent {
+        let folder = self.folder.path().join("units");
+        DeployAgent::new(Box::new(FakeServices { machine: self.machine.clone(), folder, fuse: fuse.clone() }))
+    }
+
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.path().join("etc/demo.env")
+    }
+
+    pub fn desired_state(&mut self, wish: &DesiredRelease) -> DesiredState {
+        let mut files: Vec<ReleaseFile> = [("bin/demo", wish.program), ("share/same", "the same in all releases")]
+            .map(|(path, text)| ReleaseFile {
+                path: ReleasePath::new(path).unwrap(),
+                mode: 0o755,
+                size: text.len() as u64,
+                sha256: self.store.add_blob(text.as_bytes()),
+            })
+            .to_vec();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let (program, config_path) = (self.root().join("current/bin/demo"), self.config_path());
+        let mut unit = |name: &&str| {
+            let text =
+                format!("[Service]\nExecStart={}\nEnvironmentFile={}\n", program.display(), config_path.display());
+            let digest = self.store.add_blob(text.as_bytes());
+            UnitFile {
+                name: (*name).to_owned(),
+                digest,
+                size: text.len() as u64,
+                start_at_boot: true,
+                restart_on_release: true,
+            }
+        };
+        let units = wish.units.iter().map(&mut unit).collect();
+        let stat = fs::metadata(self.folder.path()).unwrap();
+        let config = ConfigFile {
+            dest: config_path,
+            digest: self.store.add_blob(wish.config.as_bytes()),
+            size: wish.config.len() as u64,
+            mode: 0o640,
+            owner: account_name("/etc/passwd", stat.uid()),
+            group: account_name("/etc/group", stat.gid()),
+            sensitive: false,
+        };
+        let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1 };
+        DesiredState {
+            manifest: ReleaseManifest {
+                format_version: MANIFEST_FORMAT,
+                service: ServiceName::new("demo").unwrap(),
+                version: ReleaseVersion::new(wish.version).unwrap(),
+                files,
+            },
+            config: ServiceConfig { units, configs: vec![config], health, hooks: wish.drain.clone(), user: None },
+        }
+    }
+
+    pub fn handle_request(&self, host: &DeployAgent, request: &DeployRequest) -> DeployReply {
+        host.handle_request(request, &self.store, &CrashingSink(CrashPoint::never())).unwrap()
+    }
+
+    pub fn observe_host(&self, host: &DeployAgent, about: CompareWith) -> ServiceObservation {
+        match self
+            .handle_request(host, &DeployRequest::Observe { scope: self.service_scope("test"), compare_with: about })
+        {
+            DeployReply::Observed(seen) => *seen,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The plan, as the controller makes it.
+    pub fn plan_host(&self, host: &DeployAgent, desired: &DesiredState) -> (ServiceObservation, HostPlan) {
+        let seen = self.observe_host(host, CompareWith::Desired(Box::new(desired.clone())));
+        let texts = |digest: &Digest| self.store.read_blob(digest).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let plan = plan_host("host-1", desired, &seen, &[], &texts).unwrap();
+        (seen, plan)
+    }
+
+    /// The pending rows of the plan, in short.
+    pub fn pending_rows(&self, desired: &DesiredState) -> Vec<String> {
+        let (_, plan) = self.plan_host(&self.host_agent(&CrashPoint::never()), desired);
+        plan.pending_rows().map(|row| format!("{} {}", row.action.symbol_char(), row.resource)).collect()
+    }
+
+    /// A whole deploy: observe, plan, stage, switch; `None` where the fuse blew.
+    pub fn deploy_release(&mut self, wish: &DesiredRelease, fuse: &Arc<CrashPoint>) -> Option<SwitchOutcome> {
+        let desired = self.desired_state(wish);
+        self.catch_crash(|world| world.deploy_desired(&desired, fuse))
+    }
+
+    /// Runs something that a blown fuse may end.
+    pub fn catch_crash<T>(&mut self, run: impl FnOnce(&mut Self) -> T) -> Option<T> {
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(self))) {
+            Ok(done) => Some(done),
+            Err(why) if why.is::<SimulatedCrash>() => None,
+            Err(why) => std::panic::resume_unwind(why),
+        }
+    }
+
+    fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
+        let (host, sink) = (self.host_agent(fuse), CrashingSink(fuse.clone()));
+        let (seen, plan) = self.plan_host(&host, desired);
+        let scope = self.service_scope("test");
+        let desired_box = Box::new(desired.clone());
+        let stage = DeployRequest::Stage {
+            scope: scope.clone(),
+            desired: desired_box,
+            expected_changes: expected_fingerprints(&plan),
+        };
+        // Only what the host says that it lacks travels.
+        self.store.only = Some(host.missing_blobs(&stage).unwrap());
+        let staged = host.handle_request(&stage, &self.store, &sink).unwrap();
+        self.store.only = None;
+        assert!(matches!(staged, DeployReply::Staged { .. }), "{staged:?}");
+        let switch =
+            DeployRequest::Switch { scope, target: desired.to_release_target(), expected_current: seen.confirmed };
+        match host.handle_request(&switch, &self.store, &sink).unwrap() {
+            DeployReply::Switched(outcome) => outcome,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The release serves: link, unit, process and journal agree, and nothing is left to do.
+    pub fn assert_serves(&mut self, wish: &DesiredRelease) {
+        let desired = self.desired_state(wish);
+        assert_eq!(self.pending_rows(&desired), Vec::<String>::new(), "release {} serves", wish.version);
+        let link = fs::read_link(self.root().join("current")).unwrap();
+        assert_eq!(link, PathBuf::from(format!("releases/{}", wish.version)));
+        let units = fs::read_dir(self.folder.path().join("units")).unwrap();
+        let mut units: Vec<String> = units.map(|unit| unit.unwrap().file_name().into_string().unwrap()).collect();
+        units.sort();
+        assert_eq!(units, wish.units, "units of another release are gone");
+        for unit in &wish.units {
+            let machine = self.lock_machine();
+            let process = machine.find_process(unit).unwrap_or_else(|| panic!("{unit} runs"));
+            assert_eq!((process.program.as_str(), process.config.as_str()), (wish.program, wish.config));
+            assert!(machine.is_enabled(unit));
+        }
+    }
+}
+
+/// The name of an account, else its number.
+fn account_name(file: &str, id: u32) -> String {
+    let accounts = fs::read_to_string(file).unwrap();
+    let found = accounts.lines().find(|line| line.split(':').nth(2) == Some(id.to_string().as_str()));
+    found.and_then(|line| line.split(':').next()).map_or(id.to_string(), str::to_owned)
+}

@@ -1,0 +1,134 @@
+//! What is refused before anything is done, and what is told.
+
+use std::fs;
+use std::path::PathBuf;
+
+use dunlin::deploy::plan::expected_fingerprints;
+use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, ServiceRef};
+
+use crate::fixture::{DeployFixture, desired_release};
+use crate::messages;
+use crate::model::{CrashPoint, CrashingSink};
+
+#[test]
+fn concurrent_operators_do_not_interfere() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.1")));
+    let (alice, bob) = (world.host_agent(&CrashPoint::never()), world.host_agent(&CrashPoint::never()));
+    let stage = |by: &str| DeployRequest::Stage {
+        scope: world.service_scope(by),
+        desired: desired.clone(),
+        expected_changes: Vec::new(),
+    };
+    assert!(matches!(world.handle_request(&alice, &stage("alice")), DeployReply::Staged { .. }));
+    let locked = world.handle_request(&bob, &stage("bob"));
+    assert!(
+        matches!(&locked, DeployReply::Locked(holder) if holder.operator == "alice" && holder.pid == std::process::id())
+    );
+    assert_eq!(world.observe_host(&bob, CompareWith::Nothing).lock_holder.unwrap().operator, "alice");
+    assert_eq!(world.observe_host(&alice, CompareWith::Nothing).lock_holder, None, "one's own lock is no hindrance");
+    // Between two requests of one rollout the lock stays.
+    assert!(matches!(
+        world.handle_request(&bob, &DeployRequest::Prune { scope: world.service_scope("bob"), keep_releases: 1 }),
+        DeployReply::Locked(_)
+    ));
+    drop(alice);
+    assert!(matches!(world.handle_request(&bob, &stage("bob")), DeployReply::Staged { .. }));
+}
+
+#[test]
+fn stale_plans_are_rejected_with_the_changes() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.1")));
+    let host = world.host_agent(&CrashPoint::never());
+    let (seen, plan) = world.plan_host(&host, &desired);
+    let stage = DeployRequest::Stage {
+        scope: world.service_scope("test"),
+        desired: desired.clone(),
+        expected_changes: expected_fingerprints(&plan),
+    };
+    fs::write(world.config_path(), "by hand").unwrap();
+    let reply = world.handle_request(&host, &stage);
+    let path = world.config_path().display().to_string();
+    assert!(
+        matches!(&reply, DeployReply::PlanOutdated(lines) if lines.len() == 1 && lines[0].contains(&path)),
+        "{reply:?}"
+    );
+    assert!(!world.root().join("releases/1.1").exists());
+    // Somebody else's deploy between plan and switch.
+    fs::write(world.config_path(), "same").unwrap();
+    assert!(matches!(world.handle_request(&host, &stage), DeployReply::Staged { .. }));
+    drop(host);
+    world.deploy_release(&desired_release("1.0.1"), &CrashPoint::never());
+    let host = world.host_agent(&CrashPoint::never());
+    let switch = DeployRequest::Switch {
+        scope: world.service_scope("test"),
+        target: desired.to_release_target(),
+        expected_current: seen.confirmed,
+    };
+    let reply = world.handle_request(&host, &switch);
+    let DeployReply::PlanOutdated(lines) = reply else { panic!("{reply:?}") };
+    messages::check("switch-stale", lines.iter().map(|line| ("another release serves", line)));
+}
+
+#[test]
+fn switches_to_unstaged_releases_are_rejected() {
+    let mut world = DeployFixture::new_fixture();
+    let desired = world.desired_state(&desired_release("1.0"));
+    let host = world.host_agent(&CrashPoint::never());
+    let switch = DeployRequest::Switch {
+        scope: world.service_scope("test"),
+        target: desired.to_release_target(),
+        expected_current: None,
+    };
+    let rollback =
+        DeployRequest::Rollback { scope: world.service_scope("test"), version: None, expected_current: None };
+    let health = DeployRequest::CheckHealth { scope: world.service_scope("test") };
+    let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
+        let DeployReply::Refused(why) = world.handle_request(&host, &request) else { panic!("{case} was done") };
+        (case, why)
+    });
+    messages::check("no-release-there", refused);
+}
+
+#[test]
+fn missing_contents_leave_the_host_unchanged() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.1")));
+    let empty = crate::fixture::DeployBlobs::default();
+    let host = world.host_agent(&CrashPoint::never());
+    let stage = DeployRequest::Stage { scope: world.service_scope("test"), desired, expected_changes: Vec::new() };
+    let error = host.handle_request(&stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
+    messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
+    drop(host);
+    world.assert_serves(&desired_release("1.0"));
+    world.deploy_release(&desired_release("1.1"), &CrashPoint::never());
+    world.assert_serves(&desired_release("1.1"));
+}
+
+#[test]
+fn unsuitable_folders_are_rejected() {
+    let world = DeployFixture::new_fixture();
+    let host = world.host_agent(&CrashPoint::never());
+    for root in ["/", "relative", "/srv/../etc"] {
+        let scope = ServiceRef { base_dir: PathBuf::from(root), ..world.service_scope("test") };
+        let request = DeployRequest::Prune { scope, keep_releases: 1 };
+        assert!(host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never())).is_err(), "{root}");
+    }
+}
+
+#[test]
+fn records_are_readable_by_the_owner_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    for folder in [".dunlin", "releases/1.0/.dunlin"] {
+        let mode = fs::metadata(world.root().join(folder)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o700, "{folder}");
+    }
+    let mode = fs::metadata(world.root().join("releases/1.0")).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode, 0o755);
+}

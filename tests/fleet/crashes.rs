@@ -1,0 +1,226 @@
+//! dunlin is killed in the middle of a rebalance: the status tells the truth, and anybody can bring it to its end.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use dunlin_shards::ShardMap;
+use serde_json::Value as Json;
+
+use crate::cluster::{InstanceRole, REDIS_HOSTS, TestCluster};
+use crate::hosts::lock_fleet;
+use crate::timing::{KillMoment, RunningCommand};
+use crate::writers::FleetWriters;
+
+const MOVE_MOMENTS: [KillMoment; 10] = [
+    KillMoment::Said("progress", "copy"),
+    KillMoment::Noted("start_replica", "intent"),
+    KillMoment::Noted("copy", "done"),
+    KillMoment::Said("progress", "verify"),
+    KillMoment::Noted("require_replicas", "intent"),
+    KillMoment::Noted("demote_source", "intent"),
+    KillMoment::Noted("open_target", "intent"),
+    KillMoment::Noted("finalize", "done"),
+    KillMoment::Said("progress", "publish"),
+    KillMoment::Noted("retire", "intent"),
+];
+
+#[test]
+fn crashes_during_moves_lose_nothing_and_resume_finishes() {
+    let Some(fleet) = lock_fleet() else { return };
+    let mut cluster = TestCluster::without_replicas(&fleet);
+    cluster.add_third_host();
+    let writers = FleetWriters::start_writers(&cluster.published_map_path());
+    for (number, moment) in MOVE_MOMENTS.into_iter().enumerate() {
+        // There and back again.
+        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
+        let begin = Instant::now();
+        kill_at(&cluster, moment, wish);
+        cluster.wait_for_agents_to_exit();
+        assert_status_accurate(&cluster);
+        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+        cluster.assert_matches_map();
+        writers.wait_for_writes(100);
+        let acked = writers.assert_nothing_lost();
+        eprintln!("{moment:?}: {:.1} s, {acked} acknowledged", begin.elapsed().as_secs_f64());
+    }
+    cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
+}
+
+const REPLICA_MOMENTS: [KillMoment; 6] = [
+    KillMoment::Noted("start_replica", "intent"),
+    KillMoment::Noted("verify", "done"),
+    KillMoment::Noted("open_target", "intent"),
+    KillMoment::Said("progress", "publish"),
+    KillMoment::Noted("finalize", "done"),
+    KillMoment::Noted("retire", "intent"),
+];
+
+#[test]
+fn crashes_during_replica_moves_lose_and_leave_nothing() {
+    let Some(fleet) = lock_fleet() else { return };
+    let mut cluster = TestCluster::small_with_replicas(&fleet);
+    cluster.add_third_host();
+    let writers = FleetWriters::start_writers(&cluster.published_map_path());
+    for (number, moment) in REPLICA_MOMENTS.into_iter().enumerate() {
+        let wish = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
+        kill_at(&cluster, moment, &wish);
+        cluster.wait_for_agents_to_exit();
+        assert_all_moves_reported(&cluster);
+        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+        cluster.assert_matches_map();
+        writers.wait_for_writes(100);
+        writers.assert_nothing_lost();
+    }
+    let log = cluster.project.run_dunlin(&["shards", "log"]).assert_status(0);
+    assert!(log.stdout.matches("replica made").count() >= usize::from(cluster.shards), "{}", log.stdout);
+    // Taken back instead: where the shards' copies were, and nothing is left to resume.
+    kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &["--drain", "redis-01"]);
+    cluster.wait_for_agents_to_exit();
+    cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
+    cluster.assert_matches_map();
+    cluster
+        .project
+        .run_dunlin(&["shards", "resume", "--yes"])
+        .assert_status(0)
+        .assert_stdout_contains(&["nothing to resume"]);
+    cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
+
+    // Ended by another operator, whose map does not know of any of it.
+    let (other, before) = (cluster.project.clone_project(), cluster.map_text());
+    kill_at(&cluster, KillMoment::Noted("retire", "done"), &["--drain", "redis-01"]);
+    cluster.wait_for_agents_to_exit();
+    other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    let theirs = ShardMap::parse(&std::fs::read_to_string(other.file_path("inventory/shards.toml")).unwrap()).unwrap();
+    other.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
+    cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    cluster.assert_matches_map();
+    let places = |map: &ShardMap| map.shards.iter().map(dunlin_shards::Shard::placement).collect::<Vec<_>>();
+    assert!(theirs.epoch <= cluster.read_map().epoch);
+    assert_ne!(places(&theirs), places(&ShardMap::parse(&before).unwrap()), "theirs was brought up to date");
+    writers.wait_for_writes(100);
+    writers.assert_nothing_lost();
+}
+
+/// Every instance that the map does not name belongs to a move that the status names as open, or is named as a stray.
+fn assert_all_moves_reported(cluster: &TestCluster<'_>) {
+    let output = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    let lines: Vec<Json> = output.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let map = cluster.read_map();
+    for ((shard, host), role) in cluster.all_roles() {
+        let entry = &map.shards[usize::from(shard)];
+        let named = entry.host == host || entry.replicas.iter().any(|replica| replica == host);
+        let address = cluster.address(host, shard);
+        let told = lines.iter().filter(|line| line["shard"] == shard).any(|line| match line["event"].as_str() {
+            Some("move") => line["from"] == address.as_str() || line["to"] == address.as_str(),
+            Some("stray") => line["host"] == host,
+            _ => false,
+        });
+        assert!(named || told, "shard {shard} is {role:?} on {host}, not told: {}", output.stdout);
+    }
+}
+
+#[test]
+fn interrupted_runs_can_be_finished_from_another_machine() {
+    let Some(fleet) = lock_fleet() else { return };
+    let mut cluster = TestCluster::without_replicas(&fleet);
+    cluster.add_third_host();
+    let writers = FleetWriters::start_writers(&cluster.published_map_path());
+    let before = cluster.read_map();
+
+    // Taken back: the copies are gone, those shards are where they were, and nothing is left to resume.
+    kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &[]);
+    cluster.wait_for_agents_to_exit();
+    cluster
+        .project
+        .run_dunlin(&["shard-rebalance", "--yes"])
+        .assert_status(3)
+        .assert_stderr_contains(&["shards resume, or dunlin shards abort"]);
+    let copying = reported_moves(&cluster).into_iter().filter(|told| told["stand"] == "copying");
+    let copying: Vec<usize> = copying.map(|told| told["shard"].as_u64().unwrap() as usize).collect();
+    assert!(!copying.is_empty(), "all had switched before the kill");
+    cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
+    cluster.assert_matches_map();
+    for shard in copying {
+        assert_eq!(
+            cluster.read_map().shards[shard].host,
+            before.shards[shard].host,
+            "shard {shard} was not taken back"
+        );
+    }
+    let before = cluster.read_map();
+    cluster
+        .project
+        .run_dunlin(&["shards", "resume", "--yes"])
+        .assert_status(0)
+        .assert_stdout_contains(&["nothing to resume"]);
+
+    // Another operator has an older copy of the inventory, and nothing that the first one's dunlin kept.
+    let other = cluster.project.clone_project();
+    kill_at(&cluster, KillMoment::Noted("retire", "done"), &[]);
+    cluster.wait_for_agents_to_exit();
+    assert_ne!(cluster.read_map(), before, "an epoch was published before the kill");
+    let refused = other.run_dunlin(&["shard-rebalance", "--yes"]).assert_status(3);
+    refused.assert_stderr_contains(&["next:"]);
+    other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    let theirs = ShardMap::parse(&std::fs::read_to_string(other.file_path("inventory/shards.toml")).unwrap()).unwrap();
+    for entry in &theirs.shards {
+        assert_eq!(cluster.writable_hosts(entry.id.0), [entry.host.as_str()], "shard {}", entry.id);
+    }
+    other.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
+    // The first one's map is behind now: a provisioning by it is refused, and its resume brings it up to date.
+    cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    cluster.assert_matches_map();
+    writers.wait_for_writes(100);
+    writers.assert_nothing_lost();
+}
+
+/// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
+/// they have begun.
+fn kill_at(cluster: &TestCluster<'_>, moment: KillMoment, wish: &[&str]) {
+    RunningCommand::run_until(cluster, moment, wish).kill_run();
+}
+
+/// The open moves, as the status tells them.
+fn reported_moves(cluster: &TestCluster<'_>) -> Vec<Json> {
+    let output = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
+    let lines = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    lines.filter(|line| line["event"] == "move").collect()
+}
+
+/// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
+/// roles that the instances themselves tell; and nothing else is open.
+pub fn assert_status_accurate(cluster: &TestCluster<'_>) {
+    let lines = reported_moves(cluster);
+    let (roles, map) = (cluster.all_roles(), cluster.read_map());
+    let mut open = BTreeMap::new();
+    for told in &lines {
+        let shard = u16::try_from(told["shard"].as_u64().unwrap()).unwrap();
+        for side in ["source", "target"] {
+            let address = told[if side == "source" { "from" } else { "to" }].as_str().unwrap();
+            let host = REDIS_HOSTS.into_iter().find(|host| cluster.address(host, shard) == address).unwrap();
+            let is = match roles.get(&(shard, host)) {
+                None => ("unreachable", None),
+                Some(InstanceRole::Master) => ("master", None),
+                Some(InstanceRole::Replica(of)) => ("replica", Some(of.as_str())),
+            };
+            assert_eq!((told[side]["role"].as_str().unwrap(), told[side]["of"].as_str()), is, "{side} of {told}");
+            open.insert((shard, host), told.clone());
+        }
+        let owner = map.shards[usize::from(shard)].host.as_str();
+        let serves = told["stand"] != "copying";
+        let master = roles.iter().find(|((id, _), role)| *id == shard && **role == InstanceRole::Master).unwrap().0.1;
+        assert_eq!(
+            cluster.address(master, shard),
+            told[if serves { "to" } else { "from" }].as_str().unwrap(),
+            "{told}"
+        );
+        assert!(serves || master == owner, "{told}: {master} serves, the map says {owner}");
+    }
+    for ((shard, host), role) in &roles {
+        let expected = map.shards[usize::from(*shard)].host == *host && *role == InstanceRole::Master;
+        assert!(
+            expected || open.contains_key(&(*shard, *host)),
+            "shard {shard} is {role:?} on {host}, not told: {lines:#?}"
+        );
+    }
+}

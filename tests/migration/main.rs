@@ -1,0 +1,27 @@
+//! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
+mod access;
+mod agent_process;
+mod compare_files;
+mod dead_links;
+mod failover;
+mod fault_injection;
+mod fixture;
+mod invariants;
+mod lossy_proxy;
+mod move_back;
+mod moves;
+mod preflight;
+mod provision;
+mod replica;
+mod restarts;
+mod throttle;
+mod verification;
+mod writers;

@@ -1,0 +1,124 @@
+//! Moves back and forth under writes.
+
+use std::time::Duration;
+
+use dunlin::protocol::shard::{
+    CopyResult, CutoverResult, ListMoves, MoveSpec, RecoveryResult, ReplicationRole, RetireResult, ShardReply,
+    ShardRequest,
+};
+
+use crate::fixture::{MoveFixture, admin_credentials, wait_until};
+use crate::writers::{MoveWriters, stop_and_check};
+
+pub fn run_copy(fixture: &MoveFixture, spec: MoveSpec) -> anyhow::Result<CopyResult> {
+    match fixture.run_request(ShardRequest::Copy(spec))? {
+        ShardReply::Copied(copied) => Ok(copied),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub fn run_switch(fixture: &MoveFixture, spec: MoveSpec) -> anyhow::Result<CutoverResult> {
+    match fixture.run_request(ShardRequest::CutOver(spec))? {
+        ShardReply::CutOver(switched) => Ok(switched),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Retires a source as soon as its last clients are gone.
+pub fn run_retire(fixture: &mut MoveFixture, n: u8, owner: u8) -> RetireResult {
+    let what = fixture.retire_spec(n, owner);
+    let mut retired = None;
+    wait_until(Duration::from_secs(20), || match fixture.run_request(ShardRequest::Retire(what.clone())) {
+        Ok(ShardReply::Retired(done)) => {
+            retired = Some(done);
+            true
+        }
+        Ok(other) => panic!("{other:?}"),
+        Err(error) => {
+            assert!(error.to_string().contains("clients of the application"), "{error:#}");
+            false
+        }
+    });
+    retired.unwrap()
+}
+
+#[test]
+fn moves_back_and_forth_lose_no_write() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut writers = MoveWriters::start_writers(4, &fixture.address(0));
+    writers.wait_for_writes(200);
+    let (mut from, mut to) = (0, 1);
+    let mut gaps = Vec::new();
+    for _ in 0..6 {
+        let spec = fixture.move_spec(from, to);
+        let copied = run_copy(&fixture, spec.clone()).unwrap();
+        assert!(copied.verification.keys >= 4 && copied.verification.is_equal());
+        writers.reset_gaps();
+        let switched = run_switch(&fixture, spec.clone()).unwrap();
+        assert!(!switched.already_cut_over && switched.follow_ups.is_empty(), "{switched:?}");
+        writers.publish_address(&fixture.address(to));
+        writers.wait_for_writes(50);
+        gaps.push((switched.gap_us, switched.retries, writers.longest_gap()));
+        assert_eq!(fixture.writable_instances(), [to]);
+        // Asked again, both say that it is done.
+        assert!(run_switch(&fixture, spec.clone()).unwrap().already_cut_over);
+        run_copy(&fixture, spec).unwrap();
+        let kept = run_retire(&mut fixture, from, to).archive_dir.unwrap();
+        assert!(kept.join("KEPT-UNTIL").is_file() && kept.join("appendonlydir").is_dir());
+        assert_eq!(run_retire(&mut fixture, from, to).archive_dir, None);
+        (from, to) = (to, from);
+    }
+    stop_and_check(&mut writers, &fixture, from);
+    eprintln!("gaps (server, retries, client): {gaps:?}");
+    assert!(gaps.iter().all(|(gap, ..)| *gap < 200_000), "{gaps:?}");
+}
+
+#[test]
+fn status_and_abort_report_the_actual_state() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut writers = MoveWriters::start_writers(1, &fixture.address(0));
+    writers.wait_for_writes(50);
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    let what = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
+    assert_eq!((moves[0].shard, moves[0].phase.as_str(), moves[0].is_finished), (spec.header.shard, "verify", false));
+    assert!(
+        matches!(moves[0].source_role, ReplicationRole::Primary { .. })
+            && matches!(moves[0].target_role, ReplicationRole::Replica { .. })
+    );
+    assert!(matches!(fixture.run_recover(0, 1), RecoveryResult::AtSource { .. }));
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+    assert!(!fixture.data_dir(1).exists() && !fixture.conf_path(1).exists() && fixture.read_pid(1).is_none());
+    // And again from the start, to the end; then there is nothing to abort.
+    run_copy(&fixture, spec.clone()).unwrap();
+    run_switch(&fixture, spec.clone()).unwrap();
+    writers.publish_address(&fixture.address(1));
+    assert!(fixture.run_request(ShardRequest::Abort(spec)).unwrap_err().to_string().contains("reverse"));
+    writers.wait_for_writes(50);
+    stop_and_check(&mut writers, &fixture, 1);
+}
+
+#[test]
+fn sources_are_retired_after_their_first_aof_rewrite() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut writers = MoveWriters::start_writers(1, &fixture.address(0));
+    writers.wait_for_writes(20);
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    run_switch(&fixture, spec).unwrap();
+    writers.publish_address(&fixture.address(1));
+    writers.wait_for_writes(20);
+    stop_and_check(&mut writers, &fixture, 1);
+    // As after a full sync: the append-only file is on, and there is none yet.
+    let mut source = crate::fixture::connect_admin(&fixture.address(0)).unwrap();
+    for (name, value) in [("appendonly", "no"), ("rdb-key-save-delay", "1000000"), ("appendonly", "yes")] {
+        redis::cmd("CONFIG").arg("SET").arg(name).arg(value).exec(&mut source).unwrap();
+    }
+    assert!(run_retire(&mut fixture, 0, 1).archive_dir.is_some());
+    assert_eq!(fixture.read_pid(0), None);
+}

@@ -1,0 +1,257 @@
+//! Everything that stands in a move's way is found before the first write, and without one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use dunlin::protocol::shard::{MoveSpec, PreflightIssue, ShardReply, ShardRequest};
+use redis::Connection;
+use serde_json::Value;
+
+use crate::agent_process::{AgentProcess, MountOverrides, read_replies};
+use crate::fixture::{MoveFixture, connect_admin};
+use crate::invariants::SmallDisk;
+use crate::moves::run_copy;
+use crate::verification::{fill_all_types, run_line};
+use crate::writers::MoveWriters;
+
+/// Commands that change nothing. All others are counted.
+const READ_COMMANDS: &[&str] = &[
+    "acl|dryrun",
+    "acl|list",
+    "acl|whoami",
+    "auth",
+    "client|list",
+    "config|get",
+    "dbsize",
+    "hgetall",
+    "hello",
+    "info",
+    "memory|usage",
+    "object|encoding",
+    "ping",
+    "psync",
+    "replconf",
+    "role",
+    "scan",
+    "select",
+    "type",
+    "zrange",
+];
+/// What the tests' own writers send.
+const WRITER_COMMANDS: &[&str] = &["zadd", "incr", "multi", "exec", "eval", "fcall", "function|load"];
+
+/// How often commands were called that change something, by name, at all instances that run.
+fn count_write_commands(fixture: &MoveFixture, count: u8) -> BTreeMap<String, u64> {
+    let mut calls = BTreeMap::new();
+    for mut connection in (0..count).filter_map(|n| connect_admin(&fixture.address(n)).ok()) {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut connection).unwrap();
+        for line in stats.lines() {
+            let Some((name, stat)) = line.strip_prefix("cmdstat_").and_then(|line| line.split_once(':')) else {
+                continue;
+            };
+            if !READ_COMMANDS.contains(&name) && !WRITER_COMMANDS.contains(&name) {
+                let number = stat.strip_prefix("calls=").and_then(|stat| stat.split(',').next()).unwrap();
+                *calls.entry(name.to_owned()).or_default() += number.parse::<u64>().unwrap();
+            }
+        }
+    }
+    calls
+}
+
+/// What preflight says in some world, and that it wrote nothing to any instance.
+fn run_preflight(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec) -> Vec<PreflightIssue> {
+    let before = count_write_commands(fixture, 3);
+    let mut agent = AgentProcess::start_in_mounts(world, fixture, &[ShardRequest::Preflight(spec.clone())], None);
+    agent.wait_for_exit();
+    let refusals = match read_replies(fixture).pop() {
+        Some(Ok(ShardReply::PreflightIssues(refusals))) => refusals,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(count_write_commands(fixture, 3), before, "{refusals:?}");
+    refusals
+}
+
+fn refused_rules(refusals: &[PreflightIssue]) -> BTreeSet<&str> {
+    refusals.iter().map(|refusal| refusal.rule.as_str()).collect()
+}
+
+/// Holds that exactly this rule speaks against the move, with these words in its reason.
+#[track_caller]
+fn assert_refused(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec, (rule, words): (&str, &str)) {
+    let found = run_preflight(world, fixture, spec);
+    assert_eq!(refused_rules(&found), BTreeSet::from([rule]), "{found:?}");
+    assert!(found.iter().any(|refusal| refusal.reason.contains(words)), "{found:?}");
+}
+
+/// The move with one of its target's files edited.
+fn spec_with_edit(fixture: &mut MoveFixture, file: &str, from: &str, to: &str) -> MoveSpec {
+    let mut spec = fixture.move_spec(0, 1);
+    let digest = serde_json::from_value(spec.instance[file]["digest"].clone()).unwrap();
+    let text =
+        String::from_utf8(dunlin::resources::BlobSource::read_blob(&fixture.contents, &digest).unwrap()).unwrap();
+    assert!(text.contains(from), "{text}");
+    let content: Value = fixture.add_content(text.replace(from, to).as_bytes());
+    spec.instance[file] = content;
+    spec
+}
+
+/// A source with data; places for two more.
+fn filled_fixture() -> MoveFixture {
+    let mut fixture = MoveFixture::with_instances(3);
+    fixture.provision_primary(0).unwrap();
+    fill_all_types(&fixture);
+    fixture
+}
+
+fn connect_source(fixture: &MoveFixture) -> Connection {
+    connect_admin(&fixture.address(0)).unwrap()
+}
+
+fn write_temp_file(fixture: &MoveFixture, name: &str, text: &str) -> std::path::PathBuf {
+    let path = fixture.folder.path().join(name);
+    fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn valid_moves_pass() {
+    let mut fixture = filled_fixture();
+    let spec = fixture.move_spec(0, 1);
+    assert_eq!(run_preflight(&MountOverrides::default(), &fixture, &spec), []);
+}
+
+#[test]
+fn target_files_are_checked() {
+    let mut fixture = filled_fixture();
+    let here = MountOverrides::default();
+    for (name, from, to, found) in [
+        ("conf", "maxmemory 256mb", "maxmemory 100kb", ("memory", "the target's maxmemory is 102400")),
+        ("conf", "maxmemory-policy noeviction", "maxmemory-policy allkeys-lru", ("eviction", "allkeys-lru")),
+        ("conf", "maxmemory-policy noeviction", "maxmemory-policy allkeys-random", ("eviction", "allkeys-random")),
+        ("conf", "a replica's word", "no such word", ("password", "masterauth")),
+        ("acl", "user s017 on", "user s018 on", ("acl", "no user s017")),
+        ("acl", "user s017 on", "user s017 off", ("acl", "no user s017 that is on")),
+        ("acl", "user s017 on", "# user s017 on", ("acl", "ACL file, line 4: a line must start with `user`")),
+        ("acl", "resetpass ~* &* +@all", "resetchannels -@all", ("acl", "line 1: the user default lacks ~* &* +@all")),
+        ("acl", "resetpass ~* &* +@all", "~* &* +@all -@dangerous", ("acl", "line 1: the user default lacks +@all")),
+    ] {
+        let spec = spec_with_edit(&mut fixture, name, from, to);
+        assert_refused(&here, &fixture, &spec, found);
+    }
+    let mut spec = fixture.move_spec(0, 1);
+    spec.header.credentials.password = "guessed".to_owned();
+    assert_refused(&here, &fixture, &spec, ("password", "cannot be entered"));
+}
+
+#[test]
+fn host_resources_are_checked() {
+    let mut fixture = filled_fixture();
+    let spec = fixture.move_spec(0, 1);
+    let little = write_temp_file(&fixture, "meminfo", "MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 10 kB\n");
+    let world = |file: &std::path::Path, over| MountOverrides { mounts: vec![(file.to_owned(), over)] };
+    let found = run_preflight(&world(&little, "/proc/meminfo"), &fixture, &spec);
+    assert!(refused_rules(&found).contains("memory"), "{found:?}");
+    assert!(found.iter().any(|refusal| refusal.reason.contains("10240 bytes available")), "{found:?}");
+    let off = write_temp_file(&fixture, "overcommit", "2\n");
+    let world = world(&off, "/proc/sys/vm/overcommit_memory");
+    assert_refused(&world, &fixture, &spec, ("overcommit", "vm.overcommit_memory is 2"));
+
+    let old = write_temp_file(&fixture, "old", "#!/bin/sh\necho 'Redis server v=6.2.14 sha=0:0 malloc=libc bits=64'\n");
+    fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
+    let world = MountOverrides { mounts: vec![(old, "$(command -v redis-server)")] };
+    assert_refused(&world, &fixture, &spec, ("version", "6.2.14 on the target's host is older"));
+
+    let _disk = SmallDisk::mount_tmpfs(&fixture.instance_root(1).join("data"), "16k");
+    assert_refused(&MountOverrides::default(), &fixture, &spec, ("disk", "bytes free"));
+}
+
+#[test]
+fn running_target_instances_are_checked() {
+    let mut fixture = filled_fixture();
+    let here = MountOverrides::default();
+    let spec = fixture.move_spec(0, 1);
+    fixture.provision_primary(1).unwrap();
+    run_line(&mut connect_admin(&fixture.address(1)).unwrap(), "SET mine 1");
+    assert_refused(&here, &fixture, &spec, ("target", "an instance of its own with 1 keys"));
+    let error = run_copy(&fixture, spec.clone()).unwrap_err();
+    assert!(format!("{error:#}").contains("not touched"), "{error:#}");
+    assert!(fs::exists(fixture.data_dir(1)).unwrap());
+    // A replica of a third one.
+    fixture.provision_primary(2).unwrap();
+    let (host, port) = fixture.address(2).rsplit_once(':').map(|(h, p)| (h.to_owned(), p.to_owned())).unwrap();
+    run_line(&mut connect_admin(&fixture.address(1)).unwrap(), &format!("REPLICAOF {host} {port}"));
+    assert_refused(&here, &fixture, &spec, ("target", "follows 127.0.0.4"));
+    // And a stranger.
+    fixture.kill_instance(1);
+    let _listener = std::net::TcpListener::bind(fixture.address(1)).unwrap();
+    let found = run_preflight(&here, &fixture, &spec);
+    assert_eq!(refused_rules(&found), BTreeSet::from(["target"]), "{found:?}");
+}
+
+#[test]
+fn source_settings_are_checked() {
+    let mut fixture = filled_fixture();
+    let here = MountOverrides::default();
+    let spec = fixture.move_spec(0, 1);
+    run_line(&mut connect_source(&fixture), "ACL SETUSER replica -psync");
+    assert_refused(&here, &fixture, &spec, ("acl", "lets replica not use PSYNC"));
+    run_line(&mut connect_source(&fixture), "ACL SETUSER replica +psync");
+    run_line(&mut connect_source(&fixture), "ACL SETUSER default -@all");
+    assert_refused(&here, &fixture, &spec, ("acl", "`dunlin provision` fixes the file and the running instance"));
+    run_line(&mut connect_source(&fixture), "ACL SETUSER default +@all");
+    run_line(&mut connect_source(&fixture), "CONFIG SET appendonly no");
+    assert_refused(&here, &fixture, &spec, ("source", "keeps no append-only file"));
+    run_line(&mut connect_source(&fixture), "CONFIG SET appendonly yes");
+    // The writers make far more than a thousand bytes a second.
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("client-output-buffer-limit")
+        .arg("replica 1000 1000 60")
+        .exec(&mut connect_source(&fixture))
+        .unwrap();
+    let writers = MoveWriters::start_writers(3, &fixture.address(0));
+    writers.wait_for_writes(20);
+    assert_refused(&here, &fixture, &spec, ("buffer", "replica output buffer of 1000 bytes would overflow"));
+}
+
+#[test]
+fn different_listpack_limits_are_rejected_or_estimated() {
+    let mut fixture = MoveFixture::with_instances(3);
+    fixture.provision_primary(0).unwrap();
+    let mut client = connect_source(&fixture);
+    for key in 0..200 {
+        let mut add = redis::cmd("ZADD");
+        add.arg(format!("timeline:{key}"));
+        for member in 0..1000 {
+            add.arg(member).arg(1_000_000_000_000_u64 + member);
+        }
+        add.exec(&mut client).unwrap();
+    }
+    let mut spec =
+        spec_with_edit(&mut fixture, "conf", "zset-max-listpack-entries 1100", "zset-max-listpack-entries 128");
+    assert_refused(
+        &MountOverrides::default(),
+        &fixture,
+        &spec,
+        ("encoding", "zset-max-listpack-entries is 1100 at the source and 128"),
+    );
+    spec.limits.allow_reencoding = true;
+    let before = count_write_commands(&fixture, 3);
+    let (reply, notes) = fixture.run_with_notes(ShardRequest::Preflight(spec.clone()));
+    assert_eq!(reply.unwrap(), ShardReply::PreflightIssues(Vec::new()));
+    assert_eq!(count_write_commands(&fixture, 3), before);
+    // Data that grow at the target must fit there as they will be.
+    let tight = spec_with_edit(
+        &mut fixture,
+        "conf",
+        "zset-max-listpack-entries 1100",
+        "zset-max-listpack-entries 128\nmaxmemory 8mb",
+    );
+    let tight = MoveSpec { limits: spec.limits, ..tight };
+    assert_refused(&MountOverrides::default(), &fixture, &tight, ("memory", "the target's maxmemory is 8388608"));
+    let note = notes.iter().find_map(|note| note.split_once("become about ")).unwrap().1;
+    let estimated: u64 = note.trim().parse().unwrap();
+    let bytes = run_copy(&fixture, spec).unwrap().bytes;
+    assert!(bytes.abs_diff(estimated) < bytes / 5, "{estimated} foretold, {bytes} found");
+}

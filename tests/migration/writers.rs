@@ -1,0 +1,289 @@
+//! Clients that write without pause and note each acknowledgement, as a service with an old map would.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use redis::{Connection, RedisError, RedisResult};
+
+use crate::fixture::{MoveFixture, app_credentials, connect_as};
+
+/// Members of one timeline, and a writer's rest between two writes: a service's load, not a benchmark's.
+const MAX_MEMBERS: u64 = 500;
+const WRITE_PAUSE: Duration = Duration::from_micros(300);
+
+fn timeline_key(writer: usize, member: u64) -> String {
+    format!("timeline:{writer}:{}", member / MAX_MEMBERS)
+}
+
+/// A function with two writes.
+const LIBRARY: &str = "#!lua name=writers
+redis.register_function('add_twice', function(keys, args)
+  redis.call('ZADD', keys[1], 0, args[1])
+  return redis.call('ZADD', keys[1], args[1], args[1])
+end)";
+
+/// In how many forms writes are sent.
+const FORMS: u64 = 4;
+
+/// Adds a member, in a form that depends on it: Redis writes transactions, and scripts and functions with more than one
+/// write, as MULTI/EXEC to its append-only file and replays them under other rules than single commands.
+fn add(connection: &mut Connection, key: &str, member: u64) -> RedisResult<()> {
+    let zadd = |score: u64| {
+        let mut zadd = redis::cmd("ZADD");
+        zadd.arg(key).arg(score).arg(member);
+        zadd
+    };
+    match member % FORMS {
+        0 => zadd(member).exec(connection),
+        1 => redis::pipe().atomic().add_command(zadd(0)).add_command(zadd(member)).exec(connection),
+        2 => {
+            let script = "redis.call('ZADD', KEYS[1], 0, ARGV[1]) return redis.call('ZADD', KEYS[1], ARGV[1], ARGV[1])";
+            redis::cmd("EVAL").arg(script).arg(1).arg(key).arg(member).exec(connection)
+        }
+        _ => {
+            let mut call = redis::cmd("FCALL");
+            call.arg("add_twice").arg(1).arg(key).arg(member);
+            match call.exec(connection) {
+                Err(error) if error.to_string().contains("Function not found") => {
+                    redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(LIBRARY).exec(connection)?;
+                    call.exec(connection)
+                }
+                result => result,
+            }
+        }
+    }
+}
+
+/// Increments a counter: alone, or in a transaction with a second one.
+fn increment(connection: &mut Connection, counter: &str, is_transaction: bool) -> RedisResult<()> {
+    let mut increment = redis::cmd("INCR");
+    increment.arg(counter);
+    match is_transaction {
+        true => redis::pipe().atomic().add_command(increment).cmd("INCR").arg("count:all").exec(connection),
+        false => increment.exec(connection),
+    }
+}
+
+/// What one writer knows.
+#[derive(Clone, Debug, Default)]
+pub struct WriteLog {
+    /// Members that were acknowledged, as their scores.
+    pub acked: Vec<u64>,
+    /// Increments that were acknowledged, and those of which nobody knows.
+    pub increments: u64,
+    pub unknown: u64,
+    /// Longest time between two acknowledgements.
+    pub longest_gap: Duration,
+}
+
+pub struct MoveWriters {
+    stop: Arc<AtomicBool>,
+    map: Arc<Mutex<String>>,
+    logs: Vec<Arc<Mutex<WriteLog>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl MoveWriters {
+    pub fn start_writers(count: usize, address: &str) -> Self {
+        Self::spawn_writers(count, 0, address)
+    }
+
+    /// With one more that asks nobody who the owner is: it writes to whom the map names, whatever that one says.
+    pub fn start_with_stale_client(count: usize, address: &str) -> Self {
+        Self::spawn_writers(count, 1, address)
+    }
+
+    fn spawn_writers(following: usize, stale: usize, address: &str) -> Self {
+        let (stop, map) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(address.to_owned())));
+        let logs: Vec<Arc<Mutex<WriteLog>>> = (0..following + stale).map(|_| Arc::default()).collect();
+        let spawn = |(id, log): (usize, &Arc<Mutex<WriteLog>>)| {
+            let is_stale = id >= following;
+            let writer = MoveWriter { id, is_stale, log: log.clone(), map: map.clone(), stop: stop.clone() };
+            thread::spawn(move || writer.run_until_stopped())
+        };
+        let threads = logs.iter().enumerate().map(spawn).collect();
+        Self { stop, map, logs, threads }
+    }
+
+    /// The new epoch reaches the clients.
+    pub fn publish_address(&self, address: &str) {
+        address.clone_into(&mut self.map.lock().unwrap());
+    }
+
+    pub fn acked_count(&self) -> usize {
+        self.logs.iter().map(|log| log.lock().unwrap().acked.len()).sum()
+    }
+
+    pub fn longest_gap(&self) -> Duration {
+        self.logs.iter().map(|log| log.lock().unwrap().longest_gap).max().unwrap_or_default()
+    }
+
+    pub fn reset_gaps(&self) {
+        self.logs.iter().for_each(|log| log.lock().unwrap().longest_gap = Duration::ZERO);
+    }
+
+    /// Waits until each writer was acknowledged some more.
+    pub fn wait_for_writes(&self, more: usize) {
+        let before: Vec<usize> = self.logs.iter().map(|log| log.lock().unwrap().acked.len()).collect();
+        crate::fixture::wait_until(Duration::from_secs(30), || {
+            self.logs.iter().zip(&before).all(|(log, before)| log.lock().unwrap().acked.len() >= before + more)
+        });
+    }
+
+    pub fn stop_writers(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.threads.drain(..).for_each(|thread| thread.join().unwrap());
+    }
+
+    /// Acknowledged members that the owner does not have, each as its command's last words in an append-only file.
+    pub fn lost_writes(&self, owner: &str) -> Vec<String> {
+        let snapshot: Vec<WriteLog> = self.logs.iter().map(|log| log.lock().unwrap().clone()).collect();
+        let mut connection = connect_as(owner, &app_credentials()).unwrap();
+        let mut lost = Vec::new();
+        for (id, log) in snapshot.iter().enumerate() {
+            let mut there = BTreeSet::new();
+            for first in (0..=log.acked.len() as u64).step_by(MAX_MEMBERS as usize) {
+                let key = timeline_key(id, first);
+                let members: Vec<u64> = redis::cmd("ZRANGE").arg(key).arg(0).arg(-1).query(&mut connection).unwrap();
+                assert!(members.is_sorted(), "order is kept");
+                there.extend(members);
+            }
+            let missing: Vec<u64> = log.acked.iter().copied().filter(|member| !there.contains(member)).collect();
+            if !missing.is_empty() {
+                eprintln!("writer {id} lost {} of {}: {missing:?}", missing.len(), log.acked.len());
+            }
+            lost.extend(missing.iter().map(|member| {
+                let (key, word) = (timeline_key(id, *member), member.to_string());
+                format!("{key}\r\n${0}\r\n{word}\r\n${0}\r\n{word}\r\n", word.len())
+            }));
+        }
+        lost
+    }
+
+    /// After `stop`: each counter is what was acknowledged, or more by increments whose answer never came.
+    pub fn check_counters(&self, owner: &str) {
+        let mut connection = connect_as(owner, &app_credentials()).unwrap();
+        for (id, log) in self.logs.iter().enumerate() {
+            let log = log.lock().unwrap();
+            let value: Option<u64> = redis::cmd("GET").arg(format!("count:{id}")).query(&mut connection).unwrap();
+            let (value, most) = (value.unwrap_or(0), log.increments + log.unknown);
+            assert!(
+                (log.increments..=most).contains(&value),
+                "counter {id} is {value}, not in {}..={most}",
+                log.increments
+            );
+        }
+    }
+}
+
+impl Drop for MoveWriters {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            thread.join().ok();
+        }
+    }
+}
+
+pub fn stop_and_check(writers: &mut MoveWriters, fixture: &MoveFixture, owner: u8) {
+    writers.stop_writers();
+    assert_eq!(writers.lost_writes(&fixture.address(owner)), Vec::<String>::new());
+    writers.check_counters(&fixture.address(owner));
+    assert_eq!(fixture.writable_instances(), [owner]);
+}
+
+/// Whom a writer is connected to.
+type PrimaryConnection = (Connection, String);
+
+struct MoveWriter {
+    id: usize,
+    is_stale: bool,
+    log: Arc<Mutex<WriteLog>>,
+    map: Arc<Mutex<String>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Was the write surely not applied?
+fn is_definite(error: &RedisError) -> bool {
+    error.code().is_some() && !error.is_io_error()
+}
+
+impl MoveWriter {
+    fn run_until_stopped(&self) {
+        let (mut connection, mut last) = (None, Instant::now());
+        let count = format!("count:{}", self.id);
+        let mut next = 1_u64;
+        while !self.stop.load(Ordering::Relaxed) {
+            let key = timeline_key(self.id, next);
+            // Idempotent: tried until it is acknowledged.
+            if self.try_write(&mut connection, |connected| add(connected, &key, next)).is_err() {
+                if self.is_stale {
+                    thread::sleep(WRITE_PAUSE);
+                }
+                continue;
+            }
+            {
+                let mut log = self.log.lock().unwrap();
+                log.acked.push(next);
+                log.longest_gap = log.longest_gap.max(last.elapsed());
+                last = Instant::now();
+            }
+            next += 1;
+            thread::sleep(WRITE_PAUSE);
+            let is_transaction = next.is_multiple_of(2);
+            let result = self.try_write(&mut connection, |connected| increment(connected, &count, is_transaction));
+            let mut log = self.log.lock().unwrap();
+            match result {
+                Ok(()) => log.increments += 1,
+                Err(error) if is_definite(&error) => {}
+                Err(_) => log.unknown += 1,
+            }
+        }
+    }
+
+    /// One try. Not connected counts as a definite no.
+    fn try_write(
+        &self,
+        connection: &mut Option<PrimaryConnection>,
+        send: impl FnOnce(&mut Connection) -> RedisResult<()>,
+    ) -> RedisResult<()> {
+        let published = self.map.lock().unwrap().clone();
+        if self.is_stale && connection.as_ref().is_some_and(|(_, address)| *address != published) {
+            *connection = None;
+        }
+        let (connected, _) = match connection {
+            Some(connected) => connected,
+            None => match connect_as(&published, &app_credentials()) {
+                Ok(new) => connection.insert((new, published)),
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(1));
+                    return Err((redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into());
+                }
+            },
+        };
+        let result = send(connected);
+        if let Err(error) = &result {
+            // A transaction that was queued before the switch is refused as a whole.
+            let asks = matches!(error.code(), Some("READONLY" | "EXECABORT")) && !self.is_stale;
+            let owner = asks.then(|| owner(connected)).flatten();
+            // Somebody who is a replica says who the owner is; it may not be open yet.
+            let next = owner.and_then(|owner| Some((connect_as(&owner, &app_credentials()).ok()?, owner)));
+            if next.is_some() || !is_definite(error) {
+                *connection = next;
+            }
+        }
+        result
+    }
+}
+
+fn owner(connection: &mut Connection) -> Option<String> {
+    match &redis::cmd("ROLE").query::<Vec<redis::Value>>(connection).ok()?[..] {
+        [_, redis::Value::BulkString(host), redis::Value::Int(port), ..] => {
+            Some(format!("{}:{port}", String::from_utf8_lossy(host)))
+        }
+        _ => None,
+    }
+}
