@@ -122,21 +122,34 @@ fn fields_of_templates_are_documented() {
 
 #[test]
 fn filters_are_documented() {
-    let mut registered = BTreeSet::new();
-    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(folder).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                folders.push(path);
-            } else {
-                let text = fs::read_to_string(&path).unwrap();
-                let calls = text.split("register_filter(\"").skip(1);
-                registered.extend(calls.map(|call| call.split('"').next().unwrap().to_owned()));
-            }
-        }
-    }
+    let sources = sources();
+    let calls = sources.iter().flat_map(|text| text.split("register_filter(\"").skip(1));
+    let registered: BTreeSet<String> = calls.map(|call| call.split('"').next().unwrap().to_owned()).collect();
     assert_eq!(documented("templates.md", &["Filters".to_owned()]), registered);
+}
+
+#[test]
+fn json_events_are_documented() {
+    let sources = sources();
+    let calls = sources.iter().flat_map(|text| ["print_json(", ".line("].map(|call| text.split(call).skip(1)));
+    let names = calls.flatten().filter_map(|call| call.trim_start().strip_prefix('"')?.split('"').next());
+    let printed: BTreeSet<String> = names.filter(|name| name.len() > 1).map(str::to_owned).collect();
+    assert!(printed.len() > 25, "the calls that print events were not found: {printed:?}");
+
+    let page = "json-events.md";
+    let sections: Vec<String> = headings(page).into_iter().collect();
+    let documented = documented(page, &sections);
+    let missing: Vec<&String> = printed.difference(&documented).collect();
+    assert!(missing.is_empty(), "{page} lacks the events {missing:?}");
+
+    // Events of hosts are variants of an enum, whose names serde writes in snake case.
+    let is_known = |name: &&String| {
+        let variant: String =
+            name.split('_').map(|word| format!("{}{}", word[..1].to_uppercase(), &word[1..])).collect();
+        sources.iter().any(|text| text.contains(&format!("\"{name}\"")) || text.contains(&format!("Event::{variant}")))
+    };
+    let unknown: Vec<&String> = documented.iter().filter(|name| !is_known(name)).collect();
+    assert!(unknown.is_empty(), "{page} documents events that no command prints: {unknown:?}");
 }
 
 #[test]
@@ -237,6 +250,23 @@ fn section_lines<'t>(text: &'t str, heading: &str) -> Option<Vec<&'t str>> {
     let mut lines = text.lines().skip_while(|line| line.trim_start_matches('#') != format!(" {heading}"));
     lines.next()?;
     Some(lines.take_while(|line| !line.starts_with('#')).collect())
+}
+
+/// Returns the text of every source file of dunlin.
+fn sources() -> Vec<String> {
+    let mut texts = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                texts.push(fs::read_to_string(&path).unwrap());
+            }
+        }
+    }
+    texts
 }
 
 /// Returns the second-level headings of a page.
