@@ -174,7 +174,7 @@ fn forbidden_imports_are_detected() {
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
         [
-            "2: deploy::host must not import fleet (it may import resources, plan, journal, wire, shards, atomic_file, lock, poll, http, process)"
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, protocol, shards, atomic_file, lock, poll, http, process)"
         ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
@@ -338,7 +338,7 @@ fn strip_tests_and_comments(text: &str) -> String {
         if test_module {
             // Formatted code: the module ends where a brace stands in the first column.
             test_module = line != "}";
-        } else if cfg_test && bare.starts_with("mod ") && bare.trim_end().ends_with('{') {
+        } else if cfg_test && bare.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ").starts_with("mod ") && bare.trim_end().ends_with('{') {
             test_module = true;
         } else {
             code.push_str(bare);

@@ -98,7 +98,7 @@ pub enum PhaseState {
 
 /// One line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "UncheckedRecord")]
+#[serde(try_from = "UncheckedEntry")]
 pub struct JournalEntry {
     /// When, RFC 3339.
     pub recorded_at: String,
@@ -115,26 +115,26 @@ pub struct JournalEntry {
 
 /// A line of the journal whose detail was not looked at.
 #[derive(Deserialize)]
-struct UncheckedRecord {
-    at: String,
+struct UncheckedEntry {
+    recorded_at: String,
     run: String,
-    step: MovePhase,
-    mark: PhaseState,
+    phase: MovePhase,
+    state: PhaseState,
     #[serde(default)]
     detail: Value,
 }
 
-impl TryFrom<UncheckedRecord> for JournalEntry {
+impl TryFrom<UncheckedEntry> for JournalEntry {
     type Error = serde_json::Error;
 
     /// Refuses a first step that does not say which move it begins: recovery would take the shard for one that has no
     /// move in progress.
-    fn try_from(line: UncheckedRecord) -> Result<Self, serde_json::Error> {
-        let UncheckedRecord { at, run, step, mark, detail } = line;
-        if step == MovePhase::Begin {
+    fn try_from(line: UncheckedEntry) -> Result<Self, serde_json::Error> {
+        let UncheckedEntry { recorded_at, run, phase, state, detail } = line;
+        if phase == MovePhase::Begin {
             MoveRecord::deserialize(&detail)?;
         }
-        Ok(Self { recorded_at: at, run, phase: step, state: mark, detail })
+        Ok(Self { recorded_at, run, phase, state, detail })
     }
 }
 
