@@ -227,8 +227,9 @@ mod tests {
 
     #[test]
     fn a_move_that_does_not_say_what_it_moves_is_refused() {
-        let line =
-            |step: &str| format!(r#"{{"at": "now", "run": "r1", "step": "{step}", "mark": "done", "detail": {{}}}}"#);
+        let line = |step: &str| {
+            format!(r#"{{"recorded_at": "now", "run": "r1", "phase": "{step}", "state": "done", "detail": {{}}}}"#)
+        };
         let error = serde_json::from_str::<JournalEntry>(&line("begin")).unwrap_err().to_string();
         assert!(error.contains("from"), "{error}");
         serde_json::from_str::<JournalEntry>(&line("copy")).unwrap();
