@@ -296,12 +296,16 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
         return replica::remove_replica(spec, &mut journal);
     }
     if is_finished(journal.current_entries()) {
-        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.header.shard, spec.to);
+        bail!("shard {} is at {} already; `dunlin shards move-back` takes it back", spec.header.shard, spec.to);
     }
     match recover_if_prepared(spec, &mut journal)? {
         RecoveryResult::AtSource { .. } => {}
         RecoveryResult::AtTarget { .. } => {
-            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.header.shard, spec.to)
+            bail!(
+                "shard {} was fenced and is at {}; `dunlin shards move-back` takes it back",
+                spec.header.shard,
+                spec.to
+            )
         }
         RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
     }
