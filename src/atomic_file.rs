@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 /// The prefix of temporary files; one that a crash leaves behind is recognised by it.
 const TEMPORARY_PREFIX: &str = ".dunlin-";
-/// How many names are tried before a folder full of them is an error.
+/// Maximum number of names tried for a temporary file.
 const MAX_NAME_ATTEMPTS: u32 = 64;
 
 /// The attributes of a file that is written.
@@ -28,11 +28,11 @@ pub struct Attributes {
     pub mode: u32,
     /// The owner and group; the process' own where there are none.
     pub owner: Option<(Uid, Gid)>,
-    /// When the write is complete.
+    /// Durability of the completed write.
     pub durability: Durability,
 }
 
-/// When a write is complete.
+/// Describes when a write counts as complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Once content and name survive a power failure.

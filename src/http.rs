@@ -10,7 +10,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// The longest line that gives the size of a chunk, in bytes.
 const MAX_CHUNK_LINE: usize = 256;
 
-/// Why there is no response.
+/// Describes why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address is not of the form that [`Url::parse`] takes.
@@ -42,7 +42,7 @@ pub enum HttpError {
 /// An `http://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url<'a> {
-    /// What to connect to: `HOST:PORT`.
+    /// Address to connect to: `HOST:PORT`.
     pub address: String,
     /// The host as the request names it, with the port where the address has one.
     pub host: &'a str,
@@ -83,7 +83,7 @@ pub struct Response {
     connection: Connection,
 }
 
-/// How the end of a body is known.
+/// Describes how the end of a body is recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     Length(u64),

@@ -1,4 +1,4 @@
-//! The loop that runs on a host: receives requests, hands them to the host halves, streams events back.
+//! The main loop of the agent: receives requests, runs them, and streams events back.
 //!
 //! One thread a request, so that several moves and a cancellation can be under way at once. When the controller goes
 //! away, every request is told so and ends where nothing is left half done; only then does the process end.
@@ -53,14 +53,14 @@ pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     result
 }
 
-/// `HASH.12345` becomes `HASH`, if that is its hash; otherwise it goes.
+/// Renames `HASH.12345` to `HASH` if the hash matches; otherwise removes it.
 fn install_self(pushed: &Path, binary: &Digest) -> io::Result<()> {
     let installed = pushed.with_extension("");
     if installed.file_name().is_some_and(|name| name == binary.as_str()) {
         return std::fs::rename(pushed, installed);
     }
     std::fs::remove_file(pushed)?;
-    Err(io::Error::other("the binary did not arrive whole"))
+    Err(io::Error::other("the binary is incomplete"))
 }
 
 fn build_hello(binary: Digest) -> Hello {

@@ -36,11 +36,11 @@ const MAX_FILE_BYTES: u64 = (1 << 30) - 4096;
 /// A release artefact: built, or opened and found to be whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
-    /// Where the file stands.
+    /// Path of the artifact.
     pub path: PathBuf,
     /// SHA-256 of the file.
     pub digest: Digest,
-    /// What is in it.
+    /// Manifest of the artifact.
     pub manifest: ReleaseManifest,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }

@@ -12,7 +12,7 @@ use crate::playbook::{ContentMap, RenderedTemplate, TemplateRenderer};
 use crate::protocol::HostFacts;
 use crate::protocol::deploy::{ConfigFile, DesiredState, ReleaseManifest, ServiceConfig, UnitFile};
 
-/// What the hosts' states are made of.
+/// Holds the inputs from which the hosts' states are computed.
 pub struct ReleaseSource<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
@@ -33,7 +33,7 @@ pub struct PreparedHost {
     pub texts: ContentMap,
 }
 
-/// One template's text: digest, bytes, whether a secret went into it.
+/// Rendered text of a template: digest, bytes, and whether it contains a secret.
 type RenderedText = (Digest, u64, bool);
 
 impl ReleaseSource<'_> {

@@ -44,7 +44,7 @@ pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
 }
 
-/// What a once-step's row is called.
+/// Returns the name of a task's row in the plan.
 const TASK_PREFIX: &str = "once ";
 
 /// The rows of one host without once-steps: release, configuration, units, link, restarts.
@@ -92,7 +92,8 @@ pub fn plan_rows(
     Ok(rows)
 }
 
-/// Is the unit to be running? A service that is neither restarted nor enabled is started by something else: a timer.
+/// Returns whether the unit should run. Another unit, such as a timer, starts a service that is neither restarted nor
+/// enabled.
 pub fn should_run(unit: &UnitFile) -> bool {
     unit.restart_on_release || unit.start_at_boot || !unit.name.ends_with(".service")
 }
@@ -148,7 +149,7 @@ fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Res
     Ok(row)
 }
 
-/// What of a release counts for a plan: not the time, not the failures.
+/// Properties of a release that a plan compares; time and failures are not among them.
 #[derive(Serialize)]
 struct ReleaseFingerprint<'a> {
     manifest: &'a Digest,
@@ -161,7 +162,7 @@ impl<'a> ReleaseFingerprint<'a> {
     }
 }
 
-/// How a text is to stand on the host.
+/// Describes the desired state of a text file on the host.
 struct DesiredText<'a> {
     digest: &'a Digest,
     size: u64,
@@ -282,7 +283,7 @@ fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> Resour
     row
 }
 
-/// Why all services of the release restart, if they do.
+/// Returns why all services of the release restart, if they do.
 fn restart_reason(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Option<String> {
     if let Some(unfinished) = &observation.unfinished_switch {
         return Some(format!("a switch to {} was not confirmed healthy", unfinished.version));

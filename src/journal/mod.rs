@@ -17,10 +17,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::atomic_file::sync_folder;
 use crate::lock::file_lock::{Access, lock_within};
 
-/// How long to wait for another process that has the journal open for appending.
+/// Time to wait for another process that has the journal open for appending.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why a journal cannot be used.
+/// Describes why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another process has it open for appending.
@@ -43,10 +43,10 @@ pub enum JournalError {
         /// The parser's message.
         reason: serde_json::Error,
     },
-    /// It cannot be read or written.
+    /// The journal cannot be read or written.
     #[error("cannot {action} the journal {}", path.display())]
     Io {
-        /// What was tried: `open`, `read`, `write` …
+        /// Operation that failed: `open`, `read`, `write` …
         action: &'static str,
         /// The journal.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub struct Journal {
     path: PathBuf,
     /// The length of all whole entries, in bytes.
     length: u64,
-    /// Whether there may be a part of an entry behind them, left by a failed append.
+    /// Set if a failed append may have left part of an entry after the last whole one.
     is_torn: bool,
 }
 

@@ -10,10 +10,10 @@ use rustix::io::Errno;
 
 use crate::poll::poll_until;
 
-/// How often a lock that another process has is tried again.
+/// Interval between attempts to take a lock that another process holds.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Whether others may have the lock at the same time.
+/// Distinguishes shared and exclusive locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// With others that share it.

@@ -19,17 +19,17 @@ use anyhow::{Context, Result};
 /// How long to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
 /// roll back.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long to wait for any other: one that is just ending, or has just begun and has no note yet.
+/// Time to wait for any other holder: one that is ending, or that has just started and has not written its note.
 const HOLDER_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What one agent holds.
+/// State of the lock in one agent.
 #[derive(Debug)]
 pub struct HostLock {
     folder: PathBuf,
     /// Of the lock's file, and the beginning of its notes' names.
     name: &'static str,
-    /// Whether to wait for holders that are about to end.
+    /// Waits for holders that are about to end if set.
     waits: bool,
     state: Mutex<Option<HeldLock>>,
 }
@@ -126,7 +126,7 @@ impl HostLock {
         Ok(HeldLock { _lock_file: lock_file, note_file: note, note_path: path, holder })
     }
 
-    /// Is it held here, and by nobody else?
+    /// Returns whether this process is the only holder.
     pub fn is_exclusive(&self) -> bool {
         self.held().as_ref().is_some_and(|held| !held.holder.shared)
     }
@@ -146,7 +146,7 @@ impl HostLock {
         }
     }
 
-    /// All who hold it now, also in other processes.
+    /// Returns all current holders, including those in other processes.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -184,7 +184,7 @@ impl Drop for HostLock {
     }
 }
 
-/// Whom a note is about; a note that nobody holds is removed.
+/// Returns the holder that a note describes; removes a note without a holder.
 fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     let mut file = match File::open(path) {
         Ok(file) => file,

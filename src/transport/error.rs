@@ -96,7 +96,7 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::AgentFailed => "does not start dunlin's agent",
         };
         match &self.jump_host {
-            Some(over) => write!(f, "{}: the way there leads over {over}: {what}: {}", self.host, self.detail),
+            Some(over) => write!(f, "{}: connects through {over}: {what}: {}", self.host, self.detail),
             None => write!(f, "{}: {what}: {}", self.host, self.detail),
         }
     }

@@ -33,7 +33,7 @@ impl std::error::Error for MissingSources {}
 /// A manifest's files, sorted by path, and their contents.
 pub(super) type CollectedFiles = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
 
-/// What was gathered: the manifest's files, sorted by path, and their contents.
+/// Holds the manifest's files, sorted by path, and their contents.
 #[derive(Default)]
 struct FileCollector {
     files: BTreeMap<ReleasePath, ReleaseFile>,

@@ -18,7 +18,7 @@ const REQUIRED_STEADY_CHECKS: u32 = 4;
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Shortest time that a question is given, also when the time for all is nearly up.
 const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How much of a body is read for an error message, in bytes.
+/// Maximum number of bytes of a body that an error message quotes.
 const MAX_RESPONSE_BYTES: usize = 512;
 
 /// Asks until the service is healthy; else why it is not.
@@ -64,11 +64,11 @@ fn format_milliseconds(ms: u64) -> String {
 }
 
 enum UnitReadiness {
-    /// All units run; their main processes.
+    /// All units run; contains their main processes.
     Running(Vec<u32>),
-    /// One does not run yet.
+    /// At least one unit does not run yet.
     NotYet(String),
-    /// One was given up: waiting is in vain.
+    /// The service manager no longer restarts a unit.
     Failed(String),
 }
 
@@ -87,7 +87,7 @@ fn read_readiness(units: &[&str], services: &dyn ServiceManager) -> UnitReadines
     UnitReadiness::Running(states.iter().map(|state| state.pid).collect())
 }
 
-/// Are the same processes running as before the question? Else another process may have answered it.
+/// Returns whether the same processes run as before the probe. Otherwise another process may have answered it.
 fn has_same_processes(units: &[&str], services: &dyn ServiceManager, pids: &[u32]) -> bool {
     matches!(read_readiness(units, services), UnitReadiness::Running(now) if now == pids)
 }

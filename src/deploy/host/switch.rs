@@ -22,7 +22,7 @@ use crate::protocol::deploy::{
     CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
 };
 
-/// How long a hook may take.
+/// Time limit of a hook.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A switch on one host.
