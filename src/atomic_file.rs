@@ -62,7 +62,7 @@ impl Folder {
     /// Opens a folder.
     ///
     /// # Errors
-    /// Fails where it is missing, is no folder or must not be read.
+    /// Returns an error if the path is missing, is not a folder, or cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let folder = OpenOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)?;
         Ok(Self::from_handle(folder.into(), path))
@@ -76,7 +76,7 @@ impl Folder {
     /// Creates or replaces the file `name`. On an error the old file is unchanged and no temporary file remains.
     ///
     /// # Errors
-    /// Fails where the folder must not be written to, the owner must not be given, or the disk is full.
+    /// Returns an error if the folder is not writable, the owner cannot be set, or the disk is full.
     pub fn replace(&self, name: &OsStr, bytes: &[u8], attributes: &Attributes) -> Result<()> {
         let path = self.path.join(name);
         let mut temporary = Temporary::create(self)
@@ -101,7 +101,7 @@ impl Folder {
 /// Creates or replaces a file. On an error the old file is unchanged and no temporary file remains.
 ///
 /// # Errors
-/// Fails where the folder is missing or must not be written to, the owner must not be given, or the disk is full.
+/// Returns an error if the folder is missing or not writable, the owner cannot be set, or the disk is full.
 pub fn write_atomically(path: &Path, bytes: &[u8], attributes: &Attributes) -> Result<()> {
     let (folder, name) = split(path)?;
     let folder = Folder::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;

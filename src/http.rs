@@ -337,7 +337,7 @@ pub(crate) mod tests {
 
     /// A server that answers one connection and closes it only when this value is dropped.
     pub struct Server {
-        /// Where it is, without a path.
+        /// Base address, without a path.
         pub url: String,
         thread: Option<thread::JoinHandle<()>>,
         request: mpsc::Receiver<String>,

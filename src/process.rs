@@ -61,7 +61,7 @@ pub struct Output {
 /// A program that has ended.
 #[derive(Clone, Debug)]
 pub struct Completed {
-    /// How.
+    /// Result of the run.
     pub end: End,
     /// Its standard output.
     pub stdout: Output,

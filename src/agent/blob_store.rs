@@ -37,7 +37,7 @@ impl BlobStore {
 pub struct BlobFetcher<'a> {
     /// The request's number.
     pub request_id: u64,
-    /// All contents.
+    /// Contents of the channel.
     pub store: &'a BlobStore,
     /// Sender to the controller.
     pub sender: &'a FrameSender,

@@ -1,7 +1,7 @@
 //! The main loop of the agent: receives requests, runs them, and streams events back.
 //!
-//! One thread a request, so that several moves and a cancellation can be under way at once. When the controller goes
-//! away, every request is told so and ends where nothing is left half done; only then does the process end.
+//! One thread per request, so that moves and a cancellation can run at the same time. When the controller goes
+//! away, every request is asked to stop and ends at a consistent point; only then does the process end.
 
 mod blob_store;
 mod facts;
@@ -21,7 +21,7 @@ use frame_sender::FrameSender;
 use request_pool::RequestPool;
 
 /// Serves one controller on standard input and output until it closes its side or falls silent. A binary that has just `arrived` is
-/// held against the hash in its name first, and then takes the name that later runs look for.
+/// compared with the hash in its name first, and then renamed to the name that later runs look for.
 ///
 /// # Errors
 /// What arrives is not dunlin's protocol, the binary did not arrive whole, or it cannot be read.

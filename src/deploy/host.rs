@@ -1,7 +1,7 @@
 //! The agent side of a deploy: observe, stage, switch, check health, roll back, prune.
 //!
 //! Idempotent and resumable: every request may be repeated after a kill at any moment. The host decides by itself to
-//! return to the previous release; the controller is told.
+//! return to the previous release and reports it to the controller.
 
 mod activate;
 mod command;
@@ -133,7 +133,7 @@ impl DeployAgent {
             DeployRequest::RunTask { target, task: step, .. } => run_task(&switch, target, step),
             DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
             DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
-                anyhow::bail!("the request changes nothing")
+                anyhow::bail!("a read-only request cannot be applied")
             }
         }
     }
@@ -216,7 +216,7 @@ impl DeployAgent {
     }
 }
 
-/// Runs a once-step, unless the journal says that it was done.
+/// Runs a task, unless the journal says that it was done.
 fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, step: &ReleaseTask) -> Result<DeployReply> {
     let mut state = DeployState::read(switch.layout)?;
     let done = (step.name.clone(), target.version.clone());

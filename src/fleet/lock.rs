@@ -4,7 +4,7 @@ use super::{Fleet, Session};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::protocol::{Reply, Request};
 
-/// Why the hosts could not be locked; those that were are free again once the run's sessions end.
+/// Describes why the hosts could not be locked. Locks already taken are released when the run's sessions end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockError {
     /// Other runs hold locks: host and holder.

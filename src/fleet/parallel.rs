@@ -15,7 +15,7 @@ pub struct Fleet {
     binary_digest: String,
     /// Maximum number of hosts processed in parallel.
     pub max_parallel: usize,
-    /// Cancelled by Ctrl-C: everything stops where nothing is half done.
+    /// Cancelled by Ctrl-C: each operation stops at a consistent point.
     pub cancellation: CancellationToken,
 }
 

@@ -143,7 +143,7 @@ impl Session {
                 },
                 () = cancellation.cancelled(), if !cancel_sent => {
                     cancel_sent = true;
-                    // Where it cannot be told any more, the lost connection ends the loop.
+                    // If the agent cannot be reached, the lost connection ends the loop.
                     let _ = self.send_message(&ControllerMessage::Cancel { id }).await;
                 }
             }

@@ -16,7 +16,7 @@ use crate::poll::poll_until;
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use anyhow::{Context, Result};
 
-/// How long to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
+/// Time to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
 /// roll back.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time to wait for any other holder: one that is ending, or that has just started and has not written its note.
@@ -59,7 +59,7 @@ impl HostLock {
         Self { folder: folder.to_owned(), name: "host", waits: true, state: Mutex::default() }
     }
 
-    /// Returns a lock of that name in a folder; whoever takes it is told at once that somebody else has it.
+    /// Returns a lock of that name in a folder; acquiring it does not wait for another holder.
     pub fn without_wait(folder: &Path, name: &'static str) -> Self {
         Self { folder: folder.to_owned(), name, waits: false, state: Mutex::default() }
     }
@@ -141,7 +141,7 @@ impl HostLock {
                 .set_len(0)
                 .and_then(|()| held.note_file.rewind())
                 .and_then(|()| held.note_file.write_all(&text));
-            // Whoever waits is then told that a living run holds it, which is the safe side.
+            // A waiting run then sees an active holder, which is the safe result.
             written.ok();
         }
     }

@@ -69,7 +69,7 @@ impl AgentBinary {
     }
 }
 
-/// What a login shell or a banner printed where the agent was due.
+/// Output of a login shell or a banner in place of the agent's.
 async fn describe_unexpected_output(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = vec![first];
     let mut rest = [0; 200];

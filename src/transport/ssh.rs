@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 
 use super::{AgentBinary, Channel, ConnectError, ConnectErrorKind, JumpHost, SshTarget, ssh_config};
 
-/// How long an agent may take to answer once its host let us in; a push over a slow line fits.
+/// Time limit for the first answer of an agent after login; allows for sending the binary over a slow link.
 const AGENT_START_TIMEOUT: Duration = Duration::from_secs(120);
 /// A master that lost its dunlin (killed) ends by itself after this many seconds without a channel.
 const CONTROL_PERSIST_SECONDS: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");

@@ -102,7 +102,7 @@ impl FileCollector {
     }
 }
 
-/// A path that is a file and a folder at once, told in a sentence.
+/// Describes a path that is both a file and a folder.
 pub(super) fn find_path_conflict<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let files: BTreeSet<&str> = paths.clone().collect();
     let folder_of = |path: &'a str| {

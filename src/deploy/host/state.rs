@@ -22,15 +22,15 @@ pub(super) struct DeployState {
     format_version: u32,
     /// Confirmed switches, oldest first; the last one serves.
     history: Vec<ConfirmedSwitch>,
-    /// A switch that is under way.
+    /// Switch in progress.
     pub pending_switch: Option<ReleaseTarget>,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
-    /// Once-steps that were done: name and version.
+    /// Completed tasks: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
 }
 
-/// A switch that ended well.
+/// A switch that succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ConfirmedSwitch {
     target: ReleaseTarget,
