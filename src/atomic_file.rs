@@ -92,7 +92,7 @@ impl Folder {
     /// Waits until names that were created, renamed or removed in the folder survive a power failure.
     ///
     /// # Errors
-    /// Fails on an I/O error.
+    /// Returns an error on an I/O error.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.handle).with_context(|| format!("cannot sync {}", self.path.display()))
     }
@@ -111,7 +111,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], attributes: &Attributes) -> R
 /// Waits until names that were created, renamed or removed in the folder survive a power failure.
 ///
 /// # Errors
-/// Fails where the folder is missing, or on an I/O error.
+/// Returns an error if the folder is missing, or on an I/O error.
 pub fn sync_folder(path: &Path) -> Result<()> {
     Folder::open(path).with_context(|| format!("cannot open {}", path.display()))?.sync()
 }
@@ -119,7 +119,7 @@ pub fn sync_folder(path: &Path) -> Result<()> {
 /// Returns the permission bits of a file that is there, for a replacement that keeps them.
 ///
 /// # Errors
-/// Fails where the file is there but its attributes cannot be read.
+/// Returns an error if the file is there but its attributes cannot be read.
 pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.permissions().mode() & 0o7777)),

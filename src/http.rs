@@ -94,7 +94,7 @@ enum Framing {
 /// Sends a GET request and reads the head of the response.
 ///
 /// # Errors
-/// Fails where nobody answers with HTTP within `timeout`, which also limits reading the body.
+/// Returns an error if nobody answers with HTTP within `timeout`, which also limits reading the body.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
     let deadline = Deadline { at: Instant::now() + timeout, timeout };
     let Url { address, host, path } = Url::parse(url).ok_or(HttpError::InvalidUrl)?;
@@ -118,7 +118,7 @@ pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
 /// Connects to `HOST:PORT`, to the first of its addresses that answers.
 ///
 /// # Errors
-/// Fails where none does within `timeout`.
+/// Returns an error if none does within `timeout`.
 pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, HttpError> {
     connect_by(address, Deadline { at: Instant::now() + timeout, timeout })
 }
@@ -139,7 +139,7 @@ impl Response {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// Fails where it is longer than `max` bytes, or not complete in time.
+    /// Returns an error if it is longer than `max` bytes, or not complete in time.
     pub fn read_body(mut self, max: usize) -> Result<Vec<u8>, HttpError> {
         let mut body = Vec::new();
         self.read_into(&mut body, max)?;

@@ -159,7 +159,7 @@ impl<'a> Program<'a> {
     /// Runs it until it ends or is ended, and returns how, and what it wrote.
     ///
     /// # Errors
-    /// Fails where the program cannot be started.
+    /// Returns an error if the program cannot be started.
     pub fn complete(self) -> Result<Completed> {
         let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let max = self.max_output;
@@ -174,7 +174,7 @@ impl<'a> Program<'a> {
     /// Runs it until it ends by itself, whatever its status.
     ///
     /// # Errors
-    /// Fails where the program cannot be started, or was ended.
+    /// Returns an error if the program cannot be started, or was ended.
     pub fn output(self) -> Result<std::process::Output> {
         let shown = self.shown.clone();
         let completed = self.complete()?;
@@ -209,7 +209,7 @@ impl<'a> Program<'a> {
     /// signal that ended it.
     ///
     /// # Errors
-    /// Fails where the program cannot be started, or was ended at its time limit.
+    /// Returns an error if the program cannot be started, or was ended at its time limit.
     pub fn stream(self, pass_on: &mut dyn FnMut(bool, String)) -> Result<i32> {
         let shown = self.shown.clone();
         let end = self.run_with(&mut |is_error, bytes| {
@@ -225,7 +225,7 @@ impl<'a> Program<'a> {
     /// Runs it and returns whether it ended with status 0.
     ///
     /// # Errors
-    /// Fails where it cannot be started, or was ended.
+    /// Returns an error if it cannot be started, or was ended.
     pub fn succeeds(self) -> Result<bool> {
         Ok(self.output()?.status.success())
     }

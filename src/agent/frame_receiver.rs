@@ -1,8 +1,8 @@
 //! Receives frames from the controller and detects when it is gone.
 //!
 //! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
-//! would notice after two hours, and an agent that waits so long would keep its host's lock as long. So the controller
-//! says that it is there every few seconds ([`ALIVE`]), and one that was not heard for [`SILENCE`] is gone.
+//! would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
+//! keepalive every few seconds ([`ALIVE`]), and counts as gone after [`SILENCE`] without a message.
 
 use std::io::{self, Read};
 use std::sync::Arc;

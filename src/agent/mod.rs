@@ -20,11 +20,11 @@ use frame_receiver::{CONTROLLER_TIMEOUT, FrameReceiver};
 use frame_sender::FrameSender;
 use request_pool::RequestPool;
 
-/// Serves one controller on standard input and output until it closes its side or falls silent. A binary that has just `arrived` is
-/// compared with the hash in its name first, and then renamed to the name that later runs look for.
+/// Serves one controller on standard input and output until it closes its side or times out. A binary that
+/// was `just_pushed` is first compared with the hash in its name, then renamed to the name that later runs look for.
 ///
 /// # Errors
-/// What arrives is not dunlin's protocol, the binary did not arrive whole, or it cannot be read.
+/// Returns an error if the input is not dunlin's protocol, or if the binary is incomplete or cannot be read.
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
     if just_pushed {

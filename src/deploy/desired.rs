@@ -40,7 +40,7 @@ impl ReleaseSource<'_> {
     /// The state for one host. Templates see `service` and `release` (`root`, `version`) besides the host's own names.
     ///
     /// # Errors
-    /// Everything that is wrong with its templates.
+    /// Returns all errors of the host's templates.
     pub fn prepare_host(&self, host: &str, facts: &HostFacts) -> Result<PreparedHost, Diagnostics> {
         let (mut found, mut texts) = (Diagnostics::new(), ContentMap::new());
         let extra = self.template_variables();

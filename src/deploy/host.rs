@@ -68,7 +68,7 @@ impl DeployAgent {
     /// agent asks the controller for before it calls [`Self::handle`]. Changes nothing.
     ///
     /// # Errors
-    /// The service's folder cannot be read.
+    /// Returns an error if the service's folder cannot be read.
     pub fn missing_blobs(&self, request: &DeployRequest) -> Result<Vec<Digest>> {
         match request {
             DeployRequest::Stage { scope, desired, .. } => {
@@ -81,7 +81,7 @@ impl DeployAgent {
     /// Handles a request. `blobs` must hold the contents that [`Self::missing`] returned.
     ///
     /// # Errors
-    /// What the system said, with the path; what was begun is found and finished, or taken back, by the next run.
+    /// Returns an error with the path if an operation fails; the next run finishes or rolls back the started steps.
     pub fn handle_request(
         &self,
         request: &DeployRequest,

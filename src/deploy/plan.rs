@@ -17,7 +17,7 @@ pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 /// The plan of one host. `once` holds the tasks of the rollout's first host and is empty for the others.
 ///
 /// # Errors
-/// The state cannot be reached from what was observed; a sentence with the way out.
+/// Returns an error with the next step if the state cannot be reached from the observed one.
 pub fn plan_host(
     host: &str,
     desired: &DesiredState,
@@ -50,7 +50,7 @@ const TASK_PREFIX: &str = "once ";
 /// The rows of one host without tasks: release, configuration, units, link, restarts.
 ///
 /// # Errors
-/// As for [`plan_host`].
+/// Returns an error under the same conditions as [`plan_host`].
 pub fn plan_rows(
     desired: &DesiredState,
     observation: &ServiceObservation,

@@ -201,7 +201,7 @@ impl Recipe {
     /// Reads a recipe.
     ///
     /// # Errors
-    /// Everything that is wrong with it, at least one entry.
+    /// Returns all errors of the recipe, at least one.
     pub fn parse(text: &str) -> Result<Self, Vec<RecipeError>> {
         let mut reader = RecipeReader::new(text)?;
         let service = reader.take_required("service", "the service's name");

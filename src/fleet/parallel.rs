@@ -23,7 +23,7 @@ impl Fleet {
     /// Prepares ssh for these targets; connects to none.
     ///
     /// # Errors
-    /// The temporary folder or the own binary cannot be read.
+    /// Returns an error if the temporary folder cannot be created or the running binary cannot be read.
     pub fn new(targets: &[SshTarget], max_parallel: usize, cancellation: CancellationToken) -> std::io::Result<Self> {
         let binary = AgentBinary::read_own(|bytes| Digest::of_bytes(bytes).as_str().to_owned())?;
         let binary_digest = binary.digest.clone();

@@ -114,7 +114,7 @@ impl Session {
     /// Sends a request and waits for its reply; once `stop` is cancelled, the agent is asked to stop it.
     ///
     /// # Errors
-    /// The request failed on the host, or the connection was lost.
+    /// Returns an error if the request failed on the host or the connection was lost.
     pub async fn send_request(
         &self,
         request: Request,

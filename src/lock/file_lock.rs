@@ -25,7 +25,7 @@ pub enum Access {
 /// Tries to lock the file; `false` means that another open file has the lock.
 ///
 /// # Errors
-/// Fails where the file system does not support locks, or its memory for them is exhausted.
+/// Returns an error if the file system does not support locks, or on exhausted lock memory.
 pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
     let operation = match access {
         Access::Shared => FlockOperation::NonBlockingLockShared,
@@ -41,7 +41,7 @@ pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
 /// Locks the file, and waits up to `timeout` while another open file has the lock; `false` means that it still has.
 ///
 /// # Errors
-/// As [`try_lock`].
+/// Returns an error under the same conditions as [`try_lock`].
 pub fn lock_within(file: &File, access: Access, timeout: Duration) -> io::Result<bool> {
     let attempt = || Ok::<_, io::Error>(try_lock(file, access)?.then_some(()));
     Ok(poll_until(Instant::now() + timeout, LOCK_POLL_INTERVAL, attempt)?.is_some())

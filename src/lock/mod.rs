@@ -64,11 +64,11 @@ impl HostLock {
         Self { folder: folder.to_owned(), name, waits: false, state: Mutex::default() }
     }
 
-    /// Takes it, and keeps it until this value is dropped; or tells who has it. Held already, it stays held; one that
+    /// Takes the lock until this value is dropped, or returns its holders. A lock already held stays held; one that
     /// was shared is not made exclusive.
     ///
     /// # Errors
-    /// What the system said, with the path.
+    /// Returns an error with the path if the lock or its note cannot be created.
     pub fn acquire(&self, request: &LockRequest) -> Result<LockResult> {
         let mut held = self.held();
         if let Some(held) = held.as_ref().filter(|held| !held.holder.shared || request.shared) {
@@ -149,7 +149,7 @@ impl HostLock {
     /// Returns all current holders, including those in other processes.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// Returns an error if the folder cannot be read.
     pub fn list_holders(&self) -> Result<Vec<LockHolder>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,

@@ -28,7 +28,7 @@ pub struct ConnectError {
     pub kind: ConnectErrorKind,
     /// Message of ssh or the host, in one line.
     pub detail: String,
-    /// The host on the way there that it is about, where it is not the host itself.
+    /// Jump host that caused the error, if it is not the host itself.
     pub jump_host: Option<String>,
 }
 

@@ -31,7 +31,7 @@ impl SshTransport {
     /// `targets` holds those that are jumped over, too.
     ///
     /// # Errors
-    /// The temporary folder cannot be made or written.
+    /// Returns an error if the temporary folder cannot be created or written.
     pub fn new(targets: &[SshTarget], agent_binary: AgentBinary) -> std::io::Result<Self> {
         // Short, since a control socket's path may have 108 bytes.
         let control_dir = tempfile::Builder::new().prefix("dunlin-").tempdir_in("/tmp")?;
@@ -46,7 +46,7 @@ impl SshTransport {
     /// Connects to a host and starts its agent.
     ///
     /// # Errors
-    /// With the cause, within the target's connection time-out plus two minutes.
+    /// Returns an error with the cause, within the target's connection timeout plus two minutes.
     ///
     /// # Panics
     /// Never: a name that is not among the targets is an error like any other.

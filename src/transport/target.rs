@@ -12,7 +12,7 @@ pub enum JumpHost {
     Destination(String),
 }
 
-/// Describes a host to connect to. All strings are validated where the inventory is loaded: none can become an ssh option.
+/// Describes a host to connect to. The inventory loader validates all strings: none can become an ssh option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshTarget {
     /// Name in the inventory.

@@ -11,12 +11,12 @@ use crate::deploy::plan::should_run;
 use crate::http;
 use crate::protocol::deploy::{HealthCheck, HealthProbe, ServiceConfig};
 
-/// How often in a row units without a probe must be seen running, with the same process: one that ends at once does
-/// not count as serving.
+/// Number of consecutive checks in which units without a probe must run with the same process: a unit that exits at
+/// once does not count as serving.
 const REQUIRED_STEADY_CHECKS: u32 = 4;
-/// Longest time for one question.
+/// Maximum time for one probe.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shortest time that a question is given, also when the time for all is nearly up.
+/// Minimum time for one probe, also when the total time is nearly over.
 const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Maximum number of bytes of a body that an error message quotes.
 const MAX_RESPONSE_BYTES: usize = 512;
@@ -64,7 +64,7 @@ fn format_milliseconds(ms: u64) -> String {
 }
 
 enum UnitReadiness {
-    /// All units run; contains their main processes.
+    /// Every unit runs; contains their main processes.
     Running(Vec<u32>),
     /// At least one unit does not run yet.
     NotYet(String),

@@ -25,8 +25,8 @@ pub(super) struct StoredRelease {
     pub stamp: ReleaseStamp,
 }
 
-/// What a release's files looked like when they had just been checked: an unlike time or size says that a file has to
-/// be read again, a like one that it has not.
+/// Times of a release's files after their last check: a file whose time or size differs must be read again; others
+/// need not be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ReleaseStamp {
     /// Time when the release was staged, in seconds since 1970.
