@@ -2,7 +2,8 @@
 //!
 //! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
 //! would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
-//! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after [`CONTROLLER_TIMEOUT`] without a message.
+//! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after
+//! [`CONTROLLER_TIMEOUT`] without a message.
 
 use std::io::{self, Read};
 use std::sync::Arc;
