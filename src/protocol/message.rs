@@ -46,7 +46,7 @@ pub enum ControllerMessage {
         /// The request's number.
         id: u64,
     },
-    /// The controller is still there; said every [`ALIVE`].
+    /// The controller is still there; sent every [`KEEPALIVE_INTERVAL`].
     KeepAlive,
 }
 

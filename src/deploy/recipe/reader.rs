@@ -114,7 +114,7 @@ impl<'i> RecipeReader<'i> {
         if kind.is_none_or(|stem| stem.is_empty() || stem.starts_with(['-', '.']) || stem.ends_with('@'))
             || !name.chars().all(good)
         {
-            let message = format!("{name:?} is no name of a unit that can be started");
+            let message = format!("{name:?} is not the name of a unit that can be started");
             self.add_error(span, message, Some(&format!("a name that ends with one of {}", UNIT_KINDS.join(", "))));
         }
     }
@@ -123,7 +123,7 @@ impl<'i> RecipeReader<'i> {
         if argv.first().is_none_or(String::is_empty) {
             self.add_error(span, "a command needs a program", Some("[\"program\", \"argument\", …]"));
         } else if argv.iter().any(|arg| arg.contains('\0')) {
-            self.add_error(span, "an argument cannot hold a NUL", None);
+            self.add_error(span, "an argument cannot contain a NUL byte", None);
         }
     }
 
