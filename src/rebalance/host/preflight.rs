@@ -231,7 +231,7 @@ fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<(
         let setting = overcommit.trim();
         issues.add_issue(
             "overcommit",
-            format!("vm.overcommit_memory is {setting}: saving {used} bytes may fail to fork; set it to 1"),
+            format!("vm.overcommit_memory is {setting}: the fork to save {used} bytes may fail; set it to 1"),
         );
     }
     Ok(())

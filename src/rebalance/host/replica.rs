@@ -26,7 +26,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     let mut primary = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
     match primary.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => bail!("{} is no master ({role:?}); no replica of it is made", spec.from),
+        role => bail!("{} is not a primary ({role:?}); no replica was created", spec.from),
     }
     if is_created(spec, &journal) {
         return Ok(CopyResult::default());
@@ -48,7 +48,7 @@ fn enable_user_cmds(users: &[String]) -> Vec<Cmd> {
     users.iter().map(|user| redis_command(&["ACL", "SETUSER", user, "on"])).collect()
 }
 
-/// Was it made by the move that the journal ends with, and does it follow?
+/// Returns true if the journal's last move created the replica and it follows its primary.
 fn is_created(spec: &MoveSpec, journal: &MoveJournal) -> bool {
     let record =
         journal.move_record().filter(|last| last.is_replica && (&last.from, &last.to) == (&spec.from, &spec.to));
@@ -82,7 +82,7 @@ pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
 /// Somebody has made a master of it, or what the system said.
 pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> {
     if let ReplicationRole::Primary { .. } = probe_role(&spec.to, &spec.header.credentials) {
-        bail!("{} is a master; it is not removed", spec.to);
+        bail!("{} is a primary; it was not removed", spec.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
     recover::remove_copy(spec)?;

@@ -29,18 +29,18 @@ const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
 /// What the kernel may take in ahead of a cap: what passes in a tenth of a second, within these bounds.
 const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);
 
-/// Where a shard's relays listen.
+/// Returns the loopback address on which the proxies of a shard listen.
 fn loopback_address(shard: u32) -> Ipv4Addr {
     let [_, _, high, low] = shard.to_be_bytes();
     Ipv4Addr::new(127, 77, high, low)
 }
 
-/// What the file of a target says that is copied to through a relay: `ip:port`, and nobody is there.
+/// Returns the unreachable `ip:port` that a target's file names while its copy goes through a proxy.
 pub fn placeholder_address(shard: u32) -> String {
     format!("{}:0", loopback_address(shard))
 }
 
-/// Is this address a shard's dead end, or one of its relays?
+/// Returns true if the address is a shard's unreachable address or one of its proxies.
 pub fn is_proxy_address(shard: u32, address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(ip, _)| ip == loopback_address(shard).to_string())
 }
@@ -59,7 +59,7 @@ pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
 
 /// A relay; dropped, it cuts its connections.
 pub struct ReplicationProxy {
-    /// Where it listens, `ip:port`.
+    /// Listening address, `ip:port`.
     pub address: String,
     path: Arc<ProxyPath>,
     acceptor: Option<JoinHandle<()>>,
@@ -82,8 +82,8 @@ impl ReplicationProxy {
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
         let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
-        let listener = TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening a relay")?;
-        let address = listener.local_addr().context("opening a relay")?.to_string();
+        let listener = TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
+        let address = listener.local_addr().context("opening the replication proxy")?.to_string();
         let bandwidth = spec.limits.throttle.bandwidth;
         let path = ProxyPath {
             source: from,

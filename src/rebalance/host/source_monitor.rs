@@ -18,19 +18,19 @@ use crate::protocol::shard::MoveSpec;
 use crate::protocol::throttle::{MemoryLimit, ThrottleLimits};
 use crate::protocol::{Event, ProgressSink};
 
-/// Between two `PING`s.
+/// Interval of the `PING`s.
 const PING_INTERVAL: Duration = Duration::from_millis(10);
-/// What one judgement is about: a hundred of them.
+/// Length of one window: a hundred `PING`s.
 const SAMPLE_WINDOW: Duration = Duration::from_secs(1);
-/// Between two looks whether a wait is still wanted.
+/// Poll interval for cancellation.
 const SOURCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a window showed.
+/// Measurements of one window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadSample {
     /// Round trip that 99 of 100 did not exceed; nothing where the source did not answer.
     pub p99: Option<Duration>,
-    /// How far the replica that is furthest behind is, in bytes.
+    /// Largest lag of a replica, in bytes.
     pub lag_bytes: u64,
     /// Copy-on-write memory of a running fork, in bytes, as its process said last.
     pub cow_bytes: u64,
@@ -38,7 +38,7 @@ pub struct LoadSample {
     pub used_bytes: u64,
 }
 
-/// Which limit was passed, and by what.
+/// Limit that was exceeded, with the measured value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overload {
     /// The source does not answer.
@@ -88,10 +88,10 @@ pub struct SourceMonitor {
 
 struct MonitorState {
     spec: MoveSpec,
-    /// What the copy's and the comparison's bytes pass through.
+    /// Rate limiter of the copy and its verification.
     rate_limiter: RateLimiter,
     is_stopped: AtomicBool,
-    /// How many windows were judged, and the last judgement.
+    /// Number of evaluated windows, and the last result.
     last_window: Mutex<(u64, Option<Overload>)>,
     window_done: Condvar,
 }
@@ -118,7 +118,7 @@ impl SourceMonitor {
         Some(Self { state: watch, thread: Some(thread) })
     }
 
-    /// How many windows were judged so far, and the last judgement.
+    /// Returns the number of evaluated windows and the last result.
     pub fn last_window(&self) -> (u64, Option<Overload>) {
         self.state.lock_last_window().clone()
     }
@@ -270,7 +270,7 @@ fn record_round_trip(trips: &mut Vec<Duration>, trip: Duration) {
     }
 }
 
-/// What 99 of 100 did not exceed.
+/// Returns the 99th percentile.
 fn percentile_99(trips: &mut [Duration]) -> Duration {
     trips.sort_unstable();
     trips.get((trips.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()

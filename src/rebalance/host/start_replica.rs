@@ -50,7 +50,7 @@ pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSou
     }
     match probe_role(&spec.to, &spec.header.credentials) {
         ReplicationRole::Unreachable if !instance.is_running()? => {}
-        role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
+        role => bail!("another instance runs at {} ({role:?}); it was not changed", spec.to),
     }
     archive_files(instance, "old")?;
     instance.create_replica(&primary_address, &closed_users(instance, spec, blobs)?, blobs)
