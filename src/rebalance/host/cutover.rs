@@ -165,7 +165,9 @@ fn hand_over_writes(
     journal.log_intent_unsynced(MovePhase::DemoteSource)?;
     if started.elapsed() > pause * 3 / 4 {
         recover::roll_back_cutover(spec, journal, source, Some(target))?;
-        return Ok(CutoverAttempt::Abandoned("the write pause was about to expire before the source was demoted".to_owned()));
+        return Ok(CutoverAttempt::Abandoned(
+            "the write pause was about to expire before the source was demoted".to_owned(),
+        ));
     }
     failpoint::hit_failpoint(MovePhase::DemoteSource, FailpointPosition::AfterLastCheck);
     let demote_started = Instant::now();

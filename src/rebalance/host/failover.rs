@@ -66,7 +66,9 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
             Ok(waited) => u64::try_from(waited.as_millis())?,
             Err(error) if is_old_primary_alive(request) => {
                 follow_old_primary(request, &mut journal, (&instance, &mut copy))?;
-                return Err(error.context(format!("{} follows the old primary again, nothing was promoted", request.to)));
+                return Err(
+                    error.context(format!("{} follows the old primary again, nothing was promoted", request.to))
+                );
             }
             Err(error) => return Err(error),
         };

@@ -45,7 +45,8 @@ impl MoveJournal {
             }
             _ => error,
         })?;
-        let records = journal.entries().with_context(|| format!("shard {}: no step of its moves was run", job.shard))?;
+        let records =
+            journal.entries().with_context(|| format!("shard {}: no step of its moves was run", job.shard))?;
         Ok(Self {
             journal,
             entries: records,
@@ -115,7 +116,12 @@ impl MoveJournal {
             if last.is_failover && (&last.from, &last.to) == (&request.from, &request.to) {
                 return Ok(());
             }
-            bail!("shard {} has an unfinished move on this host, from {} to {}", request.header.shard, last.from, last.to);
+            bail!(
+                "shard {} has an unfinished move on this host, from {} to {}",
+                request.header.shard,
+                last.from,
+                last.to
+            );
         }
         let begun = MoveRecord {
             from: request.from.clone(),

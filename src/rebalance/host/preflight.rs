@@ -294,16 +294,18 @@ fn check_replica_user(
         let dry_run_command: Vec<&str> = ["ACL", "DRYRUN", &user, command].iter().chain(args).copied().collect();
         match source.run_command(&dry_run_command) {
             Ok(Value::Okay) => {}
-            Ok(answer) => issues.add_issue("acl", format!("{} does not allow {user} to run {command}: {answer:?}", spec.from)),
-            Err(error) => issues.add_issue("acl", format!("{} does not allow {user} to replicate: {error:#}", spec.from)),
+            Ok(answer) => {
+                issues.add_issue("acl", format!("{} does not allow {user} to run {command}: {answer:?}", spec.from))
+            }
+            Err(error) => {
+                issues.add_issue("acl", format!("{} does not allow {user} to replicate: {error:#}", spec.from))
+            }
         }
     }
     let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default() };
     if let Err(error) = RedisClient::open(&spec.from, &login) {
-        issues.add_issue(
-            "password",
-            format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from),
-        );
+        issues
+            .add_issue("password", format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from));
     }
     Ok(())
 }

@@ -67,7 +67,9 @@ fn decide_primary(
     }
     match (source, target) {
         (Primary { .. }, Replica { .. }) if facts.promotion_was_started && !facts.target_is_same_process => {
-            Decision::Undecidable("the target was opened, but follows the source: choose which instance keeps its writes")
+            Decision::Undecidable(
+                "the target was opened, but follows the source: choose which instance keeps its writes",
+            )
         }
         (Primary { .. }, Replica { .. }) => Decision::KeepSource,
         (Replica { offset: at_source, .. }, Replica { offset: at_target, .. }) => {
@@ -90,9 +92,9 @@ fn decide_primary(
         (Replica { .. }, Primary { .. }) if facts.source_is_same_process && !facts.host_was_rebooted => {
             Decision::KeepSource
         }
-        (Replica { .. }, Primary { .. }) => Decision::Undecidable(
-            "the target was restarted and may lack its last second of writes: choose an instance",
-        ),
+        (Replica { .. }, Primary { .. }) => {
+            Decision::Undecidable("the target was restarted and may lack its last second of writes: choose an instance")
+        }
         (Primary { .. } | Unreachable, Primary { .. })
             if facts.promotion_was_started || facts.target_is_same_process =>
         {
@@ -113,9 +115,7 @@ fn decide_primary(
         (Primary { .. } | Replica { .. }, Unreachable) => {
             Decision::Undecidable("the target does not answer and may hold writes: start it, or discard it")
         }
-        (Unreachable, _) => {
-            Decision::Undecidable("the source does not answer: start it, or fail over to the target")
-        }
+        (Unreachable, _) => Decision::Undecidable("the source does not answer: start it, or fail over to the target"),
     }
 }
 
@@ -127,7 +127,9 @@ pub fn recover_move(spec: &MoveSpec) -> Result<RecoveryResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     match journal.move_record() {
         None => {
-            return Ok(RecoveryResult::AtSource { reason: "no move of this shard was started on this host".to_owned() });
+            return Ok(RecoveryResult::AtSource {
+                reason: "no move of this shard was started on this host".to_owned(),
+            });
         }
         Some(begun) if begun.is_replica => {
             return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica build", spec.to) });

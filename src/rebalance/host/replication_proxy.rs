@@ -82,7 +82,8 @@ impl ReplicationProxy {
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
         let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
-        let listener = TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
+        let listener =
+            TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
         let address = listener.local_addr().context("opening the replication proxy")?.to_string();
         let bandwidth = spec.limits.throttle.bandwidth;
         let path = ProxyPath {

@@ -118,8 +118,7 @@ pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     instance.stop_and_disable()?;
     let archive_dir = archive_files(&instance, "replaced")?;
     if let Some(kept) = &archive_dir {
-        let difference =
-            ahead.map_or("its extra writes are unknown".to_owned(), |n| format!("{n} bytes ahead"));
+        let difference = ahead.map_or("its extra writes are unknown".to_owned(), |n| format!("{n} bytes ahead"));
         let note = format!("shard {} is at {}; {difference}\n", request.header.shard, request.primary);
         fs::write(kept.join("REPLACED-BY"), note).with_context(|| format!("a note in {}", kept.display()))?;
     }

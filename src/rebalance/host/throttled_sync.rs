@@ -222,10 +222,8 @@ impl ThrottledSync<'_> {
         follow_source(self.instance, target, spec)?;
         replication_progress::wait_until_caught_up(source, target, spec, self.sink)?;
         if source.fetch_info("stats")?.number_field("sync_full") > before {
-            let text = format!(
-                "shard {}: {} made another full sync, above the bandwidth cap",
-                spec.header.shard, spec.from
-            );
+            let text =
+                format!("shard {}: {} made another full sync, above the bandwidth cap", spec.header.shard, spec.from);
             self.sink.emit(Event::Note { text });
         }
         Ok(())

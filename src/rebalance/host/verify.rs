@@ -133,8 +133,10 @@ fn candidates_from_files(
         Ok(candidates) => Ok(Some(candidates)),
         Err(_) if sink.is_cancelled() => bail!(compare_live::cancelled_message(spec)),
         Err(reason) => {
-            let text =
-                format!("shard {shard}: all keys are compared live; the files of {} are not conclusive: {reason:#}", spec.to);
+            let text = format!(
+                "shard {shard}: all keys are compared live; the files of {} are not conclusive: {reason:#}",
+                spec.to
+            );
             sink.emit(Event::Note { text });
             Ok(None)
         }

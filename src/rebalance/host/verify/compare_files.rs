@@ -238,7 +238,9 @@ impl<'a> AofManifest<'a> {
     fn open_files(&self, folder: &Path) -> Result<(File, File)> {
         let open = |name: &str| File::open(folder.join(name)).with_context(|| name.to_owned());
         let base = open(self.base.context("its append-only file has no base")?)?;
-        let [increment] = self.increments[..] else { bail!("its append-only file does not have exactly one increment") };
+        let [increment] = self.increments[..] else {
+            bail!("its append-only file does not have exactly one increment")
+        };
         Ok((base, open(increment)?))
     }
 }
