@@ -30,7 +30,7 @@ pub struct LockHolder {
     pub pid: u32,
     /// Beside others?
     pub shared: bool,
-    /// Is the controller gone? The agent then only ends what it has begun.
+    /// True if the controller disconnected; the agent then only finishes its running steps.
     pub controller_is_gone: bool,
 }
 
@@ -62,7 +62,7 @@ impl LockHolder {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockResult {
-    /// It is held now.
+    /// The lock is taken.
     Acquired,
     /// Others hold it.
     HeldBy(Vec<LockHolder>),

@@ -16,11 +16,11 @@ use crate::resources::BlobSource;
 /// Time limit for a new instance to answer.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
+/// Copies the shard until the cutover can start; an existing copy only has to catch up.
 ///
 /// # Errors
-/// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
-/// where the run was cancelled.
+/// Returns an error if a step fails; only the source's replication settings may have changed then, and a canceled copy
+/// no longer loads the source.
 pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     let mut source = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
@@ -33,7 +33,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
     journal.start_move(spec)?;
     if journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some() {
-        // An earlier switch was cut short; its target may stand by as a closed master.
+        // An earlier cutover was interrupted; its target may be a closed primary on standby.
         match recover::recover_by_roles(spec, &mut journal, START_TIMEOUT)? {
             RecoveryResult::AtSource { .. } => {}
             RecoveryResult::AtTarget { .. } => return Ok(CopyResult::default()),

@@ -68,7 +68,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// That of a move; the host's cap becomes the one that the move comes with, if it has one.
+    /// Returns the limiter of a move; a bandwidth cap of the move becomes the cap of the host.
     pub fn for_move(spec: &MoveSpec) -> Self {
         let (host, shard) = (
             shared_bucket((spec.header.journal_dir.clone(), None)),

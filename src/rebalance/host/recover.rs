@@ -44,7 +44,7 @@ enum Decision {
     KeepSource,
     /// The target becomes the primary; recovery runs the remaining steps.
     UseTarget,
-    /// No choice is safe; holds the reason.
+    /// Left to the operator; holds the reason.
     Undecidable(&'static str),
 }
 

@@ -12,15 +12,15 @@ use crate::protocol::{Event, ProgressSink};
 /// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a link may bring nothing of what the source has written before the target gives it up. One that died without a
-/// word looks as if it were up to both sides, for as long as TCP waits between two tries.
+/// Time without data, although the source has written some, after which the target's link is closed. A connection that
+/// was lost silently looks up to both sides until TCP times out.
 const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until the target's link is up and brings what is written, the source counts it as online, and it is at most
-/// `lag_bytes` behind.
+/// Waits until the target's link is up and transfers new writes, the source counts it as online, and its lag is at most
+/// `max_lag_bytes`.
 ///
 /// # Errors
-/// No progress within `copy_stall_s`, or the run was cancelled.
+/// Returns an error without progress within `copy_stall_timeout_s`, or if the run was canceled.
 pub fn wait_until_caught_up(
     source: &mut RedisClient,
     target: &mut RedisClient,

@@ -1,10 +1,10 @@
-//! The way of a copy that is to spare its source: the target follows a relay in this process, which follows the source
-//! and lets bytes pass as a throttle allows. Redis has no setting for that.
+//! The proxy of a throttled copy: the target replicates from a proxy in this process, which replicates from the source
+//! at the rate of the limiter. Redis has no setting for that.
 //!
-//! A relay listens on a loopback address of the shard's own, `127.77.x.y` for shard 256·x + y, so that a target which
-//! was left behind can never meet the relay of another shard. Port 0 of that address is a dead end, where nobody can
-//! listen: it is what the target's file says until the copy is whole. So a target that starts anew, or whose relay
-//! went away with its agent, waits; it neither becomes a master nor copies past the cap.
+//! A proxy listens on a loopback address per shard, `127.77.x.y` for shard 256·x + y, so that a leftover target never
+//! connects to the proxy of another shard. The target's file names port 0 of that address, which is unreachable, until
+//! the copy is complete: a target that restarts, or whose agent exits, waits. It neither becomes a primary nor copies
+//! faster than the cap.
 //!
 //! The source sees the target's own handshake, with the port and the address that the target announces.
 
@@ -26,7 +26,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears nothing for
 /// half a minute gives up.
 const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
-/// What the kernel may take in ahead of a cap: what passes in a tenth of a second, within these bounds.
+/// Bounds of the kernel's receive buffer, which holds about a tenth of a second of the allowed rate.
 const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);
 
 /// Returns the loopback address on which the proxies of a shard listen.
@@ -75,10 +75,10 @@ struct ProxyPath {
 }
 
 impl ReplicationProxy {
-    /// Opens one to the source of a move.
+    /// Opens a proxy to the source of a move.
     ///
     /// # Errors
-    /// The source's address is none, or no port is free.
+    /// Returns an error if the source's address is not valid, or no port is free.
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
         let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;

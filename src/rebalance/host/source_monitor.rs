@@ -62,7 +62,7 @@ impl std::fmt::Display for Overload {
     }
 }
 
-/// Holds what was seen against the limits; copy-on-write first, since only giving up helps there.
+/// Compares the measurements with the limits; copy-on-write first, since only stopping the copy helps there.
 pub fn exceeded_limit(limits: &ThrottleLimits, sample: &LoadSample) -> Option<Overload> {
     let cow = limits.max_cow_memory.map(|cow| match cow {
         MemoryLimit::Bytes(bytes) => bytes,
@@ -155,7 +155,7 @@ impl SourceMonitor {
             }
             if sink.is_cancelled() {
                 bail!(
-                    "cancelled while the {operation} of shard {} was held; {} serves it",
+                    "cancelled while the {operation} of shard {} was waiting; {} serves it",
                     spec.header.shard,
                     spec.from
                 );
@@ -209,8 +209,8 @@ impl MonitorState {
         self.last_window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One window after the other. A source that does not answer holds its window up for as long as a connection waits;
-    /// [`Guard::calm`] waits all the while.
+    /// Evaluates window after window. A source that does not answer delays its window until the connection times out;
+    /// [`Self::wait_until_below_limits`] waits for it.
     fn run_windows(&self) {
         let (mut link, mut passed, mut since) = (None, self.rate_limiter.passed_bytes(), Instant::now());
         while !self.is_stopped.load(Ordering::SeqCst) {
@@ -276,8 +276,8 @@ fn percentile_99(trips: &mut [Duration]) -> Duration {
     trips.get((trips.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// How far the furthest of the replicas that are online is behind. The move's own target counts once its copy is whole:
-/// until then it is not online, and it is caught up with before it takes part in anything.
+/// Returns the largest lag of the online replicas, in bytes. The move's own target counts once its copy is complete:
+/// until then it is not online.
 fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> Result<u64> {
     let (ip, port) = split_address(&spec.to)?;
     let own = [format!("ip={ip}"), format!("port={port}")];

@@ -21,7 +21,7 @@ pub fn parse_instance(spec: &MoveSpec) -> Result<RedisShard> {
         .with_context(|| format!("the instance of shard {}", spec.header.shard))
 }
 
-/// Does the instance's own file say that it follows the source, or waits at its dead end until a relay leads it there?
+/// Returns true if the instance's own file makes it a replica of the source, directly or through the proxy.
 ///
 /// # Errors
 /// The file could not be read.

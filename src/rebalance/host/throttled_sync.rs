@@ -1,5 +1,5 @@
-//! The full sync of a copy that is to spare its source: through a relay, at the rate that cap and guard allow; then the
-//! target changes over to the source itself, by a partial resync, and all that follows sees what it always sees.
+//! The throttled full sync of a copy: it runs through the proxy, at the rate of the limiter and the source monitor. The
+//! target then switches to the source itself with a partial resync, and the later steps need no special case.
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -75,11 +75,10 @@ pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Res
     )
 }
 
-/// Has the target follow the source itself, and then its file say so: one that starts anew in between waits at its dead
-/// end.
+/// Lets the target follow the source directly, then writes its file; a target that restarts in between waits.
 ///
 /// # Errors
-/// What the target or the system said.
+/// Returns an error if the target rejects a command or its file cannot be written.
 pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
     if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from) {
         set_replica_of(target, &spec.from)?;

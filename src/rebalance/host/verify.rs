@@ -1,9 +1,9 @@
 //! Verification (P5): source and target hold the same keys with the same contents and expiry times.
 //!
-//! What a new copy has on its disk is held against what it was sent ([`received`]); keys that were written to since, and
-//! keys that seem to differ, are asked of both servers ([`live`]). All are asked for where the files do not tell, and where
-//! somebody asks for a comparison: a `SCAN` at the source, then one at the target for keys that only it has. All of it
-//! without `DEBUG`.
+//! The files of a new copy are compared with the snapshot that it received ([`compare_files`]); keys written since then,
+//! and keys that seem to differ, are queried at both servers ([`compare_live`]). Every key is queried if the files are
+//! not conclusive, and on an explicit `verify`: a `SCAN` at the source, then one at the target for keys that only it
+//! has. No command needs `DEBUG`.
 
 mod aof;
 mod canonical_content;

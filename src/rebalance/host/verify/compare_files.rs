@@ -198,7 +198,7 @@ impl TargetFiles {
     }
 }
 
-/// Is the snapshot what this process was sent, and the base what it made of that: the only ones since it started?
+/// Checks that snapshot and base come from the one full sync since this process started.
 fn ensure_first_sync(snapshot: &File, info: &RedisInfo, target: &mut RedisClient) -> Result<()> {
     ensure!(target.fetch_setting("repl-diskless-load")? == "disabled", "it keeps no snapshot (repl-diskless-load)");
     ensure!(info.text_field("rdb_saves") == "0", "it may have written a snapshot itself");

@@ -95,7 +95,7 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// What is passed from here on is digested.
+    /// Starts a digest over the bytes read from here on.
     pub fn start_digest(&mut self) {
         self.digested = self.position;
         if std::mem::take(&mut self.has_hashed) {
