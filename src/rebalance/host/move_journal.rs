@@ -259,6 +259,6 @@ pub(super) mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen("start_replica", "restart_replica", 1)).unwrap();
         let error = format!("{:#}", MoveJournal::open(&job).unwrap_err());
-        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("rebirth"), "{error}");
+        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("restart_replica"), "{error}");
     }
 }

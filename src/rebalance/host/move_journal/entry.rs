@@ -98,7 +98,7 @@ pub enum PhaseState {
 
 /// Represents one line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "UncheckedRecord")]
+#[serde(try_from = "UncheckedEntry")]
 pub struct JournalEntry {
     /// Time of the entry, RFC 3339.
     pub recorded_at: String,
@@ -115,25 +115,25 @@ pub struct JournalEntry {
 
 /// Represents a line of the journal before its detail is checked.
 #[derive(Deserialize)]
-struct UncheckedRecord {
-    at: String,
+struct UncheckedEntry {
+    recorded_at: String,
     run: String,
-    step: MovePhase,
-    mark: PhaseState,
+    phase: MovePhase,
+    state: PhaseState,
     #[serde(default)]
     detail: Value,
 }
 
-impl TryFrom<UncheckedRecord> for JournalEntry {
+impl TryFrom<UncheckedEntry> for JournalEntry {
     type Error = serde_json::Error;
 
     /// Rejects a `Begin` entry without a move: recovery would treat the shard as one without a move in progress.
-    fn try_from(line: UncheckedRecord) -> Result<Self, serde_json::Error> {
-        let UncheckedRecord { at, run, step, mark, detail } = line;
-        if step == MovePhase::Begin {
+    fn try_from(line: UncheckedEntry) -> Result<Self, serde_json::Error> {
+        let UncheckedEntry { recorded_at, run, phase, state, detail } = line;
+        if phase == MovePhase::Begin {
             MoveRecord::deserialize(&detail)?;
         }
-        Ok(Self { recorded_at: at, run, phase: step, state: mark, detail })
+        Ok(Self { recorded_at, run, phase, state, detail })
     }
 }
 
@@ -226,8 +226,9 @@ mod tests {
 
     #[test]
     fn a_move_that_does_not_say_what_it_moves_is_refused() {
-        let line =
-            |step: &str| format!(r#"{{"at": "now", "run": "r1", "step": "{step}", "mark": "done", "detail": {{}}}}"#);
+        let line = |step: &str| {
+            format!(r#"{{"recorded_at": "now", "run": "r1", "phase": "{step}", "state": "done", "detail": {{}}}}"#)
+        };
         let error = serde_json::from_str::<JournalEntry>(&line("begin")).unwrap_err().to_string();
         assert!(error.contains("from"), "{error}");
         serde_json::from_str::<JournalEntry>(&line("copy")).unwrap();
