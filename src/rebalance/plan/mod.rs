@@ -17,6 +17,7 @@ mod local_search;
 mod lower_bound;
 mod model;
 mod move_limits;
+mod multistart;
 mod neighborhood_search;
 mod notes;
 mod options;
@@ -25,6 +26,7 @@ mod relax_tolerance;
 mod rng;
 mod schedule;
 mod solver;
+mod step_budget;
 mod undo_redundant;
 pub mod what_if;
 
