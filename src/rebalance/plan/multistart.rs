@@ -13,17 +13,14 @@ use super::neighborhood_search::{self, Neighborhood};
 use super::rng::Rng;
 use super::step_budget::StepBudget;
 
-/// Number of long walks, and their steps: so many per item and host, within these limits.
-const RESTARTS: u64 = 8;
-const RESTART_STEPS: usize = 300;
-const RESTART_STEPS_RANGE: (usize, usize) = (100_000, 640_000);
-/// Steps of a short walk, and one in so many items that it begins with elsewhere.
-const KICK_STEPS: usize = 40_000;
+/// Maximum number of walks, and their steps: so many per item and host, within these limits.
+const MAX_WALKS: u64 = 60;
+const WALK_STEPS: usize = 300;
+const WALK_STEPS_RANGE: (usize, usize) = (100_000, 640_000);
+/// One in so many items is elsewhere when a walk begins at the best assignment.
 const KICKED: usize = 10;
-/// Maximum number of short walks.
-const KICKS: u64 = 200;
 /// Factors on the temperatures: a short walk begins at a low one; all end at a high one, as branch and bound does the rest.
-const KICK_TEMPERATURE: f64 = 0.3;
+const KICK_TEMPERATURES: [f64; 3] = [0.4, 0.2, 0.1];
 const END_TEMPERATURE: f64 = 5.0;
 /// A walk that moves more than the best by one part in so many is not improved further.
 const HOPELESS: i64 = 25;
@@ -41,16 +38,11 @@ impl Multistart<'_> {
     pub(crate) fn run(&self, start: &Assignment, mut best: Assignment, steps: &mut StepBudget) -> Assignment {
         let (model, ranges) = (self.lagrangian.model, self.lagrangian.ranges);
         let penalty = Penalty::new(model, ranges);
-        for round in 0..RESTARTS + KICKS {
+        for round in 0..MAX_WALKS {
             if steps.is_spent() || (is_within(&best, ranges) && best.moved <= self.neighborhood.goal) {
                 break;
             }
-            let seed = self.seed.wrapping_add(round.wrapping_mul(0x5151));
-            let mut found = if round < RESTARTS {
-                self.walk_far(&penalty, if round % 2 == 0 { start } else { &best }, round, seed, steps)
-            } else {
-                self.walk_near(&penalty, &best, seed, steps)
-            };
+            let mut found = self.walk(&penalty, start, &best, round, steps);
             if is_within(&found, ranges) && found.moved <= best.moved + best.moved / HOPELESS {
                 neighborhood_search::improve(
                     self.lagrangian,
@@ -58,7 +50,7 @@ impl Multistart<'_> {
                     &mut found,
                     self.neighborhood,
                     steps,
-                    seed,
+                    self.seed_of(round),
                 );
             }
             let is_equal = is_within(&found, ranges) && found.moved == best.moved;
@@ -69,36 +61,26 @@ impl Multistart<'_> {
         best
     }
 
-    fn walk_far(&self, penalty: &Penalty, start: &Assignment, round: u64, seed: u64, steps: &mut StepBudget) -> Assignment {
-        let (least, most) = RESTART_STEPS_RANGE;
+    /// Returns the best assignment of one walk.
+    fn walk(&self, penalty: &Penalty, start: &Assignment, best: &Assignment, round: u64, steps: &mut StepBudget) -> Assignment {
         let model = self.lagrangian.model;
-        let length = (RESTART_STEPS * problem_size(model)).clamp(least, most);
-        self.walk(penalty, start.clone(), length, if round % 4 == 3 { 2.0 } else { 1.0 }, seed, steps)
-    }
-
-    fn walk_near(&self, penalty: &Penalty, best: &Assignment, seed: u64, steps: &mut StepBudget) -> Assignment {
-        let state = kick(self.lagrangian.model, best.clone(), seed);
-        self.walk(penalty, state, KICK_STEPS, KICK_TEMPERATURE, seed, steps)
-    }
-
-    fn walk(
-        &self,
-        penalty: &Penalty,
-        state: Assignment,
-        length: usize,
-        temperature: f64,
-        seed: u64,
-        steps: &mut StepBudget,
-    ) -> Assignment {
-        let model = self.lagrangian.model;
+        let seed = self.seed_of(round);
+        let is_far = round.is_multiple_of(6);
+        let from = if is_far { start.clone() } else { kick(model, best.clone(), seed) };
+        let (least, most) = WALK_STEPS_RANGE;
+        let length = (WALK_STEPS * problem_size(model)).clamp(least, most);
         let mut cooling = cooling_schedule(model, steps.take(length));
-        cooling.start_temperature *= temperature;
-        cooling.end_temperature *= END_TEMPERATURE;
-        let growth = if (seed / 2).is_multiple_of(2) { PenaltyWeights::ADAPTIVE } else { 1.0 };
-        let weights = PenaltyWeights { growth, ..PenaltyWeights::constant(1.0, 4.0) };
-        let mut annealer = Annealer::new(model, penalty, state, seed).with_weights(weights, MoveLimits::NONE);
+        cooling.start_temperature *= if is_far { 1.0 } else { KICK_TEMPERATURES[(round % 3) as usize] };
+        cooling.end_temperature *= [1.0, END_TEMPERATURE][(round / 2 % 2) as usize];
+        let growth = if round % 5 == 4 { 1.0 } else { PenaltyWeights::ADAPTIVE };
+        let weights = PenaltyWeights { growth, ..PenaltyWeights::constant(1.0, 6.0) };
+        let mut annealer = Annealer::new(model, penalty, from, seed).with_weights(weights, MoveLimits::NONE);
         steps.give_back(annealer.anneal(cooling, self.neighborhood.goal).steps);
         annealer.into_best()
+    }
+
+    fn seed_of(&self, round: u64) -> u64 {
+        self.seed.wrapping_add(round.wrapping_mul(0x5151))
     }
 }
 
@@ -106,7 +88,7 @@ impl Multistart<'_> {
 fn kick(model: &Model, mut state: Assignment, seed: u64) -> Assignment {
     let mut rng = Rng::new(seed);
     let movable: Vec<usize> = (0..state.host_of.len()).filter(|item| model.items[*item].movable).collect();
-    for _ in 0..movable.len() / KICKED {
+    for _ in 0..2 + rng.below(1 + movable.len() / KICKED) {
         let item = movable[rng.below(movable.len())];
         let host = if rng.below(2) == 0 { model.items[item].home } else { rng.below(model.hosts.len()) };
         if state.is_legal(model, item, host) {

@@ -34,9 +34,7 @@ pub(crate) fn find_nearest(
         return (best, requested.to_vec());
     }
     let limits = relaxed_limits(model, worst_deviation(model, requested, &best));
-    let before = worst_deviation(model, requested, &best);
     let best = minimize_deviation(model, requested, &limits, best, seed);
-    eprintln!("DEBUG least {:.5} worst {before:.5} after {:.5}", least_deviation(model, requested), worst_deviation(model, requested, &best));
     let ranges = widen_uniformly(model, &best, requested);
     (best, ranges)
 }

@@ -4,7 +4,7 @@ use super::annealing::is_large;
 use super::model::Model;
 
 /// Steps per shard that can move: 64 shards take less than two seconds of processor time.
-const STEPS_PER_SHARD: usize = 170_000;
+const STEPS_PER_SHARD: usize = 200_000;
 /// Steps of a fleet that is so large that a step takes several times as long.
 const LARGE_FLEET_STEPS: usize = 2_400_000;
 /// Maximum for fleets of any size.
