@@ -13,7 +13,7 @@ const EVEN: PenaltyWeights = PenaltyWeights::constant(0.02, 4.0);
 
 /// Allowance on top of the closest deviation, as a fraction of a share: without it every load would have to be met to
 /// the byte, which takes many moves and is obsolete an hour later.
-const ALLOWANCE: f64 = 0.002;
+pub(crate) const ALLOWANCE: f64 = 0.002;
 
 /// Number of walks that lower the worst deviation, in turn from the best assignment and from the start.
 const WALKS: u64 = 8;
@@ -53,13 +53,13 @@ fn minimize_worst_deviation(
         if worst_deviation(model, requested, &best) <= least + RATCHET_STEP {
             break;
         }
-        let part = steps.split_off(1.0 / (WALKS - walk) as f64).take(usize::MAX);
-        let mut cooling = cooling_schedule(model, part);
+        let mut part = steps.split_off(1.0 / (WALKS - walk) as f64);
+        let mut cooling = cooling_schedule(model, part.take(usize::MAX));
         cooling.start_temperature *= [1.0, 2.0, 0.5, 1.0][(walk % 4) as usize];
         let from = if walk % 2 == 0 { best.clone() } else { start.clone() };
         let growth = if walk % 4 < 2 { PenaltyWeights::ADAPTIVE } else { 1.0 };
         let ratchet = Ratchet { model, requested, weights: PenaltyWeights { growth, ..EVEN }, least };
-        ratchet.walk(cooling, from, &mut best, seed.wrapping_add(walk));
+        steps.give_back(ratchet.walk(cooling, from, &mut best, seed.wrapping_add(walk)));
     }
     best
 }
@@ -74,8 +74,9 @@ struct Ratchet<'a> {
 }
 
 impl Ratchet<'_> {
-    /// Walks until the schedule ends, and replaces `best` with each assignment that deviates less.
-    fn walk(&self, mut cooling: CoolingSchedule, mut state: Assignment, best: &mut Assignment, seed: u64) {
+    /// Walks until the schedule ends, and replaces `best` with each assignment that deviates less. Returns the steps that are
+    /// left.
+    fn walk(&self, mut cooling: CoolingSchedule, mut state: Assignment, best: &mut Assignment, seed: u64) -> usize {
         for round in 0u64.. {
             let worst = worst_deviation(self.model, self.requested, best);
             if cooling.steps == 0 || worst <= self.least + RATCHET_STEP {
@@ -93,6 +94,7 @@ impl Ratchet<'_> {
                 *best = state.clone();
             }
         }
+        cooling.steps
     }
 }
 
@@ -140,7 +142,7 @@ fn minimize_deviation(
 }
 
 /// Returns the largest deviation from a requested range, as a fraction of the host's share.
-fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
+pub(crate) fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
     let mut worst = 0.0f64;
     for (host, range) in requested.iter().enumerate() {
         for resource in [BYTES, OPS] {
