@@ -20,7 +20,7 @@ use crate::generate::{Case, MIB, case};
 
 /// A build without optimisation plans some twenty times slower: it takes only these fleets, which need a tenth of a
 /// second at most in a release build. `script/bench planner` takes all of them.
-const DEBUG_SAMPLE: &[u64] = &[0, 50, 53, 100, 103, 150, 250, 300, 303, 350, 353, 400, 403, 450, 453];
+const DEBUG_SAMPLE: &[u64] = &[0, 33, 49, 50, 53, 54, 61, 78, 101, 103, 150, 250, 303, 353, 403, 453];
 /// The most that a plan may move, relative to the optimum.
 const MAX_RATIO: f64 = 1.01;
 /// How much further from the tolerance a plan may be than the closest placement, in thousandths of a share.

@@ -62,7 +62,14 @@ impl Multistart<'_> {
     }
 
     /// Returns the best assignment of one walk.
-    fn walk(&self, penalty: &Penalty, start: &Assignment, best: &Assignment, round: u64, steps: &mut StepBudget) -> Assignment {
+    fn walk(
+        &self,
+        penalty: &Penalty,
+        start: &Assignment,
+        best: &Assignment,
+        round: u64,
+        steps: &mut StepBudget,
+    ) -> Assignment {
         let model = self.lagrangian.model;
         let seed = self.seed_of(round);
         let is_far = round.is_multiple_of(6);

@@ -70,7 +70,9 @@ fn describe_closeness(model: &Model, solution: &Solution) -> String {
     let is_closest = worst_deviation(model, &solution.requested, &solution.state) <= least + ALLOWANCE;
     match (least > 0.0, is_closest) {
         (true, true) => format!("no placement is within the tolerance of {tolerance} %; this plan is the closest"),
-        (true, false) => format!("no placement is within the tolerance of {tolerance} %; this plan is the closest found"),
+        (true, false) => {
+            format!("no placement is within the tolerance of {tolerance} %; this plan is the closest found")
+        }
         (false, _) => {
             format!("no placement within the tolerance of {tolerance} % was found; this plan is the closest found")
         }
