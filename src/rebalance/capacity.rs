@@ -43,8 +43,8 @@ pub struct HostForecast {
     pub usable_bytes: u64,
     /// Keys whose primary is on it.
     pub keys: u64,
-    /// Users that fit on it at the present bytes a user, each with a part of their replicas; nothing where there are no
-    /// users yet.
+    /// Keys that fit on it at the present bytes per key, each with a part of its replicas; nothing where there are no
+    /// keys yet.
     pub max_keys: Option<u64>,
     /// Days until it is full; nothing where it does not grow.
     pub full_in_days: Option<f64>,
@@ -87,7 +87,7 @@ pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>) -> Fo
     let total_bytes: u64 = hosts.iter().map(|host| host.total_bytes).sum();
     let copies_per_byte = if bytes > 0 { total_bytes as f64 / bytes as f64 } else { 1.0 };
     let growth = growth_per_day.map(|growth| growth * copies_per_byte);
-    let bytes_per_user = (keys > 0).then(|| bytes as f64 / keys as f64);
+    let bytes_per_key = (keys > 0).then(|| bytes as f64 / keys as f64);
     let usable = |host: &HostUsage| host.capacity as f64 * MAX_FILL;
     let days =
         |free_bytes: f64, growth: Option<f64>| growth.filter(|g| *g > 0.0).map(|growth| free_bytes.max(0.0) / growth);
@@ -98,7 +98,7 @@ pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>) -> Fo
             bytes: host.total_bytes,
             usable_bytes: usable(host) as u64,
             keys: host.keys,
-            max_keys: bytes_per_user.map(|each| (usable(host) / (each * copies_per_byte)) as u64),
+            max_keys: bytes_per_key.map(|each| (usable(host) / (each * copies_per_byte)) as u64),
             full_in_days: days(usable(host) - host.total_bytes as f64, growth.map(|growth| growth * share)),
         }
     };
@@ -108,7 +108,7 @@ pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>) -> Fo
     Forecast {
         hosts: hosts.iter().map(forecast_host).collect(),
         growth_per_day,
-        bytes_per_key: bytes_per_user,
+        bytes_per_key,
         full_in_days: days(room, growth),
         full_in_days_with_added_host: days(room + added_host_bytes, growth),
         bytes_with_added_host: (total_bytes as f64 / (count + 1.0)) as u64,
@@ -121,30 +121,26 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn host(name: &str, bytes: u64, users: u64) -> HostUsage {
-        HostUsage { name: name.to_owned(), capacity: 10 * GIB, primary_bytes: bytes, total_bytes: bytes, keys: users }
+    fn host(name: &str, bytes: u64, keys: u64) -> HostUsage {
+        HostUsage { name: name.to_owned(), capacity: 10 * GIB, primary_bytes: bytes, total_bytes: bytes, keys }
     }
 
     #[test]
     fn replicas_use_memory_and_grow_too() {
         // The same data, each shard with a replica on the other host: twice the bytes, twice the growth.
         let hosts = [("a", 3 * GIB, 300), ("b", GIB, 100)];
-        let with = hosts.map(|(name, bytes, users)| HostUsage { total_bytes: 4 * GIB, ..host(name, bytes, users) });
+        let with = hosts.map(|(name, bytes, keys)| HostUsage { total_bytes: 4 * GIB, ..host(name, bytes, keys) });
         let seen = forecast_capacity(&with, Some(GIB as f64));
         let days: Vec<f64> = seen.hosts.iter().map(|host| host.full_in_days.unwrap()).collect();
         assert_eq!(days, [5.0, 5.0], "5 GiB of room at 1 GiB a day each");
         assert_eq!((seen.hosts[0].bytes, seen.hosts[0].max_keys), (4 * GIB, Some(450)));
         assert_eq!((seen.full_in_days, seen.growth_per_day), (Some(5.0), Some(GIB as f64)));
-        assert_eq!(
-            seen.bytes_per_key,
-            forecast_capacity(&hosts.map(|(n, b, u)| host(n, b, u)), None).bytes_per_key
-        );
+        assert_eq!(seen.bytes_per_key, forecast_capacity(&hosts.map(|(n, b, u)| host(n, b, u)), None).bytes_per_key);
     }
 
     #[test]
     fn a_fuller_host_grows_faster_and_fills_earlier() {
-        let seen =
-            forecast_capacity(&[host("a", 6 * GIB, 600), host("b", 3 * GIB, 300)], Some(GIB as f64));
+        let seen = forecast_capacity(&[host("a", 6 * GIB, 600), host("b", 3 * GIB, 300)], Some(GIB as f64));
         let days: Vec<f64> = seen.hosts.iter().map(|host| host.full_in_days.unwrap().round()).collect();
         assert_eq!(days, [5.0, 18.0], "3 GiB at 2/3 GiB a day, 6 GiB at 1/3");
         assert_eq!(seen.full_in_days.unwrap().round(), 9.0);
