@@ -238,7 +238,7 @@ fn primaries_that_return_in_time_keep_their_shard() {
         promoting.join().unwrap()
     });
     let error = format!("{:#}", ended.unwrap_err());
-    assert!(error.contains("follows it again") && error.contains("is alive"), "{error}");
+    assert!(error.contains("follows the old primary again") && error.contains("is alive"), "{error}");
     wait_until(Duration::from_secs(20), || fixture.writable_instances() == [0]);
     wait_until(Duration::from_secs(20), || info_field(&fixture, 0, "replication", "connected_slaves") == "2");
     assert_eq!(written.lost_writes(&fixture.address(0)), Vec::<String>::new());
