@@ -76,7 +76,7 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
                 .print_status(&format!("{host}: staged: {written} files written ({bytes} bytes), {reused} taken over"));
         }
         RolloutEvent::Task(host, name, ran) => {
-            reporter.print_json("once", json!({"host": host, "name": name, "ran": ran}));
+            reporter.print_json("task", json!({"host": host, "name": name, "ran": ran}));
             let how = if *ran { "done" } else { "was done before" };
             reporter.print_status(&format!("{host}: once {name}: {how}"));
         }

@@ -216,7 +216,7 @@ impl DeployAgent {
     }
 }
 
-/// Runs a once-step, unless the journal says that it was done.
+/// Runs a task, unless the journal says that it was done.
 fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, step: &ReleaseTask) -> Result<DeployReply> {
     let mut state = DeployState::read(switch.layout)?;
     let done = (step.name.clone(), target.version.clone());

@@ -14,7 +14,7 @@ use crate::protocol::deploy::{
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
-/// The plan of one host. `once` holds the once-steps of the rollout's first host and is empty for the others.
+/// The plan of one host. `once` holds the tasks of the rollout's first host and is empty for the others.
 ///
 /// # Errors
 /// The state cannot be reached from what was observed; a sentence with the way out.
@@ -26,7 +26,7 @@ pub fn plan_host(
     texts: TextLookup<'_>,
 ) -> Result<HostPlan, String> {
     let mut rows = plan_rows(desired, observation, texts)?;
-    // Once-steps belong to the release: they are due for as long as it is on its way to this or any other host.
+    // Tasks belong to the release: they are due for as long as it is on its way to this or any other host.
     for step in tasks {
         rows.push(plan_task(step, desired, observation));
     }
@@ -38,16 +38,16 @@ pub fn plan_host(
 
 /// A plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
 ///
-/// The rows of once-steps are left out: another host may have done one meanwhile, and `Once` looks for itself.
+/// The rows of tasks are left out: another host may have done one meanwhile, and `Once` looks for itself.
 pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
     let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(TASK_PREFIX));
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
 }
 
-/// What a once-step's row is called.
-const TASK_PREFIX: &str = "once ";
+/// What a task's row is called.
+const TASK_PREFIX: &str = "task ";
 
-/// The rows of one host without once-steps: release, configuration, units, link, restarts.
+/// The rows of one host without tasks: release, configuration, units, link, restarts.
 ///
 /// # Errors
 /// As for [`plan_host`].
@@ -326,7 +326,7 @@ fn plan_task(step: &ReleaseTask, desired: &DesiredState, observation: &ServiceOb
         .iter()
         .any(|(name, version)| *name == step.name && *version == desired.manifest.version);
     let action = if done { Action::None } else { Action::Run };
-    let mut row = new_row("once", &step.name, action, Vec::new(), &done);
+    let mut row = new_row("task", &step.name, action, Vec::new(), &done);
     row.reason = (!done).then(|| format!("it did not run for release {} yet", desired.manifest.version));
     row
 }

@@ -88,8 +88,8 @@ pub fn update_lists() -> Result<()> {
 ///
 /// # Errors
 /// What apt-get said.
-pub fn install_packages(packages: &[String], recommends: bool) -> Result<()> {
-    let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
+pub fn install_packages(packages: &[String], install_recommends: bool) -> Result<()> {
+    let recommends = if install_recommends { "--install-recommends" } else { "--no-install-recommends" };
     let versions = packages.iter().any(|package| package.contains('='));
     let downgrades = versions.then_some("--allow-downgrades");
     apt_get_command("install")

@@ -35,7 +35,7 @@ pub struct CommandResource {
     /// Due only where this ends with status 0.
     pub only_if: Option<Condition>,
     /// The folder it and its guards run in.
-    pub folder: Option<PathBuf>,
+    pub cwd: Option<PathBuf>,
     /// The user it and its guards run as.
     pub user: Option<String>,
     /// Variables of their environment.
@@ -96,10 +96,10 @@ impl Resource for CommandResource {
         if let Some(path) = &self.creates {
             atomic_file::check_path("creates", path)?;
         }
-        if let Some(folder) = &self.folder
+        if let Some(folder) = &self.cwd
             && folder != Path::new("/")
         {
-            atomic_file::check_path("folder", folder)?;
+            atomic_file::check_path("cwd", folder)?;
         }
         if let Some(name) = self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(format!("\"{name}\" cannot be the name of a variable"));
@@ -207,7 +207,7 @@ impl CommandResource {
         if let Some(user) = self.user.as_ref().filter(|user| view.is_user_predicted(user)) {
             return Ok(Some(format!("the guard runs as user {user}, whom an earlier step changes")));
         }
-        let folder = self.folder.as_ref().filter(|folder| !folder.is_dir());
+        let folder = self.cwd.as_ref().filter(|folder| !folder.is_dir());
         if let Some(folder) = folder
             && matches!(view.path_state(folder)?, PathState::Directory { .. })
         {
@@ -226,7 +226,7 @@ impl CommandResource {
         {
             bail!("there is no user {user}; a `user` step before this one can make it");
         }
-        if let Some(folder) = &self.folder
+        if let Some(folder) = &self.cwd
             && !view.has_folder(folder)?
         {
             bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display());
@@ -240,7 +240,7 @@ impl CommandResource {
             (Some(user), _) => Program::new("runuser").args(["-u", user, "--"]).args(argv),
             (None, None) => Program::new(""),
         };
-        if let Some(folder) = &self.folder {
+        if let Some(folder) = &self.cwd {
             program = program.folder(folder);
         }
         self.env.iter().fold(program, |program, (name, value)| program.env(name, value))

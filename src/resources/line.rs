@@ -1,7 +1,7 @@
 //! `line`: one line in a file that somebody else looks after too.
 //!
 //! Leaves alone: all other lines, the file's permissions and owner. With `match`, the last line that it finds is
-//! replaced; else the line is put after the last one that `after` finds, or at the end. `match` must find the line that
+//! replaced; else the line is put after the last one that `insert_after` finds, or at the end. `match` must find the line that
 //! is wanted too: so a second run finds the line where the first one put it, and is a no-op.
 
 use std::path::PathBuf;
@@ -29,7 +29,7 @@ pub struct LineResource {
     #[serde(rename = "match")]
     pub matches: Option<String>,
     /// A regular expression: where no line is replaced, the new one is put after the last that this finds.
-    pub after: Option<String>,
+    pub insert_after: Option<String>,
     /// `"absent"` removes the lines that `match` finds, or those equal to `line`.
     #[serde(default)]
     pub state: Presence,
@@ -84,7 +84,7 @@ impl Resource for LineResource {
         atomic_file::check_path("path", &self.path)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
         let matches = compile_regex("match", self.matches.as_deref())?;
-        compile_regex("after", self.after.as_deref())?;
+        compile_regex("insert_after", self.insert_after.as_deref())?;
         match (&self.line, self.state) {
             (Some(line), _) if line.contains(['\n', '\r']) => {
                 Err("line must be one line; use one step for each".to_owned())
@@ -227,7 +227,7 @@ impl LineResource {
 
     /// Where a new line goes.
     fn insert_position(&self, lines: &[&str]) -> Result<usize> {
-        let after = compile_regex("after", self.after.as_deref()).map_err(anyhow::Error::msg)?;
+        let after = compile_regex("insert_after", self.insert_after.as_deref()).map_err(anyhow::Error::msg)?;
         let found = after
             .and_then(|after| lines.iter().rposition(|line| after.is_match(line.strip_suffix('\r').unwrap_or(line))));
         Ok(found.map_or(lines.len(), |at| at + 1))

@@ -2,7 +2,7 @@
 //!
 //! Leaves alone: packages that it does not name (an install that would remove any is refused by apt), configuration
 //! files that somebody has changed. A second run is a no-op because dpkg's own record says what is installed; apt is
-//! only asked where something is missing, and never updates its lists unless `update = true`.
+//! only asked where something is missing, and never updates its lists unless `update_cache = true`.
 
 use std::collections::BTreeMap;
 
@@ -26,16 +26,16 @@ pub struct PackageResource {
     /// What later steps rely on and comes with them: `path /etc/redis`, `user redis`, `group redis`,
     /// `unit redis-server.service`.
     #[serde(default)]
-    pub brings: Vec<String>,
+    pub provides: Vec<String>,
     /// Let apt update its lists before something is installed.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub update: bool,
+    pub update_cache: bool,
     /// `false`: the services that come with them are neither started nor enabled by the install.
     #[serde(default = "default_true", deserialize_with = "de_string::required")]
     pub start: bool,
     /// Install what they recommend, too.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub recommends: bool,
+    pub install_recommends: bool,
 }
 
 /// What was there.
@@ -78,9 +78,9 @@ impl Resource for PackageResource {
             }
         }
         let kinds = ["path ", "user ", "group ", "unit "];
-        if let Some(what) = self.brings.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
+        if let Some(what) = self.provides.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
             return Err(format!(
-                "`brings` holds entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
+                "`provides` holds entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
             ));
         }
         Ok(())
@@ -142,9 +142,9 @@ impl Resource for PackageResource {
         if self.state == Presence::Absent || missing.is_empty() {
             return;
         }
-        view.predict_install(&missing.join(", "), &self.brings);
+        view.predict_install(&missing.join(", "), &self.provides);
         if !self.start {
-            for unit in self.brings.iter().filter_map(|what| what.strip_prefix("unit ")) {
+            for unit in self.provides.iter().filter_map(|what| what.strip_prefix("unit ")) {
                 view.predict_unit(unit, UnitState::new_disabled());
             }
         }
@@ -156,14 +156,14 @@ impl Resource for PackageResource {
         if self.state == Presence::Absent {
             return apt::remove_packages(&due);
         }
-        if self.update {
+        if self.update_cache {
             apt::update_lists()?;
         }
         if self.start {
-            return apt::install_packages(&due, self.recommends);
+            return apt::install_packages(&due, self.install_recommends);
         }
         let quiet = apt::ServiceStartBlock::activate()?;
-        let installed = apt::install_packages(&due, self.recommends);
+        let installed = apt::install_packages(&due, self.install_recommends);
         quiet.deactivate()?;
         installed?;
         let new = self
@@ -201,15 +201,15 @@ impl PackageResource {
     fn available_version(&self, name: &str, version: Option<&str>, offer: Option<&PackageVersions>) -> Result<String> {
         let versions = offer.map_or(&[][..], |offer| &offer.versions);
         match (version, offer.and_then(|offer| offer.candidate.clone())) {
-            (Some(version), _) if self.update || versions.iter().any(|offered| offered == version) => {
+            (Some(version), _) if self.update_cache || versions.iter().any(|offered| offered == version) => {
                 Ok(version.to_owned())
             }
             (None, Some(candidate)) => Ok(candidate),
-            (None, None) if self.update => Ok("the version in the updated lists".to_owned()),
+            (None, None) if self.update_cache => Ok("the version in the updated lists".to_owned()),
             (Some(version), _) if !versions.is_empty() => {
                 bail!("apt offers {name} in version {}, not {version}", versions.join(", "))
             }
-            _ => bail!("apt knows no package {name}; `update = true` lets it update its lists first"),
+            _ => bail!("apt knows no package {name}; `update_cache = true` lets it update its lists first"),
         }
     }
 }

@@ -46,7 +46,7 @@ pub struct RedisShard {
     /// The address that it is reached at; for messages only.
     #[serde(default)]
     pub address: Option<String>,
-    /// The configuration: `conf = "a template"`. Its `dir` must be `folder`, its `aclfile` the ACL file.
+    /// The configuration: `conf = "a template"`. Its `dir` must be `data_dir`, its `aclfile` the ACL file.
     pub conf: Content,
     /// The ACL users: `acl = "a template"`. Passwords stand in it as `#sha256` only.
     pub acl: Content,
@@ -55,7 +55,7 @@ pub struct RedisShard {
     #[serde(default)]
     pub admin_password: Option<Content>,
     /// The data folder.
-    pub folder: PathBuf,
+    pub data_dir: PathBuf,
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
@@ -92,7 +92,7 @@ pub struct ObservedShardFiles {
     acl_error: Option<String>,
     /// Whether it keeps an append-only file, by its configuration.
     is_append_only: bool,
-    folder: PathState,
+    data_dir: PathState,
     /// The contents that were put here last and what they said then, as the file's own mark tells.
     source_stamps: Vec<Mark>,
     /// Whom it follows by its configuration file.
@@ -124,7 +124,7 @@ impl Resource for RedisShard {
     }
 
     fn exclusive_claims(&self) -> Vec<String> {
-        let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
+        let paths = [self.conf_path(), self.acl_path(), self.data_dir.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
         owned.extend(self.unit.iter().map(|unit| format!("unit {unit}")));
         owned
@@ -138,7 +138,11 @@ impl Resource for RedisShard {
             return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
         }
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
-            return if self.folder.is_absolute() { Ok(()) } else { Err("folder must be an absolute path".to_owned()) };
+            return if self.data_dir.is_absolute() {
+                Ok(())
+            } else {
+                Err("data_dir must be an absolute path".to_owned())
+            };
         }
         Err(format!("port must be a number from 1 to 65535, not \"{}\"", self.port))
     }
@@ -174,14 +178,14 @@ impl Resource for RedisShard {
                 let state = view.unit_state(unit)?;
                 (matches!(state.active.as_str(), "active" | "reloading" | "activating"), state.enabled == "enabled")
             }
-            None => (process::is_running(&self.folder), true),
+            None => (process::is_running(&self.data_dir), true),
         };
         Ok(ReadOutcome::Known(ObservedShardFiles {
             conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
             acl: read_file_meta(view, &self.acl_path())?.zip(users),
             acl_error,
             is_append_only: parsed.is_append_only(),
-            folder: view.path_state(&self.folder)?,
+            data_dir: view.path_state(&self.data_dir)?,
             source_stamps: Mark::read(conf.as_deref().unwrap_or_default()),
             configured_primary: parsed.replica_of(),
             is_running,
@@ -213,10 +217,10 @@ impl Resource for RedisShard {
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
-        match &observed.folder {
-            PathState::Absent => changes.push(AttributeChange::from_absent("folder", self.folder.display())),
+        match &observed.data_dir {
+            PathState::Absent => changes.push(AttributeChange::from_absent("data_dir", self.data_dir.display())),
             PathState::Directory { meta } => changes.extend(mode::diff_meta(meta, &self.folder_meta())),
-            _ => bail!("{} is no directory", self.folder.display()),
+            _ => bail!("{} is no directory", self.data_dir.display()),
         }
         if observed.conf.is_none() && !self.replica_of.is_empty() {
             changes.push(AttributeChange::from_absent(REPLICA_OF_ATTRIBUTE, &self.replica_of));
@@ -238,7 +242,7 @@ impl Resource for RedisShard {
         let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
         view.predict_path(&self.conf_path(), file(&self.conf));
         view.predict_path(&self.acl_path(), file(&self.acl));
-        view.predict_path(&self.folder, PathState::Directory { meta: self.folder_meta() });
+        view.predict_path(&self.data_dir, PathState::Directory { meta: self.folder_meta() });
         if let Some(unit) = &self.unit {
             let (enabled, active) = ("enabled".to_owned(), "active".to_owned());
             view.predict_unit(unit, UnitState { found: true, masked: false, enabled, active });
@@ -246,10 +250,10 @@ impl Resource for RedisShard {
     }
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
-        if !matches!(observed.folder, PathState::Directory { .. }) {
-            fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        if !matches!(observed.data_dir, PathState::Directory { .. }) {
+            fs::create_dir_all(&self.data_dir).with_context(|| format!("making {}", self.data_dir.display()))?;
         }
-        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
+        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
         if !self.required_blobs(observed).is_empty() {
             let acl = String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is no text")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.

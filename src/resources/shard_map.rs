@@ -34,7 +34,7 @@ pub struct ShardMapResource {
     /// Where the service that reads it tells which epoch it has: an http:// address whose answer is a JSON object with
     /// `map_epoch`, asked on the host itself. A rebalance retires an instance once all services have left it.
     #[serde(default)]
-    pub version_url: Option<String>,
+    pub status_url: Option<String>,
 }
 
 /// What was there: the file, and the map in it.
@@ -60,9 +60,9 @@ impl Resource for ShardMapResource {
     }
 
     fn validate(&self) -> Result<(), String> {
-        match &self.version_url {
+        match &self.status_url {
             Some(url) if !url.starts_with("http://") => {
-                Err(format!("version_url must be an http:// address, not \"{url}\""))
+                Err(format!("status_url must be an http:// address, not \"{url}\""))
             }
             _ => self.to_file().validate(),
         }
@@ -161,7 +161,7 @@ mod tests {
             mode: FileMode::default_file(),
             owner: meta.owner,
             group: Some(meta.group),
-            version_url: None,
+            status_url: None,
         };
         (resource, TestBlobs(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
     }

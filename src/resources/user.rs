@@ -2,7 +2,7 @@
 //!
 //! Leaves alone: passwords, what is in the home folder (a changed `home` moves nothing, a removed user's home stays),
 //! and each attribute that the step does not give. A second run is a no-op because what is given is compared by value;
-//! `groups` are added to those the user is in, unless `exact_groups = true`.
+//! `groups` are added to those the user is in, unless `exclusive_groups = true`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -36,7 +36,7 @@ pub struct UserResource {
     pub groups: BTreeSet<String>,
     /// Take it out of all other groups.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub exact_groups: bool,
+    pub exclusive_groups: bool,
     /// Its home; a new user gets `/home/NAME`, a new system user `/nonexistent`.
     pub home: Option<String>,
     /// Its login shell; a new user gets `/bin/bash`, a new system user `/usr/sbin/nologin`.
@@ -200,7 +200,7 @@ impl UserResource {
     fn groups_after(&self, now: &UserState) -> BTreeSet<String> {
         let primary = self.group.as_ref().unwrap_or(&now.group);
         let wanted = self.groups.iter().filter(|group| *group != primary);
-        if self.exact_groups {
+        if self.exclusive_groups {
             let listed = now.groups.iter().filter(|group| *group == primary);
             return wanted.chain(listed).cloned().collect();
         }
@@ -371,8 +371,8 @@ mod tests {
             parse_user(r#"{"name":"app","uid":"990","home":"/srv/app","shell":"/bin/bash","groups":["adm","ssl"]}"#)
                 .build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv.join(" "), "usermod --groups adm,ssl --shell /bin/bash -- app");
-        let argv =
-            parse_user(r#"{"name":"app","exact_groups":true}"#).build_argv(&ObservedUser::Present(existing_account()));
+        let argv = parse_user(r#"{"name":"app","exclusive_groups":true}"#)
+            .build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv, ["usermod", "--groups", "", "--", "app"]);
     }
 

@@ -14,7 +14,7 @@ const MAX_OUTPUT: usize = 8 * 1024;
 /// How long the output is read after the command has ended; a process that it left in the background may keep it open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Where a service's own commands run: hooks, once-steps, health checks.
+/// Where a service's own commands run: hooks, tasks, health checks.
 pub(super) struct CommandContext<'a> {
     pub scope: &'a ServiceRef,
     pub version: &'a str,

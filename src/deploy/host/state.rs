@@ -26,7 +26,7 @@ pub(super) struct DeployState {
     pub pending_switch: Option<ReleaseTarget>,
     /// Why the last switch to a version failed.
     pub failures: BTreeMap<ReleaseVersion, String>,
-    /// Once-steps that were done: name and version.
+    /// Tasks that were done: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
 }
 

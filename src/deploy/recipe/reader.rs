@@ -11,8 +11,20 @@ use super::{Recipe, RecipeError};
 use crate::protocol::deploy::is_normalized_absolute;
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 12] =
-    ["service", "hosts", "root", "keep", "batches", "user", "file", "unit", "config", "health", "once", "drain"];
+const RECIPE_KEYS: [&str; 12] = [
+    "service",
+    "hosts",
+    "root",
+    "keep_releases",
+    "batches",
+    "user",
+    "file",
+    "unit",
+    "config",
+    "health",
+    "task",
+    "hooks",
+];
 /// Kinds of units that a deploy may install.
 const UNIT_KINDS: [&str; 5] = [".service", ".socket", ".timer", ".path", ".target"];
 

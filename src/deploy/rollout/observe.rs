@@ -126,7 +126,7 @@ async fn request_observation(
     }
 }
 
-/// Plans hosts that were looked at, in order. Once-steps go to the first one; those that any host did for this release
+/// Plans hosts that were looked at, in order. Tasks go to the first one; those that any host did for this release
 /// are left out.
 pub fn plan_hosts(
     hosts: Vec<ObservedHost>,

@@ -20,7 +20,7 @@ pub enum RolloutEvent<'a> {
     HostEvent(&'a str, &'a Event),
     /// A host has the release beside those that it had: files taken over, files written, bytes written.
     Staged(&'a str, (usize, usize, u64)),
-    /// A once-step succeeded there; `false`: it had been done before.
+    /// A task succeeded there; `false`: it had been done before.
     Task(&'a str, &'a str, bool),
     /// A switch ended.
     Switched(&'a str, &'a SwitchOutcome),
@@ -47,7 +47,7 @@ pub struct Rollout<'a> {
 
 /// What goes with a release that comes from the controller.
 pub struct NewRelease<'a> {
-    /// The recipe's once-steps; those that the plan has as due are run.
+    /// The recipe's tasks; those that the plan has as due are run.
     pub tasks: &'a [ReleaseTask],
     /// How many releases stay on a host.
     pub keep_releases: usize,
@@ -73,7 +73,7 @@ pub struct RolloutOutcome {
     pub failed: Vec<(String, HostFailure)>,
     /// Hosts that were not switched because of those, or because the run was stopped.
     pub skipped: Vec<String>,
-    /// Was anything begun that is seen from outside: a once-step, a switch?
+    /// Was anything begun that is seen from outside: a task, a switch?
     pub has_side_effects: bool,
 }
 
@@ -118,7 +118,7 @@ impl Rollout<'_> {
         }
     }
 
-    /// Runs the once-steps of one side of the switch, where the plan has them.
+    /// Runs the tasks of one side of the switch, where the plan has them.
     async fn run_tasks(
         &self,
         new_release: &NewRelease<'_>,
@@ -127,7 +127,7 @@ impl Rollout<'_> {
         outcome: &mut RolloutOutcome,
     ) {
         for step in new_release.tasks.iter().filter(|step| step.phase == phase) {
-            let resource = format!("once {}", step.name);
+            let resource = format!("task {}", step.name);
             let planned = |host: &&&PlannedDeploy| host.plan.pending_rows().any(|row| row.resource == resource);
             let Some(host) = pending_hosts.iter().find(planned) else { continue };
             if self.should_stop(outcome) {
@@ -144,7 +144,7 @@ impl Rollout<'_> {
                 Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
                     outcome.record_failure(
                         name,
-                        HostFailure::Failed(format!("once {} failed: {error}", step.name), Vec::new()),
+                        HostFailure::Failed(format!("task {} failed: {error}", step.name), Vec::new()),
                     );
                 }
                 reply => outcome.record_rejection(name, reply),

@@ -138,7 +138,7 @@ pub struct ServiceConfig {
     pub health: HealthCheck,
     /// Hooks.
     pub hooks: SwitchHooks,
-    /// Who commands (hooks, once-steps, a health command) run as; the agent's own user where not given. A program
+    /// Who commands (hooks, tasks, a health command) run as; the agent's own user where not given. A program
     /// with a `/` in its name that is no absolute path is one of the release; commands run in the release's folder.
     pub user: Option<String>,
 }

@@ -33,7 +33,7 @@ pub struct ServiceObservation {
     pub leftover_files: Vec<LeftoverFile>,
     /// Which of the asked-for contents the host has already; they never travel.
     pub present_blobs: Vec<Digest>,
-    /// Once-steps that were done here: name and version.
+    /// Tasks that were done here: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
     /// Where a release that the host keeps was asked about: its files and setup.
     pub retained_release: Option<DesiredState>,

@@ -10,7 +10,7 @@ pub struct MapConsumer {
     /// Where the map stands.
     pub file: PathBuf,
     /// Where the service that reads it tells its `map_epoch`; asked on this host.
-    pub version_url: Option<String>,
+    pub status_url: Option<String>,
     /// Is it to be told where its map has the shards?
     #[serde(default)]
     pub with_placements: bool,

@@ -332,9 +332,9 @@ impl HostView {
 
     /// Tells that a package is going to be installed, and what of interest comes with it: `path /etc/redis`,
     /// `user redis`, `unit redis-server.service`.
-    pub fn predict_install(&mut self, package: &str, brings: &[String]) {
+    pub fn predict_install(&mut self, package: &str, provides: &[String]) {
         self.pending_packages.push(package.to_owned());
-        for what in brings {
+        for what in provides {
             self.provided.push((what.clone(), package.to_owned()));
         }
     }

@@ -14,7 +14,7 @@ impl RedisShard {
     pub fn start_instance(&self) -> Result<()> {
         match &self.unit {
             Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
-            None if process::is_running(&self.folder) => Ok(()),
+            None if process::is_running(&self.data_dir) => Ok(()),
             None => process::start_daemon(&self.conf_path(), &self.user),
         }
     }
@@ -41,7 +41,7 @@ impl RedisShard {
                 .args(["disable", "--no-reload", "--now", "--quiet", "--", unit])
                 .run()
                 .map(drop),
-            None => process::stop_daemon(&self.folder),
+            None => process::stop_daemon(&self.data_dir),
         }
     }
 
@@ -52,7 +52,7 @@ impl RedisShard {
     pub fn is_running(&self) -> Result<bool> {
         match &self.unit {
             Some(unit) => Ok(HostView::current().unit_state(unit)?.active == "active"),
-            None => Ok(process::is_running(&self.folder)),
+            None => Ok(process::is_running(&self.data_dir)),
         }
     }
 }

@@ -15,8 +15,8 @@ impl RedisShard {
     /// # Errors
     /// What the system said; nothing is started then.
     pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
-        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
+        fs::create_dir_all(&self.data_dir).with_context(|| format!("making {}", self.data_dir.display()))?;
+        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
         let acl = disabled_user
             .iter()
