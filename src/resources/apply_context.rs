@@ -24,7 +24,7 @@ pub trait BlobSource {
     fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>>;
 }
 
-/// What apply is given besides the desired and the observed state.
+/// Services that apply uses besides the desired and the observed state.
 pub struct ApplyContext<'a> {
     blobs: &'a dyn BlobSource,
     have_units_changed: bool,
@@ -53,7 +53,7 @@ impl<'a> ApplyContext<'a> {
         self.blobs.read_blob(digest)
     }
 
-    /// All contents.
+    /// Returns the contents.
     pub fn blobs(&self) -> &dyn BlobSource {
         self.blobs
     }
@@ -68,7 +68,7 @@ impl<'a> ApplyContext<'a> {
         self.upcoming_enables = units;
     }
 
-    /// Has a unit start with the host. systemd needs no reload for that; where one is owed anyway, it comes after this.
+    /// Enables a unit at boot. systemd needs no reload for this; a pending reload happens after it.
     ///
     /// # Errors
     /// What `systemctl enable` said.

@@ -11,18 +11,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Program;
 
-/// Where invoke-rc.d looks for a policy; see its manual page.
+/// Path of the policy that invoke-rc.d reads; see its manual page.
 const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
 
 /// Answers "not allowed" to every question. The second line tells whose it is.
 const POLICY_RC_D_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
 
-/// What apt offers of one package.
+/// Versions of one package that apt offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageVersions {
     /// The version that an install without a wish gives.
     pub candidate: Option<String>,
-    /// All versions it knows.
+    /// Every available version.
     pub versions: Vec<String>,
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, mode};
 use crate::process::Program;
 
-/// How long a guard may take.
+/// Time limit of a condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest text of a command that a row shows, in characters.
@@ -53,23 +53,23 @@ pub enum Condition {
     Argv(Vec<String>),
 }
 
-/// What the guards said.
+/// Result of the conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum ObservedCommand {
-    /// It is to be run.
+    /// The command must run.
     Due {
-        /// Why.
+        /// Conditions that require the run, for the plan.
         reason: String,
     },
     /// There is nothing to do.
     NotDue,
 }
 
-/// What one guard said.
+/// Result of one condition.
 enum ConditionResult {
     Status(i32),
-    /// It can only be asked once earlier steps are done.
+    /// The condition can only be evaluated after earlier steps; with the reason.
     Deferred(String),
 }
 
@@ -192,7 +192,7 @@ impl CommandResource {
         }
     }
 
-    /// Why a guard cannot be asked before the earlier steps are done.
+    /// Returns the reason why a condition cannot be evaluated before earlier steps, if there is one.
     fn deferral_reason(&self, guard: &Condition, view: &mut HostView) -> Result<Option<String>> {
         let shown = guard.display_text();
         if let Some(what) = view.pending_change_in(&shown) {
@@ -276,7 +276,7 @@ fn is_program_missing(error: &anyhow::Error) -> bool {
     })
 }
 
-/// One line, cut where it is too long for a row.
+/// Shortens a text to one line that fits into a row.
 fn shorten_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= MAX_SHOWN_CHARS {

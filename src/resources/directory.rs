@@ -20,7 +20,7 @@ use crate::plan::AttributeChange;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DirectoryResource {
-    /// Where it is: an absolute path.
+    /// Absolute path on the host.
     pub path: PathBuf,
     /// Permissions, as in `"0755"`.
     #[serde(default = "FileMode::default_directory")]
@@ -41,14 +41,14 @@ pub struct DirectoryResource {
     pub recurse: bool,
 }
 
-/// What was there.
+/// Observed state of the path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedDirectory {
     state: PathState,
     /// The missing folders above it, topmost first; only where `parents` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     missing_parents: Vec<PathBuf>,
-    /// How many entries are below it; only where it is to be removed.
+    /// Number of entries below the directory; only if it is to be removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry_count: Option<usize>,
 }

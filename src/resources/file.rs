@@ -21,7 +21,7 @@ use crate::plan::{AttributeChange, Digest};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path on the host.
     pub dest: PathBuf,
     /// Its content: `src = "a file beside the playbooks"` or `content = "text"`.
     pub content: Option<Content>,
@@ -43,7 +43,7 @@ pub struct FileResource {
 
 const NOT_A_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
 
-/// What was there: the path's state and, where it is a file that will be shown as a diff, its bytes are read again.
+/// Observed state of the path. If the change is shown as a diff, the bytes of the file are read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedFile {
     state: PathState,
@@ -162,7 +162,7 @@ impl FileResource {
         mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
-    /// What stands there, whether or not its folder does.
+    /// Reads the state of the path, whether or not its folder exists.
     ///
     /// # Errors
     /// What the system answered; an owner that is unknown.

@@ -27,11 +27,11 @@ pub struct GroupResource {
     pub state: Presence,
 }
 
-/// What was there.
+/// Observed state of the group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum ObservedGroup {
-    /// No group of that name.
+    /// The group does not exist.
     Absent,
     /// A group.
     Present {

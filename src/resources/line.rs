@@ -49,7 +49,7 @@ pub struct LineResource {
     pub sensitive: bool,
 }
 
-/// What was there.
+/// Observed state of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedLine {
     state: PathState,
@@ -225,7 +225,7 @@ impl LineResource {
         Ok(Some(edited))
     }
 
-    /// Where a new line goes.
+    /// Returns the index at which a new line is inserted.
     fn insert_position(&self, lines: &[&str]) -> Result<usize> {
         let after = compile_regex("insert_after", self.insert_after.as_deref()).map_err(anyhow::Error::msg)?;
         let found = after

@@ -17,9 +17,9 @@ use crate::plan::AttributeChange;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path of the link.
     pub path: PathBuf,
-    /// Where it points, absolute or relative to its folder; what is there may be missing.
+    /// Target of the link, absolute or relative to its folder. The target need not exist.
     pub target: Option<PathBuf>,
     /// `"absent"` removes it.
     #[serde(default)]

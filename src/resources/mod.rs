@@ -49,11 +49,11 @@ pub use registry::{RESOURCE_KINDS, ResourceKind, find_kind};
 pub struct Content {
     /// SHA-256 of the bytes.
     pub digest: Digest,
-    /// How many bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// How the playbook's author names the content of a resource, and what the controller does with it.
+/// Names the key that holds a content in the playbook, and its source on the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentSource {
     /// The key holds the path of a file whose bytes are sent as they are.
@@ -73,7 +73,7 @@ pub struct ContentKey {
     pub playbook_key: &'static str,
     /// The field of the desired state that receives the [`Content`].
     pub field: &'static str,
-    /// What the key holds.
+    /// Source of the content.
     pub source: ContentSource,
 }
 
@@ -82,11 +82,11 @@ pub struct ContentKey {
 pub struct InvalidContent {
     /// The key of the step in TOML that gives the content.
     pub key: &'static str,
-    /// What is wrong, where in the content, and what is right; without secrets.
+    /// Description of the error with its place in the content and the correction; contains no secrets.
     pub message: String,
 }
 
-/// What reading the world gave.
+/// Result of reading the state of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome<T> {
     /// The state now, or as the earlier steps will have made it.
@@ -95,14 +95,14 @@ pub enum ReadOutcome<T> {
     UnknownUntilApply(String),
 }
 
-/// What differs between desired and observed.
+/// Difference between the desired and the observed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
-    /// What apply does.
+    /// Action of apply.
     pub action: Action,
     /// Attribute by attribute.
     pub changes: Vec<AttributeChange>,
-    /// Why, where the changes do not say it.
+    /// Reason, if the changes do not show it.
     pub reason: Option<String>,
 }
 
@@ -134,7 +134,7 @@ impl Diff {
     }
 }
 
-/// One type of resource; the implementing struct is its desired state, exactly as in TOML.
+/// A resource type. The implementing struct is the desired state, exactly as in TOML.
 pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The step's key in a playbook.
     const KIND: &'static str;
@@ -142,16 +142,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The keys that hold content.
     const CONTENTS: &'static [ContentKey] = &[];
 
-    /// What is there; absence is one of its variants.
+    /// Observed state; absence is one of its variants.
     type Observed: Serialize + DeserializeOwned;
 
-    /// What tells this resource from others of its type: a path, a name.
+    /// Returns the key that distinguishes this resource from others of its type: a path or a name.
     fn key(&self) -> String;
 
-    /// What it manages alone (`path /etc/motd`, `user redis`): two steps with the same entry are an error of `check`.
+    /// Returns the objects that the resource manages alone (`path /etc/motd`, `user redis`). `check` reports two steps
+    /// with the same object.
     fn exclusive_claims(&self) -> Vec<String>;
 
-    /// What it manages a part of (`path /etc/hosts`): no step may own that, others of its type may share it.
+    /// Returns the objects that the resource manages in part (`path /etc/hosts`). Other resources of its type may share
+    /// them, but no step may manage one alone.
     fn shared_claims(&self) -> Vec<String> {
         Vec::new()
     }

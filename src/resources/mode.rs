@@ -45,14 +45,14 @@ impl FileMode {
     const EXPECTED: &'static str = "a mode is an octal string such as \"0644\"";
 }
 
-/// Whether the resource is to be there.
+/// Desired presence of a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Presence {
-    /// It is to be there.
+    /// The resource must exist.
     #[default]
     Present,
-    /// It is to be gone.
+    /// The resource must not exist.
     Absent,
 }
 

@@ -23,8 +23,8 @@ pub struct PackageResource {
     /// `"absent"` removes them; their configuration files stay.
     #[serde(default)]
     pub state: Presence,
-    /// What later steps rely on and comes with them: `path /etc/redis`, `user redis`, `group redis`,
-    /// `unit redis-server.service`.
+    /// Objects that the packages install and later steps rely on: `path /etc/redis`, `user redis`, `group redis`, `unit
+    /// redis-server.service`.
     #[serde(default)]
     pub provides: Vec<String>,
     /// Let apt update its lists before something is installed.
@@ -38,15 +38,15 @@ pub struct PackageResource {
     pub install_recommends: bool,
 }
 
-/// What was there.
+/// Observed packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedPackages {
     /// Installed versions; a package that is not there has none.
     installed: BTreeMap<String, Option<String>>,
-    /// What apt offers; only for what is to be installed.
+    /// Versions that apt offers of the packages to install.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     available: BTreeMap<String, PackageVersions>,
-    /// What goes with a removal, and its version; only where something is to be removed.
+    /// Packages that a removal removes, with their versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removed: Vec<(String, String)>,
 }
@@ -182,7 +182,7 @@ impl PackageResource {
         })
     }
 
-    /// Those of them that are not as wanted.
+    /// Returns the packages that differ from the desired state.
     fn outdated_packages<'a>(
         &'a self,
         observed: &'a ObservedPackages,

@@ -32,7 +32,7 @@ use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
 
-/// What a plan's row says of an instance that is made as a replica.
+/// Name of the attribute that shows the primary of a new replica in a plan.
 pub const REPLICA_OF_ATTRIBUTE: &str = "replica of";
 
 /// The desired state of an instance.
@@ -62,15 +62,15 @@ pub struct RedisShard {
     /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
     #[serde(default)]
     pub replica_of: String,
-    /// How many replicas must be attached to a primary for it to accept writes (`min-replicas-to-write`); empty for
-    /// none. As with `replica_of`, only a new configuration takes it over: a live primary learns of it from
-    /// `dunlin shards resume`, once its replicas are there.
+    /// Number of connected replicas that a primary requires to accept writes (`min-replicas-to-write`); empty for none.
+    /// Like `replica_of`, it is only used in a new configuration file: `dunlin shards resume` sets it on a running
+    /// primary once its replicas are connected.
     #[serde(default)]
     pub min_replicas: String,
-    /// Where the configuration stands; `/etc/redis/shard-<id>.conf` where not given.
+    /// Path of the configuration file; default `/etc/redis/shard-<id>.conf`.
     #[serde(default)]
     pub conf_path: Option<PathBuf>,
-    /// Where the ACL file stands; `/etc/redis/shard-<id>.acl` where not given.
+    /// Path of the ACL file; default `/etc/redis/shard-<id>.acl`.
     #[serde(default)]
     pub acl_path: Option<PathBuf>,
     /// The user that the instance runs as, and its group.
@@ -82,23 +82,23 @@ fn default_user() -> String {
     "redis".to_owned()
 }
 
-/// What is there: the files by what they say, nothing that changes by itself.
+/// Observed state: the meaning of the files, without values that change by themselves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedShardFiles {
     /// Permissions and meaning; absent where there is no such file.
     conf: Option<(PathMeta, NormalizedConf)>,
     acl: Option<(PathMeta, AclFile)>,
-    /// Why Redis would not load the ACL file.
+    /// Reason why Redis would not load the ACL file.
     acl_error: Option<String>,
-    /// Whether it keeps an append-only file, by its configuration.
+    /// The configuration enables the append-only file.
     is_append_only: bool,
     data_dir: PathState,
     /// The contents that were put here last and what they said then, as the file's own mark tells.
     source_stamps: Vec<Mark>,
-    /// Whom it follows by its configuration file.
+    /// Primary in the configuration file.
     configured_primary: Option<String>,
     is_running: bool,
-    /// Does it start with the host? Always so without a unit: there, nothing does.
+    /// The instance starts at boot. Always true without a unit, because nothing starts such an instance at boot.
     is_enabled: bool,
 }
 
@@ -273,12 +273,12 @@ impl Resource for RedisShard {
 }
 
 impl RedisShard {
-    /// Where the configuration stands.
+    /// Returns the path of the configuration file.
     pub fn conf_path(&self) -> PathBuf {
         self.conf_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.conf", self.id)))
     }
 
-    /// Where the ACL file stands.
+    /// Returns the path of the ACL file.
     pub fn acl_path(&self) -> PathBuf {
         self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
     }
@@ -318,7 +318,7 @@ impl RedisShard {
         )
     }
 
-    /// What stands in the file of the running state; in a new file, what the map has it begin with.
+    /// Returns the lines of the running state: those of the existing file or, for a new file, those from the map.
     fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
         match (&observed.conf, self.read_conf()?) {
             (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
@@ -326,7 +326,7 @@ impl RedisShard {
         }
     }
 
-    /// Whom a new instance follows, and how many replicas it needs once it is a primary.
+    /// Returns the lines that a new instance starts with: its primary, or the replicas that it requires as a primary.
     fn initial_lines(&self, replica_of: &str) -> Result<String> {
         let follows = if replica_of.is_empty() { String::new() } else { replicaof_line(replica_of)? };
         Ok(match self.required_replicas() {
@@ -335,7 +335,7 @@ impl RedisShard {
         })
     }
 
-    /// How many replicas it is to need as a primary.
+    /// Returns the number of replicas that the instance requires as a primary.
     pub fn required_replicas(&self) -> u32 {
         self.min_replicas.parse().unwrap_or(0)
     }
@@ -385,7 +385,8 @@ impl RedisShard {
         Ok(changes)
     }
 
-    /// Does the file say what this very content said when it was put here? Then the content itself is not needed.
+    /// Returns whether the file has the meaning that this very content had when it was written. Then the content itself
+    /// is not needed.
     fn is_unchanged<T: Serialize>(&self, now: Option<&(PathMeta, T)>, content: &Content, marks: &[Mark]) -> bool {
         now.is_some_and(|(_, meaning)| marks.contains(&Mark::of(content, meaning)))
     }

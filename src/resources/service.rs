@@ -22,13 +22,13 @@ const NO_RELOAD_FLAG: &str = "--no-reload";
 pub struct ServiceResource {
     /// The unit: `redis-server`, `app@1.service`, `backup.timer`; `.service` where it has no suffix.
     pub name: String,
-    /// Does it start with the host?
+    /// Start the unit at boot.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub enabled: Option<bool>,
-    /// Does it run now?
+    /// The unit is active.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub running: Option<bool>,
-    /// Is every start of it forbidden?
+    /// Forbid every start of the unit.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub masked: Option<bool>,
     /// Restart it (start it, if it does not run).
@@ -183,7 +183,7 @@ impl ServiceResource {
         self.restart || self.reload
     }
 
-    /// What `enabled` is to become; nothing where it is so already, or is masked away.
+    /// Returns the new value of `enabled`; `None` if it has this value already or the unit is masked.
     fn enabled_change(&self, observed: &UnitState) -> Result<Option<bool>> {
         let Some(wanted) = self.enabled else { return Ok(None) };
         let due = match observed.enabled.as_str() {
@@ -251,7 +251,7 @@ fn ensure_stays_up(unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has it failed, or does systemd try it again and again?
+/// Returns whether the unit has failed, or systemd restarts it again and again.
 fn is_failing(shown: &str) -> bool {
     shown.lines().any(|line| matches!(line, "ActiveState=failed" | "SubState=auto-restart"))
 }

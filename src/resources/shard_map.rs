@@ -19,7 +19,7 @@ use crate::plan::Digest;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardMapResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path on the host.
     pub dest: PathBuf,
     /// The published text.
     pub content: Content,
@@ -31,13 +31,13 @@ pub struct ShardMapResource {
     pub owner: String,
     /// The owning group; the owner's name where it is not given.
     pub group: Option<String>,
-    /// Where the service that reads it tells which epoch it has: an http:// address whose answer is a JSON object with
-    /// `map_epoch`, asked on the host itself. A rebalance retires an instance once all services have left it.
+    /// Address at which the consumer reports its epoch (`http://`). The host itself sends the request; the answer is a
+    /// JSON object with `map_epoch`. A rebalance retires an instance when all consumers use the new epoch.
     #[serde(default)]
     pub status_url: Option<String>,
 }
 
-/// What was there: the file, and the map in it.
+/// Observed file and the map in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedShardMap {
     file: file::ObservedFile,

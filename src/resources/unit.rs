@@ -18,14 +18,14 @@ use super::{
 };
 use crate::plan::Digest;
 
-/// Where an administrator's units are.
+/// Folder of the administrator's units.
 const UNIT_DIR: &str = "/etc/systemd/system";
 
-/// Where units come from besides; see systemd.unit(5).
+/// Other folders that systemd reads units from; see systemd.unit(5).
 const OTHER_UNIT_DIRS: [&str; 4] =
     ["/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
-/// What a unit's name ends with.
+/// Suffixes of unit names.
 const UNIT_SUFFIXES: [&str; 9] =
     ["service", "socket", "timer", "path", "mount", "automount", "target", "slice", "swap"];
 
@@ -162,7 +162,7 @@ pub fn check_unit_name(name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Is it a template that has no instance of its own, `app@.service`?
+/// Returns whether a name is a template without an instance, such as `app@.service`.
 pub fn is_template(name: &str) -> bool {
     name.contains("@.") && template_of(name).is_none()
 }

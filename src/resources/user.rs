@@ -54,13 +54,13 @@ pub struct UserResource {
     pub state: Presence,
 }
 
-/// What was there.
+/// Observed state of the account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum ObservedUser {
-    /// No account of that name.
+    /// The account does not exist.
     Absent {
-        /// Is there a group of that name already? The new user is put into it then.
+        /// A group of the same name exists; the new user is added to it.
         has_own_group: bool,
     },
     /// An account.

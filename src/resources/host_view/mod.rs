@@ -30,7 +30,7 @@ pub struct ProvidedBy {
     pub package: String,
 }
 
-/// What all steps together are going to look up; the host is asked once for it.
+/// Lookups that the steps need, collected so that the host is queried once.
 #[derive(Debug, Default)]
 pub struct Prefetch {
     /// Names of systemd units, with their suffix.
@@ -69,7 +69,7 @@ impl HostView {
         Ok(())
     }
 
-    /// Has any earlier step something to do? Commands with guards ask, since their guard may then answer otherwise.
+    /// Returns whether an earlier step makes a change. The result of a command's condition may then differ.
     pub fn has_pending_steps(&self) -> bool {
         self.has_pending_step
     }
@@ -84,7 +84,8 @@ impl HostView {
         self.pending_command.get_or_insert_with(|| shown.to_owned());
     }
 
-    /// What may still bring things that no step announced: a package on its way, a command that will run.
+    /// Returns the earlier step that may create things that no step announced: a package to install or a command to
+    /// run.
     pub fn unknown_until_apply(&self) -> Option<String> {
         if !self.pending_packages.is_empty() {
             return Some(format!("package {}", self.pending_packages.join(", ")));
@@ -92,8 +93,8 @@ impl HostView {
         self.pending_command.as_ref().map(|shown| format!("the command `{shown}`"))
     }
 
-    /// What earlier steps will have changed of the things that a text names: a guard that names one cannot be
-    /// asked yet.
+    /// Returns the first object in a text that an earlier step changes. A condition that names one cannot be evaluated
+    /// yet.
     pub fn pending_change_in(&self, text: &str) -> Option<String> {
         if let Some(path) = self.paths.find_mentioned(text) {
             return Some(format!("path {}", path.display()));
@@ -111,7 +112,7 @@ impl HostView {
 
     // ---- paths ----
 
-    /// What stands at a path (the links in its folder are followed, the last one is not).
+    /// Returns the state of a path. Links in its folder are followed, the last component is not.
     ///
     /// # Errors
     /// The path could not be looked at, for another reason than its absence.
@@ -149,7 +150,7 @@ impl HostView {
         }
     }
 
-    /// How many entries there are below a directory, at any depth.
+    /// Counts the entries below a directory, at any depth.
     ///
     /// # Errors
     /// A folder could not be listed.
@@ -176,7 +177,7 @@ impl HostView {
         Ok(missing)
     }
 
-    /// Is there a folder at a path, links followed?
+    /// Returns whether a path is a folder, with links followed.
     ///
     /// # Errors
     /// It could not be looked at.
@@ -286,7 +287,7 @@ impl HostView {
         Ok((primary, members))
     }
 
-    /// Is this account one that an earlier step will have made, or changed?
+    /// Returns whether an earlier step creates or changes the account.
     pub fn is_user_predicted(&self, name: &str) -> bool {
         self.predicted_users.contains_key(name)
     }
@@ -339,7 +340,7 @@ impl HostView {
         }
     }
 
-    /// Does this (`path …`, `user …`, `unit …`) come with a package that an earlier step will install?
+    /// Returns the package of an earlier step that provides an object (`path …`, `user …`, `unit …`).
     pub fn provided_by(&self, what: &str) -> Option<ProvidedBy> {
         let found = self.provided.iter().find(|(thing, _)| thing == what);
         found.map(|(_, package)| ProvidedBy { package: package.clone() })

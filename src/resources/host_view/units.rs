@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Program;
 
-/// Where `systemctl enable` puts its links.
+/// Folder in which `systemctl enable` creates links.
 const UNIT_LINK_DIR: &str = "/etc/systemd/system";
 
 /// A systemd unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitState {
-    /// Is there a unit file (or an instance's template)?
+    /// A unit file, or the template of an instance, exists.
     pub found: bool,
-    /// Is it masked?
+    /// The unit is masked.
     pub masked: bool,
     /// `enabled`, `disabled`, `static` … as systemd's `UnitFileState` says.
     pub enabled: String,
@@ -26,7 +26,7 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    /// No unit file of that name.
+    /// Returns the state of a unit without a unit file.
     pub fn absent() -> Self {
         Self { found: false, masked: false, enabled: String::new(), active: "inactive".to_owned() }
     }
@@ -85,7 +85,7 @@ impl EnableLinks {
         Self(found)
     }
 
-    /// What systemd said, set right where it speaks of the time before its last reload.
+    /// Corrects the state that systemd reports if it is older than systemd's last reload.
     fn correct_state(&self, name: &str, mut state: UnitState) -> UnitState {
         match (state.enabled.as_str(), self.0.contains(name)) {
             ("disabled", true) => state.enabled = "enabled".to_owned(),
@@ -96,7 +96,7 @@ impl EnableLinks {
     }
 }
 
-/// One state for each paragraph of `systemctl show`.
+/// Parses the output of `systemctl show`, one state per paragraph.
 fn parse_units(shown: &str) -> Vec<UnitState> {
     let parse = |block: &str| {
         let mut state = UnitState::absent();

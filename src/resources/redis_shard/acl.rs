@@ -32,7 +32,7 @@ pub enum AclError {
         /// The mistake, and what is right.
         message: String,
     },
-    /// No line defines the user.
+    /// The user has no line.
     #[error("no line defines the user {0}")]
     NoUser(String),
     /// The edited line does not have the state that was asked for.

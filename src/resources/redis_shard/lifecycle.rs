@@ -45,7 +45,7 @@ impl RedisShard {
         }
     }
 
-    /// Is the process there?
+    /// Returns whether the process exists.
     ///
     /// # Errors
     /// systemd did not answer.

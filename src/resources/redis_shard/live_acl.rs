@@ -30,7 +30,7 @@ impl ObservedShardFiles {
 }
 
 impl RedisShard {
-    /// What the plan says about the running instance's ACL.
+    /// Returns the row's change for the ACL of the running instance.
     pub(super) fn live_acl_change(&self, observed: &ObservedShardFiles) -> Option<AttributeChange> {
         if !observed.is_running || !observed.lacks_replay_rights() {
             return None;

@@ -12,12 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::process::Program;
 
-/// How long an instance may take to write its last data.
+/// Time limit for an instance to write its data and exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How soon it is asked to end once more.
+/// Interval between two requests to exit.
 const TERM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Is the process there whose number stands in `redis.pid`? A number that another program has by now does not count.
+/// Returns whether the process in `redis.pid` exists. A number that another program uses by now does not count.
 pub fn is_running(folder: &Path) -> bool {
     read_pid(folder).is_some()
 }

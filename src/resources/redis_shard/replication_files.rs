@@ -39,7 +39,7 @@ impl RedisShard {
         })
     }
 
-    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    /// Removes the primary from the configuration file, durably. The running process is unaffected.
     ///
     /// # Errors
     /// The file could not be read or written.
@@ -47,7 +47,7 @@ impl RedisShard {
         self.edit_file(&self.conf_path(), |text| Ok(conf::remove_directive(text, "replicaof")))
     }
 
-    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
+    /// Sets the primary (`ip:port`) in the configuration file, durably. The running process is unaffected.
     ///
     /// # Errors
     /// The file could not be read or written.
@@ -56,8 +56,8 @@ impl RedisShard {
         self.edit_file(&self.conf_path(), |text| Ok(conf::set_directive(text, "replicaof", &format!("{host} {port}"))))
     }
 
-    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
-    /// attached; durably, and the process goes on as it is.
+    /// Sets the number of connected replicas that the instance requires to accept writes after its next start, durably.
+    /// The running process is unaffected.
     ///
     /// # Errors
     /// The file could not be read or written.

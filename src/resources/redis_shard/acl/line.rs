@@ -3,7 +3,7 @@
 
 use super::AclError;
 
-/// What Redis trims from a line.
+/// Characters that Redis trims from a line.
 pub const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// A line that defines a user.

@@ -22,7 +22,7 @@ pub struct User {
     selectors: Vec<Selector>,
 }
 
-/// What may be done with which keys: by the user's own rules, or by one selector `( … )` of it.
+/// Permissions on a set of keys: those of the user itself, or those of one of its selectors `( … )`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Selector {
     keys: BTreeSet<String>,
