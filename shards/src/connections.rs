@@ -39,19 +39,19 @@ use routing_table::RoutingTable;
 pub use state::ConnectionStats;
 use state::SharedState;
 
-/// How to connect, and for how long to try.
+/// Options of connections and retries.
 #[derive(Clone)]
 pub struct ConnectionOptions {
     /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
     pub password: Option<String>,
-    /// How long to wait for a reply. Longer than any pause of a move, which a server spends holding writes.
+    /// Time limit of a reply. It must be longer than a pause of a move, during which a server holds writes.
     pub response_timeout: Duration,
-    /// How long to wait for a connection, with authentication.
+    /// Time limit of a connection, including authentication.
     pub connect_timeout: Duration,
-    /// How long a request is sent again. The last attempt begins before this is over, and may take
-    /// [`Options::response_timeout`] itself.
+    /// Time during which a request is retried. The last attempt starts before it ends and may itself take
+    /// [`Options::response_timeout`].
     pub retry_for: Duration,
-    /// How often the published map is looked at.
+    /// Interval at which the published map is checked.
     pub poll_interval: Duration,
 }
 
@@ -79,12 +79,12 @@ impl fmt::Debug for ConnectionOptions {
     }
 }
 
-/// Whether a request may be sent again when it is not known if it was applied.
+/// Permission to repeat a request that may already be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryPolicy {
-    /// It may: applying it twice is the same as once (reads, ZADD, SET).
+    /// Repeat it: applying it twice has the same effect as once (reads, ZADD, SET).
     Idempotent,
-    /// It may not (increments, pushes onto lists).
+    /// Repeat it only if it was not applied (increments, pushes onto lists).
     OnlyIfNotApplied,
 }
 
@@ -122,7 +122,7 @@ impl ShardConnections {
         self.inner.current_table().target_for_slot(slot_for_key(key)).id
     }
 
-    /// What has happened so far.
+    /// Returns the counters of the connection set.
     pub fn stats(&self) -> ConnectionStats {
         self.inner.collect_stats()
     }

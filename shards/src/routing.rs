@@ -12,7 +12,7 @@ use crate::{
 
 const PUBLISHED_HEADER: &str = "# published by dunlin; edits are overwritten\n";
 
-/// Where each shard of a cluster is to be found at one epoch.
+/// Addresses of the shards of a cluster at one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     /// The identity of the cluster.
@@ -23,7 +23,7 @@ pub struct Routing {
     pub shards: Vec<Route>,
 }
 
-/// Where one shard is to be found.
+/// Addresses of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The shard.
@@ -38,7 +38,7 @@ pub struct Route {
     pub user: String,
 }
 
-/// Why there is no routing.
+/// Error of a routing that could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum RoutingError {
     /// A host of the map has no address.
@@ -60,7 +60,7 @@ pub enum RoutingError {
     Read {
         /// The file.
         path: String,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },

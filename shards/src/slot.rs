@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How many slots there are.
+/// Number of slots.
 pub const SLOT_COUNT: u16 = 16_384;
 
 /// A slot, `0 ..= 16383`.
@@ -73,12 +73,12 @@ pub struct SlotRange {
 }
 
 impl SlotRange {
-    /// Whether the range holds a slot.
+    /// Returns whether the range contains a slot.
     pub fn contains(&self, slot: Slot) -> bool {
         self.first <= slot && slot <= self.last
     }
 
-    /// How many slots the range holds; at least one.
+    /// Returns the number of slots in the range, at least one.
     pub fn count(&self) -> u16 {
         self.last.0 - self.first.0 + 1
     }

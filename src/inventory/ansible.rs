@@ -25,7 +25,7 @@ use super::validate;
 use super::vars::{VarData, Variable, Vars, is_var_name};
 use crate::process::{End, Program};
 
-/// How long the executable may take.
+/// Time limit of the executable.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the executable and reads what it prints.

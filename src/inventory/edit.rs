@@ -29,11 +29,11 @@ pub struct NewHost {
     pub jump: Option<String>,
     /// Its zone.
     pub zone: Option<String>,
-    /// What shards may use.
+    /// Memory limit for shards.
     pub memory: Option<ByteSize>,
 }
 
-/// Why a host was not added.
+/// Error of adding a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostEditError {
     /// The text is not TOML.
@@ -44,7 +44,7 @@ pub enum HostEditError {
     InvalidField {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: String,
     },
     /// A group that is not there.
@@ -62,7 +62,7 @@ pub enum HostEditError {
         host: String,
         /// The field.
         field: &'static str,
-        /// What stands there.
+        /// Existing entry.
         existing: String,
     },
     /// The file is laid out in a way that is not edited (an inline table, a value where a table should be).

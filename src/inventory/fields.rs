@@ -63,7 +63,7 @@ impl<'t, 'i> TableReader<'t, 'i> {
         Self { file, table, span, known_keys: Vec::new() }
     }
 
-    /// Where the table stands.
+    /// Returns the place of the table.
     pub fn table_origin(&self) -> Origin {
         Origin::at_span(self.file, self.span.clone())
     }
@@ -74,7 +74,7 @@ impl<'t, 'i> TableReader<'t, 'i> {
         self.table.get(key)
     }
 
-    /// Where a field's value stands; the table's place where the field is absent.
+    /// Returns the place of a field's value, or of the table if the field is absent.
     pub fn field_origin(&self, key: &str) -> Origin {
         self.table.get(key).map_or_else(|| self.table_origin(), |value| Origin::at_span(self.file, value.span()))
     }
@@ -167,8 +167,8 @@ impl<'t, 'i> TableReader<'t, 'i> {
         }
     }
 
-    /// All entries of a table whose keys are free names, in the order of the file, each with its key's place. What is
-    /// not a table is reported and left out.
+    /// Returns the entries of a table with free names, in the order of the file, each with the place of its key.
+    /// Entries that are not tables are reported and skipped.
     pub fn named_tables(&self, what: &str, found: &mut Diagnostics) -> Vec<(Located<String>, TableReader<'t, 'i>)> {
         let mut entries = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
@@ -189,7 +189,7 @@ impl<'t, 'i> TableReader<'t, 'i> {
         entries
     }
 
-    /// All entries as they are, in the order of the file.
+    /// Returns the entries unchanged, in the order of the file.
     pub fn sorted_entries(&self) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);

@@ -14,7 +14,7 @@ pub struct HostKey {
     blob: Vec<u8>,
 }
 
-/// Why a text is not a host key.
+/// Error of a text that is not a host key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostKeyError {
     /// Not of the form `type base64`.

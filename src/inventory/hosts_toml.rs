@@ -17,7 +17,7 @@ use super::source::{Located, Origin, SourceFile};
 use super::vars::read_vars;
 use super::{range, validate};
 
-/// How long connecting may take.
+/// Accepted time limits of a connection.
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Reads a `hosts.toml`; paths in it are relative to `dir`.

@@ -11,7 +11,7 @@ use super::read::read_source;
 use super::source::SourceFile;
 use super::{ansible, hosts_toml, resolve, secrets};
 
-/// What a load gave: an inventory unless there was an error, and everything that was found, sorted by place.
+/// Result of a load: an inventory unless there was an error, and the findings, sorted by place.
 #[derive(Debug)]
 pub struct LoadedInventory {
     /// The inventory; `None` where [`Self::diagnostics`] holds an error.

@@ -40,7 +40,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// All secrets by dotted name (`redis.password`). `Debug` shows names only.
+/// Secrets by dotted name (`redis.password`). `Debug` shows names only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secrets {
     values: BTreeMap<String, Secret>,
@@ -57,7 +57,7 @@ impl Secrets {
         self.values.keys().map(String::as_str)
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no secrets.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

@@ -36,7 +36,7 @@ pub enum VarData {
 pub struct Variable {
     /// The value.
     pub value: VarData,
-    /// Where it stands; displays as `path:line:col`.
+    /// Place of the value; displays as `path:line:col`.
     pub origin: Origin,
 }
 
@@ -123,7 +123,7 @@ impl From<&VarData> for serde_json::Value {
     }
 }
 
-/// Whether a text can be a variable's name: `[A-Za-z_][A-Za-z0-9_]*`, as templates need it.
+/// Returns whether a text is a valid name of a variable: `[A-Za-z_][A-Za-z0-9_]*`, as templates require.
 pub fn is_var_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')

@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 /// The size of one batch, in a play of that batch alone, in a rollout of all batches up to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
-    /// So many hosts, at least 1.
+    /// Number of hosts, at least 1.
     Count(usize),
     /// A percentage of all hosts, 1 to 100.
     Percent(usize),

@@ -61,7 +61,7 @@ pub(super) fn build_step(
     }
 }
 
-/// What a secret went into is not shown, where its type can hide it.
+/// Marks a step as sensitive if a secret is part of it and its type can hide it.
 fn mark_sensitive(instance: &StepInstance<'_>, store: &ContentStore<'_>, mut resolved: ResolvedStep) -> ResolvedStep {
     let table = &mut resolved.table;
     let is_secret = resolved.sensitive || table.values().any(|value| store.secret_redactor.is_secret_in_json(value));
@@ -129,7 +129,7 @@ fn convert_to_text(
     is_converted
 }
 
-/// What the steps of a host manage: alone, or a part of it together with steps of the same type.
+/// Objects that the steps of a host manage: alone, or in part together with steps of the same type.
 #[derive(Default)]
 pub(super) struct OwnershipIndex {
     exclusive: HashMap<String, Origin>,

@@ -96,7 +96,7 @@ fn compile_all<'h>(compiler: &Compiler<'_>, hosts: &[&'h str]) -> Vec<(&'h str, 
     hosts.iter().filter_map(wrong).collect()
 }
 
-/// One finding for all hosts that have it, and none for what loading has reported already.
+/// Merges equal diagnostics of several hosts into one and removes those that loading has already reported.
 fn merge_by_host(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
     let diagnostic_key = |d: &Diagnostic| (d.origin.to_string(), d.message.clone());
     let reported: BTreeSet<(String, String)> = found.iter().map(diagnostic_key).collect();

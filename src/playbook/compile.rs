@@ -20,7 +20,7 @@ use crate::plan::StepRef;
 use crate::protocol::HostFacts;
 use crate::protocol::provision::{self, Catalog};
 
-/// Which steps are compiled; the default is all.
+/// Selection of the steps to compile; the default selects every step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepSelection {
     /// Only steps that have one of these tags (their own or their play's). Empty: all. Handlers always stay.
@@ -30,7 +30,7 @@ pub struct StepSelection {
     pub kinds: Vec<String>,
 }
 
-/// What catalogues are made of.
+/// Input from which catalogs are compiled.
 pub struct CompilerInput<'a> {
     /// The hosts.
     pub inventory: &'a Inventory,
@@ -40,11 +40,11 @@ pub struct CompilerInput<'a> {
     pub templates: &'a Templates,
     /// The shard map, where the inventory has one.
     pub shard_map: Option<&'a ShardMap>,
-    /// Where `src` of a `file` is looked for, in this order.
+    /// Search path for `src` of a `file`, in this order.
     pub file_folders: Vec<PathBuf>,
     /// Stands in for the inventory's secrets, as a nested table of strings.
     pub secrets: Option<Json>,
-    /// Which steps.
+    /// Steps to compile.
     pub selection: StepSelection,
 }
 
@@ -61,11 +61,11 @@ pub struct Compiler<'a> {
 /// The catalogue of one host and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct CompiledHost {
-    /// What the agent is given.
+    /// Catalog for the agent.
     pub catalogue: Catalog,
     /// The bytes of every content that the catalogue names. Equal bytes are shared between hosts.
     pub contents: ContentMap,
-    /// Where each step and handler stands in the playbook.
+    /// Place of each step and handler in the playbook.
     pub origins: BTreeMap<StepRef, Origin>,
     /// For each play of the catalogue its index in [`Playbook::plays`].
     pub play_indices: Vec<usize>,

@@ -19,7 +19,7 @@ pub type ContentMap = BTreeMap<Digest, Arc<[u8]>>;
 /// Bytes with their digest.
 type CachedContent = (Digest, Arc<[u8]>);
 
-/// Where contents come from, shared by all hosts of a run.
+/// Contents of all hosts of a run, with their sources.
 pub(super) struct ContentStore<'a> {
     pub templates: &'a Templates,
     /// Folders in which `src` of a file is looked for, in this order.
@@ -35,7 +35,8 @@ pub(super) struct ContentStore<'a> {
 pub(super) struct SecretRedactor(Vec<String>);
 
 impl SecretRedactor {
-    /// All strings of a (nested) table that have at least four characters; shorter ones would be found anywhere.
+    /// Collects the strings of a (nested) table that have at least four characters. Shorter strings would match
+    /// anywhere.
     pub(super) fn from_secrets(secrets: &Json) -> Self {
         let mut words = Vec::new();
         collect_secrets(secrets, &mut words);
@@ -54,7 +55,7 @@ impl SecretRedactor {
         self.0.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "***"))
     }
 
-    /// Whether a string anywhere in a value holds one.
+    /// Returns whether any string in a value contains a secret.
     pub(super) fn is_secret_in_json(&self, value: &Json) -> bool {
         match value {
             Json::String(text) => self.is_secret_in(text),
@@ -73,13 +74,13 @@ fn collect_secrets(value: &Json, words: &mut Vec<String>) {
     }
 }
 
-/// What the contents of one step gave.
+/// Result of resolving the contents of one step.
 pub(super) struct ResolvedStep {
     /// The table with each content as `{digest, len}`.
     pub table: Map<String, Json>,
     /// The bytes.
     pub contents: Vec<CachedContent>,
-    /// Whether a secret went into one of them.
+    /// A content contains a secret.
     pub sensitive: bool,
 }
 
@@ -253,7 +254,7 @@ pub(super) fn placeholder_table(
     Ok(table)
 }
 
-/// Whether the desired state of a type has that field.
+/// Returns whether the desired state of a type has the field.
 pub(super) fn has_field(kind: &ResourceKind, field: &str) -> bool {
     let odd = json!({"\u{0}": null});
     let message = (kind.parse)(odd).err().map(|error| error.to_string()).unwrap_or_default();

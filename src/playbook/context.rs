@@ -26,7 +26,7 @@ pub(super) fn context_names(context: &Context) -> Vec<String> {
     listed.map(|(_, names)| names.split(", ").map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// What is the same for all hosts, made once.
+/// Context that is the same for every host, built once.
 pub(super) struct FleetContext {
     groups: Value,
     hosts: Value,

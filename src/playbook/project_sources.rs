@@ -43,7 +43,7 @@ impl ProjectSources {
         }
     }
 
-    /// What a [`super::Compiler`] takes; `None` where inventory or playbook are missing.
+    /// Returns the input of a [`super::Compiler`]; `None` if the inventory or the playbook is missing.
     pub fn compiler_input(&self, selection: StepSelection, secrets: Option<Json>) -> Option<CompilerInput<'_>> {
         Some(CompilerInput {
             inventory: self.inventory.as_ref()?,

@@ -93,7 +93,7 @@ fn find_known_host<'i>(
     host
 }
 
-/// What the shards of a host may use together, against what the host has for them.
+/// Checks that the memory limits of a host's shards fit into the host's memory.
 fn check_memory(map: &ShardMap, inventory: &Inventory, found: &mut Diagnostics) {
     for host in inventory.hosts() {
         let count = map.shards_on(&host.name).count() + map.replicas_on(&host.name).count();
@@ -112,7 +112,7 @@ fn check_memory(map: &ShardMap, inventory: &Inventory, found: &mut Diagnostics) 
     }
 }
 
-/// What one shard may use on a host, by its variable.
+/// Returns the memory limit of one shard on a host, from its variable.
 pub(super) fn shard_memory_limit(inventory: &Inventory, host: &str) -> Option<ByteSize> {
     let vars = inventory.merged_vars(host);
     match vars.get(SHARD_MEMORY_VAR)?.value.to_json() {

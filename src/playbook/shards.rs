@@ -11,8 +11,8 @@ use crate::inventory::Inventory;
 
 /// The parts of a context that come from the shard map.
 pub(super) struct ShardContext {
-    /// All shards: `{id, slots, port, user, host, primary, replicas}`; an instance on a host has `role`, `replica_of`
-    /// and `maxmemory` too.
+    /// Every shard as `{id, slots, port, user, host, primary, replicas}`; an instance on a host also has `role`,
+    /// `replica_of` and `maxmemory`.
     pub all_shards: Value,
     /// `{cluster, epoch, published}`.
     pub map_info: Value,

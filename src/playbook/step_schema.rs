@@ -11,9 +11,9 @@ use crate::resources::{DynResource, ResourceKind};
 pub(super) struct SchemaError {
     /// The key to blame; `None` stands for the table as a whole.
     pub key: Option<String>,
-    /// What serde said.
+    /// Message of serde.
     message: String,
-    /// Whether the type has no such field at all.
+    /// The type has no such field.
     pub is_unknown: bool,
 }
 

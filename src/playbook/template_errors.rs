@@ -10,11 +10,12 @@ use crate::inventory::{Diagnostic, Origin};
 pub(super) trait TemplateLocator {
     /// The source of the template as tera has it.
     fn template_source(&self, template: &str) -> Option<&str>;
-    /// Where some bytes of that source stand.
+    /// Returns the place of a range of bytes of the source.
     fn locate_range(&self, template: &str, range: Range<usize>) -> Origin;
 }
 
-/// One diagnostic or, for what tera only checks once all templates are there, several.
+/// Converts a tera error to diagnostics: usually one; several for errors that tera detects after it has loaded all
+/// templates.
 pub(super) fn template_diagnostics(
     error: &tera::Error,
     places: &impl TemplateLocator,

@@ -14,7 +14,8 @@ pub(super) struct PathReference {
 
 const KEYWORDS: [&str; 11] = ["and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "None"];
 
-/// All paths of an expression. None where it says itself how to treat what is missing (`is defined`, `default`, `?`).
+/// Finds the paths of an expression. The list is empty if the expression handles missing values itself (`is defined`,
+/// `default`, `?`).
 pub(super) fn find_paths(expression: &str) -> Vec<PathReference> {
     let bytes = expression.as_bytes();
     let mut found = Vec::new();

@@ -8,12 +8,12 @@ use crate::playbook::{BatchSchedule, Playbook};
 use crate::protocol::provision::{ApplyPlay, PlayResult};
 use crate::protocol::{Event, Reply, Request};
 
-/// How one host ended.
+/// Result of applying the plan of one host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostOutcome {
-    /// How many rows were acted on.
+    /// Number of rows that were applied.
     pub applied_count: usize,
-    /// What failed, in one line; nothing behind it was tried.
+    /// Error of the failed row, in one line; later rows were not applied.
     pub failure: Option<String>,
     /// Not tried, because hosts before it failed.
     pub is_skipped: bool,
@@ -21,7 +21,7 @@ pub struct HostOutcome {
     pub remaining: Vec<String>,
 }
 
-/// Where events of hosts go.
+/// Receiver of the events of hosts.
 pub type HostEventFn<'a> = &'a (dyn Fn(&str, &Event) + Send + Sync);
 
 /// Applies the plans of all hosts. A play goes on to its next batch only while no host has failed; after a failure no

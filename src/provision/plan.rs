@@ -12,20 +12,20 @@ use crate::transport::ConnectError;
 pub struct PlannedHost {
     /// The connection.
     pub session: Session,
-    /// What it was given.
+    /// Catalog that the host received.
     pub catalogue: Catalog,
-    /// What it would do.
+    /// Plan of the host.
     pub plan: HostPlan,
 }
 
 /// A host that was not planned.
 #[derive(Debug)]
 pub enum PlanHostError {
-    /// It could not be reached.
+    /// The host could not be reached.
     Connect(ConnectError),
     /// Its catalogue has mistakes, which its facts brought to light.
     Compile(Diagnostics),
-    /// It could not compare; what it said.
+    /// The agent could not compute the plan; with its error.
     Agent(String),
 }
 
@@ -65,7 +65,7 @@ async fn request_plan(fleet: &Fleet, session: &Session, catalogue: &Catalog) -> 
     }
 }
 
-/// One line for each row that was shown otherwise.
+/// Compares two plans of a host, with one line per row that differs.
 pub fn diff_plans(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for row in &now.rows {

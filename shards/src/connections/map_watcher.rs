@@ -10,8 +10,7 @@ use std::{
 use super::state::SharedState;
 use crate::routing::{Routing, RoutingError};
 
-/// What tells one version of the file from another: inode, modification time (s, ns), length. An atomic rename brings
-/// a new inode.
+/// Identifies a version of the file: inode, modification time (s, ns), length. An atomic rename changes the inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp(u64, i64, i64, u64);
 
@@ -49,7 +48,7 @@ pub(super) fn spawn_watcher(inner: &Arc<SharedState>, stamp: FileStamp, interval
 
 struct MapWatcher {
     stamp: Option<FileStamp>,
-    /// Why the file could not be read the last time: it is counted once, not at each look.
+    /// Last error of reading the file. It is counted once, not at every check.
     failure: Option<String>,
 }
 

@@ -19,7 +19,7 @@ pub(super) struct RoutingTable {
     targets: Vec<Arc<ShardTarget>>,
 }
 
-/// One shard, and where its requests go.
+/// A shard and the destination of its requests.
 pub(super) struct ShardTarget {
     pub(super) id: ShardId,
     pub(super) user: String,
@@ -27,7 +27,7 @@ pub(super) struct ShardTarget {
     current_client: RwLock<Arc<ShardClient>>,
     /// The nodes that a ROLE named, kept for the back-off of their connections.
     learned_clients: Mutex<Vec<Arc<ShardClient>>>,
-    /// One asks, the others wait and find the answer.
+    /// Lock of the role query: one task queries, the others wait and use its result.
     role_query: tokio::sync::Mutex<()>,
 }
 
@@ -52,7 +52,7 @@ impl RoutingTable {
         &self.targets[usize::from(self.slot_owners[usize::from(slot.0)])]
     }
 
-    /// All shards, by number.
+    /// Returns the shards, by number.
     pub(super) fn targets(&self) -> &[Arc<ShardTarget>] {
         &self.targets
     }
@@ -81,7 +81,7 @@ impl ShardTarget {
         })
     }
 
-    /// Where requests go now.
+    /// Returns the client that currently receives requests.
     pub(super) fn active_client(&self) -> Arc<ShardClient> {
         self.current_client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -65,7 +65,7 @@ impl SlotCoverage {
         holes
     }
 
-    /// Who owns a slot, by index.
+    /// Returns the index of the shard that owns a slot.
     pub(crate) fn owner_of(&self, slot: Slot) -> Option<usize> {
         self.owner.get(usize::from(slot.0)).copied().flatten()
     }

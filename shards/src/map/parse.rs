@@ -231,7 +231,7 @@ fn build_shard(draft: RawShard) -> Option<Shard> {
     })
 }
 
-/// How many characters must be added, removed or changed (Levenshtein).
+/// Computes the number of characters to add, remove or change (Levenshtein distance).
 fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

@@ -145,7 +145,7 @@ impl PlayRun<'_> {
     }
 }
 
-/// What a second run would show: rows that still differ. Commands without a guard always do, and are left out.
+/// Returns the rows that a second run would still show. Commands without a condition always run and are excluded.
 fn remaining_changes(play: &PreparedPlay, blobs: &dyn BlobSource) -> Result<Vec<String>> {
     let mut view = HostView::current();
     view.prefetch_units(&PreparedCatalog::prefetch_for(play))?;

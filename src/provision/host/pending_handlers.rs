@@ -20,13 +20,13 @@ pub struct PendingHandlers {
     handlers: BTreeSet<String>,
 }
 
-/// How a handler is named in the file.
+/// Returns the key of a handler in the file.
 pub fn handler_key(play: &str, handler: &str) -> String {
     format!("{play} / {handler}")
 }
 
 impl PendingHandlers {
-    /// What the file says; nothing where there is none.
+    /// Reads the file; without a file, no handler is pending.
     ///
     /// # Errors
     /// It cannot be read or is broken.
@@ -38,7 +38,7 @@ impl PendingHandlers {
         }
     }
 
-    /// Is this handler owed?
+    /// Returns whether the handler is pending.
     pub fn is_pending(&self, play: &str, handler: &str) -> bool {
         self.handlers.contains(&handler_key(play, handler))
     }

@@ -38,7 +38,7 @@ pub struct PreparedCatalog {
 }
 
 impl PreparedCatalog {
-    /// One row for each step, and for each handler that would run; in the order in which they are applied.
+    /// Returns the rows in the order in which they are applied: one per step, and one per handler that would run.
     pub fn rows(&self) -> &[ResourceChange] {
         &self.rows
     }
@@ -48,7 +48,7 @@ impl PreparedCatalog {
         self.rows.iter().find(|row| row.step == at)
     }
 
-    /// What all steps of a play will look up.
+    /// Collects the lookups of the steps of a play.
     pub fn prefetch_for(play: &PreparedPlay) -> Prefetch {
         let mut wants = Prefetch::default();
         for step in &play.steps {
@@ -58,7 +58,7 @@ impl PreparedCatalog {
     }
 }
 
-/// What was read for a step, before contents were there to compare with.
+/// State that was read for a step before the contents to compare with are available.
 struct StepReading {
     at: StepRef,
     read: ReadOutcome<Value>,
@@ -193,7 +193,7 @@ fn build_handler_rows(
     found
 }
 
-/// Does this row start what it is about? It is made, or goes from stopped to running.
+/// Returns whether the row starts its unit: the resource is created, or changes from stopped to running.
 fn is_start(row: &ResourceChange) -> bool {
     let runs =
         |change: &crate::plan::AttributeChange| change.attribute == "running" && change.to.as_deref() == Some("active");
