@@ -1,5 +1,5 @@
-//! `dunlin.toml`: where the parts of a project are. The one reader of that file, and the one list of the folders in
-//! which files of steps are searched.
+//! `dunlin.toml`: the paths of a project. Only this module reads the file, and only here is the search path of the
+//! files of steps.
 
 use std::path::{Path, PathBuf};
 

@@ -6,8 +6,8 @@
 //! [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it is sent again only
 //! where the caller said that it may be ([`Retry::Idempotent`]).
 //!
-//! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; where that
-//! names another master, the master is tried, and kept while it accepts and until the map's epoch grows. No other node
+//! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
+//! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other node
 //! is ever tried, and a key never goes to another shard.
 
 use std::{

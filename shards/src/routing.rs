@@ -55,7 +55,7 @@ pub enum RoutingError {
     /// The text is TOML, but not a map.
     #[error("the published shard map is not valid: {0}")]
     Invalid(String),
-    /// The file could not be read.
+    /// Returns an error if the file cannot be read.
     #[error("the published shard map {path} could not be read")]
     Read {
         /// The file.

@@ -50,7 +50,7 @@ pub(super) fn run_script_with_timeout(
     let stderr = String::from_utf8_lossy(&output.stderr);
     let with_stderr = |diagnostic: Diagnostic| match last_lines(&stderr) {
         None => diagnostic,
-        Some(lines) => diagnostic.with_help(format!("it said:\n{lines}")),
+        Some(lines) => diagnostic.with_help(format!("its output:\n{lines}")),
     };
     if !output.status.success() {
         let message = format!("the dynamic inventory failed ({})", output.status);

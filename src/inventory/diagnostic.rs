@@ -1,4 +1,4 @@
-//! What a loader found wrong: collected, all at once, and shown with an excerpt or as JSON.
+//! Findings of loaders: collected, then shown together with an excerpt or as JSON.
 //!
 //! Loaders never stop at the first mistake. They push into [`Diagnostics`] and go on with what they could read.
 

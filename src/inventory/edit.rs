@@ -1,4 +1,4 @@
-//! Adding a host to the text of a `hosts.toml`: comments, order and spacing of everything else stay as they are.
+//! Adding a host to the text of a `hosts.toml`: comments, order and spacing of the rest are preserved.
 
 use toml_edit::{Array, DocumentMut, Item, RawString, Table, TableLike, Value};
 

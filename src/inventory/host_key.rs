@@ -1,4 +1,4 @@
-//! Public host keys as they stand in `known_hosts`: `ssh-ed25519 AAAA…`.
+//! Public host keys in the form of `known_hosts`: `ssh-ed25519 AAAA…`.
 
 use std::fmt;
 use std::str::FromStr;

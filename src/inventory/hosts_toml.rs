@@ -1,4 +1,4 @@
-//! `hosts.toml` → draft: types, names and ranges are checked here; what concerns several entries, when they are joined.
+//! `hosts.toml` → draft: types, names and ranges are checked here; rules across entries are checked in the merge.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The same host or group from several sources, made one; and the order of hosts.
+//! Merges a host or group from several sources; sets the order of hosts.
 
 use std::collections::{HashMap, HashSet};
 

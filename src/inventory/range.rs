@@ -6,7 +6,7 @@ pub const MAX_RANGE_HOSTS: usize = 10_000;
 /// Expands every range of an entry, the last one fastest. An entry without a range is itself.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the entry.
+/// Returns a description of the problem if the entry is invalid.
 pub fn expand_ranges(entry: &str) -> Result<Vec<String>, String> {
     let mut names = vec![String::new()];
     let mut rest = entry;

@@ -1,4 +1,4 @@
-//! What the sources of an inventory say, before it is put together: shared by `hosts.toml` and dynamic inventories.
+//! Raw entries of the sources of an inventory, before the merge: shared by `hosts.toml` and dynamic inventories.
 
 use std::path::PathBuf;
 use std::time::Duration;

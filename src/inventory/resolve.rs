@@ -1,4 +1,4 @@
-//! Draft → inventory: hosts and groups get to know each other, and what applies to a host is worked out.
+//! Draft → inventory: resolves the groups of each host, and the settings and variables that apply to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

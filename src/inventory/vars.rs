@@ -1,4 +1,4 @@
-//! Variables: typed values that know where they were set.
+//! Variables: typed values with the place of their definition.
 //!
 //! Precedence, lowest first: `[defaults] vars` < `[groups.all]` < groups by depth (a child beats its parents), at equal
 //! depth by name (`b` beats `a`) < `[hosts.NAME] vars`. A table is replaced as a whole, never merged into.

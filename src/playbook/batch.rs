@@ -1,4 +1,4 @@
-//! How many hosts of a play are worked on at a time: `"25%"`, `"1"`, or one size after another, `["1", "25%", "100%"]`.
+//! Batch sizes of a play: `"25%"`, `"1"`, or one size after another, `["1", "25%", "100%"]`.
 
 use std::str::FromStr;
 

@@ -1,4 +1,4 @@
-//! One instance → one step of the catalogue: values filled in, contents resolved, held against its type.
+//! One instance → one step of the catalog: values rendered, contents resolved, validated by its type.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -161,10 +161,10 @@ pub(super) fn claim_ownership(
 fn ownership_conflict(thing: &str, origin: &Origin, earlier: &Origin) -> Diagnostic {
     if earlier == origin {
         return Diagnostic::error_at(origin, format!("two items of this step manage {thing}"))
-            .with_help("let what differs between the items, such as `{{ item.id }}`, be part of it");
+            .with_help("add a part that differs between the items, such as `{{ item.id }}`");
     }
     Diagnostic::error_at(origin, format!("{thing} is managed by another step already"))
-        .with_help(format!("the other one stands at {earlier}"))
+        .with_help(format!("the other step is at {earlier}"))
 }
 
 /// Handlers by name, and whether each runs on the host.

@@ -1,4 +1,4 @@
-//! Everything that can be found wrong with a project while no host is in reach.
+//! Checks of a project that need no connection to a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! Playbook + inventory + facts → the catalogue of one host, with the contents that it names.
+//! Playbook + inventory + facts → the catalog of one host, with the contents that it names.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -48,7 +48,7 @@ pub struct CompilerInput<'a> {
     pub selection: StepSelection,
 }
 
-/// Makes catalogues; what all hosts share is worked out once. Usable from several threads.
+/// Makes catalogs; what all hosts share is worked out once. Usable from several threads.
 pub struct Compiler<'a> {
     inventory: &'a Inventory,
     playbook: &'a Playbook,
@@ -58,16 +58,16 @@ pub struct Compiler<'a> {
     members_by_play: Vec<HashSet<String>>,
 }
 
-/// The catalogue of one host and what belongs to it.
+/// The catalog of one host and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct CompiledHost {
     /// Catalog for the agent.
     pub catalogue: Catalog,
-    /// The bytes of every content that the catalogue names. Equal bytes are shared between hosts.
+    /// The bytes of every content that the catalog names. Equal bytes are shared between hosts.
     pub contents: ContentMap,
     /// Place of each step and handler in the playbook.
     pub origins: BTreeMap<StepRef, Origin>,
-    /// For each play of the catalogue its index in [`Playbook::plays`].
+    /// For each play of the catalog its index in [`Playbook::plays`].
     pub play_indices: Vec<usize>,
 }
 
@@ -112,10 +112,10 @@ impl<'a> Compiler<'a> {
         self.inventory.hosts().iter().filter(in_play).map(|host| host.name.as_str()).collect()
     }
 
-    /// The catalogue of one host.
+    /// The catalog of one host.
     ///
     /// # Errors
-    /// Everything that is wrong for this host, sorted by place.
+    /// Returns the diagnostics for this host, sorted by place.
     pub fn compile_host(&self, host: &str, facts: &HostFacts) -> Result<CompiledHost, Diagnostics> {
         let mut found = Diagnostics::new();
         let Some(host) = self.inventory.find_host(host) else {

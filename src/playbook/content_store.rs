@@ -1,4 +1,4 @@
-//! Contents of steps: files, rendered templates and inline texts become digests, and the bytes are kept once.
+//! Contents of steps: files, rendered templates and inline texts become digests, and the bytes are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What templates, placeholders and conditions can read: variables at the top, and dunlin's own names beside them.
+//! Context of templates, placeholders and conditions: the variables, and dunlin's own names beside them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Loops and conditions: a step of the playbook becomes as many steps of a catalogue as it has items on that host.
+//! Loops and conditions: a step of the playbook becomes as many steps of a catalog as it has items on that host.
 
 use serde_json::Value as Json;
 use tera::{Context, Value};

@@ -44,7 +44,7 @@ impl Playbook {
             if let Some(play) = play {
                 if let Some(earlier) = plays.iter().find(|earlier| earlier.name.value == play.name.value) {
                     let message = format!("there is a play `{}` already", play.name.value);
-                    let help = format!("the first one stands at {}", earlier.name.origin);
+                    let help = format!("the first one is at {}", earlier.name.origin);
                     reader.found.push(Diagnostic::error_at(&play.name.origin, message).with_help(help));
                 }
                 plays.push(play);
@@ -102,7 +102,7 @@ impl<'r> PlaybookReader<'r> {
                 let message = "a play needs `hosts`";
                 self.found.push(
                     Diagnostic::error_at(&fields.table_origin(), message)
-                        .with_help("`hosts = \"all\"` stands for every host"),
+                        .with_help("`hosts = \"all\"` selects every host"),
                 );
                 None
             }

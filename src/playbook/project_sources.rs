@@ -1,4 +1,4 @@
-//! Everything that catalogues are made of, read from a project's files.
+//! Reads the input of catalogs from the files of a project.
 
 use std::path::PathBuf;
 

@@ -1,4 +1,4 @@
-//! What can be told of a play before any host is looked at: tables against their types, handlers against `notify`.
+//! Checks of a play that need no host: tables against their types, handlers against `notify`.
 
 use serde_json::{Map, Value as Json};
 

@@ -1,4 +1,4 @@
-//! `shards.toml` beside `hosts.toml`: read, and held against the inventory.
+//! Reads `shards.toml` beside `hosts.toml` and checks it against the inventory.
 
 use std::path::Path;
 

@@ -26,7 +26,7 @@ impl ShardContext {
     /// Works out the addresses.
     ///
     /// # Errors
-    /// The map names a host that the inventory does not have.
+    /// Returns an error if the map names a host that is not in the inventory.
     pub(super) fn new(map: &ShardMap, inventory: &Inventory) -> Result<Self, RoutingError> {
         let routing = Routing::from_map(map, |name| inventory.find_host(name).map(|host| host.address.clone()))?;
         let published = routing.to_toml();

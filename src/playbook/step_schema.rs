@@ -1,4 +1,4 @@
-//! A step's table against its resource type: which key is to blame for what serde says, all mistakes at once.
+//! A step's table against its resource type: finds the key that causes serde's error, all mistakes at once.
 
 use serde_json::{Map, Value as Json};
 

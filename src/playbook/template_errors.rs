@@ -1,4 +1,4 @@
-//! What tera says about a template, as diagnostics at the place in the file.
+//! Converts tera's errors to diagnostics with their place in the template.
 
 use std::ops::Range;
 
@@ -85,10 +85,10 @@ pub(super) fn undefined_error(origin: &Origin, kind: &str, name: &str, known: &[
         return diagnostic.with_help("`item` exists in steps that have `for_each`");
     }
     if ["shards_here", "shards", "shard_map"].contains(&name) {
-        return diagnostic.with_help("it comes from `shards.toml` in the inventory's folder, and there is none");
+        return diagnostic.with_help("its source, `shards.toml` in the folder of the inventory, does not exist");
     }
     if name == "secrets" {
-        return diagnostic.with_help("they stand in `secrets.toml` in the inventory's folder, and there is none");
+        return diagnostic.with_help("their source, `secrets.toml` in the folder of the inventory, does not exist");
     }
     if name == "maxmemory" {
         return diagnostic.with_help("set the variable `shard_maxmemory` for its host, for example \"256MiB\"");

@@ -1,4 +1,4 @@
-//! The room as a whole: findings as data cases, and what a catalogue is made of.
+//! Tests of the module: diagnostics as data cases, and compiled catalogs.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! The variables that an expression reads, as dotted paths: tera takes an unknown field in a comparison for "not equal",
-//! so a slip of the pen would silently switch a step off. Each path is looked up before the expression is evaluated.
+//! so a typing error would silently disable a step. Each path is looked up before the expression is evaluated.
 
 use std::ops::Range;
 

@@ -23,7 +23,7 @@ pub struct PlannedHost {
 pub enum PlanHostError {
     /// The host could not be reached.
     Connect(ConnectError),
-    /// Its catalogue has mistakes, which its facts brought to light.
+    /// Its catalog has mistakes, which its facts brought to light.
     Compile(Diagnostics),
     /// The agent could not compute the plan; with its error.
     Agent(String),
@@ -51,7 +51,7 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
 /// Compares once more, and tells which rows are not what the plan says: what changed in the world since.
 ///
 /// # Errors
-/// The host could not compare.
+/// Returns an error if the host cannot compute the plan.
 pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan) -> Result<Vec<String>, PlanHostError> {
     let now = request_plan(fleet, &planned.session, &planned.catalogue).await?;
     Ok(diff_plans(shown, &now))

@@ -70,10 +70,10 @@ impl Resource for DirectoryResource {
         mode::check_owner(&self.owner, self.group.as_deref())?;
         match self.state {
             Presence::Present if self.recurse => {
-                Err("`recurse` is for state = \"absent\": it removes what is in the folder".to_owned())
+                Err("`recurse` is for state = \"absent\": it removes the contents of the folder".to_owned())
             }
             Presence::Absent if self.parents => {
-                Err("`parents` makes folders; with state = \"absent\" there is nothing to make".to_owned())
+                Err("`parents` creates folders; it is not allowed with state = \"absent\"".to_owned())
             }
             _ => Ok(()),
         }
@@ -98,7 +98,7 @@ impl Resource for DirectoryResource {
             observed.missing_parents = view.missing_folders(&self.path)?;
             for folder in &observed.missing_parents {
                 if view.path_state(folder)? != PathState::Absent {
-                    bail!("{} stands in the way: it is no folder", folder.display());
+                    bail!("{} is not a folder", folder.display());
                 }
             }
         } else {
@@ -124,9 +124,11 @@ impl Resource for DirectoryResource {
             (Presence::Present, PathState::Directory { meta }) => {
                 Ok(Diff::change(mode::diff_meta(meta, &self.target_meta())))
             }
-            (_, PathState::Link { target }) => bail!("a link to {} stands there and is left alone", target.display()),
+            (_, PathState::Link { target }) => {
+                bail!("a link to {} is at this path; dunlin does not replace it", target.display())
+            }
             (_, PathState::File { .. } | PathState::Other) => {
-                bail!("a file stands there and is left alone; remove it first")
+                bail!("a file is at this path; remove it first")
             }
         }
     }
@@ -168,7 +170,7 @@ impl DirectoryResource {
             return Ok(Diff::remove(Vec::new()));
         }
         if !self.recurse {
-            bail!("it is not empty ({entries} entries); `recurse = true` removes what is in it too");
+            bail!("the folder is not empty ({entries} entries); `recurse = true` also removes its contents");
         }
         Ok(Diff::remove(vec![AttributeChange::to_absent("entries", entries)]))
     }
@@ -184,7 +186,7 @@ fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(error).with_context(|| format!("making {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("creating {}", path.display())),
     }
     atomic_file::set_ownership(path, meta)
 }

@@ -41,7 +41,7 @@ pub struct FileResource {
     pub state: Presence,
 }
 
-const NOT_A_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
+const NOT_A_FILE: &str = "a folder or a device is at this path; remove it first";
 
 /// Observed state of the path. If the change is shown as a diff, the bytes of the file are read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -165,7 +165,7 @@ impl FileResource {
     /// Reads the state of the path, whether or not its folder exists.
     ///
     /// # Errors
-    /// What the system answered; an owner that is unknown.
+    /// Returns the error of the system, or an error if the owner is unknown.
     pub(super) fn read_state(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedFile>> {
         let what = format!("path {}", self.dest.display());
         let state = view.path_state(&self.dest)?;

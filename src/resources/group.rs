@@ -1,4 +1,4 @@
-//! `group`: one group and its number. Its members are the business of `user` steps.
+//! `group`: one group and its number. Its members belong to `user` steps.
 //!
 //! A second run is a no-op because the number is compared by value, and only where the step gives one.
 

@@ -1,8 +1,8 @@
-//! `line`: one line in a file that somebody else looks after too.
+//! `line`: one line in a file that other programs or people also edit.
 //!
-//! Leaves alone: all other lines, the file's permissions and owner. With `match`, the last line that it finds is
-//! replaced; else the line is put after the last one that `insert_after` finds, or at the end. `match` must find the line that
-//! is wanted too: so a second run finds the line where the first one put it, and is a no-op.
+//! Leaves alone: all other lines, the file's permissions and owner. The last line that `match` finds is
+//! replaced. Without one, the line is inserted after the last line that `insert_after` finds, or at the end. `match`
+//! must also match the new line, so that a second run finds it and is a no-op.
 
 use std::path::PathBuf;
 
@@ -89,7 +89,7 @@ impl Resource for LineResource {
             (Some(line), _) if line.contains(['\n', '\r']) => {
                 Err("line must be one line; use one step for each".to_owned())
             }
-            (None, Presence::Present) => Err("`line` is missing: what is to stand in the file".to_owned()),
+            (None, Presence::Present) => Err("`line` is missing".to_owned()),
             (None, Presence::Absent) if matches.is_none() => {
                 Err("say which lines are to go: with `match`, or with `line`".to_owned())
             }
@@ -111,9 +111,9 @@ impl Resource for LineResource {
             PathState::File { .. } => {}
             PathState::Absent => return self.read_absent(view),
             PathState::Link { target } => {
-                bail!("a link to {} stands there; name the file itself", target.display())
+                bail!("the path is a link to {}; name the file itself", target.display())
             }
-            PathState::Directory { .. } | PathState::Other => bail!("something that is no file stands there"),
+            PathState::Directory { .. } | PathState::Other => bail!("the path is not a regular file"),
         }
         let Some(bytes) = view.read_content(&self.path)? else {
             return Ok(ReadOutcome::UnknownUntilApply("an earlier step writes the whole file".to_owned()));
@@ -188,7 +188,7 @@ impl LineResource {
         }
         match view.unknown_until_apply() {
             Some(surprise) => Ok(ReadOutcome::UnknownUntilApply(format!("the file may come with {surprise}"))),
-            None => bail!("there is no such file; `create = true` makes it"),
+            None => bail!("the file does not exist; `create = true` creates it"),
         }
     }
 
@@ -236,5 +236,5 @@ impl LineResource {
 
 fn compile_regex(key: &str, pattern: Option<&str>) -> Result<Option<Regex>, String> {
     let compiled = pattern.map(Regex::new).transpose();
-    compiled.map_err(|error| format!("`{key}` is no regular expression: {error}"))
+    compiled.map_err(|error| format!("`{key}` is not a regular expression: {error}"))
 }

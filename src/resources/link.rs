@@ -1,4 +1,4 @@
-//! `link`: one symbolic link and where it points. Owner and times of a link mean nothing and are left alone.
+//! `link`: one symbolic link and its target. Owner and times of a link have no effect and are ignored.
 //!
 //! A second run is a no-op because the target is compared as it is written. Only links are replaced: a file or a folder
 //! in the way is an error.
@@ -73,9 +73,9 @@ impl Resource for LinkResource {
             (PathState::Link { target: now }, Some(target)) => {
                 Diff::change(vec![AttributeChange::new("target", now.display(), target.display())])
             }
-            (PathState::Directory { .. }, _) => bail!("a folder stands there and is left alone; remove it first"),
+            (PathState::Directory { .. }, _) => bail!("a folder is at this path; remove it first"),
             (PathState::File { .. } | PathState::Other, _) => {
-                bail!("a file stands there and is left alone; remove it first")
+                bail!("a file is at this path; remove it first")
             }
         })
     }

@@ -1,8 +1,8 @@
-//! The types of resource: one file each, from the desired state to its tests. Local system calls only.
+//! The types of resource: one file per type. They use local system calls only.
 //!
-//! Each type answers the same questions in the same order: what is wanted (the struct, as in TOML), what is there
-//! (`read`, the only reader), what differs (`diff`, pure), what a later step may rely on (`expect`), and how one
-//! difference is removed (`apply`). A dry run is the absence of the apply call.
+//! Each type has the same parts in the same order: the desired state (the struct, as in TOML), the observed state
+//! (`read`, the only function that reads it), the difference (`diff`, a pure function), the state that later steps may
+//! rely on (`predict_state`), and the change itself (`apply`). A dry run does not call `apply`.
 
 mod apply_context;
 mod apt;
@@ -161,13 +161,13 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Refuses impossible combinations; the playbook loader adds file and position.
     ///
     /// # Errors
-    /// One sentence that says what is wrong and what would be right.
+    /// Returns a description of the problem and the correction, in one sentence.
     fn validate(&self) -> Result<(), String>;
 
     /// Refuses contents that cannot work; the playbook loader adds file and position. `contents` has all of them.
     ///
     /// # Errors
-    /// The first mistake, and the key of its content.
+    /// Returns the first mistake and the key of its content.
     fn validate_contents(&self, _contents: &dyn BlobSource) -> Result<(), InvalidContent> {
         Ok(())
     }
@@ -193,7 +193,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Reads the state, through the expectations that earlier steps left in the world.
     ///
     /// # Errors
-    /// What the system answered, with the path or name.
+    /// Returns the error of the system, with the path or name.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Self::Observed>>;
 
     /// The contents that showing or applying the difference needs.
@@ -204,7 +204,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Compares; pure but for looking up contents.
     ///
     /// # Errors
-    /// A content that is not there.
+    /// Returns an error if a content is missing.
     fn diff(&self, observed: &Self::Observed, blobs: &dyn BlobSource) -> Result<Diff>;
 
     /// Tells the world what will be true once this step is applied. Called for steps that have (or may have)
@@ -214,6 +214,6 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Brings the observed state to the desired one.
     ///
     /// # Errors
-    /// What the system answered, with the path or name.
+    /// Returns the error of the system, with the path or name.
     fn apply(&self, observed: &Self::Observed, context: &mut ApplyContext) -> Result<()>;
 }

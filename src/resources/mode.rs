@@ -70,7 +70,7 @@ pub fn path_meta(mode: FileMode, owner: &str, group: Option<&str>) -> PathMeta {
 /// for an option or a list.
 ///
 /// # Errors
-/// What is wrong, in one sentence that begins with the key.
+/// Returns a description of the problem that begins with the key.
 pub fn check_account(key: &str, name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));

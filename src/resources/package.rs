@@ -1,8 +1,8 @@
 //! `package`: Debian packages, by apt.
 //!
 //! Leaves alone: packages that it does not name (an install that would remove any is refused by apt), configuration
-//! files that somebody has changed. A second run is a no-op because dpkg's own record says what is installed; apt is
-//! only asked where something is missing, and never updates its lists unless `update_cache = true`.
+//! files that somebody has changed. A second run is a no-op because the installed versions come from dpkg's status
+//! file; apt is only queried for missing packages, and never updates its lists unless `update_cache = true`.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub struct PackageResource {
 /// Observed packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedPackages {
-    /// Installed versions; a package that is not there has none.
+    /// Installed versions; a package that is not installed has none.
     installed: BTreeMap<String, Option<String>>,
     /// Versions that apt offers of the packages to install.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -65,13 +65,13 @@ impl Resource for PackageResource {
 
     fn validate(&self) -> Result<(), String> {
         if self.names.is_empty() {
-            return Err("`names` is empty: which packages?".to_owned());
+            return Err("`names` is empty".to_owned());
         }
         for (name, version) in self.requested_versions() {
             apt::check_package_name(name)?;
             match version {
                 Some(version) if self.state == Presence::Absent => {
-                    return Err(format!("{name} is to be absent, whatever its version: leave out \"={version}\""));
+                    return Err(format!("{name} is removed in any version: leave out \"={version}\""));
                 }
                 Some(version) => apt::check_package_version(version)?,
                 None => {}
@@ -209,7 +209,7 @@ impl PackageResource {
             (Some(version), _) if !versions.is_empty() => {
                 bail!("apt offers {name} in version {}, not {version}", versions.join(", "))
             }
-            _ => bail!("apt knows no package {name}; `update_cache = true` lets it update its lists first"),
+            _ => bail!("apt has no package {name}; `update_cache = true` updates its lists first"),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! `redis_shard`: one Redis instance that serves a shard: its configuration, its ACL users, its folder, its process.
 //!
-//! Leaves alone: the data, and the role. Who follows whom (`replicaof`, `min-replicas-to-write`) belongs to the moves
-//! and failovers; where the file's role is not the map's, planning stops and says so. A second run is a no-op because
-//! both files are compared by what they say: `CONFIG REWRITE` may have put them into another form.
+//! Leaves alone: the data, and the role. The role (`replicaof`, `min-replicas-to-write`) belongs to moves and
+//! failovers; if the role in the file contradicts the map, planning stops with an error. A second run is a no-op because
+//! both files are compared by their meaning: `CONFIG REWRITE` may have changed their form.
 //!
 //! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`). The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
@@ -201,7 +201,7 @@ impl Resource for RedisShard {
         if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
             needs.push(self.acl.digest.clone());
         }
-        // The mark stands in the configuration file, so a new ACL file means a new configuration file too.
+        // The mark is part of the configuration file, so a new ACL file means a new configuration file too.
         if needs == [self.acl.digest.clone()] {
             needs.push(self.conf.digest.clone());
         }
@@ -220,7 +220,7 @@ impl Resource for RedisShard {
         match &observed.data_dir {
             PathState::Absent => changes.push(AttributeChange::from_absent("data_dir", self.data_dir.display())),
             PathState::Directory { meta } => changes.extend(mode::diff_meta(meta, &self.folder_meta())),
-            _ => bail!("{} is no directory", self.data_dir.display()),
+            _ => bail!("{} is not a directory", self.data_dir.display()),
         }
         if observed.conf.is_none() && !self.replica_of.is_empty() {
             changes.push(AttributeChange::from_absent(REPLICA_OF_ATTRIBUTE, &self.replica_of));
@@ -251,11 +251,12 @@ impl Resource for RedisShard {
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
         if !matches!(observed.data_dir, PathState::Directory { .. }) {
-            fs::create_dir_all(&self.data_dir).with_context(|| format!("making {}", self.data_dir.display()))?;
+            fs::create_dir_all(&self.data_dir).with_context(|| format!("creating {}", self.data_dir.display()))?;
         }
         atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
         if !self.required_blobs(observed).is_empty() {
-            let acl = String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is no text")?;
+            let acl =
+                String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
             self.write_files(&acl, &self.running_lines(observed)?, context.blobs())?;
@@ -283,10 +284,10 @@ impl RedisShard {
         self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
     }
 
-    /// The configuration as it stands on the disk; `None` where there is none.
+    /// Reads the configuration file; `None` if it does not exist.
     ///
     /// # Errors
-    /// It could not be read.
+    /// Returns an error if it cannot be read.
     pub fn read_conf(&self) -> Result<Option<RedisConf>> {
         let bytes = HostView::current().read_content(&self.conf_path())?;
         Ok(bytes.map(|bytes| RedisConf::parse(&String::from_utf8_lossy(&bytes))))
@@ -295,7 +296,7 @@ impl RedisShard {
     /// The users of the ACL file as it is on the disk.
     ///
     /// # Errors
-    /// It could not be read, or is not valid.
+    /// Returns an error if it cannot be read or is not valid.
     pub fn current_acl(&self) -> Result<AclFile> {
         let path = self.acl_path();
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -304,8 +305,8 @@ impl RedisShard {
 
     /// The ACL file first: a configuration names it.
     fn write_files(&self, acl: &str, running: &str, blobs: &dyn BlobSource) -> Result<()> {
-        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is no text")?;
-        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
+        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is not UTF-8")?;
+        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let users = AclFile::parse(&plain).context("the ACL file")?;
         let marks = [Mark::of(&self.conf, &RedisConf::parse(&conf).normalize()), Mark::of(&self.acl, &users)];
         let marks: String = marks.iter().map(Mark::line).collect();
@@ -404,7 +405,7 @@ fn read_file_meta(view: &mut HostView, path: &Path) -> Result<Option<PathMeta>> 
     match view.path_state(path)? {
         PathState::Absent => Ok(None),
         PathState::File { meta, .. } => Ok(Some(meta)),
-        _ => bail!("{} is no regular file", path.display()),
+        _ => bail!("{} is not a regular file", path.display()),
     }
 }
 

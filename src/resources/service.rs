@@ -77,7 +77,7 @@ impl Resource for ServiceResource {
             return Err("`restart` and `reload` stand alone, in a handler".to_owned());
         }
         if !self.is_action() && states.iter().all(Option::is_none) {
-            return Err("say what is wanted: `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
+            return Err("no state: set `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
         }
         if self.masked == Some(true) && (self.enabled == Some(true) || self.running == Some(true)) {
             return Err("a masked unit can be neither enabled nor started".to_owned());
@@ -102,7 +102,7 @@ impl Resource for ServiceResource {
             return Ok(ReadOutcome::UnknownUntilApply(format!("the unit may come with {surprise}")));
         }
         if self.enabled == Some(true) || self.running == Some(true) || self.is_action() {
-            bail!("there is no such unit; a `unit` or a `package` step before this one can bring it");
+            bail!("there is no such unit; a `unit` or a `package` step before this one can provide it");
         }
         Ok(ReadOutcome::Known(state))
     }

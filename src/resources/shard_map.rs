@@ -15,7 +15,7 @@ use super::mode::{self, FileMode, Presence};
 use super::{ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, ReadOutcome, Resource};
 use crate::plan::Digest;
 
-/// The desired state: where the map stands. Its content is filled in by the controller.
+/// Desired state. The controller adds the content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardMapResource {
@@ -153,7 +153,7 @@ mod tests {
         let (digest, len) = (Digest::of_bytes(text.as_bytes()), text.len() as u64);
         // Whoever runs the test.
         let Ok(PathState::File { meta, .. }) = HostView::current().path_state(dest) else {
-            panic!("a file stands there")
+            panic!("a file is at this path")
         };
         let resource = ShardMapResource {
             dest: dest.to_owned(),

@@ -111,14 +111,14 @@ fn directory_plans_match() {
             ("a/b", json!({ "parents": "true" }), "add mode:>0755 owner:>root group:>root parent:>"),
             ("a/b", json!({}), "error the folder"),
             ("file/b", json!({ "parents": true }), "error "),
-            ("file", json!({}), "error a file stands there"),
-            ("link", json!({}), "error a link to folder stands there"),
+            ("file", json!({}), "error a file is at this path"),
+            ("link", json!({}), "error a link to folder is at this path"),
             ("new", gone.clone(), "none"),
             ("folder", gone.clone(), "remove"),
-            ("full", gone.clone(), "error it is not empty"),
+            ("full", gone.clone(), "error the folder is not empty"),
             ("full", all_gone.clone(), "remove"),
-            ("file", all_gone, "error a file stands there"),
-            ("link", gone, "error a link to folder stands there"),
+            ("file", all_gone, "error a file is at this path"),
+            ("link", gone, "error a link to folder is at this path"),
         ],
     );
 }
@@ -149,11 +149,11 @@ fn later_steps_see_planned_directories() {
     step_at(path, "directory", "a/b", &json!({ "parents": true })).predict_state(&mut view);
     assert_eq!(plan_line(&*step_at(path, "directory", "a", &json!({})), &mut view), "none");
     let full = step_at(path, "directory", "full", &json!({ "state": "absent" }));
-    assert!(plan_line(&*full, &mut view).starts_with("error it is not empty"));
+    assert!(plan_line(&*full, &mut view).starts_with("error the folder is not empty"));
     step_at(path, "directory", "full/inner", &json!({ "state": "absent" })).predict_state(&mut view);
     assert_eq!(plan_line(&*full, &mut view), "remove");
     step_at(path, "link", "full/link", &json!({ "target": "x" })).predict_state(&mut view);
-    assert!(plan_line(&*full, &mut view).starts_with("error it is not empty"));
+    assert!(plan_line(&*full, &mut view).starts_with("error the folder is not empty"));
     step_at(path, "directory", "full", &json!({ "state": "absent", "recurse": true })).predict_state(&mut view);
     assert_eq!(view.path_state(&path.join("full/link")).unwrap(), PathState::Absent);
 }
@@ -169,12 +169,12 @@ fn link_plans_match() {
             ("link", json!({ "target": "/etc" }), "change target:folder>/etc"),
             ("new", json!({ "target": "nowhere" }), "add target:>nowhere"),
             ("missing/new", json!({ "target": "nowhere" }), "error the folder"),
-            ("file", json!({ "target": "x" }), "error a file stands there"),
-            ("folder", json!({ "target": "x" }), "error a folder stands there"),
+            ("file", json!({ "target": "x" }), "error a file is at this path"),
+            ("folder", json!({ "target": "x" }), "error a folder is at this path"),
             ("link", gone.clone(), "remove target:folder>"),
             ("new", gone.clone(), "none"),
-            ("file", gone.clone(), "error a file stands there"),
-            ("folder", gone, "error a folder stands there"),
+            ("file", gone.clone(), "error a file is at this path"),
+            ("folder", gone, "error a folder is at this path"),
         ],
     );
     let dir = fixture_dir();
@@ -243,7 +243,7 @@ fn lines_of_missing_files_match() {
     check_rows(
         "line",
         &[
-            ("new", json!({ "line": "a" }), "error there is no such file"),
+            ("new", json!({ "line": "a" }), "error the file does not exist"),
             ("new", json!({ "line": "a", "create": "true", "mode": "0600" }), "add +a mode:>0600"),
             ("new", json!({ "line": "a", "state": "absent" }), "none"),
             ("folder", json!({ "line": "a" }), "error "),

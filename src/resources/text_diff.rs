@@ -1,4 +1,4 @@
-//! How a change of content is shown: a unified diff, or digest and length where the text must not be seen.
+//! Shows a change of content as a unified diff, or as digest and length if the text is sensitive.
 
 use similar::TextDiff;
 

@@ -86,7 +86,7 @@ impl Resource for UserResource {
         for (key, value) in [("home", &self.home), ("shell", &self.shell), ("comment", &self.comment)] {
             let Some(value) = value else { continue };
             if value.contains([':', '\n']) {
-                return Err(format!("{key} must have no `:` and no line end: they separate what /etc/passwd holds"));
+                return Err(format!("{key} must have no `:` and no line end: they separate the fields of /etc/passwd"));
             }
             if key != "comment" && !value.starts_with('/') {
                 return Err(format!("{key} must be an absolute path, not \"{value}\""));
@@ -106,7 +106,7 @@ impl Resource for UserResource {
             for group in self.group.iter().chain(&self.groups) {
                 let own = state.is_none() && self.group.is_none() && *group == self.name;
                 if !own && view.group_state(group)?.is_none() {
-                    bail!("there is no group {group}; a `group` step before this one can make it");
+                    bail!("there is no group {group}; a `group` step before this one can create it");
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Why a request has no result, and whether it may have been applied all the same.
+//! Errors of requests, and whether a failed request may have been applied.
 
 use redis::{ParsingError, RedisError};
 

@@ -1,4 +1,4 @@
-//! Which shards answer right now.
+//! Checks which shards are reachable.
 
 use std::{sync::Arc, time::Duration};
 

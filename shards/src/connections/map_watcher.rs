@@ -1,4 +1,4 @@
-//! Watching the published map: a look at the file's stamp now and then, and at once after a refusal.
+//! Watches the published map: checks the file's stamp at an interval, and immediately after a rejected request.
 
 use std::{
     os::unix::fs::MetadataExt,

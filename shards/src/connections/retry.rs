@@ -1,4 +1,4 @@
-//! Sending, and sending again: which outcome leads to another attempt, when, and where.
+//! Sends requests and retries them: decides by the outcome whether, when and where to retry.
 
 use std::{
     collections::BTreeMap,

@@ -1,4 +1,4 @@
-//! What the clones of a connection set share: the map in use, the counters, and which map may replace it.
+//! State that the clones of a connection set share: the map in use, the counters, and which map may replace it.
 
 use std::{
     path::PathBuf,

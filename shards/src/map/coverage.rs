@@ -1,4 +1,4 @@
-//! Which slots are owned by nobody, and which by two.
+//! Finds slots without an owner and slots with two owners.
 
 use crate::slot::{SLOT_COUNT, Slot, SlotRange};
 

@@ -1,4 +1,4 @@
-//! Changing the authored map in place: comments, order and layout stay as they were.
+//! Changing the authored map in place: comments, order and layout are preserved.
 
 use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 

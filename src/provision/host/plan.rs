@@ -1,4 +1,4 @@
-//! Planning: each step is read through what the earlier steps will have made, and compared.
+//! Planning: reads each step on top of the predicted changes of earlier steps, and compares.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::plan::{Action, Digest, ResourceChange, StepRef, digest_json};
 use crate::protocol::provision::{Catalog, CatalogStep as Wanted};
 use crate::resources::{self, BlobSource, Diff, DynResource, HostView, Prefetch, ReadOutcome};
 
-/// A step of the catalogue, made ready.
+/// A step of the catalog, made ready.
 pub struct PreparedStep {
     /// Its name, if it has one.
     pub name: Option<String>,
@@ -20,7 +20,7 @@ pub struct PreparedStep {
     pub notify: Vec<String>,
 }
 
-/// A play of the catalogue, made ready.
+/// A play of the catalog, made ready.
 pub struct PreparedPlay {
     /// Its name.
     pub name: String,
@@ -30,7 +30,7 @@ pub struct PreparedPlay {
     pub handlers: Vec<PreparedStep>,
 }
 
-/// A catalogue with its plan.
+/// A catalog with its plan.
 pub struct PreparedCatalog {
     /// The plays.
     pub plays: Vec<PreparedPlay>,
@@ -64,7 +64,7 @@ struct StepReading {
     read: ReadOutcome<Value>,
 }
 
-/// Plans a catalogue. Contents that a diff needs are asked for in one go.
+/// Plans a catalog. Contents that a diff needs are asked for in one go.
 ///
 /// # Errors
 /// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.

@@ -1,7 +1,7 @@
-//! The host as a step sees it: what is there now, overlaid with what the earlier steps will have made.
+//! The state of the host as a step sees it: the current state, overlaid with the predicted changes of earlier steps.
 //!
-//! While planning, each step that has something to do tells the world what it will have made true (`expect_…`); the
-//! next step's reads see that instead of the disk. While applying nothing is expected, and the reads see the disk.
+//! In a plan, each step with a change records the state after it (`predict_…`), and later steps read that state in place
+//! of the disk. In an apply, nothing is predicted, and every read goes to the disk.
 
 mod accounts;
 mod packages;
@@ -63,7 +63,7 @@ impl HostView {
     /// Looks up at once what all steps announced.
     ///
     /// # Errors
-    /// systemd did not answer.
+    /// Returns an error if systemd does not answer.
     pub fn prefetch_units(&mut self, wants: &Prefetch) -> Result<()> {
         self.known_units.append(&mut units::read_units(&wants.units)?);
         Ok(())
@@ -115,7 +115,7 @@ impl HostView {
     /// Returns the state of a path. Links in its folder are followed, the last component is not.
     ///
     /// # Errors
-    /// The path could not be looked at, for another reason than its absence.
+    /// Returns an error if the path cannot be read for another reason than its absence.
     pub fn path_state(&mut self, path: &Path) -> Result<PathState> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(PathState::Absent) };
         let stat = match self.paths.look_up(&real)? {
@@ -142,7 +142,7 @@ impl HostView {
     /// where an earlier step writes it with bytes that are not here yet.
     ///
     /// # Errors
-    /// The file could not be read.
+    /// Returns an error if the file cannot be read.
     pub fn read_content(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         match self.paths.resolve_path(path)? {
             Some(real) => self.paths.read_content(&real),
@@ -153,7 +153,7 @@ impl HostView {
     /// Counts the entries below a directory, at any depth.
     ///
     /// # Errors
-    /// A folder could not be listed.
+    /// Returns an error if a folder cannot be listed.
     pub fn count_entries(&self, path: &Path) -> Result<usize> {
         match self.paths.resolve_path(path)? {
             Some(real) => Ok(self.paths.list_below(&real)?.len()),
@@ -164,7 +164,7 @@ impl HostView {
     /// The folders above a path that are missing, topmost first; something else in the way counts as missing.
     ///
     /// # Errors
-    /// A folder could not be looked at.
+    /// Returns an error if a folder cannot be read.
     pub fn missing_folders(&self, path: &Path) -> Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         for folder in path.ancestors().skip(1) {
@@ -180,7 +180,7 @@ impl HostView {
     /// Returns whether a path is a folder, with links followed.
     ///
     /// # Errors
-    /// It could not be looked at.
+    /// Returns an error if the path cannot be read.
     pub fn has_folder(&self, path: &Path) -> Result<bool> {
         Ok(self.paths.resolve_folder(path)?.is_some())
     }
@@ -188,29 +188,29 @@ impl HostView {
     /// Holds that something can be put at a path: its folder is there or may still come.
     ///
     /// # Errors
-    /// The folder is missing, and no earlier step makes it.
+    /// Returns an error if the folder is missing and no earlier step creates it.
     pub fn require_folder(&self, path: &Path) -> Result<()> {
         let Some(folder) = path.parent() else { return Ok(()) };
         if self.paths.resolve_folder(folder)?.is_some() || self.unknown_until_apply().is_some() {
             return Ok(());
         }
-        bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display())
+        bail!("the folder {} does not exist; a `directory` step before this one can create it", folder.display())
     }
 
     /// Holds that something can be given to this owner and group: both are there or may still come.
     ///
     /// # Errors
-    /// The account is missing, and no earlier step makes it.
+    /// Returns an error if the account is missing and no earlier step creates it.
     pub fn require_accounts(&mut self, meta: &PathMeta) -> Result<()> {
         if meta.owner == "root" && meta.group == "root" || self.unknown_until_apply().is_some() {
             return Ok(());
         }
         let is_number = |name: &str| name.parse::<u32>().is_ok();
         if !is_number(&meta.owner) && self.user_state(&meta.owner)?.is_none() {
-            bail!("there is no user {}; a `user` step before this one can make it", meta.owner);
+            bail!("there is no user {}; a `user` step before this one can create it", meta.owner);
         }
         if !is_number(&meta.group) && self.group_state(&meta.group)?.is_none() {
-            bail!("there is no group {}; a `group` step before this one can make it", meta.group);
+            bail!("there is no group {}; a `group` step before this one can create it", meta.group);
         }
         Ok(())
     }
@@ -247,7 +247,7 @@ impl HostView {
     /// A user account.
     ///
     /// # Errors
-    /// `/etc/passwd` or `/etc/group` could not be read.
+    /// Returns an error if `/etc/passwd` or `/etc/group` cannot be read.
     pub fn user_state(&mut self, name: &str) -> Result<Option<UserState>> {
         if let Some(expected) = self.predicted_users.get(name) {
             return Ok(expected.clone());
@@ -258,7 +258,7 @@ impl HostView {
     /// A group.
     ///
     /// # Errors
-    /// As for users.
+    /// The same as for users.
     pub fn group_state(&mut self, name: &str) -> Result<Option<GroupState>> {
         if let Some(expected) = self.predicted_groups.get(name) {
             return Ok(expected.clone());
@@ -269,7 +269,7 @@ impl HostView {
     /// The users whose primary group this is, and those that are in it besides.
     ///
     /// # Errors
-    /// As for users.
+    /// The same as for users.
     pub fn group_users(&mut self, group: &str) -> Result<(Vec<String>, Vec<String>)> {
         self.load_accounts()?;
         let real = self.accounts.iter().flat_map(|accounts| &accounts.users);
@@ -315,7 +315,7 @@ impl HostView {
     /// where it is not installed.
     ///
     /// # Errors
-    /// dpkg's status could not be read.
+    /// Returns an error if dpkg's status file cannot be read.
     pub fn package_version(&mut self, name: &str) -> Result<Option<String>> {
         if let Some(expected) = self.predicted_packages.get(name) {
             return Ok(expected.clone());
@@ -356,7 +356,7 @@ impl HostView {
     /// A systemd unit. An instance of a template that an earlier step brings counts as there.
     ///
     /// # Errors
-    /// systemd did not answer.
+    /// Returns an error if systemd does not answer.
     pub fn unit_state(&mut self, name: &str) -> Result<UnitState> {
         if let Some(expected) = self.predicted_units.get(name) {
             return Ok(expected.clone());

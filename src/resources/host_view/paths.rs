@@ -1,4 +1,4 @@
-//! Paths as a step sees them: the disk, overlaid with what earlier steps will have made, links on the way followed.
+//! Paths as a step sees them: the disk, overlaid with predicted changes; links on the way are followed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -134,7 +134,7 @@ impl PathOverlay {
         Ok(Some(real))
     }
 
-    /// The bytes of what stands at a real path; `None` where it is no file or where they come with a later step.
+    /// Returns the bytes of a real path; `None` if it is not a file or a later step creates them.
     pub(super) fn read_content(&self, real: &Path) -> Result<Option<Vec<u8>>> {
         if let Some(bytes) = self.predicted_contents.get(real) {
             return Ok(Some(bytes.clone()));

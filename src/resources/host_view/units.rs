@@ -1,4 +1,4 @@
-//! systemd units, as `systemctl show` tells them, and whether they are enabled, as the disk tells it.
+//! systemd units: their state from `systemctl show`, and whether they are enabled, from the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -52,7 +52,7 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
         .args(["show", "--property=Id,Names,LoadState,UnitFileState,ActiveState", "--"])
         .args(names)
         .run()
-        .context("asking systemd for the state of units")?;
+        .context("reading the state of units from systemd")?;
     let blocks = parse_units(&String::from_utf8_lossy(&asked));
     let links = EnableLinks::read_links(Path::new(UNIT_LINK_DIR));
     let blocks = blocks.into_iter().zip(names).map(|(state, name)| links.correct_state(name, state));

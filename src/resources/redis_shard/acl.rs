@@ -50,7 +50,7 @@ impl AclFile {
     /// Reads an ACL file, or the lines of `ACL LIST`.
     ///
     /// # Errors
-    /// The first line that Redis would not load; it then does not start with this file.
+    /// Returns the first line that Redis would not load; Redis does not start with such a file.
     pub fn parse(text: &str) -> Result<Self, AclError> {
         let mut users = BTreeMap::new();
         for line in line::user_lines(text) {
@@ -118,7 +118,7 @@ pub fn explain_missing(missing: &[&str]) -> String {
 /// Returns the rules of a user's line in the order of the file; `None` where no line defines it.
 ///
 /// # Errors
-/// A line that is not valid.
+/// Returns an error if a line is not valid.
 pub fn rules_of(text: &str, user: &str) -> Result<Option<Vec<String>>, AclError> {
     Ok(line::find_user(text, user)?.map(|line| line.rules().map(str::to_owned).collect()))
 }

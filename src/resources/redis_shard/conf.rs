@@ -1,4 +1,4 @@
-//! redis.conf: directives, compared by what they mean, since `CONFIG REWRITE` writes the file anew at run time.
+//! redis.conf: directives, compared by their meaning, because `CONFIG REWRITE` rewrites the file at run time.
 
 use std::collections::{BTreeMap, BTreeSet};
 

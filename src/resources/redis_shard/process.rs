@@ -1,4 +1,4 @@
-//! An instance without systemd: a daemon that is known by the process number in its folder.
+//! An instance without systemd: a daemon that is identified by the pid file in its folder.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -25,7 +25,7 @@ pub fn is_running(folder: &Path) -> bool {
 /// Starts the daemon; what it writes is not readable by others, as with the unit.
 ///
 /// # Errors
-/// What redis-server said.
+/// Returns the error of redis-server.
 pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
@@ -41,7 +41,7 @@ pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
 /// too: the file with its number goes before that.
 ///
 /// # Errors
-/// It is still there after a minute.
+/// Returns an error if the process still exists after a minute.
 pub fn stop_daemon(folder: &Path) -> Result<()> {
     let Some(running) = read_pid(folder) else { return Ok(()) };
     let process = match pidfd_open(running, PidfdFlags::empty()) {
@@ -56,7 +56,7 @@ pub fn stop_daemon(folder: &Path) -> Result<()> {
             Ok(()) if wait_for_exit(&process, TERM_INTERVAL)? => return Ok(()),
             Ok(()) => {}
             Err(Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(error).context("asking redis-server to end"),
+            Err(error) => return Err(error).context("stopping redis-server"),
         }
     }
     bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP_TIMEOUT.as_secs())

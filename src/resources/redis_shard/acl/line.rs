@@ -65,7 +65,7 @@ pub fn user_lines(text: &str) -> impl Iterator<Item = Result<UserLine<'_>, AclEr
 /// The line that defines a user.
 ///
 /// # Errors
-/// A line before it that is not valid.
+/// Returns an error if an earlier line is not valid.
 pub fn find_user<'t>(text: &'t str, name: &str) -> Result<Option<UserLine<'t>>, AclError> {
     user_lines(text).find(|line| line.as_ref().map_or(true, |line| line.name == name)).transpose()
 }
