@@ -1,14 +1,14 @@
 //! The connections of a service to its shards: one multiplexed connection per shard, opened when first needed, that
 //! follows a shard to its new host while it is being moved.
 //!
-//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM, NOREPLICAS,
-//! MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is sent again, for
-//! [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it is sent again only
-//! where the caller said that it may be ([`Retry::Idempotent`]).
+//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM,
+//! NOREPLICAS, MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is
+//! sent again, for [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it
+//! is sent again only where the caller said that it may be ([`Retry::Idempotent`]).
 //!
 //! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
-//! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other node
-//! is ever tried, and a key never goes to another shard.
+//! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other
+//! node is ever tried, and a key never goes to another shard.
 
 use std::{
     fmt,
@@ -95,8 +95,8 @@ pub struct ShardConnections {
 }
 
 impl ShardConnections {
-    /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio runtime;
-    /// the watch ends with the last clone. Error: the map cannot be read or is not valid.
+    /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio
+    /// runtime; the watch ends with the last clone. Error: the map cannot be read or is not valid.
     pub async fn open(path: impl AsRef<Path>, options: ConnectionOptions) -> Result<ShardConnections, RoutingError> {
         let path: PathBuf = path.as_ref().to_owned();
         let (routing, stamp) = map_watcher::load_with_stamp(&path)?;
@@ -140,7 +140,7 @@ impl ShardConnections {
     }
 
     /// Sends many commands, each to the shard of its key: one pipeline per shard, all shards at the same time. The
-    /// results stand in the order of the items; each has its own, so that a shard that is down fails only its items.
+    /// results are in the order of the items; each has its own, so that a shard that is down fails only its items.
     pub async fn query_batch(&self, items: Vec<(Vec<u8>, Cmd)>, retry: RetryPolicy) -> Vec<Result<Value, ShardError>> {
         retry::send_batch(&self.inner, items, retry).await
     }

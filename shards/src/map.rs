@@ -1,4 +1,5 @@
-//! The authored shard map, `inventories/<env>/shards.toml`: which host runs which shard, written by people and by moves.
+//! The authored shard map, `inventories/<env>/shards.toml`: which host runs which shard, written by people and by
+//! moves.
 //!
 //! Reading it finds all mistakes at once, each with its place; editing it keeps comments and order.
 
@@ -45,8 +46,8 @@ pub struct ShardId(
 );
 
 impl ShardId {
-    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map cannot
-    /// write to another shard that took over a port.
+    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map
+    /// cannot write to another shard that took over a port.
     pub fn acl_user(self) -> String {
         format!("s{:03}", self.0)
     }

@@ -26,7 +26,7 @@ impl fmt::Display for Slot {
 
 /// The slot of a key: CRC16 (XMODEM) of the hash tag, or of the whole key where there is none, modulo 16,384.
 ///
-/// The hash tag is what stands between the first `{` and the first `}` after it, unless that is empty.
+/// The hash tag is the text between the first `{` and the first `}` after it, unless that is empty.
 pub fn slot_for_key(key: &[u8]) -> Slot {
     Slot(crc16(hash_tag(key)) % SLOT_COUNT)
 }
@@ -106,7 +106,7 @@ fn parse_range(part: &str) -> Result<SlotRange, String> {
         None => (parse_slot(part, part)?, parse_slot(part, part)?),
     };
     if first > last {
-        return Err(format!("the range \"{part}\" ends before it begins"));
+        return Err(format!("the range \"{part}\" ends before it starts"));
     }
     Ok(SlotRange { first, last })
 }

@@ -71,7 +71,7 @@ impl Diagnostic {
         self
     }
 
-    /// Sets what stands beside the caret.
+    /// Sets the text beside the caret.
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
@@ -98,7 +98,7 @@ impl Diagnostic {
         if with.help.is_some() || all.is_empty() {
             with
         } else {
-            with.with_help(format!("known here: {}", all.join(", ")))
+            with.with_help(format!("known keys: {}", all.join(", ")))
         }
     }
 

@@ -23,7 +23,7 @@ pub struct NewHost {
     pub port: Option<u16>,
     /// The user to log in as.
     pub user: Option<String>,
-    /// The private key's path, as it shall stand in the file.
+    /// Path of the private key, as written to the file.
     pub key: Option<String>,
     /// A host of the inventory, or `user@host:port`.
     pub jump: Option<String>,
@@ -74,8 +74,8 @@ fn suggestion_text(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!("; did you mean `{}`?", near.join("`, `")) }
 }
 
-/// Adds `[hosts.NAME]` behind the last host, and the name to the `hosts` of each group unless an entry there (a range too)
-/// already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
+/// Adds `[hosts.NAME]` behind the last host, and the name to the `hosts` of each group unless an entry there (a range
+/// too) already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
 ///
 /// # Errors
 /// See [`EditError`]; the text is then unchanged in meaning and form, since nothing is returned.

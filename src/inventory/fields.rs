@@ -20,7 +20,7 @@ pub fn parse_table<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned
             found.push(Diagnostic::error_at_span(
                 file,
                 one.bracket..one.bracket + 1,
-                format!("`{bracket}` is never closed"),
+                format!("`{bracket}` is not closed"),
             ));
         }
         (table, errors) = DeTable::parse_recoverable(
@@ -49,7 +49,7 @@ fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnos
     if rest.is_empty() { diagnostic } else { diagnostic.with_help(rest.join("\n")) }
 }
 
-/// A table of a file, of which fields are taken one by one; what was never asked for is an unknown key in the end.
+/// A table of a file whose fields are taken one by one; the remaining keys are reported as unknown.
 pub struct TableReader<'t, 'i> {
     file: &'t SourceFile,
     table: &'t DeTable<'i>,
@@ -58,7 +58,7 @@ pub struct TableReader<'t, 'i> {
 }
 
 impl<'t, 'i> TableReader<'t, 'i> {
-    /// A table that stands at `span` (for the root: the whole file).
+    /// Creates a reader of the table at `span` (for the root: the whole file).
     pub fn new(file: &'t SourceFile, table: &'t DeTable<'i>, span: Range<usize>) -> Self {
         Self { file, table, span, known_keys: Vec::new() }
     }
@@ -196,7 +196,7 @@ impl<'t, 'i> TableReader<'t, 'i> {
         entries
     }
 
-    /// Reports every key that was never asked for, with a suggestion. `what` names the table: "a host".
+    /// Reports every unknown key, with a suggestion. `what` names the table: "a host".
     pub fn report_unknown_keys(self, what: &str, found: &mut Diagnostics) {
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();

@@ -33,7 +33,8 @@ pub struct InventoryHost {
     pub name: String,
     /// Place where a file first names the host.
     pub origin: Origin,
-    /// A host name, an IPv4 or IPv6 address (no brackets), or a name from the ssh config. The host's name where not given.
+    /// A host name, an IPv4 or IPv6 address (no brackets), or a name from the ssh config. The host's name where not
+    /// given.
     pub address: String,
     /// The port; ssh's own choice where absent.
     pub port: Option<u16>,
@@ -132,15 +133,16 @@ impl Inventory {
         self.zones.keys().map(String::as_str)
     }
 
-    /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown host.
+    /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown
+    /// host.
     pub fn groups_of(&self, host: &str) -> Vec<&str> {
         let groups = self.find_host(host).map(|host| host.groups.as_slice()).unwrap_or_default();
         groups.iter().map(|index| self.groups[*index].name.as_str()).filter(|name| *name != "all").collect()
     }
 
     /// The variables of a host, merged, each with the place that won. Lowest precedence first: `[defaults] vars` <
-    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A table
-    /// is replaced as a whole. Empty for an unknown host.
+    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A
+    /// table is replaced as a whole. Empty for an unknown host.
     pub fn merged_vars(&self, host: &str) -> Vars {
         let Some(host) = self.find_host(host) else { return Vars::new() };
         let mut merged = self.default_vars.clone();

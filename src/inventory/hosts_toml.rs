@@ -205,7 +205,7 @@ pub(super) fn host_key_error(origin: &Origin, error: &HostKeyError) -> Diagnosti
     }
 }
 
-/// Parses `name`, `user@host` and `user@host:port`; an IPv6 address with a port stands in brackets.
+/// Parses `name`, `user@host` and `user@host:port`; an IPv6 address with a port needs brackets.
 pub(super) fn parse_jump(text: &str) -> Result<RawJump, String> {
     let (user, place) = match text.rsplit_once('@') {
         Some((user, place)) => (Some(user), place),

@@ -22,7 +22,8 @@ pub struct LoadedInventory {
 
 impl Inventory {
     /// Reads a folder: `hosts.toml`, an executable `hosts` (Ansible's dynamic inventory), or both, and `secrets.toml`.
-    /// Where both name a host or group, `hosts.toml` wins field by field. Opens no connection; a dynamic inventory is run.
+    /// Where both name a host or group, `hosts.toml` wins field by field. Opens no connection; a dynamic inventory is
+    /// run.
     pub fn load_folder(dir: &Path) -> LoadedInventory {
         let mut found = Diagnostics::new();
         let mut draft = RawInventory::default();

@@ -1,4 +1,5 @@
-//! `secrets.toml` beside `hosts.toml`: strings by (nested) name, which never appear in messages, excerpts or debug output.
+//! `secrets.toml` beside `hosts.toml`: strings by (nested) name, which never appear in messages, excerpts or debug
+//! output.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -36,7 +36,7 @@ pub struct Selector {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
     /// Nothing is in it.
-    #[error("the selector is empty; `all` stands for every host")]
+    #[error("the selector is empty; `all` selects every host")]
     Empty,
     /// Two separators without a term in between, or one at an end.
     #[error("the selector `{0}` has an empty term")]
@@ -141,8 +141,8 @@ impl Inventory {
     /// The hosts that a selector means, in the order of the inventory.
     ///
     /// # Errors
-    /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too much),
-    /// [`SelectError::Empty`] where no host is left.
+    /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too
+    /// much), [`SelectError::Empty`] where no host is left.
     pub fn select_hosts(&self, selector: &Selector) -> Result<Vec<&InventoryHost>, SelectError> {
         let of = |operator| selector.terms.iter().filter(move |term| term.operator == operator);
         let mut chosen = vec![of(SetOperator::Union).next().is_none(); self.hosts.len()];

@@ -109,7 +109,7 @@ impl Eq for SourceFile {}
 pub struct Origin {
     /// The file.
     pub file: SourceFile,
-    /// Byte offsets into the file's text; `None` stands for the file as a whole.
+    /// Byte offsets into the file's text; `None` for the file as a whole.
     pub span: Option<Range<usize>>,
 }
 

@@ -1,5 +1,5 @@
-//! Validates names of hosts, users and groups, addresses and paths. These end up in arguments and configuration of ssh, so
-//! options, tokens (`%h`, `${HOME}`), quotes and line breaks are rejected here.
+//! Validates names of hosts, users and groups, addresses and paths. These end up in arguments and configuration of ssh,
+//! so options, tokens (`%h`, `${HOME}`), quotes and line breaks are rejected here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -59,8 +59,8 @@ pub fn check_address(address: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the path of a key or configuration file: no leading `-`, no control characters, none of `% $ " ' \`. Blanks are
-/// allowed, so whoever writes it into a configuration file must quote it.
+/// Checks the path of a key or configuration file: no leading `-`, no control characters, none of `% $ " ' \`. Blanks
+/// are allowed, so it must be quoted in a configuration file.
 ///
 /// # Errors
 /// Returns a description of the problem if the value is invalid.

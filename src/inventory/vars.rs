@@ -86,7 +86,7 @@ impl VarData {
         }))
     }
 
-    /// From TOML; reports what cannot be held (dates, infinite numbers) and gives `None` for it.
+    /// Converts a TOML value; reports unsupported values (dates, infinite numbers) and returns `None` for them.
     fn from_toml(file: &SourceFile, toml: &Spanned<DeValue<'_>>, found: &mut Diagnostics) -> Option<Self> {
         let mut refuse = |message: &str, help: &str| {
             found.push(Diagnostic::error_at_span(file, toml.span(), message).with_help(help));

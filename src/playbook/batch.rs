@@ -57,7 +57,7 @@ impl BatchSize {
 }
 
 impl BatchSchedule {
-    /// The sizes of the batches for so many hosts; their sum is `total`.
+    /// Returns the sizes of the batches for `total` hosts; their sum is `total`.
     pub fn batch_sizes(&self, total: usize) -> Vec<usize> {
         let mut sizes = Vec::new();
         let mut left = total;

@@ -71,7 +71,7 @@ fn mark_sensitive(instance: &StepInstance<'_>, store: &ContentStore<'_>, mut res
     resolved
 }
 
-/// Type and key of a resource stand in every plan, in logs and in the journal.
+/// Type and key of a resource are part of every plan, of logs and of the journal.
 fn exposed_secret_error(instance: &StepInstance<'_>) -> Diagnostic {
     let message = format!("a secret would stand in every plan, in what this `{}` is called", instance.step.kind.name);
     let help = "put it into a `file`, whose content is hidden, and let the program read that";

@@ -22,7 +22,7 @@ pub fn check_project(project: &Project) -> Diagnostics {
     found
 }
 
-/// The facts of a plain Debian 12: what conditions and templates are held against offline.
+/// Facts of a plain Debian 12, with which conditions and templates are checked offline.
 pub fn debian_facts(hostname: &str) -> HostFacts {
     let text = str::to_owned;
     HostFacts {
@@ -42,7 +42,7 @@ pub fn debian_facts(hostname: &str) -> HostFacts {
     }
 }
 
-/// `secrets.toml.example` says which secrets there are; it stands in where `secrets.toml` is not on this machine.
+/// `secrets.toml.example` lists the names of the secrets; it is used if `secrets.toml` is not on this machine.
 fn example_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
     if !inventory.secrets().is_empty() {
         return None;

@@ -101,7 +101,7 @@ impl<'a> ContentStore<'a> {
         }
     }
 
-    /// Replaces the keys that hold content by what they stand for.
+    /// Replaces the content keys of the playbook by the fields of the desired state.
     pub(super) fn resolve_contents(
         &self,
         step: &PlaybookStep,
@@ -186,7 +186,7 @@ impl<'a> ContentStore<'a> {
             }
         }
         let tried: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
-        Err(Diagnostic::error_at(place, format!("there is no file `{name}`"))
+        Err(Diagnostic::error_at(place, format!("file `{name}` does not exist"))
             .with_help(format!("looked in {}", tried.join(", "))))
     }
 }
@@ -229,7 +229,7 @@ fn is_template_string(step: &PlaybookStep, key: &str) -> bool {
     step.table.iter().any(|entry| entry.key == key && matches!(entry.value.value, ValueTemplate::Text(_)))
 }
 
-/// The table with stand-ins for contents, to be held against its type before any host is known.
+/// Returns the table with placeholder contents, so that its type can validate it without a host.
 pub(super) fn placeholder_table(
     step: &PlaybookStep,
     mut table: Map<String, Json>,

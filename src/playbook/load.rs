@@ -21,12 +21,12 @@ const STEP_KEYS: [&str; 5] = ["name", "for_each", "when", "notify", "tags"];
 type StepResource<'t, 'i> = (&'static ResourceKind, std::ops::Range<usize>, &'t Spanned<DeValue<'i>>);
 
 impl Playbook {
-    /// Reads a playbook. `None` where nothing can be made of it; with errors in `found`, what is returned serves to find
-    /// further ones and must not be applied.
+    /// Reads a playbook. `None` where nothing can be made of it; with errors in `found`, what is returned serves to
+    /// find further ones and must not be applied.
     pub fn load_file(path: &Path, found: &mut Diagnostics) -> Option<Self> {
         match read_source(path) {
             Ok(Some(file)) => return Some(Self::parse_text(&file, found)),
-            Ok(None) => found.push(Diagnostic::error_at_path(path, "cannot be read: there is no such file")),
+            Ok(None) => found.push(Diagnostic::error_at_path(path, "the file does not exist")),
             Err(error) => found.push(error),
         }
         None

@@ -26,8 +26,8 @@ pub struct ProjectSources {
 }
 
 impl ProjectSources {
-    /// Reads the project's playbook and templates, and its inventory with the shard map. With errors in `found`, nothing
-    /// of it may be applied.
+    /// Reads the project's playbook and templates, and its inventory with the shard map. With errors in `found`,
+    /// nothing of it may be applied.
     pub fn load_project(project: &Project, found: &mut Diagnostics) -> Self {
         let loaded = Inventory::load_folder(&project.inventory);
         found.extend(loaded.diagnostics);

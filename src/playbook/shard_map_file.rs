@@ -14,7 +14,7 @@ use crate::inventory::{
 pub(super) const SHARD_MEMORY_VAR: &str = "shard_maxmemory";
 
 /// Reads the map of an inventory's folder and holds it against the inventory; also gives its text, for edits. `None`
-/// where there is none, or none that can be used. What stands on unknown hosts is reported and left out.
+/// where there is none, or none that can be used. Shards on unknown hosts are reported and removed.
 pub fn load_shard_map(
     dir: &Path,
     inventory: Option<&Inventory>,
@@ -48,7 +48,7 @@ pub fn load_shard_map(
     Some((without_unknown_hosts(map, inventory), file))
 }
 
-/// The map without what stands on hosts that nobody knows; they are reported, and further findings would be echoes.
+/// Returns the map without shards on unknown hosts. The hosts are reported; further findings about them would be noise.
 fn without_unknown_hosts(mut map: ShardMap, inventory: &Inventory) -> ShardMap {
     let is_known = |name: &String| inventory.find_host(name).is_some();
     map.shards.retain(|shard| is_known(&shard.host));

@@ -9,7 +9,7 @@ use crate::resources::{DynResource, ResourceKind};
 /// A mistake in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SchemaError {
-    /// The key to blame; `None` stands for the table as a whole.
+    /// Key that causes the error; `None` for the table as a whole.
     pub key: Option<String>,
     /// Message of serde.
     message: String,

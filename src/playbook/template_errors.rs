@@ -28,7 +28,7 @@ pub(super) fn template_diagnostics(
         }
         ErrorKind::MissingParent { current, parent } => {
             let origin = places.locate_range(current, 0..0);
-            vec![Diagnostic::error_at(&origin, format!("there is no template `{parent}` to extend"))]
+            vec![Diagnostic::error_at(&origin, format!("template `{parent}` to extend does not exist"))]
         }
         _ => reference_diagnostics(&error.to_string(), places)
             .unwrap_or_else(|| vec![translate_message(whole, &error.to_string())]),

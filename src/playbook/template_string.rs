@@ -141,7 +141,7 @@ impl TemplateStrings {
         })
     }
 
-    /// The value of a string: a single placeholder keeps the type of what it stands for.
+    /// Evaluates a string; a single placeholder keeps the type of its value.
     pub(super) fn evaluate_value(&self, text: &TemplateString, context: &Context) -> Result<Json, Vec<Diagnostic>> {
         match text.kind {
             TemplateKind::Plain => Ok(text.source_text.as_str().into()),

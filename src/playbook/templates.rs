@@ -64,7 +64,7 @@ impl Templates {
     ) -> Result<String, Vec<Diagnostic>> {
         if !self.files.contains_key(name) {
             let near = nearest_words(name, self.template_names()).first().map(|near| format!("did you mean `{near}`?"));
-            let message = format!("there is no template `{name}` in {}", self.dir.display());
+            let message = format!("template `{name}` does not exist in {}", self.dir.display());
             let diagnostic = Diagnostic::error_at(by, message);
             return Err(vec![match near {
                 Some(near) => diagnostic.with_help(near),

@@ -176,7 +176,7 @@ file = { dest = "/say-{{ item }}", content = "" }
         .iter()
         .map(|step| (step.desired["dest"].as_str().unwrap(), step.notify.iter().map(String::as_str).collect()))
         .collect();
-    // The handler of c does not run here, so nobody notifies it.
+    // The handler of c does not run here, so no step notifies it.
     assert_eq!(steps, [("/a", vec!["say a"]), ("/c", vec![]), ("/word-x", vec![]), ("/word-y", vec![])]);
     let handlers: Vec<&str> = made.handlers.iter().filter_map(|handler| handler.name.as_deref()).collect();
     assert_eq!(handlers, ["say a", "say b"]);

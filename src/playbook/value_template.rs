@@ -30,7 +30,7 @@ pub(super) fn read_value(
             _ => return report_unsupported(file, &span, "a number must be finite", found),
         },
         DeValue::Datetime(_) => {
-            return report_unsupported(file, &span, "a date or time is no value here; write a string", found);
+            return report_unsupported(file, &span, "a date or time is not supported; write a string", found);
         }
         DeValue::Array(items) => {
             let items = items.iter().filter_map(|item| read_value(file, item, (&mut *strings, &mut *found)));

@@ -1,9 +1,9 @@
-//! The variables that an expression reads, as dotted paths: tera takes an unknown field in a comparison for "not equal",
-//! so a typing error would silently disable a step. Each path is looked up before the expression is evaluated.
+//! The variables that an expression reads, as dotted paths: tera takes an unknown field in a comparison for "not
+//! equal", so a typing error would silently disable a step. Each path is looked up before the expression is evaluated.
 
 use std::ops::Range;
 
-/// A path (`facts.os.family`) and where it stands in the expression.
+/// A path (`facts.os.family`) and its place in the expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathReference {
     /// Its names, at least one.

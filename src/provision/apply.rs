@@ -24,7 +24,7 @@ pub struct HostOutcome {
 /// Receiver of the events of hosts.
 pub type HostEventFn<'a> = &'a (dyn Fn(&str, &Event) + Send + Sync);
 
-/// Applies the plans of all hosts. A play goes on to its next batch only while no host has failed; after a failure no
+/// Applies the plans of all hosts. A play starts its next batch only if no host has failed; after a failure no
 /// further batch and no further play is begun.
 pub async fn apply_plans(
     fleet: &Fleet,

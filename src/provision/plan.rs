@@ -48,7 +48,7 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
     Ok(PlannedHost { session, catalogue, plan })
 }
 
-/// Compares once more, and tells which rows are not what the plan says: what changed in the world since.
+/// Plans again and returns the rows that differ from the plan because the host has changed since.
 ///
 /// # Errors
 /// Returns an error if the host cannot compute the plan.

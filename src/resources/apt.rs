@@ -14,7 +14,7 @@ use crate::process::Program;
 /// Path of the policy that invoke-rc.d reads; see its manual page.
 const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
 
-/// Answers "not allowed" to every question. The second line tells whose it is.
+/// Rejects every start of a service. The second line identifies dunlin as its author.
 const POLICY_RC_D_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
 
 /// Versions of one package that apt offers.
@@ -183,7 +183,7 @@ impl ServiceStartBlock {
 impl Drop for ServiceStartBlock {
     fn drop(&mut self) {
         if !self.is_deactivated {
-            // On the way out of an error or a panic; that one is told, and the next run puts this in order.
+            // Runs during an error or a panic, which is reported; the next run repairs a policy that remains.
             self.restore_policy().ok();
         }
     }

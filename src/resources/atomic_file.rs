@@ -83,7 +83,7 @@ fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
     let mut view = HostView::current();
     let uid = view.user_state(&meta.owner)?.and_then(|user| user.uid);
     let gid = view.group_state(&meta.group)?.and_then(|group| group.gid);
-    // What belongs to nobody's number was observed so (`line` keeps the owner); steps themselves name no numbers.
+    // An owner without a name is only possible for an observed file (`line` keeps the owner); steps use names.
     let uid = uid.or_else(|| meta.owner.parse().ok());
     let gid = gid.or_else(|| meta.group.parse().ok());
     let uid = uid.with_context(|| format!("there is no user {}", meta.owner))?;

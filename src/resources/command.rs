@@ -20,7 +20,7 @@ const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest text of a command that a row shows, in characters.
 const MAX_SHOWN_CHARS: usize = 72;
 
-/// The desired run of a program.
+/// Desired run of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandResource {

@@ -1,7 +1,7 @@
 //! `directory`: one folder, its permissions and owner.
 //!
-//! Leaves alone: what is in it. Its own folder must be there, unless `parents = true`: then the missing ones are made
-//! for root with mode 0755. A second run is a no-op because mode and owner are compared by value.
+//! Does not change: what is in it. Its own folder must be there, unless `parents = true`: then the missing ones are
+//! made for root with mode 0755. A second run is a no-op because mode and owner are compared by value.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::plan::AttributeChange;
 
-/// The desired state of a folder.
+/// Desired state of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DirectoryResource {
@@ -28,7 +28,7 @@ pub struct DirectoryResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
     /// `"absent"` removes it.
     #[serde(default)]
@@ -48,7 +48,7 @@ pub struct ObservedDirectory {
     /// The missing folders above it, topmost first; only where `parents` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     missing_parents: Vec<PathBuf>,
-    /// Number of entries below the directory; only if it is to be removed.
+    /// Number of entries below the directory; only for a removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry_count: Option<usize>,
 }

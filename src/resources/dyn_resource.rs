@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{ApplyContext, BlobSource, Diff, HostView, InvalidContent, Prefetch, ReadOutcome, Resource};
 use crate::plan::Digest;
 
-/// A step's resource of any type. Observations pass as JSON: they are what fingerprints are made of.
+/// A step's resource of any type. Observations are JSON values, because fingerprints are computed from them.
 pub trait DynResource: Send + Sync {
     /// Type and key: `file /etc/motd`.
     fn resource_name(&self) -> String;

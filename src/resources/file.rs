@@ -1,6 +1,6 @@
 //! `file`: one regular file, its content, permissions and owner. Also what `template` becomes once it is rendered.
 //!
-//! Leaves alone: the folder it is in (declare a `directory`), extended attributes, times. A second run is a no-op
+//! Does not change: the folder it is in (declare a `directory`), extended attributes, times. A second run is a no-op
 //! because the content is compared by digest and the rest by value.
 
 use std::fs;
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::plan::{AttributeChange, Digest};
 
-/// The desired state of a file.
+/// Desired state of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileResource {
@@ -31,7 +31,7 @@ pub struct FileResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
     /// `true`: diffs show a digest and a length instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]

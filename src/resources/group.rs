@@ -10,7 +10,7 @@ use super::{ApplyContext, BlobSource, Diff, GroupState, HostView, ReadOutcome, R
 use crate::plan::AttributeChange;
 use crate::process::Program;
 
-/// The desired state of a group.
+/// Desired state of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupResource {
@@ -37,7 +37,7 @@ pub enum ObservedGroup {
     Present {
         /// Its number.
         gid: Option<u32>,
-        /// Users whose primary group it is; only where it is to be removed.
+        /// Users with this primary group; only for a removal.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         primary_of: Vec<String>,
     },

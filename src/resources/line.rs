@@ -1,6 +1,6 @@
 //! `line`: one line in a file that other programs or people also edit.
 //!
-//! Leaves alone: all other lines, the file's permissions and owner. The last line that `match` finds is
+//! Does not change: all other lines, the file's permissions and owner. The last line that `match` finds is
 //! replaced. Without one, the line is inserted after the last line that `insert_after` finds, or at the end. `match`
 //! must also match the new line, so that a second run finds it and is a no-op.
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::plan::Digest;
 
-/// The desired state of a line.
+/// Desired state of a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LineResource {
@@ -25,26 +25,26 @@ pub struct LineResource {
     pub path: PathBuf,
     /// The line, without its end.
     pub line: Option<String>,
-    /// A regular expression for the line that it replaces; with `state = "absent"`, for the lines to remove.
+    /// Regular expression of the line to replace; with `state = "absent"`, of the lines to remove.
     #[serde(rename = "match")]
     pub matches: Option<String>,
-    /// A regular expression: where no line is replaced, the new one is put after the last that this finds.
+    /// Regular expression; a new line is inserted after the last line that matches.
     pub insert_after: Option<String>,
     /// `"absent"` removes the lines that `match` finds, or those equal to `line`.
     #[serde(default)]
     pub state: Presence,
-    /// Make the file where there is none.
+    /// Create the file if it does not exist.
     #[serde(default, deserialize_with = "de_string::required")]
     pub create: bool,
-    /// Permissions of a file that is made.
+    /// Permissions of a new file.
     #[serde(default = "FileMode::default_file")]
     pub mode: FileMode,
-    /// Owner of a file that is made.
+    /// Owner of a new file.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// Group of a file that is made; the owner's name where it is not given.
+    /// Group of a new file; the owner's name if absent.
     pub group: Option<String>,
-    /// `true`: the difference is shown by digest and length only.
+    /// `true`: show digest and length instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
 }

@@ -13,7 +13,7 @@ use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file};
 use crate::plan::AttributeChange;
 
-/// The desired state of a link.
+/// Desired state of a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkResource {

@@ -172,7 +172,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Announces what `read` will look up, so that the host is asked once for all steps.
+    /// Collects the lookups of `read`, so that the host is queried once for all steps.
     fn collect_prefetch(&self, _wants: &mut Prefetch) {}
 
     /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
@@ -207,8 +207,8 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Returns an error if a content is missing.
     fn diff(&self, observed: &Self::Observed, blobs: &dyn BlobSource) -> Result<Diff>;
 
-    /// Tells the world what will be true once this step is applied. Called for steps that have (or may have)
-    /// something to do, after their diff; the world as it is says the same of the others.
+    /// Records the predicted state after this step. Called for steps that have (or may have)
+    /// a change, after their diff; for other steps the current state is the predicted one.
     fn predict_state(&self, view: &mut HostView);
 
     /// Brings the observed state to the desired one.

@@ -1,6 +1,6 @@
 //! `package`: Debian packages, by apt.
 //!
-//! Leaves alone: packages that it does not name (an install that would remove any is refused by apt), configuration
+//! Does not change: packages that it does not name (an install that would remove any is refused by apt), configuration
 //! files that somebody has changed. A second run is a no-op because the installed versions come from dpkg's status
 //! file; apt is only queried for missing packages, and never updates its lists unless `update_cache = true`.
 
@@ -14,11 +14,11 @@ use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome, Resource, UnitState, de_string};
 use crate::plan::AttributeChange;
 
-/// The desired state of packages.
+/// Desired state of packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackageResource {
-    /// Their names, each with `=version` where it must be that one.
+    /// Package names, with `=version` for a specific version.
     pub names: Vec<String>,
     /// `"absent"` removes them; their configuration files stay.
     #[serde(default)]
@@ -27,13 +27,13 @@ pub struct PackageResource {
     /// redis-server.service`.
     #[serde(default)]
     pub provides: Vec<String>,
-    /// Let apt update its lists before something is installed.
+    /// Update apt's package lists before an install.
     #[serde(default, deserialize_with = "de_string::required")]
     pub update_cache: bool,
-    /// `false`: the services that come with them are neither started nor enabled by the install.
+    /// `false`: the install neither starts nor enables services of the packages.
     #[serde(default = "default_true", deserialize_with = "de_string::required")]
     pub start: bool,
-    /// Install what they recommend, too.
+    /// Also install recommended packages.
     #[serde(default, deserialize_with = "de_string::required")]
     pub install_recommends: bool,
 }
@@ -80,7 +80,7 @@ impl Resource for PackageResource {
         let kinds = ["path ", "user ", "group ", "unit "];
         if let Some(what) = self.provides.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
             return Err(format!(
-                "`provides` holds entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
+                "`provides` has entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
             ));
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! `redis_shard`: one Redis instance that serves a shard: its configuration, its ACL users, its folder, its process.
 //!
-//! Leaves alone: the data, and the role. The role (`replicaof`, `min-replicas-to-write`) belongs to moves and
-//! failovers; if the role in the file contradicts the map, planning stops with an error. A second run is a no-op because
-//! both files are compared by their meaning: `CONFIG REWRITE` may have changed their form.
+//! Does not change: the data, and the role. The role (`replicaof`, `min-replicas-to-write`) belongs to moves and
+//! failovers; if the role in the file contradicts the map, planning stops with an error. A second run is a no-op
+//! because both files are compared by their meaning: `CONFIG REWRITE` may have changed their form.
 //!
 //! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`). The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
@@ -35,7 +35,7 @@ use marks::Mark;
 /// Name of the attribute that shows the primary of a new replica in a plan.
 pub const REPLICA_OF_ATTRIBUTE: &str = "replica of";
 
-/// The desired state of an instance.
+/// Desired state of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisShard {
@@ -48,7 +48,7 @@ pub struct RedisShard {
     pub address: Option<String>,
     /// The configuration: `conf = "a template"`. Its `dir` must be `data_dir`, its `aclfile` the ACL file.
     pub conf: Content,
-    /// The ACL users: `acl = "a template"`. Passwords stand in it as `#sha256` only.
+    /// The ACL users: `acl = "a template"`. It contains passwords as `#sha256` only.
     pub acl: Content,
     /// The password of the ACL user `dunlin`, as which a running instance's ACL is fixed: `admin_password = "…"`.
     /// Without one only the file is fixed.
@@ -93,7 +93,7 @@ pub struct ObservedShardFiles {
     /// The configuration enables the append-only file.
     is_append_only: bool,
     data_dir: PathState,
-    /// The contents that were put here last and what they said then, as the file's own mark tells.
+    /// Contents from which the files were last written and their meaning then, from the marks in the file.
     source_stamps: Vec<Mark>,
     /// Primary in the configuration file.
     configured_primary: Option<String>,
@@ -170,7 +170,7 @@ impl Resource for RedisShard {
         let parsed = RedisConf::parse(conf.as_deref().unwrap_or_default());
         let (users, acl_error) = match acl.as_deref().map(AclFile::parse).transpose() {
             Ok(users) => (users, None),
-            // The instance would not start with it; a new file replaces it all the same.
+            // The instance would not start with it; a new file replaces it anyway.
             Err(error) => (Some(AclFile::default()), Some(error.to_string())),
         };
         let (is_running, is_enabled) = match &self.unit {

@@ -1,6 +1,6 @@
 //! `service`: whether a systemd unit is enabled, runs, is masked; and, as a handler, its restart or reload.
 //!
-//! Leaves alone: the unit's file, and each of the three that the step does not give. A second run is a no-op because
+//! Does not change: the unit's file, and each of the three that the step does not give. A second run is a no-op because
 //! all three are compared with what systemd says. `restart` and `reload` are always due: they belong into handlers.
 
 use anyhow::{Context, Result, bail};
@@ -16,7 +16,7 @@ const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.
 const NO_RELOAD_FLAG: &str = "--no-reload";
 
-/// The desired state of a service.
+/// Desired state of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceResource {
@@ -256,7 +256,7 @@ fn is_failing(shown: &str) -> bool {
     shown.lines().any(|line| matches!(line, "ActiveState=failed" | "SubState=auto-restart"))
 }
 
-/// The unit's last lines in the journal, to stand behind an error; nothing where the journal has none.
+/// Returns the unit's last lines in the journal for an error message; empty if there are none.
 fn last_journal_lines(unit: &str) -> String {
     let asked =
         Program::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);

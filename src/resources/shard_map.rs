@@ -1,8 +1,8 @@
 //! `shard_map`: the published shard map on a host that uses it; its text comes from `shards.toml` of the inventory.
 //!
-//! Leaves alone: the folder it is in, as `file` does. A map of a lower epoch or of another cluster is never put over the
-//! one that stands there: an operator with an old inventory would send writes to the wrong hosts. A second run is a
-//! no-op because the text is the same for the same map.
+//! Does not change: the folder it is in, as `file` does. A map of a lower epoch or of another cluster never replaces
+//! the existing one: an operator with an old inventory would send writes to the wrong hosts. A second run is a no-op
+//! because the text is the same for the same map.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub struct ShardMapResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
     /// Address at which the consumer reports its epoch (`http://`). The host itself sends the request; the answer is a
     /// JSON object with `map_epoch`. A rebalance retires an instance when all consumers use the new epoch.

@@ -28,7 +28,7 @@ fn parse_step(name: &str, table: Value) -> Result<Box<dyn DynResource>, String> 
     Ok(step)
 }
 
-/// A step whose path is `name` in the room.
+/// Builds a step whose path is `name` in the test folder.
 fn step_at(dir: &Path, kind: &str, name: &str, more: &Value) -> Box<dyn DynResource> {
     let mut table = json!({ "path": dir.join(name) });
     table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -76,7 +76,7 @@ fn root_meta(mode: u32) -> PathMeta {
     PathMeta { mode, owner: "root".to_owned(), group: "root".to_owned() }
 }
 
-/// A room with one thing of each sort in it.
+/// Creates a test folder with one entry of each kind.
 fn fixture_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for folder in ["folder", "full/inner"] {
@@ -88,7 +88,7 @@ fn fixture_dir() -> tempfile::TempDir {
     dir
 }
 
-/// Each row: name in the room, the step's other keys, how its plan begins.
+/// Each row: name in the test folder, the step's other keys, prefix of its plan.
 fn check_rows(kind: &str, rows: &[(&str, Value, &str)]) {
     let dir = fixture_dir();
     for (name, more, wanted) in rows {

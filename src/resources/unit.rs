@@ -1,6 +1,6 @@
 //! `unit`: a systemd unit file, or a drop-in of one, in `/etc/systemd/system`.
 //!
-//! Leaves alone: whether the unit is enabled or runs (see `service`), units of packages. systemd is
+//! Does not change: whether the unit is enabled or runs (see `service`), units of packages. systemd is
 //! reloaded once, before the next `service` step or at the end. A second run is a no-op because the
 //! file is compared as `file` does.
 
@@ -29,7 +29,7 @@ const OTHER_UNIT_DIRS: [&str; 4] =
 const UNIT_SUFFIXES: [&str; 9] =
     ["service", "socket", "timer", "path", "mount", "automount", "target", "slice", "swap"];
 
-/// The desired state of a unit file.
+/// Desired state of a unit file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitResource {

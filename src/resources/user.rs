@@ -1,8 +1,8 @@
 //! `user`: one account: number, groups, home, shell, comment.
 //!
-//! Leaves alone: passwords, what is in the home folder (a changed `home` moves nothing, a removed user's home stays),
-//! and each attribute that the step does not give. A second run is a no-op because what is given is compared by value;
-//! `groups` are added to those the user is in, unless `exclusive_groups = true`.
+//! Does not change: passwords, what is in the home folder (a changed `home` moves nothing, a removed user's home
+//! stays), and each attribute that the step does not give. A second run is a no-op because what is given is compared by
+//! value; `groups` are added to those the user is in, unless `exclusive_groups = true`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::process::Program;
 /// Permissions of a home folder that is made; given to useradd, so that the plan knows them.
 const NEW_HOME_MODE: u32 = 0o750;
 
-/// The desired state of an account.
+/// Desired state of an account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserResource {

@@ -12,7 +12,7 @@ use crate::map::ShardId;
 pub struct ShardHealth {
     /// The shard.
     pub shard: ShardId,
-    /// The node that was asked, `host:port`.
+    /// Node that was queried, as `host:port`.
     pub address: String,
     /// Reason why the shard is not reachable; `None` if it is.
     pub failure: Option<String>,

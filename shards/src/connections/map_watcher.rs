@@ -25,7 +25,7 @@ fn read_stamp(path: &Path) -> std::io::Result<FileStamp> {
     Ok(FileStamp(metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 
-/// Watches until the last user of the connection set is gone.
+/// Watches until the last clone of the connection set is dropped.
 pub(super) fn spawn_watcher(inner: &Arc<SharedState>, stamp: FileStamp, interval: Duration) {
     let (weak, map_check) = (Arc::downgrade(inner), inner.map_check.clone());
     tokio::spawn(async move {

@@ -38,8 +38,8 @@ impl RetryDeadline {
         RetryDeadline { start, deadline: start + retry_for, has_followed_redirect: false }
     }
 
-    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere, there
-    /// is nothing to wait for: the new owner accepts, or it says no like any other.
+    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere,
+    /// there is nothing to wait for: the new owner accepts, or it says no like any other.
     async fn wait_before_retry(&mut self, is_redirected: bool) -> bool {
         if is_redirected && !std::mem::replace(&mut self.has_followed_redirect, true) {
             return Instant::now() < self.deadline;

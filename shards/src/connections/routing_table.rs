@@ -25,7 +25,7 @@ pub(super) struct ShardTarget {
     pub(super) user: String,
     primary: Arc<ShardClient>,
     current_client: RwLock<Arc<ShardClient>>,
-    /// The nodes that a ROLE named, kept for the back-off of their connections.
+    /// Nodes that a ROLE named, stored for the back-off of their connections.
     learned_clients: Mutex<Vec<Arc<ShardClient>>>,
     /// Lock of the role query: one task queries, the others wait and use its result.
     role_query: tokio::sync::Mutex<()>,
@@ -47,7 +47,7 @@ impl RoutingTable {
         Ok(RoutingTable { routing: Arc::new(routing), slot_owners: owners, targets })
     }
 
-    /// The owner of a slot. A table is only made of a map in which each slot has one.
+    /// Returns the owner of a slot. A table is only built from a map in which each slot has an owner.
     pub(super) fn target_for_slot(&self, slot: Slot) -> &Arc<ShardTarget> {
         &self.targets[usize::from(self.slot_owners[usize::from(slot.0)])]
     }
@@ -87,7 +87,8 @@ impl ShardTarget {
     }
 
     /// After a refusal at `node`: asks it for its role, and goes where that points. Where it says nothing, a learned
-    /// owner is forgotten, and the map's primary is the next to be asked. Returns whether requests go elsewhere now.
+    /// owner is forgotten, and the map's primary is queried next. Returns whether the destination of requests has
+    /// changed.
     pub(super) async fn update_from_role(&self, node: &Arc<ShardClient>, options: &ConnectionOptions) -> bool {
         let _asking = self.role_query.lock().await;
         if !Arc::ptr_eq(&self.active_client(), node) {

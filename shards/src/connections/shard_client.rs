@@ -118,7 +118,7 @@ impl ShardClient {
             return Ok(link);
         }
         let mut opening = self.connecting.lock().await;
-        // whoever waited for the lock finds what its holder has done
+        // a task that waited for the lock finds the connection of its earlier holder
         if let Some(link) = self.current_connection() {
             return Ok(link);
         }

@@ -53,7 +53,7 @@ impl SlotCoverage {
         &self.overlaps
     }
 
-    /// Ranges that nobody owns, from low to high.
+    /// Ranges without an owner, in ascending order.
     pub(crate) fn find_gaps(&self) -> Vec<SlotRange> {
         let mut holes: Vec<SlotRange> = Vec::new();
         for slot in (0..SLOT_COUNT).map(Slot).filter(|slot| self.owner_of(*slot).is_none()) {

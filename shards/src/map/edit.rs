@@ -8,7 +8,7 @@ use super::{Epoch, MapError, ShardId, ShardMap, ShardPlacement};
 #[derive(Debug, thiserror::Error)]
 pub enum MapEditError {
     /// The text is not a valid map, or would not be one after the edit.
-    #[error("the shard map is not valid {}: {}", if *.after { "after the edit" } else { "as it stands" }, join_messages(.errors))]
+    #[error("the shard map is not valid {}: {}", if *.after { "after the edit" } else { "before the edit" }, join_messages(.errors))]
     Invalid {
         /// The errors are caused by the edit.
         after: bool,
@@ -26,7 +26,7 @@ pub enum MapEditError {
     EpochTooLow {
         /// The epoch of the map.
         current: Epoch,
-        /// The epoch that was asked for.
+        /// Requested epoch.
         requested: Epoch,
     },
 }

@@ -95,7 +95,7 @@ impl<'i> RecipeReader<'i> {
         let rest: Vec<(Range<usize>, String)> =
             self.remaining.keys().map(|key| (key.span(), key.get_ref().to_string())).collect();
         for (span, key) in rest {
-            let help = format!("known here: {}", RECIPE_KEYS.join(", "));
+            let help = format!("known keys: {}", RECIPE_KEYS.join(", "));
             self.add_error(&span, format!("unknown key `{key}`"), Some(&help));
         }
     }
@@ -126,7 +126,7 @@ impl<'i> RecipeReader<'i> {
         if kind.is_none_or(|stem| stem.is_empty() || stem.starts_with(['-', '.']) || stem.ends_with('@'))
             || !name.chars().all(good)
         {
-            let message = format!("{name:?} is no name of a unit that can be started");
+            let message = format!("{name:?} is not the name of a unit that can be started");
             self.add_error(span, message, Some(&format!("a name that ends with one of {}", UNIT_KINDS.join(", "))));
         }
     }
@@ -135,21 +135,21 @@ impl<'i> RecipeReader<'i> {
         if argv.first().is_none_or(String::is_empty) {
             self.add_error(span, "a command needs a program", Some("[\"program\", \"argument\", …]"));
         } else if argv.iter().any(|arg| arg.contains('\0')) {
-            self.add_error(span, "an argument cannot hold a NUL", None);
+            self.add_error(span, "an argument cannot contain a NUL", None);
         }
     }
 
     pub fn check_url(&mut self, span: &Range<usize>, url: &str) {
-        let help = "the check is asked on the host itself, without encryption: http://127.0.0.1:8080/readyz";
+        let help = "the host itself sends the request, without encryption: http://127.0.0.1:8080/readyz";
         if crate::http::Url::parse(url).is_none() {
-            self.add_error(span, format!("{url:?} is no address of the form http://HOST[:PORT]/PATH"), Some(help));
+            self.add_error(span, format!("{url:?} is not an address of the form http://HOST[:PORT]/PATH"), Some(help));
         }
     }
 
     pub fn check_address(&mut self, span: &Range<usize>, address: &str) {
         let good = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !good {
-            self.add_error(span, format!("{address:?} is no address of the form HOST:PORT"), None);
+            self.add_error(span, format!("{address:?} is not an address of the form HOST:PORT"), None);
         }
     }
 

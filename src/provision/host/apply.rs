@@ -14,7 +14,8 @@ use crate::resources::{ApplyContext, BlobSource, HostView, ReadOutcome};
 /// Applies one play.
 ///
 /// # Errors
-/// Returns an error if the play does not exist or the host's journal cannot be written. A failed step is part of the reply.
+/// Returns an error if the play does not exist or the host's journal cannot be written. A failed step is part of the
+/// reply.
 pub fn apply_play(
     planned: &PreparedCatalog,
     request: &ApplyPlay,

@@ -64,7 +64,7 @@ struct StepReading {
     read: ReadOutcome<Value>,
 }
 
-/// Plans a catalog. Contents that a diff needs are asked for in one go.
+/// Plans a catalog. Contents that a diff needs are requested together.
 ///
 /// # Errors
 /// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.

@@ -1,7 +1,7 @@
 //! The state of the host as a step sees it: the current state, overlaid with the predicted changes of earlier steps.
 //!
-//! In a plan, each step with a change records the state after it (`predict_…`), and later steps read that state in place
-//! of the disk. In an apply, nothing is predicted, and every read goes to the disk.
+//! In a plan, each step with a change records the state after it (`predict_…`), and later steps read that state in
+//! place of the disk. In an apply, nothing is predicted, and every read goes to the disk.
 
 mod accounts;
 mod packages;
@@ -79,7 +79,7 @@ impl HostView {
         self.has_pending_step = true;
     }
 
-    /// Notes that an earlier step runs a command: nobody can tell what it makes.
+    /// Records that an earlier step runs a command with unknown effects.
     pub fn predict_command(&mut self, shown: &str) {
         self.pending_command.get_or_insert_with(|| shown.to_owned());
     }
@@ -138,7 +138,7 @@ impl HostView {
         }
     }
 
-    /// The bytes of a file, or of what an earlier step will have made of it; `None` where there is no file, and
+    /// Returns the bytes of a file, with the predicted changes of earlier steps; `None` where there is no file, and
     /// where an earlier step writes it with bytes that are not here yet.
     ///
     /// # Errors
@@ -215,7 +215,7 @@ impl HostView {
         Ok(())
     }
 
-    /// Tells what will stand at a path.
+    /// Records the predicted state of a path.
     pub fn predict_path(&mut self, path: &Path, state: PathState) {
         let real = self.real_path(path);
         self.paths.predict_path(&real, state);
@@ -227,7 +227,7 @@ impl HostView {
         self.paths.predict_content(&real, bytes);
     }
 
-    /// The real path, or the path itself where its folder comes with something that nobody announced.
+    /// Returns the real path, or the path itself if its folder comes from a step with unknown effects.
     fn real_path(&self, path: &Path) -> PathBuf {
         self.paths.resolve_path(path).ok().flatten().unwrap_or_else(|| path.to_owned())
     }
@@ -292,12 +292,12 @@ impl HostView {
         self.predicted_users.contains_key(name)
     }
 
-    /// Tells that an account will be there, or (`None`) will be gone.
+    /// Records a predicted account, or its removal (`None`).
     pub fn predict_user(&mut self, name: &str, state: Option<UserState>) {
         self.predicted_users.insert(name.to_owned(), state);
     }
 
-    /// Tells that a group will be there, or (`None`) will be gone.
+    /// Records a predicted group, or its removal (`None`).
     pub fn predict_group(&mut self, name: &str, state: Option<GroupState>) {
         self.predicted_groups.insert(name.to_owned(), state);
     }
@@ -326,7 +326,7 @@ impl HostView {
         Ok(self.dpkg_versions.as_ref().and_then(|dpkg| dpkg.get(name).cloned()))
     }
 
-    /// Tells that a package will be installed (in that version; empty: whatever version there is) or (`None`) gone.
+    /// Records a package that will be installed (empty: in any version) or removed (`None`).
     pub fn predict_package(&mut self, name: &str, version: Option<String>) {
         self.predicted_packages.insert(name.to_owned(), version);
     }

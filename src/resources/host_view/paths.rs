@@ -152,7 +152,7 @@ impl PathOverlay {
         }
     }
 
-    /// Tells what will stand at a real path.
+    /// Records the predicted state of a real path.
     pub(super) fn predict_path(&mut self, real: &Path, state: PathState) {
         self.predicted_contents.remove(real);
         if !matches!(state, PathState::Directory { .. }) {

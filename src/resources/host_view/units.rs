@@ -62,8 +62,8 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
 
 /// The units that have a link from `*.wants`, `*.requires`, `*.upholds` or an alias: what `enable` makes.
 ///
-/// systemd keeps a unit's `UnitFileState` from when it was first asked until its next reload, and a reload costs more
-/// than all the rest of enabling a unit; so the links are looked at, and no reload is needed to see them.
+/// systemd caches a unit's `UnitFileState` from the first query until its next reload, and a reload costs more
+/// than all the rest of enabling a unit; so the links are read from the disk, which needs no reload.
 struct EnableLinks(BTreeSet<String>);
 
 impl EnableLinks {

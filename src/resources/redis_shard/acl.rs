@@ -18,7 +18,7 @@ use rules::User;
 
 /// The user that Redis has without any ACL file.
 pub const DEFAULT_USER: &str = "default";
-/// The line of a `default` user that nobody can log in as and that keeps the rights which a restart needs.
+/// Line of a `default` user that cannot log in and has the rights that a restart needs.
 pub const DEFAULT_USER_LINE: &str = "user default off resetpass ~* &* +@all";
 
 /// A mistake in an ACL file, or an edit that has no effect. No message holds a rule's text: it may be a password.
@@ -35,7 +35,7 @@ pub enum AclError {
     /// The user has no line.
     #[error("no line defines the user {0}")]
     NoUser(String),
-    /// The edited line does not have the state that was asked for.
+    /// The edited line does not have the requested state.
     #[error("the user {0} could not be switched: its line has rules that overrule `on` and `off`")]
     NotSwitched(String),
 }
@@ -86,8 +86,8 @@ impl AclFile {
 
     /// Returns the rights that the `default` user lacks to replay an append-only file; none where it has them all.
     ///
-    /// Redis replays MULTI/EXEC, and scripts and functions with more than one write, as this user, and drops what it may
-    /// not do. Where no line defines it, Redis gives it all rights.
+    /// Redis replays MULTI/EXEC, and scripts and functions with more than one write, as this user, and drops what it
+    /// may not do. Where no line defines it, Redis gives it all rights.
     pub fn missing_replay_rights(&self) -> Vec<&'static str> {
         self.users.get(DEFAULT_USER).map_or_else(Vec::new, User::missing_rights)
     }

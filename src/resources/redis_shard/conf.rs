@@ -73,7 +73,7 @@ impl RedisConf {
         }
     }
 
-    /// The lines of the running state, as they are to stand below a new content.
+    /// Returns the lines of the running state, to be appended to a new content.
     pub fn runtime_lines(&self) -> String {
         let lines = self.directives.iter().filter(|line| RUNTIME_DIRECTIVES.contains(&line.name.as_str()));
         lines.map(|line| format!("{} {}\n", line.name, line.args.join(" "))).collect()

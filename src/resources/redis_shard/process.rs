@@ -37,7 +37,7 @@ pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the process to end (it writes what is left to its append-only file) and waits until all of it is gone, its port
+/// Stops the process (it first writes its append-only file) and waits until it has exited, its port
 /// too: the file with its number goes before that.
 ///
 /// # Errors
