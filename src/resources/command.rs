@@ -56,7 +56,7 @@ pub enum Condition {
 
 /// Result of the conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "lowercase")]
+#[serde(tag = "is", rename_all = "snake_case")]
 pub enum ObservedCommand {
     /// The command must run.
     Due {
