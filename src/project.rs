@@ -1,5 +1,5 @@
-//! `dunlin.toml`: where the parts of a project are. The one reader of that file, and the one list of the folders in
-//! which files of steps are searched.
+//! `dunlin.toml`: the paths of a project. Only this module reads the file, and only here is the search path of the
+//! files of steps.
 
 use std::path::{Path, PathBuf};
 
@@ -57,8 +57,8 @@ impl Project {
         }
     }
 
-    /// Reads the text of a `dunlin.toml` in the folder `root`. Returns `None`, with the reasons in `found`, if there is a
-    /// mistake in it.
+    /// Reads the text of a `dunlin.toml` in the folder `root`. Returns `None`, with the reasons in `found`, if there is
+    /// a mistake in it.
     pub fn from_file(root: &Path, file: &SourceFile, found: &mut Diagnostics) -> Option<Self> {
         let mut mistakes = Diagnostics::new();
         let table = fields::parse_table(file, &mut mistakes);
@@ -84,8 +84,8 @@ impl Project {
         is_sound.then_some(project)
     }
 
-    /// Returns the folders in which `src` of a step is searched, in this order: `files` next to the playbook, `files` of
-    /// the project, the playbook's own folder.
+    /// Returns the folders in which `src` of a step is searched, in this order: `files` next to the playbook, `files`
+    /// of the project, the playbook's own folder.
     pub fn file_folders(&self, playbook: &Path) -> Vec<PathBuf> {
         let beside = match playbook.parent() {
             Some(folder) if folder != Path::new("") => folder,

@@ -1,14 +1,14 @@
 //! The connections of a service to its shards: one multiplexed connection per shard, opened when first needed, that
 //! follows a shard to its new host while it is being moved.
 //!
-//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM, NOREPLICAS,
-//! MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is sent again, for
-//! [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it is sent again only
-//! where the caller said that it may be ([`Retry::Idempotent`]).
+//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM,
+//! NOREPLICAS, MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is
+//! sent again, for [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it
+//! is sent again only where the caller said that it may be ([`Retry::Idempotent`]).
 //!
-//! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; where that
-//! names another master, the master is tried, and kept while it accepts and until the map's epoch grows. No other node
-//! is ever tried, and a key never goes to another shard.
+//! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
+//! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other
+//! node is ever tried, and a key never goes to another shard.
 
 use std::{
     fmt,
@@ -39,19 +39,19 @@ use routing_table::RoutingTable;
 pub use state::ConnectionStats;
 use state::SharedState;
 
-/// How to connect, and for how long to try.
+/// Options of connections and retries.
 #[derive(Clone)]
 pub struct ConnectionOptions {
     /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
     pub password: Option<String>,
-    /// How long to wait for a reply. Longer than any pause of a move, which a server spends holding writes.
+    /// Time limit of a reply. It must be longer than a pause of a move, during which a server holds writes.
     pub response_timeout: Duration,
-    /// How long to wait for a connection, with authentication.
+    /// Time limit of a connection, including authentication.
     pub connect_timeout: Duration,
-    /// How long a request is sent again. The last attempt begins before this is over, and may take
-    /// [`Options::response_timeout`] itself.
+    /// Time during which a request is retried. The last attempt starts before it ends and may itself take
+    /// [`Options::response_timeout`].
     pub retry_for: Duration,
-    /// How often the published map is looked at.
+    /// Interval at which the published map is checked.
     pub poll_interval: Duration,
 }
 
@@ -79,12 +79,12 @@ impl fmt::Debug for ConnectionOptions {
     }
 }
 
-/// Whether a request may be sent again when it is not known if it was applied.
+/// Permission to repeat a request that may already be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryPolicy {
-    /// It may: applying it twice is the same as once (reads, ZADD, SET).
+    /// Repeat it: applying it twice has the same effect as once (reads, ZADD, SET).
     Idempotent,
-    /// It may not (increments, pushes onto lists).
+    /// Repeat it only if it was not applied (increments, pushes onto lists).
     OnlyIfNotApplied,
 }
 
@@ -95,8 +95,8 @@ pub struct ShardConnections {
 }
 
 impl ShardConnections {
-    /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio runtime;
-    /// the watch ends with the last clone. Error: the map cannot be read or is not valid.
+    /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio
+    /// runtime; the watch ends with the last clone. Error: the map cannot be read or is not valid.
     pub async fn open(path: impl AsRef<Path>, options: ConnectionOptions) -> Result<ShardConnections, RoutingError> {
         let path: PathBuf = path.as_ref().to_owned();
         let (routing, stamp) = map_watcher::load_with_stamp(&path)?;
@@ -122,7 +122,7 @@ impl ShardConnections {
         self.inner.current_table().target_for_slot(slot_for_key(key)).id
     }
 
-    /// What has happened so far.
+    /// Returns the counters of the connection set.
     pub fn stats(&self) -> ConnectionStats {
         self.inner.collect_stats()
     }
@@ -140,7 +140,7 @@ impl ShardConnections {
     }
 
     /// Sends many commands, each to the shard of its key: one pipeline per shard, all shards at the same time. The
-    /// results stand in the order of the items; each has its own, so that a shard that is down fails only its items.
+    /// results are in the order of the items; each has its own, so that a shard that is down fails only its items.
     pub async fn query_batch(&self, items: Vec<(Vec<u8>, Cmd)>, retry: RetryPolicy) -> Vec<Result<Value, ShardError>> {
         retry::send_batch(&self.inner, items, retry).await
     }

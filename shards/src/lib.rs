@@ -1,7 +1,7 @@
 //! Slots, shard maps, epochs, routing and the Redis connections of a sharded service.
 //!
 //! In reading order: [`slot`] (where a key belongs), [`map`] (the map a person writes), [`routing`] (the map a service
-//! reads), [`connections`] (what a service sends its commands through). Used by the dunlin command line and by services;
+//! reads), [`connections`] (the connections of a service). Used by the dunlin command line and by services;
 //! knows neither inventories nor web frameworks.
 
 pub mod connections;

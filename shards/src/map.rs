@@ -1,4 +1,5 @@
-//! The authored shard map, `inventories/<env>/shards.toml`: which host runs which shard, written by people and by moves.
+//! The authored shard map, `inventories/<env>/shards.toml`: which host runs which shard, written by people and by
+//! moves.
 //!
 //! Reading it finds all mistakes at once, each with its place; editing it keeps comments and order.
 
@@ -45,8 +46,8 @@ pub struct ShardId(
 );
 
 impl ShardId {
-    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map cannot
-    /// write to another shard that took over a port.
+    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map
+    /// cannot write to another shard that took over a port.
     pub fn acl_user(self) -> String {
         format!("s{:03}", self.0)
     }
@@ -67,13 +68,13 @@ pub struct ShardMap {
     pub epoch: Epoch,
     /// Shard `n` listens on `port_base + n`.
     pub port_base: u16,
-    /// How many replicas each shard is to have, where the map says so.
+    /// Desired number of replicas per shard, if the map sets it.
     pub replicas: Option<u16>,
     /// The shards, in the order of the file.
     pub shards: Vec<Shard>,
 }
 
-/// One shard and where it runs.
+/// A shard and its placement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shard {
     /// Its number, unique in the map.
@@ -84,11 +85,11 @@ pub struct Shard {
     pub host: String,
     /// The hosts of its replicas, by their inventory names; the primary's is not among them.
     pub replicas: Vec<String>,
-    /// Whether the planner must leave it where it is.
+    /// The planner must not move the shard.
     pub pinned: bool,
 }
 
-/// Where the copies of a shard are, or are to be.
+/// Actual or desired placement of a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShardPlacement {
     /// The shard.
@@ -99,20 +100,20 @@ pub struct ShardPlacement {
     pub replicas: Vec<String>,
 }
 
-/// One mistake in a map.
+/// An error in a map.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct MapError {
-    /// Where it stands: byte offsets into the text. `None` where no single place is to blame.
+    /// Place as byte offsets into the text; `None` if the error has no single place.
     pub span: Option<Range<usize>>,
-    /// What is wrong.
+    /// Description of the error.
     pub message: String,
-    /// What to do about it.
+    /// Suggested correction.
     pub help: Option<String>,
 }
 
 impl Shard {
-    /// Where its copies are.
+    /// Returns the placement of the shard.
     pub fn placement(&self) -> ShardPlacement {
         ShardPlacement { shard: self.id, host: self.host.clone(), replicas: self.replicas.clone() }
     }

@@ -12,7 +12,7 @@ use crate::{
 
 const PUBLISHED_HEADER: &str = "# published by dunlin; edits are overwritten\n";
 
-/// Where each shard of a cluster is to be found at one epoch.
+/// Addresses of the shards of a cluster at one epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     /// The identity of the cluster.
@@ -23,7 +23,7 @@ pub struct Routing {
     pub shards: Vec<Route>,
 }
 
-/// Where one shard is to be found.
+/// Addresses of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
     /// The shard.
@@ -38,7 +38,7 @@ pub struct Route {
     pub user: String,
 }
 
-/// Why there is no routing.
+/// Error of a routing that could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum RoutingError {
     /// A host of the map has no address.
@@ -55,12 +55,12 @@ pub enum RoutingError {
     /// The text is TOML, but not a map.
     #[error("the published shard map is not valid: {0}")]
     Invalid(String),
-    /// The file could not be read.
+    /// Returns an error if the file cannot be read.
     #[error("the published shard map {path} could not be read")]
     Read {
         /// The file.
         path: String,
-        /// Why.
+        /// Cause.
         #[source]
         source: std::io::Error,
     },
@@ -84,8 +84,8 @@ struct PublishedRoute {
 }
 
 impl Routing {
-    /// The routing of an authored map. `address_of` gives the address of an inventory host (without a port), as services
-    /// reach it. Error: a host without one.
+    /// The routing of an authored map. `address_of` gives the address of an inventory host (without a port), as
+    /// services reach it. Error: a host without one.
     pub fn from_map(map: &ShardMap, address_of: impl Fn(&str) -> Option<String>) -> Result<Routing, RoutingError> {
         let locate = |id: ShardId, host: &str| match address_of(host) {
             Some(address) => Ok(with_port(&address, map.port_of(id))),
@@ -127,7 +127,8 @@ impl Routing {
         text
     }
 
-    /// Reads what [`Routing::to_toml`] writes. Keys it does not know are left alone: an older service reads a newer file.
+    /// Reads what [`Routing::to_toml`] writes. Keys it does not know are left alone: an older service reads a newer
+    /// file.
     pub fn parse(text: &str) -> Result<Routing, RoutingError> {
         let file: PublishedMap = toml::from_str(text)?;
         let mut shards = file.shard.into_iter().map(PublishedRoute::into_route).collect::<Result<Vec<_>, _>>()?;
@@ -167,7 +168,7 @@ impl Routing {
 
     fn check_routes(&self) -> Result<(), RoutingError> {
         if let Some(pair) = self.shards.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            return Err(RoutingError::Invalid(format!("shard {} stands in it twice", pair[0].id)));
+            return Err(RoutingError::Invalid(format!("shard {} is listed twice", pair[0].id)));
         }
         for route in &self.shards {
             for address in std::iter::once(&route.primary).chain(&route.replicas) {

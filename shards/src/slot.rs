@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// How many slots there are.
+/// Number of slots.
 pub const SLOT_COUNT: u16 = 16_384;
 
 /// A slot, `0 ..= 16383`.
@@ -26,7 +26,7 @@ impl fmt::Display for Slot {
 
 /// The slot of a key: CRC16 (XMODEM) of the hash tag, or of the whole key where there is none, modulo 16,384.
 ///
-/// The hash tag is what stands between the first `{` and the first `}` after it, unless that is empty.
+/// The hash tag is the text between the first `{` and the first `}` after it, unless that is empty.
 pub fn slot_for_key(key: &[u8]) -> Slot {
     Slot(crc16(hash_tag(key)) % SLOT_COUNT)
 }
@@ -73,12 +73,12 @@ pub struct SlotRange {
 }
 
 impl SlotRange {
-    /// Whether the range holds a slot.
+    /// Returns whether the range contains a slot.
     pub fn contains(&self, slot: Slot) -> bool {
         self.first <= slot && slot <= self.last
     }
 
-    /// How many slots the range holds; at least one.
+    /// Returns the number of slots in the range, at least one.
     pub fn count(&self) -> u16 {
         self.last.0 - self.first.0 + 1
     }
@@ -106,7 +106,7 @@ fn parse_range(part: &str) -> Result<SlotRange, String> {
         None => (parse_slot(part, part)?, parse_slot(part, part)?),
     };
     if first > last {
-        return Err(format!("the range \"{part}\" ends before it begins"));
+        return Err(format!("the range \"{part}\" ends before it starts"));
     }
     Ok(SlotRange { first, last })
 }

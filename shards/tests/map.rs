@@ -99,7 +99,7 @@ fn each_error_has_its_message() {
         ("epoch = 7", "epoch = 7\nreplicas = 99", "replicas must be between 0 and 16, not 99"),
         ("port_base = 7000", "port_base = 70000", "port_base must be between 0 and 65535, not 70000"),
         ("\"0-255,300\"", "\"0-255;300\"", "\"0-255;300\" is not a slot or a range of slots"),
-        ("\"0-255,300\"", "\"255-0\"", "the range \"255-0\" ends before it begins"),
+        ("\"0-255,300\"", "\"255-0\"", "the range \"255-0\" ends before it starts"),
         ("301-16383", "301-16384", "\"301-16384\" is outside the slots 0-16383"),
         ("301-16383", "301-400,401-16383,400", "shard 1 names slots 400 twice"),
         ("[\"redis-02\"]", "\"redis-02\"", "replicas must be an array of host names, not a value of type string"),

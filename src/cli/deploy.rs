@@ -63,7 +63,7 @@ impl DeployCommand {
         for step in loaded.recipe.tasks.iter().filter(|step| !can_run(step)) {
             common
                 .new_reporter()
-                .print_status(&format!("once {}: not with --limit, which leaves hosts out", step.name));
+                .print_status(&format!("task {}: not with --limit, which leaves hosts out", step.name));
         }
         let once = service.pending_tasks(&tasks, &manifest.version).await;
         service

@@ -70,7 +70,7 @@ impl<'a> ServiceRollout<'a> {
         Ok(Self { loaded, args, common, fleet, host_names: names, scope: loaded.to_scope(), excluded_hosts: left_out })
     }
 
-    /// Those of the once-steps that no host left out by `--limit` did for this release: a migration that ran there
+    /// Those of the tasks that no host left out by `--limit` did for this release: a migration that ran there
     /// must not run again. A host that cannot tell is named.
     pub async fn pending_tasks(&self, tasks: &[ReleaseTask], version: &ReleaseVersion) -> Vec<ReleaseTask> {
         if tasks.is_empty() {

@@ -78,7 +78,7 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
         RolloutEvent::Task(host, name, ran) => {
             reporter.print_json("task", json!({"host": host, "name": name, "ran": ran}));
             let how = if *ran { "done" } else { "was done before" };
-            reporter.print_status(&format!("{host}: once {name}: {how}"));
+            reporter.print_status(&format!("{host}: task {name}: {how}"));
         }
         RolloutEvent::Switched(host, outcome) => {
             reporter.print_json("switched", json!({"host": host, "result": outcome}));

@@ -44,8 +44,8 @@ pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
 }
 
-/// Returns the name of a task's row in the plan.
-const TASK_PREFIX: &str = "once ";
+/// Prefix of a task's row in the plan.
+const TASK_PREFIX: &str = "task ";
 
 /// The rows of one host without tasks: release, configuration, units, link, restarts.
 ///
@@ -327,7 +327,7 @@ fn plan_task(step: &ReleaseTask, desired: &DesiredState, observation: &ServiceOb
         .iter()
         .any(|(name, version)| *name == step.name && *version == desired.manifest.version);
     let action = if done { Action::None } else { Action::Run };
-    let mut row = new_row("once", &step.name, action, Vec::new(), &done);
+    let mut row = new_row("task", &step.name, action, Vec::new(), &done);
     row.reason = (!done).then(|| format!("it did not run for release {} yet", desired.manifest.version));
     row
 }

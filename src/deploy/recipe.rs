@@ -165,27 +165,21 @@ struct HealthTable {
 struct TaskTable {
     name: String,
     command: Vec<String>,
-    before: Option<SwitchPoint>,
-    after: Option<SwitchPoint>,
+    #[serde(default = "default_task_phase")]
+    run: TaskPhase,
     timeout: Option<DurationMs>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum SwitchPoint {
-    Switch,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct HooksTable {
     #[serde(default)]
-    before: Vec<HookCommand>,
+    before_switch: Vec<HookCommand>,
     #[serde(default)]
-    after: Vec<HookCommand>,
+    after_switch: Vec<HookCommand>,
 }
 
-/// A hook: `["program", "argument"]`, or one string that a shell reads.
+/// A hook of the recipe: `["program", "argument"]`, or one string that a shell reads.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum HookCommand {
@@ -195,6 +189,10 @@ enum HookCommand {
 
 fn default_true() -> bool {
     true
+}
+
+fn default_task_phase() -> TaskPhase {
+    TaskPhase::BeforeSwitch
 }
 
 impl Recipe {
@@ -207,22 +205,22 @@ impl Recipe {
         let service = reader.take_required("service", "the service's name");
         let hosts = reader.take_required::<String>("hosts", "a selector such as \"app\"");
         let root = reader.take_required::<PathBuf>("root", "the service's folder on its hosts, such as \"/srv/app\"");
-        let keep = reader.take_optional::<usize>("keep");
+        let keep_releases = reader.take_optional::<usize>("keep_releases");
         let batches = reader.take_optional("batches");
         let user = reader.take_optional::<String>("user");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
         let configs = reader.take_tables("config");
         let health = reader.take_optional("health");
-        let tasks = reader.take_tables("once");
-        let hooks = reader.take_optional::<HooksTable>("drain");
+        let tasks = reader.take_tables("task");
+        let hooks = reader.take_optional::<HooksTable>("hooks");
         reader.reject_unknown_keys();
 
         if let Some((span, root)) = &root {
             reader.check_absolute_path(span, "root", root);
         }
-        if let Some((span, 0)) = &keep {
-            reader.add_error(span, "keep must be at least 1", Some("the serving release stays in any case"));
+        if let Some((span, 0)) = &keep_releases {
+            reader.add_error(span, "keep_releases must be at least 1", Some("the serving release stays in any case"));
         }
         if let Some((span, user)) = &user {
             reader.check_account_name(span, "user", user);
@@ -234,7 +232,7 @@ impl Recipe {
             health: reader.read_health(health),
             tasks: reader.read_tasks(tasks),
             hooks: reader.read_hooks(hooks),
-            keep_releases: keep.map_or(DEFAULT_KEEP_RELEASES, |(_, keep)| keep),
+            keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
             batches: batches.map(|(_, batches)| batches).unwrap_or_default(),
             user: user.map(|(_, user)| user),
             service: service.map_or_else(placeholder_service, |(_, service)| service),
@@ -348,24 +346,16 @@ impl RecipeReader<'_> {
     }
 
     fn read_tasks(&mut self, tables: Vec<(Range<usize>, TaskTable)>) -> Vec<ReleaseTask> {
-        let mut steps: Vec<ReleaseTask> = Vec::new();
+        let mut tasks: Vec<ReleaseTask> = Vec::new();
         for (span, table) in tables {
             self.check_argv(&span, &table.command);
-            if steps.iter().any(|other| other.name == table.name) {
-                self.add_error(&span, format!("two once-steps have the name {}", table.name), None);
+            if tasks.iter().any(|other| other.name == table.name) {
+                self.add_error(&span, format!("two tasks have the name {}", table.name), None);
             }
-            let when = match (table.before, table.after) {
-                (_, None) => TaskPhase::BeforeSwitch,
-                (None, Some(SwitchPoint::Switch)) => TaskPhase::AfterSwitch,
-                (Some(_), Some(_)) => {
-                    self.add_error(&span, "a once-step runs before or after the switch, not both", None);
-                    TaskPhase::BeforeSwitch
-                }
-            };
             let timeout_ms = table.timeout.map_or(DEFAULT_TASK_TIMEOUT_MS, |span| span.0);
-            steps.push(ReleaseTask { name: table.name, argv: table.command, phase: when, timeout_ms });
+            tasks.push(ReleaseTask { name: table.name, argv: table.command, phase: table.run, timeout_ms });
         }
-        steps
+        tasks
     }
 
     fn read_hooks(&mut self, table: Option<(Range<usize>, HooksTable)>) -> SwitchHooks {
@@ -379,7 +369,7 @@ impl RecipeReader<'_> {
             hooks.iter().for_each(|hook| self.check_argv(&span, hook));
             hooks
         };
-        SwitchHooks { before: hooks(table.before), after: hooks(table.after) }
+        SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch) }
     }
 }
 
@@ -391,7 +381,7 @@ mod tests {
 service = "timeline"
 hosts   = "app"
 root    = "/srv/timeline"
-keep    = 3
+keep_releases = 3
 batches = ["1", "25%", "100%"]
 user    = "timeline"
 
@@ -418,13 +408,13 @@ sensitive = true
 http = "http://127.0.0.1:8080/readyz"
 timeout = "10s"
 
-[[once]]
+[[task]]
 name = "migrate"
 command = ["bin/timeline-api", "migrate"]
-before = "switch"
+run = "before_switch"
 
-[drain]
-before = ["systemctl stop lb-check", ["sleep", "1"]]
+[hooks]
+before_switch = ["systemctl stop lb-check", ["sleep", "1"]]
 "#;
 
     #[test]
@@ -445,7 +435,7 @@ before = ["systemctl stop lb-check", ["sleep", "1"]]
     fn all_errors_are_reported_at_once_with_positions() {
         let text = VALID_RECIPE
             .replace("\"/srv/timeline\"", "\"srv/../timeline\"")
-            .replace("keep    = 3", "keep    = 0\nhostz = 1")
+            .replace("keep_releases = 3", "keep_releases = 0\nhostz = 1")
             .replace("mode = \"0755\"", "mode = 755")
             .replace("timeline-api.socket\"\nsrc", "../x.service\"\nsrc")
             .replace("http://127", "https://127")
@@ -468,7 +458,7 @@ before = ["systemctl stop lb-check", ["sleep", "1"]]
 
     #[test]
     fn missing_keys_are_named() {
-        let errors = Recipe::parse("keep = 1").unwrap_err();
+        let errors = Recipe::parse("keep_releases = 1").unwrap_err();
         assert_eq!(errors.len(), 3, "{errors:?}");
         crate::messages::check("recipe-missing-keys", errors.iter().map(|error| ("missing", &error.message)));
     }

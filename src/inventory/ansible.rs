@@ -1,10 +1,11 @@
 //! An executable `hosts` that prints Ansible's dynamic inventory for `--list`: groups with `hosts`, `children`, `vars`,
 //! and `_meta.hostvars`.
 //!
-//! These variables become fields of the host (from `hostvars`) or connection settings (from a group's `vars`); all others
-//! stay variables: `ansible_host`, `ansible_port`, `ansible_user`, `ansible_become`, `ansible_ssh_private_key_file`, and
-//! of the host alone `zone`, `memory`, `host_key`, `weight`, `drain`. Old names (`ansible_ssh_host` …) are taken as well.
-//! Protocol: <https://docs.ansible.com/ansible/latest/dev_guide/developing_inventory.html>.
+//! These variables become fields of the host (from `hostvars`) or connection settings (from a group's `vars`); all
+//! others stay variables: `ansible_host`, `ansible_port`, `ansible_user`, `ansible_become`,
+//! `ansible_ssh_private_key_file`, and of the host alone `zone`, `memory`, `host_key`, `weight`, `drain`. Old names
+//! (`ansible_ssh_host` …) are taken as well. Protocol:
+//! <https://docs.ansible.com/ansible/latest/dev_guide/developing_inventory.html>.
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -25,7 +26,7 @@ use super::validate;
 use super::vars::{VarData, Variable, Vars, is_var_name};
 use crate::process::{End, Program};
 
-/// How long the executable may take.
+/// Time limit of the executable.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Runs the executable and reads what it prints.
@@ -50,7 +51,7 @@ pub(super) fn run_script_with_timeout(
     let stderr = String::from_utf8_lossy(&output.stderr);
     let with_stderr = |diagnostic: Diagnostic| match last_lines(&stderr) {
         None => diagnostic,
-        Some(lines) => diagnostic.with_help(format!("it said:\n{lines}")),
+        Some(lines) => diagnostic.with_help(format!("its output:\n{lines}")),
     };
     if !output.status.success() {
         let message = format!("the dynamic inventory failed ({})", output.status);
@@ -60,7 +61,7 @@ pub(super) fn run_script_with_timeout(
     match serde_json::from_slice(&output.stdout) {
         Ok(Json::Object(groups)) => read_groups_and_hosts(&groups, dir, (&Origin::whole_file(&file), found)),
         Ok(_) => {
-            let message = "the dynamic inventory printed JSON that is no object";
+            let message = "the dynamic inventory printed JSON that is not an object";
             found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
             RawInventory::default()
         }
@@ -72,7 +73,7 @@ pub(super) fn run_script_with_timeout(
     }
 }
 
-/// The last lines of what a program said: the cause mostly stands at the end.
+/// Returns the last lines of a program's output, where the cause usually is.
 fn last_lines(text: &str) -> Option<String> {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     (!lines.is_empty()).then(|| lines[lines.len().saturating_sub(10)..].join("\n"))

@@ -1,4 +1,5 @@
-//! Findings that need the whole inventory: clashing names, forgotten tables, doubled addresses, contradicting variables.
+//! Findings that need the whole inventory: clashing names, forgotten tables, doubled addresses, contradicting
+//! variables.
 
 use std::collections::{HashMap, HashSet};
 
@@ -18,7 +19,8 @@ pub(super) fn check_group_names(groups: &[RawGroup], hosts: &HashMap<String, usi
         if name.value == "all" {
             for entry in group.members.iter().chain(&group.children).filter(|entry| entry.origin.span.is_some()).take(1)
             {
-                let message = "`all` holds every host by itself; only variables and connection settings go here";
+                let message =
+                    "`all` always contains every host; only variables and connection settings are allowed here";
                 found.push(Diagnostic::error_at(&entry.origin, message));
             }
         }

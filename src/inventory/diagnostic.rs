@@ -1,4 +1,4 @@
-//! What a loader found wrong: collected, all at once, and shown with an excerpt or as JSON.
+//! Findings of loaders: collected, then shown together with an excerpt or as JSON.
 //!
 //! Loaders never stop at the first mistake. They push into [`Diagnostics`] and go on with what they could read.
 
@@ -10,12 +10,12 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin as Place, Renderer,
 
 use super::source::{Origin, SourceFile};
 
-/// How bad a finding is.
+/// Severity of a finding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// What was read cannot be used.
+    /// The input cannot be used.
     Error,
-    /// It can be used, but is probably not what was meant.
+    /// The input can be used, but is probably not intended.
     Warning,
 }
 
@@ -29,18 +29,18 @@ impl Severity {
     }
 }
 
-/// One finding: what, where, and what to do about it.
+/// A finding with its place and a suggested correction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
     /// Error or warning.
     pub severity: Severity,
     /// The file and the bytes in it.
     pub origin: Origin,
-    /// One line, without a full stop at its end.
+    /// Message in one line, without a full stop at its end.
     pub message: String,
-    /// What stands beside the caret.
+    /// Text beside the caret.
     pub label: Option<String>,
-    /// What to do; may have several lines.
+    /// Suggested correction; may have several lines.
     pub help: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Diagnostic {
         self
     }
 
-    /// Sets what stands beside the caret.
+    /// Sets the text beside the caret.
     pub fn with_label(mut self, label: impl Into<String>) -> Self {
         self.label = Some(label.into());
         self
@@ -98,7 +98,7 @@ impl Diagnostic {
         if with.help.is_some() || all.is_empty() {
             with
         } else {
-            with.with_help(format!("known here: {}", all.join(", ")))
+            with.with_help(format!("known keys: {}", all.join(", ")))
         }
     }
 
@@ -162,14 +162,14 @@ impl Diagnostic {
     }
 }
 
-/// One line: `path:line:col: error: message`.
+/// Formats the finding as one line: `path:line:col: error: message`.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}: {}", self.origin, self.severity.as_str(), self.message)
     }
 }
 
-/// All findings of a load.
+/// Findings of a load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Diagnostics {
     items: Vec<Diagnostic>,
@@ -191,22 +191,22 @@ impl Diagnostics {
         self.items.extend(other.items);
     }
 
-    /// Whether nothing at all was found.
+    /// Returns whether there are no findings.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
 
-    /// Whether something was found that makes the result unusable.
+    /// Returns whether a finding makes the result unusable.
     pub fn has_errors(&self) -> bool {
         self.error_count() > 0
     }
 
-    /// How many errors there are.
+    /// Returns the number of errors.
     pub fn error_count(&self) -> usize {
         self.items.iter().filter(|d| d.severity == Severity::Error).count()
     }
 
-    /// How many warnings there are.
+    /// Returns the number of warnings.
     pub fn warning_count(&self) -> usize {
         self.items.len() - self.error_count()
     }
@@ -225,7 +225,8 @@ impl Diagnostics {
         self.items.dedup();
     }
 
-    /// All findings as text, an empty line between two of them, a line feed at the end. Empty where nothing was found.
+    /// Renders the findings as text, separated by empty lines and with a line feed at the end. Returns an empty text if
+    /// there are no findings.
     pub fn render(&self, coloured: bool) -> String {
         let shown: Vec<String> = self.items.iter().map(|d| d.render(coloured) + "\n").collect();
         shown.join("\n")

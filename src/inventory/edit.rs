@@ -1,4 +1,4 @@
-//! Adding a host to the text of a `hosts.toml`: comments, order and spacing of everything else stay as they are.
+//! Adding a host to the text of a `hosts.toml`: comments, order and spacing of the rest are preserved.
 
 use toml_edit::{Array, DocumentMut, Item, RawString, Table, TableLike, Value};
 
@@ -23,17 +23,17 @@ pub struct NewHost {
     pub port: Option<u16>,
     /// The user to log in as.
     pub user: Option<String>,
-    /// The private key's path, as it shall stand in the file.
+    /// Path of the private key, as written to the file.
     pub key: Option<String>,
     /// A host of the inventory, or `user@host:port`.
     pub jump: Option<String>,
     /// Its zone.
     pub zone: Option<String>,
-    /// What shards may use.
+    /// Memory limit for shards.
     pub memory: Option<ByteSize>,
 }
 
-/// Why a host was not added.
+/// Error of adding a host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostEditError {
     /// The text is not TOML.
@@ -44,7 +44,7 @@ pub enum HostEditError {
     InvalidField {
         /// The field.
         field: &'static str,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: String,
     },
     /// A group that is not there.
@@ -62,7 +62,7 @@ pub enum HostEditError {
         host: String,
         /// The field.
         field: &'static str,
-        /// What stands there.
+        /// Existing entry.
         existing: String,
     },
     /// The file is laid out in a way that is not edited (an inline table, a value where a table should be).
@@ -74,8 +74,8 @@ fn suggestion_text(near: &[String]) -> String {
     if near.is_empty() { String::new() } else { format!("; did you mean `{}`?", near.join("`, `")) }
 }
 
-/// Adds `[hosts.NAME]` behind the last host, and the name to the `hosts` of each group unless an entry there (a range too)
-/// already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
+/// Adds `[hosts.NAME]` behind the last host, and the name to the `hosts` of each group unless an entry there (a range
+/// too) already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
 ///
 /// # Errors
 /// See [`EditError`]; the text is then unchanged in meaning and form, since nothing is returned.

@@ -20,7 +20,7 @@ pub fn parse_table<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned
             found.push(Diagnostic::error_at_span(
                 file,
                 one.bracket..one.bracket + 1,
-                format!("`{bracket}` is never closed"),
+                format!("`{bracket}` is not closed"),
             ));
         }
         (table, errors) = DeTable::parse_recoverable(
@@ -49,7 +49,7 @@ fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnos
     if rest.is_empty() { diagnostic } else { diagnostic.with_help(rest.join("\n")) }
 }
 
-/// A table of a file, of which fields are taken one by one; what was never asked for is an unknown key in the end.
+/// A table of a file whose fields are taken one by one; the remaining keys are reported as unknown.
 pub struct TableReader<'t, 'i> {
     file: &'t SourceFile,
     table: &'t DeTable<'i>,
@@ -58,12 +58,12 @@ pub struct TableReader<'t, 'i> {
 }
 
 impl<'t, 'i> TableReader<'t, 'i> {
-    /// A table that stands at `span` (for the root: the whole file).
+    /// Creates a reader of the table at `span` (for the root: the whole file).
     pub fn new(file: &'t SourceFile, table: &'t DeTable<'i>, span: Range<usize>) -> Self {
         Self { file, table, span, known_keys: Vec::new() }
     }
 
-    /// Where the table stands.
+    /// Returns the place of the table.
     pub fn table_origin(&self) -> Origin {
         Origin::at_span(self.file, self.span.clone())
     }
@@ -74,7 +74,7 @@ impl<'t, 'i> TableReader<'t, 'i> {
         self.table.get(key)
     }
 
-    /// Where a field's value stands; the table's place where the field is absent.
+    /// Returns the place of a field's value, or of the table if the field is absent.
     pub fn field_origin(&self, key: &str) -> Origin {
         self.table.get(key).map_or_else(|| self.table_origin(), |value| Origin::at_span(self.file, value.span()))
     }
@@ -167,8 +167,8 @@ impl<'t, 'i> TableReader<'t, 'i> {
         }
     }
 
-    /// All entries of a table whose keys are free names, in the order of the file, each with its key's place. What is
-    /// not a table is reported and left out.
+    /// Returns the entries of a table with free names, in the order of the file, each with the place of its key.
+    /// Entries that are not tables are reported and skipped.
     pub fn named_tables(&self, what: &str, found: &mut Diagnostics) -> Vec<(Located<String>, TableReader<'t, 'i>)> {
         let mut entries = Vec::with_capacity(self.table.len());
         for (key, value) in self.table {
@@ -189,14 +189,14 @@ impl<'t, 'i> TableReader<'t, 'i> {
         entries
     }
 
-    /// All entries as they are, in the order of the file.
+    /// Returns the entries unchanged, in the order of the file.
     pub fn sorted_entries(&self) -> Vec<(&'t Spanned<std::borrow::Cow<'i, str>>, &'t Spanned<DeValue<'i>>)> {
         let mut entries: Vec<_> = self.table.iter().collect();
         entries.sort_by_key(|(key, _)| key.span().start);
         entries
     }
 
-    /// Reports every key that was never asked for, with a suggestion. `what` names the table: "a host".
+    /// Reports every unknown key, with a suggestion. `what` names the table: "a host".
     pub fn report_unknown_keys(self, what: &str, found: &mut Diagnostics) {
         for (key, _) in self.table {
             let name = key.get_ref().as_ref();

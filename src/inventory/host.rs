@@ -10,7 +10,7 @@ use super::secrets::Secrets;
 use super::source::{Located, Origin};
 use super::vars::Vars;
 
-/// How to get to a host that is not reached directly.
+/// Route to a host that is not reached directly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProxyJump {
     /// Over another host of this inventory, with all that it says about itself (its own jump too).
@@ -31,15 +31,16 @@ pub enum ProxyJump {
 pub struct InventoryHost {
     /// Its name in the inventory.
     pub name: String,
-    /// Where it is first named.
+    /// Place where a file first names the host.
     pub origin: Origin,
-    /// A host name, an IPv4 or IPv6 address (no brackets), or a name from the ssh config. The host's name where not given.
+    /// A host name, an IPv4 or IPv6 address (no brackets), or a name from the ssh config. The host's name where not
+    /// given.
     pub address: String,
     /// The port; ssh's own choice where absent.
     pub port: Option<u16>,
     /// The user to log in as; ssh's own choice where absent.
     pub user: Option<String>,
-    /// Whether the agent is started through `sudo -n`.
+    /// The agent is started with `sudo -n`.
     pub become_root: bool,
     /// The private key's file, absolute. May hold blanks: quote it in a configuration file.
     pub key: Option<PathBuf>,
@@ -49,15 +50,15 @@ pub struct InventoryHost {
     pub jump: Option<ProxyJump>,
     /// The failure zone, which is also the group `zone_NAME`.
     pub zone: Option<String>,
-    /// What shards may use.
+    /// Memory limit for shards.
     pub memory: Option<ByteSize>,
     /// The share of load relative to other hosts; 1.0 where not given, always above 0 and finite.
     pub weight: f64,
-    /// Whether shards are to leave this host.
+    /// The planner moves shards off this host.
     pub drain: bool,
     /// An ssh configuration file to read, absolute. May hold blanks.
     pub ssh_config: Option<PathBuf>,
-    /// How long a connection may take to come up; the caller's own default where absent.
+    /// Time limit of a connection; the caller's default if absent.
     pub connect_timeout: Option<Duration>,
     pub(super) vars: Vars,
     /// Indices of its groups, lowest precedence first.
@@ -69,7 +70,7 @@ pub struct InventoryHost {
 pub struct HostGroup {
     /// Its name.
     pub name: String,
-    /// Where it is defined.
+    /// Place of the definition.
     pub origin: Origin,
     /// 0 for `all`, 1 for a group without parents, else one more than its deepest parent.
     pub depth: usize,
@@ -81,7 +82,7 @@ pub struct HostGroup {
     pub(super) members: Vec<usize>,
 }
 
-/// All hosts of an environment.
+/// Hosts of an environment.
 #[derive(Clone, Debug)]
 pub struct Inventory {
     pub(super) dir: PathBuf,
@@ -102,7 +103,7 @@ impl Inventory {
         &self.dir
     }
 
-    /// All hosts, in the order in which the files first name them.
+    /// Returns the hosts in the order in which the files first name them.
     pub fn hosts(&self) -> &[InventoryHost] {
         &self.hosts
     }
@@ -132,15 +133,16 @@ impl Inventory {
         self.zones.keys().map(String::as_str)
     }
 
-    /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown host.
+    /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown
+    /// host.
     pub fn groups_of(&self, host: &str) -> Vec<&str> {
         let groups = self.find_host(host).map(|host| host.groups.as_slice()).unwrap_or_default();
         groups.iter().map(|index| self.groups[*index].name.as_str()).filter(|name| *name != "all").collect()
     }
 
     /// The variables of a host, merged, each with the place that won. Lowest precedence first: `[defaults] vars` <
-    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A table
-    /// is replaced as a whole. Empty for an unknown host.
+    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A
+    /// table is replaced as a whole. Empty for an unknown host.
     pub fn merged_vars(&self, host: &str) -> Vars {
         let Some(host) = self.find_host(host) else { return Vars::new() };
         let mut merged = self.default_vars.clone();
@@ -151,7 +153,7 @@ impl Inventory {
         merged
     }
 
-    /// What `secrets.toml` holds; empty where there is none.
+    /// Returns the secrets of `secrets.toml`; empty without the file.
     pub fn secrets(&self) -> &Secrets {
         &self.secrets
     }

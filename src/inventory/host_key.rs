@@ -1,4 +1,4 @@
-//! Public host keys as they stand in `known_hosts`: `ssh-ed25519 AAAA…`.
+//! Public host keys in the form of `known_hosts`: `ssh-ed25519 AAAA…`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ pub struct HostKey {
     blob: Vec<u8>,
 }
 
-/// Why a text is not a host key.
+/// Error of a text that is not a host key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HostKeyError {
     /// Not of the form `type base64`.

@@ -1,4 +1,4 @@
-//! `hosts.toml` → draft: types, names and ranges are checked here; what concerns several entries, when they are joined.
+//! `hosts.toml` → draft: types, names and ranges are checked here; rules across entries are checked in the merge.
 
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use super::source::{Located, Origin, SourceFile};
 use super::vars::read_vars;
 use super::{range, validate};
 
-/// How long connecting may take.
+/// Accepted time limits of a connection.
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);
 
 /// Reads a `hosts.toml`; paths in it are relative to `dir`.
@@ -205,7 +205,7 @@ pub(super) fn host_key_error(origin: &Origin, error: &HostKeyError) -> Diagnosti
     }
 }
 
-/// Parses `name`, `user@host` and `user@host:port`; an IPv6 address with a port stands in brackets.
+/// Parses `name`, `user@host` and `user@host:port`; an IPv6 address with a port needs brackets.
 pub(super) fn parse_jump(text: &str) -> Result<RawJump, String> {
     let (user, place) = match text.rsplit_once('@') {
         Some((user, place)) => (Some(user), place),

@@ -11,7 +11,7 @@ use super::read::read_source;
 use super::source::SourceFile;
 use super::{ansible, hosts_toml, resolve, secrets};
 
-/// What a load gave: an inventory unless there was an error, and everything that was found, sorted by place.
+/// Result of a load: an inventory unless there was an error, and the findings, sorted by place.
 #[derive(Debug)]
 pub struct LoadedInventory {
     /// The inventory; `None` where [`Self::diagnostics`] holds an error.
@@ -22,7 +22,8 @@ pub struct LoadedInventory {
 
 impl Inventory {
     /// Reads a folder: `hosts.toml`, an executable `hosts` (Ansible's dynamic inventory), or both, and `secrets.toml`.
-    /// Where both name a host or group, `hosts.toml` wins field by field. Opens no connection; a dynamic inventory is run.
+    /// Where both name a host or group, `hosts.toml` wins field by field. Opens no connection; a dynamic inventory is
+    /// run.
     pub fn load_folder(dir: &Path) -> LoadedInventory {
         let mut found = Diagnostics::new();
         let mut draft = RawInventory::default();

@@ -1,11 +1,11 @@
-//! The same host or group from several sources, made one; and the order of hosts.
+//! Merges a host or group from several sources; sets the order of hosts.
 
 use std::collections::{HashMap, HashSet};
 
 use super::raw::{RawGroup, RawHost};
 use super::source::Located;
 
-/// The same host from a further source: what the earlier one says stands.
+/// Merges a host from a further source; values of the earlier source take precedence.
 pub(super) fn merge_hosts(drafts: Vec<RawHost>) -> Vec<RawHost> {
     let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
     let mut merged: Vec<RawHost> = Vec::with_capacity(drafts.len());
@@ -38,7 +38,8 @@ pub(super) fn merge_hosts(drafts: Vec<RawHost>) -> Vec<RawHost> {
     merged
 }
 
-/// The same group from a further source: hosts and children add up, what else the earlier one says stands.
+/// Merges a group from a further source: hosts and children are joined, other values of the earlier source take
+/// precedence.
 pub(super) fn merge_groups(drafts: Vec<RawGroup>) -> Vec<RawGroup> {
     let mut index: HashMap<String, usize> = HashMap::with_capacity(drafts.len());
     let mut merged: Vec<RawGroup> = Vec::with_capacity(drafts.len());

@@ -1,7 +1,7 @@
-//! Hosts, groups, variables and selectors; everything typed, every value knows its `file:line:col`.
+//! Hosts, groups, variables and selectors; everything typed, every value has its `file:line:col`.
 //!
-//! [`Inventory::load`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`), reports all mistakes at once
-//! and opens no connection. [`SourceFile`], [`Diagnostic`] and [`fields`] serve other loaders as well.
+//! [`Inventory::load`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`), reports all mistakes at
+//! once and opens no connection. [`SourceFile`], [`Diagnostic`] and [`fields`] serve other loaders as well.
 
 mod ansible;
 mod byte_size;

@@ -1,4 +1,4 @@
-//! Jumps: names become hosts of the inventory.
+//! Resolves the names of jump hosts to hosts of the inventory.
 
 use std::collections::{HashMap, HashSet};
 
@@ -78,6 +78,6 @@ fn unknown_jump_host_error(
 ) -> Diagnostic {
     let others = index.keys().map(String::as_str).filter(|other| *other != host.name.value);
     Diagnostic::error_at(&name.origin, format!("no host `{}` to jump over", name.value))
-        .with_help("name a host of this inventory, write user@host:port, or set `ssh_config` if it stands there")
+        .with_help("name a host of this inventory, write user@host:port, or set `ssh_config` if the file defines it")
         .suggest_nearest(&name.value, others)
 }

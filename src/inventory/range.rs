@@ -1,4 +1,5 @@
-//! Ranges in host entries: `redis-[01:03]` is redis-01, redis-02, redis-03; `[a:c]` counts letters, `[01:09:2]` in steps.
+//! Ranges in host entries: `redis-[01:03]` is redis-01, redis-02, redis-03; `[a:c]` counts letters, `[01:09:2]` in
+//! steps.
 
 /// More names than this in one entry are refused: it is a slip, not a fleet.
 pub const MAX_RANGE_HOSTS: usize = 10_000;
@@ -6,7 +7,7 @@ pub const MAX_RANGE_HOSTS: usize = 10_000;
 /// Expands every range of an entry, the last one fastest. An entry without a range is itself.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the entry.
+/// Returns a description of the problem if the entry is invalid.
 pub fn expand_ranges(entry: &str) -> Result<Vec<String>, String> {
     let mut names = vec![String::new()];
     let mut rest = entry;
@@ -30,7 +31,7 @@ pub fn expand_ranges(entry: &str) -> Result<Vec<String>, String> {
 }
 
 fn too_many_error() -> String {
-    format!("the range stands for more than {MAX_RANGE_HOSTS} hosts")
+    format!("the range has more than {MAX_RANGE_HOSTS} hosts")
 }
 
 fn parse_range(range: &str) -> Result<Vec<String>, String> {
@@ -106,9 +107,9 @@ mod tests {
         for (entry, message) in [
             ("r[3:1]", "the range `[3:1]` is empty: its first bound is the larger one"),
             ("r[c:a]", "the range `[c:a]` is empty: its first bound is the larger one"),
-            ("r[1:10001]", "the range stands for more than 10000 hosts"),
-            ("r[0:99999999999999999999999]", "the range stands for more than 10000 hosts"),
-            ("r[1:200][1:200]", "the range stands for more than 10000 hosts"),
+            ("r[1:10001]", "the range has more than 10000 hosts"),
+            ("r[0:99999999999999999999999]", "the range has more than 10000 hosts"),
+            ("r[1:200][1:200]", "the range has more than 10000 hosts"),
             ("r[01:3]", "the bounds of `[01:3]` have different widths"),
             ("r[1-3]", "`[1-3]` is not a range; write `[01:03]`"),
             ("r[1:x]", "`[1:x]` is not a range; write `[01:03]` or `[a:c]`"),

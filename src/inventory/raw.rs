@@ -1,4 +1,4 @@
-//! What the sources of an inventory say, before it is put together: shared by `hosts.toml` and dynamic inventories.
+//! Raw entries of the sources of an inventory, before the merge: shared by `hosts.toml` and dynamic inventories.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use super::host_key::HostKey;
 use super::source::Located;
 use super::vars::Vars;
 
-/// How to reach a host; every field may be absent and then comes from a wider scope.
+/// Connection settings of a host; an absent field comes from a wider scope.
 #[derive(Clone, Debug, Default)]
 pub(super) struct ConnectionSettings {
     pub user: Option<Located<String>>,
@@ -54,7 +54,7 @@ pub(super) struct RawHost {
     pub name: Located<String>,
     pub connection: ConnectionSettings,
     pub address: Option<Located<String>>,
-    /// Whether an address stands there, be it a wrong one.
+    /// The host has an address, even an invalid one.
     pub has_address: bool,
     pub host_keys: Vec<Located<HostKey>>,
     pub zone: Option<Located<String>>,

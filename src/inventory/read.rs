@@ -15,7 +15,8 @@ pub fn read_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic> {
     read(path, |path, text| SourceFile::new(path, text))
 }
 
-/// Reads a text file whose lines must not be shown in diagnostics. Returns `None` only if there is no file of that name.
+/// Reads a text file whose lines must not be shown in diagnostics. Returns `None` only if there is no file of that
+/// name.
 ///
 /// # Errors
 /// As [`read_source`].

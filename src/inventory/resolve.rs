@@ -1,4 +1,4 @@
-//! Draft → inventory: hosts and groups get to know each other, and what applies to a host is worked out.
+//! Draft → inventory: resolves the groups of each host, and the settings and variables that apply to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -90,7 +90,7 @@ fn collect_hosts(
         if let Err(message) = validate::check_host(&name.value) {
             found.push(Diagnostic::error_at(&name.origin, message));
         } else if name.value == "all" {
-            let message = "`all` is reserved: it stands for every host";
+            let message = "`all` is reserved: it selects every host";
             found.push(Diagnostic::error_at(&name.origin, message));
         }
         index.insert(name.value.clone(), hosts.len());
@@ -174,7 +174,7 @@ fn direct_members(
         match first.get(member.value.as_str()) {
             // One message per entry, however many names of its range are there twice.
             Some(earlier) if reported != Some(&member.origin) => {
-                let message = format!("host `{}` stands twice in group `{}`", member.value, group.name.value);
+                let message = format!("host `{}` is listed twice in group `{}`", member.value, group.name.value);
                 found.push(
                     Diagnostic::error_at(&member.origin, message).with_help(format!("the first time at {earlier}")),
                 );

@@ -1,4 +1,5 @@
-//! `secrets.toml` beside `hosts.toml`: strings by (nested) name, which never appear in messages, excerpts or debug output.
+//! `secrets.toml` beside `hosts.toml`: strings by (nested) name, which never appear in messages, excerpts or debug
+//! output.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -40,7 +41,7 @@ impl fmt::Display for Secret {
     }
 }
 
-/// All secrets by dotted name (`redis.password`). `Debug` shows names only.
+/// Secrets by dotted name (`redis.password`). `Debug` shows names only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Secrets {
     values: BTreeMap<String, Secret>,
@@ -57,7 +58,7 @@ impl Secrets {
         self.values.keys().map(String::as_str)
     }
 
-    /// Whether there is none.
+    /// Returns whether there are no secrets.
     pub fn is_empty(&self) -> bool {
         self.values.is_empty()
     }

@@ -32,11 +32,11 @@ pub struct Selector {
     terms: Vec<SelectorTerm>,
 }
 
-/// Why a text is not a selector.
+/// Error of a text that is not a selector.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectorError {
     /// Nothing is in it.
-    #[error("the selector is empty; `all` stands for every host")]
+    #[error("the selector is empty; `all` selects every host")]
     Empty,
     /// Two separators without a term in between, or one at an end.
     #[error("the selector `{0}` has an empty term")]
@@ -46,12 +46,12 @@ pub enum SelectorError {
     InvalidTerm {
         /// The term.
         term: String,
-        /// What is wrong with it.
+        /// Reason why it is invalid.
         why: String,
     },
 }
 
-/// Why a selector gives no hosts.
+/// Error of a selector that gives no hosts.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SelectError {
     /// A term that is no host, group or zone, or a glob that matches none.
@@ -62,7 +62,7 @@ pub enum SelectError {
         /// Names near it, nearest first.
         similar: Vec<String>,
     },
-    /// All terms are known, but together they leave no host.
+    /// The terms are known, but together they select no host.
     #[error("`{0}` leaves no host")]
     NoHosts(String),
 }
@@ -141,8 +141,8 @@ impl Inventory {
     /// The hosts that a selector means, in the order of the inventory.
     ///
     /// # Errors
-    /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too much),
-    /// [`SelectError::Empty`] where no host is left.
+    /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too
+    /// much), [`SelectError::Empty`] where no host is left.
     pub fn select_hosts(&self, selector: &Selector) -> Result<Vec<&InventoryHost>, SelectError> {
         let of = |operator| selector.terms.iter().filter(move |term| term.operator == operator);
         let mut chosen = vec![of(SetOperator::Union).next().is_none(); self.hosts.len()];
@@ -198,7 +198,7 @@ impl Inventory {
     }
 }
 
-/// Whether a glob with `*` and `?` matches a whole name; linear in their product.
+/// Returns whether a glob with `*` and `?` matches a whole name. The time is linear in the product of their lengths.
 pub(super) fn matches_glob(glob: &str, name: &str) -> bool {
     let (glob, name) = (glob.as_bytes(), name.as_bytes());
     let (mut g, mut n) = (0, 0);

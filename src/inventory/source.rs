@@ -55,7 +55,7 @@ impl SourceFile {
         self.inner.without_unclosed.get_or_init(|| mend(self.text()))
     }
 
-    /// Whether lines of this file must not be shown.
+    /// Returns whether lines of this file must not be shown.
     pub fn is_concealed(&self) -> bool {
         self.inner.concealed
     }
@@ -104,12 +104,12 @@ impl PartialEq for SourceFile {
 
 impl Eq for SourceFile {}
 
-/// Where a value stands: a file and, where it is known, the bytes in it. Displays as `path:line:col`.
+/// Place of a value: a file and, if known, the range of bytes in it. Displays as `path:line:col`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
     /// The file.
     pub file: SourceFile,
-    /// Byte offsets into the file's text; `None` stands for the file as a whole.
+    /// Byte offsets into the file's text; `None` for the file as a whole.
     pub span: Option<Range<usize>>,
 }
 
@@ -145,7 +145,7 @@ impl fmt::Display for Origin {
 pub struct Located<T> {
     /// The value.
     pub value: T,
-    /// Where it stands.
+    /// Place of the value.
     pub origin: Origin,
 }
 

@@ -1,4 +1,4 @@
-//! The room as a whole: data cases, precedence, selectors, dynamic inventories, size.
+//! Tests of the module: data cases, precedence, selectors, dynamic inventories, size.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

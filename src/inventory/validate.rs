@@ -1,12 +1,12 @@
-//! What may be a host, user, group, address or path. These end up in arguments and configuration of ssh, so nothing that
-//! could be read there as an option, a token (`%h`, `${HOME}`), a quote or a second line gets past here.
+//! Validates names of hosts, users and groups, addresses and paths. These end up in arguments and configuration of ssh,
+//! so options, tokens (`%h`, `${HOME}`), quotes and line breaks are rejected here.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Checks a host name: `[A-Za-z0-9][A-Za-z0-9._-]*`, at most 253 bytes.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// Returns a description of the problem if the value is invalid.
 pub fn check_host(name: &str) -> Result<(), String> {
     check_name(
         name,
@@ -20,7 +20,7 @@ pub fn check_host(name: &str) -> Result<(), String> {
 /// Checks a group or zone name: `[A-Za-z0-9_][A-Za-z0-9._-]*`, at most 253 bytes.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// Returns a description of the problem if the value is invalid.
 pub fn check_group(name: &str) -> Result<(), String> {
     let rest = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     check_name(name, "name", 253, |c| c.is_ascii_alphanumeric() || c == '_', rest)
@@ -29,7 +29,7 @@ pub fn check_group(name: &str) -> Result<(), String> {
 /// Checks a user name: `[a-z_][a-z0-9_.-]*`, at most 255 bytes.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// Returns a description of the problem if the value is invalid.
 pub fn check_user(name: &str) -> Result<(), String> {
     let rest = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.-".contains(c);
     check_name(name, "user name", 255, |c| c.is_ascii_lowercase() || c == '_', rest)
@@ -38,7 +38,7 @@ pub fn check_user(name: &str) -> Result<(), String> {
 /// Checks an address: IPv4, IPv6 (no brackets, no `%` scope) or a host name.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// Returns a description of the problem if the value is invalid.
 pub fn check_address(address: &str) -> Result<(), String> {
     if address.parse::<Ipv6Addr>().is_ok() || address.parse::<Ipv4Addr>().is_ok() {
         return Ok(());
@@ -59,11 +59,11 @@ pub fn check_address(address: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks the path of a key or configuration file: no leading `-`, no control characters, none of `% $ " ' \`. Blanks are
-/// allowed, so whoever writes it into a configuration file must quote it.
+/// Checks the path of a key or configuration file: no leading `-`, no control characters, none of `% $ " ' \`. Blanks
+/// are allowed, so it must be quoted in a configuration file.
 ///
 /// # Errors
-/// A sentence that says what is wrong with it.
+/// Returns a description of the problem if the value is invalid.
 pub fn check_path(path: &str) -> Result<(), String> {
     if path.is_empty() {
         return Err("the path is empty".to_owned());

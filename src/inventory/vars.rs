@@ -1,4 +1,4 @@
-//! Variables: typed values that know where they were set.
+//! Variables: typed values with the place of their definition.
 //!
 //! Precedence, lowest first: `[defaults] vars` < `[groups.all]` < groups by depth (a child beats its parents), at equal
 //! depth by name (`b` beats `a`) < `[hosts.NAME] vars`. A table is replaced as a whole, never merged into.
@@ -36,7 +36,7 @@ pub enum VarData {
 pub struct Variable {
     /// The value.
     pub value: VarData,
-    /// Where it stands; displays as `path:line:col`.
+    /// Place of the value; displays as `path:line:col`.
     pub origin: Origin,
 }
 
@@ -86,7 +86,7 @@ impl VarData {
         }))
     }
 
-    /// From TOML; reports what cannot be held (dates, infinite numbers) and gives `None` for it.
+    /// Converts a TOML value; reports unsupported values (dates, infinite numbers) and returns `None` for them.
     fn from_toml(file: &SourceFile, toml: &Spanned<DeValue<'_>>, found: &mut Diagnostics) -> Option<Self> {
         let mut refuse = |message: &str, help: &str| {
             found.push(Diagnostic::error_at_span(file, toml.span(), message).with_help(help));
@@ -123,7 +123,7 @@ impl From<&VarData> for serde_json::Value {
     }
 }
 
-/// Whether a text can be a variable's name: `[A-Za-z_][A-Za-z0-9_]*`, as templates need it.
+/// Returns whether a text is a valid name of a variable: `[A-Za-z_][A-Za-z0-9_]*`, as templates require.
 pub fn is_var_name(name: &str) -> bool {
     let mut chars = name.chars();
     chars.next().is_some_and(|c| c.is_ascii_alphabetic() || c == '_')

@@ -1,4 +1,4 @@
-//! How many hosts of a play are worked on at a time: `"25%"`, `"1"`, or one size after another, `["1", "25%", "100%"]`.
+//! Batch sizes of a play: `"25%"`, `"1"`, or one size after another, `["1", "25%", "100%"]`.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 /// The size of one batch, in a play of that batch alone, in a rollout of all batches up to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BatchSize {
-    /// So many hosts, at least 1.
+    /// Number of hosts, at least 1.
     Count(usize),
     /// A percentage of all hosts, 1 to 100.
     Percent(usize),
@@ -57,7 +57,7 @@ impl BatchSize {
 }
 
 impl BatchSchedule {
-    /// The sizes of the batches for so many hosts; their sum is `total`.
+    /// Returns the sizes of the batches for `total` hosts; their sum is `total`.
     pub fn batch_sizes(&self, total: usize) -> Vec<usize> {
         let mut sizes = Vec::new();
         let mut left = total;

@@ -1,4 +1,4 @@
-//! One instance → one step of the catalogue: values filled in, contents resolved, held against its type.
+//! One instance → one step of the catalog: values rendered, contents resolved, validated by its type.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -61,7 +61,7 @@ pub(super) fn build_step(
     }
 }
 
-/// What a secret went into is not shown, where its type can hide it.
+/// Marks a step as sensitive if a secret is part of it and its type can hide it.
 fn mark_sensitive(instance: &StepInstance<'_>, store: &ContentStore<'_>, mut resolved: ResolvedStep) -> ResolvedStep {
     let table = &mut resolved.table;
     let is_secret = resolved.sensitive || table.values().any(|value| store.secret_redactor.is_secret_in_json(value));
@@ -71,7 +71,7 @@ fn mark_sensitive(instance: &StepInstance<'_>, store: &ContentStore<'_>, mut res
     resolved
 }
 
-/// Type and key of a resource stand in every plan, in logs and in the journal.
+/// Type and key of a resource are part of every plan, of logs and of the journal.
 fn exposed_secret_error(instance: &StepInstance<'_>) -> Diagnostic {
     let message = format!("a secret would stand in every plan, in what this `{}` is called", instance.step.kind.name);
     let help = "put it into a `file`, whose content is hidden, and let the program read that";
@@ -129,7 +129,7 @@ fn convert_to_text(
     is_converted
 }
 
-/// What the steps of a host manage: alone, or a part of it together with steps of the same type.
+/// Objects that the steps of a host manage: alone, or in part together with steps of the same type.
 #[derive(Default)]
 pub(super) struct OwnershipIndex {
     exclusive: HashMap<String, Origin>,
@@ -161,10 +161,10 @@ pub(super) fn claim_ownership(
 fn ownership_conflict(thing: &str, origin: &Origin, earlier: &Origin) -> Diagnostic {
     if earlier == origin {
         return Diagnostic::error_at(origin, format!("two items of this step manage {thing}"))
-            .with_help("let what differs between the items, such as `{{ item.id }}`, be part of it");
+            .with_help("add a part that differs between the items, such as `{{ item.id }}`");
     }
     Diagnostic::error_at(origin, format!("{thing} is managed by another step already"))
-        .with_help(format!("the other one stands at {earlier}"))
+        .with_help(format!("the other step is at {earlier}"))
 }
 
 /// Handlers by name, and whether each runs on the host.

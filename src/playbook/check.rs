@@ -1,4 +1,4 @@
-//! Everything that can be found wrong with a project while no host is in reach.
+//! Checks of a project that need no connection to a host.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub fn check_project(project: &Project) -> Diagnostics {
     found
 }
 
-/// The facts of a plain Debian 12: what conditions and templates are held against offline.
+/// Facts of a plain Debian 12, with which conditions and templates are checked offline.
 pub fn debian_facts(hostname: &str) -> HostFacts {
     let text = str::to_owned;
     HostFacts {
@@ -42,7 +42,7 @@ pub fn debian_facts(hostname: &str) -> HostFacts {
     }
 }
 
-/// `secrets.toml.example` says which secrets there are; it stands in where `secrets.toml` is not on this machine.
+/// `secrets.toml.example` lists the names of the secrets; it is used if `secrets.toml` is not on this machine.
 fn example_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
     if !inventory.secrets().is_empty() {
         return None;
@@ -96,7 +96,7 @@ fn compile_all<'h>(compiler: &Compiler<'_>, hosts: &[&'h str]) -> Vec<(&'h str, 
     hosts.iter().filter_map(wrong).collect()
 }
 
-/// One finding for all hosts that have it, and none for what loading has reported already.
+/// Merges equal diagnostics of several hosts into one and removes those that loading has already reported.
 fn merge_by_host(wrong: Vec<(&str, Diagnostics)>, found: &mut Diagnostics) {
     let diagnostic_key = |d: &Diagnostic| (d.origin.to_string(), d.message.clone());
     let reported: BTreeSet<(String, String)> = found.iter().map(diagnostic_key).collect();

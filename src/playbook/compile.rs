@@ -1,4 +1,4 @@
-//! Playbook + inventory + facts → the catalogue of one host, with the contents that it names.
+//! Playbook + inventory + facts → the catalog of one host, with the contents that it names.
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ use crate::plan::StepRef;
 use crate::protocol::HostFacts;
 use crate::protocol::provision::{self, Catalog};
 
-/// Which steps are compiled; the default is all.
+/// Selection of the steps to compile; the default selects every step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StepSelection {
     /// Only steps that have one of these tags (their own or their play's). Empty: all. Handlers always stay.
@@ -30,7 +30,7 @@ pub struct StepSelection {
     pub kinds: Vec<String>,
 }
 
-/// What catalogues are made of.
+/// Input from which catalogs are compiled.
 pub struct CompilerInput<'a> {
     /// The hosts.
     pub inventory: &'a Inventory,
@@ -40,15 +40,15 @@ pub struct CompilerInput<'a> {
     pub templates: &'a Templates,
     /// The shard map, where the inventory has one.
     pub shard_map: Option<&'a ShardMap>,
-    /// Where `src` of a `file` is looked for, in this order.
+    /// Search path for `src` of a `file`, in this order.
     pub file_folders: Vec<PathBuf>,
     /// Stands in for the inventory's secrets, as a nested table of strings.
     pub secrets: Option<Json>,
-    /// Which steps.
+    /// Steps to compile.
     pub selection: StepSelection,
 }
 
-/// Makes catalogues; what all hosts share is worked out once. Usable from several threads.
+/// Makes catalogs; what all hosts share is worked out once. Usable from several threads.
 pub struct Compiler<'a> {
     inventory: &'a Inventory,
     playbook: &'a Playbook,
@@ -58,16 +58,16 @@ pub struct Compiler<'a> {
     members_by_play: Vec<HashSet<String>>,
 }
 
-/// The catalogue of one host and what belongs to it.
+/// The catalog of one host and what belongs to it.
 #[derive(Clone, Debug)]
 pub struct CompiledHost {
-    /// What the agent is given.
+    /// Catalog for the agent.
     pub catalogue: Catalog,
-    /// The bytes of every content that the catalogue names. Equal bytes are shared between hosts.
+    /// The bytes of every content that the catalog names. Equal bytes are shared between hosts.
     pub contents: ContentMap,
-    /// Where each step and handler stands in the playbook.
+    /// Place of each step and handler in the playbook.
     pub origins: BTreeMap<StepRef, Origin>,
-    /// For each play of the catalogue its index in [`Playbook::plays`].
+    /// For each play of the catalog its index in [`Playbook::plays`].
     pub play_indices: Vec<usize>,
 }
 
@@ -112,10 +112,10 @@ impl<'a> Compiler<'a> {
         self.inventory.hosts().iter().filter(in_play).map(|host| host.name.as_str()).collect()
     }
 
-    /// The catalogue of one host.
+    /// The catalog of one host.
     ///
     /// # Errors
-    /// Everything that is wrong for this host, sorted by place.
+    /// Returns the diagnostics for this host, sorted by place.
     pub fn compile_host(&self, host: &str, facts: &HostFacts) -> Result<CompiledHost, Diagnostics> {
         let mut found = Diagnostics::new();
         let Some(host) = self.inventory.find_host(host) else {

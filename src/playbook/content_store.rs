@@ -1,4 +1,4 @@
-//! Contents of steps: files, rendered templates and inline texts become digests, and the bytes are kept once.
+//! Contents of steps: files, rendered templates and inline texts become digests, and the bytes are stored once.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
@@ -19,7 +19,7 @@ pub type ContentMap = BTreeMap<Digest, Arc<[u8]>>;
 /// Bytes with their digest.
 type CachedContent = (Digest, Arc<[u8]>);
 
-/// Where contents come from, shared by all hosts of a run.
+/// Contents of all hosts of a run, with their sources.
 pub(super) struct ContentStore<'a> {
     pub templates: &'a Templates,
     /// Folders in which `src` of a file is looked for, in this order.
@@ -35,7 +35,8 @@ pub(super) struct ContentStore<'a> {
 pub(super) struct SecretRedactor(Vec<String>);
 
 impl SecretRedactor {
-    /// All strings of a (nested) table that have at least four characters; shorter ones would be found anywhere.
+    /// Collects the strings of a (nested) table that have at least four characters. Shorter strings would match
+    /// anywhere.
     pub(super) fn from_secrets(secrets: &Json) -> Self {
         let mut words = Vec::new();
         collect_secrets(secrets, &mut words);
@@ -54,7 +55,7 @@ impl SecretRedactor {
         self.0.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "***"))
     }
 
-    /// Whether a string anywhere in a value holds one.
+    /// Returns whether any string in a value contains a secret.
     pub(super) fn is_secret_in_json(&self, value: &Json) -> bool {
         match value {
             Json::String(text) => self.is_secret_in(text),
@@ -73,13 +74,13 @@ fn collect_secrets(value: &Json, words: &mut Vec<String>) {
     }
 }
 
-/// What the contents of one step gave.
+/// Result of resolving the contents of one step.
 pub(super) struct ResolvedStep {
     /// The table with each content as `{digest, len}`.
     pub table: Map<String, Json>,
     /// The bytes.
     pub contents: Vec<CachedContent>,
-    /// Whether a secret went into one of them.
+    /// A content contains a secret.
     pub sensitive: bool,
 }
 
@@ -100,7 +101,7 @@ impl<'a> ContentStore<'a> {
         }
     }
 
-    /// Replaces the keys that hold content by what they stand for.
+    /// Replaces the content keys of the playbook by the fields of the desired state.
     pub(super) fn resolve_contents(
         &self,
         step: &PlaybookStep,
@@ -185,7 +186,7 @@ impl<'a> ContentStore<'a> {
             }
         }
         let tried: Vec<String> = self.folders.iter().map(|folder| folder.display().to_string()).collect();
-        Err(Diagnostic::error_at(place, format!("there is no file `{name}`"))
+        Err(Diagnostic::error_at(place, format!("file `{name}` does not exist"))
             .with_help(format!("looked in {}", tried.join(", "))))
     }
 }
@@ -228,7 +229,7 @@ fn is_template_string(step: &PlaybookStep, key: &str) -> bool {
     step.table.iter().any(|entry| entry.key == key && matches!(entry.value.value, ValueTemplate::Text(_)))
 }
 
-/// The table with stand-ins for contents, to be held against its type before any host is known.
+/// Returns the table with placeholder contents, so that its type can validate it without a host.
 pub(super) fn placeholder_table(
     step: &PlaybookStep,
     mut table: Map<String, Json>,
@@ -253,7 +254,7 @@ pub(super) fn placeholder_table(
     Ok(table)
 }
 
-/// Whether the desired state of a type has that field.
+/// Returns whether the desired state of a type has the field.
 pub(super) fn has_field(kind: &ResourceKind, field: &str) -> bool {
     let odd = json!({"\u{0}": null});
     let message = (kind.parse)(odd).err().map(|error| error.to_string()).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What templates, placeholders and conditions can read: variables at the top, and dunlin's own names beside them.
+//! Context of templates, placeholders and conditions: the variables, and dunlin's own names beside them.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ pub(super) fn context_names(context: &Context) -> Vec<String> {
     listed.map(|(_, names)| names.split(", ").map(str::to_owned).collect()).unwrap_or_default()
 }
 
-/// What is the same for all hosts, made once.
+/// Context that is the same for every host, built once.
 pub(super) struct FleetContext {
     groups: Value,
     hosts: Value,

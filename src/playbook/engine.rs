@@ -35,7 +35,7 @@ fn shell_quote(text: &str, _: Kwargs, _: &State) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The number of bytes that `"4GiB"` stands for; a number stays as it is.
+/// Converts a size such as `"4GiB"` to bytes; a number is returned unchanged.
 fn parse_bytes(value: &Value, _: Kwargs, _: &State) -> TeraResult<Value> {
     if let Some(number) = value.as_u64() {
         return Ok(Value::from(number));

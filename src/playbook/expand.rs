@@ -1,4 +1,4 @@
-//! Loops and conditions: a step of the playbook becomes as many steps of a catalogue as it has items on that host.
+//! Loops and conditions: a step of the playbook becomes as many steps of a catalog as it has items on that host.
 
 use serde_json::Value as Json;
 use tera::{Context, Value};
@@ -15,7 +15,7 @@ pub(super) struct StepInstance<'p> {
     pub context: Context,
     pub name: Option<String>,
     pub notify: Vec<NotifyRef>,
-    /// Whether its condition holds; what does not run is needed for its name only.
+    /// The condition is true. An instance that does not run is only needed for its name.
     pub is_selected: bool,
 }
 
@@ -25,7 +25,7 @@ pub(super) struct NotifyRef {
     pub origin: Origin,
 }
 
-/// All instances of a step, in the order of its items.
+/// Expands a step to its instances, in the order of its items.
 pub(super) fn expand_step<'p>(
     step: &'p PlaybookStep,
     strings: &TemplateStrings,

@@ -21,12 +21,12 @@ const STEP_KEYS: [&str; 5] = ["name", "for_each", "when", "notify", "tags"];
 type StepResource<'t, 'i> = (&'static ResourceKind, std::ops::Range<usize>, &'t Spanned<DeValue<'i>>);
 
 impl Playbook {
-    /// Reads a playbook. `None` where nothing can be made of it; with errors in `found`, what is returned serves to find
-    /// further ones and must not be applied.
+    /// Reads a playbook. `None` where nothing can be made of it; with errors in `found`, what is returned serves to
+    /// find further ones and must not be applied.
     pub fn load_file(path: &Path, found: &mut Diagnostics) -> Option<Self> {
         match read_source(path) {
             Ok(Some(file)) => return Some(Self::parse_text(&file, found)),
-            Ok(None) => found.push(Diagnostic::error_at_path(path, "cannot be read: there is no such file")),
+            Ok(None) => found.push(Diagnostic::error_at_path(path, "the file does not exist")),
             Err(error) => found.push(error),
         }
         None
@@ -44,7 +44,7 @@ impl Playbook {
             if let Some(play) = play {
                 if let Some(earlier) = plays.iter().find(|earlier| earlier.name.value == play.name.value) {
                     let message = format!("there is a play `{}` already", play.name.value);
-                    let help = format!("the first one stands at {}", earlier.name.origin);
+                    let help = format!("the first one is at {}", earlier.name.origin);
                     reader.found.push(Diagnostic::error_at(&play.name.origin, message).with_help(help));
                 }
                 plays.push(play);
@@ -102,7 +102,7 @@ impl<'r> PlaybookReader<'r> {
                 let message = "a play needs `hosts`";
                 self.found.push(
                     Diagnostic::error_at(&fields.table_origin(), message)
-                        .with_help("`hosts = \"all\"` stands for every host"),
+                        .with_help("`hosts = \"all\"` selects every host"),
                 );
                 None
             }

@@ -1,7 +1,7 @@
-//! Plays, steps and templates: playbook + inventory + facts → a catalogue per host, with the contents that it names.
+//! Plays, steps and templates: playbook + inventory + facts → a catalog per host, with the contents that it names.
 //!
-//! Everything here runs on the controller and opens no connection. [`Playbook::load`] and [`Templates::load`] parse once;
-//! a [`Compiler`] then makes each host's catalogue. Whatever is wrong is found with its place, all at once.
+//! Everything here runs on the controller and opens no connection. [`Playbook::load`] and [`Templates::load`] parse
+//! once; a [`Compiler`] then makes each host's catalog. Every error is reported with its place, all in one run.
 
 mod batch;
 mod catalog_step;

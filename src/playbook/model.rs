@@ -16,13 +16,13 @@ pub struct Playbook {
     pub(super) strings: TemplateStrings,
 }
 
-/// One play: which hosts, and what they are to be.
+/// A play: a selector of hosts and the steps for them.
 pub struct PlaybookPlay {
     /// Its name, unique in the playbook.
     pub name: Located<String>,
-    /// Whom it applies to.
+    /// Selector of the hosts.
     pub hosts: Located<Selector>,
-    /// How many hosts at a time; all where absent.
+    /// Hosts at a time; every host if absent.
     pub batch: Option<BatchSchedule>,
     /// Variables of the play; they win over those of the inventory.
     pub vars: Vec<TableEntry>,
@@ -30,17 +30,17 @@ pub struct PlaybookPlay {
     pub when: Option<TemplateString>,
     /// Tags that all its steps have.
     pub tags: Vec<String>,
-    /// What is done, in order.
+    /// Steps, in order.
     pub steps: Vec<PlaybookStep>,
-    /// What runs once at the end of the play, where it was notified.
+    /// Handlers; those that were notified run once at the end of the play.
     pub handlers: Vec<PlaybookStep>,
-    /// Whether every handler could be read; else a name in `notify` that nobody knows is no second mistake.
+    /// Every handler could be read. Otherwise an unknown name in `notify` is not reported as a second error.
     pub(super) has_all_handlers: bool,
 }
 
-/// One step or handler.
+/// A step or handler.
 pub struct PlaybookStep {
-    /// What a person reads; for a handler the name that `notify` names.
+    /// Text for people; for a handler the name that `notify` refers to.
     pub name: Option<TemplateString>,
     /// The list whose items this step is repeated for: an expression (a string) or the list itself.
     pub for_each: Option<LocatedValue>,
@@ -54,9 +54,9 @@ pub struct PlaybookStep {
     pub kind: &'static ResourceKind,
     /// The resource's table.
     pub table: Vec<TableEntry>,
-    /// Where the step stands: its key that names the resource type.
+    /// Place of the key that names the resource type.
     pub origin: Origin,
-    /// Whether loading found nothing wrong with it; what is not sound is never compiled.
+    /// Loading found no error in the step. Other steps are never compiled.
     pub is_valid: bool,
 }
 
@@ -84,14 +84,14 @@ pub struct LocatedValue {
 pub struct TableEntry {
     /// The key.
     pub key: String,
-    /// Where the key stands.
+    /// Place of the key.
     pub key_span: Range<usize>,
     /// The value.
     pub value: LocatedValue,
 }
 
 impl LocatedValue {
-    /// Whether a placeholder is anywhere in it.
+    /// Returns whether the value contains a placeholder.
     pub fn has_placeholder(&self) -> bool {
         match &self.value {
             ValueTemplate::Text(text) => !text.is_plain(),

@@ -1,4 +1,4 @@
-//! Everything that catalogues are made of, read from a project's files.
+//! Reads the input of catalogs from the files of a project.
 
 use std::path::PathBuf;
 
@@ -26,8 +26,8 @@ pub struct ProjectSources {
 }
 
 impl ProjectSources {
-    /// Reads the project's playbook and templates, and its inventory with the shard map. With errors in `found`, nothing
-    /// of it may be applied.
+    /// Reads the project's playbook and templates, and its inventory with the shard map. With errors in `found`,
+    /// nothing of it may be applied.
     pub fn load_project(project: &Project, found: &mut Diagnostics) -> Self {
         let loaded = Inventory::load_folder(&project.inventory);
         found.extend(loaded.diagnostics);
@@ -43,7 +43,7 @@ impl ProjectSources {
         }
     }
 
-    /// What a [`super::Compiler`] takes; `None` where inventory or playbook are missing.
+    /// Returns the input of a [`super::Compiler`]; `None` if the inventory or the playbook is missing.
     pub fn compiler_input(&self, selection: StepSelection, secrets: Option<Json>) -> Option<CompilerInput<'_>> {
         Some(CompilerInput {
             inventory: self.inventory.as_ref()?,

@@ -1,4 +1,4 @@
-//! What can be told of a play before any host is looked at: tables against their types, handlers against `notify`.
+//! Checks of a play that need no host: tables against their types, handlers against `notify`.
 
 use serde_json::{Map, Value as Json};
 
@@ -7,7 +7,7 @@ use super::model::{PlaybookPlay, PlaybookStep, TableEntry};
 use super::{step_schema, value_template};
 use crate::inventory::{Diagnostic, Diagnostics, SourceFile};
 
-/// Holds each step's table against its type. Values with placeholders are looked at when a host's are known.
+/// Validates each step's table by its type. Values with placeholders are validated once they are rendered for a host.
 pub(super) fn check_tables(file: &SourceFile, play: &mut PlaybookPlay, found: &mut Diagnostics) {
     for step in play.steps.iter_mut().chain(&mut play.handlers) {
         let wrong = check_step_table(file, step);
@@ -49,7 +49,7 @@ pub(super) fn check_handler_references(play: &PlaybookPlay, found: &mut Diagnost
     let templated = play.handlers.iter().any(|handler| handler.name.as_ref().is_some_and(|name| !name.is_plain()));
     let notified: Vec<_> = play.steps.iter().flat_map(|step| &step.notify).collect();
     for notify in &notified {
-        // Whatever has placeholders on one side can only be told once they are filled in.
+        // Names with placeholders can only be compared after rendering.
         if names.contains(&notify.source_text.as_str()) || templated || !notify.is_plain() || !play.has_all_handlers {
             continue;
         }

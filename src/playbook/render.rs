@@ -25,7 +25,7 @@ pub struct TemplateRenderer<'a> {
 pub struct RenderedTemplate {
     /// Its text.
     pub text: String,
-    /// Whether a secret went into it: it must not be shown.
+    /// The text contains a secret and must not be shown.
     pub has_secret: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `shards.toml` beside `hosts.toml`: read, and held against the inventory.
+//! Reads `shards.toml` beside `hosts.toml` and checks it against the inventory.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ use crate::inventory::{
 pub(super) const SHARD_MEMORY_VAR: &str = "shard_maxmemory";
 
 /// Reads the map of an inventory's folder and holds it against the inventory; also gives its text, for edits. `None`
-/// where there is none, or none that can be used. What stands on unknown hosts is reported and left out.
+/// where there is none, or none that can be used. Shards on unknown hosts are reported and removed.
 pub fn load_shard_map(
     dir: &Path,
     inventory: Option<&Inventory>,
@@ -48,7 +48,7 @@ pub fn load_shard_map(
     Some((without_unknown_hosts(map, inventory), file))
 }
 
-/// The map without what stands on hosts that nobody knows; they are reported, and further findings would be echoes.
+/// Returns the map without shards on unknown hosts. The hosts are reported; further findings about them would be noise.
 fn without_unknown_hosts(mut map: ShardMap, inventory: &Inventory) -> ShardMap {
     let is_known = |name: &String| inventory.find_host(name).is_some();
     map.shards.retain(|shard| is_known(&shard.host));
@@ -93,7 +93,7 @@ fn find_known_host<'i>(
     host
 }
 
-/// What the shards of a host may use together, against what the host has for them.
+/// Checks that the memory limits of a host's shards fit into the host's memory.
 fn check_memory(map: &ShardMap, inventory: &Inventory, found: &mut Diagnostics) {
     for host in inventory.hosts() {
         let count = map.shards_on(&host.name).count() + map.replicas_on(&host.name).count();
@@ -112,7 +112,7 @@ fn check_memory(map: &ShardMap, inventory: &Inventory, found: &mut Diagnostics) 
     }
 }
 
-/// What one shard may use on a host, by its variable.
+/// Returns the memory limit of one shard on a host, from its variable.
 pub(super) fn shard_memory_limit(inventory: &Inventory, host: &str) -> Option<ByteSize> {
     let vars = inventory.merged_vars(host);
     match vars.get(SHARD_MEMORY_VAR)?.value.to_json() {

@@ -11,8 +11,8 @@ use crate::inventory::Inventory;
 
 /// The parts of a context that come from the shard map.
 pub(super) struct ShardContext {
-    /// All shards: `{id, slots, port, user, host, primary, replicas}`; an instance on a host has `role`, `replica_of`
-    /// and `maxmemory` too.
+    /// Every shard as `{id, slots, port, user, host, primary, replicas}`; an instance on a host also has `role`,
+    /// `replica_of` and `maxmemory`.
     pub all_shards: Value,
     /// `{cluster, epoch, published}`.
     pub map_info: Value,
@@ -26,7 +26,7 @@ impl ShardContext {
     /// Works out the addresses.
     ///
     /// # Errors
-    /// The map names a host that the inventory does not have.
+    /// Returns an error if the map names a host that is not in the inventory.
     pub(super) fn new(map: &ShardMap, inventory: &Inventory) -> Result<Self, RoutingError> {
         let routing = Routing::from_map(map, |name| inventory.find_host(name).map(|host| host.address.clone()))?;
         let published = routing.to_toml();

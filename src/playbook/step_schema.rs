@@ -1,4 +1,4 @@
-//! A step's table against its resource type: which key is to blame for what serde says, all mistakes at once.
+//! A step's table against its resource type: finds the key that causes serde's error, all mistakes at once.
 
 use serde_json::{Map, Value as Json};
 
@@ -9,11 +9,11 @@ use crate::resources::{DynResource, ResourceKind};
 /// A mistake in a table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SchemaError {
-    /// The key to blame; `None` stands for the table as a whole.
+    /// Key that causes the error; `None` for the table as a whole.
     pub key: Option<String>,
-    /// What serde said.
+    /// Message of serde.
     message: String,
-    /// Whether the type has no such field at all.
+    /// The type has no such field.
     pub is_unknown: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What tera says about a template, as diagnostics at the place in the file.
+//! Converts tera's errors to diagnostics with their place in the template.
 
 use std::ops::Range;
 
@@ -10,11 +10,12 @@ use crate::inventory::{Diagnostic, Origin};
 pub(super) trait TemplateLocator {
     /// The source of the template as tera has it.
     fn template_source(&self, template: &str) -> Option<&str>;
-    /// Where some bytes of that source stand.
+    /// Returns the place of a range of bytes of the source.
     fn locate_range(&self, template: &str, range: Range<usize>) -> Origin;
 }
 
-/// One diagnostic or, for what tera only checks once all templates are there, several.
+/// Converts a tera error to diagnostics: usually one; several for errors that tera detects after it has loaded all
+/// templates.
 pub(super) fn template_diagnostics(
     error: &tera::Error,
     places: &impl TemplateLocator,
@@ -27,7 +28,7 @@ pub(super) fn template_diagnostics(
         }
         ErrorKind::MissingParent { current, parent } => {
             let origin = places.locate_range(current, 0..0);
-            vec![Diagnostic::error_at(&origin, format!("there is no template `{parent}` to extend"))]
+            vec![Diagnostic::error_at(&origin, format!("template `{parent}` to extend does not exist"))]
         }
         _ => reference_diagnostics(&error.to_string(), places)
             .unwrap_or_else(|| vec![translate_message(whole, &error.to_string())]),
@@ -84,10 +85,10 @@ pub(super) fn undefined_error(origin: &Origin, kind: &str, name: &str, known: &[
         return diagnostic.with_help("`item` exists in steps that have `for_each`");
     }
     if ["shards_here", "shards", "shard_map"].contains(&name) {
-        return diagnostic.with_help("it comes from `shards.toml` in the inventory's folder, and there is none");
+        return diagnostic.with_help("its source, `shards.toml` in the folder of the inventory, does not exist");
     }
     if name == "secrets" {
-        return diagnostic.with_help("they stand in `secrets.toml` in the inventory's folder, and there is none");
+        return diagnostic.with_help("their source, `secrets.toml` in the folder of the inventory, does not exist");
     }
     if name == "maxmemory" {
         return diagnostic.with_help("set the variable `shard_maxmemory` for its host, for example \"256MiB\"");

@@ -15,24 +15,24 @@ use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 pub struct TemplateString {
     /// As the author wrote it, escapes resolved.
     pub source_text: String,
-    /// Where it stands.
+    /// Place of the string in the playbook.
     pub origin: Origin,
     kind: TemplateKind,
 }
 
 #[derive(Clone, Copy, Debug)]
 enum TemplateKind {
-    /// No placeholder.
+    /// Text without a placeholder.
     Plain,
     /// Text with placeholders.
     Interpolated(usize),
-    /// One expression whose type is kept: `"{{ port }}"`, or the list of `for_each`.
+    /// A single expression whose type is preserved: `"{{ port }}"`, or the list of `for_each`.
     Expression(usize),
     /// An expression that is true or false.
     Condition(usize),
 }
 
-/// What becomes of a string of the playbook.
+/// Kind of evaluation of a string of the playbook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StringUsage {
     /// A value: placeholders are filled in.
@@ -44,13 +44,13 @@ pub(super) enum StringUsage {
 }
 
 impl TemplateString {
-    /// Whether it has no placeholder: it is the same for every host.
+    /// Returns whether the string has no placeholder and is thus the same for every host.
     pub fn is_plain(&self) -> bool {
         matches!(self.kind, TemplateKind::Plain)
     }
 }
 
-/// All strings that have to be evaluated.
+/// Strings that must be evaluated.
 pub(super) struct TemplateStrings {
     file: SourceFile,
     tera: Tera,
@@ -60,14 +60,14 @@ pub(super) struct TemplateStrings {
 struct ParsedString {
     /// The name under which the engine knows it.
     name: String,
-    /// What the engine was given.
+    /// Source for the template engine.
     source: String,
     origin: Origin,
-    /// What the offset of a byte in `source` is more than its offset in the author's string.
+    /// Bytes by which an offset in `source` exceeds the offset in the author's string.
     prefix_len: usize,
-    /// Where the author's string begins in the file; `None` where escapes make offsets differ.
+    /// Offset of the author's string in the file; `None` if escapes make offsets differ.
     file_offset: Option<usize>,
-    /// Whether it could not be parsed, which is reported already.
+    /// The string could not be parsed, which is already reported.
     is_broken: bool,
     /// The paths that are looked up beforehand; offsets into the author's string.
     paths: Vec<PathReference>,
@@ -141,7 +141,7 @@ impl TemplateStrings {
         })
     }
 
-    /// The value of a string: a single placeholder keeps the type of what it stands for.
+    /// Evaluates a string; a single placeholder keeps the type of its value.
     pub(super) fn evaluate_value(&self, text: &TemplateString, context: &Context) -> Result<Json, Vec<Diagnostic>> {
         match text.kind {
             TemplateKind::Plain => Ok(text.source_text.as_str().into()),
@@ -157,7 +157,7 @@ impl TemplateStrings {
         }
     }
 
-    /// Whether a condition holds.
+    /// Evaluates a condition.
     pub(super) fn evaluate_condition(&self, text: &TemplateString, context: &Context) -> Result<bool, Vec<Diagnostic>> {
         self.evaluate_value(text, context).map(|value| value == Json::Bool(true))
     }
@@ -245,7 +245,7 @@ impl ParsedString {
     }
 }
 
-/// What stands in `{{ … }}` where that is the whole string.
+/// Returns the expression of a string that is exactly one `{{ … }}`.
 fn single_expression(raw: &str) -> Option<&str> {
     let inner = raw.strip_prefix("{{")?.strip_suffix("}}")?;
     let trimmed = !inner.starts_with('-') && !inner.ends_with('-');

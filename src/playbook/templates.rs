@@ -10,7 +10,7 @@ use super::engine;
 use super::template_errors::{self, TemplateLocator};
 use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile, nearest_words, read_source};
 
-/// All templates, by their path below the folder: `redis/shard.conf`.
+/// Templates by their path below the folder, such as `redis/shard.conf`.
 pub struct Templates {
     dir: PathBuf,
     tera: Tera,
@@ -50,7 +50,7 @@ impl Templates {
         self.files.keys().map(String::as_str)
     }
 
-    /// Whether a template reads `secrets`.
+    /// Returns whether a template reads `secrets`.
     pub(super) fn reads_secrets(&self, name: &str) -> bool {
         self.secret_templates.iter().any(|secret| secret == name)
     }
@@ -64,7 +64,7 @@ impl Templates {
     ) -> Result<String, Vec<Diagnostic>> {
         if !self.files.contains_key(name) {
             let near = nearest_words(name, self.template_names()).first().map(|near| format!("did you mean `{near}`?"));
-            let message = format!("there is no template `{name}` in {}", self.dir.display());
+            let message = format!("template `{name}` does not exist in {}", self.dir.display());
             let diagnostic = Diagnostic::error_at(by, message);
             return Err(vec![match near {
                 Some(near) => diagnostic.with_help(near),

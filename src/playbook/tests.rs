@@ -1,4 +1,4 @@
-//! The room as a whole: findings as data cases, and what a catalogue is made of.
+//! Tests of the module: diagnostics as data cases, and compiled catalogs.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -124,7 +124,7 @@ fn desired_states(compiled: &CompiledHost) -> Vec<serde_json::Value> {
 #[test]
 fn a_single_placeholder_keeps_its_type_and_text_is_text() {
     let step = |id: &str| {
-        let files = r#"conf = "c", acl = "a", folder = "/d""#;
+        let files = r#"conf = "c", acl = "a", data_dir = "/d""#;
         play_text(&format!("[[play.step]]\nredis_shard = {{ id = {id}, port = \"{{{{ port + 1 }}}}\", {files} }}\n"))
     };
     // The type wants text for both: digits of a number that came out of a placeholder are text.
@@ -176,7 +176,7 @@ file = { dest = "/say-{{ item }}", content = "" }
         .iter()
         .map(|step| (step.desired["dest"].as_str().unwrap(), step.notify.iter().map(String::as_str).collect()))
         .collect();
-    // The handler of c does not run here, so nobody notifies it.
+    // The handler of c does not run here, so no step notifies it.
     assert_eq!(steps, [("/a", vec!["say a"]), ("/c", vec![]), ("/word-x", vec![]), ("/word-y", vec![])]);
     let handlers: Vec<&str> = made.handlers.iter().filter_map(|handler| handler.name.as_deref()).collect();
     assert_eq!(handlers, ["say a", "say b"]);
@@ -230,7 +230,7 @@ file = { dest = "/a", content = "a" }
 notify = "h"
 
 [[play.step]]
-redis_shard = { id = "1", port = "7001", folder = "/d", conf = "c", acl = "a" }
+redis_shard = { id = "1", port = "7001", data_dir = "/d", conf = "c", acl = "a" }
 
 [[play.handler]]
 name = "h"
@@ -262,7 +262,7 @@ fn templates_can_include_and_extend_each_other() {
 #[test]
 fn an_acl_that_loses_transactions_at_a_restart_is_refused_with_its_place() {
     let text = play_text(
-        "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", folder = \"/d\", conf = \"c\", acl = \"a\" }\n",
+        "[[play.step]]\nredis_shard = { id = \"1\", port = \"7001\", data_dir = \"/d\", conf = \"c\", acl = \"a\" }\n",
     );
     let error = |conf: &str, acl: &str| {
         compile_with_templates(&text, &[("c", conf), ("a", acl)], StepSelection::default()).err().unwrap_or_default()

@@ -30,7 +30,7 @@ pub(super) fn read_value(
             _ => return report_unsupported(file, &span, "a number must be finite", found),
         },
         DeValue::Datetime(_) => {
-            return report_unsupported(file, &span, "a date or time is no value here; write a string", found);
+            return report_unsupported(file, &span, "a date or time is not supported; write a string", found);
         }
         DeValue::Array(items) => {
             let items = items.iter().filter_map(|item| read_value(file, item, (&mut *strings, &mut *found)));
@@ -105,7 +105,8 @@ pub(super) fn to_source_json(item: &LocatedValue) -> Json {
     }
 }
 
-/// Where the text of a string begins behind its quotes; `None` where escapes make it differ from the file.
+/// Returns the offset at which the text of a string begins after its quotes; `None` if escapes make the text differ
+/// from the file.
 pub(super) fn string_content_start(file: &SourceFile, span: &Range<usize>, text: &str) -> Option<usize> {
     let written = file.text().get(span.clone())?;
     let quotes = ["\"\"\"\n", "'''\n", "\"\"\"", "'''", "\"", "'"];

@@ -1,9 +1,9 @@
-//! The variables that an expression reads, as dotted paths: tera takes an unknown field in a comparison for "not equal",
-//! so a slip of the pen would silently switch a step off. Each path is looked up before the expression is evaluated.
+//! The variables that an expression reads, as dotted paths: tera takes an unknown field in a comparison for "not
+//! equal", so a typing error would silently disable a step. Each path is looked up before the expression is evaluated.
 
 use std::ops::Range;
 
-/// A path (`facts.os.family`) and where it stands in the expression.
+/// A path (`facts.os.family`) and its place in the expression.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathReference {
     /// Its names, at least one.
@@ -14,7 +14,8 @@ pub(super) struct PathReference {
 
 const KEYWORDS: [&str; 11] = ["and", "or", "not", "in", "is", "if", "else", "true", "false", "none", "None"];
 
-/// All paths of an expression. None where it says itself how to treat what is missing (`is defined`, `default`, `?`).
+/// Finds the paths of an expression. The list is empty if the expression handles missing values itself (`is defined`,
+/// `default`, `?`).
 pub(super) fn find_paths(expression: &str) -> Vec<PathReference> {
     let bytes = expression.as_bytes();
     let mut found = Vec::new();

@@ -76,7 +76,7 @@ pub enum DeployRequest {
         /// The service.
         scope: ServiceRef,
     },
-    /// Run a once-step, unless it was done here for this version. Answer: [`Reply::Once`].
+    /// Run a task, unless it was done here for this version. Answer: [`Reply::Once`].
     RunTask {
         /// The service.
         scope: ServiceRef,
@@ -131,7 +131,7 @@ pub struct ReleaseTask {
     pub timeout_ms: u64,
 }
 
-/// On which side of the switch a once-step runs.
+/// On which side of the switch a task runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskPhase {

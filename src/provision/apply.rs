@@ -8,12 +8,12 @@ use crate::playbook::{BatchSchedule, Playbook};
 use crate::protocol::provision::{ApplyPlay, PlayResult};
 use crate::protocol::{Event, Reply, Request};
 
-/// How one host ended.
+/// Result of applying the plan of one host.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct HostOutcome {
-    /// How many rows were acted on.
+    /// Number of rows that were applied.
     pub applied_count: usize,
-    /// What failed, in one line; nothing behind it was tried.
+    /// Error of the failed row, in one line; later rows were not applied.
     pub failure: Option<String>,
     /// Not tried, because hosts before it failed.
     pub is_skipped: bool,
@@ -21,10 +21,10 @@ pub struct HostOutcome {
     pub remaining: Vec<String>,
 }
 
-/// Where events of hosts go.
+/// Receiver of the events of hosts.
 pub type HostEventFn<'a> = &'a (dyn Fn(&str, &Event) + Send + Sync);
 
-/// Applies the plans of all hosts. A play goes on to its next batch only while no host has failed; after a failure no
+/// Applies the plans of all hosts. A play starts its next batch only if no host has failed; after a failure no
 /// further batch and no further play is begun.
 pub async fn apply_plans(
     fleet: &Fleet,
@@ -56,7 +56,7 @@ pub async fn apply_plans(
     outcomes
 }
 
-/// The number of the play in the host's catalogue, if it has something to do there.
+/// The number of the play in the host's catalog, if it has something to do there.
 fn play_index(host: &PlannedHost, play: &str) -> Option<usize> {
     let number = host.catalogue.plays.iter().position(|own| own.name == play)?;
     host.plan.pending_rows().any(|row| row.step.play == number).then_some(number)

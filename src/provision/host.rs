@@ -1,4 +1,4 @@
-//! The half of provisioning that runs on the host: plans a catalogue against the host, and applies it play by play.
+//! Provisioning on the host: plans a catalog against the host, and applies it play by play.
 
 mod apply;
 mod pending_handlers;

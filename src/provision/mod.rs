@@ -1,7 +1,7 @@
-//! Provisioning: hosts are brought to the state of a playbook.
+//! Provisioning: applies a playbook to hosts.
 //!
-//! On the controller: `plan` compiles and asks every host what would change; `apply` lets them do it, play by play and
-//! batch by batch. `host` is the half that runs on the host.
+//! On the controller, `plan` compiles the catalogs and requests a plan from every host; `apply` applies the plans, play
+//! by play and batch by batch. `host` contains the part that runs on the host.
 
 mod apply;
 pub mod host;

@@ -12,20 +12,20 @@ use crate::transport::ConnectError;
 pub struct PlannedHost {
     /// The connection.
     pub session: Session,
-    /// What it was given.
+    /// Catalog that the host received.
     pub catalogue: Catalog,
-    /// What it would do.
+    /// Plan of the host.
     pub plan: HostPlan,
 }
 
 /// A host that was not planned.
 #[derive(Debug)]
 pub enum PlanHostError {
-    /// It could not be reached.
+    /// The host could not be reached.
     Connect(ConnectError),
-    /// Its catalogue has mistakes, which its facts brought to light.
+    /// Its catalog has mistakes, which its facts brought to light.
     Compile(Diagnostics),
-    /// It could not compare; what it said.
+    /// The agent could not compute the plan; with its error.
     Agent(String),
 }
 
@@ -48,10 +48,10 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
     Ok(PlannedHost { session, catalogue, plan })
 }
 
-/// Compares once more, and tells which rows are not what the plan says: what changed in the world since.
+/// Plans again and returns the rows that differ from the plan because the host has changed since.
 ///
 /// # Errors
-/// The host could not compare.
+/// Returns an error if the host cannot compute the plan.
 pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan) -> Result<Vec<String>, PlanHostError> {
     let now = request_plan(fleet, &planned.session, &planned.catalogue).await?;
     Ok(diff_plans(shown, &now))
@@ -65,7 +65,7 @@ async fn request_plan(fleet: &Fleet, session: &Session, catalogue: &Catalog) -> 
     }
 }
 
-/// One line for each row that was shown otherwise.
+/// Compares two plans of a host, with one line per row that differs.
 pub fn diff_plans(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
     let mut lines = Vec::new();
     for row in &now.rows {

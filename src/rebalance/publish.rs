@@ -70,12 +70,8 @@ pub async fn consumer_states(
         let steps = compiled.catalogue.plays.iter().flat_map(|play| &play.steps);
         let map_consumers: Vec<MapConsumer> = steps
             .filter_map(|step| {
-                let url = step.desired.get("version_url").and_then(|url| url.as_str()).map(str::to_owned);
-                Some(MapConsumer {
-                    file: step.desired.get("dest")?.as_str()?.into(),
-                    version_url: url,
-                    with_placements,
-                })
+                let url = step.desired.get("status_url").and_then(|url| url.as_str()).map(str::to_owned);
+                Some(MapConsumer { file: step.desired.get("dest")?.as_str()?.into(), status_url: url, with_placements })
             })
             .collect();
         let request = shard::ShardRequest::ObserveConsumers(map_consumers.clone());

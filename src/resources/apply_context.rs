@@ -1,4 +1,4 @@
-//! Where apply works: contents by digest, and what is owed to the system at the end (a reload of systemd).
+//! Context of apply: contents by digest, and the pending reload of systemd.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ pub trait BlobSource {
     /// Fetches several at once, where they come from afar; `get` then answers without waiting.
     ///
     /// # Errors
-    /// They cannot be had.
+    /// Returns an error if the contents are not available.
     fn fetch_blobs(&self, _digests: &[Digest]) -> Result<()> {
         Ok(())
     }
@@ -20,11 +20,11 @@ pub trait BlobSource {
     /// The bytes of that digest.
     ///
     /// # Errors
-    /// There are none of that digest.
+    /// Returns an error if no content has that digest.
     fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>>;
 }
 
-/// What apply is given besides the desired and the observed state.
+/// Services that apply uses besides the desired and the observed state.
 pub struct ApplyContext<'a> {
     blobs: &'a dyn BlobSource,
     have_units_changed: bool,
@@ -48,12 +48,12 @@ impl<'a> ApplyContext<'a> {
     /// The bytes of that digest.
     ///
     /// # Errors
-    /// There are none of that digest.
+    /// Returns an error if no content has that digest.
     pub fn read_content(&self, digest: &Digest) -> Result<Vec<u8>> {
         self.blobs.read_blob(digest)
     }
 
-    /// All contents.
+    /// Returns the contents.
     pub fn blobs(&self) -> &dyn BlobSource {
         self.blobs
     }
@@ -68,10 +68,10 @@ impl<'a> ApplyContext<'a> {
         self.upcoming_enables = units;
     }
 
-    /// Has a unit start with the host. systemd needs no reload for that; where one is owed anyway, it comes after this.
+    /// Enables a unit at boot. systemd needs no reload for this; a pending reload happens after it.
     ///
     /// # Errors
-    /// What `systemctl enable` said.
+    /// Returns the error of `systemctl enable`.
     pub fn enable_unit(&mut self, unit: &str) -> Result<()> {
         if self.enabled_units.contains(unit) {
             return Ok(());
@@ -100,7 +100,7 @@ impl<'a> ApplyContext<'a> {
     /// Tells whether it did.
     ///
     /// # Errors
-    /// What `systemctl daemon-reload` said.
+    /// Returns the error of `systemctl daemon-reload`.
     pub fn flush_unit_changes(&mut self) -> Result<bool> {
         if !self.have_units_changed {
             return Ok(false);
@@ -113,7 +113,7 @@ impl<'a> ApplyContext<'a> {
     /// At the end: lets systemd read its unit files again, if anything is owed.
     ///
     /// # Errors
-    /// What `systemctl daemon-reload` said.
+    /// Returns the error of `systemctl daemon-reload`.
     pub fn flush_reload(&mut self) -> Result<()> {
         self.have_units_changed |= self.are_states_stale;
         self.flush_unit_changes().map(drop)

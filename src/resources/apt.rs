@@ -1,4 +1,4 @@
-//! apt's command lines, and what its answers mean; for the type `package`.
+//! Runs apt and parses its output, for the type `package`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,25 +11,25 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Program;
 
-/// Where invoke-rc.d looks for a policy; see its manual page.
+/// Path of the policy that invoke-rc.d reads; see its manual page.
 const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
 
-/// Answers "not allowed" to every question. The second line tells whose it is.
+/// Rejects every start of a service. The second line identifies dunlin as its author.
 const POLICY_RC_D_TEXT: &str = "#!/bin/sh\n# dunlin: no service is started while packages are installed\nexit 101\n";
 
-/// What apt offers of one package.
+/// Versions of one package that apt offers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackageVersions {
     /// The version that an install without a wish gives.
     pub candidate: Option<String>,
-    /// All versions it knows.
+    /// Every available version.
     pub versions: Vec<String>,
 }
 
 /// Refuses what is no name of a package; see Debian Policy 5.6.1.
 ///
 /// # Errors
-/// What is wrong, in one sentence.
+/// Returns a description of the problem, in one sentence.
 pub fn check_package_name(name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
     // apt takes a `+` or `-` at the end for a wish of its own; only names such as `g++` may end so.
@@ -38,19 +38,19 @@ pub fn check_package_name(name: &str) -> Result<(), String> {
     if begins && ends && allowed && name.len() > 1 {
         return Ok(());
     }
-    Err(format!("\"{name}\" is no name of a package: lower-case letters, digits and + - ."))
+    Err(format!("\"{name}\" is not a valid package name: lower-case letters, digits and + - ."))
 }
 
 /// Refuses what is no version; see Debian Policy 5.6.12.
 ///
 /// # Errors
-/// What is wrong, in one sentence.
+/// Returns a description of the problem, in one sentence.
 pub fn check_package_version(version: &str) -> Result<(), String> {
     let allowed = version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-~:".contains(c));
     if allowed && version.starts_with(|c: char| c.is_ascii_digit()) {
         return Ok(());
     }
-    Err(format!("\"{version}\" is no version of a package"))
+    Err(format!("\"{version}\" is not a valid package version"))
 }
 
 /// `name` or `name=version`.
@@ -61,7 +61,7 @@ pub fn package_argument(name: &str, version: Option<&str>) -> String {
 /// Asks apt once what it offers of all these packages.
 ///
 /// # Errors
-/// apt-cache did not answer.
+/// Returns an error if apt-cache fails.
 pub fn query_versions(names: &[&str]) -> Result<BTreeMap<String, PackageVersions>> {
     let stdout = Program::new("apt-cache").arg("policy").args(names).run()?;
     Ok(parse_policy(&String::from_utf8_lossy(&stdout)))
@@ -70,7 +70,7 @@ pub fn query_versions(names: &[&str]) -> Result<BTreeMap<String, PackageVersions
 /// Asks apt what a removal takes with it: names and versions.
 ///
 /// # Errors
-/// apt refuses the removal.
+/// Returns an error if apt rejects the removal.
 pub fn simulate_removal(names: &[&str]) -> Result<Vec<(String, String)>> {
     let stdout = apt_get_command("remove").arg("--simulate").arg("--").args(names).run()?;
     Ok(parse_removals(&String::from_utf8_lossy(&stdout)))
@@ -79,7 +79,7 @@ pub fn simulate_removal(names: &[&str]) -> Result<Vec<(String, String)>> {
 /// Updates apt's lists.
 ///
 /// # Errors
-/// What apt-get said: mostly that no mirror is in reach.
+/// Returns the error of apt-get, usually that no mirror can be reached.
 pub fn update_lists() -> Result<()> {
     apt_get_command("update").run().map(drop)
 }
@@ -87,9 +87,9 @@ pub fn update_lists() -> Result<()> {
 /// Installs packages, and removes none for that.
 ///
 /// # Errors
-/// What apt-get said.
-pub fn install_packages(packages: &[String], recommends: bool) -> Result<()> {
-    let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
+/// Returns the error of apt-get.
+pub fn install_packages(packages: &[String], install_recommends: bool) -> Result<()> {
+    let recommends = if install_recommends { "--install-recommends" } else { "--no-install-recommends" };
     let versions = packages.iter().any(|package| package.contains('='));
     let downgrades = versions.then_some("--allow-downgrades");
     apt_get_command("install")
@@ -104,7 +104,7 @@ pub fn install_packages(packages: &[String], recommends: bool) -> Result<()> {
 /// Removes packages; their configuration files stay.
 ///
 /// # Errors
-/// What apt-get said.
+/// Returns the error of apt-get.
 pub fn remove_packages(packages: &[String]) -> Result<()> {
     apt_get_command("remove").arg("--").args(packages).run().map(drop)
 }
@@ -112,7 +112,7 @@ pub fn remove_packages(packages: &[String]) -> Result<()> {
 /// Disables the units that these packages have brought.
 ///
 /// # Errors
-/// What dpkg-query or systemctl said.
+/// Returns the error of dpkg-query or systemctl.
 pub fn disable_units(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
@@ -133,7 +133,7 @@ fn apt_get_command(verb: &str) -> Program<'static> {
         .env("NEEDRESTART_MODE", "l")
 }
 
-/// The time in which no service may be started: a policy for invoke-rc.d stands there until it is over.
+/// Blocks the start of services with a policy for invoke-rc.d until it is deactivated.
 pub struct ServiceStartBlock {
     policy: PathBuf,
     is_deactivated: bool,
@@ -143,7 +143,7 @@ impl ServiceStartBlock {
     /// Begins it.
     ///
     /// # Errors
-    /// The policy cannot be written.
+    /// Returns an error if the policy cannot be written.
     pub fn activate() -> Result<Self> {
         Self::activate_at(Path::new(POLICY_RC_D_PATH))
     }
@@ -165,10 +165,10 @@ impl ServiceStartBlock {
         Ok(quiet)
     }
 
-    /// Ends it: what stood there before stands there again.
+    /// Ends the block and restores the previous policy.
     ///
     /// # Errors
-    /// The policy cannot be removed: services would not be started by any later install.
+    /// Returns an error if the policy cannot be removed: later installs would not start services.
     pub fn deactivate(mut self) -> Result<()> {
         self.is_deactivated = true;
         self.restore_policy().with_context(|| format!("removing {}; remove it by hand", self.policy.display()))
@@ -183,7 +183,7 @@ impl ServiceStartBlock {
 impl Drop for ServiceStartBlock {
     fn drop(&mut self) {
         if !self.is_deactivated {
-            // On the way out of an error or a panic; that one is told, and the next run puts this in order.
+            // Runs during an error or a panic, which is reported; the next run repairs a policy that remains.
             self.restore_policy().ok();
         }
     }

@@ -1,4 +1,4 @@
-//! Puts things into the file system so that a reader sees the old or the new state, never half of one.
+//! Changes files atomically: a reader sees the old or the new state, never a partial one.
 //! No sync per file: the rename is ordered behind the data by the file systems in use, and a run that a power cut
 //! interrupted is run again.
 
@@ -15,7 +15,7 @@ use crate::atomic_file::{Attributes, Durability, Folder};
 /// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
 ///
 /// # Errors
-/// The folder is missing, the owner is unknown, or the disk said no; the old file is then untouched.
+/// Returns an error if the folder is missing, the owner is unknown, or writing fails; the old file is then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
     let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
     let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
@@ -25,10 +25,10 @@ pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
     folder.replace(name, bytes, &attributes)
 }
 
-/// Puts a symbolic link at a path, over a link that stands there.
+/// Puts a symbolic link at a path, and replaces an existing link.
 ///
 /// # Errors
-/// The folder is missing or cannot be written to.
+/// Returns an error if the folder is missing or not writable.
 pub fn write_link(path: &Path, target: &Path) -> Result<()> {
     let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
     let temporary = tempfile::Builder::new()
@@ -42,7 +42,7 @@ pub fn write_link(path: &Path, target: &Path) -> Result<()> {
 /// spellings (`/a//b`, `/a/`).
 ///
 /// # Errors
-/// What is wrong, in one sentence that begins with the key.
+/// Returns a description of the problem that begins with the key.
 pub fn check_path(key: &str, path: &Path) -> Result<(), String> {
     let shown = path.display().to_string();
     if !path.is_absolute() {
@@ -65,7 +65,7 @@ pub fn check_path(key: &str, path: &Path) -> Result<(), String> {
 /// Sets owner, group and permissions of a path (not of what a link points to).
 ///
 /// # Errors
-/// The account is unknown, or the system said no.
+/// Returns an error if the account is unknown or the system call fails.
 pub fn set_ownership(path: &Path, meta: &PathMeta) -> Result<()> {
     let (uid, gid) = resolve_ids(meta)?;
     rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
@@ -83,7 +83,7 @@ fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
     let mut view = HostView::current();
     let uid = view.user_state(&meta.owner)?.and_then(|user| user.uid);
     let gid = view.group_state(&meta.group)?.and_then(|group| group.gid);
-    // What belongs to nobody's number was observed so (`line` keeps the owner); steps themselves name no numbers.
+    // An owner without a name is only possible for an observed file (`line` keeps the owner); steps use names.
     let uid = uid.or_else(|| meta.owner.parse().ok());
     let gid = gid.or_else(|| meta.group.parse().ok());
     let uid = uid.with_context(|| format!("there is no user {}", meta.owner))?;

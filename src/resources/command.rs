@@ -1,7 +1,8 @@
-//! `command`: a program that is run where its guards say that it is due.
+//! `command`: runs a program if its conditions require it.
 //!
-//! What it changes is its own business: it is a no-op in a second run where a guard says so. Guards only read, are run
-//! for the plan as well, and have ten seconds. A command without a guard is always run.
+//! dunlin does not know what the program changes: a second run is a no-op only if a condition says so. Conditions must
+//! not change anything. They also run for the plan, with a limit of ten seconds. A command without a condition always
+//! runs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,13 +14,13 @@ use serde::{Deserialize, Serialize};
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, mode};
 use crate::process::Program;
 
-/// How long a guard may take.
+/// Time limit of a condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest text of a command that a row shows, in characters.
 const MAX_SHOWN_CHARS: usize = 72;
 
-/// The desired run of a program.
+/// Desired run of a program.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CommandResource {
@@ -28,22 +29,22 @@ pub struct CommandResource {
     pub argv: Vec<String>,
     /// Text for `sh -c`, in place of `argv`.
     pub shell: Option<String>,
-    /// Due only where nothing stands at this path.
+    /// Run only if this path does not exist.
     pub creates: Option<PathBuf>,
-    /// Due only where this ends with another status than 0.
+    /// Run only if this ends with a status other than 0.
     pub unless: Option<Condition>,
-    /// Due only where this ends with status 0.
+    /// Run only if this ends with status 0.
     pub only_if: Option<Condition>,
-    /// The folder it and its guards run in.
-    pub folder: Option<PathBuf>,
-    /// The user it and its guards run as.
+    /// Working directory of the program and its conditions.
+    pub cwd: Option<PathBuf>,
+    /// User of the program and its conditions.
     pub user: Option<String>,
-    /// Variables of their environment.
+    /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
 }
 
-/// A program that tells whether the command is due.
+/// A condition of a command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Condition {
@@ -53,23 +54,23 @@ pub enum Condition {
     Argv(Vec<String>),
 }
 
-/// What the guards said.
+/// Result of the conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "is", rename_all = "lowercase")]
+#[serde(tag = "is", rename_all = "snake_case")]
 pub enum ObservedCommand {
-    /// It is to be run.
+    /// The command must run.
     Due {
-        /// Why.
+        /// Conditions that require the run, for the plan.
         reason: String,
     },
     /// There is nothing to do.
     NotDue,
 }
 
-/// What one guard said.
+/// Result of one condition.
 enum ConditionResult {
     Status(i32),
-    /// It can only be asked once earlier steps are done.
+    /// The condition can only be evaluated after earlier steps; with the reason.
     Deferred(String),
 }
 
@@ -88,7 +89,7 @@ impl Resource for CommandResource {
     fn validate(&self) -> Result<(), String> {
         match (&self.shell, self.argv.first()) {
             (Some(_), Some(_)) => return Err("`argv` or `shell`, not both".to_owned()),
-            (None, None) => return Err("what is to be run? Give `argv` or `shell`".to_owned()),
+            (None, None) => return Err("no program: set `argv` or `shell`".to_owned()),
             (None, Some(program)) if program.is_empty() => return Err("the program's name is empty".to_owned()),
             (Some(shell), None) if shell.trim().is_empty() => return Err("`shell` is empty".to_owned()),
             _ => {}
@@ -96,17 +97,18 @@ impl Resource for CommandResource {
         if let Some(path) = &self.creates {
             atomic_file::check_path("creates", path)?;
         }
-        if let Some(folder) = &self.folder
+        if let Some(folder) = &self.cwd
             && folder != Path::new("/")
         {
-            atomic_file::check_path("folder", folder)?;
+            atomic_file::check_path("cwd", folder)?;
         }
         if let Some(name) = self.env.keys().find(|name| name.is_empty() || name.contains(['=', '\0'])) {
             return Err(format!("\"{name}\" cannot be the name of a variable"));
         }
-        for guard in [&self.unless, &self.only_if].into_iter().flatten() {
-            if guard.to_argv().first().is_none_or(|program| program.is_empty()) {
-                return Err("a guard without a program: give a text for the shell, or a list of arguments".to_owned());
+        for condition in [&self.unless, &self.only_if].into_iter().flatten() {
+            if condition.to_argv().first().is_none_or(|program| program.is_empty()) {
+                return Err("a condition has no program: give a text for `sh -c`, or a list of program and arguments"
+                    .to_owned());
             }
         }
         self.user.iter().try_for_each(|user| mode::check_account("user", user))
@@ -125,21 +127,21 @@ impl Resource for CommandResource {
                     arrival.package
                 )));
             }
-            reasons.push(format!("{} is not there", path.display()));
+            reasons.push(format!("{} does not exist", path.display()));
         }
-        for (guard, when) in [(&self.unless, false), (&self.only_if, true)] {
-            let Some(guard) = guard else { continue };
-            let status = match self.check_condition(guard, view)? {
+        for (condition, when) in [(&self.unless, false), (&self.only_if, true)] {
+            let Some(condition) = condition else { continue };
+            let status = match self.check_condition(condition, view)? {
                 ConditionResult::Status(status) => status,
                 ConditionResult::Deferred(reason) => return Ok(ReadOutcome::UnknownUntilApply(reason)),
             };
             if (status == 0) != when {
                 return Ok(ReadOutcome::Known(ObservedCommand::NotDue));
             }
-            let said = if when { "holds".to_owned() } else { format!("ended with status {status}") };
-            reasons.push(format!("`{}` {said}", shorten_line(&guard.display_text())));
+            let said = if when { "succeeded".to_owned() } else { format!("ended with status {status}") };
+            reasons.push(format!("`{}` {said}", shorten_line(&condition.display_text())));
         }
-        let reason = if reasons.is_empty() { "no guard".to_owned() } else { reasons.join(", ") };
+        let reason = if reasons.is_empty() { "no condition".to_owned() } else { reasons.join(", ") };
         self.ensure_runnable(view)?;
         Ok(ReadOutcome::Known(ObservedCommand::Due { reason }))
     }
@@ -169,49 +171,54 @@ impl CommandResource {
         shorten_line(&self.shell.clone().unwrap_or_else(|| self.argv.join(" ")))
     }
 
-    /// Asks a guard, unless what it asks about is still to come.
-    fn check_condition(&self, guard: &Condition, view: &mut HostView) -> Result<ConditionResult> {
-        if let Some(reason) = self.deferral_reason(guard, view)? {
+    /// Evaluates a condition, unless an earlier step may change its result.
+    fn check_condition(&self, condition: &Condition, view: &mut HostView) -> Result<ConditionResult> {
+        if let Some(reason) = self.deferral_reason(condition, view)? {
             return Ok(ConditionResult::Deferred(reason));
         }
         self.ensure_runnable(view)?;
-        let shown = shorten_line(&guard.display_text());
-        let output = match self.program(&guard.to_argv()).timeout(CONDITION_TIMEOUT).output() {
+        let shown = shorten_line(&condition.display_text());
+        let output = match self.program(&condition.to_argv()).timeout(CONDITION_TIMEOUT).output() {
             Ok(output) => output,
             Err(error) if view.has_pending_steps() && is_program_missing(&error) => {
-                return Ok(ConditionResult::Deferred(format!("the guard `{shown}` may come with an earlier step")));
+                return Ok(ConditionResult::Deferred(format!(
+                    "the condition `{shown}` may only exist after an earlier step"
+                )));
             }
-            Err(error) => return Err(error).context("asking the guard"),
+            Err(error) => return Err(error).context("running the condition"),
         };
         match output.status.code() {
             Some(126 | 127) if view.has_pending_steps() => Ok(ConditionResult::Deferred(format!(
-                "the program of the guard `{shown}` may come with an earlier step"
+                "the program of the condition `{shown}` may only exist after an earlier step"
             ))),
             Some(status) => Ok(ConditionResult::Status(status)),
-            None => bail!("the guard `{shown}` ended by a signal: {}", output.status),
+            None => bail!("a signal ended the condition `{shown}`: {}", output.status),
         }
     }
 
-    /// Why a guard cannot be asked before the earlier steps are done.
-    fn deferral_reason(&self, guard: &Condition, view: &mut HostView) -> Result<Option<String>> {
-        let shown = guard.display_text();
+    /// Returns the reason why a condition cannot be evaluated before earlier steps, if there is one.
+    fn deferral_reason(&self, condition: &Condition, view: &mut HostView) -> Result<Option<String>> {
+        let shown = condition.display_text();
         if let Some(what) = view.pending_change_in(&shown) {
             return Ok(Some(format!(
-                "the guard `{}` names {what}, which an earlier step changes",
+                "the condition `{}` names {what}, which an earlier step changes",
                 shorten_line(&shown)
             )));
         }
         if let Some(surprise) = view.unknown_until_apply() {
-            return Ok(Some(format!("the guard `{}` may answer otherwise after {surprise}", shorten_line(&shown))));
+            return Ok(Some(format!(
+                "the condition `{}` may have another result after {surprise}",
+                shorten_line(&shown)
+            )));
         }
         if let Some(user) = self.user.as_ref().filter(|user| view.is_user_predicted(user)) {
-            return Ok(Some(format!("the guard runs as user {user}, whom an earlier step changes")));
+            return Ok(Some(format!("the condition runs as user {user}, which an earlier step changes")));
         }
-        let folder = self.folder.as_ref().filter(|folder| !folder.is_dir());
+        let folder = self.cwd.as_ref().filter(|folder| !folder.is_dir());
         if let Some(folder) = folder
             && matches!(view.path_state(folder)?, PathState::Directory { .. })
         {
-            return Ok(Some(format!("the guard runs in {}, which an earlier step makes", folder.display())));
+            return Ok(Some(format!("the condition runs in {}, which an earlier step creates", folder.display())));
         }
         Ok(None)
     }
@@ -224,12 +231,12 @@ impl CommandResource {
         if let Some(user) = &self.user
             && view.user_state(user)?.is_none()
         {
-            bail!("there is no user {user}; a `user` step before this one can make it");
+            bail!("there is no user {user}; a `user` step before this one can create it");
         }
-        if let Some(folder) = &self.folder
+        if let Some(folder) = &self.cwd
             && !view.has_folder(folder)?
         {
-            bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display());
+            bail!("the folder {} does not exist; a `directory` step before this one can create it", folder.display());
         }
         Ok(())
     }
@@ -240,7 +247,7 @@ impl CommandResource {
             (Some(user), _) => Program::new("runuser").args(["-u", user, "--"]).args(argv),
             (None, None) => Program::new(""),
         };
-        if let Some(folder) = &self.folder {
+        if let Some(folder) = &self.cwd {
             program = program.folder(folder);
         }
         self.env.iter().fold(program, |program, (name, value)| program.env(name, value))
@@ -276,7 +283,7 @@ fn is_program_missing(error: &anyhow::Error) -> bool {
     })
 }
 
-/// One line, cut where it is too long for a row.
+/// Shortens a text to one line that fits into a row.
 fn shorten_line(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.chars().count() <= MAX_SHOWN_CHARS {
@@ -303,21 +310,21 @@ mod tests {
     #[test]
     fn conditions_decide_whether_the_command_is_due() {
         let settled = ReadOutcome::Known(ObservedCommand::NotDue);
-        for (guard, wanted) in [
-            ("", due_because("no guard")),
+        for (condition, wanted) in [
+            ("", due_because("no condition")),
             (r#","creates":"/etc/passwd""#, settled.clone()),
-            (r#","creates":"/none""#, due_because("/none is not there")),
+            (r#","creates":"/none""#, due_because("/none does not exist")),
             (r#","unless":"exit 0""#, settled.clone()),
             (r#","unless":"exit 3""#, due_because("`exit 3` ended with status 3")),
             (r#","unless":["test","-d","/none"]"#, due_because("`test -d /none` ended with status 1")),
-            (r#","only_if":"exit 0""#, due_because("`exit 0` holds")),
+            (r#","only_if":"exit 0""#, due_because("`exit 0` succeeded")),
             (r#","only_if":"exit 1""#, settled.clone()),
             (r#","creates":"/none","only_if":"exit 1""#, settled),
         ] {
             assert_eq!(
-                read_command(&format!(r#"{{"argv":["true"]{guard}}}"#), &mut HostView::current()),
+                read_command(&format!(r#"{{"argv":["true"]{condition}}}"#), &mut HostView::current()),
                 wanted,
-                "{guard}"
+                "{condition}"
             );
         }
     }
@@ -341,7 +348,7 @@ mod tests {
         unknown(r#"{"argv":["true"],"only_if":"test -e /etc/passwd"}"#, &mut view);
         view.predict_install("redis-server", &[]);
         unknown(r#"{"argv":["true"],"only_if":"exit 1"}"#, &mut view);
-        crate::messages::check("command-guards", reasons);
+        crate::messages::check("command-conditions", reasons);
     }
 
     #[test]

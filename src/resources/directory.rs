@@ -1,7 +1,7 @@
 //! `directory`: one folder, its permissions and owner.
 //!
-//! Leaves alone: what is in it. Its own folder must be there, unless `parents = true`: then the missing ones are made
-//! for root with mode 0755. A second run is a no-op because mode and owner are compared by value.
+//! Does not change: what is in it. Its own folder must be there, unless `parents = true`: then the missing ones are
+//! made for root with mode 0755. A second run is a no-op because mode and owner are compared by value.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -16,11 +16,11 @@ use super::{
 };
 use crate::plan::AttributeChange;
 
-/// The desired state of a folder.
+/// Desired state of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DirectoryResource {
-    /// Where it is: an absolute path.
+    /// Absolute path on the host.
     pub path: PathBuf,
     /// Permissions, as in `"0755"`.
     #[serde(default = "FileMode::default_directory")]
@@ -28,7 +28,7 @@ pub struct DirectoryResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
     /// `"absent"` removes it.
     #[serde(default)]
@@ -41,14 +41,14 @@ pub struct DirectoryResource {
     pub recurse: bool,
 }
 
-/// What was there.
+/// Observed state of the path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedDirectory {
     state: PathState,
     /// The missing folders above it, topmost first; only where `parents` is set.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     missing_parents: Vec<PathBuf>,
-    /// How many entries are below it; only where it is to be removed.
+    /// Number of entries below the directory; only for a removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry_count: Option<usize>,
 }
@@ -70,10 +70,10 @@ impl Resource for DirectoryResource {
         mode::check_owner(&self.owner, self.group.as_deref())?;
         match self.state {
             Presence::Present if self.recurse => {
-                Err("`recurse` is for state = \"absent\": it removes what is in the folder".to_owned())
+                Err("`recurse` is for state = \"absent\": it removes the contents of the folder".to_owned())
             }
             Presence::Absent if self.parents => {
-                Err("`parents` makes folders; with state = \"absent\" there is nothing to make".to_owned())
+                Err("`parents` creates folders; it is not allowed with state = \"absent\"".to_owned())
             }
             _ => Ok(()),
         }
@@ -98,7 +98,7 @@ impl Resource for DirectoryResource {
             observed.missing_parents = view.missing_folders(&self.path)?;
             for folder in &observed.missing_parents {
                 if view.path_state(folder)? != PathState::Absent {
-                    bail!("{} stands in the way: it is no folder", folder.display());
+                    bail!("{} is not a folder", folder.display());
                 }
             }
         } else {
@@ -124,9 +124,11 @@ impl Resource for DirectoryResource {
             (Presence::Present, PathState::Directory { meta }) => {
                 Ok(Diff::change(mode::diff_meta(meta, &self.target_meta())))
             }
-            (_, PathState::Link { target }) => bail!("a link to {} stands there and is left alone", target.display()),
+            (_, PathState::Link { target }) => {
+                bail!("a link to {} is at this path; dunlin does not replace it", target.display())
+            }
             (_, PathState::File { .. } | PathState::Other) => {
-                bail!("a file stands there and is left alone; remove it first")
+                bail!("a file is at this path; remove it first")
             }
         }
     }
@@ -168,7 +170,7 @@ impl DirectoryResource {
             return Ok(Diff::remove(Vec::new()));
         }
         if !self.recurse {
-            bail!("it is not empty ({entries} entries); `recurse = true` removes what is in it too");
+            bail!("the folder is not empty ({entries} entries); `recurse = true` also removes its contents");
         }
         Ok(Diff::remove(vec![AttributeChange::to_absent("entries", entries)]))
     }
@@ -184,7 +186,7 @@ fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(path) {
         Ok(()) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(error).with_context(|| format!("making {}", path.display())),
+        Err(error) => return Err(error).with_context(|| format!("creating {}", path.display())),
     }
     atomic_file::set_ownership(path, meta)
 }

@@ -1,4 +1,4 @@
-//! A resource behind one object-safe face, so that a catalogue can hold all types in one list.
+//! An object-safe interface of resources, so that a catalog can hold every type in one list.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{ApplyContext, BlobSource, Diff, HostView, InvalidContent, Prefetch, ReadOutcome, Resource};
 use crate::plan::Digest;
 
-/// A step's resource of any type. Observations pass as JSON: they are what fingerprints are made of.
+/// A step's resource of any type. Observations are JSON values, because fingerprints are computed from them.
 pub trait DynResource: Send + Sync {
     /// Type and key: `file /etc/motd`.
     fn resource_name(&self) -> String;
@@ -17,12 +17,12 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::validate`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for the method of the trait.
     fn validate(&self) -> Result<(), String>;
     /// See [`Resource::validate_contents`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for the method of the trait.
     fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent>;
     /// See [`Resource::wants`].
     fn collect_prefetch(&self, wants: &mut Prefetch);
@@ -35,24 +35,24 @@ pub trait DynResource: Send + Sync {
     /// See [`Resource::read`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for the method of the trait.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Value>>;
     /// See [`Resource::needs`].
     ///
     /// # Errors
-    /// An observation of another type.
+    /// Returns an error if the observation is of another type.
     fn required_blobs(&self, observed: &Value) -> Result<Vec<Digest>>;
     /// See [`Resource::diff`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for the method of the trait.
     fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff>;
     /// See [`Resource::expect`].
     fn predict_state(&self, view: &mut HostView);
     /// See [`Resource::apply`].
     ///
     /// # Errors
-    /// As there.
+    /// The same as for the method of the trait.
     fn apply(&self, observed: &Value, context: &mut ApplyContext) -> Result<()>;
 }
 

@@ -1,6 +1,6 @@
 //! `file`: one regular file, its content, permissions and owner. Also what `template` becomes once it is rendered.
 //!
-//! Leaves alone: the folder it is in (declare a `directory`), extended attributes, times. A second run is a no-op
+//! Does not change: the folder it is in (declare a `directory`), extended attributes, times. A second run is a no-op
 //! because the content is compared by digest and the rest by value.
 
 use std::fs;
@@ -17,11 +17,11 @@ use super::{
 };
 use crate::plan::{AttributeChange, Digest};
 
-/// The desired state of a file.
+/// Desired state of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path on the host.
     pub dest: PathBuf,
     /// Its content: `src = "a file beside the playbooks"` or `content = "text"`.
     pub content: Option<Content>,
@@ -31,7 +31,7 @@ pub struct FileResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
     /// `true`: diffs show a digest and a length instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
@@ -41,9 +41,9 @@ pub struct FileResource {
     pub state: Presence,
 }
 
-const NOT_A_FILE: &str = "a folder or a device stands there and is left alone; remove it first";
+const NOT_A_FILE: &str = "a folder or a device is at this path; remove it first";
 
-/// What was there: the path's state and, where it is a file that will be shown as a diff, its bytes are read again.
+/// Observed state of the path. If the change is shown as a diff, the bytes of the file are read again.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedFile {
     state: PathState,
@@ -162,10 +162,10 @@ impl FileResource {
         mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
-    /// What stands there, whether or not its folder does.
+    /// Reads the state of the path, whether or not its folder exists.
     ///
     /// # Errors
-    /// What the system answered; an owner that is unknown.
+    /// Returns the error of the system, or an error if the owner is unknown.
     pub(super) fn read_state(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedFile>> {
         let what = format!("path {}", self.dest.display());
         let state = view.path_state(&self.dest)?;

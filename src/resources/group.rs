@@ -1,4 +1,4 @@
-//! `group`: one group and its number. Its members are the business of `user` steps.
+//! `group`: one group and its number. Its members belong to `user` steps.
 //!
 //! A second run is a no-op because the number is compared by value, and only where the step gives one.
 
@@ -10,7 +10,7 @@ use super::{ApplyContext, BlobSource, Diff, GroupState, HostView, ReadOutcome, R
 use crate::plan::AttributeChange;
 use crate::process::Program;
 
-/// The desired state of a group.
+/// Desired state of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GroupResource {
@@ -27,17 +27,17 @@ pub struct GroupResource {
     pub state: Presence,
 }
 
-/// What was there.
+/// Observed state of the group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum ObservedGroup {
-    /// No group of that name.
+    /// The group does not exist.
     Absent,
     /// A group.
     Present {
         /// Its number.
         gid: Option<u32>,
-        /// Users whose primary group it is; only where it is to be removed.
+        /// Users with this primary group; only for a removal.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         primary_of: Vec<String>,
     },

@@ -1,8 +1,8 @@
-//! `line`: one line in a file that somebody else looks after too.
+//! `line`: one line in a file that other programs or people also edit.
 //!
-//! Leaves alone: all other lines, the file's permissions and owner. With `match`, the last line that it finds is
-//! replaced; else the line is put after the last one that `after` finds, or at the end. `match` must find the line that
-//! is wanted too: so a second run finds the line where the first one put it, and is a no-op.
+//! Does not change: all other lines, the file's permissions and owner. The last line that `match` finds is
+//! replaced. Without one, the line is inserted after the last line that `insert_after` finds, or at the end. `match`
+//! must also match the new line, so that a second run finds it and is a no-op.
 
 use std::path::PathBuf;
 
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::plan::Digest;
 
-/// The desired state of a line.
+/// Desired state of a line.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LineResource {
@@ -25,31 +25,31 @@ pub struct LineResource {
     pub path: PathBuf,
     /// The line, without its end.
     pub line: Option<String>,
-    /// A regular expression for the line that it replaces; with `state = "absent"`, for the lines to remove.
+    /// Regular expression of the line to replace; with `state = "absent"`, of the lines to remove.
     #[serde(rename = "match")]
     pub matches: Option<String>,
-    /// A regular expression: where no line is replaced, the new one is put after the last that this finds.
-    pub after: Option<String>,
+    /// Regular expression; a new line is inserted after the last line that matches.
+    pub insert_after: Option<String>,
     /// `"absent"` removes the lines that `match` finds, or those equal to `line`.
     #[serde(default)]
     pub state: Presence,
-    /// Make the file where there is none.
+    /// Create the file if it does not exist.
     #[serde(default, deserialize_with = "de_string::required")]
     pub create: bool,
-    /// Permissions of a file that is made.
+    /// Permissions of a new file.
     #[serde(default = "FileMode::default_file")]
     pub mode: FileMode,
-    /// Owner of a file that is made.
+    /// Owner of a new file.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// Group of a file that is made; the owner's name where it is not given.
+    /// Group of a new file; the owner's name if absent.
     pub group: Option<String>,
-    /// `true`: the difference is shown by digest and length only.
+    /// `true`: show digest and length instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
 }
 
-/// What was there.
+/// Observed state of the file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedLine {
     state: PathState,
@@ -84,12 +84,12 @@ impl Resource for LineResource {
         atomic_file::check_path("path", &self.path)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
         let matches = compile_regex("match", self.matches.as_deref())?;
-        compile_regex("after", self.after.as_deref())?;
+        compile_regex("insert_after", self.insert_after.as_deref())?;
         match (&self.line, self.state) {
             (Some(line), _) if line.contains(['\n', '\r']) => {
                 Err("line must be one line; use one step for each".to_owned())
             }
-            (None, Presence::Present) => Err("`line` is missing: what is to stand in the file".to_owned()),
+            (None, Presence::Present) => Err("`line` is missing".to_owned()),
             (None, Presence::Absent) if matches.is_none() => {
                 Err("say which lines are to go: with `match`, or with `line`".to_owned())
             }
@@ -111,9 +111,9 @@ impl Resource for LineResource {
             PathState::File { .. } => {}
             PathState::Absent => return self.read_absent(view),
             PathState::Link { target } => {
-                bail!("a link to {} stands there; name the file itself", target.display())
+                bail!("the path is a link to {}; name the file itself", target.display())
             }
-            PathState::Directory { .. } | PathState::Other => bail!("something that is no file stands there"),
+            PathState::Directory { .. } | PathState::Other => bail!("the path is not a regular file"),
         }
         let Some(bytes) = view.read_content(&self.path)? else {
             return Ok(ReadOutcome::UnknownUntilApply("an earlier step writes the whole file".to_owned()));
@@ -188,7 +188,7 @@ impl LineResource {
         }
         match view.unknown_until_apply() {
             Some(surprise) => Ok(ReadOutcome::UnknownUntilApply(format!("the file may come with {surprise}"))),
-            None => bail!("there is no such file; `create = true` makes it"),
+            None => bail!("the file does not exist; `create = true` creates it"),
         }
     }
 
@@ -225,9 +225,9 @@ impl LineResource {
         Ok(Some(edited))
     }
 
-    /// Where a new line goes.
+    /// Returns the index at which a new line is inserted.
     fn insert_position(&self, lines: &[&str]) -> Result<usize> {
-        let after = compile_regex("after", self.after.as_deref()).map_err(anyhow::Error::msg)?;
+        let after = compile_regex("insert_after", self.insert_after.as_deref()).map_err(anyhow::Error::msg)?;
         let found = after
             .and_then(|after| lines.iter().rposition(|line| after.is_match(line.strip_suffix('\r').unwrap_or(line))));
         Ok(found.map_or(lines.len(), |at| at + 1))
@@ -236,5 +236,5 @@ impl LineResource {
 
 fn compile_regex(key: &str, pattern: Option<&str>) -> Result<Option<Regex>, String> {
     let compiled = pattern.map(Regex::new).transpose();
-    compiled.map_err(|error| format!("`{key}` is no regular expression: {error}"))
+    compiled.map_err(|error| format!("`{key}` is not a regular expression: {error}"))
 }

@@ -1,4 +1,4 @@
-//! `link`: one symbolic link and where it points. Owner and times of a link mean nothing and are left alone.
+//! `link`: one symbolic link and its target. Owner and times of a link have no effect and are ignored.
 //!
 //! A second run is a no-op because the target is compared as it is written. Only links are replaced: a file or a folder
 //! in the way is an error.
@@ -13,13 +13,13 @@ use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file};
 use crate::plan::AttributeChange;
 
-/// The desired state of a link.
+/// Desired state of a link.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LinkResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path of the link.
     pub path: PathBuf,
-    /// Where it points, absolute or relative to its folder; what is there may be missing.
+    /// Target of the link, absolute or relative to its folder. The target need not exist.
     pub target: Option<PathBuf>,
     /// `"absent"` removes it.
     #[serde(default)]
@@ -73,9 +73,9 @@ impl Resource for LinkResource {
             (PathState::Link { target: now }, Some(target)) => {
                 Diff::change(vec![AttributeChange::new("target", now.display(), target.display())])
             }
-            (PathState::Directory { .. }, _) => bail!("a folder stands there and is left alone; remove it first"),
+            (PathState::Directory { .. }, _) => bail!("a folder is at this path; remove it first"),
             (PathState::File { .. } | PathState::Other, _) => {
-                bail!("a file stands there and is left alone; remove it first")
+                bail!("a file is at this path; remove it first")
             }
         })
     }

@@ -1,8 +1,8 @@
-//! The types of resource: one file each, from the desired state to its tests. Local system calls only.
+//! The types of resource: one file per type. They use local system calls only.
 //!
-//! Each type answers the same questions in the same order: what is wanted (the struct, as in TOML), what is there
-//! (`read`, the only reader), what differs (`diff`, pure), what a later step may rely on (`expect`), and how one
-//! difference is removed (`apply`). A dry run is the absence of the apply call.
+//! Each type has the same parts in the same order: the desired state (the struct, as in TOML), the observed state
+//! (`read`, the only function that reads it), the difference (`diff`, a pure function), the state that later steps may
+//! rely on (`predict_state`), and the change itself (`apply`). A dry run does not call `apply`.
 
 mod apply_context;
 mod apt;
@@ -49,11 +49,11 @@ pub use registry::{RESOURCE_KINDS, ResourceKind, find_kind};
 pub struct Content {
     /// SHA-256 of the bytes.
     pub digest: Digest,
-    /// How many bytes.
+    /// Length in bytes.
     pub len: u64,
 }
 
-/// How the playbook's author names the content of a resource, and what the controller does with it.
+/// Names the key that holds a content in the playbook, and its source on the controller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ContentSource {
     /// The key holds the path of a file whose bytes are sent as they are.
@@ -73,7 +73,7 @@ pub struct ContentKey {
     pub playbook_key: &'static str,
     /// The field of the desired state that receives the [`Content`].
     pub field: &'static str,
-    /// What the key holds.
+    /// Source of the content.
     pub source: ContentSource,
 }
 
@@ -82,11 +82,11 @@ pub struct ContentKey {
 pub struct InvalidContent {
     /// The key of the step in TOML that gives the content.
     pub key: &'static str,
-    /// What is wrong, where in the content, and what is right; without secrets.
+    /// Description of the error with its place in the content and the correction; contains no secrets.
     pub message: String,
 }
 
-/// What reading the world gave.
+/// Result of reading the state of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReadOutcome<T> {
     /// The state now, or as the earlier steps will have made it.
@@ -95,14 +95,14 @@ pub enum ReadOutcome<T> {
     UnknownUntilApply(String),
 }
 
-/// What differs between desired and observed.
+/// Difference between the desired and the observed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diff {
-    /// What apply does.
+    /// Action of apply.
     pub action: Action,
     /// Attribute by attribute.
     pub changes: Vec<AttributeChange>,
-    /// Why, where the changes do not say it.
+    /// Reason, if the changes do not show it.
     pub reason: Option<String>,
 }
 
@@ -134,7 +134,7 @@ impl Diff {
     }
 }
 
-/// One type of resource; the implementing struct is its desired state, exactly as in TOML.
+/// A resource type. The implementing struct is the desired state, exactly as in TOML.
 pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The step's key in a playbook.
     const KIND: &'static str;
@@ -142,16 +142,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The keys that hold content.
     const CONTENTS: &'static [ContentKey] = &[];
 
-    /// What is there; absence is one of its variants.
+    /// Observed state; absence is one of its variants.
     type Observed: Serialize + DeserializeOwned;
 
-    /// What tells this resource from others of its type: a path, a name.
+    /// Returns the key that distinguishes this resource from others of its type: a path or a name.
     fn key(&self) -> String;
 
-    /// What it manages alone (`path /etc/motd`, `user redis`): two steps with the same entry are an error of `check`.
+    /// Returns the objects that the resource manages alone (`path /etc/motd`, `user redis`). `check` reports two steps
+    /// with the same object.
     fn exclusive_claims(&self) -> Vec<String>;
 
-    /// What it manages a part of (`path /etc/hosts`): no step may own that, others of its type may share it.
+    /// Returns the objects that the resource manages in part (`path /etc/hosts`). Other resources of its type may share
+    /// them, but no step may manage one alone.
     fn shared_claims(&self) -> Vec<String> {
         Vec::new()
     }
@@ -159,18 +161,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Refuses impossible combinations; the playbook loader adds file and position.
     ///
     /// # Errors
-    /// One sentence that says what is wrong and what would be right.
+    /// Returns a description of the problem and the correction, in one sentence.
     fn validate(&self) -> Result<(), String>;
 
     /// Refuses contents that cannot work; the playbook loader adds file and position. `contents` has all of them.
     ///
     /// # Errors
-    /// The first mistake, and the key of its content.
+    /// Returns the first mistake and the key of its content.
     fn validate_contents(&self, _contents: &dyn BlobSource) -> Result<(), InvalidContent> {
         Ok(())
     }
 
-    /// Announces what `read` will look up, so that the host is asked once for all steps.
+    /// Collects the lookups of `read`, so that the host is queried once for all steps.
     fn collect_prefetch(&self, _wants: &mut Prefetch) {}
 
     /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
@@ -191,7 +193,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Reads the state, through the expectations that earlier steps left in the world.
     ///
     /// # Errors
-    /// What the system answered, with the path or name.
+    /// Returns the error of the system, with the path or name.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Self::Observed>>;
 
     /// The contents that showing or applying the difference needs.
@@ -202,16 +204,16 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Compares; pure but for looking up contents.
     ///
     /// # Errors
-    /// A content that is not there.
+    /// Returns an error if a content is missing.
     fn diff(&self, observed: &Self::Observed, blobs: &dyn BlobSource) -> Result<Diff>;
 
-    /// Tells the world what will be true once this step is applied. Called for steps that have (or may have)
-    /// something to do, after their diff; the world as it is says the same of the others.
+    /// Records the predicted state after this step. Called for steps that have (or may have)
+    /// a change, after their diff; for other steps the current state is the predicted one.
     fn predict_state(&self, view: &mut HostView);
 
     /// Brings the observed state to the desired one.
     ///
     /// # Errors
-    /// What the system answered, with the path or name.
+    /// Returns the error of the system, with the path or name.
     fn apply(&self, observed: &Self::Observed, context: &mut ApplyContext) -> Result<()>;
 }

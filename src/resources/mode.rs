@@ -45,14 +45,14 @@ impl FileMode {
     const EXPECTED: &'static str = "a mode is an octal string such as \"0644\"";
 }
 
-/// Whether the resource is to be there.
+/// Desired presence of a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Presence {
-    /// It is to be there.
+    /// The resource must exist.
     #[default]
     Present,
-    /// It is to be gone.
+    /// The resource must not exist.
     Absent,
 }
 
@@ -70,7 +70,7 @@ pub fn path_meta(mode: FileMode, owner: &str, group: Option<&str>) -> PathMeta {
 /// for an option or a list.
 ///
 /// # Errors
-/// What is wrong, in one sentence that begins with the key.
+/// Returns a description of the problem that begins with the key.
 pub fn check_account(key: &str, name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     let goes_on = name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));

@@ -1,8 +1,8 @@
 //! `package`: Debian packages, by apt.
 //!
-//! Leaves alone: packages that it does not name (an install that would remove any is refused by apt), configuration
-//! files that somebody has changed. A second run is a no-op because dpkg's own record says what is installed; apt is
-//! only asked where something is missing, and never updates its lists unless `update = true`.
+//! Does not change: packages that it does not name (an install that would remove any is refused by apt), configuration
+//! files that somebody has changed. A second run is a no-op because the installed versions come from dpkg's status
+//! file; apt is only queried for missing packages, and never updates its lists unless `update_cache = true`.
 
 use std::collections::BTreeMap;
 
@@ -14,39 +14,39 @@ use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome, Resource, UnitState, de_string};
 use crate::plan::AttributeChange;
 
-/// The desired state of packages.
+/// Desired state of packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PackageResource {
-    /// Their names, each with `=version` where it must be that one.
+    /// Package names, with `=version` for a specific version.
     pub names: Vec<String>,
     /// `"absent"` removes them; their configuration files stay.
     #[serde(default)]
     pub state: Presence,
-    /// What later steps rely on and comes with them: `path /etc/redis`, `user redis`, `group redis`,
-    /// `unit redis-server.service`.
+    /// Objects that the packages install and later steps rely on: `path /etc/redis`, `user redis`, `group redis`, `unit
+    /// redis-server.service`.
     #[serde(default)]
-    pub brings: Vec<String>,
-    /// Let apt update its lists before something is installed.
+    pub provides: Vec<String>,
+    /// Update apt's package lists before an install.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub update: bool,
-    /// `false`: the services that come with them are neither started nor enabled by the install.
+    pub update_cache: bool,
+    /// `false`: the install neither starts nor enables services of the packages.
     #[serde(default = "default_true", deserialize_with = "de_string::required")]
     pub start: bool,
-    /// Install what they recommend, too.
+    /// Also install recommended packages.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub recommends: bool,
+    pub install_recommends: bool,
 }
 
-/// What was there.
+/// Observed packages.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedPackages {
-    /// Installed versions; a package that is not there has none.
+    /// Installed versions; a package that is not installed has none.
     installed: BTreeMap<String, Option<String>>,
-    /// What apt offers; only for what is to be installed.
+    /// Versions that apt offers of the packages to install.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     available: BTreeMap<String, PackageVersions>,
-    /// What goes with a removal, and its version; only where something is to be removed.
+    /// Packages that a removal removes, with their versions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     removed: Vec<(String, String)>,
 }
@@ -65,22 +65,22 @@ impl Resource for PackageResource {
 
     fn validate(&self) -> Result<(), String> {
         if self.names.is_empty() {
-            return Err("`names` is empty: which packages?".to_owned());
+            return Err("`names` is empty".to_owned());
         }
         for (name, version) in self.requested_versions() {
             apt::check_package_name(name)?;
             match version {
                 Some(version) if self.state == Presence::Absent => {
-                    return Err(format!("{name} is to be absent, whatever its version: leave out \"={version}\""));
+                    return Err(format!("{name} is removed in any version: leave out \"={version}\""));
                 }
                 Some(version) => apt::check_package_version(version)?,
                 None => {}
             }
         }
         let kinds = ["path ", "user ", "group ", "unit "];
-        if let Some(what) = self.brings.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
+        if let Some(what) = self.provides.iter().find(|what| !kinds.iter().any(|kind| what.starts_with(kind))) {
             return Err(format!(
-                "`brings` holds entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
+                "`provides` has entries such as \"path /etc/redis\" or \"user redis\", not \"{what}\""
             ));
         }
         Ok(())
@@ -142,9 +142,9 @@ impl Resource for PackageResource {
         if self.state == Presence::Absent || missing.is_empty() {
             return;
         }
-        view.predict_install(&missing.join(", "), &self.brings);
+        view.predict_install(&missing.join(", "), &self.provides);
         if !self.start {
-            for unit in self.brings.iter().filter_map(|what| what.strip_prefix("unit ")) {
+            for unit in self.provides.iter().filter_map(|what| what.strip_prefix("unit ")) {
                 view.predict_unit(unit, UnitState::new_disabled());
             }
         }
@@ -156,14 +156,14 @@ impl Resource for PackageResource {
         if self.state == Presence::Absent {
             return apt::remove_packages(&due);
         }
-        if self.update {
+        if self.update_cache {
             apt::update_lists()?;
         }
         if self.start {
-            return apt::install_packages(&due, self.recommends);
+            return apt::install_packages(&due, self.install_recommends);
         }
         let quiet = apt::ServiceStartBlock::activate()?;
-        let installed = apt::install_packages(&due, self.recommends);
+        let installed = apt::install_packages(&due, self.install_recommends);
         quiet.deactivate()?;
         installed?;
         let new = self
@@ -182,7 +182,7 @@ impl PackageResource {
         })
     }
 
-    /// Those of them that are not as wanted.
+    /// Returns the packages that differ from the desired state.
     fn outdated_packages<'a>(
         &'a self,
         observed: &'a ObservedPackages,
@@ -201,15 +201,15 @@ impl PackageResource {
     fn available_version(&self, name: &str, version: Option<&str>, offer: Option<&PackageVersions>) -> Result<String> {
         let versions = offer.map_or(&[][..], |offer| &offer.versions);
         match (version, offer.and_then(|offer| offer.candidate.clone())) {
-            (Some(version), _) if self.update || versions.iter().any(|offered| offered == version) => {
+            (Some(version), _) if self.update_cache || versions.iter().any(|offered| offered == version) => {
                 Ok(version.to_owned())
             }
             (None, Some(candidate)) => Ok(candidate),
-            (None, None) if self.update => Ok("the version in the updated lists".to_owned()),
+            (None, None) if self.update_cache => Ok("the version in the updated lists".to_owned()),
             (Some(version), _) if !versions.is_empty() => {
                 bail!("apt offers {name} in version {}, not {version}", versions.join(", "))
             }
-            _ => bail!("apt knows no package {name}; `update = true` lets it update its lists first"),
+            _ => bail!("apt has no package {name}; `update_cache = true` updates its lists first"),
         }
     }
 }

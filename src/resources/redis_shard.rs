@@ -1,8 +1,8 @@
 //! `redis_shard`: one Redis instance that serves a shard: its configuration, its ACL users, its folder, its process.
 //!
-//! Leaves alone: the data, and the role. Who follows whom (`replicaof`, `min-replicas-to-write`) belongs to the moves
-//! and failovers; where the file's role is not the map's, planning stops and says so. A second run is a no-op because
-//! both files are compared by what they say: `CONFIG REWRITE` may have put them into another form.
+//! Does not change: the data, and the role. The role (`replicaof`, `min-replicas-to-write`) belongs to moves and
+//! failovers; if the role in the file contradicts the map, planning stops with an error. A second run is a no-op
+//! because both files are compared by their meaning: `CONFIG REWRITE` may have changed their form.
 //!
 //! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`). The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
@@ -32,10 +32,10 @@ use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
 
-/// What a plan's row says of an instance that is made as a replica.
+/// Name of the attribute that shows the primary of a new replica in a plan.
 pub const REPLICA_OF_ATTRIBUTE: &str = "replica of";
 
-/// The desired state of an instance.
+/// Desired state of an instance.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RedisShard {
@@ -46,31 +46,31 @@ pub struct RedisShard {
     /// The address that it is reached at; for messages only.
     #[serde(default)]
     pub address: Option<String>,
-    /// The configuration: `conf = "a template"`. Its `dir` must be `folder`, its `aclfile` the ACL file.
+    /// The configuration: `conf = "a template"`. Its `dir` must be `data_dir`, its `aclfile` the ACL file.
     pub conf: Content,
-    /// The ACL users: `acl = "a template"`. Passwords stand in it as `#sha256` only.
+    /// The ACL users: `acl = "a template"`. It contains passwords as `#sha256` only.
     pub acl: Content,
     /// The password of the ACL user `dunlin`, as which a running instance's ACL is fixed: `admin_password = "…"`.
     /// Without one only the file is fixed.
     #[serde(default)]
     pub admin_password: Option<Content>,
     /// The data folder.
-    pub folder: PathBuf,
+    pub data_dir: PathBuf,
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
     /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
     #[serde(default)]
     pub replica_of: String,
-    /// How many replicas must be attached to a primary for it to accept writes (`min-replicas-to-write`); empty for
-    /// none. As with `replica_of`, only a new configuration takes it over: a live primary learns of it from
-    /// `dunlin shards resume`, once its replicas are there.
+    /// Number of connected replicas that a primary requires to accept writes (`min-replicas-to-write`); empty for none.
+    /// Like `replica_of`, it is only used in a new configuration file: `dunlin shards resume` sets it on a running
+    /// primary once its replicas are connected.
     #[serde(default)]
     pub min_replicas: String,
-    /// Where the configuration stands; `/etc/redis/shard-<id>.conf` where not given.
+    /// Path of the configuration file; default `/etc/redis/shard-<id>.conf`.
     #[serde(default)]
     pub conf_path: Option<PathBuf>,
-    /// Where the ACL file stands; `/etc/redis/shard-<id>.acl` where not given.
+    /// Path of the ACL file; default `/etc/redis/shard-<id>.acl`.
     #[serde(default)]
     pub acl_path: Option<PathBuf>,
     /// The user that the instance runs as, and its group.
@@ -82,23 +82,23 @@ fn default_user() -> String {
     "redis".to_owned()
 }
 
-/// What is there: the files by what they say, nothing that changes by itself.
+/// Observed state: the meaning of the files, without values that change by themselves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedShardFiles {
     /// Permissions and meaning; absent where there is no such file.
     conf: Option<(PathMeta, NormalizedConf)>,
     acl: Option<(PathMeta, AclFile)>,
-    /// Why Redis would not load the ACL file.
+    /// Reason why Redis would not load the ACL file.
     acl_error: Option<String>,
-    /// Whether it keeps an append-only file, by its configuration.
+    /// The configuration enables the append-only file.
     is_append_only: bool,
-    folder: PathState,
-    /// The contents that were put here last and what they said then, as the file's own mark tells.
+    data_dir: PathState,
+    /// Contents from which the files were last written and their meaning then, from the marks in the file.
     source_stamps: Vec<Mark>,
-    /// Whom it follows by its configuration file.
+    /// Primary in the configuration file.
     configured_primary: Option<String>,
     is_running: bool,
-    /// Does it start with the host? Always so without a unit: there, nothing does.
+    /// The instance starts at boot. Always true without a unit, because nothing starts such an instance at boot.
     is_enabled: bool,
 }
 
@@ -124,7 +124,7 @@ impl Resource for RedisShard {
     }
 
     fn exclusive_claims(&self) -> Vec<String> {
-        let paths = [self.conf_path(), self.acl_path(), self.folder.clone()];
+        let paths = [self.conf_path(), self.acl_path(), self.data_dir.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
         owned.extend(self.unit.iter().map(|unit| format!("unit {unit}")));
         owned
@@ -138,7 +138,11 @@ impl Resource for RedisShard {
             return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
         }
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
-            return if self.folder.is_absolute() { Ok(()) } else { Err("folder must be an absolute path".to_owned()) };
+            return if self.data_dir.is_absolute() {
+                Ok(())
+            } else {
+                Err("data_dir must be an absolute path".to_owned())
+            };
         }
         Err(format!("port must be a number from 1 to 65535, not \"{}\"", self.port))
     }
@@ -166,7 +170,7 @@ impl Resource for RedisShard {
         let parsed = RedisConf::parse(conf.as_deref().unwrap_or_default());
         let (users, acl_error) = match acl.as_deref().map(AclFile::parse).transpose() {
             Ok(users) => (users, None),
-            // The instance would not start with it; a new file replaces it all the same.
+            // The instance would not start with it; a new file replaces it anyway.
             Err(error) => (Some(AclFile::default()), Some(error.to_string())),
         };
         let (is_running, is_enabled) = match &self.unit {
@@ -174,14 +178,14 @@ impl Resource for RedisShard {
                 let state = view.unit_state(unit)?;
                 (matches!(state.active.as_str(), "active" | "reloading" | "activating"), state.enabled == "enabled")
             }
-            None => (process::is_running(&self.folder), true),
+            None => (process::is_running(&self.data_dir), true),
         };
         Ok(ReadOutcome::Known(ObservedShardFiles {
             conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
             acl: read_file_meta(view, &self.acl_path())?.zip(users),
             acl_error,
             is_append_only: parsed.is_append_only(),
-            folder: view.path_state(&self.folder)?,
+            data_dir: view.path_state(&self.data_dir)?,
             source_stamps: Mark::read(conf.as_deref().unwrap_or_default()),
             configured_primary: parsed.replica_of(),
             is_running,
@@ -197,7 +201,7 @@ impl Resource for RedisShard {
         if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
             needs.push(self.acl.digest.clone());
         }
-        // The mark stands in the configuration file, so a new ACL file means a new configuration file too.
+        // The mark is part of the configuration file, so a new ACL file means a new configuration file too.
         if needs == [self.acl.digest.clone()] {
             needs.push(self.conf.digest.clone());
         }
@@ -213,10 +217,10 @@ impl Resource for RedisShard {
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
-        match &observed.folder {
-            PathState::Absent => changes.push(AttributeChange::from_absent("folder", self.folder.display())),
+        match &observed.data_dir {
+            PathState::Absent => changes.push(AttributeChange::from_absent("data_dir", self.data_dir.display())),
             PathState::Directory { meta } => changes.extend(mode::diff_meta(meta, &self.folder_meta())),
-            _ => bail!("{} is no directory", self.folder.display()),
+            _ => bail!("{} is not a directory", self.data_dir.display()),
         }
         if observed.conf.is_none() && !self.replica_of.is_empty() {
             changes.push(AttributeChange::from_absent(REPLICA_OF_ATTRIBUTE, &self.replica_of));
@@ -238,7 +242,7 @@ impl Resource for RedisShard {
         let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
         view.predict_path(&self.conf_path(), file(&self.conf));
         view.predict_path(&self.acl_path(), file(&self.acl));
-        view.predict_path(&self.folder, PathState::Directory { meta: self.folder_meta() });
+        view.predict_path(&self.data_dir, PathState::Directory { meta: self.folder_meta() });
         if let Some(unit) = &self.unit {
             let (enabled, active) = ("enabled".to_owned(), "active".to_owned());
             view.predict_unit(unit, UnitState { found: true, masked: false, enabled, active });
@@ -246,12 +250,13 @@ impl Resource for RedisShard {
     }
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
-        if !matches!(observed.folder, PathState::Directory { .. }) {
-            fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        if !matches!(observed.data_dir, PathState::Directory { .. }) {
+            fs::create_dir_all(&self.data_dir).with_context(|| format!("creating {}", self.data_dir.display()))?;
         }
-        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
+        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
         if !self.required_blobs(observed).is_empty() {
-            let acl = String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is no text")?;
+            let acl =
+                String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
             self.write_files(&acl, &self.running_lines(observed)?, context.blobs())?;
@@ -269,20 +274,20 @@ impl Resource for RedisShard {
 }
 
 impl RedisShard {
-    /// Where the configuration stands.
+    /// Returns the path of the configuration file.
     pub fn conf_path(&self) -> PathBuf {
         self.conf_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.conf", self.id)))
     }
 
-    /// Where the ACL file stands.
+    /// Returns the path of the ACL file.
     pub fn acl_path(&self) -> PathBuf {
         self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
     }
 
-    /// The configuration as it stands on the disk; `None` where there is none.
+    /// Reads the configuration file; `None` if it does not exist.
     ///
     /// # Errors
-    /// It could not be read.
+    /// Returns an error if it cannot be read.
     pub fn read_conf(&self) -> Result<Option<RedisConf>> {
         let bytes = HostView::current().read_content(&self.conf_path())?;
         Ok(bytes.map(|bytes| RedisConf::parse(&String::from_utf8_lossy(&bytes))))
@@ -291,7 +296,7 @@ impl RedisShard {
     /// The users of the ACL file as it is on the disk.
     ///
     /// # Errors
-    /// It could not be read, or is not valid.
+    /// Returns an error if it cannot be read or is not valid.
     pub fn current_acl(&self) -> Result<AclFile> {
         let path = self.acl_path();
         let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
@@ -300,8 +305,8 @@ impl RedisShard {
 
     /// The ACL file first: a configuration names it.
     fn write_files(&self, acl: &str, running: &str, blobs: &dyn BlobSource) -> Result<()> {
-        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is no text")?;
-        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
+        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is not UTF-8")?;
+        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let users = AclFile::parse(&plain).context("the ACL file")?;
         let marks = [Mark::of(&self.conf, &RedisConf::parse(&conf).normalize()), Mark::of(&self.acl, &users)];
         let marks: String = marks.iter().map(Mark::line).collect();
@@ -314,7 +319,7 @@ impl RedisShard {
         )
     }
 
-    /// What stands in the file of the running state; in a new file, what the map has it begin with.
+    /// Returns the lines of the running state: those of the existing file or, for a new file, those from the map.
     fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
         match (&observed.conf, self.read_conf()?) {
             (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
@@ -322,7 +327,7 @@ impl RedisShard {
         }
     }
 
-    /// Whom a new instance follows, and how many replicas it needs once it is a primary.
+    /// Returns the lines that a new instance starts with: its primary, or the replicas that it requires as a primary.
     fn initial_lines(&self, replica_of: &str) -> Result<String> {
         let follows = if replica_of.is_empty() { String::new() } else { replicaof_line(replica_of)? };
         Ok(match self.required_replicas() {
@@ -331,7 +336,7 @@ impl RedisShard {
         })
     }
 
-    /// How many replicas it is to need as a primary.
+    /// Returns the number of replicas that the instance requires as a primary.
     pub fn required_replicas(&self) -> u32 {
         self.min_replicas.parse().unwrap_or(0)
     }
@@ -381,7 +386,8 @@ impl RedisShard {
         Ok(changes)
     }
 
-    /// Does the file say what this very content said when it was put here? Then the content itself is not needed.
+    /// Returns whether the file has the meaning that this very content had when it was written. Then the content itself
+    /// is not needed.
     fn is_unchanged<T: Serialize>(&self, now: Option<&(PathMeta, T)>, content: &Content, marks: &[Mark]) -> bool {
         now.is_some_and(|(_, meaning)| marks.contains(&Mark::of(content, meaning)))
     }
@@ -399,7 +405,7 @@ fn read_file_meta(view: &mut HostView, path: &Path) -> Result<Option<PathMeta>> 
     match view.path_state(path)? {
         PathState::Absent => Ok(None),
         PathState::File { meta, .. } => Ok(Some(meta)),
-        _ => bail!("{} is no regular file", path.display()),
+        _ => bail!("{} is not a regular file", path.display()),
     }
 }
 

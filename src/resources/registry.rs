@@ -17,7 +17,7 @@ pub struct ResourceKind {
     pub parse: fn(Value) -> Result<Box<dyn DynResource>, serde_json::Error>,
 }
 
-/// All types, in the order of the reference.
+/// Every resource type, in the order of the reference.
 pub const RESOURCE_KINDS: &[ResourceKind] = &[
     kind_of::<package::PackageResource>(),
     kind_of::<file::FileResource>(),

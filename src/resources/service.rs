@@ -1,6 +1,6 @@
 //! `service`: whether a systemd unit is enabled, runs, is masked; and, as a handler, its restart or reload.
 //!
-//! Leaves alone: the unit's file, and each of the three that the step does not give. A second run is a no-op because
+//! Does not change: the unit's file, and each of the three that the step does not give. A second run is a no-op because
 //! all three are compared with what systemd says. `restart` and `reload` are always due: they belong into handlers.
 
 use anyhow::{Context, Result, bail};
@@ -16,19 +16,19 @@ const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.
 const NO_RELOAD_FLAG: &str = "--no-reload";
 
-/// The desired state of a service.
+/// Desired state of a service.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceResource {
     /// The unit: `redis-server`, `app@1.service`, `backup.timer`; `.service` where it has no suffix.
     pub name: String,
-    /// Does it start with the host?
+    /// Start the unit at boot.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub enabled: Option<bool>,
-    /// Does it run now?
+    /// The unit is active.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub running: Option<bool>,
-    /// Is every start of it forbidden?
+    /// Forbid every start of the unit.
     #[serde(default, deserialize_with = "de_string::optional")]
     pub masked: Option<bool>,
     /// Restart it (start it, if it does not run).
@@ -77,7 +77,7 @@ impl Resource for ServiceResource {
             return Err("`restart` and `reload` stand alone, in a handler".to_owned());
         }
         if !self.is_action() && states.iter().all(Option::is_none) {
-            return Err("say what is wanted: `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
+            return Err("no state: set `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());
         }
         if self.masked == Some(true) && (self.enabled == Some(true) || self.running == Some(true)) {
             return Err("a masked unit can be neither enabled nor started".to_owned());
@@ -102,7 +102,7 @@ impl Resource for ServiceResource {
             return Ok(ReadOutcome::UnknownUntilApply(format!("the unit may come with {surprise}")));
         }
         if self.enabled == Some(true) || self.running == Some(true) || self.is_action() {
-            bail!("there is no such unit; a `unit` or a `package` step before this one can bring it");
+            bail!("there is no such unit; a `unit` or a `package` step before this one can provide it");
         }
         Ok(ReadOutcome::Known(state))
     }
@@ -183,7 +183,7 @@ impl ServiceResource {
         self.restart || self.reload
     }
 
-    /// What `enabled` is to become; nothing where it is so already, or is masked away.
+    /// Returns the new value of `enabled`; `None` if it has this value already or the unit is masked.
     fn enabled_change(&self, observed: &UnitState) -> Result<Option<bool>> {
         let Some(wanted) = self.enabled else { return Ok(None) };
         let due = match observed.enabled.as_str() {
@@ -251,12 +251,12 @@ fn ensure_stays_up(unit: &str) -> Result<()> {
     Ok(())
 }
 
-/// Has it failed, or does systemd try it again and again?
+/// Returns whether the unit has failed, or systemd restarts it again and again.
 fn is_failing(shown: &str) -> bool {
     shown.lines().any(|line| matches!(line, "ActiveState=failed" | "SubState=auto-restart"))
 }
 
-/// The unit's last lines in the journal, to stand behind an error; nothing where the journal has none.
+/// Returns the unit's last lines in the journal for an error message; empty if there are none.
 fn last_journal_lines(unit: &str) -> String {
     let asked =
         Program::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);

@@ -1,8 +1,8 @@
 //! `shard_map`: the published shard map on a host that uses it; its text comes from `shards.toml` of the inventory.
 //!
-//! Leaves alone: the folder it is in, as `file` does. A map of a lower epoch or of another cluster is never put over the
-//! one that stands there: an operator with an old inventory would send writes to the wrong hosts. A second run is a
-//! no-op because the text is the same for the same map.
+//! Does not change: the folder it is in, as `file` does. A map of a lower epoch or of another cluster never replaces
+//! the existing one: an operator with an old inventory would send writes to the wrong hosts. A second run is a no-op
+//! because the text is the same for the same map.
 
 use std::path::PathBuf;
 
@@ -15,11 +15,11 @@ use super::mode::{self, FileMode, Presence};
 use super::{ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, ReadOutcome, Resource};
 use crate::plan::Digest;
 
-/// The desired state: where the map stands. Its content is filled in by the controller.
+/// Desired state. The controller adds the content.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardMapResource {
-    /// Where it stands: an absolute path.
+    /// Absolute path on the host.
     pub dest: PathBuf,
     /// The published text.
     pub content: Content,
@@ -29,15 +29,15 @@ pub struct ShardMapResource {
     /// The owning user.
     #[serde(default = "mode::default_owner")]
     pub owner: String,
-    /// The owning group; the owner's name where it is not given.
+    /// The owning group; the owner's name if absent.
     pub group: Option<String>,
-    /// Where the service that reads it tells which epoch it has: an http:// address whose answer is a JSON object with
-    /// `map_epoch`, asked on the host itself. A rebalance retires an instance once all services have left it.
+    /// Address at which the consumer reports its epoch (`http://`). The host itself sends the request; the answer is a
+    /// JSON object with `map_epoch`. A rebalance retires an instance when all consumers use the new epoch.
     #[serde(default)]
-    pub version_url: Option<String>,
+    pub status_url: Option<String>,
 }
 
-/// What was there: the file, and the map in it.
+/// Observed file and the map in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObservedShardMap {
     file: file::ObservedFile,
@@ -60,9 +60,9 @@ impl Resource for ShardMapResource {
     }
 
     fn validate(&self) -> Result<(), String> {
-        match &self.version_url {
+        match &self.status_url {
             Some(url) if !url.starts_with("http://") => {
-                Err(format!("version_url must be an http:// address, not \"{url}\""))
+                Err(format!("status_url must be an http:// address, not \"{url}\""))
             }
             _ => self.to_file().validate(),
         }
@@ -153,7 +153,7 @@ mod tests {
         let (digest, len) = (Digest::of_bytes(text.as_bytes()), text.len() as u64);
         // Whoever runs the test.
         let Ok(PathState::File { meta, .. }) = HostView::current().path_state(dest) else {
-            panic!("a file stands there")
+            panic!("a file is at this path")
         };
         let resource = ShardMapResource {
             dest: dest.to_owned(),
@@ -161,7 +161,7 @@ mod tests {
             mode: FileMode::default_file(),
             owner: meta.owner,
             group: Some(meta.group),
-            version_url: None,
+            status_url: None,
         };
         (resource, TestBlobs(BTreeMap::from([(digest, text.as_bytes().to_vec())])))
     }

@@ -1,6 +1,6 @@
 //! `template`: a file whose content the controller renders. On the host it is a [`File`] in all respects.
 //!
-//! Leaves alone and is a no-op for the same reasons as `file`.
+//! Has the same limits as `file` and is a no-op for the same reasons.
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};

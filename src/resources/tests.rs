@@ -28,7 +28,7 @@ fn parse_step(name: &str, table: Value) -> Result<Box<dyn DynResource>, String> 
     Ok(step)
 }
 
-/// A step whose path is `name` in the room.
+/// Builds a step whose path is `name` in the test folder.
 fn step_at(dir: &Path, kind: &str, name: &str, more: &Value) -> Box<dyn DynResource> {
     let mut table = json!({ "path": dir.join(name) });
     table.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -76,7 +76,7 @@ fn root_meta(mode: u32) -> PathMeta {
     PathMeta { mode, owner: "root".to_owned(), group: "root".to_owned() }
 }
 
-/// A room with one thing of each sort in it.
+/// Creates a test folder with one entry of each kind.
 fn fixture_dir() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for folder in ["folder", "full/inner"] {
@@ -88,7 +88,7 @@ fn fixture_dir() -> tempfile::TempDir {
     dir
 }
 
-/// Each row: name in the room, the step's other keys, how its plan begins.
+/// Each row: name in the test folder, the step's other keys, prefix of its plan.
 fn check_rows(kind: &str, rows: &[(&str, Value, &str)]) {
     let dir = fixture_dir();
     for (name, more, wanted) in rows {
@@ -111,14 +111,14 @@ fn directory_plans_match() {
             ("a/b", json!({ "parents": "true" }), "add mode:>0755 owner:>root group:>root parent:>"),
             ("a/b", json!({}), "error the folder"),
             ("file/b", json!({ "parents": true }), "error "),
-            ("file", json!({}), "error a file stands there"),
-            ("link", json!({}), "error a link to folder stands there"),
+            ("file", json!({}), "error a file is at this path"),
+            ("link", json!({}), "error a link to folder is at this path"),
             ("new", gone.clone(), "none"),
             ("folder", gone.clone(), "remove"),
-            ("full", gone.clone(), "error it is not empty"),
+            ("full", gone.clone(), "error the folder is not empty"),
             ("full", all_gone.clone(), "remove"),
-            ("file", all_gone, "error a file stands there"),
-            ("link", gone, "error a link to folder stands there"),
+            ("file", all_gone, "error a file is at this path"),
+            ("link", gone, "error a link to folder is at this path"),
         ],
     );
 }
@@ -149,11 +149,11 @@ fn later_steps_see_planned_directories() {
     step_at(path, "directory", "a/b", &json!({ "parents": true })).predict_state(&mut view);
     assert_eq!(plan_line(&*step_at(path, "directory", "a", &json!({})), &mut view), "none");
     let full = step_at(path, "directory", "full", &json!({ "state": "absent" }));
-    assert!(plan_line(&*full, &mut view).starts_with("error it is not empty"));
+    assert!(plan_line(&*full, &mut view).starts_with("error the folder is not empty"));
     step_at(path, "directory", "full/inner", &json!({ "state": "absent" })).predict_state(&mut view);
     assert_eq!(plan_line(&*full, &mut view), "remove");
     step_at(path, "link", "full/link", &json!({ "target": "x" })).predict_state(&mut view);
-    assert!(plan_line(&*full, &mut view).starts_with("error it is not empty"));
+    assert!(plan_line(&*full, &mut view).starts_with("error the folder is not empty"));
     step_at(path, "directory", "full", &json!({ "state": "absent", "recurse": true })).predict_state(&mut view);
     assert_eq!(view.path_state(&path.join("full/link")).unwrap(), PathState::Absent);
 }
@@ -169,12 +169,12 @@ fn link_plans_match() {
             ("link", json!({ "target": "/etc" }), "change target:folder>/etc"),
             ("new", json!({ "target": "nowhere" }), "add target:>nowhere"),
             ("missing/new", json!({ "target": "nowhere" }), "error the folder"),
-            ("file", json!({ "target": "x" }), "error a file stands there"),
-            ("folder", json!({ "target": "x" }), "error a folder stands there"),
+            ("file", json!({ "target": "x" }), "error a file is at this path"),
+            ("folder", json!({ "target": "x" }), "error a folder is at this path"),
             ("link", gone.clone(), "remove target:folder>"),
             ("new", gone.clone(), "none"),
-            ("file", gone.clone(), "error a file stands there"),
-            ("folder", gone, "error a folder stands there"),
+            ("file", gone.clone(), "error a file is at this path"),
+            ("folder", gone, "error a folder is at this path"),
         ],
     );
     let dir = fixture_dir();
@@ -201,9 +201,9 @@ fn line_edits_match() {
         ("a\nPort 22", port(json!({})), "a\nPort 22"),
         ("", port(json!({})), "Port 22\n"),
         ("a", port(json!({})), "a\nPort 22\n"),
-        ("a\nb\n", port(json!({ "after": "^a$" })), "a\nPort 22\nb\n"),
-        ("a\nb\n", port(json!({ "after": "^c" })), "a\nb\nPort 22\n"),
-        ("a\r\nb\r\n", port(json!({ "after": "^a$" })), "a\r\nPort 22\r\nb\r\n"),
+        ("a\nb\n", port(json!({ "insert_after": "^a$" })), "a\nPort 22\nb\n"),
+        ("a\nb\n", port(json!({ "insert_after": "^c" })), "a\nb\nPort 22\n"),
+        ("a\r\nb\r\n", port(json!({ "insert_after": "^a$" })), "a\r\nPort 22\r\nb\r\n"),
         ("a\r\nPort 22\r\n", port(json!({})), "a\r\nPort 22\r\n"),
         ("#Port 1\nx\n", matched(), "Port 22\nx\n"),
         ("Port 1\nPort 2\nx\n", matched(), "Port 1\nPort 22\nx\n"),
@@ -243,7 +243,7 @@ fn lines_of_missing_files_match() {
     check_rows(
         "line",
         &[
-            ("new", json!({ "line": "a" }), "error there is no such file"),
+            ("new", json!({ "line": "a" }), "error the file does not exist"),
             ("new", json!({ "line": "a", "create": "true", "mode": "0600" }), "add +a mode:>0600"),
             ("new", json!({ "line": "a", "state": "absent" }), "none"),
             ("folder", json!({ "line": "a" }), "error "),
@@ -293,7 +293,7 @@ fn account_plans_match() {
         ("user", json!({ "name": "dunlin-u", "groups": ["adm"] }), "change groups:dunlin-g>adm,dunlin-g"),
         (
             "user",
-            json!({ "name": "dunlin-u", "groups": ["adm"], "exact_groups": true }),
+            json!({ "name": "dunlin-u", "groups": ["adm"], "exclusive_groups": true }),
             "change groups:adm,dunlin-g>adm",
         ),
         ("user", json!({ "name": "dunlin-u", "state": "absent" }), "remove"),

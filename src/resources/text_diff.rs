@@ -1,4 +1,4 @@
-//! How a change of content is shown: a unified diff, or digest and length where the text must not be seen.
+//! Shows a change of content as a unified diff, or as digest and length if the text is sensitive.
 
 use similar::TextDiff;
 
@@ -9,7 +9,7 @@ const MAX_DIFF_BYTES: usize = 256 * 1024;
 
 /// The change from one content to another, shown as a diff of its lines.
 ///
-/// `sensitive` contents, contents that are no text and very long ones are told by digest and length alone.
+/// `sensitive` contents, binary contents and very long ones are shown as digest and length only.
 pub fn content_change(from: Option<&[u8]>, to: &[u8], sensitive: bool) -> AttributeChange {
     let mut change = match from {
         Some(from) => AttributeChange::new("content", describe_bytes(from), describe_bytes(to)),

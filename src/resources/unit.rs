@@ -1,7 +1,7 @@
 //! `unit`: a systemd unit file, or a drop-in of one, in `/etc/systemd/system`.
 //!
-//! Leaves alone: whether the unit is enabled or runs (a `service` step says that), units of packages. systemd is told
-//! once to read its files again, before the next service is touched or at the end. A second run is a no-op because the
+//! Does not change: whether the unit is enabled or runs (see `service`), units of packages. systemd is
+//! reloaded once, before the next `service` step or at the end. A second run is a no-op because the
 //! file is compared as `file` does.
 
 use std::fs;
@@ -18,18 +18,18 @@ use super::{
 };
 use crate::plan::Digest;
 
-/// Where an administrator's units are.
+/// Folder of the administrator's units.
 const UNIT_DIR: &str = "/etc/systemd/system";
 
-/// Where units come from besides; see systemd.unit(5).
+/// Other folders that systemd reads units from; see systemd.unit(5).
 const OTHER_UNIT_DIRS: [&str; 4] =
     ["/run/systemd/system", "/usr/local/lib/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
 
-/// What a unit's name ends with.
+/// Suffixes of unit names.
 const UNIT_SUFFIXES: [&str; 9] =
     ["service", "socket", "timer", "path", "mount", "automount", "target", "slice", "swap"];
 
-/// The desired state of a unit file.
+/// Desired state of a unit file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UnitResource {
@@ -115,7 +115,7 @@ impl Resource for UnitResource {
         if self.split_name().1.is_some()
             && let Some(folder) = file.dest.parent()
         {
-            fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
         }
         Resource::apply(&file, observed, context)?;
         context.require_reload();
@@ -146,10 +146,10 @@ impl UnitResource {
     }
 }
 
-/// Refuses what is no name of a unit: no known suffix, characters that systemd.unit(5) does not allow.
+/// Refuses what is not a valid unit name: no known suffix, characters that systemd.unit(5) does not allow.
 ///
 /// # Errors
-/// What is wrong, in one sentence.
+/// Returns a description of the problem, in one sentence.
 pub fn check_unit_name(name: &str) -> Result<(), String> {
     let suffix = name.rsplit_once('.').map(|(_, suffix)| suffix);
     if !suffix.is_some_and(|suffix| UNIT_SUFFIXES.contains(&suffix)) {
@@ -157,12 +157,12 @@ pub fn check_unit_name(name: &str) -> Result<(), String> {
     }
     let allowed = name.chars().all(|c| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c));
     if !allowed || name.starts_with(['-', '.']) || name.len() > 255 {
-        return Err(format!("\"{name}\" is no name of a unit: letters, digits and : - _ . \\ @ are allowed"));
+        return Err(format!("\"{name}\" is not a valid unit name: letters, digits and : - _ . \\ @ are allowed"));
     }
     Ok(())
 }
 
-/// Is it a template that has no instance of its own, `app@.service`?
+/// Returns whether a name is a template without an instance, such as `app@.service`.
 pub fn is_template(name: &str) -> bool {
     name.contains("@.") && template_of(name).is_none()
 }

@@ -1,8 +1,8 @@
 //! `user`: one account: number, groups, home, shell, comment.
 //!
-//! Leaves alone: passwords, what is in the home folder (a changed `home` moves nothing, a removed user's home stays),
-//! and each attribute that the step does not give. A second run is a no-op because what is given is compared by value;
-//! `groups` are added to those the user is in, unless `exact_groups = true`.
+//! Does not change: passwords, what is in the home folder (a changed `home` moves nothing, a removed user's home
+//! stays), and each attribute that the step does not give. A second run is a no-op because what is given is compared by
+//! value; `groups` are added to those the user is in, unless `exclusive_groups = true`.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,7 +20,7 @@ use crate::process::Program;
 /// Permissions of a home folder that is made; given to useradd, so that the plan knows them.
 const NEW_HOME_MODE: u32 = 0o750;
 
-/// The desired state of an account.
+/// Desired state of an account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct UserResource {
@@ -36,7 +36,7 @@ pub struct UserResource {
     pub groups: BTreeSet<String>,
     /// Take it out of all other groups.
     #[serde(default, deserialize_with = "de_string::required")]
-    pub exact_groups: bool,
+    pub exclusive_groups: bool,
     /// Its home; a new user gets `/home/NAME`, a new system user `/nonexistent`.
     pub home: Option<String>,
     /// Its login shell; a new user gets `/bin/bash`, a new system user `/usr/sbin/nologin`.
@@ -54,13 +54,13 @@ pub struct UserResource {
     pub state: Presence,
 }
 
-/// What was there.
+/// Observed state of the account.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum ObservedUser {
-    /// No account of that name.
+    /// The account does not exist.
     Absent {
-        /// Is there a group of that name already? The new user is put into it then.
+        /// A group of the same name exists; the new user is added to it.
         has_own_group: bool,
     },
     /// An account.
@@ -86,7 +86,7 @@ impl Resource for UserResource {
         for (key, value) in [("home", &self.home), ("shell", &self.shell), ("comment", &self.comment)] {
             let Some(value) = value else { continue };
             if value.contains([':', '\n']) {
-                return Err(format!("{key} must have no `:` and no line end: they separate what /etc/passwd holds"));
+                return Err(format!("{key} must have no `:` and no line end: they separate the fields of /etc/passwd"));
             }
             if key != "comment" && !value.starts_with('/') {
                 return Err(format!("{key} must be an absolute path, not \"{value}\""));
@@ -106,7 +106,7 @@ impl Resource for UserResource {
             for group in self.group.iter().chain(&self.groups) {
                 let own = state.is_none() && self.group.is_none() && *group == self.name;
                 if !own && view.group_state(group)?.is_none() {
-                    bail!("there is no group {group}; a `group` step before this one can make it");
+                    bail!("there is no group {group}; a `group` step before this one can create it");
                 }
             }
         }
@@ -200,7 +200,7 @@ impl UserResource {
     fn groups_after(&self, now: &UserState) -> BTreeSet<String> {
         let primary = self.group.as_ref().unwrap_or(&now.group);
         let wanted = self.groups.iter().filter(|group| *group != primary);
-        if self.exact_groups {
+        if self.exclusive_groups {
             let listed = now.groups.iter().filter(|group| *group == primary);
             return wanted.chain(listed).cloned().collect();
         }
@@ -371,8 +371,8 @@ mod tests {
             parse_user(r#"{"name":"app","uid":"990","home":"/srv/app","shell":"/bin/bash","groups":["adm","ssl"]}"#)
                 .build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv.join(" "), "usermod --groups adm,ssl --shell /bin/bash -- app");
-        let argv =
-            parse_user(r#"{"name":"app","exact_groups":true}"#).build_argv(&ObservedUser::Present(existing_account()));
+        let argv = parse_user(r#"{"name":"app","exclusive_groups":true}"#)
+            .build_argv(&ObservedUser::Present(existing_account()));
         assert_eq!(argv, ["usermod", "--groups", "", "--", "app"]);
     }
 

@@ -27,8 +27,9 @@ fn a_release_that_cannot_be_packaged() {
 
     std::fs::remove_file(project.path("build/shop")).unwrap();
     let missing = project.dunlin(&["package", "shop", "--version", "1"]).ends(1);
-    let broken =
-        example::RECIPE.replace("keep    = 3", "keep = 0\nkep = 3").replace("\"1\", \"100%\"", "\"0\", \"200%\"");
+    let broken = example::RECIPE
+        .replace("keep_releases = 3", "keep_releases = 0\nkeep_release = 3")
+        .replace("\"1\", \"100%\"", "\"0\", \"200%\"");
     project.write("playbooks/deploy-shop.toml", &broken);
     let broken = project.dunlin(&["package", "shop", "--version", "1"]).ends(1);
     project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("\"shop\"", "\"other\""));

@@ -82,7 +82,7 @@ port         = "{{ item.port }}"
 address      = "{{ host.address }}"
 conf         = "redis/shard.conf"
 acl          = "redis/users.acl"
-folder       = "/var/lib/redis/shard-{{ item.id }}"
+data_dir     = "/var/lib/redis/shard-{{ item.id }}"
 unit         = "redis-shard@{{ item.id }}.service"
 replica_of   = "{{ item.replica_of }}"
 min_replicas = "{{ item.replicas | length }}"
@@ -92,7 +92,7 @@ min_replicas = "{{ item.replicas | length }}"
 pub const RECIPE: &str = r#"service = "shop"
 hosts   = "web"
 root    = "/srv/shop"
-keep    = 3
+keep_releases = 3
 batches = ["1", "100%"]
 user    = "shop"
 

@@ -9,7 +9,7 @@ const ECHO_RECIPE: &str = r#"
 service = "echo"
 hosts   = "redis"
 root    = "/srv/dunlin-echo"
-keep    = 2
+keep_releases = 2
 batches = ["1", "100%"]
 
 [[file]]

@@ -166,7 +166,7 @@ impl MoveFixture {
         let admin_password = self.add_content(admin_credentials().password.as_bytes());
         json!({
             "id": SHARD_ID.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
-            "folder": self.data_dir(n), "conf_path": self.conf_path(n),
+            "data_dir": self.data_dir(n), "conf_path": self.conf_path(n),
             "acl_path": self.acl_path(n), "user": user_name(), "admin_password": admin_password,
             "min_replicas": self.needed.to_string(),
         })

@@ -170,7 +170,7 @@ fn missing_prerequisites_are_planning_errors() {
         store
             .parse_step(
                 "package",
-                json!({ "names": ["dunlin-no-such"], "update": true, "brings": [format!("path {}", none.display())] }),
+                json!({ "names": ["dunlin-no-such"], "update_cache": true, "provides": [format!("path {}", none.display())] }),
             )
             .unwrap(),
         store.parse_step("file", with_owner(json!({ "dest": none.join("file"), "content": "x" }))).unwrap(),

@@ -1,21 +1,21 @@
-//! Why a request has no result, and whether it may have been applied all the same.
+//! Errors of requests, and whether a failed request may have been applied.
 
 use redis::{ParsingError, RedisError};
 
 use crate::map::ShardId;
 
-/// Whether a failed request has changed something.
+/// Effect of a failed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AppliedState {
-    /// It has not: doing it again is safe, even for a counter.
+    /// The request changed nothing: repeating it is safe, even for a counter.
     No,
-    /// It may have.
+    /// The request may have changed something.
     Unknown,
-    /// It has.
+    /// The request has changed something.
     Yes,
 }
 
-/// Why a request has no result.
+/// Error of a request without a result.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ShardError {
     /// The shard did not accept the request within the time for retries. Not applied.
@@ -50,14 +50,14 @@ pub enum ShardError {
     UnexpectedReply {
         /// The shard.
         shard: ShardId,
-        /// What did not fit.
+        /// Error of the conversion.
         #[source]
         source: ParsingError,
     },
 }
 
 impl ShardError {
-    /// Whether the request has changed something.
+    /// Returns whether the request has changed something.
     pub fn applied_state(&self) -> AppliedState {
         match self {
             ShardError::Unavailable { .. } | ShardError::Refused { .. } => AppliedState::No,
@@ -77,7 +77,7 @@ impl ShardError {
     }
 }
 
-/// What one attempt at one command came to.
+/// Outcome of one attempt at one command.
 pub(super) enum AttemptOutcome {
     /// A reply.
     Replied(redis::Value),

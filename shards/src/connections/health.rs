@@ -1,4 +1,4 @@
-//! Which shards answer right now.
+//! Checks which shards are reachable.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,14 +7,14 @@ use tokio::task::JoinSet;
 use super::{error::AttemptOutcome, routing_table::ShardTarget, state::SharedState};
 use crate::map::ShardId;
 
-/// Whether one shard answers.
+/// Health of one shard.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ShardHealth {
     /// The shard.
     pub shard: ShardId,
-    /// The node that was asked, `host:port`.
+    /// Node that was queried, as `host:port`.
     pub address: String,
-    /// Why it is not reachable; `None` where it is.
+    /// Reason why the shard is not reachable; `None` if it is.
     pub failure: Option<String>,
 }
 

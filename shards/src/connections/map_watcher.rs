@@ -1,4 +1,4 @@
-//! Watching the published map: a look at the file's stamp now and then, and at once after a refusal.
+//! Watches the published map: checks the file's stamp at an interval, and immediately after a rejected request.
 
 use std::{
     os::unix::fs::MetadataExt,
@@ -10,8 +10,7 @@ use std::{
 use super::state::SharedState;
 use crate::routing::{Routing, RoutingError};
 
-/// What tells one version of the file from another: inode, modification time (s, ns), length. An atomic rename brings
-/// a new inode.
+/// Identifies a version of the file: inode, modification time (s, ns), length. An atomic rename changes the inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct FileStamp(u64, i64, i64, u64);
 
@@ -26,7 +25,7 @@ fn read_stamp(path: &Path) -> std::io::Result<FileStamp> {
     Ok(FileStamp(metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.len()))
 }
 
-/// Watches until the last user of the connection set is gone.
+/// Watches until the last clone of the connection set is dropped.
 pub(super) fn spawn_watcher(inner: &Arc<SharedState>, stamp: FileStamp, interval: Duration) {
     let (weak, map_check) = (Arc::downgrade(inner), inner.map_check.clone());
     tokio::spawn(async move {
@@ -49,7 +48,7 @@ pub(super) fn spawn_watcher(inner: &Arc<SharedState>, stamp: FileStamp, interval
 
 struct MapWatcher {
     stamp: Option<FileStamp>,
-    /// Why the file could not be read the last time: it is counted once, not at each look.
+    /// Last error of reading the file. It is counted once, not at every check.
     failure: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Sending, and sending again: which outcome leads to another attempt, when, and where.
+//! Sends requests and retries them: decides by the outcome whether, when and where to retry.
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +28,7 @@ const MAX_RETRY_PAUSE: Duration = Duration::from_millis(100);
 struct RetryDeadline {
     start: Instant,
     deadline: Instant,
-    /// Whether an attempt has followed a redirection at once; the next one waits.
+    /// An attempt has followed a redirection immediately; the next one waits.
     has_followed_redirect: bool,
 }
 
@@ -38,8 +38,8 @@ impl RetryDeadline {
         RetryDeadline { start, deadline: start + retry_for, has_followed_redirect: false }
     }
 
-    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere, there
-    /// is nothing to wait for: the new owner accepts, or it says no like any other.
+    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere,
+    /// there is nothing to wait for: the new owner accepts, or it says no like any other.
     async fn wait_before_retry(&mut self, is_redirected: bool) -> bool {
         if is_redirected && !std::mem::replace(&mut self.has_followed_redirect, true) {
             return Instant::now() < self.deadline;
@@ -53,14 +53,14 @@ impl RetryDeadline {
     }
 }
 
-/// One command that has no result yet.
+/// A command without a result yet.
 struct PendingRequest<'c> {
     index: usize,
     slot: Slot,
     cmd: &'c Cmd,
-    /// Whether an earlier attempt may have been applied.
+    /// An earlier attempt may have been applied.
     may_be_applied: bool,
-    /// Why the last attempt has no result.
+    /// Reason why the last attempt has no result.
     last_failure: Option<(ShardId, RedisError)>,
 }
 
@@ -132,11 +132,11 @@ pub(super) async fn send_batch(
     results.into_iter().map(|result| result.expect("each item is in one group")).collect()
 }
 
-/// What one group has come to so far.
+/// Results of one group so far.
 struct AttemptResults<'c> {
     results: Vec<(usize, Result<Value, ShardError>)>,
     to_retry: Vec<PendingRequest<'c>>,
-    /// Whether requests go to another node now than the one that refused.
+    /// Requests now go to another node than the one that rejected them.
     is_redirected: bool,
 }
 
@@ -173,7 +173,7 @@ async fn send_group(
     }
 }
 
-/// One attempt at one shard: puts each item among the results or among those to be tried again.
+/// Tries one shard once and sorts each item into the results or the items to retry.
 async fn try_once<'c>(
     inner: &Arc<SharedState>,
     target: &Arc<ShardTarget>,

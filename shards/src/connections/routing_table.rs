@@ -19,15 +19,15 @@ pub(super) struct RoutingTable {
     targets: Vec<Arc<ShardTarget>>,
 }
 
-/// One shard, and where its requests go.
+/// A shard and the destination of its requests.
 pub(super) struct ShardTarget {
     pub(super) id: ShardId,
     pub(super) user: String,
     primary: Arc<ShardClient>,
     current_client: RwLock<Arc<ShardClient>>,
-    /// The nodes that a ROLE named, kept for the back-off of their connections.
+    /// Nodes that a ROLE named, stored for the back-off of their connections.
     learned_clients: Mutex<Vec<Arc<ShardClient>>>,
-    /// One asks, the others wait and find the answer.
+    /// Lock of the role query: one task queries, the others wait and use its result.
     role_query: tokio::sync::Mutex<()>,
 }
 
@@ -47,12 +47,12 @@ impl RoutingTable {
         Ok(RoutingTable { routing: Arc::new(routing), slot_owners: owners, targets })
     }
 
-    /// The owner of a slot. A table is only made of a map in which each slot has one.
+    /// Returns the owner of a slot. A table is only built from a map in which each slot has an owner.
     pub(super) fn target_for_slot(&self, slot: Slot) -> &Arc<ShardTarget> {
         &self.targets[usize::from(self.slot_owners[usize::from(slot.0)])]
     }
 
-    /// All shards, by number.
+    /// Returns the shards, by number.
     pub(super) fn targets(&self) -> &[Arc<ShardTarget>] {
         &self.targets
     }
@@ -81,13 +81,14 @@ impl ShardTarget {
         })
     }
 
-    /// Where requests go now.
+    /// Returns the client that currently receives requests.
     pub(super) fn active_client(&self) -> Arc<ShardClient> {
         self.current_client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// After a refusal at `node`: asks it for its role, and goes where that points. Where it says nothing, a learned
-    /// owner is forgotten, and the map's primary is the next to be asked. Returns whether requests go elsewhere now.
+    /// owner is forgotten, and the map's primary is queried next. Returns whether the destination of requests has
+    /// changed.
     pub(super) async fn update_from_role(&self, node: &Arc<ShardClient>, options: &ConnectionOptions) -> bool {
         let _asking = self.role_query.lock().await;
         if !Arc::ptr_eq(&self.active_client(), node) {

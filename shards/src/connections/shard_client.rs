@@ -34,7 +34,7 @@ struct OpenConnection {
     connection: MultiplexedConnection,
 }
 
-/// What is known from earlier attempts to open a connection.
+/// Results of earlier attempts to open a connection.
 #[derive(Default)]
 struct Connecting {
     opened_count: u64,
@@ -47,7 +47,7 @@ struct ConnectFailure {
     error: RedisError,
 }
 
-/// What a node says it is.
+/// Role that a node reports.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum NodeRole {
     Primary,
@@ -79,7 +79,7 @@ impl ShardClient {
         })
     }
 
-    /// One attempt at some commands, as one pipeline; an outcome for each.
+    /// Sends commands once, as one pipeline, and returns one outcome per command.
     pub(super) async fn send_commands(&self, cmds: &[&Cmd]) -> Vec<AttemptOutcome> {
         let mut link = match self.get_or_connect().await {
             Ok(link) => link,
@@ -118,7 +118,7 @@ impl ShardClient {
             return Ok(link);
         }
         let mut opening = self.connecting.lock().await;
-        // whoever waited for the lock finds what its holder has done
+        // a task that waited for the lock finds the connection of its earlier holder
         if let Some(link) = self.current_connection() {
             return Ok(link);
         }

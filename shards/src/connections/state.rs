@@ -1,4 +1,4 @@
-//! What the clones of a connection set share: the map in use, the counters, and which map may replace it.
+//! State that the clones of a connection set share: the map in use, the counters, and which map may replace it.
 
 use std::{
     path::PathBuf,
@@ -33,14 +33,14 @@ pub(super) struct RequestCounters {
     maps_rejected: AtomicU64,
 }
 
-/// What has happened since the connection set was opened.
+/// Counters since the connection set was opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionStats {
     /// The epoch of the map in use.
     pub epoch: Epoch,
     /// Attempts after the first.
     pub retries: u64,
-    /// How often a node's ROLE sent requests elsewhere.
+    /// Number of redirections caused by the ROLE of a node.
     pub redirects: u64,
     /// Requests that ended as unknown.
     pub unknown: u64,
@@ -50,7 +50,7 @@ pub struct ConnectionStats {
     pub maps_accepted: u64,
     /// Maps refused or not readable.
     pub maps_rejected: u64,
-    /// Why the last one was.
+    /// Reason of the last rejection.
     pub last_rejected: Option<String>,
 }
 

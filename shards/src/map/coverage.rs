@@ -1,4 +1,4 @@
-//! Which slots are owned by nobody, and which by two.
+//! Finds slots without an owner and slots with two owners.
 
 use crate::slot::{SLOT_COUNT, Slot, SlotRange};
 
@@ -53,7 +53,7 @@ impl SlotCoverage {
         &self.overlaps
     }
 
-    /// Ranges that nobody owns, from low to high.
+    /// Ranges without an owner, in ascending order.
     pub(crate) fn find_gaps(&self) -> Vec<SlotRange> {
         let mut holes: Vec<SlotRange> = Vec::new();
         for slot in (0..SLOT_COUNT).map(Slot).filter(|slot| self.owner_of(*slot).is_none()) {
@@ -65,7 +65,7 @@ impl SlotCoverage {
         holes
     }
 
-    /// Who owns a slot, by index.
+    /// Returns the index of the shard that owns a slot.
     pub(crate) fn owner_of(&self, slot: Slot) -> Option<usize> {
         self.owner.get(usize::from(slot.0)).copied().flatten()
     }

@@ -1,16 +1,16 @@
-//! Changing the authored map in place: comments, order and layout stay as they were.
+//! Changing the authored map in place: comments, order and layout are preserved.
 
 use toml_edit::{Array, DocumentMut, Item, TableLike, Value};
 
 use super::{Epoch, MapError, ShardId, ShardMap, ShardPlacement};
 
-/// Why a map was not edited.
+/// Error of an edit of a map.
 #[derive(Debug, thiserror::Error)]
 pub enum MapEditError {
     /// The text is not a valid map, or would not be one after the edit.
-    #[error("the shard map is not valid {}: {}", if *.after { "after the edit" } else { "as it stands" }, join_messages(.errors))]
+    #[error("the shard map is not valid {}: {}", if *.after { "after the edit" } else { "before the edit" }, join_messages(.errors))]
     Invalid {
-        /// Whether the mistakes come from the edit.
+        /// The errors are caused by the edit.
         after: bool,
         /// Every mistake; the places are those of the text before the edit, or of the result.
         errors: Vec<MapError>,
@@ -26,7 +26,7 @@ pub enum MapEditError {
     EpochTooLow {
         /// The epoch of the map.
         current: Epoch,
-        /// The epoch that was asked for.
+        /// Requested epoch.
         requested: Epoch,
     },
 }
@@ -60,7 +60,7 @@ pub fn set_placements(text: &str, places: &[ShardPlacement], epoch: Epoch) -> Re
     Ok(edited)
 }
 
-/// Has the map ask for so many replicas of each shard, from its next epoch on; returns the new text.
+/// Sets the number of replicas per shard from the map's next epoch on; returns the new text.
 ///
 /// Errors: not a map, or more than a map may ask for.
 pub fn set_replica_count(text: &str, replicas: u16) -> Result<String, MapEditError> {

@@ -171,7 +171,7 @@ impl MapReader {
         let good = name.starts_with(|first: char| first.is_ascii_alphanumeric())
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         if !good {
-            let help = "a name begins with a letter or digit and holds letters, digits, '.', '_' and '-'";
+            let help = "a name starts with a letter or digit and contains letters, digits, '.', '_' and '-'";
             self.push_error(Some(value.span()), format!("\"{}\" is not a name", name.escape_debug()), Some(help));
             return None;
         }
@@ -189,7 +189,7 @@ impl MapReader {
             let owner = if shard.is_some() { "this shard" } else { "the map" };
             let help = match key {
                 "cluster" => "the identity of the cluster: cluster = \"timeline\"",
-                "epoch" => "a new map begins with epoch = 1",
+                "epoch" => "a new map starts with epoch = 1",
                 "port_base" => "shard n listens on port_base + n: port_base = 7000",
                 "id" => "the number of the shard: id = 0",
                 "slots" => "the slots it owns: slots = \"0-255\"",
@@ -205,7 +205,7 @@ impl MapReader {
             let name = key.get_ref();
             let help = match known.iter().map(|candidate| (edit_distance(name, candidate), candidate)).min() {
                 Some((changes, candidate)) if changes <= 2 => format!("did you mean \"{candidate}\"?"),
-                _ => format!("known here: {}", known.join(", ")),
+                _ => format!("known keys: {}", known.join(", ")),
             };
             self.push_error(Some(key.span()), format!("unknown key \"{}\"", name.escape_debug()), Some(&help));
         }
@@ -231,7 +231,7 @@ fn build_shard(draft: RawShard) -> Option<Shard> {
     })
 }
 
-/// How many characters must be added, removed or changed (Levenshtein).
+/// Computes the number of characters to add, remove or change (Levenshtein distance).
 fn edit_distance(from: &str, to: &str) -> usize {
     let to: Vec<char> = to.chars().collect();
     let mut row: Vec<usize> = (0..=to.len()).collect();

@@ -11,8 +11,20 @@ use super::{Recipe, RecipeError};
 use crate::protocol::deploy::is_normalized_absolute;
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 12] =
-    ["service", "hosts", "root", "keep", "batches", "user", "file", "unit", "config", "health", "once", "drain"];
+const RECIPE_KEYS: [&str; 12] = [
+    "service",
+    "hosts",
+    "root",
+    "keep_releases",
+    "batches",
+    "user",
+    "file",
+    "unit",
+    "config",
+    "health",
+    "task",
+    "hooks",
+];
 /// Kinds of units that a deploy may install.
 const UNIT_KINDS: [&str; 5] = [".service", ".socket", ".timer", ".path", ".target"];
 
@@ -83,7 +95,7 @@ impl<'i> RecipeReader<'i> {
         let rest: Vec<(Range<usize>, String)> =
             self.remaining.keys().map(|key| (key.span(), key.get_ref().to_string())).collect();
         for (span, key) in rest {
-            let help = format!("known here: {}", RECIPE_KEYS.join(", "));
+            let help = format!("known keys: {}", RECIPE_KEYS.join(", "));
             self.add_error(&span, format!("unknown key `{key}`"), Some(&help));
         }
     }
@@ -128,16 +140,16 @@ impl<'i> RecipeReader<'i> {
     }
 
     pub fn check_url(&mut self, span: &Range<usize>, url: &str) {
-        let help = "the check is asked on the host itself, without encryption: http://127.0.0.1:8080/readyz";
+        let help = "the host itself sends the request, without encryption: http://127.0.0.1:8080/readyz";
         if crate::http::Url::parse(url).is_none() {
-            self.add_error(span, format!("{url:?} is no address of the form http://HOST[:PORT]/PATH"), Some(help));
+            self.add_error(span, format!("{url:?} is not an address of the form http://HOST[:PORT]/PATH"), Some(help));
         }
     }
 
     pub fn check_address(&mut self, span: &Range<usize>, address: &str) {
         let good = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
         if !good {
-            self.add_error(span, format!("{address:?} is no address of the form HOST:PORT"), None);
+            self.add_error(span, format!("{address:?} is not an address of the form HOST:PORT"), None);
         }
     }
 

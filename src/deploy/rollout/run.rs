@@ -127,7 +127,7 @@ impl Rollout<'_> {
         outcome: &mut RolloutOutcome,
     ) {
         for step in new_release.tasks.iter().filter(|step| step.phase == phase) {
-            let resource = format!("once {}", step.name);
+            let resource = format!("task {}", step.name);
             let planned = |host: &&&PlannedDeploy| host.plan.pending_rows().any(|row| row.resource == resource);
             let Some(host) = pending_hosts.iter().find(planned) else { continue };
             if self.should_stop(outcome) {
@@ -144,7 +144,7 @@ impl Rollout<'_> {
                 Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
                     outcome.record_failure(
                         name,
-                        HostFailure::Failed(format!("once {} failed: {error}", step.name), Vec::new()),
+                        HostFailure::Failed(format!("task {} failed: {error}", step.name), Vec::new()),
                     );
                 }
                 reply => outcome.record_rejection(name, reply),

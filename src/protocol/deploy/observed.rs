@@ -33,7 +33,7 @@ pub struct ServiceObservation {
     pub leftover_files: Vec<LeftoverFile>,
     /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
-    /// Once-steps that were done here: name and version.
+    /// Tasks that were done here: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
     /// Files and setup of the kept release that was requested.
     pub retained_release: Option<DesiredState>,

@@ -10,7 +10,7 @@ pub struct MapConsumer {
     /// Path of the map.
     pub file: PathBuf,
     /// URL that returns the `map_epoch` of the service; requested on this host.
-    pub version_url: Option<String>,
+    pub status_url: Option<String>,
     /// True to report the placements in the map too.
     #[serde(default)]
     pub with_placements: bool,

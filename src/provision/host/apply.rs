@@ -1,4 +1,4 @@
-//! Applying: the pending rows of one play in order, then its notified handlers, then a look whether anything is left.
+//! Applying: the pending rows of one play in order, then its notified handlers, then a check for remaining changes.
 
 use std::time::Instant;
 
@@ -14,7 +14,8 @@ use crate::resources::{ApplyContext, BlobSource, HostView, ReadOutcome};
 /// Applies one play.
 ///
 /// # Errors
-/// There is no such play, or the host's journal cannot be written. A step that fails is part of the reply.
+/// Returns an error if the play does not exist or the host's journal cannot be written. A failed step is part of the
+/// reply.
 pub fn apply_play(
     planned: &PreparedCatalog,
     request: &ApplyPlay,
@@ -22,7 +23,7 @@ pub fn apply_play(
     sink: &dyn ProgressSink,
 ) -> Result<PlayResult> {
     let play =
-        planned.plays.get(request.play_index).with_context(|| format!("there is no play {}", request.play_index))?;
+        planned.plays.get(request.play_index).with_context(|| format!("play {} does not exist", request.play_index))?;
     let mut run = PlayRun {
         planned,
         play,
@@ -145,7 +146,7 @@ impl PlayRun<'_> {
     }
 }
 
-/// What a second run would show: rows that still differ. Commands without a guard always do, and are left out.
+/// Returns the rows that a second run would still show. Commands without a condition always run and are excluded.
 fn remaining_changes(play: &PreparedPlay, blobs: &dyn BlobSource) -> Result<Vec<String>> {
     let mut view = HostView::current();
     view.prefetch_units(&PreparedCatalog::prefetch_for(play))?;

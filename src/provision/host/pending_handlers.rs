@@ -1,4 +1,4 @@
-//! Handlers that were notified and have not run: kept on the host, so that no failure, kill or reboot loses a restart.
+//! Pending handlers, recorded on the host so that no failure, kill or reboot loses a restart.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -20,16 +20,16 @@ pub struct PendingHandlers {
     handlers: BTreeSet<String>,
 }
 
-/// How a handler is named in the file.
+/// Returns the key of a handler in the file.
 pub fn handler_key(play: &str, handler: &str) -> String {
     format!("{play} / {handler}")
 }
 
 impl PendingHandlers {
-    /// What the file says; nothing where there is none.
+    /// Reads the file; without a file, no handler is pending.
     ///
     /// # Errors
-    /// It cannot be read or is broken.
+    /// Returns an error if the file cannot be read or is not valid.
     pub fn load_file() -> Result<Self> {
         match fs::read(PENDING_HANDLERS_FILE) {
             Ok(bytes) => serde_json::from_slice(&bytes).with_context(|| format!("{PENDING_HANDLERS_FILE} is broken")),
@@ -38,7 +38,7 @@ impl PendingHandlers {
         }
     }
 
-    /// Is this handler owed?
+    /// Returns whether the handler is pending.
     pub fn is_pending(&self, play: &str, handler: &str) -> bool {
         self.handlers.contains(&handler_key(play, handler))
     }
@@ -46,7 +46,7 @@ impl PendingHandlers {
     /// Notes handlers before the step that notifies them changes anything; durable when it returns.
     ///
     /// # Errors
-    /// The disk said no; the step must not be applied then.
+    /// Returns an error if the file cannot be written; the step must then not be applied.
     pub fn add_handlers(&mut self, play: &str, handlers: &[String]) -> Result<()> {
         let before = self.handlers.len();
         self.handlers.extend(handlers.iter().map(|handler| handler_key(play, handler)));
@@ -56,7 +56,7 @@ impl PendingHandlers {
     /// Strikes out handlers that ran.
     ///
     /// # Errors
-    /// The disk said no: they may run once more.
+    /// Returns an error if the file cannot be written: the handlers may then run again.
     pub fn mark_handlers_done(&mut self, play: &str, handlers: &[String]) -> Result<()> {
         let before = self.handlers.len();
         for handler in handlers {

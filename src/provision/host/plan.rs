@@ -1,4 +1,4 @@
-//! Planning: each step is read through what the earlier steps will have made, and compared.
+//! Planning: reads each step on top of the predicted changes of earlier steps, and compares.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use crate::plan::{Action, Digest, ResourceChange, StepRef, digest_json};
 use crate::protocol::provision::{Catalog, CatalogStep as Wanted};
 use crate::resources::{self, BlobSource, Diff, DynResource, HostView, Prefetch, ReadOutcome};
 
-/// A step of the catalogue, made ready.
+/// A step of the catalog, made ready.
 pub struct PreparedStep {
     /// Its name, if it has one.
     pub name: Option<String>,
@@ -20,7 +20,7 @@ pub struct PreparedStep {
     pub notify: Vec<String>,
 }
 
-/// A play of the catalogue, made ready.
+/// A play of the catalog, made ready.
 pub struct PreparedPlay {
     /// Its name.
     pub name: String,
@@ -30,7 +30,7 @@ pub struct PreparedPlay {
     pub handlers: Vec<PreparedStep>,
 }
 
-/// A catalogue with its plan.
+/// A catalog with its plan.
 pub struct PreparedCatalog {
     /// The plays.
     pub plays: Vec<PreparedPlay>,
@@ -38,7 +38,7 @@ pub struct PreparedCatalog {
 }
 
 impl PreparedCatalog {
-    /// One row for each step, and for each handler that would run; in the order in which they are applied.
+    /// Returns the rows in the order in which they are applied: one per step, and one per handler that would run.
     pub fn rows(&self) -> &[ResourceChange] {
         &self.rows
     }
@@ -48,7 +48,7 @@ impl PreparedCatalog {
         self.rows.iter().find(|row| row.step == at)
     }
 
-    /// What all steps of a play will look up.
+    /// Collects the lookups of the steps of a play.
     pub fn prefetch_for(play: &PreparedPlay) -> Prefetch {
         let mut wants = Prefetch::default();
         for step in &play.steps {
@@ -58,13 +58,13 @@ impl PreparedCatalog {
     }
 }
 
-/// What was read for a step, before contents were there to compare with.
+/// State that was read for a step before the contents to compare with are available.
 struct StepReading {
     at: StepRef,
     read: ReadOutcome<Value>,
 }
 
-/// Plans a catalogue. Contents that a diff needs are asked for in one go.
+/// Plans a catalog. Contents that a diff needs are requested together.
 ///
 /// # Errors
 /// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.
@@ -193,7 +193,7 @@ fn build_handler_rows(
     found
 }
 
-/// Does this row start what it is about? It is made, or goes from stopped to running.
+/// Returns whether the row starts its unit: the resource is created, or changes from stopped to running.
 fn is_start(row: &ResourceChange) -> bool {
     let runs =
         |change: &crate::plan::AttributeChange| change.attribute == "running" && change.to.as_deref() == Some("active");

@@ -14,14 +14,15 @@ use crate::resources::redis_shard::RedisShard;
 /// Returns an error with the path if a file cannot be moved or written.
 pub fn archive_files(instance: &RedisShard, reason: &str) -> Result<Option<PathBuf>> {
     let files = [instance.conf_path(), instance.acl_path()];
-    let has_data = instance.folder.is_dir() && fs::read_dir(&instance.folder).is_ok_and(|mut dir| dir.next().is_some());
+    let has_data =
+        instance.data_dir.is_dir() && fs::read_dir(&instance.data_dir).is_ok_and(|mut dir| dir.next().is_some());
     if !has_data && !files.iter().any(|file| file.exists()) {
         return Ok(None);
     }
-    let archive_dir = unused_archive_path(&instance.folder, reason);
-    if instance.folder.is_dir() {
-        fs::rename(&instance.folder, &archive_dir)
-            .with_context(|| format!("moving {} aside", instance.folder.display()))?;
+    let archive_dir = unused_archive_path(&instance.data_dir, reason);
+    if instance.data_dir.is_dir() {
+        fs::rename(&instance.data_dir, &archive_dir)
+            .with_context(|| format!("moving {} aside", instance.data_dir.display()))?;
     } else {
         fs::create_dir_all(&archive_dir).with_context(|| format!("making {}", archive_dir.display()))?;
     }

@@ -28,7 +28,7 @@ fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
     };
     let asked = routing.as_ref().filter(|_| consumer.with_placements);
     let places = asked.map(|routing| routing.shards.iter().map(place).collect()).unwrap_or_default();
-    let service = consumer.version_url.as_deref().map_or(ConsumerService::NotConfigured, probe_service);
+    let service = consumer.status_url.as_deref().map_or(ConsumerService::NotConfigured, probe_service);
     ConsumerState {
         map_version: routing.map(|routing| (routing.cluster, routing.epoch.0)),
         placements: places,

@@ -246,7 +246,7 @@ fn read_meminfo(name: &str) -> Result<u64> {
 
 /// Checks the disk space for twice the data: the file and, during a rewrite, its successor.
 fn check_disk(info: &RedisInfo, instance: &RedisShard) -> Result<Option<String>> {
-    let existing_dir = instance.folder.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    let existing_dir = instance.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat =
         rustix::fs::statvfs(existing_dir).with_context(|| format!("the free space of {}", existing_dir.display()))?;
     let (free, needed) = (stat.f_bavail * stat.f_frsize, 2 * info.number_field("used_memory"));

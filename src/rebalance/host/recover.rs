@@ -334,7 +334,7 @@ pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
         for file in [instance.conf_path(), instance.acl_path()] {
             ignore_not_found(std::fs::remove_file(file))?;
         }
-        ignore_not_found(std::fs::remove_dir_all(&instance.folder))?;
+        ignore_not_found(std::fs::remove_dir_all(&instance.data_dir))?;
     }
     Ok(())
 }

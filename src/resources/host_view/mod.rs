@@ -1,7 +1,7 @@
-//! The host as a step sees it: what is there now, overlaid with what the earlier steps will have made.
+//! The state of the host as a step sees it: the current state, overlaid with the predicted changes of earlier steps.
 //!
-//! While planning, each step that has something to do tells the world what it will have made true (`expect_…`); the
-//! next step's reads see that instead of the disk. While applying nothing is expected, and the reads see the disk.
+//! In a plan, each step with a change records the state after it (`predict_…`), and later steps read that state in
+//! place of the disk. In an apply, nothing is predicted, and every read goes to the disk.
 
 mod accounts;
 mod packages;
@@ -30,7 +30,7 @@ pub struct ProvidedBy {
     pub package: String,
 }
 
-/// What all steps together are going to look up; the host is asked once for it.
+/// Lookups that the steps need, collected so that the host is queried once.
 #[derive(Debug, Default)]
 pub struct Prefetch {
     /// Names of systemd units, with their suffix.
@@ -63,13 +63,13 @@ impl HostView {
     /// Looks up at once what all steps announced.
     ///
     /// # Errors
-    /// systemd did not answer.
+    /// Returns an error if systemd does not answer.
     pub fn prefetch_units(&mut self, wants: &Prefetch) -> Result<()> {
         self.known_units.append(&mut units::read_units(&wants.units)?);
         Ok(())
     }
 
-    /// Has any earlier step something to do? Commands with guards ask, since their guard may then answer otherwise.
+    /// Returns whether an earlier step makes a change. The result of a command's condition may then differ.
     pub fn has_pending_steps(&self) -> bool {
         self.has_pending_step
     }
@@ -79,12 +79,13 @@ impl HostView {
         self.has_pending_step = true;
     }
 
-    /// Notes that an earlier step runs a command: nobody can tell what it makes.
+    /// Records that an earlier step runs a command with unknown effects.
     pub fn predict_command(&mut self, shown: &str) {
         self.pending_command.get_or_insert_with(|| shown.to_owned());
     }
 
-    /// What may still bring things that no step announced: a package on its way, a command that will run.
+    /// Returns the earlier step that may create things that no step announced: a package to install or a command to
+    /// run.
     pub fn unknown_until_apply(&self) -> Option<String> {
         if !self.pending_packages.is_empty() {
             return Some(format!("package {}", self.pending_packages.join(", ")));
@@ -92,8 +93,8 @@ impl HostView {
         self.pending_command.as_ref().map(|shown| format!("the command `{shown}`"))
     }
 
-    /// What earlier steps will have changed of the things that a text names: a guard that names one cannot be
-    /// asked yet.
+    /// Returns the first object in a text that an earlier step changes. A condition that names one cannot be evaluated
+    /// yet.
     pub fn pending_change_in(&self, text: &str) -> Option<String> {
         if let Some(path) = self.paths.find_mentioned(text) {
             return Some(format!("path {}", path.display()));
@@ -111,10 +112,10 @@ impl HostView {
 
     // ---- paths ----
 
-    /// What stands at a path (the links in its folder are followed, the last one is not).
+    /// Returns the state of a path. Links in its folder are followed, the last component is not.
     ///
     /// # Errors
-    /// The path could not be looked at, for another reason than its absence.
+    /// Returns an error if the path cannot be read for another reason than its absence.
     pub fn path_state(&mut self, path: &Path) -> Result<PathState> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(PathState::Absent) };
         let stat = match self.paths.look_up(&real)? {
@@ -137,11 +138,11 @@ impl HostView {
         }
     }
 
-    /// The bytes of a file, or of what an earlier step will have made of it; `None` where there is no file, and
+    /// Returns the bytes of a file, with the predicted changes of earlier steps; `None` where there is no file, and
     /// where an earlier step writes it with bytes that are not here yet.
     ///
     /// # Errors
-    /// The file could not be read.
+    /// Returns an error if the file cannot be read.
     pub fn read_content(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         match self.paths.resolve_path(path)? {
             Some(real) => self.paths.read_content(&real),
@@ -149,10 +150,10 @@ impl HostView {
         }
     }
 
-    /// How many entries there are below a directory, at any depth.
+    /// Counts the entries below a directory, at any depth.
     ///
     /// # Errors
-    /// A folder could not be listed.
+    /// Returns an error if a folder cannot be listed.
     pub fn count_entries(&self, path: &Path) -> Result<usize> {
         match self.paths.resolve_path(path)? {
             Some(real) => Ok(self.paths.list_below(&real)?.len()),
@@ -163,7 +164,7 @@ impl HostView {
     /// The folders above a path that are missing, topmost first; something else in the way counts as missing.
     ///
     /// # Errors
-    /// A folder could not be looked at.
+    /// Returns an error if a folder cannot be read.
     pub fn missing_folders(&self, path: &Path) -> Result<Vec<PathBuf>> {
         let mut missing = Vec::new();
         for folder in path.ancestors().skip(1) {
@@ -176,10 +177,10 @@ impl HostView {
         Ok(missing)
     }
 
-    /// Is there a folder at a path, links followed?
+    /// Returns whether a path is a folder, with links followed.
     ///
     /// # Errors
-    /// It could not be looked at.
+    /// Returns an error if the path cannot be read.
     pub fn has_folder(&self, path: &Path) -> Result<bool> {
         Ok(self.paths.resolve_folder(path)?.is_some())
     }
@@ -187,34 +188,34 @@ impl HostView {
     /// Holds that something can be put at a path: its folder is there or may still come.
     ///
     /// # Errors
-    /// The folder is missing, and no earlier step makes it.
+    /// Returns an error if the folder is missing and no earlier step creates it.
     pub fn require_folder(&self, path: &Path) -> Result<()> {
         let Some(folder) = path.parent() else { return Ok(()) };
         if self.paths.resolve_folder(folder)?.is_some() || self.unknown_until_apply().is_some() {
             return Ok(());
         }
-        bail!("the folder {} is not there; a `directory` step before this one can make it", folder.display())
+        bail!("the folder {} does not exist; a `directory` step before this one can create it", folder.display())
     }
 
     /// Holds that something can be given to this owner and group: both are there or may still come.
     ///
     /// # Errors
-    /// The account is missing, and no earlier step makes it.
+    /// Returns an error if the account is missing and no earlier step creates it.
     pub fn require_accounts(&mut self, meta: &PathMeta) -> Result<()> {
         if meta.owner == "root" && meta.group == "root" || self.unknown_until_apply().is_some() {
             return Ok(());
         }
         let is_number = |name: &str| name.parse::<u32>().is_ok();
         if !is_number(&meta.owner) && self.user_state(&meta.owner)?.is_none() {
-            bail!("there is no user {}; a `user` step before this one can make it", meta.owner);
+            bail!("there is no user {}; a `user` step before this one can create it", meta.owner);
         }
         if !is_number(&meta.group) && self.group_state(&meta.group)?.is_none() {
-            bail!("there is no group {}; a `group` step before this one can make it", meta.group);
+            bail!("there is no group {}; a `group` step before this one can create it", meta.group);
         }
         Ok(())
     }
 
-    /// Tells what will stand at a path.
+    /// Records the predicted state of a path.
     pub fn predict_path(&mut self, path: &Path, state: PathState) {
         let real = self.real_path(path);
         self.paths.predict_path(&real, state);
@@ -226,7 +227,7 @@ impl HostView {
         self.paths.predict_content(&real, bytes);
     }
 
-    /// The real path, or the path itself where its folder comes with something that nobody announced.
+    /// Returns the real path, or the path itself if its folder comes from a step with unknown effects.
     fn real_path(&self, path: &Path) -> PathBuf {
         self.paths.resolve_path(path).ok().flatten().unwrap_or_else(|| path.to_owned())
     }
@@ -246,7 +247,7 @@ impl HostView {
     /// A user account.
     ///
     /// # Errors
-    /// `/etc/passwd` or `/etc/group` could not be read.
+    /// Returns an error if `/etc/passwd` or `/etc/group` cannot be read.
     pub fn user_state(&mut self, name: &str) -> Result<Option<UserState>> {
         if let Some(expected) = self.predicted_users.get(name) {
             return Ok(expected.clone());
@@ -257,7 +258,7 @@ impl HostView {
     /// A group.
     ///
     /// # Errors
-    /// As for users.
+    /// The same as for users.
     pub fn group_state(&mut self, name: &str) -> Result<Option<GroupState>> {
         if let Some(expected) = self.predicted_groups.get(name) {
             return Ok(expected.clone());
@@ -268,7 +269,7 @@ impl HostView {
     /// The users whose primary group this is, and those that are in it besides.
     ///
     /// # Errors
-    /// As for users.
+    /// The same as for users.
     pub fn group_users(&mut self, group: &str) -> Result<(Vec<String>, Vec<String>)> {
         self.load_accounts()?;
         let real = self.accounts.iter().flat_map(|accounts| &accounts.users);
@@ -286,17 +287,17 @@ impl HostView {
         Ok((primary, members))
     }
 
-    /// Is this account one that an earlier step will have made, or changed?
+    /// Returns whether an earlier step creates or changes the account.
     pub fn is_user_predicted(&self, name: &str) -> bool {
         self.predicted_users.contains_key(name)
     }
 
-    /// Tells that an account will be there, or (`None`) will be gone.
+    /// Records a predicted account, or its removal (`None`).
     pub fn predict_user(&mut self, name: &str, state: Option<UserState>) {
         self.predicted_users.insert(name.to_owned(), state);
     }
 
-    /// Tells that a group will be there, or (`None`) will be gone.
+    /// Records a predicted group, or its removal (`None`).
     pub fn predict_group(&mut self, name: &str, state: Option<GroupState>) {
         self.predicted_groups.insert(name.to_owned(), state);
     }
@@ -314,7 +315,7 @@ impl HostView {
     /// where it is not installed.
     ///
     /// # Errors
-    /// dpkg's status could not be read.
+    /// Returns an error if dpkg's status file cannot be read.
     pub fn package_version(&mut self, name: &str) -> Result<Option<String>> {
         if let Some(expected) = self.predicted_packages.get(name) {
             return Ok(expected.clone());
@@ -325,21 +326,21 @@ impl HostView {
         Ok(self.dpkg_versions.as_ref().and_then(|dpkg| dpkg.get(name).cloned()))
     }
 
-    /// Tells that a package will be installed (in that version; empty: whatever version there is) or (`None`) gone.
+    /// Records a package that will be installed (empty: in any version) or removed (`None`).
     pub fn predict_package(&mut self, name: &str, version: Option<String>) {
         self.predicted_packages.insert(name.to_owned(), version);
     }
 
     /// Tells that a package is going to be installed, and what of interest comes with it: `path /etc/redis`,
     /// `user redis`, `unit redis-server.service`.
-    pub fn predict_install(&mut self, package: &str, brings: &[String]) {
+    pub fn predict_install(&mut self, package: &str, provides: &[String]) {
         self.pending_packages.push(package.to_owned());
-        for what in brings {
+        for what in provides {
             self.provided.push((what.clone(), package.to_owned()));
         }
     }
 
-    /// Does this (`path …`, `user …`, `unit …`) come with a package that an earlier step will install?
+    /// Returns the package of an earlier step that provides an object (`path …`, `user …`, `unit …`).
     pub fn provided_by(&self, what: &str) -> Option<ProvidedBy> {
         let found = self.provided.iter().find(|(thing, _)| thing == what);
         found.map(|(_, package)| ProvidedBy { package: package.clone() })
@@ -355,7 +356,7 @@ impl HostView {
     /// A systemd unit. An instance of a template that an earlier step brings counts as there.
     ///
     /// # Errors
-    /// systemd did not answer.
+    /// Returns an error if systemd does not answer.
     pub fn unit_state(&mut self, name: &str) -> Result<UnitState> {
         if let Some(expected) = self.predicted_units.get(name) {
             return Ok(expected.clone());

@@ -1,4 +1,4 @@
-//! Paths as a step sees them: the disk, overlaid with what earlier steps will have made, links on the way followed.
+//! Paths as a step sees them: the disk, overlaid with predicted changes; links on the way are followed.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
@@ -25,7 +25,7 @@ pub struct PathMeta {
     pub group: String,
 }
 
-/// What stands at a path.
+/// State of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
 pub enum PathState {
@@ -45,7 +45,7 @@ pub enum PathState {
     },
     /// A symbolic link.
     Link {
-        /// Where it points, as written in it.
+        /// Target of the link, as stored in it.
         target: PathBuf,
     },
     /// A device, a socket, a pipe.
@@ -61,18 +61,18 @@ pub(super) struct PathOverlay {
     removed_dirs: BTreeSet<PathBuf>,
 }
 
-/// What stands at a real path, before anything of it is read.
+/// Source of the state of a real path, before any content is read.
 pub(super) enum PathLookup {
     /// An earlier step will have made it so.
     Predicted(PathState),
-    /// It stands on the disk.
+    /// The path exists on the disk.
     OnDisk(fs::Metadata),
     /// Nothing.
     Absent,
 }
 
 impl PathOverlay {
-    /// What stands at a real path.
+    /// Looks up a real path.
     pub(super) fn look_up(&self, real: &Path) -> Result<PathLookup> {
         if let Some(state) = self.predicted_states.get(real) {
             return Ok(match state {
@@ -134,7 +134,7 @@ impl PathOverlay {
         Ok(Some(real))
     }
 
-    /// The bytes of what stands at a real path; `None` where it is no file or where they come with a later step.
+    /// Returns the bytes of a real path; `None` if it is not a file or a later step creates them.
     pub(super) fn read_content(&self, real: &Path) -> Result<Option<Vec<u8>>> {
         if let Some(bytes) = self.predicted_contents.get(real) {
             return Ok(Some(bytes.clone()));
@@ -152,7 +152,7 @@ impl PathOverlay {
         }
     }
 
-    /// Tells what will stand at a real path.
+    /// Records the predicted state of a real path.
     pub(super) fn predict_path(&mut self, real: &Path, state: PathState) {
         self.predicted_contents.remove(real);
         if !matches!(state, PathState::Directory { .. }) {

@@ -1,4 +1,4 @@
-//! systemd units, as `systemctl show` tells them, and whether they are enabled, as the disk tells it.
+//! systemd units: their state from `systemctl show`, and whether they are enabled, from the disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::Program;
 
-/// Where `systemctl enable` puts its links.
+/// Folder in which `systemctl enable` creates links.
 const UNIT_LINK_DIR: &str = "/etc/systemd/system";
 
 /// A systemd unit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UnitState {
-    /// Is there a unit file (or an instance's template)?
+    /// A unit file, or the template of an instance, exists.
     pub found: bool,
-    /// Is it masked?
+    /// The unit is masked.
     pub masked: bool,
     /// `enabled`, `disabled`, `static` … as systemd's `UnitFileState` says.
     pub enabled: String,
@@ -26,7 +26,7 @@ pub struct UnitState {
 }
 
 impl UnitState {
-    /// No unit file of that name.
+    /// Returns the state of a unit without a unit file.
     pub fn absent() -> Self {
         Self { found: false, masked: false, enabled: String::new(), active: "inactive".to_owned() }
     }
@@ -52,7 +52,7 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
         .args(["show", "--property=Id,Names,LoadState,UnitFileState,ActiveState", "--"])
         .args(names)
         .run()
-        .context("asking systemd for the state of units")?;
+        .context("reading the state of units from systemd")?;
     let blocks = parse_units(&String::from_utf8_lossy(&asked));
     let links = EnableLinks::read_links(Path::new(UNIT_LINK_DIR));
     let blocks = blocks.into_iter().zip(names).map(|(state, name)| links.correct_state(name, state));
@@ -62,8 +62,8 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
 
 /// The units that have a link from `*.wants`, `*.requires`, `*.upholds` or an alias: what `enable` makes.
 ///
-/// systemd keeps a unit's `UnitFileState` from when it was first asked until its next reload, and a reload costs more
-/// than all the rest of enabling a unit; so the links are looked at, and no reload is needed to see them.
+/// systemd caches a unit's `UnitFileState` from the first query until its next reload, and a reload costs more
+/// than all the rest of enabling a unit; so the links are read from the disk, which needs no reload.
 struct EnableLinks(BTreeSet<String>);
 
 impl EnableLinks {
@@ -85,7 +85,7 @@ impl EnableLinks {
         Self(found)
     }
 
-    /// What systemd said, set right where it speaks of the time before its last reload.
+    /// Corrects the state that systemd reports if it is older than systemd's last reload.
     fn correct_state(&self, name: &str, mut state: UnitState) -> UnitState {
         match (state.enabled.as_str(), self.0.contains(name)) {
             ("disabled", true) => state.enabled = "enabled".to_owned(),
@@ -96,7 +96,7 @@ impl EnableLinks {
     }
 }
 
-/// One state for each paragraph of `systemctl show`.
+/// Parses the output of `systemctl show`, one state per paragraph.
 fn parse_units(shown: &str) -> Vec<UnitState> {
     let parse = |block: &str| {
         let mut state = UnitState::absent();

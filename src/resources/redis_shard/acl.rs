@@ -18,7 +18,7 @@ use rules::User;
 
 /// The user that Redis has without any ACL file.
 pub const DEFAULT_USER: &str = "default";
-/// The line of a `default` user that nobody can log in as and that keeps the rights which a restart needs.
+/// Line of a `default` user that cannot log in and has the rights that a restart needs.
 pub const DEFAULT_USER_LINE: &str = "user default off resetpass ~* &* +@all";
 
 /// A mistake in an ACL file, or an edit that has no effect. No message holds a rule's text: it may be a password.
@@ -32,10 +32,10 @@ pub enum AclError {
         /// The mistake, and what is right.
         message: String,
     },
-    /// No line defines the user.
+    /// The user has no line.
     #[error("no line defines the user {0}")]
     NoUser(String),
-    /// The edited line does not have the state that was asked for.
+    /// The edited line does not have the requested state.
     #[error("the user {0} could not be switched: its line has rules that overrule `on` and `off`")]
     NotSwitched(String),
 }
@@ -50,7 +50,7 @@ impl AclFile {
     /// Reads an ACL file, or the lines of `ACL LIST`.
     ///
     /// # Errors
-    /// The first line that Redis would not load; it then does not start with this file.
+    /// Returns the first line that Redis would not load; Redis does not start with such a file.
     pub fn parse(text: &str) -> Result<Self, AclError> {
         let mut users = BTreeMap::new();
         for line in line::user_lines(text) {
@@ -86,8 +86,8 @@ impl AclFile {
 
     /// Returns the rights that the `default` user lacks to replay an append-only file; none where it has them all.
     ///
-    /// Redis replays MULTI/EXEC, and scripts and functions with more than one write, as this user, and drops what it may
-    /// not do. Where no line defines it, Redis gives it all rights.
+    /// Redis replays MULTI/EXEC, and scripts and functions with more than one write, as this user, and drops what it
+    /// may not do. Where no line defines it, Redis gives it all rights.
     pub fn missing_replay_rights(&self) -> Vec<&'static str> {
         self.users.get(DEFAULT_USER).map_or_else(Vec::new, User::missing_rights)
     }
@@ -118,7 +118,7 @@ pub fn explain_missing(missing: &[&str]) -> String {
 /// Returns the rules of a user's line in the order of the file; `None` where no line defines it.
 ///
 /// # Errors
-/// A line that is not valid.
+/// Returns an error if a line is not valid.
 pub fn rules_of(text: &str, user: &str) -> Result<Option<Vec<String>>, AclError> {
     Ok(line::find_user(text, user)?.map(|line| line.rules().map(str::to_owned).collect()))
 }

@@ -1,4 +1,4 @@
-//! redis.conf: directives, compared by what they mean, since `CONFIG REWRITE` writes the file anew at run time.
+//! redis.conf: directives, compared by their meaning, because `CONFIG REWRITE` rewrites the file at run time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::plan::Digest;
 /// Directives that belong to the running state: moves set them, provisioning leaves them alone.
 const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 
-/// One line of a redis.conf.
+/// A line of a redis.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ConfDirective {
     name: String,
@@ -22,8 +22,8 @@ pub struct RedisConf {
     directives: Vec<ConfDirective>,
 }
 
-/// What a redis.conf says, running state aside, in one form: words by directive (and class, where it has several
-/// lines); a secret's by its digest.
+/// Normalized meaning of a redis.conf without the running state: words by directive (and class, if a directive has
+/// several lines); secrets as digests.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct NormalizedConf(BTreeMap<String, Vec<String>>);
@@ -64,7 +64,7 @@ impl RedisConf {
         normalize_value(&self.last_value(name)?).parse().ok()
     }
 
-    /// Whom the instance follows after a restart: `ip:port`.
+    /// Returns the primary that the instance follows after a restart, as `ip:port`.
     pub fn replica_of(&self) -> Option<String> {
         let line = self.directives.iter().rev().find(|line| line.name == "replicaof")?;
         match &line.args[..] {
@@ -73,13 +73,13 @@ impl RedisConf {
         }
     }
 
-    /// The lines of the running state, as they are to stand below a new content.
+    /// Returns the lines of the running state, to be appended to a new content.
     pub fn runtime_lines(&self) -> String {
         let lines = self.directives.iter().filter(|line| RUNTIME_DIRECTIVES.contains(&line.name.as_str()));
         lines.map(|line| format!("{} {}\n", line.name, line.args.join(" "))).collect()
     }
 
-    /// What it says, running state aside.
+    /// Normalizes the configuration, without the running state.
     pub fn normalize(&self) -> NormalizedConf {
         let mut table: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for line in self.directives.iter().filter(|line| !RUNTIME_DIRECTIVES.contains(&line.name.as_str())) {

@@ -1,4 +1,4 @@
-//! An instance's process: started, with its host too, and stopped; by systemd where it has a unit.
+//! Starts, enables and stops the process of an instance; with systemd if it has a unit.
 
 use anyhow::Result;
 
@@ -10,11 +10,11 @@ impl RedisShard {
     /// Starts the instance where it does not run.
     ///
     /// # Errors
-    /// What systemd or redis-server said.
+    /// Returns the error of systemd or redis-server.
     pub fn start_instance(&self) -> Result<()> {
         match &self.unit {
             Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
-            None if process::is_running(&self.folder) => Ok(()),
+            None if process::is_running(&self.data_dir) => Ok(()),
             None => process::start_daemon(&self.conf_path(), &self.user),
         }
     }
@@ -22,7 +22,7 @@ impl RedisShard {
     /// Starts the instance, and has it start with the host where it has a unit.
     ///
     /// # Errors
-    /// What systemd or redis-server said.
+    /// Returns the error of systemd or redis-server.
     pub fn enable_and_start(&self) -> Result<()> {
         if let Some(unit) = &self.unit {
             // Without a reload of systemd, which would take longer than all the rest; see World's units.
@@ -34,25 +34,25 @@ impl RedisShard {
     /// Stops the instance, and has it not start again with the host.
     ///
     /// # Errors
-    /// What systemd said, or the process did not end within its time.
+    /// Returns the error of systemd, or an error if the process does not exit in time.
     pub fn stop_and_disable(&self) -> Result<()> {
         match &self.unit {
             Some(unit) => Program::new("systemctl")
                 .args(["disable", "--no-reload", "--now", "--quiet", "--", unit])
                 .run()
                 .map(drop),
-            None => process::stop_daemon(&self.folder),
+            None => process::stop_daemon(&self.data_dir),
         }
     }
 
-    /// Is the process there?
+    /// Returns whether the process exists.
     ///
     /// # Errors
-    /// systemd did not answer.
+    /// Returns an error if systemd does not answer.
     pub fn is_running(&self) -> Result<bool> {
         match &self.unit {
             Some(unit) => Ok(HostView::current().unit_state(unit)?.active == "active"),
-            None => Ok(process::is_running(&self.folder)),
+            None => Ok(process::is_running(&self.data_dir)),
         }
     }
 }

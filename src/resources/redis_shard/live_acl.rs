@@ -30,7 +30,7 @@ impl ObservedShardFiles {
 }
 
 impl RedisShard {
-    /// What the plan says about the running instance's ACL.
+    /// Returns the row's change for the ACL of the running instance.
     pub(super) fn live_acl_change(&self, observed: &ObservedShardFiles) -> Option<AttributeChange> {
         if !observed.is_running || !observed.lacks_replay_rights() {
             return None;
@@ -50,7 +50,7 @@ impl RedisShard {
     /// Gives the `default` user of a running instance the rules of the new ACL file.
     ///
     /// # Errors
-    /// The instance could not be entered or refused the rules.
+    /// Returns an error if the connection to the instance fails or the instance rejects the rules.
     pub(super) fn fix_live_acl(&self, observed: &ObservedShardFiles, new: &str, blobs: &dyn BlobSource) -> Result<()> {
         let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(()) };
         if !observed.lacks_replay_rights() {

@@ -1,4 +1,4 @@
-//! Marks in a configuration file, by which a content that was put here is known again without being sent.
+//! Marks in a configuration file that identify the content it was written from, so that it need not be sent again.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! An instance without systemd: a daemon that is known by the process number in its folder.
+//! An instance without systemd: a daemon that is identified by the pid file in its folder.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -12,12 +12,12 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::process::Program;
 
-/// How long an instance may take to write its last data.
+/// Time limit for an instance to write its data and exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
-/// How soon it is asked to end once more.
+/// Interval between two requests to exit.
 const TERM_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Is the process there whose number stands in `redis.pid`? A number that another program has by now does not count.
+/// Returns whether the process in `redis.pid` exists. A number that another program uses by now does not count.
 pub fn is_running(folder: &Path) -> bool {
     read_pid(folder).is_some()
 }
@@ -25,7 +25,7 @@ pub fn is_running(folder: &Path) -> bool {
 /// Starts the daemon; what it writes is not readable by others, as with the unit.
 ///
 /// # Errors
-/// What redis-server said.
+/// Returns the error of redis-server.
 pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
@@ -37,11 +37,11 @@ pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
     Ok(())
 }
 
-/// Asks the process to end (it writes what is left to its append-only file) and waits until all of it is gone, its port
+/// Stops the process (it first writes its append-only file) and waits until it has exited, its port
 /// too: the file with its number goes before that.
 ///
 /// # Errors
-/// It is still there after a minute.
+/// Returns an error if the process still exists after a minute.
 pub fn stop_daemon(folder: &Path) -> Result<()> {
     let Some(running) = read_pid(folder) else { return Ok(()) };
     let process = match pidfd_open(running, PidfdFlags::empty()) {
@@ -56,7 +56,7 @@ pub fn stop_daemon(folder: &Path) -> Result<()> {
             Ok(()) if wait_for_exit(&process, TERM_INTERVAL)? => return Ok(()),
             Ok(()) => {}
             Err(Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(error).context("asking redis-server to end"),
+            Err(error) => return Err(error).context("stopping redis-server"),
         }
     }
     bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP_TIMEOUT.as_secs())

@@ -1,4 +1,4 @@
-//! What moves and failovers change in an instance's files: whom it follows, who may use it, how many replicas it needs.
+//! Changes that moves and failovers make to an instance's files: its primary, its users, its required replicas.
 
 use std::fs;
 use std::path::Path;
@@ -13,11 +13,11 @@ impl RedisShard {
     /// Makes a new instance that follows another, these users off: a move's target.
     ///
     /// # Errors
-    /// What the system said; nothing is started then.
+    /// Returns the error of the system; no unit is started in that case.
     pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
-        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
-        atomic_file::set_ownership(&self.folder, &self.folder_meta())?;
-        let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is no text")?;
+        fs::create_dir_all(&self.data_dir).with_context(|| format!("creating {}", self.data_dir.display()))?;
+        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
+        let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let acl = disabled_user
             .iter()
             .try_fold(acl, |acl, user| acl::switch_user(&acl, user, false))
@@ -30,7 +30,8 @@ impl RedisShard {
     /// Turns users on or off in the ACL file, durably.
     ///
     /// # Errors
-    /// The file could not be read or written, is not valid, or does not define one of the users; it is not changed then.
+    /// The file could not be read or written, is not valid, or does not define one of the users; it is not changed
+    /// then.
     pub fn set_users_enabled(&self, users: &[String], on: bool) -> Result<()> {
         let switch = |text: String, user: &String| acl::switch_user(&text, user, on);
         self.edit_file(&self.acl_path(), |text| {
@@ -39,28 +40,28 @@ impl RedisShard {
         })
     }
 
-    /// Has the configuration file say that the instance follows nobody, durably; the process goes on as it is.
+    /// Removes the primary from the configuration file, durably. The running process is unaffected.
     ///
     /// # Errors
-    /// The file could not be read or written.
+    /// Returns an error if the file cannot be read or written.
     pub fn remove_replicaof(&self) -> Result<()> {
         self.edit_file(&self.conf_path(), |text| Ok(conf::remove_directive(text, "replicaof")))
     }
 
-    /// Has the configuration file say that the instance follows `ip:port`, durably; the process goes on as it is.
+    /// Sets the primary (`ip:port`) in the configuration file, durably. The running process is unaffected.
     ///
     /// # Errors
-    /// The file could not be read or written.
+    /// Returns an error if the file cannot be read or written.
     pub fn set_replicaof(&self, address: &str) -> Result<()> {
         let (host, port) = split_host_port(address)?;
         self.edit_file(&self.conf_path(), |text| Ok(conf::set_directive(text, "replicaof", &format!("{host} {port}"))))
     }
 
-    /// Has the configuration file say that the instance, once started anew, accepts writes only with that many replicas
-    /// attached; durably, and the process goes on as it is.
+    /// Sets the number of connected replicas that the instance requires to accept writes after its next start, durably.
+    /// The running process is unaffected.
     ///
     /// # Errors
-    /// The file could not be read or written.
+    /// Returns an error if the file cannot be read or written.
     pub fn set_min_replicas(&self, count: u32) -> Result<()> {
         self.edit_file(&self.conf_path(), |text| {
             Ok(conf::set_directive(text, "min-replicas-to-write", &count.to_string()))

@@ -3,7 +3,7 @@
 
 use super::AclError;
 
-/// What Redis trims from a line.
+/// Characters that Redis trims from a line.
 pub const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
 /// A line that defines a user.
@@ -65,7 +65,7 @@ pub fn user_lines(text: &str) -> impl Iterator<Item = Result<UserLine<'_>, AclEr
 /// The line that defines a user.
 ///
 /// # Errors
-/// A line before it that is not valid.
+/// Returns an error if an earlier line is not valid.
 pub fn find_user<'t>(text: &'t str, name: &str) -> Result<Option<UserLine<'t>>, AclError> {
     user_lines(text).find(|line| line.as_ref().map_or(true, |line| line.name == name)).transpose()
 }

@@ -22,12 +22,12 @@ pub struct User {
     selectors: Vec<Selector>,
 }
 
-/// What may be done with which keys: by the user's own rules, or by one selector `( … )` of it.
+/// Permissions on a set of keys: those of the user itself, or those of one of its selectors `( … )`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Selector {
     keys: BTreeSet<String>,
     channels: BTreeSet<String>,
-    /// Valkey's `db=`; none stands for all.
+    /// Valkey's `db=`; empty means all.
     databases: BTreeSet<String>,
     /// Commands in the order given: later ones overrule earlier ones.
     commands: Vec<String>,
@@ -96,7 +96,7 @@ impl User {
 }
 
 impl Selector {
-    /// Reads what stands after a selector's `(`.
+    /// Reads the text after a selector's `(`.
     fn read(rest: &str) -> Result<Self, String> {
         let inner = rest.strip_suffix(')').ok_or("is a selector that is not closed by `)`")?;
         let mut selector = Self::default();
