@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 /// The prefix of temporary files; one that a crash leaves behind is recognised by it.
 const TEMPORARY_PREFIX: &str = ".dunlin-";
-/// How many names are tried before a folder full of them is an error.
+/// Maximum number of names tried for a temporary file.
 const MAX_NAME_ATTEMPTS: u32 = 64;
 
 /// The attributes of a file that is written.
@@ -28,11 +28,11 @@ pub struct Attributes {
     pub mode: u32,
     /// The owner and group; the process' own where there are none.
     pub owner: Option<(Uid, Gid)>,
-    /// When the write is complete.
+    /// Durability of the completed write.
     pub durability: Durability,
 }
 
-/// When a write is complete.
+/// Describes when a write counts as complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
     /// Once content and name survive a power failure.
@@ -62,7 +62,7 @@ impl Folder {
     /// Opens a folder.
     ///
     /// # Errors
-    /// Fails where it is missing, is no folder or must not be read.
+    /// Returns an error if the path is missing, is not a folder, or cannot be read.
     pub fn open(path: &Path) -> io::Result<Self> {
         let folder = OpenOptions::new().read(true).custom_flags(OFlags::DIRECTORY.bits().cast_signed()).open(path)?;
         Ok(Self::from_handle(folder.into(), path))
@@ -76,7 +76,7 @@ impl Folder {
     /// Creates or replaces the file `name`. On an error the old file is unchanged and no temporary file remains.
     ///
     /// # Errors
-    /// Fails where the folder must not be written to, the owner must not be given, or the disk is full.
+    /// Returns an error if the folder is not writable, the owner cannot be set, or the disk is full.
     pub fn replace(&self, name: &OsStr, bytes: &[u8], attributes: &Attributes) -> Result<()> {
         let path = self.path.join(name);
         let mut temporary = Temporary::create(self)
@@ -92,7 +92,7 @@ impl Folder {
     /// Waits until names that were created, renamed or removed in the folder survive a power failure.
     ///
     /// # Errors
-    /// Fails on an I/O error.
+    /// Returns an error on an I/O error.
     pub fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.handle).with_context(|| format!("cannot sync {}", self.path.display()))
     }
@@ -101,7 +101,7 @@ impl Folder {
 /// Creates or replaces a file. On an error the old file is unchanged and no temporary file remains.
 ///
 /// # Errors
-/// Fails where the folder is missing or must not be written to, the owner must not be given, or the disk is full.
+/// Returns an error if the folder is missing or not writable, the owner cannot be set, or the disk is full.
 pub fn write_atomically(path: &Path, bytes: &[u8], attributes: &Attributes) -> Result<()> {
     let (folder, name) = split(path)?;
     let folder = Folder::open(folder).with_context(|| format!("cannot open {}", folder.display()))?;
@@ -111,7 +111,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8], attributes: &Attributes) -> R
 /// Waits until names that were created, renamed or removed in the folder survive a power failure.
 ///
 /// # Errors
-/// Fails where the folder is missing, or on an I/O error.
+/// Returns an error if the folder is missing, or on an I/O error.
 pub fn sync_folder(path: &Path) -> Result<()> {
     Folder::open(path).with_context(|| format!("cannot open {}", path.display()))?.sync()
 }
@@ -119,7 +119,7 @@ pub fn sync_folder(path: &Path) -> Result<()> {
 /// Returns the permission bits of a file that is there, for a replacement that keeps them.
 ///
 /// # Errors
-/// Fails where the file is there but its attributes cannot be read.
+/// Returns an error if the file is there but its attributes cannot be read.
 pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.permissions().mode() & 0o7777)),

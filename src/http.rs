@@ -10,7 +10,7 @@ const MAX_HEAD: usize = 16 << 10;
 /// The longest line that gives the size of a chunk, in bytes.
 const MAX_CHUNK_LINE: usize = 256;
 
-/// Why there is no response.
+/// Describes why a request got no response.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// The address is not of the form that [`Url::parse`] takes.
@@ -42,7 +42,7 @@ pub enum HttpError {
 /// An `http://` address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Url<'a> {
-    /// What to connect to: `HOST:PORT`.
+    /// Address to connect to: `HOST:PORT`.
     pub address: String,
     /// The host as the request names it, with the port where the address has one.
     pub host: &'a str,
@@ -83,7 +83,7 @@ pub struct Response {
     connection: Connection,
 }
 
-/// How the end of a body is known.
+/// Describes how the end of a body is recognized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Framing {
     Length(u64),
@@ -94,7 +94,7 @@ enum Framing {
 /// Sends a GET request and reads the head of the response.
 ///
 /// # Errors
-/// Fails where nobody answers with HTTP within `timeout`, which also limits reading the body.
+/// Returns an error if nobody answers with HTTP within `timeout`, which also limits reading the body.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
     let deadline = Deadline { at: Instant::now() + timeout, timeout };
     let Url { address, host, path } = Url::parse(url).ok_or(HttpError::InvalidUrl)?;
@@ -118,7 +118,7 @@ pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
 /// Connects to `HOST:PORT`, to the first of its addresses that answers.
 ///
 /// # Errors
-/// Fails where none does within `timeout`.
+/// Returns an error if none does within `timeout`.
 pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, HttpError> {
     connect_by(address, Deadline { at: Instant::now() + timeout, timeout })
 }
@@ -139,7 +139,7 @@ impl Response {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// Fails where it is longer than `max` bytes, or not complete in time.
+    /// Returns an error if it is longer than `max` bytes, or not complete in time.
     pub fn read_body(mut self, max: usize) -> Result<Vec<u8>, HttpError> {
         let mut body = Vec::new();
         self.read_into(&mut body, max)?;
@@ -337,7 +337,7 @@ pub(crate) mod tests {
 
     /// A server that answers one connection and closes it only when this value is dropped.
     pub struct Server {
-        /// Where it is, without a path.
+        /// Base address, without a path.
         pub url: String,
         thread: Option<thread::JoinHandle<()>>,
         request: mpsc::Receiver<String>,

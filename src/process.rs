@@ -18,13 +18,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
-/// How much of each output stream is kept unless told otherwise, in bytes.
+/// Default limit for the bytes kept of each output stream.
 const MAX_OUTPUT: usize = 64 << 20;
-/// How many parts of the output may be waiting to be passed on.
+/// Maximum number of output chunks that wait to be passed on.
 const MAX_CHUNKS: usize = 64;
-/// How often a running program is checked for cancellation.
+/// Interval at which a running program is checked for cancellation.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How many of the last lines of the output an error message has.
+/// Number of output lines that an error message quotes.
 const LINES_IN_MESSAGE: usize = 8;
 
 /// A program and its arguments, to be run without standard input.
@@ -38,30 +38,30 @@ pub struct Program<'a> {
     is_cancelled: Option<&'a dyn Fn() -> bool>,
 }
 
-/// How a program ended.
+/// Describes how a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     /// By itself, or by a signal of somebody else.
     Exited(ExitStatus),
-    /// It was killed at its time limit.
+    /// The program was killed at its time limit.
     TimedOut(Duration),
-    /// It was killed because it was cancelled.
+    /// The program was killed because the run was cancelled.
     Cancelled,
 }
 
-/// What a program wrote to one stream.
+/// Holds the output of a program on one stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Output {
     /// The last bytes, up to the limit.
     pub bytes: Vec<u8>,
-    /// How many bytes before them were dropped.
+    /// Number of earlier bytes that were dropped.
     pub omitted: u64,
 }
 
 /// A program that has ended.
 #[derive(Clone, Debug)]
 pub struct Completed {
-    /// How.
+    /// Result of the run.
     pub end: End,
     /// Its standard output.
     pub stdout: Output,
@@ -159,7 +159,7 @@ impl<'a> Program<'a> {
     /// Runs it until it ends or is ended, and returns how, and what it wrote.
     ///
     /// # Errors
-    /// Fails where the program cannot be started.
+    /// Returns an error if the program cannot be started.
     pub fn complete(self) -> Result<Completed> {
         let (mut stdout, mut stderr) = (Output::default(), Output::default());
         let max = self.max_output;
@@ -174,7 +174,7 @@ impl<'a> Program<'a> {
     /// Runs it until it ends by itself, whatever its status.
     ///
     /// # Errors
-    /// Fails where the program cannot be started, or was ended.
+    /// Returns an error if the program cannot be started, or was ended.
     pub fn output(self) -> Result<std::process::Output> {
         let shown = self.shown.clone();
         let completed = self.complete()?;
@@ -209,7 +209,7 @@ impl<'a> Program<'a> {
     /// signal that ended it.
     ///
     /// # Errors
-    /// Fails where the program cannot be started, or was ended at its time limit.
+    /// Returns an error if the program cannot be started, or was ended at its time limit.
     pub fn stream(self, pass_on: &mut dyn FnMut(bool, String)) -> Result<i32> {
         let shown = self.shown.clone();
         let end = self.run_with(&mut |is_error, bytes| {
@@ -225,7 +225,7 @@ impl<'a> Program<'a> {
     /// Runs it and returns whether it ended with status 0.
     ///
     /// # Errors
-    /// Fails where it cannot be started, or was ended.
+    /// Returns an error if it cannot be started, or was ended.
     pub fn succeeds(self) -> Result<bool> {
         Ok(self.output()?.status.success())
     }

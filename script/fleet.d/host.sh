@@ -117,7 +117,7 @@ host_boot() {
   dir=$(host_dir "$name")
   host_make_disk "$name"
   base=$(<"$dir/base")
-  [[ -d $base ]] || die 1 "$name stands on $base, which is gone: $hint reset $name"
+  [[ -d $base ]] || die 1 "$name stands on $base, which is missing: $hint reset $name"
   bridge_ensure
   net_make "$name" "$(<"$dir/number")"
   mount -t overlay "dunlin$number" -o "lowerdir=$base,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
@@ -181,7 +181,7 @@ host_wait() {
   fi
 }
 
-# Takes away all that a running or half started host $1 holds, but not its disk. The cable first, so
+# Releases all resources of a running or partly started host $1, except its disk. The link first, so
 # that peers see silence, as when the power goes, and not the kernel closing sockets.
 host_clear() {
   local name=$1 dir lock

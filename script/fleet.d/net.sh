@@ -17,7 +17,7 @@ fleet_number() {
 }
 
 # Gives the fleet with the state folder $1 a number, the lowest free one, and prints it.
-# The file is complete before it has its name; whoever is first has it, under the lock.
+# The file is complete before it has its name; the lock keeps the number unique.
 allot_number() {
   mkdir -p "$registry"
   (
@@ -65,7 +65,7 @@ net_remove() {
   if [[ -e /run/netns/$ns ]]; then ip netns del "$ns"; fi
 }
 
-# Everything in the kernel that bears the number $1, whoever left it.
+# Removes every kernel object with the number $1, also those left by other runs.
 net_remove_all() {
   local path
   for path in /run/netns/dunlin"$1"-*; do

@@ -1,4 +1,4 @@
-//! Contents that the controller sent, and asking for those that are lacking.
+//! Stores contents sent by the controller and requests missing ones.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,10 +11,10 @@ use crate::plan::Digest;
 use crate::protocol::AgentMessage;
 use crate::resources::BlobSource;
 
-/// How long a request waits for contents before it looks whether the controller is still there.
+/// Interval at which a waiting request checks that the controller is connected.
 const BLOB_POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// All contents of this channel.
+/// Holds all contents of this channel.
 #[derive(Default)]
 pub struct BlobStore {
     blobs: Mutex<HashMap<Digest, Arc<Vec<u8>>>>,
@@ -22,7 +22,7 @@ pub struct BlobStore {
 }
 
 impl BlobStore {
-    /// Keeps a content that arrived.
+    /// Stores a received content.
     pub fn insert_blob(&self, digest: Digest, bytes: Vec<u8>) {
         self.lock_blobs().insert(digest, Arc::new(bytes));
         self.arrived.notify_all();
@@ -33,13 +33,13 @@ impl BlobStore {
     }
 }
 
-/// The contents as one request sees them.
+/// Gives one request access to the contents.
 pub struct BlobFetcher<'a> {
     /// The request's number.
     pub request_id: u64,
-    /// All contents.
+    /// Contents of the channel.
     pub store: &'a BlobStore,
-    /// The way to the controller.
+    /// Sender to the controller.
     pub sender: &'a FrameSender,
 }
 
@@ -57,7 +57,7 @@ impl BlobSource for BlobFetcher<'_> {
         blobs = self.store.lock_blobs();
         while !missing.iter().all(|digest| blobs.contains_key(digest)) {
             if self.sender.is_closed() {
-                bail!("the controller went away before it sent the contents");
+                bail!("the controller disconnected before it sent the contents");
             }
             blobs =
                 self.store.arrived.wait_timeout(blobs, BLOB_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
@@ -69,7 +69,7 @@ impl BlobSource for BlobFetcher<'_> {
         self.fetch_blobs(std::slice::from_ref(digest))?;
         match self.store.lock_blobs().get(digest) {
             Some(bytes) => Ok(bytes.as_ref().clone()),
-            None => bail!("content {} is not there", digest.short_hex()),
+            None => bail!("content {} is missing", digest.short_hex()),
         }
     }
 }

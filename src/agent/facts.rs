@@ -5,7 +5,7 @@ use std::path::Path;
 
 use crate::protocol::{HostFacts, OsFacts, SystemLoad};
 
-/// Reads them; what cannot be read stays empty or 0.
+/// Reads the facts; a value that cannot be read stays empty or 0.
 pub fn read_facts() -> HostFacts {
     let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
     let uname = rustix::system::uname();
@@ -22,7 +22,7 @@ pub fn read_facts() -> HostFacts {
     }
 }
 
-/// How busy this host is now, from `/proc/loadavg` and `/proc/meminfo`; what cannot be read is 0.
+/// Reads the load from `/proc/loadavg` and `/proc/meminfo`; a value that cannot be read is 0.
 pub fn read_pressure() -> SystemLoad {
     let loads = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     let load_1m = loads.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
@@ -33,7 +33,7 @@ fn read_meminfo() -> String {
     fs::read_to_string("/proc/meminfo").unwrap_or_default()
 }
 
-/// The fields of os-release(5).
+/// Parses the fields of os-release(5).
 fn parse_os_release(release: &str) -> OsFacts {
     let field = |name: &str| {
         let value = release.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='));
@@ -46,7 +46,7 @@ fn parse_os_release(release: &str) -> OsFacts {
     OsFacts { family, id, version: field("VERSION_ID"), codename: field("VERSION_CODENAME"), ..OsFacts::default() }
 }
 
-/// One line of `/proc/meminfo`, in bytes.
+/// Returns the value of one line of `/proc/meminfo`, in bytes.
 fn meminfo_bytes(name: &str, meminfo: &str) -> u64 {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());

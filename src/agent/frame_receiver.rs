@@ -1,8 +1,9 @@
-//! What arrives from the controller, and whether it is still there.
+//! Receives frames from the controller and detects when it is gone.
 //!
 //! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
-//! would notice after two hours, and an agent that waits so long would keep its host's lock as long. So the controller
-//! says that it is there every few seconds ([`ALIVE`]), and one that was not heard for [`SILENCE`] is gone.
+//! would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
+//! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after
+//! [`CONTROLLER_TIMEOUT`] without a message.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use crate::protocol::frame::{self, Frame};
 
-/// How long a controller may be silent.
+/// Time after which a silent controller counts as gone.
 pub const CONTROLLER_TIMEOUT: Duration = crate::protocol::KEEPALIVE_INTERVAL.saturating_mul(6);
 
 /// The frames of a controller, read apart from those who wait for them.
@@ -23,7 +24,7 @@ pub struct FrameReceiver {
 }
 
 impl FrameReceiver {
-    /// Begins to read. A frame that is not fetched keeps the next ones from being read.
+    /// Starts to read. The next frame is read only after the previous one is fetched.
     pub fn start_reading(input: impl Read + Send + 'static, timeout: Duration) -> Self {
         let clock = ActivityClock { started: Instant::now(), last_activity_ms: Arc::default() };
         let mut input = ActivityReader { input, clock: clock.clone() };
@@ -40,10 +41,10 @@ impl FrameReceiver {
         Self { frames, clock, timeout }
     }
 
-    /// The next frame; nothing where the controller has closed its side.
+    /// Returns the next frame; `None` if the controller has closed its side.
     ///
     /// # Errors
-    /// What arrives is no frame, or nothing has arrived for too long: the controller is gone.
+    /// Returns an error if the data is not a frame, or if the controller timed out.
     pub fn next_frame(&self) -> io::Result<Option<Frame>> {
         loop {
             let remaining = self.timeout.saturating_sub(self.clock.idle_time());
@@ -52,7 +53,7 @@ impl FrameReceiver {
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
                 Err(RecvTimeoutError::Timeout) if self.clock.idle_time() < self.timeout => {}
                 Err(RecvTimeoutError::Timeout) => {
-                    let text = format!("the controller was not heard for {} s", self.timeout.as_secs());
+                    let text = format!("no message from the controller for {} s", self.timeout.as_secs());
                     return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                 }
             }
@@ -60,7 +61,7 @@ impl FrameReceiver {
     }
 }
 
-/// When something was heard last, in milliseconds since the beginning.
+/// Time of the last received data, in milliseconds since the start.
 #[derive(Clone)]
 struct ActivityClock {
     started: Instant,

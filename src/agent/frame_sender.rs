@@ -1,4 +1,4 @@
-//! The way back to the controller: one writer for all threads, silent once the controller is gone.
+//! Sends frames to the controller: one writer for all threads, which discards frames once the controller is gone.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,12 +13,12 @@ pub struct FrameSender {
 }
 
 impl FrameSender {
-    /// A line that writes there.
+    /// Returns a sender that writes to the stream.
     pub fn new(output: impl Write + Send + 'static) -> Self {
         Self { output: Mutex::new(Box::new(output)), closed: AtomicBool::new(false) }
     }
 
-    /// Sends a message; where nobody reads any more, the line closes itself.
+    /// Sends a message; closes the sender if the controller no longer reads.
     pub fn send_message(&self, message: &AgentMessage) {
         let mut output = self.output.lock().unwrap_or_else(PoisonError::into_inner);
         if !self.is_closed() && frame::write_message(&mut *output, message).is_err() {
@@ -26,12 +26,12 @@ impl FrameSender {
         }
     }
 
-    /// Notes that the controller is gone.
+    /// Records that the controller is gone.
     pub fn mark_closed(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// Is the controller gone?
+    /// Returns whether the controller is gone.
     pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }

@@ -1,7 +1,7 @@
-//! The loop that runs on a host: receives requests, hands them to the host halves, streams events back.
+//! The main loop of the agent: receives requests, runs them, and streams events back.
 //!
-//! One thread a request, so that several moves and a cancellation can be under way at once. When the controller goes
-//! away, every request is told so and ends where nothing is left half done; only then does the process end.
+//! One thread per request, so that moves and a cancellation can run at the same time. When the controller goes
+//! away, every request is asked to stop and ends at a consistent point; only then does the process end.
 
 mod blob_store;
 mod facts;
@@ -20,11 +20,11 @@ use frame_receiver::{CONTROLLER_TIMEOUT, FrameReceiver};
 use frame_sender::FrameSender;
 use request_pool::RequestPool;
 
-/// Serves one controller on standard input and output until it closes its side or falls silent. A binary that has just `arrived` is
-/// held against the hash in its name first, and then takes the name that later runs look for.
+/// Serves one controller on standard input and output until it closes its side or times out. A binary that
+/// was `just_pushed` is first compared with the hash in its name, then renamed to the name that later runs look for.
 ///
 /// # Errors
-/// What arrives is not dunlin's protocol, the binary did not arrive whole, or it cannot be read.
+/// Returns an error if the input is not dunlin's protocol, or if the binary is incomplete or cannot be read.
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
     if just_pushed {
@@ -53,14 +53,14 @@ pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     result
 }
 
-/// `HASH.12345` becomes `HASH`, if that is its hash; otherwise it goes.
+/// Renames `HASH.12345` to `HASH` if the hash matches; otherwise removes it.
 fn install_self(pushed: &Path, binary: &Digest) -> io::Result<()> {
     let installed = pushed.with_extension("");
     if installed.file_name().is_some_and(|name| name == binary.as_str()) {
         return std::fs::rename(pushed, installed);
     }
     std::fs::remove_file(pushed)?;
-    Err(io::Error::other("the binary did not arrive whole"))
+    Err(io::Error::other("the binary is incomplete"))
 }
 
 fn build_hello(binary: Digest) -> Hello {

@@ -1,4 +1,4 @@
-//! The requests under way: a thread each, and the flag that asks it to stop.
+//! Runs requests: one thread per request, and a flag that asks it to stop.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::protocol::{AgentMessage, Event, ExecResult, OutputStream, ProgressSin
 use crate::provision::host as provision;
 use crate::rebalance;
 
-/// What outlives one request on this channel.
+/// State shared by the requests on this channel.
 #[derive(Default)]
 struct SessionState {
     blob_store: BlobStore,
@@ -25,7 +25,7 @@ struct SessionState {
     host_lock: HostLock,
 }
 
-/// All requests of this channel.
+/// Holds all requests of this channel.
 pub struct RequestPool {
     sender: Arc<FrameSender>,
     session: Arc<SessionState>,
@@ -34,12 +34,12 @@ pub struct RequestPool {
 }
 
 impl RequestPool {
-    /// None yet.
+    /// Returns an empty pool.
     pub fn new(sender: Arc<FrameSender>) -> Self {
         Self { sender, session: Arc::default(), cancel_flags: Mutex::default(), threads: Mutex::default() }
     }
 
-    /// The contents that arrived.
+    /// Returns the received contents.
     pub fn blob_store(&self) -> &BlobStore {
         &self.session.blob_store
     }
@@ -59,7 +59,7 @@ impl RequestPool {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
-    /// Notes for others that the controller is gone.
+    /// Records that the controller is gone.
     pub fn mark_controller_gone(&self) {
         self.session.host_lock.mark_controller_gone();
     }
@@ -71,7 +71,7 @@ impl RequestPool {
         }
     }
 
-    /// Waits for all of them.
+    /// Waits for all requests.
     pub fn join_threads(&self) {
         let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
@@ -125,7 +125,7 @@ fn run_command(argv: &[String], sink: &RequestSink<'_>) -> Result<Reply> {
     Ok(Reply::ExecDone(ExecResult { status }))
 }
 
-/// One request's events and its stop flag.
+/// Carries one request's events and its stop flag.
 struct RequestSink<'a> {
     request_id: u64,
     sender: &'a FrameSender,

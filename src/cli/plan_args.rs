@@ -17,31 +17,31 @@ const MAX_LISTED_SHARDS: usize = 32;
 /// What is asked of a plan. A saved plan has its own.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
-    /// Empty this host
+    /// Move all shards off this host
     #[arg(long, value_name = "HOST")]
     drain: Vec<String>,
-    /// Only these hosts may receive shards
+    /// Move shards only to these hosts, comma-separated
     #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
-    to: Vec<String>,
-    /// What is made even: bytes, ops or bytes,ops
+    targets: Vec<String>,
+    /// Resources to balance: bytes, ops or bytes,ops
     #[arg(long, value_name = "WHAT", default_value_t)]
     balance: Balance,
-    /// How far a host may be off its share
+    /// Maximum deviation of a host from its share
     #[arg(long, value_name = "PERCENT", default_value = "5%", value_parser = parse_percent)]
     tolerance: f64,
-    /// How full shards may make a host, of its memory for shards
+    /// Maximum share of a host's shard memory to use
     #[arg(long, value_name = "PERCENT", default_value = "90%", value_parser = parse_percent)]
-    headroom: f64,
-    /// Replicas may move for balance too, not only where they cannot stay
+    max_utilization: f64,
+    /// Also move replicas to balance hosts, not only those that cannot stay
     #[arg(long)]
     move_replicas: bool,
-    /// At most so many moves
+    /// Maximum number of moves
     #[arg(long, value_name = "N")]
     max_moves: Option<usize>,
-    /// At most so many bytes: 10GiB
+    /// Maximum number of bytes to move (e.g. 10GiB)
     #[arg(long, value_name = "BYTES")]
     max_bytes: Option<ByteSize>,
-    /// So many moves leave a host at a time, and as many reach it
+    /// Maximum concurrent moves out of, and into, each host
     #[arg(long, value_name = "N", default_value = "2", value_parser = clap::value_parser!(u8).range(1..=64))]
     moves_per_host: u8,
 }
@@ -53,10 +53,10 @@ impl PlanArgs {
             tolerance: self.tolerance,
             balance: self.balance,
             drain: self.drain.clone(),
-            targets: (!self.to.is_empty()).then(|| self.to.clone()),
+            targets: (!self.targets.is_empty()).then(|| self.targets.clone()),
             max_moves: self.max_moves,
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
-            max_utilization: self.headroom,
+            max_utilization: self.max_utilization,
             move_replicas: self.move_replicas,
             transfer: TransferLimits { max_outgoing: slots, max_incoming: slots, max_per_link: slots, ..limits },
             ..PlanOptions::default()
@@ -169,7 +169,7 @@ fn infeasible_failure(
 /// The fleet as it would be, and what came about on the way.
 fn apply_scenario(observation: &Observation, scenario: &str) -> Result<(Observation, Vec<String>), CommandError> {
     let usage_failure =
-        |error: what_if::WhatIfError| CommandError::with_message(Exit::Usage, format!("--simulate: {}", error.0));
+        |error: what_if::WhatIfError| CommandError::with_message(Exit::Usage, format!("--what-if: {}", error.0));
     let what_if: what_if::WhatIf = scenario.parse().map_err(usage_failure)?;
     let result = what_if.apply(observation).map_err(usage_failure)?;
     let mut notes = vec![format!("this is what would be: {scenario}")];

@@ -1,4 +1,4 @@
-//! Carrying shard moves out, and telling how they went: for `shard-rebalance`, `shards resume` and `shards reverse`.
+//! Carrying shard moves out, and telling how they went: for `shard-rebalance`, `shards resume` and `shards move-back`.
 
 use std::time::Instant;
 
@@ -109,7 +109,7 @@ pub async fn run_preflight(
     }
     let text = format!("preflight refuses; no Redis was written to\n  {}", reasons.join("\n  "));
     Err(CommandError::with_message(Exit::Refused, text)
-        .with_hint("mend what is named, or plan around it: --to HOSTS, --max-moves N; --dry-run shows the plan"))
+        .with_hint("fix what is named, or plan around it: --targets HOSTS, --max-moves N; --dry-run shows the plan"))
 }
 
 /// Runs moves, and tells how they ended.
@@ -213,7 +213,7 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     let moves = outcome.moved.len();
     let estimate = request.estimate;
     reporter.print_json(
-        "rebalanced",
+        "rebalance_finished",
         json!({
             "moves": moves, "bytes": bytes, "seconds": seconds, "gap_ms": gap_ms,
             "planned_bytes": estimate.map(|plan| plan.bytes), "planned_seconds": estimate.map(|plan| plan.seconds),
@@ -232,7 +232,7 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     ));
     if request.options.keep_source && moves > 0 {
         reporter.print_status(
-            "the old instances are live replicas: dunlin shards reverse goes back, dunlin shards resume retires them",
+            "the old instances are live replicas: dunlin shards move-back goes back, dunlin shards resume retires them",
         );
     }
 }

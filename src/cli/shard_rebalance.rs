@@ -24,39 +24,39 @@ use crate::rebalance::resume::{MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe, publish};
 use crate::report::{Reporter, format_rebalance};
 
-/// Plan and run shard moves: as few bytes as possible, no acknowledged write lost
+/// Plan and run shard moves with the fewest bytes and no lost acknowledged write
 #[derive(Debug, Args)]
 pub struct ShardRebalance {
     #[command(flatten)]
     plan_args: PlanArgs,
-    /// Plan from this observation, with no host in reach
+    /// Plan from an observation file, without connecting to hosts
     #[arg(long, value_name = "FILE", requires = "dry_run")]
-    observed: Option<PathBuf>,
-    /// What if: growth=2x,lose=redis-07,add=redis-09:32GiB
-    #[arg(long, value_name = "WHAT", requires = "dry_run", conflicts_with = "plan")]
-    simulate: Option<String>,
-    /// Show the plan and change nothing
+    from_observation: Option<PathBuf>,
+    /// Plan for a hypothetical fleet (e.g. growth=2x,lose=redis-07,add=redis-09:32GiB)
+    #[arg(long, value_name = "SCENARIO", requires = "dry_run", conflicts_with = "plan")]
+    what_if: Option<String>,
+    /// Show the plan without applying it
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: exit 2 where moves are planned
+    /// With --dry-run, exit with 2 if moves are planned
     #[arg(long, requires = "dry_run")]
     detailed_exitcode: bool,
-    /// Save the plan
+    /// Save the plan to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Apply exactly that saved plan; refused where map or hosts are others now, or sizes break its rules
+    /// Apply a saved plan; fails if the map or hosts have changed since it was made, or sizes break its rules
     #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "PlanArgs"])]
     plan: Option<PathBuf>,
-    /// Leave the old instances as live replicas: `shards reverse` goes back without a copy, `shards resume` retires them
+    /// Keep old instances as live replicas; `shards move-back` returns without a copy, `shards resume` retires them
     #[arg(long)]
-    soak: bool,
-    /// Move also where the target's listpack limits are others than the source's: what is small is encoded anew, and it
-    /// is told before what that does to memory
+    keep_source: bool,
+    /// Allow moves between instances with different listpack limits. Small values are re-encoded; the expected memory
+    /// change is shown first
     #[arg(long)]
     allow_reencoding: bool,
     #[command(flatten)]
     throttle: ThrottleArgs,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
 }
@@ -78,7 +78,7 @@ impl ShardRebalance {
         (id, reporter): (&str, &Reporter),
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
-        if let Some(file) = &self.observed {
+        if let Some(file) = &self.from_observation {
             let plan = self.load_or_make_plan(load_observation(file)?, reporter)?;
             totals.moves = plan.plan.moves.len();
             return self.print_plan(&plan, reporter);
@@ -114,7 +114,7 @@ impl ShardRebalance {
         ensure_unchanged(&files, &context, &moves).await?;
         run_preflight(&context, &moves, (id, reporter)).await?;
         let options = ApplyOptions {
-            keep_source: self.soak,
+            keep_source: self.keep_source,
             max_concurrent: self.throttle.concurrent(),
             ..ApplyOptions::default()
         };
@@ -126,7 +126,7 @@ impl ShardRebalance {
     /// The saved plan, or a new one.
     fn load_or_make_plan(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, CommandError> {
         let Some(file) = &self.plan else {
-            return self.plan_args.make_plan(observation, self.simulate.as_deref(), self.throttle.to_transfer_limits());
+            return self.plan_args.make_plan(observation, self.what_if.as_deref(), self.throttle.to_transfer_limits());
         };
         let (plan, drift) = load_plan(file, &observation)?;
         for what in drift {
@@ -182,7 +182,7 @@ async fn ensure_unchanged(
             MoveStatus::SourceKept => {
                 let text = format!("shard {} has its old instance as a replica still", state.shard);
                 return Err(CommandError::with_message(Exit::Refused, format!("{text}; nothing was changed"))
-                    .with_hint("dunlin shards resume retires it, dunlin shards reverse goes back to it"));
+                    .with_hint("dunlin shards resume retires it, dunlin shards move-back goes back to it"));
             }
             _ => {
                 return Err(in_progress_error(&format!(

@@ -27,7 +27,7 @@ use crate::rebalance::context::read_map;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, abort_move, list_latest_moves, move_status};
 use crate::report::Reporter;
 
-/// The state of the map, and of moves under way
+/// Inspect and manage shards
 #[derive(Debug, Args)]
 pub struct ShardsArgs {
     #[command(subcommand)]
@@ -36,44 +36,44 @@ pub struct ShardsArgs {
 
 #[derive(Debug, Subcommand)]
 enum ShardsCommand {
-    /// Show where the shards are, how big, how their replicas are, and which moves are under way
+    /// Show placements, sizes, replica health and moves in progress
     Status {
-        /// Write the observation, to plan from it elsewhere
+        /// Write the observation to a file, for planning without the hosts
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
     /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left,
     /// make the replicas that shards lack by the map, and have primaries need those that they were given
     Resume(resume::ResumeArgs),
-    /// Take back moves that have not switched yet, and forget those that were not begun
+    /// Roll back moves that have not cut over, and discard pending ones
     Abort {
-        /// Do not ask
+        /// Skip the confirmation prompt
         #[arg(short, long)]
         yes: bool,
     },
-    /// Go back to the old instances of shards that were moved with --soak: without a copy, the same way
-    Reverse {
+    /// Move shards back to their old instances, kept with --keep-source, without a copy
+    MoveBack {
         #[command(flatten)]
         which: move_back::ReverseArgs,
-        /// Do not ask
+        /// Skip the confirmation prompt
         #[arg(short, long)]
         yes: bool,
     },
-    /// After a host's death: promote replicas, free primaries of dead replicas, and make new ones
+    /// Recover from a dead host: promote replicas, unblock primaries and create new replicas
     Failover(failover::FailoverArgs),
-    /// Compare the copies of shards live, key by key: primary and replica, moved and old instance
+    /// Compare primaries with their replicas and old instances, key by key
     Verify {
-        /// Only these shards
+        /// Limit to these shards
         #[arg(value_name = "SHARD")]
         shards: Vec<u32>,
     },
-    /// What was moved, when and by whom, from the hosts' journals
-    Log {
-        /// Only these shards
+    /// Show past moves: when, by whom and how they ended
+    History {
+        /// Limit to these shards
         #[arg(value_name = "SHARD")]
         shards: Vec<u32>,
     },
-    /// How full the hosts are, how they grow, and what another host would change
+    /// Show utilization, growth, time until full and the effect of adding a host
     Capacity(capacity::CapacityArgs),
 }
 
@@ -99,10 +99,10 @@ impl ShardsArgs {
                 ShardsCommand::Status { out } => context.show_status(out).await,
                 ShardsCommand::Resume(how) => context.resume_all(&how, &mut totals).await,
                 ShardsCommand::Abort { yes } => context.abort_moves(yes, &mut totals).await,
-                ShardsCommand::Reverse { which, yes } => context.move_back(&which, yes, &mut totals).await,
+                ShardsCommand::MoveBack { which, yes } => context.move_back(&which, yes, &mut totals).await,
                 ShardsCommand::Failover(how) => context.run_failover(&how, &mut totals).await,
                 ShardsCommand::Verify { shards } => context.verify_shards(&shards, &mut totals).await,
-                ShardsCommand::Log { shards } => context.show_history(&shards).await,
+                ShardsCommand::History { shards } => context.show_history(&shards).await,
                 ShardsCommand::Capacity(capacity) => context.show_capacity(&capacity).await,
             }
         }
@@ -116,10 +116,10 @@ impl ShardsArgs {
             ShardsCommand::Status { .. } => "shards status",
             ShardsCommand::Resume(_) => "shards resume",
             ShardsCommand::Abort { .. } => "shards abort",
-            ShardsCommand::Reverse { .. } => "shards reverse",
+            ShardsCommand::MoveBack { .. } => "shards move-back",
             ShardsCommand::Failover(_) => "shards failover",
             ShardsCommand::Verify { .. } => "shards verify",
-            ShardsCommand::Log { .. } => "shards log",
+            ShardsCommand::History { .. } => "shards history",
             ShardsCommand::Capacity(_) => "shards capacity",
         }
     }

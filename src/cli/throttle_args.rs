@@ -12,21 +12,21 @@ const MIN_BANDWIDTH: u64 = 64 << 10;
 /// None of them holds unless it is given; 0 lifts one that a resumed run was begun with.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ThrottleArgs {
-    /// Let all copies into one host take so many bytes a second together: 50MiB
-    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = parse_bandwidth)]
+    /// Limit the total copy bandwidth per target host (bytes per second, e.g. 50MiB)
+    #[arg(long, value_name = "BYTES", help_heading = "Limiting impact on the source", value_parser = parse_bandwidth)]
     bandwidth: Option<u64>,
-    /// Slow copies down, and begin none and no switch, while 1 of 100 commands at the source waits longer: 20ms
-    #[arg(long, value_name = "TIME", help_heading = "Sparing the source", value_parser = parse_milliseconds)]
+    /// Throttle copying and start no new copy or cutover while the source's p99 latency is above this (e.g. 20ms)
+    #[arg(long, value_name = "TIME", help_heading = "Limiting impact on the source", value_parser = parse_milliseconds)]
     max_p99: Option<u64>,
-    /// The same while a replica of the source is further behind: 64MiB
-    #[arg(long, value_name = "BYTES", help_heading = "Sparing the source", value_parser = parse_bytes)]
-    max_lag: Option<u64>,
-    /// Give a copy up, and try again later, once the source's fork has cost it more memory: 2GiB, or 10% of what it uses
-    #[arg(long, value_name = "BYTES|PERCENT", help_heading = "Sparing the source", value_parser = parse_memory_limit)]
-    max_cow: Option<MemoryLimit>,
-    /// At most so many moves at the same time (default: all of a wave)
-    #[arg(long, value_name = "N", help_heading = "Sparing the source", value_parser = clap::value_parser!(u16).range(1..))]
-    concurrent: Option<u16>,
+    /// Throttle copying while a replica of the source lags by more than this (e.g. 64MiB)
+    #[arg(long, value_name = "BYTES", help_heading = "Limiting impact on the source", value_parser = parse_bytes)]
+    max_replica_lag: Option<u64>,
+    /// Abort and retry a copy when the source's copy-on-write memory exceeds this (2GiB, or 10% of used memory)
+    #[arg(long, value_name = "BYTES|PERCENT", help_heading = "Limiting impact on the source", value_parser = parse_memory_limit)]
+    max_cow_memory: Option<MemoryLimit>,
+    /// Maximum number of moves in progress at a time (default: all of a wave)
+    #[arg(long, value_name = "N", help_heading = "Limiting impact on the source", value_parser = clap::value_parser!(u16).range(1..))]
+    max_concurrent_moves: Option<u16>,
 }
 
 impl ThrottleArgs {
@@ -35,14 +35,14 @@ impl ThrottleArgs {
         ThrottleOverrides {
             bandwidth: self.bandwidth,
             max_p99_ms: self.max_p99,
-            max_lag_bytes: self.max_lag,
-            max_cow_memory: self.max_cow,
+            max_lag_bytes: self.max_replica_lag,
+            max_cow_memory: self.max_cow_memory,
         }
     }
 
     /// How many moves may be under way; 0: all of a wave.
     pub fn concurrent(&self) -> usize {
-        self.concurrent.unwrap_or(0).into()
+        self.max_concurrent_moves.unwrap_or(0).into()
     }
 
     /// How fast a plan may expect moves to be: a copy's bytes are sent once, and compared where they are.
@@ -134,8 +134,8 @@ mod tests {
         assert_eq!(ThrottleArgs::default().to_overrides().apply_to(before), before);
         let told = ThrottleArgs {
             bandwidth: Some(7),
-            max_cow: Some(MemoryLimit::Bytes(0)),
-            max_lag: Some(9),
+            max_cow_memory: Some(MemoryLimit::Bytes(0)),
+            max_replica_lag: Some(9),
             ..ThrottleArgs::default()
         };
         assert_eq!(

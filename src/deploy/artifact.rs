@@ -36,11 +36,11 @@ const MAX_FILE_BYTES: u64 = (1 << 30) - 4096;
 /// A release artefact: built, or opened and found to be whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
-    /// Where the file stands.
+    /// Path of the artifact.
     pub path: PathBuf,
     /// SHA-256 of the file.
     pub digest: Digest,
-    /// What is in it.
+    /// Manifest of the artifact.
     pub manifest: ReleaseManifest,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
@@ -60,7 +60,7 @@ impl Artifact {
     /// checked is that the archive holds exactly the files of its manifest, with their sizes and digests.
     ///
     /// # Errors
-    /// Which entry is wrong, and how.
+    /// Returns an error that names the invalid entry.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
         let (manifest, blobs) = unpack::unpack_artifact(&packed)?;
@@ -71,7 +71,7 @@ impl Artifact {
 /// Builds the artefact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
 ///
 /// # Errors
-/// A source that is missing or is no file (all of them at once, as [`Missing`]), or a disk that said no.
+/// Returns an error if sources are missing or not files (all of them, as [`Missing`]), or on an I/O error.
 pub fn build_artifact(
     recipe: &Recipe,
     source_dir: &Path,

@@ -12,7 +12,7 @@ use crate::playbook::{ContentMap, RenderedTemplate, TemplateRenderer};
 use crate::protocol::HostFacts;
 use crate::protocol::deploy::{ConfigFile, DesiredState, ReleaseManifest, ServiceConfig, UnitFile};
 
-/// What the hosts' states are made of.
+/// Holds the inputs from which the hosts' states are computed.
 pub struct ReleaseSource<'a> {
     /// The recipe.
     pub recipe: &'a Recipe,
@@ -33,14 +33,14 @@ pub struct PreparedHost {
     pub texts: ContentMap,
 }
 
-/// One template's text: digest, bytes, whether a secret went into it.
+/// Rendered text of a template: digest, bytes, and whether it contains a secret.
 type RenderedText = (Digest, u64, bool);
 
 impl ReleaseSource<'_> {
     /// The state for one host. Templates see `service` and `release` (`root`, `version`) besides the host's own names.
     ///
     /// # Errors
-    /// Everything that is wrong with its templates.
+    /// Returns all errors of the host's templates.
     pub fn prepare_host(&self, host: &str, facts: &HostFacts) -> Result<PreparedHost, Diagnostics> {
         let (mut found, mut texts) = (Diagnostics::new(), ContentMap::new());
         let extra = self.template_variables();

@@ -1,7 +1,7 @@
-//! The half of a deploy that runs on the host: observe, stage, switch, health, rollback, prune.
+//! The agent side of a deploy: observe, stage, switch, check health, roll back, prune.
 //!
 //! Idempotent and resumable: every request may be repeated after a kill at any moment. The host decides by itself to
-//! return to the previous release; the controller is told.
+//! return to the previous release and reports it to the controller.
 
 mod activate;
 mod command;
@@ -68,7 +68,7 @@ impl DeployAgent {
     /// agent asks the controller for before it calls [`Self::handle`]. Changes nothing.
     ///
     /// # Errors
-    /// The service's folder cannot be read.
+    /// Returns an error if the service's folder cannot be read.
     pub fn missing_blobs(&self, request: &DeployRequest) -> Result<Vec<Digest>> {
         match request {
             DeployRequest::Stage { scope, desired, .. } => {
@@ -78,10 +78,10 @@ impl DeployAgent {
         }
     }
 
-    /// Does what a request asks. `blobs` must have what [`Self::missing`] told.
+    /// Handles a request. `blobs` must hold the contents that [`Self::missing`] returned.
     ///
     /// # Errors
-    /// What the system said, with the path; what was begun is found and finished, or taken back, by the next run.
+    /// Returns an error with the path if an operation fails; the next run finishes or rolls back the started steps.
     pub fn handle_request(
         &self,
         request: &DeployRequest,
@@ -133,7 +133,7 @@ impl DeployAgent {
             DeployRequest::RunTask { target, task: step, .. } => run_task(&switch, target, step),
             DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
             DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
-                anyhow::bail!("a question is no change")
+                anyhow::bail!("a read-only request cannot be applied")
             }
         }
     }
@@ -160,7 +160,7 @@ impl DeployAgent {
             let mut stale = Vec::new();
             for (resource, digest) in expected {
                 if now.get(resource.as_str()) != Some(&digest) {
-                    stale.push(format!("{resource} is not as it was when the plan was made"));
+                    stale.push(format!("{resource} changed after the plan was made"));
                 }
             }
             let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
@@ -179,7 +179,7 @@ impl DeployAgent {
             return Ok(DeployReply::Refused(format!("no release of {} serves on this host", scope.service)));
         };
         let desired = releases::read_desired(layout, target)?
-            .with_context(|| format!("the records of release {} are gone", target.version))?;
+            .with_context(|| format!("the records of release {} are missing", target.version))?;
         let switch = Switch { layout, scope, service_manager: self.service_manager.as_ref(), sink };
         let failed = |detail| DeployFailure { step: "health".to_owned(), detail, journal_lines: Vec::new() };
         Ok(DeployReply::HealthChecked(switch.wait_until_healthy(&desired).err().map(failed)))

@@ -14,10 +14,10 @@ use crate::protocol::deploy::{
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
-/// The plan of one host. `once` holds the tasks of the rollout's first host and is empty for the others.
+/// The plan of one host. `tasks` holds the tasks of the rollout's first host and is empty for the others.
 ///
 /// # Errors
-/// The state cannot be reached from what was observed; a sentence with the way out.
+/// Returns an error with the next step if the state cannot be reached from the observed one.
 pub fn plan_host(
     host: &str,
     desired: &DesiredState,
@@ -38,19 +38,19 @@ pub fn plan_host(
 
 /// A plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
 ///
-/// The rows of tasks are left out: another host may have done one meanwhile, and `Once` looks for itself.
+/// The rows of tasks are left out: another host may have done one meanwhile, and the request checks it itself.
 pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
     let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(TASK_PREFIX));
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()
 }
 
-/// What a task's row is called.
+/// Returns the name of a task's row in the plan.
 const TASK_PREFIX: &str = "task ";
 
 /// The rows of one host without tasks: release, configuration, units, link, restarts.
 ///
 /// # Errors
-/// As for [`plan_host`].
+/// Returns an error under the same conditions as [`plan_host`].
 pub fn plan_rows(
     desired: &DesiredState,
     observation: &ServiceObservation,
@@ -92,7 +92,8 @@ pub fn plan_rows(
     Ok(rows)
 }
 
-/// Is the unit to be running? A service that is neither restarted nor enabled is started by something else: a timer.
+/// Returns whether the unit should run. Another unit, such as a timer, starts a service that is neither restarted nor
+/// enabled.
 pub fn should_run(unit: &UnitFile) -> bool {
     unit.restart_on_release || unit.start_at_boot || !unit.name.ends_with(".service")
 }
@@ -121,7 +122,7 @@ fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Res
         None => {
             row.action = Action::Add;
             row.changes = vec![AttributeChange::from_absent("content", bytes)];
-            row.reason = partial.then(|| "an earlier run did not complete it: it is made anew".to_owned());
+            row.reason = partial.then(|| "an earlier run did not complete it: it is created again".to_owned());
         }
         Some(there) if there.manifest_digest != manifest.digest() => {
             let kept = [&observation.confirmed, &observation.previous, &observation.unfinished_switch];
@@ -148,7 +149,7 @@ fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Res
     Ok(row)
 }
 
-/// What of a release counts for a plan: not the time, not the failures.
+/// Properties of a release that a plan compares; time and failures are not among them.
 #[derive(Serialize)]
 struct ReleaseFingerprint<'a> {
     manifest: &'a Digest,
@@ -161,7 +162,7 @@ impl<'a> ReleaseFingerprint<'a> {
     }
 }
 
-/// How a text is to stand on the host.
+/// Describes the desired state of a text file on the host.
 struct DesiredText<'a> {
     digest: &'a Digest,
     size: u64,
@@ -282,7 +283,7 @@ fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> Resour
     row
 }
 
-/// Why all services of the release restart, if they do.
+/// Returns why all services of the release restart, if they do.
 fn restart_reason(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Option<String> {
     if let Some(unfinished) = &observation.unfinished_switch {
         return Some(format!("a switch to {} was not confirmed healthy", unfinished.version));

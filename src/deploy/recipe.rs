@@ -20,11 +20,11 @@ use crate::resources::mode::FileMode;
 
 /// Releases that stay on a host where the recipe does not say.
 const DEFAULT_KEEP_RELEASES: usize = 5;
-/// How long a task may take where it does not say, in milliseconds.
+/// Default time limit of a task, in milliseconds.
 const DEFAULT_TASK_TIMEOUT_MS: u64 = 600_000;
-/// How long a release may take to get healthy where the recipe does not say, in milliseconds.
+/// Default time for a release to become healthy, in milliseconds.
 const DEFAULT_HEALTH_TIMEOUT_MS: u64 = 30_000;
-/// Between two health checks where the recipe does not say, in milliseconds.
+/// Default interval between two health checks, in milliseconds.
 const DEFAULT_HEALTH_INTERVAL_MS: u64 = 250;
 
 /// A service's recipe.
@@ -34,11 +34,11 @@ pub struct Recipe {
     pub service: ServiceName,
     /// The selector of its hosts, as written.
     pub host_selector: String,
-    /// Where the selector stands in the file, in bytes, for whoever finds it wrong.
+    /// Byte offset of the selector in the file, for error messages.
     pub host_selector_span: Range<usize>,
     /// The service's folder on its hosts.
     pub root: PathBuf,
-    /// How many releases stay on a host.
+    /// Number of releases kept per host.
     pub keep_releases: usize,
     /// The rollout's batches; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
@@ -67,7 +67,7 @@ pub struct FileEntry {
     pub dest: ReleasePath,
     /// Permission bits; without them 0755 where the source is executable, else 0644.
     pub mode: Option<u32>,
-    /// Where the entry stands in the recipe, in bytes.
+    /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
 
@@ -78,11 +78,11 @@ pub struct UnitEntry {
     pub name: String,
     /// The template, relative to the templates folder.
     pub src: PathBuf,
-    /// Whether it is started at boot.
+    /// Starts the unit at boot if set.
     pub enable: bool,
-    /// Whether a switch restarts it.
+    /// Restarts the unit on a switch if set.
     pub restart: bool,
-    /// Where the entry stands in the recipe, in bytes.
+    /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
 
@@ -91,7 +91,7 @@ pub struct UnitEntry {
 pub struct ConfigEntry {
     /// The template, relative to the templates folder.
     pub src: PathBuf,
-    /// Where it stands on the host.
+    /// Path on the host.
     pub dest: PathBuf,
     /// Permission bits.
     pub mode: u32,
@@ -99,9 +99,9 @@ pub struct ConfigEntry {
     pub owner: String,
     /// The owning group.
     pub group: String,
-    /// Whether it is told by digest and length alone.
+    /// Shows only digest and length, never the text, if set.
     pub sensitive: bool,
-    /// Where the entry stands in the recipe, in bytes.
+    /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
 
@@ -109,11 +109,11 @@ pub struct ConfigEntry {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct RecipeError {
-    /// Where, in bytes of the file.
+    /// Byte range in the file.
     pub span: Range<usize>,
-    /// What, in one line.
+    /// Error message, in one line.
     pub message: String,
-    /// What would be right.
+    /// Hint that says what is valid.
     pub help: Option<String>,
 }
 
@@ -199,7 +199,7 @@ impl Recipe {
     /// Reads a recipe.
     ///
     /// # Errors
-    /// Everything that is wrong with it, at least one entry.
+    /// Returns all errors of the recipe, at least one.
     pub fn parse(text: &str) -> Result<Self, Vec<RecipeError>> {
         let mut reader = RecipeReader::new(text)?;
         let service = reader.take_required("service", "the service's name");

@@ -1,4 +1,4 @@
-//! The controller's half of a rollout: observe all hosts → plan → stage all → switch batch by batch → prune.
+//! The controller side of a rollout: observe all hosts → plan → stage all → switch batch by batch → prune.
 //!
 //! `observe` and `plan` change nothing. [`Rollout::run`] stops where a batch fails: hosts behind it keep what they serve.
 //! The sessions stay open from the first question to the last step, since a host's lock lives as long as its agent.
@@ -12,7 +12,7 @@ pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, Rollout
 use crate::fleet::{Fleet, Session};
 use crate::protocol::{self, Event, deploy};
 
-/// Asks one host.
+/// Sends a request to one host.
 async fn send_deploy_request(
     fleet: &Fleet,
     session: &Session,
@@ -21,7 +21,7 @@ async fn send_deploy_request(
 ) -> Result<deploy::DeployReply, String> {
     match session.send_request(protocol::Request::Deploy(request), on_event, &fleet.cancellation).await {
         Ok(protocol::Reply::Deploy(reply)) => Ok(reply),
-        Ok(_) => Err("an answer that does not fit".to_owned()),
+        Ok(_) => Err("an unexpected reply".to_owned()),
         Err(error) => Err(error.message),
     }
 }

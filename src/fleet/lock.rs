@@ -1,15 +1,15 @@
-//! Taking the locks of many hosts: all of them, or none.
+//! Locks many hosts: all of them, or none.
 
 use super::{Fleet, Session};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::protocol::{Reply, Request};
 
-/// Why the hosts could not be locked; those that were are free again once the run's sessions end.
+/// Describes why the hosts could not be locked. Locks already taken are released when the run's sessions end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LockError {
-    /// Others hold some: host and holder.
+    /// Other runs hold locks: host and holder.
     HeldByOthers(Vec<(String, LockHolder)>),
-    /// Hosts could not be asked: what each said.
+    /// Hosts could not be asked: host and error.
     RequestsFailed(Vec<(String, String)>),
 }
 
@@ -18,7 +18,7 @@ impl Fleet {
     /// that want the same hosts, one gets that and goes on, whatever the others do.
     ///
     /// # Errors
-    /// Not all of them are to be had.
+    /// Returns an error if any host cannot be locked.
     pub async fn lock_hosts(&self, sessions: &[&Session], request: &LockRequest) -> Result<(), LockError> {
         let mut sessions = sessions.to_vec();
         sessions.sort_unstable_by(|a, b| a.host.cmp(&b.host));
@@ -30,7 +30,7 @@ impl Fleet {
                 match reply {
                     Ok(LockResult::Acquired) => {}
                     Ok(LockResult::HeldBy(holders)) if holders.is_empty() => {
-                        failed.push((session.host.clone(), "somebody holds its lock without a note".to_owned()));
+                        failed.push((session.host.clone(), "another process holds its lock without a note".to_owned()));
                     }
                     Ok(LockResult::HeldBy(holders)) => {
                         held.extend(holders.into_iter().map(|holder| (session.host.clone(), holder)));
@@ -48,14 +48,14 @@ impl Fleet {
         Ok(())
     }
 
-    /// Who holds a host's lock.
+    /// Returns the holders of a host's lock.
     ///
     /// # Errors
-    /// The host could not be asked.
+    /// Returns an error if the host cannot be asked.
     pub async fn list_lock_holders(&self, session: &Session) -> Result<Vec<LockHolder>, String> {
         match session.send_request(Request::ListLocks, &|_| {}, &self.cancellation).await {
             Ok(Reply::LockHolders(holders)) => Ok(holders),
-            Ok(_) => Err("an answer that does not fit".to_owned()),
+            Ok(_) => Err("an unexpected reply".to_owned()),
             Err(error) => Err(error.message),
         }
     }
@@ -64,7 +64,7 @@ impl Fleet {
 async fn request_lock(fleet: &Fleet, session: &Session, request: &LockRequest) -> Result<LockResult, String> {
     match session.send_request(Request::Lock(request.clone()), &|_| {}, &fleet.cancellation).await {
         Ok(Reply::LockResult(taken)) => Ok(taken),
-        Ok(_) => Err("an answer that does not fit".to_owned()),
+        Ok(_) => Err("an unexpected reply".to_owned()),
         Err(error) => Err(error.message),
     }
 }

@@ -1,4 +1,4 @@
-//! Many hosts at once: bounded parallelism, one session a host, requests and their events, cancellation.
+//! Many hosts at once: bounded parallelism, one session per host, requests and their events, cancellation.
 
 mod lock;
 mod parallel;

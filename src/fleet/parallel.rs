@@ -1,4 +1,4 @@
-//! Connects hosts and works on many at a time.
+//! Connects to hosts and runs operations on them in parallel.
 
 use std::future::Future;
 
@@ -13,9 +13,9 @@ use crate::transport::{AgentBinary, ConnectError, SshTarget, SshTransport};
 pub struct Fleet {
     ssh: SshTransport,
     binary_digest: String,
-    /// How many hosts are worked on at a time.
+    /// Maximum number of hosts processed in parallel.
     pub max_parallel: usize,
-    /// Cancelled by Ctrl-C: everything stops where nothing is half done.
+    /// Cancelled by Ctrl-C: each operation stops at a consistent point.
     pub cancellation: CancellationToken,
 }
 
@@ -23,7 +23,7 @@ impl Fleet {
     /// Prepares ssh for these targets; connects to none.
     ///
     /// # Errors
-    /// The temporary folder or the own binary cannot be read.
+    /// Returns an error if the temporary folder cannot be created or the running binary cannot be read.
     pub fn new(targets: &[SshTarget], max_parallel: usize, cancellation: CancellationToken) -> std::io::Result<Self> {
         let binary = AgentBinary::read_own(|bytes| Digest::of_bytes(bytes).as_str().to_owned())?;
         let binary_digest = binary.digest.clone();
@@ -35,7 +35,7 @@ impl Fleet {
         })
     }
 
-    /// Connects one host.
+    /// Connects to one host.
     ///
     /// # Errors
     /// See [`Ssh::connect`].
@@ -44,12 +44,12 @@ impl Fleet {
         Session::open(host, channel, Some(&self.binary_digest)).await
     }
 
-    /// Connects hosts, each failing by itself; results in the order of the names.
+    /// Connects to hosts, each failing on its own; returns the results in the order of the names.
     pub async fn connect_all(&self, hosts: &[String]) -> Vec<Result<Session, ConnectError>> {
         self.map_parallel(hosts, |host| self.connect(host)).await
     }
 
-    /// Does something with each item, at most `parallel` at a time; results in the order of the items.
+    /// Runs a function on each item, at most `parallel` at a time; returns the results in the order of the items.
     pub async fn map_parallel<'i, I, R, F>(&self, items: &'i [I], work: impl Fn(&'i I) -> F) -> Vec<R>
     where
         F: Future<Output = R>,
@@ -57,7 +57,7 @@ impl Fleet {
         self.map_parallel_limited(items, self.max_parallel, work).await
     }
 
-    /// As [`Fleet::each`], with at most so many at a time, and never more than `parallel`.
+    /// Works like [`Fleet::each`] with a lower limit, and never more than `parallel`.
     pub async fn map_parallel_limited<'i, I, R, F>(
         &self,
         items: &'i [I],

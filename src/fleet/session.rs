@@ -16,22 +16,22 @@ use crate::protocol::{
 };
 use crate::transport::{Channel, ConnectError, ConnectErrorKind};
 
-/// Contents that agents may ask for; shared by all hosts of a run.
+/// Contents that agents may request; shared by all hosts of a run.
 pub type BlobMap = BTreeMap<Digest, Arc<[u8]>>;
-/// What is done with a host's events.
+/// Receives a host's events.
 pub type EventCallback<'a> = &'a (dyn Fn(Event) + Send + Sync);
 
 type SharedWriter = Arc<tokio::sync::Mutex<Box<dyn AsyncWrite + Send + Unpin>>>;
 
-/// A request that brought no reply, or the reply that it failed.
+/// Describes a request that failed or got no reply.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("{host}: {message}")]
 pub struct RequestError {
     /// The host.
     pub host: String,
-    /// What happened.
+    /// Error message.
     pub message: String,
-    /// Is the connection gone, so that the host's state is not known?
+    /// Set if the connection was lost, so that the host's state is unknown.
     pub connection_lost: bool,
 }
 
@@ -48,11 +48,11 @@ struct SessionShared {
 
 /// A connected host.
 pub struct Session {
-    /// Its name.
+    /// Name of the host.
     pub host: String,
-    /// What its agent said first.
+    /// First message of the agent.
     pub hello: Hello,
-    /// Was the agent's binary sent first?
+    /// Set if the agent's binary had to be sent.
     pub agent_pushed: bool,
     writer: SharedWriter,
     shared: Arc<SessionShared>,
@@ -63,10 +63,10 @@ pub struct Session {
 }
 
 impl Session {
-    /// Takes over a channel: reads the hello, checks that it is our own binary.
+    /// Opens a session on a channel: reads the hello and checks that the agent runs the same binary.
     ///
     /// # Errors
-    /// Another protocol or another binary answers.
+    /// Returns an error if the agent uses another protocol or another binary.
     pub async fn open(host: &str, channel: Channel, binary: Option<&str>) -> Result<Self, ConnectError> {
         let Channel { mut reader, writer, guard, agent_pushed } = channel;
         let agent_error = |detail: String| ConnectError::new(host, ConnectErrorKind::AgentFailed, detail);
@@ -75,9 +75,9 @@ impl Session {
         let hello = match frame.parse_message::<AgentMessage>() {
             Ok(AgentMessage::Hello(hello)) if hello.protocol_version == PROTOCOL_VERSION => hello,
             Ok(AgentMessage::Hello(hello)) => {
-                return Err(agent_error(format!("it speaks protocol {}", hello.protocol_version)));
+                return Err(agent_error(format!("it uses protocol {}", hello.protocol_version)));
             }
-            Ok(_) => return Err(agent_error("it did not say hello".to_owned())),
+            Ok(_) => return Err(agent_error("it did not send a hello".to_owned())),
             Err(error) => return Err(agent_error(error.to_string())),
         };
         if let Some(binary) = binary.filter(|binary| *binary != hello.binary_digest.as_str()) {
@@ -114,7 +114,7 @@ impl Session {
     /// Sends a request and waits for its reply; once `stop` is cancelled, the agent is asked to stop it.
     ///
     /// # Errors
-    /// The request failed on the host, or the connection was lost.
+    /// Returns an error if the request failed on the host or the connection was lost.
     pub async fn send_request(
         &self,
         request: Request,
@@ -143,7 +143,7 @@ impl Session {
                 },
                 () = cancellation.cancelled(), if !cancel_sent => {
                     cancel_sent = true;
-                    // Where it cannot be told any more, the lost connection ends the loop.
+                    // If the agent cannot be reached, the lost connection ends the loop.
                     let _ = self.send_message(&ControllerMessage::Cancel { id }).await;
                 }
             }
@@ -155,8 +155,7 @@ impl Session {
     }
 
     fn connection_lost_error(&self) -> RequestError {
-        let error =
-            "the connection to its agent was lost; what it had begun it ends or takes back by itself".to_owned();
+        let error = "the connection to its agent was lost; its agent finishes or rolls back started steps".to_owned();
         RequestError { host: self.host.clone(), message: error, connection_lost: true }
     }
 }
@@ -174,7 +173,7 @@ async fn write_frame(writer: &SharedWriter, frame: &[u8]) -> std::io::Result<()>
     writer.flush().await
 }
 
-/// Says again and again that this side is there, until the channel ends.
+/// Sends keepalive messages until the channel ends.
 async fn send_keepalives(writer: SharedWriter) {
     let Ok(keepalive) = frame::encode_message(&ControllerMessage::KeepAlive) else { return };
     loop {

@@ -17,10 +17,10 @@ use serde::de::{DeserializeOwned, IgnoredAny};
 use crate::atomic_file::sync_folder;
 use crate::lock::file_lock::{Access, lock_within};
 
-/// How long to wait for another process that has the journal open for appending.
+/// Time to wait for another process that has the journal open for appending.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Why a journal cannot be used.
+/// Describes why a journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
     /// Another process has it open for appending.
@@ -43,10 +43,10 @@ pub enum JournalError {
         /// The parser's message.
         reason: serde_json::Error,
     },
-    /// It cannot be read or written.
+    /// The journal cannot be read or written.
     #[error("cannot {action} the journal {}", path.display())]
     Io {
-        /// What was tried: `open`, `read`, `write` …
+        /// Operation that failed: `open`, `read`, `write` …
         action: &'static str,
         /// The journal.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub struct Journal {
     path: PathBuf,
     /// The length of all whole entries, in bytes.
     length: u64,
-    /// Whether there may be a part of an entry behind them, left by a failed append.
+    /// Set if a failed append may have left part of an entry after the last whole one.
     is_torn: bool,
 }
 
@@ -122,7 +122,7 @@ impl Journal {
     /// Appends one entry without waiting for the disk: it outlives the process, but perhaps not a power failure.
     ///
     /// # Errors
-    /// Fails on I/O errors; the entry then does not count.
+    /// Returns an error on I/O errors; the entry then does not count.
     pub fn append_unsynced<T: Serialize>(&mut self, entry: &T) -> Result<()> {
         let mut line = serde_json::to_vec(entry).context("cannot write a journal entry as JSON")?;
         line.push(b'\n');
@@ -150,7 +150,7 @@ impl Journal {
     /// Returns all entries, oldest first, the process' own included.
     ///
     /// # Errors
-    /// As [`read`].
+    /// Returns an error under the same conditions as [`read`].
     pub fn entries<T: DeserializeOwned>(&mut self) -> Result<Vec<T>, JournalError> {
         let mut text = Vec::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));
@@ -167,7 +167,7 @@ impl Journal {
 /// ignored: another process may be writing it.
 ///
 /// # Errors
-/// Fails where the file is there but cannot be read, and where any other line is not an entry of this kind.
+/// Returns an error if the file exists but cannot be read, or if any other line is not an entry of this kind.
 pub fn read_entries<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, JournalError> {
     match fs::read(path) {
         Ok(text) => parse(&text, path),

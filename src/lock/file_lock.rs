@@ -10,10 +10,10 @@ use rustix::io::Errno;
 
 use crate::poll::poll_until;
 
-/// How often a lock that another process has is tried again.
+/// Interval between attempts to take a lock that another process holds.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Whether others may have the lock at the same time.
+/// Distinguishes shared and exclusive locks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
     /// With others that share it.
@@ -25,7 +25,7 @@ pub enum Access {
 /// Tries to lock the file; `false` means that another open file has the lock.
 ///
 /// # Errors
-/// Fails where the file system does not support locks, or its memory for them is exhausted.
+/// Returns an error if the file system does not support locks, or on exhausted lock memory.
 pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
     let operation = match access {
         Access::Shared => FlockOperation::NonBlockingLockShared,
@@ -41,7 +41,7 @@ pub fn try_lock(file: &File, access: Access) -> io::Result<bool> {
 /// Locks the file, and waits up to `timeout` while another open file has the lock; `false` means that it still has.
 ///
 /// # Errors
-/// As [`try_lock`].
+/// Returns an error under the same conditions as [`try_lock`].
 pub fn lock_within(file: &File, access: Access, timeout: Duration) -> io::Result<bool> {
     let attempt = || Ok::<_, io::Error>(try_lock(file, access)?.then_some(()));
     Ok(poll_until(Instant::now() + timeout, LOCK_POLL_INTERVAL, attempt)?.is_some())

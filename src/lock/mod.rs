@@ -16,20 +16,20 @@ use crate::poll::poll_until;
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use anyhow::{Context, Result};
 
-/// How long to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
+/// Time to wait for a holder whose controller is gone: longer than a cutover of a shard may take to finish or to
 /// roll back.
 const ENDING_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long to wait for any other: one that is just ending, or has just begun and has no note yet.
+/// Time to wait for any other holder: one that is ending, or that has just started and has not written its note.
 const HOLDER_TIMEOUT: Duration = Duration::from_millis(500);
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What one agent holds.
+/// State of the lock in one agent.
 #[derive(Debug)]
 pub struct HostLock {
     folder: PathBuf,
     /// Of the lock's file, and the beginning of its notes' names.
     name: &'static str,
-    /// Whether to wait for holders that are about to end.
+    /// Waits for holders that are about to end if set.
     waits: bool,
     state: Mutex<Option<HeldLock>>,
 }
@@ -59,16 +59,16 @@ impl HostLock {
         Self { folder: folder.to_owned(), name: "host", waits: true, state: Mutex::default() }
     }
 
-    /// Returns a lock of that name in a folder; whoever takes it is told at once that somebody else has it.
+    /// Returns a lock of that name in a folder; acquiring it does not wait for another holder.
     pub fn without_wait(folder: &Path, name: &'static str) -> Self {
         Self { folder: folder.to_owned(), name, waits: false, state: Mutex::default() }
     }
 
-    /// Takes it, and keeps it until this value is dropped; or tells who has it. Held already, it stays held; one that
+    /// Takes the lock until this value is dropped, or returns its holders. A lock already held stays held; one that
     /// was shared is not made exclusive.
     ///
     /// # Errors
-    /// What the system said, with the path.
+    /// Returns an error with the path if the lock or its note cannot be created.
     pub fn acquire(&self, request: &LockRequest) -> Result<LockResult> {
         let mut held = self.held();
         if let Some(held) = held.as_ref().filter(|held| !held.holder.shared || request.shared) {
@@ -126,7 +126,7 @@ impl HostLock {
         Ok(HeldLock { _lock_file: lock_file, note_file: note, note_path: path, holder })
     }
 
-    /// Is it held here, and by nobody else?
+    /// Returns whether this process is the only holder.
     pub fn is_exclusive(&self) -> bool {
         self.held().as_ref().is_some_and(|held| !held.holder.shared)
     }
@@ -141,15 +141,15 @@ impl HostLock {
                 .set_len(0)
                 .and_then(|()| held.note_file.rewind())
                 .and_then(|()| held.note_file.write_all(&text));
-            // Whoever waits is then told that a living run holds it, which is the safe side.
+            // A waiting run then sees an active holder, which is the safe result.
             written.ok();
         }
     }
 
-    /// All who hold it now, also in other processes.
+    /// Returns all current holders, including those in other processes.
     ///
     /// # Errors
-    /// The folder cannot be read.
+    /// Returns an error if the folder cannot be read.
     pub fn list_holders(&self) -> Result<Vec<LockHolder>> {
         let entries = match fs::read_dir(&self.folder) {
             Ok(entries) => entries,
@@ -184,7 +184,7 @@ impl Drop for HostLock {
     }
 }
 
-/// Whom a note is about; a note that nobody holds is removed.
+/// Returns the holder that a note describes; removes a note without a holder.
 fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     let mut file = match File::open(path) {
         Ok(file) => file,

@@ -1,4 +1,4 @@
-//! Deploying: what a host is asked, and what it answers.
+//! Requests and replies of a deploy.
 //!
 //! The order of a rollout: `Observe` all hosts → plan → `Stage` all → `Once` before the switch on the first host →
 //! `Switch` batch by batch → `Once` after it → `Prune` all. Every request may be repeated: what is done is not done
@@ -20,11 +20,11 @@ pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, Ob
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
-/// Which state of the service an observation is compared with.
+/// Selects the state that an observation is compared with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CompareWith {
-    /// None: releases and state only.
+    /// No comparison: releases and state only.
     Nothing,
     /// This one, of which the host may have nothing yet.
     Desired(Box<DesiredState>),
@@ -36,16 +36,16 @@ pub enum CompareWith {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployRequest {
-    /// What is there? Changes nothing, takes no lock. Answer: [`Reply::Observed`].
+    /// Observe the service; changes nothing, takes no lock. Answer: [`Reply::Observed`].
     Observe {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
         /// Compared with what.
         compare_with: CompareWith,
     },
     /// Put the release's files and setup beside those that are there. Answer: [`Reply::Staged`].
     Stage {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
         /// The state.
         desired: Box<DesiredState>,
@@ -55,30 +55,30 @@ pub enum DeployRequest {
     /// Make a staged state the serving one; return to the one before where it does not get healthy.
     /// Answer: [`Reply::Switched`].
     Switch {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
         /// The state.
         target: ReleaseTarget,
-        /// What served when the plan was made; another one now is refused with [`Reply::Stale`].
+        /// State that served at plan time; if another one serves now, the answer is [`Reply::Stale`].
         expected_current: Option<ReleaseTarget>,
     },
     /// Switch to a release that the host keeps. Answer: [`Reply::Switched`].
     Rollback {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
         /// To which; without it the previous one.
         version: Option<ReleaseVersion>,
         /// As in [`Request::Switch`].
         expected_current: Option<ReleaseTarget>,
     },
-    /// Does what serves now pass its health check? Changes nothing. Answer: [`Reply::Health`].
+    /// Run the health check of the serving state; changes nothing. Answer: [`Reply::Health`].
     CheckHealth {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
     },
     /// Run a task, unless it was done here for this version. Answer: [`Reply::Once`].
     RunTask {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
         /// The staged state it belongs to.
         target: ReleaseTarget,
@@ -88,15 +88,15 @@ pub enum DeployRequest {
     /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to.
     /// Answer: [`Reply::Pruned`].
     Prune {
-        /// Which service.
+        /// The service.
         scope: ServiceRef,
-        /// How many releases stay at most, the serving and the previous one included; at least 1.
+        /// Maximum number of releases to keep, including the serving and the previous one; at least 1.
         keep_releases: usize,
     },
 }
 
 impl DeployRequest {
-    /// Which service it is about.
+    /// Returns the service of the request.
     pub fn scope(&self) -> &ServiceRef {
         match self {
             Self::Observe { scope, .. }
@@ -125,7 +125,7 @@ pub struct ReleaseTask {
     pub name: String,
     /// Program and arguments, as in [`Setup::user`].
     pub argv: Vec<String>,
-    /// When.
+    /// Time of the run: before or after the switch.
     pub phase: TaskPhase,
     /// Milliseconds until it is ended and counts as failed.
     pub timeout_ms: u64,
@@ -164,22 +164,22 @@ pub enum DeployReply {
     TaskRun {
         /// `false`: it had been done before.
         ran: bool,
-        /// Why it failed, where it did; it counts as not done then.
+        /// Reason of a failure; the task counts as not done then.
         failure: Option<String>,
     },
     /// To `Prune`: the versions that are gone, then the names of incomplete ones.
     Pruned(Vec<String>),
-    /// Somebody else deploys this service on this host; nothing was done.
+    /// Another run deploys this service on this host; nothing was done.
     Locked(LockHolder),
     /// The world is another than the plan's; nothing was done. One line a difference.
     PlanOutdated(Vec<String>),
-    /// It cannot be done as asked, and nothing was done: a sentence with the way out.
+    /// Rejected without any change: the reason and the next step.
     Refused(String),
     /// The run was cancelled before anything was changed.
     Cancelled,
 }
 
-/// How a switch ended.
+/// Result of a switch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum SwitchOutcome {
@@ -187,9 +187,9 @@ pub enum SwitchOutcome {
     Unchanged,
     /// The state serves and passed its health check.
     Healthy {
-        /// What serves.
+        /// Version that serves.
         version: ReleaseVersion,
-        /// What served before.
+        /// Version that served before.
         previous: Option<ReleaseVersion>,
         /// Units that were restarted or started.
         restarted: Vec<String>,
@@ -202,35 +202,35 @@ pub enum SwitchOutcome {
     RolledBack {
         /// The version that failed.
         version: ReleaseVersion,
-        /// What failed.
+        /// The failure.
         failure: DeployFailure,
         /// The version that serves again.
         restored: ReleaseVersion,
-        /// Where that one does not pass its health check either: why.
+        /// Reason if that version does not pass its health check either.
         restored_failure: Option<DeployFailure>,
     },
     /// The state that served before was applied again (restarted, repaired) and is not healthy: it was left as it is.
     Unhealthy {
         /// Its version.
         version: ReleaseVersion,
-        /// What failed.
+        /// The failure.
         failure: DeployFailure,
     },
     /// The state failed and there is nothing to return to: its units were stopped.
     Stopped {
         /// The version that failed.
         version: ReleaseVersion,
-        /// What failed.
+        /// The failure.
         failure: DeployFailure,
     },
 }
 
-/// What failed, with what is needed to find out why.
+/// Describes a failure with the details for its diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployFailure {
     /// The step: `drain`, `configuration`, `units`, `link`, `restart`, `health`.
     pub step: String,
-    /// What the system or the service said.
+    /// Error text of the system or the service.
     pub detail: String,
     /// The last lines of the units' journal since the switch.
     pub journal_lines: Vec<String>,

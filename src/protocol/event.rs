@@ -1,10 +1,10 @@
-//! What a host reports while it works on a request.
+//! Events that a host reports while it handles a request.
 
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, StepRef};
 
-/// Which of a command's outputs.
+/// Output stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OutputStream {
@@ -14,61 +14,61 @@ pub enum OutputStream {
     Err,
 }
 
-/// Something that happened on a host.
+/// Describes an event on a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A step is being applied.
     StepStarted {
-        /// Which.
+        /// Name of the step.
         step: StepRef,
     },
     /// A step was applied.
     StepDone {
-        /// Which.
+        /// Name of the step.
         step: StepRef,
-        /// What was done.
+        /// Description of the change.
         action: Action,
         /// Seconds it took.
         seconds: f64,
     },
     /// A step failed.
     StepFailed {
-        /// Which.
+        /// Name of the step.
         step: StepRef,
-        /// What the system said.
+        /// Text of the error.
         error: String,
     },
     /// A command wrote something.
     Output {
-        /// Where to.
+        /// Stream of the output.
         stream: OutputStream,
-        /// What, as text.
+        /// Text of the output.
         text: String,
     },
-    /// A long job goes on: a shard's copy, an upload.
+    /// A long job made progress: a shard's copy, an upload.
     Progress {
         /// The job: `shard 17`.
         job: String,
-        /// What it is doing: `copy`, `verify`, `switch`.
+        /// Phase of the job, such as `copy` or `verify`.
         phase: String,
         /// Units done (bytes, keys).
         done: u64,
-        /// Units in all, as far as known.
+        /// Total units, as far as known.
         total: u64,
     },
-    /// A line for the person who watches.
+    /// A message for the operator.
     Note {
         /// The line.
         text: String,
     },
 }
 
-/// Where a host half reports to, and asks whether it is to go on.
+/// Receives the events of a request and reports cancellation.
 pub trait ProgressSink: Send + Sync {
-    /// Reports an event; never fails: where nobody listens any more, the event is dropped.
+    /// Reports an event; never fails: an event without a receiver is dropped.
     fn emit(&self, event: Event);
 
-    /// Is the run being cancelled, or has the controller gone? Asked at points where stopping leaves nothing half done.
+    /// Returns true if the run is canceled or the controller disconnected. Called only where stopping is safe.
     fn is_cancelled(&self) -> bool;
 }

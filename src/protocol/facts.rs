@@ -1,4 +1,4 @@
-//! What an agent tells of its host when it starts; conditions and templates read it as `facts`.
+//! Facts that an agent reports about its host; conditions and templates read them as `facts`.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,11 +41,11 @@ pub struct HostFacts {
     pub memory_bytes: u64,
     /// Free bytes on the file system of `/var/lib`.
     pub disk_free_bytes: u64,
-    /// Is the first process systemd?
+    /// True if systemd is the init process.
     pub systemd: bool,
 }
 
-/// How busy a host is at this moment. No fact: conditions and templates do not see it, since it is another in each run.
+/// Current load of a host. Not a fact: conditions and templates do not see it, since it differs in each run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct SystemLoad {
     /// Load average of the last minute.

@@ -79,7 +79,7 @@ fn build_frame(kind: u8, parts: &[&[u8]]) -> io::Result<Vec<u8>> {
     Ok(frame)
 }
 
-/// How many bytes follow a prefix.
+/// Returns the number of bytes that follow a prefix.
 ///
 /// # Errors
 /// The length cannot be that of a frame: the other side does not speak this protocol.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 /// Take the lock for as long as this channel's agent lives.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockRequest {
-    /// Who asks: `user@machine`.
+    /// Operator that requests it: `user@machine`.
     pub operator: String,
     /// The command, in its own words: `provision`, `shard-rebalance`.
     pub command: String,
@@ -15,10 +15,10 @@ pub struct LockRequest {
     pub shared: bool,
 }
 
-/// Somebody who holds a host's lock.
+/// Describes a holder of a host's lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {
-    /// Who.
+    /// Operator that holds it.
     pub operator: String,
     /// The command.
     pub command: String,
@@ -30,7 +30,7 @@ pub struct LockHolder {
     pub pid: u32,
     /// Beside others?
     pub shared: bool,
-    /// Is the controller gone? The agent then only ends what it has begun.
+    /// True if the controller disconnected; the agent then only finishes its running steps.
     pub controller_is_gone: bool,
 }
 
@@ -48,7 +48,7 @@ impl LockHolder {
         }
     }
 
-    /// Who holds it, since when, and for what, in one line.
+    /// Describes the holder, the start and the command in one line.
     pub fn describe_lock(&self) -> String {
         let suffix = if self.controller_is_gone { ", whose dunlin is gone and which ends what it began" } else { "" };
         format!(
@@ -58,11 +58,11 @@ impl LockHolder {
     }
 }
 
-/// How taking ended.
+/// Result of taking the lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LockResult {
-    /// It is held now.
+    /// The lock is taken.
     Acquired,
     /// Others hold it.
     HeldBy(Vec<LockHolder>),

@@ -10,7 +10,7 @@ use crate::plan::Digest;
 /// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// How often a controller says that it is there. One that was not heard for a few times as long is gone.
+/// Interval of the controller's keep-alive messages; after a few missed ones it counts as disconnected.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The agent's first message.
@@ -24,9 +24,9 @@ pub struct Hello {
     pub binary_digest: Digest,
     /// The effective user's number; 0 where `become` worked.
     pub uid: u32,
-    /// What the host is.
+    /// Facts about the host.
     pub facts: HostFacts,
-    /// How busy it is.
+    /// Load of the host.
     pub load: SystemLoad,
 }
 
@@ -34,19 +34,19 @@ pub struct Hello {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControllerMessage {
-    /// Do this; answers carry the number.
+    /// A request; its replies carry the number.
     Request {
         /// Chosen by the controller, unique on this channel.
         id: u64,
-        /// What to do.
+        /// The request itself.
         request: Request,
     },
-    /// Stop that request at the next point where nothing is left half done.
+    /// Stop the request at its next safe point.
     Cancel {
         /// The request's number.
         id: u64,
     },
-    /// The controller is still there; said every [`ALIVE`].
+    /// The controller is still there; sent every [`KEEPALIVE_INTERVAL`].
     KeepAlive,
 }
 
@@ -60,14 +60,14 @@ pub enum AgentMessage {
     NeedBlobs {
         /// The request that waits for them.
         id: u64,
-        /// Which.
+        /// SHA-256 digests of the contents.
         digests: Vec<Digest>,
     },
-    /// Something happened.
+    /// An event of a request.
     Event {
         /// The request.
         id: u64,
-        /// What.
+        /// The event.
         event: Event,
     },
     /// The request's end.
@@ -79,7 +79,7 @@ pub enum AgentMessage {
     },
 }
 
-/// What a host can be asked.
+/// Requests to a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
@@ -91,7 +91,7 @@ pub enum Request {
     Exec(ExecRequest),
     /// Take the host's lock.
     Lock(lock::LockRequest),
-    /// Who holds the host's lock.
+    /// List the holders of the host's lock.
     ListLocks,
     /// A step of a deploy.
     Deploy(deploy::DeployRequest),
@@ -99,7 +99,7 @@ pub enum Request {
     Shard(shard::ShardRequest),
 }
 
-/// How a request ended.
+/// Result of a request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
@@ -109,22 +109,22 @@ pub enum Reply {
     Applied(provision::PlayResult),
     /// A command ended.
     ExecDone(ExecResult),
-    /// Whether the lock is held now.
+    /// Result of taking the lock.
     LockResult(lock::LockResult),
-    /// Those who hold the host's lock.
+    /// Holders of the host's lock.
     LockHolders(Vec<lock::LockHolder>),
     /// A deploy's step ended.
     Deploy(deploy::DeployReply),
     /// A shard's step ended.
     Shard(shard::ShardReply),
-    /// It failed; nothing more is known.
+    /// The request failed.
     Failed {
-        /// What the system said, outermost context first.
+        /// Text of the error, outermost context first.
         error: String,
     },
 }
 
-/// One command.
+/// Describes a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExecRequest {
     /// Program and arguments.

@@ -12,7 +12,7 @@ pub struct Catalog {
     pub plays: Vec<CatalogPlay>,
 }
 
-/// One play as one host sees it.
+/// Describes a play as compiled for one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CatalogPlay {
     /// Its name.
@@ -23,7 +23,7 @@ pub struct CatalogPlay {
     pub handlers: Vec<CatalogStep>,
 }
 
-/// One step.
+/// Describes a step of a play.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CatalogStep {
     /// Its name, where the playbook gives one. A handler's name is what `notify` names.
@@ -41,7 +41,7 @@ pub struct CatalogStep {
 /// The plan of one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CatalogPlan {
-    /// One row a step, then the handlers that would run.
+    /// Rows of the plan, one per step, then the handlers that would run.
     pub changes: Vec<ResourceChange>,
 }
 
@@ -54,10 +54,10 @@ pub struct ApplyPlay {
     pub run: String,
 }
 
-/// How a play ended on one host.
+/// Result of a play on one host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PlayResult {
-    /// How many rows were acted on.
+    /// Number of rows that were applied.
     pub applied_changes: usize,
     /// The first failure; what stands behind it was not tried.
     pub failure: Option<FailedStep>,
@@ -68,10 +68,10 @@ pub struct PlayResult {
 /// A step that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedStep {
-    /// Which.
+    /// Position of the step.
     pub step: StepRef,
     /// Type and key.
     pub resource: String,
-    /// What the system said.
+    /// Text of the error.
     pub error: String,
 }

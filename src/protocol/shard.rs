@@ -1,7 +1,8 @@
-//! Shards: what a host is asked about its instances and their moves, and what it answers.
+//! Requests and replies about the shard instances of a host and their moves.
 //!
-//! A move's requests go to the agent on the *target's* host, which talks to the source over the hosts' own network;
-//! `retire` goes to the source's host. All are idempotent: asked again, they go on where the last one stopped.
+//! The requests of a move go to the agent on the *target's* host, which connects to the source over the network of
+//! the hosts; `Retire` goes to the source's host. All are idempotent: a repeated request resumes where the last one
+//! stopped.
 
 mod consumers;
 pub mod failover;
@@ -19,106 +20,106 @@ pub use moves::{
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 
-/// A question or a step of a move.
+/// Represents a query or a step of a move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardRequest {
     /// Sizes, rates, roles and persistence of instances; changes nothing.
     Observe(ObserveInstances),
-    /// Which epoch consumers of the map on this host have; changes nothing.
+    /// Report the map epoch of the consumers on this host; changes nothing.
     ObserveConsumers(Vec<MapConsumer>),
-    /// A run takes the next number of this host: requests that carry a lower one are refused from now on.
+    /// Take the next run generation of this host; requests with a lower one are rejected from then on.
     StartRun(StartRun),
-    /// Everything that stands in a move's way, at once; writes to no Redis.
+    /// Report everything that prevents a move; writes to no Redis instance.
     Preflight(MoveSpec),
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
     Copy(MoveSpec),
-    /// Make the source's file say that it accepts writes only with its replicas attached (the durable part of P6). Goes
-    /// to the source's host, before `Switch` with `source_is_armed`; without it the source syncs its file itself, and
-    /// its clients wait for that disk.
+    /// Write `min-replicas-to-write` to the source's file (the durable part of P6). Goes to the source's host before a
+    /// `CutOver` with `source_file_requires_replicas`; without it the source syncs its file itself, and its clients
+    /// wait for that disk.
     RequireReplicas(RequireReplicas),
-    /// Hand the writes over (P6–P11).
+    /// Cut over from source to target (P6–P11).
     CutOver(MoveSpec),
-    /// Make a replica: as `Copy`, and opened to readers; `others` names the replica that it takes the place of.
+    /// Create a replica: like `Copy`, then open it to readers; `other_replicas` names the replica that it replaces.
     CreateReplica(MoveSpec),
-    /// The map names the replica, from this epoch on: its journal is closed.
+    /// Finish the journal of a replica that the map names from this epoch on.
     CommitReplica(MoveSpec),
-    /// Have a primary accept writes only with so many replicas attached, from now on and after a restart; its standing
-    /// value, where `Arm` is for one switch. Goes to the primary's host.
+    /// Set `min-replicas-to-write` of a primary permanently, while `RequireReplicas` is for one cutover. Goes to the
+    /// primary's host.
     SetMinReplicas(RequireReplicas),
     /// Compare source and target again (P5 alone).
     Verify(MoveSpec),
-    /// Stop an instance that has handed its shard over, keep its files (P14). Goes to the source's host.
+    /// Stop an instance that handed over its shard, and archive its files (P14). Goes to the source's host.
     Retire(RetireInstance),
-    /// All moves in this host's journals, with the roles that their instances have now.
+    /// List the last move in each journal of this host, with the current roles of its instances.
     ListMoves(ListMoves),
-    /// All moves that this host's journals know, also those that are over.
+    /// List every move in this host's journals, including finished ones.
     ListMoveHistory(ListMoves),
-    /// Look at the roles and bring a move that was cut short to an end: the old owner or the new one.
+    /// Recover an interrupted move by the roles of its instances: to the source or to the target.
     Recover(MoveSpec),
-    /// Take a move back that has not fenced yet: disarm the source, remove the copy.
+    /// Abort a move before its cutover: restore the source, remove the copy.
     Abort(MoveSpec),
-    /// Look closely at copies, and at their primaries from there; changes nothing.
+    /// Probe replicas, and their primaries from this host; changes nothing.
     ProbeReplicas(failover::ProbeReplicas),
-    /// Stop an instance that does not answer as a master, so that it does not come back by itself. Goes to its host.
+    /// Stop an instance that does not answer as a primary, and disable its start at boot. Goes to its host.
     StopOldPrimary(failover::InstanceRef),
-    /// Promote a copy whose primary is gone.
+    /// Promote a replica whose primary is lost.
     Promote(failover::PromoteReplica),
-    /// Have a copy that was not opened yet follow its primary again, which lives after all.
+    /// Let a replica that was not opened yet follow its primary again, if that one is alive.
     RevertFailover(failover::PromoteReplica),
-    /// A move that has only copied so far is over: its source is gone, and the copy becomes another one's. Goes to the
-    /// copy's host.
+    /// End a move that only copied data so far and whose source is lost; the copy then belongs to another primary.
+    /// Goes to the copy's host.
     DiscardMove(failover::InstanceRef),
-    /// Have a primary accept writes with the replicas that are left. Goes to its host.
+    /// Let a primary accept writes with the remaining replicas. Goes to its host.
     LowerMinReplicas(failover::LowerMinReplicas),
-    /// Stop an old primary that came back, keep its files. Goes to its host.
+    /// Stop an old primary that returned, and archive its files. Goes to its host.
     ArchiveInstance(failover::InstanceRef),
 }
 
-/// Its answer.
+/// Reply to a [`ShardRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardReply {
-    /// One entry for each instance asked about.
+    /// States of the requested instances, one entry each.
     Observed(Vec<ObservedInstance>),
-    /// One entry for each consumer asked about.
+    /// States of the requested consumers, one entry each.
     ConsumerStates(Vec<ConsumerState>),
-    /// The run's number on this host.
+    /// Generation of the run on this host.
     RunStarted(u64),
-    /// The reasons against the move; none: it may begin.
+    /// Issues that prevent the move; if empty, the move may start.
     PreflightIssues(Vec<PreflightIssue>),
     /// The copy is complete and equal.
     Copied(CopyResult),
-    /// The source's file says so.
+    /// The source's file requires the replicas.
     ReplicasRequired,
     /// The replica's journal is closed.
     ReplicaCommitted,
-    /// The target owns the shard.
+    /// The target is the primary of the shard.
     CutOver(CutoverResult),
     /// The comparison's result.
     Verified(VerifyResult),
-    /// The instance is gone, its files are kept.
+    /// The instance is stopped, its files are archived.
     Retired(RetireResult),
     /// The moves.
     Moves(Vec<MoveState>),
     /// The moves, oldest first.
     MoveHistory(Vec<MoveHistoryEntry>),
-    /// How recovery ended.
+    /// Result of the recovery.
     Recovered(RecoveryResult),
     /// The copy is removed, the source serves as before.
     Aborted,
-    /// One entry for each place asked about.
+    /// Results of the requested probes, one entry each.
     ReplicasProbed(Vec<failover::ProbeResult>),
-    /// It is stopped, also for the next start of its host.
+    /// The old primary is stopped and stays stopped after a reboot.
     OldPrimaryStopped,
-    /// The copy is the primary.
+    /// The replica is the primary.
     Promoted(failover::PromoteResult),
-    /// It follows its primary.
+    /// The replica follows its primary again.
     FailoverReverted,
-    /// It is.
+    /// The move is discarded.
     MoveDiscarded,
-    /// It does.
+    /// The primary accepts writes with the remaining replicas.
     MinReplicasLowered,
-    /// The old primary is gone, its files are kept.
+    /// The old primary is stopped, its files are archived.
     InstanceArchived(failover::ArchivedInstance),
 }

@@ -1,31 +1,31 @@
-//! What a move leaves to the clients of its source: a cap on bytes, and limits past which the source counts as strained.
+//! Throttling of a move: a bandwidth cap, and limits above which the source counts as overloaded.
 
 use serde::{Deserialize, Serialize};
 
-/// Nothing of it is asked for by default: a copy then goes from source to target as fast as Redis sends it. With any
-/// of it, the copy goes through a relay on the target's host.
+/// Holds the limits that protect the source's clients. By default there are none, and Redis copies from source to
+/// target at full speed. With any limit, the copy goes through a proxy on the target's host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ThrottleLimits {
-    /// Bytes per second that all copies which arrive at one host may take together; 0: no cap.
+    /// Bytes per second for all copies to one host together; 0: unlimited.
     pub bandwidth: u64,
-    /// Longest wait of the source's clients, in milliseconds, for 99 of 100 commands; 0: not looked at.
+    /// Maximum 99th-percentile latency at the source, in milliseconds; 0: not checked.
     pub max_p99_ms: u64,
-    /// How far, in bytes, a replica of the source may be behind; 0: not looked at.
+    /// Maximum lag of a replica of the source, in bytes; 0: not checked.
     pub max_lag_bytes: u64,
-    /// How much memory writes at the source may take while it has forked.
+    /// Maximum copy-on-write memory of the source during a fork.
     pub max_cow_memory: Option<MemoryLimit>,
-    /// Longest time, in seconds, that a copy or a switch waits for a source that is over a limit.
+    /// Maximum time, in seconds, that a copy or a cutover waits for an overloaded source.
     pub overload_timeout_s: u64,
 }
 
-/// An amount of copy-on-write memory.
+/// Limit for copy-on-write memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MemoryLimit {
-    /// So many bytes.
+    /// Absolute limit, in bytes.
     Bytes(u64),
-    /// That part, in percent, of the memory that the source uses.
+    /// Percentage of the memory that the source uses.
     Percent(u64),
 }
 
@@ -36,12 +36,12 @@ impl Default for ThrottleLimits {
 }
 
 impl ThrottleLimits {
-    /// Is there anything to be kept? The copy goes through a relay then.
+    /// Returns true if any limit is set; the copy then goes through the proxy.
     pub fn is_enabled(&self) -> bool {
         self.bandwidth > 0 || self.has_source_limits()
     }
 
-    /// Is the source to be watched?
+    /// Returns true if a limit requires monitoring the source.
     pub fn has_source_limits(&self) -> bool {
         self.max_p99_ms > 0 || self.max_lag_bytes > 0 || self.max_cow_memory.is_some()
     }
@@ -58,10 +58,10 @@ impl From<ThrottleLimits> for ThrottleOverrides {
     }
 }
 
-/// What a person says about it; what is not said stays as it was. 0 lifts a limit.
+/// Holds the limits set by the operator; an unset limit keeps its value, and 0 removes it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ThrottleOverrides {
-    /// Bytes per second and receiving host.
+    /// Bytes per second per receiving host.
     pub bandwidth: Option<u64>,
     /// Milliseconds.
     pub max_p99_ms: Option<u64>,
@@ -72,7 +72,7 @@ pub struct ThrottleOverrides {
 }
 
 impl ThrottleOverrides {
-    /// The limits that hold then.
+    /// Returns the limits with these overrides applied.
     pub fn apply_to(self, before: ThrottleLimits) -> ThrottleLimits {
         ThrottleLimits {
             bandwidth: self.bandwidth.unwrap_or(before.bandwidth),

@@ -79,7 +79,7 @@ pub struct MoveResult {
 /// What a run does beside moving.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ApplyOptions {
-    /// Leave the old instances as replicas: `shards reverse` goes back without a copy.
+    /// Leave the old instances as replicas: `shards move-back` goes back without a copy.
     pub keep_source: bool,
     /// A service that does not tell its epoch no longer keeps an old instance from being retired.
     pub ignore_unknown_epochs: bool,

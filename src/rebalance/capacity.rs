@@ -2,12 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a sorted set without its entries: key, dictionary entry, headers.
-const EMPTY_SET_BYTES: f64 = 96.0;
-/// Bytes of an entry (id as member, −id as score) as a listpack: 1000 entries took 20.5 KB on redis-server 7.0.15.
-const LISTPACK_ENTRY_BYTES: f64 = 20.5;
-/// The same as skiplist and dictionary: 1000 entries took 102 to 126 KB; the middle of that.
-const SKIPLIST_ENTRY_BYTES: f64 = 114.0;
 /// The part of a host's memory that the planner fills at most; the rest is for buffers and copies in flight.
 const MAX_FILL: f64 = 0.9;
 const SECONDS_PER_DAY: f64 = 86400.0;
@@ -19,7 +13,7 @@ pub struct CapacitySample {
     pub at: i64,
     /// Bytes of all primaries' data.
     pub bytes: u64,
-    /// Users: keys of all primaries.
+    /// Keys of all primaries.
     pub keys: u64,
 }
 
@@ -47,10 +41,10 @@ pub struct HostForecast {
     pub bytes: u64,
     /// Bytes that may be used.
     pub usable_bytes: u64,
-    /// Users whose primary is on it.
+    /// Keys whose primary is on it.
     pub keys: u64,
-    /// Users that fit on it at the present bytes a user, each with a part of their replicas; nothing where there are no
-    /// users yet.
+    /// Keys that fit on it at the present bytes per key, each with a part of its replicas; nothing where there are no
+    /// keys yet.
     pub max_keys: Option<u64>,
     /// Days until it is full; nothing where it does not grow.
     pub full_in_days: Option<f64>,
@@ -63,10 +57,8 @@ pub struct Forecast {
     pub hosts: Vec<HostForecast>,
     /// Bytes of data that the cluster grows by each day, replicas not counted; nothing where that is not known.
     pub growth_per_day: Option<f64>,
-    /// Measured bytes a user.
+    /// Measured bytes per key.
     pub bytes_per_key: Option<f64>,
-    /// Bytes a user by the model, as listpacks and as skiplists, for the entries that were sampled.
-    pub model: Option<(f64, f64)>,
     /// Days until the cluster is full, evenly filled.
     pub full_in_days: Option<f64>,
     /// The same with one more host of the average size.
@@ -83,20 +75,19 @@ pub fn measure_growth(samples: &[CapacitySample]) -> Option<f64> {
     (seconds >= 3600.0).then(|| (last.bytes as f64 - first.bytes as f64) / seconds * SECONDS_PER_DAY)
 }
 
-/// What follows from how things are. A byte that comes is held once by its primary and by each replica. `entries`: how
-/// many a user has on average, as far as that was sampled.
+/// Returns when each host and the cluster will be full. A new byte is in the primary and in each replica.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     reason = "bytes of a forecast"
 )]
-pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>, entries: Option<f64>) -> Forecast {
+pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>) -> Forecast {
     let (bytes, keys) = hosts.iter().fold((0, 0), |sum, host| (sum.0 + host.primary_bytes, sum.1 + host.keys));
     let total_bytes: u64 = hosts.iter().map(|host| host.total_bytes).sum();
     let copies_per_byte = if bytes > 0 { total_bytes as f64 / bytes as f64 } else { 1.0 };
     let growth = growth_per_day.map(|growth| growth * copies_per_byte);
-    let bytes_per_user = (keys > 0).then(|| bytes as f64 / keys as f64);
+    let bytes_per_key = (keys > 0).then(|| bytes as f64 / keys as f64);
     let usable = |host: &HostUsage| host.capacity as f64 * MAX_FILL;
     let days =
         |free_bytes: f64, growth: Option<f64>| growth.filter(|g| *g > 0.0).map(|growth| free_bytes.max(0.0) / growth);
@@ -107,7 +98,7 @@ pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>, entri
             bytes: host.total_bytes,
             usable_bytes: usable(host) as u64,
             keys: host.keys,
-            max_keys: bytes_per_user.map(|each| (usable(host) / (each * copies_per_byte)) as u64),
+            max_keys: bytes_per_key.map(|each| (usable(host) / (each * copies_per_byte)) as u64),
             full_in_days: days(usable(host) - host.total_bytes as f64, growth.map(|growth| growth * share)),
         }
     };
@@ -117,9 +108,7 @@ pub fn forecast_capacity(hosts: &[HostUsage], growth_per_day: Option<f64>, entri
     Forecast {
         hosts: hosts.iter().map(forecast_host).collect(),
         growth_per_day,
-        bytes_per_key: bytes_per_user,
-        model: entries
-            .map(|n| (EMPTY_SET_BYTES + LISTPACK_ENTRY_BYTES * n, EMPTY_SET_BYTES + SKIPLIST_ENTRY_BYTES * n)),
+        bytes_per_key,
         full_in_days: days(room, growth),
         full_in_days_with_added_host: days(room + added_host_bytes, growth),
         bytes_with_added_host: (total_bytes as f64 / (count + 1.0)) as u64,
@@ -132,45 +121,40 @@ mod tests {
 
     const GIB: u64 = 1 << 30;
 
-    fn host(name: &str, bytes: u64, users: u64) -> HostUsage {
-        HostUsage { name: name.to_owned(), capacity: 10 * GIB, primary_bytes: bytes, total_bytes: bytes, keys: users }
+    fn host(name: &str, bytes: u64, keys: u64) -> HostUsage {
+        HostUsage { name: name.to_owned(), capacity: 10 * GIB, primary_bytes: bytes, total_bytes: bytes, keys }
     }
 
     #[test]
     fn replicas_use_memory_and_grow_too() {
         // The same data, each shard with a replica on the other host: twice the bytes, twice the growth.
         let hosts = [("a", 3 * GIB, 300), ("b", GIB, 100)];
-        let with = hosts.map(|(name, bytes, users)| HostUsage { total_bytes: 4 * GIB, ..host(name, bytes, users) });
-        let seen = forecast_capacity(&with, Some(GIB as f64), None);
+        let with = hosts.map(|(name, bytes, keys)| HostUsage { total_bytes: 4 * GIB, ..host(name, bytes, keys) });
+        let seen = forecast_capacity(&with, Some(GIB as f64));
         let days: Vec<f64> = seen.hosts.iter().map(|host| host.full_in_days.unwrap()).collect();
         assert_eq!(days, [5.0, 5.0], "5 GiB of room at 1 GiB a day each");
         assert_eq!((seen.hosts[0].bytes, seen.hosts[0].max_keys), (4 * GIB, Some(450)));
         assert_eq!((seen.full_in_days, seen.growth_per_day), (Some(5.0), Some(GIB as f64)));
-        assert_eq!(
-            seen.bytes_per_key,
-            forecast_capacity(&hosts.map(|(n, b, u)| host(n, b, u)), None, None).bytes_per_key
-        );
+        assert_eq!(seen.bytes_per_key, forecast_capacity(&hosts.map(|(n, b, u)| host(n, b, u)), None).bytes_per_key);
     }
 
     #[test]
     fn a_fuller_host_grows_faster_and_fills_earlier() {
-        let seen =
-            forecast_capacity(&[host("a", 6 * GIB, 600), host("b", 3 * GIB, 300)], Some(GIB as f64), Some(1000.0));
+        let seen = forecast_capacity(&[host("a", 6 * GIB, 600), host("b", 3 * GIB, 300)], Some(GIB as f64));
         let days: Vec<f64> = seen.hosts.iter().map(|host| host.full_in_days.unwrap().round()).collect();
         assert_eq!(days, [5.0, 18.0], "3 GiB at 2/3 GiB a day, 6 GiB at 1/3");
         assert_eq!(seen.full_in_days.unwrap().round(), 9.0);
         assert_eq!(seen.full_in_days_with_added_host.unwrap().round(), 18.0);
         assert_eq!(seen.bytes_with_added_host, 3 * GIB);
         assert_eq!(seen.hosts[0].max_keys, Some(900));
-        assert_eq!(seen.model, Some((20_596.0, 114_096.0)));
     }
 
     #[test]
     fn a_host_without_growth_never_fills_and_zero_is_no_divisor() {
-        let seen = forecast_capacity(&[host("a", 0, 0)], None, None);
+        let seen = forecast_capacity(&[host("a", 0, 0)], None);
         assert_eq!((seen.bytes_per_key, seen.full_in_days, seen.hosts[0].max_keys), (None, None, None));
-        assert_eq!(forecast_capacity(&[host("a", GIB, 1)], Some(-5.0), None).full_in_days, None);
-        assert_eq!(forecast_capacity(&[], Some(1.0), None).hosts, []);
+        assert_eq!(forecast_capacity(&[host("a", GIB, 1)], Some(-5.0)).full_in_days, None);
+        assert_eq!(forecast_capacity(&[], Some(1.0)).hosts, []);
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl SavedPlan {
         }
         if let Some(what) = &self.scenario {
             mismatches
-                .add_mismatch("file", format!("it was made for a fleet that was only supposed (--simulate {what})"));
+                .add_mismatch("file", format!("it was made for a fleet that was only supposed (--what-if {what})"));
         }
         self.compare_map(now, &mut mismatches);
         self.compare_hosts(now, &mut mismatches);

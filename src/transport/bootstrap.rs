@@ -36,7 +36,7 @@ impl AgentBinary {
     /// Reads the first byte, sends the binary where it is asked for, and returns what was read of the agent's own.
     ///
     /// # Errors
-    /// The channel closed, or something else than an agent answered: its text.
+    /// Returns an error if the channel closed, or with the output if it is not from an agent.
     pub async fn start_agent(
         &self,
         reader: &mut (impl AsyncRead + Unpin),
@@ -61,7 +61,7 @@ impl AgentBinary {
     /// The running program itself.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Returns an error if the file cannot be read.
     pub fn read_own(digest: impl Fn(&[u8]) -> String) -> std::io::Result<Self> {
         let bytes = std::fs::read(Path::new("/proc/self/exe"))?;
         let digest = digest(&bytes);
@@ -69,7 +69,7 @@ impl AgentBinary {
     }
 }
 
-/// What a login shell or a banner printed where the agent was due.
+/// Output of a login shell or a banner in place of the agent's.
 async fn describe_unexpected_output(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = vec![first];
     let mut rest = [0; 200];

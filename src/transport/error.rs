@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-/// The cause, as far as it can be told from what ssh and the host said.
+/// The cause, as far as the output of ssh and the host shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectErrorKind {
-    /// No answer, no route, no such name, connection refused.
+    /// The host is unreachable: no answer, no route, unknown name, or connection refused.
     Unreachable,
     /// The inventory pins no key for this host.
     UnknownHostKey,
@@ -24,11 +24,11 @@ pub enum ConnectErrorKind {
 pub struct ConnectError {
     /// The host's name in the inventory.
     pub host: String,
-    /// Why.
+    /// Cause of the error.
     pub kind: ConnectErrorKind,
-    /// What was said, in one line.
+    /// Message of ssh or the host, in one line.
     pub detail: String,
-    /// The host on the way there that it is about, where it is not the host itself.
+    /// Jump host that caused the error, if it is not the host itself.
     pub jump_host: Option<String>,
 }
 
@@ -96,7 +96,7 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::AgentFailed => "does not start dunlin's agent",
         };
         match &self.jump_host {
-            Some(over) => write!(f, "{}: the way there leads over {over}: {what}: {}", self.host, self.detail),
+            Some(over) => write!(f, "{}: cannot connect through {over}: {what}: {}", self.host, self.detail),
             None => write!(f, "{}: {what}: {}", self.host, self.detail),
         }
     }

@@ -10,7 +10,7 @@ use super::{Channel, ConnectError, ConnectErrorKind};
 /// Starts `PROGRAM agent` as a child.
 ///
 /// # Errors
-/// The program cannot be started.
+/// Returns an error if the program cannot be started.
 pub fn spawn_local_agent(name: &str, program: &Path) -> Result<Channel, ConnectError> {
     let started = Command::new(program)
         .arg("agent")

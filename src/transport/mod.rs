@@ -21,7 +21,7 @@ pub struct Channel {
     pub reader: Box<dyn AsyncRead + Send + Unpin>,
     /// The agent's standard input; dropping it ends the agent.
     pub writer: Box<dyn AsyncWrite + Send + Unpin>,
-    /// What must live as long as the channel: the ssh session, the child process.
+    /// Owns the resources that must live as long as the channel: the ssh session, the child process.
     pub guard: Box<dyn Send>,
     /// Was the binary sent first?
     pub agent_pushed: bool,

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, BufReader};
 
 use super::{AgentBinary, Channel, ConnectError, ConnectErrorKind, JumpHost, SshTarget, ssh_config};
 
-/// How long an agent may take to answer once its host let us in; a push over a slow line fits.
+/// Time limit for the first answer of an agent after login; allows for sending the binary over a slow link.
 const AGENT_START_TIMEOUT: Duration = Duration::from_secs(120);
 /// A master that lost its dunlin (killed) ends by itself after this many seconds without a channel.
 const CONTROL_PERSIST_SECONDS: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");
@@ -31,7 +31,7 @@ impl SshTransport {
     /// `targets` holds those that are jumped over, too.
     ///
     /// # Errors
-    /// The temporary folder cannot be made or written.
+    /// Returns an error if the temporary folder cannot be created or written.
     pub fn new(targets: &[SshTarget], agent_binary: AgentBinary) -> std::io::Result<Self> {
         // Short, since a control socket's path may have 108 bytes.
         let control_dir = tempfile::Builder::new().prefix("dunlin-").tempdir_in("/tmp")?;
@@ -46,7 +46,7 @@ impl SshTransport {
     /// Connects to a host and starts its agent.
     ///
     /// # Errors
-    /// With the cause, within the target's connection time-out plus two minutes.
+    /// Returns an error with the cause, within the target's connection timeout plus two minutes.
     ///
     /// # Panics
     /// Never: a name that is not among the targets is an error like any other.

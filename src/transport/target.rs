@@ -1,4 +1,4 @@
-//! Whom to connect to, with everything that ssh must know.
+//! Describes the target of an ssh connection.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,10 +12,10 @@ pub enum JumpHost {
     Destination(String),
 }
 
-/// One host to connect to. All strings are validated where the inventory is loaded: none can become an ssh option.
+/// Describes a host to connect to. The inventory loader validates all strings: none can become an ssh option.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SshTarget {
-    /// Its name in the inventory.
+    /// Name in the inventory.
     pub name: String,
     /// Host name or address.
     pub address: String,
@@ -27,12 +27,12 @@ pub struct SshTarget {
     pub identity_file: Option<PathBuf>,
     /// Pinned public keys, as `ssh-ed25519 AAAA…`.
     pub host_keys: Vec<String>,
-    /// The way there, where it is not direct.
+    /// Jump host, if the connection is not direct.
     pub jump: Option<JumpHost>,
-    /// An ssh configuration file to read besides.
+    /// Additional ssh configuration file.
     pub ssh_config: Option<PathBuf>,
-    /// Is the agent started through `sudo -n`?
+    /// Starts the agent through `sudo -n` if set.
     pub become_root: bool,
-    /// How long the connection may take to come up.
+    /// Time limit for the connection setup.
     pub connect_timeout: Duration,
 }

@@ -29,10 +29,10 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("shards status", &["shards", "status"]),
     ("shards resume", &["shards", "resume", "--yes"]),
     ("shards abort", &["shards", "abort", "--yes"]),
-    ("shards reverse", &["shards", "reverse", "--yes", "0"]),
+    ("shards move-back", &["shards", "move-back", "--yes", "0"]),
     ("shards failover", &["shards", "failover", "a-host", "--dry-run"]),
     ("shards verify", &["shards", "verify"]),
-    ("shards log", &["shards", "log"]),
+    ("shards history", &["shards", "history"]),
     ("shards capacity", &["shards", "capacity"]),
     ("locks", &["locks"]),
 ];

@@ -80,7 +80,6 @@ impl Project {
             .env("HOME", self.folder.path())
             .env("USER", "alice")
             .env("COLUMNS", "100")
-            .env("NO_COLOR", "1")
             .env("TZ", "UTC")
             .envs(variables.iter().copied())
             .stdin(Stdio::null())
@@ -140,11 +139,15 @@ impl Output {
         self.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }
 
-    /// Returns the first JSON event of that name.
+    /// Returns the first JSON event of that name, without the time and the run.
     #[track_caller]
     pub fn event(&self, name: &str) -> Value {
         let found = self.events().into_iter().find(|event| event["event"] == name);
-        found.unwrap_or_else(|| panic!("no event `{name}` in {}", self.stdout))
+        let mut event = found.unwrap_or_else(|| panic!("no event `{name}` in {}", self.stdout));
+        for key in ["at", "run"] {
+            assert!(event.as_object_mut().unwrap().remove(key).is_some(), "the event `{name}` has no `{key}`");
+        }
+        event
     }
 
     /// Command line, exit code and both streams, without what differs from run to run.

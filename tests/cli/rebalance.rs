@@ -28,7 +28,8 @@ fn project(observation: &Value) -> Project {
 
 /// A dry run from the observation, with these flags more.
 fn dry(project: &Project, flags: &[&str]) -> Output {
-    let output = project.dunlin(&[&["shard-rebalance", "--dry-run", "--observed", "observed.json"], flags].concat());
+    let output =
+        project.dunlin(&[&["shard-rebalance", "--dry-run", "--from-observation", "observed.json"], flags].concat());
     assert!(!project.connected(), "a host was asked");
     output
 }
@@ -76,7 +77,7 @@ fn a_saved_plan_brings_its_own_options() {
     let project = project(&observation());
     dry(&project, &["--out", "plan.json"]).ends(0);
     let mut outputs: Vec<Output> =
-        [&["--drain", "redis-01"][..], &["--tolerance", "5%"], &["--simulate", "growth=2x"], &["--move-replicas"]]
+        [&["--drain", "redis-01"][..], &["--tolerance", "5%"], &["--what-if", "growth=2x"], &["--move-replicas"]]
             .into_iter()
             .map(|flags| dry(&project, &[&["--plan", "plan.json"], flags].concat()).ends(64))
             .collect();
@@ -89,7 +90,7 @@ fn a_saved_plan_brings_its_own_options() {
 #[test]
 fn a_plan_for_a_supposed_fleet_cannot_be_applied() {
     let project = project(&observation());
-    dry(&project, &["--simulate", "growth=110%", "--out", "plan.json"]).ends(0);
+    dry(&project, &["--what-if", "growth=110%", "--out", "plan.json"]).ends(0);
     snapshot("rebalance-supposed-plan", &[dry(&project, &["--plan", "plan.json"]).ends(3)]);
 }
 
@@ -98,9 +99,9 @@ fn an_observation_that_cannot_be_read() {
     let project = project(&observation());
     project.write("broken.json", "{\"format_version\": 1}");
     let outputs = ["none.json", "broken.json"]
-        .map(|file| project.dunlin(&["shard-rebalance", "--dry-run", "--observed", file]).ends(1));
+        .map(|file| project.dunlin(&["shard-rebalance", "--dry-run", "--from-observation", file]).ends(1));
     snapshot("rebalance-observation-errors", &outputs);
-    project.dunlin(&["shard-rebalance", "--observed", "observed.json"]).ends(64);
+    project.dunlin(&["shard-rebalance", "--from-observation", "observed.json"]).ends(64);
 }
 
 #[test]
@@ -110,13 +111,16 @@ fn options_are_read_and_those_that_mean_nothing_are_not() {
         let flags = [&["--json"], flags].concat();
         dry(&project, &flags).ends(0).event("plan")
     };
-    assert_eq!(moves(&["--headroom", "25%"])["moves"].as_array().unwrap().len(), 4);
+    assert_eq!(moves(&["--max-utilization", "25%"])["moves"].as_array().unwrap().len(), 4);
     let waves = |n: &str| moves(&["--moves-per-host", n])["waves"].as_array().unwrap().len();
     assert_eq!([waves("1"), waves("2"), waves("4")], [4, 2, 1]);
-    snapshot("rebalance-infeasible", &["24%", "0%"].map(|headroom| dry(&project, &["--headroom", headroom]).ends(3)));
-    snapshot("rebalance-infeasible-json", &[dry(&project, &["--headroom", "24%", "--json"]).ends(3)]);
+    snapshot(
+        "rebalance-infeasible",
+        &["24%", "0%"].map(|headroom| dry(&project, &["--max-utilization", headroom]).ends(3)),
+    );
+    snapshot("rebalance-infeasible-json", &[dry(&project, &["--max-utilization", "24%", "--json"]).ends(3)]);
     let wrong = [
-        ["--headroom", "120%"],
+        ["--max-utilization", "120%"],
         ["--tolerance", "x"],
         ["--moves-per-host", "0"],
         ["--balance", "cpu"],
@@ -156,7 +160,7 @@ fn what_if_is_planned_in_all_its_parts_with_no_host_in_reach() {
         let hosts = output.event("plan")["hosts"].as_array().unwrap().clone();
         hosts.iter().map(|host| host["name"].as_str().unwrap().to_owned()).collect()
     };
-    let simulate = |what: &str| dry(&project, &["--json", "--simulate", what]);
+    let simulate = |what: &str| dry(&project, &["--json", "--what-if", what]);
     assert_eq!(simulate("growth=2x").ends(0).event("plan")["bytes_total"], json!(24 * GIB));
     assert_eq!(simulate("growth=50%").ends(0).event("plan")["bytes_total"], json!(18 * GIB));
     let added = simulate("add=redis-09:32GiB:b").ends(0);
@@ -167,10 +171,10 @@ fn what_if_is_planned_in_all_its_parts_with_no_host_in_reach() {
     let all = simulate("lose=redis-02,growth=3x,add=redis-09:32GiB,add=redis-10:8GiB").ends(0);
     assert_eq!((hosts(&all).len(), &all.event("plan")["bytes_total"]), (4, &json!(18 * GIB)));
     let outputs = [
-        (&["--simulate", "growth=2x", "--drain", "redis-01"][..], 0),
-        (&["--simulate", "lose=redis-02"], 0),
-        (&["--simulate", "add=redis-09:32GiB:b"], 0),
-        (&["--simulate", "growth=9x"], 3),
+        (&["--what-if", "growth=2x", "--drain", "redis-01"][..], 0),
+        (&["--what-if", "lose=redis-02"], 0),
+        (&["--what-if", "add=redis-09:32GiB:b"], 0),
+        (&["--what-if", "growth=9x"], 3),
     ]
     .map(|(flags, status)| dry(&project, flags).ends(status));
     snapshot("rebalance-simulate", &outputs);
@@ -191,7 +195,7 @@ fn what_if_says_which_part_means_nothing() {
         "shrink=2x",
         "",
     ]
-    .map(|wrong| dry(&project, &["--simulate", wrong]).ends(64));
+    .map(|wrong| dry(&project, &["--what-if", wrong]).ends(64));
     snapshot("rebalance-simulate-errors", &outputs);
 }
 
@@ -226,7 +230,7 @@ const OBSERVED: &str = r#"{"format_version":1,"cluster":"t","epoch":7,
 fn a_plan_under_a_cap_takes_as_long_as_the_cap_makes_it() {
     let project = Project::new(&[("observed.json", OBSERVED)]);
     let estimated = |flags: &[&str]| {
-        let asked = ["shard-rebalance", "--dry-run", "--observed", "observed.json", "--json"];
+        let asked = ["shard-rebalance", "--dry-run", "--from-observation", "observed.json", "--json"];
         let output = project.dunlin(&[&asked, flags].concat()).ends(0);
         let plan = output.event("plan");
         (plan["bytes_moved"].as_u64().unwrap(), plan["estimated_seconds"].as_f64().unwrap())

@@ -8,9 +8,9 @@ const COMMANDS: [&[&str]; 9] = [
     &["shards", "status"],
     &["shards", "resume", "--yes"],
     &["shards", "abort", "--yes"],
-    &["shards", "reverse", "0", "--yes"],
+    &["shards", "move-back", "0", "--yes"],
     &["shards", "verify"],
-    &["shards", "log"],
+    &["shards", "history"],
     &["shards", "capacity"],
     &["shards", "failover", "redis-02", "--dry-run"],
 ];

@@ -32,7 +32,7 @@ fn crashes_during_moves_lose_nothing_and_resume_finishes() {
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     for (number, moment) in MOVE_MOMENTS.into_iter().enumerate() {
         // There and back again.
-        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
+        let wish: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
         let begin = Instant::now();
         kill_at(&cluster, moment, wish);
         cluster.wait_for_agents_to_exit();
@@ -71,7 +71,7 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
         writers.wait_for_writes(100);
         writers.assert_nothing_lost();
     }
-    let log = cluster.project.run_dunlin(&["shards", "log"]).assert_status(0);
+    let log = cluster.project.run_dunlin(&["shards", "history"]).assert_status(0);
     assert!(log.stdout.matches("replica made").count() >= usize::from(cluster.shards), "{}", log.stdout);
     // Taken back instead: where the shards' copies were, and nothing is left to resume.
     kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &["--drain", "redis-01"]);
@@ -112,7 +112,7 @@ fn assert_all_moves_reported(cluster: &TestCluster<'_>) {
         let address = cluster.address(host, shard);
         let told = lines.iter().filter(|line| line["shard"] == shard).any(|line| match line["event"].as_str() {
             Some("move") => line["from"] == address.as_str() || line["to"] == address.as_str(),
-            Some("stray") => line["host"] == host,
+            Some("orphan_instance") => line["host"] == host,
             _ => false,
         });
         assert!(named || told, "shard {shard} is {role:?} on {host}, not told: {}", output.stdout);

@@ -52,7 +52,7 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     let cluster = with_min_replicas(TestCluster::with_replicas(&fleet));
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     // What lives is not failed over.
-    let refused = run_failover(&cluster, &["--confirm=redis-01"]).assert_status(3);
+    let refused = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(3);
     refused.assert_stderr_contains(&["shard 0: its primary on redis-01 answers", "shard-rebalance --drain redis-01"]);
 
     // Nor what only this machine cannot reach.
@@ -77,9 +77,9 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     ]);
     run_failover(&cluster, &["--yes"])
         .assert_status(3)
-        .assert_stderr_contains(&["acknowledged writes may be lost", "--confirm=redis-01"]);
+        .assert_stderr_contains(&["acknowledged writes may be lost", "--accept-data-loss=redis-01"]);
     let begin = Instant::now();
-    let done = run_failover(&cluster, &["--confirm=redis-01"]).assert_status(0);
+    let done = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(0);
     eprintln!("8 shards failed over and repaired in {:.1} s", begin.elapsed().as_secs_f64());
     done.assert_stdout_contains(&[
         "shard 0 serves at redis-02",
@@ -143,16 +143,16 @@ fn single_failed_instances_are_failed_over() {
         "echo 'no such directive' >>/etc/redis/shard-2.conf; systemctl kill -s KILL redis-shard@2",
     );
     wait_until(|| cluster.instance_role("redis-01", 2).is_none());
-    let refused = run_failover(&cluster, &["--confirm=redis-01"]).assert_status(3);
+    let refused = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(3);
     refused.assert_stderr_contains(&["shard 0: its primary on redis-01 answers"]);
-    let only = ["shards", "failover", "2", "--confirm=2", "--json"];
+    let only = ["shards", "failover", "2", "--accept-data-loss=2", "--json"];
     let done = cluster.project.run_dunlin(&only).assert_status(0);
     let lines: Vec<Json> = done.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let event = |name: &str| lines.iter().find(|line| line["event"] == name).unwrap().clone();
     // Its own host has stopped it: there is nothing to wait for, and its files are put away.
     assert_eq!(event("failed_over")["shard"], 2);
     assert!(event("failed_over")["waited_ms"].as_u64().unwrap() < 1000, "{}", done.stdout);
-    assert!(event("set_aside")["kept"].as_str().unwrap().contains("shard-2.replaced-"));
+    assert!(event("instance_archived")["kept"].as_str().unwrap().contains("shard-2.replaced-"));
     assert_eq!(event("repaired")["host"], "redis-03");
     cluster.assert_matches_map();
     assert_eq!(cluster.read_map().shards[2].host, "redis-02");
@@ -192,7 +192,7 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
         let died = Instant::now();
         deaths.push(loss_window(died));
         let off = fleet.power_off(host);
-        let confirm = format!("--confirm={host}");
+        let confirm = format!("--accept-data-loss={host}");
         let again = ["shards", "failover", host, &confirm];
         RunningCommand::start_and_wait(&cluster, moment, &[&again[..], &["--json"]].concat()).kill_run();
         let living: Vec<&str> = HOST_NAMES.into_iter().filter(|name| *name != host).collect();

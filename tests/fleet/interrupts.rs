@@ -66,9 +66,9 @@ fn interrupts_during_a_cutover_leave_one_primary_per_shard() {
         KillMoment::Said("progress", "retire"),
     ];
     for (number, moment) in moments.into_iter().enumerate() {
-        let wish: &[&str] = if number % 2 == 0 { &["--to", "redis-03"] } else { &["--drain", "redis-03"] };
+        let wish: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
         // One after the other, so that something is left when the first of them switches.
-        let wish = [wish, &["--concurrent", "1"][..]].concat();
+        let wish = [wish, &["--max-concurrent-moves", "1"][..]].concat();
         let lines = RunningCommand::run_until(&cluster, moment, &wish).interrupt_run();
         let told = find_event(&lines, "interrupted");
         let (moved, left) =

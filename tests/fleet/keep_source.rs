@@ -89,7 +89,7 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     fleet.run_as_root("app-01", "pkill -f [m]ap_epoch || true");
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     let before = cluster.read_map();
-    cluster.project.run_dunlin(&["shard-rebalance", "--soak", "--yes"]).assert_status(0);
+    cluster.project.run_dunlin(&["shard-rebalance", "--keep-source", "--yes"]).assert_status(0);
     let moved = source_replicas(&cluster);
     assert!(moved.len() >= 2, "{moved:?}");
 
@@ -100,23 +100,23 @@ fn kept_sources_are_verified_moved_back_and_retired() {
         .project
         .run_dunlin(&["shard-rebalance", "--drain", "redis-03", "--yes"])
         .assert_status(3)
-        .assert_stderr_contains(&["shards reverse"]);
+        .assert_stderr_contains(&["shards move-back"]);
 
     // One goes back without a copy: the instance there is the same process all the time.
     let (shard, host) = moved[0];
     let process = || fleet.run_as_root(host, &format!("systemctl show --value --property MainPID redis-shard@{shard}"));
     let same = process();
-    cluster.project.run_dunlin(&["shards", "reverse", &shard.to_string(), "--yes"]).assert_status(0);
+    cluster.project.run_dunlin(&["shards", "move-back", &shard.to_string(), "--yes"]).assert_status(0);
     assert_eq!(process(), same);
     assert_eq!(cluster.read_map().shards[usize::from(shard)].host, before.shards[usize::from(shard)].host);
     assert_eq!(cluster.writable_hosts(shard), [host]);
-    let again = cluster.project.run_dunlin(&["shards", "reverse", &shard.to_string(), "--yes"]).assert_status(3);
+    let again = cluster.project.run_dunlin(&["shards", "move-back", &shard.to_string(), "--yes"]).assert_status(3);
     again.assert_stderr_contains(&["has no old instance"]);
 
     // The others are retired; the log knows all of it.
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     cluster.assert_matches_map();
-    let log = cluster.project.run_dunlin(&["shards", "log"]).assert_status(0);
+    let log = cluster.project.run_dunlin(&["shards", "history"]).assert_status(0);
     assert_eq!(log.stdout.lines().filter(|line| line.contains("  moved ")).count(), moved.len() + 1, "{}", log.stdout);
     let capacity = cluster.project.run_dunlin(&["shards", "capacity", "--growth", "1MiB"]).assert_status(0);
     capacity.assert_stdout_contains(&["redis-03", "as listpack", "grows by 1.0MiB a day: full on 20", "another host"]);

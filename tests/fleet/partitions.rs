@@ -20,7 +20,7 @@ fn partitions_during_a_move_lose_no_write() {
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     for (moment, wish) in [
         // As the target, then as the source.
-        (KillMoment::Said("progress", "copy"), ["--to", "redis-03"]),
+        (KillMoment::Said("progress", "copy"), ["--targets", "redis-03"]),
         (KillMoment::Noted("demote_source", "intent"), ["--drain", "redis-03"]),
     ] {
         let begin = Instant::now();

@@ -27,7 +27,7 @@ fn hosts_are_reached_through_a_jump_host() {
     let refused = project.run_dunlin(&["exec", "redis-02", "--", "true"]).assert_status(4);
     let hint = "replace host_key under [hosts.redis-01]";
     refused.assert_stderr_contains(&[
-        "redis-02: the way there leads over redis-01: its host key is not the pinned one",
+        "redis-02: cannot connect through redis-01: its host key is not the pinned one",
         hint,
     ]);
 }

@@ -26,7 +26,7 @@ fn shards_move_to_a_new_host_as_planned() {
     assert_eq!((&shard["details"]["appendfsync"], &shard["details"]["durable"]), (&"always".into(), &true.into()));
     assert_eq!(shard["details"]["role"]["role"], "master");
     assert!(shard["details"]["clients"].is_u64() && shard["peak_bytes"].as_u64() > shard["bytes"].as_u64(), "{shard}");
-    let elsewhere = ["shard-rebalance", "--observed", "observed.json", "--tolerance", TOLERANCE, "--dry-run"];
+    let elsewhere = ["shard-rebalance", "--from-observation", "observed.json", "--tolerance", TOLERANCE, "--dry-run"];
     cluster.project.run_dunlin(&elsewhere).assert_status(0).assert_stdout_contains(&["→ redis-03", "Plan: moves"]);
 
     let before = cluster.read_map();

@@ -29,7 +29,7 @@ fn invalid_input_is_rejected_without_changes() {
     // A host that could not hold a shard, by the figures of the inventory.
     cluster.project.host_table("redis-03").insert("memory".to_owned(), "1MiB".into());
     cluster.project.write_files();
-    let wish = ["shard-rebalance", "--drain", "redis-01", "--to", "redis-03", "--yes"];
+    let wish = ["shard-rebalance", "--drain", "redis-01", "--targets", "redis-03", "--yes"];
     let refused = cluster.project.run_dunlin(&wish).assert_status(3);
     refused.assert_stderr_contains(&[
         "redis-03: 1.0MiB for shards, 0B in use",

@@ -52,7 +52,7 @@ impl AgentProcess {
         fs::remove_file(folder.join("replies.json")).ok();
         fs::write(folder.join("requests.json"), serde_json::to_vec(requests).unwrap()).unwrap();
         let mut command = world.unshare_command(&std::env::current_exe().unwrap());
-        command.args(["--exact", "child::an_agent_works_in_a_process_of_its_own", "--test-threads=1"]);
+        command.args(["--exact", "agent_process::agent_process_entry_point", "--test-threads=1"]);
         command.env(TASK_VARIABLE, &folder).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(at) = crash_at {
             command.env("DUNLIN_CRASH_AT", at);

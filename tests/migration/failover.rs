@@ -204,7 +204,7 @@ fn reachable_primaries_are_not_stopped_or_failed_over() {
     let mut fixture = start_cluster(1);
     assert!(matches!(probe_instance(&fixture, 1, Some(0)).primary_role, ReplicationRole::Primary { .. }));
     let what = promote_request(&mut fixture, 1, &[]);
-    assert!(run_promote(&fixture, &what).unwrap_err().to_string().contains("it is not dead"));
+    assert!(run_promote(&fixture, &what).unwrap_err().to_string().contains("is alive"));
     let old = instance_handle(&mut fixture, 0, 1);
     assert!(
         fixture.run_request(ShardRequest::StopOldPrimary(old)).unwrap_err().to_string().contains("was not stopped")
@@ -238,7 +238,7 @@ fn primaries_that_return_in_time_keep_their_shard() {
         promoting.join().unwrap()
     });
     let error = format!("{:#}", ended.unwrap_err());
-    assert!(error.contains("follows it again") && error.contains("it is not dead"), "{error}");
+    assert!(error.contains("follows it again") && error.contains("is alive"), "{error}");
     wait_until(Duration::from_secs(20), || fixture.writable_instances() == [0]);
     wait_until(Duration::from_secs(20), || info_field(&fixture, 0, "replication", "connected_slaves") == "2");
     assert_eq!(written.lost_writes(&fixture.address(0)), Vec::<String>::new());
@@ -296,7 +296,7 @@ fn interrupted_failovers_are_rolled_back_when_the_primary_returns() {
         AgentProcess::start_agent(&fixture, &[ShardRequest::Promote(what.clone())], Some("demote_source:before"));
     assert!(!agent.wait_for_exit().success());
     let refused = fixture.run_request(ShardRequest::RevertFailover(what.clone())).unwrap_err().to_string();
-    assert!(refused.contains("does not answer as a master"), "{refused}");
+    assert!(refused.contains("does not answer as a primary"), "{refused}");
     fixture.restart_instance(0);
     fixture.wait_until_ready(0);
     assert_eq!(fixture.writable_instances(), Vec::<u8>::new(), "without its replica the primary takes no write");
@@ -384,7 +384,7 @@ fn moves_are_aborted_before_the_cutover_only() {
     fixture.kill_instance(0);
     let handle = instance_handle(&mut fixture, 2, 0);
     let refused = fixture.run_request(ShardRequest::DiscardMove(handle)).unwrap_err().to_string();
-    assert!(refused.contains("may have been given shard 17"), "{refused}");
+    assert!(refused.contains("may be the primary of shard 17"), "{refused}");
 }
 
 #[test]

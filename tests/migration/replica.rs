@@ -157,7 +157,7 @@ fn interrupted_replicas_are_finished_or_removed() {
             // The journal is no other move's.
             for other in [ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())] {
                 let refused = fixture.run_request(other).unwrap_err();
-                assert!(format!("{refused:#}").contains("an unfinished replica in the making"), "{refused:#}");
+                assert!(format!("{refused:#}").contains("an unfinished replica build"), "{refused:#}");
             }
             if then_abort {
                 assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);

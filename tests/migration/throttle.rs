@@ -394,8 +394,8 @@ fn copies_exceeding_the_cow_limit_are_aborted() {
         copied
     });
     let error = copied.expect_err(&format!("{:?}", told.notes.lock().unwrap()));
-    assert!(format!("{error:#}").contains("given up 3 times (copy-on-write memory"), "{error:#}");
-    assert!(told.contains_note("copy given up: copy-on-write memory"));
+    assert!(format!("{error:#}").contains("stopped 3 times (copy-on-write memory"), "{error:#}");
+    assert!(told.contains_note("copy stopped: copy-on-write memory"));
     assert_source_idle(&fixture);
     assert!(read_conf(&fixture, 1).contains(PLACEHOLDER_REPLICAOF));
     // Nobody writes any more: the same copy, under the same limits.

@@ -135,5 +135,5 @@ fn a_plan_that_was_edited_or_only_supposed_is_refused() {
         assert_eq!(edited.find_mismatches(&now)[0].to_string(), "file: it was changed after it was saved");
     }
     let simulated = SavedPlan::new(plan.plan, plan.options, plan.observation, Some("growth=2x".to_owned()));
-    assert!(simulated.find_mismatches(&fleet())[0].to_string().contains("--simulate growth=2x"));
+    assert!(simulated.find_mismatches(&fleet())[0].to_string().contains("--what-if growth=2x"));
 }

@@ -7,12 +7,8 @@ use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
 use crate::inventory::ByteSize;
-use crate::protocol::shard::KeySample;
 use crate::rebalance::capacity::{CapacitySample, Forecast, HostUsage, forecast_capacity, measure_growth};
 use crate::rebalance::observe;
-
-/// Keys that are looked at closely on each instance.
-const SAMPLED_KEYS: u32 = 64;
 
 /// What to reckon with.
 #[derive(Debug, Args)]
@@ -31,14 +27,12 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;
         let map = self.files.shard_map()?;
-        let observed = observe::sample_primaries(&context, map, SAMPLED_KEYS).await?;
+        let observed = observe::sample_primaries(&context, map, 0).await?;
         let mut hosts = Vec::new();
-        let mut sample = KeySample::default();
         for host in self.files.shard_hosts()? {
             let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| observed.get(&u32::from(e.id.0))).collect();
             let copied: u64 =
                 map.replicas_on(&host.name).filter_map(|e| Some(observed.get(&u32::from(e.id.0))?.bytes)).sum();
-            here.iter().for_each(|shard| sample.add_counts(&shard.sample));
             let bytes: u64 = here.iter().map(|shard| shard.bytes).sum();
             hosts.push(HostUsage {
                 name: host.name.clone(),
@@ -54,9 +48,9 @@ impl ShardsContext<'_> {
         let samples = self.files.state.add_capacity_sample(&sample_now)?;
         #[expect(clippy::cast_precision_loss, reason = "bytes of a forecast")]
         let growth_per_day = args.growth.map(|bytes| bytes.0 as f64).or_else(|| measure_growth(&samples));
-        let forecast = forecast_capacity(&hosts, growth_per_day, sample.mean_entries());
-        self.reporter.print_json("capacity", json!({"forecast": forecast, "sample": sample}));
-        for line in format_forecast(&forecast, &sample) {
+        let forecast = forecast_capacity(&hosts, growth_per_day);
+        self.reporter.print_json("capacity", json!({"forecast": forecast}));
+        for line in format_forecast(&forecast) {
             self.reporter.print_data(&line);
         }
         Ok(Exit::Done)
@@ -64,7 +58,7 @@ impl ShardsContext<'_> {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "figures for a reader")]
-fn format_forecast(forecast: &Forecast, sample: &KeySample) -> Vec<String> {
+fn format_forecast(forecast: &Forecast) -> Vec<String> {
     let human = |bytes: f64| ByteSize(bytes.max(0.0) as u64).to_human().to_string();
     let mut lines: Vec<String> = forecast
         .hosts
@@ -76,20 +70,11 @@ fn format_forecast(forecast: &Forecast, sample: &KeySample) -> Vec<String> {
             let full = host
                 .full_in_days
                 .map_or("does not grow, as far as seen".to_owned(), |days| format!("full {}", format_date(days)));
-            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} users{most}; {full}", host.name, host.keys)
+            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} keys{most}; {full}", host.name, host.keys)
         })
         .collect();
-    if let (Some(each), Some((listpack, skiplist))) = (forecast.bytes_per_key, forecast.model) {
-        let entries = sample.mean_entries().unwrap_or_default();
-        lines.push(format!(
-            "a user: {} measured; {entries:.0} entries and {} % listpacks in {} sampled sets; by the model {} as \
-             listpack, {} as skiplist",
-            human(each),
-            sample.listpacks * 100 / sample.sorted_sets.max(1),
-            sample.sorted_sets,
-            human(listpack),
-            human(skiplist)
-        ));
+    if let Some(bytes) = forecast.bytes_per_key {
+        lines.push(format!("{} per key on average", human(bytes)));
     }
     match (forecast.growth_per_day, forecast.full_in_days, forecast.full_in_days_with_added_host) {
         (Some(growth), Some(days), Some(more)) => lines.push(format!(

@@ -23,25 +23,25 @@ use crate::report::ProgressBars;
 /// What is dead, and how to go on.
 #[derive(Debug, Args)]
 pub struct FailoverArgs {
-    /// Hosts that are off, or shards whose instance does not come up
+    /// Dead hosts, or shards whose instance does not start
     #[arg(required = true, value_name = "HOST|SHARD")]
     what: Vec<String>,
-    /// Make no new replicas in place of those that are missing then
+    /// Do not create replacements for missing replicas
     #[arg(long)]
-    no_repair: bool,
-    /// Promote also copies of which nobody knows how much they lack
+    no_new_replicas: bool,
+    /// Also promote replicas whose lag is unknown
     #[arg(long)]
-    stale: bool,
-    /// Show the plan and change nothing
+    allow_stale: bool,
+    /// Show the plan without applying it
     #[arg(long)]
     dry_run: bool,
-    /// With --dry-run: exit 2 where there is something to do
+    /// With --dry-run, exit with 2 if there are changes
     #[arg(long, requires = "dry_run")]
     detailed_exitcode: bool,
-    /// Acknowledged writes may be lost: say what is given up, as on the command line, with commas between
+    /// Confirm possible data loss by repeating the host or shard names, comma-separated
     #[arg(long, value_name = "NAMES")]
-    confirm: Option<String>,
-    /// Do not ask, where nothing can be lost
+    accept_data_loss: Option<String>,
+    /// Skip the confirmation prompt if nothing can be lost
     #[arg(short, long)]
     yes: bool,
 }
@@ -139,7 +139,7 @@ impl ShardsContext<'_> {
         let map = self.files.shard_map()?;
         let hosts = self.files.shard_hosts()?;
         let view = observe::observe_cluster(context, map, &hosts, scope).await?;
-        let options = FailoverOptions { create_replicas: !args.no_repair, allow_stale: args.stale };
+        let options = FailoverOptions { create_replicas: !args.no_new_replicas, allow_stale: args.allow_stale };
         let planned = plan_failover(&view, scope, options).map_err(|refusals| blockers_failure(&refusals))?;
         self.ensure_map_is_current(context).await?;
         Ok(planned)
@@ -161,12 +161,12 @@ impl FailoverArgs {
     /// Where acknowledged writes may be lost, what is given up has to be named once more.
     fn confirm_data_loss(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         let names = self.what.join(",");
-        match &self.confirm {
+        match &self.accept_data_loss {
             Some(typed) if *typed == names => return Ok(()),
             Some(said) => {
                 return Err(CommandError::with_message(
                     Exit::Refused,
-                    format!("--confirm={said} is not what is given up: {names}"),
+                    format!("--accept-data-loss={said} does not match what is given up: {names}"),
                 ));
             }
             None if !plan.may_lose_writes() => return require_confirmation("Carry this plan out?", self.yes),
@@ -177,7 +177,7 @@ impl FailoverArgs {
                 Exit::Refused,
                 "acknowledged writes may be lost; nothing was changed",
             )
-            .with_hint(format!("say --confirm={names} if the plan is what you want, or --dry-run to see it")));
+            .with_hint(format!("repeat with --accept-data-loss={names} to confirm the plan, or --dry-run to see it")));
         }
         let asked =
             dialoguer::Input::<String>::new().with_prompt(format!("Type {names} to give it up")).interact_text();

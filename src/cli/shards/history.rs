@@ -1,4 +1,4 @@
-//! `dunlin shards log`.
+//! `dunlin shards history`.
 
 use serde_json::json;
 
@@ -25,7 +25,7 @@ impl ShardsContext<'_> {
                 entry.started_at, entry.shard, entry.outcome, entry.epoch, entry.operator, entry.run
             ));
             self.reporter.print_json(
-                "logged",
+                "history_entry",
                 json!({
                     "shard": entry.shard, "from": from, "to": to, "begun": entry.started_at,
                     "ended": entry.last_recorded_at, "end": entry.outcome, "epoch": entry.epoch, "by": entry.operator, "move_run": entry.run,

@@ -1,4 +1,4 @@
-//! `dunlin shards reverse`.
+//! `dunlin shards move-back`.
 
 use clap::Args;
 
@@ -51,7 +51,7 @@ impl ShardsContext<'_> {
             self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
             require_confirmation("Go back to the old instances of these shards?", yes)?;
         }
-        lock_hosts_and_start_run(self.files, &mut context, ("shards reverse", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, ("shards move-back", &self.run_id), &self.reporter).await?;
         let map = self.files.shard_map()?;
         let highest_epoch = published_epoch(&context, map).await?;
         if highest_epoch > map.epoch.0 {
@@ -77,7 +77,7 @@ impl ShardsContext<'_> {
             if move_status(context, &map, state) != MoveStatus::SourceKept {
                 let text = format!("shard {} has no old instance that follows it; nothing was changed", state.shard);
                 return Err(CommandError::with_message(Exit::Refused, text)
-                    .with_hint("dunlin shard-rebalance --to HOST moves it anew"));
+                    .with_hint("dunlin shard-rebalance --targets HOST moves it again"));
             }
             if let Some((from, to)) = context.host_at_address(&state.to).zip(context.host_at_address(&state.from)) {
                 moves.push(PlannedMove {
@@ -96,7 +96,7 @@ impl ShardsContext<'_> {
                 Exit::Refused,
                 "no such moves in the hosts' journals; nothing was changed",
             )
-            .with_hint("dunlin shards log names shards and runs"));
+            .with_hint("dunlin shards history names shards and runs"));
         }
         Ok(moves)
     }

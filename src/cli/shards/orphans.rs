@@ -51,7 +51,7 @@ impl ShardsContext<'_> {
         self.reporter
             .print_data(&format!("  shard {shard}: the old instance on {host} is set aside in {kept}; {difference}"));
         self.reporter.print_json(
-            "set_aside",
+            "instance_archived",
             json!({
                 "shard": shard, "host": host, "kept": kept, "ahead_bytes": ahead,
             }),
@@ -82,14 +82,14 @@ impl ShardsContext<'_> {
                 .await?;
         let (repairs, unplaceable) = failover::find_missing_replicas(&view);
         for ReplicaToCreate { shard, host, bytes } in &repairs {
-            self.reporter.print_json("to_repair", json!({"shard": shard, "host": host, "bytes": bytes}));
+            self.reporter.print_json("replica_planned", json!({"shard": shard, "host": host, "bytes": bytes}));
             self.reporter.print_data(&format!(
                 "  shard {shard} lacks a replica: one on {host}, {}",
                 ByteSize(*bytes).to_human()
             ));
         }
         for UnresolvedShard { shard, reason: why } in &unplaceable {
-            self.reporter.print_json("unrepaired", json!({"shard": shard, "why": why}));
+            self.reporter.print_json("replica_unplaceable", json!({"shard": shard, "why": why}));
             self.reporter.print_data(&format!("  shard {shard} stays short of a replica: {why}"));
         }
         Ok((repairs, !unplaceable.is_empty()))

@@ -23,10 +23,10 @@ use crate::transport::ConnectError;
 /// How to go on.
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
-    /// Move also where the target's listpack limits are others than the source's
+    /// Allow moves between instances with different listpack limits
     #[arg(long)]
     allow_reencoding: bool,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]

@@ -67,7 +67,7 @@ impl ShardsContext<'_> {
             }
         } else if not_started == 0 && open_moves.iter().all(|(_, stand)| *stand == MoveStatus::SourceKept) {
             reporter.print_status(
-                "next: dunlin shards resume retires the old instances, dunlin shards reverse goes back to them",
+                "next: dunlin shards resume retires the old instances, dunlin shards move-back goes back to them",
             );
         } else {
             reporter.print_status("next: dunlin shards resume, or dunlin shards abort");
@@ -90,7 +90,7 @@ impl ShardsContext<'_> {
     fn print_missing_replicas(&self, map: &ShardMap) {
         for entry in map.underreplicated_shards() {
             let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
-            self.reporter.print_json("lacking", json!({"shard": shard, "replicas": has, "wanted": wanted}));
+            self.reporter.print_json("missing_replicas", json!({"shard": shard, "replicas": has, "wanted": wanted}));
             self.reporter.print_data(&format!("  shard {shard} has {has} of {wanted} replicas"));
         }
     }
@@ -124,7 +124,7 @@ impl ShardsContext<'_> {
             }
             self.reporter.print_data(&line);
             self.reporter.print_json(
-                "shards",
+                "host_shards",
                 json!({
                     "host": host.name, "shards": shards.len(), "bytes": bytes, "replicas": replicas,
                 }),
@@ -145,11 +145,11 @@ impl ShardsContext<'_> {
             }
         }
         for orphan in &health.orphans {
-            event("stray", serde_json::to_value(orphan));
+            event("orphan_instance", serde_json::to_value(orphan));
             self.reporter.print_data(&format_orphan(orphan));
         }
         for mismatch in &health.min_replicas_mismatches {
-            event("unlike", serde_json::to_value(mismatch));
+            event("min_replicas_mismatch", serde_json::to_value(mismatch));
             self.reporter.print_data(&format!(
                 "  shard {}: its primary needs {} replicas to accept writes, the playbook says {}",
                 mismatch.shard, mismatch.actual, mismatch.expected

@@ -33,7 +33,7 @@ impl std::error::Error for MissingSources {}
 /// A manifest's files, sorted by path, and their contents.
 pub(super) type CollectedFiles = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
 
-/// What was gathered: the manifest's files, sorted by path, and their contents.
+/// Holds the manifest's files, sorted by path, and their contents.
 #[derive(Default)]
 struct FileCollector {
     files: BTreeMap<ReleasePath, ReleaseFile>,
@@ -102,7 +102,7 @@ impl FileCollector {
     }
 }
 
-/// A path that is a file and a folder at once, told in a sentence.
+/// Describes a path that is both a file and a folder.
 pub(super) fn find_path_conflict<'a>(paths: impl Iterator<Item = &'a str> + Clone) -> Option<String> {
     let files: BTreeSet<&str> = paths.clone().collect();
     let folder_of = |path: &'a str| {

@@ -16,7 +16,7 @@ const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Most bytes of all files: an archive that promises more is not opened.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
 
-/// Why an artefact is refused.
+/// Describes why an artifact is rejected.
 #[derive(Debug, thiserror::Error)]
 pub enum ArtifactError {
     /// The file is not there, or may not be read.
@@ -24,10 +24,10 @@ pub enum ArtifactError {
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// Cause.
         source: io::Error,
     },
-    /// It is no zstd stream, no tar archive, or ends early.
+    /// The file is not a zstd-compressed tar archive, or is truncated.
     #[error("this is no whole artefact (a .tar.zst that `dunlin package` made)")]
     Corrupt(#[source] io::Error),
     /// Its first entry is not a manifest that this version understands.
@@ -38,7 +38,7 @@ pub enum ArtifactError {
     Entry {
         /// Its name in the archive.
         entry: String,
-        /// What is wrong.
+        /// Description of the error.
         reason: String,
     },
     /// Files of the manifest that the archive does not hold.
@@ -90,7 +90,7 @@ fn read_manifest<R: Read>(entries: &mut Entries<'_, R>) -> Result<ReleaseManifes
     Ok(manifest)
 }
 
-/// What the types do not say: order, sizes, digests that are digests, no file inside another.
+/// Checks what the types cannot express: order, sizes, valid digests, no file inside another.
 fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     for pair in manifest.files.windows(2) {
         let (one, next) = (pair[0].path.as_str(), pair[1].path.as_str());

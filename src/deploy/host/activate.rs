@@ -32,7 +32,7 @@ impl<'a> StepReporter<'a> {
     }
 }
 
-/// What is to be done to reach a state.
+/// Lists the actions that reach a state.
 #[derive(Debug)]
 pub(super) struct Activation {
     /// Units that are restarted, or started, in this order.
@@ -46,12 +46,12 @@ pub(super) struct Activation {
 type StepError = (&'static str, anyhow::Error);
 
 impl Activation {
-    /// What the rows of the plan ask for.
+    /// Returns the actions for the rows of the plan.
     pub fn from_plan(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Self {
         Self::from_due_units(desired, observation, |unit| is_restart_due(rows, unit))
     }
 
-    /// Everything is restarted, whatever it looks like.
+    /// Returns the actions that restart everything, regardless of its state.
     pub fn full_restart(desired: &DesiredState, observation: &ServiceObservation) -> Self {
         let restarts = |unit: &str| desired.config.units.iter().any(|own| own.name == unit && should_run(own));
         Self::from_due_units(desired, observation, restarts)
@@ -76,7 +76,7 @@ impl Activation {
         Self { restart_units, stop_units, leftover: observation.leftover_files.clone() }
     }
 
-    /// Does it: configuration, units, link, restarts.
+    /// Applies the actions: configuration, units, link, restarts.
     pub fn apply(
         &self,
         layout: &ServiceLayout,
@@ -86,7 +86,7 @@ impl Activation {
     ) -> Result<(), StepError> {
         let version = &desired.manifest.version;
         let stored =
-            StoredRelease::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is gone")));
+            StoredRelease::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is missing")));
         let kept = stored.map_err(|error| ("configuration", error))?;
         write_configs(&kept, desired, steps).map_err(|error| ("configuration", error))?;
         self.write_units(&kept, services, desired, steps).map_err(|error| ("units", error))?;
@@ -137,7 +137,7 @@ impl Activation {
     }
 }
 
-/// Does a unit that a change of release does not restart run, from the file that it is to have?
+/// Returns whether a unit that a release change does not restart runs from its desired unit file.
 fn is_unaffected(restart: bool, unit: &crate::protocol::deploy::UnitFile, at: &ObservedUnit) -> bool {
     let same = matches!(&at.file.state, ObservedPath::File { digest, .. } if *digest == unit.digest);
     !restart && same && at.is_running()

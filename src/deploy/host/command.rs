@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use crate::process::{Completed, Program};
 use crate::protocol::deploy::ServiceRef;
 
-/// How much of a command's output is kept, in bytes.
+/// Maximum number of bytes kept of a command's output.
 const MAX_OUTPUT: usize = 8 * 1024;
-/// How long the output is read after the command has ended; a process that it left in the background may keep it open.
+/// Time to read output after the command ended; a process that it left in the background may keep it open.
 const DRAIN_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Where a service's own commands run: hooks, tasks, health checks.
+/// Environment in which a service's own commands run: hooks, tasks, health checks.
 pub(super) struct CommandContext<'a> {
     pub scope: &'a ServiceRef,
     pub version: &'a str,

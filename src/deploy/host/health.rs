@@ -11,14 +11,14 @@ use crate::deploy::plan::should_run;
 use crate::http;
 use crate::protocol::deploy::{HealthCheck, HealthProbe, ServiceConfig};
 
-/// How often in a row units without a probe must be seen running, with the same process: one that ends at once does
-/// not count as serving.
+/// Number of consecutive checks in which units without a probe must run with the same process: a unit that exits at
+/// once does not count as serving.
 const REQUIRED_STEADY_CHECKS: u32 = 4;
-/// Longest time for one question.
+/// Maximum time for one probe.
 const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Shortest time that a question is given, also when the time for all is nearly up.
+/// Minimum time for one probe, also when the total time is nearly over.
 const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
-/// How much of a body is read for an error message, in bytes.
+/// Maximum number of bytes of a body that an error message quotes.
 const MAX_RESPONSE_BYTES: usize = 512;
 
 /// Asks until the service is healthy; else why it is not.
@@ -64,11 +64,11 @@ fn format_milliseconds(ms: u64) -> String {
 }
 
 enum UnitReadiness {
-    /// All units run; their main processes.
+    /// Every unit runs; contains their main processes.
     Running(Vec<u32>),
-    /// One does not run yet.
+    /// At least one unit does not run yet.
     NotYet(String),
-    /// One was given up: waiting is in vain.
+    /// The service manager no longer restarts a unit.
     Failed(String),
 }
 
@@ -87,7 +87,7 @@ fn read_readiness(units: &[&str], services: &dyn ServiceManager) -> UnitReadines
     UnitReadiness::Running(states.iter().map(|state| state.pid).collect())
 }
 
-/// Are the same processes running as before the question? Else another process may have answered it.
+/// Returns whether the same processes run as before the probe. Otherwise another process may have answered it.
 fn has_same_processes(units: &[&str], services: &dyn ServiceManager, pids: &[u32]) -> bool {
     matches!(read_readiness(units, services), UnitReadiness::Running(now) if now == pids)
 }

@@ -74,7 +74,7 @@ impl ServiceLayout {
         create_dir(&self.records_dir(), 0o700)
     }
 
-    /// Where the `current` link points: a version where it is one of the releases, else as it is written.
+    /// Returns the target of the `current` link: a version if it is one of the releases, else the path as written.
     pub fn read_current_link(&self) -> Result<Option<String>> {
         let link = self.current_link();
         match fs::read_link(&link) {

@@ -1,4 +1,4 @@
-//! Reads a service as it is on this host. Writes nothing.
+//! Reads the state of a service on this host. Writes nothing.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -47,7 +47,7 @@ pub(super) fn observe_service(
                 Err(reason) => return Ok(Err(reason)),
             };
             let Some(desired) = releases::read_desired(layout, &target)? else {
-                return Ok(Err(format!("the records of release {} are not whole; deploy it again", target.version)));
+                return Ok(Err(format!("the records of release {} are incomplete; deploy it again", target.version)));
             };
             let release = stored.iter().find(|kept| kept.manifest.version == target.version);
             observe_desired(&mut observation, layout, services, &desired, &stored, release)?;
@@ -84,7 +84,7 @@ pub(super) fn rollback_target(
         .last_target_of(version)
         .cloned()
         .or_else(staged)
-        .ok_or_else(|| format!("release {version} was never staged whole"))
+        .ok_or_else(|| format!("release {version} was never staged completely"))
 }
 
 fn observe_desired(
@@ -117,12 +117,12 @@ fn observe_desired(
     Ok(())
 }
 
-/// The names of the user and the group that this process runs as.
+/// Returns the names of the user and the group that this process runs as.
 pub(super) fn agent_account(world: &mut HostView) -> Result<(String, String)> {
     // The kernel gives this folder to the effective user, proc(5).
     match world.path_state(Path::new("/proc/self/fd"))? {
         PathState::Directory { meta } => Ok((meta.owner, meta.group)),
-        _ => bail!("/proc is not there: who the agent runs as cannot be told"),
+        _ => bail!("cannot read /proc/self/fd to find the user of the agent"),
     }
 }
 
@@ -180,7 +180,7 @@ fn find_leftovers(
     Ok(())
 }
 
-/// Which of the asked-for contents any release here has whole.
+/// Returns the requested contents that a release on this host has intact.
 fn available_contents(
     desired: &DesiredState,
     observation: &ServiceObservation,

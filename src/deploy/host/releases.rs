@@ -17,7 +17,7 @@ use crate::protocol::deploy::{
     ServiceConfig,
 };
 
-/// A release that was put there whole.
+/// A completely staged release.
 #[derive(Clone, Debug)]
 pub(super) struct StoredRelease {
     pub dir: PathBuf,
@@ -25,11 +25,11 @@ pub(super) struct StoredRelease {
     pub stamp: ReleaseStamp,
 }
 
-/// What a release's files looked like when they had just been checked: an unlike time or size says that a file has to
-/// be read again, a like one that it has not.
+/// Times of a release's files after their last check: a file whose time or size differs must be read again; others
+/// need not be.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct ReleaseStamp {
-    /// When the release was put there, in seconds since 1970.
+    /// Time when the release was staged, in seconds since 1970.
     pub staged_at: u64,
     /// Time of change of each file, in nanoseconds since 1970.
     pub modified_times: BTreeMap<String, i128>,
@@ -47,7 +47,7 @@ impl StoredRelease {
         Ok(Some(Self { dir: folder, manifest, stamp }))
     }
 
-    /// All releases, oldest first, and the names of those that are not complete.
+    /// Returns all releases, oldest first, and the names of incomplete ones.
     pub fn list_all(layout: &ServiceLayout) -> Result<(Vec<Self>, Vec<String>)> {
         let (mut stored, mut partial) = (Vec::new(), Vec::new());
         let entries = match fs::read_dir(layout.releases_dir()) {
@@ -85,7 +85,7 @@ impl StoredRelease {
         broken.map(|file| file.path.to_string()).collect()
     }
 
-    /// As the controller is told.
+    /// Returns the summary that the controller receives.
     pub fn to_release(&self, state: &DeployState) -> ObservedRelease {
         ObservedRelease {
             version: self.manifest.version.clone(),
@@ -101,12 +101,12 @@ impl StoredRelease {
         write_json(&self.dir.join(RECORDS_DIR).join("stamp.json"), &self.stamp)
     }
 
-    /// A setup that was staged with the release.
+    /// Reads a setup that was staged with the release.
     pub fn read_setup(&self, digest: &Digest) -> Result<Option<ServiceConfig>> {
         read_json(&setup_path(&self.dir, digest))
     }
 
-    /// A unit's or configuration's text.
+    /// Reads the text of a unit or configuration file.
     pub fn read_text(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = text_path(&self.dir, digest);
         let bytes = fs::read(&path).with_context(|| format!("reading {}", path.display()))?;

@@ -13,53 +13,53 @@ const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(300);
 /// Lines of the journal that a failure carries.
 const JOURNAL_LINES: &str = "20";
 
-/// What a deploy asks of the service manager.
+/// Defines the operations that a deploy needs from the service manager.
 pub trait ServiceManager: Send + Sync {
-    /// Where unit files go.
+    /// Returns the folder for unit files.
     fn unit_dir(&self) -> &Path;
 
-    /// The units as they are, in the order asked.
+    /// Returns the status of the units, in the order given.
     ///
     /// # Errors
-    /// The service manager does not answer.
+    /// Returns an error if the service manager does not answer.
     fn read_unit_statuses(&self, units: &[&str]) -> Result<Vec<UnitStatus>>;
 
     /// Reads all unit files again.
     ///
     /// # Errors
-    /// What the service manager said; so for all that follow.
+    /// Returns an error if the service manager rejects the operation.
     fn reload_units(&self) -> Result<()>;
 
-    /// Has a unit started at boot, or not.
+    /// Enables or disables a unit at boot.
     ///
     /// # Errors
     /// See [`Self::reload`].
     fn set_enabled(&self, unit: &str, on: bool) -> Result<()>;
 
-    /// Restarts a unit, or starts it, also one that was given up after too many failures.
+    /// Restarts or starts a unit, also after too many failures.
     ///
     /// # Errors
     /// See [`Self::reload`].
     fn restart_unit(&self, unit: &str) -> Result<()>;
 
-    /// Stops a unit; no error where there is none.
+    /// Stops a unit; succeeds if the unit does not exist.
     ///
     /// # Errors
     /// See [`Self::reload`].
     fn stop_unit(&self, unit: &str) -> Result<()>;
 
-    /// The last lines that the units logged since then (seconds since 1970); empty where that cannot be told.
+    /// Returns the last lines that the units logged since a time (seconds since 1970); empty if unavailable.
     fn read_log(&self, units: &[&str], since: u64) -> Vec<String>;
 }
 
-/// A unit in the service manager's eyes.
+/// Status of a unit according to the service manager.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitStatus {
     /// `active`, `inactive`, `failed`, `activating` …; `exited` for a one-shot unit that succeeded.
     pub active: String,
-    /// Is it started at boot?
+    /// Set if the unit starts at boot.
     pub enabled: bool,
-    /// The main process; 0 where there is none.
+    /// Main process; 0 if there is none.
     pub pid: u32,
 }
 
@@ -92,12 +92,7 @@ impl ServiceManager for Systemd {
         let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
         let shown = Program::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse_unit_properties(&String::from_utf8_lossy(&shown));
-        ensure!(
-            states.len() == units.len(),
-            "systemctl told of {} units where {} were asked",
-            states.len(),
-            units.len()
-        );
+        ensure!(states.len() == units.len(), "systemctl returned {} units instead of {}", states.len(), units.len());
         Ok(states)
     }
 
@@ -139,7 +134,7 @@ impl ServiceManager for Systemd {
     }
 }
 
-/// One state for each paragraph of `systemctl show`.
+/// Parses one status per paragraph of `systemctl show`.
 fn parse_unit_properties(shown: &str) -> Vec<UnitStatus> {
     let state = |block: &str| {
         let value = |key: &str| {

@@ -18,7 +18,7 @@ use crate::protocol::deploy::{DeployReply, DesiredState, RECORDS_DIR, ReleaseFil
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 
-/// Where a content stands on this host already.
+/// Location of a content that this host already has.
 type LocalContents = BTreeMap<Digest, Vec<LocalFile>>;
 
 /// A file of a release that is here.
@@ -40,7 +40,7 @@ pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -
     Ok(desired.blob_digests().into_iter().filter(is_missing).collect())
 }
 
-/// Where each content of the releases here may be found; the bytes are checked when they are taken.
+/// Returns the possible locations of each content in the releases; the bytes are checked when they are copied.
 fn index_contents(stored: &[StoredRelease]) -> LocalContents {
     let mut local = LocalContents::new();
     for kept in stored {
@@ -104,7 +104,7 @@ pub(super) fn stage_release(
     })
 }
 
-/// Why a release may not be replaced.
+/// Returns why a release may not be replaced.
 fn replace_refusal(
     layout: &ServiceLayout,
     existing: Option<&StoredRelease>,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{ServiceLayout, read_json, write_json};
 use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion};
 
-/// How many confirmed switches are remembered.
+/// Maximum number of confirmed switches that are recorded.
 const MAX_HISTORY: usize = 50;
 const STATE_FORMAT_VERSION: u32 = 1;
 
@@ -22,15 +22,15 @@ pub(super) struct DeployState {
     format_version: u32,
     /// Confirmed switches, oldest first; the last one serves.
     history: Vec<ConfirmedSwitch>,
-    /// A switch that is under way.
+    /// Switch in progress.
     pub pending_switch: Option<ReleaseTarget>,
-    /// Why the last switch to a version failed.
+    /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
-    /// Tasks that were done: name and version.
+    /// Completed tasks: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
 }
 
-/// A switch that ended well.
+/// A switch that succeeded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct ConfirmedSwitch {
     target: ReleaseTarget,
@@ -62,12 +62,12 @@ impl DeployState {
         write_json(&layout.state_path(), self)
     }
 
-    /// What serves.
+    /// Returns the release that serves.
     pub fn confirmed_target(&self) -> Option<&ReleaseTarget> {
         self.history.last().map(|confirmed| &confirmed.target)
     }
 
-    /// What served before that.
+    /// Returns the release that served before.
     pub fn previous_target(&self) -> Option<&ReleaseTarget> {
         self.history.iter().rev().nth(1).map(|confirmed| &confirmed.target)
     }

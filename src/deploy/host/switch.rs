@@ -22,7 +22,7 @@ use crate::protocol::deploy::{
     CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
 };
 
-/// How long a hook may take.
+/// Time limit of a hook.
 const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// A switch on one host.
@@ -226,7 +226,7 @@ impl Switch<'_> {
                 self.run_hooks(&old, &desired.config.hooks.after).ok();
                 None
             }
-            // It stays in the journal, so that the next run sees that this host is half way between the two.
+            // It stays in the journal, so that the next run sees that this host is between the two.
             Err((step, detail)) => {
                 let old = releases::read_desired(self.layout, &serving)?;
                 Some(self.build_failure(old.as_ref().unwrap_or(desired), step, detail, since))

@@ -135,7 +135,7 @@ impl<'i> RecipeReader<'i> {
         if argv.first().is_none_or(String::is_empty) {
             self.add_error(span, "a command needs a program", Some("[\"program\", \"argument\", …]"));
         } else if argv.iter().any(|arg| arg.contains('\0')) {
-            self.add_error(span, "an argument cannot contain a NUL", None);
+            self.add_error(span, "an argument cannot contain a NUL byte", None);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Looking at all hosts, and the plan that follows. Changes nothing.
+//! Observes all hosts and computes the plan. Changes nothing.
 
 use super::send_deploy_request;
 use crate::deploy::desired::ReleaseSource;
@@ -12,20 +12,20 @@ use crate::protocol::deploy::{
 };
 use crate::transport::ConnectError;
 
-/// Where the hosts are to get.
+/// Target of a rollout.
 pub enum Goal<'a> {
-    /// To a release that is here.
+    /// A release that the controller has.
     Release {
-        /// What the states are made of.
+        /// Inputs of the hosts' states.
         source: &'a ReleaseSource<'a>,
         /// The contents of the release's files.
         files: &'a BlobMap,
     },
-    /// To a release that they keep, with the setup it served with last; without a version to the previous one.
+    /// A release kept on the hosts, with its last setup; the previous one if no version is given.
     Stored(Option<ReleaseVersion>),
 }
 
-/// A host that was looked at, still connected.
+/// An observed host, still connected.
 pub struct ObservedHost {
     session: Session,
     desired: DesiredState,
@@ -37,28 +37,28 @@ pub struct ObservedHost {
 pub struct PlannedDeploy {
     /// The connection.
     pub session: Session,
-    /// Where it is to get.
+    /// Desired state of the host.
     pub desired: DesiredState,
-    /// How it was found.
+    /// Observed state of the host.
     pub observation: ServiceObservation,
-    /// What will be done.
+    /// Plan for the host.
     pub plan: HostPlan,
 }
 
-/// A host that was not planned.
+/// Describes why a host has no plan.
 #[derive(Debug)]
 pub enum DeployPlanError {
-    /// It could not be reached.
+    /// The host could not be reached.
     Connect(ConnectError),
-    /// Its templates have mistakes.
+    /// The templates contain errors.
     Templates(Diagnostics),
-    /// The state cannot be reached as asked; what to do.
+    /// The requested state cannot be reached; contains the next step.
     Impossible(String),
-    /// It could not look; what it said.
+    /// The host could not read its state; contains its message.
     Host(String),
 }
 
-/// Looks at the hosts; each fails by itself. Results in the order of the names.
+/// Observes the hosts; each can fail on its own. Returns the results in the order of the names.
 pub async fn observe_hosts(
     fleet: &Fleet,
     hosts: &[String],
@@ -88,19 +88,17 @@ async fn observe_host(
         Goal::Stored(version) => {
             let mut seen =
                 request_observation(fleet, &session, scope, CompareWith::RetainedRelease(version.clone())).await?;
-            let desired = seen
-                .retained_release
-                .take()
-                .ok_or_else(|| DeployPlanError::Host("an answer that does not fit".to_owned()))?;
+            let desired =
+                seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
             Ok(ObservedHost { session, desired, texts: ContentMap::new(), observation: seen })
         }
     }
 }
 
-/// Looks at one host's releases and what serves there.
+/// Observes one host's releases and the one that serves.
 ///
 /// # Errors
-/// It could not be reached, or could not look.
+/// Returns an error if the host cannot be reached or cannot read its state.
 pub async fn observe_service(
     fleet: &Fleet,
     host: &str,
@@ -121,7 +119,7 @@ async fn request_observation(
     {
         Ok(DeployReply::Observed(seen)) => Ok(*seen),
         Ok(DeployReply::Refused(why)) => Err(DeployPlanError::Impossible(why)),
-        Ok(_) => Err(DeployPlanError::Host("an answer that does not fit".to_owned())),
+        Ok(_) => Err(DeployPlanError::Host("an unexpected reply".to_owned())),
         Err(error) => Err(DeployPlanError::Host(error)),
     }
 }

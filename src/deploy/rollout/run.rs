@@ -1,4 +1,4 @@
-//! Carrying a plan out, host by host as the batches say.
+//! Applies a plan to the hosts, batch by batch.
 
 use super::{PlannedDeploy, send_deploy_request};
 use crate::deploy::batches::split_into_batches;
@@ -11,74 +11,74 @@ use crate::protocol::deploy::{
 };
 use crate::protocol::lock::LockHolder;
 
-/// Something that happened, for whoever watches.
+/// Reports the progress of a rollout.
 #[derive(Debug)]
 pub enum RolloutEvent<'a> {
-    /// What is begun now, in words.
+    /// Description of the phase that starts.
     Phase(String),
-    /// A host's own report.
+    /// Event that the host reported.
     HostEvent(&'a str, &'a Event),
-    /// A host has the release beside those that it had: files taken over, files written, bytes written.
+    /// The release is staged: files reused, files written, bytes written.
     Staged(&'a str, (usize, usize, u64)),
-    /// A task succeeded there; `false`: it had been done before.
+    /// A task succeeded; `false`: it had run before.
     Task(&'a str, &'a str, bool),
-    /// A switch ended.
+    /// A switch completed.
     Switched(&'a str, &'a SwitchOutcome),
-    /// Old releases are gone.
+    /// Old releases were removed.
     Pruned(&'a str, &'a [String]),
 }
 
-/// Where that goes.
+/// Receives the events of a rollout.
 pub type EventSink<'a> = &'a (dyn Fn(&RolloutEvent<'_>) + Send + Sync);
 
-/// A rollout of hosts that were planned.
+/// Describes a rollout to hosts that have a plan.
 pub struct Rollout<'a> {
     /// The hosts.
     pub fleet: &'a Fleet,
     /// The service.
     pub scope: &'a ServiceRef,
-    /// How they are cut.
+    /// Sizes of the batches.
     pub batches: &'a [BatchSize],
-    /// For a release that comes from here; without it the hosts keep the release, and it is only switched to.
+    /// Release sent by the controller; if absent, the rollout switches to a release that the hosts already have.
     pub new_release: Option<NewRelease<'a>>,
-    /// Who watches.
+    /// Receiver of the events.
     pub event_sink: EventSink<'a>,
 }
 
-/// What goes with a release that comes from the controller.
+/// Holds the data of a release that the controller sends.
 pub struct NewRelease<'a> {
-    /// The recipe's tasks; those that the plan has as due are run.
+    /// Tasks of the recipe; those due according to the plan are run.
     pub tasks: &'a [ReleaseTask],
-    /// How many releases stay on a host.
+    /// Number of releases kept per host.
     pub keep_releases: usize,
 }
 
-/// Why a host did not get where it should.
+/// Describes why the rollout failed on a host.
 #[derive(Clone, Debug, PartialEq)]
 pub enum HostFailure {
-    /// Somebody else deploys there; nothing was done.
+    /// Another run holds the lock; nothing was changed.
     Locked(LockHolder),
-    /// It is not as planned; nothing was done.
+    /// The host differs from the plan; nothing was changed.
     Refused(String),
-    /// It failed: what serves now, and why, with the last lines of the journal.
+    /// The switch failed: release that serves now, cause, and the last lines of the journal.
     Failed(String, Vec<String>),
 }
 
-/// How a rollout ended.
+/// Describes the result of a rollout.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RolloutOutcome {
-    /// Hosts that serve what they should.
+    /// Hosts that serve the planned release.
     pub switched: Vec<String>,
-    /// Hosts that do not, and why.
+    /// Hosts that failed, with the cause.
     pub failed: Vec<(String, HostFailure)>,
-    /// Hosts that were not switched because of those, or because the run was stopped.
+    /// Hosts that were not switched because others failed or the run was stopped.
     pub skipped: Vec<String>,
-    /// Was anything begun that is seen from outside: a task, a switch?
+    /// Set if the rollout started a task or a switch.
     pub has_side_effects: bool,
 }
 
 impl Rollout<'_> {
-    /// Carries the plans out.
+    /// Applies the plans.
     pub async fn run_rollout(&self, planned: &[PlannedDeploy]) -> RolloutOutcome {
         let pending_hosts: Vec<&PlannedDeploy> =
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
@@ -118,7 +118,7 @@ impl Rollout<'_> {
         }
     }
 
-    /// Runs the tasks of one side of the switch, where the plan has them.
+    /// Runs the tasks due before or after the switch.
     async fn run_tasks(
         &self,
         new_release: &NewRelease<'_>,
@@ -240,21 +240,21 @@ impl RolloutOutcome {
         }
     }
 
-    /// Any answer but the one that was hoped for.
+    /// Converts an unexpected reply into a failure.
     fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
         let trouble = match reply {
             Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
             Ok(DeployReply::Refused(why)) => HostFailure::Refused(why),
             Ok(DeployReply::PlanOutdated(lines)) => HostFailure::Refused(lines.join("\n  ")),
             Ok(DeployReply::Cancelled) => return self.skipped.push(host.to_owned()),
-            Ok(_) => HostFailure::Failed("an answer that does not fit".to_owned(), Vec::new()),
+            Ok(_) => HostFailure::Failed("an unexpected reply".to_owned(), Vec::new()),
             Err(error) => HostFailure::Failed(error, Vec::new()),
         };
         self.record_failure(host, trouble);
     }
 }
 
-/// What went wrong in a switch, in words, with the last lines of the journal.
+/// Describes a failed switch, with the last lines of the journal.
 fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     let why = |failed: &DeployFailure| format!("{}: {}", failed.step, failed.detail);
     let (text, failed) = match outcome {
@@ -267,12 +267,12 @@ fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
             (format!("release {version} failed ({}); {now}", why(failed)), failed)
         }
         SwitchOutcome::Unhealthy { version, failure: failed } => (
-            format!("release {version} was applied again and is not healthy ({}); it was left so", why(failed)),
+            format!("release {version} was applied again and is not healthy ({}); it was left in place", why(failed)),
             failed,
         ),
         SwitchOutcome::Stopped { version, failure: failed } => (
             format!(
-                "release {version} failed ({}); there is none to return to, and its units were stopped",
+                "release {version} failed ({}); there is no previous release, and its units were stopped",
                 why(failed)
             ),
             failed,

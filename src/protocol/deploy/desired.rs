@@ -10,7 +10,7 @@ use crate::plan::{Digest, digest_json};
 /// The manifest's format.
 pub const MANIFEST_FORMAT: u32 = 1;
 
-/// What a release consists of; the first entry of its artefact.
+/// Manifest of a release; the first entry of its artifact.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseManifest {
@@ -24,7 +24,7 @@ pub struct ReleaseManifest {
     pub files: Vec<ReleaseFile>,
 }
 
-/// One file of a release.
+/// Describes one file of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseFile {
@@ -59,16 +59,16 @@ pub struct UnitFile {
     pub digest: Digest,
     /// Bytes.
     pub size: u64,
-    /// Whether it is started at boot.
+    /// True to start it at boot.
     pub start_at_boot: bool,
-    /// Whether a change of release restarts it; if not it is only seen to be running (sockets, timers).
+    /// True to restart it with a new release; otherwise it only has to be running (sockets, timers).
     pub restart_on_release: bool,
 }
 
 /// A configuration file outside of the release, rendered for one host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFile {
-    /// Where it stands: an absolute path.
+    /// Absolute path of the file.
     pub dest: PathBuf,
     /// SHA-256 of its bytes.
     pub digest: Digest,
@@ -80,22 +80,22 @@ pub struct ConfigFile {
     pub owner: String,
     /// The owning group.
     pub group: String,
-    /// Whether it is told by digest and length alone.
+    /// True to show only its digest and length.
     pub sensitive: bool,
 }
 
-/// How it is found out whether a release serves.
+/// Health check of a release.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HealthCheck {
-    /// What is asked; without it the units' being active is enough.
+    /// The probe; without it the units only have to be active.
     pub probe: Option<HealthProbe>,
     /// Milliseconds until it counts as failed.
     pub timeout_ms: u64,
-    /// Milliseconds between two questions.
+    /// Milliseconds between two probes.
     pub interval_ms: u64,
 }
 
-/// A question to the service on its own host.
+/// Probe of the service on its own host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthProbe {
@@ -138,7 +138,7 @@ pub struct ServiceConfig {
     pub health: HealthCheck,
     /// Hooks.
     pub hooks: SwitchHooks,
-    /// Who commands (hooks, tasks, a health command) run as; the agent's own user where not given. A program
+    /// User that runs commands (hooks, tasks, a health command); defaults to the agent's own user. A program
     /// with a `/` in its name that is no absolute path is one of the release; commands run in the release's folder.
     pub user: Option<String>,
 }
@@ -155,12 +155,12 @@ impl ServiceConfig {
     }
 }
 
-/// What a host is to serve.
+/// Desired state of a service on a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DesiredState {
     /// The release's files.
     pub manifest: ReleaseManifest,
-    /// What goes with them on this host.
+    /// Units, configuration and checks on this host.
     pub config: ServiceConfig,
 }
 
@@ -189,18 +189,18 @@ pub struct ReleaseTarget {
     pub config_digest: Digest,
 }
 
-/// Which service of the host a request is about, and on whose behalf.
+/// Names the service of a request and its operator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceRef {
     /// The service.
     pub service: ServiceName,
     /// Its folder: absolute, in normal form, not `/`.
     pub base_dir: PathBuf,
-    /// Who deploys, for the lock and the history: `alice@laptop`.
+    /// Operator, for the lock and the history: `alice@laptop`.
     pub operator: String,
 }
 
-/// Is it an absolute path in normal form, below `/`?
+/// Returns true for an absolute path in normal form, below `/`.
 pub fn is_normalized_absolute(path: &Path) -> bool {
     let Some(rest) = path.to_str().and_then(|text| text.strip_prefix('/')) else { return false };
     !rest.chars().any(char::is_control) && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// The folder inside a release that dunlin keeps its own records in; no shipped file may stand there.
 pub const RECORDS_DIR: &str = ".dunlin";
-/// What the name of a release that is not complete ends with.
+/// Suffix of the name of an incomplete release.
 pub const INCOMPLETE_SUFFIX: &str = ".partial";
 
 /// A release's version: `[A-Za-z0-9][A-Za-z0-9._+-]*`, at most 128 characters.
@@ -29,7 +29,7 @@ impl ReleaseVersion {
     /// Checks a version.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// Returns the reason if the name is not valid.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
         let text = text.into();
         let starts = text.starts_with(|c: char| c.is_ascii_alphanumeric());
@@ -50,7 +50,7 @@ impl ServiceName {
     /// Checks a service's name.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// Returns the reason if the name is not valid.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
         let text = text.into();
         let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
@@ -66,7 +66,7 @@ impl ReleasePath {
     /// Checks a path inside a release.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence.
+    /// Returns the reason if the name is not valid.
     pub fn new(text: impl Into<String>) -> Result<Self, String> {
         let text = text.into();
         let why = if text.is_empty() {
@@ -88,7 +88,7 @@ impl ReleasePath {
     }
 }
 
-/// What the three have in common.
+/// Implements the conversions that the three types share.
 macro_rules! text {
     ($name:ident) => {
         impl $name {

@@ -15,11 +15,11 @@ pub struct ServiceObservation {
     pub releases: Vec<ObservedRelease>,
     /// Names of releases that a killed run did not complete.
     pub incomplete_releases: Vec<String>,
-    /// Where the `current` link points; a target that is no release is told as it is written.
+    /// Target of the `current` link; one that is not a release is reported as it is.
     pub current_link: Option<String>,
-    /// What was switched to last and found healthy.
+    /// Last state that was switched to and passed its health check.
     pub confirmed: Option<ReleaseTarget>,
-    /// What was confirmed before that: where a rollback goes.
+    /// State confirmed before that: the target of a rollback.
     pub previous: Option<ReleaseTarget>,
     /// A switch that was begun and neither confirmed nor taken back.
     pub unfinished_switch: Option<ReleaseTarget>,
@@ -31,13 +31,13 @@ pub struct ServiceObservation {
     pub configs: Vec<ObservedText>,
     /// Units and configuration that the state now serving has and the asked-for one has not: the switch removes them.
     pub leftover_files: Vec<LeftoverFile>,
-    /// Which of the asked-for contents the host has already; they never travel.
+    /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
     /// Tasks that were done here: name and version.
     pub completed_tasks: Vec<(String, ReleaseVersion)>,
-    /// Where a release that the host keeps was asked about: its files and setup.
+    /// Files and setup of the kept release that was requested.
     pub retained_release: Option<DesiredState>,
-    /// Who is deploying this service right now.
+    /// Operator who is deploying this service now.
     pub lock_holder: Option<LockHolder>,
 }
 
@@ -48,13 +48,13 @@ pub struct ObservedRelease {
     pub version: ReleaseVersion,
     /// The digest of its manifest.
     pub manifest_digest: Digest,
-    /// When it was put there, in seconds since 1970.
+    /// Time of staging, in seconds since 1970.
     pub staged_at: u64,
-    /// What is wrong with its files: missing, or not those of the manifest. Empty where it is whole.
+    /// Files that are missing or differ from the manifest; empty for an intact release.
     pub damaged_files: Vec<String>,
     /// Bytes of its files.
     pub bytes: u64,
-    /// Why the last switch to it failed, where one did after its last success.
+    /// Reason of the last failed switch to it, if it failed after its last success.
     pub last_failure: Option<String>,
 }
 
@@ -63,7 +63,7 @@ pub struct ObservedRelease {
 pub struct ObservedText {
     /// Its path.
     pub path: PathBuf,
-    /// What is there.
+    /// Observed content of the path.
     pub state: ObservedPath,
     /// Its text; only of an unlike file that is text, is not too long and may be shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub struct ObservedText {
     pub desired_text: Option<String>,
 }
 
-/// What stands at a path.
+/// Content of a path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum ObservedPath {
@@ -92,7 +92,7 @@ pub enum ObservedPath {
     },
     /// A link; it is replaced by a file.
     Link {
-        /// Where it points.
+        /// Target of the link.
         target: PathBuf,
     },
     /// A folder, a device: the switch is refused.
@@ -104,14 +104,14 @@ pub enum ObservedPath {
 pub struct ObservedUnit {
     /// Its file.
     pub file: ObservedText,
-    /// Whether it is started at boot.
+    /// True if it is started at boot.
     pub is_enabled: bool,
     /// `active`, `inactive`, `failed`, `activating` … as systemd says; `exited` for a one-shot unit that succeeded.
     pub active_state: String,
 }
 
 impl ObservedUnit {
-    /// Does it run, or has it done what it does (a one-shot unit)?
+    /// Returns true if the unit runs, or succeeded as a one-shot unit.
     pub fn is_running(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "reloading" | "exited")
     }

@@ -1,22 +1,22 @@
-//! Who reads the map on a host, and which epoch they have.
+//! Consumers of the shard map on a host, and their epochs.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-/// A consumer of the map: a `shard_map` step of the playbook.
+/// Describes a consumer of the map: a `shard_map` step of the playbook.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapConsumer {
-    /// Where the map stands.
+    /// Path of the map.
     pub file: PathBuf,
-    /// Where the service that reads it tells its `map_epoch`; asked on this host.
+    /// URL that returns the `map_epoch` of the service; requested on this host.
     pub status_url: Option<String>,
-    /// Is it to be told where its map has the shards?
+    /// True to report the placements in the map too.
     #[serde(default)]
     pub with_placements: bool,
 }
 
-/// Where a consumer's map has the copies of a shard, `ip:port`.
+/// Placement of a shard in a consumer's map; addresses are `ip:port`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedShard {
     /// The shard.
@@ -27,34 +27,34 @@ pub struct PublishedShard {
     pub replicas: Vec<String>,
 }
 
-/// What a consumer has.
+/// Describes the observed state of a consumer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConsumerState {
-    /// Cluster and epoch of the file; nothing where there is no map.
+    /// Cluster and epoch of the file; `None` without a map.
     pub map_version: Option<(String, u64)>,
-    /// Where it has the shards, where that was asked for.
+    /// Placements in the map, if requested.
     #[serde(default)]
     pub placements: Vec<PublishedShard>,
     /// The service that reads it.
     pub service: ConsumerService,
 }
 
-/// A service that reads the map.
+/// State of a service that reads the map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "service", rename_all = "snake_case")]
 pub enum ConsumerService {
-    /// The playbook does not say where to ask.
+    /// The playbook sets no URL for the epoch.
     NotConfigured,
-    /// It routes by that epoch.
+    /// The service routes by this epoch.
     Running {
         /// The epoch.
         epoch: u64,
     },
-    /// Nobody listens there.
+    /// No service listens at the URL.
     Down,
-    /// Somebody listens, but what the epoch is was not told.
+    /// A service listens, but returned no epoch.
     UnknownEpoch {
-        /// What was found.
+        /// Reason why the epoch is unknown.
         reason: String,
     },
 }

@@ -1,6 +1,6 @@
-//! A failover: what hosts that live are asked after another one's death, and what they answer.
+//! Requests and replies of a failover, for the hosts that are still reachable.
 //!
-//! All but [`Survey`] are idempotent steps of a run, as those of a move are.
+//! All but [`ProbeReplicas`] are idempotent steps of a run, like those of a move.
 
 use std::path::PathBuf;
 
@@ -9,30 +9,30 @@ use serde_json::Value;
 
 use super::{Credentials, ReplicationRole, StepHeader, default_journal_dir};
 
-/// Look closely at copies of shards, and at their primaries from here; changes nothing.
+/// Probes replicas of shards, and their primaries from this host; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProbeReplicas {
-    /// The places to look at, on the host that is asked.
+    /// Replicas to probe on this host.
     pub targets: Vec<ProbeTarget>,
-    /// How instances are entered.
+    /// Credentials for the instances.
     pub credentials: Credentials,
-    /// Where the journals are.
+    /// Directory of the journals.
     #[serde(default = "default_journal_dir")]
     pub journal_dir: PathBuf,
 }
 
-/// Where a copy of a shard may be.
+/// Names a possible replica of a shard.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeTarget {
     /// The shard.
     pub shard: u32,
-    /// `ip:port` on the host that is asked.
+    /// Address on this host, `ip:port`.
     pub address: String,
-    /// The shard's primary, `ip:port`, to be tried from here; nothing is tried where this is that very place.
+    /// The shard's primary, `ip:port`, to probe from this host; not probed if it is this address.
     pub primary: Option<String>,
 }
 
-/// A copy as a survey found it.
+/// Result of probing one replica.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProbeResult {
@@ -40,94 +40,94 @@ pub struct ProbeResult {
     pub shard: u32,
     /// `ip:port`.
     pub address: String,
-    /// Why nothing more is known, where it did not answer.
+    /// Reason why the instance did not answer; the other fields are empty then.
     pub error: Option<String>,
     /// Its role.
     pub role: ReplicationRole,
-    /// The history that its offset counts in (`master_replid`).
+    /// Replication ID of its offset (`master_replid`).
     pub replication_id: String,
-    /// The history before that, and where it ended: of a replica that was promoted.
+    /// Previous replication ID and its last offset, for a replica that was promoted.
     pub previous_history: Option<(String, u64)>,
-    /// Seconds since it last heard of its primary: the link's last byte, or its end.
+    /// Seconds since the last byte from its primary, or since the link went down.
     pub silent_for_s: Option<u64>,
-    /// A first or full sync is under way, or its data are still being loaded.
+    /// True during a full sync or while it loads its data.
     pub is_syncing: bool,
-    /// Is the append-only file on and its last write good?
+    /// True if the append-only file is on and its last write succeeded.
     pub is_durable: bool,
-    /// How long the process runs, in seconds.
+    /// Uptime of the process, in seconds.
     pub uptime_s: u64,
     /// Keys.
     pub keys: u64,
     /// Bytes of keys and values.
     pub bytes: u64,
-    /// Bytes a second that it took in from its primary, on average since it was started.
+    /// Average bytes per second received from its primary since its start.
     pub stream_bytes_per_s: u64,
-    /// Its `min-replicas-to-write`: copies of a shard have one template.
+    /// Its `min-replicas-to-write`; all instances of a shard share one template.
     pub min_replicas: u32,
     /// Its `min-replicas-max-lag`, in seconds.
     pub min_replicas_max_lag_s: u64,
-    /// What the primary answered to this host; unreachable where it was not tried.
+    /// Role of the primary as seen from this host; `Unreachable` if it was not probed.
     pub primary_role: ReplicationRole,
-    /// The failover to this place that the journal here knows, last.
+    /// Last failover to this address in the journal of this host.
     pub failover: Option<FailoverRecord>,
 }
 
-/// A failover in the journal of the promoted copy's host.
+/// Describes a failover in the journal of the promoted replica's host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverRecord {
     /// The primary that it replaces, `ip:port`.
     pub from: String,
-    /// May the copy hold writes of its own since?
+    /// True if the replica may hold writes that only it has.
     pub promotion_started: bool,
-    /// Has it come to its end, or been taken back?
+    /// True if it was completed or reverted.
     pub is_finished: bool,
 }
 
-/// Promote a copy whose primary is gone. Goes to the copy's host.
+/// Promotes a replica whose primary is lost. Goes to the replica's host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PromoteReplica {
-    /// Whose step it is.
+    /// Run and shard of the step.
     pub header: StepHeader,
-    /// Who runs it: `user@machine`.
+    /// Operator who runs it (`user@machine`).
     #[serde(default)]
     pub operator: String,
-    /// The primary that is gone, `ip:port`.
+    /// The lost primary, `ip:port`.
     pub from: String,
-    /// The copy, `ip:port`.
+    /// The replica to promote, `ip:port`.
     pub to: String,
-    /// The other copies that live, `ip:port`: they leave the old primary before the new one is opened.
+    /// The other reachable replicas, `ip:port`; they leave the old primary before the new one is opened.
     pub other_replicas: Vec<String>,
-    /// The epoch under which it will be published.
+    /// Epoch that publishes the new primary.
     pub epoch: u64,
     /// The application's ACL user on this shard.
     pub app_user: String,
-    /// The copy's `redis_shard`.
+    /// The replica's `redis_shard`.
     pub instance: Value,
-    /// Its offset as the plan showed it; one that is lower now is not promoted.
+    /// Replication offset in the plan; a replica with a lower offset is not promoted.
     pub offset: u64,
-    /// Was the old primary stopped for good by its own host? Otherwise it is waited for until it accepts no writes.
+    /// True if the old primary's host has stopped it permanently; otherwise the agent waits until it accepts no writes.
     pub old_primary_is_stopped: bool,
 }
 
-/// A promoted copy.
+/// Result of a promotion.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PromoteResult {
-    /// Where its history branches off.
+    /// Replication offset at which its history branches off.
     pub offset: u64,
-    /// Was it promoted when this was asked?
+    /// True if it had been promoted before this request.
     pub already_promoted: bool,
-    /// Milliseconds that the old primary's last right to write was waited for.
+    /// Milliseconds waited until the old primary could no longer accept writes.
     pub waited_ms: u64,
 }
 
-/// Work on one instance of the host that is asked.
+/// Names one instance on this host for a step.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct InstanceRef {
-    /// Whose step it is.
+    /// Run and shard of the step.
     pub header: StepHeader,
     /// The instance, `ip:port`.
     pub address: String,
-    /// The shard's owner by the map, `ip:port`.
+    /// The shard's primary in the map, `ip:port`.
     pub primary: String,
     /// The map's epoch.
     pub epoch: u64,
@@ -135,20 +135,20 @@ pub struct InstanceRef {
     pub instance: Value,
 }
 
-/// Have a primary go on with the replicas that are left.
+/// Lets a primary accept writes with the remaining replicas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LowerMinReplicas {
     /// The primary.
     pub primary: InstanceRef,
-    /// How many replicas it has from now on.
+    /// Number of remaining replicas.
     pub replicas: u32,
 }
 
-/// An old primary that was set aside.
+/// Result of archiving an old primary.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArchivedInstance {
-    /// Where its files are; empty where there was nothing.
+    /// Directory of its archived files; `None` if there were none.
     pub archive_dir: Option<PathBuf>,
-    /// Bytes of its replication stream that the new owner never got; unknown where it was started anew since.
+    /// Bytes of its replication stream that the new primary never received; `None` if it was restarted since.
     pub bytes_ahead: Option<u64>,
 }

@@ -1,4 +1,4 @@
-//! The journals of moves on a host: where they are, and what they say.
+//! The journals of moves on a host: their directory and their contents.
 
 use std::path::PathBuf;
 
@@ -10,28 +10,28 @@ use super::moves::Credentials;
 use super::observed::ReplicationRole;
 use crate::protocol::throttle::ThrottleLimits;
 
-/// Where the host half keeps its journals unless told otherwise.
+/// Default directory of the journals on a host.
 pub const DEFAULT_JOURNAL_DIR: &str = "/var/lib/dunlin/moves";
 
-/// [`MOVES`] as a path.
+/// Returns [`DEFAULT_JOURNAL_DIR`] as a path.
 pub fn default_journal_dir() -> PathBuf {
     PathBuf::from(DEFAULT_JOURNAL_DIR)
 }
 
-/// Which journals to read.
+/// Selects the journals to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ListMoves {
-    /// How instances are entered.
+    /// Credentials for the instances.
     pub credentials: Credentials,
-    /// Where the journals are.
+    /// Directory of the journals.
     #[serde(default = "default_journal_dir")]
     pub journal_dir: PathBuf,
 }
 
-/// One move in the journal of its target's host.
+/// Describes one move in the journal of its target's host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveState {
-    /// The run.
+    /// ID of the run.
     pub run: String,
     /// The shard.
     pub shard: u32,
@@ -41,28 +41,27 @@ pub struct MoveState {
     pub to: String,
     /// The source's other replicas.
     pub other_replicas: Vec<String>,
-    /// The epoch it is for; of a replica that the map names, the one that named it.
+    /// Map epoch of the move; for a replica in the map, the epoch that added it.
     pub epoch: u64,
     /// The application's ACL user.
     pub app_user: String,
-    /// The target instance as it was asked for, so that another operator can go on.
+    /// Requested target instance, so that another operator can resume the move.
     pub instance: Value,
-    /// What it leaves to the source's clients.
+    /// Limits that protect the source's clients.
     #[serde(default)]
     pub throttle: ThrottleLimits,
     /// The last step in the journal.
     pub phase: String,
     /// `intent`, `done` or `failed`.
     pub phase_state: String,
-    /// When that was noted, RFC 3339.
+    /// Time of that entry, RFC 3339.
     pub recorded_at: String,
-    /// Is it a replica that is made, and not the primary that moves? The source is the primary then, and `others` the
-    /// replica that is replaced.
+    /// True for a replica build; the source is the primary then, and `other_replicas` names the replaced replica.
     #[serde(default)]
     pub is_replica: bool,
-    /// Has it come to an end, at the source or at the target?
+    /// True if it has ended, at the source or at the target.
     pub is_finished: bool,
-    /// Is it a failover? Then the source was given up, and the target may have been opened where that is said.
+    /// Set for a failover: the source is lost, and the record says whether the target may have been opened.
     #[serde(default)]
     pub failover: Option<failover::FailoverRecord>,
     /// The source's role now.
@@ -71,12 +70,12 @@ pub struct MoveState {
     pub target_role: ReplicationRole,
 }
 
-/// A move in the journal of its target's host, as it ended.
+/// Describes a move in the journal of its target's host, with its outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MoveHistoryEntry {
-    /// The run.
+    /// ID of the run.
     pub run: String,
-    /// Who ran it.
+    /// Operator who started it.
     pub operator: String,
     /// The shard.
     pub shard: u32,
@@ -84,35 +83,35 @@ pub struct MoveHistoryEntry {
     pub from: String,
     /// Target, `ip:port`.
     pub to: String,
-    /// The epoch it was for.
+    /// Map epoch of the move.
     pub epoch: u64,
-    /// When it was begun, RFC 3339.
+    /// Start time, RFC 3339.
     pub started_at: String,
-    /// When the last record was made.
+    /// Time of the last entry, RFC 3339.
     pub last_recorded_at: String,
     /// `moved`, `failed over`, `replica made`, `taken back`, or `open`.
     pub outcome: String,
 }
 
-/// Where recovery left a move.
+/// Result of the recovery of a move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RecoveryResult {
     /// The source serves; the copy, if there is one, follows it.
     AtSource {
-        /// Why.
+        /// Reason for the decision.
         reason: String,
     },
     /// The target serves.
     AtTarget {
-        /// Why.
+        /// Reason for the decision.
         reason: String,
-        /// What remains to be done.
+        /// Remaining work.
         follow_ups: Vec<String>,
     },
-    /// Nothing was changed: a person has to decide.
+    /// The operator has to decide; recovery changed nothing.
     Undecided {
-        /// What was found, and what there is to choose from.
+        /// Roles that were found, and the possible choices.
         reason: String,
     },
 }

@@ -1,4 +1,4 @@
-//! A move, step by step: what is to be done, and how it ended.
+//! The steps of a move: their inputs and their results.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,38 +9,38 @@ use serde_json::Value;
 use super::history::default_journal_dir;
 use crate::protocol::throttle::ThrottleLimits;
 
-/// A run begins to move shards on this host, under the host's lock.
+/// Starts a run that moves shards on this host, under the host's lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StartRun {
-    /// The run.
+    /// ID of the run.
     pub run: String,
-    /// Where the journals are.
+    /// Directory of the journals.
     #[serde(default = "default_journal_dir")]
     pub journal_dir: PathBuf,
 }
 
-/// What every step of a run on one shard carries.
+/// Holds the fields that every step of a run on one shard shares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepHeader {
-    /// The run.
+    /// ID of the run.
     pub run: String,
-    /// The run's number on the host that is asked, from [`Request::Begin`](super::Request::Begin); with one that is not
-    /// the latest any more, no step is begun.
+    /// Generation of the run on this host, from [`ShardRequest::StartRun`](super::ShardRequest::StartRun); the host
+    /// rejects a step of any run but the latest.
     #[serde(default)]
     pub generation: u64,
-    /// The shard's number.
+    /// Number of the shard.
     pub shard: u32,
-    /// How its instances are entered.
+    /// Credentials for its instances.
     pub credentials: Credentials,
-    /// Where the host's journals are.
+    /// Directory of the host's journals.
     #[serde(default = "default_journal_dir")]
     pub journal_dir: PathBuf,
 }
 
-/// How dunlin enters an instance.
+/// Holds the credentials that dunlin uses for an instance.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Credentials {
-    /// The ACL user; it may do everything.
+    /// ACL user with all permissions.
     pub user: String,
     /// Its password.
     pub password: String,
@@ -52,23 +52,23 @@ impl fmt::Debug for Credentials {
     }
 }
 
-/// Bounds of a move.
+/// Limits of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct MoveLimits {
-    /// Longest time that writes are held, in milliseconds; past half of it the switch gives up and tries again.
+    /// Longest write pause, in milliseconds; a target that needs more than half of it to catch up ends the attempt.
     pub max_write_pause_ms: u64,
-    /// How often the switch is tried before the move is rolled back.
+    /// Maximum number of cutover attempts.
     pub max_cutover_attempts: u32,
     /// Longest time without progress while copying, in seconds.
     pub copy_stall_timeout_s: u64,
-    /// How far behind, in bytes, the target may be when the switch begins.
+    /// Maximum lag of the target, in bytes, at the start of the cutover.
     pub max_lag_bytes: u64,
-    /// Keys compared per second; 0: as fast as it goes.
+    /// Keys compared per second; 0: unlimited.
     pub verify_keys_per_s: u64,
-    /// Go on although the target's listpack limits differ from the source's: the move re-encodes.
+    /// Allow a move that re-encodes data because the target's listpack limits differ from the source's.
     pub allow_reencoding: bool,
-    /// What is left to the source's clients.
+    /// Limits that protect the source's clients.
     pub throttle: ThrottleLimits,
 }
 
@@ -86,42 +86,42 @@ impl Default for MoveLimits {
     }
 }
 
-/// One shard's move.
+/// Describes the move of one shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveSpec {
-    /// Whose step it is.
+    /// Run and shard of the step.
     pub header: StepHeader,
-    /// Who runs it: `user@machine`, for the log.
+    /// Operator who runs it (`user@machine`), for the log.
     #[serde(default)]
     pub operator: String,
     /// The source, `ip:port`.
     pub from: String,
-    /// The target on the host that is asked, `ip:port`.
+    /// The target on this host, `ip:port`.
     pub to: String,
-    /// The source's other replicas, `ip:port`; they follow the new owner.
+    /// The source's other replicas, `ip:port`; they follow the new primary.
     #[serde(default)]
     pub other_replicas: Vec<String>,
-    /// The epoch under which the new owner will be published.
+    /// Epoch that publishes the new primary.
     pub epoch: u64,
     /// The application's ACL user on this shard.
     pub app_user: String,
     /// The target instance: the desired state of its `redis_shard`, contents by digest.
     pub instance: Value,
-    /// Did [`Request::Arm`](super::Request::Arm) make the source's file ready for this switch?
+    /// True if [`ShardRequest::RequireReplicas`](super::ShardRequest::RequireReplicas) prepared the source's file.
     #[serde(default)]
     pub source_file_requires_replicas: bool,
-    /// Bounds.
+    /// Limits of the move.
     #[serde(default)]
     pub limits: MoveLimits,
 }
 
-/// One reason against a move.
+/// Describes one issue that prevents a move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreflightIssue {
     /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
     /// `overcommit`, `source`, `replica`, `stranger`, `port`.
     pub rule: String,
-    /// What was found and what would do.
+    /// Finding and required value.
     pub reason: String,
 }
 
@@ -131,23 +131,23 @@ impl fmt::Display for PreflightIssue {
     }
 }
 
-/// A copy's end.
+/// Result of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopyResult {
     /// Bytes of the target's data set.
     pub bytes: u64,
-    /// Seconds from birth to the last comparison.
+    /// Seconds from the target's start to the end of the verification.
     pub seconds: f64,
     /// The comparison.
     pub verification: VerifyResult,
 }
 
-/// What a comparison found; equal where the three lists are empty.
+/// Result of a comparison; source and target are equal if all three lists are empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyResult {
     /// Keys compared.
     pub keys: u64,
-    /// How many of them were asked of both servers; the others are equal by the target's files.
+    /// Keys compared by querying both servers; the others are equal in the target's files.
     #[serde(default)]
     pub compared_live: u64,
     /// Keys whose bytes differ but whose contents are the same: another encoding.
@@ -163,48 +163,48 @@ pub struct VerifyResult {
 }
 
 impl VerifyResult {
-    /// Are source and target equal?
+    /// Returns true if source and target are equal.
     pub fn is_equal(&self) -> bool {
         self.differing.is_empty() && self.missing.is_empty() && self.extra.is_empty()
     }
 }
 
-/// Arm a source's file.
+/// Sets `min-replicas-to-write` in a primary's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RequireReplicas {
-    /// Whose step it is.
+    /// Run and shard of the step.
     pub header: StepHeader,
-    /// The source on the host that is asked, `ip:port`.
+    /// The source on this host, `ip:port`.
     pub address: String,
-    /// How many replicas it must have to accept writes: the move's target, and the others of the map.
+    /// Replicas required to accept writes: the move's target and the others in the map.
     pub replicas: u32,
     /// Its `redis_shard` as it was provisioned.
     pub instance: Value,
 }
 
-/// A switch's end.
+/// Result of a cutover.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutoverResult {
-    /// Microseconds from the pause of writes at the source to the opening of the target, as this host saw it.
+    /// Microseconds from the write pause at the source to the promotion of the target, measured on this host.
     pub gap_us: u64,
-    /// The offset at which the source was fenced.
+    /// Replication offset at which the source was demoted.
     pub offset: u64,
-    /// How many attempts were given up before.
+    /// Number of failed attempts before this one.
     pub retries: u32,
-    /// Was the shard already handed over when this was asked?
+    /// True if the shard had been cut over before this request.
     pub already_cut_over: bool,
-    /// What remains to be done: a source or a replica that did not answer.
+    /// Remaining work, such as a source or a replica that did not answer.
     pub follow_ups: Vec<String>,
 }
 
-/// Retire an instance.
+/// Stops an instance and archives its files.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetireInstance {
-    /// Whose step it is.
+    /// Run and shard of the step.
     pub header: StepHeader,
     /// The instance on this host, `ip:port`.
     pub address: String,
-    /// The new owner, `ip:port`.
+    /// The new primary, `ip:port`.
     pub primary: String,
     /// The map's epoch.
     pub epoch: u64,
@@ -212,13 +212,13 @@ pub struct RetireInstance {
     pub app_user: String,
     /// Its `redis_shard` as it was provisioned.
     pub instance: Value,
-    /// How long the files are kept, in hours; a note beside them says until when.
+    /// Retention of the files, in hours; a note in the archive gives the end date.
     pub retention_hours: u64,
 }
 
-/// A retired instance.
+/// Result of retiring an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetireResult {
-    /// Where its files are kept; empty where it had been retired before.
+    /// Directory of its archived files; `None` if it had been retired before.
     pub archive_dir: Option<PathBuf>,
 }

@@ -83,7 +83,7 @@ pub fn select_candidate(
         None => {
             let reasons = ineligible.into_iter().filter_map(|(copy, why)| Some(format!("{} {}", copy.host, why?)));
             let why = reasons.collect::<Vec<_>>().join("; ");
-            Err(Ineligible::Unavailable(format!("{why}: bring {} back, or say --stale", primary.host)))
+            Err(Ineligible::Unavailable(format!("{why}: bring {} back, or say --allow-stale", primary.host)))
         }
     }
 }

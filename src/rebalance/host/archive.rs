@@ -11,7 +11,7 @@ use crate::resources::redis_shard::RedisShard;
 /// `None` where there was nothing to move. The instance must not be running.
 ///
 /// # Errors
-/// What the system said, with the path.
+/// Returns an error with the path if a file cannot be moved or written.
 pub fn archive_files(instance: &RedisShard, reason: &str) -> Result<Option<PathBuf>> {
     let files = [instance.conf_path(), instance.acl_path()];
     let has_data =

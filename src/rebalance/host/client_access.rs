@@ -1,8 +1,8 @@
-//! Who may enter the target: until it is promoted, no user but dunlin's own.
+//! Client access to the target: until its promotion, only dunlin's own user may log in.
 //!
-//! No user of the application, so that a target that starts anew as a master takes no writes before its move is decided. A
-//! replica, since the fenced source is one: were it let in before the promotion, it would replace its data by those
-//! of a target that lacks some.
+//! The application's users are off, so that a target that restarts as a primary accepts no writes before the move is
+//! decided. The replication user is off too: the demoted source would otherwise replace its data with those of a
+//! target that may lack some.
 
 use std::collections::BTreeSet;
 
@@ -15,16 +15,16 @@ use super::redis_client::{RedisClient, redis_command};
 use crate::protocol::shard::MoveSpec;
 use crate::resources::redis_shard::RedisShard;
 
-/// The ACL users that are off while the target stands by.
+/// Holds the ACL users that are off while the target is on standby.
 pub struct ClientAccess {
     users: Vec<String>,
 }
 
 impl ClientAccess {
-    /// Every user that the target's ACL file lets in, or that its birth closed, but for dunlin's own.
+    /// Collects all users that are on in the target's ACL file or were turned off at its start, except dunlin's own.
     ///
     /// # Errors
-    /// The source does not answer, or the target's ACL file cannot be read.
+    /// Returns an error if the source does not answer, or the target's ACL file cannot be read.
     pub fn from_source(
         spec: &MoveSpec,
         diary: &MoveJournal,
@@ -46,16 +46,16 @@ impl ClientAccess {
         Ok(Self { users: users.into_iter().collect() })
     }
 
-    /// The door that this move closed, by its journal.
+    /// Reads the users that this move turned off from its journal.
     pub fn from_journal(spec: &MoveSpec, journal: &MoveJournal) -> Self {
         Self { users: closed_users(journal, &spec.app_user) }
     }
 
-    /// All of the target's opening that waits for a disk, but for its last word: should it start anew from now on, it is
-    /// a master that is closed. In memory it follows the source as before.
+    /// Writes the target's files so that a restart makes it a closed primary; in memory it still follows the source.
+    /// This does the disk syncs of the promotion in advance.
     ///
     /// # Errors
-    /// What the system or the target said.
+    /// Returns an error if a file cannot be written or the target rejects a command.
     pub fn prepare_standby(
         &self,
         journal: &mut MoveJournal,
@@ -69,11 +69,12 @@ impl ClientAccess {
         journal.log_done(MovePhase::PrepareStandby, Value::Null)
     }
 
-    /// P10 and the opening in one moment: here the gap ends. The replicas come over only now, so it does not wait for
-    /// them; its file says what it needs, should it start anew, and `finish` has it so in memory too.
+    /// Promotes the target and enables its users in one transaction (P10), which ends the write pause. Sets
+    /// `min-replicas-to-write` to 0 in memory, as the replicas attach only afterwards; the file keeps the required
+    /// number, and `finish_cutover` restores it in memory.
     ///
     /// # Errors
-    /// What the target said; nothing or all of it is done.
+    /// Returns an error if the target rejects the transaction; none of its commands has run then.
     pub fn promote_target(&self, target: &mut RedisClient) -> Result<()> {
         let begin = [
             redis_command(&["CONFIG", "SET", "min-replicas-to-write", "0"]),
@@ -83,16 +84,16 @@ impl ClientAccess {
         target.run_transaction(&all).map(drop)
     }
 
-    /// P11: it stays open when it starts anew.
+    /// Enables the users in the target's ACL file, so that it stays open after a restart (P11).
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns an error if the ACL file or the journal cannot be written.
     pub fn persist_access(&self, journal: &mut MoveJournal, instance: &RedisShard) -> Result<()> {
         instance.set_users_enabled(&self.users, true)?;
         journal.log_done(MovePhase::OpenTarget, Value::Null)
     }
 
-    /// Who has to be let in.
+    /// Returns the users to enable.
     pub fn users(&self) -> &[String] {
         &self.users
     }
@@ -102,7 +103,7 @@ impl ClientAccess {
     }
 }
 
-/// The users that the last stand-by of this move closed, by its journal.
+/// Returns the users that the last standby of this move turned off, from its journal.
 pub fn closed_users(diary: &MoveJournal, app_user: &str) -> Vec<String> {
     noted_users(diary, MovePhase::PrepareStandby).unwrap_or_else(|| vec![app_user.to_owned()])
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::http::{self, HttpError, Response};
 use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, PublishedShard};
 
-/// How long a service may take for its whole answer.
+/// Time limit for the complete response of a service.
 const SERVICE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest answer, in bytes.
 const MAX_BODY: usize = 64 << 10;

@@ -1,4 +1,4 @@
-//! P1–P5: a copy that has caught up, is durable, and was found equal.
+//! Copy (P1–P5): starts the target, waits until it has caught up and is durable, and verifies it.
 
 use std::time::{Duration, Instant};
 
@@ -13,27 +13,27 @@ use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MoveSpec, RecoveryResult, ReplicationRole};
 use crate::resources::BlobSource;
 
-/// How long a new instance may take until it answers.
+/// Time limit for a new instance to answer.
 pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Brings the copy to the point from which the switch begins. A copy that is already there is only caught up with.
+/// Copies the shard until the cutover can start; an existing copy only has to catch up.
 ///
 /// # Errors
-/// What stopped it; the source has not been touched but for its replication settings, and sends nothing any more
-/// where the run was cancelled.
+/// Returns an error if a step fails; only the source's replication settings may have changed then, and a canceled copy
+/// no longer loads the source.
 pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     let mut source = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
         role if replication_progress::is_replica_of(&role, &spec.to) => return Ok(CopyResult::default()),
-        role => bail!("the source {} is no master ({role:?})", spec.from),
+        role => bail!("the source {} is not a primary ({role:?})", spec.from),
     }
     let start_lock = rate_limiter::copy_start_lock(spec);
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
     journal.start_move(spec)?;
     if journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some() {
-        // An earlier switch was cut short; its target may stand by as a closed master.
+        // An earlier cutover was interrupted; its target may be a closed primary on standby.
         match recover::recover_by_roles(spec, &mut journal, START_TIMEOUT)? {
             RecoveryResult::AtSource { .. } => {}
             RecoveryResult::AtTarget { .. } => return Ok(CopyResult::default()),
@@ -63,7 +63,7 @@ pub fn build_replica(
     start_replica::start_replica(&instance, spec, blobs)?;
     let mut target = RedisClient::open_with_retry(&spec.to, &spec.header.credentials, START_TIMEOUT)?;
     if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        bail!("{} is a master already; nothing was copied over it", spec.to);
+        bail!("{} is already a primary; nothing was copied to it", spec.to);
     }
     journal.log_done(MovePhase::StartReplica, json!({ "run_id": target.fetch_run_id()? }))?;
 

@@ -1,16 +1,16 @@
-//! P6–P11: the source is armed, holds writes, is fenced; the target is promoted and opened.
+//! Cutover (P6–P11): pauses writes at the source, demotes it, then promotes and opens the target.
 //!
-//! What waits for a disk happens before writes are held, or after the target is open; between the two are five round
-//! trips. At every moment at most one of the two accepts application writes:
-//! - Armed, the source accepts writes only with all its replicas attached, also after a restart. So a source that dies
-//!   fenced and comes back as a master (its role is not in its file yet) refuses writes, since its replica left it.
-//! - The target stands by: by its files it is a master already, with the users of application and replicas off.
-//!   Restarted before they are on durably, it is closed, and nothing that it may have acknowledged is overwritten by a
-//!   sync from the source. Nor does the source, fenced, take over a target's data before the target is promoted: the
-//!   target lets no replica in until then.
-//! - The offset at which the source was fenced is read in the transaction that fences it. Should the pause have run
-//!   out before, the target may lack writes: then the source is taken back, and nothing was lost.
-//! - A fence that was overtaken by time (this process was stopped) is not acted upon, but looked at anew by roles.
+//! All disk syncs happen before writes are paused or after the target is open; the pause itself takes five round
+//! trips. At any time at most one of the two instances accepts application writes:
+//! - The source accepts writes only with all its replicas attached, also after a restart. A source that crashes after
+//!   its demotion and restarts as a primary (its new role is not in its file yet) refuses writes: its replica left.
+//! - The target is on standby: its files already make it a primary, with the users of application and replicas off.
+//!   If it restarts before they are durably on, it is closed, and no sync from the source overwrites writes that it
+//!   acknowledged. The demoted source cannot load the target's data before the promotion either: until then the
+//!   target accepts no replica.
+//! - The transaction that demotes the source also reads its offset. If the pause expired before that, the target may
+//!   lack writes: the cutover is rolled back to the source, and no write is lost.
+//! - If this process was stopped after the demotion for too long, recovery decides by the roles instead.
 
 use std::time::{Duration, Instant};
 
@@ -30,28 +30,28 @@ use crate::protocol::shard::{CutoverResult, MoveSpec, RecoveryResult, Replicatio
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
 
-/// How long after the fence the target may be promoted without looking at the roles again. A source that died needs
-/// longer than this to come back, load its data, and have a replica attached and counted.
+/// Maximum time from demotion to promotion without checking the roles again. A crashed source needs longer than this
+/// to restart, load its data, and count an attached replica.
 const MAX_PROMOTION_DELAY: Duration = Duration::from_millis(100);
-/// How long a switch that lost its way looks at the roles before it says that a person has to decide.
+/// Time limit for recovery by roles, after which the operator has to decide.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
-/// How long the replicas may take to come over to the target, and to be counted there: they look once a second.
+/// Time limit for the replicas to attach to the target and be counted there; they reconnect once a second.
 const REPLICA_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two looks at the target while writes are held.
+/// Poll interval for the target's offset while writes are paused.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
-/// How one attempt ended.
+/// Result of one cutover attempt.
 enum CutoverAttempt {
     Done(CutoverResult),
-    /// The source serves as before; why.
+    /// The source serves as before; holds the reason.
     Abandoned(String),
 }
 
-/// Hands the shard over; where it is handed over already, says so.
+/// Cuts the shard over to the target; reports a shard that has been cut over already.
 ///
 /// # Errors
-/// All attempts were given up, or a person has to decide; the shard then is where it was, or the message says what
-/// was found.
+/// Returns an error if all attempts failed and the source still serves, or if the operator has to decide; the message
+/// then names the roles that were found.
 pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     if is_finished(journal.current_entries()) && is_handed_over(spec) {
@@ -83,7 +83,7 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
             }
             Err(error) => return Err(error),
         }
-        sink.emit(Event::Note { text: format!("shard {}: switch given up: {last_failure}", spec.header.shard) });
+        sink.emit(Event::Note { text: format!("shard {}: cutover attempt failed: {last_failure}", spec.header.shard) });
     }
     bail!("shard {} stays at {}: {last_failure}", spec.header.shard, spec.from)
 }
@@ -102,7 +102,7 @@ fn result_at_target(decided: RecoveryResult) -> Result<CutoverResult> {
     }
 }
 
-/// Is the source armed by this move, as far as the journal knows?
+/// Returns true if the journal says that this move changed the source's `min-replicas-to-write`.
 fn is_source_prepared(journal: &MoveJournal) -> bool {
     let last = |step, mark| journal.current_entries().iter().rposition(|r| r.phase == step && r.state == mark);
     last(MovePhase::RequireReplicas, PhaseState::Intent) > last(MovePhase::RollBack, PhaseState::Done)
@@ -115,7 +115,7 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. })
         || !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from)
     {
-        bail!("{} does not follow {} as a copy; `copy` comes first", spec.to, spec.from);
+        bail!("{} is not a replica of {}; copy the shard first", spec.to, spec.from);
     }
     replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
@@ -127,7 +127,7 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
         CutoverAttempt::Done(done) => done,
         abandoned => return Ok(abandoned),
     };
-    // Both files at the same time. A source that died meanwhile is settled by `finish`, or stays pending.
+    // Both instances write their files at the same time. If the source crashed, `finish_cutover` reports a follow-up.
     let source_cmds = restore_min_replicas_cmds(journal);
     let sent = source.send_commands(&source_cmds);
     journal.log_intent_unsynced(MovePhase::OpenTarget)?;
@@ -137,7 +137,7 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     Ok(CutoverAttempt::Done(CutoverResult { follow_ups, ..result }))
 }
 
-/// P7–P10: nothing in here waits for a disk while writes are held.
+/// Pauses writes, drains, demotes and promotes (P7–P10); never waits for a disk while writes are paused.
 fn hand_over_writes(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -145,13 +145,13 @@ fn hand_over_writes(
     (source, target): (&mut RedisClient, &mut RedisClient),
 ) -> Result<CutoverAttempt> {
     let pause = Duration::from_millis(spec.limits.max_write_pause_ms);
-    // From here on a fence may have happened, as far as anybody knows who finds this journal after a power cut.
+    // After a power failure, recovery has to assume from here on that the source may have been demoted.
     journal.log_intent(MovePhase::Pause, json!({ "boot": read_boot_id()? }))?;
     let started = Instant::now();
     let milliseconds = spec.limits.max_write_pause_ms.to_string();
     let replies =
         source.run_all(&[redis_command(&["CLIENT", "PAUSE", &milliseconds, "WRITE"]), redis_command(&["ROLE"])])?;
-    let offset = primary_offset(replies.get(1)).context("the source is no master any more")?;
+    let offset = primary_offset(replies.get(1)).context("the source is no longer a primary")?;
     journal.log_done_unsynced(MovePhase::Pause)?;
 
     journal.log_intent_unsynced(MovePhase::Drain)?;
@@ -165,19 +165,21 @@ fn hand_over_writes(
     journal.log_intent_unsynced(MovePhase::DemoteSource)?;
     if started.elapsed() > pause * 3 / 4 {
         recover::roll_back_cutover(spec, journal, source, Some(target))?;
-        return Ok(CutoverAttempt::Abandoned("the pause was nearly over before the source was fenced".to_owned()));
+        return Ok(CutoverAttempt::Abandoned(
+            "the write pause was about to expire before the source was demoted".to_owned(),
+        ));
     }
     failpoint::hit_failpoint(MovePhase::DemoteSource, FailpointPosition::AfterLastCheck);
     let demote_started = Instant::now();
     let demoted_at = demote_source(source, &spec.to)?;
     if demoted_at > offset && target.fetch_info("replication")?.number_field("slave_repl_offset") < demoted_at {
         recover::roll_back_cutover(spec, journal, source, Some(target))?;
-        return Ok(CutoverAttempt::Abandoned("the source took writes before it was fenced".to_owned()));
+        return Ok(CutoverAttempt::Abandoned("the source accepted writes before it was demoted".to_owned()));
     }
     journal.log_done_unsynced(MovePhase::DemoteSource)?;
     journal.log_intent_unsynced(MovePhase::Promote)?;
     if demote_started.elapsed() > MAX_PROMOTION_DELAY {
-        bail!("this host was stopped for {} ms at the fence", demote_started.elapsed().as_millis());
+        bail!("the agent was suspended for {} ms after the source was demoted", demote_started.elapsed().as_millis());
     }
     access.promote_target(target)?;
     let gap_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
@@ -185,7 +187,7 @@ fn hand_over_writes(
     Ok(CutoverAttempt::Done(CutoverResult { gap_us, offset: demoted_at, ..CutoverResult::default() }))
 }
 
-/// P9. Returns the source's offset in the moment in which it stopped being a master.
+/// Demotes the source (P9) and returns its offset at the moment of demotion.
 fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
     let (host, port) = split_address(target)?;
     let port = port.to_string();
@@ -194,20 +196,20 @@ fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
         redis_command(&["REPLICAOF", host, &port]),
         redis_command(&["CLIENT", "UNPAUSE"]),
     ])?;
-    primary_offset(executed.first()).context("the source was no master any more when it was fenced")
+    primary_offset(executed.first()).context("the source was no longer a primary when it was demoted")
 }
 
-/// The identity of this start of the host: notes that were not synced are lost with it.
+/// Returns the boot ID of the host; journal entries without a sync may be lost on a reboot.
 pub fn read_boot_id() -> Result<String> {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the host's boot id")?;
     Ok(id.trim().to_owned())
 }
 
-/// After the opening: source and replicas durably follow the target; role and rules are read back. Returns what is
-/// left to do; without that, the move is noted as settled.
+/// Lets source and replicas follow the target durably, after reading the target's role and users back. Returns the
+/// remaining follow-ups; without any, records the move as finished.
 ///
 /// # Errors
-/// The target is not what it is to be.
+/// Returns an error if the target's role, users or configuration are not as expected.
 pub fn finish_cutover(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -247,14 +249,14 @@ fn repoint_follower(spec: &MoveSpec, follower: &str, source_cmds: &[Cmd]) -> Res
     link.run_all(rewrite).map(drop)
 }
 
-/// I2: only what was read back is reported.
+/// Reads role, users and configuration back: only verified state is reported (I2).
 fn verify_target(
     spec: &MoveSpec,
     instance: &RedisShard,
     (journal, target): (&MoveJournal, &mut RedisClient),
 ) -> Result<()> {
     if !matches!(target.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is no master after it was opened", spec.to);
+        bail!("{} is not a primary after its promotion", spec.to);
     }
     let is_on = |value: &Value| match value {
         Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| value_text(flag) == Some("on")),
@@ -263,12 +265,12 @@ fn verify_target(
     for name in ClientAccess::from_journal(spec, journal).users() {
         let user: Vec<Value> = target.query(&redis_command(&["ACL", "GETUSER", name]))?;
         if !user.iter().any(is_on) {
-            bail!("the user {name} is not on at {}", spec.to);
+            bail!("user {name} is not enabled at {}", spec.to);
         }
     }
     match instance.read_conf()? {
         Some(conf) if conf.replica_of().is_none() => Ok(()),
-        _ => bail!("the configuration of {} does not say yet that it is a master", spec.to),
+        _ => bail!("the configuration file of {} still makes it a replica", spec.to),
     }
 }
 
@@ -280,7 +282,7 @@ fn value_text(value: &Value) -> Option<&str> {
     }
 }
 
-/// The offset in a master's answer to `ROLE`; `None` from a replica.
+/// Returns the offset in a primary's reply to `ROLE`; `None` for a replica.
 fn primary_offset(role: Option<&Value>) -> Option<u64> {
     let Some(Value::Array(fields)) = role else { return None };
     match &fields[..] {
@@ -289,7 +291,7 @@ fn primary_offset(role: Option<&Value>) -> Option<u64> {
     }
 }
 
-/// What the target has applied; 0 while it is not connected.
+/// Returns the offset that the target has applied; 0 while it is not connected.
 fn applied_offset(target: &mut RedisClient) -> Result<u64> {
     let role: Vec<Value> = target.query(&redis_command(&["ROLE"]))?;
     Ok(match role.last() {

@@ -1,13 +1,13 @@
-//! A copy takes the place of a primary that is gone, in the agent on the copy's host.
+//! Promotes a replica whose primary is lost, in the agent on the replica's host.
 //!
-//! At every moment at most one of the two accepts application writes:
-//! - The copy leaves the old primary closed: all users but dunlin's and replication's are off in its file and in
-//!   memory, and those who were connected are sent away. Restarted now, it is a closed master.
-//! - All other copies leave the old primary too, before the new one is opened. With `min-replicas-to-write` the old one
-//!   accepts no write `min-replicas-max-lag` seconds after the last of them was heard, and none after a restart. That
-//!   long is waited, unless its own host has stopped it for good. Should it answer meanwhile, it is not dead: all goes
-//!   back to it, and nothing was written anywhere else.
-//! - From the journal's `promote` on, the copy may hold writes that only it has: then there is no way but on.
+//! At any time at most one of the two instances accepts application writes:
+//! - The replica leaves the old primary closed: all users but those of dunlin and replication are off in its file and
+//!   in memory, and their clients are disconnected. A restart makes it a closed primary.
+//! - All other replicas leave the old primary before the new one is opened. With `min-replicas-to-write` the old one
+//!   rejects writes `min-replicas-max-lag` seconds after the last acknowledgement of a replica, and after a restart.
+//!   The agent waits that long, unless the old primary's host has stopped it permanently. If the old primary answers
+//!   in the meantime, all replicas follow it again, and no write is lost.
+//! - From the journal's `promote` on, the replica may hold writes that only it has: the failover can only go forward.
 
 use std::time::{Duration, Instant};
 
@@ -25,21 +25,21 @@ use crate::protocol::shard::failover::{PromoteReplica, PromoteResult};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
 
-/// How long the copy may take to answer.
+/// Time limit for the replica to answer.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// How much longer than `min-replicas-max-lag` is waited: a primary looks at its replicas once a second, counts in whole
-/// seconds, and may have got the last acknowledgement late.
+/// Margin added to `min-replicas-max-lag`: a primary checks its replicas once a second, counts in whole seconds, and
+/// may have received the last acknowledgement late.
 const LAG_MARGIN: Duration = Duration::from_secs(3);
-/// How long another copy may take to be attached to the new primary before it is opened without waiting for it.
+/// Time limit for the other replicas to attach to the new primary, before it is opened without them.
 const REPLICA_ATTACH_TIMEOUT: Duration = Duration::from_secs(3);
-/// Between two looks.
+/// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Promotes the copy; where it is promoted already, says so. Asked again, it goes on where the last one stopped.
+/// Promotes the replica; reports one that is promoted already. A repeated request resumes where the last one stopped.
 ///
 /// # Errors
-/// The primary lives, the copy is not what the plan saw, or what an instance or the system said. Up to `promote` in the
-/// journal, [`take_back`] undoes what was done.
+/// Returns an error if the primary is alive, the replica differs from the plan, or a step fails. Until `promote` is in
+/// the journal, [`revert_failover`] undoes the steps.
 pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Result<PromoteResult> {
     let mut journal = MoveJournal::open(&request.header)?;
     let instance = parse_instance(request)?;
@@ -48,7 +48,7 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
     let promotion_started =
         is_current_failover(&journal, request) && journal.last_entry(MovePhase::Promote, PhaseState::Intent).is_some();
     let (opened, is_complete) = match &role {
-        // It was promoted, and the shard went back: this is another death.
+        // A finished failover of the past; the shard has moved back since, so this is a new one.
         ReplicationRole::Replica { .. } if promotion_started && is_finished(journal.current_entries()) => {
             (false, false)
         }
@@ -66,7 +66,9 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
             Ok(waited) => u64::try_from(waited.as_millis())?,
             Err(error) if is_old_primary_alive(request) => {
                 follow_old_primary(request, &mut journal, (&instance, &mut copy))?;
-                return Err(error.context(format!("{} follows it again, nothing was promoted", request.to)));
+                return Err(
+                    error.context(format!("{} follows the old primary again, nothing was promoted", request.to))
+                );
             }
             Err(error) => return Err(error),
         };
@@ -75,10 +77,10 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
     Ok(PromoteResult { offset, already_promoted: false, waited_ms })
 }
 
-/// Has a copy that was not opened follow its primary again.
+/// Lets a replica that was not opened follow its primary again.
 ///
 /// # Errors
-/// It was opened, or the primary does not answer as a master.
+/// Returns an error if the replica may have been opened, or the old primary does not answer as a primary.
 pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
     let mut journal = MoveJournal::open(&request.header)?;
     if !is_current_failover(&journal, request) || is_finished(journal.current_entries()) {
@@ -88,7 +90,7 @@ pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
         bail!("{} may have been opened: it stays the primary of shard {}", request.to, request.header.shard);
     }
     if !is_old_primary_alive(request) {
-        bail!("{} does not answer as a master; {} stays closed", request.from, request.to);
+        bail!("{} does not answer as a primary; {} stays closed", request.from, request.to);
     }
     let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
     follow_old_primary(request, &mut journal, (&parse_instance(request)?, &mut copy))
@@ -99,7 +101,7 @@ fn parse_instance(request: &PromoteReplica) -> Result<RedisShard> {
         .with_context(|| format!("the instance of shard {}", request.header.shard))
 }
 
-/// Is the journal's last move this failover?
+/// Returns true if the journal's last move is this failover.
 fn is_current_failover(journal: &MoveJournal, request: &PromoteReplica) -> bool {
     journal
         .move_record()
@@ -110,7 +112,7 @@ fn is_old_primary_alive(request: &PromoteReplica) -> bool {
     matches!(probe_role(&request.from, &request.header.credentials), ReplicationRole::Primary { .. })
 }
 
-/// The copy leaves the old primary, closed.
+/// Detaches the replica from the old primary and turns the application's users off.
 fn detach_from_primary(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
@@ -121,7 +123,7 @@ fn detach_from_primary(
         && journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some();
     if !already_detached {
         if is_old_primary_alive(request) {
-            bail!("{} answers as a master: it is not dead; nothing was changed", request.from);
+            bail!("the primary {} is alive; nothing was changed", request.from);
         }
         ensure_replica_unchanged(request, copy)?;
         journal.start_failover(request, copy.fetch_setting("min-replicas-to-write")?)?;
@@ -134,7 +136,7 @@ fn detach_from_primary(
     journal.log_intent(MovePhase::PrepareStandby, json!({ "users": users }))?;
     instance.set_users_enabled(&users, false)?;
     instance.remove_replicaof()?;
-    // To turn a user off ends none of its connections.
+    // `ACL SETUSER … off` does not disconnect the user's clients.
     let close = |user: &String| {
         [redis_command(&["ACL", "SETUSER", user, "off"]), redis_command(&["CLIENT", "KILL", "USER", user])]
     };
@@ -143,8 +145,8 @@ fn detach_from_primary(
     journal.log_done(MovePhase::PrepareStandby, Value::Null)
 }
 
-/// The application's users: all that the ACL file lets in, but for dunlin's and replication's. The other copies follow
-/// this one before it is opened.
+/// Returns the application's users: all enabled in the ACL file except those of dunlin and replication, since the other
+/// replicas follow this one before it is opened.
 fn users_to_close(what: &PromoteReplica, instance: &RedisShard, copy: &mut RedisClient) -> Result<Vec<String>> {
     let (acl, replication) = (instance.current_acl()?, copy.fetch_setting("masteruser")?);
     let is_closed =
@@ -156,18 +158,18 @@ fn open_users(users: &[String]) -> impl Iterator<Item = Cmd> {
     users.iter().map(|user| redis_command(&["ACL", "SETUSER", user, "on"]))
 }
 
-/// Is the copy still the one that the plan saw?
+/// Checks that the replica is still as in the plan.
 fn ensure_replica_unchanged(request: &PromoteReplica, copy: &mut RedisClient) -> Result<()> {
     let info = copy.fetch_info("all")?;
     match copy.fetch_role()? {
         ReplicationRole::Replica { primary: of, offset, .. } if of == request.from && offset >= request.offset => {}
         ReplicationRole::Replica { primary: of, offset, .. } if of == request.from => {
-            bail!("{} is at offset {offset}, the plan saw it at {}: look again", request.to, request.offset)
+            bail!("{} is at offset {offset}, the plan has {}; make a new plan", request.to, request.offset)
         }
-        role => bail!("{} is no replica of {} ({role:?}); nothing was changed", request.to, request.from),
+        role => bail!("{} is not a replica of {} ({role:?}); nothing was changed", request.to, request.from),
     }
     if info.number_field("loading") + info.number_field("master_sync_in_progress") > 0 {
-        bail!("{} is in the middle of a sync; nothing was changed", request.to);
+        bail!("{} is still syncing; nothing was changed", request.to);
     }
     if info.text_field("aof_enabled") != "1" || info.text_field("aof_last_write_status") != "ok" {
         bail!("{} does not write its append-only file; nothing was changed", request.to);
@@ -175,11 +177,11 @@ fn ensure_replica_unchanged(request: &PromoteReplica, copy: &mut RedisClient) ->
     Ok(())
 }
 
-/// The other copies leave the old primary for the new one; from there they take what they lack, in part where they can.
+/// Lets the other replicas follow the new primary, with a partial resync where possible.
 fn repoint_other_replicas(request: &PromoteReplica) -> Result<()> {
     request.other_replicas.iter().try_for_each(|other| {
         repoint_replica(other, &request.to, request)
-            .with_context(|| format!("the replica {other} stays with {}", request.from))
+            .with_context(|| format!("the replica {other} still follows {}", request.from))
     })
 }
 
@@ -192,7 +194,7 @@ fn repoint_replica(follower: &str, primary: &str, request: &PromoteReplica) -> R
     link.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }
 
-/// Waits until the old primary accepts no write any more, wherever it is.
+/// Waits until the old primary can no longer accept writes.
 fn wait_until_writes_stop(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
@@ -206,11 +208,11 @@ fn wait_until_writes_stop(
         let wait_time = Duration::from_secs(lag) + LAG_MARGIN;
         let check = || {
             if is_old_primary_alive(request) {
-                bail!("{} answers as a master: it is not dead", request.from);
+                bail!("the primary {} is alive", request.from);
             }
             sink.emit(Event::Progress {
                 job: format!("shard {}", request.header.shard),
-                phase: "wait until the old primary is fenced off".to_owned(),
+                phase: "wait until the old primary rejects writes".to_owned(),
                 done: begin.elapsed().as_secs(),
                 total: wait_time.as_secs(),
             });
@@ -223,14 +225,14 @@ fn wait_until_writes_stop(
     Ok(begin.elapsed())
 }
 
-/// Opens the copy: everything durable first. Returns where its history branches off.
+/// Opens the replica, files first. Returns the offset at which its history branches off.
 fn open_replica(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
     (instance, copy): (&RedisShard, &mut RedisClient),
 ) -> Result<u64> {
     if let ReplicationRole::Replica { primary: of, .. } = copy.fetch_role()? {
-        bail!("{} follows {of} although it left its primary: somebody else moved this shard", request.to);
+        bail!("{} follows {of} although it was detached: another tool moved this shard", request.to);
     }
     let configured = journal.move_record().and_then(|begun| begun.min_replicas?.parse().ok()).unwrap_or(0);
     let min_replicas = count_attached_replicas(request, copy)?.min(configured);
@@ -248,7 +250,7 @@ fn open_replica(
     Ok(offset)
 }
 
-/// How many of the other copies are with the new primary; those that need longer do not hold it up.
+/// Counts the other replicas that are attached to the new primary; slower ones do not delay it.
 fn count_attached_replicas(request: &PromoteReplica, copy: &mut RedisClient) -> Result<u32> {
     let mut count = 0;
     let check = || {
@@ -265,10 +267,10 @@ fn count_attached_replicas(request: &PromoteReplica, copy: &mut RedisClient) -> 
     Ok(u32::try_from(count)?)
 }
 
-/// I2: only what was read back is reported.
+/// Reads role, user and configuration back: only verified state is reported (I2).
 fn verify_promotion(request: &PromoteReplica, instance: &RedisShard, copy: &mut RedisClient) -> Result<u64> {
     let ReplicationRole::Primary { offset, .. } = copy.fetch_role()? else {
-        bail!("{} is no master after it was opened", request.to)
+        bail!("{} is not a primary after its promotion", request.to)
     };
     let user: Vec<Answer> = copy.query(&redis_command(&["ACL", "GETUSER", &request.app_user]))?;
     let is_on = |value: &Answer| match value {
@@ -276,10 +278,10 @@ fn verify_promotion(request: &PromoteReplica, instance: &RedisShard, copy: &mut 
         _ => false,
     };
     if !user.iter().any(is_on) {
-        bail!("the user {} is not on at {}", request.app_user, request.to);
+        bail!("user {} is not enabled at {}", request.app_user, request.to);
     }
     if instance.read_conf()?.is_none_or(|conf| conf.replica_of().is_some()) {
-        bail!("the configuration of {} does not say yet that it is a master", request.to);
+        bail!("the configuration file of {} still makes it a replica", request.to);
     }
     Ok(copy
         .fetch_info("replication")
@@ -293,7 +295,7 @@ fn is_flag_on(value: &Answer) -> bool {
         || matches!(value, Answer::SimpleString(text) if text == "on")
 }
 
-/// The copies follow the old primary again: they were closed, and have nothing that it lacks.
+/// Lets all replicas follow the old primary again; they were closed, and have no write that it lacks.
 fn follow_old_primary(
     request: &PromoteReplica,
     journal: &mut MoveJournal,

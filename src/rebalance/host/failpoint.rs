@@ -38,7 +38,7 @@ mod signal {
 
     use super::{FailpointPosition, MovePhase};
 
-    /// How long a process may run on after SIGSTOP, which stops it through any of its threads.
+    /// Time that a process may continue to run after SIGSTOP, which takes effect through any of its threads.
     const STOP_DELAY: Duration = Duration::from_millis(50);
 
     /// Sends the process the signal that the environment asks for at this position.

@@ -14,7 +14,7 @@ use super::replication_progress;
 use crate::protocol::shard::{MoveSpec, ReplicationRole, RequireReplicas};
 use crate::resources::redis_shard::RedisShard;
 
-/// How long another replica may take until its first acknowledgement.
+/// Time limit for the first acknowledgement of another replica.
 const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
@@ -63,7 +63,7 @@ fn open_primary(request: &RequireReplicas) -> Result<(RedisShard, RedisClient)> 
     let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the primary's instance")?;
     let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
     if !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is no master; its file was not changed", request.address);
+        bail!("{} is not a primary; its file was not changed", request.address);
     }
     let config_file = primary.fetch_info("server")?.text_field("config_file").to_owned();
     if instance.conf_path() != std::path::Path::new(&config_file) {
@@ -89,7 +89,7 @@ pub fn require_replicas(
     let info = source.fetch_info("replication")?;
     let required = u64::try_from(spec.other_replicas.len())? + 1;
     if info.number_field("connected_slaves") > required {
-        bail!("{} has {} replicas, the map knows {required}", spec.from, info.number_field("connected_slaves"));
+        bail!("{} has {} replicas, the map has {required}", spec.from, info.number_field("connected_slaves"));
     }
     let ids = (source.fetch_run_id()?, target.fetch_run_id()?);
     journal.log_intent(MovePhase::RequireReplicas, json!({ "source": ids.0, "target": ids.1 }))?;
@@ -109,7 +109,7 @@ pub fn wait_for_replica(source: &mut RedisClient, replica: &str) -> Result<()> {
     let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
     while !replication_progress::is_online(&source.fetch_info("replication")?, replica)? {
         if Instant::now() > deadline {
-            bail!("the replica {replica} is not attached to {}: bring it back first", source.address);
+            bail!("the replica {replica} is not attached to {}; start it first", source.address);
         }
         replication_progress::request_acks(source);
         std::thread::sleep(Duration::from_millis(20));
@@ -117,7 +117,7 @@ pub fn wait_for_replica(source: &mut RedisClient, replica: &str) -> Result<()> {
     Ok(())
 }
 
-/// One rewrite puts both into the source's file: what it is now, and that it is no longer armed.
+/// Returns the commands that restore `min-replicas-to-write` and write role and setting to the file in one rewrite.
 pub fn restore_min_replicas_cmds(journal: &MoveJournal) -> [Cmd; 2] {
     let before = journal.move_record().and_then(|begun| begun.min_replicas).unwrap_or_else(|| "0".to_owned());
     [redis_command(&["CONFIG", "SET", "min-replicas-to-write", &before]), redis_command(&["CONFIG", "REWRITE"])]

@@ -1,9 +1,9 @@
-//! The half of a shard's move that runs on a host: on the target's for all but `arm` and `retire`, which run on the
-//! source's.
+//! The agent side of a shard move. It runs on the target's host, except `RequireReplicas` and `Retire`, which run on
+//! the source's host.
 //!
-//! A request is worked on in the thread that calls [`handle`], with blocking connections; several moves run side by
-//! side, each holding its shard's lock. What was going to be done and how it ended stands in the shard's journal. Once
-//! the source is armed, a switch ends or rolls back by its own time-outs, whether or not anybody still listens.
+//! A request runs in the thread that calls [`handle_request`], with blocking connections; several moves run in
+//! parallel, each under its shard's lock. The shard's journal records the intent and the result of each step. Once
+//! the source is prepared, a cutover completes or rolls back by its own timeouts, even if the controller disconnects.
 
 mod archive;
 mod client_access;
@@ -39,10 +39,11 @@ use crate::protocol::ProgressSink;
 use crate::protocol::shard::{ShardReply, ShardRequest};
 use crate::resources::BlobSource;
 
-/// Works on one request.
+/// Handles one request.
 ///
 /// # Errors
-/// What stopped it, with the instance concerned. The journal then says how far it came; asking again goes on there.
+/// Returns the error that stopped the request, with its instance. The journal records the progress; sending the
+/// request again resumes it.
 pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<ShardReply> {
     Ok(match request {
         ShardRequest::Observe(what) => ShardReply::Observed(observe::observe_instances(&what)),

@@ -1,4 +1,4 @@
-//! A shard's journal on the target's host: intent and result of each step of its moves, and the lock on the shard.
+//! The journal of a shard on the target's host: records intent and result of each move step, and locks the shard.
 
 mod entry;
 
@@ -15,18 +15,18 @@ use crate::protocol::shard::{MoveSpec, StepHeader, failover};
 use crate::protocol::throttle::ThrottleLimits;
 pub use entry::{JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries, recorded_failover};
 
-/// The journal of one shard, locked.
+/// Holds the locked journal of one shard.
 #[derive(Debug)]
 pub struct MoveJournal {
     journal: Journal,
     entries: Vec<JournalEntry>,
     run: String,
-    /// The run's number, and the folder that says which is the latest.
+    /// Generation of the run; `journal_dir` holds the latest one.
     generation: u64,
     journal_dir: PathBuf,
 }
 
-/// Where a shard's journal stands.
+/// Returns the path of a shard's journal.
 pub fn journal_path(folder: &Path, shard: u32) -> PathBuf {
     folder.join(format!("shard-{shard}.jsonl"))
 }
@@ -35,7 +35,7 @@ impl MoveJournal {
     /// Opens the shard's journal for appending, which locks the shard, and reads it.
     ///
     /// # Errors
-    /// Fails where another request works on this shard, a later run has this host, or the journal is damaged.
+    /// Returns an error if another request works on this shard, a later run uses this host, or the journal is damaged.
     pub fn open(job: &StepHeader) -> Result<Self> {
         run_generation::check_generation(&job.journal_dir, job.generation)?;
         let path = journal_path(&job.journal_dir, job.shard);
@@ -45,7 +45,8 @@ impl MoveJournal {
             }
             _ => error,
         })?;
-        let records = journal.entries().with_context(|| format!("shard {}: its moves are not touched", job.shard))?;
+        let records =
+            journal.entries().with_context(|| format!("shard {}: no step of its moves was run", job.shard))?;
         Ok(Self {
             journal,
             entries: records,
@@ -55,10 +56,10 @@ impl MoveJournal {
         })
     }
 
-    /// Takes on a move: the one that the journal is in the middle of, or a new one, of a source that is not armed yet.
+    /// Resumes the unfinished move in the journal, or begins a new one whose source is not prepared yet.
     ///
     /// # Errors
-    /// The journal is in the middle of another one, or the source does not answer.
+    /// Returns an error if another move is unfinished, or the source does not answer.
     pub fn start_move(&mut self, spec: &MoveSpec) -> Result<()> {
         if self.is_resuming(spec, false)? {
             return Ok(());
@@ -72,10 +73,10 @@ impl MoveJournal {
         )
     }
 
-    /// Takes on the making of a replica, as [`Diary::begin`]; its primary is never armed for it.
+    /// Begins or resumes building a replica, like [`Self::start_move`]; the primary's settings stay unchanged.
     ///
     /// # Errors
-    /// The journal is in the middle of another move.
+    /// Returns an error if another move is unfinished.
     pub fn start_replica_build(&mut self, spec: &MoveSpec) -> Result<()> {
         if self.is_resuming(spec, true)? {
             return Ok(());
@@ -87,35 +88,40 @@ impl MoveJournal {
         )
     }
 
-    /// Is the journal in the middle of this very move?
+    /// Returns true if this move is the unfinished one in the journal.
     fn is_resuming(&self, spec: &MoveSpec, replica: bool) -> Result<bool> {
         let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) else { return Ok(false) };
         if !last.is_failover && (&last.from, &last.to, last.is_replica) == (&spec.from, &spec.to, replica) {
             return Ok(true);
         }
         let what = match last {
-            MoveRecord { is_replica: true, .. } => "replica in the making",
+            MoveRecord { is_replica: true, .. } => "replica build",
             MoveRecord { is_failover: true, .. } => "failover",
             _ => "move",
         };
         bail!(
-            "shard {} has an unfinished {what} here, from {} to {}; `dunlin shards resume` or `abort` ends it",
+            "shard {} has an unfinished {what} on this host, from {} to {}; run `dunlin shards resume` or `abort`",
             spec.header.shard,
             last.from,
             last.to
         );
     }
 
-    /// Takes on a failover: the one that the journal is in the middle of, or a new one.
+    /// Resumes the unfinished failover in the journal, or begins a new one.
     ///
     /// # Errors
-    /// The journal is in the middle of something else.
+    /// Returns an error if another move or failover is unfinished.
     pub fn start_failover(&mut self, request: &failover::PromoteReplica, min_replicas: String) -> Result<()> {
         if let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) {
             if last.is_failover && (&last.from, &last.to) == (&request.from, &request.to) {
                 return Ok(());
             }
-            bail!("shard {} has an unfinished move here, from {} to {}", request.header.shard, last.from, last.to);
+            bail!(
+                "shard {} has an unfinished move on this host, from {} to {}",
+                request.header.shard,
+                last.from,
+                last.to
+            );
         }
         let begun = MoveRecord {
             from: request.from.clone(),
@@ -133,26 +139,26 @@ impl MoveJournal {
         self.append_entry(MovePhase::Begin, PhaseState::Done, json!(begun))
     }
 
-    /// The move that the journal is about, last.
+    /// Returns the last move in the journal.
     pub fn move_record(&self) -> Option<MoveRecord> {
         let first = self.current_entries().first()?;
         serde_json::from_value(first.detail.clone()).ok()
     }
 
-    /// The records of the last move.
+    /// Returns the entries of the last move.
     pub fn current_entries(&self) -> &[JournalEntry] {
         last_move_entries(&self.entries)
     }
 
-    /// The last record of a step in the last move.
+    /// Returns the last entry of a step with this state in the last move.
     pub fn last_entry(&self, step: MovePhase, mark: PhaseState) -> Option<&JournalEntry> {
         self.current_entries().iter().rev().find(|record| record.phase == step && record.state == mark)
     }
 
-    /// Announces a step; it may be done once this has returned.
+    /// Records durably that a step is about to run; the caller may run it only after this has returned.
     ///
     /// # Errors
-    /// It is not on the disk, or a later run has this host: the step must not be done.
+    /// Returns an error if the entry could not be synced, or a later run uses this host; the step must not run then.
     pub fn log_intent(&mut self, step: MovePhase, detail: Value) -> Result<()> {
         run_generation::check_generation(&self.journal_dir, self.generation)?;
         self.append_entry(step, PhaseState::Intent, detail)?;
@@ -160,38 +166,38 @@ impl MoveJournal {
         Ok(())
     }
 
-    /// Announces a step without waiting for the disk, where recovery can do without it.
+    /// Records that a step is about to run, without a sync; only for steps that recovery does not depend on.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns an error if the entry cannot be written.
     pub fn log_intent_unsynced(&mut self, step: MovePhase) -> Result<()> {
         self.append_entry_unsynced(step, PhaseState::Intent, Value::Null)?;
         failpoint::hit_failpoint(step, FailpointPosition::Before);
         Ok(())
     }
 
-    /// Notes that a step is done.
+    /// Records durably that a step is done.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns an error if the entry cannot be written or synced.
     pub fn log_done(&mut self, step: MovePhase, detail: Value) -> Result<()> {
         failpoint::hit_failpoint(step, FailpointPosition::After);
         self.append_entry(step, PhaseState::Done, detail)
     }
 
-    /// Notes that a step is done, without waiting for the disk.
+    /// Records that a step is done, without a sync.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns an error if the entry cannot be written.
     pub fn log_done_unsynced(&mut self, step: MovePhase) -> Result<()> {
         failpoint::hit_failpoint(step, FailpointPosition::After);
         self.append_entry_unsynced(step, PhaseState::Done, Value::Null)
     }
 
-    /// Notes that a step failed.
+    /// Records durably that a step failed.
     ///
     /// # Errors
-    /// What the system said.
+    /// Returns an error if the entry cannot be written or synced.
     pub fn log_failure(&mut self, step: MovePhase, reason: &str) -> Result<()> {
         self.append_entry(step, PhaseState::Failed, json!({ "why": reason }))
     }
@@ -253,6 +259,6 @@ pub(super) mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen("start_replica", "restart_replica", 1)).unwrap();
         let error = format!("{:#}", MoveJournal::open(&job).unwrap_err());
-        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("rebirth"), "{error}");
+        assert!(error.contains("shard-3.jsonl:1: not a journal entry") && error.contains("restart_replica"), "{error}");
     }
 }

@@ -32,7 +32,7 @@ pub fn list_moves(request: &ListMoves) -> Result<Vec<MoveState>> {
     Ok(last_moves.chunks(MAX_CONCURRENT_PROBES).flat_map(probe_chunk).flatten().collect())
 }
 
-/// All moves, oldest first.
+/// Lists every move, oldest first.
 ///
 /// # Errors
 /// The folder or a journal could not be read.

@@ -1,4 +1,4 @@
-//! P0: everything that stands in a move's way, found at once and without a write to any Redis.
+//! Preflight checks (P0): find everything that prevents a move, without a write to any Redis instance.
 
 use std::fs;
 use std::path::Path;
@@ -21,11 +21,11 @@ use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::{self, AclFile};
 use crate::resources::redis_shard::conf::RedisConf;
 
-/// Over which time the source's write rate is taken.
+/// Window for the source's write rate.
 const RATE_WINDOW: Duration = Duration::from_millis(200);
-/// A full sync moves at least this many bytes per second; slower ones need a larger buffer than is predicted.
+/// Assumed minimum rate of a full sync, in bytes per second; a slower one needs a larger buffer than predicted.
 const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
-/// Settings that decide about encodings.
+/// Settings that determine encodings.
 const ENCODING_SETTINGS: &[&str] = &[
     "zset-max-listpack-entries",
     "zset-max-listpack-value",
@@ -35,7 +35,7 @@ const ENCODING_SETTINGS: &[&str] = &[
     "set-max-intset-entries",
 ];
 
-/// The reasons against a move; empty where there are none. What could not be looked at is a reason too.
+/// Returns the issues that prevent a move; a check that could not run is an issue too.
 pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
     let mut issues = IssueList(Vec::new());
     let desired = start_replica::parse_instance(spec).and_then(|instance| {
@@ -48,7 +48,7 @@ pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressS
         Err(error) => {
             let text = format!("{error:#}");
             let rule = if text.contains("uthentication") || text.contains("WRONGPASS") { "password" } else { "source" };
-            issues.add_issue(rule, format!("the source {} cannot be entered: {text}", spec.from));
+            issues.add_issue(rule, format!("cannot log in to the source {}: {text}", spec.from));
             None
         }
     };
@@ -87,7 +87,7 @@ impl IssueList {
     }
 }
 
-/// The place of the target: free, or held by the copy of an earlier attempt.
+/// Checks that the target's address is free or used by the copy of an earlier attempt.
 fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
     if start_replica::is_copy(instance, spec)? {
         return Ok(());
@@ -96,7 +96,7 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
         ReplicationRole::Unreachable => {
             let connected = spec.to.parse().ok().map(|to| std::net::TcpStream::connect_timeout(&to, RATE_WINDOW));
             if matches!(connected, Some(Ok(_))) {
-                anyhow::bail!("something that dunlin cannot enter listens at {}", spec.to);
+                anyhow::bail!("another service listens at {}, and dunlin cannot log in to it", spec.to);
             }
             Ok(())
         }
@@ -104,7 +104,7 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
         ReplicationRole::Primary { .. } => {
             let mut link = RedisClient::open(&spec.to, &spec.header.credentials)?;
             let keys: u64 = link.query(&redis_command(&["DBSIZE"]))?;
-            anyhow::bail!("an instance of its own with {keys} keys runs at {}", spec.to)
+            anyhow::bail!("another primary with {keys} keys runs at {}", spec.to)
         }
     }
 }
@@ -112,10 +112,10 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
 fn check_eviction(conf: &RedisConf) -> Option<String> {
     let policy = conf.last_value("maxmemory-policy").unwrap_or_else(|| "noeviction".to_owned());
     let evicts = conf.last_bytes("maxmemory").is_some_and(|limit| limit > 0) && policy != "noeviction";
-    evicts.then(|| format!("the target would drop keys on its own: maxmemory-policy {policy} (noeviction is needed)"))
+    evicts.then(|| format!("the target would evict keys: maxmemory-policy is {policy}, set it to noeviction"))
 }
 
-/// The target's ACL file: users that are needed, and a `default` user that replays the append-only file.
+/// Checks the target's ACL file: required users, and a `default` user that can replay the append-only file.
 fn target_acl(spec: &MoveSpec, conf: &RedisConf, text: &str) -> Option<String> {
     let acl = match AclFile::parse(text) {
         Ok(acl) => acl,
@@ -123,13 +123,13 @@ fn target_acl(spec: &MoveSpec, conf: &RedisConf, text: &str) -> Option<String> {
     };
     let user = &spec.app_user;
     if acl.is_user_enabled(user) != Some(true) {
-        return Some(format!("the target's ACL file has no user {user} that is on"));
+        return Some(format!("the target's ACL file has no enabled user {user}"));
     }
     let replay = acl::require_replay_rights(text).err().filter(|_| conf.is_append_only());
     replay.map(|error| format!("the target's ACL file, {error}"))
 }
 
-/// The users that the source has in memory: a restart of it during the move must not lose transactions.
+/// Checks the source's users in memory: a restart of the source during the move must not lose transactions.
 fn source_acl(source: &mut RedisClient, info: &RedisInfo) -> Result<Option<String>> {
     if !drops_transactions(info) {
         return Ok(None);
@@ -142,7 +142,7 @@ fn source_acl(source: &mut RedisClient, info: &RedisInfo) -> Result<Option<Strin
     }))
 }
 
-/// Does a server of this version replay transactions as the `default` user? Valkey from 9.0 on does not; others may.
+/// Returns true if this server version may replay transactions as the `default` user; Valkey from 9.0 on does not.
 fn drops_transactions(info: &RedisInfo) -> bool {
     let major = info.text_field("valkey_version").split('.').next().and_then(|major| major.parse::<u32>().ok());
     info.text_field("server_name") != "valkey" || major.is_none_or(|major| major < 9)
@@ -157,12 +157,12 @@ fn check_source(
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => issues.add_issue("source", format!("{} is no master: {role:?}", spec.from)),
+        role => issues.add_issue("source", format!("{} is not a primary: {role:?}", spec.from)),
     }
     if info.text_field("aof_enabled") != "1" {
         issues.add_issue(
             "source",
-            format!("{} keeps no append-only file: restarted, it would empty its copy", spec.from),
+            format!("{} has no append-only file: a restart would empty its copy too; set `appendonly yes`", spec.from),
         );
     }
     match source_acl(source, &info) {
@@ -179,7 +179,7 @@ fn check_source(
     Ok(())
 }
 
-/// The switch counts the source's replicas: all that the map names must be attached, and no others.
+/// Checks the source's replicas, which the cutover counts: exactly those in the map must be attached.
 fn check_replicas(source: &mut RedisClient, spec: &MoveSpec, info: &RedisInfo, issues: &mut IssueList) {
     for other in &spec.other_replicas {
         issues.add_if_error("replica", wait_for_replica(source, other));
@@ -187,12 +187,12 @@ fn check_replicas(source: &mut RedisClient, spec: &MoveSpec, info: &RedisInfo, i
     let (expected, attached) = (spec.other_replicas.len() as u64, info.number_field("connected_slaves"));
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
     if attached > expected + copy {
-        let text = format!("{} has {attached} replicas, the map knows {expected}", spec.from);
-        issues.add_issue("stranger", format!("{text}: dunlin shards status names what it does not know"));
+        let text = format!("{} has {attached} replicas, the map has {expected}", spec.from);
+        issues.add_issue("stranger", format!("{text}; `dunlin shards status` lists the unknown ones"));
     }
 }
 
-/// Does a line of `INFO replication` speak of the replica at this address?
+/// Returns true if a line of `INFO replication` describes the replica at this address.
 fn is_replica_line(line: &str, address: &str) -> bool {
     split_address(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
 }
@@ -210,7 +210,7 @@ fn check_version(source: &str, target: &str) -> Option<String> {
     older.then(|| format!("redis-server {target} on the target's host is older than the source's {source}"))
 }
 
-/// Data, the copy's own buffers, and what a rewrite of the append-only file may copy.
+/// Checks the memory for the data, the copy's buffers, and a rewrite of the append-only file.
 fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<()> {
     if let Some(limit) = conf.last_bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
         issues.add_issue("memory", format!("the copy will use {used} bytes, the target's maxmemory is {limit}"));
@@ -231,7 +231,7 @@ fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<(
         let setting = overcommit.trim();
         issues.add_issue(
             "overcommit",
-            format!("vm.overcommit_memory is {setting}: saving {used} bytes may fail to fork; set it to 1"),
+            format!("vm.overcommit_memory is {setting}: the fork to save {used} bytes may fail; set it to 1"),
         );
     }
     Ok(())
@@ -244,7 +244,7 @@ fn read_meminfo(name: &str) -> Result<u64> {
     Ok(kilobytes * 1024)
 }
 
-/// The data twice: the file and, during a rewrite, its successor.
+/// Checks the disk space for twice the data: the file and, during a rewrite, its successor.
 fn check_disk(info: &RedisInfo, instance: &RedisShard) -> Result<Option<String>> {
     let existing_dir = instance.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     let stat =
@@ -253,8 +253,8 @@ fn check_disk(info: &RedisInfo, instance: &RedisShard) -> Result<Option<String>>
     Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", existing_dir.display())))
 }
 
-/// Other limits re-encode: a reason against the move, or, where that is allowed, something to say. Returns by how many
-/// bytes the data grow with that.
+/// Compares the encoding limits: a difference re-encodes data, which is an issue, or a note if it is allowed. Returns
+/// the growth of the data, in bytes.
 fn check_encodings(
     source: &mut RedisClient,
     spec: &MoveSpec,
@@ -272,16 +272,16 @@ fn check_encodings(
         return Ok(0);
     }
     let ReencodingEstimate { current_bytes: now, target_bytes: then } = reencoding::estimate_reencoding(source, conf)?;
-    let text = format!("{}: the move re-encodes, {now} bytes of data become about {then}", differing.join(", "));
+    let text = format!("{}: the move re-encodes the data, from {now} to about {then} bytes", differing.join(", "));
     if spec.limits.allow_reencoding {
         sink.emit(Event::Note { text: format!("shard {}: {text}", spec.header.shard) });
     } else {
-        issues.add_issue("encoding", format!("{text}; --allow-reencoding moves it all the same"));
+        issues.add_issue("encoding", format!("{text}; allow this with --allow-reencoding"));
     }
     Ok(then.saturating_sub(now))
 }
 
-/// The user that the target will replicate as must be let in at the source.
+/// Checks that the target's replication user can log in to the source and replicate.
 fn check_replica_user(
     source: &mut RedisClient,
     spec: &MoveSpec,
@@ -294,21 +294,23 @@ fn check_replica_user(
         let dry_run_command: Vec<&str> = ["ACL", "DRYRUN", &user, command].iter().chain(args).copied().collect();
         match source.run_command(&dry_run_command) {
             Ok(Value::Okay) => {}
-            Ok(answer) => issues.add_issue("acl", format!("{} lets {user} not use {command}: {answer:?}", spec.from)),
-            Err(error) => issues.add_issue("acl", format!("{} lets {user} not replicate: {error:#}", spec.from)),
+            Ok(answer) => {
+                issues.add_issue("acl", format!("{} does not allow {user} to run {command}: {answer:?}", spec.from))
+            }
+            Err(error) => {
+                issues.add_issue("acl", format!("{} does not allow {user} to replicate: {error:#}", spec.from))
+            }
         }
     }
     let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default() };
     if let Err(error) = RedisClient::open(&spec.from, &login) {
-        issues.add_issue(
-            "password",
-            format!("the target's masteruser and masterauth do not open {}: {error:#}", spec.from),
-        );
+        issues
+            .add_issue("password", format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from));
     }
     Ok(())
 }
 
-/// What the source writes while the copy is taken must fit into the replica's output buffer.
+/// Checks that the source's writes during the copy fit into the replica's output buffer.
 fn check_output_buffer(source: &mut RedisClient, info: &RedisInfo, bandwidth: u64) -> Result<Option<String>> {
     std::thread::sleep(RATE_WINDOW);
     let written = replication_bytes_between(info, &source.fetch_info("all")?);
@@ -319,7 +321,7 @@ fn check_output_buffer(source: &mut RedisClient, info: &RedisInfo, bandwidth: u6
     let hard = limits.split(' ').skip_while(|word| !matches!(*word, "replica" | "slave")).nth(1);
     let hard: u64 = hard.and_then(|hard| hard.parse().ok()).unwrap_or(0);
     let hint = if bandwidth > 0 {
-        format!("; a higher --bandwidth than {bandwidth} bytes/s needs less")
+        format!("; raise --bandwidth above {bandwidth} bytes/s to need less")
     } else {
         String::new()
     };

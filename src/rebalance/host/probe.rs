@@ -10,7 +10,7 @@ use crate::journal;
 use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::{ProbeReplicas, ProbeResult, ProbeTarget};
 
-/// How many are looked at at the same time: what is off is only noticed when its time is over.
+/// Number of parallel probes: an unreachable instance is only detected by its timeout.
 pub const MAX_CONCURRENT_PROBES: usize = 64;
 
 /// Looks at all of them.
@@ -72,7 +72,7 @@ fn describe_replica(link: &mut RedisClient, target: &ProbeTarget) -> Result<Prob
     })
 }
 
-/// Where the history of a replica that was promoted branched off; the stream up to there is of the old primary.
+/// Returns where the history of a promoted replica branched off; the stream before that is the old primary's.
 pub fn history_branch(info: &RedisInfo) -> Option<(String, u64)> {
     let end = info.text_field("second_repl_offset").parse::<u64>().ok()?;
     Some((info.text_field("master_replid2").to_owned(), end.saturating_sub(1)))

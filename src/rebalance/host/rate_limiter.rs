@@ -14,9 +14,9 @@ use crate::protocol::shard::MoveSpec;
 
 /// The guard slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
 const MIN_RATE: u64 = 1 << 20;
-/// What may be caught up with after a rest.
+/// Maximum burst after an idle time.
 const MAX_BURST: Duration = Duration::from_millis(50);
-/// Between two looks whether a wait is still wanted.
+/// Poll interval for cancellation.
 const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A host, or one shard there.
@@ -68,7 +68,7 @@ pub struct RateLimiter {
 }
 
 impl RateLimiter {
-    /// That of a move; the host's cap becomes the one that the move comes with, if it has one.
+    /// Returns the limiter of a move; a bandwidth cap of the move becomes the cap of the host.
     pub fn for_move(spec: &MoveSpec) -> Self {
         let (host, shard) = (
             shared_bucket((spec.header.journal_dir.clone(), None)),
@@ -87,7 +87,7 @@ impl RateLimiter {
         self.host.wait_for_tokens(bytes, is_wanted);
     }
 
-    /// How many bytes of this shard have passed.
+    /// Returns the bytes of this shard that have passed.
     pub fn passed_bytes(&self) -> u64 {
         self.shard.passed_bytes.load(Ordering::Relaxed)
     }

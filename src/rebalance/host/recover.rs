@@ -1,4 +1,5 @@
-//! Brings a move that was cut short to an end, by looking at roles, never at key counts; and takes a move back.
+//! Recovers an interrupted move by the roles of its instances (never by key counts), rolls back a cutover, and aborts
+//! a move.
 
 use std::time::{Duration, Instant};
 
@@ -14,44 +15,44 @@ use super::replication_proxy;
 use super::{replica, replication_progress, start_replica};
 use crate::protocol::shard::{MoveSpec, RecoveryResult, ReplicationRole};
 
-/// How long to wait for instances that are starting.
+/// Time limit for instances that are starting.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// What the journal and the processes tell.
+/// Holds the facts from journal and processes that recovery decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RecoveryFacts {
-    /// The target was prepared to stand by at some time in this move: its file may make it a master.
+    /// The target was prepared as a standby during this move: its file may make it a primary.
     standby_was_prepared: bool,
-    /// A fence was announced and not taken back, or may have been.
+    /// A demotion was logged and not rolled back, or its entry may be lost.
     source_may_be_demoted: bool,
-    /// The promotion was announced: from then on the target may hold writes that only it has.
+    /// The promotion was logged: from then on the target may hold writes that only it has.
     promotion_was_started: bool,
-    /// The host was started anew since writes were held: an announcement may be lost.
+    /// The host was rebooted since writes were paused: journal entries may be lost.
     host_was_rebooted: bool,
-    /// The source's process is the one that was armed.
+    /// The source's process is the same as when `min-replicas-to-write` was set.
     source_is_same_process: bool,
-    /// The target's process is the one that stood by when the source was armed.
+    /// The target's process is the same as when the source's `min-replicas-to-write` was set.
     target_is_same_process: bool,
-    /// What the target has applied is on its disk before it says so (`appendfsync always`).
+    /// The target syncs every write before it acknowledges (`appendfsync always`).
     target_syncs_always: bool,
 }
 
-/// What follows from roles and journal.
+/// Decision from roles and journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Decision {
-    /// The source stays; is it to be made a master again?
+    /// The source stays the primary.
     KeepSource,
-    /// The target takes over; what is missing of that is done.
+    /// The target becomes the primary; recovery runs the remaining steps.
     UseTarget,
-    /// Nothing can be done safely now.
+    /// Left to the operator; holds the reason.
     Undecidable(&'static str),
 }
 
-/// The table. `source` and `target` follow each other or nobody; followers of strangers are for a person.
+/// Decides which instance is the primary. An instance that follows a third one is left to the operator.
 ///
-/// Two rules stand behind it. A target that was never promoted has nothing that the source lacks. And a source that
-/// follows the target was fenced, after the target had drained: a target that is still the same process, or that keeps
-/// what it has applied, has everything.
+/// Two rules determine the table. A target that was never promoted has no write that the source lacks. A source that
+/// follows the target was demoted after the target had caught up: a target that is still the same process, or that
+/// syncs every write, has all writes.
 fn decide_primary(
     spec: &MoveSpec,
     source: &ReplicationRole,
@@ -62,22 +63,24 @@ fn decide_primary(
     let follows_third_party =
         |role: &ReplicationRole, other: &str| matches!(role, Replica { primary, .. } if primary != other);
     if follows_third_party(source, &spec.to) || follows_third_party(target, &spec.from) {
-        return Decision::Undecidable("an instance follows a third one: somebody else moves or failed over this shard");
+        return Decision::Undecidable("an instance follows a third one: another tool moved or failed over this shard");
     }
     match (source, target) {
         (Primary { .. }, Replica { .. }) if facts.promotion_was_started && !facts.target_is_same_process => {
-            Decision::Undecidable("the target was opened, yet it follows the source: choose the one whose writes count")
+            Decision::Undecidable(
+                "the target was opened, but follows the source: choose which instance keeps its writes",
+            )
         }
         (Primary { .. }, Replica { .. }) => Decision::KeepSource,
         (Replica { offset: at_source, .. }, Replica { offset: at_target, .. }) => {
-            // By its file the target is a master before the fence: one that follows was never promoted.
+            // The target's file makes it a primary before the demotion: a target that follows was never promoted.
             if facts.target_is_same_process && (at_target >= at_source || !facts.source_is_same_process) {
                 Decision::UseTarget
             } else if facts.source_is_same_process {
                 Decision::KeepSource
             } else {
                 Decision::Undecidable(
-                    "both were restarted while neither was a master: choose the one with the later data",
+                    "both were restarted while neither was a primary: choose the one with the later data",
                 )
             }
         }
@@ -89,9 +92,9 @@ fn decide_primary(
         (Replica { .. }, Primary { .. }) if facts.source_is_same_process && !facts.host_was_rebooted => {
             Decision::KeepSource
         }
-        (Replica { .. }, Primary { .. }) => Decision::Undecidable(
-            "the target was restarted and may lack its last second: choose the one whose writes count",
-        ),
+        (Replica { .. }, Primary { .. }) => {
+            Decision::Undecidable("the target was restarted and may lack its last second of writes: choose an instance")
+        }
         (Primary { .. } | Unreachable, Primary { .. })
             if facts.promotion_was_started || facts.target_is_same_process =>
         {
@@ -103,43 +106,43 @@ fn decide_primary(
             Decision::KeepSource
         }
         (Primary { .. }, Primary { .. }) => {
-            Decision::Undecidable("both are masters, and nobody knows whether the target was opened")
+            Decision::Undecidable("both are primaries, and the journal does not say whether the target was opened")
         }
         (Unreachable, Primary { .. }) => {
             Decision::Undecidable("the source does not answer, and the target was not opened")
         }
         (Primary { .. }, Unreachable) if !facts.source_may_be_demoted => Decision::KeepSource,
         (Primary { .. } | Replica { .. }, Unreachable) => {
-            Decision::Undecidable("the target does not answer and may hold writes: bring it back, or give it up")
+            Decision::Undecidable("the target does not answer and may hold writes: start it, or discard it")
         }
-        (Unreachable, _) => {
-            Decision::Undecidable("the source does not answer: bring it back, or fail over to the target")
-        }
+        (Unreachable, _) => Decision::Undecidable("the source does not answer: start it, or fail over to the target"),
     }
 }
 
-/// [`by_roles`] under the shard's lock.
+/// Locks the shard and recovers its move with [`recover_by_roles`].
 ///
 /// # Errors
-/// The journal cannot be read or written, or a step failed on the way.
+/// Returns an error if the journal cannot be read or written, or a step fails.
 pub fn recover_move(spec: &MoveSpec) -> Result<RecoveryResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     match journal.move_record() {
         None => {
-            return Ok(RecoveryResult::AtSource { reason: "no move of this shard was begun on this host".to_owned() });
+            return Ok(RecoveryResult::AtSource {
+                reason: "no move of this shard was started on this host".to_owned(),
+            });
         }
         Some(begun) if begun.is_replica => {
-            return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica in the making", spec.to) });
+            return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica build", spec.to) });
         }
         Some(_) => {}
     }
     recover_by_roles(spec, &mut journal, START_TIMEOUT)
 }
 
-/// Looks until something can be decided, does what is missing, and says where the shard is.
+/// Retries until the roles allow a decision, runs the missing steps, and returns the instance that serves the shard.
 ///
 /// # Errors
-/// As [`recover`].
+/// Returns the errors of [`recover_move`].
 pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Duration) -> Result<RecoveryResult> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -160,7 +163,7 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
     }
     let (mut source, source_role, source_id) = probe_instance(&spec.from, spec);
     let (mut target, mut target_role, target_id) = probe_instance(&spec.to, spec);
-    // A copy goes through its relay before anything is armed: its source is a master then, or does not answer.
+    // The copy may go through the replication proxy; its source is a primary then, or does not answer.
     if !matches!(source_role, ReplicationRole::Replica { .. }) {
         target_role = replication_proxy::proxied_role(target_role, spec);
     }
@@ -186,8 +189,8 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
             Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.to) })
         }
         Decision::UseTarget => {
-            let Some(target) = target.as_mut() else { bail!("{} went away", spec.to) };
-            let why = format!("{} was fenced", spec.from);
+            let Some(target) = target.as_mut() else { bail!("{} no longer answers", spec.to) };
+            let why = format!("{} was demoted", spec.from);
             if is_finished(journal.current_entries()) {
                 return Ok(RecoveryResult::AtTarget { reason: why, follow_ups: Vec::new() });
             }
@@ -232,22 +235,22 @@ fn gather_facts(
     })
 }
 
-/// Nobody hurries here: the source's role is made durable first, so that it cannot come back as a master between this
-/// look and the promotion.
+/// Makes the source's role durable before the promotion, so that it cannot restart as a primary in between.
 fn persist_source_role(spec: &MoveSpec, source: Option<&mut RedisClient>) -> Result<()> {
     let Some(source) = source else { return Ok(()) };
     source.run_command(&["CONFIG", "REWRITE"])?;
     if !replication_progress::is_replica_of(&source.fetch_role()?, &spec.to) {
-        bail!("{} changed its role meanwhile", spec.from);
+        bail!("{} changed its role during recovery", spec.from);
     }
     Ok(())
 }
 
-/// Takes the source back to what it was, a master that is neither paused nor armed; and the target, where it answers,
-/// to a copy that follows.
+/// Restores the source as a primary without write pause and with its old `min-replicas-to-write`; makes the target,
+/// if it answers, a replica again.
 ///
 /// # Errors
-/// The source does not answer; it then stays armed, which costs availability should the copy go away, never a write.
+/// Returns an error if the source does not answer. It then still requires its replicas: losing the copy would block
+/// writes, but never lose one.
 pub fn roll_back_cutover(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -261,16 +264,16 @@ pub fn roll_back_cutover(
     source.run_command(&["CLIENT", "UNPAUSE"])?;
     source.run_all(&restore_min_replicas_cmds(journal))?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} did not become a master again", spec.from);
+        bail!("{} did not become a primary again", spec.from);
     }
-    // Without it the source serves all the same; the next copy begins with a new target then.
+    // The source serves in any case; if this fails, the next copy starts with a new target.
     if let Some(target) = target {
         restore_replication(spec, target).ok();
     }
     journal.log_done(MovePhase::RollBack, Value::Null)
 }
 
-/// A target that was never opened follows the source again, by its file too.
+/// Lets a target that was never opened follow the source again, also after a restart.
 fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> {
     if let ReplicationRole::Primary { .. } = target.fetch_role()? {
         let (host, port) = split_address(&spec.from)?;
@@ -279,10 +282,10 @@ fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> 
     target.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }
 
-/// Takes a move back: the source as before, the copy gone.
+/// Aborts a move: restores the source and removes the copy.
 ///
 /// # Errors
-/// The target was opened or may be, or the copy is not one: nothing is removed then.
+/// Returns an error, and removes nothing, if the target was or may have been opened, or is not a copy.
 pub fn abort_move(spec: &MoveSpec) -> Result<()> {
     let mut journal = MoveJournal::open(&spec.header)?;
     if journal.move_record().is_none() || journal.last_entry(MovePhase::Abort, PhaseState::Done).is_some() {
@@ -296,34 +299,38 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
         return replica::remove_replica(spec, &mut journal);
     }
     if is_finished(journal.current_entries()) {
-        bail!("shard {} is at {} already; `dunlin shards reverse` takes it back", spec.header.shard, spec.to);
+        bail!("shard {} is already at {}; run `dunlin shards move-back` to move it back", spec.header.shard, spec.to);
     }
     match recover_if_prepared(spec, &mut journal)? {
         RecoveryResult::AtSource { .. } => {}
         RecoveryResult::AtTarget { .. } => {
-            bail!("shard {} was fenced and is at {}; `dunlin shards reverse` takes it back", spec.header.shard, spec.to)
+            bail!(
+                "shard {} is already at {}; run `dunlin shards move-back` to move it back",
+                spec.header.shard,
+                spec.to
+            )
         }
         RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
     }
     let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is no master; the copy at {} is not removed", spec.from, spec.to);
+        bail!("{} is not a primary; the copy at {} is kept", spec.from, spec.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
-    // Its file may be armed although no switch has begun.
+    // The wave may have set `min-replicas-to-write` in the file before the cutover began.
     source.run_all(&restore_min_replicas_cmds(&journal))?;
     remove_copy(spec)?;
     journal.log_done(MovePhase::Abort, Value::Null)
 }
 
-/// Ends the target's instance and removes its files, where it is the copy that this move made.
+/// Stops the target's instance and removes its files, if it is the copy that this move created.
 ///
 /// # Errors
-/// What the system said.
+/// Returns an error if the instance cannot be stopped or a file cannot be removed.
 pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
     let instance = start_replica::parse_instance(spec)?;
     if start_replica::is_copy(&instance, spec)? {
-        // What it would still write is not wanted, and an unwritten append-only file would keep it from ending.
+        // Its unsaved data are not needed, and a failing append-only file would prevent a normal shutdown.
         if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {
             target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
         }
@@ -340,7 +347,7 @@ fn recover_if_prepared(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<Rec
     if journal.last_entry(MovePhase::RequireReplicas, PhaseState::Intent).is_some() {
         return recover_by_roles(spec, journal, START_TIMEOUT);
     }
-    Ok(RecoveryResult::AtSource { reason: "the source was never armed".to_owned() })
+    Ok(RecoveryResult::AtSource { reason: "the cutover was never started".to_owned() })
 }
 
 fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
@@ -350,7 +357,7 @@ fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
     }
 }
 
-/// The records since the last roll-back.
+/// Returns the entries since the last rollback.
 pub fn entries_since_roll_back(entries: &[JournalEntry]) -> &[JournalEntry] {
     let last =
         entries.iter().rposition(|record| record.phase == MovePhase::RollBack && record.state == PhaseState::Done);
@@ -361,7 +368,7 @@ fn probe_instance(address: &str, spec: &MoveSpec) -> (Option<RedisClient>, Repli
     let Ok(mut link) = RedisClient::open(address, &spec.header.credentials) else {
         return (None, ReplicationRole::Unreachable, String::new());
     };
-    // An instance that is loading answers INFO with the role of its file: that is its role.
+    // While it loads its data, an instance answers INFO with the role from its file.
     match link.fetch_role().and_then(|role| Ok((role, link.fetch_run_id()?))) {
         Ok((role, id)) => (Some(link), role, id),
         Err(_) => (None, ReplicationRole::Unreachable, String::new()),

@@ -35,12 +35,12 @@ impl RedisInfo {
         self.text_field(name).parse().unwrap_or(0)
     }
 
-    /// All fields.
+    /// Iterates over every field.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// What a server answered.
+    /// Parses a server's reply to `INFO`.
     pub(super) fn parse(text: &str) -> Self {
         let fields = text.lines().filter_map(|line| line.split_once(':'));
         Self(fields.map(|(name, value)| (name.to_owned(), value.trim().to_owned())).collect())

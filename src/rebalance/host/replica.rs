@@ -1,9 +1,8 @@
-//! A replica that is made where there was none, or in the place of another one: P1–P5 of a move, and then nobody is
-//! fenced. The primary serves all the while; the comparison alone may hold writes for some milliseconds, of keys that are
-//! written to all the time.
+//! Builds a new replica, or one that replaces another: P1–P5 of a move, without a cutover. The primary serves all the
+//! time; only the verification may pause writes for some milliseconds, for keys that are written to continuously.
 //!
-//! The copy is closed to readers until it was found equal. Its journal stays open until the map names it (`keep`): up to
-//! then `take_back` removes it again.
+//! The replica is closed to readers until it is verified. Its journal stays unfinished until the map names the replica
+//! (`commit_replica`); until then `remove_replica` removes it.
 
 use anyhow::{Result, bail};
 use redis::Cmd;
@@ -17,16 +16,16 @@ use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MoveSpec, ReplicationRole};
 use crate::resources::BlobSource;
 
-/// Makes the replica, or goes on with the one that is half made: born, caught up, durable, equal, open to readers.
+/// Creates the replica or resumes an unfinished one: starts, copies, verifies it, and opens it to readers.
 ///
 /// # Errors
-/// What stopped it; the primary has not been touched but for its replication settings.
+/// Returns an error if a step fails; only the primary's replication settings may have changed then.
 pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
     let mut primary = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
     match primary.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => bail!("{} is no master ({role:?}); no replica of it is made", spec.from),
+        role => bail!("{} is not a primary ({role:?}); no replica was created", spec.from),
     }
     if is_created(spec, &journal) {
         return Ok(CopyResult::default());
@@ -48,7 +47,7 @@ fn enable_user_cmds(users: &[String]) -> Vec<Cmd> {
     users.iter().map(|user| redis_command(&["ACL", "SETUSER", user, "on"])).collect()
 }
 
-/// Was it made by the move that the journal ends with, and does it follow?
+/// Returns true if the journal's last move created the replica and it follows its primary.
 fn is_created(spec: &MoveSpec, journal: &MoveJournal) -> bool {
     let record =
         journal.move_record().filter(|last| last.is_replica && (&last.from, &last.to) == (&spec.from, &spec.to));
@@ -59,11 +58,11 @@ fn is_following(spec: &MoveSpec) -> bool {
     replication_progress::is_replica_of(&probe_role(&spec.to, &spec.header.credentials), &spec.from)
 }
 
-/// Closes the journal of a replica that the map names from this epoch on: whoever has a lower one knows by that that
-/// the map is behind.
+/// Finishes the journal of a replica that the map names from this epoch on; a controller with a lower epoch can tell
+/// that its map is outdated.
 ///
 /// # Errors
-/// It does not follow its primary, or the disk said no.
+/// Returns an error if it does not follow its primary, or the journal cannot be written.
 pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
     let mut journal = MoveJournal::open(&spec.header)?;
     if !journal.move_record().is_some_and(|begun| begun.is_replica) || is_finished(journal.current_entries()) {
@@ -82,7 +81,7 @@ pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
 /// Somebody has made a master of it, or what the system said.
 pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> {
     if let ReplicationRole::Primary { .. } = probe_role(&spec.to, &spec.header.credentials) {
-        bail!("{} is a master; it is not removed", spec.to);
+        bail!("{} is a primary; it was not removed", spec.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
     recover::remove_copy(spec)?;

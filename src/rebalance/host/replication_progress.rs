@@ -1,4 +1,4 @@
-//! How far a target has come as a replica, as both sides see it.
+//! Replication progress of a target, as seen by both sides.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use crate::poll::poll_until;
 use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 
-/// Between two looks.
+/// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// How long a link may bring nothing of what the source has written before the target gives it up. One that died without a
-/// word looks as if it were up to both sides, for as long as TCP waits between two tries.
+/// Time without data, although the source has written some, after which the target's link is closed. A connection that
+/// was lost silently looks up to both sides until TCP times out.
 const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Waits until the target's link is up and brings what is written, the source counts it as online, and it is at most
-/// `lag_bytes` behind.
+/// Waits until the target's link is up and transfers new writes, the source counts it as online, and its lag is at most
+/// `max_lag_bytes`.
 ///
 /// # Errors
-/// No progress within `copy_stall_s`, or the run was cancelled.
+/// Returns an error without progress within `copy_stall_timeout_s`, or if the run was canceled.
 pub fn wait_until_caught_up(
     source: &mut RedisClient,
     target: &mut RedisClient,
@@ -50,7 +50,7 @@ pub fn wait_until_caught_up(
             request_acks(source);
         }
         if sink.is_cancelled() {
-            bail!("cancelled while shard {} was being copied; nothing is handed over", spec.header.shard);
+            bail!("cancelled while shard {} was being copied; no cutover was started", spec.header.shard);
         }
         let done = to.number_field("master_sync_read_bytes") + to.number_field("slave_repl_offset");
         if done > best {
@@ -64,7 +64,7 @@ pub fn wait_until_caught_up(
         }
         if last_progress.elapsed() > stall_timeout {
             bail!(
-                "{} has not come nearer to {} for {} s (link {}, {} replicas at the source)",
+                "{} made no progress towards {} for {} s (link {}, {} replicas at the source)",
                 spec.to,
                 spec.from,
                 stall_timeout.as_secs(),
@@ -100,7 +100,7 @@ pub fn can_resync_partially(from: &RedisInfo, to: &RedisInfo) -> bool {
     reaches && behind < from.number_field("repl_backlog_size") / 2
 }
 
-/// Does the source count this replica as online, and has it heard from it?
+/// Returns true if the source counts this replica as online and has received an acknowledgement.
 ///
 /// After a diskless sync a source says `online` at once, but sends what is written since only after the replica's first
 /// acknowledgement, up to a second later (`repl_start_cmd_stream_on_ack` in Redis' replication.c). `lag` counts from
@@ -118,7 +118,7 @@ pub fn is_online(source: &RedisInfo, replica: &str) -> Result<bool> {
     }))
 }
 
-/// How many replicas the source counts as online and has heard from of late.
+/// Counts the replicas that the source reports as online and that have acknowledged recently.
 pub fn count_online_replicas(source: &RedisInfo) -> usize {
     recent_replica_fields(source).count()
 }
@@ -143,7 +143,7 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
     let is_durable = poll_until(deadline, POLL_INTERVAL, || {
         let info = target.fetch_info("persistence")?;
         if info.text_field("aof_enabled") != "1" {
-            bail!("{} keeps no append-only file; its configuration must say `appendonly yes`", spec.to);
+            bail!("{} has no append-only file; set `appendonly yes` in its configuration", spec.to);
         }
         let no_rewrite = info.number_field("aof_rewrite_in_progress") + info.number_field("aof_rewrite_scheduled") == 0;
         last_write = info.text_field("aof_last_write_status").to_owned();
@@ -159,7 +159,7 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
     Ok(())
 }
 
-/// Does this role say "follows that instance"?
+/// Returns true if the role is a replica of that instance.
 pub fn is_replica_of(role: &ReplicationRole, address: &str) -> bool {
     matches!(role, ReplicationRole::Replica { primary, .. } if primary == address)
 }

@@ -1,10 +1,10 @@
-//! The way of a copy that is to spare its source: the target follows a relay in this process, which follows the source
-//! and lets bytes pass as a throttle allows. Redis has no setting for that.
+//! The proxy of a throttled copy: the target replicates from a proxy in this process, which replicates from the source
+//! at the rate of the limiter. Redis has no setting for that.
 //!
-//! A relay listens on a loopback address of the shard's own, `127.77.x.y` for shard 256·x + y, so that a target which
-//! was left behind can never meet the relay of another shard. Port 0 of that address is a dead end, where nobody can
-//! listen: it is what the target's file says until the copy is whole. So a target that starts anew, or whose relay
-//! went away with its agent, waits; it neither becomes a master nor copies past the cap.
+//! A proxy listens on a loopback address per shard, `127.77.x.y` for shard 256·x + y, so that a leftover target never
+//! connects to the proxy of another shard. The target's file names port 0 of that address, which is unreachable, until
+//! the copy is complete: a target that restarts, or whose agent exits, waits. It neither becomes a primary nor copies
+//! faster than the cap.
 //!
 //! The source sees the target's own handshake, with the port and the address that the target announces.
 
@@ -26,21 +26,21 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that pass at once: what a cap allows in a fiftieth of a second, within these bounds. A target that hears nothing for
 /// half a minute gives up.
 const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
-/// What the kernel may take in ahead of a cap: what passes in a tenth of a second, within these bounds.
+/// Bounds of the kernel's receive buffer, which holds about a tenth of a second of the allowed rate.
 const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);
 
-/// Where a shard's relays listen.
+/// Returns the loopback address on which the proxies of a shard listen.
 fn loopback_address(shard: u32) -> Ipv4Addr {
     let [_, _, high, low] = shard.to_be_bytes();
     Ipv4Addr::new(127, 77, high, low)
 }
 
-/// What the file of a target says that is copied to through a relay: `ip:port`, and nobody is there.
+/// Returns the unreachable `ip:port` that a target's file names while its copy goes through a proxy.
 pub fn placeholder_address(shard: u32) -> String {
     format!("{}:0", loopback_address(shard))
 }
 
-/// Is this address a shard's dead end, or one of its relays?
+/// Returns true if the address is a shard's unreachable address or one of its proxies.
 pub fn is_proxy_address(shard: u32, address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(ip, _)| ip == loopback_address(shard).to_string())
 }
@@ -59,7 +59,7 @@ pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
 
 /// A relay; dropped, it cuts its connections.
 pub struct ReplicationProxy {
-    /// Where it listens, `ip:port`.
+    /// Listening address, `ip:port`.
     pub address: String,
     path: Arc<ProxyPath>,
     acceptor: Option<JoinHandle<()>>,
@@ -75,15 +75,16 @@ struct ProxyPath {
 }
 
 impl ReplicationProxy {
-    /// Opens one to the source of a move.
+    /// Opens a proxy to the source of a move.
     ///
     /// # Errors
-    /// The source's address is none, or no port is free.
+    /// Returns an error if the source's address is not valid, or no port is free.
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
         let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
-        let listener = TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening a relay")?;
-        let address = listener.local_addr().context("opening a relay")?.to_string();
+        let listener =
+            TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
+        let address = listener.local_addr().context("opening the replication proxy")?.to_string();
         let bandwidth = spec.limits.throttle.bandwidth;
         let path = ProxyPath {
             source: from,

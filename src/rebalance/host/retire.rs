@@ -1,4 +1,4 @@
-//! P14: an instance that has handed its shard over is stopped; its files are kept until a deadline.
+//! Retirement (P14): stops an instance that handed over its shard, and archives its files until a deadline.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -15,13 +15,13 @@ use crate::resources::redis_shard::RedisShard;
 
 /// The note beside kept files.
 const RETENTION_NOTE: &str = "KEPT-UNTIL";
-/// How long an instance may take to write its append-only file anew before it is stopped.
+/// Time limit for a rewrite of the append-only file before the instance is stopped.
 const AOF_REWRITE_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Stops the instance and sets its files aside; nothing to do where it is gone already.
+/// Stops the instance and archives its files; does nothing if it is retired already.
 ///
 /// # Errors
-/// It does not follow the new owner, or the application is still connected to it: nothing is stopped then.
+/// Returns an error, and stops nothing, if it does not follow the new primary or has clients of the application.
 pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
     let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the instance to retire")?;
     let mut journal = MoveJournal::open(&request.header)?;
@@ -31,7 +31,7 @@ pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
     let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
     if configured_primary.as_deref() != Some(&request.primary) {
         bail!(
-            "{} is not retired: by its file it {}, not {}",
+            "{} was not retired: its configuration file says that it {}, not {}",
             request.address,
             configured_primary.map_or("follows nobody".to_owned(), |of| format!("follows {of}")),
             request.primary
@@ -73,7 +73,7 @@ fn wait_for_aof_rewrite(link: &mut RedisClient) -> Result<()> {
 fn ensure_unused(link: &mut RedisClient, request: &RetireInstance) -> Result<()> {
     let role = link.fetch_role()?;
     if !replication_progress::is_replica_of(&role, &request.primary) {
-        bail!("{} does not follow {} ({role:?}); it is not retired", request.address, request.primary);
+        bail!("{} does not follow {} ({role:?}); it was not retired", request.address, request.primary);
     }
     let list: String = link.query(&redis_command(&["CLIENT", "LIST", "TYPE", "NORMAL"]))?;
     let user = format!("user={}", request.app_user);

@@ -32,7 +32,7 @@ pub fn take_next_generation(folder: &Path, run: &str) -> Result<u64> {
     Ok(latest.generation)
 }
 
-/// Is this still the latest number?
+/// Checks that this generation is still the latest one.
 ///
 /// # Errors
 /// It is not: the run that has it is named.

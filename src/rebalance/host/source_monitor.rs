@@ -18,19 +18,19 @@ use crate::protocol::shard::MoveSpec;
 use crate::protocol::throttle::{MemoryLimit, ThrottleLimits};
 use crate::protocol::{Event, ProgressSink};
 
-/// Between two `PING`s.
+/// Interval of the `PING`s.
 const PING_INTERVAL: Duration = Duration::from_millis(10);
-/// What one judgement is about: a hundred of them.
+/// Length of one window: a hundred `PING`s.
 const SAMPLE_WINDOW: Duration = Duration::from_secs(1);
-/// Between two looks whether a wait is still wanted.
+/// Poll interval for cancellation.
 const SOURCE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What a window showed.
+/// Measurements of one window.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadSample {
     /// Round trip that 99 of 100 did not exceed; nothing where the source did not answer.
     pub p99: Option<Duration>,
-    /// How far the replica that is furthest behind is, in bytes.
+    /// Largest lag of a replica, in bytes.
     pub lag_bytes: u64,
     /// Copy-on-write memory of a running fork, in bytes, as its process said last.
     pub cow_bytes: u64,
@@ -38,7 +38,7 @@ pub struct LoadSample {
     pub used_bytes: u64,
 }
 
-/// Which limit was passed, and by what.
+/// Limit that was exceeded, with the measured value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Overload {
     /// The source does not answer.
@@ -62,7 +62,7 @@ impl std::fmt::Display for Overload {
     }
 }
 
-/// Holds what was seen against the limits; copy-on-write first, since only giving up helps there.
+/// Compares the measurements with the limits; copy-on-write first, since only stopping the copy helps there.
 pub fn exceeded_limit(limits: &ThrottleLimits, sample: &LoadSample) -> Option<Overload> {
     let cow = limits.max_cow_memory.map(|cow| match cow {
         MemoryLimit::Bytes(bytes) => bytes,
@@ -88,10 +88,10 @@ pub struct SourceMonitor {
 
 struct MonitorState {
     spec: MoveSpec,
-    /// What the copy's and the comparison's bytes pass through.
+    /// Rate limiter of the copy and its verification.
     rate_limiter: RateLimiter,
     is_stopped: AtomicBool,
-    /// How many windows were judged, and the last judgement.
+    /// Number of evaluated windows, and the last result.
     last_window: Mutex<(u64, Option<Overload>)>,
     window_done: Condvar,
 }
@@ -118,7 +118,7 @@ impl SourceMonitor {
         Some(Self { state: watch, thread: Some(thread) })
     }
 
-    /// How many windows were judged so far, and the last judgement.
+    /// Returns the number of evaluated windows and the last result.
     pub fn last_window(&self) -> (u64, Option<Overload>) {
         self.state.lock_last_window().clone()
     }
@@ -155,7 +155,7 @@ impl SourceMonitor {
             }
             if sink.is_cancelled() {
                 bail!(
-                    "cancelled while the {operation} of shard {} was held; {} serves it",
+                    "cancelled while the {operation} of shard {} was waiting; {} serves it",
                     spec.header.shard,
                     spec.from
                 );
@@ -209,8 +209,8 @@ impl MonitorState {
         self.last_window.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One window after the other. A source that does not answer holds its window up for as long as a connection waits;
-    /// [`Guard::calm`] waits all the while.
+    /// Evaluates window after window. A source that does not answer delays its window until the connection times out;
+    /// [`Self::wait_until_below_limits`] waits for it.
     fn run_windows(&self) {
         let (mut link, mut passed, mut since) = (None, self.rate_limiter.passed_bytes(), Instant::now());
         while !self.is_stopped.load(Ordering::SeqCst) {
@@ -270,14 +270,14 @@ fn record_round_trip(trips: &mut Vec<Duration>, trip: Duration) {
     }
 }
 
-/// What 99 of 100 did not exceed.
+/// Returns the 99th percentile.
 fn percentile_99(trips: &mut [Duration]) -> Duration {
     trips.sort_unstable();
     trips.get((trips.len() * 99).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
-/// How far the furthest of the replicas that are online is behind. The move's own target counts once its copy is whole:
-/// until then it is not online, and it is caught up with before it takes part in anything.
+/// Returns the largest lag of the online replicas, in bytes. The move's own target counts once its copy is complete:
+/// until then it is not online.
 fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> Result<u64> {
     let (ip, port) = split_address(&spec.to)?;
     let own = [format!("ip={ip}"), format!("port={port}")];

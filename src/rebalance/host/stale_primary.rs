@@ -22,7 +22,7 @@ use crate::resources::redis_shard::RedisShard;
 pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
     let instance = parse_instance(request)?;
     let _lock = MoveJournal::open(&request.header)?;
-    let refuse = |role| bail!("{} answers ({role:?}): it is not dead, and was not stopped", request.address);
+    let refuse = |role| bail!("{} is alive ({role:?}); it was not stopped", request.address);
     match probe_role(&request.address, &request.header.credentials) {
         ReplicationRole::Unreachable => {}
         role => refuse(role)?,
@@ -34,17 +34,17 @@ pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
     }
 }
 
-/// Has a primary accept writes with the replicas that are left, also after a restart.
+/// Lets a primary accept writes with the remaining replicas, also after a restart.
 ///
 /// # Errors
-/// It is no master, or uses another file.
+/// Returns an error if it is not a primary, or uses another configuration file.
 pub fn lower_min_replicas(request: &LowerMinReplicas) -> Result<()> {
     let LowerMinReplicas { primary, replicas } = request;
     let instance = parse_instance(primary)?;
     let _lock = MoveJournal::open(&primary.header)?;
     let mut link = RedisClient::open(&primary.address, &primary.header.credentials)?;
     if !matches!(link.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is no master; nothing was changed", primary.address);
+        bail!("{} is not a primary; nothing was changed", primary.address);
     }
     let config_file = link.fetch_info("server")?.text_field("config_file").to_owned();
     if instance.conf_path() != std::path::Path::new(&config_file) {
@@ -81,7 +81,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
     if handed_over
         || matches!(probe_role(&request.address, &request.header.credentials), ReplicationRole::Primary { .. })
     {
-        bail!("{} may have been given shard {}; its move was not given up", request.address, request.header.shard);
+        bail!("{} may be the primary of shard {}; its move was not discarded", request.address, request.header.shard);
     }
     journal.log_done(MovePhase::Abort, Value::Null)
 }
@@ -101,14 +101,14 @@ pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     {
         let (map_epoch, recorded_epoch) = (request.epoch, later.epoch);
         bail!(
-            "the map has epoch {map_epoch}; {} was made the owner for epoch {recorded_epoch}, and was not stopped",
+            "the map has epoch {map_epoch}; {} became the primary in epoch {recorded_epoch}, and was not stopped",
             request.address
         );
     }
     let mut primary = RedisClient::open(&request.primary, &request.header.credentials)
-        .context("the shard's owner; nothing was stopped")?;
+        .context("cannot connect to the shard's primary; nothing was stopped")?;
     if request.primary == request.address || !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is no master; {} was not stopped", request.primary, request.address);
+        bail!("{} is not a primary; {} was not stopped", request.primary, request.address);
     }
     let bytes_ahead = RedisClient::open(&request.address, &request.header.credentials)
         .and_then(|mut old| count_bytes_ahead(&mut old, &mut primary))
@@ -118,8 +118,7 @@ pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     instance.stop_and_disable()?;
     let archive_dir = archive_files(&instance, "replaced")?;
     if let Some(kept) = &archive_dir {
-        let difference =
-            ahead.map_or("what it may have had alone is not known".to_owned(), |n| format!("{n} bytes ahead"));
+        let difference = ahead.map_or("its extra writes are unknown".to_owned(), |n| format!("{n} bytes ahead"));
         let note = format!("shard {} is at {}; {difference}\n", request.header.shard, request.primary);
         fs::write(kept.join("REPLACED-BY"), note).with_context(|| format!("a note in {}", kept.display()))?;
     }
@@ -127,7 +126,7 @@ pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     Ok(ArchivedInstance { archive_dir, bytes_ahead: ahead })
 }
 
-/// How far the old one went on in the history that the new one left.
+/// Returns the bytes that the old primary wrote after the new one's history branched off.
 fn count_bytes_ahead(old_primary: &mut RedisClient, primary: &mut RedisClient) -> Result<Option<u64>> {
     let (old, owner) = (old_primary.fetch_info("replication")?, primary.fetch_info("replication")?);
     let branch = history_branch(&owner).filter(|(history, _)| history == old.text_field("master_replid"));

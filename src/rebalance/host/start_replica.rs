@@ -21,7 +21,7 @@ pub fn parse_instance(spec: &MoveSpec) -> Result<RedisShard> {
         .with_context(|| format!("the instance of shard {}", spec.header.shard))
 }
 
-/// Does the instance's own file say that it follows the source, or waits at its dead end until a relay leads it there?
+/// Returns true if the instance's own file makes it a replica of the source, directly or through the proxy.
 ///
 /// # Errors
 /// The file could not be read.
@@ -50,7 +50,7 @@ pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSou
     }
     match probe_role(&spec.to, &spec.header.credentials) {
         ReplicationRole::Unreachable if !instance.is_running()? => {}
-        role => bail!("something else runs at {} already ({role:?}); it was not touched", spec.to),
+        role => bail!("another instance runs at {} ({role:?}); it was not changed", spec.to),
     }
     archive_files(instance, "old")?;
     instance.create_replica(&primary_address, &closed_users(instance, spec, blobs)?, blobs)

@@ -1,5 +1,5 @@
-//! The full sync of a copy that is to spare its source: through a relay, at the rate that cap and guard allow; then the
-//! target changes over to the source itself, by a partial resync, and all that follows sees what it always sees.
+//! The throttled full sync of a copy: it runs through the proxy, at the rate of the limiter and the source monitor. The
+//! target then switches to the source itself with a partial resync, and the later steps need no special case.
 
 use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
@@ -15,22 +15,22 @@ use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
 
-/// How often a copy is begun that has to be given up for its source's memory.
+/// Maximum number of attempts if the source's memory limit stops the copy.
 const MAX_COPY_ATTEMPTS: u32 = 3;
-/// Between two looks.
+/// Poll interval.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A copy that may begin.
 pub struct SyncPermit<'t> {
     /// Watches its source until the copy is done, where there are limits.
     monitor: Option<SourceMonitor>,
-    /// What its bytes and those of its comparison pass through.
+    /// Rate limiter of the copy and of its verification.
     rate_limiter: RateLimiter,
     /// Held until it has begun.
     start_guard: Option<MutexGuard<'t, ()>>,
 }
 
-/// What carries one copy.
+/// Holds the proxy, the limiter and the monitor of one copy.
 pub struct ThrottledSync<'a> {
     pub spec: &'a MoveSpec,
     pub instance: &'a RedisShard,
@@ -56,7 +56,7 @@ pub fn acquire_permit<'t>(
             Ok(turn) => break turn,
             Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
             Err(TryLockError::WouldBlock) if sink.is_cancelled() => {
-                bail!("cancelled before the copy of shard {} was begun", spec.header.shard)
+                bail!("cancelled before the copy of shard {} started", spec.header.shard)
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(POLL_INTERVAL),
         }
@@ -65,21 +65,20 @@ pub fn acquire_permit<'t>(
     Ok(SyncPermit { monitor: Some(monitor), rate_limiter, start_guard: Some(turn) })
 }
 
-/// Is the target's copy whole, and follows the source itself?
+/// Returns true if the target's copy is complete and it follows the source directly.
 ///
 /// # Errors
-/// The target does not answer.
+/// Returns an error if the target does not answer.
 pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Result<bool> {
     Ok(
         matches!(target.fetch_role()?, ReplicationRole::Replica { primary, link_is_up: true, .. } if primary == spec.from),
     )
 }
 
-/// Has the target follow the source itself, and then its file say so: one that starts anew in between waits at its dead
-/// end.
+/// Lets the target follow the source directly, then writes its file; a target that restarts in between waits.
 ///
 /// # Errors
-/// What the target or the system said.
+/// Returns an error if the target rejects a command or its file cannot be written.
 pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
     if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from) {
         set_replica_of(target, &spec.from)?;
@@ -138,13 +137,13 @@ impl ThrottledSync<'_> {
             drop(proxy);
             if attempt == MAX_COPY_ATTEMPTS {
                 bail!(
-                    "shard {}: the copy was given up {MAX_COPY_ATTEMPTS} times ({overload}); {} serves on, `dunlin shards resume` \
+                    "shard {}: the copy was stopped {MAX_COPY_ATTEMPTS} times ({overload}); {} still serves, `dunlin shards resume` \
                      tries again",
                     spec.header.shard,
                     spec.from
                 );
             }
-            report_status(spec, &format!("copy given up: {overload}"), self.sink);
+            report_status(spec, &format!("copy stopped: {overload}"), self.sink);
             if let Some(guard) = &permit.monitor {
                 guard.wait_until_below_limits("copy", self.sink)?;
             }
@@ -174,7 +173,7 @@ impl ThrottledSync<'_> {
                 return Ok(None);
             }
             if self.sink.is_cancelled() {
-                bail!("cancelled while shard {} was being copied; nothing is handed over", spec.header.shard);
+                bail!("cancelled while shard {} was being copied; no cutover was started", spec.header.shard);
             }
             if let Some(guard) = monitor {
                 let (count, overload) = guard.last_window();
@@ -215,17 +214,15 @@ impl ThrottledSync<'_> {
         overload.is_some()
     }
 
-    /// What the source has forgotten meanwhile would have to come anew, past the cap: then that is told.
+    /// Reports a second full sync, which the source's short backlog caused and the bandwidth cap did not limit.
     fn switch_to_direct_replication(&self, source: &mut RedisClient, target: &mut RedisClient) -> Result<()> {
         let spec = self.spec;
         let before = source.fetch_info("stats")?.number_field("sync_full");
         follow_source(self.instance, target, spec)?;
         replication_progress::wait_until_caught_up(source, target, spec, self.sink)?;
         if source.fetch_info("stats")?.number_field("sync_full") > before {
-            let text = format!(
-                "shard {}: {} has made another full sync meanwhile, past the cap",
-                spec.header.shard, spec.from
-            );
+            let text =
+                format!("shard {}: {} made another full sync, above the bandwidth cap", spec.header.shard, spec.from);
             self.sink.emit(Event::Note { text });
         }
         Ok(())
@@ -240,6 +237,6 @@ fn describe_stall(spec: &MoveSpec, behind: Option<u64>) -> String {
              a higher --bandwidth does",
             spec.to, spec.from
         ),
-        None => format!("{} has not come nearer to {} through its relay for {stall} s", spec.to, spec.from),
+        None => format!("{} made no progress towards {} through the proxy for {stall} s", spec.to, spec.from),
     }
 }

@@ -1,9 +1,9 @@
-//! P5: source and target hold the same keys with the same contents and the same times to live.
+//! Verification (P5): source and target hold the same keys with the same contents and expiry times.
 //!
-//! What a new copy has on its disk is held against what it was sent ([`received`]); keys that were written to since, and
-//! keys that seem to differ, are asked of both servers ([`live`]). All are asked for where the files do not tell, and where
-//! somebody asks for a comparison: a `SCAN` at the source, then one at the target for keys that only it has. All of it
-//! without `DEBUG`.
+//! The files of a new copy are compared with the snapshot it received ([`compare_files`]); keys written since then,
+//! and keys that seem to differ, are queried at both servers ([`compare_live`]). Every key is queried if the files are
+//! not conclusive, and on an explicit `verify`: a `SCAN` at the source, then one at the target for keys that only it
+//! has. No command needs `DEBUG`.
 
 mod aof;
 mod canonical_content;
@@ -26,12 +26,12 @@ use crate::protocol::{Event, ProgressSink};
 use compare_files::CandidateKeys;
 use compare_live::LiveComparison;
 
-/// What tells which keys are asked of both servers.
+/// Selects the keys to query at both servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CompareMethod {
     /// The target's files, where they do.
     Files,
-    /// Nothing: all are.
+    /// Every key.
     Live,
 }
 
@@ -109,13 +109,13 @@ fn verify_again(
     Ok(verified)
 }
 
-/// What a comparison is good for: two processes, and no full sync since.
+/// Returns the scope of a comparison: two processes, and no full sync since.
 fn comparison_key(source: &mut RedisClient, target: &mut RedisClient) -> Result<serde_json::Value> {
     let full_syncs = source.fetch_info("stats")?.number_field("sync_full");
     Ok(json!({ "source": source.fetch_run_id()?, "target": target.fetch_run_id()?, "full_syncs": full_syncs }))
 }
 
-/// What the target's files leave to be asked for; nothing where they do not tell.
+/// Returns the keys that the target's files leave to compare; `None` if the files are not conclusive.
 fn candidates_from_files(
     source: &mut RedisClient,
     target: &mut RedisClient,
@@ -133,8 +133,10 @@ fn candidates_from_files(
         Ok(candidates) => Ok(Some(candidates)),
         Err(_) if sink.is_cancelled() => bail!(compare_live::cancelled_message(spec)),
         Err(reason) => {
-            let text =
-                format!("shard {shard}: all keys are compared live; the files of {} do not tell: {reason:#}", spec.to);
+            let text = format!(
+                "shard {shard}: all keys are compared live; the files of {} are not conclusive: {reason:#}",
+                spec.to
+            );
             sink.emit(Event::Note { text });
             Ok(None)
         }
@@ -175,20 +177,20 @@ fn list_databases(links: &mut [&mut RedisClient]) -> Result<BTreeSet<u32>> {
     Ok(databases)
 }
 
-/// How many keys a database has, which is selected then.
+/// Selects a database and returns its number of keys.
 fn count_keys(link: &mut RedisClient, database: u32) -> Result<u64> {
     link.run_command(&["SELECT", &database.to_string()])?;
     link.query(&redis_command(&["DBSIZE"]))
 }
 
-/// What a comparison that found differences says.
+/// Describes the differences that a comparison found.
 pub fn describe_differences(verified: &VerifyResult, spec: &MoveSpec) -> String {
     let list = |what: &str, keys: &[String]| match keys {
         [] => String::new(),
         keys => format!("; {what}: {}", keys.join(", ")),
     };
     format!(
-        "shard {}: the copy at {} is not what {} has{}{}{}; nothing is handed over",
+        "shard {}: the copy at {} differs from {}{}{}{}; no cutover",
         spec.header.shard,
         spec.to,
         spec.from,

@@ -14,7 +14,24 @@ pub(crate) struct PenaltyWeights {
     pub moved: f64,
     /// Cost of a byte outside the ranges.
     pub outside: f64,
+    /// Factor by which `outside` rises after each temperature that ends outside the ranges, and falls after one that ends
+    /// within them: the walk stays near their edge (strategic oscillation, Glover, "Future paths for integer programming
+    /// and links to artificial intelligence", 1986). 1: `outside` is constant.
+    pub growth: f64,
 }
+
+impl PenaltyWeights {
+    /// Growth of weights that adapt.
+    pub(crate) const ADAPTIVE: f64 = 1.003;
+
+    /// Creates weights that stay the same.
+    pub(crate) const fn constant(moved: f64, outside: f64) -> Self {
+        Self { moved, outside, growth: 1.0 }
+    }
+}
+
+/// The interval that an adapting weight stays in.
+const OUTSIDE_WEIGHTS: (f64, f64) = (1.0, 1000.0);
 
 /// Limits on the copies away from home.
 #[derive(Debug, Clone, Copy)]
@@ -98,9 +115,11 @@ pub(crate) struct Annealer<'m> {
     movable: Vec<usize>,
     receivers: Vec<usize>,
     rng: Rng,
-    /// The reassignments that lead from the current state back to the best one, the last first.
-    undo_to_best: Vec<Reassignment>,
     best: Score,
+    /// Hosts of the items in the best state, and the items that may be elsewhere now.
+    best_host_of: Vec<usize>,
+    changed: Vec<usize>,
+    is_changed: Vec<bool>,
     proposal: Vec<Reassignment>,
     /// Hosts that the proposal touches, with their new loads.
     new_loads: Vec<(usize, Weight)>,
@@ -126,7 +145,7 @@ impl Score {
 }
 
 /// Maximum number of partners that a matched swap considers.
-const MAX_PARTNERS: usize = 64;
+const MAX_PARTNERS: usize = 16;
 /// Position of a host that is not a violator.
 const NO_POSITION: usize = usize::MAX;
 
@@ -136,14 +155,16 @@ impl<'m> Annealer<'m> {
         let mut annealer = Self {
             model,
             penalty,
-            weights: PenaltyWeights { moved: 1.0, outside: 4.0 },
+            weights: PenaltyWeights::constant(1.0, 4.0),
             limits: MoveLimits::NONE,
             violators: Vec::new(),
             violator_position: vec![NO_POSITION; cost.len()],
             movable: (0..model.items.len()).filter(|item| model.items[*item].movable).collect(),
             receivers: (0..model.hosts.len()).filter(|host| model.hosts[*host].can_receive).collect(),
             rng: Rng::new(seed),
-            undo_to_best: Vec::new(),
+            best_host_of: state.host_of.clone(),
+            changed: Vec::new(),
+            is_changed: vec![false; state.host_of.len()],
             best: Score { outside: f64::MAX, moved: i64::MAX, moves: usize::MAX },
             proposal: Vec::with_capacity(4),
             new_loads: Vec::with_capacity(8),
@@ -196,16 +217,31 @@ impl<'m> Annealer<'m> {
 
     /// Returns to the best state.
     pub(crate) fn restore_best(&mut self) {
-        let undo = std::mem::take(&mut self.undo_to_best);
-        for change in undo.into_iter().rev() {
-            self.reassign(change);
+        for item in std::mem::take(&mut self.changed) {
+            self.is_changed[item] = false;
+            self.place(Reassignment { item, host: self.best_host_of[item] });
         }
-        self.undo_to_best.clear();
     }
 
-    fn reassign(&mut self, Reassignment { item, host }: Reassignment) {
+    /// Makes the current state the best one.
+    fn store_best(&mut self, score: Score) {
+        self.best = score;
+        for item in self.changed.drain(..) {
+            self.is_changed[item] = false;
+            self.best_host_of[item] = self.state.host_of[item];
+        }
+    }
+
+    fn reassign(&mut self, change: Reassignment) {
+        if !self.is_changed[change.item] {
+            self.is_changed[change.item] = true;
+            self.changed.push(change.item);
+        }
+        self.place(change);
+    }
+
+    fn place(&mut self, Reassignment { item, host }: Reassignment) {
         let from = self.state.host_of[item];
-        self.undo_to_best.push(Reassignment { item, host: from });
         self.state.reassign(self.model, item, host);
         for host in [from, host] {
             self.cost[host] = self.penalty.of_host(host, self.state.load[host]);
@@ -213,24 +249,33 @@ impl<'m> Annealer<'m> {
         }
     }
 
-    /// Walks for the steps of the schedule; stops early once the best state is within its ranges and moves at most `goal` bytes.
-    pub(crate) fn anneal(&mut self, schedule: CoolingSchedule, goal: i64) {
+    /// Walks for the steps of the schedule; stops early once the best state is within its ranges and moves at most `goal`
+    /// bytes. Returns the part of the schedule that is left.
+    pub(crate) fn anneal(&mut self, mut schedule: CoolingSchedule, goal: i64) -> CoolingSchedule {
         if self.movable.is_empty() || self.receivers.is_empty() {
-            return;
+            return CoolingSchedule { steps: 0, ..schedule };
         }
         const STEPS_PER_TEMPERATURE: usize = 64;
         let levels = schedule.steps.div_ceil(STEPS_PER_TEMPERATURE).max(1);
         let cooling = (schedule.end_temperature / schedule.start_temperature).powf(1.0 / levels as f64);
-        let mut temperature = schedule.start_temperature;
         for _ in 0..levels {
             for _ in 0..STEPS_PER_TEMPERATURE {
-                self.try_step(temperature);
+                self.try_step(schedule.start_temperature);
             }
-            temperature *= cooling;
+            schedule.start_temperature *= cooling;
+            schedule.steps = schedule.steps.saturating_sub(STEPS_PER_TEMPERATURE);
+            self.adapt_weights();
             if self.is_best_within() && self.best.moved <= goal {
                 break;
             }
         }
+        schedule
+    }
+
+    fn adapt_weights(&mut self) {
+        let PenaltyWeights { outside, growth, .. } = &mut self.weights;
+        let factor = if self.violators.is_empty() { 1.0 / *growth } else { *growth };
+        *outside = (*outside * factor).clamp(OUTSIDE_WEIGHTS.0, OUTSIDE_WEIGHTS.1);
     }
 
     fn try_step(&mut self, temperature: f64) {
@@ -239,23 +284,19 @@ impl<'m> Annealer<'m> {
         if delta > 0.0 && self.rng.fraction() >= (-delta / temperature).exp() {
             return;
         }
-        let proposal = std::mem::take(&mut self.proposal);
-        for change in &proposal {
+        let mut proposal = std::mem::take(&mut self.proposal);
+        for change in &mut proposal {
+            let from = self.state.host_of[change.item];
             self.reassign(*change);
+            change.host = from;
         }
         if !self.limits.allows(&self.state) {
-            for _ in 0..proposal.len() {
-                if let Some(change) = self.undo_to_best.pop() {
-                    self.reassign(change);
-                    self.undo_to_best.pop();
-                }
-            }
+            proposal.iter().rev().for_each(|change| self.reassign(*change));
         }
         self.proposal = proposal;
         let score = self.score();
         if score.is_better_than(&self.best) {
-            self.best = score;
-            self.undo_to_best.clear();
+            self.store_best(score);
         }
     }
 
@@ -269,8 +310,8 @@ impl<'m> Annealer<'m> {
         for n in 0..self.proposal.len() {
             let Reassignment { item, host } = self.proposal[n];
             let (data, from) = (&self.model.items[item], self.state.host_of[item]);
-            let twice = self.proposal[..n].iter().any(|other| self.model.items[other.item].shard == data.shard);
-            if from == host || twice || !self.state.is_legal(self.model, item, host) {
+            let twice = self.proposal[..n].iter().any(|other| other.item == item);
+            if from == host || twice || !self.is_legal(item, host) {
                 return None;
             }
             if from == data.home {
@@ -288,6 +329,16 @@ impl<'m> Annealer<'m> {
         Some(moved as f64 * self.weights.moved + outside * self.weights.outside)
     }
 
+    /// Whether the item may be on the host once the proposal is applied.
+    fn is_legal(&self, item: usize, host: usize) -> bool {
+        let excludes = |sibling: &usize| {
+            let moves = self.proposal.iter().find(|change| change.item == *sibling);
+            let there = moves.map_or(self.state.host_of[*sibling], |change| change.host);
+            self.model.excludes(item, host, *sibling, there)
+        };
+        self.model.is_allowed(item, host) && !self.model.items[item].siblings.iter().any(excludes)
+    }
+
     fn add_load_change(&mut self, host: usize, weight: Weight, arrives: bool) {
         let change = if arrives { add } else { sub };
         match self.new_loads.iter_mut().find(|(other, _)| *other == host) {
@@ -300,6 +351,9 @@ impl<'m> Annealer<'m> {
     fn propose_step(&mut self) {
         self.proposal.clear();
         let Some(item) = self.pick_item() else { return };
+        if let Some(sibling) = self.pick_sibling(item) {
+            return self.propose_pair(item, sibling);
+        }
         match self.rng.below(64) {
             0..=19 => {
                 let host = self.pick_host(item);
@@ -352,6 +406,21 @@ impl<'m> Annealer<'m> {
         }
     }
 
+    /// Returns, one time in four, another copy of the item's shard that can move.
+    fn pick_sibling(&mut self, item: usize) -> Option<usize> {
+        let items = &self.model.items;
+        let sibling = items[item].siblings.iter().copied().find(|sibling| items[*sibling].movable)?;
+        (self.rng.below(4) == 0).then_some(sibling)
+    }
+
+    /// Proposes that two copies of a shard change their hosts together: one alone may not be where the other is.
+    fn propose_pair(&mut self, item: usize, sibling: usize) {
+        let exchange = self.rng.below(2) == 0;
+        let host = if exchange { self.state.host_of[sibling] } else { self.pick_host(item) };
+        let other = if self.rng.below(3) == 0 { self.state.host_of[item] } else { self.pick_host(sibling) };
+        self.set_proposal(&[(item, host), (sibling, other)]);
+    }
+
     /// Proposes to swap the item with one on another host.
     fn propose_swap(&mut self, item: usize) {
         let host = self.pick_host(item);
@@ -364,8 +433,10 @@ impl<'m> Annealer<'m> {
     fn propose_matched_swap(&mut self, item: usize) {
         let (host, at) = (self.pick_host(item), self.state.host_of[item]);
         let mut best: Option<(f64, usize)> = None;
-        for place in 0..self.state.items_on[host].len().min(MAX_PARTNERS) {
-            let other = self.state.items_on[host][place];
+        let count = self.state.items_on[host].len();
+        let first = if count > MAX_PARTNERS { self.rng.below(count) } else { 0 };
+        for n in 0..count.min(MAX_PARTNERS) {
+            let other = self.state.items_on[host][(first + n) % count];
             if !self.model.items[other].movable {
                 continue;
             }

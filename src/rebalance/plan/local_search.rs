@@ -3,6 +3,7 @@
 use super::annealing::{Annealer, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule, is_large};
 use super::assignment::{Assignment, Penalty, is_within};
 use super::model::{LoadRange, Model};
+use super::step_budget::StepBudget;
 
 /// A plan this close to the bound is not searched further: one thousandth of it.
 pub(crate) const CLOSE_TO_BOUND: i64 = 1000;
@@ -18,8 +19,6 @@ pub(crate) struct SearchBudget {
     pub patience: u64,
     /// Cost of a moved byte: 1 to minimise bytes, less to reach the ranges first.
     pub moved_weight: f64,
-    /// Length of each round, as a multiple of the usual number of steps.
-    pub length: usize,
 }
 
 /// Anneals from the best assignment so far, every fourth time from the start, each round with other weights and
@@ -28,26 +27,27 @@ pub(crate) fn search_locally(
     model: &Model,
     ranges: &[LoadRange],
     start: Assignment,
-    budget: SearchBudget,
+    until: SearchBudget,
+    steps: &mut StepBudget,
     seed: u64,
 ) -> Assignment {
     let penalty = Penalty::new(model, ranges);
     let large = is_large(model);
     let (mut best, start) = (start.clone(), start);
     let mut idle = 0;
-    for round in 0..budget.rounds {
-        if idle >= budget.patience || (is_within(&best, ranges) && best.moved <= budget.goal) {
+    for round in 0..until.rounds {
+        if idle >= until.patience || steps.is_spent() || (is_within(&best, ranges) && best.moved <= until.goal) {
             break;
         }
         let turn = (round % 4) as usize;
-        let mut cooling = cooling_schedule(model, budget.length * annealing_steps(model));
+        let mut cooling = cooling_schedule(model, steps.take(annealing_steps(model)));
         cooling.start_temperature *= if large { 0.1 } else { [1.0, 0.4, 2.0, 3.0][turn] };
         let outside = [4.0, 8.0, 16.0, 32.0, 6.0][(round % 5) as usize];
-        let weights = PenaltyWeights { moved: budget.moved_weight, outside };
+        let weights = PenaltyWeights::constant(until.moved_weight, outside);
         let from = if turn == 3 && !large { start.clone() } else { best.clone() };
         let mut annealer = Annealer::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round))
             .with_weights(weights, MoveLimits::NONE);
-        annealer.anneal(cooling, budget.goal);
+        steps.give_back(annealer.anneal(cooling, until.goal).steps);
         let found = annealer.into_best();
         idle += 1;
         if is_better(&penalty, &found, &best) {

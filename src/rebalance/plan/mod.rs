@@ -3,7 +3,8 @@
 //! It minimises the bytes that move so that every host ends within the tolerance around its share. In reading order:
 //! `options` the request, `model` the same as integers, `assignment` copies on hosts and their loads, `lower_bound` and
 //! `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`, `annealing`, `local_search`,
-//! `neighborhood_search`, `relax_tolerance`, `move_limits`), `schedule` the order of moves, `build_plan` the result.
+//! `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one `step_budget`, `schedule` the order
+//! of moves, `build_plan` the result.
 //! Nothing here reads a clock, a file or an unseeded random number: the same input gives the same plan to the byte.
 
 mod annealing;
@@ -17,6 +18,7 @@ mod local_search;
 mod lower_bound;
 mod model;
 mod move_limits;
+mod multistart;
 mod neighborhood_search;
 mod notes;
 mod options;
@@ -25,6 +27,7 @@ mod relax_tolerance;
 mod rng;
 mod schedule;
 mod solver;
+mod step_budget;
 mod undo_redundant;
 pub mod what_if;
 
@@ -37,7 +40,7 @@ use super::observation::Observation;
 
 /// Plans the moves that balance the fleet as the options ask.
 ///
-/// If no placement meets the tolerance, the plan is as close as possible and a note says so.
+/// If no placement within the tolerance is found, the plan is the closest found, and a note says so.
 ///
 /// # Errors
 /// The rule that no placement can keep, and the shards concerned.

@@ -16,7 +16,7 @@ pub(crate) fn search_within_limits(
     let mut state = Assignment::new(model);
     place_misplaced_within(model, &penalty, &mut state, limits);
     for round in 0..6 {
-        let weights = PenaltyWeights { moved: 0.02, outside: 4.0 };
+        let weights = PenaltyWeights::constant(0.02, 4.0);
         let mut annealer =
             Annealer::new(model, &penalty, state, seed.wrapping_add(round)).with_weights(weights, limits);
         annealer.anneal(cooling_schedule(model, annealing_steps(model)), i64::MAX);

@@ -9,9 +9,13 @@ use super::assignment::{Assignment, is_within, range_violation};
 use super::lagrangian::{Lagrangian, Multipliers};
 use super::model::{BYTES, LoadRange, Model, OPS, Weight, add, sub};
 use super::rng::Rng;
+use super::step_budget::StepBudget;
 
 /// Nodes of one search.
 const MAX_NODES: usize = 12_000;
+/// Steps of annealing that take as long as the setup of one search, and nodes that take as long as one step.
+const SETUP_STEPS: usize = 200;
+const NODES_PER_STEP: usize = 4;
 /// What one search rearranges at most, and when to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neighborhood {
@@ -30,6 +34,7 @@ pub(crate) fn improve(
     multipliers: &Multipliers,
     state: &mut Assignment,
     until: Neighborhood,
+    steps: &mut StepBudget,
     seed: u64,
 ) {
     let (model, ranges) = (lagrangian.model, lagrangian.ranges);
@@ -38,9 +43,12 @@ pub(crate) fn improve(
     }
     let mut rng = Rng::new(seed ^ 0xb0b);
     let mut idle = 0;
-    while idle < until.patience && state.moved > until.goal {
+    while idle < until.patience && state.moved > until.goal && !steps.is_spent() {
         let hosts = pick_hosts(model, state, until.hosts, &mut rng);
-        let found = BranchAndBound::new(lagrangian, multipliers, state, hosts, until.items, &mut rng).apply_best(state);
+        let mut search = BranchAndBound::new(lagrangian, multipliers, state, hosts, until.items, &mut rng);
+        search.branch(0, 0.0);
+        steps.take(SETUP_STEPS + search.nodes / NODES_PER_STEP);
+        let found = search.apply_best(state);
         idle = if found { 0 } else { idle + 1 };
     }
 }
@@ -256,9 +264,8 @@ impl<'m> BranchAndBound<'m> {
         self.floor = self.least as f64 - dearer - self.priced_slack(multipliers, state);
     }
 
-    /// Searches, and does what it found; whether that is anything.
-    fn apply_best(mut self, state: &mut Assignment) -> bool {
-        self.branch(0, 0.0);
+    /// Applies the best choice; `false` if none was found.
+    fn apply_best(self, state: &mut Assignment) -> bool {
         let Some(best) = self.best else { return false };
         for (item, n) in self.items.iter().zip(best) {
             state.reassign(self.model, *item, self.hosts[n]);

@@ -6,6 +6,7 @@ use super::assignment::range_violation;
 use super::infeasible::shard_list;
 use super::model::{BYTES, Item, Model, OPS};
 use super::rebalance_plan::Role;
+use super::relax_tolerance::{ALLOWANCE, least_deviation, worst_deviation};
 use super::solver::Solution;
 
 /// Deviations that are described individually; the rest is counted.
@@ -48,8 +49,7 @@ fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
     }
     found.sort_by(|a, b| b.0.total_cmp(&a.0).then((a.1, a.2).cmp(&(b.1, b.2))));
     if !solution.limited {
-        let tolerance = model.tolerance * 100.0;
-        notes.push(format!("no placement within the tolerance of {tolerance} % was found; this plan is the closest"));
+        notes.push(describe_closeness(model, solution));
     }
     for (_, host, resource) in found.iter().take(MAX_DESCRIBED) {
         notes.push(describe_deviation(model, solution, *host, *resource));
@@ -60,6 +60,22 @@ fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
     let is_fixed = |item: &Item| item.role == Role::Replica && !item.movable;
     if !solution.limited && model.items.iter().any(is_fixed) {
         notes.push("replicas do not move for balance; --move-replicas may allow a closer plan".to_owned());
+    }
+}
+
+/// Says whether the plan is the closest to the tolerance, or only the closest that was found.
+fn describe_closeness(model: &Model, solution: &Solution) -> String {
+    let tolerance = model.tolerance * 100.0;
+    let least = least_deviation(model, &solution.requested);
+    let is_closest = worst_deviation(model, &solution.requested, &solution.state) <= least + ALLOWANCE;
+    match (least > 0.0, is_closest) {
+        (true, true) => format!("no placement is within the tolerance of {tolerance} %; this plan is the closest"),
+        (true, false) => {
+            format!("no placement is within the tolerance of {tolerance} %; this plan is the closest found")
+        }
+        (false, _) => {
+            format!("no placement within the tolerance of {tolerance} % was found; this plan is the closest found")
+        }
     }
 }
 

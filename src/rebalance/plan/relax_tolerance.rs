@@ -3,72 +3,123 @@
 //! First the worst deviation is minimised, then the sum of what is left. The worst deviation that remains is the
 //! tolerance that can be met, and replaces the requested one.
 
-use super::annealing::{Annealer, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule, is_large};
+use super::annealing::{Annealer, CoolingSchedule, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule};
 use super::assignment::{Assignment, Penalty, is_within, range_violation};
-use super::local_search::{SearchBudget, search_locally};
 use super::model::{BYTES, LoadRange, Model, OPS};
+use super::step_budget::StepBudget;
 
 /// Moved bytes cost next to nothing while evenness is sought.
-const EVEN: PenaltyWeights = PenaltyWeights { moved: 0.02, outside: 4.0 };
+const EVEN: PenaltyWeights = PenaltyWeights::constant(0.02, 4.0);
 
 /// Allowance on top of the closest deviation, as a fraction of a share: without it every load would have to be met to
 /// the byte, which takes many moves and is obsolete an hour later.
-const ALLOWANCE: f64 = 0.002;
+pub(crate) const ALLOWANCE: f64 = 0.002;
 
-/// Bisections of the interval that contains the least worst deviation.
-const BISECTIONS: u64 = 6;
-
-/// Walks per bisection and their length: few long ones where many short ones fail.
-const WALKS: [(u64, usize); 2] = [(8, 1), (2, 16)];
-
-/// Searches with different seeds. A later one counts only if it comes closer than the first by more than [`ALLOWANCE`].
-const STARTS: u64 = 1;
+/// Number of walks that lower the worst deviation, in turn from the best assignment and from the start.
+const WALKS: u64 = 8;
+/// Part of the worst deviation by which a walk tries to lower it next, and the least such step, as fractions of a share.
+const RATCHET_PART: f64 = 0.004;
+const RATCHET_STEP: f64 = 0.0002;
 
 /// Returns the closest assignment that was found, and ranges that it keeps.
 pub(crate) fn find_nearest(
     model: &Model,
     requested: &[LoadRange],
     start: Assignment,
+    steps: &mut StepBudget,
     seed: u64,
 ) -> (Assignment, Vec<LoadRange>) {
-    let starts = if is_large(model) { 1 } else { STARTS };
-    let (mut best, mut worst) = minimize_worst_deviation(model, requested, start.clone(), seed);
-    for n in 1..starts {
-        let seed = seed.wrapping_add(n.wrapping_mul(0x7171));
-        let found = minimize_worst_deviation(model, requested, start.clone(), seed);
-        if found.1 + ALLOWANCE < worst {
-            (best, worst) = found;
-        }
+    let best = minimize_worst_deviation(model, requested, start, steps, seed);
+    if is_within(&best, requested) {
+        return (best, requested.to_vec());
     }
-    let best = minimize_deviation(model, requested, &relaxed_limits(model, worst), best, seed);
+    let limits = relaxed_limits(model, worst_deviation(model, requested, &best));
+    let best = minimize_deviation(model, requested, &limits, best, seed);
     let ranges = widen_uniformly(model, &best, requested);
     (best, ranges)
 }
 
-/// Returns an assignment whose worst deviation from the ranges is small, and that deviation as a fraction of a share.
-fn minimize_worst_deviation(model: &Model, requested: &[LoadRange], start: Assignment, seed: u64) -> (Assignment, f64) {
-    let mut best = minimize_deviation(model, requested, &model.hard_limits(), start, seed);
-    let (mut low, mut high) = (0.0, worst_deviation(model, requested, &best));
-    for round in 1..=BISECTIONS {
-        if high - low < 0.002 {
+/// Returns an assignment whose worst deviation from the ranges is small.
+fn minimize_worst_deviation(
+    model: &Model,
+    requested: &[LoadRange],
+    start: Assignment,
+    steps: &mut StepBudget,
+    seed: u64,
+) -> Assignment {
+    let least = least_deviation(model, requested);
+    let mut best = minimize_deviation(model, requested, &model.hard_limits(), start.clone(), seed);
+    for walk in 0..WALKS {
+        if worst_deviation(model, requested, &best) <= least + RATCHET_STEP {
             break;
         }
-        let limits = relaxed_limits(model, (low + high) / 2.0);
-        let mut found = best.clone();
-        for (walks, length) in WALKS {
-            let budget = SearchBudget { goal: i64::MAX, rounds: walks, patience: walks, moved_weight: 0.1, length };
-            if !is_within(&found, &limits) {
-                found = search_locally(model, &limits, found, budget, seed.wrapping_add(round));
+        let mut part = steps.split_off(1.0 / (WALKS - walk) as f64);
+        let mut cooling = cooling_schedule(model, part.take(usize::MAX));
+        cooling.start_temperature *= [1.0, 2.0, 0.5, 1.0][(walk % 4) as usize];
+        let from = if walk % 2 == 0 { best.clone() } else { start.clone() };
+        let growth = if walk % 4 < 2 { PenaltyWeights::ADAPTIVE } else { 1.0 };
+        let ratchet = Ratchet { model, requested, weights: PenaltyWeights { growth, ..EVEN }, least };
+        steps.give_back(ratchet.walk(cooling, from, &mut best, seed.wrapping_add(walk)));
+    }
+    best
+}
+
+/// A walk towards limits that tighten whenever it meets them.
+struct Ratchet<'a> {
+    model: &'a Model<'a>,
+    requested: &'a [LoadRange],
+    weights: PenaltyWeights,
+    /// The deviation that every assignment has.
+    least: f64,
+}
+
+impl Ratchet<'_> {
+    /// Walks until the schedule ends, and replaces `best` with each assignment that deviates less. Returns the steps that are
+    /// left.
+    fn walk(&self, mut cooling: CoolingSchedule, mut state: Assignment, best: &mut Assignment, seed: u64) -> usize {
+        for round in 0u64.. {
+            let worst = worst_deviation(self.model, self.requested, best);
+            if cooling.steps == 0 || worst <= self.least + RATCHET_STEP {
+                break;
+            }
+            let step = RATCHET_STEP.max(RATCHET_PART * (worst - self.least));
+            let limits = relaxed_limits(self.model, (worst - step).max(self.least));
+            let penalty = Penalty::new(self.model, &limits);
+            let seed = seed.wrapping_mul(31).wrapping_add(round);
+            let mut annealer =
+                Annealer::new(self.model, &penalty, state, seed).with_weights(self.weights, MoveLimits::NONE);
+            cooling = annealer.anneal(cooling, i64::MAX);
+            state = annealer.into_best();
+            if is_within(&state, &limits) {
+                *best = state.clone();
             }
         }
-        if is_within(&found, &limits) {
-            high = worst_deviation(model, requested, &found);
-            best = found;
-        } else {
-            low = (low + high) / 2.0;
+        cooling.steps
+    }
+}
+
+/// Returns a worst deviation that every assignment has: that of copies that cannot leave a host, of hosts that cannot
+/// receive, and of the largest copies.
+pub(crate) fn least_deviation(model: &Model, requested: &[LoadRange]) -> f64 {
+    let home = Assignment::new(model);
+    let mut least = 0.0f64;
+    for resource in [BYTES, OPS] {
+        let part = |host: usize, violation: i64| violation.max(0) as f64 / model.hosts[host].target[resource].max(1.0);
+        for (host, range) in requested.iter().enumerate().filter(|(host, _)| !model.hosts[*host].drained) {
+            let fixed = home.items_on[host].iter().filter(|item| !model.items[**item].movable);
+            let fixed: i64 = fixed.map(|item| model.items[*item].weight[resource]).sum();
+            least = least.max(part(host, fixed - range.max[resource]));
+            if !model.hosts[host].can_receive {
+                least = least.max(part(host, range.min[resource] - home.load[host][resource]));
+            }
+        }
+        for (item, data) in model.items.iter().enumerate() {
+            let alone = |host: usize| part(host, data.weight[resource] - requested[host].max[resource]);
+            let hosts = (0..model.hosts.len()).filter(|host| model.is_allowed(item, *host));
+            least = least.max(hosts.map(alone).min_by(f64::total_cmp).unwrap_or(0.0));
         }
     }
-    (best, high)
+    least
 }
 
 /// Anneals towards the ranges within the limits.
@@ -91,7 +142,7 @@ fn minimize_deviation(
 }
 
 /// Returns the largest deviation from a requested range, as a fraction of the host's share.
-fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
+pub(crate) fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
     let mut worst = 0.0f64;
     for (host, range) in requested.iter().enumerate() {
         for resource in [BYTES, OPS] {

@@ -16,9 +16,11 @@ use super::local_search::{CLOSE_TO_BOUND, SearchBudget, is_better, search_locall
 use super::lower_bound;
 use super::model::{LoadRange, Model};
 use super::move_limits;
+use super::multistart::Multistart;
 use super::neighborhood_search::{self, Neighborhood};
 use super::options::PlanOptions;
 use super::relax_tolerance;
+use super::step_budget::StepBudget;
 use super::undo_redundant::undo_redundant_moves;
 
 /// The assignment that was found, and what it was compared with.
@@ -35,21 +37,23 @@ pub(crate) struct Solution {
     pub limited: bool,
 }
 
-/// Walks without success after which the search before any multipliers are known ends.
+/// Walks without success after which the first search ends.
 const FIRST_WALKS: u64 = 6;
-/// Subgradient steps per ascent.
+/// Subgradient steps per ascent, and how many items × hosts of one take as long as a step of annealing.
 const ASCENT_STEPS: usize = 500;
+const ASCENT_ITEMS: usize = 16;
 /// Maximum number of times that annealing and branch and bound take turns.
 const MAX_CYCLES: u64 = 6;
 /// Walks of one turn that may find nothing.
-const CYCLE_WALKS: u64 = 20;
+const CYCLE_WALKS: u64 = 8;
 /// The neighborhoods that branch and bound searches.
 const NEIGHBORHOOD: Neighborhood = Neighborhood { hosts: 6, items: 48, goal: 0, patience: 200 };
-/// Walks of a multistart, and their steps per item and host.
-const RESTARTS: u64 = 10;
-const RESTART_STEPS: usize = 1000;
-/// Factor on the final temperature of such a walk: branch and bound does the rest.
-const RESTART_END_TEMPERATURE: f64 = 5.0;
+/// The same for each of many starts.
+const RESTART_PATIENCE: usize = 80;
+/// Maximum parts of the steps that the first search, the relaxation of the tolerance and one turn take.
+const FIRST_PART: f64 = 0.15;
+const RELAX_PART: f64 = 0.4;
+const CYCLE_PART: f64 = 0.25;
 
 /// Searches for the assignment.
 ///
@@ -58,11 +62,21 @@ const RESTART_END_TEMPERATURE: f64 = 5.0;
 pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, Infeasible> {
     let requested = model.load_ranges();
     let start = find_feasible(model, &requested, options.seed)?;
+    let mut steps = StepBudget::new(model);
     let mut ranges = requested.clone();
-    let (mut state, mut bound) = minimize_moves(model, &ranges, start, options.seed);
+    let mut state = search_first(model, &ranges, &start, &mut steps, options.seed);
     if !is_within(&state, &ranges) {
-        (state, ranges) = relax_tolerance::find_nearest(model, &ranges, state, options.seed);
-        (state, bound) = minimize_moves(model, &ranges, state, options.seed);
+        let mut part = steps.split_off(RELAX_PART);
+        (state, ranges) = relax_tolerance::find_nearest(model, &requested, state, &mut part, options.seed);
+        steps.refund(part);
+        let found = search_first(model, &ranges, &start, &mut steps, options.seed);
+        if is_better(&Penalty::new(model, &ranges), &found, &state) {
+            state = found;
+        }
+    }
+    let mut bound = lower_bound::counting_bound(model, &ranges);
+    if !is_large(model) {
+        (state, bound) = minimize_moves(model, &ranges, &start, state, &mut steps, options.seed);
     }
     let limits = MoveLimits::new(model, options);
     let limited = !limits.allows(&state);
@@ -91,7 +105,7 @@ fn find_feasible(model: &Model, ranges: &[LoadRange], seed: u64) -> Result<Assig
     }
     let hard = Penalty::new(model, &hard_limits);
     for round in 0..6 {
-        let weights = PenaltyWeights { moved: 0.01, outside: 4.0 };
+        let weights = PenaltyWeights::constant(0.01, 4.0);
         let mut annealer =
             Annealer::new(model, &hard, state, seed.wrapping_add(round)).with_weights(weights, MoveLimits::NONE);
         annealer.anneal(cooling_schedule(model, annealing_steps(model)), i64::MAX);
@@ -103,76 +117,65 @@ fn find_feasible(model: &Model, ranges: &[LoadRange], seed: u64) -> Result<Assig
     Err(over_capacity(model, &state))
 }
 
-/// Returns the assignment within the ranges that moves the fewest bytes, as far as the work allows, or the closest to
+/// Moved bytes that are few enough: so close to the bound, more search is not worth its time.
+fn few_enough(bound: i64) -> i64 {
+    bound + bound / CLOSE_TO_BOUND
+}
+
+/// Anneals towards the ranges before any multipliers are known.
+fn search_first(
+    model: &Model,
+    ranges: &[LoadRange],
+    start: &Assignment,
+    steps: &mut StepBudget,
+    seed: u64,
+) -> Assignment {
+    let goal = few_enough(lower_bound::counting_bound(model, ranges));
+    let walks = if is_large(model) { 3 } else { FIRST_WALKS };
+    let rounds = if is_large(model) { 3 } else { 5 * walks };
+    let until = SearchBudget { goal, rounds, patience: walks, moved_weight: 1.0 };
+    let mut part = steps.split_off(if is_large(model) { 0.5 } else { FIRST_PART });
+    let found = search_locally(model, ranges, start.clone(), until, &mut part, seed);
+    steps.refund(part);
+    found
+}
+
+/// Returns the assignment within the ranges that moves the fewest bytes, as far as the steps allow, or the closest to
 /// them; and the bytes that every assignment within the ranges moves.
-fn minimize_moves(model: &Model, ranges: &[LoadRange], start: Assignment, seed: u64) -> (Assignment, i64) {
+fn minimize_moves(
+    model: &Model,
+    ranges: &[LoadRange],
+    start: &Assignment,
+    mut best: Assignment,
+    steps: &mut StepBudget,
+    seed: u64,
+) -> (Assignment, i64) {
     let mut bound = lower_bound::counting_bound(model, ranges);
-    let goal = |bound: i64| bound + bound / CLOSE_TO_BOUND;
-    let budget = |bound: i64, walks: u64| SearchBudget {
-        goal: goal(bound),
-        rounds: 5 * walks,
-        patience: walks,
-        moved_weight: 1.0,
-        length: 1,
-    };
-    if is_large(model) {
-        let budget = SearchBudget { rounds: 3, ..budget(bound, 3) };
-        return (search_locally(model, ranges, start, budget, seed), bound);
-    }
-    let mut best = search_locally(model, ranges, start.clone(), budget(bound, FIRST_WALKS), seed);
     let lagrangian = Lagrangian::new(model, ranges);
     let mut multipliers = Multipliers::zero(model);
-    let mut restarted = false;
     for cycle in 0..MAX_CYCLES {
         if is_within(&best, ranges) {
-            if best.moved <= goal(bound) {
-                break;
+            if best.moved <= few_enough(bound) {
+                return (best, bound);
             }
             multipliers = lagrangian.subgradient_ascent(multipliers, best.moved, ASCENT_STEPS);
+            steps.take(ASCENT_STEPS * problem_size(model) / ASCENT_ITEMS);
             bound = bound.max(multipliers.to_bytes());
         }
         let before = (is_within(&best, ranges), best.moved);
-        let neighborhood = Neighborhood { goal: goal(bound), ..NEIGHBORHOOD };
-        best = search_locally(model, ranges, best, budget(bound, CYCLE_WALKS), seed.wrapping_add(1000 * (cycle + 1)));
-        neighborhood_search::improve(&lagrangian, &multipliers, &mut best, neighborhood, seed.wrapping_add(cycle));
+        let goal = few_enough(bound);
+        let until = SearchBudget { goal, rounds: 5 * CYCLE_WALKS, patience: CYCLE_WALKS, moved_weight: 1.0 };
+        let mut part = steps.split_off(CYCLE_PART);
+        best = search_locally(model, ranges, best, until, &mut part, seed.wrapping_add(1000 * (cycle + 1)));
+        let neighborhood = Neighborhood { goal, ..NEIGHBORHOOD };
+        let seed = seed.wrapping_add(cycle);
+        neighborhood_search::improve(&lagrangian, &multipliers, &mut best, neighborhood, &mut part, seed);
+        steps.refund(part);
         if (is_within(&best, ranges), best.moved) == before {
-            if restarted {
-                break;
-            }
-            let multistart = Multistart { lagrangian: &lagrangian, multipliers: &multipliers, neighborhood };
-            best = multistart.run(&start, best, seed);
-            restarted = true;
+            break;
         }
     }
-    (best, bound)
-}
-
-/// Long walks that all begin at the same assignment, each improved by branch and bound: the fewest moves are often far
-/// from what a search finds that only continues from its best.
-struct Multistart<'a> {
-    lagrangian: &'a Lagrangian<'a>,
-    multipliers: &'a Multipliers,
-    neighborhood: Neighborhood,
-}
-
-impl Multistart<'_> {
-    /// Returns the best of all walks and of `best`.
-    fn run(&self, start: &Assignment, mut best: Assignment, seed: u64) -> Assignment {
-        let (model, ranges) = (self.lagrangian.model, self.lagrangian.ranges);
-        let penalty = Penalty::new(model, ranges);
-        for round in 0..RESTARTS {
-            let seed = seed.wrapping_add(round.wrapping_mul(0x5151));
-            let mut cooling = cooling_schedule(model, RESTART_STEPS * problem_size(model));
-            cooling.end_temperature *= RESTART_END_TEMPERATURE;
-            cooling.start_temperature *= if round % 4 == 3 { 2.0 } else { 1.0 };
-            let mut annealer = Annealer::new(model, &penalty, start.clone(), seed);
-            annealer.anneal(cooling, self.neighborhood.goal);
-            let mut found = annealer.into_best();
-            neighborhood_search::improve(self.lagrangian, self.multipliers, &mut found, self.neighborhood, seed);
-            if is_better(&penalty, &found, &best) {
-                best = found;
-            }
-        }
-        best
-    }
+    let neighborhood = Neighborhood { goal: few_enough(bound), patience: RESTART_PATIENCE, ..NEIGHBORHOOD };
+    let multistart = Multistart { lagrangian: &lagrangian, multipliers: &multipliers, neighborhood, seed };
+    (multistart.run(start, best, steps), bound)
 }

@@ -19,7 +19,7 @@ impl ShardsContext<'_> {
     /// There is such a host.
     pub fn report_unreachable_hosts(&self, unreachable: &[(String, ConnectError)]) -> Result<(), CommandError> {
         for (host, error) in unreachable {
-            self.reporter.print_json("missing", json!({"host": host, "error": error.to_string()}));
+            self.reporter.print_json("host_unreachable", json!({"host": host, "error": error.to_string()}));
             self.reporter.print_status(&error.to_string());
         }
         let hosts = self.files.shard_hosts()?;
@@ -98,7 +98,7 @@ impl ShardsContext<'_> {
             }
         }
         for freed in plan.degraded_primaries.iter().filter(|freed| outcome.lowered.contains(&freed.shard)) {
-            reporter.print_json("freed", json!({"shard": freed.shard, "host": freed.host}));
+            reporter.print_json("min_replicas_lowered", json!({"shard": freed.shard, "host": freed.host}));
         }
         for (shard, error) in &outcome.failed {
             reporter.report_failure(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));

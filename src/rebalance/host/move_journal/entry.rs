@@ -1,4 +1,4 @@
-//! The lines of a shard's journal: which step of which move, and what of it.
+//! The entries of a shard's journal: phase, state and detail of each step of a move.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,44 +6,44 @@ use serde_json::Value;
 use crate::protocol::shard::{MoveSpec, failover};
 use crate::protocol::throttle::ThrottleLimits;
 
-/// The steps of a move, in their order; `RollBack` and `Abort` end it at the source, `Settle` at the target.
+/// Lists the phases of a move in order; `RollBack` and `Abort` end it at the source, `Finalize` at the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MovePhase {
-    /// A move is taken on; its detail is the move without its secrets.
+    /// The move begins; the detail is the [`MoveRecord`], without secrets.
     Begin,
-    /// The target is started as a replica.
+    /// Start the target as a replica.
     StartReplica,
-    /// It catches up.
+    /// Copy the data until the target has caught up.
     Copy,
-    /// The two are compared.
+    /// Compare source and target.
     Verify,
-    /// The source accepts writes only with its replicas attached, also after a restart.
+    /// Make the source accept writes only with its replicas attached, also after a restart.
     RequireReplicas,
-    /// The target's files make it a master that is closed to the application.
+    /// Write the target's files so that a restart makes it a primary closed to the application.
     PrepareStandby,
-    /// The source holds writes.
+    /// Pause writes at the source.
     Pause,
-    /// The target takes the rest.
+    /// Wait until the target has applied the rest of the stream.
     Drain,
-    /// The source becomes the target's replica.
+    /// Make the source a replica of the target.
     DemoteSource,
-    /// The target becomes the master, and the application may use it.
+    /// Make the target the primary and enable the application's users.
     Promote,
-    /// So it is after a restart too.
+    /// Write the target's open state to its files.
     OpenTarget,
-    /// The source's new role is durable, the other replicas follow.
+    /// Make the source's new role durable and let the other replicas follow the target.
     Finalize,
-    /// The source is as before, the copy goes on.
+    /// Restore the source; the target stays its replica.
     RollBack,
-    /// The source is as before, the copy is gone.
+    /// Restore the source and remove the copy.
     Abort,
-    /// An instance that handed its shard over is stopped.
+    /// Stop the instance that handed over its shard.
     Retire,
 }
 
 impl MovePhase {
-    /// All, in order.
+    /// Every phase, in order.
     pub const ALL: [Self; 15] = [
         Self::Begin,
         Self::StartReplica,
@@ -62,7 +62,7 @@ impl MovePhase {
         Self::Retire,
     ];
 
-    /// Its name as in the journal.
+    /// Returns the name of the phase in the journal.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Begin => "begin",
@@ -84,94 +84,93 @@ impl MovePhase {
     }
 }
 
-/// What is said of a step.
+/// State of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum PhaseState {
-    /// It is going to be done.
+    /// About to run.
     Intent,
-    /// It is done.
+    /// Completed.
     Done,
-    /// It failed.
+    /// Failed.
     Failed,
 }
 
-/// One line of the journal.
+/// Represents one line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(try_from = "UncheckedRecord")]
+#[serde(try_from = "UncheckedEntry")]
 pub struct JournalEntry {
-    /// When, RFC 3339.
+    /// Time of the entry, RFC 3339.
     pub recorded_at: String,
-    /// The run.
+    /// Run that wrote the entry.
     pub run: String,
-    /// The step.
+    /// Phase of the move.
     pub phase: MovePhase,
-    /// What of it.
+    /// State of the phase.
     pub state: PhaseState,
-    /// What recovery needs to know.
+    /// Data that recovery needs.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub detail: Value,
 }
 
-/// A line of the journal whose detail was not looked at.
+/// Represents a line of the journal before its detail is checked.
 #[derive(Deserialize)]
-struct UncheckedRecord {
-    at: String,
+struct UncheckedEntry {
+    recorded_at: String,
     run: String,
-    step: MovePhase,
-    mark: PhaseState,
+    phase: MovePhase,
+    state: PhaseState,
     #[serde(default)]
     detail: Value,
 }
 
-impl TryFrom<UncheckedRecord> for JournalEntry {
+impl TryFrom<UncheckedEntry> for JournalEntry {
     type Error = serde_json::Error;
 
-    /// Refuses a first step that does not say which move it begins: recovery would take the shard for one that has no
-    /// move in progress.
-    fn try_from(line: UncheckedRecord) -> Result<Self, serde_json::Error> {
-        let UncheckedRecord { at, run, step, mark, detail } = line;
-        if step == MovePhase::Begin {
+    /// Rejects a `Begin` entry without a move: recovery would treat the shard as one without a move in progress.
+    fn try_from(line: UncheckedEntry) -> Result<Self, serde_json::Error> {
+        let UncheckedEntry { recorded_at, run, phase, state, detail } = line;
+        if phase == MovePhase::Begin {
             MoveRecord::deserialize(&detail)?;
         }
-        Ok(Self { recorded_at: at, run, phase: step, state: mark, detail })
+        Ok(Self { recorded_at, run, phase, state, detail })
     }
 }
 
-/// A move as the journal keeps it: without secrets.
+/// Describes a move in the journal, without secrets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveRecord {
-    /// Source.
+    /// Address of the source.
     pub from: String,
-    /// Target.
+    /// Address of the target.
     pub to: String,
     /// The source's other replicas.
     pub other_replicas: Vec<String>,
-    /// The epoch it is for.
+    /// Map epoch that the move belongs to.
     pub epoch: u64,
-    /// The application's user.
+    /// ACL user of the application.
     pub app_user: String,
     /// The target instance.
     pub instance: Value,
-    /// The source's `min-replicas-to-write` before it was armed.
+    /// The source's `min-replicas-to-write` before the move changed it.
     #[serde(default)]
     pub min_replicas: Option<String>,
-    /// Who ran it.
+    /// Operator who started the move.
     #[serde(default)]
     pub operator: String,
-    /// Is it a failover? Then the source was given up, and `min_replicas` is the target's.
+    /// True for a failover; the source is lost then, and `min_replicas` is the target's.
     #[serde(default)]
     pub is_failover: bool,
-    /// What it leaves to the source's clients; whoever goes on with it keeps to that.
+    /// Limits that protect the source's clients; a resumed move keeps them.
     #[serde(default)]
     pub throttle: ThrottleLimits,
-    /// Is it a replica that is made? Then `others` is the one that it replaces.
+    /// True for a replica build; `other_replicas` names the replica that it replaces then.
     #[serde(default)]
     pub is_replica: bool,
 }
 
 impl MoveRecord {
-    /// A move that is taken on.
+    /// Creates the record of a new move.
     pub fn from_spec(spec: &MoveSpec) -> Self {
         Self {
             from: spec.from.clone(),
@@ -189,13 +188,13 @@ impl MoveRecord {
     }
 }
 
-/// The records of the last move in a journal, its `Begin` first.
+/// Returns the entries of the last move in a journal, starting with its `Begin`.
 pub fn last_move_entries(entries: &[JournalEntry]) -> &[JournalEntry] {
     let begin = entries.iter().rposition(|record| record.phase == MovePhase::Begin).unwrap_or(entries.len());
     &entries[begin..]
 }
 
-/// The failover that a journal is about last, and the copy that it promotes.
+/// Returns the failover that a journal ends with, and the address of the replica that it promotes.
 pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::FailoverRecord, String)> {
     let records = last_move_entries(entries);
     let begun: MoveRecord = serde_json::from_value(records.first()?.detail.clone()).ok()?;
@@ -206,7 +205,7 @@ pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::Failover
     begun.is_failover.then_some((stage, begun.to))
 }
 
-/// Has a move come to its end, at the source or at the target?
+/// Returns true if the move has ended, at the source or at the target.
 pub fn is_finished(entries: &[JournalEntry]) -> bool {
     let ends = |record: &JournalEntry| {
         matches!(record.phase, MovePhase::Finalize | MovePhase::Abort) && record.state == PhaseState::Done
@@ -227,8 +226,9 @@ mod tests {
 
     #[test]
     fn a_move_that_does_not_say_what_it_moves_is_refused() {
-        let line =
-            |step: &str| format!(r#"{{"at": "now", "run": "r1", "step": "{step}", "mark": "done", "detail": {{}}}}"#);
+        let line = |step: &str| {
+            format!(r#"{{"recorded_at": "now", "run": "r1", "phase": "{step}", "state": "done", "detail": {{}}}}"#)
+        };
         let error = serde_json::from_str::<JournalEntry>(&line("begin")).unwrap_err().to_string();
         assert!(error.contains("from"), "{error}");
         serde_json::from_str::<JournalEntry>(&line("copy")).unwrap();

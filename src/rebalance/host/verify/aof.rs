@@ -74,7 +74,7 @@ fn read_length(file: &mut impl BufRead, marker: u8) -> Result<Option<u64>> {
     }
 }
 
-/// Where commands have their keys, as the server says; each is asked for once.
+/// Caches the key positions of commands, as reported by the server.
 #[derive(Default)]
 pub struct KeySpecs(HashMap<String, KeySpec>);
 

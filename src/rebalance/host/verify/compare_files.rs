@@ -1,4 +1,4 @@
-//! Whether a copy became what it was made of, by the files on the target's disk.
+//! Verification of a copy by the files on the target's disk.
 //!
 //! A replica keeps the snapshot that it was sent (`dump.rdb`), and writes what it made of it as the base of its
 //! append-only file, before it applies anything else. Both are read once, as digests: no server is asked, and what
@@ -29,7 +29,7 @@ const GROUP_COUNT: usize = 1 << 16;
 /// Where more groups than this differ, all keys are better asked for one after the other; so are more keys than that.
 const MAX_DIFFERING_GROUPS: usize = GROUP_COUNT / 4;
 const MAX_CANDIDATE_KEYS: usize = 1 << 20;
-/// How often the files are looked up, where a new base takes their place meanwhile.
+/// Maximum number of attempts to open the files while a rewrite replaces them.
 const MAX_MANIFEST_READS: u32 = 3;
 /// A file's time is taken from the kernel's last tick, and a server tells its age in seconds.
 const MTIME_TOLERANCE: Duration = Duration::from_secs(2);
@@ -55,7 +55,7 @@ pub fn find_candidate_keys(
     let id = target.fetch_info("replication")?.text_field("master_replid").to_owned();
     ensure!(sent.header.replication_id.as_ref() == Some(&id), "the snapshot on its disk is another server's");
     let differing = sent.differing_groups(&held);
-    ensure!(differing.len() <= MAX_DIFFERING_GROUPS, "most keys are written otherwise than they were sent");
+    ensure!(differing.len() <= MAX_DIFFERING_GROUPS, "most keys are encoded differently from the snapshot");
 
     let mut candidates = CandidateCollector::default();
     if !differing.is_empty() {
@@ -146,11 +146,11 @@ impl Read for PositionedReader {
     }
 }
 
-/// What the target has on its disk.
+/// Files of the target on its disk.
 struct TargetFiles {
     /// The snapshot that it was sent.
     received_snapshot: File,
-    /// What it made of it, and all since.
+    /// Append-only file: the base made from the snapshot, and the increment since.
     aof_base: File,
     aof_increment: File,
     /// Bytes of whole commands that the increment has, or is about to have, of what was executed before it was opened.
@@ -182,7 +182,7 @@ impl TargetFiles {
                 expected_increment_bytes: written,
             });
         }
-        bail!("its append-only file is written anew all the time");
+        bail!("its append-only file is being rewritten continuously");
     }
 
     /// Waits until the increment has all that it was about to have.
@@ -198,11 +198,11 @@ impl TargetFiles {
     }
 }
 
-/// Is the snapshot what this process was sent, and the base what it made of that: the only ones since it started?
+/// Checks that snapshot and base come from the one full sync since this process started.
 fn ensure_first_sync(snapshot: &File, info: &RedisInfo, target: &mut RedisClient) -> Result<()> {
     ensure!(target.fetch_setting("repl-diskless-load")? == "disabled", "it keeps no snapshot (repl-diskless-load)");
     ensure!(info.text_field("rdb_saves") == "0", "it may have written a snapshot itself");
-    ensure!(info.text_field("aof_rewrites") == "1", "it has written its append-only file anew");
+    ensure!(info.text_field("aof_rewrites") == "1", "it has rewritten its append-only file");
     let age = Duration::from_secs(target.fetch_info("server")?.number_field("uptime_in_seconds"));
     let started = SystemTime::now().checked_sub(age).context("the server is older than time")?;
     ensure!(snapshot.metadata()?.modified()? + MTIME_TOLERANCE > started, "its snapshot is older than the server");
@@ -228,7 +228,7 @@ impl<'a> AofManifest<'a> {
                 ["file", name, "seq", _, "type", "b"] => named.base = Some(name),
                 ["file", name, "seq", _, "type", "i"] => named.increments.push(name),
                 ["file", _, "seq", _, "type", "h"] => {}
-                _ => bail!("the manifest of its append-only file is in no known form"),
+                _ => bail!("the manifest of its append-only file has an unknown format"),
             }
         }
         Ok(named)
@@ -238,7 +238,9 @@ impl<'a> AofManifest<'a> {
     fn open_files(&self, folder: &Path) -> Result<(File, File)> {
         let open = |name: &str| File::open(folder.join(name)).with_context(|| name.to_owned());
         let base = open(self.base.context("its append-only file has no base")?)?;
-        let [increment] = self.increments[..] else { bail!("its append-only file has not one increment") };
+        let [increment] = self.increments[..] else {
+            bail!("its append-only file does not have exactly one increment")
+        };
         Ok((base, open(increment)?))
     }
 }

@@ -24,20 +24,20 @@ const MIN_BATCH_KEYS: usize = 8;
 const MAX_BATCH_KEYS: usize = 256;
 /// Looks at a live key before writes are held for it.
 const MAX_LIVE_RETRIES: u32 = 5;
-/// Between two looks at live keys.
+/// Poll interval for keys that are being written to.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest hold of writes for keys that are written to all the time.
 const MAX_WRITE_PAUSE: Duration = Duration::from_millis(100);
-/// How often a hold is tried.
+/// Maximum number of write pauses for a group of keys.
 const MAX_PAUSE_ATTEMPTS: u32 = 20;
 /// Keys decided in one hold.
 const MAX_KEYS_PER_PAUSE: usize = 32;
-/// How many keys of each kind are named.
+/// Maximum number of keys to name per list.
 const MAX_NAMED_KEYS: usize = 20;
 
 type KeyVerdicts = Vec<(Key, KeyVerdict)>;
 
-/// One database, selected at both.
+/// Compares one database, selected at both servers.
 pub struct LiveComparison<'a> {
     source: &'a mut RedisClient,
     target: &'a mut RedisClient,
@@ -171,7 +171,7 @@ impl<'a> LiveComparison<'a> {
             std::thread::sleep(RETRY_INTERVAL);
         }
         let key = String::from_utf8_lossy(&keys[0]).into_owned();
-        bail!("shard {}: {key} is too large, or written to too much, to be compared", self.spec.header.shard)
+        bail!("shard {}: cannot compare {key}: it is too large or written to too often", self.spec.header.shard)
     }
 
     /// One hold: the verdicts, if the target had applied all in time, and how long writes were held.
@@ -276,9 +276,9 @@ impl<'a> LiveComparison<'a> {
     }
 }
 
-/// What a comparison says that was broken off.
+/// Returns the message of a canceled comparison.
 pub fn cancelled_message(spec: &MoveSpec) -> String {
-    format!("cancelled while shard {} was being compared; nothing is handed over", spec.header.shard)
+    format!("cancelled while shard {} was being compared; no cutover was started", spec.header.shard)
 }
 
 /// How many keys the next pipeline takes, after so many of so many bytes; without bytes nothing is learnt.

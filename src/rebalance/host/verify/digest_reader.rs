@@ -5,7 +5,7 @@ use std::io::Read;
 use anyhow::{Result, bail};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
-/// What is read at once.
+/// Size of one read, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Bytes to come, and the digest of those since [`Input::begin`].
@@ -95,7 +95,7 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// What is passed from here on is digested.
+    /// Starts a digest over the bytes read from here on.
     pub fn start_digest(&mut self) {
         self.digested = self.position;
         if std::mem::take(&mut self.has_hashed) {
@@ -128,7 +128,7 @@ impl<R: Read> DigestReader<R> {
         (self.filled, self.position, self.digested) = (self.filled - self.position, 0, 0);
         while self.filled < count {
             match self.source.read(&mut self.buffer[self.filled..])? {
-                0 => bail!("the file ends in the middle"),
+                0 => bail!("the file is truncated"),
                 read => self.filled += read,
             }
         }

@@ -15,7 +15,7 @@ pub struct KeyState {
     pub expires_at_ms: i64,
 }
 
-/// How two sides of a key compare.
+/// Result of comparing a key at both sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyVerdict {
     Equal,

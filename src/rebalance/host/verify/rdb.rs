@@ -9,7 +9,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::digest_reader::DigestReader;
 
-/// No time to live.
+/// Marks a key without an expiry time.
 const NO_EXPIRY: i64 = -1;
 
 /// A key of a snapshot.
@@ -132,7 +132,7 @@ impl<R: Read> RdbReader<R> {
             0x80 => Length::Bytes(u32::from_be_bytes(self.input.read_array()?).into()),
             0x81 => Length::Bytes(u64::from_be_bytes(self.input.read_array()?)),
             0xc0..=0xc3 => Length::Encoded(first & 0x3f),
-            other => bail!("{other:#x} is no length"),
+            other => bail!("{other:#x} is not a length"),
         })
     }
 

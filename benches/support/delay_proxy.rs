@@ -1,7 +1,7 @@
-//! A TCP proxy that holds every byte back: a network with a longer way, for benchmarks.
+//! A TCP proxy that delays every byte: a network with a longer round-trip time, for benchmarks.
 //!
-//! `delay TARGET MS` listens on a free port of 127.0.0.1, prints it, and passes connections on to `TARGET`
-//! (`address:port`), each direction later by half of `MS` milliseconds.
+//! `delay_proxy TARGET MS` listens on a free port of 127.0.0.1, prints it, and passes connections on to `TARGET`
+//! (`address:port`), with a delay of half of `MS` milliseconds per direction.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,7 +22,7 @@ use tokio::time::Instant;
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [target, delay] = arguments.as_slice() else { return Err("usage: delay ADDRESS:PORT MS".into()) };
+    let [target, delay] = arguments.as_slice() else { return Err("usage: delay_proxy ADDRESS:PORT MS".into()) };
     let half = Duration::from_millis(delay.parse()?) / 2;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{}", listener.local_addr()?.port());
