@@ -155,8 +155,7 @@ impl Session {
     }
 
     fn connection_lost_error(&self) -> RequestError {
-        let error =
-            "the connection to its agent was lost; its agent finishes or rolls back started steps".to_owned();
+        let error = "the connection to its agent was lost; its agent finishes or rolls back started steps".to_owned();
         RequestError { host: self.host.clone(), message: error, connection_lost: true }
     }
 }

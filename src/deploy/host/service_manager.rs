@@ -92,12 +92,7 @@ impl ServiceManager for Systemd {
         let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
         let shown = Program::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse_unit_properties(&String::from_utf8_lossy(&shown));
-        ensure!(
-            states.len() == units.len(),
-            "systemctl returned {} units instead of {}",
-            states.len(),
-            units.len()
-        );
+        ensure!(states.len() == units.len(), "systemctl returned {} units instead of {}", states.len(), units.len());
         Ok(states)
     }
 

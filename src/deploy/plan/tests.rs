@@ -231,7 +231,7 @@ fn tasks_run_once_per_version() {
     let mut seen = serving_host(&desired);
     assert_eq!(
         show_plan(&desired, &seen, std::slice::from_ref(&step)),
-        ["! once migrate (it did not run for release 1.0 yet)"]
+        ["! task migrate (it did not run for release 1.0 yet)"]
     );
     seen.completed_tasks = vec![("migrate".to_owned(), desired.manifest.version.clone())];
     assert_eq!(show_plan(&desired, &seen, &[step]), Vec::<String>::new());

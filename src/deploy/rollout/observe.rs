@@ -88,10 +88,8 @@ async fn observe_host(
         Goal::Stored(version) => {
             let mut seen =
                 request_observation(fleet, &session, scope, CompareWith::RetainedRelease(version.clone())).await?;
-            let desired = seen
-                .retained_release
-                .take()
-                .ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
+            let desired =
+                seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
             Ok(ObservedHost { session, desired, texts: ContentMap::new(), observation: seen })
         }
     }

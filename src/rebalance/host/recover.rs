@@ -304,7 +304,11 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
     match recover_if_prepared(spec, &mut journal)? {
         RecoveryResult::AtSource { .. } => {}
         RecoveryResult::AtTarget { .. } => {
-            bail!("shard {} is already at {}; run `dunlin shards move-back` to move it back", spec.header.shard, spec.to)
+            bail!(
+                "shard {} is already at {}; run `dunlin shards move-back` to move it back",
+                spec.header.shard,
+                spec.to
+            )
         }
         RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
     }
