@@ -42,8 +42,7 @@ enum ShardsCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Bring moves that were cut short to their end, make those that were not begun, retire instances that were left,
-    /// make the replicas that shards lack by the map, and have primaries need those that they were given
+    /// Finish interrupted moves, start pending ones, retire leftover instances and create missing replicas
     Resume(resume::ResumeArgs),
     /// Roll back moves that have not cut over, and discard pending ones
     Abort {
