@@ -1,19 +1,19 @@
 //! Changes the timelines of followers.
 //!
-//! The followers are read again after the change: whoever has unfollowed in between gets the entry removed, and a tweet
-//! that was deleted in between is removed from all. So order does not matter: a deletion or an unfollow that commits after
+//! The followers are read again after the change: the timeline of whoever has unfollowed in between is brought into line,
+//! and a tweet that was deleted in between is removed from all. So order does not matter: a deletion or an unfollow that commits after
 //! the second look has a message of its own, which is handled after it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use dunlin_shards::ShardId;
 
-use super::{WorkError, Worker, park::park};
+use super::{WorkError, Worker, follows, park::park};
 use crate::{
     database::FollowerRange,
     ids::{Id, unix_ms_now},
     lists::{List, ShardOutcome},
-    message::{Action, Deliver, Message, Task},
+    message::{Action, Deliver, Follow, Message, Task},
 };
 
 /// Delivers a batch. Parts whose shard does not answer are parked.
@@ -39,36 +39,55 @@ pub(super) async fn deliver(worker: &Worker, deliveries: &[(&Message, &Deliver)]
         metrics::histogram!("tl_push_lag_seconds").record(lag);
     }
     let stale =
-        if added.is_empty() { Vec::new() } else { stale_entries(worker, deliveries, &ranges, &entries).await? };
-    let removed: Vec<(List, Id)> = removed.into_iter().chain(stale).collect();
+        if added.is_empty() { Stale::default() } else { find_stale(worker, deliveries, &ranges, &entries).await? };
+    for (message, follow) in stale.unfollowed {
+        // not a plain removal: the user can follow the author again before that, and it would remove what was merged in
+        follows::align(worker, message, follow).await?;
+    }
+    let removed: Vec<(List, Id)> = removed.into_iter().chain(stale.deleted).collect();
     let mut outcomes = worker.lists.remove(&removed).await;
     count(Action::Remove, &outcomes);
     outcomes.extend(pushed);
     park_failed(worker, deliveries, &entries, &outcomes).await
 }
 
-/// Lists the entries that must not be there any more: of deleted tweets, and of users who have unfollowed.
-async fn stale_entries(
+/// What must not be in timelines any more.
+#[derive(Default)]
+struct Stale<'a> {
+    /// Entries of deleted tweets.
+    deleted: Vec<(List, Id)>,
+    /// Users who have unfollowed the author.
+    unfollowed: Vec<(&'a Message, Follow)>,
+}
+
+async fn find_stale<'a>(
     worker: &Worker,
-    deliveries: &[(&Message, &Deliver)],
+    deliveries: &[(&'a Message, &Deliver)],
     ranges: &[FollowerRange],
     entries: &[Vec<(List, Id)>],
-) -> Result<Vec<(List, Id)>, WorkError> {
+) -> Result<Stale<'a>, WorkError> {
     let tweets: BTreeSet<Id> = deliveries.iter().map(|(_, deliver)| deliver.tweet_id).collect();
     let tweets: Vec<Id> = tweets.into_iter().collect();
     let deleted: BTreeSet<Id> = worker.timelines.deleted_among(&tweets).await?.into_iter().collect();
     let followers = worker.databases().users.followers(ranges).await?;
-    let mut stale = Vec::new();
-    for (((_, deliver), entries), followers) in deliveries.iter().zip(entries).zip(followers) {
+    let mut stale = Stale::default();
+    for (((message, deliver), entries), followers) in deliveries.iter().zip(entries).zip(followers) {
         if deliver.action == Action::Remove {
             continue;
         }
         if deleted.contains(&deliver.tweet_id) {
-            stale.extend(entries);
+            stale.deleted.extend(entries);
             continue;
         }
-        let followers: BTreeSet<List> = followers.into_iter().map(List::Home).collect();
-        stale.extend(entries.iter().filter(|(list, _)| !followers.contains(list)));
+        let followers: BTreeSet<Id> = followers.into_iter().collect();
+        for (list, _) in entries {
+            if let List::Home(follower) = list
+                && !followers.contains(follower)
+            {
+                let follow = Follow { follower: *follower, followee: deliver.author_id, parked: 0 };
+                stale.unfollowed.push((*message, follow));
+            }
+        }
     }
     Ok(stale)
 }
