@@ -87,16 +87,16 @@ impl Site {
         // the author of rank r has max * r^-0.6 followers, and at least 10
         let max = (users * 2 / 5).min(followers * 20);
         sql(&format!(
-            "insert into follows select a, (a * 7919 + n * 104729) % {users} + 1 from generate_series(1, {users}) a \
+            "insert into follows select a, (a::bigint * 7919 + n * 104729) % {users} + 1 from generate_series(1, {users}) a \
              cross join lateral generate_series(1, greatest(10, ({max} * a ^ -0.6)::int)) n \
-             where (a * 7919 + n * 104729) % {users} + 1 <> a on conflict do nothing"
+             where (a::bigint * 7919 + n * 104729) % {users} + 1 <> a on conflict do nothing"
         ));
         sql("update users set followers_count = (select count(*) from follows where followee_id = id)");
         // a history, so that pages are full
         let count = users * 20;
         sql(&format!(
             "insert into tweets (id, author_id, body) select (extract(epoch from now())::bigint * 1000 - 1577836800000 \
-             - 86400000 + n * 100) * 4096, (n * 7919) % {users} + 1, 'the body of a tweet that is some hundred \
+             - 86400000 + n::bigint * 100) * 4096, (n::bigint * 7919) % {users} + 1, 'the body of a tweet that is some hundred \
              characters long, as most of them are, number ' || n from generate_series(1, {count}) n"
         ));
         sql("vacuum analyze");
