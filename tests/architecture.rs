@@ -338,7 +338,14 @@ fn strip_tests_and_comments(text: &str) -> String {
         if test_module {
             // Formatted code: the module ends where a brace stands in the first column.
             test_module = line != "}";
-        } else if cfg_test && bare.trim_start_matches("pub(crate) ").trim_start_matches("pub(super) ").trim_start_matches("pub ").starts_with("mod ") && bare.trim_end().ends_with('{') {
+        } else if cfg_test
+            && bare
+                .trim_start_matches("pub(crate) ")
+                .trim_start_matches("pub(super) ")
+                .trim_start_matches("pub ")
+                .starts_with("mod ")
+            && bare.trim_end().ends_with('{')
+        {
             test_module = true;
         } else {
             code.push_str(bare);

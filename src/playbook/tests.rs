@@ -6,7 +6,10 @@ use std::path::Path;
 use dunlin_shards::Routing;
 use serde_json::json;
 
-use super::{CompiledHost, Compiler, CompilerInput, Playbook, ProjectSources, StepSelection, Templates, check_project, debian_facts};
+use super::{
+    CompiledHost, Compiler, CompilerInput, Playbook, ProjectSources, StepSelection, Templates, check_project,
+    debian_facts,
+};
 use crate::inventory::{Diagnostics, Inventory, SourceFile};
 use crate::messages;
 use crate::plan::Digest;

@@ -29,7 +29,12 @@ fn every_mistake_in_an_inventory_is_printed_and_no_host_is_asked() {
     project.dunlin(&["check"]).ends(1);
     project.snapshot("check-errors", &[&["check"]]);
     let json = project.dunlin(&["check", "--json"]).ends(1);
-    let places: Vec<_> = json.events().iter().filter(|event| !event["line"].is_null()).map(|event| (event["line"].clone(), event["col"].clone())).collect();
+    let places: Vec<_> = json
+        .events()
+        .iter()
+        .filter(|event| !event["line"].is_null())
+        .map(|event| (event["line"].clone(), event["col"].clone()))
+        .collect();
     assert_eq!(
         places,
         [(2, 1), (5, 19), (8, 13), (11, 11), (12, 11)].map(|(line, column)| (line.into(), column.into()))
