@@ -23,10 +23,10 @@ use serde_json::{Value, json};
 use server::TestServer;
 use tempfile::TempDir;
 use timeline::{
-    api,
+    entries as api,
+    entries::store::Store,
+    lifecycle::serve,
     load::{Base, verify, write},
-    serve::serve,
-    store::Store,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},

@@ -1,99 +1,65 @@
-//! Posting to timelines and reading them.
+//! Pages of tweets.
 
-use axum::{
-    Json,
-    extract::{
-        Path, Query, State,
-        rejection::{JsonRejection, PathRejection, QueryRejection},
-    },
-    http::StatusCode,
-};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::{Json, extract::State};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{
     App,
-    failure::{Failure, describe},
+    extract::{Caller, IdPath, PageQuery, PageRange, existing_user},
+    problem::{Failure, Problems},
+    tweets::TweetView,
 };
-use crate::store::{CAP, MAX_ID, Page, Range};
+use crate::{
+    ids::Id,
+    timelines::{Page, Source},
+};
 
-const DEFAULT_LIMIT: usize = 50;
-const MOST_USERS: usize = 1000;
-
-#[derive(Deserialize)]
-pub(super) struct Entry {
-    id: u64,
+/// A page of tweets, the newest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TweetPage {
+    /// The tweets; a page can be short and have a cursor nevertheless.
+    tweets: Vec<TweetView>,
+    /// The `max_id` of the next page; `null` where there is nothing older.
+    next_max_id: Option<Id>,
+    /// Where the page came from.
+    source: Source,
 }
 
-#[derive(Deserialize)]
-pub(super) struct Wanted {
-    limit: Option<usize>,
-    max_id: Option<u64>,
-    since_id: Option<u64>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Many {
-    users: Vec<u64>,
-    #[serde(flatten)]
-    wanted: Wanted,
-}
-
-impl Wanted {
-    fn range(&self) -> Result<Range, Failure> {
-        let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
-        if limit == 0 || limit > CAP {
-            return Err(Failure::bad_request(&format!("limit must be between 1 and {CAP}")));
-        }
-        if self.max_id.max(self.since_id).is_some_and(|id| id > MAX_ID) {
-            return Err(Failure::bad_request("ids have at most 53 bits"));
-        }
-        Ok(Range { limit, max_id: self.max_id, since_id: self.since_id })
+impl From<Page> for TweetPage {
+    fn from(page: Page) -> TweetPage {
+        let tweets = page.tweets.iter().map(|tweet| TweetView::from(tweet.as_ref())).collect();
+        TweetPage { tweets, next_max_id: page.next_max_id, source: page.source }
     }
 }
 
-/// `POST /v1/timelines/{uid}/entries`: 201 once Redis has acknowledged the entry.
-pub(super) async fn push(
+/// Reads the tweets of those whom the caller follows.
+#[utoipa::path(get, path = "/v1/timelines/home", tag = "timelines", security(("bearer" = [])), params(PageQuery),
+    responses((status = 200, description = "A page of tweets", body = TweetPage), Problems))]
+pub(super) async fn home(
     State(app): State<App>,
-    uid: Result<Path<u64>, PathRejection>,
-    entry: Result<Json<Entry>, JsonRejection>,
-) -> Result<(StatusCode, Json<Value>), Failure> {
-    let (Path(uid), Json(Entry { id })) = (uid?, entry?);
-    if id > MAX_ID {
-        return Err(Failure::bad_request("ids have at most 53 bits"));
-    }
-    let shard = app.store.push(uid, id).await?;
-    Ok((StatusCode::CREATED, Json(json!({ "id": id, "shard": shard }))))
+    Caller(user): Caller,
+    PageRange(range): PageRange,
+) -> Result<Json<TweetPage>, Failure> {
+    Ok(Json(app.timelines.home_page(user, range).await?.into()))
 }
 
-/// `GET /v1/timelines/{uid}?limit=&max_id=&since_id=`: newest first; `max_id` is included, `since_id` is not.
-pub(super) async fn read(
-    State(app): State<App>,
-    uid: Result<Path<u64>, PathRejection>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<Page>, Failure> {
-    let (Path(uid), Query(wanted)) = (uid?, wanted?);
-    Ok(Json(app.store.read(uid, wanted.range()?).await?))
+/// Reads everybody's tweets.
+#[utoipa::path(get, path = "/v1/timelines/public", tag = "timelines", params(PageQuery),
+    responses((status = 200, description = "A page of tweets", body = TweetPage), Problems))]
+pub(super) async fn public(State(app): State<App>, PageRange(range): PageRange) -> Result<Json<TweetPage>, Failure> {
+    Ok(Json(app.timelines.public_page(range).await?.into()))
 }
 
-/// `POST /v1/timelines/read`: many users at once. A shard that is not available fails only its users.
-pub(super) async fn read_many(
+/// Reads the tweets of a user.
+#[utoipa::path(get, path = "/v1/users/{id}/tweets", tag = "timelines",
+    params(("id" = i64, Path, minimum = 1, maximum = 9007199254740991i64), PageQuery),
+    responses((status = 200, description = "A page of tweets", body = TweetPage), Problems))]
+pub(super) async fn author(
     State(app): State<App>,
-    many: Result<Json<Many>, JsonRejection>,
-) -> Result<Json<Value>, Failure> {
-    let Json(Many { users, wanted }) = many?;
-    if users.len() > MOST_USERS {
-        return Err(Failure::bad_request(&format!("at most {MOST_USERS} users at once")));
-    }
-    let pages = app.store.read_many(&users, wanted.range()?).await;
-    let timeline = |(uid, page): (&u64, Result<Page, _>)| match page {
-        Ok(Page { entries, next_max_id }) => json!({ "uid": uid, "entries": entries, "next_max_id": next_max_id }),
-        Err(error) => {
-            let mut failure = describe(&error);
-            failure["uid"] = json!(uid);
-            failure
-        }
-    };
-    let timelines: Vec<Value> = users.iter().zip(pages).map(timeline).collect();
-    Ok(Json(json!({ "timelines": timelines })))
+    IdPath(id): IdPath,
+    PageRange(range): PageRange,
+) -> Result<Json<TweetPage>, Failure> {
+    existing_user(&app, id).await?.ok_or_else(|| Failure::not_found("there is no such user"))?;
+    Ok(Json(app.timelines.author_page(id, range).await?.into()))
 }

@@ -1,18 +1,13 @@
 //! `timeline-load`: writes at a rate and notes each acknowledgement; then proves that every one of them is there.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "programs of their own: they print their figures"
-)]
+#![allow(clippy::print_stdout, reason = "a program prints its results")]
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use timeline::{
+    lifecycle::terminated,
     load::{Base, verify, write},
-    serve::terminated,
 };
 
 /// Load for the timeline service, and the proof that no acknowledged write was lost.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
 use super::{Base, acks, client::Client};
-use crate::store::CAP;
+use crate::entries::store::CAP;
 
 const READERS: usize = 16;
 /// How long one page is asked for.

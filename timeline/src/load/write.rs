@@ -120,6 +120,7 @@ async fn run(
     }
 }
 
+#[allow(clippy::print_stderr, reason = "--progress asks for it")]
 fn progress(shared: &Shared) {
     let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let gap = read(&shared.longest_us) as f64 / 1000.0;

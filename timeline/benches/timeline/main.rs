@@ -1,0 +1,85 @@
+//! The service under load, all of it on this machine: `script/bench timeline`.
+//!
+//! Open loop: requests begin at their time, whatever became of those before; a late start counts as waiting.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
+#[path = "../../../shards/tests/redis/server.rs"]
+mod redis_server;
+#[path = "../../tests/timeline/servers.rs"]
+#[allow(dead_code, reason = "shared with the tests")]
+mod servers;
+
+mod http;
+mod site;
+
+use std::time::{Duration, Instant};
+
+use site::{Mode, Site, Sizes};
+
+/// The users who read, their shards, and the deliveries of the first part, at scale 1.
+const USERS: i64 = 5000;
+const SHARDS: usize = 16;
+const FOLLOWERS: i64 = 50;
+const READS_PER_S: f64 = 1000.0;
+const POSTS_PER_S: f64 = 20.0;
+
+fn number(name: &str, default: f64) -> f64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+#[tokio::main]
+async fn main() {
+    // `cargo test --benches` only asks whether it runs
+    if std::env::args().any(|arg| arg == "--test") {
+        return;
+    }
+    let seconds = Duration::from_secs_f64(number("TIMELINE_BENCH_SECONDS", 15.0));
+    let reads = number("TIMELINE_BENCH_READS", READS_PER_S);
+    let scale = number("TIMELINE_BENCH_SCALE", 4.0) as i64;
+    let (mut site, one) = measure(1, seconds, reads).await;
+    let post = site.post_latency_of_large_author(100_000, 20).await;
+    println!("posts of an author with 100,000 followers: {post}");
+    let pull = site.pull_baseline(seconds.min(Duration::from_secs(10)), reads / 10.0).await;
+    println!("pull mode of the same service, {} reads/s: {pull}", reads / 10.0);
+    drop(site);
+    let large = if scale > 1 { measure(scale, seconds, reads).await.1.read.p99 } else { 0.0 };
+    println!(
+        "bench timeline: deliveries_per_s={:.0} read_p99_ms={:.1} push_lag_p99_ms={:.0} bytes_per_user={:.0} \
+         post_p99_100k_ms={:.1} x{scale}_read_p99={large:.1}",
+        one.deliveries_per_s, one.read.p99, one.push_lag_p99_ms, one.bytes_per_user, post.p99
+    );
+}
+
+/// The figures of one size.
+struct Figures {
+    deliveries_per_s: f64,
+    read: http::Latencies,
+    push_lag_p99_ms: f64,
+    bytes_per_user: f64,
+}
+
+async fn measure(scale: i64, seconds: Duration, reads: f64) -> (Site, Figures) {
+    let sizes = Sizes { users: USERS * scale, followers: FOLLOWERS * scale.min(4), shards: SHARDS * scale as usize };
+    println!("{sizes:?}");
+    let start = Instant::now();
+    let site = Site::start(sizes).await;
+    println!("servers, schema and graph after {:.1} s", start.elapsed().as_secs_f64());
+    let before = site.redis_bytes();
+    let warm = site.read_all_once().await;
+    println!("each timeline built once: {warm}");
+    let deliveries_per_s = site.delivery_rate(400_000).await;
+    println!("deliveries: {deliveries_per_s:.0}/s");
+    let bytes_per_user = (site.redis_bytes() - before) as f64 / sizes.users as f64;
+    println!("{bytes_per_user:.0} bytes per user, {:.0} entries each", site.mean_entries());
+    let lag_before = site.push_lag_buckets().await;
+    let (read, post) = site.steady_load(Mode::Push, seconds, reads, POSTS_PER_S).await;
+    let push_lag_p99_ms = site.push_lag_p99(&lag_before).await;
+    println!("reads: {read}\nposts: {post}\npush lag p99: {push_lag_p99_ms:.0} ms");
+    (site, Figures { deliveries_per_s, read, push_lag_p99_ms, bytes_per_user })
+}

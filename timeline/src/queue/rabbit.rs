@@ -1,0 +1,315 @@
+//! The queue in RabbitMQ: durable quorum queues, publisher confirms, a delivery limit, dead letters.
+//!
+//! A supervisor owns the connection: it connects, declares the queues, and connects again when the connection breaks. The
+//! client library's own recovery is not used. Deliveries of an earlier connection cannot be settled any more; the broker
+//! delivers them again.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
+use lapin::{
+    BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
+    options::{
+        BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
+        ConfirmSelectOptions, QueueDeclareOptions,
+    },
+    types::{AMQPValue, FieldTable},
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{DELIVERY_LIMIT, Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a confirm, or a reply to a declaration, may take.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+const MIN_BACK_OFF: Duration = Duration::from_millis(100);
+const MAX_BACK_OFF: Duration = Duration::from_secs(2);
+/// How many messages of a queue this process holds without having settled them.
+const PREFETCH: u16 = 512;
+const PERSISTENT: u8 = 2;
+
+/// The queue.
+pub struct RabbitQueue {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    url: String,
+    prefix: String,
+    session: RwLock<Option<Arc<Session>>>,
+}
+
+/// One connection with its channels.
+struct Session {
+    connection: Connection,
+    publisher: Channel,
+    consumers: tokio::sync::Mutex<HashMap<QueueName, Arc<tokio::sync::Mutex<Consumer>>>>,
+    /// Set when a reply did not come: the supervisor connects again.
+    is_broken: AtomicBool,
+}
+
+impl RabbitQueue {
+    /// Starts the supervisor. `url` is `amqp://user:password@host:port/vhost`; all names begin with `prefix` and a dot. To
+    /// be called inside a tokio runtime; the supervisor ends with the value.
+    pub fn start(url: String, prefix: String) -> RabbitQueue {
+        let inner = Arc::new(Inner { url, prefix, session: RwLock::new(None) });
+        tokio::spawn(supervise(Arc::downgrade(&inner)));
+        RabbitQueue { inner }
+    }
+
+    fn session(&self) -> Result<Arc<Session>, QueueError> {
+        let session = self.inner.session.read().unwrap_or_else(PoisonError::into_inner).clone();
+        session.ok_or_else(|| QueueError::Unavailable("no connection to RabbitMQ".to_owned()))
+    }
+}
+
+/// Keeps a session open until the queue is dropped.
+async fn supervise(weak: Weak<Inner>) {
+    let mut pause = MIN_BACK_OFF;
+    while let Some(inner) = weak.upgrade() {
+        let opened = timeout(CONNECT_TIMEOUT + REPLY_TIMEOUT, open_session(&inner)).await;
+        let result = opened.unwrap_or_else(|_| Err(unavailable("no connection in time")));
+        match result {
+            Ok(session) => {
+                pause = MIN_BACK_OFF;
+                tracing::info!("connected to RabbitMQ");
+                let session = Arc::new(session);
+                set_session(&inner, Some(session.clone()));
+                drop(inner);
+                while weak.strong_count() > 0 && session.is_usable() {
+                    tokio::time::sleep(CHECK_INTERVAL).await;
+                }
+                if let Some(inner) = weak.upgrade() {
+                    tracing::warn!("lost the connection to RabbitMQ");
+                    set_session(&inner, None);
+                }
+                // a broken connection may not answer; it is dropped either way
+                let _ = timeout(CONNECT_TIMEOUT, session.connection.close(200, "closing".into())).await;
+            }
+            Err(error) => {
+                tracing::warn!(error = %error, "cannot connect to RabbitMQ");
+                drop(inner);
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(MAX_BACK_OFF);
+            }
+        }
+    }
+}
+
+fn set_session(inner: &Inner, session: Option<Arc<Session>>) {
+    *inner.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+}
+
+async fn open_session(inner: &Inner) -> Result<Session, QueueError> {
+    let properties = ConnectionProperties::default().with_connection_name("timeline".into());
+    let connection = Connection::connect(&inner.url, properties).await?;
+    let publisher = connection.create_channel().await?;
+    publisher.confirm_select(ConfirmSelectOptions::default()).await?;
+    for queue in QueueName::ALL {
+        let name = inner.name(queue);
+        publisher.queue_declare(name.into(), QueueDeclareOptions::durable(), inner.arguments(queue)).await?;
+    }
+    Ok(Session {
+        connection,
+        publisher,
+        consumers: tokio::sync::Mutex::new(HashMap::new()),
+        is_broken: AtomicBool::new(false),
+    })
+}
+
+impl Inner {
+    fn name(&self, queue: QueueName) -> String {
+        format!("{}.{}", self.prefix, queue.as_str())
+    }
+
+    /// Returns the arguments of a queue. They can only be changed by deleting the queue.
+    fn arguments(&self, queue: QueueName) -> FieldTable {
+        let mut table = FieldTable::default();
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        table.insert("x-queue-type".into(), text("quorum"));
+        table.insert("x-max-length".into(), AMQPValue::LongLongInt(queue.max_length()));
+        // the publisher learns of it and tries again later: nothing is dropped
+        table.insert("x-overflow".into(), text("reject-publish"));
+        if queue == QueueName::Dead {
+            return table;
+        }
+        let next = queue.delay().map_or(QueueName::Dead, |(_, next)| next);
+        table.insert("x-dead-letter-exchange".into(), text(""));
+        table.insert("x-dead-letter-routing-key".into(), text(&self.name(next)));
+        table.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+        let (name, number) = match queue.delay() {
+            Some((delay, _)) => ("x-message-ttl", i64::try_from(delay.as_millis()).unwrap_or(i64::MAX)),
+            None => ("x-delivery-limit", DELIVERY_LIMIT.into()),
+        };
+        table.insert(name.into(), AMQPValue::LongLongInt(number));
+        table
+    }
+}
+
+impl Session {
+    fn is_usable(&self) -> bool {
+        self.connection.status().connected() && !self.is_broken.load(Ordering::Relaxed)
+    }
+
+    /// Waits for an answer of the broker; without one in time the session is given up.
+    async fn within<T>(&self, answer: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
+        match timeout(REPLY_TIMEOUT, answer).await {
+            Ok(Err(error @ QueueError::Unavailable(_))) => {
+                self.is_broken.store(true, Ordering::Relaxed);
+                Err(error)
+            }
+            Ok(result) => result,
+            Err(_) => {
+                self.is_broken.store(true, Ordering::Relaxed);
+                Err(unavailable("no reply from RabbitMQ in time"))
+            }
+        }
+    }
+
+    async fn consumer(&self, queue: QueueName, name: String) -> Result<Arc<tokio::sync::Mutex<Consumer>>, QueueError> {
+        let mut consumers = self.consumers.lock().await;
+        if let Some(consumer) = consumers.get(&queue) {
+            return Ok(consumer.clone());
+        }
+        let channel = self.connection.create_channel().await?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await?;
+        let consumer = Arc::new(tokio::sync::Mutex::new(consumer));
+        consumers.insert(queue, consumer.clone());
+        Ok(consumer)
+    }
+
+    async fn publish(&self, messages: Vec<(String, String)>) -> Result<(), QueueError> {
+        let mut confirms = Vec::with_capacity(messages.len());
+        for (name, payload) in messages {
+            let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
+            let options = BasicPublishOptions::default();
+            let sent = self.publisher.basic_publish("".into(), name.into(), options, payload.as_bytes(), properties);
+            confirms.push(sent.await?);
+        }
+        let mut is_refused = false;
+        for confirm in confirms {
+            is_refused |= !confirm.await?.is_ack();
+        }
+        if is_refused { Err(QueueError::Full) } else { Ok(()) }
+    }
+}
+
+/// Takes what a consumer has: waits for the first message, and adds those that are there already.
+async fn take(consumer: &mut Consumer, max: usize, end: Instant) -> Result<Vec<Delivery>, QueueError> {
+    let mut deliveries = Vec::new();
+    while deliveries.len() < max {
+        let next = if deliveries.is_empty() {
+            timeout_at(end, consumer.next()).await.ok()
+        } else {
+            consumer.next().now_or_never()
+        };
+        match next {
+            None => break,
+            Some(Some(Ok(mut delivery))) => {
+                let payload = String::from_utf8_lossy(&std::mem::take(&mut delivery.data)).into_owned();
+                deliveries.push(Delivery { payload, receipt: Receipt::Tag(Arc::new(delivery)) });
+            }
+            // what was taken before cannot be settled on a broken connection
+            Some(Some(Err(error))) => return Err(error.into()),
+            Some(None) => return Err(unavailable("RabbitMQ has ended the consumer")),
+        }
+    }
+    Ok(deliveries)
+}
+
+async fn settle_each(deliveries: Vec<(Receipt, Settlement)>) -> Result<(), QueueError> {
+    for (receipt, settlement) in deliveries {
+        let Receipt::Tag(delivery) = receipt else { continue };
+        match settlement {
+            Settlement::Done => delivery.ack(BasicAckOptions::default()).await?,
+            Settlement::Retry => delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await?,
+            Settlement::Dead => delivery.nack(BasicNackOptions { requeue: false, multiple: false }).await?,
+        };
+    }
+    Ok(())
+}
+
+impl Queue for RabbitQueue {
+    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move {
+            let session = self.session()?;
+            let named = |message: Outgoing| (self.inner.name(message.queue), message.payload);
+            session.within(session.publish(messages.into_iter().map(named).collect())).await
+        })
+    }
+
+    fn receive(
+        &self,
+        queue: QueueName,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Delivery>, QueueError>> {
+        Box::pin(async move {
+            let end = Instant::now() + wait;
+            let session = self.session()?;
+            let consumer = session.within(session.consumer(queue, self.inner.name(queue))).await?;
+            let Ok(mut consumer) = timeout_at(end, consumer.lock()).await else { return Ok(Vec::new()) };
+            let taken = take(&mut consumer, max, end).await;
+            if taken.is_err() {
+                session.is_broken.store(true, Ordering::Relaxed);
+            }
+            taken
+        })
+    }
+
+    fn settle(
+        &self,
+        _queue: QueueName,
+        deliveries: Vec<(Receipt, Settlement)>,
+    ) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move {
+            // the delivery's connection can be gone: then the broker delivers it again, and there is no answer
+            let settled = timeout(REPLY_TIMEOUT, settle_each(deliveries)).await;
+            settled.unwrap_or_else(|_| Err(unavailable("no reply from RabbitMQ in time")))
+        })
+    }
+
+    fn depth(&self, queue: QueueName) -> BoxFuture<'_, Result<u64, QueueError>> {
+        Box::pin(async move {
+            let session = self.session()?;
+            let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
+            let name = self.inner.name(queue);
+            let declare = async {
+                let queue = session.publisher.queue_declare(name.into(), options, FieldTable::default()).await?;
+                Ok(u64::from(queue.message_count()))
+            };
+            session.within(declare).await
+        })
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), QueueError>> {
+        Box::pin(async move { self.session().map(drop) })
+    }
+}
+
+impl fmt::Debug for RabbitQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RabbitQueue({}.*)", self.inner.prefix)
+    }
+}
+
+impl From<lapin::Error> for QueueError {
+    fn from(error: lapin::Error) -> QueueError {
+        QueueError::Unavailable(error.to_string())
+    }
+}
+
+fn unavailable(message: &str) -> QueueError {
+    QueueError::Unavailable(message.to_owned())
+}

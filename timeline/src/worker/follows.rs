@@ -1,0 +1,46 @@
+//! Brings a timeline into line with whether an author is followed now: merges the author's tweets in, or filters them out.
+//!
+//! The state in the database decides, not the message; so follows and unfollows can be handled in any order.
+
+use super::{WorkError, Worker, park::park};
+use crate::{
+    database::Range,
+    lists::List,
+    message::{Follow, Message, Task},
+};
+
+/// How often the state is looked at before the message is tried again.
+const MAX_ROUNDS: usize = 5;
+
+/// Aligns one timeline. Where its shard does not answer, the message is parked.
+pub(super) async fn align(worker: &Worker, message: &Message, follow: Follow) -> Result<(), WorkError> {
+    let databases = worker.databases();
+    let list = List::Home(follow.follower);
+    let cap = worker.lists.options().cap;
+    let mut is_following = databases.users.is_following(follow.follower, follow.followee).await?;
+    for _ in 0..MAX_ROUNDS {
+        // One more than a timeline holds: if the author has more tweets than these, the timeline gets full, and its floor
+        // rises above those that were not read.
+        let ids = databases.tweets.author_page(follow.followee, Range::newest(cap + 1)).await?;
+        let mut result = Ok(());
+        if is_following {
+            result = worker.lists.merge(list, &ids).await;
+            let deleted = databases.tweets.deleted_among(&ids).await?;
+            if result.is_ok() && !deleted.is_empty() {
+                result = worker.lists.filter(list, &deleted).await;
+            }
+        } else if !ids.is_empty() {
+            result = worker.lists.filter(list, &ids).await;
+        }
+        if result.is_err() {
+            let task = Task::Follow(Follow { parked: follow.parked + 1, ..follow });
+            return park(worker, vec![(message, task)]).await;
+        }
+        let now = databases.users.is_following(follow.follower, follow.followee).await?;
+        if now == is_following {
+            break;
+        }
+        is_following = now;
+    }
+    Ok(())
+}

@@ -1,0 +1,58 @@
+//! Sends dead letters back to the queues that they came from.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    message::Message,
+    queue::{Outgoing, Queue, QueueError, QueueName, Settlement},
+};
+
+const BATCH: usize = 100;
+/// How long an empty queue is waited for.
+const WAIT: Duration = Duration::from_secs(2);
+
+/// The outcome of a replay.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ReplaySummary {
+    /// Messages that were published again.
+    pub replayed: u64,
+    /// Messages that cannot be read and stay dead.
+    pub unreadable: u64,
+}
+
+/// Publishes up to `limit` dead letters again.
+///
+/// # Errors
+/// The queue does not answer. What was published and not removed yet is published twice.
+pub async fn replay(queue: &dyn Queue, limit: u64) -> Result<ReplaySummary, QueueError> {
+    let mut summary = ReplaySummary::default();
+    let mut stay = Vec::new();
+    while summary.replayed < limit {
+        let max = BATCH.min(usize::try_from(limit - summary.replayed).unwrap_or(BATCH));
+        let deliveries = queue.receive(QueueName::Dead, max, WAIT).await?;
+        if deliveries.is_empty() {
+            break;
+        }
+        let (mut outgoing, mut done) = (Vec::new(), Vec::new());
+        for delivery in deliveries {
+            match serde_json::from_str::<Message>(&delivery.payload) {
+                Ok(message) => {
+                    outgoing.push(Outgoing { queue: message.task.replay_queue(), payload: delivery.payload });
+                    done.push((delivery.receipt, Settlement::Done));
+                }
+                Err(error) => {
+                    tracing::warn!(payload = %delivery.payload, error = %error, "a dead letter is not readable");
+                    stay.push((delivery.receipt, Settlement::Retry));
+                }
+            }
+        }
+        summary.replayed += outgoing.len() as u64;
+        queue.publish(outgoing).await?;
+        queue.settle(QueueName::Dead, done).await?;
+    }
+    summary.unreadable = stay.len() as u64;
+    queue.settle(QueueName::Dead, stay).await?;
+    Ok(summary)
+}

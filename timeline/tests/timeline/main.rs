@@ -1,0 +1,20 @@
+//! The whole service on real servers: Postgres, Redis, RabbitMQ and memcached on loopback.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test stops at what is missing, and prints what it measured"
+)]
+
+#[path = "../../../shards/tests/redis/server.rs"]
+mod redis_server;
+
+mod lists;
+mod pages;
+mod programs;
+mod servers;
+mod setup;
+mod statements;
+mod suite;
+mod support;

@@ -1,0 +1,152 @@
+//! The programs as they run on a host: settings from the environment, migrations, a graceful end, operators' commands.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Output},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use timeline::auth::TokenKey;
+
+use crate::{
+    redis_server::{TestServer, free_port},
+    servers::{Postgres, Process, publish_map},
+    setup::KEY,
+    support::{request, sql_rows, until},
+};
+
+const API: &str = env!("CARGO_BIN_EXE_timeline-api");
+const WORKER: &str = env!("CARGO_BIN_EXE_timeline-worker");
+
+fn run(program: &str, args: &[&str], environment: &[(String, String)]) -> Output {
+    let mut command = Command::new(program);
+    command.args(args).env_clear().envs(environment.iter().cloned());
+    command.output().expect("the program starts")
+}
+
+fn text(output: &Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+}
+
+fn environment(dir: &Path, url: &str, mode: &str) -> Vec<(String, String)> {
+    let key = dir.join("token-key");
+    fs::write(&key, KEY).expect("a temporary folder is writable");
+    [
+        ("TIMELINE_MODE", mode.to_owned()),
+        ("TIMELINE_DATABASE", url.to_owned()),
+        ("TIMELINE_TOKEN_KEY_FILE", key.display().to_string()),
+        ("TIMELINE_SHARDS", dir.join("shards.toml").display().to_string()),
+        ("TIMELINE_LISTEN", format!("127.0.0.1:{}", free_port())),
+        ("TIMELINE_ADMIN_LISTEN", format!("127.0.0.1:{}", free_port())),
+        ("TIMELINE_WORKER_ADMIN_LISTEN", format!("127.0.0.1:{}", free_port())),
+    ]
+    .map(|(name, value)| (name.to_owned(), value))
+    .to_vec()
+}
+
+fn address(environment: &[(String, String)], name: &str) -> std::net::SocketAddr {
+    let found = environment.iter().find(|(other, _)| other == name);
+    found.and_then(|(_, value)| value.parse().ok()).expect("an address")
+}
+
+fn start(program: &str, environment: &[(String, String)]) -> Process {
+    Process::spawn(program, &[], |command| {
+        command.env_clear().envs(environment.iter().cloned());
+    })
+}
+
+async fn is_ready(address: std::net::SocketAddr) -> bool {
+    match tokio::net::TcpStream::connect(address).await {
+        Ok(_) => request(address, "", "GET", "/readyz", "").await.0 == 200,
+        Err(_) => false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schema_is_made_once_and_other_versions_are_refused() {
+    let postgres = Postgres::shared();
+    let url = postgres.create_database();
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
+    let environment = environment(dir.path(), &url, "pull");
+    let output = run(API, &[], &environment);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && message.contains("run `timeline-api migrate`"), "{message}");
+    let two = std::thread::scope(|scope| {
+        let migrations = [(); 2].map(|()| scope.spawn(|| text(&run(API, &["migrate"], &environment))));
+        migrations.map(|migration| migration.join().expect("no panic"))
+    });
+    assert_eq!(two, ["schema version 1"; 2]);
+    sql_rows(&url, "update schema_version set version = 2").await;
+    for args in [vec![], vec!["migrate"]] {
+        let output = run(API, &args, &environment);
+        let message = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && message.contains("version 2"), "{message}");
+    }
+    assert_eq!(text(&run(API, &["--check-config"], &environment)), "");
+    let document: Value = serde_json::from_str(&text(&run(API, &["openapi"], &environment))).expect("JSON");
+    assert!(document["paths"]["/v1/tweets"]["post"].is_object());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn api_and_worker_as_programs() {
+    let postgres = Postgres::shared();
+    let url = postgres.create_database();
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
+    let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
+    publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
+    let environment = environment(dir.path(), &url, "push");
+    text(&run(API, &["migrate"], &environment));
+    let (mut api, mut worker) = (start(API, &environment), start(WORKER, &environment));
+    let (service, operators) =
+        (address(&environment, "TIMELINE_LISTEN"), address(&environment, "TIMELINE_ADMIN_LISTEN"));
+    let worker_operators = address(&environment, "TIMELINE_WORKER_ADMIN_LISTEN");
+    until("both are ready", async || is_ready(operators).await && is_ready(worker_operators).await).await;
+    let token = text(&run(API, &["token", "--user", "0"], &environment));
+    assert_eq!(TokenKey::new(KEY).expect("a key").verify(&token), Ok(0));
+    let create = async |name: &str| {
+        let bearer = format!("Authorization: Bearer {token}\r\n");
+        let body = json!({ "name": name }).to_string();
+        let (status, user) = request(service, &bearer, "POST", "/v1/users", &body).await;
+        assert_eq!(status, 201, "{user}");
+        let user: Value = serde_json::from_str(&user).expect("JSON");
+        (
+            user["id"].as_i64().expect("an id"),
+            format!("Authorization: Bearer {}\r\n", user["token"].as_str().expect("a token")),
+        )
+    };
+    let ((author, author_token), (_, reader_token)) = (create("author").await, create("reader").await);
+    let path = format!("/v1/users/{author}/follow");
+    assert_eq!(request(service, &reader_token, "PUT", &path, "").await.0, 204);
+    assert_eq!(request(service, &reader_token, "GET", "/v1/timelines/home", "").await.0, 200);
+    let headers = format!("{author_token}X-Request-Id: of-this-test\r\n");
+    assert_eq!(request(service, &headers, "POST", "/v1/tweets", "{\"body\":\"x\"}").await.0, 201);
+    until("the reader sees the tweet in the list", async || {
+        let (_, page) = request(service, &reader_token, "GET", "/v1/timelines/home", "").await;
+        let page: Value = serde_json::from_str(&page).expect("JSON");
+        page["source"] == "cache" && page["tweets"][0]["body"] == "x"
+    })
+    .await;
+    let metrics = request(worker_operators, "", "GET", "/metrics", "").await.1;
+    for name in ["tl_push_lag_seconds", "tl_deliveries_total{op=\"add\",result=\"ok\"}", "outbox_oldest_age_seconds"] {
+        assert!(metrics.contains(name), "{name}: {metrics}");
+    }
+    let version: Value = serde_json::from_str(&request(operators, "", "GET", "/version", "").await.1).expect("JSON");
+    assert_eq!((&version["map_epoch"], &version["schema"]), (&json!(1), &json!(1)));
+
+    let summary: Value = serde_json::from_str(&text(&run(WORKER, &["reconcile"], &environment))).expect("JSON");
+    assert_eq!((&summary["users"], &summary["wrong_counters"], &summary["missing"]), (&json!(2), &json!(0), &json!(0)));
+    let rebuilt: Value =
+        serde_json::from_str(&text(&run(WORKER, &["rebuild", "--shard", "0", "--rate", "100"], &environment)))
+            .expect("JSON");
+    assert!(rebuilt["timelines"].as_u64().expect("a number") <= 2);
+    let replayed: Value = serde_json::from_str(&text(&run(WORKER, &["replay"], &environment))).expect("JSON");
+    assert_eq!(replayed, json!({ "replayed": 0, "unreadable": 0 }));
+    for process in [&mut api, &mut worker] {
+        process.signal("TERM");
+        process.wait(Duration::from_secs(20));
+    }
+    assert!(tokio::net::TcpStream::connect(service).await.is_err());
+}
