@@ -268,13 +268,13 @@ fn an_acl_that_loses_transactions_at_a_restart_is_refused_with_its_place() {
         compile_with_templates(&text, &[("c", conf), ("a", acl)], StepSelection::default()).err().unwrap_or_default()
     };
     let old = error("appendonly yes\n", "\nuser default off resetchannels -@all\n");
-    assert!(old.starts_with("site.toml:5:75: error: the rendered ACL file, line 2: the user default lacks"), "{old}");
+    assert!(old.starts_with("site.toml:5:77: error: the rendered ACL file, line 2: the user default lacks"), "{old}");
     assert!(old.contains("write `user default off resetpass ~* &* +@all`"), "{old}");
     assert_eq!(error("appendonly no\n", "user default off\n"), "");
     assert_eq!(error("appendonly yes\n", "user default off resetpass ~* &* +@all\n"), "");
     assert_eq!(error("appendonly yes\n", "user a on nopass ~* +@all\n"), "");
     let broken = error("", "user a on\nuser b onn\n");
-    assert_eq!(broken, "site.toml:5:75: error: the rendered ACL file, line 2: rule 1 is not an ACL rule");
+    assert_eq!(broken, "site.toml:5:77: error: the rendered ACL file, line 2: rule 1 is not an ACL rule");
 }
 
 #[test]

@@ -247,7 +247,7 @@ fn lines_of_missing_files_match() {
             ("new", json!({ "line": "a", "create": "true", "mode": "0600" }), "add +a mode:>0600"),
             ("new", json!({ "line": "a", "state": "absent" }), "none"),
             ("folder", json!({ "line": "a" }), "error "),
-            ("link", json!({ "line": "a" }), "error a link to folder"),
+            ("link", json!({ "line": "a" }), "error the path is a link to folder"),
         ],
     );
     let dir = fixture_dir();

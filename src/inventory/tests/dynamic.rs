@@ -99,12 +99,12 @@ fn failing_scripts_are_quoted() {
     let failed = load_script("#!/bin/sh\necho 'no credentials for the cloud' >&2\nexit 3\n");
     assert_eq!(
         diagnostic_text(&failed),
-        "the dynamic inventory failed (exit status: 3) | it said:\nno credentials for the cloud\n"
+        "the dynamic inventory failed (exit status: 3) | its output:\nno credentials for the cloud\n"
     );
     let garbled = load_script("#!/bin/sh\necho 'Traceback'\necho 'why' >&2\n");
     let text = diagnostic_text(&garbled);
     assert!(text.starts_with("the dynamic inventory did not print JSON: expected value at line 1"), "{text}");
-    assert!(text.ends_with("it said:\nwhy\n"), "{text}");
+    assert!(text.ends_with("its output:\nwhy\n"), "{text}");
     let missing = diagnostic_text(&load_script("#!/no/such/interpreter\n"));
     assert!(missing.starts_with("cannot be run: the interpreter"), "{missing}");
 }
