@@ -200,10 +200,10 @@ pub fn assert_status_accurate(cluster: &TestCluster<'_>) {
             let host = REDIS_HOSTS.into_iter().find(|host| cluster.address(host, shard) == address).unwrap();
             let is = match roles.get(&(shard, host)) {
                 None => ("unreachable", None),
-                Some(InstanceRole::Master) => ("master", None),
+                Some(InstanceRole::Master) => ("primary", None),
                 Some(InstanceRole::Replica(of)) => ("replica", Some(of.as_str())),
             };
-            assert_eq!((told[side]["role"].as_str().unwrap(), told[side]["of"].as_str()), is, "{side} of {told}");
+            assert_eq!((told[side]["role"].as_str().unwrap(), told[side]["primary"].as_str()), is, "{side} of {told}");
             open.insert((shard, host), told.clone());
         }
         let owner = map.shards[usize::from(shard)].host.as_str();

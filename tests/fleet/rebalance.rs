@@ -24,7 +24,7 @@ fn shards_move_to_a_new_host_as_planned() {
     let (host, shard) = (&observed["hosts"][0]["details"], &observed["shards"][0]);
     assert!(host["memory_available_bytes"].as_u64().unwrap() > 0 && host["load_1m"].is_f64(), "{host}");
     assert_eq!((&shard["details"]["appendfsync"], &shard["details"]["durable"]), (&"always".into(), &true.into()));
-    assert_eq!(shard["details"]["role"]["role"], "master");
+    assert_eq!(shard["details"]["role"]["role"], "primary");
     assert!(shard["details"]["clients"].is_u64() && shard["peak_bytes"].as_u64() > shard["bytes"].as_u64(), "{shard}");
     let elsewhere = ["shard-rebalance", "--from-observation", "observed.json", "--tolerance", TOLERANCE, "--dry-run"];
     cluster.project.run_dunlin(&elsewhere).assert_status(0).assert_stdout_contains(&["→ redis-03", "Plan: moves"]);

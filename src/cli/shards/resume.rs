@@ -75,7 +75,7 @@ impl ShardsContext<'_> {
         run_preflight(&context, &remaining, (&self.run_id, &self.reporter)).await?;
         let options =
             apply::ApplyOptions { max_concurrent: args.throttle.concurrent(), ..apply::ApplyOptions::default() };
-        let request = ApplyRequest { id: &self.run_id, moves: &remaining, options: options, estimate: None };
+        let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
         apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
     }
 
