@@ -3,8 +3,8 @@
 //!
 //! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM,
 //! NOREPLICAS, MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is
-//! sent again, for [`Options::retry_for`] at most. A connection that broke with the request on it means "unknown": it
-//! is sent again only where the caller said that it may be ([`Retry::Idempotent`]).
+//! sent again, for [`ConnectionOptions::retry_for`] at most. A connection that broke with the request on it means "unknown": it
+//! is sent again only where the caller said that it may be ([`RetryPolicy::Idempotent`]).
 //!
 //! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
 //! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other
@@ -49,7 +49,7 @@ pub struct ConnectionOptions {
     /// Time limit of a connection, including authentication.
     pub connect_timeout: Duration,
     /// Time during which a request is retried. The last attempt starts before it ends and may itself take
-    /// [`Options::response_timeout`].
+    /// [`ConnectionOptions::response_timeout`].
     pub retry_for: Duration,
     /// Interval at which the published map is checked.
     pub poll_interval: Duration,

@@ -71,7 +71,7 @@ impl Artifact {
 /// Builds the artefact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
 ///
 /// # Errors
-/// Returns an error if sources are missing or not files (all of them, as [`Missing`]), or on an I/O error.
+/// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), or on an I/O error.
 pub fn build_artifact(
     recipe: &Recipe,
     source_dir: &Path,

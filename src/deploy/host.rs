@@ -65,7 +65,7 @@ impl DeployAgent {
     }
 
     /// The contents that a request needs and this host does not have in any release, checked byte by byte: what the
-    /// agent asks the controller for before it calls [`Self::handle`]. Changes nothing.
+    /// agent asks the controller for before it calls [`Self::handle_request`]. Changes nothing.
     ///
     /// # Errors
     /// Returns an error if the service's folder cannot be read.
@@ -78,7 +78,7 @@ impl DeployAgent {
         }
     }
 
-    /// Handles a request. `blobs` must hold the contents that [`Self::missing`] returned.
+    /// Handles a request. `blobs` must hold the contents that [`Self::missing_blobs`] returned.
     ///
     /// # Errors
     /// Returns an error with the path if an operation fails; the next run finishes or rolls back the started steps.

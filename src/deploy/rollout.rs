@@ -1,6 +1,6 @@
 //! The controller side of a rollout: observe all hosts → plan → stage all → switch batch by batch → prune.
 //!
-//! `observe` and `plan` change nothing. [`Rollout::run`] stops where a batch fails: hosts behind it keep what they serve.
+//! `observe` and `plan` change nothing. [`Rollout::run_rollout`] stops where a batch fails: hosts behind it keep what they serve.
 //! The sessions stay open from the first question to the last step, since a host's lock lives as long as its agent.
 
 mod observe;

@@ -38,7 +38,7 @@ impl Fleet {
     /// Connects to one host.
     ///
     /// # Errors
-    /// See [`Ssh::connect`].
+    /// See [`SshTransport::connect_host`].
     pub async fn connect(&self, host: &str) -> Result<Session, ConnectError> {
         let channel = self.ssh.connect_host(host).await?;
         Session::open(host, channel, Some(&self.binary_digest)).await
@@ -57,7 +57,7 @@ impl Fleet {
         self.map_parallel_limited(items, self.max_parallel, work).await
     }
 
-    /// Works like [`Fleet::each`] with a lower limit, and never more than `parallel`.
+    /// Works like [`Fleet::map_parallel`] with a lower limit, and never more than `parallel`.
     pub async fn map_parallel_limited<'i, I, R, F>(
         &self,
         items: &'i [I],

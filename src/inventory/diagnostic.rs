@@ -91,7 +91,7 @@ impl Diagnostic {
         }
     }
 
-    /// Like [`Self::suggest`]; where nothing is near, the help lists all known words.
+    /// Like [`Self::suggest_nearest`]; where nothing is near, the help lists all known words.
     pub fn suggest_or_list<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Self {
         let with = self.suggest_nearest(unknown, known.clone());
         let all: Vec<&str> = known.into_iter().collect();

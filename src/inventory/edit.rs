@@ -78,7 +78,7 @@ fn suggestion_text(near: &[String]) -> String {
 /// too) already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
 ///
 /// # Errors
-/// See [`EditError`]; the text is then unchanged in meaning and form, since nothing is returned.
+/// See [`HostEditError`]; the text is then unchanged in meaning and form, since nothing is returned.
 pub fn add_host(text: &str, host: &NewHost) -> Result<String, HostEditError> {
     check_new_host(host)?;
     let mut document: DocumentMut =

@@ -1,6 +1,6 @@
 //! Hosts, groups, variables and selectors; everything typed, every value has its `file:line:col`.
 //!
-//! [`Inventory::load`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`), reports all mistakes at
+//! [`Inventory::load_folder`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`), reports all mistakes at
 //! once and opens no connection. [`SourceFile`], [`Diagnostic`] and [`fields`] serve other loaders as well.
 
 mod ansible;

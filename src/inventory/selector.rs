@@ -141,8 +141,8 @@ impl Inventory {
     /// The hosts that a selector means, in the order of the inventory.
     ///
     /// # Errors
-    /// [`SelectError::Unknown`] for a term that names nothing (also in an exclusion: a typo there would select too
-    /// much), [`SelectError::Empty`] where no host is left.
+    /// [`SelectError::UnknownTerm`] for a term that names nothing (also in an exclusion: a typo there would select too
+    /// much), [`SelectError::NoHosts`] where no host is left.
     pub fn select_hosts(&self, selector: &Selector) -> Result<Vec<&InventoryHost>, SelectError> {
         let of = |operator| selector.terms.iter().filter(move |term| term.operator == operator);
         let mut chosen = vec![of(SetOperator::Union).next().is_none(); self.hosts.len()];

@@ -59,7 +59,7 @@ impl VarData {
     /// From JSON. `null` is no value: `None` at the top, left out of tables.
     ///
     /// # Errors
-    /// A sentence for what a [`Value`] cannot hold: `null` in a list, whole numbers beyond 64 bits.
+    /// A sentence for what a [`VarData`] cannot hold: `null` in a list, whole numbers beyond 64 bits.
     pub fn from_json(json: &serde_json::Value) -> Result<Option<Self>, &'static str> {
         Ok(Some(match json {
             serde_json::Value::Null => return Ok(None),

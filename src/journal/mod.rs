@@ -150,7 +150,7 @@ impl Journal {
     /// Returns all entries, oldest first, the process' own included.
     ///
     /// # Errors
-    /// Returns an error under the same conditions as [`read`].
+    /// Returns an error under the same conditions as `read`.
     pub fn entries<T: DeserializeOwned>(&mut self) -> Result<Vec<T>, JournalError> {
         let mut text = Vec::new();
         let read = self.file.rewind().and_then(|()| self.file.read_to_end(&mut text));

@@ -36,47 +36,47 @@ pub enum CompareWith {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployRequest {
-    /// Observe the service; changes nothing, takes no lock. Answer: [`Reply::Observed`].
+    /// Observe the service; changes nothing, takes no lock. Answer: [`DeployReply::Observed`].
     Observe {
         /// The service.
         scope: ServiceRef,
         /// Compared with what.
         compare_with: CompareWith,
     },
-    /// Put the release's files and setup beside those that are there. Answer: [`Reply::Staged`].
+    /// Put the release's files and setup beside those that are there. Answer: [`DeployReply::Staged`].
     Stage {
         /// The service.
         scope: ServiceRef,
         /// The state.
         desired: Box<DesiredState>,
-        /// The plan's rows as `(resource, fingerprint)`; another world is refused with [`Reply::Stale`]. Empty: any.
+        /// The plan's rows as `(resource, fingerprint)`; another world is refused with [`DeployReply::PlanOutdated`]. Empty: any.
         expected_changes: Vec<(String, Digest)>,
     },
     /// Make a staged state the serving one; return to the one before where it does not get healthy.
-    /// Answer: [`Reply::Switched`].
+    /// Answer: [`DeployReply::Switched`].
     Switch {
         /// The service.
         scope: ServiceRef,
         /// The state.
         target: ReleaseTarget,
-        /// State that served at plan time; if another one serves now, the answer is [`Reply::Stale`].
+        /// State that served at plan time; if another one serves now, the answer is [`DeployReply::PlanOutdated`].
         expected_current: Option<ReleaseTarget>,
     },
-    /// Switch to a release that the host keeps. Answer: [`Reply::Switched`].
+    /// Switch to a release that the host keeps. Answer: [`DeployReply::Switched`].
     Rollback {
         /// The service.
         scope: ServiceRef,
         /// To which; without it the previous one.
         version: Option<ReleaseVersion>,
-        /// As in [`Request::Switch`].
+        /// As in [`DeployRequest::Switch`].
         expected_current: Option<ReleaseTarget>,
     },
-    /// Run the health check of the serving state; changes nothing. Answer: [`Reply::Health`].
+    /// Run the health check of the serving state; changes nothing. Answer: [`DeployReply::HealthChecked`].
     CheckHealth {
         /// The service.
         scope: ServiceRef,
     },
-    /// Run a task, unless it was done here for this version. Answer: [`Reply::Once`].
+    /// Run a task, unless it was done here for this version. Answer: [`DeployReply::TaskRun`].
     RunTask {
         /// The service.
         scope: ServiceRef,
@@ -86,7 +86,7 @@ pub enum DeployRequest {
         task: ReleaseTask,
     },
     /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to.
-    /// Answer: [`Reply::Pruned`].
+    /// Answer: [`DeployReply::Pruned`].
     Prune {
         /// The service.
         scope: ServiceRef,
@@ -123,7 +123,7 @@ impl DeployRequest {
 pub struct ReleaseTask {
     /// Its name.
     pub name: String,
-    /// Program and arguments, as in [`Setup::user`].
+    /// Program and arguments, as in [`ServiceConfig::user`].
     pub argv: Vec<String>,
     /// Time of the run: before or after the switch.
     pub phase: TaskPhase,
@@ -141,7 +141,7 @@ pub enum TaskPhase {
     AfterSwitch,
 }
 
-/// The result of a [`Request`].
+/// The result of a [`DeployRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployReply {

@@ -16,7 +16,7 @@ pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 /// The agent's first message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Hello {
-    /// [`PROTOCOL`] of the agent.
+    /// [`PROTOCOL_VERSION`] of the agent.
     pub protocol_version: u32,
     /// dunlin's version.
     pub version: String,

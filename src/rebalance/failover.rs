@@ -1,7 +1,7 @@
 //! After a host's death: which copies are promoted, what may be lost with that, what cannot be helped, and where the
 //! copies that are missing then are to be made.
 //!
-//! [`plan`] is pure: what was seen of the shards in, a plan or everything that stands in its way out. `choose` finds the
+//! [`plan_failover`] is pure: what was seen of the shards in, a plan or everything that stands in its way out. `choose` finds the
 //! copy, `repair` the places; `look` asks the hosts that live, `run` carries the plan out.
 
 pub mod apply;

@@ -30,7 +30,7 @@ pub async fn observe_primaries(
 /// The same without rates, but with so many keys of each instance looked at closely.
 ///
 /// # Errors
-/// As [`primaries`].
+/// As [`observe_primaries`].
 pub async fn sample_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

@@ -3,7 +3,7 @@
 //! The file is the plan's JSON with what it was made from beside it: the wishes, the observation, and a fingerprint
 //! over both and the moves. What does not change by itself (the map, the hosts) must be the same to the letter. Sizes
 //! change all the time: the moves have to keep the rules with what the shards weigh now, and no shard that is to be
-//! moved may have grown by more than [`GROWN`].
+//! moved may have grown by more than [`MAX_GROWTH`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -54,7 +54,7 @@ pub struct PlanFingerprint {
 /// One way in which the world is not that of the plan any more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanMismatch {
-    /// `file`, `map`, `hosts`, `sizes`, or the rule of [`check`] that the plan would break.
+    /// `file`, `map`, `hosts`, `sizes`, or the rule of [`check_plan`] that the plan would break.
     pub kind: &'static str,
     /// What was, and what is.
     pub message: String,

@@ -34,7 +34,7 @@ pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Re
 /// The consumers that do not answer: they keep the map that they have.
 ///
 /// # Errors
-/// As [`consumers`].
+/// As [`reachable_consumers`].
 pub fn unreachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
     let mut hosts = list_consumers(context, map)?;
     hosts.retain(|host| context.unreachable.contains(host));
@@ -56,7 +56,7 @@ fn list_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<
 /// What each consumer has: its host's name, its file, its state; where it has the shards only `with_places`.
 ///
 /// # Errors
-/// As [`consumers`], or a host does not answer.
+/// As [`reachable_consumers`], or a host does not answer.
 pub async fn consumer_states(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -90,7 +90,7 @@ pub async fn consumer_states(
 /// The highest epoch that any consumer has; 0 where none has a map.
 ///
 /// # Errors
-/// As [`states`]; or a consumer has the map of another cluster.
+/// As [`consumer_states`]; or a consumer has the map of another cluster.
 pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<u64> {
     let mut highest = 0;
     for (host, path, state) in consumer_states(context, map, false).await? {
@@ -108,7 +108,7 @@ pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> 
 /// accounts for: whoever published them has a newer map, which nothing may be published over.
 ///
 /// # Errors
-/// As [`states`].
+/// As [`consumer_states`].
 pub async fn find_unaccounted_shards(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -144,7 +144,7 @@ pub async fn find_unaccounted_shards(
 /// `unclear_counts`.
 ///
 /// # Errors
-/// As [`states`].
+/// As [`consumer_states`].
 pub async fn wait_for_consumers(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -179,10 +179,10 @@ pub async fn publish_map(context: &RebalanceContext<'_>, placements: &[ShardPlac
     publish_map_with_replica_count(context, placements, None).await
 }
 
-/// [`publish`], where the map is to ask for a number of replicas from then on.
+/// [`publish_map`], where the map is to ask for a number of replicas from then on.
 ///
 /// # Errors
-/// As [`publish`].
+/// As [`publish_map`].
 pub async fn publish_map_with_replica_count(
     context: &RebalanceContext<'_>,
     placements: &[ShardPlacement],

@@ -134,10 +134,10 @@ pub fn replica_spec(
     })
 }
 
-/// [`spec`], with all replicas that the primary is to have, for its host to say what stands in its way.
+/// `spec`, with all replicas that the primary is to have, for its host to say what stands in its way.
 ///
 /// # Errors
-/// As [`spec`].
+/// As `spec`.
 pub fn preflight_spec(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

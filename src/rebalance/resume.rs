@@ -156,7 +156,7 @@ pub fn effective_map(
 /// Brings the map up to date with moves that were made from another machine: one epoch for all of them.
 ///
 /// # Errors
-/// As [`publish::publish`].
+/// As [`publish::publish_map`].
 pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&MoveState]) -> Result<()> {
     let (map, _) = read_map(&context.map_file)?;
     let placement = |state: &&MoveState| {

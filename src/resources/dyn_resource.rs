@@ -10,9 +10,9 @@ use crate::plan::Digest;
 pub trait DynResource: Send + Sync {
     /// Type and key: `file /etc/motd`.
     fn resource_name(&self) -> String;
-    /// See [`Resource::owns`].
+    /// See [`Resource::exclusive_claims`].
     fn exclusive_claims(&self) -> Vec<String>;
-    /// See [`Resource::shares`].
+    /// See [`Resource::shared_claims`].
     fn shared_claims(&self) -> Vec<String>;
     /// See [`Resource::validate`].
     ///
@@ -24,20 +24,20 @@ pub trait DynResource: Send + Sync {
     /// # Errors
     /// The same as for the method of the trait.
     fn validate_contents(&self, contents: &dyn BlobSource) -> Result<(), InvalidContent>;
-    /// See [`Resource::wants`].
+    /// See [`Resource::collect_prefetch`].
     fn collect_prefetch(&self, wants: &mut Prefetch);
-    /// See [`Resource::starts`].
+    /// See [`Resource::started_unit`].
     fn started_unit(&self) -> Option<String>;
-    /// See [`Resource::enables`].
+    /// See [`Resource::enabled_unit`].
     fn enabled_unit(&self) -> Option<String>;
-    /// See [`Resource::restarts`].
+    /// See [`Resource::restarted_unit`].
     fn restarted_unit(&self) -> Option<String>;
     /// See [`Resource::read`].
     ///
     /// # Errors
     /// The same as for the method of the trait.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Value>>;
-    /// See [`Resource::needs`].
+    /// See [`Resource::required_blobs`].
     ///
     /// # Errors
     /// Returns an error if the observation is of another type.
@@ -47,7 +47,7 @@ pub trait DynResource: Send + Sync {
     /// # Errors
     /// The same as for the method of the trait.
     fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff>;
-    /// See [`Resource::expect`].
+    /// See [`Resource::predict_state`].
     fn predict_state(&self, view: &mut HostView);
     /// See [`Resource::apply`].
     ///

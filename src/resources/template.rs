@@ -1,4 +1,4 @@
-//! `template`: a file whose content the controller renders. On the host it is a [`File`] in all respects.
+//! `template`: a file whose content the controller renders. On the host it is a [`FileResource`] in all respects.
 //!
 //! Has the same limits as `file` and is a no-op for the same reasons.
 

@@ -2,7 +2,7 @@
 //! half, a function library whose names carry its version, so that old and new workers can run side by side.
 //!
 //! A call to a shard that does not answer ends after [`ListOptions::call_timeout`]; calls that follow fail at once for
-//! [`breaker::OPEN_FOR`], except for one that looks whether the shard is back.
+//! `breaker::OPEN_FOR`, except for one that looks whether the shard is back.
 
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
 //! Pages of timelines: from the lists in Redis where they are, from the database where they are not, always the same page.
 //!
-//! In reading order: [`source`] (what the database says), [`rebuild`] (how a cold list is made of it), [`pages`] (how
+//! In reading order: `source` (what the database says), `rebuild` (how a cold list is made of it), `pages` (how
 //! lists, authors merged on read and the database become one page).
 
 use std::{sync::Arc, time::Duration};

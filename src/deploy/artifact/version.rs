@@ -15,7 +15,7 @@ use crate::protocol::deploy::ReleaseVersion;
 /// A tree with changes gets those digits too (`v1-3-gabc-dirty.1f2e3d4c5b6a`): two builds of it are two versions.
 ///
 /// # Errors
-/// Returns an error if the recipe's sources cannot be read, as for [`super::package`].
+/// Returns an error if the recipe's sources cannot be read, as for `package`.
 pub fn default_version(recipe: &Recipe, source_dir: &Path) -> Result<ReleaseVersion> {
     let described = git_describe(source_dir);
     if let Some(described) = &described

@@ -33,19 +33,19 @@ pub trait ServiceManager: Send + Sync {
     /// Enables or disables a unit at boot.
     ///
     /// # Errors
-    /// See [`Self::reload`].
+    /// See [`Self::reload_units`].
     fn set_enabled(&self, unit: &str, on: bool) -> Result<()>;
 
     /// Restarts or starts a unit, also after too many failures.
     ///
     /// # Errors
-    /// See [`Self::reload`].
+    /// See [`Self::reload_units`].
     fn restart_unit(&self, unit: &str) -> Result<()>;
 
     /// Stops a unit; succeeds if the unit does not exist.
     ///
     /// # Errors
-    /// See [`Self::reload`].
+    /// See [`Self::reload_units`].
     fn stop_unit(&self, unit: &str) -> Result<()>;
 
     /// Returns the last lines that the units logged since a time (seconds since 1970); empty if unavailable.

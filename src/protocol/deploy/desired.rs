@@ -14,7 +14,7 @@ pub const MANIFEST_FORMAT: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseManifest {
-    /// [`FORMAT`].
+    /// [`MANIFEST_FORMAT`].
     pub format_version: u32,
     /// The service.
     pub service: ServiceName,
@@ -113,7 +113,7 @@ pub enum HealthProbe {
     },
     /// A command that ends with status 0.
     Command {
-        /// Program and arguments; see [`Setup::user`].
+        /// Program and arguments; see [`ServiceConfig::user`].
         argv: Vec<String>,
     },
 }
@@ -185,7 +185,7 @@ impl DesiredState {
 pub struct ReleaseTarget {
     /// The release.
     pub version: ReleaseVersion,
-    /// [`Setup::digest`].
+    /// [`ServiceConfig::digest`].
     pub config_digest: Digest,
 }
 

@@ -93,7 +93,7 @@ impl AclFile {
     }
 }
 
-/// Refuses an ACL file with which a restart loses transactions. See [`Acl::missing_replay_rights`].
+/// Refuses an ACL file with which a restart loses transactions. See [`AclFile::missing_replay_rights`].
 ///
 /// # Errors
 /// The line of the `default` user, with the rights that it lacks and the line to write; or a line that is not valid.
