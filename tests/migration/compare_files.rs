@@ -180,7 +180,7 @@ fn all_keys_are_compared_live_when_files_are_inconclusive() {
         ("COPY text:7 text:8 DB 2", "COPY was executed"),
         ("CONFIG SET repl-diskless-load swapdb", "repl-diskless-load"),
         ("SAVE", "written a snapshot itself"),
-        ("BGREWRITEAOF", "written its append-only file anew"),
+        ("BGREWRITEAOF", "rewritten its append-only file"),
     ];
     for (act, why) in cases {
         let (copied, notes) = copy_with_action(&mut fixture, |fixture| {

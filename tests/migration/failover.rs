@@ -216,7 +216,7 @@ fn reachable_primaries_are_not_stopped_or_failed_over() {
     // A copy that is not as far as the plan saw it.
     fixture.kill_instance(0);
     let later = PromoteReplica { offset: u64::MAX, ..what };
-    assert!(run_promote(&fixture, &later).unwrap_err().to_string().contains("look again"));
+    assert!(run_promote(&fixture, &later).unwrap_err().to_string().contains("make a new plan"));
     assert!(matches!(role_of(&fixture, 1), ReplicationRole::Replica { .. }));
 }
 
