@@ -119,7 +119,12 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     let log = cluster.project.run_dunlin(&["shards", "history"]).assert_status(0);
     assert_eq!(log.stdout.lines().filter(|line| line.contains("  moved ")).count(), moved.len() + 1, "{}", log.stdout);
     let capacity = cluster.project.run_dunlin(&["shards", "capacity", "--growth", "1MiB"]).assert_status(0);
-    capacity.assert_stdout_contains(&["redis-03", "as listpack", "grows by 1.0MiB a day: full on 20", "another host"]);
+    capacity.assert_stdout_contains(&[
+        "redis-03",
+        "per key on average",
+        "grows by 1.0MiB a day: full on 20",
+        "another host",
+    ]);
     writers.wait_for_writes(100);
     writers.assert_nothing_lost();
     assert!(REDIS_HOSTS.iter().all(|host| cluster.read_journals(host).values().all(|records| !records.is_empty())));
