@@ -172,7 +172,7 @@ fn promoted_replicas_have_all_writes_and_the_others_follow() {
             .run_request(ShardRequest::ArchiveInstance(stale))
             .unwrap_err()
             .to_string()
-            .contains("was made the owner for epoch 8")
+            .contains("became the primary in epoch 8")
     );
     let owner = instance_handle(&mut fixture, 1, 1);
     assert!(

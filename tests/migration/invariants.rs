@@ -191,7 +191,7 @@ fn other_replicas_follow_the_new_primary_without_a_full_sync() {
     run_copy(&fixture, spec.clone()).unwrap();
     // A replica that the map does not know could make a restarted source writable.
     let unknown = run_switch(&fixture, MoveSpec { other_replicas: Vec::new(), ..spec.clone() }).unwrap_err();
-    assert!(format!("{unknown:#}").contains("has 2 replicas, the map knows 1"), "{unknown:#}");
+    assert!(format!("{unknown:#}").contains("has 2 replicas, the map has 1"), "{unknown:#}");
     let done = run_switch(&fixture, spec).unwrap();
     assert_eq!(done.follow_ups, Vec::<String>::new());
     writers.publish_address(&fixture.address(1));
@@ -224,7 +224,7 @@ fn concurrent_moves_of_one_shard_do_not_cut_over() {
         let tries = specs.each_ref().map(|spec| scope.spawn(|| run_switch(&fixture, spec.clone())));
         tries.into_iter().map(|tried| format!("{:#}", tried.join().unwrap().unwrap_err())).collect()
     });
-    assert!(errors.iter().all(|error| error.contains("has 2 replicas, the map knows 1")), "{errors:?}");
+    assert!(errors.iter().all(|error| error.contains("has 2 replicas, the map has 1")), "{errors:?}");
     writers.wait_for_writes(20);
     assert_eq!(fixture.writable_instances(), [0]);
     // Once one of them is taken back, the other can be done.
