@@ -97,7 +97,7 @@ fn status_and_abort_report_the_actual_state() {
     run_copy(&fixture, spec.clone()).unwrap();
     run_switch(&fixture, spec.clone()).unwrap();
     writers.publish_address(&fixture.address(1));
-    assert!(fixture.run_request(ShardRequest::Abort(spec)).unwrap_err().to_string().contains("reverse"));
+    assert!(fixture.run_request(ShardRequest::Abort(spec)).unwrap_err().to_string().contains("move-back"));
     writers.wait_for_writes(50);
     stop_and_check(&mut writers, &fixture, 1);
 }

@@ -130,8 +130,8 @@ fn target_files_are_checked() {
         ("conf", "maxmemory-policy noeviction", "maxmemory-policy allkeys-lru", ("eviction", "allkeys-lru")),
         ("conf", "maxmemory-policy noeviction", "maxmemory-policy allkeys-random", ("eviction", "allkeys-random")),
         ("conf", "a replica's word", "no such word", ("password", "masterauth")),
-        ("acl", "user s017 on", "user s018 on", ("acl", "no user s017")),
-        ("acl", "user s017 on", "user s017 off", ("acl", "no user s017 that is on")),
+        ("acl", "user s017 on", "user s018 on", ("acl", "no enabled user s017")),
+        ("acl", "user s017 on", "user s017 off", ("acl", "no enabled user s017")),
         ("acl", "user s017 on", "# user s017 on", ("acl", "ACL file, line 4: a line must start with `user`")),
         ("acl", "resetpass ~* &* +@all", "resetchannels -@all", ("acl", "line 1: the user default lacks ~* &* +@all")),
         ("acl", "resetpass ~* &* +@all", "~* &* +@all -@dangerous", ("acl", "line 1: the user default lacks +@all")),
@@ -173,7 +173,7 @@ fn running_target_instances_are_checked() {
     let spec = fixture.move_spec(0, 1);
     fixture.provision_primary(1).unwrap();
     run_line(&mut connect_admin(&fixture.address(1)).unwrap(), "SET mine 1");
-    assert_refused(&here, &fixture, &spec, ("target", "an instance of its own with 1 keys"));
+    assert_refused(&here, &fixture, &spec, ("target", "another primary with 1 keys"));
     let error = run_copy(&fixture, spec.clone()).unwrap_err();
     assert!(format!("{error:#}").contains("it was not changed"), "{error:#}");
     assert!(fs::exists(fixture.data_dir(1)).unwrap());
@@ -195,7 +195,7 @@ fn source_settings_are_checked() {
     let here = MountOverrides::default();
     let spec = fixture.move_spec(0, 1);
     run_line(&mut connect_source(&fixture), "ACL SETUSER replica -psync");
-    assert_refused(&here, &fixture, &spec, ("acl", "lets replica not use PSYNC"));
+    assert_refused(&here, &fixture, &spec, ("acl", "does not allow replica to run PSYNC"));
     run_line(&mut connect_source(&fixture), "ACL SETUSER replica +psync");
     run_line(&mut connect_source(&fixture), "ACL SETUSER default -@all");
     assert_refused(&here, &fixture, &spec, ("acl", "`dunlin provision` fixes the file and the running instance"));
