@@ -141,7 +141,7 @@ fn target_files_are_checked() {
     }
     let mut spec = fixture.move_spec(0, 1);
     spec.header.credentials.password = "guessed".to_owned();
-    assert_refused(&here, &fixture, &spec, ("password", "cannot be entered"));
+    assert_refused(&here, &fixture, &spec, ("password", "cannot log in to the source"));
 }
 
 #[test]
