@@ -8,11 +8,16 @@ use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::inventory::ByteSize;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, TransferLimits, plan, what_if};
+use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, ShardSelection, TransferLimits, plan, what_if};
 use crate::rebalance::plan_file::SavedPlan;
 
-/// Shards in the way that are told one by one.
+/// Shards of a refusal that are listed; the rest is counted.
 const MAX_LISTED_SHARDS: usize = 32;
+/// Shards that the message of a refusal lists itself.
+const LISTED_IN_MESSAGE: usize = 8;
+
+/// Flags that say how to balance the fleet; they have no meaning for selected shards.
+const BALANCE_FLAGS: [&str; 5] = ["drain", "tolerance", "move_replicas", "max_moves", "max_bytes"];
 
 /// What is asked of a plan. A saved plan has its own.
 #[derive(Debug, Args)]
@@ -21,8 +26,15 @@ pub struct PlanArgs {
     #[arg(long, value_name = "HOST")]
     drain: Vec<String>,
     /// Move shards only to these hosts, comma-separated
-    #[arg(long, value_name = "HOSTS", value_delimiter = ',')]
+    #[arg(long, visible_alias = "to", value_name = "HOSTS", value_delimiter = ',')]
     targets: Vec<String>,
+    /// Move these shards, comma-separated, and no others
+    #[arg(long, value_name = "SHARDS", value_delimiter = ',', conflicts_with_all = BALANCE_FLAGS)]
+    shard: Vec<u32>,
+    /// Move the N shards with the most operations per second, and no others [default: 1]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", conflicts_with_all = BALANCE_FLAGS,
+        conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..))]
+    hot: Option<u32>,
     /// Resources to balance: bytes, ops or bytes,ops
     #[arg(long, value_name = "WHAT", default_value_t)]
     balance: Balance,
@@ -53,6 +65,7 @@ impl PlanArgs {
             tolerance: self.tolerance,
             balance: self.balance,
             drain: self.drain.clone(),
+            shards: self.selection(),
             targets: (!self.targets.is_empty()).then(|| self.targets.clone()),
             max_moves: self.max_moves,
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
@@ -60,6 +73,14 @@ impl PlanArgs {
             move_replicas: self.move_replicas,
             transfer: TransferLimits { max_outgoing: slots, max_incoming: slots, max_per_link: slots, ..limits },
             ..PlanOptions::default()
+        }
+    }
+
+    fn selection(&self) -> ShardSelection {
+        match self.hot {
+            Some(count) => ShardSelection::Hottest(count as usize),
+            None if self.shard.is_empty() => ShardSelection::ForBalance,
+            None => ShardSelection::Named(self.shard.clone()),
         }
     }
 
@@ -144,9 +165,10 @@ fn infeasible_failure(
     notes: &[String],
 ) -> CommandError {
     let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
-    if !infeasible.shards.is_empty() {
+    // The message itself names a few shards.
+    if infeasible.shards.len() > LISTED_IN_MESSAGE {
         let shards: Vec<String> = infeasible.shards.iter().take(MAX_LISTED_SHARDS).map(ToString::to_string).collect();
-        text += &format!("; shards in the way: {}", shards.join(", "));
+        text += &format!("\n  shards: {}", shards.join(", "));
         match infeasible.shards.len().saturating_sub(MAX_LISTED_SHARDS) {
             0 => {}
             more => text += &format!(" and {more} more"),

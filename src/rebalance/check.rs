@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use super::observation::{HostLoad, Observation};
-use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role};
+use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role, ShardSelection};
 use crate::inventory::ByteSize;
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `sums`, `waves`, `tolerance`.
+    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `selection`, `sums`, `waves`,
+    /// `tolerance`.
     pub rule: &'static str,
     /// What is wrong, with ids and hosts.
     pub message: String,
@@ -33,6 +34,7 @@ pub fn check_plan(observation: &Observation, options: &PlanOptions, plan: &Rebal
     checker.check_map();
     checker.replay_waves();
     checker.check_moved_shards();
+    checker.check_selection();
     checker.check_final_placement();
     checker.check_capacity();
     checker.check_limits();
@@ -181,8 +183,34 @@ impl<'a> PlanChecker<'a> {
         arrivals
     }
 
+    /// Only selected primaries move, and every one of them that is not on a target already.
+    fn check_selection(&mut self) {
+        let moves: BTreeSet<(u32, Role)> = self.plan.moves.iter().map(|m| (m.shard, m.role)).collect();
+        let selected = |id: &u32| match &self.options.shards {
+            ShardSelection::ForBalance => true,
+            ShardSelection::Named(ids) => ids.contains(id),
+            // Which shards are hot changes by the second; only their number is fixed.
+            ShardSelection::Hottest(count) => moves.len() <= *count,
+        };
+        let is_partial = self.options.shards != ShardSelection::ForBalance;
+        let others: Vec<u32> = moves
+            .iter()
+            .filter(|(id, role)| is_partial && (!selected(id) || *role == Role::Replica))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in others {
+            self.add_violation("selection", format!("shard {id} would move, but was not selected"));
+        }
+    }
+
+    /// Whether the plan need not place every shard well: it is limited, or moves selected shards only.
+    fn is_partial(&self) -> bool {
+        let options = self.options;
+        options.max_moves.is_some() || options.max_bytes.is_some() || options.shards != ShardSelection::ForBalance
+    }
+
     fn check_final_placement(&mut self) {
-        let limited = self.options.max_moves.is_some() || self.options.max_bytes.is_some();
+        let limited = self.is_partial();
         let places = self.placements.clone();
         for (shard, hosts) in &places {
             let moved = self.plan.moves.iter().any(|m| m.shard == *shard);
@@ -211,7 +239,7 @@ impl<'a> PlanChecker<'a> {
     fn check_capacity(&mut self) {
         let before = self.observed_bytes();
         let after = self.final_loads();
-        let limited = self.options.max_moves.is_some() || self.options.max_bytes.is_some();
+        let limited = self.is_partial();
         for host in &self.observation.hosts {
             let max_bytes = (host.capacity_bytes as f64 * self.options.max_utilization) as u64;
             let (bytes, bytes_before) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
@@ -264,7 +292,7 @@ impl<'a> PlanChecker<'a> {
 
     fn check_tolerance(&mut self) {
         let is_declared = self.plan.notes.iter().any(|note| note.starts_with(OUTSIDE_TOLERANCE));
-        if is_declared {
+        if is_declared || self.options.shards != ShardSelection::ForBalance {
             return;
         }
         let after = self.final_loads();

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::Style;
 use crate::inventory::ByteSize;
 use crate::plan::Action;
-use crate::rebalance::plan::{HostPlan, Load, Move, RebalancePlan, Role};
+use crate::rebalance::plan::{Balance, Load, Move, RebalancePlan, Role};
 
 /// Characters of a host's bar: two of them and the figures fit into 80 columns.
 const BAR_WIDTH: usize = 8;
@@ -121,29 +121,73 @@ fn write_cutover_commands(text: &mut String, plan: &RebalancePlan, step: &Move, 
     }
 }
 
-/// The hosts before and after. The longest bar is the fullest host, so that bars of one length are an even fleet.
+/// Writes the hosts before and after, with a column for each balanced resource.
 fn write_hosts(text: &mut String, plan: &RebalancePlan, style: Style) {
     let width = plan.hosts.iter().map(|host| host.name.chars().count()).max().unwrap_or(0).max(4);
-    let count_width = |host: &HostPlan| host.before.shards.max(host.after.shards).to_string().len();
-    let copies = plan.hosts.iter().map(count_width).max().unwrap_or(0);
-    let max_bytes = plan.hosts.iter().map(|host| host.before.bytes.max(host.after.bytes)).max().unwrap_or(0);
-    let sizes = plan.hosts.iter().flat_map(|host| [host.before.bytes, host.after.bytes]);
-    let size = sizes.map(|bytes| ByteSize(bytes).to_human().len()).max().unwrap_or(0);
-    let side = |load: &Load| {
-        format!(
-            "{} {:>size$} in {:>copies$}",
-            format_bar(load.bytes, max_bytes),
-            ByteSize(load.bytes).to_human(),
-            load.shards
-        )
-    };
-    let after = BAR_WIDTH + size + copies + 5;
-    let head = format!("  {:<width$}  {:<after$}    {:<after$}  at most", "host", "now", "then");
+    let columns = LoadColumns::measure(plan);
+    let side = columns.width();
+    let head = format!("  {:<width$}  {:<side$}    {:<side$}  at most", "host", "now", "then");
     let _ = writeln!(text, "{}", style.dim(head.trim_end()));
     for host in &plan.hosts {
-        let (now, then) = (side(&host.before), side(&host.after));
+        let (now, then) = (columns.format_load(&host.before), columns.format_load(&host.after));
         let (peak, capacity) = (ByteSize(host.peak_bytes).to_human(), ByteSize(host.capacity_bytes).to_human());
         let _ = writeln!(text, "  {:<width$}  {now}  → {then}  {peak} of {capacity}", host.name);
+    }
+}
+
+/// The columns of a host's load. One balanced resource has a bar, whose full length is the most loaded host.
+struct LoadColumns {
+    balance: Balance,
+    bytes: usize,
+    ops: usize,
+    copies: usize,
+    max: Load,
+}
+
+impl LoadColumns {
+    fn measure(plan: &RebalancePlan) -> Self {
+        let loads = || plan.hosts.iter().flat_map(|host| [&host.before, &host.after]);
+        let widest = |width: fn(&Load) -> usize| loads().map(width).max().unwrap_or(0);
+        Self {
+            balance: plan.balance,
+            bytes: widest(|load| ByteSize(load.bytes).to_human().len()),
+            ops: widest(|load| format_ops(load.ops_per_s).len()),
+            copies: widest(|load| load.shards.to_string().len()),
+            max: Load {
+                bytes: loads().map(|load| load.bytes).max().unwrap_or(0),
+                ops_per_s: loads().map(|load| load.ops_per_s).fold(0.0, f64::max),
+                shards: 0,
+            },
+        }
+    }
+
+    fn format_load(&self, load: &Load) -> String {
+        let Self { bytes, ops, copies, .. } = *self;
+        let (size, rate) = (ByteSize(load.bytes).to_human(), format_ops(load.ops_per_s));
+        let loads = match self.balance {
+            Balance::Bytes => format!("{} {size:>bytes$}", format_bar(load.bytes as f64, self.max.bytes as f64)),
+            Balance::Ops => format!("{} {rate:>ops$}", format_bar(load.ops_per_s, self.max.ops_per_s)),
+            Balance::Both => format!("{size:>bytes$}  {rate:>ops$}"),
+        };
+        format!("{loads} in {:>copies$}", load.shards)
+    }
+
+    fn width(&self) -> usize {
+        let loads = match self.balance {
+            Balance::Bytes => BAR_WIDTH + 1 + self.bytes,
+            Balance::Ops => BAR_WIDTH + 1 + self.ops,
+            Balance::Both => self.bytes + 2 + self.ops,
+        };
+        loads + " in ".len() + self.copies
+    }
+}
+
+/// Formats a rate: `950 ops/s`, `12.4k ops/s`.
+fn format_ops(ops_per_s: f64) -> String {
+    match ops_per_s {
+        rate if rate < 9_999.5 => format!("{rate:.0} ops/s"),
+        rate if rate < 999_950.0 => format!("{:.1}k ops/s", rate / 1e3),
+        rate => format!("{:.2}M ops/s", rate / 1e6),
     }
 }
 
@@ -190,14 +234,10 @@ fn format_seconds(seconds: f64) -> String {
     }
 }
 
-/// A load as a bar; the figure beside it says the same.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
-    reason = "a bar's length"
-)]
-fn format_bar(bytes: u64, max_bytes: u64) -> String {
-    let filled = (bytes as f64 / max_bytes.max(1) as f64 * BAR_WIDTH as f64).round() as usize;
+/// Formats a load as a bar; the figure beside it says the same.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bar's length")]
+fn format_bar(load: f64, max: f64) -> String {
+    let part = if max > 0.0 { load / max } else { 0.0 };
+    let filled = (part * BAR_WIDTH as f64).round() as usize;
     format!("{}{}", "█".repeat(filled), "░".repeat(BAR_WIDTH - filled.min(BAR_WIDTH)))
 }

@@ -214,6 +214,32 @@ fn the_plan_is_a_page_that_fits_a_terminal() {
 }
 
 #[test]
+fn selected_shards_are_planned_and_flags_for_balance_are_refused() {
+    let project = project(&observation());
+    snapshot(
+        "rebalance-selected-shards",
+        &[
+            dry(&project, &["--shard", "0,3", "--targets", "redis-03"]).ends(0),
+            dry(&project, &["--hot"]).ends(0),
+            dry(&project, &["--shard", "99"]).ends(3),
+            dry(&project, &["--hot", "2", "--shard", "1"]).ends(64),
+            dry(&project, &["--shard", "1", "--drain", "redis-02"]).ends(64),
+        ],
+    );
+    let short = dry(&project, &["--shard", "0", "--to", "redis-03", "--json"]).ends(0).event("plan");
+    assert_eq!(short["moves"][0]["to"], "redis-03");
+}
+
+#[test]
+fn each_balanced_resource_has_a_column() {
+    let project = project(&observation());
+    snapshot(
+        "rebalance-columns",
+        &["bytes", "ops", "bytes,ops"].map(|what| dry(&project, &["--balance", what]).ends(0)),
+    );
+}
+
+#[test]
 fn nothing_to_move() {
     let project = project(&observation());
     snapshot("rebalance-nothing", &[dry(&project, &["--tolerance", "100%", "--detailed-exitcode"]).ends(0)]);

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use dunlin::rebalance::check::check_plan;
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::what_if::WhatIf;
-use dunlin::rebalance::plan::{Balance, PlanOptions, RebalancePlan, Rule, plan};
+use dunlin::rebalance::plan::{Balance, PlanOptions, RebalancePlan, Rule, ShardSelection, plan};
 
 use crate::deviation::Reference;
 use crate::generate::{MIB, host, large, shard};
@@ -309,4 +309,74 @@ fn an_empty_fleet_is_balanced_by_number_of_copies() {
     let limited = PlanOptions { max_moves: Some(2), max_bytes: Some(0), ..PlanOptions::default() };
     assert_eq!(checked_plan(&small, &limited).moves.len(), 2);
     assert!(checked_plan(&fleet(3, &[0, 1, 2]), &PlanOptions::default()).is_empty());
+}
+
+fn named(shards: &[u32], targets: &[&str]) -> PlanOptions {
+    PlanOptions {
+        shards: ShardSelection::Named(shards.to_vec()),
+        targets: (!targets.is_empty()).then(|| targets.iter().map(|name| (*name).to_owned()).collect()),
+        ..PlanOptions::default()
+    }
+}
+
+#[test]
+fn named_shards_move_and_no_others_do() {
+    // redis-03 is empty: a plan for balance would move twenty shards there.
+    let observation = fleet(3, &[0, 1].repeat(30));
+    let found = checked_plan(&observation, &named(&[4, 7], &["redis-02"]));
+    let moves: Vec<_> = found.moves.iter().map(|m| (m.shard, m.to.as_str(), m.reason.as_str())).collect();
+    assert_eq!(moves, [(4, "redis-02", "requested")], "shard 7 is on redis-02 already");
+    assert_eq!(found.notes, ["shard 7 is already on redis-02"]);
+    // Without targets, the least loaded host: one after the other, not all to the same.
+    let found = checked_plan(&fleet(4, &[0; 6]), &named(&[0, 1, 2], &[]));
+    let to: std::collections::BTreeSet<&str> = found.moves.iter().map(|m| m.to.as_str()).collect();
+    assert_eq!((found.moves.len(), to.len()), (3, 3));
+}
+
+#[test]
+fn a_named_shard_that_cannot_move_is_refused_with_its_rule() {
+    let mut observation = fleet(3, &[0, 0, 0]);
+    observation.shards[1].pinned = true;
+    observation.shards[2].replicas = vec!["redis-02".to_owned()];
+    let refused = |options: &PlanOptions| plan(&observation, options).unwrap_err();
+    let unknown = refused(&named(&[0, 9], &[]));
+    assert_eq!((unknown.rule, unknown.shards), (Rule::Options, vec![9]));
+    assert_eq!(refused(&named(&[1], &[])).rule, Rule::Pinned);
+    let with_replica = refused(&named(&[2], &["redis-02"]));
+    assert_eq!((with_replica.rule, with_replica.hosts), (Rule::Zones, vec!["redis-02".to_owned()]));
+    assert_eq!(refused(&named(&[0], &["redis-09"])).rule, Rule::Options);
+    observation.hosts[1].capacity_bytes = 64 * MIB;
+    assert_eq!(plan(&observation, &named(&[0], &["redis-02"])).unwrap_err().rule, Rule::Capacity);
+    let mut drained = fleet(2, &[0, 0]);
+    drained.hosts[1].drain = true;
+    assert_eq!(plan(&drained, &named(&[0], &[])).unwrap_err().rule, Rule::Options);
+}
+
+#[test]
+fn the_hottest_shards_go_to_the_hosts_with_the_fewest_operations() {
+    let mut observation = fleet(3, &[0, 0, 0, 1, 2]);
+    for (shard, ops) in observation.shards.iter_mut().zip([500.0, 900.0, 50.0, 700.0, 10.0]) {
+        shard.ops_per_s = ops;
+    }
+    let hottest = |count| PlanOptions { shards: ShardSelection::Hottest(count), ..PlanOptions::default() };
+    let found = checked_plan(&observation, &hottest(1));
+    let moves: Vec<_> = found.moves.iter().map(|m| (m.shard, m.to.as_str(), m.reason.as_str())).collect();
+    assert_eq!(moves, [(1, "redis-03", "the hottest shard")]);
+    // Shard 3 has a host nearly for itself: anywhere else it would be in worse company.
+    let found = checked_plan(&observation, &hottest(2));
+    assert_eq!(found.moves.iter().map(|m| m.shard).collect::<Vec<_>>(), [1]);
+    assert_eq!(found.notes, ["shard 3 stays on redis-02: every other host would get hotter"]);
+    // Idle shards are not hot, however many are asked for.
+    observation.shards.iter_mut().for_each(|shard| shard.ops_per_s = 0.0);
+    assert!(checked_plan(&observation, &hottest(3)).is_empty());
+}
+
+#[test]
+fn a_plan_that_moves_shards_nobody_selected_is_found() {
+    let observation = fleet(3, &[0, 1].repeat(30));
+    let options = PlanOptions { tolerance: 0.0, ..PlanOptions::default() };
+    let other = plan(&observation, &options).unwrap();
+    let first = other.moves[0].shard;
+    let wrong: Vec<_> = check_plan(&observation, &named(&[first], &[]), &other);
+    assert_eq!(wrong.iter().filter(|violation| violation.rule == "selection").count(), other.moves.len() - 1);
 }

@@ -33,6 +33,7 @@ pub(crate) fn build_plan(model: &Model, solution: &Solution, schedule: &Schedule
         cluster: model.observation.cluster.clone(),
         epoch: model.observation.epoch,
         port_base: model.observation.port_base,
+        balance: model.balance,
         bytes_moved,
         bytes_total: model.data_bytes(model.total[BYTES]) as u64,
         lower_bound_bytes: bound,
@@ -72,6 +73,9 @@ fn build_move(model: &Model, solution: &Solution, home: &Assignment, step: &Sche
 }
 
 fn move_reason(model: &Model, solution: &Solution, home: &Assignment, item: usize) -> String {
+    if let Some(reason) = &solution.selection {
+        return reason.clone();
+    }
     let (from, to) = (model.items[item].home, solution.state.host_of[item]);
     let (here, there) = (model.host_name(from), model.host_name(to));
     if model.hosts[from].drained {

@@ -3,8 +3,8 @@
 //! It minimises the bytes that move so that every host ends within the tolerance around its share. In reading order:
 //! `options` the request, `model` the same as integers, `assignment` copies on hosts and their loads, `lower_bound` and
 //! `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`, `annealing`, `local_search`,
-//! `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one `step_budget`, `schedule` the order
-//! of moves, `build_plan` the result.
+//! `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one `step_budget`, `selected_shards`
+//! the placement of shards that the operator names, `schedule` the order of moves, `build_plan` the result.
 //! Nothing here reads a clock, a file or an unseeded random number: the same input gives the same plan to the byte.
 
 mod annealing;
@@ -26,6 +26,7 @@ mod rebalance_plan;
 mod relax_tolerance;
 mod rng;
 mod schedule;
+mod selected_shards;
 mod solver;
 mod step_budget;
 mod undo_redundant;
@@ -33,12 +34,12 @@ pub mod what_if;
 
 pub use infeasible::{Infeasible, Rule};
 pub(crate) use notes::OUTSIDE_TOLERANCE;
-pub use options::{Balance, PlanOptions, TransferLimits};
+pub use options::{Balance, PlanOptions, ShardSelection, TransferLimits};
 pub use rebalance_plan::{HostPlan, Load, Move, RebalancePlan, Role};
 
 use super::observation::Observation;
 
-/// Plans the moves that balance the fleet as the options ask.
+/// Plans the moves that balance the fleet as the options ask, or those of the shards that they select.
 ///
 /// If no placement within the tolerance is found, the plan is the closest found, and a note says so.
 ///
@@ -49,7 +50,12 @@ pub fn plan(observation: &Observation, options: &PlanOptions) -> Result<Rebalanc
     let found = plan_with(observation, options);
     let has_replicas = observation.shards.iter().any(|shard| !shard.replicas.is_empty());
     match found {
-        Err(error) if error.rule != Rule::Pinned && has_replicas && !options.move_replicas => {
+        Err(error)
+            if error.rule != Rule::Pinned
+                && has_replicas
+                && !options.move_replicas
+                && options.shards == ShardSelection::ForBalance =>
+        {
             let freer = PlanOptions { move_replicas: true, ..options.clone() };
             let mut plan = plan_with(observation, &freer).map_err(|_| error)?;
             plan.notes.insert(0, "replicas move as well: no placement keeps the rules without that".to_owned());
@@ -61,8 +67,12 @@ pub fn plan(observation: &Observation, options: &PlanOptions) -> Result<Rebalanc
 
 fn plan_with(observation: &Observation, options: &PlanOptions) -> Result<RebalancePlan, Infeasible> {
     let model = model::Model::new(observation, options);
-    infeasible::check_rules(&model)?;
-    let solution = solver::solve(&model, options)?;
+    let solution = if options.shards == ShardSelection::ForBalance {
+        infeasible::check_rules(&model)?;
+        solver::solve(&model, options)?
+    } else {
+        selected_shards::place_selected(&model, options)?
+    };
     let schedule = schedule::schedule_moves(&model, &solution.state, &options.transfer)?;
     Ok(build_plan::build_plan(&model, &solution, &schedule))
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::options::PlanOptions;
+use super::options::{Balance, PlanOptions};
 use super::rebalance_plan::Role;
 use crate::rebalance::observation::{Observation, ShardLoad};
 
@@ -78,6 +78,8 @@ pub(crate) struct Model<'a> {
     pub is_empty: bool,
     /// The resources to balance.
     pub balanced: [bool; 2],
+    /// The resources that the operator asked to balance.
+    pub balance: Balance,
     pub tolerance: f64,
     pub separate_zones: bool,
 }
@@ -109,6 +111,7 @@ impl<'a> Model<'a> {
             total,
             is_empty,
             balanced,
+            balance: options.balance,
             tolerance: options.tolerance,
             separate_zones: options.separate_zones,
         };

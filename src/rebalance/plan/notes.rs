@@ -18,7 +18,8 @@ pub(crate) const OUTSIDE_TOLERANCE: &str = "outside the tolerance: ";
 /// Builds the notes about an assignment.
 pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
     let mut notes = Vec::new();
-    if model.is_empty && model.balanced[BYTES] {
+    notes.extend(solution.notes.iter().cloned());
+    if model.is_empty && model.balanced[BYTES] && solution.selection.is_none() {
         notes.push("no shard contains data: balanced by number of copies".to_owned());
     }
     if solution.limited {

@@ -14,6 +14,8 @@ pub struct PlanOptions {
     pub balance: Balance,
     /// Hosts to drain, in addition to those that the observation marks.
     pub drain: Vec<String>,
+    /// Which shards move.
+    pub shards: ShardSelection,
     /// The only hosts that may receive shards; `None`: any host that is not drained.
     pub targets: Option<Vec<String>>,
     /// Maximum number of moves.
@@ -38,6 +40,7 @@ impl Default for PlanOptions {
             tolerance: 0.05,
             balance: Balance::default(),
             drain: Vec::new(),
+            shards: ShardSelection::default(),
             targets: None,
             max_moves: None,
             max_bytes: None,
@@ -85,6 +88,19 @@ impl Default for TransferLimits {
             fixed_seconds: 2.0,
         }
     }
+}
+
+/// Which shards a plan moves.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ShardSelection {
+    /// Those whose moves balance the fleet.
+    #[default]
+    ForBalance,
+    /// The shards with these ids, whatever that does to the balance.
+    Named(Vec<u32>),
+    /// This many shards, those with the most operations per second.
+    Hottest(usize),
 }
 
 /// The resources to balance over the hosts.

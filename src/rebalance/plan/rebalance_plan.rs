@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::options::Balance;
+
 /// The moves, their cost, and the load of every host before and after.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RebalancePlan {
@@ -14,6 +16,9 @@ pub struct RebalancePlan {
     /// Shard n listens on this port + n; absent: the observation did not say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port_base: Option<u16>,
+    /// The resources that are balanced.
+    #[serde(default)]
+    pub balance: Balance,
     /// The moves in the order in which they start.
     pub moves: Vec<Move>,
     /// Bytes of all moves.

@@ -35,6 +35,10 @@ pub(crate) struct Solution {
     pub bound: i64,
     /// Whether the operator's limits on moves or bytes ended the plan early.
     pub limited: bool,
+    /// The reason of every move where the operator selected the shards.
+    pub selection: Option<String>,
+    /// What else the operator should know.
+    pub notes: Vec<String>,
 }
 
 /// Walks without success after which the first search ends.
@@ -90,7 +94,7 @@ pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, In
     } else {
         canonicalize(model, &ranges, &mut state);
     }
-    Ok(Solution { state, requested, ranges, bound, limited })
+    Ok(Solution { state, requested, ranges, bound, limited, selection: None, notes: Vec::new() })
 }
 
 /// Finds an assignment that keeps the hard rules, and as much of the ranges as greedy steps reach.
