@@ -75,7 +75,7 @@ pub enum Receipt {
     /// A row of the Postgres queue.
     Row(i64),
     /// A delivery of RabbitMQ.
-    Tag(Arc<lapin::message::Delivery>),
+    Tag(Arc<rabbit::Unsettled>),
 }
 
 /// The end of a delivery.

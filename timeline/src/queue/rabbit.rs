@@ -16,14 +16,17 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lapin::{
-    BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
+    Acker, BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions, QueueDeclareOptions,
     },
     types::{AMQPValue, FieldTable},
 };
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::{
+    sync::{Mutex, OnceCell},
+    time::{Instant, timeout, timeout_at},
+};
 
 use super::{DELIVERY_LIMIT, Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement};
 
@@ -33,6 +36,8 @@ const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const MIN_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
+/// A session that lasted this long was good: the next connection is tried without much pause.
+const STABLE_SESSION: Duration = Duration::from_secs(10);
 /// How many messages of a queue this process holds without having settled them.
 const PREFETCH: u16 = 512;
 const PERSISTENT: u8 = 2;
@@ -52,7 +57,10 @@ struct Inner {
 struct Session {
     connection: Connection,
     publisher: Channel,
-    consumers: tokio::sync::Mutex<HashMap<QueueName, Arc<tokio::sync::Mutex<Consumer>>>>,
+    /// Asks for the depths of queues: an error there ends this channel, not that of the publisher.
+    observer: Channel,
+    /// The consumer of each queue; each is started once, by whoever receives from the queue first.
+    consumers: HashMap<QueueName, OnceCell<Mutex<Consumer>>>,
     /// Set when a reply did not come: the supervisor connects again.
     is_broken: AtomicBool,
 }
@@ -76,11 +84,11 @@ impl RabbitQueue {
 async fn supervise(weak: Weak<Inner>) {
     let mut pause = MIN_BACK_OFF;
     while let Some(inner) = weak.upgrade() {
+        let begin = Instant::now();
         let opened = timeout(CONNECT_TIMEOUT + REPLY_TIMEOUT, open_session(&inner)).await;
         let result = opened.unwrap_or_else(|_| Err(unavailable("no connection in time")));
         match result {
             Ok(session) => {
-                pause = MIN_BACK_OFF;
                 tracing::info!("connected to RabbitMQ");
                 let session = Arc::new(session);
                 set_session(&inner, Some(session.clone()));
@@ -98,10 +106,11 @@ async fn supervise(weak: Weak<Inner>) {
             Err(error) => {
                 tracing::warn!(error = %error, "cannot connect to RabbitMQ");
                 drop(inner);
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(MAX_BACK_OFF);
             }
         }
+        // a session that breaks at once is no better than none
+        pause = if begin.elapsed() > STABLE_SESSION { MIN_BACK_OFF } else { (pause * 2).min(MAX_BACK_OFF) };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -119,9 +128,10 @@ async fn open_session(inner: &Inner) -> Result<Session, QueueError> {
         publisher.queue_declare(name.into(), QueueDeclareOptions::durable(), inner.arguments(queue)).await?;
     }
     Ok(Session {
-        connection,
         publisher,
-        consumers: tokio::sync::Mutex::new(HashMap::new()),
+        observer: connection.create_channel().await?,
+        connection,
+        consumers: QueueName::ALL.into_iter().map(|queue| (queue, OnceCell::new())).collect(),
         is_broken: AtomicBool::new(false),
     })
 }
@@ -175,18 +185,17 @@ impl Session {
         }
     }
 
-    async fn consumer(&self, queue: QueueName, name: String) -> Result<Arc<tokio::sync::Mutex<Consumer>>, QueueError> {
-        let mut consumers = self.consumers.lock().await;
-        if let Some(consumer) = consumers.get(&queue) {
-            return Ok(consumer.clone());
-        }
-        let channel = self.connection.create_channel().await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let options = BasicConsumeOptions::default();
-        let consumer = channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await?;
-        let consumer = Arc::new(tokio::sync::Mutex::new(consumer));
-        consumers.insert(queue, consumer.clone());
-        Ok(consumer)
+    /// Returns the consumer of a queue, which is started at the first call.
+    async fn consumer(&self, queue: QueueName, name: String) -> Result<&Mutex<Consumer>, QueueError> {
+        let cell = self.consumers.get(&queue).ok_or_else(|| unavailable("the queue does not exist"))?;
+        let start = async {
+            let channel = self.connection.create_channel().await?;
+            channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+            let options = BasicConsumeOptions::default();
+            let consumer = channel.basic_consume(name.into(), "".into(), options, FieldTable::default()).await?;
+            Ok(Mutex::new(consumer))
+        };
+        cell.get_or_try_init(|| start).await
     }
 
     async fn publish(&self, messages: Vec<(String, String)>) -> Result<(), QueueError> {
@@ -216,9 +225,10 @@ async fn take(consumer: &mut Consumer, max: usize, end: Instant) -> Result<Vec<D
         };
         match next {
             None => break,
-            Some(Some(Ok(mut delivery))) => {
-                let payload = String::from_utf8_lossy(&std::mem::take(&mut delivery.data)).into_owned();
-                deliveries.push(Delivery { payload, receipt: Receipt::Tag(Arc::new(delivery)) });
+            Some(Some(Ok(delivery))) => {
+                let payload = String::from_utf8_lossy(&delivery.data).into_owned();
+                let unsettled = Unsettled { acker: delivery.acker, is_settled: AtomicBool::new(false) };
+                deliveries.push(Delivery { payload, receipt: Receipt::Tag(Arc::new(unsettled)) });
             }
             // what was taken before cannot be settled on a broken connection
             Some(Some(Err(error))) => return Err(error.into()),
@@ -228,14 +238,47 @@ async fn take(consumer: &mut Consumer, max: usize, end: Instant) -> Result<Vec<D
     Ok(deliveries)
 }
 
+/// A delivery that the broker waits to hear about. Dropped without a settlement (its task was aborted, or has panicked), it
+/// goes back to its queue; otherwise it would be stuck until the connection ends.
+#[derive(Debug)]
+pub struct Unsettled {
+    acker: Acker,
+    is_settled: AtomicBool,
+}
+
+impl Unsettled {
+    async fn settle(&self, settlement: Settlement) -> Result<(), QueueError> {
+        self.is_settled.store(true, Ordering::Relaxed);
+        match settlement {
+            Settlement::Done => self.acker.ack(BasicAckOptions::default()).await?,
+            Settlement::Retry => self.acker.nack(BasicNackOptions { requeue: true, multiple: false }).await?,
+            Settlement::Dead => self.acker.nack(BasicNackOptions { requeue: false, multiple: false }).await?,
+        };
+        Ok(())
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        if *self.is_settled.get_mut() {
+            return;
+        }
+        // without a runtime the process is ending, and its connection with it
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let acker = self.acker.clone();
+        runtime.spawn(async move {
+            if let Err(error) = acker.nack(BasicNackOptions { requeue: true, multiple: false }).await {
+                tracing::debug!(error = %error, "the connection of a dropped delivery is gone: the broker delivers it again");
+            }
+        });
+    }
+}
+
 async fn settle_each(deliveries: Vec<(Receipt, Settlement)>) -> Result<(), QueueError> {
     for (receipt, settlement) in deliveries {
-        let Receipt::Tag(delivery) = receipt else { continue };
-        match settlement {
-            Settlement::Done => delivery.ack(BasicAckOptions::default()).await?,
-            Settlement::Retry => delivery.nack(BasicNackOptions { requeue: true, multiple: false }).await?,
-            Settlement::Dead => delivery.nack(BasicNackOptions { requeue: false, multiple: false }).await?,
-        };
+        if let Receipt::Tag(delivery) = receipt {
+            delivery.settle(settlement).await?;
+        }
     }
     Ok(())
 }
@@ -286,7 +329,7 @@ impl Queue for RabbitQueue {
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::durable() };
             let name = self.inner.name(queue);
             let declare = async {
-                let queue = session.publisher.queue_declare(name.into(), options, FieldTable::default()).await?;
+                let queue = session.observer.queue_declare(name.into(), options, FieldTable::default()).await?;
                 Ok(u64::from(queue.message_count()))
             };
             session.within(declare).await

@@ -45,7 +45,7 @@ async fn hot_statements_use_their_indexes() {
     sql(
         "insert into tweets (id, author_id, body) select n * 4096, n % 2000 + 1, 'x' from generate_series(1, 100000) n",
     );
-    sql("insert into outbox (kind, payload) select 'x', '{}' from generate_series(1, 5000)");
+    sql("insert into outbox (kind, payload) select 'x', '{}' from generate_series(1, 100000)");
     sql("insert into queue (queue, payload) select 'q' || n % 10, '{}' from generate_series(1, 20000) n");
     sql("analyze");
     let newest = "9007199254740991, 0";
