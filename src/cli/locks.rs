@@ -40,10 +40,12 @@ impl LocksCommand {
                 reporter.print_json("lock", json!({"host": host, "holder": holder}));
             }
         }
-        if held == 0 {
-            reporter.print_data("nobody holds a lock");
-        }
         let unreachable = answers.iter().filter(|answer| answer.is_none()).count();
+        if held == 0 && unreachable == 0 {
+            reporter.print_data("no host is locked");
+        } else if held == 0 && unreachable < names.len() {
+            reporter.print_data(&format!("no lock on the {} hosts that answered", names.len() - unreachable));
+        }
         Ok(CommandOutcome::of_hosts(unreachable, false))
     }
 }

@@ -131,7 +131,7 @@ pub async fn apply_and_report(
         if let Ok(moved) = result {
             reporter.print_json("moved", json!({
                 "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
-                "role": step.role, "gap_ms": to_milliseconds(moved.gap_us), "seconds": moved.seconds, "kept": moved.retire_blocked,
+                "role": step.role, "gap_ms": to_milliseconds(moved.gap_us), "seconds": moved.seconds, "not_retired": moved.retire_blocked,
             }));
             progress.print_line(&format_moved(step, moved));
         }
@@ -204,7 +204,7 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     }
     if !outcome.not_started.is_empty() {
         reporter.print_status(&format!(
-            "{} moves were not begun; dunlin shards resume makes them",
+            "{} moves were not started; dunlin shards resume runs them",
             outcome.not_started.len()
         ));
     }
@@ -243,17 +243,17 @@ fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], repo
     let moved = ids(&mut outcome.moved.keys().copied());
     let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
     let stopped = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(was_stopped));
-    let not_begun = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(|key| !was_stopped(key)));
-    reporter.print_json("interrupted", json!({"moved": moved, "stopped": stopped, "not_begun": not_begun}));
+    let not_started = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(|key| !was_stopped(key)));
+    reporter.print_json("interrupted", json!({"moved": moved, "stopped": stopped, "not_started": not_started}));
     let shards = |shards: &[u32]| match shards {
         [] => "none".to_owned(),
         shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
     };
     reporter.print_data(&format!(
-        "Interrupted: moved: {}; stopped: {}; not begun: {}",
+        "Interrupted: moved: {}; stopped: {}; not started: {}",
         shards(&moved),
         shards(&stopped),
-        shards(&not_begun)
+        shards(&not_started)
     ));
     if !remaining.is_empty() {
         reporter

@@ -5,6 +5,7 @@ mod failover;
 mod history;
 mod move_back;
 mod orphans;
+mod repair;
 mod resume;
 mod status;
 mod verify;
@@ -42,8 +43,10 @@ enum ShardsCommand {
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
     },
-    /// Finish interrupted moves, start pending ones, retire leftover instances and create missing replicas
+    /// Finish interrupted moves and failovers, and run pending moves
     Resume(resume::ResumeArgs),
+    /// Create missing replicas, retire instances that the map does not name, and set min-replicas-to-write
+    Repair(repair::RepairArgs),
     /// Roll back moves that have not cut over, and discard pending ones
     Abort {
         /// Skip the confirmation prompt
@@ -96,7 +99,8 @@ impl ShardsArgs {
             let context = ShardsContext { files: &files, common, reporter, run_id: id };
             match self.command {
                 ShardsCommand::Status { out } => context.show_status(out).await,
-                ShardsCommand::Resume(how) => context.resume_all(&how, &mut totals).await,
+                ShardsCommand::Resume(args) => context.resume_moves(&args, &mut totals).await,
+                ShardsCommand::Repair(args) => context.repair_shards(&args, &mut totals).await,
                 ShardsCommand::Abort { yes } => context.abort_moves(yes, &mut totals).await,
                 ShardsCommand::MoveBack { which, yes } => context.move_back(&which, yes, &mut totals).await,
                 ShardsCommand::Failover(how) => context.run_failover(&how, &mut totals).await,
@@ -114,6 +118,7 @@ impl ShardsArgs {
         match &self.command {
             ShardsCommand::Status { .. } => "shards status",
             ShardsCommand::Resume(_) => "shards resume",
+            ShardsCommand::Repair(_) => "shards repair",
             ShardsCommand::Abort { .. } => "shards abort",
             ShardsCommand::MoveBack { .. } => "shards move-back",
             ShardsCommand::Failover(_) => "shards failover",
@@ -141,7 +146,7 @@ impl ShardsContext<'_> {
             self.reporter.print_data(&format_move(state, *status));
             self.reporter.print_json("move", json!({
                 "shard": state.shard, "from": state.from, "to": state.to, "step": state.phase,
-                "mark": state.phase_state, "move_run": state.run, "stand": status, "source": state.source_role, "target": state.target_role,
+                "step_state": state.phase_state, "move_run": state.run, "status": status, "source": state.source_role, "target": state.target_role,
             }));
         }
     }
@@ -156,10 +161,10 @@ impl ShardsContext<'_> {
         }
         lock_hosts_and_start_run(self.files, &mut context, ("shards abort", &self.run_id), &self.reporter).await?;
         let found = list_latest_moves(&context).await?;
-        let (revertible, to_finish): (Vec<_>, Vec<_>) = self
-            .list_open_moves(&context, &found)?
-            .into_iter()
-            .partition(|(_, stand)| matches!(stand, MoveStatus::Copying | MoveStatus::ReplicaBuilding));
+        let (revertible, to_finish): (Vec<_>, Vec<_>) =
+            self.list_open_moves(&context, &found)?.into_iter().partition(|(_, status)| {
+                matches!(status, MoveStatus::Copying | MoveStatus::ReplicaBuilding | MoveStatus::TargetNotOpened)
+            });
         let mut is_skipped = false;
         for (state, _) in &revertible {
             if context.fleet.cancellation.is_cancelled() {
@@ -192,26 +197,45 @@ impl ShardsContext<'_> {
 }
 
 impl ShardsContext<'_> {
+    /// Reports an interruption, with the next step.
     fn report_interrupted(&self) -> Exit {
         self.reporter.print_status("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
         Exit::Interrupted
     }
 }
 
+/// Formats a count: `1 host`, `3 hosts`.
+fn count_hosts(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "host" } else { "hosts" })
+}
+
 fn format_move(state: &MoveState, status: MoveStatus) -> String {
+    use ReplicationRole::{Primary, Replica};
     let what = match status {
-        MoveStatus::Finished => "over",
-        MoveStatus::FinishedElsewhere => "moved from another machine; this map does not know it yet",
-        MoveStatus::SourceKept => "moved; the old instance follows as a replica",
-        MoveStatus::CutOver => "switched: the target serves; to be published and the old instance retired",
-        MoveStatus::Copying => "the source serves; the copy is not switched",
-        MoveStatus::ReplicaBuilding => "a replica in the making; the map does not name it yet",
-        MoveStatus::ReplicaReady => "a new replica; the one that it replaces is to be retired",
-        MoveStatus::Undecided => "neither serves at this moment; resume decides by their roles",
-        MoveStatus::FailoverInterrupted => {
-            "a failover that was cut short; resume ends it, or takes it back where the source is there again"
+        MoveStatus::Finished => "finished",
+        MoveStatus::FinishedElsewhere => "moved from another machine; this map does not have it yet",
+        MoveStatus::SourceKept => "moved; the old instance is kept as a replica",
+        MoveStatus::CutOver if matches!(state.source_role, Primary { .. }) => {
+            "cut over: the target serves, BUT THE SOURCE IS A PRIMARY TOO; run dunlin shards resume now"
         }
-        MoveStatus::Promoted => "failed over: the target serves; to be published",
+        MoveStatus::CutOver => "cut over: the target serves; the map is not published or the old instance not retired",
+        MoveStatus::TargetNotOpened if matches!(state.source_role, Primary { .. }) => {
+            "both are primaries; the source serves, the target was never opened to clients; resume goes on from there"
+        }
+        MoveStatus::TargetNotOpened => {
+            "no instance accepts writes: the source is no primary, the target was not opened yet; resume decides"
+        }
+        MoveStatus::Copying => "copying: the source serves",
+        MoveStatus::ReplicaBuilding => "creating a replica; the map does not name it yet",
+        MoveStatus::ReplicaReady => "new replica created; the replica that it replaces is not retired yet",
+        MoveStatus::Undecided if matches!(state.source_role, Replica { .. }) => {
+            "no instance accepts writes: both are replicas; resume decides"
+        }
+        MoveStatus::Undecided => "no instance accepts writes: the source does not answer; resume decides",
+        MoveStatus::FailoverInterrupted => {
+            "failover interrupted; resume finishes it, or rolls it back if the source answers again"
+        }
+        MoveStatus::Promoted => "failed over: the target serves; the map is not published yet",
     };
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
@@ -227,7 +251,7 @@ fn format_move(state: &MoveState, status: MoveStatus) -> String {
 
 fn role_name(role: &ReplicationRole) -> &'static str {
     match role {
-        ReplicationRole::Primary { .. } => "master",
+        ReplicationRole::Primary { .. } => "primary",
         ReplicationRole::Replica { .. } => "replica",
         ReplicationRole::Unreachable => "down",
     }

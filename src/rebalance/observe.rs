@@ -16,7 +16,29 @@ const RATE_WINDOW_MS: u64 = 1000;
 /// The part of a host's memory that shards may use where the inventory names none.
 const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 
-/// All primaries of the map, as their hosts see them.
+/// The primaries of a map that answered, and what the others said.
+#[derive(Debug, Default)]
+pub struct ObservedPrimaries {
+    /// By shard.
+    pub found: BTreeMap<u32, ObservedInstance>,
+    /// One line for each host or instance that did not answer.
+    pub errors: Vec<String>,
+}
+
+impl ObservedPrimaries {
+    /// Returns all primaries.
+    ///
+    /// # Errors
+    /// One or more did not answer; all of them are named.
+    pub fn into_complete(self) -> Result<BTreeMap<u32, ObservedInstance>> {
+        if self.errors.is_empty() {
+            return Ok(self.found);
+        }
+        bail!("not all shards answer:\n  {}", self.errors.join("\n  "));
+    }
+}
+
+/// Observes all primaries of the map.
 ///
 /// # Errors
 /// An instance does not answer; all of those are named at once.
@@ -24,10 +46,15 @@ pub async fn observe_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
 ) -> Result<BTreeMap<u32, ObservedInstance>> {
+    observe_reachable_primaries(context, map).await.into_complete()
+}
+
+/// Observes the primaries of the map that answer.
+pub async fn observe_reachable_primaries(context: &RebalanceContext<'_>, map: &ShardMap) -> ObservedPrimaries {
     query_primaries(context, map, (RATE_WINDOW_MS, 0)).await
 }
 
-/// The same without rates, but with so many keys of each instance looked at closely.
+/// Observes all primaries without rates, but samples up to `keys` keys of each instance.
 ///
 /// # Errors
 /// As [`observe_primaries`].
@@ -36,36 +63,30 @@ pub async fn sample_primaries(
     map: &ShardMap,
     keys: u32,
 ) -> Result<BTreeMap<u32, ObservedInstance>> {
-    query_primaries(context, map, (0, keys)).await
+    query_primaries(context, map, (0, keys)).await.into_complete()
 }
 
-async fn query_primaries(
-    context: &RebalanceContext<'_>,
-    map: &ShardMap,
-    sampling: (u64, u32),
-) -> Result<BTreeMap<u32, ObservedInstance>> {
+async fn query_primaries(context: &RebalanceContext<'_>, map: &ShardMap, sampling: (u64, u32)) -> ObservedPrimaries {
     let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
     let answers = context.fleet.map_parallel(&hosts, |host| observe_host(context, map, host, sampling)).await;
-    let (mut found, mut unreachable) = (BTreeMap::new(), Vec::new());
+    let mut primaries = ObservedPrimaries::default();
     for (host, answer) in hosts.iter().zip(answers) {
         match answer {
             Ok(observed) => {
                 for instance in observed {
                     if let Some(error) = &instance.error {
-                        unreachable.push(format!("shard {} on {host}: {error}", instance.shard));
+                        primaries.errors.push(format!("shard {} on {host}: {error}", instance.shard));
+                    } else {
+                        primaries.found.insert(instance.shard, instance);
                     }
-                    found.insert(instance.shard, instance);
                 }
             }
-            Err(error) => unreachable.push(format!("{host}: {error:#}")),
+            Err(error) => primaries.errors.push(format!("{host}: {error:#}")),
         }
     }
-    if !unreachable.is_empty() {
-        bail!("not all shards answer:\n  {}", unreachable.join("\n  "));
-    }
-    Ok(found)
+    primaries
 }
 
 async fn observe_host(

@@ -1,6 +1,6 @@
-//! The copies of shards as they are: replicas that lag, are down or follow somebody else, instances that the map does
-//! not name, and primaries that do not need the replicas which the playbook says. `shards status` tells them, `shards
-//! resume` mends what it can without a decision.
+//! The health of shards' copies: replicas that lag, are down or follow another instance, instances that the map does not
+//! name, and primaries whose `min-replicas-to-write` differs from the playbook. `shards status` shows it, `shards repair`
+//! repairs what needs no decision.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -98,10 +98,15 @@ impl ReplicaState {
 }
 
 impl ReplicaHealth {
-    /// Is there something that `shards resume` mends?
+    /// Whether `shards repair` has something to do.
     pub fn needs_repair(&self) -> bool {
-        !self.min_replicas_mismatches.is_empty()
-            || self.orphans.iter().any(|stray| stray.follows_primary || stray.follows.is_none())
+        self.count_repairs() > 0
+    }
+
+    /// Returns how many instances `shards repair` retires, archives or sets.
+    pub fn count_repairs(&self) -> usize {
+        let orphans = self.orphans.iter().filter(|orphan| orphan.follows_primary || orphan.follows.is_none());
+        orphans.count() + self.min_replicas_mismatches.len()
     }
 
     /// How many replicas of the map are on a host.
@@ -138,7 +143,7 @@ pub async fn check_replicas(
         let offset = primaries.get(&shard).map_or(0, |primary| role_offset(&primary.role));
         for host in &entry.replicas {
             let state = observed_by_host.get(&(shard, host.as_str())).map_or_else(
-                || ReplicaState::Missing { reason: "no play makes shards on that host".to_owned() },
+                || ReplicaState::Missing { reason: missing_reason(context, host) },
                 |observed| replica_state(observed, &primary_address, offset),
             );
             health.replicas.push(ReplicaStatus { shard, host: host.clone(), state });
@@ -165,6 +170,14 @@ pub async fn check_replicas(
         }
     }
     Ok(health)
+}
+
+/// Explains why nothing was observed on a host that the map names.
+fn missing_reason(context: &RebalanceContext<'_>, host: &str) -> String {
+    if context.unreachable.contains(host) {
+        return format!("{host} cannot be reached");
+    }
+    "no play of the playbook has redis_shard steps for that host".to_owned()
 }
 
 /// All shards on a host whose primary is elsewhere, whether or not the map has a replica there.

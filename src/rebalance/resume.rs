@@ -76,6 +76,8 @@ pub enum MoveStatus {
     SourceKept,
     /// The target serves; the map or the source does not follow yet.
     CutOver,
+    /// The target is a primary without having been opened: it was restarted after the source had stopped, or beside it.
+    TargetNotOpened,
     /// The source serves; there is a copy, or the beginning of one.
     Copying,
     /// Neither serves: roles and journal decide.
@@ -107,20 +109,25 @@ pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveS
             _ => MoveStatus::FailoverInterrupted,
         };
     }
+    primary_move_status(state, map_names_target)
+}
+
+/// Returns the status of a move of a primary, from both roles, the journal and the map.
+fn primary_move_status(state: &MoveState, map_names_target: bool) -> MoveStatus {
+    use ReplicationRole::{Primary, Replica, Unreachable};
+    // A target that waits for its promotion is a primary by its file, closed to clients: its role alone says nothing.
+    let may_be_open = state.promotion_started || state.is_finished || map_names_target;
     match (&state.target_role, &state.source_role) {
-        (ReplicationRole::Primary { .. }, ReplicationRole::Unreachable) if map_names_target => MoveStatus::Finished,
-        (ReplicationRole::Primary { .. }, ReplicationRole::Unreachable) if state.is_finished => {
-            MoveStatus::FinishedElsewhere
-        }
-        (ReplicationRole::Primary { .. }, ReplicationRole::Replica { primary: of, .. })
-            if map_names_target && state.is_finished && *of == state.to =>
-        {
+        (Primary { .. }, Unreachable) if map_names_target => MoveStatus::Finished,
+        (Primary { .. }, Unreachable) if state.is_finished => MoveStatus::FinishedElsewhere,
+        (Primary { .. }, Replica { primary, .. }) if map_names_target && state.is_finished && *primary == state.to => {
             MoveStatus::SourceKept
         }
-        (ReplicationRole::Primary { .. }, _) => MoveStatus::CutOver,
-        // A later move took the shard on from that target, or the move was taken back.
+        (Primary { .. }, _) if may_be_open => MoveStatus::CutOver,
+        (Primary { .. }, _) => MoveStatus::TargetNotOpened,
+        // A later move took the shard on from that target, or the move was rolled back.
         _ if state.is_finished => MoveStatus::Finished,
-        (_, ReplicationRole::Primary { .. }) => MoveStatus::Copying,
+        (_, Primary { .. }) => MoveStatus::Copying,
         _ => MoveStatus::Undecided,
     }
 }
@@ -262,4 +269,66 @@ fn map_with_primary_on(map: &ShardMap, shard: u32, host: &str) -> ShardMap {
         }
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn primary() -> ReplicationRole {
+        ReplicationRole::Primary { offset: 9, replicas: 0 }
+    }
+
+    fn replica_of(primary: &str) -> ReplicationRole {
+        ReplicationRole::Replica { primary: primary.to_owned(), link_is_up: true, offset: 9 }
+    }
+
+    #[test]
+    fn the_status_of_a_move_follows_from_both_roles_and_the_journal() {
+        use MoveStatus::{Copying, CutOver, Finished, FinishedElsewhere, SourceKept, TargetNotOpened, Undecided};
+        let down = || ReplicationRole::Unreachable;
+        // source, target, promotion in the journal, finished, map names the target
+        for (source, target, promoted, finished, in_map, expected) in [
+            (primary(), down(), false, false, false, Copying),
+            (primary(), replica_of("a:1"), false, false, false, Copying),
+            (down(), down(), false, false, false, Undecided),
+            (down(), replica_of("a:1"), false, false, false, Undecided),
+            (replica_of("b:1"), replica_of("a:1"), false, false, false, Undecided),
+            // The target was restarted while it waited for its promotion: it has not served.
+            (primary(), primary(), false, false, false, TargetNotOpened),
+            (down(), primary(), false, false, false, TargetNotOpened),
+            (replica_of("b:1"), primary(), false, false, false, TargetNotOpened),
+            // The promotion is in the journal: from then on only the target may have the last writes.
+            (primary(), primary(), true, false, false, CutOver),
+            (down(), primary(), true, false, false, CutOver),
+            (replica_of("b:1"), primary(), true, false, false, CutOver),
+            (replica_of("b:1"), primary(), true, true, false, CutOver),
+            (replica_of("b:1"), primary(), true, true, true, SourceKept),
+            (replica_of("c:1"), primary(), true, true, true, CutOver),
+            (down(), primary(), true, true, false, FinishedElsewhere),
+            (down(), primary(), true, true, true, Finished),
+            // An old instance that came back writable beside the target is not the end of it.
+            (primary(), primary(), true, true, true, CutOver),
+            (primary(), down(), false, true, false, Finished),
+            (primary(), replica_of("c:1"), false, true, false, Finished),
+        ] {
+            let state = MoveState {
+                source_role: source,
+                target_role: target,
+                promotion_started: promoted,
+                is_finished: finished,
+                ..move_state()
+            };
+            assert_eq!(primary_move_status(&state, in_map), expected, "{state:?}, in the map: {in_map}");
+        }
+    }
+
+    fn move_state() -> MoveState {
+        let value = serde_json::json!({
+            "run": "1", "shard": 0, "from": "a:1", "to": "b:1", "other_replicas": [], "epoch": 1, "app_user": "app",
+            "instance": null, "phase": "pause", "phase_state": "intent", "recorded_at": "", "is_finished": false,
+            "source_role": ReplicationRole::Unreachable, "target_role": ReplicationRole::Unreachable,
+        });
+        serde_json::from_value(value).unwrap()
+    }
 }

@@ -63,7 +63,7 @@ pub struct RedisShard {
     #[serde(default)]
     pub replica_of: String,
     /// Number of connected replicas that a primary requires to accept writes (`min-replicas-to-write`); empty for none.
-    /// Like `replica_of`, it is only used in a new configuration file: `dunlin shards resume` sets it on a running
+    /// Like `replica_of`, it is only used in a new configuration file: `dunlin shards repair` sets it on a running
     /// primary once its replicas are connected.
     #[serde(default)]
     pub min_replicas: String,

@@ -3,10 +3,11 @@
 use crate::example;
 use crate::program::{Project, snapshot};
 
-const COMMANDS: [&[&str]; 9] = [
+const COMMANDS: [&[&str]; 10] = [
     &["shard-rebalance", "--dry-run"],
     &["shards", "status"],
     &["shards", "resume", "--yes"],
+    &["shards", "repair", "--dry-run"],
     &["shards", "abort", "--yes"],
     &["shards", "move-back", "0", "--yes"],
     &["shards", "verify"],

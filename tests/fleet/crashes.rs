@@ -135,7 +135,7 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
         .run_dunlin(&["shard-rebalance", "--yes"])
         .assert_status(3)
         .assert_stderr_contains(&["shards resume, or dunlin shards abort"]);
-    let copying = reported_moves(&cluster).into_iter().filter(|told| told["stand"] == "copying");
+    let copying = reported_moves(&cluster).into_iter().filter(|told| told["status"] == "copying");
     let copying: Vec<usize> = copying.map(|told| told["shard"].as_u64().unwrap() as usize).collect();
     assert!(!copying.is_empty(), "all had switched before the kill");
     cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
@@ -207,7 +207,7 @@ pub fn assert_status_accurate(cluster: &TestCluster<'_>) {
             open.insert((shard, host), told.clone());
         }
         let owner = map.shards[usize::from(shard)].host.as_str();
-        let serves = told["stand"] != "copying";
+        let serves = told["status"] != "copying";
         let master = roles.iter().find(|((id, _), role)| *id == shard && **role == InstanceRole::Master).unwrap().0.1;
         assert_eq!(
             cluster.address(master, shard),

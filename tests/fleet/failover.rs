@@ -24,7 +24,7 @@ fn with_min_replicas(mut cluster: TestCluster<'_>) -> TestCluster<'_> {
     let defaults = cluster.project.hosts["defaults"].as_table_mut().unwrap();
     defaults.insert("connect_timeout".to_owned(), DOWN_AFTER.into());
     cluster.add_third_host();
-    wait_until(|| cluster.project.run_dunlin(&["shards", "resume", "--yes"]).status == Some(0));
+    wait_until(|| cluster.project.run_dunlin(&["shards", "repair", "--yes"]).status == Some(0));
     wait_until(|| cluster.all_writable().iter().all(|hosts| hosts.len() == 1));
     cluster
 }
@@ -112,22 +112,22 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     // Somebody whose map is from before: the journals tell of the new replicas, and not of all that came before them.
     let older = other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(3);
     older.assert_stderr_contains(&[
-        "published are places of shards 0, 1, 2, 3 that neither the map",
-        "take over the newer map",
+        "the published placements of shards 0, 1, 2, 3 are neither in the map",
+        "get the newer map",
     ]);
     assert_eq!(cluster.read_map(), map, "nothing was published over it");
-    let tidied = cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    let tidied = cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     tidied.assert_stdout_contains(&[
-        "shard 0: the old instance on redis-01 is set aside in /var/lib/redis/shard-0.replaced-",
+        "shard 0: the old instance on redis-01 is archived in /var/lib/redis/shard-0.replaced-",
     ]);
     cluster.assert_matches_map();
     assert!(fleet.run_as_root("redis-01", "ls /var/lib/redis/shard-0.replaced-*").contains("REPLACED-BY"));
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     cluster
         .project
-        .run_dunlin(&["shards", "resume", "--yes"])
+        .run_dunlin(&["shards", "repair", "--yes"])
         .assert_status(0)
-        .assert_stdout_contains(&["nothing to resume"]);
+        .assert_stdout_contains(&["nothing to repair"]);
     writers.wait_for_writes(100);
     writers.assert_lost_only_within(&[loss_window(died)]);
 }
@@ -152,7 +152,7 @@ fn single_failed_instances_are_failed_over() {
     // Its own host has stopped it: there is nothing to wait for, and its files are put away.
     assert_eq!(event("failed_over")["shard"], 2);
     assert!(event("failed_over")["waited_ms"].as_u64().unwrap() < 1000, "{}", done.stdout);
-    assert!(event("instance_archived")["kept"].as_str().unwrap().contains("shard-2.replaced-"));
+    assert!(event("instance_archived")["archive"].as_str().unwrap().contains("shard-2.replaced-"));
     assert_eq!(event("repaired")["host"], "redis-03");
     cluster.assert_matches_map();
     assert_eq!(cluster.read_map().shards[2].host, "redis-02");
@@ -203,11 +203,15 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
             Interruption::Again => {}
             Interruption::Elsewhere => {
                 let other = cluster.project.clone_project();
-                // There is no host for their replicas while redis-02 is off.
                 other
                     .run_dunlin(&["shards", "resume", "--yes"])
+                    .assert_status(0)
+                    .assert_stderr_contains(&["next: dunlin shards repair"]);
+                // There is no host for their replicas while redis-02 is off.
+                other
+                    .run_dunlin(&["shards", "repair", "--yes"])
                     .assert_status(4)
-                    .assert_stdout_contains(&["stays short of a replica"]);
+                    .assert_stdout_contains(&["no host can have one"]);
                 cluster.project = other;
             }
         }
@@ -221,7 +225,7 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
         wait_until(|| !fleet.run_as_root(host, "systemctl is-system-running || true").contains("starting"));
         assert!(cluster.all_writable().iter().all(|hosts| hosts.len() == 1), "two primaries once {host} is back");
         // What found no place for a replica finds one now: redis-02 is the only host of its zone.
-        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+        cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
         cluster.assert_matches_map();
         let map = cluster.read_map();
         assert!(map.replicas == Some(1) && map.underreplicated_shards().next().is_none(), "{map:?}");

@@ -72,7 +72,7 @@ fn interrupts_during_a_cutover_leave_one_primary_per_shard() {
         let lines = RunningCommand::run_until(&cluster, moment, &wish).interrupt_run();
         let told = find_event(&lines, "interrupted");
         let (moved, left) =
-            (shard_ids(&told["moved"]), [shard_ids(&told["stopped"]), shard_ids(&told["not_begun"])].concat());
+            (shard_ids(&told["moved"]), [shard_ids(&told["stopped"]), shard_ids(&told["not_started"])].concat());
         assert!(!left.is_empty(), "{moment:?}: {lines:#?}");
         let planned = find_event(&lines, "plan")["moves"].as_array().unwrap().clone();
         assert_eq!(moved.len() + left.len(), planned.len(), "{moment:?}: {lines:#?}");

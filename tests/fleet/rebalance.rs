@@ -67,7 +67,11 @@ fn shards_move_to_a_new_host_as_planned() {
     writers.wait_for_writes(500);
     writers.assert_nothing_lost();
     cluster.assert_converged();
-    cluster.project.run_dunlin(&["shards", "status"]).assert_status(0).assert_stdout_contains(&["no moves under way"]);
+    cluster
+        .project
+        .run_dunlin(&["shards", "status"])
+        .assert_status(0)
+        .assert_stdout_contains(&["no moves in progress"]);
 }
 
 /// The moves in a plan's JSON: shard, from, to; ascending.

@@ -49,7 +49,7 @@ fn primary_and_replica_of_a_shard_move_one_after_the_other() {
     writers.wait_for_writes(300);
     writers.assert_nothing_lost();
     let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    status.assert_stdout_contains(&["no moves under way"]);
+    status.assert_stdout_contains(&["no moves in progress"]);
     cluster
         .project
         .run_dunlin(&["shards", "resume", "--yes"])

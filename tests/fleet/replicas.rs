@@ -98,7 +98,11 @@ fn replicas_are_created_in_another_zone_and_move_with_their_primaries() {
     assert_eq!(verified.stdout.matches("keys are equal").count(), usize::from(SHARD_COUNT), "{}", verified.stdout);
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     cluster.project.run_dunlin(&[&DRAIN_ARGS[..], &["--dry-run", "--detailed-exitcode"]].concat()).assert_status(0);
-    cluster.project.run_dunlin(&["shards", "status"]).assert_status(0).assert_stdout_contains(&["no moves under way"]);
+    cluster
+        .project
+        .run_dunlin(&["shards", "status"])
+        .assert_status(0)
+        .assert_stdout_contains(&["no moves in progress"]);
 }
 
 #[test]
@@ -114,15 +118,15 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
     told.assert_stdout_contains(&[
         "shard 0: an instance on redis-02 that the map does not name follows the primary",
-        "shard 0: its primary needs 1 replicas to accept writes, the playbook says 0",
+        "shard 0: min-replicas-to-write of the primary is 1, the playbook says 0",
     ]);
-    cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     cluster.assert_matches_map();
     cluster
         .project
-        .run_dunlin(&["shards", "resume", "--yes"])
+        .run_dunlin(&["shards", "repair", "--yes"])
         .assert_status(0)
-        .assert_stdout_contains(&["nothing to resume"]);
+        .assert_stdout_contains(&["nothing to repair"]);
     writers.wait_for_writes(100);
 
     // And back: made by provisioning, needed by its primary once it is there.
@@ -131,8 +135,8 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
     let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&["shard 0: its primary needs 0 replicas to accept writes, the playbook says 1"]);
-    cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    told.assert_stdout_contains(&["shard 0: min-replicas-to-write of the primary is 0, the playbook says 1"]);
+    cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     assert_min_replicas(&cluster);
     cluster.assert_matches_map();
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);

@@ -1,5 +1,5 @@
-//! After a failover: what was cut short is ended, old primaries that came back are set aside, replicas made anew. For
-//! `dunlin shards failover` and `resume`.
+//! Old primaries that came back, missing replicas and interrupted failovers: for `dunlin shards failover`, `repair` and
+//! `resume`.
 
 use serde_json::json;
 
@@ -21,7 +21,7 @@ use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
 
 impl ShardsContext<'_> {
-    /// Stops old primaries that came back, and keeps their files. Returns what could not be done, by shard.
+    /// Stops old primaries that came back, and archives their files. Returns what could not be done, by shard.
     pub async fn archive_orphans(&self, context: &RebalanceContext<'_>, health: &ReplicaHealth) -> Vec<(u32, String)> {
         let mut unresolved = Vec::new();
         for orphan in health.orphans.iter().filter(|stray| stray.follows.is_none()) {
@@ -35,7 +35,7 @@ impl ShardsContext<'_> {
         unresolved
     }
 
-    /// What became of an old instance.
+    /// Prints where the files of an old instance are now.
     pub fn print_archived(
         &self,
         shard: u32,
@@ -44,58 +44,46 @@ impl ShardsContext<'_> {
     ) {
         let Some(kept) = kept.as_ref().map(|kept| kept.display().to_string()) else { return };
         let difference = match ahead {
-            Some(0) => "it had nothing that the new primary lacks".to_owned(),
+            Some(0) => "it had no data that the new primary is missing".to_owned(),
             Some(bytes) => format!("it was {} ahead of the new primary", ByteSize(*bytes).to_human()),
-            None => "what it had alone is not known".to_owned(),
+            None => "by how much it was ahead of the new primary is not known".to_owned(),
         };
         self.reporter
-            .print_data(&format!("  shard {shard}: the old instance on {host} is set aside in {kept}; {difference}"));
+            .print_data(&format!("  shard {shard}: the old instance on {host} is archived in {kept}; {difference}"));
         self.reporter.print_json(
             "instance_archived",
             json!({
-                "shard": shard, "host": host, "kept": kept, "ahead_bytes": ahead,
+                "shard": shard, "host": host, "archive": kept, "ahead_bytes": ahead,
             }),
         );
     }
 
-    /// The replicas that shards lack by what the map asks for, each with a place; and whether there are some without.
+    /// Returns the replicas that shards are missing by `replicas` of the map, each with a host, and the shards for which no
+    /// host can have one.
     ///
     /// # Errors
-    /// A host does not answer, or a later map is out, which may have them.
+    /// A host does not answer, or a later map is published, which may have them.
     pub async fn find_missing_replicas(
         &self,
         context: &RebalanceContext<'_>,
-    ) -> Result<(Vec<ReplicaToCreate>, bool), CommandError> {
+    ) -> Result<(Vec<ReplicaToCreate>, Vec<UnresolvedShard>), CommandError> {
         let (map, _) = read_map(&context.map_file)?;
         if map.underreplicated_shards().next().is_none() {
-            return Ok((Vec::new(), false));
+            return Ok((Vec::new(), Vec::new()));
         }
         let published = publish::published_epoch(context, &map).await?;
         if published > map.epoch.0 {
-            let text = format!("the map has epoch {}, published is {published}", map.epoch);
-            return Err(
-                CommandError::with_message(Exit::Refused, text).with_hint("take over the newer map, then resume again")
-            );
+            let text = format!("the map has epoch {}, but epoch {published} is published", map.epoch);
+            return Err(CommandError::with_message(Exit::Refused, text)
+                .with_hint("get the newer map, then run the command again"));
         }
         let view =
             observe::observe_cluster(context, &map, &self.files.shard_hosts()?, &FailoverScope::Hosts(Vec::new()))
                 .await?;
-        let (repairs, unplaceable) = failover::find_missing_replicas(&view);
-        for ReplicaToCreate { shard, host, bytes } in &repairs {
-            self.reporter.print_json("replica_planned", json!({"shard": shard, "host": host, "bytes": bytes}));
-            self.reporter.print_data(&format!(
-                "  shard {shard} lacks a replica: one on {host}, {}",
-                ByteSize(*bytes).to_human()
-            ));
-        }
-        for UnresolvedShard { shard, reason: why } in &unplaceable {
-            self.reporter.print_json("replica_unplaceable", json!({"shard": shard, "why": why}));
-            self.reporter.print_data(&format!("  shard {shard} stays short of a replica: {why}"));
-        }
-        Ok((repairs, !unplaceable.is_empty()))
+        Ok(failover::find_missing_replicas(&view))
     }
 
-    /// Makes replicas, at most so many at a time where that is not 0, and tells how it went.
+    /// Creates replicas, at most `max_concurrent` at a time (0: no limit), and prints the results.
     pub async fn create_replicas(
         &self,
         context: &RebalanceContext<'_>,
@@ -121,17 +109,17 @@ impl ShardsContext<'_> {
                 }
                 Err(error) => {
                     totals.failed += 1;
-                    let next = format!("dunlin shards resume; or name another host than {host} in the map's replicas");
+                    let next = format!("dunlin shards repair, or name another host than {host} in the map's replicas");
                     self.reporter.report_failure(&format!("shard {shard}"), &format!("{error:#}"), Some(&next));
                 }
             }
         }
     }
 
-    /// Brings failovers to their end that were cut short.
+    /// Finishes interrupted failovers.
     ///
     /// # Errors
-    /// A consumer did not take the map.
+    /// The map cannot be published to a consumer.
     pub async fn resume_failovers(
         &self,
         context: &RebalanceContext<'_>,
@@ -152,7 +140,7 @@ impl ShardsContext<'_> {
                     self.reporter.print_data(&format!("  shard {shard} serves at {to}"))
                 }
                 Ok(FailoverResolution::Reverted) => {
-                    self.reporter.print_data(&format!("  shard {shard} serves at {from}, which is there again"));
+                    self.reporter.print_data(&format!("  shard {shard} serves at {from}, which answers again"));
                 }
                 Err(error) => {
                     totals.failed += 1;

@@ -1,8 +1,8 @@
-//! `dunlin shards resume`: whatever was cut short is brought to its end, wherever it was begun.
+//! `dunlin shards resume`: finishes interrupted moves and failovers, from any machine, and runs pending moves.
 
 use clap::Args;
 
-use super::ShardsContext;
+use super::{ShardsContext, count_hosts};
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -13,14 +13,13 @@ use crate::cli::throttle_args::ThrottleArgs;
 use crate::protocol::shard::MoveState;
 use crate::rebalance::apply::{self, PlannedMove};
 use crate::rebalance::context::read_map;
-use crate::rebalance::failover::ReplicaToCreate;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
 use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
 use crate::transport::ConnectError;
 
-/// How to go on.
+/// The flags of `shards resume`.
 #[derive(Debug, Args)]
 pub struct ResumeArgs {
     /// Allow moves between instances with different listpack limits
@@ -34,18 +33,18 @@ pub struct ResumeArgs {
 }
 
 impl ShardsContext<'_> {
-    /// First what the hosts' journals have open, then copies that are not as the map says, then replicas that are
-    /// missing, and last the moves of the plan that were not begun.
+    /// Finishes what the hosts' journals have open, then runs the pending moves of the plan.
     ///
     /// # Errors
-    /// A host that is needed does not answer, a later map is out, a lock, or preflight refuses the moves that are left.
-    pub async fn resume_all(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+    /// A host that is needed does not answer, a later map is published, another run holds a lock, or preflight refuses
+    /// the pending moves.
+    pub async fn resume_moves(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         // Both are read again under the locks; a file that cannot be used ends the command before any host is asked.
         self.files.state.load_pending_moves()?;
         self.files.state.load_throttle()?;
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
-        let shown_replicas = self.confirm_resume(&context, &unreachable, args.yes).await?;
+        self.confirm_resume(&context, &unreachable, args.yes).await?;
         lock_hosts_and_start_run(self.files, &mut context, ("shards resume", &self.run_id), &self.reporter).await?;
         context.throttle = args.throttle.to_overrides();
         context.allow_reencoding = args.allow_reencoding;
@@ -54,11 +53,11 @@ impl ShardsContext<'_> {
         self.print_moves(&open_moves);
         let pending_moves = self.files.state.load_pending_moves()?;
         self.ensure_placements_are_known(&context, &open_moves).await?;
-        let mut is_unfinished = self.finish_moves(&context, &open_moves, totals).await?;
-        let reconciled = self.reconcile_replicas(&context, (args, &shown_replicas), &mut is_unfinished, totals).await?;
+        let is_unfinished = self.finish_moves(&context, &open_moves, totals).await?;
         self.warn_unreached_consumers(&context)?;
-        if open_moves.is_empty() && pending_moves.is_empty() && reconciled == 0 {
+        if open_moves.is_empty() && pending_moves.is_empty() {
             self.reporter.print_data("nothing to resume");
+            self.suggest_repair(&context).await?;
             return Ok(Exit::Done);
         }
         let remaining = remaining_moves(pending_moves, &read_map(&context.map_file)?.0);
@@ -68,9 +67,10 @@ impl ShardsContext<'_> {
             return Ok(if stopped { self.report_interrupted() } else { Exit::Partial });
         }
         if remaining.is_empty() {
+            self.suggest_repair(&context).await?;
             return Ok(Exit::Done);
         }
-        // They keep to what they were to keep to, as far as it was not told otherwise now.
+        // The limits of the interrupted run apply, except where this command gives others.
         context.throttle = context.throttle.apply_to(self.files.state.load_throttle()?).into();
         run_preflight(&context, &remaining, (&self.run_id, &self.reporter)).await?;
         let options =
@@ -79,103 +79,93 @@ impl ShardsContext<'_> {
         apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
     }
 
-    /// Shows what is going to be ended, and asks. Returns the replicas that were shown.
+    /// Shows what will be finished, and asks.
     async fn confirm_resume(
         &self,
         context: &RebalanceContext<'_>,
         unreachable: &[(String, ConnectError)],
         yes: bool,
-    ) -> Result<Vec<ReplicaToCreate>, CommandError> {
+    ) -> Result<(), CommandError> {
         let found = list_latest_moves(context).await?;
         let open_moves = self.list_open_moves(context, &found)?;
         self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
-        if yes {
-            return Ok(Vec::new());
+        let pending = self.files.state.load_pending_moves()?;
+        if yes || (open_moves.is_empty() && pending.is_empty()) {
+            return Ok(());
         }
         self.print_moves(&open_moves);
-        if let Some(health) = self.current_replica_health(context).await? {
-            self.print_replica_health(&health);
-        }
-        let replicas = if open_moves.is_empty() { self.find_missing_replicas(context).await?.0 } else { Vec::new() };
-        require_confirmation("Bring all this to its end?", yes)?;
-        Ok(replicas)
+        self.print_pending_moves(&pending);
+        require_confirmation("Finish these moves?", yes)
     }
 
-    /// A failover, a replica in the making, and a shard whose target serves it already, are ended without the hosts that
-    /// do not answer; other moves need all.
+    fn print_pending_moves(&self, pending: &[PlannedMove]) {
+        for step in pending {
+            self.reporter.print_data(&format!("  shard {} {} → {}: pending", step.shard, step.from, step.to));
+        }
+    }
+
+    /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
+    /// target serves already are finished without such hosts; other moves need all, and without any open move nobody
+    /// knows whether the missing hosts have one.
     ///
     /// # Errors
-    /// Some do not answer, and there is something that needs them.
+    /// Some do not answer, and they are needed.
     fn ensure_can_proceed_without(
         &self,
         context: &RebalanceContext<'_>,
         unreachable: &[(String, ConnectError)],
         open_moves: &[(&MoveState, MoveStatus)],
     ) -> Result<(), CommandError> {
-        let is_here =
+        let is_reachable =
             |address: &String| context.host_at_address(address).is_some_and(|host| !context.unreachable.contains(host));
-        let is_replica_build = |(state, stand): &&(&MoveState, MoveStatus)| {
+        let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
             state.is_replica
                 && state.other_replicas.is_empty()
-                && (*stand == MoveStatus::ReplicaReady || is_here(&state.from))
+                && (*status == MoveStatus::ReplicaReady || is_reachable(&state.from))
         };
         // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
-        let is_served = |(state, stand): &&(&MoveState, MoveStatus)| {
+        let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
             let only_source = unreachable.iter().all(|(host, _)| context.host_at_address(&state.from) == Some(host));
-            !state.is_replica && only_source && matches!(stand, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
+            !state.is_replica && only_source && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
         };
         let can_finish =
             |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
-        let needs_all = !open_moves.iter().all(|open| can_finish(&open));
-        let is_something =
-            !open_moves.is_empty() || read_map(&context.map_file)?.0.underreplicated_shards().next().is_some();
+        let can_finish_all = !open_moves.is_empty() && open_moves.iter().all(|open| can_finish(&open));
         let is_move_of = |state: &MoveState, step: &PlannedMove| {
             let (from, to) = (context.host_at_address(&state.from), context.host_at_address(&state.to));
             state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
         };
         let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
-        if unreachable.is_empty()
-            || (is_something && !needs_all && self.files.state.load_pending_moves()?.iter().all(is_begun))
-        {
+        if unreachable.is_empty() || (can_finish_all && self.files.state.load_pending_moves()?.iter().all(is_begun)) {
             return self.report_unreachable_hosts(unreachable);
         }
         for (host, error) in unreachable {
             self.reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
-        let text = format!("{} hosts cannot be reached; nothing was begun", unreachable.len());
-        Err(CommandError::with_message(Exit::Refused, text))
+        let hosts = count_hosts(unreachable.len());
+        let text = match open_moves {
+            [] => format!("{hosts} cannot be reached, and may have moves to finish; nothing was changed"),
+            _ => format!("{hosts} cannot be reached; nothing was changed"),
+        };
+        let (first, _) = &unreachable[0];
+        Err(CommandError::with_message(Exit::Refused, text)
+            .with_hint(format!("if {first} is dead: dunlin shards failover {first} --dry-run")))
     }
 
-    /// Retires what is left over, has primaries need their replicas, and makes those that are missing, which were shown or
-    /// are asked for now. Returns how many of all these there were.
-    async fn reconcile_replicas(
-        &self,
-        context: &RebalanceContext<'_>,
-        (args, shown_replicas): (&ResumeArgs, &[ReplicaToCreate]),
-        is_unfinished: &mut bool,
-        totals: &mut RunTotals,
-    ) -> Result<usize, CommandError> {
-        if totals.failed > 0 || context.fleet.cancellation.is_cancelled() {
-            return Ok(0);
+    /// Names `shards repair` where it has something to do.
+    async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
+        let health = self.current_replica_health(context).await?;
+        let (map, _) = read_map(&context.map_file)?;
+        if health.is_some_and(|health| health.needs_repair()) || map.underreplicated_shards().next().is_some() {
+            self.reporter.print_status("copies of shards need repair; next: dunlin shards repair");
         }
-        let reconciled = self.repair_instances(context, is_unfinished).await?;
-        if context.fleet.cancellation.is_cancelled() {
-            return Ok(reconciled);
-        }
-        let (repairs, has_unplaceable) = self.find_missing_replicas(context).await?;
-        if repairs.iter().any(|repair| !shown_replicas.contains(repair)) {
-            require_confirmation("Make these replicas?", args.yes)?;
-        }
-        self.create_replicas(context, (&repairs, args.throttle.concurrent()), totals).await;
-        *is_unfinished |= has_unplaceable;
-        totals.moves += repairs.len();
-        Ok(reconciled + repairs.len() + usize::from(has_unplaceable))
+        Ok(())
     }
 
-    /// What is published was either published from this map, or is known from the hosts' journals.
+    /// Checks that every published placement is in this map or in the hosts' journals.
     ///
     /// # Errors
-    /// A newer map is out, with places that nobody here knows of: nothing may be published over it.
+    /// A newer map is published, with placements that neither knows: nothing may be published over it.
     async fn ensure_placements_are_known(
         &self,
         context: &RebalanceContext<'_>,
@@ -189,19 +179,20 @@ impl ShardsContext<'_> {
         }
         let shards: Vec<String> = unknown.iter().map(ToString::to_string).collect();
         let text = format!(
-            "published are places of shards {} that neither the map (epoch {}) nor the hosts' journals know; nothing was \
+            "the published placements of shards {} are neither in the map (epoch {}) nor in the hosts' journals; nothing was \
              changed",
             shards.join(", "),
             map.epoch
         );
-        Err(CommandError::with_message(Exit::Refused, text).with_hint("take over the newer map, then resume again"))
+        Err(CommandError::with_message(Exit::Refused, text)
+            .with_hint("get the newer map, then run dunlin shards resume again"))
     }
 
-    /// Brings moves to their end, one after the other; says whether something had to be left: an old instance, or all that
-    /// follows a Ctrl-C.
+    /// Finishes moves one after the other. Returns whether something is unfinished: an old instance that cannot be retired
+    /// yet, or the moves after a Ctrl-C.
     ///
     /// # Errors
-    /// A consumer did not take the map.
+    /// The map cannot be published to a consumer.
     pub async fn finish_moves(
         &self,
         context: &RebalanceContext<'_>,
@@ -211,24 +202,26 @@ impl ShardsContext<'_> {
         let reporter = &self.reporter;
         let elsewhere: Vec<&MoveState> = open_moves
             .iter()
-            .filter(|(_, stand)| *stand == MoveStatus::FinishedElsewhere)
+            .filter(|(_, status)| *status == MoveStatus::FinishedElsewhere)
             .map(|(state, _)| *state)
             .collect();
         if !elsewhere.is_empty() {
             adopt_external_moves(context, &elsewhere).await?;
-            reporter
-                .print_status(&format!("the map knows now of {} moves that were made from elsewhere", elsewhere.len()));
+            reporter.print_status(&format!(
+                "the map has {} moves now that were made from another machine",
+                elsewhere.len()
+            ));
         }
         self.resume_failovers(context, open_moves, totals).await?;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
         let mut is_unfinished = false;
         let on_progress = |host: &str, event: &_| print_event(reporter, &progress, host, event);
-        let is_move = |(state, stand): &&(&MoveState, MoveStatus)| {
-            state.failover.is_none() && *stand != MoveStatus::FinishedElsewhere
+        let is_move = |(state, status): &&(&MoveState, MoveStatus)| {
+            state.failover.is_none() && *status != MoveStatus::FinishedElsewhere
         };
         for (state, _) in open_moves.iter().filter(is_move) {
             if context.fleet.cancellation.is_cancelled() {
-                reporter.print_status(&format!("shard {} is left as it is", state.shard));
+                reporter.print_status(&format!("shard {}: not finished, interrupted", state.shard));
                 is_unfinished = true;
                 continue;
             }
@@ -251,8 +244,8 @@ impl ShardsContext<'_> {
     }
 }
 
-/// The steps that are still to be made: those whose copy is at their end, or further on its way, are not; nor are those
-/// of a copy that is not where they begin, after a failover.
+/// Returns the pending moves that still have to run: not those whose copy is at its target or further on its way, nor those
+/// of a copy that is not at their source any more, after a failover.
 fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> Vec<PlannedMove> {
     let is_at = |step: &PlannedMove, host: &String| {
         map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {

@@ -1,4 +1,4 @@
-//! `dunlin shards status`; and what of it `shards resume` mends.
+//! `dunlin shards status`.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -14,17 +14,16 @@ use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::context::read_map;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::replica_health::{
-    OrphanInstance, ReplicaHealth, ReplicaState, check_replicas, reconcile_instances,
-};
+use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState, check_replicas};
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
 
 impl ShardsContext<'_> {
-    /// Shows where the shards are, how their copies are, and which moves are under way.
+    /// Shows where the shards are, the health of their copies, and the moves in progress; also what is known while hosts do
+    /// not answer.
     ///
     /// # Errors
-    /// A host or a primary does not answer.
+    /// A primary does not answer.
     pub async fn show_status(&self, out: Option<PathBuf>) -> Result<Exit, CommandError> {
         let pending = self.files.state.load_pending_moves()?;
         let fleet = self.files.build_fleet(self.common)?;
@@ -37,20 +36,17 @@ impl ShardsContext<'_> {
         let open_moves = self.list_open_moves(&context, &latest_moves)?;
         reporter.print_data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
         let effective = effective_map(&context, map, &open_moves);
-        let primaries = observe::observe_primaries(&context, &effective).await;
+        let primaries = observe::observe_reachable_primaries(&context, &effective).await;
         let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
-        let none = BTreeMap::new();
-        let health =
-            self.check_replica_health(&context, &effective, primaries.as_ref().unwrap_or(&none), &move_states).await?;
-        if let Ok(primaries) = &primaries {
-            self.print_hosts(&effective, primaries, &health)?;
-            let mut observation =
-                observe::build_observation(&context, &effective, &self.files.shard_hosts()?, primaries);
+        let health = self.check_replica_health(&context, &effective, &primaries.found, &move_states).await?;
+        self.print_hosts(&context, &effective, &primaries.found, &health)?;
+        let is_complete = primaries.errors.is_empty();
+        if let Some(file) = out.filter(|_| is_complete) {
+            let hosts = self.files.shard_hosts()?;
+            let mut observation = observe::build_observation(&context, &effective, &hosts, &primaries.found);
             add_replica_details(&mut observation, &health);
-            if let Some(file) = &out {
-                std::fs::write(file, observation.to_json())
-                    .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", file.display())))?;
-            }
+            std::fs::write(&file, observation.to_json())
+                .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", file.display())))?;
         }
         self.print_replica_health(&health);
         self.print_missing_replicas(map);
@@ -58,16 +54,18 @@ impl ShardsContext<'_> {
         let begun = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
         let not_started = pending.iter().filter(|step| !begun(step)).count();
         if not_started > 0 {
-            reporter.print_data(&format!("  {not_started} moves of the plan are not begun"));
+            reporter.print_data(&format!("  {not_started} moves of the plan are pending"));
         }
         if open_moves.is_empty() && not_started == 0 {
-            reporter.print_data("  no moves under way");
-            if health.needs_repair() || map.underreplicated_shards().next().is_some() {
-                reporter.print_status("next: dunlin shards resume");
+            let scope = if unreachable.is_empty() { "" } else { " on the hosts that answer" };
+            reporter.print_data(&format!("  no moves in progress{scope}"));
+            let is_broken = health.needs_repair() || map.underreplicated_shards().next().is_some();
+            if is_broken && unreachable.is_empty() {
+                reporter.print_status("next: dunlin shards repair");
             }
-        } else if not_started == 0 && open_moves.iter().all(|(_, stand)| *stand == MoveStatus::SourceKept) {
+        } else if not_started == 0 && open_moves.iter().all(|(_, status)| *status == MoveStatus::SourceKept) {
             reporter.print_status(
-                "next: dunlin shards resume retires the old instances, dunlin shards move-back goes back to them",
+                "next: dunlin shards resume retires the old instances, dunlin shards move-back returns to them",
             );
         } else {
             reporter.print_status("next: dunlin shards resume, or dunlin shards abort");
@@ -75,16 +73,21 @@ impl ShardsContext<'_> {
         reporter.print_json(
             "status",
             json!({
-                "epoch": map.epoch.0, "open": open_moves.len(), "not_begun": not_started,
+                "epoch": map.epoch.0, "open": open_moves.len(), "pending": not_started,
                 "replicas": health.replicas.len(),
                 "replicas_good": health.replicas.iter().filter(|replica| replica.state.is_in_sync()).count(),
             }),
         );
         let next = match unreachable.first() {
             Some((host, _)) => format!("if {host} is dead: dunlin shards failover {host} --dry-run"),
-            None => "dunlin shards resume".to_owned(),
+            None if !open_moves.is_empty() => "dunlin shards resume".to_owned(),
+            None => "start the instance (dunlin provision), or dunlin shards failover SHARD --dry-run".to_owned(),
         };
-        primaries.map(|_| Exit::Done).map_err(|error| CommandError::new(Exit::Error, error).with_hint(next))
+        match primaries.into_complete() {
+            Ok(_) if unreachable.is_empty() => Ok(Exit::Done),
+            Ok(_) => Ok(Exit::Partial),
+            Err(error) => Err(CommandError::new(Exit::Error, error).with_hint(next)),
+        }
     }
 
     fn print_missing_replicas(&self, map: &ShardMap) {
@@ -109,6 +112,7 @@ impl ShardsContext<'_> {
 
     fn print_hosts(
         &self,
+        context: &RebalanceContext<'_>,
         effective: &ShardMap,
         primaries: &BTreeMap<u32, ObservedInstance>,
         health: &ReplicaHealth,
@@ -118,6 +122,8 @@ impl ShardsContext<'_> {
             let observed = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
             let bytes: u64 = observed.map(|seen| seen.bytes).sum();
             let (size, replicas) = (ByteSize(bytes).to_human(), health.count_on_host(&host.name));
+            let is_unreachable = context.unreachable.contains(&host.name);
+            let size = if is_unreachable { "no answer".to_owned() } else { size.to_string() };
             let mut line = format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len());
             if !health.replicas.is_empty() {
                 line += &format!(" {replicas:>4} replicas");
@@ -127,6 +133,7 @@ impl ShardsContext<'_> {
                 "host_shards",
                 json!({
                     "host": host.name, "shards": shards.len(), "bytes": bytes, "replicas": replicas,
+                    "reachable": !is_unreachable,
                 }),
             );
         }
@@ -151,7 +158,7 @@ impl ShardsContext<'_> {
         for mismatch in &health.min_replicas_mismatches {
             event("min_replicas_mismatch", serde_json::to_value(mismatch));
             self.reporter.print_data(&format!(
-                "  shard {}: its primary needs {} replicas to accept writes, the playbook says {}",
+                "  shard {}: min-replicas-to-write of the primary is {}, the playbook says {}",
                 mismatch.shard, mismatch.actual, mismatch.expected
             ));
         }
@@ -173,38 +180,10 @@ impl ShardsContext<'_> {
         match observe::sample_primaries(context, &effective, 0).await {
             Ok(primaries) => Ok(Some(self.check_replica_health(context, &effective, &primaries, &move_states).await?)),
             Err(error) => {
-                self.reporter.print_status(&format!("replicas are not looked at: {error:#}"));
+                self.reporter.print_status(&format!("replicas are not checked: {error:#}"));
                 Ok(None)
             }
         }
-    }
-
-    /// Retires strays and has primaries need their replicas; returns how many of them there were.
-    ///
-    /// # Errors
-    /// A host does not answer, or a later map is out.
-    pub async fn repair_instances(
-        &self,
-        context: &RebalanceContext<'_>,
-        is_unfinished: &mut bool,
-    ) -> Result<usize, CommandError> {
-        let Some(health) = self.current_replica_health(context).await?.filter(ReplicaHealth::needs_repair) else {
-            return Ok(0);
-        };
-        self.print_replica_health(&health);
-        let mut unresolved = reconcile_instances(context, &health, &self.run_id).await.map_err(|error| {
-            CommandError::new(Exit::Refused, error).with_hint("take over the newer map, then resume again")
-        })?;
-        unresolved.extend(self.archive_orphans(context, &health).await);
-        for (shard, why) in &unresolved {
-            self.reporter.report_failure(
-                &format!("shard {shard}"),
-                why,
-                Some("dunlin shards status, then resume again"),
-            );
-        }
-        *is_unfinished |= !unresolved.is_empty();
-        Ok(health.orphans.len() + health.min_replicas_mismatches.len())
     }
 }
 
@@ -232,13 +211,13 @@ fn describe_replica_state(state: &ReplicaState) -> Option<String> {
 
 fn format_orphan(orphan: &OrphanInstance) -> String {
     let what = match &orphan.follows {
-        Some(_) if orphan.follows_primary => "follows the primary; dunlin shards resume retires it".to_owned(),
-        Some(of) => format!("follows {of}; it is for a person to decide"),
+        Some(_) if orphan.follows_primary => "follows the primary; dunlin shards repair retires it".to_owned(),
+        Some(of) => format!("follows {of}; dunlin leaves it alone"),
         None if orphan.accepts_writes => {
-            "came back as a primary, and ACCEPTS WRITES of clients with an old map; dunlin shards resume sets it aside"
+            "came back as a primary and ACCEPTS WRITES of clients with an old map; dunlin shards repair archives it"
                 .to_owned()
         }
-        None => "came back as a primary, and accepts no writes; dunlin shards resume sets it aside".to_owned(),
+        None => "came back as a primary and accepts no writes; dunlin shards repair archives it".to_owned(),
     };
     format!("  shard {}: an instance on {} that the map does not name {what}", orphan.shard, orphan.host)
 }

@@ -61,6 +61,9 @@ pub struct MoveState {
     pub is_replica: bool,
     /// True if it has ended, at the source or at the target.
     pub is_finished: bool,
+    /// True if the journal has a promotion of the target that was not rolled back: only then may it have accepted writes.
+    #[serde(default)]
+    pub promotion_started: bool,
     /// Set for a failover: the source is lost, and the record says whether the target may have been opened.
     #[serde(default)]
     pub failover: Option<failover::FailoverRecord>,

@@ -199,7 +199,7 @@ impl MoveJournal {
     /// # Errors
     /// Returns an error if the entry cannot be written or synced.
     pub fn log_failure(&mut self, step: MovePhase, reason: &str) -> Result<()> {
-        self.append_entry(step, PhaseState::Failed, json!({ "why": reason }))
+        self.append_entry(step, PhaseState::Failed, json!({ "reason": reason }))
     }
 
     fn append_entry(&mut self, step: MovePhase, mark: PhaseState, detail: Value) -> Result<()> {

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::move_journal::{self, JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries};
 use super::probe::MAX_CONCURRENT_PROBES;
+use super::recover::entries_since_roll_back;
 use super::redis_client::probe_role;
 use crate::journal;
 use crate::protocol::shard::{ListMoves, MoveHistoryEntry, MoveState};
@@ -135,6 +136,9 @@ fn move_state(shard: u32, entries: &[JournalEntry], request: &ListMoves) -> Opti
         recorded_at: last.recorded_at.clone(),
         is_replica: begun.is_replica,
         is_finished: is_finished(entries),
+        promotion_started: entries_since_roll_back(entries)
+            .iter()
+            .any(|entry| entry.phase == MovePhase::Promote && entry.state == PhaseState::Intent),
         failover: move_journal::recorded_failover(entries).map(|(begun, _)| begun),
     })
 }

@@ -1,0 +1,157 @@
+//! `dunlin shards repair`: creates missing replicas, retires and archives instances that the map does not name, and sets
+//! `min-replicas-to-write` of primaries.
+
+use clap::Args;
+use serde_json::json;
+
+use super::ShardsContext;
+use crate::cli::command_error::CommandError;
+use crate::cli::confirm::require_confirmation;
+use crate::cli::exit::Exit;
+use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run};
+use crate::cli::throttle_args::ThrottleArgs;
+use crate::inventory::ByteSize;
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::failover::{ReplicaToCreate, UnresolvedShard};
+use crate::rebalance::replica_health::{ReplicaHealth, reconcile_instances};
+use crate::rebalance::resume::{MoveStatus, list_latest_moves};
+
+/// The flags of `shards repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// Show the repairs without making them
+    #[arg(long)]
+    dry_run: bool,
+    /// With --dry-run, exit with 2 if there are repairs
+    #[arg(long, requires = "dry_run")]
+    detailed_exitcode: bool,
+    /// Skip the confirmation prompt
+    #[arg(short, long)]
+    yes: bool,
+    #[command(flatten)]
+    throttle: ThrottleArgs,
+}
+
+/// What is to be repaired.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct RepairPlan {
+    health: ReplicaHealth,
+    replicas_to_create: Vec<ReplicaToCreate>,
+    /// Shards without a host for a replica.
+    unplaceable: Vec<UnresolvedShard>,
+}
+
+impl RepairPlan {
+    fn is_empty(&self) -> bool {
+        !self.health.needs_repair() && self.replicas_to_create.is_empty()
+    }
+
+    fn count(&self) -> usize {
+        self.health.count_repairs() + self.replicas_to_create.len()
+    }
+
+    /// Whether another plan repairs the same. How far replicas are behind, and sizes, change all the time.
+    fn repairs_the_same(&self, other: &Self) -> bool {
+        let placements = |plan: &Self| {
+            plan.replicas_to_create.iter().map(|replica| (replica.shard, replica.host.clone())).collect::<Vec<_>>()
+        };
+        self.health.orphans == other.health.orphans
+            && self.health.min_replicas_mismatches == other.health.min_replicas_mismatches
+            && placements(self) == placements(other)
+    }
+}
+
+impl ShardsContext<'_> {
+    /// Observes, plans, shows, asks, and repairs.
+    ///
+    /// # Errors
+    /// Moves are in progress, a primary does not answer, a later map is published, or another run holds a lock.
+    pub async fn repair_shards(&self, args: &RepairArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        let fleet = self.files.build_fleet(self.common)?;
+        let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
+        self.report_unreachable_hosts(&unreachable)?;
+        let plan = self.plan_repairs(&context).await?;
+        self.print_repairs(&plan);
+        let is_complete = plan.unplaceable.is_empty() && unreachable.is_empty();
+        if plan.is_empty() {
+            let text = if is_complete { "nothing to repair" } else { "nothing can be repaired now" };
+            self.reporter.print_data(text);
+            return Ok(if is_complete { Exit::Done } else { Exit::Partial });
+        }
+        if args.dry_run {
+            return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
+        }
+        require_confirmation("Make these repairs?", args.yes)?;
+        lock_hosts_and_start_run(self.files, &mut context, ("shards repair", &self.run_id), &self.reporter).await?;
+        context.throttle = args.throttle.to_overrides();
+        if !self.plan_repairs(&context).await?.repairs_the_same(&plan) {
+            let text = "the copies of shards have changed since the plan was shown; nothing was changed";
+            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards repair --dry-run"));
+        }
+        totals.moves = plan.count();
+        let is_repaired = self.apply_repairs(&context, &plan, args, totals).await?;
+        self.warn_unreached_consumers(&context)?;
+        if context.fleet.cancellation.is_cancelled() && !(is_repaired && totals.failed == 0) {
+            return Ok(Exit::Interrupted);
+        }
+        Ok(if is_repaired && is_complete && totals.failed == 0 { Exit::Done } else { Exit::Partial })
+    }
+
+    async fn plan_repairs(&self, context: &RebalanceContext<'_>) -> Result<RepairPlan, CommandError> {
+        let latest_moves = list_latest_moves(context).await?;
+        let open_moves = self.list_open_moves(context, &latest_moves)?;
+        let is_in_progress = open_moves.iter().any(|(_, status)| *status != MoveStatus::SourceKept);
+        if is_in_progress {
+            self.print_moves(&open_moves);
+            let text = "moves are in progress; nothing was changed";
+            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards resume finishes them"));
+        }
+        let Some(health) = self.current_replica_health(context).await? else {
+            let text = "a primary does not answer; nothing was changed";
+            return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards status"));
+        };
+        let (replicas_to_create, unplaceable) = self.find_missing_replicas(context).await?;
+        Ok(RepairPlan { health, replicas_to_create, unplaceable })
+    }
+
+    fn print_repairs(&self, plan: &RepairPlan) {
+        self.print_replica_health(&plan.health);
+        for ReplicaToCreate { shard, host, bytes } in &plan.replicas_to_create {
+            self.reporter.print_json("replica_planned", json!({"shard": shard, "host": host, "bytes": bytes}));
+            let size = ByteSize(*bytes).to_human();
+            self.reporter.print_data(&format!("  shard {shard}: a replica is missing; create one on {host}, {size}"));
+        }
+        for UnresolvedShard { shard, reason } in &plan.unplaceable {
+            self.reporter.print_json("replica_unplaceable", json!({"shard": shard, "reason": reason}));
+            self.reporter
+                .print_data(&format!("  shard {shard}: a replica is missing, and no host can have one: {reason}"));
+        }
+    }
+
+    /// Makes the repairs. Returns whether all instances are repaired; replicas that failed are in the totals.
+    async fn apply_repairs(
+        &self,
+        context: &RebalanceContext<'_>,
+        plan: &RepairPlan,
+        args: &RepairArgs,
+        totals: &mut RunTotals,
+    ) -> Result<bool, CommandError> {
+        let mut unresolved = reconcile_instances(context, &plan.health, &self.run_id).await.map_err(|error| {
+            CommandError::new(Exit::Refused, error).with_hint("get the newer map, then run dunlin shards repair again")
+        })?;
+        unresolved.extend(self.archive_orphans(context, &plan.health).await);
+        for (shard, reason) in &unresolved {
+            self.reporter.report_failure(
+                &format!("shard {shard}"),
+                reason,
+                Some("dunlin shards status, then dunlin shards repair"),
+            );
+        }
+        if context.fleet.cancellation.is_cancelled() {
+            self.reporter.print_status("interrupted; next: dunlin shards repair");
+            return Ok(false);
+        }
+        self.create_replicas(context, (&plan.replicas_to_create, args.throttle.concurrent()), totals).await;
+        Ok(unresolved.is_empty())
+    }
+}
