@@ -123,7 +123,7 @@ fn time_moves(shards: &mut [MoveFixture]) -> (f64, f64) {
         let one = |(spec, fixture): &(_, &MoveFixture)| {
             let comparing = VerifyTimer(begin, OnceLock::new());
             let copied = fixture.run_with_sink(ShardRequest::Copy(Clone::clone(spec)), &comparing).unwrap();
-            assert!(matches!(copied, ShardReply::Copied(_)));
+            assert!(matches!(copied, ShardReply::Copy(_)));
             let switched = fixture.run_request(ShardRequest::CutOver(Clone::clone(spec))).unwrap();
             assert!(matches!(switched, ShardReply::CutOver(_)));
             comparing.1.into_inner().expect("every copy is compared")

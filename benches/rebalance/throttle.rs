@@ -49,9 +49,9 @@ pub fn measure_throttle(keys: usize) -> ThrottleTimes {
         std::thread::sleep(IDLE_PERIOD);
         client.wait_p99_ms();
         let (copied, seconds) = time_call(|| fixture.run_request(ShardRequest::Copy(spec.clone())).unwrap());
-        assert!(matches!(copied, ShardReply::Copied(_)));
+        assert!(matches!(copied, ShardReply::Copy(_)));
         let waited = client.wait_p99_ms();
-        assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Aborted);
+        assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Abort(()));
         (waited, seconds)
     });
     ThrottleTimes { idle, unlimited: free, limited: guarded }

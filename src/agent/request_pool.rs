@@ -12,6 +12,7 @@ use super::frame_sender::FrameSender;
 use crate::deploy;
 use crate::lock::HostLock;
 use crate::process::Program;
+use crate::protocol::lock::ListLocks;
 use crate::protocol::{AgentMessage, Event, ExecResult, OutputStream, ProgressSink, Reply, Request, shard};
 use crate::provision::host as provision;
 use crate::rebalance;
@@ -93,16 +94,16 @@ fn handle_request(
             let plan = provision::plan_catalog(catalogue, blobs)?;
             let rows = plan.rows().to_vec();
             *last_plan() = Some(plan);
-            Reply::Planned(crate::protocol::provision::CatalogPlan { changes: rows })
+            Reply::Plan(crate::protocol::provision::CatalogPlan { changes: rows })
         }
         Request::Apply(apply) => {
             let plan = last_plan();
             let plan = plan.as_ref().ok_or_else(|| anyhow::anyhow!("nothing was planned on this channel"))?;
-            Reply::Applied(provision::apply_play(plan, &apply, blobs, sink)?)
+            Reply::Apply(provision::apply_play(plan, &apply, blobs, sink)?)
         }
         Request::Exec(command) => run_command(&command.argv, sink)?,
-        Request::Lock(take) => Reply::LockResult(session.host_lock.acquire(&take)?),
-        Request::ListLocks => Reply::LockHolders(session.host_lock.list_holders()?),
+        Request::Lock(take) => Reply::Lock(session.host_lock.acquire(&take)?),
+        Request::ListLocks(ListLocks) => Reply::ListLocks(session.host_lock.list_holders()?),
         Request::Deploy(request) => {
             use crate::resources::BlobSource as _;
             blobs.fetch_blobs(&session.deploy_agent.missing_blobs(&request)?)?;
@@ -122,7 +123,7 @@ fn run_command(argv: &[String], sink: &RequestSink<'_>) -> Result<Reply> {
             let stream = if is_error { OutputStream::Err } else { OutputStream::Out };
             sink.emit(Event::Output { stream, text });
         })?;
-    Ok(Reply::ExecDone(ExecResult { status }))
+    Ok(Reply::Exec(ExecResult { status }))
 }
 
 /// Carries one request's events and its stop flag.

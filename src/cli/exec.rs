@@ -9,7 +9,7 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
-use crate::protocol::{self, Event, OutputStream, Reply, Request};
+use crate::protocol::{Event, ExecRequest, OutputStream};
 use crate::report::Reporter;
 
 /// Run one command on many hosts
@@ -77,13 +77,8 @@ async fn run_command(fleet: &Fleet, session: &Session, argv: &[String], reporter
             }
         }
     };
-    let request = Request::Exec(protocol::ExecRequest { argv: argv.to_vec() });
-    match session.send_request(request, &show, &fleet.cancellation).await {
-        Ok(Reply::ExecDone(done)) => {
-            reporter.print_json("exec_done", json!({"host": host, "status": done.status}));
-            Ok(done.status)
-        }
-        Ok(_) => Err("an answer that does not fit".to_owned()),
-        Err(error) => Err(error.message),
-    }
+    let request = ExecRequest { argv: argv.to_vec() };
+    let done = session.call(request, &show, &fleet.cancellation).await.map_err(|error| error.message)?;
+    reporter.print_json("exec_done", json!({"host": host, "status": done.status}));
+    Ok(done.status)
 }

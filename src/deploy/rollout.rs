@@ -10,7 +10,7 @@ pub use observe::{DeployPlanError, Goal, ObservedHost, PlannedDeploy, observe_ho
 pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, RolloutOutcome};
 
 use crate::fleet::{Fleet, Session};
-use crate::protocol::{self, Event, deploy};
+use crate::protocol::{Event, deploy};
 
 /// Sends a request to one host.
 async fn send_deploy_request(
@@ -19,9 +19,5 @@ async fn send_deploy_request(
     request: deploy::DeployRequest,
     on_event: &(dyn Fn(Event) + Send + Sync),
 ) -> Result<deploy::DeployReply, String> {
-    match session.send_request(protocol::Request::Deploy(request), on_event, &fleet.cancellation).await {
-        Ok(protocol::Reply::Deploy(reply)) => Ok(reply),
-        Ok(_) => Err("an unexpected reply".to_owned()),
-        Err(error) => Err(error.message),
-    }
+    session.call(request, on_event, &fleet.cancellation).await.map_err(|error| error.message)
 }

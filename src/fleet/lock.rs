@@ -1,8 +1,7 @@
 //! Locks many hosts: all of them, or none.
 
 use super::{Fleet, Session};
-use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
-use crate::protocol::{Reply, Request};
+use crate::protocol::lock::{ListLocks, LockHolder, LockRequest, LockResult};
 
 /// Describes why the hosts could not be locked. Locks already taken are released when the run's sessions end.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,18 +52,10 @@ impl Fleet {
     /// # Errors
     /// Returns an error if the host cannot be asked.
     pub async fn list_lock_holders(&self, session: &Session) -> Result<Vec<LockHolder>, String> {
-        match session.send_request(Request::ListLocks, &|_| {}, &self.cancellation).await {
-            Ok(Reply::LockHolders(holders)) => Ok(holders),
-            Ok(_) => Err("an unexpected reply".to_owned()),
-            Err(error) => Err(error.message),
-        }
+        session.call(ListLocks, &|_| {}, &self.cancellation).await.map_err(|error| error.message)
     }
 }
 
 async fn request_lock(fleet: &Fleet, session: &Session, request: &LockRequest) -> Result<LockResult, String> {
-    match session.send_request(Request::Lock(request.clone()), &|_| {}, &fleet.cancellation).await {
-        Ok(Reply::LockResult(taken)) => Ok(taken),
-        Ok(_) => Err("an unexpected reply".to_owned()),
-        Err(error) => Err(error.message),
-    }
+    session.call(request.clone(), &|_| {}, &fleet.cancellation).await.map_err(|error| error.message)
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::plan::Digest;
 use crate::protocol::frame::{self, Frame};
 use crate::protocol::{
-    AgentMessage, ControllerMessage, Event, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply, Request,
+    AgentMessage, Call, ControllerMessage, Event, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply, Request,
 };
 use crate::transport::{Channel, ConnectError, ConnectErrorKind};
 
@@ -111,11 +111,25 @@ impl Session {
         blobs.extend(new_blobs.iter().map(|(digest, bytes)| (digest.clone(), Arc::clone(bytes))));
     }
 
-    /// Sends a request and waits for its reply; once `stop` is cancelled, the agent is asked to stop it.
+    /// Sends a request and waits for its reply; once `cancellation` is cancelled, the agent is asked to stop it.
     ///
     /// # Errors
-    /// Returns an error if the request failed on the host or the connection was lost.
-    pub async fn send_request(
+    /// Returns an error if the request failed on the host, the connection was lost, or the agent broke the protocol.
+    pub async fn call<C: Call>(
+        &self,
+        call: C,
+        on_event: EventCallback<'_>,
+        cancellation: &CancellationToken,
+    ) -> Result<C::Reply, RequestError> {
+        let reply = self.send_request(call.into_request(), on_event, cancellation).await?;
+        C::from_reply(reply).ok_or_else(|| RequestError {
+            host: self.host.clone(),
+            message: format!("protocol error: the agent answered {} with another reply", C::NAME),
+            connection_lost: false,
+        })
+    }
+
+    async fn send_request(
         &self,
         request: Request,
         on_event: EventCallback<'_>,

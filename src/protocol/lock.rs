@@ -15,6 +15,10 @@ pub struct LockRequest {
     pub shared: bool,
 }
 
+/// List the holders of the lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListLocks;
+
 /// Describes a holder of a host's lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LockHolder {

@@ -92,27 +92,27 @@ pub enum Request {
     /// Take the host's lock.
     Lock(lock::LockRequest),
     /// List the holders of the host's lock.
-    ListLocks,
+    ListLocks(lock::ListLocks),
     /// A step of a deploy.
     Deploy(deploy::DeployRequest),
     /// A step of a shard's move.
     Shard(shard::ShardRequest),
 }
 
-/// Result of a request.
+/// Result of a request; of the same name as the request.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
     /// The plan.
-    Planned(provision::CatalogPlan),
+    Plan(provision::CatalogPlan),
     /// A play was applied.
-    Applied(provision::PlayResult),
+    Apply(provision::PlayResult),
     /// A command ended.
-    ExecDone(ExecResult),
+    Exec(ExecResult),
     /// Result of taking the lock.
-    LockResult(lock::LockResult),
+    Lock(lock::LockResult),
     /// Holders of the host's lock.
-    LockHolders(Vec<lock::LockHolder>),
+    ListLocks(Vec<lock::LockHolder>),
     /// A deploy's step ended.
     Deploy(deploy::DeployReply),
     /// A shard's step ended.

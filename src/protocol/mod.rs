@@ -3,6 +3,7 @@
 //! One channel, length-prefixed frames both ways. The agent speaks first (`Hello`); then each request of the controller
 //! has a number, and replies and events carry the number of the request they answer. Requests run concurrently.
 
+mod call;
 pub mod deploy;
 mod event;
 mod facts;
@@ -13,6 +14,7 @@ pub mod provision;
 pub mod shard;
 pub mod throttle;
 
+pub use call::Call;
 pub use event::{Event, OutputStream, ProgressSink};
 pub use facts::{HostFacts, NetworkInterface, OsFacts, SystemLoad};
 pub use message::{

@@ -12,114 +12,115 @@ mod observed;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Call, Reply, Request};
+
 pub use consumers::{ConsumerService, ConsumerState, MapConsumer, PublishedShard};
-pub use history::{DEFAULT_JOURNAL_DIR, ListMoves, MoveHistoryEntry, MoveState, RecoveryResult, default_journal_dir};
+pub use history::{
+    DEFAULT_JOURNAL_DIR, JournalQuery, MoveHistoryEntry, MoveState, RecoveryResult, default_journal_dir,
+};
 pub use moves::{
-    CopyResult, Credentials, CutoverResult, MoveLimits, MoveSpec, PreflightIssue, RequireReplicas, RetireInstance,
-    RetireResult, StartRun, StepHeader, VerifyResult,
+    CopyResult, Credentials, CutoverResult, MinReplicasRequest, MoveLimits, MoveSpec, PreflightIssue, RetireInstance,
+    RetireResult, RunStart, StepHeader, VerifyResult,
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 
-/// Represents a query or a step of a move.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShardRequest {
+/// Declares the requests, each with the types of its content and of its reply: the two enums, and in [`call`] a type for
+/// each request.
+macro_rules! shard_calls {
+    ($($(#[$doc:meta])* $name:ident($content:ty) -> $reply:ty,)*) => {
+        /// Represents a query or a step of a move.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum ShardRequest {
+            $($(#[$doc])* $name($content),)*
+        }
+
+        /// Reply to a [`ShardRequest`]; of the same name as the request.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum ShardReply {
+            $($(#[$doc])* $name($reply),)*
+        }
+
+        /// The requests as types, for [`Call`].
+        pub mod call {
+            #[allow(clippy::wildcard_imports, reason = "the types that the requests are declared with")]
+            use super::*;
+
+            $(
+                $(#[$doc])*
+                #[derive(Clone, Debug)]
+                pub struct $name(pub $content);
+
+                impl Call for $name {
+                    type Reply = $reply;
+                    const NAME: &'static str = stringify!($name);
+
+                    fn into_request(self) -> Request {
+                        Request::Shard(ShardRequest::$name(self.0))
+                    }
+
+                    fn from_reply(reply: Reply) -> Option<Self::Reply> {
+                        match reply {
+                            Reply::Shard(ShardReply::$name(reply)) => Some(reply),
+                            _ => None,
+                        }
+                    }
+                }
+            )*
+        }
+    };
+}
+
+shard_calls! {
     /// Sizes, rates, roles and persistence of instances; changes nothing.
-    Observe(ObserveInstances),
+    Observe(ObserveInstances) -> Vec<ObservedInstance>,
     /// Report the map epoch of the consumers on this host; changes nothing.
-    ObserveConsumers(Vec<MapConsumer>),
+    ObserveConsumers(Vec<MapConsumer>) -> Vec<ConsumerState>,
     /// Take the next run generation of this host; requests with a lower one are rejected from then on.
-    StartRun(StartRun),
+    StartRun(RunStart) -> u64,
     /// Report everything that prevents a move; writes to no Redis instance.
-    Preflight(MoveSpec),
+    Preflight(MoveSpec) -> Vec<PreflightIssue>,
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
-    Copy(MoveSpec),
+    Copy(MoveSpec) -> CopyResult,
     /// Write `min-replicas-to-write` to the source's file (the durable part of P6). Goes to the source's host before a
     /// `CutOver` with `source_file_requires_replicas`; without it the source syncs its file itself, and its clients
     /// wait for that disk.
-    RequireReplicas(RequireReplicas),
+    RequireReplicas(MinReplicasRequest) -> (),
     /// Cut over from source to target (P6–P11).
-    CutOver(MoveSpec),
+    CutOver(MoveSpec) -> CutoverResult,
     /// Create a replica: like `Copy`, then open it to readers; `other_replicas` names the replica that it replaces.
-    CreateReplica(MoveSpec),
+    CreateReplica(MoveSpec) -> CopyResult,
     /// Finish the journal of a replica that the map names from this epoch on.
-    CommitReplica(MoveSpec),
+    CommitReplica(MoveSpec) -> (),
     /// Set `min-replicas-to-write` of a primary permanently, while `RequireReplicas` is for one cutover. Goes to the
     /// primary's host.
-    SetMinReplicas(RequireReplicas),
+    SetMinReplicas(MinReplicasRequest) -> (),
     /// Compare source and target again (P5 alone).
-    Verify(MoveSpec),
+    Verify(MoveSpec) -> VerifyResult,
     /// Stop an instance that handed over its shard, and archive its files (P14). Goes to the source's host.
-    Retire(RetireInstance),
+    Retire(RetireInstance) -> RetireResult,
     /// List the last move in each journal of this host, with the current roles of its instances.
-    ListMoves(ListMoves),
+    ListMoves(JournalQuery) -> Vec<MoveState>,
     /// List every move in this host's journals, including finished ones.
-    ListMoveHistory(ListMoves),
+    ListMoveHistory(JournalQuery) -> Vec<MoveHistoryEntry>,
     /// Recover an interrupted move by the roles of its instances: to the source or to the target.
-    Recover(MoveSpec),
+    Recover(MoveSpec) -> RecoveryResult,
     /// Abort a move before its cutover: restore the source, remove the copy.
-    Abort(MoveSpec),
+    Abort(MoveSpec) -> (),
     /// Probe replicas, and their primaries from this host; changes nothing.
-    ProbeReplicas(failover::ProbeReplicas),
+    ProbeReplicas(failover::ReplicaProbeRequest) -> Vec<failover::ProbeResult>,
     /// Stop an instance that does not answer as a primary, and disable its start at boot. Goes to its host.
-    StopOldPrimary(failover::InstanceRef),
+    StopOldPrimary(failover::InstanceRef) -> (),
     /// Promote a replica whose primary is lost.
-    Promote(failover::PromoteReplica),
+    Promote(failover::PromoteReplica) -> failover::PromoteResult,
     /// Let a replica that was not opened yet follow its primary again, if that one is alive.
-    RevertFailover(failover::PromoteReplica),
+    RevertFailover(failover::PromoteReplica) -> (),
     /// End a move that only copied data so far and whose source is lost; the copy then belongs to another primary.
     /// Goes to the copy's host.
-    DiscardMove(failover::InstanceRef),
+    DiscardMove(failover::InstanceRef) -> (),
     /// Let a primary accept writes with the remaining replicas. Goes to its host.
-    LowerMinReplicas(failover::LowerMinReplicas),
+    LowerMinReplicas(failover::LowerMinReplicasRequest) -> (),
     /// Stop an old primary that returned, and archive its files. Goes to its host.
-    ArchiveInstance(failover::InstanceRef),
-}
-
-/// Reply to a [`ShardRequest`].
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ShardReply {
-    /// States of the requested instances, one entry each.
-    Observed(Vec<ObservedInstance>),
-    /// States of the requested consumers, one entry each.
-    ConsumerStates(Vec<ConsumerState>),
-    /// Generation of the run on this host.
-    RunStarted(u64),
-    /// Issues that prevent the move; if empty, the move may start.
-    PreflightIssues(Vec<PreflightIssue>),
-    /// The copy is complete and equal.
-    Copied(CopyResult),
-    /// The source's file requires the replicas.
-    ReplicasRequired,
-    /// The replica's journal is closed.
-    ReplicaCommitted,
-    /// The target is the primary of the shard.
-    CutOver(CutoverResult),
-    /// The comparison's result.
-    Verified(VerifyResult),
-    /// The instance is stopped, its files are archived.
-    Retired(RetireResult),
-    /// The moves.
-    Moves(Vec<MoveState>),
-    /// The moves, oldest first.
-    MoveHistory(Vec<MoveHistoryEntry>),
-    /// Result of the recovery.
-    Recovered(RecoveryResult),
-    /// The copy is removed, the source serves as before.
-    Aborted,
-    /// Results of the requested probes, one entry each.
-    ReplicasProbed(Vec<failover::ProbeResult>),
-    /// The old primary is stopped and stays stopped after a reboot.
-    OldPrimaryStopped,
-    /// The replica is the primary.
-    Promoted(failover::PromoteResult),
-    /// The replica follows its primary again.
-    FailoverReverted,
-    /// The move is discarded.
-    MoveDiscarded,
-    /// The primary accepts writes with the remaining replicas.
-    MinReplicasLowered,
-    /// The old primary is stopped, its files are archived.
-    InstanceArchived(failover::ArchivedInstance),
+    ArchiveInstance(failover::InstanceRef) -> failover::ArchivedInstance,
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use super::PlannedHost;
 use crate::fleet::Fleet;
 use crate::playbook::{BatchSchedule, Playbook};
+use crate::protocol::Event;
 use crate::protocol::provision::{ApplyPlay, PlayResult};
-use crate::protocol::{Event, Reply, Request};
 
 /// Result of applying the plan of one host.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -84,13 +84,10 @@ async fn apply_play(
     run: &str,
     progress: HostEventFn<'_>,
 ) -> Result<PlayResult, String> {
-    let request = Request::Apply(ApplyPlay { play_index: play, run: run.to_owned() });
+    let request = ApplyPlay { play_index: play, run: run.to_owned() };
     let name = host.session.host.as_str();
-    match host.session.send_request(request, &|event| progress(name, &event), &fleet.cancellation).await {
-        Ok(Reply::Applied(applied)) => Ok(applied),
-        Ok(_) => Err("an answer that does not fit".to_owned()),
-        Err(error) => Err(error.message),
-    }
+    let result = host.session.call(request, &|event| progress(name, &event), &fleet.cancellation).await;
+    result.map_err(|error| error.message)
 }
 
 /// Adds a play's result to the host's outcome; `true`: it failed.

@@ -5,7 +5,7 @@ use crate::inventory::Diagnostics;
 use crate::plan::HostPlan;
 use crate::playbook::{CompiledHost, Compiler};
 use crate::protocol::provision::Catalog;
-use crate::protocol::{Reply, Request};
+
 use crate::transport::ConnectError;
 
 /// A host that was planned, still connected.
@@ -58,11 +58,9 @@ pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan)
 }
 
 async fn request_plan(fleet: &Fleet, session: &Session, catalogue: &Catalog) -> Result<HostPlan, PlanHostError> {
-    let reply = session.send_request(Request::Plan(catalogue.clone()), &|_| {}, &fleet.cancellation).await;
-    match reply.map_err(|error| PlanHostError::Agent(error.message))? {
-        Reply::Planned(planned) => Ok(HostPlan { host: session.host.clone(), rows: planned.changes }),
-        _ => Err(PlanHostError::Agent("an answer that does not fit".to_owned())),
-    }
+    let planned = session.call(catalogue.clone(), &|_| {}, &fleet.cancellation).await;
+    let planned = planned.map_err(|error| PlanHostError::Agent(error.message))?;
+    Ok(HostPlan { host: session.host.clone(), rows: planned.changes })
 }
 
 /// Compares two plans of a host, with one line per row that differs.

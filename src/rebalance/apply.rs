@@ -12,9 +12,7 @@ use super::plan::Role;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::Event;
-use crate::protocol::shard::{
-    CutoverResult, MoveSpec, PreflightIssue, RequireReplicas, RetireInstance, ShardReply, ShardRequest,
-};
+use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, RetireInstance, call};
 
 /// How long a retired instance's files are kept, in hours.
 const RETENTION_HOURS: u64 = 72;
@@ -133,10 +131,7 @@ pub async fn find_preflight_issues(
     to: &str,
     on_progress: ProgressFn<'_>,
 ) -> Result<Vec<PreflightIssue>> {
-    match context.call_host(to, ShardRequest::Preflight(spec), on_progress).await? {
-        ShardReply::PreflightIssues(issues) => Ok(issues),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(to, call::Preflight(spec), on_progress).await
 }
 
 /// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
@@ -192,10 +187,7 @@ async fn move_shard(
     let (map, _) = read_map(&context.map_file)?;
     let spec = context.move_spec(&map, &run, planned.shard, &planned.to)?;
     let mut result = MoveResult::default();
-    match context.call_host(&planned.to, ShardRequest::Copy(spec.clone()), on_progress).await? {
-        ShardReply::Copied(copied) => result.bytes = copied.bytes,
-        _ => bail!("an answer that does not fit"),
-    }
+    result.bytes = context.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?.bytes;
     if context.fleet.cancellation.is_cancelled() {
         // Else the source's file would be armed for a switch that does not begin.
         bail!("interrupted before it was switched: {} serves it, the copy at {} follows", planned.from, planned.to);
@@ -222,27 +214,15 @@ pub async fn cut_over_shard(
 ) -> Result<CutoverResult> {
     // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
     // has the source do it.
-    let request = RequireReplicas {
+    let request = MinReplicasRequest {
         header: context.step_header(from, spec.header.shard, &spec.header.run),
         address: spec.from.clone(),
         replicas: u32::try_from(spec.other_replicas.len())? + 1,
         instance: context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?,
     };
-    let source_is_armed = matches!(
-        context.call_host(from, ShardRequest::RequireReplicas(request), on_progress).await,
-        Ok(ShardReply::ReplicasRequired)
-    );
-    match context
-        .call_host(
-            to,
-            ShardRequest::CutOver(MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() }),
-            on_progress,
-        )
-        .await?
-    {
-        ShardReply::CutOver(switched) => Ok(switched),
-        _ => bail!("an answer that does not fit"),
-    }
+    let source_is_armed = context.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();
+    let cutover = MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() };
+    context.call_host(to, call::CutOver(cutover), on_progress).await
 }
 
 /// What settling needs beside the move.
@@ -333,7 +313,7 @@ pub async fn retire_instance(
     };
     let begin = Instant::now();
     loop {
-        match context.call_host(host, ShardRequest::Retire(retire.clone()), &|_, _| {}).await {
+        match context.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await {
             Ok(_) => return Ok(None),
             // Services look at their map a few times a second and then close what they do not need.
             Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.fleet.cancellation.is_cancelled() => {

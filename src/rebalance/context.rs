@@ -11,9 +11,9 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, Inventory};
 use crate::playbook::{CompiledHost, Compiler, CompilerInput, Playbook, StepSelection, Templates};
-use crate::protocol::shard::{self, Credentials, MoveSpec, ShardReply, ShardRequest, StepHeader};
+use crate::protocol::shard::{self, Credentials, MoveSpec, StepHeader, call};
 use crate::protocol::throttle::{ThrottleLimits, ThrottleOverrides};
-use crate::protocol::{self, Event};
+use crate::protocol::{Call, Event};
 
 /// Where events of a host's shard go.
 pub type ProgressFn<'a> = &'a (dyn Fn(&str, &Event) + Send + Sync);
@@ -55,11 +55,11 @@ impl RebalanceContext<'_> {
     /// A host does not take it; nothing was changed but numbers.
     pub async fn start_run(&mut self, run: &str, hosts: &[String]) -> Result<()> {
         let request =
-            ShardRequest::StartRun(shard::StartRun { run: run.to_owned(), journal_dir: shard::default_journal_dir() });
-        let answers = self.fleet.map_parallel(hosts, |host| self.call_host(host, request.clone(), &|_, _| {})).await;
-        for (host, answer) in hosts.iter().zip(answers) {
-            let ShardReply::RunStarted(generation) = answer? else { bail!("{host}: an answer that does not fit") };
-            self.generations.insert(host.clone(), generation);
+            call::StartRun(shard::RunStart { run: run.to_owned(), journal_dir: shard::default_journal_dir() });
+        let generations =
+            self.fleet.map_parallel(hosts, |host| self.call_host(host, request.clone(), &|_, _| {})).await;
+        for (host, generation) in hosts.iter().zip(generations) {
+            self.generations.insert(host.clone(), generation?);
         }
         Ok(())
     }
@@ -154,24 +154,9 @@ impl RebalanceContext<'_> {
     ///
     /// # Errors
     /// What the host answered.
-    pub async fn call_host(
-        &self,
-        host: &str,
-        request: ShardRequest,
-        on_progress: ProgressFn<'_>,
-    ) -> Result<ShardReply> {
+    pub async fn call_host<C: Call>(&self, host: &str, call: C, on_progress: ProgressFn<'_>) -> Result<C::Reply> {
         let session = self.get_session(host)?;
-        let reply = session
-            .send_request(
-                protocol::Request::Shard(request),
-                &|event| on_progress(host, &event),
-                &self.fleet.cancellation,
-            )
-            .await;
-        match reply.map_err(|error| anyhow!("{error}"))? {
-            protocol::Reply::Shard(reply) => Ok(reply),
-            _ => bail!("{host}: an answer that does not fit"),
-        }
+        Ok(session.call(call, &|event| on_progress(host, &event), &self.fleet.cancellation).await?)
     }
 
     /// The move of a shard as its target's host is asked for it.

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::RebalanceContext;
 use super::observation::{HostLoad, Observation, ShardLoad};
 use crate::inventory::InventoryHost;
-use crate::protocol::shard::{self, ObservedInstance, ShardReply, ShardRequest};
+use crate::protocol::shard::{self, ObservedInstance, call};
 
 /// How long commands are counted, in milliseconds.
 const RATE_WINDOW_MS: u64 = 1000;
@@ -106,10 +106,7 @@ async fn observe_host(
         window_ms,
         sampled_keys: sample,
     };
-    match context.call_host(host, ShardRequest::Observe(request), &|_, _| {}).await? {
-        ShardReply::Observed(observed) => Ok(observed),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(host, call::Observe(request), &|_, _| {}).await
 }
 
 /// The observation that the planner plans from.

@@ -14,8 +14,7 @@ use super::context::{read_map, to_diagnostics_error, to_shard_id};
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::poll::poll_until_async;
 use crate::protocol::provision::ApplyPlay;
-use crate::protocol::shard::{self, ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard};
-use crate::protocol::{Reply, Request};
+use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
 
 /// How long services may take to notice a new map.
 const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,10 +73,7 @@ pub async fn consumer_states(
                 Some(MapConsumer { file: step.desired.get("dest")?.as_str()?.into(), status_url: url, with_placements })
             })
             .collect();
-        let request = shard::ShardRequest::ObserveConsumers(map_consumers.clone());
-        let shard::ShardReply::ConsumerStates(states) = context.call_host(host, request, &|_, _| {}).await? else {
-            bail!("{host}: an answer that does not fit");
-        };
+        let states = context.call_host(host, call::ObserveConsumers(map_consumers.clone()), &|_, _| {}).await?;
         Ok(map_consumers.into_iter().zip(states).map(|(asked, state)| (host.clone(), asked.file, state)).collect())
     };
     let mut found = Vec::new();
@@ -228,16 +224,11 @@ async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, hos
     let plays = compiled.catalogue.plays.len();
     // A map that is out is brought to everybody, also by a run that was asked to stop.
     let never_cancelled = CancellationToken::new();
-    session.send_request(Request::Plan(compiled.catalogue), &|_| {}, &never_cancelled).await?;
+    session.call(compiled.catalogue, &|_| {}, &never_cancelled).await?;
     for play in 0..plays {
-        let request = Request::Apply(ApplyPlay { play_index: play, run: format!("epoch {}", map.epoch.0) });
-        match session.send_request(request, &|_| {}, &never_cancelled).await? {
-            Reply::Applied(applied) => {
-                if let Some(failed) = applied.failure {
-                    bail!("{}: {}", failed.resource, failed.error);
-                }
-            }
-            _ => bail!("an answer that does not fit"),
+        let request = ApplyPlay { play_index: play, run: format!("epoch {}", map.epoch.0) };
+        if let Some(failed) = session.call(request, &|_| {}, &never_cancelled).await?.failure {
+            bail!("{}: {}", failed.resource, failed.error);
         }
     }
     Ok(())

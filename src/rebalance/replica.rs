@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::apply::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::context::{ProgressFn, read_map, to_shard_id};
 use super::{RebalanceContext, publish};
-use crate::protocol::shard::{MoveSpec, MoveState, RequireReplicas, ShardReply, ShardRequest};
+use crate::protocol::shard::{MinReplicasRequest, MoveSpec, MoveState, call};
 use crate::protocol::throttle::ThrottleLimits;
 
 /// A replica to be made.
@@ -48,10 +48,8 @@ async fn copy_and_finish(
 ) -> Result<MoveResult> {
     let begin = std::time::Instant::now();
     let mut result = MoveResult::default();
-    match context.call_host(change.new_host, ShardRequest::CreateReplica(spec.clone()), finish.on_progress).await? {
-        ShardReply::Copied(copied) => result.bytes = copied.bytes,
-        _ => bail!("an answer that does not fit"),
-    }
+    result.bytes =
+        context.call_host(change.new_host, call::CreateReplica(spec.clone()), finish.on_progress).await?.bytes;
     result.retire_blocked = finish_replica(context, &spec, change, finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();
     Ok(result)
@@ -72,7 +70,7 @@ async fn finish_replica(
         publish::publish_map(context, &[placement_with_replica(&current, change)?]).await?
     };
     let named = MoveSpec { epoch: map.epoch.0, ..spec.clone() };
-    context.call_host(change.new_host, ShardRequest::CommitReplica(named), &|_, _| {}).await?;
+    context.call_host(change.new_host, call::CommitReplica(named), &|_, _| {}).await?;
     let retire_blocked = match change.replaced_host {
         Some(old) => {
             report_phase(spec, change.new_host, "retire", finish.on_progress);
@@ -196,13 +194,13 @@ pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, sh
     let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let host = &entry.host;
     let instance = context.desired_instance(map, shard, host, context.get_session(host)?)?;
-    let request = RequireReplicas {
+    let request = MinReplicasRequest {
         header: context.step_header(host, shard, run),
         address: context.instance_address(map, shard, host)?,
         replicas: required_replicas(&instance),
         instance,
     };
-    context.call_host(host, ShardRequest::SetMinReplicas(request), &|_, _| {}).await.map(drop)
+    context.call_host(host, call::SetMinReplicas(request), &|_, _| {}).await
 }
 
 /// How many replicas an instance of the playbook is to need as a primary.
@@ -271,10 +269,7 @@ pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) ->
         );
     }
     let spec = replica_spec(context, &map, &state.run, ReplicaChange { shard: state.shard, replaced_host, new_host })?;
-    context
-        .call_host(new_host, ShardRequest::Abort(MoveSpec { from: state.from.clone(), ..spec }), &|_, _| {})
-        .await
-        .map(drop)
+    context.call_host(new_host, call::Abort(MoveSpec { from: state.from.clone(), ..spec }), &|_, _| {}).await
 }
 
 #[cfg(test)]

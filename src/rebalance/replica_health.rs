@@ -12,9 +12,7 @@ use super::apply::{ApplyOptions, retire_instance};
 use super::context::{read_map, to_diagnostics_error};
 use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
-use crate::protocol::shard::{
-    MoveState, ObserveInstances, ObservedInstance, ReplicationRole, ShardReply, ShardRequest,
-};
+use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
 
 /// What there is beside the primaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -191,10 +189,7 @@ async fn observe_non_primaries(
         others.map(|shard| Ok((shard, context.instance_address(map, shard, host)?))).collect::<Result<_>>()?;
     let request =
         ObserveInstances { instances, credentials: context.credentials.clone(), window_ms: 0, sampled_keys: 0 };
-    match context.call_host(host, ShardRequest::Observe(request), &|_, _| {}).await? {
-        ShardReply::Observed(observed) => Ok(observed),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(host, call::Observe(request), &|_, _| {}).await
 }
 
 fn role_offset(role: &ReplicationRole) -> u64 {

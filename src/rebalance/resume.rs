@@ -11,8 +11,7 @@ use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{
-    ListMoves, MoveHistoryEntry, MoveSpec, MoveState, RecoveryResult, ReplicationRole, ShardReply, ShardRequest,
-    default_journal_dir,
+    JournalQuery, MoveHistoryEntry, MoveSpec, MoveState, RecoveryResult, ReplicationRole, call, default_journal_dir,
 };
 
 /// The last move of each shard that a host's journal knows, with the roles now.
@@ -24,15 +23,12 @@ pub type LatestMoves = BTreeMap<u32, (String, MoveState)>;
 /// A host could not be asked.
 pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestMoves> {
     let hosts: Vec<String> = context.sessions.keys().cloned().collect();
-    let request = ShardRequest::ListMoves(ListMoves {
-        credentials: context.credentials.clone(),
-        journal_dir: default_journal_dir(),
-    });
+    let request =
+        call::ListMoves(JournalQuery { credentials: context.credentials.clone(), journal_dir: default_journal_dir() });
     let answers = context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await;
     let mut found = LatestMoves::new();
     for (host, answer) in hosts.into_iter().zip(answers) {
-        let ShardReply::Moves(states) = answer? else { bail!("{host}: an answer that does not fit") };
-        for state in states {
+        for state in answer? {
             let newer = found.get(&state.shard).is_none_or(|(_, newest)| {
                 newest.epoch < state.epoch || (newest.epoch == state.epoch && newest.recorded_at < state.recorded_at)
             });
@@ -50,15 +46,14 @@ pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestM
 /// A host could not be asked.
 pub async fn list_move_history(context: &RebalanceContext<'_>) -> Result<Vec<MoveHistoryEntry>> {
     let hosts: Vec<String> = context.sessions.keys().cloned().collect();
-    let request = ShardRequest::ListMoveHistory(ListMoves {
+    let request = call::ListMoveHistory(JournalQuery {
         credentials: context.credentials.clone(),
         journal_dir: default_journal_dir(),
     });
     let mut all = Vec::new();
     for answer in context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await
     {
-        let ShardReply::MoveHistory(moves) = answer? else { bail!("an answer that does not fit") };
-        all.extend(moves);
+        all.extend(answer?);
     }
     all.sort_by(|a, b| (&a.started_at, a.shard).cmp(&(&b.started_at, b.shard)));
     Ok(all)
@@ -210,14 +205,13 @@ pub async fn resume_move(
     };
     let spec = recorded_spec(context, &map, state, to)?;
     let before = map_with_primary_on(&map, state.shard, from);
-    match context.call_host(to, ShardRequest::Recover(spec.clone()), on_progress).await? {
-        ShardReply::Recovered(RecoveryResult::AtTarget { .. }) => {}
-        ShardReply::Recovered(RecoveryResult::AtSource { .. }) => {
-            context.call_host(to, ShardRequest::Copy(spec.clone()), on_progress).await?;
+    match context.call_host(to, call::Recover(spec.clone()), on_progress).await? {
+        RecoveryResult::AtTarget { .. } => {}
+        RecoveryResult::AtSource { .. } => {
+            context.call_host(to, call::Copy(spec.clone()), on_progress).await?;
             cut_over_shard(context, &before, &spec, (from, to), on_progress).await?;
         }
-        ShardReply::Recovered(RecoveryResult::Undecided { reason: why }) => bail!("shard {}: {why}", state.shard),
-        _ => bail!("an answer that does not fit"),
+        RecoveryResult::Undecided { reason } => bail!("shard {}: {reason}", state.shard),
     }
     let finish = FinishContext {
         publish_lock: &Mutex::new(()),
@@ -238,7 +232,7 @@ pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_pr
     let (map, _) = read_map(&context.map_file)?;
     let Some(to) = context.host_at_address(&state.to) else { bail!("{} is not in the inventory", state.to) };
     let spec = recorded_spec(context, &map, state, to)?;
-    context.call_host(to, ShardRequest::Abort(spec), on_progress).await.map(drop)
+    context.call_host(to, call::Abort(spec), on_progress).await
 }
 
 /// The move again, as it was begun.

@@ -1,13 +1,13 @@
 //! Which shards have two copies, and comparing them live.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dunlin_shards::ShardMap;
 use serde_json::Value;
 
 use super::RebalanceContext;
 use super::context::ProgressFn;
 use super::resume::{LatestMoves, MoveStatus, move_status};
-use crate::protocol::shard::{MoveLimits, MoveSpec, ShardReply, ShardRequest, VerifyResult};
+use crate::protocol::shard::{MoveLimits, MoveSpec, VerifyResult, call};
 
 /// Two copies of a shard.
 #[derive(Clone, Debug)]
@@ -72,8 +72,5 @@ pub async fn verify_pair(
     pair: &InstancePair,
     on_progress: ProgressFn<'_>,
 ) -> Result<VerifyResult> {
-    match context.call_host(&pair.host, ShardRequest::Verify(pair.spec.clone()), on_progress).await? {
-        ShardReply::Verified(verified) => Ok(verified),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(&pair.host, call::Verify(pair.spec.clone()), on_progress).await
 }

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use dunlin::plan::Digest;
-use dunlin::protocol::shard::{ListMoves, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{JournalQuery, ShardReply, ShardRequest};
 use dunlin::rebalance::host;
 use dunlin::resources::BlobSource;
 
@@ -113,10 +113,10 @@ fn agent_process_entry_point() {
         return run_requests(Path::new(&folder));
     }
     let fixture = MoveFixture::with_instances(1);
-    let what = ListMoves { credentials: admin_credentials(), journal_dir: fixture.instance_root(0).join("moves") };
+    let what = JournalQuery { credentials: admin_credentials(), journal_dir: fixture.instance_root(0).join("moves") };
     let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::ListMoves(what)], None);
     assert!(agent.wait_for_exit().success());
-    assert_eq!(read_replies(&fixture), [Ok(ShardReply::Moves(Vec::new()))]);
+    assert_eq!(read_replies(&fixture), [Ok(ShardReply::ListMoves(Vec::new()))]);
 }
 
 fn run_requests(folder: &Path) {

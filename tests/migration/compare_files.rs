@@ -44,11 +44,11 @@ fn copy_with_action(
     let seen = &*fixture;
     let between = BeforeVerify { action: Mutex::new(Some(Box::new(move || act(seen)))), notes: Mutex::default() };
     let copied = fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &between).map(|reply| match reply {
-        ShardReply::Copied(copied) => copied,
+        ShardReply::Copy(copied) => copied,
         other => panic!("{other:?}"),
     });
     assert!(between.action.lock().unwrap().is_none(), "it was compared");
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Abort(()));
     (copied, between.notes.into_inner().unwrap().join("\n"))
 }
 

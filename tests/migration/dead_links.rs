@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
-use dunlin::protocol::shard::{ListMoves, ReplicationRole, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{JournalQuery, ReplicationRole, ShardReply, ShardRequest};
 
 use crate::fixture::{MoveFixture, SHARD_ID, admin_credentials, app_credentials, connect_admin, connect_as};
 use crate::lossy_proxy::{LossDirection, LossyProxy};
@@ -25,7 +25,7 @@ fn copied_fixture() -> MoveFixture {
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
     set_key(&fixture, 0, "first");
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec)).unwrap(), ShardReply::Abort(()));
     fixture
 }
 
@@ -90,8 +90,8 @@ fn silent_instances_are_awaited_in_parallel() {
         fs::write(journal(shard), &text).unwrap();
     }
     let begin = Instant::now();
-    let what = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
-    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
+    let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+    let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     let took = begin.elapsed();
     assert_eq!(
         moves.iter().map(|told| told.shard).collect::<Vec<_>>(),

@@ -4,9 +4,9 @@ use std::thread;
 use std::time::Duration;
 
 use dunlin::protocol::shard::failover::{
-    InstanceRef, LowerMinReplicas, ProbeReplicas, ProbeResult, ProbeTarget, PromoteReplica, PromoteResult,
+    InstanceRef, LowerMinReplicasRequest, ProbeResult, ProbeTarget, PromoteReplica, PromoteResult, ReplicaProbeRequest,
 };
-use dunlin::protocol::shard::{ListMoves, MoveSpec, ReplicationRole, ShardReply, ShardRequest, StepHeader};
+use dunlin::protocol::shard::{JournalQuery, MoveSpec, ReplicationRole, ShardReply, ShardRequest, StepHeader};
 use dunlin::rebalance::host::handle_request;
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
@@ -62,12 +62,12 @@ fn probe_instance(fixture: &MoveFixture, n: u8, primary: Option<u8>) -> ProbeRes
     let place =
         ProbeTarget { shard: SHARD_ID, address: fixture.address(n), primary: primary.map(|n| fixture.address(n)) };
     let journals = fixture.instance_root(n).join("moves");
-    match fixture.run_request(ShardRequest::ProbeReplicas(ProbeReplicas {
+    match fixture.run_request(ShardRequest::ProbeReplicas(ReplicaProbeRequest {
         targets: vec![place],
         credentials: admin_credentials(),
         journal_dir: journals,
     })) {
-        Ok(ShardReply::ReplicasProbed(mut seen)) => seen.remove(0),
+        Ok(ShardReply::ProbeReplicas(mut seen)) => seen.remove(0),
         other => panic!("{other:?}"),
     }
 }
@@ -99,7 +99,7 @@ fn instance_handle(fixture: &mut MoveFixture, n: u8, owner: u8) -> InstanceRef {
 
 fn run_promote(fixture: &MoveFixture, what: &PromoteReplica) -> anyhow::Result<PromoteResult> {
     match fixture.run_request(ShardRequest::Promote(what.clone()))? {
-        ShardReply::Promoted(promoted) => Ok(promoted),
+        ShardReply::Promote(promoted) => Ok(promoted),
         other => panic!("{other:?}"),
     }
 }
@@ -154,14 +154,14 @@ fn promoted_replicas_have_all_writes_and_the_others_follow() {
     assert!(matches!(role_of(&fixture, 0), ReplicationRole::Primary { .. }));
     assert_eq!(fixture.writable_instances(), [1]);
     let old = instance_handle(&mut fixture, 0, 1);
-    let ShardReply::InstanceArchived(aside) = fixture.run_request(ShardRequest::ArchiveInstance(old.clone())).unwrap()
+    let ShardReply::ArchiveInstance(aside) = fixture.run_request(ShardRequest::ArchiveInstance(old.clone())).unwrap()
     else {
         panic!()
     };
     let kept = aside.archive_dir.unwrap();
     assert!(kept.join("REPLACED-BY").is_file() && kept.join("appendonlydir").is_dir(), "{}", kept.display());
     assert_eq!((aside.bytes_ahead, fixture.read_pid(0)), (None, None), "it was started anew");
-    let ShardReply::InstanceArchived(again) = fixture.run_request(ShardRequest::ArchiveInstance(old)).unwrap() else {
+    let ShardReply::ArchiveInstance(again) = fixture.run_request(ShardRequest::ArchiveInstance(old)).unwrap() else {
         panic!()
     };
     assert_eq!(again.archive_dir, None);
@@ -187,7 +187,7 @@ fn the_last_replica_accepts_writes_alone() {
     fixture.kill_instance(0);
     // Its own host stops the old one for good: nobody has to wait.
     let old = instance_handle(&mut fixture, 0, 1);
-    assert_eq!(fixture.run_request(ShardRequest::StopOldPrimary(old)).unwrap(), ShardReply::OldPrimaryStopped);
+    assert_eq!(fixture.run_request(ShardRequest::StopOldPrimary(old)).unwrap(), ShardReply::StopOldPrimary(()));
     let what = PromoteReplica { old_primary_is_stopped: true, ..promote_request(&mut fixture, 1, &[]) };
     // Where it is waited, that takes four seconds; a busy disk may take one to note the step.
     assert!(run_promote(&fixture, &what).unwrap().waited_ms < 3000);
@@ -300,9 +300,12 @@ fn interrupted_failovers_are_rolled_back_when_the_primary_returns() {
     fixture.restart_instance(0);
     fixture.wait_until_ready(0);
     assert_eq!(fixture.writable_instances(), Vec::<u8>::new(), "without its replica the primary takes no write");
-    assert_eq!(fixture.run_request(ShardRequest::RevertFailover(what.clone())).unwrap(), ShardReply::FailoverReverted);
+    assert_eq!(
+        fixture.run_request(ShardRequest::RevertFailover(what.clone())).unwrap(),
+        ShardReply::RevertFailover(())
+    );
     wait_until(Duration::from_secs(20), || fixture.writable_instances() == [0]);
-    assert_eq!(fixture.run_request(ShardRequest::RevertFailover(what)).unwrap(), ShardReply::FailoverReverted);
+    assert_eq!(fixture.run_request(ShardRequest::RevertFailover(what)).unwrap(), ShardReply::RevertFailover(()));
     assert!(!fixture.provision_replica(1, 0).unwrap().action.is_pending());
 }
 
@@ -331,8 +334,7 @@ fn writes_only_on_the_old_primary_are_reported_and_archived() {
     run_promote(&fixture, &what).unwrap();
     kill_process(old, Signal::CONT).unwrap();
     let handle = instance_handle(&mut fixture, 0, 1);
-    let ShardReply::InstanceArchived(aside) = fixture.run_request(ShardRequest::ArchiveInstance(handle)).unwrap()
-    else {
+    let ShardReply::ArchiveInstance(aside) = fixture.run_request(ShardRequest::ArchiveInstance(handle)).unwrap() else {
         panic!()
     };
     assert!(after > before, "the write is in the stream");
@@ -347,8 +349,8 @@ fn min_replicas_are_lowered_after_a_replica_dies() {
     wait_until(Duration::from_secs(20), || fixture.writable_instances().is_empty());
     let primary = instance_handle(&mut fixture, 0, 0);
     assert_eq!(
-        fixture.run_request(ShardRequest::LowerMinReplicas(LowerMinReplicas { primary, replicas: 0 })).unwrap(),
-        ShardReply::MinReplicasLowered
+        fixture.run_request(ShardRequest::LowerMinReplicas(LowerMinReplicasRequest { primary, replicas: 0 })).unwrap(),
+        ShardReply::LowerMinReplicas(())
     );
     assert_eq!(fixture.writable_instances(), [0]);
     fixture.kill_instance(0);
@@ -364,7 +366,7 @@ fn moves_are_aborted_before_the_cutover_only() {
     run_copy(&fixture, spec.clone()).unwrap();
     fixture.kill_instance(0);
     let handle = instance_handle(&mut fixture, 2, 0);
-    assert_eq!(fixture.run_request(ShardRequest::DiscardMove(handle)).unwrap(), ShardReply::MoveDiscarded);
+    assert_eq!(fixture.run_request(ShardRequest::DiscardMove(handle)).unwrap(), ShardReply::DiscardMove(()));
     let what = promote_request(&mut fixture, 1, &[2]);
     run_promote(&fixture, &what).unwrap();
     assert_eq!(fixture.writable_instances(), [1]);
@@ -372,8 +374,8 @@ fn moves_are_aborted_before_the_cutover_only() {
         matches!(role_of(&fixture, 2), ReplicationRole::Replica { link_is_up: true, .. })
     });
     assert_eq!(written.lost_writes(&fixture.address(1)), Vec::<String>::new());
-    let moves = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
-    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(moves)).unwrap() else { panic!() };
+    let moves = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+    let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(moves)).unwrap() else { panic!() };
     assert!(moves[0].is_finished, "{moves:?}");
 
     let mut fixture = cluster_with_spares(1, 1);

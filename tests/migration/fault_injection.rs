@@ -243,8 +243,8 @@ impl FaultInjector {
         recovery.wait_for_exit();
         let recovered = read_replies(&self.fixture);
         self.owner = match recovered.first() {
-            Some(Ok(ShardReply::Recovered(RecoveryResult::AtSource { .. }))) => from,
-            Some(Ok(ShardReply::Recovered(RecoveryResult::AtTarget { follow_ups: pending, .. })))
+            Some(Ok(ShardReply::Recover(RecoveryResult::AtSource { .. }))) => from,
+            Some(Ok(ShardReply::Recover(RecoveryResult::AtTarget { follow_ups: pending, .. })))
                 if pending.is_empty() =>
             {
                 to

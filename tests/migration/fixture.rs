@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::protocol::shard::{
-    Credentials, MoveLimits, MoveSpec, RecoveryResult, RequireReplicas, RetireInstance, ShardReply, ShardRequest,
+    Credentials, MinReplicasRequest, MoveLimits, MoveSpec, RecoveryResult, RetireInstance, ShardReply, ShardRequest,
     StepHeader,
 };
 use dunlin::protocol::{Event, ProgressSink};
@@ -209,7 +209,7 @@ impl MoveFixture {
 
     /// The durable part of arming, at the source's place.
     pub fn min_replicas_request(&mut self, n: u8, replicas: u32) -> ShardRequest {
-        ShardRequest::RequireReplicas(RequireReplicas {
+        ShardRequest::RequireReplicas(MinReplicasRequest {
             header: self.job_for(n),
             address: self.address(n),
             replicas,
@@ -342,7 +342,7 @@ impl MoveFixture {
     pub fn run_recover(&mut self, from: u8, to: u8) -> RecoveryResult {
         let spec = self.move_spec(from, to);
         match self.run_request(ShardRequest::Recover(spec)).unwrap() {
-            ShardReply::Recovered(recovered) => recovered,
+            ShardReply::Recover(recovered) => recovered,
             other => panic!("{other:?}"),
         }
     }

@@ -150,7 +150,7 @@ fn a_restarted_old_source_refuses_clients_with_an_old_map() {
         run_copy(&fixture, spec.clone()).unwrap();
         if source_is_armed {
             let arm = fixture.min_replicas_request(0, 1);
-            assert_eq!(fixture.run_request(arm).unwrap(), ShardReply::ReplicasRequired);
+            assert_eq!(fixture.run_request(arm).unwrap(), ShardReply::RequireReplicas(()));
         }
         // The source's role is not in its file yet.
         let mut agent = start_and_stop_at(&fixture, &spec, "promote:after");
@@ -228,7 +228,7 @@ fn concurrent_moves_of_one_shard_do_not_cut_over() {
     writers.wait_for_writes(20);
     assert_eq!(fixture.writable_instances(), [0]);
     // Once one of them is taken back, the other can be done.
-    assert_eq!(fixture.run_request(ShardRequest::Abort(specs[1].clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(specs[1].clone())).unwrap(), ShardReply::Abort(()));
     run_switch(&fixture, specs[0].clone()).unwrap();
     writers.publish_address(&fixture.address(1));
     writers.wait_for_writes(20);
@@ -304,7 +304,7 @@ fn full_target_disks_leave_the_shard_in_place() {
     eprintln!("{error:#}");
     writers.wait_for_writes(20);
     assert_eq!(fixture.writable_instances(), [0]);
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
     assert_eq!(fixture.read_pid(1), None);
     drop(disk);
     run_copy(&fixture, spec.clone()).unwrap();

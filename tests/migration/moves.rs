@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use dunlin::protocol::shard::{
-    CopyResult, CutoverResult, ListMoves, MoveSpec, RecoveryResult, ReplicationRole, RetireResult, ShardReply,
+    CopyResult, CutoverResult, JournalQuery, MoveSpec, RecoveryResult, ReplicationRole, RetireResult, ShardReply,
     ShardRequest,
 };
 
@@ -12,7 +12,7 @@ use crate::writers::{MoveWriters, stop_and_check};
 
 pub fn run_copy(fixture: &MoveFixture, spec: MoveSpec) -> anyhow::Result<CopyResult> {
     match fixture.run_request(ShardRequest::Copy(spec))? {
-        ShardReply::Copied(copied) => Ok(copied),
+        ShardReply::Copy(copied) => Ok(copied),
         other => panic!("{other:?}"),
     }
 }
@@ -29,7 +29,7 @@ pub fn run_retire(fixture: &mut MoveFixture, n: u8, owner: u8) -> RetireResult {
     let what = fixture.retire_spec(n, owner);
     let mut retired = None;
     wait_until(Duration::from_secs(20), || match fixture.run_request(ShardRequest::Retire(what.clone())) {
-        Ok(ShardReply::Retired(done)) => {
+        Ok(ShardReply::Retire(done)) => {
             retired = Some(done);
             true
         }
@@ -82,16 +82,16 @@ fn status_and_abort_report_the_actual_state() {
     writers.wait_for_writes(50);
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
-    let what = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
-    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
+    let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+    let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     assert_eq!((moves[0].shard, moves[0].phase.as_str(), moves[0].is_finished), (spec.header.shard, "verify", false));
     assert!(
         matches!(moves[0].source_role, ReplicationRole::Primary { .. })
             && matches!(moves[0].target_role, ReplicationRole::Replica { .. })
     );
     assert!(matches!(fixture.run_recover(0, 1), RecoveryResult::AtSource { .. }));
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
     assert!(!fixture.data_dir(1).exists() && !fixture.conf_path(1).exists() && fixture.read_pid(1).is_none());
     // And again from the start, to the end; then there is nothing to abort.
     run_copy(&fixture, spec.clone()).unwrap();

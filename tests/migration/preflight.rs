@@ -65,7 +65,7 @@ fn run_preflight(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec)
     let mut agent = AgentProcess::start_in_mounts(world, fixture, &[ShardRequest::Preflight(spec.clone())], None);
     agent.wait_for_exit();
     let refusals = match read_replies(fixture).pop() {
-        Some(Ok(ShardReply::PreflightIssues(refusals))) => refusals,
+        Some(Ok(ShardReply::Preflight(refusals))) => refusals,
         other => panic!("{other:?}"),
     };
     assert_eq!(count_write_commands(fixture, 3), before, "{refusals:?}");
@@ -239,7 +239,7 @@ fn different_listpack_limits_are_rejected_or_estimated() {
     spec.limits.allow_reencoding = true;
     let before = count_write_commands(&fixture, 3);
     let (reply, notes) = fixture.run_with_notes(ShardRequest::Preflight(spec.clone()));
-    assert_eq!(reply.unwrap(), ShardReply::PreflightIssues(Vec::new()));
+    assert_eq!(reply.unwrap(), ShardReply::Preflight(Vec::new()));
     assert_eq!(count_write_commands(&fixture, 3), before);
     // Data that grow at the target must fit there as they will be.
     let tight = spec_with_edit(

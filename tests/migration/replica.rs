@@ -4,7 +4,7 @@ use std::fs;
 use std::time::Duration;
 
 use dunlin::plan::Action;
-use dunlin::protocol::shard::{CopyResult, ListMoves, MoveSpec, RequireReplicas, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{CopyResult, JournalQuery, MinReplicasRequest, MoveSpec, ShardReply, ShardRequest};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
@@ -15,7 +15,7 @@ use crate::writers::{MoveWriters, stop_and_check};
 
 fn run_replicate(fixture: &MoveFixture, spec: &MoveSpec) -> anyhow::Result<CopyResult> {
     match fixture.run_request(ShardRequest::CreateReplica(spec.clone()))? {
-        ShardReply::Copied(copied) => Ok(copied),
+        ShardReply::CreateReplica(copied) => Ok(copied),
         other => panic!("{other:?}"),
     }
 }
@@ -86,11 +86,11 @@ fn replicas_are_created_and_replaced_without_blocking_writes() {
     // The map names it now.
     for _ in 0..2 {
         let kept = fixture.run_request(ShardRequest::CommitReplica(MoveSpec { epoch: 11, ..spec.clone() })).unwrap();
-        assert_eq!(kept, ShardReply::ReplicaCommitted);
+        assert_eq!(kept, ShardReply::CommitReplica(()));
     }
     assert_eq!(run_replicate(&fixture, &spec).unwrap(), CopyResult::default());
-    let what = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
-    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
+    let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+    let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     assert_eq!((moves[0].is_finished, moves[0].epoch), (true, 11), "the epoch that named it");
     let named = fixture.run_request(ShardRequest::Abort(spec)).unwrap_err();
     assert!(format!("{named:#}").contains("the map names the replica"), "{named:#}");
@@ -118,7 +118,7 @@ fn replica_copies_respect_throttling() {
     wait_until(Duration::from_secs(20), || fixture.read_pid(2).is_some());
     kill_process(agent.pid(), Signal::KILL).unwrap();
     agent.wait_for_exit();
-    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
     assert!(!fixture.conf_path(2).exists() && fixture.read_pid(2).is_none());
     run_replicate(&fixture, &spec).unwrap();
     fixture.run_request(ShardRequest::CommitReplica(spec)).unwrap();
@@ -146,8 +146,8 @@ fn interrupted_replicas_are_finished_or_removed() {
         for then_abort in [true, false] {
             let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CreateReplica(spec.clone())], Some(at));
             assert!(!agent.wait_for_exit().success(), "{at}: {:?}", read_replies(&fixture));
-            let what = ListMoves { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
-            let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else {
+            let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
+            let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else {
                 panic!()
             };
             assert!(
@@ -160,7 +160,7 @@ fn interrupted_replicas_are_finished_or_removed() {
                 assert!(format!("{refused:#}").contains("an unfinished replica build"), "{refused:#}");
             }
             if then_abort {
-                assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Aborted);
+                assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
                 assert!(
                     !fixture.data_dir(2).exists() && !fixture.conf_path(2).exists() && fixture.read_pid(2).is_none(),
                     "{at}"
@@ -201,10 +201,7 @@ fn moved_primaries_require_their_replicas() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..fixture.move_spec(0, 2) };
-    assert_eq!(
-        fixture.run_request(ShardRequest::Preflight(spec.clone())).unwrap(),
-        ShardReply::PreflightIssues(Vec::new())
-    );
+    assert_eq!(fixture.run_request(ShardRequest::Preflight(spec.clone())).unwrap(), ShardReply::Preflight(Vec::new()));
     run_copy(&fixture, spec.clone()).unwrap();
     // The replicas come over after the promotion; the new owner does not wait for them.
     let mut agent =
@@ -269,7 +266,7 @@ fn preflight_reports_down_and_unknown_replicas() {
         .run_request(ShardRequest::Preflight(spec.clone()))
         .unwrap()
     {
-        ShardReply::PreflightIssues(refusals) => {
+        ShardReply::Preflight(refusals) => {
             refusals.into_iter().map(|refusal| format!("{}: {}", refusal.rule, refusal.reason)).collect::<Vec<_>>()
         }
         other => panic!("{other:?}"),
@@ -291,7 +288,7 @@ fn min_replicas_are_set_only_once_replicas_are_attached() {
     fixture.provision_primary(0).unwrap();
     let guard = |fixture: &mut MoveFixture, replicas| {
         let instance = fixture.instance_spec(0);
-        let arm = RequireReplicas { header: fixture.job_for(0), address: fixture.address(0), replicas, instance };
+        let arm = MinReplicasRequest { header: fixture.job_for(0), address: fixture.address(0), replicas, instance };
         fixture.run_request(ShardRequest::SetMinReplicas(arm))
     };
     let alone = guard(&mut fixture, 1).unwrap_err();
@@ -299,10 +296,10 @@ fn min_replicas_are_set_only_once_replicas_are_attached() {
     assert_eq!(min_replicas_setting(&fixture, 0), ("0".to_owned(), false));
     write_probe(&fixture, 0).unwrap();
     fixture.provision_replica(1, 0).unwrap();
-    assert_eq!(guard(&mut fixture, 1).unwrap(), ShardReply::ReplicasRequired);
+    assert_eq!(guard(&mut fixture, 1).unwrap(), ShardReply::SetMinReplicas(()));
     assert_eq!(min_replicas_setting(&fixture, 0), ("1".to_owned(), true));
     write_probe(&fixture, 0).unwrap();
-    assert_eq!(guard(&mut fixture, 0).unwrap(), ShardReply::ReplicasRequired);
+    assert_eq!(guard(&mut fixture, 0).unwrap(), ShardReply::SetMinReplicas(()));
     assert_eq!(min_replicas_setting(&fixture, 0), ("0".to_owned(), false));
     assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
 }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin::protocol::shard::{ListMoves, MoveSpec, RecoveryResult, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{JournalQuery, MoveSpec, RecoveryResult, ShardReply, ShardRequest};
 use dunlin::protocol::throttle::{MemoryLimit, ThrottleLimits};
 use dunlin::protocol::{Event, ProgressSink};
 use redis::Connection;
@@ -155,7 +155,7 @@ fn capped_copies_stay_below_the_limit_and_are_complete() {
     // Once more where all keys are asked of both servers.
     let begin = Instant::now();
     assert!(
-        matches!(fixture.run_request(ShardRequest::Verify(spec.clone())).unwrap(), ShardReply::Verified(all) if all.compared_live >= 60)
+        matches!(fixture.run_request(ShardRequest::Verify(spec.clone())).unwrap(), ShardReply::Verify(all) if all.compared_live >= 60)
     );
     assert!(begin.elapsed().as_secs_f64() >= least, "{:?}, at least {least}", begin.elapsed());
     let mut source = connect_admin(&fixture.address(0)).unwrap();
@@ -199,8 +199,8 @@ fn capped_copies_wait_for_the_next_agent() {
         assert_eq!(is, ["slave", "127.77.0.17", "down"]);
         assert!(matches!(fixture.run_recover(0, 1), RecoveryResult::AtSource { .. }));
     }
-    let what = ListMoves { credentials: admin_credentials(), journal_dir: slow.header.journal_dir.clone() };
-    let ShardReply::Moves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
+    let what = JournalQuery { credentials: admin_credentials(), journal_dir: slow.header.journal_dir.clone() };
+    let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     assert_eq!(moves[0].throttle.bandwidth, MIB, "whoever goes on with it knows what it keeps to");
     // Another agent, another relay; its operator is in more of a hurry.
     let fast = capped_spec(&mut fixture, 16 * MIB);
@@ -208,7 +208,7 @@ fn capped_copies_wait_for_the_next_agent() {
         AgentProcess::start_agent(&fixture, &[ShardRequest::Copy(fast.clone()), ShardRequest::CutOver(fast)], None);
     agent.wait_for_exit();
     let done = read_replies(&fixture);
-    assert!(matches!(&done[..], [Ok(ShardReply::Copied(_)), Ok(ShardReply::CutOver(_))]), "{done:?}");
+    assert!(matches!(&done[..], [Ok(ShardReply::Copy(_)), Ok(ShardReply::CutOver(_))]), "{done:?}");
     writers.publish_address(&fixture.address(1));
     writers.wait_for_writes(20);
     stop_and_check(&mut writers, &fixture, 1);
@@ -224,7 +224,7 @@ fn capped_copies_can_be_aborted_or_resumed_without_a_limit() {
     let agent = AgentProcess::start_agent(&fixture, &[ShardRequest::Copy(slow.clone())], None);
     wait_until_half_copied(&fixture);
     drop(agent);
-    assert_eq!(fixture.run_request(ShardRequest::Abort(slow.clone())).unwrap(), ShardReply::Aborted);
+    assert_eq!(fixture.run_request(ShardRequest::Abort(slow.clone())).unwrap(), ShardReply::Abort(()));
     assert_source_idle(&fixture);
     assert!(!fixture.data_dir(1).exists() && !fixture.conf_path(1).exists() && fixture.read_pid(1).is_none());
 
@@ -418,10 +418,13 @@ fn replica_copies_stay_below_the_limit() {
     drop(agent);
     assert_source_idle(&fixture);
     assert!(read_conf(&fixture, 1).contains(PLACEHOLDER_REPLICAOF));
-    assert!(matches!(fixture.run_request(ShardRequest::CreateReplica(spec.clone())).unwrap(), ShardReply::Copied(_)));
+    assert!(matches!(
+        fixture.run_request(ShardRequest::CreateReplica(spec.clone())).unwrap(),
+        ShardReply::CreateReplica(_)
+    ));
     let least = (40 * (MIB / 10)) as f64 / (2 * MIB) as f64 - 0.1;
     assert!(begin.elapsed().as_secs_f64() >= least, "{:?}, at least {least}", begin.elapsed());
-    assert_eq!(fixture.run_request(ShardRequest::CommitReplica(spec)).unwrap(), ShardReply::ReplicaCommitted);
+    assert_eq!(fixture.run_request(ShardRequest::CommitReplica(spec)).unwrap(), ShardReply::CommitReplica(()));
     assert!(!read_conf(&fixture, 1).contains(PLACEHOLDER_REPLICAOF));
     let mut source = connect_admin(&fixture.address(0)).unwrap();
     assert_eq!(info_field(&mut source, "replication", "connected_slaves"), "1");

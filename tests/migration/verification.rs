@@ -9,7 +9,7 @@ use crate::writers::{MoveWriters, stop_and_check};
 
 fn run_verify(fixture: &MoveFixture, spec: &MoveSpec) -> VerifyResult {
     match fixture.run_request(ShardRequest::Verify(spec.clone())).unwrap() {
-        ShardReply::Verified(verified) => verified,
+        ShardReply::Verify(verified) => verified,
         other => panic!("{other:?}"),
     }
 }

@@ -1,6 +1,6 @@
 //! Requests and replies of a failover, for the hosts that are still reachable.
 //!
-//! All but [`ProbeReplicas`] are idempotent steps of a run, like those of a move.
+//! All but [`ReplicaProbeRequest`] are idempotent steps of a run, like those of a move.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use super::{Credentials, ReplicationRole, StepHeader, default_journal_dir};
 
 /// Probes replicas of shards, and their primaries from this host; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ProbeReplicas {
+pub struct ReplicaProbeRequest {
     /// Replicas to probe on this host.
     pub targets: Vec<ProbeTarget>,
     /// Credentials for the instances.
@@ -137,7 +137,7 @@ pub struct InstanceRef {
 
 /// Lets a primary accept writes with the remaining replicas.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct LowerMinReplicas {
+pub struct LowerMinReplicasRequest {
     /// The primary.
     pub primary: InstanceRef,
     /// Number of remaining replicas.

@@ -20,7 +20,7 @@ pub fn default_journal_dir() -> PathBuf {
 
 /// Selects the journals to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct ListMoves {
+pub struct JournalQuery {
     /// Credentials for the instances.
     pub credentials: Credentials,
     /// Directory of the journals.

@@ -11,7 +11,7 @@ use crate::protocol::throttle::ThrottleLimits;
 
 /// Starts a run that moves shards on this host, under the host's lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StartRun {
+pub struct RunStart {
     /// ID of the run.
     pub run: String,
     /// Directory of the journals.
@@ -171,7 +171,7 @@ impl VerifyResult {
 
 /// Sets `min-replicas-to-write` in a primary's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct RequireReplicas {
+pub struct MinReplicasRequest {
     /// Run and shard of the step.
     pub header: StepHeader,
     /// The source on this host, `ip:port`.

@@ -9,9 +9,9 @@ use tokio::sync::Mutex;
 
 use super::{DegradedPrimary, FailoverPlan, Promotion, ReplicaToCreate};
 use crate::protocol::shard::failover::{
-    ArchivedInstance, InstanceRef, LowerMinReplicas, PromoteReplica, PromoteResult,
+    ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
-use crate::protocol::shard::{MoveState, ReplicationRole, ShardReply, ShardRequest};
+use crate::protocol::shard::{MoveState, ReplicationRole, call};
 use crate::rebalance::apply::{ApplyOptions, FinishContext, MoveResult, find_preflight_issues};
 use crate::rebalance::context::{ProgressFn, read_map, to_shard_id};
 use crate::rebalance::replica::{self, ReplicaChange};
@@ -114,7 +114,7 @@ async fn promote_replica(
     let (shard, from) = (promotion.shard, promotion.from.as_str());
     if let Some(host) = &promotion.cancelled_target {
         let request = instance_ref(context, map, (shard, host), run)?;
-        context.call_host(host, ShardRequest::DiscardMove(request), &|_, _| {}).await?;
+        context.call_host(host, call::DiscardMove(request), &|_, _| {}).await?;
     }
     let old_primary_is_stopped =
         if promotion.already_promoted { false } else { stop_old_primary(context, map, (shard, from), run).await? };
@@ -146,10 +146,7 @@ async fn request_promotion(
     request: PromoteReplica,
     on_progress: ProgressFn<'_>,
 ) -> Result<PromoteResult> {
-    match context.call_host(host, ShardRequest::Promote(request), on_progress).await? {
-        ShardReply::Promoted(promoted) => Ok(promoted),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(host, call::Promote(request), on_progress).await
 }
 
 /// Has a host that answers stop the old primary for good; says whether it did.
@@ -163,10 +160,8 @@ async fn stop_old_primary(
         return Ok(false);
     }
     let request = instance_ref(context, map, (shard, host), run)?;
-    match context.call_host(host, ShardRequest::StopOldPrimary(request), &|_, _| {}).await? {
-        ShardReply::OldPrimaryStopped => Ok(true),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(host, call::StopOldPrimary(request), &|_, _| {}).await?;
+    Ok(true)
 }
 
 async fn lower_min_replicas(
@@ -176,8 +171,8 @@ async fn lower_min_replicas(
     run: &str,
 ) -> Result<()> {
     let primary = instance_ref(context, map, (degraded.shard, &degraded.host), run)?;
-    let request = LowerMinReplicas { primary, replicas: u32::try_from(degraded.replicas.len())? };
-    context.call_host(&degraded.host, ShardRequest::LowerMinReplicas(request), &|_, _| {}).await.map(drop)
+    let request = LowerMinReplicasRequest { primary, replicas: u32::try_from(degraded.replicas.len())? };
+    context.call_host(&degraded.host, call::LowerMinReplicas(request), &|_, _| {}).await
 }
 
 /// A shard's instance on a host, whether or not the map has one there.
@@ -222,10 +217,7 @@ pub async fn archive_instance(
 ) -> Result<ArchivedInstance> {
     let (map, _) = read_map(&context.map_file)?;
     let request = instance_ref(context, &map, (shard, host), run)?;
-    match context.call_host(host, ShardRequest::ArchiveInstance(request), &|_, _| {}).await? {
-        ShardReply::InstanceArchived(aside) => Ok(aside),
-        _ => bail!("an answer that does not fit"),
-    }
+    context.call_host(host, call::ArchiveInstance(request), &|_, _| {}).await
 }
 
 /// Makes replicas: one of a shard after the other, two at a time for each host that receives some, at most `concurrent`
@@ -342,9 +334,9 @@ async fn resume_failover(
     let promotion_started = state.failover.as_ref().is_some_and(|failover| failover.promotion_started);
     if !promotion_started && matches!(state.source_role, ReplicationRole::Primary { .. }) {
         return context
-            .call_host(to, ShardRequest::RevertFailover(request), on_progress)
+            .call_host(to, call::RevertFailover(request), on_progress)
             .await
-            .map(|_| FailoverResolution::Reverted);
+            .map(|()| FailoverResolution::Reverted);
     }
     request_promotion(context, to, request, on_progress).await.map(|_| FailoverResolution::Promoted)
 }

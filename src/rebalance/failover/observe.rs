@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use dunlin_shards::ShardMap;
 
 use super::{ClusterView, CopyView, FailoverScope, MoveStage, OpenMove, ShardView};
 use crate::inventory::InventoryHost;
-use crate::protocol::shard::failover::{ProbeReplicas, ProbeResult, ProbeTarget};
-use crate::protocol::shard::{MoveState, ReplicationRole, ShardReply, ShardRequest, default_journal_dir};
+use crate::protocol::shard::failover::{ProbeResult, ProbeTarget, ReplicaProbeRequest};
+use crate::protocol::shard::{MoveState, ReplicationRole, call, default_journal_dir};
 use crate::rebalance::observation::Observation;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe};
@@ -123,11 +123,9 @@ async fn probe_hosts(
     let hosts: Vec<(&String, &Vec<ProbeTarget>)> = targets.iter().collect();
     let probe_host = async |(host, places): &(&String, &Vec<ProbeTarget>)| -> Result<Vec<ProbeResult>> {
         let credentials = context.credentials.clone();
-        let survey = ProbeReplicas { targets: (*places).clone(), credentials, journal_dir: default_journal_dir() };
-        match context.call_host(host, ShardRequest::ProbeReplicas(survey), &|_, _| {}).await? {
-            ShardReply::ReplicasProbed(seen) => Ok(seen),
-            _ => bail!("{host}: an answer that does not fit"),
-        }
+        let survey =
+            ReplicaProbeRequest { targets: (*places).clone(), credentials, journal_dir: default_journal_dir() };
+        context.call_host(host, call::ProbeReplicas(survey), &|_, _| {}).await
     };
     let mut probes = ProbeResults::new();
     for ((host, _), answer) in hosts.iter().zip(context.fleet.map_parallel(&hosts, probe_host).await) {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::move_journal::{MoveJournal, MovePhase, PhaseState};
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
-use crate::protocol::shard::{MoveSpec, ReplicationRole, RequireReplicas};
+use crate::protocol::shard::{MinReplicasRequest, MoveSpec, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
 /// Time limit for the first acknowledgement of another replica.
@@ -21,7 +21,7 @@ const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
 ///
 /// # Errors
 /// The instance is no master, or has another file; nothing was changed then.
-pub fn require_replicas_in_file(request: &RequireReplicas) -> Result<()> {
+pub fn require_replicas_in_file(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, _) = open_primary(request)?;
     instance.set_min_replicas(request.replicas)
@@ -33,7 +33,7 @@ pub fn require_replicas_in_file(request: &RequireReplicas) -> Result<()> {
 ///
 /// # Errors
 /// The instance is no master, or too few replicas are attached; nothing was changed then.
-pub fn set_min_replicas(request: &RequireReplicas) -> Result<()> {
+pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, mut primary) = open_primary(request)?;
     wait_and_set_min_replicas(&mut primary, request.replicas, REPLICA_ACK_TIMEOUT)?;
@@ -59,7 +59,7 @@ pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeo
 }
 
 /// The instance that is asked for: a master that uses the file which dunlin writes.
-fn open_primary(request: &RequireReplicas) -> Result<(RedisShard, RedisClient)> {
+fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient)> {
     let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the primary's instance")?;
     let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
     if !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {

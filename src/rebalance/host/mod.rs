@@ -46,42 +46,34 @@ use crate::resources::BlobSource;
 /// request again resumes it.
 pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<ShardReply> {
     Ok(match request {
-        ShardRequest::Observe(what) => ShardReply::Observed(observe::observe_instances(&what)),
+        ShardRequest::Observe(what) => ShardReply::Observe(observe::observe_instances(&what)),
         ShardRequest::ObserveConsumers(consumers) => {
-            ShardReply::ConsumerStates(consumers::observe_consumers(&consumers))
+            ShardReply::ObserveConsumers(consumers::observe_consumers(&consumers))
         }
         ShardRequest::StartRun(what) => {
-            ShardReply::RunStarted(run_generation::take_next_generation(&what.journal_dir, &what.run)?)
+            ShardReply::StartRun(run_generation::take_next_generation(&what.journal_dir, &what.run)?)
         }
-        ShardRequest::Preflight(spec) => ShardReply::PreflightIssues(preflight::find_issues(&spec, blobs, sink)),
-        ShardRequest::Copy(spec) => ShardReply::Copied(copy::copy_shard(&spec, blobs, sink)?),
+        ShardRequest::Preflight(spec) => ShardReply::Preflight(preflight::find_issues(&spec, blobs, sink)),
+        ShardRequest::Copy(spec) => ShardReply::Copy(copy::copy_shard(&spec, blobs, sink)?),
         ShardRequest::RequireReplicas(what) => {
-            min_replicas::require_replicas_in_file(&what).map(|()| ShardReply::ReplicasRequired)?
+            ShardReply::RequireReplicas(min_replicas::require_replicas_in_file(&what)?)
         }
         ShardRequest::CutOver(spec) => ShardReply::CutOver(cutover::run_cutover(&spec, sink)?),
-        ShardRequest::CreateReplica(spec) => ShardReply::Copied(replica::create_replica(&spec, blobs, sink)?),
-        ShardRequest::CommitReplica(spec) => replica::commit_replica(&spec).map(|()| ShardReply::ReplicaCommitted)?,
-        ShardRequest::SetMinReplicas(what) => {
-            min_replicas::set_min_replicas(&what).map(|()| ShardReply::ReplicasRequired)?
-        }
-        ShardRequest::Verify(spec) => ShardReply::Verified(verify::verify_copy(&spec, sink)?),
-        ShardRequest::Retire(what) => ShardReply::Retired(retire::retire_instance(&what)?),
-        ShardRequest::ListMoves(what) => ShardReply::Moves(move_status::list_moves(&what)?),
-        ShardRequest::ListMoveHistory(what) => ShardReply::MoveHistory(move_status::list_history(&what)?),
-        ShardRequest::Recover(spec) => ShardReply::Recovered(recover::recover_move(&spec)?),
-        ShardRequest::Abort(spec) => recover::abort_move(&spec).map(|()| ShardReply::Aborted)?,
-        ShardRequest::ProbeReplicas(what) => ShardReply::ReplicasProbed(probe::probe_replicas(&what)),
-        ShardRequest::StopOldPrimary(what) => {
-            stale_primary::stop_old_primary(&what).map(|()| ShardReply::OldPrimaryStopped)?
-        }
-        ShardRequest::Promote(what) => ShardReply::Promoted(failover::promote_replica(&what, sink)?),
-        ShardRequest::RevertFailover(what) => {
-            failover::revert_failover(&what).map(|()| ShardReply::FailoverReverted)?
-        }
-        ShardRequest::DiscardMove(what) => stale_primary::discard_move(&what).map(|()| ShardReply::MoveDiscarded)?,
-        ShardRequest::LowerMinReplicas(what) => {
-            stale_primary::lower_min_replicas(&what).map(|()| ShardReply::MinReplicasLowered)?
-        }
-        ShardRequest::ArchiveInstance(what) => ShardReply::InstanceArchived(stale_primary::archive_instance(&what)?),
+        ShardRequest::CreateReplica(spec) => ShardReply::CreateReplica(replica::create_replica(&spec, blobs, sink)?),
+        ShardRequest::CommitReplica(spec) => ShardReply::CommitReplica(replica::commit_replica(&spec)?),
+        ShardRequest::SetMinReplicas(what) => ShardReply::SetMinReplicas(min_replicas::set_min_replicas(&what)?),
+        ShardRequest::Verify(spec) => ShardReply::Verify(verify::verify_copy(&spec, sink)?),
+        ShardRequest::Retire(what) => ShardReply::Retire(retire::retire_instance(&what)?),
+        ShardRequest::ListMoves(what) => ShardReply::ListMoves(move_status::list_moves(&what)?),
+        ShardRequest::ListMoveHistory(what) => ShardReply::ListMoveHistory(move_status::list_history(&what)?),
+        ShardRequest::Recover(spec) => ShardReply::Recover(recover::recover_move(&spec)?),
+        ShardRequest::Abort(spec) => ShardReply::Abort(recover::abort_move(&spec)?),
+        ShardRequest::ProbeReplicas(what) => ShardReply::ProbeReplicas(probe::probe_replicas(&what)),
+        ShardRequest::StopOldPrimary(what) => ShardReply::StopOldPrimary(stale_primary::stop_old_primary(&what)?),
+        ShardRequest::Promote(what) => ShardReply::Promote(failover::promote_replica(&what, sink)?),
+        ShardRequest::RevertFailover(what) => ShardReply::RevertFailover(failover::revert_failover(&what)?),
+        ShardRequest::DiscardMove(what) => ShardReply::DiscardMove(stale_primary::discard_move(&what)?),
+        ShardRequest::LowerMinReplicas(what) => ShardReply::LowerMinReplicas(stale_primary::lower_min_replicas(&what)?),
+        ShardRequest::ArchiveInstance(what) => ShardReply::ArchiveInstance(stale_primary::archive_instance(&what)?),
     })
 }

@@ -12,13 +12,13 @@ use super::probe::MAX_CONCURRENT_PROBES;
 use super::recover::entries_since_roll_back;
 use super::redis_client::probe_role;
 use crate::journal;
-use crate::protocol::shard::{ListMoves, MoveHistoryEntry, MoveState};
+use crate::protocol::shard::{JournalQuery, MoveHistoryEntry, MoveState};
 
 /// The last move of each shard, by shard number.
 ///
 /// # Errors
 /// The folder or a journal could not be read.
-pub fn list_moves(request: &ListMoves) -> Result<Vec<MoveState>> {
+pub fn list_moves(request: &JournalQuery) -> Result<Vec<MoveState>> {
     let last_moves: Vec<(u32, Vec<JournalEntry>)> = read_journals(request)?
         .into_iter()
         .map(|(shard, entries)| (shard, last_move_entries(&entries).to_vec()))
@@ -37,7 +37,7 @@ pub fn list_moves(request: &ListMoves) -> Result<Vec<MoveState>> {
 ///
 /// # Errors
 /// The folder or a journal could not be read.
-pub fn list_history(request: &ListMoves) -> Result<Vec<MoveHistoryEntry>> {
+pub fn list_history(request: &JournalQuery) -> Result<Vec<MoveHistoryEntry>> {
     let mut moves = Vec::new();
     for (shard, entries) in read_journals(request)? {
         let begins: Vec<usize> = (0..entries.len()).filter(|&at| entries[at].phase == MovePhase::Begin).collect();
@@ -52,7 +52,7 @@ pub fn list_history(request: &ListMoves) -> Result<Vec<MoveHistoryEntry>> {
 ///
 /// # Errors
 /// Fails where one is damaged, and names each that is: a move that is left out would look like one that never was.
-fn read_journals(what: &ListMoves) -> Result<Vec<(u32, Vec<JournalEntry>)>> {
+fn read_journals(what: &JournalQuery) -> Result<Vec<(u32, Vec<JournalEntry>)>> {
     let (mut journals, mut damaged) = (Vec::new(), Vec::new());
     for shard in journaled_shards(what)? {
         match journal::read_entries(&move_journal::journal_path(&what.journal_dir, shard)) {
@@ -95,7 +95,7 @@ fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntr
 }
 
 /// The shards that there are journals of, ascending.
-fn journaled_shards(request: &ListMoves) -> Result<Vec<u32>> {
+fn journaled_shards(request: &JournalQuery) -> Result<Vec<u32>> {
     let mut shards = Vec::new();
     match fs::read_dir(&request.journal_dir) {
         Ok(entries) => {
@@ -112,7 +112,7 @@ fn journaled_shards(request: &ListMoves) -> Result<Vec<u32>> {
     Ok(shards)
 }
 
-fn move_state(shard: u32, entries: &[JournalEntry], request: &ListMoves) -> Option<MoveState> {
+fn move_state(shard: u32, entries: &[JournalEntry], request: &JournalQuery) -> Option<MoveState> {
     let (first, last) = (entries.first()?, entries.last()?);
     let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
     let finalized =
@@ -152,7 +152,7 @@ mod tests {
     fn each_damaged_journal_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let credentials = Credentials { user: String::new(), password: String::new() };
-        let what = ListMoves { credentials, journal_dir: folder.path().to_owned() };
+        let what = JournalQuery { credentials, journal_dir: folder.path().to_owned() };
         assert_eq!(list_moves(&what).unwrap(), []);
         for shard in [2, 10] {
             fs::write(folder.path().join(format!("shard-{shard}.jsonl")), "{}\n{}\n").unwrap();

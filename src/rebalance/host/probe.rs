@@ -8,13 +8,13 @@ use super::observe::dataset_bytes;
 use super::redis_client::{RedisClient, RedisInfo, probe_role};
 use crate::journal;
 use crate::protocol::shard::ReplicationRole;
-use crate::protocol::shard::failover::{ProbeReplicas, ProbeResult, ProbeTarget};
+use crate::protocol::shard::failover::{ProbeResult, ProbeTarget, ReplicaProbeRequest};
 
 /// Number of parallel probes: an unreachable instance is only detected by its timeout.
 pub const MAX_CONCURRENT_PROBES: usize = 64;
 
 /// Looks at all of them.
-pub fn probe_replicas(request: &ProbeReplicas) -> Vec<ProbeResult> {
+pub fn probe_replicas(request: &ReplicaProbeRequest) -> Vec<ProbeResult> {
     let probe_chunk = |targets: &[ProbeTarget]| -> Vec<ProbeResult> {
         std::thread::scope(|scope| {
             let probes: Vec<_> =
@@ -29,7 +29,7 @@ fn empty_result(target: &ProbeTarget) -> ProbeResult {
     ProbeResult { shard: target.shard, address: target.address.clone(), ..ProbeResult::default() }
 }
 
-fn probe_target(target: &ProbeTarget, request: &ProbeReplicas) -> ProbeResult {
+fn probe_target(target: &ProbeTarget, request: &ReplicaProbeRequest) -> ProbeResult {
     let mut result = match RedisClient::open(&target.address, &request.credentials)
         .and_then(|mut link| describe_replica(&mut link, target))
     {

@@ -12,7 +12,7 @@ use super::probe::history_branch;
 use super::recover::entries_since_roll_back;
 use super::redis_client::{RedisClient, probe_role};
 use crate::protocol::shard::ReplicationRole;
-use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicas};
+use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicasRequest};
 use crate::resources::redis_shard::RedisShard;
 
 /// Stops an instance that does not answer, also for the next start of its host; its files stay where they are.
@@ -38,8 +38,8 @@ pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
 ///
 /// # Errors
 /// Returns an error if it is not a primary, or uses another configuration file.
-pub fn lower_min_replicas(request: &LowerMinReplicas) -> Result<()> {
-    let LowerMinReplicas { primary, replicas } = request;
+pub fn lower_min_replicas(request: &LowerMinReplicasRequest) -> Result<()> {
+    let LowerMinReplicasRequest { primary, replicas } = request;
     let instance = parse_instance(primary)?;
     let _lock = MoveJournal::open(&primary.header)?;
     let mut link = RedisClient::open(&primary.address, &primary.header.credentials)?;

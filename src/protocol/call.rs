@@ -1,0 +1,48 @@
+//! Requests tied to the types of their replies.
+
+use super::{Reply, Request};
+
+/// A request of one kind.
+pub trait Call {
+    /// What the agent answers, unless the request fails.
+    type Reply;
+
+    /// Its name, for errors.
+    const NAME: &'static str;
+
+    /// Returns the message that asks for it.
+    fn into_request(self) -> Request;
+
+    /// Returns the answer in a reply; `None` for the reply to another kind of request.
+    fn from_reply(reply: Reply) -> Option<Self::Reply>;
+}
+
+/// Implements [`Call`] for types that are the content of one variant of both [`Request`] and [`Reply`].
+macro_rules! impl_call {
+    ($($variant:ident: $call:ty => $reply:ty;)*) => {$(
+        impl Call for $call {
+            type Reply = $reply;
+            const NAME: &'static str = stringify!($variant);
+
+            fn into_request(self) -> Request {
+                Request::$variant(self)
+            }
+
+            fn from_reply(reply: Reply) -> Option<Self::Reply> {
+                match reply {
+                    Reply::$variant(reply) => Some(reply),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+impl_call! {
+    Plan: super::provision::Catalog => super::provision::CatalogPlan;
+    Apply: super::provision::ApplyPlay => super::provision::PlayResult;
+    Exec: super::ExecRequest => super::ExecResult;
+    Lock: super::lock::LockRequest => super::lock::LockResult;
+    ListLocks: super::lock::ListLocks => Vec<super::lock::LockHolder>;
+    Deploy: super::deploy::DeployRequest => super::deploy::DeployReply;
+}
