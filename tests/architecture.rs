@@ -10,6 +10,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// A layer and the layers that it may import. A layer may always import itself, and a `host` module its parent.
@@ -140,6 +141,83 @@ fn every_module_is_listed_without_cycles() {
 }
 
 #[test]
+fn no_modules_import_each_other_in_a_circle() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for crate_root in ["src", "shards/src", "timeline/src"] {
+        let folder = root.join(crate_root);
+        let sources: Vec<(Vec<String>, String)> = source_files(&folder)
+            .into_iter()
+            .filter(|file| !file.starts_with(folder.join("bin")))
+            .map(|file| {
+                let inside = Path::new("src").join(file.strip_prefix(&folder).unwrap());
+                (module_path(&inside), std::fs::read_to_string(file).unwrap())
+            })
+            .collect();
+        assert!(sources.len() > 5, "only {} files were found in {crate_root}", sources.len());
+        let circles = find_import_circles(&sources);
+        assert!(circles.is_empty(), "modules of {crate_root} that import each other:\n{}", circles.join("\n"));
+    }
+}
+
+#[test]
+fn import_circles_are_detected() {
+    let circles = |files: &[(&str, &str)]| {
+        let sources: Vec<(Vec<String>, String)> = files
+            .iter()
+            .map(|(path, text)| (path.split("::").map(str::to_owned).collect(), (*text).to_owned()))
+            .collect();
+        find_import_circles(&sources)
+    };
+    let a = ("host::a", "use super::b::{self, Thing};");
+    assert_eq!(circles(&[a, ("host::b", "use super::c;")]), [""; 0]);
+    assert_eq!(circles(&[a, ("host::b", "fn x() { super::a::y() }")]), ["host::a, host::b"]);
+    assert_eq!(
+        circles(&[a, ("host::b", "use crate::host::{c::D, e};"), ("host::c", "use super::a;")]),
+        ["host::a, host::b, host::c"]
+    );
+    // A module and its parent are one unit; what tests import makes no circle.
+    assert_eq!(circles(&[("host", "mod a;\nuse a::x;"), ("host::a", "use super::y;")]), [""; 0]);
+    assert_eq!(circles(&[a, ("host::b", "#[cfg(test)]\nmod tests {\n    use super::super::a;\n}\n")]), [""; 0]);
+}
+
+/// Returns the circles of imports, each as the list of its modules. A module that is an ancestor of another makes none
+/// with it.
+fn find_import_circles(sources: &[(Vec<String>, String)]) -> Vec<String> {
+    let modules: Vec<&Vec<String>> = sources.iter().map(|(module, _)| module).collect();
+    let is_ancestor = |a: &[String], b: &[String]| b.starts_with(a);
+    let imports: Vec<Vec<usize>> = sources
+        .iter()
+        .map(|(module, text)| {
+            let used = find_imports(text, module).into_iter().filter_map(|import| {
+                let named = modules.iter().enumerate().filter(|(_, other)| import.path.starts_with(other.as_slice()));
+                named.max_by_key(|(_, other)| other.len()).map(|(index, _)| index)
+            });
+            used.filter(|other| !is_ancestor(module, modules[*other]) && !is_ancestor(modules[*other], module))
+                .collect()
+        })
+        .collect();
+    let reachable: Vec<BTreeSet<usize>> = (0..modules.len())
+        .map(|start| {
+            let (mut reached, mut next) = (BTreeSet::new(), imports[start].clone());
+            while let Some(module) = next.pop() {
+                if reached.insert(module) {
+                    next.extend(&imports[module]);
+                }
+            }
+            reached
+        })
+        .collect();
+    let mut circles = BTreeSet::new();
+    for module in (0..modules.len()).filter(|module| reachable[*module].contains(module)) {
+        let circle =
+            (0..modules.len()).filter(|other| reachable[module].contains(other) && reachable[*other].contains(&module));
+        let names: Vec<String> = circle.map(|other| modules[other].join("::")).collect();
+        circles.insert(names.join(", "));
+    }
+    circles.into_iter().collect()
+}
+
+#[test]
 fn timeline_does_not_use_dunlin() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let dependencies = |manifest: &str| {
@@ -263,7 +341,7 @@ fn find_imports(text: &str, module: &[String]) -> Vec<ImportUse> {
         }
         let root = match head {
             "crate" => Vec::new(),
-            "super" => module[..module.len() - 1].to_vec(),
+            "super" => module.split_last().map(|(_, parent)| parent.to_vec()).unwrap_or_default(),
             "dunlin_shards" => vec!["shards".to_owned()],
             _ => continue,
         };

@@ -13,6 +13,7 @@ mod check;
 mod coverage;
 pub mod edit;
 mod parse;
+mod raw_shard;
 
 pub(crate) use coverage::SlotCoverage;
 

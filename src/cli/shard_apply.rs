@@ -15,7 +15,8 @@ use crate::plan::ChangeCounts;
 use crate::protocol::Event;
 use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::apply::{ApplyOptions, MoveResult, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
+use crate::rebalance::apply::{PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
+use crate::rebalance::finish::{ApplyOptions, MoveResult};
 use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::report::{ProgressBars, Reporter};
 

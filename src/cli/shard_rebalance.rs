@@ -15,8 +15,9 @@ use super::shard_apply::{
 };
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
-use crate::rebalance::apply::{ApplyOptions, PlannedMove};
+use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::context::read_map;
+use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::RebalancePlan;
 use crate::rebalance::plan_file::SavedPlan;

@@ -5,9 +5,9 @@ use std::ops::Range;
 use serde_json::Value as Json;
 use tera::{Context, Tera};
 
+use super::engine;
 use super::template_errors::{self, TemplateLocator};
 use super::variable_paths::{self, PathReference};
-use super::{engine, value_template};
 use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 
 /// A string of the playbook.
@@ -80,7 +80,7 @@ impl TemplateStrings {
 
     /// Takes a string in; it is parsed with all others by [`Self::finish`].
     pub(super) fn add_string(&mut self, raw: &str, span: Range<usize>, usage: StringUsage) -> TemplateString {
-        let begin = value_template::string_content_start(&self.file, &span, raw);
+        let begin = string_content_start(&self.file, &span, raw);
         let origin = Origin::at_span(&self.file, span);
         let number = self.parsed.len();
         let (form, source, shift, expression) = match (usage, single_expression(raw)) {
@@ -250,4 +250,13 @@ fn single_expression(raw: &str) -> Option<&str> {
     let inner = raw.strip_prefix("{{")?.strip_suffix("}}")?;
     let trimmed = !inner.starts_with('-') && !inner.ends_with('-');
     (trimmed && !["{{", "}}", "{%", "{#"].iter().any(|mark| inner.contains(mark))).then_some(inner)
+}
+
+/// Returns the offset at which the text of a string begins after its quotes; `None` if escapes make the text differ
+/// from the file.
+fn string_content_start(file: &SourceFile, span: &Range<usize>, text: &str) -> Option<usize> {
+    let written = file.text().get(span.clone())?;
+    let quotes = ["\"\"\"\n", "'''\n", "\"\"\"", "'''", "\"", "'"];
+    let quote = quotes.iter().find(|quote| written.starts_with(**quote))?;
+    written[quote.len()..].starts_with(text).then(|| span.start + quote.len())
 }

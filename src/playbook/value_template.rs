@@ -104,12 +104,3 @@ pub(super) fn to_source_json(item: &LocatedValue) -> Json {
         }
     }
 }
-
-/// Returns the offset at which the text of a string begins after its quotes; `None` if escapes make the text differ
-/// from the file.
-pub(super) fn string_content_start(file: &SourceFile, span: &Range<usize>, text: &str) -> Option<usize> {
-    let written = file.text().get(span.clone())?;
-    let quotes = ["\"\"\"\n", "'''\n", "\"\"\"", "'''", "\"", "'"];
-    let quote = quotes.iter().find(|quote| written.starts_with(**quote))?;
-    written[quote.len()..].starts_with(text).then(|| span.start + quote.len())
-}

@@ -15,12 +15,10 @@ use serde::{Deserialize, Serialize};
 use super::{Call, Reply, Request};
 
 pub use consumers::{ConsumerService, ConsumerState, MapConsumer, PublishedShard};
-pub use history::{
-    DEFAULT_JOURNAL_DIR, JournalQuery, MoveHistoryEntry, MoveState, RecoveryResult, default_journal_dir,
-};
+pub use history::{JournalQuery, MoveHistoryEntry, MoveState, RecoveryResult};
 pub use moves::{
-    CopyResult, Credentials, CutoverResult, MinReplicasRequest, MoveLimits, MoveSpec, PreflightIssue, RetireInstance,
-    RetireResult, RunStart, StepHeader, VerifyResult,
+    CopyResult, Credentials, CutoverResult, DEFAULT_JOURNAL_DIR, MinReplicasRequest, MoveLimits, MoveSpec,
+    PreflightIssue, RetireInstance, RetireResult, RunStart, StepHeader, VerifyResult, default_journal_dir,
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 

@@ -1,23 +1,18 @@
 //! Running a plan: preflight of all moves, then wave after wave copy → switch → publish → retire.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::context::{ProgressFn, read_map};
+use super::finish::{ApplyOptions, FinishContext, MoveResult, finish_move, report_phase};
 use super::plan::Role;
 use super::replica::ReplicaChange;
-use super::{RebalanceContext, publish, replica};
-use crate::protocol::Event;
-use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, RetireInstance, call};
-
-/// How long a retired instance's files are kept, in hours.
-const RETENTION_HOURS: u64 = 72;
-/// How long clients of the application may take to leave a source once the new map is out.
-const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
+use super::{RebalanceContext, replica};
+use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, call};
 
 /// One move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -57,32 +52,6 @@ impl PlannedMove {
             None => context.move_spec(map, run, self.shard, &self.to),
         }
     }
-}
-
-/// What a move was.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct MoveResult {
-    /// Bytes of the copy.
-    pub bytes: u64,
-    /// How long writes were held, in microseconds.
-    pub gap_us: u64,
-    /// Seconds from the beginning to the end, the retirement included.
-    pub seconds: f64,
-    /// Things that are still to do, which the host told.
-    pub follow_ups: Vec<String>,
-    /// Why the old instance was not retired, where it should have been; it is a replica of the new one.
-    pub retire_blocked: Option<String>,
-}
-
-/// What a run does beside moving.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ApplyOptions {
-    /// Leave the old instances as replicas: `shards move-back` goes back without a copy.
-    pub keep_source: bool,
-    /// A service that does not tell its epoch no longer keeps an old instance from being retired.
-    pub ignore_unknown_epochs: bool,
-    /// At most so many moves at the same time; 0: all of a wave.
-    pub max_concurrent: usize,
 }
 
 /// A move that ended, for whoever watches.
@@ -192,7 +161,7 @@ async fn move_shard(
         // Else the source's file would be armed for a switch that does not begin.
         bail!("interrupted before it was switched: {} serves it, the copy at {} follows", planned.from, planned.to);
     }
-    report_phase(&spec, &planned.to, "switch", on_progress);
+    report_phase(&spec, &planned.to, "cutover", on_progress);
     let switched = cut_over_shard(context, &map, &spec, (&planned.from, &planned.to), on_progress).await?;
     result.gap_us = switched.gap_us;
     result.follow_ups = switched.follow_ups;
@@ -223,109 +192,4 @@ pub async fn cut_over_shard(
     let source_is_armed = context.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();
     let cutover = MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() };
     context.call_host(to, call::CutOver(cutover), on_progress).await
-}
-
-/// What settling needs beside the move.
-pub struct FinishContext<'a> {
-    /// One epoch after the other.
-    pub publish_lock: &'a Mutex<()>,
-    /// What the run does.
-    pub options: ApplyOptions,
-    /// Who watches.
-    pub on_progress: ProgressFn<'a>,
-}
-
-/// What follows a switch: the map is published, and the source retired once the application has left it. Returns why it
-/// was not retired, where that has to wait; it is a live replica then, and `shards resume` retires it.
-///
-/// # Errors
-/// A consumer did not take the map, or the source does not follow the target.
-pub async fn finish_move(
-    context: &RebalanceContext<'_>,
-    map_before: &ShardMap,
-    spec: &MoveSpec,
-    (from, to): (&str, &str),
-    finish: &FinishContext<'_>,
-) -> Result<Option<String>> {
-    let FinishContext { publish_lock, options, on_progress } = finish;
-    report_phase(spec, to, "publish", on_progress);
-    let map = {
-        let _turn = publish_lock.lock().await;
-        let (now, _) = read_map(&context.map_file)?;
-        publish::publish_map(context, &[placement_after_move(&now, spec.header.shard, to)?]).await?
-    };
-    if options.keep_source {
-        report_phase(spec, to, "soak", on_progress);
-        return Ok(None);
-    }
-    if context.unreachable.contains(from) {
-        return Ok(Some(format!("{from} does not answer")));
-    }
-    report_phase(spec, to, "retire", on_progress);
-    let instance = context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?;
-    let retirement =
-        Retirement { run: &spec.header.run, shard: spec.header.shard, host: from, primary: spec.to.clone(), instance };
-    let retire_blocked = retire_instance(context, &map, &retirement, *options).await?;
-    if retire_blocked.is_none() {
-        report_phase(spec, to, "done", on_progress);
-    }
-    Ok(retire_blocked)
-}
-
-/// An instance that is wanted no more where it is.
-pub struct Retirement<'a> {
-    /// The run.
-    pub run: &'a str,
-    /// Its shard.
-    pub shard: u32,
-    /// Its host.
-    pub host: &'a str,
-    /// The shard's primary, `ip:port`, which it follows.
-    pub primary: String,
-    /// Its `redis_shard` as it was provisioned.
-    pub instance: serde_json::Value,
-}
-
-/// Stops an instance once the application has left it, and keeps its files. Returns why that has to wait, where it has.
-///
-/// # Errors
-/// The consumers could not be asked.
-pub async fn retire_instance(
-    context: &RebalanceContext<'_>,
-    map: &ShardMap,
-    retirement: &Retirement<'_>,
-    options: ApplyOptions,
-) -> Result<Option<String>> {
-    let Retirement { run, shard, host, primary, instance } = retirement;
-    let entry = map.find_shard(to_shard_id(*shard)?).with_context(|| format!("there is no shard {shard}"))?;
-    let outdated = publish::wait_for_consumers(context, map, !options.ignore_unknown_epochs).await?;
-    if !outdated.is_empty() {
-        return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, outdated.join("; "))));
-    }
-    let retire = RetireInstance {
-        header: context.step_header(host, *shard, run),
-        address: context.instance_address(map, *shard, host)?,
-        primary: primary.clone(),
-        epoch: map.epoch.0,
-        app_user: entry.id.acl_user(),
-        instance: instance.clone(),
-        retention_hours: RETENTION_HOURS,
-    };
-    let begin = Instant::now();
-    loop {
-        match context.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await {
-            Ok(_) => return Ok(None),
-            // Services look at their map a few times a second and then close what they do not need.
-            Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.fleet.cancellation.is_cancelled() => {
-                tokio::time::sleep(Duration::from_millis(250)).await
-            }
-            Err(error) => return Ok(Some(format!("{error:#}"))),
-        }
-    }
-}
-
-/// Tells what is done with a shard now, where the host does not.
-pub fn report_phase(spec: &MoveSpec, host: &str, phase: &str, on_progress: ProgressFn<'_>) {
-    let (job, phase) = (format!("shard {}", spec.header.shard), phase.to_owned());
-    on_progress(host, &Event::Progress { job, phase, done: 0, total: 1 });
 }

@@ -9,6 +9,7 @@ pub mod capacity;
 pub mod check;
 pub mod context;
 pub mod failover;
+pub mod finish;
 pub mod host;
 pub mod observation;
 pub mod observe;

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::{ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
-use super::apply::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::context::{ProgressFn, read_map, to_shard_id};
+use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MinReplicasRequest, MoveSpec, MoveState, call};
 use crate::protocol::throttle::ThrottleLimits;

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use serde::Serialize;
 
-use super::apply::{ApplyOptions, retire_instance};
 use super::context::{read_map, to_diagnostics_error};
+use super::finish::{ApplyOptions, retire_instance};
 use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};

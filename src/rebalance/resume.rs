@@ -6,8 +6,9 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::apply::{ApplyOptions, FinishContext, cut_over_shard, finish_move};
+use super::apply::cut_over_shard;
 use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::finish::{ApplyOptions, FinishContext, finish_move};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{

@@ -277,8 +277,7 @@ impl<'f> TestCluster<'f> {
         let hello = frame::read_frame(&mut answers).unwrap().unwrap();
         assert!(matches!(hello.parse_message().unwrap(), AgentMessage::Hello(_)));
         let answer = frame::read_frame(&mut answers).unwrap().unwrap();
-        let AgentMessage::Reply { reply: Reply::Lock(LockResult::Acquired), .. } =
-            answer.parse_message().unwrap()
+        let AgentMessage::Reply { reply: Reply::Lock(LockResult::Acquired), .. } = answer.parse_message().unwrap()
         else {
             panic!("{answer:?}");
         };

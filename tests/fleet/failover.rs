@@ -225,6 +225,7 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
         wait_until(|| !fleet.run_as_root(host, "systemctl is-system-running || true").contains("starting"));
         assert!(cluster.all_writable().iter().all(|hosts| hosts.len() == 1), "two primaries once {host} is back");
         // What found no place for a replica finds one now: redis-02 is the only host of its zone.
+        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
         cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
         cluster.assert_matches_map();
         let map = cluster.read_map();

@@ -33,7 +33,7 @@ fn invalid_input_is_rejected_without_changes() {
     let refused = cluster.project.run_dunlin(&wish).assert_status(3);
     refused.assert_stderr_contains(&[
         "redis-03: 1.0MiB for shards, 0B in use",
-        "shards in the way: 0, 1, 2, 3",
+        "no host available to shards 0, 1, 2, 3",
         "next:",
     ]);
     assert_eq!(host_fingerprints(&cluster), before);

@@ -6,10 +6,11 @@ use toml::Spanned;
 
 use super::{
     MapError, SlotCoverage,
-    parse::{RawShard, map_error},
+    raw_shard::{RawShard, map_error},
 };
 use crate::slot::{Slot, SlotRange};
 
+/// Checks all rules between the shards of a map.
 pub(super) fn check_map(drafts: &[RawShard], port_base: Option<u16>, errors: &mut Vec<MapError>) {
     check_ids(drafts, errors);
     check_ports(drafts, port_base, errors);

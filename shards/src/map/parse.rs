@@ -7,23 +7,16 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{Epoch, MapError, Shard, ShardId, ShardMap, check};
+use super::{
+    Epoch, MapError, Shard, ShardId, ShardMap, check,
+    raw_shard::{RawShard, map_error},
+};
 use crate::slot::SlotRange;
 
 const KNOWN_MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
 /// Each of them costs its primary the stream of all writes once more.
 const MAX_REPLICAS: u64 = 16;
 const KNOWN_SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
-
-/// A shard as far as it could be read, with the places of its values.
-pub(super) struct RawShard {
-    pub(super) span: Range<usize>,
-    pub(super) id: Option<Spanned<u16>>,
-    pub(super) slots: Option<Spanned<Vec<SlotRange>>>,
-    pub(super) host: Option<Spanned<String>>,
-    pub(super) replicas: Vec<Spanned<String>>,
-    pub(super) pinned: bool,
-}
 
 pub(super) fn parse_map(text: &str) -> Result<ShardMap, Vec<MapError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
@@ -39,10 +32,6 @@ pub(super) fn parse_map(text: &str) -> Result<ShardMap, Vec<MapError>> {
         Some(map) if errors.is_empty() => Ok(map),
         _ => Err(errors),
     }
-}
-
-pub(super) fn map_error(span: Option<Range<usize>>, message: String, help: Option<&str>) -> MapError {
-    MapError { span, message, help: help.map(str::to_owned) }
 }
 
 struct MapReader {

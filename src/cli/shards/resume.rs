@@ -11,8 +11,9 @@ use crate::cli::shard_apply::{
 };
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::protocol::shard::MoveState;
-use crate::rebalance::apply::{self, PlannedMove};
+use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::context::read_map;
+use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
 use crate::rebalance::{RebalanceContext, publish};
@@ -73,8 +74,7 @@ impl ShardsContext<'_> {
         // The limits of the interrupted run apply, except where this command gives others.
         context.throttle = context.throttle.apply_to(self.files.state.load_throttle()?).into();
         run_preflight(&context, &remaining, (&self.run_id, &self.reporter)).await?;
-        let options =
-            apply::ApplyOptions { max_concurrent: args.throttle.concurrent(), ..apply::ApplyOptions::default() };
+        let options = ApplyOptions { max_concurrent: args.throttle.concurrent(), ..ApplyOptions::default() };
         let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
         apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
     }

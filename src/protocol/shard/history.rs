@@ -6,17 +6,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::failover;
-use super::moves::Credentials;
+use super::moves::{Credentials, default_journal_dir};
 use super::observed::ReplicationRole;
 use crate::protocol::throttle::ThrottleLimits;
-
-/// Default directory of the journals on a host.
-pub const DEFAULT_JOURNAL_DIR: &str = "/var/lib/dunlin/moves";
-
-/// Returns [`DEFAULT_JOURNAL_DIR`] as a path.
-pub fn default_journal_dir() -> PathBuf {
-    PathBuf::from(DEFAULT_JOURNAL_DIR)
-}
 
 /// Selects the journals to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -6,8 +6,15 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::history::default_journal_dir;
 use crate::protocol::throttle::ThrottleLimits;
+
+/// Default directory of the journals on a host.
+pub const DEFAULT_JOURNAL_DIR: &str = "/var/lib/dunlin/moves";
+
+/// Returns [`DEFAULT_JOURNAL_DIR`] as a path.
+pub fn default_journal_dir() -> PathBuf {
+    PathBuf::from(DEFAULT_JOURNAL_DIR)
+}
 
 /// Starts a run that moves shards on this host, under the host's lock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,8 +12,9 @@ use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
 use crate::protocol::shard::{MoveState, ReplicationRole, call};
-use crate::rebalance::apply::{ApplyOptions, FinishContext, MoveResult, find_preflight_issues};
+use crate::rebalance::apply::find_preflight_issues;
 use crate::rebalance::context::{ProgressFn, read_map, to_shard_id};
+use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
 use crate::rebalance::replica::{self, ReplicaChange};
 use crate::rebalance::{RebalanceContext, publish};
 

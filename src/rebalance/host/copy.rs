@@ -1,20 +1,17 @@
 //! Copy (P1–P5): starts the target, waits until it has caught up and is durable, and verifies it.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::move_journal::{MoveJournal, MovePhase, PhaseState};
-use super::redis_client::RedisClient;
+use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::throttled_sync::{self, SyncPermit, ThrottledSync};
 use super::{observe, rate_limiter, recover, replication_progress, start_replica, verify};
 use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MoveSpec, RecoveryResult, ReplicationRole};
 use crate::resources::BlobSource;
-
-/// Time limit for a new instance to answer.
-pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Copies the shard until the cutover can start; an existing copy only has to catch up.
 ///

@@ -15,28 +15,28 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use redis::{Cmd, Value};
+use redis::Value;
 use serde_json::json;
 
+use super::boot_id::read_boot_id;
 use super::client_access::ClientAccess;
 use super::failpoint::{self, FailpointPosition};
-use super::min_replicas::{require_replicas, restore_min_replicas_cmds, wait_and_set_min_replicas};
+use super::finish_cutover::finish_cutover;
+use super::min_replicas::{require_replicas, restore_min_replicas_cmds};
 use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
-use super::redis_client::{RedisClient, probe_role, redis_command, split_address};
+use super::redis_client::{RedisClient, probe_role, redis_command, split_address, value_text};
+use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
 use super::{recover, replication_progress, start_replica, verify};
 use crate::poll::poll_until;
 use crate::protocol::shard::{CutoverResult, MoveSpec, RecoveryResult, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
-use crate::resources::redis_shard::RedisShard;
 
 /// Maximum time from demotion to promotion without checking the roles again. A crashed source needs longer than this
 /// to restart, load its data, and count an attached replica.
 const MAX_PROMOTION_DELAY: Duration = Duration::from_millis(100);
 /// Time limit for recovery by roles, after which the operator has to decide.
 const RECOVERY_TIMEOUT: Duration = Duration::from_secs(20);
-/// Time limit for the replicas to attach to the target and be counted there; they reconnect once a second.
-const REPLICA_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 /// Poll interval for the target's offset while writes are paused.
 const DRAIN_POLL_INTERVAL: Duration = Duration::from_micros(100);
 
@@ -157,14 +157,14 @@ fn hand_over_writes(
     journal.log_intent_unsynced(MovePhase::Drain)?;
     let check = || anyhow::Ok((applied_offset(target)? >= offset).then_some(()));
     if poll_until(started + pause / 2, DRAIN_POLL_INTERVAL, check)?.is_none() {
-        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned(format!("{} did not catch up within half the pause", spec.to)));
     }
     journal.log_done_unsynced(MovePhase::Drain)?;
 
     journal.log_intent_unsynced(MovePhase::DemoteSource)?;
     if started.elapsed() > pause * 3 / 4 {
-        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned(
             "the write pause was about to expire before the source was demoted".to_owned(),
         ));
@@ -173,7 +173,7 @@ fn hand_over_writes(
     let demote_started = Instant::now();
     let demoted_at = demote_source(source, &spec.to)?;
     if demoted_at > offset && target.fetch_info("replication")?.number_field("slave_repl_offset") < demoted_at {
-        recover::roll_back_cutover(spec, journal, source, Some(target))?;
+        roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned("the source accepted writes before it was demoted".to_owned()));
     }
     journal.log_done_unsynced(MovePhase::DemoteSource)?;
@@ -197,89 +197,6 @@ fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
         redis_command(&["CLIENT", "UNPAUSE"]),
     ])?;
     primary_offset(executed.first()).context("the source was no longer a primary when it was demoted")
-}
-
-/// Returns the boot ID of the host; journal entries without a sync may be lost on a reboot.
-pub fn read_boot_id() -> Result<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").context("reading the host's boot id")?;
-    Ok(id.trim().to_owned())
-}
-
-/// Lets source and replicas follow the target durably, after reading the target's role and users back. Returns the
-/// remaining follow-ups; without any, records the move as finished.
-///
-/// # Errors
-/// Returns an error if the target's role, users or configuration are not as expected.
-pub fn finish_cutover(
-    spec: &MoveSpec,
-    journal: &mut MoveJournal,
-    instance: &RedisShard,
-    target: &mut RedisClient,
-) -> Result<Vec<String>> {
-    journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
-    verify_target(spec, instance, (journal, target))?;
-    let mut follow_ups = Vec::new();
-    for follower in std::iter::once(&spec.from).chain(&spec.other_replicas) {
-        if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
-            follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
-        }
-    }
-    let min_replicas =
-        instance.read_conf()?.and_then(|conf| conf.last_value("min-replicas-to-write")?.parse().ok()).unwrap_or(0);
-    if min_replicas > 0
-        && let Err(error) = wait_and_set_min_replicas(target, min_replicas, REPLICA_ATTACH_TIMEOUT)
-    {
-        follow_ups.push(format!("{} accepts writes without its replicas: {error:#}", spec.to));
-    }
-    if follow_ups.is_empty() {
-        journal.log_done(MovePhase::Finalize, serde_json::Value::Null)?;
-    } else {
-        journal.log_failure(MovePhase::Finalize, &follow_ups.join("; "))?;
-    }
-    Ok(follow_ups)
-}
-
-fn repoint_follower(spec: &MoveSpec, follower: &str, source_cmds: &[Cmd]) -> Result<()> {
-    let mut link = RedisClient::open(follower, &spec.header.credentials)?;
-    if !replication_progress::is_replica_of(&link.fetch_role()?, &spec.to) {
-        let (host, port) = split_address(&spec.to)?;
-        link.run_command(&["REPLICAOF", host, &port.to_string()])?;
-    }
-    let rewrite = if follower == spec.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
-    link.run_all(rewrite).map(drop)
-}
-
-/// Reads role, users and configuration back: only verified state is reported (I2).
-fn verify_target(
-    spec: &MoveSpec,
-    instance: &RedisShard,
-    (journal, target): (&MoveJournal, &mut RedisClient),
-) -> Result<()> {
-    if !matches!(target.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is not a primary after its promotion", spec.to);
-    }
-    let is_on = |value: &Value| match value {
-        Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| value_text(flag) == Some("on")),
-        _ => false,
-    };
-    for name in ClientAccess::from_journal(spec, journal).users() {
-        let user: Vec<Value> = target.query(&redis_command(&["ACL", "GETUSER", name]))?;
-        if !user.iter().any(is_on) {
-            bail!("user {name} is not enabled at {}", spec.to);
-        }
-    }
-    match instance.read_conf()? {
-        Some(conf) if conf.replica_of().is_none() => Ok(()),
-        _ => bail!("the configuration file of {} still makes it a replica", spec.to),
-    }
-}
-
-fn value_text(value: &Value) -> Option<&str> {
-    match value {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
-        Value::SimpleString(text) => Some(text),
-        _ => None,
-    }
 }
 
 /// Returns the offset in a primary's reply to `ROLE`; `None` for a replica.

@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::client_access::closed_users;
 use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
-use super::redis_client::{RedisClient, probe_role, redis_command, split_address};
+use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command, split_address};
 use super::replication_progress;
 use crate::poll::poll_until;
 use crate::protocol::shard::ReplicationRole;
@@ -25,8 +25,6 @@ use crate::protocol::shard::failover::{PromoteReplica, PromoteResult};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
 
-/// Time limit for the replica to answer.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Margin added to `min-replicas-max-lag`: a primary checks its replicas once a second, counts in whole seconds, and
 /// may have received the last acknowledgement late.
 const LAG_MARGIN: Duration = Duration::from_secs(3);

@@ -5,13 +5,16 @@
 //! parallel, each under its shard's lock. The shard's journal records the intent and the result of each step. Once
 //! the source is prepared, a cutover completes or rolls back by its own timeouts, even if the controller disconnects.
 
+mod abort;
 mod archive;
+mod boot_id;
 mod client_access;
 mod consumers;
 mod copy;
 mod cutover;
 mod failover;
 pub mod failpoint;
+mod finish_cutover;
 mod min_replicas;
 mod move_journal;
 mod move_status;
@@ -22,10 +25,12 @@ mod rate_limiter;
 mod recover;
 mod redis_client;
 mod reencoding;
+mod remove_copy;
 mod replica;
 mod replication_progress;
 mod replication_proxy;
 mod retire;
+mod roll_back;
 mod run_generation;
 mod source_monitor;
 mod stale_primary;
@@ -67,7 +72,7 @@ pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn 
         ShardRequest::ListMoves(what) => ShardReply::ListMoves(move_status::list_moves(&what)?),
         ShardRequest::ListMoveHistory(what) => ShardReply::ListMoveHistory(move_status::list_history(&what)?),
         ShardRequest::Recover(spec) => ShardReply::Recover(recover::recover_move(&spec)?),
-        ShardRequest::Abort(spec) => ShardReply::Abort(recover::abort_move(&spec)?),
+        ShardRequest::Abort(spec) => ShardReply::Abort(abort::abort_move(&spec)?),
         ShardRequest::ProbeReplicas(what) => ShardReply::ProbeReplicas(probe::probe_replicas(&what)),
         ShardRequest::StopOldPrimary(what) => ShardReply::StopOldPrimary(stale_primary::stop_old_primary(&what)?),
         ShardRequest::Promote(what) => ShardReply::Promote(failover::promote_replica(&what, sink)?),

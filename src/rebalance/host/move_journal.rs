@@ -1,6 +1,6 @@
 //! The journal of a shard on the target's host: records intent and result of each move step, and locks the shard.
 
-mod entry;
+pub(super) mod entry;
 
 use std::path::{Path, PathBuf};
 
@@ -13,7 +13,10 @@ use super::run_generation;
 use crate::journal::{Journal, JournalError};
 use crate::protocol::shard::{MoveSpec, StepHeader, failover};
 use crate::protocol::throttle::ThrottleLimits;
-pub use entry::{JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries, recorded_failover};
+pub use entry::{
+    JournalEntry, MovePhase, MoveRecord, PhaseState, entries_since_roll_back, is_finished, last_move_entries,
+    recorded_failover,
+};
 
 /// Holds the locked journal of one shard.
 #[derive(Debug)]

@@ -7,9 +7,10 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use super::move_journal::{self, JournalEntry, MovePhase, MoveRecord, PhaseState, is_finished, last_move_entries};
+use super::move_journal::{
+    self, JournalEntry, MovePhase, MoveRecord, PhaseState, entries_since_roll_back, is_finished, last_move_entries,
+};
 use super::probe::MAX_CONCURRENT_PROBES;
-use super::recover::entries_since_roll_back;
 use super::redis_client::probe_role;
 use crate::journal;
 use crate::protocol::shard::{JournalQuery, MoveHistoryEntry, MoveState};

@@ -1,22 +1,19 @@
-//! Recovers an interrupted move by the roles of its instances (never by key counts), rolls back a cutover, and aborts
-//! a move.
+//! Recovers an interrupted move by the roles of its instances, never by key counts.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::boot_id::read_boot_id;
 use super::client_access::ClientAccess;
-use super::cutover::{finish_cutover, read_boot_id};
-use super::min_replicas::restore_min_replicas_cmds;
-use super::move_journal::{JournalEntry, MoveJournal, MovePhase, PhaseState, is_finished};
-use super::redis_client::{RedisClient, split_address};
+use super::finish_cutover::finish_cutover;
+use super::move_journal::{MoveJournal, MovePhase, PhaseState, entries_since_roll_back, is_finished};
+use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::replication_proxy;
-use super::{replica, replication_progress, start_replica};
+use super::roll_back::{restore_replication, roll_back_cutover};
+use super::{replication_progress, start_replica};
 use crate::protocol::shard::{MoveSpec, RecoveryResult, ReplicationRole};
-
-/// Time limit for instances that are starting.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Holds the facts from journal and processes that recovery decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -243,125 +240,6 @@ fn persist_source_role(spec: &MoveSpec, source: Option<&mut RedisClient>) -> Res
         bail!("{} changed its role during recovery", spec.from);
     }
     Ok(())
-}
-
-/// Restores the source as a primary without write pause and with its old `min-replicas-to-write`; makes the target,
-/// if it answers, a replica again.
-///
-/// # Errors
-/// Returns an error if the source does not answer. It then still requires its replicas: losing the copy would block
-/// writes, but never lose one.
-pub fn roll_back_cutover(
-    spec: &MoveSpec,
-    journal: &mut MoveJournal,
-    source: &mut RedisClient,
-    target: Option<&mut RedisClient>,
-) -> Result<()> {
-    journal.log_intent(MovePhase::RollBack, Value::Null)?;
-    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        source.run_command(&["REPLICAOF", "NO", "ONE"])?;
-    }
-    source.run_command(&["CLIENT", "UNPAUSE"])?;
-    source.run_all(&restore_min_replicas_cmds(journal))?;
-    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} did not become a primary again", spec.from);
-    }
-    // The source serves in any case; if this fails, the next copy starts with a new target.
-    if let Some(target) = target {
-        restore_replication(spec, target).ok();
-    }
-    journal.log_done(MovePhase::RollBack, Value::Null)
-}
-
-/// Lets a target that was never opened follow the source again, also after a restart.
-fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> {
-    if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        let (host, port) = split_address(&spec.from)?;
-        target.run_command(&["REPLICAOF", host, &port.to_string()])?;
-    }
-    target.run_command(&["CONFIG", "REWRITE"]).map(drop)
-}
-
-/// Aborts a move: restores the source and removes the copy.
-///
-/// # Errors
-/// Returns an error, and removes nothing, if the target was or may have been opened, or is not a copy.
-pub fn abort_move(spec: &MoveSpec) -> Result<()> {
-    let mut journal = MoveJournal::open(&spec.header)?;
-    if journal.move_record().is_none() || journal.last_entry(MovePhase::Abort, PhaseState::Done).is_some() {
-        return Ok(());
-    }
-    let is_replica = journal.move_record().is_some_and(|begun| begun.is_replica);
-    if is_replica && is_finished(journal.current_entries()) {
-        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.header.shard);
-    }
-    if is_replica {
-        return replica::remove_replica(spec, &mut journal);
-    }
-    if is_finished(journal.current_entries()) {
-        bail!("shard {} is already at {}; run `dunlin shards move-back` to move it back", spec.header.shard, spec.to);
-    }
-    match recover_if_prepared(spec, &mut journal)? {
-        RecoveryResult::AtSource { .. } => {}
-        RecoveryResult::AtTarget { .. } => {
-            bail!(
-                "shard {} is already at {}; run `dunlin shards move-back` to move it back",
-                spec.header.shard,
-                spec.to
-            )
-        }
-        RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
-    }
-    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
-    if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is not a primary; the copy at {} is kept", spec.from, spec.to);
-    }
-    journal.log_intent(MovePhase::Abort, Value::Null)?;
-    // The wave may have set `min-replicas-to-write` in the file before the cutover began.
-    source.run_all(&restore_min_replicas_cmds(&journal))?;
-    remove_copy(spec)?;
-    journal.log_done(MovePhase::Abort, Value::Null)
-}
-
-/// Stops the target's instance and removes its files, if it is the copy that this move created.
-///
-/// # Errors
-/// Returns an error if the instance cannot be stopped or a file cannot be removed.
-pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
-    let instance = start_replica::parse_instance(spec)?;
-    if start_replica::is_copy(&instance, spec)? {
-        // Its unsaved data are not needed, and a failing append-only file would prevent a normal shutdown.
-        if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {
-            target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
-        }
-        instance.stop_and_disable()?;
-        for file in [instance.conf_path(), instance.acl_path()] {
-            ignore_not_found(std::fs::remove_file(file))?;
-        }
-        ignore_not_found(std::fs::remove_dir_all(&instance.data_dir))?;
-    }
-    Ok(())
-}
-
-fn recover_if_prepared(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
-    if journal.last_entry(MovePhase::RequireReplicas, PhaseState::Intent).is_some() {
-        return recover_by_roles(spec, journal, START_TIMEOUT);
-    }
-    Ok(RecoveryResult::AtSource { reason: "the cutover was never started".to_owned() })
-}
-
-fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Returns the entries since the last rollback.
-pub fn entries_since_roll_back(entries: &[JournalEntry]) -> &[JournalEntry] {
-    let last =
-        entries.iter().rposition(|record| record.phase == MovePhase::RollBack && record.state == PhaseState::Done);
-    &entries[last.map_or(0, |last| last + 1)..]
 }
 
 fn probe_instance(address: &str, spec: &MoveSpec) -> (Option<RedisClient>, ReplicationRole, String) {

@@ -10,6 +10,8 @@ use crate::protocol::shard::{Credentials, ReplicationRole};
 
 /// Longest time to connect and to log in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit for an instance that is starting.
+pub const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// Longest wait for an answer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -290,6 +292,15 @@ fn command_name(cmd: &Cmd) -> String {
 /// The role of an instance, [`Role::Unreachable`] where it does not answer.
 pub fn probe_role(address: &str, credentials: &Credentials) -> ReplicationRole {
     RedisClient::open(address, credentials).and_then(|mut link| link.fetch_role()).unwrap_or_default()
+}
+
+/// Returns a reply's text; `None` for other kinds of replies.
+pub fn value_text(value: &Value) -> Option<&str> {
+    match value {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok(),
+        Value::SimpleString(text) => Some(text),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

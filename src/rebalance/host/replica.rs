@@ -8,10 +8,10 @@ use anyhow::{Result, bail};
 use redis::Cmd;
 use serde_json::{Value, json};
 
-use super::copy::{START_TIMEOUT, build_replica};
+use super::copy::build_replica;
 use super::move_journal::{MoveJournal, MovePhase, is_finished};
-use super::redis_client::{RedisClient, probe_role, redis_command};
-use super::{rate_limiter, recover, replication_progress, start_replica, throttled_sync};
+use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command};
+use super::{rate_limiter, remove_copy, replication_progress, start_replica, throttled_sync};
 use crate::protocol::ProgressSink;
 use crate::protocol::shard::{CopyResult, MoveSpec, ReplicationRole};
 use crate::resources::BlobSource;
@@ -84,6 +84,6 @@ pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> 
         bail!("{} is a primary; it was not removed", spec.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
-    recover::remove_copy(spec)?;
+    remove_copy::remove_copy(spec)?;
     journal.log_done(MovePhase::Abort, Value::Null)
 }

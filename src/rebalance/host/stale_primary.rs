@@ -7,9 +7,8 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::archive::archive_files;
-use super::move_journal::{JournalEntry, MoveJournal, MovePhase, is_finished};
+use super::move_journal::{JournalEntry, MoveJournal, MovePhase, entries_since_roll_back, is_finished};
 use super::probe::history_branch;
-use super::recover::entries_since_roll_back;
 use super::redis_client::{RedisClient, probe_role};
 use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicasRequest};

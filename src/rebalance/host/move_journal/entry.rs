@@ -213,6 +213,13 @@ pub fn is_finished(entries: &[JournalEntry]) -> bool {
     entries.iter().any(ends)
 }
 
+/// Returns the entries since the last rollback.
+pub fn entries_since_roll_back(entries: &[JournalEntry]) -> &[JournalEntry] {
+    let last =
+        entries.iter().rposition(|record| record.phase == MovePhase::RollBack && record.state == PhaseState::Done);
+    &entries[last.map_or(0, |last| last + 1)..]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,34 @@
+//! Removes the copy that a move created: its process and its files.
+
+use anyhow::Result;
+
+use super::redis_client::RedisClient;
+use super::start_replica;
+use crate::protocol::shard::MoveSpec;
+
+/// Stops the target's instance and removes its files, if it is the copy that this move created.
+///
+/// # Errors
+/// Returns an error if the instance cannot be stopped or a file cannot be removed.
+pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
+    let instance = start_replica::parse_instance(spec)?;
+    if start_replica::is_copy(&instance, spec)? {
+        // Its unsaved data are not needed, and a failing append-only file would prevent a normal shutdown.
+        if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {
+            target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
+        }
+        instance.stop_and_disable()?;
+        for file in [instance.conf_path(), instance.acl_path()] {
+            ignore_not_found(std::fs::remove_file(file))?;
+        }
+        ignore_not_found(std::fs::remove_dir_all(&instance.data_dir))?;
+    }
+    Ok(())
+}
+
+fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
