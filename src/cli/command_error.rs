@@ -20,12 +20,21 @@ pub struct CommandError {
     pub counts: ChangeCounts,
     /// How many hosts or moves failed before.
     pub failed: usize,
+    /// Whether the message is rendered findings, each with its own severity.
+    is_rendered: bool,
 }
 
 impl CommandError {
     /// A failure with that exit code.
     pub fn new(exit: Exit, source: impl Into<anyhow::Error>) -> Self {
-        Self { exit, source: source.into(), hints: Vec::new(), counts: ChangeCounts::default(), failed: 0 }
+        Self {
+            exit,
+            source: source.into(),
+            hints: Vec::new(),
+            counts: ChangeCounts::default(),
+            failed: 0,
+            is_rendered: false,
+        }
     }
 
     /// A failure told in one sentence.
@@ -41,7 +50,11 @@ impl CommandError {
 
     /// Mistakes in files, each with its place.
     pub fn from_diagnostics(found: &Diagnostics, colour: bool) -> Self {
-        Self::with_message(Exit::Error, format!("{}\n{}", found.render(colour), count_findings(found)))
+        let mut text = found.render(colour);
+        if found.error_count() + found.warning_count() > 1 {
+            text = format!("{text}\n{}", count_findings(found));
+        }
+        Self { is_rendered: true, ..Self::with_message(Exit::Error, text.trim_end()) }
     }
 
     /// Adds what the command counted before it failed, for the last JSON line.
@@ -51,7 +64,12 @@ impl CommandError {
 
     /// Prints it.
     pub fn print_to_stderr(&self, reporter: &Reporter) {
-        reporter.error(&format!("{:#}", self.source), &self.hints);
+        let text = format!("{:#}", self.source);
+        if self.is_rendered {
+            reporter.findings(&text, &self.hints);
+        } else {
+            reporter.error(&text, &self.hints);
+        }
     }
 
     /// Returns the exit code and the counts.

@@ -127,7 +127,7 @@ pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &C
     }
 }
 
-/// The hosts of a selector; `all` where none is given, narrowed by `--limit`.
+/// Returns the hosts of a selector (default: all), limited to those of `--limit`.
 ///
 /// # Errors
 /// An unknown name, with those that are near; or no host at all.
@@ -146,5 +146,10 @@ pub fn select_hosts<'i>(
     };
     let Some(limit) = limit else { return Ok(hosts) };
     let within = pick(&parse(limit)?)?;
-    Ok(hosts.into_iter().filter(|host| within.iter().any(|other| other.name == host.name)).collect())
+    let common: Vec<_> = hosts.into_iter().filter(|host| within.iter().any(|other| other.name == host.name)).collect();
+    if common.is_empty() {
+        let all = selector.map_or("the inventory".to_owned(), |selector| format!("`{selector}`"));
+        return Err(CommandError::with_message(Exit::Usage, format!("--limit `{limit}` selects no host of {all}")));
+    }
+    Ok(common)
 }

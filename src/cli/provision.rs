@@ -1,6 +1,6 @@
 //! `dunlin provision`.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -12,10 +12,10 @@ use super::confirm::require_confirmation;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment, load_plays, new_compiler, select_hosts};
+use super::project::{PlaybookFiles, find_project, load_environment, load_plays, new_compiler, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
-use crate::inventory::Diagnostics;
+use crate::inventory::{Diagnostics, nearest_words};
 use crate::plan::{ChangeCounts, HostPlan};
 use crate::playbook::{Playbook, StepSelection};
 use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost};
@@ -80,6 +80,20 @@ impl ProvisionCommand {
     }
 }
 
+/// Checks that the playbook has each of the tags: an unknown one would select nothing, which looks like success.
+fn ensure_tags_exist(tags: &[String], plays: &PlaybookFiles) -> Result<(), CommandError> {
+    let plays = &plays.playbook.plays;
+    let steps = plays.iter().flat_map(|play| play.steps.iter().flat_map(|step| &step.tags));
+    let known: BTreeSet<&str> = plays.iter().flat_map(|play| &play.tags).chain(steps).map(String::as_str).collect();
+    let Some(unknown) = tags.iter().find(|tag| !known.contains(tag.as_str())) else { return Ok(()) };
+    let error = CommandError::with_message(Exit::Usage, format!("no step has the tag `{unknown}`"));
+    Err(match nearest_words(unknown, known.iter().copied()).first() {
+        Some(near) => error.with_hint(format!("did you mean `{near}`?")),
+        None if known.is_empty() => error.with_hint("the playbook has no tags"),
+        None => error.with_hint(format!("known tags: {}", known.into_iter().collect::<Vec<_>>().join(", "))),
+    })
+}
+
 /// Provisions the selected hosts.
 ///
 /// # Errors
@@ -94,6 +108,7 @@ pub async fn provision_hosts(
     let plays = load_plays(&project, args.playbook.as_deref(), common)?;
     let saved = args.plan.as_deref().map(read_saved_plan).transpose()?;
     let tags = saved.as_ref().map_or_else(|| args.tags.clone(), |saved| saved.tags.clone());
+    ensure_tags_exist(&args.tags, &plays)?;
     let selection = StepSelection { tags, ..StepSelection::default() };
     let compiler = new_compiler(&project, &loaded, &plays, selection.clone(), common)?;
     let mut hosts = select_hosts(&loaded.inventory, selector, args.limit.as_deref())?;
@@ -103,6 +118,11 @@ pub async fn provision_hosts(
     // A host that no play names has nothing to be asked.
     let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_in_play(play)).collect();
     hosts.retain(|host| named.contains(host.name.as_str()));
+    let is_selected = selector.is_some() || args.limit.is_some();
+    if hosts.is_empty() && is_selected && saved.is_none() {
+        let text = format!("no play of {} is for the selected hosts", plays.playbook.file.path().display());
+        return Err(CommandError::with_message(Exit::Usage, text));
+    }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
     let (reporter, run) = (common.new_reporter(), common.run.to_string());

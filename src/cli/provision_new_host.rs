@@ -54,7 +54,20 @@ impl ProvisionNewHostCommand {
         let project = find_project(common)?;
         let loaded = load_environment(&project, common)?;
         let reporter = common.new_reporter();
-        let key = match loaded.inventory.find_host(&self.name).and_then(|host| host.host_keys.first()) {
+        let pinned = loaded.inventory.find_host(&self.name).and_then(|host| host.host_keys.first());
+        let is_pinned = pinned.is_some();
+        if self.args.yes && self.fingerprint.is_none() && !is_pinned {
+            // Before anything is asked of the host: whoever answers at this address would be trusted.
+            return Err(CommandError::with_message(
+                Exit::Refused,
+                "--yes does not accept an unknown host key; nothing was changed",
+            )
+            .with_hint(
+                "read the fingerprint on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add \
+                 --fingerprint SHA256:…",
+            ));
+        }
+        let key = match pinned {
             Some(pinned) => pinned.value.clone(),
             None => self.scan_host_key().await?,
         };
@@ -70,7 +83,8 @@ impl ProvisionNewHostCommand {
                     .with_hint("somebody may be in between; compare on the host's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"));
             }
             Some(_) => {}
-            None => require_confirmation("Is that the key the host's console shows?", self.args.yes)?,
+            None if is_pinned => {}
+            None => require_confirmation("Is that the key the host's console shows?", false)?,
         }
         let path = project.inventory.join("hosts.toml");
         let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

@@ -53,7 +53,9 @@ impl Inventory {
             }
             _ if !has_static => found.push(
                 Diagnostic::error_at_path(dir, "no inventory here: neither `hosts.toml` nor an executable `hosts`")
-                    .with_help("name a folder with -i, for example -i inventories/production"),
+                    .with_help(
+                        "run in a folder of a project (below its dunlin.toml), or name an inventory: -i inventories/production",
+                    ),
             ),
             _ => {}
         }

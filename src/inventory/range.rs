@@ -3,6 +3,8 @@
 
 /// More names than this in one entry are refused: it is a slip, not a fleet.
 pub const MAX_RANGE_HOSTS: usize = 10_000;
+/// Digits of a bound of a range: those of the largest number that it can be.
+const MAX_WIDTH: usize = 20;
 
 /// Expands every range of an entry, the last one fastest. An entry without a range is itself.
 ///
@@ -68,6 +70,9 @@ fn parse_range(range: &str) -> Result<Vec<String>, String> {
         return Err(too_many_error());
     }
     let width = from.len();
+    if width > MAX_WIDTH {
+        return Err(format!("the bounds of a range have {MAX_WIDTH} digits at most"));
+    }
     Ok((first..=last).step_by(step).map(|n| format!("{n:0width$}")).collect())
 }
 
@@ -85,6 +90,15 @@ fn parse_letter(bound: &str) -> Option<u8> {
 #[cfg(test)]
 mod tests {
     use super::expand_ranges;
+
+    #[test]
+    fn bounds_of_any_length_are_an_error_and_no_panic() {
+        for width in [21, 70_000] {
+            let zeros = "0".repeat(width - 1);
+            let error = expand_ranges(&format!("r[{zeros}1:{zeros}3]")).unwrap_err();
+            assert!(error.contains("20 digits") && error.len() < 200, "{}", error.len());
+        }
+    }
 
     #[test]
     fn ranges_are_expanded_in_order() {

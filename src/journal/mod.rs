@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -74,11 +75,14 @@ impl Journal {
     pub fn open(path: &Path) -> Result<Self> {
         let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
         if !folder.is_dir() {
-            fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+            // Journals say what root did, and where: only root reads them.
+            let mut builder = fs::DirBuilder::new();
+            let made = builder.recursive(true).mode(0o700).create(folder);
+            made.with_context(|| format!("cannot create {}", folder.display()))?;
             sync_folder(folder.parent().unwrap_or(folder))?;
         }
         let is_new = !path.exists();
-        let file = OpenOptions::new().read(true).append(true).create(true).open(path);
+        let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path);
         let mut journal = Self {
             file: file.map_err(|source| io_error("open", path, source))?,
             path: path.to_owned(),

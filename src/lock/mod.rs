@@ -5,8 +5,9 @@
 
 pub mod file_lock;
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,6 +22,9 @@ use anyhow::{Context, Result};
 const ENDING_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time to wait for any other holder: one that is ending, or that has just started and has not written its note.
 const HOLDER_TIMEOUT: Duration = Duration::from_millis(500);
+/// Modes of what only the owner may open: with a file of the lock open, any user could hold it.
+const PRIVATE_FOLDER: u32 = 0o700;
+const PRIVATE_FILE: u32 = 0o600;
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// State of the lock in one agent.
@@ -78,10 +82,13 @@ impl HostLock {
                 LockResult::HeldBy(vec![held.holder.clone()])
             });
         }
-        fs::create_dir_all(&self.folder).with_context(|| format!("making {}", self.folder.display()))?;
+        make_private_folder(&self.folder)?;
         let path = self.folder.join(self.name);
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
+        // A file of an earlier version: whoever can open it can hold the lock.
+        file.set_permissions(Permissions::from_mode(PRIVATE_FILE))
+            .with_context(|| format!("setting the mode of {}", path.display()))?;
         let access = if request.shared { Access::Shared } else { Access::Exclusive };
         let started = Instant::now();
         let attempt = || -> Result<Option<LockResult>> {
@@ -201,6 +208,20 @@ fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
+/// Creates a folder that only its owner can enter, and corrects the mode of one that others could.
+fn make_private_folder(folder: &Path) -> Result<()> {
+    let mut builder = DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(PRIVATE_FOLDER)
+        .create(folder)
+        .with_context(|| format!("making {}", folder.display()))?;
+    let opened = File::open(folder).with_context(|| format!("opening {}", folder.display()))?;
+    opened
+        .set_permissions(Permissions::from_mode(PRIVATE_FOLDER))
+        .with_context(|| format!("setting the mode of {}", folder.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,5 +276,22 @@ mod tests {
         fs::write(folder.path().join("host.1.json"), "{}").unwrap();
         assert_eq!(lock.list_holders().unwrap(), []);
         assert_eq!(lock.acquire(&lock_request("1", false)).unwrap(), LockResult::Acquired);
+    }
+
+    #[test]
+    fn only_the_owner_can_open_what_holds_the_lock() {
+        let base = tempfile::tempdir().unwrap();
+        let folder = base.path().join("locks");
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, Permissions::from_mode(0o755)).unwrap();
+        fs::write(folder.join("host"), "").unwrap();
+        fs::set_permissions(folder.join("host"), Permissions::from_mode(0o644)).unwrap();
+        let lock = HostLock::new(&folder);
+        assert_eq!(lock.acquire(&lock_request("1", false)).unwrap(), LockResult::Acquired);
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder), 0o700);
+        for entry in fs::read_dir(&folder).unwrap() {
+            assert_eq!(mode(&entry.unwrap().path()), 0o600);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! Events and plans for a reader: text on a terminal, or one JSON event a line. stdout carries data, stderr the rest.
 
+mod escape;
 mod failover_text;
 mod json;
 mod plan_text;

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::escape::escape_control_characters;
 use super::reporter::write_stderr;
 use crate::protocol::Event;
 
@@ -35,7 +36,7 @@ impl ProgressBars {
             let counted = *total > 1;
             bar.set_length(if counted { *total } else { 1 });
             bar.set_position(if counted { *done } else { 1 });
-            bar.set_message(format!("{job:<10} → {host}  {phase}"));
+            bar.set_message(escape_control_characters(&format!("{job:<10} → {host}  {phase}")).into_owned());
             if phase == "done" {
                 bar.finish_and_clear();
             }
@@ -49,7 +50,7 @@ impl ProgressBars {
     pub fn print_line(&self, text: &str) {
         match &self.multi {
             // A terminal that went away shows nothing anyway.
-            Some(multi) => drop(multi.println(text)),
+            Some(multi) => drop(multi.println(escape_control_characters(text).as_ref())),
             None if !self.quiet => write_stderr(&format!("{text}\n")),
             None => {}
         }

@@ -5,6 +5,7 @@ use std::io::Write;
 use anstyle::AnsiColor;
 use serde_json::{Value, json};
 
+use super::escape::{escape_control_characters, escape_json_line};
 use super::json::{event_to_json, host_event, plan_fields};
 use super::plan_text::format_plan;
 use super::run_id::RunId;
@@ -145,15 +146,25 @@ impl Reporter {
 
     /// Prints why a command ended without success, and the next steps.
     pub fn error(&self, error: &str, hints: &[String]) {
+        self.print_error("error: ", error, hints);
+    }
+
+    /// Prints findings that are rendered already, each with its severity and place, and the next steps.
+    pub fn findings(&self, findings: &str, hints: &[String]) {
+        self.print_error("", findings, hints);
+    }
+
+    fn print_error(&self, prefix: &str, error: &str, hints: &[String]) {
         self.print_json("error", json!({"error": error, "next": hints}));
         let next: String = hints.iter().map(|hint| format!("  next: {hint}\n")).collect();
-        write_stderr(&format!("error: {error}\n{next}"));
+        write_stderr(&format!("{prefix}{error}\n{next}"));
     }
 
     /// Prints a JSON line: an event with its fields, an object. Prints nothing where the run speaks text.
     pub fn print_json(&self, event: &str, fields: Value) {
         if self.json {
-            write_stdout(&format!("{}\n", event_to_json(event, self.run, fields)));
+            let line = event_to_json(event, self.run, fields).to_string();
+            write_stdout(&format!("{}\n", escape_json_line(&line)));
         }
     }
 
@@ -168,13 +179,14 @@ impl Reporter {
     }
 }
 
-/// Writes to stdout; a reader that went away (`| head`) is no error.
+/// Writes text to stdout, without what could act on a terminal. A reader that went away (`| head`) is no error.
 fn write_stdout(text: &str) {
+    let text = escape_control_characters(text);
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Writes to stderr; nobody is left to hear of an error there.
+/// Writes text to stderr, without what could act on a terminal; nobody is left to hear of an error there.
 pub(super) fn write_stderr(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let _ = std::io::stderr().lock().write_all(escape_control_characters(text).as_bytes());
 }

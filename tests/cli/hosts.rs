@@ -39,10 +39,12 @@ fn a_new_host_that_cannot_be_added() {
         [&command[..], more].concat()
     };
     let outputs = [
-        (new("redis-03", "192.0.2.300", &[]), 64),
-        (new("redis-03", "-oProxyCommand=x", &[]), 64),
+        (new("redis-03", "192.0.2.300", &["--fingerprint", "SHA256:other"]), 64),
+        (new("redis-03", "-oProxyCommand=x", &["--fingerprint", "SHA256:other"]), 64),
         (new("redis-01", "192.0.2.11", &["--fingerprint", "SHA256:other"]), 3),
         (new("redis-01", "192.0.2.99", &[]), 1),
+        // Nobody has seen its key.
+        (new("redis-03", "192.0.2.13", &[]), 3),
     ]
     .map(|(command, status)| project.dunlin(&command).ends(status));
     snapshot("provision-new-host-errors", &outputs);

@@ -119,7 +119,7 @@ fn receive(stream: &UnixStream) -> OwnedFd {
 }
 
 /// The example project with hosts that answer and that are used without becoming root; files go into its own folder.
-fn project() -> Project {
+pub fn project() -> Project {
     let project = example::project();
     let hosts = example::HOSTS.replace("become = true", "become = false");
     project.write("inventory/hosts.toml", &hosts);
@@ -181,7 +181,9 @@ fn a_plan_of_provision() {
         (&["provision", "--dry-run", "--verbose", "--detailed-exitcode"], 2),
         (&["provision", "--dry-run", "--quiet"], 0),
         (&["provision", "--dry-run", "--tags", "old"], 0),
-        (&["provision", "--dry-run", "--tags", "none"], 0),
+        (&["provision", "--dry-run", "--tags", "none"], 64),
+        (&["provision", "web", "--dry-run", "--limit", "redis"], 64),
+        (&["provision", "redis", "--dry-run"], 64),
         (&["provision"], 3),
     ]
     .map(|(command, status)| project.dunlin(command).ends(status));

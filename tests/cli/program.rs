@@ -70,9 +70,10 @@ impl Project {
         self.dunlin_with(arguments, &[])
     }
 
-    /// Runs dunlin in it with these variables more.
-    pub fn dunlin_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-        let output = Command::new(env!("CARGO_BIN_EXE_dunlin"))
+    /// Returns the command that runs dunlin in it, with a cleared environment.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+        command
             .args(arguments)
             .current_dir(self.folder.path())
             .env_clear()
@@ -80,11 +81,13 @@ impl Project {
             .env("HOME", self.folder.path())
             .env("USER", "alice")
             .env("COLUMNS", "100")
-            .env("TZ", "UTC")
-            .envs(variables.iter().copied())
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+            .env("TZ", "UTC");
+        command
+    }
+
+    /// Runs dunlin in it with these variables more.
+    pub fn dunlin_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let output = self.command(arguments).envs(variables.iter().copied()).stdin(Stdio::null()).output().unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         let quoted = |word: &&str| if word.contains(' ') { format!("'{word}'") } else { (*word).to_owned() };
         Output {

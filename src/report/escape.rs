@@ -1,0 +1,117 @@
+//! Makes text safe for a terminal: hosts and files must not move the cursor, hide lines or reverse their order.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+
+/// Escapes control characters and bidirectional marks: `\u{1b}`, `\r`. Newlines, tabs and colours (a foreground colour,
+/// bold, faint, reset) stay, which can neither hide nor overwrite text.
+pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(is_unsafe) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    let mut rest = text;
+    while let Some(at) = rest.find(is_unsafe) {
+        escaped.push_str(&rest[..at]);
+        rest = &rest[at..];
+        let colour = colour_sequence_length(rest);
+        if colour > 0 {
+            escaped.push_str(&rest[..colour]);
+            rest = &rest[colour..];
+            continue;
+        }
+        let mut characters = rest.chars();
+        match characters.next() {
+            Some('\r') => escaped.push_str("\\r"),
+            Some(character) => drop(write!(escaped, "\\u{{{:x}}}", u32::from(character))),
+            None => {}
+        }
+        rest = characters.as_str();
+    }
+    escaped.push_str(rest);
+    Cow::Owned(escaped)
+}
+
+/// Escapes the same characters in a line of JSON, as JSON writes them: the value stays what it is.
+pub fn escape_json_line(json: &str) -> Cow<'_, str> {
+    if !json.chars().any(is_unsafe) {
+        return Cow::Borrowed(json);
+    }
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for character in json.chars() {
+        if is_unsafe(character) {
+            let _ = write!(escaped, "\\u{:04x}", u32::from(character));
+        } else {
+            escaped.push(character);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// Whether a character acts on the terminal or on the order of the text.
+fn is_unsafe(character: char) -> bool {
+    let is_bidirectional = matches!(
+        character,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    // Line and paragraph separators break lines in some terminals.
+    let is_separator = matches!(character, '\u{2028}' | '\u{2029}');
+    (character.is_control() && !matches!(character, '\n' | '\t')) || is_bidirectional || is_separator
+}
+
+/// Returns the length of the colour sequence at the beginning (`ESC [ … m`); 0 if it is none, or one that could hide text.
+fn colour_sequence_length(text: &str) -> usize {
+    let Some(body) = text.strip_prefix("\u{1b}[") else { return 0 };
+    let Some(end) = body.find(|c: char| !(c.is_ascii_digit() || c == ';')) else { return 0 };
+    if !body[end..].starts_with('m') || end > 16 {
+        return 0;
+    }
+    let parameters: Vec<&str> = body[..end].split(';').collect();
+    let is_harmless = match parameters[..] {
+        // One of the 256 colours, except black.
+        ["38", "5", colour] => colour.parse::<u8>().is_ok_and(|colour| !matches!(colour, 0 | 16 | 232..=235)),
+        _ => parameters.iter().all(|parameter| {
+            let number = if parameter.is_empty() { Ok(0) } else { parameter.parse::<u8>() };
+            matches!(number, Ok(0..=2 | 4 | 22 | 31..=37 | 39 | 91..=97))
+        }),
+    };
+    if is_harmless { "\u{1b}[".len() + end + 1 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{escape_control_characters, escape_json_line};
+
+    #[test]
+    fn json_keeps_its_values() {
+        let json = "{\"a\":\"x\u{202e}y\u{7f}\"}";
+        let escaped = escape_json_line(json);
+        assert_eq!(escaped, "{\"a\":\"x\\u202ey\\u007f\"}");
+        let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+        assert_eq!(value(&escaped), value(json));
+    }
+
+    #[test]
+    fn text_that_acts_on_a_terminal_is_shown_as_text() {
+        for (text, shown) in [
+            ("plain\n\ttext, ünïcode ✓", "plain\n\ttext, ünïcode ✓"),
+            ("\u{1b}[2K\u{1b}[1A", "\\u{1b}[2K\\u{1b}[1A"),
+            ("a\rb", "a\\rb"),
+            ("\u{1b}]0;owned\u{7}", "\\u{1b}]0;owned\\u{7}"),
+            ("\u{9b}2K", "\\u{9b}2K"),
+            ("x\u{202e}y\u{2066}z", "x\\u{202e}y\\u{2066}z"),
+            ("\u{8}\u{7f}\u{0}", "\\u{8}\\u{7f}\\u{0}"),
+            // Colours of ours stay; concealed, black and background ones do not.
+            ("\u{1b}[1m\u{1b}[32mok\u{1b}[0m", "\u{1b}[1m\u{1b}[32mok\u{1b}[0m"),
+            ("\u{1b}[38;5;12mblue\u{1b}[39m", "\u{1b}[38;5;12mblue\u{1b}[39m"),
+            ("\u{1b}[8mhidden", "\\u{1b}[8mhidden"),
+            ("\u{1b}[30;40mhidden", "\\u{1b}[30;40mhidden"),
+            ("\u{1b}[38;5;0mhidden", "\\u{1b}[38;5;0mhidden"),
+            ("\u{1b}[38;2;0;0;0mhidden", "\\u{1b}[38;2;0;0;0mhidden"),
+            ("\u{1b}[3", "\\u{1b}[3"),
+            ("\u{1b}", "\\u{1b}"),
+        ] {
+            assert_eq!(escape_control_characters(text), shown, "{text:?}");
+        }
+    }
+}
