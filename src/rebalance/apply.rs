@@ -156,14 +156,16 @@ async fn move_shard(
     let (map, _) = read_map(&context.map_file)?;
     let spec = context.move_spec(&map, &run, planned.shard, &planned.to)?;
     let mut result = MoveResult::default();
-    result.bytes = context.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?.bytes;
+    let copied = context.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?;
+    result.bytes = copied.bytes;
     if context.fleet.cancellation.is_cancelled() {
         // Else the source's file would be armed for a switch that does not begin.
         bail!("interrupted before it was switched: {} serves it, the copy at {} follows", planned.from, planned.to);
     }
     report_phase(&spec, &planned.to, "cutover", on_progress);
     let switched = cut_over_shard(context, &map, &spec, (&planned.from, &planned.to), on_progress).await?;
-    result.gap_us = switched.gap_us;
+    // The longest wait of a client for any reason of ours.
+    result.gap_us = switched.gap_us.max(copied.verification.longest_pause_us);
     result.follow_ups = switched.follow_ups;
     result.retire_blocked = finish_move(context, &map, &spec, (&planned.from, &planned.to), finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();

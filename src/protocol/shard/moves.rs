@@ -161,6 +161,9 @@ pub struct VerifyResult {
     pub reencoded: u64,
     /// Comparisons that had to be repeated because the key was being written to.
     pub retried: u64,
+    /// Longest pause of writes for the comparison, in microseconds.
+    #[serde(default)]
+    pub longest_pause_us: u64,
     /// Keys whose contents or times to live differ; at most 20 of each list are named.
     pub differing: Vec<String>,
     /// Keys that the target lacks.

@@ -80,7 +80,8 @@ pub fn build_replica(
     Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified })
 }
 
-/// The copy as Redis makes it; one that is cancelled half way ends at the source too.
+/// Waits for the copy as Redis makes it. One that fails or is cancelled half way ends at the source too: otherwise the
+/// source would begin a full sync again and again.
 fn sync_directly(
     source: &mut RedisClient,
     target: &mut RedisClient,
@@ -88,7 +89,7 @@ fn sync_directly(
     sink: &dyn ProgressSink,
 ) -> Result<()> {
     let caught_up = replication_progress::wait_until_caught_up(source, target, spec, sink);
-    if caught_up.is_err() && sink.is_cancelled() {
+    if caught_up.is_err() {
         // Where the target does not answer, it sends for nothing either.
         throttled_sync::cancel_full_sync(target, spec).ok();
     }

@@ -16,6 +16,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// was lost silently looks up to both sides until TCP times out.
 const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// Full syncs of one copy after which it is given up: each forks the source and sends everything again.
+const MAX_FULL_SYNCS: u64 = 2;
+
 /// Waits until the target's link is up and transfers new writes, the source counts it as online, and its lag is at most
 /// `max_lag_bytes`.
 ///
@@ -31,6 +34,7 @@ pub fn wait_until_caught_up(
     let (mut best, mut last_progress, mut has_reconnected) = (0, Instant::now(), false);
     // What the source had written when the link was seen up: who has that receives what is written now.
     let mut required_offset = None;
+    let full_syncs_before = source.fetch_info("stats")?.number_field("sync_full");
     loop {
         let (from, to) = (source.fetch_info("replication")?, target.fetch_info("replication")?);
         if is_linked(&to) {
@@ -61,6 +65,16 @@ pub fn wait_until_caught_up(
                 done: to.number_field("master_sync_read_bytes"),
                 total: to.number_field("master_sync_total_bytes"),
             });
+        }
+        let full_syncs = source.fetch_info("stats")?.number_field("sync_full").saturating_sub(full_syncs_before);
+        if full_syncs > MAX_FULL_SYNCS {
+            bail!(
+                "{} started {full_syncs} full syncs to {} and none succeeded; a likely cause is its output buffer limit \
+                 for replicas, client-output-buffer-limit is now \"{}\"",
+                spec.from,
+                spec.to,
+                source.fetch_setting("client-output-buffer-limit")?
+            );
         }
         if last_progress.elapsed() > stall_timeout {
             bail!(
@@ -150,6 +164,14 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
         last_rewrite = info.text_field("aof_last_bgrewrite_status").to_owned();
         if no_rewrite && last_write == "ok" && last_rewrite == "ok" {
             return Ok(Some(true));
+        }
+        // Redis tries again later; without a change on the host, that fails as well.
+        if no_rewrite && (last_write == "err" || last_rewrite == "err") {
+            bail!(
+                "{} cannot write its append-only file (last write {last_write}, last rewrite {last_rewrite}): check the free \
+                 disk space of its host and its log",
+                spec.to
+            );
         }
         Ok(sink.is_cancelled().then_some(false))
     })?;

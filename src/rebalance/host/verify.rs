@@ -11,7 +11,10 @@ mod compare_files;
 mod compare_live;
 mod digest_reader;
 mod key_state;
+mod large_key;
+mod piece;
 mod rdb;
+mod stream_groups;
 
 use std::collections::BTreeSet;
 

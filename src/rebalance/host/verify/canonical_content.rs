@@ -4,6 +4,8 @@ use anyhow::Result;
 use redis::{Cmd, Value};
 
 use super::super::redis_client::{RedisClient, redis_command};
+use super::large_key::field_expiry_command;
+use super::stream_groups;
 use crate::plan::Digest;
 
 /// The digests of the contents of keys, by their types; equal contents have equal digests on both sides.
@@ -33,20 +35,51 @@ pub fn content_digests(link: &mut RedisClient, keys: &[&Vec<u8>]) -> Result<Vec<
             "set" => (vec![key_command(&["SMEMBERS"], key, &[])], 1),
             "hash" => (vec![key_command(&["HGETALL"], key, &[])], 2),
             "stream" => {
-                (vec![key_command(&["XRANGE"], key, &["-", "+"]), key_command(&["XINFO", "GROUPS"], key, &[])], 0)
+                let mut cmds = vec![key_command(&["XRANGE"], key, &["-", "+"])];
+                cmds.extend(stream_groups::all_group_commands(link, key)?);
+                (cmds, 0)
             }
             "none" => (Vec::new(), 0),
             other => anyhow::bail!("a key of type {other} cannot be compared but by its bytes, and those differ"),
         };
         // Between the question for the type and this the key may have become another: that is an error answer, and
         // so it differs, and is looked at again.
+        let is_stream = kind == "stream";
         let mut form = kind.into_bytes();
-        for answer in link.run_batch(&cmds)? {
+        let mut fields = Vec::new();
+        for (number, answer) in link.run_batch(&cmds)?.into_iter().enumerate() {
+            // The first answer is the stream itself; the others are its groups.
+            let answer = if is_stream && number > 0 { stream_groups::normalize_answer(answer) } else { answer };
+            if let (2, Value::Array(pairs)) = (group_size, &answer) {
+                fields = field_names(pairs);
+            }
             write_canonical(&sort_unordered(answer, group_size), &mut form);
         }
+        write_field_expiry(link, key, fields, &mut form)?;
         digests.push(Digest::of_bytes(&form));
     }
     Ok(digests)
+}
+
+/// Returns the names of a hash's fields, sorted.
+fn field_names(pairs: &[Value]) -> Vec<Vec<u8>> {
+    let name = |value: &Value| match value {
+        Value::BulkString(name) => Some(name.clone()),
+        _ => None,
+    };
+    let mut names: Vec<Vec<u8>> = pairs.iter().step_by(2).filter_map(name).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Adds the times at which fields of a hash expire, where the server has such times.
+fn write_field_expiry(link: &mut RedisClient, key: &[u8], fields: Vec<Vec<u8>>, form: &mut Vec<u8>) -> Result<()> {
+    if !fields.is_empty()
+        && let Some(times @ Value::Array(_)) = link.run_batch(&[field_expiry_command(key, &fields)])?.first()
+    {
+        write_canonical(times, form);
+    }
+    Ok(())
 }
 
 /// What comes in no order (a set's members, a hash's pairs), `parts` values at a time, is brought into one.

@@ -1,0 +1,266 @@
+//! Keys that are too large for one command: compared in pieces, each by the same short commands at both servers.
+//!
+//! Members of sets, hashes and sorted sets are found by the scan of the source, which returns every member that is there
+//! from beginning to end, and are looked up at both sides. Lists are read in windows that overlap, strings in ranges,
+//! streams from entry to entry. Sizes are compared last: with them, the target has no member that the source lacks.
+//! A piece that was equal once stays so: what is written later comes through the replication stream, as it does for
+//! every other key.
+
+use anyhow::{Result, bail};
+use redis::{Cmd, Value};
+
+use super::super::redis_client::{RedisClient, redis_command, value_text};
+use super::key_state::{Key, command_with_key};
+use super::piece::Piece;
+use super::stream_groups;
+
+/// Bytes of one piece, about: a server answers it in less than a millisecond.
+const PIECE_BYTES: u64 = 256 << 10;
+/// Members of one piece, at most.
+const MAX_PIECE_MEMBERS: u64 = 1000;
+
+/// Reads a large key piece by piece.
+#[derive(Debug)]
+pub struct PieceReader {
+    key: Key,
+    kind: Kind,
+    /// Members of a piece, or bytes for a string.
+    step: u64,
+    state: ReadState,
+    /// The last entry of a stream when the reading began: later ones come through the replication stream.
+    stream_end: String,
+    /// Whether hashes of this server may have fields that expire.
+    has_field_expiry: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    String,
+    List,
+    Set,
+    Hash,
+    SortedSet,
+    Stream,
+}
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum ReadState {
+    /// From this cursor of a scan, this index, or after this entry of a stream.
+    At(String),
+    /// A stream's groups.
+    Groups,
+    /// The pending entries of these groups of a stream, from this entry on for the first of them.
+    Pending(Vec<Vec<u8>>, String),
+    /// The size and the time to live.
+    Size,
+    Done,
+}
+
+impl PieceReader {
+    /// Prepares to read a key of that many bytes of memory; `None` if the key is gone.
+    ///
+    /// # Errors
+    /// The source does not answer, or the key has a type that cannot be read in pieces.
+    pub fn new(source: &mut RedisClient, key: &Key, memory: u64) -> Result<Option<Self>> {
+        let kind: String = source.query(&command_with_key("TYPE", key))?;
+        let kind = match kind.as_str() {
+            "string" => Kind::String,
+            "list" => Kind::List,
+            "set" => Kind::Set,
+            "hash" => Kind::Hash,
+            "zset" => Kind::SortedSet,
+            "stream" => Kind::Stream,
+            "none" => return Ok(None),
+            other => {
+                let key = String::from_utf8_lossy(key);
+                bail!("{key} is a key of type {other} with {memory} bytes: too large to be compared by its bytes")
+            }
+        };
+        let step = match kind {
+            Kind::String => PIECE_BYTES,
+            _ => {
+                let members: u64 = source.query(&command_with_key(size_command(kind), key))?;
+                (PIECE_BYTES / (memory / members.max(1)).max(1)).clamp(1, MAX_PIECE_MEMBERS)
+            }
+        };
+        let has_field_expiry = kind == Kind::Hash
+            && source
+                .run_batch(&[field_expiry_command(key, std::slice::from_ref(&Vec::new()))])?
+                .iter()
+                .all(|answer| !matches!(answer, Value::ServerError(_)));
+        let (start, stream_end) = match kind {
+            Kind::Stream => ("-", last_entry_id(source, key)?),
+            _ => ("0", String::new()),
+        };
+        let state = ReadState::At(start.to_owned());
+        Ok(Some(Self { key: key.clone(), kind, step, state, stream_end, has_field_expiry }))
+    }
+
+    /// Returns the next piece; `None` after the last.
+    ///
+    /// # Errors
+    /// The source does not answer, or the key has another type now.
+    pub fn next_piece(&mut self, source: &mut RedisClient) -> Result<Option<Piece>> {
+        match self.state.clone() {
+            ReadState::At(position) => self.read_at(source, &position).map(Some),
+            ReadState::Groups => {
+                let groups = stream_groups::group_names(source, &self.key)?;
+                self.state = ReadState::Pending(groups, "-".to_owned());
+                let cmds = vec![stream_groups::groups_command(&self.key)];
+                Ok(Some(Piece { cmds, normalize: stream_groups::normalize_answer }))
+            }
+            ReadState::Pending(mut groups, start) => {
+                let Some(group) = groups.first().cloned() else {
+                    self.state = ReadState::Size;
+                    return self.next_piece(source);
+                };
+                let cmd =
+                    stream_groups::pending_command(&self.key, &group, (&start, &self.stream_end), MAX_PIECE_MEMBERS);
+                let answer = source.run_batch(std::slice::from_ref(&cmd))?.into_iter().next();
+                let next = match &answer {
+                    Some(Value::Array(entries)) => entries.last().and_then(entry_id),
+                    _ => None,
+                };
+                self.state = if let Some(id) = next {
+                    ReadState::Pending(groups, format!("({id}"))
+                } else {
+                    groups.remove(0);
+                    ReadState::Pending(groups, "-".to_owned())
+                };
+                Ok(Some(Piece { cmds: vec![cmd], normalize: stream_groups::normalize_answer }))
+            }
+            ReadState::Size => {
+                self.state = ReadState::Done;
+                Ok(Some(Piece::of(vec![
+                    command_with_key("TYPE", &self.key),
+                    command_with_key(size_command(self.kind), &self.key),
+                    command_with_key("PEXPIRETIME", &self.key),
+                ])))
+            }
+            ReadState::Done => Ok(None),
+        }
+    }
+
+    fn read_at(&mut self, source: &mut RedisClient, position: &str) -> Result<Piece> {
+        match self.kind {
+            Kind::String => {
+                let begin: u64 = position.parse()?;
+                let length: u64 = source.query(&command_with_key("STRLEN", &self.key))?;
+                self.advance_to(begin + self.step, length);
+                let mut cmd = command_with_key("GETRANGE", &self.key);
+                cmd.arg(begin).arg(begin + self.step - 1);
+                Ok(Piece::of(vec![cmd]))
+            }
+            Kind::List => {
+                let begin: u64 = position.parse()?;
+                let length: u64 = source.query(&command_with_key("LLEN", &self.key))?;
+                // Half a window: elements that shift towards the head meanwhile are not skipped.
+                self.advance_to(begin + self.step.div_ceil(2), length);
+                let mut cmd = command_with_key("LRANGE", &self.key);
+                cmd.arg(begin).arg(begin + self.step - 1);
+                Ok(Piece::of(vec![cmd]))
+            }
+            Kind::Stream => {
+                let mut cmd = command_with_key("XRANGE", &self.key);
+                cmd.arg(position).arg(&self.stream_end).arg("COUNT").arg(self.step);
+                let entries: Vec<Value> = source.query(&cmd)?;
+                let next = entries.last().and_then(entry_id);
+                self.state = next.map_or(ReadState::Groups, |id| ReadState::At(format!("({id}")));
+                Ok(Piece::of(vec![cmd]))
+            }
+            Kind::Set | Kind::Hash | Kind::SortedSet => self.read_members(source, position),
+        }
+    }
+
+    fn advance_to(&mut self, position: u64, length: u64) {
+        self.state = if position < length { ReadState::At(position.to_string()) } else { ReadState::Size };
+    }
+
+    /// Scans the next members at the source; the piece looks them up at both sides.
+    fn read_members(&mut self, source: &mut RedisClient, cursor: &str) -> Result<Piece> {
+        let scan = match self.kind {
+            Kind::Set => "SSCAN",
+            Kind::Hash => "HSCAN",
+            _ => "ZSCAN",
+        };
+        let mut cmd = command_with_key(scan, &self.key);
+        cmd.arg(cursor).arg("COUNT").arg(self.step);
+        let (next, found): (String, Vec<Vec<u8>>) = source.query(&cmd)?;
+        self.state = if next == "0" { ReadState::Size } else { ReadState::At(next) };
+        let members: Vec<Vec<u8>> = match self.kind {
+            Kind::Set => found,
+            // With each member comes its value or score, which the look-up asks for again at both.
+            _ => found.into_iter().step_by(2).collect(),
+        };
+        if members.is_empty() {
+            return Ok(Piece::of(Vec::new()));
+        }
+        let lookup = match self.kind {
+            Kind::Set => "SMISMEMBER",
+            Kind::Hash => "HMGET",
+            _ => "ZMSCORE",
+        };
+        let mut cmd = command_with_key(lookup, &self.key);
+        cmd.arg(&members);
+        let mut cmds = vec![cmd];
+        if self.has_field_expiry {
+            cmds.push(field_expiry_command(&self.key, &members));
+        }
+        Ok(Piece::of(cmds))
+    }
+}
+
+/// Returns the id of the last entry of a stream; `0-0` if it has none.
+fn last_entry_id(source: &mut RedisClient, key: &[u8]) -> Result<String> {
+    let mut cmd = command_with_key("XREVRANGE", key);
+    cmd.arg("+").arg("-").arg("COUNT").arg(1);
+    let entries: Vec<Value> = source.query(&cmd)?;
+    Ok(entries.first().and_then(entry_id).unwrap_or("0-0").to_owned())
+}
+
+/// Returns the id of an entry of a stream, which comes first in it.
+fn entry_id(entry: &Value) -> Option<&str> {
+    match entry {
+        Value::Array(fields) => fields.first().and_then(value_text),
+        _ => None,
+    }
+}
+
+/// Returns the command for the times at which fields of a hash expire (Redis 7.4 and Valkey 9 have it).
+pub fn field_expiry_command(key: &[u8], fields: &[Vec<u8>]) -> Cmd {
+    let mut cmd = command_with_key("HPEXPIRETIME", key);
+    cmd.arg("FIELDS").arg(fields.len()).arg(fields);
+    cmd
+}
+
+/// Returns the memory of keys at the source in bytes, as the server estimates it; 0 for a key that is gone.
+///
+/// # Errors
+/// The source does not answer.
+pub fn fetch_key_sizes(source: &mut RedisClient, keys: &[Key]) -> Result<Vec<u64>> {
+    let cmds: Vec<Cmd> = keys
+        .iter()
+        .map(|key| {
+            let mut cmd = redis_command(&["MEMORY", "USAGE"]);
+            cmd.arg(key);
+            cmd
+        })
+        .collect();
+    let bytes = |answer| match answer {
+        Value::Int(bytes) => u64::try_from(bytes).unwrap_or(0),
+        _ => 0,
+    };
+    Ok(source.run_all(&cmds)?.into_iter().map(bytes).collect())
+}
+
+fn size_command(kind: Kind) -> &'static str {
+    match kind {
+        Kind::String => "STRLEN",
+        Kind::List => "LLEN",
+        Kind::Set => "SCARD",
+        Kind::Hash => "HLEN",
+        Kind::SortedSet => "ZCARD",
+        Kind::Stream => "XLEN",
+    }
+}
