@@ -1,10 +1,33 @@
 //! The connections of a service to its shards: one multiplexed connection per shard, opened when first needed, that
 //! follows a shard to its new host while it is being moved.
 //!
-//! What counts: a request is *acknowledged* once its reply is here. A reply that begins with READONLY, NOPERM,
-//! NOREPLICAS, MASTERDOWN or LOADING, and a connection that could not be opened, mean "not applied": the request is
-//! sent again, for [`ConnectionOptions::retry_for`] at most. A connection that broke with the request on it means "unknown": it
-//! is sent again only where the caller said that it may be ([`RetryPolicy::Idempotent`]).
+//! A request is *acknowledged* once its reply is here. Errors mean:
+//!
+//! | error | applied | action |
+//! |---|---|---|
+//! | READONLY, NOREPLICAS, MASTERDOWN, CLUSTERDOWN, LOADING, BUSY, UNBLOCKED, NOAUTH, no connection | no | sent again, for up to [`ConnectionOptions::retry_for`] |
+//! | NOPERM | no | sent again if the shard is now at another node, an error otherwise |
+//! | OOM, MISCONF, NOSCRIPT, other errors of a command | no | an error at once |
+//! | EXECABORT | no | an error at once; send the whole transaction again |
+//! | another error that a script or function raised | unknown | an error at once |
+//! | the connection broke, or no reply came in time | unknown | sent again with [`RetryPolicy::Idempotent`] only |
+//!
+//! At a cutover, a held write gets READONLY, a held EXEC gets EXECABORT with READONLY in its text, and a blocked command
+//! gets UNBLOCKED. None of them was applied.
+//!
+//! An error that a script returns by itself (`redis.error_reply`) is classed by its first word, as if Redis had sent it:
+//! do not begin it with one of the words above if the script may have written.
+//!
+//! # Blocking commands and pub/sub
+//!
+//! A blocking command (BLPOP, XREAD BLOCK) stops all requests to its shard, because they share one connection. Give such
+//! commands a [`ShardConnections`] of their own, and a `response_timeout` longer than the command's own. A cutover
+//! sends a blocked command to the new node. If the connection breaks instead, whether an element was taken is unknown.
+//!
+//! Subscriptions need a connection of the application's own, to the node in [`ShardConnections::routing`]. After a
+//! cutover, the old node still delivers what is published at the new one, as its replica. dunlin does not retire it while
+//! a subscriber is connected. Subscribe at the new node when [`ShardConnections::epoch`] grows, then close the old
+//! connection. Messages that are published while no connection exists are lost, as with any Redis.
 //!
 //! Where to send it: to the primary that the published map names. A node that refuses is asked for its ROLE; if that
 //! names another primary, the primary is tried, and used while it accepts and until the map's epoch grows. No other

@@ -36,7 +36,10 @@ async fn check_shard(target: Arc<ShardTarget>, limit: Duration) -> ShardHealth {
         Ok(mut outcomes) => match outcomes.pop() {
             Some(AttemptOutcome::Replied(_)) | None => None,
             Some(
-                AttemptOutcome::NotApplied(error) | AttemptOutcome::Refused(error) | AttemptOutcome::Unknown(error),
+                AttemptOutcome::NotApplied(error)
+                | AttemptOutcome::NoPermission(error)
+                | AttemptOutcome::Refused(error)
+                | AttemptOutcome::Unknown(error),
             ) => Some(error.to_string()),
         },
     };

@@ -65,6 +65,11 @@ struct PendingRequest<'c> {
 }
 
 impl PendingRequest<'_> {
+    /// Returns the error for an answer that no retry cures.
+    fn to_refusal(&self, shard: ShardId, source: RedisError) -> ShardError {
+        if self.may_be_applied { ShardError::Unknown { shard, source } } else { ShardError::Refused { shard, source } }
+    }
+
     fn into_error(self, inner: &SharedState) -> Result<Value, ShardError> {
         let Some((shard, source)) = self.last_failure else {
             // there is an attempt before anybody gives up
@@ -186,17 +191,15 @@ async fn try_once<'c>(
     let mut outcomes = node.send_commands(&cmds).await.into_iter();
     let shard = target.id;
     let mut refused = false;
+    let mut denied = Vec::new();
     for mut item in items {
         let missing = || AttemptOutcome::Unknown(std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into());
         match outcomes.next().unwrap_or_else(missing) {
             AttemptOutcome::Replied(value) => results.results.push((item.index, Ok(value))),
-            AttemptOutcome::Refused(source) => {
-                let error = if item.may_be_applied {
-                    ShardError::Unknown { shard, source }
-                } else {
-                    ShardError::Refused { shard, source }
-                };
-                results.results.push((item.index, Err(error)));
+            AttemptOutcome::Refused(source) => results.results.push((item.index, Err(item.to_refusal(shard, source)))),
+            AttemptOutcome::NoPermission(error) => {
+                refused = true;
+                denied.push((item, error));
             }
             AttemptOutcome::NotApplied(error) => {
                 refused = true;
@@ -216,6 +219,16 @@ async fn try_once<'c>(
     if refused {
         refresh_target(inner, target, &node).await;
         results.is_redirected |= !Arc::ptr_eq(&target.active_client(), &node);
+    }
+    for (mut item, error) in denied {
+        let next = inner.current_table().target_for_slot(item.slot).active_client();
+        if Arc::ptr_eq(&next, &node) {
+            // The shard's own node denies it: no retry gives the application's user more rights.
+            results.results.push((item.index, Err(item.to_refusal(shard, error))));
+        } else {
+            item.last_failure = Some((shard, error));
+            results.to_retry.push(item);
+        }
     }
 }
 

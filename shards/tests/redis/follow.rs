@@ -303,3 +303,68 @@ async fn silent_nodes_time_out() {
     assert_eq!(error.applied_state(), AppliedState::No);
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
 }
+
+/// The error that a command gets for good, and how long that took.
+async fn fail_command(shards: &ShardConnections, command: &Cmd) -> (ShardError, Duration) {
+    let begin = Instant::now();
+    let result = shards.query_shard::<redis::Value>(b"k", command, RetryPolicy::OnlyIfNotApplied).await;
+    (result.expect_err("the command fails"), begin.elapsed())
+}
+
+#[tokio::test]
+async fn errors_that_no_retry_cures_are_returned_at_once() {
+    let server = TestServer::start_server(&[]);
+    let published = TestMapFile::new(1, &[server.address()]);
+    let shards = ShardConnections::open(published.path(), test_options()).await.expect("a connection set");
+    let mut script = cmd("EVAL");
+    script.arg("redis.call('SET', KEYS[1], 'text'); return redis.call('INCR', KEYS[1])").arg(1).arg("k");
+    let (error, _) = fail_command(&shards, &script).await;
+    assert_eq!(error.applied_state(), AppliedState::Unknown, "the script wrote before it failed: {error:?}");
+    server.run_admin(&["ACL", "SETUSER", "default", "-incr"]);
+    let (error, time) = fail_command(&shards, &incr_command("k")).await;
+    assert!(matches!(&error, ShardError::Refused { source, .. } if source.code() == Some("NOPERM")), "{error:?}");
+    assert!(time < Duration::from_secs(1), "{time:?}");
+    server.run_admin(&["CONFIG", "SET", "maxmemory", "1"]);
+    let (error, time) = fail_command(&shards, &zadd_command("z", 1)).await;
+    assert!(matches!(&error, ShardError::Refused { source, .. } if source.code() == Some("OOM")), "{error:?}");
+    assert!(error.applied_state() == AppliedState::No && time < Duration::from_secs(1), "{time:?}");
+    assert_eq!(shards.stats().retries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn blocked_commands_and_subscribers_survive_a_switch() {
+    let (a, b) = (TestServer::start_server(&[]), TestServer::start_server(&[]));
+    start_replication(&b, &a).await;
+    let published = TestMapFile::new(1, &[a.address()]);
+    let options = ConnectionOptions { response_timeout: Duration::from_secs(30), ..test_options() };
+    let shards = ShardConnections::open(published.path(), options).await.expect("a connection set");
+    let waiting = shards.clone();
+    let blocked = tokio::spawn(async move {
+        let mut blpop = cmd("BLPOP");
+        blpop.arg("list").arg(20);
+        waiting.query_shard::<(String, String)>(b"list", &blpop, RetryPolicy::OnlyIfNotApplied).await
+    });
+    wait_until("the command is blocked", async || {
+        let info: String = cmd("INFO").arg("clients").query(&mut a.connect_admin()).expect("INFO");
+        info.contains("blocked_clients:1")
+    })
+    .await;
+    let mut subscriber = a.connect_admin();
+    let mut subscription = subscriber.as_pubsub();
+    subscription.subscribe("news").expect("a subscription");
+    subscription.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+    switch_primary(&a, &b).await;
+    wait_until("the old primary follows the new one", async || {
+        let info: String = cmd("INFO").arg("replication").query(&mut a.connect_admin()).expect("INFO");
+        info.contains("master_link_status:up")
+    })
+    .await;
+    b.run_admin(&["PUBLISH", "news", "from the new primary"]);
+    let message: String = subscription.get_message().expect("a message").get_payload().expect("text");
+    assert_eq!(message, "from the new primary");
+    b.run_admin(&["RPUSH", "list", "one", "two"]);
+    let popped = blocked.await.expect("no panic").expect("the command was sent again");
+    assert_eq!(popped, ("list".to_owned(), "one".to_owned()));
+    let left: u64 = cmd("LLEN").arg("list").query(&mut b.connect_admin()).expect("LLEN");
+    assert_eq!(left, 1, "exactly one element was taken");
+}
