@@ -25,6 +25,7 @@ use super::shard_files::ShardFiles;
 use crate::protocol::shard::{MoveState, ReplicationRole};
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::context::read_map;
+use crate::rebalance::describe_status::describe_status;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, abort_move, list_latest_moves, move_status};
 use crate::report::Reporter;
 
@@ -210,33 +211,7 @@ fn count_hosts(count: usize) -> String {
 }
 
 fn format_move(state: &MoveState, status: MoveStatus) -> String {
-    use ReplicationRole::{Primary, Replica};
-    let what = match status {
-        MoveStatus::Finished => "finished",
-        MoveStatus::FinishedElsewhere => "moved from another machine; this map does not have it yet",
-        MoveStatus::SourceKept => "moved; the old instance is kept as a replica",
-        MoveStatus::CutOver if matches!(state.source_role, Primary { .. }) => {
-            "cut over: the target serves, BUT THE SOURCE IS A PRIMARY TOO; run dunlin shards resume now"
-        }
-        MoveStatus::CutOver => "cut over: the target serves; the map is not published or the old instance not retired",
-        MoveStatus::TargetNotOpened if matches!(state.source_role, Primary { .. }) => {
-            "both are primaries; the source serves, the target was never opened to clients; resume goes on from there"
-        }
-        MoveStatus::TargetNotOpened => {
-            "no instance accepts writes: the source is no primary, the target was not opened yet; resume decides"
-        }
-        MoveStatus::Copying => "copying: the source serves",
-        MoveStatus::ReplicaBuilding => "creating a replica; the map does not name it yet",
-        MoveStatus::ReplicaReady => "new replica created; the replica that it replaces is not retired yet",
-        MoveStatus::Undecided if matches!(state.source_role, Replica { .. }) => {
-            "no instance accepts writes: both are replicas; resume decides"
-        }
-        MoveStatus::Undecided => "no instance accepts writes: the source does not answer; resume decides",
-        MoveStatus::FailoverInterrupted => {
-            "failover interrupted; resume finishes it, or rolls it back if the source answers again"
-        }
-        MoveStatus::Promoted => "failed over: the target serves; the map is not published yet",
-    };
+    let what = describe_status(state, status);
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
         state.shard,

@@ -8,6 +8,7 @@ pub mod apply;
 pub mod capacity;
 pub mod check;
 pub mod context;
+pub mod describe_status;
 pub mod failover;
 pub mod finish;
 pub mod host;

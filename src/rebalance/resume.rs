@@ -109,7 +109,7 @@ pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveS
 }
 
 /// Returns the status of a move of a primary, from both roles, the journal and the map.
-fn primary_move_status(state: &MoveState, map_names_target: bool) -> MoveStatus {
+pub(super) fn primary_move_status(state: &MoveState, map_names_target: bool) -> MoveStatus {
     use ReplicationRole::{Primary, Replica, Unreachable};
     // A target that waits for its promotion is a primary by its file, closed to clients: its role alone says nothing.
     let may_be_open = state.promotion_started || state.is_finished || map_names_target;

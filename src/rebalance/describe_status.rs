@@ -1,0 +1,116 @@
+//! Describes an open move: which side serves, what clients see, and what resume does.
+
+use super::resume::MoveStatus;
+use crate::protocol::shard::{MoveState, ReplicationRole};
+
+/// Phases in which the source needs its replicas to accept writes.
+const PHASES_WITH_REQUIRED_REPLICAS: &[&str] = &["require_replicas", "prepare_standby", "pause", "drain"];
+
+/// Returns a sentence about a move with this status, from the roles of both sides.
+pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
+    use ReplicationRole::{Primary, Replica, Unreachable};
+    match (status, &state.source_role) {
+        (MoveStatus::Finished, _) => "finished",
+        (MoveStatus::FinishedElsewhere, _) => "moved from another machine; this map does not have it yet",
+        (MoveStatus::SourceKept, _) => "moved; the old instance is kept as a replica",
+        (MoveStatus::CutOver, Primary { .. }) => {
+            "cut over: the target serves, BUT THE SOURCE IS A PRIMARY TOO; run dunlin shards resume now"
+        }
+        (MoveStatus::CutOver, _) => {
+            "cut over: the target serves; the map is not published or the old instance not retired"
+        }
+        (MoveStatus::TargetNotOpened, Primary { .. }) => {
+            "undecided: both are primaries; the source serves, the target was never opened to clients; resume decides"
+        }
+        (MoveStatus::TargetNotOpened, Replica { .. }) => {
+            "undecided: no instance accepts writes; the source is a replica, the target was never opened to clients; \
+             resume decides"
+        }
+        (MoveStatus::TargetNotOpened, Unreachable) => {
+            "undecided: the source does not answer, the target was never opened to clients; resume decides"
+        }
+        (MoveStatus::Copying, Primary { replicas: 0, .. }) if has_required_replicas(state) => {
+            "the source refuses writes with NOREPLICAS, because its copy is not connected; resume or abort opens it"
+        }
+        (MoveStatus::Copying, _) => "copying: the source serves",
+        (MoveStatus::ReplicaBuilding, _) => "creating a replica; the map does not name it yet",
+        (MoveStatus::ReplicaReady, _) => "new replica created; the replica that it replaces is not retired yet",
+        (MoveStatus::Undecided, Replica { .. }) if state.target_role == Unreachable => {
+            "undecided: the source is a replica and refuses writes, the target does not answer; resume decides"
+        }
+        (MoveStatus::Undecided, Replica { .. }) => {
+            "undecided: no instance accepts writes, both are replicas; resume decides"
+        }
+        (MoveStatus::Undecided, _) if state.target_role == Unreachable => {
+            "undecided: neither side answers; start them, then resume decides"
+        }
+        (MoveStatus::Undecided, _) => {
+            "undecided: the source does not answer, the target refuses writes as a replica; resume decides"
+        }
+        (MoveStatus::FailoverInterrupted, _) => {
+            "failover interrupted; resume finishes it, or rolls it back if the source answers again"
+        }
+        (MoveStatus::Promoted, _) => "failed over: the target serves; the map is not published yet",
+    }
+}
+
+fn has_required_replicas(state: &MoveState) -> bool {
+    let is_begun = state.phase != "require_replicas" || state.phase_state == "done";
+    is_begun && PHASES_WITH_REQUIRED_REPLICAS.contains(&state.phase.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rebalance::resume::primary_move_status;
+
+    fn primary(replicas: u64) -> ReplicationRole {
+        ReplicationRole::Primary { offset: 9, replicas }
+    }
+
+    fn replica_of(primary: &str) -> ReplicationRole {
+        ReplicationRole::Replica { primary: primary.to_owned(), link_is_up: true, offset: 9 }
+    }
+
+    fn describe(source: ReplicationRole, target: ReplicationRole, phase: &str, promoted: bool) -> &'static str {
+        let value = serde_json::json!({
+            "run": "1", "shard": 0, "from": "a:1", "to": "b:1", "other_replicas": [], "epoch": 1, "app_user": "app",
+            "instance": null, "phase": phase, "phase_state": "done", "recorded_at": "", "is_finished": false,
+            "source_role": source, "target_role": target, "promotion_started": promoted,
+        });
+        let state: MoveState = serde_json::from_value(value).unwrap();
+        describe_status(&state, primary_move_status(&state, false))
+    }
+
+    /// Each pair of roles, before and after the promotion is in the journal.
+    #[test]
+    fn each_pair_of_roles_is_described_as_it_is() {
+        let down = || ReplicationRole::Unreachable;
+        for (source, target, before, after) in [
+            (primary(1), primary(0), "undecided: both are primaries; the source serves", "BUT THE SOURCE IS A PRIMARY"),
+            (replica_of("b:1"), primary(0), "undecided: no instance accepts writes", "cut over: the target serves"),
+            (down(), primary(0), "undecided: the source does not answer", "cut over: the target serves"),
+            (primary(1), replica_of("a:1"), "copying: the source serves", "copying: the source serves"),
+            (primary(1), down(), "copying: the source serves", "copying: the source serves"),
+            (primary(0), down(), "the source refuses writes with NOREPLICAS", "the source refuses writes"),
+            (replica_of("b:1"), replica_of("a:1"), "both are replicas", "both are replicas"),
+            (replica_of("b:1"), down(), "the target does not answer", "the target does not answer"),
+            (down(), replica_of("a:1"), "the target refuses writes", "the target refuses writes"),
+            (down(), down(), "neither side answers", "neither side answers"),
+        ] {
+            for (promoted, expected) in [(false, before), (true, after)] {
+                let text = describe(source.clone(), target.clone(), "pause", promoted);
+                assert!(text.contains(expected), "{source:?}, {target:?}, promoted: {promoted}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_source_without_replicas_refuses_writes_only_while_it_requires_them() {
+        assert_eq!(describe(primary(0), ReplicationRole::Unreachable, "copy", false), "copying: the source serves");
+        assert_eq!(
+            describe(primary(0), ReplicationRole::Unreachable, "roll_back", false),
+            "copying: the source serves"
+        );
+    }
+}
