@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use dunlin::protocol::shard::{
-    CopyResult, CutoverResult, JournalQuery, MoveSpec, RecoveryResult, ReplicationRole, RetireResult, ShardReply,
-    ShardRequest,
+    CopyResult, Credentials, CutoverResult, JournalQuery, MoveSpec, RecoveryResult, ReplicationRole, RetireResult,
+    ShardReply, ShardRequest,
 };
 
-use crate::fixture::{MoveFixture, admin_credentials, wait_until};
+use crate::fixture::{MoveFixture, admin_credentials, app_credentials, connect_as, wait_until};
 use crate::writers::{MoveWriters, stop_and_check};
 
 pub fn run_copy(fixture: &MoveFixture, spec: MoveSpec) -> anyhow::Result<CopyResult> {
@@ -35,7 +35,7 @@ pub fn run_retire(fixture: &mut MoveFixture, n: u8, owner: u8) -> RetireResult {
         }
         Ok(other) => panic!("{other:?}"),
         Err(error) => {
-            assert!(error.to_string().contains("clients of the application"), "{error:#}");
+            assert!(error.to_string().contains("clients still use it"), "{error:#}");
             false
         }
     });
@@ -121,4 +121,42 @@ fn sources_are_retired_after_their_first_aof_rewrite() {
     }
     assert!(run_retire(&mut fixture, 0, 1).archive_dir.is_some());
     assert_eq!(fixture.read_pid(0), None);
+}
+
+/// Neither a subscriber nor a blocked or monitoring client is cut off, whatever its user; an idle pool is.
+#[test]
+fn retiring_waits_for_every_client_that_would_lose_something() {
+    let line = "user batch on >batchword ~* &* -@all +@read +@blocking +@pubsub +monitor +ping\nuser s017 on";
+    let mut fixture = MoveFixture::with_conf_edits(2, "always", vec![("user s017 on", line)]);
+    fixture.provision_primary(0).unwrap();
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    run_switch(&fixture, spec).unwrap();
+    let batch = Credentials { user: "batch".to_owned(), password: "batchword".to_owned() };
+    let connect = |user: &Credentials| connect_as(&fixture.address(0), user).unwrap();
+    let (mut pool, mut blocked, mut monitor, mut subscriber) =
+        (connect(&app_credentials()), connect(&batch), connect(&batch), connect(&batch));
+    redis::cmd("EXISTS").arg("k").exec(&mut pool).unwrap();
+    // XREAD is a read: a replica accepts it, and blocks.
+    blocked
+        .send_packed_command(&redis::cmd("XREAD").arg(&["BLOCK", "0", "STREAMS", "none", "$"]).get_packed_command())
+        .unwrap();
+    monitor.send_packed_command(&redis::cmd("MONITOR").get_packed_command()).unwrap();
+    subscriber.send_packed_command(&redis::cmd("SUBSCRIBE").arg("news").get_packed_command()).unwrap();
+    std::thread::sleep(Duration::from_millis(4500));
+    let request = fixture.retire_spec(0, 1);
+    let refuse = |expected: &[&str]| {
+        let error = fixture.run_request(ShardRequest::Retire(request.clone())).unwrap_err().to_string();
+        assert!(error.contains(&format!(" {} clients still use it", expected.len())), "{error}");
+        assert!(expected.iter().all(|activity| error.contains(activity)), "{error}");
+        assert!(error.contains("shard 17") && error.contains("`dunlin shards resume`"), "{error}");
+    };
+    refuse(&["batch blocked in a command", "batch monitoring", "batch subscribed"]);
+    drop((blocked, monitor));
+    std::thread::sleep(Duration::from_millis(200));
+    refuse(&["batch subscribed"]);
+    drop(subscriber);
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(matches!(fixture.run_request(ShardRequest::Retire(request)), Ok(ShardReply::Retire(_))));
+    redis::cmd("PING").exec(&mut pool).unwrap_err();
 }
