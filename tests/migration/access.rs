@@ -62,3 +62,18 @@ fn a_new_replica_is_open_to_all_users_once_it_is_made() {
         read(&user).unwrap();
     }
 }
+
+#[test]
+fn a_user_that_exists_in_memory_only_cannot_use_a_target_on_standby() {
+    let mut fixture = with_two_users(2);
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    let extra = Credentials { user: "extra".to_owned(), password: "p".to_owned() };
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "extra", "on", ">p", "~*", "+@all"])
+        .exec(&mut connect_admin(&fixture.address(1)).unwrap())
+        .unwrap();
+    assert!(connect_as(&fixture.address(1), &extra).is_ok());
+    AgentProcess::start_agent(&fixture, &[ShardRequest::CutOver(spec)], Some("pause:before")).wait_for_exit();
+    assert!(connect_as(&fixture.address(1), &extra).is_err());
+}

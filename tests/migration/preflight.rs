@@ -190,6 +190,47 @@ fn running_target_instances_are_checked() {
 }
 
 #[test]
+fn state_outside_the_keys_is_compared_before_the_first_write() {
+    let mut fixture = filled_fixture();
+    let here = MountOverrides::default();
+    let spec = fixture.move_spec(0, 1);
+    let run = |line: &str| run_line(&mut connect_source(&fixture), line);
+    run("ACL SETUSER extra on >p ~* +@all");
+    assert_refused(&here, &fixture, &spec, ("acl", "no user extra, who can log in"));
+    run("ACL SETUSER extra off");
+    assert_eq!(run_preflight(&here, &fixture, &spec), []);
+    run("ACL DELUSER extra");
+    run("ACL SETUSER s017 >rotated");
+    assert_refused(&here, &fixture, &spec, ("acl", "user s017 at 127.0.0.2"));
+    run("ACL SETUSER s017 <rotated");
+    run("CONFIG SET notify-keyspace-events KEA");
+    assert_refused(&here, &fixture, &spec, ("setting", "notify-keyspace-events"));
+    redis::cmd("CONFIG").arg(&["SET", "notify-keyspace-events", ""]).exec(&mut connect_source(&fixture)).unwrap();
+    let read_notes = || match fixture.run_with_notes(ShardRequest::Preflight(spec.clone())) {
+        (Ok(ShardReply::Preflight(issues)), notes) if issues.is_empty() => notes.join("\n"),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(read_notes(), "");
+    for (name, value) in [
+        ("maxclients", "500"),
+        ("timeout", "300"),
+        ("slowlog-log-slower-than", "1000"),
+        ("maxmemory-clients", "10mb"),
+        ("list-compress-depth", "1"),
+        ("stream-node-max-entries", "50"),
+    ] {
+        run(&format!("CONFIG SET {name} {value}"));
+        let notes = read_notes();
+        assert!(notes.contains("shard 17: ") && notes.contains(&format!("{name} is \"")), "{name}: {notes}");
+    }
+    redis::cmd("SCRIPT").arg(&["LOAD", "return 42"]).exec(&mut connect_source(&fixture)).unwrap();
+    let mut subscriber = connect_source(&fixture);
+    subscriber.send_packed_command(&redis::cmd("SUBSCRIBE").arg("news").get_packed_command()).unwrap();
+    crate::fixture::wait_until(std::time::Duration::from_secs(5), || read_notes().contains("1 subscribers stay"));
+    assert!(read_notes().contains("cached scripts do not move"));
+}
+
+#[test]
 fn source_settings_are_checked() {
     let mut fixture = filled_fixture();
     let here = MountOverrides::default();

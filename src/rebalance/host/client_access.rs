@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use redis::Cmd;
 use serde_json::{Value, json};
 
@@ -14,10 +14,12 @@ use super::move_journal::{MoveJournal, MovePhase, PhaseState};
 use super::redis_client::{RedisClient, redis_command};
 use crate::protocol::shard::MoveSpec;
 use crate::resources::redis_shard::RedisShard;
+use crate::resources::redis_shard::acl::AclFile;
 
 /// Holds the ACL users that are off while the target is on standby.
 pub struct ClientAccess {
     users: Vec<String>,
+    admin_user: String,
 }
 
 impl ClientAccess {
@@ -43,12 +45,13 @@ impl ClientAccess {
             .chain(acl.users_on().map(str::to_owned))
             .filter(|user| *user != spec.header.credentials.user)
             .collect();
-        Ok(Self { users: users.into_iter().collect() })
+        Ok(Self { users: users.into_iter().collect(), admin_user: spec.header.credentials.user.clone() })
     }
 
     /// Reads the users that this move turned off from its journal.
     pub fn from_journal(spec: &MoveSpec, journal: &MoveJournal) -> Self {
-        Self { users: closed_users(journal, &spec.app_user) }
+        let admin_user = spec.header.credentials.user.clone();
+        Self { users: closed_users(journal, &spec.app_user), admin_user }
     }
 
     /// Writes the target's files so that a restart makes it a closed primary; in memory it still follows the source.
@@ -65,8 +68,18 @@ impl ClientAccess {
         journal.log_intent(MovePhase::PrepareStandby, json!({ "users": self.users }))?;
         instance.set_users_enabled(&self.users, false)?;
         target.run_all(&self.user_state_cmds("off"))?;
+        self.close_runtime_users(target)?;
         instance.remove_replicaof()?;
         journal.log_done(MovePhase::PrepareStandby, Value::Null)
+    }
+
+    /// Turns off the users that the target has in memory only. They stay off: no file says that they are wanted.
+    fn close_runtime_users(&self, target: &mut RedisClient) -> Result<()> {
+        let lines: Vec<String> = target.query(&redis_command(&["ACL", "LIST"]))?;
+        let acl = AclFile::parse(&lines.join("\n")).with_context(|| format!("the users of {}", target.address))?;
+        let others = acl.users_on().filter(|user| *user != self.admin_user);
+        let cmds: Vec<Cmd> = others.map(|user| redis_command(&["ACL", "SETUSER", user, "off"])).collect();
+        target.run_all(&cmds).map(drop)
     }
 
     /// Promotes the target and enables its users in one transaction (P10), which ends the write pause. Sets

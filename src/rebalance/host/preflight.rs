@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::Value;
 
+use super::instance_state::compare_instance_state;
 use super::min_replicas::wait_for_replica;
 use super::redis_client::{
     RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between, split_address,
@@ -61,6 +62,8 @@ pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressS
             if let Some(mut source) = source {
                 let checked = check_source(&mut source, spec, (&conf, &instance), (&mut issues, sink));
                 issues.add_if_error("source", checked);
+                let compared = check_instance_state(&mut source, spec, (&conf, &acl), (&mut issues, sink));
+                issues.add_if_error("source", compared);
             }
         }
     }
@@ -176,6 +179,22 @@ fn check_source(
     issues.add_if_some("disk", check_disk(&info, instance)?);
     check_replica_user(source, spec, conf, issues)?;
     issues.add_if_some("buffer", check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
+    Ok(())
+}
+
+/// Compares what the source holds outside its keys with the target's files: issues, and one note per shard.
+fn check_instance_state(
+    source: &mut RedisClient,
+    spec: &MoveSpec,
+    files: (&RedisConf, &str),
+    (issues, sink): (&mut IssueList, &dyn ProgressSink),
+) -> Result<()> {
+    let info = source.fetch_info("all")?;
+    let found = compare_instance_state(source, &info, files, &spec.header.credentials.user)?;
+    issues.0.extend(found.issues);
+    if !found.notes.is_empty() {
+        sink.emit(Event::Note { text: format!("shard {}: {}", spec.header.shard, found.notes.join("; ")) });
+    }
     Ok(())
 }
 
