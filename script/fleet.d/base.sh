@@ -4,6 +4,8 @@
 # it is built beside its final place and renamed, so a base that is there is complete.
 
 base_cache=/var/cache/dunlin-fleet
+# Debian's releases that a fleet can run, and the one of the fleet at hand.
+base_suites=(bookworm trixie)
 base_suite=bookworm
 # What a small Debian server has, and python3, which other tools want on their hosts.
 # libpam-systemd is left out: see docs/test-fleet.md for what that saves.
@@ -12,9 +14,9 @@ base_include=systemd,systemd-sysv,dbus,openssh-server,sudo,iproute2,procps,pytho
 base_packages() { sed -e 's/#.*//' -e '/^[[:space:]]*$/d' "$fleet_lib/packages"; }
 
 base_path() {
-  local hash
+  local hash suite=${1:-$base_suite}
   hash=$({
-    echo "$base_suite $base_include"
+    echo "$suite $base_include"
     declare -f base_build base_configure
     base_packages
   } | sha256sum)
@@ -58,7 +60,7 @@ base_forget_unfinished() {
   (
     flock --nonblock 8 || exit 0
     base_remove_unfinished
-    rm -f "$base_cache"/base-*.log
+    rm -f "$base_cache"/base-*.log "$base_cache"/base-*.sources
   ) 8>"$base_cache/lock"
 }
 
@@ -66,7 +68,10 @@ base_build() {
   local tree=$1.building sources=/etc/apt/sources.list.d/debian.sources
   local -a from=()
   # The machine's own mirror, where it has one in Debian's present format; else Debian's default.
-  [[ -f $sources ]] && from=("$sources")
+  if [[ -f $sources ]]; then
+    sed -E "/^Suites:/s/(bookworm|trixie)/$base_suite/g" "$sources" >"$1.sources"
+    from=("$1.sources")
+  fi
   # shellcheck disable=SC2016 # the hook is expanded by mmdebstrap's shell
   local download='APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get install --yes --download-only'
   # mmdebstrap's own apt leaves recommended packages out; a host's apt will want them.
@@ -77,6 +82,7 @@ base_build() {
     --include="$base_include" \
     --customize-hook="$download" \
     "$base_suite" "$tree" "${from[@]}"
+  rm -f "$1.sources"
   base_configure "$tree"
   mv -T "$tree" "$1"
 }
@@ -108,12 +114,12 @@ base_configure() {
   sync -f "$tree"
 }
 
-# Removes every base but the present one and those below hosts of a recorded fleet. `up` holds the
+# Removes every base but the present one of each suite and those below hosts of a recorded fleet. `up` holds the
 # same lock only while it builds, so a host made meanwhile stands on the present base, which stays.
 base_prune() {
-  local base file used
+  local base file suite used
   used=$(
-    base_path
+    for suite in "${base_suites[@]}"; do base_path "$suite"; done
     for file in "$registry"/*; do
       if [[ -f $file ]]; then cat "$(<"$file")"/hosts/*/base 2>/dev/null || true; fi
     done

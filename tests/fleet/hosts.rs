@@ -1,46 +1,92 @@
-//! The fleet: brought up once for all tests, used by one test at a time.
+//! A small pool of fleets with the same hosts; each test has one of them to itself.
 
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 
 /// The hosts that tests have.
 pub const HOST_NAMES: [&str; 4] = ["redis-01", "redis-02", "redis-03", "app-01"];
 
-/// The fleet, and the right to change its hosts as long as this value lives.
+/// One fleet of the pool.
 pub struct TestFleet {
-    name: &'static str,
+    name: String,
     /// Its state on this machine.
-    folder: &'static Path,
+    folder: PathBuf,
     /// The fleet's own inventory: addresses, host keys, login key.
     pub inventory: toml::Table,
-    _alone: MutexGuard<'static, ()>,
 }
 
-/// The fleet with every host up, reachable and nobody else's until it is dropped; `None` where it was left out.
-pub fn lock_fleet() -> Option<TestFleet> {
-    static FLEET_LOCK: Mutex<()> = Mutex::new(());
-    static UP: OnceLock<(String, PathBuf, toml::Table)> = OnceLock::new();
+/// The fleets that no test uses at the moment.
+struct FleetPool {
+    free: Mutex<Vec<TestFleet>>,
+    returned: Condvar,
+}
+
+/// The right to change the hosts of one fleet; gives the fleet back to the pool when it is dropped.
+pub struct FleetLease {
+    pool: &'static FleetPool,
+    fleet: Option<TestFleet>,
+}
+
+/// A fleet with every host up, reachable and nobody else's until it is dropped; `None` where fleets were left out.
+pub fn lock_fleet() -> Option<FleetLease> {
+    static POOL: OnceLock<FleetPool> = OnceLock::new();
     if let Some(reason) = std::env::var("DUNLIN_NO_FLEET").ok().filter(|reason| !reason.is_empty()) {
         assert!(std::env::var_os("CI").is_none(), "the fleet's tests are never left out in continuous integration");
         eprintln!("NOT TESTED: the fleet was left out: {reason}");
         return None;
     }
-    // A test that failed leaves the hosts to the next one all the same.
-    let alone = FLEET_LOCK.lock().unwrap_or_else(PoisonError::into_inner);
-    let (name, folder, inventory) = UP.get_or_init(|| {
-        let name = std::env::var("DUNLIN_TEST_FLEET").unwrap_or_else(|_| "test".to_owned());
-        run_fleet_script(&name, &["up", "--names", &HOST_NAMES.join(",")]);
-        let path = run_fleet_script(&name, &["inventory"]);
-        let text = std::fs::read_to_string(Path::new(path.trim()).join("hosts.toml")).unwrap();
-        let folder = PathBuf::from(run_fleet_script(&name, &["path"]).trim());
-        (name, folder, text.parse().unwrap())
-    });
-    Some(TestFleet { name, folder, inventory: inventory.clone(), _alone: alone })
+    let pool = POOL.get_or_init(FleetPool::start);
+    let mut free = pool.lock_free();
+    loop {
+        if let Some(fleet) = free.pop() {
+            return Some(FleetLease { pool, fleet: Some(fleet) });
+        }
+        free = pool.returned.wait(free).unwrap_or_else(PoisonError::into_inner);
+    }
+}
+
+impl FleetPool {
+    /// Brings up the fleets that `DUNLIN_TEST_FLEETS` names (comma-separated), or the one fleet `test`.
+    fn start() -> Self {
+        let names = std::env::var("DUNLIN_TEST_FLEETS").unwrap_or_else(|_| "test".to_owned());
+        let names: Vec<&str> = names.split(',').collect();
+        let free = run_in_parallel(&names, TestFleet::start);
+        Self { free: Mutex::new(free), returned: Condvar::new() }
+    }
+
+    /// A test that failed leaves the pool usable for the next one.
+    fn lock_free(&self) -> MutexGuard<'_, Vec<TestFleet>> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Deref for FleetLease {
+    type Target = TestFleet;
+
+    fn deref(&self) -> &TestFleet {
+        self.fleet.as_ref().unwrap()
+    }
+}
+
+impl Drop for FleetLease {
+    fn drop(&mut self) {
+        self.pool.lock_free().extend(self.fleet.take());
+        self.pool.returned.notify_one();
+    }
 }
 
 impl TestFleet {
+    fn start(name: &str) -> Self {
+        run_fleet_script(name, &["up", "--names", &HOST_NAMES.join(",")]);
+        let path = run_fleet_script(name, &["inventory"]);
+        let text = std::fs::read_to_string(Path::new(path.trim()).join("hosts.toml")).unwrap();
+        let folder = PathBuf::from(run_fleet_script(name, &["path"]).trim());
+        Self { name: name.to_owned(), folder, inventory: text.parse().unwrap() }
+    }
+
     /// Runs a command on a host as root and returns its standard output; it must succeed.
     pub fn run_as_root(&self, host: &str, command: &str) -> String {
         let mut ssh = self.multiplexed_ssh(host);
@@ -74,7 +120,7 @@ impl TestFleet {
     /// A command on a host as root, to be run by the caller.
     pub fn ssh_command(&self, host: &str, command: &str) -> Command {
         let mut ssh = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("script/fleet"));
-        ssh.args(["--fleet", self.name, "ssh", "--root", host, command]);
+        ssh.args(["--fleet", &self.name, "ssh", "--root", host, command]);
         ssh
     }
 
@@ -97,39 +143,39 @@ impl TestFleet {
     /// Pulls a host's cable until what is returned is dropped.
     pub fn partition_host(&self, host: &'static str) -> PartitionedHost {
         self.close_multiplexed_ssh(host);
-        run_fleet_script(self.name, &["cut", host]);
-        PartitionedHost { fleet: self.name, host }
+        run_fleet_script(&self.name, &["cut", host]);
+        PartitionedHost { fleet: self.name.clone(), host }
     }
 
     /// Powers a host off until what is returned is dropped.
     pub fn power_off(&self, host: &'static str) -> PoweredOffHost {
         self.close_multiplexed_ssh(host);
-        run_fleet_script(self.name, &["kill", host]);
-        PoweredOffHost { fleet: self.name, host }
+        run_fleet_script(&self.name, &["kill", host]);
+        PoweredOffHost { fleet: self.name.clone(), host }
     }
 }
 
 /// A host that is off; booted from its disk when this is dropped.
 pub struct PoweredOffHost {
-    fleet: &'static str,
+    fleet: String,
     host: &'static str,
 }
 
 impl Drop for PoweredOffHost {
     fn drop(&mut self) {
-        run_fleet_script(self.fleet, &["start", self.host]);
+        run_fleet_script(&self.fleet, &["start", self.host]);
     }
 }
 
 /// A host whose cable is pulled; plugged in again when it is dropped.
 pub struct PartitionedHost {
-    fleet: &'static str,
+    fleet: String,
     host: &'static str,
 }
 
 impl Drop for PartitionedHost {
     fn drop(&mut self) {
-        run_fleet_script(self.fleet, &["heal", self.host]);
+        run_fleet_script(&self.fleet, &["heal", self.host]);
     }
 }
 
