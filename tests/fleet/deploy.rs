@@ -26,8 +26,13 @@ command  = ["grep", "-qx", "{VERSION}", "/run/dunlin-echo"]
 timeout  = "5s"
 interval = "50ms"
 "#;
-const ECHO_UNIT: &str =
-    "[Service]\nExecStart=/srv/dunlin-echo/current/bin/echo.sh\n[Install]\nWantedBy=multi-user.target\n";
+/// A start first removes what the release before said: the health check would take it for the new one's.
+const ECHO_UNIT: &str = "[Service]
+ExecStartPre=/bin/rm -f /run/dunlin-echo
+ExecStart=/srv/dunlin-echo/current/bin/echo.sh
+[Install]
+WantedBy=multi-user.target
+";
 const REDIS_HOSTS: [&str; 3] = ["redis-01", "redis-02", "redis-03"];
 
 /// A project with the service's recipe; whatever an earlier test left of the service is gone.
