@@ -6,28 +6,31 @@ use clap::Args;
 
 use super::CommonArgs;
 use super::command_error::{CommandError, count_findings};
+use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project_into;
 use crate::inventory::Diagnostics;
 use crate::playbook;
 use crate::project::Project;
 
-/// Lint inventory, shard map, playbook and templates; opens no connection
+/// Check inventories, shard maps, playbooks and templates for mistakes, without connecting to hosts
 #[derive(Debug, Args)]
 pub struct CheckCommand {
-    /// Inventory folders or playbooks to check instead of those of dunlin.toml
+    /// Inventory folders and playbooks to check (default: those in dunlin.toml)
     #[arg(value_name = "PATHS")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    inventory: InventoryArgs,
 }
 
 impl CheckCommand {
-    /// Prints every finding with its place.
+    /// Prints every finding with its position.
     ///
     /// # Errors
-    /// The current folder does not exist any more.
+    /// The current folder does not exist.
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let mut diagnostics = Diagnostics::new();
-        let project = find_project_into(common, &mut diagnostics)?;
+        let project = find_project_into(&self.inventory, &mut diagnostics)?;
         for project in project.iter().flat_map(|project| self.projects(project)) {
             diagnostics.extend(playbook::check_project(&project));
         }
@@ -40,14 +43,14 @@ impl CheckCommand {
             reporter.print_data(&diagnostics.render(common.stdout_colour()));
         }
         reporter.print_status(&if diagnostics.is_empty() {
-            "check: nothing found".to_owned()
+            "check: no problems found".to_owned()
         } else {
             format!("check: {}", count_findings(&diagnostics))
         });
         Ok(if diagnostics.is_empty() { Exit::Done } else { Exit::Error })
     }
 
-    /// Returns every playbook that is to be checked with every inventory; the project's own where none is named.
+    /// Returns each playbook with each inventory to check; those of the project if none is named.
     fn projects(&self, project: &Project) -> Vec<Project> {
         let (inventories, playbooks): (Vec<PathBuf>, Vec<PathBuf>) =
             self.paths.iter().cloned().partition(|path| path.is_dir());

@@ -8,15 +8,15 @@ use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::report::Reporter;
 
-/// Print completions for a shell
+/// Generate shell completions
 #[derive(Debug, Args)]
 pub struct CompletionsCommand {
-    /// The shell
+    /// Shell to generate completions for
     shell: Shell,
 }
 
 impl CompletionsCommand {
-    /// Prints them.
+    /// Prints the completions.
     pub fn run(self, reporter: &Reporter) -> Exit {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "dunlin", &mut text);
@@ -30,7 +30,7 @@ impl CompletionsCommand {
 pub struct ManCommand {}
 
 impl ManCommand {
-    /// Prints it in roff.
+    /// Prints the page in roff.
     ///
     /// # Errors
     /// The page cannot be rendered.

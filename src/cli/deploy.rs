@@ -23,13 +23,13 @@ use crate::protocol::deploy::{ReleaseTask, TaskPhase};
 /// What the name of an artefact ends with.
 const ARTIFACT_SUFFIX: &str = ".tar.zst";
 
-/// Roll a release out: plan, show, confirm, stage everywhere, switch batch by batch
+/// Deploy a release of a service in batches
 #[derive(Debug, Args)]
 pub struct DeployCommand {
-    /// The service: `deploy-SERVICE.toml` beside the playbook
+    /// Service name; its recipe is `deploy-SERVICE.toml` next to the playbook
     service: String,
-    /// Which release: a version in the folder of artefacts, or a file (default: the one packaged last)
-    #[arg(long, value_name = "V|FILE")]
+    /// Release to deploy: a version in the artifact folder, or an artifact file (default: the latest packaged)
+    #[arg(long, value_name = "VERSION|FILE")]
     release: Option<String>,
     #[command(flatten)]
     args: RolloutArgs,
@@ -42,7 +42,7 @@ impl DeployCommand {
     /// # Errors
     /// Broken files, no such release, hosts that cannot be planned, somebody else at it, not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         let artifact = find_artifact(&project, &self.service, self.release.as_deref())?;
         let environment = load_environment(&project, common)?;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
@@ -12,27 +13,29 @@ use crate::fleet::{Fleet, Session};
 use crate::protocol::{Event, ExecRequest, OutputStream};
 use crate::report::Reporter;
 
-/// Run one command on many hosts
+/// Run a command on hosts
 #[derive(Debug, Args)]
 pub struct ExecCommand {
-    /// Which hosts
+    /// Hosts to run it on: names, groups or globs
     #[arg(value_name = "SELECTOR")]
     selector: String,
-    /// The command and its arguments, run as they stand, without a shell
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// Command and arguments, run without a shell
     #[arg(required = true, last = true, value_name = "CMD")]
     argv: Vec<String>,
 }
 
 impl ExecCommand {
-    /// Runs it everywhere at once; each line of output is led by its host.
+    /// Runs the command on all hosts in parallel, and prefixes each line of output with its host.
     ///
     /// # Errors
-    /// Broken files, no such host.
+    /// Files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select_hosts(&loaded.inventory, Some(&self.selector), None)?;
-        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, &self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let reporter = common.new_reporter();
         let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &self.argv, &reporter)).await;
@@ -52,7 +55,7 @@ async fn exec_on_host(fleet: &Fleet, host: &str, argv: &[String], reporter: &Rep
     match run_command(fleet, &session, argv, reporter).await {
         Ok(0) => true,
         Ok(status) => {
-            reporter.report_failure(host, &format!("the command ended with status {status}"), None);
+            reporter.report_failure(host, &format!("the command exited with status {status}"), None);
             false
         }
         Err(error) => {

@@ -5,30 +5,33 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
 use crate::inventory::{Inventory, InventoryHost};
 
-/// Show the inventory as dunlin sees it
+/// List hosts and their resolved settings
 #[derive(Debug, Args)]
 pub struct HostsCommand {
-    /// Which hosts
+    /// Hosts to list: names, groups or globs, e.g. `redis:&zone_a:!redis-02` (default: all)
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
-    /// Ask the hosts what they are
+    /// Connect to the hosts and print their facts
     #[arg(long)]
     facts: bool,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 impl HostsCommand {
-    /// Prints one line a host, `-v` with its variables and where they come from.
+    /// Prints one line per host; with `-v` also its variables and their origins.
     ///
     /// # Errors
-    /// Broken files, no such host.
+    /// Files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select_hosts(&loaded.inventory, self.selector.as_deref(), None)?;
         let reporter = common.new_reporter();
@@ -39,7 +42,7 @@ impl HostsCommand {
         if !self.facts {
             return Ok(Exit::Done.into());
         }
-        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, &self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let mut failed = 0;
         for (name, session) in names.iter().zip(fleet.connect_all(&names).await) {

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
@@ -12,24 +13,26 @@ use crate::fleet::Fleet;
 use crate::protocol::lock::LockHolder;
 use crate::report::Reporter;
 
-/// Who is changing which host now
+/// Show which hosts are locked, and by whom
 #[derive(Debug, Args)]
 pub struct LocksCommand {
-    /// Which hosts: names, groups, globs; all where none is given
+    /// Hosts to ask: names, groups or globs (default: all)
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 impl LocksCommand {
-    /// Asks each host; exit 4 where one cannot be asked.
+    /// Lists the locks of each host; exits with 4 if a host does not answer.
     ///
     /// # Errors
-    /// Broken files, no such host.
+    /// Files have mistakes, or the selector matches no host.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
         let hosts = select_hosts(&loaded.inventory, self.selector.as_deref(), None)?;
-        let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
+        let fleet = build_fleet(&loaded.inventory, &hosts, &self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let reporter = common.new_reporter();
         let answers = fleet.map_parallel(&names, |host| fetch_holders(&fleet, host, &reporter)).await;
@@ -42,17 +45,21 @@ impl LocksCommand {
         }
         let unreachable = answers.iter().filter(|answer| answer.is_none()).count();
         if held == 0 && unreachable == 0 {
-            reporter.print_data("no host is locked");
+            reporter.print_data("no hosts are locked");
         } else if held == 0 && unreachable < names.len() {
-            reporter.print_data(&format!("no lock on the {} hosts that answered", names.len() - unreachable));
+            reporter.print_data(&format!(
+                "no locks on the hosts that answered ({} of {})",
+                names.len() - unreachable,
+                names.len()
+            ));
         }
         Ok(CommandOutcome::of_hosts(unreachable, false))
     }
 }
 
 fn format_holder(host: &str, holder: &LockHolder) -> String {
-    let mode = if holder.shared { "shared" } else { "alone" };
-    format!("{host:<16} {mode:<7} run {}: {}", holder.run, holder.describe_lock())
+    let mode = if holder.shared { "shared" } else { "exclusive" };
+    format!("{host:<16} {mode:<9} run {}: {}", holder.run, holder.describe_lock())
 }
 
 async fn fetch_holders(fleet: &Fleet, host: &str, reporter: &Reporter) -> Option<Vec<LockHolder>> {

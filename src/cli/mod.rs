@@ -1,9 +1,10 @@
-//! The command line: one file a command; the only room that knows flags and prompts.
+//! The command line, one file per command. Flags and prompts are known in this module only.
 
 mod check;
 mod command_error;
 mod completions;
 mod confirm;
+mod connect_args;
 mod deploy;
 mod exec;
 mod exit;
@@ -29,7 +30,6 @@ mod shards;
 mod targets;
 mod throttle_args;
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, ColorChoice, Parser, Subcommand};
@@ -54,28 +54,23 @@ pub struct Cli {
     command: CliCommand,
 }
 
-/// Flags that every command takes.
+/// The flags of every command.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Global options")]
 pub struct CommonArgs {
-    /// The inventory's folder (default: `inventory` of dunlin.toml)
-    #[arg(short, long, global = true, env = "DUNLIN_INVENTORY", value_name = "FOLDER")]
-    pub inventory: Option<PathBuf>,
-    /// Print one JSON event a line instead of text
+    /// Print one JSON event per line instead of text
     #[arg(long, global = true)]
     pub json: bool,
-    /// Say less
+    /// Only print results, warnings and errors
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Say more: rows with nothing to do, the text of new files
+    /// Also show unchanged resources and full file contents
     #[arg(short, long, global = true)]
     pub verbose: bool,
-    /// Colours
+    /// Control the use of color in output
     #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
-    /// How many hosts are worked on at a time
-    #[arg(long, global = true, value_name = "N", default_value_t = 32)]
-    pub parallel: usize,
-    /// The id of this run
+    /// The ID of this run
     #[arg(skip)]
     pub run: RunId,
 }
@@ -101,7 +96,7 @@ impl CommonArgs {
         self.has_colours(&std::io::stderr())
     }
 
-    /// Returns where plans and events go.
+    /// Returns the reporter for plans and events.
     pub fn new_reporter(&self) -> Reporter {
         let style = Style { colour: self.stdout_colour(), verbose: self.verbose, quiet: self.quiet };
         Reporter { json: self.json, style, stderr_colour: self.stderr_colour(), run: self.run }
@@ -127,13 +122,13 @@ enum CliCommand {
     /// Serve a controller on standard input and output (started by dunlin on hosts)
     #[command(hide = true)]
     Agent {
-        /// This binary was just put here under a name of its own
+        /// The binary was just uploaded under a temporary name
         #[arg(long)]
         arrived: bool,
     },
 }
 
-/// Parses the command line, runs the command, prints what went wrong.
+/// Parses the command line, runs the command, and prints its error.
 pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
@@ -147,7 +142,7 @@ pub fn main() -> ExitCode {
     run_command(cli)
 }
 
-/// Runs a command between the first and the last JSON line, and prints what failed.
+/// Runs a command between the first and the last JSON event, and prints its error.
 fn run_command(cli: Cli) -> ExitCode {
     let reporter = cli.common.new_reporter();
     let name = cli.command.name();

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
@@ -14,27 +15,27 @@ use crate::deploy::artifact::{MissingSources, build_artifact, default_version};
 use crate::inventory::{Diagnostic, Diagnostics};
 use crate::protocol::deploy::ReleaseVersion;
 
-/// Build a release artefact of a service
+/// Build a release artifact of a service
 #[derive(Debug, Args)]
 #[command(disable_version_flag = true)]
 pub struct PackageCommand {
-    /// The service: `deploy-SERVICE.toml` beside the playbook
+    /// Service name; its recipe is `deploy-SERVICE.toml` next to the playbook
     service: String,
-    /// The release's version (default: from git, else a digest of the files)
-    #[arg(long, value_name = "V")]
+    /// Release version (default: from git, otherwise a digest of the files)
+    #[arg(long, value_name = "VERSION")]
     version: Option<String>,
-    /// Where the artefact is put (default: `dist` of dunlin.toml)
+    /// Folder for the artifact (default: `dist` in dunlin.toml)
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
 
 impl PackageCommand {
-    /// Builds it; the same files and version give the same bytes.
+    /// Builds the artifact. The same files and version give the same bytes.
     ///
     /// # Errors
-    /// A broken recipe, missing files, a disk that said no.
+    /// The recipe has mistakes, a source is missing, or the artifact cannot be written.
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&InventoryArgs::default(), common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         let to_command_error = |error: anyhow::Error| locate_missing_sources(error, &loaded, common);
         let version = match self.version {
@@ -63,7 +64,7 @@ impl PackageCommand {
     }
 }
 
-/// Sources that are missing are told at their places in the recipe.
+/// Reports missing sources at their positions in the recipe.
 fn locate_missing_sources(error: anyhow::Error, loaded: &LoadedRecipe, common: &CommonArgs) -> CommandError {
     let Some(missing) = error.chain().find_map(|cause| cause.downcast_ref::<MissingSources>()) else {
         return error.into();

@@ -6,6 +6,7 @@ use dunlin_shards::ShardMap;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector, SourceFile};
 use crate::playbook::{Compiler, CompilerInput, Playbook, StepSelection, Templates, load_shard_map};
@@ -27,13 +28,13 @@ pub struct PlaybookFiles {
     pub templates: Templates,
 }
 
-/// Finds the project from the current folder upwards; `--inventory` goes before the inventory of `dunlin.toml`.
+/// Finds the project in the current folder or above it. `--inventory` replaces the inventory of `dunlin.toml`.
 ///
 /// # Errors
 /// `dunlin.toml` cannot be read or has mistakes.
-pub fn find_project(common: &CommonArgs) -> Result<Project, CommandError> {
+pub fn find_project(inventory: &InventoryArgs, common: &CommonArgs) -> Result<Project, CommandError> {
     let mut found = Diagnostics::new();
-    let project = find_project_into(common, &mut found)?;
+    let project = find_project_into(inventory, &mut found)?;
     finish_loading(project, &found, common)
 }
 
@@ -41,11 +42,11 @@ pub fn find_project(common: &CommonArgs) -> Result<Project, CommandError> {
 ///
 /// # Errors
 /// The current folder does not exist any more.
-pub fn find_project_into(common: &CommonArgs, found: &mut Diagnostics) -> Result<Option<Project>, CommandError> {
+pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> Result<Option<Project>, CommandError> {
     let here = std::env::current_dir()
         .map_err(|error| CommandError::new(Exit::Error, anyhow::Error::from(error).context("the current folder")))?;
     let project = Project::find(&here, found);
-    Ok(project.map(|project| match &common.inventory {
+    Ok(project.map(|project| match &inventory.inventory {
         Some(folder) => Project { inventory: here.join(folder), ..project },
         None => project,
     }))

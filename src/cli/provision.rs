@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
@@ -22,43 +23,45 @@ use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost};
 use crate::report::{Reporter, format_summary};
 use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
-/// Bring hosts to the state of a playbook: plan, show, confirm, apply
+/// Bring hosts to the state that a playbook describes
 #[derive(Debug, Args)]
 pub struct ProvisionCommand {
-    /// Which hosts: names, groups, globs; `redis:&zone_a:!redis-02`
+    /// Hosts to provision: names, groups or globs, e.g. `redis:&zone_a:!redis-02` (default: all)
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
     #[command(flatten)]
     pub(super) args: ProvisionArgs,
 }
 
-/// How a plan is made and applied.
+/// The flags of `provision` and `provision-new-host`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ProvisionArgs {
-    /// Another playbook than that of dunlin.toml
+    /// Playbook to apply (default: `playbook` in dunlin.toml)
     #[arg(long, value_name = "FILE")]
     pub playbook: Option<PathBuf>,
-    /// Only these of the selected hosts
+    /// Only change selected hosts that also match this selector
     #[arg(long, value_name = "SELECTOR")]
     pub limit: Option<String>,
-    /// Only steps with one of these tags
+    /// Only apply steps with one of these tags, comma-separated
     #[arg(long, value_name = "TAGS", value_delimiter = ',')]
     pub tags: Vec<String>,
-    /// Show the plan and change nothing
+    /// Show the plan without applying it
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: exit 2 where changes are pending
+    /// With --dry-run, exit with 2 if there are changes
     #[arg(long, requires = "dry_run")]
     pub detailed_exitcode: bool,
-    /// Save the plan
+    /// Save the plan to a file
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Apply exactly that saved plan; refused where the world is another now
+    /// Apply a saved plan; fails if hosts have changed since it was made
     #[arg(long, value_name = "FILE", conflicts_with_all = ["out", "tags", "limit"])]
     pub plan: Option<PathBuf>,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     pub yes: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
 }
 
 /// A plan on disk.
@@ -103,7 +106,7 @@ pub async fn provision_hosts(
     args: &ProvisionArgs,
     common: &CommonArgs,
 ) -> Result<CommandOutcome, CommandError> {
-    let project = find_project(common)?;
+    let project = find_project(&args.connect.inventory, common)?;
     let loaded = load_environment(&project, common)?;
     let plays = load_plays(&project, args.playbook.as_deref(), common)?;
     let saved = args.plan.as_deref().map(read_saved_plan).transpose()?;
@@ -124,7 +127,7 @@ pub async fn provision_hosts(
         return Err(CommandError::with_message(Exit::Usage, text));
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-    let fleet = build_fleet(&loaded.inventory, &hosts, common)?;
+    let fleet = build_fleet(&loaded.inventory, &hosts, &args.connect, common)?;
     let (reporter, run) = (common.new_reporter(), common.run.to_string());
 
     let results = provision::plan_hosts(&fleet, &compiler, &names).await;

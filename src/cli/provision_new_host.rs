@@ -18,27 +18,27 @@ use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
 use crate::project::Project;
 
-/// Check a bare host, pin its key, add it to the inventory, provision it
+/// Add a new host to the inventory, pin its host key and provision it
 #[derive(Debug, Args)]
 pub struct ProvisionNewHostCommand {
-    /// The name it gets in the inventory
+    /// Name of the host in the inventory
     name: String,
-    /// Its address or host name
+    /// IP address or DNS name
     #[arg(long)]
     address: String,
-    /// The groups it joins
+    /// Groups of the host, comma-separated
     #[arg(long, value_delimiter = ',', required = true)]
     groups: Vec<String>,
-    /// The ssh port
+    /// SSH port (default: 22)
     #[arg(long)]
     port: Option<u16>,
-    /// The failure zone
+    /// Failure zone
     #[arg(long)]
     zone: Option<String>,
-    /// What shards may use there: 16GiB
+    /// Memory that shards may use (e.g. 16GiB)
     #[arg(long)]
     memory: Option<ByteSize>,
-    /// The fingerprint its key must have (SHA256:…), as read on its console
+    /// Expected fingerprint of the host key (SHA256:…), as shown on the host's console
     #[arg(long)]
     fingerprint: Option<String>,
     #[command(flatten)]
@@ -51,7 +51,7 @@ impl ProvisionNewHostCommand {
     /// # Errors
     /// The host does not answer or is not fit; the key is not confirmed. The inventory is then as it was.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
         let reporter = common.new_reporter();
         let pinned = loaded.inventory.find_host(&self.name).and_then(|host| host.host_keys.first());
@@ -155,7 +155,7 @@ impl ProvisionNewHostCommand {
         let host = inventory
             .find_host(&self.name)
             .with_context(|| format!("{} in {}", self.name, project.inventory.display()))?;
-        let session = build_fleet(&inventory, &[host], common)?
+        let session = build_fleet(&inventory, &[host], &self.args.connect, common)?
             .connect(&self.name)
             .await
             .map_err(|error| CommandError::with_message(Exit::Error, &error).with_hint(error.hint()))?;

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
@@ -14,27 +15,29 @@ use crate::deploy::rollout::observe_service;
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
 use crate::report::Reporter;
 
-/// List the releases that the hosts of a service keep, and which one serves
+/// List the releases on the hosts of a service
 #[derive(Debug, Args)]
 pub struct ReleasesCommand {
-    /// The service
+    /// Service name
     service: String,
-    /// Only these of its hosts
+    /// Only list hosts of the service that match this selector
     #[arg(long, value_name = "SELECTOR")]
     limit: Option<String>,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 impl ReleasesCommand {
-    /// One line a release and host, oldest first.
+    /// Prints one line per host and release, oldest first.
     ///
     /// # Errors
-    /// Broken files, no such host.
+    /// Files have mistakes, or no host is selected.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         let environment = load_environment(&project, common)?;
         let (hosts, _) = loaded.select_service_hosts(&environment.inventory, self.limit.as_deref(), common)?;
-        let fleet = build_fleet(&environment.inventory, &hosts, common)?;
+        let fleet = build_fleet(&environment.inventory, &hosts, &self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let (reporter, scope) = (common.new_reporter(), loaded.to_scope());
         let results = fleet.map_parallel(&names, |host| observe_service(&fleet, host, &scope)).await;

@@ -12,13 +12,13 @@ use super::rollout::{RolloutArgs, ServiceRollout};
 use crate::deploy::rollout::Goal;
 use crate::protocol::deploy::ReleaseVersion;
 
-/// Switch back to a release that the hosts keep; nothing is sent
+/// Roll back to a release already on the hosts
 #[derive(Debug, Args)]
 pub struct RollbackCommand {
-    /// The service
+    /// Service name
     service: String,
-    /// To which release (default: the one that served before)
-    #[arg(long, value_name = "V")]
+    /// Release to roll back to (default: the previous one)
+    #[arg(long, value_name = "VERSION")]
     to: Option<String>,
     #[command(flatten)]
     args: RolloutArgs,
@@ -30,7 +30,7 @@ impl RollbackCommand {
     /// # Errors
     /// Broken files, a host that does not keep the release, hosts that would go to different ones, not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(common)?;
+        let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         let to = self
             .to

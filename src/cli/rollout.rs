@@ -6,6 +6,7 @@ use serde_json::json;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
@@ -22,21 +23,23 @@ use crate::plan::{ChangeCounts, HostPlan};
 use crate::protocol::deploy::{ReleaseTask, ReleaseVersion, ServiceRef};
 use crate::report::{Reporter, format_summary};
 
-/// How a rollout is planned and carried out.
+/// The flags of `deploy` and `rollback`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RolloutArgs {
-    /// Only these of the service's hosts
+    /// Only change hosts of the service that match this selector
     #[arg(long, value_name = "SELECTOR")]
     pub limit: Option<String>,
-    /// Show the plan and change nothing
+    /// Show the plan without applying it
     #[arg(long)]
     pub dry_run: bool,
-    /// With --dry-run: exit 2 where changes are pending
+    /// With --dry-run, exit with 2 if there are changes
     #[arg(long, requires = "dry_run")]
     pub detailed_exitcode: bool,
-    /// Do not ask
+    /// Skip the confirmation prompt
     #[arg(short, long)]
     pub yes: bool,
+    #[command(flatten)]
+    pub connect: ConnectArgs,
 }
 
 /// A service on the hosts of a run.
@@ -64,7 +67,7 @@ impl<'a> ServiceRollout<'a> {
     ) -> Result<Self, CommandError> {
         let (hosts, excluded) = loaded.select_service_hosts(inventory, args.limit.as_deref(), common)?;
         let all: Vec<&InventoryHost> = hosts.iter().chain(&excluded).copied().collect();
-        let fleet = build_fleet(inventory, &all, common)?;
+        let fleet = build_fleet(inventory, &all, &args.connect, common)?;
         let names = |hosts: &[&InventoryHost]| hosts.iter().map(|host| host.name.clone()).collect();
         let (names, left_out) = (names(&hosts), names(&excluded));
         Ok(Self { loaded, args, common, fleet, host_names: names, scope: loaded.to_scope(), excluded_hosts: left_out })

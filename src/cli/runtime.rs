@@ -6,6 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::targets::resolve_targets;
 use crate::fleet::Fleet;
@@ -28,10 +29,11 @@ pub fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Re
 pub fn build_fleet(
     inventory: &Inventory,
     hosts: &[&InventoryHost],
+    connect: &ConnectArgs,
     common: &CommonArgs,
 ) -> Result<Fleet, CommandError> {
     let stop = CancellationToken::new();
-    let fleet = Fleet::new(&resolve_targets(inventory, hosts), common.parallel, stop.clone())?;
+    let fleet = Fleet::new(&resolve_targets(inventory, hosts), connect.parallel, stop.clone())?;
     let reporter = common.new_reporter();
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {

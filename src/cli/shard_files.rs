@@ -6,6 +6,7 @@ use dunlin_shards::ShardMap;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::host_locks::operator_id;
 use super::project::{Environment, PlaybookFiles, find_project, load_environment, load_plays};
@@ -26,8 +27,9 @@ pub struct ShardFiles {
     pub loaded: Environment,
     /// Playbook and templates.
     pub plays: PlaybookFiles,
-    /// What earlier commands left for this one.
+    /// The state that earlier commands saved: pending moves, their limits, capacity samples.
     pub state: StateFiles,
+    connect: ConnectArgs,
 }
 
 impl ShardFiles {
@@ -35,8 +37,8 @@ impl ShardFiles {
     ///
     /// # Errors
     /// Mistakes in files, or there is no shard map.
-    pub fn load(common: &CommonArgs) -> Result<Self, CommandError> {
-        let project = find_project(common)?;
+    pub fn load(connect: &ConnectArgs, common: &CommonArgs) -> Result<Self, CommandError> {
+        let project = find_project(&connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
         let plays = load_plays(&project, None, common)?;
         if loaded.map.is_none() {
@@ -46,7 +48,7 @@ impl ShardFiles {
             ));
         }
         let state = StateFiles::new(&project.root, &project.inventory);
-        Ok(Self { project, loaded, plays, state })
+        Ok(Self { project, loaded, plays, state, connect: connect.clone() })
     }
 
     /// The shard map.
@@ -103,7 +105,7 @@ impl ShardFiles {
     /// # Errors
     /// See [`Fleet::new`].
     pub fn build_fleet(&self, common: &CommonArgs) -> Result<Fleet, CommandError> {
-        build_fleet(&self.loaded.inventory, &self.involved_hosts()?, common)
+        build_fleet(&self.loaded.inventory, &self.involved_hosts()?, &self.connect, common)
     }
 
     /// Connects all of them.

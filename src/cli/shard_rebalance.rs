@@ -7,6 +7,7 @@ use clap::Args;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::plan_args::{PlanArgs, load_observation, load_plan, save_plan};
@@ -25,7 +26,7 @@ use crate::rebalance::resume::{MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe, publish};
 use crate::report::{Reporter, format_rebalance};
 
-/// Plan and run shard moves with the fewest bytes and no lost acknowledged write
+/// Rebalance shards across hosts, moving as few bytes as possible
 #[derive(Debug, Args)]
 pub struct ShardRebalance {
     #[command(flatten)]
@@ -57,6 +58,8 @@ pub struct ShardRebalance {
     allow_reencoding: bool,
     #[command(flatten)]
     throttle: ThrottleArgs,
+    #[command(flatten)]
+    connect: ConnectArgs,
     /// Skip the confirmation prompt
     #[arg(short, long)]
     yes: bool,
@@ -84,7 +87,7 @@ impl ShardRebalance {
             totals.moves = plan.plan.moves.len();
             return self.print_plan(&plan, reporter);
         }
-        let files = ShardFiles::load(common)?;
+        let files = ShardFiles::load(&self.connect, common)?;
         let pending = files.state.load_pending_moves()?;
         if !self.dry_run && !pending.is_empty() {
             return Err(in_progress_error("a rebalancing is under way or was cut short"));

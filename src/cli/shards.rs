@@ -1,4 +1,4 @@
-//! `dunlin shards`: the state of the map, and what is to become of moves that were begun.
+//! `dunlin shards`: shows the shards and their moves, and finishes, aborts or repairs them.
 
 mod capacity;
 mod failover;
@@ -18,6 +18,7 @@ use serde_json::json;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
+use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::shard_apply::{RunTotals, lock_hosts_and_start_run};
@@ -34,6 +35,8 @@ use crate::report::Reporter;
 pub struct ShardsArgs {
     #[command(subcommand)]
     command: ShardsCommand,
+    #[command(flatten)]
+    connect: ConnectArgs,
 }
 
 #[derive(Debug, Subcommand)]
@@ -57,7 +60,7 @@ enum ShardsCommand {
     /// Move shards back to their old instances, kept with --keep-source, without a copy
     MoveBack {
         #[command(flatten)]
-        which: move_back::ReverseArgs,
+        which: move_back::MoveBackArgs,
         /// Skip the confirmation prompt
         #[arg(short, long)]
         yes: bool,
@@ -96,7 +99,7 @@ impl ShardsArgs {
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = async {
-            let files = ShardFiles::load(common)?;
+            let files = ShardFiles::load(&self.connect, common)?;
             let context = ShardsContext { files: &files, common, reporter, run_id: id };
             match self.command {
                 ShardsCommand::Status { out } => context.show_status(out).await,

@@ -108,6 +108,24 @@ fn a_flag_means_the_same_everywhere() {
 }
 
 #[test]
+fn only_commands_that_use_the_inventory_and_connections_have_their_flags() {
+    for (path, command) in commands().into_iter().filter(|(path, _)| !path.is_empty()) {
+        let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
+        let name = path.join(" ");
+        let uses_inventory = !["package", "completions", "man"].contains(&name.as_str());
+        assert_eq!(has("inventory"), uses_inventory, "--inventory of {name}");
+        assert_eq!(has("parallel"), uses_inventory && name != "check", "--parallel of {name}");
+    }
+    let project = Project::new(&[]);
+    for command in [&["man"][..], &["completions", "bash"], &["package", "shop"]] {
+        project.dunlin(&[command, &["--inventory", "inventory"]].concat()).ends(64);
+        project.dunlin(&[command, &["--parallel", "2"]].concat()).ends(64);
+    }
+    // The variable is no flag: a shell that sets it may run every command.
+    project.dunlin_with(&["completions", "bash"], &[("DUNLIN_INVENTORY", "inventory")]).ends(0);
+}
+
+#[test]
 fn a_wrong_command_line_is_a_usage_error() {
     let project = Project::new(&[]);
     let outputs = [
@@ -129,6 +147,7 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["exec", "--", "true"],
         &["--quiet", "--verbose", "hosts"],
         &["hosts", "--parallel", "many"],
+        &["hosts", "--parallel", "0"],
         &["hosts", "--color", "pink"],
         &["completions", "tcsh"],
         &[],

@@ -84,7 +84,7 @@ impl FleetProject {
         for name in ["PATH", "HOME"] {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
-        command.args(["--inventory", "inventory", "--color", "never"]).args(arguments);
+        command.env("DUNLIN_INVENTORY", "inventory").args(["--color", "never"]).args(arguments);
         command
     }
 

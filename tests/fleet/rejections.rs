@@ -114,5 +114,5 @@ fn concurrent_runs_report_the_lock_holder() {
     drop(holder);
     cluster.wait_for_agents_to_exit();
     cluster.project.run_provision(&["--yes"]).assert_status(0);
-    cluster.project.run_dunlin(&["locks"]).assert_status(0).assert_stdout_contains(&["no host is locked"]);
+    cluster.project.run_dunlin(&["locks"]).assert_status(0).assert_stdout_contains(&["no hosts are locked"]);
 }

@@ -10,10 +10,10 @@ use crate::inventory::ByteSize;
 use crate::rebalance::capacity::{CapacitySample, Forecast, HostUsage, forecast_capacity, measure_growth};
 use crate::rebalance::observe;
 
-/// What to reckon with.
+/// The flags of `shards capacity`.
 #[derive(Debug, Args)]
 pub struct CapacityArgs {
-    /// Reckon with this growth a day (10GiB) instead of what was seen between the looks of the last 30 days
+    /// Assume this daily growth (e.g. 10GiB) instead of the rate measured over the last 30 days
     #[arg(long, value_name = "BYTES")]
     growth: Option<ByteSize>,
 }

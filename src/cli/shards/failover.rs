@@ -20,10 +20,10 @@ use crate::rebalance::failover::{
 use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
 
-/// What is dead, and how to go on.
+/// The flags of `shards failover`.
 #[derive(Debug, Args)]
 pub struct FailoverArgs {
-    /// Dead hosts, or shards whose instance does not start
+    /// Dead hosts, or shards whose primary does not start
     #[arg(required = true, value_name = "HOST|SHARD")]
     what: Vec<String>,
     /// Do not create replacements for missing replicas
@@ -39,7 +39,7 @@ pub struct FailoverArgs {
     #[arg(long, requires = "dry_run")]
     detailed_exitcode: bool,
     /// Confirm possible data loss by repeating the host or shard names, comma-separated
-    #[arg(long, value_name = "NAMES")]
+    #[arg(long, value_name = "HOST,…")]
     accept_data_loss: Option<String>,
     /// Skip the confirmation prompt if nothing can be lost
     #[arg(short, long)]

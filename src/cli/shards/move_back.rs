@@ -16,19 +16,19 @@ use crate::rebalance::plan::Role;
 use crate::rebalance::publish::published_epoch;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
 
-/// Which moves to go back on.
+/// The shards to move back.
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
-pub struct ReverseArgs {
-    /// These shards
+pub struct MoveBackArgs {
+    /// Shards to move back
     #[arg(value_name = "SHARD")]
     shards: Vec<u32>,
-    /// All shards that this run moved
+    /// Move back all shards that this run moved
     #[arg(long, value_name = "ID")]
     run: Option<String>,
 }
 
-impl ReverseArgs {
+impl MoveBackArgs {
     fn is_selected(&self, state: &MoveState) -> bool {
         match &self.run {
             _ if state.is_replica => false,
@@ -44,7 +44,12 @@ impl ShardsContext<'_> {
     ///
     /// # Errors
     /// A shard has no old instance any more, a move is under way, a lock.
-    pub async fn move_back(&self, args: &ReverseArgs, yes: bool, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+    pub async fn move_back(
+        &self,
+        args: &MoveBackArgs,
+        yes: bool,
+        totals: &mut RunTotals,
+    ) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
         if !yes {
@@ -69,7 +74,7 @@ impl ShardsContext<'_> {
     fn plan_moves_back(
         &self,
         context: &RebalanceContext<'_>,
-        args: &ReverseArgs,
+        args: &MoveBackArgs,
         latest_moves: &LatestMoves,
     ) -> Result<Vec<PlannedMove>, CommandError> {
         let (map, _) = read_map(&context.map_file)?;
