@@ -12,7 +12,7 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
 use super::recipe::LoadedRecipe;
 use super::rollout::{RolloutArgs, ServiceRollout};
-use crate::deploy::artifact::Artifact;
+use crate::deploy::artifact::{Artifact, ArtifactError};
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::rollout::{Goal, NewRelease};
 use crate::fleet::BlobMap;
@@ -102,8 +102,11 @@ fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Res
 }
 
 fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
-    let opened = Artifact::open(path).map_err(anyhow::Error::from);
-    Ok(opened.map_err(|error| error.context(path.display().to_string()))?)
+    Artifact::open(path).map_err(|error| match error {
+        // This error has the path itself.
+        ArtifactError::Unreadable { .. } => anyhow::Error::from(error).into(),
+        other => anyhow::Error::from(other).context(path.display().to_string()).into(),
+    })
 }
 
 /// The artefact of the service that was written last.

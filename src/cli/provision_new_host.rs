@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
-use super::confirm::require_confirmation;
+use super::confirm::{require_answer, require_confirmation};
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
@@ -17,6 +17,10 @@ use super::runtime::build_fleet;
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
 use crate::project::Project;
+
+/// The next step where the host key is not confirmed.
+const FINGERPRINT_HINT: &str = "read the fingerprint on the host's console (ssh-keygen -lf \
+    /etc/ssh/ssh_host_ed25519_key.pub), then add --fingerprint SHA256:…";
 
 /// Add a new host to the inventory, pin its host key and provision it
 #[derive(Debug, Args)]
@@ -62,10 +66,7 @@ impl ProvisionNewHostCommand {
                 Exit::Refused,
                 "--yes does not accept an unknown host key; nothing was changed",
             )
-            .with_hint(
-                "read the fingerprint on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then add \
-                 --fingerprint SHA256:…",
-            ));
+            .with_hint(FINGERPRINT_HINT));
         }
         let key = match pinned {
             Some(pinned) => pinned.value.clone(),
@@ -84,7 +85,7 @@ impl ProvisionNewHostCommand {
             }
             Some(_) => {}
             None if is_pinned => {}
-            None => require_confirmation("Is that the key the host's console shows?", false)?,
+            None => require_answer("Is this the key that the host's console shows?", FINGERPRINT_HINT)?,
         }
         let path = project.inventory.join("hosts.toml");
         let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;

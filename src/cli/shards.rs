@@ -145,6 +145,18 @@ impl ShardsContext<'_> {
         Ok(statuses.filter(|(_, stand)| *stand != MoveStatus::Finished).collect())
     }
 
+    /// Checks that the map has these shards.
+    ///
+    /// # Errors
+    /// It does not have one: exit 64.
+    fn ensure_shards_exist(&self, shards: &[u32]) -> Result<(), CommandError> {
+        let map = self.files.shard_map()?;
+        match shards.iter().find(|shard| map.shards.iter().all(|entry| u32::from(entry.id.0) != **shard)) {
+            None => Ok(()),
+            Some(shard) => Err(CommandError::with_message(Exit::Usage, format!("no shard {shard} in the map"))),
+        }
+    }
+
     fn print_moves(&self, open_moves: &[(&MoveState, MoveStatus)]) {
         for (state, status) in open_moves {
             self.reporter.print_data(&format_move(state, *status));

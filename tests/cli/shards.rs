@@ -55,3 +55,10 @@ fn moves_of_an_earlier_run_are_kept() {
     project.snapshot("shards-moves-kept", &[&["shard-rebalance", "--yes"]]);
     assert!(!project.connected());
 }
+
+#[test]
+fn a_shard_that_the_map_does_not_name_is_a_usage_error() {
+    let project = example::project();
+    project.dunlin(&["shards", "verify", "0", "999"]).ends(64).mentions(&["no shard 999"]);
+    assert!(!project.connected());
+}

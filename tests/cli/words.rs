@@ -183,3 +183,16 @@ fn completions_and_the_manual_page_know_all_commands() {
     }
     snapshot("man", &[project.dunlin(&["man"]).ends(0)]);
 }
+
+#[test]
+fn a_reader_that_closes_the_pipe_is_no_error() {
+    let project = Project::new(&[]);
+    for command in [&["completions", "zsh"][..], &["man"], &["--help"], &["check", "--json"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = project.command(command).stdout(writer).stdin(std::process::Stdio::null()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert!(!errors.contains("panicked"), "{command:?}: {errors}");
+        assert!(output.status.code().is_some_and(|code| code < 2), "{command:?}: {:?}\n{errors}", output.status);
+    }
+}

@@ -3,13 +3,12 @@
 mod output;
 
 use std::collections::BTreeSet;
-use std::io::IsTerminal;
 
 use clap::Args;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
-use crate::cli::confirm::require_confirmation;
+use crate::cli::confirm::{require_confirmation, require_typed_text};
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
 use crate::rebalance::context::read_map;
@@ -158,33 +157,21 @@ impl ShardsContext<'_> {
 }
 
 impl FailoverArgs {
-    /// Where acknowledged writes may be lost, what is given up has to be named once more.
+    /// Asks for confirmation. If acknowledged writes may be lost, the names must be repeated.
     fn confirm_data_loss(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         let names = self.what.join(",");
         match &self.accept_data_loss {
             Some(typed) if *typed == names => return Ok(()),
-            Some(said) => {
-                return Err(CommandError::with_message(
-                    Exit::Refused,
-                    format!("--accept-data-loss={said} does not match what is given up: {names}"),
-                ));
+            Some(other) => {
+                let text = format!("--accept-data-loss={other} does not match {names}; no changes were made");
+                return Err(CommandError::with_message(Exit::Refused, text));
             }
             None if !plan.may_lose_writes() => return require_confirmation("Carry this plan out?", self.yes),
             None => {}
         }
-        if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
-            return Err(CommandError::with_message(
-                Exit::Refused,
-                "acknowledged writes may be lost; nothing was changed",
-            )
-            .with_hint(format!("repeat with --accept-data-loss={names} to confirm the plan, or --dry-run to see it")));
-        }
-        let asked =
-            dialoguer::Input::<String>::new().with_prompt(format!("Type {names} to give it up")).interact_text();
-        match asked {
-            Ok(said) if said.trim() == names => Ok(()),
-            _ => Err(CommandError::with_message(Exit::Refused, "not confirmed; nothing was changed")),
-        }
+        let prompt = format!("Acknowledged writes may be lost. Type {names} to confirm:");
+        let hint = format!("run the command again with --accept-data-loss={names} to confirm");
+        require_typed_text(&prompt, &names, &hint)
     }
 }
 

@@ -8,15 +8,19 @@ use crate::cli::exit::Exit;
 use crate::rebalance::resume::list_move_history;
 
 impl ShardsContext<'_> {
-    /// Tells what was moved, when and by whom, oldest first: from the journals of all hosts.
+    /// Prints the moves in the journals of all hosts, oldest first.
     ///
     /// # Errors
-    /// A host does not answer.
+    /// A host does not answer, or a shard is neither in the map nor in a journal.
     pub async fn show_history(&self, shards: &[u32]) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;
         let mut moves = list_move_history(&context).await?;
         moves.retain(|entry| shards.is_empty() || shards.contains(&entry.shard));
+        // A shard that was removed from the map may have a history.
+        let without_history: Vec<u32> =
+            shards.iter().copied().filter(|shard| moves.iter().all(|entry| entry.shard != *shard)).collect();
+        self.ensure_shards_exist(&without_history)?;
         for entry in &moves {
             let name = |address: &str| context.host_at_address(address).unwrap_or(address).to_owned();
             let (from, to) = (name(&entry.from), name(&entry.to));

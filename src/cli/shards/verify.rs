@@ -11,18 +11,19 @@ use crate::rebalance::verify::{InstancePair, list_pairs, verify_pair};
 use crate::report::ProgressBars;
 
 impl ShardsContext<'_> {
-    /// Compares every two copies of the shards; exit 1 where keys differ.
+    /// Compares the primaries of the shards with their replicas and old instances; exits with 1 if keys differ.
     ///
     /// # Errors
-    /// A host does not answer, a lock.
+    /// A shard is not in the map, a host does not answer, or another run holds a lock.
     pub async fn verify_shards(&self, shards: &[u32], totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        self.ensure_shards_exist(shards)?;
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
         lock_hosts_and_start_run(self.files, &mut context, ("shards verify", &self.run_id), &self.reporter).await?;
         let mut pairs = list_pairs(&context, self.files.shard_map()?, &list_latest_moves(&context).await?)?;
         pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.header.shard));
         if pairs.is_empty() {
-            self.reporter.print_data("no shard has a second copy to compare with");
+            self.reporter.print_data("no replicas or old instances to compare");
             return Ok(Exit::Done);
         }
         let reporter = &self.reporter;
@@ -44,7 +45,7 @@ impl ShardsContext<'_> {
                     if verified.is_equal() {
                         let retried = verified.retried;
                         reporter.print_data(&format!(
-                            "shard {}: {} and {}: {} keys are equal ({retried} looked at again)",
+                            "shard {}: {} and {}: {} keys are equal ({retried} compared again)",
                             spec.header.shard, spec.from, spec.to, verified.keys
                         ));
                     } else {
