@@ -283,3 +283,32 @@ fn read_page(page: &str) -> String {
 fn quoted(text: &str) -> Vec<String> {
     text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
 }
+
+#[test]
+fn every_json_event_and_its_fields_are_documented() {
+    let page = read_page("json-events.md");
+    let event = regex::Regex::new(r#"print_json\(\s*"(\w+)",\s*(?:json!\(\{([^}]*)\}\))?"#).unwrap();
+    let key = regex::Regex::new(r#""(\w+)":"#).unwrap();
+    let sources = sources();
+    let (mut events, mut fields, mut missing) = (0, 0, Vec::new());
+    for found in sources.iter().flat_map(|source| event.captures_iter(source)) {
+        let name = &found[1];
+        let rows: Vec<&str> = page.lines().filter(|line| line.starts_with(&format!("| `{name}` |"))).collect();
+        events += 1;
+        if rows.is_empty() {
+            missing.push(name.to_owned());
+        }
+        for field in found.get(2).into_iter().flat_map(|object| key.captures_iter(object.as_str())) {
+            fields += 1;
+            // Long lists of fields are in the text.
+            let field = format!("`{}`", &field[1]);
+            let is_documented = rows.iter().any(|row| row.contains(&field))
+                || (rows.iter().any(|row| row.contains("see below")) && page.contains(&field));
+            if !is_documented {
+                missing.push(format!("{name}.{field}"));
+            }
+        }
+    }
+    assert!(events > 30 && fields > 80, "{events} events with {fields} fields: the test does not see them");
+    assert_eq!(missing, Vec::<String>::new(), "not in docs/reference/json-events.md");
+}

@@ -1,31 +1,31 @@
-//! What went wrong, at the edge: printed in one place, with the next step, and turned into an exit code.
+//! Errors of commands, with an exit code and the next steps.
 
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use crate::inventory::Diagnostics;
 use crate::plan::ChangeCounts;
 use crate::rebalance::state_files::StateFileError;
-use crate::report::Reporter;
+use crate::report::{Reporter, format_count};
 
 /// A failed command.
 #[derive(Debug)]
 pub struct CommandError {
     /// The exit code.
     pub exit: Exit,
-    /// What happened; empty where it was already reported host by host.
+    /// The error.
     pub source: anyhow::Error,
-    /// The next commands to run.
+    /// The next steps.
     pub hints: Vec<String>,
     /// The changes of the command's plan.
     pub counts: ChangeCounts,
-    /// How many hosts or moves failed before.
+    /// Number of hosts or moves that failed before.
     pub failed: usize,
-    /// Whether the message is rendered findings, each with its own severity.
+    /// True if the message consists of rendered findings, each with its own severity.
     is_rendered: bool,
 }
 
 impl CommandError {
-    /// A failure with that exit code.
+    /// Creates an error with an exit code.
     pub fn new(exit: Exit, source: impl Into<anyhow::Error>) -> Self {
         Self {
             exit,
@@ -37,18 +37,18 @@ impl CommandError {
         }
     }
 
-    /// A failure told in one sentence.
+    /// Creates an error with a message.
     pub fn with_message(exit: Exit, text: impl std::fmt::Display) -> Self {
         Self::new(exit, anyhow::anyhow!("{text}"))
     }
 
-    /// Adds the next step.
+    /// Adds a next step.
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
     }
 
-    /// Mistakes in files, each with its place.
+    /// Creates an error of findings in files, each with its position.
     pub fn from_diagnostics(found: &Diagnostics, colour: bool) -> Self {
         let mut text = found.render(colour);
         if found.error_count() + found.warning_count() > 1 {
@@ -57,18 +57,18 @@ impl CommandError {
         Self { is_rendered: true, ..Self::with_message(Exit::Error, text.trim_end()) }
     }
 
-    /// Adds what the command counted before it failed, for the last JSON line.
+    /// Adds the counts of the command until it failed, for the last JSON event.
     pub fn with_counts(self, counts: ChangeCounts, failed: usize) -> Self {
         Self { counts, failed, ..self }
     }
 
-    /// Prints it.
+    /// Prints the error and the next steps.
     pub fn print_to_stderr(&self, reporter: &Reporter) {
         let text = format!("{:#}", self.source);
         if self.is_rendered {
-            reporter.findings(&text, &self.hints);
+            reporter.report_findings(&text, &self.hints);
         } else {
-            reporter.error(&text, &self.hints);
+            reporter.report_error(&text, &self.hints);
         }
     }
 
@@ -78,12 +78,11 @@ impl CommandError {
     }
 }
 
-/// `3 errors, 1 warning`.
+/// Formats the number of findings: `3 errors, 1 warning`.
 pub fn count_findings(found: &Diagnostics) -> String {
-    let part = |count: usize, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     match (found.error_count(), found.warning_count()) {
-        (errors, 0) => part(errors, "error"),
-        (errors, warnings) => format!("{}, {}", part(errors, "error"), part(warnings, "warning")),
+        (errors, 0) => format_count(errors, "error"),
+        (errors, warnings) => format!("{}, {}", format_count(errors, "error"), format_count(warnings, "warning")),
     }
 }
 

@@ -20,7 +20,7 @@ impl CompletionsCommand {
     pub fn run(self, reporter: &Reporter) -> Exit {
         let mut text = Vec::new();
         clap_complete::generate(self.shell, &mut Cli::command(), "dunlin", &mut text);
-        reporter.document(&String::from_utf8_lossy(&text));
+        reporter.print_document(&String::from_utf8_lossy(&text));
         Exit::Done
     }
 }
@@ -37,7 +37,7 @@ impl ManCommand {
     pub fn run(self, reporter: &Reporter) -> Result<Exit, CommandError> {
         let mut text = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut text)?;
-        reporter.document(&String::from_utf8_lossy(&text));
+        reporter.print_document(&String::from_utf8_lossy(&text));
         Ok(Exit::Done)
     }
 }

@@ -20,7 +20,7 @@ use crate::playbook::TemplateRenderer;
 use crate::project::Project;
 use crate::protocol::deploy::{ReleaseTask, TaskPhase};
 
-/// What the name of an artefact ends with.
+/// The suffix of an artifact's file name.
 const ARTIFACT_SUFFIX: &str = ".tar.zst";
 
 /// Deploy a release of a service in batches
@@ -36,11 +36,11 @@ pub struct DeployCommand {
 }
 
 impl DeployCommand {
-    /// observe → plan → show → confirm → stage → switch → prune. A host where the release does not get healthy returns
-    /// to what it served, and the rollout stops behind its batch.
+    /// Plans, confirms and runs the rollout. A host whose release does not become healthy is rolled back, and the rollout
+    /// stops after its batch.
     ///
     /// # Errors
-    /// Broken files, no such release, hosts that cannot be planned, somebody else at it, not confirmed.
+    /// Files have mistakes, there is no such release, a host cannot be planned or is locked, or the plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
@@ -57,13 +57,11 @@ impl DeployCommand {
             ReleaseSource { recipe: &loaded.recipe, file: &loaded.file, manifest: &manifest, rendering: &rendering };
         let goal = Goal::Release { source: &source, files: &files };
         let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
-        // What is to run behind the last host has to wait for a rollout that has it.
+        // A task after the switch of all hosts waits for a rollout that has all hosts.
         let can_run = |step: &&ReleaseTask| step.phase == TaskPhase::BeforeSwitch || service.excluded_hosts.is_empty();
         let tasks: Vec<ReleaseTask> = loaded.recipe.tasks.iter().filter(can_run).cloned().collect();
         for step in loaded.recipe.tasks.iter().filter(|step| !can_run(step)) {
-            common
-                .new_reporter()
-                .print_status(&format!("task {}: not with --limit, which leaves hosts out", step.name));
+            common.new_reporter().print_status(&format!("task {}: skipped, because --limit excludes hosts", step.name));
         }
         let once = service.pending_tasks(&tasks, &manifest.version).await;
         service
@@ -72,7 +70,7 @@ impl DeployCommand {
     }
 }
 
-/// The artefact that was asked for, opened and checked.
+/// Opens and checks the requested artifact.
 fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Result<Artifact, CommandError> {
     let hint = format!("dunlin package {service}");
     let artifact = match release {
@@ -80,8 +78,8 @@ fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Res
         Some(version) => {
             let path = project.dist.join(format!("{service}-{version}{ARTIFACT_SUFFIX}"));
             if !path.is_file() {
-                let text = format!("there is no release {version} of {service}: no {}", path.display());
-                let rollback_hint = format!("dunlin rollback {service} --to {version}, where the hosts keep it");
+                let text = format!("no release {version} of {service}: {} does not exist", path.display());
+                let rollback_hint = format!("dunlin rollback {service} --to {version}, if the hosts still have it");
                 return Err(CommandError::with_message(Exit::Error, text)
                     .with_hint(format!("{hint} --version {version}"))
                     .with_hint(rollback_hint));
@@ -89,7 +87,7 @@ fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Res
             open_artifact(&path)?
         }
         None => find_newest_artifact(project, service)?.ok_or_else(|| {
-            let text = format!("there is no release of {service} in {}", project.dist.display());
+            let text = format!("no release of {service} in {}", project.dist.display());
             CommandError::with_message(Exit::Error, text).with_hint(hint)
         })?,
     };
@@ -109,7 +107,7 @@ fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
     })
 }
 
-/// The artefact of the service that was written last.
+/// Returns the newest artifact of the service.
 fn find_newest_artifact(project: &Project, service: &str) -> Result<Option<Artifact>, CommandError> {
     let mut found: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
     let unreadable = |error: std::io::Error| {
@@ -130,7 +128,7 @@ fn find_newest_artifact(project: &Project, service: &str) -> Result<Option<Artif
     }
     found.sort();
     for (_, path) in found.into_iter().rev() {
-        // Names do not tell `app-1` of the service `app` from `app-1` of a service `app-1`: the manifest does.
+        // `app-1-2.tar.zst` may be of the service `app` or `app-1`; the manifest has its name.
         let artifact = open_artifact(&path)?;
         if artifact.manifest.service.as_str() == service {
             return Ok(Some(artifact));

@@ -36,7 +36,7 @@ impl LocksCommand {
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let reporter = common.new_reporter();
         let answers = fleet.map_parallel(&names, |host| fetch_holders(&fleet, host, &reporter)).await;
-        let held: usize = answers.iter().flatten().map(Vec::len).sum();
+        let lock_count: usize = answers.iter().flatten().map(Vec::len).sum();
         for (host, holders) in names.iter().zip(&answers) {
             for holder in holders.iter().flatten() {
                 reporter.print_data(&format_holder(host, holder));
@@ -44,9 +44,9 @@ impl LocksCommand {
             }
         }
         let unreachable = answers.iter().filter(|answer| answer.is_none()).count();
-        if held == 0 && unreachable == 0 {
+        if lock_count == 0 && unreachable == 0 {
             reporter.print_data("no hosts are locked");
-        } else if held == 0 && unreachable < names.len() {
+        } else if lock_count == 0 && unreachable < names.len() {
             reporter.print_data(&format!(
                 "no locks on the hosts that answered ({} of {})",
                 names.len() - unreachable,

@@ -1,16 +1,16 @@
-//! How a command ended: its exit code, and the counts of the last JSON line.
+//! The outcome of a command: its exit code, and the counts of the last JSON event.
 
 use super::exit::Exit;
 use crate::plan::ChangeCounts;
 
-/// The end of a command that did not fail as a whole.
+/// The outcome of a command that did not fail as a whole.
 #[derive(Clone, Copy, Debug)]
 pub struct CommandOutcome {
     /// The exit code.
     pub exit: Exit,
     /// The changes of its plan.
     pub counts: ChangeCounts,
-    /// How many hosts or moves failed.
+    /// Number of hosts or moves that failed.
     pub failed: usize,
 }
 

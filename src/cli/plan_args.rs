@@ -1,4 +1,4 @@
-//! What a rebalancing is asked for: flags, observations and saved plans in; a plan or the reason against it out.
+//! The flags that a rebalance is planned from. Makes, loads and saves plans.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, ShardSelection, TransferLimits, plan, what_if};
 use crate::rebalance::plan_file::SavedPlan;
 
-/// Shards of a refusal that are listed; the rest is counted.
+/// Number of shards that an error lists; the others are counted.
 const MAX_LISTED_SHARDS: usize = 32;
-/// Shards that the message of a refusal lists itself.
+/// Number of shards that the planner's own message lists.
 const LISTED_IN_MESSAGE: usize = 8;
 
-/// Flags that say how to balance the fleet; they have no meaning for selected shards.
+/// Flags for balancing the fleet. They cannot be combined with selected shards.
 const BALANCE_FLAGS: [&str; 5] = ["drain", "tolerance", "move_replicas", "max_moves", "max_bytes"];
 
-/// What is asked of a plan. A saved plan has its own.
+/// The flags of a new plan. A saved plan has its own values.
 #[derive(Debug, Args)]
 pub struct PlanArgs {
     /// Move all shards off this host
@@ -84,10 +84,10 @@ impl PlanArgs {
         }
     }
 
-    /// Plans for moves at that pace; with `simulate`, for the fleet as it would be.
+    /// Makes a plan for moves within these limits; with `simulate`, for a hypothetical fleet.
     ///
     /// # Errors
-    /// A supposition or a wish that means nothing (exit 64), or a wish that no placement keeps (exit 3).
+    /// The scenario or an option is invalid (exit 64), or no placement satisfies the options (exit 3).
     pub fn make_plan(
         &self,
         mut observation: Observation,
@@ -106,10 +106,10 @@ impl PlanArgs {
     }
 }
 
-/// An observation from a file.
+/// Loads an observation from a file.
 ///
 /// # Errors
-/// It cannot be read, or contradicts itself.
+/// The file cannot be read, or is inconsistent.
 pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
     Observation::from_json(&read_file(file)?).map_err(|error| {
         let error = anyhow::Error::from(error).context(file.display().to_string());
@@ -117,10 +117,10 @@ pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
     })
 }
 
-/// A saved plan that still holds, and what the drift of sizes since then does to it.
+/// Loads a saved plan that is still valid, with the changes of sizes since it was made.
 ///
 /// # Errors
-/// It cannot be read (exit 1); or the world is another now (exit 3): everything that changed is named.
+/// The file cannot be read (exit 1), or the plan is out of date (exit 3); everything that changed is named.
 pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<String>), CommandError> {
     let saved: SavedPlan = serde_json::from_str(&read_file(file)?).map_err(|error| {
         CommandError::with_message(Exit::Error, format!("{} is not a saved plan: {error}", file.display()))
@@ -128,22 +128,19 @@ pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<Strin
     })?;
     let mismatches: Vec<String> = saved.find_mismatches(now).iter().map(|stale| format!("\n  {stale}")).collect();
     if !mismatches.is_empty() {
-        let text = format!(
-            "the plan in {} does not hold any more; nothing was changed{}",
-            file.display(),
-            mismatches.concat()
-        );
+        let text =
+            format!("the plan in {} is out of date; no changes were made{}", file.display(), mismatches.concat());
         return Err(CommandError::with_message(Exit::Refused, text)
-            .with_hint("make a new plan and look at it: dunlin shard-rebalance --dry-run --out FILE"));
+            .with_hint("make a new plan: dunlin shard-rebalance --dry-run --out FILE"));
     }
     let drift = saved.describe_drift(now);
     Ok((saved, drift))
 }
 
-/// Writes a plan down.
+/// Saves a plan to a file.
 ///
 /// # Errors
-/// The disk said no.
+/// The file cannot be written.
 pub fn save_plan(file: &Path, plan: &SavedPlan) -> Result<(), CommandError> {
     let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
     std::fs::write(file, text).map_err(|error| {
@@ -157,14 +154,14 @@ fn read_file(file: &Path) -> Result<String, CommandError> {
     })
 }
 
-/// An impossible wish: the rule, what stands in its way, and the figures of the hosts that may take shards.
+/// Returns the error of an infeasible plan: the rule, the shards that violate it, and the usage of possible targets.
 fn infeasible_failure(
     observation: &Observation,
     options: &PlanOptions,
     infeasible: &Infeasible,
     notes: &[String],
 ) -> CommandError {
-    let mut text = format!("no such plan ({}): {}", infeasible.rule, infeasible.message);
+    let mut text = format!("no plan is possible ({}): {}", infeasible.rule, infeasible.message);
     // The message itself names a few shards.
     if infeasible.shards.len() > LISTED_IN_MESSAGE {
         let shards: Vec<String> = infeasible.shards.iter().take(MAX_LISTED_SHARDS).map(ToString::to_string).collect();
@@ -188,13 +185,13 @@ fn infeasible_failure(
     CommandError::with_message(Exit::Refused, text).with_hint(infeasible.hint.clone())
 }
 
-/// The fleet as it would be, and what came about on the way.
+/// Applies a scenario. Returns the hypothetical fleet, and notes about it.
 fn apply_scenario(observation: &Observation, scenario: &str) -> Result<(Observation, Vec<String>), CommandError> {
     let usage_failure =
         |error: what_if::WhatIfError| CommandError::with_message(Exit::Usage, format!("--what-if: {}", error.0));
     let what_if: what_if::WhatIf = scenario.parse().map_err(usage_failure)?;
     let result = what_if.apply(observation).map_err(usage_failure)?;
-    let mut notes = vec![format!("this is what would be: {scenario}")];
+    let mut notes = vec![format!("this plan is for a hypothetical fleet: {scenario}")];
     notes.extend(result.notes);
     Ok((result.observation, notes))
 }

@@ -1,4 +1,4 @@
-//! Loads the files of a project for the commands, and turns what is wrong with them into a failed command.
+//! Loads the files of a project for commands.
 
 use std::path::Path;
 
@@ -12,11 +12,11 @@ use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector, SourceFi
 use crate::playbook::{Compiler, CompilerInput, Playbook, StepSelection, Templates, load_shard_map};
 use crate::project::Project;
 
-/// An environment, loaded: inventory and shard map.
+/// A loaded environment: inventory and shard map.
 pub struct Environment {
     /// The hosts.
     pub inventory: Inventory,
-    /// The shard map and its text, where the inventory has one.
+    /// The shard map and its text, if the inventory has one.
     pub map: Option<(ShardMap, SourceFile)>,
 }
 
@@ -41,10 +41,11 @@ pub fn find_project(inventory: &InventoryArgs, common: &CommonArgs) -> Result<Pr
 /// Finds the project as [`find_project`] does, and collects the mistakes in `dunlin.toml`.
 ///
 /// # Errors
-/// The current folder does not exist any more.
+/// The current folder does not exist.
 pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> Result<Option<Project>, CommandError> {
-    let here = std::env::current_dir()
-        .map_err(|error| CommandError::new(Exit::Error, anyhow::Error::from(error).context("the current folder")))?;
+    let here = std::env::current_dir().map_err(|error| {
+        CommandError::new(Exit::Error, anyhow::Error::from(error).context("cannot open the current folder"))
+    })?;
     let project = Project::find(&here, found);
     Ok(project.map(|project| match &inventory.inventory {
         Some(folder) => Project { inventory: here.join(folder), ..project },
@@ -55,7 +56,7 @@ pub fn find_project_into(inventory: &InventoryArgs, found: &mut Diagnostics) -> 
 /// Loads the inventory and the shard map; prints warnings.
 ///
 /// # Errors
-/// All mistakes at once, with their places.
+/// Files have mistakes; all of them are reported, with their positions.
 pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Environment, CommandError> {
     let mut found = Diagnostics::new();
     let loaded = Inventory::load_folder(&project.inventory);
@@ -67,7 +68,7 @@ pub fn load_environment(project: &Project, common: &CommonArgs) -> Result<Enviro
 /// Loads a playbook (by default the project's) and the templates.
 ///
 /// # Errors
-/// All mistakes at once, with their places.
+/// Files have mistakes; all of them are reported, with their positions.
 pub fn load_plays(
     project: &Project,
     playbook: Option<&Path>,
@@ -79,20 +80,20 @@ pub fn load_plays(
     finish_loading(playbook.map(|playbook| PlaybookFiles { playbook, templates }), &found, common)
 }
 
-/// Loads the templates alone.
+/// Loads the templates.
 ///
 /// # Errors
-/// All mistakes at once, with their places.
+/// Files have mistakes; all of them are reported, with their positions.
 pub fn load_templates(project: &Project, common: &CommonArgs) -> Result<Templates, CommandError> {
     let mut found = Diagnostics::new();
     let templates = Templates::load_folder(&project.templates, &mut found);
     finish_loading(Some(templates), &found, common)
 }
 
-/// Makes the compiler of plays.
+/// Creates the compiler of plays.
 ///
 /// # Errors
-/// Mistakes that show once inventory and playbook meet.
+/// The playbook does not fit the inventory.
 pub fn new_compiler<'a>(
     project: &Project,
     loaded: &'a Environment,
@@ -112,10 +113,10 @@ pub fn new_compiler<'a>(
     Compiler::new(parts).map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))
 }
 
-/// Prints warnings and returns the value; errors are a failure.
+/// Returns the loaded value, and prints warnings.
 ///
 /// # Errors
-/// All mistakes at once.
+/// There are errors; all of them are reported.
 pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &CommonArgs) -> Result<T, CommandError> {
     match value {
         Some(value) if !diagnostics.has_errors() => {
@@ -128,10 +129,10 @@ pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &C
     }
 }
 
-/// Returns the hosts of a selector (default: all), limited to those of `--limit`.
+/// Returns the hosts of a selector (default: all) that `--limit` also selects.
 ///
 /// # Errors
-/// An unknown name, with those that are near; or no host at all.
+/// A name is unknown, or no host is selected.
 pub fn select_hosts<'i>(
     inventory: &'i Inventory,
     selector: Option<&str>,

@@ -64,7 +64,7 @@ pub struct ProvisionArgs {
     pub connect: ConnectArgs,
 }
 
-/// A plan on disk.
+/// A saved plan.
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedProvisionPlan {
     format_version: u32,
@@ -74,16 +74,16 @@ struct SavedProvisionPlan {
 }
 
 impl ProvisionCommand {
-    /// resolve → plan → show → confirm → apply → summarise.
+    /// Plans the hosts, shows the plan, asks for confirmation, and applies the plan.
     ///
     /// # Errors
-    /// Broken files, no such host, a stale plan, not confirmed.
+    /// Files have mistakes, no host is selected, the saved plan is out of date, or the plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         provision_hosts(self.selector.as_deref(), &self.args, common).await
     }
 }
 
-/// Checks that the playbook has each of the tags: an unknown one would select nothing, which looks like success.
+/// Checks that the playbook has each of the tags. An unknown tag would select nothing, which looks like success.
 fn ensure_tags_exist(tags: &[String], plays: &PlaybookFiles) -> Result<(), CommandError> {
     let plays = &plays.playbook.plays;
     let steps = plays.iter().flat_map(|play| play.steps.iter().flat_map(|step| &step.tags));
@@ -100,7 +100,7 @@ fn ensure_tags_exist(tags: &[String], plays: &PlaybookFiles) -> Result<(), Comma
 /// Provisions the selected hosts.
 ///
 /// # Errors
-/// As the command.
+/// See [`ProvisionCommand::run`].
 pub async fn provision_hosts(
     selector: Option<&str>,
     args: &ProvisionArgs,
@@ -118,12 +118,12 @@ pub async fn provision_hosts(
     if let Some(saved) = &saved {
         hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
     }
-    // A host that no play names has nothing to be asked.
+    // A host that no play selects is not contacted.
     let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_in_play(play)).collect();
     hosts.retain(|host| named.contains(host.name.as_str()));
     let is_selected = selector.is_some() || args.limit.is_some();
     if hosts.is_empty() && is_selected && saved.is_none() {
-        let text = format!("no play of {} is for the selected hosts", plays.playbook.file.path().display());
+        let text = format!("no play of {} applies to the selected hosts", plays.playbook.file.path().display());
         return Err(CommandError::with_message(Exit::Usage, text));
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
@@ -139,7 +139,10 @@ pub async fn provision_hosts(
     for plan in &plans {
         reporter.report_plan(plan);
     }
-    reporter.print_data(&format_summary(&plans));
+    // Without any plan, nothing is known about the hosts.
+    if failed == 0 || !plans.is_empty() {
+        reporter.print_data(&format_summary(&plans));
+    }
     if let Some(file) = &args.out {
         let saved = SavedProvisionPlan {
             format_version: 1,
@@ -180,9 +183,7 @@ pub async fn provision_hosts(
     let outcomes = apply_plans(&fleet, &plays.playbook, &planned, &run, &reporter).await;
     let failed = failed + report_outcomes(&outcomes, &reporter);
     if failed == 0 && creates_replicas(&plans) {
-        reporter.print_status(
-            "replicas were made: dunlin shards status tells how they are, and whether their primaries need them",
-        );
+        reporter.print_status("replicas were created; next: dunlin shards status");
     }
     let stopped = fleet.cancellation.is_cancelled();
     finish_run(
@@ -197,9 +198,10 @@ pub async fn provision_hosts(
     )
 }
 
-/// Tells which hosts could not be planned; returns the others and the number of those.
+/// Reports the hosts that cannot be planned. Returns the others, and the number of those.
 ///
-/// A mistake in the files is none of the hosts': it is told once, and nothing is applied anywhere.
+/// # Errors
+/// Files have mistakes. They are reported once for all hosts, and nothing is applied.
 fn collect_planned(
     results: Vec<(String, Result<PlannedHost, PlanHostError>)>,
     reporter: &Reporter,
@@ -229,7 +231,8 @@ fn collect_planned(
         return Ok((planned, failed));
     }
     diagnostics.sort();
-    let hint = format!("mend it and run this again; it came up for {}; no host was changed", affected_hosts.join(", "));
+    let hint =
+        format!("fix the files and run the command again; no changes were made (hosts: {})", affected_hosts.join(", "));
     Err(CommandError::from_diagnostics(&diagnostics, common.stderr_colour()).with_hint(hint))
 }
 
@@ -244,31 +247,31 @@ async fn apply_plans(
     provision::apply_plans(fleet, playbook, planned, run, &show).await
 }
 
-/// Tells how hosts ended; returns the number of those that failed.
+/// Prints the outcome of each host, and returns the number of hosts that failed.
 fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter) -> usize {
     let mut failed = 0;
     let mut done = 0;
     for (host, outcome) in outcomes {
         done += outcome.applied_count;
         for line in &outcome.remaining {
-            reporter.print_status(&format!("{host}: not settled: {line}"));
+            reporter.print_status(&format!("{host}: still differs: {line}"));
         }
         if let Some(error) = &outcome.failure {
             reporter.report_failure(
                 host,
                 error,
-                Some("mend it and run the same command again: what is done stays done"),
+                Some("fix the error and run the command again; completed steps are not repeated"),
             );
             failed += 1;
         } else if outcome.is_skipped {
-            reporter.print_status(&format!("{host}: not tried after the failure before it"));
+            reporter.print_status(&format!("{host}: skipped, because an earlier host failed"));
         }
     }
     reporter.print_data(&format!("Done: {done} applied on {} hosts, {failed} failed", outcomes.len()));
     failed
 }
 
-/// Is there an instance of a shard that is new and follows another?
+/// Returns whether a plan creates a replica.
 fn creates_replicas(plans: &[HostPlan]) -> bool {
     plans
         .iter()
@@ -278,14 +281,14 @@ fn creates_replicas(plans: &[HostPlan]) -> bool {
 }
 
 fn read_saved_plan(path: &std::path::Path) -> Result<SavedProvisionPlan, CommandError> {
-    let no_plan = |text: String| {
+    let invalid = |text: String| {
         CommandError::with_message(Exit::Error, text).with_hint("dunlin provision --dry-run --out FILE saves a plan")
     };
-    let text = std::fs::read(path).map_err(|error| no_plan(format!("{}: cannot be read: {error}", path.display())))?;
+    let text = std::fs::read(path).map_err(|error| invalid(format!("{}: cannot be read: {error}", path.display())))?;
     let saved: SavedProvisionPlan = serde_json::from_slice(&text)
-        .map_err(|error| no_plan(format!("{} is not a saved plan: {error}", path.display())))?;
+        .map_err(|error| invalid(format!("{} is not a saved plan: {error}", path.display())))?;
     if saved.kind != "provision" || saved.format_version != 1 {
-        return Err(no_plan(format!("{} is a plan of another kind", path.display())));
+        return Err(invalid(format!("{} is not a plan of dunlin provision", path.display())));
     }
     Ok(saved)
 }
@@ -301,14 +304,14 @@ fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -
     ensure_no_differences(lines)
 }
 
-/// Compares once more, since the person may have thought for long.
+/// Plans the hosts again under their locks: they may have changed since the plan was shown.
 async fn ensure_unchanged(fleet: &Fleet, planned: &[PlannedHost]) -> Result<(), CommandError> {
     let mut lines = Vec::new();
     for result in fleet.map_parallel(planned, |host| provision::replan_host(fleet, host, &host.plan)).await {
         match result {
             Ok(changed) => lines.extend(changed),
             Err(PlanHostError::Agent(error)) => lines.push(error),
-            Err(_) => lines.push("a host is gone".to_owned()),
+            Err(_) => lines.push("a host cannot be planned again".to_owned()),
         }
     }
     ensure_no_differences(lines)
@@ -318,6 +321,6 @@ fn ensure_no_differences(differences: Vec<String>) -> Result<(), CommandError> {
     if differences.is_empty() {
         return Ok(());
     }
-    let text = format!("the world is not the plan's any more; nothing was changed\n  {}", differences.join("\n  "));
-    Err(CommandError::with_message(Exit::Refused, text).with_hint("make a new plan and look at it"))
+    let text = format!("the plan is out of date; no changes were made\n  {}", differences.join("\n  "));
+    Err(CommandError::with_message(Exit::Refused, text).with_hint("make a new plan"))
 }

@@ -50,10 +50,10 @@ pub struct ProvisionNewHostCommand {
 }
 
 impl ProvisionNewHostCommand {
-    /// Checks, pins, adds, provisions.
+    /// Checks the host, pins its key, adds it to the inventory, and provisions it.
     ///
     /// # Errors
-    /// The host does not answer or is not fit; the key is not confirmed. The inventory is then as it was.
+    /// The host does not answer or cannot be provisioned, or its key is not confirmed. The inventory is not changed then.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
@@ -61,10 +61,10 @@ impl ProvisionNewHostCommand {
         let pinned = loaded.inventory.find_host(&self.name).and_then(|host| host.host_keys.first());
         let is_pinned = pinned.is_some();
         if self.args.yes && self.fingerprint.is_none() && !is_pinned {
-            // Before anything is asked of the host: whoever answers at this address would be trusted.
+            // Checked before the first connection: any host that answers at this address would be trusted.
             return Err(CommandError::with_message(
                 Exit::Refused,
-                "--yes does not accept an unknown host key; nothing was changed",
+                "--yes does not accept an unknown host key; no changes were made",
             )
             .with_hint(FINGERPRINT_HINT));
         }
@@ -72,16 +72,11 @@ impl ProvisionNewHostCommand {
             Some(pinned) => pinned.value.clone(),
             None => self.scan_host_key().await?,
         };
-        reporter.print_status(&format!(
-            "{} shows the host key {} ({})",
-            self.address,
-            key.fingerprint(),
-            key.algorithm()
-        ));
+        reporter.print_status(&format!("host key of {}: {} ({})", self.address, key.fingerprint(), key.algorithm()));
         match &self.fingerprint {
             Some(expected) if *expected != key.fingerprint() => {
-                return Err(CommandError::with_message(Exit::Refused, format!("the key is not the expected {expected}; nothing was changed"))
-                    .with_hint("somebody may be in between; compare on the host's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"));
+                return Err(CommandError::with_message(Exit::Refused, format!("the host key is not {expected}; no changes were made"))
+                    .with_hint("the connection may be intercepted; compare on the host's console: ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub"));
             }
             Some(_) => {}
             None if is_pinned => {}
@@ -97,11 +92,11 @@ impl ProvisionNewHostCommand {
             reporter.print_data(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
             if self.args.dry_run {
                 reporter.print_status(
-                    "dry run: the inventory stays as it is, and the host cannot be planned before it is in it",
+                    "dry run: the inventory is not changed; the host can be planned once the inventory has it",
                 );
                 return Ok(CommandOutcome::from(if self.args.detailed_exitcode { Exit::Pending } else { Exit::Done }));
             }
-            require_confirmation("Add it to the inventory?", self.args.yes)?;
+            require_confirmation("Add this host to the inventory?", self.args.yes)?;
             let mode = existing_mode(&path)?.unwrap_or(0o644);
             write_atomically(&path, after.as_bytes(), &Attributes::synced(mode))?;
         }
@@ -121,7 +116,7 @@ impl ProvisionNewHostCommand {
         }
     }
 
-    /// Asks the host for its key.
+    /// Fetches the key of the host.
     async fn scan_host_key(&self) -> Result<HostKey, CommandError> {
         crate::inventory::validate::check_address(&self.address)
             .map_err(|error| CommandError::with_message(Exit::Usage, error))?;
@@ -131,17 +126,20 @@ impl ProvisionNewHostCommand {
             .arg(&self.address)
             .output()
             .await
-            .context("ssh-keyscan cannot be started; it comes with the ssh client")?;
+            .context("cannot start ssh-keyscan, which is part of the OpenSSH client")?;
         let text = String::from_utf8_lossy(&output.stdout);
         let line = text.lines().find(|line| !line.starts_with('#'));
         let key = line.and_then(|line| line.split_once(' ')).and_then(|(_, key)| key.trim().parse().ok());
         key.ok_or_else(|| {
-            CommandError::with_message(Exit::Error, format!("{} (port {port}) shows no ed25519 host key", self.address))
-                .with_hint("is the host up, and does sshd listen there? ssh-keyscan -t ed25519 ADDRESS")
+            CommandError::with_message(
+                Exit::Error,
+                format!("{} (port {port}) offers no ed25519 host key", self.address),
+            )
+            .with_hint("check that the host is up and sshd listens on this port: ssh-keyscan -t ed25519 ADDRESS")
         })
     }
 
-    /// Logs in with the inventory as it will be, and looks whether the host can be provisioned.
+    /// Logs in with the new inventory, and checks that the host can be provisioned.
     async fn check_host_eligible(
         &self,
         project: &Project,
@@ -166,19 +164,22 @@ impl ProvisionNewHostCommand {
             problems.push("the agent does not run as root: set become = true and allow sudo".to_owned());
         }
         if !facts.systemd {
-            problems.push("the first process is not systemd".to_owned());
+            problems.push("systemd does not run as PID 1".to_owned());
         }
         if facts.os.family != "debian" {
-            problems.push(format!("the system is {} {}, not of Debian's family", facts.os.id, facts.os.version));
+            problems.push(format!(
+                "the operating system is {} {}, which is not of the Debian family",
+                facts.os.id, facts.os.version
+            ));
         }
         if !problems.is_empty() {
             return Err(CommandError::with_message(
                 Exit::Refused,
-                format!("{} is not fit: {}", self.name, problems.join("; ")),
+                format!("{} cannot be provisioned: {}", self.name, problems.join("; ")),
             ));
         }
         common.new_reporter().print_status(&format!(
-            "{}: {} {}, {} processors, {} of memory",
+            "{}: {} {}, {} CPUs, {} memory",
             self.name,
             facts.os.id,
             facts.os.version,

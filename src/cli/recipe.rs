@@ -1,4 +1,4 @@
-//! `deploy-SERVICE.toml` beside the project's playbook, with its mistakes at their places.
+//! Loads `deploy-SERVICE.toml` next to the project's playbook.
 
 use std::path::Path;
 
@@ -26,7 +26,7 @@ impl LoadedRecipe {
     /// Loads the recipe of a service.
     ///
     /// # Errors
-    /// There is none, with those that there are; all mistakes in it at once.
+    /// There is no recipe of that name, or it has mistakes; all of them are reported.
     pub fn load_recipe(service: &str, project: &Project, common: &CommonArgs) -> Result<Self, CommandError> {
         let name = ServiceName::new(service).map_err(|error| CommandError::with_message(Exit::Usage, error))?;
         let folder = project.playbook.parent().unwrap_or(&project.root);
@@ -54,16 +54,16 @@ impl LoadedRecipe {
             }
         };
         if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.service != name) {
-            let message = format!("this is the recipe of `{}`, and its name says `{name}`", recipe.service);
+            let message = format!("the recipe of `{}` has the file name of `{name}`", recipe.service);
             diagnostics.push(Diagnostic::error_in_file(&file, message));
         }
         finish_loading(recipe.map(|recipe| Self { recipe, file }), &diagnostics, common)
     }
 
-    /// The service's hosts, narrowed by `--limit`, and those that were left out by that.
+    /// Returns the service's hosts that `--limit` selects, and those that it excludes.
     ///
     /// # Errors
-    /// An unknown name in the recipe, at its place, or in the limit; or no host at all.
+    /// The recipe or the limit has an unknown name, or no host is selected.
     pub fn select_service_hosts<'i>(
         &self,
         inventory: &'i Inventory,
@@ -79,8 +79,7 @@ impl LoadedRecipe {
         })?;
         let hosts = select_hosts(inventory, Some(&self.recipe.host_selector), limit)?;
         if hosts.is_empty() {
-            let text =
-                format!("--limit leaves none of the hosts of {} ({})", self.recipe.service, self.recipe.host_selector);
+            let text = format!("--limit selects no host of {} ({})", self.recipe.service, self.recipe.host_selector);
             return Err(CommandError::with_message(Exit::Usage, text));
         }
         let is_in = |host: &&InventoryHost| hosts.iter().any(|chosen| chosen.name == host.name);
@@ -88,7 +87,7 @@ impl LoadedRecipe {
         Ok((hosts, left_out))
     }
 
-    /// The service on a host, on behalf of whoever runs this.
+    /// Returns the reference to the service in requests to agents.
     pub fn to_scope(&self) -> ServiceRef {
         ServiceRef { service: self.recipe.service.clone(), base_dir: self.recipe.root.clone(), operator: operator_id() }
     }
@@ -101,12 +100,12 @@ fn unknown_service_error(service: &str, folder: &Path) -> CommandError {
     });
     let mut names: Vec<String> = names.collect();
     names.sort();
-    let text = format!("there is no service `{service}`: no deploy-{service}.toml in {}", folder.display());
+    let text = format!("no service `{service}`: no deploy-{service}.toml in {}", folder.display());
     let failure = CommandError::with_message(Exit::Usage, text);
     let suggestion = nearest_words(service, names.iter().map(String::as_str)).first().map(|near| (*near).to_owned());
     match suggestion {
         Some(near) => failure.with_hint(format!("did you mean `{near}`?")),
         None if names.is_empty() => failure,
-        None => failure.with_hint(format!("services here: {}", names.join(", "))),
+        None => failure.with_hint(format!("known services: {}", names.join(", "))),
     }
 }

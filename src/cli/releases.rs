@@ -9,7 +9,7 @@ use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
-use super::rollout_text::report_plan_error;
+use super::rollout_text::{describe_holder, report_plan_error};
 use super::runtime::build_fleet;
 use crate::deploy::rollout::observe_service;
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
@@ -44,9 +44,9 @@ impl ReleasesCommand {
         let (width, mut failed) = (names.iter().map(String::len).max().unwrap_or(0), 0);
         for (host, result) in names.iter().zip(results) {
             match result {
-                Ok(seen) => print_releases((host, width), &seen, &reporter),
-                Err(refused) => {
-                    report_plan_error(host, &refused, common);
+                Ok(observation) => print_releases(host, width, &observation, &reporter),
+                Err(error) => {
+                    report_plan_error(host, &error, common);
                     failed += 1;
                 }
             }
@@ -55,9 +55,9 @@ impl ReleasesCommand {
     }
 }
 
-fn print_releases((host, width): (&str, usize), observation: &ServiceObservation, reporter: &Reporter) {
+fn print_releases(host: &str, width: usize, observation: &ServiceObservation, reporter: &Reporter) {
     if observation.releases.is_empty() {
-        reporter.print_data(&format!("{host:width$}  no release"));
+        reporter.print_data(&format!("{host:width$}  no releases"));
     }
     for release in &observation.releases {
         let state = describe_state(release, observation);
@@ -67,13 +67,17 @@ fn print_releases((host, width): (&str, usize), observation: &ServiceObservation
             "release",
             json!({
                 "host": host, "version": release.version, "state": state,
-                "staged_at": staged, "bytes": release.bytes, "damage": release.damaged_files, "failed": release.last_failure,
+                "staged_at": staged, "bytes": release.bytes, "damaged_files": release.damaged_files,
+                "last_failure": release.last_failure,
             }),
         );
         let mut notes = Vec::new();
         notes.extend(state.map(str::to_owned));
         notes.extend(
-            release.last_failure.as_ref().map(|why| format!("failed: {}", why.lines().next().unwrap_or_default())),
+            release
+                .last_failure
+                .as_ref()
+                .map(|reason| format!("failed: {}", reason.lines().next().unwrap_or_default())),
         );
         notes.extend(
             (!release.damaged_files.is_empty()).then(|| format!("damaged: {}", release.damaged_files.join(", "))),
@@ -82,10 +86,10 @@ fn print_releases((host, width): (&str, usize), observation: &ServiceObservation
         reporter.print_data(text.trim_end());
     }
     for version in &observation.incomplete_releases {
-        reporter.print_status(&format!("{host}: {version} was not staged whole; the next deploy removes it"));
+        reporter.print_status(&format!("{host}: {version} is staged incompletely; the next deploy removes it"));
     }
     if let Some(holder) = &observation.lock_holder {
-        reporter.print_status(&format!("{host}: {} is deploying", holder.operator));
+        reporter.print_status(&format!("{host}: {}", describe_holder(holder)));
     }
 }
 
@@ -94,9 +98,9 @@ fn describe_state(release: &ObservedRelease, observation: &ServiceObservation) -
         target.as_ref().is_some_and(|target| target.version == release.version)
     };
     if is_release(&observation.unfinished_switch) {
-        Some("unfinished switch")
+        Some("switch unfinished")
     } else if is_release(&observation.confirmed) {
-        Some("serves")
+        Some("active")
     } else if is_release(&observation.previous) {
         Some("previous")
     } else {

@@ -25,10 +25,11 @@ pub struct RollbackCommand {
 }
 
 impl RollbackCommand {
-    /// observe → plan → show → confirm → switch.
+    /// Plans, confirms and runs the rollback.
     ///
     /// # Errors
-    /// Broken files, a host that does not keep the release, hosts that would go to different ones, not confirmed.
+    /// Files have mistakes, a host does not have the release, hosts would roll back to different releases, or the plan is
+    /// not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;

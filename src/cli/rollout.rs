@@ -1,4 +1,4 @@
-//! What `deploy` and `rollback` share: look → plan → show → confirm → carry out → sum up.
+//! The rollout of `deploy` and `rollback`: observe, plan, show, confirm, apply, summarise.
 
 use clap::Args;
 use serde_json::json;
@@ -50,15 +50,15 @@ pub struct ServiceRollout<'a> {
     fleet: Fleet,
     host_names: Vec<String>,
     scope: ServiceRef,
-    /// Hosts of the service that `--limit` leaves out.
+    /// Hosts of the service that `--limit` excludes.
     pub excluded_hosts: Vec<String>,
 }
 
 impl<'a> ServiceRollout<'a> {
-    /// Selects the hosts; connects to none.
+    /// Selects the hosts, without connecting to them.
     ///
     /// # Errors
-    /// See [`Loaded::hosts`].
+    /// See [`LoadedRecipe::select_service_hosts`].
     pub fn new(
         loaded: &'a LoadedRecipe,
         inventory: &Inventory,
@@ -73,8 +73,8 @@ impl<'a> ServiceRollout<'a> {
         Ok(Self { loaded, args, common, fleet, host_names: names, scope: loaded.to_scope(), excluded_hosts: left_out })
     }
 
-    /// Those of the tasks that no host left out by `--limit` did for this release: a migration that ran there
-    /// must not run again. A host that cannot tell is named.
+    /// Returns the tasks that no host excluded by `--limit` has run for this release: a migration must not run twice. Warns
+    /// of hosts that do not answer.
     pub async fn pending_tasks(&self, tasks: &[ReleaseTask], version: &ReleaseVersion) -> Vec<ReleaseTask> {
         if tasks.is_empty() {
             return Vec::new();
@@ -82,9 +82,9 @@ impl<'a> ServiceRollout<'a> {
         let observations =
             self.fleet.map_parallel(&self.excluded_hosts, |host| observe_service(&self.fleet, host, &self.scope)).await;
         let mut done = Vec::new();
-        for (host, seen) in self.excluded_hosts.iter().zip(observations) {
-            match seen {
-                Ok(seen) => done.extend(seen.completed_tasks),
+        for (host, observation) in self.excluded_hosts.iter().zip(observations) {
+            match observation {
+                Ok(observation) => done.extend(observation.completed_tasks),
                 Err(_) => self.common.new_reporter().warn(&format!(
                     "{host} does not answer: it is unknown whether it ran the tasks of release {version}"
                 )),
@@ -94,10 +94,10 @@ impl<'a> ServiceRollout<'a> {
         tasks.iter().filter(|step| !is_done(step)).cloned().collect()
     }
 
-    /// Runs it to its end.
+    /// Plans the rollout, asks for confirmation, and applies it.
     ///
     /// # Errors
-    /// What is found before anything is changed.
+    /// The plan is refused, not confirmed, or hosts are locked: no changes were made.
     pub async fn run_rollout(
         &self,
         command: &str,
@@ -106,7 +106,7 @@ impl<'a> ServiceRollout<'a> {
     ) -> Result<CommandOutcome, CommandError> {
         let (reporter, args) = (self.common.new_reporter(), self.args);
         let run = self.common.run.to_string();
-        let tasks = new_release.as_ref().map(|fresh| fresh.tasks).unwrap_or_default();
+        let tasks = new_release.as_ref().map(|release| release.tasks).unwrap_or_default();
         let (planned, refused) = self.plan_service(goal, tasks).await;
         if matches!(goal, Goal::Stored(None)) {
             ensure_single_target(&planned, &self.loaded.recipe.service)?;
@@ -126,13 +126,13 @@ impl<'a> ServiceRollout<'a> {
             return finish_run(refused.len(), exit);
         }
         if !args.yes {
-            require_confirmation("Carry this plan out?", args.yes).map_err(|refused| refused.with_counts(counts, 0))?;
+            require_confirmation("Apply this plan?", args.yes).map_err(|refused| refused.with_counts(counts, 0))?;
         }
-        // Shared: services of one host are deployed side by side, each under a lock of its own.
+        // Shared: several services of a host may be deployed at the same time, each with a lock of its own.
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
         let locked = lock_hosts(&self.fleet, &sessions, &lock_request(command, &run, true), &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
-        let event_sink = |told: &RolloutEvent<'_>| report_rollout_event(told, &reporter);
+        let event_sink = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter);
         let batches = &self.loaded.recipe.batches;
         let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, new_release, event_sink: &event_sink };
         let outcome = rollout.run_rollout(&planned).await;
@@ -140,12 +140,12 @@ impl<'a> ServiceRollout<'a> {
         finish_run(outcome.failed.len(), exit)
     }
 
-    /// The plans, and the exit code of each host that has none.
+    /// Returns the plans, and the exit codes of the hosts that cannot be planned.
     async fn plan_service(&self, goal: &Goal<'_>, tasks: &[ReleaseTask]) -> (Vec<PlannedDeploy>, Vec<Exit>) {
         let (mut seen, mut exits) = (Vec::new(), Vec::new());
-        let mut record_error = |host: &str, why: &DeployPlanError| {
-            report_plan_error(host, why, self.common);
-            exits.push(match why {
+        let mut record_error = |host: &str, error: &DeployPlanError| {
+            report_plan_error(host, error, self.common);
+            exits.push(match error {
                 DeployPlanError::Templates(_) => Exit::Error,
                 DeployPlanError::Impossible(_) => Exit::Refused,
                 DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
@@ -154,20 +154,20 @@ impl<'a> ServiceRollout<'a> {
         for (host, result) in observe_hosts(&self.fleet, &self.host_names, &self.scope, goal).await {
             match result {
                 Ok(host) => seen.push(host),
-                Err(why) => record_error(&host, &why),
+                Err(error) => record_error(&host, &error),
             }
         }
         let mut planned = Vec::new();
         for (host, result) in plan_hosts(seen, tasks) {
             match result {
                 Ok(host) => planned.push(host),
-                Err(why) => record_error(&host, &why),
+                Err(error) => record_error(&host, &error),
             }
         }
         (planned, exits)
     }
 
-    /// What ends the run before anything is changed.
+    /// Returns the exit code if the run ends before the first change.
     fn precheck(
         &self,
         planned: &[PlannedDeploy],
@@ -190,9 +190,9 @@ impl<'a> ServiceRollout<'a> {
             if counts.is_empty() || worst == Exit::Error {
                 return Some(worst);
             }
-            // Also with --quiet: without it nobody would know that the other hosts were left alone.
-            let hint = "fix these hosts, or leave them out with --limit".to_owned();
-            reporter.error("no changes were made: not all hosts of the rollout can take part", &[hint]);
+            // Also with --quiet: the operator must know that the other hosts were not changed.
+            let hint = "fix these hosts, or exclude them with --limit".to_owned();
+            reporter.report_error("no changes were made, because not all hosts of the rollout can be planned", &[hint]);
             return Some(Exit::Refused);
         }
         if counts.is_empty() {
@@ -202,20 +202,22 @@ impl<'a> ServiceRollout<'a> {
             reporter.report_failure(
                 host,
                 &describe_holder(holder),
-                Some("wait until that run has ended, then run this again"),
+                Some("wait until that run ends, then run the command again"),
             );
         }
         (!locked.is_empty()).then_some(Exit::Locked)
     }
 
-    /// Tells how it ended.
+    /// Prints the outcome, and returns the exit code.
     fn report_outcome(&self, outcome: &RolloutOutcome, reporter: &Reporter) -> Exit {
         for (host, failure) in &outcome.failed {
             match failure {
                 HostFailure::Locked(holder) => reporter.report_failure(host, &describe_holder(holder), None),
-                HostFailure::Refused(why) => reporter.report_failure(host, why, Some("make a new plan and look at it")),
-                HostFailure::Failed(why, log) => {
-                    reporter.report_failure(host, why, None);
+                HostFailure::Refused(reason) => {
+                    reporter.report_failure(host, reason, Some("run the command again to see a new plan"))
+                }
+                HostFailure::Failed(reason, log) => {
+                    reporter.report_failure(host, reason, None);
                     log.iter().for_each(|line| reporter.print_status(&format!("  {host} | {line}")));
                 }
             }
@@ -226,13 +228,13 @@ impl<'a> ServiceRollout<'a> {
         }
         let (switched, failed) = (outcome.switched.len(), outcome.failed.len());
         reporter.print_data(&format!(
-            "Done: {switched} hosts switched, {failed} failed, {} not tried",
+            "Done: {switched} hosts switched, {failed} failed, {} skipped",
             outcome.skipped.len()
         ));
         if (failed > 0 || !outcome.skipped.is_empty()) && switched > 0 {
             let (service, hosts) = (&self.loaded.recipe.service, outcome.switched.join(":"));
             reporter.print_status(&format!(
-                "  next: run it again to go on, or: dunlin rollback {service} --limit '{hosts}'"
+                "  next: run the command again to continue, or dunlin rollback {service} --limit '{hosts}'"
             ));
         }
         exit_for_outcome(outcome, self.fleet.cancellation.is_cancelled())
@@ -240,7 +242,7 @@ impl<'a> ServiceRollout<'a> {
 }
 
 fn exit_for_outcome(outcome: &RolloutOutcome, interrupted: bool) -> Exit {
-    let is_locked = outcome.failed.iter().any(|(_, trouble)| matches!(trouble, HostFailure::Locked(_)));
+    let is_locked = outcome.failed.iter().any(|(_, failure)| matches!(failure, HostFailure::Locked(_)));
     match (outcome.failed.is_empty(), outcome.has_side_effects) {
         _ if interrupted => Exit::Interrupted,
         (true, _) if outcome.skipped.is_empty() => Exit::Done,

@@ -1,4 +1,4 @@
-//! What a rollout tells, in words and as JSON lines.
+//! The events of a rollout as text and as JSON.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::protocol::deploy::{ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
 use crate::report::Reporter;
 
-/// Tells why a host could not be looked at or planned.
+/// Prints why a host cannot be observed or planned.
 pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, common: &CommonArgs) {
     let reporter = common.new_reporter();
     match plan_error {
@@ -21,19 +21,21 @@ pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, common: &Comm
         DeployPlanError::Templates(found) => {
             reporter.report_failure(host, &format!("\n{}", found.render(common.stderr_colour())), None)
         }
-        DeployPlanError::Impossible(why) | DeployPlanError::Host(why) => reporter.report_failure(host, why, None),
+        DeployPlanError::Impossible(reason) | DeployPlanError::Host(reason) => {
+            reporter.report_failure(host, reason, None);
+        }
     }
 }
 
-/// Who holds a service's lock.
+/// Describes the holder of a service's lock.
 pub fn describe_holder(holder: &LockHolder) -> String {
-    format!("{} is deploying this service since {} (process {} there)", holder.operator, holder.since, holder.pid)
+    format!("the service is locked by {} since {} (pid {} on the host)", holder.operator, holder.since, holder.pid)
 }
 
-/// Without `--to`, all hosts must return to the same release: after a rollout that stopped half way they would not.
+/// Checks that all hosts roll back to the same release. Without `--to` they may not, after a partial rollout.
 ///
 /// # Errors
-/// Which hosts would go where.
+/// They would not, with the release of each host.
 pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) -> Result<(), CommandError> {
     let mut hosts: BTreeMap<&ReleaseVersion, Vec<&str>> = BTreeMap::new();
     for host in planned {
@@ -44,12 +46,12 @@ pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) ->
     }
     let lines: Vec<String> =
         hosts.iter().map(|(version, hosts)| format!("\n  to {version}: {}", hosts.join(", "))).collect();
-    let text = format!("the hosts would return to different releases; nothing was changed{}", lines.concat());
+    let text = format!("the hosts would roll back to different releases; no changes were made{}", lines.concat());
     Err(CommandError::with_message(Exit::Refused, text)
-        .with_hint(format!("dunlin rollback {service} --to V, or --limit to some hosts")))
+        .with_hint(format!("dunlin rollback {service} --to VERSION, or select hosts with --limit")))
 }
 
-/// Tells what happens while a rollout runs.
+/// Prints an event of a rollout.
 pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporter) {
     match rollout_event {
         RolloutEvent::Phase(phase) => {
@@ -72,12 +74,11 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
                     "host": host, "reused": reused, "written": written, "bytes": bytes,
                 }),
             );
-            reporter
-                .print_status(&format!("{host}: staged: {written} files written ({bytes} bytes), {reused} taken over"));
+            reporter.print_status(&format!("{host}: staged: {written} files written ({bytes} bytes), {reused} reused"));
         }
         RolloutEvent::Task(host, name, ran) => {
             reporter.print_json("task", json!({"host": host, "name": name, "ran": ran}));
-            let how = if *ran { "done" } else { "was done before" };
+            let how = if *ran { "done" } else { "already done" };
             reporter.print_status(&format!("{host}: task {name}: {how}"));
         }
         RolloutEvent::Switched(host, outcome) => {
@@ -87,14 +88,14 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
             }
         }
         RolloutEvent::Pruned(_, []) => {}
-        RolloutEvent::Pruned(host, gone) => {
-            reporter.print_json("pruned", json!({"host": host, "releases": gone}));
-            // The host has told each of them itself, as a note.
+        RolloutEvent::Pruned(host, removed) => {
+            reporter.print_json("pruned", json!({"host": host, "releases": removed}));
+            // The host reports each of them as a note.
         }
     }
 }
 
-/// A switch that ended well; the others are told as failures at the end.
+/// Describes a switch that succeeded. Others are reported as failures at the end.
 fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
     match outcome {
         SwitchOutcome::Unchanged => Some("nothing to switch".to_owned()),
@@ -102,7 +103,7 @@ fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
             let before = before.as_ref().filter(|before| *before != version);
             let before = before.map(|before| format!(" (was {before})")).unwrap_or_default();
             let hook = hook.as_ref().map(|hook| format!("; {hook}")).unwrap_or_default();
-            Some(format!("release {version} serves{before}, healthy after {gap_ms} ms{hook}"))
+            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms{hook}"))
         }
         SwitchOutcome::RolledBack { .. } | SwitchOutcome::Unhealthy { .. } | SwitchOutcome::Stopped { .. } => None,
     }

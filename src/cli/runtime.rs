@@ -1,4 +1,4 @@
-//! What all commands that reach hosts share: the runtime, Ctrl-C, the fleet.
+//! The runtime, the fleet, and Ctrl-C of commands that connect to hosts.
 
 use std::future::Future;
 
@@ -13,7 +13,7 @@ use crate::fleet::Fleet;
 use crate::inventory::{Inventory, InventoryHost};
 use crate::report::{Reporter, RunSummary};
 
-/// Runs a command's future to its end.
+/// Runs the future of a command.
 ///
 /// # Errors
 /// Those of the command.
@@ -21,8 +21,8 @@ pub fn block_on<T>(command: impl Future<Output = Result<T, CommandError>>) -> Re
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(command)
 }
 
-/// A fleet for these hosts. The first Ctrl-C asks every host to stop where nothing is half done; the second one ends
-/// the program at once.
+/// Builds the fleet of these hosts. The first Ctrl-C stops each host at the next safe point; the second one exits
+/// immediately.
 ///
 /// # Errors
 /// See [`Fleet::new`].
@@ -38,7 +38,7 @@ pub fn build_fleet(
     tokio::spawn(async move {
         if tokio::signal::ctrl_c().await.is_ok() {
             stop.cancel();
-            reporter.warn("stopping at the next point where nothing is half done; press Ctrl-C again to exit at once");
+            reporter.warn("stopping at the next safe point; press Ctrl-C again to exit immediately");
         }
         if tokio::signal::ctrl_c().await.is_ok() {
             exit_immediately(&reporter);
@@ -47,8 +47,8 @@ pub fn build_fleet(
     Ok(fleet)
 }
 
-/// Ends the program for good: hosts end or take back by themselves what they are at.
-#[expect(clippy::exit, reason = "the person asked a second time")]
+/// Exits. The agents finish or roll back their current steps on their own.
+#[expect(clippy::exit, reason = "the second Ctrl-C")]
 fn exit_immediately(reporter: &Reporter) {
     reporter.report_summary(RunSummary { exit_code: Exit::Interrupted.code(), ..RunSummary::default() });
     std::process::exit(i32::from(Exit::Interrupted.code()));

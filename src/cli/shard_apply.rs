@@ -1,4 +1,4 @@
-//! Carrying shard moves out, and telling how they went: for `shard-rebalance`, `shards resume` and `shards move-back`.
+//! Applies shard moves and prints their outcome, for `shard-rebalance`, `shards resume` and `shards move-back`.
 
 use std::time::Instant;
 
@@ -20,20 +20,20 @@ use crate::rebalance::finish::{ApplyOptions, MoveResult};
 use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::report::{ProgressBars, Reporter};
 
-/// What the last line of a run counts.
+/// The counts of the last JSON event.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunTotals {
-    /// Moves that were planned.
+    /// Number of planned moves.
     pub moves: usize,
-    /// Those that failed.
+    /// Number of moves that failed.
     pub failed: usize,
 }
 
 impl RunTotals {
-    /// Adds the counts to the end of a run.
+    /// Adds the counts to the outcome of a run.
     ///
     /// # Errors
-    /// That of the run.
+    /// The error of the run.
     pub fn print_summary(self, result: Result<Exit, CommandError>) -> Result<CommandOutcome, CommandError> {
         let counts = ChangeCounts { change: self.moves, ..ChangeCounts::default() };
         match result {
@@ -43,44 +43,45 @@ impl RunTotals {
     }
 }
 
-/// Moves to be made.
+/// Moves to apply.
 pub struct ApplyRequest<'a> {
     /// The run.
     pub id: &'a str,
     /// The moves.
     pub moves: &'a [PlannedMove],
-    /// What is done beside moving.
+    /// The options of the moves.
     pub options: ApplyOptions,
-    /// What the plan says that it comes to.
+    /// The estimate of the plan, if there is one.
     pub estimate: Option<Estimate>,
 }
 
-/// What a plan foretells, to be held against what came.
+/// The estimate of a plan, for comparison with the outcome.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Estimate {
-    /// Bytes of all copies.
+    /// Bytes to copy.
     pub bytes: u64,
-    /// From the first copy to the last switch.
+    /// Seconds from the first copy to the last cutover.
     pub seconds: f64,
-    /// For how long a shard's writes are held, in milliseconds.
+    /// Write pause of a shard, in milliseconds.
     pub gap_ms: f64,
 }
 
 impl Estimate {
-    /// What this plan does.
+    /// Returns the estimate of a plan.
     pub fn from_plan(plan: &RebalancePlan) -> Self {
         Self { bytes: plan.bytes_moved, seconds: plan.estimated_seconds, gap_ms: plan.predicted_write_gap_ms }
     }
 }
 
-/// Locks the hosts that shards may stand on, without those that the run goes without, and takes the run's number on each.
+/// Locks the reachable shard hosts, and starts the run on each.
 ///
 /// # Errors
-/// Others hold one (exit 5), or a host does not answer.
+/// Another run holds a lock (exit 5), or a host does not answer.
 pub async fn lock_hosts_and_start_run(
     files: &ShardFiles,
     context: &mut RebalanceContext<'_>,
-    (command, id): (&str, &str),
+    command: &str,
+    id: &str,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
@@ -90,14 +91,15 @@ pub async fn lock_hosts_and_start_run(
     Ok(context.start_run(id, &hosts).await?)
 }
 
-/// Asks the targets' hosts for everything that stands in the way, and says what does not but is to be known.
+/// Runs the preflight checks of the moves, and prints their notes.
 ///
 /// # Errors
-/// Something does: exit 3, nothing was written.
+/// A check fails: exit 3, no changes were made.
 pub async fn run_preflight(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
-    (id, reporter): (&str, &Reporter),
+    id: &str,
+    reporter: &Reporter,
 ) -> Result<(), CommandError> {
     let (map, _) = crate::rebalance::context::read_map(&context.map_file)?;
     let print_note = |host: &str, event: &Event| match event {
@@ -108,20 +110,21 @@ pub async fn run_preflight(
     if reasons.is_empty() {
         return Ok(());
     }
-    let text = format!("preflight refuses; no Redis was written to\n  {}", reasons.join("\n  "));
+    let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
     Err(CommandError::with_message(Exit::Refused, text)
-        .with_hint("fix what is named, or plan around it: --targets HOSTS, --max-moves N; --dry-run shows the plan"))
+        .with_hint("fix these problems, or plan other moves with --targets or --max-moves"))
 }
 
-/// Runs moves, and tells how they ended.
+/// Applies moves, and prints their outcome.
 ///
 /// # Errors
-/// The list of what is left cannot be written.
+/// The pending moves cannot be saved.
 pub async fn apply_and_report(
     files: &ShardFiles,
     context: &RebalanceContext<'_>,
     request: &ApplyRequest<'_>,
-    (reporter, totals): (&Reporter, &mut RunTotals),
+    reporter: &Reporter,
+    totals: &mut RunTotals,
 ) -> Result<Exit, CommandError> {
     totals.moves = request.moves.len();
     files.state.save_pending_moves(request.moves)?;
@@ -156,7 +159,7 @@ pub async fn apply_and_report(
     })
 }
 
-/// Shows what happens on a host.
+/// Prints an event of a host, or shows it in the progress bars.
 pub fn print_event(reporter: &Reporter, progress: &ProgressBars, host: &str, event: &Event) {
     match event {
         Event::Note { text } if !reporter.json => {
@@ -177,7 +180,7 @@ fn format_moved(planned: &PlannedMove, result: &MoveResult) -> String {
         return format!("{what} (replica)   {} in {:.1} s", ByteSize(result.bytes).to_human(), result.seconds);
     }
     let figures = format!(
-        "{} in {:.1} s, writes held {:.1} ms",
+        "{} in {:.1} s, writes paused {:.1} ms",
         ByteSize(result.bytes).to_human(),
         result.seconds,
         to_milliseconds(result.gap_us)
@@ -196,11 +199,11 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
         reporter.report_failure(&format!("shard {shard}"), error, Some(next));
     }
     for ((shard, _), moved) in &outcome.moved {
-        if let Some(why) = &moved.retire_blocked {
-            warn_not_retired(*shard, why, reporter);
+        if let Some(reason) = &moved.retire_blocked {
+            warn_not_retired(*shard, reason, reporter);
         }
-        for what in &moved.follow_ups {
-            reporter.report_failure(&format!("shard {shard}"), what, Some("dunlin shards resume"));
+        for follow_up in &moved.follow_ups {
+            reporter.report_failure(&format!("shard {shard}"), follow_up, Some("dunlin shards resume"));
         }
     }
     if !outcome.not_started.is_empty() {
@@ -224,7 +227,7 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     let plan =
         |what: &dyn Fn(Estimate) -> String| estimate.map_or(String::new(), |p| format!(" (planned {})", what(p)));
     reporter.print_data(&format!(
-        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; writes were held for at most {gap_ms:.1} ms{}",
+        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; maximum write pause {gap_ms:.1} ms{}",
         if moves == 1 { "shard" } else { "shards" },
         ByteSize(bytes).to_human(),
         plan(&|p| ByteSize(p.bytes).to_human().to_string()),
@@ -233,12 +236,12 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     ));
     if request.options.keep_source && moves > 0 {
         reporter.print_status(
-            "the old instances are live replicas: dunlin shards move-back goes back, dunlin shards resume retires them",
+            "the old instances remain as replicas: dunlin shards move-back returns to them, dunlin shards resume retires them",
         );
     }
 }
 
-/// After Ctrl-C: where each shard is, and what ends it.
+/// Prints the state of each shard after Ctrl-C, and the next step.
 fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], reporter: &Reporter) {
     let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
     let moved = ids(&mut outcome.moved.keys().copied());
@@ -257,17 +260,18 @@ fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], repo
         shards(&not_started)
     ));
     if !remaining.is_empty() {
-        reporter
-            .print_status("next: dunlin shards resume goes on, dunlin shards abort takes back what has not switched");
+        reporter.print_status(
+            "next: dunlin shards resume continues, dunlin shards abort rolls back moves that have not cut over",
+        );
     }
 }
 
-/// An old instance that could not be retired.
+/// Prints that an old instance could not be retired.
 pub fn warn_not_retired(shard: u32, reason: &str, reporter: &Reporter) {
-    let text = format!("it has moved; its old instance stays: {reason}");
+    let text = format!("moved, but its old instance is not retired: {reason}");
     reporter.report_failure(
         &format!("shard {shard}"),
         &text,
-        Some("dunlin shards resume retires it once that is mended"),
+        Some("when this is fixed, dunlin shards resume retires it"),
     );
 }

@@ -1,4 +1,4 @@
-//! The ground of the shard commands: files loaded, every host of the map and every consumer connected.
+//! Loads the files of shard commands, and connects to the hosts of shards and the consumers of the map.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,9 +17,10 @@ use crate::project::Project;
 use crate::protocol::throttle::ThrottleOverrides;
 use crate::rebalance::state_files::StateFiles;
 use crate::rebalance::{RebalanceContext, context};
+use crate::report::format_count;
 use crate::transport::ConnectError;
 
-/// What the shard commands load before they connect.
+/// The files of shard commands.
 pub struct ShardFiles {
     /// The project.
     pub project: Project,
@@ -33,10 +34,10 @@ pub struct ShardFiles {
 }
 
 impl ShardFiles {
-    /// Loads them.
+    /// Loads the files.
     ///
     /// # Errors
-    /// Mistakes in files, or there is no shard map.
+    /// Files have mistakes, or there is no shard map.
     pub fn load(connect: &ConnectArgs, common: &CommonArgs) -> Result<Self, CommandError> {
         let project = find_project(&connect.inventory, common)?;
         let loaded = load_environment(&project, common)?;
@@ -51,19 +52,20 @@ impl ShardFiles {
         Ok(Self { project, loaded, plays, state, connect: connect.clone() })
     }
 
-    /// The shard map.
+    /// Returns the shard map.
     ///
     /// # Errors
-    /// There is none.
+    /// There is no map.
     pub fn shard_map(&self) -> Result<&ShardMap, CommandError> {
         let map = self.loaded.map.as_ref().map(|(map, _)| map);
         map.ok_or_else(|| CommandError::with_message(Exit::Error, "no shard map"))
     }
 
-    /// The hosts that shards may stand on: those of the plays that make shards, in the order of the inventory.
+    /// Returns the hosts that may have shards, in the order of the inventory: those of plays that create shards, and those of
+    /// the map.
     ///
     /// # Errors
-    /// A selector of the playbook fits no host.
+    /// A selector of the playbook selects no host.
     pub fn shard_hosts(&self) -> Result<Vec<&InventoryHost>, CommandError> {
         let inventory = &self.loaded.inventory;
         let mut names = BTreeSet::new();
@@ -81,10 +83,10 @@ impl ShardFiles {
         Ok(inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
     }
 
-    /// All hosts that a move concerns: shard hosts and consumers.
+    /// Returns the shard hosts and the consumers of the map.
     ///
     /// # Errors
-    /// As for the shard hosts.
+    /// See [`Self::shard_hosts`].
     pub fn involved_hosts(&self) -> Result<Vec<&InventoryHost>, CommandError> {
         let mut names: BTreeSet<&str> = self.shard_hosts()?.iter().map(|host| host.name.as_str()).collect();
         for play in &self.plays.playbook.plays {
@@ -100,7 +102,7 @@ impl ShardFiles {
         Ok(self.loaded.inventory.hosts().iter().filter(|host| names.contains(host.name.as_str())).collect())
     }
 
-    /// A fleet of them.
+    /// Builds the fleet of these hosts.
     ///
     /// # Errors
     /// See [`Fleet::new`].
@@ -108,10 +110,10 @@ impl ShardFiles {
         build_fleet(&self.loaded.inventory, &self.involved_hosts()?, &self.connect, common)
     }
 
-    /// Connects all of them.
+    /// Connects to all hosts.
     ///
     /// # Errors
-    /// One cannot be reached: nothing is begun then. All of those are reported.
+    /// Hosts cannot be reached; all of them are reported.
     pub async fn connect_all<'a>(
         &'a self,
         fleet: &'a Fleet,
@@ -122,16 +124,16 @@ impl ShardFiles {
             common.new_reporter().report_failure(name, &error.to_string(), Some(&error.hint()));
         }
         if !missing.is_empty() {
-            let text = format!("{} hosts cannot be reached; nothing was begun", missing.len());
+            let text = format!("{} cannot be reached; no changes were made", format_count(missing.len(), "host"));
             return Err(CommandError::with_message(Exit::Refused, text));
         }
         Ok(context)
     }
 
-    /// Connects all that can be reached, and says which cannot, in the order of the inventory.
+    /// Connects to the hosts that can be reached. Returns the others with their errors, in the order of the inventory.
     ///
     /// # Errors
-    /// There is no password for the instances.
+    /// The inventory has no credentials of the instances.
     pub async fn connect_reachable<'a>(
         &'a self,
         fleet: &'a Fleet,

@@ -66,20 +66,22 @@ pub struct ShardRebalance {
 }
 
 impl ShardRebalance {
-    /// observe → plan → show → confirm → move → summarise.
+    /// Observes, plans, shows the plan, asks for confirmation, and moves shards.
     ///
     /// # Errors
-    /// Broken files, a host or a shard that does not answer, an impossible wish, a preflight that refuses, a lock.
+    /// Files have mistakes, a host or shard does not answer, no plan is possible, preflight fails, or another run holds a
+    /// lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
-        let result = self.run_rebalance(common, (&id, &reporter), &mut totals).await;
+        let result = self.run_rebalance(common, &id, &reporter, &mut totals).await;
         totals.print_summary(result)
     }
 
     async fn run_rebalance(
         &self,
         common: &CommonArgs,
-        (id, reporter): (&str, &Reporter),
+        id: &str,
+        reporter: &Reporter,
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         if let Some(file) = &self.from_observation {
@@ -90,7 +92,7 @@ impl ShardRebalance {
         let files = ShardFiles::load(&self.connect, common)?;
         let pending = files.state.load_pending_moves()?;
         if !self.dry_run && !pending.is_empty() {
-            return Err(in_progress_error("a rebalancing is under way or was cut short"));
+            return Err(in_progress_error("a rebalance is in progress or was interrupted"));
         }
         let fleet = files.build_fleet(common)?;
         let mut context = files.connect_all(&fleet, common).await?;
@@ -99,7 +101,7 @@ impl ShardRebalance {
         let map = files.shard_map()?;
         let primaries = observe::observe_primaries(&context, map).await.map_err(|error| {
             CommandError::new(Exit::Refused, error)
-                .with_hint("dunlin shards status; dunlin shards resume, if moves are under way")
+                .with_hint("dunlin shards status; if moves are in progress, dunlin shards resume")
         })?;
         let observation = observe::build_observation(&context, map, &files.shard_hosts()?, &primaries);
         let saved_plan = self.load_or_make_plan(observation, reporter)?;
@@ -111,30 +113,30 @@ impl ShardRebalance {
         }
         let moves = to_planned_moves(plan);
         if !self.yes {
-            run_preflight(&context, &moves, (id, reporter)).await?;
+            run_preflight(&context, &moves, id, reporter).await?;
             require_confirmation("Move these shards?", self.yes)?;
         }
-        lock_hosts_and_start_run(&files, &mut context, ("shard-rebalance", id), reporter).await?;
+        lock_hosts_and_start_run(&files, &mut context, "shard-rebalance", id, reporter).await?;
         ensure_unchanged(&files, &context, &moves).await?;
-        run_preflight(&context, &moves, (id, reporter)).await?;
+        run_preflight(&context, &moves, id, reporter).await?;
         let options = ApplyOptions {
             keep_source: self.keep_source,
-            max_concurrent: self.throttle.concurrent(),
+            max_concurrent: self.throttle.max_concurrent(),
             ..ApplyOptions::default()
         };
         let estimate = Some(Estimate::from_plan(plan));
-        apply_and_report(&files, &context, &ApplyRequest { id, moves: &moves, options, estimate }, (reporter, totals))
+        apply_and_report(&files, &context, &ApplyRequest { id, moves: &moves, options, estimate }, reporter, totals)
             .await
     }
 
-    /// The saved plan, or a new one.
+    /// Loads the saved plan, or makes a new one.
     fn load_or_make_plan(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, CommandError> {
         let Some(file) = &self.plan else {
             return self.plan_args.make_plan(observation, self.what_if.as_deref(), self.throttle.to_transfer_limits());
         };
         let (plan, drift) = load_plan(file, &observation)?;
-        for what in drift {
-            reporter.print_status(&format!("note: sizes have changed since the plan was saved: {what}"));
+        for change in drift {
+            reporter.print_status(&format!("note: sizes have changed since the plan was saved: {change}"));
         }
         Ok(plan)
     }
@@ -153,13 +155,16 @@ impl ShardRebalance {
     }
 }
 
-fn in_progress_error(what: &str) -> CommandError {
-    CommandError::with_message(Exit::Refused, format!("{what}; nothing was changed"))
+fn in_progress_error(reason: &str) -> CommandError {
+    CommandError::with_message(Exit::Refused, format!("{reason}; no changes were made"))
         .with_hint("dunlin shards status")
         .with_hint("dunlin shards resume, or dunlin shards abort")
 }
 
-/// Under the lock: the map is the one that was planned from and the one that is published, and no move is under way.
+/// Checks under the locks that the map is the one of the plan and the published one, and that no moves are in progress.
+///
+/// # Errors
+/// Something has changed since the plan was made.
 async fn ensure_unchanged(
     files: &ShardFiles,
     context: &RebalanceContext<'_>,
@@ -171,12 +176,12 @@ async fn ensure_unchanged(
     if current_map != *map || highest_epoch > map.epoch.0 {
         let newer = highest_epoch.max(current_map.epoch.0);
         let text = format!(
-            "{} has epoch {}, meanwhile epoch {newer} is published; nothing was changed",
+            "{} has epoch {}, but epoch {newer} is published; no changes were made",
             context.map_file.display(),
             map.epoch.0
         );
         return Err(CommandError::with_message(Exit::Refused, text)
-            .with_hint("take over the newer map, or let dunlin shards resume bring this one up to date"));
+            .with_hint("get the newer map, or update this one with dunlin shards resume"));
     }
     for (_, state) in list_latest_moves(context).await?.values() {
         let is_planned = planned_moves.iter().any(|step| step.shard == state.shard);
@@ -184,13 +189,13 @@ async fn ensure_unchanged(
             MoveStatus::Finished => {}
             MoveStatus::SourceKept if !is_planned => {}
             MoveStatus::SourceKept => {
-                let text = format!("shard {} has its old instance as a replica still", state.shard);
-                return Err(CommandError::with_message(Exit::Refused, format!("{text}; nothing was changed"))
-                    .with_hint("dunlin shards resume retires it, dunlin shards move-back goes back to it"));
+                let text = format!("the old instance of shard {} is still its replica", state.shard);
+                return Err(CommandError::with_message(Exit::Refused, format!("{text}; no changes were made"))
+                    .with_hint("dunlin shards resume retires it, dunlin shards move-back returns to it"));
             }
             _ => {
                 return Err(in_progress_error(&format!(
-                    "a move of shard {} is under way or was cut short",
+                    "a move of shard {} is in progress or was interrupted",
                     state.shard
                 )));
             }

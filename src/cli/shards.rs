@@ -83,7 +83,7 @@ enum ShardsCommand {
     Capacity(capacity::CapacityArgs),
 }
 
-/// What the subcommands work with.
+/// The context of the subcommands.
 struct ShardsContext<'a> {
     files: &'a ShardFiles,
     common: &'a CommonArgs,
@@ -92,10 +92,10 @@ struct ShardsContext<'a> {
 }
 
 impl ShardsArgs {
-    /// Runs one of them.
+    /// Runs the subcommand.
     ///
     /// # Errors
-    /// Broken files, a host that cannot be reached, a move that roles alone cannot decide, a lock.
+    /// Files have mistakes, a host cannot be reached, a move needs manual intervention, or another run holds a lock.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let (reporter, id, mut totals) = (common.new_reporter(), common.run.to_string(), RunTotals::default());
         let result = async {
@@ -134,7 +134,7 @@ impl ShardsArgs {
 }
 
 impl ShardsContext<'_> {
-    /// The moves that are not over, ascending by shard.
+    /// Returns the moves that are not finished, ascending by shard.
     fn list_open_moves<'j>(
         &self,
         context: &RebalanceContext<'_>,
@@ -142,7 +142,7 @@ impl ShardsContext<'_> {
     ) -> Result<Vec<(&'j MoveState, MoveStatus)>, CommandError> {
         let (map, _) = read_map(&context.map_file)?;
         let statuses = latest_moves.values().map(|(_, state)| (state, move_status(context, &map, state)));
-        Ok(statuses.filter(|(_, stand)| *stand != MoveStatus::Finished).collect())
+        Ok(statuses.filter(|(_, status)| *status != MoveStatus::Finished).collect())
     }
 
     /// Checks that the map has these shards.
@@ -173,9 +173,9 @@ impl ShardsContext<'_> {
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
             self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
-            require_confirmation("Take back what is not switched?", yes)?;
+            require_confirmation("Roll back the moves that have not cut over?", yes)?;
         }
-        lock_hosts_and_start_run(self.files, &mut context, ("shards abort", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, "shards abort", &self.run_id, &self.reporter).await?;
         let found = list_latest_moves(&context).await?;
         let (revertible, to_finish): (Vec<_>, Vec<_>) =
             self.list_open_moves(&context, &found)?.into_iter().partition(|(_, status)| {
@@ -184,15 +184,16 @@ impl ShardsContext<'_> {
         let mut is_skipped = false;
         for (state, _) in &revertible {
             if context.fleet.cancellation.is_cancelled() {
-                self.reporter.print_status(&format!("shard {} is left as it is", state.shard));
+                self.reporter.print_status(&format!("shard {}: not rolled back, interrupted", state.shard));
                 is_skipped = true;
                 continue;
             }
             match abort_move(&context, state, &|_, _| {}).await {
                 Ok(()) if state.is_replica => {
-                    self.reporter.print_data(&format!("shard {}: the replica at {} is removed", state.shard, state.to));
+                    self.reporter
+                        .print_data(&format!("shard {}: removed the new replica on {}", state.shard, state.to));
                 }
-                Ok(()) => self.reporter.print_data(&format!("shard {} stays at {}", state.shard, state.from)),
+                Ok(()) => self.reporter.print_data(&format!("shard {} remains on {}", state.shard, state.from)),
                 Err(error) => {
                     totals.failed += 1;
                     let shard = format!("shard {}", state.shard);
@@ -200,10 +201,10 @@ impl ShardsContext<'_> {
                 }
             }
         }
-        // What has switched cannot be taken back without a move of its own: it is brought to its end.
-        let on: Vec<_> = to_finish.into_iter().filter(|(_, stand)| *stand != MoveStatus::SourceKept).collect();
-        let is_unfinished = self.finish_moves(&context, &on, totals).await?;
-        totals.moves = revertible.len() + on.len();
+        // A move that has cut over cannot be rolled back without another move: it is finished.
+        let cut_over: Vec<_> = to_finish.into_iter().filter(|(_, status)| *status != MoveStatus::SourceKept).collect();
+        let is_unfinished = self.finish_moves(&context, &cut_over, totals).await?;
+        totals.moves = revertible.len() + cut_over.len();
         if context.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
             return Ok(self.report_interrupted());
         }
@@ -218,11 +219,6 @@ impl ShardsContext<'_> {
         self.reporter.print_status("interrupted; next: dunlin shards status, then dunlin shards resume or abort");
         Exit::Interrupted
     }
-}
-
-/// Formats a count: `1 host`, `3 hosts`.
-fn count_hosts(count: usize) -> String {
-    format!("{count} {}", if count == 1 { "host" } else { "hosts" })
 }
 
 fn format_move(state: &MoveState, status: MoveStatus) -> String {

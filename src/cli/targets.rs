@@ -1,14 +1,14 @@
-//! Hosts of the inventory as targets of the transport, with those that are jumped over.
+//! Hosts of the inventory as SSH targets, with their jump hosts.
 
 use std::time::Duration;
 
 use crate::inventory::{Inventory, InventoryHost, ProxyJump};
 use crate::transport::{JumpHost, SshTarget};
 
-/// How long a connection may take where the inventory says nothing.
+/// Connection timeout if the inventory has none.
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The targets for these hosts.
+/// Returns the targets of these hosts and of their jump hosts.
 pub fn resolve_targets(inventory: &Inventory, hosts: &[&InventoryHost]) -> Vec<SshTarget> {
     let mut needed: Vec<&InventoryHost> = hosts.to_vec();
     let mut next = 0;
@@ -24,7 +24,7 @@ pub fn resolve_targets(inventory: &Inventory, hosts: &[&InventoryHost]) -> Vec<S
     needed.into_iter().map(to_target).collect()
 }
 
-/// One host as a target.
+/// Converts a host to a target.
 pub fn to_target(host: &InventoryHost) -> SshTarget {
     let via = host.jump.as_ref().map(|jump| match jump {
         ProxyJump::Host(name) => JumpHost::Target(name.clone()),

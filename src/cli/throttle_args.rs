@@ -1,4 +1,4 @@
-//! The flags that say what moves leave to the clients of their sources.
+//! The flags that limit the impact of moves on the clients of their sources.
 
 use clap::Args;
 
@@ -6,10 +6,10 @@ use crate::inventory::{ByteSize, parse_duration};
 use crate::protocol::throttle::{MemoryLimit, ThrottleLimits, ThrottleOverrides};
 use crate::rebalance::plan::TransferLimits;
 
-/// A cap below this would leave a target without a word for too long.
+/// Minimum bandwidth: below it, a replica would wait for data longer than its timeout.
 const MIN_BANDWIDTH: u64 = 64 << 10;
 
-/// None of them holds unless it is given; 0 lifts one that a resumed run was begun with.
+/// Limits of moves. A limit applies only if it is given; 0 removes a limit of the run that is resumed.
 #[derive(Clone, Debug, Default, Args)]
 pub struct ThrottleArgs {
     /// Limit the total copy bandwidth per target host (bytes per second, e.g. 50MiB)
@@ -30,7 +30,7 @@ pub struct ThrottleArgs {
 }
 
 impl ThrottleArgs {
-    /// What was said.
+    /// Returns the limits that were given.
     pub fn to_overrides(&self) -> ThrottleOverrides {
         ThrottleOverrides {
             bandwidth: self.bandwidth,
@@ -40,14 +40,14 @@ impl ThrottleArgs {
         }
     }
 
-    /// How many moves may be under way; 0: all of a wave.
-    pub fn concurrent(&self) -> usize {
+    /// Returns the maximum number of concurrent moves; 0: all of a wave.
+    pub fn max_concurrent(&self) -> usize {
         self.max_concurrent_moves.unwrap_or(0).into()
     }
 
-    /// How fast a plan may expect moves to be: a copy's bytes are sent once, and compared where they are.
+    /// Returns the transfer rates for estimates. A copy is transferred once and verified in place.
     pub fn to_transfer_limits(&self) -> TransferLimits {
-        let defaults = TransferLimits { max_concurrent: self.concurrent(), ..TransferLimits::default() };
+        let defaults = TransferLimits { max_concurrent: self.max_concurrent(), ..TransferLimits::default() };
         match self.to_overrides().apply_to(ThrottleLimits::default()).bandwidth {
             0 => defaults,
             bandwidth => TransferLimits {
@@ -70,29 +70,29 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
 fn parse_bandwidth(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         too_few @ 1..MIN_BANDWIDTH => {
-            Err(format!("{too_few} bytes a second are too few; at least 64KiB, or 0 for no cap"))
+            Err(format!("{too_few} bytes per second is too low: the minimum is 64KiB, and 0 means no limit"))
         }
         bytes => Ok(bytes),
     }
 }
 
-/// A duration of whole milliseconds, or 0.
+/// Parses a duration in milliseconds, or 0.
 fn parse_milliseconds(text: &str) -> Result<u64, String> {
     if text.trim() == "0" {
         return Ok(0);
     }
     let duration = parse_duration(text)?;
     match u64::try_from(duration.as_millis()) {
-        Ok(0) if !duration.is_zero() => Err("the limit is at least 1ms; 0 removes it".to_owned()),
+        Ok(0) if !duration.is_zero() => Err("the minimum is 1ms; 0 removes the limit".to_owned()),
         Ok(milliseconds) => Ok(milliseconds),
         Err(_) => Err(format!("`{text}` is too long")),
     }
 }
 
-/// `2GiB`, `10%`, or 0.
+/// Parses `2GiB`, `10%` or 0.
 fn parse_memory_limit(text: &str) -> Result<MemoryLimit, String> {
     let Some(percent) = text.trim().strip_suffix('%') else { return parse_bytes(text).map(MemoryLimit::Bytes) };
-    let percent = percent.trim().parse().map_err(|_| format!("`{text}` is no percentage such as 10%"))?;
+    let percent = percent.trim().parse().map_err(|_| format!("`{text}` is not a percentage such as 10%"))?;
     Ok(MemoryLimit::Percent(percent))
 }
 
@@ -132,14 +132,14 @@ mod tests {
             ..ThrottleLimits::default()
         };
         assert_eq!(ThrottleArgs::default().to_overrides().apply_to(before), before);
-        let told = ThrottleArgs {
+        let args = ThrottleArgs {
             bandwidth: Some(7),
             max_cow_memory: Some(MemoryLimit::Bytes(0)),
             max_replica_lag: Some(9),
             ..ThrottleArgs::default()
         };
         assert_eq!(
-            told.to_overrides().apply_to(before),
+            args.to_overrides().apply_to(before),
             ThrottleLimits { bandwidth: 7, max_lag_bytes: 9, max_cow_memory: None, ..before }
         );
     }

@@ -1,39 +1,39 @@
-//! What happens to one resource: a small, closed vocabulary.
+//! The actions of a plan on a resource.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What apply does to one resource.
+/// The action of a plan on a resource.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
-    /// It does not exist and is made.
+    /// Creates the resource, which does not exist.
     Add,
-    /// It exists and is changed in place.
+    /// Changes the resource in place.
     Change,
-    /// It exists and is removed.
+    /// Removes the resource.
     Remove,
-    /// A command is run (a guarded command that is due, a handler, a restart).
+    /// Runs a command: a command whose condition holds, a handler, or a restart.
     Run,
-    /// It is as desired.
+    /// Leaves the resource as it is.
     None,
-    /// Only apply can tell; the row says why.
+    /// Cannot be determined before apply; the row has the reason.
     Unknown,
 }
 
 impl Action {
-    /// Does apply do (or may it do) something?
+    /// Returns whether apply changes something, or may change something.
     pub fn is_pending(self) -> bool {
         self != Self::None
     }
 
-    /// Is something lost that dunlin does not hold a copy of?
+    /// Returns whether data is lost of which dunlin has no copy.
     pub fn is_destructive(self) -> bool {
         self == Self::Remove
     }
 
-    /// The one-character sign in front of a row; never the only carrier of the meaning.
+    /// Returns the symbol of the action; never the only carrier of the meaning.
     pub fn symbol_char(self) -> char {
         match self {
             Self::Add => '+',
@@ -45,7 +45,7 @@ impl Action {
         }
     }
 
-    /// The action's name as it stands in JSON.
+    /// Returns the name of the action in JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Add => "add",

@@ -11,15 +11,15 @@ use sha2::{Digest as _, Sha256};
 pub struct Digest(String);
 
 impl Digest {
-    /// The digest of some bytes.
+    /// Returns the digest of bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
         Self::from_hash(&Sha256::digest(bytes))
     }
 
-    /// The digest of everything that a reader gives.
+    /// Returns the digest of all bytes of a reader.
     ///
     /// # Errors
-    /// What the reader says.
+    /// The reader fails.
     pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
         let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
         loop {
@@ -39,12 +39,12 @@ impl Digest {
         Self(text)
     }
 
-    /// All 64 digits.
+    /// Returns all 64 digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The first twelve digits, enough for a person to compare.
+    /// Returns the first twelve digits, enough for a person to compare.
     pub fn short_hex(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
     }
@@ -62,9 +62,9 @@ impl fmt::Debug for Digest {
     }
 }
 
-/// The digest of a value's JSON form: the fingerprint of an observation.
+/// Returns the digest of a value's JSON: the fingerprint of an observation.
 ///
-/// Maps with a defined order only (structs, `BTreeMap`), so that equal values have equal digests.
+/// The value must have maps with a defined order only (structs, `BTreeMap`), so that equal values have equal digests.
 pub fn digest_json<T: Serialize>(value: &T) -> Digest {
     Digest::of_bytes(&serde_json::to_vec(value).expect("observations serialise to JSON"))
 }

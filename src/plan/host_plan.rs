@@ -1,4 +1,4 @@
-//! The plan of one host, and what its rows add up to.
+//! The plan of a host, and the counts of its rows.
 
 use std::ops::AddAssign;
 
@@ -6,16 +6,16 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, Digest, ResourceChange, digest_json};
 
-/// How many rows of each kind.
+/// The number of rows by action.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeCounts {
-    /// Resources to make.
+    /// Resources to create.
     pub add: usize,
-    /// Resources to change; commands and restarts to run count here too.
+    /// Resources to change, and commands and restarts to run.
     pub change: usize,
     /// Resources to remove.
     pub remove: usize,
-    /// Rows that only apply can decide.
+    /// Rows that cannot be determined before apply.
     pub unknown: usize,
 }
 
@@ -35,7 +35,7 @@ impl ChangeCounts {
         counts
     }
 
-    /// Is there nothing to do?
+    /// Returns whether there are no changes.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -50,27 +50,27 @@ impl AddAssign for ChangeCounts {
     }
 }
 
-/// What apply does on one host, in order.
+/// The changes of a host, in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPlan {
     /// The host's name in the inventory.
     pub host: String,
-    /// One row for each resource, those with nothing to do included.
+    /// The rows, one per resource, unchanged ones included.
     pub rows: Vec<ResourceChange>,
 }
 
 impl HostPlan {
-    /// The rows that apply acts on.
+    /// Returns the rows with a change.
     pub fn pending_rows(&self) -> impl Iterator<Item = &ResourceChange> {
         self.rows.iter().filter(|row| row.action.is_pending())
     }
 
-    /// What the rows add up to.
+    /// Counts the rows by action.
     pub fn count_changes(&self) -> ChangeCounts {
         ChangeCounts::count_rows(&self.rows)
     }
 
-    /// One digest for all that was observed and is going to be done.
+    /// Returns the digest of all rows: of the observed state and the planned changes.
     pub fn compute_fingerprint(&self) -> Digest {
         digest_json(&self.rows)
     }

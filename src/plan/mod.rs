@@ -1,4 +1,4 @@
-//! The vocabulary that provision, deploy and rebalance share: actions, rows, plans, fingerprints. No I/O.
+//! Types that provision, deploy and rebalance share: actions, rows, plans, fingerprints. No I/O.
 
 mod action;
 mod digest;

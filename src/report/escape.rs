@@ -1,4 +1,4 @@
-//! Makes text safe for a terminal: hosts and files must not move the cursor, hide lines or reverse their order.
+//! Escapes text for a terminal: text from hosts and files must not move the cursor, hide lines or reverse text.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -32,7 +32,7 @@ pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Escapes the same characters in a line of JSON, as JSON writes them: the value stays what it is.
+/// Escapes the same characters in a line of JSON, as `\\u001b`. The value remains the same.
 pub fn escape_json_line(json: &str) -> Cow<'_, str> {
     if !json.chars().any(is_unsafe) {
         return Cow::Borrowed(json);
@@ -48,7 +48,7 @@ pub fn escape_json_line(json: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// Whether a character acts on the terminal or on the order of the text.
+/// Returns whether a character controls the terminal or the direction of text.
 fn is_unsafe(character: char) -> bool {
     let is_bidirectional = matches!(
         character,

@@ -1,4 +1,4 @@
-//! A failover's plan as text: what is promoted and what that may cost, what cannot be helped, what is made anew.
+//! Formats the plan of a failover: promotions with their possible data loss, unavailable shards, new replicas.
 
 use std::fmt::Write as _;
 
@@ -7,38 +7,41 @@ use crate::inventory::ByteSize;
 use crate::plan::Action;
 use crate::rebalance::failover::{DataLossBound, FailoverPlan, Promotion};
 
-/// The plan for a reader: a line a shard, losses below the shard that they are of, and one line that sums it up.
+/// Formats a plan: one line per shard, its possible data loss below, and a summary line.
 pub fn format_failover(plan: &FailoverPlan, style: Style) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "{}", style.bold(&format!("{} at epoch {}", plan.cluster, plan.epoch)));
     if !plan.assumed_dead.is_empty() {
-        let _ = writeln!(text, "  {}: not to be reached, and taken to be off", plan.assumed_dead.join(", "));
+        let _ = writeln!(text, "  {}: unreachable, assumed dead", plan.assumed_dead.join(", "));
     }
     plan.promotions.iter().for_each(|promotion| write_promotion(&mut text, promotion, style));
-    for freed in &plan.degraded_primaries {
-        let gone = if freed.lost_replicas.is_empty() {
-            "a replica that is not the map's".to_owned()
+    for primary in &plan.degraded_primaries {
+        let lost = if primary.lost_replicas.is_empty() {
+            "a replica that the map does not name".to_owned()
         } else {
-            freed.lost_replicas.join(", ")
+            primary.lost_replicas.join(", ")
         };
-        let line = format!("  ~ shard {:<5} {} goes on without {gone}", freed.shard, freed.host);
-        let then =
-            if freed.replicas.is_empty() { "and accepts writes alone" } else { "with the replicas that are left" };
-        let _ = writeln!(text, "{}, {then}", style.paint_action(Action::Change, &line));
+        let line = format!("  ~ shard {:<5} {} continues without {lost}", primary.shard, primary.host);
+        let replicas = if primary.replicas.is_empty() {
+            "and accepts writes without a replica"
+        } else {
+            "with its other replicas"
+        };
+        let _ = writeln!(text, "{}, {replicas}", style.paint_action(Action::Change, &line));
     }
-    for stranded in &plan.unavailable_shards {
-        let line = format!("  ! shard {:<5} stays down", stranded.shard);
-        let _ = writeln!(text, "{}: {}", style.paint_action(Action::Remove, &line), stranded.reason);
+    for shard in &plan.unavailable_shards {
+        let line = format!("  ! shard {:<5} remains unavailable", shard.shard);
+        let _ = writeln!(text, "{}: {}", style.paint_action(Action::Remove, &line), shard.reason);
     }
-    for repair in &plan.replicas_to_create {
-        let line = format!("  + shard {:<5} a new replica on {}", repair.shard, repair.host);
-        let _ = writeln!(text, "{}  {}", style.paint_action(Action::Add, &line), ByteSize(repair.bytes).to_human());
+    for replica in &plan.replicas_to_create {
+        let line = format!("  + shard {:<5} new replica on {}", replica.shard, replica.host);
+        let _ = writeln!(text, "{}  {}", style.paint_action(Action::Add, &line), ByteSize(replica.bytes).to_human());
     }
     for shard in &plan.unplaceable_replicas {
-        let _ = writeln!(text, "  ! shard {:<5} stays short of a replica: {}", shard.shard, shard.reason);
+        let _ = writeln!(text, "  ! shard {:<5} remains without a replica: {}", shard.shard, shard.reason);
     }
     if let Some(replicas) = plan.replica_count {
-        let _ = writeln!(text, "  the map will ask for replicas = {replicas}, as every shard had");
+        let _ = writeln!(text, "  the map gets replicas = {replicas}, as every shard had");
     }
     let _ = writeln!(text, "Plan: {}", summarise_failover(plan));
     text
@@ -48,41 +51,41 @@ fn write_promotion(text: &mut String, promotion: &Promotion, style: Style) {
     let Promotion { shard, from, to, offset, bytes, other_replicas: others, .. } = promotion;
     let line = style.paint_action(Action::Change, &format!("  ~ shard {shard:<5} {from} → {to}"));
     if promotion.already_promoted {
-        let _ = writeln!(text, "{line}  is promoted already, and is to be published");
+        let _ = writeln!(text, "{line}  is promoted already; the map is not published yet");
         return;
     }
     let followers = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
     let _ = writeln!(text, "{line}  {} at offset {offset}{followers}", ByteSize(*bytes).to_human());
     let _ = writeln!(text, "      {}", describe_loss(&promotion.max_loss, from));
     if let Some(host) = &promotion.cancelled_target {
-        let _ = writeln!(text, "      its move to {host} is given up; the copy there follows {to}");
+        let _ = writeln!(text, "      its move to {host} is aborted; the instance there will follow {to}");
     }
 }
 
-/// What a promoted copy may lack, in words.
+/// Describes the possible data loss of a promotion.
 fn describe_loss(loss: &DataLossBound, from: &str) -> String {
     let size_text =
         loss.estimated_bytes.map(|bytes| format!(", about {}", ByteSize(bytes).to_human())).unwrap_or_default();
     match (loss.silent_for_s, loss.max_window_s) {
         (Some(silent), Some(within)) => format!(
-            "it last heard of {from} {silent} s ago; may be lost: what was acknowledged in the {within} s after that{size_text}"
+            "last contact with {from} {silent} s ago; writes acknowledged in the {within} s after it may be lost{size_text}"
         ),
         (Some(silent), None) => format!(
-            "it last heard of {from} {silent} s ago; may be lost: all that was acknowledged since{size_text}: {from} needed \
-             no replica"
+            "last contact with {from} {silent} s ago; all writes acknowledged since may be lost{size_text}, because {from} \
+             accepted writes without a replica"
         ),
-        (None, _) => format!("it was started anew and has not heard of {from} since: nobody knows what it lacks"),
+        (None, _) => format!("restarted without contact with {from} since: how many writes may be lost is unknown"),
     }
 }
 
-/// `2 to promote, 1 to free, 3 new replicas, 1 stays down`.
+/// Summarises a plan: `2 to promote, 3 to get a new replica, 1 unavailable until the host is back`.
 fn summarise_failover(plan: &FailoverPlan) -> String {
     let parts = [
         (plan.promotions.len(), "to promote"),
-        (plan.degraded_primaries.len(), "to go on without a replica"),
+        (plan.degraded_primaries.len(), "to continue without a replica"),
         (plan.replicas_to_create.len(), "to get a new replica"),
-        (plan.unavailable_shards.len(), "down until the host is back"),
-        (plan.unplaceable_replicas.len(), "left short of a replica"),
+        (plan.unavailable_shards.len(), "unavailable until the host is back"),
+        (plan.unplaceable_replicas.len(), "without a host for a replica"),
     ];
     let parts = parts.into_iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
     let text = parts.collect::<Vec<_>>().join(", ");
@@ -131,23 +134,23 @@ mod tests {
             unavailable_shards: vec![UnresolvedShard { shard: 5, reason: "it has no replica".to_owned() }],
             replica_count: Some(1),
             replicas_to_create: vec![ReplicaToCreate { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
-            unplaceable_replicas: vec![UnresolvedShard { shard: 1, reason: "no room on redis-03".to_owned() }],
+            unplaceable_replicas: vec![UnresolvedShard { shard: 1, reason: "no memory on redis-03".to_owned() }],
         };
         let expected = "\
 timeline at epoch 7
-  redis-01: not to be reached, and taken to be off
+  redis-01: unreachable, assumed dead
   ~ shard 0     redis-01 → redis-02  2.0KiB at offset 4711
-      it last heard of redis-01 34 s ago; may be lost: what was acknowledged in the 6 s after that, about 3.0KiB
+      last contact with redis-01 34 s ago; writes acknowledged in the 6 s after it may be lost, about 3.0KiB
   ~ shard 1     redis-01 → redis-02  2.0KiB at offset 4711
-      it last heard of redis-01 34 s ago; may be lost: all that was acknowledged since: redis-01 needed no replica
-      its move to redis-03 is given up; the copy there follows redis-02
-  ~ shard 2     redis-01 → redis-02  is promoted already, and is to be published
-  ~ shard 8     redis-02 goes on without redis-01, and accepts writes alone
-  ! shard 5     stays down: it has no replica
-  + shard 0     a new replica on redis-03  2.0KiB
-  ! shard 1     stays short of a replica: no room on redis-03
-  the map will ask for replicas = 1, as every shard had
-Plan: 3 to promote, 1 to go on without a replica, 1 to get a new replica, 1 down until the host is back, 1 left short of a replica (shards)
+      last contact with redis-01 34 s ago; all writes acknowledged since may be lost, because redis-01 accepted writes without a replica
+      its move to redis-03 is aborted; the instance there will follow redis-02
+  ~ shard 2     redis-01 → redis-02  is promoted already; the map is not published yet
+  ~ shard 8     redis-02 continues without redis-01, and accepts writes without a replica
+  ! shard 5     remains unavailable: it has no replica
+  + shard 0     new replica on redis-03  2.0KiB
+  ! shard 1     remains without a replica: no memory on redis-03
+  the map gets replicas = 1, as every shard had
+Plan: 3 to promote, 1 to continue without a replica, 1 to get a new replica, 1 unavailable until the host is back, 1 without a host for a replica (shards)
 ";
         assert_eq!(format_failover(&plan, Style::default()), expected);
     }

@@ -1,4 +1,4 @@
-//! Plans and events as JSON lines. Every line has `event`, `at` (RFC 3339, UTC) and `run`, which are added here.
+//! Plans and events as JSON. Every event has `event`, `at` (RFC 3339, UTC) and `run`, which are added here.
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -7,10 +7,10 @@ use super::run_id::RunId;
 use crate::plan::{HostPlan, ResourceChange};
 use crate::protocol::Event;
 
-/// Keys that [`event_line`] sets itself.
+/// The keys that [`event_to_json`] sets.
 const RESERVED: [&str; 3] = ["event", "at", "run"];
 
-/// One event, in the order in which it is printed.
+/// A JSON event, in the order of its fields.
 #[derive(Serialize)]
 struct Line<'a> {
     event: &'a str,
@@ -28,8 +28,8 @@ pub fn event_to_json(event: &str, run: RunId, fields: Value) -> String {
         other => Map::from_iter([("value".to_owned(), other)]),
     };
     for key in RESERVED {
-        let taken = fields.remove(key);
-        debug_assert!(taken.is_none(), "the event `{event}` has a field `{key}` of its own");
+        let duplicate = fields.remove(key);
+        debug_assert!(duplicate.is_none(), "the event `{event}` has a field `{key}` of its own");
     }
     let at = format!("{:.3}", jiff::Timestamp::now());
     serde_json::to_string(&Line { event, at, run, fields }).unwrap_or_else(|error| json!(error.to_string()).to_string())
@@ -54,7 +54,7 @@ pub fn host_event(host: &str, event: &Event) -> (String, Value) {
         Some(Value::String(name)) => name,
         _ => "unknown".to_owned(),
     };
-    // A step's place in the catalogue has the name that the time has in a line.
+    // In events of agents, `at` is the position of the step; here it is the time.
     if let Some(step) = fields.remove("at") {
         fields.insert("step".to_owned(), step);
     }

@@ -1,4 +1,4 @@
-//! Events and plans for a reader: text on a terminal, or one JSON event a line. stdout carries data, stderr the rest.
+//! Plans and events as text, or as one JSON event per line. Results go to stdout, everything else to stderr.
 
 mod escape;
 mod failover_text;
@@ -10,7 +10,7 @@ mod reporter;
 mod run_id;
 
 pub use failover_text::format_failover;
-pub use plan_text::{format_plan, format_summary};
+pub use plan_text::{format_count, format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
 pub use reporter::{Reporter, RunSummary, Style};

@@ -1,13 +1,12 @@
-//! A plan as text: what will change on each host as a diff, and one line that adds it up.
+//! Formats plans: the changes of each host as a diff, and a summary line.
 
 use std::fmt::Write as _;
 
 use super::Style;
 use crate::plan::{Action, AttributeChange, ChangeCounts, HostPlan, ResourceChange};
 
-/// The plan of one host: its pending rows, attribute by attribute, contents as unified diffs. Empty where nothing is.
-///
-/// `style` also says whether rows with nothing to do are listed.
+/// Formats the plan of a host: one row per changed resource, contents as unified diffs. With `style.verbose`, unchanged
+/// resources too. Returns an empty text if there are no rows.
 pub fn format_plan(plan: &HostPlan, style: Style) -> String {
     let mut text = String::new();
     let rows: Vec<&ResourceChange> = plan.rows.iter().filter(|row| style.verbose || row.action.is_pending()).collect();
@@ -35,18 +34,18 @@ fn write_change(text: &mut String, action: Action, change: &AttributeChange, sty
     let line = match (&change.from, &change.to) {
         (Some(from), Some(to)) => format!("{}: {from} → {to}", change.attribute),
         (None, Some(to)) => format!("{}: {to}", change.attribute),
-        (Some(from), None) => format!("{}: {from} → nothing", change.attribute),
+        (Some(from), None) => format!("{}: {from} → (none)", change.attribute),
         (None, None) => change.attribute.clone(),
     };
     let _ = writeln!(text, "      {line}");
-    // The whole text of a new file is for -v; what changes in an old one is always shown.
+    // The contents of new files are shown with -v only; changes of existing files always.
     let shown = style.verbose || action == Action::Change;
     for line in change.diff.iter().filter(|_| shown).flat_map(|diff| diff.lines()) {
         let _ = writeln!(text, "        {}", style.paint_diff_line(line));
     }
 }
 
-/// `Plan: 3 to add, 2 to change, 1 to remove, 1 unknown on 2 hosts (redis-01, redis-02)`.
+/// Formats the summary of plans: `Plan: 3 to add, 2 to change, 1 to remove, 1 unknown on 2 hosts (redis-01, redis-02)`.
 pub fn format_summary(plans: &[HostPlan]) -> String {
     let mut counts = ChangeCounts::default();
     let mut hosts = Vec::new();
@@ -67,7 +66,8 @@ pub fn format_summary(plans: &[HostPlan]) -> String {
     )
 }
 
-fn format_count(count: usize, noun: &str) -> String {
+/// Formats a number with a noun: `1 host`, `3 hosts`.
+pub fn format_count(count: usize, noun: &str) -> String {
     format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 

@@ -1,4 +1,4 @@
-//! Progress of shards: bars on a terminal, a line for each phase elsewhere.
+//! Progress of shards: bars on a terminal, otherwise one line per phase.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -10,7 +10,7 @@ use super::escape::escape_control_characters;
 use super::reporter::write_stderr;
 use crate::protocol::Event;
 
-/// The progress of many jobs.
+/// The progress of jobs.
 pub struct ProgressBars {
     multi: Option<MultiProgress>,
     jobs: Mutex<HashMap<String, (String, Option<ProgressBar>)>>,
@@ -18,13 +18,13 @@ pub struct ProgressBars {
 }
 
 impl ProgressBars {
-    /// Bars on stderr if that is a terminal and nothing else is asked for.
+    /// Creates bars on stderr if it is a terminal; none with `--json` or `--quiet`.
     pub fn new(json: bool, quiet: bool) -> Self {
         let terminal = std::io::stderr().is_terminal() && !json && !quiet;
         Self { multi: terminal.then(MultiProgress::new), jobs: Mutex::default(), quiet: quiet || json }
     }
 
-    /// Shows what happened to a job of a host.
+    /// Shows the progress of a job.
     pub fn show_event(&self, host: &str, event: &Event) {
         let Event::Progress { job, phase, done, total } = event else { return };
         let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
@@ -32,7 +32,7 @@ impl ProgressBars {
             .entry(job.clone())
             .or_insert_with(|| (String::new(), self.multi.as_ref().map(|multi| multi.add(new_bar()))));
         if let Some(bar) = &entry.1 {
-            // A phase without a count is shown full: it takes moments.
+            // A phase without a count is short, and is shown as complete.
             let counted = *total > 1;
             bar.set_length(if counted { *total } else { 1 });
             bar.set_position(if counted { *done } else { 1 });
@@ -46,20 +46,20 @@ impl ProgressBars {
         entry.0.clone_from(phase);
     }
 
-    /// A line above the bars; stderr.
+    /// Prints a line above the bars, to stderr.
     pub fn print_line(&self, text: &str) {
         match &self.multi {
-            // A terminal that went away shows nothing anyway.
+            // An error means that the terminal is gone.
             Some(multi) => drop(multi.println(escape_control_characters(text).as_ref())),
             None if !self.quiet => write_stderr(&format!("{text}\n")),
             None => {}
         }
     }
 
-    /// Takes the bars away.
+    /// Removes the bars.
     pub fn clear_bars(&self) {
         if let Some(multi) = &self.multi {
-            // A terminal that went away shows nothing anyway.
+            // An error means that the terminal is gone.
             multi.clear().ok();
         }
     }

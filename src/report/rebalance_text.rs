@@ -1,4 +1,4 @@
-//! A rebalancing plan as text: the map's diff in waves, the hosts before and after, and what it costs.
+//! Formats the plan of a rebalance: moves by wave, hosts before and after, and totals.
 
 use std::fmt::Write as _;
 
@@ -7,24 +7,24 @@ use crate::inventory::ByteSize;
 use crate::plan::Action;
 use crate::rebalance::plan::{Balance, Load, Move, RebalancePlan, Role};
 
-/// Characters of a host's bar: two of them and the figures fit into 80 columns.
+/// Width of a host's bar, in columns. Two bars and the figures fit into 80 columns.
 const BAR_WIDTH: usize = 8;
-/// Columns of sentences.
+/// Maximum width of wrapped text, in columns.
 const LINE_WIDTH: usize = 78;
 
-/// The plan for a reader: what moves in which wave, the hosts before and after, notes, and what it costs.
+/// Formats a plan: moves by wave, hosts before and after, notes, and totals.
 pub fn format_rebalance(plan: &RebalancePlan, style: Style) -> String {
     let mut text = String::new();
     if plan.moves.is_empty() {
         let _ = writeln!(text, "{}: {}", plan.cluster, plan.summary_line());
     } else {
         let (before, after) = (plan.epoch, plan.epoch + plan.moves.len() as u64);
-        let head = format!("{}: epoch {before} → {after}, one more with each move", plan.cluster);
+        let head = format!("{}: epoch {before} → {after}, one per move", plan.cluster);
         let _ = writeln!(text, "{}", style.bold(&head));
     }
     let columns = ColumnWidths::measure_moves(plan);
     for wave in 0..plan.waves.len() {
-        write_wave(&mut text, plan, wave, (&columns, style));
+        write_wave(&mut text, plan, wave, &columns, style);
     }
     write_hosts(&mut text, plan, style);
     for note in &plan.notes {
@@ -36,7 +36,7 @@ pub fn format_rebalance(plan: &RebalancePlan, style: Style) -> String {
     text
 }
 
-/// How wide the columns of the moves are.
+/// The widths of the columns of moves.
 struct ColumnWidths {
     shard: usize,
     from: usize,
@@ -58,10 +58,10 @@ impl ColumnWidths {
     }
 }
 
-fn write_wave(text: &mut String, plan: &RebalancePlan, wave: usize, (columns, style): (&ColumnWidths, Style)) {
+fn write_wave(text: &mut String, plan: &RebalancePlan, wave: usize, columns: &ColumnWidths, style: Style) {
     let moves: Vec<&Move> = plan.moves.iter().filter(|m| m.wave == wave).collect();
     let bytes = ByteSize(moves.iter().map(|m| m.bytes).sum()).to_human();
-    let noun = if moves.len() == 1 { "move" } else { "moves at the same time" };
+    let noun = if moves.len() == 1 { "move" } else { "concurrent moves" };
     let seconds = format_seconds(plan.wave_seconds.get(wave).copied().unwrap_or(0.0));
     let (at, of, count) = (wave + 1, plan.waves.len(), moves.len());
     let _ = writeln!(text, "  wave {at} of {of}: {count} {noun}, {bytes}, about {seconds}");
@@ -84,7 +84,7 @@ fn write_move(text: &mut String, step: &Move, columns: &ColumnWidths, style: Sty
     let _ = writeln!(text, "{line}  {size:>bytes$}  {time:>seconds$}  {role}{}", step.reason);
 }
 
-/// A shard's port, the same on all hosts.
+/// Returns the port of a shard, which is the same on all hosts.
 fn shard_port(plan: &RebalancePlan, shard: u32) -> String {
     match plan.port_base.and_then(|base| u32::from(base).checked_add(shard)) {
         Some(port) => port.to_string(),
@@ -92,30 +92,33 @@ fn shard_port(plan: &RebalancePlan, shard: u32) -> String {
     }
 }
 
-/// What makes a replica in the place of another one, in order.
+/// Writes the commands that replace a replica, in order.
 fn write_replica_commands(text: &mut String, plan: &RebalancePlan, step: &Move, style: Style) {
     let (from, to, port) = (&step.from, &step.to, shard_port(plan, step.shard));
-    for (host, what) in [
-        (to, format!("start the instance with `replicaof <primary> {port}` in its configuration; compare the two")),
-        (to, "the application's user on; the map names it".to_owned()),
-        (from, "stop the instance once the consumers have the map, keep its files".to_owned()),
+    for (host, action) in [
+        (to, format!("start the instance with `replicaof <primary> {port}` in its configuration; compare both")),
+        (to, "enable the user of the application; publish the map".to_owned()),
+        (from, "when the consumers have the map, stop the instance and archive its files".to_owned()),
     ] {
-        let _ = writeln!(text, "      {}", style.dim(&format!("{host}:{port}  {what}")));
+        let _ = writeln!(text, "      {}", style.dim(&format!("{host}:{port}  {action}")));
     }
 }
 
-/// The commands of the switch, in order.
+/// Writes the commands of a cutover, in order.
 fn write_cutover_commands(text: &mut String, plan: &RebalancePlan, step: &Move, style: Style) {
     let (from, to, port) = (&step.from, &step.to, shard_port(plan, step.shard));
     for (host, commands) in [
         (to, format!("start the instance with `replicaof {from} {port}` in its configuration, application user off")),
-        (to, "dump.rdb against the append-only file; keys written to meanwhile: DUMP, PEXPIRETIME at both".to_owned()),
-        (from, "min-replicas-to-write in its file, then CONFIG SET min-replicas-to-write".to_owned()),
-        (to, "stand by: a master by its files, users of application and replicas off".to_owned()),
+        (
+            to,
+            "compare dump.rdb with the append-only file; keys written meanwhile: DUMP, PEXPIRETIME on both".to_owned(),
+        ),
+        (from, "min-replicas-to-write in its configuration, then CONFIG SET min-replicas-to-write".to_owned()),
+        (to, "prepare: primary in its configuration, users of the application and of replicas off".to_owned()),
         (from, "CLIENT PAUSE <ms> WRITE; ROLE".to_owned()),
         (from, format!("MULTI; ROLE; REPLICAOF {to} {port}; CLIENT UNPAUSE; EXEC")),
-        (to, "REPLICAOF NO ONE and the users on, in one transaction; then the same in its files".to_owned()),
-        (from, "CONFIG REWRITE; stays a replica until it is retired".to_owned()),
+        (to, "REPLICAOF NO ONE and users on, in one transaction; then the same in its configuration".to_owned()),
+        (from, "CONFIG REWRITE; remains a replica until it is retired".to_owned()),
     ] {
         let _ = writeln!(text, "      {}", style.dim(&format!("{host}:{port}  {commands}")));
     }
@@ -124,9 +127,9 @@ fn write_cutover_commands(text: &mut String, plan: &RebalancePlan, step: &Move, 
 /// Writes the hosts before and after, with a column for each balanced resource.
 fn write_hosts(text: &mut String, plan: &RebalancePlan, style: Style) {
     let width = plan.hosts.iter().map(|host| host.name.chars().count()).max().unwrap_or(0).max(4);
-    let columns = LoadColumns::measure(plan);
-    let side = columns.width();
-    let head = format!("  {:<width$}  {:<side$}    {:<side$}  at most", "host", "now", "then");
+    let columns = LoadColumns::measure_loads(plan);
+    let side = columns.side_width();
+    let head = format!("  {:<width$}  {:<side$}    {:<side$}  peak", "host", "before", "after");
     let _ = writeln!(text, "{}", style.dim(head.trim_end()));
     for host in &plan.hosts {
         let (now, then) = (columns.format_load(&host.before), columns.format_load(&host.after));
@@ -140,19 +143,19 @@ struct LoadColumns {
     balance: Balance,
     bytes: usize,
     ops: usize,
-    copies: usize,
+    shards: usize,
     max: Load,
 }
 
 impl LoadColumns {
-    fn measure(plan: &RebalancePlan) -> Self {
+    fn measure_loads(plan: &RebalancePlan) -> Self {
         let loads = || plan.hosts.iter().flat_map(|host| [&host.before, &host.after]);
         let widest = |width: fn(&Load) -> usize| loads().map(width).max().unwrap_or(0);
         Self {
             balance: plan.balance,
             bytes: widest(|load| ByteSize(load.bytes).to_human().len()),
             ops: widest(|load| format_ops(load.ops_per_s).len()),
-            copies: widest(|load| load.shards.to_string().len()),
+            shards: widest(|load| load.shards.to_string().len()),
             max: Load {
                 bytes: loads().map(|load| load.bytes).max().unwrap_or(0),
                 ops_per_s: loads().map(|load| load.ops_per_s).fold(0.0, f64::max),
@@ -162,23 +165,23 @@ impl LoadColumns {
     }
 
     fn format_load(&self, load: &Load) -> String {
-        let Self { bytes, ops, copies, .. } = *self;
+        let Self { bytes, ops, shards, .. } = *self;
         let (size, rate) = (ByteSize(load.bytes).to_human(), format_ops(load.ops_per_s));
         let loads = match self.balance {
             Balance::Bytes => format!("{} {size:>bytes$}", format_bar(load.bytes as f64, self.max.bytes as f64)),
             Balance::Ops => format!("{} {rate:>ops$}", format_bar(load.ops_per_s, self.max.ops_per_s)),
             Balance::Both => format!("{size:>bytes$}  {rate:>ops$}"),
         };
-        format!("{loads} in {:>copies$}", load.shards)
+        format!("{loads} in {:>shards$}", load.shards)
     }
 
-    fn width(&self) -> usize {
+    fn side_width(&self) -> usize {
         let loads = match self.balance {
             Balance::Bytes => BAR_WIDTH + 1 + self.bytes,
             Balance::Ops => BAR_WIDTH + 1 + self.ops,
             Balance::Both => self.bytes + 2 + self.ops,
         };
-        loads + " in ".len() + self.copies
+        loads + " in ".len() + self.shards
     }
 }
 
@@ -202,11 +205,11 @@ fn write_totals(text: &mut String, plan: &RebalancePlan) {
     );
     if plan.predicted_write_gap_ms > 0.0 {
         let gap = plan.predicted_write_gap_ms;
-        write_wrapped(text, "      ", &format!("at its switch, a shard's writes are held for about {gap:.0} ms"));
+        write_wrapped(text, "      ", &format!("estimated write pause per shard at cutover: {gap:.0} ms"));
     }
 }
 
-/// A sentence behind a head, broken between words.
+/// Writes text after a prefix, wrapped between words.
 fn write_wrapped(text: &mut String, prefix: &str, words: &str) {
     let mut column = prefix.len();
     text.push_str(prefix);
@@ -225,7 +228,7 @@ fn write_wrapped(text: &mut String, prefix: &str, words: &str) {
     text.push('\n');
 }
 
-/// A time for people: `38 s`, `12 min`, `2.5 h`.
+/// Formats a duration: `38 s`, `12 min`, `2.5 h`.
 fn format_seconds(seconds: f64) -> String {
     match seconds {
         s if s < 99.5 => format!("{s:.0} s"),
@@ -234,7 +237,7 @@ fn format_seconds(seconds: f64) -> String {
     }
 }
 
-/// Formats a load as a bar; the figure beside it says the same.
+/// Formats a load as a bar. The figure next to it has the same meaning.
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a bar's length")]
 fn format_bar(load: f64, max: f64) -> String {
     let part = if max > 0.0 { load / max } else { 0.0 };

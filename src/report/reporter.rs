@@ -1,4 +1,4 @@
-//! Where plans and events of a run go.
+//! Writes plans and events of a run.
 
 use std::io::Write;
 
@@ -12,14 +12,14 @@ use super::run_id::RunId;
 use crate::plan::{Action, ChangeCounts, HostPlan};
 use crate::protocol::Event;
 
-/// How text is dressed. Colour never carries a meaning alone.
+/// The style of text. Colour is never the only carrier of a meaning.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// Colours on.
+    /// True to print colours.
     pub colour: bool,
-    /// Rows with nothing to do and the text of new files, too.
+    /// True to print unchanged resources and the contents of new files too.
     pub verbose: bool,
-    /// Only what is asked for and errors.
+    /// True to print only results, warnings and errors.
     pub quiet: bool,
 }
 
@@ -28,17 +28,17 @@ impl Style {
         if self.colour && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
-    /// Bold.
+    /// Makes text bold.
     pub fn bold(self, text: &str) -> String {
         self.paint_text(anstyle::Style::new().bold(), text)
     }
 
-    /// Faint.
+    /// Makes text faint.
     pub fn dim(self, text: &str) -> String {
         self.paint_text(anstyle::Style::new().dimmed(), text)
     }
 
-    /// In an action's colour.
+    /// Paints text in the colour of an action.
     pub fn paint_action(self, action: Action, text: &str) -> String {
         match action {
             Action::Add => self.paint_text(AnsiColor::Green.on_default(), text),
@@ -49,7 +49,7 @@ impl Style {
         }
     }
 
-    /// A line of a unified diff.
+    /// Paints a line of a unified diff.
     pub fn paint_diff_line(self, line: &str) -> String {
         match line.as_bytes().first() {
             Some(b'+') => self.paint_text(AnsiColor::Green.on_default(), line),
@@ -60,12 +60,12 @@ impl Style {
     }
 }
 
-/// How a run ended.
+/// The summary of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RunSummary {
-    /// What the plan adds up to.
+    /// The changes of the plan.
     pub counts: ChangeCounts,
-    /// Hosts that failed.
+    /// Number of hosts that failed.
     pub failed_hosts: usize,
     /// The exit code.
     pub exit_code: u8,
@@ -74,18 +74,18 @@ pub struct RunSummary {
 /// Writes plans and events, as text or as JSON lines. All output of the commands goes through here.
 #[derive(Clone, Copy, Debug)]
 pub struct Reporter {
-    /// JSON lines on stdout?
+    /// True to print JSON events to stdout.
     pub json: bool,
     /// The style of text on stdout.
     pub style: Style,
-    /// Colours on stderr?
+    /// True to print colours to stderr.
     pub stderr_colour: bool,
-    /// The run, named in every JSON line.
+    /// The run, which every JSON event names.
     pub run: RunId,
 }
 
 impl Reporter {
-    /// Prints the first line of a JSON run.
+    /// Prints the first JSON event of a run.
     pub fn report_start(&self, command: &str) {
         self.print_json("start", json!({"format_version": 1, "command": command}));
     }
@@ -99,7 +99,7 @@ impl Reporter {
         }
     }
 
-    /// Prints something that happened on a host.
+    /// Prints an event of a host.
     pub fn report_event(&self, host: &str, event: &Event) {
         if self.json {
             let (name, fields) = host_event(host, event);
@@ -109,19 +109,19 @@ impl Reporter {
         }
     }
 
-    /// Prints data for the reader: stdout, unless the run speaks JSON.
+    /// Prints a result to stdout; nothing with `--json`.
     pub fn print_data(&self, text: &str) {
         if !self.json {
             write_stdout(&format!("{text}\n"));
         }
     }
 
-    /// Prints a document to stdout that is the same with and without `--json`, such as the manual page.
-    pub fn document(&self, text: &str) {
+    /// Prints a document to stdout, with and without `--json`, such as the manual page.
+    pub fn print_document(&self, text: &str) {
         write_stdout(text);
     }
 
-    /// Prints a line for the person who watches: stderr.
+    /// Prints a status line to stderr; nothing with `--quiet`.
     pub fn print_status(&self, text: &str) {
         if !self.style.quiet {
             write_stderr(&format!("{text}\n"));
@@ -144,13 +144,13 @@ impl Reporter {
         write_stderr(&format!("{label} {shown}\n{next}"));
     }
 
-    /// Prints why a command ended without success, and the next steps.
-    pub fn error(&self, error: &str, hints: &[String]) {
+    /// Prints the error of a command, and the next steps.
+    pub fn report_error(&self, error: &str, hints: &[String]) {
         self.print_error("error: ", error, hints);
     }
 
-    /// Prints findings that are rendered already, each with its severity and place, and the next steps.
-    pub fn findings(&self, findings: &str, hints: &[String]) {
+    /// Prints rendered findings, each with its severity and position, and the next steps.
+    pub fn report_findings(&self, findings: &str, hints: &[String]) {
         self.print_error("", findings, hints);
     }
 
@@ -160,7 +160,7 @@ impl Reporter {
         write_stderr(&format!("{prefix}{error}\n{next}"));
     }
 
-    /// Prints a JSON line: an event with its fields, an object. Prints nothing where the run speaks text.
+    /// Prints a JSON event with its fields, an object; nothing without `--json`.
     pub fn print_json(&self, event: &str, fields: Value) {
         if self.json {
             let line = event_to_json(event, self.run, fields).to_string();
@@ -168,7 +168,7 @@ impl Reporter {
         }
     }
 
-    /// Prints the last line of a JSON run.
+    /// Prints the last JSON event of a run.
     pub fn report_summary(&self, summary: RunSummary) {
         let RunSummary { counts: ChangeCounts { add, change, remove, unknown }, failed_hosts: failed, exit_code: exit } =
             summary;
@@ -179,14 +179,14 @@ impl Reporter {
     }
 }
 
-/// Writes text to stdout, without what could act on a terminal. A reader that went away (`| head`) is no error.
+/// Writes text to stdout, with control characters escaped. A closed pipe (`| head`) is not an error.
 fn write_stdout(text: &str) {
     let text = escape_control_characters(text);
     let mut stdout = std::io::stdout().lock();
     let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
 }
 
-/// Writes text to stderr, without what could act on a terminal; nobody is left to hear of an error there.
+/// Writes text to stderr, with control characters escaped. Errors are ignored: there is no other place to report them.
 pub(super) fn write_stderr(text: &str) {
     let _ = std::io::stderr().lock().write_all(escape_control_characters(text).as_bytes());
 }

@@ -1,11 +1,11 @@
-//! The id of a run: in every JSON event, in the journals of hosts, and in their locks.
+//! The ID of a run. JSON events, journals and locks name it.
 
 use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-/// A run's id: the time of its start (UTC) and its process, such as `20261123T101500-4711`.
+/// The ID of a run: the time of its start (UTC) and its process, such as `20261123T101500-4711`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunId {
     started: Timestamp,
@@ -13,7 +13,7 @@ pub struct RunId {
 }
 
 impl RunId {
-    /// Returns the id of a run that starts now in this process.
+    /// Returns the ID of a run that starts now in this process.
     pub fn new() -> Self {
         Self { started: Timestamp::now(), process: std::process::id() }
     }

@@ -68,12 +68,15 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
         .assert_stderr_contains(&["redis-01: cannot be reached", "dunlin shards failover redis-01 --dry-run"]);
     let plan = run_failover(&cluster, &["--dry-run", "--detailed-exitcode"]).assert_status(2);
     plan.assert_stdout_contains(&[
-        "redis-01: not to be reached, and taken to be off",
+        "redis-01: unreachable, assumed dead",
         "~ shard 0     redis-01 → redis-02",
-        "may be lost: what was acknowledged in the 7 s after that",
-        &format!("~ shard {}     redis-02 goes on without redis-01, and accepts writes alone", SHARD_COUNT - 1),
-        "+ shard 0     a new replica on redis-03",
-        "Plan: 4 to promote, 4 to go on without a replica, 8 to get a new replica",
+        "writes acknowledged in the 7 s after it may be lost",
+        &format!(
+            "~ shard {}     redis-02 continues without redis-01, and accepts writes without a replica",
+            SHARD_COUNT - 1
+        ),
+        "+ shard 0     new replica on redis-03",
+        "Plan: 4 to promote, 4 to continue without a replica, 8 to get a new replica",
     ]);
     run_failover(&cluster, &["--yes"])
         .assert_status(3)
@@ -82,8 +85,8 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     let done = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(0);
     eprintln!("8 shards failed over and repaired in {:.1} s", begin.elapsed().as_secs_f64());
     done.assert_stdout_contains(&[
-        "shard 0 serves at redis-02",
-        "Done: 4 promoted, 4 freed",
+        "shard 0 is served by redis-02",
+        "Done: 4 promoted, 4 continue without a dead replica",
         "shard 7 has a new replica on redis-03",
     ]);
 

@@ -25,11 +25,11 @@ fn completed_cutovers_of_dead_hosts_are_published() {
     assert!(fleet.run_as_root("redis-03", &format!("tail -n 1 {journal}; sed -i '$d' {journal}")).contains("finalize"));
     let plan = cluster.project.run_dunlin(&["shards", "failover", source, "--dry-run"]);
     plan.assert_stdout_contains(&[&format!(
-        "shard {shard}     stays down: a move gave it to redis-03, which serves it"
+        "shard {shard}     remains unavailable: a move gave it to redis-03, which serves it"
     )]);
     let resumed = cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(4);
     resumed.assert_stderr_contains(&[&format!(
-        "shard {shard}: it has moved; its old instance stays: {source} does not answer"
+        "shard {shard}: moved, but its old instance is not retired: {source} does not answer"
     )]);
     assert_eq!(cluster.read_map().shards[usize::from(shard)].host, "redis-03");
     assert_eq!(cluster.writable_hosts(shard), ["redis-03"]);

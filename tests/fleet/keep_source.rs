@@ -122,7 +122,7 @@ fn kept_sources_are_verified_moved_back_and_retired() {
     capacity.assert_stdout_contains(&[
         "redis-03",
         "per key on average",
-        "grows by 1.0MiB a day: full on 20",
+        "grows by 1.0MiB per day: full on 20",
         "another host",
     ]);
     writers.wait_for_writes(100);

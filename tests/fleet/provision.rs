@@ -69,7 +69,7 @@ fn saved_plans_are_rejected_when_hosts_have_changed() {
     fleet.run_as_root("redis-02", &format!("echo other > {path}"));
     let refused = project.run_provision(&["--plan", "plan.json", "--yes"]).assert_status(3);
     let refused =
-        refused.assert_stderr_contains(&["redis-02", "file /srv/dunlin-stale", "nothing was changed", "next:"]);
+        refused.assert_stderr_contains(&["redis-02", "file /srv/dunlin-stale", "no changes were made", "next:"]);
     assert!(!refused.stderr.contains("redis-01"), "a row that is as it was is named:\n{}", refused.stderr);
     assert_eq!(fleet.read_file("redis-01", path), None);
     assert_eq!(fleet.read_file("redis-02", path).as_deref(), Some("other\n"));

@@ -22,7 +22,7 @@ pub fn assert_healthy(cluster: &TestCluster<'_>) -> u64 {
         let said = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
         let lines = said.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
         let status = lines.into_iter().find(|line| line["event"] == "status").unwrap();
-        let (there, good) = (status["replicas"].as_u64().unwrap(), status["replicas_good"].as_u64().unwrap());
+        let (there, good) = (status["replicas"].as_u64().unwrap(), status["replicas_in_sync"].as_u64().unwrap());
         if there == good {
             return there;
         }

@@ -19,10 +19,10 @@ pub struct CapacityArgs {
 }
 
 impl ShardsContext<'_> {
-    /// Measures, reckons, and keeps the look for the next time.
+    /// Measures the usage, prints the forecast, and saves a sample for the next forecast.
     ///
     /// # Errors
-    /// A host or a shard does not answer.
+    /// A host or shard does not answer.
     pub async fn show_capacity(&self, args: &CapacityArgs) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;
@@ -31,14 +31,14 @@ impl ShardsContext<'_> {
         let mut hosts = Vec::new();
         for host in self.files.shard_hosts()? {
             let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| observed.get(&u32::from(e.id.0))).collect();
-            let copied: u64 =
+            let replicated: u64 =
                 map.replicas_on(&host.name).filter_map(|e| Some(observed.get(&u32::from(e.id.0))?.bytes)).sum();
             let bytes: u64 = here.iter().map(|shard| shard.bytes).sum();
             hosts.push(HostUsage {
                 name: host.name.clone(),
                 capacity: observe::shard_memory_bytes(&context, host),
                 primary_bytes: bytes,
-                total_bytes: bytes + copied,
+                total_bytes: bytes + replicated,
                 keys: here.iter().map(|shard| shard.keys).sum(),
             });
         }
@@ -66,11 +66,9 @@ fn format_forecast(forecast: &Forecast) -> Vec<String> {
         .map(|host| {
             let (bytes, usable) =
                 (ByteSize(host.bytes).to_human().to_string(), ByteSize(host.usable_bytes).to_human().to_string());
-            let most = host.max_keys.map(|most| format!(" of about {most}")).unwrap_or_default();
-            let full = host
-                .full_in_days
-                .map_or("does not grow, as far as seen".to_owned(), |days| format!("full {}", format_date(days)));
-            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} keys{most}; {full}", host.name, host.keys)
+            let max_keys = host.max_keys.map(|max| format!(" of about {max}")).unwrap_or_default();
+            let full = host.full_in_days.map_or("not growing".to_owned(), |days| format!("full {}", format_date(days)));
+            format!("{:<16} {bytes:>9} of {usable:>9}  {:>8} keys{max_keys}; {full}", host.name, host.keys)
         })
         .collect();
     if let Some(bytes) = forecast.bytes_per_key {
@@ -78,21 +76,21 @@ fn format_forecast(forecast: &Forecast) -> Vec<String> {
     }
     match (forecast.growth_per_day, forecast.full_in_days, forecast.full_in_days_with_added_host) {
         (Some(growth), Some(days), Some(more)) => lines.push(format!(
-            "grows by {} a day: full {}, evenly filled; another host of the average size: {} on each, full {}",
+            "grows by {} per day: full {} if balanced; with one more host of average size: {} per host, full {}",
             human(growth),
             format_date(days),
             ByteSize(forecast.bytes_with_added_host).to_human(),
             format_date(more)
         )),
-        (None, ..) => lines.push(
-            "growth is not known yet: run this again, an hour later at the least, or say --growth BYTES".to_owned(),
-        ),
-        _ => lines.push("the cluster does not grow".to_owned()),
+        (None, ..) => {
+            lines.push("growth is unknown: run the command again after at least one hour, or set --growth".to_owned())
+        }
+        _ => lines.push("the cluster is not growing".to_owned()),
     }
     lines
 }
 
-/// The day that many days from now; far off, only that.
+/// Formats the date in that many days.
 #[expect(clippy::cast_possible_truncation, reason = "at most ten years of seconds")]
 fn format_date(days: f64) -> String {
     if days > 3650.0 {

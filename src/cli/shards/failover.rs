@@ -25,7 +25,7 @@ pub struct FailoverArgs {
     /// Dead hosts, or shards whose primary does not start
     #[arg(required = true, value_name = "HOST|SHARD")]
     what: Vec<String>,
-    /// Do not create replacements for missing replicas
+    /// Create no replacements for missing replicas
     #[arg(long)]
     no_new_replicas: bool,
     /// Also promote replicas whose lag is unknown
@@ -46,10 +46,11 @@ pub struct FailoverArgs {
 }
 
 impl ShardsContext<'_> {
-    /// look → plan → show → confirm → promote → publish → repair.
+    /// Observes, plans, shows the plan, asks for confirmation, promotes replicas, publishes the map, and creates replicas.
     ///
     /// # Errors
-    /// What is given up lives, a copy cannot be asked, the map is behind, not confirmed, a lock.
+    /// A host or shard is alive, a replica does not answer, the map is out of date, the plan is not confirmed, or another
+    /// run holds a lock.
     pub async fn run_failover(&self, args: &FailoverArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
@@ -65,15 +66,17 @@ impl ShardsContext<'_> {
             return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
         }
         args.confirm_data_loss(&plan)?;
-        lock_hosts_and_start_run(self.files, &mut context, ("shards failover", &self.run_id), &self.reporter).await?;
-        // Under the lock nobody else changes roles: what was confirmed must be what is done.
+        lock_hosts_and_start_run(self.files, &mut context, "shards failover", &self.run_id, &self.reporter).await?;
+        // Under the locks roles do not change: the plan must still be the confirmed one.
         let again = self.observe_and_plan(&context, &scope, args).await?;
         if plan_decisions(&again) != plan_decisions(&plan) {
-            let text = "meanwhile the copies are not what they were; nothing was changed";
-            return Err(CommandError::with_message(Exit::Refused, text).with_hint("run it again and look at the plan"));
+            let text = "the instances have changed since the plan was shown; no changes were made";
+            return Err(
+                CommandError::with_message(Exit::Refused, text).with_hint("run the command again to see a new plan")
+            );
         }
         if fleet.cancellation.is_cancelled() {
-            return Err(CommandError::with_message(Exit::Interrupted, "interrupted; nothing was changed"));
+            return Err(CommandError::with_message(Exit::Interrupted, "interrupted; no changes were made"));
         }
         let is_complete = self.apply_plan(&context, &again, totals).await?;
         Ok(match (is_complete, fleet.cancellation.is_cancelled()) {
@@ -83,7 +86,8 @@ impl ShardsContext<'_> {
         })
     }
 
-    /// Promotes, publishes, repairs; says whether all of it was done. Once begun, a promotion goes on to its end.
+    /// Promotes replicas, publishes the map and creates replicas. Returns whether all of it succeeded. A promotion that has
+    /// started is not interrupted.
     async fn apply_plan(
         &self,
         context: &RebalanceContext<'_>,
@@ -101,12 +105,12 @@ impl ShardsContext<'_> {
         if outcome.publish_error.is_none() {
             let is_up = |repair: &&ReplicaToCreate| !outcome.failed.contains_key(&repair.shard);
             let repairs: Vec<ReplicaToCreate> = plan.replicas_to_create.iter().filter(is_up).cloned().collect();
-            self.create_replicas(context, (&repairs, 0), totals).await;
+            self.create_replicas(context, &repairs, 0, totals).await;
         }
         Ok(totals.failed == 0 && plan.unavailable_shards.is_empty())
     }
 
-    /// What is given up; a host or a shard must be one of ours.
+    /// Parses the dead hosts or shards.
     fn parse_scope(&self, args: &FailoverArgs) -> Result<FailoverScope, CommandError> {
         let unknown = |name: &str| {
             CommandError::with_message(Exit::Usage, format!("{name} is neither a shard of the map nor a host"))
@@ -121,7 +125,7 @@ impl ShardsContext<'_> {
             };
         }
         if numbers.iter().any(Option::is_some) {
-            return Err(CommandError::with_message(Exit::Usage, "name either hosts or shards"));
+            return Err(CommandError::with_message(Exit::Usage, "give either hosts or shards, not both"));
         }
         match args.what.iter().find(|name| self.files.loaded.inventory.find_host(name).is_none()) {
             Some(name) => Err(unknown(name)),
@@ -139,20 +143,21 @@ impl ShardsContext<'_> {
         let hosts = self.files.shard_hosts()?;
         let view = observe::observe_cluster(context, map, &hosts, scope).await?;
         let options = FailoverOptions { create_replicas: !args.no_new_replicas, allow_stale: args.allow_stale };
-        let planned = plan_failover(&view, scope, options).map_err(|refusals| blockers_failure(&refusals))?;
+        let planned = plan_failover(&view, scope, options).map_err(|blockers| blockers_failure(&blockers))?;
         self.ensure_map_is_current(context).await?;
         Ok(planned)
     }
 
-    /// The map is the one in the file, and the one that is published.
+    /// Checks that the map is the one in the file, and the published one.
     async fn ensure_map_is_current(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let map = self.files.shard_map()?;
         let published = publish::published_epoch(context, map).await?.max(read_map(&context.map_file)?.0.epoch.0);
         if published <= map.epoch.0 {
             return Ok(());
         }
-        let text = format!("the map has epoch {}, published is {published}; nothing was changed", map.epoch.0);
-        Err(CommandError::with_message(Exit::Refused, text).with_hint("take over the newer map"))
+        let text =
+            format!("the map has epoch {}, but epoch {published} is published; no changes were made", map.epoch.0);
+        Err(CommandError::with_message(Exit::Refused, text).with_hint("get the newer map"))
     }
 }
 
@@ -166,7 +171,7 @@ impl FailoverArgs {
                 let text = format!("--accept-data-loss={other} does not match {names}; no changes were made");
                 return Err(CommandError::with_message(Exit::Refused, text));
             }
-            None if !plan.may_lose_writes() => return require_confirmation("Carry this plan out?", self.yes),
+            None if !plan.may_lose_writes() => return require_confirmation("Apply this plan?", self.yes),
             None => {}
         }
         let prompt = format!("Acknowledged writes may be lost. Type {names} to confirm:");
@@ -176,24 +181,28 @@ impl FailoverArgs {
 }
 
 fn blockers_failure(blockers: &[FailoverBlocker]) -> CommandError {
-    let reasons: Vec<&str> = blockers.iter().map(|refusal| refusal.reason.as_str()).collect();
-    let mut failure =
-        CommandError::with_message(Exit::Refused, format!("nothing was changed\n  {}", reasons.join("\n  ")));
-    let next: BTreeSet<&str> = blockers.iter().map(|refusal| refusal.next_step.as_str()).collect();
+    let reasons: Vec<&str> = blockers.iter().map(|blocker| blocker.reason.as_str()).collect();
+    let mut failure = CommandError::with_message(
+        Exit::Refused,
+        format!("the failover is refused; no changes were made\n  {}", reasons.join("\n  ")),
+    );
+    let next: BTreeSet<&str> = blockers.iter().map(|blocker| blocker.next_step.as_str()).collect();
     failure.hints.extend(next.into_iter().map(str::to_owned));
     failure
 }
 
-/// Nothing that can be done: because all is well, or because nothing helps.
+/// Returns the outcome of an empty plan: done, or an error if shards are unavailable and nothing can be promoted.
 fn nothing_to_do(plan: &FailoverPlan) -> Result<Exit, CommandError> {
     if plan.unavailable_shards.is_empty() {
         return Ok(Exit::Done);
     }
-    Err(CommandError::with_message(Exit::Refused, "nothing can be promoted; nothing was changed"))
+    Err(CommandError::with_message(Exit::Refused, "nothing can be promoted; no changes were made"))
 }
 
-/// What is decided: the same on a second look, though seconds have gone by.
+/// Returns the decisions of a plan, without values that change with time.
 fn plan_decisions(plan: &FailoverPlan) -> Vec<(u32, &str, u64, bool)> {
     let promoted = plan.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.already_promoted));
-    promoted.chain(plan.degraded_primaries.iter().map(|freed| (freed.shard, freed.host.as_str(), 0, false))).collect()
+    promoted
+        .chain(plan.degraded_primaries.iter().map(|primary| (primary.shard, primary.host.as_str(), 0, false)))
+        .collect()
 }

@@ -31,8 +31,9 @@ impl ShardsContext<'_> {
             self.reporter.print_json(
                 "history_entry",
                 json!({
-                    "shard": entry.shard, "from": from, "to": to, "begun": entry.started_at,
-                    "ended": entry.last_recorded_at, "end": entry.outcome, "epoch": entry.epoch, "by": entry.operator, "move_run": entry.run,
+                    "shard": entry.shard, "from": from, "to": to, "started_at": entry.started_at,
+                    "last_recorded_at": entry.last_recorded_at, "outcome": entry.outcome, "epoch": entry.epoch,
+                    "operator": entry.operator, "move_run": entry.run,
                 }),
             );
         }

@@ -40,10 +40,10 @@ impl MoveBackArgs {
 }
 
 impl ShardsContext<'_> {
-    /// The same protocol back, without a copy: the old instance is a live replica still.
+    /// Moves shards back without a copy: their old instances are still replicas.
     ///
     /// # Errors
-    /// A shard has no old instance any more, a move is under way, a lock.
+    /// A shard has no old instance, a move is in progress, or another run holds a lock.
     pub async fn move_back(
         &self,
         args: &MoveBackArgs,
@@ -55,20 +55,24 @@ impl ShardsContext<'_> {
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
             self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
-            require_confirmation("Go back to the old instances of these shards?", yes)?;
+            require_confirmation("Move these shards back to their old instances?", yes)?;
         }
-        lock_hosts_and_start_run(self.files, &mut context, ("shards move-back", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, "shards move-back", &self.run_id, &self.reporter).await?;
         let map = self.files.shard_map()?;
         let highest_epoch = published_epoch(&context, map).await?;
         if highest_epoch > map.epoch.0 {
-            let text = format!("the map has epoch {}, published is {highest_epoch}; nothing was changed", map.epoch.0);
-            return Err(CommandError::with_message(Exit::Refused, text)
-                .with_hint("dunlin shards resume brings the map up to date"));
+            let text = format!(
+                "the map has epoch {}, but epoch {highest_epoch} is published; no changes were made",
+                map.epoch.0
+            );
+            return Err(
+                CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards resume updates the map")
+            );
         }
         let moves = self.plan_moves_back(&context, args, &list_latest_moves(&context).await?)?;
         let request =
             ApplyRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
-        apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
+        apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 
     fn plan_moves_back(
@@ -81,7 +85,8 @@ impl ShardsContext<'_> {
         let mut moves = Vec::new();
         for (_, state) in latest_moves.values().filter(|(_, state)| args.is_selected(state)) {
             if move_status(context, &map, state) != MoveStatus::SourceKept {
-                let text = format!("shard {} has no old instance that follows it; nothing was changed", state.shard);
+                let text =
+                    format!("shard {} has no old instance that is its replica; no changes were made", state.shard);
                 return Err(CommandError::with_message(Exit::Refused, text)
                     .with_hint("dunlin shard-rebalance --targets HOST moves it again"));
             }
@@ -100,9 +105,9 @@ impl ShardsContext<'_> {
         if moves.is_empty() || !missing.is_empty() {
             return Err(CommandError::with_message(
                 Exit::Refused,
-                "no such moves in the hosts' journals; nothing was changed",
+                "no such moves in the hosts' journals; no changes were made",
             )
-            .with_hint("dunlin shards history names shards and runs"));
+            .with_hint("dunlin shards history lists shards and runs"));
         }
         Ok(moves)
     }

@@ -21,39 +21,38 @@ use crate::rebalance::{RebalanceContext, publish};
 use crate::report::ProgressBars;
 
 impl ShardsContext<'_> {
-    /// Stops old primaries that came back, and archives their files. Returns what could not be done, by shard.
+    /// Stops old primaries that came back, and archives their files. Returns the failures by shard.
     pub async fn archive_orphans(&self, context: &RebalanceContext<'_>, health: &ReplicaHealth) -> Vec<(u32, String)> {
         let mut unresolved = Vec::new();
-        for orphan in health.orphans.iter().filter(|stray| stray.follows.is_none()) {
+        for orphan in health.orphans.iter().filter(|orphan| orphan.follows.is_none()) {
             match archive_instance(context, (orphan.shard, &orphan.host), &self.run_id).await {
                 Ok(archived) => self.print_archived(orphan.shard, &orphan.host, &archived),
-                Err(error) => {
-                    unresolved.push((orphan.shard, format!("the instance on {} stays: {error:#}", orphan.host)))
-                }
+                Err(error) => unresolved
+                    .push((orphan.shard, format!("the instance on {} is not archived: {error:#}", orphan.host))),
             }
         }
         unresolved
     }
 
-    /// Prints where the files of an old instance are now.
+    /// Prints the archive of an old instance.
     pub fn print_archived(
         &self,
         shard: u32,
         host: &str,
-        ArchivedInstance { archive_dir: kept, bytes_ahead: ahead }: &ArchivedInstance,
+        ArchivedInstance { archive_dir, bytes_ahead }: &ArchivedInstance,
     ) {
-        let Some(kept) = kept.as_ref().map(|kept| kept.display().to_string()) else { return };
-        let difference = match ahead {
-            Some(0) => "it had no data that the new primary is missing".to_owned(),
+        let Some(archive) = archive_dir.as_ref().map(|dir| dir.display().to_string()) else { return };
+        let difference = match bytes_ahead {
+            Some(0) => "the new primary has all of its data".to_owned(),
             Some(bytes) => format!("it was {} ahead of the new primary", ByteSize(*bytes).to_human()),
-            None => "by how much it was ahead of the new primary is not known".to_owned(),
+            None => "how far it was ahead of the new primary is unknown".to_owned(),
         };
         self.reporter
-            .print_data(&format!("  shard {shard}: the old instance on {host} is archived in {kept}; {difference}"));
+            .print_data(&format!("  shard {shard}: the old instance on {host} is archived in {archive}; {difference}"));
         self.reporter.print_json(
             "instance_archived",
             json!({
-                "shard": shard, "host": host, "archive": kept, "ahead_bytes": ahead,
+                "shard": shard, "host": host, "archive": archive, "ahead_bytes": bytes_ahead,
             }),
         );
     }
@@ -87,7 +86,8 @@ impl ShardsContext<'_> {
     pub async fn create_replicas(
         &self,
         context: &RebalanceContext<'_>,
-        (replicas, max_concurrent): (&[ReplicaToCreate], usize),
+        replicas: &[ReplicaToCreate],
+        max_concurrent: usize,
         totals: &mut RunTotals,
     ) {
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
@@ -137,10 +137,10 @@ impl ShardsContext<'_> {
             let MoveState { shard, from, to, .. } = state;
             match result {
                 Ok(FailoverResolution::Promoted) => {
-                    self.reporter.print_data(&format!("  shard {shard} serves at {to}"))
+                    self.reporter.print_data(&format!("  shard {shard} is served by {to}"))
                 }
                 Ok(FailoverResolution::Reverted) => {
-                    self.reporter.print_data(&format!("  shard {shard} serves at {from}, which answers again"));
+                    self.reporter.print_data(&format!("  shard {shard} is served by {from}, which answers again"));
                 }
                 Err(error) => {
                     totals.failed += 1;

@@ -32,7 +32,7 @@ pub struct RepairArgs {
     throttle: ThrottleArgs,
 }
 
-/// What is to be repaired.
+/// The planned repairs.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct RepairPlan {
     health: ReplicaHealth,
@@ -46,11 +46,11 @@ impl RepairPlan {
         !self.health.needs_repair() && self.replicas_to_create.is_empty()
     }
 
-    fn count(&self) -> usize {
+    fn count_repairs(&self) -> usize {
         self.health.count_repairs() + self.replicas_to_create.len()
     }
 
-    /// Whether another plan repairs the same. How far replicas are behind, and sizes, change all the time.
+    /// Returns whether another plan has the same repairs. Lags and sizes are ignored, because they change all the time.
     fn repairs_the_same(&self, other: &Self) -> bool {
         let placements = |plan: &Self| {
             plan.replicas_to_create.iter().map(|replica| (replica.shard, replica.host.clone())).collect::<Vec<_>>()
@@ -82,13 +82,13 @@ impl ShardsContext<'_> {
             return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
         }
         require_confirmation("Make these repairs?", args.yes)?;
-        lock_hosts_and_start_run(self.files, &mut context, ("shards repair", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, "shards repair", &self.run_id, &self.reporter).await?;
         context.throttle = args.throttle.to_overrides();
         if !self.plan_repairs(&context).await?.repairs_the_same(&plan) {
-            let text = "the copies of shards have changed since the plan was shown; nothing was changed";
+            let text = "the instances have changed since the plan was shown; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards repair --dry-run"));
         }
-        totals.moves = plan.count();
+        totals.moves = plan.count_repairs();
         let is_repaired = self.apply_repairs(&context, &plan, args, totals).await?;
         self.warn_unreached_consumers(&context)?;
         if context.fleet.cancellation.is_cancelled() && !(is_repaired && totals.failed == 0) {
@@ -103,11 +103,11 @@ impl ShardsContext<'_> {
         let is_in_progress = open_moves.iter().any(|(_, status)| *status != MoveStatus::SourceKept);
         if is_in_progress {
             self.print_moves(&open_moves);
-            let text = "moves are in progress; nothing was changed";
+            let text = "moves are in progress; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards resume finishes them"));
         }
         let Some(health) = self.current_replica_health(context).await? else {
-            let text = "a primary does not answer; nothing was changed";
+            let text = "a primary does not answer; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards status"));
         };
         let (replicas_to_create, unplaceable) = self.find_missing_replicas(context).await?;
@@ -124,7 +124,7 @@ impl ShardsContext<'_> {
         for UnresolvedShard { shard, reason } in &plan.unplaceable {
             self.reporter.print_json("replica_unplaceable", json!({"shard": shard, "reason": reason}));
             self.reporter
-                .print_data(&format!("  shard {shard}: a replica is missing, and no host can have one: {reason}"));
+                .print_data(&format!("  shard {shard}: a replica is missing, and no host can take one: {reason}"));
         }
     }
 
@@ -151,7 +151,7 @@ impl ShardsContext<'_> {
             self.reporter.print_status("interrupted; next: dunlin shards repair");
             return Ok(false);
         }
-        self.create_replicas(context, (&plan.replicas_to_create, args.throttle.concurrent()), totals).await;
+        self.create_replicas(context, &plan.replicas_to_create, args.throttle.max_concurrent(), totals).await;
         Ok(unresolved.is_empty())
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ShardsContext, count_hosts};
+use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -17,7 +17,7 @@ use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
 use crate::rebalance::{RebalanceContext, publish};
-use crate::report::ProgressBars;
+use crate::report::{ProgressBars, format_count};
 use crate::transport::ConnectError;
 
 /// The flags of `shards resume`.
@@ -46,7 +46,7 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         self.confirm_resume(&context, &unreachable, args.yes).await?;
-        lock_hosts_and_start_run(self.files, &mut context, ("shards resume", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
         context.throttle = args.throttle.to_overrides();
         context.allow_reencoding = args.allow_reencoding;
         let latest_moves = list_latest_moves(&context).await?;
@@ -73,10 +73,10 @@ impl ShardsContext<'_> {
         }
         // The limits of the interrupted run apply, except where this command gives others.
         context.throttle = context.throttle.apply_to(self.files.state.load_throttle()?).into();
-        run_preflight(&context, &remaining, (&self.run_id, &self.reporter)).await?;
-        let options = ApplyOptions { max_concurrent: args.throttle.concurrent(), ..ApplyOptions::default() };
+        run_preflight(&context, &remaining, &self.run_id, &self.reporter).await?;
+        let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
         let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
-        apply_and_report(self.files, &context, &request, (&self.reporter, totals)).await
+        apply_and_report(self.files, &context, &request, &self.reporter, totals).await
     }
 
     /// Shows what will be finished, and asks.
@@ -105,8 +105,8 @@ impl ShardsContext<'_> {
     }
 
     /// Refuses where a host does not answer that is needed. A failover, a replica that is being built, and a shard that its
-    /// target serves already are finished without such hosts; other moves need all, and without any open move nobody
-    /// knows whether the missing hosts have one.
+    /// target serves already are finished without such hosts. Other moves need all hosts; and if no move is open, the missing hosts
+    /// may still have one.
     ///
     /// # Errors
     /// Some do not answer, and they are needed.
@@ -142,22 +142,22 @@ impl ShardsContext<'_> {
         for (host, error) in unreachable {
             self.reporter.report_failure(host, &error.to_string(), Some(&error.hint()));
         }
-        let hosts = count_hosts(unreachable.len());
+        let hosts = format_count(unreachable.len(), "host");
         let text = match open_moves {
-            [] => format!("{hosts} cannot be reached, and may have moves to finish; nothing was changed"),
-            _ => format!("{hosts} cannot be reached; nothing was changed"),
+            [] => format!("{hosts} cannot be reached, and may have moves to finish; no changes were made"),
+            _ => format!("{hosts} cannot be reached; no changes were made"),
         };
         let (first, _) = &unreachable[0];
         Err(CommandError::with_message(Exit::Refused, text)
             .with_hint(format!("if {first} is dead: dunlin shards failover {first} --dry-run")))
     }
 
-    /// Names `shards repair` where it has something to do.
+    /// Suggests `shards repair` if it has something to do.
     async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let health = self.current_replica_health(context).await?;
         let (map, _) = read_map(&context.map_file)?;
         if health.is_some_and(|health| health.needs_repair()) || map.underreplicated_shards().next().is_some() {
-            self.reporter.print_status("copies of shards need repair; next: dunlin shards repair");
+            self.reporter.print_status("replicas need repair; next: dunlin shards repair");
         }
         Ok(())
     }
@@ -207,10 +207,7 @@ impl ShardsContext<'_> {
             .collect();
         if !elsewhere.is_empty() {
             adopt_external_moves(context, &elsewhere).await?;
-            reporter.print_status(&format!(
-                "the map has {} moves now that were made from another machine",
-                elsewhere.len()
-            ));
+            reporter.print_status(&format!("added {} moves from another machine to the map", elsewhere.len()));
         }
         self.resume_failovers(context, open_moves, totals).await?;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
@@ -226,11 +223,11 @@ impl ShardsContext<'_> {
                 continue;
             }
             match resume_move(context, state, &on_progress).await {
-                Ok(kept) => {
-                    let what = if state.is_replica { "has a replica" } else { "serves" };
-                    progress.print_line(&format!("  shard {} {what} at {}", state.shard, state.to));
-                    is_unfinished |= kept.is_some();
-                    kept.iter().for_each(|why| warn_not_retired(state.shard, why, reporter));
+                Ok(retire_blocked) => {
+                    let verb = if state.is_replica { "has a replica on" } else { "is served by" };
+                    progress.print_line(&format!("  shard {} {verb} {}", state.shard, state.to));
+                    is_unfinished |= retire_blocked.is_some();
+                    retire_blocked.iter().for_each(|reason| warn_not_retired(state.shard, reason, reporter));
                 }
                 Err(error) => {
                     totals.failed += 1;
@@ -244,8 +241,8 @@ impl ShardsContext<'_> {
     }
 }
 
-/// Returns the pending moves that still have to run: not those whose copy is at its target or further on its way, nor those
-/// of a copy that is not at their source any more, after a failover.
+/// Returns the pending moves that still have to run: without those whose instance is at its target or beyond, and those
+/// whose instance is not at their source, after a failover.
 fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> Vec<PlannedMove> {
     let is_at = |step: &PlannedMove, host: &String| {
         map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {

@@ -19,8 +19,7 @@ use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
 
 impl ShardsContext<'_> {
-    /// Shows where the shards are, the health of their copies, and the moves in progress; also what is known while hosts do
-    /// not answer.
+    /// Prints placements, replica health, and moves in progress; if hosts do not answer, what is known without them.
     ///
     /// # Errors
     /// A primary does not answer.
@@ -51,8 +50,8 @@ impl ShardsContext<'_> {
         self.print_replica_health(&health);
         self.print_missing_replicas(map);
         self.print_moves(&open_moves);
-        let begun = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
-        let not_started = pending.iter().filter(|step| !begun(step)).count();
+        let is_started = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
+        let not_started = pending.iter().filter(|step| !is_started(step)).count();
         if not_started > 0 {
             reporter.print_data(&format!("  {not_started} moves of the plan are pending"));
         }
@@ -75,7 +74,7 @@ impl ShardsContext<'_> {
             json!({
                 "epoch": map.epoch.0, "open": open_moves.len(), "pending": not_started,
                 "replicas": health.replicas.len(),
-                "replicas_good": health.replicas.iter().filter(|replica| replica.state.is_in_sync()).count(),
+                "replicas_in_sync": health.replicas.iter().filter(|replica| replica.state.is_in_sync()).count(),
             }),
         );
         let next = match unreachable.first() {
@@ -92,9 +91,10 @@ impl ShardsContext<'_> {
 
     fn print_missing_replicas(&self, map: &ShardMap) {
         for entry in map.underreplicated_shards() {
-            let (shard, has, wanted) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
-            self.reporter.print_json("missing_replicas", json!({"shard": shard, "replicas": has, "wanted": wanted}));
-            self.reporter.print_data(&format!("  shard {shard} has {has} of {wanted} replicas"));
+            let (shard, has, expected) = (entry.id.0, entry.replicas.len(), map.replicas.unwrap_or(0));
+            self.reporter
+                .print_json("missing_replicas", json!({"shard": shard, "replicas": has, "expected": expected}));
+            self.reporter.print_data(&format!("  shard {shard} has {has} of {expected} replicas"));
         }
     }
 
@@ -140,15 +140,16 @@ impl ShardsContext<'_> {
         Ok(())
     }
 
-    /// What is not in order among the copies; in JSON every replica.
+    /// Prints the replicas that are not in sync, orphans, and wrong `min-replicas-to-write`; in JSON every replica.
     pub fn print_replica_health(&self, health: &ReplicaHealth) {
         let event = |name: &str, value: serde_json::Result<serde_json::Value>| {
             self.reporter.print_json(name, value.unwrap_or_default());
         };
         for replica in &health.replicas {
             event("replica", serde_json::to_value(replica));
-            if let Some(what) = describe_replica_state(&replica.state) {
-                self.reporter.print_data(&format!("  shard {}: the replica on {} {what}", replica.shard, replica.host));
+            if let Some(problem) = describe_replica_state(&replica.state) {
+                self.reporter
+                    .print_data(&format!("  shard {}: the replica on {} {problem}", replica.shard, replica.host));
             }
         }
         for orphan in &health.orphans {
@@ -164,7 +165,7 @@ impl ShardsContext<'_> {
         }
     }
 
-    /// The copies as they are now; nothing where a primary does not answer, which is told.
+    /// Returns the health of the replicas; `None` if a primary does not answer, which is printed.
     ///
     /// # Errors
     /// A host does not answer.
@@ -187,7 +188,7 @@ impl ShardsContext<'_> {
     }
 }
 
-/// Each shard of the observation with how its replicas are.
+/// Adds the health of replicas to the shards of an observation.
 fn add_replica_details(observation: &mut Observation, health: &ReplicaHealth) {
     for shard in &mut observation.shards {
         let here: Vec<_> = health.replicas.iter().filter(|replica| replica.shard == shard.id).collect();
@@ -197,22 +198,22 @@ fn add_replica_details(observation: &mut Observation, health: &ReplicaHealth) {
     }
 }
 
-/// What is not as it should be; nothing where it is.
+/// Describes the problem of a replica; `None` if it is in sync.
 fn describe_replica_state(state: &ReplicaState) -> Option<String> {
     Some(match state {
         ReplicaState::Follows { behind_bytes: 0 } => return None,
         ReplicaState::Follows { behind_bytes } => format!("is {} behind", ByteSize(*behind_bytes).to_human()),
-        ReplicaState::LinkDown => "has lost its primary".to_owned(),
-        ReplicaState::FollowsWrongPrimary { primary: of } => format!("follows {of}, which is not its primary"),
+        ReplicaState::LinkDown => "has lost the connection to its primary".to_owned(),
+        ReplicaState::FollowsWrongPrimary { primary } => format!("follows {primary}, which is not its primary"),
         ReplicaState::IsPrimary => "is a primary itself".to_owned(),
-        ReplicaState::Missing { reason: why } => format!("is down or was not made yet: {why}"),
+        ReplicaState::Missing { reason } => format!("is down or was not created yet: {reason}"),
     })
 }
 
 fn format_orphan(orphan: &OrphanInstance) -> String {
     let what = match &orphan.follows {
         Some(_) if orphan.follows_primary => "follows the primary; dunlin shards repair retires it".to_owned(),
-        Some(of) => format!("follows {of}; dunlin leaves it alone"),
+        Some(primary) => format!("follows {primary}; dunlin does not touch it"),
         None if orphan.accepts_writes => {
             "came back as a primary and ACCEPTS WRITES of clients with an old map; dunlin shards repair archives it"
                 .to_owned()

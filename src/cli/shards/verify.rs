@@ -19,7 +19,7 @@ impl ShardsContext<'_> {
         self.ensure_shards_exist(shards)?;
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
-        lock_hosts_and_start_run(self.files, &mut context, ("shards verify", &self.run_id), &self.reporter).await?;
+        lock_hosts_and_start_run(self.files, &mut context, "shards verify", &self.run_id, &self.reporter).await?;
         let mut pairs = list_pairs(&context, self.files.shard_map()?, &list_latest_moves(&context).await?)?;
         pairs.retain(|pair| shards.is_empty() || shards.contains(&pair.spec.header.shard));
         if pairs.is_empty() {

@@ -1,4 +1,4 @@
-//! What `dunlin shards failover` tells: hosts that are missing, the plan, how it went.
+//! The output of `dunlin shards failover`: unreachable hosts, the plan, the outcome.
 
 use serde_json::json;
 
@@ -13,10 +13,10 @@ use crate::report::format_failover;
 use crate::transport::{ConnectError, ConnectErrorKind};
 
 impl ShardsContext<'_> {
-    /// Names the hosts that do not answer. A host of shards that answers, but does not let us in, is not dead.
+    /// Prints the hosts that do not answer.
     ///
     /// # Errors
-    /// There is such a host.
+    /// A shard host answers but refuses the login: it is not dead.
     pub fn report_unreachable_hosts(&self, unreachable: &[(String, ConnectError)]) -> Result<(), CommandError> {
         for (host, error) in unreachable {
             self.reporter.print_json("host_unreachable", json!({"host": host, "error": error.to_string()}));
@@ -29,29 +29,29 @@ impl ShardsContext<'_> {
         match unreachable.iter().find(rejects_login) {
             None => Ok(()),
             Some((host, error)) => {
-                let text = format!("{host} answers, but cannot be entered: it is not dead; nothing was changed");
+                let text = format!("{host} answers but refuses the login, so it is not dead; no changes were made");
                 Err(CommandError::with_message(Exit::Refused, text).with_hint(error.hint()))
             }
         }
     }
 
-    /// Names the consumers of the map that do not answer.
+    /// Prints the consumers of the map that do not answer.
     ///
     /// # Errors
     /// The map cannot be read.
     pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let (map, _) = read_map(&context.map_file)?;
         for host in publish::unreachable_consumers(context, &map)? {
-            let next = "once it is back: dunlin provision, before its services start";
-            self.reporter.report_failure(&host, "it keeps the map that it has", Some(next));
+            let next = "when it is back, run dunlin provision before its services start";
+            self.reporter.report_failure(&host, "does not answer and still has the old map", Some(next));
         }
         Ok(())
     }
 
-    /// Shows the plan.
+    /// Prints the plan.
     ///
     /// # Errors
-    /// It cannot be written as JSON.
+    /// The plan cannot be converted to JSON.
     pub fn print_failover_plan(&self, plan: &FailoverPlan) -> Result<(), CommandError> {
         if self.reporter.json {
             self.reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
@@ -61,7 +61,7 @@ impl ShardsContext<'_> {
         Ok(())
     }
 
-    /// How it went; and old primaries whose hosts answer are set aside.
+    /// Prints the outcome, and archives old primaries whose hosts answer.
     ///
     /// # Errors
     /// The map cannot be read.
@@ -79,40 +79,44 @@ impl ShardsContext<'_> {
                 "failed_over",
                 json!({
                     "shard": shard, "from": promotion.from, "to": to, "offset": promoted.offset,
-                    "waited_ms": promoted.waited_ms, "already": promoted.already_promoted,
+                    "waited_ms": promoted.waited_ms, "already_promoted": promoted.already_promoted,
                 }),
             );
-            reporter.print_data(&format!("  shard {shard} serves at {to}"));
+            reporter.print_data(&format!("  shard {shard} is served by {to}"));
             if outcome.publish_error.is_none() && !context.unreachable.contains(&promotion.from) {
                 match archive_instance(context, (shard, &promotion.from), &self.run_id).await {
-                    Ok(aside) => self.print_archived(shard, &promotion.from, &aside),
+                    Ok(archived) => self.print_archived(shard, &promotion.from, &archived),
                     Err(error) => {
-                        let next = Some("dunlin shards resume");
+                        let next = Some("dunlin shards repair");
                         reporter.report_failure(
                             &format!("shard {shard}"),
-                            &format!("the old instance stays: {error:#}"),
+                            &format!("the old instance is not archived: {error:#}"),
                             next,
                         );
                     }
                 }
             }
         }
-        for freed in plan.degraded_primaries.iter().filter(|freed| outcome.lowered.contains(&freed.shard)) {
-            reporter.print_json("min_replicas_lowered", json!({"shard": freed.shard, "host": freed.host}));
+        for primary in plan.degraded_primaries.iter().filter(|primary| outcome.lowered.contains(&primary.shard)) {
+            reporter.print_json("min_replicas_lowered", json!({"shard": primary.shard, "host": primary.host}));
         }
         for (shard, error) in &outcome.failed {
-            reporter.report_failure(&format!("shard {shard}"), error, Some("run it again, or dunlin shards resume"));
+            reporter.report_failure(
+                &format!("shard {shard}"),
+                error,
+                Some("run the command again, or dunlin shards resume"),
+            );
         }
-        if let Some(why) = &outcome.publish_error {
-            reporter.report_failure("map", why, Some("run it again, or dunlin shards resume"));
+        if let Some(error) = &outcome.publish_error {
+            reporter.report_failure("map", error, Some("run the command again, or dunlin shards resume"));
         }
         self.warn_unreached_consumers(context)?;
-        for stranded in &plan.unavailable_shards {
-            reporter.report_failure(&format!("shard {}", stranded.shard), &stranded.reason, None);
+        for unavailable in &plan.unavailable_shards {
+            reporter.report_failure(&format!("shard {}", unavailable.shard), &unavailable.reason, None);
         }
-        let (promoted, freed) = (outcome.promoted.len(), outcome.lowered.len());
+        let (promoted, lowered) = (outcome.promoted.len(), outcome.lowered.len());
         let epoch = outcome.epoch.map(|epoch| format!(", epoch {epoch}")).unwrap_or_default();
-        reporter.print_data(&format!("Done: {promoted} promoted, {freed} freed of a dead replica{epoch}"));
+        reporter.print_data(&format!("Done: {promoted} promoted, {lowered} continue without a dead replica{epoch}"));
         Ok(())
     }
 }
