@@ -121,17 +121,17 @@ fn every_module_is_listed_without_cycles() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for entry in std::fs::read_dir(&src).unwrap() {
         let name = entry.unwrap().file_name().into_string().unwrap();
-        let room = name.trim_end_matches(".rs");
+        let layer = name.trim_end_matches(".rs");
         assert!(
-            room == "lib" || allowed_imports(room).is_some(),
-            "src/{name} is no room of the table in tests/architecture.rs"
+            layer == "lib" || allowed_imports(layer).is_some(),
+            "src/{name} is not in the table of tests/architecture.rs"
         );
     }
-    for (room, _) in ALLOWED_IMPORTS {
+    for (layer, _) in ALLOWED_IMPORTS {
         let mut reached: Vec<&str> = Vec::new();
-        let mut next: Vec<&str> = allowed_imports(room).unwrap().to_vec();
+        let mut next: Vec<&str> = allowed_imports(layer).unwrap().to_vec();
         while let Some(to) = next.pop() {
-            assert_ne!(to, *room, "the table lets {room} import itself in a ring");
+            assert_ne!(to, *layer, "the table lets {layer} import itself in a circle");
             if !reached.contains(&to) {
                 reached.push(to);
                 next.extend(allowed_imports(to).unwrap_or_default());
@@ -271,7 +271,7 @@ fn forbidden_imports_are_detected() {
 /// Returns why this import is not allowed, or `None`.
 fn import_violation(module: &[String], path: &[String]) -> Option<String> {
     let (from, to) = (module_layer(module), module_layer(path));
-    let top = |room: &str| room.split("::").next().unwrap_or_default().to_owned();
+    let top = |layer: &str| layer.split("::").next().unwrap_or_default().to_owned();
     // A module sees its own layer; the controller's module does not see the host's, which is the agent's to call.
     if top(&from) == top(&to) {
         return None;
@@ -286,8 +286,8 @@ fn import_violation(module: &[String], path: &[String]) -> Option<String> {
         .then(|| format!("{from} may import of transport only {}, not {name}", ERROR_TYPES.join(", ")))
 }
 
-fn allowed_imports(room: &str) -> Option<&'static [&'static str]> {
-    ALLOWED_IMPORTS.iter().find(|(name, _)| *name == room).map(|(_, rule)| *rule)
+fn allowed_imports(layer: &str) -> Option<&'static [&'static str]> {
+    ALLOWED_IMPORTS.iter().find(|(name, _)| *name == layer).map(|(_, rule)| *rule)
 }
 
 /// Returns the layer of a module's path: `deploy::host::stage` is in `deploy::host`, `deploy::plan` in `deploy`.
@@ -353,13 +353,13 @@ fn find_imports(text: &str, module: &[String]) -> Vec<ImportUse> {
         found.iter().filter(|import| import.path.len() == 1).map(|import| import.path[0].clone()).collect();
     // `use crate::deploy;` does not tell which module is used; how it is used does.
     found.retain(|import| import.path.len() > 1 || !SPLIT_MODULES.contains(&import.path[0].as_str()));
-    for room in bare.iter().filter(|room| SPLIT_MODULES.contains(&room.as_str())) {
-        for (start, _) in code.match_indices(&format!("{room}::")) {
+    for layer in bare.iter().filter(|layer| SPLIT_MODULES.contains(&layer.as_str())) {
+        for (start, _) in code.match_indices(&format!("{layer}::")) {
             let before = &code[..start];
             if !before.ends_with("::") && !before.ends_with(is_word) {
                 let line = before.matches('\n').count() + 1;
-                let mut rest = &code[start + room.len() + 2..];
-                expand_import(&mut rest, std::slice::from_ref(room), &mut |path| found.push(ImportUse { line, path }));
+                let mut rest = &code[start + layer.len() + 2..];
+                expand_import(&mut rest, std::slice::from_ref(layer), &mut |path| found.push(ImportUse { line, path }));
             }
         }
     }

@@ -130,7 +130,7 @@ enum CliCommand {
 
 /// Parses the command line, runs the command, and prints its error.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::try_parse_from(connect_args::move_leading_flags(std::env::args_os())) {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };

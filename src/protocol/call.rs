@@ -4,7 +4,7 @@ use super::{Reply, Request};
 
 /// A request of one kind.
 pub trait Call {
-    /// What the agent answers, unless the request fails.
+    /// The agent's answer, unless the request fails.
     type Reply;
 
     /// Its name, for errors.

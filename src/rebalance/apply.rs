@@ -14,7 +14,7 @@ use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
 use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, call};
 
-/// One move of the plan.
+/// A move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PlannedMove {
     /// The shard.
@@ -23,15 +23,15 @@ pub struct PlannedMove {
     pub from: String,
     /// The host it goes to.
     pub to: String,
-    /// When: all of a wave are moved at once.
+    /// Wave of the move: the moves of a wave run concurrently.
     pub wave: usize,
-    /// Which copy moves; a file of an earlier version speaks of primaries only.
+    /// Role of the copy that moves; a file of an earlier version has primaries only.
     #[serde(default)]
     pub role: Role,
 }
 
 impl PlannedMove {
-    /// What tells it from the other steps of its plan: a detour moves a shard twice.
+    /// Returns the key of the move within its plan: a detour moves a shard twice.
     pub fn move_key(&self) -> (u32, usize) {
         (self.shard, self.wave)
     }
@@ -57,18 +57,18 @@ impl PlannedMove {
 /// A move that ended, for whoever watches.
 pub type OnMoveFinished<'a> = &'a (dyn Fn(&PlannedMove, &Result<MoveResult>) + Send + Sync);
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug, Default)]
 pub struct RebalanceOutcome {
-    /// What was moved, by shard and wave.
+    /// Finished moves, by shard and wave.
     pub moved: BTreeMap<(u32, usize), MoveResult>,
-    /// What failed, by shard and wave.
+    /// Failed moves with their errors, by shard and wave.
     pub failed: BTreeMap<(u32, usize), String>,
-    /// What was not begun.
+    /// Moves that were not started.
     pub not_started: Vec<PlannedMove>,
 }
 
-/// All reasons, of all moves, why a plan cannot be run now. Nothing is written to any Redis.
+/// Runs preflight for all moves and returns every reason against them. Writes to no Redis.
 ///
 /// # Errors
 /// A host could not be asked.
@@ -90,7 +90,7 @@ pub async fn preflight_moves(
     Ok(reasons)
 }
 
-/// What the target's host has against a copy to it. Nothing is written to any Redis.
+/// Runs preflight for one move on the target's host. Writes to no Redis.
 ///
 /// # Errors
 /// It could not be asked.
@@ -160,7 +160,11 @@ async fn move_shard(
     result.bytes = copied.bytes;
     if context.fleet.cancellation.is_cancelled() {
         // Else the source's file would be armed for a switch that does not begin.
-        bail!("interrupted before it was switched: {} serves it, the copy at {} follows", planned.from, planned.to);
+        bail!(
+            "interrupted before the cutover: {} still serves the shard, the copy at {} follows it",
+            planned.from,
+            planned.to
+        );
     }
     report_phase(&spec, &planned.to, "cutover", on_progress);
     let switched = cut_over_shard(context, &map, &spec, (&planned.from, &planned.to), on_progress).await?;
@@ -172,7 +176,7 @@ async fn move_shard(
     Ok(result)
 }
 
-/// Hands the writes of a copied shard over.
+/// Cuts a copied shard over to its target.
 ///
 /// # Errors
 /// What the target's host answered.

@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 const MAX_FILL: f64 = 0.9;
 const SECONDS_PER_DAY: f64 = 86400.0;
 
-/// One look at the cluster, as it is kept to see how it grows.
+/// A sample of the cluster's sizes, stored to measure growth.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CapacitySample {
-    /// When, in seconds since 1970.
+    /// Time in seconds since 1970.
     pub at: i64,
     /// Bytes of all primaries' data.
     pub bytes: u64,
@@ -32,7 +32,7 @@ pub struct HostUsage {
     pub keys: u64,
 }
 
-/// What is known of a host's future.
+/// Forecast for a host.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HostForecast {
     /// Its name.
@@ -50,7 +50,7 @@ pub struct HostForecast {
     pub full_in_days: Option<f64>,
 }
 
-/// What is known of the cluster's future.
+/// Forecast for the cluster.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Forecast {
     /// The hosts.

@@ -16,7 +16,7 @@ pub struct Violation {
     /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `selection`, `sums`, `waves`,
     /// `tolerance`.
     pub rule: &'static str,
-    /// What is wrong, with ids and hosts.
+    /// Description, with ids and hosts.
     pub message: String,
 }
 
@@ -203,7 +203,7 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    /// Whether the plan need not place every shard well: it is limited, or moves selected shards only.
+    /// Returns whether the plan need not place every shard well: it is limited, or moves selected shards only.
     fn is_partial(&self) -> bool {
         let options = self.options;
         options.max_moves.is_some() || options.max_bytes.is_some() || options.shards != ShardSelection::ForBalance
@@ -255,10 +255,10 @@ impl<'a> PlanChecker<'a> {
     fn check_limits(&mut self) {
         let bytes: u64 = self.plan.moves.iter().map(|m| m.bytes).sum();
         if self.options.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
-            self.add_violation("limits", format!("{} moves are more than wished", self.plan.moves.len()));
+            self.add_violation("limits", format!("{} moves are more than --max-moves", self.plan.moves.len()));
         }
         if self.options.max_bytes.is_some_and(|most| bytes > most) {
-            self.add_violation("limits", format!("{} are more than wished", human_size(bytes)));
+            self.add_violation("limits", format!("{} are more than --max-bytes", human_size(bytes)));
         }
     }
 

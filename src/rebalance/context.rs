@@ -15,12 +15,12 @@ use crate::protocol::shard::{self, Credentials, MoveSpec, StepHeader, call};
 use crate::protocol::throttle::{ThrottleLimits, ThrottleOverrides};
 use crate::protocol::{Call, Event};
 
-/// Where events of a host's shard go.
+/// Receives the events of a host.
 pub type ProgressFn<'a> = &'a (dyn Fn(&str, &Event) + Send + Sync);
 
 /// Hosts, files and secrets of one rebalancing.
 pub struct RebalanceContext<'a> {
-    /// The hosts at work.
+    /// The hosts of the run.
     pub fleet: &'a Fleet,
     /// Their sessions, by name.
     pub sessions: BTreeMap<String, Session>,
@@ -32,17 +32,17 @@ pub struct RebalanceContext<'a> {
     pub playbook: &'a Playbook,
     /// The templates.
     pub templates: &'a Templates,
-    /// Where files of steps are looked for.
+    /// Folders in which files of steps are searched.
     pub file_roots: Vec<PathBuf>,
     /// The authored map.
     pub map_file: PathBuf,
-    /// Who dunlin is to the instances.
+    /// Credentials for the instances.
     pub credentials: Credentials,
-    /// Who runs this, for the hosts' journals.
+    /// Operator, for the journals of the hosts.
     pub operator: String,
     /// The run's number on each host, once it has begun.
     pub generations: BTreeMap<String, u64>,
-    /// What moves are to leave to their sources' clients, as far as it was said.
+    /// Limits of the throttle that the command line gives.
     pub throttle: ThrottleOverrides,
     /// Move also where the target's listpack limits are other ones than the source's.
     pub allow_reencoding: bool,
@@ -69,7 +69,7 @@ impl RebalanceContext<'_> {
         self.generations.get(host).copied().unwrap_or(0)
     }
 
-    /// What a step of a run on a shard carries to a host.
+    /// Returns the header of a step of a run on a shard.
     pub fn step_header(&self, host: &str, shard: u32, run: &str) -> StepHeader {
         StepHeader {
             run: run.to_owned(),

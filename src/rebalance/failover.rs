@@ -17,14 +17,14 @@ use super::observation::HostLoad;
 use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::ProbeResult;
 
-/// What is known of the cluster without the hosts that do not answer.
+/// The cluster as the hosts that answer see it.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// The cluster.
     pub cluster: String,
     /// The map's epoch.
     pub epoch: u64,
-    /// How many replicas the map asks for, where it does.
+    /// Number of replicas per shard that the map asks for.
     pub replica_count: Option<u16>,
     /// The hosts that do not answer.
     pub unreachable_hosts: BTreeSet<String>,
@@ -55,11 +55,11 @@ pub struct ShardView {
 pub struct OpenMove {
     /// The host that it goes to.
     pub to: String,
-    /// How far it came.
+    /// Stage that it reached.
     pub stage: MoveStage,
 }
 
-/// How far a move came that is under way or was cut short.
+/// Stage of a move that is in progress or was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveStage {
     /// The target is a copy at most.
@@ -77,20 +77,20 @@ pub struct CopyView {
     pub host: String,
     /// `ip:port`.
     pub address: String,
-    /// What was seen of it; an unreachable role where its host does not answer.
+    /// Result of the probe; an unreachable role if its host does not answer.
     pub probe: ProbeResult,
 }
 
-/// What was given up: everything on hosts, or the copies of shards that do not answer.
+/// Scope of a failover: everything on hosts, or the copies of shards that do not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FailoverScope {
-    /// These hosts, which are off.
+    /// Hosts that are off.
     Hosts(Vec<String>),
-    /// What does not answer of these shards.
+    /// Copies of these shards that do not answer.
     Shards(Vec<u32>),
 }
 
-/// How to plan.
+/// Options of a failover.
 #[derive(Clone, Copy, Debug)]
 pub struct FailoverOptions {
     /// Plan new replicas for those that are missing.
@@ -99,7 +99,7 @@ pub struct FailoverOptions {
     pub allow_stale: bool,
 }
 
-/// What is to be done, and what cannot be.
+/// Actions of a failover, and shards that it cannot help.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct FailoverPlan {
     /// The cluster.
@@ -114,7 +114,7 @@ pub struct FailoverPlan {
     pub degraded_primaries: Vec<DegradedPrimary>,
     /// Shards that nobody can serve now.
     pub unavailable_shards: Vec<UnresolvedShard>,
-    /// How many replicas the map asks for from now on, where it did not say: as many as every shard had.
+    /// Number of replicas that the map asks for from now on, if it did not say: as many as every shard had.
     pub replica_count: Option<u16>,
     /// Replicas that are made anew.
     pub replicas_to_create: Vec<ReplicaToCreate>,
@@ -137,17 +137,17 @@ pub struct Promotion {
     pub orphans: Vec<String>,
     /// The host of a copy that a move was making; the move is given up.
     pub cancelled_target: Option<String>,
-    /// How far the copy has come.
+    /// Replication offset of the copy.
     pub offset: u64,
     /// Bytes of its data.
     pub bytes: u64,
     /// Was it promoted by a run that was cut short? Then it is only published.
     pub already_promoted: bool,
-    /// What it may lack.
+    /// Writes that it may lack.
     pub max_loss: DataLossBound,
 }
 
-/// What a promoted copy may lack of what was acknowledged.
+/// Acknowledged writes that a promoted copy may lack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DataLossBound {
     /// Seconds since it last heard of its primary; unknown where it was started anew since.
@@ -168,7 +168,7 @@ pub struct DegradedPrimary {
     pub host: String,
     /// The hosts of the replicas that are gone.
     pub lost_replicas: Vec<String>,
-    /// Those that stay.
+    /// Replicas that stay.
     pub replicas: Vec<String>,
 }
 
@@ -177,7 +177,7 @@ pub struct DegradedPrimary {
 pub struct UnresolvedShard {
     /// The shard.
     pub shard: u32,
-    /// Why, and what there is to decide.
+    /// Reason, and what the operator has to decide.
     pub reason: String,
 }
 
@@ -186,23 +186,23 @@ pub struct UnresolvedShard {
 pub struct ReplicaToCreate {
     /// The shard.
     pub shard: u32,
-    /// Where it is made.
+    /// Host that gets it.
     pub host: String,
-    /// How much is copied.
+    /// Bytes to copy.
     pub bytes: u64,
 }
 
-/// One reason against a failover, and the next step.
+/// A reason against a failover, and the next step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FailoverBlocker {
-    /// What was found.
+    /// The reason.
     pub reason: String,
-    /// What to do.
+    /// The next step.
     pub next_step: String,
 }
 
 impl FailoverPlan {
-    /// Is there nothing to do?
+    /// Returns whether there is nothing to do.
     pub fn is_empty(&self) -> bool {
         self.promotions.is_empty() && self.degraded_primaries.is_empty() && self.replicas_to_create.is_empty()
     }
@@ -238,7 +238,7 @@ impl CopyView {
 }
 
 impl FailoverScope {
-    /// Is this copy given up?
+    /// Returns whether this copy is in the scope of the failover.
     fn includes_copy(&self, shard: u32, copy: &CopyView) -> bool {
         match self {
             Self::Hosts(hosts) => hosts.contains(&copy.host),

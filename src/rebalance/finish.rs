@@ -11,9 +11,9 @@ use super::{RebalanceContext, publish};
 use crate::protocol::Event;
 use crate::protocol::shard::{MoveSpec, RetireInstance, call};
 
-/// How long a retired instance's files are kept, in hours.
+/// Retention of a retired instance's files, in hours.
 const RETENTION_HOURS: u64 = 72;
-/// How long clients of the application may take to leave a source once the new map is out.
+/// Time limit for clients to leave a source once the new map is published.
 const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The result of a move.
@@ -21,13 +21,13 @@ const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct MoveResult {
     /// Bytes of the copy.
     pub bytes: u64,
-    /// How long writes were paused, in microseconds.
+    /// Longest pause of writes, in microseconds.
     pub gap_us: u64,
     /// Seconds from start to end, including the retirement.
     pub seconds: f64,
     /// Follow-ups that the host reported.
     pub follow_ups: Vec<String>,
-    /// Why the old instance was not retired; it is a replica of the new one.
+    /// Reason why the old instance was not retired; it is a replica of the new one.
     pub retire_blocked: Option<String>,
 }
 
@@ -42,7 +42,7 @@ pub struct ApplyOptions {
     pub max_concurrent: usize,
 }
 
-/// What the last steps of a move need beside the move.
+/// Shared state of the last steps of all moves of a run.
 pub struct FinishContext<'a> {
     /// Held while the map is published: one epoch after the other.
     pub publish_lock: &'a Mutex<()>,

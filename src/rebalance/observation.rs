@@ -33,7 +33,7 @@ pub struct Observation {
     pub shards: Vec<ShardLoad>,
 }
 
-/// One host and what it may carry.
+/// A host and its capacity for shards.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostLoad {
@@ -47,7 +47,7 @@ pub struct HostLoad {
     /// Its part of the load relative to the other hosts, above 0.
     #[serde(default = "default_weight")]
     pub weight: f64,
-    /// Whether it is to be emptied.
+    /// True if the host is to be drained.
     #[serde(default)]
     pub drain: bool,
     /// Anything else that was measured; the planner does not look at it.
@@ -55,7 +55,7 @@ pub struct HostLoad {
     pub details: BTreeMap<String, Value>,
 }
 
-/// One shard: where it is and what it weighs.
+/// A shard: its hosts and its load.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShardLoad {
@@ -74,7 +74,7 @@ pub struct ShardLoad {
     /// Commands a second at the primary.
     #[serde(default)]
     pub ops_per_s: f64,
-    /// Whether its copies must stay where they are.
+    /// True if its copies must stay on their hosts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pinned: bool,
     /// The most memory the instance has used, in bytes.
@@ -89,7 +89,7 @@ fn default_weight() -> f64 {
     1.0
 }
 
-/// Why an observation cannot be planned from.
+/// Reason why an observation cannot be planned from.
 #[derive(Debug)]
 pub enum ObservationError {
     /// Not JSON, or not of the shape of the contract; says line and column.
@@ -155,7 +155,7 @@ impl Observation {
         for host in &self.hosts {
             let name = &host.name;
             if !seen.insert(name) {
-                problems.push(format!("host {name} stands there twice"));
+                problems.push(format!("host {name} is listed twice"));
             }
             if !(host.weight.is_finite() && host.weight > 0.0) {
                 problems.push(format!("host {name} has weight {}; to empty a host set drain", host.weight));
@@ -174,7 +174,7 @@ impl Observation {
         for shard in &self.shards {
             let id = shard.id;
             if !seen.insert(id) {
-                problems.push(format!("shard {id} stands there twice"));
+                problems.push(format!("shard {id} is listed twice"));
             }
             let mut copies = BTreeSet::new();
             for name in std::iter::once(&shard.host).chain(&shard.replicas) {

@@ -11,7 +11,7 @@ use super::observation::{HostLoad, Observation, ShardLoad};
 use crate::inventory::InventoryHost;
 use crate::protocol::shard::{self, ObservedInstance, call};
 
-/// How long commands are counted, in milliseconds.
+/// Window in which commands are counted, in milliseconds.
 const RATE_WINDOW_MS: u64 = 1000;
 /// The part of a host's memory that shards may use where the inventory names none.
 const DEFAULT_MEMORY_SHARE: f64 = 0.75;
@@ -21,7 +21,7 @@ const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 pub struct ObservedPrimaries {
     /// By shard.
     pub found: BTreeMap<u32, ObservedInstance>,
-    /// One line for each host or instance that did not answer.
+    /// Errors of the hosts and instances that did not answer, a line each.
     pub errors: Vec<String>,
 }
 
@@ -150,7 +150,7 @@ pub fn build_observation(
     }
 }
 
-/// What else was seen of a host: its memory and processors, and how busy it was.
+/// Returns further observations of a host: memory, processors, load.
 fn host_details(context: &RebalanceContext<'_>, host: &str) -> BTreeMap<String, Value> {
     let Some(session) = context.sessions.get(host) else { return BTreeMap::new() };
     let (facts, load) = (&session.hello.facts, session.hello.load);
@@ -164,7 +164,7 @@ fn host_details(context: &RebalanceContext<'_>, host: &str) -> BTreeMap<String, 
     details.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
-/// What else was seen of an instance: clients, replication, persistence, forks, encoding.
+/// Returns further observations of an instance: clients, replication, persistence, forks, encoding.
 fn shard_details(observed: &ObservedInstance) -> BTreeMap<String, Value> {
     let Ok(Value::Object(mut fields)) = serde_json::to_value(observed) else { return BTreeMap::new() };
     for field in ["shard", "bytes", "ops_per_s", "peak_memory", "sample"] {

@@ -23,17 +23,17 @@ pub const IGNORED_GROWTH_BYTES: u64 = 16 << 20;
 /// Differences of one kind that are told one by one; the rest is counted.
 const MAX_LISTED: usize = 8;
 
-/// What `--out` writes and `--plan` reads.
+/// A plan as `--out` writes it and `--plan` reads it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SavedPlan {
     /// The plan as it was shown.
     #[serde(flatten)]
     pub plan: RebalancePlan,
-    /// What was asked of it.
+    /// Options of the plan.
     pub options: PlanOptions,
-    /// What it was made from.
+    /// Observation that it was made from.
     pub observation: Observation,
-    /// What was supposed of the fleet; such a plan is only for looking at.
+    /// What-if scenario of the plan; such a plan cannot be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
     /// Over everything above; a file that somebody edited is not the plan that was shown.
@@ -51,12 +51,12 @@ pub struct PlanFingerprint {
     pub moves: Digest,
 }
 
-/// One way in which the world is not that of the plan any more.
+/// A difference between the fleet now and the fleet of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PlanMismatch {
     /// `file`, `map`, `hosts`, `sizes`, or the rule of [`check_plan`] that the plan would break.
     pub kind: &'static str,
-    /// What was, and what is.
+    /// The difference, with the old and the new value.
     pub message: String,
 }
 
@@ -73,7 +73,7 @@ impl SavedPlan {
         Self { plan, options, observation, scenario, fingerprint }
     }
 
-    /// All reasons why the plan must not be applied to the fleet as it is now; none for a plan that still holds.
+    /// Returns all reasons why the plan must not be applied to the fleet as it is now.
     ///
     /// Sizes are only looked at where map and hosts are the same: otherwise they tell nothing more.
     pub fn find_mismatches(&self, now: &Observation) -> Vec<PlanMismatch> {
@@ -82,8 +82,10 @@ impl SavedPlan {
             mismatches.add_mismatch("file", "it was changed after it was saved".to_owned());
         }
         if let Some(what) = &self.scenario {
-            mismatches
-                .add_mismatch("file", format!("it was made for a fleet that was only supposed (--what-if {what})"));
+            mismatches.add_mismatch(
+                "file",
+                format!("it was made for a what-if scenario (--what-if {what}), not for the fleet"),
+            );
         }
         self.compare_map(now, &mut mismatches);
         self.compare_hosts(now, &mut mismatches);
@@ -94,7 +96,7 @@ impl SavedPlan {
         mismatches.into_mismatches()
     }
 
-    /// What the drift of sizes does to the balance; that is no reason to refuse.
+    /// Describes what changed sizes do to the balance, which is no reason to refuse.
     pub fn describe_drift(&self, now: &Observation) -> Vec<String> {
         let violations = check_plan(now, &self.options, &self.reweigh_plan(now));
         violations.into_iter().filter(|found| found.rule == "tolerance").map(|found| found.message).collect()
@@ -227,7 +229,7 @@ fn compare_host(was: &HostLoad, now: &HostLoad, mismatches: &mut MismatchList) {
     }
 }
 
-/// What was found, by kind, in the order of the kinds' first finding.
+/// Differences by kind, in the order of the first one of each kind.
 #[derive(Default)]
 struct MismatchList(Vec<(&'static str, Vec<String>)>);
 

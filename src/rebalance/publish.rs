@@ -16,7 +16,7 @@ use crate::poll::poll_until_async;
 use crate::protocol::provision::ApplyPlay;
 use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
 
-/// How long services may take to notice a new map.
+/// Time limit for services to notice a new map.
 const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -52,7 +52,7 @@ fn list_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<
     Ok(hosts)
 }
 
-/// What each consumer has: its host's name, its file, its state; where it has the shards only `with_places`.
+/// Observes each consumer: its host's name, its file, its state, and its placements only `with_placements`.
 ///
 /// # Errors
 /// As [`reachable_consumers`], or a host does not answer.

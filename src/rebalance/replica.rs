@@ -55,8 +55,8 @@ async fn copy_and_finish(
     Ok(result)
 }
 
-/// What follows the copy: the map, the end of the new one's journal, the old one's retirement. Returns why that has to
-/// wait, where it has.
+/// Publishes the map after the copy, closes the new replica's journal and retires the old one. Returns the reason if the
+/// retirement has to wait.
 async fn finish_replica(
     context: &RebalanceContext<'_>,
     spec: &MoveSpec,
@@ -186,7 +186,7 @@ fn map_with_replicas(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
     after
 }
 
-/// Has a shard's primary need as many replicas as the playbook says (`min_replicas`), once they are attached.
+/// Sets `min-replicas-to-write` of a shard's primary to the playbook's `min_replicas`, once the replicas are attached.
 ///
 /// # Errors
 /// Too few of them are, or the primary is none.
@@ -203,7 +203,7 @@ pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, sh
     context.call_host(host, call::SetMinReplicas(request), &|_, _| {}).await
 }
 
-/// How many replicas an instance of the playbook is to need as a primary.
+/// Returns the `min_replicas` of an instance of the playbook.
 pub fn required_replicas(instance: &serde_json::Value) -> u32 {
     instance["min_replicas"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
@@ -248,7 +248,10 @@ pub async fn resume_replica(
     }
     if spec.from != state.from {
         let MoveState { from, to, shard, .. } = state;
-        bail!("shard {shard} is at {} meanwhile; {to} follows {from}: dunlin shards abort removes it", spec.from);
+        bail!(
+            "shard {shard} has moved to {}, but {to} follows {from}; dunlin shards abort removes that replica",
+            spec.from
+        );
     }
     Ok(copy_and_finish(context, spec, change, &finish).await?.retire_blocked)
 }

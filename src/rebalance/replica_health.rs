@@ -14,7 +14,7 @@ use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
 
-/// What there is beside the primaries.
+/// Health of the copies beside the primaries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaHealth {
     /// The replicas of the map, by shard and in its order.
@@ -32,48 +32,48 @@ pub struct ReplicaStatus {
     pub shard: u32,
     /// Its host.
     pub host: String,
-    /// How it is.
+    /// State of the replica.
     #[serde(flatten)]
     pub state: ReplicaState,
 }
 
-/// How a replica is.
+/// State of a replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum ReplicaState {
-    /// It follows its primary.
+    /// Follows its primary.
     Follows {
         /// Bytes of the stream that the primary had a moment before and it has not; 0: it keeps up.
         behind_bytes: u64,
     },
-    /// It has lost its primary.
+    /// Replication link to its primary is down.
     LinkDown,
-    /// It follows another instance.
+    /// Follows another instance.
     FollowsWrongPrimary {
-        /// Whom, `ip:port`.
+        /// The instance that it follows, `ip:port`.
         primary: String,
     },
-    /// It is a primary itself.
+    /// Is a primary itself.
     IsPrimary,
     /// Nothing answers there: it is down, or was never made.
     Missing {
-        /// What was said instead.
+        /// Error of the connection.
         reason: String,
     },
 }
 
-/// An instance that nobody names.
+/// An instance that the map does not name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrphanInstance {
     /// The shard.
     pub shard: u32,
     /// Its host.
     pub host: String,
-    /// Whom it follows; a master follows nobody.
+    /// The instance that it follows; none for a primary.
     pub follows: Option<String>,
-    /// Is that the shard's primary? Then nothing is lost with it.
+    /// True if it follows the shard's primary: it has no data of its own then.
     pub follows_primary: bool,
-    /// Is it a master that needs no replica to accept writes?
+    /// True if it is a primary that accepts writes without a replica.
     pub accepts_writes: bool,
 }
 
@@ -84,19 +84,19 @@ pub struct MinReplicasMismatch {
     pub shard: u32,
     /// Its `min-replicas-to-write`.
     pub actual: u64,
-    /// What the playbook says.
+    /// Value in the playbook.
     pub expected: u32,
 }
 
 impl ReplicaState {
-    /// Does it follow its primary without delay?
+    /// Returns whether it follows its primary without delay.
     pub fn is_in_sync(&self) -> bool {
         matches!(self, Self::Follows { behind_bytes: 0 })
     }
 }
 
 impl ReplicaHealth {
-    /// Whether `shards repair` has something to do.
+    /// Returns whether `shards repair` has something to do.
     pub fn needs_repair(&self) -> bool {
         self.count_repairs() > 0
     }
@@ -107,14 +107,14 @@ impl ReplicaHealth {
         orphans.count() + self.min_replicas_mismatches.len()
     }
 
-    /// How many replicas of the map are on a host.
+    /// Returns the number of replicas of the map on a host.
     pub fn count_on_host(&self, host: &str) -> usize {
         self.replicas.iter().filter(|replica| replica.host == host).count()
     }
 }
 
-/// Looks at them, after the primaries: so that a replica which keeps up has all that its primary had then. Changes
-/// nothing. `hosts` are those that shards may stand on.
+/// Observes the copies, after the primaries: a replica that keeps up has everything that its primary had then. Changes
+/// nothing. `hosts` are the hosts that may have shards.
 ///
 /// # Errors
 /// A host could not be asked, or the map names one that the inventory does not have.
@@ -178,7 +178,7 @@ fn missing_reason(context: &RebalanceContext<'_>, host: &str) -> String {
     "no play of the playbook has redis_shard steps for that host".to_owned()
 }
 
-/// All shards on a host whose primary is elsewhere, whether or not the map has a replica there.
+/// Observes all shards on a host whose primary is elsewhere, whether or not the map has a replica there.
 async fn observe_non_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -263,7 +263,8 @@ pub async fn reconcile_instances(
     for MinReplicasMismatch { shard, actual: needs, expected: wanted } in &health.min_replicas_mismatches {
         if u64::from(*wanted) < *needs && !context.unreachable.is_empty() {
             // A host that is missing may serve the shard: this primary then waits for a replica for a good reason.
-            unresolved.push((*shard, format!("its primary goes on needing {needs} replicas until all hosts answer")));
+            unresolved
+                .push((*shard, format!("min-replicas-to-write of its primary stays {needs} until all hosts answer")));
             continue;
         }
         if let Err(error) = set_min_replicas(context, &map, *shard, run).await {
@@ -280,7 +281,7 @@ pub async fn reconcile_instances(
         if let Some(replica) = named.find(|replica| !matches!(replica.state, ReplicaState::Follows { .. })) {
             unresolved.push((
                 *shard,
-                format!("the instance on {host} stays: the replica on {} is not in order", replica.host),
+                format!("the instance on {host} stays: the replica on {} is not healthy", replica.host),
             ));
             continue;
         }

@@ -1,4 +1,4 @@
-//! What is under way on the hosts, and bringing it to an end: on, or back. Any operator's machine can do it.
+//! Finds moves that are in progress on the hosts, and finishes or aborts them, from any operator's machine.
 
 use std::collections::BTreeMap;
 
@@ -41,7 +41,7 @@ pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestM
     Ok(found)
 }
 
-/// All moves in the journals of all connected hosts, oldest first.
+/// Lists the moves in the journals of all connected hosts, oldest first.
 ///
 /// # Errors
 /// A host could not be asked.
@@ -60,7 +60,7 @@ pub async fn list_move_history(context: &RebalanceContext<'_>) -> Result<Vec<Mov
     Ok(all)
 }
 
-/// Where a move stands.
+/// Status of a move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoveStatus {
@@ -88,7 +88,7 @@ pub enum MoveStatus {
     ReplicaReady,
 }
 
-/// Where a move stands, by its roles and the map.
+/// Returns the status of a move, from its roles and the map.
 pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState) -> MoveStatus {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
     if state.is_replica {

@@ -15,7 +15,7 @@ use super::publish;
 use crate::journal::{self, Journal};
 use crate::protocol::throttle::ThrottleLimits;
 
-/// How far back capacity samples are used, in seconds.
+/// Age up to which capacity samples are used, in seconds.
 const HISTORY_SECONDS: i64 = 30 * 86400;
 
 /// The state files of one inventory.

@@ -22,12 +22,12 @@ use crate::{
     timelines::{RebuildReason, Timelines},
 };
 
-/// How long a shard may take to answer before it counts as dead.
+/// Time that a shard may take to answer before it counts as dead.
 const SHARD_LIMIT: Duration = Duration::from_secs(1);
 /// The share of the shards that must answer.
 const MIN_ALIVE: f64 = 0.9;
 
-/// What the operators' port shows.
+/// Contents of the operators' port.
 #[derive(Debug, Clone)]
 pub struct Operations {
     /// The name of the binary.
@@ -97,7 +97,7 @@ async fn readyz(State(operations): State<Arc<Operations>>) -> (StatusCode, Json<
     (status, Json(json!({ "ready": failures.is_empty(), "failures": failures, "shards_alive": alive })))
 }
 
-/// Which version runs, on which schema, with which epoch of the map.
+/// The version that runs, on which schema, with which epoch of the map.
 async fn version(State(operations): State<Arc<Operations>>) -> Json<Value> {
     let mut version = json!({
         "name": operations.name,

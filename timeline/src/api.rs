@@ -33,7 +33,7 @@ const MAX_BODY: usize = 64 * 1024;
 const MAX_REQUEST_ID: usize = 64;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// What the handlers share. Cheap to clone.
+/// Shared state of the handlers. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The timelines, with databases and caches below.

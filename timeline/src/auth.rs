@@ -22,7 +22,7 @@ pub struct TokenKey {
     mac: Hmac<Sha256>,
 }
 
-/// Why a token is not accepted.
+/// Reason why a token is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Another form, or another key's signature.

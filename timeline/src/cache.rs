@@ -26,10 +26,10 @@ const TOMBSTONE: &str = "-";
 /// The sizes and times of the caches.
 #[derive(Debug, Clone)]
 pub struct CacheOptions {
-    /// How long an entry is used in this process without looking again. A deletion through another process is seen after
+    /// Time for which an entry is used in this process without looking again. A deletion through another process is seen after
     /// this time at the latest.
     pub local_ttl: Duration,
-    /// How many entries this process keeps, per kind.
+    /// Number of entries that this process keeps, per kind.
     pub local_entries: u64,
 }
 

@@ -19,7 +19,7 @@ use crate::{
     worker::WorkerOptions,
 };
 
-/// How the service gets from tweets to timelines.
+/// How tweets reach timelines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Timelines are read from Postgres; nothing else is needed
@@ -30,10 +30,10 @@ pub enum Mode {
     Entries,
 }
 
-/// Where everything is.
+/// Addresses of all parts.
 #[derive(Debug, Clone, Args)]
 pub struct Settings {
-    /// How timelines are made
+    /// Mode: how tweets reach timelines
     #[arg(long, env = "TIMELINE_MODE", default_value = "pull")]
     pub mode: Mode,
     /// The database, as a Postgres connection string
@@ -59,7 +59,7 @@ pub struct Settings {
     /// A file that holds the password of the shards' users
     #[arg(long, env = "TIMELINE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
-    /// How long a request waits for a shard that does not accept it (mode entries)
+    /// Time for which a request waits for a shard that does not accept it (mode entries)
     #[arg(long, env = "TIMELINE_RETRY_FOR", default_value = "5", value_name = "SECONDS")]
     pub retry_for: u64,
     /// `postgres`, or amqp://user@host:port/vhost for RabbitMQ
@@ -68,13 +68,13 @@ pub struct Settings {
     /// A file that holds RabbitMQ's password
     #[arg(long, env = "TIMELINE_QUEUE_PASSWORD_FILE", value_name = "FILE")]
     pub queue_password_file: Option<PathBuf>,
-    /// What the names of the queues begin with
+    /// Prefix of the names of the queues
     #[arg(long, env = "TIMELINE_QUEUE_PREFIX", default_value = "tl", value_name = "WORD")]
     pub queue_prefix: String,
     /// memcached servers, host:port with commas between
     #[arg(long, env = "TIMELINE_MEMCACHED", value_delimiter = ',', value_name = "SERVERS")]
     pub memcached: Vec<String>,
-    /// How long this process uses a tweet or a profile without looking again
+    /// Time for which this process uses a tweet or a profile without looking again
     #[arg(long, env = "TIMELINE_LOCAL_TTL_MS", default_value = "1000", value_name = "MS")]
     pub local_ttl_ms: u64,
     /// Entries per timeline

@@ -23,14 +23,14 @@ pub use tweets::{Posted, Range, Tweet};
 pub use users::{FlaggedAuthor, FollowerChunk, FollowerRange, Profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a request waits for a connection of the pool.
+/// Time for which a request waits for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
-/// How long the server works on a statement.
+/// Time for which the server works on a statement.
 const STATEMENT_TIMEOUT_MS: u32 = 10_000;
-/// How long this side waits for it.
+/// Time for which this side waits for it.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(12);
 
-/// Why a statement has no result.
+/// Reason why a statement has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum DbError {
     /// No connection, or none in time.
@@ -53,13 +53,13 @@ pub enum DbError {
     },
 }
 
-/// One database: a pool of connections.
+/// A database: a pool of connections.
 #[derive(Debug, Clone)]
 pub struct Database {
     pool: Pool,
 }
 
-/// Where the databases are and how to connect.
+/// Addresses and options of the databases.
 #[derive(Debug, Clone)]
 pub struct DatabaseOptions {
     /// The connection string of users.
@@ -79,7 +79,7 @@ pub struct Databases {
     pub users: Database,
     /// Tweets, idempotency keys and the Postgres queue.
     pub tweets: Database,
-    /// Whether both are the same, so that there is one outbox.
+    /// True if both are the same, so that there is one outbox.
     pub is_shared: bool,
 }
 

@@ -20,7 +20,7 @@ mod status;
 pub mod store;
 mod timelines;
 
-/// What the handlers share.
+/// Shared state of the handlers.
 #[derive(Clone)]
 struct App {
     store: Store,

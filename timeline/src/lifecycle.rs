@@ -12,7 +12,7 @@ use tokio::{
     sync::watch,
 };
 
-/// How long requests in progress may go on after the signal to end.
+/// Time that requests in progress may go on after the signal to end.
 pub const GRACE: Duration = Duration::from_secs(10);
 
 /// The two steps of a shutdown.

@@ -22,7 +22,7 @@ use breaker::Breakers;
 /// The source of the function library.
 const LIBRARY: &str = include_str!("lists/functions.lua");
 
-/// How many keys one call of a function has: a call blocks its shard for some 8 µs per key.
+/// Number of keys that one call of a function has: a call blocks its shard for some 8 µs per key.
 const KEYS_PER_CALL: usize = 128;
 
 /// In how many sets the public timeline is divided, so that no single shard takes all of its writes.
@@ -42,15 +42,15 @@ pub enum List {
 /// The limits of lists.
 #[derive(Debug, Clone)]
 pub struct ListOptions {
-    /// How many entries a list has at most.
+    /// Largest number of entries of a list.
     pub cap: usize,
     /// Entries older than this are not kept.
     pub max_age: Duration,
-    /// How long a list stays that nobody reads.
+    /// Time for which a list that nobody reads is kept.
     pub ttl: Duration,
-    /// How long one call may take; longer than any pause of a move.
+    /// Time that one call may take; longer than any pause of a move.
     pub call_timeout: Duration,
-    /// How long a rebuild may take before another one takes its place.
+    /// Time that a rebuild may take before another one takes its place.
     pub rebuild_lease: Duration,
 }
 
@@ -70,9 +70,9 @@ impl Default for ListOptions {
 /// The state of a list, and a page of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Listing {
-    /// It is not there.
+    /// The list does not exist.
     Cold,
-    /// It is being built.
+    /// The list is being built.
     Rebuilding,
     /// The newest first; the list has every entry above the floor.
     Entries {

@@ -41,20 +41,20 @@ pub enum Task {
     },
 }
 
-/// Whether an entry is added or removed.
+/// A change of an entry: added or removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
-    /// It is added.
+    /// The tweet is added.
     Add,
-    /// It is removed.
+    /// The tweet is removed.
     Remove,
 }
 
 /// See [`Task::Plan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Whether the tweet is added or removed.
+    /// The change: the tweet is added or removed.
     pub action: Action,
     /// The tweet.
     pub tweet_id: Id,
@@ -67,20 +67,20 @@ pub struct Plan {
 /// See [`Task::Index`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
-    /// Whether the tweet is added or removed.
+    /// The change: the tweet is added or removed.
     pub action: Action,
     /// The tweet.
     pub tweet_id: Id,
     /// Its author.
     pub author_id: Id,
-    /// How often it was parked.
+    /// Number of times that it was parked.
     pub parked: u32,
 }
 
 /// See [`Task::Deliver`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deliver {
-    /// Whether the tweet is added or removed.
+    /// The change: the tweet is added or removed.
     pub action: Action,
     /// The tweet.
     pub tweet_id: Id,
@@ -93,7 +93,7 @@ pub struct Deliver {
     /// Only these shards; all where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Vec<u16>>,
-    /// How often it was parked.
+    /// Number of times that it was parked.
     #[serde(default)]
     pub parked: u32,
 }
@@ -116,7 +116,7 @@ pub struct Follow {
     pub follower: Id,
     /// The author.
     pub followee: Id,
-    /// How often it was parked.
+    /// Number of times that it was parked.
     #[serde(default)]
     pub parked: u32,
 }

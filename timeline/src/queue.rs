@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 pub mod postgres;
 pub mod rabbit;
 
-/// How often a message is delivered before it counts as poison.
+/// Number of times that a message is delivered before it counts as poison.
 pub const DELIVERY_LIMIT: u32 = 20;
 
 /// A queue.
@@ -40,7 +40,7 @@ pub enum QueueName {
     Dead,
 }
 
-/// Why the queue did not do it.
+/// Error of a queue operation.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// No connection, or it broke. The messages may have been published.

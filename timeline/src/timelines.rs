@@ -26,18 +26,18 @@ pub use rebuild::{RebuildReason, Snapshot};
 /// A statement failed; shared by all who waited for its result.
 pub type SharedDbError = Arc<DbError>;
 
-/// How long the first page of the public timeline is used without looking again.
+/// Time for which the first page of the public timeline is used without looking again.
 const PUBLIC_TTL: Duration = Duration::from_millis(250);
-/// How long the result of a rebuild serves those who ask for it at the same time.
+/// Time for which the result of a rebuild serves those who ask for it at the same time.
 const REBUILD_TTL: Duration = Duration::from_millis(200);
-/// How long it is believed which authors are merged on read.
+/// Time for which the list of authors that are merged on read is cached.
 const FLAGS_TTL: Duration = Duration::from_secs(1);
-/// How many lists this process builds at a time.
+/// Number of lists that this process builds at a time.
 const MAX_REBUILDS: usize = 8;
-/// How many pages are read from the database at a time because a shard does not answer.
+/// Number of pages that are read from the database at a time because a shard does not answer.
 const MAX_FALLBACKS: usize = 32;
 
-/// Where a page came from.
+/// Source of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
@@ -56,7 +56,7 @@ pub struct Page {
     pub tweets: Vec<Arc<Tweet>>,
     /// The `max_id` of the next page; `None` where there is nothing older.
     pub next_max_id: Option<Id>,
-    /// Where it came from.
+    /// Source of the page.
     pub source: Source,
 }
 
@@ -72,7 +72,7 @@ struct Inner {
     /// `None` in pull mode.
     lists: Option<Lists>,
     cache: Cache,
-    /// How long an author's flag is set before tweets are no longer pushed.
+    /// Time for which an author's flag is set before tweets are no longer pushed.
     pull_grace: Duration,
     rebuilds: LocalCache<List, Arc<Snapshot>>,
     flagged: LocalCache<(), Arc<Vec<FlaggedAuthor>>>,

@@ -33,7 +33,7 @@ pub mod replay;
 /// The sizes of the worker's parts.
 #[derive(Debug, Clone)]
 pub struct WorkerOptions {
-    /// How many followers one delivery covers.
+    /// Number of followers that one delivery covers.
     pub chunk: usize,
     /// Authors with more followers than this use the bulk lane.
     pub fast_followers: usize,
@@ -41,11 +41,11 @@ pub struct WorkerOptions {
     pub max_bulk_depth: u64,
     /// From how many followers on an author's tweets are merged on read.
     pub thresholds: PullThresholds,
-    /// How many batches of the fast lane are worked on at a time.
+    /// Number of batches of the fast lane that are handled at a time.
     pub fast_consumers: usize,
-    /// How often the outbox is looked at.
+    /// Interval at which the outbox is read.
     pub poll_interval: Duration,
-    /// How long a claim on events lasts.
+    /// Time for which a claim on events lasts.
     pub claim_lease: Duration,
 }
 

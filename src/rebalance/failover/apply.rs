@@ -18,19 +18,19 @@ use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
 use crate::rebalance::replica::{self, ReplicaChange};
 use crate::rebalance::{RebalanceContext, publish};
 
-/// So many replicas are made on one host at a time, as the planner has it for moves.
+/// Replicas that are created on one host at a time; as for moves.
 const MAX_CREATIONS_PER_HOST: usize = 2;
 
-/// How a failover ended.
+/// Result of a failover.
 #[derive(Debug, Default)]
 pub struct FailoverOutcome {
     /// The shards that have a new primary, with how it went.
     pub promoted: BTreeMap<u32, PromoteResult>,
     /// The shards whose primary goes on without the dead replica.
     pub lowered: Vec<u32>,
-    /// What failed, by shard.
+    /// Failed promotions with their errors, by shard.
     pub failed: BTreeMap<u32, String>,
-    /// Why the new map did not reach everybody, where that is so.
+    /// Error of publishing the new map.
     pub publish_error: Option<String>,
     /// The epoch that was published, where there was anything to publish.
     pub epoch: Option<u64>,
@@ -83,7 +83,7 @@ pub async fn apply_failover(
 }
 
 impl Promotion {
-    /// Where the shard's copies are afterwards.
+    /// Returns the placement of the shard after the failover.
     ///
     /// # Errors
     /// There is no such shard.
@@ -97,7 +97,7 @@ impl Promotion {
 }
 
 impl DegradedPrimary {
-    /// Where the shard's copies are afterwards.
+    /// Returns the placement of the shard after the failover.
     ///
     /// # Errors
     /// There is no such shard.
@@ -150,7 +150,7 @@ async fn request_promotion(
     context.call_host(host, call::Promote(request), on_progress).await
 }
 
-/// Has a host that answers stop the old primary for good; says whether it did.
+/// Stops the old primary permanently, if its host answers. Returns whether it did.
 async fn stop_old_primary(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -273,7 +273,7 @@ async fn create_replica(
     Ok(moved)
 }
 
-/// How a failover that was cut short was brought to its end.
+/// Resolution of an interrupted failover.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailoverResolution {
     /// The copy is the primary, and the map says so.

@@ -13,7 +13,7 @@ use crate::rebalance::observation::Observation;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe};
 
-/// What the hosts that answer see of all shards. The primaries that the scope gives up are tried from every host.
+/// Observes all shards from the hosts that answer. Primaries in the scope of the failover are probed from every host.
 ///
 /// # Errors
 /// A host that was connected does not answer.

@@ -90,7 +90,7 @@ fn select_host<'s>(
     }
     best.map(|(_, name)| name).ok_or_else(|| match (same_zone.is_empty(), full.is_empty()) {
         (true, true) => "no other host is there".to_owned(),
-        (_, false) => format!("no room on {}", full.join(", ")),
+        (_, false) => format!("not enough free memory on {}", full.join(", ")),
         (false, true) => format!("{} share the zone of another copy", same_zone.join(", ")),
     })
 }
@@ -110,7 +110,7 @@ fn count_used_bytes(view: &ClusterView) -> UsedBytes<'_> {
     used_bytes
 }
 
-/// What a copy of a shard takes, by the largest that was seen.
+/// Returns the size of a copy of a shard: that of the largest one observed.
 fn shard_bytes(shard: &ShardView) -> u64 {
     shard.copies.iter().map(|copy| copy.probe.bytes).max().unwrap_or(0)
 }

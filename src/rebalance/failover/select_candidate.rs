@@ -7,21 +7,21 @@ use crate::protocol::shard::ReplicationRole;
 /// timeout is noticed by some later than by others, `repl-timeout` at most.
 const MAX_SILENCE_SPREAD_S: u64 = 60;
 
-/// Why none is.
+/// Reason why no candidate was selected.
 pub enum Ineligible {
     /// There is none that may be; the shard waits for its primary.
     Unavailable(String),
-    /// It would not be safe now.
+    /// Promotion would not be safe now.
     Blocked(FailoverBlocker),
 }
 
-/// Is this copy open in place of that primary, by the journal there and by its role?
+/// Returns whether this copy was opened in place of that primary, by its journal and its role.
 pub fn is_promoted(copy: &CopyView, primary: &CopyView) -> bool {
     let record = copy.probe.failover.as_ref().filter(|begun| begun.from == primary.address && begun.promotion_started);
     record.is_some() && is_primary_role(&copy.probe.role)
 }
 
-/// Has a failover to this copy begun, which left the primary and was not opened?
+/// Returns whether a failover to this copy was started that left the primary and did not open the copy.
 pub fn is_detached(copy: &CopyView, primary: &CopyView) -> bool {
     let record = copy.probe.failover.as_ref().filter(|begun| begun.from == primary.address);
     record.is_some_and(|begun| !begun.promotion_started && !begun.is_finished) && is_primary_role(&copy.probe.role)
@@ -31,7 +31,7 @@ fn is_primary_role(role: &ReplicationRole) -> bool {
     matches!(role, ReplicationRole::Primary { .. })
 }
 
-/// How long ago the last of all copies heard of a primary that is gone: about when the host died.
+/// Returns the seconds since any copy last heard of a lost primary: about when the host died.
 pub fn least_silence(affected: &[&ShardView], scope: &FailoverScope) -> Option<u64> {
     let without_primary = affected.iter().filter(|shard| scope.includes_copy(shard.id, shard.primary()));
     let living =
@@ -60,7 +60,7 @@ pub fn select_candidate(
     }
     if let Some(moving) = shard.open_move.as_ref().filter(|moving| moving.stage == MoveStage::Undecided) {
         let why = format!(
-            "a move of it to {} was cut short, which may have all of it: bring {} back, then dunlin shards resume",
+            "a move to {} was interrupted and may have all data: bring {} back, then dunlin shards resume",
             moving.to, primary.host
         );
         return Err(Ineligible::Unavailable(why));
@@ -93,7 +93,7 @@ pub fn select_candidate(
 pub fn unreachable_blocker(shard: &ShardView, copy: &CopyView) -> FailoverBlocker {
     let what = if copy.host == shard.primary().host { "primary" } else { "replica" };
     let reason = format!(
-        "shard {}: its {what} on {} does not answer, and was not given up ({})",
+        "shard {}: its {what} on {} does not answer and is not in the scope of the failover ({})",
         shard.id,
         copy.host,
         copy.probe.error.as_deref().unwrap_or("its host cannot be reached"),
@@ -104,7 +104,7 @@ pub fn unreachable_blocker(shard: &ShardView, copy: &CopyView) -> FailoverBlocke
     }
 }
 
-/// Why a copy is not promoted.
+/// Returns the reason why a copy is not promoted.
 fn ineligibility_reason(
     copy: &CopyView,
     primary: &CopyView,

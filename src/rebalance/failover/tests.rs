@@ -247,7 +247,10 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
     // 900 of its 1000 bytes may be used: the smaller one finds no room.
     let plan = plan_without_a(vec![shard(100), shard(850)]).unwrap();
     assert_eq!((plan.replicas_to_create.len(), plan.replicas_to_create[0].shard), (1, 1));
-    assert_eq!((plan.unplaceable_replicas[0].shard, plan.unplaceable_replicas[0].reason.as_str()), (0, "no room on d"));
+    assert_eq!(
+        (plan.unplaceable_replicas[0].shard, plan.unplaceable_replicas[0].reason.as_str()),
+        (0, "not enough free memory on d")
+    );
     // Promoted on d: b and c are in the other zone; the emptier one of them is c.
     let plan = plan_without_a(vec![vec![unreachable_copy("a"), replica_copy("d", "a", 5)], shard(100)]).unwrap();
     assert_eq!((plan.replicas_to_create[0].shard, plan.replicas_to_create[0].host.as_str()), (0, "c"));

@@ -13,7 +13,7 @@ use super::replication_progress;
 use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
-/// How long the other replicas may take to follow the new primary.
+/// Time limit for the other replicas to follow the new primary.
 const REPLICA_ATTACH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lets source and replicas follow the target durably, after reading the target's role and users back. Returns the

@@ -50,7 +50,7 @@ impl MoveLimits {
         Self { moves: options.max_moves.unwrap_or(usize::MAX), bytes: bytes.unwrap_or(i64::MAX) }
     }
 
-    /// Whether the assignment is within the limits.
+    /// Returns whether the assignment is within the limits.
     pub(crate) fn allows(&self, state: &Assignment) -> bool {
         state.moves <= self.moves && state.moved <= self.bytes
     }
@@ -61,7 +61,7 @@ const LARGE: usize = 200_000;
 /// Steps of one of many walks; those of a large fleet are ten times as long.
 const STEPS: usize = 40_000;
 
-/// Whether the model is so large that a search has to make do with few walks.
+/// Returns whether the model is so large that a search has to make do with few walks.
 pub(crate) fn is_large(model: &Model) -> bool {
     problem_size(model) > LARGE
 }
@@ -204,7 +204,7 @@ impl<'m> Annealer<'m> {
         Score { outside, moved: self.state.moved, moves: self.state.moves }
     }
 
-    /// Whether the best state so far keeps all ranges.
+    /// Returns whether the best state so far keeps all ranges.
     fn is_best_within(&self) -> bool {
         self.best.outside == 0.0
     }
@@ -329,7 +329,7 @@ impl<'m> Annealer<'m> {
         Some(moved as f64 * self.weights.moved + outside * self.weights.outside)
     }
 
-    /// Whether the item may be on the host once the proposal is applied.
+    /// Returns whether the item may be on the host once the proposal is applied.
     fn is_legal(&self, item: usize, host: usize) -> bool {
         let excludes = |sibling: &usize| {
             let moves = self.proposal.iter().find(|change| change.item == *sibling);

@@ -73,7 +73,7 @@ impl Assignment {
         }
     }
 
-    /// Whether the item may be on the host, given the current hosts of the other copies of its shard.
+    /// Returns whether the item may be on the host, given the current hosts of the other copies of its shard.
     pub(crate) fn is_legal(&self, model: &Model, item: usize, host: usize) -> bool {
         let mut siblings = model.items[item].siblings.iter();
         model.is_allowed(item, host)
@@ -140,12 +140,12 @@ pub(crate) fn range_violation(range: &LoadRange, resource: usize, load: Weight) 
     (load[resource] - range.max[resource]).max(range.min[resource] - load[resource]).max(0)
 }
 
-/// Whether every load is within its range.
+/// Returns whether every load is within its range.
 pub(crate) fn is_within(state: &Assignment, ranges: &[LoadRange]) -> bool {
     (0..ranges.len()).all(|host| is_host_within(state, ranges, host))
 }
 
-/// Whether the loads of one host are within its range.
+/// Returns whether the loads of one host are within its range.
 pub(crate) fn is_host_within(state: &Assignment, ranges: &[LoadRange], host: usize) -> bool {
     [BYTES, OPS].iter().all(|resource| range_violation(&ranges[host], *resource, state.load[host]) == 0)
 }

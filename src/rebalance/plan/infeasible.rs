@@ -12,7 +12,7 @@ use super::options::PlanOptions;
 use crate::inventory::ByteSize;
 use crate::rebalance::observation::Observation;
 
-/// Why there is no plan.
+/// Reason why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Infeasible {
     /// The rule that cannot be kept.
@@ -31,7 +31,7 @@ pub struct Infeasible {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rule {
-    /// No host exceeds its maximum utilization.
+    /// Utilization: every host stays within its maximum.
     Capacity,
     /// Copies of a shard are on different hosts, in different zones.
     Zones,
@@ -161,7 +161,7 @@ fn check_zones(model: &Model) -> Result<(), Infeasible> {
     })
 }
 
-/// Whether the copies of the shard of `first` can be placed at all, memory aside.
+/// Returns whether the copies of the shard of `first` can be placed at all, memory aside.
 fn can_place_shard(model: &Model, first: usize) -> bool {
     fn place_copies(model: &Model, copies: &[usize], taken: &mut Vec<usize>) -> bool {
         let Some((item, rest)) = copies.split_first() else { return true };

@@ -8,7 +8,7 @@ use super::step_budget::StepBudget;
 /// A plan this close to the bound is not searched further: one thousandth of it.
 pub(crate) const CLOSE_TO_BOUND: i64 = 1000;
 
-/// When a search ends, and what its rounds weigh.
+/// End of a search, and the weights of its rounds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SearchBudget {
     /// Moved bytes at which an assignment within the ranges is good enough.
@@ -60,7 +60,7 @@ pub(crate) fn search_locally(
     best
 }
 
-/// Whether an assignment is closer to the ranges than another, or within them with fewer moved bytes.
+/// Returns whether an assignment is closer to the ranges than another, or within them with fewer moved bytes.
 pub(crate) fn is_better(penalty: &Penalty, found: &Assignment, best: &Assignment) -> bool {
     let (new, old) = (penalty.total(found), penalty.total(best));
     if new == 0.0 && old == 0.0 { found.moved < best.moved } else { new < old }

@@ -29,7 +29,7 @@ pub(crate) fn sub(a: Weight, b: Weight) -> Weight {
     [a[BYTES] - b[BYTES], a[OPS] - b[OPS]]
 }
 
-/// One copy of one shard.
+/// A copy of a shard.
 #[derive(Debug, Clone)]
 pub(crate) struct Item {
     /// Index of its shard in the observation.
@@ -38,19 +38,19 @@ pub(crate) struct Item {
     /// Index of the host that has it now.
     pub home: usize,
     pub weight: Weight,
-    /// Whether it may move at all.
+    /// True if it may move at all.
     pub movable: bool,
     /// The other copies of its shard, as indexes of items.
     pub siblings: Vec<usize>,
 }
 
-/// One host and its share of the load.
+/// A host and its share of the load.
 #[derive(Debug, Clone)]
 pub(crate) struct Host {
     pub zone: Option<usize>,
-    /// Whether all copies must leave it.
+    /// True if all copies must leave it.
     pub drained: bool,
-    /// Whether it may receive copies.
+    /// True if it may receive copies.
     pub can_receive: bool,
     /// Neighborhood of the fleet's load that it should have; 0 if drained.
     pub share: f64,
@@ -74,7 +74,7 @@ pub(crate) struct Model<'a> {
     pub items: Vec<Item>,
     pub hosts: Vec<Host>,
     pub total: Weight,
-    /// Whether no shard contains data: every copy then has the same nominal size.
+    /// True if no shard contains data: every copy then has the same nominal size.
     pub is_empty: bool,
     /// The resources to balance.
     pub balanced: [bool; 2],
@@ -143,7 +143,7 @@ impl<'a> Model<'a> {
         }
     }
 
-    /// Whether a copy may move: a primary, or a replica where the options allow it or where it cannot stay.
+    /// Returns whether a copy may move: a primary, or a replica where the options allow it or where it cannot stay.
     fn is_movable(&self, items: &[Item], index: usize, options: &PlanOptions) -> bool {
         let item = &items[index];
         let clashes = |sibling: &usize| self.clashes(item.home, items[*sibling].home);
@@ -153,18 +153,18 @@ impl<'a> Model<'a> {
             || item.siblings.iter().any(clashes)
     }
 
-    /// Whether two copies of a shard may not be on these two hosts.
+    /// Returns whether two copies of a shard may not be on these two hosts.
     pub(crate) fn clashes(&self, a: usize, b: usize) -> bool {
         a == b || (self.separate_zones && self.hosts[a].zone.is_some() && self.hosts[a].zone == self.hosts[b].zone)
     }
 
-    /// Whether an item on a host keeps another copy of its shard off a host: the two clash, or would only have exchanged
+    /// Returns whether an item on a host keeps another copy of its shard off a host: the two clash, or would only have exchanged
     /// hosts, for which neither can go first.
     pub(crate) fn excludes(&self, item: usize, host: usize, sibling: usize, there: usize) -> bool {
         self.clashes(host, there) || (there == self.items[item].home && host == self.items[sibling].home)
     }
 
-    /// Whether the item may be on the host, regardless of other copies.
+    /// Returns whether the item may be on the host, regardless of other copies.
     pub(crate) fn is_allowed(&self, item: usize, host: usize) -> bool {
         let item = &self.items[item];
         if self.hosts[host].drained {

@@ -25,7 +25,7 @@ const END_TEMPERATURE: f64 = 5.0;
 /// A walk that moves more than the best by one part in so many is not improved further.
 const HOPELESS: i64 = 25;
 
-/// What all walks have in common.
+/// Shared input of all walks.
 pub(crate) struct Multistart<'a> {
     pub lagrangian: &'a Lagrangian<'a>,
     pub multipliers: &'a Multipliers,

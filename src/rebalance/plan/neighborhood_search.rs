@@ -16,7 +16,7 @@ const MAX_NODES: usize = 12_000;
 /// Steps of annealing that take as long as the setup of one search, and nodes that take as long as one step.
 const SETUP_STEPS: usize = 200;
 const NODES_PER_STEP: usize = 4;
-/// What one search rearranges at most, and when to stop.
+/// Size of the part that one search rearranges, and when to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neighborhood {
     pub hosts: usize,
@@ -94,7 +94,7 @@ struct BranchAndBound<'m> {
     siblings: Vec<Vec<usize>>,
     /// Bytes of the items from a depth on whose home is that host, by depth.
     free: Vec<Vec<i64>>,
-    /// What the items from a depth on can bring to that host, by depth.
+    /// Load that the items from a depth on can bring to that host, by depth.
     coming: Vec<Vec<Weight>>,
     load: Vec<Weight>,
     chosen: Vec<usize>,
@@ -196,7 +196,7 @@ impl<'m> BranchAndBound<'m> {
         }
     }
 
-    /// Where the item may be if the copies of its shard outside of `pool` stay, cheapest first.
+    /// Returns the hosts that the item may be on if the copies of its shard outside of `pool` stay, cheapest first.
     fn host_options(
         &self,
         lagrangian: &Lagrangian,
@@ -224,7 +224,7 @@ impl<'m> BranchAndBound<'m> {
         options
     }
 
-    /// What the multipliers charge for loads that the hosts do not have, or pay for loads that they have beyond.
+    /// Returns the price of the loads that hosts lack, minus that of the loads beyond their ranges.
     fn priced_slack(&self, multipliers: &Multipliers, state: &Assignment) -> f64 {
         let one = |host: &usize, range: &LoadRange| {
             let of = |resource: usize| {
@@ -321,7 +321,7 @@ impl<'m> BranchAndBound<'m> {
         self.load[host] = before;
     }
 
-    /// Whether what is left to choose can bring every host what it lacks.
+    /// Returns whether what is left to choose can bring every host what it lacks.
     fn can_reach_minimum(&self, depth: usize) -> bool {
         let hosts = self.load.iter().zip(&self.coming[depth]).zip(&self.ranges);
         hosts.into_iter().all(|((load, coming), range)| {

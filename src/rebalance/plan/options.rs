@@ -14,7 +14,7 @@ pub struct PlanOptions {
     pub balance: Balance,
     /// Hosts to drain, in addition to those that the observation marks.
     pub drain: Vec<String>,
-    /// Which shards move.
+    /// Selection of the shards that move.
     pub shards: ShardSelection,
     /// The only hosts that may receive shards; `None`: any host that is not drained.
     pub targets: Option<Vec<String>>,
@@ -24,9 +24,9 @@ pub struct PlanOptions {
     pub max_bytes: Option<u64>,
     /// Maximum share of a host's shard memory to use, in (0, 1].
     pub max_utilization: f64,
-    /// Whether copies of a shard must be in different zones (they are always on different hosts).
+    /// True if copies of a shard must be in different zones (they are always on different hosts).
     pub separate_zones: bool,
-    /// Whether replicas may move for balance; otherwise they only leave drained hosts and the zones of other copies.
+    /// True if replicas may move for balance; otherwise they only leave drained hosts and the zones of other copies.
     pub move_replicas: bool,
     /// Seed of the search. The same observation, options and seed give the same plan.
     pub seed: u64,
@@ -53,7 +53,7 @@ impl Default for PlanOptions {
     }
 }
 
-/// How many moves run concurrently, and how fast.
+/// Concurrency and rates of transfers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransferLimits {
@@ -90,11 +90,11 @@ impl Default for TransferLimits {
     }
 }
 
-/// Which shards a plan moves.
+/// Selection of the shards that a plan moves.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ShardSelection {
-    /// Those whose moves balance the fleet.
+    /// Shards whose moves balance the fleet.
     #[default]
     ForBalance,
     /// The shards with these ids, whatever that does to the balance.
@@ -117,12 +117,12 @@ pub enum Balance {
 }
 
 impl Balance {
-    /// Whether bytes are balanced.
+    /// Returns whether bytes are balanced.
     pub fn includes_bytes(self) -> bool {
         matches!(self, Self::Bytes | Self::Both)
     }
 
-    /// Whether operations are balanced.
+    /// Returns whether operations are balanced.
     pub fn includes_ops(self) -> bool {
         matches!(self, Self::Ops | Self::Both)
     }

@@ -25,7 +25,7 @@ pub struct RebalancePlan {
     pub bytes_moved: u64,
     /// Bytes of all copies of all shards.
     pub bytes_total: u64,
-    /// No plan that keeps these rules moves fewer bytes.
+    /// Lower bound: every plan that keeps these rules moves at least this many bytes.
     pub lower_bound_bytes: u64,
     /// Relative distance to that bound: `bytes_moved / lower_bound_bytes − 1`, 0 if nothing has to move.
     pub gap: f64,
@@ -45,7 +45,7 @@ pub struct RebalancePlan {
     pub notes: Vec<String>,
 }
 
-/// One copy of a shard goes from one host to another.
+/// A move of one copy of a shard from one host to another.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Move {
     /// The shard's number.
@@ -58,7 +58,7 @@ pub struct Move {
     pub bytes: u64,
     /// Commands per second of the primary; 0 for a replica.
     pub ops_per_s: f64,
-    /// Which copy moves.
+    /// Role of the copy that moves.
     pub role: Role,
     /// The reason for the move.
     pub reason: String,
@@ -80,7 +80,7 @@ pub enum Role {
     Replica,
 }
 
-/// One host before and after.
+/// A host before and after the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct HostPlan {
     /// Its name.
@@ -115,7 +115,7 @@ pub struct Load {
 }
 
 impl RebalancePlan {
-    /// Whether the plan has no moves.
+    /// Returns whether the plan has no moves.
     pub fn is_empty(&self) -> bool {
         self.moves.is_empty()
     }

@@ -181,7 +181,7 @@ fn widen_uniformly(model: &Model, state: &Assignment, requested: &[LoadRange]) -
     ranges
 }
 
-/// Whether a host is outside its range wherever other copies are: one of its copies, or those that cannot leave it, are
+/// Returns whether a host is outside its range wherever other copies are: one of its copies, or those that cannot leave it, are
 /// too large already; or it is below its range and may not receive any.
 fn is_always_outside(model: &Model, state: &Assignment, requested: &[LoadRange], host: usize, resource: usize) -> bool {
     let weight = |item: &usize| model.items[*item].weight[resource];

@@ -10,14 +10,14 @@ use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::{BYTES, Model};
 use super::options::TransferLimits;
 
-/// One copy of one shard over one link, in one wave.
+/// A transfer of one copy over one link, in one wave.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct ScheduledMove {
     pub item: usize,
     pub from: usize,
     pub to: usize,
     pub wave: usize,
-    /// Whether `to` is only an intermediate host.
+    /// True if `to` is only an intermediate host.
     pub detour: bool,
     /// Duration in seconds, given the other moves of its wave.
     pub seconds: f64,
@@ -31,7 +31,7 @@ pub(crate) struct Schedule {
     pub waves: Vec<f64>,
     /// Peak memory of each host in bytes.
     pub peak: Vec<i64>,
-    /// One note per detour.
+    /// Notes, one per detour.
     pub notes: Vec<String>,
 }
 
@@ -158,7 +158,7 @@ impl Scheduler<'_> {
         self.model.observation.hosts[host].capacity_bytes as i64
     }
 
-    /// Whether no other copy is on the target host, or if `strict` in its zone, unless this move makes that no worse.
+    /// Returns whether no other copy is on the target host, or if `strict` in its zone, unless this move makes that no worse.
     fn keeps_copies_apart(&self, step: &ScheduledMove, strict: bool) -> bool {
         self.model.items[step.item].siblings.iter().all(|sibling| {
             let other = self.now.host_of[*sibling];

@@ -31,13 +31,13 @@ pub(crate) struct Solution {
     pub requested: Vec<LoadRange>,
     /// The ranges that the assignment keeps: wider than requested where those cannot be met.
     pub ranges: Vec<LoadRange>,
-    /// No assignment within `ranges` moves fewer bytes.
+    /// Lower bound: every assignment within `ranges` moves at least this many bytes.
     pub bound: i64,
-    /// Whether the operator's limits on moves or bytes ended the plan early.
+    /// True if the operator's limits on moves or bytes ended the plan early.
     pub limited: bool,
     /// The reason of every move where the operator selected the shards.
     pub selection: Option<String>,
-    /// What else the operator should know.
+    /// Notes for the operator.
     pub notes: Vec<String>,
 }
 

@@ -41,7 +41,7 @@ fn is_away(model: &Model, state: &Assignment, item: usize) -> bool {
     state.host_of[item] != model.items[item].home
 }
 
-/// Whether two moves have a host in common; only such moves can make each other redundant.
+/// Returns whether two moves have a host in common; only such moves can make each other redundant.
 fn share_host(model: &Model, state: &Assignment, a: usize, b: usize) -> bool {
     let ends = |item: usize| [state.host_of[item], model.items[item].home];
     ends(a).iter().any(|host| ends(b).contains(host))

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use crate::inventory::ByteSize;
 use crate::rebalance::observation::{HostLoad, Observation};
 
-/// One hypothetical change of the fleet.
+/// A hypothetical change of the fleet.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Scenario {
     /// `growth=2x` or `growth=50%`: all bytes and operations times this factor.

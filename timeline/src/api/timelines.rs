@@ -22,7 +22,7 @@ pub(super) struct TweetPage {
     tweets: Vec<TweetView>,
     /// The `max_id` of the next page; `null` where there is nothing older.
     next_max_id: Option<Id>,
-    /// Where the page came from.
+    /// Source of the page.
     source: Source,
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{database::Profile, ids::Id, message::FollowEvent};
 
 const MAX_NAME: usize = 50;
-/// How long the token of a new user is valid.
+/// Validity of the token of a new user.
 const TOKEN_VALIDITY: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// A user to create.

@@ -27,16 +27,16 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     settings: Settings,
-    /// Where to listen
+    /// Address to listen on
     #[arg(long, env = "TIMELINE_LISTEN", default_value = "127.0.0.1:8080", value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
-    /// Where to listen for operators; in the mode `entries` they use --listen
+    /// Address to listen on for operators; in the mode `entries` they use --listen
     #[arg(long, env = "TIMELINE_ADMIN_LISTEN", default_value = "127.0.0.1:8081", value_name = "ADDRESS:PORT")]
     admin_listen: SocketAddr,
     /// A file that holds the key that signs tokens
     #[arg(long, env = "TIMELINE_TOKEN_KEY_FILE", value_name = "FILE")]
     token_key_file: Option<PathBuf>,
-    /// How long /readyz answers 503 before the process stops accepting connections
+    /// Time for which /readyz answers 503 before the process stops accepting connections
     #[arg(long, env = "TIMELINE_DRAIN_DELAY_MS", default_value = "0", value_name = "MS")]
     drain_delay_ms: u64,
     /// Check the settings and exit
@@ -57,7 +57,7 @@ enum Command {
         /// The user
         #[arg(long, value_name = "ID")]
         user: i64,
-        /// How long it is valid
+        /// Validity of the token
         #[arg(long, default_value = "30")]
         days: u64,
     },

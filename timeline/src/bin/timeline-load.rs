@@ -25,10 +25,10 @@ enum Command {
         /// The service, http://host:port; several may be named
         #[arg(long = "url", required = true)]
         urls: Vec<Base>,
-        /// How many users' timelines are written to
+        /// Number of users whose timelines are written to
         #[arg(long, default_value_t = 2000)]
         users: u64,
-        /// How many writers, each with one write at a time
+        /// Number of writers, each with one write at a time
         #[arg(long, default_value_t = 16)]
         writers: u64,
         /// Writes per second of all writers together
@@ -37,7 +37,7 @@ enum Command {
         /// The file that acknowledgements are appended to, "uid id" per line
         #[arg(long, value_name = "FILE")]
         acks: PathBuf,
-        /// How long to write
+        /// Duration of the run
         #[arg(long, value_name = "N")]
         seconds: Option<u64>,
         /// Print a line each second on stderr

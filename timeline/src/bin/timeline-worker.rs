@@ -27,7 +27,7 @@ struct Cli {
     command: Option<Command>,
     #[command(flatten)]
     settings: Settings,
-    /// Where to listen for operators
+    /// Address to listen on for operators
     #[arg(long, env = "TIMELINE_WORKER_ADMIN_LISTEN", default_value = "127.0.0.1:8082", value_name = "ADDRESS:PORT")]
     admin_listen: SocketAddr,
     /// Check the settings and exit
@@ -54,13 +54,13 @@ enum Command {
     },
     /// Send dead letters to their queues again; prints one line of JSON
     Replay {
-        /// How many at most
+        /// Largest number
         #[arg(long, default_value = "100000", value_name = "N")]
         limit: u64,
     },
 }
 
-/// What every command needs.
+/// Shared input of the commands.
 struct Parts {
     timelines: Timelines,
     lists: Lists,

@@ -11,9 +11,9 @@ use crate::{
     ids::Id,
 };
 
-/// How many entries one query loads.
+/// Number of entries that one query loads.
 const MAX_BATCH: usize = 500;
-/// How many queries run at a time.
+/// Number of queries that run at a time.
 const MAX_CONCURRENT: usize = 8;
 
 /// A kind of entry that can be loaded.

@@ -14,12 +14,12 @@ use async_memcached::{AsciiProtocol as _, Client, Error, Value};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
-/// How long one exchange may take.
+/// Time that one exchange may take.
 const TIMEOUT: Duration = Duration::from_millis(150);
-/// How long a server is left alone after it did not answer.
+/// Time for which a server is left alone after it did not answer.
 const PAUSE: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 4;
-/// How long an entry is kept, in seconds.
+/// Time for which an entry is kept, in seconds.
 const TTL: i64 = 300;
 
 /// The servers.

@@ -11,7 +11,7 @@ pub struct QueueRow {
     pub id: i64,
     /// The text.
     pub payload: String,
-    /// How often it was taken, this time included.
+    /// Number of times that it was taken, this time included.
     pub attempts: i32,
 }
 

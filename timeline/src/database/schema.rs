@@ -19,7 +19,7 @@ pub enum Part {
     Tweets,
 }
 
-/// Whether old binaries work with what a migration leaves.
+/// True if old binaries work with what a migration leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// They do.

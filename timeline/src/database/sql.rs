@@ -12,7 +12,7 @@ macro_rules! statements {
     };
 }
 
-/// One statement.
+/// A statement.
 #[derive(Debug, Clone, Copy)]
 pub struct Statement {
     /// Its name, the value of `op` in `db_queries_total`.

@@ -18,7 +18,7 @@ pub struct Tweet {
     pub body: String,
 }
 
-/// Which entries to read: the newest first.
+/// Entries to read, the newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Range {
     /// The largest id, itself included.

@@ -47,9 +47,9 @@ pub struct FollowerChunk {
 pub struct FlaggedAuthor {
     /// The author.
     pub id: Id,
-    /// Whether the tweets are not pushed to the followers (any more).
+    /// True if the tweets are not pushed to the followers (any more).
     pub pull_author: bool,
-    /// Whether that has been so for longer than the grace period, so that all readers know it.
+    /// True if that has been so for longer than the grace period, so that all readers know it.
     pub is_settled: bool,
 }
 

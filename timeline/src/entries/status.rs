@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::App;
 use crate::VERSION;
 
-/// How long a shard may take to answer before it counts as dead.
+/// Time that a shard may take to answer before it counts as dead.
 const READY_LIMIT: Duration = Duration::from_secs(1);
 
 /// The process is alive.
@@ -36,7 +36,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Value>) 
     (status, Json(json!({ "ready": ready, "shards": shards.len(), "dead": dead })))
 }
 
-/// Which version runs, on which epoch of which map.
+/// The version that runs, on which epoch of which map.
 pub(super) async fn version(State(app): State<App>) -> Json<Value> {
     let routing = app.store.shards().routing();
     Json(json!({

@@ -9,7 +9,7 @@ use dunlin_shards::{RetryPolicy, ShardConnections, ShardError, ShardId};
 use redis::{Cmd, Value};
 use serde::Serialize;
 
-/// How many entries a timeline keeps.
+/// Number of entries that a timeline keeps.
 pub const CAP: usize = 1000;
 
 /// The largest id: scores are doubles, which are exact up to 53 bits.
@@ -25,7 +25,7 @@ pub struct Store {
     shards: ShardConnections,
 }
 
-/// Which part of a timeline is wanted.
+/// Part of a timeline to read.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
     /// At most so many entries.

@@ -8,7 +8,7 @@ use std::{
 
 use dunlin_shards::ShardId;
 
-/// How long calls fail at once after one that did not work; then one of them is let through.
+/// Time for which calls fail at once after one that did not work; then one of them is let through.
 pub const OPEN_FOR: Duration = Duration::from_secs(1);
 
 /// The shards that did not answer, each with the moment of the next try.

@@ -14,7 +14,7 @@ use anyhow::Context as _;
 
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 
-/// Where writers put what was acknowledged.
+/// Store of acknowledged writes.
 pub(super) struct Acks {
     sender: Sender<(u64, u64)>,
     writer: JoinHandle<std::io::Result<()>>,

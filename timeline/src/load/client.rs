@@ -17,7 +17,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 const LONGEST_BODY: usize = 1 << 20;
 
-/// Where a service is: `http://host:port`.
+/// Address of a service: `http://host:port`.
 #[derive(Debug, Clone)]
 pub struct Base {
     authority: String,
@@ -57,7 +57,7 @@ impl Client {
         self.send(Method::POST, path, json).await
     }
 
-    /// One attempt; after a failure the next one goes to the next service, on a new connection.
+    /// A single attempt; after a failure the next one goes to the next service, on a new connection.
     async fn send(&mut self, method: Method, path: &str, json: String) -> anyhow::Result<(StatusCode, Bytes)> {
         let base = self.bases.get(self.next).context("no service is named")?.clone();
         let sent = timeout(LIMIT, self.exchange(&base, method, path, json)).await;

@@ -14,11 +14,11 @@ use super::{Base, acks, client::Client};
 use crate::entries::store::CAP;
 
 const READERS: usize = 16;
-/// How long one page is asked for.
+/// Time for which one page is asked for.
 const PATIENCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// What was found.
+/// Findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Entries that were acknowledged.

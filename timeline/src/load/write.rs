@@ -17,30 +17,30 @@ use tokio::task::JoinSet;
 
 use super::{Base, acks::Acks, client::Client};
 
-/// How long writes that are not acknowledged yet are repeated after the end.
+/// Time for which writes that are not acknowledged yet are repeated after the end.
 const LAST_CHANCE: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// A writer that waits for its turn looks this often whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// What to write.
+/// The load to write.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The services; writers are spread over them.
     pub bases: Vec<Base>,
-    /// How many users' timelines are written to.
+    /// Number of users whose timelines are written to.
     pub users: u64,
-    /// How many writers, each with a connection of its own and one write at a time.
+    /// Number of writers, each with a connection of its own and one write at a time.
     pub writers: u64,
     /// Writes per second of all writers together; a writer that is late does not wait.
     pub rate: f64,
     /// The file of acknowledgements.
     pub acks: PathBuf,
-    /// Whether to print a line each second on stderr.
+    /// Print a line each second on stderr.
     pub progress: bool,
 }
 
-/// What came of it.
+/// Result of the load.
 #[derive(Debug, Clone, Serialize)]
 pub struct Summary {
     /// Writes acknowledged.
@@ -57,7 +57,7 @@ pub struct Summary {
     pub p99_ms: f64,
 }
 
-/// What the writers share.
+/// Shared state of the writers.
 struct Shared {
     options: Options,
     start: Instant,

@@ -8,9 +8,9 @@ use tokio::{sync::Notify, time::Instant};
 use super::{DELIVERY_LIMIT, Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement};
 use crate::database::{Database, DbError, QueueRow};
 
-/// How long a message is hidden from others once it was taken.
+/// Time for which a message is hidden from others once it was taken.
 pub const DEFAULT_LEASE: Duration = Duration::from_secs(30);
-/// How often an empty queue is looked at; messages that this process publishes are seen at once.
+/// Interval at which an empty queue is read; messages that this process publishes are seen at once.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The queue.

@@ -31,14 +31,14 @@ use tokio::{
 use super::{DELIVERY_LIMIT, Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a confirm, or a reply to a declaration, may take.
+/// Time that a confirm, or a reply to a declaration, may take.
 const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const MIN_BACK_OFF: Duration = Duration::from_millis(100);
 const MAX_BACK_OFF: Duration = Duration::from_secs(2);
 /// A session that lasted this long was good: the next connection is tried without much pause.
 const STABLE_SESSION: Duration = Duration::from_secs(10);
-/// How many messages of a queue this process holds without having settled them.
+/// Number of messages of a queue that this process holds without having settled them.
 const PREFETCH: u16 = 512;
 const PERSISTENT: u8 = 2;
 
@@ -53,7 +53,7 @@ struct Inner {
     session: RwLock<Option<Arc<Session>>>,
 }
 
-/// One connection with its channels.
+/// A connection with its channels.
 struct Session {
     connection: Connection,
     publisher: Channel,

@@ -11,7 +11,7 @@ use crate::{
     lists::{List, Listing, Lists, PUBLIC_PARTS},
 };
 
-/// How often a page is filled up after deleted tweets were left out.
+/// Number of times that a page is filled up after deleted tweets were left out.
 const MAX_FILLS: usize = 10;
 
 /// A timeline that can be read.

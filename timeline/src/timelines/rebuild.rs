@@ -9,10 +9,10 @@ pub use super::source::Snapshot;
 use super::{SharedDbError, Timelines};
 use crate::lists::{List, Lists, RebuildStart};
 
-/// How many entries a snapshot has where nothing is stored.
+/// Number of entries that a snapshot has where nothing is stored.
 const PULL_CAP: usize = 1000;
 
-/// Why a list is built.
+/// Reason for a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildReason {
     /// Somebody wants to read it.

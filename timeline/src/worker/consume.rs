@@ -13,7 +13,7 @@ use crate::{
     timelines::RebuildReason,
 };
 
-/// How long an empty queue is waited for before a look at the stop signal.
+/// Time for which an empty queue is waited for before a look at the stop signal.
 const RECEIVE_WAIT: Duration = Duration::from_millis(500);
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);

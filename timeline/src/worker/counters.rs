@@ -8,7 +8,7 @@ use crate::{
     timelines::Timelines,
 };
 
-/// How long the transaction may take.
+/// Time that the transaction may take.
 const LIMIT: Duration = Duration::from_secs(15);
 
 /// Applies events to the counters and refreshes the cached profiles.

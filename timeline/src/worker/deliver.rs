@@ -51,7 +51,7 @@ pub(super) async fn deliver(worker: &Worker, deliveries: &[(&Message, &Deliver)]
     park_failed(worker, deliveries, &entries, &outcomes).await
 }
 
-/// What must not be in timelines any more.
+/// Entries that must be removed from timelines.
 #[derive(Default)]
 struct Stale<'a> {
     /// Entries of deleted tweets.

@@ -9,7 +9,7 @@ use crate::{
     message::{Follow, Message, Task},
 };
 
-/// How often the state is looked at before the message is tried again.
+/// Number of times that the state is looked at before the message is tried again.
 const MAX_ROUNDS: usize = 5;
 
 /// Aligns one timeline. Where its shard does not answer, the message is parked.

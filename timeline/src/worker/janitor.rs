@@ -12,9 +12,9 @@ use crate::{ids::first_before_now, queue::QueueName};
 
 const GAUGE_INTERVAL: Duration = Duration::from_secs(2);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(3600);
-/// How long an idempotency key is remembered.
+/// Time for which an idempotency key is remembered.
 const KEY_AGE: Duration = Duration::from_secs(24 * 3600);
-/// How long an event is remembered as applied; no queue delivers it again after that time.
+/// Time for which an event is remembered as applied; no queue delivers it again after that time.
 const EVENT_AGE: Duration = Duration::from_secs(14 * 24 * 3600);
 
 /// Runs until `stop` becomes true.

@@ -12,11 +12,11 @@ use crate::{
     queue::{Outgoing, QueueName},
 };
 
-/// How many ranges one bulk plan publishes before it goes to the end of its queue.
+/// Number of ranges that one bulk plan publishes before it goes to the end of its queue.
 const CHUNKS_PER_STEP: usize = 50;
 /// How often the depth of the bulk lane is looked at while it is too deep.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(200);
-/// How long a plan waits for the bulk lane before the batch is tried again.
+/// Time for which a plan waits for the bulk lane before the batch is tried again.
 const DEPTH_WAITS: usize = 20;
 
 /// Plans tweets: puts them into the lists of author and public, and publishes deliveries.

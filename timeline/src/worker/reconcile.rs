@@ -13,12 +13,12 @@ use crate::{
     timelines::{RebuildReason, Timelines},
 };
 
-/// How many users are looked at together.
+/// Number of users that are read together.
 const CHUNK: usize = 500;
 /// Entries and events younger than this may be on their way.
 const SETTLE: Duration = Duration::from_secs(10);
 
-/// What reconciling found.
+/// Findings of a reconciliation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct ReconcileSummary {
     /// Users that were looked at.

@@ -14,12 +14,12 @@ use crate::{
     timelines::Timelines,
 };
 
-/// How many events are claimed at a time.
+/// Number of events that are claimed at a time.
 const BATCH: usize = 500;
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
 
-/// Where events go.
+/// Destination of events.
 enum Sink {
     /// To the queue.
     Queue(Worker),

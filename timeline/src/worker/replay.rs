@@ -10,7 +10,7 @@ use crate::{
 };
 
 const BATCH: usize = 100;
-/// How long an empty queue is waited for.
+/// Time for which an empty queue is waited for.
 const WAIT: Duration = Duration::from_secs(2);
 
 /// The outcome of a replay.

@@ -393,7 +393,7 @@ pub fn cancelled_message(spec: &MoveSpec) -> String {
     format!("cancelled while shard {} was being compared; no cutover was started", spec.header.shard)
 }
 
-/// How many keys the next pipeline takes, after so many of so many bytes; without bytes nothing is learnt.
+/// Returns the number of keys for the next pipeline, from the keys and bytes of the last one; `None` without bytes.
 fn next_batch_keys(keys: usize, bytes: usize) -> Option<usize> {
     Some((BATCH_BYTES * keys).checked_div(bytes)?.clamp(MIN_BATCH_KEYS, MAX_BATCH_KEYS))
 }

@@ -8,7 +8,7 @@ use super::super::redis_client::{RedisClient, redis_command};
 /// A key's name.
 pub type Key = Vec<u8>;
 
-/// One key at one side: its `DUMP` (nothing where there is no such key) and when it expires, in Unix milliseconds.
+/// A key on one side: its `DUMP` (`None` if there is no such key) and when it expires, in Unix milliseconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyState {
     pub dump: Option<Vec<u8>>,
@@ -25,7 +25,7 @@ pub enum KeyVerdict {
     Extra,
 }
 
-/// How the two compare, by their bytes.
+/// Compares both states of a key, by their bytes.
 pub fn compare_states(source: &KeyState, target: &KeyState) -> KeyVerdict {
     match (&source.dump, &target.dump) {
         (None, None) => KeyVerdict::Equal,

@@ -29,7 +29,7 @@ pub struct PieceReader {
     state: ReadState,
     /// The last entry of a stream when the reading began: later ones come through the replication stream.
     stream_end: String,
-    /// Whether hashes of this server may have fields that expire.
+    /// True if hashes of this server may have fields that expire.
     has_field_expiry: bool,
 }
 
@@ -43,7 +43,7 @@ enum Kind {
     Stream,
 }
 
-/// What comes next.
+/// Position of the reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ReadState {
     /// From this cursor of a scan, this index, or after this entry of a stream.
