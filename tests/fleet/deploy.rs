@@ -101,7 +101,7 @@ fn render_errors_are_reported_before_any_change() {
         .unwrap();
     let refused = project.run_dunlin(&["deploy", "echo", "--yes"]);
     assert!(matches!(refused.status, Some(1 | 4)), "{refused:?}");
-    refused.assert_stderr_contains(&["no_such_thing", "echo.service:5"]);
+    refused.assert_stderr_contains(&["no_such_thing", "echo.service:6"]);
     project
         .run_dunlin(&["deploy", "echo", "--yes", "--release", "9"])
         .assert_status(1)

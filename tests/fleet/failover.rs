@@ -214,7 +214,7 @@ fn interrupted_failovers_can_be_finished_by_any_operator() {
                 other
                     .run_dunlin(&["shards", "repair", "--yes"])
                     .assert_status(4)
-                    .assert_stdout_contains(&["no host can have one"]);
+                    .assert_stdout_contains(&["no host can take one"]);
                 cluster.project = other;
             }
         }

@@ -123,7 +123,7 @@ fn kept_sources_are_verified_moved_back_and_retired() {
         "redis-03",
         "per key on average",
         "grows by 1.0MiB per day: full on 20",
-        "another host",
+        "with one more host of average size",
     ]);
     writers.wait_for_writes(100);
     writers.assert_nothing_lost();

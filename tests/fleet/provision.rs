@@ -54,7 +54,7 @@ fn runs_without_a_terminal_require_yes() {
     fleet.remove_paths(path);
     let project = FleetProject::with_fleet(&fleet);
     project.write_play("app", &file_step(path, "text"));
-    project.run_provision(&[]).assert_status(3).assert_stderr_contains(&["--yes", "--dry-run"]);
+    project.run_provision(&[]).assert_status(3).assert_stderr_contains(&["--yes"]);
     assert_eq!(fleet.read_file("app-01", path), None);
 }
 

@@ -146,7 +146,7 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     // A replica that is down is told; its primary refuses writes until it is back, and no move is begun meanwhile.
     fleet.run_as_root("redis-02", "systemctl stop redis-shard@0");
     let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&["shard 0: the replica on redis-02 is down or was not made yet"]);
+    told.assert_stdout_contains(&["shard 0: the replica on redis-02 is down or was not created yet"]);
     assert_eq!(cluster.writable_hosts(0), [] as [&str; 0]);
     fleet.run_as_root("redis-02", "systemctl start redis-shard@0");
     let end = Instant::now() + REPLICA_TIMEOUT;

@@ -28,7 +28,7 @@ pub fn check<C: Display, M: Display>(name: &str, messages: impl IntoIterator<Ite
 fn stable(text: &str) -> String {
     static PATTERNS: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         let patterns = [
-            (r"/tmp/\.tmp\w+", "[FOLDER]"),
+            (r"(?:/[\w.-]+)*/\.tmp\w+", "[FOLDER]"),
             (r"\b127\.0\.0\.(\d+):\d{4,5}\b", "127.0.0.$1:[PORT]"),
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
             (r"\b[0-9a-f]{40,64}\b", "[HASH]"),
