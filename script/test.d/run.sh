@@ -67,7 +67,8 @@ run_remove() {
 run_sweep() {
   local folder
   for folder in /tmp/dunlin-test.*; do
-    [[ -f $folder/owner && -O $folder ]] || continue
+    # Not a link, which any user could have put there.
+    [[ ! -L $folder && -O $folder && -f $folder/owner ]] || continue
     owner_is_alive "$folder" || run_remove "$folder" || true
   done
 }

@@ -32,6 +32,9 @@ const IGNORED_SETTINGS: &[&str] = &[
     "maxmemory",
     "maxmemory-policy",
     "appendonly",
+];
+/// Settings that determine encodings, which preflight compares by itself.
+pub const ENCODING_SETTINGS: &[&str] = &[
     "zset-max-listpack-entries",
     "zset-max-listpack-value",
     "hash-max-listpack-entries",
@@ -143,7 +146,8 @@ fn compare_settings(
     address: &str,
     found: &mut StateDifferences,
 ) {
-    for (name, at_source) in settings.iter().filter(|(name, _)| !IGNORED_SETTINGS.contains(&name.as_str())) {
+    let is_compared = |name: &str| !IGNORED_SETTINGS.contains(&name) && !ENCODING_SETTINGS.contains(&name);
+    for (name, at_source) in settings.iter().filter(|(name, _)| is_compared(name)) {
         let default = DEFAULTS.iter().find(|(known, _)| known == name).map(|(_, value)| (*value).to_owned());
         let Some(at_target) = conf.last_value(name).or(default) else { continue };
         let is_same_size = || conf.last_bytes(name).is_some_and(|bytes| Some(bytes) == at_source.parse().ok());

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::Value;
 
-use super::instance_state::compare_instance_state;
+use super::instance_state::{ENCODING_SETTINGS, compare_instance_state};
 use super::min_replicas::wait_for_replica;
 use super::redis_client::{
     RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between, split_address,
@@ -26,15 +26,6 @@ use crate::resources::redis_shard::conf::RedisConf;
 const RATE_WINDOW: Duration = Duration::from_millis(200);
 /// Assumed minimum rate of a full sync, in bytes per second; a slower one needs a larger buffer than predicted.
 const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
-/// Settings that determine encodings.
-const ENCODING_SETTINGS: &[&str] = &[
-    "zset-max-listpack-entries",
-    "zset-max-listpack-value",
-    "hash-max-listpack-entries",
-    "hash-max-listpack-value",
-    "list-max-listpack-size",
-    "set-max-intset-entries",
-];
 
 /// Returns the issues that prevent a move; a check that could not run is an issue too.
 pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
