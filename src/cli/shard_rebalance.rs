@@ -108,10 +108,14 @@ impl ShardRebalance {
         let plan = &saved_plan.plan;
         totals.moves = plan.moves.len();
         let exit = self.print_plan(&saved_plan, reporter)?;
-        if self.dry_run || plan.is_empty() {
+        if plan.is_empty() || self.what_if.is_some() {
             return Ok(exit);
         }
         let moves = to_planned_moves(plan);
+        if self.dry_run {
+            run_preflight(&context, &moves, id, reporter).await?;
+            return Ok(exit);
+        }
         if !self.yes {
             run_preflight(&context, &moves, id, reporter).await?;
             require_confirmation("Move these shards?", self.yes)?;

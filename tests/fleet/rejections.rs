@@ -43,13 +43,15 @@ fn invalid_input_is_rejected_without_changes() {
     let vars: toml::Value = toml::from_str::<toml::Table>("shard_maxmemory = \"1MiB\"").unwrap().into();
     cluster.project.host_table("redis-03").insert("vars".to_owned(), vars);
     cluster.project.write_files();
-    let refused = cluster.project.run_dunlin(&["shard-rebalance", "--yes"]).assert_status(3);
-    refused.assert_stderr_contains(&[
-        "redis-03: memory: ",
-        "maxmemory is 1048576",
-        "preflight failed; no changes were made",
-        "next:",
-    ]);
+    for flag in ["--dry-run", "--yes"] {
+        let refused = cluster.project.run_dunlin(&["shard-rebalance", flag]).assert_status(3);
+        refused.assert_stderr_contains(&[
+            "redis-03: memory: ",
+            "maxmemory is 1048576",
+            "preflight failed; no changes were made",
+            "next:",
+        ]);
+    }
     assert_eq!(without_journals(host_fingerprints(&cluster)), without_journals(before.clone()));
     cluster.project.host_table("redis-03").remove("vars");
     cluster.project.write_files();
