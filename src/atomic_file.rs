@@ -8,18 +8,20 @@ use std::ffi::{OsStr, OsString};
 use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher};
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
 /// The prefix of temporary files; one that a crash leaves behind is recognised by it.
 const TEMPORARY_PREFIX: &str = ".dunlin-";
 /// Maximum number of names tried for a temporary file.
 const MAX_NAME_ATTEMPTS: u32 = 64;
+/// The limit of Linux for the names of all extended attributes of a file, and for the value of one.
+const MAX_XATTR_BYTES: usize = 64 * 1024;
 
 /// The attributes of a file that is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,12 +83,30 @@ impl Folder {
         let path = self.path.join(name);
         let mut temporary = Temporary::create(self)
             .with_context(|| format!("cannot create a temporary file in {}", self.path.display()))?;
-        temporary.write(bytes, attributes).with_context(|| format!("cannot write {}", path.display()))?;
+        temporary.write(name, bytes, attributes).with_context(|| format!("cannot write {}", path.display()))?;
         temporary.rename(name).with_context(|| format!("cannot replace {}", path.display()))?;
         match attributes.durability {
             Durability::Synced => self.sync(),
             Durability::Ordered => Ok(()),
         }
+    }
+
+    /// Puts a symbolic link at `name`, and replaces a link or a file that is there.
+    ///
+    /// # Errors
+    /// Returns an error if the folder is not writable, or a folder has that name.
+    pub fn replace_link(&self, name: &OsStr, target: &Path) -> io::Result<()> {
+        let (temporary, ()) = find_free_name(|free| rustix::fs::symlinkat(target, &self.handle, free))?;
+        let renamed = rustix::fs::renameat(&self.handle, &temporary, &self.handle, name);
+        if renamed.is_err() {
+            rustix::fs::unlinkat(&self.handle, &temporary, AtFlags::empty()).ok();
+        }
+        Ok(renamed?)
+    }
+
+    /// Returns the open folder.
+    pub fn handle(&self) -> BorrowedFd<'_> {
+        self.handle.as_fd()
     }
 
     /// Waits until names that were created, renamed or removed in the folder survive a power failure.
@@ -146,28 +166,44 @@ struct Temporary<'a> {
 impl<'a> Temporary<'a> {
     fn create(folder: &'a Folder) -> io::Result<Self> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        for _ in 0..MAX_NAME_ATTEMPTS {
-            let name = OsString::from(format!("{TEMPORARY_PREFIX}{:016x}", random_number()));
-            match rustix::fs::openat(&folder.handle, &name, flags, Mode::RUSR | Mode::WUSR) {
-                Ok(file) => return Ok(Self { folder, name, file: file.into(), is_renamed: false }),
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(io::Error::from(io::ErrorKind::AlreadyExists))
+        let create = |name: &OsStr| rustix::fs::openat(&folder.handle, name, flags, Mode::RUSR | Mode::WUSR);
+        let (name, file) = find_free_name(create)?;
+        Ok(Self { folder, name, file: file.into(), is_renamed: false })
     }
 
-    fn write(&mut self, bytes: &[u8], attributes: &Attributes) -> io::Result<()> {
+    /// Writes the content and sets the attributes, to replace the file `name`.
+    fn write(&mut self, name: &OsStr, bytes: &[u8], attributes: &Attributes) -> io::Result<()> {
         self.file.write_all(bytes)?;
         if let Some((uid, gid)) = attributes.owner {
             rustix::fs::fchown(self.file.as_fd(), Some(uid), Some(gid))?;
         }
+        // After the change of owner, which clears capabilities, and before the mode, which limits an access control list.
+        self.copy_extended_attributes(name)?;
         // After the change of owner, which clears the set-id bits.
         rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(attributes.mode))?;
         match attributes.durability {
             Durability::Synced => self.file.sync_all(),
             Durability::Ordered => Ok(()),
         }
+    }
+
+    /// Copies the extended attributes of the file that is replaced: its access control list, capabilities and labels.
+    /// Those of a file of another user are not copied: that user may have given access to somebody.
+    fn copy_extended_attributes(&self, name: &OsStr) -> io::Result<()> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let Ok(old) = rustix::fs::openat(&self.folder.handle, name, flags, Mode::empty()) else { return Ok(()) };
+        let (stat, new_stat) = (rustix::fs::fstat(&old)?, rustix::fs::fstat(&self.file)?);
+        if !FileType::from_raw_mode(stat.st_mode).is_file() || stat.st_uid != new_stat.st_uid {
+            return Ok(());
+        }
+        let mut names = vec![0; MAX_XATTR_BYTES];
+        let Ok(length) = rustix::fs::flistxattr(&old, &mut names) else { return Ok(()) };
+        let mut value = vec![0; MAX_XATTR_BYTES];
+        for name in names[..length].split(|&byte| byte == 0).filter(|name| !name.is_empty()) {
+            let length = rustix::fs::fgetxattr(&old, name, &mut value)?;
+            rustix::fs::fsetxattr(&self.file, name, &value[..length], XattrFlags::empty())?;
+        }
+        Ok(())
     }
 
     fn rename(mut self, name: &OsStr) -> io::Result<()> {
@@ -184,6 +220,19 @@ impl Drop for Temporary<'_> {
             rustix::fs::unlinkat(&self.folder.handle, &self.name, AtFlags::empty()).ok();
         }
     }
+}
+
+/// Creates something under a temporary name that nothing else has, and returns the name with what `create` returned.
+fn find_free_name<T>(create: impl Fn(&OsStr) -> rustix::io::Result<T>) -> io::Result<(OsString, T)> {
+    for _ in 0..MAX_NAME_ATTEMPTS {
+        let name = OsString::from(format!("{TEMPORARY_PREFIX}{:016x}", random_number()));
+        match create(&name) {
+            Ok(created) => return Ok((name, created)),
+            Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(io::Error::from(io::ErrorKind::AlreadyExists))
 }
 
 /// Returns a number that another process cannot easily foresee. It need not be secret: `O_EXCL` refuses a name that
@@ -228,6 +277,18 @@ mod tests {
         write_atomically(&link, b"new", &Attributes::synced(0o644)).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_file());
         assert_eq!(fs::read(&target).unwrap(), b"old");
+    }
+
+    #[test]
+    fn extended_attributes_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "old").unwrap();
+        rustix::fs::setxattr(&path, "user.origin", b"mirror", XattrFlags::empty()).unwrap();
+        write_atomically(&path, b"new", &Attributes::synced(0o600)).unwrap();
+        let mut value = [0; 16];
+        let length = rustix::fs::getxattr(&path, "user.origin", &mut value).unwrap();
+        assert_eq!(&value[..length], b"mirror");
     }
 
     #[test]

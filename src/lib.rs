@@ -1,13 +1,14 @@
 //! dunlin: provision hosts, deploy releases, and move Redis shards while they are written to.
 //!
 //! Three jobs share one shape: observe → plan → show → confirm → apply → verify. The plan is a value; planning is
-//! pure, applying decides nothing. The rooms, in reading order; who may enter which stands in `tests/architecture.rs`.
+//! pure, applying decides nothing. `tests/architecture.rs` holds which module may use which.
 
 pub mod agent;
 pub mod atomic_file;
 pub mod cli;
 pub mod deploy;
 pub mod fleet;
+pub mod host_fs;
 pub mod http;
 pub mod inventory;
 pub mod journal;

@@ -24,6 +24,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // Mechanisms that exist once.
     ("poll", &[]),
     ("atomic_file", &[]),
+    // Paths of a host, opened and changed by handles.
+    ("host_fs", &["atomic_file"]),
     ("http", &[]),
     ("process", &["poll"]),
     // The host's lock, held by the agent for all three jobs.
@@ -32,7 +34,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // What is said between controller and agent is said in the vocabulary's words.
     ("protocol", &["plan"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards", "atomic_file", "process"]),
+    ("resources", &["plan", "shards", "atomic_file", "host_fs", "process"]),
     // `plan`: a binary's digest is compared with that of the agent.
     ("fleet", &["transport", "protocol", "plan"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
@@ -81,8 +83,19 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("main", &["cli"]),
 ];
 
-const AGENT_MODULES: &[&str] =
-    &["resources", "plan", "journal", "protocol", "shards", "atomic_file", "lock", "poll", "http", "process"];
+const AGENT_MODULES: &[&str] = &[
+    "resources",
+    "plan",
+    "journal",
+    "protocol",
+    "shards",
+    "atomic_file",
+    "host_fs",
+    "lock",
+    "poll",
+    "http",
+    "process",
+];
 const CONTROLLER_MODULES: &[&str] =
     &["plan", "playbook", "fleet", "inventory", "journal", "protocol", "transport", "shards", "atomic_file", "poll"];
 
@@ -114,6 +127,59 @@ fn every_import_is_allowed() {
     }
     assert!(seen > 150, "only {seen} imports were found under src/; this test does not read them any more");
     assert!(broken.is_empty(), "imports that the house does not allow:\n{}", broken.join("\n"));
+}
+
+/// Modules that run on hosts as root, where a path may lead through what a user controls.
+const HOST_MODULES: &[&str] = &["resources", "provision/host", "deploy/host", "rebalance/host"];
+/// Files of these modules that may change paths with `std::fs`, and why no user can come in between.
+const TRUSTED_FOLDERS: &[(&str, &str)] = &[
+    ("resources/apt.rs", "/usr/sbin belongs to root"),
+    ("deploy/host/layout.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),
+    ("deploy/host/stage.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),
+    ("deploy/host/prune.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),
+    ("provision/host/pending_handlers.rs", "the state folder belongs to root"),
+    ("rebalance/host/run_generation.rs", "the state folder belongs to root"),
+];
+/// Calls that change a path, or open it to do so, and follow links.
+const UNSAFE_CALLS: &[&str] = &[
+    "fs::write",
+    "fs::create_dir",
+    "fs::remove_",
+    "fs::rename",
+    "fs::copy",
+    "fs::set_permissions",
+    "fs::hard_link",
+    "File::create",
+    "OpenOptions",
+    "DirBuilder",
+    "fs::symlink(",
+    "chown(",
+];
+
+#[test]
+fn host_modules_change_paths_by_handles() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut broken = Vec::new();
+    let mut trusted: BTreeSet<&str> = BTreeSet::new();
+    for file in HOST_MODULES.iter().flat_map(|module| source_files(&src.join(module))) {
+        let shown = file.strip_prefix(&src).unwrap().display().to_string();
+        let text = std::fs::read_to_string(&file).unwrap();
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default().replace("host_fs::", "");
+        let mut lines = code.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with("//"));
+        let Some((index, line)) = lines.find(|(_, line)| UNSAFE_CALLS.iter().any(|call| line.contains(call))) else {
+            continue;
+        };
+        match TRUSTED_FOLDERS.iter().find(|(name, _)| *name == shown) {
+            Some((name, _)) => drop(trusted.insert(name)),
+            None => broken.push(format!("src/{shown}:{}: {}", index + 1, line.trim())),
+        }
+    }
+    assert!(
+        broken.is_empty(),
+        "use host_fs, or say in TRUSTED_FOLDERS why no user can plant a link:\n{}",
+        broken.join("\n")
+    );
+    assert_eq!(trusted.len(), TRUSTED_FOLDERS.len(), "TRUSTED_FOLDERS names files that need no exception");
 }
 
 #[test]
@@ -252,7 +318,7 @@ fn forbidden_imports_are_detected() {
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
         [
-            "2: deploy::host must not import fleet (it may import resources, plan, journal, protocol, shards, atomic_file, lock, poll, http, process)"
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, protocol, shards, atomic_file, host_fs, lock, poll, http, process)"
         ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);

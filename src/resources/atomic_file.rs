@@ -2,25 +2,23 @@
 //! No sync per file: the rename is ordered behind the data by the file systems in use, and a run that a power cut
 //! interrupted is run again.
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
-use rustix::fs::{AtFlags, CWD, Gid, Uid};
+use rustix::fs::{Gid, Uid};
 
 use super::{HostView, PathMeta};
-use crate::atomic_file::{Attributes, Durability, Folder};
+use crate::atomic_file::{Attributes, Durability};
+use crate::host_fs::{self, HostFolder};
 
 /// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
 ///
 /// # Errors
-/// Returns an error if the folder is missing, the owner is unknown, or writing fails; the old file is then unchanged.
+/// Returns an error if the folder is missing, the path is unsafe, the owner is unknown, or writing fails; the old file is
+/// then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
-    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
-    let folder = Folder::open(folder)
-        .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
+    let (folder, name) = open_parent(path)?;
     let attributes = Attributes { mode: meta.mode, owner: Some(resolve_ids(meta)?), durability: Durability::Ordered };
     folder.replace(name, bytes, &attributes)
 }
@@ -28,14 +26,41 @@ pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
 /// Puts a symbolic link at a path, and replaces an existing link.
 ///
 /// # Errors
-/// Returns an error if the folder is missing or not writable.
+/// Returns an error if the folder is missing or not writable, or if the path is unsafe.
 pub fn write_link(path: &Path, target: &Path) -> Result<()> {
-    let folder = path.parent().with_context(|| format!("{} has no folder", path.display()))?;
-    let temporary = tempfile::Builder::new()
-        .prefix(".dunlin-")
-        .make_in(folder, |name| std::os::unix::fs::symlink(target, name))
-        .with_context(|| format!("cannot write in {}; a `directory` step can make it", folder.display()))?;
-    temporary.persist(path).map(drop).with_context(|| format!("putting the link {} in place", path.display()))
+    let (folder, name) = open_parent(path)?;
+    folder.replace_link(name, target)
+}
+
+/// Creates a folder, or takes the one that is there, and sets its owner, group and permissions.
+///
+/// # Errors
+/// Returns an error if the folder above is missing, the path is unsafe, something else is there, or the owner is unknown.
+pub fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
+    let (folder, name) = open_parent(path)?;
+    folder.create_folder(name, meta.mode, Some(resolve_ids(meta)?))?;
+    Ok(())
+}
+
+/// Creates a folder and the missing ones above it, these for root with mode 0755, and sets its owner, group and
+/// permissions.
+///
+/// # Errors
+/// Returns an error if the path is unsafe, something else is there, or the owner is unknown.
+pub fn create_directories(path: &Path, meta: &PathMeta) -> Result<()> {
+    host_fs::create_folders(path, meta.mode, Some(resolve_ids(meta)?))?;
+    Ok(())
+}
+
+fn open_parent(path: &Path) -> Result<(HostFolder, &OsStr)> {
+    HostFolder::open_parent(path).map_err(|error| {
+        if !error.is_not_found() {
+            return error.into();
+        }
+        let folder = path.parent().unwrap_or(path);
+        anyhow::Error::new(error)
+            .context(format!("cannot write in {}; a `directory` step can make it", folder.display()))
+    })
 }
 
 /// Refuses paths that a step cannot own: relative ones, `..` in them, the root, control characters, roundabout
@@ -62,21 +87,21 @@ pub fn check_path(key: &str, path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// Sets owner, group and permissions of a path (not of what a link points to).
+/// Sets owner, group and permissions of a file or a folder; a link is not followed.
 ///
 /// # Errors
-/// Returns an error if the account is unknown or the system call fails.
+/// Returns an error if the account is unknown, the path is unsafe, or the system call fails.
 pub fn set_ownership(path: &Path, meta: &PathMeta) -> Result<()> {
-    let (uid, gid) = resolve_ids(meta)?;
-    rustix::fs::chownat(CWD, path, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)
-        .with_context(|| format!("giving {} to {}", path.display(), meta.owner))?;
-    // After the chown, which clears the set-id bits.
-    fs::set_permissions(path, Permissions::from_mode(meta.mode))
-        .with_context(|| format!("setting the mode of {}", path.display()))
+    let owner = resolve_ids(meta)?;
+    let (folder, name) = HostFolder::open_parent(path)?;
+    Ok(folder.set_attributes(name, meta.mode, Some(owner))?)
 }
 
-/// The numbers behind the names, read now: an earlier step may have made the account.
-fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
+/// Returns the numbers of a user and a group, read now: an earlier step may have made the account.
+///
+/// # Errors
+/// Returns an error if the host has no such user or group.
+pub fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
     if meta.owner == "root" && meta.group == "root" {
         return Ok((Uid::ROOT, Gid::ROOT));
     }
@@ -93,6 +118,8 @@ fn resolve_ids(meta: &PathMeta) -> Result<(Uid, Gid)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -3,17 +3,16 @@
 //! Does not change: what is in it. Its own folder must be there, unless `parents = true`: then the missing ones are
 //! made for root with mode 0755. A second run is a no-op because mode and owner are compared by value.
 
-use std::fs;
-use std::io::ErrorKind;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, FileMode, Presence};
 use super::{
     ApplyContext, BlobSource, Diff, HostView, PathMeta, PathState, ReadOutcome, Resource, atomic_file, de_string,
 };
+use crate::host_fs::HostFolder;
 use crate::plan::AttributeChange;
 
 /// Desired state of a folder.
@@ -147,14 +146,14 @@ impl Resource for DirectoryResource {
 
     fn apply(&self, observed: &ObservedDirectory, _context: &mut ApplyContext) -> Result<()> {
         if self.state == Presence::Absent {
-            let removed = if self.recurse { fs::remove_dir_all(&self.path) } else { fs::remove_dir(&self.path) };
-            return removed.context("removing it");
+            let (parent, name) = HostFolder::open_parent(&self.path)?;
+            return Ok(if self.recurse { parent.remove_tree(name) } else { parent.remove_folder(name) }?);
         }
         for folder in &observed.missing_parents {
-            create_directory(folder, &default_parent_meta())?;
+            atomic_file::create_directory(folder, &default_parent_meta())?;
         }
         match observed.state {
-            PathState::Absent => create_directory(&self.path, &self.target_meta()),
+            PathState::Absent => atomic_file::create_directory(&self.path, &self.target_meta()),
             _ => atomic_file::set_ownership(&self.path, &self.target_meta()),
         }
     }
@@ -178,15 +177,4 @@ impl DirectoryResource {
 
 fn default_parent_meta() -> PathMeta {
     mode::path_meta(FileMode::default_directory(), "root", None)
-}
-
-/// Makes one folder, closed to others until it belongs to its owner.
-fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    match fs::DirBuilder::new().mode(0o700).create(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-        Err(error) => return Err(error).with_context(|| format!("creating {}", path.display())),
-    }
-    atomic_file::set_ownership(path, meta)
 }

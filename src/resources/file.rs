@@ -3,18 +3,18 @@
 //! Does not change: the folder it is in (declare a `directory`), extended attributes, times. A second run is a no-op
 //! because the content is compared by digest and the rest by value.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, FileMode, Presence};
-use super::text_diff::{content_change, describe_bytes};
+use super::text_diff::{MAX_DIFF_BYTES, content_change, describe_bytes};
 use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathMeta, PathState, ReadOutcome,
     Resource, atomic_file, de_string,
 };
+use crate::host_fs;
 use crate::plan::{AttributeChange, Digest};
 
 /// Desired state of a file.
@@ -145,7 +145,7 @@ impl Resource for FileResource {
 
     fn apply(&self, observed: &ObservedFile, context: &mut ApplyContext) -> Result<()> {
         let Some(content) = &self.content else {
-            return fs::remove_file(&self.dest).context("removing it");
+            return Ok(host_fs::remove_file(&self.dest)?);
         };
         let meta = self.target_meta();
         match &observed.state {
@@ -168,7 +168,7 @@ impl FileResource {
     /// Returns the error of the system, or an error if the owner is unknown.
     pub(super) fn read_state(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedFile>> {
         let what = format!("path {}", self.dest.display());
-        let state = view.path_state(&self.dest)?;
+        let state = view.path_state_of_length(&self.dest, self.content.as_ref().map(|content| content.len))?;
         if state == PathState::Absent
             && let Some(arrival) = view.provided_by(&what)
         {
@@ -179,7 +179,7 @@ impl FileResource {
         }
         let text = match (&state, &self.content) {
             (PathState::File { digest, .. }, Some(content)) if *digest != content.digest && !self.sensitive => {
-                view.read_content(&self.dest)?.and_then(|bytes| String::from_utf8(bytes).ok())
+                view.read_text_up_to(&self.dest, MAX_DIFF_BYTES)?
             }
             _ => None,
         };

@@ -3,14 +3,14 @@
 //! A second run is a no-op because the target is compared as it is written. Only links are replaced: a file or a folder
 //! in the way is an error.
 
-use std::fs;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::mode::Presence;
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file};
+use crate::host_fs;
 use crate::plan::AttributeChange;
 
 /// Desired state of a link.
@@ -91,7 +91,7 @@ impl Resource for LinkResource {
     fn apply(&self, _observed: &PathState, _context: &mut ApplyContext) -> Result<()> {
         match &self.target {
             Some(target) => atomic_file::write_link(&self.path, target),
-            None => fs::remove_file(&self.path).context("removing it"),
+            None => Ok(host_fs::remove_file(&self.path)?),
         }
     }
 }

@@ -16,10 +16,10 @@ mod marks;
 mod process;
 mod replication_files;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::Uid;
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, FileMode};
@@ -27,6 +27,7 @@ use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, InvalidContent, PathMeta, PathState,
     Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
+use crate::host_fs::{self, PathError};
 use crate::plan::{AttributeChange, Digest};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
@@ -250,10 +251,7 @@ impl Resource for RedisShard {
     }
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
-        if !matches!(observed.data_dir, PathState::Directory { .. }) {
-            fs::create_dir_all(&self.data_dir).with_context(|| format!("creating {}", self.data_dir.display()))?;
-        }
-        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
+        atomic_file::create_directories(&self.data_dir, &self.folder_meta())?;
         if !self.required_blobs(observed).is_empty() {
             let acl =
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
@@ -289,8 +287,11 @@ impl RedisShard {
     /// # Errors
     /// Returns an error if it cannot be read.
     pub fn read_conf(&self) -> Result<Option<RedisConf>> {
-        let bytes = HostView::current().read_content(&self.conf_path())?;
-        Ok(bytes.map(|bytes| RedisConf::parse(&String::from_utf8_lossy(&bytes))))
+        match self.read_file(&self.conf_path()) {
+            Ok(text) => Ok(Some(RedisConf::parse(&text))),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The users of the ACL file as it is on the disk.
@@ -299,8 +300,16 @@ impl RedisShard {
     /// Returns an error if it cannot be read or is not valid.
     pub fn current_acl(&self) -> Result<AclFile> {
         let path = self.acl_path();
-        let text = fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
-        AclFile::parse(&text).with_context(|| path.display().to_string())
+        AclFile::parse(&self.read_file(&path)?).with_context(|| path.display().to_string())
+    }
+
+    /// Reads one of the instance's files, which its own user can replace: no other user's file may be read in its place.
+    ///
+    /// # Errors
+    /// Returns an error if the file is missing, or belongs to neither root nor that user.
+    pub fn read_file(&self, path: &Path) -> Result<String, PathError> {
+        let owner = HostView::current().user_state(&self.user).ok().flatten().and_then(|user| user.uid);
+        host_fs::read_trusted(path, owner.map(Uid::from_raw))
     }
 
     /// The ACL file first: a configuration names it.
@@ -392,7 +401,8 @@ impl RedisShard {
         now.is_some_and(|(_, meaning)| marks.contains(&Mark::of(content, meaning)))
     }
 
-    fn file_meta(&self) -> PathMeta {
+    /// Returns the permissions and the owner of the instance's files.
+    pub fn file_meta(&self) -> PathMeta {
         mode::path_meta(FileMode(0o640), &self.user, None)
     }
 

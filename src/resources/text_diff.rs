@@ -5,7 +5,7 @@ use similar::TextDiff;
 use crate::plan::{AttributeChange, Digest};
 
 /// Longest text, in bytes, that is shown as a diff; longer ones are shown by digest and length.
-const MAX_DIFF_BYTES: usize = 256 * 1024;
+pub const MAX_DIFF_BYTES: u64 = 256 * 1024;
 
 /// The change from one content to another, shown as a diff of its lines.
 ///
@@ -28,7 +28,7 @@ pub fn describe_bytes(bytes: &[u8]) -> String {
 }
 
 fn as_diffable_text(bytes: &[u8]) -> Option<&str> {
-    if bytes.len() > MAX_DIFF_BYTES || bytes.contains(&0) {
+    if bytes.len() as u64 > MAX_DIFF_BYTES || bytes.contains(&0) {
         return None;
     }
     std::str::from_utf8(bytes).ok()

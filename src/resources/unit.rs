@@ -4,10 +4,9 @@
 //! reloaded once, before the next `service` step or at the end. A second run is a no-op because the
 //! file is compared as `file` does.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, FileResource};
@@ -16,6 +15,7 @@ use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathState, ReadOutcome, Resource,
     UnitState, template_of,
 };
+use crate::host_fs;
 use crate::plan::Digest;
 
 /// Folder of the administrator's units.
@@ -115,7 +115,7 @@ impl Resource for UnitResource {
         if self.split_name().1.is_some()
             && let Some(folder) = file.dest.parent()
         {
-            fs::create_dir_all(folder).with_context(|| format!("creating {}", folder.display()))?;
+            host_fs::ensure_folder(folder, FileMode::default_directory().0)?;
         }
         Resource::apply(&file, observed, context)?;
         context.require_reload();

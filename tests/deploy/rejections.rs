@@ -121,6 +121,34 @@ fn unsuitable_folders_are_rejected() {
 }
 
 #[test]
+fn folders_that_another_user_can_change_are_rejected() {
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let host = world.host_agent(&CrashPoint::never());
+    let rejection = || {
+        let request = DeployRequest::Prune { scope: world.service_scope("test"), keep_releases: 1 };
+        let result = host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never()));
+        result.err().map(|error| format!("{error:#}").replace(&world.root().display().to_string(), "/srv/shop"))
+    };
+    assert_eq!(rejection(), None);
+    let releases = world.root().join("releases");
+    fs::set_permissions(&releases, fs::Permissions::from_mode(0o777)).unwrap();
+    let writable = rejection().unwrap();
+    fs::set_permissions(&releases, fs::Permissions::from_mode(0o755)).unwrap();
+    chown(&releases, Some(65534), Some(65534)).unwrap();
+    let owned = rejection().unwrap();
+    chown(&releases, Some(0), Some(0)).unwrap();
+    // A link of that user in place of the folder.
+    let aside = world.root().join("aside");
+    fs::rename(&releases, &aside).unwrap();
+    symlink("aside", &releases).unwrap();
+    std::os::unix::fs::lchown(&releases, Some(65534), Some(65534)).unwrap();
+    let link = rejection().unwrap();
+    messages::check("service-folder-of-another-user", [("writable", writable), ("owned", owned), ("link", link)]);
+}
+
+#[test]
 fn records_are_readable_by_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let mut world = DeployFixture::new_fixture();

@@ -11,6 +11,7 @@
 mod cases;
 #[path = "../support/messages.rs"]
 mod messages;
+mod owner;
 mod paths;
 mod sequences;
 mod support;

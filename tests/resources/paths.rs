@@ -9,7 +9,8 @@ use dunlin::resources::{ApplyContext, DynResource};
 use serde_json::{Value, json};
 
 use crate::messages;
-use crate::support::{ResourceBlobs, StepPlan, apply_step, current_owner, plan_steps};
+use crate::owner::current_owner;
+use crate::support::{ResourceBlobs, StepPlan, apply_step, plan_steps};
 
 /// Fills owner and group in, so that the tests run as anybody.
 fn with_owner(mut table: Value) -> Value {

@@ -11,7 +11,8 @@ use proptest::prelude::{Just, Strategy, prop};
 use proptest::{prop_oneof, proptest};
 use serde_json::{Value, json};
 
-use crate::support::{ResourceBlobs, StepPlan, apply_step, current_owner, plan_steps};
+use crate::owner::current_owner;
+use crate::support::{ResourceBlobs, StepPlan, apply_step, plan_steps};
 
 /// The places that steps and worlds are made over: few, so that they meet.
 const TEST_PATHS: [&str; 8] = ["a", "b", "a/x", "a/y", "a/d", "a/d/z", "b/x", "l"];

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use dunlin::plan::{Action, AttributeChange, Digest, digest_json};
-use dunlin::resources::{
-    ApplyContext, BlobSource, Diff, DynResource, HostView, PathMeta, PathState, Prefetch, ReadOutcome, find_kind,
-};
+use dunlin::resources::{ApplyContext, BlobSource, Diff, DynResource, HostView, Prefetch, ReadOutcome, find_kind};
 use serde_json::{Value, json};
 
 /// Contents by digest, in memory.
@@ -93,13 +91,4 @@ pub fn apply_step(step: &dyn DynResource, site: &mut ApplyContext, blobs: &dyn B
         step.apply(&observed.context("only apply can tell, and it cannot")?, site)?;
     }
     Ok(row)
-}
-
-/// The names of the user and group that run the tests: what they make belongs to these.
-pub fn current_owner() -> (String, String) {
-    let folder = tempfile::tempdir().expect("a temporary folder");
-    match HostView::current().path_state(folder.path()).expect("it can be looked at") {
-        PathState::Directory { meta: PathMeta { owner, group, .. } } => (owner, group),
-        other => panic!("a folder, not {other:?}"),
-    }
 }

@@ -4,11 +4,12 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::layout::{ServiceLayout, create_dir, remove_if_exists};
+use super::layout::{ServiceLayout, remove_if_exists};
 use super::observe::agent_account;
 use super::releases::StoredRelease;
 use super::service_manager::ServiceManager;
 use crate::deploy::plan::{is_restart_due, should_run};
+use crate::host_fs::{self, PathError};
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{
     DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation,
@@ -148,7 +149,7 @@ fn write_configs(stored: &StoredRelease, desired: &DesiredState, steps: &StepRep
         steps.report_step("configuration");
         let meta = PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() };
         if let Some(parent) = config.dest.parent() {
-            create_dir(parent, 0o755)?;
+            host_fs::ensure_folder(parent, 0o755)?;
         }
         write_if_changed(&config.dest, &stored.read_text(&config.digest)?, &meta)?;
     }
@@ -157,7 +158,10 @@ fn write_configs(stored: &StoredRelease, desired: &DesiredState, steps: &StepRep
 
 /// Writes a file, unless it has these bytes already; then only owner and mode are set.
 fn write_if_changed(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
-    let same =
-        path.symlink_metadata().is_ok_and(|stat| stat.is_file()) && std::fs::read(path).is_ok_and(|now| now == bytes);
+    let same = match host_fs::open_file(path) {
+        Ok(Some(file)) => host_fs::read_limited(&file, bytes.len() as u64, path).is_ok_and(|current| current == bytes),
+        Ok(None) | Err(PathError::WrongType { .. }) => false,
+        Err(error) => return Err(error.into()),
+    };
     if same { atomic_file::set_ownership(path, meta) } else { atomic_file::write_file(path, bytes, meta) }
 }

@@ -18,6 +18,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
+use crate::host_fs;
 use crate::lock::HostLock;
 use crate::protocol::deploy::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceRef, is_normalized_absolute};
 
@@ -29,9 +30,14 @@ pub(super) struct ServiceLayout {
 
 impl ServiceLayout {
     /// Checks that the folder is one that a service may have.
+    ///
+    /// # Errors
+    /// Returns an error if the path is not a plain absolute one, or if another user could change what is in it.
     pub fn from_scope(scope: &ServiceRef) -> Result<Self> {
         ensure!(is_normalized_absolute(&scope.base_dir), "{} is no folder for a service", scope.base_dir.display());
-        Ok(Self { root: scope.base_dir.clone() })
+        let layout = Self { root: scope.base_dir.clone() };
+        layout.ensure_private()?;
+        Ok(layout)
     }
 
     pub fn root(&self) -> &Path {
@@ -68,10 +74,29 @@ impl ServiceLayout {
     }
 
     /// Makes the folders that all requests but `Observe` rely on.
+    ///
+    /// # Errors
+    /// Returns an error if a folder cannot be made, or if another user could change what is in one of them.
     pub fn create_dirs(&self) -> Result<()> {
         create_dir(&self.root, 0o755)?;
         create_dir(&self.releases_dir(), 0o755)?;
-        create_dir(&self.records_dir(), 0o700)
+        create_dir(&self.records_dir(), 0o700)?;
+        self.ensure_private()
+    }
+
+    /// Refuses folders in which another user than the agent's could put links or files: everything below is read and
+    /// changed by its path. Folders that are missing are passed over.
+    ///
+    /// # Errors
+    /// Returns an error that names the folder and its owner or mode.
+    fn ensure_private(&self) -> Result<()> {
+        for folder in [self.root.clone(), self.releases_dir(), self.records_dir()] {
+            match host_fs::ensure_private(&folder) {
+                Err(error) if error.is_not_found() => {}
+                checked => checked?,
+            }
+        }
+        Ok(())
     }
 
     /// Returns the target of the `current` link: a version if it is one of the releases, else the path as written.

@@ -1,6 +1,7 @@
 //! Planning: reads each step on top of the predicted changes of earlier steps, and compares.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -62,6 +63,8 @@ impl PreparedCatalog {
 struct StepReading {
     at: StepRef,
     read: ReadOutcome<Value>,
+    /// The real path, where a link in the folder of the step's path is followed.
+    behind_links: Option<PathBuf>,
 }
 
 /// Plans a catalog. Contents that a diff needs are requested together.
@@ -113,6 +116,11 @@ fn read_steps(plays: &[PreparedPlay], view: &mut HostView, blobs: &dyn BlobSourc
     for (number, play) in plays.iter().enumerate() {
         for (index, step) in play.steps.iter().enumerate() {
             let read = step.resource.read(view)?;
+            let behind_links = step
+                .resource
+                .exclusive_claims()
+                .iter()
+                .find_map(|claim| view.path_behind_links(Path::new(claim.strip_prefix("path ")?)));
             let mut is_pending = true;
             if let ReadOutcome::Known(observed) = &read {
                 let needs = step.resource.required_blobs(observed)?;
@@ -124,7 +132,7 @@ fn read_steps(plays: &[PreparedPlay], view: &mut HostView, blobs: &dyn BlobSourc
                 view.mark_pending();
                 step.resource.predict_state(view);
             }
-            readings.push(StepReading { at: StepRef { play: number, step: index }, read });
+            readings.push(StepReading { at: StepRef { play: number, step: index }, read, behind_links });
         }
     }
     blobs.fetch_blobs(&missing)?;
@@ -138,13 +146,18 @@ fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &dyn BlobSource)
             (Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) }, digest_json(reason))
         }
     };
+    // What a link on the way leads to is part of what the operator confirms.
+    let (through_link, fingerprint) = match &reading.behind_links {
+        Some(real) => (Some(format!("through a link: {}", real.display())), digest_json(&(real, fingerprint))),
+        None => (None, fingerprint),
+    };
     Ok(ResourceChange {
         step: reading.at,
         name: step.name.clone(),
         resource: step.resource.resource_name(),
         action: diff.action,
         changes: diff.changes,
-        reason: diff.reason,
+        reason: diff.reason.or(through_link),
         fingerprint,
     })
 }

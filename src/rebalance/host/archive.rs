@@ -1,10 +1,14 @@
 //! Sets an instance's files aside: nothing that held data is ever deleted by a move.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::atomic_file::{Attributes, Durability};
+use crate::host_fs::{self, HostFolder};
+use crate::resources::atomic_file::resolve_ids;
 use crate::resources::redis_shard::RedisShard;
 
 /// Moves the data folder to a name of its own beside it, and both configuration files into it. Returns the new folder;
@@ -20,19 +24,35 @@ pub fn archive_files(instance: &RedisShard, reason: &str) -> Result<Option<PathB
         return Ok(None);
     }
     let archive_dir = unused_archive_path(&instance.data_dir, reason);
-    if instance.data_dir.is_dir() {
-        fs::rename(&instance.data_dir, &archive_dir)
-            .with_context(|| format!("moving {} aside", instance.data_dir.display()))?;
+    let (parent, archive_name) = HostFolder::open_parent(&archive_dir)?;
+    let archive = if instance.data_dir.is_dir() {
+        let (data_parent, data_name) = HostFolder::open_parent(&instance.data_dir)?;
+        data_parent.rename(data_name, &parent, archive_name)?;
+        parent.open_folder(archive_name)?
     } else {
-        fs::create_dir_all(&archive_dir).with_context(|| format!("making {}", archive_dir.display()))?;
-    }
+        parent.create_folder(archive_name, 0o750, None)?
+    };
     for file in files.iter().filter(|file| file.exists()) {
         // Copied, not renamed: configuration and data may be on two file systems.
         let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
-        fs::copy(file, archive_dir.join(name)).with_context(|| format!("keeping {}", file.display()))?;
-        fs::remove_file(file).with_context(|| format!("removing {}", file.display()))?;
+        let text = instance.read_file(file)?;
+        archive.replace(name, text.as_bytes(), &archived_attributes(instance)?)?;
+        host_fs::remove_file(file)?;
     }
     Ok(Some(archive_dir))
+}
+
+/// Writes a note into an archived folder, which its user can change: a link that is planted there is not followed.
+///
+/// # Errors
+/// Returns an error if the note cannot be written.
+pub fn write_archive_note(instance: &RedisShard, archive_dir: &Path, name: &str, text: &str) -> Result<()> {
+    HostFolder::open(archive_dir)?.replace(OsStr::new(name), text.as_bytes(), &archived_attributes(instance)?)
+}
+
+fn archived_attributes(instance: &RedisShard) -> Result<Attributes> {
+    let meta = instance.file_meta();
+    Ok(Attributes { mode: meta.mode, owner: Some(resolve_ids(&meta)?), durability: Durability::Synced })
 }
 
 fn unused_archive_path(folder: &Path, reason: &str) -> PathBuf {

@@ -4,6 +4,7 @@ use anyhow::Result;
 
 use super::redis_client::RedisClient;
 use super::start_replica;
+use crate::host_fs;
 use crate::protocol::shard::MoveSpec;
 
 /// Stops the target's instance and removes its files, if it is the copy that this move created.
@@ -19,16 +20,9 @@ pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
         }
         instance.stop_and_disable()?;
         for file in [instance.conf_path(), instance.acl_path()] {
-            ignore_not_found(std::fs::remove_file(file))?;
+            host_fs::remove_file(&file)?;
         }
-        ignore_not_found(std::fs::remove_dir_all(&instance.data_dir))?;
+        host_fs::remove_tree(&instance.data_dir)?;
     }
     Ok(())
-}
-
-fn ignore_not_found(result: std::io::Result<()>) -> Result<()> {
-    match result {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(()),
-    }
 }

@@ -1,12 +1,11 @@
 //! Retirement (P14): stops an instance that handed over its shard, and archives its files until a deadline.
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::archive::archive_files;
+use super::archive::{archive_files, write_archive_note};
 use super::move_journal::{MoveJournal, MovePhase};
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
@@ -54,8 +53,7 @@ pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
             "{until}\nshard {} is at {} since epoch {}\n",
             request.header.shard, request.primary, request.epoch
         );
-        fs::write(kept.join(RETENTION_NOTE), note)
-            .with_context(|| format!("noting the deadline in {}", kept.display()))?;
+        write_archive_note(&instance, kept, RETENTION_NOTE, &note)?;
     }
     journal.log_done(MovePhase::Retire, Value::Null)?;
     Ok(RetireResult { archive_dir })

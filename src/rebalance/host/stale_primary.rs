@@ -1,12 +1,10 @@
 //! Instances that a failover left behind or leaves alone: an old primary is silenced, later set aside; a primary whose
 //! replica is gone goes on without it.
 
-use std::fs;
-
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::archive::archive_files;
+use super::archive::{archive_files, write_archive_note};
 use super::move_journal::{JournalEntry, MoveJournal, MovePhase, entries_since_roll_back, is_finished};
 use super::probe::history_branch;
 use super::redis_client::{RedisClient, probe_role};
@@ -119,7 +117,7 @@ pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     if let Some(kept) = &archive_dir {
         let difference = ahead.map_or("its extra writes are unknown".to_owned(), |n| format!("{n} bytes ahead"));
         let note = format!("shard {} is at {}; {difference}\n", request.header.shard, request.primary);
-        fs::write(kept.join("REPLACED-BY"), note).with_context(|| format!("a note in {}", kept.display()))?;
+        write_archive_note(&instance, kept, "REPLACED-BY", &note)?;
     }
     journal.log_done(MovePhase::Retire, Value::Null)?;
     Ok(ArchivedInstance { archive_dir, bytes_ahead: ahead })

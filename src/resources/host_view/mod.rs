@@ -10,11 +10,13 @@ mod units;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::host_fs::{self, MAX_TEXT_BYTES, PathError};
 use crate::plan::Digest;
 use accounts::Accounts;
 use paths::{PathLookup, PathOverlay};
@@ -22,6 +24,9 @@ use paths::{PathLookup, PathOverlay};
 pub use accounts::{GroupState, UserState};
 pub use paths::{PathMeta, PathState};
 pub use units::{UnitState, template_of};
+
+/// The largest file, in bytes, that is read although its length differs from what is wanted.
+const MAX_UNEXPECTED_BYTES: u64 = 64 << 20;
 
 /// Something that comes with a package that an earlier step will install.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -115,8 +120,22 @@ impl HostView {
     /// Returns the state of a path. Links in its folder are followed, the last component is not.
     ///
     /// # Errors
-    /// Returns an error if the path cannot be read for another reason than its absence.
+    /// Returns an error if the path is unsafe or cannot be read for another reason than its absence.
     pub fn path_state(&mut self, path: &Path) -> Result<PathState> {
+        self.path_state_of_length(path, None)
+    }
+
+    /// Returns the real path behind a path whose folder is reached through a link; `None` where there is no link.
+    pub fn path_behind_links(&self, path: &Path) -> Option<PathBuf> {
+        self.paths.resolve_path(path).ok().flatten().filter(|real| real != path)
+    }
+
+    /// Returns the state of a path at which a content of `length` bytes is wanted. The content of a large file is read
+    /// only if the file has that length: otherwise its digest is one of its size and times.
+    ///
+    /// # Errors
+    /// Returns an error if the path is unsafe or cannot be read for another reason than its absence.
+    pub fn path_state_of_length(&mut self, path: &Path, length: Option<u64>) -> Result<PathState> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(PathState::Absent) };
         let stat = match self.paths.look_up(&real)? {
             PathLookup::Absent => return Ok(PathState::Absent),
@@ -127,15 +146,23 @@ impl HostView {
             let target = fs::read_link(&real).with_context(|| format!("reading the link {}", path.display()))?;
             return Ok(PathState::Link { target });
         }
-        let meta = self.read_meta(&stat)?;
         if stat.is_dir() {
-            Ok(PathState::Directory { meta })
-        } else if stat.is_file() {
-            let bytes = fs::read(&real).with_context(|| format!("reading {}", path.display()))?;
-            Ok(PathState::File { digest: Digest::of_bytes(&bytes), meta })
-        } else {
-            Ok(PathState::Other)
+            return Ok(PathState::Directory { meta: self.read_meta(&stat)? });
         }
+        if !stat.is_file() {
+            return Ok(PathState::Other);
+        }
+        // A user can swap the path meanwhile: what is read is what was opened.
+        let Some(file) = host_fs::open_file(&real)? else { return Ok(PathState::Absent) };
+        let stat = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
+        let digest = if stat.len() <= MAX_UNEXPECTED_BYTES || length == Some(stat.len()) {
+            // A file that grows meanwhile is not read for ever.
+            Digest::of_reader(file.take(stat.len())).with_context(|| format!("reading {}", path.display()))?
+        } else {
+            let times = (stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec());
+            Digest::of_bytes(format!("large file {} {} {times:?}", stat.len(), stat.ino()).as_bytes())
+        };
+        Ok(PathState::File { digest, meta: self.read_meta(&stat)? })
     }
 
     /// Returns the bytes of a file, with the predicted changes of earlier steps; `None` where there is no file, and
@@ -145,18 +172,34 @@ impl HostView {
     /// Returns an error if the file cannot be read.
     pub fn read_content(&self, path: &Path) -> Result<Option<Vec<u8>>> {
         match self.paths.resolve_path(path)? {
-            Some(real) => self.paths.read_content(&real),
+            Some(real) => self.paths.read_content(&real, MAX_TEXT_BYTES),
             None => Ok(None),
         }
     }
 
-    /// Counts the entries below a directory, at any depth.
+    /// Returns the text of a file, as [`HostView::read_content`] does, if it is UTF-8 of at most `limit` bytes.
     ///
     /// # Errors
-    /// Returns an error if a folder cannot be listed.
+    /// Returns an error if the file cannot be read.
+    pub fn read_text_up_to(&self, path: &Path, limit: u64) -> Result<Option<String>> {
+        let Some(real) = self.paths.resolve_path(path)? else { return Ok(None) };
+        match self.paths.read_content(&real, limit) {
+            Ok(bytes) => Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok())),
+            Err(error) if matches!(error.downcast_ref(), Some(PathError::TooLarge { .. })) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Counts the entries below a directory, at any depth, for its removal.
+    ///
+    /// # Errors
+    /// Returns an error if a folder cannot be listed, or something is mounted there or below.
     pub fn count_entries(&self, path: &Path) -> Result<usize> {
         match self.paths.resolve_path(path)? {
-            Some(real) => Ok(self.paths.list_below(&real)?.len()),
+            Some(real) => {
+                self.paths.ensure_no_mounts_below(&real)?;
+                Ok(self.paths.list_below(&real)?.len())
+            }
             None => Ok(0),
         }
     }

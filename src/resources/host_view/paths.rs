@@ -4,11 +4,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use crate::host_fs::{self, HostFolder, LinkCheck, LinkOwner, read_limited};
 use crate::plan::Digest;
 
 /// As many links as Linux follows in one path.
@@ -102,40 +104,51 @@ impl PathOverlay {
     /// The real path of a folder; `None` where it is missing or is none.
     pub(super) fn resolve_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
         let mut real = PathBuf::from("/");
-        let mut todo: VecDeque<OsString> = path_names(path).collect();
+        let mut todo: VecDeque<Part> = to_parts(path).collect();
         let mut links = 0;
-        while let Some(name) = todo.pop_front() {
+        while let Some(part) = todo.pop_front() {
+            let name = match part {
+                Part::Name(name) => name,
+                Part::EndOfLink(link, owner) => {
+                    if let Ok(stat) = fs::symlink_metadata(&real) {
+                        owner.check_target(&link, &real, stat.uid())?;
+                    }
+                    continue;
+                }
+            };
             if name == ".." {
                 real.pop();
                 continue;
             }
             let next = real.join(&name);
-            let target = match self.look_up(&next)? {
-                PathLookup::Predicted(PathState::Directory { .. }) => None,
-                PathLookup::OnDisk(stat) if stat.is_dir() => None,
-                PathLookup::Predicted(PathState::Link { target }) => Some(target),
-                PathLookup::OnDisk(stat) if stat.is_symlink() => Some(fs::read_link(&next)?),
+            let (target, owner) = match self.look_up(&next)? {
+                PathLookup::Predicted(PathState::Directory { .. }) => {
+                    real = next;
+                    continue;
+                }
+                PathLookup::OnDisk(stat) if stat.is_dir() => {
+                    real = next;
+                    continue;
+                }
+                PathLookup::Predicted(PathState::Link { target }) => (target, LinkOwner::Trusted),
+                PathLookup::OnDisk(stat) if stat.is_symlink() => (fs::read_link(&next)?, link_owner(&stat, &real)?),
                 _ => return Ok(None),
             };
-            match target {
-                None => real = next,
-                Some(target) => {
-                    links += 1;
-                    if links > MAX_LINKS {
-                        bail!("{} is a link that leads nowhere", path.display());
-                    }
-                    if target.is_absolute() {
-                        real = PathBuf::from("/");
-                    }
-                    path_names(&target).rev().for_each(|name| todo.push_front(name));
-                }
+            links += 1;
+            if links > MAX_LINKS {
+                bail!("{} is a link that leads nowhere", path.display());
             }
+            if target.is_absolute() {
+                real = PathBuf::from("/");
+            }
+            todo.push_front(Part::EndOfLink(next, owner));
+            to_parts(&target).rev().for_each(|part| todo.push_front(part));
         }
         Ok(Some(real))
     }
 
-    /// Returns the bytes of a real path; `None` if it is not a file or a later step creates them.
-    pub(super) fn read_content(&self, real: &Path) -> Result<Option<Vec<u8>>> {
+    /// Returns the bytes of a real path, at most `limit`; `None` if it is not a file or a later step creates them.
+    pub(super) fn read_content(&self, real: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
         if let Some(bytes) = self.predicted_contents.get(real) {
             return Ok(Some(bytes.clone()));
         }
@@ -144,12 +157,9 @@ impl PathOverlay {
             PathLookup::OnDisk(stat) if stat.is_file() => None,
             _ => return Ok(None),
         };
-        match fs::read(real) {
-            Ok(bytes) if expected.is_none_or(|digest| digest == Digest::of_bytes(&bytes)) => Ok(Some(bytes)),
-            Ok(_) => Ok(None),
-            Err(error) if is_not_found(&error) || error.kind() == ErrorKind::IsADirectory => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("reading {}", real.display())),
-        }
+        let Some(file) = host_fs::open_file(real)? else { return Ok(None) };
+        let bytes = read_limited(&file, limit, real)?;
+        Ok(expected.is_none_or(|digest| digest == Digest::of_bytes(&bytes)).then_some(bytes))
     }
 
     /// Records the predicted state of a real path.
@@ -166,6 +176,15 @@ impl PathOverlay {
     /// Tells what a file at a real path will contain.
     pub(super) fn predict_content(&mut self, real: &Path, bytes: Vec<u8>) {
         self.predicted_contents.insert(real.to_owned(), bytes);
+    }
+
+    /// Refuses a real directory that is a mount point or has one below it.
+    pub(super) fn ensure_no_mounts_below(&self, real: &Path) -> Result<()> {
+        if let PathLookup::OnDisk(_) = self.look_up(real)? {
+            let (parent, name) = HostFolder::open_parent(real)?;
+            parent.count_entries(name)?;
+        }
+        Ok(())
     }
 
     /// Everything below a real directory, as it will be.
@@ -214,13 +233,25 @@ impl PathOverlay {
     }
 }
 
+/// A part of a path that is still to be walked.
+enum Part {
+    Name(OsString),
+    /// The end of a link's target, which must belong to the link's owner.
+    EndOfLink(PathBuf, LinkOwner),
+}
+
 /// The names in a path; `.` and the root are none.
-fn path_names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = Part> + '_ {
     path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(name.to_owned()),
-        Component::ParentDir => Some(OsString::from("..")),
+        Component::Normal(name) => Some(Part::Name(name.to_owned())),
+        Component::ParentDir => Some(Part::Name(OsString::from(".."))),
         _ => None,
     })
+}
+
+fn link_owner(link: &fs::Metadata, folder: &Path) -> Result<LinkOwner> {
+    let folder_uid = fs::symlink_metadata(folder).with_context(|| format!("looking at {}", folder.display()))?.uid();
+    Ok(LinkOwner::of(LinkCheck { link_uid: link.uid(), link_count: link.nlink(), folder_uid }))
 }
 
 fn is_not_found(error: &io::Error) -> bool {

@@ -1,6 +1,7 @@
 //! An instance without systemd: a daemon that is identified by the pid file in its folder.
 
 use std::fs;
+use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,10 +11,13 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::host_fs;
 use crate::process::Program;
 
 /// Time limit for an instance to write its data and exit.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+/// As many bytes as a file with a process number has at most.
+const MAX_PID_BYTES: u64 = 32;
 /// Interval between two requests to exit.
 const TERM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -73,7 +77,10 @@ fn wait_for_exit(process: &OwnedFd, timeout: Duration) -> Result<bool> {
 }
 
 fn read_pid(folder: &Path) -> Option<Pid> {
-    let number: i32 = fs::read_to_string(folder.join("redis.pid")).ok()?.trim().parse().ok()?;
+    let mut text = String::new();
+    let file = host_fs::open_file(&folder.join("redis.pid")).ok()??;
+    file.take(MAX_PID_BYTES).read_to_string(&mut text).ok()?;
+    let number: i32 = text.trim().parse().ok()?;
     // The title is the name alone, whatever the daemon puts behind it; a zombie has none.
     let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;
     title.windows(12).any(|part| part == b"redis-server").then(|| Pid::from_raw(number)).flatten()

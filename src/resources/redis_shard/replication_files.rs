@@ -1,12 +1,11 @@
 //! Changes that moves and failovers make to an instance's files: its primary, its users, its required replicas.
 
-use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 
 use super::{RedisShard, acl, conf, split_host_port};
-use crate::atomic_file::sync_folder;
+use crate::host_fs::{self, sync_parent};
 use crate::resources::{BlobSource, atomic_file};
 
 impl RedisShard {
@@ -15,15 +14,14 @@ impl RedisShard {
     /// # Errors
     /// Returns the error of the system; no unit is started in that case.
     pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
-        fs::create_dir_all(&self.data_dir).with_context(|| format!("creating {}", self.data_dir.display()))?;
-        atomic_file::set_ownership(&self.data_dir, &self.folder_meta())?;
+        atomic_file::create_directories(&self.data_dir, &self.folder_meta())?;
         let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let acl = disabled_user
             .iter()
             .try_fold(acl, |acl, user| acl::switch_user(&acl, user, false))
             .context("the ACL file")?;
         self.write_files(&acl, &self.initial_lines(replica_of)?, blobs)?;
-        sync_folder(self.conf_path().parent().unwrap_or(Path::new("/")))?;
+        sync_parent(&self.conf_path())?;
         self.enable_and_start()
     }
 
@@ -70,12 +68,13 @@ impl RedisShard {
 
     /// Replaces a file by an edit of itself, durable when this returns. Nothing is written where it says so already.
     fn edit_file(&self, path: &Path, edit: impl Fn(&str) -> Result<String>) -> Result<()> {
-        let text = fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+        let text = self.read_file(path)?;
         let edited = edit(&text)?;
         if edited != text {
             atomic_file::write_file(path, edited.as_bytes(), &self.file_meta())?;
         }
-        fs::File::open(path).and_then(|file| file.sync_all()).with_context(|| format!("syncing {}", path.display()))?;
-        sync_folder(path.parent().unwrap_or(Path::new("/")))
+        let file = host_fs::open_file(path)?.with_context(|| format!("{} does not exist", path.display()))?;
+        file.sync_all().with_context(|| format!("syncing {}", path.display()))?;
+        sync_parent(path)
     }
 }

@@ -18,6 +18,7 @@ use super::super::redis_client::{RedisClient, RedisInfo};
 use super::aof::{self, KeySpecs};
 use super::key_state::Key;
 use super::rdb;
+use crate::host_fs::{self, MAX_TEXT_BYTES, read_limited};
 use crate::poll::poll_until;
 
 /// Keys by database.
@@ -161,7 +162,7 @@ impl TargetFiles {
     fn open(target: &mut RedisClient) -> Result<Self> {
         let folder = PathBuf::from(target.fetch_setting("dir")?);
         let snapshot = folder.join(target.fetch_setting("dbfilename")?);
-        let sent = File::open(&snapshot).with_context(|| snapshot.display().to_string())?;
+        let sent = open_data_file(&snapshot)?;
         let info = target.fetch_info("persistence")?;
         ensure_first_sync(&sent, &info, target)?;
         let folder = folder.join(target.fetch_setting("appenddirname")?);
@@ -210,7 +211,13 @@ fn ensure_first_sync(snapshot: &File, info: &RedisInfo, target: &mut RedisClient
 }
 
 fn read_manifest(path: &Path) -> Result<String> {
-    std::fs::read_to_string(path).with_context(|| path.display().to_string())
+    let bytes = read_limited(&open_data_file(path)?, MAX_TEXT_BYTES, path)?;
+    String::from_utf8(bytes).with_context(|| format!("{} is not UTF-8 text", path.display()))
+}
+
+/// Opens a file of the instance, in a folder where its user can put links and pipes.
+fn open_data_file(path: &Path) -> Result<File> {
+    host_fs::open_file(path)?.with_context(|| format!("{} does not exist", path.display()))
 }
 
 /// The files that a manifest names: `file NAME seq N type b` for the base, `i` for an increment, `h` for what was.
@@ -236,7 +243,7 @@ impl<'a> AofManifest<'a> {
 
     /// The base and the increment; while a base is written anew there are more, and their sizes are not told apart.
     fn open_files(&self, folder: &Path) -> Result<(File, File)> {
-        let open = |name: &str| File::open(folder.join(name)).with_context(|| name.to_owned());
+        let open = |name: &str| open_data_file(&folder.join(name));
         let base = open(self.base.context("its append-only file has no base")?)?;
         let [increment] = self.increments[..] else {
             bail!("its append-only file does not have exactly one increment")

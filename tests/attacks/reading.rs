@@ -1,0 +1,42 @@
+//! Files of a size that a host could not hold: a sparse file costs its user nothing.
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use dunlin::resources::HostView;
+use serde_json::json;
+
+use crate::support::{ResourceBlobs, plan_steps};
+use crate::user::HostileHome;
+
+const SPARSE_BYTES: u64 = 4 << 40;
+/// What a plan may take beside such a file.
+const MAX_GROWTH_KIB: u64 = 100 * 1024;
+
+/// The most memory that this process has had, in KiB.
+fn peak_memory() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+#[test]
+fn a_sparse_file_costs_neither_memory_nor_time() {
+    let home = HostileHome::create();
+    let path = home.home().join("huge");
+    File::create(&path).unwrap().set_len(SPARSE_BYTES).unwrap();
+    let (before, started) = (peak_memory(), Instant::now());
+    let mut blobs = ResourceBlobs::default();
+    let steps = [
+        blobs.parse_step("file", json!({ "dest": path, "content": "small\n" })).unwrap(),
+        blobs.parse_step("line", json!({ "path": path, "line": "a" })).unwrap(),
+    ];
+    let planned = plan_steps(&steps, &blobs);
+    let changes = &planned[0].as_ref().unwrap().changes;
+    assert!(changes.iter().all(|change| change.diff.is_none()), "{changes:?}");
+    let single = plan_steps(&steps[1..], &blobs).remove(0).unwrap_err();
+    assert!(single.contains("at most"), "{single}");
+    HostView::current().path_state(&path).unwrap();
+    assert!(peak_memory() - before < MAX_GROWTH_KIB, "{} KiB more", peak_memory() - before);
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
