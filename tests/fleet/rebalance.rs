@@ -12,6 +12,7 @@ fn shards_move_to_a_new_host_as_planned() {
     let Some(fleet) = lock_fleet() else { return };
     let mut cluster = TestCluster::without_replicas(&fleet);
     cluster.assert_converged();
+    fleet.run_as_root("redis-01", "systemd-analyze security --no-pager --threshold=20 redis-shard@0.service");
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     cluster.add_third_host();
 
