@@ -36,6 +36,7 @@ pub struct Program<'a> {
     drain_timeout: Option<Duration>,
     max_output: usize,
     is_cancelled: Option<&'a dyn Fn() -> bool>,
+    is_output_hidden: bool,
 }
 
 /// Describes how a program ended.
@@ -97,13 +98,23 @@ impl<'a> Program<'a> {
             drain_timeout: None,
             max_output: MAX_OUTPUT,
             is_cancelled: None,
+            is_output_hidden: false,
         }
+    }
+
+    /// Keeps what it was given and what it writes out of error messages, which call it `shown`: it is given a secret.
+    pub fn hide_output(mut self, shown: &str) -> Self {
+        shown.clone_into(&mut self.shown);
+        self.is_output_hidden = true;
+        self
     }
 
     /// Adds one argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Self {
-        self.shown.push(' ');
-        self.shown.push_str(&arg.as_ref().to_string_lossy());
+        if !self.is_output_hidden {
+            self.shown.push(' ');
+            self.shown.push_str(&arg.as_ref().to_string_lossy());
+        }
         self.command.arg(arg);
         self
     }
@@ -196,8 +207,11 @@ impl<'a> Program<'a> {
     /// Fails where it cannot be started, was ended, or ended with another status than 0; the message has the last lines
     /// of its standard error.
     pub fn run(self) -> Result<Vec<u8>> {
-        let shown = self.shown.clone();
+        let (shown, is_hidden) = (self.shown.clone(), self.is_output_hidden);
         let output = self.output()?;
+        if !output.status.success() && is_hidden {
+            bail!("`{shown}` ended with {}; its output is hidden, because it was given a secret", output.status);
+        }
         if !output.status.success() {
             let said = if output.stderr.is_empty() { &output.stdout } else { &output.stderr };
             bail!("`{shown}` ended with {}{}", output.status, last_lines(&String::from_utf8_lossy(said)));

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::command_error::CommandError;
 use super::exit::Exit;
+use crate::cli::output_file::write_output_file;
 use crate::inventory::ByteSize;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, ShardSelection, TransferLimits, plan, what_if};
@@ -143,9 +144,7 @@ pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<Strin
 /// The file cannot be written.
 pub fn save_plan(file: &Path, plan: &SavedPlan) -> Result<(), CommandError> {
     let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
-    std::fs::write(file, text).map_err(|error| {
-        CommandError::with_message(Exit::Error, format!("{}: cannot be written: {error}", file.display()))
-    })
+    write_output_file(file, &text)
 }
 
 fn read_file(file: &Path) -> Result<String, CommandError> {

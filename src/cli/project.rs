@@ -7,6 +7,7 @@ use dunlin_shards::ShardMap;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::InventoryArgs;
+use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use crate::inventory::{Diagnostics, Inventory, InventoryHost, Selector, SourceFile};
 use crate::playbook::{Compiler, CompilerInput, Playbook, StepSelection, Templates, load_shard_map};
@@ -109,6 +110,10 @@ pub fn new_compiler<'a>(
         file_folders: project.file_folders(plays.playbook.file.path()),
         secrets: None,
         selection,
+        digest_key: match loaded.inventory.secrets().is_empty() {
+            true => None,
+            false => Some(load_digest_key(project)?),
+        },
     };
     Compiler::new(parts).map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))
 }

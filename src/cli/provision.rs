@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::path::PathBuf;
 
 use clap::Args;
-use serde::{Deserialize, Serialize};
 
 use super::CommonArgs;
 use super::command_error::CommandError;
@@ -13,13 +12,14 @@ use super::connect_args::ConnectArgs;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
+use super::output_file::write_output_file;
 use super::project::{PlaybookFiles, find_project, load_environment, load_plays, new_compiler, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, nearest_words};
-use crate::plan::{ChangeCounts, HostPlan};
+use crate::plan::{ChangeCounts, DigestKey, HostPlan};
 use crate::playbook::{Playbook, StepSelection};
-use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost};
+use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost, SavedProvisionPlan};
 use crate::report::{Reporter, format_summary};
 use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
@@ -62,15 +62,6 @@ pub struct ProvisionArgs {
     pub yes: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
-}
-
-/// A saved plan.
-#[derive(Debug, Serialize, Deserialize)]
-struct SavedProvisionPlan {
-    format_version: u32,
-    kind: String,
-    tags: Vec<String>,
-    hosts: Vec<HostPlan>,
 }
 
 impl ProvisionCommand {
@@ -133,7 +124,7 @@ pub async fn provision_hosts(
     let results = provision::plan_hosts(&fleet, &compiler, &names).await;
     let (planned, failed) = collect_planned(results, &reporter, common)?;
     if let Some(saved) = &saved {
-        ensure_plan_is_current(saved, &planned)?;
+        ensure_plan_is_current(saved, &planned, compiler.digest_key())?;
     }
     let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
     for plan in &plans {
@@ -144,16 +135,8 @@ pub async fn provision_hosts(
         reporter.print_data(&format_summary(&plans));
     }
     if let Some(file) = &args.out {
-        let saved = SavedProvisionPlan {
-            format_version: 1,
-            kind: "provision".to_owned(),
-            tags: selection.tags,
-            hosts: plans.clone(),
-        };
-        let text = serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?;
-        std::fs::write(file, text).map_err(|error| {
-            CommandError::with_message(Exit::Error, format!("{}: cannot be written: {error}", file.display()))
-        })?;
+        let saved = SavedProvisionPlan::new(selection.tags, plans.clone(), compiler.digest_key());
+        write_output_file(file, &serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?)?;
     }
     let counts = plans.iter().fold(ChangeCounts::default(), |mut sum, plan| {
         sum += plan.count_changes();
@@ -177,9 +160,7 @@ pub async fn provision_hosts(
     let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
     let locked = lock_hosts(&fleet, &sessions, &lock_request("provision", &run, false), &reporter).await;
     locked.map_err(|denied| denied.with_counts(counts, failed))?;
-    if !args.yes {
-        ensure_unchanged(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
-    }
+    ensure_unchanged(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
     let outcomes = apply_plans(&fleet, &plays.playbook, &planned, &run, &reporter).await;
     let failed = failed + report_outcomes(&outcomes, &reporter);
     if failed == 0 && creates_replicas(&plans) {
@@ -285,23 +266,19 @@ fn read_saved_plan(path: &std::path::Path) -> Result<SavedProvisionPlan, Command
         CommandError::with_message(Exit::Error, text).with_hint("dunlin provision --dry-run --out FILE saves a plan")
     };
     let text = std::fs::read(path).map_err(|error| invalid(format!("{}: cannot be read: {error}", path.display())))?;
-    let saved: SavedProvisionPlan = serde_json::from_slice(&text)
-        .map_err(|error| invalid(format!("{} is not a saved plan: {error}", path.display())))?;
-    if saved.kind != "provision" || saved.format_version != 1 {
-        return Err(invalid(format!("{} is not a plan of dunlin provision", path.display())));
-    }
-    Ok(saved)
+    SavedProvisionPlan::parse(&text).map_err(|error| invalid(format!("{}: {error}", path.display())))
 }
 
-fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -> Result<(), CommandError> {
-    let mut lines = Vec::new();
-    for shown in &saved.hosts {
-        match planned.iter().find(|host| host.plan.host == shown.host) {
-            Some(host) => lines.extend(provision::diff_plans(shown, &host.plan)),
-            None => lines.push(format!("{}: cannot be planned now", shown.host)),
-        }
-    }
-    ensure_no_differences(lines)
+fn ensure_plan_is_current(
+    saved: &SavedProvisionPlan,
+    planned: &[PlannedHost],
+    key: Option<&DigestKey>,
+) -> Result<(), CommandError> {
+    saved
+        .check_seal(key)
+        .map_err(|error| CommandError::with_message(Exit::Refused, error.to_string()).with_hint("make a new plan"))?;
+    let plans: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
+    ensure_no_differences(saved.differences(&plans))
 }
 
 /// Plans the hosts again under their locks: they may have changed since the plan was shown.

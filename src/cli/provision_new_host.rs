@@ -17,6 +17,7 @@ use super::runtime::build_fleet;
 use crate::atomic_file::{Attributes, existing_mode, write_atomically};
 use crate::inventory::{ByteSize, HostKey, Inventory, NewHost, add_host};
 use crate::project::Project;
+use crate::resources::text_diff::{Disclosure, content_change};
 
 /// The next step where the host key is not confirmed.
 const FINGERPRINT_HINT: &str = "read the fingerprint on the host's console (ssh-keygen -lf \
@@ -88,7 +89,8 @@ impl ProvisionNewHostCommand {
             .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", path.display())))?;
         self.check_host_eligible(&project, &path, &after, common).await?;
         if after != before {
-            let change = crate::resources::text_diff::content_change(Some(before.as_bytes()), after.as_bytes(), false);
+            let shown = Disclosure { is_sensitive: false, key: None };
+            let change = content_change(Some(before.as_bytes()), after.as_bytes(), shown);
             reporter.print_data(&format!("{}\n{}", path.display(), change.diff.unwrap_or_default()));
             if self.args.dry_run {
                 reporter.print_status(

@@ -93,7 +93,7 @@ impl Secrets {
     }
 }
 
-/// Reads `secrets.toml` of a folder; absent is empty. Warns where others may read it.
+/// Reads `secrets.toml` of a folder; absent is empty. A file that others may read is an error.
 pub(super) fn read_secrets(dir: &Path, found: &mut Diagnostics) -> Secrets {
     let path = dir.join("secrets.toml");
     let file = match read_secret_source(&path) {
@@ -107,9 +107,9 @@ pub(super) fn read_secrets(dir: &Path, found: &mut Diagnostics) -> Secrets {
     if let Ok(meta) = std::fs::metadata(&path)
         && meta.permissions().mode() & 0o077 != 0
     {
-        let message = format!("mode {:04o} opens the secrets to other users", meta.permissions().mode() & 0o7777);
+        let message = format!("mode {:04o} lets other users read the secrets", meta.permissions().mode() & 0o7777);
         let help = format!("chmod 600 {}", path.display());
-        found.push(Diagnostic::error_in_file(&file, message).as_warning().with_help(help));
+        found.push(Diagnostic::error_in_file(&file, message).with_help(help));
     }
     let mut secrets = Secrets::default();
     collect_strings(&file, fields::parse_table(&file, found).get_ref(), "", (&mut secrets.values, found));

@@ -30,7 +30,8 @@ impl Digest {
         }
     }
 
-    fn from_hash(hash: &[u8]) -> Self {
+    /// Writes a hash of 32 bytes as a digest.
+    pub(super) fn from_hash(hash: &[u8]) -> Self {
         let mut text = String::with_capacity(64);
         for byte in hash {
             text.push(char::from_digit(u32::from(byte >> 4), 16).expect("a nibble is a hexadecimal digit"));

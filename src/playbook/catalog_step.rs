@@ -1,19 +1,21 @@
 //! One instance → one step of the catalog: values rendered, contents resolved, validated by its type.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value as Json};
+use tera::Context;
 
-use super::content_store::{self, ContentStore, ResolvedStep};
+use super::content_store::{self, ContentStore, DISPLAY_FIELD, ResolvedStep};
+use super::decoys::{differing_keys, make_decoys};
 use super::expand::StepInstance;
-use super::model::{PlaybookPlay, ValueTemplate};
+use super::model::{PlaybookPlay, TableEntry, ValueTemplate};
 use super::template_string::TemplateStrings;
 use super::{step_schema, value_template};
 use crate::inventory::{Diagnostic, Diagnostics, Origin};
-use crate::plan::Digest;
-use crate::protocol::provision;
+use crate::plan::{Digest, StepRef};
+use crate::protocol::provision::{self, Catalog};
 use crate::resources::{self, BlobSource, InvalidContent};
 
 /// A step as the agent gets it, with what is known about it here.
@@ -32,19 +34,27 @@ pub(super) fn build_step(
     found: &mut Diagnostics,
 ) -> Option<BuiltStep> {
     let step = instance.step;
-    let resolved = value_template::evaluate_table(&step.table, strings, &instance.context)
-        .and_then(|table| store.resolve_contents(step, table, &instance.context))
-        .and_then(|resolved| parse_resource(instance, mark_sensitive(instance, store, resolved)))
-        .and_then(|(resolved, resource)| match store.secret_redactor.is_secret_in(&resource.resource_name()) {
+    let resolve = |context: &Context| {
+        value_template::evaluate_table(&step.table, strings, context)
+            .and_then(|table| store.resolve_contents(step, table, context))
+    };
+    let resolved = resolve(&instance.context.real)
+        .and_then(|resolved| {
+            let decoy = instance.context.decoy.as_ref().map(|decoy| resolve(decoy).ok());
+            hide_secrets(instance, store, (resolved, decoy.as_ref().map(Option::as_ref)))
+        })
+        .and_then(|resolved| parse_resource(instance, resolved))
+        .and_then(|(resolved, resource)| match is_name_secret(instance, store, &resolved, &*resource) {
             false => Ok((resolved, resource)),
             true => Err(vec![exposed_secret_error(instance)]),
         });
     match resolved {
         Ok((resolved, resource)) => {
             let wire = provision::CatalogStep {
-                name: instance.name.as_ref().map(|name| store.secret_redactor.redact_text(name)),
+                name: shown_name(instance, store),
                 kind: step.kind.name.to_owned(),
                 desired: Json::Object(resolved.table),
+                secret_fields: resolved.secret_fields,
                 notify: Vec::new(),
             };
             Some(BuiltStep {
@@ -61,14 +71,104 @@ pub(super) fn build_step(
     }
 }
 
-/// Marks a step as sensitive if a secret is part of it and its type can hide it.
-fn mark_sensitive(instance: &StepInstance<'_>, store: &ContentStore<'_>, mut resolved: ResolvedStep) -> ResolvedStep {
-    let table = &mut resolved.table;
-    let is_secret = resolved.sensitive || table.values().any(|value| store.secret_redactor.is_secret_in_json(value));
-    if is_secret && content_store::has_field(instance.step.kind, "sensitive") {
-        table.insert("sensitive".to_owned(), true.into());
+/// Finds the fields that depend on a secret, and hides them: by the type's `sensitive`, by what the type hides itself, or
+/// by the agent. A table with decoys that could not be made (`Some(None)`) means that every field may depend on one.
+fn hide_secrets(
+    instance: &StepInstance<'_>,
+    store: &ContentStore<'_>,
+    (mut resolved, decoy): (ResolvedStep, Option<Option<&ResolvedStep>>),
+) -> Result<ResolvedStep, Vec<Diagnostic>> {
+    let step = instance.step;
+    let kind = step.kind;
+    let mut secret: BTreeSet<String> = std::mem::take(&mut resolved.secret_fields).into_iter().collect();
+    if let Some(decoy) = decoy {
+        secret.extend(differing_keys(&resolved.table, decoy.map(|decoy| &decoy.table)));
     }
-    resolved
+    let has_known_secret = |(_, value): &(&String, &Json)| store.secret_redactor.is_secret_in_json(value);
+    secret.extend(resolved.table.iter().filter(has_known_secret).map(|(key, _)| key.clone()));
+    if secret.is_empty() {
+        return Ok(resolved);
+    }
+    let is_hidden = |field: &&String| {
+        let is_argument_list = resolved.table.get(*field).is_some_and(Json::is_array);
+        kind.secret_fields.contains(&field.as_str()) && !is_argument_list
+    };
+    let shown: Vec<Diagnostic> =
+        secret.iter().filter(|field| !is_hidden(field)).map(|field| shown_secret_error(instance, field)).collect();
+    if !shown.is_empty() {
+        return Err(shown);
+    }
+    if content_store::has_field(kind, "sensitive") {
+        resolved.table.insert("sensitive".to_owned(), true.into());
+        // What nobody chose a mode for is for its owner alone.
+        if content_store::has_field(kind, "mode") {
+            resolved.table.entry("mode").or_insert_with(|| PRIVATE_MODE.into());
+        }
+    }
+    if content_store::has_field(kind, DISPLAY_FIELD) {
+        resolved.table.insert(DISPLAY_FIELD.to_owned(), source_display(instance));
+    }
+    resolved.secret_fields = secret.into_iter().collect();
+    Ok(resolved)
+}
+
+/// Mode of a file with a secret whose step names none.
+const PRIVATE_MODE: &str = "0600";
+
+/// Returns the texts of the playbook, placeholders included, that are shown in place of the rendered ones.
+fn source_display(instance: &StepInstance<'_>) -> Json {
+    let item = instance.item_number.map(|number| format!(" (item {number})")).unwrap_or_default();
+    let source = |entry: &TableEntry| match value_template::to_source_json(&entry.value) {
+        Json::String(text) => text,
+        Json::Array(items) => {
+            let words: Vec<String> =
+                items.iter().map(|item| item.as_str().map_or(item.to_string(), str::to_owned)).collect();
+            words.join(" ")
+        }
+        other => other.to_string(),
+    };
+    let shown = |entry: &TableEntry| Json::String(format!("{}{item}", source(entry)));
+    instance.step.table.iter().map(|entry| (entry.key.clone(), shown(entry))).collect()
+}
+
+/// Returns the step's name as it may be shown.
+fn shown_name(instance: &StepInstance<'_>, store: &ContentStore<'_>) -> Option<String> {
+    let name = instance.name.as_ref()?;
+    let redact = |name: &str| store.secret_redactor.redact_text(name);
+    if instance.decoy_name.as_ref() == Some(name) {
+        return Some(redact(name));
+    }
+    // The source text, where what a filter made of the secret cannot be cut out.
+    Some(instance.step.name.as_ref().map_or_else(String::new, |text| text.source_text.clone()))
+}
+
+/// Returns whether the type and key of a step depend on a secret.
+fn is_name_secret(
+    instance: &StepInstance<'_>,
+    store: &ContentStore<'_>,
+    resolved: &ResolvedStep,
+    resource: &dyn resources::DynResource,
+) -> bool {
+    if store.secret_redactor.is_secret_in(&resource.resource_name()) {
+        return true;
+    }
+    // With every secret field replaced, the name must be the same.
+    let mut table = resolved.table.clone();
+    for field in &resolved.secret_fields {
+        let Some(value) = table.get_mut(field) else { continue };
+        *value = make_decoys(value);
+    }
+    let renamed = (instance.step.kind.parse)(Json::Object(table)).ok();
+    renamed.is_some_and(|other| other.resource_name() != resource.resource_name())
+}
+
+/// A field that plans, messages or the host itself would show to others.
+fn shown_secret_error(instance: &StepInstance<'_>, field: &str) -> Diagnostic {
+    let content_key = instance.step.kind.contents.iter().find(|content| content.field == field);
+    let origin = content_store::key_origin(instance.step, content_key.map_or(field, |content| content.playbook_key));
+    let message = format!("a secret in `{field}` would be shown in plans, or to every user of the host");
+    Diagnostic::error_at(&origin, message)
+        .with_help("write it into a `file`, whose content is hidden, or pass it to a `command` in `env`")
 }
 
 /// Type and key of a resource are part of every plan, of logs and of the journal.
@@ -134,12 +234,33 @@ fn convert_to_text(
 pub(super) struct OwnershipIndex {
     exclusive: HashMap<String, Origin>,
     shared: HashMap<String, Origin>,
+    /// The steps that change a part of a path.
+    editors: HashMap<String, Vec<StepRef>>,
+}
+
+impl OwnershipIndex {
+    /// Hides what the steps on a path show, where one of them puts a secret there: the lines around a change are the
+    /// file's.
+    pub(super) fn hide_shared_paths(&self, catalogue: &mut Catalog) {
+        for editors in self.editors.values() {
+            let find = |at: &StepRef| catalogue.plays.get(at.play).and_then(|play| play.steps.get(at.step));
+            if !editors.iter().filter_map(find).any(|step| !step.secret_fields.is_empty()) {
+                continue;
+            }
+            for at in editors {
+                let step = catalogue.plays.get_mut(at.play).and_then(|play| play.steps.get_mut(at.step));
+                if let Some(table) = step.and_then(|step| step.desired.as_object_mut()) {
+                    table.insert("sensitive".to_owned(), true.into());
+                }
+            }
+        }
+    }
 }
 
 /// Notes what a step manages; a second step with the same is an error that names both places.
 pub(super) fn claim_ownership(
     instance: &StepInstance<'_>,
-    built: &BuiltStep,
+    (built, at): (&BuiltStep, StepRef),
     owners: &mut OwnershipIndex,
     found: &mut Diagnostics,
 ) {
@@ -151,6 +272,7 @@ pub(super) fn claim_ownership(
         }
     }
     for thing in &built.shared_claims {
+        owners.editors.entry(thing.clone()).or_default().push(at);
         match owners.exclusive.get(thing) {
             Some(earlier) => found.push(ownership_conflict(thing, origin, earlier)),
             None => drop(owners.shared.entry(thing.clone()).or_insert_with(|| origin.clone())),

@@ -5,18 +5,18 @@ use std::path::PathBuf;
 
 use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
-use tera::{Context, Value};
 
 use super::catalog_step::OwnershipIndex;
 use super::content_store::{ContentMap, ContentStore, SecretRedactor};
 use super::context::{self, FleetContext};
+use super::decoys::TaintedContext;
 use super::expand::{self, StepInstance};
 use super::model::{Playbook, PlaybookPlay, PlaybookStep};
 use super::shards::ShardContext;
 use super::templates::Templates;
 use super::{catalog_step, value_template};
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, InventoryHost, Origin, SelectError};
-use crate::plan::StepRef;
+use crate::plan::{DigestKey, StepRef};
 use crate::protocol::HostFacts;
 use crate::protocol::provision::{self, Catalog};
 
@@ -46,6 +46,8 @@ pub struct CompilerInput<'a> {
     pub secrets: Option<Json>,
     /// Steps to compile.
     pub selection: StepSelection,
+    /// The key under which plans show digests of secrets.
+    pub digest_key: Option<DigestKey>,
 }
 
 /// Makes catalogs; what all hosts share is worked out once. Usable from several threads.
@@ -55,6 +57,7 @@ pub struct Compiler<'a> {
     fleet: FleetContext,
     content_store: ContentStore<'a>,
     selection: StepSelection,
+    digest_key: Option<DigestKey>,
     members_by_play: Vec<HashSet<String>>,
 }
 
@@ -101,8 +104,14 @@ impl<'a> Compiler<'a> {
             fleet,
             content_store: store,
             selection: parts.selection,
+            digest_key: parts.digest_key,
             members_by_play: members,
         })
+    }
+
+    /// Returns the key under which plans show digests of secrets.
+    pub fn digest_key(&self) -> Option<&DigestKey> {
+        self.digest_key.as_ref()
     }
 
     /// The names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's order.
@@ -124,7 +133,7 @@ impl<'a> Compiler<'a> {
         };
         let context = self.fleet.host_context(self.inventory, host, facts);
         let mut compiled = CompiledHost {
-            catalogue: Catalog::default(),
+            catalogue: Catalog { plays: Vec::new(), digest_key: self.digest_key.clone() },
             contents: ContentMap::new(),
             origins: BTreeMap::new(),
             play_indices: Vec::new(),
@@ -138,6 +147,7 @@ impl<'a> Compiler<'a> {
             self.compile_play(play, &context, (&mut compiled, &mut owners, &mut found));
             compiled.play_indices.push(index);
         }
+        owners.hide_shared_paths(&mut compiled.catalogue);
         if found.has_errors() {
             found.sort();
             return Err(found);
@@ -146,19 +156,30 @@ impl<'a> Compiler<'a> {
     }
 
     /// The host's context with the play's variables; `None` where the play's condition does not hold.
-    fn play_context(&self, play: &PlaybookPlay, host: &Context, found: &mut Diagnostics) -> Option<Context> {
+    fn play_context(
+        &self,
+        play: &PlaybookPlay,
+        host: &TaintedContext,
+        found: &mut Diagnostics,
+    ) -> Option<TaintedContext> {
         let strings = &self.playbook.strings;
         let mut context = host.clone();
-        match value_template::evaluate_table(&play.vars, strings, host) {
+        match value_template::evaluate_table(&play.vars, strings, &host.real) {
             Ok(vars) => {
+                // A decoy that cannot be used leaves no value, which is another one than the real.
+                let decoys = host
+                    .decoy
+                    .as_ref()
+                    .map(|decoy| value_template::evaluate_table(&play.vars, strings, decoy).unwrap_or_default());
                 for (name, value) in vars {
-                    context.insert_value(name, Value::from_serializable(&value));
+                    let decoy = decoys.as_ref().map(|vars| vars.get(&name).unwrap_or(&Json::Null));
+                    context.insert(&name, &value, decoy);
                 }
             }
             Err(wrong) => wrong.into_iter().for_each(|diagnostic| found.push(diagnostic)),
         }
-        context.insert("play", &serde_json::json!({"name": play.name.value}));
-        match play.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context)) {
+        context.insert("play", &serde_json::json!({"name": play.name.value}), None);
+        match play.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context.real)) {
             Ok(holds) => holds.then_some(context),
             Err(wrong) => {
                 wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
@@ -170,7 +191,7 @@ impl<'a> Compiler<'a> {
     fn compile_play(
         &self,
         play: &PlaybookPlay,
-        context: &Context,
+        context: &TaintedContext,
         (compiled, owners, found): (&mut CompiledHost, &mut OwnershipIndex, &mut Diagnostics),
     ) {
         let steps: Vec<&PlaybookStep> = play.steps.iter().filter(|step| self.is_selected(play, step)).collect();
@@ -188,7 +209,8 @@ impl<'a> Compiler<'a> {
             else {
                 continue;
             };
-            catalog_step::claim_ownership(instance, &one, owners, found);
+            let at = StepRef { play: number, step: compiled_play.steps.len() };
+            catalog_step::claim_ownership(instance, (&one, at), owners, found);
             let notify =
                 if publishing { Vec::new() } else { catalog_step::notified_handlers(instance, (play, &names), found) };
             compiled.contents.extend(one.contents);
@@ -212,7 +234,7 @@ impl<'a> Compiler<'a> {
     fn expand_steps<'p>(
         &self,
         steps: Vec<&'p PlaybookStep>,
-        context: &Context,
+        context: &TaintedContext,
         found: &mut Diagnostics,
     ) -> Vec<StepInstance<'p>> {
         let strings = &self.playbook.strings;

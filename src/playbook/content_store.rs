@@ -80,8 +80,8 @@ pub(super) struct ResolvedStep {
     pub table: Map<String, Json>,
     /// The bytes.
     pub contents: Vec<CachedContent>,
-    /// A content contains a secret.
-    pub sensitive: bool,
+    /// The fields whose content has a secret, or is rendered by a template that reads secrets.
+    pub secret_fields: Vec<String>,
 }
 
 impl<'a> ContentStore<'a> {
@@ -108,7 +108,7 @@ impl<'a> ContentStore<'a> {
         mut table: Map<String, Json>,
         context: &Context,
     ) -> Result<ResolvedStep, Vec<Diagnostic>> {
-        let mut resolved = ResolvedStep { table: Map::new(), contents: Vec::new(), sensitive: false };
+        let mut resolved = ResolvedStep { table: Map::new(), contents: Vec::new(), secret_fields: Vec::new() };
         let mut wrong = Vec::new();
         for (key, given) in take_contents(step, &mut table).map_err(|one| vec![one])? {
             let place = key_origin(step, key.playbook_key);
@@ -117,7 +117,9 @@ impl<'a> ContentStore<'a> {
                 Ok(((digest, bytes), sensitive)) => {
                     table.insert(key.field.to_owned(), json!({"digest": digest, "len": bytes.len()}));
                     resolved.contents.push((digest, bytes));
-                    resolved.sensitive |= sensitive;
+                    if sensitive {
+                        resolved.secret_fields.push(key.field.to_owned());
+                    }
                 }
                 Err(found) => wrong.extend(found),
             }
@@ -234,7 +236,7 @@ pub(super) fn placeholder_table(
     step: &PlaybookStep,
     mut table: Map<String, Json>,
 ) -> Result<Map<String, Json>, Diagnostic> {
-    let filled = |key: &str| step.kind.contents.iter().any(|content| content.field == key);
+    let filled = |key: &str| key == DISPLAY_FIELD || step.kind.contents.iter().any(|content| content.field == key);
     let written = |key: &str| step.kind.contents.iter().any(|content| content.playbook_key == key);
     if let Some(entry) = step.table.iter().find(|entry| filled(&entry.key) && !written(&entry.key)) {
         let place = Origin::at_span(&step.origin.file, entry.key_span.clone());
@@ -253,6 +255,9 @@ pub(super) fn placeholder_table(
     }
     Ok(table)
 }
+
+/// The field that holds the texts of the playbook, to be shown where a value depends on a secret.
+pub(super) const DISPLAY_FIELD: &str = "display";
 
 /// Returns whether the desired state of a type has the field.
 pub(super) fn has_field(kind: &ResourceKind, field: &str) -> bool {

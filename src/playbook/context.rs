@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value as Json, json};
 use tera::{Context, Tera, Value};
 
+use super::decoys::{TaintedContext, make_decoys};
 use super::shards::ShardContext;
 use crate::inventory::{Diagnostic, Inventory, InventoryHost, Origin, Vars};
 use crate::protocol::HostFacts;
@@ -32,6 +33,8 @@ pub(super) struct FleetContext {
     hosts: Value,
     /// Absent where there are none: then the name itself is not defined, and the message can say why.
     secrets: Option<Value>,
+    /// What stands in place of the secrets to find out what depends on them.
+    decoys: Option<Value>,
     shards: Option<ShardContext>,
 }
 
@@ -59,12 +62,31 @@ impl FleetContext {
             groups: Value::from_serializable(&groups),
             hosts: Value::from_serializable(&hosts),
             secrets: secrets.as_object().filter(|all| !all.is_empty()).map(Value::from_serializable),
+            decoys: secrets
+                .as_object()
+                .filter(|all| !all.is_empty())
+                .map(|_| Value::from_serializable(&make_decoys(secrets))),
             shards,
         }
     }
 
     /// The context of one host, without the variables of a play.
-    pub(super) fn host_context(&self, inventory: &Inventory, host: &InventoryHost, facts: &HostFacts) -> Context {
+    pub(super) fn host_context(
+        &self,
+        inventory: &Inventory,
+        host: &InventoryHost,
+        facts: &HostFacts,
+    ) -> TaintedContext {
+        let real = self.build_context(inventory, host, facts);
+        let decoy = self.decoys.as_ref().map(|decoys| {
+            let mut context = real.clone();
+            context.insert_value("secrets", decoys.clone());
+            context
+        });
+        TaintedContext { real, decoy }
+    }
+
+    fn build_context(&self, inventory: &Inventory, host: &InventoryHost, facts: &HostFacts) -> Context {
         let mut context = Context::new();
         for (name, var) in inventory.merged_vars(&host.name) {
             context.insert_value(name, Value::from_serializable(&var.value));

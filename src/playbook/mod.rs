@@ -9,6 +9,7 @@ mod check;
 mod compile;
 mod content_store;
 mod context;
+mod decoys;
 mod engine;
 mod expand;
 mod load;

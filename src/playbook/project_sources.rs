@@ -53,6 +53,7 @@ impl ProjectSources {
             file_folders: self.file_folders.clone(),
             secrets,
             selection,
+            digest_key: None,
         })
     }
 }

@@ -2,7 +2,6 @@
 
 use dunlin_shards::ShardMap;
 use serde_json::{Map, Value as Json};
-use tera::Value;
 
 use super::compile::reserved_var_errors;
 use super::content_store::SecretRedactor;
@@ -70,10 +69,13 @@ impl<'a> TemplateRenderer<'a> {
         };
         let mut context = self.fleet.host_context(self.inventory, host, facts);
         for (name, value) in extra {
-            context.insert_value(name.clone(), Value::from_serializable(value));
+            context.insert(name, value, None);
         }
-        let text = self.templates.render_template(template, &context, by)?;
-        let secret = self.templates.reads_secrets(template) || self.secret_redactor.is_secret_in(&text);
+        let text = self.templates.render_template(template, &context.real, by)?;
+        let differs = |decoy| self.templates.render_template(template, decoy, by).ok().as_ref() != Some(&text);
+        let secret = context.decoy.as_ref().is_some_and(differs)
+            || self.templates.reads_secrets(template)
+            || self.secret_redactor.is_secret_in(&text);
         Ok(RenderedTemplate { text, has_secret: secret })
     }
 }

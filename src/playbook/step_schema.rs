@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value as Json};
 
+use super::content_store::DISPLAY_FIELD;
 use super::model::TableEntry;
 use crate::inventory::{Diagnostic, Origin, SourceFile, nearest_words};
 use crate::resources::{DynResource, ResourceKind};
@@ -117,7 +118,7 @@ fn playbook_keys(kind: &ResourceKind, said: &str) -> Vec<String> {
     let listed = said.split_once(", expected").map(|(_, list)| list).unwrap_or_default();
     let fields = listed.split('`').skip(1).step_by(2);
     let mut keys: Vec<String> = fields
-        .filter(|field| !kind.contents.iter().any(|content| content.field == *field))
+        .filter(|field| !kind.contents.iter().any(|content| content.field == *field) && *field != DISPLAY_FIELD)
         .map(str::to_owned)
         .collect();
     let named = kind.contents.iter().filter(|content| !content.playbook_key.is_empty());

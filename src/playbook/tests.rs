@@ -69,6 +69,7 @@ fn compile_with_templates(
         file_folders: Vec::new(),
         secrets: Some(json!({"redis": {"password": "correct horse"}})),
         selection,
+        digest_key: None,
     };
     let compiler = Compiler::new(parts).map_err(|found| said(&found))?;
     compiler.compile_host("web-1", &web_1_facts()).map_err(|found| said(&found))
@@ -213,7 +214,10 @@ fn contents_with_secrets_are_sensitive() {
     let named = play_text(
         "[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n",
     );
-    assert_eq!(compile_playbook(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(), Some("set ***"));
+    assert_eq!(
+        compile_playbook(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(),
+        Some("set {{ secrets.redis.password }}")
+    );
     let shown = play_text("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
     messages::check("secret-in-a-plan", [("a path", compile_playbook(&shown).unwrap_err())]);
     let error = compile_playbook(&file_step("\"{{ secrets.redis.pasword }}\"")).unwrap_err();
@@ -333,6 +337,7 @@ fn missing_secrets_name_their_file() {
         file_folders: Vec::new(),
         secrets,
         selection,
+        digest_key: None,
     };
     let wrong = Compiler::new(parts).unwrap().compile_host("web-1", &web_1_facts()).unwrap_err();
     let finding = wrong.iter().next().unwrap();

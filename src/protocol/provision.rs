@@ -3,13 +3,16 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::plan::{ResourceChange, StepRef};
+use crate::plan::{DigestKey, ResourceChange, StepRef};
 
 /// Everything that one host is to be: the plays that apply to it, in order.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Catalog {
     /// The plays.
     pub plays: Vec<CatalogPlay>,
+    /// The key under which digests of secrets and fingerprints are shown; absent where there are no secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest_key: Option<DigestKey>,
 }
 
 /// Describes a play as compiled for one host.
@@ -33,6 +36,9 @@ pub struct CatalogStep {
     pub kind: String,
     /// The desired state, contents resolved.
     pub desired: Value,
+    /// The fields of the desired state that depend on a secret and must not be shown.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secret_fields: Vec<String>,
     /// Names of the play's handlers to run if this step changes something.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notify: Vec<String>,

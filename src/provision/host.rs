@@ -3,6 +3,7 @@
 mod apply;
 mod pending_handlers;
 mod plan;
+mod secrets;
 
 pub use apply::apply_play;
 pub use plan::{PreparedCatalog, plan_catalog};

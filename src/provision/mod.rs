@@ -6,6 +6,8 @@
 mod apply;
 pub mod host;
 mod plan;
+mod saved_plan;
 
 pub use apply::{HostEventFn, HostOutcome, apply_plans};
 pub use plan::{PlanHostError, PlannedHost, diff_plans, plan_hosts, replan_host};
+pub use saved_plan::{SavedPlanError, SavedProvisionPlan};

@@ -123,6 +123,7 @@ impl RebalanceContext<'_> {
             file_folders: self.file_roots.clone(),
             secrets: None,
             selection: StepSelection { kinds, ..StepSelection::default() },
+            digest_key: None,
         })
         .map_err(|found| to_diagnostics_error(&found))
     }

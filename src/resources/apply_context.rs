@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 
-use crate::plan::Digest;
+use crate::plan::{Digest, DigestKey};
 use crate::process::Program;
 
 /// Contents by digest.
@@ -15,6 +15,11 @@ pub trait BlobSource {
     /// Returns an error if the contents are not available.
     fn fetch_blobs(&self, _digests: &[Digest]) -> Result<()> {
         Ok(())
+    }
+
+    /// Returns the key under which digests are shown, if there is one.
+    fn digest_key(&self) -> Option<&DigestKey> {
+        None
     }
 
     /// The bytes of that digest.

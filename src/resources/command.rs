@@ -5,13 +5,17 @@
 //! runs.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
-use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, mode};
+use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, de_string, mode};
 use crate::process::Program;
 
 /// Time limit of a condition.
@@ -42,6 +46,12 @@ pub struct CommandResource {
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// `true`: plans and errors show the playbook's text with its placeholders, and no output.
+    #[serde(default, deserialize_with = "de_string::required")]
+    pub sensitive: bool,
+    /// The texts of the playbook by key, filled in where a value depends on a secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub display: BTreeMap<String, String>,
 }
 
 /// A condition of a command.
@@ -76,6 +86,7 @@ enum ConditionResult {
 
 impl Resource for CommandResource {
     const KIND: &'static str = "command";
+    const SECRET_FIELDS: &'static [&'static str] = &["shell", "env", "unless", "only_if"];
     type Observed = ObservedCommand;
 
     fn key(&self) -> String {
@@ -139,7 +150,7 @@ impl Resource for CommandResource {
                 return Ok(ReadOutcome::Known(ObservedCommand::NotDue));
             }
             let said = if when { "succeeded".to_owned() } else { format!("ended with status {status}") };
-            reasons.push(format!("`{}` {said}", shorten_line(&condition.display_text())));
+            reasons.push(format!("`{}` {said}", self.condition_display(condition)));
         }
         let reason = if reasons.is_empty() { "no condition".to_owned() } else { reasons.join(", ") };
         self.ensure_runnable(view)?;
@@ -158,17 +169,37 @@ impl Resource for CommandResource {
     }
 
     fn apply(&self, _observed: &ObservedCommand, _context: &mut ApplyContext) -> Result<()> {
-        let argv = match &self.shell {
-            Some(shell) => shell_argv(shell),
+        let script = self.shell.as_ref().map(|text| self.open_script(text)).transpose()?;
+        let argv = match &script {
+            Some(script) => script.argv(),
             None => self.argv.iter().map(String::as_str).collect(),
         };
-        self.program(&argv).run().map(drop)
+        self.program(&argv, &self.display_text()).run().map(drop)
     }
 }
 
 impl CommandResource {
     fn display_text(&self) -> String {
-        shorten_line(&self.shell.clone().unwrap_or_else(|| self.argv.join(" ")))
+        let source = || self.display.get("shell").or_else(|| self.display.get("argv"));
+        let text = source().cloned().or_else(|| self.shell.clone()).unwrap_or_else(|| self.argv.join(" "));
+        shorten_line(&text)
+    }
+
+    /// Returns the text of one of the conditions for messages.
+    fn condition_display(&self, condition: &Condition) -> String {
+        let is_unless = self.unless.as_ref().is_some_and(|unless| std::ptr::eq(unless, condition));
+        let source = self.display.get(if is_unless { "unless" } else { "only_if" });
+        shorten_line(&source.cloned().unwrap_or_else(|| condition.display_text()))
+    }
+
+    /// Makes a shell's text ready. With a secret in it, it must not be an argument, which every user can read.
+    fn open_script<'s>(&self, text: &'s str) -> Result<Script<'s>> {
+        if !self.sensitive {
+            return Ok(Script::Argument(text));
+        }
+        let mut file = File::from(memfd_create("script", MemfdFlags::empty()).context("a file in memory")?);
+        file.write_all(text.as_bytes()).context("a file in memory")?;
+        Ok(Script::File { path: format!("/proc/self/fd/{}", file.as_raw_fd()), _file: file })
     }
 
     /// Evaluates a condition, unless an earlier step may change its result.
@@ -177,8 +208,13 @@ impl CommandResource {
             return Ok(ConditionResult::Deferred(reason));
         }
         self.ensure_runnable(view)?;
-        let shown = shorten_line(&condition.display_text());
-        let output = match self.program(&condition.to_argv()).timeout(CONDITION_TIMEOUT).output() {
+        let shown = self.condition_display(condition);
+        let script = match condition {
+            Condition::Shell(text) => Some(self.open_script(text)?),
+            Condition::Argv(_) => None,
+        };
+        let argv = script.as_ref().map_or_else(|| condition.to_argv(), Script::argv);
+        let output = match self.program(&argv, &shown).timeout(CONDITION_TIMEOUT).output() {
             Ok(output) => output,
             Err(error) if view.has_pending_steps() && is_program_missing(&error) => {
                 return Ok(ConditionResult::Deferred(format!(
@@ -202,13 +238,13 @@ impl CommandResource {
         if let Some(what) = view.pending_change_in(&shown) {
             return Ok(Some(format!(
                 "the condition `{}` names {what}, which an earlier step changes",
-                shorten_line(&shown)
+                self.condition_display(condition)
             )));
         }
         if let Some(surprise) = view.unknown_until_apply() {
             return Ok(Some(format!(
                 "the condition `{}` may have another result after {surprise}",
-                shorten_line(&shown)
+                self.condition_display(condition)
             )));
         }
         if let Some(user) = self.user.as_ref().filter(|user| view.is_user_predicted(user)) {
@@ -241,7 +277,7 @@ impl CommandResource {
         Ok(())
     }
 
-    fn program(&self, argv: &[&str]) -> Program<'static> {
+    fn program(&self, argv: &[&str], shown: &str) -> Program<'static> {
         let mut program = match (&self.user, argv.split_first()) {
             (None, Some((program, args))) => Program::new(program).args(args),
             (Some(user), _) => Program::new("runuser").args(["-u", user, "--"]).args(argv),
@@ -250,7 +286,29 @@ impl CommandResource {
         if let Some(folder) = &self.cwd {
             program = program.folder(folder);
         }
+        if self.sensitive {
+            program = program.hide_output(shown);
+        }
         self.env.iter().fold(program, |program, (name, value)| program.env(name, value))
+    }
+}
+
+/// A text for the shell.
+enum Script<'s> {
+    Argument(&'s str),
+    /// A file that exists in memory only, open in this process and in the shell.
+    File {
+        path: String,
+        _file: File,
+    },
+}
+
+impl Script<'_> {
+    fn argv(&self) -> Vec<&str> {
+        match self {
+            Self::Argument(text) => shell_argv(text),
+            Self::File { path, .. } => vec!["sh", path],
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, FileMode, Presence};
-use super::text_diff::{MAX_DIFF_BYTES, content_change, describe_bytes};
+use super::text_diff::{Disclosure, MAX_DIFF_BYTES, content_change};
 use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathMeta, PathState, ReadOutcome,
     Resource, atomic_file, de_string,
@@ -33,7 +33,7 @@ pub struct FileResource {
     pub owner: String,
     /// The owning group; the owner's name if absent.
     pub group: Option<String>,
-    /// `true`: diffs show a digest and a length instead of the text.
+    /// `true`: diffs show a length, and a digest under the inventory's key, instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
     /// `"absent"` removes the file.
@@ -54,6 +54,7 @@ pub struct ObservedFile {
 
 impl Resource for FileResource {
     const KIND: &'static str = "file";
+    const SECRET_FIELDS: &'static [&'static str] = &["content"];
     const CONTENTS: &'static [ContentKey] = &[
         ContentKey { playbook_key: "src", field: "content", source: ContentSource::File },
         ContentKey { playbook_key: "content", field: "content", source: ContentSource::Inline },
@@ -98,7 +99,8 @@ impl Resource for FileResource {
             return Ok(match &observed.state {
                 PathState::Absent => Diff::none(),
                 PathState::File { digest, .. } => {
-                    Diff::remove(vec![AttributeChange::to_absent("content", digest.short_hex())])
+                    let shown = self.disclosure(blobs).describe_digest(digest);
+                    Diff::remove(vec![AttributeChange::to_absent("content", shown)])
                 }
                 PathState::Link { target } => {
                     Diff::remove(vec![AttributeChange::to_absent("target", target.display())])
@@ -109,7 +111,8 @@ impl Resource for FileResource {
         let meta = self.target_meta();
         Ok(match &observed.state {
             PathState::Absent => {
-                let mut changes = vec![content_change(None, &blobs.read_blob(&content.digest)?, self.sensitive)];
+                let mut changes =
+                    vec![content_change(None, &blobs.read_blob(&content.digest)?, self.disclosure(blobs))];
                 changes.extend(mode::new_path_changes(&meta));
                 Diff::add(changes)
             }
@@ -120,6 +123,7 @@ impl Resource for FileResource {
                         digest,
                         observed.text.as_deref(),
                         &blobs.read_blob(&content.digest)?,
+                        self.disclosure(blobs),
                     ));
                 }
                 changes.extend(mode::diff_meta(now, &meta));
@@ -127,7 +131,7 @@ impl Resource for FileResource {
             }
             PathState::Link { target } => {
                 let mut changes = vec![AttributeChange::new("type", format!("link to {}", target.display()), "file")];
-                changes.push(content_change(None, &blobs.read_blob(&content.digest)?, self.sensitive));
+                changes.push(content_change(None, &blobs.read_blob(&content.digest)?, self.disclosure(blobs)));
                 changes.extend(mode::new_path_changes(&meta));
                 Diff::change(changes)
             }
@@ -186,10 +190,23 @@ impl FileResource {
         Ok(ReadOutcome::Known(ObservedFile { state, text }))
     }
 
-    fn content_edit(&self, from: &Digest, text: Option<&str>, to: &[u8]) -> AttributeChange {
+    fn disclosure<'b>(&self, blobs: &'b dyn BlobSource) -> Disclosure<'b> {
+        Disclosure { is_sensitive: self.sensitive, key: blobs.digest_key() }
+    }
+
+    fn content_edit(
+        &self,
+        from: &Digest,
+        text: Option<&str>,
+        to: &[u8],
+        disclosure: Disclosure<'_>,
+    ) -> AttributeChange {
         match text {
-            Some(text) => content_change(Some(text.as_bytes()), to, self.sensitive),
-            None => AttributeChange::new("content", from.short_hex(), describe_bytes(to)),
+            Some(text) => content_change(Some(text.as_bytes()), to, disclosure),
+            None => {
+                let (from, to) = (disclosure.describe_digest(from), disclosure.describe_bytes(to));
+                AttributeChange::new("content", from, to)
+            }
         }
     }
 }

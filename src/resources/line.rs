@@ -4,6 +4,7 @@
 //! replaced. Without one, the line is inserted after the last line that `insert_after` finds, or at the end. `match`
 //! must also match the new line, so that a second run finds it and is a no-op.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +12,7 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 
 use super::mode::{self, FileMode, Presence};
-use super::text_diff::content_change;
+use super::text_diff::{Disclosure, content_change};
 use super::{
     ApplyContext, BlobSource, Diff, HostView, PathMeta, PathState, ReadOutcome, Resource, atomic_file, de_string,
 };
@@ -47,6 +48,9 @@ pub struct LineResource {
     /// `true`: show digest and length instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
+    /// The texts of the playbook by key, filled in where a value depends on a secret.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub display: BTreeMap<String, String>,
 }
 
 /// Observed state of the file.
@@ -60,16 +64,16 @@ pub struct ObservedLine {
 
 impl Resource for LineResource {
     const KIND: &'static str = "line";
+    const SECRET_FIELDS: &'static [&'static str] = &["line", "match"];
     type Observed = ObservedLine;
 
     fn key(&self) -> String {
-        let line = self.matches.as_ref().or(self.line.as_ref()).map_or("", String::as_str);
-        let shown = if self.sensitive && self.matches.is_none() {
-            format!("line {}", Digest::of_bytes(line.as_bytes()).short_hex())
-        } else {
-            line.to_owned()
-        };
-        format!("{} {shown}", self.path.display())
+        let source = self.display.get("match").or_else(|| self.display.get("line"));
+        let line = source.or(self.matches.as_ref()).or(self.line.as_ref()).map_or("", String::as_str);
+        if self.sensitive && source.is_none() && self.matches.is_none() {
+            return format!("{} a hidden line of {} bytes", self.path.display(), line.len());
+        }
+        format!("{} {line}", self.path.display())
     }
 
     fn exclusive_claims(&self) -> Vec<String> {
@@ -123,18 +127,19 @@ impl Resource for LineResource {
         Ok(ReadOutcome::Known(ObservedLine { state, text: differs.then_some(text) }))
     }
 
-    fn diff(&self, observed: &ObservedLine, _blobs: &dyn BlobSource) -> Result<Diff> {
+    fn diff(&self, observed: &ObservedLine, blobs: &dyn BlobSource) -> Result<Diff> {
+        let disclosure = Disclosure { is_sensitive: self.sensitive, key: blobs.digest_key() };
         let meta = self.new_file_meta();
         Ok(match (&observed.text, &observed.state) {
             (Some(text), _) => match self.edit_text(text)? {
                 Some(edited) => {
-                    Diff::change(vec![content_change(Some(text.as_bytes()), edited.as_bytes(), self.sensitive)])
+                    Diff::change(vec![content_change(Some(text.as_bytes()), edited.as_bytes(), disclosure)])
                 }
                 None => Diff::none(),
             },
             (None, PathState::Absent) if self.state == Presence::Present => {
                 let content = self.edit_text("")?.unwrap_or_default();
-                let mut changes = vec![content_change(None, content.as_bytes(), self.sensitive)];
+                let mut changes = vec![content_change(None, content.as_bytes(), disclosure)];
                 changes.extend(mode::new_path_changes(&meta));
                 Diff::add(changes)
             }

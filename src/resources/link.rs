@@ -28,6 +28,7 @@ pub struct LinkResource {
 
 impl Resource for LinkResource {
     const KIND: &'static str = "link";
+    const SECRET_FIELDS: &'static [&'static str] = &["target"];
     type Observed = PathState;
 
     fn key(&self) -> String {

@@ -142,6 +142,10 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The keys that hold content.
     const CONTENTS: &'static [ContentKey] = &[];
 
+    /// The fields that may depend on a secret. The type hides them where its field `sensitive` is set, or always; for
+    /// others the agent hides the attribute of the same name. A secret in any other field is an error.
+    const SECRET_FIELDS: &'static [&'static str] = &[];
+
     /// Observed state; absence is one of its variants.
     type Observed: Serialize + DeserializeOwned;
 

@@ -28,7 +28,7 @@ use super::{
     Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
 use crate::host_fs::{self, PathError};
-use crate::plan::{AttributeChange, Digest};
+use crate::plan::{AttributeChange, Digest, DigestKey};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
@@ -105,6 +105,7 @@ pub struct ObservedShardFiles {
 
 impl Resource for RedisShard {
     const KIND: &'static str = "redis_shard";
+    const SECRET_FIELDS: &'static [&'static str] = &["conf", "acl", "admin_password"];
     const CONTENTS: &'static [ContentKey] = &[
         ContentKey { playbook_key: "conf", field: "conf", source: ContentSource::Template },
         ContentKey { playbook_key: "acl", field: "acl", source: ContentSource::Template },
@@ -371,8 +372,10 @@ impl RedisShard {
         let mut changes = mode::diff_meta(meta, &self.file_meta());
         if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
             let desired = RedisConf::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.conf.digest)?)).normalize();
-            let differing = meaning.diff_directives(&desired).into_iter();
-            changes.extend(differing.map(|(name, from, to)| AttributeChange { attribute: name, from, to, diff: None }));
+            let shown = |value: Option<String>| value.map(|value| describe_value(&value, blobs.digest_key()));
+            for (name, from, to) in meaning.diff_directives(&desired) {
+                changes.push(AttributeChange { attribute: name, from: shown(from), to: shown(to), diff: None });
+            }
         }
         Ok(changes)
     }
@@ -408,6 +411,15 @@ impl RedisShard {
 
     fn folder_meta(&self) -> PathMeta {
         mode::path_meta(FileMode(0o750), &self.user, None)
+    }
+}
+
+/// Shows a value of the configuration: a password by its digest under the inventory's key.
+fn describe_value(value: &str, key: Option<&DigestKey>) -> String {
+    match (value.strip_prefix(conf::SECRET_PREFIX), key) {
+        (Some(digest), Some(key)) => format!("secret {}", key.authenticate(digest.as_bytes()).short_hex()),
+        (Some(_), None) => "secret (hidden)".to_owned(),
+        (None, _) => value.to_owned(),
     }
 }
 

@@ -13,6 +13,8 @@ pub struct ResourceKind {
     pub name: &'static str,
     /// The keys of the step that hold content.
     pub contents: &'static [ContentKey],
+    /// The fields that may depend on a secret; see [`Resource::SECRET_FIELDS`].
+    pub secret_fields: &'static [&'static str],
     /// Makes the desired state out of the step's table, contents already resolved.
     pub parse: fn(Value) -> Result<Box<dyn DynResource>, serde_json::Error>,
 }
@@ -40,7 +42,7 @@ pub fn find_kind(name: &str) -> Option<&'static ResourceKind> {
 }
 
 const fn kind_of<R: Resource>() -> ResourceKind {
-    ResourceKind { name: R::KIND, contents: R::CONTENTS, parse: parse_resource::<R> }
+    ResourceKind { name: R::KIND, contents: R::CONTENTS, secret_fields: R::SECRET_FIELDS, parse: parse_resource::<R> }
 }
 
 fn parse_resource<R: Resource>(table: Value) -> Result<Box<dyn DynResource>, serde_json::Error> {

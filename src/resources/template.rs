@@ -16,6 +16,7 @@ pub struct TemplateResource(FileResource);
 
 impl Resource for TemplateResource {
     const KIND: &'static str = "template";
+    const SECRET_FIELDS: &'static [&'static str] = &["content"];
     const CONTENTS: &'static [ContentKey] =
         &[ContentKey { playbook_key: "src", field: "content", source: ContentSource::Template }];
     type Observed = file::ObservedFile;

@@ -13,7 +13,7 @@ use super::file::{self, FileResource};
 use super::mode::{self, FileMode, Presence};
 use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathState, ReadOutcome, Resource,
-    UnitState, template_of,
+    UnitState, de_string, template_of,
 };
 use crate::host_fs;
 use crate::plan::Digest;
@@ -40,10 +40,14 @@ pub struct UnitResource {
     /// `"absent"` removes it.
     #[serde(default)]
     pub state: Presence,
+    /// `true`: diffs show a digest and a length instead of the text, and the file is for root alone.
+    #[serde(default, deserialize_with = "de_string::required")]
+    pub sensitive: bool,
 }
 
 impl Resource for UnitResource {
     const KIND: &'static str = "unit";
+    const SECRET_FIELDS: &'static [&'static str] = &["content"];
     const CONTENTS: &'static [ContentKey] = &[
         ContentKey { playbook_key: "src", field: "content", source: ContentSource::Template },
         ContentKey { playbook_key: "content", field: "content", source: ContentSource::Inline },
@@ -137,10 +141,10 @@ impl UnitResource {
         FileResource {
             dest: PathBuf::from(UNIT_DIR).join(&self.name),
             content: self.content.clone(),
-            mode: FileMode::default_file(),
+            mode: if self.sensitive { FileMode(0o600) } else { FileMode::default_file() },
             owner: mode::default_owner(),
             group: None,
-            sensitive: false,
+            sensitive: self.sensitive,
             state: self.state,
         }
     }

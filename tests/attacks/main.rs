@@ -13,6 +13,7 @@ mod messages;
 mod paths;
 mod races;
 mod reading;
+mod secrets;
 #[path = "../resources/support.rs"]
 mod support;
 mod user;

@@ -9,6 +9,7 @@ use serde_json::json;
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
+use crate::cli::output_file::write_output_file;
 use crate::inventory::ByteSize;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
@@ -44,8 +45,7 @@ impl ShardsContext<'_> {
             let hosts = self.files.shard_hosts()?;
             let mut observation = observe::build_observation(&context, &effective, &hosts, &primaries.found);
             add_replica_details(&mut observation, &health);
-            std::fs::write(&file, observation.to_json())
-                .map_err(|error| CommandError::with_message(Exit::Error, format!("{}: {error}", file.display())))?;
+            write_output_file(&file, observation.to_json().as_bytes())?;
         }
         self.print_replica_health(&health);
         self.print_missing_replicas(map);

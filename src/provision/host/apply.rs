@@ -1,15 +1,17 @@
 //! Applying: the pending rows of one play in order, then its notified handlers, then a check for remaining changes.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use super::pending_handlers::PendingHandlers;
 use super::plan::{PreparedCatalog, PreparedPlay, PreparedStep};
-use crate::plan::{Action, StepRef};
+use super::secrets::KeyedBlobs;
+use crate::plan::{Action, AttributeChange, StepRef};
 use crate::protocol::provision::{ApplyPlay, FailedStep, PlayResult};
 use crate::protocol::{Event, ProgressSink};
-use crate::resources::{ApplyContext, BlobSource, HostView, ReadOutcome};
+use crate::resources::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome};
 
 /// Applies one play.
 ///
@@ -24,6 +26,7 @@ pub fn apply_play(
 ) -> Result<PlayResult> {
     let play =
         planned.plays.get(request.play_index).with_context(|| format!("play {} does not exist", request.play_index))?;
+    let blobs = &KeyedBlobs { blobs, key: planned.digest_key.as_ref() };
     let mut run = PlayRun {
         planned,
         play,
@@ -118,32 +121,55 @@ impl PlayRun<'_> {
     fn apply_step(&mut self, at: StepRef, step: &PreparedStep) -> Option<FailedStep> {
         self.sink.emit(Event::StepStarted { step: at });
         let begin = Instant::now();
-        match self.read_and_apply(step) {
+        match self.read_and_apply(at, step) {
             Ok(action) => {
                 self.applied_count += 1;
                 self.sink.emit(Event::StepDone { step: at, action, seconds: begin.elapsed().as_secs_f64() });
                 None
             }
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = step.secrets.redact_text(&format!("{error:#}"));
                 self.sink.emit(Event::StepFailed { step: at, error: error.clone() });
                 Some(step_failure(at, step, error))
             }
         }
     }
 
-    /// Reads the host as it is now (the earlier steps are done), compares, and applies.
-    fn read_and_apply(&mut self, step: &PreparedStep) -> Result<Action> {
+    /// Reads the host as it is now (the earlier steps are done), compares, and applies what the plan has shown.
+    fn read_and_apply(&mut self, at: StepRef, step: &PreparedStep) -> Result<Action> {
         let observed = match step.resource.read(&mut HostView::current())? {
             ReadOutcome::Known(observed) => observed,
             ReadOutcome::UnknownUntilApply(reason) => anyhow::bail!("still unknown: {reason}"),
         };
         let diff = step.resource.diff(&observed, self.site.blobs())?;
         if diff.action.is_pending() {
+            self.ensure_as_planned(at, step, &diff)?;
             step.resource.apply(&observed, &mut self.site)?;
         }
         Ok(diff.action)
     }
+
+    /// Refuses to make another change than the one that was shown: somebody has changed the resource since. A row that
+    /// could not be determined before now has shown nothing.
+    fn ensure_as_planned(&self, at: StepRef, step: &PreparedStep, diff: &Diff) -> Result<()> {
+        let Some(row) = self.planned.find_row(at).filter(|row| row.action != Action::Unknown) else { return Ok(()) };
+        let is_handler = at.step >= self.play.steps.len();
+        let changes = step.secrets.hide_changes(diff.changes.clone(), self.planned.digest_key.as_ref());
+        ensure!(
+            is_handler || (row.action, &row.changes) == (diff.action, &changes),
+            "it has changed since the plan was made ({}); it was left as it is: run dunlin provision again",
+            describe_difference(&row.changes, &changes)
+        );
+        Ok(())
+    }
+}
+
+/// Names the attributes whose change is another one now.
+fn describe_difference(shown: &[AttributeChange], now: &[AttributeChange]) -> String {
+    let all =
+        shown.iter().filter(|change| !now.contains(change)).chain(now.iter().filter(|change| !shown.contains(change)));
+    let names: BTreeSet<&str> = all.map(|change| change.attribute.as_str()).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
 }
 
 /// Returns the rows that a second run would still show. Commands without a condition always run and are excluded.

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::pending_handlers::{self, PendingHandlers};
-use crate::plan::{Action, Digest, ResourceChange, StepRef, digest_json};
+use super::secrets::{KeyedBlobs, SecretFields};
+use crate::plan::{Action, Digest, DigestKey, ResourceChange, StepRef, digest_json};
 use crate::protocol::provision::{Catalog, CatalogStep as Wanted};
 use crate::resources::{self, BlobSource, Diff, DynResource, HostView, Prefetch, ReadOutcome};
 
@@ -19,6 +21,10 @@ pub struct PreparedStep {
     pub resource: Box<dyn DynResource>,
     /// The handlers it notifies.
     pub notify: Vec<String>,
+    /// What must not be shown of it.
+    pub secrets: SecretFields,
+    /// Digest of its desired state, under the catalog's key.
+    desired: Digest,
 }
 
 /// A play of the catalog, made ready.
@@ -35,6 +41,8 @@ pub struct PreparedPlay {
 pub struct PreparedCatalog {
     /// The plays.
     pub plays: Vec<PreparedPlay>,
+    /// The key under which digests are shown and rows fingerprinted.
+    pub digest_key: Option<DigestKey>,
     rows: Vec<ResourceChange>,
 }
 
@@ -72,7 +80,10 @@ struct StepReading {
 /// # Errors
 /// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.
 pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<PreparedCatalog> {
-    let plays = prepare_plays(catalogue)?;
+    let digest_key = catalogue.digest_key.clone();
+    let key = digest_key.as_ref();
+    let blobs = &KeyedBlobs { blobs, key };
+    let plays = prepare_plays(catalogue, key)?;
     let mut view = HostView::current();
     let mut wants = Prefetch::default();
     for step in plays.iter().flat_map(|play| &play.steps) {
@@ -86,16 +97,17 @@ pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<Prepar
     for (number, play) in plays.iter().enumerate() {
         let from = rows.len();
         for (step, reading) in play.steps.iter().zip(readings.by_ref()) {
-            rows.push(build_row(step, &reading, blobs)?);
+            rows.push(build_row(step, &reading, blobs).map_err(|error| step.secrets.redact_error(error))?);
         }
         let handlers = build_handler_rows(number, play, &rows[from..], &pending);
         rows.extend(handlers);
     }
-    Ok(PreparedCatalog { plays, rows })
+    Ok(PreparedCatalog { plays, digest_key, rows })
 }
 
-fn prepare_plays(catalogue: Catalog) -> Result<Vec<PreparedPlay>> {
-    let steps = |wanted: Vec<Wanted>| wanted.into_iter().map(prepare_step).collect::<Result<Vec<_>>>();
+fn prepare_plays(catalogue: Catalog, key: Option<&DigestKey>) -> Result<Vec<PreparedPlay>> {
+    let steps =
+        |wanted: Vec<Wanted>| wanted.into_iter().map(|step| prepare_step(step, key)).collect::<Result<Vec<_>>>();
     catalogue
         .plays
         .into_iter()
@@ -103,11 +115,18 @@ fn prepare_plays(catalogue: Catalog) -> Result<Vec<PreparedPlay>> {
         .collect()
 }
 
-fn prepare_step(step: Wanted) -> Result<PreparedStep> {
+fn prepare_step(step: Wanted, key: Option<&DigestKey>) -> Result<PreparedStep> {
+    let secrets = SecretFields::of_step(step.secret_fields, &step.desired);
+    let desired = fingerprint(key, &(&step.kind, &step.desired, &step.notify));
     let kind =
         resources::find_kind(&step.kind).with_context(|| format!("no type of resource is called {}", step.kind))?;
     let resource = (kind.parse)(step.desired).with_context(|| format!("a step of type {}", step.kind))?;
-    Ok(PreparedStep { name: step.name, resource, notify: step.notify })
+    Ok(PreparedStep { name: step.name, resource, notify: step.notify, secrets, desired })
+}
+
+/// Returns the digest that binds a plan to a value: under the key, since the value may have a secret that can be guessed.
+fn fingerprint<T: Serialize>(key: Option<&DigestKey>, value: &T) -> Digest {
+    key.map_or_else(|| digest_json(value), |key| key.authenticate_json(value))
 }
 
 /// Reads every step; asks for all lacking contents at once, so that comparing waits for the network only once.
@@ -115,7 +134,7 @@ fn read_steps(plays: &[PreparedPlay], view: &mut HostView, blobs: &dyn BlobSourc
     let (mut readings, mut missing) = (Vec::new(), Vec::<Digest>::new());
     for (number, play) in plays.iter().enumerate() {
         for (index, step) in play.steps.iter().enumerate() {
-            let read = step.resource.read(view)?;
+            let read = step.resource.read(view).map_err(|error| step.secrets.redact_error(error))?;
             let behind_links = step
                 .resource
                 .exclusive_claims()
@@ -139,25 +158,24 @@ fn read_steps(plays: &[PreparedPlay], view: &mut HostView, blobs: &dyn BlobSourc
     Ok(readings)
 }
 
-fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &dyn BlobSource) -> Result<ResourceChange> {
-    let (diff, fingerprint) = match &reading.read {
-        ReadOutcome::Known(observed) => (step.resource.diff(observed, blobs)?, digest_json(observed)),
+fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &KeyedBlobs<'_>) -> Result<ResourceChange> {
+    let (diff, observed) = match &reading.read {
+        ReadOutcome::Known(observed) => (step.resource.diff(observed, blobs)?, fingerprint(blobs.key, observed)),
         ReadOutcome::UnknownUntilApply(reason) => {
-            (Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) }, digest_json(reason))
+            let diff = Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason.clone()) };
+            (diff, fingerprint(blobs.key, reason))
         }
     };
-    // What a link on the way leads to is part of what the operator confirms.
-    let (through_link, fingerprint) = match &reading.behind_links {
-        Some(real) => (Some(format!("through a link: {}", real.display())), digest_json(&(real, fingerprint))),
-        None => (None, fingerprint),
-    };
+    // A plan is a contract: of what was found, of what is wanted, and of where a link on the way leads.
+    let fingerprint = fingerprint(blobs.key, &(&observed, &step.desired, &reading.behind_links));
+    let through_link = reading.behind_links.as_ref().map(|real| format!("through a link: {}", real.display()));
     Ok(ResourceChange {
         step: reading.at,
         name: step.name.clone(),
         resource: step.resource.resource_name(),
         action: diff.action,
-        changes: diff.changes,
-        reason: diff.reason.or(through_link),
+        changes: step.secrets.hide_changes(diff.changes, blobs.key),
+        reason: diff.reason.map(|reason| step.secrets.redact_text(&reason)).or(through_link),
         fingerprint,
     })
 }
@@ -199,7 +217,7 @@ fn build_handler_rows(
             resource: handler.resource.resource_name(),
             action: Action::Run,
             changes: Vec::new(),
-            fingerprint: digest_json(&pending_handlers::handler_key(&play.name, &name)),
+            fingerprint: digest_json(&(pending_handlers::handler_key(&play.name, &name), &handler.desired)),
             reason: Some(reason),
         });
     }

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Digest;
 
+/// What stands before the digest of a password in a normalised configuration.
+pub const SECRET_PREFIX: &str = "secret ";
+
 /// Directives that belong to the running state: moves set them, provisioning leaves them alone.
 const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 
@@ -90,7 +93,7 @@ impl RedisConf {
                 (_, args) => (line.name.clone(), args),
             };
             let is_secret = matches!(line.name.as_str(), "masterauth" | "requirepass");
-            let secret = |arg: &String| format!("secret {}", Digest::of_bytes(arg.as_bytes()).short_hex());
+            let secret = |arg: &String| format!("{SECRET_PREFIX}{}", Digest::of_bytes(arg.as_bytes()).short_hex());
             let values = args.iter().map(|arg| if is_secret { secret(arg) } else { normalize_value(arg) });
             match line.name.as_str() {
                 "save" | "include" | "loadmodule" | "user" => table.entry(key).or_default().extend(values),

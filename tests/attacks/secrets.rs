@@ -1,0 +1,227 @@
+//! A canary in every field of a playbook: none may be found in what is shown or saved.
+
+use std::path::Path;
+
+use dunlin::inventory::{Diagnostics, Inventory, SourceFile};
+use dunlin::plan::{Action, DigestKey, ResourceChange};
+use dunlin::playbook::{CompiledHost, Compiler, CompilerInput, Playbook, StepSelection, Templates};
+use dunlin::protocol::provision::{ApplyPlay, PlayResult};
+use dunlin::protocol::{Event, HostFacts, ProgressSink};
+use dunlin::provision::host::{apply_play, plan_catalog};
+use dunlin::resources::BlobSource;
+use serde_json::json;
+
+use crate::messages;
+
+/// The secrets, and what filters make of them.
+const CANARIES: [&str; 12] = [
+    "Canary-inline",
+    "CANARY-FILTER",
+    "Canary-filter",
+    "Canary-vars",
+    "CANARY-VARS",
+    "Canary-pem-1",
+    "q7w",
+    "Canary-env",
+    "Canary-script",
+    "Canary-guard",
+    "Canary-comment",
+    "Canary-template",
+];
+
+const PLAYBOOK: &str = r#"
+[[play]]
+name = "canaries"
+hosts = "host"
+vars = { pw = "{{ secrets.vars }}" }
+[[play.step]]
+template = { src = "secret.conf", dest = "DIR/template" }
+[[play.step]]
+name = "with {{ secrets.inline }} and {{ secrets.filter | upper }} in its name"
+file = { dest = "DIR/inline", content = "x {{ secrets.inline }}\n" }
+[[play.step]]
+file = { dest = "DIR/filter", content = "x {{ secrets.filter | upper }}\n", mode = "0640" }
+[[play.step]]
+file = { dest = "DIR/vars", content = "x {{ pw | upper }}\n" }
+[[play.step]]
+file = { dest = "DIR/pem", content = "key: |\n  {{ secrets.pem | indent }}\n" }
+[[play.step]]
+file = { dest = "DIR/short", content = "pin {{ secrets.short }}\n" }
+[[play.step]]
+for_each = "[secrets.inline, pw]"
+line = { path = "DIR/env", line = "ITEM={{ item }}", create = true }
+[[play.step]]
+line = { path = "DIR/env", line = "PORT=80", create = true }
+[[play.step]]
+command = { argv = ["sh", "-c", "test -n \"$TOKEN\""], env = { TOKEN = "{{ secrets.env }}" }, creates = "DIR/no" }
+[[play.step]]
+command = { shell = "tr '\\0' ' ' < /proc/$$/cmdline > DIR/cmdline; : {{ secrets.script }}", unless = "test -e DIR/cmdline && : {{ secrets.guard }}" }
+[[play.step]]
+unit = { name = "dunlin-canary.service", content = "[Service]\nExecStart=/bin/true\nEnvironment=A={{ secrets.inline }}\n" }
+[[play.step]]
+user = { name = "dunlin-canary", comment = "{{ secrets.comment }}" }
+[[play.step]]
+link = { path = "DIR/link", target = "/x/{{ secrets.inline }}" }
+"#;
+
+struct Contents<'a>(&'a CompiledHost);
+
+impl BlobSource for Contents<'_> {
+    fn read_blob(&self, digest: &dunlin::plan::Digest) -> anyhow::Result<Vec<u8>> {
+        Ok(self.0.contents.get(digest).map(|bytes| bytes.to_vec()).unwrap_or_default())
+    }
+}
+
+/// Collects what a run tells its operator.
+#[derive(Default)]
+struct Told(std::sync::Mutex<String>);
+
+impl ProgressSink for Told {
+    fn emit(&self, event: Event) {
+        self.0.lock().unwrap().push_str(&serde_json::to_string(&event).unwrap());
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+fn compile(playbook: &str, folder: &Path) -> Result<CompiledHost, String> {
+    std::fs::create_dir_all(folder.join("templates")).unwrap();
+    std::fs::write(folder.join("templates/secret.conf"), "token {{ secrets.template | lower | upper }}\n").unwrap();
+    let mut found = Diagnostics::new();
+    let templates = Templates::load_folder(&folder.join("templates"), &mut found);
+    let text = playbook.replace("DIR", &folder.join("made").display().to_string());
+    let playbook = Playbook::parse_text(&SourceFile::new("site.toml", text), &mut found);
+    let hosts = "[hosts.host]\naddress = \"192.0.2.1\"\n";
+    let inventory = Inventory::parse_hosts_toml(Path::new("hosts.toml"), hosts).inventory.unwrap();
+    assert!(!found.has_errors(), "{}", found.render(false));
+    let secrets = json!({
+        "inline": "Canary-inline", "filter": "Canary-filter", "vars": "Canary-vars", "pem": "Canary-pem-1\nCanary-pem-2",
+        "short": "q7w", "env": "Canary-env", "script": "Canary-script", "guard": "Canary-guard",
+        "comment": "Canary-comment", "template": "Canary-template",
+    });
+    let compiler = Compiler::new(CompilerInput {
+        inventory: &inventory,
+        playbook: &playbook,
+        templates: &templates,
+        shard_map: None,
+        file_folders: Vec::new(),
+        secrets: Some(secrets),
+        selection: StepSelection::default(),
+        digest_key: Some(DigestKey::from_random(b"test")),
+    });
+    let compiled = compiler.map_err(|found| found.render(false))?.compile_host("host", &HostFacts::default());
+    compiled.map_err(|found| found.render(false))
+}
+
+fn assert_no_canary(what: &str, text: &str) {
+    for canary in CANARIES {
+        assert!(!text.contains(canary), "{what} shows {canary}:\n{text}");
+    }
+}
+
+fn plan(compiled: &CompiledHost) -> Vec<ResourceChange> {
+    plan_catalog(compiled.catalogue.clone(), &Contents(compiled)).unwrap().rows().to_vec()
+}
+
+fn apply(compiled: &CompiledHost) -> (PlayResult, String) {
+    let planned = plan_catalog(compiled.catalogue.clone(), &Contents(compiled)).unwrap();
+    let (told, request) = (Told::default(), ApplyPlay { play_index: 0, run: "test".to_owned() });
+    let result = apply_play(&planned, &request, &Contents(compiled), &told).unwrap();
+    (result, told.0.into_inner().unwrap())
+}
+
+#[test]
+fn plans_show_no_secret_in_any_field() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("made")).unwrap();
+    let compiled = compile(PLAYBOOK, folder.path()).unwrap();
+    let first = plan(&compiled);
+    assert_no_canary("the plan", &serde_json::to_string(&first).unwrap());
+    assert!(first.iter().all(|row| row.action.is_pending()), "{first:#?}");
+
+    // Everything but the account and the unit, which would be the machine's own.
+    let without = PLAYBOOK.split("[[play.step]]\nunit").next().unwrap();
+    let compiled = compile(without, folder.path()).unwrap();
+    let (result, told) = apply(&compiled);
+    assert_eq!((result.failure, result.still_differing), (None, Vec::new()));
+    assert_no_canary("the run", &told);
+    let mode = |name: &str| {
+        use std::os::unix::fs::MetadataExt;
+        std::fs::metadata(folder.path().join("made").join(name)).unwrap().mode() & 0o777
+    };
+    assert_eq!([mode("inline"), mode("env"), mode("template"), mode("filter")], [0o600, 0o600, 0o600, 0o640]);
+    let cmdline = std::fs::read_to_string(folder.path().join("made/cmdline")).unwrap();
+    assert_no_canary("the shell's command line", &cmdline);
+    // A change of the file by hand: the lines around it are secret, also in the diff of a step that has no secret.
+    let env = folder.path().join("made/env");
+    let text = std::fs::read_to_string(&env).unwrap();
+    std::fs::write(&env, text.replace("PORT=80\n", "")).unwrap();
+    let again = plan(&compiled);
+    assert_eq!(again.iter().filter(|row| row.action == Action::Change).count(), 1);
+    assert_no_canary("the diff of a step beside it", &serde_json::to_string(&again).unwrap());
+}
+
+#[test]
+fn failures_show_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("made")).unwrap();
+    let steps = [
+        r#"command = { shell = "true; : -------------------------------------------------------------- {{ secrets.script }}; exit 3" }"#,
+        r#"command = { argv = ["sh", "-c", "echo bad token $TOKEN >&2; exit 4"], env = { TOKEN = "{{ secrets.env }}" } }"#,
+        r#"command = { argv = ["true"], unless = "echo {{ secrets.guard }} >&2; kill -9 $$" }"#,
+    ];
+    let mut errors = Vec::new();
+    for step in steps {
+        let compiled =
+            compile(&format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n"), folder.path());
+        let compiled = compiled.unwrap();
+        let error = match plan_catalog(compiled.catalogue.clone(), &Contents(&compiled)) {
+            Err(error) => format!("{error:#}"),
+            Ok(_) => {
+                let (result, told) = apply(&compiled);
+                assert_no_canary("the run", &told);
+                result.failure.unwrap().error
+            }
+        };
+        assert_no_canary("the error", &error);
+        errors.push((step, error));
+    }
+    messages::check("failed-commands-with-secrets", errors);
+}
+
+#[test]
+fn secrets_that_would_be_shown_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = [
+        r#"command = { argv = ["login", "--password", "{{ secrets.inline }}"] }"#,
+        r#"command = { argv = ["true"], unless = ["test", "{{ secrets.short }}"] }"#,
+        r#"file = { dest = "/{{ secrets.short }}", content = "" }"#,
+        r#"group = { name = "{{ secrets.short }}" }"#,
+        r#"package = { names = ["{{ secrets.short }}"] }"#,
+        "for_each = \"secrets.short | split(pat='q')\"\nfile = { dest = \"/x\", content = \"\" }",
+    ];
+    let mut refusals = Vec::new();
+    for step in steps {
+        let refusal =
+            compile(&format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n"), folder.path());
+        refusals.push((step, refusal.map(|compiled| format!("{:?}", compiled.catalogue)).unwrap_err()));
+    }
+    messages::check("secrets-that-would-be-shown", refusals);
+}
+
+#[test]
+fn a_plan_is_a_contract_about_what_is_wanted_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |command: &str| {
+        let text = format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\ncommand = {{ {command} }}\n");
+        plan(&compile(&text, folder.path()).unwrap())
+    };
+    let long = "-".repeat(80);
+    let saved = rows(&format!("shell = \": {long} a\""));
+    assert_eq!(rows(&format!("shell = \": {long} a\"")), saved);
+    for other in ["b\"", "a\", user = \"nobody\"", "a\", env = { A = \"b\" }", "a\", cwd = \"/tmp\""] {
+        assert_ne!(rows(&format!("shell = \": {long} {other}")), saved, "{other}");
+    }
+}
