@@ -1,6 +1,7 @@
 //! Stores contents sent by the controller and requests missing ones.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use anyhow::{Result, bail};
 use super::frame_sender::FrameSender;
 use crate::plan::Digest;
 use crate::protocol::AgentMessage;
+use crate::protocol::frame::PackedBlob;
 use crate::resources::BlobSource;
 
 /// Interval at which a waiting request checks that the controller is connected.
@@ -19,13 +21,47 @@ const BLOB_POLL_INTERVAL: Duration = Duration::from_millis(500);
 pub struct BlobStore {
     blobs: Mutex<HashMap<Digest, Arc<Vec<u8>>>>,
     arrived: Condvar,
+    /// Number of copies of each content that were asked for and have not arrived: several requests may need the same.
+    requested: Mutex<HashMap<Digest, u32>>,
 }
 
 impl BlobStore {
-    /// Stores a received content.
-    pub fn insert_blob(&self, digest: Digest, bytes: Vec<u8>) {
-        self.lock_blobs().insert(digest, Arc::new(bytes));
+    /// Decompresses and stores a received content, if a request asked for it.
+    ///
+    /// # Errors
+    /// Returns an error if no request asked for it, or if the content is broken.
+    pub fn accept_blob(&self, blob: &PackedBlob) -> io::Result<()> {
+        let digest = self.take_requested(blob.claimed_digest()).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "the controller sent a content that no request asked for")
+        })?;
+        if !self.lock_blobs().contains_key(&digest) {
+            let (digest, bytes) = blob.unpack()?;
+            self.lock_blobs().insert(digest, Arc::new(bytes));
+        }
         self.arrived.notify_all();
+        Ok(())
+    }
+
+    /// Returns the digest with these digits if a copy of its content is expected, and expects one copy fewer.
+    fn take_requested(&self, digits: &[u8]) -> Option<Digest> {
+        let mut requested = self.lock_requested();
+        let digest = requested.keys().find(|digest| digest.as_str().as_bytes() == digits)?.clone();
+        match requested.get_mut(&digest) {
+            Some(copies) if *copies > 1 => *copies -= 1,
+            _ => drop(requested.remove(&digest)),
+        }
+        Some(digest)
+    }
+
+    fn expect_blobs(&self, digests: &[Digest]) {
+        let mut requested = self.lock_requested();
+        for digest in digests {
+            *requested.entry(digest.clone()).or_default() += 1;
+        }
+    }
+
+    fn lock_requested(&self) -> MutexGuard<'_, HashMap<Digest, u32>> {
+        self.requested.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_blobs(&self) -> MutexGuard<'_, HashMap<Digest, Arc<Vec<u8>>>> {
@@ -53,6 +89,7 @@ impl BlobSource for BlobFetcher<'_> {
             return Ok(());
         }
         drop(blobs);
+        self.store.expect_blobs(&missing);
         self.sender.send_message(&AgentMessage::NeedBlobs { id: self.request_id, digests: missing.clone() });
         blobs = self.store.lock_blobs();
         while !missing.iter().all(|digest| blobs.contains_key(digest)) {
@@ -71,5 +108,30 @@ impl BlobSource for BlobFetcher<'_> {
             Some(bytes) => Ok(bytes.as_ref().clone()),
             None => bail!("content {} is missing", digest.short_hex()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::frame::{Frame, Receiver, encode_blob, read_frame};
+
+    #[test]
+    fn only_requested_contents_are_stored() {
+        let digest = Digest::of_bytes(b"content");
+        let frame = encode_blob(&digest, b"content").unwrap();
+        let Some(Frame::Blob(blob)) = read_frame(&mut frame.as_slice(), Receiver::Agent).unwrap() else {
+            panic!("not a content")
+        };
+        let store = BlobStore::default();
+        let error = store.accept_blob(&blob).unwrap_err().to_string();
+        assert!(error.contains("no request asked for"), "{error}");
+        // Two requests that need the same content get two copies of it.
+        store.expect_blobs(std::slice::from_ref(&digest));
+        store.expect_blobs(std::slice::from_ref(&digest));
+        store.accept_blob(&blob).unwrap();
+        assert!(store.lock_blobs().contains_key(&digest));
+        store.accept_blob(&blob).unwrap();
+        assert!(store.accept_blob(&blob).is_err());
     }
 }

@@ -2,8 +2,7 @@
 //!
 //! A link can die without a word: an operator's laptop sleeps, a firewall forgets, a host is cut off and comes back. sshd
 //! would notice after two hours, and the agent would hold its host's lock for that time. So the controller sends a
-//! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after
-//! [`CONTROLLER_TIMEOUT`] without a message.
+//! keepalive every few seconds (`KEEPALIVE_INTERVAL`), and counts as gone after `SILENCE_TIMEOUT` without a byte.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,10 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use crate::protocol::frame::{self, Frame};
-
-/// Time after which a silent controller counts as gone.
-pub const CONTROLLER_TIMEOUT: Duration = crate::protocol::KEEPALIVE_INTERVAL.saturating_mul(6);
+use crate::protocol::frame::{self, Frame, Receiver as Side};
 
 /// The frames of a controller, read apart from those who wait for them.
 pub struct FrameReceiver {
@@ -25,20 +21,23 @@ pub struct FrameReceiver {
 
 impl FrameReceiver {
     /// Starts to read. The next frame is read only after the previous one is fetched.
-    pub fn start_reading(input: impl Read + Send + 'static, timeout: Duration) -> Self {
+    ///
+    /// # Errors
+    /// Returns an error if the system allows no further thread.
+    pub fn start_reading(input: impl Read + Send + 'static, timeout: Duration) -> io::Result<Self> {
         let clock = ActivityClock { started: Instant::now(), last_activity_ms: Arc::default() };
         let mut input = ActivityReader { input, clock: clock.clone() };
         let (sender, frames) = sync_channel(0);
-        std::thread::spawn(move || {
+        std::thread::Builder::new().spawn(move || {
             loop {
-                let frame = frame::read_frame(&mut input);
+                let frame = frame::read_frame(&mut input, Side::Agent);
                 let is_last = !matches!(frame, Ok(Some(_)));
                 if sender.send(frame).is_err() || is_last {
                     return;
                 }
             }
-        });
-        Self { frames, clock, timeout }
+        })?;
+        Ok(Self { frames, clock, timeout })
     }
 
     /// Returns the next frame; `None` if the controller has closed its side.
@@ -104,7 +103,7 @@ mod tests {
     #[test]
     fn a_silent_controller_times_out() {
         let (reader, mut writer) = io::pipe().unwrap();
-        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT);
+        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT).unwrap();
         writer.write_all(&frame::encode_message(&ControllerMessage::KeepAlive).unwrap()).unwrap();
         assert!(matches!(receiver.next_frame(), Ok(Some(Frame::Message(_)))));
         let begin = Instant::now();
@@ -115,7 +114,7 @@ mod tests {
     #[test]
     fn a_slow_controller_is_alive_and_a_closed_channel_ends_the_stream() {
         let (reader, mut writer) = io::pipe().unwrap();
-        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT);
+        let receiver = FrameReceiver::start_reading(reader, TEST_TIMEOUT).unwrap();
         let slow = std::thread::spawn(move || {
             for byte in frame::encode_message(&ControllerMessage::Cancel { id: 7 }).unwrap() {
                 std::thread::sleep(TEST_TIMEOUT / 8);

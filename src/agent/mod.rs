@@ -9,14 +9,16 @@ mod frame_receiver;
 mod frame_sender;
 mod request_pool;
 
+use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::plan::Digest;
 use crate::protocol::frame::Frame;
-use crate::protocol::{AgentMessage, ControllerMessage, Hello, PROTOCOL_VERSION};
-use frame_receiver::{CONTROLLER_TIMEOUT, FrameReceiver};
+use crate::protocol::{AgentMessage, ControllerMessage, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, SILENCE_TIMEOUT};
+use frame_receiver::FrameReceiver;
 use frame_sender::FrameSender;
 use request_pool::RequestPool;
 
@@ -30,27 +32,48 @@ pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     if just_pushed {
         install_self(&std::env::current_exe()?, &binary)?;
     }
-    let sender = Arc::new(FrameSender::new(io::stdout()));
+    let sender = Arc::new(FrameSender::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
     sender.send_message(&AgentMessage::Hello(build_hello(binary)));
+    std::thread::Builder::new().spawn({
+        let sender = Arc::clone(&sender);
+        move || send_keepalives(&sender)
+    })?;
     let requests = RequestPool::new(Arc::clone(&sender));
-    let receiver = FrameReceiver::start_reading(io::stdin(), CONTROLLER_TIMEOUT);
+    let receiver = FrameReceiver::start_reading(io::stdin(), SILENCE_TIMEOUT)?;
     let result = loop {
-        match receiver.next_frame() {
+        let frame = match receiver.next_frame() {
+            Ok(Some(frame)) => frame,
             Ok(None) => break Ok(()),
-            Ok(Some(Frame::Blob { digest, bytes })) => requests.blob_store().insert_blob(digest, bytes),
-            Ok(Some(message @ Frame::Message(_))) => match message.parse_message::<ControllerMessage>() {
-                Ok(ControllerMessage::Request { id, request }) => requests.start_request(id, request),
-                Ok(ControllerMessage::Cancel { id }) => requests.cancel_request(id),
-                Ok(ControllerMessage::KeepAlive) => {}
-                Err(error) => break Err(error),
-            },
             Err(error) => break Err(error),
+        };
+        if let Err(error) = handle_frame(&frame, &requests) {
+            break Err(error);
         }
     };
     sender.mark_closed();
     requests.mark_controller_gone();
     requests.join_threads();
     result
+}
+
+fn handle_frame(frame: &Frame, requests: &RequestPool) -> io::Result<()> {
+    if let Frame::Blob(blob) = frame {
+        return requests.blob_store().accept_blob(blob);
+    }
+    match frame.parse_message::<ControllerMessage>()? {
+        ControllerMessage::Request { id, request } => requests.start_request(id, request)?,
+        ControllerMessage::Cancel { id } => requests.cancel_request(id),
+        ControllerMessage::KeepAlive => {}
+    }
+    Ok(())
+}
+
+/// Sends keepalive messages until the controller is gone. A controller that reads slowly delays them.
+fn send_keepalives(sender: &FrameSender) {
+    while !sender.is_closed() {
+        std::thread::sleep(KEEPALIVE_INTERVAL);
+        sender.send_message(&AgentMessage::KeepAlive);
+    }
 }
 
 /// Renames `HASH.12345` to `HASH` if the hash matches; otherwise removes it.

@@ -1,11 +1,13 @@
 //! Runs requests: one thread per request, and a flag that asks it to stop.
 
 use std::collections::HashMap;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use super::blob_store::{BlobFetcher, BlobStore};
 use super::frame_sender::FrameSender;
@@ -16,6 +18,9 @@ use crate::protocol::lock::ListLocks;
 use crate::protocol::{AgentMessage, Event, ExecResult, OutputStream, ProgressSink, Reply, Request, shard};
 use crate::provision::host as provision;
 use crate::rebalance;
+
+/// Maximum number of requests that run at the same time.
+const MAX_REQUESTS: usize = 256;
 
 /// State shared by the requests on this channel.
 #[derive(Default)]
@@ -30,14 +35,19 @@ struct SessionState {
 pub struct RequestPool {
     sender: Arc<FrameSender>,
     session: Arc<SessionState>,
-    cancel_flags: Mutex<HashMap<u64, Arc<AtomicBool>>>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    running: Mutex<HashMap<u64, RunningRequest>>,
+}
+
+/// A request whose thread has not been joined.
+struct RunningRequest {
+    cancel_flag: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
 }
 
 impl RequestPool {
     /// Returns an empty pool.
     pub fn new(sender: Arc<FrameSender>) -> Self {
-        Self { sender, session: Arc::default(), cancel_flags: Mutex::default(), threads: Mutex::default() }
+        Self { sender, session: Arc::default(), running: Mutex::default() }
     }
 
     /// Returns the received contents.
@@ -45,19 +55,31 @@ impl RequestPool {
         &self.session.blob_store
     }
 
-    /// Starts a request in a thread of its own.
-    pub fn start_request(&self, id: u64, request: Request) {
+    /// Starts a request in a thread of its own. Never sends a reply itself: the thread that reads must not wait for a
+    /// controller that does not.
+    ///
+    /// # Errors
+    /// Returns an error if too many requests run, or if the system allows no further thread.
+    pub fn start_request(&self, id: u64, request: Request) -> io::Result<()> {
+        let mut running = self.lock_running();
+        running.retain(|_, request| !request.thread.is_finished());
+        if running.len() >= MAX_REQUESTS {
+            return Err(io::Error::other(format!("more than {MAX_REQUESTS} requests at the same time")));
+        }
         let cancel_flag = Arc::new(AtomicBool::new(false));
-        self.cancel_flags.lock().unwrap_or_else(PoisonError::into_inner).insert(id, Arc::clone(&cancel_flag));
-        let (sender, session) = (Arc::clone(&self.sender), Arc::clone(&self.session));
-        let thread = std::thread::spawn(move || {
-            let sink = RequestSink { request_id: id, sender: &sender, cancel_flag: &cancel_flag };
-            let fetcher = BlobFetcher { request_id: id, store: &session.blob_store, sender: &sender };
-            let reply = handle_request(request, &session, &fetcher, &sink)
-                .unwrap_or_else(|error| Reply::Failed { error: format!("{error:#}") });
-            sender.send_message(&AgentMessage::Reply { id, reply });
-        });
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        let thread = thread::Builder::new().spawn({
+            let (sender, session) = (Arc::clone(&self.sender), Arc::clone(&self.session));
+            let cancel_flag = Arc::clone(&cancel_flag);
+            move || {
+                let sink = RequestSink { request_id: id, sender: &sender, cancel_flag: &cancel_flag };
+                let fetcher = BlobFetcher { request_id: id, store: &session.blob_store, sender: &sender };
+                let reply = catch_panic(|| handle_request(request, &session, &fetcher, &sink))
+                    .unwrap_or_else(|error| Reply::Failed { error: format!("{error:#}") });
+                sender.send_message(&AgentMessage::Reply { id, reply });
+            }
+        })?;
+        running.insert(id, RunningRequest { cancel_flag, thread });
+        Ok(())
     }
 
     /// Records that the controller is gone.
@@ -67,19 +89,32 @@ impl RequestPool {
 
     /// Asks a request to stop.
     pub fn cancel_request(&self, id: u64) {
-        if let Some(cancel_flag) = self.cancel_flags.lock().unwrap_or_else(PoisonError::into_inner).get(&id) {
-            cancel_flag.store(true, Ordering::SeqCst);
+        if let Some(request) = self.lock_running().get(&id) {
+            request.cancel_flag.store(true, Ordering::SeqCst);
         }
     }
 
     /// Waits for all requests.
     pub fn join_threads(&self) {
-        let threads = std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        for thread in threads {
-            // A panic was already printed by its thread.
-            thread.join().ok();
+        let running = std::mem::take(&mut *self.lock_running());
+        for request in running.into_values() {
+            // A thread that panicked has sent its reply.
+            request.thread.join().ok();
         }
     }
+
+    fn lock_running(&self) -> MutexGuard<'_, HashMap<u64, RunningRequest>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a request; a panic becomes an error, so that the controller does not wait for a reply that never comes.
+fn catch_panic(handle: impl FnOnce() -> Result<Reply>) -> Result<Reply> {
+    catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        Err(anyhow!("internal error in the agent: {text}; the step that it was at may be incomplete"))
+    })
 }
 
 fn handle_request(
@@ -140,5 +175,19 @@ impl ProgressSink for RequestSink<'_> {
 
     fn is_cancelled(&self) -> bool {
         self.cancel_flag.load(Ordering::SeqCst) || self.sender.is_closed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_a_failed_request() {
+        let shard = 7;
+        let error = catch_panic(|| panic!("shard {shard} has no slot")).unwrap_err().to_string();
+        assert!(error.starts_with("internal error in the agent: shard 7 has no slot"), "{error}");
+        let error = catch_panic(|| panic!("no slot")).unwrap_err().to_string();
+        assert!(error.contains("no slot"), "{error}");
     }
 }

@@ -1,8 +1,10 @@
 //! Many hosts at once: bounded parallelism, one session per host, requests and their events, cancellation.
 
+mod frame_stream;
 mod lock;
 mod parallel;
 mod session;
+mod session_reader;
 
 pub use lock::LockError;
 pub use parallel::Fleet;

@@ -1,27 +1,25 @@
 //! One host's agent: requests by number, their events, and the contents it asks for.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::plan::Digest;
-use crate::protocol::frame::{self, Frame};
+use super::frame_stream::{FrameReader, FrameWriter};
+pub use super::session_reader::BlobMap;
+use super::session_reader::{ChannelEnd, SessionEvent, SessionShared, receive_frames};
+use crate::protocol::frame;
 use crate::protocol::{
     AgentMessage, Call, ControllerMessage, Event, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply, Request,
+    SILENCE_TIMEOUT,
 };
 use crate::transport::{Channel, ConnectError, ConnectErrorKind};
 
-/// Contents that agents may request; shared by all hosts of a run.
-pub type BlobMap = BTreeMap<Digest, Arc<[u8]>>;
 /// Receives a host's events.
 pub type EventCallback<'a> = &'a (dyn Fn(Event) + Send + Sync);
-
-type SharedWriter = Arc<tokio::sync::Mutex<Box<dyn AsyncWrite + Send + Unpin>>>;
 
 /// Describes a request that failed or got no reply.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -35,17 +33,6 @@ pub struct RequestError {
     pub connection_lost: bool,
 }
 
-enum SessionEvent {
-    Event(Event),
-    Reply(Reply),
-}
-
-#[derive(Default)]
-struct SessionShared {
-    pending: Mutex<HashMap<u64, mpsc::UnboundedSender<SessionEvent>>>,
-    blobs: Mutex<BlobMap>,
-}
-
 /// A connected host.
 pub struct Session {
     /// Name of the host.
@@ -54,7 +41,7 @@ pub struct Session {
     pub hello: Hello,
     /// Set if the agent's binary had to be sent.
     pub agent_pushed: bool,
-    writer: SharedWriter,
+    writer: Arc<FrameWriter>,
     shared: Arc<SessionShared>,
     next_request_id: AtomicU64,
     reader_task: JoinHandle<()>,
@@ -66,20 +53,24 @@ impl Session {
     /// Opens a session on a channel: reads the hello and checks that the agent runs the same binary.
     ///
     /// # Errors
-    /// Returns an error if the agent uses another protocol or another binary.
+    /// Returns an error if no hello arrives in time, or if the agent uses another protocol or another binary.
     pub async fn open(host: &str, channel: Channel, binary: Option<&str>) -> Result<Self, ConnectError> {
-        let Channel { mut reader, writer, guard, agent_pushed } = channel;
+        Self::open_within(host, channel, binary, SILENCE_TIMEOUT).await
+    }
+
+    /// Works like [`Session::open`], with another limit for the silence of an agent.
+    async fn open_within(
+        host: &str,
+        channel: Channel,
+        binary: Option<&str>,
+        silence_timeout: Duration,
+    ) -> Result<Self, ConnectError> {
+        let Channel { reader, writer, guard, agent_pushed } = channel;
         let agent_error = |detail: String| ConnectError::new(host, ConnectErrorKind::AgentFailed, detail);
-        let frame = read_frame(&mut reader).await.map_err(|error| agent_error(error.to_string()))?;
-        let frame = frame.ok_or_else(|| agent_error("the channel closed before the agent's hello".to_owned()))?;
-        let hello = match frame.parse_message::<AgentMessage>() {
-            Ok(AgentMessage::Hello(hello)) if hello.protocol_version == PROTOCOL_VERSION => hello,
-            Ok(AgentMessage::Hello(hello)) => {
-                return Err(agent_error(format!("it uses protocol {}", hello.protocol_version)));
-            }
-            Ok(_) => return Err(agent_error("it did not send a hello".to_owned())),
-            Err(error) => return Err(agent_error(error.to_string())),
-        };
+        let mut reader = FrameReader::new(reader, silence_timeout);
+        let hello = timeout(silence_timeout, read_hello(&mut reader)).await;
+        let hello = hello.unwrap_or_else(|_| Err(format!("no hello from the agent within {silence_timeout:?}")));
+        let hello = hello.map_err(agent_error)?;
         if let Some(binary) = binary.filter(|binary| *binary != hello.binary_digest.as_str()) {
             let found = hello.binary_digest.short_hex();
             return Err(agent_error(format!(
@@ -87,10 +78,10 @@ impl Session {
                 &binary[..12]
             )));
         }
-        let writer: SharedWriter = Arc::new(tokio::sync::Mutex::new(writer));
+        let writer = Arc::new(FrameWriter::new(writer, silence_timeout));
         let shared = Arc::new(SessionShared::default());
         let reader_task = tokio::spawn(receive_frames(reader, Arc::clone(&writer), Arc::clone(&shared)));
-        let keepalive_task = tokio::spawn(send_keepalives(Arc::clone(&writer)));
+        let keepalive_task = tokio::spawn(send_keepalives(Arc::clone(&writer), Arc::clone(&shared)));
         let (next_request_id, _channel_guard) = (AtomicU64::new(1), Mutex::new(guard));
         Ok(Self {
             host: host.to_owned(),
@@ -107,8 +98,7 @@ impl Session {
 
     /// Makes contents available to this host's agent.
     pub fn add_blobs(&self, new_blobs: &BlobMap) {
-        let mut blobs = lock_mutex(&self.shared.blobs);
-        blobs.extend(new_blobs.iter().map(|(digest, bytes)| (digest.clone(), Arc::clone(bytes))));
+        self.shared.add_blobs(new_blobs);
     }
 
     /// Sends a request and waits for its reply; once `cancellation` is cancelled, the agent is asked to stop it.
@@ -136,14 +126,8 @@ impl Session {
         cancellation: &CancellationToken,
     ) -> Result<Reply, RequestError> {
         let id = self.next_request_id.fetch_add(1, Ordering::Relaxed);
-        let (sender, mut answers) = mpsc::unbounded_channel();
-        lock_mutex(&self.shared.pending).insert(id, sender);
-        if self.reader_task.is_finished()
-            || self.send_message(&ControllerMessage::Request { id, request }).await.is_err()
-        {
-            lock_mutex(&self.shared.pending).remove(&id);
-            return Err(self.connection_lost_error());
-        }
+        let mut answers = self.shared.register_request(id).map_err(|end| self.connection_lost_error(&end))?;
+        self.send_message(&ControllerMessage::Request { id, request }).await?;
         let mut cancel_sent = false;
         loop {
             tokio::select! {
@@ -153,7 +137,7 @@ impl Session {
                         return Err(RequestError { host: self.host.clone(), message, connection_lost: false });
                     }
                     Some(SessionEvent::Reply(reply)) => return Ok(reply),
-                    None => return Err(self.connection_lost_error()),
+                    None => return Err(self.connection_lost_error(&self.shared.end_channel(ChannelEnd::default()))),
                 },
                 () = cancellation.cancelled(), if !cancel_sent => {
                     cancel_sent = true;
@@ -164,13 +148,23 @@ impl Session {
         }
     }
 
-    async fn send_message(&self, message: &ControllerMessage) -> std::io::Result<()> {
-        write_frame(&self.writer, &frame::encode_message(message)?).await
+    /// Sends a message. If the channel is closed or the agent does not read, all requests end.
+    async fn send_message(&self, message: &ControllerMessage) -> Result<(), RequestError> {
+        let frame = frame::encode_message(message).map_err(|error| RequestError {
+            host: self.host.clone(),
+            message: format!("the request cannot be sent: {error}"),
+            connection_lost: false,
+        })?;
+        self.writer.write_frame(&frame).await.map_err(|error| {
+            self.connection_lost_error(&self.shared.end_channel(ChannelEnd { error: Some(error.to_string()) }))
+        })
     }
 
-    fn connection_lost_error(&self) -> RequestError {
-        let error = "the connection to its agent was lost; its agent finishes or rolls back started steps".to_owned();
-        RequestError { host: self.host.clone(), message: error, connection_lost: true }
+    fn connection_lost_error(&self, end: &ChannelEnd) -> RequestError {
+        let reason = end.error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+        let message =
+            format!("the connection to its agent was lost{reason}; its agent finishes or rolls back started steps");
+        RequestError { host: self.host.clone(), message, connection_lost: true }
     }
 }
 
@@ -181,80 +175,28 @@ impl Drop for Session {
     }
 }
 
-async fn write_frame(writer: &SharedWriter, frame: &[u8]) -> std::io::Result<()> {
-    let mut writer = writer.lock().await;
-    writer.write_all(frame).await?;
-    writer.flush().await
+async fn read_hello(reader: &mut FrameReader) -> Result<Hello, String> {
+    let frame = reader.read_frame().await.map_err(|error| error.to_string())?;
+    let frame = frame.ok_or_else(|| "the channel closed before the agent's hello".to_owned())?;
+    match frame.parse_message::<AgentMessage>() {
+        Ok(AgentMessage::Hello(hello)) if hello.protocol_version == PROTOCOL_VERSION => Ok(hello),
+        Ok(AgentMessage::Hello(hello)) => Err(format!("it uses protocol {}", hello.protocol_version)),
+        Ok(_) => Err("it did not send a hello".to_owned()),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Sends keepalive messages until the channel ends.
-async fn send_keepalives(writer: SharedWriter) {
+async fn send_keepalives(writer: Arc<FrameWriter>, shared: Arc<SessionShared>) {
     let Ok(keepalive) = frame::encode_message(&ControllerMessage::KeepAlive) else { return };
     loop {
         tokio::time::sleep(KEEPALIVE_INTERVAL).await;
-        if write_frame(&writer, &keepalive).await.is_err() {
+        if let Err(error) = writer.write_frame(&keepalive).await {
+            shared.end_channel(ChannelEnd { error: Some(error.to_string()) });
             return;
         }
     }
 }
 
-/// Reads frames until the channel ends: answers go to their requests, and contents that are asked for are sent.
-async fn receive_frames(
-    mut reader: Box<dyn AsyncRead + Send + Unpin>,
-    writer: SharedWriter,
-    shared: Arc<SessionShared>,
-) {
-    while let Ok(Some(frame)) = read_frame(&mut reader).await {
-        match frame.parse_message::<AgentMessage>() {
-            Ok(AgentMessage::Event { id, event }) => deliver_message(&shared, id, SessionEvent::Event(event)),
-            Ok(AgentMessage::Reply { id, reply }) => {
-                deliver_message(&shared, id, SessionEvent::Reply(reply));
-                lock_mutex(&shared.pending).remove(&id);
-            }
-            Ok(AgentMessage::NeedBlobs { id, digests }) => {
-                // Apart from reading, since the agent may write events while it takes the contents.
-                tokio::spawn(send_blobs(Arc::clone(&writer), Arc::clone(&shared), id, digests));
-            }
-            Ok(AgentMessage::Hello(_)) | Err(_) => break,
-        }
-    }
-    // Dropping the senders tells all waiting requests.
-    lock_mutex(&shared.pending).clear();
-}
-
-async fn send_blobs(writer: SharedWriter, shared: Arc<SessionShared>, id: u64, digests: Vec<Digest>) {
-    for digest in digests {
-        let bytes = lock_mutex(&shared.blobs).get(&digest).cloned();
-        let Some(bytes) = bytes else {
-            let error = format!("the agent asks for content {}, which this run does not have", digest.short_hex());
-            deliver_message(&shared, id, SessionEvent::Reply(Reply::Failed { error }));
-            lock_mutex(&shared.pending).remove(&id);
-            return;
-        };
-        let Ok(frame) = frame::encode_blob(&digest, &bytes) else { return };
-        if write_frame(&writer, &frame).await.is_err() {
-            return;
-        }
-    }
-}
-
-fn deliver_message(shared: &SessionShared, id: u64, message: SessionEvent) {
-    if let Some(sender) = lock_mutex(&shared.pending).get(&id) {
-        // A request whose caller is gone needs no answer.
-        sender.send(message).ok();
-    }
-}
-
-async fn read_frame(reader: &mut (impl AsyncRead + Unpin)) -> std::io::Result<Option<Frame>> {
-    let mut prefix = [0; 4];
-    if let Err(error) = reader.read_exact(&mut prefix).await {
-        return if error.kind() == std::io::ErrorKind::UnexpectedEof { Ok(None) } else { Err(error) };
-    }
-    let mut body = vec![0; frame::parse_length(prefix)?];
-    reader.read_exact(&mut body).await?;
-    frame::decode_frame(body).map(Some)
-}
-
-fn lock_mutex<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+#[cfg(test)]
+mod tests;

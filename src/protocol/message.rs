@@ -8,10 +8,13 @@ use super::{Event, HostFacts, SystemLoad, deploy, lock, provision, shard};
 use crate::plan::Digest;
 
 /// The protocol's number; controller and agent are the same binary, so it only guards against a stale one.
-pub const PROTOCOL_VERSION: u32 = 2;
+pub const PROTOCOL_VERSION: u32 = 3;
 
-/// Interval of the controller's keep-alive messages; after a few missed ones it counts as disconnected.
+/// Interval of the keep-alive messages that both sides send.
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Time after which a side that sends nothing counts as disconnected.
+pub const SILENCE_TIMEOUT: Duration = KEEPALIVE_INTERVAL.saturating_mul(6);
 
 /// The agent's first message.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -77,6 +80,8 @@ pub enum AgentMessage {
         /// Its result.
         reply: Reply,
     },
+    /// The agent is still there; sent every [`KEEPALIVE_INTERVAL`].
+    KeepAlive,
 }
 
 /// Requests to a host.

@@ -19,5 +19,5 @@ pub use event::{Event, OutputStream, ProgressSink};
 pub use facts::{HostFacts, NetworkInterface, OsFacts, SystemLoad};
 pub use message::{
     AgentMessage, ControllerMessage, ExecRequest, ExecResult, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply,
-    Request,
+    Request, SILENCE_TIMEOUT,
 };

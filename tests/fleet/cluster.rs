@@ -274,9 +274,9 @@ impl<'f> TestCluster<'f> {
         let asked = frame::encode_message(&ControllerMessage::Request { id: 1, request: Request::Lock(take) }).unwrap();
         agent.stdin.as_mut().unwrap().write_all(&asked).unwrap();
         let mut answers = agent.stdout.take().unwrap();
-        let hello = frame::read_frame(&mut answers).unwrap().unwrap();
+        let hello = frame::read_frame(&mut answers, frame::Receiver::Controller).unwrap().unwrap();
         assert!(matches!(hello.parse_message().unwrap(), AgentMessage::Hello(_)));
-        let answer = frame::read_frame(&mut answers).unwrap().unwrap();
+        let answer = frame::read_frame(&mut answers, frame::Receiver::Controller).unwrap().unwrap();
         let AgentMessage::Reply { reply: Reply::Lock(LockResult::Acquired), .. } = answer.parse_message().unwrap()
         else {
             panic!("{answer:?}");
