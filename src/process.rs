@@ -19,13 +19,15 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 /// Default limit for the bytes kept of each output stream.
-const MAX_OUTPUT: usize = 64 << 20;
+const MAX_OUTPUT: usize = 16 << 20;
 /// Maximum number of output chunks that wait to be passed on.
 const MAX_CHUNKS: usize = 64;
 /// Interval at which a running program is checked for cancellation.
 const CANCEL_POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Number of output lines that an error message quotes.
 const LINES_IN_MESSAGE: usize = 8;
+/// Maximum number of characters of each of these lines.
+const MAX_LINE_CHARS: usize = 2000;
 
 /// A program and its arguments, to be run without standard input.
 pub struct Program<'a> {
@@ -35,6 +37,7 @@ pub struct Program<'a> {
     timeout: Option<Duration>,
     drain_timeout: Option<Duration>,
     max_output: usize,
+    output_limit: Option<u64>,
     is_cancelled: Option<&'a dyn Fn() -> bool>,
     is_output_hidden: bool,
 }
@@ -48,6 +51,8 @@ pub enum End {
     TimedOut(Duration),
     /// The program was killed because the run was cancelled.
     Cancelled,
+    /// The program was killed because it wrote more than this number of bytes.
+    WroteTooMuch(u64),
 }
 
 /// Holds the output of a program on one stream.
@@ -97,6 +102,7 @@ impl<'a> Program<'a> {
             timeout: None,
             drain_timeout: None,
             max_output: MAX_OUTPUT,
+            output_limit: None,
             is_cancelled: None,
             is_output_hidden: false,
         }
@@ -155,6 +161,18 @@ impl<'a> Program<'a> {
         self
     }
 
+    /// Ends it, and what it has started, once it has written more than this number of bytes to both streams together.
+    pub fn output_limit(mut self, bytes: u64) -> Self {
+        self.output_limit = Some(bytes);
+        self
+    }
+
+    /// Removes the environment of this process.
+    pub fn clear_env(mut self) -> Self {
+        self.command.env_clear();
+        self
+    }
+
     /// Ends it, and what it has started, once this returns true.
     pub fn cancel_when(mut self, is_cancelled: &'a dyn Fn() -> bool) -> Self {
         self.is_cancelled = Some(is_cancelled);
@@ -197,7 +215,7 @@ impl<'a> Program<'a> {
                 }
                 Ok(std::process::Output { status, stdout: completed.stdout.bytes, stderr: completed.stderr.bytes })
             }
-            End::TimedOut(_) | End::Cancelled => bail!("`{shown}` {}", completed.describe()),
+            End::TimedOut(_) | End::Cancelled | End::WroteTooMuch(_) => bail!("`{shown}` {}", completed.describe()),
         }
     }
 
@@ -233,6 +251,7 @@ impl<'a> Program<'a> {
             End::Exited(status) => Ok(status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0))),
             End::Cancelled => Ok(128 + Signal::KILL.as_raw()),
             End::TimedOut(timeout) => bail!("`{shown}` did not end within {timeout:?}"),
+            End::WroteTooMuch(limit) => bail!("`{shown}` wrote more than {limit} bytes"),
         }
     }
 
@@ -256,6 +275,7 @@ impl<'a> Program<'a> {
             timeout: self.timeout,
             // A limit that is centuries away is none.
             deadline: self.timeout.and_then(|timeout| started.checked_add(timeout)),
+            output_limit: self.output_limit.unwrap_or(u64::MAX),
             is_cancelled: self.is_cancelled,
         };
         if let Some((bytes, mut stdin)) = self.input.take().zip(child.stdin.take()) {
@@ -278,6 +298,7 @@ struct Running<'a> {
     process: Option<OwnedFd>,
     timeout: Option<Duration>,
     deadline: Option<Instant>,
+    output_limit: u64,
     is_cancelled: Option<&'a dyn Fn() -> bool>,
 }
 
@@ -290,7 +311,7 @@ impl Running<'_> {
         drain_timeout: Option<Duration>,
         take: &mut dyn FnMut(bool, Vec<u8>),
     ) -> io::Result<End> {
-        let (mut open_streams, mut status, mut drain_until) = (2, None, None);
+        let (mut open_streams, mut status, mut drain_until, mut written) = (2, None, None, 0);
         loop {
             if status.is_none() {
                 status = child.try_wait()?;
@@ -303,7 +324,7 @@ impl Running<'_> {
             {
                 return Ok(End::Exited(status));
             }
-            if let Some(end) = self.overdue() {
+            if let Some(end) = self.overdue(written) {
                 // Gone already: it has ended in this very moment.
                 kill_process_group(self.group, Signal::KILL).ok();
                 child.wait()?;
@@ -319,7 +340,10 @@ impl Running<'_> {
                 continue;
             }
             match chunks.recv_timeout(self.next_check(drain_until, drain_timeout.is_some())) {
-                Ok(Chunk::Data { is_error, bytes }) => take(is_error, bytes),
+                Ok(Chunk::Data { is_error, bytes }) => {
+                    written += bytes.len() as u64;
+                    take(is_error, bytes);
+                }
                 Ok(Chunk::End) => open_streams -= 1,
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => open_streams = 0,
@@ -327,7 +351,10 @@ impl Running<'_> {
         }
     }
 
-    fn overdue(&self) -> Option<End> {
+    fn overdue(&self, written: u64) -> Option<End> {
+        if written > self.output_limit {
+            return Some(End::WroteTooMuch(self.output_limit));
+        }
         if self.is_cancelled.is_some_and(|is_cancelled| is_cancelled()) {
             return Some(End::Cancelled);
         }
@@ -406,7 +433,7 @@ impl Completed {
     pub fn code(&self) -> Option<i32> {
         match self.end {
             End::Exited(status) => status.code(),
-            End::TimedOut(_) | End::Cancelled => None,
+            End::TimedOut(_) | End::Cancelled | End::WroteTooMuch(_) => None,
         }
     }
 
@@ -416,6 +443,7 @@ impl Completed {
             End::Exited(status) => format!("ended with {status}"),
             End::TimedOut(timeout) => format!("did not end within {timeout:?}"),
             End::Cancelled => "was cancelled".to_owned(),
+            End::WroteTooMuch(limit) => format!("wrote more than {limit} bytes"),
         };
         let text = |output: &Output| String::from_utf8_lossy(&output.bytes).into_owned();
         format!("{end}{}", last_lines(&(text(&self.stdout) + &text(&self.stderr))))
@@ -426,7 +454,15 @@ impl Completed {
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
     let last = &lines[lines.len().saturating_sub(LINES_IN_MESSAGE)..];
+    let last: Vec<String> = last.iter().map(|line| shorten(line)).collect();
     if last.is_empty() { String::new() } else { format!(": {}", last.join("\n")) }
+}
+
+fn shorten(line: &str) -> String {
+    match line.char_indices().nth(MAX_LINE_CHARS) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line.to_owned(),
+    }
 }
 
 #[cfg(test)]
@@ -502,6 +538,23 @@ mod tests {
         assert!(completed.stdout.bytes.ends_with(b"\nlast\n"));
         let error = sh("echo 123456").max_output(3).run().unwrap_err().to_string();
         assert!(error.contains("wrote too much"), "{error}");
+    }
+
+    #[test]
+    fn a_program_that_writes_for_ever_is_ended() {
+        let begin = Instant::now();
+        let completed = sh("yes 0123456789").output_limit(1 << 20).complete().unwrap();
+        assert_eq!((completed.end, completed.code()), (End::WroteTooMuch(1 << 20), None));
+        assert!(completed.stdout.bytes.len() < 4 << 20, "{} bytes were kept", completed.stdout.bytes.len());
+        let error = sh("yes").output_limit(100).run().unwrap_err().to_string();
+        assert!(error.contains("wrote more than 100 bytes"), "{error}");
+        assert!(begin.elapsed() < LIMIT);
+    }
+
+    #[test]
+    fn a_message_quotes_the_beginning_of_long_lines() {
+        let error = sh("head -c 100000 /dev/zero | tr '\\0' x; exit 1").run().unwrap_err().to_string();
+        assert!(error.len() < 2 * MAX_LINE_CHARS && error.ends_with("xxx…"), "{}", error.len());
     }
 
     #[test]

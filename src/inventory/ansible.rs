@@ -8,6 +8,7 @@
 //! <https://docs.ansible.com/ansible/latest/dev_guide/developing_inventory.html>.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::ErrorKind;
 use std::path::Path;
@@ -28,6 +29,12 @@ use crate::process::{End, Program};
 
 /// Time limit of the executable.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum number of bytes that the executable may print, on both streams together: some ten thousand hosts.
+const MAX_OUTPUT_BYTES: u64 = 16 << 20;
+/// Variables of the environment that the executable gets; all others are removed.
+const PASSED_VARIABLES: [&str; 9] = ["PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LC_ALL", "TZ", "TMPDIR"];
+/// Names further variables to pass, separated by commas.
+const EXTRA_VARIABLES: &str = "DUNLIN_INVENTORY_ENV";
 
 /// Runs the executable and reads what it prints.
 pub(super) fn run_script(script: &Path, dir: &Path, found: &mut Diagnostics) -> RawInventory {
@@ -81,19 +88,32 @@ fn last_lines(text: &str) -> Option<String> {
 
 fn capture_output(script: &Path, dir: &Path, limit: Duration) -> Result<Output, String> {
     let absolute = std::path::absolute(script).map_err(|error| error.to_string())?;
-    let program = Program::with_own_environment(absolute).arg("--list").folder(dir).timeout(limit);
+    let mut program = Program::with_own_environment(absolute).clear_env().arg("--list").folder(dir).timeout(limit);
+    for (name, value) in passed_environment() {
+        program = program.env(&name, value);
+    }
+    let program = program.output_limit(MAX_OUTPUT_BYTES);
     let completed =
         program.complete().map_err(|error| match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(ErrorKind::NotFound) => "cannot be run: the interpreter in its first line is missing".to_owned(),
             _ => format!("cannot be run: {}", error.root_cause()),
         })?;
-    let End::Exited(status) = completed.end else {
-        return Err(format!("the dynamic inventory did not finish within {} s", limit.as_secs()));
+    let status = match completed.end {
+        End::Exited(status) => status,
+        End::WroteTooMuch(limit) => return Err(format!("the dynamic inventory printed more than {limit} bytes")),
+        End::TimedOut(_) | End::Cancelled => {
+            return Err(format!("the dynamic inventory did not finish within {} s", limit.as_secs()));
+        }
     };
-    if completed.stdout.omitted > 0 {
-        return Err(format!("the dynamic inventory printed more than {} bytes", completed.stdout.bytes.len()));
-    }
     Ok(Output { status, stdout: completed.stdout.bytes, stderr: completed.stderr.bytes })
+}
+
+/// Returns the variables that the executable gets: a few of the system, and those that the operator names.
+fn passed_environment() -> Vec<(String, OsString)> {
+    let extra = std::env::var(EXTRA_VARIABLES).unwrap_or_default();
+    let extra = extra.split(',').map(str::trim).filter(|name| !name.is_empty() && !name.contains(['=', '\0']));
+    let names = PASSED_VARIABLES.into_iter().chain(extra);
+    names.filter_map(|name| Some((name.to_owned(), std::env::var_os(name)?))).collect()
 }
 
 fn read_groups_and_hosts(
@@ -101,15 +121,21 @@ fn read_groups_and_hosts(
     dir: &Path,
     (origin, found): (&Origin, &mut Diagnostics),
 ) -> RawInventory {
-    let mut reader = AnsibleReader { dir, origin, found };
+    let mut reader = AnsibleReader { dir, origin, found, left_out: HashSet::new() };
     let mut draft = RawInventory::default();
     for (name, group) in root.iter().filter(|(name, _)| *name != "_meta") {
+        if !reader.is_usable(NameKind::Group, name) {
+            continue;
+        }
         if let Some(group) = reader.read_group(name, group) {
             draft.groups.push(group);
         }
     }
     if let Some(hostvars) = root.get("_meta").and_then(|meta| meta.get("hostvars")).and_then(Json::as_object) {
         for (name, vars) in hostvars {
+            if !reader.is_usable(NameKind::Host, name) {
+                continue;
+            }
             draft.hosts.push(reader.read_host(name, vars));
         }
     }
@@ -120,6 +146,15 @@ struct AnsibleReader<'a> {
     dir: &'a Path,
     origin: &'a Origin,
     found: &'a mut Diagnostics,
+    /// Hosts and groups that were reported as left out.
+    left_out: HashSet<(NameKind, String)>,
+}
+
+/// Distinguishes the names of hosts from those of groups.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum NameKind {
+    Host,
+    Group,
 }
 
 impl AnsibleReader<'_> {
@@ -129,6 +164,21 @@ impl AnsibleReader<'_> {
 
     fn report_invalid(&mut self, owner: &str, key: &str, why: impl Display) {
         self.found.push(Diagnostic::error_at(self.origin, format!("`{key}` of `{owner}`: {why}")));
+    }
+
+    /// Returns whether the name can be that of a host or group. Ansible allows more names than ssh's configuration does:
+    /// what has such a name is left out with a warning, and does not fail the rest of the inventory.
+    fn is_usable(&mut self, kind: NameKind, name: &str) -> bool {
+        let (kind_name, checked) = match kind {
+            NameKind::Host => ("host", validate::check_host(name)),
+            NameKind::Group => ("group", validate::check_group(name)),
+        };
+        let Err(why) = checked else { return true };
+        if self.left_out.insert((kind, name.to_owned())) {
+            let message = format!("{kind_name} `{}` is left out: {why}", name.escape_debug());
+            self.found.push(Diagnostic::error_at(self.origin, message).as_warning());
+        }
+        false
     }
 
     /// A group is a list of hosts, or an object.
@@ -141,10 +191,10 @@ impl AnsibleReader<'_> {
             vars: Vars::new(),
         };
         match json {
-            Json::Array(_) => group.members = self.read_names(name, "hosts", Some(json)),
+            Json::Array(_) => group.members = self.read_names(name, NameKind::Host, Some(json)),
             Json::Object(fields) => {
-                group.members = self.read_names(name, "hosts", fields.get("hosts"));
-                group.children = self.read_names(name, "children", fields.get("children"));
+                group.members = self.read_names(name, NameKind::Host, fields.get("hosts"));
+                group.children = self.read_names(name, NameKind::Group, fields.get("children"));
                 match fields.get("vars") {
                     Some(Json::Object(vars)) => {
                         let connection = &mut group.connection;
@@ -165,16 +215,18 @@ impl AnsibleReader<'_> {
         Some(group)
     }
 
-    fn read_names(&mut self, owner: &str, key: &str, json: Option<&Json>) -> Vec<Located<String>> {
+    fn read_names(&mut self, owner: &str, kind: NameKind, json: Option<&Json>) -> Vec<Located<String>> {
         let Some(json) = json.filter(|json| !json.is_null()) else { return Vec::new() };
         let names: Option<Vec<&str>> = json.as_array().and_then(|items| items.iter().map(Json::as_str).collect());
         if names.is_none() {
+            let key = if kind == NameKind::Host { "hosts" } else { "children" };
             self.report_invalid(owner, key, "must be a list of strings");
         }
         // Scripts do list a host twice; Ansible takes it once.
         let mut seen = HashSet::new();
-        let once = names.unwrap_or_default().into_iter().filter(|name| seen.insert(*name));
-        once.map(|name| self.with_origin(name.to_owned())).collect()
+        let mut once = names.unwrap_or_default();
+        once.retain(|name| seen.insert(*name) && self.is_usable(kind, name));
+        once.into_iter().map(|name| self.with_origin(name.to_owned())).collect()
     }
 
     fn read_host(&mut self, name: &str, json: &Json) -> RawHost {
@@ -204,7 +256,9 @@ impl AnsibleReader<'_> {
                 continue;
             }
             if !is_var_name(key) {
-                self.report_invalid(owner, &key.escape_debug().to_string(), "cannot be a variable's name");
+                let message =
+                    format!("variable `{}` of `{owner}` is left out: a template cannot name it", key.escape_debug());
+                self.found.push(Diagnostic::error_at(self.origin, message).as_warning());
                 continue;
             }
             match VarData::from_json(value) {

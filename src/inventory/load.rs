@@ -1,15 +1,14 @@
 //! Reading an inventory folder.
 
-use std::io::ErrorKind;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::diagnostic::{Diagnostic, Diagnostics};
 use super::host::Inventory;
+use super::known_hosts::KnownHosts;
 use super::raw::RawInventory;
 use super::read::read_source;
 use super::source::SourceFile;
-use super::{ansible, hosts_toml, resolve, secrets};
+use super::{ansible, dynamic, hosts_toml, resolve, secrets};
 
 /// Result of a load: an inventory unless there was an error, and the findings, sorted by place.
 #[derive(Debug)]
@@ -21,7 +20,8 @@ pub struct LoadedInventory {
 }
 
 impl Inventory {
-    /// Reads a folder: `hosts.toml`, an executable `hosts` (Ansible's dynamic inventory), or both, and `secrets.toml`.
+    /// Reads a folder: `hosts.toml`, an executable `hosts` (Ansible's dynamic inventory), or both, `secrets.toml` and
+    /// `known_hosts`.
     /// Where both name a host or group, `hosts.toml` wins field by field. Opens no connection; a dynamic inventory is
     /// run.
     pub fn load_folder(dir: &Path) -> LoadedInventory {
@@ -39,28 +39,20 @@ impl Inventory {
                 true
             }
         };
-        let script = dir.join("hosts");
-        match std::fs::metadata(&script) {
-            Ok(meta) if meta.is_file() && meta.permissions().mode() & 0o111 != 0 => {
-                draft.merge_source(ansible::run_script(&script, dir, &mut found));
-            }
-            Ok(meta) if meta.is_file() => found.push(
-                Diagnostic::error_at_path(&script, "a dynamic inventory must be executable")
-                    .with_help(format!("chmod +x {}", script.display())),
-            ),
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                found.push(Diagnostic::error_at_path(&script, format!("cannot be read: {error}")));
-            }
-            _ if !has_static => found.push(
+        match dynamic::find_program(dir) {
+            Ok(Some(program)) => draft.merge_source(ansible::run_script(&program, dir, &mut found)),
+            Ok(None) if has_static => {}
+            Ok(None) => found.push(
                 Diagnostic::error_at_path(dir, "no inventory here: neither `hosts.toml` nor an executable `hosts`")
                     .with_help(
                         "run in a folder of a project (below its dunlin.toml), or name an inventory: -i inventories/production",
                     ),
             ),
-            _ => {}
+            Err(error) => found.push(error),
         }
         let secrets = secrets::read_secrets(dir, &mut found);
-        resolve_and_check(draft, (dir, secrets), found)
+        let known_hosts = KnownHosts::read(dir, &mut found);
+        resolve_and_check(draft, (dir, secrets, known_hosts), found)
     }
 
     /// Reads the text of a `hosts.toml` alone, as if it stood at `path`.
@@ -68,16 +60,17 @@ impl Inventory {
         let mut found = Diagnostics::new();
         let dir = path.parent().unwrap_or(Path::new("."));
         let draft = hosts_toml::read_hosts_toml(&SourceFile::new(path, text), dir, &mut found);
-        resolve_and_check(draft, (dir, secrets::Secrets::default()), found)
+        resolve_and_check(draft, (dir, secrets::Secrets::default(), KnownHosts::default()), found)
     }
 }
 
 fn resolve_and_check(
     draft: RawInventory,
-    (dir, secrets): (&Path, secrets::Secrets),
+    (dir, secrets, known_hosts): (&Path, secrets::Secrets, KnownHosts),
     mut found: Diagnostics,
 ) -> LoadedInventory {
-    let inventory = resolve::resolve_inventory(draft, dir, secrets, &mut found);
+    let mut inventory = resolve::resolve_inventory(draft, dir, secrets, &mut found);
+    known_hosts.add_keys(&mut inventory.hosts);
     found.sort();
     let inventory = (!found.has_errors()).then_some(inventory);
     LoadedInventory { inventory, diagnostics: found }

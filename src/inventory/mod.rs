@@ -1,6 +1,7 @@
 //! Hosts, groups, variables and selectors; everything typed, every value has its `file:line:col`.
 //!
-//! [`Inventory::load_folder`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`), reports all mistakes at
+//! [`Inventory::load_folder`] reads a folder (`hosts.toml`, an executable `hosts`, `secrets.toml`,
+//! `known_hosts`), reports all mistakes at
 //! once and opens no connection. [`SourceFile`], [`Diagnostic`] and [`fields`] serve other loaders as well.
 
 mod ansible;
@@ -8,12 +9,14 @@ mod byte_size;
 mod check;
 mod diagnostic;
 mod duration;
+mod dynamic;
 mod edit;
 pub mod fields;
 mod graph;
 mod host;
 mod host_key;
 mod hosts_toml;
+mod known_hosts;
 mod load;
 mod merge;
 mod proxy_jump;

@@ -1,11 +1,14 @@
 //! Reads the text files of a project. A file that does not exist is one answer; a file that exists but cannot be read
 //! is always an error, so that no caller can mistake it for an absent one.
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::path::Path;
 
 use super::diagnostic::Diagnostic;
 use super::source::SourceFile;
+
+/// Longest text file, in bytes.
+const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Reads a text file. Returns `None` only if there is no file of that name.
 ///
@@ -25,7 +28,7 @@ pub fn read_secret_source(path: &Path) -> Result<Option<SourceFile>, Diagnostic>
 }
 
 fn read(path: &Path, to_source: impl FnOnce(&Path, String) -> SourceFile) -> Result<Option<SourceFile>, Diagnostic> {
-    let bytes = match std::fs::read(path) {
+    let bytes = match read_bytes(path) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // A symbolic link without its target is a file that cannot be read, not an absent one.
@@ -52,6 +55,20 @@ fn read(path: &Path, to_source: impl FnOnce(&Path, String) -> SourceFile) -> Res
     }
 }
 
+/// Reads a file up to a limit. Only of a regular file is the end certain: a pipe may have none.
+fn read_bytes(path: &Path) -> std::io::Result<Vec<u8>> {
+    let metadata = std::fs::metadata(path)?;
+    if !metadata.is_file() && !metadata.is_dir() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    std::fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(std::io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::{read_secret_source, read_source};
@@ -69,6 +86,17 @@ mod tests {
             assert!(error.contains("cannot be read"), "{error}");
             assert!(error.contains(broken.to_str().unwrap()), "{error}");
         }
+    }
+
+    #[test]
+    fn a_file_without_an_end_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let large = folder.path().join("large");
+        std::fs::File::create(&large).unwrap().set_len(4 << 30).unwrap();
+        let error = read_source(&large).unwrap_err().to_string();
+        assert!(error.contains("more than 16777216 bytes"), "{error}");
+        let error = read_source(std::path::Path::new("/dev/zero")).unwrap_err().to_string();
+        assert!(error.contains("not a regular file"), "{error}");
     }
 
     #[test]

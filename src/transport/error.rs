@@ -69,10 +69,10 @@ impl ConnectError {
         match self.kind {
             ConnectErrorKind::Unreachable => format!("is it up? try: ssh -v to the address of {host} in hosts.toml"),
             ConnectErrorKind::UnknownHostKey => format!(
-                "compare the key on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then set host_key under [hosts.{host}]"
+                "compare the key on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then pin it: set host_key of {host} in hosts.toml, or add the line `{host} ssh-ed25519 AAAA…` to known_hosts in the same folder"
             ),
             ConnectErrorKind::ChangedHostKey => format!(
-                "if the host was reinstalled, compare its key on its console and replace host_key under [hosts.{host}]; otherwise somebody is in between"
+                "if the host was reinstalled, compare its key on its console and replace host_key of {host} in hosts.toml or known_hosts; otherwise somebody is in between"
             ),
             ConnectErrorKind::AccessDenied => {
                 format!("check user and key of {host} in hosts.toml, and authorized_keys on the host")

@@ -55,7 +55,7 @@ impl SshTransport {
             return Err(ConnectError::new(name, ConnectErrorKind::Unreachable, "not among the targets of this run"));
         };
         if target.host_keys.is_empty() {
-            return Err(ConnectError::new(name, ConnectErrorKind::UnknownHostKey, "no host_key in hosts.toml"));
+            return Err(ConnectError::new(name, ConnectErrorKind::UnknownHostKey, "no host_key in the inventory"));
         }
         let session = match self.open_session(target).await {
             Ok(session) => session,

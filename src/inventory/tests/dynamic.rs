@@ -1,6 +1,7 @@
 //! Executables that print Ansible's dynamic inventory.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -91,7 +92,7 @@ END
 "#,
     );
     assert!(loaded.inventory.is_none());
-    assert_eq!(loaded.diagnostics.error_count(), 7, "{}", diagnostic_text(&loaded));
+    assert_eq!(loaded.diagnostics.error_count(), 6, "{}", diagnostic_text(&loaded));
 }
 
 #[test]
@@ -112,10 +113,102 @@ fn failing_scripts_are_quoted() {
 #[test]
 fn a_file_that_is_not_executable_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("hosts"), "{}").unwrap();
+    std::fs::write(folder.path().join("hosts"), "#!/bin/sh\n").unwrap();
     let loaded = Inventory::load_folder(folder.path());
     assert!(diagnostic_text(&loaded).starts_with("a dynamic inventory must be executable | chmod +x"));
     assert_eq!(loaded.diagnostics.iter().count(), 1);
+}
+
+#[test]
+fn a_file_that_is_not_a_program_is_never_run() {
+    let folder = tempfile::tempdir().unwrap();
+    for (text, format) in [
+        ("# our hosts\n[web]\ntouch ansible_host=192.0.2.1\n", "Ansible INI inventory"),
+        ("touch ansible_host=192.0.2.1\n", "Ansible INI inventory"),
+        ("all:\n  hosts:\n    touch:\n", "Ansible YAML inventory"),
+        ("touch was-run\n", "is not a program"),
+    ] {
+        // Executable or not, the answer is the same, and no advice to make it so.
+        for mode in [0o755, 0o644] {
+            write_script(folder.path(), text);
+            std::fs::set_permissions(folder.path().join("hosts"), PermissionsExt::from_mode(mode)).unwrap();
+            let loaded = Inventory::load_folder(folder.path());
+            let said = diagnostic_text(&loaded);
+            assert!(loaded.inventory.is_none() && said.contains(format) && !said.contains("chmod"), "{said}");
+            let files = std::fs::read_dir(folder.path()).unwrap().count();
+            assert_eq!(files, 1, "a line of the inventory was run");
+        }
+    }
+}
+
+#[test]
+fn a_script_that_prints_for_ever_is_ended() {
+    let begin = Instant::now();
+    let said = diagnostic_text(&load_script("#!/bin/sh\nexec yes 0123456789\n"));
+    assert!(said.starts_with("the dynamic inventory printed more than 16777216 bytes"), "{said}");
+    assert!(begin.elapsed() < Duration::from_secs(60));
+}
+
+#[test]
+fn a_script_gets_few_variables_of_the_environment() {
+    // Cargo sets CARGO_MANIFEST_DIR for every test.
+    let loaded = load_script(
+        r#"#!/bin/sh
+[ -z "$CARGO_MANIFEST_DIR" ] && [ -n "$PATH" ] || exit 9
+echo '{"web": ["a"]}'
+"#,
+    );
+    assert!(loaded.inventory.is_some(), "{}", diagnostic_text(&loaded));
+}
+
+#[test]
+fn names_that_only_ansible_allows_are_left_out_with_a_warning() {
+    let loaded = load_script(
+        r#"#!/bin/sh
+cat <<'END'
+{"web servers": ["web-01"], "web": {"hosts": ["web-01", "web 2"], "vars": {"http-port": 80, "tier": "front"}},
+ "site": {"children": ["web", "web servers"]},
+ "_meta": {"hostvars": {"web-01": {"ec2 tags": {"Name": "web 1"}, "ansible_host": "10.0.0.1"}, "web 2": {}}}}
+END
+"#,
+    );
+    let inventory = loaded.inventory.as_ref().unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
+    assert_eq!(inventory.hosts().iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["web-01"]);
+    assert_eq!(inventory.merged_vars("web-01").keys().collect::<Vec<_>>(), ["tier"]);
+    assert_eq!(inventory.hosts_in("site").unwrap().len(), 1);
+    let said = diagnostic_text(&loaded);
+    for wanted in [
+        "host `web 2` is left out: a host name must not hold ` `",
+        "group `web servers` is left out",
+        "variable `http-port` of `web` is left out",
+        "variable `ec2 tags` of `web-01` is left out",
+    ] {
+        assert_eq!(said.matches(wanted).count(), 1, "{said}");
+    }
+}
+
+#[test]
+fn known_hosts_pins_the_keys_of_a_dynamic_inventory() {
+    const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBvSm1VhP6sYdXQ7H3RhNjSVJdF8CkmSzUDZtzmLYhQd";
+    const OTHER: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAvSm1VhP6sYdXQ7H3RhNjSVJdF8CkmSzUDZtzmLYhQd";
+    let folder = tempfile::tempdir().unwrap();
+    let hosts = r#"{"_meta": {"hostvars": {"a": {"ansible_host": "10.0.0.1"}, "b": {"ansible_host": "10.0.0.2",
+ "ansible_port": 2222}, "c": {"ansible_host": "10.0.0.3"}, "d": {"ansible_host": "10.0.0.4", "host_key": "OWN"}}}}"#;
+    write_script(folder.path(), &format!("#!/bin/sh\ncat <<'END'\n{}\nEND\n", hosts.replace("OWN", OTHER)));
+    let lines = format!(
+        "# pinned\na,z {KEY} operator@desk\n[10.0.0.2]:2222 {KEY}\n10.0.0.4 {KEY}\n|1|x= {KEY}\n* {KEY}\n@revoked c {KEY}\n"
+    );
+    std::fs::write(folder.path().join("known_hosts"), lines).unwrap();
+    let loaded = Inventory::load_folder(folder.path());
+    let inventory = loaded.inventory.as_ref().unwrap_or_else(|| panic!("{}", loaded.diagnostics.render(false)));
+    let keys = |name: &str| {
+        inventory.find_host(name).unwrap().host_keys.iter().map(|key| key.value.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!([keys("a"), keys("b"), keys("c"), keys("d")], [vec![KEY], vec![KEY], vec![], vec![OTHER]]);
+    assert_eq!(loaded.diagnostics.iter().count(), 3, "{}", diagnostic_text(&loaded));
+    std::fs::write(folder.path().join("known_hosts"), "a ssh-ed25519 AAAA\n").unwrap();
+    let loaded = Inventory::load_folder(folder.path());
+    assert!(loaded.inventory.is_none() && loaded.diagnostics.render(false).contains("known_hosts:1:1"));
 }
 
 #[test]
