@@ -16,6 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::plan::Digest;
+pub use crate::process::run_guard;
 use crate::protocol::frame::Frame;
 use crate::protocol::{AgentMessage, ControllerMessage, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, SILENCE_TIMEOUT};
 use frame_receiver::FrameReceiver;
@@ -28,6 +29,7 @@ use request_pool::RequestPool;
 /// # Errors
 /// Returns an error if the input is not dunlin's protocol, or if the binary is incomplete or cannot be read.
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
+    crate::process::enable_guards();
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
     if just_pushed {
         install_self(&std::env::current_exe()?, &binary)?;

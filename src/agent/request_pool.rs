@@ -6,6 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
@@ -13,9 +14,11 @@ use super::blob_store::{BlobFetcher, BlobStore};
 use super::frame_sender::FrameSender;
 use crate::deploy;
 use crate::lock::HostLock;
-use crate::process::Program;
+use crate::process::{OnAgentDeath, Program, end_guarded_programs, share_files_with_guards};
 use crate::protocol::lock::ListLocks;
-use crate::protocol::{AgentMessage, Event, ExecResult, OutputStream, ProgressSink, Reply, Request, shard};
+use crate::protocol::{
+    AgentMessage, Event, ExecRequest, ExecResult, OutputStream, ProgressSink, Reply, Request, shard,
+};
 use crate::provision::host as provision;
 use crate::rebalance;
 
@@ -82,8 +85,12 @@ impl RequestPool {
         Ok(())
     }
 
-    /// Records that the controller is gone.
+    /// Records that the controller is gone. Programs of requests that it had asked to stop are ended: an operator who
+    /// interrupts a command twice does not wait for them. Others finish, within their time limits.
     pub fn mark_controller_gone(&self) {
+        if self.lock_running().values().any(|request| request.cancel_flag.load(Ordering::SeqCst)) {
+            end_guarded_programs();
+        }
         self.session.host_lock.mark_controller_gone();
     }
 
@@ -136,8 +143,12 @@ fn handle_request(
             let plan = plan.as_ref().ok_or_else(|| anyhow::anyhow!("nothing was planned on this channel"))?;
             Reply::Apply(provision::apply_play(plan, &apply, blobs, sink)?)
         }
-        Request::Exec(command) => run_command(&command.argv, sink)?,
-        Request::Lock(take) => Reply::Lock(session.host_lock.acquire(&take)?),
+        Request::Exec(command) => run_command(&command, sink)?,
+        Request::Lock(take) => {
+            let result = session.host_lock.acquire(&take)?;
+            share_files_with_guards(session.host_lock.clone_files()?);
+            Reply::Lock(result)
+        }
         Request::ListLocks(ListLocks) => Reply::ListLocks(session.host_lock.list_holders()?),
         Request::Deploy(request) => {
             use crate::resources::BlobSource as _;
@@ -151,13 +162,14 @@ fn handle_request(
     })
 }
 
-fn run_command(argv: &[String], sink: &RequestSink<'_>) -> Result<Reply> {
-    let (program, arguments) = argv.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
-    let status =
-        Program::new(program).args(arguments).cancel_when(&|| sink.is_cancelled()).stream(&mut |is_error, text| {
-            let stream = if is_error { OutputStream::Err } else { OutputStream::Out };
-            sink.emit(Event::Output { stream, text });
-        })?;
+fn run_command(command: &ExecRequest, sink: &RequestSink<'_>) -> Result<Reply> {
+    let (program, arguments) = command.argv.split_first().ok_or_else(|| anyhow::anyhow!("no command"))?;
+    let is_cancelled = || sink.is_cancelled();
+    let program = Program::new(program).args(arguments).guarded(OnAgentDeath::Kill).cancel_when(&is_cancelled);
+    let status = program.timeout(Duration::from_millis(command.timeout_ms)).stream(&mut |is_error, text| {
+        let stream = if is_error { OutputStream::Err } else { OutputStream::Out };
+        sink.emit(Event::Output { stream, text });
+    })?;
     Ok(Reply::Exec(ExecResult { status }))
 }
 

@@ -1,5 +1,7 @@
 //! `dunlin exec`.
 
+use std::time::Duration;
+
 use clap::Args;
 use serde_json::json;
 
@@ -10,6 +12,7 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
+use crate::inventory::parse_duration;
 use crate::protocol::{Event, ExecRequest, OutputStream};
 use crate::report::Reporter;
 
@@ -19,6 +22,9 @@ pub struct ExecCommand {
     /// Hosts to run it on: names, groups or globs
     #[arg(value_name = "SELECTOR")]
     selector: String,
+    /// Time limit of the command on each host, e.g. `30s` or `2h`; at it, the command is killed
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
+    timeout: Duration,
     #[command(flatten)]
     connect: ConnectArgs,
     /// Command and arguments, run without a shell
@@ -38,13 +44,15 @@ impl ExecCommand {
         let fleet = build_fleet(&loaded.inventory, &hosts, &self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let reporter = common.new_reporter();
-        let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &self.argv, &reporter)).await;
+        let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
+        let request = ExecRequest { argv: self.argv, timeout_ms };
+        let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &request, &reporter)).await;
         let failed = results.iter().filter(|ok| !**ok).count();
         Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))
     }
 }
 
-async fn exec_on_host(fleet: &Fleet, host: &str, argv: &[String], reporter: &Reporter) -> bool {
+async fn exec_on_host(fleet: &Fleet, host: &str, request: &ExecRequest, reporter: &Reporter) -> bool {
     let session = match fleet.connect(host).await {
         Ok(session) => session,
         Err(error) => {
@@ -52,7 +60,7 @@ async fn exec_on_host(fleet: &Fleet, host: &str, argv: &[String], reporter: &Rep
             return false;
         }
     };
-    match run_command(fleet, &session, argv, reporter).await {
+    match run_command(fleet, &session, request, reporter).await {
         Ok(0) => true,
         Ok(status) => {
             reporter.report_failure(host, &format!("the command exited with status {status}"), None);
@@ -65,7 +73,12 @@ async fn exec_on_host(fleet: &Fleet, host: &str, argv: &[String], reporter: &Rep
     }
 }
 
-async fn run_command(fleet: &Fleet, session: &Session, argv: &[String], reporter: &Reporter) -> Result<i32, String> {
+async fn run_command(
+    fleet: &Fleet,
+    session: &Session,
+    request: &ExecRequest,
+    reporter: &Reporter,
+) -> Result<i32, String> {
     let host = session.host.as_str();
     let show = |event: Event| {
         reporter.report_event(host, &event);
@@ -80,8 +93,7 @@ async fn run_command(fleet: &Fleet, session: &Session, argv: &[String], reporter
             }
         }
     };
-    let request = ExecRequest { argv: argv.to_vec() };
-    let done = session.call(request, &show, &fleet.cancellation).await.map_err(|error| error.message)?;
+    let done = session.call(request.clone(), &show, &fleet.cancellation).await.map_err(|error| error.message)?;
     reporter.print_json("exec_done", json!({"host": host, "status": done.status}));
     Ok(done.status)
 }

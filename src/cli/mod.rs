@@ -132,7 +132,11 @@ enum CliCommand {
 
 /// Parses the command line, runs the command, and prints its error.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(connect_args::move_leading_flags(std::env::args_os())) {
+    let args: Vec<_> = std::env::args_os().collect();
+    if let Some(exit_code) = crate::agent::run_guard(&args) {
+        return exit_code;
+    }
+    let cli = match Cli::try_parse_from(connect_args::move_leading_flags(args.into_iter())) {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };

@@ -40,7 +40,7 @@ pub struct HostLock {
 
 #[derive(Debug)]
 struct HeldLock {
-    _lock_file: File,
+    lock_file: File,
     note_file: File,
     note_path: PathBuf,
     holder: LockHolder,
@@ -130,7 +130,18 @@ impl HostLock {
         try_lock(note.as_file(), Access::Exclusive).with_context(|| format!("locking {}", path.display()))?;
         note.write_all(&serde_json::to_vec(&holder)?).with_context(|| format!("writing {}", path.display()))?;
         let note = note.persist(&path).with_context(|| format!("writing {}", path.display()))?;
-        Ok(HeldLock { _lock_file: lock_file, note_file: note, note_path: path, holder })
+        Ok(HeldLock { lock_file, note_file: note, note_path: path, holder })
+    }
+
+    /// Returns the open files of the held lock: as long as one of them is open in any process, the lock is held and has
+    /// its note.
+    ///
+    /// # Errors
+    /// Returns an error if this process cannot open further files.
+    pub fn clone_files(&self) -> Result<Vec<File>> {
+        let held = self.held();
+        let files = held.iter().flat_map(|held| [&held.lock_file, &held.note_file]);
+        files.map(|file| file.try_clone().context("sharing the host's lock")).collect()
     }
 
     /// Returns whether this process is the only holder.

@@ -134,6 +134,8 @@ pub enum Reply {
 pub struct ExecRequest {
     /// Program and arguments.
     pub argv: Vec<String>,
+    /// Time limit, in milliseconds: at it, the program and what it started are ended.
+    pub timeout_ms: u64,
 }
 
 /// A command's end.

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use crate::process::Program;
+use crate::process::{OnAgentDeath, Program};
 
 /// Path of the policy that invoke-rc.d reads; see its manual page.
 const POLICY_RC_D_PATH: &str = "/usr/sbin/policy-rc.d";
@@ -131,6 +131,7 @@ fn apt_get_command(verb: &str) -> Program<'static> {
         .args(["-o", "DPkg::Lock::Timeout=60", verb])
         .env("APT_LISTCHANGES_FRONTEND", "none")
         .env("NEEDRESTART_MODE", "l")
+        .guarded(OnAgentDeath::Finish)
 }
 
 /// Blocks the start of services with a policy for invoke-rc.d until it is deactivated.

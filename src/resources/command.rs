@@ -16,7 +16,13 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, de_string, mode};
-use crate::process::Program;
+use crate::process::{OnAgentDeath, Program};
+
+/// Default time limit of a command.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Maximum number of bytes kept of a command's output, for the message of one that failed.
+const MAX_OUTPUT_BYTES: usize = 64 << 10;
 
 /// Time limit of a condition.
 const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,6 +52,8 @@ pub struct CommandResource {
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
+    /// Time limit of the program: `"30s"`. At it, the program and what it started are killed.
+    pub timeout: Option<String>,
     /// `true`: plans and errors show the playbook's text with its placeholders, and no output.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
@@ -122,6 +130,7 @@ impl Resource for CommandResource {
                     .to_owned());
             }
         }
+        self.timeout()?;
         self.user.iter().try_for_each(|user| mode::check_account("user", user))
     }
 
@@ -174,11 +183,30 @@ impl Resource for CommandResource {
             Some(script) => script.argv(),
             None => self.argv.iter().map(String::as_str).collect(),
         };
-        self.program(&argv, &self.display_text()).run().map(drop)
+        let timeout = self.timeout().map_err(anyhow::Error::msg)?;
+        let shown = self.display_text();
+        let program = self.program(&argv, &shown).guarded(OnAgentDeath::Kill);
+        let completed = program.timeout(timeout).max_output(MAX_OUTPUT_BYTES).complete()?;
+        if completed.is_success() {
+            return Ok(());
+        }
+        if self.sensitive {
+            bail!("`{shown}` {}; its output is hidden, because it was given a secret", completed.describe_end());
+        }
+        bail!("`{shown}` {}", completed.describe())
     }
 }
 
 impl CommandResource {
+    fn timeout(&self) -> Result<Duration, String> {
+        let Some(text) = &self.timeout else { return Ok(COMMAND_TIMEOUT) };
+        match humantime::parse_duration(text) {
+            Ok(timeout) if !timeout.is_zero() => Ok(timeout),
+            Ok(_) => Err("`timeout` must be longer than 0s".to_owned()),
+            Err(error) => Err(format!("`timeout` = \"{text}\" is not a duration such as \"30s\" or \"5m\": {error}")),
+        }
+    }
+
     fn display_text(&self) -> String {
         let source = || self.display.get("shell").or_else(|| self.display.get("argv"));
         let text = source().cloned().or_else(|| self.shell.clone()).unwrap_or_else(|| self.argv.join(" "));

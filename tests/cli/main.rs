@@ -7,6 +7,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod agent;
 mod confirm;
 mod deploy;
 mod example;

@@ -17,7 +17,7 @@ fn changed_host_keys_are_rejected() {
     project.host_table("redis-02").insert("host_key".to_owned(), other);
     project.write_files();
     project.write_play("redis", FILE_STEP);
-    let hint = "replace host_key under [hosts.redis-02]";
+    let hint = "replace host_key of redis-02";
     let refused = project.run_provision(&["--yes"]).assert_status(4);
     refused.assert_stderr_contains(&["redis-02: its host key is not the pinned one", "next:", hint]);
     assert_eq!(fleet.read_file("redis-02", FILE_PATH), None, "a host that shows another key was changed");
@@ -37,7 +37,7 @@ fn unpinned_host_keys_are_rejected() {
     project.write_files();
     project.write_play("app", FILE_STEP);
     let refused = project.run_provision(&["--yes"]).assert_status(4);
-    refused.assert_stderr_contains(&["app-01: its host key is not pinned", "set host_key under [hosts.app-01]"]);
+    refused.assert_stderr_contains(&["app-01: its host key is not pinned", "set host_key of app-01"]);
     assert_eq!(fleet.read_file("app-01", FILE_PATH), None);
 }
 

@@ -25,7 +25,7 @@ fn hosts_are_reached_through_a_jump_host() {
     project.host_table("redis-01").insert("host_key".to_owned(), other);
     project.write_files();
     let refused = project.run_dunlin(&["exec", "redis-02", "--", "true"]).assert_status(4);
-    let hint = "replace host_key under [hosts.redis-01]";
+    let hint = "replace host_key of redis-01";
     refused.assert_stderr_contains(&[
         "redis-02: cannot connect through redis-01: its host key is not the pinned one",
         hint,

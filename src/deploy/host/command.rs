@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::process::{Completed, Program};
+use crate::process::{Completed, OnAgentDeath, Program};
 use crate::protocol::deploy::ServiceRef;
 
 /// Maximum number of bytes kept of a command's output.
@@ -41,7 +41,7 @@ impl CommandContext<'_> {
             .env("DUNLIN_VERSION", self.version)
             .env("DUNLIN_RELEASE", self.release_dir)
             .env("DUNLIN_ROOT", &self.scope.base_dir);
-        complete_within(program, timeout)
+        complete_within(program.guarded(OnAgentDeath::Kill), timeout)
     }
 }
 
