@@ -7,12 +7,12 @@ mod blob_store;
 mod facts;
 mod frame_receiver;
 mod frame_sender;
+mod installation;
 mod request_pool;
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::plan::Digest;
@@ -31,8 +31,11 @@ use request_pool::RequestPool;
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     crate::process::enable_guards();
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
+    let path = std::env::current_exe()?;
     if just_pushed {
-        install_self(&std::env::current_exe()?, &binary)?;
+        installation::install_self(&path, &binary)?
+    } else {
+        installation::mark_used(&path)
     }
     let sender = Arc::new(FrameSender::new(File::from(io::stdout().as_fd().try_clone_to_owned()?)));
     sender.send_message(&AgentMessage::Hello(build_hello(binary)));
@@ -78,16 +81,6 @@ fn send_keepalives(sender: &FrameSender) {
     }
 }
 
-/// Renames `HASH.12345` to `HASH` if the hash matches; otherwise removes it.
-fn install_self(pushed: &Path, binary: &Digest) -> io::Result<()> {
-    let installed = pushed.with_extension("");
-    if installed.file_name().is_some_and(|name| name == binary.as_str()) {
-        return std::fs::rename(pushed, installed);
-    }
-    std::fs::remove_file(pushed)?;
-    Err(io::Error::other("the binary is incomplete"))
-}
-
 fn build_hello(binary: Digest) -> Hello {
     Hello {
         protocol_version: PROTOCOL_VERSION,
@@ -96,29 +89,5 @@ fn build_hello(binary: Digest) -> Hello {
         uid: rustix::process::geteuid().as_raw(),
         facts: facts::read_facts(),
         load: facts::read_pressure(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_binary_is_installed_only_under_its_own_hash() {
-        let folder = tempfile::tempdir().unwrap();
-        let arrive = |bytes: &[u8], named: &Digest| {
-            let arrived = folder.path().join(format!("{named}.4711"));
-            std::fs::write(&arrived, bytes).unwrap();
-            (
-                install_self(&arrived, &Digest::of_bytes(bytes)),
-                arrived.exists(),
-                folder.path().join(named.as_str()).exists(),
-            )
-        };
-        let whole = Digest::of_bytes(b"whole");
-        let (cut, is_left, is_settled) = arrive(b"who", &whole);
-        assert!(cut.is_err() && !is_left && !is_settled);
-        let (settled, is_left, is_settled) = arrive(b"whole", &whole);
-        assert!(settled.is_ok() && !is_left && is_settled);
     }
 }

@@ -136,7 +136,7 @@ pub fn main() -> ExitCode {
     if let Some(exit_code) = crate::agent::run_guard(&args) {
         return exit_code;
     }
-    let cli = match Cli::try_parse_from(connect_args::move_leading_flags(args.into_iter())) {
+    let cli = match Cli::try_parse_from(connect_args::move_leading_flags(args)) {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };

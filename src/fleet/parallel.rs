@@ -1,6 +1,7 @@
 //! Connects to hosts and runs operations on them in parallel.
 
 use std::future::Future;
+use std::path::Path;
 
 use futures_util::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,11 @@ impl Fleet {
             max_parallel: max_parallel.max(1),
             cancellation,
         })
+    }
+
+    /// Returns the folder that this run must remove, for an exit without destructors.
+    pub fn control_dir(&self) -> &Path {
+        self.ssh.control_dir()
     }
 
     /// Connects to one host.

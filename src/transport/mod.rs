@@ -1,15 +1,18 @@
 //! How bytes reach an agent: over ssh, or on this machine. No other room of dunlin is known here.
 
 mod bootstrap;
+mod control_dir;
 mod error;
 mod local;
 mod ssh;
 mod ssh_config;
+mod stderr;
 mod target;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 
 pub use bootstrap::AgentBinary;
+pub use control_dir::remove_control_dir;
 pub use error::{ConnectError, ConnectErrorKind};
 pub use local::spawn_local_agent;
 pub use ssh::SshTransport;

@@ -1,25 +1,29 @@
 //! Agents over the system's own ssh client, through the openssh crate: one master connection and one channel a host.
 
 use std::collections::HashMap;
+use std::io::Write as _;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openssh::{ChildStderr, ControlPersist, KnownHosts, Session, SessionBuilder, Stdio};
-use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, BufReader};
 
+use super::control_dir::ControlDir;
+use super::stderr::forward_lines;
 use super::{AgentBinary, Channel, ConnectError, ConnectErrorKind, JumpHost, SshTarget, ssh_config};
 
 /// Time limit for the first answer of an agent after login; allows for sending the binary over a slow link.
 const AGENT_START_TIMEOUT: Duration = Duration::from_secs(120);
+/// Maximum number of bytes of standard error that are read to say why no agent started.
+const MAX_ERROR_BYTES: u64 = 64 << 10;
 /// A master that lost its dunlin (killed) ends by itself after this many seconds without a channel.
 const CONTROL_PERSIST_SECONDS: NonZeroUsize = NonZeroUsize::new(10).expect("ten is not zero");
 
 /// The ssh side of one run: its configuration, its control sockets, its binary.
 pub struct SshTransport {
-    control_dir: TempDir,
+    control_dir: ControlDir,
     config_path: PathBuf,
     targets: HashMap<String, SshTarget>,
     agent_binary: AgentBinary,
@@ -33,14 +37,18 @@ impl SshTransport {
     /// # Errors
     /// Returns an error if the temporary folder cannot be created or written.
     pub fn new(targets: &[SshTarget], agent_binary: AgentBinary) -> std::io::Result<Self> {
-        // Short, since a control socket's path may have 108 bytes.
-        let control_dir = tempfile::Builder::new().prefix("dunlin-").tempdir_in("/tmp")?;
+        let control_dir = ControlDir::create(Path::new("/tmp"))?;
         let known_hosts = control_dir.path().join("known_hosts");
         let config_path = control_dir.path().join("config");
         std::fs::write(&known_hosts, ssh_config::render_known_hosts(targets))?;
         std::fs::write(&config_path, ssh_config::render_config(targets, &known_hosts))?;
         let targets = targets.iter().map(|target| (target.name.clone(), target.clone())).collect();
         Ok(Self { control_dir, config_path, targets, agent_binary })
+    }
+
+    /// Returns the folder of this run, for an exit without destructors.
+    pub fn control_dir(&self) -> &Path {
+        self.control_dir.path()
     }
 
     /// Connects to a host and starts its agent.
@@ -133,7 +141,7 @@ impl SshTransport {
         match self.agent_binary.start_agent(&mut reader, &mut writer).await {
             Ok((first, agent_pushed)) => {
                 let reader = std::io::Cursor::new([first]).chain(reader);
-                let guard = Box::new((child, session, tokio::spawn(forward_stderr(stderr))));
+                let guard = Box::new((child, session, tokio::spawn(forward_stderr(target.name.clone(), stderr))));
                 Ok(Channel { reader: Box::new(reader), writer: Box::new(writer), guard, agent_pushed })
             }
             Err(detail) => Err(agent_start_error(target, detail, stderr).await),
@@ -144,6 +152,7 @@ impl SshTransport {
 /// Puts together why no agent started, from what the host wrote on standard error.
 async fn agent_start_error(target: &SshTarget, detail: String, mut stderr: ChildStderr) -> ConnectError {
     let mut stderr_output = Vec::new();
+    let mut stderr = (&mut stderr).take(MAX_ERROR_BYTES);
     let _ = tokio::time::timeout(Duration::from_secs(2), stderr.read_to_end(&mut stderr_output)).await;
     let said = String::from_utf8_lossy(&stderr_output);
     let line = said.lines().map(str::trim).rfind(|line| !line.is_empty()).unwrap_or_default();
@@ -156,10 +165,13 @@ async fn agent_start_error(target: &SshTarget, detail: String, mut stderr: Child
     ConnectError::new(&target.name, cause, detail)
 }
 
-/// Reads what the agent writes on standard error, so that it never blocks; a panic's text goes to ours.
-async fn forward_stderr(stderr: ChildStderr) {
-    let mut stderr = BufReader::new(stderr);
-    let _ = tokio::io::copy(&mut stderr, &mut tokio::io::stderr()).await;
+/// Shows what the agent writes on standard error.
+async fn forward_stderr(host: String, stderr: ChildStderr) {
+    let show = |line: &str| {
+        // Where our own standard error is closed, the text is lost.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    };
+    forward_lines(&host, BufReader::new(stderr), show).await;
 }
 
 fn format_error_chain(error: &dyn std::error::Error) -> String {

@@ -10,7 +10,7 @@ use dunlin::protocol::{AgentMessage, ControllerMessage, Event, ExecRequest, Exec
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 /// Time limit for what should take a moment.
-const LIMIT: Duration = Duration::from_secs(60);
+pub const LIMIT: Duration = Duration::from_secs(60);
 
 struct Agent {
     process: Child,
@@ -102,7 +102,7 @@ impl Drop for Agent {
     }
 }
 
-fn wait_until(problem: &str, mut is_done: impl FnMut() -> bool) {
+pub fn wait_until(problem: &str, mut is_done: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
     while !is_done() {
         assert!(Instant::now() < end, "{problem}");
@@ -110,7 +110,7 @@ fn wait_until(problem: &str, mut is_done: impl FnMut() -> bool) {
     }
 }
 
-fn is_alive(process: Pid) -> bool {
+pub fn is_alive(process: Pid) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
     test_kill_process(process).is_ok() && !stat.rsplit(')').next().unwrap().trim().starts_with('Z')
 }

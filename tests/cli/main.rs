@@ -10,6 +10,7 @@
 mod agent;
 mod confirm;
 mod deploy;
+mod ended_runs;
 mod example;
 mod failpoints;
 mod files;
