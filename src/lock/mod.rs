@@ -99,7 +99,7 @@ impl HostLock {
             let timeout = match holders[..] {
                 _ if !self.waits => Duration::ZERO,
                 [] => HOLDER_TIMEOUT,
-                _ if holders.iter().all(|holder| holder.controller_is_gone) => ENDING_TIMEOUT,
+                _ if holders.iter().all(is_ending) => ENDING_TIMEOUT,
                 _ => HOLDER_TIMEOUT,
             };
             Ok((started.elapsed() >= timeout).then_some(LockResult::HeldBy(holders)))
@@ -202,6 +202,12 @@ impl Drop for HostLock {
     }
 }
 
+/// Returns whether a holder is about to release the lock. Of an agent that was killed, the guards of its programs hold it
+/// until these have ended.
+fn is_ending(holder: &LockHolder) -> bool {
+    holder.controller_is_gone || !Path::new("/proc").join(holder.pid.to_string()).exists()
+}
+
 /// Returns the holder that a note describes; removes a note without a holder.
 fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     let mut file = match File::open(path) {
@@ -276,6 +282,28 @@ mod tests {
             let waiting = scope.spawn(|| second.acquire(&lock_request("2", false)).unwrap());
             std::thread::sleep(HOLDER_TIMEOUT * 2);
             drop(first);
+            assert_eq!(waiting.join().unwrap(), LockResult::Acquired);
+        });
+    }
+
+    #[test]
+    fn programs_of_a_killed_agent_are_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (HostLock::new(folder.path()), HostLock::new(folder.path()));
+        first.acquire(&lock_request("1", false)).unwrap();
+        // What a guard keeps open.
+        let files = first.clone_files().unwrap();
+        assert_eq!(files.len(), 2);
+        let note = first.held().take().unwrap();
+        let text = fs::read_to_string(&note.note_path).unwrap();
+        let no_process = LockHolder { pid: u32::MAX, ..serde_json::from_str(&text).unwrap() };
+        fs::write(&note.note_path, serde_json::to_vec(&no_process).unwrap()).unwrap();
+        drop(note);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| second.acquire(&lock_request("2", false)).unwrap());
+            std::thread::sleep(HOLDER_TIMEOUT * 2);
+            assert!(!waiting.is_finished(), "the lock is free while a program runs");
+            drop(files);
             assert_eq!(waiting.join().unwrap(), LockResult::Acquired);
         });
     }

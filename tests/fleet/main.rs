@@ -15,6 +15,7 @@
 mod cluster;
 mod crashes;
 mod deploy;
+mod ended_agents;
 mod failover;
 mod faults;
 mod hosts;
