@@ -25,14 +25,15 @@ mod message {
     pub const SESSION_OPENED: u32 = 0x8000_0006;
 }
 
-/// Serves as the ssh master of every host of the project until the process ends.
-fn listen(project: &Project) {
+/// Serves as the ssh master of every host of the project until the process ends. A script runs in the project's folder in
+/// place of each command.
+fn listen(project: &Project, script: Option<&str>) {
     let listener = UnixListener::bind(project.path("loopback.sock")).unwrap();
-    let home = project.path("");
+    let (home, script) = (project.path(""), script.map(str::to_owned));
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let home = home.clone();
-            thread::spawn(move || serve(stream, &home));
+            let (home, script) = (home.clone(), script.clone());
+            thread::spawn(move || serve(stream, &home, script.as_deref()));
         }
     });
 }
@@ -51,7 +52,7 @@ fn agents() -> PathBuf {
 }
 
 /// Answers one client of the master; it goes when it likes.
-fn serve(mut stream: UnixStream, home: &Path) {
+fn serve(mut stream: UnixStream, home: &Path, script: Option<&str>) {
     while let Some(request) = read(&mut stream) {
         let (kind, id) = (number(&request, 0), number(&request, 4));
         match kind {
@@ -61,7 +62,8 @@ fn serve(mut stream: UnixStream, home: &Path) {
                 let [input, output, errors] = [(); 3].map(|()| Stdio::from(receive(&stream)));
                 write(&mut stream, &[message::SESSION_OPENED, id, 1]);
                 let status = Command::new("/bin/sh")
-                    .args(["-c", &command(&request)])
+                    .args(["-c", script.unwrap_or(&command(&request))])
+                    .current_dir(home)
                     .env_clear()
                     .env("PATH", "/usr/bin:/bin")
                     .env("HOME", home)
@@ -154,7 +156,15 @@ command = { argv = ["true"], creates = "SRV/greeting" }
     let recipe = example::RECIPE.replace("/srv/shop", srv.join("shop").to_str().unwrap());
     let recipe = recipe.replace("user    = \"shop\"\n", "");
     project.write("playbooks/deploy-shop.toml", &recipe);
-    listen(&project);
+    listen(&project, None);
+    project
+}
+
+/// The example project with hosts that run a script in place of an agent.
+pub fn hostile_project(script: &str) -> Project {
+    let project = example::project();
+    project.write("inventory/hosts.toml", &example::HOSTS.replace("become = true", "become = false"));
+    listen(&project, Some(script));
     project
 }
 
