@@ -205,7 +205,10 @@ impl Drop for HostLock {
 /// Returns whether a holder is about to release the lock. Of an agent that was killed, the guards of its programs hold it
 /// until these have ended.
 fn is_ending(holder: &LockHolder) -> bool {
-    holder.controller_is_gone || !Path::new("/proc").join(holder.pid.to_string()).exists()
+    let stat = fs::read_to_string(format!("/proc/{}/stat", holder.pid)).unwrap_or_default();
+    // The state follows the name in parentheses; one that has ended and whose parent has not noticed is a zombie.
+    let state = stat.rsplit(')').next().unwrap_or_default().trim_start();
+    holder.controller_is_gone || state.is_empty() || state.starts_with(['Z', 'X'])
 }
 
 /// Returns the holder that a note describes; removes a note without a holder.

@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dunlin::protocol::frame::{Receiver, encode_message, read_frame};
+use dunlin::protocol::lock::{LockRequest, LockResult};
 use dunlin::protocol::{AgentMessage, ControllerMessage, Event, ExecRequest, ExecResult, OutputStream, Reply, Request};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -22,8 +24,30 @@ struct Agent {
 impl Agent {
     fn start() -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
-        let mut process =
-            command.arg("agent").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        command.arg("agent");
+        Self::run(command)
+    }
+
+    /// Starts an agent whose state, such as the host's lock, is in a folder of the test.
+    fn start_in(folder: &Path) -> Self {
+        let binary = env!("CARGO_BIN_EXE_dunlin");
+        let mut command = if rustix::process::geteuid().is_root() {
+            // The state of root's agent has a fixed path: a mount of this process alone lies over it.
+            let script = "mount --bind \"$1\" /var/lib && exec \"$2\" agent";
+            let mut command = Command::new("unshare");
+            command.args(["--mount", "sh", "-c", script, "sh"]).arg(folder).arg(binary);
+            command
+        } else {
+            let mut command = Command::new(binary);
+            command.arg("agent").env("XDG_CACHE_HOME", folder);
+            command
+        };
+        command.stderr(Stdio::inherit());
+        Self::run(command)
+    }
+
+    fn run(mut command: Command) -> Self {
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
         let (input, output) = (process.stdin.take(), process.stdout.take().unwrap());
         let mut agent = Self { process, input, output };
         assert!(matches!(agent.next_message(), AgentMessage::Hello(_)));
@@ -42,6 +66,21 @@ impl Agent {
         let argv = argv.iter().map(ToString::to_string).collect();
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap();
         self.send(&ControllerMessage::Request { id, request: Request::Exec(ExecRequest { argv, timeout_ms }) });
+    }
+
+    /// Takes the host's lock.
+    fn lock(&mut self, run: &str) -> LockResult {
+        let request = LockRequest {
+            operator: "alice@desk".to_owned(),
+            command: "provision".to_owned(),
+            run: run.to_owned(),
+            shared: false,
+        };
+        self.send(&ControllerMessage::Request { id: 9, request: Request::Lock(request) });
+        match self.read_reply() {
+            (_, Reply::Lock(result)) => result,
+            (_, other) => panic!("{other:?}"),
+        }
     }
 
     fn shell(&mut self, id: u64, script: &str) {
@@ -72,7 +111,11 @@ impl Agent {
     }
 
     fn read_pids(&mut self, count: usize) -> Vec<Pid> {
-        self.read_lines(count).iter().map(|line| Pid::from_raw(line.trim().parse().unwrap()).unwrap()).collect()
+        self.read_lines(count)
+            .iter()
+            .take(count)
+            .map(|line| Pid::from_raw(line.trim().parse().unwrap()).unwrap())
+            .collect()
     }
 
     /// Returns the output of the request, and its end.
@@ -141,6 +184,22 @@ fn a_killed_agent_takes_its_commands_with_it() {
 }
 
 #[test]
+fn the_next_run_gets_the_lock_when_the_commands_of_a_killed_agent_are_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    for script in ["echo $$; exec sleep 600", "trap '' TERM; echo $$; while :; do sleep 0.1; done"] {
+        let mut first = Agent::start_in(folder.path());
+        assert_eq!(first.lock("1"), LockResult::Acquired);
+        first.shell(1, script);
+        let processes = first.read_pids(1);
+        let mut second = Agent::start_in(folder.path());
+        assert!(matches!(second.lock("2"), LockResult::HeldBy(holders) if holders[0].run == "1"));
+        kill_process(first.pid(), Signal::KILL).unwrap();
+        assert_eq!(second.lock("2"), LockResult::Acquired);
+        assert!(!is_alive(processes[0]), "a second run would start the command beside the first: {script}");
+    }
+}
+
+#[test]
 fn a_closed_connection_ends_the_agent_and_its_commands() {
     let mut agent = Agent::start();
     agent.shell(1, ESCAPING);
@@ -154,7 +213,7 @@ fn a_closed_connection_ends_the_agent_and_its_commands() {
 fn an_unread_command_neither_grows_the_agent_nor_keeps_it() {
     let mut agent = Agent::start();
     agent.shell(1, "echo $$; exec yes 0123456789012345678901234567890123456789");
-    let yes = agent.read_pids(1)[..1].to_vec();
+    let yes = agent.read_pids(1);
     let resident_mib = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", agent.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
