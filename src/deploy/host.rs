@@ -31,6 +31,7 @@ use crate::plan::Digest;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
     CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTarget, ReleaseTask, ServiceRef,
+    SwitchStep,
 };
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
@@ -181,7 +182,7 @@ impl DeployAgent {
         let desired = releases::read_desired(layout, target)?
             .with_context(|| format!("the records of release {} are missing", target.version))?;
         let switch = Switch { layout, scope, service_manager: self.service_manager.as_ref(), sink };
-        let failed = |detail| DeployFailure { step: "health".to_owned(), detail, journal_lines: Vec::new() };
+        let failed = |detail| DeployFailure { step: SwitchStep::Health, detail, journal_lines: Vec::new() };
         Ok(DeployReply::HealthChecked(switch.wait_until_healthy(&desired).err().map(failed)))
     }
 

@@ -1,25 +1,23 @@
 //! The actions of a plan on a resource.
 
-use std::fmt;
+use super::named_enum;
 
-use serde::{Deserialize, Serialize};
-
-/// The action of a plan on a resource.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// Creates the resource, which does not exist.
-    Add,
-    /// Changes the resource in place.
-    Change,
-    /// Removes the resource.
-    Remove,
-    /// Runs a command: a command whose condition holds, a handler, or a restart.
-    Run,
-    /// Leaves the resource as it is.
-    None,
-    /// Cannot be determined before apply; the row has the reason.
-    Unknown,
+named_enum! {
+    /// The action of a plan on a resource.
+    pub enum Action {
+        /// Creates the resource, which does not exist.
+        Add = "add",
+        /// Changes the resource in place.
+        Change = "change",
+        /// Removes the resource.
+        Remove = "remove",
+        /// Runs a command: a command whose condition holds, a handler, or a restart.
+        Run = "run",
+        /// Leaves the resource as it is.
+        None = "none",
+        /// Cannot be determined before apply; the row has the reason.
+        Unknown = "unknown",
+    }
 }
 
 impl Action {
@@ -43,23 +41,5 @@ impl Action {
             Self::None => ' ',
             Self::Unknown => '?',
         }
-    }
-
-    /// Returns the name of the action in JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Add => "add",
-            Self::Change => "change",
-            Self::Remove => "remove",
-            Self::Run => "run",
-            Self::None => "none",
-            Self::Unknown => "unknown",
-        }
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }

@@ -4,10 +4,12 @@ mod action;
 mod digest;
 mod digest_key;
 mod host_plan;
+mod named_enum;
 mod resource_change;
 
 pub use action::Action;
 pub use digest::{Digest, digest_json};
 pub use digest_key::DigestKey;
 pub use host_plan::{ChangeCounts, HostPlan};
+pub(crate) use named_enum::named_enum;
 pub use resource_change::{AttributeChange, ResourceChange, StepRef};

@@ -17,7 +17,7 @@ pub use desired::{
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
 
-use crate::plan::Digest;
+use crate::plan::{Digest, named_enum};
 use crate::protocol::lock::LockHolder;
 
 /// Selects the state that an observation is compared with.
@@ -228,10 +228,30 @@ pub enum SwitchOutcome {
 /// Describes a failure with the details for its diagnosis.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeployFailure {
-    /// The step: `drain`, `configuration`, `units`, `link`, `restart`, `health`.
-    pub step: String,
+    /// The step that failed.
+    pub step: SwitchStep,
     /// Error text of the system or the service.
     pub detail: String,
     /// The last lines of the units' journal since the switch.
     pub journal_lines: Vec<String>,
+}
+
+named_enum! {
+    /// The steps of a switch that can fail.
+    pub enum SwitchStep {
+        /// Run the hooks before the switch.
+        Drain = "drain",
+        /// Write the configuration files.
+        Configuration = "configuration",
+        /// Write the unit files.
+        Units = "units",
+        /// Point the link to the release.
+        Link = "link",
+        /// Restart the units.
+        Restart = "restart",
+        /// Check the health.
+        Health = "health",
+        /// Restore the release that served before.
+        Return = "return",
+    }
 }

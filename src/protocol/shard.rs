@@ -9,6 +9,8 @@ pub mod failover;
 mod history;
 mod moves;
 mod observed;
+mod phase;
+mod preflight;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,9 +20,11 @@ pub use consumers::{ConsumerService, ConsumerState, MapConsumer, PublishedShard}
 pub use history::{JournalQuery, MoveHistoryEntry, MoveState, RecoveryResult};
 pub use moves::{
     CopyResult, Credentials, CutoverResult, DEFAULT_JOURNAL_DIR, MinReplicasRequest, MoveLimits, MoveSpec,
-    PreflightIssue, RetireInstance, RetireResult, RunStart, StepHeader, VerifyResult, default_journal_dir,
+    RetireInstance, RetireResult, RunStart, StepHeader, VerifyResult, default_journal_dir,
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
+pub use phase::{MoveOutcome, MovePhase, PhaseState};
+pub use preflight::{PreflightIssue, PreflightRule};
 
 /// Declares the requests, each with the types of its content and of its reply: the two enums, and in [`call`] a type for
 /// each request.

@@ -1,10 +1,11 @@
 //! Describes an open move: which side serves, what clients see, and what resume does.
 
 use super::resume::MoveStatus;
-use crate::protocol::shard::{MoveState, ReplicationRole};
+use crate::protocol::shard::{MovePhase, MoveState, PhaseState, ReplicationRole};
 
 /// Phases in which the source needs its replicas to accept writes.
-const PHASES_WITH_REQUIRED_REPLICAS: &[&str] = &["require_replicas", "prepare_standby", "pause", "drain"];
+const PHASES_WITH_REQUIRED_REPLICAS: &[MovePhase] =
+    &[MovePhase::RequireReplicas, MovePhase::PrepareStandby, MovePhase::Pause, MovePhase::Drain];
 
 /// Returns a sentence about a move with this status, from the roles of both sides.
 pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
@@ -55,8 +56,8 @@ pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
 }
 
 fn has_required_replicas(state: &MoveState) -> bool {
-    let is_begun = state.phase != "require_replicas" || state.phase_state == "done";
-    is_begun && PHASES_WITH_REQUIRED_REPLICAS.contains(&state.phase.as_str())
+    let is_begun = state.phase != MovePhase::RequireReplicas || state.phase_state == PhaseState::Done;
+    is_begun && PHASES_WITH_REQUIRED_REPLICAS.contains(&state.phase)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, ReleaseTask, ReleaseVersion, SwitchHooks, SwitchOutcome, TaskPhase,
+    CompareWith, DeployReply, DeployRequest, ReleaseTask, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
+    TaskPhase,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
@@ -65,8 +66,8 @@ fn failed_releases_are_rolled_back_with_units_and_configuration() {
         panic!("{outcome:?}")
     };
     assert_eq!((failed_version, to), (parse_version("1.1"), parse_version("1.0")));
-    assert_eq!(failed.step, "health");
-    messages::check("release-unhealthy", [(&failed.step, &failed.detail)]);
+    assert_eq!(failed.step, SwitchStep::Health);
+    messages::check("release-unhealthy", [(failed.step, &failed.detail)]);
     assert!(failed.journal_lines.contains(&"I am broken".to_owned()), "{failed:?}");
     world.assert_serves(&desired_release("1.0"));
     let seen = world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing);
@@ -96,7 +97,10 @@ fn failed_first_releases_are_stopped() {
     let mut bad = desired_release("1.0");
     bad.program = "broken";
     let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
-    assert!(matches!(&outcome, SwitchOutcome::Stopped { failure, .. } if failure.step == "health"), "{outcome:?}");
+    assert!(
+        matches!(&outcome, SwitchOutcome::Stopped { failure, .. } if failure.step == SwitchStep::Health),
+        "{outcome:?}"
+    );
     assert!(world.lock_machine().find_process(DEMO_UNIT).is_none() && !world.lock_machine().is_enabled(DEMO_UNIT));
     assert!(!world.root().join("current").exists());
     world.deploy_release(&desired_release("1.1"), &CrashPoint::never());
@@ -146,7 +150,10 @@ fn dead_services_are_restarted_once() {
     world.lock_machine().crash_process(DEMO_UNIT);
     world.lock_machine().barren = true;
     let outcome = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
-    assert!(matches!(&outcome, SwitchOutcome::Unhealthy { failure, .. } if failure.step == "health"), "{outcome:?}");
+    assert!(
+        matches!(&outcome, SwitchOutcome::Unhealthy { failure, .. } if failure.step == SwitchStep::Health),
+        "{outcome:?}"
+    );
     assert!(world.root().join("current").exists() && world.lock_machine().is_enabled(DEMO_UNIT));
 }
 
@@ -209,7 +216,7 @@ fn failing_hooks_stop_the_switch() {
     let SwitchOutcome::RolledBack { failure: failed, restored_failure: None, .. } = &outcome else {
         panic!("{outcome:?}")
     };
-    assert_eq!(failed.step, "drain", "{failed:?}");
+    assert_eq!(failed.step, SwitchStep::Drain, "{failed:?}");
     messages::check("drain-failed", [("exit 1", &failed.detail)]);
     assert_eq!(world.lock_machine().calls, calls);
     world.assert_serves(&new);

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use dunlin::protocol::shard::{
-    CopyResult, Credentials, CutoverResult, JournalQuery, MoveSpec, RecoveryResult, ReplicationRole, RetireResult,
-    ShardReply, ShardRequest,
+    CopyResult, Credentials, CutoverResult, JournalQuery, MovePhase, MoveSpec, RecoveryResult, ReplicationRole,
+    RetireResult, ShardReply, ShardRequest,
 };
 
 use crate::fixture::{MoveFixture, admin_credentials, app_credentials, connect_as, wait_until};
@@ -84,7 +84,7 @@ fn status_and_abort_report_the_actual_state() {
     run_copy(&fixture, spec.clone()).unwrap();
     let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
-    assert_eq!((moves[0].shard, moves[0].phase.as_str(), moves[0].is_finished), (spec.header.shard, "verify", false));
+    assert_eq!((moves[0].shard, moves[0].phase, moves[0].is_finished), (spec.header.shard, MovePhase::Verify, false));
     assert!(
         matches!(moves[0].source_role, ReplicationRole::Primary { .. })
             && matches!(moves[0].target_role, ReplicationRole::Replica { .. })

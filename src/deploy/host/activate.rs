@@ -12,7 +12,7 @@ use crate::deploy::plan::{is_restart_due, should_run};
 use crate::host_fs::{self, PathError};
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{
-    DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation,
+    DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation, SwitchStep,
 };
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::{HostView, PathMeta, atomic_file};
@@ -43,8 +43,21 @@ pub(super) struct Activation {
     leftover: Vec<LeftoverFile>,
 }
 
-/// A step's name and what went wrong in it.
-type StepError = (&'static str, anyhow::Error);
+/// The failure of a step.
+#[derive(Debug)]
+pub(super) struct StepFailure {
+    /// The step.
+    pub step: SwitchStep,
+    /// Error text of the system or the service.
+    pub detail: String,
+}
+
+impl StepFailure {
+    /// Returns the conversion of an error into the failure of this step.
+    pub fn at(step: SwitchStep) -> impl Fn(anyhow::Error) -> Self {
+        move |error| Self { step, detail: format!("{error:#}") }
+    }
+}
 
 impl Activation {
     /// Returns the actions for the rows of the plan.
@@ -84,22 +97,22 @@ impl Activation {
         services: &dyn ServiceManager,
         desired: &DesiredState,
         steps: &StepReporter<'_>,
-    ) -> Result<(), StepError> {
+    ) -> Result<(), StepFailure> {
         let version = &desired.manifest.version;
         let stored =
             StoredRelease::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is missing")));
-        let kept = stored.map_err(|error| ("configuration", error))?;
-        write_configs(&kept, desired, steps).map_err(|error| ("configuration", error))?;
-        self.write_units(&kept, services, desired, steps).map_err(|error| ("units", error))?;
+        let kept = stored.map_err(StepFailure::at(SwitchStep::Configuration))?;
+        write_configs(&kept, desired, steps).map_err(StepFailure::at(SwitchStep::Configuration))?;
+        self.write_units(&kept, services, desired, steps).map_err(StepFailure::at(SwitchStep::Units))?;
         steps.report_step("link");
-        layout.set_current_link(Some(version)).map_err(|error| ("link", error))?;
+        layout.set_current_link(Some(version)).map_err(StepFailure::at(SwitchStep::Link))?;
         for unit in &self.stop_units {
             steps.report_step("stop");
-            services.stop_unit(unit).map_err(|error| ("restart", error))?;
+            services.stop_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
         }
         for unit in &self.restart_units {
             steps.report_step("restart");
-            services.restart_unit(unit).map_err(|error| ("restart", error))?;
+            services.restart_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
         }
         Ok(())
     }

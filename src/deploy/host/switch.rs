@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::activate::{Activation, StepReporter};
+use super::activate::{Activation, StepFailure, StepReporter};
 use super::command::CommandContext;
 use super::layout::ServiceLayout;
 use super::observe::observe_service;
@@ -20,6 +20,7 @@ use crate::deploy::plan;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
     CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
+    SwitchStep,
 };
 
 /// Time limit of a hook.
@@ -126,8 +127,8 @@ impl Switch<'_> {
                     failed_hook: hook,
                 })
             }
-            Err((step, detail)) => {
-                let failed = self.build_failure(desired, step, detail, since);
+            Err(failure) => {
+                let failed = self.build_failure(desired, failure, since);
                 self.revert_switch(state, desired, failed)
             }
         }
@@ -139,12 +140,10 @@ impl Switch<'_> {
         desired: &DesiredState,
         activation: &Activation,
         steps: &StepReporter<'_>,
-    ) -> Result<(), (String, String)> {
-        activation
-            .apply(self.layout, self.service_manager, desired, steps)
-            .map_err(|(step, error)| (step.to_owned(), format!("{error:#}")))?;
+    ) -> Result<(), StepFailure> {
+        activation.apply(self.layout, self.service_manager, desired, steps)?;
         steps.report_step("health");
-        self.wait_until_healthy(desired).map_err(|why| ("health".to_owned(), why))
+        self.wait_until_healthy(desired).map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
     }
 
     /// Waits for the health of a state.
@@ -181,7 +180,7 @@ impl Switch<'_> {
         state.failures.insert(version.clone(), detail.to_owned());
         state.write(self.layout)?;
         self.run_hooks(desired, &desired.config.hooks.after).ok();
-        let failed = DeployFailure { step: "drain".to_owned(), detail: detail.to_owned(), journal_lines: Vec::new() };
+        let failed = DeployFailure { step: SwitchStep::Drain, detail: detail.to_owned(), journal_lines: Vec::new() };
         Ok(match state.confirmed_target() {
             Some(serving) => SwitchOutcome::RolledBack {
                 version,
@@ -227,9 +226,9 @@ impl Switch<'_> {
                 None
             }
             // It stays in the journal, so that the next run sees that this host is between the two.
-            Err((step, detail)) => {
+            Err(failure) => {
                 let old = releases::read_desired(self.layout, &serving)?;
-                Some(self.build_failure(old.as_ref().unwrap_or(desired), step, detail, since))
+                Some(self.build_failure(old.as_ref().unwrap_or(desired), failure, since))
             }
         };
         Ok(SwitchOutcome::RolledBack {
@@ -240,18 +239,14 @@ impl Switch<'_> {
         })
     }
 
-    fn restore_release(
-        &self,
-        serving: &ReleaseTarget,
-        steps: &StepReporter<'_>,
-    ) -> Result<DesiredState, (String, String)> {
-        let failed = |error: anyhow::Error| ("return".to_owned(), format!("{error:#}"));
-        let found = releases::read_desired(self.layout, serving).map_err(failed)?;
-        let old = found.with_context(|| format!("the records of {} are gone", serving.version)).map_err(failed)?;
+    fn restore_release(&self, serving: &ReleaseTarget, steps: &StepReporter<'_>) -> Result<DesiredState, StepFailure> {
+        let failed = StepFailure::at(SwitchStep::Return);
+        let found = releases::read_desired(self.layout, serving).map_err(&failed)?;
+        let old = found.with_context(|| format!("the records of {} are gone", serving.version)).map_err(&failed)?;
         let observation =
             observe_service(self.layout, self.service_manager, &CompareWith::Desired(Box::new(old.clone())))
-                .map_err(failed)?;
-        let seen = observation.map_err(|why| ("return".to_owned(), why))?;
+                .map_err(&failed)?;
+        let seen = observation.map_err(|detail| StepFailure { step: SwitchStep::Return, detail })?;
         let activation = Activation::full_restart(&old, &seen);
         self.activate_and_check(&old, &activation, steps)?;
         Ok(old)
@@ -267,9 +262,9 @@ impl Switch<'_> {
         self.layout.set_current_link(None)
     }
 
-    fn build_failure(&self, desired: &DesiredState, step: String, detail: String, since: u64) -> DeployFailure {
+    fn build_failure(&self, desired: &DesiredState, failure: StepFailure, since: u64) -> DeployFailure {
         let units: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
         let log = if units.is_empty() { Vec::new() } else { self.service_manager.read_log(&units, since) };
-        DeployFailure { step, detail, journal_lines: log }
+        DeployFailure { step: failure.step, detail: failure.detail, journal_lines: log }
     }
 }

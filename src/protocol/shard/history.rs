@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::failover;
 use super::moves::{Credentials, default_journal_dir};
 use super::observed::ReplicationRole;
+use super::phase::{MoveOutcome, MovePhase, PhaseState};
 use crate::protocol::throttle::ThrottleLimits;
 
 /// Selects the journals to read.
@@ -43,9 +44,9 @@ pub struct MoveState {
     #[serde(default)]
     pub throttle: ThrottleLimits,
     /// The last step in the journal.
-    pub phase: String,
-    /// `intent`, `done` or `failed`.
-    pub phase_state: String,
+    pub phase: MovePhase,
+    /// State of the last step.
+    pub phase_state: PhaseState,
     /// Time of that entry, RFC 3339.
     pub recorded_at: String,
     /// True for a replica build; the source is the primary then, and `other_replicas` names the replaced replica.
@@ -84,8 +85,8 @@ pub struct MoveHistoryEntry {
     pub started_at: String,
     /// Time of the last entry, RFC 3339.
     pub last_recorded_at: String,
-    /// `moved`, `failed over`, `replica made`, `taken back`, or `open`.
-    pub outcome: String,
+    /// Outcome of the move.
+    pub outcome: MoveOutcome,
 }
 
 /// Result of the recovery of a move.

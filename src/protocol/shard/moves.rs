@@ -122,22 +122,6 @@ pub struct MoveSpec {
     pub limits: MoveLimits,
 }
 
-/// Describes one issue that prevents a move.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PreflightIssue {
-    /// The rule: `memory`, `eviction`, `version`, `target`, `password`, `acl`, `encoding`, `disk`, `buffer`,
-    /// `overcommit`, `source`, `replica`, `stranger`, `port`.
-    pub rule: String,
-    /// Finding and required value.
-    pub reason: String,
-}
-
-impl fmt::Display for PreflightIssue {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.rule, self.reason)
-    }
-}
-
 /// Result of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopyResult {

@@ -11,7 +11,7 @@ use super::{DegradedPrimary, FailoverPlan, Promotion, ReplicaToCreate};
 use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
-use crate::protocol::shard::{MoveState, ReplicationRole, call};
+use crate::protocol::shard::{MoveState, PreflightRule, ReplicationRole, call};
 use crate::rebalance::apply::find_preflight_issues;
 use crate::rebalance::context::{ProgressFn, read_map, to_shard_id};
 use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
@@ -263,7 +263,8 @@ async fn create_replica(
     )
     .await?;
     // A primary counts the replica of a dead host until that link has timed out.
-    let reasons: Vec<String> = issues.iter().filter(|one| one.rule != "stranger").map(ToString::to_string).collect();
+    let reasons: Vec<String> =
+        issues.iter().filter(|one| one.rule != PreflightRule::Stranger).map(ToString::to_string).collect();
     if !reasons.is_empty() {
         bail!("preflight refuses: {}", reasons.join("; "));
     }

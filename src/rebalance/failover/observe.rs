@@ -8,7 +8,7 @@ use dunlin_shards::ShardMap;
 use super::{ClusterView, CopyView, FailoverScope, MoveStage, OpenMove, ShardView};
 use crate::inventory::InventoryHost;
 use crate::protocol::shard::failover::{ProbeResult, ProbeTarget, ReplicaProbeRequest};
-use crate::protocol::shard::{MoveState, ReplicationRole, call, default_journal_dir};
+use crate::protocol::shard::{MovePhase, MoveState, ReplicationRole, call, default_journal_dir};
 use crate::rebalance::observation::Observation;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe};
@@ -99,8 +99,8 @@ fn build_shard_view(
 
 /// A move that stands in a failover's way, or has to be given up for it.
 fn open_move(to: &str, state: &MoveState, status: MoveStatus) -> Option<OpenMove> {
-    let is_demoted = matches!(state.phase.as_str(), "demote_source" | "promote" | "open_target" | "finalize");
-    let is_promoted = is_demoted && state.phase != "demote_source";
+    let is_promoted = matches!(state.phase, MovePhase::Promote | MovePhase::OpenTarget | MovePhase::Finalize);
+    let is_demoted = is_promoted || state.phase == MovePhase::DemoteSource;
     let stage = match status {
         // What soaks is a replica that the map does not name.
         MoveStatus::Finished | MoveStatus::SourceKept | MoveStatus::FailoverInterrupted | MoveStatus::Promoted => {

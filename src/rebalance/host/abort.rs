@@ -4,12 +4,12 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::min_replicas::restore_min_replicas_cmds;
-use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::move_journal::{MoveJournal, is_finished};
 use super::recover::recover_by_roles;
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::remove_copy::remove_copy;
 use super::replica;
-use crate::protocol::shard::{MoveSpec, RecoveryResult, ReplicationRole};
+use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 
 /// Aborts a move: restores the source and removes the copy.
 ///

@@ -10,9 +10,9 @@ use anyhow::{Context, Result};
 use redis::Cmd;
 use serde_json::{Value, json};
 
-use super::move_journal::{MoveJournal, MovePhase, PhaseState};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
-use crate::protocol::shard::MoveSpec;
+use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState};
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::AclFile;
 

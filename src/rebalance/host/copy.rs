@@ -5,12 +5,12 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::move_journal::{MoveJournal, MovePhase, PhaseState};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::throttled_sync::{self, SyncPermit, ThrottledSync};
 use super::{observe, rate_limiter, recover, replication_progress, start_replica, verify};
 use crate::protocol::ProgressSink;
-use crate::protocol::shard::{CopyResult, MoveSpec, RecoveryResult, ReplicationRole};
+use crate::protocol::shard::{CopyResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 use crate::resources::BlobSource;
 
 /// Copies the shard until the cutover can start; an existing copy only has to catch up.

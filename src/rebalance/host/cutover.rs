@@ -23,13 +23,13 @@ use super::client_access::ClientAccess;
 use super::failpoint::{self, FailpointPosition};
 use super::finish_cutover::finish_cutover;
 use super::min_replicas::{require_replicas, restore_min_replicas_cmds};
-use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, probe_role, redis_command, split_address, value_text};
 use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
 use super::{recover, replication_progress, start_replica, verify};
 use crate::poll::poll_until;
-use crate::protocol::shard::{CutoverResult, MoveSpec, RecoveryResult, ReplicationRole};
+use crate::protocol::shard::{CutoverResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 
 /// Maximum time from demotion to promotion without checking the roles again. A crashed source needs longer than this

@@ -16,12 +16,12 @@ use redis::{Cmd, Value as Answer};
 use serde_json::{Value, json};
 
 use super::client_access::closed_users;
-use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command, split_address};
 use super::replication_progress;
 use crate::poll::poll_until;
-use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::{PromoteReplica, PromoteResult};
+use crate::protocol::shard::{MovePhase, PhaseState, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
 

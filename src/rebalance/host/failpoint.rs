@@ -8,7 +8,7 @@
 //! Only builds with the feature `failpoints` have them, which are those of tests (`Cargo.toml`): an agent that runs as
 //! root must not kill itself in the middle of a cutover because of a variable in its environment.
 
-use super::move_journal::entry::MovePhase;
+use crate::protocol::shard::MovePhase;
 
 /// A position within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

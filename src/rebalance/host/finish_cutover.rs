@@ -7,10 +7,10 @@ use redis::{Cmd, Value};
 
 use super::client_access::ClientAccess;
 use super::min_replicas::{restore_min_replicas_cmds, wait_and_set_min_replicas};
-use super::move_journal::{MoveJournal, MovePhase};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command, split_address, value_text};
 use super::replication_progress;
-use crate::protocol::shard::{MoveSpec, ReplicationRole};
+use crate::protocol::shard::{MovePhase, MoveSpec, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
 /// Time limit for the other replicas to follow the new primary.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 
 use super::redis_client::{RedisClient, RedisInfo, redis_command};
-use crate::protocol::shard::PreflightIssue;
+use crate::protocol::shard::{PreflightIssue, PreflightRule};
 use crate::resources::redis_shard::acl::AclFile;
 use crate::resources::redis_shard::conf::RedisConf;
 
@@ -131,7 +131,7 @@ fn compare_users(source: &AclFile, target: &AclFile, address: &str, admin_user: 
         };
         let reason = reason.replace("is on than in", "is on, and off in");
         found.issues.push(PreflightIssue {
-            rule: "acl".to_owned(),
+            rule: PreflightRule::Acl,
             reason: format!(
                 "{reason}; its clients would be refused after the move; change the ACL template, or remove the difference \
                  at {address} (`dunlin provision`, or ACL SETUSER and ACL DELUSER)"
@@ -157,7 +157,7 @@ fn compare_settings(
         let text = format!("{name} is \"{at_source}\" at {address} and \"{at_target}\" at the target");
         match BREAKING_SETTINGS.iter().find(|(breaking, _)| breaking == name) {
             Some((_, effect)) => found.issues.push(PreflightIssue {
-                rule: "setting".to_owned(),
+                rule: PreflightRule::Setting,
                 reason: format!("{text}: {effect}; set it in the configuration template, or at the source"),
             }),
             None => found.notes.push(format!("{text}; a value that was set at run time does not move")),

@@ -8,10 +8,10 @@ use anyhow::{Context, Result, bail};
 use redis::Cmd;
 use serde_json::{Value, json};
 
-use super::move_journal::{MoveJournal, MovePhase, PhaseState};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
-use crate::protocol::shard::{MinReplicasRequest, MoveSpec, ReplicationRole};
+use crate::protocol::shard::{MinReplicasRequest, MovePhase, MoveSpec, PhaseState, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
 /// Time limit for the first acknowledgement of another replica.

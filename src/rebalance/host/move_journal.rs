@@ -11,12 +11,9 @@ use super::failpoint::{self, FailpointPosition};
 use super::redis_client::RedisClient;
 use super::run_generation;
 use crate::journal::{Journal, JournalError};
-use crate::protocol::shard::{MoveSpec, StepHeader, failover};
+use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, StepHeader, failover};
 use crate::protocol::throttle::ThrottleLimits;
-pub use entry::{
-    JournalEntry, MovePhase, MoveRecord, PhaseState, entries_since_roll_back, is_finished, last_move_entries,
-    recorded_failover,
-};
+pub use entry::{JournalEntry, MoveRecord, entries_since_roll_back, is_finished, last_move_entries, recorded_failover};
 
 /// Holds the locked journal of one shard.
 #[derive(Debug)]

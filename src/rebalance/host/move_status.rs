@@ -7,13 +7,11 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use super::move_journal::{
-    self, JournalEntry, MovePhase, MoveRecord, PhaseState, entries_since_roll_back, is_finished, last_move_entries,
-};
+use super::move_journal::{self, JournalEntry, MoveRecord, entries_since_roll_back, is_finished, last_move_entries};
 use super::probe::MAX_CONCURRENT_PROBES;
 use super::redis_client::probe_role;
 use crate::journal;
-use crate::protocol::shard::{JournalQuery, MoveHistoryEntry, MoveState};
+use crate::protocol::shard::{JournalQuery, MoveHistoryEntry, MoveOutcome, MovePhase, MoveState, PhaseState};
 
 /// The last move of each shard, by shard number.
 ///
@@ -71,16 +69,16 @@ fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntr
     let (first, last) = (entries.first()?, entries.last()?);
     let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
     let done = |step| entries.iter().any(|record| record.phase == step && record.state == PhaseState::Done);
-    let end = if done(MovePhase::Finalize) && begun.is_failover {
-        "failed over"
+    let outcome = if done(MovePhase::Finalize) && begun.is_failover {
+        MoveOutcome::FailedOver
     } else if done(MovePhase::Finalize) && begun.is_replica {
-        "replica made"
+        MoveOutcome::ReplicaCreated
     } else if done(MovePhase::Finalize) {
-        "moved"
+        MoveOutcome::Moved
     } else if done(MovePhase::Abort) {
-        "taken back"
+        MoveOutcome::Aborted
     } else {
-        "open"
+        MoveOutcome::Open
     };
     Some(MoveHistoryEntry {
         run: first.run.clone(),
@@ -91,7 +89,7 @@ fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntr
         epoch: begun.epoch,
         started_at: first.recorded_at.clone(),
         last_recorded_at: last.recorded_at.clone(),
-        outcome: end.to_owned(),
+        outcome,
     })
 }
 
@@ -119,7 +117,6 @@ fn move_state(shard: u32, entries: &[JournalEntry], request: &JournalQuery) -> O
     let finalized =
         entries.iter().rev().find(|record| record.phase == MovePhase::Finalize && record.state == PhaseState::Done);
     let published_epoch = finalized.and_then(|record| record.detail["epoch"].as_u64());
-    let mark = serde_json::to_value(last.state).ok()?.as_str()?.to_owned();
     Some(MoveState {
         run: first.run.clone(),
         shard,
@@ -132,8 +129,8 @@ fn move_state(shard: u32, entries: &[JournalEntry], request: &JournalQuery) -> O
         app_user: begun.app_user,
         instance: begun.instance,
         throttle: begun.throttle,
-        phase: last.phase.as_str().to_owned(),
-        phase_state: mark,
+        phase: last.phase,
+        phase_state: last.state,
         recorded_at: last.recorded_at.clone(),
         is_replica: begun.is_replica,
         is_finished: is_finished(entries),

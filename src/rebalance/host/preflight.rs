@@ -15,7 +15,7 @@ use super::redis_client::{
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
 use crate::process::Program;
-use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, ReplicationRole};
+use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, PreflightRule, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 use crate::resources::redis_shard::RedisShard;
@@ -39,22 +39,26 @@ pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressS
         Ok(link) => Some(link),
         Err(error) => {
             let text = format!("{error:#}");
-            let rule = if text.contains("uthentication") || text.contains("WRONGPASS") { "password" } else { "source" };
+            let rule = if text.contains("uthentication") || text.contains("WRONGPASS") {
+                PreflightRule::Password
+            } else {
+                PreflightRule::Source
+            };
             issues.add_issue(rule, format!("cannot log in to the source {}: {text}", spec.from));
             None
         }
     };
     match desired {
-        Err(error) => issues.add_issue("target", format!("{error:#}")),
+        Err(error) => issues.add_issue(PreflightRule::Target, format!("{error:#}")),
         Ok((conf, acl, instance)) => {
-            issues.add_if_error("target", check_target(spec, &instance));
-            issues.add_if_some("eviction", check_eviction(&conf));
-            issues.add_if_some("acl", target_acl(spec, &conf, &acl));
+            issues.add_if_error(PreflightRule::Target, check_target(spec, &instance));
+            issues.add_if_some(PreflightRule::Eviction, check_eviction(&conf));
+            issues.add_if_some(PreflightRule::Acl, target_acl(spec, &conf, &acl));
             if let Some(mut source) = source {
                 let checked = check_source(&mut source, spec, (&conf, &instance), (&mut issues, sink));
-                issues.add_if_error("source", checked);
+                issues.add_if_error(PreflightRule::Source, checked);
                 let compared = check_instance_state(&mut source, spec, (&conf, &acl), (&mut issues, sink));
-                issues.add_if_error("source", compared);
+                issues.add_if_error(PreflightRule::Source, compared);
             }
         }
     }
@@ -64,17 +68,17 @@ pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressS
 struct IssueList(Vec<PreflightIssue>);
 
 impl IssueList {
-    fn add_issue(&mut self, rule: &str, reason: String) {
-        self.0.push(PreflightIssue { rule: rule.to_owned(), reason });
+    fn add_issue(&mut self, rule: PreflightRule, reason: String) {
+        self.0.push(PreflightIssue { rule, reason });
     }
 
-    fn add_if_some(&mut self, rule: &str, reason: Option<String>) {
+    fn add_if_some(&mut self, rule: PreflightRule, reason: Option<String>) {
         if let Some(reason) = reason {
             self.add_issue(rule, reason);
         }
     }
 
-    fn add_if_error(&mut self, rule: &str, looked: Result<()>) {
+    fn add_if_error(&mut self, rule: PreflightRule, looked: Result<()>) {
         if let Err(error) = looked {
             self.add_issue(rule, format!("{error:#}"));
         }
@@ -151,25 +155,26 @@ fn check_source(
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => issues.add_issue("source", format!("{} is not a primary: {role:?}", spec.from)),
+        role => issues.add_issue(PreflightRule::Source, format!("{} is not a primary: {role:?}", spec.from)),
     }
     if info.text_field("aof_enabled") != "1" {
         issues.add_issue(
-            "source",
+            PreflightRule::Source,
             format!("{} has no append-only file: a restart would empty its copy too; set `appendonly yes`", spec.from),
         );
     }
     match source_acl(source, &info) {
-        Ok(reason) => issues.add_if_some("acl", reason),
-        Err(error) => issues.add_issue("acl", format!("{error:#}")),
+        Ok(reason) => issues.add_if_some(PreflightRule::Acl, reason),
+        Err(error) => issues.add_issue(PreflightRule::Acl, format!("{error:#}")),
     }
     check_replicas(source, spec, &info, issues);
-    issues.add_if_some("version", check_version(info.text_field("redis_version"), &local_redis_version()?));
+    issues
+        .add_if_some(PreflightRule::Version, check_version(info.text_field("redis_version"), &local_redis_version()?));
     let grown = check_encodings(source, spec, conf, (issues, sink))?;
     check_memory(info.number_field("used_memory") + grown, conf, issues)?;
-    issues.add_if_some("disk", check_disk(&info, instance)?);
+    issues.add_if_some(PreflightRule::Disk, check_disk(&info, instance)?);
     check_replica_user(source, spec, conf, issues)?;
-    issues.add_if_some("buffer", check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
+    issues.add_if_some(PreflightRule::Buffer, check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
     Ok(())
 }
 
@@ -192,13 +197,13 @@ fn check_instance_state(
 /// Checks the source's replicas, which the cutover counts: exactly those in the map must be attached.
 fn check_replicas(source: &mut RedisClient, spec: &MoveSpec, info: &RedisInfo, issues: &mut IssueList) {
     for other in &spec.other_replicas {
-        issues.add_if_error("replica", wait_for_replica(source, other));
+        issues.add_if_error(PreflightRule::Replica, wait_for_replica(source, other));
     }
     let (expected, attached) = (spec.other_replicas.len() as u64, info.number_field("connected_slaves"));
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
     if attached > expected + copy {
         let text = format!("{} has {attached} replicas, the map has {expected}", spec.from);
-        issues.add_issue("stranger", format!("{text}; `dunlin shards status` lists the unknown ones"));
+        issues.add_issue(PreflightRule::Stranger, format!("{text}; `dunlin shards status` lists the unknown ones"));
     }
 }
 
@@ -223,13 +228,18 @@ fn check_version(source: &str, target: &str) -> Option<String> {
 /// Checks the memory for the data, the copy's buffers, and a rewrite of the append-only file.
 fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<()> {
     if let Some(limit) = conf.last_bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
-        issues.add_issue("memory", format!("the copy will use {used} bytes, the target's maxmemory is {limit}"));
+        issues.add_issue(
+            PreflightRule::Memory,
+            format!("the copy will use {used} bytes, the target's maxmemory is {limit}"),
+        );
     }
     let available = read_meminfo("MemAvailable:")?;
     let needed = used + used / 2 + conf.last_bytes("repl-backlog-size").unwrap_or(1 << 20);
     if available < needed {
-        issues
-            .add_issue("memory", format!("the target's host has {available} bytes available, the copy needs {needed}"));
+        issues.add_issue(
+            PreflightRule::Memory,
+            format!("the target's host has {available} bytes available, the copy needs {needed}"),
+        );
     }
     let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
     let is_risky = match overcommit.trim() {
@@ -240,7 +250,7 @@ fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<(
     if is_risky {
         let setting = overcommit.trim();
         issues.add_issue(
-            "overcommit",
+            PreflightRule::Overcommit,
             format!("vm.overcommit_memory is {setting}: the fork to save {used} bytes may fail; set it to 1"),
         );
     }
@@ -286,7 +296,7 @@ fn check_encodings(
     if spec.limits.allow_reencoding {
         sink.emit(Event::Note { text: format!("shard {}: {text}", spec.header.shard) });
     } else {
-        issues.add_issue("encoding", format!("{text}; allow this with --allow-reencoding"));
+        issues.add_issue(PreflightRule::Encoding, format!("{text}; allow this with --allow-reencoding"));
     }
     Ok(then.saturating_sub(now))
 }
@@ -304,18 +314,20 @@ fn check_replica_user(
         let dry_run_command: Vec<&str> = ["ACL", "DRYRUN", &user, command].iter().chain(args).copied().collect();
         match source.run_command(&dry_run_command) {
             Ok(Value::Okay) => {}
-            Ok(answer) => {
-                issues.add_issue("acl", format!("{} does not allow {user} to run {command}: {answer:?}", spec.from))
-            }
-            Err(error) => {
-                issues.add_issue("acl", format!("{} does not allow {user} to replicate: {error:#}", spec.from))
-            }
+            Ok(answer) => issues.add_issue(
+                PreflightRule::Acl,
+                format!("{} does not allow {user} to run {command}: {answer:?}", spec.from),
+            ),
+            Err(error) => issues
+                .add_issue(PreflightRule::Acl, format!("{} does not allow {user} to replicate: {error:#}", spec.from)),
         }
     }
     let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default() };
     if let Err(error) = RedisClient::open(&spec.from, &login) {
-        issues
-            .add_issue("password", format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from));
+        issues.add_issue(
+            PreflightRule::Password,
+            format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from),
+        );
     }
     Ok(())
 }

@@ -8,12 +8,12 @@ use serde_json::Value;
 use super::boot_id::read_boot_id;
 use super::client_access::ClientAccess;
 use super::finish_cutover::finish_cutover;
-use super::move_journal::{MoveJournal, MovePhase, PhaseState, entries_since_roll_back, is_finished};
+use super::move_journal::{MoveJournal, entries_since_roll_back, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::replication_proxy;
 use super::roll_back::{restore_replication, roll_back_cutover};
 use super::{replication_progress, start_replica};
-use crate::protocol::shard::{MoveSpec, RecoveryResult, ReplicationRole};
+use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 
 /// Holds the facts from journal and processes that recovery decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -9,11 +9,11 @@ use redis::Cmd;
 use serde_json::{Value, json};
 
 use super::copy::build_replica;
-use super::move_journal::{MoveJournal, MovePhase, is_finished};
+use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command};
 use super::{rate_limiter, remove_copy, replication_progress, start_replica, throttled_sync};
 use crate::protocol::ProgressSink;
-use crate::protocol::shard::{CopyResult, MoveSpec, ReplicationRole};
+use crate::protocol::shard::{CopyResult, MovePhase, MoveSpec, ReplicationRole};
 use crate::resources::BlobSource;
 
 /// Creates the replica or resumes an unfinished one: starts, copies, verifies it, and opens it to readers.

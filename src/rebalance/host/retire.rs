@@ -6,10 +6,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::archive::{archive_files, write_archive_note};
-use super::move_journal::{MoveJournal, MovePhase};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
-use crate::protocol::shard::{RetireInstance, RetireResult};
+use crate::protocol::shard::{MovePhase, RetireInstance, RetireResult};
 use crate::resources::redis_shard::RedisShard;
 
 /// The note beside kept files.

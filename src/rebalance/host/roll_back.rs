@@ -4,9 +4,9 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::min_replicas::restore_min_replicas_cmds;
-use super::move_journal::{MoveJournal, MovePhase};
+use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, split_address};
-use crate::protocol::shard::{MoveSpec, ReplicationRole};
+use crate::protocol::shard::{MovePhase, MoveSpec, ReplicationRole};
 
 /// Restores the source as a primary without write pause and with its old `min-replicas-to-write`; makes the target,
 /// if it answers, a replica again.

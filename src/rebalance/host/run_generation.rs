@@ -61,8 +61,9 @@ fn read_latest_run(folder: &Path) -> Result<LatestRun> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::protocol::shard::MovePhase;
+    use crate::rebalance::host::move_journal::MoveJournal;
     use crate::rebalance::host::move_journal::tests::test_header;
-    use crate::rebalance::host::move_journal::{MoveJournal, MovePhase};
 
     #[test]
     fn a_superseded_run_starts_no_phase() {

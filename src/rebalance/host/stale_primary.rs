@@ -5,11 +5,11 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::archive::{archive_files, write_archive_note};
-use super::move_journal::{JournalEntry, MoveJournal, MovePhase, entries_since_roll_back, is_finished};
+use super::move_journal::{JournalEntry, MoveJournal, entries_since_roll_back, is_finished};
 use super::probe::history_branch;
 use super::redis_client::{RedisClient, probe_role};
-use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicasRequest};
+use crate::protocol::shard::{MovePhase, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
 /// Stops an instance that does not answer, also for the next start of its host; its files stay where they are.

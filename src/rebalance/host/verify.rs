@@ -21,10 +21,10 @@ use std::collections::BTreeSet;
 use anyhow::{Result, bail};
 use serde_json::json;
 
-use super::move_journal::{MoveJournal, MovePhase, PhaseState, is_finished};
+use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
-use crate::protocol::shard::{MoveSpec, ReplicationRole, VerifyResult};
+use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, ReplicationRole, VerifyResult};
 use crate::protocol::{Event, ProgressSink};
 use compare_files::CandidateKeys;
 use compare_live::LiveComparison;

@@ -10,6 +10,7 @@ use super::assignment::Assignment;
 use super::model::{BYTES, Model};
 use super::options::PlanOptions;
 use crate::inventory::ByteSize;
+use crate::plan::named_enum;
 use crate::rebalance::observation::Observation;
 
 /// Reason why there is no plan.
@@ -27,31 +28,19 @@ pub struct Infeasible {
     pub hint: String,
 }
 
-/// The rules of a plan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// Utilization: every host stays within its maximum.
-    Capacity,
-    /// Copies of a shard are on different hosts, in different zones.
-    Zones,
-    /// A drained host ends empty.
-    Drain,
-    /// A pinned shard stays.
-    Pinned,
-    /// The options are invalid: a host that does not exist, a tolerance below 0.
-    Options,
-}
-
-impl fmt::Display for Rule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Capacity => "capacity",
-            Self::Zones => "zones",
-            Self::Drain => "drain",
-            Self::Pinned => "pinned",
-            Self::Options => "options",
-        })
+named_enum! {
+    /// The rules of a plan.
+    pub enum Rule {
+        /// Utilization: every host stays within its maximum.
+        Capacity = "capacity",
+        /// Copies of a shard are on different hosts, in different zones.
+        Zones = "zones",
+        /// A drained host ends empty.
+        Drain = "drain",
+        /// A pinned shard stays.
+        Pinned = "pinned",
+        /// The options are invalid: a host that does not exist, a tolerance below 0.
+        Options = "options",
     }
 }
 

@@ -1,0 +1,56 @@
+//! The issues that a preflight finds.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::plan::named_enum;
+
+/// Describes one issue that prevents a move.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreflightIssue {
+    /// The rule that is violated.
+    pub rule: PreflightRule,
+    /// Finding and required value.
+    pub reason: String,
+}
+
+impl fmt::Display for PreflightIssue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.rule, self.reason)
+    }
+}
+
+named_enum! {
+    /// The rules that a preflight checks.
+    pub enum PreflightRule {
+        /// The target's host or its `maxmemory` is too small for the data.
+        Memory = "memory",
+        /// The target would evict keys.
+        Eviction = "eviction",
+        /// The target's redis-server is older than the source's.
+        Version = "version",
+        /// The target's instance cannot be created, or its address is in use.
+        Target = "target",
+        /// A login is rejected.
+        Password = "password",
+        /// The users differ in a way that breaks clients, or have too few rights.
+        Acl = "acl",
+        /// A setting differs in a way that breaks clients.
+        Setting = "setting",
+        /// The move re-encodes the data.
+        Encoding = "encoding",
+        /// The disk of the target's host is too small for the data.
+        Disk = "disk",
+        /// The source's replica output buffer would overflow.
+        Buffer = "buffer",
+        /// The kernel may refuse the fork that saves the data.
+        Overcommit = "overcommit",
+        /// The source does not answer, or is not a primary with an append-only file.
+        Source = "source",
+        /// A replica of the source is not attached.
+        Replica = "replica",
+        /// The source has a replica that the map does not name.
+        Stranger = "stranger",
+    }
+}
