@@ -64,6 +64,13 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// Returns the progress of a phase of a shard's move.
+    pub fn shard_progress(shard: u32, phase: &str, done: u64, total: u64) -> Self {
+        Self::Progress { job: format!("shard {shard}"), phase: phase.to_owned(), done, total }
+    }
+}
+
 /// Receives the events of a request and reports cancellation.
 pub trait ProgressSink: Send + Sync {
     /// Reports an event; never fails: an event without a receiver is dropped.

@@ -143,6 +143,5 @@ pub async fn retire_instance(
 
 /// Reports a phase that runs on the controller.
 pub fn report_phase(spec: &MoveSpec, host: &str, phase: &str, on_progress: ProgressFn<'_>) {
-    let (job, phase) = (format!("shard {}", spec.header.shard), phase.to_owned());
-    on_progress(host, &Event::Progress { job, phase, done: 0, total: 1 });
+    on_progress(host, &Event::shard_progress(spec.header.shard, phase, 0, 1));
 }

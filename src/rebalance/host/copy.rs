@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
+use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::throttled_sync::{self, SyncPermit, ThrottledSync};
@@ -50,7 +51,7 @@ pub fn build_replica(
     (source, mut permit): (&mut RedisClient, SyncPermit<'_>),
     (blobs, sink): (&dyn BlobSource, &dyn ProgressSink),
 ) -> Result<CopyResult> {
-    let (started, instance) = (Instant::now(), start_replica::parse_instance(spec)?);
+    let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.instance)?);
     enable_diskless_sync(source)?;
 
     journal.log_intent(

@@ -22,12 +22,13 @@ use super::boot_id::read_boot_id;
 use super::client_access::ClientAccess;
 use super::failpoint::{self, FailpointPosition};
 use super::finish_cutover::finish_cutover;
+use super::instance::parse_instance;
 use super::min_replicas::{require_replicas, restore_min_replicas_cmds};
 use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, probe_role, redis_command, split_address, value_text};
 use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
-use super::{recover, replication_progress, start_replica, verify};
+use super::{recover, replication_progress, verify};
 use crate::poll::poll_until;
 use crate::protocol::shard::{CutoverResult, MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
@@ -109,7 +110,7 @@ fn is_source_prepared(journal: &MoveJournal) -> bool {
 }
 
 fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn ProgressSink) -> Result<CutoverAttempt> {
-    let instance = start_replica::parse_instance(spec)?;
+    let instance = parse_instance(spec.header.shard, &spec.instance)?;
     let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
     let mut target = RedisClient::open(&spec.to, &spec.header.credentials)?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. })

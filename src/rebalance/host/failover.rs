@@ -16,6 +16,7 @@ use redis::{Cmd, Value as Answer};
 use serde_json::{Value, json};
 
 use super::client_access::closed_users;
+use super::instance::parse_instance;
 use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command, split_address};
 use super::replication_progress;
@@ -40,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// the journal, [`revert_failover`] undoes the steps.
 pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Result<PromoteResult> {
     let mut journal = MoveJournal::open(&request.header)?;
-    let instance = parse_instance(request)?;
+    let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
     let role = copy.fetch_role()?;
     let promotion_started =
@@ -91,12 +92,7 @@ pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
         bail!("{} does not answer as a primary; {} stays closed", request.from, request.to);
     }
     let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
-    follow_old_primary(request, &mut journal, (&parse_instance(request)?, &mut copy))
-}
-
-fn parse_instance(request: &PromoteReplica) -> Result<RedisShard> {
-    serde_json::from_value(request.instance.clone())
-        .with_context(|| format!("the instance of shard {}", request.header.shard))
+    follow_old_primary(request, &mut journal, (&parse_instance(request.header.shard, &request.instance)?, &mut copy))
 }
 
 /// Returns true if the journal's last move is this failover.
@@ -208,12 +204,9 @@ fn wait_until_writes_stop(
             if is_old_primary_alive(request) {
                 bail!("the primary {} is alive", request.from);
             }
-            sink.emit(Event::Progress {
-                job: format!("shard {}", request.header.shard),
-                phase: "wait until the old primary rejects writes".to_owned(),
-                done: begin.elapsed().as_secs(),
-                total: wait_time.as_secs(),
-            });
+            let phase = "wait until the old primary rejects writes";
+            let (done, total) = (begin.elapsed().as_secs(), wait_time.as_secs());
+            sink.emit(Event::shard_progress(request.header.shard, phase, done, total));
             // Only an error ends the wait early.
             Ok(None::<()>)
         };

@@ -4,10 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use redis::Cmd;
 use serde_json::{Value, json};
 
+use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
@@ -60,7 +61,7 @@ pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeo
 
 /// The instance that is asked for: a master that uses the file which dunlin writes.
 fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient)> {
-    let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the primary's instance")?;
+    let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
     if !matches!(primary.fetch_role()?, ReplicationRole::Primary { .. }) {
         bail!("{} is not a primary; its file was not changed", request.address);

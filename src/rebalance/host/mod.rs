@@ -15,6 +15,7 @@ mod cutover;
 mod failover;
 pub mod failpoint;
 mod finish_cutover;
+mod instance;
 mod instance_state;
 mod min_replicas;
 mod move_journal;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use redis::Value;
 
+use super::instance::parse_instance;
 use super::instance_state::{ENCODING_SETTINGS, compare_instance_state};
 use super::min_replicas::wait_for_replica;
 use super::redis_client::{
@@ -30,7 +31,7 @@ const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
 /// Returns the issues that prevent a move; a check that could not run is an issue too.
 pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
     let mut issues = IssueList(Vec::new());
-    let desired = start_replica::parse_instance(spec).and_then(|instance| {
+    let desired = parse_instance(spec.header.shard, &spec.instance).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
         Ok((RedisConf::parse(&conf), acl, instance))

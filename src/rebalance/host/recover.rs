@@ -8,11 +8,12 @@ use serde_json::Value;
 use super::boot_id::read_boot_id;
 use super::client_access::ClientAccess;
 use super::finish_cutover::finish_cutover;
+use super::instance::parse_instance;
 use super::move_journal::{MoveJournal, entries_since_roll_back, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT};
+use super::replication_progress;
 use super::replication_proxy;
 use super::roll_back::{restore_replication, roll_back_cutover};
-use super::{replication_progress, start_replica};
 use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 
 /// Holds the facts from journal and processes that recovery decides by.
@@ -154,7 +155,7 @@ pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Dur
 }
 
 fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
-    let instance = start_replica::parse_instance(spec)?;
+    let instance = parse_instance(spec.header.shard, &spec.instance)?;
     if instance.read_conf()?.is_some() && !instance.is_running()? {
         instance.enable_and_start()?;
     }

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use super::instance::parse_instance;
 use super::redis_client::RedisClient;
 use super::start_replica;
 use crate::host_fs;
@@ -12,7 +13,7 @@ use crate::protocol::shard::MoveSpec;
 /// # Errors
 /// Returns an error if the instance cannot be stopped or a file cannot be removed.
 pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
-    let instance = start_replica::parse_instance(spec)?;
+    let instance = parse_instance(spec.header.shard, &spec.instance)?;
     if start_replica::is_copy(&instance, spec)? {
         // Its unsaved data are not needed, and a failing append-only file would prevent a normal shutdown.
         if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {

@@ -9,6 +9,7 @@ use redis::Cmd;
 use serde_json::{Value, json};
 
 use super::copy::build_replica;
+use super::instance::parse_instance;
 use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command};
 use super::{rate_limiter, remove_copy, replication_progress, start_replica, throttled_sync};
@@ -35,7 +36,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     journal.start_replica_build(spec)?;
     let copied = build_replica(spec, &mut journal, (&mut primary, permit), (blobs, sink))?;
     journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
-    let instance = start_replica::parse_instance(spec)?;
+    let instance = parse_instance(spec.header.shard, &spec.instance)?;
     let users = start_replica::closed_users(&instance, spec, blobs)?;
     instance.set_users_enabled(&users, true)?;
     RedisClient::open(&spec.to, &spec.header.credentials)?.run_all(&enable_user_cmds(&users))?;

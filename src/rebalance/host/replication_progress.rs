@@ -59,12 +59,8 @@ pub fn wait_until_caught_up(
         let done = to.number_field("master_sync_read_bytes") + to.number_field("slave_repl_offset");
         if done > best {
             (best, last_progress) = (done, Instant::now());
-            sink.emit(Event::Progress {
-                job: format!("shard {}", spec.header.shard),
-                phase: "copy".to_owned(),
-                done: to.number_field("master_sync_read_bytes"),
-                total: to.number_field("master_sync_total_bytes"),
-            });
+            let (read, total) = (to.number_field("master_sync_read_bytes"), to.number_field("master_sync_total_bytes"));
+            sink.emit(Event::shard_progress(spec.header.shard, "copy", read, total));
         }
         let full_syncs = source.fetch_info("stats")?.number_field("sync_full").saturating_sub(full_syncs_before);
         if full_syncs > MAX_FULL_SYNCS {

@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::archive::{archive_files, write_archive_note};
+use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
 use crate::protocol::shard::{MovePhase, RetireInstance, RetireResult};
-use crate::resources::redis_shard::RedisShard;
 
 /// The note beside kept files.
 const RETENTION_NOTE: &str = "KEPT-UNTIL";
@@ -25,7 +25,7 @@ const IDLE_CLIENT_SECONDS: i64 = 3;
 /// # Errors
 /// Returns an error, and stops nothing, if it does not follow the new primary or a client still uses it.
 pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
-    let instance: RedisShard = serde_json::from_value(request.instance.clone()).context("the instance to retire")?;
+    let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut journal = MoveJournal::open(&request.header)?;
     if instance.read_conf()?.is_none() && !instance.is_running()? {
         return Ok(RetireResult::default());

@@ -199,9 +199,9 @@ impl Drop for SourceMonitor {
 
 /// For the bar and the line of a shard, and for those who read events.
 pub fn report_status(spec: &MoveSpec, message: &str, sink: &dyn ProgressSink) {
-    let job = format!("shard {}", spec.header.shard);
-    sink.emit(Event::Note { text: format!("{job}: {message}") });
-    sink.emit(Event::Progress { job, phase: message.to_owned(), done: 0, total: 1 });
+    let shard = spec.header.shard;
+    sink.emit(Event::Note { text: format!("shard {shard}: {message}") });
+    sink.emit(Event::shard_progress(shard, message, 0, 1));
 }
 
 impl MonitorState {

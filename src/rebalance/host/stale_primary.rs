@@ -5,19 +5,19 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
 use super::archive::{archive_files, write_archive_note};
+use super::instance::parse_instance;
 use super::move_journal::{JournalEntry, MoveJournal, entries_since_roll_back, is_finished};
 use super::probe::history_branch;
 use super::redis_client::{RedisClient, probe_role};
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef, LowerMinReplicasRequest};
 use crate::protocol::shard::{MovePhase, ReplicationRole};
-use crate::resources::redis_shard::RedisShard;
 
 /// Stops an instance that does not answer, also for the next start of its host; its files stay where they are.
 ///
 /// # Errors
 /// It answers: then it is not dead.
 pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
-    let instance = parse_instance(request)?;
+    let instance = parse_instance(request.header.shard, &request.instance)?;
     let _lock = MoveJournal::open(&request.header)?;
     let refuse = |role| bail!("{} is alive ({role:?}); it was not stopped", request.address);
     match probe_role(&request.address, &request.header.credentials) {
@@ -37,7 +37,7 @@ pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
 /// Returns an error if it is not a primary, or uses another configuration file.
 pub fn lower_min_replicas(request: &LowerMinReplicasRequest) -> Result<()> {
     let LowerMinReplicasRequest { primary, replicas } = request;
-    let instance = parse_instance(primary)?;
+    let instance = parse_instance(primary.header.shard, &primary.instance)?;
     let _lock = MoveJournal::open(&primary.header)?;
     let mut link = RedisClient::open(&primary.address, &primary.header.credentials)?;
     if !matches!(link.fetch_role()?, ReplicationRole::Primary { .. }) {
@@ -88,7 +88,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
 /// # Errors
 /// The shard's owner does not answer as a master: this may be the only copy then.
 pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
-    let instance = parse_instance(request)?;
+    let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut journal = MoveJournal::open(&request.header)?;
     if instance.read_conf()?.is_none() && !instance.is_running()? {
         return Ok(ArchivedInstance::default());
@@ -128,9 +128,4 @@ fn count_bytes_ahead(old_primary: &mut RedisClient, primary: &mut RedisClient) -
     let (old, owner) = (old_primary.fetch_info("replication")?, primary.fetch_info("replication")?);
     let branch = history_branch(&owner).filter(|(history, _)| history == old.text_field("master_replid"));
     Ok(branch.map(|(_, end)| old.number_field("master_repl_offset").saturating_sub(end)))
-}
-
-fn parse_instance(request: &InstanceRef) -> Result<RedisShard> {
-    serde_json::from_value(request.instance.clone())
-        .with_context(|| format!("the instance of shard {}", request.header.shard))
 }

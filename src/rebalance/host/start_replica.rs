@@ -12,15 +12,6 @@ use crate::resources::redis_shard::acl::AclFile;
 use crate::resources::redis_shard::conf::RedisConf;
 use crate::resources::{BlobSource, Content};
 
-/// The target instance of a move.
-///
-/// # Errors
-/// The desired state in the request has another form.
-pub fn parse_instance(spec: &MoveSpec) -> Result<RedisShard> {
-    serde_json::from_value(spec.instance.clone())
-        .with_context(|| format!("the instance of shard {}", spec.header.shard))
-}
-
 /// Returns true if the instance's own file makes it a replica of the source, directly or through the proxy.
 ///
 /// # Errors

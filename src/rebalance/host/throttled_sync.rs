@@ -189,13 +189,8 @@ impl ThrottledSync<'_> {
             if read > best || (is_linked && behind < nearest) {
                 (best, since) = (best.max(read), Instant::now());
                 nearest = if is_linked { behind } else { nearest };
-                let (job, phase) = (format!("shard {}", spec.header.shard), "copy".to_owned());
-                self.sink.emit(Event::Progress {
-                    job,
-                    phase,
-                    done: read,
-                    total: to.number_field("master_sync_total_bytes"),
-                });
+                let total = to.number_field("master_sync_total_bytes");
+                self.sink.emit(Event::shard_progress(spec.header.shard, "copy", read, total));
             }
             if since.elapsed() > stall_timeout {
                 bail!("{}", describe_stall(spec, is_linked.then_some(behind)));

@@ -129,8 +129,8 @@ fn candidates_from_files(
     for database in list_databases(&mut [source])? {
         total += count_keys(source, database)?;
     }
-    let (shard, done) = (spec.header.shard, 0);
-    sink.emit(Event::Progress { job: format!("shard {shard}"), phase: "verify".to_owned(), done, total });
+    let shard = spec.header.shard;
+    sink.emit(Event::shard_progress(shard, "verify", 0, total));
     replication_progress::wait_until_durable(target, spec, sink)?;
     match compare_files::find_candidate_keys(target, &|| !sink.is_cancelled()) {
         Ok(candidates) => Ok(Some(candidates)),

@@ -370,8 +370,7 @@ impl<'a> LiveComparison<'a> {
             bail!(cancelled_message(self.spec));
         }
         let (done, total) = (self.done_keys, self.total_keys);
-        let job = format!("shard {}", self.spec.header.shard);
-        self.sink.emit(Event::Progress { job, phase: "verify".to_owned(), done, total });
+        self.sink.emit(Event::shard_progress(self.spec.header.shard, "verify", done, total));
         if let Some(due) = (self.verified.compared_live * 1_000_000).checked_div(self.spec.limits.verify_keys_per_s) {
             std::thread::sleep(Duration::from_micros(due).saturating_sub(self.started.elapsed()));
         }
