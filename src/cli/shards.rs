@@ -161,7 +161,7 @@ impl ShardsContext<'_> {
         for (state, status) in open_moves {
             self.reporter.print_data(&format_move(state, *status));
             self.reporter.print_json("move", json!({
-                "shard": state.shard, "from": state.from, "to": state.to, "step": state.phase,
+                "shard": state.shard, "from": state.record.from, "to": state.record.to, "step": state.phase,
                 "step_state": state.phase_state, "move_run": state.run, "status": status, "source": state.source_role, "target": state.target_role,
             }));
         }
@@ -189,11 +189,11 @@ impl ShardsContext<'_> {
                 continue;
             }
             match abort_move(&context, state, &|_, _| {}).await {
-                Ok(()) if state.is_replica => {
+                Ok(()) if state.record.operation.creates_replica() => {
                     self.reporter
-                        .print_data(&format!("shard {}: removed the new replica on {}", state.shard, state.to));
+                        .print_data(&format!("shard {}: removed the new replica on {}", state.shard, state.record.to));
                 }
-                Ok(()) => self.reporter.print_data(&format!("shard {} remains on {}", state.shard, state.from)),
+                Ok(()) => self.reporter.print_data(&format!("shard {} remains on {}", state.shard, state.record.from)),
                 Err(error) => {
                     totals.failed += 1;
                     let shard = format!("shard {}", state.shard);
@@ -226,9 +226,9 @@ fn format_move(state: &MoveState, status: MoveStatus) -> String {
     format!(
         "  shard {} {} ({}) → {} ({}): {what}; last step {} {}",
         state.shard,
-        state.from,
+        state.record.from,
         role_name(&state.source_role),
-        state.to,
+        state.record.to,
         role_name(&state.target_role),
         state.phase,
         state.phase_state

@@ -11,6 +11,7 @@ mod moves;
 mod observed;
 mod phase;
 mod preflight;
+mod record;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,7 +25,8 @@ pub use moves::{
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 pub use phase::{MoveOutcome, MovePhase, PhaseState};
-pub use preflight::{PreflightIssue, PreflightRule};
+pub use preflight::{PreflightIssue, PreflightRequest, PreflightRule};
+pub use record::{MoveRecord, Operation};
 
 /// Declares the requests, each with the types of its content and of its reply: the two enums, and in [`call`] a type for
 /// each request.
@@ -82,7 +84,7 @@ shard_calls! {
     /// Take the next run generation of this host; requests with a lower one are rejected from then on.
     StartRun(RunStart) -> u64,
     /// Report everything that prevents a move; writes to no Redis instance.
-    Preflight(MoveSpec) -> Vec<PreflightIssue>,
+    Preflight(PreflightRequest) -> Vec<PreflightIssue>,
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
     Copy(MoveSpec) -> CopyResult,
     /// Write `min-replicas-to-write` to the source's file (the durable part of P6). Goes to the source's host before a
@@ -91,7 +93,7 @@ shard_calls! {
     RequireReplicas(MinReplicasRequest) -> (),
     /// Cut over from source to target (P6–P11).
     CutOver(MoveSpec) -> CutoverResult,
-    /// Create a replica: like `Copy`, then open it to readers; `other_replicas` names the replica that it replaces.
+    /// Create a replica: like `Copy`, then open it to readers.
     CreateReplica(MoveSpec) -> CopyResult,
     /// Finish the journal of a replica that the map names from this epoch on.
     CommitReplica(MoveSpec) -> (),

@@ -12,7 +12,7 @@ use super::finish::{ApplyOptions, FinishContext, MoveResult, finish_move, report
 use super::plan::Role;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
-use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, call};
+use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, PreflightRequest, call};
 
 /// A move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -46,10 +46,10 @@ impl PlannedMove {
     }
 
     /// The move as the target's host is asked whether anything stands in its way.
-    fn preflight_spec(&self, context: &RebalanceContext<'_>, map: &ShardMap, run: &str) -> Result<MoveSpec> {
+    fn preflight_request(&self, context: &RebalanceContext<'_>, map: &ShardMap, run: &str) -> Result<PreflightRequest> {
         match self.replica_change() {
-            Some(change) => replica::preflight_spec(context, map, run, change),
-            None => context.move_spec(map, run, self.shard, &self.to),
+            Some(change) => replica::preflight_request(context, map, run, change),
+            None => Ok(PreflightRequest::for_relocation(context.move_spec(map, run, self.shard, &self.to)?)),
         }
     }
 }
@@ -80,7 +80,7 @@ pub async fn preflight_moves(
 ) -> Result<Vec<String>> {
     let check_move = async |step: &PlannedMove| -> Result<Vec<String>> {
         let issues =
-            find_preflight_issues(context, step.preflight_spec(context, map, run)?, &step.to, on_progress).await?;
+            find_preflight_issues(context, step.preflight_request(context, map, run)?, &step.to, on_progress).await?;
         Ok(issues.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
     };
     let mut reasons = Vec::new();
@@ -96,11 +96,11 @@ pub async fn preflight_moves(
 /// It could not be asked.
 pub async fn find_preflight_issues(
     context: &RebalanceContext<'_>,
-    spec: MoveSpec,
+    request: PreflightRequest,
     to: &str,
     on_progress: ProgressFn<'_>,
 ) -> Result<Vec<PreflightIssue>> {
-    context.call_host(to, call::Preflight(spec), on_progress).await
+    context.call_host(to, call::Preflight(request), on_progress).await
 }
 
 /// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
@@ -192,7 +192,7 @@ pub async fn cut_over_shard(
     let request = MinReplicasRequest {
         header: context.step_header(from, spec.header.shard, &spec.header.run),
         address: spec.from.clone(),
-        replicas: u32::try_from(spec.other_replicas.len())? + 1,
+        replicas: u32::try_from(spec.operation.other_replicas().len())? + 1,
         instance: context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?,
     };
     let source_is_armed = context.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();

@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, Inventory};
 use crate::playbook::{CompiledHost, Compiler, CompilerInput, Playbook, StepSelection, Templates};
-use crate::protocol::shard::{self, Credentials, MoveSpec, StepHeader, call};
+use crate::protocol::shard::{self, Credentials, MoveSpec, Operation, StepHeader, call};
 use crate::protocol::throttle::{ThrottleLimits, ThrottleOverrides};
 use crate::protocol::{Call, Event};
 
@@ -173,7 +173,9 @@ impl RebalanceContext<'_> {
             operator: self.operator.clone(),
             from: self.instance_address(map, shard, &from.host)?,
             to: self.instance_address(map, shard, to)?,
-            other_replicas: others.map(|host| self.instance_address(map, shard, host)).collect::<Result<_>>()?,
+            operation: Operation::Relocate {
+                other_replicas: others.map(|host| self.instance_address(map, shard, host)).collect::<Result<_>>()?,
+            },
             epoch: after.epoch.0,
             app_user: from.id.acl_user(),
             instance: self.desired_instance(&after, shard, to, self.get_session(to)?)?,

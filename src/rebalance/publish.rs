@@ -121,8 +121,9 @@ pub async fn find_unaccounted_shards(
         let (primary_address, replica_addresses) =
             (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
         let moves: Vec<&MoveState> = open_moves.iter().copied().filter(|state| state.shard == shard).collect();
-        let was_moved_to =
-            |to: &String, replica: bool| moves.iter().any(|state| state.is_replica == replica && state.to == *to);
+        let was_moved_to = |to: &String, replica: bool| {
+            moves.iter().any(|state| state.record.operation.creates_replica() == replica && state.record.to == *to)
+        };
         let is_known = (primary == primary_address || was_moved_to(&primary, false))
             && replicas.iter().all(|replica| replica_addresses.contains(replica) || was_moved_to(replica, true))
             && (!moves.is_empty() || replica_addresses.iter().all(|replica| replicas.contains(replica)));

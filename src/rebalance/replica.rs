@@ -12,7 +12,7 @@ use tokio::sync::Mutex;
 use super::context::{ProgressFn, read_map, to_shard_id};
 use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::{RebalanceContext, publish};
-use crate::protocol::shard::{MinReplicasRequest, MoveSpec, MoveState, call};
+use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
 use crate::protocol::throttle::ThrottleLimits;
 
 /// A replica to be made.
@@ -120,10 +120,9 @@ pub fn replica_spec(
         operator: context.operator.clone(),
         from: context.instance_address(map, shard, &entry.host)?,
         to: context.instance_address(map, shard, new)?,
-        other_replicas: old
-            .map(|host| context.instance_address(map, shard, host))
-            .into_iter()
-            .collect::<Result<_>>()?,
+        operation: Operation::CreateReplica {
+            replaces: old.map(|host| context.instance_address(map, shard, host)).transpose()?,
+        },
         epoch: map.epoch.next().0,
         app_user: entry.id.acl_user(),
         instance: context.desired_instance(&after, shard, new, context.get_session(new)?)?,
@@ -132,23 +131,23 @@ pub fn replica_spec(
     })
 }
 
-/// `spec`, with all replicas that the primary is to have, for its host to say what stands in its way.
+/// Returns the check of a new replica before it is created.
 ///
 /// # Errors
-/// As `spec`.
-pub fn preflight_spec(
+/// Returns an error if the playbook makes no such instance there.
+pub fn preflight_request(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     run: &str,
     change: ReplicaChange<'_>,
-) -> Result<MoveSpec> {
+) -> Result<PreflightRequest> {
     let placement = current_placement(map, change.shard)?;
-    let others = placement
+    let source_replicas = placement
         .replicas
         .iter()
         .map(|host| context.instance_address(map, change.shard, host))
         .collect::<Result<_>>()?;
-    Ok(MoveSpec { other_replicas: others, ..replica_spec(context, map, run, change)? })
+    Ok(PreflightRequest { spec: replica_spec(context, map, run, change)?, source_replicas })
 }
 
 /// A shard's copies with a replica on the new host, in the old one's place.
@@ -221,7 +220,10 @@ pub fn find_replica_hosts<'g>(
             .host_at_address(address)
             .with_context(|| format!("shard {}: {address} is not in the inventory", state.shard))
     };
-    Ok((state.other_replicas.first().map(host).transpose()?, host(&state.to)?))
+    let Operation::CreateReplica { replaces } = &state.record.operation else {
+        bail!("shard {}: the move to {} creates no replica", state.shard, state.record.to)
+    };
+    Ok((replaces.as_ref().map(host).transpose()?, host(&state.record.to)?))
 }
 
 /// Brings the making of a replica to its end. Returns why the replaced one could not be retired yet, where that is so.
@@ -236,8 +238,10 @@ pub async fn resume_replica(
     let (map, _) = read_map(&context.map_file)?;
     let (replaced_host, new_host) = find_replica_hosts(context, state)?;
     let change = ReplicaChange { shard: state.shard, replaced_host, new_host };
-    let spec =
-        MoveSpec { limits: context.move_limits(state.throttle), ..replica_spec(context, &map, &state.run, change)? };
+    let spec = MoveSpec {
+        limits: context.move_limits(state.record.throttle),
+        ..replica_spec(context, &map, &state.run, change)?
+    };
     let finish = FinishContext {
         publish_lock: &Mutex::new(()),
         options: ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() },
@@ -246,10 +250,11 @@ pub async fn resume_replica(
     if placement_with_replica(&map, change)? == current_placement(&map, state.shard)? {
         return finish_replica(context, &spec, change, &finish).await;
     }
-    if spec.from != state.from {
-        let MoveState { from, to, shard, .. } = state;
+    if spec.from != state.record.from {
+        let MoveRecord { from, to, .. } = &state.record;
         bail!(
-            "shard {shard} has moved to {}, but {to} follows {from}; dunlin shards abort removes that replica",
+            "shard {} has moved to {}, but {to} follows {from}; dunlin shards abort removes that replica",
+            state.shard,
             spec.from
         );
     }
@@ -272,7 +277,7 @@ pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) ->
         );
     }
     let spec = replica_spec(context, &map, &state.run, ReplicaChange { shard: state.shard, replaced_host, new_host })?;
-    context.call_host(new_host, call::Abort(MoveSpec { from: state.from.clone(), ..spec }), &|_, _| {}).await
+    context.call_host(new_host, call::Abort(MoveSpec { from: state.record.from.clone(), ..spec }), &|_, _| {}).await
 }
 
 #[cfg(test)]

@@ -130,7 +130,7 @@ pub async fn check_replicas(
         observed_by_host.extend(answer?.into_iter().map(|observed| ((observed.shard, *host), observed)));
     }
     let moving_addresses: BTreeSet<&str> =
-        open_moves.iter().flat_map(|state| [state.from.as_str(), state.to.as_str()]).collect();
+        open_moves.iter().flat_map(|state| [state.record.from.as_str(), state.record.to.as_str()]).collect();
     let mut health = ReplicaHealth {
         min_replicas_mismatches: find_min_replicas_mismatches(context, map, primaries, open_moves)?,
         ..ReplicaHealth::default()

@@ -12,7 +12,8 @@ use super::finish::{ApplyOptions, FinishContext, finish_move};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{
-    JournalQuery, MoveHistoryEntry, MoveSpec, MoveState, RecoveryResult, ReplicationRole, call, default_journal_dir,
+    JournalQuery, MoveHistoryEntry, MoveSpec, MoveState, Operation, RecoveryResult, ReplicationRole, call,
+    default_journal_dir,
 };
 
 /// The last move of each shard that a host's journal knows, with the roles now.
@@ -31,7 +32,8 @@ pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestM
     for (host, answer) in hosts.into_iter().zip(answers) {
         for state in answer? {
             let newer = found.get(&state.shard).is_none_or(|(_, newest)| {
-                newest.epoch < state.epoch || (newest.epoch == state.epoch && newest.recorded_at < state.recorded_at)
+                newest.record.epoch < state.record.epoch
+                    || (newest.record.epoch == state.record.epoch && newest.recorded_at < state.recorded_at)
             });
             if newer {
                 found.insert(state.shard, (host.clone(), state));
@@ -91,12 +93,12 @@ pub enum MoveStatus {
 /// Returns the status of a move, from its roles and the map.
 pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState) -> MoveStatus {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
-    if state.is_replica {
-        let host = context.host_at_address(&state.to);
+    if state.record.operation.creates_replica() {
+        let host = context.host_at_address(&state.record.to);
         let is_in_map = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
         return replica_move_status(state, is_in_map, map.epoch.0);
     }
-    let map_names_target = entry.map(|entry| entry.host.as_str()) == context.host_at_address(&state.to);
+    let map_names_target = entry.map(|entry| entry.host.as_str()) == context.host_at_address(&state.record.to);
     if let Some(failover) = &state.failover {
         return match (&state.target_role, failover.promotion_started) {
             (ReplicationRole::Primary { .. }, true) if !map_names_target => MoveStatus::Promoted,
@@ -116,7 +118,9 @@ pub(super) fn primary_move_status(state: &MoveState, map_names_target: bool) -> 
     match (&state.target_role, &state.source_role) {
         (Primary { .. }, Unreachable) if map_names_target => MoveStatus::Finished,
         (Primary { .. }, Unreachable) if state.is_finished => MoveStatus::FinishedElsewhere,
-        (Primary { .. }, Replica { primary, .. }) if map_names_target && state.is_finished && *primary == state.to => {
+        (Primary { .. }, Replica { primary, .. })
+            if map_names_target && state.is_finished && *primary == state.record.to =>
+        {
             MoveStatus::SourceKept
         }
         (Primary { .. }, _) if may_be_open => MoveStatus::CutOver,
@@ -133,7 +137,7 @@ fn replica_move_status(state: &MoveState, is_in_map: bool, epoch: u64) -> MoveSt
         (false, true) => MoveStatus::ReplicaReady,
         (false, false) => MoveStatus::ReplicaBuilding,
         // The map that named it is a later one than ours.
-        (true, false) if state.epoch > epoch && matches!(state.target_role, ReplicationRole::Replica { .. }) => {
+        (true, false) if state.record.epoch > epoch && matches!(state.target_role, ReplicationRole::Replica { .. }) => {
             MoveStatus::FinishedElsewhere
         }
         (true, _) => MoveStatus::Finished,
@@ -146,11 +150,11 @@ pub fn effective_map(
     map: &ShardMap,
     open_moves: &[(&MoveState, MoveStatus)],
 ) -> ShardMap {
-    let open = open_moves.iter().filter(|(state, _)| !state.is_replica);
+    let open = open_moves.iter().filter(|(state, _)| !state.record.operation.creates_replica());
     let moved = open.filter(|(_, stand)| {
         matches!(stand, MoveStatus::FinishedElsewhere | MoveStatus::CutOver | MoveStatus::Promoted)
     });
-    moved.fold(map.clone(), |map, (state, _)| match context.host_at_address(&state.to) {
+    moved.fold(map.clone(), |map, (state, _)| match context.host_at_address(&state.record.to) {
         Some(host) => map_with_primary_on(&map, state.shard, host),
         None => map,
     })
@@ -163,16 +167,16 @@ pub fn effective_map(
 pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&MoveState]) -> Result<()> {
     let (map, _) = read_map(&context.map_file)?;
     let placement = |state: &&MoveState| {
-        if state.is_replica {
+        if state.record.operation.creates_replica() {
             let (old, new) = replica::find_replica_hosts(context, state)?;
             let primary = map.find_shard(to_shard_id(state.shard)?).map(|entry| entry.host.as_str());
-            if primary != context.host_at_address(&state.from) {
+            if primary != context.host_at_address(&state.record.from) {
                 // Its primary changed before, and only a newer map knows of that.
                 bail!(
                     "shard {}: {} is a replica of {}, which is not its primary by this map",
                     state.shard,
-                    state.to,
-                    state.from
+                    state.record.to,
+                    state.record.from
                 );
             }
             return replica::placement_with_replica(
@@ -180,8 +184,9 @@ pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&Mov
                 ReplicaChange { shard: state.shard, replaced_host: old, new_host: new },
             );
         }
-        let host =
-            context.host_at_address(&state.to).with_context(|| format!("{} is not in the inventory", state.to))?;
+        let host = context
+            .host_at_address(&state.record.to)
+            .with_context(|| format!("{} is not in the inventory", state.record.to))?;
         placement_after_move(&map, state.shard, host)
     };
     let placements = states.iter().map(placement).collect::<Result<Vec<_>>>()?;
@@ -197,12 +202,13 @@ pub async fn resume_move(
     state: &MoveState,
     on_progress: ProgressFn<'_>,
 ) -> Result<Option<String>> {
-    if state.is_replica {
+    if state.record.operation.creates_replica() {
         return replica::resume_replica(context, state, on_progress).await;
     }
     let (map, _) = read_map(&context.map_file)?;
-    let Some((from, to)) = context.host_at_address(&state.from).zip(context.host_at_address(&state.to)) else {
-        bail!("shard {}: {} or {} is not in the inventory", state.shard, state.from, state.to);
+    let Some((from, to)) = context.host_at_address(&state.record.from).zip(context.host_at_address(&state.record.to))
+    else {
+        bail!("shard {}: {} or {} is not in the inventory", state.shard, state.record.from, state.record.to);
     };
     let spec = recorded_spec(context, &map, state, to)?;
     let before = map_with_primary_on(&map, state.shard, from);
@@ -227,11 +233,13 @@ pub async fn resume_move(
 /// # Errors
 /// It has, or a step failed.
 pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_progress: ProgressFn<'_>) -> Result<()> {
-    if state.is_replica {
+    if state.record.operation.creates_replica() {
         return replica::abort_replica(context, state).await;
     }
     let (map, _) = read_map(&context.map_file)?;
-    let Some(to) = context.host_at_address(&state.to) else { bail!("{} is not in the inventory", state.to) };
+    let Some(to) = context.host_at_address(&state.record.to) else {
+        bail!("{} is not in the inventory", state.record.to)
+    };
     let spec = recorded_spec(context, &map, state, to)?;
     context.call_host(to, call::Abort(spec), on_progress).await
 }
@@ -244,14 +252,14 @@ fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveSta
     Ok(MoveSpec {
         header: context.step_header(to, state.shard, &state.run),
         operator: context.operator.clone(),
-        from: state.from.clone(),
-        to: state.to.clone(),
-        other_replicas: state.other_replicas.clone(),
-        epoch: state.epoch,
-        app_user: state.app_user.clone(),
+        from: state.record.from.clone(),
+        to: state.record.to.clone(),
+        operation: Operation::Relocate { other_replicas: state.record.operation.other_replicas().to_vec() },
+        epoch: state.record.epoch,
+        app_user: state.record.app_user.clone(),
         instance,
         source_file_requires_replicas: false,
-        limits: context.move_limits(state.throttle),
+        limits: context.move_limits(state.record.throttle),
     })
 }
 

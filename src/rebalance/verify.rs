@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::RebalanceContext;
 use super::context::ProgressFn;
 use super::resume::{LatestMoves, MoveStatus, move_status};
-use crate::protocol::shard::{MoveLimits, MoveSpec, VerifyResult, call};
+use crate::protocol::shard::{MoveLimits, MoveSpec, Operation, VerifyResult, call};
 
 /// Two copies of a shard.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub fn list_pairs(
             operator: context.operator.clone(),
             from,
             to,
-            other_replicas: Vec::new(),
+            operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: map.epoch.0,
             app_user: String::new(),
             instance: Value::Null,
@@ -55,9 +55,9 @@ pub fn list_pairs(
                 move_status(context, map, state),
                 MoveStatus::SourceKept | MoveStatus::Copying | MoveStatus::ReplicaBuilding
             )
-            && let Some(on) = context.host_at_address(&state.to)
+            && let Some(on) = context.host_at_address(&state.record.to)
         {
-            pairs.push(pair(shard, (state.from.clone(), state.to.clone()), on));
+            pairs.push(pair(shard, (state.record.from.clone(), state.record.to.clone()), on));
         }
     }
     Ok(pairs)

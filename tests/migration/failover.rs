@@ -6,7 +6,9 @@ use std::time::Duration;
 use dunlin::protocol::shard::failover::{
     InstanceRef, LowerMinReplicasRequest, ProbeResult, ProbeTarget, PromoteReplica, PromoteResult, ReplicaProbeRequest,
 };
-use dunlin::protocol::shard::{JournalQuery, MoveSpec, ReplicationRole, ShardReply, ShardRequest, StepHeader};
+use dunlin::protocol::shard::{
+    JournalQuery, MoveSpec, Operation, ReplicationRole, ShardReply, ShardRequest, StepHeader,
+};
 use dunlin::rebalance::host::handle_request;
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
@@ -362,7 +364,10 @@ fn min_replicas_are_lowered_after_a_replica_dies() {
 fn moves_are_aborted_before_the_cutover_only() {
     let mut fixture = cluster_with_spares(1, 1);
     let written = write_and_stop(&fixture, 1);
-    let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..fixture.move_spec(0, 2) };
+    let spec = MoveSpec {
+        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        ..fixture.move_spec(0, 2)
+    };
     run_copy(&fixture, spec.clone()).unwrap();
     fixture.kill_instance(0);
     let handle = instance_handle(&mut fixture, 2, 0);
@@ -379,7 +384,10 @@ fn moves_are_aborted_before_the_cutover_only() {
     assert!(moves[0].is_finished, "{moves:?}");
 
     let mut fixture = cluster_with_spares(1, 1);
-    let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..fixture.move_spec(0, 2) };
+    let spec = MoveSpec {
+        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        ..fixture.move_spec(0, 2)
+    };
     run_copy(&fixture, spec.clone()).unwrap();
     let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CutOver(spec)], Some("demote_source:after"));
     assert!(!agent.wait_for_exit().success());

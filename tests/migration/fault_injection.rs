@@ -5,7 +5,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin::protocol::shard::{MoveSpec, RecoveryResult, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{MoveSpec, Operation, RecoveryResult, ShardReply, ShardRequest};
 use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
@@ -224,7 +224,7 @@ impl FaultInjector {
         let replicas = u32::try_from(others.len()).unwrap() + 1;
         let mut spec = MoveSpec {
             source_file_requires_replicas: armed,
-            other_replicas: others,
+            operation: Operation::Relocate { other_replicas: others },
             ..self.fixture.move_spec(from, to)
         };
         spec.limits.throttle.bandwidth = bandwidth;

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::protocol::shard::{
-    Credentials, MinReplicasRequest, MoveLimits, MoveSpec, RecoveryResult, RetireInstance, ShardReply, ShardRequest,
-    StepHeader,
+    Credentials, MinReplicasRequest, MoveLimits, MoveSpec, Operation, RecoveryResult, RetireInstance, ShardReply,
+    ShardRequest, StepHeader,
 };
 use dunlin::protocol::{Event, ProgressSink};
 use dunlin::rebalance::host;
@@ -190,7 +190,7 @@ impl MoveFixture {
             operator: "test".to_owned(),
             from: self.address(from),
             to: self.address(to),
-            other_replicas: Vec::new(),
+            operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: 8,
             app_user: APP_USER.to_owned(),
             instance: self.instance_spec(to),
@@ -202,7 +202,7 @@ impl MoveFixture {
     /// A replica of a primary, in the place of another one.
     pub fn replica_spec(&mut self, primary: u8, new: u8, old: Option<u8>) -> MoveSpec {
         let mut spec = self.move_spec(primary, new);
-        spec.other_replicas = old.map(|old| self.address(old)).into_iter().collect();
+        spec.operation = Operation::CreateReplica { replaces: old.map(|old| self.address(old)) };
         spec.instance["replica_of"] = json!(self.address(primary));
         spec
     }

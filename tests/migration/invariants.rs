@@ -5,7 +5,7 @@ use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
-use dunlin::protocol::shard::{CutoverResult, MoveSpec, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{CutoverResult, MoveSpec, Operation, ShardReply, ShardRequest};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
@@ -187,10 +187,17 @@ fn other_replicas_follow_the_new_primary_without_a_full_sync() {
     fixture.provision_replica(2, 0).unwrap();
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
-    let spec = MoveSpec { other_replicas: vec![fixture.address(2)], ..fixture.move_spec(0, 1) };
+    let spec = MoveSpec {
+        operation: Operation::Relocate { other_replicas: vec![fixture.address(2)] },
+        ..fixture.move_spec(0, 1)
+    };
     run_copy(&fixture, spec.clone()).unwrap();
     // A replica that the map does not know could make a restarted source writable.
-    let unknown = run_switch(&fixture, MoveSpec { other_replicas: Vec::new(), ..spec.clone() }).unwrap_err();
+    let unknown = run_switch(
+        &fixture,
+        MoveSpec { operation: Operation::Relocate { other_replicas: Vec::new() }, ..spec.clone() },
+    )
+    .unwrap_err();
     assert!(format!("{unknown:#}").contains("has 2 replicas, the map has 1"), "{unknown:#}");
     let done = run_switch(&fixture, spec).unwrap();
     assert_eq!(done.follow_ups, Vec::<String>::new());

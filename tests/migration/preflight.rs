@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use dunlin::protocol::shard::{MoveSpec, PreflightIssue, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{MoveSpec, PreflightIssue, PreflightRequest, ShardReply, ShardRequest};
 use redis::Connection;
 use serde_json::Value;
 
@@ -62,7 +62,12 @@ fn count_write_commands(fixture: &MoveFixture, count: u8) -> BTreeMap<String, u6
 /// What preflight says in some world, and that it wrote nothing to any instance.
 fn run_preflight(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec) -> Vec<PreflightIssue> {
     let before = count_write_commands(fixture, 3);
-    let mut agent = AgentProcess::start_in_mounts(world, fixture, &[ShardRequest::Preflight(spec.clone())], None);
+    let mut agent = AgentProcess::start_in_mounts(
+        world,
+        fixture,
+        &[ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))],
+        None,
+    );
     agent.wait_for_exit();
     let refusals = match read_replies(fixture).pop() {
         Some(Ok(ShardReply::Preflight(refusals))) => refusals,
@@ -206,10 +211,11 @@ fn state_outside_the_keys_is_compared_before_the_first_write() {
     run("CONFIG SET notify-keyspace-events KEA");
     assert_refused(&here, &fixture, &spec, ("setting", "notify-keyspace-events"));
     redis::cmd("CONFIG").arg(&["SET", "notify-keyspace-events", ""]).exec(&mut connect_source(&fixture)).unwrap();
-    let read_notes = || match fixture.run_with_notes(ShardRequest::Preflight(spec.clone())) {
-        (Ok(ShardReply::Preflight(issues)), notes) if issues.is_empty() => notes.join("\n"),
-        other => panic!("{other:?}"),
-    };
+    let read_notes =
+        || match fixture.run_with_notes(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))) {
+            (Ok(ShardReply::Preflight(issues)), notes) if issues.is_empty() => notes.join("\n"),
+            other => panic!("{other:?}"),
+        };
     assert_eq!(read_notes(), "");
     for (name, value) in [
         ("maxclients", "500"),
@@ -279,7 +285,8 @@ fn different_listpack_limits_are_rejected_or_estimated() {
     );
     spec.limits.allow_reencoding = true;
     let before = count_write_commands(&fixture, 3);
-    let (reply, notes) = fixture.run_with_notes(ShardRequest::Preflight(spec.clone()));
+    let (reply, notes) =
+        fixture.run_with_notes(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())));
     assert_eq!(reply.unwrap(), ShardReply::Preflight(Vec::new()));
     assert_eq!(count_write_commands(&fixture, 3), before);
     // Data that grow at the target must fit there as they will be.

@@ -4,7 +4,9 @@ use std::fs;
 use std::time::Duration;
 
 use dunlin::plan::Action;
-use dunlin::protocol::shard::{CopyResult, JournalQuery, MinReplicasRequest, MoveSpec, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{
+    CopyResult, JournalQuery, MinReplicasRequest, MoveSpec, Operation, PreflightRequest, ShardReply, ShardRequest,
+};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
@@ -91,7 +93,7 @@ fn replicas_are_created_and_replaced_without_blocking_writes() {
     assert_eq!(run_replicate(&fixture, &spec).unwrap(), CopyResult::default());
     let what = JournalQuery { credentials: admin_credentials(), journal_dir: spec.header.journal_dir.clone() };
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
-    assert_eq!((moves[0].is_finished, moves[0].epoch), (true, 11), "the epoch that named it");
+    assert_eq!((moves[0].is_finished, moves[0].record.epoch), (true, 11), "the epoch that named it");
     let named = fixture.run_request(ShardRequest::Abort(spec)).unwrap_err();
     assert!(format!("{named:#}").contains("the map names the replica"), "{named:#}");
     assert!(run_retire(&mut fixture, 1, 0).archive_dir.is_some());
@@ -151,11 +153,13 @@ fn interrupted_replicas_are_finished_or_removed() {
                 panic!()
             };
             assert!(
-                moves[0].is_replica && !moves[0].is_finished && moves[0].other_replicas == [fixture.address(1)],
+                !moves[0].is_finished
+                    && moves[0].record.operation == (Operation::CreateReplica { replaces: Some(fixture.address(1)) }),
                 "{moves:?}"
             );
             // The journal is no other move's.
-            for other in [ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())] {
+            let relocation = MoveSpec { operation: Operation::Relocate { other_replicas: Vec::new() }, ..spec.clone() };
+            for other in [ShardRequest::Copy(relocation.clone()), ShardRequest::CutOver(relocation)] {
                 let refused = fixture.run_request(other).unwrap_err();
                 assert!(format!("{refused:#}").contains("an unfinished replica build"), "{refused:#}");
             }
@@ -200,8 +204,14 @@ fn moved_primaries_require_their_replicas() {
     let mut fixture = fixture_with_replica(3);
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
-    let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..fixture.move_spec(0, 2) };
-    assert_eq!(fixture.run_request(ShardRequest::Preflight(spec.clone())).unwrap(), ShardReply::Preflight(Vec::new()));
+    let spec = MoveSpec {
+        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        ..fixture.move_spec(0, 2)
+    };
+    assert_eq!(
+        fixture.run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))).unwrap(),
+        ShardReply::Preflight(Vec::new())
+    );
     run_copy(&fixture, spec.clone()).unwrap();
     // The replicas come over after the promotion; the new owner does not wait for them.
     let mut agent =
@@ -239,7 +249,10 @@ fn moves_back_keep_the_replica() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     for (from, to) in [(0, 2), (2, 0)] {
-        let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..fixture.move_spec(from, to) };
+        let spec = MoveSpec {
+            operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+            ..fixture.move_spec(from, to)
+        };
         run_copy(&fixture, spec.clone()).unwrap();
         let ShardReply::CutOver(switched) = fixture.run_request(ShardRequest::CutOver(spec)).unwrap() else { panic!() };
         assert_eq!(switched.follow_ups, Vec::<String>::new());
@@ -261,9 +274,10 @@ fn moves_back_keep_the_replica() {
 fn preflight_reports_down_and_unknown_replicas() {
     let mut fixture = fixture_with_replica(3);
     let stranger = fixture.move_spec(0, 2);
-    let spec = MoveSpec { other_replicas: vec![fixture.address(1)], ..stranger.clone() };
+    let spec =
+        MoveSpec { operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] }, ..stranger.clone() };
     let rules = |fixture: &MoveFixture, spec: &MoveSpec| match fixture
-        .run_request(ShardRequest::Preflight(spec.clone()))
+        .run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())))
         .unwrap()
     {
         ShardReply::Preflight(refusals) => {

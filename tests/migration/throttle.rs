@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin::protocol::shard::{JournalQuery, MoveSpec, RecoveryResult, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{JournalQuery, MoveSpec, Operation, RecoveryResult, ShardReply, ShardRequest};
 use dunlin::protocol::throttle::{MemoryLimit, ThrottleLimits};
 use dunlin::protocol::{Event, ProgressSink};
 use redis::Connection;
@@ -201,7 +201,7 @@ fn capped_copies_wait_for_the_next_agent() {
     }
     let what = JournalQuery { credentials: admin_credentials(), journal_dir: slow.header.journal_dir.clone() };
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
-    assert_eq!(moves[0].throttle.bandwidth, MIB, "whoever goes on with it knows what it keeps to");
+    assert_eq!(moves[0].record.throttle.bandwidth, MIB, "whoever goes on with it knows what it keeps to");
     // Another agent, another relay; its operator is in more of a hurry.
     let fast = capped_spec(&mut fixture, 16 * MIB);
     let mut agent =
@@ -411,7 +411,8 @@ fn replica_copies_stay_below_the_limit() {
     fill_large(&fixture, 40, MIB / 10);
     let mut writers = MoveWriters::start_writers(1, &fixture.address(0));
     writers.wait_for_writes(20);
-    let spec = capped_spec(&mut fixture, 2 * MIB);
+    let operation = Operation::CreateReplica { replaces: None };
+    let spec = MoveSpec { operation, ..capped_spec(&mut fixture, 2 * MIB) };
     let begin = Instant::now();
     let agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CreateReplica(spec.clone())], None);
     wait_until_half_copied(&fixture);

@@ -31,7 +31,7 @@ pub struct MoveBackArgs {
 impl MoveBackArgs {
     fn is_selected(&self, state: &MoveState) -> bool {
         match &self.run {
-            _ if state.is_replica => false,
+            _ if state.record.operation.creates_replica() => false,
             // The hosts' journals know each wave of a run by itself.
             Some(run) => state.run == *run || state.run.strip_prefix(run).is_some_and(|rest| rest.starts_with('.')),
             None => self.shards.contains(&state.shard),
@@ -90,7 +90,9 @@ impl ShardsContext<'_> {
                 return Err(CommandError::with_message(Exit::Refused, text)
                     .with_hint("dunlin shard-rebalance --targets HOST moves it again"));
             }
-            if let Some((from, to)) = context.host_at_address(&state.to).zip(context.host_at_address(&state.from)) {
+            if let Some((from, to)) =
+                context.host_at_address(&state.record.to).zip(context.host_at_address(&state.record.from))
+            {
                 moves.push(PlannedMove {
                     shard: state.shard,
                     from: from.to_owned(),

@@ -9,8 +9,8 @@ use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, print_event};
 use crate::inventory::ByteSize;
 use crate::protocol::Event;
-use crate::protocol::shard::MoveState;
 use crate::protocol::shard::failover::ArchivedInstance;
+use crate::protocol::shard::{MoveRecord, MoveState};
 use crate::rebalance::context::read_map;
 use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, create_replicas, resume_failovers};
 use crate::rebalance::failover::{self, FailoverScope, ReplicaToCreate, UnresolvedShard, observe};
@@ -134,7 +134,7 @@ impl ShardsContext<'_> {
                 .await?;
         progress.clear_bars();
         for (state, result) in states.iter().zip(results) {
-            let MoveState { shard, from, to, .. } = state;
+            let MoveState { shard, record: MoveRecord { from, to, .. }, .. } = state;
             match result {
                 Ok(FailoverResolution::Promoted) => {
                     self.reporter.print_data(&format!("  shard {shard} is served by {to}"))

@@ -10,7 +10,7 @@ use crate::cli::shard_apply::{
     ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, print_event, run_preflight, warn_not_retired,
 };
 use crate::cli::throttle_args::ThrottleArgs;
-use crate::protocol::shard::MoveState;
+use crate::protocol::shard::{MoveState, Operation};
 use crate::rebalance::apply::PlannedMove;
 use crate::rebalance::context::read_map;
 use crate::rebalance::finish::ApplyOptions;
@@ -119,20 +119,22 @@ impl ShardsContext<'_> {
         let is_reachable =
             |address: &String| context.host_at_address(address).is_some_and(|host| !context.unreachable.contains(host));
         let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
-            state.is_replica
-                && state.other_replicas.is_empty()
-                && (*status == MoveStatus::ReplicaReady || is_reachable(&state.from))
+            state.record.operation == (Operation::CreateReplica { replaces: None })
+                && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
         };
         // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
         let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
-            let only_source = unreachable.iter().all(|(host, _)| context.host_at_address(&state.from) == Some(host));
-            !state.is_replica && only_source && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
+            let only_source =
+                unreachable.iter().all(|(host, _)| context.host_at_address(&state.record.from) == Some(host));
+            !state.record.operation.creates_replica()
+                && only_source
+                && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
         };
         let can_finish =
             |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
         let can_finish_all = !open_moves.is_empty() && open_moves.iter().all(|open| can_finish(&open));
         let is_move_of = |state: &MoveState, step: &PlannedMove| {
-            let (from, to) = (context.host_at_address(&state.from), context.host_at_address(&state.to));
+            let (from, to) = (context.host_at_address(&state.record.from), context.host_at_address(&state.record.to));
             state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
         };
         let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
@@ -224,8 +226,9 @@ impl ShardsContext<'_> {
             }
             match resume_move(context, state, &on_progress).await {
                 Ok(retire_blocked) => {
-                    let verb = if state.is_replica { "has a replica on" } else { "is served by" };
-                    progress.print_line(&format!("  shard {} {verb} {}", state.shard, state.to));
+                    let verb =
+                        if state.record.operation.creates_replica() { "has a replica on" } else { "is served by" };
+                    progress.print_line(&format!("  shard {} {verb} {}", state.shard, state.record.to));
                     is_unfinished |= retire_blocked.is_some();
                     retire_blocked.iter().for_each(|reason| warn_not_retired(state.shard, reason, reporter));
                 }

@@ -3,13 +3,12 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::failover;
 use super::moves::{Credentials, default_journal_dir};
 use super::observed::ReplicationRole;
 use super::phase::{MoveOutcome, MovePhase, PhaseState};
-use crate::protocol::throttle::ThrottleLimits;
+use super::record::MoveRecord;
 
 /// Selects the journals to read.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,30 +27,15 @@ pub struct MoveState {
     pub run: String,
     /// The shard.
     pub shard: u32,
-    /// Source.
-    pub from: String,
-    /// Target.
-    pub to: String,
-    /// The source's other replicas.
-    pub other_replicas: Vec<String>,
-    /// Map epoch of the move; for a replica in the map, the epoch that added it.
-    pub epoch: u64,
-    /// The application's ACL user.
-    pub app_user: String,
-    /// Requested target instance, so that another operator can resume the move.
-    pub instance: Value,
-    /// Limits that protect the source's clients.
-    #[serde(default)]
-    pub throttle: ThrottleLimits,
+    /// The move; for a replica in the map, with the epoch that added it.
+    #[serde(flatten)]
+    pub record: MoveRecord,
     /// The last step in the journal.
     pub phase: MovePhase,
     /// State of the last step.
     pub phase_state: PhaseState,
     /// Time of that entry, RFC 3339.
     pub recorded_at: String,
-    /// True for a replica build; the source is the primary then, and `other_replicas` names the replaced replica.
-    #[serde(default)]
-    pub is_replica: bool,
     /// True if it has ended, at the source or at the target.
     pub is_finished: bool,
     /// True if the journal has a promotion of the target that was not rolled back: only then may it have accepted writes.

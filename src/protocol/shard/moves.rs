@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::record::Operation;
 use crate::protocol::throttle::ThrottleLimits;
 
 /// Default directory of the journals on a host.
@@ -105,9 +106,8 @@ pub struct MoveSpec {
     pub from: String,
     /// The target on this host, `ip:port`.
     pub to: String,
-    /// The source's other replicas, `ip:port`; they follow the new primary.
-    #[serde(default)]
-    pub other_replicas: Vec<String>,
+    /// The operation.
+    pub operation: Operation,
     /// Epoch that publishes the new primary.
     pub epoch: u64,
     /// The application's ACL user on this shard.

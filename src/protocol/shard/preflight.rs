@@ -4,7 +4,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::moves::MoveSpec;
 use crate::plan::named_enum;
+
+/// Checks a move before it starts.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PreflightRequest {
+    /// The move.
+    pub spec: MoveSpec,
+    /// Replicas that the source has by the map, without the target, `ip:port`.
+    pub source_replicas: Vec<String>,
+}
+
+impl PreflightRequest {
+    /// Returns the check of a primary's relocation.
+    pub fn for_relocation(spec: MoveSpec) -> Self {
+        let source_replicas = spec.operation.other_replicas().to_vec();
+        Self { spec, source_replicas }
+    }
+}
 
 /// Describes one issue that prevents a move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

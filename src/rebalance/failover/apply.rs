@@ -257,7 +257,7 @@ async fn create_replica(
     let (map, _) = read_map(&context.map_file)?;
     let issues = find_preflight_issues(
         context,
-        replica::preflight_spec(context, &map, run, change)?,
+        replica::preflight_request(context, &map, run, change)?,
         change.new_host,
         finish.on_progress,
     )
@@ -319,11 +319,11 @@ async fn resume_failover(
     let request = PromoteReplica {
         header: context.step_header(to, state.shard, &state.run),
         operator: context.operator.clone(),
-        from: state.from.clone(),
-        to: state.to.clone(),
-        other_replicas: state.other_replicas.clone(),
-        epoch: state.epoch,
-        app_user: state.app_user.clone(),
+        from: state.record.from.clone(),
+        to: state.record.to.clone(),
+        other_replicas: state.record.operation.other_replicas().to_vec(),
+        epoch: state.record.epoch,
+        app_user: state.record.app_user.clone(),
         instance: context.desired_instance(
             &map_with_placement(map, &placement),
             state.shard,
@@ -356,7 +356,7 @@ fn placement_after_failover(
     };
     let shard = to_shard_id(state.shard)?;
     let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
-    let others = state.other_replicas.iter().map(host).collect::<Result<Vec<String>>>()?;
+    let others = state.record.operation.other_replicas().iter().map(host).collect::<Result<Vec<String>>>()?;
     let replicas = others.into_iter().filter(|other| entry.replicas.contains(other)).collect();
-    Ok(ShardPlacement { shard, host: host(&state.to)?, replicas })
+    Ok(ShardPlacement { shard, host: host(&state.record.to)?, replicas })
 }

@@ -106,7 +106,7 @@ fn open_move(to: &str, state: &MoveState, status: MoveStatus) -> Option<OpenMove
         MoveStatus::Finished | MoveStatus::SourceKept | MoveStatus::FailoverInterrupted | MoveStatus::Promoted => {
             return None;
         }
-        MoveStatus::FinishedElsewhere if !state.is_replica => MoveStage::CutOver,
+        MoveStatus::FinishedElsewhere if !state.record.operation.creates_replica() => MoveStage::CutOver,
         // Started anew, a target that was not opened is a master too.
         MoveStatus::CutOver if is_promoted => MoveStage::CutOver,
         MoveStatus::ReplicaBuilding => MoveStage::Copied,

@@ -20,7 +20,7 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
     if journal.move_record().is_none() || journal.last_entry(MovePhase::Abort, PhaseState::Done).is_some() {
         return Ok(());
     }
-    let is_replica = journal.move_record().is_some_and(|begun| begun.is_replica);
+    let is_replica = journal.move_record().is_some_and(|begun| begun.operation.creates_replica());
     if is_replica && is_finished(journal.current_entries()) {
         bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.header.shard);
     }

@@ -99,7 +99,7 @@ pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
 fn is_current_failover(journal: &MoveJournal, request: &PromoteReplica) -> bool {
     journal
         .move_record()
-        .is_some_and(|begun| begun.is_failover && (&begun.from, &begun.to) == (&request.from, &request.to))
+        .is_some_and(|begun| begun.operation.is_failover() && (&begun.from, &begun.to) == (&request.from, &request.to))
 }
 
 fn is_old_primary_alive(request: &PromoteReplica) -> bool {

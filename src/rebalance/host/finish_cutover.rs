@@ -30,7 +30,7 @@ pub fn finish_cutover(
     journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
     verify_target(spec, instance, (journal, target))?;
     let mut follow_ups = Vec::new();
-    for follower in std::iter::once(&spec.from).chain(&spec.other_replicas) {
+    for follower in std::iter::once(&spec.from).chain(spec.operation.other_replicas()) {
         if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
             follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
         }

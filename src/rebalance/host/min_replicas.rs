@@ -84,11 +84,11 @@ pub fn require_replicas(
     source: &mut RedisClient,
     target: &mut RedisClient,
 ) -> Result<()> {
-    for other in &spec.other_replicas {
+    for other in spec.operation.other_replicas() {
         wait_for_replica(source, other)?;
     }
     let info = source.fetch_info("replication")?;
-    let required = u64::try_from(spec.other_replicas.len())? + 1;
+    let required = u64::try_from(spec.operation.other_replicas().len())? + 1;
     if info.number_field("connected_slaves") > required {
         bail!("{} has {} replicas, the map has {required}", spec.from, info.number_field("connected_slaves"));
     }

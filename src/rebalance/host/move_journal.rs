@@ -4,16 +4,16 @@ pub(super) mod entry;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 
 use super::failpoint::{self, FailpointPosition};
 use super::redis_client::RedisClient;
 use super::run_generation;
 use crate::journal::{Journal, JournalError};
-use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, StepHeader, failover};
+use crate::protocol::shard::{MovePhase, MoveRecord, MoveSpec, Operation, PhaseState, StepHeader, failover};
 use crate::protocol::throttle::ThrottleLimits;
-pub use entry::{JournalEntry, MoveRecord, entries_since_roll_back, is_finished, last_move_entries, recorded_failover};
+pub use entry::{JournalEntry, entries_since_roll_back, is_finished, last_move_entries, recorded_failover};
 
 /// Holds the locked journal of one shard.
 #[derive(Debug)]
@@ -61,7 +61,8 @@ impl MoveJournal {
     /// # Errors
     /// Returns an error if another move is unfinished, or the source does not answer.
     pub fn start_move(&mut self, spec: &MoveSpec) -> Result<()> {
-        if self.is_resuming(spec, false)? {
+        ensure!(matches!(spec.operation, Operation::Relocate { .. }), "{} does not replace {}", spec.to, spec.from);
+        if self.is_resuming(spec)? {
             return Ok(());
         }
         let min_replicas =
@@ -69,7 +70,7 @@ impl MoveJournal {
         self.append_entry(
             MovePhase::Begin,
             PhaseState::Done,
-            json!(MoveRecord { min_replicas: Some(min_replicas), ..MoveRecord::from_spec(spec) }),
+            json!(MoveRecord { min_replicas: Some(min_replicas), ..entry::record_of(spec) }),
         )
     }
 
@@ -78,30 +79,23 @@ impl MoveJournal {
     /// # Errors
     /// Returns an error if another move is unfinished.
     pub fn start_replica_build(&mut self, spec: &MoveSpec) -> Result<()> {
-        if self.is_resuming(spec, true)? {
+        ensure!(spec.operation.creates_replica(), "{} is not a new replica of {}", spec.to, spec.from);
+        if self.is_resuming(spec)? {
             return Ok(());
         }
-        self.append_entry(
-            MovePhase::Begin,
-            PhaseState::Done,
-            json!(MoveRecord { is_replica: true, ..MoveRecord::from_spec(spec) }),
-        )
+        self.append_entry(MovePhase::Begin, PhaseState::Done, json!(entry::record_of(spec)))
     }
 
     /// Returns true if this move is the unfinished one in the journal.
-    fn is_resuming(&self, spec: &MoveSpec, replica: bool) -> Result<bool> {
+    fn is_resuming(&self, spec: &MoveSpec) -> Result<bool> {
         let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) else { return Ok(false) };
-        if !last.is_failover && (&last.from, &last.to, last.is_replica) == (&spec.from, &spec.to, replica) {
+        if last.operation.is_same_kind(&spec.operation) && (&last.from, &last.to) == (&spec.from, &spec.to) {
             return Ok(true);
         }
-        let what = match last {
-            MoveRecord { is_replica: true, .. } => "replica build",
-            MoveRecord { is_failover: true, .. } => "failover",
-            _ => "move",
-        };
         bail!(
-            "shard {} has an unfinished {what} on this host, from {} to {}; run `dunlin shards resume` or `abort`",
+            "shard {} has an unfinished {} on this host, from {} to {}; run `dunlin shards resume` or `abort`",
             spec.header.shard,
+            last.operation.as_str(),
             last.from,
             last.to
         );
@@ -113,7 +107,7 @@ impl MoveJournal {
     /// Returns an error if another move or failover is unfinished.
     pub fn start_failover(&mut self, request: &failover::PromoteReplica, min_replicas: String) -> Result<()> {
         if let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) {
-            if last.is_failover && (&last.from, &last.to) == (&request.from, &request.to) {
+            if last.operation.is_failover() && (&last.from, &last.to) == (&request.from, &request.to) {
                 return Ok(());
             }
             bail!(
@@ -126,15 +120,13 @@ impl MoveJournal {
         let begun = MoveRecord {
             from: request.from.clone(),
             to: request.to.clone(),
-            other_replicas: request.other_replicas.clone(),
+            operation: Operation::Failover { other_replicas: request.other_replicas.clone() },
             epoch: request.epoch,
             app_user: request.app_user.clone(),
             instance: request.instance.clone(),
             min_replicas: Some(min_replicas),
             operator: request.operator.clone(),
-            is_replica: false,
             throttle: ThrottleLimits::default(),
-            is_failover: true,
         };
         self.append_entry(MovePhase::Begin, PhaseState::Done, json!(begun))
     }

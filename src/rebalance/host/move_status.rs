@@ -7,11 +7,13 @@ use std::thread;
 
 use anyhow::{Context, Result, bail};
 
-use super::move_journal::{self, JournalEntry, MoveRecord, entries_since_roll_back, is_finished, last_move_entries};
+use super::move_journal::{self, JournalEntry, entries_since_roll_back, is_finished, last_move_entries};
 use super::probe::MAX_CONCURRENT_PROBES;
 use super::redis_client::probe_role;
 use crate::journal;
-use crate::protocol::shard::{JournalQuery, MoveHistoryEntry, MoveOutcome, MovePhase, MoveState, PhaseState};
+use crate::protocol::shard::{
+    JournalQuery, MoveHistoryEntry, MoveOutcome, MovePhase, MoveRecord, MoveState, Operation, PhaseState,
+};
 
 /// The last move of each shard, by shard number.
 ///
@@ -69,16 +71,12 @@ fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntr
     let (first, last) = (entries.first()?, entries.last()?);
     let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
     let done = |step| entries.iter().any(|record| record.phase == step && record.state == PhaseState::Done);
-    let outcome = if done(MovePhase::Finalize) && begun.is_failover {
-        MoveOutcome::FailedOver
-    } else if done(MovePhase::Finalize) && begun.is_replica {
-        MoveOutcome::ReplicaCreated
-    } else if done(MovePhase::Finalize) {
-        MoveOutcome::Moved
-    } else if done(MovePhase::Abort) {
-        MoveOutcome::Aborted
-    } else {
-        MoveOutcome::Open
+    let outcome = match begun.operation {
+        _ if done(MovePhase::Abort) && !done(MovePhase::Finalize) => MoveOutcome::Aborted,
+        _ if !done(MovePhase::Finalize) => MoveOutcome::Open,
+        Operation::Relocate { .. } => MoveOutcome::Moved,
+        Operation::CreateReplica { .. } => MoveOutcome::ReplicaCreated,
+        Operation::Failover { .. } => MoveOutcome::FailedOver,
     };
     Some(MoveHistoryEntry {
         run: first.run.clone(),
@@ -122,17 +120,10 @@ fn move_state(shard: u32, entries: &[JournalEntry], request: &JournalQuery) -> O
         shard,
         source_role: probe_role(&begun.from, &request.credentials),
         target_role: probe_role(&begun.to, &request.credentials),
-        from: begun.from,
-        to: begun.to,
-        other_replicas: begun.other_replicas,
-        epoch: published_epoch.unwrap_or(begun.epoch),
-        app_user: begun.app_user,
-        instance: begun.instance,
-        throttle: begun.throttle,
+        record: MoveRecord { epoch: published_epoch.unwrap_or(begun.epoch), ..begun },
         phase: last.phase,
         phase_state: last.state,
         recorded_at: last.recorded_at.clone(),
-        is_replica: begun.is_replica,
         is_finished: is_finished(entries),
         promotion_started: entries_since_roll_back(entries)
             .iter()

@@ -16,7 +16,7 @@ use super::redis_client::{
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
 use crate::process::Program;
-use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, PreflightRule, ReplicationRole};
+use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, PreflightRequest, PreflightRule, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 use crate::resources::redis_shard::RedisShard;
@@ -29,7 +29,8 @@ const RATE_WINDOW: Duration = Duration::from_millis(200);
 const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
 
 /// Returns the issues that prevent a move; a check that could not run is an issue too.
-pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
+pub fn find_issues(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
+    let spec = &request.spec;
     let mut issues = IssueList(Vec::new());
     let desired = parse_instance(spec.header.shard, &spec.instance).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
@@ -56,7 +57,7 @@ pub fn find_issues(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressS
             issues.add_if_some(PreflightRule::Eviction, check_eviction(&conf));
             issues.add_if_some(PreflightRule::Acl, target_acl(spec, &conf, &acl));
             if let Some(mut source) = source {
-                let checked = check_source(&mut source, spec, (&conf, &instance), (&mut issues, sink));
+                let checked = check_source(&mut source, request, (&conf, &instance), (&mut issues, sink));
                 issues.add_if_error(PreflightRule::Source, checked);
                 let compared = check_instance_state(&mut source, spec, (&conf, &acl), (&mut issues, sink));
                 issues.add_if_error(PreflightRule::Source, compared);
@@ -149,10 +150,11 @@ fn drops_transactions(info: &RedisInfo) -> bool {
 
 fn check_source(
     source: &mut RedisClient,
-    spec: &MoveSpec,
+    request: &PreflightRequest,
     (conf, instance): (&RedisConf, &RedisShard),
     (issues, sink): (&mut IssueList, &dyn ProgressSink),
 ) -> Result<()> {
+    let spec = &request.spec;
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
@@ -168,7 +170,7 @@ fn check_source(
         Ok(reason) => issues.add_if_some(PreflightRule::Acl, reason),
         Err(error) => issues.add_issue(PreflightRule::Acl, format!("{error:#}")),
     }
-    check_replicas(source, spec, &info, issues);
+    check_replicas(source, request, &info, issues);
     issues
         .add_if_some(PreflightRule::Version, check_version(info.text_field("redis_version"), &local_redis_version()?));
     let grown = check_encodings(source, spec, conf, (issues, sink))?;
@@ -196,11 +198,12 @@ fn check_instance_state(
 }
 
 /// Checks the source's replicas, which the cutover counts: exactly those in the map must be attached.
-fn check_replicas(source: &mut RedisClient, spec: &MoveSpec, info: &RedisInfo, issues: &mut IssueList) {
-    for other in &spec.other_replicas {
+fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &RedisInfo, issues: &mut IssueList) {
+    let PreflightRequest { spec, source_replicas } = request;
+    for other in source_replicas {
         issues.add_if_error(PreflightRule::Replica, wait_for_replica(source, other));
     }
-    let (expected, attached) = (spec.other_replicas.len() as u64, info.number_field("connected_slaves"));
+    let (expected, attached) = (source_replicas.len() as u64, info.number_field("connected_slaves"));
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
     if attached > expected + copy {
         let text = format!("{} has {attached} replicas, the map has {expected}", spec.from);

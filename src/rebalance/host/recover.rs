@@ -129,7 +129,7 @@ pub fn recover_move(spec: &MoveSpec) -> Result<RecoveryResult> {
                 reason: "no move of this shard was started on this host".to_owned(),
             });
         }
-        Some(begun) if begun.is_replica => {
+        Some(begun) if begun.operation.creates_replica() => {
             return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica build", spec.to) });
         }
         Some(_) => {}
@@ -257,7 +257,7 @@ fn probe_instance(address: &str, spec: &MoveSpec) -> (Option<RedisClient>, Repli
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::protocol::shard::MoveLimits;
+    use crate::protocol::shard::{MoveLimits, Operation};
     use crate::rebalance::host::move_journal::tests::test_header;
 
     pub fn test_spec() -> MoveSpec {
@@ -266,7 +266,7 @@ pub(super) mod tests {
             operator: String::new(),
             from: "a:1".to_owned(),
             to: "b:1".to_owned(),
-            other_replicas: Vec::new(),
+            operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: 8,
             app_user: "s017".to_owned(),
             instance: Value::Null,

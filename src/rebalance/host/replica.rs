@@ -50,8 +50,9 @@ fn enable_user_cmds(users: &[String]) -> Vec<Cmd> {
 
 /// Returns true if the journal's last move created the replica and it follows its primary.
 fn is_created(spec: &MoveSpec, journal: &MoveJournal) -> bool {
-    let record =
-        journal.move_record().filter(|last| last.is_replica && (&last.from, &last.to) == (&spec.from, &spec.to));
+    let record = journal
+        .move_record()
+        .filter(|last| last.operation.creates_replica() && (&last.from, &last.to) == (&spec.from, &spec.to));
     record.is_some() && is_finished(journal.current_entries()) && is_following(spec)
 }
 
@@ -66,7 +67,9 @@ fn is_following(spec: &MoveSpec) -> bool {
 /// Returns an error if it does not follow its primary, or the journal cannot be written.
 pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
     let mut journal = MoveJournal::open(&spec.header)?;
-    if !journal.move_record().is_some_and(|begun| begun.is_replica) || is_finished(journal.current_entries()) {
+    if !journal.move_record().is_some_and(|begun| begun.operation.creates_replica())
+        || is_finished(journal.current_entries())
+    {
         return Ok(());
     }
     if !is_following(spec) {

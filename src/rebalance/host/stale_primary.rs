@@ -74,7 +74,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
     let hands_over = |record: &JournalEntry| {
         matches!(record.phase, MovePhase::DemoteSource | MovePhase::Promote | MovePhase::OpenTarget)
     };
-    let handed_over = !begun.is_replica && since.iter().any(hands_over);
+    let handed_over = !begun.operation.creates_replica() && since.iter().any(hands_over);
     if handed_over
         || matches!(probe_role(&request.address, &request.header.credentials), ReplicationRole::Primary { .. })
     {

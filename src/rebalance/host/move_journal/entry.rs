@@ -3,8 +3,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, failover};
-use crate::protocol::throttle::ThrottleLimits;
+use crate::protocol::shard::{MovePhase, MoveRecord, MoveSpec, PhaseState, failover};
 
 /// Represents one line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -47,54 +46,18 @@ impl TryFrom<UncheckedEntry> for JournalEntry {
     }
 }
 
-/// Describes a move in the journal, without secrets.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct MoveRecord {
-    /// Address of the source.
-    pub from: String,
-    /// Address of the target.
-    pub to: String,
-    /// The source's other replicas.
-    pub other_replicas: Vec<String>,
-    /// Map epoch that the move belongs to.
-    pub epoch: u64,
-    /// ACL user of the application.
-    pub app_user: String,
-    /// The target instance.
-    pub instance: Value,
-    /// The source's `min-replicas-to-write` before the move changed it.
-    #[serde(default)]
-    pub min_replicas: Option<String>,
-    /// Operator who started the move.
-    #[serde(default)]
-    pub operator: String,
-    /// True for a failover; the source is lost then, and `min_replicas` is the target's.
-    #[serde(default)]
-    pub is_failover: bool,
-    /// Limits that protect the source's clients; a resumed move keeps them.
-    #[serde(default)]
-    pub throttle: ThrottleLimits,
-    /// True for a replica build; `other_replicas` names the replica that it replaces then.
-    #[serde(default)]
-    pub is_replica: bool,
-}
-
-impl MoveRecord {
-    /// Creates the record of a new move.
-    pub fn from_spec(spec: &MoveSpec) -> Self {
-        Self {
-            from: spec.from.clone(),
-            to: spec.to.clone(),
-            other_replicas: spec.other_replicas.clone(),
-            epoch: spec.epoch,
-            app_user: spec.app_user.clone(),
-            instance: spec.instance.clone(),
-            min_replicas: None,
-            operator: spec.operator.clone(),
-            is_failover: false,
-            throttle: spec.limits.throttle,
-            is_replica: false,
-        }
+/// Returns the record of a new move.
+pub fn record_of(spec: &MoveSpec) -> MoveRecord {
+    MoveRecord {
+        operation: spec.operation.clone(),
+        from: spec.from.clone(),
+        to: spec.to.clone(),
+        epoch: spec.epoch,
+        app_user: spec.app_user.clone(),
+        instance: spec.instance.clone(),
+        min_replicas: None,
+        operator: spec.operator.clone(),
+        throttle: spec.limits.throttle,
     }
 }
 
@@ -112,7 +75,7 @@ pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::Failover
         records.iter().any(|record| record.phase == MovePhase::Promote && record.state == PhaseState::Intent);
     let stage =
         failover::FailoverRecord { from: begun.from, promotion_started: promoted, is_finished: is_finished(records) };
-    begun.is_failover.then_some((stage, begun.to))
+    begun.operation.is_failover().then_some((stage, begun.to))
 }
 
 /// Returns true if the move has ended, at the source or at the target.
