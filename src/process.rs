@@ -140,8 +140,8 @@ impl<'a> Program<'a> {
         self
     }
 
-    /// Runs it under a guard, which acts when the agent dies. Has no effect in the controller, on a program with input,
-    /// and together with [`Program::clear_env`].
+    /// Runs it under a guard, which acts when this process dies. Has no effect on a program with input, and where guards
+    /// are not enabled.
     pub fn guarded(mut self, on_agent_death: OnAgentDeath) -> Self {
         self.on_agent_death = Some(on_agent_death);
         self
@@ -249,13 +249,13 @@ impl<'a> Program<'a> {
             self.command.stdin(Stdio::piped());
         }
         let started = Instant::now();
-        let guard =
-            self.on_agent_death.filter(|_| guarded::has_guards() && self.input.is_none() && !self.has_clear_env);
+        let guard = self.on_agent_death.filter(|_| guarded::has_guards() && self.input.is_none());
         // Bounded: a program that writes faster than its output is passed on has to wait.
         let (sender, chunks) = mpsc::sync_channel(MAX_CHUNKS);
         let cannot_start = || format!("cannot start `{}`", self.shown);
         let mut process = if let Some(on_agent_death) = guard {
-            let mut process = GuardedProcess::start(&self.command, on_agent_death).with_context(cannot_start)?;
+            let mut process =
+                GuardedProcess::start(&self.command, self.has_clear_env, on_agent_death).with_context(cannot_start)?;
             let (stdout, stderr) = process.take_streams();
             read_in_background(stdout, false, sender.clone())?;
             read_in_background(stderr, true, sender)?;

@@ -16,7 +16,7 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use crate::plan::Digest;
-pub use crate::process::run_guard;
+pub use crate::process::{enable_guards, run_guard};
 use crate::protocol::frame::Frame;
 use crate::protocol::{AgentMessage, ControllerMessage, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, SILENCE_TIMEOUT};
 use frame_receiver::FrameReceiver;
@@ -29,7 +29,6 @@ use request_pool::RequestPool;
 /// # Errors
 /// Returns an error if the input is not dunlin's protocol, or if the binary is incomplete or cannot be read.
 pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
-    crate::process::enable_guards();
     let binary = Digest::of_reader(std::fs::File::open("/proc/self/exe")?)?;
     let path = std::env::current_exe()?;
     if just_pushed {

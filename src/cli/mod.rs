@@ -136,6 +136,7 @@ pub fn main() -> ExitCode {
     if let Some(exit_code) = crate::agent::run_guard(&args) {
         return exit_code;
     }
+    crate::agent::enable_guards();
     let cli = match Cli::try_parse_from(connect_args::move_leading_flags(args)) {
         Ok(cli) => cli,
         Err(error) => {

@@ -25,7 +25,7 @@ use super::raw::{ConnectionSettings, RawGroup, RawHost, RawInventory};
 use super::source::{Located, Origin, SourceFile};
 use super::validate;
 use super::vars::{VarData, Variable, Vars, is_var_name};
-use crate::process::{End, Program};
+use crate::process::{End, OnAgentDeath, Program};
 
 /// Time limit of the executable.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -92,7 +92,7 @@ fn capture_output(script: &Path, dir: &Path, limit: Duration) -> Result<Output, 
     for (name, value) in passed_environment() {
         program = program.env(&name, value);
     }
-    let program = program.output_limit(MAX_OUTPUT_BYTES);
+    let program = program.output_limit(MAX_OUTPUT_BYTES).guarded(OnAgentDeath::Kill);
     let completed =
         program.complete().map_err(|error| match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(ErrorKind::NotFound) => "cannot be run: the interpreter in its first line is missing".to_owned(),

@@ -19,7 +19,7 @@ use super::guard::{GUARD_COMMAND, MAX_DESCRIPTORS, OnAgentDeath, REPORT_BYTES, m
 /// Time limit for a guard to start its program.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Set in an agent: only there is `/proc/self/exe` a program that can be a guard.
+/// Set in dunlin itself: in another program, such as a test, `/proc/self/exe` cannot be a guard.
 static HAS_GUARDS: AtomicBool = AtomicBool::new(false);
 /// Set when the programs of this agent must end with it.
 static IS_ENDING: AtomicBool = AtomicBool::new(false);
@@ -70,9 +70,9 @@ impl GuardedProcess {
     ///
     /// # Errors
     /// Returns the error of the program's start, or of the guard's.
-    pub fn start(command: &Command, on_death: OnAgentDeath) -> io::Result<Self> {
+    pub fn start(command: &Command, clear_env: bool, on_death: OnAgentDeath) -> io::Result<Self> {
         let (link, guard_link) = UnixStream::pair()?;
-        let mut guard = build_guard_command(command, on_death).stdin(OwnedFd::from(guard_link)).spawn()?;
+        let mut guard = build_guard_command(command, clear_env, on_death).stdin(OwnedFd::from(guard_link)).spawn()?;
         match start_program(&link) {
             Ok(program) => {
                 let pidfd = pidfd_open(program, PidfdFlags::empty()).ok();
@@ -138,10 +138,13 @@ impl GuardedProcess {
 }
 
 /// Returns the command of a guard for a program: this binary with the program's environment and folder.
-fn build_guard_command(command: &Command, on_death: OnAgentDeath) -> Command {
+fn build_guard_command(command: &Command, clear_env: bool, on_death: OnAgentDeath) -> Command {
     let mut guard = Command::new("/proc/self/exe");
     guard.arg0("dunlin-guard").args([GUARD_COMMAND, on_death.as_str()]).arg(command.get_program());
     guard.args(command.get_args());
+    if clear_env {
+        guard.env_clear();
+    }
     for (name, value) in command.get_envs() {
         match value {
             Some(value) => guard.env(name, value),

@@ -1,6 +1,7 @@
-//! Runs of `exec` that end early: interrupted once or twice, or killed. What they leave on both sides.
+//! Runs that end early: interrupted once or twice, or killed. What they leave on both sides.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::Instant;
@@ -90,4 +91,28 @@ fn a_killed_run_ends_its_command_and_the_next_run_removes_its_folder() {
     assert!(exec.folder.exists());
     project.dunlin(&["exec", "web", "--", "true"]).ends(0);
     assert!(!exec.folder.exists());
+}
+
+#[test]
+fn a_dynamic_inventory_ends_with_the_run() {
+    let project =
+        Project::new(&[("inventory/hosts", "#!/bin/sh\nsetsid sleep 600 & echo $! > other\necho $$ > own\nwait\n")]);
+    std::fs::set_permissions(project.path("inventory/hosts"), PermissionsExt::from_mode(0o755)).unwrap();
+    for signal in [Signal::INT, Signal::KILL] {
+        let mut run = project.command(&["hosts"]).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        let own = project.path("inventory/own");
+        wait_until("the inventory did not start", || {
+            std::fs::read_to_string(&own).is_ok_and(|text| text.ends_with('\n'))
+        });
+        let processes = ["own", "other"].map(|name| {
+            let number = project.read(&format!("inventory/{name}"));
+            Pid::from_raw(number.trim().parse().unwrap()).unwrap()
+        });
+        kill_process(Pid::from_child(&run), signal).unwrap();
+        run.wait().unwrap();
+        for process in processes {
+            wait_until("the inventory's program still runs", || !is_alive(process));
+        }
+        std::fs::remove_file(own).unwrap();
+    }
 }
