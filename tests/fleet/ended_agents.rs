@@ -12,7 +12,7 @@ use crate::project::FleetProject;
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The binary's name is the digest of its content, with a number behind it in the run that pushed it.
-const AGENT: &str = "[/]var/lib/dunlin/agent/[0-9a-f]* agent";
+const AGENT: &str = "[/]var/lib/dunlin/agent/[0-9a-f.]* agent";
 
 fn wait_until(problem: &str, mut is_done: impl FnMut() -> bool) {
     let end = Instant::now() + LIMIT;
