@@ -148,6 +148,15 @@ pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
     }
 }
 
+/// Replaces a text file durably; it keeps its mode, and a new one is for its owner alone.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn replace_text(path: &Path, text: &str) -> Result<()> {
+    let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
+    write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
+}
+
 fn split(path: &Path) -> Result<(&Path, &OsStr)> {
     let name = path.file_name().with_context(|| format!("{} does not name a file", path.display()))?;
     // A relative path of one part has the empty path as its parent.

@@ -85,10 +85,11 @@ pub async fn lock_hosts_and_start_run(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     let hosts = files.shard_hosts()?.into_iter().map(|host| host.name.clone());
-    let hosts: Vec<String> = hosts.filter(|host| !context.unreachable.contains(host)).collect();
-    let sessions = hosts.iter().map(|host| context.get_session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
-    lock_hosts(context.fleet, &sessions, &lock_request(command, id, false), reporter).await?;
-    Ok(context.start_run(id, &hosts).await?)
+    let hosts: Vec<String> = hosts.filter(|host| !context.hosts.unreachable.contains(host)).collect();
+    let sessions =
+        hosts.iter().map(|host| context.hosts.get_session(host)).collect::<anyhow::Result<Vec<&Session>>>()?;
+    lock_hosts(context.hosts.fleet, &sessions, &lock_request(command, id, false), reporter).await?;
+    Ok(context.hosts.start_run(id, &hosts).await?)
 }
 
 /// Runs the preflight checks of the moves, and prints their notes.
@@ -101,7 +102,7 @@ pub async fn run_preflight(
     id: &str,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let (map, _) = crate::rebalance::context::read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let print_note = |host: &str, event: &Event| match event {
         Event::Note { text } if !reporter.json => reporter.print_status(&format!("{host}: {text}")),
         event => reporter.report_event(host, event),
@@ -128,7 +129,7 @@ pub async fn apply_and_report(
 ) -> Result<Exit, CommandError> {
     totals.moves = request.moves.len();
     files.state.save_pending_moves(request.moves)?;
-    files.state.save_throttle(&context.move_limits(ThrottleLimits::default()).throttle)?;
+    files.state.save_throttle(&context.options.move_limits(ThrottleLimits::default()).throttle)?;
     let (progress, begin) = (ProgressBars::new(reporter.json, reporter.style.quiet), Instant::now());
     let on_progress = |host: &str, event: &Event| print_event(reporter, &progress, host, event);
     let on_finished = |step: &PlannedMove, result: &anyhow::Result<MoveResult>| {
@@ -147,7 +148,7 @@ pub async fn apply_and_report(
     files.state.save_pending_moves(&remaining)?;
     totals.failed = outcome.failed.len();
     print_outcome(&outcome, request, begin.elapsed().as_secs_f64(), reporter);
-    let is_interrupted = context.fleet.cancellation.is_cancelled();
+    let is_interrupted = context.hosts.fleet.cancellation.is_cancelled();
     if is_interrupted {
         print_interrupted(&outcome, &remaining, reporter);
     }

@@ -15,8 +15,12 @@ use crate::fleet::Fleet;
 use crate::inventory::InventoryHost;
 use crate::project::Project;
 use crate::protocol::throttle::ThrottleOverrides;
+use crate::rebalance::RebalanceContext;
+use crate::rebalance::connected_hosts::{ConnectedHosts, admin_credentials};
+use crate::rebalance::context::MoveOptions;
+use crate::rebalance::instance_templates::{InstanceTemplates, TemplateSources};
+use crate::rebalance::map_file::MapFile;
 use crate::rebalance::state_files::StateFiles;
-use crate::rebalance::{RebalanceContext, context};
 use crate::report::format_count;
 use crate::transport::ConnectError;
 
@@ -138,7 +142,7 @@ impl ShardFiles {
         &'a self,
         fleet: &'a Fleet,
     ) -> Result<(RebalanceContext<'a>, Vec<(String, ConnectError)>), CommandError> {
-        let credentials = context::admin_credentials(&self.loaded.inventory).map_err(|error| {
+        let credentials = admin_credentials(&self.loaded.inventory).map_err(|error| {
             CommandError::new(Exit::Error, error).with_hint("copy secrets.toml.example and fill it in")
         })?;
         let names: Vec<String> = self.involved_hosts()?.iter().map(|host| host.name.clone()).collect();
@@ -150,19 +154,26 @@ impl ShardFiles {
             }
         }
         let context = RebalanceContext {
-            fleet,
-            sessions,
-            unreachable: missing.iter().map(|(name, _)| name.clone()).collect(),
-            inventory: &self.loaded.inventory,
-            playbook: &self.plays.playbook,
-            templates: &self.plays.templates,
-            file_roots: self.project.file_folders(self.plays.playbook.file.path()),
-            map_file: self.project.inventory.join("shards.toml"),
-            credentials,
-            operator: operator_id(),
-            generations: BTreeMap::new(),
-            throttle: ThrottleOverrides::default(),
-            allow_reencoding: false,
+            hosts: ConnectedHosts {
+                fleet,
+                sessions,
+                unreachable: missing.iter().map(|(name, _)| name.clone()).collect(),
+                inventory: &self.loaded.inventory,
+                credentials,
+                generations: BTreeMap::new(),
+            },
+            map_file: MapFile { path: self.project.inventory.join("shards.toml") },
+            templates: InstanceTemplates::new(TemplateSources {
+                inventory: &self.loaded.inventory,
+                playbook: &self.plays.playbook,
+                templates: &self.plays.templates,
+                file_folders: self.project.file_folders(self.plays.playbook.file.path()),
+            }),
+            options: MoveOptions {
+                operator: operator_id(),
+                throttle: ThrottleOverrides::default(),
+                allow_reencoding: false,
+            },
         };
         Ok((context, missing))
     }

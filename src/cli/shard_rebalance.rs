@@ -17,7 +17,7 @@ use super::shard_apply::{
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
 use crate::rebalance::apply::PlannedMove;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::RebalancePlan;
@@ -96,8 +96,8 @@ impl ShardRebalance {
         }
         let fleet = files.build_fleet(common)?;
         let mut context = files.connect_all(&fleet, common).await?;
-        context.throttle = self.throttle.to_overrides();
-        context.allow_reencoding = self.allow_reencoding;
+        context.options.throttle = self.throttle.to_overrides();
+        context.options.allow_reencoding = self.allow_reencoding;
         let map = files.shard_map()?;
         let primaries = observe::observe_primaries(&context, map).await.map_err(|error| {
             CommandError::new(Exit::Refused, error)
@@ -175,13 +175,13 @@ async fn ensure_unchanged(
     planned_moves: &[PlannedMove],
 ) -> Result<(), CommandError> {
     let map = files.shard_map()?;
-    let (current_map, _) = read_map(&context.map_file)?;
+    let current_map = context.map_file.read()?;
     let highest_epoch = publish::published_epoch(context, map).await?;
     if current_map != *map || highest_epoch > map.epoch.0 {
         let newer = highest_epoch.max(current_map.epoch.0);
         let text = format!(
             "{} has epoch {}, but epoch {newer} is published; no changes were made",
-            context.map_file.display(),
+            context.map_file.path.display(),
             map.epoch.0
         );
         return Err(CommandError::with_message(Exit::Refused, text)

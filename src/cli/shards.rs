@@ -25,7 +25,7 @@ use super::shard_apply::{RunTotals, lock_hosts_and_start_run};
 use super::shard_files::ShardFiles;
 use crate::protocol::shard::{MoveState, ReplicationRole};
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::describe_status::describe_status;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, abort_move, list_latest_moves, move_status};
 use crate::report::Reporter;
@@ -140,7 +140,7 @@ impl ShardsContext<'_> {
         context: &RebalanceContext<'_>,
         latest_moves: &'j LatestMoves,
     ) -> Result<Vec<(&'j MoveState, MoveStatus)>, CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         let statuses = latest_moves.values().map(|(_, state)| (state, move_status(context, &map, state)));
         Ok(statuses.filter(|(_, status)| *status != MoveStatus::Finished).collect())
     }
@@ -183,7 +183,7 @@ impl ShardsContext<'_> {
             });
         let mut is_skipped = false;
         for (state, _) in &revertible {
-            if context.fleet.cancellation.is_cancelled() {
+            if context.hosts.fleet.cancellation.is_cancelled() {
                 self.reporter.print_status(&format!("shard {}: not rolled back, interrupted", state.shard));
                 is_skipped = true;
                 continue;
@@ -205,7 +205,7 @@ impl ShardsContext<'_> {
         let cut_over: Vec<_> = to_finish.into_iter().filter(|(_, status)| *status != MoveStatus::SourceKept).collect();
         let is_unfinished = self.finish_moves(&context, &cut_over, totals).await?;
         totals.moves = revertible.len() + cut_over.len();
-        if context.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
+        if context.hosts.fleet.cancellation.is_cancelled() && (totals.failed > 0 || is_unfinished || is_skipped) {
             return Ok(self.report_interrupted());
         }
         self.files.state.save_pending_moves(&[])?;

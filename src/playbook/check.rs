@@ -69,7 +69,7 @@ fn example_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Jso
     }
 }
 
-fn check_hosts(parts: CompilerInput<'_>, found: &mut Diagnostics) {
+fn check_hosts(parts: CompilerInput<'_, '_>, found: &mut Diagnostics) {
     let inventory = parts.inventory;
     for play in &parts.playbook.plays {
         if let Err(error @ SelectError::NoHosts(_)) = inventory.select_hosts(&play.hosts.value) {

@@ -31,7 +31,7 @@ pub struct StepSelection {
 }
 
 /// Input from which catalogs are compiled.
-pub struct CompilerInput<'a> {
+pub struct CompilerInput<'a, 'm> {
     /// The hosts.
     pub inventory: &'a Inventory,
     /// The plays.
@@ -39,7 +39,7 @@ pub struct CompilerInput<'a> {
     /// The templates.
     pub templates: &'a Templates,
     /// The shard map, where the inventory has one.
-    pub shard_map: Option<&'a ShardMap>,
+    pub shard_map: Option<&'m ShardMap>,
     /// Search path for `src` of a `file`, in this order.
     pub file_folders: Vec<PathBuf>,
     /// Stands in for the inventory's secrets, as a nested table of strings.
@@ -79,7 +79,7 @@ impl<'a> Compiler<'a> {
     ///
     /// # Errors
     /// Unknown hosts in a play's `hosts` or in the shard map; variables that take one of dunlin's own names.
-    pub fn new(parts: CompilerInput<'a>) -> Result<Self, Diagnostics> {
+    pub fn new(parts: CompilerInput<'a, '_>) -> Result<Self, Diagnostics> {
         let (inventory, playbook) = (parts.inventory, parts.playbook);
         let mut found = reserved_var_errors(inventory);
         let members = playbook.plays.iter().map(|play| play_members(inventory, play, &mut found)).collect();

@@ -44,7 +44,7 @@ impl ProjectSources {
     }
 
     /// Returns the input of a [`super::Compiler`]; `None` if the inventory or the playbook is missing.
-    pub fn compiler_input(&self, selection: StepSelection, secrets: Option<Json>) -> Option<CompilerInput<'_>> {
+    pub fn compiler_input(&self, selection: StepSelection, secrets: Option<Json>) -> Option<CompilerInput<'_, '_>> {
         Some(CompilerInput {
             inventory: self.inventory.as_ref()?,
             playbook: self.playbook.as_ref()?,

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::context::{ProgressFn, read_map};
+use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveResult, finish_move, report_phase};
 use super::plan::Role;
 use super::replica::ReplicaChange;
@@ -84,7 +84,7 @@ pub async fn preflight_moves(
         Ok(issues.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
     };
     let mut reasons = Vec::new();
-    for result in context.fleet.map_parallel(moves, check_move).await {
+    for result in context.hosts.fleet.map_parallel(moves, check_move).await {
         reasons.extend(result?);
     }
     Ok(reasons)
@@ -100,7 +100,7 @@ pub async fn find_preflight_issues(
     to: &str,
     on_progress: ProgressFn<'_>,
 ) -> Result<Vec<PreflightIssue>> {
-    context.call_host(to, call::Preflight(request), on_progress).await
+    context.hosts.call_host(to, call::Preflight(request), on_progress).await
 }
 
 /// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
@@ -115,13 +115,13 @@ pub async fn apply_moves(
     let waves = moves.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
     for wave in 0..waves {
         let wave_moves: Vec<&PlannedMove> = moves.iter().filter(|step| step.wave == wave).collect();
-        if !outcome.failed.is_empty() || context.fleet.cancellation.is_cancelled() {
+        if !outcome.failed.is_empty() || context.hosts.fleet.cancellation.is_cancelled() {
             outcome.not_started.extend(wave_moves.into_iter().cloned());
             continue;
         }
         let finish = FinishContext { publish_lock: &publish_lock, options, on_progress };
         let run_move = async |step: &&PlannedMove| {
-            if context.fleet.cancellation.is_cancelled() {
+            if context.hosts.fleet.cancellation.is_cancelled() {
                 return None;
             }
             let result = move_shard(context, step, run, &finish).await;
@@ -129,7 +129,7 @@ pub async fn apply_moves(
             Some(result)
         };
         let concurrency = if options.max_concurrent > 0 { options.max_concurrent } else { wave_moves.len() };
-        let results = context.fleet.map_parallel_limited(&wave_moves, concurrency, run_move).await;
+        let results = context.hosts.fleet.map_parallel_limited(&wave_moves, concurrency, run_move).await;
         for (step, result) in wave_moves.into_iter().zip(results) {
             match result {
                 Some(Ok(moved)) => drop(outcome.moved.insert(step.move_key(), moved)),
@@ -153,12 +153,12 @@ async fn move_shard(
     if let Some(change) = planned.replica_change() {
         return replica::create_replica(context, change, &run, finish).await;
     }
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let spec = context.move_spec(&map, &run, planned.shard, &planned.to)?;
     let mut result = MoveResult::default();
-    let copied = context.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?;
+    let copied = context.hosts.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?;
     result.bytes = copied.bytes;
-    if context.fleet.cancellation.is_cancelled() {
+    if context.hosts.fleet.cancellation.is_cancelled() {
         // Else the source's file would be armed for a switch that does not begin.
         bail!(
             "interrupted before the cutover: {} still serves the shard, the copy at {} follows it",
@@ -190,12 +190,12 @@ pub async fn cut_over_shard(
     // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
     // has the source do it.
     let request = MinReplicasRequest {
-        header: context.step_header(from, spec.header.shard, &spec.header.run),
+        header: context.hosts.step_header(from, spec.header.shard, &spec.header.run),
         address: spec.from.clone(),
         replicas: u32::try_from(spec.operation.other_replicas().len())? + 1,
-        instance: context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?,
+        instance: context.desired_instance(map_before, spec.header.shard, from)?,
     };
-    let source_is_armed = context.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();
+    let source_is_armed = context.hosts.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();
     let cutover = MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() };
-    context.call_host(to, call::CutOver(cutover), on_progress).await
+    context.hosts.call_host(to, call::CutOver(cutover), on_progress).await
 }

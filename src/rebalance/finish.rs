@@ -6,7 +6,8 @@ use anyhow::{Context, Result};
 use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
-use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::connected_hosts::ProgressFn;
+use super::map_file::{placement_after_move, to_shard_id};
 use super::{RebalanceContext, publish};
 use crate::protocol::Event;
 use crate::protocol::shard::{MoveSpec, RetireInstance, call};
@@ -68,18 +69,18 @@ pub async fn finish_move(
     report_phase(spec, to, "publish", on_progress);
     let map = {
         let _turn = publish_lock.lock().await;
-        let (now, _) = read_map(&context.map_file)?;
+        let now = context.map_file.read()?;
         publish::publish_map(context, &[placement_after_move(&now, spec.header.shard, to)?]).await?
     };
     if options.keep_source {
         report_phase(spec, to, "source_kept", on_progress);
         return Ok(None);
     }
-    if context.unreachable.contains(from) {
+    if context.hosts.unreachable.contains(from) {
         return Ok(Some(format!("{from} does not answer")));
     }
     report_phase(spec, to, "retire", on_progress);
-    let instance = context.desired_instance(map_before, spec.header.shard, from, context.get_session(from)?)?;
+    let instance = context.desired_instance(map_before, spec.header.shard, from)?;
     let retirement =
         Retirement { run: &spec.header.run, shard: spec.header.shard, host: from, primary: spec.to.clone(), instance };
     let retire_blocked = retire_instance(context, &map, &retirement, *options).await?;
@@ -120,8 +121,8 @@ pub async fn retire_instance(
         return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, outdated.join("; "))));
     }
     let retire = RetireInstance {
-        header: context.step_header(host, *shard, run),
-        address: context.instance_address(map, *shard, host)?,
+        header: context.hosts.step_header(host, *shard, run),
+        address: context.hosts.instance_address(map, *shard, host)?,
         primary: primary.clone(),
         epoch: map.epoch.0,
         app_user: entry.id.acl_user(),
@@ -130,10 +131,10 @@ pub async fn retire_instance(
     };
     let begin = Instant::now();
     loop {
-        match context.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await {
+        match context.hosts.call_host(host, call::Retire(retire.clone()), &|_, _| {}).await {
             Ok(_) => return Ok(None),
             // Services look at their map a few times a second and then close what they do not need.
-            Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.fleet.cancellation.is_cancelled() => {
+            Err(_) if begin.elapsed() < CLIENT_DRAIN_TIMEOUT && !context.hosts.fleet.cancellation.is_cancelled() => {
                 tokio::time::sleep(Duration::from_millis(250)).await
             }
             Err(error) => return Ok(Some(format!("{error:#}"))),

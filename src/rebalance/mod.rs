@@ -7,11 +7,14 @@
 pub mod apply;
 pub mod capacity;
 pub mod check;
+pub mod connected_hosts;
 pub mod context;
 pub mod describe_status;
 pub mod failover;
 pub mod finish;
 pub mod host;
+pub mod instance_templates;
+pub mod map_file;
 pub mod observation;
 pub mod observe;
 pub mod plan;

@@ -70,7 +70,7 @@ async fn query_primaries(context: &RebalanceContext<'_>, map: &ShardMap, samplin
     let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
-    let answers = context.fleet.map_parallel(&hosts, |host| observe_host(context, map, host, sampling)).await;
+    let answers = context.hosts.fleet.map_parallel(&hosts, |host| observe_host(context, map, host, sampling)).await;
     let mut primaries = ObservedPrimaries::default();
     for (host, answer) in hosts.iter().zip(answers) {
         match answer {
@@ -98,15 +98,15 @@ async fn observe_host(
     let mut instances = Vec::new();
     for entry in map.shards.iter().filter(|entry| entry.host == host) {
         let number = u32::from(entry.id.0);
-        instances.push((number, context.instance_address(map, number, host)?));
+        instances.push((number, context.hosts.instance_address(map, number, host)?));
     }
     let request = shard::ObserveInstances {
         instances,
-        credentials: context.credentials.clone(),
+        credentials: context.hosts.credentials.clone(),
         window_ms,
         sampled_keys: sample,
     };
-    context.call_host(host, call::Observe(request), &|_, _| {}).await
+    context.hosts.call_host(host, call::Observe(request), &|_, _| {}).await
 }
 
 /// The observation that the planner plans from.
@@ -152,7 +152,7 @@ pub fn build_observation(
 
 /// Returns further observations of a host: memory, processors, load.
 fn host_details(context: &RebalanceContext<'_>, host: &str) -> BTreeMap<String, Value> {
-    let Some(session) = context.sessions.get(host) else { return BTreeMap::new() };
+    let Some(session) = context.hosts.sessions.get(host) else { return BTreeMap::new() };
     let (facts, load) = (&session.hello.facts, session.hello.load);
     let details = [
         ("cpus", facts.cpus.into()),
@@ -184,6 +184,7 @@ pub fn shard_memory_bytes(context: &RebalanceContext<'_>, host: &InventoryHost) 
     match host.memory {
         Some(bytes) => bytes.0,
         None => context
+            .hosts
             .sessions
             .get(&host.name)
             .map_or(0, |s| (s.hello.facts.memory_bytes as f64 * DEFAULT_MEMORY_SHARE) as u64),

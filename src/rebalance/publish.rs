@@ -1,17 +1,17 @@
 //! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename. And which
 //! epoch the consumers have.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail};
 use dunlin_shards::map::edit::{set_placements, set_replica_count};
 use dunlin_shards::{Epoch, ShardMap, ShardPlacement};
 use tokio_util::sync::CancellationToken;
 
 use super::RebalanceContext;
-use super::context::{read_map, to_diagnostics_error, to_shard_id};
-use crate::atomic_file::{Attributes, existing_mode, write_atomically};
+use super::instance_templates::{ShardStep, to_diagnostics_error};
+use super::map_file::to_shard_id;
 use crate::poll::poll_until_async;
 use crate::protocol::provision::ApplyPlay;
 use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
@@ -25,8 +25,8 @@ const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// # Errors
 /// Mistakes in map, inventory or playbook.
 pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let mut hosts = list_consumers(context, map)?;
-    hosts.retain(|host| !context.unreachable.contains(host));
+    let mut hosts = context.templates.list_consumers(map)?;
+    hosts.retain(|host| !context.hosts.unreachable.contains(host));
     Ok(hosts)
 }
 
@@ -35,20 +35,8 @@ pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Re
 /// # Errors
 /// As [`reachable_consumers`].
 pub fn unreachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let mut hosts = list_consumers(context, map)?;
-    hosts.retain(|host| context.unreachable.contains(host));
-    Ok(hosts)
-}
-
-fn list_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
-    let compiler = context.build_compiler(map, &["shard_map"])?;
-    let publishing =
-        |play: &&crate::playbook::PlaybookPlay| play.steps.iter().any(|step| step.kind.name == "shard_map");
-    let plays = context.playbook.plays.iter().enumerate().filter(|(_, play)| publishing(play));
-    let mut hosts: Vec<String> =
-        plays.flat_map(|(number, _)| compiler.hosts_in_play(number)).map(str::to_owned).collect();
-    hosts.sort_unstable();
-    hosts.dedup();
+    let mut hosts = context.templates.list_consumers(map)?;
+    hosts.retain(|host| context.hosts.unreachable.contains(host));
     Ok(hosts)
 }
 
@@ -62,9 +50,9 @@ pub async fn consumer_states(
     with_placements: bool,
 ) -> Result<Vec<(String, PathBuf, ConsumerState)>> {
     let hosts = reachable_consumers(context, map)?;
-    let compiler = context.build_compiler(map, &["shard_map"])?;
+    let compiler = context.templates.compiler(map, ShardStep::Map)?;
     let observe_host = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
-        let facts = &context.get_session(host)?.hello.facts;
+        let facts = &context.hosts.get_session(host)?.hello.facts;
         let compiled = compiler.compile_host(host, facts).map_err(|found| to_diagnostics_error(&found))?;
         let steps = compiled.catalogue.plays.iter().flat_map(|play| &play.steps);
         let map_consumers: Vec<MapConsumer> = steps
@@ -73,11 +61,11 @@ pub async fn consumer_states(
                 Some(MapConsumer { file: step.desired.get("dest")?.as_str()?.into(), status_url: url, with_placements })
             })
             .collect();
-        let states = context.call_host(host, call::ObserveConsumers(map_consumers.clone()), &|_, _| {}).await?;
+        let states = context.hosts.call_host(host, call::ObserveConsumers(map_consumers.clone()), &|_, _| {}).await?;
         Ok(map_consumers.into_iter().zip(states).map(|(asked, state)| (host.clone(), asked.file, state)).collect())
     };
     let mut found = Vec::new();
-    for answer in context.fleet.map_parallel(&hosts, observe_host).await {
+    for answer in context.hosts.fleet.map_parallel(&hosts, observe_host).await {
         found.extend(answer?);
     }
     Ok(found)
@@ -117,7 +105,7 @@ pub async fn find_unaccounted_shards(
     let mut unknown = Vec::new();
     for PublishedShard { shard, primary, replicas } in latest.placements {
         let Some(entry) = map.find_shard(to_shard_id(shard)?) else { continue };
-        let address = |host: &String| context.instance_address(map, shard, host);
+        let address = |host: &String| context.hosts.instance_address(map, shard, host);
         let (primary_address, replica_addresses) =
             (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
         let moves: Vec<&MoveState> = open_moves.iter().copied().filter(|state| state.shard == shard).collect();
@@ -185,7 +173,7 @@ pub async fn publish_map_with_replica_count(
     placements: &[ShardPlacement],
     replica_count: Option<u16>,
 ) -> Result<ShardMap> {
-    let (map, text) = read_map(&context.map_file)?;
+    let (map, text) = context.map_file.read_with_text()?;
     let highest = published_epoch(context, &map).await?;
     let is_current =
         |place: &ShardPlacement| map.find_shard(place.shard).is_some_and(|entry| entry.placement() == *place);
@@ -199,11 +187,11 @@ pub async fn publish_map_with_replica_count(
             None => Ok(text),
         });
         let text = text.map_err(|error| anyhow!("{error}"))?;
-        replace_file(&context.map_file, &text)?;
+        context.map_file.replace(&text)?;
         ShardMap::parse(&text).map_err(|_| anyhow!("the edited map is broken"))?
     };
     let hosts = reachable_consumers(context, &map)?;
-    let results = context.fleet.map_parallel(&hosts, |host| publish_to_consumer(context, &map, host)).await;
+    let results = context.hosts.fleet.map_parallel(&hosts, |host| publish_to_consumer(context, &map, host)).await;
     let failed: Vec<String> = hosts
         .iter()
         .zip(results)
@@ -216,9 +204,10 @@ pub async fn publish_map_with_replica_count(
 }
 
 async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &str) -> Result<()> {
-    let session = context.get_session(host)?;
+    let session = context.hosts.get_session(host)?;
     let compiled = context
-        .build_compiler(map, &["shard_map"])?
+        .templates
+        .compiler(map, ShardStep::Map)?
         .compile_host(host, &session.hello.facts)
         .map_err(|found| to_diagnostics_error(&found))?;
     session.add_blobs(&compiled.contents);
@@ -233,13 +222,4 @@ async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, hos
         }
     }
     Ok(())
-}
-
-/// Replaces a file atomically and durably; it keeps its mode, and a new one is for its owner alone.
-///
-/// # Errors
-/// As [`write_atomically`].
-pub fn replace_file(path: &Path, text: &str) -> Result<()> {
-    let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
-    write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
 }

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::{ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
-use super::context::{ProgressFn, read_map, to_shard_id};
+use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
+use super::map_file::to_shard_id;
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
 use crate::protocol::throttle::ThrottleLimits;
@@ -36,7 +37,7 @@ pub async fn create_replica(
     run: &str,
     finish: &FinishContext<'_>,
 ) -> Result<MoveResult> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     copy_and_finish(context, replica_spec(context, &map, run, change)?, change, finish).await
 }
 
@@ -49,7 +50,7 @@ async fn copy_and_finish(
     let begin = std::time::Instant::now();
     let mut result = MoveResult::default();
     result.bytes =
-        context.call_host(change.new_host, call::CreateReplica(spec.clone()), finish.on_progress).await?.bytes;
+        context.hosts.call_host(change.new_host, call::CreateReplica(spec.clone()), finish.on_progress).await?.bytes;
     result.retire_blocked = finish_replica(context, &spec, change, finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();
     Ok(result)
@@ -66,11 +67,11 @@ async fn finish_replica(
     report_phase(spec, change.new_host, "publish", finish.on_progress);
     let map = {
         let _turn = finish.publish_lock.lock().await;
-        let (current, _) = read_map(&context.map_file)?;
+        let current = context.map_file.read()?;
         publish::publish_map(context, &[placement_with_replica(&current, change)?]).await?
     };
     let named = MoveSpec { epoch: map.epoch.0, ..spec.clone() };
-    context.call_host(change.new_host, call::CommitReplica(named), &|_, _| {}).await?;
+    context.hosts.call_host(change.new_host, call::CommitReplica(named), &|_, _| {}).await?;
     let retire_blocked = match change.replaced_host {
         Some(old) => {
             report_phase(spec, change.new_host, "retire", finish.on_progress);
@@ -98,8 +99,8 @@ pub fn orphan_retirement<'a>(
         map,
         &placement_with_replica(map, ReplicaChange { shard, replaced_host: None, new_host: host })?,
     );
-    let instance = context.desired_instance(&map_with_orphan, shard, host, context.get_session(host)?)?;
-    Ok(Retirement { run, shard, host, primary: context.instance_address(map, shard, &entry.host)?, instance })
+    let instance = context.desired_instance(&map_with_orphan, shard, host)?;
+    Ok(Retirement { run, shard, host, primary: context.hosts.instance_address(map, shard, &entry.host)?, instance })
 }
 
 /// The making of a replica as its host is asked for it.
@@ -116,18 +117,18 @@ pub fn replica_spec(
     let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let after = map_with_replicas(map, &placement_with_replica(map, change)?);
     Ok(MoveSpec {
-        header: context.step_header(new, shard, run),
-        operator: context.operator.clone(),
-        from: context.instance_address(map, shard, &entry.host)?,
-        to: context.instance_address(map, shard, new)?,
+        header: context.hosts.step_header(new, shard, run),
+        operator: context.options.operator.clone(),
+        from: context.hosts.instance_address(map, shard, &entry.host)?,
+        to: context.hosts.instance_address(map, shard, new)?,
         operation: Operation::CreateReplica {
-            replaces: old.map(|host| context.instance_address(map, shard, host)).transpose()?,
+            replaces: old.map(|host| context.hosts.instance_address(map, shard, host)).transpose()?,
         },
         epoch: map.epoch.next().0,
         app_user: entry.id.acl_user(),
-        instance: context.desired_instance(&after, shard, new, context.get_session(new)?)?,
+        instance: context.desired_instance(&after, shard, new)?,
         source_file_requires_replicas: false,
-        limits: context.move_limits(ThrottleLimits::default()),
+        limits: context.options.move_limits(ThrottleLimits::default()),
     })
 }
 
@@ -145,7 +146,7 @@ pub fn preflight_request(
     let source_replicas = placement
         .replicas
         .iter()
-        .map(|host| context.instance_address(map, change.shard, host))
+        .map(|host| context.hosts.instance_address(map, change.shard, host))
         .collect::<Result<_>>()?;
     Ok(PreflightRequest { spec: replica_spec(context, map, run, change)?, source_replicas })
 }
@@ -192,14 +193,14 @@ fn map_with_replicas(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, shard: u32, run: &str) -> Result<()> {
     let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
     let host = &entry.host;
-    let instance = context.desired_instance(map, shard, host, context.get_session(host)?)?;
+    let instance = context.desired_instance(map, shard, host)?;
     let request = MinReplicasRequest {
-        header: context.step_header(host, shard, run),
-        address: context.instance_address(map, shard, host)?,
+        header: context.hosts.step_header(host, shard, run),
+        address: context.hosts.instance_address(map, shard, host)?,
         replicas: required_replicas(&instance),
         instance,
     };
-    context.call_host(host, call::SetMinReplicas(request), &|_, _| {}).await
+    context.hosts.call_host(host, call::SetMinReplicas(request), &|_, _| {}).await
 }
 
 /// Returns the `min_replicas` of an instance of the playbook.
@@ -217,6 +218,7 @@ pub fn find_replica_hosts<'g>(
 ) -> Result<(Option<&'g str>, &'g str)> {
     let host = |address: &String| {
         context
+            .hosts
             .host_at_address(address)
             .with_context(|| format!("shard {}: {address} is not in the inventory", state.shard))
     };
@@ -235,11 +237,11 @@ pub async fn resume_replica(
     state: &MoveState,
     on_progress: ProgressFn<'_>,
 ) -> Result<Option<String>> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let (replaced_host, new_host) = find_replica_hosts(context, state)?;
     let change = ReplicaChange { shard: state.shard, replaced_host, new_host };
     let spec = MoveSpec {
-        limits: context.move_limits(state.record.throttle),
+        limits: context.options.move_limits(state.record.throttle),
         ..replica_spec(context, &map, &state.run, change)?
     };
     let finish = FinishContext {
@@ -266,18 +268,21 @@ pub async fn resume_replica(
 /// # Errors
 /// A later map than ours is out and may name it, or a step failed.
 pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) -> Result<()> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let (replaced_host, new_host) = find_replica_hosts(context, state)?;
     let published = publish::published_epoch(context, &map).await?;
     if published > map.epoch.0 {
         bail!(
             "epoch {published} is published, {} has only {}: bring it up to date, it may name the replica",
-            context.map_file.display(),
+            context.map_file.path.display(),
             map.epoch
         );
     }
     let spec = replica_spec(context, &map, &state.run, ReplicaChange { shard: state.shard, replaced_host, new_host })?;
-    context.call_host(new_host, call::Abort(MoveSpec { from: state.record.from.clone(), ..spec }), &|_, _| {}).await
+    context
+        .hosts
+        .call_host(new_host, call::Abort(MoveSpec { from: state.record.from.clone(), ..spec }), &|_, _| {})
+        .await
 }
 
 #[cfg(test)]

@@ -8,8 +8,8 @@ use anyhow::{Result, bail};
 use dunlin_shards::ShardMap;
 use serde::Serialize;
 
-use super::context::{read_map, to_diagnostics_error};
 use super::finish::{ApplyOptions, retire_instance};
+use super::instance_templates::{ShardStep, to_diagnostics_error};
 use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
@@ -124,7 +124,7 @@ pub async fn check_replicas(
     (hosts, primaries): (&[&str], &BTreeMap<u32, ObservedInstance>),
     open_moves: &[&MoveState],
 ) -> Result<ReplicaHealth> {
-    let answers = context.fleet.map_parallel(hosts, |host| observe_non_primaries(context, map, host)).await;
+    let answers = context.hosts.fleet.map_parallel(hosts, |host| observe_non_primaries(context, map, host)).await;
     let mut observed_by_host: BTreeMap<(u32, &str), ObservedInstance> = BTreeMap::new();
     for (host, answer) in hosts.iter().zip(answers) {
         observed_by_host.extend(answer?.into_iter().map(|observed| ((observed.shard, *host), observed)));
@@ -137,7 +137,7 @@ pub async fn check_replicas(
     };
     for entry in &map.shards {
         let shard = u32::from(entry.id.0);
-        let primary_address = context.instance_address(map, shard, &entry.host)?;
+        let primary_address = context.hosts.instance_address(map, shard, &entry.host)?;
         let offset = primaries.get(&shard).map_or(0, |primary| role_offset(&primary.role));
         for host in &entry.replicas {
             let state = observed_by_host.get(&(shard, host.as_str())).map_or_else(
@@ -172,7 +172,7 @@ pub async fn check_replicas(
 
 /// Explains why nothing was observed on a host that the map names.
 fn missing_reason(context: &RebalanceContext<'_>, host: &str) -> String {
-    if context.unreachable.contains(host) {
+    if context.hosts.unreachable.contains(host) {
         return format!("{host} cannot be reached");
     }
     "no play of the playbook has redis_shard steps for that host".to_owned()
@@ -186,10 +186,10 @@ async fn observe_non_primaries(
 ) -> Result<Vec<ObservedInstance>> {
     let others = map.shards.iter().filter(|entry| entry.host != host).map(|entry| u32::from(entry.id.0));
     let instances =
-        others.map(|shard| Ok((shard, context.instance_address(map, shard, host)?))).collect::<Result<_>>()?;
+        others.map(|shard| Ok((shard, context.hosts.instance_address(map, shard, host)?))).collect::<Result<_>>()?;
     let request =
-        ObserveInstances { instances, credentials: context.credentials.clone(), window_ms: 0, sampled_keys: 0 };
-    context.call_host(host, call::Observe(request), &|_, _| {}).await
+        ObserveInstances { instances, credentials: context.hosts.credentials.clone(), window_ms: 0, sampled_keys: 0 };
+    context.hosts.call_host(host, call::Observe(request), &|_, _| {}).await
 }
 
 fn role_offset(role: &ReplicationRole) -> u64 {
@@ -222,12 +222,12 @@ fn find_min_replicas_mismatches(
     primaries: &BTreeMap<u32, ObservedInstance>,
     open_moves: &[&MoveState],
 ) -> Result<Vec<MinReplicasMismatch>> {
-    let compiler = context.build_compiler(map, &["redis_shard"])?;
+    let compiler = context.templates.compiler(map, ShardStep::Instance)?;
     let hosts: BTreeSet<&str> = map.shards.iter().map(|entry| entry.host.as_str()).collect();
     let mut found = Vec::new();
-    for host in hosts.into_iter().filter(|host| !context.unreachable.contains(*host)) {
+    for host in hosts.into_iter().filter(|host| !context.hosts.unreachable.contains(*host)) {
         let compiled = compiler
-            .compile_host(host, &context.get_session(host)?.hello.facts)
+            .compile_host(host, &context.hosts.get_session(host)?.hello.facts)
             .map_err(|found| to_diagnostics_error(&found))?;
         for step in compiled.catalogue.plays.iter().flat_map(|play| &play.steps) {
             let id = step.desired["id"].as_str().and_then(|id| id.parse::<u32>().ok());
@@ -254,14 +254,14 @@ pub async fn reconcile_instances(
     health: &ReplicaHealth,
     run: &str,
 ) -> Result<Vec<(u32, String)>> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let published = publish::published_epoch(context, &map).await?;
     if published > map.epoch.0 {
-        bail!("epoch {published} is published, {} has only {}", context.map_file.display(), map.epoch);
+        bail!("epoch {published} is published, {} has only {}", context.map_file.path.display(), map.epoch);
     }
     let mut unresolved = Vec::new();
     for MinReplicasMismatch { shard, actual: needs, expected: wanted } in &health.min_replicas_mismatches {
-        if u64::from(*wanted) < *needs && !context.unreachable.is_empty() {
+        if u64::from(*wanted) < *needs && !context.hosts.unreachable.is_empty() {
             // A host that is missing may serve the shard: this primary then waits for a replica for a good reason.
             unresolved
                 .push((*shard, format!("min-replicas-to-write of its primary stays {needs} until all hosts answer")));

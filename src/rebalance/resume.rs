@@ -7,8 +7,9 @@ use dunlin_shards::ShardMap;
 use tokio::sync::Mutex;
 
 use super::apply::cut_over_shard;
-use super::context::{ProgressFn, placement_after_move, read_map, to_shard_id};
+use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, finish_move};
+use super::map_file::{placement_after_move, to_shard_id};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{
@@ -24,10 +25,16 @@ pub type LatestMoves = BTreeMap<u32, (String, MoveState)>;
 /// # Errors
 /// A host could not be asked.
 pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestMoves> {
-    let hosts: Vec<String> = context.sessions.keys().cloned().collect();
-    let request =
-        call::ListMoves(JournalQuery { credentials: context.credentials.clone(), journal_dir: default_journal_dir() });
-    let answers = context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await;
+    let hosts: Vec<String> = context.hosts.sessions.keys().cloned().collect();
+    let request = call::ListMoves(JournalQuery {
+        credentials: context.hosts.credentials.clone(),
+        journal_dir: default_journal_dir(),
+    });
+    let answers = context
+        .hosts
+        .fleet
+        .map_parallel(&hosts, |host| context.hosts.call_host(host, request.clone(), &|_, _| {}))
+        .await;
     let mut found = LatestMoves::new();
     for (host, answer) in hosts.into_iter().zip(answers) {
         for state in answer? {
@@ -48,13 +55,17 @@ pub async fn list_latest_moves(context: &RebalanceContext<'_>) -> Result<LatestM
 /// # Errors
 /// A host could not be asked.
 pub async fn list_move_history(context: &RebalanceContext<'_>) -> Result<Vec<MoveHistoryEntry>> {
-    let hosts: Vec<String> = context.sessions.keys().cloned().collect();
+    let hosts: Vec<String> = context.hosts.sessions.keys().cloned().collect();
     let request = call::ListMoveHistory(JournalQuery {
-        credentials: context.credentials.clone(),
+        credentials: context.hosts.credentials.clone(),
         journal_dir: default_journal_dir(),
     });
     let mut all = Vec::new();
-    for answer in context.fleet.map_parallel(&hosts, |host| context.call_host(host, request.clone(), &|_, _| {})).await
+    for answer in context
+        .hosts
+        .fleet
+        .map_parallel(&hosts, |host| context.hosts.call_host(host, request.clone(), &|_, _| {}))
+        .await
     {
         all.extend(answer?);
     }
@@ -94,11 +105,11 @@ pub enum MoveStatus {
 pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState) -> MoveStatus {
     let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
     if state.record.operation.creates_replica() {
-        let host = context.host_at_address(&state.record.to);
+        let host = context.hosts.host_at_address(&state.record.to);
         let is_in_map = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
         return replica_move_status(state, is_in_map, map.epoch.0);
     }
-    let map_names_target = entry.map(|entry| entry.host.as_str()) == context.host_at_address(&state.record.to);
+    let map_names_target = entry.map(|entry| entry.host.as_str()) == context.hosts.host_at_address(&state.record.to);
     if let Some(failover) = &state.failover {
         return match (&state.target_role, failover.promotion_started) {
             (ReplicationRole::Primary { .. }, true) if !map_names_target => MoveStatus::Promoted,
@@ -154,7 +165,7 @@ pub fn effective_map(
     let moved = open.filter(|(_, stand)| {
         matches!(stand, MoveStatus::FinishedElsewhere | MoveStatus::CutOver | MoveStatus::Promoted)
     });
-    moved.fold(map.clone(), |map, (state, _)| match context.host_at_address(&state.record.to) {
+    moved.fold(map.clone(), |map, (state, _)| match context.hosts.host_at_address(&state.record.to) {
         Some(host) => map_with_primary_on(&map, state.shard, host),
         None => map,
     })
@@ -165,12 +176,12 @@ pub fn effective_map(
 /// # Errors
 /// As [`publish::publish_map`].
 pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&MoveState]) -> Result<()> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let placement = |state: &&MoveState| {
         if state.record.operation.creates_replica() {
             let (old, new) = replica::find_replica_hosts(context, state)?;
             let primary = map.find_shard(to_shard_id(state.shard)?).map(|entry| entry.host.as_str());
-            if primary != context.host_at_address(&state.record.from) {
+            if primary != context.hosts.host_at_address(&state.record.from) {
                 // Its primary changed before, and only a newer map knows of that.
                 bail!(
                     "shard {}: {} is a replica of {}, which is not its primary by this map",
@@ -185,6 +196,7 @@ pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&Mov
             );
         }
         let host = context
+            .hosts
             .host_at_address(&state.record.to)
             .with_context(|| format!("{} is not in the inventory", state.record.to))?;
         placement_after_move(&map, state.shard, host)
@@ -205,17 +217,18 @@ pub async fn resume_move(
     if state.record.operation.creates_replica() {
         return replica::resume_replica(context, state, on_progress).await;
     }
-    let (map, _) = read_map(&context.map_file)?;
-    let Some((from, to)) = context.host_at_address(&state.record.from).zip(context.host_at_address(&state.record.to))
+    let map = context.map_file.read()?;
+    let Some((from, to)) =
+        context.hosts.host_at_address(&state.record.from).zip(context.hosts.host_at_address(&state.record.to))
     else {
         bail!("shard {}: {} or {} is not in the inventory", state.shard, state.record.from, state.record.to);
     };
     let spec = recorded_spec(context, &map, state, to)?;
     let before = map_with_primary_on(&map, state.shard, from);
-    match context.call_host(to, call::Recover(spec.clone()), on_progress).await? {
+    match context.hosts.call_host(to, call::Recover(spec.clone()), on_progress).await? {
         RecoveryResult::AtTarget { .. } => {}
         RecoveryResult::AtSource { .. } => {
-            context.call_host(to, call::Copy(spec.clone()), on_progress).await?;
+            context.hosts.call_host(to, call::Copy(spec.clone()), on_progress).await?;
             cut_over_shard(context, &before, &spec, (from, to), on_progress).await?;
         }
         RecoveryResult::Undecided { reason } => bail!("shard {}: {reason}", state.shard),
@@ -236,22 +249,22 @@ pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_pr
     if state.record.operation.creates_replica() {
         return replica::abort_replica(context, state).await;
     }
-    let (map, _) = read_map(&context.map_file)?;
-    let Some(to) = context.host_at_address(&state.record.to) else {
+    let map = context.map_file.read()?;
+    let Some(to) = context.hosts.host_at_address(&state.record.to) else {
         bail!("{} is not in the inventory", state.record.to)
     };
     let spec = recorded_spec(context, &map, state, to)?;
-    context.call_host(to, call::Abort(spec), on_progress).await
+    context.hosts.call_host(to, call::Abort(spec), on_progress).await
 }
 
 /// The move again, as it was begun.
 fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Result<MoveSpec> {
     // Contents of the instance are offered on the way.
     let after = map_with_primary_on(map, state.shard, to);
-    let instance = context.desired_instance(&after, state.shard, to, context.get_session(to)?)?;
+    let instance = context.desired_instance(&after, state.shard, to)?;
     Ok(MoveSpec {
-        header: context.step_header(to, state.shard, &state.run),
-        operator: context.operator.clone(),
+        header: context.hosts.step_header(to, state.shard, &state.run),
+        operator: context.options.operator.clone(),
         from: state.record.from.clone(),
         to: state.record.to.clone(),
         operation: Operation::Relocate { other_replicas: state.record.operation.other_replicas().to_vec() },
@@ -259,7 +272,7 @@ fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveSta
         app_user: state.record.app_user.clone(),
         instance,
         source_file_requires_replicas: false,
-        limits: context.move_limits(state.record.throttle),
+        limits: context.options.move_limits(state.record.throttle),
     })
 }
 

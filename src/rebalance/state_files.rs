@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::apply::PlannedMove;
 use super::capacity::CapacitySample;
-use super::publish;
+use crate::atomic_file::replace_text;
 use crate::journal::{self, Journal};
 use crate::protocol::throttle::ThrottleLimits;
 
@@ -164,7 +164,7 @@ fn save(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<(), StateFileE
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder)?;
         }
-        publish::replace_file(path, &serde_json::to_string_pretty(value)?)
+        replace_text(path, &serde_json::to_string_pretty(value)?)
     };
     write().map_err(|source| StateFileError::Unwritable { path: path.to_owned(), source })
 }

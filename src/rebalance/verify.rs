@@ -5,7 +5,7 @@ use dunlin_shards::ShardMap;
 use serde_json::Value;
 
 use super::RebalanceContext;
-use super::context::ProgressFn;
+use super::connected_hosts::ProgressFn;
 use super::resume::{LatestMoves, MoveStatus, move_status};
 use crate::protocol::shard::{MoveLimits, MoveSpec, Operation, VerifyResult, call};
 
@@ -30,8 +30,8 @@ pub fn list_pairs(
     let pair = |shard: u32, (from, to): (String, String), host: &str| InstancePair {
         host: host.to_owned(),
         spec: MoveSpec {
-            header: context.step_header(host, shard, "verify"),
-            operator: context.operator.clone(),
+            header: context.hosts.step_header(host, shard, "verify"),
+            operator: context.options.operator.clone(),
             from,
             to,
             operation: Operation::Relocate { other_replicas: Vec::new() },
@@ -46,8 +46,10 @@ pub fn list_pairs(
     for entry in &map.shards {
         let shard = u32::from(entry.id.0);
         for replica in &entry.replicas {
-            let ends =
-                (context.instance_address(map, shard, &entry.host)?, context.instance_address(map, shard, replica)?);
+            let ends = (
+                context.hosts.instance_address(map, shard, &entry.host)?,
+                context.hosts.instance_address(map, shard, replica)?,
+            );
             pairs.push(pair(shard, ends, replica));
         }
         if let Some((_, state)) = latest_moves.get(&shard)
@@ -55,7 +57,7 @@ pub fn list_pairs(
                 move_status(context, map, state),
                 MoveStatus::SourceKept | MoveStatus::Copying | MoveStatus::ReplicaBuilding
             )
-            && let Some(on) = context.host_at_address(&state.record.to)
+            && let Some(on) = context.hosts.host_at_address(&state.record.to)
         {
             pairs.push(pair(shard, (state.record.from.clone(), state.record.to.clone()), on));
         }
@@ -72,5 +74,5 @@ pub async fn verify_pair(
     pair: &InstancePair,
     on_progress: ProgressFn<'_>,
 ) -> Result<VerifyResult> {
-    context.call_host(&pair.host, call::Verify(pair.spec.clone()), on_progress).await
+    context.hosts.call_host(&pair.host, call::Verify(pair.spec.clone()), on_progress).await
 }

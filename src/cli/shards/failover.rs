@@ -11,7 +11,7 @@ use crate::cli::command_error::CommandError;
 use crate::cli::confirm::{require_confirmation, require_typed_text};
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::failover::apply::apply_failover;
 use crate::rebalance::failover::{
     FailoverBlocker, FailoverOptions, FailoverPlan, FailoverScope, ReplicaToCreate, observe, plan_failover,
@@ -151,7 +151,7 @@ impl ShardsContext<'_> {
     /// Checks that the map is the one in the file, and the published one.
     async fn ensure_map_is_current(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let map = self.files.shard_map()?;
-        let published = publish::published_epoch(context, map).await?.max(read_map(&context.map_file)?.0.epoch.0);
+        let published = publish::published_epoch(context, map).await?.max(context.map_file.read()?.epoch.0);
         if published <= map.epoch.0 {
             return Ok(());
         }

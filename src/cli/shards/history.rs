@@ -22,7 +22,7 @@ impl ShardsContext<'_> {
             shards.iter().copied().filter(|shard| moves.iter().all(|entry| entry.shard != *shard)).collect();
         self.ensure_shards_exist(&without_history)?;
         for entry in &moves {
-            let name = |address: &str| context.host_at_address(address).unwrap_or(address).to_owned();
+            let name = |address: &str| context.hosts.host_at_address(address).unwrap_or(address).to_owned();
             let (from, to) = (name(&entry.from), name(&entry.to));
             self.reporter.print_data(&format!(
                 "{:.19}Z  shard {:<4} {from} → {to}  {:<12} epoch {:<4} by {}  run {}",

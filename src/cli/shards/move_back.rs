@@ -10,7 +10,7 @@ use crate::cli::shard_apply::{ApplyRequest, RunTotals, apply_and_report, lock_ho
 use crate::protocol::shard::MoveState;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::PlannedMove;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::plan::Role;
 use crate::rebalance::publish::published_epoch;
@@ -81,7 +81,7 @@ impl ShardsContext<'_> {
         args: &MoveBackArgs,
         latest_moves: &LatestMoves,
     ) -> Result<Vec<PlannedMove>, CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         let mut moves = Vec::new();
         for (_, state) in latest_moves.values().filter(|(_, state)| args.is_selected(state)) {
             if move_status(context, &map, state) != MoveStatus::SourceKept {
@@ -91,7 +91,7 @@ impl ShardsContext<'_> {
                     .with_hint("dunlin shard-rebalance --targets HOST moves it again"));
             }
             if let Some((from, to)) =
-                context.host_at_address(&state.record.to).zip(context.host_at_address(&state.record.from))
+                context.hosts.host_at_address(&state.record.to).zip(context.hosts.host_at_address(&state.record.from))
             {
                 moves.push(PlannedMove {
                     shard: state.shard,

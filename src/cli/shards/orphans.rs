@@ -11,7 +11,7 @@ use crate::inventory::ByteSize;
 use crate::protocol::Event;
 use crate::protocol::shard::failover::ArchivedInstance;
 use crate::protocol::shard::{MoveRecord, MoveState};
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, create_replicas, resume_failovers};
 use crate::rebalance::failover::{self, FailoverScope, ReplicaToCreate, UnresolvedShard, observe};
 use crate::rebalance::finish::MoveResult;
@@ -66,7 +66,7 @@ impl ShardsContext<'_> {
         &self,
         context: &RebalanceContext<'_>,
     ) -> Result<(Vec<ReplicaToCreate>, Vec<UnresolvedShard>), CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         if map.underreplicated_shards().next().is_none() {
             return Ok((Vec::new(), Vec::new()));
         }

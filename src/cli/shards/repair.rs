@@ -83,7 +83,7 @@ impl ShardsContext<'_> {
         }
         require_confirmation("Make these repairs?", args.yes)?;
         lock_hosts_and_start_run(self.files, &mut context, "shards repair", &self.run_id, &self.reporter).await?;
-        context.throttle = args.throttle.to_overrides();
+        context.options.throttle = args.throttle.to_overrides();
         if !self.plan_repairs(&context).await?.repairs_the_same(&plan) {
             let text = "the instances have changed since the plan was shown; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards repair --dry-run"));
@@ -91,7 +91,7 @@ impl ShardsContext<'_> {
         totals.moves = plan.count_repairs();
         let is_repaired = self.apply_repairs(&context, &plan, args, totals).await?;
         self.warn_unreached_consumers(&context)?;
-        if context.fleet.cancellation.is_cancelled() && !(is_repaired && totals.failed == 0) {
+        if context.hosts.fleet.cancellation.is_cancelled() && !(is_repaired && totals.failed == 0) {
             return Ok(Exit::Interrupted);
         }
         Ok(if is_repaired && is_complete && totals.failed == 0 { Exit::Done } else { Exit::Partial })
@@ -147,7 +147,7 @@ impl ShardsContext<'_> {
                 Some("dunlin shards status, then dunlin shards repair"),
             );
         }
-        if context.fleet.cancellation.is_cancelled() {
+        if context.hosts.fleet.cancellation.is_cancelled() {
             self.reporter.print_status("interrupted; next: dunlin shards repair");
             return Ok(false);
         }

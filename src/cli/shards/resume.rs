@@ -12,7 +12,7 @@ use crate::cli::shard_apply::{
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::protocol::shard::{MoveState, Operation};
 use crate::rebalance::apply::PlannedMove;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::plan::Role;
 use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
@@ -47,8 +47,8 @@ impl ShardsContext<'_> {
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         self.confirm_resume(&context, &unreachable, args.yes).await?;
         lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
-        context.throttle = args.throttle.to_overrides();
-        context.allow_reencoding = args.allow_reencoding;
+        context.options.throttle = args.throttle.to_overrides();
+        context.options.allow_reencoding = args.allow_reencoding;
         let latest_moves = list_latest_moves(&context).await?;
         let open_moves = self.list_open_moves(&context, &latest_moves)?;
         self.print_moves(&open_moves);
@@ -61,9 +61,9 @@ impl ShardsContext<'_> {
             self.suggest_repair(&context).await?;
             return Ok(Exit::Done);
         }
-        let remaining = remaining_moves(pending_moves, &read_map(&context.map_file)?.0);
+        let remaining = remaining_moves(pending_moves, &context.map_file.read()?);
         self.files.state.save_pending_moves(&remaining)?;
-        let stopped = context.fleet.cancellation.is_cancelled();
+        let stopped = context.hosts.fleet.cancellation.is_cancelled();
         if totals.failed > 0 || is_unfinished || (stopped && !remaining.is_empty()) {
             return Ok(if stopped { self.report_interrupted() } else { Exit::Partial });
         }
@@ -72,7 +72,7 @@ impl ShardsContext<'_> {
             return Ok(Exit::Done);
         }
         // The limits of the interrupted run apply, except where this command gives others.
-        context.throttle = context.throttle.apply_to(self.files.state.load_throttle()?).into();
+        context.options.throttle = context.options.throttle.apply_to(self.files.state.load_throttle()?).into();
         run_preflight(&context, &remaining, &self.run_id, &self.reporter).await?;
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
         let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
@@ -116,8 +116,9 @@ impl ShardsContext<'_> {
         unreachable: &[(String, ConnectError)],
         open_moves: &[(&MoveState, MoveStatus)],
     ) -> Result<(), CommandError> {
-        let is_reachable =
-            |address: &String| context.host_at_address(address).is_some_and(|host| !context.unreachable.contains(host));
+        let is_reachable = |address: &String| {
+            context.hosts.host_at_address(address).is_some_and(|host| !context.hosts.unreachable.contains(host))
+        };
         let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
             state.record.operation == (Operation::CreateReplica { replaces: None })
                 && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
@@ -125,7 +126,7 @@ impl ShardsContext<'_> {
         // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
         let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
             let only_source =
-                unreachable.iter().all(|(host, _)| context.host_at_address(&state.record.from) == Some(host));
+                unreachable.iter().all(|(host, _)| context.hosts.host_at_address(&state.record.from) == Some(host));
             !state.record.operation.creates_replica()
                 && only_source
                 && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
@@ -134,7 +135,8 @@ impl ShardsContext<'_> {
             |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
         let can_finish_all = !open_moves.is_empty() && open_moves.iter().all(|open| can_finish(&open));
         let is_move_of = |state: &MoveState, step: &PlannedMove| {
-            let (from, to) = (context.host_at_address(&state.record.from), context.host_at_address(&state.record.to));
+            let (from, to) =
+                (context.hosts.host_at_address(&state.record.from), context.hosts.host_at_address(&state.record.to));
             state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
         };
         let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
@@ -157,7 +159,7 @@ impl ShardsContext<'_> {
     /// Suggests `shards repair` if it has something to do.
     async fn suggest_repair(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
         let health = self.current_replica_health(context).await?;
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         if health.is_some_and(|health| health.needs_repair()) || map.underreplicated_shards().next().is_some() {
             self.reporter.print_status("replicas need repair; next: dunlin shards repair");
         }
@@ -173,7 +175,7 @@ impl ShardsContext<'_> {
         context: &RebalanceContext<'_>,
         open_moves: &[(&MoveState, MoveStatus)],
     ) -> Result<(), CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         let open: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
         let unknown = publish::find_unaccounted_shards(context, &map, &open).await?;
         if unknown.is_empty() {
@@ -219,7 +221,7 @@ impl ShardsContext<'_> {
             state.failover.is_none() && *status != MoveStatus::FinishedElsewhere
         };
         for (state, _) in open_moves.iter().filter(is_move) {
-            if context.fleet.cancellation.is_cancelled() {
+            if context.hosts.fleet.cancellation.is_cancelled() {
                 reporter.print_status(&format!("shard {}: not finished, interrupted", state.shard));
                 is_unfinished = true;
                 continue;

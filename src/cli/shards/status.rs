@@ -13,7 +13,7 @@ use crate::cli::output_file::write_output_file;
 use crate::inventory::ByteSize;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::observation::Observation;
 use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState, check_replicas};
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
@@ -106,7 +106,7 @@ impl ShardsContext<'_> {
         open_moves: &[&MoveState],
     ) -> Result<ReplicaHealth, CommandError> {
         let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
-        let hosts: Vec<&str> = hosts.filter(|host| !context.unreachable.contains(*host)).collect();
+        let hosts: Vec<&str> = hosts.filter(|host| !context.hosts.unreachable.contains(*host)).collect();
         Ok(check_replicas(context, map, (&hosts, primaries), open_moves).await?)
     }
 
@@ -122,7 +122,7 @@ impl ShardsContext<'_> {
             let observed = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
             let bytes: u64 = observed.map(|seen| seen.bytes).sum();
             let (size, replicas) = (ByteSize(bytes).to_human(), health.count_on_host(&host.name));
-            let is_unreachable = context.unreachable.contains(&host.name);
+            let is_unreachable = context.hosts.unreachable.contains(&host.name);
             let size = if is_unreachable { "no answer".to_owned() } else { size.to_string() };
             let mut line = format!("  {:<16} {:>3} shards {size:>10}", host.name, shards.len());
             if !health.replicas.is_empty() {
@@ -173,7 +173,7 @@ impl ShardsContext<'_> {
         &self,
         context: &RebalanceContext<'_>,
     ) -> Result<Option<ReplicaHealth>, CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         let latest_moves = list_latest_moves(context).await?;
         let open_moves = self.list_open_moves(context, &latest_moves)?;
         let effective = effective_map(context, &map, &open_moves);

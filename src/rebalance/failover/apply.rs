@@ -13,8 +13,9 @@ use crate::protocol::shard::failover::{
 };
 use crate::protocol::shard::{MoveState, PreflightRule, ReplicationRole, call};
 use crate::rebalance::apply::find_preflight_issues;
-use crate::rebalance::context::{ProgressFn, read_map, to_shard_id};
+use crate::rebalance::connected_hosts::ProgressFn;
 use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
+use crate::rebalance::map_file::to_shard_id;
 use crate::rebalance::replica::{self, ReplicaChange};
 use crate::rebalance::{RebalanceContext, publish};
 
@@ -46,11 +47,14 @@ pub async fn apply_failover(
     run: &str,
     on_progress: ProgressFn<'_>,
 ) -> Result<FailoverOutcome> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let mut outcome = FailoverOutcome::default();
     let mut placements = Vec::new();
-    let promoted =
-        context.fleet.map_parallel(&plan.promotions, |p| promote_replica(context, &map, p, (run, on_progress))).await;
+    let promoted = context
+        .hosts
+        .fleet
+        .map_parallel(&plan.promotions, |p| promote_replica(context, &map, p, (run, on_progress)))
+        .await;
     for (promotion, result) in plan.promotions.iter().zip(promoted) {
         match result {
             Ok(promoted) => {
@@ -61,6 +65,7 @@ pub async fn apply_failover(
         }
     }
     let lowered = context
+        .hosts
         .fleet
         .map_parallel(&plan.degraded_primaries, |freed| lower_min_replicas(context, &map, freed, run))
         .await;
@@ -115,15 +120,15 @@ async fn promote_replica(
     let (shard, from) = (promotion.shard, promotion.from.as_str());
     if let Some(host) = &promotion.cancelled_target {
         let request = instance_ref(context, map, (shard, host), run)?;
-        context.call_host(host, call::DiscardMove(request), &|_, _| {}).await?;
+        context.hosts.call_host(host, call::DiscardMove(request), &|_, _| {}).await?;
     }
     let old_primary_is_stopped =
         if promotion.already_promoted { false } else { stop_old_primary(context, map, (shard, from), run).await? };
     let after = map_with_placement(map, &promotion.placement_after()?);
-    let address = |host: &str| context.instance_address(map, shard, host);
+    let address = |host: &str| context.hosts.instance_address(map, shard, host);
     let what = PromoteReplica {
-        header: context.step_header(&promotion.to, shard, run),
-        operator: context.operator.clone(),
+        header: context.hosts.step_header(&promotion.to, shard, run),
+        operator: context.options.operator.clone(),
         from: address(from)?,
         to: address(&promotion.to)?,
         other_replicas: promotion
@@ -134,7 +139,7 @@ async fn promote_replica(
             .collect::<Result<_>>()?,
         epoch: after.epoch.0,
         app_user: to_shard_id(shard)?.acl_user(),
-        instance: context.desired_instance(&after, shard, &promotion.to, context.get_session(&promotion.to)?)?,
+        instance: context.desired_instance(&after, shard, &promotion.to)?,
         offset: promotion.offset,
         old_primary_is_stopped,
     };
@@ -147,7 +152,7 @@ async fn request_promotion(
     request: PromoteReplica,
     on_progress: ProgressFn<'_>,
 ) -> Result<PromoteResult> {
-    context.call_host(host, call::Promote(request), on_progress).await
+    context.hosts.call_host(host, call::Promote(request), on_progress).await
 }
 
 /// Stops the old primary permanently, if its host answers. Returns whether it did.
@@ -157,11 +162,11 @@ async fn stop_old_primary(
     (shard, host): (u32, &str),
     run: &str,
 ) -> Result<bool> {
-    if context.unreachable.contains(host) {
+    if context.hosts.unreachable.contains(host) {
         return Ok(false);
     }
     let request = instance_ref(context, map, (shard, host), run)?;
-    context.call_host(host, call::StopOldPrimary(request), &|_, _| {}).await?;
+    context.hosts.call_host(host, call::StopOldPrimary(request), &|_, _| {}).await?;
     Ok(true)
 }
 
@@ -173,7 +178,7 @@ async fn lower_min_replicas(
 ) -> Result<()> {
     let primary = instance_ref(context, map, (degraded.shard, &degraded.host), run)?;
     let request = LowerMinReplicasRequest { primary, replicas: u32::try_from(degraded.replicas.len())? };
-    context.call_host(&degraded.host, call::LowerMinReplicas(request), &|_, _| {}).await
+    context.hosts.call_host(&degraded.host, call::LowerMinReplicas(request), &|_, _| {}).await
 }
 
 /// A shard's instance on a host, whether or not the map has one there.
@@ -188,11 +193,11 @@ fn instance_ref(
     let map_with_instance =
         map_with_placement(map, &ShardPlacement { shard: id, host: host.to_owned(), replicas: Vec::new() });
     Ok(InstanceRef {
-        header: context.step_header(host, shard, run),
-        address: context.instance_address(map, shard, host)?,
-        primary: context.instance_address(map, shard, &entry.host)?,
+        header: context.hosts.step_header(host, shard, run),
+        address: context.hosts.instance_address(map, shard, host)?,
+        primary: context.hosts.instance_address(map, shard, &entry.host)?,
         epoch: map.epoch.0,
-        instance: context.desired_instance(&map_with_instance, shard, host, context.get_session(host)?)?,
+        instance: context.desired_instance(&map_with_instance, shard, host)?,
     })
 }
 
@@ -216,9 +221,9 @@ pub async fn archive_instance(
     (shard, host): (u32, &str),
     run: &str,
 ) -> Result<ArchivedInstance> {
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let request = instance_ref(context, &map, (shard, host), run)?;
-    context.call_host(host, call::ArchiveInstance(request), &|_, _| {}).await
+    context.hosts.call_host(host, call::ArchiveInstance(request), &|_, _| {}).await
 }
 
 /// Makes replicas: one of a shard after the other, two at a time for each host that receives some, at most `concurrent`
@@ -241,7 +246,14 @@ pub async fn create_replicas(
         }
         results
     };
-    context.fleet.map_parallel_limited(&of_shards, concurrency, create_for_shard).await.into_iter().flatten().collect()
+    context
+        .hosts
+        .fleet
+        .map_parallel_limited(&of_shards, concurrency, create_for_shard)
+        .await
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 async fn create_replica(
@@ -250,11 +262,11 @@ async fn create_replica(
     run: &str,
     finish: &FinishContext<'_>,
 ) -> Result<MoveResult> {
-    if context.fleet.cancellation.is_cancelled() {
+    if context.hosts.fleet.cancellation.is_cancelled() {
         bail!("interrupted before it was begun");
     }
     let change = ReplicaChange { shard: target.shard, replaced_host: None, new_host: &target.host };
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     let issues = find_preflight_issues(
         context,
         replica::preflight_request(context, &map, run, change)?,
@@ -269,7 +281,7 @@ async fn create_replica(
         bail!("preflight refuses: {}", reasons.join("; "));
     }
     let moved = replica::create_replica(context, change, run, finish).await?;
-    let (map, _) = read_map(&context.map_file)?;
+    let map = context.map_file.read()?;
     replica::set_min_replicas(context, &map, target.shard, run).await?;
     Ok(moved)
 }
@@ -293,8 +305,9 @@ pub async fn resume_failovers(
     states: &[&MoveState],
     on_progress: ProgressFn<'_>,
 ) -> Result<Vec<Result<FailoverResolution>>> {
-    let (map, _) = read_map(&context.map_file)?;
-    let results = context.fleet.map_parallel(states, |state| resume_failover(context, &map, state, on_progress)).await;
+    let map = context.map_file.read()?;
+    let results =
+        context.hosts.fleet.map_parallel(states, |state| resume_failover(context, &map, state, on_progress)).await;
     let mut placements = Vec::new();
     for (state, result) in states.iter().zip(&results) {
         if let Ok(FailoverResolution::Promoted) = result {
@@ -317,25 +330,21 @@ async fn resume_failover(
     let placement = placement_after_failover(context, map, state)?;
     let to = &placement.host;
     let request = PromoteReplica {
-        header: context.step_header(to, state.shard, &state.run),
-        operator: context.operator.clone(),
+        header: context.hosts.step_header(to, state.shard, &state.run),
+        operator: context.options.operator.clone(),
         from: state.record.from.clone(),
         to: state.record.to.clone(),
         other_replicas: state.record.operation.other_replicas().to_vec(),
         epoch: state.record.epoch,
         app_user: state.record.app_user.clone(),
-        instance: context.desired_instance(
-            &map_with_placement(map, &placement),
-            state.shard,
-            to,
-            context.get_session(to)?,
-        )?,
+        instance: context.desired_instance(&map_with_placement(map, &placement), state.shard, to)?,
         offset: 0,
         old_primary_is_stopped: false,
     };
     let promotion_started = state.failover.as_ref().is_some_and(|failover| failover.promotion_started);
     if !promotion_started && matches!(state.source_role, ReplicationRole::Primary { .. }) {
         return context
+            .hosts
             .call_host(to, call::RevertFailover(request), on_progress)
             .await
             .map(|()| FailoverResolution::Reverted);
@@ -351,7 +360,8 @@ fn placement_after_failover(
     state: &MoveState,
 ) -> Result<ShardPlacement> {
     let host = |address: &String| {
-        let name = context.host_at_address(address).with_context(|| format!("{address} is not in the inventory"))?;
+        let name =
+            context.hosts.host_at_address(address).with_context(|| format!("{address} is not in the inventory"))?;
         Ok::<_, anyhow::Error>(name.to_owned())
     };
     let shard = to_shard_id(state.shard)?;

@@ -27,18 +27,18 @@ pub async fn observe_cluster(
     let mut targets: BTreeMap<String, Vec<ProbeTarget>> = BTreeMap::new();
     for entry in &map.shards {
         let id = u32::from(entry.id.0);
-        let primary = context.instance_address(map, id, &entry.host)?;
+        let primary = context.hosts.instance_address(map, id, &entry.host)?;
         let is_in_scope = match scope {
             FailoverScope::Hosts(hosts) => hosts.contains(&entry.host),
             FailoverScope::Shards(shards) => shards.contains(&id),
         };
         let copies: Vec<&String> = std::iter::once(&entry.host).chain(&entry.replicas).collect();
-        for host in context.sessions.keys() {
+        for host in context.hosts.sessions.keys() {
             if !is_in_scope && !copies.contains(&host) {
                 continue;
             }
             // Where the map names no copy, there may be one all the same.
-            let address = context.instance_address(map, id, host)?;
+            let address = context.hosts.instance_address(map, id, host)?;
             let target = ProbeTarget { shard: id, address, primary: (*host != entry.host).then(|| primary.clone()) };
             targets.entry(host.clone()).or_default().push(target);
         }
@@ -50,13 +50,13 @@ pub async fn observe_cluster(
         cluster: map.cluster.clone(),
         epoch: map.epoch.0,
         replica_count: map.replicas,
-        unreachable_hosts: context.unreachable.clone(),
+        unreachable_hosts: context.hosts.unreachable.clone(),
         shards: map
             .shards
             .iter()
             .map(|entry| build_shard_view(context, map, entry, (&probes, &moves)))
             .collect::<Result<_>>()?,
-        hosts: hosts.into_iter().filter(|host| !context.unreachable.contains(&host.name)).collect(),
+        hosts: hosts.into_iter().filter(|host| !context.hosts.unreachable.contains(&host.name)).collect(),
     })
 }
 
@@ -71,7 +71,7 @@ fn build_shard_view(
 ) -> Result<ShardView> {
     let id = u32::from(entry.id.0);
     let copy = |host: &String| -> Result<CopyView> {
-        let address = context.instance_address(map, id, host)?;
+        let address = context.hosts.instance_address(map, id, host)?;
         let unreachable = ProbeResult { shard: id, address: address.clone(), ..ProbeResult::default() };
         let probe = probes.get(&(host.clone(), id)).cloned().unwrap_or(unreachable);
         Ok(CopyView { host: host.clone(), address, probe })
@@ -122,13 +122,13 @@ async fn probe_hosts(
 ) -> Result<ProbeResults> {
     let hosts: Vec<(&String, &Vec<ProbeTarget>)> = targets.iter().collect();
     let probe_host = async |(host, places): &(&String, &Vec<ProbeTarget>)| -> Result<Vec<ProbeResult>> {
-        let credentials = context.credentials.clone();
+        let credentials = context.hosts.credentials.clone();
         let survey =
             ReplicaProbeRequest { targets: (*places).clone(), credentials, journal_dir: default_journal_dir() };
-        context.call_host(host, call::ProbeReplicas(survey), &|_, _| {}).await
+        context.hosts.call_host(host, call::ProbeReplicas(survey), &|_, _| {}).await
     };
     let mut probes = ProbeResults::new();
-    for ((host, _), answer) in hosts.iter().zip(context.fleet.map_parallel(&hosts, probe_host).await) {
+    for ((host, _), answer) in hosts.iter().zip(context.hosts.fleet.map_parallel(&hosts, probe_host).await) {
         probes.extend(answer?.into_iter().map(|seen| (((*host).clone(), seen.shard), seen)));
     }
     Ok(probes)

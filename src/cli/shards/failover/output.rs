@@ -5,7 +5,7 @@ use serde_json::json;
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
 use crate::cli::shards::ShardsContext;
-use crate::rebalance::context::read_map;
+
 use crate::rebalance::failover::FailoverPlan;
 use crate::rebalance::failover::apply::{FailoverOutcome, archive_instance};
 use crate::rebalance::{RebalanceContext, publish};
@@ -40,7 +40,7 @@ impl ShardsContext<'_> {
     /// # Errors
     /// The map cannot be read.
     pub fn warn_unreached_consumers(&self, context: &RebalanceContext<'_>) -> Result<(), CommandError> {
-        let (map, _) = read_map(&context.map_file)?;
+        let map = context.map_file.read()?;
         for host in publish::unreachable_consumers(context, &map)? {
             let next = "when it is back, run dunlin provision before its services start";
             self.reporter.report_failure(&host, "does not answer and still has the old map", Some(next));
@@ -83,7 +83,7 @@ impl ShardsContext<'_> {
                 }),
             );
             reporter.print_data(&format!("  shard {shard} is served by {to}"));
-            if outcome.publish_error.is_none() && !context.unreachable.contains(&promotion.from) {
+            if outcome.publish_error.is_none() && !context.hosts.unreachable.contains(&promotion.from) {
                 match archive_instance(context, (shard, &promotion.from), &self.run_id).await {
                     Ok(archived) => self.print_archived(shard, &promotion.from, &archived),
                     Err(error) => {
