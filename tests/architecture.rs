@@ -32,7 +32,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("lock", &["protocol", "poll"]),
     ("journal", &["lock", "atomic_file"]),
     // What is said between controller and agent is said in the vocabulary's words.
-    ("protocol", &["plan"]),
+    // `shards`: the number of a shard.
+    ("protocol", &["plan", "shards"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
     ("resources", &["plan", "shards", "atomic_file", "host_fs", "process"]),
     // `plan`: a binary's digest is compared with that of the agent.
@@ -42,7 +43,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `wire`: a host's facts, and the catalog that comes out of it.
     ("playbook", &["inventory", "project", "plan", "resources", "protocol", "shards"]),
     // `rebalance`, `inventory`: the plan of a rebalance is a value of `rebalance`, with inventory sizes.
-    ("report", &["plan", "protocol", "rebalance", "inventory"]),
+    ("report", &["plan", "protocol", "rebalance", "inventory", "shards"]),
     // The modules that run on hosts.
     ("provision::host", AGENT_MODULES),
     ("deploy::host", AGENT_MODULES),

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
+use dunlin_shards::ShardId;
 
 use super::command_error::CommandError;
 use super::exit::Exit;
@@ -31,7 +32,7 @@ pub struct PlanArgs {
     targets: Vec<String>,
     /// Move these shards, comma-separated, and no others
     #[arg(long, value_name = "SHARDS", value_delimiter = ',', conflicts_with_all = BALANCE_FLAGS)]
-    shard: Vec<u32>,
+    shard: Vec<ShardId>,
     /// Move the N shards with the most operations per second, and no others [default: 1]
     #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "1", conflicts_with_all = BALANCE_FLAGS,
         conflicts_with = "shard", value_parser = clap::value_parser!(u32).range(1..))]

@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::command_error::CommandError;
@@ -244,15 +245,16 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
 
 /// Prints the state of each shard after Ctrl-C, and the next step.
 fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], reporter: &Reporter) {
-    let ids = |steps: &mut dyn Iterator<Item = (u32, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<u32>>();
+    let ids =
+        |steps: &mut dyn Iterator<Item = (ShardId, usize)>| steps.map(|(shard, _)| shard).collect::<Vec<ShardId>>();
     let moved = ids(&mut outcome.moved.keys().copied());
-    let was_stopped = |key: &(u32, usize)| outcome.failed.contains_key(key);
+    let was_stopped = |key: &(ShardId, usize)| outcome.failed.contains_key(key);
     let stopped = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(was_stopped));
     let not_started = ids(&mut remaining.iter().map(PlannedMove::move_key).filter(|key| !was_stopped(key)));
     reporter.print_json("interrupted", json!({"moved": moved, "stopped": stopped, "not_started": not_started}));
-    let shards = |shards: &[u32]| match shards {
+    let shards = |shards: &[ShardId]| match shards {
         [] => "none".to_owned(),
-        shards => shards.iter().map(u32::to_string).collect::<Vec<_>>().join(", "),
+        shards => shards.iter().map(ShardId::to_string).collect::<Vec<_>>().join(", "),
     };
     reporter.print_data(&format!(
         "Interrupted: moved: {}; stopped: {}; not started: {}",
@@ -268,7 +270,7 @@ fn print_interrupted(outcome: &RebalanceOutcome, remaining: &[PlannedMove], repo
 }
 
 /// Prints that an old instance could not be retired.
-pub fn warn_not_retired(shard: u32, reason: &str, reporter: &Reporter) {
+pub fn warn_not_retired(shard: ShardId, reason: &str, reporter: &Reporter) {
     let text = format!("moved, but its old instance is not retired: {reason}");
     reporter.report_failure(
         &format!("shard {shard}"),

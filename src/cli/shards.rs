@@ -13,6 +13,7 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::CommonArgs;
@@ -71,13 +72,13 @@ enum ShardsCommand {
     Verify {
         /// Limit to these shards
         #[arg(value_name = "SHARD")]
-        shards: Vec<u32>,
+        shards: Vec<ShardId>,
     },
     /// Show past moves: when, by whom and how they ended
     History {
         /// Limit to these shards
         #[arg(value_name = "SHARD")]
-        shards: Vec<u32>,
+        shards: Vec<ShardId>,
     },
     /// Show utilization, growth, time until full and the effect of adding a host
     Capacity(capacity::CapacityArgs),
@@ -149,9 +150,9 @@ impl ShardsContext<'_> {
     ///
     /// # Errors
     /// It does not have one: exit 64.
-    fn ensure_shards_exist(&self, shards: &[u32]) -> Result<(), CommandError> {
+    fn ensure_shards_exist(&self, shards: &[ShardId]) -> Result<(), CommandError> {
         let map = self.files.shard_map()?;
-        match shards.iter().find(|shard| map.shards.iter().all(|entry| u32::from(entry.id.0) != **shard)) {
+        match shards.iter().find(|shard| map.shards.iter().all(|entry| entry.id != **shard)) {
             None => Ok(()),
             Some(shard) => Err(CommandError::with_message(Exit::Usage, format!("no shard {shard} in the map"))),
         }

@@ -1,5 +1,6 @@
 //! Events that a host reports while it handles a request.
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, StepRef};
@@ -66,7 +67,7 @@ pub enum Event {
 
 impl Event {
     /// Returns the progress of a phase of a shard's move.
-    pub fn shard_progress(shard: u32, phase: &str, done: u64, total: u64) -> Self {
+    pub fn shard_progress(shard: ShardId, phase: &str, done: u64, total: u64) -> Self {
         Self::Progress { job: format!("shard {shard}"), phase: phase.to_owned(), done, total }
     }
 }

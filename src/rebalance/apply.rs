@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
@@ -18,7 +18,7 @@ use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, Prefli
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PlannedMove {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The host it leaves.
     pub from: String,
     /// The host it goes to.
@@ -32,7 +32,7 @@ pub struct PlannedMove {
 
 impl PlannedMove {
     /// Returns the key of the move within its plan: a detour moves a shard twice.
-    pub fn move_key(&self) -> (u32, usize) {
+    pub fn move_key(&self) -> (ShardId, usize) {
         (self.shard, self.wave)
     }
 
@@ -61,9 +61,9 @@ pub type OnMoveFinished<'a> = &'a (dyn Fn(&PlannedMove, &Result<MoveResult>) + S
 #[derive(Debug, Default)]
 pub struct RebalanceOutcome {
     /// Finished moves, by shard and wave.
-    pub moved: BTreeMap<(u32, usize), MoveResult>,
+    pub moved: BTreeMap<(ShardId, usize), MoveResult>,
     /// Failed moves with their errors, by shard and wave.
-    pub failed: BTreeMap<(u32, usize), String>,
+    pub failed: BTreeMap<(ShardId, usize), String>,
     /// Moves that were not started.
     pub not_started: Vec<PlannedMove>,
 }

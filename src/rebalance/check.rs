@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use dunlin_shards::ShardId;
+
 use super::observation::{HostLoad, Observation};
 use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role, ShardSelection};
 use crate::inventory::ByteSize;
@@ -51,7 +53,7 @@ struct PlanChecker<'a> {
     options: &'a PlanOptions,
     plan: &'a RebalancePlan,
     hosts: BTreeMap<&'a str, &'a HostLoad>,
-    placements: BTreeMap<u32, ShardHosts>,
+    placements: BTreeMap<ShardId, ShardHosts>,
     violations: Vec<Violation>,
 }
 
@@ -90,11 +92,11 @@ impl<'a> PlanChecker<'a> {
         let last = self.plan.moves.iter().map(|m| m.wave + 1).max().unwrap_or(0);
         for wave in 0..last {
             let moves: Vec<_> = self.plan.moves.iter().filter(|m| m.wave == wave).collect();
-            let listed: Vec<u32> = moves.iter().map(|m| m.shard).collect();
+            let listed: Vec<ShardId> = moves.iter().map(|m| m.shard).collect();
             if self.plan.waves.get(wave) != Some(&listed) {
                 self.add_violation("sums", format!("wave {wave} does not list the moves that name it"));
             }
-            let shards: BTreeSet<u32> = listed.iter().copied().collect();
+            let shards: BTreeSet<ShardId> = listed.iter().copied().collect();
             if shards.len() < listed.len() {
                 self.add_violation("waves", format!("two copies of one shard move in wave {wave}"));
             }
@@ -131,7 +133,7 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    fn apply_move(&mut self, shard: u32, role: Role, from: &str, to: &str) {
+    fn apply_move(&mut self, shard: ShardId, role: Role, from: &str, to: &str) {
         if !self.hosts.contains_key(to) {
             self.add_violation("map", format!("shard {shard} would go to {to}, which is not among the hosts"));
         }
@@ -164,7 +166,7 @@ impl<'a> PlanChecker<'a> {
                 self.add_violation("drain", format!("shard {} would go to {}, which is drained", m.shard, m.to));
             }
         }
-        let arrivals: Vec<(u32, String)> = self.list_arrivals();
+        let arrivals: Vec<(ShardId, String)> = self.list_arrivals();
         for (shard, host) in arrivals {
             if self.options.targets.as_ref().is_some_and(|to| !to.contains(&host)) {
                 self.add_violation("to", format!("shard {shard} would go to {host}, which is not among the targets"));
@@ -173,7 +175,7 @@ impl<'a> PlanChecker<'a> {
     }
 
     /// Copies that end on a host that held none of their shard's copies before.
-    fn list_arrivals(&self) -> Vec<(u32, String)> {
+    fn list_arrivals(&self) -> Vec<(ShardId, String)> {
         let mut arrivals = Vec::new();
         for shard in &self.observation.shards {
             let before = hosts_of_shard(&shard.host, &shard.replicas);
@@ -185,15 +187,15 @@ impl<'a> PlanChecker<'a> {
 
     /// Only selected primaries move, and every one of them that is not on a target already.
     fn check_selection(&mut self) {
-        let moves: BTreeSet<(u32, Role)> = self.plan.moves.iter().map(|m| (m.shard, m.role)).collect();
-        let selected = |id: &u32| match &self.options.shards {
+        let moves: BTreeSet<(ShardId, Role)> = self.plan.moves.iter().map(|m| (m.shard, m.role)).collect();
+        let selected = |id: &ShardId| match &self.options.shards {
             ShardSelection::ForBalance => true,
             ShardSelection::Named(ids) => ids.contains(id),
             // Which shards are hot changes by the second; only their number is fixed.
             ShardSelection::Hottest(count) => moves.len() <= *count,
         };
         let is_partial = self.options.shards != ShardSelection::ForBalance;
-        let others: Vec<u32> = moves
+        let others: Vec<ShardId> = moves
             .iter()
             .filter(|(id, role)| is_partial && (!selected(id) || *role == Role::Replica))
             .map(|(id, _)| *id)
@@ -363,7 +365,7 @@ fn hosts_of_shard(primary: &str, replicas: &[String]) -> ShardHosts {
 }
 
 /// Ids that a plan moves more than once because they take a detour.
-pub fn list_detours(plan: &RebalancePlan) -> BTreeSet<u32> {
+pub fn list_detours(plan: &RebalancePlan) -> BTreeSet<ShardId> {
     let mut seen = BTreeSet::new();
     plan.moves.iter().filter(|m| !seen.insert((m.shard, m.role))).map(|m| m.shard).collect()
 }

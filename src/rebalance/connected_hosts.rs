@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 
-use super::map_file::to_shard_id;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Inventory;
 use crate::protocol::shard::{self, Credentials, StepHeader, call};
@@ -52,7 +51,7 @@ impl ConnectedHosts<'_> {
     }
 
     /// Returns the header of a step of a run on a shard.
-    pub fn step_header(&self, host: &str, shard: u32, run: &str) -> StepHeader {
+    pub fn step_header(&self, host: &str, shard: ShardId, run: &str) -> StepHeader {
         StepHeader {
             run: run.to_owned(),
             generation: self.generation(host),
@@ -74,9 +73,9 @@ impl ConnectedHosts<'_> {
     ///
     /// # Errors
     /// Returns an error if the inventory does not have the host.
-    pub fn instance_address(&self, map: &ShardMap, shard: u32, host: &str) -> Result<String> {
+    pub fn instance_address(&self, map: &ShardMap, shard: ShardId, host: &str) -> Result<String> {
         let found = self.inventory.find_host(host).with_context(|| format!("{host} is not in the inventory"))?;
-        Ok(format!("{}:{}", found.address, map.port_of(to_shard_id(shard)?)))
+        Ok(format!("{}:{}", found.address, map.port_of(shard)))
     }
 
     /// Returns the name of the host with this address.

@@ -1,12 +1,12 @@
 //! The inputs of a rebalance: connected hosts, the authored map, the templates of instances, and options.
 
 use anyhow::{Context, Result};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde_json::Value;
 
 use super::connected_hosts::ConnectedHosts;
 use super::instance_templates::InstanceTemplates;
-use super::map_file::{MapFile, map_after_move, to_shard_id};
+use super::map_file::{MapFile, map_after_move};
 use crate::protocol::shard::{MoveLimits, MoveSpec, Operation};
 use crate::protocol::throttle::{ThrottleLimits, ThrottleOverrides};
 
@@ -46,7 +46,7 @@ impl RebalanceContext<'_> {
     ///
     /// # Errors
     /// Returns an error if the playbook makes no such instance there, or the host is not connected.
-    pub fn desired_instance(&self, map: &ShardMap, shard: u32, host: &str) -> Result<Value> {
+    pub fn desired_instance(&self, map: &ShardMap, shard: ShardId, host: &str) -> Result<Value> {
         self.templates.desired_instance(map, shard, host, self.hosts.get_session(host)?)
     }
 
@@ -54,8 +54,8 @@ impl RebalanceContext<'_> {
     ///
     /// # Errors
     /// Returns an error if the playbook makes no such instance there.
-    pub fn move_spec(&self, map: &ShardMap, run: &str, shard: u32, to: &str) -> Result<MoveSpec> {
-        let from = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    pub fn move_spec(&self, map: &ShardMap, run: &str, shard: ShardId, to: &str) -> Result<MoveSpec> {
+        let from = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
         let after = map_after_move(map, shard, to)?;
         let address = |host: &str| self.hosts.instance_address(map, shard, host);
         let others = from.replicas.iter().filter(|replica| *replica != to);

@@ -11,6 +11,7 @@ mod select_candidate;
 
 use std::collections::BTreeSet;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::observation::HostLoad;
@@ -38,7 +39,7 @@ pub struct ClusterView {
 #[derive(Clone, Debug)]
 pub struct ShardView {
     /// Its number.
-    pub id: u32,
+    pub id: ShardId,
     /// The primary, then the replicas in the map's order.
     pub copies: Vec<CopyView>,
     /// Other hosts that got an answer from the primary as a master.
@@ -87,7 +88,7 @@ pub enum FailoverScope {
     /// Hosts that are off.
     Hosts(Vec<String>),
     /// Copies of these shards that do not answer.
-    Shards(Vec<u32>),
+    Shards(Vec<ShardId>),
 }
 
 /// Options of a failover.
@@ -126,7 +127,7 @@ pub struct FailoverPlan {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Promotion {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The host of the primary that is gone.
     pub from: String,
     /// The host of the copy.
@@ -163,7 +164,7 @@ pub struct DataLossBound {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DegradedPrimary {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its primary's host.
     pub host: String,
     /// The hosts of the replicas that are gone.
@@ -176,7 +177,7 @@ pub struct DegradedPrimary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnresolvedShard {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Reason, and what the operator has to decide.
     pub reason: String,
 }
@@ -185,7 +186,7 @@ pub struct UnresolvedShard {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReplicaToCreate {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Host that gets it.
     pub host: String,
     /// Bytes to copy.
@@ -239,7 +240,7 @@ impl CopyView {
 
 impl FailoverScope {
     /// Returns whether this copy is in the scope of the failover.
-    fn includes_copy(&self, shard: u32, copy: &CopyView) -> bool {
+    fn includes_copy(&self, shard: ShardId, copy: &CopyView) -> bool {
         match self {
             Self::Hosts(hosts) => hosts.contains(&copy.host),
             Self::Shards(shards) => shards.contains(&shard) && !copy.is_reachable(),

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
-use super::map_file::{placement_after_move, to_shard_id};
+use super::map_file::placement_after_move;
 use super::{RebalanceContext, publish};
 use crate::protocol::Event;
 use crate::protocol::shard::{MoveSpec, RetireInstance, call};
@@ -95,7 +95,7 @@ pub struct Retirement<'a> {
     /// The run.
     pub run: &'a str,
     /// Its shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its host.
     pub host: &'a str,
     /// The shard's primary, `ip:port`, which it follows.
@@ -115,7 +115,7 @@ pub async fn retire_instance(
     options: ApplyOptions,
 ) -> Result<Option<String>> {
     let Retirement { run, shard, host, primary, instance } = retirement;
-    let entry = map.find_shard(to_shard_id(*shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let entry = map.find_shard(*shard).with_context(|| format!("there is no shard {shard}"))?;
     let outdated = publish::wait_for_consumers(context, map, !options.ignore_unknown_epochs).await?;
     if !outdated.is_empty() {
         return Ok(Some(format!("not all consumers are on epoch {}: {}", map.epoch.0, outdated.join("; "))));

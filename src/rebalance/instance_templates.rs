@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Result, anyhow, bail};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde_json::Value;
 
 use crate::fleet::Session;
@@ -85,7 +85,7 @@ impl<'a> InstanceTemplates<'a> {
     ///
     /// # Errors
     /// Returns an error if the playbook makes no such instance there.
-    pub fn desired_instance(&self, map: &ShardMap, shard: u32, host: &str, session: &Session) -> Result<Value> {
+    pub fn desired_instance(&self, map: &ShardMap, shard: ShardId, host: &str, session: &Session) -> Result<Value> {
         let compiled = self
             .compiler(map, ShardStep::Instance)?
             .compile_host(host, &session.hello.facts)

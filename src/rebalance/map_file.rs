@@ -50,9 +50,9 @@ impl MapFile {
 ///
 /// # Errors
 /// Returns an error if there is no such shard.
-pub fn map_after_move(map: &ShardMap, shard: u32, to: &str) -> Result<ShardMap> {
+pub fn map_after_move(map: &ShardMap, shard: ShardId, to: &str) -> Result<ShardMap> {
     let mut after = map.clone();
-    let id = to_shard_id(shard)?;
+    let id = shard;
     let entry =
         after.shards.iter_mut().find(|entry| entry.id == id).with_context(|| format!("there is no shard {shard}"))?;
     entry.host = to.to_owned();
@@ -64,15 +64,7 @@ pub fn map_after_move(map: &ShardMap, shard: u32, to: &str) -> Result<ShardMap> 
 ///
 /// # Errors
 /// Returns an error if there is no such shard.
-pub fn placement_after_move(map: &ShardMap, shard: u32, to: &str) -> Result<ShardPlacement> {
-    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+pub fn placement_after_move(map: &ShardMap, shard: ShardId, to: &str) -> Result<ShardPlacement> {
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     Ok(ShardPlacement { host: to.to_owned(), ..entry.placement() })
-}
-
-/// Returns a shard's number as the map has it.
-///
-/// # Errors
-/// Returns an error if it is over 65,535.
-pub fn to_shard_id(shard: u32) -> Result<ShardId> {
-    Ok(ShardId(u16::try_from(shard).with_context(|| format!("there is no shard {shard}"))?))
 }

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -60,7 +61,7 @@ pub struct HostLoad {
 #[serde(deny_unknown_fields)]
 pub struct ShardLoad {
     /// Its number in the shard map.
-    pub id: u32,
+    pub id: ShardId,
     /// The slots that it owns, as in its shard map: `0-255`; absent: unknown. The planner does not look at it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slots: Option<String>,
@@ -202,7 +203,7 @@ impl Observation {
     }
 
     /// The shard of that number.
-    pub fn find_shard(&self, id: u32) -> Option<&ShardLoad> {
+    pub fn find_shard(&self, id: ShardId) -> Option<&ShardLoad> {
         self.shards.iter().find(|shard| shard.id == id)
     }
 }

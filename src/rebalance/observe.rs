@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde_json::Value;
 
 use super::RebalanceContext;
@@ -20,7 +20,7 @@ const DEFAULT_MEMORY_SHARE: f64 = 0.75;
 #[derive(Debug, Default)]
 pub struct ObservedPrimaries {
     /// By shard.
-    pub found: BTreeMap<u32, ObservedInstance>,
+    pub found: BTreeMap<ShardId, ObservedInstance>,
     /// Errors of the hosts and instances that did not answer, a line each.
     pub errors: Vec<String>,
 }
@@ -30,7 +30,7 @@ impl ObservedPrimaries {
     ///
     /// # Errors
     /// One or more did not answer; all of them are named.
-    pub fn into_complete(self) -> Result<BTreeMap<u32, ObservedInstance>> {
+    pub fn into_complete(self) -> Result<BTreeMap<ShardId, ObservedInstance>> {
         if self.errors.is_empty() {
             return Ok(self.found);
         }
@@ -45,7 +45,7 @@ impl ObservedPrimaries {
 pub async fn observe_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-) -> Result<BTreeMap<u32, ObservedInstance>> {
+) -> Result<BTreeMap<ShardId, ObservedInstance>> {
     observe_reachable_primaries(context, map).await.into_complete()
 }
 
@@ -62,7 +62,7 @@ pub async fn sample_primaries(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     keys: u32,
-) -> Result<BTreeMap<u32, ObservedInstance>> {
+) -> Result<BTreeMap<ShardId, ObservedInstance>> {
     query_primaries(context, map, (0, keys)).await.into_complete()
 }
 
@@ -97,7 +97,7 @@ async fn observe_host(
 ) -> Result<Vec<ObservedInstance>> {
     let mut instances = Vec::new();
     for entry in map.shards.iter().filter(|entry| entry.host == host) {
-        let number = u32::from(entry.id.0);
+        let number = entry.id;
         instances.push((number, context.hosts.instance_address(map, number, host)?));
     }
     let request = shard::ObserveInstances {
@@ -114,7 +114,7 @@ pub fn build_observation(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     hosts: &[&InventoryHost],
-    primaries: &BTreeMap<u32, ObservedInstance>,
+    primaries: &BTreeMap<ShardId, ObservedInstance>,
 ) -> Observation {
     let load = |host: &&InventoryHost| HostLoad {
         name: host.name.clone(),
@@ -125,7 +125,7 @@ pub fn build_observation(
         details: host_details(context, &host.name),
     };
     let shard = |entry: &dunlin_shards::Shard| {
-        let number = u32::from(entry.id.0);
+        let number = entry.id;
         let observed = primaries.get(&number);
         let slots: Vec<String> = entry.slots.iter().map(ToString::to_string).collect();
         ShardLoad {

@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::check::check_plan;
@@ -197,7 +198,7 @@ fn compute_fingerprint(plan: &RebalancePlan, options: &PlanOptions, observation:
     }
 }
 
-fn shards_by_id(observation: &Observation) -> BTreeMap<u32, &ShardLoad> {
+fn shards_by_id(observation: &Observation) -> BTreeMap<ShardId, &ShardLoad> {
     observation.shards.iter().map(|shard| (shard.id, shard)).collect()
 }
 

@@ -6,12 +6,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use dunlin_shards::map::edit::{set_placements, set_replica_count};
-use dunlin_shards::{Epoch, ShardMap, ShardPlacement};
+use dunlin_shards::{Epoch, ShardId, ShardMap, ShardPlacement};
 use tokio_util::sync::CancellationToken;
 
 use super::RebalanceContext;
 use super::instance_templates::{ShardStep, to_diagnostics_error};
-use super::map_file::to_shard_id;
 use crate::poll::poll_until_async;
 use crate::protocol::provision::ApplyPlay;
 use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
@@ -97,14 +96,14 @@ pub async fn find_unaccounted_shards(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     open_moves: &[&MoveState],
-) -> Result<Vec<u32>> {
+) -> Result<Vec<ShardId>> {
     let states = consumer_states(context, map, true).await?;
     let epoch = |state: &ConsumerState| state.map_version.as_ref().map_or(0, |(_, epoch)| *epoch);
     let latest = states.into_iter().map(|(_, _, state)| state).max_by_key(epoch);
     let Some(latest) = latest.filter(|state| epoch(state) > map.epoch.0) else { return Ok(Vec::new()) };
     let mut unknown = Vec::new();
     for PublishedShard { shard, primary, replicas } in latest.placements {
-        let Some(entry) = map.find_shard(to_shard_id(shard)?) else { continue };
+        let Some(entry) = map.find_shard(shard) else { continue };
         let address = |host: &String| context.hosts.instance_address(map, shard, host);
         let (primary_address, replica_addresses) =
             (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);

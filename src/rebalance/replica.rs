@@ -6,12 +6,11 @@
 //! that is left over is a stray, which `shards resume` retires.
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{ShardMap, ShardPlacement};
+use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
-use super::map_file::to_shard_id;
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
 use crate::protocol::throttle::ThrottleLimits;
@@ -20,7 +19,7 @@ use crate::protocol::throttle::ThrottleLimits;
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaChange<'a> {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The host whose replica it replaces.
     pub replaced_host: Option<&'a str>,
     /// The host that it is made on.
@@ -92,9 +91,9 @@ pub fn orphan_retirement<'a>(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     run: &'a str,
-    (shard, host): (u32, &'a str),
+    (shard, host): (ShardId, &'a str),
 ) -> Result<Retirement<'a>> {
-    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let map_with_orphan = map_with_replicas(
         map,
         &placement_with_replica(map, ReplicaChange { shard, replaced_host: None, new_host: host })?,
@@ -114,7 +113,7 @@ pub fn replica_spec(
     change: ReplicaChange<'_>,
 ) -> Result<MoveSpec> {
     let ReplicaChange { shard, replaced_host: old, new_host: new } = change;
-    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let after = map_with_replicas(map, &placement_with_replica(map, change)?);
     Ok(MoveSpec {
         header: context.hosts.step_header(new, shard, run),
@@ -171,8 +170,8 @@ pub fn placement_with_replica(map: &ShardMap, change: ReplicaChange<'_>) -> Resu
     Ok(placement)
 }
 
-fn current_placement(map: &ShardMap, shard: u32) -> Result<ShardPlacement> {
-    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+fn current_placement(map: &ShardMap, shard: ShardId) -> Result<ShardPlacement> {
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     Ok(entry.placement())
 }
 
@@ -190,8 +189,8 @@ fn map_with_replicas(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 ///
 /// # Errors
 /// Too few of them are, or the primary is none.
-pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, shard: u32, run: &str) -> Result<()> {
-    let entry = map.find_shard(to_shard_id(shard)?).with_context(|| format!("there is no shard {shard}"))?;
+pub async fn set_min_replicas(context: &RebalanceContext<'_>, map: &ShardMap, shard: ShardId, run: &str) -> Result<()> {
+    let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let host = &entry.host;
     let instance = context.desired_instance(map, shard, host)?;
     let request = MinReplicasRequest {
@@ -294,7 +293,7 @@ mod tests {
         let text = "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"a\"\nreplicas=[\"b\",\"c\"]\n";
         let map = ShardMap::parse(text).unwrap();
         let replicas = |old, new| {
-            placement_with_replica(&map, ReplicaChange { shard: 0, replaced_host: old, new_host: new })
+            placement_with_replica(&map, ReplicaChange { shard: ShardId(0), replaced_host: old, new_host: new })
                 .map(|place| place.replicas)
         };
         assert_eq!(replicas(Some("b"), "d").unwrap(), ["d", "c"]);

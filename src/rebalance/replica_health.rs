@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde::Serialize;
 
 use super::finish::{ApplyOptions, retire_instance};
@@ -29,7 +29,7 @@ pub struct ReplicaHealth {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReplicaStatus {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its host.
     pub host: String,
     /// State of the replica.
@@ -66,7 +66,7 @@ pub enum ReplicaState {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct OrphanInstance {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its host.
     pub host: String,
     /// The instance that it follows; none for a primary.
@@ -81,7 +81,7 @@ pub struct OrphanInstance {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MinReplicasMismatch {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its `min-replicas-to-write`.
     pub actual: u64,
     /// Value in the playbook.
@@ -121,11 +121,11 @@ impl ReplicaHealth {
 pub async fn check_replicas(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (hosts, primaries): (&[&str], &BTreeMap<u32, ObservedInstance>),
+    (hosts, primaries): (&[&str], &BTreeMap<ShardId, ObservedInstance>),
     open_moves: &[&MoveState],
 ) -> Result<ReplicaHealth> {
     let answers = context.hosts.fleet.map_parallel(hosts, |host| observe_non_primaries(context, map, host)).await;
-    let mut observed_by_host: BTreeMap<(u32, &str), ObservedInstance> = BTreeMap::new();
+    let mut observed_by_host: BTreeMap<(ShardId, &str), ObservedInstance> = BTreeMap::new();
     for (host, answer) in hosts.iter().zip(answers) {
         observed_by_host.extend(answer?.into_iter().map(|observed| ((observed.shard, *host), observed)));
     }
@@ -136,7 +136,7 @@ pub async fn check_replicas(
         ..ReplicaHealth::default()
     };
     for entry in &map.shards {
-        let shard = u32::from(entry.id.0);
+        let shard = entry.id;
         let primary_address = context.hosts.instance_address(map, shard, &entry.host)?;
         let offset = primaries.get(&shard).map_or(0, |primary| role_offset(&primary.role));
         for host in &entry.replicas {
@@ -184,7 +184,7 @@ async fn observe_non_primaries(
     map: &ShardMap,
     host: &str,
 ) -> Result<Vec<ObservedInstance>> {
-    let others = map.shards.iter().filter(|entry| entry.host != host).map(|entry| u32::from(entry.id.0));
+    let others = map.shards.iter().filter(|entry| entry.host != host).map(|entry| entry.id);
     let instances =
         others.map(|shard| Ok((shard, context.hosts.instance_address(map, shard, host)?))).collect::<Result<_>>()?;
     let request =
@@ -219,7 +219,7 @@ fn replica_state(observed: &ObservedInstance, primary: &str, primary_offset: u64
 fn find_min_replicas_mismatches(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    primaries: &BTreeMap<u32, ObservedInstance>,
+    primaries: &BTreeMap<ShardId, ObservedInstance>,
     open_moves: &[&MoveState],
 ) -> Result<Vec<MinReplicasMismatch>> {
     let compiler = context.templates.compiler(map, ShardStep::Instance)?;
@@ -230,9 +230,9 @@ fn find_min_replicas_mismatches(
             .compile_host(host, &context.hosts.get_session(host)?.hello.facts)
             .map_err(|found| to_diagnostics_error(&found))?;
         for step in compiled.catalogue.plays.iter().flat_map(|play| &play.steps) {
-            let id = step.desired["id"].as_str().and_then(|id| id.parse::<u32>().ok());
+            let id = step.desired["id"].as_str().and_then(|id| id.parse::<ShardId>().ok());
             let Some((shard, primary)) = id.and_then(|id| Some((id, primaries.get(&id)?))) else { continue };
-            let here = map.shards.iter().any(|entry| u32::from(entry.id.0) == shard && entry.host == host);
+            let here = map.shards.iter().any(|entry| entry.id == shard && entry.host == host);
             let (needs, wanted) = (primary.min_replicas, required_replicas(&step.desired));
             if here && needs != u64::from(wanted) && open_moves.iter().all(|state| state.shard != shard) {
                 found.push(MinReplicasMismatch { shard, actual: needs, expected: wanted });
@@ -253,7 +253,7 @@ pub async fn reconcile_instances(
     context: &RebalanceContext<'_>,
     health: &ReplicaHealth,
     run: &str,
-) -> Result<Vec<(u32, String)>> {
+) -> Result<Vec<(ShardId, String)>> {
     let map = context.map_file.read()?;
     let published = publish::published_epoch(context, &map).await?;
     if published > map.epoch.0 {

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::apply::cut_over_shard;
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, finish_move};
-use super::map_file::{placement_after_move, to_shard_id};
+use super::map_file::placement_after_move;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{
@@ -18,7 +18,7 @@ use crate::protocol::shard::{
 };
 
 /// The last move of each shard that a host's journal knows, with the roles now.
-pub type LatestMoves = BTreeMap<u32, (String, MoveState)>;
+pub type LatestMoves = BTreeMap<ShardId, (String, MoveState)>;
 
 /// Asks all connected hosts for the moves in their journals.
 ///
@@ -103,7 +103,7 @@ pub enum MoveStatus {
 
 /// Returns the status of a move, from its roles and the map.
 pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState) -> MoveStatus {
-    let entry = map.shards.iter().find(|entry| u32::from(entry.id.0) == state.shard);
+    let entry = map.shards.iter().find(|entry| entry.id == state.shard);
     if state.record.operation.creates_replica() {
         let host = context.hosts.host_at_address(&state.record.to);
         let is_in_map = entry.is_some_and(|entry| entry.replicas.iter().any(|replica| Some(replica.as_str()) == host));
@@ -180,7 +180,7 @@ pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&Mov
     let placement = |state: &&MoveState| {
         if state.record.operation.creates_replica() {
             let (old, new) = replica::find_replica_hosts(context, state)?;
-            let primary = map.find_shard(to_shard_id(state.shard)?).map(|entry| entry.host.as_str());
+            let primary = map.find_shard(state.shard).map(|entry| entry.host.as_str());
             if primary != context.hosts.host_at_address(&state.record.from) {
                 // Its primary changed before, and only a newer map knows of that.
                 bail!(
@@ -277,10 +277,10 @@ fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveSta
 }
 
 /// The map with a shard on a host, whatever the map says now.
-fn map_with_primary_on(map: &ShardMap, shard: u32, host: &str) -> ShardMap {
+fn map_with_primary_on(map: &ShardMap, shard: ShardId, host: &str) -> ShardMap {
     let mut changed = map.clone();
     for entry in &mut changed.shards {
-        if u32::from(entry.id.0) == shard {
+        if entry.id == shard {
             entry.host = host.to_owned();
         }
     }

@@ -171,11 +171,13 @@ fn save(path: &Path, value: &(impl Serialize + ?Sized)) -> Result<(), StateFileE
 
 #[cfg(test)]
 mod tests {
+    use dunlin_shards::ShardId;
+
     use super::*;
     use crate::rebalance::plan::Role;
 
-    fn step(shard: u32) -> PlannedMove {
-        PlannedMove { shard, from: "a".to_owned(), to: "b".to_owned(), wave: 0, role: Role::Primary }
+    fn step(shard: u16) -> PlannedMove {
+        PlannedMove { shard: ShardId(shard), from: "a".to_owned(), to: "b".to_owned(), wave: 0, role: Role::Primary }
     }
 
     #[test]

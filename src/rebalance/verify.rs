@@ -1,7 +1,7 @@
 //! Which shards have two copies, and comparing them live.
 
 use anyhow::Result;
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde_json::Value;
 
 use super::RebalanceContext;
@@ -27,7 +27,7 @@ pub fn list_pairs(
     map: &ShardMap,
     latest_moves: &LatestMoves,
 ) -> Result<Vec<InstancePair>> {
-    let pair = |shard: u32, (from, to): (String, String), host: &str| InstancePair {
+    let pair = |shard: ShardId, (from, to): (String, String), host: &str| InstancePair {
         host: host.to_owned(),
         spec: MoveSpec {
             header: context.hosts.step_header(host, shard, "verify"),
@@ -44,7 +44,7 @@ pub fn list_pairs(
     };
     let mut pairs = Vec::new();
     for entry in &map.shards {
-        let shard = u32::from(entry.id.0);
+        let shard = entry.id;
         for replica in &entry.replicas {
             let ends = (
                 context.hosts.instance_address(map, shard, &entry.host)?,

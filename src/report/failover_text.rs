@@ -94,6 +94,8 @@ fn summarise_failover(plan: &FailoverPlan) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_shards::ShardId;
+
     use super::*;
     use crate::rebalance::failover::{DegradedPrimary, ReplicaToCreate, UnresolvedShard};
 
@@ -105,7 +107,7 @@ mod tests {
             to: "redis-02".to_owned(),
             other_replicas: Vec::new(),
             orphans: Vec::new(),
-            cancelled_target: (shard == 1).then(|| "redis-03".to_owned()),
+            cancelled_target: (shard == ShardId(1)).then(|| "redis-03".to_owned()),
             offset: 4711,
             bytes: 2048,
             already_promoted: done,
@@ -121,20 +123,23 @@ mod tests {
             epoch: 7,
             assumed_dead: vec!["redis-01".to_owned()],
             promotions: vec![
-                promotion(0, false, loss(Some(34), Some(6), Some(3072))),
-                promotion(1, false, loss(Some(34), None, None)),
-                promotion(2, true, loss(None, None, None)),
+                promotion(ShardId(0), false, loss(Some(34), Some(6), Some(3072))),
+                promotion(ShardId(1), false, loss(Some(34), None, None)),
+                promotion(ShardId(2), true, loss(None, None, None)),
             ],
             degraded_primaries: vec![DegradedPrimary {
-                shard: 8,
+                shard: ShardId(8),
                 host: "redis-02".to_owned(),
                 lost_replicas: vec!["redis-01".to_owned()],
                 replicas: Vec::new(),
             }],
-            unavailable_shards: vec![UnresolvedShard { shard: 5, reason: "it has no replica".to_owned() }],
+            unavailable_shards: vec![UnresolvedShard { shard: ShardId(5), reason: "it has no replica".to_owned() }],
             replica_count: Some(1),
-            replicas_to_create: vec![ReplicaToCreate { shard: 0, host: "redis-03".to_owned(), bytes: 2048 }],
-            unplaceable_replicas: vec![UnresolvedShard { shard: 1, reason: "no memory on redis-03".to_owned() }],
+            replicas_to_create: vec![ReplicaToCreate { shard: ShardId(0), host: "redis-03".to_owned(), bytes: 2048 }],
+            unplaceable_replicas: vec![UnresolvedShard {
+                shard: ShardId(1),
+                reason: "no memory on redis-03".to_owned(),
+            }],
         };
         let expected = "\
 timeline at epoch 7

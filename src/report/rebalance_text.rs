@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use dunlin_shards::ShardId;
+
 use super::Style;
 use crate::inventory::ByteSize;
 use crate::plan::Action;
@@ -85,8 +87,8 @@ fn write_move(text: &mut String, step: &Move, columns: &ColumnWidths, style: Sty
 }
 
 /// Returns the port of a shard, which is the same on all hosts.
-fn shard_port(plan: &RebalancePlan, shard: u32) -> String {
-    match plan.port_base.and_then(|base| u32::from(base).checked_add(shard)) {
+fn shard_port(plan: &RebalancePlan, shard: ShardId) -> String {
+    match plan.port_base.and_then(|base| u32::from(base).checked_add(shard.0.into())) {
         Some(port) => port.to_string(),
         None => format!("<port_base + {shard}>"),
     }

@@ -83,7 +83,7 @@ fn silent_instances_are_awaited_in_parallel() {
     run_copy(&fixture, spec.clone()).unwrap();
     // The kernel accepts, and nobody answers.
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let journal = |shard: u32| spec.header.journal_dir.join(format!("shard-{shard}.jsonl"));
+    let journal = |shard: u16| spec.header.journal_dir.join(format!("shard-{shard}.jsonl"));
     let text = fs::read_to_string(journal(SHARD_ID)).unwrap();
     let text = text.replace(&spec.from, &silent.local_addr().unwrap().to_string());
     for shard in 100..120 {
@@ -94,7 +94,7 @@ fn silent_instances_are_awaited_in_parallel() {
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     let took = begin.elapsed();
     assert_eq!(
-        moves.iter().map(|told| told.shard).collect::<Vec<_>>(),
+        moves.iter().map(|state| state.shard.0).collect::<Vec<_>>(),
         [17].into_iter().chain(100..120).collect::<Vec<_>>()
     );
     assert!(matches!(moves[0].source_role, ReplicationRole::Primary { .. }));

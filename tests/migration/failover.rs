@@ -20,6 +20,7 @@ use crate::fixture::{
 };
 use crate::moves::{run_copy, run_switch};
 use crate::writers::MoveWriters;
+use dunlin_shards::ShardId;
 
 /// As shipped for shards with replicas, but that a primary misses its replicas sooner.
 const MIN_REPLICAS_EDIT: (&str, &str) = ("min-replicas-max-lag 5", "min-replicas-max-lag 1\nmin-replicas-to-write 1");
@@ -61,8 +62,11 @@ fn role_of(fixture: &MoveFixture, n: u8) -> ReplicationRole {
 }
 
 fn probe_instance(fixture: &MoveFixture, n: u8, primary: Option<u8>) -> ProbeResult {
-    let place =
-        ProbeTarget { shard: SHARD_ID, address: fixture.address(n), primary: primary.map(|n| fixture.address(n)) };
+    let place = ProbeTarget {
+        shard: ShardId(SHARD_ID),
+        address: fixture.address(n),
+        primary: primary.map(|n| fixture.address(n)),
+    };
     let journals = fixture.instance_root(n).join("moves");
     match fixture.run_request(ShardRequest::ProbeReplicas(ReplicaProbeRequest {
         targets: vec![place],

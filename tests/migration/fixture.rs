@@ -16,9 +16,10 @@ use dunlin::protocol::shard::{
 use dunlin::protocol::{Event, ProgressSink};
 use dunlin::rebalance::host;
 use dunlin::resources::{ApplyContext, BlobSource, DynResource, HostView, ReadOutcome, find_kind};
+use dunlin_shards::ShardId;
 use serde_json::{Value, json};
 
-pub const SHARD_ID: u32 = 17;
+pub const SHARD_ID: u16 = 17;
 pub const APP_USER: &str = "s017";
 pub const APP_PASSWORD: &str = "an app's word";
 
@@ -178,7 +179,7 @@ impl MoveFixture {
         StepHeader {
             run: "test".to_owned(),
             generation: 0,
-            shard: SHARD_ID,
+            shard: ShardId(SHARD_ID),
             credentials: admin_credentials(),
             journal_dir: journals,
         }

@@ -2,6 +2,7 @@
 
 use dunlin::rebalance::observation::{HostLoad, Observation, ShardLoad};
 use dunlin::rebalance::plan::{Balance, PlanOptions, TransferLimits};
+use dunlin_shards::ShardId;
 
 /// One mebibyte; sizes are multiples of it, so that the oracle's numbers stay small and exact.
 pub const MIB: u64 = 1 << 20;
@@ -48,7 +49,7 @@ pub fn host(name: usize, zone: Option<String>, capacity: u64) -> HostLoad {
 pub fn shard(id: usize, on: &[usize], bytes: u64, ops_per_s: f64) -> ShardLoad {
     let name = |host: &usize| format!("redis-{:02}", host + 1);
     ShardLoad {
-        id: id as u32,
+        id: ShardId(u16::try_from(id).unwrap()),
         slots: None,
         host: name(&on[0]),
         replicas: on[1..].iter().map(name).collect(),

@@ -9,6 +9,7 @@ use dunlin::rebalance::plan::{Balance, PlanOptions, RebalancePlan, Rule, ShardSe
 
 use crate::deviation::Reference;
 use crate::generate::{MIB, host, large, shard};
+use dunlin_shards::ShardId;
 
 /// Shards of 100 MiB on the given hosts of a fleet of that many.
 fn fleet(hosts: usize, homes: &[usize]) -> Observation {
@@ -86,10 +87,10 @@ fn impossible_options_name_their_rule_and_shards() {
     pinned.shards[3].pinned = true;
     let drain = PlanOptions { drain: vec!["redis-01".to_owned()], ..PlanOptions::default() };
     let refused = plan(&pinned, &drain).unwrap_err();
-    assert_eq!((refused.rule, refused.shards), (Rule::Pinned, vec![3]));
+    assert_eq!((refused.rule, refused.shards), (Rule::Pinned, vec![ShardId(3)]));
 
     let refused = plan(&fleet(1, &[0]), &drain).unwrap_err();
-    assert_eq!((refused.rule, refused.shards), (Rule::Drain, vec![0]));
+    assert_eq!((refused.rule, refused.shards), (Rule::Drain, vec![ShardId(0)]));
 
     let mut full = fleet(2, &[0, 1, 0]);
     full.hosts.iter_mut().for_each(|host| host.capacity_bytes = 160 * MIB);
@@ -103,7 +104,7 @@ fn impossible_options_name_their_rule_and_shards() {
     close.hosts[1].zone = Some("a".to_owned());
     close.shards[0].replicas = vec!["redis-02".to_owned()];
     let refused = plan(&close, &PlanOptions::default()).unwrap_err();
-    assert_eq!((refused.rule, refused.shards), (Rule::Zones, vec![0]));
+    assert_eq!((refused.rule, refused.shards), (Rule::Zones, vec![ShardId(0)]));
     assert!(plan(&close, &PlanOptions { separate_zones: false, ..PlanOptions::default() }).is_ok());
 
     let unknown = PlanOptions { targets: Some(vec!["redis-77".to_owned()]), ..PlanOptions::default() };
@@ -116,10 +117,10 @@ fn what_if_changes_the_fleet_before_the_plan() {
     observation.shards[0].replicas = vec!["redis-02".to_owned()];
     let what_if: WhatIf = "growth=2x, lose=redis-01, add=redis-09:32GiB:b".parse().unwrap();
     let simulated = what_if.apply(&observation).unwrap();
-    assert_eq!(simulated.lost, [3]);
+    assert_eq!(simulated.lost, [ShardId(3)]);
     assert_eq!(simulated.notes.len(), 2);
-    assert_eq!(simulated.observation.find_shard(0).unwrap().host, "redis-02");
-    assert_eq!(simulated.observation.find_shard(1).unwrap().bytes, 200 * MIB);
+    assert_eq!(simulated.observation.find_shard(ShardId(0)).unwrap().host, "redis-02");
+    assert_eq!(simulated.observation.find_shard(ShardId(1)).unwrap().bytes, 200 * MIB);
     let host = simulated.observation.find_host("redis-09").unwrap();
     assert_eq!((host.capacity_bytes, host.zone.as_deref()), (32 << 30, Some("b")));
     checked_plan(&simulated.observation, &PlanOptions::default());
@@ -311,9 +312,9 @@ fn an_empty_fleet_is_balanced_by_number_of_copies() {
     assert!(checked_plan(&fleet(3, &[0, 1, 2]), &PlanOptions::default()).is_empty());
 }
 
-fn named(shards: &[u32], targets: &[&str]) -> PlanOptions {
+fn named(shards: &[u16], targets: &[&str]) -> PlanOptions {
     PlanOptions {
-        shards: ShardSelection::Named(shards.to_vec()),
+        shards: ShardSelection::Named(shards.iter().map(|id| ShardId(*id)).collect()),
         targets: (!targets.is_empty()).then(|| targets.iter().map(|name| (*name).to_owned()).collect()),
         ..PlanOptions::default()
     }
@@ -325,7 +326,7 @@ fn named_shards_move_and_no_others_do() {
     let observation = fleet(3, &[0, 1].repeat(30));
     let found = checked_plan(&observation, &named(&[4, 7], &["redis-02"]));
     let moves: Vec<_> = found.moves.iter().map(|m| (m.shard, m.to.as_str(), m.reason.as_str())).collect();
-    assert_eq!(moves, [(4, "redis-02", "requested")], "shard 7 is on redis-02 already");
+    assert_eq!(moves, [(ShardId(4), "redis-02", "requested")], "shard 7 is on redis-02 already");
     assert_eq!(found.notes, ["shard 7 is already on redis-02"]);
     // Without targets, the least loaded host: one after the other, not all to the same.
     let found = checked_plan(&fleet(4, &[0; 6]), &named(&[0, 1, 2], &[]));
@@ -340,7 +341,7 @@ fn a_named_shard_that_cannot_move_is_refused_with_its_rule() {
     observation.shards[2].replicas = vec!["redis-02".to_owned()];
     let refused = |options: &PlanOptions| plan(&observation, options).unwrap_err();
     let unknown = refused(&named(&[0, 9], &[]));
-    assert_eq!((unknown.rule, unknown.shards), (Rule::Options, vec![9]));
+    assert_eq!((unknown.rule, unknown.shards), (Rule::Options, vec![ShardId(9)]));
     assert_eq!(refused(&named(&[1], &[])).rule, Rule::Pinned);
     let with_replica = refused(&named(&[2], &["redis-02"]));
     assert_eq!((with_replica.rule, with_replica.hosts), (Rule::Zones, vec!["redis-02".to_owned()]));
@@ -361,10 +362,10 @@ fn the_hottest_shards_go_to_the_hosts_with_the_fewest_operations() {
     let hottest = |count| PlanOptions { shards: ShardSelection::Hottest(count), ..PlanOptions::default() };
     let found = checked_plan(&observation, &hottest(1));
     let moves: Vec<_> = found.moves.iter().map(|m| (m.shard, m.to.as_str(), m.reason.as_str())).collect();
-    assert_eq!(moves, [(1, "redis-03", "the hottest shard")]);
+    assert_eq!(moves, [(ShardId(1), "redis-03", "the hottest shard")]);
     // Shard 3 has a host nearly for itself: anywhere else it would be in worse company.
     let found = checked_plan(&observation, &hottest(2));
-    assert_eq!(found.moves.iter().map(|m| m.shard).collect::<Vec<_>>(), [1]);
+    assert_eq!(found.moves.iter().map(|m| m.shard).collect::<Vec<_>>(), [ShardId(1)]);
     assert_eq!(found.notes, ["shard 3 stays on redis-02: every other host would get hotter"]);
     // Idle shards are not hot, however many are asked for.
     observation.shards.iter_mut().for_each(|shard| shard.ops_per_s = 0.0);
@@ -377,6 +378,6 @@ fn a_plan_that_moves_shards_nobody_selected_is_found() {
     let options = PlanOptions { tolerance: 0.0, ..PlanOptions::default() };
     let other = plan(&observation, &options).unwrap();
     let first = other.moves[0].shard;
-    let wrong: Vec<_> = check_plan(&observation, &named(&[first], &[]), &other);
+    let wrong: Vec<_> = check_plan(&observation, &named(&[first.0], &[]), &other);
     assert_eq!(wrong.iter().filter(|violation| violation.rule == "selection").count(), other.moves.len() - 1);
 }

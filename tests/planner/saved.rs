@@ -82,14 +82,14 @@ fn what_changed_of_the_hosts_is_named() {
 #[test]
 fn sizes_may_drift_as_long_as_every_rule_holds() {
     let plan = saved(&fleet(), PlanOptions::default());
-    let moved = plan.plan.moves[0].shard as usize;
+    let moved = plan.plan.moves[0].shard.0 as usize;
     let mut now = fleet();
     now.shards.iter_mut().for_each(|shard| shard.bytes += 10 * MIB);
     assert_eq!(plan.find_mismatches(&now), [], "a tenth more");
     assert_eq!(plan.describe_drift(&now), Vec::<String>::new());
 
     // A shard that stays may grow further; the fleet ends uneven then, which is text and no reason to refuse.
-    let stays = (0..12).find(|id| plan.plan.moves.iter().all(|m| m.shard != *id)).unwrap() as usize;
+    let stays = (0..12).find(|id| plan.plan.moves.iter().all(|m| m.shard.0 != *id)).unwrap() as usize;
     let mut now = fleet();
     now.shards[stays].bytes = 300 * MIB;
     assert_eq!(plan.find_mismatches(&now), []);
@@ -103,7 +103,7 @@ fn sizes_may_drift_as_long_as_every_rule_holds() {
     let mut small = fleet();
     small.shards.iter_mut().for_each(|shard| shard.bytes = MIB);
     let plan = saved(&small, PlanOptions::default());
-    let moved = plan.plan.moves[0].shard as usize;
+    let moved = plan.plan.moves[0].shard.0 as usize;
     small.shards[moved].bytes = 9 * MIB;
     assert_eq!(plan.find_mismatches(&small), []);
 }

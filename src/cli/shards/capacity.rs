@@ -30,9 +30,8 @@ impl ShardsContext<'_> {
         let observed = observe::sample_primaries(&context, map, 0).await?;
         let mut hosts = Vec::new();
         for host in self.files.shard_hosts()? {
-            let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| observed.get(&u32::from(e.id.0))).collect();
-            let replicated: u64 =
-                map.replicas_on(&host.name).filter_map(|e| Some(observed.get(&u32::from(e.id.0))?.bytes)).sum();
+            let here: Vec<_> = map.shards_on(&host.name).filter_map(|e| observed.get(&e.id)).collect();
+            let replicated: u64 = map.replicas_on(&host.name).filter_map(|e| Some(observed.get(&e.id)?.bytes)).sum();
             let bytes: u64 = here.iter().map(|shard| shard.bytes).sum();
             hosts.push(HostUsage {
                 name: host.name.clone(),

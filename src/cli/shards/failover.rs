@@ -5,6 +5,7 @@ mod output;
 use std::collections::BTreeSet;
 
 use clap::Args;
+use dunlin_shards::ShardId;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
@@ -116,9 +117,9 @@ impl ShardsContext<'_> {
             CommandError::with_message(Exit::Usage, format!("{name} is neither a shard of the map nor a host"))
         };
         let map = self.files.shard_map()?;
-        let numbers: Vec<Option<u32>> = args.what.iter().map(|name| name.parse().ok()).collect();
-        if let Some(shards) = numbers.iter().copied().collect::<Option<Vec<u32>>>() {
-            let is_there = |id: &u32| map.shards.iter().any(|entry| u32::from(entry.id.0) == *id);
+        let numbers: Vec<Option<ShardId>> = args.what.iter().map(|name| name.parse().ok()).collect();
+        if let Some(shards) = numbers.iter().copied().collect::<Option<Vec<ShardId>>>() {
+            let is_there = |id: &ShardId| map.shards.iter().any(|entry| entry.id == *id);
             return match shards.iter().find(|id| !is_there(id)) {
                 Some(id) => Err(unknown(&id.to_string())),
                 None => Ok(FailoverScope::Shards(shards)),
@@ -200,7 +201,7 @@ fn nothing_to_do(plan: &FailoverPlan) -> Result<Exit, CommandError> {
 }
 
 /// Returns the decisions of a plan, without values that change with time.
-fn plan_decisions(plan: &FailoverPlan) -> Vec<(u32, &str, u64, bool)> {
+fn plan_decisions(plan: &FailoverPlan) -> Vec<(ShardId, &str, u64, bool)> {
     let promoted = plan.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.already_promoted));
     promoted
         .chain(plan.degraded_primaries.iter().map(|primary| (primary.shard, primary.host.as_str(), 0, false)))

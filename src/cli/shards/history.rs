@@ -1,5 +1,6 @@
 //! `dunlin shards history`.
 
+use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::ShardsContext;
@@ -12,13 +13,13 @@ impl ShardsContext<'_> {
     ///
     /// # Errors
     /// A host does not answer, or a shard is neither in the map nor in a journal.
-    pub async fn show_history(&self, shards: &[u32]) -> Result<Exit, CommandError> {
+    pub async fn show_history(&self, shards: &[ShardId]) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let context = self.files.connect_all(&fleet, self.common).await?;
         let mut moves = list_move_history(&context).await?;
         moves.retain(|entry| shards.is_empty() || shards.contains(&entry.shard));
         // A shard that was removed from the map may have a history.
-        let without_history: Vec<u32> =
+        let without_history: Vec<ShardId> =
             shards.iter().copied().filter(|shard| moves.iter().all(|entry| entry.shard != *shard)).collect();
         self.ensure_shards_exist(&without_history)?;
         for entry in &moves {

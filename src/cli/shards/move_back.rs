@@ -1,6 +1,7 @@
 //! `dunlin shards move-back`.
 
 use clap::Args;
+use dunlin_shards::ShardId;
 
 use super::ShardsContext;
 use crate::cli::command_error::CommandError;
@@ -22,7 +23,7 @@ use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_
 pub struct MoveBackArgs {
     /// Shards to move back
     #[arg(value_name = "SHARD")]
-    shards: Vec<u32>,
+    shards: Vec<ShardId>,
     /// Move back all shards that this run moved
     #[arg(long, value_name = "ID")]
     run: Option<String>,
@@ -102,7 +103,7 @@ impl ShardsContext<'_> {
                 });
             }
         }
-        let missing: Vec<u32> =
+        let missing: Vec<ShardId> =
             args.shards.iter().copied().filter(|id| moves.iter().all(|step| step.shard != *id)).collect();
         if moves.is_empty() || !missing.is_empty() {
             return Err(CommandError::with_message(

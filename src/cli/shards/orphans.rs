@@ -1,6 +1,7 @@
 //! Old primaries that came back, missing replicas and interrupted failovers: for `dunlin shards failover`, `repair` and
 //! `resume`.
 
+use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::ShardsContext;
@@ -22,7 +23,11 @@ use crate::report::ProgressBars;
 
 impl ShardsContext<'_> {
     /// Stops old primaries that came back, and archives their files. Returns the failures by shard.
-    pub async fn archive_orphans(&self, context: &RebalanceContext<'_>, health: &ReplicaHealth) -> Vec<(u32, String)> {
+    pub async fn archive_orphans(
+        &self,
+        context: &RebalanceContext<'_>,
+        health: &ReplicaHealth,
+    ) -> Vec<(ShardId, String)> {
         let mut unresolved = Vec::new();
         for orphan in health.orphans.iter().filter(|orphan| orphan.follows.is_none()) {
             match archive_instance(context, (orphan.shard, &orphan.host), &self.run_id).await {
@@ -37,7 +42,7 @@ impl ShardsContext<'_> {
     /// Prints the archive of an old instance.
     pub fn print_archived(
         &self,
-        shard: u32,
+        shard: ShardId,
         host: &str,
         ArchivedInstance { archive_dir, bytes_ahead }: &ArchivedInstance,
     ) {

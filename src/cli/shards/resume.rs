@@ -250,7 +250,7 @@ impl ShardsContext<'_> {
 /// whose instance is not at their source, after a failover.
 fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> Vec<PlannedMove> {
     let is_at = |step: &PlannedMove, host: &String| {
-        map.shards.iter().filter(|entry| u32::from(entry.id.0) == step.shard).any(|entry| match step.role {
+        map.shards.iter().filter(|entry| entry.id == step.shard).any(|entry| match step.role {
             Role::Primary => entry.host == *host,
             Role::Replica => entry.replicas.contains(host),
         })
@@ -272,6 +272,8 @@ fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> 
 
 #[cfg(test)]
 mod tests {
+    use dunlin_shards::ShardId;
+
     use dunlin_shards::ShardMap;
 
     use super::*;
@@ -285,7 +287,7 @@ mod tests {
             wave,
             role: Role::Primary,
         };
-        let left = vec![step(0, "a", "c", 0), step(0, "c", "b", 1)];
+        let left = vec![step(ShardId(0), "a", "c", 0), step(ShardId(0), "c", "b", 1)];
         let map = |host| {
             let text = format!(
                 "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 use serde_json::json;
 
 use super::ShardsContext;
@@ -102,7 +102,7 @@ impl ShardsContext<'_> {
         &self,
         context: &RebalanceContext<'_>,
         map: &ShardMap,
-        primaries: &BTreeMap<u32, ObservedInstance>,
+        primaries: &BTreeMap<ShardId, ObservedInstance>,
         open_moves: &[&MoveState],
     ) -> Result<ReplicaHealth, CommandError> {
         let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
@@ -114,12 +114,12 @@ impl ShardsContext<'_> {
         &self,
         context: &RebalanceContext<'_>,
         effective: &ShardMap,
-        primaries: &BTreeMap<u32, ObservedInstance>,
+        primaries: &BTreeMap<ShardId, ObservedInstance>,
         health: &ReplicaHealth,
     ) -> Result<(), CommandError> {
         for host in self.files.shard_hosts()? {
             let shards: Vec<_> = effective.shards_on(&host.name).collect();
-            let observed = shards.iter().filter_map(|entry| primaries.get(&u32::from(entry.id.0)));
+            let observed = shards.iter().filter_map(|entry| primaries.get(&entry.id));
             let bytes: u64 = observed.map(|seen| seen.bytes).sum();
             let (size, replicas) = (ByteSize(bytes).to_human(), health.count_on_host(&host.name));
             let is_unreachable = context.hosts.unreachable.contains(&host.name);

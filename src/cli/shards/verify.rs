@@ -1,5 +1,6 @@
 //! `dunlin shards verify`.
 
+use dunlin_shards::ShardId;
 use serde_json::json;
 
 use super::ShardsContext;
@@ -15,7 +16,7 @@ impl ShardsContext<'_> {
     ///
     /// # Errors
     /// A shard is not in the map, a host does not answer, or another run holds a lock.
-    pub async fn verify_shards(&self, shards: &[u32], totals: &mut RunTotals) -> Result<Exit, CommandError> {
+    pub async fn verify_shards(&self, shards: &[ShardId], totals: &mut RunTotals) -> Result<Exit, CommandError> {
         self.ensure_shards_exist(shards)?;
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;

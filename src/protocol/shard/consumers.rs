@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 /// Describes a consumer of the map: a `shard_map` step of the playbook.
@@ -20,7 +21,7 @@ pub struct MapConsumer {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedShard {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Its primary.
     pub primary: String,
     /// Its replicas.

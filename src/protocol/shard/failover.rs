@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,7 +26,7 @@ pub struct ReplicaProbeRequest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeTarget {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Address on this host, `ip:port`.
     pub address: String,
     /// The shard's primary, `ip:port`, to probe from this host; not probed if it is this address.
@@ -37,7 +38,7 @@ pub struct ProbeTarget {
 #[serde(default)]
 pub struct ProbeResult {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// `ip:port`.
     pub address: String,
     /// Reason why the instance did not answer; the other fields are empty then.

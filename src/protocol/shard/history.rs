@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::failover;
@@ -26,7 +27,7 @@ pub struct MoveState {
     /// ID of the run.
     pub run: String,
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The move; for a replica in the map, with the epoch that added it.
     #[serde(flatten)]
     pub record: MoveRecord,
@@ -58,7 +59,7 @@ pub struct MoveHistoryEntry {
     /// Operator who started it.
     pub operator: String,
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Source, `ip:port`.
     pub from: String,
     /// Target, `ip:port`.

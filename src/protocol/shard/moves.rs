@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -37,7 +38,7 @@ pub struct StepHeader {
     #[serde(default)]
     pub generation: u64,
     /// Number of the shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// Credentials for its instances.
     pub credentials: Credentials,
     /// Directory of the host's journals.

@@ -1,5 +1,6 @@
 //! Observation of a host's shard instances: request and result.
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::moves::Credentials;
@@ -8,7 +9,7 @@ use super::moves::Credentials;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObserveInstances {
     /// Shard number and address, `ip:port`.
-    pub instances: Vec<(u32, String)>,
+    pub instances: Vec<(ShardId, String)>,
     /// Credentials for the instances.
     pub credentials: Credentials,
     /// Window for rates, in milliseconds; 0: no rates.
@@ -48,7 +49,7 @@ impl KeySample {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservedInstance {
     /// The shard.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The address asked.
     pub address: String,
     /// Reason why the instance did not answer; the other fields are empty then.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{ShardMap, ShardPlacement};
+use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
 use super::{DegradedPrimary, FailoverPlan, Promotion, ReplicaToCreate};
@@ -15,7 +15,6 @@ use crate::protocol::shard::{MoveState, PreflightRule, ReplicationRole, call};
 use crate::rebalance::apply::find_preflight_issues;
 use crate::rebalance::connected_hosts::ProgressFn;
 use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
-use crate::rebalance::map_file::to_shard_id;
 use crate::rebalance::replica::{self, ReplicaChange};
 use crate::rebalance::{RebalanceContext, publish};
 
@@ -26,11 +25,11 @@ const MAX_CREATIONS_PER_HOST: usize = 2;
 #[derive(Debug, Default)]
 pub struct FailoverOutcome {
     /// The shards that have a new primary, with how it went.
-    pub promoted: BTreeMap<u32, PromoteResult>,
+    pub promoted: BTreeMap<ShardId, PromoteResult>,
     /// The shards whose primary goes on without the dead replica.
-    pub lowered: Vec<u32>,
+    pub lowered: Vec<ShardId>,
     /// Failed promotions with their errors, by shard.
-    pub failed: BTreeMap<u32, String>,
+    pub failed: BTreeMap<ShardId, String>,
     /// Error of publishing the new map.
     pub publish_error: Option<String>,
     /// The epoch that was published, where there was anything to publish.
@@ -93,11 +92,7 @@ impl Promotion {
     /// # Errors
     /// There is no such shard.
     pub fn placement_after(&self) -> Result<ShardPlacement> {
-        Ok(ShardPlacement {
-            shard: to_shard_id(self.shard)?,
-            host: self.to.clone(),
-            replicas: self.other_replicas.clone(),
-        })
+        Ok(ShardPlacement { shard: self.shard, host: self.to.clone(), replicas: self.other_replicas.clone() })
     }
 }
 
@@ -107,7 +102,7 @@ impl DegradedPrimary {
     /// # Errors
     /// There is no such shard.
     pub fn placement_after(&self) -> Result<ShardPlacement> {
-        Ok(ShardPlacement { shard: to_shard_id(self.shard)?, host: self.host.clone(), replicas: self.replicas.clone() })
+        Ok(ShardPlacement { shard: self.shard, host: self.host.clone(), replicas: self.replicas.clone() })
     }
 }
 
@@ -138,7 +133,7 @@ async fn promote_replica(
             .map(|host| address(host))
             .collect::<Result<_>>()?,
         epoch: after.epoch.0,
-        app_user: to_shard_id(shard)?.acl_user(),
+        app_user: shard.acl_user(),
         instance: context.desired_instance(&after, shard, &promotion.to)?,
         offset: promotion.offset,
         old_primary_is_stopped,
@@ -159,7 +154,7 @@ async fn request_promotion(
 async fn stop_old_primary(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (shard, host): (u32, &str),
+    (shard, host): (ShardId, &str),
     run: &str,
 ) -> Result<bool> {
     if context.hosts.unreachable.contains(host) {
@@ -185,10 +180,10 @@ async fn lower_min_replicas(
 fn instance_ref(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (shard, host): (u32, &str),
+    (shard, host): (ShardId, &str),
     run: &str,
 ) -> Result<InstanceRef> {
-    let id = to_shard_id(shard)?;
+    let id = shard;
     let entry = map.find_shard(id).with_context(|| format!("there is no shard {shard}"))?;
     let map_with_instance =
         map_with_placement(map, &ShardPlacement { shard: id, host: host.to_owned(), replicas: Vec::new() });
@@ -218,7 +213,7 @@ fn map_with_placement(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 /// The shard's owner does not answer, or the host's journal knows a later map: nothing is stopped then.
 pub async fn archive_instance(
     context: &RebalanceContext<'_>,
-    (shard, host): (u32, &str),
+    (shard, host): (ShardId, &str),
     run: &str,
 ) -> Result<ArchivedInstance> {
     let map = context.map_file.read()?;
@@ -364,7 +359,7 @@ fn placement_after_failover(
             context.hosts.host_at_address(address).with_context(|| format!("{address} is not in the inventory"))?;
         Ok::<_, anyhow::Error>(name.to_owned())
     };
-    let shard = to_shard_id(state.shard)?;
+    let shard = state.shard;
     let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let others = state.record.operation.other_replicas().iter().map(host).collect::<Result<Vec<String>>>()?;
     let replicas = others.into_iter().filter(|other| entry.replicas.contains(other)).collect();

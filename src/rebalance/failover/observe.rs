@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use dunlin_shards::ShardMap;
+use dunlin_shards::{ShardId, ShardMap};
 
 use super::{ClusterView, CopyView, FailoverScope, MoveStage, OpenMove, ShardView};
 use crate::inventory::InventoryHost;
@@ -26,7 +26,7 @@ pub async fn observe_cluster(
     let moves = list_latest_moves(context).await?;
     let mut targets: BTreeMap<String, Vec<ProbeTarget>> = BTreeMap::new();
     for entry in &map.shards {
-        let id = u32::from(entry.id.0);
+        let id = entry.id;
         let primary = context.hosts.instance_address(map, id, &entry.host)?;
         let is_in_scope = match scope {
             FailoverScope::Hosts(hosts) => hosts.contains(&entry.host),
@@ -61,7 +61,7 @@ pub async fn observe_cluster(
 }
 
 /// By host and shard.
-type ProbeResults = BTreeMap<(String, u32), ProbeResult>;
+type ProbeResults = BTreeMap<(String, ShardId), ProbeResult>;
 
 fn build_shard_view(
     context: &RebalanceContext<'_>,
@@ -69,7 +69,7 @@ fn build_shard_view(
     entry: &dunlin_shards::Shard,
     (probes, moves): (&ProbeResults, &LatestMoves),
 ) -> Result<ShardView> {
-    let id = u32::from(entry.id.0);
+    let id = entry.id;
     let copy = |host: &String| -> Result<CopyView> {
         let address = context.hosts.instance_address(map, id, host)?;
         let unreachable = ProbeResult { shard: id, address: address.clone(), ..ProbeResult::default() };

@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use dunlin_shards::ShardId;
+
 use super::{ClusterView, FailoverPlan, ReplicaToCreate, ShardView, UnresolvedShard};
 use crate::protocol::shard::ReplicationRole;
 use crate::rebalance::plan;
@@ -19,12 +21,12 @@ pub fn place_replicas(view: &ClusterView, plan: &mut FailoverPlan) {
         .degraded_primaries
         .iter()
         .map(|f| (f.shard, std::iter::once(&f.host).chain(&f.replicas).cloned().collect()));
-    let mut placements: Vec<(u32, Vec<String>)> = promoted.chain(degraded).collect();
-    let planned: Vec<u32> = placements.iter().map(|(id, _)| *id).collect();
+    let mut placements: Vec<(ShardId, Vec<String>)> = promoted.chain(degraded).collect();
+    let planned: Vec<ShardId> = placements.iter().map(|(id, _)| *id).collect();
     let others = view.shards.iter().filter(|shard| !planned.contains(&shard.id) && is_served_by_primary(shard));
     placements.extend(others.map(|shard| (shard.id, shard.copies.iter().map(|copy| copy.host.clone()).collect())));
     // The big ones first: they find a place least easily.
-    let shard_of = |id: u32| view.shards.iter().find(|shard| shard.id == id);
+    let shard_of = |id: ShardId| view.shards.iter().find(|shard| shard.id == id);
     placements.sort_by_key(|(id, _)| (std::cmp::Reverse(shard_of(*id).map_or(0, shard_bytes)), *id));
     for (id, mut copies) in placements {
         let Some(shard) = shard_of(id) else { continue };

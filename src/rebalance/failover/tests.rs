@@ -1,5 +1,7 @@
 //! Tables: what is seen of the copies, and what follows.
 
+use dunlin_shards::ShardId;
+
 use super::*;
 use crate::messages;
 use crate::protocol::shard::failover::FailoverRecord;
@@ -57,7 +59,7 @@ fn host(name: &str, zone: &str, capacity: u64) -> HostLoad {
     }
 }
 
-fn shard(id: u32, copies: Vec<CopyView>) -> ShardView {
+fn shard(id: ShardId, copies: Vec<CopyView>) -> ShardView {
     ShardView { id, copies, witnesses: Vec::new(), orphans: Vec::new(), open_move: None }
 }
 
@@ -69,7 +71,7 @@ fn view_without_a(shards: Vec<Vec<CopyView>>) -> ClusterView {
         epoch: 7,
         replica_count: None,
         unreachable_hosts: BTreeSet::from(["a".to_owned()]),
-        shards: numbered.map(|(id, copies)| shard(u32::try_from(id).unwrap(), copies)).collect(),
+        shards: numbered.map(|(id, copies)| shard(ShardId(u16::try_from(id).unwrap()), copies)).collect(),
         hosts: vec![host("b", "2", 1000), host("c", "2", 1000), host("d", "1", 1000)],
     }
 }
@@ -147,7 +149,7 @@ fn ineligible_replicas_are_reported_with_the_next_step() {
     // Silent long before the others: another shard's link tells when the host died.
     let plan =
         plan_without_a(vec![vec![unreachable_copy("a"), b()], vec![unreachable_copy("a"), unbounded.clone()]]).unwrap();
-    assert!(plan.promotions.len() == 1 && plan.unavailable_shards[0].shard == 1, "{plan:#?}");
+    assert!(plan.promotions.len() == 1 && plan.unavailable_shards[0].shard == ShardId(1), "{plan:#?}");
     messages::check("failover-silent-before", [("shard 1", &plan.unavailable_shards[0].reason)]);
     // With no write without its one replica, however long that is ago, it has everything.
     let bounded = with_probe(unbounded, |s| s.min_replicas = 1);
@@ -186,9 +188,9 @@ fn live_primaries_continue_without_dead_replicas() {
     ])
     .unwrap();
     assert!(plan.promotions.is_empty() && !plan.may_lose_writes());
-    let freed: Vec<(u32, &str, usize)> =
+    let freed: Vec<(ShardId, &str, usize)> =
         plan.degraded_primaries.iter().map(|f| (f.shard, f.host.as_str(), f.replicas.len())).collect();
-    assert_eq!(freed, [(0, "b", 0), (1, "b", 1)]);
+    assert_eq!(freed, [(ShardId(0), "b", 0), (ShardId(1), "b", 1)]);
     assert_eq!(plan.assumed_dead, ["a"]);
     // A replica that answers is no dead one.
     let refused = plan_without_a(vec![vec![primary("b"), replica_copy("a", "b", 4)]]).unwrap_err();
@@ -197,7 +199,7 @@ fn live_primaries_continue_without_dead_replicas() {
 
 #[test]
 fn named_shards_drop_their_unreachable_instances() {
-    let named = |shards: Vec<Vec<CopyView>>, ids: &[u32]| {
+    let named = |shards: Vec<Vec<CopyView>>, ids: &[ShardId]| {
         plan_failover(
             &view_without_a(shards),
             &FailoverScope::Shards(ids.to_vec()),
@@ -210,25 +212,25 @@ fn named_shards_drop_their_unreachable_instances() {
             vec![unreachable_copy("a"), replica_copy("b", "a", 5), unreachable_copy("c")],
         ]
     };
-    let plan = named(shards(), &[1]).unwrap();
-    assert_eq!(plan.promotions.iter().map(|p| (p.shard, p.to.as_str())).collect::<Vec<_>>(), [(1, "b")]);
+    let plan = named(shards(), &[ShardId(1)]).unwrap();
+    assert_eq!(plan.promotions.iter().map(|p| (p.shard, p.to.as_str())).collect::<Vec<_>>(), [(ShardId(1), "b")]);
     assert!(plan.replicas_to_create.is_empty() && plan.unplaceable_replicas.is_empty());
     assert!(
         named(
             vec![vec![with_probe(unreachable_copy("a"), |s| s.role = PRIMARY_ROLE), replica_copy("b", "a", 5)]],
-            &[0]
+            &[ShardId(0)]
         )
         .unwrap()
         .is_empty()
     );
     let heard =
         vec![vec![unreachable_copy("a"), with_probe(replica_copy("b", "a", 5), |s| s.primary_role = PRIMARY_ROLE)]];
-    let heard = named(heard, &[0]).unwrap_err();
+    let heard = named(heard, &[ShardId(0)]).unwrap_err();
     let mut seen = view_without_a(shards());
     seen.shards[0].witnesses.push("app".to_owned());
     let refused = super::plan_failover(
         &seen,
-        &FailoverScope::Shards(vec![0]),
+        &FailoverScope::Shards(vec![ShardId(0)]),
         FailoverOptions { create_replicas: false, allow_stale: true },
     )
     .unwrap_err();
@@ -241,19 +243,19 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
     // Promoted on b, zone 2: only d, in zone 1, is left.
     let shard = |bytes| vec![unreachable_copy("a"), with_probe(replica_copy("b", "a", 5), |seen| seen.bytes = bytes)];
     let plan = plan_without_a(vec![shard(100), shard(500)]).unwrap();
-    let places: Vec<(u32, &str, u64)> =
+    let places: Vec<(ShardId, &str, u64)> =
         plan.replicas_to_create.iter().map(|r| (r.shard, r.host.as_str(), r.bytes)).collect();
-    assert_eq!(places, [(0, "d", 100), (1, "d", 500)]);
+    assert_eq!(places, [(ShardId(0), "d", 100), (ShardId(1), "d", 500)]);
     // 900 of its 1000 bytes may be used: the smaller one finds no room.
     let plan = plan_without_a(vec![shard(100), shard(850)]).unwrap();
-    assert_eq!((plan.replicas_to_create.len(), plan.replicas_to_create[0].shard), (1, 1));
+    assert_eq!((plan.replicas_to_create.len(), plan.replicas_to_create[0].shard), (1, ShardId(1)));
     assert_eq!(
         (plan.unplaceable_replicas[0].shard, plan.unplaceable_replicas[0].reason.as_str()),
-        (0, "not enough free memory on d")
+        (ShardId(0), "not enough free memory on d")
     );
     // Promoted on d: b and c are in the other zone; the emptier one of them is c.
     let plan = plan_without_a(vec![vec![unreachable_copy("a"), replica_copy("d", "a", 5)], shard(100)]).unwrap();
-    assert_eq!((plan.replicas_to_create[0].shard, plan.replicas_to_create[0].host.as_str()), (0, "c"));
+    assert_eq!((plan.replicas_to_create[0].shard, plan.replicas_to_create[0].host.as_str()), (ShardId(0), "c"));
     // A map that does not say how many replicas there are to be says so from now on.
     assert_eq!(plan.replica_count, Some(1));
     // What a run before has left is made too, and is all that a map lacks without a death.
@@ -270,7 +272,7 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
     seen.shards.remove(0);
     assert_eq!(
         find_missing_replicas(&seen),
-        (vec![ReplicaToCreate { shard: 1, host: "d".to_owned(), bytes: 7 }], vec![])
+        (vec![ReplicaToCreate { shard: ShardId(1), host: "d".to_owned(), bytes: 7 }], vec![])
     );
     seen.shards[0].open_move = Some(OpenMove { to: "c".to_owned(), stage: MoveStage::Copied });
     assert!(find_missing_replicas(&seen).0.is_empty(), "its move is ended first");
@@ -300,7 +302,10 @@ fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     seen.shards[1].open_move = Some(OpenMove { to: "c".to_owned(), stage: MoveStage::Undecided });
     let plan = super::plan_failover(&seen, &scope, wishes).unwrap();
     let promotion = &plan.promotions[0];
-    assert_eq!((plan.promotions.len(), promotion.shard, promotion.cancelled_target.as_deref()), (1, 0, Some("c")));
+    assert_eq!(
+        (plan.promotions.len(), promotion.shard, promotion.cancelled_target.as_deref()),
+        (1, ShardId(0), Some("c"))
+    );
     assert_eq!((promotion.orphans.as_slice(), promotion.other_replicas.len()), (["c".to_owned()].as_slice(), 0));
     let unclear = plan.unavailable_shards[0].reason.clone();
     // The target serves: it has everything, and no replica is wanted for that.
@@ -320,7 +325,7 @@ fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     .unwrap();
     assert_eq!(
         plan.degraded_primaries.iter().map(|f| (f.shard, f.lost_replicas.len(), f.replicas.len())).collect::<Vec<_>>(),
-        [(0, 0, 0)]
+        [(ShardId(0), 0, 0)]
     );
 }
 

@@ -22,7 +22,7 @@ pub fn observe_consumers(consumers: &[MapConsumer]) -> Vec<ConsumerState> {
 fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
     let routing = Routing::load_file(&consumer.file).ok();
     let place = |route: &Route| PublishedShard {
-        shard: route.id.0.into(),
+        shard: route.id,
         primary: route.primary.clone(),
         replicas: route.replicas.clone(),
     };

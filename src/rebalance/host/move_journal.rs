@@ -5,6 +5,7 @@ pub(super) mod entry;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use dunlin_shards::ShardId;
 use serde_json::{Value, json};
 
 use super::failpoint::{self, FailpointPosition};
@@ -27,7 +28,7 @@ pub struct MoveJournal {
 }
 
 /// Returns the path of a shard's journal.
-pub fn journal_path(folder: &Path, shard: u32) -> PathBuf {
+pub fn journal_path(folder: &Path, shard: ShardId) -> PathBuf {
     folder.join(format!("shard-{shard}.jsonl"))
 }
 
@@ -224,30 +225,36 @@ pub(super) mod tests {
     use super::*;
 
     /// A step of a run on a shard, for tests.
-    pub fn test_header(journals: &Path, shard: u32, (run, fence): (&str, u64)) -> StepHeader {
+    pub fn test_header(journals: &Path, shard: u16, run: &str, generation: u64) -> StepHeader {
         let credentials = crate::protocol::shard::Credentials { user: String::new(), password: String::new() };
-        StepHeader { run: run.to_owned(), generation: fence, shard, credentials, journal_dir: journals.to_owned() }
+        StepHeader {
+            run: run.to_owned(),
+            generation,
+            shard: ShardId(shard),
+            credentials,
+            journal_dir: journals.to_owned(),
+        }
     }
 
     #[test]
     fn a_shard_cannot_be_locked_twice() {
         let folder = tempfile::tempdir().unwrap();
-        let held = MoveJournal::open(&test_header(folder.path(), 3, ("r1", 0))).unwrap();
-        let locked = MoveJournal::open(&test_header(folder.path(), 3, ("r2", 0))).unwrap_err();
+        let held = MoveJournal::open(&test_header(folder.path(), 3, "r1", 0)).unwrap();
+        let locked = MoveJournal::open(&test_header(folder.path(), 3, "r2", 0)).unwrap_err();
         crate::messages::check("journal-locked", [("a second run", locked)]);
         drop(held);
-        MoveJournal::open(&test_header(folder.path(), 3, ("r2", 0))).unwrap();
+        MoveJournal::open(&test_header(folder.path(), 3, "r2", 0)).unwrap();
     }
 
     #[test]
     fn no_step_is_taken_by_a_damaged_journal() {
         let folder = tempfile::tempdir().unwrap();
-        let job = test_header(folder.path(), 3, ("r1", 0));
+        let job = test_header(folder.path(), 3, "r1", 0);
         let mut diary = MoveJournal::open(&job).unwrap();
         diary.log_intent(MovePhase::StartReplica, Value::Null).unwrap();
         diary.log_done(MovePhase::StartReplica, Value::Null).unwrap();
         drop(diary);
-        let path = journal_path(folder.path(), 3);
+        let path = journal_path(folder.path(), ShardId(3));
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replacen("start_replica", "restart_replica", 1)).unwrap();
         let error = format!("{:#}", MoveJournal::open(&job).unwrap_err());

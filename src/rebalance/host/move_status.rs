@@ -6,6 +6,7 @@ use std::panic::resume_unwind;
 use std::thread;
 
 use anyhow::{Context, Result, bail};
+use dunlin_shards::ShardId;
 
 use super::move_journal::{self, JournalEntry, entries_since_roll_back, is_finished, last_move_entries};
 use super::probe::MAX_CONCURRENT_PROBES;
@@ -20,11 +21,11 @@ use crate::protocol::shard::{
 /// # Errors
 /// The folder or a journal could not be read.
 pub fn list_moves(request: &JournalQuery) -> Result<Vec<MoveState>> {
-    let last_moves: Vec<(u32, Vec<JournalEntry>)> = read_journals(request)?
+    let last_moves: Vec<(ShardId, Vec<JournalEntry>)> = read_journals(request)?
         .into_iter()
         .map(|(shard, entries)| (shard, last_move_entries(&entries).to_vec()))
         .collect();
-    let probe_chunk = |some: &[(u32, Vec<JournalEntry>)]| -> Vec<Option<MoveState>> {
+    let probe_chunk = |some: &[(ShardId, Vec<JournalEntry>)]| -> Vec<Option<MoveState>> {
         thread::scope(|scope| {
             let probes: Vec<_> =
                 some.iter().map(|(id, records)| scope.spawn(|| move_state(*id, records, request))).collect();
@@ -53,7 +54,7 @@ pub fn list_history(request: &JournalQuery) -> Result<Vec<MoveHistoryEntry>> {
 ///
 /// # Errors
 /// Fails where one is damaged, and names each that is: a move that is left out would look like one that never was.
-fn read_journals(what: &JournalQuery) -> Result<Vec<(u32, Vec<JournalEntry>)>> {
+fn read_journals(what: &JournalQuery) -> Result<Vec<(ShardId, Vec<JournalEntry>)>> {
     let (mut journals, mut damaged) = (Vec::new(), Vec::new());
     for shard in journaled_shards(what)? {
         match journal::read_entries(&move_journal::journal_path(&what.journal_dir, shard)) {
@@ -67,7 +68,7 @@ fn read_journals(what: &JournalQuery) -> Result<Vec<(u32, Vec<JournalEntry>)>> {
     Ok(journals)
 }
 
-fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntry> {
+fn history_entry(shard: ShardId, entries: &[JournalEntry]) -> Option<MoveHistoryEntry> {
     let (first, last) = (entries.first()?, entries.last()?);
     let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
     let done = |step| entries.iter().any(|record| record.phase == step && record.state == PhaseState::Done);
@@ -92,14 +93,14 @@ fn history_entry(shard: u32, entries: &[JournalEntry]) -> Option<MoveHistoryEntr
 }
 
 /// The shards that there are journals of, ascending.
-fn journaled_shards(request: &JournalQuery) -> Result<Vec<u32>> {
+fn journaled_shards(request: &JournalQuery) -> Result<Vec<ShardId>> {
     let mut shards = Vec::new();
     match fs::read_dir(&request.journal_dir) {
         Ok(entries) => {
             for entry in entries {
                 let name = entry?.file_name().to_string_lossy().into_owned();
                 let number = name.strip_prefix("shard-").and_then(|name| name.strip_suffix(".jsonl"));
-                shards.extend(number.and_then(|number| number.parse::<u32>().ok()));
+                shards.extend(number.and_then(|number| number.parse::<ShardId>().ok()));
             }
         }
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -109,7 +110,7 @@ fn journaled_shards(request: &JournalQuery) -> Result<Vec<u32>> {
     Ok(shards)
 }
 
-fn move_state(shard: u32, entries: &[JournalEntry], request: &JournalQuery) -> Option<MoveState> {
+fn move_state(shard: ShardId, entries: &[JournalEntry], request: &JournalQuery) -> Option<MoveState> {
     let (first, last) = (entries.first()?, entries.last()?);
     let begun: MoveRecord = serde_json::from_value(first.detail.clone()).ok()?;
     let finalized =

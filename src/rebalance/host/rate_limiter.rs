@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use dunlin_shards::ShardId;
+
 use crate::protocol::shard::MoveSpec;
 
 /// The guard slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
@@ -20,7 +22,7 @@ const MAX_BURST: Duration = Duration::from_millis(50);
 const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A host, or one shard there.
-type BucketKey = (PathBuf, Option<u32>);
+type BucketKey = (PathBuf, Option<ShardId>);
 
 /// Lets bytes pass at a rate.
 #[derive(Debug)]
@@ -165,7 +167,7 @@ mod tests {
         spec.header.journal_dir = PathBuf::from("/one host");
         spec.limits.throttle.bandwidth = 5;
         let one = RateLimiter::for_move(&spec);
-        spec.header.shard += 1;
+        spec.header.shard = ShardId(18);
         spec.limits.throttle.bandwidth = 0;
         let other = RateLimiter::for_move(&spec);
         assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.shard, &other.shard));

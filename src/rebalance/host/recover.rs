@@ -262,7 +262,7 @@ pub(super) mod tests {
 
     pub fn test_spec() -> MoveSpec {
         MoveSpec {
-            header: test_header(std::path::Path::new(""), 17, ("r", 0)),
+            header: test_header(std::path::Path::new(""), 17, "r", 0),
             operator: String::new(),
             from: "a:1".to_owned(),
             to: "b:1".to_owned(),

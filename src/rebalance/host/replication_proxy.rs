@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dunlin_shards::ShardId;
 use rustix::net::sockopt;
 
 use super::rate_limiter::RateLimiter;
@@ -30,18 +31,18 @@ const CHUNK_BYTES_RANGE: (u64, u64) = (1 << 10, 64 << 10);
 const RECV_BUFFER_RANGE: (u64, u64) = (64 << 10, 4 << 20);
 
 /// Returns the loopback address on which the proxies of a shard listen.
-fn loopback_address(shard: u32) -> Ipv4Addr {
-    let [_, _, high, low] = shard.to_be_bytes();
+fn loopback_address(shard: ShardId) -> Ipv4Addr {
+    let [high, low] = shard.0.to_be_bytes();
     Ipv4Addr::new(127, 77, high, low)
 }
 
 /// Returns the unreachable `ip:port` that a target's file names while its copy goes through a proxy.
-pub fn placeholder_address(shard: u32) -> String {
+pub fn placeholder_address(shard: ShardId) -> String {
     format!("{}:0", loopback_address(shard))
 }
 
 /// Returns true if the address is a shard's unreachable address or one of its proxies.
-pub fn is_proxy_address(shard: u32, address: &str) -> bool {
+pub fn is_proxy_address(shard: ShardId, address: &str) -> bool {
     address.rsplit_once(':').is_some_and(|(ip, _)| ip == loopback_address(shard).to_string())
 }
 
@@ -202,11 +203,15 @@ mod tests {
 
     #[test]
     fn each_shard_has_its_own_addresses() {
-        assert_eq!(placeholder_address(17), "127.77.0.17:0");
-        assert_eq!(placeholder_address(65_535), "127.77.255.255:0");
-        assert!(is_proxy_address(256, "127.77.1.0:40000") && !is_proxy_address(256, "127.77.0.1:40000"));
+        assert_eq!(placeholder_address(ShardId(17)), "127.77.0.17:0");
+        assert_eq!(placeholder_address(ShardId(65_535)), "127.77.255.255:0");
         assert!(
-            !is_proxy_address(17, "10.0.0.1:7017") && !is_proxy_address(17, "127.0.0.1:0") && !is_proxy_address(17, "")
+            is_proxy_address(ShardId(256), "127.77.1.0:40000") && !is_proxy_address(ShardId(256), "127.77.0.1:40000")
+        );
+        assert!(
+            !is_proxy_address(ShardId(17), "10.0.0.1:7017")
+                && !is_proxy_address(ShardId(17), "127.0.0.1:0")
+                && !is_proxy_address(ShardId(17), "")
         );
     }
 }

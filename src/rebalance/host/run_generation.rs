@@ -69,13 +69,13 @@ mod tests {
     fn a_superseded_run_starts_no_phase() {
         let folder = tempfile::tempdir().unwrap();
         let first = take_next_generation(folder.path(), "r1").unwrap();
-        let mut diary = MoveJournal::open(&test_header(folder.path(), 0, ("r1", first))).unwrap();
+        let mut diary = MoveJournal::open(&test_header(folder.path(), 0, "r1", first)).unwrap();
         diary.log_intent(MovePhase::StartReplica, serde_json::Value::Null).unwrap();
         assert_eq!(take_next_generation(folder.path(), "r2").unwrap(), first + 1);
         let refused = diary.log_intent(MovePhase::DemoteSource, serde_json::Value::Null).unwrap_err().to_string();
         crate::messages::check("run-taken-over", [("r1 after r2", refused)]);
         drop(diary);
-        assert!(MoveJournal::open(&test_header(folder.path(), 0, ("r1", first))).is_err());
-        MoveJournal::open(&test_header(folder.path(), 0, ("r2", first + 1))).unwrap();
+        assert!(MoveJournal::open(&test_header(folder.path(), 0, "r1", first)).is_err());
+        MoveJournal::open(&test_header(folder.path(), 0, "r2", first + 1)).unwrap();
     }
 }

@@ -1,5 +1,7 @@
 //! Breaks ties: among copies of equal size on one host, those with fewer operations move, then those with lower ids.
 
+use dunlin_shards::ShardId;
+
 use super::assignment::{Assignment, is_host_within, is_within};
 use super::model::{BYTES, LoadRange, Model, OPS};
 
@@ -38,6 +40,6 @@ fn is_same_size(model: &Model, item: usize, other: usize) -> bool {
     other.movable && other.home == item.home && other.weight[BYTES] == item.weight[BYTES]
 }
 
-fn tie_break_rank(model: &Model, item: usize) -> (i64, u32) {
+fn tie_break_rank(model: &Model, item: usize) -> (i64, ShardId) {
     (model.items[item].weight[OPS], model.shard_of(item).id)
 }

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use dunlin_shards::ShardId;
+
 use super::annealing::MoveLimits;
 use super::assignment::{Assignment, Penalty};
 use super::infeasible::{Infeasible, Rule, shard_list};
@@ -81,7 +83,7 @@ fn host_after_sibling(model: &Model, state: &Assignment, item: usize) -> Option<
 }
 
 fn zones_error(model: &Model, state: &Assignment, left: &[usize]) -> Infeasible {
-    let mut shards: Vec<u32> = left.iter().map(|item| model.shard_of(*item).id).collect();
+    let mut shards: Vec<ShardId> = left.iter().map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
     let mut hosts: Vec<String> = left.iter().map(|item| model.host_name(state.host_of[*item]).to_owned()).collect();

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::fmt;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::assignment::Assignment;
@@ -21,7 +22,7 @@ pub struct Infeasible {
     /// The reason, in one sentence.
     pub message: String,
     /// The shards that violate it, ascending.
-    pub shards: Vec<u32>,
+    pub shards: Vec<ShardId>,
     /// The hosts concerned.
     pub hosts: Vec<String>,
     /// A change that would help.
@@ -208,14 +209,14 @@ fn check_memory(model: &Model) -> Result<(), Infeasible> {
 }
 
 /// Returns the largest shards that together need at least the missing bytes.
-fn shards_to_remove(model: &Model, missing: i64) -> Vec<u32> {
-    let mut shards: Vec<(i64, u32)> = Vec::new();
+fn shards_to_remove(model: &Model, missing: i64) -> Vec<ShardId> {
+    let mut shards: Vec<(i64, ShardId)> = Vec::new();
     for shard in &model.observation.shards {
         shards.push((shard.bytes as i64 * (1 + shard.replicas.len() as i64), shard.id));
     }
     shards.sort_by_key(|(bytes, id)| (Reverse(*bytes), *id));
     let mut left = missing;
-    let mut ids: Vec<u32> = Vec::new();
+    let mut ids: Vec<ShardId> = Vec::new();
     for (bytes, id) in shards {
         if left <= 0 {
             break;
@@ -233,12 +234,12 @@ fn format_bytes(bytes: i64) -> String {
 }
 
 /// Returns the shards and homes of the items that `stuck` selects; `None` if there are none.
-pub(crate) fn find_stuck(model: &Model, stuck: impl Fn(usize) -> bool) -> Option<(Vec<u32>, Vec<String>)> {
+pub(crate) fn find_stuck(model: &Model, stuck: impl Fn(usize) -> bool) -> Option<(Vec<ShardId>, Vec<String>)> {
     let picked: Vec<usize> = (0..model.items.len()).filter(|item| stuck(*item)).collect();
     if picked.is_empty() {
         return None;
     }
-    let mut shards: Vec<u32> = picked.iter().map(|item| model.shard_of(*item).id).collect();
+    let mut shards: Vec<ShardId> = picked.iter().map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
     let hosts: BTreeSet<usize> = picked.iter().map(|item| model.items[*item].home).collect();
@@ -251,9 +252,9 @@ pub(crate) fn remaining_hosts(model: &Model) -> Vec<String> {
 }
 
 /// Formats a list of shards: `shard 3`, `shards 3, 4`, `shards 1, 2, 3 and 17 more`.
-pub(crate) fn shard_list(shards: &[u32]) -> String {
+pub(crate) fn shard_list(shards: &[ShardId]) -> String {
     const SHOWN: usize = 8;
-    let list: Vec<String> = shards.iter().take(SHOWN).map(u32::to_string).collect();
+    let list: Vec<String> = shards.iter().take(SHOWN).map(ShardId::to_string).collect();
     let noun = if shards.len() == 1 { "shard" } else { "shards" };
     match shards.len().saturating_sub(SHOWN) {
         0 => format!("{noun} {}", list.join(", ")),
@@ -269,7 +270,7 @@ fn hosts_with_verb(hosts: &[String]) -> String {
 pub(crate) fn over_capacity(model: &Model, state: &Assignment) -> Infeasible {
     let full = |host: &usize| state.load[*host][BYTES] > model.hosts[*host].max_bytes;
     let hosts: Vec<usize> = (0..model.hosts.len()).filter(full).collect();
-    let mut shards: Vec<u32> =
+    let mut shards: Vec<ShardId> =
         hosts.iter().flat_map(|host| &state.items_on[*host]).map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();

@@ -2,6 +2,8 @@
 
 use std::cmp::Reverse;
 
+use dunlin_shards::ShardId;
+
 use super::assignment::range_violation;
 use super::infeasible::shard_list;
 use super::model::{BYTES, Item, Model, OPS};
@@ -25,7 +27,8 @@ pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
     if solution.limited {
         notes.push("the limits on moves or bytes end the plan before the goal is reached".to_owned());
         let is_left = |item: &usize| !solution.state.is_legal(model, *item, solution.state.host_of[*item]);
-        let mut left: Vec<u32> = (0..model.items.len()).filter(is_left).map(|item| model.shard_of(item).id).collect();
+        let mut left: Vec<ShardId> =
+            (0..model.items.len()).filter(is_left).map(|item| model.shard_of(item).id).collect();
         left.dedup();
         if !left.is_empty() {
             notes.push(format!("{} still have to leave their hosts", shard_list(&left)));

@@ -2,6 +2,7 @@
 
 use std::str::FromStr;
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 /// The rules and limits of a plan. `PlanOptions::default()` balances bytes to within 5 %.
@@ -98,7 +99,7 @@ pub enum ShardSelection {
     #[default]
     ForBalance,
     /// The shards with these ids, whatever that does to the balance.
-    Named(Vec<u32>),
+    Named(Vec<ShardId>),
     /// This many shards, those with the most operations per second.
     Hottest(usize),
 }

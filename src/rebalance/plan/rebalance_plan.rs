@@ -1,5 +1,6 @@
 //! The plan as a value; its JSON is a contract with users.
 
+use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::options::Balance;
@@ -32,7 +33,7 @@ pub struct RebalancePlan {
     /// Every host, in the order of the observation.
     pub hosts: Vec<HostPlan>,
     /// Ids of the shards that may move concurrently; a wave starts when the previous one is done.
-    pub waves: Vec<Vec<u32>>,
+    pub waves: Vec<Vec<ShardId>>,
     /// Duration of each wave in seconds.
     #[serde(default)]
     pub wave_seconds: Vec<f64>,
@@ -49,7 +50,7 @@ pub struct RebalancePlan {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Move {
     /// The shard's number.
-    pub shard: u32,
+    pub shard: ShardId,
     /// The host it leaves.
     pub from: String,
     /// The host it goes to.
@@ -125,7 +126,7 @@ impl RebalancePlan {
         if self.moves.is_empty() {
             return "nothing to move".to_owned();
         }
-        let mut shards: Vec<(u32, Role)> = self.moves.iter().map(|m| (m.shard, m.role)).collect();
+        let mut shards: Vec<(ShardId, Role)> = self.moves.iter().map(|m| (m.shard, m.role)).collect();
         shards.sort_unstable();
         shards.dedup();
         let noun = if shards.len() == 1 { "copy" } else { "copies" };

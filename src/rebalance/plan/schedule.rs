@@ -5,6 +5,8 @@
 
 use std::cmp::Reverse;
 
+use dunlin_shards::ShardId;
+
 use super::assignment::Assignment;
 use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::{BYTES, Model};
@@ -199,7 +201,7 @@ impl Scheduler<'_> {
     }
 
     fn deadlock_error(&self, pending: &[Pending]) -> Infeasible {
-        let mut shards: Vec<u32> = pending.iter().map(|p| self.model.shard_of(p.item).id).collect();
+        let mut shards: Vec<ShardId> = pending.iter().map(|p| self.model.shard_of(p.item).id).collect();
         shards.sort_unstable();
         shards.dedup();
         let mut hosts: Vec<usize> = pending.iter().map(|p| p.to).collect();

@@ -3,6 +3,8 @@
 
 use std::cmp::Reverse;
 
+use dunlin_shards::ShardId;
+
 use super::assignment::Assignment;
 use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::{BYTES, Model, OPS, add};
@@ -60,7 +62,7 @@ pub(crate) fn place_selected(model: &Model, options: &PlanOptions) -> Result<Sol
 }
 
 /// Returns the primaries of the named shards.
-fn named_items(model: &Model, ids: &[u32]) -> Result<Vec<usize>, Infeasible> {
+fn named_items(model: &Model, ids: &[ShardId]) -> Result<Vec<usize>, Infeasible> {
     let primaries: Vec<usize> = primary_items(model).collect();
     let mut items = Vec::new();
     let mut unknown = Vec::new();
@@ -85,7 +87,7 @@ fn named_items(model: &Model, ids: &[u32]) -> Result<Vec<usize>, Infeasible> {
     if pinned.is_empty() {
         return Ok(items);
     }
-    let shards: Vec<u32> = pinned.iter().map(|item| model.shard_of(*item).id).collect();
+    let shards: Vec<ShardId> = pinned.iter().map(|item| model.shard_of(*item).id).collect();
     let mut hosts: Vec<String> =
         pinned.iter().map(|item| model.host_name(model.items[*item].home).to_owned()).collect();
     hosts.dedup();

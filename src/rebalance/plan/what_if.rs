@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use dunlin_shards::ShardId;
+
 use crate::inventory::ByteSize;
 use crate::rebalance::observation::{HostLoad, Observation};
 
@@ -48,7 +50,7 @@ pub struct Simulated {
     /// Consequences: replicas that became primaries, shards that lost all copies.
     pub notes: Vec<String>,
     /// Shards without any copy left, ascending; they are not in the observation any more.
-    pub lost: Vec<u32>,
+    pub lost: Vec<ShardId>,
 }
 
 impl FromStr for WhatIf {
