@@ -80,7 +80,7 @@ pub struct Response {
     /// The status line, for messages.
     pub status_line: String,
     framing: Framing,
-    connection: Connection,
+    connection: HttpConnection,
 }
 
 /// Describes how the end of a body is recognized.
@@ -102,7 +102,7 @@ pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
     stream.set_write_timeout(Some(deadline.left()?)).map_err(HttpError::Io)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: dunlin\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| deadline.classify(error))?;
-    let mut connection = Connection { stream, deadline, buffer: Vec::new() };
+    let mut connection = HttpConnection { stream, deadline, buffer: Vec::new() };
     loop {
         let head = connection.read_head()?;
         let (status, status_line) = parse_status(&head)?;
@@ -214,14 +214,14 @@ impl Deadline {
 }
 
 #[derive(Debug)]
-struct Connection {
+struct HttpConnection {
     stream: TcpStream,
     deadline: Deadline,
     /// Read, not yet used.
     buffer: Vec<u8>,
 }
 
-impl Connection {
+impl HttpConnection {
     /// Reads more; `false` at the end of the stream.
     fn fill(&mut self) -> Result<bool, HttpError> {
         let mut chunk = [0; 4096];

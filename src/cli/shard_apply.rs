@@ -16,7 +16,7 @@ use crate::plan::ChangeCounts;
 use crate::protocol::Event;
 use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::RebalanceContext;
-use crate::rebalance::apply::{PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
+use crate::rebalance::apply::{MoveObserver, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
 use crate::rebalance::finish::{ApplyOptions, MoveResult};
 use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::report::{ProgressBars, Reporter};
@@ -108,7 +108,7 @@ pub async fn run_preflight(
         Event::Note { text } if !reporter.json => reporter.print_status(&format!("{host}: {text}")),
         event => reporter.report_event(host, event),
     };
-    let reasons = preflight_moves(context, &map, moves, (id, &print_note)).await?;
+    let reasons = preflight_moves(context, &map, moves, id, &print_note).await?;
     if reasons.is_empty() {
         return Ok(());
     }
@@ -142,7 +142,8 @@ pub async fn apply_and_report(
             progress.print_line(&format_moved(step, moved));
         }
     };
-    let outcome = apply_moves(context, request.moves, request.id, (request.options, &on_progress, &on_finished)).await;
+    let observer = MoveObserver { on_progress: &on_progress, on_finished: &on_finished };
+    let outcome = apply_moves(context, request.moves, request.id, request.options, &observer).await;
     progress.clear_bars();
     let remaining: Vec<PlannedMove> =
         request.moves.iter().filter(|step| !outcome.moved.contains_key(&step.move_key())).cloned().collect();

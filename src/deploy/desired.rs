@@ -46,7 +46,7 @@ impl ReleaseSource<'_> {
         let extra = self.template_variables();
         let mut text = |src: &Path, span: &Range<usize>, found: &mut Diagnostics| {
             let origin = Origin::at_span(self.file, span.clone());
-            let rendered = self.rendering.render_template((host, facts), &src.to_string_lossy(), &extra, &origin);
+            let rendered = self.rendering.render_template(host, facts, &src.to_string_lossy(), &extra, &origin);
             let wrong = |wrong: Vec<Diagnostic>| wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
             rendered.map(|rendered| store_text(rendered, &mut texts)).map_err(wrong).ok()
         };

@@ -125,7 +125,7 @@ impl DeployAgent {
         let switch = Switch { layout, scope: request.scope(), service_manager: self.service_manager.as_ref(), sink };
         match request {
             DeployRequest::Stage { desired, expected_changes: expected, .. } => {
-                self.stage_release(layout, (desired, expected), blobs, sink)
+                self.stage_release(layout, desired, expected, blobs, sink)
             }
             DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
@@ -142,7 +142,8 @@ impl DeployAgent {
     fn stage_release(
         &self,
         layout: &ServiceLayout,
-        (desired, expected): (&DesiredState, &[(String, Digest)]),
+        desired: &DesiredState,
+        expected: &[(String, Digest)],
         blobs: &dyn BlobSource,
         sink: &dyn ProgressSink,
     ) -> Result<DeployReply> {

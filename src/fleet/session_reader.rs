@@ -29,12 +29,12 @@ pub enum SessionEvent {
 /// The part of a session that its reader shares with its requests.
 #[derive(Default)]
 pub struct SessionShared {
-    state: Mutex<SharedState>,
+    state: Mutex<ReaderState>,
     blobs: Mutex<BlobMap>,
 }
 
 #[derive(Default)]
-struct SharedState {
+struct ReaderState {
     pending: HashMap<u64, mpsc::Sender<SessionEvent>>,
     /// Set once the channel has ended.
     end: Option<ChannelEnd>,
@@ -92,7 +92,7 @@ impl SessionShared {
         }
     }
 
-    fn lock_state(&self) -> MutexGuard<'_, SharedState> {
+    fn lock_state(&self) -> MutexGuard<'_, ReaderState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

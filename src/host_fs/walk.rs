@@ -75,7 +75,7 @@ pub struct LinkCheck {
 }
 
 /// One step of a walk.
-enum Part {
+enum WalkStep {
     Name(OsString),
     /// The end of a link's target: the folder reached must belong to the link's owner.
     EndOfLink(PathBuf, LinkOwner),
@@ -100,7 +100,7 @@ pub fn open_folder(path: &Path) -> Result<Reached, PathError> {
 struct Walk {
     current: OwnedFd,
     real: PathBuf,
-    parts: VecDeque<Part>,
+    parts: VecDeque<WalkStep>,
     link_count: usize,
 }
 
@@ -112,11 +112,11 @@ impl Walk {
     fn finish(mut self, path: &Path) -> Result<Reached, PathError> {
         while let Some(part) = self.parts.pop_front() {
             match part {
-                Part::EndOfLink(link, owner) => {
+                WalkStep::EndOfLink(link, owner) => {
                     let stat = stat_handle(&self.current, &self.real)?;
                     owner.check_target(&link, &self.real, stat.st_uid)?;
                 }
-                Part::Name(name) => self.enter(&name, path)?,
+                WalkStep::Name(name) => self.enter(&name, path)?,
             }
         }
         let opened = rustix::fs::openat(&self.current, ".", FOLDER, Mode::empty());
@@ -149,7 +149,7 @@ impl Walk {
         let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
         let owner =
             LinkOwner::of(LinkCheck { link_uid: stat.st_uid, link_count: stat.st_nlink, folder_uid: folder.st_uid });
-        self.parts.push_front(Part::EndOfLink(link_path, owner));
+        self.parts.push_front(WalkStep::EndOfLink(link_path, owner));
         to_parts(&target).rev().for_each(|part| self.parts.push_front(part));
         if target.is_absolute() {
             (self.current, self.real) = (open_root()?, PathBuf::from("/"));
@@ -168,10 +168,10 @@ fn stat_handle(handle: &OwnedFd, path: &Path) -> Result<Stat, PathError> {
 }
 
 /// The names in a path; `.` and the root are none.
-fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = Part> + '_ {
+fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = WalkStep> + '_ {
     path.components().filter_map(|component| match component {
-        Component::Normal(name) => Some(Part::Name(name.to_owned())),
-        Component::ParentDir => Some(Part::Name(OsString::from(".."))),
+        Component::Normal(name) => Some(WalkStep::Name(name.to_owned())),
+        Component::ParentDir => Some(WalkStep::Name(OsString::from(".."))),
         _ => None,
     })
 }

@@ -66,7 +66,7 @@ pub(super) fn run_script_with_timeout(
         return RawInventory::default();
     }
     match serde_json::from_slice(&output.stdout) {
-        Ok(Json::Object(groups)) => read_groups_and_hosts(&groups, dir, (&Origin::whole_file(&file), found)),
+        Ok(Json::Object(groups)) => read_groups_and_hosts(&groups, dir, &Origin::whole_file(&file), found),
         Ok(_) => {
             let message = "the dynamic inventory printed JSON that is not an object";
             found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
@@ -119,7 +119,8 @@ fn passed_environment() -> Vec<(String, OsString)> {
 fn read_groups_and_hosts(
     root: &serde_json::Map<String, Json>,
     dir: &Path,
-    (origin, found): (&Origin, &mut Diagnostics),
+    origin: &Origin,
+    found: &mut Diagnostics,
 ) -> RawInventory {
     let mut reader = AnsibleReader { dir, origin, found, left_out: HashSet::new() };
     let mut draft = RawInventory::default();
@@ -199,7 +200,7 @@ impl AnsibleReader<'_> {
                     Some(Json::Object(vars)) => {
                         let connection = &mut group.connection;
                         group.vars = self.read_vars(name, vars, |reader, key, value| {
-                            reader.read_connection_var(name, connection, (key, value))
+                            reader.read_connection_var(name, connection, key, value)
                         });
                     }
                     None | Some(Json::Null) => {}
@@ -237,7 +238,7 @@ impl AnsibleReader<'_> {
         };
         let mut fields = RawHost::with_name(host.name.clone());
         host.vars = self.read_vars(name, vars, |reader, key, value| {
-            reader.read_connection_var(name, &mut fields.connection, (key, value))
+            reader.read_connection_var(name, &mut fields.connection, key, value)
                 || reader.read_host_field(&mut fields, key, value)
         });
         RawHost { vars: host.vars, ..fields }
@@ -272,7 +273,7 @@ impl AnsibleReader<'_> {
         vars
     }
 
-    fn read_connection_var(&mut self, owner: &str, into: &mut ConnectionSettings, (key, value): (&str, &Json)) -> bool {
+    fn read_connection_var(&mut self, owner: &str, into: &mut ConnectionSettings, key: &str, value: &Json) -> bool {
         match key {
             "ansible_user" | "ansible_ssh_user" => {
                 let user =
@@ -280,9 +281,9 @@ impl AnsibleReader<'_> {
                 into.user = user;
             }
             "ansible_port" | "ansible_ssh_port" => {
-                into.port = self.parse_scalar(owner, key, value, ("a port, 1 to 65535", parse_port))
+                into.port = self.parse_scalar(owner, key, value, "a port, 1 to 65535", parse_port)
             }
-            "ansible_become" => into.become_root = self.parse_scalar(owner, key, value, ("true or false", parse_bool)),
+            "ansible_become" => into.become_root = self.parse_scalar(owner, key, value, "true or false", parse_bool),
             "ansible_ssh_private_key_file" | "ansible_private_key_file" => {
                 let dir = self.dir;
                 into.key = self.parse_text(owner, key, value, |text| resolve_path(dir, text));
@@ -308,10 +309,9 @@ impl AnsibleReader<'_> {
                 host.memory =
                     self.parse_text(&owner, key, value, |text| text.parse::<ByteSize>().map_err(|e| e.to_string()));
             }
-            "weight" => host.weight = self.parse_scalar(&owner, key, value, ("a number above 0", parse_weight)),
+            "weight" => host.weight = self.parse_scalar(&owner, key, value, "a number above 0", parse_weight),
             "drain" => {
-                host.drain =
-                    self.parse_scalar(&owner, key, value, ("true or false", parse_bool)).is_some_and(|d| d.value)
+                host.drain = self.parse_scalar(&owner, key, value, "true or false", parse_bool).is_some_and(|d| d.value)
             }
             "host_key" => host.host_keys = self.read_host_keys(&owner, value),
             _ => return false,
@@ -360,7 +360,8 @@ impl AnsibleReader<'_> {
         owner: &str,
         key: &str,
         value: &Json,
-        (wanted, read): (&str, fn(&Json) -> Option<T>),
+        wanted: &str,
+        read: fn(&Json) -> Option<T>,
     ) -> Option<Located<T>> {
         let read = read(value);
         if read.is_none() {

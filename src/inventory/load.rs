@@ -52,7 +52,7 @@ impl Inventory {
         }
         let secrets = secrets::read_secrets(dir, &mut found);
         let known_hosts = KnownHosts::read(dir, &mut found);
-        resolve_and_check(draft, (dir, secrets, known_hosts), found)
+        resolve_and_check(draft, dir, secrets, known_hosts, found)
     }
 
     /// Reads the text of a `hosts.toml` alone, as if it stood at `path`.
@@ -60,13 +60,15 @@ impl Inventory {
         let mut found = Diagnostics::new();
         let dir = path.parent().unwrap_or(Path::new("."));
         let draft = hosts_toml::read_hosts_toml(&SourceFile::new(path, text), dir, &mut found);
-        resolve_and_check(draft, (dir, secrets::Secrets::default(), KnownHosts::default()), found)
+        resolve_and_check(draft, dir, secrets::Secrets::default(), KnownHosts::default(), found)
     }
 }
 
 fn resolve_and_check(
     draft: RawInventory,
-    (dir, secrets, known_hosts): (&Path, secrets::Secrets, KnownHosts),
+    dir: &Path,
+    secrets: secrets::Secrets,
+    known_hosts: KnownHosts,
     mut found: Diagnostics,
 ) -> LoadedInventory {
     let mut inventory = resolve::resolve_inventory(draft, dir, secrets, &mut found);

@@ -28,7 +28,7 @@ pub(super) fn resolve_inventory(
     let group_index: HashMap<String, usize> =
         groups.iter().enumerate().map(|(index, group)| (group.name.value.clone(), index)).collect();
     check_group_names(&groups, &host_index, found);
-    let mut joined = resolve_groups(&groups, &host_index, &group_index, (hosts.len(), found));
+    let mut joined = resolve_groups(&groups, &host_index, &group_index, hosts.len(), found);
     let memberships = groups_by_host(&joined, hosts.len());
     let hosts: Vec<(RawHost, ConnectionSettings)> = hosts
         .into_iter()
@@ -49,7 +49,7 @@ pub(super) fn resolve_inventory(
         .into_iter()
         .zip(jumps)
         .zip(memberships)
-        .map(|((host, jump), groups)| build_host(host, jump, groups))
+        .map(|(((draft, connection), jump), groups)| build_host(draft, connection, jump, groups))
         .collect();
     let zones = collect_zones(&hosts);
     let zone_groups = zones.keys().map(|zone| format!("zone_{zone}")).collect();
@@ -103,7 +103,8 @@ fn resolve_groups(
     drafts: &[RawGroup],
     host_index: &HashMap<String, usize>,
     group_index: &HashMap<String, usize>,
-    (host_count, found): (usize, &mut Diagnostics),
+    host_count: usize,
+    found: &mut Diagnostics,
 ) -> Vec<HostGroup> {
     let successors: Vec<Vec<usize>> = drafts.iter().map(|group| resolve_children(group, group_index, found)).collect();
     let (order, cycles) = graph::topological_order(&successors);
@@ -204,7 +205,8 @@ fn groups_by_host(groups: &[HostGroup], host_count: usize) -> Vec<Vec<usize>> {
 }
 
 fn build_host(
-    (draft, connection): (RawHost, ConnectionSettings),
+    draft: RawHost,
+    connection: ConnectionSettings,
     jump: Option<ProxyJump>,
     groups: Vec<usize>,
 ) -> InventoryHost {

@@ -112,7 +112,7 @@ pub(super) fn read_secrets(dir: &Path, found: &mut Diagnostics) -> Secrets {
         found.push(Diagnostic::error_in_file(&file, message).with_help(help));
     }
     let mut secrets = Secrets::default();
-    collect_strings(&file, fields::parse_table(&file, found).get_ref(), "", (&mut secrets.values, found));
+    collect_strings(&file, fields::parse_table(&file, found).get_ref(), "", &mut secrets.values, found);
     secrets
 }
 
@@ -120,7 +120,8 @@ fn collect_strings(
     file: &SourceFile,
     table: &DeTable<'_>,
     prefix: &str,
-    (into, found): (&mut BTreeMap<String, Secret>, &mut Diagnostics),
+    into: &mut BTreeMap<String, Secret>,
+    found: &mut Diagnostics,
 ) {
     for (key, value) in table {
         let name = format!("{prefix}{}", key.get_ref());
@@ -132,7 +133,7 @@ fn collect_strings(
             DeValue::String(text) => {
                 into.insert(name, Secret::new(text.to_string()));
             }
-            DeValue::Table(inner) => collect_strings(file, inner, &format!("{name}."), (&mut *into, &mut *found)),
+            DeValue::Table(inner) => collect_strings(file, inner, &format!("{name}."), &mut *into, &mut *found),
             _ => found.push(fields::wrong_type_error(file, &name, value, "a string or a table of strings")),
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn build_step(
     let resolved = resolve(&instance.context.real)
         .and_then(|resolved| {
             let decoy = instance.context.decoy.as_ref().map(|decoy| resolve(decoy).ok());
-            hide_secrets(instance, store, (resolved, decoy.as_ref().map(Option::as_ref)))
+            hide_secrets(instance, store, resolved, decoy.as_ref().map(Option::as_ref))
         })
         .and_then(|resolved| parse_resource(instance, resolved))
         .and_then(|(resolved, resource)| match is_name_secret(instance, store, &resolved, &*resource) {
@@ -76,7 +76,8 @@ pub(super) fn build_step(
 fn hide_secrets(
     instance: &StepInstance<'_>,
     store: &ContentStore<'_>,
-    (mut resolved, decoy): (ResolvedStep, Option<Option<&ResolvedStep>>),
+    mut resolved: ResolvedStep,
+    decoy: Option<Option<&ResolvedStep>>,
 ) -> Result<ResolvedStep, Vec<Diagnostic>> {
     let step = instance.step;
     let kind = step.kind;
@@ -183,7 +184,6 @@ fn parse_resource(
     mut resolved: ResolvedStep,
 ) -> Result<(ResolvedStep, Box<dyn resources::DynResource>), Vec<Diagnostic>> {
     let step = instance.step;
-    let step_position = (&step.origin.file, &step.origin);
     let mut parsed = step_schema::parse_resource(step.kind, &resolved.table);
     // `value = "{{ port }}"` gives a number; where the type wants text, its digits are meant.
     if let Err(faults) = &parsed
@@ -191,7 +191,8 @@ fn parse_resource(
     {
         parsed = step_schema::parse_resource(step.kind, &resolved.table);
     }
-    let diagnose = |fault: &step_schema::SchemaError| fault.to_diagnostic(step.kind, &step.table, step_position);
+    let diagnose =
+        |fault: &step_schema::SchemaError| fault.to_diagnostic(step.kind, &step.table, &step.origin.file, &step.origin);
     let resource = parsed.map_err(|faults| faults.iter().map(diagnose).collect::<Vec<_>>())?;
     resource.validate().map_err(|said| vec![diagnose(&step_schema::SchemaError::for_table(said))])?;
     let invalid = resource.validate_contents(&StepContents(&resolved.contents)).err();
@@ -260,7 +261,8 @@ impl OwnershipIndex {
 /// Notes what a step manages; a second step with the same is an error that names both places.
 pub(super) fn claim_ownership(
     instance: &StepInstance<'_>,
-    (built, at): (&BuiltStep, StepRef),
+    built: &BuiltStep,
+    at: StepRef,
     owners: &mut OwnershipIndex,
     found: &mut Diagnostics,
 ) {
@@ -307,7 +309,8 @@ pub(super) fn handler_names(handlers: &[StepInstance<'_>], found: &mut Diagnosti
 /// The handlers that a step notifies on this host; one whose condition does not hold is left out.
 pub(super) fn notified_handlers(
     instance: &StepInstance<'_>,
-    (play, names): (&PlaybookPlay, &HandlerNames),
+    play: &PlaybookPlay,
+    names: &HandlerNames,
     found: &mut Diagnostics,
 ) -> Vec<String> {
     let mut notified = Vec::with_capacity(instance.notify.len());

@@ -144,7 +144,7 @@ impl<'a> Compiler<'a> {
                 continue;
             }
             let Some(context) = self.play_context(play, &context, &mut found) else { continue };
-            self.compile_play(play, &context, (&mut compiled, &mut owners, &mut found));
+            self.compile_play(play, &context, &mut compiled, &mut owners, &mut found);
             compiled.play_indices.push(index);
         }
         owners.hide_shared_paths(&mut compiled.catalogue);
@@ -192,7 +192,9 @@ impl<'a> Compiler<'a> {
         &self,
         play: &PlaybookPlay,
         context: &TaintedContext,
-        (compiled, owners, found): (&mut CompiledHost, &mut OwnershipIndex, &mut Diagnostics),
+        compiled: &mut CompiledHost,
+        owners: &mut OwnershipIndex,
+        found: &mut Diagnostics,
     ) {
         let steps: Vec<&PlaybookStep> = play.steps.iter().filter(|step| self.is_selected(play, step)).collect();
         let steps = self.expand_steps(steps, context, found);
@@ -210,9 +212,9 @@ impl<'a> Compiler<'a> {
                 continue;
             };
             let at = StepRef { play: number, step: compiled_play.steps.len() };
-            catalog_step::claim_ownership(instance, (&one, at), owners, found);
+            catalog_step::claim_ownership(instance, &one, at, owners, found);
             let notify =
-                if publishing { Vec::new() } else { catalog_step::notified_handlers(instance, (play, &names), found) };
+                if publishing { Vec::new() } else { catalog_step::notified_handlers(instance, play, &names, found) };
             compiled.contents.extend(one.contents);
             compiled_play.steps.push(provision::CatalogStep { notify, ..one.step });
             origins.push(instance.step.origin.clone());

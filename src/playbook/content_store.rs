@@ -112,8 +112,7 @@ impl<'a> ContentStore<'a> {
         let mut wrong = Vec::new();
         for (key, given) in take_contents(step, &mut table).map_err(|one| vec![one])? {
             let place = key_origin(step, key.playbook_key);
-            let given = (given.as_deref(), &place);
-            match self.load_content(key, given, context) {
+            match self.load_content(key, given.as_deref(), &place, context) {
                 Ok(((digest, bytes), sensitive)) => {
                     table.insert(key.field.to_owned(), json!({"digest": digest, "len": bytes.len()}));
                     resolved.contents.push((digest, bytes));
@@ -131,7 +130,8 @@ impl<'a> ContentStore<'a> {
     fn load_content(
         &self,
         key: &ContentKey,
-        (given, place): (Option<&str>, &Origin),
+        given: Option<&str>,
+        place: &Origin,
         context: &Context,
     ) -> Result<(CachedContent, bool), Vec<Diagnostic>> {
         let given = given.unwrap_or_default();

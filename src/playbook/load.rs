@@ -165,7 +165,7 @@ impl<'r> PlaybookReader<'r> {
             self.found.push(wrong_type_error(self.file, "vars", value, "a table"));
             return Vec::new();
         };
-        let vars = value_template::read_table(self.file, table, (&mut *self.strings, &mut *self.found));
+        let vars = value_template::read_table(self.file, table, &mut *self.strings, &mut *self.found);
         for var in &vars {
             let at = Origin::at_span(self.file, var.key_span.clone());
             if !is_var_name(&var.key) {
@@ -206,7 +206,7 @@ impl<'r> PlaybookReader<'r> {
             self.found.push(wrong_type_error(self.file, kind.name, value, "a table"));
             return None;
         };
-        let table = value_template::read_table(self.file, table, (&mut *self.strings, &mut *self.found));
+        let table = value_template::read_table(self.file, table, &mut *self.strings, &mut *self.found);
         let origin = Origin::at_span(self.file, key_span);
         Some(PlaybookStep { name, for_each, when, notify, tags, kind, table, origin, is_valid: true })
     }
@@ -251,7 +251,7 @@ impl<'r> PlaybookReader<'r> {
                 let text = self.strings.add_string(text, value.span(), StringUsage::List);
                 Some(super::model::LocatedValue { value: super::model::ValueTemplate::Text(text), span: value.span() })
             }
-            DeValue::Array(_) => value_template::read_value(self.file, value, (&mut *self.strings, &mut *self.found)),
+            DeValue::Array(_) => value_template::read_value(self.file, value, &mut *self.strings, &mut *self.found),
             _ => {
                 self.found.push(wrong_type_error(self.file, "for_each", value, "a list, or the name of one"));
                 None

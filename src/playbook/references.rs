@@ -27,15 +27,16 @@ fn check_step_table(file: &SourceFile, step: &PlaybookStep) -> Vec<Diagnostic> {
         let of_key = |entry: &TableEntry| entry.key == key && entry.value.has_placeholder();
         step.table.iter().any(of_key)
     };
-    let place = (file, &step.origin);
     match step_schema::parse_resource(step.kind, &filled) {
         Err(faults) => {
             let now = faults.iter().filter(|fault| fault.is_unknown || !fault.key.as_deref().is_some_and(later));
-            now.map(|fault| fault.to_diagnostic(step.kind, &step.table, place)).collect()
+            now.map(|fault| fault.to_diagnostic(step.kind, &step.table, file, &step.origin)).collect()
         }
         Ok(resource) if !step.table.iter().any(|entry| entry.value.has_placeholder()) => {
             let refused = resource.validate().err();
-            let fault = |said| step_schema::SchemaError::for_table(said).to_diagnostic(step.kind, &step.table, place);
+            let fault = |said| {
+                step_schema::SchemaError::for_table(said).to_diagnostic(step.kind, &step.table, file, &step.origin)
+            };
             refused.map(fault).into_iter().collect()
         }
         Ok(_) => Vec::new(),

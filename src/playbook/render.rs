@@ -59,7 +59,8 @@ impl<'a> TemplateRenderer<'a> {
     /// No such host or template; what the engine says, at its place in the template.
     pub fn render_template(
         &self,
-        (host, facts): (&str, &HostFacts),
+        host: &str,
+        facts: &HostFacts,
         template: &str,
         extra: &Map<String, Json>,
         by: &Origin,

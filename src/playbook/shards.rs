@@ -34,7 +34,7 @@ impl ShardContext {
         let mut all = Vec::with_capacity(map.shards.len());
         for shard in &map.shards {
             let route = routing.find_route(shard.id).expect("a routing has every shard of its map");
-            let seen = shard_to_json(map, shard, (&route.primary, &route.replicas));
+            let seen = shard_to_json(map, shard, &route.primary, &route.replicas);
             here.entry(shard.host.clone()).or_default().push(instance_on_host(
                 seen.clone(),
                 &shard.host,
@@ -67,7 +67,7 @@ impl ShardContext {
     }
 }
 
-fn shard_to_json(map: &ShardMap, shard: &Shard, (primary, replicas): (&str, &[String])) -> Json {
+fn shard_to_json(map: &ShardMap, shard: &Shard, primary: &str, replicas: &[String]) -> Json {
     json!({
         "id": shard.id.0,
         "port": map.port_of(shard.id),

@@ -74,7 +74,8 @@ impl SchemaError {
         &self,
         kind: &ResourceKind,
         entries: &[TableEntry],
-        (file, step): (&SourceFile, &Origin),
+        file: &SourceFile,
+        step: &Origin,
     ) -> Diagnostic {
         let entry = self.key.as_ref().and_then(|key| find_entry(kind, entries, key));
         let Some(entry) = entry else {

@@ -24,7 +24,7 @@ impl Templates {
     /// leaves behind (`x~`) are passed over. Mistakes are pushed, and that template is empty from then on.
     pub fn load_folder(dir: &Path, found: &mut Diagnostics) -> Self {
         let mut files = BTreeMap::new();
-        collect_templates(dir, "", (&mut files, found));
+        collect_templates(dir, "", &mut files, found);
         let mut templates =
             Self { dir: dir.to_owned(), tera: engine::new_engine(), files, secret_templates: Vec::new() };
         templates.parse_all(found);
@@ -122,7 +122,7 @@ impl TemplateLocator for Templates {
     }
 }
 
-fn collect_templates(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<String, SourceFile>, &mut Diagnostics)) {
+fn collect_templates(dir: &Path, prefix: &str, files: &mut BTreeMap<String, SourceFile>, found: &mut Diagnostics) {
     let entries = match std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>) {
         Ok(entries) => entries,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
@@ -136,7 +136,7 @@ fn collect_templates(dir: &Path, prefix: &str, (files, found): (&mut BTreeMap<St
         let path = entry.path();
         let name = format!("{prefix}{name}");
         if path.is_dir() {
-            collect_templates(&path, &format!("{name}/"), (&mut *files, &mut *found));
+            collect_templates(&path, &format!("{name}/"), &mut *files, &mut *found);
             continue;
         }
         match read_source(&path) {

@@ -15,7 +15,8 @@ use crate::inventory::{Diagnostic, Diagnostics, SourceFile};
 pub(super) fn read_value(
     file: &SourceFile,
     value: &Spanned<DeValue<'_>>,
-    (strings, found): (&mut TemplateStrings, &mut Diagnostics),
+    strings: &mut TemplateStrings,
+    found: &mut Diagnostics,
 ) -> Option<LocatedValue> {
     let span = value.span();
     let node = match value.get_ref() {
@@ -33,10 +34,10 @@ pub(super) fn read_value(
             return report_unsupported(file, &span, "a date or time is not supported; write a string", found);
         }
         DeValue::Array(items) => {
-            let items = items.iter().filter_map(|item| read_value(file, item, (&mut *strings, &mut *found)));
+            let items = items.iter().filter_map(|item| read_value(file, item, &mut *strings, &mut *found));
             ValueTemplate::List(items.collect())
         }
-        DeValue::Table(table) => ValueTemplate::Table(read_table(file, table, (strings, found))),
+        DeValue::Table(table) => ValueTemplate::Table(read_table(file, table, strings, found)),
     };
     Some(LocatedValue { value: node, span })
 }
@@ -45,12 +46,13 @@ pub(super) fn read_value(
 pub(super) fn read_table(
     file: &SourceFile,
     table: &DeTable<'_>,
-    (strings, found): (&mut TemplateStrings, &mut Diagnostics),
+    strings: &mut TemplateStrings,
+    found: &mut Diagnostics,
 ) -> Vec<TableEntry> {
     let mut entries: Vec<_> = table.iter().collect();
     entries.sort_by_key(|(key, _)| key.span().start);
     let read = entries.into_iter().filter_map(|(key, value)| {
-        let item = read_value(file, value, (&mut *strings, &mut *found))?;
+        let item = read_value(file, value, &mut *strings, &mut *found)?;
         Some(TableEntry { key: key.get_ref().to_string(), key_span: key.span(), value: item })
     });
     read.collect()

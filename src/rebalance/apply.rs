@@ -8,7 +8,7 @@ use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
-use super::finish::{ApplyOptions, FinishContext, MoveResult, finish_move, report_phase};
+use super::finish::{ApplyOptions, FinishContext, MoveHosts, MoveResult, finish_move, report_phase};
 use super::plan::Role;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
@@ -31,6 +31,11 @@ pub struct PlannedMove {
 }
 
 impl PlannedMove {
+    /// Returns the hosts of the move.
+    pub fn hosts(&self) -> MoveHosts<'_> {
+        MoveHosts { from: &self.from, to: &self.to }
+    }
+
     /// Returns the key of the move within its plan: a detour moves a shard twice.
     pub fn move_key(&self) -> (ShardId, usize) {
         (self.shard, self.wave)
@@ -76,7 +81,8 @@ pub async fn preflight_moves(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     moves: &[PlannedMove],
-    (run, on_progress): (&str, ProgressFn<'_>),
+    run: &str,
+    on_progress: ProgressFn<'_>,
 ) -> Result<Vec<String>> {
     let check_move = async |step: &PlannedMove| -> Result<Vec<String>> {
         let issues =
@@ -103,13 +109,23 @@ pub async fn find_preflight_issues(
     context.hosts.call_host(to, call::Preflight(request), on_progress).await
 }
 
+/// Receives what happens during a run.
+pub struct MoveObserver<'a> {
+    /// Receives the events of hosts.
+    pub on_progress: ProgressFn<'a>,
+    /// Receives each result.
+    pub on_finished: OnMoveFinished<'a>,
+}
+
 /// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
 pub async fn apply_moves(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
     run: &str,
-    (options, on_progress, on_finished): (ApplyOptions, ProgressFn<'_>, OnMoveFinished<'_>),
+    options: ApplyOptions,
+    observer: &MoveObserver<'_>,
 ) -> RebalanceOutcome {
+    let MoveObserver { on_progress, on_finished } = *observer;
     let mut outcome = RebalanceOutcome::default();
     let publish_lock = Mutex::new(());
     let waves = moves.iter().map(|step| step.wave).max().map_or(0, |last| last + 1);
@@ -167,11 +183,11 @@ async fn move_shard(
         );
     }
     report_phase(&spec, &planned.to, "cutover", on_progress);
-    let switched = cut_over_shard(context, &map, &spec, (&planned.from, &planned.to), on_progress).await?;
+    let switched = cut_over_shard(context, &map, &spec, planned.hosts(), on_progress).await?;
     // The longest wait of a client for any reason of ours.
     result.gap_us = switched.gap_us.max(copied.verification.longest_pause_us);
     result.follow_ups = switched.follow_ups;
-    result.retire_blocked = finish_move(context, &map, &spec, (&planned.from, &planned.to), finish).await?;
+    result.retire_blocked = finish_move(context, &map, &spec, planned.hosts(), finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();
     Ok(result)
 }
@@ -184,9 +200,10 @@ pub async fn cut_over_shard(
     context: &RebalanceContext<'_>,
     map_before: &ShardMap,
     spec: &MoveSpec,
-    (from, to): (&str, &str),
+    hosts: MoveHosts<'_>,
     on_progress: ProgressFn<'_>,
 ) -> Result<CutoverResult> {
+    let MoveHosts { from, to } = hosts;
     // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
     // has the source do it.
     let request = MinReplicasRequest {

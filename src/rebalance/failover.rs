@@ -264,11 +264,14 @@ pub fn plan_failover(
         .iter()
         .filter(|shard| shard.copies.iter().any(|copy| scope.includes_copy(shard.id, copy)))
         .collect();
-    let least_silence = select_candidate::least_silence(&affected, scope);
+    let rules = select_candidate::CandidateRules {
+        least_silence: select_candidate::least_silence(&affected, scope),
+        allow_stale: options.allow_stale,
+    };
     for shard in &affected {
         blockers.extend(find_live_instance(shard, scope));
         if scope.includes_copy(shard.id, shard.primary()) {
-            match select_candidate::select_candidate(shard, scope, (least_silence, options.allow_stale)) {
+            match select_candidate::select_candidate(shard, scope, rules) {
                 Ok(promotion) => plan.promotions.push(promotion),
                 Err(select_candidate::Ineligible::Unavailable(why)) => {
                     plan.unavailable_shards.push(UnresolvedShard { shard: shard.id, reason: why })

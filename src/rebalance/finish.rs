@@ -53,6 +53,15 @@ pub struct FinishContext<'a> {
     pub on_progress: ProgressFn<'a>,
 }
 
+/// The hosts of a move.
+#[derive(Clone, Copy, Debug)]
+pub struct MoveHosts<'a> {
+    /// Host of the source.
+    pub from: &'a str,
+    /// Host of the target.
+    pub to: &'a str,
+}
+
 /// Publishes the map after a cutover, and retires the source once its clients have left. Returns the reason if the source
 /// cannot be retired yet; it is a live replica then, and `shards resume` retires it.
 ///
@@ -62,10 +71,11 @@ pub async fn finish_move(
     context: &RebalanceContext<'_>,
     map_before: &ShardMap,
     spec: &MoveSpec,
-    (from, to): (&str, &str),
+    hosts: MoveHosts<'_>,
     finish: &FinishContext<'_>,
 ) -> Result<Option<String>> {
     let FinishContext { publish_lock, options, on_progress } = finish;
+    let MoveHosts { from, to } = hosts;
     report_phase(spec, to, "publish", on_progress);
     let map = {
         let _turn = publish_lock.lock().await;

@@ -51,7 +51,7 @@ pub async fn observe_primaries(
 
 /// Observes the primaries of the map that answer.
 pub async fn observe_reachable_primaries(context: &RebalanceContext<'_>, map: &ShardMap) -> ObservedPrimaries {
-    query_primaries(context, map, (RATE_WINDOW_MS, 0)).await
+    query_primaries(context, map, Sampling { window_ms: RATE_WINDOW_MS, keys: 0 }).await
 }
 
 /// Observes all primaries without rates, but samples up to `keys` keys of each instance.
@@ -63,10 +63,19 @@ pub async fn sample_primaries(
     map: &ShardMap,
     keys: u32,
 ) -> Result<BTreeMap<ShardId, ObservedInstance>> {
-    query_primaries(context, map, (0, keys)).await.into_complete()
+    query_primaries(context, map, Sampling { window_ms: 0, keys }).await.into_complete()
 }
 
-async fn query_primaries(context: &RebalanceContext<'_>, map: &ShardMap, sampling: (u64, u32)) -> ObservedPrimaries {
+/// Selects the figures that take time or load to observe.
+#[derive(Clone, Copy)]
+struct Sampling {
+    /// Window for rates, in milliseconds; 0: no rates.
+    window_ms: u64,
+    /// Number of keys to sample per instance; 0: no sample.
+    keys: u32,
+}
+
+async fn query_primaries(context: &RebalanceContext<'_>, map: &ShardMap, sampling: Sampling) -> ObservedPrimaries {
     let mut hosts: Vec<String> = map.shards.iter().map(|entry| entry.host.clone()).collect();
     hosts.sort_unstable();
     hosts.dedup();
@@ -93,7 +102,7 @@ async fn observe_host(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     host: &str,
-    (window_ms, sample): (u64, u32),
+    sampling: Sampling,
 ) -> Result<Vec<ObservedInstance>> {
     let mut instances = Vec::new();
     for entry in map.shards.iter().filter(|entry| entry.host == host) {
@@ -103,8 +112,8 @@ async fn observe_host(
     let request = shard::ObserveInstances {
         instances,
         credentials: context.hosts.credentials.clone(),
-        window_ms,
-        sampled_keys: sample,
+        window_ms: sampling.window_ms,
+        sampled_keys: sampling.keys,
     };
     context.hosts.call_host(host, call::Observe(request), &|_, _| {}).await
 }

@@ -74,7 +74,7 @@ async fn finish_replica(
     let retire_blocked = match change.replaced_host {
         Some(old) => {
             report_phase(spec, change.new_host, "retire", finish.on_progress);
-            let retirement = orphan_retirement(context, &map, &spec.header.run, (spec.header.shard, old))?;
+            let retirement = orphan_retirement(context, &map, &spec.header.run, spec.header.shard, old)?;
             retire_instance(context, &map, &retirement, finish.options).await?
         }
         None => None,
@@ -91,7 +91,8 @@ pub fn orphan_retirement<'a>(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     run: &'a str,
-    (shard, host): (ShardId, &'a str),
+    shard: ShardId,
+    host: &'a str,
 ) -> Result<Retirement<'a>> {
     let entry = map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?;
     let map_with_orphan = map_with_replicas(

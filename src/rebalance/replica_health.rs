@@ -121,7 +121,8 @@ impl ReplicaHealth {
 pub async fn check_replicas(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (hosts, primaries): (&[&str], &BTreeMap<ShardId, ObservedInstance>),
+    hosts: &[&str],
+    primaries: &BTreeMap<ShardId, ObservedInstance>,
     open_moves: &[&MoveState],
 ) -> Result<ReplicaHealth> {
     let answers = context.hosts.fleet.map_parallel(hosts, |host| observe_non_primaries(context, map, host)).await;
@@ -285,7 +286,7 @@ pub async fn reconcile_instances(
             ));
             continue;
         }
-        let retired = match orphan_retirement(context, &map, run, (*shard, host)) {
+        let retired = match orphan_retirement(context, &map, run, *shard, host) {
             Ok(retirement) => retire_instance(context, &map, &retirement, options).await,
             Err(error) => Err(error),
         };

@@ -8,7 +8,7 @@ use tokio::sync::Mutex;
 
 use super::apply::cut_over_shard;
 use super::connected_hosts::ProgressFn;
-use super::finish::{ApplyOptions, FinishContext, finish_move};
+use super::finish::{ApplyOptions, FinishContext, MoveHosts, finish_move};
 use super::map_file::placement_after_move;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
@@ -229,7 +229,7 @@ pub async fn resume_move(
         RecoveryResult::AtTarget { .. } => {}
         RecoveryResult::AtSource { .. } => {
             context.hosts.call_host(to, call::Copy(spec.clone()), on_progress).await?;
-            cut_over_shard(context, &before, &spec, (from, to), on_progress).await?;
+            cut_over_shard(context, &before, &spec, MoveHosts { from, to }, on_progress).await?;
         }
         RecoveryResult::Undecided { reason } => bail!("shard {}: {reason}", state.shard),
     }
@@ -238,7 +238,7 @@ pub async fn resume_move(
         options: ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() },
         on_progress,
     };
-    finish_move(context, &before, &spec, (from, to), &finish).await
+    finish_move(context, &before, &spec, MoveHosts { from, to }, &finish).await
 }
 
 /// Takes one move back, where it has not passed the fence.

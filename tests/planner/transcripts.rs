@@ -49,7 +49,7 @@ fn describe_plan(situation: &str) -> String {
             let _ = writeln!(
                 text,
                 "refused: {refused}\n  shards {:?} on {}\n  hint: {}",
-                refused.shards,
+                refused.shards.iter().map(|shard| shard.0).collect::<Vec<_>>(),
                 refused.hosts.join(", "),
                 refused.hint
             );

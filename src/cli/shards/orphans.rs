@@ -30,7 +30,7 @@ impl ShardsContext<'_> {
     ) -> Vec<(ShardId, String)> {
         let mut unresolved = Vec::new();
         for orphan in health.orphans.iter().filter(|orphan| orphan.follows.is_none()) {
-            match archive_instance(context, (orphan.shard, &orphan.host), &self.run_id).await {
+            match archive_instance(context, orphan.shard, &orphan.host, &self.run_id).await {
                 Ok(archived) => self.print_archived(orphan.shard, &orphan.host, &archived),
                 Err(error) => unresolved
                     .push((orphan.shard, format!("the instance on {} is not archived: {error:#}", orphan.host))),
@@ -97,7 +97,7 @@ impl ShardsContext<'_> {
     ) {
         let progress = ProgressBars::new(self.reporter.json, self.reporter.style.quiet);
         let on_progress = |host: &str, event: &Event| print_event(&self.reporter, &progress, host, event);
-        let results = create_replicas(context, replicas, (&self.run_id, max_concurrent), &on_progress).await;
+        let results = create_replicas(context, replicas, &self.run_id, max_concurrent, &on_progress).await;
         progress.clear_bars();
         for (ReplicaToCreate { shard, host, .. }, result) in replicas.iter().zip(results) {
             match result {

@@ -107,7 +107,7 @@ impl ShardsContext<'_> {
     ) -> Result<ReplicaHealth, CommandError> {
         let hosts = self.files.shard_hosts()?.into_iter().map(|host| host.name.as_str());
         let hosts: Vec<&str> = hosts.filter(|host| !context.hosts.unreachable.contains(*host)).collect();
-        Ok(check_replicas(context, map, (&hosts, primaries), open_moves).await?)
+        Ok(check_replicas(context, map, &hosts, primaries, open_moves).await?)
     }
 
     fn print_hosts(

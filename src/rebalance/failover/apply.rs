@@ -52,7 +52,7 @@ pub async fn apply_failover(
     let promoted = context
         .hosts
         .fleet
-        .map_parallel(&plan.promotions, |p| promote_replica(context, &map, p, (run, on_progress)))
+        .map_parallel(&plan.promotions, |p| promote_replica(context, &map, p, run, on_progress))
         .await;
     for (promotion, result) in plan.promotions.iter().zip(promoted) {
         match result {
@@ -110,15 +110,16 @@ async fn promote_replica(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     promotion: &Promotion,
-    (run, on_progress): (&str, ProgressFn<'_>),
+    run: &str,
+    on_progress: ProgressFn<'_>,
 ) -> Result<PromoteResult> {
     let (shard, from) = (promotion.shard, promotion.from.as_str());
     if let Some(host) = &promotion.cancelled_target {
-        let request = instance_ref(context, map, (shard, host), run)?;
+        let request = instance_ref(context, map, shard, host, run)?;
         context.hosts.call_host(host, call::DiscardMove(request), &|_, _| {}).await?;
     }
     let old_primary_is_stopped =
-        if promotion.already_promoted { false } else { stop_old_primary(context, map, (shard, from), run).await? };
+        if promotion.already_promoted { false } else { stop_old_primary(context, map, shard, from, run).await? };
     let after = map_with_placement(map, &promotion.placement_after()?);
     let address = |host: &str| context.hosts.instance_address(map, shard, host);
     let what = PromoteReplica {
@@ -154,13 +155,14 @@ async fn request_promotion(
 async fn stop_old_primary(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (shard, host): (ShardId, &str),
+    shard: ShardId,
+    host: &str,
     run: &str,
 ) -> Result<bool> {
     if context.hosts.unreachable.contains(host) {
         return Ok(false);
     }
-    let request = instance_ref(context, map, (shard, host), run)?;
+    let request = instance_ref(context, map, shard, host, run)?;
     context.hosts.call_host(host, call::StopOldPrimary(request), &|_, _| {}).await?;
     Ok(true)
 }
@@ -171,7 +173,7 @@ async fn lower_min_replicas(
     degraded: &DegradedPrimary,
     run: &str,
 ) -> Result<()> {
-    let primary = instance_ref(context, map, (degraded.shard, &degraded.host), run)?;
+    let primary = instance_ref(context, map, degraded.shard, &degraded.host, run)?;
     let request = LowerMinReplicasRequest { primary, replicas: u32::try_from(degraded.replicas.len())? };
     context.hosts.call_host(&degraded.host, call::LowerMinReplicas(request), &|_, _| {}).await
 }
@@ -180,7 +182,8 @@ async fn lower_min_replicas(
 fn instance_ref(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
-    (shard, host): (ShardId, &str),
+    shard: ShardId,
+    host: &str,
     run: &str,
 ) -> Result<InstanceRef> {
     let id = shard;
@@ -213,11 +216,12 @@ fn map_with_placement(map: &ShardMap, placement: &ShardPlacement) -> ShardMap {
 /// The shard's owner does not answer, or the host's journal knows a later map: nothing is stopped then.
 pub async fn archive_instance(
     context: &RebalanceContext<'_>,
-    (shard, host): (ShardId, &str),
+    shard: ShardId,
+    host: &str,
     run: &str,
 ) -> Result<ArchivedInstance> {
     let map = context.map_file.read()?;
-    let request = instance_ref(context, &map, (shard, host), run)?;
+    let request = instance_ref(context, &map, shard, host, run)?;
     context.hosts.call_host(host, call::ArchiveInstance(request), &|_, _| {}).await
 }
 
@@ -226,7 +230,8 @@ pub async fn archive_instance(
 pub async fn create_replicas(
     context: &RebalanceContext<'_>,
     replicas: &[ReplicaToCreate],
-    (run, max_concurrent): (&str, usize),
+    run: &str,
+    max_concurrent: usize,
     on_progress: ProgressFn<'_>,
 ) -> Vec<Result<MoveResult>> {
     let finish = FinishContext { publish_lock: &Mutex::new(()), options: ApplyOptions::default(), on_progress };

@@ -54,7 +54,7 @@ pub async fn observe_cluster(
         shards: map
             .shards
             .iter()
-            .map(|entry| build_shard_view(context, map, entry, (&probes, &moves)))
+            .map(|entry| build_shard_view(context, map, entry, &probes, &moves))
             .collect::<Result<_>>()?,
         hosts: hosts.into_iter().filter(|host| !context.hosts.unreachable.contains(&host.name)).collect(),
     })
@@ -67,7 +67,8 @@ fn build_shard_view(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
     entry: &dunlin_shards::Shard,
-    (probes, moves): (&ProbeResults, &LatestMoves),
+    probes: &ProbeResults,
+    moves: &LatestMoves,
 ) -> Result<ShardView> {
     let id = entry.id;
     let copy = |host: &String| -> Result<CopyView> {

@@ -39,11 +39,20 @@ pub fn least_silence(affected: &[&ShardView], scope: &FailoverScope) -> Option<u
     living.filter_map(|copy| copy.probe.silent_for_s).min()
 }
 
+/// Rules by which a copy may be promoted.
+#[derive(Clone, Copy, Debug)]
+pub struct CandidateRules {
+    /// Seconds since any copy last heard of a lost primary.
+    pub least_silence: Option<u64>,
+    /// Allow a copy that may lack the last writes.
+    pub allow_stale: bool,
+}
+
 /// The copy of a shard that takes its primary's place.
 pub fn select_candidate(
     shard: &ShardView,
     scope: &FailoverScope,
-    (least_silence, allow_stale): (Option<u64>, bool),
+    rules: CandidateRules,
 ) -> Result<Promotion, Ineligible> {
     let primary = shard.primary();
     let living: Vec<&CopyView> = shard.replicas().iter().filter(|copy| !scope.includes_copy(shard.id, copy)).collect();
@@ -74,8 +83,7 @@ pub fn select_candidate(
     if let Some(copy) = living.iter().find(|copy| is_detached(copy, primary)) {
         return Ok(build_promotion(shard, copy, &living));
     }
-    let assessed =
-        living.iter().map(|copy| (*copy, ineligibility_reason(copy, primary, (least_silence, allow_stale), shard)));
+    let assessed = living.iter().map(|copy| (*copy, ineligibility_reason(copy, primary, rules, shard)));
     let (eligible, ineligible): (Vec<_>, Vec<_>) = assessed.partition(|(_, why)| why.is_none());
     let fit: Vec<&CopyView> = eligible.into_iter().map(|(copy, _)| copy).collect();
     match most_advanced(&fit) {
@@ -108,7 +116,7 @@ pub fn unreachable_blocker(shard: &ShardView, copy: &CopyView) -> FailoverBlocke
 fn ineligibility_reason(
     copy: &CopyView,
     primary: &CopyView,
-    (least_silence, allow_stale): (Option<u64>, bool),
+    rules: CandidateRules,
     shard: &ShardView,
 ) -> Option<String> {
     let probe = &copy.probe;
@@ -123,7 +131,7 @@ fn ineligibility_reason(
     if !probe.is_durable {
         return Some("does not write its append-only file".to_owned());
     }
-    if allow_stale {
+    if rules.allow_stale {
         return None;
     }
     let Some(silent_for_s) = probe.silent_for_s.filter(|_| replication_offset(copy) > 0) else {
@@ -133,7 +141,7 @@ fn ineligibility_reason(
             probe.keys
         ));
     };
-    let late = least_silence.is_some_and(|freshest| silent_for_s > freshest + MAX_SILENCE_SPREAD_S);
+    let late = rules.least_silence.is_some_and(|freshest| silent_for_s > freshest + MAX_SILENCE_SPREAD_S);
     let is_bounded = probe.min_replicas > 0 && shard.replicas().len() == 1;
     (late && !is_bounded).then(|| format!("lost its link {silent_for_s} s ago, long before the others"))
 }

@@ -38,7 +38,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
             RecoveryResult::Undecided { reason: why } => bail!(why),
         }
     }
-    build_replica(spec, &mut journal, (&mut source, permit), (blobs, sink))
+    build_replica(spec, &mut journal, &mut source, permit, blobs, sink)
 }
 
 /// P1–P5 under a move that is begun: born, caught up, equal, durable.
@@ -48,8 +48,10 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
 pub fn build_replica(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
-    (source, mut permit): (&mut RedisClient, SyncPermit<'_>),
-    (blobs, sink): (&dyn BlobSource, &dyn ProgressSink),
+    source: &mut RedisClient,
+    mut permit: SyncPermit<'_>,
+    blobs: &dyn BlobSource,
+    sink: &dyn ProgressSink,
 ) -> Result<CopyResult> {
     let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.instance)?);
     enable_diskless_sync(source)?;
@@ -75,7 +77,7 @@ pub fn build_replica(
     journal.log_done(MovePhase::Copy, Value::Null)?;
 
     // The target writes its first append-only file meanwhile.
-    let verified = verify::ensure_verified(journal, (source, &mut target), spec, sink)?;
+    let verified = verify::ensure_verified(journal, source, &mut target, spec, sink)?;
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
     let bytes = observe::dataset_bytes(&target.fetch_info("all")?);
     Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified })

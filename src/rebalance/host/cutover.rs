@@ -120,11 +120,11 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     }
     replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
-    verify::ensure_verified(journal, (&mut source, &mut target), spec, sink)?;
+    verify::ensure_verified(journal, &mut source, &mut target, spec, sink)?;
     require_replicas(spec, journal, &mut source, &mut target)?;
     let access = ClientAccess::from_source(spec, journal, &instance, &mut source)?;
     access.prepare_standby(journal, &instance, &mut target)?;
-    let result = match hand_over_writes(spec, journal, &access, (&mut source, &mut target))? {
+    let result = match hand_over_writes(spec, journal, &access, &mut source, &mut target)? {
         CutoverAttempt::Done(done) => done,
         abandoned => return Ok(abandoned),
     };
@@ -143,7 +143,8 @@ fn hand_over_writes(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
     access: &ClientAccess,
-    (source, target): (&mut RedisClient, &mut RedisClient),
+    source: &mut RedisClient,
+    target: &mut RedisClient,
 ) -> Result<CutoverAttempt> {
     let pause = Duration::from_millis(spec.limits.max_write_pause_ms);
     // After a power failure, recovery has to assume from here on that the source may have been demoted.

@@ -58,13 +58,13 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
     }
     let mut waited_ms = 0;
     if !opened {
-        detach_from_primary(request, &mut journal, (&instance, &mut copy))?;
+        detach_from_primary(request, &mut journal, &instance, &mut copy)?;
         let waited = repoint_other_replicas(request)
             .and_then(|()| wait_until_writes_stop(request, &mut journal, &mut copy, sink));
         waited_ms = match waited {
             Ok(waited) => u64::try_from(waited.as_millis())?,
             Err(error) if is_old_primary_alive(request) => {
-                follow_old_primary(request, &mut journal, (&instance, &mut copy))?;
+                follow_old_primary(request, &mut journal, &instance, &mut copy)?;
                 return Err(
                     error.context(format!("{} follows the old primary again, nothing was promoted", request.to))
                 );
@@ -72,7 +72,7 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
             Err(error) => return Err(error),
         };
     }
-    let offset = open_replica(request, &mut journal, (&instance, &mut copy))?;
+    let offset = open_replica(request, &mut journal, &instance, &mut copy)?;
     Ok(PromoteResult { offset, already_promoted: false, waited_ms })
 }
 
@@ -92,7 +92,7 @@ pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
         bail!("{} does not answer as a primary; {} stays closed", request.from, request.to);
     }
     let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
-    follow_old_primary(request, &mut journal, (&parse_instance(request.header.shard, &request.instance)?, &mut copy))
+    follow_old_primary(request, &mut journal, &parse_instance(request.header.shard, &request.instance)?, &mut copy)
 }
 
 /// Returns true if the journal's last move is this failover.
@@ -110,7 +110,8 @@ fn is_old_primary_alive(request: &PromoteReplica) -> bool {
 fn detach_from_primary(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
-    (instance, copy): (&RedisShard, &mut RedisClient),
+    instance: &RedisShard,
+    copy: &mut RedisClient,
 ) -> Result<()> {
     let already_detached = is_current_failover(journal, request)
         && !is_finished(journal.current_entries())
@@ -220,7 +221,8 @@ fn wait_until_writes_stop(
 fn open_replica(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
-    (instance, copy): (&RedisShard, &mut RedisClient),
+    instance: &RedisShard,
+    copy: &mut RedisClient,
 ) -> Result<u64> {
     if let ReplicationRole::Replica { primary: of, .. } = copy.fetch_role()? {
         bail!("{} follows {of} although it was detached: another tool moved this shard", request.to);
@@ -290,7 +292,8 @@ fn is_flag_on(value: &Answer) -> bool {
 fn follow_old_primary(
     request: &PromoteReplica,
     journal: &mut MoveJournal,
-    (instance, copy): (&RedisShard, &mut RedisClient),
+    instance: &RedisShard,
+    copy: &mut RedisClient,
 ) -> Result<()> {
     journal.log_intent(MovePhase::RollBack, Value::Null)?;
     let (host, port) = split_address(&request.from)?;

@@ -28,7 +28,7 @@ pub fn finish_cutover(
     target: &mut RedisClient,
 ) -> Result<Vec<String>> {
     journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
-    verify_target(spec, instance, (journal, target))?;
+    verify_target(spec, instance, journal, target)?;
     let mut follow_ups = Vec::new();
     for follower in std::iter::once(&spec.from).chain(spec.operation.other_replicas()) {
         if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
@@ -64,7 +64,8 @@ fn repoint_follower(spec: &MoveSpec, follower: &str, source_cmds: &[Cmd]) -> Res
 fn verify_target(
     spec: &MoveSpec,
     instance: &RedisShard,
-    (journal, target): (&MoveJournal, &mut RedisClient),
+    journal: &MoveJournal,
+    target: &mut RedisClient,
 ) -> Result<()> {
     if !matches!(target.fetch_role()?, ReplicationRole::Primary { .. }) {
         bail!("{} is not a primary after its promotion", spec.to);

@@ -88,7 +88,8 @@ pub struct StateDifferences {
 pub fn compare_instance_state(
     source: &mut RedisClient,
     info: &RedisInfo,
-    (conf, acl): (&RedisConf, &str),
+    conf: &RedisConf,
+    acl: &str,
     admin_user: &str,
 ) -> Result<StateDifferences> {
     let mut found = StateDifferences::default();

@@ -35,7 +35,7 @@ pub fn find_issues(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dy
     let desired = parse_instance(spec.header.shard, &spec.instance).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
-        Ok((RedisConf::parse(&conf), acl, instance))
+        Ok(DesiredTarget { conf: RedisConf::parse(&conf), acl, instance })
     });
     let source = match RedisClient::open(&spec.from, &spec.header.credentials) {
         Ok(link) => Some(link),
@@ -52,19 +52,26 @@ pub fn find_issues(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dy
     };
     match desired {
         Err(error) => issues.add_issue(PreflightRule::Target, format!("{error:#}")),
-        Ok((conf, acl, instance)) => {
-            issues.add_if_error(PreflightRule::Target, check_target(spec, &instance));
-            issues.add_if_some(PreflightRule::Eviction, check_eviction(&conf));
-            issues.add_if_some(PreflightRule::Acl, target_acl(spec, &conf, &acl));
+        Ok(target) => {
+            issues.add_if_error(PreflightRule::Target, check_target(spec, &target.instance));
+            issues.add_if_some(PreflightRule::Eviction, check_eviction(&target.conf));
+            issues.add_if_some(PreflightRule::Acl, target_acl(spec, &target.conf, &target.acl));
             if let Some(mut source) = source {
-                let checked = check_source(&mut source, request, (&conf, &instance), (&mut issues, sink));
+                let checked = check_source(&mut source, request, &target, &mut issues, sink);
                 issues.add_if_error(PreflightRule::Source, checked);
-                let compared = check_instance_state(&mut source, spec, (&conf, &acl), (&mut issues, sink));
+                let compared = check_instance_state(&mut source, spec, &target, &mut issues, sink);
                 issues.add_if_error(PreflightRule::Source, compared);
             }
         }
     }
     issues.0
+}
+
+/// The desired target: its instance, and the contents of its files.
+struct DesiredTarget {
+    instance: RedisShard,
+    conf: RedisConf,
+    acl: String,
 }
 
 struct IssueList(Vec<PreflightIssue>);
@@ -151,10 +158,12 @@ fn drops_transactions(info: &RedisInfo) -> bool {
 fn check_source(
     source: &mut RedisClient,
     request: &PreflightRequest,
-    (conf, instance): (&RedisConf, &RedisShard),
-    (issues, sink): (&mut IssueList, &dyn ProgressSink),
+    target: &DesiredTarget,
+    issues: &mut IssueList,
+    sink: &dyn ProgressSink,
 ) -> Result<()> {
     let spec = &request.spec;
+    let DesiredTarget { instance, conf, .. } = target;
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
@@ -173,7 +182,7 @@ fn check_source(
     check_replicas(source, request, &info, issues);
     issues
         .add_if_some(PreflightRule::Version, check_version(info.text_field("redis_version"), &local_redis_version()?));
-    let grown = check_encodings(source, spec, conf, (issues, sink))?;
+    let grown = check_encodings(source, spec, conf, issues, sink)?;
     check_memory(info.number_field("used_memory") + grown, conf, issues)?;
     issues.add_if_some(PreflightRule::Disk, check_disk(&info, instance)?);
     check_replica_user(source, spec, conf, issues)?;
@@ -185,11 +194,12 @@ fn check_source(
 fn check_instance_state(
     source: &mut RedisClient,
     spec: &MoveSpec,
-    files: (&RedisConf, &str),
-    (issues, sink): (&mut IssueList, &dyn ProgressSink),
+    target: &DesiredTarget,
+    issues: &mut IssueList,
+    sink: &dyn ProgressSink,
 ) -> Result<()> {
     let info = source.fetch_info("all")?;
-    let found = compare_instance_state(source, &info, files, &spec.header.credentials.user)?;
+    let found = compare_instance_state(source, &info, &target.conf, &target.acl, &spec.header.credentials.user)?;
     issues.0.extend(found.issues);
     if !found.notes.is_empty() {
         sink.emit(Event::Note { text: format!("shard {}: {}", spec.header.shard, found.notes.join("; ")) });
@@ -283,7 +293,8 @@ fn check_encodings(
     source: &mut RedisClient,
     spec: &MoveSpec,
     conf: &RedisConf,
-    (issues, sink): (&mut IssueList, &dyn ProgressSink),
+    issues: &mut IssueList,
+    sink: &dyn ProgressSink,
 ) -> Result<u64> {
     let mut differing = Vec::new();
     for name in ENCODING_SETTINGS {

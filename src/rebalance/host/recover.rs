@@ -167,7 +167,7 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
     }
     let syncs_always =
         target.as_mut().is_some_and(|target| target.fetch_setting("appendfsync").is_ok_and(|when| when == "always"));
-    let facts = gather_facts(journal, (&source_id, &target_id), syncs_always)?;
+    let facts = gather_facts(journal, &source_id, &target_id, syncs_always)?;
     let replicas_were_required = entries_since_roll_back(journal.current_entries())
         .iter()
         .any(|record| record.phase == MovePhase::RequireReplicas);
@@ -208,11 +208,7 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
     }
 }
 
-fn gather_facts(
-    journal: &MoveJournal,
-    (source, target): (&str, &str),
-    target_syncs_always: bool,
-) -> Result<RecoveryFacts> {
+fn gather_facts(journal: &MoveJournal, source: &str, target: &str, target_syncs_always: bool) -> Result<RecoveryFacts> {
     let since = entries_since_roll_back(journal.current_entries());
     let last_intent =
         |step| since.iter().rev().find(|record| record.phase == step && record.state == PhaseState::Intent);

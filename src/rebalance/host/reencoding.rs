@@ -48,8 +48,8 @@ pub fn estimate_reencoding(source: &mut RedisClient, conf: &RedisConf) -> Result
         let bytes = u64::try_from(*bytes)?;
         before += bytes;
         after += match kind.as_str() {
-            "zset" => estimate_key_size(source, ("zset", &["ZRANGE"], key), bytes, conf)?,
-            "hash" => estimate_key_size(source, ("hash", &["HGETALL"], key), bytes, conf)?,
+            "zset" => estimate_key_size(source, "zset", key, bytes, conf)?,
+            "hash" => estimate_key_size(source, "hash", key, bytes, conf)?,
             _ => bytes,
         };
     }
@@ -57,15 +57,10 @@ pub fn estimate_reencoding(source: &mut RedisClient, conf: &RedisConf) -> Result
     Ok(ReencodingEstimate { current_bytes: now, target_bytes: u64::try_from(then)? })
 }
 
-fn estimate_key_size(
-    source: &mut RedisClient,
-    (kind, read, key): (&str, &[&str], &[u8]),
-    bytes: u64,
-    conf: &RedisConf,
-) -> Result<u64> {
+fn estimate_key_size(source: &mut RedisClient, kind: &str, key: &[u8], bytes: u64, conf: &RedisConf) -> Result<u64> {
     let mut encoding = redis_command(&["OBJECT", "ENCODING"]);
     encoding.arg(key);
-    let mut content = redis_command(read);
+    let mut content = redis_command(if kind == "zset" { &["ZRANGE"] } else { &["HGETALL"] });
     content.arg(key);
     if kind == "zset" {
         content.arg("0").arg("-1").arg("WITHSCORES");

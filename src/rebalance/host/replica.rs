@@ -34,7 +34,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     let start_lock = rate_limiter::copy_start_lock(spec);
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
     journal.start_replica_build(spec)?;
-    let copied = build_replica(spec, &mut journal, (&mut primary, permit), (blobs, sink))?;
+    let copied = build_replica(spec, &mut journal, &mut primary, permit, blobs, sink)?;
     journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
     let instance = parse_instance(spec.header.shard, &spec.instance)?;
     let users = start_replica::closed_users(&instance, spec, blobs)?;

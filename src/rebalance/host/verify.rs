@@ -52,7 +52,7 @@ pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyRes
             if journal.move_record().is_none() || is_finished(journal.current_entries()) {
                 return compare_instances(&mut source, &mut target, None, spec, sink);
             }
-            verify_again(&mut journal, (&mut source, &mut target), CompareMethod::Live, spec, sink)
+            verify_again(&mut journal, &mut source, &mut target, CompareMethod::Live, spec, sink)
         }
         (role, ReplicationRole::Primary { .. }) if replication_progress::is_replica_of(&role, &spec.to) => {
             compare_instances(&mut target, &mut source, None, spec, sink)
@@ -68,7 +68,8 @@ pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyRes
 /// They differ; the error names the keys. Or as [`compare`].
 pub fn ensure_verified(
     journal: &mut MoveJournal,
-    (source, target): (&mut RedisClient, &mut RedisClient),
+    source: &mut RedisClient,
+    target: &mut RedisClient,
     spec: &MoveSpec,
     sink: &dyn ProgressSink,
 ) -> Result<VerifyResult> {
@@ -78,7 +79,7 @@ pub fn ensure_verified(
     if last.is_some_and(|record| record.state == PhaseState::Done && record.detail["of"] == key) {
         return Ok(VerifyResult::default());
     }
-    let verified = verify_again(journal, (source, target), CompareMethod::Files, spec, sink)?;
+    let verified = verify_again(journal, source, target, CompareMethod::Files, spec, sink)?;
     if !verified.is_equal() {
         bail!("{}", describe_differences(&verified, spec));
     }
@@ -87,7 +88,8 @@ pub fn ensure_verified(
 
 fn verify_again(
     journal: &mut MoveJournal,
-    (source, target): (&mut RedisClient, &mut RedisClient),
+    source: &mut RedisClient,
+    target: &mut RedisClient,
     method: CompareMethod,
     spec: &MoveSpec,
     sink: &dyn ProgressSink,
@@ -161,7 +163,7 @@ fn compare_instances(
     for database in list_databases(&mut [source, target])?.into_iter().rev() {
         target.run_command(&["SELECT", &database.to_string()])?;
         let total = count_keys(source, database)?;
-        let mut comparison = LiveComparison::new((source, target), (spec, sink), total, &mut verified);
+        let mut comparison = LiveComparison::new(source, target, spec, sink, total, &mut verified);
         match &mut candidates {
             None => comparison.compare_all()?,
             Some(suspects) => comparison.compare_only(suspects.remove(&database).unwrap_or_default())?,

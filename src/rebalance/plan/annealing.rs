@@ -35,12 +35,12 @@ const OUTSIDE_WEIGHTS: (f64, f64) = (1.0, 1000.0);
 
 /// Limits on the copies away from home.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct MoveLimits {
+pub(crate) struct MoveBudget {
     pub moves: usize,
     pub bytes: i64,
 }
 
-impl MoveLimits {
+impl MoveBudget {
     pub(crate) const NONE: Self = Self { moves: usize::MAX, bytes: i64::MAX };
 
     /// Creates the limits that the options ask for.
@@ -105,7 +105,7 @@ pub(crate) struct Annealer<'m> {
     model: &'m Model<'m>,
     penalty: &'m Penalty,
     weights: PenaltyWeights,
-    limits: MoveLimits,
+    limits: MoveBudget,
     state: Assignment,
     /// Cost of each host outside its range.
     cost: Vec<f64>,
@@ -156,7 +156,7 @@ impl<'m> Annealer<'m> {
             model,
             penalty,
             weights: PenaltyWeights::constant(1.0, 4.0),
-            limits: MoveLimits::NONE,
+            limits: MoveBudget::NONE,
             violators: Vec::new(),
             violator_position: vec![NO_POSITION; cost.len()],
             movable: (0..model.items.len()).filter(|item| model.items[*item].movable).collect(),
@@ -178,7 +178,7 @@ impl<'m> Annealer<'m> {
         annealer
     }
 
-    pub(crate) fn with_weights(mut self, weights: PenaltyWeights, limits: MoveLimits) -> Self {
+    pub(crate) fn with_weights(mut self, weights: PenaltyWeights, limits: MoveBudget) -> Self {
         self.weights = weights;
         self.limits = limits;
         self

@@ -3,7 +3,7 @@
 use super::assignment::Assignment;
 use super::model::{BYTES, Model, OPS};
 use super::notes::build_notes;
-use super::rebalance_plan::{HostPlan, Load, Move, RebalancePlan, Role};
+use super::rebalance_plan::{HostBalance, Load, Move, RebalancePlan, Role};
 use super::schedule::{Schedule, ScheduledMove};
 use super::solver::Solution;
 
@@ -14,7 +14,7 @@ const CUTOVER_MS: f64 = 7.0;
 pub(crate) fn build_plan(model: &Model, solution: &Solution, schedule: &Schedule) -> RebalancePlan {
     let home = Assignment::new(model);
     let moves: Vec<Move> = schedule.steps.iter().map(|step| build_move(model, solution, &home, step)).collect();
-    let mut hosts: Vec<HostPlan> =
+    let mut hosts: Vec<HostBalance> =
         (0..model.hosts.len()).map(|host| build_host(model, &home, &solution.state, host)).collect();
     for (host, peak) in hosts.iter_mut().zip(&schedule.peak) {
         host.peak_bytes = *peak as u64;
@@ -97,12 +97,12 @@ fn move_reason(model: &Model, solution: &Solution, home: &Assignment, item: usiz
     format!("frees capacity on {here}")
 }
 
-fn build_host(model: &Model, home: &Assignment, after: &Assignment, host: usize) -> HostPlan {
+fn build_host(model: &Model, home: &Assignment, after: &Assignment, host: usize) -> HostBalance {
     let data = &model.observation.hosts[host];
     let share = |state: &Assignment| {
         if model.is_empty { 0.0 } else { state.load[host][BYTES] as f64 / model.total[BYTES] as f64 }
     };
-    HostPlan {
+    HostBalance {
         name: data.name.clone(),
         zone: data.zone.clone(),
         before: host_load(model, home, host),

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use dunlin_shards::ShardId;
 
-use super::annealing::MoveLimits;
+use super::annealing::MoveBudget;
 use super::assignment::{Assignment, Penalty};
 use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::{BYTES, Model, add, sub};
@@ -34,7 +34,7 @@ pub(crate) fn place_misplaced(model: &Model, penalty: &Penalty, state: &mut Assi
 }
 
 /// Assigns items that cannot stay as far as the limits allow, without exceeding the capacity of a host.
-pub(crate) fn place_misplaced_within(model: &Model, penalty: &Penalty, state: &mut Assignment, limits: MoveLimits) {
+pub(crate) fn place_misplaced_within(model: &Model, penalty: &Penalty, state: &mut Assignment, limits: MoveBudget) {
     let mut forced = state.misplaced_items(model);
     forced.sort_by_key(|item| (Reverse(model.items[*item].weight), *item));
     for item in forced {

@@ -1,6 +1,6 @@
 //! Rounds of annealing with varied temperatures and weights, each from the best assignment so far.
 
-use super::annealing::{Annealer, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule, is_large};
+use super::annealing::{Annealer, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule, is_large};
 use super::assignment::{Assignment, Penalty, is_within};
 use super::model::{LoadRange, Model};
 use super::step_budget::StepBudget;
@@ -46,7 +46,7 @@ pub(crate) fn search_locally(
         let weights = PenaltyWeights::constant(until.moved_weight, outside);
         let from = if turn == 3 && !large { start.clone() } else { best.clone() };
         let mut annealer = Annealer::new(model, &penalty, from, seed.wrapping_mul(31).wrapping_add(round))
-            .with_weights(weights, MoveLimits::NONE);
+            .with_weights(weights, MoveBudget::NONE);
         steps.give_back(annealer.anneal(cooling, until.goal).steps);
         let found = annealer.into_best();
         idle += 1;

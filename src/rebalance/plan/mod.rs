@@ -35,7 +35,7 @@ pub mod what_if;
 pub use infeasible::{Infeasible, Rule};
 pub(crate) use notes::OUTSIDE_TOLERANCE;
 pub use options::{Balance, PlanOptions, ShardSelection, TransferLimits};
-pub use rebalance_plan::{HostPlan, Load, Move, RebalancePlan, Role};
+pub use rebalance_plan::{HostBalance, Load, Move, RebalancePlan, Role};
 
 use super::observation::Observation;
 

@@ -1,6 +1,6 @@
 //! Plans that `--max-moves` or `--max-bytes` end early: as close to the ranges as the limits allow.
 
-use super::annealing::{Annealer, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule};
+use super::annealing::{Annealer, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};
 use super::assignment::{Assignment, Penalty};
 use super::greedy::place_misplaced_within;
 use super::model::{LoadRange, Model};
@@ -9,7 +9,7 @@ use super::model::{LoadRange, Model};
 pub(crate) fn search_within_limits(
     model: &Model,
     requested: &[LoadRange],
-    limits: MoveLimits,
+    limits: MoveBudget,
     seed: u64,
 ) -> Assignment {
     let penalty = Penalty::new(model, requested);

@@ -4,7 +4,7 @@
 //! elsewhere (iterated local search; Lourenço, Martin, Stützle, "Iterated local search", 2003). Branch and bound
 //! improves what each walk finds.
 
-use super::annealing::{Annealer, MoveLimits, PenaltyWeights, cooling_schedule, problem_size};
+use super::annealing::{Annealer, MoveBudget, PenaltyWeights, cooling_schedule, problem_size};
 use super::assignment::{Assignment, Penalty, is_within};
 use super::lagrangian::{Lagrangian, Multipliers};
 use super::local_search::is_better;
@@ -81,7 +81,7 @@ impl Multistart<'_> {
         cooling.end_temperature *= [1.0, END_TEMPERATURE][(round / 2 % 2) as usize];
         let growth = if round % 5 == 4 { 1.0 } else { PenaltyWeights::ADAPTIVE };
         let weights = PenaltyWeights { growth, ..PenaltyWeights::constant(1.0, 6.0) };
-        let mut annealer = Annealer::new(model, penalty, from, seed).with_weights(weights, MoveLimits::NONE);
+        let mut annealer = Annealer::new(model, penalty, from, seed).with_weights(weights, MoveBudget::NONE);
         steps.give_back(annealer.anneal(cooling, self.neighborhood.goal).steps);
         annealer.into_best()
     }

@@ -31,7 +31,7 @@ pub struct RebalancePlan {
     /// Relative distance to that bound: `bytes_moved / lower_bound_bytes − 1`, 0 if nothing has to move.
     pub gap: f64,
     /// Every host, in the order of the observation.
-    pub hosts: Vec<HostPlan>,
+    pub hosts: Vec<HostBalance>,
     /// Ids of the shards that may move concurrently; a wave starts when the previous one is done.
     pub waves: Vec<Vec<ShardId>>,
     /// Duration of each wave in seconds.
@@ -83,7 +83,7 @@ pub enum Role {
 
 /// A host before and after the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct HostPlan {
+pub struct HostBalance {
     /// Its name.
     pub name: String,
     /// Its zone, where known.

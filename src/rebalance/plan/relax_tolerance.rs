@@ -3,7 +3,7 @@
 //! First the worst deviation is minimised, then the sum of what is left. The worst deviation that remains is the
 //! tolerance that can be met, and replaces the requested one.
 
-use super::annealing::{Annealer, CoolingSchedule, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule};
+use super::annealing::{Annealer, CoolingSchedule, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};
 use super::assignment::{Assignment, Penalty, is_within, range_violation};
 use super::model::{BYTES, LoadRange, Model, OPS};
 use super::step_budget::StepBudget;
@@ -87,7 +87,7 @@ impl Ratchet<'_> {
             let penalty = Penalty::new(self.model, &limits);
             let seed = seed.wrapping_mul(31).wrapping_add(round);
             let mut annealer =
-                Annealer::new(self.model, &penalty, state, seed).with_weights(self.weights, MoveLimits::NONE);
+                Annealer::new(self.model, &penalty, state, seed).with_weights(self.weights, MoveBudget::NONE);
             cooling = annealer.anneal(cooling, i64::MAX);
             state = annealer.into_best();
             if is_within(&state, &limits) {
@@ -131,7 +131,7 @@ fn minimize_deviation(
     seed: u64,
 ) -> Assignment {
     let penalty = Penalty::with_hard_limits(model, ranges, limits);
-    let mut annealer = Annealer::new(model, &penalty, start, seed).with_weights(EVEN, MoveLimits::NONE);
+    let mut annealer = Annealer::new(model, &penalty, start, seed).with_weights(EVEN, MoveBudget::NONE);
     for factor in [8.0, 2.0, 0.5] {
         let mut cooling = cooling_schedule(model, annealing_steps(model));
         cooling.start_temperature *= factor;

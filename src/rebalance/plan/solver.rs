@@ -5,7 +5,7 @@
 //! bytes, as close as the limits allow ([`super::move_limits`]).
 
 use super::annealing::{
-    Annealer, MoveLimits, PenaltyWeights, annealing_steps, cooling_schedule, is_large, problem_size,
+    Annealer, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule, is_large, problem_size,
 };
 use super::assignment::{Assignment, Penalty, is_within};
 use super::canonicalize::canonicalize;
@@ -82,7 +82,7 @@ pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, In
     if !is_large(model) {
         (state, bound) = minimize_moves(model, &ranges, &start, state, &mut steps, options.seed);
     }
-    let limits = MoveLimits::new(model, options);
+    let limits = MoveBudget::new(model, options);
     let limited = !limits.allows(&state);
     if limited {
         state = move_limits::search_within_limits(model, &requested, limits, options.seed);
@@ -111,7 +111,7 @@ fn find_feasible(model: &Model, ranges: &[LoadRange], seed: u64) -> Result<Assig
     for round in 0..6 {
         let weights = PenaltyWeights::constant(0.01, 4.0);
         let mut annealer =
-            Annealer::new(model, &hard, state, seed.wrapping_add(round)).with_weights(weights, MoveLimits::NONE);
+            Annealer::new(model, &hard, state, seed.wrapping_add(round)).with_weights(weights, MoveBudget::NONE);
         annealer.anneal(cooling_schedule(model, annealing_steps(model)), i64::MAX);
         state = annealer.into_best();
         if is_within(&state, &hard_limits) {

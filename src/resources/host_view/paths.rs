@@ -104,12 +104,12 @@ impl PathOverlay {
     /// The real path of a folder; `None` where it is missing or is none.
     pub(super) fn resolve_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
         let mut real = PathBuf::from("/");
-        let mut todo: VecDeque<Part> = to_parts(path).collect();
+        let mut todo: VecDeque<PathPart> = to_parts(path).collect();
         let mut links = 0;
         while let Some(part) = todo.pop_front() {
             let name = match part {
-                Part::Name(name) => name,
-                Part::EndOfLink(link, owner) => {
+                PathPart::Name(name) => name,
+                PathPart::EndOfLink(link, owner) => {
                     if let Ok(stat) = fs::symlink_metadata(&real) {
                         owner.check_target(&link, &real, stat.uid())?;
                     }
@@ -141,7 +141,7 @@ impl PathOverlay {
             if target.is_absolute() {
                 real = PathBuf::from("/");
             }
-            todo.push_front(Part::EndOfLink(next, owner));
+            todo.push_front(PathPart::EndOfLink(next, owner));
             to_parts(&target).rev().for_each(|part| todo.push_front(part));
         }
         Ok(Some(real))
@@ -234,17 +234,17 @@ impl PathOverlay {
 }
 
 /// A part of a path that is still to be walked.
-enum Part {
+enum PathPart {
     Name(OsString),
     /// The end of a link's target, which must belong to the link's owner.
     EndOfLink(PathBuf, LinkOwner),
 }
 
 /// The names in a path; `.` and the root are none.
-fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = Part> + '_ {
+fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = PathPart> + '_ {
     path.components().filter_map(|part| match part {
-        Component::Normal(name) => Some(Part::Name(name.to_owned())),
-        Component::ParentDir => Some(Part::Name(OsString::from(".."))),
+        Component::Normal(name) => Some(PathPart::Name(name.to_owned())),
+        Component::ParentDir => Some(PathPart::Name(OsString::from(".."))),
         _ => None,
     })
 }

@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 /// files. With socket activation, the first socket is for --listen and the second for --admin-listen.
 #[derive(Parser)]
 #[command(name = "timeline-api", version = timeline::VERSION)]
-struct Cli {
+struct ApiCli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<ApiCommand>,
     #[command(flatten)]
     settings: Settings,
     /// Address to listen on
@@ -45,7 +45,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum ApiCommand {
     /// Bring the databases' schema to this version
     Migrate {
         /// Also what older releases cannot work with
@@ -67,18 +67,18 @@ enum Command {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = ApiCli::parse();
     match &cli.command {
-        Some(Command::Migrate { contract }) => {
+        Some(ApiCommand::Migrate { contract }) => {
             let databases = Databases::new(&cli.settings.database_options()?)?;
             println!("schema version {}", databases.migrate(*contract).await?);
             return Ok(());
         }
-        Some(Command::Token { user, days }) => {
+        Some(ApiCommand::Token { user, days }) => {
             println!("{}", token_key(&cli)?.issue(*user, Duration::from_secs(days * 24 * 3600)));
             return Ok(());
         }
-        Some(Command::Openapi) => {
+        Some(ApiCommand::Openapi) => {
             println!("{}", api::document().to_pretty_json()?);
             return Ok(());
         }
@@ -99,12 +99,12 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-fn token_key(cli: &Cli) -> anyhow::Result<TokenKey> {
+fn token_key(cli: &ApiCli) -> anyhow::Result<TokenKey> {
     TokenKey::load(cli.token_key_file.as_ref().context("--token-key-file is needed: who writes must have a token")?)
 }
 
 /// Serves plain sorted sets.
-async fn serve_entries(cli: &Cli, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn serve_entries(cli: &ApiCli, shutdown: Shutdown) -> anyhow::Result<()> {
     let shards = cli.settings.open_shards(Duration::from_secs(cli.settings.retry_for)).await?;
     let listener = lifecycle::open_listeners(&[cli.listen]).await?.remove(0);
     tracing::info!(version = timeline::VERSION, address = %cli.listen, shards = ?shards, "listening");
@@ -114,7 +114,7 @@ async fn serve_entries(cli: &Cli, shutdown: Shutdown) -> anyhow::Result<()> {
 }
 
 /// Serves users, tweets and timelines; in pull mode, this process also applies the counters.
-async fn serve_timelines(cli: &Cli, shutdown: Shutdown) -> anyhow::Result<()> {
+async fn serve_timelines(cli: &ApiCli, shutdown: Shutdown) -> anyhow::Result<()> {
     let settings = &cli.settings;
     let metrics = telemetry::start_metrics()?;
     let databases = Databases::new(&settings.database_options()?)?;

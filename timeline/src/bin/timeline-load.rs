@@ -15,11 +15,11 @@ use timeline::{
 #[command(name = "timeline-load", version = timeline::VERSION)]
 struct Args {
     #[command(subcommand)]
-    command: Command,
+    command: LoadCommand,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum LoadCommand {
     /// Write until SIGTERM, SIGINT or --seconds; prints one line of JSON at the end
     Write {
         /// The service, http://host:port; several may be named
@@ -58,7 +58,7 @@ enum Command {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
-        Command::Write { urls, users, writers, rate, acks, seconds, progress } => {
+        LoadCommand::Write { urls, users, writers, rate, acks, seconds, progress } => {
             let terminated = terminated()?;
             let end = async {
                 match seconds {
@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::to_string(&summary)?);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Verify { urls, acks } => {
+        LoadCommand::Verify { urls, acks } => {
             let summary = verify::verify(urls, &acks).await?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(if summary.lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -22,9 +22,9 @@ use tokio::sync::Notify;
 /// Publishes committed events and changes the timelines in Redis. Needed in the mode `push` only.
 #[derive(Parser)]
 #[command(name = "timeline-worker", version = timeline::VERSION)]
-struct Cli {
+struct WorkerCli {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<WorkerCommand>,
     #[command(flatten)]
     settings: Settings,
     /// Address to listen on for operators
@@ -36,7 +36,7 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum WorkerCommand {
     /// Compare counters and timelines with the databases; prints one line of JSON
     Reconcile {
         /// Correct what differs
@@ -70,7 +70,7 @@ struct Parts {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = WorkerCli::parse();
     let settings = &cli.settings;
     if settings.mode != Mode::Push {
         bail!("there is no work in this mode; set --mode push (TIMELINE_MODE)");
@@ -92,22 +92,24 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-async fn run_command(parts: &Parts, command: &Command) -> anyhow::Result<()> {
+async fn run_command(parts: &Parts, command: &WorkerCommand) -> anyhow::Result<()> {
     let line = match command {
-        Command::Reconcile { fix } => serde_json::to_string(&reconcile::reconcile(&parts.timelines, *fix).await?)?,
-        Command::Rebuild { rate, .. } if *rate <= 0.0 => bail!("--rate must be above 0"),
-        Command::Rebuild { shard, rate } => {
+        WorkerCommand::Reconcile { fix } => {
+            serde_json::to_string(&reconcile::reconcile(&parts.timelines, *fix).await?)?
+        }
+        WorkerCommand::Rebuild { rate, .. } if *rate <= 0.0 => bail!("--rate must be above 0"),
+        WorkerCommand::Rebuild { shard, rate } => {
             let count = reconcile::rebuild_shard(&parts.timelines, *shard, *rate).await?;
             serde_json::json!({ "shard": shard, "timelines": count }).to_string()
         }
-        Command::Replay { limit } => serde_json::to_string(&replay::replay(parts.queue.as_ref(), *limit).await?)?,
+        WorkerCommand::Replay { limit } => serde_json::to_string(&replay::replay(parts.queue.as_ref(), *limit).await?)?,
     };
     println!("{line}");
     Ok(())
 }
 
 /// Works until SIGTERM or SIGINT.
-async fn work(parts: Parts, cli: &Cli) -> anyhow::Result<()> {
+async fn work(parts: Parts, cli: &WorkerCli) -> anyhow::Result<()> {
     let Parts { timelines, lists, queue, schema } = parts;
     let shutdown = lifecycle::start_shutdown(Duration::ZERO)?;
     let operations = Operations {

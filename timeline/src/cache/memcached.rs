@@ -41,7 +41,7 @@ struct Connection {
     client: Option<Client>,
 }
 
-enum Operation {
+enum CacheOperation {
     Get(Vec<String>),
     Add(Vec<(String, String)>),
     Set(Vec<(String, String)>),
@@ -70,7 +70,7 @@ impl Memcached {
     pub async fn get_many(&self, keys: &[String]) -> HashMap<String, String> {
         let mut found = HashMap::with_capacity(keys.len());
         for (server, keys) in self.by_server(keys, |key| key) {
-            for value in server.exchange(Operation::Get(keys)).await {
+            for value in server.exchange(CacheOperation::Get(keys)).await {
                 if let (Ok(key), Ok(text)) =
                     (String::from_utf8(value.key), String::from_utf8(value.data.unwrap_or_default()))
                 {
@@ -84,14 +84,14 @@ impl Memcached {
     /// Adds those entries that are not there; one that is there already is newer.
     pub async fn add_many(&self, items: &[(String, String)]) {
         for (server, items) in self.by_server(items, |item| &item.0) {
-            server.exchange(Operation::Add(items)).await;
+            server.exchange(CacheOperation::Add(items)).await;
         }
     }
 
     /// Replaces entries.
     pub async fn set_many(&self, items: &[(String, String)]) {
         for (server, items) in self.by_server(items, |item| &item.0) {
-            server.exchange(Operation::Set(items)).await;
+            server.exchange(CacheOperation::Set(items)).await;
         }
     }
 
@@ -104,7 +104,7 @@ impl Memcached {
     pub async fn delete(&self, key: &str) {
         let keys = [key.to_owned()];
         for (server, keys) in self.by_server(&keys, |key| key) {
-            server.exchange(Operation::Delete(keys)).await;
+            server.exchange(CacheOperation::Delete(keys)).await;
         }
     }
 
@@ -125,7 +125,7 @@ impl Memcached {
 impl Server {
     /// Runs one operation and returns the entries that it read. None where the server does not answer, or did not a moment
     /// ago.
-    async fn exchange(&self, operation: Operation) -> Vec<Value> {
+    async fn exchange(&self, operation: CacheOperation) -> Vec<Value> {
         if self.retry_at.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(|moment| Instant::now() < moment) {
             return Vec::new();
         }
@@ -140,7 +140,7 @@ impl Server {
         Vec::new()
     }
 
-    async fn run(&self, operation: Operation) -> Result<Vec<Value>, Error> {
+    async fn run(&self, operation: CacheOperation) -> Result<Vec<Value>, Error> {
         let turn = self.next.fetch_add(1, Ordering::Relaxed) % self.connections.len();
         let mut connection = self.connections[turn].lock().await;
         let mut client = match connection.client.take().filter(|client| !client.is_closed()) {
@@ -154,7 +154,7 @@ impl Server {
     }
 }
 
-impl Operation {
+impl CacheOperation {
     /// Boxed: the client's generic futures are not `Send` for every lifetime, only for the one at hand.
     fn run(self, client: &mut Client) -> BoxFuture<'_, Result<Vec<Value>, Error>> {
         Box::pin(self.run_with(client))
@@ -162,10 +162,10 @@ impl Operation {
 
     async fn run_with(self, client: &mut Client) -> Result<Vec<Value>, Error> {
         match self {
-            Operation::Get(keys) => return client.get_multi(keys).await,
-            Operation::Add(items) => drop(client.add_multi(&pairs(&items), Some(TTL), None).await?),
-            Operation::Set(items) => drop(client.set_multi(&pairs(&items), Some(TTL), None).await?),
-            Operation::Delete(keys) => {
+            CacheOperation::Get(keys) => return client.get_multi(keys).await,
+            CacheOperation::Add(items) => drop(client.add_multi(&pairs(&items), Some(TTL), None).await?),
+            CacheOperation::Set(items) => drop(client.set_multi(&pairs(&items), Some(TTL), None).await?),
+            CacheOperation::Delete(keys) => {
                 for key in keys {
                     client.delete_no_reply(key).await?;
                 }

@@ -42,7 +42,7 @@ pub struct Options {
 
 /// Result of the load.
 #[derive(Debug, Clone, Serialize)]
-pub struct Summary {
+pub struct WriteSummary {
     /// Writes acknowledged.
     pub acked: u64,
     /// Attempts that failed, or of which nothing was heard; each was repeated.
@@ -71,7 +71,7 @@ struct Shared {
 }
 
 /// Writes until `end` completes. Error: a write that no repetition can bring through, or the file cannot be written.
-pub async fn write(options: Options, end: impl Future<Output = ()> + Send) -> anyhow::Result<Summary> {
+pub async fn write(options: Options, end: impl Future<Output = ()> + Send) -> anyhow::Result<WriteSummary> {
     if options.users == 0 || options.writers == 0 || options.rate <= 0.0 || options.bases.is_empty() {
         bail!("users, writers, rate and the number of services must be above zero");
     }
@@ -197,14 +197,14 @@ fn scatter(number: u64) -> u64 {
     mixed ^ (mixed >> 31)
 }
 
-fn summary(shared: &Shared, mut times: Times) -> Summary {
+fn summary(shared: &Shared, mut times: Times) -> WriteSummary {
     times.sort_unstable();
     let at = |share: f64| {
         let index = (times.len() as f64 * share) as usize;
         times.get(index.min(times.len().saturating_sub(1))).map_or(0.0, |us| f64::from(*us) / 1000.0)
     };
     let acked = shared.acked.load(Ordering::Relaxed);
-    Summary {
+    WriteSummary {
         acked,
         errors: shared.errors.load(Ordering::Relaxed),
         unacknowledged: shared.writes.load(Ordering::Relaxed) - acked,

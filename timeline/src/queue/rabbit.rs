@@ -44,17 +44,17 @@ const PERSISTENT: u8 = 2;
 
 /// The queue.
 pub struct RabbitQueue {
-    inner: Arc<Inner>,
+    inner: Arc<RabbitState>,
 }
 
-struct Inner {
+struct RabbitState {
     url: String,
     prefix: String,
-    session: RwLock<Option<Arc<Session>>>,
+    session: RwLock<Option<Arc<RabbitSession>>>,
 }
 
 /// A connection with its channels.
-struct Session {
+struct RabbitSession {
     connection: Connection,
     publisher: Channel,
     /// Asks for the depths of queues: an error there ends this channel, not that of the publisher.
@@ -69,19 +69,19 @@ impl RabbitQueue {
     /// Starts the supervisor. `url` is `amqp://user:password@host:port/vhost`; all names begin with `prefix` and a dot. To
     /// be called inside a tokio runtime; the supervisor ends with the value.
     pub fn start(url: String, prefix: String) -> RabbitQueue {
-        let inner = Arc::new(Inner { url, prefix, session: RwLock::new(None) });
+        let inner = Arc::new(RabbitState { url, prefix, session: RwLock::new(None) });
         tokio::spawn(supervise(Arc::downgrade(&inner)));
         RabbitQueue { inner }
     }
 
-    fn session(&self) -> Result<Arc<Session>, QueueError> {
+    fn session(&self) -> Result<Arc<RabbitSession>, QueueError> {
         let session = self.inner.session.read().unwrap_or_else(PoisonError::into_inner).clone();
         session.ok_or_else(|| QueueError::Unavailable("no connection to RabbitMQ".to_owned()))
     }
 }
 
 /// Keeps a session open until the queue is dropped.
-async fn supervise(weak: Weak<Inner>) {
+async fn supervise(weak: Weak<RabbitState>) {
     let mut pause = MIN_BACK_OFF;
     while let Some(inner) = weak.upgrade() {
         let begin = Instant::now();
@@ -114,11 +114,11 @@ async fn supervise(weak: Weak<Inner>) {
     }
 }
 
-fn set_session(inner: &Inner, session: Option<Arc<Session>>) {
+fn set_session(inner: &RabbitState, session: Option<Arc<RabbitSession>>) {
     *inner.session.write().unwrap_or_else(PoisonError::into_inner) = session;
 }
 
-async fn open_session(inner: &Inner) -> Result<Session, QueueError> {
+async fn open_session(inner: &RabbitState) -> Result<RabbitSession, QueueError> {
     let properties = ConnectionProperties::default().with_connection_name("timeline".into());
     let connection = Connection::connect(&inner.url, properties).await?;
     let publisher = connection.create_channel().await?;
@@ -127,7 +127,7 @@ async fn open_session(inner: &Inner) -> Result<Session, QueueError> {
         let name = inner.name(queue);
         publisher.queue_declare(name.into(), QueueDeclareOptions::durable(), inner.arguments(queue)).await?;
     }
-    Ok(Session {
+    Ok(RabbitSession {
         publisher,
         observer: connection.create_channel().await?,
         connection,
@@ -136,7 +136,7 @@ async fn open_session(inner: &Inner) -> Result<Session, QueueError> {
     })
 }
 
-impl Inner {
+impl RabbitState {
     fn name(&self, queue: QueueName) -> String {
         format!("{}.{}", self.prefix, queue.as_str())
     }
@@ -165,7 +165,7 @@ impl Inner {
     }
 }
 
-impl Session {
+impl RabbitSession {
     fn is_usable(&self) -> bool {
         self.connection.status().connected() && !self.is_broken.load(Ordering::Relaxed)
     }

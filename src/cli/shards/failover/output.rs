@@ -84,7 +84,7 @@ impl ShardsContext<'_> {
             );
             reporter.print_data(&format!("  shard {shard} is served by {to}"));
             if outcome.publish_error.is_none() && !context.hosts.unreachable.contains(&promotion.from) {
-                match archive_instance(context, (shard, &promotion.from), &self.run_id).await {
+                match archive_instance(context, shard, &promotion.from, &self.run_id).await {
                     Ok(archived) => self.print_archived(shard, &promotion.from, &archived),
                     Err(error) => {
                         let next = Some("dunlin shards repair");

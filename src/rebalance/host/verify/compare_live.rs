@@ -69,8 +69,10 @@ pub struct LiveComparison<'a> {
 
 impl<'a> LiveComparison<'a> {
     pub fn new(
-        (source, target): (&'a mut RedisClient, &'a mut RedisClient),
-        (spec, sink): (&'a MoveSpec, &'a dyn ProgressSink),
+        source: &'a mut RedisClient,
+        target: &'a mut RedisClient,
+        spec: &'a MoveSpec,
+        sink: &'a dyn ProgressSink,
         total_keys: u64,
         verified: &'a mut VerifyResult,
     ) -> Self {

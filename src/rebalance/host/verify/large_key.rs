@@ -23,7 +23,7 @@ const MAX_PIECE_MEMBERS: u64 = 1000;
 #[derive(Debug)]
 pub struct PieceReader {
     key: Key,
-    kind: Kind,
+    kind: KeyType,
     /// Members of a piece, or bytes for a string.
     step: u64,
     state: ReadState,
@@ -34,7 +34,7 @@ pub struct PieceReader {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum KeyType {
     String,
     List,
     Set,
@@ -65,12 +65,12 @@ impl PieceReader {
     pub fn new(source: &mut RedisClient, key: &Key, memory: u64) -> Result<Option<Self>> {
         let kind: String = source.query(&command_with_key("TYPE", key))?;
         let kind = match kind.as_str() {
-            "string" => Kind::String,
-            "list" => Kind::List,
-            "set" => Kind::Set,
-            "hash" => Kind::Hash,
-            "zset" => Kind::SortedSet,
-            "stream" => Kind::Stream,
+            "string" => KeyType::String,
+            "list" => KeyType::List,
+            "set" => KeyType::Set,
+            "hash" => KeyType::Hash,
+            "zset" => KeyType::SortedSet,
+            "stream" => KeyType::Stream,
             "none" => return Ok(None),
             other => {
                 let key = String::from_utf8_lossy(key);
@@ -78,19 +78,19 @@ impl PieceReader {
             }
         };
         let step = match kind {
-            Kind::String => PIECE_BYTES,
+            KeyType::String => PIECE_BYTES,
             _ => {
                 let members: u64 = source.query(&command_with_key(size_command(kind), key))?;
                 (PIECE_BYTES / (memory / members.max(1)).max(1)).clamp(1, MAX_PIECE_MEMBERS)
             }
         };
-        let has_field_expiry = kind == Kind::Hash
+        let has_field_expiry = kind == KeyType::Hash
             && source
                 .run_batch(&[field_expiry_command(key, std::slice::from_ref(&Vec::new()))])?
                 .iter()
                 .all(|answer| !matches!(answer, Value::ServerError(_)));
         let (start, stream_end) = match kind {
-            Kind::Stream => ("-", last_entry_id(source, key)?),
+            KeyType::Stream => ("-", last_entry_id(source, key)?),
             _ => ("0", String::new()),
         };
         let state = ReadState::At(start.to_owned());
@@ -116,7 +116,7 @@ impl PieceReader {
                     return self.next_piece(source);
                 };
                 let cmd =
-                    stream_groups::pending_command(&self.key, &group, (&start, &self.stream_end), MAX_PIECE_MEMBERS);
+                    stream_groups::pending_command(&self.key, &group, &start, &self.stream_end, MAX_PIECE_MEMBERS);
                 let answer = source.run_batch(std::slice::from_ref(&cmd))?.into_iter().next();
                 let next = match &answer {
                     Some(Value::Array(entries)) => entries.last().and_then(entry_id),
@@ -144,7 +144,7 @@ impl PieceReader {
 
     fn read_at(&mut self, source: &mut RedisClient, position: &str) -> Result<Piece> {
         match self.kind {
-            Kind::String => {
+            KeyType::String => {
                 let begin: u64 = position.parse()?;
                 let length: u64 = source.query(&command_with_key("STRLEN", &self.key))?;
                 self.advance_to(begin + self.step, length);
@@ -152,7 +152,7 @@ impl PieceReader {
                 cmd.arg(begin).arg(begin + self.step - 1);
                 Ok(Piece::of(vec![cmd]))
             }
-            Kind::List => {
+            KeyType::List => {
                 let begin: u64 = position.parse()?;
                 let length: u64 = source.query(&command_with_key("LLEN", &self.key))?;
                 // Half a window: elements that shift towards the head meanwhile are not skipped.
@@ -161,7 +161,7 @@ impl PieceReader {
                 cmd.arg(begin).arg(begin + self.step - 1);
                 Ok(Piece::of(vec![cmd]))
             }
-            Kind::Stream => {
+            KeyType::Stream => {
                 let mut cmd = command_with_key("XRANGE", &self.key);
                 cmd.arg(position).arg(&self.stream_end).arg("COUNT").arg(self.step);
                 let entries: Vec<Value> = source.query(&cmd)?;
@@ -169,7 +169,7 @@ impl PieceReader {
                 self.state = next.map_or(ReadState::Groups, |id| ReadState::At(format!("({id}")));
                 Ok(Piece::of(vec![cmd]))
             }
-            Kind::Set | Kind::Hash | Kind::SortedSet => self.read_members(source, position),
+            KeyType::Set | KeyType::Hash | KeyType::SortedSet => self.read_members(source, position),
         }
     }
 
@@ -180,8 +180,8 @@ impl PieceReader {
     /// Scans the next members at the source; the piece looks them up at both sides.
     fn read_members(&mut self, source: &mut RedisClient, cursor: &str) -> Result<Piece> {
         let scan = match self.kind {
-            Kind::Set => "SSCAN",
-            Kind::Hash => "HSCAN",
+            KeyType::Set => "SSCAN",
+            KeyType::Hash => "HSCAN",
             _ => "ZSCAN",
         };
         let mut cmd = command_with_key(scan, &self.key);
@@ -189,7 +189,7 @@ impl PieceReader {
         let (next, found): (String, Vec<Vec<u8>>) = source.query(&cmd)?;
         self.state = if next == "0" { ReadState::Size } else { ReadState::At(next) };
         let members: Vec<Vec<u8>> = match self.kind {
-            Kind::Set => found,
+            KeyType::Set => found,
             // With each member comes its value or score, which the look-up asks for again at both.
             _ => found.into_iter().step_by(2).collect(),
         };
@@ -197,8 +197,8 @@ impl PieceReader {
             return Ok(Piece::of(Vec::new()));
         }
         let lookup = match self.kind {
-            Kind::Set => "SMISMEMBER",
-            Kind::Hash => "HMGET",
+            KeyType::Set => "SMISMEMBER",
+            KeyType::Hash => "HMGET",
             _ => "ZMSCORE",
         };
         let mut cmd = command_with_key(lookup, &self.key);
@@ -254,13 +254,13 @@ pub fn fetch_key_sizes(source: &mut RedisClient, keys: &[Key]) -> Result<Vec<u64
     Ok(source.run_all(&cmds)?.into_iter().map(bytes).collect())
 }
 
-fn size_command(kind: Kind) -> &'static str {
+fn size_command(kind: KeyType) -> &'static str {
     match kind {
-        Kind::String => "STRLEN",
-        Kind::List => "LLEN",
-        Kind::Set => "SCARD",
-        Kind::Hash => "HLEN",
-        Kind::SortedSet => "ZCARD",
-        Kind::Stream => "XLEN",
+        KeyType::String => "STRLEN",
+        KeyType::List => "LLEN",
+        KeyType::Set => "SCARD",
+        KeyType::Hash => "HLEN",
+        KeyType::SortedSet => "ZCARD",
+        KeyType::Stream => "XLEN",
     }
 }

@@ -51,14 +51,14 @@ pub fn read_rdb(source: impl Read, mut each: impl FnMut(&RdbKey<'_>) -> Result<(
                 reader.read_string(&mut key)?;
                 let content = reader.read_content_digest(kind)?;
                 let expires = expires.take().unwrap_or(NO_EXPIRY);
-                let digest = key_digest((database, expires), (kind, xxh3_128(&key), content));
+                let digest = key_digest(database, expires, kind, xxh3_128(&key), content);
                 each(&RdbKey { database, key: &key, digest })?;
             }
         }
     }
 }
 
-fn key_digest((database, expires): (u32, i64), (kind, key, content): (u8, u128, u128)) -> u128 {
+fn key_digest(database: u32, expires: i64, kind: u8, key: u128, content: u128) -> u128 {
     let mut form = [kind; 1 + 4 + 8 + 16 + 16];
     form[1..5].copy_from_slice(&database.to_le_bytes());
     form[5..13].copy_from_slice(&expires.to_le_bytes());

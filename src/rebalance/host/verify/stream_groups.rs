@@ -33,7 +33,7 @@ pub fn group_names(link: &mut RedisClient, key: &[u8]) -> Result<Vec<Vec<u8>>> {
 }
 
 /// Returns the command for up to `count` pending entries of a group, from the entry `start` to the entry `end`.
-pub fn pending_command(key: &[u8], group: &[u8], (start, end): (&str, &str), count: u64) -> Cmd {
+pub fn pending_command(key: &[u8], group: &[u8], start: &str, end: &str, count: u64) -> Cmd {
     let mut cmd = redis_command(&["XPENDING"]);
     cmd.arg(key).arg(group).arg(start).arg(end).arg(count);
     cmd
@@ -45,7 +45,7 @@ pub fn pending_command(key: &[u8], group: &[u8], (start, end): (&str, &str), cou
 /// The instance does not answer.
 pub fn all_group_commands(link: &mut RedisClient, key: &[u8]) -> Result<Vec<Cmd>> {
     let names = group_names(link, key)?;
-    let pending = names.iter().map(|name| pending_command(key, name, ("-", "+"), ALL_PENDING));
+    let pending = names.iter().map(|name| pending_command(key, name, "-", "+", ALL_PENDING));
     Ok(std::iter::once(groups_command(key)).chain(pending).collect())
 }
 

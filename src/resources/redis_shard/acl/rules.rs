@@ -18,13 +18,13 @@ pub struct User {
     skips_sanitizing: bool,
     /// `#sha256`, or `nopass` alone.
     passwords: BTreeSet<String>,
-    root: Selector,
-    selectors: Vec<Selector>,
+    root: AclSelector,
+    selectors: Vec<AclSelector>,
 }
 
 /// Permissions on a set of keys: those of the user itself, or those of one of its selectors `( … )`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Selector {
+struct AclSelector {
     keys: BTreeSet<String>,
     channels: BTreeSet<String>,
     /// Valkey's `db=`; empty means all.
@@ -60,7 +60,7 @@ impl User {
             (_, Some(("#", hash))) => self.add_password(format!("#{hash}")),
             (_, Some(("<", password))) => drop(self.passwords.remove(&hash(password))),
             (_, Some(("!", hash))) => drop(self.passwords.remove(&format!("#{hash}"))),
-            (_, Some(("(", rest))) => self.selectors.push(Selector::read(rest)?),
+            (_, Some(("(", rest))) => self.selectors.push(AclSelector::read(rest)?),
             _ => self.root.apply(rule)?,
         }
         Ok(())
@@ -95,7 +95,7 @@ impl User {
     }
 }
 
-impl Selector {
+impl AclSelector {
     /// Reads the text after a selector's `(`.
     fn read(rest: &str) -> Result<Self, String> {
         let inner = rest.strip_suffix(')').ok_or("is a selector that is not closed by `)`")?;
