@@ -16,14 +16,13 @@ use super::shard_apply::{
 };
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
-use crate::rebalance::apply::PlannedMove;
+use crate::rebalance::apply::{PlannedMove, planned_moves};
 
 use crate::rebalance::finish::ApplyOptions;
 use crate::rebalance::observation::Observation;
-use crate::rebalance::plan::RebalancePlan;
 use crate::rebalance::plan_file::SavedPlan;
-use crate::rebalance::resume::{MoveStatus, list_latest_moves, move_status};
-use crate::rebalance::{RebalanceContext, observe, publish};
+use crate::rebalance::start_check::{StartBlocker, find_start_blocker};
+use crate::rebalance::{RebalanceContext, observe};
 use crate::report::{Reporter, format_rebalance};
 
 /// Rebalance shards across hosts, moving as few bytes as possible
@@ -111,7 +110,7 @@ impl ShardRebalance {
         if plan.is_empty() || self.what_if.is_some() {
             return Ok(exit);
         }
-        let moves = to_planned_moves(plan);
+        let moves = planned_moves(plan);
         if self.dry_run {
             run_preflight(&context, &moves, id, reporter).await?;
             return Ok(exit);
@@ -175,46 +174,24 @@ async fn ensure_unchanged(
     planned_moves: &[PlannedMove],
 ) -> Result<(), CommandError> {
     let map = files.shard_map()?;
-    let current_map = context.map_file.read()?;
-    let highest_epoch = publish::published_epoch(context, map).await?;
-    if current_map != *map || highest_epoch > map.epoch.0 {
-        let newer = highest_epoch.max(current_map.epoch.0);
-        let text = format!(
-            "{} has epoch {}, but epoch {newer} is published; no changes were made",
-            context.map_file.path.display(),
-            map.epoch.0
-        );
-        return Err(CommandError::with_message(Exit::Refused, text)
-            .with_hint("get the newer map, or update this one with dunlin shards resume"));
-    }
-    for (_, state) in list_latest_moves(context).await?.values() {
-        let is_planned = planned_moves.iter().any(|step| step.shard == state.shard);
-        match move_status(context, map, state) {
-            MoveStatus::Finished => {}
-            MoveStatus::SourceKept if !is_planned => {}
-            MoveStatus::SourceKept => {
-                let text = format!("the old instance of shard {} is still its replica", state.shard);
-                return Err(CommandError::with_message(Exit::Refused, format!("{text}; no changes were made"))
-                    .with_hint("dunlin shards resume retires it, dunlin shards move-back returns to it"));
-            }
-            _ => {
-                return Err(in_progress_error(&format!(
-                    "a move of shard {} is in progress or was interrupted",
-                    state.shard
-                )));
-            }
+    let Some(blocker) = find_start_blocker(context, map, planned_moves).await? else { return Ok(()) };
+    Err(match blocker {
+        StartBlocker::NewerMap { epoch } => {
+            let text = format!(
+                "{} has epoch {}, but epoch {epoch} is published; no changes were made",
+                context.map_file.path.display(),
+                map.epoch.0
+            );
+            CommandError::with_message(Exit::Refused, text)
+                .with_hint("get the newer map, or update this one with dunlin shards resume")
         }
-    }
-    Ok(())
-}
-
-fn to_planned_moves(plan: &RebalancePlan) -> Vec<PlannedMove> {
-    let step = |m: &crate::rebalance::plan::Move| PlannedMove {
-        shard: m.shard,
-        from: m.from.clone(),
-        to: m.to.clone(),
-        wave: m.wave,
-        role: m.role,
-    };
-    plan.moves.iter().map(step).collect()
+        StartBlocker::SourceKept { shard } => {
+            let text = format!("the old instance of shard {shard} is still its replica");
+            CommandError::with_message(Exit::Refused, format!("{text}; no changes were made"))
+                .with_hint("dunlin shards resume retires it, dunlin shards move-back returns to it")
+        }
+        StartBlocker::MoveInProgress { shard } => {
+            in_progress_error(&format!("a move of shard {shard} is in progress or was interrupted"))
+        }
+    })
 }

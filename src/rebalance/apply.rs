@@ -9,7 +9,7 @@ use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveHosts, MoveResult, finish_move, report_phase};
-use super::plan::Role;
+use super::plan::{Move, RebalancePlan, Role};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
 use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, PreflightRequest, call};
@@ -61,6 +61,37 @@ impl PlannedMove {
 
 /// A move that ended, for whoever watches.
 pub type OnMoveFinished<'a> = &'a (dyn Fn(&PlannedMove, &Result<MoveResult>) + Send + Sync);
+
+/// Returns the moves of a plan, in its order.
+pub fn planned_moves(plan: &RebalancePlan) -> Vec<PlannedMove> {
+    let step =
+        |m: &Move| PlannedMove { shard: m.shard, from: m.from.clone(), to: m.to.clone(), wave: m.wave, role: m.role };
+    plan.moves.iter().map(step).collect()
+}
+
+/// Returns the pending moves that still have to run: without those whose instance is at its target or beyond, and those
+/// whose instance is not at their source, after a failover.
+pub fn remaining_moves(pending: Vec<PlannedMove>, map: &ShardMap) -> Vec<PlannedMove> {
+    let is_at = |step: &PlannedMove, host: &String| {
+        map.shards.iter().filter(|entry| entry.id == step.shard).any(|entry| match step.role {
+            Role::Primary => entry.host == *host,
+            Role::Replica => entry.replicas.contains(host),
+        })
+    };
+    let is_done =
+        |step: &PlannedMove| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
+    let is_same = |a: &PlannedMove, b: &PlannedMove| (a.shard, a.role) == (b.shard, b.role);
+    let done: Vec<PlannedMove> = pending.iter().filter(|step| is_done(step)).cloned().collect();
+    let outstanding: Vec<PlannedMove> = pending
+        .into_iter()
+        .filter(|step| !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
+        .collect();
+    let is_startable = |step: &PlannedMove| {
+        let before = outstanding.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
+        is_at(step, before.min_by_key(|other| other.wave).map_or(&step.from, |first| &first.from))
+    };
+    outstanding.iter().filter(|step| is_startable(step)).cloned().collect()
+}
 
 /// Result of a run.
 #[derive(Debug, Default)]
@@ -215,4 +246,32 @@ pub async fn cut_over_shard(
     let source_is_armed = context.hosts.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();
     let cutover = MoveSpec { source_file_requires_replicas: source_is_armed, ..spec.clone() };
     context.hosts.call_host(to, call::CutOver(cutover), on_progress).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detour_resumes_at_the_current_host() {
+        let step = |shard, from: &str, to: &str, wave| PlannedMove {
+            shard,
+            from: from.into(),
+            to: to.into(),
+            wave,
+            role: Role::Primary,
+        };
+        let left = vec![step(ShardId(0), "a", "c", 0), step(ShardId(0), "c", "b", 1)];
+        let map = |host| {
+            let text = format!(
+                "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"
+            );
+            ShardMap::parse(&text).unwrap()
+        };
+        assert_eq!(remaining_moves(left.clone(), &map("a")), left);
+        assert_eq!(remaining_moves(left.clone(), &map("c")), left[1..]);
+        assert_eq!(remaining_moves(left.clone(), &map("b")), []);
+        // A failover has brought it somewhere else.
+        assert_eq!(remaining_moves(left, &map("d")), []);
+    }
 }

@@ -212,6 +212,14 @@ impl FailoverPlan {
     pub fn may_lose_writes(&self) -> bool {
         self.promotions.iter().any(|promotion| !promotion.already_promoted)
     }
+
+    /// Returns whether another plan decides the same, apart from values that change with time.
+    pub fn has_same_decisions(&self, other: &Self) -> bool {
+        let promotion = |p: &Promotion| (p.shard, p.to.clone(), p.offset, p.already_promoted);
+        let degraded = |primary: &DegradedPrimary| (primary.shard, primary.host.clone());
+        self.promotions.iter().map(promotion).eq(other.promotions.iter().map(promotion))
+            && self.degraded_primaries.iter().map(degraded).eq(other.degraded_primaries.iter().map(degraded))
+    }
 }
 
 impl ShardView {

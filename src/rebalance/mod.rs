@@ -23,6 +23,7 @@ pub mod publish;
 pub mod replica;
 pub mod replica_health;
 pub mod resume;
+pub mod start_check;
 pub mod state_files;
 pub mod verify;
 

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Result, bail};
 use dunlin_shards::{ShardId, ShardMap};
 use serde::Serialize;
+use serde_json::json;
 
 use super::finish::{ApplyOptions, retire_instance};
 use super::instance_templates::{ShardStep, to_diagnostics_error};
+use super::observation::Observation;
 use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
@@ -96,6 +98,16 @@ impl ReplicaState {
 }
 
 impl ReplicaHealth {
+    /// Adds the health of replicas to the shards of an observation.
+    pub fn add_to_observation(&self, observation: &mut Observation) {
+        for shard in &mut observation.shards {
+            let replicas: Vec<_> = self.replicas.iter().filter(|replica| replica.shard == shard.id).collect();
+            if !replicas.is_empty() {
+                shard.details.insert("replicas".to_owned(), json!(replicas));
+            }
+        }
+    }
+
     /// Returns whether `shards repair` has something to do.
     pub fn needs_repair(&self) -> bool {
         self.count_repairs() > 0

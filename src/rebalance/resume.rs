@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
-use super::apply::cut_over_shard;
+use super::apply::{PlannedMove, cut_over_shard};
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveHosts, finish_move};
 use super::map_file::placement_after_move;
@@ -239,6 +239,41 @@ pub async fn resume_move(
         on_progress,
     };
     finish_move(context, &before, &spec, MoveHosts { from, to }, &finish).await
+}
+
+/// Returns true if the open moves and all pending ones can be finished without the hosts that do not answer: failovers,
+/// replica builds, and shards that their targets serve already. Other moves need all hosts; and if no move is open, the
+/// missing hosts may still have one.
+pub fn can_finish_without_hosts(
+    context: &RebalanceContext<'_>,
+    open_moves: &[(&MoveState, MoveStatus)],
+    pending: &[PlannedMove],
+) -> bool {
+    let is_reachable = |address: &String| {
+        context.hosts.host_at_address(address).is_some_and(|host| !context.hosts.unreachable.contains(host))
+    };
+    let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
+        state.record.operation == (Operation::CreateReplica { replaces: None })
+            && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
+    };
+    // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
+    let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
+        let source = context.hosts.host_at_address(&state.record.from);
+        let only_source = context.hosts.unreachable.iter().all(|host| source == Some(host));
+        !state.record.operation.creates_replica()
+            && only_source
+            && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
+    };
+    let can_finish =
+        |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
+    let can_finish_all = !open_moves.is_empty() && open_moves.iter().all(|open| can_finish(&open));
+    let is_move_of = |state: &MoveState, step: &PlannedMove| {
+        let (from, to) =
+            (context.hosts.host_at_address(&state.record.from), context.hosts.host_at_address(&state.record.to));
+        state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
+    };
+    let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
+    can_finish_all && pending.iter().all(is_begun)
 }
 
 /// Takes one move back, where it has not passed the fence.

@@ -70,7 +70,7 @@ impl ShardsContext<'_> {
         lock_hosts_and_start_run(self.files, &mut context, "shards failover", &self.run_id, &self.reporter).await?;
         // Under the locks roles do not change: the plan must still be the confirmed one.
         let again = self.observe_and_plan(&context, &scope, args).await?;
-        if plan_decisions(&again) != plan_decisions(&plan) {
+        if !again.has_same_decisions(&plan) {
             let text = "the instances have changed since the plan was shown; no changes were made";
             return Err(
                 CommandError::with_message(Exit::Refused, text).with_hint("run the command again to see a new plan")
@@ -198,12 +198,4 @@ fn nothing_to_do(plan: &FailoverPlan) -> Result<Exit, CommandError> {
         return Ok(Exit::Done);
     }
     Err(CommandError::with_message(Exit::Refused, "nothing can be promoted; no changes were made"))
-}
-
-/// Returns the decisions of a plan, without values that change with time.
-fn plan_decisions(plan: &FailoverPlan) -> Vec<(ShardId, &str, u64, bool)> {
-    let promoted = plan.promotions.iter().map(|p| (p.shard, p.to.as_str(), p.offset, p.already_promoted));
-    promoted
-        .chain(plan.degraded_primaries.iter().map(|primary| (primary.shard, primary.host.as_str(), 0, false)))
-        .collect()
 }

@@ -10,12 +10,13 @@ use crate::cli::shard_apply::{
     ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, print_event, run_preflight, warn_not_retired,
 };
 use crate::cli::throttle_args::ThrottleArgs;
-use crate::protocol::shard::{MoveState, Operation};
-use crate::rebalance::apply::PlannedMove;
+use crate::protocol::shard::MoveState;
+use crate::rebalance::apply::{PlannedMove, remaining_moves};
 
 use crate::rebalance::finish::ApplyOptions;
-use crate::rebalance::plan::Role;
-use crate::rebalance::resume::{MoveStatus, adopt_external_moves, list_latest_moves, resume_move};
+use crate::rebalance::resume::{
+    MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
+};
 use crate::rebalance::{RebalanceContext, publish};
 use crate::report::{ProgressBars, format_count};
 use crate::transport::ConnectError;
@@ -116,31 +117,9 @@ impl ShardsContext<'_> {
         unreachable: &[(String, ConnectError)],
         open_moves: &[(&MoveState, MoveStatus)],
     ) -> Result<(), CommandError> {
-        let is_reachable = |address: &String| {
-            context.hosts.host_at_address(address).is_some_and(|host| !context.hosts.unreachable.contains(host))
-        };
-        let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
-            state.record.operation == (Operation::CreateReplica { replaces: None })
-                && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
-        };
-        // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
-        let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
-            let only_source =
-                unreachable.iter().all(|(host, _)| context.hosts.host_at_address(&state.record.from) == Some(host));
-            !state.record.operation.creates_replica()
-                && only_source
-                && matches!(status, MoveStatus::CutOver | MoveStatus::FinishedElsewhere)
-        };
-        let can_finish =
-            |open: &&(&MoveState, MoveStatus)| open.0.failover.is_some() || is_replica_build(open) || is_served(open);
-        let can_finish_all = !open_moves.is_empty() && open_moves.iter().all(|open| can_finish(&open));
-        let is_move_of = |state: &MoveState, step: &PlannedMove| {
-            let (from, to) =
-                (context.hosts.host_at_address(&state.record.from), context.hosts.host_at_address(&state.record.to));
-            state.shard == step.shard && from == Some(&step.from) && to == Some(&step.to)
-        };
-        let is_begun = |step: &PlannedMove| open_moves.iter().any(|(state, _)| is_move_of(state, step));
-        if unreachable.is_empty() || (can_finish_all && self.files.state.load_pending_moves()?.iter().all(is_begun)) {
+        if unreachable.is_empty()
+            || can_finish_without_hosts(context, open_moves, &self.files.state.load_pending_moves()?)
+        {
             return self.report_unreachable_hosts(unreachable);
         }
         for (host, error) in unreachable {
@@ -243,61 +222,5 @@ impl ShardsContext<'_> {
         progress.clear_bars();
         totals.moves += open_moves.len();
         Ok(is_unfinished)
-    }
-}
-
-/// Returns the pending moves that still have to run: without those whose instance is at its target or beyond, and those
-/// whose instance is not at their source, after a failover.
-fn remaining_moves(pending: Vec<PlannedMove>, map: &dunlin_shards::ShardMap) -> Vec<PlannedMove> {
-    let is_at = |step: &PlannedMove, host: &String| {
-        map.shards.iter().filter(|entry| entry.id == step.shard).any(|entry| match step.role {
-            Role::Primary => entry.host == *host,
-            Role::Replica => entry.replicas.contains(host),
-        })
-    };
-    let is_done =
-        |step: &PlannedMove| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
-    let is_same = |a: &PlannedMove, b: &PlannedMove| (a.shard, a.role) == (b.shard, b.role);
-    let done: Vec<PlannedMove> = pending.iter().filter(|step| is_done(step)).cloned().collect();
-    let outstanding: Vec<PlannedMove> = pending
-        .into_iter()
-        .filter(|step| !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
-        .collect();
-    let is_startable = |step: &PlannedMove| {
-        let before = outstanding.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
-        is_at(step, before.min_by_key(|other| other.wave).map_or(&step.from, |first| &first.from))
-    };
-    outstanding.iter().filter(|step| is_startable(step)).cloned().collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use dunlin_shards::ShardId;
-
-    use dunlin_shards::ShardMap;
-
-    use super::*;
-
-    #[test]
-    fn a_detour_resumes_at_the_current_host() {
-        let step = |shard, from: &str, to: &str, wave| PlannedMove {
-            shard,
-            from: from.into(),
-            to: to.into(),
-            wave,
-            role: Role::Primary,
-        };
-        let left = vec![step(ShardId(0), "a", "c", 0), step(ShardId(0), "c", "b", 1)];
-        let map = |host| {
-            let text = format!(
-                "cluster=\"x\"\nepoch=1\nport_base=7000\n[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n"
-            );
-            ShardMap::parse(&text).unwrap()
-        };
-        assert_eq!(remaining_moves(left.clone(), &map("a")), left);
-        assert_eq!(remaining_moves(left.clone(), &map("c")), left[1..]);
-        assert_eq!(remaining_moves(left.clone(), &map("b")), []);
-        // A failover has brought it somewhere else.
-        assert_eq!(remaining_moves(left, &map("d")), []);
     }
 }

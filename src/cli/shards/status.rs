@@ -14,7 +14,6 @@ use crate::inventory::ByteSize;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
 
-use crate::rebalance::observation::Observation;
 use crate::rebalance::replica_health::{OrphanInstance, ReplicaHealth, ReplicaState, check_replicas};
 use crate::rebalance::resume::{MoveStatus, effective_map, list_latest_moves};
 use crate::rebalance::{RebalanceContext, observe};
@@ -44,7 +43,7 @@ impl ShardsContext<'_> {
         if let Some(file) = out.filter(|_| is_complete) {
             let hosts = self.files.shard_hosts()?;
             let mut observation = observe::build_observation(&context, &effective, &hosts, &primaries.found);
-            add_replica_details(&mut observation, &health);
+            health.add_to_observation(&mut observation);
             write_output_file(&file, observation.to_json().as_bytes())?;
         }
         self.print_replica_health(&health);
@@ -184,16 +183,6 @@ impl ShardsContext<'_> {
                 self.reporter.print_status(&format!("replicas are not checked: {error:#}"));
                 Ok(None)
             }
-        }
-    }
-}
-
-/// Adds the health of replicas to the shards of an observation.
-fn add_replica_details(observation: &mut Observation, health: &ReplicaHealth) {
-    for shard in &mut observation.shards {
-        let here: Vec<_> = health.replicas.iter().filter(|replica| replica.shard == shard.id).collect();
-        if !here.is_empty() {
-            shard.details.insert("replicas".to_owned(), json!(here));
         }
     }
 }
