@@ -8,7 +8,7 @@ use serde_json::{Map, Value as Json};
 use tera::Context;
 
 use super::content_store::{self, ContentStore, DISPLAY_FIELD, ResolvedStep};
-use super::decoys::{differing_keys, make_decoys};
+use super::decoys::{differing_keys, hide_message, make_decoys};
 use super::expand::StepInstance;
 use super::model::{PlaybookPlay, TableEntry, ValueTemplate};
 use super::template_string::TemplateStrings;
@@ -38,7 +38,9 @@ pub(super) fn build_step(
         value_template::evaluate_table(&step.table, strings, context)
             .and_then(|table| store.resolve_contents(step, table, context))
     };
-    let resolved = resolve(&instance.context.real)
+    let resolved = instance
+        .context
+        .evaluate(resolve)
         .and_then(|resolved| {
             let decoy = instance.context.decoy.as_ref().map(|decoy| resolve(decoy).ok());
             hide_secrets(instance, store, resolved, decoy.as_ref().map(Option::as_ref))
@@ -179,27 +181,49 @@ fn exposed_secret_error(instance: &StepInstance<'_>) -> Diagnostic {
     Diagnostic::error_at(&instance.step.origin, message).with_help(help)
 }
 
+/// Makes the resource. Where a value depends on a secret, errors are those of the playbook's own text, or hidden.
 fn parse_resource(
     instance: &StepInstance<'_>,
     mut resolved: ResolvedStep,
 ) -> Result<(ResolvedStep, Box<dyn resources::DynResource>), Vec<Diagnostic>> {
+    match check_resource(instance, &mut resolved.table, &resolved.contents) {
+        Ok(resource) => Ok((resolved, resource)),
+        Err(found) if resolved.secret_fields.is_empty() => Err(found),
+        Err(found) => {
+            let mut source = resolved.table;
+            for entry in instance.step.table.iter().filter(|entry| resolved.secret_fields.contains(&entry.key)) {
+                if let Some(value) = source.get_mut(&entry.key).filter(|value| !value.is_object()) {
+                    *value = value_template::to_source_json(&entry.value);
+                }
+            }
+            let shown = check_resource(instance, &mut source, &[]).err();
+            Err(shown.unwrap_or_else(|| found.iter().map(hide_message).collect()))
+        }
+    }
+}
+
+fn check_resource(
+    instance: &StepInstance<'_>,
+    table: &mut Map<String, Json>,
+    contents: &[(Digest, Arc<[u8]>)],
+) -> Result<Box<dyn resources::DynResource>, Vec<Diagnostic>> {
     let step = instance.step;
-    let mut parsed = step_schema::parse_resource(step.kind, &resolved.table);
+    let mut parsed = step_schema::parse_resource(step.kind, table);
     // `value = "{{ port }}"` gives a number; where the type wants text, its digits are meant.
     if let Err(faults) = &parsed
-        && convert_to_text(instance, faults, &mut resolved.table)
+        && convert_to_text(instance, faults, table)
     {
-        parsed = step_schema::parse_resource(step.kind, &resolved.table);
+        parsed = step_schema::parse_resource(step.kind, table);
     }
     let diagnose =
         |fault: &step_schema::SchemaError| fault.to_diagnostic(step.kind, &step.table, &step.origin.file, &step.origin);
     let resource = parsed.map_err(|faults| faults.iter().map(diagnose).collect::<Vec<_>>())?;
     resource.validate().map_err(|said| vec![diagnose(&step_schema::SchemaError::for_table(said))])?;
-    let invalid = resource.validate_contents(&StepContents(&resolved.contents)).err();
+    let invalid = resource.validate_contents(&StepContents(contents)).err();
     if let Some(InvalidContent { key, message }) = invalid {
         return Err(vec![Diagnostic::error_at(&content_store::key_origin(step, key), message)]);
     }
-    Ok((resolved, resource))
+    Ok(resource)
 }
 
 /// The contents of one step.
@@ -237,22 +261,34 @@ pub(super) struct OwnershipIndex {
     shared: HashMap<String, Origin>,
     /// The steps that change a part of a path.
     editors: HashMap<String, Vec<StepRef>>,
+    /// The paths of which a step of the playbook, selected or not, makes a part secret.
+    secret_paths: BTreeSet<String>,
 }
 
 impl OwnershipIndex {
-    /// Hides what the steps on a path show, where one of them puts a secret there: the lines around a change are the
-    /// file's.
+    /// Notes the paths that a step, selected or not, writes a secret to.
+    pub(super) fn note_secret_paths(&mut self, built: &BuiltStep) {
+        if !built.step.secret_fields.is_empty() {
+            self.secret_paths.extend(built.shared_claims.iter().cloned());
+        }
+    }
+
+    /// Notes a step that changes a part of its paths.
+    pub(super) fn note_editor(&mut self, built: &BuiltStep, at: StepRef) {
+        for thing in &built.shared_claims {
+            self.editors.entry(thing.clone()).or_default().push(at);
+        }
+    }
+
+    /// Hides what the steps on a path show, where a step puts a secret there: the lines around a change are the file's.
     pub(super) fn hide_shared_paths(&self, catalogue: &mut Catalog) {
-        for editors in self.editors.values() {
-            let find = |at: &StepRef| catalogue.plays.get(at.play).and_then(|play| play.steps.get(at.step));
-            if !editors.iter().filter_map(find).any(|step| !step.secret_fields.is_empty()) {
-                continue;
-            }
-            for at in editors {
-                let step = catalogue.plays.get_mut(at.play).and_then(|play| play.steps.get_mut(at.step));
-                if let Some(table) = step.and_then(|step| step.desired.as_object_mut()) {
-                    table.insert("sensitive".to_owned(), true.into());
-                }
+        let hidden = self.editors.iter().filter(|(thing, _)| self.secret_paths.contains(*thing));
+        for at in hidden.flat_map(|(_, editors)| editors) {
+            let Some(play) = catalogue.plays.get_mut(at.play) else { continue };
+            // Handlers are counted after the steps.
+            let step = play.steps.iter_mut().chain(&mut play.handlers).nth(at.step);
+            if let Some(table) = step.and_then(|step| step.desired.as_object_mut()) {
+                table.insert("sensitive".to_owned(), true.into());
             }
         }
     }
@@ -262,7 +298,6 @@ impl OwnershipIndex {
 pub(super) fn claim_ownership(
     instance: &StepInstance<'_>,
     built: &BuiltStep,
-    at: StepRef,
     owners: &mut OwnershipIndex,
     found: &mut Diagnostics,
 ) {
@@ -274,7 +309,6 @@ pub(super) fn claim_ownership(
         }
     }
     for thing in &built.shared_claims {
-        owners.editors.entry(thing.clone()).or_default().push(at);
         match owners.exclusive.get(thing) {
             Some(earlier) => found.push(ownership_conflict(thing, origin, earlier)),
             None => drop(owners.shared.entry(thing.clone()).or_insert_with(|| origin.clone())),
@@ -299,6 +333,10 @@ pub(super) fn handler_names(handlers: &[StepInstance<'_>], found: &mut Diagnosti
     let mut names = BTreeMap::new();
     for handler in handlers {
         let Some(name) = &handler.name else { continue };
+        if handler.decoy_name.as_ref() != Some(name) {
+            let message = "the name of a handler must not depend on a secret";
+            found.push(Diagnostic::error_at(&handler.step.origin, message));
+        }
         if names.insert(name.clone(), handler.is_selected).is_some() {
             found.push(Diagnostic::error_at(&handler.step.origin, format!("two handlers have the name `{name}`")));
         }

@@ -7,11 +7,12 @@ use dunlin_shards::ShardMap;
 use serde_json::Value as Json;
 
 use super::catalog_step::OwnershipIndex;
-use super::content_store::{ContentMap, ContentStore, SecretRedactor};
+use super::content_store::{ContentMap, ContentStore};
 use super::context::{self, FleetContext};
 use super::decoys::TaintedContext;
 use super::expand::{self, StepInstance};
 use super::model::{Playbook, PlaybookPlay, PlaybookStep};
+use super::secret_redactor::SecretRedactor;
 use super::shards::ShardContext;
 use super::templates::Templates;
 use super::{catalog_step, value_template};
@@ -19,6 +20,8 @@ use crate::inventory::{Diagnostic, Diagnostics, Inventory, InventoryHost, Origin
 use crate::plan::{DigestKey, StepRef};
 use crate::protocol::HostFacts;
 use crate::protocol::provision::{self, Catalog};
+use crate::resources::Resource as _;
+use crate::resources::line::LineResource;
 
 /// Selection of the steps to compile; the default selects every step.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -114,6 +117,11 @@ impl<'a> Compiler<'a> {
         self.digest_key.as_ref()
     }
 
+    /// Returns the words that must not be shown, for texts that hosts send.
+    pub fn secret_redactor(&self) -> &SecretRedactor {
+        &self.content_store.secret_redactor
+    }
+
     /// The names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's order.
     pub fn hosts_in_play(&self, play: usize) -> Vec<&'a str> {
         let in_play =
@@ -164,7 +172,7 @@ impl<'a> Compiler<'a> {
     ) -> Option<TaintedContext> {
         let strings = &self.playbook.strings;
         let mut context = host.clone();
-        match value_template::evaluate_table(&play.vars, strings, &host.real) {
+        match host.evaluate(|host| value_template::evaluate_table(&play.vars, strings, host)) {
             Ok(vars) => {
                 // A decoy that cannot be used leaves no value, which is another one than the real.
                 let decoys = host
@@ -179,7 +187,9 @@ impl<'a> Compiler<'a> {
             Err(wrong) => wrong.into_iter().for_each(|diagnostic| found.push(diagnostic)),
         }
         context.insert("play", &serde_json::json!({"name": play.name.value}), None);
-        match play.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context.real)) {
+        let condition = context
+            .evaluate(|context| play.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, context)));
+        match condition {
             Ok(holds) => holds.then_some(context),
             Err(wrong) => {
                 wrong.into_iter().for_each(|diagnostic| found.push(diagnostic));
@@ -211,8 +221,9 @@ impl<'a> Compiler<'a> {
             else {
                 continue;
             };
-            let at = StepRef { play: number, step: compiled_play.steps.len() };
-            catalog_step::claim_ownership(instance, &one, at, owners, found);
+            catalog_step::claim_ownership(instance, &one, owners, found);
+            owners.note_editor(&one, StepRef { play: number, step: compiled_play.steps.len() });
+            owners.note_secret_paths(&one);
             let notify =
                 if publishing { Vec::new() } else { catalog_step::notified_handlers(instance, play, &names, found) };
             compiled.contents.extend(one.contents);
@@ -224,13 +235,38 @@ impl<'a> Compiler<'a> {
             else {
                 continue;
             };
+            let step = compiled_play.steps.len() + compiled_play.handlers.len();
+            owners.note_editor(&one, StepRef { play: number, step });
+            owners.note_secret_paths(&one);
             compiled.contents.extend(one.contents);
             compiled_play.handlers.push(one.step);
             origins.push(instance.step.origin.clone());
         }
+        self.note_unselected_paths(play, context, owners);
         let placed = origins.into_iter().enumerate().map(|(step, origin)| (StepRef { play: number, step }, origin));
         compiled.origins.extend(placed);
         compiled.catalogue.plays.push(compiled_play);
+    }
+
+    /// Notes the secret paths of the steps that are not applied in this run: what they wrote in another run stands in
+    /// the files, around the lines that this run changes.
+    fn note_unselected_paths(&self, play: &PlaybookPlay, context: &TaintedContext, owners: &mut OwnershipIndex) {
+        if context.decoy.is_none() {
+            return;
+        }
+        // A mistake in a step that is not applied stops nothing.
+        let mut ignored = Diagnostics::new();
+        let shares_paths = |step: &&PlaybookStep| step.is_valid && step.kind.name == LineResource::KIND;
+        let steps = play.steps.iter().chain(&play.handlers).filter(shares_paths).collect();
+        for instance in self.expand_steps(steps, context, &mut ignored) {
+            if instance.is_selected && self.is_selected(play, instance.step) {
+                continue;
+            }
+            let (store, strings) = (&self.content_store, &self.playbook.strings);
+            if let Some(one) = catalog_step::build_step(&instance, store, strings, &mut ignored) {
+                owners.note_secret_paths(&one);
+            }
+        }
     }
 
     fn expand_steps<'p>(

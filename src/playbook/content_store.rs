@@ -8,6 +8,7 @@ use serde_json::{Map, Value as Json, json};
 use tera::Context;
 
 use super::model::{PlaybookStep, ValueTemplate};
+use super::secret_redactor::SecretRedactor;
 use super::templates::Templates;
 use crate::inventory::{Diagnostic, Origin};
 use crate::plan::Digest;
@@ -29,49 +30,6 @@ pub(super) struct ContentStore<'a> {
     pub secret_redactor: SecretRedactor,
     file_cache: Mutex<HashMap<PathBuf, CachedContent>>,
     blob_cache: Mutex<HashMap<Digest, Arc<[u8]>>>,
-}
-
-/// The secrets' values and their SHA-256 digests: what must not be shown.
-pub(super) struct SecretRedactor(Vec<String>);
-
-impl SecretRedactor {
-    /// Collects the strings of a (nested) table that have at least four characters. Shorter strings would match
-    /// anywhere.
-    pub(super) fn from_secrets(secrets: &Json) -> Self {
-        let mut words = Vec::new();
-        collect_secrets(secrets, &mut words);
-        let digests: Vec<String> =
-            words.iter().map(|word| Digest::of_bytes(word.as_bytes()).as_str().to_owned()).collect();
-        words.extend(digests);
-        Self(words)
-    }
-
-    pub(super) fn is_secret_in(&self, text: &str) -> bool {
-        self.0.iter().any(|word| text.contains(word.as_str()))
-    }
-
-    /// The text with every such word replaced by `***`.
-    pub(super) fn redact_text(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "***"))
-    }
-
-    /// Returns whether any string in a value contains a secret.
-    pub(super) fn is_secret_in_json(&self, value: &Json) -> bool {
-        match value {
-            Json::String(text) => self.is_secret_in(text),
-            Json::Array(items) => items.iter().any(|item| self.is_secret_in_json(item)),
-            Json::Object(table) => table.values().any(|item| self.is_secret_in_json(item)),
-            _ => false,
-        }
-    }
-}
-
-fn collect_secrets(value: &Json, words: &mut Vec<String>) {
-    match value {
-        Json::String(text) if text.chars().count() >= 4 => words.push(text.clone()),
-        Json::Object(table) => table.values().for_each(|value| collect_secrets(value, words)),
-        _ => {}
-    }
 }
 
 /// Result of resolving the contents of one step.

@@ -4,6 +4,8 @@
 use serde_json::{Map, Value as Json};
 use tera::{Context, Value};
 
+use crate::inventory::Diagnostic;
+
 /// A context, and the same context with decoys; without one where the inventory has no secrets.
 #[derive(Clone)]
 pub(super) struct TaintedContext {
@@ -19,6 +21,33 @@ impl TaintedContext {
             context.insert_value(name.to_owned(), Value::from_serializable(decoy.unwrap_or(real)));
         }
     }
+
+    /// Evaluates with the real values. An error that is another one with decoys, or none, shows a secret: its message is
+    /// replaced.
+    ///
+    /// # Errors
+    /// Those of `evaluate`.
+    pub(super) fn evaluate<T>(
+        &self,
+        evaluate: impl Fn(&Context) -> Result<T, Vec<Diagnostic>>,
+    ) -> Result<T, Vec<Diagnostic>> {
+        evaluate(&self.real).map_err(|found| match &self.decoy {
+            None => found,
+            Some(decoy) => hide_differing(found, &evaluate(decoy).err().unwrap_or_default()),
+        })
+    }
+}
+
+/// Replaces the messages that are not found with decoys too.
+fn hide_differing(found: Vec<Diagnostic>, with_decoys: &[Diagnostic]) -> Vec<Diagnostic> {
+    let hide = |one: Diagnostic| if with_decoys.contains(&one) { one } else { hide_message(&one) };
+    found.into_iter().map(hide).collect()
+}
+
+/// Replaces the message of an error, which may show a secret.
+pub(super) fn hide_message(diagnostic: &Diagnostic) -> Diagnostic {
+    Diagnostic::error_at(&diagnostic.origin, "the value cannot be used here; it depends on a secret and is not shown")
+        .with_help("compare the entry in `secrets.toml` with what this key takes")
 }
 
 /// Returns a table of secrets of the same shape in which every string has another value of the same length.

@@ -67,14 +67,13 @@ fn build_instance<'p>(
     strings: &TemplateStrings,
     context: TaintedContext,
 ) -> Result<StepInstance<'p>, Vec<Diagnostic>> {
-    let runs = step.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, &context.real))?;
-    let name = step.name.as_ref().map(|name| strings.evaluate_text(name, &context.real)).transpose()?;
+    let runs = context
+        .evaluate(|context| step.when.as_ref().map_or(Ok(true), |when| strings.evaluate_condition(when, context)))?;
+    let text = |text| context.evaluate(|context| strings.evaluate_text(text, context));
+    let name = step.name.as_ref().map(text).transpose()?;
     let with_decoys = |decoy| strings.evaluate_text(step.name.as_ref()?, decoy).ok();
     let decoy_name = context.decoy.as_ref().map_or_else(|| name.clone(), with_decoys);
-    let notify = step.notify.iter().map(|text| {
-        let name = strings.evaluate_text(text, &context.real)?;
-        Ok(NotifyRef { name, origin: text.origin.clone() })
-    });
+    let notify = step.notify.iter().map(|name| Ok(NotifyRef { name: text(name)?, origin: name.origin.clone() }));
     let notify = notify.collect::<Result<_, Vec<Diagnostic>>>()?;
     Ok(StepInstance { step, context, name, decoy_name, notify, item_number: None, is_selected: runs })
 }
@@ -86,7 +85,7 @@ fn evaluate_tainted_items(
     context: &TaintedContext,
     step: &Origin,
 ) -> Result<Vec<(Json, Option<Json>)>, Vec<Diagnostic>> {
-    let real = evaluate_items(list, strings, &context.real, step)?;
+    let real = context.evaluate(|context| evaluate_items(list, strings, context, step))?;
     let Some(decoy) = &context.decoy else { return Ok(real.into_iter().map(|item| (item, None)).collect()) };
     match evaluate_items(list, strings, decoy, step) {
         Ok(decoys) if decoys.len() == real.len() => Ok(real.into_iter().zip(decoys.into_iter().map(Some)).collect()),

@@ -4,8 +4,8 @@ use dunlin_shards::ShardMap;
 use serde_json::{Map, Value as Json};
 
 use super::compile::reserved_var_errors;
-use super::content_store::SecretRedactor;
 use super::context::FleetContext;
+use super::secret_redactor::SecretRedactor;
 use super::shards::ShardContext;
 use super::templates::Templates;
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, Origin};
@@ -50,6 +50,11 @@ impl<'a> TemplateRenderer<'a> {
         let secrets = inventory.secrets().expose_json();
         let fleet = FleetContext::new(inventory, &secrets, shards);
         Ok(Self { inventory, templates, fleet, secret_redactor: SecretRedactor::from_secrets(&secrets) })
+    }
+
+    /// Returns the words that must not be shown, for texts that hosts send.
+    pub fn secret_redactor(&self) -> &SecretRedactor {
+        &self.secret_redactor
     }
 
     /// Renders a template for a host. `extra` are further variables; they hide the inventory's of the same name. `by`

@@ -3,7 +3,7 @@
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::HostPlan;
-use crate::playbook::{CompiledHost, Compiler};
+use crate::playbook::{CompiledHost, Compiler, SecretRedactor};
 use crate::protocol::provision::Catalog;
 
 use crate::transport::ConnectError;
@@ -16,6 +16,8 @@ pub struct PlannedHost {
     pub catalogue: Catalog,
     /// Plan of the host.
     pub plan: HostPlan,
+    /// Words to cut out of what the host sends.
+    pub secrets: SecretRedactor,
 }
 
 /// A host that was not planned.
@@ -44,8 +46,9 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
     let CompiledHost { catalogue, contents, .. } =
         compiler.compile_host(host, &session.hello.facts).map_err(PlanHostError::Compile)?;
     session.add_blobs(&contents);
-    let plan = request_plan(fleet, &session, &catalogue).await?;
-    Ok(PlannedHost { session, catalogue, plan })
+    let secrets = compiler.secret_redactor().clone();
+    let plan = request_plan(fleet, &session, &catalogue, &secrets).await?;
+    Ok(PlannedHost { session, catalogue, plan, secrets })
 }
 
 /// Plans again and returns the rows that differ from the plan because the host has changed since.
@@ -53,14 +56,21 @@ async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result
 /// # Errors
 /// Returns an error if the host cannot compute the plan.
 pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan) -> Result<Vec<String>, PlanHostError> {
-    let now = request_plan(fleet, &planned.session, &planned.catalogue).await?;
+    let now = request_plan(fleet, &planned.session, &planned.catalogue, &planned.secrets).await?;
     Ok(diff_plans(shown, &now))
 }
 
-async fn request_plan(fleet: &Fleet, session: &Session, catalogue: &Catalog) -> Result<HostPlan, PlanHostError> {
+async fn request_plan(
+    fleet: &Fleet,
+    session: &Session,
+    catalogue: &Catalog,
+    secrets: &SecretRedactor,
+) -> Result<HostPlan, PlanHostError> {
     let planned = session.call(catalogue.clone(), &|_| {}, &fleet.cancellation).await;
-    let planned = planned.map_err(|error| PlanHostError::Agent(error.message))?;
-    Ok(HostPlan { host: session.host.clone(), rows: planned.changes })
+    let planned = planned.map_err(|error| PlanHostError::Agent(secrets.redact_text(&error.message)))?;
+    let mut rows = planned.changes;
+    rows.iter_mut().for_each(|row| secrets.redact_row(row));
+    Ok(HostPlan { host: session.host.clone(), rows })
 }
 
 /// Compares two plans of a host, with one line per row that differs.

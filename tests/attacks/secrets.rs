@@ -87,6 +87,10 @@ impl ProgressSink for Told {
 }
 
 fn compile(playbook: &str, folder: &Path) -> Result<CompiledHost, String> {
+    compile_selection(playbook, folder, StepSelection::default())
+}
+
+fn compile_selection(playbook: &str, folder: &Path, selection: StepSelection) -> Result<CompiledHost, String> {
     std::fs::create_dir_all(folder.join("templates")).unwrap();
     std::fs::write(folder.join("templates/secret.conf"), "token {{ secrets.template | lower | upper }}\n").unwrap();
     let mut found = Diagnostics::new();
@@ -108,7 +112,7 @@ fn compile(playbook: &str, folder: &Path) -> Result<CompiledHost, String> {
         shard_map: None,
         file_folders: Vec::new(),
         secrets: Some(secrets),
-        selection: StepSelection::default(),
+        selection,
         digest_key: Some(DigestKey::from_random(b"test")),
     });
     let compiled = compiler.map_err(|found| found.render(false))?.compile_host("host", &HostFacts::default());
@@ -161,6 +165,66 @@ fn plans_show_no_secret_in_any_field() {
     let again = plan(&compiled);
     assert_eq!(again.iter().filter(|row| row.action == Action::Change).count(), 1);
     assert_no_canary("the diff of a step beside it", &serde_json::to_string(&again).unwrap());
+}
+
+#[test]
+fn the_lines_of_steps_that_are_not_selected_are_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("made")).unwrap();
+    let env = folder.path().join("made/env");
+    let path = env.display();
+    for other in [
+        // Another tag, a condition that does not hold any more, a handler.
+        r#"[[play.step]]
+tags = ["password"]
+line = { path = "PATH", line = "PASSWORD={{ secrets.inline }}" }"#,
+        r#"[[play.step]]
+when = "false"
+tags = ["port"]
+line = { path = "PATH", line = "PASSWORD={{ secrets.inline }}" }"#,
+        r#"[[play.handler]]
+name = "write the password"
+line = { path = "PATH", line = "PASSWORD={{ secrets.inline }}" }"#,
+    ] {
+        std::fs::write(&env, "PASSWORD=Canary-inline\n").unwrap();
+        let text = format!(
+            "[[play]]\nname = \"p\"\nhosts = \"host\"\n{}\n[[play.step]]\ntags = [\"port\"]\nnotify = \"write the \
+             password\"\nline = {{ path = \"{path}\", line = \"PORT=80\" }}\n",
+            other.replace("PATH", &path.to_string())
+        );
+        let notify = "notify = \"write the password\"\n";
+        let text = if other.contains("handler") { text } else { text.replace(notify, "") };
+        let selection = StepSelection { tags: vec!["port".to_owned()], ..StepSelection::default() };
+        let rows = plan(&compile_selection(&text, folder.path(), selection).unwrap());
+        assert!(rows.iter().any(|row| row.action == Action::Change), "{rows:#?}");
+        assert_no_canary("the diff of a step beside it", &serde_json::to_string(&rows).unwrap());
+    }
+}
+
+#[test]
+fn errors_about_a_value_do_not_show_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let steps = [
+        r#"line = { path = "/x", match = "^other", line = "password={{ secrets.inline }}" }"#,
+        r#"line = { path = "/x", match = "({{ secrets.short }}", line = "x" }"#,
+        r#"file = { dest = "/x", content = "{{ secrets.inline | bytes }}" }"#,
+        r#"file = { dest = "/x", content = "{{ secrets.short | int }}" }"#,
+        r#"file = { dest = "/x", content = "{{ secrets.inlin }}" }"#,
+        r#"user = { name = "x", comment = "{{ secrets.pem }}" }"#,
+        "when = \"secrets.inline | bytes > 4\"\nfile = { dest = \"/x\", content = \"\" }",
+        "name = \"{{ secrets.inline | bytes }}\"\nfile = { dest = \"/x\", content = \"\" }",
+        "for_each = \"secrets.inline\"\nfile = { dest = \"/x\", content = \"\" }",
+    ];
+    let mut errors = Vec::new();
+    for step in steps {
+        let text = format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n");
+        let error = compile(&text, folder.path()).map(|compiled| format!("{:?}", compiled.catalogue)).unwrap_err();
+        assert_no_canary("the error", &error);
+        // What the decoys are made of can be told from them.
+        assert!(!error.contains("Dbobsz") && !error.contains("r8x"), "{error}");
+        errors.push((step, error));
+    }
+    messages::check("errors-about-secrets", errors);
 }
 
 #[test]
