@@ -23,6 +23,7 @@ mod recipe;
 mod releases;
 mod rollback;
 mod rollout;
+mod rollout_secrets;
 mod rollout_text;
 mod runtime;
 mod shard_apply;

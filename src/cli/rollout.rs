@@ -7,19 +7,24 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
+use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
+use super::project::find_project;
 use super::recipe::LoadedRecipe;
+use super::rollout_secrets::redact_rollout_event;
 use super::rollout_text::{describe_holder, ensure_single_target, report_plan_error, report_rollout_event};
 use super::runtime::build_fleet;
+use crate::deploy::plan::hide_sensitive_digests;
 use crate::deploy::rollout::{
     DeployPlanError, Goal, HostFailure, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome,
     observe_hosts, observe_service, plan_hosts,
 };
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Inventory, InventoryHost};
-use crate::plan::{ChangeCounts, HostPlan};
+use crate::plan::{ChangeCounts, DigestKey, HostPlan};
+use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::{ReleaseTask, ReleaseVersion, ServiceRef};
 use crate::report::{Reporter, format_summary};
 
@@ -50,6 +55,10 @@ pub struct ServiceRollout<'a> {
     fleet: Fleet,
     host_names: Vec<String>,
     scope: ServiceRef,
+    /// Words to cut out of what hosts send.
+    secrets: SecretRedactor,
+    /// The key under which digests of sensitive files are shown.
+    digest_key: Option<DigestKey>,
     /// Hosts of the service that `--limit` excludes.
     pub excluded_hosts: Vec<String>,
 }
@@ -70,7 +79,31 @@ impl<'a> ServiceRollout<'a> {
         let fleet = build_fleet(inventory, &all, &args.connect, common)?;
         let names = |hosts: &[&InventoryHost]| hosts.iter().map(|host| host.name.clone()).collect();
         let (names, left_out) = (names(&hosts), names(&excluded));
-        Ok(Self { loaded, args, common, fleet, host_names: names, scope: loaded.to_scope(), excluded_hosts: left_out })
+        let digest_key = match inventory.secrets().is_empty() {
+            true => None,
+            false => Some(load_digest_key(&find_project(&args.connect.inventory, common)?)?),
+        };
+        let secrets = SecretRedactor::from_secrets(&inventory.secrets().expose_json());
+        let scope = loaded.to_scope();
+        Ok(Self {
+            loaded,
+            args,
+            common,
+            fleet,
+            host_names: names,
+            scope,
+            secrets,
+            digest_key,
+            excluded_hosts: left_out,
+        })
+    }
+
+    /// Returns the plan of a host without digests that could be guessed, and without secrets in its diffs.
+    fn shown_plan(&self, host: &PlannedDeploy) -> HostPlan {
+        let mut plan = host.plan.clone();
+        hide_sensitive_digests(&mut plan, &host.desired, &host.observation, self.digest_key.as_ref());
+        plan.rows.iter_mut().for_each(|row| self.secrets.redact_row(row));
+        plan
     }
 
     /// Returns the tasks that no host excluded by `--limit` has run for this release: a migration must not run twice. Warns
@@ -111,7 +144,7 @@ impl<'a> ServiceRollout<'a> {
         if matches!(goal, Goal::Stored(None)) {
             ensure_single_target(&planned, &self.loaded.recipe.service)?;
         }
-        let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
+        let plans: Vec<HostPlan> = planned.iter().map(|host| self.shown_plan(host)).collect();
         plans.iter().for_each(|plan| reporter.report_plan(plan));
         if !plans.is_empty() {
             reporter.print_data(&format_summary(&plans));
@@ -132,7 +165,8 @@ impl<'a> ServiceRollout<'a> {
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
         let locked = lock_hosts(&self.fleet, &sessions, &lock_request(command, &run, true), &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
-        let event_sink = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter);
+        let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter);
+        let event_sink = |event: &RolloutEvent<'_>| redact_rollout_event(event, &self.secrets, &report);
         let batches = &self.loaded.recipe.batches;
         let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, new_release, event_sink: &event_sink };
         let outcome = rollout.run_rollout(&planned).await;
@@ -216,9 +250,11 @@ impl<'a> ServiceRollout<'a> {
                 HostFailure::Refused(reason) => {
                     reporter.report_failure(host, reason, Some("run the command again to see a new plan"))
                 }
+                // A hook or a service may print what its configuration has.
                 HostFailure::Failed(reason, log) => {
-                    reporter.report_failure(host, reason, None);
-                    log.iter().for_each(|line| reporter.print_status(&format!("  {host} | {line}")));
+                    reporter.report_failure(host, &self.secrets.redact_text(reason), None);
+                    let log = log.iter().map(|line| self.secrets.redact_text(line));
+                    log.for_each(|line| reporter.print_status(&format!("  {host} | {line}")));
                 }
             }
         }

@@ -1,6 +1,8 @@
 //! What a deploy does to one host: asked-for state × observation → rows. Pure; also run on the host itself, which
 //! compares the rows' fingerprints with those of the plan that was shown and finds out what is due.
 
+mod shown;
+
 use std::path::Path;
 
 use serde::Serialize;
@@ -10,6 +12,8 @@ use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, Ste
 use crate::protocol::deploy::{
     DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseTask, ServiceObservation, UnitFile,
 };
+
+pub use shown::hide_sensitive_digests;
 
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;

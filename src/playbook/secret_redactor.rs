@@ -4,6 +4,7 @@
 use serde_json::Value as Json;
 
 use crate::plan::{Digest, ResourceChange};
+use crate::protocol::Event;
 
 /// Shorter secrets and lines of secrets would be found anywhere.
 const MIN_VALUE_CHARS: usize = 4;
@@ -50,6 +51,17 @@ impl SecretRedactor {
             }
         }
     }
+
+    /// Cuts secrets out of the texts of an event: a program may print what it was given.
+    pub fn redact_event(&self, mut event: Event) -> Event {
+        match &mut event {
+            Event::StepFailed { error: text, .. } | Event::Note { text } | Event::Output { text, .. } => {
+                *text = self.redact_text(text);
+            }
+            Event::StepStarted { .. } | Event::StepDone { .. } | Event::Progress { .. } => {}
+        }
+        event
+    }
 }
 
 fn collect_words(value: &Json, words: &mut Vec<String>) {
@@ -71,6 +83,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::plan::{Action, AttributeChange, StepRef};
 
     #[test]
     fn values_and_lines_of_secrets_are_cut_out() {
@@ -78,5 +91,22 @@ mod tests {
         let redactor = SecretRedactor::from_secrets(&secrets);
         assert_eq!(redactor.redact_text("hunter2-long, hunter2, 123\n-MIIEvQIBAD\n"), "***, ***, 123\n-***\n");
         assert!(!redactor.is_secret_in("hunter"));
+    }
+
+    #[test]
+    fn diffs_show_no_secret_that_an_earlier_run_wrote() {
+        let change =
+            AttributeChange::new("content", "a", "b").with_diff("-password = hunter2\n+password_file = x\n".to_owned());
+        let mut row = ResourceChange {
+            step: StepRef { play: 0, step: 0 },
+            name: None,
+            resource: "file /x".to_owned(),
+            action: Action::Change,
+            changes: vec![change],
+            reason: None,
+            fingerprint: Digest::of_bytes(b""),
+        };
+        SecretRedactor::from_secrets(&json!({"password": "hunter2"})).redact_row(&mut row);
+        assert_eq!(row.changes[0].diff.as_deref(), Some("-password = ***\n+password_file = x\n"));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::PlannedHost;
 use crate::fleet::Fleet;
-use crate::playbook::{BatchSchedule, Playbook, SecretRedactor};
+use crate::playbook::{BatchSchedule, Playbook};
 use crate::protocol::Event;
 use crate::protocol::provision::{ApplyPlay, PlayResult};
 
@@ -86,7 +86,7 @@ async fn apply_play(
 ) -> Result<PlayResult, String> {
     let request = ApplyPlay { play_index: play, run: run.to_owned() };
     let name = host.session.host.as_str();
-    let progress = |event| progress(name, &redact_event(event, &host.secrets));
+    let progress = |event| progress(name, &host.secrets.redact_event(event));
     let result = host.session.call(request, &progress, &fleet.cancellation).await;
     let redact_failure = |mut result: PlayResult| {
         if let Some(failure) = &mut result.failure {
@@ -95,16 +95,6 @@ async fn apply_play(
         result
     };
     result.map(redact_failure).map_err(|error| host.secrets.redact_text(&error.message))
-}
-
-/// Cuts secrets out of the texts of an event: a program may print what it was given.
-fn redact_event(event: Event, secrets: &SecretRedactor) -> Event {
-    match event {
-        Event::StepFailed { step, error } => Event::StepFailed { step, error: secrets.redact_text(&error) },
-        Event::Note { text } => Event::Note { text: secrets.redact_text(&text) },
-        Event::Output { stream, text } => Event::Output { stream, text: secrets.redact_text(&text) },
-        other => other,
-    }
 }
 
 /// Adds a play's result to the host's outcome; `true`: it failed.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{expected_fingerprints, plan_host};
 use crate::messages;
-use crate::plan::Digest;
+use crate::plan::{Digest, DigestKey};
 use crate::protocol::deploy::{
     ConfigFile, DesiredState, HealthCheck, LeftoverFile, MANIFEST_FORMAT, ObservedPath, ObservedRelease, ObservedText,
     ObservedUnit, ReleaseFile, ReleaseManifest, ReleasePath, ReleaseTask, ReleaseVersion, ServiceConfig, ServiceName,
@@ -114,6 +114,32 @@ fn show_plan(desired: &DesiredState, seen: &ServiceObservation, once: &[ReleaseT
         line
     };
     plan.pending_rows().map(line).collect()
+}
+
+#[test]
+fn digests_of_sensitive_files_are_shown_under_a_key() {
+    let desired = desired("1.0");
+    let mut seen = serving_host(&desired);
+    seen.configs[0].state = ObservedPath::File {
+        digest: Digest::of_bytes(b"old"),
+        mode: 0o640,
+        owner: "demo".into(),
+        group: "demo".into(),
+    };
+    let keys = [Some(DigestKey::from_random(b"1")), Some(DigestKey::from_random(b"2")), None];
+    let shown = keys.map(|key| {
+        let mut plan = plan_host("app-1", &desired, &seen, &[], &|_| None).unwrap();
+        super::hide_sensitive_digests(&mut plan, &desired, &seen, key.as_ref());
+        let change = plan.rows.iter().flat_map(|row| &row.changes).find(|change| change.attribute == "content");
+        let change = change.cloned().unwrap();
+        for guess in ["old", "KEY=secret\n"] {
+            let digest = Digest::of_bytes(guess.as_bytes());
+            assert!(!format!("{change:?}").contains(digest.short_hex()), "a guess can be tested: {change:?}");
+        }
+        (change.from.unwrap(), change.to.unwrap())
+    });
+    assert_ne!(shown[0], shown[1]);
+    assert_eq!(shown[2], ("hidden".to_owned(), "hidden, 11 bytes".to_owned()));
 }
 
 #[test]

@@ -1,0 +1,87 @@
+//! Cuts secrets out of what hosts report of a rollout: a hook, a task or a service may print its configuration.
+
+use crate::deploy::rollout::RolloutEvent;
+use crate::playbook::SecretRedactor;
+use crate::protocol::deploy::{DeployFailure, SwitchOutcome};
+
+/// Passes an event on without secrets in its texts.
+pub fn redact_rollout_event(event: &RolloutEvent<'_>, secrets: &SecretRedactor, pass_on: &dyn Fn(&RolloutEvent<'_>)) {
+    match event {
+        RolloutEvent::HostEvent(host, event) => {
+            pass_on(&RolloutEvent::HostEvent(host, &secrets.redact_event((*event).clone())));
+        }
+        RolloutEvent::Switched(host, outcome) => {
+            pass_on(&RolloutEvent::Switched(host, &redact_outcome((*outcome).clone(), secrets)));
+        }
+        other => pass_on(other),
+    }
+}
+
+fn redact_outcome(mut outcome: SwitchOutcome, secrets: &SecretRedactor) -> SwitchOutcome {
+    match &mut outcome {
+        SwitchOutcome::Unchanged => {}
+        SwitchOutcome::Healthy { failed_hook, .. } => {
+            failed_hook.iter_mut().for_each(|text| *text = secrets.redact_text(text));
+        }
+        SwitchOutcome::RolledBack { failure, restored_failure, .. } => {
+            redact_failure(failure, secrets);
+            restored_failure.iter_mut().for_each(|failure| redact_failure(failure, secrets));
+        }
+        SwitchOutcome::Unhealthy { failure, .. } | SwitchOutcome::Stopped { failure, .. } => {
+            redact_failure(failure, secrets);
+        }
+    }
+    outcome
+}
+
+fn redact_failure(failure: &mut DeployFailure, secrets: &SecretRedactor) {
+    for text in failure.journal_lines.iter_mut().chain([&mut failure.detail]) {
+        *text = secrets.redact_text(text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::protocol::Event;
+    use crate::protocol::deploy::ReleaseVersion;
+
+    #[test]
+    fn outcomes_and_events_show_no_secret() {
+        let secrets = SecretRedactor::from_secrets(&json!({"db": "hunter2"}));
+        let failure = || DeployFailure {
+            step: "health".to_owned(),
+            detail: "password hunter2 refused".to_owned(),
+            journal_lines: vec!["login hunter2".to_owned()],
+        };
+        let version = || ReleaseVersion::new("1".to_owned()).unwrap();
+        let outcomes = [
+            SwitchOutcome::Stopped { version: version(), failure: failure() },
+            SwitchOutcome::Unhealthy { version: version(), failure: failure() },
+            SwitchOutcome::RolledBack {
+                version: version(),
+                failure: failure(),
+                restored: version(),
+                restored_failure: Some(failure()),
+            },
+            SwitchOutcome::Healthy {
+                version: version(),
+                previous: None,
+                restarted: Vec::new(),
+                gap_ms: 0,
+                failed_hook: Some("hook: hunter2".to_owned()),
+            },
+        ];
+        for outcome in &outcomes {
+            redact_rollout_event(&RolloutEvent::Switched("a", outcome), &secrets, &|event| {
+                assert!(!format!("{event:?}").contains("hunter2") && format!("{event:?}").contains("***"), "{event:?}");
+            });
+        }
+        let note = Event::Note { text: "hunter2".to_owned() };
+        redact_rollout_event(&RolloutEvent::HostEvent("a", &note), &secrets, &|event| {
+            assert!(!format!("{event:?}").contains("hunter2"), "{event:?}");
+        });
+    }
+}
