@@ -3,6 +3,7 @@
 //! One thread per request, so that moves and a cancellation can run at the same time. When the controller goes
 //! away, every request is asked to stop and ends at a consistent point; only then does the process end.
 
+mod audit;
 mod blob_store;
 mod facts;
 mod frame_receiver;
@@ -57,6 +58,7 @@ pub fn serve_controller(just_pushed: bool) -> io::Result<()> {
     sender.mark_closed();
     requests.mark_controller_gone();
     requests.join_threads();
+    requests.end_run();
     result
 }
 

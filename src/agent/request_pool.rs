@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 
+use super::audit::{AuditLog, AuditSink, RunOrigin, change_of_deploy, change_of_shard, describe_failure, record_reply};
 use super::blob_store::{BlobFetcher, BlobStore};
 use super::frame_sender::FrameSender;
 use crate::deploy;
 use crate::lock::HostLock;
 use crate::process::{OnAgentDeath, Program, end_guarded_programs, share_files_with_guards};
-use crate::protocol::lock::ListLocks;
+use crate::protocol::lock::{ListLocks, LockRequest, LockResult};
 use crate::protocol::{
     AgentMessage, Event, ExecRequest, ExecResult, OutputStream, ProgressSink, Reply, Request, shard,
 };
@@ -32,6 +33,9 @@ struct SessionState {
     last_plan: Mutex<Option<provision::PreparedCatalog>>,
     deploy_agent: deploy::host::DeployAgent,
     host_lock: HostLock,
+    audit_log: AuditLog,
+    /// A request was asked to stop, or was running when the controller went away.
+    is_interrupted: AtomicBool,
 }
 
 /// Holds all requests of this channel.
@@ -88,7 +92,13 @@ impl RequestPool {
     /// Records that the controller is gone. Programs of requests that it had asked to stop are ended: an operator who
     /// interrupts a command twice does not wait for them. Others finish, within their time limits.
     pub fn mark_controller_gone(&self) {
-        if self.lock_running().values().any(|request| request.cancel_flag.load(Ordering::SeqCst)) {
+        let running = self.lock_running();
+        if running.values().any(|request| !request.thread.is_finished()) {
+            self.session.is_interrupted.store(true, Ordering::SeqCst);
+        }
+        let is_cancelled = running.values().any(|request| request.cancel_flag.load(Ordering::SeqCst));
+        drop(running);
+        if is_cancelled {
             end_guarded_programs();
         }
         self.session.host_lock.mark_controller_gone();
@@ -98,7 +108,13 @@ impl RequestPool {
     pub fn cancel_request(&self, id: u64) {
         if let Some(request) = self.lock_running().get(&id) {
             request.cancel_flag.store(true, Ordering::SeqCst);
+            self.session.is_interrupted.store(true, Ordering::SeqCst);
         }
+    }
+
+    /// Notes in the audit log how the run ended, after all requests.
+    pub fn end_run(&self) {
+        self.session.audit_log.end_run(self.session.is_interrupted.load(Ordering::SeqCst));
     }
 
     /// Waits for all requests.
@@ -141,11 +157,23 @@ fn handle_request(
         Request::Apply(apply) => {
             let plan = last_plan();
             let plan = plan.as_ref().ok_or_else(|| anyhow::anyhow!("nothing was planned on this channel"))?;
-            Reply::Apply(provision::apply_play(plan, &apply, blobs, sink)?)
+            let sink = AuditSink { sink, audit_log: &session.audit_log, plan };
+            Reply::Apply(provision::apply_play(plan, &apply, blobs, &sink)?)
         }
-        Request::Exec(command) => run_command(&command, sink)?,
+        Request::Exec(command) => {
+            let origin =
+                RunOrigin { run: command.run.clone(), command: "exec".to_owned(), operator: command.operator.clone() };
+            session.audit_log.begin_run(&origin)?;
+            let reply = run_command(&command, sink);
+            session.audit_log.record_change(&command.argv.join(" "), "exec", describe_failure(&reply).as_deref());
+            reply?
+        }
         Request::Lock(take) => {
             let result = session.host_lock.acquire(&take)?;
+            if result == LockResult::Acquired {
+                let LockRequest { run, command, operator, .. } = take;
+                session.audit_log.begin_run(&RunOrigin { run, command, operator })?;
+            }
             share_files_with_guards(session.host_lock.clone_files()?);
             Reply::Lock(result)
         }
@@ -153,12 +181,20 @@ fn handle_request(
         Request::Deploy(request) => {
             use crate::resources::BlobSource as _;
             blobs.fetch_blobs(&session.deploy_agent.missing_blobs(&request)?)?;
-            Reply::Deploy(session.deploy_agent.handle_request(&request, blobs, sink)?)
+            let change = change_of_deploy(&request);
+            let reply = session.deploy_agent.handle_request(&request, blobs, sink).map(Reply::Deploy);
+            record_reply(&session.audit_log, change, &reply);
+            reply?
         }
         Request::Shard(shard::ShardRequest::StartRun(_)) if !session.host_lock.is_exclusive() => {
             anyhow::bail!("shards are moved under the host's lock only")
         }
-        Request::Shard(request) => Reply::Shard(rebalance::host::handle_request(request, blobs, sink)?),
+        Request::Shard(request) => {
+            let change = change_of_shard(&request);
+            let reply = rebalance::host::handle_request(request, blobs, sink).map(Reply::Shard);
+            record_reply(&session.audit_log, change, &reply);
+            reply?
+        }
     })
 }
 

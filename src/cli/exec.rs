@@ -8,6 +8,7 @@ use serde_json::json;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
+use super::host_locks::operator_id;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
@@ -45,7 +46,7 @@ impl ExecCommand {
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
         let reporter = common.new_reporter();
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
-        let request = ExecRequest { argv: self.argv, timeout_ms };
+        let request = ExecRequest { argv: self.argv, timeout_ms, operator: operator_id(), run: common.run.to_string() };
         let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &request, &reporter)).await;
         let failed = results.iter().filter(|ok| !**ok).count();
         Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))

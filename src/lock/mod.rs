@@ -49,12 +49,16 @@ struct HeldLock {
 impl Default for HostLock {
     /// In root's own folder; another user's agent keeps locks of its own, as it may change only what is its own.
     fn default() -> Self {
-        let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
-        let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
-        let is_root = rustix::process::geteuid().is_root();
-        let base = if is_root { PathBuf::from("/var/lib/dunlin") } else { cache().join("dunlin") };
-        Self::new(&base.join("locks"))
+        Self::new(&state_folder().join("locks"))
     }
+}
+
+/// Returns the folder of the agent's own files on a host: root's, or one in the home of another user.
+pub fn state_folder() -> PathBuf {
+    let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default());
+    let cache = || std::env::var_os("XDG_CACHE_HOME").map_or_else(|| home().join(".cache"), PathBuf::from);
+    let is_root = rustix::process::geteuid().is_root();
+    if is_root { PathBuf::from("/var/lib/dunlin") } else { cache().join("dunlin") }
 }
 
 impl HostLock {

@@ -136,6 +136,10 @@ pub struct ExecRequest {
     pub argv: Vec<String>,
     /// Time limit, in milliseconds: at it, the program and what it started are ended.
     pub timeout_ms: u64,
+    /// Operator that requests it, for the audit log: `user@machine`.
+    pub operator: String,
+    /// The run.
+    pub run: String,
 }
 
 /// A command's end.

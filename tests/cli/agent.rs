@@ -65,7 +65,10 @@ impl Agent {
     fn exec(&mut self, id: u64, argv: &[&str], timeout: Duration) {
         let argv = argv.iter().map(ToString::to_string).collect();
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap();
-        self.send(&ControllerMessage::Request { id, request: Request::Exec(ExecRequest { argv, timeout_ms }) });
+        self.send(&ControllerMessage::Request {
+            id,
+            request: Request::Exec(ExecRequest { argv, timeout_ms, operator: "test".to_owned(), run: "1".to_owned() }),
+        });
     }
 
     /// Takes the host's lock.

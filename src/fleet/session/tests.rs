@@ -44,7 +44,8 @@ async fn connect(buffer: usize) -> (Session, DuplexStream) {
 }
 
 async fn exec(session: &Session, on_event: EventCallback<'_>) -> Result<ExecResult, RequestError> {
-    let request = ExecRequest { argv: vec!["true".to_owned()], timeout_ms: 1000 };
+    let request =
+        ExecRequest { argv: vec!["true".to_owned()], timeout_ms: 1000, operator: String::new(), run: String::new() };
     timeout(TOO_LONG, session.call(request, on_event, &CancellationToken::new())).await.expect("the request hangs")
 }
 
@@ -87,7 +88,8 @@ async fn a_host_that_does_not_read_ends_its_requests() {
             host.write_all(&keepalive).await.unwrap();
         }
     });
-    let request = ExecRequest { argv: vec!["x".repeat(1 << 16)], timeout_ms: 1000 };
+    let request =
+        ExecRequest { argv: vec!["x".repeat(1 << 16)], timeout_ms: 1000, operator: String::new(), run: String::new() };
     let done = timeout(TOO_LONG, session.call(request, &|_| {}, &CancellationToken::new())).await.expect("it hangs");
     let error = done.unwrap_err();
     assert!(error.connection_lost && error.message.contains("the agent has not read for 300ms"), "{error}");
