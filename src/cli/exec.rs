@@ -8,7 +8,7 @@ use serde_json::json;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
-use super::host_locks::operator_id;
+use super::host_locks::{begin_run_log, operator_id};
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
@@ -47,6 +47,7 @@ impl ExecCommand {
         let reporter = common.new_reporter();
         let timeout_ms = u64::try_from(self.timeout.as_millis()).unwrap_or(u64::MAX);
         let request = ExecRequest { argv: self.argv, timeout_ms, operator: operator_id(), run: common.run.to_string() };
+        begin_run_log(&names.iter().map(String::as_str).collect::<Vec<_>>(), &reporter);
         let results = fleet.map_parallel(&names, |host| exec_on_host(&fleet, host, &request, &reporter)).await;
         let failed = results.iter().filter(|ok| !**ok).count();
         Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))

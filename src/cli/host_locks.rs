@@ -1,10 +1,16 @@
 //! Locks the hosts of a command.
 
+use serde_json::json;
+
 use super::command_error::CommandError;
+use super::connect_args::InventoryArgs;
 use super::exit::Exit;
+use super::project::find_project_into;
+use super::runs::run_log_folder;
 use crate::fleet::{Fleet, LockError, Session};
+use crate::inventory::Diagnostics;
 use crate::protocol::lock::LockRequest;
-use crate::report::Reporter;
+use crate::report::{Reporter, keep_run_log, record_event};
 
 /// Returns the operator, `user@machine`.
 pub fn operator_id() -> String {
@@ -29,7 +35,11 @@ pub async fn lock_hosts(
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
     match fleet.lock_hosts(sessions, request).await {
-        Ok(()) => Ok(()),
+        Ok(()) => {
+            let hosts: Vec<&str> = sessions.iter().map(|session| session.host.as_str()).collect();
+            begin_run_log(&hosts, reporter);
+            Ok(())
+        }
         Err(LockError::HeldByOthers(holders)) => {
             for (host, holder) in &holders {
                 reporter.report_failure(host, &holder.describe_lock(), None);
@@ -45,5 +55,19 @@ pub async fn lock_hosts(
             }
             Err(CommandError::with_message(Exit::Partial, "not all hosts could be locked; no changes were made"))
         }
+    }
+}
+
+/// Begins the log of a run that is about to change hosts. A folder that cannot be written is no reason to stop: each host
+/// has a log of its own.
+pub fn begin_run_log(hosts: &[&str], reporter: &Reporter) {
+    let project = find_project_into(&InventoryArgs::default(), &mut Diagnostics::new()).ok().flatten();
+    let Some(project) = project else { return };
+    let folder = run_log_folder(&project);
+    match keep_run_log(&folder, reporter.run) {
+        Ok(()) => {
+            record_event("run_started", reporter.run, json!({ "operator": operator_id(), "hosts": hosts }));
+        }
+        Err(error) => reporter.warn(&format!("this run is not recorded in {}: {error}", folder.display())),
     }
 }

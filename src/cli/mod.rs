@@ -25,6 +25,7 @@ mod rollback;
 mod rollout;
 mod rollout_secrets;
 mod rollout_text;
+mod runs;
 mod runtime;
 mod shard_apply;
 mod shard_files;
@@ -120,6 +121,7 @@ enum CliCommand {
     ShardRebalance(shard_rebalance::ShardRebalance),
     Shards(shards::ShardsArgs),
     Locks(locks::LocksCommand),
+    Runs(runs::RunsCommand),
     Completions(completions::CompletionsCommand),
     Man(completions::ManCommand),
     /// Serve a controller on standard input and output (started by dunlin on hosts)
@@ -187,6 +189,7 @@ impl CliCommand {
             Self::ShardRebalance(_) => "shard-rebalance",
             Self::Shards(command) => command.name(),
             Self::Locks(_) => "locks",
+            Self::Runs(_) => "runs",
             Self::Completions(_) | Self::Man(_) | Self::Agent { .. } => return None,
         })
     }
@@ -207,6 +210,7 @@ fn dispatch_command(cli: Cli) -> Result<CommandOutcome, CommandError> {
         CliCommand::ShardRebalance(command) => runtime::block_on(command.run(common)),
         CliCommand::Shards(command) => runtime::block_on(command.run(common)),
         CliCommand::Locks(command) => runtime::block_on(command.run(common)),
+        CliCommand::Runs(command) => command.run(common).map(Into::into),
         CliCommand::Completions(command) => Ok(command.run(&common.new_reporter()).into()),
         CliCommand::Man(command) => command.run(&common.new_reporter()).map(Into::into),
         CliCommand::Agent { arrived } => {

@@ -8,6 +8,7 @@ mod progress;
 mod rebalance_text;
 mod reporter;
 mod run_id;
+mod run_log;
 
 pub use failover_text::format_failover;
 pub use plan_text::{format_count, format_plan, format_summary};
@@ -15,3 +16,4 @@ pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
 pub use reporter::{Reporter, RunSummary, Style};
 pub use run_id::RunId;
+pub use run_log::{keep_run_log, record_event};

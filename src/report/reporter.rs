@@ -9,6 +9,7 @@ use super::escape::{escape_control_characters, escape_json_line};
 use super::json::{event_to_json, host_event, plan_fields};
 use super::plan_text::format_plan;
 use super::run_id::RunId;
+use super::run_log::record_event;
 use crate::plan::{Action, ChangeCounts, HostPlan};
 use crate::protocol::Event;
 
@@ -92,8 +93,14 @@ impl Reporter {
 
     /// Prints one host's plan.
     pub fn report_plan(&self, plan: &HostPlan) {
+        for row in plan.pending_rows() {
+            let fields = json!({
+                "host": plan.host, "step": row.step, "action": row.action, "resource": row.resource,
+            });
+            record_event("plan", self.run, fields);
+        }
         if self.json {
-            plan_fields(plan).into_iter().for_each(|fields| self.print_json("plan", fields));
+            plan_fields(plan).into_iter().for_each(|fields| self.print_line("plan", fields));
         } else if !self.style.quiet {
             write_stdout(&format_plan(plan, self.style));
         }
@@ -101,10 +108,15 @@ impl Reporter {
 
     /// Prints an event of a host.
     pub fn report_event(&self, host: &str, event: &Event) {
-        if self.json {
+        // Frequent, and not part of the log of the run.
+        let is_frequent = matches!(event, Event::Output { .. } | Event::Progress { .. } | Event::StepStarted { .. });
+        if self.json || !is_frequent {
             let (name, fields) = host_event(host, event);
             self.print_json(&name, fields);
-        } else if let Event::Note { text } = event {
+        }
+        if let Event::Note { text } = event
+            && !self.json
+        {
             self.print_status(&format!("{host}: {text}"));
         }
     }
@@ -160,8 +172,13 @@ impl Reporter {
         write_stderr(&format!("{prefix}{error}\n{next}"));
     }
 
-    /// Prints a JSON event with its fields, an object; nothing without `--json`.
+    /// Prints a JSON event with its fields, an object; without `--json` it is only recorded in the log of the run.
     pub fn print_json(&self, event: &str, fields: Value) {
+        record_event(event, self.run, fields.clone());
+        self.print_line(event, fields);
+    }
+
+    fn print_line(&self, event: &str, fields: Value) {
         if self.json {
             let line = event_to_json(event, self.run, fields).to_string();
             write_stdout(&format!("{}\n", escape_json_line(&line)));

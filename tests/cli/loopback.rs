@@ -12,7 +12,7 @@ use std::thread;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
 
 use crate::example;
-use crate::program::{Project, snapshot};
+use crate::program::{Output, Project, snapshot};
 
 /// Messages of ssh's multiplexing protocol (PROTOCOL.mux of OpenSSH), as far as it is spoken here.
 mod message {
@@ -226,4 +226,88 @@ fn a_plan_of_deploy() {
     .map(|(command, status)| project.dunlin(command).ends(status));
     snapshot("deploy-plan", &outputs);
     assert!(!project.path("srv/shop/releases").exists());
+}
+
+#[test]
+fn runs_are_recorded() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = project();
+    project.dunlin(&["hosts", "web", "--facts"]).ends(0);
+    let none = project.dunlin(&["runs"]).ends(0);
+    project.dunlin(&["exec", "web", "--", "sh", "-c", "echo output; exit 3"]).ends(4);
+    let folder = project.path(".dunlin/runs");
+    let file = std::fs::read_dir(&folder).unwrap().next().unwrap().unwrap().path();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&folder), mode(&file)), (0o700, 0o600));
+    assert!(!std::fs::read_to_string(&file).unwrap().contains("output"), "data of hosts is recorded");
+    let id = file.file_stem().unwrap().to_str().unwrap().to_owned();
+    let stable = |mut output: Output| {
+        output.command = output.command.replace(&id, "[RUN]");
+        output.stdout = output.stdout.replace(machine().trim(), "[MACHINE]");
+        output
+    };
+    let outputs = [
+        none,
+        project.dunlin(&["runs"]).ends(0),
+        project.dunlin(&["runs", "show", &id]).ends(0),
+        project.dunlin(&["runs", "show", &id, "--json"]).ends(0),
+        project.dunlin(&["runs", "show", "../../dunlin"]).ends(64),
+    ];
+    snapshot("runs", &outputs.map(stable));
+}
+
+fn machine() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap()
+}
+
+#[test]
+fn no_output_and_no_file_shows_a_secret() {
+    use std::os::unix::fs::PermissionsExt;
+    let project = project();
+    let secrets = project.write(
+        "inventory/secrets.toml",
+        "pin = \"q7w\"\npassword = \"Canary-one\"\nold = \"Canary-old\"\nkey = \"\"\"\nCanary-line-1\nCanary-line-2\n\"\"\"\n",
+    );
+    std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let srv = project.path("srv");
+    project.write("srv/settings", "first\npassword = Canary-old\nCanary-line-2\n");
+    project.write(
+        "playbooks/site.toml",
+        &r#"[[play]]
+name = "secrets"
+hosts = "web"
+vars = { pin = "{{ secrets.pin }}" }
+[[play.step]]
+name = "pin {{ secrets.pin | upper }}"
+file = { dest = "SRV/pin", content = "{{ pin | upper }} {{ secrets.key | indent }}" }
+[[play.step]]
+file = { dest = "SRV/settings", content = "first\n" }
+[[play.step]]
+command = { shell = "echo {{ secrets.password }}", unless = "test {{ secrets.password }} = x" }
+[[play.step]]
+link = { path = "SRV/link", target = "/x/{{ secrets.password | lower }}" }
+"#
+        .replace("SRV", srv.to_str().unwrap()),
+    );
+    let commands: [&[&str]; 4] = [
+        &["check"],
+        &["provision", "--dry-run", "--out", "plan.json"],
+        &["provision", "--dry-run", "--verbose"],
+        &["provision", "--dry-run", "--json"],
+    ];
+    let mut texts: Vec<String> = commands
+        .iter()
+        .map(|command| {
+            let output = project.dunlin(command).ends(0);
+            format!("{command:?}\n{}{}", output.stdout, output.stderr)
+        })
+        .collect();
+    texts.push(project.read("plan.json"));
+    assert_eq!(std::fs::metadata(project.path("plan.json")).unwrap().permissions().mode() & 0o777, 0o600);
+    for text in &texts {
+        for canary in ["q7w", "Q7W", "Canary-", "canary-", "CANARY-"] {
+            assert!(!text.contains(canary), "{canary} is shown:\n{text}");
+        }
+    }
+    assert!(texts[1].contains("-password = ***"), "{}", texts[1]);
 }

@@ -20,7 +20,7 @@ pub struct Project {
 /// How a run ended.
 pub struct Output {
     /// The command line as a person types it.
-    command: String,
+    pub command: String,
     /// The exit code.
     pub status: i32,
     /// Standard output.

@@ -112,7 +112,7 @@ fn only_commands_that_use_the_inventory_and_connections_have_their_flags() {
     for (path, command) in commands().into_iter().filter(|(path, _)| !path.is_empty()) {
         let has = |id: &str| command.get_arguments().any(|arg| arg.get_id() == id);
         let name = path.join(" ");
-        let uses_inventory = !["package", "completions", "man"].contains(&name.as_str());
+        let uses_inventory = !["package", "runs", "runs show", "completions", "man"].contains(&name.as_str());
         assert_eq!(has("inventory"), uses_inventory, "--inventory of {name}");
         assert_eq!(has("parallel"), uses_inventory && name != "check", "--parallel of {name}");
     }
