@@ -46,13 +46,13 @@ mod tests {
 
     use super::*;
     use crate::protocol::Event;
-    use crate::protocol::deploy::ReleaseVersion;
+    use crate::protocol::deploy::{ReleaseVersion, SwitchStep};
 
     #[test]
     fn outcomes_and_events_show_no_secret() {
         let secrets = SecretRedactor::from_secrets(&json!({"db": "hunter2"}));
         let failure = || DeployFailure {
-            step: "health".to_owned(),
+            step: SwitchStep::Health,
             detail: "password hunter2 refused".to_owned(),
             journal_lines: vec!["login hunter2".to_owned()],
         };

@@ -13,6 +13,7 @@
 )]
 
 mod cluster;
+mod contracts;
 mod crashes;
 mod deploy;
 mod ended_agents;
