@@ -43,11 +43,12 @@ impl SecretRedactor {
         self.0.iter().fold(text.to_owned(), |text, word| text.replace(word.as_str(), "***"))
     }
 
-    /// Cuts secrets out of the diffs of a row: a line that goes may hold one that the playbook no longer puts there.
+    /// Cuts secrets out of the values of a row: the one that goes may be a secret that the playbook no longer has there.
     pub fn redact_row(&self, row: &mut ResourceChange) {
-        for diff in row.changes.iter_mut().filter_map(|change| change.diff.as_mut()) {
-            if self.is_secret_in(diff) {
-                *diff = self.redact_text(diff);
+        let changed = row.changes.iter_mut().flat_map(|change| [&mut change.from, &mut change.to, &mut change.diff]);
+        for text in changed.chain([&mut row.reason]).filter_map(Option::as_mut) {
+            if self.is_secret_in(text) {
+                *text = self.redact_text(text);
             }
         }
     }

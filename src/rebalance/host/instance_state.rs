@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::redis_client::{RedisClient, RedisInfo, redis_command};
 use crate::protocol::shard::{PreflightIssue, PreflightRule};
 use crate::resources::redis_shard::acl::AclFile;
-use crate::resources::redis_shard::conf::RedisConf;
+use crate::resources::redis_shard::conf::{RedisConf, is_secret_directive};
 
 /// Settings that belong to a host, or that the move or another check deals with.
 const IGNORED_SETTINGS: &[&str] = &[
@@ -155,7 +155,10 @@ fn compare_settings(
         if at_target == *at_source || is_same_size() || is_same_set(name, &at_target, at_source) {
             continue;
         }
-        let text = format!("{name} is \"{at_source}\" at {address} and \"{at_target}\" at the target");
+        let text = match is_secret_directive(name) {
+            true => format!("{name} at {address} differs from the target's"),
+            false => format!("{name} is \"{at_source}\" at {address} and \"{at_target}\" at the target"),
+        };
         match BREAKING_SETTINGS.iter().find(|(breaking, _)| breaking == name) {
             Some((_, effect)) => found.issues.push(PreflightIssue {
                 rule: PreflightRule::Setting,
@@ -195,6 +198,12 @@ mod tests {
             matches!(&found.notes[..], [note] if note.starts_with("timeout is \"300\" at a:1 and \"0\"")),
             "{found:?}"
         );
+        let passwords = ["requirepass", "tls-key-file-pass"].map(|name| (name.to_owned(), "hunter2".to_owned())).into();
+        let conf = RedisConf::parse("requirepass hunter3\ntls-key-file-pass hunter3\n");
+        let mut differing = StateDifferences::default();
+        compare_settings(&passwords, &conf, "a:1", &mut differing);
+        assert_eq!(differing.notes.len(), 2);
+        assert!(!format!("{differing:?}").contains("hunter"), "{differing:?}");
         compare_settings(&settings, &RedisConf::parse("repl-backlog-size 32mb\n"), "a:1", &mut found);
         assert!(matches!(&found.issues[..], [issue] if issue.reason.contains("miss events")), "{found:?}");
     }

@@ -12,6 +12,15 @@ pub const SECRET_PREFIX: &str = "secret ";
 /// Directives that belong to the running state: moves set them, provisioning leaves them alone.
 const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 
+/// Directives whose values are passwords, or stand for one: who knows a renamed command may run it.
+const SECRET_DIRECTIVES: &[&str] =
+    &["masterauth", "requirepass", "rename-command", "tls-key-file-pass", "tls-client-key-file-pass", "user"];
+
+/// Returns whether the values of a directive must not be shown.
+pub fn is_secret_directive(name: &str) -> bool {
+    SECRET_DIRECTIVES.contains(&name)
+}
+
 /// A line of a redis.conf.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct ConfDirective {
@@ -92,7 +101,7 @@ impl RedisConf {
                 }
                 (_, args) => (line.name.clone(), args),
             };
-            let is_secret = matches!(line.name.as_str(), "masterauth" | "requirepass");
+            let is_secret = is_secret_directive(&line.name);
             let secret = |arg: &String| format!("{SECRET_PREFIX}{}", Digest::of_bytes(arg.as_bytes()).short_hex());
             let values = args.iter().map(|arg| if is_secret { secret(arg) } else { normalize_value(arg) });
             match line.name.as_str() {
@@ -220,5 +229,9 @@ mod tests {
         assert_eq!(differing[1].1.as_deref(), Some("5"));
         assert_eq!((differing[2].1.as_deref(), differing[2].2.as_deref()), (Some("1"), Some("2")));
         assert!(!format!("{differing:?}").contains("aaa"), "{differing:?}");
+        for secret in ["tls-key-file-pass aaa", "rename-command CONFIG aaa", "user app on >aaa"] {
+            let differing = meaning(secret).diff_directives(&meaning("port 2\n"));
+            assert!(differing.len() == 2 && !format!("{differing:?}").contains("aaa"), "{differing:?}");
+        }
     }
 }

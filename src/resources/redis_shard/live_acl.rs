@@ -91,5 +91,26 @@ fn set_user((host, port): &(String, u16), password: &str, rules: &[String]) -> R
     let mut connection = redis::Client::open(info)?.get_connection_with_timeout(TIMEOUT)?;
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;
-    Ok(redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(&mut connection)?)
+    let set = redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(&mut connection);
+    set.map_err(|error| anyhow::Error::msg(hide_passwords(&error.to_string(), rules)))
+}
+
+/// Cuts passwords and their digests out of a server's message: it quotes the rule that it rejects.
+fn hide_passwords(message: &str, rules: &[String]) -> String {
+    let passwords =
+        rules.iter().filter_map(|rule| rule.strip_prefix(['>', '<', '#', '!'])).filter(|text| !text.is_empty());
+    passwords.fold(message.to_owned(), |message, password| message.replace(password, "***"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hide_passwords;
+
+    #[test]
+    fn a_rejected_rule_shows_no_password() {
+        let rules = ["on", ">pw1", "#abc", "+@all"].map(str::to_owned);
+        let message = "ERR Error in ACL SETUSER modifier '#abc': not 64 characters, after '>pw1'";
+        let shown = hide_passwords(message, &rules);
+        assert_eq!(shown, "ERR Error in ACL SETUSER modifier '#***': not 64 characters, after '>***'");
+    }
 }
