@@ -289,3 +289,28 @@ fn a_plan_is_a_contract_about_what_is_wanted_too() {
         assert_ne!(rows(&format!("shell = \": {long} {other}")), saved, "{other}");
     }
 }
+
+#[test]
+fn a_row_does_not_overwrite_what_changed_since_the_plan() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = folder.path().join("made");
+    std::fs::create_dir(&made).unwrap();
+    let steps = [
+        // What was planned, what a colleague makes of it, what is there afterwards.
+        (r#"file = { dest = "DIR/f", content = "new\n" }"#, "echo theirs > DIR/f", "theirs\n"),
+        (r#"file = { dest = "DIR/f", content = "new {{ secrets.inline }}\n" }"#, "echo theirs > DIR/f", "theirs\n"),
+        (r#"line = { path = "DIR/f", line = "x=1", match = "^x=" }"#, "echo x=9 > DIR/f", "x=9\n"),
+        (r#"file = { dest = "DIR/f", state = "absent" }"#, "echo theirs > DIR/f", "theirs\n"),
+    ];
+    for (step, edit, after) in steps {
+        let file = made.join("f");
+        std::fs::write(&file, "x=0\n").unwrap();
+        let text = format!(
+            "[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\ncommand = {{ shell = \"{edit}\" }}\n[[play.step]]\n{step}\n"
+        );
+        let (result, _) = apply(&compile(&text, folder.path()).unwrap());
+        let failure = result.failure.unwrap_or_else(|| panic!("{step} was applied"));
+        assert!(failure.error.contains("changed since the plan"), "{}", failure.error);
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), after, "{step}");
+    }
+}
