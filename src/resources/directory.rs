@@ -13,7 +13,7 @@ use super::{
     ApplyContext, BlobSource, Diff, HostView, PathMeta, PathState, ReadOutcome, Resource, atomic_file, de_string,
 };
 use crate::host_fs::HostFolder;
-use crate::plan::AttributeChange;
+use crate::plan::{AttributeChange, Digest};
 
 /// Desired state of a folder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -50,6 +50,9 @@ pub struct ObservedDirectory {
     /// Number of entries below the directory; only for a removal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry_count: Option<usize>,
+    /// Digest of those entries: others of the same number were not in the plan.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entries_digest: Option<Digest>,
 }
 
 impl Resource for DirectoryResource {
@@ -80,10 +83,12 @@ impl Resource for DirectoryResource {
 
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedDirectory>> {
         let state = view.path_state(&self.path)?;
-        let mut observed = ObservedDirectory { state, missing_parents: Vec::new(), entry_count: None };
+        let mut observed =
+            ObservedDirectory { state, missing_parents: Vec::new(), entry_count: None, entries_digest: None };
         if self.state == Presence::Absent {
             if let PathState::Directory { .. } = observed.state {
                 observed.entry_count = Some(view.count_entries(&self.path)?);
+                observed.entries_digest = Some(view.digest_entries(&self.path)?);
             }
             return Ok(ReadOutcome::Known(observed));
         }
@@ -109,7 +114,7 @@ impl Resource for DirectoryResource {
     fn diff(&self, observed: &ObservedDirectory, _blobs: &dyn BlobSource) -> Result<Diff> {
         match (self.state, &observed.state) {
             (Presence::Absent, PathState::Absent) => Ok(Diff::none()),
-            (Presence::Absent, PathState::Directory { .. }) => self.plan_removal(observed.entry_count.unwrap_or(0)),
+            (Presence::Absent, PathState::Directory { .. }) => self.plan_removal(observed),
             (Presence::Present, PathState::Absent) => {
                 let mut changes = mode::new_path_changes(&self.target_meta());
                 changes.extend(
@@ -164,14 +169,17 @@ impl DirectoryResource {
         mode::path_meta(self.mode, &self.owner, self.group.as_deref())
     }
 
-    fn plan_removal(&self, entries: usize) -> Result<Diff> {
+    fn plan_removal(&self, observed: &ObservedDirectory) -> Result<Diff> {
+        let entries = observed.entry_count.unwrap_or(0);
         if entries == 0 {
             return Ok(Diff::remove(Vec::new()));
         }
         if !self.recurse {
             bail!("the folder is not empty ({entries} entries); `recurse = true` also removes its contents");
         }
-        Ok(Diff::remove(vec![AttributeChange::to_absent("entries", entries)]))
+        let listing = observed.entries_digest.as_ref().map(|digest| format!(" (listing {})", digest.short_hex()));
+        let shown = format!("{entries}{}", listing.unwrap_or_default());
+        Ok(Diff::remove(vec![AttributeChange::to_absent("entries", shown)]))
     }
 }
 

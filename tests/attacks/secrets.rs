@@ -302,9 +302,16 @@ fn a_row_does_not_overwrite_what_changed_since_the_plan() {
         (r#"line = { path = "DIR/f", line = "x=1", match = "^x=" }"#, "echo x=9 > DIR/f", "x=9\n"),
         (r#"file = { dest = "DIR/f", state = "absent" }"#, "echo theirs > DIR/f", "theirs\n"),
     ];
+    let removal = r#"directory = { path = "DIR/d", state = "absent", recurse = true }"#;
+    let steps = steps
+        .into_iter()
+        .chain([(removal, "mv DIR/d/a DIR/d/b", "x=0\n"), (removal, "echo theirs > DIR/d/a", "x=0\n")]);
     for (step, edit, after) in steps {
         let file = made.join("f");
         std::fs::write(&file, "x=0\n").unwrap();
+        std::fs::create_dir_all(made.join("d")).unwrap();
+        std::fs::remove_file(made.join("d/b")).ok();
+        std::fs::write(made.join("d/a"), "a").unwrap();
         let text = format!(
             "[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\ncommand = {{ shell = \"{edit}\" }}\n[[play.step]]\n{step}\n"
         );
@@ -312,5 +319,6 @@ fn a_row_does_not_overwrite_what_changed_since_the_plan() {
         let failure = result.failure.unwrap_or_else(|| panic!("{step} was applied"));
         assert!(failure.error.contains("changed since the plan"), "{}", failure.error);
         assert_eq!(std::fs::read_to_string(&file).unwrap(), after, "{step}");
+        assert_eq!(std::fs::read_dir(made.join("d")).unwrap().count(), 1, "{step}");
     }
 }

@@ -11,13 +11,14 @@ mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
 use crate::host_fs::{self, MAX_TEXT_BYTES, PathError};
-use crate::plan::Digest;
+use crate::plan::{Digest, digest_json};
 use accounts::Accounts;
 use paths::{PathLookup, PathOverlay};
 
@@ -202,6 +203,22 @@ impl HostView {
             }
             None => Ok(0),
         }
+    }
+
+    /// Returns a digest of the names below a directory, at any depth, and of the sizes and times of its files.
+    ///
+    /// # Errors
+    /// Returns an error if a folder cannot be listed.
+    pub fn digest_entries(&self, path: &Path) -> Result<Digest> {
+        let Some(real) = self.paths.resolve_path(path)? else { return Ok(Digest::of_bytes(b"")) };
+        let describe = |path: PathBuf| {
+            // A folder's own time changes with its entries.
+            let file = fs::symlink_metadata(&path).ok().filter(|stat| !stat.is_dir());
+            let state = file.map(|stat| (stat.len(), stat.mtime(), stat.mtime_nsec()));
+            (path.as_os_str().as_bytes().to_vec(), state)
+        };
+        let entries: Vec<_> = self.paths.list_below(&real)?.into_iter().map(describe).collect();
+        Ok(digest_json(&entries))
     }
 
     /// The folders above a path that are missing, topmost first; something else in the way counts as missing.
