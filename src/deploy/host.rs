@@ -14,11 +14,11 @@ mod service_manager;
 mod stage;
 mod state;
 mod switch;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
@@ -30,8 +30,7 @@ use crate::lock::HostLock;
 use crate::plan::Digest;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTarget, ReleaseTask, ServiceRef,
-    SwitchStep,
+    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ServiceRef, SwitchStep,
 };
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
@@ -131,7 +130,11 @@ impl DeployAgent {
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
                 switch.roll_back(to.as_ref(), from.as_ref())
             }
-            DeployRequest::RunTask { target, task: step, .. } => run_task(&switch, target, step),
+            DeployRequest::LockService { .. } => {
+                Ok(DeployReply::ServiceLocked { tasks: DeployState::read(layout)?.task_records })
+            }
+            DeployRequest::RecordTask { record, .. } => tasks::record_task(layout, record),
+            DeployRequest::RunTask { target, task, run, .. } => tasks::run_task(&switch, target, task, run),
             DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
             DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
                 anyhow::bail!("a read-only request cannot be applied")
@@ -215,27 +218,4 @@ impl DeployAgent {
         locks.insert(layout.root().to_owned(), held.clone());
         Ok(Ok(held))
     }
-}
-
-/// Runs a task, unless the journal says that it was done.
-fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, step: &ReleaseTask) -> Result<DeployReply> {
-    let mut state = DeployState::read(switch.layout)?;
-    let done = (step.name.clone(), target.version.clone());
-    if state.completed_tasks.contains(&done) {
-        return Ok(DeployReply::TaskRun { ran: false, failure: None });
-    }
-    let Some(desired) = releases::read_desired(switch.layout, target)? else {
-        return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
-    };
-    if switch.sink.is_cancelled() {
-        return Ok(DeployReply::Cancelled);
-    }
-    let timeout = Duration::from_millis(step.timeout_ms);
-    let outcome = switch.with_command_context(&desired, |place| place.run_command(&step.argv, timeout))?;
-    if !outcome.is_success() {
-        return Ok(DeployReply::TaskRun { ran: true, failure: Some(outcome.describe()) });
-    }
-    state.completed_tasks.push(done);
-    state.write(switch.layout)?;
-    Ok(DeployReply::TaskRun { ran: true, failure: None })
 }

@@ -1,12 +1,13 @@
 //! Requests and replies of a deploy.
 //!
-//! The order of a rollout: `Observe` all hosts → plan → `Stage` all → `Once` before the switch on the first host →
-//! `Switch` batch by batch → `Once` after it → `Prune` all. Every request may be repeated: what is done is not done
+//! The order of a rollout: `Observe` all hosts → plan → `LockService` on all → `Stage` all → `RecordTask` on all and
+//! `RunTask` on one host before the switch → `Switch` batch by batch → tasks after it → `Prune` all. Every request may be repeated: what is done is not done
 //! again. A host returns to its previous release by itself, with no controller in reach.
 
 mod desired;
 mod names;
 mod observed;
+mod tasks;
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ pub use desired::{
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
+pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
 
 use crate::plan::{Digest, named_enum};
 use crate::protocol::lock::LockHolder;
@@ -76,14 +78,28 @@ pub enum DeployRequest {
         /// The service.
         scope: ServiceRef,
     },
-    /// Run a task, unless it was done here for this version. Answer: [`DeployReply::TaskRun`].
+    /// Lock the service for this run, until the agent ends. Answer: [`DeployReply::ServiceLocked`].
+    LockService {
+        /// The service.
+        scope: ServiceRef,
+    },
+    /// Record an attempt to run a task, or its result. Answer: [`DeployReply::TaskRecorded`].
+    RecordTask {
+        /// The service.
+        scope: ServiceRef,
+        /// The record; it replaces the record of an earlier attempt.
+        record: TaskRecord,
+    },
+    /// Run a task whose attempt is recorded as started on this host. Answer: [`DeployReply::TaskRun`].
     RunTask {
         /// The service.
         scope: ServiceRef,
-        /// The staged state it belongs to.
+        /// The staged state that the task belongs to.
         target: ReleaseTarget,
-        /// The step.
+        /// The task.
         task: ReleaseTask,
+        /// The run of dunlin that recorded the attempt.
+        run: String,
     },
     /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to.
     /// Answer: [`DeployReply::Pruned`].
@@ -104,6 +120,8 @@ impl DeployRequest {
             | Self::Switch { scope, .. }
             | Self::Rollback { scope, .. }
             | Self::CheckHealth { scope }
+            | Self::LockService { scope }
+            | Self::RecordTask { scope, .. }
             | Self::RunTask { scope, .. }
             | Self::Prune { scope, .. } => scope,
         }
@@ -116,29 +134,6 @@ impl DeployRequest {
             _ => Vec::new(),
         }
     }
-}
-
-/// A command that is run on one host of a rollout: a migration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseTask {
-    /// Its name.
-    pub name: String,
-    /// Program and arguments, as in [`ServiceConfig::user`].
-    pub argv: Vec<String>,
-    /// Time of the run: before or after the switch.
-    pub phase: TaskPhase,
-    /// Milliseconds until it is ended and counts as failed.
-    pub timeout_ms: u64,
-}
-
-/// On which side of the switch a task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskPhase {
-    /// Before the first host is switched.
-    BeforeSwitch,
-    /// After the last host was switched.
-    AfterSwitch,
 }
 
 /// The result of a [`DeployRequest`].
@@ -160,7 +155,14 @@ pub enum DeployReply {
     Switched(SwitchOutcome),
     /// To `Health`: the failure, if it is one.
     HealthChecked(Option<DeployFailure>),
-    /// To `Once`.
+    /// To `LockService`: the records of tasks on this host.
+    ServiceLocked {
+        /// The records.
+        tasks: Vec<TaskRecord>,
+    },
+    /// To `RecordTask`.
+    TaskRecorded,
+    /// To `RunTask`.
     TaskRun {
         /// `false`: it had been done before.
         ran: bool,

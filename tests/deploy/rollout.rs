@@ -5,8 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, ReleaseTask, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
-    TaskPhase,
+    CompareWith, DeployReply, DeployRequest, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
@@ -220,35 +219,6 @@ fn failing_hooks_stop_the_switch() {
     messages::check("drain-failed", [("exit 1", &failed.detail)]);
     assert_eq!(world.lock_machine().calls, calls);
     world.assert_serves(&new);
-}
-
-#[test]
-fn release_tasks_run_once_per_release() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let note = world.folder.path().join("note");
-    let argv =
-        |end: &str| ["/bin/sh", "-c", &format!("echo $DUNLIN_VERSION >> {}{end}", note.display())].map(str::to_owned);
-    let target = world.desired_state(&desired_release("1.0")).to_release_target();
-    let host = world.host_agent(&CrashPoint::never());
-    let ask = |end: &str| {
-        let step = ReleaseTask {
-            name: "migrate".to_owned(),
-            argv: argv(end).to_vec(),
-            phase: TaskPhase::BeforeSwitch,
-            timeout_ms: 20_000,
-        };
-        world.handle_request(
-            &host,
-            &DeployRequest::RunTask { scope: world.service_scope("test"), target: target.clone(), task: step },
-        )
-    };
-    let failed = ask("; echo no table >&2; exit 7");
-    let DeployReply::TaskRun { ran: true, failure: Some(why) } = failed else { panic!("{failed:?}") };
-    messages::check("once-step-failed", [("exit 7", why)]);
-    assert_eq!(ask(""), DeployReply::TaskRun { ran: true, failure: None });
-    assert_eq!(ask(""), DeployReply::TaskRun { ran: false, failure: None });
-    assert_eq!(fs::read_to_string(&note).unwrap(), "1.0\n1.0\n");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::deploy::plan::{is_restart_due, should_run};
 use crate::host_fs::{self, PathError};
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{
-    DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation, SwitchStep,
+    ConfigFile, DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation, SwitchStep,
 };
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::{HostView, PathMeta, atomic_file};
@@ -160,21 +160,38 @@ fn is_unaffected(restart: bool, unit: &crate::protocol::deploy::UnitFile, at: &O
 fn write_configs(stored: &StoredRelease, desired: &DesiredState, steps: &StepReporter<'_>) -> Result<()> {
     for config in &desired.config.configs {
         steps.report_step("configuration");
-        let meta = PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() };
-        if let Some(parent) = config.dest.parent() {
-            host_fs::ensure_folder(parent, 0o755)?;
-        }
-        write_if_changed(&config.dest, &stored.read_text(&config.digest)?, &meta)?;
+        write_config(config, &stored.read_text(&config.digest)?)?;
     }
     Ok(())
 }
 
+/// Puts a configuration file in its place, with the folders above it.
+pub(super) fn write_config(config: &ConfigFile, bytes: &[u8]) -> Result<()> {
+    if let Some(parent) = config.dest.parent() {
+        host_fs::ensure_folder(parent, 0o755)?;
+    }
+    write_if_changed(&config.dest, bytes, &config_meta(config))
+}
+
+/// Returns the mode and owner of a configuration file.
+pub(super) fn config_meta(config: &ConfigFile) -> PathMeta {
+    PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() }
+}
+
 /// Writes a file, unless it has these bytes already; then only owner and mode are set.
 fn write_if_changed(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
-    let same = match host_fs::open_file(path) {
+    if has_content(path, bytes)? {
+        atomic_file::set_ownership(path, meta)
+    } else {
+        atomic_file::write_file(path, bytes, meta)
+    }
+}
+
+/// Returns whether a path is a file with exactly these bytes.
+pub(super) fn has_content(path: &Path, bytes: &[u8]) -> Result<bool> {
+    Ok(match host_fs::open_file(path) {
         Ok(Some(file)) => host_fs::read_limited(&file, bytes.len() as u64, path).is_ok_and(|current| current == bytes),
         Ok(None) | Err(PathError::WrongType { .. }) => false,
         Err(error) => return Err(error.into()),
-    };
-    if same { atomic_file::set_ownership(path, meta) } else { atomic_file::write_file(path, bytes, meta) }
+    })
 }

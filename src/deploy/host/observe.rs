@@ -34,7 +34,7 @@ pub(super) fn observe_service(
         confirmed: state.confirmed_target().cloned(),
         previous: state.previous_target().cloned(),
         unfinished_switch: state.pending_switch.clone(),
-        completed_tasks: state.completed_tasks.clone(),
+        task_records: state.task_records.clone(),
         lock_holder: layout.service_lock().list_holders()?.into_iter().next(),
         ..ServiceObservation::default()
     };

@@ -10,11 +10,13 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{ServiceLayout, read_json, write_json};
-use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion};
+use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion, TaskRecord};
 
 /// Maximum number of confirmed switches that are recorded.
 const MAX_HISTORY: usize = 50;
-const STATE_FORMAT_VERSION: u32 = 1;
+/// Maximum number of records of tasks.
+const MAX_TASK_RECORDS: usize = 500;
+const STATE_FORMAT_VERSION: u32 = 2;
 
 /// The journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -26,8 +28,8 @@ pub(super) struct DeployState {
     pub pending_switch: Option<ReleaseTarget>,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
-    /// Completed tasks: name and version.
-    pub completed_tasks: Vec<(String, ReleaseVersion)>,
+    /// Records of tasks, oldest first; one per task and release.
+    pub task_records: Vec<TaskRecord>,
 }
 
 /// A switch that succeeded.
@@ -46,7 +48,7 @@ impl DeployState {
             history: Vec::new(),
             pending_switch: None,
             failures: BTreeMap::new(),
-            completed_tasks: Vec::new(),
+            task_records: Vec::new(),
         };
         let state = read_json::<Self>(&layout.state_path())?.unwrap_or(empty);
         ensure!(
@@ -98,11 +100,23 @@ impl DeployState {
         used.into_iter().flatten().any(|target| target.version == *version)
     }
 
-    /// Forgets a release that is gone.
+    /// Returns the record of a task of a release.
+    pub fn task_record(&self, name: &str, version: &ReleaseVersion) -> Option<&TaskRecord> {
+        self.task_records.iter().find(|record| record.name == name && record.version == *version)
+    }
+
+    /// Records an attempt to run a task; replaces the record of an earlier attempt.
+    pub fn record_task(&mut self, record: TaskRecord) {
+        self.task_records.retain(|other| other.name != record.name || other.version != record.version);
+        self.task_records.push(record);
+        let excess = self.task_records.len().saturating_sub(MAX_TASK_RECORDS);
+        self.task_records.drain(..excess);
+    }
+
+    /// Forgets a release that is gone. The records of its tasks remain: the release may be deployed again.
     pub fn remove_release(&mut self, version: &ReleaseVersion) {
         self.history.retain(|confirmed| confirmed.target.version != *version);
         self.failures.remove(version);
-        self.completed_tasks.retain(|(_, of)| of != version);
     }
 }
 

@@ -1,14 +1,12 @@
 //! Applies a plan to the hosts, batch by batch.
 
-use super::{PlannedDeploy, send_deploy_request};
+use super::{DueTasks, PlannedDeploy, TaskSelection, send_deploy_request};
 use crate::deploy::batches::split_into_batches;
 use crate::deploy::plan::expected_fingerprints;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
 use crate::protocol::Event;
-use crate::protocol::deploy::{
-    DeployFailure, DeployReply, DeployRequest, ReleaseTask, ServiceRef, SwitchOutcome, TaskPhase,
-};
+use crate::protocol::deploy::{DeployFailure, DeployReply, DeployRequest, ServiceRef, SwitchOutcome, TaskPhase};
 use crate::protocol::lock::LockHolder;
 
 /// Reports the progress of a rollout.
@@ -37,6 +35,8 @@ pub struct Rollout<'a> {
     pub fleet: &'a Fleet,
     /// The service.
     pub scope: &'a ServiceRef,
+    /// Sessions of the service's hosts that the rollout does not change.
+    pub other_sessions: &'a [&'a Session],
     /// Sizes of the batches.
     pub batches: &'a [BatchSize],
     /// Release sent by the controller; if absent, the rollout switches to a release that the hosts already have.
@@ -47,8 +47,12 @@ pub struct Rollout<'a> {
 
 /// Holds the data of a release that the controller sends.
 pub struct NewRelease<'a> {
-    /// Tasks of the recipe; those due according to the plan are run.
-    pub tasks: &'a [ReleaseTask],
+    /// Tasks of the recipe.
+    pub selection: &'a TaskSelection<'a>,
+    /// The tasks that the plan runs.
+    pub due_tasks: DueTasks,
+    /// Set if the rollout has all hosts of the service.
+    pub has_all_hosts: bool,
     /// Number of releases kept per host.
     pub keep_releases: usize,
 }
@@ -83,19 +87,23 @@ impl Rollout<'_> {
         let pending_hosts: Vec<&PlannedDeploy> =
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = RolloutOutcome::default();
-        if let Some(fresh) = &self.new_release {
+        self.lock_service(planned, &mut outcome).await;
+        if let Some(fresh) = &self.new_release
+            && !self.should_stop(&outcome)
+        {
+            self.share_completed_tasks(fresh, planned, &mut outcome).await;
             self.stage_release(&pending_hosts, &mut outcome).await;
-            self.run_tasks(fresh, TaskPhase::BeforeSwitch, &pending_hosts, &mut outcome).await;
+            self.run_tasks(fresh, TaskPhase::BeforeSwitch, planned, &mut outcome).await;
         }
         self.switch_batches(&pending_hosts, &mut outcome).await;
         if let Some(fresh) = &self.new_release {
-            self.run_tasks(fresh, TaskPhase::AfterSwitch, &pending_hosts, &mut outcome).await;
+            self.run_tasks(fresh, TaskPhase::AfterSwitch, planned, &mut outcome).await;
             self.prune_releases(fresh.keep_releases, &pending_hosts, &mut outcome).await;
         }
         outcome
     }
 
-    fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
+    pub(super) fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
         !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled()
     }
 
@@ -112,40 +120,6 @@ impl Rollout<'_> {
             match reply {
                 Ok(DeployReply::Staged { reused, written, bytes }) => {
                     (self.event_sink)(&RolloutEvent::Staged(name, (reused, written, bytes)));
-                }
-                reply => outcome.record_rejection(name, reply),
-            }
-        }
-    }
-
-    /// Runs the tasks due before or after the switch.
-    async fn run_tasks(
-        &self,
-        new_release: &NewRelease<'_>,
-        phase: TaskPhase,
-        pending_hosts: &[&PlannedDeploy],
-        outcome: &mut RolloutOutcome,
-    ) {
-        for step in new_release.tasks.iter().filter(|step| step.phase == phase) {
-            let resource = format!("task {}", step.name);
-            let planned = |host: &&&PlannedDeploy| host.plan.pending_rows().any(|row| row.resource == resource);
-            let Some(host) = pending_hosts.iter().find(planned) else { continue };
-            if self.should_stop(outcome) {
-                return;
-            }
-            let name = &host.session.host;
-            (self.event_sink)(&RolloutEvent::Phase(format!("running {resource} on {name}")));
-            let (scope, target) = (self.scope.clone(), host.desired.to_release_target());
-            match self.send_request(host, DeployRequest::RunTask { scope, target, task: step.clone() }).await {
-                Ok(DeployReply::TaskRun { ran, failure: None }) => {
-                    outcome.has_side_effects |= ran;
-                    (self.event_sink)(&RolloutEvent::Task(name, &step.name, ran));
-                }
-                Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
-                    outcome.record_failure(
-                        name,
-                        HostFailure::Failed(format!("task {} failed: {error}", step.name), Vec::new()),
-                    );
                 }
                 reply => outcome.record_rejection(name, reply),
             }
@@ -216,16 +190,24 @@ impl Rollout<'_> {
     }
 
     async fn send_request(&self, host: &PlannedDeploy, request: DeployRequest) -> Result<DeployReply, String> {
-        let name = host.session.host.as_str();
-        send_deploy_request(self.fleet, &host.session, request, &|event| {
-            (self.event_sink)(&RolloutEvent::HostEvent(name, &event))
+        self.send_to_session(&host.session, request).await
+    }
+
+    /// Sends a request to a host of the service and reports the host's events.
+    pub(super) async fn send_to_session(
+        &self,
+        session: &Session,
+        request: DeployRequest,
+    ) -> Result<DeployReply, String> {
+        send_deploy_request(self.fleet, session, request, &|event| {
+            (self.event_sink)(&RolloutEvent::HostEvent(&session.host, &event))
         })
         .await
     }
 }
 
 impl RolloutOutcome {
-    fn record_failure(&mut self, host: &str, failure: HostFailure) {
+    pub(super) fn record_failure(&mut self, host: &str, failure: HostFailure) {
         self.has_side_effects |= matches!(failure, HostFailure::Failed(..));
         self.failed.push((host.to_owned(), failure));
     }
@@ -241,7 +223,7 @@ impl RolloutOutcome {
     }
 
     /// Converts an unexpected reply into a failure.
-    fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
+    pub(super) fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
         let trouble = match reply {
             Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
             Ok(DeployReply::Refused(why)) => HostFailure::Refused(why),

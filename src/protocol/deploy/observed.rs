@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ReleaseTarget, ReleaseVersion};
+use super::{DesiredState, ReleaseTarget, ReleaseVersion, TaskRecord};
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
@@ -33,8 +33,8 @@ pub struct ServiceObservation {
     pub leftover_files: Vec<LeftoverFile>,
     /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
-    /// Tasks that were done here: name and version.
-    pub completed_tasks: Vec<(String, ReleaseVersion)>,
+    /// Records of tasks.
+    pub task_records: Vec<TaskRecord>,
     /// Files and setup of the kept release that was requested.
     pub retained_release: Option<DesiredState>,
     /// Operator who is deploying this service now.
