@@ -88,6 +88,11 @@ fn print_releases(host: &str, width: usize, observation: &ServiceObservation, re
     for version in &observation.incomplete_releases {
         reporter.print_status(&format!("{host}: {version} is staged incompletely; the next deploy removes it"));
     }
+    if observation.out_of_rotation {
+        reporter.print_json("out_of_rotation", json!({"host": host}));
+        reporter
+            .print_status(&format!("{host}: out of rotation; the next deploy runs the hooks after the switch again"));
+    }
     if let Some(holder) = &observation.lock_holder {
         reporter.print_status(&format!("{host}: {}", describe_holder(holder)));
     }

@@ -110,12 +110,14 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
 fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
     match outcome {
         SwitchOutcome::Unchanged => Some("nothing to switch".to_owned()),
-        SwitchOutcome::Healthy { version, previous: before, gap_ms, failed_hook: hook, .. } => {
+        SwitchOutcome::Healthy { version, previous: before, gap_ms, rotation_failure: None, .. } => {
             let before = before.as_ref().filter(|before| *before != version);
             let before = before.map(|before| format!(" (was {before})")).unwrap_or_default();
-            let hook = hook.as_ref().map(|hook| format!("; {hook}")).unwrap_or_default();
-            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms{hook}"))
+            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms"))
         }
-        SwitchOutcome::RolledBack { .. } | SwitchOutcome::Unhealthy { .. } | SwitchOutcome::Stopped { .. } => None,
+        SwitchOutcome::Healthy { .. }
+        | SwitchOutcome::RolledBack { .. }
+        | SwitchOutcome::Unhealthy { .. }
+        | SwitchOutcome::Stopped { .. } => None,
     }
 }

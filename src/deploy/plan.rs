@@ -89,7 +89,18 @@ pub fn plan_rows(
         row.reason = Some("health check, hooks or account changed; nothing is restarted".to_owned());
         rows.push(row);
     }
+    if observation.out_of_rotation {
+        let mut row = new_row("rotation", desired.manifest.service.as_str(), Action::Run, Vec::new(), &true);
+        row.reason = Some("the hooks after an earlier switch did not succeed; they run again".to_owned());
+        rows.push(row);
+    }
     Ok(rows)
+}
+
+/// Returns whether the rows change files, units or processes: such a change takes the host out of rotation.
+pub fn changes_service(rows: &[ResourceChange]) -> bool {
+    let is_record = |row: &ResourceChange| ["settings ", "rotation "].iter().any(|kind| row.resource.starts_with(kind));
+    rows.iter().any(|row| row.action.is_pending() && !is_record(row))
 }
 
 /// Returns whether the unit should run. Another unit, such as a timer, starts a service that is neither restarted nor

@@ -197,8 +197,8 @@ pub enum SwitchOutcome {
         restarted: Vec<String>,
         /// Milliseconds from the first restart until the check passed.
         gap_ms: u64,
-        /// A hook behind the switch that failed: the release serves nevertheless.
-        failed_hook: Option<String>,
+        /// Reason if the host did not return into rotation: a hook after the switch failed. The release is active.
+        rotation_failure: Option<String>,
     },
     /// The state failed; what served before serves again.
     RolledBack {
@@ -208,7 +208,7 @@ pub enum SwitchOutcome {
         failure: DeployFailure,
         /// The version that serves again.
         restored: ReleaseVersion,
-        /// Reason if that version does not pass its health check either.
+        /// Reason if that version does not pass its health check either, or is not back in rotation (step `rotation`).
         restored_failure: Option<DeployFailure>,
     },
     /// The state that served before was applied again (restarted, repaired) and is not healthy: it was left as it is.
@@ -255,5 +255,7 @@ named_enum! {
         Health = "health",
         /// Restore the release that served before.
         Return = "return",
+        /// Run the hooks after the switch, which return the host into rotation.
+        Rotation = "rotation",
     }
 }

@@ -180,7 +180,7 @@ impl DeployFixture {
         }
     }
 
-    fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
+    pub fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
         let (host, sink) = (self.host_agent(fuse), CrashingSink(fuse.clone()));
         let (seen, plan) = self.plan_host(&host, desired);
         let scope = self.service_scope("test");

@@ -221,6 +221,96 @@ fn failing_hooks_stop_the_switch() {
     world.assert_serves(&new);
 }
 
+/// Hooks that keep a file while the host is out of rotation; the way back fails while `stuck` exists.
+fn rotation_hooks(world: &DeployFixture) -> SwitchHooks {
+    let path = |name: &str| world.folder.path().join(name).display().to_string();
+    let sh = |text: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), text];
+    SwitchHooks {
+        before: vec![sh(format!("touch {}", path("drained")))],
+        after: vec![sh(format!("test ! -e {} && rm -f {}", path("stuck"), path("drained")))],
+    }
+}
+
+#[test]
+fn a_host_that_is_not_back_in_rotation_is_not_done() {
+    let mut world = DeployFixture::new_fixture();
+    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fs::write(&stuck, "").unwrap();
+    let mut new = desired_release("1.1");
+    new.drain = rotation_hooks(&world);
+    let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    let SwitchOutcome::Healthy { rotation_failure: Some(why), .. } = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("stuck"), "{why}");
+    assert!(drained.exists());
+    let desired = world.desired_state(&new);
+    assert_eq!(world.pending_rows(&desired), ["! rotation demo"]);
+    let calls = world.lock_machine().calls.clone();
+    let again = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    assert!(matches!(again, SwitchOutcome::Healthy { rotation_failure: Some(_), .. }), "{again:?}");
+    fs::remove_file(&stuck).unwrap();
+    let back = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    assert!(matches!(back, SwitchOutcome::Healthy { rotation_failure: None, .. }), "{back:?}");
+    assert!(!drained.exists());
+    assert_eq!(world.lock_machine().calls, calls, "nothing is restarted to return into rotation");
+    world.assert_serves(&new);
+}
+
+#[test]
+fn a_rollback_that_is_not_back_in_rotation_is_reported() {
+    let mut world = DeployFixture::new_fixture();
+    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
+    let mut old = desired_release("1.0");
+    old.drain = rotation_hooks(&world);
+    world.deploy_release(&old, &CrashPoint::never());
+    fs::write(&stuck, "").unwrap();
+    let mut bad = desired_release("1.1");
+    bad.program = "broken";
+    bad.drain = rotation_hooks(&world);
+    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    let SwitchOutcome::RolledBack { restored_failure: Some(failure), .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.step, SwitchStep::Rotation);
+    fs::remove_file(&stuck).unwrap();
+    world.deploy_release(&old, &CrashPoint::never());
+    assert!(!drained.exists());
+    world.assert_serves(&old);
+}
+
+#[test]
+fn a_change_of_settings_neither_drains_nor_restarts() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let calls = world.lock_machine().calls.clone();
+    let mut settings = desired_release("1.0");
+    settings.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], after: Vec::new() };
+    let outcome = world.deploy_release(&settings, &CrashPoint::never()).unwrap();
+    assert!(matches!(outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
+    assert_eq!(world.lock_machine().calls, calls);
+    world.lock_machine().crash_process(DEMO_UNIT);
+    let mut worse = desired_release("1.0");
+    worse.drain = rotation_hooks(&world);
+    world.lock_machine().barren = true;
+    let outcome = world.deploy_release(&worse, &CrashPoint::never()).unwrap();
+    assert!(matches!(outcome, SwitchOutcome::RolledBack { .. }), "{outcome:?}");
+}
+
+#[test]
+fn a_return_restarts_only_what_was_touched() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut bad = desired_release("1.1");
+    bad.config = "new";
+    let mut desired = world.desired_state(&bad);
+    desired.config.configs[0].owner = "no-such-account".to_owned();
+    let calls = world.lock_machine().calls.clone();
+    let outcome = world.catch_crash(|world| world.deploy_desired(&desired, &CrashPoint::never())).unwrap();
+    let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.step, SwitchStep::Configuration);
+    let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
+    assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
+    world.assert_serves(&desired_release("1.0"));
+}
+
 #[test]
 fn pruning_keeps_the_current_and_previous_release() {
     let mut world = DeployFixture::new_fixture();

@@ -34,6 +34,7 @@ pub(super) fn observe_service(
         confirmed: state.confirmed_target().cloned(),
         previous: state.previous_target().cloned(),
         unfinished_switch: state.pending_switch.clone(),
+        out_of_rotation: state.out_of_rotation,
         task_records: state.task_records.clone(),
         lock_holder: layout.service_lock().list_holders()?.into_iter().next(),
         ..ServiceObservation::default()

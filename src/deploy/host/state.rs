@@ -26,6 +26,8 @@ pub(super) struct DeployState {
     history: Vec<ConfirmedSwitch>,
     /// Switch in progress.
     pub pending_switch: Option<ReleaseTarget>,
+    /// Set from before the hooks that take the host out of rotation until the hooks that return it have succeeded.
+    pub out_of_rotation: bool,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
     /// Records of tasks, oldest first; one per task and release.
@@ -47,6 +49,7 @@ impl DeployState {
             format_version: STATE_FORMAT_VERSION,
             history: Vec::new(),
             pending_switch: None,
+            out_of_rotation: false,
             failures: BTreeMap::new(),
             task_records: Vec::new(),
         };

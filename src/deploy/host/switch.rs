@@ -1,14 +1,14 @@
 //! Makes a staged state the serving one, and returns by itself to the one before where it does not get healthy.
 //!
-//! journal → drain → configuration → units → link → restart → health → confirm → hooks behind it. What stands between the first and
-//! the last write of the journal may be killed anywhere: the next switch starts from what it finds, restarts, and asks
-//! for health again.
+//! journal → drain → configuration → units → link → restart → health → confirm → rotation. The run may be killed anywhere
+//! between the first and the last write of the journal: the next switch starts from what it finds, restarts, checks the
+//! health again, and returns the host into rotation.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::activate::{Activation, StepFailure, StepReporter};
+use super::activate::{Activation, StepFailure, StepReporter, TouchedUnits};
 use super::command::CommandContext;
 use super::layout::ServiceLayout;
 use super::observe::observe_service;
@@ -99,39 +99,58 @@ impl Switch<'_> {
         let (target, since) = (desired.to_release_target(), unix_seconds());
         let steps = self.step_reporter(&target.version);
         let before = state.confirmed_target().cloned();
+        let mut touched = if state.pending_switch.is_some() { TouchedUnits::All } else { TouchedUnits::None };
         steps.report_step("journal");
         state.pending_switch = Some(target.clone());
+        state.out_of_rotation |= activation.changes_service;
         state.write(self.layout)?;
-        steps.report_step("drain");
-        if before.is_some()
-            && let Err(error) = self.run_hooks(desired, &desired.config.hooks.before)
-        {
-            return self.abort_before_change(state, desired, &format!("{error:#}"));
+        if before.is_some() && activation.changes_service {
+            steps.report_step("drain");
+            if let Err(error) = self.run_hooks(desired, &desired.config.hooks.before) {
+                return self.abort_before_change(state, desired, &format!("{error:#}"));
+            }
         }
         let started = Instant::now();
-        match self.activate_and_check(desired, activation, &steps) {
+        match self.activate_and_check(desired, activation, &steps, &mut touched) {
             Ok(()) => {
                 let gap_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 steps.report_step("confirm");
                 state.confirm_switch(&target, &self.scope.operator);
                 state.write(self.layout)?;
-                steps.report_step("undrain");
-                let hook = self.run_hooks(desired, &desired.config.hooks.after).err().map(|error| format!("{error:#}"));
-                let before = before.map(|before| before.version);
-                let restarted = activation.restart_units.clone();
+                let rotation_failure = self.return_to_rotation(state, desired, &desired.config.hooks.after)?;
                 Ok(SwitchOutcome::Healthy {
                     version: target.version,
-                    previous: before,
-                    restarted,
+                    previous: before.map(|before| before.version),
+                    restarted: activation.restart_units.clone(),
                     gap_ms,
-                    failed_hook: hook,
+                    rotation_failure,
                 })
             }
             Err(failure) => {
                 let failed = self.build_failure(desired, failure, since);
-                self.revert_switch(state, desired, failed)
+                self.revert_switch(state, desired, failed, &touched)
             }
         }
+    }
+
+    /// Runs the hooks that return the host into rotation; returns why one failed. The journal records the success: until
+    /// then every run of a deploy tries again.
+    fn return_to_rotation(
+        &self,
+        state: &mut DeployState,
+        desired: &DesiredState,
+        hooks: &[Vec<String>],
+    ) -> Result<Option<String>> {
+        if !state.out_of_rotation {
+            return Ok(None);
+        }
+        self.step_reporter(&desired.manifest.version).report_step("rotation");
+        if let Err(error) = self.run_hooks(desired, hooks) {
+            return Ok(Some(format!("{error:#}")));
+        }
+        state.out_of_rotation = false;
+        state.write(self.layout)?;
+        Ok(None)
     }
 
     /// Applies a state and waits until it is healthy; else the step that failed, and why.
@@ -140,8 +159,11 @@ impl Switch<'_> {
         desired: &DesiredState,
         activation: &Activation,
         steps: &StepReporter<'_>,
+        touched: &mut TouchedUnits,
     ) -> Result<(), StepFailure> {
-        activation.apply(self.layout, self.service_manager, desired, steps)?;
+        if activation.changes_service {
+            activation.apply(self.layout, self.service_manager, desired, steps, touched)?;
+        }
         steps.report_step("health");
         self.wait_until_healthy(desired).map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
     }
@@ -168,7 +190,7 @@ impl Switch<'_> {
         Ok(())
     }
 
-    /// A hook refused before anything was touched: what serves goes on.
+    /// Ends a switch whose drain failed: nothing was changed, and the active release returns into rotation.
     fn abort_before_change(
         &self,
         state: &mut DeployState,
@@ -179,51 +201,53 @@ impl Switch<'_> {
         state.pending_switch = None;
         state.failures.insert(version.clone(), detail.to_owned());
         state.write(self.layout)?;
-        self.run_hooks(desired, &desired.config.hooks.after).ok();
-        let failed = DeployFailure { step: SwitchStep::Drain, detail: detail.to_owned(), journal_lines: Vec::new() };
+        let rotation = self.return_to_rotation(state, desired, &desired.config.hooks.after)?;
+        let failure = plain_failure(SwitchStep::Drain, detail.to_owned());
         Ok(match state.confirmed_target() {
             Some(serving) => SwitchOutcome::RolledBack {
                 version,
-                failure: failed,
+                failure,
                 restored: serving.version.clone(),
-                restored_failure: None,
+                restored_failure: rotation.map(|detail| plain_failure(SwitchStep::Rotation, detail)),
             },
-            None => SwitchOutcome::Stopped { version, failure: failed },
+            None => SwitchOutcome::Stopped { version, failure },
         })
     }
 
-    /// The way back: to what served before, or to nothing.
+    /// Returns to the release that served before, or stops the units if there is none.
     fn revert_switch(
         &self,
         state: &mut DeployState,
         desired: &DesiredState,
-        failed: DeployFailure,
+        failure: DeployFailure,
+        touched: &TouchedUnits,
     ) -> Result<SwitchOutcome> {
         let (target, since) = (desired.to_release_target(), unix_seconds());
         let version = target.version.clone();
-        state.failures.insert(version.clone(), format!("{}: {}", failed.step, failed.detail));
+        state.failures.insert(version.clone(), format!("{}: {}", failure.step, failure.detail));
         let steps = self.step_reporter(&version);
         let Some(serving) = state.confirmed_target().cloned() else {
             steps.report_step("stop");
             self.stop_units(desired)?;
             state.pending_switch = None;
+            state.out_of_rotation = false;
             state.write(self.layout)?;
-            return Ok(SwitchOutcome::Stopped { version, failure: failed });
+            return Ok(SwitchOutcome::Stopped { version, failure });
         };
         if serving == target {
+            // It stays out of rotation, since it is not healthy; the next run checks it again.
             state.pending_switch = None;
             state.write(self.layout)?;
-            return Ok(SwitchOutcome::Unhealthy { version, failure: failed });
+            return Ok(SwitchOutcome::Unhealthy { version, failure });
         }
         steps.report_step("return");
         state.write(self.layout)?;
-        let returned = self.restore_release(&serving, &self.step_reporter(&serving.version));
-        let unhealthy = match returned {
+        let restored_failure = match self.restore_release(&serving, touched) {
             Ok(old) => {
                 state.pending_switch = None;
                 state.write(self.layout)?;
-                self.run_hooks(&old, &desired.config.hooks.after).ok();
-                None
+                let rotation = self.return_to_rotation(state, &old, &desired.config.hooks.after)?;
+                rotation.map(|detail| plain_failure(SwitchStep::Rotation, detail))
             }
             // It stays in the journal, so that the next run sees that this host is between the two.
             Err(failure) => {
@@ -231,15 +255,11 @@ impl Switch<'_> {
                 Some(self.build_failure(old.as_ref().unwrap_or(desired), failure, since))
             }
         };
-        Ok(SwitchOutcome::RolledBack {
-            version,
-            failure: failed,
-            restored: serving.version,
-            restored_failure: unhealthy,
-        })
+        Ok(SwitchOutcome::RolledBack { version, failure, restored: serving.version, restored_failure })
     }
 
-    fn restore_release(&self, serving: &ReleaseTarget, steps: &StepReporter<'_>) -> Result<DesiredState, StepFailure> {
+    /// Restores the release that served before; restarts only what the failed switch touched.
+    fn restore_release(&self, serving: &ReleaseTarget, touched: &TouchedUnits) -> Result<DesiredState, StepFailure> {
         let failed = StepFailure::at(SwitchStep::Return);
         let found = releases::read_desired(self.layout, serving).map_err(&failed)?;
         let old = found.with_context(|| format!("the records of {} are gone", serving.version)).map_err(&failed)?;
@@ -247,8 +267,9 @@ impl Switch<'_> {
             observe_service(self.layout, self.service_manager, &CompareWith::Desired(Box::new(old.clone())))
                 .map_err(&failed)?;
         let seen = observation.map_err(|detail| StepFailure { step: SwitchStep::Return, detail })?;
-        let activation = Activation::full_restart(&old, &seen);
-        self.activate_and_check(&old, &activation, steps)?;
+        let activation = Activation::restore(&old, &seen, touched);
+        let steps = self.step_reporter(&serving.version);
+        self.activate_and_check(&old, &activation, &steps, &mut TouchedUnits::None)?;
         Ok(old)
     }
 
@@ -267,4 +288,9 @@ impl Switch<'_> {
         let log = if units.is_empty() { Vec::new() } else { self.service_manager.read_log(&units, since) };
         DeployFailure { step: failure.step, detail: failure.detail, journal_lines: log }
     }
+}
+
+/// A failure without the journal of the units.
+fn plain_failure(step: SwitchStep, detail: String) -> DeployFailure {
+    DeployFailure { step, detail, journal_lines: Vec::new() }
 }

@@ -6,7 +6,9 @@ use crate::deploy::plan::expected_fingerprints;
 use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
 use crate::protocol::Event;
-use crate::protocol::deploy::{DeployFailure, DeployReply, DeployRequest, ServiceRef, SwitchOutcome, TaskPhase};
+use crate::protocol::deploy::{
+    DeployFailure, DeployReply, DeployRequest, ServiceRef, SwitchOutcome, SwitchStep, TaskPhase,
+};
 use crate::protocol::lock::LockHolder;
 
 /// Reports the progress of a rollout.
@@ -240,10 +242,18 @@ impl RolloutOutcome {
 fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     let why = |failed: &DeployFailure| format!("{}: {}", failed.step, failed.detail);
     let (text, failed) = match outcome {
-        SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. } => return None,
+        SwitchOutcome::Unchanged | SwitchOutcome::Healthy { rotation_failure: None, .. } => return None,
+        SwitchOutcome::Healthy { version, rotation_failure: Some(detail), .. } => {
+            let text =
+                format!("release {version} is active and healthy, but the host is not back in rotation: {detail}");
+            return Some((text, Vec::new()));
+        }
         SwitchOutcome::RolledBack { version, failure: failed, restored: to, restored_failure: unhealthy } => {
             let now = match unhealthy {
                 None => format!("release {to} serves again"),
+                Some(also) if also.step == SwitchStep::Rotation => {
+                    format!("release {to} serves again, but the host is not back in rotation: {}", also.detail)
+                }
                 Some(also) => format!("release {to} was put back and is not healthy either ({})", why(also)),
             };
             (format!("release {version} failed ({}); {now}", why(failed)), failed)

@@ -123,7 +123,8 @@ pub enum HealthProbe {
 pub struct SwitchHooks {
     /// Run one after another before anything of the old release is touched; a failure leaves it serving.
     pub before: Vec<Vec<String>>,
-    /// Run after the release that serves then was found healthy, also after a return to the old one.
+    /// Run after the active release was found healthy, also after a return to the old one. The host counts as out of
+    /// rotation until they have succeeded.
     pub after: Vec<Vec<String>>,
 }
 

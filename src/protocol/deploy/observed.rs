@@ -23,6 +23,8 @@ pub struct ServiceObservation {
     pub previous: Option<ReleaseTarget>,
     /// A switch that was begun and neither confirmed nor taken back.
     pub unfinished_switch: Option<ReleaseTarget>,
+    /// Set if the hooks that return the host into rotation have not succeeded since a switch.
+    pub out_of_rotation: bool,
     /// User and group that the agent runs as: unit files are to be theirs.
     pub agent_account: (String, String),
     /// The units of the asked-for state, in its order.
