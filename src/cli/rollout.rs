@@ -246,13 +246,22 @@ impl<'a> ServiceRollout<'a> {
                 }
             }
         }
+        if !outcome.returned.is_empty() {
+            let hosts: Vec<_> =
+                outcome.returned.iter().map(|(host, version)| json!({"host": host, "version": version})).collect();
+            reporter.print_json("returned", json!({"hosts": hosts}));
+            let texts: Vec<String> =
+                outcome.returned.iter().map(|(host, version)| format!("{host} ({version})")).collect();
+            reporter.print_status(&format!("returned to the previous release: {}", texts.join(", ")));
+        }
         if !outcome.skipped.is_empty() {
             reporter.print_json("skipped", json!({"hosts": outcome.skipped}));
             reporter.print_status(&format!("not switched: {}", outcome.skipped.join(", ")));
         }
         let (switched, failed) = (outcome.switched.len(), outcome.failed.len());
         reporter.print_data(&format!(
-            "Done: {switched} hosts switched, {failed} failed, {} skipped",
+            "Done: {switched} hosts switched, {failed} failed, {} returned, {} skipped",
+            outcome.returned.len(),
             outcome.skipped.len()
         ));
         if (failed > 0 || !outcome.skipped.is_empty()) && switched > 0 {

@@ -29,9 +29,7 @@ use crate::deploy::plan;
 use crate::lock::HostLock;
 use crate::plan::Digest;
 use crate::protocol::ProgressSink;
-use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ServiceRef, SwitchStep,
-};
+use crate::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
 
@@ -101,7 +99,10 @@ impl DeployAgent {
                     Err(why) => DeployReply::Refused(why),
                 })
             }
-            DeployRequest::CheckHealth { scope } => self.check_health(&layout, scope, sink),
+            DeployRequest::CheckHealth { scope, expected_pids } => {
+                let switch = Switch { layout: &layout, scope, service_manager: services, sink };
+                check_health(&switch, expected_pids.as_deref())
+            }
             _ => {
                 let held = match self.acquire_lock(&layout, &request.scope().operator)? {
                     Ok(held) => held,
@@ -177,18 +178,6 @@ impl DeployAgent {
         stage::stage_release(layout, desired, blobs, sink)
     }
 
-    fn check_health(&self, layout: &ServiceLayout, scope: &ServiceRef, sink: &dyn ProgressSink) -> Result<DeployReply> {
-        let state = DeployState::read(layout)?;
-        let Some(target) = state.confirmed_target() else {
-            return Ok(DeployReply::Refused(format!("no release of {} serves on this host", scope.service)));
-        };
-        let desired = releases::read_desired(layout, target)?
-            .with_context(|| format!("the records of release {} are missing", target.version))?;
-        let switch = Switch { layout, scope, service_manager: self.service_manager.as_ref(), sink };
-        let failed = |detail| DeployFailure { step: SwitchStep::Health, detail, journal_lines: Vec::new() };
-        Ok(DeployReply::HealthChecked(switch.wait_until_healthy(&desired).err().map(failed)))
-    }
-
     fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<ServiceLock>>> {
         self.lock_table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,4 +207,15 @@ impl DeployAgent {
         locks.insert(layout.root().to_owned(), held.clone());
         Ok(Ok(held))
     }
+}
+
+/// Checks the health of the active release.
+fn check_health(switch: &Switch<'_>, expected_pids: Option<&[u32]>) -> Result<DeployReply> {
+    let state = DeployState::read(switch.layout)?;
+    let Some(target) = state.confirmed_target() else {
+        return Ok(DeployReply::Refused(format!("no release of {} serves on this host", switch.scope.service)));
+    };
+    let desired = releases::read_desired(switch.layout, target)?
+        .with_context(|| format!("the records of release {} are missing", target.version))?;
+    Ok(DeployReply::HealthChecked(switch.check_again(&desired, expected_pids)))
 }

@@ -24,6 +24,16 @@ const DEFAULT_KEEP_RELEASES: usize = 5;
 const DEFAULT_TASK_TIMEOUT_MS: u64 = 600_000;
 /// Default time for a release to become healthy, in milliseconds.
 const DEFAULT_HEALTH_TIMEOUT_MS: u64 = 30_000;
+/// Default time for which a release must stay healthy before its batch counts, in milliseconds.
+const DEFAULT_STEADY_MS: u64 = 5_000;
+/// Default batches: one host, then up to a quarter of the hosts at a time.
+const DEFAULT_BATCHES: [BatchSize; 5] = [
+    BatchSize::Count(1),
+    BatchSize::Percent(25),
+    BatchSize::Percent(50),
+    BatchSize::Percent(75),
+    BatchSize::Percent(100),
+];
 /// Default interval between two health checks, in milliseconds.
 const DEFAULT_HEALTH_INTERVAL_MS: u64 = 250;
 
@@ -40,7 +50,7 @@ pub struct Recipe {
     pub root: PathBuf,
     /// Number of releases kept per host.
     pub keep_releases: usize,
-    /// The rollout's batches; empty: all hosts at once.
+    /// The rollout's batches, by default one host and then up to a quarter at a time; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
     /// The artefact's files.
     pub files: Vec<FileEntry>,
@@ -158,6 +168,20 @@ struct HealthTable {
     command: Option<Vec<String>>,
     timeout: Option<DurationMs>,
     interval: Option<DurationMs>,
+    steady: Option<SteadyTable>,
+}
+
+/// `steady` of a health check: a duration, or `"0s"`.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct SteadyTable(u64);
+
+impl TryFrom<String> for SteadyTable {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "0s" { Ok(Self(0)) } else { DurationMs::parse_duration(&text).map(|duration| Self(duration.0)) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -177,6 +201,7 @@ struct HooksTable {
     before_switch: Vec<HookCommand>,
     #[serde(default)]
     after_switch: Vec<HookCommand>,
+    timeout: Option<DurationMs>,
 }
 
 /// A hook of the recipe: `["program", "argument"]`, or one string that a shell reads.
@@ -233,7 +258,7 @@ impl Recipe {
             tasks: reader.read_tasks(tasks),
             hooks: reader.read_hooks(hooks),
             keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
-            batches: batches.map(|(_, batches)| batches).unwrap_or_default(),
+            batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
             user: user.map(|(_, user)| user),
             service: service.map_or_else(placeholder_service, |(_, service)| service),
             host_selector_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
@@ -313,6 +338,7 @@ impl RecipeReader<'_> {
                 probe: None,
                 timeout_ms: DEFAULT_HEALTH_TIMEOUT_MS,
                 interval_ms: DEFAULT_HEALTH_INTERVAL_MS,
+                steady_ms: DEFAULT_STEADY_MS,
             };
         };
         if table.status.is_some() && table.http.is_none() {
@@ -342,7 +368,8 @@ impl RecipeReader<'_> {
         if interval_ms > timeout_ms {
             self.add_error(&span, "`interval` is longer than `timeout`", None);
         }
-        HealthCheck { probe, timeout_ms, interval_ms }
+        let steady_ms = table.steady.map_or(DEFAULT_STEADY_MS, |steady| steady.0);
+        HealthCheck { probe, timeout_ms, interval_ms, steady_ms }
     }
 
     fn read_tasks(&mut self, tables: Vec<(Range<usize>, TaskTable)>) -> Vec<ReleaseTask> {
@@ -369,7 +396,8 @@ impl RecipeReader<'_> {
             hooks.iter().for_each(|hook| self.check_argv(&span, hook));
             hooks
         };
-        SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch) }
+        let timeout_ms = table.timeout.map_or(SwitchHooks::DEFAULT_TIMEOUT_MS, |timeout| timeout.0);
+        SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch), timeout_ms }
     }
 }
 

@@ -73,10 +73,13 @@ pub enum DeployRequest {
         /// As in [`DeployRequest::Switch`].
         expected_current: Option<ReleaseTarget>,
     },
-    /// Run the health check of the serving state; changes nothing. Answer: [`DeployReply::HealthChecked`].
+    /// Check the health of the active release for at most two seconds; changes nothing. Answer:
+    /// [`DeployReply::HealthChecked`].
     CheckHealth {
         /// The service.
         scope: ServiceRef,
+        /// Main processes of the units after the switch; other processes are a failure.
+        expected_pids: Option<Vec<u32>>,
     },
     /// Lock the service for this run, until the agent ends. Answer: [`DeployReply::ServiceLocked`].
     LockService {
@@ -119,7 +122,7 @@ impl DeployRequest {
             | Self::Stage { scope, .. }
             | Self::Switch { scope, .. }
             | Self::Rollback { scope, .. }
-            | Self::CheckHealth { scope }
+            | Self::CheckHealth { scope, .. }
             | Self::LockService { scope }
             | Self::RecordTask { scope, .. }
             | Self::RunTask { scope, .. }
@@ -153,7 +156,7 @@ pub enum DeployReply {
     },
     /// To `Switch` and `Rollback`.
     Switched(SwitchOutcome),
-    /// To `Health`: the failure, if it is one.
+    /// To `CheckHealth`: the failure, if it is one.
     HealthChecked(Option<DeployFailure>),
     /// To `LockService`: the records of tasks on this host.
     ServiceLocked {
@@ -197,6 +200,8 @@ pub enum SwitchOutcome {
         restarted: Vec<String>,
         /// Milliseconds from the first restart until the check passed.
         gap_ms: u64,
+        /// Main processes of its units.
+        main_pids: Vec<u32>,
         /// Reason if the host did not return into rotation: a hook after the switch failed. The release is active.
         rotation_failure: Option<String>,
     },

@@ -133,6 +133,7 @@ fn hosts_are_back_in_rotation_after_a_crash() {
     let hooks = |world: &DeployFixture| dunlin::protocol::deploy::SwitchHooks {
         before: vec![vec!["/usr/bin/touch".to_owned(), path(world, "drained")]],
         after: vec![vec!["/bin/rm".to_owned(), "-f".to_owned(), path(world, "drained")]],
+        ..Default::default()
     };
     crash_at_every_point(
         |world| drop(world.deploy_release(&desired_release("1.0"), &CrashPoint::never())),

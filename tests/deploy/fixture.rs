@@ -51,11 +51,19 @@ pub struct DesiredRelease {
     pub config: &'static str,
     pub units: Vec<&'static str>,
     pub drain: SwitchHooks,
+    pub steady_ms: u64,
 }
 
 /// A release whose program and configuration are their own version's.
 pub fn desired_release(version: &'static str) -> DesiredRelease {
-    DesiredRelease { version, program: version, config: "same", units: vec![DEMO_UNIT], drain: SwitchHooks::default() }
+    DesiredRelease {
+        version,
+        program: version,
+        config: "same",
+        units: vec![DEMO_UNIT],
+        drain: SwitchHooks::default(),
+        steady_ms: 0,
+    }
 }
 
 pub struct DeployFixture {
@@ -126,7 +134,7 @@ impl DeployFixture {
             group: account_name("/etc/group", stat.gid()),
             sensitive: false,
         };
-        let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1 };
+        let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1, steady_ms: wish.steady_ms };
         DesiredState {
             manifest: ReleaseManifest {
                 format_version: MANIFEST_FORMAT,

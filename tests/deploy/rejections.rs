@@ -85,7 +85,7 @@ fn switches_to_unstaged_releases_are_rejected() {
     };
     let rollback =
         DeployRequest::Rollback { scope: world.service_scope("test"), version: None, expected_current: None };
-    let health = DeployRequest::CheckHealth { scope: world.service_scope("test") };
+    let health = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids: None };
     let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
         let DeployReply::Refused(why) = world.handle_request(&host, &request) else { panic!("{case} was done") };
         (case, why)

@@ -205,11 +205,12 @@ fn failing_hooks_stop_the_switch() {
     let tell =
         |what: &str| sh(format!("echo {what} $DUNLIN_VERSION $(readlink $DUNLIN_ROOT/current) >> {}", note.display()));
     let mut new = desired_release("1.1");
-    new.drain = SwitchHooks { before: vec![tell("before")], after: vec![tell("after")] };
+    new.drain = SwitchHooks { before: vec![tell("before")], after: vec![tell("after")], ..SwitchHooks::default() };
     world.deploy_release(&new, &CrashPoint::never());
     assert_eq!(fs::read_to_string(&note).unwrap(), "before 1.1 releases/1.0\nafter 1.1 releases/1.1\n");
     let mut next = desired_release("1.2");
-    next.drain = SwitchHooks { before: vec![sh("echo the pool is empty; exit 1".to_owned())], after: vec![] };
+    next.drain =
+        SwitchHooks { before: vec![sh("echo the pool is empty; exit 1".to_owned())], ..SwitchHooks::default() };
     let calls = world.lock_machine().calls.clone();
     let outcome = world.deploy_release(&next, &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { failure: failed, restored_failure: None, .. } = &outcome else {
@@ -228,6 +229,7 @@ fn rotation_hooks(world: &DeployFixture) -> SwitchHooks {
     SwitchHooks {
         before: vec![sh(format!("touch {}", path("drained")))],
         after: vec![sh(format!("test ! -e {} && rm -f {}", path("stuck"), path("drained")))],
+        ..SwitchHooks::default()
     }
 }
 
@@ -282,7 +284,7 @@ fn a_change_of_settings_neither_drains_nor_restarts() {
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let calls = world.lock_machine().calls.clone();
     let mut settings = desired_release("1.0");
-    settings.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], after: Vec::new() };
+    settings.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], ..SwitchHooks::default() };
     let outcome = world.deploy_release(&settings, &CrashPoint::never()).unwrap();
     assert!(matches!(outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
     assert_eq!(world.lock_machine().calls, calls);
@@ -309,6 +311,50 @@ fn a_return_restarts_only_what_was_touched() {
     let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
     assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
     world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn a_release_that_crashes_within_the_steady_time_is_rolled_back() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut crashing = desired_release("1.1");
+    crashing.steady_ms = 10_000;
+    let machine = world.machine.clone();
+    let crash = std::thread::spawn(move || {
+        let runs = || machine.lock().unwrap().find_process(DEMO_UNIT).is_some_and(|process| process.program == "1.1");
+        while !runs() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        machine.lock().unwrap().crash_process(DEMO_UNIT);
+    });
+    let outcome = world.deploy_release(&crashing, &CrashPoint::never()).unwrap();
+    crash.join().unwrap();
+    let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(failure.detail.starts_with("healthy for "), "{failure:?}");
+    assert!(failure.detail.ends_with("and then no more: demo.service failed"), "{failure:?}");
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn a_restarted_unit_fails_the_second_check() {
+    let mut world = DeployFixture::new_fixture();
+    let outcome = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
+    let host = world.host_agent(&CrashPoint::never());
+    let check = |expected_pids| {
+        let request = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids };
+        match world.handle_request(&host, &request) {
+            DeployReply::HealthChecked(failure) => failure.map(|failure| failure.detail),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(check(Some(main_pids.clone())), None);
+    assert_eq!(check(None), None);
+    let restarted = check(Some(main_pids.iter().map(|pid| pid + 1).collect())).unwrap();
+    world.lock_machine().crash_process(DEMO_UNIT);
+    let failed = check(Some(main_pids)).unwrap();
+    messages::check("second-health-check", [("other processes", restarted), ("a crash", failed)]);
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -67,6 +67,20 @@ impl ServiceLayout {
     /// Returns the lock that one deploy of the service at a time has on this host.
     pub fn service_lock(&self) -> HostLock {
         HostLock::without_wait(&self.records_dir(), "lock")
+    }
+
+    /// Opens the file whose lock a running task holds. Read-only, because the task gets the handle, also where it runs
+    /// as another user.
+    pub fn open_task_lock(&self) -> Result<fs::File> {
+        let path = self.records_dir().join("task.lock");
+        fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
+        fs::File::open(&path).with_context(|| format!("opening {}", path.display()))
     }
 
     pub fn state_path(&self) -> PathBuf {

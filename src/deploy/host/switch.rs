@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::activate::{Activation, StepFailure, StepReporter, TouchedUnits};
 use super::command::CommandContext;
+use super::health::HealthyService;
 use super::layout::ServiceLayout;
 use super::observe::observe_service;
 use super::releases::{self, StoredRelease};
@@ -19,12 +20,12 @@ use super::{health, observe};
 use crate::deploy::plan;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
-    SwitchStep,
+    CompareWith, DeployFailure, DeployReply, DesiredState, HealthCheck, ReleaseTarget, ReleaseVersion, ServiceRef,
+    SwitchOutcome, SwitchStep,
 };
 
-/// Time limit of a hook.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Age of the oldest log line that a failed check of an active release reports, in seconds.
+const LOG_SECONDS: u64 = 60;
 
 /// A switch on one host.
 pub(super) struct Switch<'a> {
@@ -112,7 +113,7 @@ impl Switch<'_> {
         }
         let started = Instant::now();
         match self.activate_and_check(desired, activation, &steps, &mut touched) {
-            Ok(()) => {
+            Ok(healthy) => {
                 let gap_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 steps.report_step("confirm");
                 state.confirm_switch(&target, &self.scope.operator);
@@ -123,6 +124,7 @@ impl Switch<'_> {
                     previous: before.map(|before| before.version),
                     restarted: activation.restart_units.clone(),
                     gap_ms,
+                    main_pids: healthy.pids,
                     rotation_failure,
                 })
             }
@@ -153,26 +155,35 @@ impl Switch<'_> {
         Ok(None)
     }
 
-    /// Applies a state and waits until it is healthy; else the step that failed, and why.
+    /// Applies a state and waits until it is healthy for its steady time; else returns the step that failed.
     fn activate_and_check(
         &self,
         desired: &DesiredState,
         activation: &Activation,
         steps: &StepReporter<'_>,
         touched: &mut TouchedUnits,
-    ) -> Result<(), StepFailure> {
+    ) -> Result<HealthyService, StepFailure> {
         if activation.changes_service {
             activation.apply(self.layout, self.service_manager, desired, steps, touched)?;
         }
         steps.report_step("health");
-        self.wait_until_healthy(desired).map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
+        self.wait_until_healthy(desired, &desired.config.health)
     }
 
-    /// Waits for the health of a state.
-    pub fn wait_until_healthy(&self, desired: &DesiredState) -> Result<(), String> {
-        self.with_command_context(desired, |place| {
-            health::wait_until_healthy(&desired.config, self.service_manager, place)
-        })
+    fn wait_until_healthy(&self, desired: &DesiredState, check: &HealthCheck) -> Result<HealthyService, StepFailure> {
+        let result = self.with_command_context(desired, |place| {
+            health::wait_until_healthy(check, &desired.config, self.service_manager, place)
+        });
+        result.map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
+    }
+
+    /// Checks the health of a state that was healthy before; returns the failure.
+    pub fn check_again(&self, desired: &DesiredState, expected_pids: Option<&[u32]>) -> Option<DeployFailure> {
+        let result = self.with_command_context(desired, |place| {
+            health::check_again(&desired.config, self.service_manager, place, expected_pids)
+        });
+        let since = unix_seconds().saturating_sub(LOG_SECONDS);
+        result.err().map(|detail| self.build_failure(desired, StepFailure { step: SwitchStep::Health, detail }, since))
     }
 
     /// Runs something where the state's own commands run.
@@ -183,8 +194,9 @@ impl Switch<'_> {
     }
 
     fn run_hooks(&self, desired: &DesiredState, hooks: &[Vec<String>]) -> Result<()> {
+        let timeout = Duration::from_millis(desired.config.hooks.timeout_ms);
         for argv in hooks {
-            let outcome = self.with_command_context(desired, |place| place.run_command(argv, HOOK_TIMEOUT))?;
+            let outcome = self.with_command_context(desired, |place| place.run_command(argv, timeout))?;
             ensure!(outcome.is_success(), "the hook `{}` {}", argv.join(" "), outcome.describe());
         }
         Ok(())
@@ -269,7 +281,10 @@ impl Switch<'_> {
         let seen = observation.map_err(|detail| StepFailure { step: SwitchStep::Return, detail })?;
         let activation = Activation::restore(&old, &seen, touched);
         let steps = self.step_reporter(&serving.version);
-        self.activate_and_check(&old, &activation, &steps, &mut TouchedUnits::None)?;
+        activation.apply(self.layout, self.service_manager, &old, &steps, &mut TouchedUnits::None)?;
+        steps.report_step("health");
+        // It was steady when it was deployed: the clients should not wait for that again.
+        self.wait_until_healthy(&old, &HealthCheck { steady_ms: 0, ..old.config.health.clone() })?;
         Ok(old)
     }
 

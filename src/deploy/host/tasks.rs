@@ -4,8 +4,7 @@
 //! whose result is unknown. A command goes on when its agent dies, with a lock of its own, so that no second one starts
 //! beside it.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -14,10 +13,11 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::activate::{config_meta, has_content, write_config};
 use super::command::BindMount;
-use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, remove_if_exists};
+use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists};
 use super::releases::{self, StoredRelease};
 use super::state::DeployState;
 use super::switch::Switch;
+use crate::host_fs;
 use crate::protocol::deploy::{DeployReply, DesiredState, ReleaseTarget, ReleaseTask, TaskRecord, TaskStatus};
 use crate::resources::atomic_file;
 
@@ -79,20 +79,11 @@ pub(super) fn run_task(
 
 /// Takes the lock that a task's processes hold; `None` while a process of an earlier one has it.
 fn lock_tasks(layout: &ServiceLayout) -> Result<Option<File>> {
-    let path = layout.records_dir().join("task.lock");
-    OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .with_context(|| format!("creating {}", path.display()))?;
-    // Read-only: the command gets this handle, also where it runs as another user.
-    let file = File::open(&path).with_context(|| path.display().to_string())?;
+    let file = layout.open_task_lock()?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("locking {}", path.display())),
+        Err(error) => Err(error).context("locking the tasks of the service"),
     }
 }
 
@@ -153,6 +144,6 @@ impl ConfigOverlay {
     }
 
     fn remove_added_files(&self) -> Result<()> {
-        self.added_files.iter().try_for_each(|path| remove_if_exists(path))
+        Ok(self.added_files.iter().try_for_each(|path| host_fs::remove_file(path))?)
     }
 }

@@ -46,7 +46,7 @@ fn desired(version: &str) -> DesiredState {
         config: ServiceConfig {
             units: vec![unit],
             configs: vec![config],
-            health: HealthCheck { probe: None, timeout_ms: 1000, interval_ms: 10 },
+            health: HealthCheck { probe: None, timeout_ms: 1000, interval_ms: 10, steady_ms: 0 },
             hooks: SwitchHooks::default(),
             user: None,
         },

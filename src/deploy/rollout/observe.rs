@@ -8,8 +8,8 @@ use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
 use crate::playbook::ContentMap;
 use crate::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, DesiredState, ReleaseTask, ReleaseVersion, ServiceObservation, ServiceRef,
-    TaskRecord,
+    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTask, ReleaseVersion,
+    ServiceObservation, ServiceRef, TaskRecord,
 };
 use crate::transport::ConnectError;
 
@@ -96,7 +96,18 @@ async fn observe_host(
     }
 }
 
-/// Observes one host's releases and the one that serves.
+/// Health of the active release on a host.
+#[derive(Debug)]
+pub enum ServiceHealth {
+    /// No release is active.
+    Inactive,
+    /// The units run and the health check passes.
+    Healthy,
+    /// A unit does not run, or the health check fails.
+    Unhealthy(DeployFailure),
+}
+
+/// Observes one host's releases, and checks the health of the active one.
 ///
 /// # Errors
 /// Returns an error if the host cannot be reached or cannot read its state.
@@ -104,9 +115,20 @@ pub async fn observe_service(
     fleet: &Fleet,
     host: &str,
     scope: &ServiceRef,
-) -> Result<ServiceObservation, DeployPlanError> {
+) -> Result<(ServiceObservation, ServiceHealth), DeployPlanError> {
     let session = fleet.connect(host).await.map_err(DeployPlanError::Connect)?;
-    request_observation(fleet, &session, scope, CompareWith::Nothing).await
+    let observation = request_observation(fleet, &session, scope, CompareWith::Nothing).await?;
+    if observation.confirmed.is_none() {
+        return Ok((observation, ServiceHealth::Inactive));
+    }
+    let request = DeployRequest::CheckHealth { scope: scope.clone(), expected_pids: None };
+    let health = match send_deploy_request(fleet, &session, request, &|_| {}).await {
+        Ok(DeployReply::HealthChecked(None)) => ServiceHealth::Healthy,
+        Ok(DeployReply::HealthChecked(Some(failure))) => ServiceHealth::Unhealthy(failure),
+        Ok(_) => return Err(DeployPlanError::Host("an unexpected reply".to_owned())),
+        Err(error) => return Err(DeployPlanError::Host(error)),
+    };
+    Ok((observation, health))
 }
 
 async fn request_observation(

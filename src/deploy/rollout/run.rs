@@ -1,13 +1,12 @@
 //! Applies a plan to the hosts, batch by batch.
 
 use super::{DueTasks, PlannedDeploy, TaskSelection, send_deploy_request};
-use crate::deploy::batches::split_into_batches;
 use crate::deploy::plan::expected_fingerprints;
 use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
 use crate::protocol::Event;
 use crate::protocol::deploy::{
-    DeployFailure, DeployReply, DeployRequest, ServiceRef, SwitchOutcome, SwitchStep, TaskPhase,
+    DeployFailure, DeployReply, DeployRequest, ReleaseVersion, ServiceRef, SwitchOutcome, SwitchStep, TaskPhase,
 };
 use crate::protocol::lock::LockHolder;
 
@@ -75,6 +74,8 @@ pub enum HostFailure {
 pub struct RolloutOutcome {
     /// Hosts that serve the planned release.
     pub switched: Vec<String>,
+    /// Hosts that returned to the release that they served before, because the rollout failed, with that release.
+    pub returned: Vec<(String, ReleaseVersion)>,
     /// Hosts that failed, with the cause.
     pub failed: Vec<(String, HostFailure)>,
     /// Hosts that were not switched because others failed or the run was stopped.
@@ -97,7 +98,10 @@ impl Rollout<'_> {
             self.stage_release(&pending_hosts, &mut outcome).await;
             self.run_tasks(fresh, TaskPhase::BeforeSwitch, planned, &mut outcome).await;
         }
-        self.switch_batches(&pending_hosts, &mut outcome).await;
+        let switch_ended_well = self.switch_batches(&pending_hosts, &mut outcome).await;
+        if self.new_release.is_some() && !switch_ended_well && !self.fleet.cancellation.is_cancelled() {
+            self.return_fleet(&pending_hosts, &mut outcome).await;
+        }
         if let Some(fresh) = &self.new_release {
             self.run_tasks(fresh, TaskPhase::AfterSwitch, planned, &mut outcome).await;
             self.prune_releases(fresh.keep_releases, &pending_hosts, &mut outcome).await;
@@ -128,45 +132,6 @@ impl Rollout<'_> {
         }
     }
 
-    async fn switch_batches(&self, pending_hosts: &[&PlannedDeploy], rollout_outcome: &mut RolloutOutcome) {
-        let batches = split_into_batches(pending_hosts, self.batches);
-        let batch_count = batches.len();
-        for (number, batch) in batches.iter().enumerate() {
-            if self.should_stop(rollout_outcome) {
-                rollout_outcome.skipped.extend(batch.iter().map(|host| host.session.host.clone()));
-                continue;
-            }
-            (self.event_sink)(&RolloutEvent::Phase(format!(
-                "switching batch {} of {batch_count}: {}",
-                number + 1,
-                format_names(batch)
-            )));
-            let request = |host: &PlannedDeploy| DeployRequest::Switch {
-                scope: self.scope.clone(),
-                target: host.desired.to_release_target(),
-                expected_current: host.observation.confirmed.clone(),
-            };
-            // Told at once, since a slow host must not hide how the others fare.
-            let replies = self
-                .fleet
-                .map_parallel(batch, |host| async {
-                    let reply = self.send_request(host, request(host)).await;
-                    if let Ok(DeployReply::Switched(outcome)) = &reply {
-                        (self.event_sink)(&RolloutEvent::Switched(&host.session.host, outcome));
-                    }
-                    reply
-                })
-                .await;
-            for (host, reply) in batch.iter().zip(replies) {
-                let name = &host.session.host;
-                match reply {
-                    Ok(DeployReply::Switched(outcome)) => rollout_outcome.switched(name, &outcome),
-                    reply => rollout_outcome.record_rejection(name, reply),
-                }
-            }
-        }
-    }
-
     async fn prune_releases(
         &self,
         keep_releases: usize,
@@ -191,7 +156,11 @@ impl Rollout<'_> {
         }
     }
 
-    async fn send_request(&self, host: &PlannedDeploy, request: DeployRequest) -> Result<DeployReply, String> {
+    pub(super) async fn send_request(
+        &self,
+        host: &PlannedDeploy,
+        request: DeployRequest,
+    ) -> Result<DeployReply, String> {
         self.send_to_session(&host.session, request).await
     }
 
@@ -214,7 +183,7 @@ impl RolloutOutcome {
         self.failed.push((host.to_owned(), failure));
     }
 
-    fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {
+    pub(super) fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {
         match describe_failure(outcome) {
             None => {
                 self.has_side_effects |= *outcome != SwitchOutcome::Unchanged;
@@ -239,7 +208,7 @@ impl RolloutOutcome {
 }
 
 /// Describes a failed switch, with the last lines of the journal.
-fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
+pub(super) fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     let why = |failed: &DeployFailure| format!("{}: {}", failed.step, failed.detail);
     let (text, failed) = match outcome {
         SwitchOutcome::Unchanged | SwitchOutcome::Healthy { rotation_failure: None, .. } => return None,
@@ -273,7 +242,7 @@ fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     Some((text, failed.journal_lines.clone()))
 }
 
-fn format_names(hosts: &[&PlannedDeploy]) -> String {
+pub(super) fn format_names(hosts: &[&PlannedDeploy]) -> String {
     let names: Vec<&str> = hosts.iter().take(8).map(|host| host.session.host.as_str()).collect();
     let more = hosts.len().saturating_sub(names.len());
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }

@@ -93,6 +93,8 @@ pub struct HealthCheck {
     pub timeout_ms: u64,
     /// Milliseconds between two probes.
     pub interval_ms: u64,
+    /// Milliseconds for which the service must stay healthy, with the same processes, before the switch counts.
+    pub steady_ms: u64,
 }
 
 /// Probe of the service on its own host.
@@ -119,13 +121,26 @@ pub enum HealthProbe {
 }
 
 /// Commands around the switch on each host: a load balancer's drain, a notice.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchHooks {
     /// Run one after another before anything of the old release is touched; a failure leaves it serving.
     pub before: Vec<Vec<String>>,
     /// Run after the active release was found healthy, also after a return to the old one. The host counts as out of
     /// rotation until they have succeeded.
     pub after: Vec<Vec<String>>,
+    /// Milliseconds until a hook is ended and counts as failed.
+    pub timeout_ms: u64,
+}
+
+impl SwitchHooks {
+    /// Default time limit of a hook, in milliseconds.
+    pub const DEFAULT_TIMEOUT_MS: u64 = 120_000;
+}
+
+impl Default for SwitchHooks {
+    fn default() -> Self {
+        Self { before: Vec::new(), after: Vec::new(), timeout_ms: Self::DEFAULT_TIMEOUT_MS }
+    }
 }
 
 /// Everything but the files of a release: kept on the host with the release, so that a return needs no controller.
