@@ -8,6 +8,7 @@ mod command;
 mod health;
 mod layout;
 mod observe;
+mod preflight;
 mod prune;
 mod releases;
 mod service_manager;
@@ -23,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use self::layout::ServiceLayout;
-use self::state::DeployState;
+use self::state::{DeployState, Direction};
 use self::switch::Switch;
 use crate::deploy::plan;
 use crate::lock::HostLock;
@@ -100,7 +101,8 @@ impl DeployAgent {
                 })
             }
             DeployRequest::CheckHealth { scope, expected_pids } => {
-                let switch = Switch { layout: &layout, scope, service_manager: services, sink };
+                let (layout, direction) = (&layout, Direction::Forward);
+                let switch = Switch { layout, scope, service_manager: services, sink, direction };
                 check_health(&switch, expected_pids.as_deref())
             }
             _ => {
@@ -122,7 +124,12 @@ impl DeployAgent {
         blobs: &dyn BlobSource,
         sink: &dyn ProgressSink,
     ) -> Result<DeployReply> {
-        let switch = Switch { layout, scope: request.scope(), service_manager: self.service_manager.as_ref(), sink };
+        let direction = match request {
+            DeployRequest::Rollback { .. } | DeployRequest::Switch { is_return: true, .. } => Direction::Back,
+            _ => Direction::Forward,
+        };
+        let service_manager = self.service_manager.as_ref();
+        let switch = Switch { layout, scope: request.scope(), service_manager, sink, direction };
         match request {
             DeployRequest::Stage { desired, expected_changes: expected, .. } => {
                 self.stage_release(layout, (desired, expected), blobs, sink)
@@ -130,6 +137,9 @@ impl DeployAgent {
             DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
                 switch.roll_back(to.as_ref(), from.as_ref())
+            }
+            DeployRequest::Preflight { desired, .. } => {
+                Ok(DeployReply::PreflightDone(preflight::find_problems(layout, desired)?))
             }
             DeployRequest::LockService { .. } => {
                 Ok(DeployReply::ServiceLocked { tasks: DeployState::read(layout)?.task_records })

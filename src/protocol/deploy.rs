@@ -1,6 +1,6 @@
 //! Requests and replies of a deploy.
 //!
-//! The order of a rollout: `Observe` all hosts → plan → `LockService` on all → `Stage` all → `RecordTask` on all and
+//! The order of a rollout: `Observe` all hosts → plan → `LockService` and `Preflight` on all → `Stage` all → `RecordTask` on all and
 //! `RunTask` on one host before the switch → `Switch` batch by batch → tasks after it → `Prune` all. Every request may be repeated: what is done is not done
 //! again. A host returns to its previous release by itself, with no controller in reach.
 
@@ -45,6 +45,13 @@ pub enum DeployRequest {
         /// Compared with what.
         compare_with: CompareWith,
     },
+    /// Find what would stop the deploy on this host; changes nothing. Answer: [`DeployReply::PreflightDone`].
+    Preflight {
+        /// The service.
+        scope: ServiceRef,
+        /// The state.
+        desired: Box<DesiredState>,
+    },
     /// Put the release's files and setup beside those that are there. Answer: [`DeployReply::Staged`].
     Stage {
         /// The service.
@@ -63,6 +70,8 @@ pub enum DeployRequest {
         target: ReleaseTarget,
         /// State that served at plan time; if another one serves now, the answer is [`DeployReply::PlanOutdated`].
         expected_current: Option<ReleaseTarget>,
+        /// Set to return to a state that served before: the next rollback goes further back.
+        is_return: bool,
     },
     /// Switch to a release that the host keeps. Answer: [`DeployReply::Switched`].
     Rollback {
@@ -119,6 +128,7 @@ impl DeployRequest {
     pub fn scope(&self) -> &ServiceRef {
         match self {
             Self::Observe { scope, .. }
+            | Self::Preflight { scope, .. }
             | Self::Stage { scope, .. }
             | Self::Switch { scope, .. }
             | Self::Rollback { scope, .. }
@@ -145,6 +155,8 @@ impl DeployRequest {
 pub enum DeployReply {
     /// To `Observe`.
     Observed(Box<ServiceObservation>),
+    /// To `Preflight`: the reasons for which the host cannot take the release.
+    PreflightDone(Vec<String>),
     /// To `Stage`.
     Staged {
         /// Files that were taken from earlier releases.

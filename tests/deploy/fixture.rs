@@ -52,6 +52,7 @@ pub struct DesiredRelease {
     pub units: Vec<&'static str>,
     pub drain: SwitchHooks,
     pub steady_ms: u64,
+    pub sensitive: bool,
 }
 
 /// A release whose program and configuration are their own version's.
@@ -63,6 +64,7 @@ pub fn desired_release(version: &'static str) -> DesiredRelease {
         units: vec![DEMO_UNIT],
         drain: SwitchHooks::default(),
         steady_ms: 0,
+        sensitive: false,
     }
 }
 
@@ -132,7 +134,7 @@ impl DeployFixture {
             mode: 0o640,
             owner: account_name("/etc/passwd", stat.uid()),
             group: account_name("/etc/group", stat.gid()),
-            sensitive: false,
+            sensitive: wish.sensitive,
         };
         let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1, steady_ms: wish.steady_ms };
         DesiredState {
@@ -203,8 +205,12 @@ impl DeployFixture {
         let staged = host.handle_request(&stage, &self.store, &sink).unwrap();
         self.store.only = None;
         assert!(matches!(staged, DeployReply::Staged { .. }), "{staged:?}");
-        let switch =
-            DeployRequest::Switch { scope, target: desired.to_release_target(), expected_current: seen.confirmed };
+        let switch = DeployRequest::Switch {
+            scope,
+            target: desired.to_release_target(),
+            expected_current: seen.confirmed,
+            is_return: false,
+        };
         match host.handle_request(&switch, &self.store, &sink).unwrap() {
             DeployReply::Switched(outcome) => outcome,
             other => panic!("{other:?}"),

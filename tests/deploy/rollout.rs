@@ -357,6 +357,92 @@ fn a_restarted_unit_fails_the_second_check() {
     messages::check("second-health-check", [("other processes", restarted), ("a crash", failed)]);
 }
 
+/// Rolls back; the reply of the host.
+fn roll_back(world: &DeployFixture, to: Option<&str>) -> DeployReply {
+    let host = world.host_agent(&CrashPoint::never());
+    let request = DeployRequest::Rollback {
+        scope: world.service_scope("test"),
+        version: to.map(parse_version),
+        expected_current: world.observe_host(&host, CompareWith::Nothing).confirmed,
+    };
+    world.handle_request(&host, &request)
+}
+
+#[test]
+fn each_rollback_goes_further_back() {
+    let mut world = DeployFixture::new_fixture();
+    for version in ["1.0", "1.1", "1.2"] {
+        world.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    for version in ["1.1", "1.0"] {
+        assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+        world.assert_serves(&desired_release(version));
+    }
+    assert!(matches!(roll_back(&world, None), DeployReply::Refused(_)), "nothing served before 1.0");
+    assert!(matches!(roll_back(&world, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    world.assert_serves(&desired_release("1.2"));
+}
+
+#[test]
+fn rollbacks_to_releases_that_were_never_healthy_are_refused() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut bad = desired_release("1.1");
+    bad.program = "broken";
+    world.deploy_release(&bad, &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.2")));
+    let host = world.host_agent(&CrashPoint::never());
+    let scope = world.service_scope("test");
+    world.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new() });
+    drop(host);
+    let refused = [("failed", "1.1"), ("never tried", "1.2")].map(|(case, version)| {
+        let DeployReply::Refused(why) = roll_back(&world, Some(version)) else { panic!("{version} was activated") };
+        (case, why)
+    });
+    messages::check("rollback-never-healthy", refused);
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn rollbacks_keep_the_secrets_of_today() {
+    let mut world = DeployFixture::new_fixture();
+    let secret_release = |version, config| {
+        let mut release = desired_release(version);
+        (release.config, release.sensitive) = (config, true);
+        release
+    };
+    world.deploy_release(&secret_release("1.0", "old secret"), &CrashPoint::never());
+    world.deploy_release(&secret_release("1.1", "new secret"), &CrashPoint::never());
+    let host = world.host_agent(&CrashPoint::never());
+    let seen = world.observe_host(&host, CompareWith::RetainedRelease(None));
+    let plan = plan_host("host-1", seen.retained_release.as_ref().unwrap(), &seen, &[], &|_| None).unwrap();
+    assert!(plan.pending_rows().all(|row| !row.resource.starts_with("config")), "{plan:?}");
+    drop(host);
+    assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    world.assert_serves(&secret_release("1.0", "new secret"));
+}
+
+#[test]
+fn failed_releases_are_pruned_first_and_untried_ones_never() {
+    let mut world = DeployFixture::new_fixture();
+    for version in ["1.0", "1.1"] {
+        world.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    let mut bad = desired_release("1.2");
+    bad.program = "broken";
+    world.deploy_release(&bad, &CrashPoint::never());
+    world.deploy_release(&desired_release("1.3"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.4")));
+    let host = world.host_agent(&CrashPoint::never());
+    let scope = world.service_scope("test");
+    let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new() };
+    world.handle_request(&host, &stage);
+    let prune =
+        |keep_releases| world.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });
+    assert_eq!(prune(4), DeployReply::Pruned(vec!["1.2".to_owned()]));
+    assert_eq!(prune(1), DeployReply::Pruned(vec!["1.0".to_owned()]), "1.4 was never tried");
+}
+
 #[test]
 fn pruning_keeps_the_current_and_previous_release() {
     let mut world = DeployFixture::new_fixture();

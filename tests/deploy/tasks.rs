@@ -162,7 +162,7 @@ fn records_outlive_their_release() {
     let mut host = TaskHost::new();
     assert_eq!(host.start_and_run("r1", "true"), DeployReply::TaskRun { ran: true, failure: None });
     drop(host.agent);
-    for version in ["1.1", "1.2"] {
+    for version in ["1.0", "1.1", "1.2"] {
         host.world.deploy_release(&desired_release(version), &CrashPoint::never());
     }
     host.agent = host.world.host_agent(&CrashPoint::never());

@@ -20,12 +20,15 @@ use serde::de::DeserializeOwned;
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
 use crate::host_fs;
 use crate::lock::HostLock;
-use crate::protocol::deploy::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceRef, is_normalized_absolute};
+use crate::protocol::deploy::{
+    INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceName, ServiceRef, is_normalized_absolute,
+};
 
 /// A service's folder.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceLayout {
     root: PathBuf,
+    service: ServiceName,
 }
 
 impl ServiceLayout {
@@ -35,13 +38,17 @@ impl ServiceLayout {
     /// Returns an error if the path is not a plain absolute one, or if another user could change what is in it.
     pub fn from_scope(scope: &ServiceRef) -> Result<Self> {
         ensure!(is_normalized_absolute(&scope.base_dir), "{} is no folder for a service", scope.base_dir.display());
-        let layout = Self { root: scope.base_dir.clone() };
+        let layout = Self { root: scope.base_dir.clone(), service: scope.service.clone() };
         layout.ensure_private()?;
         Ok(layout)
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub fn service(&self) -> &ServiceName {
+        &self.service
     }
 
     pub fn current_link(&self) -> PathBuf {

@@ -33,8 +33,6 @@ pub(super) struct ReleaseStamp {
     pub staged_at: u64,
     /// Time of change of each file, in nanoseconds since 1970.
     pub modified_times: BTreeMap<String, i128>,
-    /// The setup that was staged last.
-    pub last_setup: Option<Digest>,
 }
 
 impl StoredRelease {
@@ -97,10 +95,6 @@ impl StoredRelease {
         }
     }
 
-    pub fn write_stamp(&self) -> Result<()> {
-        write_json(&self.dir.join(RECORDS_DIR).join("stamp.json"), &self.stamp)
-    }
-
     /// Reads a setup that was staged with the release.
     pub fn read_setup(&self, digest: &Digest) -> Result<Option<ServiceConfig>> {
         read_json(&setup_path(&self.dir, digest))
@@ -120,6 +114,37 @@ pub(super) fn read_desired(layout: &ServiceLayout, target: &ReleaseTarget) -> Re
     let Some(stored) = StoredRelease::read(layout, &target.version)? else { return Ok(None) };
     let Some(setup) = stored.read_setup(&target.config_digest)? else { return Ok(None) };
     Ok(Some(DesiredState { manifest: stored.manifest, config: setup }))
+}
+
+/// Returns a state that the host keeps, with the sensitive configuration of the active release where both have it.
+pub(super) fn read_with_current_secrets(
+    layout: &ServiceLayout,
+    state: &DeployState,
+    target: &ReleaseTarget,
+) -> Result<Option<DesiredState>> {
+    let Some(mut desired) = read_desired(layout, target)? else { return Ok(None) };
+    let active = state.confirmed_target().map(|active| read_desired(layout, active)).transpose()?.flatten();
+    let current = active.map(|active| active.config.configs).unwrap_or_default();
+    for config in desired.config.configs.iter_mut().filter(|config| config.sensitive) {
+        if let Some(other) = current.iter().find(|other| other.sensitive && other.dest == config.dest) {
+            (config.digest, config.size) = (other.digest.clone(), other.size);
+        }
+    }
+    Ok(Some(desired))
+}
+
+/// Keeps a setup whose texts are in releases on this host.
+pub(super) fn store_known_setup(
+    layout: &ServiceLayout,
+    desired: &DesiredState,
+    stored: &[StoredRelease],
+) -> Result<()> {
+    let mut texts = BTreeMap::new();
+    for digest in desired.config.blob_digests() {
+        let text = stored.iter().find_map(|release| release.read_text(digest).ok());
+        texts.insert(digest, text.context("a configuration file of the release is damaged; deploy it again")?);
+    }
+    store_setup(&layout.release_dir(&desired.manifest.version), &desired.config, &texts)
 }
 
 /// Keeps a setup with its texts (all of them, by digest) in a release's folder.

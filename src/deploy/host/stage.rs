@@ -87,16 +87,18 @@ pub(super) fn stage_release(
         if let Some(why) = replace_refusal(layout, existing, manifest)? {
             return Ok(DeployReply::Refused(why));
         }
-        if !staging.create_release(existing, &desired.to_release_target())? {
-            return Ok(DeployReply::Cancelled);
+        match staging.create_release(existing, &desired.to_release_target()) {
+            Ok(true) => {}
+            Ok(false) => return Ok(DeployReply::Cancelled),
+            Err(error) => {
+                // A full disk is freed at once, not by the next deploy.
+                remove_dir_if_exists(&layout.partial_dir(&manifest.version)).ok();
+                return Err(error);
+            }
         }
     }
     let release = layout.release_dir(&manifest.version);
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
-    if let Some(mut kept) = StoredRelease::read(layout, &manifest.version)? {
-        kept.stamp.last_setup = Some(setup.digest());
-        kept.write_stamp()?;
-    }
     Ok(DeployReply::Staged {
         reused: staging.reused_files,
         written: staging.written_files,
@@ -155,10 +157,7 @@ impl ReleaseBuilder<'_> {
         create_dir(&records, 0o700)?;
         let setups = existing.filter(|there| there.manifest == *self.manifest);
         self.copy_records(setups, &records)?;
-        write_json(
-            &records.join("stamp.json"),
-            &ReleaseStamp { staged_at: unix_seconds(), modified_times: times, last_setup: None },
-        )?;
+        write_json(&records.join("stamp.json"), &ReleaseStamp { staged_at: unix_seconds(), modified_times: times })?;
         // The manifest last: a release counts as one where it stands.
         write_json(&records.join("manifest.json"), self.manifest)?;
         for folder in folders.iter().rev() {

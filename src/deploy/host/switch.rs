@@ -15,7 +15,7 @@ use super::layout::ServiceLayout;
 use super::observe::observe_service;
 use super::releases::{self, StoredRelease};
 use super::service_manager::ServiceManager;
-use super::state::{DeployState, unix_seconds};
+use super::state::{DeployState, Direction, unix_seconds};
 use super::{health, observe};
 use crate::deploy::plan;
 use crate::protocol::ProgressSink;
@@ -33,16 +33,24 @@ pub(super) struct Switch<'a> {
     pub scope: &'a ServiceRef,
     pub service_manager: &'a dyn ServiceManager,
     pub sink: &'a dyn ProgressSink,
+    pub direction: Direction,
 }
 
 impl Switch<'_> {
-    /// Switches to a release that is kept; without a version to the one before.
+    /// Switches back to a release that was healthy on this host, by default the one before. It gets the sensitive
+    /// configuration of today: a secret that was replaced meanwhile is no longer valid.
     pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
-        let (kept, _) = StoredRelease::list_all(self.layout)?;
-        match observe::rollback_target(&DeployState::read(self.layout)?, to, &kept) {
-            Ok(target) => self.switch_to(&target, from),
-            Err(why) => Ok(DeployReply::Refused(why)),
-        }
+        let (stored, _) = StoredRelease::list_all(self.layout)?;
+        let state = DeployState::read(self.layout)?;
+        let target = match observe::rollback_target(&state, to, &stored) {
+            Ok(target) => target,
+            Err(why) => return Ok(DeployReply::Refused(why)),
+        };
+        let Some(desired) = releases::read_with_current_secrets(self.layout, &state, &target)? else {
+            return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
+        };
+        releases::store_known_setup(self.layout, &desired, &stored)?;
+        self.switch_to(&desired.to_release_target(), from)
     }
 
     /// Switches to a staged state.
@@ -116,7 +124,7 @@ impl Switch<'_> {
             Ok(healthy) => {
                 let gap_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 steps.report_step("confirm");
-                state.confirm_switch(&target, &self.scope.operator);
+                state.confirm_switch(&target, &self.scope.operator, self.direction);
                 state.write(self.layout)?;
                 let rotation_failure = self.return_to_rotation(state, desired, &desired.config.hooks.after)?;
                 Ok(SwitchOutcome::Healthy {

@@ -91,6 +91,9 @@ impl Rollout<'_> {
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = RolloutOutcome::default();
         self.lock_service(planned, &mut outcome).await;
+        if self.new_release.is_some() && !self.should_stop(&outcome) {
+            self.run_preflight(&pending_hosts, &mut outcome).await;
+        }
         if let Some(fresh) = &self.new_release
             && !self.should_stop(&outcome)
         {
@@ -111,6 +114,26 @@ impl Rollout<'_> {
 
     pub(super) fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
         !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled()
+    }
+
+    /// Checks on all hosts that they can take the release, before anything changes on any of them.
+    async fn run_preflight(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
+        let request = |host: &PlannedDeploy| DeployRequest::Preflight {
+            scope: self.scope.clone(),
+            desired: Box::new(host.desired.clone()),
+        };
+        let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request(host))).await;
+        for (host, reply) in pending_hosts.iter().zip(replies) {
+            let name = &host.session.host;
+            match reply {
+                Ok(DeployReply::PreflightDone(problems)) if problems.is_empty() => {}
+                Ok(DeployReply::PreflightDone(problems)) => {
+                    outcome.record_failure(name, HostFailure::Refused(problems.join("\n  ")));
+                }
+                Err(error) => outcome.record_failure(name, HostFailure::Refused(error)),
+                reply => outcome.record_rejection(name, reply),
+            }
+        }
     }
 
     async fn stage_release(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {

@@ -46,10 +46,14 @@ impl Rollout<'_> {
         processes: &mut SwitchedProcesses,
         rollout_outcome: &mut RolloutOutcome,
     ) -> bool {
-        let request = |host: &PlannedDeploy| DeployRequest::Switch {
-            scope: self.scope.clone(),
-            target: host.desired.to_release_target(),
-            expected_current: host.observation.confirmed.clone(),
+        let request = |host: &PlannedDeploy| {
+            let (scope, expected_current) = (self.scope.clone(), host.observation.confirmed.clone());
+            let target = host.desired.to_release_target();
+            if self.new_release.is_some() {
+                DeployRequest::Switch { scope, target, expected_current, is_return: false }
+            } else {
+                DeployRequest::Rollback { scope, version: Some(target.version), expected_current }
+            }
         };
         // Reported at once, since a slow host must not hide the results of the others.
         let replies = self
@@ -139,7 +143,8 @@ impl Rollout<'_> {
     async fn return_host(&self, host: &PlannedDeploy) -> Result<DeployReply, String> {
         let target = host.observation.confirmed.clone().ok_or("no release served before")?;
         let expected_current = Some(host.desired.to_release_target());
-        self.send_request(host, DeployRequest::Switch { scope: self.scope.clone(), target, expected_current }).await
+        let scope = self.scope.clone();
+        self.send_request(host, DeployRequest::Switch { scope, target, expected_current, is_return: true }).await
     }
 
     fn record_return(&self, host: &PlannedDeploy, reply: Result<DeployReply, String>, outcome: &mut RolloutOutcome) {
