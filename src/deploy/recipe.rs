@@ -66,6 +66,8 @@ pub struct Recipe {
     pub hooks: SwitchHooks,
     /// The account that commands run as.
     pub user: Option<String>,
+    /// Program and arguments that build the sources, run in the project's folder before they are packaged.
+    pub build: Option<Vec<String>>,
 }
 
 /// `[[file]]`: a file of the artefact, or a folder whose files all go in.
@@ -204,7 +206,7 @@ struct HooksTable {
     timeout: Option<DurationMs>,
 }
 
-/// A hook of the recipe: `["program", "argument"]`, or one string that a shell reads.
+/// A command of the recipe: `["program", "argument"]`, or one string that a shell reads.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum HookCommand {
@@ -233,6 +235,7 @@ impl Recipe {
         let keep_releases = reader.take_optional::<usize>("keep_releases");
         let batches = reader.take_optional("batches");
         let user = reader.take_optional::<String>("user");
+        let build = reader.take_optional::<HookCommand>("build");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
         let configs = reader.take_tables("config");
@@ -260,6 +263,7 @@ impl Recipe {
             keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
             batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
             user: user.map(|(_, user)| user),
+            build: build.map(|(span, command)| reader.read_command(&span, command)),
             service: service.map_or_else(placeholder_service, |(_, service)| service),
             host_selector_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
             host_selector: hosts.map(|(_, hosts)| hosts).unwrap_or_default(),
@@ -385,16 +389,19 @@ impl RecipeReader<'_> {
         tasks
     }
 
+    fn read_command(&mut self, span: &Range<usize>, command: HookCommand) -> Vec<String> {
+        let argv = match command {
+            HookCommand::Argv(argv) => argv,
+            HookCommand::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        };
+        self.check_argv(span, &argv);
+        argv
+    }
+
     fn read_hooks(&mut self, table: Option<(Range<usize>, HooksTable)>) -> SwitchHooks {
         let Some((span, table)) = table else { return SwitchHooks::default() };
         let mut hooks = |hooks: Vec<HookCommand>| -> Vec<Vec<String>> {
-            let argv = |hook| match hook {
-                HookCommand::Argv(argv) => argv,
-                HookCommand::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
-            };
-            let hooks: Vec<Vec<String>> = hooks.into_iter().map(argv).collect();
-            hooks.iter().for_each(|hook| self.check_argv(&span, hook));
-            hooks
+            hooks.into_iter().map(|hook| self.read_command(&span, hook)).collect()
         };
         let timeout_ms = table.timeout.map_or(SwitchHooks::DEFAULT_TIMEOUT_MS, |timeout| timeout.0);
         SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch), timeout_ms }

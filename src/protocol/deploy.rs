@@ -12,8 +12,8 @@ mod tasks;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseManifest, ReleaseTarget,
-    ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
+    ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseLink, ReleaseManifest,
+    ReleaseTarget, ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};

@@ -12,8 +12,8 @@ use dunlin::deploy::plan::{expected_fingerprints, plan_host};
 use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
     CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
-    ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation, ServiceRef,
-    SwitchHooks, SwitchOutcome, UnitFile,
+    ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation,
+    ServiceRef, SwitchHooks, SwitchOutcome, UnitFile,
 };
 use dunlin::resources::BlobSource;
 
@@ -143,6 +143,10 @@ impl DeployFixture {
                 service: ServiceName::new("demo").unwrap(),
                 version: ReleaseVersion::new(wish.version).unwrap(),
                 files,
+                links: vec![ReleaseLink {
+                    path: ReleasePath::new("bin/demo-link").unwrap(),
+                    target: "demo".to_owned(),
+                }],
             },
             config: ServiceConfig { units, configs: vec![config], health, hooks: wish.drain.clone(), user: None },
         }

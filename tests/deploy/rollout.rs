@@ -194,6 +194,12 @@ fn damaged_files_are_repaired() {
     fs::remove_file(&program).unwrap();
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     world.assert_serves(&desired_release("1.0"));
+    let link = world.root().join("releases/1.0/bin/demo-link");
+    assert_eq!(fs::read(&link).unwrap(), b"1.0", "a link inside the release");
+    fs::remove_file(&link).unwrap();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    assert_eq!(fs::read(&link).unwrap(), b"1.0");
+    world.assert_serves(&desired_release("1.0"));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{
-    DesiredState, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseManifest, ReleaseTarget, ReleaseVersion,
-    ServiceConfig,
+    DesiredState, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseLink, ReleaseManifest, ReleaseTarget,
+    ReleaseVersion, ServiceConfig,
 };
 
 /// A completely staged release.
@@ -68,7 +68,7 @@ impl StoredRelease {
         Ok((stored, partial))
     }
 
-    /// Files that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
+    /// Files and links that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
     pub fn find_damage(&self) -> Vec<String> {
         let is_intact = |file: &&crate::protocol::deploy::ReleaseFile| {
             let path = self.dir.join(file.path.as_str());
@@ -80,7 +80,11 @@ impl StoredRelease {
                 && (unchanged || fs::read(&path).is_ok_and(|bytes| Digest::of_bytes(&bytes) == file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
-        broken.map(|file| file.path.to_string()).collect()
+        let leads_elsewhere = |link: &&ReleaseLink| {
+            fs::read_link(self.dir.join(link.path.as_str())).ok().as_deref() != Some(Path::new(&link.target))
+        };
+        let broken_links = self.manifest.links.iter().filter(leads_elsewhere).map(|link| link.path.to_string());
+        broken.map(|file| file.path.to_string()).chain(broken_links).collect()
     }
 
     /// Returns the summary that the controller receives.

@@ -147,9 +147,8 @@ impl ServiceManager for Systemd {
 
 /// Returns the time limit of a job from the limits of its unit, both of which a restart may use up.
 fn parse_job_timeout(shown: &str) -> Duration {
-    let limits = shown.lines().filter_map(|line| line.split_once('=')).map(|(_, span)| parse_time_span(span));
-    let total = limits.fold(Some(JOB_MARGIN), |sum, limit| sum?.checked_add(limit?));
-    total.unwrap_or(UNLIMITED_JOB_TIMEOUT)
+    let mut limits = shown.lines().filter_map(|line| line.split_once('=')).map(|(_, span)| parse_time_span(span));
+    limits.try_fold(JOB_MARGIN, |sum, limit| sum.checked_add(limit?)).unwrap_or(UNLIMITED_JOB_TIMEOUT)
 }
 
 /// Parses a time span as systemctl shows it, such as `1min 30s`; `None` for `infinity`.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -152,6 +152,14 @@ impl ReleaseBuilder<'_> {
             folders.extend(above.map(Path::to_owned));
             self.write_release_file(file, &path).with_context(|| format!("putting {} into the release", file.path))?;
             times.insert(file.path.to_string(), modified_nanoseconds(&fs::symlink_metadata(&path)?));
+        }
+        for link in &self.manifest.links {
+            link.check_target().map_err(anyhow::Error::msg)?;
+            let path = partial.join(link.path.as_str());
+            let parent = path.parent().unwrap_or(&partial);
+            create_dir(parent, 0o755)?;
+            folders.extend(parent.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
+            symlink(&link.target, &path).with_context(|| format!("putting {} into the release", link.path))?;
         }
         let records = partial.join(RECORDS_DIR);
         create_dir(&records, 0o700)?;

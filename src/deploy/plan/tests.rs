@@ -42,6 +42,7 @@ fn desired(version: &str) -> DesiredState {
             service: ServiceName::new("demo").unwrap(),
             version: ReleaseVersion::new(version).unwrap(),
             files: vec![file("bin/demo", version), file("share/same", "same")],
+            links: Vec::new(),
         },
         config: ServiceConfig {
             units: vec![unit],

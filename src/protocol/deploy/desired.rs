@@ -22,6 +22,45 @@ pub struct ReleaseManifest {
     pub version: ReleaseVersion,
     /// Its files, sorted by path, each path once.
     pub files: Vec<ReleaseFile>,
+    /// Its symbolic links, sorted by path, each path once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<ReleaseLink>,
+}
+
+/// A symbolic link of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseLink {
+    /// Its path inside the release.
+    pub path: ReleasePath,
+    /// Its target: relative, and inside the release.
+    pub target: String,
+}
+
+impl ReleaseLink {
+    /// Checks that the link stays inside its release. `..` may only be at the beginning of the target: behind the name of
+    /// another link it would go up from where that one leads.
+    ///
+    /// # Errors
+    /// Returns the reason if it does not.
+    pub fn check_target(&self) -> Result<(), String> {
+        let error = |reason: &str| Err(format!("the link {} to {:?} {reason}", self.path, self.target));
+        if self.target.starts_with('/') {
+            return error("is absolute; only relative links inside the release are packaged");
+        }
+        if self.target.chars().any(char::is_control) || self.target.len() > 1024 {
+            return error("has no valid target");
+        }
+        let parts: Vec<&str> = self.target.split('/').collect();
+        let up = parts.iter().take_while(|part| **part == "..").count();
+        if up > self.path.as_str().matches('/').count() {
+            return error("leads out of the release");
+        }
+        if up == parts.len() || parts[up..].iter().any(|part| matches!(*part, "" | "." | "..")) {
+            return error("has empty parts, or `.` or `..` behind a name");
+        }
+        Ok(())
+    }
 }
 
 /// Describes one file of a release.
@@ -225,6 +264,29 @@ pub fn is_normalized_absolute(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_stay_inside_their_release() {
+        let check = |path: &str, target: &str| {
+            ReleaseLink { path: ReleasePath::new(path).unwrap(), target: target.to_owned() }.check_target()
+        };
+        for (path, target) in
+            [("bin/python", "python3"), ("lib64", "lib"), ("a/b/c", "../../x"), ("lib.so", "lib.so.1")]
+        {
+            assert_eq!(check(path, target), Ok(()));
+        }
+        let bad = [
+            ("a", "/etc/passwd"),
+            ("a", "../x"),
+            ("a/b", "../../x"),
+            ("a/b", "c/../../../x"),
+            ("a/b", ".."),
+            ("a", ""),
+        ];
+        for (path, target) in bad {
+            assert!(check(path, target).is_err(), "{path} -> {target}");
+        }
+    }
 
     #[test]
     fn absolute_paths_are_in_normal_form() {
