@@ -13,6 +13,7 @@ mod running;
 mod tests;
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io::Write;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
@@ -50,6 +51,7 @@ pub struct Program<'a> {
     has_clear_env: bool,
     is_cancelled: Option<&'a dyn Fn() -> bool>,
     is_output_hidden: bool,
+    open_file: Option<File>,
 }
 
 impl<'a> Program<'a> {
@@ -78,6 +80,7 @@ impl<'a> Program<'a> {
             has_clear_env: false,
             is_cancelled: None,
             is_output_hidden: false,
+            open_file: None,
         }
     }
 
@@ -163,6 +166,14 @@ impl<'a> Program<'a> {
     /// Gives it bytes on standard input.
     pub fn input(mut self, bytes: Vec<u8>) -> Self {
         self.input = Some(bytes);
+        self
+    }
+
+    /// Keeps a file open until the program has ended, also after the end of this process: a lock on the file lasts as
+    /// long. Under a guard the guard has the file, otherwise it is the program's standard input. Not together with
+    /// [`Program::input`].
+    pub fn keep_open(mut self, file: File) -> Self {
+        self.open_file = Some(file);
         self
     }
 
@@ -255,12 +266,16 @@ impl<'a> Program<'a> {
         let cannot_start = || format!("cannot start `{}`", self.shown);
         let mut process = if let Some(on_agent_death) = guard {
             let mut process =
-                GuardedProcess::start(&self.command, self.has_clear_env, on_agent_death).with_context(cannot_start)?;
+                GuardedProcess::start(&self.command, self.has_clear_env, on_agent_death, self.open_file.as_ref())
+                    .with_context(cannot_start)?;
             let (stdout, stderr) = process.take_streams();
             read_in_background(stdout, false, sender.clone())?;
             read_in_background(stderr, true, sender)?;
             Process::Guarded(process)
         } else {
+            if let Some(file) = self.open_file.take() {
+                self.command.stdin(file);
+            }
             let mut child = self.command.spawn().with_context(cannot_start)?;
             if let Some((bytes, mut stdin)) = self.input.take().zip(child.stdin.take()) {
                 // A program that does not read all of its input is free to do so.

@@ -71,6 +71,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "journal",
             "plan",
             "playbook",
+            "process",
             "project",
             "provision",
             "rebalance",

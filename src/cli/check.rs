@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::CommonArgs;
+use super::check_recipes::check_recipes;
 use super::command_error::{CommandError, count_findings};
 use super::connect_args::InventoryArgs;
 use super::exit::Exit;
@@ -13,7 +14,7 @@ use crate::inventory::Diagnostics;
 use crate::playbook;
 use crate::project::Project;
 
-/// Check inventories, shard maps, playbooks and templates for mistakes, without connecting to hosts
+/// Check inventories, shard maps, playbooks, recipes and templates for mistakes, without connecting to hosts
 #[derive(Debug, Args)]
 pub struct CheckCommand {
     /// Inventory folders and playbooks to check (default: those in dunlin.toml)
@@ -33,6 +34,11 @@ impl CheckCommand {
         let project = find_project_into(&self.inventory, &mut diagnostics)?;
         for project in project.iter().flat_map(|project| self.projects(project)) {
             diagnostics.extend(playbook::check_project(&project));
+        }
+        if self.paths.is_empty()
+            && let Some(project) = &project
+        {
+            check_recipes(project, &mut diagnostics);
         }
         diagnostics.sort();
         let reporter = common.new_reporter();

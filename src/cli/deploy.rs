@@ -11,10 +11,10 @@ use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
 use super::recipe::LoadedRecipe;
-use super::rollout::{RolloutArgs, ServiceRollout};
+use super::rollout::{ReleaseSettings, RolloutArgs, ServiceRollout};
 use crate::deploy::artifact::{Artifact, ArtifactError};
 use crate::deploy::desired::ReleaseSource;
-use crate::deploy::rollout::{Goal, NewRelease};
+use crate::deploy::rollout::{Goal, TaskSelection};
 use crate::fleet::BlobMap;
 use crate::playbook::TemplateRenderer;
 use crate::project::Project;
@@ -31,6 +31,12 @@ pub struct DeployCommand {
     /// Release to deploy: a version in the artifact folder, or an artifact file (default: the latest packaged)
     #[arg(long, value_name = "VERSION|FILE")]
     release: Option<String>,
+    /// Record a task as done whose earlier run has no known result
+    #[arg(long, value_name = "NAME")]
+    task_done: Vec<String>,
+    /// Run a task again whose earlier run has no known result
+    #[arg(long, value_name = "NAME")]
+    task_again: Vec<String>,
     #[command(flatten)]
     args: RolloutArgs,
 }
@@ -44,6 +50,7 @@ impl DeployCommand {
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
+        self.check_task_names(&loaded.recipe.tasks)?;
         let artifact = find_artifact(&project, &self.service, self.release.as_deref())?;
         let environment = load_environment(&project, common)?;
         let templates = load_templates(&project, common)?;
@@ -57,16 +64,43 @@ impl DeployCommand {
             ReleaseSource { recipe: &loaded.recipe, file: &loaded.file, manifest: &manifest, rendering: &rendering };
         let goal = Goal::Release { source: &source, files: &files };
         let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
-        // A task after the switch of all hosts waits for a rollout that has all hosts.
-        let can_run = |step: &&ReleaseTask| step.phase == TaskPhase::BeforeSwitch || service.excluded_hosts.is_empty();
-        let tasks: Vec<ReleaseTask> = loaded.recipe.tasks.iter().filter(can_run).cloned().collect();
-        for step in loaded.recipe.tasks.iter().filter(|step| !can_run(step)) {
-            common.new_reporter().print_status(&format!("task {}: skipped, because --limit excludes hosts", step.name));
+        // A task behind the switch of all hosts waits for a rollout that has all hosts.
+        let tasks = &loaded.recipe.tasks;
+        let waits = |task: &&ReleaseTask| task.phase == TaskPhase::AfterSwitch && !service.excluded_hosts.is_empty();
+        for task in tasks.iter().filter(waits) {
+            common.new_reporter().print_status(&format!("task {}: skipped, because --limit excludes hosts", task.name));
         }
-        let once = service.pending_tasks(&tasks, &manifest.version).await;
-        service
-            .run_rollout("deploy", &goal, Some(NewRelease { tasks: &once, keep_releases: loaded.recipe.keep_releases }))
-            .await
+        let (operator, run) = (loaded.to_scope().operator, common.run.to_string());
+        let selection = TaskSelection {
+            tasks,
+            version: &manifest.version,
+            assume_done: &self.task_done,
+            run_again: &self.task_again,
+            operator: &operator,
+            run: &run,
+        };
+        let settings = ReleaseSettings { selection, keep_releases: loaded.recipe.keep_releases };
+        service.run_rollout("deploy", &goal, Some(settings)).await
+    }
+
+    /// Checks that `--task-done` and `--task-again` name tasks of the recipe, each task once.
+    fn check_task_names(&self, tasks: &[ReleaseTask]) -> Result<(), CommandError> {
+        let named = self.task_done.iter().chain(&self.task_again);
+        for name in named {
+            if tasks.iter().all(|task| task.name != *name) {
+                let known: Vec<&str> = tasks.iter().map(|task| task.name.as_str()).collect();
+                let text = format!("the recipe has no task `{name}`");
+                let hint = format!("tasks: {}", if known.is_empty() { "none".to_owned() } else { known.join(", ") });
+                return Err(CommandError::with_message(Exit::Usage, text).with_hint(hint));
+            }
+        }
+        match self.task_done.iter().find(|name| self.task_again.contains(name)) {
+            Some(name) => {
+                let text = format!("--task-done and --task-again both name task `{name}`");
+                Err(CommandError::with_message(Exit::Usage, text))
+            }
+            None => Ok(()),
+        }
     }
 }
 

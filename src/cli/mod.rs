@@ -1,6 +1,7 @@
 //! The command line, one file per command. Flags and prompts are known in this module only.
 
 mod check;
+mod check_recipes;
 mod command_error;
 mod completions;
 mod confirm;

@@ -1,6 +1,6 @@
 //! `dunlin package`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde_json::json;
@@ -11,8 +11,9 @@ use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
-use crate::deploy::artifact::{MissingSources, build_artifact, default_version};
+use crate::deploy::artifact::{MissingSources, VersionTaken, build_artifact, default_version, list_untracked_files};
 use crate::inventory::{Diagnostic, Diagnostics};
+use crate::process::Program;
 use crate::protocol::deploy::ReleaseVersion;
 
 /// Build a release artifact of a service
@@ -27,6 +28,9 @@ pub struct PackageCommand {
     /// Folder for the artifact (default: `dist` in dunlin.toml)
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
+    /// Include files of the recipe's folders that git neither tracks nor ignores
+    #[arg(long)]
+    allow_untracked: bool,
 }
 
 impl PackageCommand {
@@ -37,6 +41,12 @@ impl PackageCommand {
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let project = find_project(&InventoryArgs::default(), common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
+        if let Some(build) = &loaded.recipe.build {
+            run_build(build, &project.root, common)?;
+        }
+        if !self.allow_untracked {
+            refuse_untracked_files(&loaded, &project.root)?;
+        }
         let to_command_error = |error: anyhow::Error| locate_missing_sources(error, &loaded, common);
         let version = match self.version {
             Some(version) => {
@@ -64,8 +74,44 @@ impl PackageCommand {
     }
 }
 
+/// Runs the recipe's build command in the project's folder; its output goes to standard error.
+fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), CommandError> {
+    let shown = argv.join(" ");
+    let reporter = common.new_reporter();
+    reporter.print_status(&format!("building: {shown}"));
+    let mut show = |_: bool, text: String| reporter.print_status(text.trim_end_matches('\n'));
+    let program = Program::with_own_environment(&argv[0]).args(&argv[1..]).folder(folder);
+    match program.stream(&mut show)? {
+        0 => Ok(()),
+        status => {
+            let text = format!("the build command `{shown}` ended with exit code {status}; nothing was packaged");
+            Err(CommandError::with_message(Exit::Error, text))
+        }
+    }
+}
+
+/// Refuses files that would be packaged by accident.
+fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path) -> Result<(), CommandError> {
+    let untracked = list_untracked_files(&loaded.recipe, folder);
+    if untracked.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = untracked.iter().take(10).map(|path| path.display().to_string()).collect();
+    let more = untracked.len().saturating_sub(names.len());
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    let text =
+        format!("git does not track files in the sources of {}: {}{more}", loaded.recipe.service, names.join(", "));
+    Err(CommandError::with_message(Exit::Refused, text)
+        .with_hint("add them to git or to .gitignore".to_owned())
+        .with_hint("--allow-untracked packages them".to_owned()))
+}
+
 /// Reports missing sources at their positions in the recipe.
 fn locate_missing_sources(error: anyhow::Error, loaded: &LoadedRecipe, common: &CommonArgs) -> CommandError {
+    if let Some(taken) = error.downcast_ref::<VersionTaken>() {
+        return CommandError::new(Exit::Refused, taken.clone())
+            .with_hint("choose another --version, or remove the file".to_owned());
+    }
     let Some(missing) = error.chain().find_map(|cause| cause.downcast_ref::<MissingSources>()) else {
         return error.into();
     };

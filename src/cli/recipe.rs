@@ -40,23 +40,7 @@ impl LoadedRecipe {
                 return Err(CommandError::from_diagnostics(&diagnostics, common.stderr_colour()));
             }
         };
-        let recipe = match Recipe::parse(file.text()) {
-            Ok(recipe) => Some(recipe),
-            Err(errors) => {
-                for error in errors {
-                    let at = Diagnostic::error_at_span(&file, error.span, error.message);
-                    diagnostics.push(match error.help {
-                        Some(help) => at.with_help(help),
-                        None => at,
-                    });
-                }
-                None
-            }
-        };
-        if let Some(recipe) = recipe.as_ref().filter(|recipe| recipe.service != name) {
-            let message = format!("the recipe of `{}` has the file name of `{name}`", recipe.service);
-            diagnostics.push(Diagnostic::error_in_file(&file, message));
-        }
+        let recipe = parse_recipe(&file, &name, &mut diagnostics);
         finish_loading(recipe.map(|recipe| Self { recipe, file }), &diagnostics, common)
     }
 
@@ -91,6 +75,28 @@ impl LoadedRecipe {
     pub fn to_scope(&self) -> ServiceRef {
         ServiceRef { service: self.recipe.service.clone(), base_dir: self.recipe.root.clone(), operator: operator_id() }
     }
+}
+
+/// Parses a recipe and checks that the service has the name of the file. Adds all errors to `diagnostics`.
+pub fn parse_recipe(file: &SourceFile, name: &ServiceName, diagnostics: &mut Diagnostics) -> Option<Recipe> {
+    let recipe = match Recipe::parse(file.text()) {
+        Ok(recipe) => recipe,
+        Err(errors) => {
+            for error in errors {
+                let at = Diagnostic::error_at_span(file, error.span, error.message);
+                diagnostics.push(match error.help {
+                    Some(help) => at.with_help(help),
+                    None => at,
+                });
+            }
+            return None;
+        }
+    };
+    if recipe.service != *name {
+        let message = format!("the recipe of `{}` has the file name of `{name}`", recipe.service);
+        diagnostics.push(Diagnostic::error_in_file(file, message));
+    }
+    Some(recipe)
 }
 
 fn unknown_service_error(service: &str, folder: &Path) -> CommandError {

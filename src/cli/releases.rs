@@ -11,7 +11,7 @@ use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
 use super::rollout_text::{describe_holder, report_plan_error};
 use super::runtime::build_fleet;
-use crate::deploy::rollout::observe_service;
+use crate::deploy::rollout::{ServiceHealth, observe_service};
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
 use crate::report::Reporter;
 
@@ -28,7 +28,7 @@ pub struct ReleasesCommand {
 }
 
 impl ReleasesCommand {
-    /// Prints one line per host and release, oldest first.
+    /// Prints one line per host and release, oldest first, and the health of the active release now.
     ///
     /// # Errors
     /// Files have mistakes, or no host is selected.
@@ -44,7 +44,10 @@ impl ReleasesCommand {
         let (width, mut failed) = (names.iter().map(String::len).max().unwrap_or(0), 0);
         for (host, result) in names.iter().zip(results) {
             match result {
-                Ok(observation) => print_releases(host, width, &observation, &reporter),
+                Ok((observation, health)) => {
+                    print_releases(host, width, &observation, &reporter);
+                    print_health(host, &health, &reporter);
+                }
                 Err(error) => {
                     report_plan_error(host, &error, common);
                     failed += 1;
@@ -88,8 +91,26 @@ fn print_releases(host: &str, width: usize, observation: &ServiceObservation, re
     for version in &observation.incomplete_releases {
         reporter.print_status(&format!("{host}: {version} is staged incompletely; the next deploy removes it"));
     }
+    if observation.out_of_rotation {
+        reporter.print_json("out_of_rotation", json!({"host": host}));
+        reporter
+            .print_status(&format!("{host}: out of rotation; the next deploy runs the hooks after the switch again"));
+    }
     if let Some(holder) = &observation.lock_holder {
         reporter.print_status(&format!("{host}: {}", describe_holder(holder)));
+    }
+}
+
+fn print_health(host: &str, health: &ServiceHealth, reporter: &Reporter) {
+    let failure = match health {
+        ServiceHealth::Inactive => return,
+        ServiceHealth::Healthy => None,
+        ServiceHealth::Unhealthy(failure) => Some(&failure.detail),
+    };
+    reporter.print_json("health", json!({"host": host, "healthy": failure.is_none(), "failure": failure}));
+    match failure {
+        None => reporter.print_data(&format!("{host}: healthy")),
+        Some(detail) => reporter.print_data(&format!("{host}: not healthy: {detail}")),
     }
 }
 

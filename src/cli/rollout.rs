@@ -14,18 +14,20 @@ use super::outcome::CommandOutcome;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
 use super::rollout_secrets::redact_rollout_event;
-use super::rollout_text::{describe_holder, ensure_single_target, report_plan_error, report_rollout_event};
+use super::rollout_text::{
+    describe_holder, ensure_single_target, report_plan_error, report_rollout_event, report_unknown_tasks,
+};
 use super::runtime::build_fleet;
 use crate::deploy::plan::hide_sensitive_digests;
 use crate::deploy::rollout::{
-    DeployPlanError, Goal, HostFailure, NewRelease, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome,
-    observe_hosts, observe_service, plan_hosts,
+    DeployPlanError, DueTasks, Goal, HostFailure, HostRecords, NewRelease, OtherHost, PlannedDeploy, Rollout,
+    RolloutEvent, RolloutOutcome, TaskSelection, connect_other_hosts, observe_hosts, plan_hosts,
 };
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Inventory, InventoryHost};
 use crate::plan::{ChangeCounts, DigestKey, HostPlan};
 use crate::playbook::SecretRedactor;
-use crate::protocol::deploy::{ReleaseTask, ReleaseVersion, ServiceRef};
+use crate::protocol::deploy::ServiceRef;
 use crate::report::{Reporter, format_summary};
 
 /// The flags of `deploy` and `rollback`.
@@ -45,6 +47,14 @@ pub struct RolloutArgs {
     pub yes: bool,
     #[command(flatten)]
     pub connect: ConnectArgs,
+}
+
+/// Settings of a rollout of a new release.
+pub struct ReleaseSettings<'a> {
+    /// The tasks of the release.
+    pub selection: TaskSelection<'a>,
+    /// Number of releases kept per host.
+    pub keep_releases: usize,
 }
 
 /// A service on the hosts of a run.
@@ -106,27 +116,6 @@ impl<'a> ServiceRollout<'a> {
         plan
     }
 
-    /// Returns the tasks that no host excluded by `--limit` has run for this release: a migration must not run twice. Warns
-    /// of hosts that do not answer.
-    pub async fn pending_tasks(&self, tasks: &[ReleaseTask], version: &ReleaseVersion) -> Vec<ReleaseTask> {
-        if tasks.is_empty() {
-            return Vec::new();
-        }
-        let observations =
-            self.fleet.map_parallel(&self.excluded_hosts, |host| observe_service(&self.fleet, host, &self.scope)).await;
-        let mut done = Vec::new();
-        for (host, observation) in self.excluded_hosts.iter().zip(observations) {
-            match observation {
-                Ok(observation) => done.extend(observation.completed_tasks),
-                Err(_) => self.common.new_reporter().warn(&format!(
-                    "{host} does not answer: it is unknown whether it ran the tasks of release {version}"
-                )),
-            }
-        }
-        let is_done = |step: &&ReleaseTask| done.iter().any(|(name, of)| *name == step.name && of == version);
-        tasks.iter().filter(|step| !is_done(step)).cloned().collect()
-    }
-
     /// Plans the rollout, asks for confirmation, and applies it.
     ///
     /// # Errors
@@ -135,12 +124,13 @@ impl<'a> ServiceRollout<'a> {
         &self,
         command: &str,
         goal: &Goal<'_>,
-        new_release: Option<NewRelease<'_>>,
+        new_release: Option<ReleaseSettings<'_>>,
     ) -> Result<CommandOutcome, CommandError> {
         let (reporter, args) = (self.common.new_reporter(), self.args);
         let run = self.common.run.to_string();
-        let tasks = new_release.as_ref().map(|release| release.tasks).unwrap_or_default();
-        let (planned, refused) = self.plan_service(goal, tasks).await;
+        let others = connect_other_hosts(&self.fleet, &self.excluded_hosts, &self.scope).await;
+        let selection = new_release.as_ref().map(|release| &release.selection);
+        let (planned, due_tasks, refused) = self.plan_service(goal, selection, &others).await;
         if matches!(goal, Goal::Stored(None)) {
             ensure_single_target(&planned, &self.loaded.recipe.service)?;
         }
@@ -167,15 +157,34 @@ impl<'a> ServiceRollout<'a> {
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
         let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter);
         let event_sink = |event: &RolloutEvent<'_>| redact_rollout_event(event, &self.secrets, &report);
-        let batches = &self.loaded.recipe.batches;
-        let rollout = Rollout { fleet: &self.fleet, scope: &self.scope, batches, new_release, event_sink: &event_sink };
+        let other_sessions: Vec<&Session> =
+            others.iter().filter_map(|other| Some(&other.connection.as_ref().ok()?.0)).collect();
+        let new_release = new_release.as_ref().map(|release| NewRelease {
+            selection: &release.selection,
+            due_tasks,
+            has_all_hosts: self.excluded_hosts.is_empty(),
+            keep_releases: release.keep_releases,
+        });
+        let rollout = Rollout {
+            fleet: &self.fleet,
+            scope: &self.scope,
+            other_sessions: &other_sessions,
+            batches: &self.loaded.recipe.batches,
+            new_release,
+            event_sink: &event_sink,
+        };
         let outcome = rollout.run_rollout(&planned).await;
         let exit = self.report_outcome(&outcome, &reporter);
         finish_run(outcome.failed.len(), exit)
     }
 
-    /// Returns the plans, and the exit codes of the hosts that cannot be planned.
-    async fn plan_service(&self, goal: &Goal<'_>, tasks: &[ReleaseTask]) -> (Vec<PlannedDeploy>, Vec<Exit>) {
+    /// Returns the plans, the tasks that they run, and the exit codes of the hosts that cannot be planned.
+    async fn plan_service(
+        &self,
+        goal: &Goal<'_>,
+        selection: Option<&TaskSelection<'_>>,
+        others: &[OtherHost],
+    ) -> (Vec<PlannedDeploy>, DueTasks, Vec<Exit>) {
         let (mut seen, mut exits) = (Vec::new(), Vec::new());
         let mut record_error = |host: &str, error: &DeployPlanError| {
             report_plan_error(host, error, self.common);
@@ -185,20 +194,35 @@ impl<'a> ServiceRollout<'a> {
                 DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
             });
         };
+        let mut records: Vec<HostRecords> = others.iter().map(OtherHost::to_records).collect();
         for (host, result) in observe_hosts(&self.fleet, &self.host_names, &self.scope, goal).await {
             match result {
-                Ok(host) => seen.push(host),
-                Err(error) => record_error(&host, &error),
+                Ok(host) => {
+                    records.push(host.to_records());
+                    seen.push(host);
+                }
+                Err(error) => {
+                    record_error(&host, &error);
+                    records.push(HostRecords { host, records: Err(error.describe()) });
+                }
             }
         }
+        let selected = selection.map(|selection| selection.select_due(&records, self.excluded_hosts.is_empty()));
+        let (due_tasks, unknown) = match selected {
+            Some(Err(unknown)) => (DueTasks::default(), unknown),
+            Some(Ok(selected)) => (selected, Vec::new()),
+            None => (DueTasks::default(), Vec::new()),
+        };
         let mut planned = Vec::new();
-        for (host, result) in plan_hosts(seen, tasks) {
+        for (host, result) in plan_hosts(seen, &due_tasks.due) {
             match result {
                 Ok(host) => planned.push(host),
                 Err(error) => record_error(&host, &error),
             }
         }
-        (planned, exits)
+        report_unknown_tasks(&unknown, &self.common.new_reporter());
+        exits.extend(unknown.iter().map(|_| Exit::Refused));
+        (planned, due_tasks, exits)
     }
 
     /// Returns the exit code if the run ends before the first change.
@@ -258,13 +282,22 @@ impl<'a> ServiceRollout<'a> {
                 }
             }
         }
+        if !outcome.returned.is_empty() {
+            let hosts: Vec<_> =
+                outcome.returned.iter().map(|(host, version)| json!({"host": host, "version": version})).collect();
+            reporter.print_json("returned", json!({"hosts": hosts}));
+            let texts: Vec<String> =
+                outcome.returned.iter().map(|(host, version)| format!("{host} ({version})")).collect();
+            reporter.print_status(&format!("returned to the previous release: {}", texts.join(", ")));
+        }
         if !outcome.skipped.is_empty() {
             reporter.print_json("skipped", json!({"hosts": outcome.skipped}));
             reporter.print_status(&format!("not switched: {}", outcome.skipped.join(", ")));
         }
         let (switched, failed) = (outcome.switched.len(), outcome.failed.len());
         reporter.print_data(&format!(
-            "Done: {switched} hosts switched, {failed} failed, {} skipped",
+            "Done: {switched} hosts switched, {failed} failed, {} returned, {} skipped",
+            outcome.returned.len(),
             outcome.skipped.len()
         ));
         if (failed > 0 || !outcome.skipped.is_empty()) && switched > 0 {

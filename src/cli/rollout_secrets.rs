@@ -20,8 +20,8 @@ pub fn redact_rollout_event(event: &RolloutEvent<'_>, secrets: &SecretRedactor, 
 fn redact_outcome(mut outcome: SwitchOutcome, secrets: &SecretRedactor) -> SwitchOutcome {
     match &mut outcome {
         SwitchOutcome::Unchanged => {}
-        SwitchOutcome::Healthy { failed_hook, .. } => {
-            failed_hook.iter_mut().for_each(|text| *text = secrets.redact_text(text));
+        SwitchOutcome::Healthy { rotation_failure, .. } => {
+            rotation_failure.iter_mut().for_each(|text| *text = secrets.redact_text(text));
         }
         SwitchOutcome::RolledBack { failure, restored_failure, .. } => {
             redact_failure(failure, secrets);
@@ -71,7 +71,8 @@ mod tests {
                 previous: None,
                 restarted: Vec::new(),
                 gap_ms: 0,
-                failed_hook: Some("hook: hunter2".to_owned()),
+                main_pids: Vec::new(),
+                rotation_failure: Some("hook: hunter2".to_owned()),
             },
         ];
         for outcome in &outcomes {

@@ -7,7 +7,7 @@ use serde_json::json;
 use super::CommonArgs;
 use super::command_error::CommandError;
 use super::exit::Exit;
-use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent};
+use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, UnknownTask};
 use crate::protocol::Event;
 use crate::protocol::deploy::{ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
@@ -49,6 +49,17 @@ pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) ->
     let text = format!("the hosts would roll back to different releases; no changes were made{}", lines.concat());
     Err(CommandError::with_message(Exit::Refused, text)
         .with_hint(format!("dunlin rollback {service} --to VERSION, or select hosts with --limit")))
+}
+
+/// Prints the tasks of which nobody knows whether they ran, with the ways to continue.
+pub fn report_unknown_tasks(unknown: &[UnknownTask], reporter: &Reporter) {
+    for UnknownTask { name, reason } in unknown {
+        let hints = [
+            format!("if it took effect, run the command again with --task-done {name}"),
+            format!("if it may run, run the command again with --task-again {name}"),
+        ];
+        reporter.report_error(&format!("it is unknown whether task {name} ran: {reason}"), &hints);
+    }
 }
 
 /// Prints an event of a rollout.
@@ -99,12 +110,14 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
 fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
     match outcome {
         SwitchOutcome::Unchanged => Some("nothing to switch".to_owned()),
-        SwitchOutcome::Healthy { version, previous: before, gap_ms, failed_hook: hook, .. } => {
+        SwitchOutcome::Healthy { version, previous: before, gap_ms, rotation_failure: None, .. } => {
             let before = before.as_ref().filter(|before| *before != version);
             let before = before.map(|before| format!(" (was {before})")).unwrap_or_default();
-            let hook = hook.as_ref().map(|hook| format!("; {hook}")).unwrap_or_default();
-            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms{hook}"))
+            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms"))
         }
-        SwitchOutcome::RolledBack { .. } | SwitchOutcome::Unhealthy { .. } | SwitchOutcome::Stopped { .. } => None,
+        SwitchOutcome::Healthy { .. }
+        | SwitchOutcome::RolledBack { .. }
+        | SwitchOutcome::Unhealthy { .. }
+        | SwitchOutcome::Stopped { .. } => None,
     }
 }

@@ -6,6 +6,7 @@
 
 mod collect;
 mod unpack;
+mod untracked;
 mod version;
 
 use std::collections::BTreeMap;
@@ -20,8 +21,10 @@ use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion};
 
+use collect::CollectedFiles;
 pub use collect::MissingSources;
 pub use unpack::ArtifactError;
+pub use untracked::list_untracked_files;
 pub use version::default_version;
 
 /// The manifest's name in the archive.
@@ -71,25 +74,44 @@ impl Artifact {
 /// Builds the artefact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
 ///
 /// # Errors
-/// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), or on an I/O error.
+/// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), if another content has the
+/// version's name in `output_dir` (as [`VersionTaken`]), or on an I/O error.
 pub fn build_artifact(
     recipe: &Recipe,
     source_dir: &Path,
     version: &ReleaseVersion,
     output_dir: &Path,
 ) -> Result<Artifact> {
-    let (files, blobs) = collect::collect_files(&recipe.files, source_dir)?;
+    let CollectedFiles { files, links, blobs } = collect::collect_files(&recipe.files, source_dir)?;
     let manifest = ReleaseManifest {
         format_version: MANIFEST_FORMAT,
         service: recipe.service.clone(),
         version: version.clone(),
         files,
+        links,
     };
     let packed = pack_archive(&manifest, &blobs).context("building the archive")?;
     fs::create_dir_all(output_dir).with_context(|| format!("making {}", output_dir.display()))?;
     let path = output_dir.join(format!("{}-{version}.tar.zst", recipe.service));
-    write_atomically(&path, &packed, &Attributes::synced(0o644))?;
+    match fs::read(&path) {
+        Ok(existing) if existing != packed => return Err(VersionTaken { version: version.clone(), path }.into()),
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            write_atomically(&path, &packed, &Attributes::synced(0o644))?;
+        }
+        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    }
     Ok(Artifact { path, digest: Digest::of_bytes(&packed), manifest, blobs })
+}
+
+/// An artifact with other contents has the name of the version.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("release {version} is in {} with other contents", path.display())]
+pub struct VersionTaken {
+    /// The version.
+    pub version: ReleaseVersion,
+    /// The artifact.
+    pub path: PathBuf,
 }
 
 fn pack_archive(manifest: &ReleaseManifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {

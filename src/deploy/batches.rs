@@ -11,7 +11,11 @@ use crate::resources::mode::FileMode;
 pub struct DurationMs(pub u64);
 
 impl DurationMs {
-    fn parse_duration(text: &str) -> Result<Self, String> {
+    /// Parses a duration of at least 1 ms.
+    ///
+    /// # Errors
+    /// Returns the reason and an example.
+    pub fn parse_duration(text: &str) -> Result<Self, String> {
         let milliseconds = u64::try_from(parse_duration(text)?.as_millis());
         match milliseconds {
             Ok(0) => Err(format!("`{text}` is too short: at least 1ms, for example 250ms or 30s")),

@@ -8,31 +8,29 @@ mod command;
 mod health;
 mod layout;
 mod observe;
+mod preflight;
 mod prune;
 mod releases;
 mod service_manager;
 mod stage;
 mod state;
 mod switch;
+mod tasks;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use self::layout::ServiceLayout;
-use self::state::DeployState;
+use self::state::{DeployState, Direction};
 use self::switch::Switch;
 use crate::deploy::plan;
 use crate::lock::HostLock;
 use crate::plan::Digest;
 use crate::protocol::ProgressSink;
-use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTarget, ReleaseTask, ServiceRef,
-    SwitchStep,
-};
+use crate::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
 
@@ -102,7 +100,11 @@ impl DeployAgent {
                     Err(why) => DeployReply::Refused(why),
                 })
             }
-            DeployRequest::CheckHealth { scope } => self.check_health(&layout, scope, sink),
+            DeployRequest::CheckHealth { scope, expected_pids } => {
+                let (layout, direction) = (&layout, Direction::Forward);
+                let switch = Switch { layout, scope, service_manager: services, sink, direction };
+                check_health(&switch, expected_pids.as_deref())
+            }
             _ => {
                 let held = match self.acquire_lock(&layout, &request.scope().operator)? {
                     Ok(held) => held,
@@ -122,7 +124,12 @@ impl DeployAgent {
         blobs: &dyn BlobSource,
         sink: &dyn ProgressSink,
     ) -> Result<DeployReply> {
-        let switch = Switch { layout, scope: request.scope(), service_manager: self.service_manager.as_ref(), sink };
+        let direction = match request {
+            DeployRequest::Rollback { .. } | DeployRequest::Switch { is_return: true, .. } => Direction::Back,
+            _ => Direction::Forward,
+        };
+        let service_manager = self.service_manager.as_ref();
+        let switch = Switch { layout, scope: request.scope(), service_manager, sink, direction };
         match request {
             DeployRequest::Stage { desired, expected_changes: expected, .. } => {
                 self.stage_release(layout, desired, expected, blobs, sink)
@@ -131,7 +138,14 @@ impl DeployAgent {
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
                 switch.roll_back(to.as_ref(), from.as_ref())
             }
-            DeployRequest::RunTask { target, task: step, .. } => run_task(&switch, target, step),
+            DeployRequest::Preflight { desired, .. } => {
+                Ok(DeployReply::PreflightDone(preflight::find_problems(layout, desired)?))
+            }
+            DeployRequest::LockService { .. } => {
+                Ok(DeployReply::ServiceLocked { tasks: DeployState::read(layout)?.task_records })
+            }
+            DeployRequest::RecordTask { record, .. } => tasks::record_task(layout, record),
+            DeployRequest::RunTask { target, task, run, .. } => tasks::run_task(&switch, target, task, run),
             DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
             DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
                 anyhow::bail!("a read-only request cannot be applied")
@@ -175,18 +189,6 @@ impl DeployAgent {
         stage::stage_release(layout, desired, blobs, sink)
     }
 
-    fn check_health(&self, layout: &ServiceLayout, scope: &ServiceRef, sink: &dyn ProgressSink) -> Result<DeployReply> {
-        let state = DeployState::read(layout)?;
-        let Some(target) = state.confirmed_target() else {
-            return Ok(DeployReply::Refused(format!("no release of {} serves on this host", scope.service)));
-        };
-        let desired = releases::read_desired(layout, target)?
-            .with_context(|| format!("the records of release {} are missing", target.version))?;
-        let switch = Switch { layout, scope, service_manager: self.service_manager.as_ref(), sink };
-        let failed = |detail| DeployFailure { step: SwitchStep::Health, detail, journal_lines: Vec::new() };
-        Ok(DeployReply::HealthChecked(switch.wait_until_healthy(&desired).err().map(failed)))
-    }
-
     fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<ServiceLock>>> {
         self.lock_table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -218,25 +220,13 @@ impl DeployAgent {
     }
 }
 
-/// Runs a task, unless the journal says that it was done.
-fn run_task(switch: &Switch<'_>, target: &ReleaseTarget, step: &ReleaseTask) -> Result<DeployReply> {
-    let mut state = DeployState::read(switch.layout)?;
-    let done = (step.name.clone(), target.version.clone());
-    if state.completed_tasks.contains(&done) {
-        return Ok(DeployReply::TaskRun { ran: false, failure: None });
-    }
-    let Some(desired) = releases::read_desired(switch.layout, target)? else {
-        return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
+/// Checks the health of the active release.
+fn check_health(switch: &Switch<'_>, expected_pids: Option<&[u32]>) -> Result<DeployReply> {
+    let state = DeployState::read(switch.layout)?;
+    let Some(target) = state.confirmed_target() else {
+        return Ok(DeployReply::Refused(format!("no release of {} serves on this host", switch.scope.service)));
     };
-    if switch.sink.is_cancelled() {
-        return Ok(DeployReply::Cancelled);
-    }
-    let timeout = Duration::from_millis(step.timeout_ms);
-    let outcome = switch.with_command_context(&desired, |place| place.run_command(&step.argv, timeout))?;
-    if !outcome.is_success() {
-        return Ok(DeployReply::TaskRun { ran: true, failure: Some(outcome.describe()) });
-    }
-    state.completed_tasks.push(done);
-    state.write(switch.layout)?;
-    Ok(DeployReply::TaskRun { ran: true, failure: None })
+    let desired = releases::read_desired(switch.layout, target)?
+        .with_context(|| format!("the records of release {} are missing", target.version))?;
+    Ok(DeployReply::HealthChecked(switch.check_again(&desired, expected_pids)))
 }

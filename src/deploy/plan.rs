@@ -18,7 +18,7 @@ pub use shown::hide_sensitive_digests;
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
-/// The plan of one host. `once` holds the tasks of the rollout's first host and is empty for the others.
+/// The plan of one host. `tasks` holds the due tasks for the rollout's first host and is empty for the others.
 ///
 /// # Errors
 /// Returns an error with the next step if the state cannot be reached from the observed one.
@@ -32,7 +32,7 @@ pub fn plan_host(
     let mut rows = plan_rows(desired, observation, texts)?;
     // Tasks belong to the release: they are due for as long as it is on its way to this or any other host.
     for step in tasks {
-        rows.push(plan_task(step, desired, observation));
+        rows.push(plan_task(step, desired));
     }
     for (step, row) in rows.iter_mut().enumerate() {
         row.step = StepRef { play: 0, step };
@@ -93,7 +93,18 @@ pub fn plan_rows(
         row.reason = Some("health check, hooks or account changed; nothing is restarted".to_owned());
         rows.push(row);
     }
+    if observation.out_of_rotation {
+        let mut row = new_row("rotation", desired.manifest.service.as_str(), Action::Run, Vec::new(), &true);
+        row.reason = Some("the hooks after an earlier switch did not succeed; they run again".to_owned());
+        rows.push(row);
+    }
     Ok(rows)
+}
+
+/// Returns whether the rows change files, units or processes: such a change takes the host out of rotation.
+pub fn changes_service(rows: &[ResourceChange]) -> bool {
+    let is_record = |row: &ResourceChange| ["settings ", "rotation "].iter().any(|kind| row.resource.starts_with(kind));
+    rows.iter().any(|row| row.action.is_pending() && !is_record(row))
 }
 
 /// Returns whether the unit should run. Another unit, such as a timer, starts a service that is neither restarted nor
@@ -325,14 +336,10 @@ fn plan_service(unit: &UnitFile, at: &ObservedUnit, cause: Option<&str>) -> Reso
     row
 }
 
-fn plan_task(step: &ReleaseTask, desired: &DesiredState, observation: &ServiceObservation) -> ResourceChange {
-    let done = observation
-        .completed_tasks
-        .iter()
-        .any(|(name, version)| *name == step.name && *version == desired.manifest.version);
-    let action = if done { Action::None } else { Action::Run };
-    let mut row = new_row("task", &step.name, action, Vec::new(), &done);
-    row.reason = (!done).then(|| format!("it did not run for release {} yet", desired.manifest.version));
+/// Plans a task that is due for the release.
+fn plan_task(task: &ReleaseTask, desired: &DesiredState) -> ResourceChange {
+    let mut row = new_row("task", &task.name, Action::Run, Vec::new(), &());
+    row.reason = Some(format!("it did not run for release {} yet", desired.manifest.version));
     row
 }
 

@@ -24,6 +24,16 @@ const DEFAULT_KEEP_RELEASES: usize = 5;
 const DEFAULT_TASK_TIMEOUT_MS: u64 = 600_000;
 /// Default time for a release to become healthy, in milliseconds.
 const DEFAULT_HEALTH_TIMEOUT_MS: u64 = 30_000;
+/// Default time for which a release must stay healthy before its batch counts, in milliseconds.
+const DEFAULT_STEADY_MS: u64 = 5_000;
+/// Default batches: one host, then up to a quarter of the hosts at a time.
+const DEFAULT_BATCHES: [BatchSize; 5] = [
+    BatchSize::Count(1),
+    BatchSize::Percent(25),
+    BatchSize::Percent(50),
+    BatchSize::Percent(75),
+    BatchSize::Percent(100),
+];
 /// Default interval between two health checks, in milliseconds.
 const DEFAULT_HEALTH_INTERVAL_MS: u64 = 250;
 
@@ -40,7 +50,7 @@ pub struct Recipe {
     pub root: PathBuf,
     /// Number of releases kept per host.
     pub keep_releases: usize,
-    /// The rollout's batches; empty: all hosts at once.
+    /// The rollout's batches, by default one host and then up to a quarter at a time; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
     /// The artefact's files.
     pub files: Vec<FileEntry>,
@@ -56,6 +66,8 @@ pub struct Recipe {
     pub hooks: SwitchHooks,
     /// The account that commands run as.
     pub user: Option<String>,
+    /// Program and arguments that build the sources, run in the project's folder before they are packaged.
+    pub build: Option<Vec<String>>,
 }
 
 /// `[[file]]`: a file of the artefact, or a folder whose files all go in.
@@ -158,6 +170,20 @@ struct HealthTable {
     command: Option<Vec<String>>,
     timeout: Option<DurationMs>,
     interval: Option<DurationMs>,
+    steady: Option<SteadyTable>,
+}
+
+/// `steady` of a health check: a duration, or `"0s"`.
+#[derive(Deserialize)]
+#[serde(try_from = "String")]
+struct SteadyTable(u64);
+
+impl TryFrom<String> for SteadyTable {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        if text == "0s" { Ok(Self(0)) } else { DurationMs::parse_duration(&text).map(|duration| Self(duration.0)) }
+    }
 }
 
 #[derive(Deserialize)]
@@ -177,9 +203,10 @@ struct HooksTable {
     before_switch: Vec<HookCommand>,
     #[serde(default)]
     after_switch: Vec<HookCommand>,
+    timeout: Option<DurationMs>,
 }
 
-/// A hook of the recipe: `["program", "argument"]`, or one string that a shell reads.
+/// A command of the recipe: `["program", "argument"]`, or one string that a shell reads.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum HookCommand {
@@ -208,6 +235,7 @@ impl Recipe {
         let keep_releases = reader.take_optional::<usize>("keep_releases");
         let batches = reader.take_optional("batches");
         let user = reader.take_optional::<String>("user");
+        let build = reader.take_optional::<HookCommand>("build");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
         let configs = reader.take_tables("config");
@@ -233,8 +261,9 @@ impl Recipe {
             tasks: reader.read_tasks(tasks),
             hooks: reader.read_hooks(hooks),
             keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
-            batches: batches.map(|(_, batches)| batches).unwrap_or_default(),
+            batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
             user: user.map(|(_, user)| user),
+            build: build.map(|(span, command)| reader.read_command(&span, command)),
             service: service.map_or_else(placeholder_service, |(_, service)| service),
             host_selector_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
             host_selector: hosts.map(|(_, hosts)| hosts).unwrap_or_default(),
@@ -313,6 +342,7 @@ impl RecipeReader<'_> {
                 probe: None,
                 timeout_ms: DEFAULT_HEALTH_TIMEOUT_MS,
                 interval_ms: DEFAULT_HEALTH_INTERVAL_MS,
+                steady_ms: DEFAULT_STEADY_MS,
             };
         };
         if table.status.is_some() && table.http.is_none() {
@@ -342,7 +372,8 @@ impl RecipeReader<'_> {
         if interval_ms > timeout_ms {
             self.add_error(&span, "`interval` is longer than `timeout`", None);
         }
-        HealthCheck { probe, timeout_ms, interval_ms }
+        let steady_ms = table.steady.map_or(DEFAULT_STEADY_MS, |steady| steady.0);
+        HealthCheck { probe, timeout_ms, interval_ms, steady_ms }
     }
 
     fn read_tasks(&mut self, tables: Vec<(Range<usize>, TaskTable)>) -> Vec<ReleaseTask> {
@@ -358,18 +389,22 @@ impl RecipeReader<'_> {
         tasks
     }
 
+    fn read_command(&mut self, span: &Range<usize>, command: HookCommand) -> Vec<String> {
+        let argv = match command {
+            HookCommand::Argv(argv) => argv,
+            HookCommand::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
+        };
+        self.check_argv(span, &argv);
+        argv
+    }
+
     fn read_hooks(&mut self, table: Option<(Range<usize>, HooksTable)>) -> SwitchHooks {
         let Some((span, table)) = table else { return SwitchHooks::default() };
         let mut hooks = |hooks: Vec<HookCommand>| -> Vec<Vec<String>> {
-            let argv = |hook| match hook {
-                HookCommand::Argv(argv) => argv,
-                HookCommand::Shell(line) => vec!["/bin/sh".to_owned(), "-c".to_owned(), line],
-            };
-            let hooks: Vec<Vec<String>> = hooks.into_iter().map(argv).collect();
-            hooks.iter().for_each(|hook| self.check_argv(&span, hook));
-            hooks
+            hooks.into_iter().map(|hook| self.read_command(&span, hook)).collect()
         };
-        SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch) }
+        let timeout_ms = table.timeout.map_or(SwitchHooks::DEFAULT_TIMEOUT_MS, |timeout| timeout.0);
+        SwitchHooks { before: hooks(table.before_switch), after: hooks(table.after_switch), timeout_ms }
     }
 }
 

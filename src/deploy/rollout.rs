@@ -1,13 +1,21 @@
-//! The controller side of a rollout: observe all hosts → plan → stage all → switch batch by batch → prune.
+//! The controller side of a rollout: observe all hosts → plan → lock the service on all → stage all → switch batch by batch → prune.
 //!
-//! `observe` and `plan` change nothing. [`Rollout::run_rollout`] stops where a batch fails: hosts behind it keep what they serve.
+//! `observe` and `plan` change nothing. [`Rollout::run_rollout`] stops where a batch fails: hosts behind it keep what
+//! they serve, and those before it return to what they served.
 //! The sessions stay open from the first question to the last step, since a host's lock lives as long as its agent.
 
 mod observe;
 mod run;
+mod run_tasks;
+mod switch_batches;
+mod tasks;
 
-pub use observe::{DeployPlanError, Goal, ObservedHost, PlannedDeploy, observe_hosts, observe_service, plan_hosts};
+pub use observe::{
+    DeployPlanError, Goal, ObservedHost, OtherHost, PlannedDeploy, ServiceHealth, connect_other_hosts, observe_hosts,
+    observe_service, plan_hosts,
+};
 pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, RolloutOutcome};
+pub use tasks::{DueTasks, HostRecords, TaskSelection, UnknownTask};
 
 use crate::fleet::{Fleet, Session};
 use crate::protocol::{Event, deploy};

@@ -101,8 +101,9 @@ impl HostLock {
             }
             let holders = self.list_holders()?;
             let timeout = match holders[..] {
-                _ if !self.waits => Duration::ZERO,
+                // Without a note, the holder is ending or has just started.
                 [] => HOLDER_TIMEOUT,
+                _ if !self.waits => Duration::ZERO,
                 _ if holders.iter().all(is_ending) => ENDING_TIMEOUT,
                 _ => HOLDER_TIMEOUT,
             };

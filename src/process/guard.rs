@@ -25,8 +25,8 @@ use crate::poll::poll_until;
 
 /// Name of the hidden command that is a guard.
 pub const GUARD_COMMAND: &str = "guard";
-/// Maximum number of files that an agent gives to a guard.
-pub(super) const MAX_DESCRIPTORS: usize = 2;
+/// Maximum number of files that an agent gives to a guard: the host's lock and its note, and one of the program.
+pub(super) const MAX_DESCRIPTORS: usize = 3;
 /// Length of a guard's report: its kind, and a number.
 pub(super) const REPORT_BYTES: usize = 5;
 /// Time between the request to exit and the kill.

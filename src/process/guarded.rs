@@ -66,14 +66,20 @@ pub(super) struct GuardedProcess {
 }
 
 impl GuardedProcess {
-    /// Starts a guard and its program, with the streams of the guard; the program has no standard input.
+    /// Starts a guard and its program, with the streams of the guard; the program has no standard input. The guard keeps
+    /// `open_file` open besides the shared files.
     ///
     /// # Errors
     /// Returns the error of the program's start, or of the guard's.
-    pub fn start(command: &Command, clear_env: bool, on_death: OnAgentDeath) -> io::Result<Self> {
+    pub fn start(
+        command: &Command,
+        clear_env: bool,
+        on_death: OnAgentDeath,
+        open_file: Option<&File>,
+    ) -> io::Result<Self> {
         let (link, guard_link) = UnixStream::pair()?;
         let mut guard = build_guard_command(command, clear_env, on_death).stdin(OwnedFd::from(guard_link)).spawn()?;
-        match start_program(&link) {
+        match start_program(&link, open_file) {
             Ok(program) => {
                 let pidfd = pidfd_open(program, PidfdFlags::empty()).ok();
                 link.set_nonblocking(true)?;
@@ -159,11 +165,11 @@ fn build_guard_command(command: &Command, clear_env: bool, on_death: OnAgentDeat
 }
 
 /// Gives the guard its files, and returns the number of the program that it started.
-fn start_program(link: &UnixStream) -> io::Result<Pid> {
+fn start_program(link: &UnixStream, open_file: Option<&File>) -> io::Result<Pid> {
     link.set_read_timeout(Some(START_TIMEOUT))?;
     {
         let files = lock_shared_files();
-        let descriptors: Vec<_> = files.iter().take(MAX_DESCRIPTORS).map(AsFd::as_fd).collect();
+        let descriptors: Vec<_> = files.iter().chain(open_file).take(MAX_DESCRIPTORS).map(AsFd::as_fd).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {

@@ -1,21 +1,23 @@
 //! Requests and replies of a deploy.
 //!
-//! The order of a rollout: `Observe` all hosts → plan → `Stage` all → `Once` before the switch on the first host →
-//! `Switch` batch by batch → `Once` after it → `Prune` all. Every request may be repeated: what is done is not done
+//! The order of a rollout: `Observe` all hosts → plan → `LockService` and `Preflight` on all → `Stage` all → `RecordTask` on all and
+//! `RunTask` on one host before the switch → `Switch` batch by batch → tasks after it → `Prune` all. Every request may be repeated: what is done is not done
 //! again. A host returns to its previous release by itself, with no controller in reach.
 
 mod desired;
 mod names;
 mod observed;
+mod tasks;
 
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseManifest, ReleaseTarget,
-    ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
+    ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseLink, ReleaseManifest,
+    ReleaseTarget, ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
+pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
 
 use crate::plan::{Digest, named_enum};
 use crate::protocol::lock::LockHolder;
@@ -43,6 +45,13 @@ pub enum DeployRequest {
         /// Compared with what.
         compare_with: CompareWith,
     },
+    /// Find what would stop the deploy on this host; changes nothing. Answer: [`DeployReply::PreflightDone`].
+    Preflight {
+        /// The service.
+        scope: ServiceRef,
+        /// The state.
+        desired: Box<DesiredState>,
+    },
     /// Put the release's files and setup beside those that are there. Answer: [`DeployReply::Staged`].
     Stage {
         /// The service.
@@ -61,6 +70,8 @@ pub enum DeployRequest {
         target: ReleaseTarget,
         /// State that served at plan time; if another one serves now, the answer is [`DeployReply::PlanOutdated`].
         expected_current: Option<ReleaseTarget>,
+        /// Set to return to a state that served before: the next rollback goes further back.
+        is_return: bool,
     },
     /// Switch to a release that the host keeps. Answer: [`DeployReply::Switched`].
     Rollback {
@@ -71,19 +82,36 @@ pub enum DeployRequest {
         /// As in [`DeployRequest::Switch`].
         expected_current: Option<ReleaseTarget>,
     },
-    /// Run the health check of the serving state; changes nothing. Answer: [`DeployReply::HealthChecked`].
+    /// Check the health of the active release for at most two seconds; changes nothing. Answer:
+    /// [`DeployReply::HealthChecked`].
     CheckHealth {
         /// The service.
         scope: ServiceRef,
+        /// Main processes of the units after the switch; other processes are a failure.
+        expected_pids: Option<Vec<u32>>,
     },
-    /// Run a task, unless it was done here for this version. Answer: [`DeployReply::TaskRun`].
+    /// Lock the service for this run, until the agent ends. Answer: [`DeployReply::ServiceLocked`].
+    LockService {
+        /// The service.
+        scope: ServiceRef,
+    },
+    /// Record an attempt to run a task, or its result. Answer: [`DeployReply::TaskRecorded`].
+    RecordTask {
+        /// The service.
+        scope: ServiceRef,
+        /// The record; it replaces the record of an earlier attempt.
+        record: TaskRecord,
+    },
+    /// Run a task whose attempt is recorded as started on this host. Answer: [`DeployReply::TaskRun`].
     RunTask {
         /// The service.
         scope: ServiceRef,
-        /// The staged state it belongs to.
+        /// The staged state that the task belongs to.
         target: ReleaseTarget,
-        /// The step.
+        /// The task.
         task: ReleaseTask,
+        /// The run of dunlin that recorded the attempt.
+        run: String,
     },
     /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to.
     /// Answer: [`DeployReply::Pruned`].
@@ -100,10 +128,13 @@ impl DeployRequest {
     pub fn scope(&self) -> &ServiceRef {
         match self {
             Self::Observe { scope, .. }
+            | Self::Preflight { scope, .. }
             | Self::Stage { scope, .. }
             | Self::Switch { scope, .. }
             | Self::Rollback { scope, .. }
-            | Self::CheckHealth { scope }
+            | Self::CheckHealth { scope, .. }
+            | Self::LockService { scope }
+            | Self::RecordTask { scope, .. }
             | Self::RunTask { scope, .. }
             | Self::Prune { scope, .. } => scope,
         }
@@ -118,35 +149,14 @@ impl DeployRequest {
     }
 }
 
-/// A command that is run on one host of a rollout: a migration.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReleaseTask {
-    /// Its name.
-    pub name: String,
-    /// Program and arguments, as in [`ServiceConfig::user`].
-    pub argv: Vec<String>,
-    /// Time of the run: before or after the switch.
-    pub phase: TaskPhase,
-    /// Milliseconds until it is ended and counts as failed.
-    pub timeout_ms: u64,
-}
-
-/// On which side of the switch a task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum TaskPhase {
-    /// Before the first host is switched.
-    BeforeSwitch,
-    /// After the last host was switched.
-    AfterSwitch,
-}
-
 /// The result of a [`DeployRequest`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployReply {
     /// To `Observe`.
     Observed(Box<ServiceObservation>),
+    /// To `Preflight`: the reasons for which the host cannot take the release.
+    PreflightDone(Vec<String>),
     /// To `Stage`.
     Staged {
         /// Files that were taken from earlier releases.
@@ -158,9 +168,16 @@ pub enum DeployReply {
     },
     /// To `Switch` and `Rollback`.
     Switched(SwitchOutcome),
-    /// To `Health`: the failure, if it is one.
+    /// To `CheckHealth`: the failure, if it is one.
     HealthChecked(Option<DeployFailure>),
-    /// To `Once`.
+    /// To `LockService`: the records of tasks on this host.
+    ServiceLocked {
+        /// The records.
+        tasks: Vec<TaskRecord>,
+    },
+    /// To `RecordTask`.
+    TaskRecorded,
+    /// To `RunTask`.
     TaskRun {
         /// `false`: it had been done before.
         ran: bool,
@@ -195,8 +212,10 @@ pub enum SwitchOutcome {
         restarted: Vec<String>,
         /// Milliseconds from the first restart until the check passed.
         gap_ms: u64,
-        /// A hook behind the switch that failed: the release serves nevertheless.
-        failed_hook: Option<String>,
+        /// Main processes of its units.
+        main_pids: Vec<u32>,
+        /// Reason if the host did not return into rotation: a hook after the switch failed. The release is active.
+        rotation_failure: Option<String>,
     },
     /// The state failed; what served before serves again.
     RolledBack {
@@ -206,7 +225,7 @@ pub enum SwitchOutcome {
         failure: DeployFailure,
         /// The version that serves again.
         restored: ReleaseVersion,
-        /// Reason if that version does not pass its health check either.
+        /// Reason if that version does not pass its health check either, or is not back in rotation (step `rotation`).
         restored_failure: Option<DeployFailure>,
     },
     /// The state that served before was applied again (restarted, repaired) and is not healthy: it was left as it is.
@@ -253,5 +272,7 @@ named_enum! {
         Health = "health",
         /// Restore the release that served before.
         Return = "return",
+        /// Run the hooks after the switch, which return the host into rotation.
+        Rotation = "rotation",
     }
 }

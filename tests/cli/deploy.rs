@@ -38,6 +38,52 @@ fn a_release_that_cannot_be_packaged() {
 }
 
 #[test]
+fn a_release_is_built_before_it_is_packaged() {
+    let project = example::project();
+    let build = |command: &str| example::RECIPE.replace("user    =", &format!("build   = \"{command}\"\nuser    ="));
+    project.write("playbooks/deploy-shop.toml", &build("echo built >build/shop"));
+    let built = project.dunlin(&["package", "shop", "--version", "1"]).ends(0);
+    assert_eq!(std::fs::read_to_string(project.path("build/shop")).unwrap(), "built\n");
+    project.write("playbooks/deploy-shop.toml", &build("echo again >build/shop"));
+    let taken = project.dunlin(&["package", "shop", "--version", "1"]).ends(3);
+    project.write("playbooks/deploy-shop.toml", &build("exit 7"));
+    let failed = project.dunlin(&["package", "shop", "--version", "2"]).ends(1);
+    assert!(!project.path("dist/shop-2.tar.zst").exists());
+    snapshot("package-build", &[built, taken, failed]);
+}
+
+#[test]
+fn untracked_files_are_not_packaged() {
+    let project = example::project();
+    let recipe = example::RECIPE.replace("build/shop", "app").replace("bin/shop", "app");
+    project.write("playbooks/deploy-shop.toml", &recipe);
+    project.write("app/server.py", "print()\n");
+    let git = |args: &[&str]| {
+        let done = std::process::Command::new("git").args(args).current_dir(project.path(".")).output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+    };
+    git(&["init", "-q"]);
+    git(&["add", "app/server.py"]);
+    project.write("app/.env.local", "SECRET=1\n");
+    let refused = project.dunlin(&["package", "shop", "--version", "1"]).ends(3);
+    let allowed = project.dunlin(&["package", "shop", "--version", "1", "--allow-untracked"]).ends(0);
+    snapshot("package-untracked", &[refused, allowed]);
+}
+
+#[test]
+fn recipes_are_checked() {
+    let project = example::project();
+    project.dunlin(&["check"]).ends(0);
+    project.write("templates/shop.service", "[Service]\nExecStart={{ release.rooot }}/current/bin/shop\n");
+    let unit = "\n[[unit]]\nname = \"shop.service\"\nsrc = \"shop.service\"\n";
+    project.write("playbooks/deploy-shop.toml", &format!("{}{unit}", example::RECIPE));
+    std::fs::remove_file(project.path("build/shop")).unwrap();
+    let other = example::RECIPE.replace("\"shop\"", "\"stall\"").replace("hosts   = \"web\"", "hosts   = \"wep\"");
+    project.write("playbooks/deploy-stall.toml", &other.replace("build/shop", "templates/shop.service"));
+    snapshot("check-recipes", &[project.dunlin(&["check"]).ends(1)]);
+}
+
+#[test]
 fn a_release_that_cannot_be_deployed() {
     let project = example::project();
     let none = [

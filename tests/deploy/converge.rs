@@ -126,3 +126,25 @@ fn interrupted_rollbacks_are_finished_by_the_next_one() {
         },
     );
 }
+
+#[test]
+fn hosts_are_back_in_rotation_after_a_crash() {
+    let path = |world: &DeployFixture, name: &str| world.folder.path().join(name).display().to_string();
+    let hooks = |world: &DeployFixture| dunlin::protocol::deploy::SwitchHooks {
+        before: vec![vec!["/usr/bin/touch".to_owned(), path(world, "drained")]],
+        after: vec![vec!["/bin/rm".to_owned(), "-f".to_owned(), path(world, "drained")]],
+        ..Default::default()
+    };
+    crash_at_every_point(
+        |world| drop(world.deploy_release(&desired_release("1.0"), &CrashPoint::never())),
+        |world, point| {
+            let mut new = desired_release("1.1");
+            new.drain = hooks(world);
+            let whole = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+            world.deploy_release(&new, &CrashPoint::never()).unwrap();
+            assert!(!world.folder.path().join("drained").exists(), "point {point}: the host is out of rotation");
+            world.assert_serves(&new);
+            whole
+        },
+    );
+}

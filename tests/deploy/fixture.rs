@@ -12,8 +12,8 @@ use dunlin::deploy::plan::{expected_fingerprints, plan_host};
 use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
     CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
-    ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation, ServiceRef,
-    SwitchHooks, SwitchOutcome, UnitFile,
+    ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation,
+    ServiceRef, SwitchHooks, SwitchOutcome, UnitFile,
 };
 use dunlin::resources::BlobSource;
 
@@ -51,11 +51,21 @@ pub struct DesiredRelease {
     pub config: &'static str,
     pub units: Vec<&'static str>,
     pub drain: SwitchHooks,
+    pub steady_ms: u64,
+    pub sensitive: bool,
 }
 
 /// A release whose program and configuration are their own version's.
 pub fn desired_release(version: &'static str) -> DesiredRelease {
-    DesiredRelease { version, program: version, config: "same", units: vec![DEMO_UNIT], drain: SwitchHooks::default() }
+    DesiredRelease {
+        version,
+        program: version,
+        config: "same",
+        units: vec![DEMO_UNIT],
+        drain: SwitchHooks::default(),
+        steady_ms: 0,
+        sensitive: false,
+    }
 }
 
 pub struct DeployFixture {
@@ -124,15 +134,19 @@ impl DeployFixture {
             mode: 0o640,
             owner: account_name("/etc/passwd", stat.uid()),
             group: account_name("/etc/group", stat.gid()),
-            sensitive: false,
+            sensitive: wish.sensitive,
         };
-        let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1 };
+        let health = HealthCheck { probe: None, timeout_ms: 20_000, interval_ms: 1, steady_ms: wish.steady_ms };
         DesiredState {
             manifest: ReleaseManifest {
                 format_version: MANIFEST_FORMAT,
                 service: ServiceName::new("demo").unwrap(),
                 version: ReleaseVersion::new(wish.version).unwrap(),
                 files,
+                links: vec![ReleaseLink {
+                    path: ReleasePath::new("bin/demo-link").unwrap(),
+                    target: "demo".to_owned(),
+                }],
             },
             config: ServiceConfig { units, configs: vec![config], health, hooks: wish.drain.clone(), user: None },
         }
@@ -180,7 +194,7 @@ impl DeployFixture {
         }
     }
 
-    fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
+    pub fn deploy_desired(&mut self, desired: &DesiredState, fuse: &Arc<CrashPoint>) -> SwitchOutcome {
         let (host, sink) = (self.host_agent(fuse), CrashingSink(fuse.clone()));
         let (seen, plan) = self.plan_host(&host, desired);
         let scope = self.service_scope("test");
@@ -195,8 +209,12 @@ impl DeployFixture {
         let staged = host.handle_request(&stage, &self.store, &sink).unwrap();
         self.store.only = None;
         assert!(matches!(staged, DeployReply::Staged { .. }), "{staged:?}");
-        let switch =
-            DeployRequest::Switch { scope, target: desired.to_release_target(), expected_current: seen.confirmed };
+        let switch = DeployRequest::Switch {
+            scope,
+            target: desired.to_release_target(),
+            expected_current: seen.confirmed,
+            is_return: false,
+        };
         match host.handle_request(&switch, &self.store, &sink).unwrap() {
             DeployReply::Switched(outcome) => outcome,
             other => panic!("{other:?}"),

@@ -16,3 +16,4 @@ mod messages;
 mod model;
 mod rejections;
 mod rollout;
+mod tasks;

@@ -67,6 +67,7 @@ fn stale_plans_are_rejected_with_the_changes() {
         scope: world.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: seen.confirmed,
+        is_return: false,
     };
     let reply = world.handle_request(&host, &switch);
     let DeployReply::PlanOutdated(lines) = reply else { panic!("{reply:?}") };
@@ -82,10 +83,11 @@ fn switches_to_unstaged_releases_are_rejected() {
         scope: world.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: None,
+        is_return: false,
     };
     let rollback =
         DeployRequest::Rollback { scope: world.service_scope("test"), version: None, expected_current: None };
-    let health = DeployRequest::CheckHealth { scope: world.service_scope("test") };
+    let health = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids: None };
     let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
         let DeployReply::Refused(why) = world.handle_request(&host, &request) else { panic!("{case} was done") };
         (case, why)
@@ -103,6 +105,7 @@ fn missing_contents_leave_the_host_unchanged() {
     let stage = DeployRequest::Stage { scope: world.service_scope("test"), desired, expected_changes: Vec::new() };
     let error = host.handle_request(&stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
     messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
+    assert!(!world.root().join("releases/1.1.partial").exists(), "the space is free again");
     drop(host);
     world.assert_serves(&desired_release("1.0"));
     world.deploy_release(&desired_release("1.1"), &CrashPoint::never());
@@ -159,4 +162,41 @@ fn records_are_readable_by_the_owner_only() {
     }
     let mode = fs::metadata(world.root().join("releases/1.0")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o755);
+}
+
+#[test]
+fn a_folder_of_another_service_is_rejected() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let host = world.host_agent(&CrashPoint::never());
+    let service = dunlin::protocol::deploy::ServiceName::new("other").unwrap();
+    let scope = ServiceRef { service, ..world.service_scope("test") };
+    let request = DeployRequest::Observe { scope, compare_with: CompareWith::Nothing };
+    let error = host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let text = format!("{error:#}").replace(&world.root().display().to_string(), "/srv/shop");
+    messages::check("service-folder-of-another-service", [("demo", text)]);
+}
+
+#[test]
+fn a_host_that_cannot_take_the_release_is_found_before_any_change() {
+    let mut world = DeployFixture::new_fixture();
+    let mut desired = world.desired_state(&desired_release("1.0"));
+    let host = world.host_agent(&CrashPoint::never());
+    let problems = |desired: &dunlin::protocol::deploy::DesiredState| {
+        let request =
+            DeployRequest::Preflight { scope: world.service_scope("test"), desired: Box::new(desired.clone()) };
+        match world.handle_request(&host, &request) {
+            DeployReply::PreflightDone(problems) => problems,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(problems(&desired), Vec::<String>::new());
+    desired.config.configs[0].owner = "no-such-owner".to_owned();
+    desired.config.user = Some("no-such-user".to_owned());
+    desired.manifest.files[0].size = 1 << 60;
+    let found = problems(&desired);
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(found[0].contains("no-such-owner") && found[1].contains("no-such-user"), "{found:?}");
+    assert!(found[2].contains("bytes free"), "{found:?}");
+    assert!(!world.root().join("releases/1.0").exists());
 }

@@ -5,8 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, ReleaseTask, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
-    TaskPhase,
+    CompareWith, DeployReply, DeployRequest, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
@@ -195,6 +194,12 @@ fn damaged_files_are_repaired() {
     fs::remove_file(&program).unwrap();
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     world.assert_serves(&desired_release("1.0"));
+    let link = world.root().join("releases/1.0/bin/demo-link");
+    assert_eq!(fs::read(&link).unwrap(), b"1.0", "a link inside the release");
+    fs::remove_file(&link).unwrap();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    assert_eq!(fs::read(&link).unwrap(), b"1.0");
+    world.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
@@ -206,11 +211,12 @@ fn failing_hooks_stop_the_switch() {
     let tell =
         |what: &str| sh(format!("echo {what} $DUNLIN_VERSION $(readlink $DUNLIN_ROOT/current) >> {}", note.display()));
     let mut new = desired_release("1.1");
-    new.drain = SwitchHooks { before: vec![tell("before")], after: vec![tell("after")] };
+    new.drain = SwitchHooks { before: vec![tell("before")], after: vec![tell("after")], ..SwitchHooks::default() };
     world.deploy_release(&new, &CrashPoint::never());
     assert_eq!(fs::read_to_string(&note).unwrap(), "before 1.1 releases/1.0\nafter 1.1 releases/1.1\n");
     let mut next = desired_release("1.2");
-    next.drain = SwitchHooks { before: vec![sh("echo the pool is empty; exit 1".to_owned())], after: vec![] };
+    next.drain =
+        SwitchHooks { before: vec![sh("echo the pool is empty; exit 1".to_owned())], ..SwitchHooks::default() };
     let calls = world.lock_machine().calls.clone();
     let outcome = world.deploy_release(&next, &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { failure: failed, restored_failure: None, .. } = &outcome else {
@@ -222,33 +228,225 @@ fn failing_hooks_stop_the_switch() {
     world.assert_serves(&new);
 }
 
+/// Hooks that keep a file while the host is out of rotation; the way back fails while `stuck` exists.
+fn rotation_hooks(world: &DeployFixture) -> SwitchHooks {
+    let path = |name: &str| world.folder.path().join(name).display().to_string();
+    let sh = |text: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), text];
+    SwitchHooks {
+        before: vec![sh(format!("touch {}", path("drained")))],
+        after: vec![sh(format!("test ! -e {} && rm -f {}", path("stuck"), path("drained")))],
+        ..SwitchHooks::default()
+    }
+}
+
 #[test]
-fn release_tasks_run_once_per_release() {
+fn a_host_that_is_not_back_in_rotation_is_not_done() {
+    let mut world = DeployFixture::new_fixture();
+    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fs::write(&stuck, "").unwrap();
+    let mut new = desired_release("1.1");
+    new.drain = rotation_hooks(&world);
+    let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    let SwitchOutcome::Healthy { rotation_failure: Some(why), .. } = outcome else { panic!("{outcome:?}") };
+    assert!(why.contains("stuck"), "{why}");
+    assert!(drained.exists());
+    let desired = world.desired_state(&new);
+    assert_eq!(world.pending_rows(&desired), ["! rotation demo"]);
+    let calls = world.lock_machine().calls.clone();
+    let again = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    assert!(matches!(again, SwitchOutcome::Healthy { rotation_failure: Some(_), .. }), "{again:?}");
+    fs::remove_file(&stuck).unwrap();
+    let back = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    assert!(matches!(back, SwitchOutcome::Healthy { rotation_failure: None, .. }), "{back:?}");
+    assert!(!drained.exists());
+    assert_eq!(world.lock_machine().calls, calls, "nothing is restarted to return into rotation");
+    world.assert_serves(&new);
+}
+
+#[test]
+fn a_rollback_that_is_not_back_in_rotation_is_reported() {
+    let mut world = DeployFixture::new_fixture();
+    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
+    let mut old = desired_release("1.0");
+    old.drain = rotation_hooks(&world);
+    world.deploy_release(&old, &CrashPoint::never());
+    fs::write(&stuck, "").unwrap();
+    let mut bad = desired_release("1.1");
+    bad.program = "broken";
+    bad.drain = rotation_hooks(&world);
+    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    let SwitchOutcome::RolledBack { restored_failure: Some(failure), .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.step, SwitchStep::Rotation);
+    fs::remove_file(&stuck).unwrap();
+    world.deploy_release(&old, &CrashPoint::never());
+    assert!(!drained.exists());
+    world.assert_serves(&old);
+}
+
+#[test]
+fn a_change_of_settings_neither_drains_nor_restarts() {
     let mut world = DeployFixture::new_fixture();
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let note = world.folder.path().join("note");
-    let argv =
-        |end: &str| ["/bin/sh", "-c", &format!("echo $DUNLIN_VERSION >> {}{end}", note.display())].map(str::to_owned);
-    let target = world.desired_state(&desired_release("1.0")).to_release_target();
+    let calls = world.lock_machine().calls.clone();
+    let mut settings = desired_release("1.0");
+    settings.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], ..SwitchHooks::default() };
+    let outcome = world.deploy_release(&settings, &CrashPoint::never()).unwrap();
+    assert!(matches!(outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
+    assert_eq!(world.lock_machine().calls, calls);
+    world.lock_machine().crash_process(DEMO_UNIT);
+    let mut worse = desired_release("1.0");
+    worse.drain = rotation_hooks(&world);
+    world.lock_machine().barren = true;
+    let outcome = world.deploy_release(&worse, &CrashPoint::never()).unwrap();
+    assert!(matches!(outcome, SwitchOutcome::RolledBack { .. }), "{outcome:?}");
+}
+
+#[test]
+fn a_return_restarts_only_what_was_touched() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut bad = desired_release("1.1");
+    bad.config = "new";
+    let mut desired = world.desired_state(&bad);
+    desired.config.configs[0].owner = "no-such-account".to_owned();
+    let calls = world.lock_machine().calls.clone();
+    let outcome = world.catch_crash(|world| world.deploy_desired(&desired, &CrashPoint::never())).unwrap();
+    let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(failure.step, SwitchStep::Configuration);
+    let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
+    assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn a_release_that_crashes_within_the_steady_time_is_rolled_back() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut crashing = desired_release("1.1");
+    crashing.steady_ms = 10_000;
+    let machine = world.machine.clone();
+    let crash = std::thread::spawn(move || {
+        let runs = || machine.lock().unwrap().find_process(DEMO_UNIT).is_some_and(|process| process.program == "1.1");
+        while !runs() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        machine.lock().unwrap().crash_process(DEMO_UNIT);
+    });
+    let outcome = world.deploy_release(&crashing, &CrashPoint::never()).unwrap();
+    crash.join().unwrap();
+    let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
+    assert!(failure.detail.starts_with("healthy for "), "{failure:?}");
+    assert!(failure.detail.ends_with("and then no more: demo.service failed"), "{failure:?}");
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn a_restarted_unit_fails_the_second_check() {
+    let mut world = DeployFixture::new_fixture();
+    let outcome = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
     let host = world.host_agent(&CrashPoint::never());
-    let ask = |end: &str| {
-        let step = ReleaseTask {
-            name: "migrate".to_owned(),
-            argv: argv(end).to_vec(),
-            phase: TaskPhase::BeforeSwitch,
-            timeout_ms: 20_000,
-        };
-        world.handle_request(
-            &host,
-            &DeployRequest::RunTask { scope: world.service_scope("test"), target: target.clone(), task: step },
-        )
+    let check = |expected_pids| {
+        let request = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids };
+        match world.handle_request(&host, &request) {
+            DeployReply::HealthChecked(failure) => failure.map(|failure| failure.detail),
+            other => panic!("{other:?}"),
+        }
     };
-    let failed = ask("; echo no table >&2; exit 7");
-    let DeployReply::TaskRun { ran: true, failure: Some(why) } = failed else { panic!("{failed:?}") };
-    messages::check("once-step-failed", [("exit 7", why)]);
-    assert_eq!(ask(""), DeployReply::TaskRun { ran: true, failure: None });
-    assert_eq!(ask(""), DeployReply::TaskRun { ran: false, failure: None });
-    assert_eq!(fs::read_to_string(&note).unwrap(), "1.0\n1.0\n");
+    assert_eq!(check(Some(main_pids.clone())), None);
+    assert_eq!(check(None), None);
+    let restarted = check(Some(main_pids.iter().map(|pid| pid + 1).collect())).unwrap();
+    world.lock_machine().crash_process(DEMO_UNIT);
+    let failed = check(Some(main_pids)).unwrap();
+    messages::check("second-health-check", [("other processes", restarted), ("a crash", failed)]);
+}
+
+/// Rolls back; the reply of the host.
+fn roll_back(world: &DeployFixture, to: Option<&str>) -> DeployReply {
+    let host = world.host_agent(&CrashPoint::never());
+    let request = DeployRequest::Rollback {
+        scope: world.service_scope("test"),
+        version: to.map(parse_version),
+        expected_current: world.observe_host(&host, CompareWith::Nothing).confirmed,
+    };
+    world.handle_request(&host, &request)
+}
+
+#[test]
+fn each_rollback_goes_further_back() {
+    let mut world = DeployFixture::new_fixture();
+    for version in ["1.0", "1.1", "1.2"] {
+        world.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    for version in ["1.1", "1.0"] {
+        assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+        world.assert_serves(&desired_release(version));
+    }
+    assert!(matches!(roll_back(&world, None), DeployReply::Refused(_)), "nothing served before 1.0");
+    assert!(matches!(roll_back(&world, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    world.assert_serves(&desired_release("1.2"));
+}
+
+#[test]
+fn rollbacks_to_releases_that_were_never_healthy_are_refused() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut bad = desired_release("1.1");
+    bad.program = "broken";
+    world.deploy_release(&bad, &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.2")));
+    let host = world.host_agent(&CrashPoint::never());
+    let scope = world.service_scope("test");
+    world.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new() });
+    drop(host);
+    let refused = [("failed", "1.1"), ("never tried", "1.2")].map(|(case, version)| {
+        let DeployReply::Refused(why) = roll_back(&world, Some(version)) else { panic!("{version} was activated") };
+        (case, why)
+    });
+    messages::check("rollback-never-healthy", refused);
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn rollbacks_keep_the_secrets_of_today() {
+    let mut world = DeployFixture::new_fixture();
+    let secret_release = |version, config| {
+        let mut release = desired_release(version);
+        (release.config, release.sensitive) = (config, true);
+        release
+    };
+    world.deploy_release(&secret_release("1.0", "old secret"), &CrashPoint::never());
+    world.deploy_release(&secret_release("1.1", "new secret"), &CrashPoint::never());
+    let host = world.host_agent(&CrashPoint::never());
+    let seen = world.observe_host(&host, CompareWith::RetainedRelease(None));
+    let plan = plan_host("host-1", seen.retained_release.as_ref().unwrap(), &seen, &[], &|_| None).unwrap();
+    assert!(plan.pending_rows().all(|row| !row.resource.starts_with("config")), "{plan:?}");
+    drop(host);
+    assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    world.assert_serves(&secret_release("1.0", "new secret"));
+}
+
+#[test]
+fn failed_releases_are_pruned_first_and_untried_ones_never() {
+    let mut world = DeployFixture::new_fixture();
+    for version in ["1.0", "1.1"] {
+        world.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    let mut bad = desired_release("1.2");
+    bad.program = "broken";
+    world.deploy_release(&bad, &CrashPoint::never());
+    world.deploy_release(&desired_release("1.3"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("1.4")));
+    let host = world.host_agent(&CrashPoint::never());
+    let scope = world.service_scope("test");
+    let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new() };
+    world.handle_request(&host, &stage);
+    let prune =
+        |keep_releases| world.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });
+    assert_eq!(prune(4), DeployReply::Pruned(vec!["1.2".to_owned()]));
+    assert_eq!(prune(1), DeployReply::Pruned(vec!["1.0".to_owned()]), "1.4 was never tried");
 }
 
 #[test]

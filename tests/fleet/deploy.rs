@@ -25,6 +25,7 @@ src  = "echo.service"
 command  = ["grep", "-qx", "{VERSION}", "/run/dunlin-echo"]
 timeout  = "5s"
 interval = "50ms"
+steady   = "1s"
 "#;
 /// A start first removes what the release before said: the health check would take it for the new one's.
 const ECHO_UNIT: &str = "[Service]

@@ -47,7 +47,11 @@ impl ProgressSink for AuditSink<'_> {
 /// Returns the change of a deploy's request; `None` for one that only reads.
 pub fn change_of_deploy(request: &DeployRequest) -> Option<RequestedChange> {
     let (release, action) = match request {
-        DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => return None,
+        DeployRequest::Observe { .. }
+        | DeployRequest::Preflight { .. }
+        | DeployRequest::CheckHealth { .. }
+        | DeployRequest::LockService { .. } => return None,
+        DeployRequest::RecordTask { record, .. } => (Some(&record.version), "record_task"),
         DeployRequest::Stage { desired, .. } => (Some(&desired.manifest.version), "stage"),
         DeployRequest::Switch { target, .. } => (Some(&target.version), "switch"),
         DeployRequest::Rollback { version, .. } => (version.as_ref(), "rollback"),

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::MAX_FILE_BYTES;
 use crate::deploy::recipe::FileEntry;
 use crate::plan::Digest;
-use crate::protocol::deploy::{ReleaseFile, ReleasePath};
+use crate::protocol::deploy::{ReleaseFile, ReleaseLink, ReleasePath};
 
 /// Sources of a recipe that cannot be packaged, all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,13 +30,18 @@ impl fmt::Display for MissingSources {
 
 impl std::error::Error for MissingSources {}
 
-/// A manifest's files, sorted by path, and their contents.
-pub(super) type CollectedFiles = (Vec<ReleaseFile>, BTreeMap<Digest, Vec<u8>>);
+/// A manifest's files and links, sorted by path, and the contents of the files.
+pub(super) struct CollectedFiles {
+    pub files: Vec<ReleaseFile>,
+    pub links: Vec<ReleaseLink>,
+    pub blobs: BTreeMap<Digest, Vec<u8>>,
+}
 
 /// Holds the manifest's files, sorted by path, and their contents.
 #[derive(Default)]
 struct FileCollector {
     files: BTreeMap<ReleasePath, ReleaseFile>,
+    links: BTreeMap<ReleasePath, ReleaseLink>,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -51,17 +56,19 @@ pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<Collec
             missing.push((entry.span.clone(), format!("{error:#}")));
         }
     }
-    missing.extend(find_path_conflict(collector.files.keys().map(ReleasePath::as_str)).map(|what| (0..0, what)));
+    let paths = collector.files.keys().chain(collector.links.keys()).map(ReleasePath::as_str);
+    missing.extend(find_path_conflict(paths).map(|what| (0..0, what)));
     if missing.is_empty() {
-        Ok((collector.files.into_values().collect(), collector.blobs))
+        let FileCollector { files, links, blobs } = collector;
+        Ok(CollectedFiles { files: files.into_values().collect(), links: links.into_values().collect(), blobs })
     } else {
         Err(MissingSources { sources: missing })
     }
 }
 
 impl FileCollector {
-    /// A file, or all files of a folder. A link that a recipe names is followed; one inside a folder is refused, since
-    /// it may lead anywhere.
+    /// Adds a file, or all files of a folder. A link that a recipe names is followed; one inside a folder is a link of the
+    /// release, and refused if it leads out of it.
     fn add_entry(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
         let stat = fs::metadata(source).with_context(|| source.display().to_string())?;
         if stat.is_dir() { self.add_dir(source, dest, mode) } else { self.add_file(source, dest, mode) }
@@ -75,13 +82,24 @@ impl FileCollector {
             let name = name.to_str().with_context(|| format!("{}: a name that is not UTF-8", path.display()))?;
             let dest = format!("{dest}/{name}");
             if kind.is_symlink() {
-                anyhow::bail!("{}: a link inside a folder; name the file in the recipe", path.display());
+                self.add_link(&path, &dest)?;
             } else if kind.is_dir() {
                 self.add_dir(&path, &dest, mode)?;
             } else {
                 self.add_file(&path, &dest, mode)?;
             }
         }
+        Ok(())
+    }
+
+    fn add_link(&mut self, source: &Path, dest: &str) -> Result<()> {
+        let shown = || source.display().to_string();
+        let target = fs::read_link(source).with_context(shown)?;
+        let target = target.to_str().with_context(|| format!("{}: a target that is not UTF-8", shown()))?.to_owned();
+        let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
+        let link = ReleaseLink { path: path.clone(), target };
+        link.check_target().map_err(anyhow::Error::msg)?;
+        anyhow::ensure!(self.links.insert(path, link).is_none(), "two links go to {dest}");
         Ok(())
     }
 

@@ -57,6 +57,36 @@ fn the_same_inputs_give_the_same_bytes_and_round_trip() {
 }
 
 #[test]
+fn relative_links_are_content_and_others_are_refused() {
+    use std::os::unix::fs::symlink;
+    let base = tempfile::tempdir().unwrap();
+    let recipe = write_sources(base.path());
+    symlink("../a.txt", base.path().join("static/deep/link")).unwrap();
+    let built = build_artifact(&recipe, base.path(), &parse_version("1.0"), &base.path().join("dist")).unwrap();
+    let opened = Artifact::open(&built.path).unwrap();
+    let links: Vec<_> = opened.manifest.links.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
+    assert_eq!(links, [("static/deep/link", "../a.txt")]);
+    for target in ["/etc/passwd", "../../../outside"] {
+        fs::remove_file(base.path().join("static/deep/link")).unwrap();
+        symlink(target, base.path().join("static/deep/link")).unwrap();
+        let error = build_artifact(&recipe, base.path(), &parse_version("1.1"), &base.path().join("dist"));
+        assert!(error.map(drop).unwrap_err().to_string().contains(target));
+    }
+}
+
+#[test]
+fn another_content_under_a_version_in_use_is_refused() {
+    let base = tempfile::tempdir().unwrap();
+    let recipe = write_sources(base.path());
+    let build = || build_artifact(&recipe, base.path(), &parse_version("1.0"), &base.path().join("dist"));
+    let first = build().unwrap();
+    assert_eq!(build().unwrap(), first);
+    fs::write(base.path().join("static/a.txt"), "changed").unwrap();
+    let error = build().unwrap_err();
+    assert!(error.downcast_ref::<super::VersionTaken>().is_some(), "{error:#}");
+}
+
+#[test]
 fn all_missing_sources_are_reported() {
     let base = tempfile::tempdir().unwrap();
     let text = format!("{RECIPE}\n[[file]]\nsource = \"nothing\"\ndest = \"x\"\n");

@@ -9,7 +9,7 @@ use tar::{Archive, Entries, Entry, EntryType};
 use super::collect::find_path_conflict;
 use super::{FILES_DIR, MANIFEST_NAME, MAX_FILE_BYTES};
 use crate::plan::Digest;
-use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest};
+use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseLink, ReleaseManifest};
 
 /// Longest manifest, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
@@ -111,7 +111,16 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
             return Err(format!("{path} is too long"));
         }
     }
-    if let Some(what) = find_path_conflict(manifest.files.iter().map(|file| file.path.as_str())) {
+    if manifest.links.windows(2).any(|pair| pair[0].path.as_str() >= pair[1].path.as_str()) {
+        return Err("its links are not sorted, or stand twice".to_owned());
+    }
+    manifest.links.iter().try_for_each(ReleaseLink::check_target)?;
+    let is_file = |link: &&ReleaseLink| manifest.files.iter().any(|file| file.path == link.path);
+    if let Some(link) = manifest.links.iter().find(is_file) {
+        return Err(format!("{} is a file and a link", link.path));
+    }
+    let files = manifest.files.iter().map(|file| file.path.as_str());
+    if let Some(what) = find_path_conflict(files.chain(manifest.links.iter().map(|link| link.path.as_str()))) {
         return Err(what);
     }
     let all = manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));

@@ -24,9 +24,9 @@ pub fn default_version(recipe: &Recipe, source_dir: &Path) -> Result<ReleaseVers
     {
         return Ok(version);
     }
-    let (files, _) =
+    let collected =
         collect::collect_files(&recipe.files, source_dir).context("the version is a digest of the files")?;
-    let digest = digest_json(&files);
+    let digest = digest_json(&(&collected.files, &collected.links));
     let text = match described {
         Some(described) => format!("{}.{}", described.replace('/', "-"), digest.short_hex()),
         None => digest.short_hex().to_owned(),

@@ -8,11 +8,11 @@ use super::layout::{ServiceLayout, remove_if_exists};
 use super::observe::agent_account;
 use super::releases::StoredRelease;
 use super::service_manager::ServiceManager;
-use crate::deploy::plan::{is_restart_due, should_run};
+use crate::deploy::plan::{changes_service, is_restart_due, should_run};
 use crate::host_fs::{self, PathError};
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{
-    DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation, SwitchStep,
+    ConfigFile, DesiredState, LeftoverFile, ObservedPath, ObservedUnit, ReleaseVersion, ServiceObservation, SwitchStep,
 };
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::{HostView, PathMeta, atomic_file};
@@ -38,6 +38,8 @@ impl<'a> StepReporter<'a> {
 pub(super) struct Activation {
     /// Units that are restarted, or started, in this order.
     pub restart_units: Vec<String>,
+    /// Set if files, units or processes change; otherwise only the journal does.
+    pub changes_service: bool,
     /// Units that must be stopped first: a socket cannot be replaced under its service.
     stop_units: Vec<String>,
     leftover: Vec<LeftoverFile>,
@@ -59,16 +61,53 @@ impl StepFailure {
     }
 }
 
+/// Units that a switch may have stopped or started.
+#[derive(Debug, Default)]
+pub(super) enum TouchedUnits {
+    /// All: an earlier run did not finish, and its steps are unknown.
+    All,
+    /// None.
+    #[default]
+    None,
+    /// These.
+    Named(Vec<String>),
+}
+
+impl TouchedUnits {
+    fn add(&mut self, unit: &str) {
+        match self {
+            Self::All => {}
+            Self::None => *self = Self::Named(vec![unit.to_owned()]),
+            Self::Named(units) => units.push(unit.to_owned()),
+        }
+    }
+
+    fn contains(&self, unit: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::None => false,
+            Self::Named(units) => units.iter().any(|name| name == unit),
+        }
+    }
+}
+
 impl Activation {
     /// Returns the actions for the rows of the plan.
     pub fn from_plan(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Self {
-        Self::from_due_units(desired, observation, |unit| is_restart_due(rows, unit))
+        let changes_service = changes_service(rows);
+        let actions = Self::from_due_units(desired, observation, |unit| is_restart_due(rows, unit));
+        Self { changes_service, ..actions }
     }
 
-    /// Returns the actions that restart everything, regardless of its state.
-    pub fn full_restart(desired: &DesiredState, observation: &ServiceObservation) -> Self {
-        let restarts = |unit: &str| desired.config.units.iter().any(|own| own.name == unit && should_run(own));
-        Self::from_due_units(desired, observation, restarts)
+    /// Returns the actions that restore a state: restarts the units that a switch touched, and starts those that do not
+    /// run.
+    pub fn restore(desired: &DesiredState, observation: &ServiceObservation, touched: &TouchedUnits) -> Self {
+        let is_due = |name: &str| {
+            let mut units = desired.config.units.iter().zip(&observation.units);
+            units
+                .any(|(unit, at)| unit.name == name && should_run(unit) && (touched.contains(name) || !at.is_running()))
+        };
+        Self::from_due_units(desired, observation, is_due)
     }
 
     fn from_due_units(desired: &DesiredState, observation: &ServiceObservation, is_due: impl Fn(&str) -> bool) -> Self {
@@ -87,16 +126,17 @@ impl Activation {
         let sockets = restart_units.iter().any(|name| name.ends_with(".socket"));
         let stop_units = if sockets { services.clone() } else { Vec::new() };
         restart_units.extend(services);
-        Self { restart_units, stop_units, leftover: observation.leftover_files.clone() }
+        Self { restart_units, changes_service: true, stop_units, leftover: observation.leftover_files.clone() }
     }
 
-    /// Applies the actions: configuration, units, link, restarts.
+    /// Applies the actions: configuration, units, link, restarts. Adds the units that it stops or starts to `touched`.
     pub fn apply(
         &self,
         layout: &ServiceLayout,
         services: &dyn ServiceManager,
         desired: &DesiredState,
         steps: &StepReporter<'_>,
+        touched: &mut TouchedUnits,
     ) -> Result<(), StepFailure> {
         let version = &desired.manifest.version;
         let stored =
@@ -108,10 +148,12 @@ impl Activation {
         layout.set_current_link(Some(version)).map_err(StepFailure::at(SwitchStep::Link))?;
         for unit in &self.stop_units {
             steps.report_step("stop");
+            touched.add(unit);
             services.stop_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
         }
         for unit in &self.restart_units {
             steps.report_step("restart");
+            touched.add(unit);
             services.restart_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
         }
         Ok(())
@@ -160,21 +202,38 @@ fn is_unaffected(restart: bool, unit: &crate::protocol::deploy::UnitFile, at: &O
 fn write_configs(stored: &StoredRelease, desired: &DesiredState, steps: &StepReporter<'_>) -> Result<()> {
     for config in &desired.config.configs {
         steps.report_step("configuration");
-        let meta = PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() };
-        if let Some(parent) = config.dest.parent() {
-            host_fs::ensure_folder(parent, 0o755)?;
-        }
-        write_if_changed(&config.dest, &stored.read_text(&config.digest)?, &meta)?;
+        write_config(config, &stored.read_text(&config.digest)?)?;
     }
     Ok(())
 }
 
+/// Puts a configuration file in its place, with the folders above it.
+pub(super) fn write_config(config: &ConfigFile, bytes: &[u8]) -> Result<()> {
+    if let Some(parent) = config.dest.parent() {
+        host_fs::ensure_folder(parent, 0o755)?;
+    }
+    write_if_changed(&config.dest, bytes, &config_meta(config))
+}
+
+/// Returns the mode and owner of a configuration file.
+pub(super) fn config_meta(config: &ConfigFile) -> PathMeta {
+    PathMeta { mode: config.mode, owner: config.owner.clone(), group: config.group.clone() }
+}
+
 /// Writes a file, unless it has these bytes already; then only owner and mode are set.
 fn write_if_changed(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
-    let same = match host_fs::open_file(path) {
+    if has_content(path, bytes)? {
+        atomic_file::set_ownership(path, meta)
+    } else {
+        atomic_file::write_file(path, bytes, meta)
+    }
+}
+
+/// Returns whether a path is a file with exactly these bytes.
+pub(super) fn has_content(path: &Path, bytes: &[u8]) -> Result<bool> {
+    Ok(match host_fs::open_file(path) {
         Ok(Some(file)) => host_fs::read_limited(&file, bytes.len() as u64, path).is_ok_and(|current| current == bytes),
         Ok(None) | Err(PathError::WrongType { .. }) => false,
         Err(error) => return Err(error.into()),
-    };
-    if same { atomic_file::set_ownership(path, meta) } else { atomic_file::write_file(path, bytes, meta) }
+    })
 }

@@ -1,6 +1,8 @@
 //! Runs the commands of a service and of the system: they may hang, so they have a time limit, and only the end of what
 //! they write is kept.
 
+use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,26 +24,56 @@ pub(super) struct CommandContext<'a> {
     pub user: Option<&'a str>,
 }
 
+/// A file that a command sees in the place of another one.
+pub(super) struct BindMount {
+    pub source: PathBuf,
+    pub target: PathBuf,
+}
+
+/// Mounts each pair of files in a mount namespace of its own, and becomes the command behind `--`.
+const BIND_SCRIPT: &str =
+    r#"while [ "$1" != -- ]; do mount --bind -- "$1" "$2" || exit 125; shift 2; done; shift; exec "$@""#;
+
 impl CommandContext<'_> {
     /// Runs a command of the service in the folder of its release.
     pub fn run_command(&self, argv: &[String], timeout: Duration) -> Result<Completed> {
+        complete_within(self.build_program(argv, &[])?.guarded(OnAgentDeath::Kill), timeout)
+    }
+
+    /// Runs a task, which keeps `lock` open and sees the sources of the mounts in their targets. A migration must not
+    /// stop halfway: it goes on when the agent dies.
+    pub fn run_task(&self, argv: &[String], timeout: Duration, mounts: &[BindMount], lock: File) -> Result<Completed> {
+        let program = self.build_program(argv, mounts)?.guarded(OnAgentDeath::Finish).keep_open(lock);
+        complete_within(program, timeout)
+    }
+
+    fn build_program(&self, argv: &[String], mounts: &[BindMount]) -> Result<Program<'static>> {
         let (program, args) = argv.split_first().context("a command without a program")?;
         let path = if program.contains('/') && !program.starts_with('/') {
             self.release_dir.join(program)
         } else {
             PathBuf::from(program)
         };
-        let program = match self.user {
-            Some(user) => Program::new("runuser").args(["-u", user, "--"]).arg(path),
-            None => Program::new(&path),
-        };
-        let program = program.args(args).folder(self.release_dir);
-        let program = program
+        let mut words: Vec<&OsStr> = Vec::new();
+        if !mounts.is_empty() {
+            let namespace =
+                ["unshare", "--mount", "--propagation", "private", "--", "/bin/sh", "-c", BIND_SCRIPT, "sh"];
+            words.extend(namespace.map(OsStr::new));
+            words.extend(mounts.iter().flat_map(|mount| [mount.source.as_os_str(), mount.target.as_os_str()]));
+            words.push(OsStr::new("--"));
+        }
+        if let Some(user) = self.user {
+            words.extend(["runuser", "-u", user, "--"].map(OsStr::new));
+        }
+        words.push(path.as_os_str());
+        words.extend(args.iter().map(OsStr::new));
+        Ok(Program::new(words[0])
+            .args(&words[1..])
+            .folder(self.release_dir)
             .env("DUNLIN_SERVICE", self.scope.service.as_str())
             .env("DUNLIN_VERSION", self.version)
             .env("DUNLIN_RELEASE", self.release_dir)
-            .env("DUNLIN_ROOT", &self.scope.base_dir);
-        complete_within(program.guarded(OnAgentDeath::Kill), timeout)
+            .env("DUNLIN_ROOT", &self.scope.base_dir))
     }
 }
 

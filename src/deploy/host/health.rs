@@ -21,41 +21,123 @@ const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Maximum number of bytes of a body that an error message quotes.
 const MAX_RESPONSE_BYTES: usize = 512;
 
-/// Asks until the service is healthy; else why it is not.
+/// Maximum time for a check of a release that was healthy before, in milliseconds.
+const REPEATED_CHECK_MS: u64 = 2_000;
+
+/// A healthy service.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct HealthyService {
+    /// Main processes of its units.
+    pub pids: Vec<u32>,
+}
+
+/// The time in which a service was healthy without interruption.
+struct SteadyTime {
+    since: Instant,
+    pids: Vec<u32>,
+    checks: u32,
+}
+
+/// Checks until the service has been healthy for its steady time, with the same processes; else returns the reason.
+///
+/// It must be healthy within the time limit. A steady time that begins within the limit may end after it.
 pub(super) fn wait_until_healthy(
+    check: &HealthCheck,
     setup: &ServiceConfig,
     services: &dyn ServiceManager,
     place: &CommandContext<'_>,
-) -> Result<(), String> {
-    let HealthCheck { probe, timeout_ms, interval_ms } = &setup.health;
+) -> Result<HealthyService, String> {
+    let HealthCheck { probe, timeout_ms, interval_ms, steady_ms } = check;
     let units: Vec<&str> = setup.units.iter().filter(|unit| should_run(unit)).map(|unit| unit.name.as_str()).collect();
     let deadline = Instant::now() + Duration::from_millis(*timeout_ms);
     let needed = if probe.is_some() || units.is_empty() { 1 } else { REQUIRED_STEADY_CHECKS };
-    let (mut steady, mut last_pids) = (0, Vec::new());
+    let mut steady: Option<SteadyTime> = None;
+    let mut lost_health = None;
     loop {
         let remaining = deadline.saturating_duration_since(Instant::now());
-        let reason = match read_readiness(&units, services) {
-            UnitReadiness::Running(pids) => {
-                match probe.as_ref().map_or(Ok(()), |probe| run_probe(probe, place, remaining)) {
-                    Ok(()) if has_same_processes(&units, services, &pids) => {
-                        steady = if pids == last_pids { steady + 1 } else { 1 };
-                        last_pids = pids;
-                        if steady >= needed {
-                            return Ok(());
-                        }
-                        "it runs, but not for long enough yet".to_owned()
-                    }
-                    Ok(()) => "something answered, but a unit was restarted meanwhile".to_owned(),
-                    Err(error) => format!("{error:#}"),
+        let probe_time = if steady.is_some() { MAX_PROBE_TIMEOUT } else { remaining };
+        let reason = match check_once(probe.as_ref(), &units, services, place, probe_time) {
+            Ok(pids) => {
+                let time = match steady.take().filter(|time| time.pids == pids) {
+                    Some(time) => SteadyTime { checks: time.checks + 1, ..time },
+                    None => SteadyTime { since: Instant::now(), pids, checks: 1 },
+                };
+                if time.checks >= needed && time.since.elapsed() >= Duration::from_millis(*steady_ms) {
+                    return Ok(HealthyService { pids: time.pids });
                 }
+                steady = Some(time);
+                "it runs, but not for long enough yet".to_owned()
             }
-            UnitReadiness::NotYet(why) => why,
-            UnitReadiness::Failed(why) => return Err(why),
+            Err(CheckError::Failed(reason)) => return Err(describe_loss(steady.as_ref(), reason)),
+            Err(CheckError::NotYet(reason)) => {
+                lost_health = steady.take().map(|time| describe_loss(Some(&time), reason.clone())).or(lost_health);
+                reason
+            }
         };
-        if Instant::now() >= deadline {
+        let began_in_time = steady.as_ref().is_some_and(|time| time.since <= deadline);
+        if Instant::now() >= deadline && (!began_in_time || *steady_ms == 0) {
+            let reason = lost_health.unwrap_or(reason);
             return Err(format!("not healthy within {}: {reason}", format_milliseconds(*timeout_ms)));
         }
-        thread::sleep(Duration::from_millis(*interval_ms).min(deadline.saturating_duration_since(Instant::now())));
+        thread::sleep(Duration::from_millis(*interval_ms));
+    }
+}
+
+/// Checks a service that was healthy before; returns the failure. Other processes than the expected ones are a failure.
+pub(super) fn check_again(
+    setup: &ServiceConfig,
+    services: &dyn ServiceManager,
+    place: &CommandContext<'_>,
+    expected_pids: Option<&[u32]>,
+) -> Result<(), String> {
+    let timeout_ms = setup.health.timeout_ms.min(REPEATED_CHECK_MS);
+    let check = HealthCheck { timeout_ms, steady_ms: 0, ..setup.health.clone() };
+    let healthy = wait_until_healthy(&check, setup, services, place)?;
+    match expected_pids {
+        Some(expected) if *expected != *healthy.pids => {
+            Err("a unit was restarted after the release became healthy".to_owned())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn describe_loss(steady: Option<&SteadyTime>, reason: String) -> String {
+    match steady {
+        Some(time) => {
+            let milliseconds = u64::try_from(time.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+            format!("healthy for {}, and then no more: {reason}", format_milliseconds(milliseconds))
+        }
+        None => reason,
+    }
+}
+
+enum CheckError {
+    /// The service may still become healthy.
+    NotYet(String),
+    /// The service manager no longer restarts a unit.
+    Failed(String),
+}
+
+/// Checks units and probe once; returns the main processes of the units.
+fn check_once(
+    probe: Option<&HealthProbe>,
+    units: &[&str],
+    services: &dyn ServiceManager,
+    place: &CommandContext<'_>,
+    remaining: Duration,
+) -> Result<Vec<u32>, CheckError> {
+    match read_readiness(units, services) {
+        UnitReadiness::Running(pids) => {
+            let answer = probe.map_or(Ok(()), |probe| run_probe(probe, place, remaining));
+            answer.map_err(|error| CheckError::NotYet(format!("{error:#}")))?;
+            if has_same_processes(units, services, &pids) {
+                Ok(pids)
+            } else {
+                Err(CheckError::NotYet("something answered, but a unit was restarted meanwhile".to_owned()))
+            }
+        }
+        UnitReadiness::NotYet(reason) => Err(CheckError::NotYet(reason)),
+        UnitReadiness::Failed(reason) => Err(CheckError::Failed(reason)),
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::fs::{self, DirBuilder};
 use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -20,12 +20,15 @@ use serde::de::DeserializeOwned;
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
 use crate::host_fs;
 use crate::lock::HostLock;
-use crate::protocol::deploy::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceRef, is_normalized_absolute};
+use crate::protocol::deploy::{
+    INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceName, ServiceRef, is_normalized_absolute,
+};
 
 /// A service's folder.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceLayout {
     root: PathBuf,
+    service: ServiceName,
 }
 
 impl ServiceLayout {
@@ -35,13 +38,17 @@ impl ServiceLayout {
     /// Returns an error if the path is not a plain absolute one, or if another user could change what is in it.
     pub fn from_scope(scope: &ServiceRef) -> Result<Self> {
         ensure!(is_normalized_absolute(&scope.base_dir), "{} is no folder for a service", scope.base_dir.display());
-        let layout = Self { root: scope.base_dir.clone() };
+        let layout = Self { root: scope.base_dir.clone(), service: scope.service.clone() };
         layout.ensure_private()?;
         Ok(layout)
     }
 
     pub fn root(&self) -> &Path {
         &self.root
+    }
+
+    pub fn service(&self) -> &ServiceName {
+        &self.service
     }
 
     pub fn current_link(&self) -> PathBuf {
@@ -67,6 +74,20 @@ impl ServiceLayout {
     /// Returns the lock that one deploy of the service at a time has on this host.
     pub fn service_lock(&self) -> HostLock {
         HostLock::without_wait(&self.records_dir(), "lock")
+    }
+
+    /// Opens the file whose lock a running task holds. Read-only, because the task gets the handle, also where it runs
+    /// as another user.
+    pub fn open_task_lock(&self) -> Result<fs::File> {
+        let path = self.records_dir().join("task.lock");
+        fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("creating {}", path.display()))?;
+        fs::File::open(&path).with_context(|| format!("opening {}", path.display()))
     }
 
     pub fn state_path(&self) -> PathBuf {

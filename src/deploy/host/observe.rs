@@ -34,7 +34,8 @@ pub(super) fn observe_service(
         confirmed: state.confirmed_target().cloned(),
         previous: state.previous_target().cloned(),
         unfinished_switch: state.pending_switch.clone(),
-        completed_tasks: state.completed_tasks.clone(),
+        out_of_rotation: state.out_of_rotation,
+        task_records: state.task_records.clone(),
         lock_holder: layout.service_lock().list_holders()?.into_iter().next(),
         ..ServiceObservation::default()
     };
@@ -46,7 +47,7 @@ pub(super) fn observe_service(
                 Ok(target) => target,
                 Err(reason) => return Ok(Err(reason)),
             };
-            let Some(desired) = releases::read_desired(layout, &target)? else {
+            let Some(desired) = releases::read_with_current_secrets(layout, &state, &target)? else {
                 return Ok(Err(format!("the records of release {} are incomplete; deploy it again", target.version)));
             };
             let release = stored.iter().find(|kept| kept.manifest.version == target.version);
@@ -75,16 +76,13 @@ pub(super) fn rollback_target(
             .cloned()
             .ok_or_else(|| format!("no release served here before this one; {}", describe_available()));
     };
-    let Some(kept) = stored.iter().find(|kept| kept.manifest.version == *version) else {
+    if stored.iter().all(|release| release.manifest.version != *version) {
         return Err(format!("release {version} is not on this host; {}", describe_available()));
-    };
-    let staged =
-        || kept.stamp.last_setup.clone().map(|setup| ReleaseTarget { version: version.clone(), config_digest: setup });
-    state
-        .last_target_of(version)
-        .cloned()
-        .or_else(staged)
-        .ok_or_else(|| format!("release {version} was never staged completely"))
+    }
+    state.healthy_target_of(version).cloned().ok_or_else(|| match state.failures.get(version) {
+        Some(failure) => format!("release {version} was never healthy on this host ({failure})"),
+        None => format!("release {version} was never active on this host"),
+    })
 }
 
 fn observe_desired(

@@ -1,4 +1,5 @@
-//! Removes the oldest releases, and what killed runs left; never one that serves or could be returned to.
+//! Removes failed and then the oldest releases, and what killed runs left; never one that serves, that a rollback goes
+//! to, or that was never tried.
 
 use anyhow::Result;
 
@@ -19,8 +20,12 @@ pub(super) fn prune_releases(
     let current = layout.read_current_link()?;
     let in_use = |version: &ReleaseVersion| state.is_used(version) || current.as_deref() == Some(version.as_str());
     let excess = stored.len().saturating_sub(keep_releases.max(1));
-    let removable = stored.iter().map(|kept| &kept.manifest.version).filter(|version| !in_use(version));
-    let spare: Vec<ReleaseVersion> = removable.take(excess).cloned().collect();
+    // A release that was never tried may be the next one; those that failed go first.
+    let removable = |version: &&ReleaseVersion| !in_use(version) && state.was_tried(version);
+    let mut spare: Vec<ReleaseVersion> =
+        stored.iter().map(|kept| &kept.manifest.version).filter(removable).cloned().collect();
+    spare.sort_by_key(|version| !state.failures.contains_key(version));
+    spare.truncate(excess);
     for version in spare {
         sink.emit(Event::Note { text: format!("removing release {version}") });
         // Renamed first: a kill in the middle leaves a folder that counts as incomplete, not as a damaged release.

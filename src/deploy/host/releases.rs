@@ -13,8 +13,8 @@ use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{
-    DesiredState, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseManifest, ReleaseTarget, ReleaseVersion,
-    ServiceConfig,
+    DesiredState, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseLink, ReleaseManifest, ReleaseTarget,
+    ReleaseVersion, ServiceConfig,
 };
 
 /// A completely staged release.
@@ -33,8 +33,6 @@ pub(super) struct ReleaseStamp {
     pub staged_at: u64,
     /// Time of change of each file, in nanoseconds since 1970.
     pub modified_times: BTreeMap<String, i128>,
-    /// The setup that was staged last.
-    pub last_setup: Option<Digest>,
 }
 
 impl StoredRelease {
@@ -70,7 +68,7 @@ impl StoredRelease {
         Ok((stored, partial))
     }
 
-    /// Files that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
+    /// Files and links that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
     pub fn find_damage(&self) -> Vec<String> {
         let is_intact = |file: &&crate::protocol::deploy::ReleaseFile| {
             let path = self.dir.join(file.path.as_str());
@@ -82,7 +80,11 @@ impl StoredRelease {
                 && (unchanged || fs::read(&path).is_ok_and(|bytes| Digest::of_bytes(&bytes) == file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
-        broken.map(|file| file.path.to_string()).collect()
+        let leads_elsewhere = |link: &&ReleaseLink| {
+            fs::read_link(self.dir.join(link.path.as_str())).ok().as_deref() != Some(Path::new(&link.target))
+        };
+        let broken_links = self.manifest.links.iter().filter(leads_elsewhere).map(|link| link.path.to_string());
+        broken.map(|file| file.path.to_string()).chain(broken_links).collect()
     }
 
     /// Returns the summary that the controller receives.
@@ -95,10 +97,6 @@ impl StoredRelease {
             bytes: self.manifest.total_bytes(),
             last_failure: state.failures.get(&self.manifest.version).cloned(),
         }
-    }
-
-    pub fn write_stamp(&self) -> Result<()> {
-        write_json(&self.dir.join(RECORDS_DIR).join("stamp.json"), &self.stamp)
     }
 
     /// Reads a setup that was staged with the release.
@@ -120,6 +118,37 @@ pub(super) fn read_desired(layout: &ServiceLayout, target: &ReleaseTarget) -> Re
     let Some(stored) = StoredRelease::read(layout, &target.version)? else { return Ok(None) };
     let Some(setup) = stored.read_setup(&target.config_digest)? else { return Ok(None) };
     Ok(Some(DesiredState { manifest: stored.manifest, config: setup }))
+}
+
+/// Returns a state that the host keeps, with the sensitive configuration of the active release where both have it.
+pub(super) fn read_with_current_secrets(
+    layout: &ServiceLayout,
+    state: &DeployState,
+    target: &ReleaseTarget,
+) -> Result<Option<DesiredState>> {
+    let Some(mut desired) = read_desired(layout, target)? else { return Ok(None) };
+    let active = state.confirmed_target().map(|active| read_desired(layout, active)).transpose()?.flatten();
+    let current = active.map(|active| active.config.configs).unwrap_or_default();
+    for config in desired.config.configs.iter_mut().filter(|config| config.sensitive) {
+        if let Some(other) = current.iter().find(|other| other.sensitive && other.dest == config.dest) {
+            (config.digest, config.size) = (other.digest.clone(), other.size);
+        }
+    }
+    Ok(Some(desired))
+}
+
+/// Keeps a setup whose texts are in releases on this host.
+pub(super) fn store_known_setup(
+    layout: &ServiceLayout,
+    desired: &DesiredState,
+    stored: &[StoredRelease],
+) -> Result<()> {
+    let mut texts = BTreeMap::new();
+    for digest in desired.config.blob_digests() {
+        let text = stored.iter().find_map(|release| release.read_text(digest).ok());
+        texts.insert(digest, text.context("a configuration file of the release is damaged; deploy it again")?);
+    }
+    store_setup(&layout.release_dir(&desired.manifest.version), &desired.config, &texts)
 }
 
 /// Keeps a setup with its texts (all of them, by digest) in a release's folder.

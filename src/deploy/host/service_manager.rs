@@ -8,8 +8,12 @@ use anyhow::{Result, ensure};
 use super::command;
 use crate::process::{Completed, Program};
 
-/// Longest time for one call of systemctl: a unit's own start and stop limits are shorter in any sane unit.
+/// Time limit for calls of systemctl that neither start nor stop a unit.
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time that a start or stop may take in addition to the limits of its unit.
+const JOB_MARGIN: Duration = Duration::from_secs(60);
+/// Time limit for a start or stop whose unit has none.
+const UNLIMITED_JOB_TIMEOUT: Duration = Duration::from_secs(3600);
 /// Lines of the journal that a failure carries.
 const JOURNAL_LINES: &str = "20";
 
@@ -68,10 +72,17 @@ pub struct UnitStatus {
 pub struct Systemd;
 
 impl Systemd {
-    fn run_systemctl(verb: &[&str], unit: &str) -> Result<()> {
+    fn run_systemctl(verb: &[&str], unit: &str, timeout: Duration) -> Result<()> {
         let argv: Vec<String> =
             ["systemctl"].iter().chain(verb).chain(&["--", unit]).map(ToString::to_string).collect();
-        ensure_success(&argv, &command::run_system_command(&argv, SYSTEMCTL_TIMEOUT)?)
+        ensure_success(&argv, &command::run_system_command(&argv, timeout)?)
+    }
+
+    /// Returns the time limit of a restart or stop: systemd enforces the unit's own limits, so ours is a little longer.
+    fn job_timeout(unit: &str) -> Result<Duration> {
+        let properties = "--property=TimeoutStartUSec,TimeoutStopUSec";
+        let shown = Program::new("systemctl").args(["show", properties, "--", unit]).run()?;
+        Ok(parse_job_timeout(&String::from_utf8_lossy(&shown)))
     }
 }
 
@@ -102,18 +113,18 @@ impl ServiceManager for Systemd {
     }
 
     fn set_enabled(&self, unit: &str, on: bool) -> Result<()> {
-        Self::run_systemctl(&["--quiet", if on { "enable" } else { "disable" }], unit)
+        Self::run_systemctl(&["--quiet", if on { "enable" } else { "disable" }], unit, SYSTEMCTL_TIMEOUT)
     }
 
     fn restart_unit(&self, unit: &str) -> Result<()> {
         // Clears the count of failures; of a unit that systemd does not hold in memory it says so with an error.
         Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
-        Self::run_systemctl(&["restart"], unit)
+        Self::run_systemctl(&["restart"], unit, Self::job_timeout(unit)?)
     }
 
     fn stop_unit(&self, unit: &str) -> Result<()> {
         let argv = ["systemctl", "stop", "--", unit].map(str::to_owned);
-        let done = command::run_system_command(&argv, SYSTEMCTL_TIMEOUT)?;
+        let done = command::run_system_command(&argv, Self::job_timeout(unit)?)?;
         // 5: the unit is not loaded, systemctl(1).
         if done.code() == Some(5) { Ok(()) } else { ensure_success(&argv, &done) }
     }
@@ -132,6 +143,32 @@ impl ServiceManager for Systemd {
         let said = asked.args(units).output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
     }
+}
+
+/// Returns the time limit of a job from the limits of its unit, both of which a restart may use up.
+fn parse_job_timeout(shown: &str) -> Duration {
+    let mut limits = shown.lines().filter_map(|line| line.split_once('=')).map(|(_, span)| parse_time_span(span));
+    limits.try_fold(JOB_MARGIN, |sum, limit| sum.checked_add(limit?)).unwrap_or(UNLIMITED_JOB_TIMEOUT)
+}
+
+/// Parses a time span as systemctl shows it, such as `1min 30s`; `None` for `infinity`.
+fn parse_time_span(span: &str) -> Option<Duration> {
+    let part = |text: &str| {
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, unit) = text.split_at(digits);
+        let seconds = match unit {
+            "us" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            "min" => 60.0,
+            "h" => 3600.0,
+            "d" => 86_400.0,
+            "w" => 604_800.0,
+            _ => return None,
+        };
+        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * seconds).ok()
+    };
+    span.split_whitespace().try_fold(Duration::ZERO, |sum, text| sum.checked_add(part(text)?))
 }
 
 /// Parses one status per paragraph of `systemctl show`.
@@ -158,6 +195,16 @@ fn parse_unit_properties(shown: &str) -> Vec<UnitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_a_job_follows_its_unit() {
+        let limit = |start: &str, stop: &str| {
+            parse_job_timeout(&format!("TimeoutStartUSec={start}\nTimeoutStopUSec={stop}\n")).as_secs_f64()
+        };
+        assert_eq!(limit("1min 30s", "10min"), 60.0 + 90.0 + 600.0);
+        assert_eq!(limit("500ms", "2h"), 60.0 + 0.5 + 7200.0);
+        assert_eq!(limit("infinity", "1min"), 3600.0);
+    }
 
     #[test]
     fn unit_statuses_are_parsed_from_systemctl_show() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -87,16 +87,18 @@ pub(super) fn stage_release(
         if let Some(why) = replace_refusal(layout, existing, manifest)? {
             return Ok(DeployReply::Refused(why));
         }
-        if !staging.create_release(existing, &desired.to_release_target())? {
-            return Ok(DeployReply::Cancelled);
+        match staging.create_release(existing, &desired.to_release_target()) {
+            Ok(true) => {}
+            Ok(false) => return Ok(DeployReply::Cancelled),
+            Err(error) => {
+                // A full disk is freed at once, not by the next deploy.
+                remove_dir_if_exists(&layout.partial_dir(&manifest.version)).ok();
+                return Err(error);
+            }
         }
     }
     let release = layout.release_dir(&manifest.version);
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
-    if let Some(mut kept) = StoredRelease::read(layout, &manifest.version)? {
-        kept.stamp.last_setup = Some(setup.digest());
-        kept.write_stamp()?;
-    }
     Ok(DeployReply::Staged {
         reused: staging.reused_files,
         written: staging.written_files,
@@ -151,14 +153,19 @@ impl ReleaseBuilder<'_> {
             self.write_release_file(file, &path).with_context(|| format!("putting {} into the release", file.path))?;
             times.insert(file.path.to_string(), modified_nanoseconds(&fs::symlink_metadata(&path)?));
         }
+        for link in &self.manifest.links {
+            link.check_target().map_err(anyhow::Error::msg)?;
+            let path = partial.join(link.path.as_str());
+            let parent = path.parent().unwrap_or(&partial);
+            create_dir(parent, 0o755)?;
+            folders.extend(parent.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
+            symlink(&link.target, &path).with_context(|| format!("putting {} into the release", link.path))?;
+        }
         let records = partial.join(RECORDS_DIR);
         create_dir(&records, 0o700)?;
         let setups = existing.filter(|there| there.manifest == *self.manifest);
         self.copy_records(setups, &records)?;
-        write_json(
-            &records.join("stamp.json"),
-            &ReleaseStamp { staged_at: unix_seconds(), modified_times: times, last_setup: None },
-        )?;
+        write_json(&records.join("stamp.json"), &ReleaseStamp { staged_at: unix_seconds(), modified_times: times })?;
         // The manifest last: a release counts as one where it stands.
         write_json(&records.join("manifest.json"), self.manifest)?;
         for folder in folders.iter().rev() {

@@ -10,24 +10,41 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{ServiceLayout, read_json, write_json};
-use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion};
+use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion, ServiceName, TaskRecord};
 
 /// Maximum number of confirmed switches that are recorded.
 const MAX_HISTORY: usize = 50;
-const STATE_FORMAT_VERSION: u32 = 1;
+/// Maximum number of records of tasks.
+const MAX_TASK_RECORDS: usize = 500;
+const STATE_FORMAT_VERSION: u32 = 2;
 
 /// The journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct DeployState {
     format_version: u32,
-    /// Confirmed switches, oldest first; the last one serves.
+    /// The service that the folder belongs to.
+    service: ServiceName,
+    /// Confirmed switches, oldest first; the last one serves. A rollback removes those after its target.
     history: Vec<ConfirmedSwitch>,
     /// Switch in progress.
     pub pending_switch: Option<ReleaseTarget>,
+    /// Set from before the hooks that take the host out of rotation until the hooks that return it have succeeded.
+    pub out_of_rotation: bool,
+    /// State in which each release was last found healthy.
+    healthy: BTreeMap<ReleaseVersion, ReleaseTarget>,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
-    /// Completed tasks: name and version.
-    pub completed_tasks: Vec<(String, ReleaseVersion)>,
+    /// Records of tasks, oldest first; one per task and release.
+    pub task_records: Vec<TaskRecord>,
+}
+
+/// Direction of a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Direction {
+    /// To a release that is deployed.
+    Forward,
+    /// Back to a release that served before.
+    Back,
 }
 
 /// A switch that succeeded.
@@ -43,10 +60,13 @@ impl DeployState {
     pub fn read(layout: &ServiceLayout) -> Result<Self> {
         let empty = Self {
             format_version: STATE_FORMAT_VERSION,
+            service: layout.service().clone(),
+            healthy: BTreeMap::new(),
             history: Vec::new(),
             pending_switch: None,
+            out_of_rotation: false,
             failures: BTreeMap::new(),
-            completed_tasks: Vec::new(),
+            task_records: Vec::new(),
         };
         let state = read_json::<Self>(&layout.state_path())?.unwrap_or(empty);
         ensure!(
@@ -54,6 +74,13 @@ impl DeployState {
             "{} has format {}, and this version of dunlin knows {STATE_FORMAT_VERSION}",
             layout.state_path().display(),
             state.format_version
+        );
+        ensure!(
+            state.service == *layout.service(),
+            "{} belongs to the service {}, not to {}; give each service a root of its own",
+            layout.root().display(),
+            state.service,
+            layout.service()
         );
         Ok(state)
     }
@@ -72,15 +99,21 @@ impl DeployState {
         self.history.iter().rev().nth(1).map(|confirmed| &confirmed.target)
     }
 
-    /// The state in which a version served last.
-    pub fn last_target_of(&self, version: &ReleaseVersion) -> Option<&ReleaseTarget> {
-        self.history.iter().rev().map(|confirmed| &confirmed.target).find(|target| target.version == *version)
+    /// Returns the state in which a release was last found healthy.
+    pub fn healthy_target_of(&self, version: &ReleaseVersion) -> Option<&ReleaseTarget> {
+        self.healthy.get(version)
     }
 
-    /// A switch ended well.
-    pub fn confirm_switch(&mut self, target: &ReleaseTarget, operator: &str) {
+    /// Records a switch that ended well. A return removes the later switches, so that the next one goes further back.
+    pub fn confirm_switch(&mut self, target: &ReleaseTarget, operator: &str, direction: Direction) {
         self.pending_switch = None;
         self.failures.remove(&target.version);
+        self.healthy.insert(target.version.clone(), target.clone());
+        if direction == Direction::Back
+            && let Some(at) = self.history.iter().rposition(|confirmed| confirmed.target.version == target.version)
+        {
+            self.history.truncate(at);
+        }
         if self.confirmed_target() != Some(target) {
             self.history.push(ConfirmedSwitch {
                 target: target.clone(),
@@ -92,17 +125,35 @@ impl DeployState {
         self.history.drain(..excess);
     }
 
+    /// Returns whether a release was switched to, successfully or not.
+    pub fn was_tried(&self, version: &ReleaseVersion) -> bool {
+        self.healthy.contains_key(version) || self.failures.contains_key(version)
+    }
+
     /// May a release be removed or replaced?
     pub fn is_used(&self, version: &ReleaseVersion) -> bool {
         let used = [self.confirmed_target(), self.previous_target(), self.pending_switch.as_ref()];
         used.into_iter().flatten().any(|target| target.version == *version)
     }
 
-    /// Forgets a release that is gone.
+    /// Returns the record of a task of a release.
+    pub fn task_record(&self, name: &str, version: &ReleaseVersion) -> Option<&TaskRecord> {
+        self.task_records.iter().find(|record| record.name == name && record.version == *version)
+    }
+
+    /// Records an attempt to run a task; replaces the record of an earlier attempt.
+    pub fn record_task(&mut self, record: TaskRecord) {
+        self.task_records.retain(|other| other.name != record.name || other.version != record.version);
+        self.task_records.push(record);
+        let excess = self.task_records.len().saturating_sub(MAX_TASK_RECORDS);
+        self.task_records.drain(..excess);
+    }
+
+    /// Forgets a release that is gone. The records of its tasks remain: the release may be deployed again.
     pub fn remove_release(&mut self, version: &ReleaseVersion) {
         self.history.retain(|confirmed| confirmed.target.version != *version);
         self.failures.remove(version);
-        self.completed_tasks.retain(|(_, of)| of != version);
+        self.healthy.remove(version);
     }
 }
 

@@ -1,30 +1,31 @@
 //! Makes a staged state the serving one, and returns by itself to the one before where it does not get healthy.
 //!
-//! journal → drain → configuration → units → link → restart → health → confirm → hooks behind it. What stands between the first and
-//! the last write of the journal may be killed anywhere: the next switch starts from what it finds, restarts, and asks
-//! for health again.
+//! journal → drain → configuration → units → link → restart → health → confirm → rotation. The run may be killed anywhere
+//! between the first and the last write of the journal: the next switch starts from what it finds, restarts, checks the
+//! health again, and returns the host into rotation.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::activate::{Activation, StepFailure, StepReporter};
+use super::activate::{Activation, StepFailure, StepReporter, TouchedUnits};
 use super::command::CommandContext;
+use super::health::HealthyService;
 use super::layout::ServiceLayout;
 use super::observe::observe_service;
 use super::releases::{self, StoredRelease};
 use super::service_manager::ServiceManager;
-use super::state::{DeployState, unix_seconds};
+use super::state::{DeployState, Direction, unix_seconds};
 use super::{health, observe};
 use crate::deploy::plan;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DesiredState, ReleaseTarget, ReleaseVersion, ServiceRef, SwitchOutcome,
-    SwitchStep,
+    CompareWith, DeployFailure, DeployReply, DesiredState, HealthCheck, ReleaseTarget, ReleaseVersion, ServiceRef,
+    SwitchOutcome, SwitchStep,
 };
 
-/// Time limit of a hook.
-const HOOK_TIMEOUT: Duration = Duration::from_secs(120);
+/// Age of the oldest log line that a failed check of an active release reports, in seconds.
+const LOG_SECONDS: u64 = 60;
 
 /// A switch on one host.
 pub(super) struct Switch<'a> {
@@ -32,16 +33,24 @@ pub(super) struct Switch<'a> {
     pub scope: &'a ServiceRef,
     pub service_manager: &'a dyn ServiceManager,
     pub sink: &'a dyn ProgressSink,
+    pub direction: Direction,
 }
 
 impl Switch<'_> {
-    /// Switches to a release that is kept; without a version to the one before.
+    /// Switches back to a release that was healthy on this host, by default the one before. It gets the sensitive
+    /// configuration of today: a secret that was replaced meanwhile is no longer valid.
     pub fn roll_back(&self, to: Option<&ReleaseVersion>, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
-        let (kept, _) = StoredRelease::list_all(self.layout)?;
-        match observe::rollback_target(&DeployState::read(self.layout)?, to, &kept) {
-            Ok(target) => self.switch_to(&target, from),
-            Err(why) => Ok(DeployReply::Refused(why)),
-        }
+        let (stored, _) = StoredRelease::list_all(self.layout)?;
+        let state = DeployState::read(self.layout)?;
+        let target = match observe::rollback_target(&state, to, &stored) {
+            Ok(target) => target,
+            Err(why) => return Ok(DeployReply::Refused(why)),
+        };
+        let Some(desired) = releases::read_with_current_secrets(self.layout, &state, &target)? else {
+            return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));
+        };
+        releases::store_known_setup(self.layout, &desired, &stored)?;
+        self.switch_to(&desired.to_release_target(), from)
     }
 
     /// Switches to a staged state.
@@ -99,58 +108,90 @@ impl Switch<'_> {
         let (target, since) = (desired.to_release_target(), unix_seconds());
         let steps = self.step_reporter(&target.version);
         let before = state.confirmed_target().cloned();
+        let mut touched = if state.pending_switch.is_some() { TouchedUnits::All } else { TouchedUnits::None };
         steps.report_step("journal");
         state.pending_switch = Some(target.clone());
+        state.out_of_rotation |= activation.changes_service;
         state.write(self.layout)?;
-        steps.report_step("drain");
-        if before.is_some()
-            && let Err(error) = self.run_hooks(desired, &desired.config.hooks.before)
-        {
-            return self.abort_before_change(state, desired, &format!("{error:#}"));
+        if before.is_some() && activation.changes_service {
+            steps.report_step("drain");
+            if let Err(error) = self.run_hooks(desired, &desired.config.hooks.before) {
+                return self.abort_before_change(state, desired, &format!("{error:#}"));
+            }
         }
         let started = Instant::now();
-        match self.activate_and_check(desired, activation, &steps) {
-            Ok(()) => {
+        match self.activate_and_check(desired, activation, &steps, &mut touched) {
+            Ok(healthy) => {
                 let gap_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
                 steps.report_step("confirm");
-                state.confirm_switch(&target, &self.scope.operator);
+                state.confirm_switch(&target, &self.scope.operator, self.direction);
                 state.write(self.layout)?;
-                steps.report_step("undrain");
-                let hook = self.run_hooks(desired, &desired.config.hooks.after).err().map(|error| format!("{error:#}"));
-                let before = before.map(|before| before.version);
-                let restarted = activation.restart_units.clone();
+                let rotation_failure = self.return_to_rotation(state, desired, &desired.config.hooks.after)?;
                 Ok(SwitchOutcome::Healthy {
                     version: target.version,
-                    previous: before,
-                    restarted,
+                    previous: before.map(|before| before.version),
+                    restarted: activation.restart_units.clone(),
                     gap_ms,
-                    failed_hook: hook,
+                    main_pids: healthy.pids,
+                    rotation_failure,
                 })
             }
             Err(failure) => {
                 let failed = self.build_failure(desired, failure, since);
-                self.revert_switch(state, desired, failed)
+                self.revert_switch(state, desired, failed, &touched)
             }
         }
     }
 
-    /// Applies a state and waits until it is healthy; else the step that failed, and why.
+    /// Runs the hooks that return the host into rotation; returns why one failed. The journal records the success: until
+    /// then every run of a deploy tries again.
+    fn return_to_rotation(
+        &self,
+        state: &mut DeployState,
+        desired: &DesiredState,
+        hooks: &[Vec<String>],
+    ) -> Result<Option<String>> {
+        if !state.out_of_rotation {
+            return Ok(None);
+        }
+        self.step_reporter(&desired.manifest.version).report_step("rotation");
+        if let Err(error) = self.run_hooks(desired, hooks) {
+            return Ok(Some(format!("{error:#}")));
+        }
+        state.out_of_rotation = false;
+        state.write(self.layout)?;
+        Ok(None)
+    }
+
+    /// Applies a state and waits until it is healthy for its steady time; else returns the step that failed.
     fn activate_and_check(
         &self,
         desired: &DesiredState,
         activation: &Activation,
         steps: &StepReporter<'_>,
-    ) -> Result<(), StepFailure> {
-        activation.apply(self.layout, self.service_manager, desired, steps)?;
+        touched: &mut TouchedUnits,
+    ) -> Result<HealthyService, StepFailure> {
+        if activation.changes_service {
+            activation.apply(self.layout, self.service_manager, desired, steps, touched)?;
+        }
         steps.report_step("health");
-        self.wait_until_healthy(desired).map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
+        self.wait_until_healthy(desired, &desired.config.health)
     }
 
-    /// Waits for the health of a state.
-    pub fn wait_until_healthy(&self, desired: &DesiredState) -> Result<(), String> {
-        self.with_command_context(desired, |place| {
-            health::wait_until_healthy(&desired.config, self.service_manager, place)
-        })
+    fn wait_until_healthy(&self, desired: &DesiredState, check: &HealthCheck) -> Result<HealthyService, StepFailure> {
+        let result = self.with_command_context(desired, |place| {
+            health::wait_until_healthy(check, &desired.config, self.service_manager, place)
+        });
+        result.map_err(|detail| StepFailure { step: SwitchStep::Health, detail })
+    }
+
+    /// Checks the health of a state that was healthy before; returns the failure.
+    pub fn check_again(&self, desired: &DesiredState, expected_pids: Option<&[u32]>) -> Option<DeployFailure> {
+        let result = self.with_command_context(desired, |place| {
+            health::check_again(&desired.config, self.service_manager, place, expected_pids)
+        });
+        let since = unix_seconds().saturating_sub(LOG_SECONDS);
+        result.err().map(|detail| self.build_failure(desired, StepFailure { step: SwitchStep::Health, detail }, since))
     }
 
     /// Runs something where the state's own commands run.
@@ -161,14 +202,15 @@ impl Switch<'_> {
     }
 
     fn run_hooks(&self, desired: &DesiredState, hooks: &[Vec<String>]) -> Result<()> {
+        let timeout = Duration::from_millis(desired.config.hooks.timeout_ms);
         for argv in hooks {
-            let outcome = self.with_command_context(desired, |place| place.run_command(argv, HOOK_TIMEOUT))?;
+            let outcome = self.with_command_context(desired, |place| place.run_command(argv, timeout))?;
             ensure!(outcome.is_success(), "the hook `{}` {}", argv.join(" "), outcome.describe());
         }
         Ok(())
     }
 
-    /// A hook refused before anything was touched: what serves goes on.
+    /// Ends a switch whose drain failed: nothing was changed, and the active release returns into rotation.
     fn abort_before_change(
         &self,
         state: &mut DeployState,
@@ -179,51 +221,53 @@ impl Switch<'_> {
         state.pending_switch = None;
         state.failures.insert(version.clone(), detail.to_owned());
         state.write(self.layout)?;
-        self.run_hooks(desired, &desired.config.hooks.after).ok();
-        let failed = DeployFailure { step: SwitchStep::Drain, detail: detail.to_owned(), journal_lines: Vec::new() };
+        let rotation = self.return_to_rotation(state, desired, &desired.config.hooks.after)?;
+        let failure = plain_failure(SwitchStep::Drain, detail.to_owned());
         Ok(match state.confirmed_target() {
             Some(serving) => SwitchOutcome::RolledBack {
                 version,
-                failure: failed,
+                failure,
                 restored: serving.version.clone(),
-                restored_failure: None,
+                restored_failure: rotation.map(|detail| plain_failure(SwitchStep::Rotation, detail)),
             },
-            None => SwitchOutcome::Stopped { version, failure: failed },
+            None => SwitchOutcome::Stopped { version, failure },
         })
     }
 
-    /// The way back: to what served before, or to nothing.
+    /// Returns to the release that served before, or stops the units if there is none.
     fn revert_switch(
         &self,
         state: &mut DeployState,
         desired: &DesiredState,
-        failed: DeployFailure,
+        failure: DeployFailure,
+        touched: &TouchedUnits,
     ) -> Result<SwitchOutcome> {
         let (target, since) = (desired.to_release_target(), unix_seconds());
         let version = target.version.clone();
-        state.failures.insert(version.clone(), format!("{}: {}", failed.step, failed.detail));
+        state.failures.insert(version.clone(), format!("{}: {}", failure.step, failure.detail));
         let steps = self.step_reporter(&version);
         let Some(serving) = state.confirmed_target().cloned() else {
             steps.report_step("stop");
             self.stop_units(desired)?;
             state.pending_switch = None;
+            state.out_of_rotation = false;
             state.write(self.layout)?;
-            return Ok(SwitchOutcome::Stopped { version, failure: failed });
+            return Ok(SwitchOutcome::Stopped { version, failure });
         };
         if serving == target {
+            // It stays out of rotation, since it is not healthy; the next run checks it again.
             state.pending_switch = None;
             state.write(self.layout)?;
-            return Ok(SwitchOutcome::Unhealthy { version, failure: failed });
+            return Ok(SwitchOutcome::Unhealthy { version, failure });
         }
         steps.report_step("return");
         state.write(self.layout)?;
-        let returned = self.restore_release(&serving, &self.step_reporter(&serving.version));
-        let unhealthy = match returned {
+        let restored_failure = match self.restore_release(&serving, touched) {
             Ok(old) => {
                 state.pending_switch = None;
                 state.write(self.layout)?;
-                self.run_hooks(&old, &desired.config.hooks.after).ok();
-                None
+                let rotation = self.return_to_rotation(state, &old, &desired.config.hooks.after)?;
+                rotation.map(|detail| plain_failure(SwitchStep::Rotation, detail))
             }
             // It stays in the journal, so that the next run sees that this host is between the two.
             Err(failure) => {
@@ -231,15 +275,11 @@ impl Switch<'_> {
                 Some(self.build_failure(old.as_ref().unwrap_or(desired), failure, since))
             }
         };
-        Ok(SwitchOutcome::RolledBack {
-            version,
-            failure: failed,
-            restored: serving.version,
-            restored_failure: unhealthy,
-        })
+        Ok(SwitchOutcome::RolledBack { version, failure, restored: serving.version, restored_failure })
     }
 
-    fn restore_release(&self, serving: &ReleaseTarget, steps: &StepReporter<'_>) -> Result<DesiredState, StepFailure> {
+    /// Restores the release that served before; restarts only what the failed switch touched.
+    fn restore_release(&self, serving: &ReleaseTarget, touched: &TouchedUnits) -> Result<DesiredState, StepFailure> {
         let failed = StepFailure::at(SwitchStep::Return);
         let found = releases::read_desired(self.layout, serving).map_err(&failed)?;
         let old = found.with_context(|| format!("the records of {} are gone", serving.version)).map_err(&failed)?;
@@ -247,8 +287,12 @@ impl Switch<'_> {
             observe_service(self.layout, self.service_manager, &CompareWith::Desired(Box::new(old.clone())))
                 .map_err(&failed)?;
         let seen = observation.map_err(|detail| StepFailure { step: SwitchStep::Return, detail })?;
-        let activation = Activation::full_restart(&old, &seen);
-        self.activate_and_check(&old, &activation, steps)?;
+        let activation = Activation::restore(&old, &seen, touched);
+        let steps = self.step_reporter(&serving.version);
+        activation.apply(self.layout, self.service_manager, &old, &steps, &mut TouchedUnits::None)?;
+        steps.report_step("health");
+        // It was steady when it was deployed: the clients should not wait for that again.
+        self.wait_until_healthy(&old, &HealthCheck { steady_ms: 0, ..old.config.health.clone() })?;
         Ok(old)
     }
 
@@ -267,4 +311,9 @@ impl Switch<'_> {
         let log = if units.is_empty() { Vec::new() } else { self.service_manager.read_log(&units, since) };
         DeployFailure { step: failure.step, detail: failure.detail, journal_lines: log }
     }
+}
+
+/// A failure without the journal of the units.
+fn plain_failure(step: SwitchStep, detail: String) -> DeployFailure {
+    DeployFailure { step, detail, journal_lines: Vec::new() }
 }

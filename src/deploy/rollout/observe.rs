@@ -1,6 +1,6 @@
 //! Observes all hosts and computes the plan. Changes nothing.
 
-use super::send_deploy_request;
+use super::{HostRecords, send_deploy_request};
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::plan::plan_host;
 use crate::fleet::{BlobMap, Fleet, Session};
@@ -8,7 +8,8 @@ use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
 use crate::playbook::ContentMap;
 use crate::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, DesiredState, ReleaseTask, ReleaseVersion, ServiceObservation, ServiceRef,
+    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTask, ReleaseVersion,
+    ServiceObservation, ServiceRef, TaskRecord,
 };
 use crate::transport::ConnectError;
 
@@ -95,7 +96,18 @@ async fn observe_host(
     }
 }
 
-/// Observes one host's releases and the one that serves.
+/// Health of the active release on a host.
+#[derive(Debug)]
+pub enum ServiceHealth {
+    /// No release is active.
+    Inactive,
+    /// The units run and the health check passes.
+    Healthy,
+    /// A unit does not run, or the health check fails.
+    Unhealthy(DeployFailure),
+}
+
+/// Observes one host's releases, and checks the health of the active one.
 ///
 /// # Errors
 /// Returns an error if the host cannot be reached or cannot read its state.
@@ -103,9 +115,20 @@ pub async fn observe_service(
     fleet: &Fleet,
     host: &str,
     scope: &ServiceRef,
-) -> Result<ServiceObservation, DeployPlanError> {
+) -> Result<(ServiceObservation, ServiceHealth), DeployPlanError> {
     let session = fleet.connect(host).await.map_err(DeployPlanError::Connect)?;
-    request_observation(fleet, &session, scope, CompareWith::Nothing).await
+    let observation = request_observation(fleet, &session, scope, CompareWith::Nothing).await?;
+    if observation.confirmed.is_none() {
+        return Ok((observation, ServiceHealth::Inactive));
+    }
+    let request = DeployRequest::CheckHealth { scope: scope.clone(), expected_pids: None };
+    let health = match send_deploy_request(fleet, &session, request, &|_| {}).await {
+        Ok(DeployReply::HealthChecked(None)) => ServiceHealth::Healthy,
+        Ok(DeployReply::HealthChecked(Some(failure))) => ServiceHealth::Unhealthy(failure),
+        Ok(_) => return Err(DeployPlanError::Host("an unexpected reply".to_owned())),
+        Err(error) => return Err(DeployPlanError::Host(error)),
+    };
+    Ok((observation, health))
 }
 
 async fn request_observation(
@@ -124,28 +147,71 @@ async fn request_observation(
     }
 }
 
-/// Plans hosts that were looked at, in order. Tasks go to the first one; those that any host did for this release
-/// are left out.
+/// A host of the service that the rollout does not change.
+pub struct OtherHost {
+    /// Name of the host.
+    pub host: String,
+    /// The connection and the host's records of tasks; without them the reason.
+    pub connection: Result<(Session, Vec<TaskRecord>), String>,
+}
+
+/// Connects to hosts of the service that the rollout does not change: they lock the service and record its tasks too.
+pub async fn connect_other_hosts(fleet: &Fleet, hosts: &[String], scope: &ServiceRef) -> Vec<OtherHost> {
+    let results = fleet.map_parallel(hosts, |host| connect_other_host(fleet, host, scope)).await;
+    let to_other = |(host, result): (&String, Result<_, DeployPlanError>)| OtherHost {
+        host: host.clone(),
+        connection: result.map_err(|error| error.describe()),
+    };
+    hosts.iter().zip(results).map(to_other).collect()
+}
+
+async fn connect_other_host(
+    fleet: &Fleet,
+    host: &str,
+    scope: &ServiceRef,
+) -> Result<(Session, Vec<TaskRecord>), DeployPlanError> {
+    let session = fleet.connect(host).await.map_err(DeployPlanError::Connect)?;
+    let observation = request_observation(fleet, &session, scope, CompareWith::Nothing).await?;
+    Ok((session, observation.task_records))
+}
+
+impl ObservedHost {
+    /// Returns the host's records of tasks.
+    pub fn to_records(&self) -> HostRecords {
+        HostRecords { host: self.session.host.clone(), records: Ok(self.observation.task_records.clone()) }
+    }
+}
+
+impl OtherHost {
+    /// Returns the host's records of tasks.
+    pub fn to_records(&self) -> HostRecords {
+        let records = self.connection.as_ref().map(|(_, records)| records.clone()).map_err(String::clone);
+        HostRecords { host: self.host.clone(), records }
+    }
+}
+
+impl DeployPlanError {
+    /// Returns the error in one line.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Connect(error) => error.to_string(),
+            Self::Templates(_) => "its templates contain errors".to_owned(),
+            Self::Impossible(reason) | Self::Host(reason) => reason.clone(),
+        }
+    }
+}
+
+/// Plans observed hosts, in order. The first one runs the due tasks.
 pub fn plan_hosts(
     hosts: Vec<ObservedHost>,
-    tasks: &[ReleaseTask],
+    due_tasks: &[ReleaseTask],
 ) -> Vec<(String, Result<PlannedDeploy, DeployPlanError>)> {
-    let pending_tasks = |step: &&ReleaseTask| {
-        let did = |host: &ObservedHost| {
-            host.observation
-                .completed_tasks
-                .iter()
-                .any(|(name, at)| *name == step.name && *at == host.desired.manifest.version)
-        };
-        !hosts.iter().any(did)
-    };
-    let undone: Vec<ReleaseTask> = tasks.iter().filter(pending_tasks).cloned().collect();
-    let mut first_host_tasks = Some(undone);
+    let mut first_host_tasks = Some(due_tasks);
     let planned = hosts.into_iter().map(|host| {
         let ObservedHost { session, desired, texts, observation: seen } = host;
         let text = |digest: &Digest| String::from_utf8(texts.get(digest)?.to_vec()).ok();
         let name = session.host.clone();
-        let plan = plan_host(&name, &desired, &seen, &first_host_tasks.take().unwrap_or_default(), &text);
+        let plan = plan_host(&name, &desired, &seen, first_host_tasks.take().unwrap_or_default(), &text);
         (
             name,
             plan.map(|plan| PlannedDeploy { session, desired, observation: seen, plan })

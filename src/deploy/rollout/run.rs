@@ -1,13 +1,12 @@
 //! Applies a plan to the hosts, batch by batch.
 
-use super::{PlannedDeploy, send_deploy_request};
-use crate::deploy::batches::split_into_batches;
+use super::{DueTasks, PlannedDeploy, TaskSelection, send_deploy_request};
 use crate::deploy::plan::expected_fingerprints;
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Session};
 use crate::playbook::BatchSize;
 use crate::protocol::Event;
 use crate::protocol::deploy::{
-    DeployFailure, DeployReply, DeployRequest, ReleaseTask, ServiceRef, SwitchOutcome, TaskPhase,
+    DeployFailure, DeployReply, DeployRequest, ReleaseVersion, ServiceRef, SwitchOutcome, SwitchStep, TaskPhase,
 };
 use crate::protocol::lock::LockHolder;
 
@@ -37,6 +36,8 @@ pub struct Rollout<'a> {
     pub fleet: &'a Fleet,
     /// The service.
     pub scope: &'a ServiceRef,
+    /// Sessions of the service's hosts that the rollout does not change.
+    pub other_sessions: &'a [&'a Session],
     /// Sizes of the batches.
     pub batches: &'a [BatchSize],
     /// Release sent by the controller; if absent, the rollout switches to a release that the hosts already have.
@@ -47,8 +48,12 @@ pub struct Rollout<'a> {
 
 /// Holds the data of a release that the controller sends.
 pub struct NewRelease<'a> {
-    /// Tasks of the recipe; those due according to the plan are run.
-    pub tasks: &'a [ReleaseTask],
+    /// Tasks of the recipe.
+    pub selection: &'a TaskSelection<'a>,
+    /// The tasks that the plan runs.
+    pub due_tasks: DueTasks,
+    /// Set if the rollout has all hosts of the service.
+    pub has_all_hosts: bool,
     /// Number of releases kept per host.
     pub keep_releases: usize,
 }
@@ -69,6 +74,8 @@ pub enum HostFailure {
 pub struct RolloutOutcome {
     /// Hosts that serve the planned release.
     pub switched: Vec<String>,
+    /// Hosts that returned to the release that they served before, because the rollout failed, with that release.
+    pub returned: Vec<(String, ReleaseVersion)>,
     /// Hosts that failed, with the cause.
     pub failed: Vec<(String, HostFailure)>,
     /// Hosts that were not switched because others failed or the run was stopped.
@@ -83,20 +90,50 @@ impl Rollout<'_> {
         let pending_hosts: Vec<&PlannedDeploy> =
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = RolloutOutcome::default();
-        if let Some(fresh) = &self.new_release {
-            self.stage_release(&pending_hosts, &mut outcome).await;
-            self.run_tasks(fresh, TaskPhase::BeforeSwitch, &pending_hosts, &mut outcome).await;
+        self.lock_service(planned, &mut outcome).await;
+        if self.new_release.is_some() && !self.should_stop(&outcome) {
+            self.run_preflight(&pending_hosts, &mut outcome).await;
         }
-        self.switch_batches(&pending_hosts, &mut outcome).await;
+        if let Some(fresh) = &self.new_release
+            && !self.should_stop(&outcome)
+        {
+            self.share_completed_tasks(fresh, planned, &mut outcome).await;
+            self.stage_release(&pending_hosts, &mut outcome).await;
+            self.run_tasks(fresh, TaskPhase::BeforeSwitch, planned, &mut outcome).await;
+        }
+        let switch_ended_well = self.switch_batches(&pending_hosts, &mut outcome).await;
+        if self.new_release.is_some() && !switch_ended_well && !self.fleet.cancellation.is_cancelled() {
+            self.return_fleet(&pending_hosts, &mut outcome).await;
+        }
         if let Some(fresh) = &self.new_release {
-            self.run_tasks(fresh, TaskPhase::AfterSwitch, &pending_hosts, &mut outcome).await;
+            self.run_tasks(fresh, TaskPhase::AfterSwitch, planned, &mut outcome).await;
             self.prune_releases(fresh.keep_releases, &pending_hosts, &mut outcome).await;
         }
         outcome
     }
 
-    fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
+    pub(super) fn should_stop(&self, outcome: &RolloutOutcome) -> bool {
         !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled()
+    }
+
+    /// Checks on all hosts that they can take the release, before anything changes on any of them.
+    async fn run_preflight(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
+        let request = |host: &PlannedDeploy| DeployRequest::Preflight {
+            scope: self.scope.clone(),
+            desired: Box::new(host.desired.clone()),
+        };
+        let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request(host))).await;
+        for (host, reply) in pending_hosts.iter().zip(replies) {
+            let name = &host.session.host;
+            match reply {
+                Ok(DeployReply::PreflightDone(problems)) if problems.is_empty() => {}
+                Ok(DeployReply::PreflightDone(problems)) => {
+                    outcome.record_failure(name, HostFailure::Refused(problems.join("\n  ")));
+                }
+                Err(error) => outcome.record_failure(name, HostFailure::Refused(error)),
+                reply => outcome.record_rejection(name, reply),
+            }
+        }
     }
 
     async fn stage_release(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
@@ -114,79 +151,6 @@ impl Rollout<'_> {
                     (self.event_sink)(&RolloutEvent::Staged(name, (reused, written, bytes)));
                 }
                 reply => outcome.record_rejection(name, reply),
-            }
-        }
-    }
-
-    /// Runs the tasks due before or after the switch.
-    async fn run_tasks(
-        &self,
-        new_release: &NewRelease<'_>,
-        phase: TaskPhase,
-        pending_hosts: &[&PlannedDeploy],
-        outcome: &mut RolloutOutcome,
-    ) {
-        for step in new_release.tasks.iter().filter(|step| step.phase == phase) {
-            let resource = format!("task {}", step.name);
-            let planned = |host: &&&PlannedDeploy| host.plan.pending_rows().any(|row| row.resource == resource);
-            let Some(host) = pending_hosts.iter().find(planned) else { continue };
-            if self.should_stop(outcome) {
-                return;
-            }
-            let name = &host.session.host;
-            (self.event_sink)(&RolloutEvent::Phase(format!("running {resource} on {name}")));
-            let (scope, target) = (self.scope.clone(), host.desired.to_release_target());
-            match self.send_request(host, DeployRequest::RunTask { scope, target, task: step.clone() }).await {
-                Ok(DeployReply::TaskRun { ran, failure: None }) => {
-                    outcome.has_side_effects |= ran;
-                    (self.event_sink)(&RolloutEvent::Task(name, &step.name, ran));
-                }
-                Ok(DeployReply::TaskRun { failure: Some(error), .. }) => {
-                    outcome.record_failure(
-                        name,
-                        HostFailure::Failed(format!("task {} failed: {error}", step.name), Vec::new()),
-                    );
-                }
-                reply => outcome.record_rejection(name, reply),
-            }
-        }
-    }
-
-    async fn switch_batches(&self, pending_hosts: &[&PlannedDeploy], rollout_outcome: &mut RolloutOutcome) {
-        let batches = split_into_batches(pending_hosts, self.batches);
-        let batch_count = batches.len();
-        for (number, batch) in batches.iter().enumerate() {
-            if self.should_stop(rollout_outcome) {
-                rollout_outcome.skipped.extend(batch.iter().map(|host| host.session.host.clone()));
-                continue;
-            }
-            (self.event_sink)(&RolloutEvent::Phase(format!(
-                "switching batch {} of {batch_count}: {}",
-                number + 1,
-                format_names(batch)
-            )));
-            let request = |host: &PlannedDeploy| DeployRequest::Switch {
-                scope: self.scope.clone(),
-                target: host.desired.to_release_target(),
-                expected_current: host.observation.confirmed.clone(),
-            };
-            // Told at once, since a slow host must not hide how the others fare.
-            let replies = self
-                .fleet
-                .map_parallel(batch, |host| async {
-                    let reply = self.send_request(host, request(host)).await;
-                    if let Ok(DeployReply::Switched(outcome)) = &reply {
-                        (self.event_sink)(&RolloutEvent::Switched(&host.session.host, outcome));
-                    }
-                    reply
-                })
-                .await;
-            for (host, reply) in batch.iter().zip(replies) {
-                let name = &host.session.host;
-                match reply {
-                    Ok(DeployReply::Switched(outcome)) => rollout_outcome.switched(name, &outcome),
-                    reply => rollout_outcome.record_rejection(name, reply),
-                }
             }
         }
     }
@@ -215,22 +179,34 @@ impl Rollout<'_> {
         }
     }
 
-    async fn send_request(&self, host: &PlannedDeploy, request: DeployRequest) -> Result<DeployReply, String> {
-        let name = host.session.host.as_str();
-        send_deploy_request(self.fleet, &host.session, request, &|event| {
-            (self.event_sink)(&RolloutEvent::HostEvent(name, &event))
+    pub(super) async fn send_request(
+        &self,
+        host: &PlannedDeploy,
+        request: DeployRequest,
+    ) -> Result<DeployReply, String> {
+        self.send_to_session(&host.session, request).await
+    }
+
+    /// Sends a request to a host of the service and reports the host's events.
+    pub(super) async fn send_to_session(
+        &self,
+        session: &Session,
+        request: DeployRequest,
+    ) -> Result<DeployReply, String> {
+        send_deploy_request(self.fleet, session, request, &|event| {
+            (self.event_sink)(&RolloutEvent::HostEvent(&session.host, &event))
         })
         .await
     }
 }
 
 impl RolloutOutcome {
-    fn record_failure(&mut self, host: &str, failure: HostFailure) {
+    pub(super) fn record_failure(&mut self, host: &str, failure: HostFailure) {
         self.has_side_effects |= matches!(failure, HostFailure::Failed(..));
         self.failed.push((host.to_owned(), failure));
     }
 
-    fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {
+    pub(super) fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {
         match describe_failure(outcome) {
             None => {
                 self.has_side_effects |= *outcome != SwitchOutcome::Unchanged;
@@ -241,7 +217,7 @@ impl RolloutOutcome {
     }
 
     /// Converts an unexpected reply into a failure.
-    fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
+    pub(super) fn record_rejection(&mut self, host: &str, reply: Result<DeployReply, String>) {
         let trouble = match reply {
             Ok(DeployReply::Locked(holder)) => HostFailure::Locked(holder),
             Ok(DeployReply::Refused(why)) => HostFailure::Refused(why),
@@ -255,13 +231,21 @@ impl RolloutOutcome {
 }
 
 /// Describes a failed switch, with the last lines of the journal.
-fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
+pub(super) fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     let why = |failed: &DeployFailure| format!("{}: {}", failed.step, failed.detail);
     let (text, failed) = match outcome {
-        SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. } => return None,
+        SwitchOutcome::Unchanged | SwitchOutcome::Healthy { rotation_failure: None, .. } => return None,
+        SwitchOutcome::Healthy { version, rotation_failure: Some(detail), .. } => {
+            let text =
+                format!("release {version} is active and healthy, but the host is not back in rotation: {detail}");
+            return Some((text, Vec::new()));
+        }
         SwitchOutcome::RolledBack { version, failure: failed, restored: to, restored_failure: unhealthy } => {
             let now = match unhealthy {
                 None => format!("release {to} serves again"),
+                Some(also) if also.step == SwitchStep::Rotation => {
+                    format!("release {to} serves again, but the host is not back in rotation: {}", also.detail)
+                }
                 Some(also) => format!("release {to} was put back and is not healthy either ({})", why(also)),
             };
             (format!("release {version} failed ({}); {now}", why(failed)), failed)
@@ -281,7 +265,7 @@ fn describe_failure(outcome: &SwitchOutcome) -> Option<(String, Vec<String>)> {
     Some((text, failed.journal_lines.clone()))
 }
 
-fn format_names(hosts: &[&PlannedDeploy]) -> String {
+pub(super) fn format_names(hosts: &[&PlannedDeploy]) -> String {
     let names: Vec<&str> = hosts.iter().take(8).map(|host| host.session.host.as_str()).collect();
     let more = hosts.len().saturating_sub(names.len());
     if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }

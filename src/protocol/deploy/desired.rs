@@ -22,6 +22,45 @@ pub struct ReleaseManifest {
     pub version: ReleaseVersion,
     /// Its files, sorted by path, each path once.
     pub files: Vec<ReleaseFile>,
+    /// Its symbolic links, sorted by path, each path once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<ReleaseLink>,
+}
+
+/// A symbolic link of a release.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseLink {
+    /// Its path inside the release.
+    pub path: ReleasePath,
+    /// Its target: relative, and inside the release.
+    pub target: String,
+}
+
+impl ReleaseLink {
+    /// Checks that the link stays inside its release. `..` may only be at the beginning of the target: behind the name of
+    /// another link it would go up from where that one leads.
+    ///
+    /// # Errors
+    /// Returns the reason if it does not.
+    pub fn check_target(&self) -> Result<(), String> {
+        let error = |reason: &str| Err(format!("the link {} to {:?} {reason}", self.path, self.target));
+        if self.target.starts_with('/') {
+            return error("is absolute; only relative links inside the release are packaged");
+        }
+        if self.target.chars().any(char::is_control) || self.target.len() > 1024 {
+            return error("has no valid target");
+        }
+        let parts: Vec<&str> = self.target.split('/').collect();
+        let up = parts.iter().take_while(|part| **part == "..").count();
+        if up > self.path.as_str().matches('/').count() {
+            return error("leads out of the release");
+        }
+        if up == parts.len() || parts[up..].iter().any(|part| matches!(*part, "" | "." | "..")) {
+            return error("has empty parts, or `.` or `..` behind a name");
+        }
+        Ok(())
+    }
 }
 
 /// Describes one file of a release.
@@ -93,6 +132,8 @@ pub struct HealthCheck {
     pub timeout_ms: u64,
     /// Milliseconds between two probes.
     pub interval_ms: u64,
+    /// Milliseconds for which the service must stay healthy, with the same processes, before the switch counts.
+    pub steady_ms: u64,
 }
 
 /// Probe of the service on its own host.
@@ -119,12 +160,26 @@ pub enum HealthProbe {
 }
 
 /// Commands around the switch on each host: a load balancer's drain, a notice.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SwitchHooks {
     /// Run one after another before anything of the old release is touched; a failure leaves it serving.
     pub before: Vec<Vec<String>>,
-    /// Run after the release that serves then was found healthy, also after a return to the old one.
+    /// Run after the active release was found healthy, also after a return to the old one. The host counts as out of
+    /// rotation until they have succeeded.
     pub after: Vec<Vec<String>>,
+    /// Milliseconds until a hook is ended and counts as failed.
+    pub timeout_ms: u64,
+}
+
+impl SwitchHooks {
+    /// Default time limit of a hook, in milliseconds.
+    pub const DEFAULT_TIMEOUT_MS: u64 = 120_000;
+}
+
+impl Default for SwitchHooks {
+    fn default() -> Self {
+        Self { before: Vec::new(), after: Vec::new(), timeout_ms: Self::DEFAULT_TIMEOUT_MS }
+    }
 }
 
 /// Everything but the files of a release: kept on the host with the release, so that a return needs no controller.
@@ -209,6 +264,29 @@ pub fn is_normalized_absolute(path: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn links_stay_inside_their_release() {
+        let check = |path: &str, target: &str| {
+            ReleaseLink { path: ReleasePath::new(path).unwrap(), target: target.to_owned() }.check_target()
+        };
+        for (path, target) in
+            [("bin/python", "python3"), ("lib64", "lib"), ("a/b/c", "../../x"), ("lib.so", "lib.so.1")]
+        {
+            assert_eq!(check(path, target), Ok(()));
+        }
+        let bad = [
+            ("a", "/etc/passwd"),
+            ("a", "../x"),
+            ("a/b", "../../x"),
+            ("a/b", "c/../../../x"),
+            ("a/b", ".."),
+            ("a", ""),
+        ];
+        for (path, target) in bad {
+            assert!(check(path, target).is_err(), "{path} -> {target}");
+        }
+    }
 
     #[test]
     fn absolute_paths_are_in_normal_form() {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ReleaseTarget, ReleaseVersion};
+use super::{DesiredState, ReleaseTarget, ReleaseVersion, TaskRecord};
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
@@ -23,6 +23,8 @@ pub struct ServiceObservation {
     pub previous: Option<ReleaseTarget>,
     /// A switch that was begun and neither confirmed nor taken back.
     pub unfinished_switch: Option<ReleaseTarget>,
+    /// Set if the hooks that return the host into rotation have not succeeded since a switch.
+    pub out_of_rotation: bool,
     /// User and group that the agent runs as: unit files are to be theirs.
     pub agent_account: (String, String),
     /// The units of the asked-for state, in its order.
@@ -33,8 +35,8 @@ pub struct ServiceObservation {
     pub leftover_files: Vec<LeftoverFile>,
     /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
-    /// Tasks that were done here: name and version.
-    pub completed_tasks: Vec<(String, ReleaseVersion)>,
+    /// Records of tasks.
+    pub task_records: Vec<TaskRecord>,
     /// Files and setup of the kept release that was requested.
     pub retained_release: Option<DesiredState>,
     /// Operator who is deploying this service now.

@@ -1,0 +1,111 @@
+//! Checks the recipes of a project without connecting to hosts.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::recipe::parse_recipe;
+use crate::deploy::desired::ReleaseSource;
+use crate::deploy::recipe::Recipe;
+use crate::inventory::{Diagnostic, Diagnostics, Inventory, Selector, SourceFile, read_source};
+use crate::playbook::{TemplateRenderer, Templates, debian_facts, load_shard_map};
+use crate::project::Project;
+use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion, ServiceName};
+
+/// A recipe that was read.
+struct CheckedRecipe {
+    recipe: Recipe,
+    file: SourceFile,
+}
+
+/// Checks all `deploy-SERVICE.toml` beside the project's playbook: keys, hosts, sources, templates, and folders that
+/// two services would share.
+pub fn check_recipes(project: &Project, found: &mut Diagnostics) {
+    let recipes = load_recipes(project, found);
+    check_shared_folders(&recipes, found);
+    for checked in &recipes {
+        check_sources(checked, &project.root, found);
+    }
+    // Mistakes in the inventory, the map and the templates are reported by the check of the playbook.
+    let mut reported = Diagnostics::new();
+    let Some(inventory) = Inventory::load_folder(&project.inventory).inventory else { return };
+    let map = load_shard_map(&project.inventory, Some(&inventory), &mut reported);
+    let templates = Templates::load_folder(&project.templates, &mut reported);
+    let Ok(rendering) = TemplateRenderer::new(&inventory, &templates, map.as_ref().map(|(map, _)| map)) else { return };
+    for checked in &recipes {
+        check_templates(checked, &inventory, &rendering, found);
+    }
+}
+
+fn load_recipes(project: &Project, found: &mut Diagnostics) -> Vec<CheckedRecipe> {
+    let folder = project.playbook.parent().unwrap_or(&project.root);
+    let mut paths: Vec<PathBuf> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    paths.sort();
+    let mut recipes = Vec::new();
+    for path in paths {
+        let name = path.file_name().and_then(|name| name.to_str()?.strip_prefix("deploy-")?.strip_suffix(".toml"));
+        let Some(name) = name.map(ServiceName::new).and_then(Result::ok) else { continue };
+        match read_source(&path) {
+            Ok(Some(file)) => {
+                recipes.extend(parse_recipe(&file, &name, found).map(|recipe| CheckedRecipe { recipe, file }));
+            }
+            Ok(None) => {}
+            Err(error) => found.push(error),
+        }
+    }
+    recipes
+}
+
+fn check_shared_folders(recipes: &[CheckedRecipe], found: &mut Diagnostics) {
+    let mut roots: BTreeMap<&Path, &ServiceName> = BTreeMap::new();
+    for CheckedRecipe { recipe, file } in recipes {
+        if let Some(other) = roots.insert(&recipe.root, &recipe.service) {
+            let message = format!("{} is the root of the service {other} too", recipe.root.display());
+            found.push(Diagnostic::error_in_file(file, message).with_help("give each service a root of its own"));
+        }
+    }
+}
+
+/// Sources that a build makes need not be there: those of a recipe with `build`, and those that git ignores.
+fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, found: &mut Diagnostics) {
+    for entry in recipe.files.iter().filter(|_| recipe.build.is_none()) {
+        let path = root.join(&entry.source);
+        if !path.exists() && !is_ignored_by_git(&entry.source, root) {
+            let message = format!("{} does not exist", entry.source.display());
+            found.push(Diagnostic::error_at_span(file, entry.span.clone(), message));
+        }
+    }
+}
+
+fn is_ignored_by_git(source: &Path, root: &Path) -> bool {
+    let mut git = Command::new("git");
+    git.args(["check-ignore", "--quiet", "--"]).arg(source).current_dir(root);
+    git.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    git.status().is_ok_and(|status| status.success())
+}
+
+fn check_templates(
+    CheckedRecipe { recipe, file }: &CheckedRecipe,
+    inventory: &Inventory,
+    rendering: &TemplateRenderer<'_>,
+    found: &mut Diagnostics,
+) {
+    let selected = recipe.host_selector.parse::<Selector>().map_err(|error| error.to_string());
+    let hosts = match selected.and_then(|hosts| inventory.select_hosts(&hosts).map_err(|error| error.to_string())) {
+        Ok(hosts) => hosts,
+        Err(error) => {
+            found.push(Diagnostic::error_at_span(file, recipe.host_selector_span.clone(), error));
+            return;
+        }
+    };
+    // Without secrets.toml, templates with secrets cannot be rendered here.
+    let (Ok(version), false) = (ReleaseVersion::new("0"), inventory.secrets().is_empty()) else { return };
+    let service = recipe.service.clone();
+    let manifest =
+        ReleaseManifest { format_version: MANIFEST_FORMAT, service, version, files: Vec::new(), links: Vec::new() };
+    let source = ReleaseSource { recipe, file, manifest: &manifest, rendering };
+    // One host is enough for mistakes in the templates: they are the same for all.
+    let failed = hosts.iter().find_map(|host| source.prepare_host(&host.name, &debian_facts(&host.name)).err());
+    found.extend(failed.unwrap_or_default());
+}

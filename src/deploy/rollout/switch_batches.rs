@@ -1,0 +1,165 @@
+//! Switches the hosts batch by batch, and returns the whole fleet where a batch fails.
+
+use std::collections::BTreeMap;
+
+use super::run::{describe_failure, format_names};
+use super::{HostFailure, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
+use crate::deploy::batches::split_into_batches;
+use crate::protocol::deploy::{DeployReply, DeployRequest, SwitchOutcome};
+
+/// Main processes of the hosts that a rollout switched, as they were after the switch.
+type SwitchedProcesses = BTreeMap<String, Vec<u32>>;
+
+impl Rollout<'_> {
+    /// Switches the hosts; before each batch the earlier ones are checked again. Returns `false` if a host failed in a
+    /// way after which the fleet returns: a host that is only out of rotation serves the release and is finished by
+    /// the next run.
+    pub(super) async fn switch_batches(
+        &self,
+        pending_hosts: &[&PlannedDeploy],
+        rollout_outcome: &mut RolloutOutcome,
+    ) -> bool {
+        let batches = split_into_batches(pending_hosts, self.batches);
+        let batch_count = batches.len();
+        let (mut processes, mut ended_well) = (SwitchedProcesses::new(), true);
+        for (number, batch) in batches.iter().enumerate() {
+            if !self.should_stop(rollout_outcome) && !processes.is_empty() {
+                ended_well &= self.check_switched_hosts(pending_hosts, &processes, rollout_outcome).await;
+            }
+            if self.should_stop(rollout_outcome) {
+                rollout_outcome.skipped.extend(batch.iter().map(|host| host.session.host.clone()));
+                continue;
+            }
+            (self.event_sink)(&RolloutEvent::Phase(format!(
+                "switching batch {} of {batch_count}: {}",
+                number + 1,
+                format_names(batch)
+            )));
+            ended_well &= self.switch_batch(batch, &mut processes, rollout_outcome).await;
+        }
+        ended_well
+    }
+
+    async fn switch_batch(
+        &self,
+        batch: &[&PlannedDeploy],
+        processes: &mut SwitchedProcesses,
+        rollout_outcome: &mut RolloutOutcome,
+    ) -> bool {
+        let request = |host: &PlannedDeploy| {
+            let (scope, expected_current) = (self.scope.clone(), host.observation.confirmed.clone());
+            let target = host.desired.to_release_target();
+            if self.new_release.is_some() {
+                DeployRequest::Switch { scope, target, expected_current, is_return: false }
+            } else {
+                DeployRequest::Rollback { scope, version: Some(target.version), expected_current }
+            }
+        };
+        // Reported at once, since a slow host must not hide the results of the others.
+        let replies = self
+            .fleet
+            .map_parallel(batch, |host| async {
+                let reply = self.send_request(host, request(host)).await;
+                if let Ok(DeployReply::Switched(outcome)) = &reply {
+                    (self.event_sink)(&RolloutEvent::Switched(&host.session.host, outcome));
+                }
+                reply
+            })
+            .await;
+        let mut ended_well = true;
+        for (host, reply) in batch.iter().zip(replies) {
+            let name = &host.session.host;
+            match reply {
+                Ok(DeployReply::Switched(outcome)) => {
+                    if let SwitchOutcome::Healthy { main_pids, .. } = &outcome {
+                        processes.insert(name.clone(), main_pids.clone());
+                    }
+                    ended_well &= matches!(outcome, SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. });
+                    rollout_outcome.switched(name, &outcome);
+                }
+                reply => {
+                    ended_well = false;
+                    rollout_outcome.record_rejection(name, reply);
+                }
+            }
+        }
+        ended_well
+    }
+
+    /// Checks the hosts of earlier batches again; returns `false` if one is not healthy any more.
+    async fn check_switched_hosts(
+        &self,
+        pending_hosts: &[&PlannedDeploy],
+        processes: &SwitchedProcesses,
+        outcome: &mut RolloutOutcome,
+    ) -> bool {
+        let hosts: Vec<&PlannedDeploy> =
+            pending_hosts.iter().filter(|host| processes.contains_key(&host.session.host)).copied().collect();
+        let request = |host: &PlannedDeploy| DeployRequest::CheckHealth {
+            scope: self.scope.clone(),
+            expected_pids: processes.get(&host.session.host).cloned(),
+        };
+        let replies = self.fleet.map_parallel(&hosts, |host| self.send_request(host, request(host))).await;
+        let mut is_healthy = true;
+        for (host, reply) in hosts.iter().zip(replies) {
+            let name = &host.session.host;
+            match reply {
+                Ok(DeployReply::HealthChecked(None)) => continue,
+                Ok(DeployReply::HealthChecked(Some(failure))) => {
+                    let text =
+                        format!("release {} is no longer healthy: {}", host.desired.manifest.version, failure.detail);
+                    outcome.record_failure(name, HostFailure::Failed(text, failure.journal_lines));
+                }
+                reply => outcome.record_rejection(name, reply),
+            }
+            is_healthy = false;
+        }
+        is_healthy
+    }
+
+    /// Returns the hosts that this rollout switched to what they served before, the last batch first. A host that
+    /// served nothing before keeps the release.
+    pub(super) async fn return_fleet(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
+        let is_switched = |host: &&PlannedDeploy| {
+            let before = host.observation.confirmed.as_ref();
+            outcome.switched.contains(&host.session.host)
+                && before.is_some_and(|before| *before != host.desired.to_release_target())
+        };
+        let switched: Vec<Vec<&PlannedDeploy>> = split_into_batches(pending_hosts, self.batches)
+            .into_iter()
+            .rev()
+            .map(|batch| batch.into_iter().filter(is_switched).collect())
+            .collect();
+        for batch in switched.iter().filter(|batch| !batch.is_empty()) {
+            let phase = format!("the rollout failed; returning {} to the previous release", format_names(batch));
+            (self.event_sink)(&RolloutEvent::Phase(phase));
+            let replies = self.fleet.map_parallel(batch, |host| self.return_host(host)).await;
+            for (host, reply) in batch.iter().zip(replies) {
+                self.record_return(host, reply, outcome);
+            }
+        }
+    }
+
+    async fn return_host(&self, host: &PlannedDeploy) -> Result<DeployReply, String> {
+        let target = host.observation.confirmed.clone().ok_or("no release served before")?;
+        let expected_current = Some(host.desired.to_release_target());
+        let scope = self.scope.clone();
+        self.send_request(host, DeployRequest::Switch { scope, target, expected_current, is_return: true }).await
+    }
+
+    fn record_return(&self, host: &PlannedDeploy, reply: Result<DeployReply, String>, outcome: &mut RolloutOutcome) {
+        let name = &host.session.host;
+        match reply {
+            Ok(DeployReply::Switched(switch)) => {
+                (self.event_sink)(&RolloutEvent::Switched(name, &switch));
+                outcome.switched.retain(|switched| switched != name);
+                match (describe_failure(&switch), &host.observation.confirmed) {
+                    (None, Some(before)) => outcome.returned.push((name.clone(), before.version.clone())),
+                    (None, None) => {}
+                    (Some((text, log)), _) => outcome.record_failure(name, HostFailure::Failed(text, log)),
+                }
+            }
+            reply => outcome.record_rejection(name, reply),
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! Tasks of a release on one host: recorded before they run, and run once.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use dunlin::deploy::host::DeployAgent;
+use dunlin::protocol::deploy::{
+    CompareWith, DeployReply, DeployRequest, ReleaseTarget, ReleaseTask, ReleaseVersion, TaskPhase, TaskRecord,
+    TaskStatus,
+};
+
+use crate::fixture::{DeployFixture, desired_release};
+use crate::messages;
+use crate::model::CrashPoint;
+
+fn migrate_record(run: &str, status: TaskStatus) -> TaskRecord {
+    TaskRecord {
+        name: "migrate".to_owned(),
+        version: ReleaseVersion::new("1.0").unwrap(),
+        run: run.to_owned(),
+        runner: "host-1".to_owned(),
+        status,
+    }
+}
+
+/// A host on which 1.0 is staged, with the requests for its task.
+struct TaskHost {
+    world: DeployFixture,
+    agent: DeployAgent,
+    target: ReleaseTarget,
+}
+
+impl TaskHost {
+    fn new() -> Self {
+        let mut world = DeployFixture::new_fixture();
+        let desired = world.desired_state(&desired_release("1.0"));
+        let agent = world.host_agent(&CrashPoint::never());
+        let target = desired.to_release_target();
+        let scope = world.service_scope("test");
+        let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new() };
+        assert!(matches!(world.handle_request(&agent, &stage), DeployReply::Staged { .. }));
+        Self { world, agent, target }
+    }
+
+    fn record(&self, record: TaskRecord) -> DeployReply {
+        let scope = self.world.service_scope("test");
+        self.world.handle_request(&self.agent, &DeployRequest::RecordTask { scope, record })
+    }
+
+    fn run(&self, run: &str, shell: &str) -> DeployReply {
+        let task = ReleaseTask {
+            name: "migrate".to_owned(),
+            argv: ["/bin/sh", "-c", shell].map(str::to_owned).to_vec(),
+            phase: TaskPhase::BeforeSwitch,
+            timeout_ms: 20_000,
+        };
+        let scope = self.world.service_scope("test");
+        let request = DeployRequest::RunTask { scope, target: self.target.clone(), task, run: run.to_owned() };
+        self.world.handle_request(&self.agent, &request)
+    }
+
+    fn start_and_run(&self, run: &str, shell: &str) -> DeployReply {
+        assert_eq!(self.record(migrate_record(run, TaskStatus::Started)), DeployReply::TaskRecorded);
+        self.run(run, shell)
+    }
+
+    fn statuses(&self) -> Vec<TaskStatus> {
+        let observed = self.world.observe_host(&self.agent, CompareWith::Nothing);
+        observed.task_records.iter().map(|record| record.status).collect()
+    }
+}
+
+#[test]
+fn a_task_runs_once_per_release() {
+    let host = TaskHost::new();
+    let note = host.world.folder.path().join("note");
+    let shell = |end: &str| format!("echo $DUNLIN_VERSION >> {}{end}", note.display());
+    let failed = host.start_and_run("r1", &shell("; echo no table >&2; exit 7"));
+    let DeployReply::TaskRun { ran: true, failure: Some(why) } = failed else { panic!("{failed:?}") };
+    messages::check("once-step-failed", [("exit 7", why)]);
+    assert_eq!(host.statuses(), [TaskStatus::Failed]);
+    assert_eq!(host.start_and_run("r2", &shell("")), DeployReply::TaskRun { ran: true, failure: None });
+    assert_eq!(host.statuses(), [TaskStatus::Completed]);
+    assert_eq!(host.run("r2", &shell("")), DeployReply::TaskRun { ran: false, failure: None });
+    let DeployReply::Refused(again) = host.record(migrate_record("r3", TaskStatus::Started)) else { panic!() };
+    assert_eq!(fs::read_to_string(&note).unwrap(), "1.0\n1.0\n");
+    messages::check("task-completed-before", [("a second start", again)]);
+}
+
+#[test]
+fn a_task_runs_only_if_its_start_is_recorded() {
+    let host = TaskHost::new();
+    let DeployReply::Refused(why) = host.run("r1", "true") else { panic!("it ran without a record") };
+    messages::check("task-not-recorded", [("no record", why)]);
+    host.record(migrate_record("r1", TaskStatus::Started));
+    assert!(matches!(host.run("r2", "true"), DeployReply::Refused(_)), "the record of another run");
+    assert_eq!(host.statuses(), [TaskStatus::Started]);
+}
+
+#[test]
+fn a_process_of_an_earlier_task_keeps_the_next_from_starting() {
+    let host = TaskHost::new();
+    // The command ends, and a process that inherited its input goes on, as a task does whose agent was killed.
+    let background = "exec 3<&0; sleep 2 <&3 >/dev/null 2>&1 &";
+    assert_eq!(host.start_and_run("r1", background), DeployReply::TaskRun { ran: true, failure: None });
+    let next = TaskRecord { name: "migrate".to_owned(), ..migrate_record("r2", TaskStatus::Failed) };
+    assert!(matches!(host.record(next), DeployReply::Refused(_)));
+    let other = TaskRecord { name: "index".to_owned(), ..migrate_record("r2", TaskStatus::Started) };
+    host.record(other);
+    let run_index = || {
+        let task = ReleaseTask {
+            name: "index".to_owned(),
+            argv: vec!["/bin/true".to_owned()],
+            phase: TaskPhase::BeforeSwitch,
+            timeout_ms: 20_000,
+        };
+        let scope = host.world.service_scope("test");
+        let request = DeployRequest::RunTask { scope, target: host.target.clone(), task, run: "r2".to_owned() };
+        host.world.handle_request(&host.agent, &request)
+    };
+    let DeployReply::Refused(why) = run_index() else { panic!("two tasks ran at the same time") };
+    messages::check("task-still-running", [("a process of the first task", why)]);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while matches!(run_index(), DeployReply::Refused(_)) {
+        assert!(Instant::now() < deadline, "the lock ends with the process");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn a_task_sees_the_configuration_of_its_release() {
+    let mut host = TaskHost::new();
+    let config = host.world.config_path();
+    let show = format!("cat {0} >&2; stat -c %a {0} >&2; exit 1", config.display());
+    let seen = |reply| match reply {
+        DeployReply::TaskRun { failure: Some(text), .. } => text,
+        other => panic!("{other:?}"),
+    };
+    let text = seen(host.start_and_run("r1", &show));
+    assert!(text.contains("same") && text.contains("640"), "{text}");
+    assert!(!config.exists(), "a task that failed leaves no configuration");
+    drop(host.agent);
+    host.world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+
+    let mut next = desired_release("1.1");
+    next.config = "of 1.1";
+    let desired = host.world.desired_state(&next);
+    host.agent = host.world.host_agent(&CrashPoint::never());
+    host.target = desired.to_release_target();
+    let scope = host.world.service_scope("test");
+    let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new() };
+    assert!(matches!(host.world.handle_request(&host.agent, &stage), DeployReply::Staged { .. }));
+    let version = ReleaseVersion::new("1.1").unwrap();
+    host.record(TaskRecord { version, ..migrate_record("r2", TaskStatus::Started) });
+    let text = seen(host.run("r2", &show));
+    assert!(text.contains("of 1.1") && text.contains("640"), "{text}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), "same", "the release that serves keeps its configuration");
+}
+
+#[test]
+fn records_outlive_their_release() {
+    let mut host = TaskHost::new();
+    assert_eq!(host.start_and_run("r1", "true"), DeployReply::TaskRun { ran: true, failure: None });
+    drop(host.agent);
+    for version in ["1.0", "1.1", "1.2"] {
+        host.world.deploy_release(&desired_release(version), &CrashPoint::never());
+    }
+    host.agent = host.world.host_agent(&CrashPoint::never());
+    let scope = host.world.service_scope("test");
+    let pruned = host.world.handle_request(&host.agent, &DeployRequest::Prune { scope, keep_releases: 2 });
+    assert_eq!(pruned, DeployReply::Pruned(vec!["1.0".to_owned()]));
+    assert_eq!(host.statuses(), [TaskStatus::Completed], "1.0 may be deployed again");
+}
