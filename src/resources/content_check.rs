@@ -46,5 +46,7 @@ pub(super) fn run(argv: &[String], dest: &Path, bytes: &[u8], is_sensitive: bool
     }
     let check = check.args(args.iter().map(|arg| arg.replace(PLACEHOLDER, &path)));
     let checked = check.guarded(OnAgentDeath::Kill).timeout(TIMEOUT).run();
-    checked.map(drop).with_context(|| format!("the new content of {} is not valid; the file is unchanged", dest.display()))
+    checked
+        .map(drop)
+        .with_context(|| format!("the new content of {} is not valid; the file is unchanged", dest.display()))
 }

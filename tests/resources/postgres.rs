@@ -146,7 +146,8 @@ fn roles_databases_and_rules_are_made_changed_and_removed() {
 fn mistakes_change_nothing() {
     let server = Server::start();
     let mut store = ResourceBlobs::default();
-    let steps = [store.parse_step("postgres_database", server.at(json!({ "name": "app", "owner": "nobody" }))).unwrap()];
+    let steps =
+        [store.parse_step("postgres_database", server.at(json!({ "name": "app", "owner": "nobody" }))).unwrap()];
     let error = plan_steps(&steps, &store).remove(0).unwrap_err();
     assert!(error.contains("there is no role nobody"), "{error}");
     let path = server.data().join("pg_hba.conf");

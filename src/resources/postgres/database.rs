@@ -152,9 +152,8 @@ impl Resource for PostgresDatabase {
     }
 
     fn predict_state(&self, view: &mut HostView) {
-        let state = (self.state == Presence::Present).then(
-            || json!({ "is": "present", "owner": self.owner, "encoding": self.encoding, "locale": self.locale }),
-        );
+        let state = (self.state == Presence::Present)
+            .then(|| json!({ "is": "present", "owner": self.owner, "encoding": self.encoding, "locale": self.locale }));
         view.predict_object(&self.object_name(), state);
     }
 

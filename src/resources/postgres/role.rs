@@ -155,8 +155,11 @@ impl Resource for PostgresRole {
             return Ok(Diff::remove(vec![AttributeChange::to_absent("login", login)]));
         }
         let mut changes = Vec::new();
-        let flags =
-            [("login", *login, self.login), ("superuser", *superuser, self.superuser), ("createdb", *createdb, self.createdb)];
+        let flags = [
+            ("login", *login, self.login),
+            ("superuser", *superuser, self.superuser),
+            ("createdb", *createdb, self.createdb),
+        ];
         for (name, now, wanted) in flags {
             if now != wanted {
                 changes.push(AttributeChange::new(name, now, wanted));

@@ -245,14 +245,16 @@ fn join(tags: &BTreeSet<String>) -> String {
 }
 
 fn parse_permission(entry: &Value) -> Result<Permission> {
-    let text = |field: &str| entry[field].as_str().map(str::to_owned).with_context(|| format!("a permission without {field}"));
+    let text =
+        |field: &str| entry[field].as_str().map(str::to_owned).with_context(|| format!("a permission without {field}"));
     Ok(Permission { vhost: text("vhost")?, configure: text("configure")?, write: text("write")?, read: text("read")? })
 }
 
 /// Tags are a list, in old versions a text with commas.
 fn parse_tags(tags: &Value) -> BTreeSet<String> {
     let list = tags.as_array().map(|tags| tags.iter().filter_map(Value::as_str).map(str::to_owned).collect());
-    let text = || tags.as_str().unwrap_or_default().split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
+    let text =
+        || tags.as_str().unwrap_or_default().split(',').filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
     list.unwrap_or_else(text)
 }
 
