@@ -136,6 +136,7 @@ const HOST_MODULES: &[&str] = &["resources", "provision/host", "deploy/host", "r
 /// Files of these modules that may change paths with `std::fs`, and why no user can come in between.
 const TRUSTED_FOLDERS: &[(&str, &str)] = &[
     ("resources/apt.rs", "/usr/sbin belongs to root"),
+    ("resources/content_check.rs", "the folder is new, and only its owner can write to it"),
     ("deploy/host/layout.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),
     ("deploy/host/stage.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),
     ("deploy/host/prune.rs", "the folders of a service were checked by ServiceLayout::create_dirs"),

@@ -12,7 +12,7 @@ use super::mode::{self, FileMode, Presence};
 use super::text_diff::{Disclosure, MAX_DIFF_BYTES, content_change};
 use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, PathMeta, PathState, ReadOutcome,
-    Resource, atomic_file, de_string,
+    Resource, atomic_file, content_check, de_string,
 };
 use crate::host_fs;
 use crate::plan::{AttributeChange, Digest};
@@ -36,6 +36,10 @@ pub struct FileResource {
     /// `true`: diffs show a length, and a digest under the inventory's key, instead of the text.
     #[serde(default, deserialize_with = "de_string::required")]
     pub sensitive: bool,
+    /// Program and arguments that check new content before it replaces the file; `%s` is the path of a copy. The file
+    /// stays as it is if the program ends with another status than 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub validate: Vec<String>,
     /// `"absent"` removes the file.
     #[serde(default)]
     pub state: Presence,
@@ -72,6 +76,7 @@ impl Resource for FileResource {
     fn validate(&self) -> Result<(), String> {
         atomic_file::check_path("dest", &self.dest)?;
         mode::check_owner(&self.owner, self.group.as_deref())?;
+        content_check::check_argv(&self.validate)?;
         match (self.state, &self.content) {
             (Presence::Present, None) => Err("a file needs `src` or `content` (or state = \"absent\")".to_owned()),
             (Presence::Absent, Some(_)) => Err("a file with state = \"absent\" takes no content".to_owned()),
@@ -156,7 +161,11 @@ impl Resource for FileResource {
             PathState::File { digest, .. } if *digest == content.digest => {
                 atomic_file::set_ownership(&self.dest, &meta)
             }
-            _ => atomic_file::write_file(&self.dest, &context.read_content(&content.digest)?, &meta),
+            _ => {
+                let bytes = context.read_content(&content.digest)?;
+                content_check::run(&self.validate, &self.dest, &bytes, self.sensitive)?;
+                atomic_file::write_file(&self.dest, &bytes, &meta)
+            }
         }
     }
 }

@@ -7,6 +7,7 @@
 mod apply_context;
 mod apt;
 pub mod atomic_file;
+mod content_check;
 pub mod de_string;
 mod dyn_resource;
 mod host_view;
@@ -23,6 +24,8 @@ pub mod group;
 pub mod line;
 pub mod link;
 pub mod package;
+pub mod postgres;
+pub mod rabbitmq;
 pub mod redis_shard;
 pub mod service;
 pub mod shard_map;

@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::{
-    ContentKey, DynResource, Resource, command, directory, file, group, line, link, package, redis_shard, service,
-    shard_map, template, unit, user,
+    ContentKey, DynResource, Resource, command, directory, file, group, line, link, package, postgres, rabbitmq,
+    redis_shard, service, shard_map, template, unit, user,
 };
 
 /// A type of resource as the playbook loader and the agent know it.
@@ -32,6 +32,12 @@ pub const RESOURCE_KINDS: &[ResourceKind] = &[
     kind_of::<unit::UnitResource>(),
     kind_of::<service::ServiceResource>(),
     kind_of::<command::CommandResource>(),
+    kind_of::<postgres::role::PostgresRole>(),
+    kind_of::<postgres::database::PostgresDatabase>(),
+    kind_of::<postgres::hba::PostgresHba>(),
+    kind_of::<rabbitmq::vhost::RabbitVhost>(),
+    kind_of::<rabbitmq::user::RabbitUser>(),
+    kind_of::<rabbitmq::policy::RabbitPolicy>(),
     kind_of::<redis_shard::RedisShard>(),
     kind_of::<shard_map::ShardMapResource>(),
 ];

@@ -119,6 +119,7 @@ impl ShardMapResource {
             owner: self.owner.clone(),
             group: self.group.clone(),
             sensitive: false,
+            validate: Vec::new(),
             state: Presence::Present,
         }
     }

@@ -145,6 +145,7 @@ impl UnitResource {
             owner: mode::default_owner(),
             group: None,
             sensitive: self.sensitive,
+            validate: Vec::new(),
             state: self.state,
         }
     }

@@ -9,9 +9,12 @@ fn repository_root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn timeline_recipe() -> Recipe {
-    let text = fs::read_to_string(repository_root().join("playbooks/deploy-timeline.toml")).unwrap();
-    Recipe::parse(&text).unwrap_or_else(|errors| panic!("{errors:#?}"))
+/// The shipped recipes: the whole timeline service, and its mode without Postgres.
+fn shipped_recipes() -> [Recipe; 2] {
+    ["deploy-timeline.toml", "deploy-timeline-entries.toml"].map(|name| {
+        let text = fs::read_to_string(repository_root().join("playbooks").join(name)).unwrap();
+        Recipe::parse(&text).unwrap_or_else(|errors| panic!("{name}: {errors:#?}"))
+    })
 }
 
 fn render_template(src: &Path) -> String {
@@ -29,25 +32,51 @@ fn render_template(src: &Path) -> String {
 }
 
 #[test]
-fn the_timeline_recipe_renders() {
-    let recipe = timeline_recipe();
-    assert_eq!(recipe.service.as_str(), "timeline");
-    assert!(recipe.health.probe.is_some());
-    for src in recipe.units.iter().map(|unit| &unit.src).chain(recipe.configs.iter().map(|config| &config.src)) {
-        let text = render_template(src);
-        assert!(!text.contains("{{") && !text.contains("{%"), "{text}");
+fn recipes_render() {
+    for recipe in shipped_recipes() {
+        assert!(recipe.health.probe.is_some());
+        for src in recipe.units.iter().map(|unit| &unit.src).chain(recipe.configs.iter().map(|config| &config.src)) {
+            let text = render_template(src);
+            assert!(!text.contains("{{") && !text.contains("{%"), "{text}");
+        }
     }
 }
 
 #[test]
 fn units_start_shipped_binaries() {
-    let recipe = timeline_recipe();
-    let shipped: Vec<String> =
-        recipe.files.iter().map(|file| format!("{}/current/{}", recipe.root.display(), file.dest)).collect();
-    for unit in recipe.units.iter().filter(|unit| unit.name.ends_with(".service")) {
-        let text = render_template(&unit.src);
-        let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("it starts something");
-        let program = start.split_ascii_whitespace().next().unwrap();
-        assert!(shipped.iter().any(|path| path == program), "{program} is not among {shipped:?}");
+    for recipe in shipped_recipes() {
+        let shipped: Vec<String> =
+            recipe.files.iter().map(|file| format!("{}/current/{}", recipe.root.display(), file.dest)).collect();
+        for unit in recipe.units.iter().filter(|unit| unit.name.ends_with(".service")) {
+            let text = render_template(&unit.src);
+            let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("it starts something");
+            let program = start.split_ascii_whitespace().next().unwrap();
+            assert!(shipped.iter().any(|path| path == program), "{program} is not among {shipped:?}");
+        }
+    }
+}
+
+/// The exposure of each shipped service, as systemd rates it: 0 is the least, 10 the most.
+#[test]
+fn units_are_hardened() {
+    const THRESHOLD: &str = "--threshold=20";
+    let folder = tempfile::tempdir().unwrap();
+    let mut units = vec![("redis-shard@.service".to_owned(), PathBuf::from("redis/redis-shard@.service"))];
+    for recipe in shipped_recipes() {
+        let services = recipe.units.iter().filter(|unit| unit.name.ends_with(".service"));
+        units.extend(services.map(|unit| (unit.name.clone(), unit.src.clone())));
+    }
+    assert_eq!(units.len(), 4, "{units:?}");
+    for (name, src) in units {
+        let path = folder.path().join(&name);
+        fs::write(&path, render_template(&src)).unwrap();
+        let analysis = std::process::Command::new("systemd-analyze")
+            .args(["security", "--no-pager", "--offline=true", THRESHOLD])
+            .arg(&path)
+            .output()
+            .expect("systemd-analyze runs");
+        let text = String::from_utf8_lossy(&analysis.stdout).into_owned();
+        assert!(analysis.status.success(), "{name}: {text}{}", String::from_utf8_lossy(&analysis.stderr));
+        assert!(text.contains("Overall exposure level"), "{name}: {text}");
     }
 }

@@ -13,5 +13,6 @@ mod cases;
 mod messages;
 mod owner;
 mod paths;
+mod postgres;
 mod sequences;
 mod support;

@@ -56,6 +56,22 @@ fn files_are_created_changed_and_removed() {
 }
 
 #[test]
+fn content_that_its_check_refuses_replaces_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let dest = folder.path().join("app.cfg");
+    let file = |content: &str| {
+        with_owner(json!({ "dest": dest, "content": content, "validate": ["grep", "-q", "^listen ", "%s"] }))
+    };
+    assert_eq!(apply_and_check_idempotent("file", file("listen 1\n")).action, Action::Add);
+    let mut store = ResourceBlobs::default();
+    let wrong = store.parse_step("file", file("lisen 2\n")).unwrap();
+    let error = apply_step(&*wrong, &mut ApplyContext::new(&store), &store).unwrap_err();
+    assert!(format!("{error:#}").contains("is not valid; the file is unchanged"), "{error:#}");
+    assert_eq!(fs::read_to_string(&dest).unwrap(), "listen 1\n");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no copy stays");
+}
+
+#[test]
 fn files_replace_links_and_keep_the_target() {
     let folder = tempfile::tempdir().unwrap();
     let (dest, other) = (folder.path().join("file"), folder.path().join("other"));

@@ -23,7 +23,7 @@ mod consume;
 mod counters;
 mod deliver;
 mod follows;
-mod janitor;
+pub mod janitor;
 mod park;
 mod plan;
 pub mod reconcile;
@@ -71,6 +71,7 @@ pub struct Worker {
     queue: Arc<dyn Queue>,
     options: Arc<WorkerOptions>,
     wake: Arc<Notify>,
+    parked: Arc<park::ParkedMessages>,
 }
 
 /// Something that a task needs does not answer; the task is to be tried again.
@@ -105,7 +106,7 @@ impl Worker {
         options: WorkerOptions,
         wake: Arc<Notify>,
     ) -> Worker {
-        Worker { timelines, lists, queue, options: Arc::new(options), wake }
+        Worker { timelines, lists, queue, options: Arc::new(options), wake, parked: Arc::default() }
     }
 
     /// Works until `stop` becomes true; then ends what was begun, and gives back the rest.
@@ -128,7 +129,7 @@ impl Worker {
                 tasks.spawn(consume::consume(self.clone(), queue, batch, stop.clone()));
             }
         }
-        tasks.spawn(janitor::run(self.clone(), stop));
+        tasks.spawn(janitor::run(self.timelines.clone(), Some(self.clone()), stop));
         while let Some(ended) = tasks.join_next().await {
             if let Err(error) = ended {
                 tracing::error!(error = %error, "a part of the worker has ended");

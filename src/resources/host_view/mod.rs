@@ -4,6 +4,7 @@
 //! place of the disk. In an apply, nothing is predicted, and every read goes to the disk.
 
 mod accounts;
+mod objects;
 mod packages;
 mod paths;
 mod units;
@@ -58,6 +59,8 @@ pub struct HostView {
     known_units: BTreeMap<String, UnitState>,
     accounts: Option<Accounts>,
     dpkg_versions: Option<BTreeMap<String, String>>,
+    predicted_objects: BTreeMap<String, Option<serde_json::Value>>,
+    service_answers: BTreeMap<String, serde_json::Value>,
 }
 
 impl HostView {

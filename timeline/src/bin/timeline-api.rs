@@ -135,6 +135,7 @@ async fn serve_timelines(cli: &ApiCli, shutdown: Shutdown) -> anyhow::Result<()>
             let (timelines, options, wake) = (timelines.clone(), options.clone(), wake.clone());
             tokio::spawn(worker::relay::apply_events(timelines, source, database, options, wake, ended));
         }
+        tokio::spawn(worker::janitor::run(timelines.clone(), None, shutdown.ended.clone()));
     }
     let operations = Operations {
         name: "timeline-api",

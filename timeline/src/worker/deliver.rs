@@ -34,7 +34,14 @@ pub(super) async fn deliver(worker: &Worker, deliveries: &[(&Message, &Deliver)]
     let pushed = worker.lists.push(&added).await;
     count(Action::Add, &pushed);
     let now = unix_ms_now();
-    for (message, _) in deliveries.iter().filter(|(_, deliver)| deliver.action == Action::Add) {
+    let failed: BTreeSet<ShardId> =
+        pushed.iter().filter(|outcome| outcome.result.is_err()).map(|outcome| outcome.shard).collect();
+    for ((message, deliver), entries) in deliveries.iter().zip(&entries) {
+        // what is parked has its lag when it arrives
+        let is_parked = entries.iter().any(|(list, _)| failed.contains(&worker.lists.shard_of(*list)));
+        if deliver.action == Action::Remove || is_parked {
+            continue;
+        }
         let lag = (now - message.committed_ms).max(0) as f64 / 1000.0;
         metrics::histogram!("tl_push_lag_seconds").record(lag);
     }

@@ -18,11 +18,33 @@ struct Redis {
     lists: Lists,
 }
 
+/// The rights of the service's user on a host, as dunlin provisions them.
+const ACL_TEMPLATE: &str = include_str!("../../../templates/redis/users.acl");
+const PASSWORD: &str = "app";
+
+/// Gives a server the user of its shard, so that a command which the shipped rights refuse fails here too.
+fn add_app_user(server: &TestServer, user: &str) {
+    let line = ACL_TEMPLATE.lines().find_map(|line| line.strip_prefix("user {{ item.user }} on "));
+    let rules = line.expect("the template has the user of the shard");
+    let password = format!(">{PASSWORD}");
+    let mut command = vec!["ACL", "SETUSER", user, "on", &password];
+    // the password is the first rule of the line, as a digest
+    command.extend(rules[rules.find('~').expect("keys")..].split(' '));
+    server.run_admin(&command);
+}
+
 async fn start(cap: usize) -> Redis {
     let servers = vec![TestServer::start_server(&[]), TestServer::start_server(&[])];
+    for (id, server) in servers.iter().enumerate() {
+        add_app_user(server, &format!("s{id:03}"));
+    }
     let dir = tempfile::TempDir::new().expect("a temporary folder");
     publish_map(dir.path(), 1, &servers.iter().map(TestServer::address).collect::<Vec<_>>());
-    let options = dunlin_shards::ConnectionOptions { retry_for: Duration::from_millis(300), ..Default::default() };
+    let options = dunlin_shards::ConnectionOptions {
+        password: Some(PASSWORD.to_owned()),
+        retry_for: Duration::from_millis(300),
+        ..Default::default()
+    };
     let shards = dunlin_shards::ShardConnections::open(dir.path().join("shards.toml"), options).await.expect("a set");
     // ids of these tests are small: they were made in 2020
     let max_age = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -141,6 +163,7 @@ async fn a_dead_shard_fails_its_own_lists_and_at_once() {
     assert!(start.elapsed() < Duration::from_millis(150), "{:?}", start.elapsed());
     // it comes back without the functions, which are loaded again
     redis.servers[1].restart_server();
+    add_app_user(&redis.servers[1], "s001");
     crate::support::until("the shard is used again", async || {
         redis.lists.push(&pushes).await.iter().all(|outcome| outcome.result.is_ok())
     })

@@ -295,6 +295,15 @@ async fn one_frozen_shard_does_not_hold_up_the_others() {
     // who reads a timeline on the frozen shard reads the database
     let (status, page) = service.ask(Some(readers[0]), "GET", "/v1/timelines/home?limit=50", &Value::Null).await;
     assert_eq!((status, ids_of(&page).len(), &page["source"]), (200, 25, &json!("db")));
+    let gauge = format!("tl_parked_messages{{shard=\"{}\"}} ", frozen.0);
+    let metrics = timeline::telemetry::start_metrics().expect("the recorder of this process");
+    until("the parked deliveries are counted", async || {
+        let text = metrics.render();
+        text.lines()
+            .filter_map(|line| line.strip_prefix(&gauge))
+            .any(|count| count.parse().is_ok_and(|count: f64| count > 0.0))
+    })
+    .await;
     signal("CONT");
     service.settle().await;
     for reader in &readers {

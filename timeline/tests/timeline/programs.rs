@@ -150,3 +150,27 @@ async fn api_and_worker_as_programs() {
     }
     assert!(tokio::net::TcpStream::connect(service).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_api_alone_prunes_in_pull_mode() {
+    let postgres = Postgres::shared();
+    let url = postgres.create_database();
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
+    let environment = environment(dir.path(), &url, "pull");
+    text(&run(API, &["migrate"], &environment));
+    sql_rows(&url, "insert into counter_applied values (1, 0)").await;
+    sql_rows(&url, "insert into idempotency values ('old', '{}', now() - interval '2 days'), ('new', '{}', now())")
+        .await;
+    let api = start(API, &environment);
+    let operators = address(&environment, "TIMELINE_ADMIN_LISTEN");
+    until("it is ready", async || is_ready(operators).await).await;
+    until("what is old is gone", async || {
+        let events = sql_rows(&url, "select count(*) from counter_applied").await;
+        let keys = sql_rows(&url, "select key from idempotency").await;
+        events == [["0"]] && keys == [["new"]]
+    })
+    .await;
+    let name = "outbox_oldest_age_seconds 0";
+    until(name, async || request(operators, "", "GET", "/metrics", "").await.1.contains(name)).await;
+    drop(api);
+}
