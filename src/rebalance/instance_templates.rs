@@ -123,3 +123,49 @@ impl<'a> InstanceTemplates<'a> {
 pub fn to_diagnostics_error(diagnostics: &Diagnostics) -> anyhow::Error {
     anyhow!("{}", diagnostics.render(false))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::inventory::SourceFile;
+
+    const HOSTS: &str =
+        "[groups.app]\nhosts = [\"a\"]\n[hosts.a]\naddress = \"192.0.2.1\"\n[hosts.b]\naddress = \"192.0.2.2\"\n";
+    const PLAYBOOK: &str =
+        "[[play]]\nname = \"p\"\nhosts = \"app\"\n[[play.step]]\n[play.step.shard_map]\ndest = \"/m\"\n";
+
+    fn map(epoch: u64, host: &str) -> ShardMap {
+        let shard = format!("[[shard]]\nid=0\nslots=\"0-16383\"\nhost=\"{host}\"\n");
+        ShardMap::parse(&format!("cluster=\"x\"\nepoch={epoch}\nport_base=7000\n{shard}")).unwrap()
+    }
+
+    #[test]
+    fn a_map_is_compiled_once_and_another_one_anew() {
+        let mut found = Diagnostics::new();
+        let inventory = Inventory::parse_hosts_toml(Path::new("hosts.toml"), HOSTS).inventory.unwrap();
+        let playbook = Playbook::parse_text(&SourceFile::new("site.toml", PLAYBOOK), &mut found);
+        let templates = Templates::load_folder(tempfile::tempdir().unwrap().path(), &mut found);
+        assert!(!found.has_errors(), "{}", found.render(false));
+        let templates = InstanceTemplates::new(TemplateSources {
+            inventory: &inventory,
+            playbook: &playbook,
+            templates: &templates,
+            file_folders: Vec::new(),
+        });
+        let compile = |map: &ShardMap| templates.compiler(map, ShardStep::Map).unwrap();
+        let published = |compiler: &Compiler<'_>| {
+            let compiled = compiler.compile_host("a", &crate::protocol::HostFacts::default()).unwrap();
+            let bytes = compiled.contents.values().next().unwrap().to_vec();
+            String::from_utf8(bytes).unwrap()
+        };
+        let first = compile(&map(1, "a"));
+        assert!(Arc::ptr_eq(&first, &compile(&map(1, "a"))));
+        // Of the same epoch, as the map after each of two moves of a wave.
+        let other = compile(&map(1, "b"));
+        assert!(published(&first).contains("192.0.2.1") && published(&other).contains("192.0.2.2"));
+        assert!(published(&compile(&map(2, "b"))).contains("epoch = 2"));
+        assert_eq!(templates.list_consumers(&map(1, "a")).unwrap(), ["a"]);
+    }
+}
