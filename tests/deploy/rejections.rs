@@ -126,6 +126,11 @@ fn unsuitable_folders_are_rejected() {
 #[test]
 fn folders_that_another_user_can_change_are_rejected() {
     use std::os::unix::fs::{PermissionsExt, chown, symlink};
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "continuous integration runs as root");
+        eprintln!("NOT TESTED: only root can give folders away");
+        return;
+    }
     let mut world = DeployFixture::new_fixture();
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let host = world.host_agent(&CrashPoint::never());
