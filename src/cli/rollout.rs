@@ -272,7 +272,8 @@ impl<'a> ServiceRollout<'a> {
             match failure {
                 HostFailure::Locked(holder) => reporter.report_failure(host, &describe_holder(holder), None),
                 HostFailure::Refused(reason) => {
-                    reporter.report_failure(host, reason, Some("run the command again to see a new plan"))
+                    let reason = self.secrets.redact_text(reason);
+                    reporter.report_failure(host, &reason, Some("run the command again to see a new plan"));
                 }
                 // A hook or a service may print what its configuration has.
                 HostFailure::Failed(reason, log) => {
