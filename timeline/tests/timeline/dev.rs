@@ -2,11 +2,10 @@
 
 use std::{
     fs,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::Command,
 };
-
-use crate::redis_server::free_port;
 
 struct Dev {
     folder: PathBuf,
@@ -46,14 +45,24 @@ impl Drop for Dev {
     }
 }
 
+/// Returns the first of as many free ports as the servers use. They are below those that the system gives to the
+/// connections of the other tests.
+fn first_of_free_ports() -> u16 {
+    const COUNT: u16 = 20;
+    let is_free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
+    let from = 12_000 + u16::try_from(std::process::id() % 500).expect("below 500") * COUNT;
+    let blocks = (from..32_000).step_by(COUNT.into());
+    let mut free = blocks.filter(|first| (*first..first + COUNT).all(is_free));
+    free.next().expect("free ports")
+}
+
 #[test]
 fn one_command_starts_all_and_another_leaves_nothing() {
     let parent = tempfile::TempDir::new().expect("a temporary folder");
     // other users must reach the folder of their server
     let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
     fs::set_permissions(parent.path(), open).expect("an own folder");
-    // the servers use the ports behind the first
-    let dev = Dev { folder: parent.path().join("dev"), port: free_port().min(60_000) };
+    let dev = Dev { folder: parent.path().join("dev"), port: first_of_free_ports() };
     let first = dev.run(&[]);
     for part in ["postgres", "redis-3", "memcached", "rabbitmq", "seed", "api", "worker"] {
         assert!(first.lines().next().expect("a line").contains(part), "{first}");
