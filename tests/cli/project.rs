@@ -242,3 +242,19 @@ fn saved_plans_that_cannot_be_used_are_errors() {
     project.dunlin(&["provision", "--plan", "inventory"]).ends(1).mentions(&["inventory", "cannot be read"]);
     assert!(!project.connected(), "ssh was started");
 }
+
+#[test]
+fn the_shipped_project_has_no_findings() {
+    let checked = std::process::Command::new(env!("CARGO_BIN_EXE_dunlin"))
+        .arg("check")
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&checked.stderr).into_owned();
+    assert_eq!(
+        (checked.status.code(), text.as_str()),
+        (Some(0), "check: no problems found\n"),
+        "{}",
+        String::from_utf8_lossy(&checked.stdout)
+    );
+}
