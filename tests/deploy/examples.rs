@@ -17,13 +17,14 @@ fn shipped_recipes() -> [Recipe; 2] {
     })
 }
 
-fn render_template(src: &Path) -> String {
+/// Renders a template for a service whose folder is `root`.
+fn render_template(src: &Path, root: &Path) -> String {
     let template = fs::read_to_string(repository_root().join("templates").join(src)).unwrap();
     let mut context = tera::Context::new();
     context
         .insert("host", &serde_json::json!({"name": "app-1", "address": "10.99.0.21", "zone": "a", "groups": ["app"]}));
     context.insert("service", "timeline");
-    context.insert("release", &serde_json::json!({"version": "1.0", "root": "/srv/timeline"}));
+    context.insert("release", &serde_json::json!({"version": "1.0", "root": root}));
     context.insert("facts", &serde_json::json!({"cpus": 2}));
     context.insert("secrets", &serde_json::json!({}));
     tera::Tera::default()
@@ -36,7 +37,7 @@ fn recipes_render() {
     for recipe in shipped_recipes() {
         assert!(recipe.health.probe.is_some());
         for src in recipe.units.iter().map(|unit| &unit.src).chain(recipe.configs.iter().map(|config| &config.src)) {
-            let text = render_template(src);
+            let text = render_template(src, &recipe.root);
             assert!(!text.contains("{{") && !text.contains("{%"), "{text}");
         }
     }
@@ -48,7 +49,7 @@ fn units_start_shipped_binaries() {
         let shipped: Vec<String> =
             recipe.files.iter().map(|file| format!("{}/current/{}", recipe.root.display(), file.dest)).collect();
         for unit in recipe.units.iter().filter(|unit| unit.name.ends_with(".service")) {
-            let text = render_template(&unit.src);
+            let text = render_template(&unit.src, &recipe.root);
             let start = text.lines().find_map(|line| line.strip_prefix("ExecStart=")).expect("it starts something");
             let program = start.split_ascii_whitespace().next().unwrap();
             assert!(shipped.iter().any(|path| path == program), "{program} is not among {shipped:?}");
@@ -69,7 +70,7 @@ fn units_are_hardened() {
     assert_eq!(units.len(), 4, "{units:?}");
     for (name, src) in units {
         let path = folder.path().join(&name);
-        fs::write(&path, render_template(&src)).unwrap();
+        fs::write(&path, render_template(&src, Path::new("/srv/service"))).unwrap();
         let analysis = std::process::Command::new("systemd-analyze")
             .args(["security", "--no-pager", "--offline=true", THRESHOLD])
             .arg(&path)
