@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 
-use super::layout::{ServiceLayout, remove_if_exists};
+use super::layout::ServiceLayout;
 use super::observe::agent_account;
 use super::releases::StoredRelease;
 use super::service_manager::ServiceManager;
@@ -174,7 +174,7 @@ impl Activation {
                 services.stop_unit(unit)?;
                 services.set_enabled(unit, false)?;
             }
-            remove_if_exists(&leftover.path)?;
+            host_fs::remove_file(&leftover.path)?;
         }
         for unit in &desired.config.units {
             steps.report_step("unit");
