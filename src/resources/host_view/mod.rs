@@ -12,7 +12,6 @@ mod units;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Read;
-use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +28,9 @@ pub use units::{UnitState, template_of};
 
 /// The largest file, in bytes, that is read although its length differs from what is wanted.
 const MAX_UNEXPECTED_BYTES: u64 = 64 << 20;
+
+/// The largest file, in bytes, that is read because a folder above it will be removed.
+const MAX_REMOVED_BYTES: u64 = 256 << 10;
 
 /// Something that comes with a package that an earlier step will install.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -140,6 +142,11 @@ impl HostView {
     /// # Errors
     /// Returns an error if the path is unsafe or cannot be read for another reason than its absence.
     pub fn path_state_of_length(&mut self, path: &Path, length: Option<u64>) -> Result<PathState> {
+        self.path_state_reading(path, |found| found <= MAX_UNEXPECTED_BYTES || length == Some(found))
+    }
+
+    /// Returns the state of a path; a file whose length is not to be read counts by its size and times.
+    fn path_state_reading(&mut self, path: &Path, is_read: impl Fn(u64) -> bool) -> Result<PathState> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(PathState::Absent) };
         let stat = match self.paths.look_up(&real)? {
             PathLookup::Absent => return Ok(PathState::Absent),
@@ -159,7 +166,7 @@ impl HostView {
         // A user can swap the path meanwhile: what is read is what was opened.
         let Some(file) = host_fs::open_file(&real)? else { return Ok(PathState::Absent) };
         let stat = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
-        let digest = if stat.len() <= MAX_UNEXPECTED_BYTES || length == Some(stat.len()) {
+        let digest = if is_read(stat.len()) {
             // A file that grows meanwhile is not read for ever.
             Digest::of_reader(file.take(stat.len())).with_context(|| format!("reading {}", path.display()))?
         } else {
@@ -208,19 +215,18 @@ impl HostView {
         }
     }
 
-    /// Returns a digest of the names below a directory, at any depth, and of the sizes and times of its files.
+    /// Returns a digest of the paths below a directory, at any depth, and of the state of each. Files over
+    /// 256 KiB count by their size and times.
     ///
     /// # Errors
-    /// Returns an error if a folder cannot be listed.
-    pub fn digest_entries(&self, path: &Path) -> Result<Digest> {
+    /// Returns an error if a folder cannot be listed or a file cannot be read.
+    pub fn digest_entries(&mut self, path: &Path) -> Result<Digest> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(Digest::of_bytes(b"")) };
-        let describe = |path: PathBuf| {
-            // A folder's own time changes with its entries.
-            let file = fs::symlink_metadata(&path).ok().filter(|stat| !stat.is_dir());
-            let state = file.map(|stat| (stat.len(), stat.mtime(), stat.mtime_nsec()));
-            (path.as_os_str().as_bytes().to_vec(), state)
-        };
-        let entries: Vec<_> = self.paths.list_below(&real)?.into_iter().map(describe).collect();
+        let mut entries: Vec<(Vec<u8>, PathState)> = Vec::new();
+        for entry in self.paths.list_below(&real)? {
+            let state = self.path_state_reading(&entry, |length| length <= MAX_REMOVED_BYTES)?;
+            entries.push((entry.into_os_string().into_encoded_bytes(), state));
+        }
         Ok(digest_json(&entries))
     }
 
