@@ -19,6 +19,14 @@ impl RunId {
     }
 }
 
+/// Returns whether a text has the form of a run's ID.
+pub fn is_run_id(text: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let Some((started, process)) = text.split_once('-') else { return false };
+    let Some((date, time)) = started.split_once('T') else { return false };
+    date.len() == 8 && time.len() == 6 && [date, time, process].into_iter().all(is_number)
+}
+
 impl Default for RunId {
     fn default() -> Self {
         Self::new()

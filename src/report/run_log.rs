@@ -1,21 +1,27 @@
 //! The log of a run in the project: its events, as with `--json`, in a file that only its user can read. Events are kept
-//! in memory until the run locks hosts; a command that changes nothing leaves no file.
+//! in memory until the run locks hosts; a command that changes nothing leaves no file. The logs of the oldest runs are
+//! removed when a run begins: see [`MAX_RUNS`] and [`MAX_FOLDER_BYTES`].
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
 use super::json::event_to_json;
-use super::run_id::RunId;
+use super::run_id::{RunId, is_run_id};
 
 /// Events that a run may have before it locks hosts; later ones are dropped until then.
 const MAX_EARLY_EVENTS: usize = 100_000;
 /// Events that say nothing about what was changed, or hold data.
 const OMITTED_EVENTS: [&str; 5] = ["output", "progress", "step_started", "host", "facts"];
+
+/// Number of runs whose logs stay; older ones are removed.
+pub const MAX_RUNS: usize = 1000;
+/// Number of bytes of all logs together; the oldest are removed beyond it.
+pub const MAX_FOLDER_BYTES: u64 = 256 << 20;
 
 /// A process is one run.
 static RUN_LOG: Mutex<RunLog> = Mutex::new(RunLog { early: Vec::new(), file: None });
@@ -54,6 +60,32 @@ pub fn keep_run_log(folder: &Path, run: RunId) -> io::Result<()> {
     for line in std::mem::take(&mut log.early) {
         log.write_line(&line);
     }
+    // A log that stays too long is no reason to stop the run.
+    prune_run_logs(folder, MAX_RUNS, MAX_FOLDER_BYTES).ok();
+    Ok(())
+}
+
+/// Removes the logs of the oldest runs until at most `max_runs` with `max_bytes` together remain. The newest one stays
+/// whatever its size. Other files in the folder are left alone.
+fn prune_run_logs(folder: &Path, max_runs: usize, max_bytes: u64) -> io::Result<()> {
+    let mut logs: Vec<(PathBuf, u64)> = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let metadata = entry.metadata()?;
+        let is_log = entry.file_name().to_str().and_then(|name| name.strip_suffix(".jsonl")).is_some_and(is_run_id);
+        if is_log && metadata.is_file() {
+            logs.push((entry.path(), metadata.len()));
+        }
+    }
+    // IDs begin with the time of the start.
+    logs.sort();
+    let mut bytes = 0;
+    for (index, (path, size)) in logs.iter().rev().enumerate() {
+        bytes += size;
+        if index > 0 && (index >= max_runs || bytes > max_bytes) {
+            fs::remove_file(path)?;
+        }
+    }
     Ok(())
 }
 
@@ -68,4 +100,35 @@ impl RunLog {
 
 fn lock_log() -> MutexGuard<'static, RunLog> {
     RUN_LOG.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_runs_are_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, bytes: usize| fs::write(folder.path().join(name), vec![b'x'; bytes]).unwrap();
+        let names = || {
+            let mut names: Vec<_> = fs::read_dir(folder.path())
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .collect();
+            names.sort();
+            names.join(" ")
+        };
+        for day in 1..=5 {
+            write(&format!("2026110{day}T101500-7.jsonl"), 100);
+        }
+        write("00-notes.jsonl", 1000);
+        prune_run_logs(folder.path(), 5, 500).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6, "all of them are within the limits");
+        prune_run_logs(folder.path(), 3, 500).unwrap();
+        assert_eq!(names(), "00-notes.jsonl 20261103T101500-7.jsonl 20261104T101500-7.jsonl 20261105T101500-7.jsonl");
+        prune_run_logs(folder.path(), 3, 250).unwrap();
+        assert_eq!(names(), "00-notes.jsonl 20261104T101500-7.jsonl 20261105T101500-7.jsonl");
+        prune_run_logs(folder.path(), 3, 50).unwrap();
+        assert_eq!(names(), "00-notes.jsonl 20261105T101500-7.jsonl", "the newest one stays");
+    }
 }
