@@ -66,8 +66,16 @@ impl Artifact {
     /// Returns an error that names the invalid entry.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
-        let (manifest, blobs) = unpack::unpack_artifact(&packed)?;
-        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(&packed), manifest, blobs })
+        Self::parse(path, &packed)
+    }
+
+    /// Checks the bytes of an artifact as [`Artifact::open`] does.
+    ///
+    /// # Errors
+    /// Returns an error that names the invalid entry.
+    pub fn parse(path: &Path, packed: &[u8]) -> Result<Self, ArtifactError> {
+        let (manifest, blobs) = unpack::unpack_artifact(packed)?;
+        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(packed), manifest, blobs })
     }
 }
 

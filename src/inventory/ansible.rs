@@ -65,17 +65,27 @@ pub(super) fn run_script_with_timeout(
         found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
         return RawInventory::default();
     }
-    match serde_json::from_slice(&output.stdout) {
-        Ok(Json::Object(groups)) => read_groups_and_hosts(&groups, dir, &Origin::whole_file(&file), found),
-        Ok(_) => {
-            let message = "the dynamic inventory printed JSON that is not an object";
-            found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
-            RawInventory::default()
-        }
+    parse_output(&output.stdout, &file, dir, found).unwrap_or_else(|error| {
+        found.push(with_stderr(error));
+        RawInventory::default()
+    })
+}
+
+/// Parses the output of the executable `file`.
+///
+/// # Errors
+/// Returns an error if the output is not a JSON object. What is wrong within it goes to `found`.
+pub(super) fn parse_output(
+    output: &[u8],
+    file: &SourceFile,
+    dir: &Path,
+    found: &mut Diagnostics,
+) -> Result<RawInventory, Diagnostic> {
+    match serde_json::from_slice(output) {
+        Ok(Json::Object(groups)) => Ok(read_groups_and_hosts(&groups, dir, &Origin::whole_file(file), found)),
+        Ok(_) => Err(Diagnostic::error_in_file(file, "the dynamic inventory printed JSON that is not an object")),
         Err(error) => {
-            let message = format!("the dynamic inventory did not print JSON: {error}");
-            found.push(with_stderr(Diagnostic::error_in_file(&file, message)));
-            RawInventory::default()
+            Err(Diagnostic::error_in_file(file, format!("the dynamic inventory did not print JSON: {error}")))
         }
     }
 }

@@ -62,6 +62,18 @@ impl Inventory {
         let draft = hosts_toml::read_hosts_toml(&SourceFile::new(path, text), dir, &mut found);
         resolve_and_check(draft, dir, secrets::Secrets::default(), KnownHosts::default(), found)
     }
+
+    /// Reads the output of a dynamic inventory alone, as if the program stood at `path`.
+    pub fn parse_dynamic_output(path: &Path, output: &[u8]) -> LoadedInventory {
+        let mut found = Diagnostics::new();
+        let dir = path.parent().unwrap_or(Path::new("."));
+        let draft = ansible::parse_output(output, &SourceFile::new(path, ""), dir, &mut found);
+        let draft = draft.unwrap_or_else(|error| {
+            found.push(error);
+            RawInventory::default()
+        });
+        resolve_and_check(draft, dir, secrets::Secrets::default(), KnownHosts::default(), found)
+    }
 }
 
 fn resolve_and_check(

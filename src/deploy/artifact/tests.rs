@@ -243,3 +243,16 @@ proptest! {
         assert!(unpack_artifact(&packed).is_err());
     }
 }
+
+#[test]
+fn a_long_name_has_a_limit() {
+    let mut archive = tar::Builder::new(zstd::stream::write::Encoder::new(Vec::new(), 1).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::GNULongName);
+    header.set_size(1 << 30);
+    header.set_cksum();
+    archive.append(&header, std::io::Read::take(std::io::repeat(b'a'), 1 << 30)).unwrap();
+    let packed = archive.into_inner().unwrap().finish().unwrap();
+    let error = anyhow::Error::from(unpack_artifact(&packed).unwrap_err());
+    assert!(format!("{error:#}").contains("exceed 1048576 bytes"), "{error:#}");
+}

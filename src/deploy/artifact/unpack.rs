@@ -1,8 +1,10 @@
 //! Takes an artefact apart and trusts nothing in it.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use tar::{Archive, Entries, Entry, EntryType};
 
@@ -15,6 +17,8 @@ use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseLink, ReleaseManifest};
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Most bytes of all files: an archive that promises more is not opened.
 const MAX_TOTAL_BYTES: u64 = 8 << 30;
+/// Most bytes around a content: the headers of an entry, with its long name and extensions, and padding.
+const MAX_HEADER_BYTES: u64 = 1 << 20;
 
 /// Describes why an artifact is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -46,28 +50,59 @@ pub enum ArtifactError {
     MissingFiles(Vec<String>),
 }
 
+/// Reads an archive up to a budget that its user refills. The reader of archives collects long names and extensions in
+/// memory, whatever length they claim.
+struct BudgetReader<R> {
+    source: R,
+    budget: Budget,
+}
+
+/// The number of bytes that may still be read.
+#[derive(Clone)]
+struct Budget(Rc<Cell<u64>>);
+
+impl Budget {
+    fn refill(&self, bytes: u64) {
+        self.0.set(bytes);
+    }
+}
+
+impl<R: Read> Read for BudgetReader<R> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let left = self.budget.0.get();
+        if left == 0 && !into.is_empty() {
+            return Err(io::Error::other(format!("the headers of an entry exceed {MAX_HEADER_BYTES} bytes")));
+        }
+        let most = into.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        let read = self.source.read(&mut into[..most])?;
+        self.budget.refill(left - read as u64);
+        Ok(read)
+    }
+}
+
 type Unpacked = (ReleaseManifest, BTreeMap<Digest, Vec<u8>>);
 
 /// The manifest and the contents of an artefact.
 pub(super) fn unpack_artifact(packed: &[u8]) -> Result<Unpacked, ArtifactError> {
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
-    let mut archive = Archive::new(decoder);
+    let budget = Budget(Rc::new(Cell::new(MAX_HEADER_BYTES)));
+    let mut archive = Archive::new(BudgetReader { source: decoder, budget: budget.clone() });
     let (manifest, blobs) = {
         let mut entries = archive.entries().map_err(ArtifactError::Corrupt)?;
-        let manifest = read_manifest(&mut entries)?;
-        let blobs = read_files(&mut entries, &manifest)?;
+        let manifest = read_manifest(&mut entries, &budget)?;
+        let blobs = read_files(&mut entries, &manifest, &budget)?;
         (manifest, blobs)
     };
     // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artefact.
     let mut rest = Vec::new();
-    archive.into_inner().take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Corrupt)?;
+    archive.into_inner().source.take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Corrupt)?;
     if rest.iter().any(|&byte| byte != 0) {
         return Err(ArtifactError::Corrupt(io::Error::other("something stands behind the archive's end")));
     }
     Ok((manifest, blobs))
 }
 
-fn read_manifest<R: Read>(entries: &mut Entries<'_, R>) -> Result<ReleaseManifest, ArtifactError> {
+fn read_manifest<R: Read>(entries: &mut Entries<'_, R>, budget: &Budget) -> Result<ReleaseManifest, ArtifactError> {
     let manifest_error = |why: String| ArtifactError::Manifest(why);
     let mut entry = match entries.next() {
         Some(entry) => entry.map_err(ArtifactError::Corrupt)?,
@@ -76,7 +111,7 @@ fn read_manifest<R: Read>(entries: &mut Entries<'_, R>) -> Result<ReleaseManifes
     if *entry.path_bytes() != *MANIFEST_NAME.as_bytes() || entry.header().entry_type() != EntryType::Regular {
         return Err(manifest_error(format!("the first entry is not the file {MANIFEST_NAME}")));
     }
-    let json = read_entry(&mut entry, MAX_MANIFEST_BYTES)?;
+    let json = read_entry(&mut entry, MAX_MANIFEST_BYTES, budget)?;
     // The number first: a later format may have keys that this version does not know.
     let format =
         serde_json::from_slice::<serde_json::Value>(&json).map_err(|error| manifest_error(error.to_string()))?;
@@ -134,6 +169,7 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
 fn read_files<R: Read>(
     entries: &mut Entries<'_, R>,
     manifest: &ReleaseManifest,
+    budget: &Budget,
 ) -> Result<BTreeMap<Digest, Vec<u8>>, ArtifactError> {
     let (mut blobs, mut expected) = (BTreeMap::new(), manifest.files.iter());
     for entry in entries {
@@ -155,7 +191,7 @@ fn read_files<R: Read>(
         if entry.header().mode().ok() != Some(file.mode) {
             return Err(entry_error("its mode is not the manifest's"));
         }
-        let bytes = read_entry(&mut entry, file.size)?;
+        let bytes = read_entry(&mut entry, file.size, budget)?;
         if Digest::of_bytes(&bytes) != file.sha256 {
             return Err(entry_error("its bytes do not have the manifest's digest"));
         }
@@ -165,16 +201,18 @@ fn read_files<R: Read>(
     if missing.is_empty() { Ok(blobs) } else { Err(ArtifactError::MissingFiles(missing)) }
 }
 
-/// An entry's bytes; at most `longest`, and as many as its header says.
-fn read_entry<R: Read>(entry: &mut Entry<'_, R>, max_bytes: u64) -> Result<Vec<u8>, ArtifactError> {
+/// Returns an entry's bytes, at most `max_bytes` and as many as its header says; the budget is then that of a header.
+fn read_entry<R: Read>(entry: &mut Entry<'_, R>, max_bytes: u64, budget: &Budget) -> Result<Vec<u8>, ArtifactError> {
     let size = entry.size();
     if size > max_bytes {
         return Err(ArtifactError::Corrupt(io::Error::other(format!("an entry of {size} bytes"))));
     }
+    budget.refill(size.saturating_add(MAX_HEADER_BYTES));
     let mut bytes = Vec::new();
     entry.take(max_bytes).read_to_end(&mut bytes).map_err(ArtifactError::Corrupt)?;
     if bytes.len() as u64 != size {
         return Err(ArtifactError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
     }
+    budget.refill(MAX_HEADER_BYTES);
     Ok(bytes)
 }

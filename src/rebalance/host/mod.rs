@@ -38,7 +38,7 @@ mod source_monitor;
 mod stale_primary;
 mod start_replica;
 mod throttled_sync;
-mod verify;
+pub mod verify;
 
 use anyhow::Result;
 

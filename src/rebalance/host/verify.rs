@@ -5,7 +5,7 @@
 //! not conclusive, and on an explicit `verify`: a `SCAN` at the source, then one at the target for keys that only it
 //! has. No command needs `DEBUG`.
 
-mod aof;
+pub mod aof;
 mod canonical_content;
 mod compare_files;
 mod compare_live;
@@ -13,7 +13,7 @@ mod digest_reader;
 mod key_state;
 mod large_key;
 mod piece;
-mod rdb;
+pub mod rdb;
 mod stream_groups;
 
 use std::collections::BTreeSet;

@@ -11,6 +11,8 @@ use super::key_state::Key;
 
 /// These touch what they do not name by its position.
 const UNTRACKED_COMMANDS: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
+/// Longest line before an argument, in bytes: a length, or a remark of Redis.
+const MAX_LINE_BYTES: u64 = 1024;
 const DAMAGED_MESSAGE: &str = "the increment of the append-only file is damaged";
 
 /// Calls `each` with the database and the key of all that the commands of an increment name.
@@ -24,9 +26,11 @@ pub fn for_each_changed_key(
     target: &mut RedisClient,
     mut each: impl FnMut(u32, Key) -> Result<()>,
 ) -> Result<()> {
-    let (mut file, mut database) = (BufReader::new(file), 0);
-    while let Some(command) = next_command(&mut file)? {
-        let Some(name) = command.first().map(|name| String::from_utf8_lossy(name).to_lowercase()) else { continue };
+    let mut database = 0;
+    for_each_command(file, |command| {
+        let Some(name) = command.first().map(|name| String::from_utf8_lossy(name).to_lowercase()) else {
+            return Ok(());
+        };
         if name == "select" {
             let number = command.get(1).and_then(|number| std::str::from_utf8(number).ok()?.parse().ok());
             database = number.context("an increment selects no database")?;
@@ -37,6 +41,18 @@ pub fn for_each_changed_key(
                 each(database, key)?;
             }
         }
+        Ok(())
+    })
+}
+
+/// Calls `each` with the arguments of every command of an append-only file, in order.
+///
+/// # Errors
+/// Returns an error if the file cannot be read or is damaged, or the error of `each`.
+pub fn for_each_command(file: impl Read, mut each: impl FnMut(Vec<Vec<u8>>) -> Result<()>) -> Result<()> {
+    let mut file = BufReader::new(file);
+    while let Some(command) = next_command(&mut file)? {
+        each(command)?;
     }
     Ok(())
 }
@@ -61,7 +77,8 @@ fn read_length(file: &mut impl BufRead, marker: u8) -> Result<Option<u64>> {
     let mut line = Vec::new();
     loop {
         line.clear();
-        file.read_until(b'\n', &mut line)?;
+        // A longer line comes without its end, and is refused below.
+        file.by_ref().take(MAX_LINE_BYTES).read_until(b'\n', &mut line)?;
         match line.as_slice() {
             [] => return Ok(None),
             [b'#', .., b'\n'] => {}
@@ -193,7 +210,8 @@ mod tests {
     fn what_is_no_command_is_an_error() {
         let longer = "*1\r\n$19\r\nPING\r\n*1\r\n$4\r\nPING\r\n";
         let beyond_counting = "*1\r\n$18446744073709551615\r\nPING\r\n";
-        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer, beyond_counting] {
+        let long_remark = format!("#{}\n", "x".repeat(2000));
+        for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer, beyond_counting, &long_remark] {
             assert!(commands(damaged).is_err(), "{damaged:?}");
         }
     }

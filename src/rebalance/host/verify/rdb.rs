@@ -11,10 +11,14 @@ use super::digest_reader::DigestReader;
 
 /// Marks a key without an expiry time.
 const NO_EXPIRY: i64 = -1;
+/// Longest string after decompression, in bytes: the largest that Redis accepts (`proto-max-bulk-len`).
+const MAX_STRING_BYTES: u64 = 512 << 20;
 
 /// A key of a snapshot.
 pub struct RdbKey<'a> {
+    /// Number of the database.
     pub database: u32,
+    /// Name of the key.
     pub key: &'a [u8],
     /// Of the key, where it is, its type and encoding, its time to live and its content. What Redis keeps in no order, the members of
     /// a set and the pairs of a hash, comes in any.
@@ -24,6 +28,7 @@ pub struct RdbKey<'a> {
 /// What a snapshot says of itself: replication id of the server that wrote it, where it is told.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RdbHeader {
+    /// Replication id of the server that wrote it; `None` in a snapshot without one.
     pub replication_id: Option<String>,
 }
 
@@ -181,9 +186,10 @@ impl<R: Read> RdbReader<R> {
             Length::Encoded(2) => i32::from_le_bytes(self.input.read_array()?),
             Length::Encoded(_) => {
                 let (packed, unpacked_length) = (self.read_count()?, self.read_count()?);
+                ensure!(unpacked_length <= MAX_STRING_BYTES, "a string of {unpacked_length} bytes");
                 let mut bytes = Vec::new();
                 self.input.append_bytes(packed, &mut bytes)?;
-                decompress_lzf(&bytes, into);
+                decompress_lzf(&bytes, unpacked_length, into);
                 ensure!(into.len() as u64 == unpacked_length, "a compressed string is damaged");
                 return Ok(());
             }
@@ -236,8 +242,9 @@ impl<R: Read> RdbReader<R> {
 
     /// A stream; its consumers have so many times each.
     fn skip_stream(&mut self, timestamps: u64) -> Result<()> {
-        let listpacks = self.read_count()?;
-        self.skip_strings(listpacks * 2)?;
+        for _ in 0..self.read_count()? {
+            self.skip_strings(2)?;
+        }
         // Its length, four halves of two ids, how many were ever added; the last id comes before those.
         self.skip_counts(8)?;
         for _ in 0..self.read_count()? {
@@ -251,17 +258,21 @@ impl<R: Read> RdbReader<R> {
                 self.skip_string()?;
                 self.input.skip_bytes(8 * timestamps)?;
                 let pending = self.read_count()?;
-                self.input.skip_bytes(16 * pending)?;
+                self.input.skip_bytes(pending.checked_mul(16).context("a stream is damaged")?)?;
             }
         }
         Ok(())
     }
 }
 
-/// LZF, as liblzf's `lzf_d.c` has it. What is damaged comes out with another length.
-fn decompress_lzf(packed: &[u8], into: &mut Vec<u8>) {
+/// Decompresses LZF, as liblzf's `lzf_d.c` does. A damaged string gets another length than `unpacked_length`; the result
+/// is at most one block, 264 bytes, longer.
+fn decompress_lzf(packed: &[u8], unpacked_length: u64, into: &mut Vec<u8>) {
     let mut bytes = packed.iter().copied().map(usize::from);
     while let Some(control) = bytes.next() {
+        if into.len() as u64 > unpacked_length {
+            return;
+        }
         if control < 32 {
             #[expect(clippy::cast_possible_truncation, reason = "it was a byte")]
             into.extend(bytes.by_ref().take(control + 1).map(|byte| byte as u8));
@@ -344,11 +355,33 @@ mod tests {
     fn strings_are_decompressed() {
         let unpacked = |packed: &[u8]| {
             let mut bytes = Vec::new();
-            decompress_lzf(packed, &mut bytes);
+            decompress_lzf(packed, 20, &mut bytes);
             String::from_utf8(bytes).unwrap()
         };
         assert_eq!(unpacked(b"\x01ab\x80\x01"), "abababab");
         assert_eq!(unpacked(b"\x00a\xe0\x05\x00\x00b"), format!("{}b", "a".repeat(15)));
         assert_eq!(unpacked(b"\x00a\x20\x07"), "a", "it would reach before the beginning");
+    }
+
+    #[test]
+    fn counts_that_overflow_are_errors() {
+        let count = |number: u64| [&[0x81][..], &number.to_be_bytes()].concat();
+        let listpacks = [b"REDIS0010\x13\x01a", &count(u64::MAX)[..]].concat();
+        assert_eq!(keys(&listpacks).unwrap_err().to_string(), "the file is truncated");
+        // No listpack, its eight counts, one group "g" with its counts, no entry, one consumer "c", pending entries.
+        let group = b"\x00\x00\x00\x00\x00\x00\x00\x00\x00\x01\x01g\x00\x00\x00\x00\x01\x01c\0\0\0\0\0\0\0\0";
+        let pending = [b"REDIS0010\x13\x01a", &group[..], &count(u64::MAX)].concat();
+        assert_eq!(keys(&pending).unwrap_err().to_string(), "a stream is damaged");
+    }
+
+    #[test]
+    fn a_string_grows_no_longer_than_it_says() {
+        let block = [0xe0, 0xff, 0x00].repeat(100_000);
+        let mut bytes = Vec::new();
+        decompress_lzf(&[b"\x00a", &block[..]].concat(), 1000, &mut bytes);
+        assert!(bytes.len() < 1000 + 300, "{} bytes", bytes.len());
+        let length = (MAX_STRING_BYTES + 1).to_be_bytes();
+        let file = [b"REDIS0010\x00\xc3\x02\x81", &length[..], b"\x00a\x00\xff"].concat();
+        assert!(keys(&file).unwrap_err().to_string().contains("a string of 536870913 bytes"));
     }
 }
