@@ -5,9 +5,15 @@ use std::path::Path;
 use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::atomic_file::{Attributes, write_atomically};
+use crate::plan::SealError;
 
 /// Only the user may read it: a plan tells what a fleet is made of.
 const PRIVATE_MODE: u32 = 0o600;
+
+/// Returns the error of a saved plan whose seal is not accepted.
+pub fn seal_error(path: &Path, error: SealError) -> CommandError {
+    CommandError::with_message(Exit::Refused, format!("{}: {error}", path.display())).with_hint("make a new plan")
+}
 
 /// Creates or replaces a file that only its owner can read. What is there and is no regular file (`/dev/stdout`, a pipe)
 /// is written to.

@@ -7,8 +7,9 @@ use dunlin_shards::ShardId;
 
 use super::command_error::CommandError;
 use super::exit::Exit;
-use crate::cli::output_file::write_output_file;
+use crate::cli::output_file::{seal_error, write_output_file};
 use crate::inventory::ByteSize;
+use crate::plan::{DigestKey, open_sealed_json, to_sealed_json};
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan::{Balance, Infeasible, PlanOptions, ShardSelection, TransferLimits, plan, what_if};
 use crate::rebalance::plan_file::SavedPlan;
@@ -122,12 +123,18 @@ pub fn load_observation(file: &Path) -> Result<Observation, CommandError> {
 /// Loads a saved plan that is still valid, with the changes of sizes since it was made.
 ///
 /// # Errors
-/// The file cannot be read (exit 1), or the plan is out of date (exit 3); everything that changed is named.
-pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<String>), CommandError> {
-    let saved: SavedPlan = serde_json::from_str(&read_file(file)?).map_err(|error| {
+/// The file cannot be read (exit 1), or is not as it was saved, or the plan is out of date (exit 3); everything that
+/// changed is named.
+pub fn load_plan(file: &Path, now: &Observation, key: &DigestKey) -> Result<(SavedPlan, Vec<String>), CommandError> {
+    let not_a_plan = |error: serde_json::Error| {
         CommandError::with_message(Exit::Error, format!("{} is not a saved plan: {error}", file.display()))
             .with_hint("dunlin shard-rebalance --dry-run --out FILE saves one")
-    })?;
+    };
+    let text = read_file(file)?;
+    // Another file gets the message that it is no plan.
+    serde_json::from_str::<SavedPlan>(&text).map_err(not_a_plan)?;
+    let text = open_sealed_json(&text, key).map_err(|error| seal_error(file, error))?;
+    let saved: SavedPlan = serde_json::from_str(&text).map_err(not_a_plan)?;
     let mismatches: Vec<String> = saved.find_mismatches(now).iter().map(|stale| format!("\n  {stale}")).collect();
     if !mismatches.is_empty() {
         let text =
@@ -139,13 +146,13 @@ pub fn load_plan(file: &Path, now: &Observation) -> Result<(SavedPlan, Vec<Strin
     Ok((saved, drift))
 }
 
-/// Saves a plan to a file.
+/// Saves a plan to a file, sealed under the inventory's key.
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn save_plan(file: &Path, plan: &SavedPlan) -> Result<(), CommandError> {
-    let text = serde_json::to_vec_pretty(plan).map_err(anyhow::Error::from)?;
-    write_output_file(file, &text)
+pub fn save_plan(file: &Path, plan: &SavedPlan, key: &DigestKey) -> Result<(), CommandError> {
+    let text = to_sealed_json(plan, key).map_err(anyhow::Error::from)?;
+    write_output_file(file, text.as_bytes())
 }
 
 fn read_file(file: &Path) -> Result<String, CommandError> {

@@ -1,7 +1,7 @@
 //! `dunlin provision`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -9,17 +9,19 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
+use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::outcome::CommandOutcome;
-use super::output_file::write_output_file;
+use super::output_file::{seal_error, write_output_file};
 use super::project::{PlaybookFiles, find_project, load_environment, load_plays, new_compiler, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Diagnostics, nearest_words};
-use crate::plan::{ChangeCounts, DigestKey, HostPlan};
+use crate::plan::{ChangeCounts, HostPlan};
 use crate::playbook::{Playbook, StepSelection};
-use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost, SavedProvisionPlan};
+use crate::project::Project;
+use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost, SavedPlanError, SavedProvisionPlan};
 use crate::report::{Reporter, format_summary};
 use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
@@ -100,7 +102,7 @@ pub async fn provision_hosts(
     let project = find_project(&args.connect.inventory, common)?;
     let loaded = load_environment(&project, common)?;
     let plays = load_plays(&project, args.playbook.as_deref(), common)?;
-    let saved = args.plan.as_deref().map(read_saved_plan).transpose()?;
+    let saved = args.plan.as_deref().map(|path| read_saved_plan(path, &project)).transpose()?;
     let tags = saved.as_ref().map_or_else(|| args.tags.clone(), |saved| saved.tags.clone());
     ensure_tags_exist(&args.tags, &plays)?;
     let selection = StepSelection { tags, ..StepSelection::default() };
@@ -124,7 +126,7 @@ pub async fn provision_hosts(
     let results = provision::plan_hosts(&fleet, &compiler, &names).await;
     let (planned, failed) = collect_planned(results, &reporter, common)?;
     if let Some(saved) = &saved {
-        ensure_plan_is_current(saved, &planned, compiler.digest_key())?;
+        ensure_plan_is_current(saved, &planned)?;
     }
     let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
     for plan in &plans {
@@ -135,8 +137,9 @@ pub async fn provision_hosts(
         reporter.print_data(&format_summary(&plans));
     }
     if let Some(file) = &args.out {
-        let saved = SavedProvisionPlan::new(selection.tags, plans.clone(), compiler.digest_key());
-        write_output_file(file, &serde_json::to_vec_pretty(&saved).map_err(anyhow::Error::from)?)?;
+        let saved = SavedProvisionPlan::new(selection.tags, plans.clone());
+        let text = saved.to_sealed_text(&load_digest_key(&project)?).map_err(anyhow::Error::from)?;
+        write_output_file(file, text.as_bytes())?;
     }
     let counts = plans.iter().fold(ChangeCounts::default(), |mut sum, plan| {
         sum += plan.count_changes();
@@ -261,22 +264,23 @@ fn creates_replicas(plans: &[HostPlan]) -> bool {
         .any(|change| change.attribute == REPLICA_OF_ATTRIBUTE)
 }
 
-fn read_saved_plan(path: &std::path::Path) -> Result<SavedProvisionPlan, CommandError> {
+/// Reads a saved plan.
+///
+/// # Errors
+/// The file cannot be read or is not a plan (exit 1), or it is not as it was saved (exit 3).
+fn read_saved_plan(path: &Path, project: &Project) -> Result<SavedProvisionPlan, CommandError> {
     let invalid = |text: String| {
         CommandError::with_message(Exit::Error, text).with_hint("dunlin provision --dry-run --out FILE saves a plan")
     };
-    let text = std::fs::read(path).map_err(|error| invalid(format!("{}: cannot be read: {error}", path.display())))?;
-    SavedProvisionPlan::parse(&text).map_err(|error| invalid(format!("{}: {error}", path.display())))
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| invalid(format!("{}: cannot be read: {error}", path.display())))?;
+    SavedProvisionPlan::parse(&text, &load_digest_key(project)?).map_err(|error| match error {
+        SavedPlanError::Seal(error) => seal_error(path, error),
+        error => invalid(format!("{}: {error}", path.display())),
+    })
 }
 
-fn ensure_plan_is_current(
-    saved: &SavedProvisionPlan,
-    planned: &[PlannedHost],
-    key: Option<&DigestKey>,
-) -> Result<(), CommandError> {
-    saved
-        .check_seal(key)
-        .map_err(|error| CommandError::with_message(Exit::Refused, error.to_string()).with_hint("make a new plan"))?;
+fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -> Result<(), CommandError> {
     let plans: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
     ensure_no_differences(saved.differences(&plans))
 }

@@ -8,14 +8,17 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::connect_args::ConnectArgs;
+use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use super::plan_args::{PlanArgs, load_observation, load_plan, save_plan};
+use super::project::find_project;
 use super::shard_apply::{
     ApplyRequest, Estimate, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight,
 };
 use super::shard_files::ShardFiles;
 use super::throttle_args::ThrottleArgs;
+use crate::plan::DigestKey;
 use crate::rebalance::apply::{PlannedMove, planned_moves};
 
 use crate::rebalance::finish::ApplyOptions;
@@ -84,9 +87,9 @@ impl ShardRebalance {
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         if let Some(file) = &self.from_observation {
-            let plan = self.load_or_make_plan(load_observation(file)?, reporter)?;
+            let plan = self.load_or_make_plan(load_observation(file)?, reporter, common)?;
             totals.moves = plan.plan.moves.len();
-            return self.print_plan(&plan, reporter);
+            return self.print_plan(&plan, reporter, common);
         }
         let files = ShardFiles::load(&self.connect, common)?;
         let pending = files.state.load_pending_moves()?;
@@ -103,10 +106,10 @@ impl ShardRebalance {
                 .with_hint("dunlin shards status; if moves are in progress, dunlin shards resume")
         })?;
         let observation = observe::build_observation(&context, map, &files.shard_hosts()?, &primaries);
-        let saved_plan = self.load_or_make_plan(observation, reporter)?;
+        let saved_plan = self.load_or_make_plan(observation, reporter, common)?;
         let plan = &saved_plan.plan;
         totals.moves = plan.moves.len();
-        let exit = self.print_plan(&saved_plan, reporter)?;
+        let exit = self.print_plan(&saved_plan, reporter, common)?;
         if plan.is_empty() || self.what_if.is_some() {
             return Ok(exit);
         }
@@ -133,18 +136,33 @@ impl ShardRebalance {
     }
 
     /// Loads the saved plan, or makes a new one.
-    fn load_or_make_plan(&self, observation: Observation, reporter: &Reporter) -> Result<SavedPlan, CommandError> {
+    fn load_or_make_plan(
+        &self,
+        observation: Observation,
+        reporter: &Reporter,
+        common: &CommonArgs,
+    ) -> Result<SavedPlan, CommandError> {
         let Some(file) = &self.plan else {
             return self.plan_args.make_plan(observation, self.what_if.as_deref(), self.throttle.to_transfer_limits());
         };
-        let (plan, drift) = load_plan(file, &observation)?;
+        let (plan, drift) = load_plan(file, &observation, &self.load_seal_key(common)?)?;
         for change in drift {
             reporter.print_status(&format!("note: sizes have changed since the plan was saved: {change}"));
         }
         Ok(plan)
     }
 
-    fn print_plan(&self, saved_plan: &SavedPlan, reporter: &Reporter) -> Result<Exit, CommandError> {
+    /// Returns the key that seals saved plans.
+    fn load_seal_key(&self, common: &CommonArgs) -> Result<DigestKey, CommandError> {
+        Ok(load_digest_key(&find_project(&self.connect.inventory, common)?)?)
+    }
+
+    fn print_plan(
+        &self,
+        saved_plan: &SavedPlan,
+        reporter: &Reporter,
+        common: &CommonArgs,
+    ) -> Result<Exit, CommandError> {
         let plan = &saved_plan.plan;
         if reporter.json {
             reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
@@ -152,7 +170,7 @@ impl ShardRebalance {
             reporter.print_data(format_rebalance(plan, reporter.style).trim_end());
         }
         if let Some(file) = &self.out {
-            save_plan(file, saved_plan)?;
+            save_plan(file, saved_plan, &self.load_seal_key(common)?)?;
         }
         Ok(if self.detailed_exitcode && !plan.is_empty() { Exit::Pending } else { Exit::Done })
     }

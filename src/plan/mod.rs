@@ -6,6 +6,7 @@ mod digest_key;
 mod host_plan;
 mod named_enum;
 mod resource_change;
+mod seal;
 
 pub use action::Action;
 pub use digest::{Digest, digest_json};
@@ -13,3 +14,4 @@ pub use digest_key::DigestKey;
 pub use host_plan::{ChangeCounts, HostPlan};
 pub(crate) use named_enum::named_enum;
 pub use resource_change::{AttributeChange, ResourceChange, StepRef};
+pub use seal::{SealError, open_sealed_json, to_sealed_json};

@@ -112,11 +112,6 @@ impl<'a> Compiler<'a> {
         })
     }
 
-    /// Returns the key under which plans show digests of secrets.
-    pub fn digest_key(&self) -> Option<&DigestKey> {
-        self.digest_key.as_ref()
-    }
-
     /// Returns the words that must not be shown, for texts that hosts send.
     pub fn secret_redactor(&self) -> &SecretRedactor {
         &self.content_store.secret_redactor

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::diff_plans;
-use crate::plan::{Digest, DigestKey, HostPlan};
+use crate::plan::{DigestKey, HostPlan, SealError, open_sealed_json, to_sealed_json};
 
 const FORMAT_VERSION: u32 = 1;
 const KIND: &str = "provision";
@@ -17,18 +17,6 @@ pub struct SavedProvisionPlan {
     pub tags: Vec<String>,
     /// The plans of the hosts.
     pub hosts: Vec<HostPlan>,
-    /// Where the inventory has secrets: proof that the file is as dunlin wrote it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    seal: Option<Seal>,
-}
-
-/// Proof that a plan was not changed after it was saved.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Seal {
-    /// Tells keys apart without telling them.
-    key_id: Digest,
-    /// HMAC of everything else.
-    authenticator: Digest,
 }
 
 /// Describes why a saved plan cannot be used.
@@ -40,50 +28,36 @@ pub enum SavedPlanError {
     /// The plan is one of another command or version.
     #[error("not a plan of this version of dunlin provision")]
     OtherKind,
-    /// The file was changed after it was saved.
-    #[error("the saved plan was changed after it was saved; no changes were made")]
-    Changed,
-    /// The plan was saved under another key.
-    #[error(
-        "the plan was saved on a machine with another digest key; copy .dunlin/digest-INVENTORY.key from there to \
-         digest.key in the inventory's folder on both"
-    )]
-    OtherKey,
+    /// The file is not as dunlin wrote it.
+    #[error(transparent)]
+    Seal(#[from] SealError),
 }
 
 impl SavedProvisionPlan {
-    /// Makes a plan to be saved, and seals it if the inventory has a key.
-    pub fn new(tags: Vec<String>, hosts: Vec<HostPlan>, key: Option<&DigestKey>) -> Self {
-        let mut plan = Self { format_version: FORMAT_VERSION, kind: KIND.to_owned(), tags, hosts, seal: None };
-        plan.seal = key.map(|key| Seal { key_id: key_id(key), authenticator: key.authenticate_json(&plan) });
-        plan
+    /// Makes a plan to be saved.
+    pub fn new(tags: Vec<String>, hosts: Vec<HostPlan>) -> Self {
+        Self { format_version: FORMAT_VERSION, kind: KIND.to_owned(), tags, hosts }
     }
 
-    /// Reads a plan that was saved.
+    /// Returns the text of the file, sealed under the inventory's key.
     ///
     /// # Errors
-    /// The text is not such a plan.
-    pub fn parse(text: &[u8]) -> Result<Self, SavedPlanError> {
-        let plan: Self = serde_json::from_slice(text)?;
-        if plan.kind != KIND || plan.format_version != FORMAT_VERSION {
+    /// The plan cannot be written as JSON.
+    pub fn to_sealed_text(&self, key: &DigestKey) -> serde_json::Result<String> {
+        to_sealed_json(self, key)
+    }
+
+    /// Reads a plan that was saved, and checks that it is as it was saved.
+    ///
+    /// # Errors
+    /// The text is not such a plan, or was changed, or was saved under another key.
+    pub fn parse(text: &str, key: &DigestKey) -> Result<Self, SavedPlanError> {
+        // Another file gets the message that it is no plan.
+        let unchecked: Self = serde_json::from_str(text)?;
+        if unchecked.kind != KIND || unchecked.format_version != FORMAT_VERSION {
             return Err(SavedPlanError::OtherKind);
         }
-        Ok(plan)
-    }
-
-    /// Checks that the plan is as it was saved. Without a key there are no secrets to guess, and every row is compared
-    /// with a new plan anyway.
-    ///
-    /// # Errors
-    /// The plan was changed, or saved under another key.
-    pub fn check_seal(&self, key: Option<&DigestKey>) -> Result<(), SavedPlanError> {
-        let Some(key) = key else { return Ok(()) };
-        let seal = self.seal.as_ref().ok_or(SavedPlanError::Changed)?;
-        if seal.key_id != key_id(key) {
-            return Err(SavedPlanError::OtherKey);
-        }
-        let unsealed = Self { seal: None, ..self.clone() };
-        if key.authenticate_json(&unsealed) == seal.authenticator { Ok(()) } else { Err(SavedPlanError::Changed) }
+        Ok(serde_json::from_str(&open_sealed_json(text, key)?)?)
     }
 
     /// Compares the plan with new plans of the hosts, with one line per row that differs.
@@ -99,10 +73,6 @@ impl SavedProvisionPlan {
     }
 }
 
-fn key_id(key: &DigestKey) -> Digest {
-    key.authenticate(b"id of this key")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,15 +81,16 @@ mod tests {
     fn a_changed_plan_is_refused() {
         let (key, other) = (DigestKey::from_random(b"1"), DigestKey::from_random(b"2"));
         let hosts = vec![HostPlan { host: "a".to_owned(), rows: Vec::new() }];
-        let saved = SavedProvisionPlan::new(vec!["redis".to_owned()], hosts, Some(&key));
-        let text = serde_json::to_string(&saved).unwrap();
-        let check = |text: &str, key| SavedProvisionPlan::parse(text.as_bytes()).unwrap().check_seal(key);
-        check(&text, Some(&key)).unwrap();
-        check(&text, None).unwrap();
-        assert!(matches!(check(&text.replace("redis", "all"), Some(&key)), Err(SavedPlanError::Changed)));
-        assert!(matches!(check(&text, Some(&other)), Err(SavedPlanError::OtherKey)));
-        let unsealed = serde_json::to_string(&SavedProvisionPlan { seal: None, ..saved }).unwrap();
-        assert!(matches!(check(&unsealed, Some(&key)), Err(SavedPlanError::Changed)));
-        assert!(matches!(SavedProvisionPlan::parse(b"{}"), Err(SavedPlanError::Malformed(_))));
+        let saved = SavedProvisionPlan::new(vec!["redis".to_owned()], hosts);
+        let text = saved.to_sealed_text(&key).unwrap();
+        assert_eq!(SavedProvisionPlan::parse(&text, &key).unwrap(), saved);
+        let refusal = |text: &str, key| match SavedProvisionPlan::parse(text, key) {
+            Err(SavedPlanError::Seal(error)) => error,
+            other => panic!("not refused: {other:?}"),
+        };
+        assert_eq!(refusal(&text.replace("redis", "all"), &key), SealError::Changed);
+        assert_eq!(refusal(&text, &other), SealError::OtherKey);
+        assert_eq!(refusal(&serde_json::to_string(&saved).unwrap(), &key), SealError::Missing);
+        assert!(matches!(SavedProvisionPlan::parse("{}", &key), Err(SavedPlanError::Malformed(_))));
     }
 }

@@ -209,6 +209,11 @@ fn a_saved_plan_that_is_stale() {
     project.write("srv/settings", "size = 1\n");
     snapshot("provision-stale-plan", &[project.dunlin(&["provision", "--plan", "plan.json", "--yes"]).ends(3)]);
     assert_eq!(project.read("srv/settings"), "size = 1\n");
+    // A project without secrets: the plan is sealed all the same.
+    let changed = project.read("plan.json").replacen("\"hosts\"", "\"host_s\"", 1).replacen('{', "{\"hosts\": [],", 1);
+    project.write("plan.json", &changed);
+    let refused = project.dunlin(&["provision", "--plan", "plan.json", "--yes"]).ends(3);
+    refused.mentions(&["plan.json", "was changed after it was saved"]);
 }
 
 #[test]

@@ -95,6 +95,26 @@ fn a_plan_for_a_supposed_fleet_cannot_be_applied() {
 }
 
 #[test]
+fn a_plan_that_was_changed_after_it_was_saved_is_refused() {
+    let project = project(&observation());
+    dry(&project, &["--what-if", "growth=110%", "--out", "plan.json"]).ends(0);
+    let text = project.read("plan.json");
+    let mut plan: Value = serde_json::from_str(&text).unwrap();
+    // Even where each digest in the file is recomputed: the key is not in it.
+    let changed = text.replace("\"scenario\"", "\"scenario_\"");
+    assert_ne!(changed, text);
+    project.write("plan.json", &changed);
+    let refused = dry(&project, &["--plan", "plan.json"]).ends(3);
+    refused.mentions(&["plan.json", "was changed after it was saved", "make a new plan"]);
+    plan.as_object_mut().unwrap().remove("seal");
+    project.write("plan.json", &plan.to_string());
+    dry(&project, &["--plan", "plan.json"]).ends(3).mentions(&["has no seal"]);
+    project.write("plan.json", &text);
+    project.write("inventory/digest.key", &"0".repeat(64));
+    dry(&project, &["--plan", "plan.json"]).ends(3).mentions(&["another digest key"]);
+}
+
+#[test]
 fn an_observation_that_cannot_be_read() {
     let project = project(&observation());
     project.write("broken.json", "{\"format_version\": 1}");
