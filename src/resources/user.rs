@@ -69,7 +69,6 @@ pub enum ObservedUser {
 
 impl Resource for UserResource {
     const KIND: &'static str = "user";
-    const SECRET_FIELDS: &'static [&'static str] = &["comment"];
     type Observed = ObservedUser;
 
     fn key(&self) -> String {

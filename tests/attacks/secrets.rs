@@ -1,6 +1,9 @@
 //! A canary in every field of a playbook: none may be found in what is shown or saved.
 
+use std::collections::BTreeSet;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use dunlin::inventory::{Diagnostics, Inventory, SourceFile};
 use dunlin::plan::{Action, DigestKey, ResourceChange};
@@ -58,8 +61,6 @@ command = { argv = ["sh", "-c", "test -n \"$TOKEN\""], env = { TOKEN = "{{ secre
 command = { shell = "tr '\\0' ' ' < /proc/$$/cmdline > DIR/cmdline; : {{ secrets.script }}", unless = "test -e DIR/cmdline && : {{ secrets.guard }}" }
 [[play.step]]
 unit = { name = "dunlin-canary.service", content = "[Service]\nExecStart=/bin/true\nEnvironment=A={{ secrets.inline }}\n" }
-[[play.step]]
-user = { name = "dunlin-canary", comment = "{{ secrets.comment }}" }
 [[play.step]]
 link = { path = "DIR/link", target = "/x/{{ secrets.inline }}" }
 "#;
@@ -210,7 +211,6 @@ fn errors_about_a_value_do_not_show_it() {
         r#"file = { dest = "/x", content = "{{ secrets.inline | bytes }}" }"#,
         r#"file = { dest = "/x", content = "{{ secrets.short | int }}" }"#,
         r#"file = { dest = "/x", content = "{{ secrets.inlin }}" }"#,
-        r#"user = { name = "x", comment = "{{ secrets.pem }}" }"#,
         "when = \"secrets.inline | bytes > 4\"\nfile = { dest = \"/x\", content = \"\" }",
         "name = \"{{ secrets.inline | bytes }}\"\nfile = { dest = \"/x\", content = \"\" }",
         "for_each = \"secrets.inline\"\nfile = { dest = \"/x\", content = \"\" }",
@@ -255,6 +255,55 @@ fn failures_show_no_secret() {
     messages::check("failed-commands-with-secrets", errors);
 }
 
+/// Looks for canaries in the command lines and environments of all processes until `stop`; each finding is
+/// `cmdline CANARY` or `environ CANARY`.
+fn watch_processes(stop: &AtomicBool) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    while !stop.load(Ordering::Relaxed) {
+        for process in std::fs::read_dir("/proc").unwrap().flatten() {
+            for name in ["cmdline", "environ"] {
+                // A process that has ended, or a file that is not a process.
+                let Ok(bytes) = std::fs::read(process.path().join(name)) else { continue };
+                let text = String::from_utf8_lossy(&bytes);
+                let shown = CANARIES.iter().filter(|canary| text.contains(**canary));
+                found.extend(shown.map(|canary| format!("{name} {canary}")));
+            }
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    found
+}
+
+#[test]
+fn no_process_of_a_run_shows_a_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("made")).unwrap();
+    let text = r#"
+[[play]]
+name = "processes"
+hosts = "host"
+[[play.step]]
+file = { dest = "DIR/checked", content = "x {{ secrets.inline }}\n", validate = ["sh", "-c", "sleep 0.3; test -s \"$1\"", "sh", "%s"] }
+[[play.step]]
+line = { path = "DIR/env", line = "ITEM={{ secrets.vars }}", create = true }
+[[play.step]]
+command = { shell = "sleep 0.5; touch DIR/done; : {{ secrets.script }}", unless = "sleep 0.3; : {{ secrets.guard }}; test -e DIR/done" }
+[[play.step]]
+command = { argv = ["sh", "-c", "sleep 0.5; test -n \"$TOKEN\""], env = { TOKEN = "{{ secrets.env }}" }, creates = "DIR/no" }
+"#;
+    let compiled = compile(text, folder.path()).unwrap();
+    let stop = AtomicBool::new(false);
+    let (result, shown) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| watch_processes(&stop));
+        let (result, _) = apply(&compiled);
+        stop.store(true, Ordering::Relaxed);
+        (result, watch.join().unwrap())
+    });
+    assert_eq!((result.failure, result.still_differing), (None, Vec::new()));
+    // A command's own environment, which only its user and root can read. It proves that the watch sees processes.
+    assert_eq!(shown, BTreeSet::from(["environ Canary-env".to_owned()]));
+}
+
 #[test]
 fn secrets_that_would_be_shown_are_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -264,6 +313,8 @@ fn secrets_that_would_be_shown_are_refused() {
         r#"file = { dest = "/{{ secrets.short }}", content = "" }"#,
         r#"group = { name = "{{ secrets.short }}" }"#,
         r#"package = { names = ["{{ secrets.short }}"] }"#,
+        // An argument of useradd, and a field that every user of the host can read.
+        r#"user = { name = "x", comment = "{{ secrets.comment }}" }"#,
         "for_each = \"secrets.short | split(pat='q')\"\nfile = { dest = \"/x\", content = \"\" }",
     ];
     let mut refusals = Vec::new();
