@@ -15,6 +15,7 @@ mod live_acl;
 mod marks;
 mod process;
 mod replication_files;
+pub mod server;
 
 use std::path::{Path, PathBuf};
 
@@ -60,6 +61,9 @@ pub struct RedisShard {
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
+    /// The server program: `redis-server` or `valkey-server`, by name or by absolute path. A unit must start the same one.
+    #[serde(default = "default_server")]
+    pub server: String,
     /// `ip:port` of the primary where this is a replica by the map; empty for a primary.
     #[serde(default)]
     pub replica_of: String,
@@ -77,6 +81,10 @@ pub struct RedisShard {
     /// The user that the instance runs as, and its group.
     #[serde(default = "default_user")]
     pub user: String,
+}
+
+fn default_server() -> String {
+    server::SERVER_PROGRAMS[0].to_owned()
 }
 
 fn default_user() -> String {
@@ -139,6 +147,7 @@ impl Resource for RedisShard {
         if !self.min_replicas.is_empty() && self.min_replicas.parse::<u32>().is_err() {
             return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
         }
+        self.validate_server()?;
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
             return if self.data_dir.is_absolute() {
                 Ok(())

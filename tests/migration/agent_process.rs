@@ -30,7 +30,7 @@ pub struct AgentProcess(Child);
 /// Another world for one process, in a mount namespace of its own: files to lie over those of the system. Needs root.
 #[derive(Default)]
 pub struct MountOverrides {
-    pub mounts: Vec<(PathBuf, &'static str)>,
+    pub mounts: Vec<(PathBuf, String)>,
 }
 
 impl AgentProcess {

@@ -77,7 +77,14 @@ pub struct MoveFixture {
     pub needed: u32,
     count: u8,
     appendfsync: &'static str,
+    /// Server program per instance.
+    servers: Vec<String>,
     edits: Vec<(&'static str, &'static str)>,
+}
+
+/// Returns the server program under test: that of `DUNLIN_TEST_SERVER`, or `redis-server`.
+pub fn server_program() -> String {
+    std::env::var("DUNLIN_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
 }
 
 pub fn admin_credentials() -> Credentials {
@@ -102,7 +109,9 @@ impl MoveFixture {
     pub fn with_conf_edits(count: u8, appendfsync: &'static str, edits: Vec<(&'static str, &'static str)>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port(count);
-        let mut fixture = Self { folder, port, contents: MemoryBlobs::default(), needed: 0, count, appendfsync, edits };
+        let servers = vec![server_program(); usize::from(count)];
+        let contents = MemoryBlobs::default();
+        let mut fixture = Self { folder, port, contents, needed: 0, count, appendfsync, servers, edits };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(fixture.instance_root(n).join(part)).unwrap();
@@ -130,6 +139,11 @@ impl MoveFixture {
 
     pub fn acl_path(&self, n: u8) -> PathBuf {
         self.instance_root(n).join(format!("etc/shard-{SHARD_ID}.acl"))
+    }
+
+    /// Uses another server program for an instance.
+    pub fn set_server(&mut self, n: u8, server: &str) {
+        server.clone_into(&mut self.servers[usize::from(n)]);
     }
 
     fn render_files(&mut self, n: u8) -> [Value; 2] {
@@ -169,7 +183,7 @@ impl MoveFixture {
             "id": SHARD_ID.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
             "data_dir": self.data_dir(n), "conf_path": self.conf_path(n),
             "acl_path": self.acl_path(n), "user": user_name(), "admin_password": admin_password,
-            "min_replicas": self.needed.to_string(),
+            "min_replicas": self.needed.to_string(), "server": self.servers[usize::from(n)],
         })
     }
 

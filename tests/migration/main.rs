@@ -1,4 +1,4 @@
-//! Moves of shards between real redis-server processes on loopback addresses, written to all the while.
+//! Moves of shards between real redis-server or valkey-server processes on loopback addresses, written to all the while.
 
 #![allow(
     clippy::unwrap_used,
@@ -22,6 +22,7 @@ mod preflight;
 mod provision;
 mod replica;
 mod restarts;
+mod servers;
 mod throttle;
 mod verification;
 mod writers;

@@ -9,7 +9,7 @@ use redis::Connection;
 use serde_json::Value;
 
 use crate::agent_process::{AgentProcess, MountOverrides, read_replies};
-use crate::fixture::{MoveFixture, connect_admin};
+use crate::fixture::{MoveFixture, connect_admin, server_program};
 use crate::invariants::SmallDisk;
 use crate::moves::run_copy;
 use crate::verification::{fill_all_types, run_line};
@@ -154,7 +154,8 @@ fn host_resources_are_checked() {
     let mut fixture = filled_fixture();
     let spec = fixture.move_spec(0, 1);
     let little = write_temp_file(&fixture, "meminfo", "MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 10 kB\n");
-    let world = |file: &std::path::Path, over| MountOverrides { mounts: vec![(file.to_owned(), over)] };
+    let world =
+        |file: &std::path::Path, over: &str| MountOverrides { mounts: vec![(file.to_owned(), over.to_owned())] };
     let found = run_preflight(&world(&little, "/proc/meminfo"), &fixture, &spec);
     assert!(refused_rules(&found).contains("memory"), "{found:?}");
     assert!(found.iter().any(|refusal| refusal.reason.contains("10240 bytes available")), "{found:?}");
@@ -162,9 +163,12 @@ fn host_resources_are_checked() {
     let world = world(&off, "/proc/sys/vm/overcommit_memory");
     assert_refused(&world, &fixture, &spec, ("overcommit", "vm.overcommit_memory is 2"));
 
-    let old = write_temp_file(&fixture, "old", "#!/bin/sh\necho 'Redis server v=6.2.14 sha=0:0 malloc=libc bits=64'\n");
+    let server = server_program();
+    let product = if server.ends_with("valkey-server") { "Valkey" } else { "Redis" };
+    let script = format!("#!/bin/sh\necho '{product} server v=6.2.14 sha=0:0 malloc=libc bits=64'\n");
+    let old = write_temp_file(&fixture, "old", &script);
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
-    let world = MountOverrides { mounts: vec![(old, "$(command -v redis-server)")] };
+    let world = MountOverrides { mounts: vec![(old, format!("$(command -v {server})"))] };
     assert_refused(&world, &fixture, &spec, ("version", "6.2.14 on the target's host is older"));
 
     let _disk = SmallDisk::mount_tmpfs(&fixture.instance_root(1).join("data"), "16k");

@@ -57,7 +57,7 @@ pub struct ObservedInstance {
     pub error: Option<String>,
     /// Its role.
     pub role: ReplicationRole,
-    /// redis-server's version.
+    /// Product and version of the server: `Redis 7.0.15`, `Valkey 8.1.1`.
     pub version: String,
     /// Bytes of keys and values, without the server's own memory.
     pub bytes: u64,

@@ -46,7 +46,7 @@ named_enum! {
         Memory = "memory",
         /// The target would evict keys.
         Eviction = "eviction",
-        /// The target's redis-server is older than the source's.
+        /// The target's server program cannot take over from the source's: older, or of another product.
         Version = "version",
         /// The target's instance cannot be created, or its address is in use.
         Target = "target",

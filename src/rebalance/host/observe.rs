@@ -7,6 +7,7 @@ use redis::{Cmd, Value};
 
 use super::redis_client::{RedisClient, RedisInfo, redis_command, replication_bytes_between};
 use crate::protocol::shard::{KeySample, ObserveInstances, ObservedInstance};
+use crate::resources::redis_shard::server::ServerVersion;
 
 /// Commands that observers, replication and moves cause; the application's rate is without them.
 const IGNORED_COMMANDS: &[&str] = &[
@@ -77,7 +78,7 @@ fn describe_instance(link: &mut RedisClient, blank: &ObservedInstance) -> Result
     let keys = keyspace.filter_map(|(_, value)| value.strip_prefix("keys=")?.split(',').next()?.parse::<u64>().ok());
     Ok(ObservedInstance {
         role: link.fetch_role()?,
-        version: info.text_field("redis_version").to_owned(),
+        version: ServerVersion::from_info(|name| info.text_field(name))?.to_string(),
         bytes: dataset_bytes(&info),
         used_memory: info.number_field("used_memory"),
         peak_memory: info.number_field("used_memory_peak"),

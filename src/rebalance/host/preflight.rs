@@ -15,13 +15,13 @@ use super::redis_client::{
 };
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
-use crate::process::Program;
 use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, PreflightRequest, PreflightRule, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::{self, AclFile};
 use crate::resources::redis_shard::conf::RedisConf;
+use crate::resources::redis_shard::server::{ServerProduct, ServerVersion};
 
 /// Window for the source's write rate.
 const RATE_WINDOW: Duration = Duration::from_millis(200);
@@ -151,8 +151,8 @@ fn source_acl(source: &mut RedisClient, info: &RedisInfo) -> Result<Option<Strin
 
 /// Returns true if this server version may replay transactions as the `default` user; Valkey from 9.0 on does not.
 fn drops_transactions(info: &RedisInfo) -> bool {
-    let major = info.text_field("valkey_version").split('.').next().and_then(|major| major.parse::<u32>().ok());
-    info.text_field("server_name") != "valkey" || major.is_none_or(|major| major < 9)
+    let version = ServerVersion::from_info(|name| info.text_field(name));
+    !version.is_ok_and(|version| version.product == ServerProduct::Valkey && version.numbers.first() >= Some(&9))
 }
 
 fn check_source(
@@ -180,8 +180,7 @@ fn check_source(
         Err(error) => issues.add_issue(PreflightRule::Acl, format!("{error:#}")),
     }
     check_replicas(source, request, &info, issues);
-    issues
-        .add_if_some(PreflightRule::Version, check_version(info.text_field("redis_version"), &local_redis_version()?));
+    issues.add_if_error(PreflightRule::Version, check_version(&info, instance));
     let grown = check_encodings(source, spec, conf, issues, sink)?;
     check_memory(info.number_field("used_memory") + grown, conf, issues)?;
     issues.add_if_some(PreflightRule::Disk, check_disk(&info, instance)?);
@@ -226,17 +225,13 @@ fn is_replica_line(line: &str, address: &str) -> bool {
     split_address(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
 }
 
-fn local_redis_version() -> Result<String> {
-    let output = Program::new("redis-server").arg("--version").run().context("redis-server on the target's host")?;
-    let said = String::from_utf8_lossy(&output).into_owned();
-    let version = said.split_whitespace().find_map(|word| word.strip_prefix("v="));
-    version.map(str::to_owned).with_context(|| format!("a version in \"{}\"", said.trim()))
-}
-
-fn check_version(source: &str, target: &str) -> Option<String> {
-    let numbers = |text: &str| text.split('.').map(|part| part.parse::<u32>().unwrap_or(0)).collect::<Vec<_>>();
-    let older = numbers(target) < numbers(source);
-    older.then(|| format!("redis-server {target} on the target's host is older than the source's {source}"))
+/// Checks that the target's server program can take over from the source's.
+fn check_version(source: &RedisInfo, instance: &RedisShard) -> Result<()> {
+    let source = ServerVersion::from_info(|name| source.text_field(name)).context("the source's version")?;
+    match instance.installed_version()?.explain_incompatible(&source) {
+        None => Ok(()),
+        Some(reason) => anyhow::bail!(reason),
+    }
 }
 
 /// Checks the memory for the data, the copy's buffers, and a rewrite of the append-only file.
@@ -370,13 +365,6 @@ fn check_output_buffer(source: &mut RedisClient, info: &RedisInfo, bandwidth: u6
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn versions_compare_by_number() {
-        assert!(check_version("7.0.15", "7.0.9").is_some());
-        assert!(check_version("7.0.9", "7.0.15").is_none());
-        assert!(check_version("7.0.15", "7.2").is_none());
-    }
 
     #[test]
     fn only_a_valkey_that_is_known_to_be_safe_is_taken_for_safe() {

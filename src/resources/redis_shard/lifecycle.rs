@@ -10,19 +10,19 @@ impl RedisShard {
     /// Starts the instance where it does not run.
     ///
     /// # Errors
-    /// Returns the error of systemd or redis-server.
+    /// Returns the error of systemd or of the server program.
     pub fn start_instance(&self) -> Result<()> {
         match &self.unit {
             Some(unit) => Program::new("systemctl").args(["start", "--quiet", "--", unit]).run().map(drop),
             None if process::is_running(&self.data_dir) => Ok(()),
-            None => process::start_daemon(&self.conf_path(), &self.user),
+            None => process::start_daemon(&self.server, &self.conf_path(), &self.user),
         }
     }
 
     /// Starts the instance, and has it start with the host where it has a unit.
     ///
     /// # Errors
-    /// Returns the error of systemd or redis-server.
+    /// Returns the error of systemd or of the server program.
     pub fn enable_and_start(&self) -> Result<()> {
         if let Some(unit) = &self.unit {
             // Without a reload of systemd, which would take longer than all the rest; see World's units.

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::server::SERVER_PROGRAMS;
 use crate::host_fs;
 use crate::process::Program;
 
@@ -29,15 +30,16 @@ pub fn is_running(folder: &Path) -> bool {
 /// Starts the daemon; what it writes is not readable by others, as with the unit.
 ///
 /// # Errors
-/// Returns the error of redis-server.
-pub fn start_daemon(conf: &Path, user: &str) -> Result<()> {
+/// Returns the error of the server program.
+pub fn start_daemon(server: &str, conf: &Path, user: &str) -> Result<()> {
     let is_root = rustix::process::geteuid().is_root();
     let exec = match user {
         "root" => Program::new("sh"),
         _ if !is_root => Program::new("sh"),
         user => Program::new("setpriv").args(["--reuid", user, "--regid", user, "--init-groups", "--", "sh"]),
     };
-    exec.args(["-c", "umask 027; exec redis-server \"$1\"", "sh"]).arg(conf).run().context("starting redis-server")?;
+    let exec = exec.args(["-c", "umask 027; exec \"$1\" \"$2\"", "sh", server]).arg(conf);
+    exec.run().with_context(|| format!("starting {server}"))?;
     Ok(())
 }
 
@@ -51,7 +53,7 @@ pub fn stop_daemon(folder: &Path) -> Result<()> {
     let process = match pidfd_open(running, PidfdFlags::empty()) {
         Ok(process) => process,
         Err(Errno::SRCH) => return Ok(()),
-        Err(error) => return Err(error).context("watching redis-server"),
+        Err(error) => return Err(error).context("watching the instance's process"),
     };
     let end = Instant::now() + STOP_TIMEOUT;
     while Instant::now() < end {
@@ -60,10 +62,10 @@ pub fn stop_daemon(folder: &Path) -> Result<()> {
             Ok(()) if wait_for_exit(&process, TERM_INTERVAL)? => return Ok(()),
             Ok(()) => {}
             Err(Errno::SRCH) => return Ok(()),
-            Err(error) => return Err(error).context("stopping redis-server"),
+            Err(error) => return Err(error).context("stopping the instance's process"),
         }
     }
-    bail!("redis-server {} did not end within {} s", running.as_raw_nonzero(), STOP_TIMEOUT.as_secs())
+    bail!("process {} of the instance did not exit within {} s", running.as_raw_nonzero(), STOP_TIMEOUT.as_secs())
 }
 
 /// Waits for the end of a process with all its threads.
@@ -72,7 +74,7 @@ fn wait_for_exit(process: &OwnedFd, timeout: Duration) -> Result<bool> {
     match poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&most)) {
         Ok(ended) => Ok(ended > 0),
         Err(Errno::INTR) => Ok(false),
-        Err(error) => Err(error).context("waiting for redis-server"),
+        Err(error) => Err(error).context("waiting for the instance's process"),
     }
 }
 
@@ -83,5 +85,6 @@ fn read_pid(folder: &Path) -> Option<Pid> {
     let number: i32 = text.trim().parse().ok()?;
     // The title is the name alone, whatever the daemon puts behind it; a zombie has none.
     let title = fs::read(format!("/proc/{number}/cmdline")).ok()?;
-    title.windows(12).any(|part| part == b"redis-server").then(|| Pid::from_raw(number)).flatten()
+    let title = String::from_utf8_lossy(&title);
+    SERVER_PROGRAMS.iter().any(|name| title.contains(name)).then(|| Pid::from_raw(number)).flatten()
 }

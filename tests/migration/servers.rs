@@ -1,0 +1,63 @@
+//! Moves between servers of different versions: upward under writes, downward refused.
+//!
+//! `DUNLIN_TEST_NEWER_SERVER=/usr/bin/valkey-server` names a server that is newer than that of `DUNLIN_TEST_SERVER`.
+//! Without it the tests of mixed versions are ignored: no package has two servers. `script/torture --server` runs them.
+
+use dunlin::protocol::shard::{PreflightIssue, PreflightRequest, ShardReply, ShardRequest};
+
+use crate::fixture::MoveFixture;
+use crate::moves::{run_copy, run_retire, run_switch};
+use crate::verification::fill_all_types;
+use crate::writers::{MoveWriters, stop_and_check};
+
+fn newer_server() -> String {
+    std::env::var("DUNLIN_TEST_NEWER_SERVER").expect("DUNLIN_TEST_NEWER_SERVER names a server program")
+}
+
+fn run_preflight(fixture: &mut MoveFixture, from: u8, to: u8) -> Vec<PreflightIssue> {
+    let request = PreflightRequest::for_relocation(fixture.move_spec(from, to));
+    match fixture.run_request(ShardRequest::Preflight(request)).unwrap() {
+        ShardReply::Preflight(issues) => issues,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+#[ignore = "needs a second server: DUNLIN_TEST_NEWER_SERVER"]
+fn shards_move_to_a_newer_server_and_not_back() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.set_server(1, &newer_server());
+    fixture.provision_primary(0).unwrap();
+    fill_all_types(&fixture);
+    let mut writers = MoveWriters::start_writers(4, &fixture.address(0));
+    writers.wait_for_writes(200);
+    assert_eq!(run_preflight(&mut fixture, 0, 1), []);
+    let spec = fixture.move_spec(0, 1);
+    let copied = run_copy(&fixture, spec.clone()).unwrap();
+    assert!(copied.verification.keys >= 607 && copied.verification.is_equal(), "{:?}", copied.verification);
+    writers.reset_gaps();
+    let switched = run_switch(&fixture, spec).unwrap();
+    assert!(!switched.already_cut_over, "{switched:?}");
+    writers.publish_address(&fixture.address(1));
+    writers.wait_for_writes(200);
+    assert_eq!(fixture.writable_instances(), [1]);
+    assert!(switched.gap_us < 200_000, "{switched:?}");
+    run_retire(&mut fixture, 0, 1);
+    stop_and_check(&mut writers, &fixture, 1);
+
+    let issues = run_preflight(&mut fixture, 1, 0);
+    let issue = issues.iter().find(|issue| issue.rule.as_str() == "version");
+    assert!(issue.is_some_and(|issue| issue.reason.contains("on the target's host")), "{issues:?}");
+}
+
+#[test]
+fn a_server_that_is_not_installed_is_an_issue() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    fixture.set_server(1, "/nonexistent/valkey-server");
+    let issues = run_preflight(&mut fixture, 0, 1);
+    assert!(
+        issues.iter().any(|issue| issue.reason.contains("the server program /nonexistent/valkey-server")),
+        "{issues:?}"
+    );
+}
