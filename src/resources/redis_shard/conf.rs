@@ -16,9 +16,18 @@ const RUNTIME_DIRECTIVES: &[&str] = &["replicaof", "min-replicas-to-write"];
 const SECRET_DIRECTIVES: &[&str] =
     &["masterauth", "requirepass", "rename-command", "tls-key-file-pass", "tls-client-key-file-pass", "user"];
 
+/// Directives that `CONFIG REWRITE` of Valkey 8.0 and later renames, and their names in Redis, which Valkey accepts too.
+const VALKEY_NAMES: &[(&str, &str)] = &[("primaryauth", "masterauth"), ("primaryuser", "masteruser")];
+
+/// Returns the name of a directive in Redis.
+fn redis_name(name: String) -> String {
+    let known = VALKEY_NAMES.iter().find(|(valkey, _)| *valkey == name);
+    known.map_or(name, |(_, redis)| (*redis).to_owned())
+}
+
 /// Returns whether the values of a directive must not be shown.
 pub fn is_secret_directive(name: &str) -> bool {
-    SECRET_DIRECTIVES.contains(&name)
+    SECRET_DIRECTIVES.contains(&redis_name(name.to_owned()).as_str())
 }
 
 /// A line of a redis.conf.
@@ -55,7 +64,7 @@ impl RedisConf {
     pub fn parse(text: &str) -> Self {
         let directives = text.lines().filter_map(|line| {
             let mut words = split_words(line.trim()).into_iter();
-            let name = words.next()?.to_ascii_lowercase();
+            let name = redis_name(words.next()?.to_ascii_lowercase());
             Some(ConfDirective { name, args: words.collect() })
         });
         Self { directives: directives.collect() }
@@ -193,6 +202,21 @@ fn unescape_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> char {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_valkey_have_the_meaning_of_those_of_redis() {
+        let redis = RedisConf::parse("masteruser \"replica\"\nmasterauth \"a password\"\n").normalize();
+        let valkey = RedisConf::parse("primaryuser \"replica\"\nprimaryauth \"a password\"\n").normalize();
+        assert_eq!(redis, valkey);
+        let other = RedisConf::parse("primaryuser replica\nprimaryauth other\n").normalize();
+        let changes = other.diff_directives(&redis);
+        let shown = |value: &Option<String>| value.as_ref().is_some_and(|value| value.starts_with(SECRET_PREFIX));
+        assert!(
+            matches!(&changes[..], [(name, from, to)] if name == "masterauth" && shown(from) && shown(to)),
+            "{changes:?}"
+        );
+        assert!(is_secret_directive("primaryauth") && !is_secret_directive("primaryuser"));
+    }
 
     #[test]
     fn config_rewrite_makes_no_difference() {

@@ -8,6 +8,9 @@ use super::large_key::field_expiry_command;
 use super::stream_groups;
 use crate::plan::Digest;
 
+/// Answer of `HPEXPIRETIME` for a field without an expiry time.
+const NO_FIELD_EXPIRY: i64 = -1;
+
 /// The digests of the contents of keys, by their types; equal contents have equal digests on both sides.
 ///
 /// # Errors
@@ -72,12 +75,14 @@ fn field_names(pairs: &[Value]) -> Vec<Vec<u8>> {
     names
 }
 
-/// Adds the times at which fields of a hash expire, where the server has such times.
+/// Adds the times at which fields of a hash expire, where one has such a time: an older server has no such times, and
+/// its hashes are equal to those of a newer one whose fields do not expire.
 fn write_field_expiry(link: &mut RedisClient, key: &[u8], fields: Vec<Vec<u8>>, form: &mut Vec<u8>) -> Result<()> {
     if !fields.is_empty()
-        && let Some(times @ Value::Array(_)) = link.run_batch(&[field_expiry_command(key, &fields)])?.first()
+        && let Some(Value::Array(times)) = link.run_batch(&[field_expiry_command(key, &fields)])?.first()
+        && times.iter().any(|time| *time != Value::Int(NO_FIELD_EXPIRY))
     {
-        write_canonical(times, form);
+        write_canonical(&Value::Array(times.clone()), form);
     }
     Ok(())
 }
