@@ -1,6 +1,10 @@
-//! The operators' port: alive, ready, which version, metrics, shards, and two levers.
+//! The operators' port: alive, ready, which version, metrics, shards, and two levers. It asks for no token, so it listens
+//! on loopback by default; load balancers check `/readyz` on the users' port.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Json, Router,
@@ -12,7 +16,7 @@ use axum::{
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::{
     GIT, LOCK_HASH, VERSION,
@@ -26,6 +30,8 @@ use crate::{
 const SHARD_LIMIT: Duration = Duration::from_secs(1);
 /// The share of the shards that must answer.
 const MIN_ALIVE: f64 = 0.9;
+/// Time for which the users' port repeats its last answer: everybody can ask it.
+const REUSE_HEALTH_FOR: Duration = Duration::from_millis(250);
 
 /// Contents of the operators' port.
 #[derive(Debug, Clone)]
@@ -62,14 +68,54 @@ pub fn router(operations: Operations) -> Router {
         .with_state(Arc::new(operations))
 }
 
+/// Returns the route that load balancers check on the users' port: the status, without reasons.
+pub fn health_router(operations: Operations) -> Router {
+    let last = Arc::new(Mutex::new(None));
+    let check = move || {
+        let (operations, last) = (operations.clone(), last.clone());
+        async move {
+            if is_ready(&operations, &last).await {
+                (StatusCode::OK, "ready\n")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
+            }
+        }
+    };
+    Router::new().route("/readyz", get(check))
+}
+
+/// Returns whether the process can serve; callers at the same time share one check.
+async fn is_ready(operations: &Operations, last: &Mutex<Option<(Instant, bool)>>) -> bool {
+    if *operations.draining.borrow() {
+        return false;
+    }
+    let mut last = last.lock().await;
+    match *last {
+        Some((checked, ready)) if checked.elapsed() < REUSE_HEALTH_FOR => ready,
+        _ => {
+            let ready = check_health(operations).await.failures.is_empty();
+            *last = Some((Instant::now(), ready));
+            ready
+        }
+    }
+}
+
 /// The process is alive.
 async fn healthz() -> &'static str {
     "ok\n"
 }
 
-/// 200 while the process can serve: databases, queue and at least 90 % of the shards answer. One dead shard is no reason to
-/// take the process out.
-async fn readyz(State(operations): State<Arc<Operations>>) -> (StatusCode, Json<Value>) {
+/// Result of a health check.
+struct Health {
+    /// Reasons why the process cannot serve.
+    failures: Vec<String>,
+    /// The share of the shards that answer, 0 to 1.
+    shards_alive: f64,
+}
+
+/// Checks whether databases, queue and at least 90 % of the shards answer. One dead shard is no reason to take the process
+/// out.
+async fn check_health(operations: &Operations) -> Health {
     let databases = operations.timelines.databases();
     let (users, tweets) = tokio::join!(databases.users.ping(), databases.tweets.ping());
     let mut failures: Vec<String> = Vec::new();
@@ -83,18 +129,24 @@ async fn readyz(State(operations): State<Arc<Operations>>) -> (StatusCode, Json<
     {
         failures.push(error.to_string());
     }
-    let mut alive = 1.0;
+    let mut shards_alive = 1.0;
     if let Some(lists) = operations.timelines.lists() {
-        alive = lists.share_alive(SHARD_LIMIT).await;
-        if alive < MIN_ALIVE {
-            failures.push(format!("only {:.0} % of the shards answer", alive * 100.0));
+        shards_alive = lists.share_alive(SHARD_LIMIT).await;
+        if shards_alive < MIN_ALIVE {
+            failures.push(format!("only {:.0} % of the shards answer", shards_alive * 100.0));
         }
     }
     if *operations.draining.borrow() {
         failures.push("the process is ending".to_owned());
     }
+    Health { failures, shards_alive }
+}
+
+/// 200 while the process can serve, otherwise 503 with the reasons.
+async fn readyz(State(operations): State<Arc<Operations>>) -> (StatusCode, Json<Value>) {
+    let Health { failures, shards_alive } = check_health(&operations).await;
     let status = if failures.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": failures.is_empty(), "failures": failures, "shards_alive": alive })))
+    (status, Json(json!({ "ready": failures.is_empty(), "failures": failures, "shards_alive": shards_alive })))
 }
 
 /// The version that runs, on which schema, with which epoch of the map.

@@ -2,6 +2,8 @@
 
 mod acks;
 mod client;
+pub mod deliveries;
+pub mod graph;
 pub mod verify;
 pub mod write;
 

@@ -198,7 +198,7 @@ async fn load_through_a_switch_loses_nothing_and_the_new_epoch_is_reported() {
 
     let options = write::Options {
         bases: service.base(),
-        users: 20,
+        target: write::Target::Entries(20),
         writers: 8,
         rate: 2000.0,
         acks: service.acks(),

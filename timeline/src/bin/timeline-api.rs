@@ -145,8 +145,9 @@ async fn serve_timelines(cli: &ApiCli, shutdown: Shutdown) -> anyhow::Result<()>
         draining: shutdown.draining.clone(),
         schema,
     };
+    let router = api::router(app).merge(admin::health_router(operations.clone()));
     tokio::spawn(async move { axum::serve(admin_listener, admin::router(operations)).await });
     tracing::info!(version = timeline::VERSION, address = %cli.listen, admin = %cli.admin_listen, mode = ?settings.mode, "listening");
     lifecycle::notify_ready();
-    lifecycle::serve(listener, api::router(app), lifecycle::becomes_true(shutdown.ended), GRACE).await
+    lifecycle::serve(listener, router, lifecycle::becomes_true(shutdown.ended), GRACE).await
 }

@@ -2,12 +2,20 @@
 
 #![allow(clippy::print_stdout, reason = "a program prints its results")]
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use timeline::{
+    config::read_secret,
     lifecycle::terminated,
-    load::{Base, verify, write},
+    load::{
+        Base,
+        deliveries::verify_tweets,
+        graph::{Graph, create_graph},
+        verify,
+        write::{self, Target},
+    },
 };
 
 /// Load for the timeline service, and the proof that no acknowledged write was lost.
@@ -25,9 +33,12 @@ enum LoadCommand {
         /// The service, http://host:port; several may be named
         #[arg(long = "url", required = true)]
         urls: Vec<Base>,
-        /// Number of users whose timelines are written to
-        #[arg(long, default_value_t = 2000)]
+        /// Number of users whose timelines are written to (mode entries)
+        #[arg(long, default_value_t = 2000, conflicts_with = "graph")]
         users: u64,
+        /// Post tweets as the users of this graph, and read their home timelines (modes pull and push)
+        #[arg(long, value_name = "FILE")]
+        graph: Option<PathBuf>,
         /// Number of writers, each with one write at a time
         #[arg(long, default_value_t = 16)]
         writers: u64,
@@ -44,7 +55,25 @@ enum LoadCommand {
         #[arg(long)]
         progress: bool,
     },
-    /// Read everything back; exit code 1 if an acknowledged entry is not there
+    /// Create users who follow each other, and write them to a file for `write` and `verify`
+    Seed {
+        /// The service, http://host:port; several may be named
+        #[arg(long = "url", required = true)]
+        urls: Vec<Base>,
+        /// A file that holds the registrar's token (`timeline-api token --user 0`)
+        #[arg(long, value_name = "FILE")]
+        registrar_token_file: PathBuf,
+        /// Number of users
+        #[arg(long, default_value_t = 200)]
+        users: usize,
+        /// Number of users whom each of them follows
+        #[arg(long, default_value_t = 20)]
+        follows: usize,
+        /// The file to create; it holds the users' tokens
+        #[arg(long, value_name = "FILE")]
+        graph: PathBuf,
+    },
+    /// Read everything back; exit code 1 if an acknowledged entry, tweet or delivery is not there
     Verify {
         /// The service, http://host:port; several may be named
         #[arg(long = "url", required = true)]
@@ -52,13 +81,16 @@ enum LoadCommand {
         /// The file of acknowledgements
         #[arg(long, value_name = "FILE")]
         acks: PathBuf,
+        /// The graph whose users posted tweets; home timelines are read for up to 60 seconds until they are complete
+        #[arg(long, value_name = "FILE")]
+        graph: Option<PathBuf>,
     },
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     match Args::parse().command {
-        LoadCommand::Write { urls, users, writers, rate, acks, seconds, progress } => {
+        LoadCommand::Write { urls, users, graph, writers, rate, acks, seconds, progress } => {
             let terminated = terminated()?;
             let end = async {
                 match seconds {
@@ -67,12 +99,29 @@ async fn main() -> anyhow::Result<ExitCode> {
                     None => terminated.await,
                 }
             };
-            let options = write::Options { bases: urls, users, writers, rate, acks, progress };
+            let target = match graph {
+                Some(graph) => Target::Tweets(Arc::new(Graph::load(&graph)?)),
+                None => Target::Entries(users),
+            };
+            let options = write::Options { bases: urls, target, writers, rate, acks, progress };
             let summary = write::write(options, end).await?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(ExitCode::SUCCESS)
         }
-        LoadCommand::Verify { urls, acks } => {
+        LoadCommand::Seed { urls, registrar_token_file, users, follows, graph } => {
+            let token = read_secret(Some(&registrar_token_file))?.context("the registrar's token is needed")?;
+            let created = create_graph(urls, &token, users, follows).await?;
+            created.save(&graph)?;
+            let most = created.followers().into_values().max().unwrap_or_default();
+            println!("{}", serde_json::json!({ "users": users, "follows": users * follows, "most_followers": most }));
+            Ok(ExitCode::SUCCESS)
+        }
+        LoadCommand::Verify { urls, acks, graph: Some(graph) } => {
+            let summary = verify_tweets(urls, &Graph::load(&graph)?, &acks).await?;
+            println!("{}", serde_json::to_string(&summary)?);
+            Ok(if summary.lost + summary.missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        LoadCommand::Verify { urls, acks, graph: None } => {
             let summary = verify::verify(urls, &acks).await?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(if summary.lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

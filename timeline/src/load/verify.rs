@@ -1,22 +1,17 @@
 //! Reading everything back: is each acknowledged entry there?
 
-use std::{
-    collections::BTreeSet,
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, path::Path};
 
-use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::{Base, acks, client::Client};
+use super::{
+    Base, acks,
+    client::{Call, Client},
+};
 use crate::entries::store::CAP;
 
 const READERS: usize = 16;
-/// Time for which one page is asked for.
-const PATIENCE: Duration = Duration::from_secs(30);
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// Findings.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
@@ -82,27 +77,12 @@ async fn timeline(client: &mut Client, uid: u64) -> anyhow::Result<BTreeSet<u64>
     let mut stored = BTreeSet::new();
     let mut cursor = String::new();
     loop {
-        let page = page(client, &format!("/v1/timelines/{uid}?limit={CAP}{cursor}")).await?;
+        let call = Call::get(format!("/v1/timelines/{uid}?limit={CAP}{cursor}"), None);
+        let page: TimelinePage = client.fetch(&call).await?;
         stored.extend(&page.entries);
         match page.next_max_id {
             Some(next) => cursor = format!("&max_id={next}"),
             None => return Ok(stored),
-        }
-    }
-}
-
-async fn page(client: &mut Client, path: &str) -> anyhow::Result<TimelinePage> {
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let answer = client.get(path).await;
-        let late = Instant::now() >= end;
-        match answer {
-            Ok((status, body)) if status.is_success() => return serde_json::from_slice(&body).context("a page"),
-            Ok((status, body)) if late || status.is_client_error() => {
-                bail!("{path} answered {status}: {}", String::from_utf8_lossy(&body))
-            }
-            Err(error) if late => return Err(error),
-            Ok(_) | Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Writers at a given rate. Every write has an id of its own and is repeated with it until acknowledged.
+//! Writers at a given rate. Every write has an id or an idempotency key of its own, and is repeated with it until
+//! acknowledged.
 
 use std::{
     future::Future,
@@ -11,11 +12,17 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::bail;
-use serde::Serialize;
+use anyhow::{Context as _, bail};
+use hyper::{Method, body::Bytes};
+use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 
-use super::{Base, acks::Acks, client::Client};
+use super::{
+    Base,
+    acks::Acks,
+    client::{Call, Client},
+    graph::{Graph, scatter},
+};
 
 /// Time for which writes that are not acknowledged yet are repeated after the end.
 const LAST_CHANCE: Duration = Duration::from_secs(30);
@@ -23,13 +30,25 @@ const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// A writer that waits for its turn looks this often whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Every so many tweets, a writer also reads its author's home timeline.
+const READ_EVERY: u64 = 4;
+
+/// What is written.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// Entries of plain sorted sets (mode `entries`), of this number of users.
+    Entries(u64),
+    /// Tweets of the users of a graph.
+    Tweets(Arc<Graph>),
+}
+
 /// The load to write.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The services; writers are spread over them.
     pub bases: Vec<Base>,
-    /// Number of users whose timelines are written to.
-    pub users: u64,
+    /// What is written.
+    pub target: Target,
     /// Number of writers, each with a connection of its own and one write at a time.
     pub writers: u64,
     /// Writes per second of all writers together; a writer that is late does not wait.
@@ -49,9 +68,9 @@ pub struct WriteSummary {
     pub errors: u64,
     /// Writes given up after the end without an acknowledgement.
     pub unacknowledged: u64,
-    /// The longest time from a write's first attempt to its acknowledgement.
+    /// The longest time from a request's first attempt to its acknowledgement.
     pub longest_gap_ms: f64,
-    /// The median of those times.
+    /// The median of those times of writes.
     pub p50_ms: f64,
     /// Their 99th percentile.
     pub p99_ms: f64,
@@ -72,7 +91,7 @@ struct Shared {
 
 /// Writes until `end` completes. Error: a write that no repetition can bring through, or the file cannot be written.
 pub async fn write(options: Options, end: impl Future<Output = ()> + Send) -> anyhow::Result<WriteSummary> {
-    if options.users == 0 || options.writers == 0 || options.rate <= 0.0 || options.bases.is_empty() {
+    if options.target.users() == 0 || options.writers == 0 || options.rate <= 0.0 || options.bases.is_empty() {
         bail!("users, writers, rate and the number of services must be above zero");
     }
     let acks = Acks::append(&options.acks)?;
@@ -138,17 +157,23 @@ async fn writer(shared: Arc<Shared>, number: u64, acks: Sender<(u64, u64)>) -> a
             break;
         }
         let count = shared.writes.fetch_add(1, Ordering::Relaxed);
-        let (uid, id) = (scatter(count) % shared.options.users + 1, shared.first_id + count);
+        let write = Write::new(&shared, count)?;
         let sent = Instant::now();
-        if !push(&shared, &mut client, uid, id).await? {
-            break;
-        }
-        let took = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
+        let Some(body) = send_until_acknowledged(&shared, &mut client, &write.call, 201).await? else { break };
+        let took = shared.note_time(sent);
         times.push(took);
-        shared.longest_us.fetch_max(took.into(), Ordering::Relaxed);
         shared.acked.fetch_add(1, Ordering::Relaxed);
-        if acks.send((uid, id)).is_err() {
+        let id = write.id.map_or_else(|| created_id(&body), Ok)?;
+        if acks.send((write.user, id)).is_err() {
             bail!("acknowledgements can no longer be noted");
+        }
+        if turn % READ_EVERY == 0
+            && let Some(token) = &write.call.token
+        {
+            let (read, sent) = (Call::get("/v1/timelines/home", Some(token)), Instant::now());
+            if send_until_acknowledged(&shared, &mut client, &read, 200).await?.is_some() {
+                shared.note_time(sent);
+            }
         }
     }
     Ok(times)
@@ -166,35 +191,93 @@ async fn wait_until(shared: &Shared, turn: Instant) -> bool {
     false
 }
 
-/// Repeats one write until it is acknowledged; `false` where that did not happen in time after the end.
-async fn push(shared: &Shared, client: &mut Client, uid: u64, id: u64) -> anyhow::Result<bool> {
-    let path = format!("/v1/timelines/{uid}/entries");
+impl Target {
+    fn users(&self) -> u64 {
+        match self {
+            Target::Entries(users) => *users,
+            Target::Tweets(graph) => graph.users.len() as u64,
+        }
+    }
+}
+
+impl Shared {
+    /// Notes how long a request took since its first attempt; returns it in microseconds.
+    fn note_time(&self, sent: Instant) -> u32 {
+        let took = u32::try_from(sent.elapsed().as_micros()).unwrap_or(u32::MAX);
+        self.longest_us.fetch_max(took.into(), Ordering::Relaxed);
+        took
+    }
+}
+
+/// One write.
+struct Write {
+    user: u64,
+    /// The entry's id; a tweet gets its id from the service.
+    id: Option<u64>,
+    call: Call,
+}
+
+impl Write {
+    /// Makes the write with a number.
+    fn new(shared: &Shared, count: u64) -> anyhow::Result<Write> {
+        let (id, index) = (shared.first_id + count, scatter(count) % shared.options.target.users());
+        match &shared.options.target {
+            Target::Entries(_) => {
+                let user = index + 1;
+                let path = format!("/v1/timelines/{user}/entries");
+                let json = format!("{{\"id\":{id}}}");
+                Ok(Write { user, id: Some(id), call: Call { method: Method::POST, path, json, ..Call::default() } })
+            }
+            Target::Tweets(graph) => {
+                let author = graph.users.get(usize::try_from(index)?).context("the graph has no users")?;
+                let call = Call {
+                    method: Method::POST,
+                    path: "/v1/tweets".to_owned(),
+                    token: Some(author.token.clone()),
+                    idempotency_key: Some(id.to_string()),
+                    json: format!("{{\"body\":\"tweet {id}\"}}"),
+                };
+                Ok(Write { user: author.id, id: None, call })
+            }
+        }
+    }
+}
+
+/// Reads the id in the response to a post.
+fn created_id(body: &Bytes) -> anyhow::Result<u64> {
+    #[derive(Deserialize)]
+    struct Created {
+        id: u64,
+    }
+    let Created { id } = serde_json::from_slice(body).context("the response to a post")?;
+    Ok(id)
+}
+
+/// Repeats one request until it is answered with `status`; `None` where that did not happen in time after the end.
+async fn send_until_acknowledged(
+    shared: &Shared,
+    client: &mut Client,
+    call: &Call,
+    status: u16,
+) -> anyhow::Result<Option<Bytes>> {
     let mut give_up_at = None;
     loop {
-        match client.post(&path, format!("{{\"id\":{id}}}")).await {
-            Ok((status, _)) if status.as_u16() == 201 => return Ok(true),
-            Ok((status, body)) if status.is_client_error() => {
-                bail!("{path} answered {status}: {}", String::from_utf8_lossy(&body));
+        match client.send(call).await {
+            Ok((answered, body)) if answered.as_u16() == status => return Ok(Some(body)),
+            Ok((answered, body)) if answered.is_client_error() => {
+                bail!("{} answered {answered}: {}", call.path, String::from_utf8_lossy(&body));
             }
-            // not applied or not known: for an entry of a sorted set the same id again is right for both
+            // not applied or not known: the same id or key again is right for both
             Ok(_) | Err(_) => shared.errors.fetch_add(1, Ordering::Relaxed),
         };
         if shared.ended.load(Ordering::Relaxed) {
             let end = *give_up_at.get_or_insert_with(|| Instant::now() + LAST_CHANCE);
             if Instant::now() >= end {
-                return Ok(false);
+                return Ok(None);
             }
         }
         tokio::time::sleep(RETRY_PAUSE).await;
     }
-}
-
-/// Spreads consecutive numbers (SplitMix64's finaliser).
-fn scatter(number: u64) -> u64 {
-    let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ (mixed >> 31)
 }
 
 fn summary(shared: &Shared, mut times: Times) -> WriteSummary {
@@ -208,7 +291,7 @@ fn summary(shared: &Shared, mut times: Times) -> WriteSummary {
         acked,
         errors: shared.errors.load(Ordering::Relaxed),
         unacknowledged: shared.writes.load(Ordering::Relaxed) - acked,
-        longest_gap_ms: at(1.0),
+        longest_gap_ms: shared.longest_us.load(Ordering::Relaxed) as f64 / 1000.0,
         p50_ms: at(0.5),
         p99_ms: at(0.99),
     }

@@ -19,6 +19,7 @@ use crate::{
 
 const API: &str = env!("CARGO_BIN_EXE_timeline-api");
 const WORKER: &str = env!("CARGO_BIN_EXE_timeline-worker");
+const LOAD: &str = env!("CARGO_BIN_EXE_timeline-load");
 
 fn run(program: &str, args: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = Command::new(program);
@@ -104,6 +105,7 @@ async fn api_and_worker_as_programs() {
         (address(&environment, "TIMELINE_LISTEN"), address(&environment, "TIMELINE_ADMIN_LISTEN"));
     let worker_operators = address(&environment, "TIMELINE_WORKER_ADMIN_LISTEN");
     until("both are ready", async || is_ready(operators).await && is_ready(worker_operators).await).await;
+    assert_eq!(request(service, "", "GET", "/readyz", "").await, (200, "ready\n".to_owned()));
     let token = text(&run(API, &["token", "--user", "0"], &environment));
     assert_eq!(TokenKey::new(KEY).expect("a key").verify(&token), Ok(0));
     let create = async |name: &str| {
@@ -149,6 +151,47 @@ async fn api_and_worker_as_programs() {
         process.wait(Duration::from_secs(20));
     }
     assert!(tokio::net::TcpStream::connect(service).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_load_generator_counts_lost_tweets_and_missing_deliveries() {
+    let postgres = Postgres::shared();
+    let url = postgres.create_database();
+    let dir = tempfile::TempDir::new().expect("a temporary folder");
+    let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
+    publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
+    let environment = environment(dir.path(), &url, "push");
+    text(&run(API, &["migrate"], &environment));
+    let (_api, _worker) = (start(API, &environment), start(WORKER, &environment));
+    let operators = address(&environment, "TIMELINE_ADMIN_LISTEN");
+    until("it is ready", async || is_ready(operators).await).await;
+    let file = |name: &str| dir.path().join(name).display().to_string();
+    let service = format!("http://{}", address(&environment, "TIMELINE_LISTEN"));
+    let load = |args: &[&str]| run(LOAD, &[args, &["--url", &service, "--graph", &file("graph")]].concat(), &[]);
+    let json = |output: &Output| serde_json::from_slice::<Value>(&output.stdout).expect("JSON");
+
+    fs::write(file("registrar"), text(&run(API, &["token", "--user", "0"], &environment))).expect("it is writable");
+    let seed = ["seed", "--registrar-token-file", &file("registrar"), "--users", "20", "--follows", "5"];
+    assert_eq!(json(&load(&seed))["follows"], json!(100));
+    let (acks, rate) = (file("acks"), ["--rate", "200", "--writers", "4", "--seconds", "2"]);
+    let written = json(&load(&[&["write", "--acks", &acks][..], &rate].concat()));
+    assert_eq!((&written["errors"], &written["unacknowledged"]), (&json!(0), &json!(0)));
+    let acked = written["acked"].as_u64().expect("a number");
+    assert!(acked > 100, "{written}");
+    let verified = load(&["verify", "--acks", &acks]);
+    let found: Value = serde_json::from_str(&text(&verified)).expect("JSON");
+    assert_eq!((&found["acked"], &found["lost"], &found["missing"]), (&json!(acked), &json!(0), &json!(0)));
+    assert!(found["deliveries"].as_u64() > Some(acked) && found["from_cache"].as_u64() > Some(0), "{found}");
+
+    // an acknowledgement without a tweet: lost, and missing for each follower of its author
+    let noted = fs::read_to_string(&acks).expect("it is readable");
+    let author = noted.split(' ').next().expect("an author");
+    let followers = sql_rows(&url, &format!("select count(*) from follows where followee_id = {author}")).await;
+    fs::write(&acks, format!("{noted}{author} 1\n")).expect("it is writable");
+    let verified = load(&["verify", "--acks", &acks]);
+    assert!(!verified.status.success());
+    let found = json(&verified);
+    assert_eq!((found["lost"].to_string(), found["missing"].to_string()), ("1".to_owned(), followers[0][0].clone()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
