@@ -12,23 +12,16 @@ demo_project() {
     ln -s "$PWD/target" "$project/target"
     demo_hosts >"$inventory/hosts.toml"
     demo_shards >"$inventory/shards.toml"
-    (umask 077 && demo_secrets >"$inventory/secrets.toml")
+    (
+        umask 077
+        printf '[redis]\nadmin   = "%s"\nreplica = "%s"\napp     = "%s"\n' "$(demo_word)" "$(demo_word)" "$(demo_word)" \
+            >"$inventory/secrets.toml"
+    )
 }
 
 demo_word() { od -An -N20 -tx1 /dev/urandom | tr -d ' \n'; }
 
-# Prints secrets.toml. The file gets the mode 0600: dunlin refuses one that others can read.
-demo_secrets() {
-    printf '[redis]\nadmin   = "%s"\nreplica = "%s"\napp     = "%s"\n' "$(demo_word)" "$(demo_word)" "$(demo_word)"
-    printf '\n[postgres]\ntimeline = "%s"\n' "$(demo_word)"
-    printf '\n[rabbitmq]\ntimeline = "%s"\n' "$(demo_word)"
-    printf '\n[timeline]\ntoken_key = "%s"\n' "$(demo_word)"
-}
-
-# Prints hosts.toml: two hosts of shards, two of the service, and one for everything that the service uses besides.
 demo_hosts() {
-    local data
-    data=$(script/fleet address data-01)
     cat <<EOT
 [defaults]
 user   = "deploy"
@@ -41,35 +34,14 @@ hosts = ["redis-01", "redis-02"]
 vars  = { shard_maxmemory = "64MiB", redis_appendfsync = "everysec" }
 
 [groups.app]
-hosts = ["app-01", "app-02"]
-
-[groups.app.vars]
-timeline_mode           = "push"
-timeline_database_host  = "$data"
-timeline_queue_host     = "$data"
-timeline_memcached_host = "$data"
-
-[groups.postgres]
-hosts = ["data-01"]
-
-[groups.rabbitmq]
-hosts = ["data-01"]
-vars  = { rabbitmq_disk_free_limit = "50MB" }
-
-[groups.memcached]
-hosts = ["data-01"]
-vars  = { memcached_megabytes = 64 }
-
-[groups.haproxy]
-hosts = ["data-01"]
+hosts = ["app-01"]
 EOT
     local host zone=a
-    for host in redis-01 redis-02 app-01 app-02 data-01; do
+    for host in redis-01 redis-02 app-01; do
         printf '\n[hosts.%s]\naddress  = "%s"\nhost_key = "%s"\nzone     = "%s"\n' \
             "$host" "$(script/fleet address "$host")" "$(script/fleet host-key "$host" | cut -d' ' -f1,2)" "$zone"
-        # Postgres sizes its caches by it.
-        [[ $host == app-* ]] || printf 'memory   = "%s"\n' "$([[ $host == data-01 ]] && echo 1GiB || echo 4GiB)"
-        if [[ $zone == a ]]; then zone=b; else zone=a; fi
+        [[ $host == app-* ]] || printf 'memory   = "4GiB"\n'
+        zone=b
     done
 }
 

@@ -137,6 +137,12 @@ async fn api_and_worker_as_programs() {
     }
     let version: Value = serde_json::from_str(&request(operators, "", "GET", "/version", "").await.1).expect("JSON");
     assert_eq!((&version["map_epoch"], &version["schema"]), (&json!(1), &json!(1)));
+    assert_eq!(version["lock_hash"].as_str().map(str::len), Some(64), "{version}");
+    // `unknown` only where the sources are in no repository
+    let git = Command::new("git").args(["rev-parse", "--verify", "HEAD"]).output();
+    if git.is_ok_and(|output| output.status.success()) {
+        assert!(version["git"].as_str().expect("a string").trim_end_matches("-dirty").len() >= 40, "{version}");
+    }
 
     let summary: Value = serde_json::from_str(&text(&run(WORKER, &["reconcile"], &environment))).expect("JSON");
     assert_eq!((&summary["users"], &summary["wrong_counters"], &summary["missing"]), (&json!(2), &json!(0), &json!(0)));
