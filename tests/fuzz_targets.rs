@@ -10,9 +10,9 @@ use std::path::Path;
 use proptest::prelude::{Strategy, any, prop};
 use proptest::prop_oneof;
 use proptest::sample::Index;
-use proptest::test_runner::{Config, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Damaged inputs per target.
+/// Damaged inputs per target, the same in each run: `script/fuzz` searches for others.
 const DAMAGED_INPUTS: u32 = 2000;
 
 /// Takes what libFuzzer's macro of this name takes: a closure over bytes or a text.
@@ -100,10 +100,11 @@ fn check_target(target: &str, run: fn(&[u8])) {
             bytes
         });
     let config = Config { cases: DAMAGED_INPUTS, failure_persistence: None, ..Config::default() };
-    let outcome = TestRunner::new(config).run(&damaged, |input| {
-        run(&input);
-        Ok(())
-    });
+    let outcome =
+        TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha)).run(&damaged, |input| {
+            run(&input);
+            Ok(())
+        });
     outcome.unwrap_or_else(|error| panic!("{target}: {error}"));
 }
 

@@ -97,7 +97,8 @@ impl RedisConf {
     /// Returns the lines of the running state, to be appended to a new content.
     pub fn runtime_lines(&self) -> String {
         let lines = self.directives.iter().filter(|line| RUNTIME_DIRECTIVES.contains(&line.name.as_str()));
-        lines.map(|line| format!("{} {}\n", line.name, line.args.join(" "))).collect()
+        let quoted = |line: &ConfDirective| line.args.iter().map(|arg| quote_word(arg)).collect::<Vec<_>>().join(" ");
+        lines.map(|line| format!("{} {}\n", line.name, quoted(line))).collect()
     }
 
     /// Normalizes the configuration, without the running state.
@@ -185,6 +186,20 @@ fn split_words(line: &str) -> Vec<String> {
     words
 }
 
+/// Returns a word as [`split_words`] reads it back: in double quotes where it would be split or escaped otherwise.
+fn quote_word(word: &str) -> String {
+    let is_plain = |c: char| !c.is_whitespace() && !c.is_control() && !matches!(c, '"' | '\'' | '\\' | '#');
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    let escaped = word.chars().map(|c| match c {
+        '"' | '\\' => format!("\\{c}"),
+        c if c.is_ascii_control() => format!("\\x{:02x}", u32::from(c)),
+        c => c.to_string(),
+    });
+    format!("\"{}\"", escaped.collect::<String>())
+}
+
 fn unescape_char(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> char {
     match chars.next() {
         Some('n') => '\n',
@@ -216,6 +231,15 @@ mod tests {
             "{changes:?}"
         );
         assert!(is_secret_directive("primaryauth") && !is_secret_directive("primaryuser"));
+    }
+
+    #[test]
+    fn lines_of_the_running_state_are_read_back_as_they_were() {
+        let text = "replicaof \"\" rename-command FLUSHALL\nreplicaof \"10.0.0.1\\nmaxmemory 1\" \"a \\\"b\\\\\"\n";
+        let conf = RedisConf::parse(text);
+        assert_eq!(RedisConf::parse(&conf.runtime_lines()), conf);
+        let plain = "replicaof 10.0.0.1 7017\nmin-replicas-to-write 1\n";
+        assert_eq!(RedisConf::parse(plain).runtime_lines(), plain);
     }
 
     #[test]
