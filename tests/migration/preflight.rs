@@ -28,6 +28,7 @@ const READ_COMMANDS: &[&str] = &[
     "hello",
     "info",
     "memory|usage",
+    "module|list",
     "object|encoding",
     "ping",
     "psync",
@@ -312,4 +313,37 @@ fn different_listpack_limits_are_rejected_or_estimated() {
         bytes.abs_diff(estimated) < bytes / 5
     };
     assert!(is_close, "{estimated} foretold, {bytes} found");
+}
+
+/// A module with a name and nothing else.
+const MODULE_SOURCE: &str = r#"
+int RedisModule_OnLoad(void *context, void **args, int count) {
+    int (*get_api)(const char *, void *) = (int (*)(const char *, void *))((void **)context)[0];
+    void (*set_attributes)(void *, const char *, int, int);
+    (void)args;
+    (void)count;
+    if (get_api("RedisModule_SetModuleAttribs", &set_attributes) != 0) return 1;
+    set_attributes(context, "dunlin-test", 1, 1);
+    return 0;
+}
+"#;
+
+#[test]
+fn modules_that_the_target_would_not_load_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, module) = (folder.path().join("module.c"), folder.path().join("module.so"));
+    fs::write(&code, MODULE_SOURCE).unwrap();
+    let compiled = std::process::Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&module).arg(&code).status();
+    assert!(compiled.unwrap().success());
+    let line = format!("loadmodule {}", module.display());
+    let loading: &'static str = Box::leak(format!("appendonly yes\n{line}").into_boxed_str());
+    let mut fixture = MoveFixture::with_conf_edits(3, "everysec", vec![("appendonly yes", loading)]);
+    fixture.provision_primary(0).unwrap();
+    let here = MountOverrides::default();
+    let spec = fixture.move_spec(0, 1);
+    assert_eq!(run_preflight(&here, &fixture, &spec), []);
+    let spec = spec_with_edit(&mut fixture, "conf", &line, "");
+    assert_refused(&here, &fixture, &spec, ("module", "has the module dunlin-test"));
+    let spec = spec_with_edit(&mut fixture, "conf", &line, "loadmodule /nowhere/module.so");
+    assert_refused(&here, &fixture, &spec, ("module", "/nowhere/module.so does not exist on the target's host"));
 }

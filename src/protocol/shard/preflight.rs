@@ -56,6 +56,8 @@ named_enum! {
         Acl = "acl",
         /// A setting differs in a way that breaks clients.
         Setting = "setting",
+        /// The target would not load a module of the source.
+        Module = "module",
         /// The move re-encodes the data.
         Encoding = "encoding",
         /// The disk of the target's host is too small for the data.

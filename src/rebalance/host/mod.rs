@@ -18,6 +18,7 @@ mod finish_cutover;
 mod instance;
 mod instance_state;
 mod min_replicas;
+mod modules;
 mod move_journal;
 mod move_status;
 mod observe;

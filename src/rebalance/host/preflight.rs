@@ -10,6 +10,7 @@ use redis::Value;
 use super::instance::parse_instance;
 use super::instance_state::{ENCODING_SETTINGS, compare_instance_state};
 use super::min_replicas::wait_for_replica;
+use super::modules;
 use super::redis_client::{
     RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between, split_address,
 };
@@ -181,6 +182,9 @@ fn check_source(
     }
     check_replicas(source, request, &info, issues);
     issues.add_if_error(PreflightRule::Version, check_version(&info, instance));
+    for reason in modules::find_missing_modules(source, conf)? {
+        issues.add_issue(PreflightRule::Module, reason);
+    }
     let grown = check_encodings(source, spec, conf, issues, sink)?;
     check_memory(info.number_field("used_memory") + grown, conf, issues)?;
     issues.add_if_some(PreflightRule::Disk, check_disk(&info, instance)?);

@@ -75,6 +75,12 @@ impl RedisConf {
         self.directives.iter().rev().find(|line| line.name == name).map(|line| line.args.join(" "))
     }
 
+    /// Returns the files of its `loadmodule` lines, in their order.
+    pub fn module_paths(&self) -> Vec<&str> {
+        let lines = self.directives.iter().filter(|line| line.name == "loadmodule");
+        lines.filter_map(|line| line.args.first().map(String::as_str)).collect()
+    }
+
     /// Returns whether an instance with this file keeps an append-only file.
     pub fn is_append_only(&self) -> bool {
         self.last_value("appendonly").is_some_and(|value| value.eq_ignore_ascii_case("yes"))
