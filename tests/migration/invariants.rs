@@ -41,7 +41,7 @@ fn journal_steps(spec: &MoveSpec) -> Vec<(String, String)> {
     text.lines().map(record).map(|value| (word(&value, "phase"), word(&value, "state"))).collect()
 }
 
-fn info_field(connection: &mut Connection, section: &str, name: &str) -> String {
+pub fn info_field(connection: &mut Connection, section: &str, name: &str) -> String {
     let text: String = redis::cmd("INFO").arg(section).query(connection).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     line.unwrap_or_default().to_owned()

@@ -11,6 +11,7 @@ mod access;
 mod agent_process;
 mod compare_files;
 mod dead_links;
+mod failed_copy;
 mod failover;
 mod fault_injection;
 mod fixture;

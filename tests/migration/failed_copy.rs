@@ -1,0 +1,82 @@
+//! A copy that failed costs the source nothing more: no replica, no fork, no further full sync.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use redis::Connection;
+
+use crate::fixture::{MoveFixture, connect_admin, wait_until};
+use crate::invariants::info_field;
+use crate::moves::run_copy;
+use crate::verification::run_line;
+
+/// Number of keys of the source, and how long its child sleeps after each, in microseconds: a full sync takes over 2 s.
+const KEYS: usize = 1000;
+const KEY_SAVE_DELAY_US: u32 = 2000;
+/// How long the source is observed afterwards. A replica that still followed it would be back within a second.
+const OBSERVATION: Duration = Duration::from_secs(3);
+
+/// Writes values of 64 KiB to a few keys until it is stopped, far more than the source's output buffer for replicas takes.
+fn write_until_stopped(connection: &mut Connection, is_stopped: &AtomicBool) {
+    let value = "v".repeat(64 << 10);
+    for n in (0..8).cycle() {
+        if is_stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        redis::cmd("SET").arg(format!("large:{n}")).arg(&value).exec(connection).unwrap();
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Checks that the source has no replica and no child, and starts no full sync while it is observed.
+fn assert_no_more_syncs(source: &mut Connection) {
+    wait_until(Duration::from_secs(5), || {
+        info_field(source, "replication", "connected_slaves") == "0"
+            && info_field(source, "persistence", "rdb_bgsave_in_progress") == "0"
+    });
+    let (syncs, end) = (info_field(source, "stats", "sync_full"), Instant::now() + OBSERVATION);
+    while Instant::now() < end {
+        assert_eq!(info_field(source, "stats", "sync_full"), syncs);
+        assert_eq!(info_field(source, "replication", "connected_slaves"), "0");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[test]
+fn copies_that_overflow_the_output_buffer_end_with_their_reason() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut source = connect_admin(&fixture.address(0)).unwrap();
+    for key in 0..KEYS {
+        redis::cmd("SET").arg(format!("key:{key}")).arg(key).exec(&mut source).unwrap();
+    }
+    let limits: String = "replica 1mb 1mb 60".to_owned();
+    redis::cmd("CONFIG").arg(&["SET", "client-output-buffer-limit", &limits]).exec(&mut source).unwrap();
+    // A limit below the size of the backlog would not count.
+    run_line(&mut source, "CONFIG SET repl-backlog-size 1mb");
+    run_line(&mut source, &format!("CONFIG SET rdb-key-save-delay {KEY_SAVE_DELAY_US}"));
+    let spec = fixture.move_spec(0, 1);
+    let is_stopped = AtomicBool::new(false);
+    let mut writer = connect_admin(&fixture.address(0)).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| write_until_stopped(&mut writer, &is_stopped));
+        let failed = run_copy(&fixture, spec.clone());
+        let observed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let text = format!("{:#}", failed.unwrap_err());
+            assert!(text.contains("started 3 full syncs"), "{text}");
+            assert!(text.contains("client-output-buffer-limit is now"), "{text}");
+            // The writes go on, and the copy does not come back for them.
+            assert_no_more_syncs(&mut source);
+        }));
+        is_stopped.store(true, Ordering::Relaxed);
+        observed.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    });
+    // With a larger buffer the same move goes on.
+    redis::cmd("CONFIG")
+        .arg(&["SET", "client-output-buffer-limit", "replica 1gb 512mb 120"])
+        .exec(&mut source)
+        .unwrap();
+    run_line(&mut source, "CONFIG SET rdb-key-save-delay 0");
+    let copied = run_copy(&fixture, spec).unwrap();
+    assert!(copied.verification.is_equal() && copied.verification.keys >= KEYS as u64, "{copied:?}");
+}
