@@ -85,9 +85,10 @@ fn any_damage() -> impl Strategy<Value = Damage> {
 
 fn read_corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let entries = fs::read_dir(&folder).expect("a folder of inputs");
+    let mut paths: Vec<_> = entries.map(|entry| entry.expect("an input").path()).collect();
     paths.sort();
-    paths.iter().map(|path| fs::read(path).unwrap()).collect()
+    paths.iter().map(|path| fs::read(path).expect("an input")).collect()
 }
 
 fn check_target(target: &str, run: fn(&[u8])) {
