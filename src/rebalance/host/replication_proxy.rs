@@ -11,7 +11,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -71,8 +71,21 @@ struct ProxyPath {
     bandwidth: u64,
     rate_limiter: RateLimiter,
     is_closed: AtomicBool,
-    /// Both ends of the connection that is carried.
-    connections: Mutex<Option<[TcpStream; 2]>>,
+    /// The connections that are carried. Redis 8.0 and later send the snapshot over one and the writes over another.
+    connections: Mutex<Vec<Weak<ProxiedConnection>>>,
+}
+
+/// Both ends of a connection.
+struct ProxiedConnection {
+    source: TcpStream,
+    target: TcpStream,
+}
+
+impl ProxiedConnection {
+    fn cut(&self) {
+        self.source.shutdown(Shutdown::Both).ok();
+        self.target.shutdown(Shutdown::Both).ok();
+    }
 }
 
 impl ReplicationProxy {
@@ -92,7 +105,7 @@ impl ReplicationProxy {
             bandwidth,
             rate_limiter,
             is_closed: AtomicBool::new(false),
-            connections: Mutex::new(None),
+            connections: Mutex::new(Vec::new()),
         };
         let way = Arc::new(path);
         let acceptor = std::thread::spawn({
@@ -106,7 +119,7 @@ impl ReplicationProxy {
 impl Drop for ReplicationProxy {
     fn drop(&mut self) {
         self.path.is_closed.store(true, Ordering::SeqCst);
-        self.path.replace_connections(None);
+        self.path.cut_connections();
         // Wakes the one that accepts; where even that fails, the process has no sockets left, and it ends with it.
         let wake_up =
             self.address.parse().map(|address: SocketAddr| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT));
@@ -121,8 +134,8 @@ impl ProxyPath {
         !self.is_closed.load(Ordering::SeqCst)
     }
 
-    /// Serves one target at a time: one that connects again has given its earlier connection up. Where the source is
-    /// not reached, the target's connection ends, and it tries again within a second.
+    /// Serves the target's connections. Where the source is not reached, the target's connection ends, and it tries again
+    /// within a second.
     fn accept_targets(self: &Arc<Self>, listener: &TcpListener) {
         for target in listener.incoming() {
             if !self.is_open() {
@@ -132,7 +145,7 @@ impl ProxyPath {
                 && let Ok(source) = self.connect_source()
             {
                 target.set_nodelay(true).ok();
-                self.forward_connection(&source, &target).ok();
+                self.forward_connection(ProxiedConnection { source, target });
             }
         }
     }
@@ -148,36 +161,39 @@ impl ProxyPath {
         Ok(source)
     }
 
-    fn forward_connection(self: &Arc<Self>, source: &TcpStream, target: &TcpStream) -> std::io::Result<()> {
-        self.replace_connections(Some([source.try_clone()?, target.try_clone()?]));
-        for (mut from, mut to, is_limited) in
-            [(source.try_clone()?, target.try_clone()?, true), (target.try_clone()?, source.try_clone()?, false)]
-        {
-            let path = Arc::clone(self);
+    fn forward_connection(self: &Arc<Self>, ends: ProxiedConnection) {
+        let ends = Arc::new(ends);
+        self.add_connection(&ends);
+        for is_to_target in [true, false] {
+            let (path, ends) = (Arc::clone(self), Arc::clone(&ends));
             std::thread::spawn(move || {
+                let (from, to) = if is_to_target { (&ends.source, &ends.target) } else { (&ends.target, &ends.source) };
                 // An end that went away ends both directions; the target comes again.
-                path.forward_bytes(&mut from, &mut to, is_limited).ok();
-                from.shutdown(Shutdown::Both).ok();
-                to.shutdown(Shutdown::Both).ok();
+                path.forward_bytes(from, to, is_to_target).ok();
+                ends.cut();
             });
         }
-        // A relay that was closed meanwhile has not seen these ends.
+        // A proxy that was closed meanwhile has not seen these ends.
         if !self.is_open() {
-            self.replace_connections(None);
-        }
-        Ok(())
-    }
-
-    /// Cuts what was carried before.
-    fn replace_connections(&self, connections: Option<[TcpStream; 2]>) {
-        let previous =
-            std::mem::replace(&mut *self.connections.lock().unwrap_or_else(PoisonError::into_inner), connections);
-        for end in previous.iter().flatten() {
-            end.shutdown(Shutdown::Both).ok();
+            self.cut_connections();
         }
     }
 
-    fn forward_bytes(&self, from: &mut TcpStream, to: &mut TcpStream, is_limited: bool) -> std::io::Result<()> {
+    /// Keeps a connection, so that it can be cut, and forgets those that have ended.
+    fn add_connection(&self, ends: &Arc<ProxiedConnection>) {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.retain(|other| other.strong_count() > 0);
+        connections.push(Arc::downgrade(ends));
+    }
+
+    fn cut_connections(&self) {
+        let connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        for ends in connections.iter().filter_map(Weak::upgrade) {
+            ends.cut();
+        }
+    }
+
+    fn forward_bytes(&self, mut from: &TcpStream, mut to: &TcpStream, is_limited: bool) -> std::io::Result<()> {
         let chunk = if self.bandwidth > 0 {
             (self.bandwidth / 50).clamp(CHUNK_BYTES_RANGE.0, CHUNK_BYTES_RANGE.1)
         } else {
