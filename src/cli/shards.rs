@@ -1,6 +1,7 @@
 //! `dunlin shards`: shows the shards and their moves, and finishes, aborts or repairs them.
 
 mod capacity;
+mod dry_run;
 mod failover;
 mod history;
 mod move_back;
@@ -13,6 +14,7 @@ mod verify;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use dry_run::{DryRunArgs, MoveAction};
 use dunlin_shards::ShardId;
 use serde_json::json;
 
@@ -57,6 +59,8 @@ enum ShardsCommand {
         /// Skip the confirmation prompt
         #[arg(short, long)]
         yes: bool,
+        #[command(flatten)]
+        dry_run: DryRunArgs,
     },
     /// Move shards back to their old instances, kept with --keep-source, without a copy
     MoveBack {
@@ -65,6 +69,8 @@ enum ShardsCommand {
         /// Skip the confirmation prompt
         #[arg(short, long)]
         yes: bool,
+        #[command(flatten)]
+        dry_run: DryRunArgs,
     },
     /// Recover from a dead host: promote replicas, unblock primaries and create new replicas
     Failover(failover::FailoverArgs),
@@ -106,8 +112,10 @@ impl ShardsArgs {
                 ShardsCommand::Status { out } => context.show_status(out).await,
                 ShardsCommand::Resume(args) => context.resume_moves(&args, &mut totals).await,
                 ShardsCommand::Repair(args) => context.repair_shards(&args, &mut totals).await,
-                ShardsCommand::Abort { yes } => context.abort_moves(yes, &mut totals).await,
-                ShardsCommand::MoveBack { which, yes } => context.move_back(&which, yes, &mut totals).await,
+                ShardsCommand::Abort { yes, dry_run } => context.abort_moves(yes, dry_run, &mut totals).await,
+                ShardsCommand::MoveBack { which, yes, dry_run } => {
+                    context.move_back(&which, yes, dry_run, &mut totals).await
+                }
                 ShardsCommand::Failover(how) => context.run_failover(&how, &mut totals).await,
                 ShardsCommand::Verify { shards } => context.verify_shards(&shards, &mut totals).await,
                 ShardsCommand::History { shards } => context.show_history(&shards).await,
@@ -168,9 +176,12 @@ impl ShardsContext<'_> {
         }
     }
 
-    async fn abort_moves(&self, yes: bool, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+    async fn abort_moves(&self, yes: bool, dry_run: DryRunArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
+        if dry_run.dry_run {
+            return self.show_abort(&context, dry_run, totals).await;
+        }
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
             self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
@@ -178,10 +189,10 @@ impl ShardsContext<'_> {
         }
         lock_hosts_and_start_run(self.files, &mut context, "shards abort", &self.run_id, &self.reporter).await?;
         let found = list_latest_moves(&context).await?;
-        let (revertible, to_finish): (Vec<_>, Vec<_>) =
-            self.list_open_moves(&context, &found)?.into_iter().partition(|(_, status)| {
-                matches!(status, MoveStatus::Copying | MoveStatus::ReplicaBuilding | MoveStatus::TargetNotOpened)
-            });
+        let (revertible, to_finish): (Vec<_>, Vec<_>) = self
+            .list_open_moves(&context, &found)?
+            .into_iter()
+            .partition(|(state, status)| MoveAction::for_abort(state, *status).is_some_and(MoveAction::is_rollback));
         let mut is_skipped = false;
         for (state, _) in &revertible {
             if context.hosts.fleet.cancellation.is_cancelled() {
@@ -215,6 +226,26 @@ impl ShardsContext<'_> {
 }
 
 impl ShardsContext<'_> {
+    /// Shows what `shards abort` would do, and changes nothing.
+    async fn show_abort(
+        &self,
+        context: &RebalanceContext<'_>,
+        dry_run: DryRunArgs,
+        totals: &mut RunTotals,
+    ) -> Result<Exit, CommandError> {
+        let found = list_latest_moves(context).await?;
+        let open_moves = self.list_open_moves(context, &found)?;
+        let pending = self.files.state.load_pending_moves()?;
+        self.print_moves(&open_moves);
+        totals.moves = self.print_actions(&open_moves, MoveAction::for_abort);
+        self.print_planned_moves(&pending, "would be discarded");
+        let has_work = totals.moves > 0 || !pending.is_empty();
+        if !has_work {
+            self.reporter.print_data("nothing to abort");
+        }
+        Ok(dry_run.exit(has_work))
+    }
+
     /// Reports an interruption, with the next step.
     fn report_interrupted(&self) -> Exit {
         self.reporter.print_status("interrupted; next: dunlin shards status, then dunlin shards resume or abort");

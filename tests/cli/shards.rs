@@ -3,13 +3,16 @@
 use crate::example;
 use crate::program::{Project, snapshot};
 
-const COMMANDS: [&[&str]; 10] = [
+const COMMANDS: [&[&str]; 13] = [
     &["shard-rebalance", "--dry-run"],
     &["shards", "status"],
     &["shards", "resume", "--yes"],
     &["shards", "repair", "--dry-run"],
     &["shards", "abort", "--yes"],
     &["shards", "move-back", "0", "--yes"],
+    &["shards", "resume", "--dry-run"],
+    &["shards", "abort", "--dry-run"],
+    &["shards", "move-back", "0", "--dry-run"],
     &["shards", "verify"],
     &["shards", "history"],
     &["shards", "capacity"],

@@ -4,6 +4,7 @@ use clap::Args;
 use dunlin_shards::ShardId;
 
 use super::ShardsContext;
+use super::dry_run::DryRunArgs;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -49,18 +50,40 @@ impl ShardsContext<'_> {
         &self,
         args: &MoveBackArgs,
         yes: bool,
+        dry_run: DryRunArgs,
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         let fleet = self.files.build_fleet(self.common)?;
         let mut context = self.files.connect_all(&fleet, self.common).await?;
+        if dry_run.dry_run {
+            let moves = self.plan_current_moves_back(&context, args).await?;
+            totals.moves = moves.len();
+            self.print_planned_moves(&moves, "would be moved back");
+            return Ok(dry_run.exit(!moves.is_empty()));
+        }
         if !yes {
             let latest_moves = list_latest_moves(&context).await?;
             self.print_moves(&self.list_open_moves(&context, &latest_moves)?);
             require_confirmation("Move these shards back to their old instances?", yes)?;
         }
         lock_hosts_and_start_run(self.files, &mut context, "shards move-back", &self.run_id, &self.reporter).await?;
+        let moves = self.plan_current_moves_back(&context, args).await?;
+        let request =
+            ApplyRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
+        apply_and_report(self.files, &context, &request, &self.reporter, totals).await
+    }
+
+    /// Plans the moves back by the current map.
+    ///
+    /// # Errors
+    /// A later map is published, or a shard has no old instance.
+    async fn plan_current_moves_back(
+        &self,
+        context: &RebalanceContext<'_>,
+        args: &MoveBackArgs,
+    ) -> Result<Vec<PlannedMove>, CommandError> {
         let map = self.files.shard_map()?;
-        let highest_epoch = published_epoch(&context, map).await?;
+        let highest_epoch = published_epoch(context, map).await?;
         if highest_epoch > map.epoch.0 {
             let text = format!(
                 "the map has epoch {}, but epoch {highest_epoch} is published; no changes were made",
@@ -70,10 +93,7 @@ impl ShardsContext<'_> {
                 CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards resume updates the map")
             );
         }
-        let moves = self.plan_moves_back(&context, args, &list_latest_moves(&context).await?)?;
-        let request =
-            ApplyRequest { id: &self.run_id, moves: &moves, options: ApplyOptions::default(), estimate: None };
-        apply_and_report(self.files, &context, &request, &self.reporter, totals).await
+        self.plan_moves_back(context, args, &list_latest_moves(context).await?)
     }
 
     fn plan_moves_back(

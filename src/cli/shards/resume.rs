@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::ShardsContext;
+use super::dry_run::{DryRunArgs, MoveAction};
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -31,6 +32,8 @@ pub struct ResumeArgs {
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
+    dry_run: DryRunArgs,
+    #[command(flatten)]
     throttle: ThrottleArgs,
 }
 
@@ -46,6 +49,9 @@ impl ShardsContext<'_> {
         self.files.state.load_throttle()?;
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
+        if args.dry_run.dry_run {
+            return self.show_resume(&context, &unreachable, args.dry_run, totals).await;
+        }
         self.confirm_resume(&context, &unreachable, args.yes).await?;
         lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
         context.options.throttle = args.throttle.to_overrides();
@@ -78,6 +84,34 @@ impl ShardsContext<'_> {
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
         let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
+    }
+
+    /// Shows what `shards resume` would do, and changes nothing.
+    async fn show_resume(
+        &self,
+        context: &RebalanceContext<'_>,
+        unreachable: &[(String, ConnectError)],
+        dry_run: DryRunArgs,
+        totals: &mut RunTotals,
+    ) -> Result<Exit, CommandError> {
+        let found = list_latest_moves(context).await?;
+        let open_moves = self.list_open_moves(context, &found)?;
+        self.ensure_can_proceed_without(context, unreachable, &open_moves)?;
+        self.ensure_placements_are_known(context, &open_moves).await?;
+        let mut remaining = remaining_moves(self.files.state.load_pending_moves()?, &context.map_file.read()?);
+        // A pending move that was started is among the open ones.
+        remaining.retain(|step| {
+            open_moves.iter().all(|(state, _)| {
+                state.shard != step.shard || context.hosts.host_at_address(&state.record.to) != Some(step.to.as_str())
+            })
+        });
+        self.print_moves(&open_moves);
+        totals.moves = self.print_actions(&open_moves, |_, status| MoveAction::for_resume(status)) + remaining.len();
+        self.print_planned_moves(&remaining, "would be moved");
+        if totals.moves == 0 {
+            self.reporter.print_data("nothing to resume");
+        }
+        Ok(dry_run.exit(totals.moves > 0))
     }
 
     /// Shows what will be finished, and asks.

@@ -1,0 +1,152 @@
+//! Dry runs of `shards resume`, `shards abort` and `shards move-back`: what each open move would go through.
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::ShardsContext;
+use crate::cli::exit::Exit;
+use crate::protocol::shard::MoveState;
+use crate::rebalance::apply::PlannedMove;
+use crate::rebalance::resume::MoveStatus;
+
+/// The flags of a dry run.
+#[derive(Clone, Copy, Debug, Args)]
+pub struct DryRunArgs {
+    /// Show what would be done without doing it
+    #[arg(long)]
+    pub dry_run: bool,
+    /// With --dry-run, exit with 2 if there is something to do
+    #[arg(long, requires = "dry_run")]
+    pub detailed_exitcode: bool,
+}
+
+impl DryRunArgs {
+    /// Returns the exit code of a dry run.
+    pub fn exit(self, has_work: bool) -> Exit {
+        if self.detailed_exitcode && has_work { Exit::Pending } else { Exit::Done }
+    }
+}
+
+/// What a command does with an open move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MoveAction {
+    /// Copies the shard and cuts over.
+    Finish,
+    /// Asks both instances which one serves, and finishes the move.
+    Recover,
+    /// Publishes the map and retires the old instance.
+    Publish,
+    /// Adds a move from another machine to the map.
+    AddToMap,
+    /// Retires the old instance.
+    Retire,
+    /// Finishes a failover, or rolls it back if the source answers again.
+    FinishFailover,
+    /// Finishes a new replica.
+    FinishReplica,
+    /// Removes the copy; the shard remains on its source.
+    RollBack,
+    /// Removes a new replica that the map does not name.
+    RemoveReplica,
+}
+
+impl MoveAction {
+    /// Returns the action of `shards resume`; `None` for a finished move.
+    pub fn for_resume(status: MoveStatus) -> Option<Self> {
+        Some(match status {
+            MoveStatus::Finished => return None,
+            MoveStatus::FinishedElsewhere => Self::AddToMap,
+            MoveStatus::SourceKept => Self::Retire,
+            MoveStatus::CutOver => Self::Publish,
+            MoveStatus::Copying => Self::Finish,
+            MoveStatus::TargetNotOpened | MoveStatus::Undecided => Self::Recover,
+            MoveStatus::FailoverInterrupted | MoveStatus::Promoted => Self::FinishFailover,
+            MoveStatus::ReplicaBuilding | MoveStatus::ReplicaReady => Self::FinishReplica,
+        })
+    }
+
+    /// Returns the action of `shards abort`; `None` for a move that it leaves as it is.
+    pub fn for_abort(state: &MoveState, status: MoveStatus) -> Option<Self> {
+        match status {
+            MoveStatus::SourceKept => None,
+            MoveStatus::Copying | MoveStatus::ReplicaBuilding | MoveStatus::TargetNotOpened => {
+                let creates_replica = state.record.operation.creates_replica();
+                Some(if creates_replica { Self::RemoveReplica } else { Self::RollBack })
+            }
+            // A move that has cut over cannot be rolled back without another move: it is finished.
+            _ => Self::for_resume(status),
+        }
+    }
+
+    /// Returns whether the action returns the shard to its state before the move.
+    pub fn is_rollback(self) -> bool {
+        matches!(self, Self::RollBack | Self::RemoveReplica)
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::Finish => "would be copied and cut over",
+            Self::Recover => "would be recovered by the roles of both instances, then finished",
+            Self::Publish => "the map would be published and the old instance retired",
+            Self::AddToMap => "would be added to the map",
+            Self::Retire => "the old instance would be retired",
+            Self::FinishFailover => "the failover would be finished",
+            Self::FinishReplica => "the new replica would be finished",
+            Self::RollBack => "would be rolled back",
+            Self::RemoveReplica => "the new replica would be removed",
+        }
+    }
+}
+
+impl ShardsContext<'_> {
+    /// Prints the actions of a dry run. Returns their number.
+    pub fn print_actions(
+        &self,
+        open_moves: &[(&MoveState, MoveStatus)],
+        action: impl Fn(&MoveState, MoveStatus) -> Option<MoveAction>,
+    ) -> usize {
+        let actions = open_moves.iter().filter_map(|(state, status)| Some((state.shard, action(state, *status)?)));
+        let mut count = 0;
+        for (shard, action) in actions {
+            self.reporter.print_data(&format!("  shard {shard}: {}", action.describe()));
+            self.reporter.print_json("move_action", json!({ "shard": shard, "action": action }));
+            count += 1;
+        }
+        count
+    }
+
+    /// Prints moves that a dry run does not start, with what would be done with them.
+    pub fn print_planned_moves(&self, moves: &[PlannedMove], description: &str) {
+        for step in moves {
+            let PlannedMove { shard, from, to, .. } = step;
+            self.reporter.print_data(&format!("  shard {shard} {from} → {to}: {description}"));
+            self.reporter.print_json(
+                "planned_move",
+                json!({ "shard": shard, "from": from, "to": to, "role": step.role, "action": description }),
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resume_acts_on_each_move_that_is_not_finished() {
+        assert_eq!(MoveAction::for_resume(MoveStatus::Finished), None);
+        assert_eq!(MoveAction::for_resume(MoveStatus::Copying), Some(MoveAction::Finish));
+        assert_eq!(MoveAction::for_resume(MoveStatus::SourceKept), Some(MoveAction::Retire));
+        assert_eq!(MoveAction::for_resume(MoveStatus::Promoted), Some(MoveAction::FinishFailover));
+    }
+
+    #[test]
+    fn a_dry_run_exits_with_2_only_on_request() {
+        let exit = |detailed_exitcode, has_work| DryRunArgs { dry_run: true, detailed_exitcode }.exit(has_work);
+        assert_eq!(exit(true, true), Exit::Pending);
+        assert_eq!(exit(true, false), Exit::Done);
+        assert_eq!(exit(false, true), Exit::Done);
+    }
+}
