@@ -37,7 +37,7 @@ fn crashes_during_moves_lose_nothing_and_resume_finishes() {
         kill_at(&cluster, moment, wish);
         cluster.wait_for_agents_to_exit();
         assert_status_accurate(&cluster);
-        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+        resume_as_shown(&cluster);
         cluster.assert_matches_map();
         writers.wait_for_writes(100);
         let acked = writers.assert_nothing_lost();
@@ -66,7 +66,7 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
         kill_at(&cluster, moment, &wish);
         cluster.wait_for_agents_to_exit();
         assert_all_moves_reported(&cluster);
-        cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+        resume_as_shown(&cluster);
         // The replica that was replaced is retired here if dunlin was killed before that.
         cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
         cluster.assert_matches_map();
@@ -78,7 +78,11 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
     // Taken back instead: where the shards' copies were, and nothing is left to resume.
     kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &["--drain", "redis-01"]);
     cluster.wait_for_agents_to_exit();
+    let before = cluster.map_text();
+    cluster.project.run_dunlin(&["shards", "abort", "--dry-run", "--detailed-exitcode"]).assert_status(2);
+    assert_eq!(cluster.map_text(), before, "a dry run changes nothing");
     cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
+    cluster.project.run_dunlin(&["shards", "abort", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     cluster.assert_matches_map();
     cluster
         .project
@@ -101,6 +105,25 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
     assert_ne!(places(&theirs), places(&ShardMap::parse(&before).unwrap()), "theirs was brought up to date");
     writers.wait_for_writes(100);
     writers.assert_nothing_lost();
+}
+
+/// Finishes the moves. The dry run before names every shard whose placement changes, and the one after names none.
+fn resume_as_shown(cluster: &TestCluster<'_>) {
+    let dry_run = ["shards", "resume", "--dry-run", "--detailed-exitcode", "--json"];
+    let (text, before) = (cluster.map_text(), cluster.read_map());
+    let output = cluster.project.run_dunlin(&dry_run).assert_status(2);
+    assert_eq!(cluster.map_text(), text, "a dry run changes nothing");
+    let events = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
+    let shown: Vec<u64> = events
+        .filter(|event| event["event"] == "move_action" || event["event"] == "planned_move")
+        .map(|event| event["shard"].as_u64().unwrap())
+        .collect();
+    cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
+    for (shard, old) in cluster.read_map().shards.iter().zip(&before.shards) {
+        let is_unchanged = shard.placement() == old.placement();
+        assert!(is_unchanged || shown.contains(&u64::from(shard.id.0)), "shard {} moves unseen: {shown:?}", shard.id);
+    }
+    cluster.project.run_dunlin(&dry_run).assert_status(0);
 }
 
 /// Every instance that the map does not name belongs to a move that the status names as open, or is named as a stray.
