@@ -1,7 +1,7 @@
 //! Verification (P5): source and target hold the same keys with the same contents and expiry times.
 //!
-//! The files of a new copy are compared with the snapshot it received ([`compare_files`]); keys written since then,
-//! and keys that seem to differ, are queried at both servers ([`compare_live`]). Every key is queried if the files are
+//! The files of a new copy are compared with the snapshot it received (`compare_files`); keys written since then,
+//! and keys that seem to differ, are queried at both servers (`compare_live`). Every key is queried if the files are
 //! not conclusive, and on an explicit `verify`: a `SCAN` at the source, then one at the target for keys that only it
 //! has. No command needs `DEBUG`.
 
@@ -61,11 +61,11 @@ pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyRes
     }
 }
 
-/// Sees to it that the journal knows the copy as equal: compares, unless these very processes were found equal and no
-/// full sync came between. No switch goes without it.
+/// Ensures that the journal records the copy as equal. Compares both servers, unless the same two processes were found
+/// equal and no full sync has happened since. A cutover requires it.
 ///
 /// # Errors
-/// They differ; the error names the keys. Or as [`compare`].
+/// Returns an error that names the keys if the copy differs, or if a server does not answer.
 pub fn ensure_verified(
     journal: &mut MoveJournal,
     source: &mut RedisClient,
