@@ -10,7 +10,7 @@ fn main() {
     for path in ["build.rs", "src", "../shards/src", LOCK_FILE] {
         println!("cargo:rerun-if-changed={path}");
     }
-    // grows with every commit and checkout
+    // Grows with every commit and checkout.
     if let Some(path) = run_git(&["rev-parse", "--git-path", "logs/HEAD"]) {
         println!("cargo:rerun-if-changed={path}");
     }

@@ -238,7 +238,7 @@ impl ShardsContext<'_> {
         let pending = self.files.state.load_pending_moves()?;
         self.print_moves(&open_moves);
         totals.moves = self.print_actions(&open_moves, MoveAction::for_abort);
-        self.print_planned_moves(&pending, "would be discarded");
+        self.print_planned_moves(&pending, MoveAction::Discard);
         let has_work = totals.moves > 0 || !pending.is_empty();
         if !has_work {
             self.reporter.print_data("nothing to abort");

@@ -50,6 +50,12 @@ pub enum MoveAction {
     RollBack,
     /// Removes a new replica that the map does not name.
     RemoveReplica,
+    /// Starts a planned move.
+    Move,
+    /// Moves the shard back to its old instance, without a copy.
+    MoveBack,
+    /// Removes a planned move from the list of those to come.
+    Discard,
 }
 
 impl MoveAction {
@@ -96,6 +102,9 @@ impl MoveAction {
             Self::FinishReplica => "the new replica would be finished",
             Self::RollBack => "would be rolled back",
             Self::RemoveReplica => "the new replica would be removed",
+            Self::Move => "would be moved",
+            Self::MoveBack => "would be moved back",
+            Self::Discard => "would be discarded",
         }
     }
 }
@@ -117,14 +126,14 @@ impl ShardsContext<'_> {
         count
     }
 
-    /// Prints moves that a dry run does not start, with what would be done with them.
-    pub fn print_planned_moves(&self, moves: &[PlannedMove], description: &str) {
+    /// Prints the action for moves that have not started.
+    pub fn print_planned_moves(&self, moves: &[PlannedMove], action: MoveAction) {
         for step in moves {
             let PlannedMove { shard, from, to, .. } = step;
-            self.reporter.print_data(&format!("  shard {shard} {from} → {to}: {description}"));
+            self.reporter.print_data(&format!("  shard {shard} {from} → {to}: {}", action.describe()));
             self.reporter.print_json(
                 "planned_move",
-                json!({ "shard": shard, "from": from, "to": to, "role": step.role, "action": description }),
+                json!({ "shard": shard, "from": from, "to": to, "role": step.role, "action": action }),
             );
         }
     }

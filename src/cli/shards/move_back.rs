@@ -4,7 +4,7 @@ use clap::Args;
 use dunlin_shards::ShardId;
 
 use super::ShardsContext;
-use super::dry_run::DryRunArgs;
+use super::dry_run::{DryRunArgs, MoveAction};
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
@@ -58,7 +58,7 @@ impl ShardsContext<'_> {
         if dry_run.dry_run {
             let moves = self.plan_current_moves_back(&context, args).await?;
             totals.moves = moves.len();
-            self.print_planned_moves(&moves, "would be moved back");
+            self.print_planned_moves(&moves, MoveAction::MoveBack);
             return Ok(dry_run.exit(!moves.is_empty()));
         }
         if !yes {

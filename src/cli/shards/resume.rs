@@ -107,7 +107,7 @@ impl ShardsContext<'_> {
         });
         self.print_moves(&open_moves);
         totals.moves = self.print_actions(&open_moves, |_, status| MoveAction::for_resume(status)) + remaining.len();
-        self.print_planned_moves(&remaining, "would be moved");
+        self.print_planned_moves(&remaining, MoveAction::Move);
         if totals.moves == 0 {
             self.reporter.print_data("nothing to resume");
         }
