@@ -111,13 +111,15 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
 fn resume_as_shown(cluster: &TestCluster<'_>) {
     let dry_run = ["shards", "resume", "--dry-run", "--detailed-exitcode", "--json"];
     let (text, before) = (cluster.map_text(), cluster.read_map());
-    let output = cluster.project.run_dunlin(&dry_run).assert_status(2);
+    let output = cluster.project.run_dunlin(&dry_run);
     assert_eq!(cluster.map_text(), text, "a dry run changes nothing");
     let events = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
     let shown: Vec<u64> = events
         .filter(|event| event["event"] == "move_action" || event["event"] == "planned_move")
         .map(|event| event["shard"].as_u64().unwrap())
         .collect();
+    // A run that was killed while it published may have finished its last move: then nothing is shown.
+    output.assert_status(if shown.is_empty() { 0 } else { 2 });
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     for (shard, old) in cluster.read_map().shards.iter().zip(&before.shards) {
         let is_unchanged = shard.placement() == old.placement();
