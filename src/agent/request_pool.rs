@@ -48,6 +48,8 @@ pub struct RequestPool {
 /// A request whose thread has not been joined.
 struct RunningRequest {
     cancel_flag: Arc<AtomicBool>,
+    /// The request is answered, or about to be; the thread may live on for a moment.
+    is_done: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -74,18 +76,20 @@ impl RequestPool {
             return Err(io::Error::other(format!("more than {MAX_REQUESTS} requests at the same time")));
         }
         let cancel_flag = Arc::new(AtomicBool::new(false));
+        let is_done = Arc::new(AtomicBool::new(false));
         let thread = thread::Builder::new().spawn({
             let (sender, session) = (Arc::clone(&self.sender), Arc::clone(&self.session));
-            let cancel_flag = Arc::clone(&cancel_flag);
+            let (cancel_flag, is_done) = (Arc::clone(&cancel_flag), Arc::clone(&is_done));
             move || {
                 let sink = RequestSink { request_id: id, sender: &sender, cancel_flag: &cancel_flag };
                 let fetcher = BlobFetcher { request_id: id, store: &session.blob_store, sender: &sender };
                 let reply = catch_panic(|| handle_request(request, &session, &fetcher, &sink))
                     .unwrap_or_else(|error| Reply::Failed { error: format!("{error:#}") });
+                is_done.store(true, Ordering::SeqCst);
                 sender.send_message(&AgentMessage::Reply { id, reply });
             }
         })?;
-        running.insert(id, RunningRequest { cancel_flag, thread });
+        running.insert(id, RunningRequest { cancel_flag, is_done, thread });
         Ok(())
     }
 
@@ -93,7 +97,7 @@ impl RequestPool {
     /// interrupts a command twice does not wait for them. Others finish, within their time limits.
     pub fn mark_controller_gone(&self) {
         let running = self.lock_running();
-        if running.values().any(|request| !request.thread.is_finished()) {
+        if running.values().any(|request| !request.is_done.load(Ordering::SeqCst)) {
             self.session.is_interrupted.store(true, Ordering::SeqCst);
         }
         let is_cancelled = running.values().any(|request| request.cancel_flag.load(Ordering::SeqCst));
