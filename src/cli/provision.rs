@@ -1,6 +1,6 @@
 //! `dunlin provision`.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -17,11 +17,13 @@ use super::output_file::{seal_error, write_output_file};
 use super::project::{PlaybookFiles, find_project, load_environment, load_plays, new_compiler, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
-use crate::inventory::{Diagnostics, nearest_words};
-use crate::plan::{ChangeCounts, HostPlan};
-use crate::playbook::{Playbook, StepSelection};
+use crate::inventory::{Inventory, InventoryHost, nearest_words};
+use crate::plan::HostPlan;
+use crate::playbook::{Compiler, Playbook, StepSelection};
 use crate::project::Project;
-use crate::provision::{self, HostOutcome, PlanHostError, PlannedHost, SavedPlanError, SavedProvisionPlan};
+use crate::provision::{
+    self, HostOutcome, PlanHostError, PlannedHost, PlannedHosts, SavedPlanError, SavedProvisionPlan,
+};
 use crate::report::{Reporter, format_summary};
 use crate::resources::redis_shard::REPLICA_OF_ATTRIBUTE;
 
@@ -105,15 +107,9 @@ pub async fn provision_hosts(
     let saved = args.plan.as_deref().map(|path| read_saved_plan(path, &project)).transpose()?;
     let tags = saved.as_ref().map_or_else(|| args.tags.clone(), |saved| saved.tags.clone());
     ensure_tags_exist(&args.tags, &plays)?;
-    let selection = StepSelection { tags, ..StepSelection::default() };
-    let compiler = new_compiler(&project, &loaded, &plays, selection.clone(), common)?;
-    let mut hosts = select_hosts(&loaded.inventory, selector, args.limit.as_deref())?;
-    if let Some(saved) = &saved {
-        hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
-    }
-    // A host that no play selects is not contacted.
-    let named: HashSet<&str> = (0..plays.playbook.plays.len()).flat_map(|play| compiler.hosts_in_play(play)).collect();
-    hosts.retain(|host| named.contains(host.name.as_str()));
+    let selection = StepSelection { tags: tags.clone(), ..StepSelection::default() };
+    let compiler = new_compiler(&project, &loaded, &plays, selection, common)?;
+    let hosts = select_planned_hosts(&loaded.inventory, selector, args.limit.as_deref(), saved.as_ref(), &compiler)?;
     let is_selected = selector.is_some() || args.limit.is_some();
     if hosts.is_empty() && is_selected && saved.is_none() {
         let text = format!("no play of {} applies to the selected hosts", plays.playbook.file.path().display());
@@ -121,103 +117,103 @@ pub async fn provision_hosts(
     }
     let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
     let fleet = build_fleet(&loaded.inventory, &hosts, &args.connect, common)?;
-    let (reporter, run) = (common.new_reporter(), common.run.to_string());
+    let reporter = common.new_reporter();
 
-    let results = provision::plan_hosts(&fleet, &compiler, &names).await;
-    let (planned, failed) = collect_planned(results, &reporter, common)?;
+    let result = provision::plan_hosts(&fleet, &compiler, &names).await;
+    ensure_no_mistakes(&result, common)?;
     if let Some(saved) = &saved {
-        ensure_plan_is_current(saved, &planned)?;
+        ensure_plan_is_current(saved, &result.planned)?;
     }
-    let plans: Vec<HostPlan> = planned.iter().map(|host| host.plan.clone()).collect();
-    for plan in &plans {
-        reporter.report_plan(plan);
-    }
-    // Without any plan, nothing is known about the hosts.
-    if failed == 0 || !plans.is_empty() {
-        reporter.print_data(&format_summary(&plans));
-    }
+    report_plans(&result, &reporter);
     if let Some(file) = &args.out {
-        let saved = SavedProvisionPlan::new(selection.tags, plans.clone());
+        let saved = SavedProvisionPlan::new(tags, result.plans().cloned().collect());
         let text = saved.to_sealed_text(&load_digest_key(&project)?).map_err(anyhow::Error::from)?;
         write_output_file(file, text.as_bytes())?;
     }
-    let counts = plans.iter().fold(ChangeCounts::default(), |mut sum, plan| {
-        sum += plan.count_changes();
-        sum
-    });
-    let finish_run = |failed: usize, exit: Exit| Ok(CommandOutcome { exit, counts, failed });
+    let (counts, failed) = (result.count_changes(), result.failed.len());
     if args.dry_run || counts.is_empty() {
-        let pending = args.detailed_exitcode && !counts.is_empty();
-        return finish_run(
-            failed,
-            match (failed, pending) {
-                (0, false) => Exit::Done,
-                (0, true) => Exit::Pending,
-                _ => Exit::Partial,
-            },
-        );
+        let exit = match (failed, args.detailed_exitcode && !counts.is_empty()) {
+            (0, false) => Exit::Done,
+            (0, true) => Exit::Pending,
+            _ => Exit::Partial,
+        };
+        return Ok(CommandOutcome { exit, counts, failed });
     }
-    if !args.yes {
-        require_confirmation("Apply this plan?", args.yes).map_err(|refused| refused.with_counts(counts, failed))?;
-    }
-    let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
-    let locked = lock_hosts(&fleet, &sessions, &lock_request("provision", &run, false), &reporter).await;
-    locked.map_err(|denied| denied.with_counts(counts, failed))?;
-    ensure_unchanged(&fleet, &planned).await.map_err(|stale| stale.with_counts(counts, failed))?;
-    let outcomes = apply_plans(&fleet, &plays.playbook, &planned, &run, &reporter).await;
-    let failed = failed + report_outcomes(&outcomes, &reporter);
-    if failed == 0 && creates_replicas(&plans) {
-        reporter.print_status("replicas were created; next: dunlin shards status");
-    }
-    let stopped = fleet.cancellation.is_cancelled();
-    finish_run(
-        failed,
-        if stopped {
-            Exit::Interrupted
-        } else if failed > 0 {
-            Exit::Partial
-        } else {
-            Exit::Done
-        },
-    )
+    confirm_and_apply(args, &fleet, &plays.playbook, &result, common)
+        .await
+        .map_err(|refused| refused.with_counts(counts, failed))
 }
 
-/// Reports the hosts that cannot be planned. Returns the others, and the number of those.
-///
-/// # Errors
-/// Files have mistakes. They are reported once for all hosts, and nothing is applied.
-fn collect_planned(
-    results: Vec<(String, Result<PlannedHost, PlanHostError>)>,
-    reporter: &Reporter,
-    common: &CommonArgs,
-) -> Result<(Vec<PlannedHost>, usize), CommandError> {
-    let (mut planned, mut failed) = (Vec::new(), 0);
-    let (mut diagnostics, mut affected_hosts) = (Diagnostics::new(), Vec::new());
-    for (host, result) in results {
-        match result {
-            Ok(plan) => {
-                planned.push(plan);
-                continue;
-            }
-            Err(PlanHostError::Connect(error)) => {
-                reporter.report_failure(&host, &error.to_string(), Some(&error.hint()))
-            }
-            Err(PlanHostError::Compile(found)) => {
-                diagnostics.extend(found);
-                affected_hosts.push(host);
-                continue;
-            }
-            Err(PlanHostError::Agent(error)) => reporter.report_failure(&host, &error, None),
+/// Selects the hosts to contact: those of the selector and the limit that a play applies to and that a saved plan has.
+fn select_planned_hosts<'i>(
+    inventory: &'i Inventory,
+    selector: Option<&str>,
+    limit: Option<&str>,
+    saved: Option<&SavedProvisionPlan>,
+    compiler: &Compiler<'_>,
+) -> Result<Vec<&'i InventoryHost>, CommandError> {
+    let mut hosts = select_hosts(inventory, selector, limit)?;
+    if let Some(saved) = saved {
+        hosts.retain(|host| saved.hosts.iter().any(|plan| plan.host == host.name));
+    }
+    hosts.retain(|host| compiler.applies_to(&host.name));
+    Ok(hosts)
+}
+
+/// Refuses to go on if files have mistakes; reports each mistake once for all hosts.
+fn ensure_no_mistakes(result: &PlannedHosts, common: &CommonArgs) -> Result<(), CommandError> {
+    if result.hosts_with_mistakes.is_empty() {
+        return Ok(());
+    }
+    let hosts = result.hosts_with_mistakes.join(", ");
+    let hint = format!("fix the files and run the command again; no changes were made (hosts: {hosts})");
+    Err(CommandError::from_diagnostics(&result.mistakes, common.stderr_colour()).with_hint(hint))
+}
+
+/// Prints the plan of each host, and the hosts that have none.
+fn report_plans(result: &PlannedHosts, reporter: &Reporter) {
+    for (host, error) in &result.failed {
+        match error {
+            PlanHostError::Connect(error) => reporter.report_failure(host, &error.to_string(), Some(&error.hint())),
+            PlanHostError::Agent(error) => reporter.report_failure(host, error, None),
         }
-        failed += 1;
     }
-    if affected_hosts.is_empty() {
-        return Ok((planned, failed));
+    for plan in result.plans() {
+        reporter.report_plan(plan);
     }
-    diagnostics.sort();
-    let hint =
-        format!("fix the files and run the command again; no changes were made (hosts: {})", affected_hosts.join(", "));
-    Err(CommandError::from_diagnostics(&diagnostics, common.stderr_colour()).with_hint(hint))
+    // Without any plan, nothing is known about the hosts.
+    if result.failed.is_empty() || !result.planned.is_empty() {
+        reporter.print_data(&format_summary(result.plans()));
+    }
+}
+
+/// Asks for confirmation, locks the hosts, compares the plans again, and applies them.
+async fn confirm_and_apply(
+    args: &ProvisionArgs,
+    fleet: &Fleet,
+    playbook: &Playbook,
+    result: &PlannedHosts,
+    common: &CommonArgs,
+) -> Result<CommandOutcome, CommandError> {
+    let (reporter, run) = (common.new_reporter(), common.run.to_string());
+    if !args.yes {
+        require_confirmation("Apply this plan?", args.yes)?;
+    }
+    let sessions: Vec<&Session> = result.planned.iter().map(|host| &host.session).collect();
+    lock_hosts(fleet, &sessions, &lock_request("provision", &run, false), &reporter).await?;
+    // The hosts may have changed since the plan was shown.
+    ensure_no_differences(provision::find_changes_since_plan(fleet, &result.planned).await)?;
+    let outcomes = apply_plans(fleet, playbook, &result.planned, &run, &reporter).await;
+    let failed = result.failed.len() + report_outcomes(&outcomes, &reporter);
+    if failed == 0 && result.plans().any(|plan| plan.changes_attribute(REPLICA_OF_ATTRIBUTE)) {
+        reporter.print_status("replicas were created; next: dunlin shards status");
+    }
+    let exit = match failed {
+        _ if fleet.cancellation.is_cancelled() => Exit::Interrupted,
+        0 => Exit::Done,
+        _ => Exit::Partial,
+    };
+    Ok(CommandOutcome { exit, counts: result.count_changes(), failed })
 }
 
 async fn apply_plans(
@@ -255,15 +251,6 @@ fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter
     failed
 }
 
-/// Returns whether a plan creates a replica.
-fn creates_replicas(plans: &[HostPlan]) -> bool {
-    plans
-        .iter()
-        .flat_map(HostPlan::pending_rows)
-        .flat_map(|row| &row.changes)
-        .any(|change| change.attribute == REPLICA_OF_ATTRIBUTE)
-}
-
 /// Reads a saved plan.
 ///
 /// # Errors
@@ -283,19 +270,6 @@ fn read_saved_plan(path: &Path, project: &Project) -> Result<SavedProvisionPlan,
 fn ensure_plan_is_current(saved: &SavedProvisionPlan, planned: &[PlannedHost]) -> Result<(), CommandError> {
     let plans: Vec<&HostPlan> = planned.iter().map(|host| &host.plan).collect();
     ensure_no_differences(saved.differences(&plans))
-}
-
-/// Plans the hosts again under their locks: they may have changed since the plan was shown.
-async fn ensure_unchanged(fleet: &Fleet, planned: &[PlannedHost]) -> Result<(), CommandError> {
-    let mut lines = Vec::new();
-    for result in fleet.map_parallel(planned, |host| provision::replan_host(fleet, host, &host.plan)).await {
-        match result {
-            Ok(changed) => lines.extend(changed),
-            Err(PlanHostError::Agent(error)) => lines.push(error),
-            Err(_) => lines.push("a host cannot be planned again".to_owned()),
-        }
-    }
-    ensure_no_differences(lines)
 }
 
 fn ensure_no_differences(differences: Vec<String>) -> Result<(), CommandError> {

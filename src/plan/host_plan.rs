@@ -65,6 +65,11 @@ impl HostPlan {
         self.rows.iter().filter(|row| row.action.is_pending())
     }
 
+    /// Returns whether a pending row changes an attribute of this name.
+    pub fn changes_attribute(&self, name: &str) -> bool {
+        self.pending_rows().flat_map(|row| &row.changes).any(|change| change.attribute == name)
+    }
+
     /// Counts the rows by action.
     pub fn count_changes(&self) -> ChangeCounts {
         ChangeCounts::count_rows(&self.rows)

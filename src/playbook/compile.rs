@@ -117,6 +117,11 @@ impl<'a> Compiler<'a> {
         &self.content_store.secret_redactor
     }
 
+    /// Returns whether any play applies to the host.
+    pub fn applies_to(&self, host: &str) -> bool {
+        self.members_by_play.iter().any(|members| members.contains(host))
+    }
+
     /// The names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's order.
     pub fn hosts_in_play(&self, play: usize) -> Vec<&'a str> {
         let in_play =

@@ -9,5 +9,5 @@ mod plan;
 mod saved_plan;
 
 pub use apply::{HostEventFn, HostOutcome, apply_plans};
-pub use plan::{PlanHostError, PlannedHost, diff_plans, plan_hosts, replan_host};
+pub use plan::{PlanHostError, PlannedHost, PlannedHosts, diff_plans, find_changes_since_plan, plan_hosts};
 pub use saved_plan::{SavedPlanError, SavedProvisionPlan};

@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Diagnostics;
-use crate::plan::HostPlan;
+use crate::plan::{ChangeCounts, HostPlan};
 use crate::playbook::{CompiledHost, Compiler, SecretRedactor};
 use crate::protocol::provision::Catalog;
 
@@ -20,44 +20,92 @@ pub struct PlannedHost {
     pub secrets: SecretRedactor,
 }
 
-/// A host that was not planned.
+/// Reason why a host has no plan.
 #[derive(Debug)]
 pub enum PlanHostError {
     /// The host could not be reached.
     Connect(ConnectError),
-    /// Its catalog has mistakes, which its facts brought to light.
-    Compile(Diagnostics),
     /// The agent could not compute the plan; with its error.
     Agent(String),
 }
 
-/// Plans hosts; each fails by itself. Results in the order of the names.
-pub async fn plan_hosts(
-    fleet: &Fleet,
-    compiler: &Compiler<'_>,
-    hosts: &[String],
-) -> Vec<(String, Result<PlannedHost, PlanHostError>)> {
-    let results = fleet.map_parallel(hosts, |host| plan_host(fleet, compiler, host)).await;
-    hosts.iter().cloned().zip(results).collect()
+/// Reason why a host has no plan: of the host, or in the files of the project.
+enum PlanningError {
+    Host(PlanHostError),
+    Files(Diagnostics),
 }
 
-async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result<PlannedHost, PlanHostError> {
+impl From<PlanHostError> for PlanningError {
+    fn from(error: PlanHostError) -> Self {
+        Self::Host(error)
+    }
+}
+
+/// The hosts of a run after planning, in the order of their names.
+#[derive(Default)]
+pub struct PlannedHosts {
+    /// Hosts with a plan.
+    pub planned: Vec<PlannedHost>,
+    /// Hosts without one, each with its error: unreachable, or its agent could not plan.
+    pub failed: Vec<(String, PlanHostError)>,
+    /// Mistakes in files that a host's facts brought to light, sorted; nothing may be applied then.
+    pub mistakes: Diagnostics,
+    /// Hosts whose catalogs have these mistakes.
+    pub hosts_with_mistakes: Vec<String>,
+}
+
+impl PlannedHosts {
+    /// Returns the plan of each host that has one.
+    pub fn plans(&self) -> impl Iterator<Item = &HostPlan> {
+        self.planned.iter().map(|host| &host.plan)
+    }
+
+    /// Counts the changes of all plans.
+    pub fn count_changes(&self) -> ChangeCounts {
+        ChangeCounts::count_rows(self.plans().flat_map(|plan| &plan.rows))
+    }
+}
+
+/// Plans hosts in parallel; each fails by itself.
+pub async fn plan_hosts(fleet: &Fleet, compiler: &Compiler<'_>, hosts: &[String]) -> PlannedHosts {
+    let results = fleet.map_parallel(hosts, |host| plan_host(fleet, compiler, host)).await;
+    let mut sorted = PlannedHosts::default();
+    for (host, result) in hosts.iter().zip(results) {
+        match result {
+            Ok(planned) => sorted.planned.push(planned),
+            Err(PlanningError::Files(found)) => {
+                sorted.mistakes.extend(found);
+                sorted.hosts_with_mistakes.push(host.clone());
+            }
+            Err(PlanningError::Host(error)) => sorted.failed.push((host.clone(), error)),
+        }
+    }
+    sorted.mistakes.sort();
+    sorted
+}
+
+async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result<PlannedHost, PlanningError> {
     let session = fleet.connect(host).await.map_err(PlanHostError::Connect)?;
     let CompiledHost { catalogue, contents, .. } =
-        compiler.compile_host(host, &session.hello.facts).map_err(PlanHostError::Compile)?;
+        compiler.compile_host(host, &session.hello.facts).map_err(PlanningError::Files)?;
     session.add_blobs(&contents);
     let secrets = compiler.secret_redactor().clone();
-    let plan = request_plan(fleet, &session, &catalogue, &secrets).await?;
+    let plan = request_plan(fleet, &session, &catalogue, &secrets).await.map_err(PlanHostError::Agent)?;
     Ok(PlannedHost { session, catalogue, plan, secrets })
 }
 
-/// Plans again and returns the rows that differ from the plan because the host has changed since.
-///
-/// # Errors
-/// Returns an error if the host cannot compute the plan.
-pub async fn replan_host(fleet: &Fleet, planned: &PlannedHost, shown: &HostPlan) -> Result<Vec<String>, PlanHostError> {
-    let now = request_plan(fleet, &planned.session, &planned.catalogue, &planned.secrets).await?;
-    Ok(diff_plans(shown, &now))
+/// Plans the hosts again and returns a line for each row that differs from the plan that was shown, and for each host that
+/// cannot be planned any more.
+pub async fn find_changes_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> Vec<String> {
+    let lines = fleet.map_parallel(planned, |host| find_host_changes(fleet, host)).await;
+    lines.into_iter().flatten().collect()
+}
+
+async fn find_host_changes(fleet: &Fleet, planned: &PlannedHost) -> Vec<String> {
+    match request_plan(fleet, &planned.session, &planned.catalogue, &planned.secrets).await {
+        Ok(now) => diff_plans(&planned.plan, &now),
+        Err(error) => vec![format!("{}: {error}", planned.plan.host)],
+    }
 }
 
 async fn request_plan(
@@ -65,9 +113,9 @@ async fn request_plan(
     session: &Session,
     catalogue: &Catalog,
     secrets: &SecretRedactor,
-) -> Result<HostPlan, PlanHostError> {
+) -> Result<HostPlan, String> {
     let planned = session.call(catalogue.clone(), &|_| {}, &fleet.cancellation).await;
-    let planned = planned.map_err(|error| PlanHostError::Agent(secrets.redact_text(&error.message)))?;
+    let planned = planned.map_err(|error| secrets.redact_text(&error.message))?;
     let mut rows = planned.changes;
     rows.iter_mut().for_each(|row| secrets.redact_row(row));
     Ok(HostPlan { host: session.host.clone(), rows })

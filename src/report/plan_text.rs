@@ -46,17 +46,18 @@ fn write_change(text: &mut String, action: Action, change: &AttributeChange, sty
 }
 
 /// Formats the summary of plans: `Plan: 3 to add, 2 to change, 1 to remove, 1 unknown on 2 hosts (redis-01, redis-02)`.
-pub fn format_summary(plans: &[HostPlan]) -> String {
+pub fn format_summary<'p>(plans: impl IntoIterator<Item = &'p HostPlan>) -> String {
     let mut counts = ChangeCounts::default();
-    let mut hosts = Vec::new();
+    let (mut planned_count, mut hosts) = (0, Vec::new());
     for plan in plans {
+        planned_count += 1;
         counts += plan.count_changes();
         if plan.pending_rows().next().is_some() {
             hosts.push(plan.host.as_str());
         }
     }
     if counts.is_empty() {
-        return format!("Plan: nothing to do on {}", format_count(plans.len(), "host"));
+        return format!("Plan: nothing to do on {}", format_count(planned_count, "host"));
     }
     let ChangeCounts { add, change, remove, unknown } = counts;
     let named = if hosts.len() <= 8 { hosts.join(", ") } else { format!("{}, …", hosts[..8].join(", ")) };
