@@ -72,12 +72,10 @@ pub struct RedisShard {
     /// primary once its replicas are connected.
     #[serde(default)]
     pub min_replicas: String,
-    /// Path of the configuration file; default `/etc/redis/shard-<id>.conf`.
+    /// Folder of `redis.conf` and `users.acl`; default `/etc/redis/shard-<id>`. The instance replaces both files in it, so
+    /// it is the instance's own.
     #[serde(default)]
-    pub conf_path: Option<PathBuf>,
-    /// Path of the ACL file; default `/etc/redis/shard-<id>.acl`.
-    #[serde(default)]
-    pub acl_path: Option<PathBuf>,
+    pub conf_dir: Option<PathBuf>,
     /// The user that the instance runs as, and its group.
     #[serde(default = "default_user")]
     pub user: String,
@@ -97,6 +95,7 @@ pub struct ObservedShardFiles {
     /// Permissions and meaning; absent where there is no such file.
     conf: Option<(PathMeta, NormalizedConf)>,
     acl: Option<(PathMeta, AclFile)>,
+    conf_dir: PathState,
     /// Reason why Redis would not load the ACL file.
     acl_error: Option<String>,
     /// The configuration enables the append-only file.
@@ -134,7 +133,7 @@ impl Resource for RedisShard {
     }
 
     fn exclusive_claims(&self) -> Vec<String> {
-        let paths = [self.conf_path(), self.acl_path(), self.data_dir.clone()];
+        let paths = [self.conf_dir(), self.conf_path(), self.acl_path(), self.data_dir.clone()];
         let mut owned: Vec<String> = paths.iter().map(|path| format!("path {}", path.display())).collect();
         owned.extend(self.unit.iter().map(|unit| format!("unit {unit}")));
         owned
@@ -194,6 +193,7 @@ impl Resource for RedisShard {
         Ok(ReadOutcome::Known(ObservedShardFiles {
             conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
             acl: read_file_meta(view, &self.acl_path())?.zip(users),
+            conf_dir: view.path_state(&self.conf_dir())?,
             acl_error,
             is_append_only: parsed.is_append_only(),
             data_dir: view.path_state(&self.data_dir)?,
@@ -228,11 +228,8 @@ impl Resource for RedisShard {
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
-        match &observed.data_dir {
-            PathState::Absent => changes.push(AttributeChange::from_absent("data_dir", self.data_dir.display())),
-            PathState::Directory { meta } => changes.extend(mode::diff_meta(meta, &self.folder_meta())),
-            _ => bail!("{} is not a directory", self.data_dir.display()),
-        }
+        changes.extend(self.folder_changes("conf_dir", &self.conf_dir(), &observed.conf_dir)?);
+        changes.extend(self.folder_changes("data_dir", &self.data_dir, &observed.data_dir)?);
         if observed.conf.is_none() && !self.replica_of.is_empty() {
             changes.push(AttributeChange::from_absent(REPLICA_OF_ATTRIBUTE, &self.replica_of));
         }
@@ -251,6 +248,7 @@ impl Resource for RedisShard {
 
     fn predict_state(&self, view: &mut HostView) {
         let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
+        view.predict_path(&self.conf_dir(), PathState::Directory { meta: self.folder_meta() });
         view.predict_path(&self.conf_path(), file(&self.conf));
         view.predict_path(&self.acl_path(), file(&self.acl));
         view.predict_path(&self.data_dir, PathState::Directory { meta: self.folder_meta() });
@@ -261,7 +259,7 @@ impl Resource for RedisShard {
     }
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
-        atomic_file::create_directories(&self.data_dir, &self.folder_meta())?;
+        self.create_folders()?;
         if !self.required_blobs(observed).is_empty() {
             let acl =
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
@@ -282,14 +280,19 @@ impl Resource for RedisShard {
 }
 
 impl RedisShard {
+    /// Returns the folder of the configuration file and the ACL file.
+    pub fn conf_dir(&self) -> PathBuf {
+        self.conf_dir.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}", self.id)))
+    }
+
     /// Returns the path of the configuration file.
     pub fn conf_path(&self) -> PathBuf {
-        self.conf_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.conf", self.id)))
+        self.conf_dir().join("redis.conf")
     }
 
     /// Returns the path of the ACL file.
     pub fn acl_path(&self) -> PathBuf {
-        self.acl_path.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}.acl", self.id)))
+        self.conf_dir().join("users.acl")
     }
 
     /// Reads the configuration file; `None` if it does not exist.
@@ -320,6 +323,13 @@ impl RedisShard {
     pub fn read_file(&self, path: &Path) -> Result<String, PathError> {
         let owner = HostView::current().user_state(&self.user).ok().flatten().and_then(|user| user.uid);
         host_fs::read_trusted(path, owner.map(Uid::from_raw))
+    }
+
+    /// Creates the instance's two folders where they are missing, with their owner and mode.
+    fn create_folders(&self) -> Result<()> {
+        [&self.conf_dir(), &self.data_dir]
+            .into_iter()
+            .try_for_each(|folder| atomic_file::create_directories(folder, &self.folder_meta()))
     }
 
     /// The ACL file first: a configuration names it.
@@ -372,6 +382,14 @@ impl RedisShard {
             says(observed.configured_primary.as_ref()),
             says(wanted)
         )
+    }
+
+    fn folder_changes(&self, attribute: &str, path: &Path, found: &PathState) -> Result<Vec<AttributeChange>> {
+        match found {
+            PathState::Absent => Ok(vec![AttributeChange::from_absent(attribute, path.display())]),
+            PathState::Directory { meta } => Ok(mode::diff_meta(meta, &self.folder_meta())),
+            _ => bail!("{} is not a directory", path.display()),
+        }
     }
 
     fn conf_changes(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<Vec<AttributeChange>> {

@@ -115,13 +115,13 @@ fn what_root_acts_upon_is_read_from_its_own_and_the_expected_users_files_only() 
 #[test]
 fn a_link_in_place_of_a_configuration_leaks_nothing() {
     let home = HostileHome::create();
-    let (conf, acl) = (home.home().join("shard-1.conf"), home.home().join("shard-1.acl"));
-    home.plant_link("shard-1.conf", &home.victim());
-    home.plant_link("shard-1.acl", &home.victim());
+    let (conf, acl) = (home.home().join("redis.conf"), home.home().join("users.acl"));
+    home.plant_link("redis.conf", &home.victim());
+    home.plant_link("users.acl", &home.victim());
     let content = json!({ "digest": "0".repeat(64), "len": 0 });
     let shard: RedisShard = serde_json::from_value(json!({
         "id": "1", "port": "7001", "conf": content, "acl": content, "data_dir": home.home().join("data"),
-        "conf_path": conf, "acl_path": acl, "user": "nobody",
+        "conf_dir": home.home(), "user": "nobody",
     }))
     .unwrap();
     let is_refused = |result: anyhow::Result<()>| {

@@ -143,7 +143,7 @@ fn single_failed_instances_are_failed_over() {
     let begun = Instant::now();
     fleet.run_as_root(
         "redis-01",
-        "echo 'no such directive' >>/etc/redis/shard-2.conf; systemctl kill -s KILL redis-shard@2",
+        "echo 'no such directive' >>/etc/redis/shard-2/redis.conf; systemctl kill -s KILL redis-shard@2",
     );
     wait_until(|| cluster.instance_role("redis-01", 2).is_none());
     let refused = run_failover(&cluster, &["--accept-data-loss=redis-01"]).assert_status(3);

@@ -3,7 +3,7 @@
 use serde_json::Value as Json;
 
 use crate::cluster::{TOLERANCE, TestCluster};
-use crate::hosts::lock_fleet;
+use crate::hosts::{FleetLease, lock_fleet};
 use crate::project::CommandOutput;
 use crate::writers::FleetWriters;
 
@@ -13,6 +13,7 @@ fn shards_move_to_a_new_host_as_planned() {
     let mut cluster = TestCluster::without_replicas(&fleet);
     cluster.assert_converged();
     fleet.run_as_root("redis-01", "systemd-analyze security --no-pager --threshold=20 redis-shard@0.service");
+    assert_instances_write_only_their_own_files(&fleet);
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     cluster.add_third_host();
 
@@ -73,6 +74,16 @@ fn shards_move_to_a_new_host_as_planned() {
         .run_dunlin(&["shards", "status"])
         .assert_status(0)
         .assert_stdout_contains(&["no moves in progress"]);
+}
+
+/// Writes as shard 0's user, where shard 0's process sees the file system.
+fn assert_instances_write_only_their_own_files(fleet: &FleetLease) {
+    let script = "cd /; for dir in /etc/redis/shard-0 /var/lib/redis/shard-0 /etc/redis /etc/redis/shard-1 \
+                  /var/lib/redis/shard-1; do \
+                  nsenter --mount --target $(systemctl show --value --property MainPID redis-shard@0) \
+                  runuser -u redis -- sh -c \"touch $dir/other && rm $dir/other\" 2>/dev/null && echo $dir; done; true";
+    let written = fleet.run_as_root("redis-01", script);
+    assert_eq!(written.lines().collect::<Vec<_>>(), ["/etc/redis/shard-0", "/var/lib/redis/shard-0"]);
 }
 
 /// The moves in a plan's JSON: shard, from, to; ascending.

@@ -34,7 +34,7 @@ pub fn assert_healthy(cluster: &TestCluster<'_>) -> u64 {
 fn config_value(cluster: &TestCluster<'_>, host: &str, shard: u16, name: &str) -> (String, Option<String>) {
     let pair: Vec<String> =
         redis::cmd("CONFIG").arg("GET").arg(name).query(&mut cluster.connect_admin(host, shard)).unwrap();
-    let file = cluster.fleet.read_file(host, &format!("/etc/redis/shard-{shard}.conf")).unwrap();
+    let file = cluster.fleet.read_file(host, &format!("/etc/redis/shard-{shard}/redis.conf")).unwrap();
     let line = file.lines().rev().find_map(|line| line.strip_prefix(name)).map(|rest| rest.trim().to_owned());
     (pair[1].clone(), line)
 }

@@ -134,11 +134,11 @@ impl MoveFixture {
     }
 
     pub fn conf_path(&self, n: u8) -> PathBuf {
-        self.instance_root(n).join(format!("etc/shard-{SHARD_ID}.conf"))
+        self.instance_root(n).join(format!("etc/shard-{SHARD_ID}/redis.conf"))
     }
 
     pub fn acl_path(&self, n: u8) -> PathBuf {
-        self.instance_root(n).join(format!("etc/shard-{SHARD_ID}.acl"))
+        self.instance_root(n).join(format!("etc/shard-{SHARD_ID}/users.acl"))
     }
 
     /// Uses another server program for an instance.
@@ -181,8 +181,8 @@ impl MoveFixture {
         let admin_password = self.add_content(admin_credentials().password.as_bytes());
         json!({
             "id": SHARD_ID.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
-            "data_dir": self.data_dir(n), "conf_path": self.conf_path(n),
-            "acl_path": self.acl_path(n), "user": user_name(), "admin_password": admin_password,
+            "data_dir": self.data_dir(n), "conf_dir": self.instance_root(n).join(format!("etc/shard-{SHARD_ID}")),
+            "user": user_name(), "admin_password": admin_password,
             "min_replicas": self.needed.to_string(), "server": self.servers[usize::from(n)],
         })
     }

@@ -17,7 +17,7 @@ use crate::resources::redis_shard::RedisShard;
 /// # Errors
 /// Returns an error with the path if a file cannot be moved or written.
 pub fn archive_files(instance: &RedisShard, reason: &str) -> Result<Option<PathBuf>> {
-    let files = [instance.conf_path(), instance.acl_path()];
+    let (conf_dir, files) = (instance.conf_dir(), [instance.conf_path(), instance.acl_path()]);
     let has_data =
         instance.data_dir.is_dir() && fs::read_dir(&instance.data_dir).is_ok_and(|mut dir| dir.next().is_some());
     if !has_data && !files.iter().any(|file| file.exists()) {
@@ -39,6 +39,9 @@ pub fn archive_files(instance: &RedisShard, reason: &str) -> Result<Option<PathB
         archive.replace(name, text.as_bytes(), &archived_attributes(instance)?)?;
         host_fs::remove_file(file)?;
     }
+    // Files that are not the instance's stay, and with them the folder.
+    let (conf_parent, conf_name) = HostFolder::open_parent(&conf_dir)?;
+    conf_parent.remove_folder(conf_name).ok();
     Ok(Some(archive_dir))
 }
 

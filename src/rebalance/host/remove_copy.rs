@@ -20,10 +20,9 @@ pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
             target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
         }
         instance.stop_and_disable()?;
-        for file in [instance.conf_path(), instance.acl_path()] {
-            host_fs::remove_file(&file)?;
+        for folder in [&instance.conf_dir(), &instance.data_dir] {
+            host_fs::remove_tree(folder)?;
         }
-        host_fs::remove_tree(&instance.data_dir)?;
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ impl RedisShard {
     /// # Errors
     /// Returns the error of the system; no unit is started in that case.
     pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
-        atomic_file::create_directories(&self.data_dir, &self.folder_meta())?;
+        self.create_folders()?;
         let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let acl = disabled_user
             .iter()
@@ -22,6 +22,7 @@ impl RedisShard {
             .context("the ACL file")?;
         self.write_files(&acl, &self.initial_lines(replica_of)?, blobs)?;
         sync_parent(&self.conf_path())?;
+        sync_parent(&self.conf_dir())?;
         self.enable_and_start()
     }
 
