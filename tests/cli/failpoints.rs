@@ -13,7 +13,7 @@ fn only_the_build_for_tests_has_failpoints() {
     };
     // Proves that a search of the program's bytes finds them where they are.
     assert!(has_failpoints(Path::new(env!("CARGO_BIN_EXE_dunlin"))));
-    // The release build, where script/test has made one.
+    // The program for the hosts, where script/test has made one.
     if let Some(program) = std::env::var_os("DUNLIN_BIN") {
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join(program);
         assert!(!has_failpoints(&program), "{} has failpoints", program.display());

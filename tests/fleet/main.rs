@@ -1,6 +1,6 @@
 //! dunlin against real hosts: Debian with systemd and sshd, made by `script/fleet` (docs/test-fleet.md).
 //!
-//! `DUNLIN_BIN` names the program under test (`script/test` gives the static release build; otherwise it is the one
+//! `DUNLIN_BIN` names the program under test (`script/test` gives one without failpoints; otherwise it is the one
 //! that cargo built for this test). `DUNLIN_TEST_FLEETS` names the fleets, separated by commas: as many tests run at a
 //! time, or one on the fleet `test` where it is not set. Where a machine cannot carry a fleet,
 //! `DUNLIN_NO_FLEET=reason` leaves these tests out; nothing else does.
