@@ -1,12 +1,14 @@
 //! One HTTP/1.1 GET (RFC 9112) without encryption, for questions to services on the same host. The time limit applies to
 //! the whole exchange, and no more of a body is kept than is asked for.
 
-use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+mod connection;
 
-/// The longest head of a response, in bytes.
-const MAX_HEAD: usize = 16 << 10;
+use std::io::{self, Write};
+use std::time::Duration;
+
+pub use connection::connect;
+use connection::{Deadline, HttpConnection, connect_by, malformed};
+
 /// The longest line that gives the size of a chunk, in bytes.
 const MAX_CHUNK_LINE: usize = 256;
 
@@ -96,13 +98,13 @@ enum Framing {
 /// # Errors
 /// Returns an error if nobody answers with HTTP within `timeout`, which also limits reading the body.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
-    let deadline = Deadline { at: Instant::now() + timeout, timeout };
+    let deadline = Deadline::after(timeout);
     let Url { address, host, path } = Url::parse(url).ok_or(HttpError::InvalidUrl)?;
     let mut stream = connect_by(&address, deadline)?;
     stream.set_write_timeout(Some(deadline.left()?)).map_err(HttpError::Io)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: dunlin\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).map_err(|error| deadline.classify(error))?;
-    let mut connection = HttpConnection { stream, deadline, buffer: Vec::new() };
+    let mut connection = HttpConnection::new(stream, deadline);
     loop {
         let head = connection.read_head()?;
         let (status, status_line) = parse_status(&head)?;
@@ -113,26 +115,6 @@ pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
         let framing = if matches!(status, 204 | 304) { Framing::Length(0) } else { framing_of(&head)? };
         return Ok(Response { status, status_line, framing, connection });
     }
-}
-
-/// Connects to `HOST:PORT`, to the first of its addresses that answers.
-///
-/// # Errors
-/// Returns an error if none does within `timeout`.
-pub fn connect(address: &str, timeout: Duration) -> Result<TcpStream, HttpError> {
-    connect_by(address, Deadline { at: Instant::now() + timeout, timeout })
-}
-
-fn connect_by(address: &str, deadline: Deadline) -> Result<TcpStream, HttpError> {
-    let mut last = HttpError::NoAddress;
-    for address in address.to_socket_addrs().map_err(HttpError::Io)? {
-        match TcpStream::connect_timeout(&address, deadline.left()?) {
-            Ok(stream) => return Ok(stream),
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => last = HttpError::Refused,
-            Err(error) => last = deadline.classify(error),
-        }
-    }
-    Err(last)
 }
 
 impl Response {
@@ -192,111 +174,6 @@ impl Response {
     }
 }
 
-/// The end of the whole exchange.
-#[derive(Clone, Copy, Debug)]
-struct Deadline {
-    at: Instant,
-    timeout: Duration,
-}
-
-impl Deadline {
-    fn left(self) -> Result<Duration, HttpError> {
-        let left = self.at.saturating_duration_since(Instant::now());
-        if left.is_zero() { Err(HttpError::TimedOut(self.timeout)) } else { Ok(left) }
-    }
-
-    fn classify(self, error: io::Error) -> HttpError {
-        match error.kind() {
-            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => HttpError::TimedOut(self.timeout),
-            _ => HttpError::Io(error),
-        }
-    }
-}
-
-#[derive(Debug)]
-struct HttpConnection {
-    stream: TcpStream,
-    deadline: Deadline,
-    /// Read, not yet used.
-    buffer: Vec<u8>,
-}
-
-impl HttpConnection {
-    /// Reads more; `false` at the end of the stream.
-    fn fill(&mut self) -> Result<bool, HttpError> {
-        let mut chunk = [0; 4096];
-        loop {
-            self.stream.set_read_timeout(Some(self.deadline.left()?)).map_err(HttpError::Io)?;
-            match self.stream.read(&mut chunk) {
-                Ok(read) => {
-                    self.buffer.extend_from_slice(&chunk[..read]);
-                    return Ok(read > 0);
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.deadline.classify(error)),
-            }
-        }
-    }
-
-    /// Takes the head off the stream, without the empty line behind it.
-    fn read_head(&mut self) -> Result<String, HttpError> {
-        loop {
-            if !b"HTTP/1.".starts_with(&self.buffer[..self.buffer.len().min(7)]) {
-                return Err(malformed(first_line(&self.buffer)));
-            }
-            if let Some(end) = self.buffer.windows(4).position(|four| four == b"\r\n\r\n") {
-                let head = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
-                self.buffer.drain(..end + 4);
-                return Ok(head);
-            }
-            if self.buffer.len() > MAX_HEAD {
-                return Err(malformed(format!("the head is longer than {MAX_HEAD} bytes")));
-            }
-            if !self.fill()? {
-                return Err(HttpError::Closed);
-            }
-        }
-    }
-
-    fn read_line(&mut self, max: usize) -> Result<String, HttpError> {
-        loop {
-            if let Some(end) = self.buffer.windows(2).position(|two| two == b"\r\n") {
-                let line = String::from_utf8_lossy(&self.buffer[..end]).into_owned();
-                self.buffer.drain(..end + 2);
-                return Ok(line);
-            }
-            if self.buffer.len() > max {
-                return Err(malformed(first_line(&self.buffer)));
-            }
-            if !self.fill()? {
-                return Err(HttpError::Closed);
-            }
-        }
-    }
-
-    /// Moves that many bytes of the stream to `body`; those that arrived also where it ends with an error.
-    fn move_to(&mut self, body: &mut Vec<u8>, mut count: u64) -> Result<(), HttpError> {
-        while count > 0 {
-            if self.buffer.is_empty() && !self.fill()? {
-                return Err(HttpError::Closed);
-            }
-            let now = usize::try_from(count).unwrap_or(usize::MAX).min(self.buffer.len());
-            body.extend(self.buffer.drain(..now));
-            count -= now as u64;
-        }
-        Ok(())
-    }
-}
-
-fn malformed(reason: String) -> HttpError {
-    HttpError::Malformed(reason)
-}
-
-fn first_line(bytes: &[u8]) -> String {
-    let line = bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();
-    String::from_utf8_lossy(line).trim().chars().take(100).collect()
-}
-
 fn parse_status(head: &str) -> Result<(u16, String), HttpError> {
     let line = head.lines().next().unwrap_or_default().trim();
     let status = line.split_ascii_whitespace().nth(1).filter(|word| word.len() == 3).and_then(|word| word.parse().ok());
@@ -327,6 +204,7 @@ fn framing_of(head: &str) -> Result<Framing, HttpError> {
 #[cfg(test)]
 #[allow(missing_docs, reason = "a server for the tests of other modules too")]
 pub(crate) mod tests {
+    use std::io::Read as _;
     use std::net::TcpListener;
     use std::sync::mpsc;
     use std::thread;

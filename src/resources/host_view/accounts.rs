@@ -6,6 +6,8 @@ use std::fs;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::HostView;
+
 /// A user account.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserState {
@@ -88,6 +90,73 @@ impl Accounts {
             }
         }
         Self { users, groups, user_names, group_names }
+    }
+}
+
+impl HostView {
+    /// A user account.
+    ///
+    /// # Errors
+    /// Returns an error if `/etc/passwd` or `/etc/group` cannot be read.
+    pub fn user_state(&mut self, name: &str) -> Result<Option<UserState>> {
+        if let Some(expected) = self.predicted_users.get(name) {
+            return Ok(expected.clone());
+        }
+        Ok(self.load_accounts()?.users.get(name).cloned())
+    }
+
+    /// A group.
+    ///
+    /// # Errors
+    /// The same as for users.
+    pub fn group_state(&mut self, name: &str) -> Result<Option<GroupState>> {
+        if let Some(expected) = self.predicted_groups.get(name) {
+            return Ok(expected.clone());
+        }
+        Ok(self.load_accounts()?.groups.get(name).cloned())
+    }
+
+    /// The users whose primary group this is, and those that are in it besides.
+    ///
+    /// # Errors
+    /// The same as for users.
+    pub fn group_users(&mut self, group: &str) -> Result<(Vec<String>, Vec<String>)> {
+        self.load_accounts()?;
+        let real = self.accounts.iter().flat_map(|accounts| &accounts.users);
+        let real = real.filter(|(name, _)| !self.predicted_users.contains_key(*name));
+        let expected = self.predicted_users.iter().filter_map(|(name, state)| Some((name, state.as_ref()?)));
+        let (mut primary, mut members) = (Vec::new(), Vec::new());
+        for (name, user) in real.chain(expected) {
+            if user.group == group {
+                primary.push(name.clone());
+            }
+            if user.groups.contains(group) {
+                members.push(name.clone());
+            }
+        }
+        Ok((primary, members))
+    }
+
+    /// Returns whether an earlier step creates or changes the account.
+    pub fn is_user_predicted(&self, name: &str) -> bool {
+        self.predicted_users.contains_key(name)
+    }
+
+    /// Records a predicted account, or its removal (`None`).
+    pub fn predict_user(&mut self, name: &str, state: Option<UserState>) {
+        self.predicted_users.insert(name.to_owned(), state);
+    }
+
+    /// Records a predicted group, or its removal (`None`).
+    pub fn predict_group(&mut self, name: &str, state: Option<GroupState>) {
+        self.predicted_groups.insert(name.to_owned(), state);
+    }
+
+    pub(super) fn load_accounts(&mut self) -> Result<&Accounts> {
+        if self.accounts.is_none() {
+            self.accounts = Some(Accounts::read()?);
+        }
+        Ok(self.accounts.as_ref().expect("read just now"))
     }
 }
 

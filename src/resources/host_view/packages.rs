@@ -6,6 +6,8 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
+use super::{HostView, ProvidedBy};
+
 pub(super) fn read_dpkg() -> Result<BTreeMap<String, String>> {
     match fs::read_to_string("/var/lib/dpkg/status") {
         Ok(status) => Ok(parse_dpkg(&status)),
@@ -33,6 +35,48 @@ fn parse_dpkg(status: &str) -> BTreeMap<String, String> {
         }
     }
     installed
+}
+
+impl HostView {
+    /// The version of an installed package, empty where an earlier step installs whatever version there is; `None`
+    /// where it is not installed.
+    ///
+    /// # Errors
+    /// Returns an error if dpkg's status file cannot be read.
+    pub fn package_version(&mut self, name: &str) -> Result<Option<String>> {
+        if let Some(expected) = self.predicted_packages.get(name) {
+            return Ok(expected.clone());
+        }
+        if self.dpkg_versions.is_none() {
+            self.dpkg_versions = Some(read_dpkg()?);
+        }
+        Ok(self.dpkg_versions.as_ref().and_then(|dpkg| dpkg.get(name).cloned()))
+    }
+
+    /// Records a package that will be installed (empty: in any version) or removed (`None`).
+    pub fn predict_package(&mut self, name: &str, version: Option<String>) {
+        self.predicted_packages.insert(name.to_owned(), version);
+    }
+
+    /// Tells that a package is going to be installed, and what of interest comes with it: `path /etc/redis`,
+    /// `user redis`, `unit redis-server.service`.
+    pub fn predict_install(&mut self, package: &str, provides: &[String]) {
+        self.pending_packages.push(package.to_owned());
+        for what in provides {
+            self.provided.push((what.clone(), package.to_owned()));
+        }
+    }
+
+    /// Returns the package of an earlier step that provides an object (`path …`, `user …`, `unit …`).
+    pub fn provided_by(&self, what: &str) -> Option<ProvidedBy> {
+        let found = self.provided.iter().find(|(thing, _)| thing == what);
+        found.map(|(_, package)| ProvidedBy { package: package.clone() })
+    }
+
+    /// The packages that earlier steps are going to install.
+    pub fn announced_packages(&self) -> &[String] {
+        &self.pending_packages
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::HostView;
 use crate::process::Program;
 
 /// Folder in which `systemctl enable` creates links.
@@ -114,6 +115,35 @@ fn parse_units(shown: &str) -> Vec<UnitState> {
         state
     };
     shown.split("\n\n").filter(|block| !block.trim().is_empty()).map(parse).collect()
+}
+
+impl HostView {
+    /// A systemd unit. An instance of a template that an earlier step brings counts as there.
+    ///
+    /// # Errors
+    /// Returns an error if systemd does not answer.
+    pub fn unit_state(&mut self, name: &str) -> Result<UnitState> {
+        if let Some(expected) = self.predicted_units.get(name) {
+            return Ok(expected.clone());
+        }
+        if !self.known_units.contains_key(name) {
+            let mut read = read_units(&BTreeSet::from([name.to_owned()]))?;
+            self.known_units.append(&mut read);
+        }
+        let mut state = self.known_units.get(name).cloned().unwrap_or_else(UnitState::absent);
+        let template = template_of(name).and_then(|template| self.predicted_units.get(&template));
+        match template {
+            Some(template) if template.found && !state.found => state = UnitState::new_disabled(),
+            Some(template) if !template.found => state.found = false,
+            _ => {}
+        }
+        Ok(state)
+    }
+
+    /// Tells what a unit will be like.
+    pub fn predict_unit(&mut self, name: &str, state: UnitState) {
+        self.predicted_units.insert(name.to_owned(), state);
+    }
 }
 
 #[cfg(test)]
