@@ -35,6 +35,67 @@ fn table(toml: &str, page: &'static str, sections: &[&str]) -> Table {
     Table { toml: toml.to_owned(), page, sections: sections.iter().map(ToString::to_string).collect() }
 }
 
+/// Runs the demo's summary on a folder with its result files.
+fn summarize_demo(load: &str, verify: &str) -> (bool, String) {
+    let dir = tempfile::TempDir::new().unwrap();
+    let finished = r#"{"event":"rebalance_finished","bytes":2079700,"moves":15,"planned_bytes":1,"seconds":38.4217}"#;
+    let rebalance = format!("{{\"event\":\"moved\",\"bytes\":7,\"seconds\":2.5}}\n{finished}\n");
+    for (name, text) in [("load.json", load), ("verify.json", verify), ("rebalance.jsonl", &rebalance)] {
+        fs::write(dir.path().join(name), text).unwrap();
+    }
+    let script = "set -euo pipefail; . script/demo.d/load.sh; demo_summary \"$1\"";
+    let mut command = Command::new("bash");
+    let output = command.args(["-c", script, "bash"]).arg(dir.path()).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let output = output.unwrap();
+    (output.status.success(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_readme_shows_the_last_line_of_the_demo() {
+    let load = r#"{"acked":13818,"errors":0,"unacknowledged":0,"longest_gap_ms":33.467,"p50_ms":4.203,"p99_ms":20.2}"#;
+    let verify = r#"{"acked":13818,"lost":0,"deliveries":275146,"missing":0,"from_cache":275146,"from_database":0}"#;
+    let (is_good, line) = summarize_demo(load, verify);
+    let expected = "demo: 13818 acknowledged posts, 0 lost, 0 deliveries missing, 0 failed requests, \
+                    longest gap 33.467 ms, 15 shards (2079700 bytes) moved in 38.42 s\n";
+    assert_eq!((is_good, line.as_str()), (true, expected));
+    let shown = "demo: N acknowledged posts, L lost, D deliveries missing, F failed requests, \
+                 longest gap G ms, M shards (B bytes) moved in S s";
+    let mut general = expected.trim_end().to_owned();
+    for (number, letter) in [
+        ("13818 a", "N a"),
+        ("0 lost", "L lost"),
+        ("0 deliveries", "D deliveries"),
+        ("0 failed", "F failed"),
+        ("33.467", "G"),
+        ("15 shards", "M shards"),
+        ("2079700", "B"),
+        ("38.42", "S"),
+    ] {
+        general = general.replace(number, letter);
+    }
+    assert_eq!(general, shown);
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).unwrap();
+    assert!(readme.contains(&format!("`{shown}`")));
+}
+
+#[test]
+fn a_demo_that_loses_something_or_pauses_fails() {
+    let load = r#"{"acked":9,"errors":0,"unacknowledged":0,"longest_gap_ms":50,"p50_ms":4.2,"p99_ms":20.2}"#;
+    let verify = r#"{"acked":9,"lost":0,"deliveries":20,"missing":0,"from_cache":20,"from_database":0}"#;
+    assert!(summarize_demo(load, verify).0);
+    for (name, bad) in [("errors", "\"errors\":1"), ("unacknowledged", "\"unacknowledged\":2")] {
+        let (is_good, line) = summarize_demo(&load.replace(&format!("\"{name}\":0"), bad), verify);
+        assert!(!is_good && line.contains(&format!("{} failed requests", &bad[bad.len() - 1..])), "{line}");
+    }
+    for (name, text) in [("lost", "3 lost"), ("missing", "3 deliveries missing")] {
+        let (is_good, line) = summarize_demo(load, &verify.replace(&format!("\"{name}\":0"), &format!("\"{name}\":3")));
+        assert!(!is_good && line.contains(text), "{line}");
+    }
+    assert!(!summarize_demo(&load.replace(":50,", ":50.1,"), verify).0);
+    assert!(!summarize_demo(load, &verify.replace("\"acked\":9", "\"acked\":0")).0);
+    assert!(!summarize_demo(load, "").0);
+}
+
 #[test]
 fn hosts_toml_is_documented() {
     let page = "hosts-toml.md";

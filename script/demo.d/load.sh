@@ -12,7 +12,7 @@ demo_seed() {
         sed -n 's/^token_key = "\(.*\)"$/\1/p' "$project/inventories/demo/secrets.toml" >"$folder/token-key"
         TIMELINE_TOKEN_KEY_FILE=$folder/token-key "$bin/timeline-api" token --user 0 >"$folder/registrar-token"
     )
-    "$bin/timeline-load" seed --url "$url" --registrar-token-file "$folder/registrar-token" --users 300 --follows 20 \
+    "$bin/timeline-load" seed --url "$url" --registrar-token-file "$folder/registrar-token" --users 400 --follows 20 \
         --graph "$graph"
 }
 

@@ -23,6 +23,8 @@ pub use tweets::{Posted, Range, Tweet};
 pub use users::{FlaggedAuthor, FollowerChunk, FollowerRange, Profile};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Number of connections that a process opens before it listens.
+const FIRST_CONNECTIONS: usize = 4;
 /// Time for which a request waits for a connection of the pool.
 const POOL_WAIT: Duration = Duration::from_secs(5);
 /// Time for which the server works on a statement.
@@ -95,6 +97,18 @@ impl Databases {
         }
         let tweets = Database::new(&options.tweets, options).context("the tweets database")?;
         Ok(Databases { users, tweets, is_shared: false })
+    }
+
+    /// Opens connections to both databases, so that the first requests of a new process do not wait for them.
+    ///
+    /// # Errors
+    /// A database does not accept them.
+    pub async fn open_connections(&self) -> Result<(), DbError> {
+        for database in [&self.users, &self.tweets] {
+            let count = FIRST_CONNECTIONS.min(database.pool.status().max_size);
+            futures_util::future::try_join_all((0..count).map(|_| database.connection())).await?;
+        }
+        Ok(())
     }
 
     /// Checks that this binary works with the schemas of both databases; returns their version.

@@ -119,6 +119,7 @@ async fn serve_timelines(cli: &ApiCli, shutdown: Shutdown) -> anyhow::Result<()>
     let metrics = telemetry::start_metrics()?;
     let databases = Databases::new(&settings.database_options()?)?;
     let schema = databases.check_schema().await?;
+    databases.open_connections().await?;
     let lists = match settings.mode {
         Mode::Push => Some(settings.open_lists().await?),
         Mode::Pull | Mode::Entries => None,

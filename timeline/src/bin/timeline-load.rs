@@ -81,9 +81,12 @@ enum LoadCommand {
         /// The file of acknowledgements
         #[arg(long, value_name = "FILE")]
         acks: PathBuf,
-        /// The graph whose users posted tweets; home timelines are read for up to 60 seconds until they are complete
+        /// The graph whose users posted tweets
         #[arg(long, value_name = "FILE")]
         graph: Option<PathBuf>,
+        /// Time for which home timelines are read again until they have all deliveries
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, requires = "graph")]
+        wait: u64,
     },
 }
 
@@ -116,12 +119,12 @@ async fn main() -> anyhow::Result<ExitCode> {
             println!("{}", serde_json::json!({ "users": users, "follows": users * follows, "most_followers": most }));
             Ok(ExitCode::SUCCESS)
         }
-        LoadCommand::Verify { urls, acks, graph: Some(graph) } => {
-            let summary = verify_tweets(urls, &Graph::load(&graph)?, &acks).await?;
+        LoadCommand::Verify { urls, acks, graph: Some(graph), wait } => {
+            let summary = verify_tweets(urls, &Graph::load(&graph)?, &acks, Duration::from_secs(wait)).await?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(if summary.lost + summary.missing == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
         }
-        LoadCommand::Verify { urls, acks, graph: None } => {
+        LoadCommand::Verify { urls, acks, graph: None, .. } => {
             let summary = verify::verify(urls, &acks).await?;
             println!("{}", serde_json::to_string(&summary)?);
             Ok(if summary.lost == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use async_memcached::{AsciiProtocol as _, Client, Error, Value};
+use async_memcached::{AsciiProtocol as _, Client, Error, Status, Value};
 use futures_util::future::BoxFuture;
 use tokio::time::timeout;
 
@@ -162,7 +162,13 @@ impl CacheOperation {
 
     async fn run_with(self, client: &mut Client) -> Result<Vec<Value>, Error> {
         match self {
-            CacheOperation::Get(keys) => return client.get_multi(keys).await,
+            CacheOperation::Get(keys) => {
+                return match client.get_multi(keys).await {
+                    // the client's result where none of the keys is there
+                    Err(Error::Protocol(Status::NotFound)) => Ok(Vec::new()),
+                    result => result,
+                };
+            }
             CacheOperation::Add(items) => drop(client.add_multi(&pairs(&items), Some(TTL), None).await?),
             CacheOperation::Set(items) => drop(client.set_multi(&pairs(&items), Some(TTL), None).await?),
             CacheOperation::Delete(keys) => {

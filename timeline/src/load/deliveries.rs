@@ -19,8 +19,6 @@ use super::{
 const READERS: usize = 8;
 /// The largest page.
 const PAGE: usize = 200;
-/// Time for which deliveries can still be in the queue.
-const DELIVERY_LIMIT: Duration = Duration::from_secs(60);
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// Findings.
@@ -60,13 +58,19 @@ struct Stored {
     from_database: u64,
 }
 
-/// Reads the timelines of all users of a graph and compares them with the file of acknowledgements.
+/// Reads the timelines of all users of a graph and compares them with the file of acknowledgements. Deliveries can still
+/// be in the queue: home timelines are read again for up to `wait`.
 ///
 /// # Errors
 /// The file or a timeline cannot be read.
-pub async fn verify_tweets(bases: Vec<Base>, graph: &Graph, acks: &Path) -> anyhow::Result<TweetSummary> {
+pub async fn verify_tweets(
+    bases: Vec<Base>,
+    graph: &Graph,
+    acks: &Path,
+    wait: Duration,
+) -> anyhow::Result<TweetSummary> {
     let acked = Arc::new(acks::read(acks)?);
-    let end = Instant::now() + DELIVERY_LIMIT;
+    let end = Instant::now() + wait;
     let mut readers = JoinSet::new();
     for number in 0..READERS {
         let (mut client, acked) = (Client::new(bases.clone(), number), acked.clone());

@@ -10,6 +10,7 @@
 #[path = "../../../shards/tests/redis/server.rs"]
 mod redis_server;
 
+mod caches;
 mod dev;
 mod lists;
 mod pages;

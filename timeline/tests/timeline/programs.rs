@@ -194,7 +194,7 @@ async fn the_load_generator_counts_lost_tweets_and_missing_deliveries() {
     let author = noted.split(' ').next().expect("an author");
     let followers = sql_rows(&url, &format!("select count(*) from follows where followee_id = {author}")).await;
     fs::write(&acks, format!("{noted}{author} 1\n")).expect("it is writable");
-    let verified = load(&["verify", "--acks", &acks]);
+    let verified = load(&["verify", "--acks", &acks, "--wait", "1"]);
     assert!(!verified.status.success());
     let found = json(&verified);
     assert_eq!((found["lost"].to_string(), found["missing"].to_string()), ("1".to_owned(), followers[0][0].clone()));
