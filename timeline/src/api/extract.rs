@@ -43,11 +43,12 @@ pub(super) struct PageQuery {
     /// The largest number of entries.
     #[param(minimum = 1, maximum = 200, default = 50)]
     limit: Option<usize>,
+    // `value_type`: of the alias `Id`, utoipa makes a reference to a schema, and the bounds are lost
     /// Only ids up to this one: the `next_max_id` of the page before.
-    #[param(minimum = 0, maximum = 9007199254740991i64)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 9007199254740991i64)]
     max_id: Option<Id>,
     /// Only ids above this one.
-    #[param(minimum = 0, maximum = 9007199254740991i64)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 9007199254740991i64)]
     since_id: Option<Id>,
 }
 

@@ -21,6 +21,7 @@ pub(super) struct TweetPage {
     /// The tweets; a page can be short and have a cursor nevertheless.
     tweets: Vec<TweetView>,
     /// The `max_id` of the next page; `null` where there is nothing older.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 9007199254740991i64)]
     next_max_id: Option<Id>,
     /// Source of the page.
     source: Source,

@@ -36,10 +36,10 @@ pub(super) struct NewTweet {
 #[derive(Serialize, ToSchema)]
 pub(super) struct TweetView {
     /// The id.
-    #[schema(minimum = 1, maximum = 9007199254740991i64)]
+    #[schema(value_type = i64, minimum = 1, maximum = 9007199254740991i64)]
     id: Id,
     /// The author.
-    #[schema(minimum = 1, maximum = 9007199254740991i64)]
+    #[schema(value_type = i64, minimum = 1, maximum = 9007199254740991i64)]
     author_id: Id,
     /// The text.
     body: String,

@@ -30,7 +30,7 @@ pub(super) struct NewUser {
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreatedUser {
     /// The id.
-    #[schema(minimum = 1, maximum = 9007199254740991i64)]
+    #[schema(value_type = i64, minimum = 1, maximum = 9007199254740991i64)]
     id: Id,
     /// The name.
     name: String,
@@ -44,6 +44,7 @@ pub(super) struct UserPage {
     /// The users.
     users: Vec<Profile>,
     /// The `max_id` of the next page; `null` on an empty page.
+    #[schema(value_type = Option<i64>, minimum = 0, maximum = 9007199254740991i64)]
     next_max_id: Option<Id>,
 }
 

@@ -10,7 +10,7 @@ use crate::ids::Id;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Profile {
     /// The id.
-    #[schema(minimum = 1, maximum = 9007199254740991i64)]
+    #[schema(value_type = i64, minimum = 1, maximum = 9007199254740991i64)]
     pub id: Id,
     /// The name; not unique.
     pub name: String,

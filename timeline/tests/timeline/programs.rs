@@ -88,6 +88,9 @@ async fn a_schema_is_made_once_and_other_versions_are_refused() {
     }
     assert_eq!(text(&run(API, &["--check-config"], &environment)), "");
     let document: Value = serde_json::from_str(&text(&run(API, &["openapi"], &environment))).expect("JSON");
+    let cursor = document["paths"]["/v1/users"]["get"]["parameters"].as_array().expect("parameters");
+    let cursor = cursor.iter().find(|parameter| parameter["name"] == "max_id").expect("the cursor");
+    assert_eq!(cursor["schema"]["minimum"], json!(0), "{cursor}");
     assert!(document["paths"]["/v1/tweets"]["post"].is_object());
 }
 
