@@ -179,16 +179,14 @@ pub fn print_event(reporter: &Reporter, progress: &ProgressBars, host: &str, eve
 
 fn format_moved(planned: &PlannedMove, result: &MoveResult) -> String {
     let what = format!("  shard {:<4} {} → {}", planned.shard, planned.from, planned.to);
-    if planned.role == Role::Replica {
-        return format!("{what} (replica)   {} in {:.1} s", ByteSize(result.bytes).to_human(), result.seconds);
-    }
     let figures = format!(
-        "{} in {:.1} s, writes paused {:.1} ms",
+        "{} in {:.1} s, clients waited up to {:.1} ms",
         ByteSize(result.bytes).to_human(),
         result.seconds,
         to_milliseconds(result.gap_us)
     );
-    format!("{what}   {figures}")
+    let role = if planned.role == Role::Replica { " (replica)" } else { "" };
+    format!("{what}{role}   {figures}")
 }
 
 #[expect(clippy::cast_precision_loss, reason = "milliseconds for a reader")]
@@ -230,7 +228,7 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     let plan =
         |what: &dyn Fn(Estimate) -> String| estimate.map_or(String::new(), |p| format!(" (planned {})", what(p)));
     reporter.print_data(&format!(
-        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; maximum write pause {gap_ms:.1} ms{}",
+        "Done: {moves} {} moved: {}{} in {seconds:.1} s{}; clients waited up to {gap_ms:.1} ms{}",
         if moves == 1 { "shard" } else { "shards" },
         ByteSize(bytes).to_human(),
         plan(&|p| ByteSize(p.bytes).to_human().to_string()),

@@ -215,8 +215,7 @@ async fn move_shard(
     }
     report_phase(&spec, &planned.to, "cutover", on_progress);
     let switched = cut_over_shard(context, &map, &spec, planned.hosts(), on_progress).await?;
-    // The longest wait of a client for any reason of ours.
-    result.gap_us = switched.gap_us.max(copied.verification.longest_pause_us);
+    result.gap_us = switched.gap_us.max(copied.longest_wait_us());
     result.follow_ups = switched.follow_ups;
     result.retire_blocked = finish_move(context, &map, &spec, planned.hosts(), finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();

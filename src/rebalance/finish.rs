@@ -22,7 +22,8 @@ const CLIENT_DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct MoveResult {
     /// Bytes of the copy.
     pub bytes: u64,
-    /// Longest pause of writes, in microseconds.
+    /// Longest time that a client waited for the move, in microseconds: in the cutover, a pause or a request of the
+    /// comparison, or the fork for the copy.
     pub gap_us: u64,
     /// Seconds from start to end, including the retirement.
     pub seconds: f64,

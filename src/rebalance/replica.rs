@@ -48,8 +48,9 @@ async fn copy_and_finish(
 ) -> Result<MoveResult> {
     let begin = std::time::Instant::now();
     let mut result = MoveResult::default();
-    result.bytes =
-        context.hosts.call_host(change.new_host, call::CreateReplica(spec.clone()), finish.on_progress).await?.bytes;
+    let copied =
+        context.hosts.call_host(change.new_host, call::CreateReplica(spec.clone()), finish.on_progress).await?;
+    (result.bytes, result.gap_us) = (copied.bytes, copied.longest_wait_us());
     result.retire_blocked = finish_replica(context, &spec, change, finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();
     Ok(result)

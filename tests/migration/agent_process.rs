@@ -6,14 +6,14 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use dunlin::plan::Digest;
-use dunlin::protocol::shard::{JournalQuery, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{ShardReply, ShardRequest};
 use dunlin::rebalance::host;
 use dunlin::resources::BlobSource;
 
-use crate::fixture::{MoveFixture, RecordedNotes, admin_credentials, wait_until};
+use crate::fixture::{MoveFixture, RecordedNotes, wait_until};
 
 /// Names the file that holds the requests; set in the child only.
-const TASK_VARIABLE: &str = "DUNLIN_TEST_TASK";
+pub const TASK_VARIABLE: &str = "DUNLIN_TEST_TASK";
 
 /// Contents in a folder, by digest.
 struct FolderBlobs<'a>(&'a Path);
@@ -75,6 +75,19 @@ impl AgentProcess {
         is_stopped
     }
 
+    /// Waits until it ends; returns the most memory that it had, in bytes.
+    pub fn wait_and_measure_memory(&mut self, time: Duration) -> u64 {
+        let mut peak = 0;
+        wait_until(time, || {
+            let status = fs::read_to_string(format!("/proc/{}/status", self.0.id())).unwrap_or_default();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+            let kib: Option<u64> = line.and_then(|line| line.trim().trim_end_matches(" kB").parse().ok());
+            peak = peak.max(kib.unwrap_or(0) * 1024);
+            self.0.try_wait().unwrap().is_some()
+        });
+        peak
+    }
+
     pub fn wait_for_exit(&mut self) -> ExitStatus {
         wait_until(Duration::from_secs(120), || self.0.try_wait().unwrap().is_some());
         self.0.wait().unwrap()
@@ -113,13 +126,15 @@ fn agent_process_entry_point() {
         return run_requests(Path::new(&folder));
     }
     let fixture = MoveFixture::with_instances(1);
-    let what = JournalQuery { credentials: admin_credentials(), journal_dir: fixture.instance_root(0).join("moves") };
+    let credentials = crate::fixture::admin_credentials();
+    let what =
+        dunlin::protocol::shard::JournalQuery { credentials, journal_dir: fixture.instance_root(0).join("moves") };
     let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::ListMoves(what)], None);
     assert!(agent.wait_for_exit().success());
     assert_eq!(read_replies(&fixture), [Ok(ShardReply::ListMoves(Vec::new()))]);
 }
 
-fn run_requests(folder: &Path) {
+pub fn run_requests(folder: &Path) {
     let requests: Vec<ShardRequest> = serde_json::from_slice(&fs::read(folder.join("requests.json")).unwrap()).unwrap();
     let mut replies: Vec<Result<ShardReply, String>> = Vec::new();
     for request in requests {

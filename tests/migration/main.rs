@@ -9,6 +9,7 @@
 
 mod access;
 mod agent_process;
+mod big_keys;
 mod compare_files;
 mod dead_links;
 mod failed_copy;
@@ -16,6 +17,7 @@ mod failover;
 mod fault_injection;
 mod fixture;
 mod invariants;
+mod key_load;
 mod lossy_proxy;
 mod move_back;
 mod moves;

@@ -132,6 +132,17 @@ pub struct CopyResult {
     pub seconds: f64,
     /// The comparison.
     pub verification: VerifyResult,
+    /// Duration of the source's fork for the full sync, in microseconds: no client was served meanwhile. 0 without a full
+    /// sync.
+    #[serde(default)]
+    pub fork_us: u64,
+}
+
+impl CopyResult {
+    /// Returns the longest time that a client of the source waited for the copy, in microseconds.
+    pub fn longest_wait_us(&self) -> u64 {
+        self.fork_us.max(self.verification.longest_pause_us).max(self.verification.longest_wait_us)
+    }
 }
 
 /// Result of a comparison; source and target are equal if all three lists are empty.
@@ -149,6 +160,10 @@ pub struct VerifyResult {
     /// Longest pause of writes for the comparison, in microseconds.
     #[serde(default)]
     pub longest_pause_us: u64,
+    /// Longest time until the source replied to a request of the comparison, in microseconds: an upper limit of the time
+    /// that other clients waited for it, outside of a pause.
+    #[serde(default)]
+    pub longest_wait_us: u64,
     /// Keys whose contents or times to live differ; at most 20 of each list are named.
     pub differing: Vec<String>,
     /// Keys that the target lacks.

@@ -55,6 +55,7 @@ pub fn build_replica(
 ) -> Result<CopyResult> {
     let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.instance)?);
     enable_diskless_sync(source)?;
+    let full_syncs = source.fetch_info("stats")?.number_field("sync_full");
 
     journal.log_intent(
         MovePhase::StartReplica,
@@ -75,12 +76,15 @@ pub fn build_replica(
         sync_directly(source, &mut target, spec, sink)?;
     }
     journal.log_done(MovePhase::Copy, Value::Null)?;
+    let stats = source.fetch_info("stats")?;
+    let has_forked = stats.number_field("sync_full") > full_syncs;
+    let fork_us = if has_forked { stats.number_field("latest_fork_usec") } else { 0 };
 
     // The target writes its first append-only file meanwhile.
     let verified = verify::ensure_verified(journal, source, &mut target, spec, sink)?;
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
     let bytes = observe::dataset_bytes(&target.fetch_info("all")?);
-    Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified })
+    Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified, fork_us })
 }
 
 /// Waits for the copy as Redis makes it. One that fails or is cancelled half way ends at the source too: otherwise the

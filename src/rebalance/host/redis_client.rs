@@ -20,6 +20,8 @@ pub struct RedisClient {
     connection: Connection,
     /// `ip:port`.
     pub address: String,
+    sent_at: Instant,
+    longest_reply: Duration,
 }
 
 /// `INFO`, by name.
@@ -92,7 +94,8 @@ impl RedisClient {
         connection
             .set_read_timeout(Some(RESPONSE_TIMEOUT))
             .and_then(|()| connection.set_write_timeout(Some(RESPONSE_TIMEOUT)))?;
-        Ok(Self { connection, address: address.to_owned() })
+        let (sent_at, longest_reply) = (Instant::now(), Duration::ZERO);
+        Ok(Self { connection, address: address.to_owned(), sent_at, longest_reply })
     }
 
     /// As [`Link::open`], again and again until the time is over: an instance that is starting answers late.
@@ -122,7 +125,20 @@ impl RedisClient {
     /// # Errors
     /// What the server or the network said, with command and address.
     pub fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T> {
-        cmd.query(&mut self.connection).with_context(|| format!("{} at redis {}", command_name(cmd), self.address))
+        self.sent_at = Instant::now();
+        let answer = cmd.query(&mut self.connection);
+        self.record_reply_time();
+        answer.with_context(|| format!("{} at redis {}", command_name(cmd), self.address))
+    }
+
+    /// Returns the longest time from a request to its first reply since the last call. A server executes all commands of
+    /// a request before it replies and before it serves other clients: they waited no longer than this for the request.
+    pub fn take_longest_reply(&mut self) -> Duration {
+        std::mem::take(&mut self.longest_reply)
+    }
+
+    fn record_reply_time(&mut self) {
+        self.longest_reply = self.longest_reply.max(self.sent_at.elapsed());
     }
 
     /// Sends a command of plain words.
@@ -138,12 +154,21 @@ impl RedisClient {
     /// # Errors
     /// The network.
     pub fn run_batch(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
-        if cmds.is_empty() {
-            return Ok(Vec::new());
-        }
-        let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
-        redis::ConnectionLike::req_packed_commands(&mut self.connection, &packed, 0, cmds.len())
-            .with_context(|| format!("redis {}", self.address))
+        self.send_commands(cmds)?;
+        self.receive_answers(cmds.len())
+    }
+
+    /// As [`Self::run_batch`] at two instances at the same time, each with commands of its own.
+    ///
+    /// # Errors
+    /// The network.
+    pub fn run_batch_at_both(
+        (first, first_cmds): (&mut Self, &[Cmd]),
+        (second, second_cmds): (&mut Self, &[Cmd]),
+    ) -> Result<(Vec<Value>, Vec<Value>)> {
+        first.send_commands(first_cmds)?;
+        second.send_commands(second_cmds)?;
+        Ok((first.receive_answers(first_cmds.len())?, second.receive_answers(second_cmds.len())?))
     }
 
     /// As [`Link::batch`], and none of the answers may be an error.
@@ -196,6 +221,7 @@ impl RedisClient {
             return Ok(());
         }
         let packed: Vec<u8> = cmds.iter().flat_map(Cmd::get_packed_command).collect();
+        self.sent_at = Instant::now();
         self.connection.send_packed_command(&packed).with_context(|| format!("redis {}", self.address))
     }
 
@@ -204,11 +230,21 @@ impl RedisClient {
     /// # Errors
     /// The network, or the first error among them.
     pub fn receive_replies(&mut self, cmds: &[Cmd]) -> Result<Vec<Value>> {
-        let mut answers = Vec::with_capacity(cmds.len());
-        for cmd in cmds {
-            let answer = self.connection.recv_response().with_context(|| format!("redis {}", self.address))?;
-            self.check_reply(cmd, &answer)?;
-            answers.push(answer);
+        let answers = self.receive_answers(cmds.len())?;
+        for (cmd, answer) in cmds.iter().zip(&answers) {
+            self.check_reply(cmd, answer)?;
+        }
+        Ok(answers)
+    }
+
+    fn receive_answers(&mut self, count: usize) -> Result<Vec<Value>> {
+        let mut answers = Vec::with_capacity(count);
+        for _ in 0..count {
+            let answer = self.connection.recv_response();
+            if answers.is_empty() {
+                self.record_reply_time();
+            }
+            answers.push(answer.with_context(|| format!("redis {}", self.address))?);
         }
         Ok(answers)
     }

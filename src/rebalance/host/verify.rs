@@ -10,8 +10,10 @@ mod canonical_content;
 mod compare_files;
 mod compare_live;
 mod digest_reader;
+mod key_sizes;
 mod key_state;
 mod large_key;
+mod list_windows;
 mod piece;
 pub mod rdb;
 mod stream_groups;
@@ -160,6 +162,8 @@ fn compare_instances(
     sink: &dyn ProgressSink,
 ) -> Result<VerifyResult> {
     let mut verified = VerifyResult::default();
+    // What was asked before does not belong to the comparison.
+    source.take_longest_reply();
     for database in list_databases(&mut [source, target])?.into_iter().rev() {
         target.run_command(&["SELECT", &database.to_string()])?;
         let total = count_keys(source, database)?;
@@ -169,6 +173,7 @@ fn compare_instances(
             Some(suspects) => comparison.compare_only(suspects.remove(&database).unwrap_or_default())?,
         }
     }
+    verified.longest_wait_us = u64::try_from(source.take_longest_reply().as_micros()).unwrap_or(u64::MAX);
     Ok(verified)
 }
 

@@ -13,6 +13,8 @@ use super::key_state::Key;
 const UNTRACKED_COMMANDS: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
 /// Longest line before an argument, in bytes: a length, or a remark of Redis.
 const MAX_LINE_BYTES: u64 = 1024;
+/// Bytes that are read of an argument: a longer one is a value, of which nothing is asked here.
+const MAX_ARGUMENT_BYTES: u64 = 1 << 20;
 const DAMAGED_MESSAGE: &str = "the increment of the append-only file is damaged";
 
 /// Calls `each` with the database and the key of all that the commands of an increment name.
@@ -38,6 +40,7 @@ pub fn for_each_changed_key(
             bail!("{} was executed meanwhile", name.to_uppercase());
         } else {
             for key in key_specs.command_keys(&name, command, target)? {
+                ensure!((key.len() as u64) < MAX_ARGUMENT_BYTES, "the name of a key has more than 1 MiB");
                 each(database, key)?;
             }
         }
@@ -45,7 +48,8 @@ pub fn for_each_changed_key(
     })
 }
 
-/// Calls `each` with the arguments of every command of an append-only file, in order.
+/// Calls `each` with the arguments of every command of an append-only file, in order. An argument ends after
+/// [`MAX_ARGUMENT_BYTES`].
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or is damaged, or the error of `each`.
@@ -64,8 +68,10 @@ fn next_command(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
     for _ in 0..count {
         let length_with_crlf = read_length(file, b'$')?.context(DAMAGED_MESSAGE)?.saturating_add(2);
         let mut argument = Vec::new();
-        file.take(length_with_crlf).read_to_end(&mut argument)?;
-        ensure!(argument.len() as u64 == length_with_crlf, DAMAGED_MESSAGE);
+        let read = file.take(length_with_crlf.min(MAX_ARGUMENT_BYTES + 2)).read_to_end(&mut argument)? as u64;
+        let rest = length_with_crlf.saturating_sub(MAX_ARGUMENT_BYTES + 2);
+        let skipped = std::io::copy(&mut file.take(rest), &mut std::io::sink())?;
+        ensure!(read + skipped == length_with_crlf, DAMAGED_MESSAGE);
         argument.truncate(argument.len() - 2);
         command.push(argument);
     }
@@ -214,6 +220,17 @@ mod tests {
         for damaged in ["*1\r\nPING\r\n", "PING\r\n", "*x\r\n", longer, beyond_counting, &long_remark] {
             assert!(commands(damaged).is_err(), "{damaged:?}");
         }
+    }
+
+    #[test]
+    fn of_a_long_value_only_its_beginning_is_read() {
+        let value = "v".repeat(5 << 20);
+        let set =
+            format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n${}\r\n{value}\r\n*2\r\n$3\r\nDEL\r\n$1\r\nb\r\n", value.len());
+        let found = commands(&set).unwrap();
+        assert_eq!((found[0][1].as_str(), found[0][2].len() as u64), ("a", MAX_ARGUMENT_BYTES));
+        assert_eq!(found[1], ["DEL", "b"]);
+        assert!(commands(&set[..4 << 20]).is_err(), "it ends in the value");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 //!
 //! A key that seems to differ may just be written to: it is looked at again, and what still differs is decided while
 //! writes are paused for some milliseconds, at one offset. Large keys are compared in pieces ([`super::large_key`]), so that
-//! neither memory nor a client's wait grows with a key.
+//! neither memory nor a client's wait grows with a key. So are the keys of a pipeline: it ends where they get too large.
+
+mod large_keys;
+mod write_pause;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,34 +16,24 @@ use redis::{Cmd, Value};
 use super::super::rate_limiter::RateLimiter;
 use super::super::redis_client::RedisClient;
 use super::canonical_content::content_digests;
+use super::key_sizes::{fetch_key_sizes, split_by_memory};
 use super::key_state::{Key, KeyVerdict, command_with_key, compare_states, fetch_states, scan_keys};
-use super::large_key::{PieceReader, fetch_key_sizes};
-use super::piece::Piece;
-use crate::poll::poll_until;
 use crate::protocol::shard::{MoveSpec, VerifyResult};
 use crate::protocol::{Event, ProgressSink};
 
-/// `DUMP` bytes of one pipeline, about: a server answers all of it before it turns to its other clients, here for about a
-/// millisecond.
-const BATCH_BYTES: usize = 256 << 10;
+/// Memory, in bytes, of the keys in one pipeline, about: a server answers all of it before it turns to its other clients,
+/// here for about a millisecond.
+pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Keys in one pipeline, at least and at most.
 const MIN_BATCH_KEYS: usize = 8;
 const MAX_BATCH_KEYS: usize = 256;
-/// Looks at a live key before writes are held for it.
+/// Comparisons of a live key before writes are paused for it.
 const MAX_LIVE_RETRIES: u32 = 5;
 /// Poll interval for keys that are being written to.
 const RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// Longest pause of writes for keys that are written to all the time.
-const MAX_WRITE_PAUSE: Duration = Duration::from_millis(50);
 /// Keys with more memory than this, in bytes, are compared in pieces.
-const LARGE_KEY_BYTES: u64 = 1 << 20;
-/// The lag, in bytes, at which a pause of writes is worth it, and how long it is waited for.
-const SMALL_LAG_BYTES: u64 = 32 << 10;
-const MAX_LAG_WAIT: Duration = Duration::from_millis(500);
-const LAG_POLL_INTERVAL: Duration = Duration::from_millis(2);
-/// Maximum number of write pauses for a group of keys.
-const MAX_PAUSE_ATTEMPTS: u32 = 20;
-/// Keys decided in one hold.
+const LARGE_KEY_BYTES: u64 = 512 << 10;
+/// Keys decided in one pause.
 const MAX_KEYS_PER_PAUSE: usize = 32;
 /// Maximum number of keys to name per list.
 const MAX_NAMED_KEYS: usize = 20;
@@ -178,127 +171,17 @@ impl<'a> LiveComparison<'a> {
         Ok(())
     }
 
-    /// Compares a large key piece by piece.
-    fn compare_large_key(&mut self, key: &Key, memory: u64) -> Result<KeyVerdict> {
-        let Some(mut reader) = PieceReader::new(self.source, key, memory)? else {
-            // Deleted meanwhile, which the replication stream tells the target.
-            return Ok(KeyVerdict::Equal);
-        };
-        while let Some(piece) = reader.next_piece(self.source)? {
-            if !self.is_piece_equal(key, &piece)? {
-                return Ok(KeyVerdict::Differs);
-            }
-            self.finish_batch()?;
-        }
-        Ok(KeyVerdict::Equal)
-    }
-
-    fn is_piece_equal(&mut self, key: &Key, piece: &Piece) -> Result<bool> {
-        for _ in 0..MAX_LIVE_RETRIES {
-            if self.compare_piece(piece)? {
-                return Ok(true);
-            }
-            self.verified.retried += 1;
-            std::thread::sleep(RETRY_INTERVAL);
-        }
-        for _ in 0..MAX_PAUSE_ATTEMPTS {
-            if let (Some(is_equal), _) = self.run_with_writes_paused(|comparison| comparison.compare_piece(piece))? {
-                return Ok(is_equal);
-            }
-            std::thread::sleep(RETRY_INTERVAL);
-        }
-        let key = String::from_utf8_lossy(key);
-        bail!("shard {}: cannot compare {key}: the target does not catch up in time", self.spec.header.shard)
-    }
-
-    fn compare_piece(&mut self, piece: &Piece) -> Result<bool> {
-        // An error answers a key of another type: it differs, and is compared again.
-        let here = self.source.run_batch(&piece.cmds)?;
-        let there = self.target.run_batch(&piece.cmds)?;
-        self.unpaid_bytes += here.iter().map(value_bytes).sum::<u64>();
-        Ok(here.into_iter().zip(there).all(|(here, there)| (piece.normalize)(here) == (piece.normalize)(there)))
-    }
-
-    /// Decides about keys at one offset; what takes too long for one hold is taken in halves.
-    fn decide_with_writes_paused(&mut self, keys: &[Key]) -> Result<()> {
-        for _ in 0..MAX_PAUSE_ATTEMPTS {
-            let (verdicts, paused_for) = self.compare_with_writes_paused(keys)?;
-            if paused_for < MAX_WRITE_PAUSE
-                && let Some(verdicts) = verdicts
-            {
-                verdicts.iter().for_each(|(key, verdict)| self.record_final_verdict(key, *verdict));
-                return Ok(());
-            }
-            if paused_for >= MAX_WRITE_PAUSE && keys.len() > 1 {
-                let (first, second) = keys.split_at(keys.len() / 2);
-                return self.decide_with_writes_paused(first).and_then(|()| self.decide_with_writes_paused(second));
-            }
-            std::thread::sleep(RETRY_INTERVAL);
-        }
-        let key = String::from_utf8_lossy(&keys[0]).into_owned();
-        bail!("shard {}: cannot compare {key}: it is too large or written to too often", self.spec.header.shard)
-    }
-
-    fn compare_with_writes_paused(&mut self, keys: &[Key]) -> Result<(Option<KeyVerdicts>, Duration)> {
-        self.run_with_writes_paused(|comparison| comparison.compare_now(keys))
-    }
-
-    /// Pauses writes once: returns what was found, if the target had applied everything in time, and the pause.
-    fn run_with_writes_paused<T>(
-        &mut self,
-        compare: impl FnOnce(&mut Self) -> Result<T>,
-    ) -> Result<(Option<T>, Duration)> {
-        self.wait_for_small_lag()?;
-        let started = Instant::now();
-        self.source.run_command(&["CLIENT", "PAUSE", &MAX_WRITE_PAUSE.as_millis().to_string(), "WRITE"])?;
-        let caught_up = self.wait_for_target_offset(started);
-        let found = caught_up.and_then(|all| if all { compare(self).map(Some) } else { Ok(None) });
-        let paused_for = started.elapsed();
-        self.source.run_command(&["CLIENT", "UNPAUSE"])?;
-        // The server ends the pause by itself after that time.
-        let waited = paused_for.min(MAX_WRITE_PAUSE);
-        self.verified.longest_pause_us =
-            self.verified.longest_pause_us.max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
-        let is_valid = paused_for < MAX_WRITE_PAUSE;
-        Ok((found?.filter(|_| is_valid), paused_for))
-    }
-
-    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; not for ever.
-    fn wait_for_small_lag(&mut self) -> Result<()> {
-        let deadline = Instant::now() + MAX_LAG_WAIT;
-        poll_until(deadline, LAG_POLL_INTERVAL, || {
-            let (source, target) = (self.source_offset()?, self.target_offset()?);
-            Ok::<_, anyhow::Error>((source.saturating_sub(target) <= SMALL_LAG_BYTES).then_some(()))
-        })
-        .map(drop)
-    }
-
-    fn wait_for_target_offset(&mut self, started: Instant) -> Result<bool> {
-        let offset = self.source_offset()?;
-        while self.target_offset()? < offset {
-            if started.elapsed() > MAX_WRITE_PAUSE * 3 / 4 {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    fn source_offset(&mut self) -> Result<u64> {
-        Ok(self.source.fetch_info("replication")?.number_field("master_repl_offset"))
-    }
-
-    fn target_offset(&mut self) -> Result<u64> {
-        Ok(self.target.fetch_info("replication")?.number_field("slave_repl_offset"))
-    }
-
     /// Compares keys as both sides have them now. Large ones are set aside, and their verdict is left for later.
     fn compare_now(&mut self, keys: &[Key]) -> Result<KeyVerdicts> {
-        let sizes = fetch_key_sizes(self.source, keys)?;
+        let sizes = fetch_key_sizes(self.source, keys, LARGE_KEY_BYTES)?;
         let (large, small): (Vec<_>, Vec<_>) =
             keys.iter().cloned().zip(sizes).partition(|(_, memory)| *memory > LARGE_KEY_BYTES);
         self.large_keys.extend(large);
-        let keys: Vec<Key> = small.into_iter().map(|(key, _)| key).collect();
-        self.compare_small_keys(&keys)
+        let mut verdicts = Vec::with_capacity(small.len());
+        for keys in split_by_memory(small) {
+            verdicts.extend(self.compare_small_keys(&keys)?);
+        }
+        Ok(verdicts)
     }
 
     fn compare_small_keys(&mut self, keys: &[Key]) -> Result<KeyVerdicts> {

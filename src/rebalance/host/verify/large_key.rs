@@ -1,16 +1,17 @@
 //! Keys that are too large for one command: compared in pieces, each by the same short commands at both servers.
 //!
 //! Members of sets, hashes and sorted sets are found by the scan of the source, which returns every member that is there
-//! from beginning to end, and are looked up at both sides. Lists are read in windows that overlap, strings in ranges,
-//! streams from entry to entry. Sizes are compared last: with them, the target has no member that the source lacks.
+//! from beginning to end, and are looked up at both sides. Lists are read in windows ([`super::list_windows`]), strings in
+//! ranges, streams from entry to entry. Sizes are compared last: with them, the target has no member that the source lacks.
 //! A piece that was equal once stays so: what is written later comes through the replication stream, as it does for
 //! every other key.
 
 use anyhow::{Result, bail};
 use redis::{Cmd, Value};
 
-use super::super::redis_client::{RedisClient, redis_command, value_text};
+use super::super::redis_client::{RedisClient, value_text};
 use super::key_state::{Key, command_with_key};
+use super::list_windows::ListReader;
 use super::piece::Piece;
 use super::stream_groups;
 
@@ -18,6 +19,9 @@ use super::stream_groups;
 const PIECE_BYTES: u64 = 256 << 10;
 /// Members of one piece, at most.
 const MAX_PIECE_MEMBERS: u64 = 1000;
+
+/// Elements at each end of a list that are compared with its length, at most.
+const MAX_END_ELEMENTS: u64 = 32;
 
 /// Reads a large key piece by piece.
 #[derive(Debug)]
@@ -132,14 +136,41 @@ impl PieceReader {
             }
             ReadState::Size => {
                 self.state = ReadState::Done;
-                Ok(Some(Piece::of(vec![
+                let mut cmds = vec![
                     command_with_key("TYPE", &self.key),
                     command_with_key(size_command(self.kind), &self.key),
                     command_with_key("PEXPIRETIME", &self.key),
-                ])))
+                ];
+                if self.kind == KeyType::List {
+                    cmds.extend(self.list_end_commands());
+                }
+                Ok(Some(Piece::of(cmds)))
             }
             ReadState::Done => Ok(None),
         }
+    }
+
+    /// Returns a reader for the elements of a list; `None` for other types.
+    ///
+    /// # Errors
+    /// The source does not answer, or the key is no list any more.
+    pub fn list_reader(&mut self, source: &mut RedisClient) -> Result<Option<ListReader>> {
+        if self.kind != KeyType::List {
+            return Ok(None);
+        }
+        self.state = ReadState::Size;
+        let length = source.query(&command_with_key(size_command(self.kind), &self.key))?;
+        Ok(Some(ListReader::new(&self.key, length, self.step)))
+    }
+
+    /// Returns the commands for both ends of a list: its windows are compared wherever they lie, the ends where they are.
+    fn list_end_commands(&self) -> [Cmd; 2] {
+        let count = i64::try_from(self.step.min(MAX_END_ELEMENTS)).unwrap_or(1);
+        [(0, count - 1), (-count, -1)].map(|(first, last)| {
+            let mut cmd = command_with_key("LRANGE", &self.key);
+            cmd.arg(first).arg(last);
+            cmd
+        })
     }
 
     fn read_at(&mut self, source: &mut RedisClient, position: &str) -> Result<Piece> {
@@ -152,15 +183,6 @@ impl PieceReader {
                 cmd.arg(begin).arg(begin + self.step - 1);
                 Ok(Piece::of(vec![cmd]))
             }
-            KeyType::List => {
-                let begin: u64 = position.parse()?;
-                let length: u64 = source.query(&command_with_key("LLEN", &self.key))?;
-                // Half a window: elements that shift towards the head meanwhile are not skipped.
-                self.advance_to(begin + self.step.div_ceil(2), length);
-                let mut cmd = command_with_key("LRANGE", &self.key);
-                cmd.arg(begin).arg(begin + self.step - 1);
-                Ok(Piece::of(vec![cmd]))
-            }
             KeyType::Stream => {
                 let mut cmd = command_with_key("XRANGE", &self.key);
                 cmd.arg(position).arg(&self.stream_end).arg("COUNT").arg(self.step);
@@ -170,6 +192,8 @@ impl PieceReader {
                 Ok(Piece::of(vec![cmd]))
             }
             KeyType::Set | KeyType::Hash | KeyType::SortedSet => self.read_members(source, position),
+            // Their elements are read by the list reader.
+            KeyType::List => Ok(Piece::of(Vec::new())),
         }
     }
 
@@ -232,26 +256,6 @@ pub fn field_expiry_command(key: &[u8], fields: &[Vec<u8>]) -> Cmd {
     let mut cmd = command_with_key("HPEXPIRETIME", key);
     cmd.arg("FIELDS").arg(fields.len()).arg(fields);
     cmd
-}
-
-/// Returns the memory of keys at the source in bytes, as the server estimates it; 0 for a key that is gone.
-///
-/// # Errors
-/// The source does not answer.
-pub fn fetch_key_sizes(source: &mut RedisClient, keys: &[Key]) -> Result<Vec<u64>> {
-    let cmds: Vec<Cmd> = keys
-        .iter()
-        .map(|key| {
-            let mut cmd = redis_command(&["MEMORY", "USAGE"]);
-            cmd.arg(key);
-            cmd
-        })
-        .collect();
-    let bytes = |answer| match answer {
-        Value::Int(bytes) => u64::try_from(bytes).unwrap_or(0),
-        _ => 0,
-    };
-    Ok(source.run_all(&cmds)?.into_iter().map(bytes).collect())
 }
 
 fn size_command(kind: KeyType) -> &'static str {

@@ -1,0 +1,92 @@
+//! Short pauses of writes, in which keys are compared at one offset.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use super::{KeyVerdicts, LiveComparison, RETRY_INTERVAL};
+use crate::poll::poll_until;
+use crate::rebalance::host::verify::key_state::Key;
+
+/// Longest pause of writes for keys that are written to all the time.
+const MAX_WRITE_PAUSE: Duration = Duration::from_millis(40);
+/// The lag, in bytes, at which a pause of writes is worth it, and how long it is waited for.
+const SMALL_LAG_BYTES: u64 = 32 << 10;
+const MAX_LAG_WAIT: Duration = Duration::from_millis(500);
+const LAG_POLL_INTERVAL: Duration = Duration::from_millis(2);
+/// Maximum number of write pauses for a group of keys.
+pub(super) const MAX_PAUSE_ATTEMPTS: u32 = 20;
+
+impl LiveComparison<'_> {
+    /// Decides about keys at one offset; what takes too long for one pause is taken in halves.
+    pub(super) fn decide_with_writes_paused(&mut self, keys: &[Key]) -> Result<()> {
+        for _ in 0..MAX_PAUSE_ATTEMPTS {
+            let (verdicts, paused_for) = self.compare_with_writes_paused(keys)?;
+            if paused_for < MAX_WRITE_PAUSE
+                && let Some(verdicts) = verdicts
+            {
+                verdicts.iter().for_each(|(key, verdict)| self.record_final_verdict(key, *verdict));
+                return Ok(());
+            }
+            if paused_for >= MAX_WRITE_PAUSE && keys.len() > 1 {
+                let (first, second) = keys.split_at(keys.len() / 2);
+                return self.decide_with_writes_paused(first).and_then(|()| self.decide_with_writes_paused(second));
+            }
+            std::thread::sleep(RETRY_INTERVAL);
+        }
+        let key = String::from_utf8_lossy(&keys[0]).into_owned();
+        bail!("shard {}: cannot compare {key}: it is too large or written to too often", self.spec.header.shard)
+    }
+
+    fn compare_with_writes_paused(&mut self, keys: &[Key]) -> Result<(Option<KeyVerdicts>, Duration)> {
+        self.run_with_writes_paused(|comparison| comparison.compare_now(keys))
+    }
+
+    /// Pauses writes once: returns what was found, if the target had applied everything in time, and the pause.
+    pub(super) fn run_with_writes_paused<T>(
+        &mut self,
+        compare: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<(Option<T>, Duration)> {
+        self.wait_for_small_lag()?;
+        let started = Instant::now();
+        self.source.run_command(&["CLIENT", "PAUSE", &MAX_WRITE_PAUSE.as_millis().to_string(), "WRITE"])?;
+        let caught_up = self.wait_for_target_offset(started);
+        let found = caught_up.and_then(|all| if all { compare(self).map(Some) } else { Ok(None) });
+        let paused_for = started.elapsed();
+        self.source.run_command(&["CLIENT", "UNPAUSE"])?;
+        // The server ends the pause by itself after that time.
+        let waited = paused_for.min(MAX_WRITE_PAUSE);
+        self.verified.longest_pause_us =
+            self.verified.longest_pause_us.max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
+        let is_valid = paused_for < MAX_WRITE_PAUSE;
+        Ok((found?.filter(|_| is_valid), paused_for))
+    }
+
+    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; not for ever.
+    fn wait_for_small_lag(&mut self) -> Result<()> {
+        let deadline = Instant::now() + MAX_LAG_WAIT;
+        poll_until(deadline, LAG_POLL_INTERVAL, || {
+            let (source, target) = (self.source_offset()?, self.target_offset()?);
+            Ok::<_, anyhow::Error>((source.saturating_sub(target) <= SMALL_LAG_BYTES).then_some(()))
+        })
+        .map(drop)
+    }
+
+    fn wait_for_target_offset(&mut self, started: Instant) -> Result<bool> {
+        let offset = self.source_offset()?;
+        while self.target_offset()? < offset {
+            if started.elapsed() > MAX_WRITE_PAUSE * 3 / 4 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn source_offset(&mut self) -> Result<u64> {
+        Ok(self.source.fetch_info("replication")?.number_field("master_repl_offset"))
+    }
+
+    fn target_offset(&mut self) -> Result<u64> {
+        Ok(self.target.fetch_info("replication")?.number_field("slave_repl_offset"))
+    }
+}
