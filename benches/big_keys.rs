@@ -37,6 +37,8 @@ struct BigKeyFigures {
     compare_wait: Duration,
     compare_time: Duration,
     reported_wait: Duration,
+    /// The longest command of the agent in the comparison, as the source measures it.
+    longest_command: Duration,
     copy_memory: u64,
     compare_memory: u64,
     is_equal: bool,
@@ -51,7 +53,8 @@ fn main() {
     };
     let (bytes, members) = (number("BYTES", 757 << 20), number("MEMBERS", 6_000_000));
     let selected = std::env::var("DUNLIN_BENCH_SHAPES").unwrap_or_default();
-    let (mut longest_wait, mut most_memory, mut is_equal) = (Duration::ZERO, 0, true);
+    let (mut longest_wait, mut longest_command, mut most_memory, mut is_equal) =
+        (Duration::ZERO, Duration::ZERO, 0, true);
     for shape in KeyShape::ALL {
         if !selected.is_empty() && !selected.split(',').any(|name| name == shape.name()) {
             continue;
@@ -60,24 +63,27 @@ fn main() {
         let figures = measure_key(shape, size);
         eprintln!(
             "{} of {size}: longest wait {:.1} ms without a move, {:.1} ms in the copy, {:.1} ms in a comparison of {:.1} s \
-             ({:.1} ms reported); agent {} MB in the copy, {} MB in the comparison; equal: {}",
+             ({:.1} ms reported, longest command {:.1} ms); agent {} MB in the copy, {} MB in the comparison; equal: {}",
             shape.name(),
             milliseconds(figures.idle_wait),
             milliseconds(figures.copy_wait),
             milliseconds(figures.compare_wait),
             figures.compare_time.as_secs_f64(),
             milliseconds(figures.reported_wait),
+            milliseconds(figures.longest_command),
             figures.copy_memory >> 20,
             figures.compare_memory >> 20,
             figures.is_equal
         );
         longest_wait = longest_wait.max(figures.compare_wait);
+        longest_command = longest_command.max(figures.longest_command);
         most_memory = most_memory.max(figures.copy_memory).max(figures.compare_memory);
         is_equal &= figures.is_equal;
     }
     println!(
-        "bench big-keys: longest_wait_ms={:.1} agent_memory_mb={} equal={is_equal}",
+        "bench big-keys: longest_wait_ms={:.1} longest_command_ms={:.1} agent_memory_mb={} equal={is_equal}",
         milliseconds(longest_wait),
+        milliseconds(longest_command),
         most_memory >> 20
     );
 }
@@ -103,10 +109,15 @@ fn measure_key(shape: KeyShape, size: u64) -> BigKeyFigures {
     spec.limits.copy_stall_timeout_s = 120;
     let (_, copy_memory) = run_request(&fixture, ShardRequest::Copy(spec.clone()));
     let copy_wait = clients.take_longest_wait();
+    let mut source = connect_admin(&fixture.address(0)).unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "slowlog-log-slower-than", "500"]).exec(&mut source).unwrap();
+    redis::cmd("CONFIG").arg(&["SET", "slowlog-max-len", "100000"]).exec(&mut source).unwrap();
+    redis::cmd("SLOWLOG").arg("RESET").exec(&mut source).unwrap();
     let begin = Instant::now();
     let (reply, compare_memory) = run_request(&fixture, ShardRequest::Verify(spec.clone()));
     let (compare_wait, compare_time) = (clients.take_longest_wait(), begin.elapsed());
     let ShardReply::Verify(verified) = reply else { panic!("{reply:?}") };
+    let longest_command = find_longest_command(&mut source);
     clients.stop_clients();
     run_request(&fixture, ShardRequest::CutOver(spec));
     let is_equal = verified.is_equal() && has_equal_digests(&fixture);
@@ -116,6 +127,7 @@ fn measure_key(shape: KeyShape, size: u64) -> BigKeyFigures {
         compare_wait,
         compare_time,
         reported_wait: Duration::from_micros(reported_wait(&verified)),
+        longest_command,
         copy_memory,
         compare_memory,
         is_equal,
@@ -124,6 +136,23 @@ fn measure_key(shape: KeyShape, size: u64) -> BigKeyFigures {
 
 fn reported_wait(verified: &VerifyResult) -> u64 {
     verified.longest_pause_us.max(verified.longest_wait_us)
+}
+
+/// Returns the duration of the longest command in the slow log, except for writes.
+fn find_longest_command(source: &mut redis::Connection) -> Duration {
+    let entries: Vec<redis::Value> = redis::cmd("SLOWLOG").arg("GET").arg(-1).query(source).unwrap();
+    let duration = |entry: &redis::Value| match entry {
+        redis::Value::Array(fields) => match (&fields[2], &fields[3]) {
+            (redis::Value::Int(microseconds), redis::Value::Array(words)) => {
+                let name = words.first().map(|name| format!("{name:?}").to_lowercase()).unwrap_or_default();
+                let is_read = ["scan", "mget", "mscore", "mismember", "getrange", "lrange", "memory", "dump"];
+                is_read.iter().any(|read| name.contains(read)).then_some(*microseconds)
+            }
+            _ => None,
+        },
+        _ => None,
+    };
+    Duration::from_micros(entries.iter().filter_map(duration).max().unwrap_or(0).unsigned_abs())
 }
 
 /// Runs a request in an agent of its own; returns the reply and the most memory of the agent.

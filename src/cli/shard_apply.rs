@@ -18,6 +18,7 @@ use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::{MoveObserver, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
 use crate::rebalance::finish::{ApplyOptions, MoveResult};
+use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::plan::{RebalancePlan, Role};
 use crate::report::{ProgressBars, Reporter};
 
@@ -101,14 +102,14 @@ pub async fn run_preflight(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
     id: &str,
+    options: DemandOptions,
     reporter: &Reporter,
 ) -> Result<(), CommandError> {
-    let map = context.map_file.read()?;
     let print_note = |host: &str, event: &Event| match event {
         Event::Note { text } if !reporter.json => reporter.print_status(&format!("{host}: {text}")),
         event => reporter.report_event(host, event),
     };
-    let reasons = preflight_moves(context, &map, moves, id, &print_note).await?;
+    let reasons = preflight_moves(context, moves, id, options, &print_note).await?;
     if reasons.is_empty() {
         return Ok(());
     }

@@ -22,6 +22,7 @@ use crate::plan::DigestKey;
 use crate::rebalance::apply::{PlannedMove, planned_moves};
 
 use crate::rebalance::finish::ApplyOptions;
+use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::observation::Observation;
 use crate::rebalance::plan_file::SavedPlan;
 use crate::rebalance::start_check::{StartBlocker, find_start_blocker};
@@ -114,17 +115,18 @@ impl ShardRebalance {
             return Ok(exit);
         }
         let moves = planned_moves(plan);
+        let demand = DemandOptions { max_concurrent: self.throttle.max_concurrent(), keep_source: self.keep_source };
         if self.dry_run {
-            run_preflight(&context, &moves, id, reporter).await?;
+            run_preflight(&context, &moves, id, demand, reporter).await?;
             return Ok(exit);
         }
         if !self.yes {
-            run_preflight(&context, &moves, id, reporter).await?;
+            run_preflight(&context, &moves, id, demand, reporter).await?;
             require_confirmation("Move these shards?", self.yes)?;
         }
         lock_hosts_and_start_run(&files, &mut context, "shard-rebalance", id, reporter).await?;
         ensure_unchanged(&files, &context, &moves).await?;
-        run_preflight(&context, &moves, id, reporter).await?;
+        run_preflight(&context, &moves, id, demand, reporter).await?;
         let options = ApplyOptions {
             keep_source: self.keep_source,
             max_concurrent: self.throttle.max_concurrent(),

@@ -25,7 +25,7 @@ pub use moves::{
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 pub use phase::{MoveOutcome, MovePhase, PhaseState};
-pub use preflight::{PreflightIssue, PreflightRequest, PreflightRule};
+pub use preflight::{MoveNeeds, PreflightIssue, PreflightRequest, PreflightResult, PreflightRule};
 pub use record::{MoveRecord, Operation};
 
 /// Declares the requests, each with the types of its content and of its reply: the two enums, and in [`call`] a type for
@@ -83,8 +83,8 @@ shard_calls! {
     ObserveConsumers(Vec<MapConsumer>) -> Vec<ConsumerState>,
     /// Take the next run generation of this host; requests with a lower one are rejected from then on.
     StartRun(RunStart) -> u64,
-    /// Report everything that prevents a move; writes to no Redis instance.
-    Preflight(PreflightRequest) -> Vec<PreflightIssue>,
+    /// Report everything that prevents a move, and what it needs; writes to no Redis instance.
+    Preflight(PreflightRequest) -> PreflightResult,
     /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
     Copy(MoveSpec) -> CopyResult,
     /// Write `min-replicas-to-write` to the source's file (the durable part of P6). Goes to the source's host before a

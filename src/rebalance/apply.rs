@@ -9,10 +9,11 @@ use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveHosts, MoveResult, finish_move, report_phase};
+use super::needs::{DemandOptions, MoveDemand, find_shortages};
 use super::plan::{Move, RebalancePlan, Role};
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
-use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightIssue, PreflightRequest, call};
+use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightRequest, PreflightResult, call};
 
 /// A move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -104,26 +105,29 @@ pub struct RebalanceOutcome {
     pub not_started: Vec<PlannedMove>,
 }
 
-/// Runs preflight for all moves and returns every reason against them. Writes to no Redis.
+/// Runs preflight for all moves and returns every reason against them: those of each move, and what the moves together
+/// lack. Writes to no Redis.
 ///
 /// # Errors
 /// A host could not be asked.
 pub async fn preflight_moves(
     context: &RebalanceContext<'_>,
-    map: &ShardMap,
     moves: &[PlannedMove],
     run: &str,
+    options: DemandOptions,
     on_progress: ProgressFn<'_>,
 ) -> Result<Vec<String>> {
-    let check_move = async |step: &PlannedMove| -> Result<Vec<String>> {
-        let issues =
-            find_preflight_issues(context, step.preflight_request(context, map, run)?, &step.to, on_progress).await?;
-        Ok(issues.iter().map(|refusal| format!("shard {} to {}: {refusal}", step.shard, step.to)).collect())
+    let map = context.map_file.read()?;
+    let check_move = async |step: &PlannedMove| -> Result<PreflightResult> {
+        run_move_preflight(context, step.preflight_request(context, &map, run)?, &step.to, on_progress).await
     };
-    let mut reasons = Vec::new();
-    for result in context.hosts.fleet.map_parallel(moves, check_move).await {
-        reasons.extend(result?);
+    let (mut reasons, mut demands) = (Vec::new(), Vec::new());
+    for (step, result) in moves.iter().zip(context.hosts.fleet.map_parallel(moves, check_move).await) {
+        let PreflightResult { issues, needs } = result?;
+        reasons.extend(issues.iter().map(|issue| format!("shard {} to {}: {issue}", step.shard, step.to)));
+        demands.extend(needs.map(|needs| MoveDemand { from: &step.from, to: &step.to, wave: step.wave, needs }));
     }
+    reasons.extend(find_shortages(&demands, options));
     Ok(reasons)
 }
 
@@ -131,12 +135,12 @@ pub async fn preflight_moves(
 ///
 /// # Errors
 /// It could not be asked.
-pub async fn find_preflight_issues(
+pub async fn run_move_preflight(
     context: &RebalanceContext<'_>,
     request: PreflightRequest,
     to: &str,
     on_progress: ProgressFn<'_>,
-) -> Result<Vec<PreflightIssue>> {
+) -> Result<PreflightResult> {
     context.hosts.call_host(to, call::Preflight(request), on_progress).await
 }
 

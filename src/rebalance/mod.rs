@@ -15,6 +15,7 @@ pub mod finish;
 pub mod host;
 pub mod instance_templates;
 pub mod map_file;
+pub mod needs;
 pub mod observation;
 pub mod observe;
 pub mod plan;

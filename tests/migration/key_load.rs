@@ -14,8 +14,10 @@ use crate::fixture::connect_as;
 pub const BIG_KEY: &str = "big";
 /// Members that one script adds: a call of some 100 ms.
 const MEMBERS_PER_SCRIPT: u64 = 50_000;
-/// Bytes of one `APPEND`.
+/// Bytes of one `SETRANGE`.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Time limit for a command that fills a key.
+const FILL_TIMEOUT: Duration = Duration::from_secs(120);
 /// Rest of a client between two requests.
 const REQUEST_INTERVAL: Duration = Duration::from_millis(2);
 
@@ -90,12 +92,13 @@ fn fill_text(connection: &mut Connection, size: u64) {
         (state ^= state << 13, state ^= state >> 7, state ^= state << 17);
         chunk.extend_from_slice(&state.to_le_bytes());
     }
-    let mut left = usize::try_from(size).unwrap();
-    while left > 0 {
-        let bytes = left.min(CHUNK_BYTES);
-        chunk[..8].copy_from_slice(&left.to_le_bytes());
-        redis::cmd("APPEND").arg(BIG_KEY).arg(&chunk[..bytes]).exec(connection).unwrap();
-        left -= bytes;
+    // A string that grows is copied each time.
+    connection.set_read_timeout(Some(FILL_TIMEOUT)).unwrap();
+    redis::cmd("SETRANGE").arg(BIG_KEY).arg(size - 1).arg("x").exec(connection).unwrap();
+    for offset in (0..size).step_by(CHUNK_BYTES) {
+        let bytes = CHUNK_BYTES.min(usize::try_from(size - offset).unwrap());
+        chunk[..8].copy_from_slice(&offset.to_le_bytes());
+        redis::cmd("SETRANGE").arg(BIG_KEY).arg(offset).arg(&chunk[..bytes]).exec(connection).unwrap();
     }
 }
 

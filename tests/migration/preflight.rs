@@ -71,7 +71,7 @@ fn run_preflight(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec)
     );
     agent.wait_for_exit();
     let refusals = match read_replies(fixture).pop() {
-        Some(Ok(ShardReply::Preflight(refusals))) => refusals,
+        Some(Ok(ShardReply::Preflight(result))) => result.issues,
         other => panic!("{other:?}"),
     };
     assert_eq!(count_write_commands(fixture, 3), before, "{refusals:?}");
@@ -218,7 +218,7 @@ fn state_outside_the_keys_is_compared_before_the_first_write() {
     redis::cmd("CONFIG").arg(&["SET", "notify-keyspace-events", ""]).exec(&mut connect_source(&fixture)).unwrap();
     let read_notes =
         || match fixture.run_with_notes(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))) {
-            (Ok(ShardReply::Preflight(issues)), notes) if issues.is_empty() => notes.join("\n"),
+            (Ok(ShardReply::Preflight(result)), notes) if result.issues.is_empty() => notes.join("\n"),
             other => panic!("{other:?}"),
         };
     assert_eq!(read_notes(), "");
@@ -292,7 +292,12 @@ fn different_listpack_limits_are_rejected_or_estimated() {
     let before = count_write_commands(&fixture, 3);
     let (reply, notes) =
         fixture.run_with_notes(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())));
-    assert_eq!(reply.unwrap(), ShardReply::Preflight(Vec::new()));
+    let Ok(ShardReply::Preflight(result)) = reply else { panic!("{reply:?}") };
+    assert_eq!(result.issues, []);
+    let needs = result.needs.unwrap();
+    assert!(needs.data_bytes > 0 && needs.memory_bytes > needs.data_bytes, "{needs:?}");
+    assert!(needs.disk_bytes == 2 * needs.data_bytes && needs.free_disk_bytes > needs.disk_bytes, "{needs:?}");
+    assert!(needs.available_memory_bytes > needs.memory_bytes && needs.file_system != 0, "{needs:?}");
     assert_eq!(count_write_commands(&fixture, 3), before);
     // Data that grow at the target must fit there as they will be.
     let tight = spec_with_edit(

@@ -17,7 +17,7 @@ fn newer_server() -> String {
 fn run_preflight(fixture: &mut MoveFixture, from: u8, to: u8) -> Vec<PreflightIssue> {
     let request = PreflightRequest::for_relocation(fixture.move_spec(from, to));
     match fixture.run_request(ShardRequest::Preflight(request)).unwrap() {
-        ShardReply::Preflight(issues) => issues,
+        ShardReply::Preflight(result) => result.issues,
         other => panic!("{other:?}"),
     }
 }

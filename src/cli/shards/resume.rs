@@ -15,6 +15,7 @@ use crate::protocol::shard::MoveState;
 use crate::rebalance::apply::{PlannedMove, remaining_moves};
 
 use crate::rebalance::finish::ApplyOptions;
+use crate::rebalance::needs::DemandOptions;
 use crate::rebalance::resume::{
     MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
 };
@@ -37,6 +38,13 @@ pub struct ResumeArgs {
     throttle: ThrottleArgs,
 }
 
+impl ResumeArgs {
+    fn set_options(&self, context: &mut RebalanceContext<'_>) {
+        context.options.throttle = self.throttle.to_overrides();
+        context.options.allow_reencoding = self.allow_reencoding;
+    }
+}
+
 impl ShardsContext<'_> {
     /// Finishes what the hosts' journals have open, then runs the pending moves of the plan.
     ///
@@ -50,12 +58,11 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         if args.dry_run.dry_run {
-            return self.show_resume(&context, &unreachable, args.dry_run, totals).await;
+            return self.show_resume(&mut context, &unreachable, args, totals).await;
         }
         self.confirm_resume(&context, &unreachable, args.yes).await?;
         lock_hosts_and_start_run(self.files, &mut context, "shards resume", &self.run_id, &self.reporter).await?;
-        context.options.throttle = args.throttle.to_overrides();
-        context.options.allow_reencoding = args.allow_reencoding;
+        args.set_options(&mut context);
         let latest_moves = list_latest_moves(&context).await?;
         let open_moves = self.list_open_moves(&context, &latest_moves)?;
         self.print_moves(&open_moves);
@@ -78,9 +85,7 @@ impl ShardsContext<'_> {
             self.suggest_repair(&context).await?;
             return Ok(Exit::Done);
         }
-        // The limits of the interrupted run apply, except where this command gives others.
-        context.options.throttle = context.options.throttle.apply_to(self.files.state.load_throttle()?).into();
-        run_preflight(&context, &remaining, &self.run_id, &self.reporter).await?;
+        self.preflight_pending_moves(&mut context, &remaining, args).await?;
         let options = ApplyOptions { max_concurrent: args.throttle.max_concurrent(), ..ApplyOptions::default() };
         let request = ApplyRequest { id: &self.run_id, moves: &remaining, options, estimate: None };
         apply_and_report(self.files, &context, &request, &self.reporter, totals).await
@@ -89,9 +94,9 @@ impl ShardsContext<'_> {
     /// Shows what `shards resume` would do, and changes nothing.
     async fn show_resume(
         &self,
-        context: &RebalanceContext<'_>,
+        context: &mut RebalanceContext<'_>,
         unreachable: &[(String, ConnectError)],
-        dry_run: DryRunArgs,
+        args: &ResumeArgs,
         totals: &mut RunTotals,
     ) -> Result<Exit, CommandError> {
         let found = list_latest_moves(context).await?;
@@ -111,7 +116,22 @@ impl ShardsContext<'_> {
         if totals.moves == 0 {
             self.reporter.print_data("nothing to resume");
         }
-        Ok(dry_run.exit(totals.moves > 0))
+        args.set_options(context);
+        self.preflight_pending_moves(context, &remaining, args).await?;
+        Ok(args.dry_run.exit(totals.moves > 0))
+    }
+
+    /// Runs preflight for the pending moves, under the limits of the interrupted run, except where this command gives
+    /// others.
+    async fn preflight_pending_moves(
+        &self,
+        context: &mut RebalanceContext<'_>,
+        pending: &[PlannedMove],
+        args: &ResumeArgs,
+    ) -> Result<(), CommandError> {
+        context.options.throttle = context.options.throttle.apply_to(self.files.state.load_throttle()?).into();
+        let demand = DemandOptions { max_concurrent: args.throttle.max_concurrent(), keep_source: false };
+        run_preflight(context, pending, &self.run_id, demand, &self.reporter).await
     }
 
     /// Shows what will be finished, and asks.

@@ -24,6 +24,33 @@ impl PreflightRequest {
     }
 }
 
+/// Result of a preflight.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreflightResult {
+    /// Everything that prevents the move.
+    pub issues: Vec<PreflightIssue>,
+    /// Memory and disk space that the move needs; `None` if the source or the desired target cannot be read.
+    #[serde(default)]
+    pub needs: Option<MoveNeeds>,
+}
+
+/// Memory and disk space that a move needs on the target's host, and what is free there. All in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MoveNeeds {
+    /// Data of the copy: the memory, and at least the disk space, that it uses from then on.
+    pub data_bytes: u64,
+    /// Memory while the move runs, with buffers and a rewrite of the append-only file.
+    pub memory_bytes: u64,
+    /// Available memory of the host.
+    pub available_memory_bytes: u64,
+    /// Disk space while the move runs, with a rewrite of the append-only file.
+    pub disk_bytes: u64,
+    /// Free disk space of the file system with the data directory.
+    pub free_disk_bytes: u64,
+    /// Device number of that file system: data directories with the same number share the disk space.
+    pub file_system: u64,
+}
+
 /// Describes one issue that prevents a move.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PreflightIssue {

@@ -12,7 +12,7 @@ use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
 use crate::protocol::shard::{MoveState, PreflightRule, ReplicationRole, call};
-use crate::rebalance::apply::find_preflight_issues;
+use crate::rebalance::apply::run_move_preflight;
 use crate::rebalance::connected_hosts::ProgressFn;
 use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
 use crate::rebalance::replica::{self, ReplicaChange};
@@ -267,7 +267,7 @@ async fn create_replica(
     }
     let change = ReplicaChange { shard: target.shard, replaced_host: None, new_host: &target.host };
     let map = context.map_file.read()?;
-    let issues = find_preflight_issues(
+    let preflight = run_move_preflight(
         context,
         replica::preflight_request(context, &map, run, change)?,
         change.new_host,
@@ -276,7 +276,7 @@ async fn create_replica(
     .await?;
     // A primary counts the replica of a dead host until that link has timed out.
     let reasons: Vec<String> =
-        issues.iter().filter(|one| one.rule != PreflightRule::Stranger).map(ToString::to_string).collect();
+        preflight.issues.iter().filter(|one| one.rule != PreflightRule::Stranger).map(ToString::to_string).collect();
     if !reasons.is_empty() {
         bail!("preflight refuses: {}", reasons.join("; "));
     }

@@ -61,7 +61,7 @@ pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn 
         ShardRequest::StartRun(what) => {
             ShardReply::StartRun(run_generation::take_next_generation(&what.journal_dir, &what.run)?)
         }
-        ShardRequest::Preflight(request) => ShardReply::Preflight(preflight::find_issues(&request, blobs, sink)),
+        ShardRequest::Preflight(request) => ShardReply::Preflight(preflight::check_move(&request, blobs, sink)),
         ShardRequest::Copy(spec) => ShardReply::Copy(copy::copy_shard(&spec, blobs, sink)?),
         ShardRequest::RequireReplicas(what) => {
             ShardReply::RequireReplicas(min_replicas::require_replicas_in_file(&what)?)

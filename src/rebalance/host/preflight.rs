@@ -1,7 +1,7 @@
 //! Preflight checks (P0): find everything that prevents a move, without a write to any Redis instance.
 
-use std::fs;
-use std::path::Path;
+mod space;
+
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,22 +16,26 @@ use super::redis_client::{
 };
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
-use crate::protocol::shard::{Credentials, MoveSpec, PreflightIssue, PreflightRequest, PreflightRule, ReplicationRole};
+use crate::protocol::shard::{
+    Credentials, MoveNeeds, MoveSpec, PreflightIssue, PreflightRequest, PreflightResult, PreflightRule, ReplicationRole,
+};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::acl::{self, AclFile};
 use crate::resources::redis_shard::conf::RedisConf;
 use crate::resources::redis_shard::server::{ServerProduct, ServerVersion};
+use space::{check_disk, check_memory, measure_needs};
 
 /// Window for the source's write rate.
 const RATE_WINDOW: Duration = Duration::from_millis(200);
 /// Assumed minimum rate of a full sync, in bytes per second; a slower one needs a larger buffer than predicted.
 const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
 
-/// Returns the issues that prevent a move; a check that could not run is an issue too.
-pub fn find_issues(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Vec<PreflightIssue> {
+/// Returns the issues that prevent a move, and what it needs; a check that could not run is an issue too.
+pub fn check_move(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> PreflightResult {
     let spec = &request.spec;
+    let mut needs = None;
     let mut issues = IssueList(Vec::new());
     let desired = parse_instance(spec.header.shard, &spec.instance).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
@@ -58,14 +62,16 @@ pub fn find_issues(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dy
             issues.add_if_some(PreflightRule::Eviction, check_eviction(&target.conf));
             issues.add_if_some(PreflightRule::Acl, target_acl(spec, &target.conf, &target.acl));
             if let Some(mut source) = source {
-                let checked = check_source(&mut source, request, &target, &mut issues, sink);
-                issues.add_if_error(PreflightRule::Source, checked);
+                match check_source(&mut source, request, &target, &mut issues, sink) {
+                    Ok(found) => needs = Some(found),
+                    Err(error) => issues.add_issue(PreflightRule::Source, format!("{error:#}")),
+                }
                 let compared = check_instance_state(&mut source, spec, &target, &mut issues, sink);
                 issues.add_if_error(PreflightRule::Source, compared);
             }
         }
     }
-    issues.0
+    PreflightResult { issues: issues.0, needs }
 }
 
 /// The desired target: its instance, and the contents of its files.
@@ -162,7 +168,7 @@ fn check_source(
     target: &DesiredTarget,
     issues: &mut IssueList,
     sink: &dyn ProgressSink,
-) -> Result<()> {
+) -> Result<MoveNeeds> {
     let spec = &request.spec;
     let DesiredTarget { instance, conf, .. } = target;
     let info = source.fetch_info("all")?;
@@ -186,11 +192,12 @@ fn check_source(
         issues.add_issue(PreflightRule::Module, reason);
     }
     let grown = check_encodings(source, spec, conf, issues, sink)?;
-    check_memory(info.number_field("used_memory") + grown, conf, issues)?;
-    issues.add_if_some(PreflightRule::Disk, check_disk(&info, instance)?);
+    let needs = measure_needs(info.number_field("used_memory") + grown, instance, conf)?;
+    check_memory(&needs, conf, issues);
+    issues.add_if_some(PreflightRule::Disk, check_disk(&needs, instance));
     check_replica_user(source, spec, conf, issues)?;
     issues.add_if_some(PreflightRule::Buffer, check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
-    Ok(())
+    Ok(needs)
 }
 
 /// Compares what the source holds outside its keys with the target's files: issues, and one note per shard.
@@ -236,54 +243,6 @@ fn check_version(source: &RedisInfo, instance: &RedisShard) -> Result<()> {
         None => Ok(()),
         Some(reason) => anyhow::bail!(reason),
     }
-}
-
-/// Checks the memory for the data, the copy's buffers, and a rewrite of the append-only file.
-fn check_memory(used: u64, conf: &RedisConf, issues: &mut IssueList) -> Result<()> {
-    if let Some(limit) = conf.last_bytes("maxmemory").filter(|&limit| limit > 0 && limit < used) {
-        issues.add_issue(
-            PreflightRule::Memory,
-            format!("the copy will use {used} bytes, the target's maxmemory is {limit}"),
-        );
-    }
-    let available = read_meminfo("MemAvailable:")?;
-    let needed = used + used / 2 + conf.last_bytes("repl-backlog-size").unwrap_or(1 << 20);
-    if available < needed {
-        issues.add_issue(
-            PreflightRule::Memory,
-            format!("the target's host has {available} bytes available, the copy needs {needed}"),
-        );
-    }
-    let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap_or_default();
-    let is_risky = match overcommit.trim() {
-        "1" => false,
-        "2" => true,
-        _ => available < 2 * used,
-    };
-    if is_risky {
-        let setting = overcommit.trim();
-        issues.add_issue(
-            PreflightRule::Overcommit,
-            format!("vm.overcommit_memory is {setting}: the fork to save {used} bytes may fail; set it to 1"),
-        );
-    }
-    Ok(())
-}
-
-fn read_meminfo(name: &str) -> Result<u64> {
-    let text = fs::read_to_string("/proc/meminfo").context("reading /proc/meminfo")?;
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{name} in meminfo"))?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("a number in /proc/meminfo")?;
-    Ok(kilobytes * 1024)
-}
-
-/// Checks the disk space for twice the data: the file and, during a rewrite, its successor.
-fn check_disk(info: &RedisInfo, instance: &RedisShard) -> Result<Option<String>> {
-    let existing_dir = instance.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-    let stat =
-        rustix::fs::statvfs(existing_dir).with_context(|| format!("the free space of {}", existing_dir.display()))?;
-    let (free, needed) = (stat.f_bavail * stat.f_frsize, 2 * info.number_field("used_memory"));
-    Ok((free < needed).then(|| format!("{} has {free} bytes free, the copy needs {needed}", existing_dir.display())))
 }
 
 /// Compares the encoding limits: a difference re-encodes data, which is an issue, or a note if it is allowed. Returns
