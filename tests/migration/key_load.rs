@@ -13,7 +13,7 @@ use crate::fixture::connect_as;
 /// Name of the key.
 pub const BIG_KEY: &str = "big";
 /// Members that one script adds: a call of some 100 ms.
-const MEMBERS_PER_SCRIPT: u64 = 50_000;
+const MEMBERS_PER_SCRIPT: usize = 50_000;
 /// Bytes of one `SETRANGE`.
 const CHUNK_BYTES: usize = 1 << 20;
 /// Time limit for a command that fills a key.
@@ -54,8 +54,8 @@ impl KeyShape {
             Self::List => "redis.call('RPUSH', KEYS[1], 'element:' .. i .. ':' .. string.rep('x', 40))",
         };
         let script = format!("for i = ARGV[1], ARGV[2] do i = string.format('%d', i); {command} end");
-        for first in (0..size).step_by(MEMBERS_PER_SCRIPT as usize) {
-            let last = (first + MEMBERS_PER_SCRIPT).min(size) - 1;
+        for first in (0..size).step_by(MEMBERS_PER_SCRIPT) {
+            let last = (first + MEMBERS_PER_SCRIPT as u64).min(size) - 1;
             redis::cmd("EVAL").arg(&script).arg(1).arg(BIG_KEY).arg(first).arg(last).exec(connection).unwrap();
         }
     }
@@ -74,7 +74,7 @@ impl KeyShape {
                 }
                 Self::Hash => batch.cmd("HSET").arg(BIG_KEY).arg(&member).arg(&new).ignore(),
                 // A queue that moves to the tail for a while, then to the head.
-                Self::List if round / 2000 % 2 == 0 => {
+                Self::List if (round / 2000).is_multiple_of(2) => {
                     batch.cmd("LPUSH").arg(BIG_KEY).arg(&new).ignore().cmd("RPOP").arg(BIG_KEY).ignore()
                 }
                 Self::List => batch.cmd("RPUSH").arg(BIG_KEY).arg(&new).ignore().cmd("LPOP").arg(BIG_KEY).ignore(),
@@ -89,7 +89,9 @@ fn fill_text(connection: &mut Connection, size: u64) {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut chunk: Vec<u8> = Vec::with_capacity(CHUNK_BYTES);
     while chunk.len() < CHUNK_BYTES {
-        (state ^= state << 13, state ^= state >> 7, state ^= state << 17);
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
         chunk.extend_from_slice(&state.to_le_bytes());
     }
     // A string that grows is copied each time.

@@ -25,7 +25,7 @@ const DEFAULT_SAMPLES: u64 = 5;
 /// # Errors
 /// The source does not answer.
 pub fn fetch_key_sizes(source: &mut RedisClient, keys: &[Key], max_bytes: u64) -> Result<Vec<u64>> {
-    let cmds: Vec<Cmd> = keys.iter().map(|key| usage_command(key)).collect();
+    let cmds: Vec<Cmd> = keys.iter().map(usage_command).collect();
     let mut sizes: Vec<u64> = source.run_all(&cmds)?.iter().map(to_bytes).collect();
     let mut pipeline = Vec::new();
     let mut samples = 0;
