@@ -37,6 +37,9 @@ pub struct DeployCommand {
     /// Run a task again whose earlier run has no known result
     #[arg(long, value_name = "NAME")]
     task_again: Vec<String>,
+    /// Keep a service that dunlin did not deploy as release `before-dunlin`, to return to
+    #[arg(long)]
+    adopt: bool,
     #[command(flatten)]
     args: RolloutArgs,
 }
@@ -79,7 +82,7 @@ impl DeployCommand {
             operator: &operator,
             run: &run,
         };
-        let settings = ReleaseSettings { selection, keep_releases: loaded.recipe.keep_releases };
+        let settings = ReleaseSettings { selection, keep_releases: loaded.recipe.keep_releases, adopt: self.adopt };
         service.run_rollout("deploy", &goal, Some(settings)).await
     }
 

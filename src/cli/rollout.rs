@@ -55,6 +55,8 @@ pub struct ReleaseSettings<'a> {
     pub selection: TaskSelection<'a>,
     /// Number of releases kept per host.
     pub keep_releases: usize,
+    /// Keeps a service that dunlin did not deploy as a release to return to.
+    pub adopt: bool,
 }
 
 /// A service on the hosts of a run.
@@ -129,8 +131,7 @@ impl<'a> ServiceRollout<'a> {
         let (reporter, args) = (self.common.new_reporter(), self.args);
         let run = self.common.run.to_string();
         let others = connect_other_hosts(&self.fleet, &self.excluded_hosts, &self.scope).await;
-        let selection = new_release.as_ref().map(|release| &release.selection);
-        let (planned, due_tasks, refused) = self.plan_service(goal, selection, &others).await;
+        let (planned, due_tasks, refused) = self.plan_service(goal, new_release.as_ref(), &others).await;
         if matches!(goal, Goal::Stored(None)) {
             ensure_single_target(&planned, &self.loaded.recipe.service)?;
         }
@@ -182,7 +183,7 @@ impl<'a> ServiceRollout<'a> {
     async fn plan_service(
         &self,
         goal: &Goal<'_>,
-        selection: Option<&TaskSelection<'_>>,
+        new_release: Option<&ReleaseSettings<'_>>,
         others: &[OtherHost],
     ) -> (Vec<PlannedDeploy>, DueTasks, Vec<Exit>) {
         let (mut seen, mut exits) = (Vec::new(), Vec::new());
@@ -207,14 +208,15 @@ impl<'a> ServiceRollout<'a> {
                 }
             }
         }
-        let selected = selection.map(|selection| selection.select_due(&records, self.excluded_hosts.is_empty()));
+        let has_all_hosts = self.excluded_hosts.is_empty();
+        let selected = new_release.map(|release| release.selection.select_due(&records, has_all_hosts));
         let (due_tasks, unknown) = match selected {
             Some(Err(unknown)) => (DueTasks::default(), unknown),
             Some(Ok(selected)) => (selected, Vec::new()),
             None => (DueTasks::default(), Vec::new()),
         };
         let mut planned = Vec::new();
-        for (host, result) in plan_hosts(seen, &due_tasks.due) {
+        for (host, result) in plan_hosts(seen, &due_tasks.due, new_release.is_some_and(|release| release.adopt)) {
             match result {
                 Ok(host) => planned.push(host),
                 Err(error) => record_error(&host, &error),

@@ -87,7 +87,7 @@ impl ReleaseSource<'_> {
             return Err(found);
         }
         let Recipe { health, hooks: drain, user, .. } = self.recipe.clone();
-        let setup = ServiceConfig { units, configs, health, hooks: drain, user };
+        let setup = ServiceConfig { units, configs, health, hooks: drain, user, adopted: None };
         Ok(PreparedHost { desired: DesiredState { manifest: self.manifest.clone(), config: setup }, texts })
     }
 

@@ -4,6 +4,7 @@
 //! return to the previous release and reports it to the controller.
 
 mod activate;
+mod adopt;
 mod command;
 mod health;
 mod layout;
@@ -131,8 +132,18 @@ impl DeployAgent {
         let service_manager = self.service_manager.as_ref();
         let switch = Switch { layout, scope: request.scope(), service_manager, sink, direction };
         match request {
-            DeployRequest::Stage { desired, expected_changes: expected, .. } => {
-                self.stage_release(layout, desired, expected, blobs, sink)
+            DeployRequest::Stage { desired, expected_changes: expected, adopt, .. } => {
+                if let Some(reply) = self.check_plan(layout, desired, expected)? {
+                    return Ok(reply);
+                }
+                layout.create_dirs()?;
+                let unmanaged = adopt::find_unmanaged(layout, service_manager, desired)?;
+                match (unmanaged.is_empty(), *adopt) {
+                    (true, _) => {}
+                    (false, true) => adopt::adopt_service(&switch, desired)?,
+                    (false, false) => return Ok(DeployReply::Refused(plan::describe_unmanaged(&unmanaged))),
+                }
+                stage::stage_release(layout, desired, blobs, sink)
             }
             DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
@@ -153,40 +164,35 @@ impl DeployAgent {
         }
     }
 
-    fn stage_release(
+    /// Compares the host with the plan's rows; returns the reply if it differs.
+    fn check_plan(
         &self,
         layout: &ServiceLayout,
         desired: &DesiredState,
         expected: &[(String, Digest)],
-        blobs: &dyn BlobSource,
-        sink: &dyn ProgressSink,
-    ) -> Result<DeployReply> {
-        if !expected.is_empty() {
-            let about = CompareWith::Desired(Box::new(desired.clone()));
-            let rows = match observe::observe_service(layout, self.service_manager.as_ref(), &about)? {
-                Ok(seen) => plan::plan_rows(desired, &seen, &|_| None),
-                Err(why) => Err(why),
-            };
-            let rows = match rows {
-                Ok(rows) => rows,
-                Err(why) => return Ok(DeployReply::Refused(why)),
-            };
-            let now: BTreeMap<&str, &Digest> =
-                rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
-            let mut stale = Vec::new();
-            for (resource, digest) in expected {
-                if now.get(resource.as_str()) != Some(&digest) {
-                    stale.push(format!("{resource} changed after the plan was made"));
-                }
-            }
-            let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
-            stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
-            if !stale.is_empty() {
-                return Ok(DeployReply::PlanOutdated(stale));
+    ) -> Result<Option<DeployReply>> {
+        if expected.is_empty() {
+            return Ok(None);
+        }
+        let about = CompareWith::Desired(Box::new(desired.clone()));
+        let rows = match observe::observe_service(layout, self.service_manager.as_ref(), &about)? {
+            Ok(seen) => plan::plan_rows(desired, &seen, &|_| None),
+            Err(why) => Err(why),
+        };
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(why) => return Ok(Some(DeployReply::Refused(why))),
+        };
+        let now: BTreeMap<&str, &Digest> = rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
+        let mut stale = Vec::new();
+        for (resource, digest) in expected {
+            if now.get(resource.as_str()) != Some(&digest) {
+                stale.push(format!("{resource} changed after the plan was made"));
             }
         }
-        layout.create_dirs()?;
-        stage::stage_release(layout, desired, blobs, sink)
+        let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
+        stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
+        Ok((!stale.is_empty()).then_some(DeployReply::PlanOutdated(stale)))
     }
 
     fn locks(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Arc<ServiceLock>>> {

@@ -3,14 +3,15 @@
 
 mod shown;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use similar::TextDiff;
 
 use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
 use crate::protocol::deploy::{
-    DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseTask, ServiceObservation, UnitFile,
+    DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseTask, ReleaseVersion,
+    ServiceObservation, UnitFile,
 };
 
 pub use shown::hide_sensitive_digests;
@@ -60,7 +61,9 @@ pub fn plan_rows(
     observation: &ServiceObservation,
     texts: TextLookup<'_>,
 ) -> Result<Vec<ResourceChange>, String> {
-    let mut rows = vec![plan_release(desired, observation)?];
+    let mut rows = Vec::new();
+    rows.extend(plan_adoption(desired, observation)?);
+    rows.push(plan_release(desired, observation)?);
     for (config, at) in desired.config.configs.iter().zip(&observation.configs) {
         let to = DesiredText {
             digest: &config.digest,
@@ -117,6 +120,54 @@ pub fn should_run(unit: &UnitFile) -> bool {
 pub fn is_restart_due(rows: &[ResourceChange], unit: &str) -> bool {
     let resource = format!("service {unit}");
     rows.iter().any(|row| row.resource == resource && row.action.is_pending())
+}
+
+/// Plans to keep what the host had before dunlin deployed the service, so that the host can return to it.
+fn plan_adoption(desired: &DesiredState, observation: &ServiceObservation) -> Result<Option<ResourceChange>, String> {
+    if observation.unmanaged_paths.is_empty() {
+        return Ok(None);
+    }
+    let texts = observation.units.iter().map(|unit| &unit.file).chain(&observation.configs);
+    for text in texts {
+        if let ObservedPath::Link { target } = &text.state {
+            return Err(format!(
+                "{} is a link to {}; only files can be kept to return to: replace the link with a file",
+                text.path.display(),
+                target.display()
+            ));
+        }
+    }
+    if observation.current_link.as_deref() == Some(desired.manifest.version.as_str()) {
+        return Err(format!(
+            "releases/{0} is active, and dunlin did not make it; package this release under another version",
+            desired.manifest.version
+        ));
+    }
+    let service = desired.manifest.service.as_str();
+    let mut row = new_row("adopt", service, Action::Run, Vec::new(), &observation.unmanaged_paths);
+    let paths = join_paths(&observation.unmanaged_paths);
+    row.reason = Some(format!("dunlin did not make {paths}; they are kept as release {}", ReleaseVersion::ADOPTED));
+    Ok(Some(row))
+}
+
+/// Returns the refusal of a host with a service that dunlin did not deploy, with the flag that keeps it.
+pub fn describe_unmanaged(paths: &[PathBuf]) -> String {
+    format!(
+        "dunlin did not make {}; deploy with --adopt to keep the present service as release {}, to which a failed \
+         deploy and a rollback return",
+        join_paths(paths),
+        ReleaseVersion::ADOPTED
+    )
+}
+
+fn join_paths(paths: &[PathBuf]) -> String {
+    let paths: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(", ")
+}
+
+/// Returns the name of a release from the target of a `current` link; other targets are returned as they are.
+pub fn release_name(link_target: &str) -> String {
+    link_target.strip_prefix("releases/").unwrap_or(link_target).to_owned()
 }
 
 fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Result<ResourceChange, String> {
@@ -273,11 +324,12 @@ fn plan_unit(
 }
 
 fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> ResourceChange {
-    let to = desired.manifest.version.to_string();
-    let (action, changes) = match &observation.current_link {
-        Some(from) if *from == to => (Action::None, Vec::new()),
-        Some(from) => (Action::Change, vec![AttributeChange::new("release", from, &to)]),
-        None => (Action::Add, vec![AttributeChange::from_absent("release", &to)]),
+    let to = desired.link_target().map(|target| release_name(&target.to_string_lossy()));
+    let (action, changes) = match (&observation.current_link, &to) {
+        (from, to) if from == to => (Action::None, Vec::new()),
+        (Some(from), Some(to)) => (Action::Change, vec![AttributeChange::new("release", from, to)]),
+        (Some(from), None) => (Action::Remove, vec![AttributeChange::new("release", from, "absent")]),
+        (None, to) => (Action::Add, to.iter().map(|to| AttributeChange::from_absent("release", to)).collect()),
     };
     let observed = (&observation.current_link, &observation.confirmed, &observation.unfinished_switch);
     let mut row = new_row("link", "current", action, changes, &observed);

@@ -12,8 +12,8 @@ mod tasks;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseLink, ReleaseManifest,
-    ReleaseTarget, ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
+    AdoptedService, ConfigFile, DesiredState, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseLink,
+    ReleaseManifest, ReleaseTarget, ServiceConfig, ServiceRef, SwitchHooks, UnitFile, is_normalized_absolute,
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
@@ -60,6 +60,9 @@ pub enum DeployRequest {
         desired: Box<DesiredState>,
         /// The plan's rows as `(resource, fingerprint)`; another world is refused with [`DeployReply::PlanOutdated`]. Empty: any.
         expected_changes: Vec<(String, Digest)>,
+        /// Keep a service that dunlin did not deploy as the release [`ReleaseVersion::ADOPTED`]; without it, such a host
+        /// is refused.
+        adopt: bool,
     },
     /// Make a staged state the serving one; return to the one before where it does not get healthy.
     /// Answer: [`DeployReply::Switched`].

@@ -148,7 +148,14 @@ impl DeployFixture {
                     target: "demo".to_owned(),
                 }],
             },
-            config: ServiceConfig { units, configs: vec![config], health, hooks: wish.drain.clone(), user: None },
+            config: ServiceConfig {
+                units,
+                configs: vec![config],
+                health,
+                hooks: wish.drain.clone(),
+                user: None,
+                adopted: None,
+            },
         }
     }
 
@@ -203,6 +210,7 @@ impl DeployFixture {
             scope: scope.clone(),
             desired: desired_box,
             expected_changes: expected_fingerprints(&plan),
+            adopt: !seen.unmanaged_paths.is_empty(),
         };
         // Only what the host says that it lacks travels.
         self.store.only = Some(host.missing_blobs(&stage).unwrap());

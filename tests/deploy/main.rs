@@ -8,6 +8,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod adopt;
 mod converge;
 mod examples;
 mod fixture;

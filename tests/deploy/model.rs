@@ -133,6 +133,10 @@ impl ServiceManager for FakeServices {
         Ok(units.iter().map(state).collect())
     }
 
+    fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>> {
+        Ok(Some(self.folder.join(unit)).filter(|path| path.exists()))
+    }
+
     fn reload_units(&self) -> Result<()> {
         self.apply_change("reload".to_owned(), |machine| {
             machine.loaded.clear();

@@ -20,6 +20,7 @@ fn concurrent_operators_do_not_interfere() {
         scope: world.service_scope(by),
         desired: desired.clone(),
         expected_changes: Vec::new(),
+        adopt: false,
     };
     assert!(matches!(world.handle_request(&alice, &stage("alice")), DeployReply::Staged { .. }));
     let locked = world.handle_request(&bob, &stage("bob"));
@@ -48,6 +49,7 @@ fn stale_plans_are_rejected_with_the_changes() {
         scope: world.service_scope("test"),
         desired: desired.clone(),
         expected_changes: expected_fingerprints(&plan),
+        adopt: false,
     };
     fs::write(world.config_path(), "by hand").unwrap();
     let reply = world.handle_request(&host, &stage);
@@ -102,7 +104,12 @@ fn missing_contents_leave_the_host_unchanged() {
     let desired = Box::new(world.desired_state(&desired_release("1.1")));
     let empty = crate::fixture::DeployBlobs::default();
     let host = world.host_agent(&CrashPoint::never());
-    let stage = DeployRequest::Stage { scope: world.service_scope("test"), desired, expected_changes: Vec::new() };
+    let stage = DeployRequest::Stage {
+        scope: world.service_scope("test"),
+        desired,
+        expected_changes: Vec::new(),
+        adopt: false,
+    };
     let error = host.handle_request(&stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
     messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
     assert!(!world.root().join("releases/1.1.partial").exists(), "the space is free again");

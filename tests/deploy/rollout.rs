@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
+    CompareWith, DeployReply, DeployRequest, HealthProbe, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
@@ -40,6 +40,7 @@ fn files_of_earlier_releases_are_not_sent_again() {
         scope: world.service_scope("test"),
         desired: desired.clone(),
         expected_changes: Vec::new(),
+        adopt: false,
     };
     let program = desired.manifest.files.iter().find(|file| file.path.as_str() == "bin/demo").unwrap();
     assert_eq!(host.missing_blobs(&stage).unwrap(), std::slice::from_ref(&program.sha256));
@@ -303,6 +304,48 @@ fn a_change_of_settings_neither_drains_nor_restarts() {
 }
 
 #[test]
+fn a_failed_change_of_settings_restarts_nothing() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut settings = world.desired_state(&desired_release("1.0"));
+    settings.config.health.probe = Some(HealthProbe::Command { argv: vec!["/bin/false".to_owned()] });
+    settings.config.health.timeout_ms = 50;
+    let calls = world.lock_machine().calls.clone();
+    let outcome = world.deploy_desired(&settings, &CrashPoint::never());
+    assert!(matches!(outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }), "{outcome:?}");
+    let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
+    assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
+    world.assert_serves(&desired_release("1.0"));
+}
+
+#[test]
+fn a_failed_hook_after_a_crash_restores_the_old_release() {
+    for point in 0.. {
+        assert!(point < 500, "the run has an end");
+        let mut world = DeployFixture::new_fixture();
+        world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+        let mut new = desired_release("1.1");
+        new.config = "changed";
+        let is_complete = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+        if is_complete {
+            return;
+        }
+        if world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing).confirmed.unwrap().version
+            == parse_version("1.1")
+        {
+            continue;
+        }
+        new.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], ..SwitchHooks::default() };
+        let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+        assert!(
+            matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }),
+            "point {point}: {outcome:?}"
+        );
+        world.assert_serves(&desired_release("1.0"));
+    }
+}
+
+#[test]
 fn a_return_restarts_only_what_was_touched() {
     let mut world = DeployFixture::new_fixture();
     world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
@@ -399,7 +442,7 @@ fn rollbacks_to_releases_that_were_never_healthy_are_refused() {
     let desired = Box::new(world.desired_state(&desired_release("1.2")));
     let host = world.host_agent(&CrashPoint::never());
     let scope = world.service_scope("test");
-    world.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new() });
+    world.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false });
     drop(host);
     let refused = [("failed", "1.1"), ("never tried", "1.2")].map(|(case, version)| {
         let DeployReply::Refused(why) = roll_back(&world, Some(version)) else { panic!("{version} was activated") };
@@ -441,7 +484,7 @@ fn failed_releases_are_pruned_first_and_untried_ones_never() {
     let desired = Box::new(world.desired_state(&desired_release("1.4")));
     let host = world.host_agent(&CrashPoint::never());
     let scope = world.service_scope("test");
-    let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new() };
+    let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new(), adopt: false };
     world.handle_request(&host, &stage);
     let prune =
         |keep_releases| world.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });

@@ -37,7 +37,8 @@ impl TaskHost {
         let agent = world.host_agent(&CrashPoint::never());
         let target = desired.to_release_target();
         let scope = world.service_scope("test");
-        let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new() };
+        let stage =
+            DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
         assert!(matches!(world.handle_request(&agent, &stage), DeployReply::Staged { .. }));
         Self { world, agent, target }
     }
@@ -148,7 +149,7 @@ fn a_task_sees_the_configuration_of_its_release() {
     host.agent = host.world.host_agent(&CrashPoint::never());
     host.target = desired.to_release_target();
     let scope = host.world.service_scope("test");
-    let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new() };
+    let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
     assert!(matches!(host.world.handle_request(&host.agent, &stage), DeployReply::Staged { .. }));
     let version = ReleaseVersion::new("1.1").unwrap();
     host.record(TaskRecord { version, ..migrate_record("r2", TaskStatus::Started) });

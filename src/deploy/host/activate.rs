@@ -145,7 +145,7 @@ impl Activation {
         write_configs(&kept, desired, steps).map_err(StepFailure::at(SwitchStep::Configuration))?;
         self.write_units(&kept, services, desired, steps).map_err(StepFailure::at(SwitchStep::Units))?;
         steps.report_step("link");
-        layout.set_current_link(Some(version)).map_err(StepFailure::at(SwitchStep::Link))?;
+        layout.set_current_link(desired.link_target().as_deref()).map_err(StepFailure::at(SwitchStep::Link))?;
         for unit in &self.stop_units {
             steps.report_step("stop");
             touched.add(unit);

@@ -13,11 +13,12 @@ use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::atomic_file::{Attributes, sync_folder, write_atomically};
+use crate::deploy::plan::release_name;
 use crate::host_fs;
 use crate::lock::HostLock;
 use crate::protocol::deploy::{
@@ -124,23 +125,25 @@ impl ServiceLayout {
     pub fn read_current_link(&self) -> Result<Option<String>> {
         let link = self.current_link();
         match fs::read_link(&link) {
-            Ok(target) => {
-                let text = target.to_string_lossy().into_owned();
-                Ok(Some(text.strip_prefix("releases/").map_or(text.clone(), str::to_owned)))
-            }
+            Ok(target) => Ok(Some(release_name(&target.to_string_lossy()))),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("{} is not the link it should be", link.display())),
+            Err(error) if error.kind() == ErrorKind::InvalidInput => {
+                let folder = self.releases_dir();
+                let hint = "move it there and put a link to it in its place";
+                bail!("{} must be a link to a release in {}; {hint}", link.display(), folder.display())
+            }
+            Err(error) => Err(error).with_context(|| format!("reading {}", link.display())),
         }
     }
 
-    /// Points the `current` link at a release, or removes it; a reader sees the old or the new one.
-    pub fn set_current_link(&self, version: Option<&ReleaseVersion>) -> Result<()> {
+    /// Sets the target of the `current` link, or removes it; a reader sees the old or the new one.
+    pub fn set_current_link(&self, target: Option<&Path>) -> Result<()> {
         let link = self.current_link();
-        match version {
-            Some(version) => {
+        match target {
+            Some(target) => {
                 let next = self.records_dir().join("next");
                 remove_if_exists(&next)?;
-                std::os::unix::fs::symlink(format!("releases/{version}"), &next).context("making the next link")?;
+                std::os::unix::fs::symlink(target, &next).context("making the next link")?;
                 fs::rename(&next, &link).with_context(|| format!("switching {}", link.display()))?;
             }
             None => remove_if_exists(&link)?,

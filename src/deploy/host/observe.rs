@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
+use super::adopt;
 use super::layout::ServiceLayout;
 use super::releases::{self, StoredRelease};
 use super::service_manager::ServiceManager;
@@ -96,6 +97,7 @@ fn observe_desired(
     let mut world = HostView::current();
     let setup = &desired.config;
     observation.agent_account = agent_account(&mut world)?;
+    observation.unmanaged_paths = adopt::find_unmanaged(layout, services, desired)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
         let path = services.unit_dir().join(&unit.name);

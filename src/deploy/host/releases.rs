@@ -129,6 +129,10 @@ pub(super) fn read_with_current_secrets(
     let Some(mut desired) = read_desired(layout, target)? else { return Ok(None) };
     let active = state.confirmed_target().map(|active| read_desired(layout, active)).transpose()?.flatten();
     let current = active.map(|active| active.config.configs).unwrap_or_default();
+    // A service that dunlin did not deploy may read its files in another form.
+    if desired.config.adopted.is_some() {
+        return Ok(Some(desired));
+    }
     for config in desired.config.configs.iter_mut().filter(|config| config.sensitive) {
         if let Some(other) = current.iter().find(|other| other.sensitive && other.dest == config.dest) {
             (config.digest, config.size) = (other.digest.clone(), other.size);

@@ -1,6 +1,6 @@
 //! The service manager, as far as a deploy needs it: systemd, or in tests a recorded one.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -27,6 +27,13 @@ pub trait ServiceManager: Send + Sync {
     /// # Errors
     /// Returns an error if the service manager does not answer.
     fn read_unit_statuses(&self, units: &[&str]) -> Result<Vec<UnitStatus>>;
+
+    /// Returns the file from which the service manager loads a unit, in whichever folder; `None` if there is no such
+    /// unit.
+    ///
+    /// # Errors
+    /// Returns an error if the service manager does not answer.
+    fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>>;
 
     /// Reads all unit files again.
     ///
@@ -105,6 +112,12 @@ impl ServiceManager for Systemd {
         let states = parse_unit_properties(&String::from_utf8_lossy(&shown));
         ensure!(states.len() == units.len(), "systemctl returned {} units instead of {}", states.len(), units.len());
         Ok(states)
+    }
+
+    fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>> {
+        let shown = Program::new("systemctl").args(["show", "--property=FragmentPath", "--value", "--", unit]).run()?;
+        let path = String::from_utf8_lossy(&shown).trim().to_owned();
+        Ok((!path.is_empty()).then(|| PathBuf::from(path)))
     }
 
     fn reload_units(&self) -> Result<()> {

@@ -99,6 +99,11 @@ impl DeployState {
         self.history.iter().rev().nth(1).map(|confirmed| &confirmed.target)
     }
 
+    /// Returns whether dunlin has switched to a release of the service, successfully or not.
+    pub fn has_switched(&self) -> bool {
+        !self.history.is_empty() || !self.failures.is_empty() || self.pending_switch.is_some()
+    }
+
     /// Returns the state in which a release was last found healthy.
     pub fn healthy_target_of(&self, version: &ReleaseVersion) -> Option<&ReleaseTarget> {
         self.healthy.get(version)

@@ -56,7 +56,9 @@ impl Switch<'_> {
     /// Switches to a staged state.
     pub fn switch_to(&self, target: &ReleaseTarget, from: Option<&ReleaseTarget>) -> Result<DeployReply> {
         let mut state = DeployState::read(self.layout)?;
-        if state.confirmed_target() != from && state.confirmed_target() != Some(target) {
+        // The plan of the run that adopted the service found no release.
+        let is_adopted = from.is_none() && state.confirmed_target().is_some_and(|now| now.version.is_adopted());
+        if state.confirmed_target() != from && state.confirmed_target() != Some(target) && !is_adopted {
             let name = |target: Option<&ReleaseTarget>| {
                 target.map_or("nothing".to_owned(), |target| target.version.to_string())
             };
@@ -116,7 +118,15 @@ impl Switch<'_> {
         if before.is_some() && activation.changes_service {
             steps.report_step("drain");
             if let Err(error) = self.run_hooks(desired, &desired.config.hooks.before) {
-                return self.abort_before_change(state, desired, &format!("{error:#}"));
+                let detail = format!("{error:#}");
+                // An earlier run that did not finish may have changed anything.
+                return match touched {
+                    TouchedUnits::All => {
+                        let failure = plain_failure(SwitchStep::Drain, detail);
+                        self.revert_switch(state, desired, failure, &touched)
+                    }
+                    _ => self.abort_before_change(state, desired, &detail),
+                };
             }
         }
         let started = Instant::now();
@@ -266,7 +276,9 @@ impl Switch<'_> {
             Ok(old) => {
                 state.pending_switch = None;
                 state.write(self.layout)?;
-                let rotation = self.return_to_rotation(state, &old, &desired.config.hooks.after)?;
+                // A service that dunlin did not deploy has no folder with the programs of the hooks.
+                let hook_state = if old.config.adopted.is_some() { desired } else { &old };
+                let rotation = self.return_to_rotation(state, hook_state, &desired.config.hooks.after)?;
                 rotation.map(|detail| plain_failure(SwitchStep::Rotation, detail))
             }
             // It stays in the journal, so that the next run sees that this host is between the two.

@@ -50,6 +50,7 @@ fn desired(version: &str) -> DesiredState {
             health: HealthCheck { probe: None, timeout_ms: 1000, interval_ms: 10, steady_ms: 0 },
             hooks: SwitchHooks::default(),
             user: None,
+            adopted: None,
         },
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{HostRecords, send_deploy_request};
 use crate::deploy::desired::ReleaseSource;
-use crate::deploy::plan::plan_host;
+use crate::deploy::plan::{describe_unmanaged, plan_host};
 use crate::fleet::{BlobMap, Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
@@ -201,17 +201,23 @@ impl DeployPlanError {
     }
 }
 
-/// Plans observed hosts, in order. The first one runs the due tasks.
+/// Plans observed hosts, in order. The first one runs the due tasks. Without `adopt`, a host with a service that dunlin
+/// did not deploy has no plan.
 pub fn plan_hosts(
     hosts: Vec<ObservedHost>,
     due_tasks: &[ReleaseTask],
+    adopt: bool,
 ) -> Vec<(String, Result<PlannedDeploy, DeployPlanError>)> {
     let mut first_host_tasks = Some(due_tasks);
     let planned = hosts.into_iter().map(|host| {
         let ObservedHost { session, desired, texts, observation: seen } = host;
         let text = |digest: &Digest| String::from_utf8(texts.get(digest)?.to_vec()).ok();
         let name = session.host.clone();
-        let plan = plan_host(&name, &desired, &seen, first_host_tasks.take().unwrap_or_default(), &text);
+        let tasks = first_host_tasks.take().unwrap_or_default();
+        let plan = match seen.unmanaged_paths.is_empty() || adopt {
+            true => plan_host(&name, &desired, &seen, tasks, &text),
+            false => Err(describe_unmanaged(&seen.unmanaged_paths)),
+        };
         (
             name,
             plan.map(|plan| PlannedDeploy { session, desired, observation: seen, plan })

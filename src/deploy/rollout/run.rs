@@ -142,6 +142,8 @@ impl Rollout<'_> {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
             expected_changes: expected_fingerprints(&host.plan),
+            // The plan shows what is kept; without --adopt the host has no plan.
+            adopt: !host.observation.unmanaged_paths.is_empty(),
         };
         let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request(host))).await;
         for (host, reply) in pending_hosts.iter().zip(replies) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::run::{describe_failure, format_names};
 use super::{HostFailure, PlannedDeploy, Rollout, RolloutEvent, RolloutOutcome};
 use crate::deploy::batches::split_into_batches;
-use crate::protocol::deploy::{DeployReply, DeployRequest, SwitchOutcome};
+use crate::protocol::deploy::{DeployReply, DeployRequest, ReleaseVersion, SwitchOutcome};
 
 /// Main processes of the hosts that a rollout switched, as they were after the switch.
 type SwitchedProcesses = BTreeMap<String, Vec<u32>>;
@@ -118,12 +118,12 @@ impl Rollout<'_> {
     }
 
     /// Returns the hosts that this rollout switched to what they served before, the last batch first. A host that
-    /// served nothing before keeps the release.
+    /// served nothing before keeps the release; one whose service was adopted returns to that.
     pub(super) async fn return_fleet(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
         let is_switched = |host: &&PlannedDeploy| {
             let before = host.observation.confirmed.as_ref();
             outcome.switched.contains(&host.session.host)
-                && before.is_some_and(|before| *before != host.desired.to_release_target())
+                && (is_adopted(host) || before.is_some_and(|before| *before != host.desired.to_release_target()))
         };
         let switched: Vec<Vec<&PlannedDeploy>> = split_into_batches(pending_hosts, self.batches)
             .into_iter()
@@ -141,9 +141,13 @@ impl Rollout<'_> {
     }
 
     async fn return_host(&self, host: &PlannedDeploy) -> Result<DeployReply, String> {
-        let target = host.observation.confirmed.clone().ok_or("no release served before")?;
         let expected_current = Some(host.desired.to_release_target());
         let scope = self.scope.clone();
+        if is_adopted(host) {
+            let version = Some(ReleaseVersion::adopted());
+            return self.send_request(host, DeployRequest::Rollback { scope, version, expected_current }).await;
+        }
+        let target = host.observation.confirmed.clone().ok_or("no release served before")?;
         self.send_request(host, DeployRequest::Switch { scope, target, expected_current, is_return: true }).await
     }
 
@@ -155,11 +159,16 @@ impl Rollout<'_> {
                 outcome.switched.retain(|switched| switched != name);
                 match (describe_failure(&switch), &host.observation.confirmed) {
                     (None, Some(before)) => outcome.returned.push((name.clone(), before.version.clone())),
-                    (None, None) => {}
+                    (None, None) => outcome.returned.push((name.clone(), ReleaseVersion::adopted())),
                     (Some((text, log)), _) => outcome.record_failure(name, HostFailure::Failed(text, log)),
                 }
             }
             reply => outcome.record_rejection(name, reply),
         }
     }
+}
+
+/// Returns whether this rollout kept a service on the host that dunlin did not deploy.
+fn is_adopted(host: &PlannedDeploy) -> bool {
+    !host.observation.unmanaged_paths.is_empty()
 }

@@ -196,6 +196,16 @@ pub struct ServiceConfig {
     /// User that runs commands (hooks, tasks, a health command); defaults to the agent's own user. A program
     /// with a `/` in its name that is no absolute path is one of the release; commands run in the release's folder.
     pub user: Option<String>,
+    /// Set on the state that served before dunlin deployed the service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adopted: Option<AdoptedService>,
+}
+
+/// Describes a service that dunlin did not deploy, so that a host can return to it. Its files stay where they are.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdoptedService {
+    /// Target of its `current` link, as written; without it there was no link.
+    pub current_link: Option<PathBuf>,
 }
 
 impl ServiceConfig {
@@ -223,6 +233,14 @@ impl DesiredState {
     /// The name of this state.
     pub fn to_release_target(&self) -> ReleaseTarget {
         ReleaseTarget { version: self.manifest.version.clone(), config_digest: self.config.digest() }
+    }
+
+    /// Returns the target of the `current` link in this state; `None` if there is no link.
+    pub fn link_target(&self) -> Option<PathBuf> {
+        match &self.config.adopted {
+            Some(adopted) => adopted.current_link.clone(),
+            None => Some(Path::new("releases").join(self.manifest.version.as_str())),
+        }
     }
 
     /// The digests of all contents, sorted, each once.

@@ -26,6 +26,19 @@ pub struct ServiceName(String);
 pub struct ReleasePath(String);
 
 impl ReleaseVersion {
+    /// Version under which a host keeps the service that it had before dunlin deployed it.
+    pub const ADOPTED: &'static str = "before-dunlin";
+
+    /// Returns the version [`Self::ADOPTED`].
+    pub fn adopted() -> Self {
+        Self(Self::ADOPTED.to_owned())
+    }
+
+    /// Returns whether this is the version [`Self::ADOPTED`].
+    pub fn is_adopted(&self) -> bool {
+        self.0 == Self::ADOPTED
+    }
+
     /// Checks a version.
     ///
     /// # Errors

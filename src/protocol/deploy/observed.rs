@@ -27,6 +27,9 @@ pub struct ServiceObservation {
     pub out_of_rotation: bool,
     /// User and group that the agent runs as: unit files are to be theirs.
     pub agent_account: (String, String),
+    /// Units of the asked-for state and the `current` link that were on the host before dunlin first deployed the service.
+    /// Empty after the first deploy.
+    pub unmanaged_paths: Vec<PathBuf>,
     /// The units of the asked-for state, in its order.
     pub units: Vec<ObservedUnit>,
     /// The configuration files of the asked-for state, in its order.

@@ -1,0 +1,186 @@
+//! Keeps a service that dunlin did not deploy as a release to return to: its units, configuration and `current` link.
+//! The files of the service stay where they are.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
+use super::releases::{ReleaseStamp, store_setup};
+use super::service_manager::{ServiceManager, UnitStatus};
+use super::state::{DeployState, Direction, unix_seconds};
+use super::switch::Switch;
+use crate::atomic_file::sync_folder;
+use crate::host_fs;
+use crate::plan::Digest;
+use crate::protocol::Event;
+use crate::protocol::deploy::{
+    AdoptedService, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, RECORDS_DIR, ReleaseManifest,
+    ReleaseVersion, ServiceConfig, SwitchHooks, UnitFile,
+};
+use crate::resources::{HostView, PathState};
+
+/// Maximum size of a unit or configuration file that is kept, in bytes.
+const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+/// Texts of the kept files, by digest.
+type TextMap = BTreeMap<Digest, Vec<u8>>;
+
+/// Returns the units of the state and the `current` link that dunlin did not make; nothing after its first switch.
+pub(super) fn find_unmanaged(
+    layout: &ServiceLayout,
+    services: &dyn ServiceManager,
+    desired: &DesiredState,
+) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    if DeployState::read(layout)?.has_switched() {
+        return Ok(paths);
+    }
+    for unit in &desired.config.units {
+        let own_path = services.unit_dir().join(&unit.name);
+        let loaded = services.find_unit_file(&unit.name)?;
+        // A file that was written after the last reload counts too.
+        paths.extend(loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path)));
+    }
+    if layout.current_link().symlink_metadata().is_ok() {
+        paths.push(layout.current_link());
+    }
+    Ok(paths)
+}
+
+/// Records what the host has of the service as the active release [`ReleaseVersion::ADOPTED`]. Changes no file of it.
+pub(super) fn adopt_service(switch: &Switch<'_>, desired: &DesiredState) -> Result<()> {
+    let layout = switch.layout;
+    let version = ReleaseVersion::adopted();
+    switch.sink.emit(Event::Note { text: format!("keeping the present service as release {version}") });
+    let mut texts = TextMap::new();
+    let config = ServiceConfig {
+        units: read_units(switch.service_manager, desired, &mut texts)?,
+        configs: read_configs(desired, &mut texts)?,
+        health: HealthCheck { probe: None, steady_ms: 0, ..desired.config.health.clone() },
+        hooks: absolute_hooks(&desired.config.hooks),
+        user: desired.config.user.clone(),
+        adopted: Some(AdoptedService { current_link: read_link(&layout.current_link())? }),
+    };
+    let manifest = ReleaseManifest {
+        format_version: MANIFEST_FORMAT,
+        service: layout.service().clone(),
+        version,
+        files: Vec::new(),
+        links: Vec::new(),
+    };
+    let adopted = DesiredState { manifest, config };
+    write_release(layout, &adopted, &texts)?;
+    let mut state = DeployState::read(layout)?;
+    state.confirm_switch(&adopted.to_release_target(), &switch.scope.operator, Direction::Forward);
+    state.write(layout)
+}
+
+fn read_units(services: &dyn ServiceManager, desired: &DesiredState, texts: &mut TextMap) -> Result<Vec<UnitFile>> {
+    let names: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
+    let mut kept = Vec::new();
+    for (unit, status) in desired.config.units.iter().zip(services.read_unit_statuses(&names)?) {
+        let own_path = services.unit_dir().join(&unit.name);
+        let path = if own_path.symlink_metadata().is_ok() {
+            own_path
+        } else {
+            match services.find_unit_file(&unit.name)? {
+                Some(path) => path,
+                None => continue,
+            }
+        };
+        let bytes = read_text(&path)?.with_context(|| format!("{} disappeared", path.display()))?;
+        let digest = Digest::of_bytes(&bytes);
+        kept.push(UnitFile {
+            name: unit.name.clone(),
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            start_at_boot: status.enabled,
+            restart_on_release: unit.restart_on_release && is_running(&status),
+        });
+        texts.insert(digest, bytes);
+    }
+    Ok(kept)
+}
+
+fn is_running(status: &UnitStatus) -> bool {
+    matches!(status.active.as_str(), "active" | "activating" | "reloading" | "exited")
+}
+
+fn read_configs(desired: &DesiredState, texts: &mut TextMap) -> Result<Vec<ConfigFile>> {
+    let mut view = HostView::current();
+    let mut kept = Vec::new();
+    for config in &desired.config.configs {
+        let meta = match view.path_state(&config.dest)? {
+            PathState::Absent => continue,
+            PathState::File { meta, .. } => meta,
+            _ => bail!("{} is not a file", config.dest.display()),
+        };
+        let bytes = read_text(&config.dest)?.with_context(|| format!("{} disappeared", config.dest.display()))?;
+        let digest = Digest::of_bytes(&bytes);
+        kept.push(ConfigFile {
+            dest: config.dest.clone(),
+            digest: digest.clone(),
+            size: bytes.len() as u64,
+            mode: meta.mode,
+            owner: meta.owner,
+            group: meta.group,
+            sensitive: config.sensitive,
+        });
+        texts.insert(digest, bytes);
+    }
+    Ok(kept)
+}
+
+fn read_text(path: &Path) -> Result<Option<Vec<u8>>> {
+    let Some(file) = host_fs::open_file(path)? else { return Ok(None) };
+    Ok(Some(host_fs::read_limited(&file, MAX_TEXT_BYTES, path)?))
+}
+
+fn read_link(link: &Path) -> Result<Option<PathBuf>> {
+    match fs::read_link(link) {
+        Ok(target) => Ok(Some(target)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("reading {}", link.display())),
+    }
+}
+
+/// Returns the hooks for a later switch from or to the kept service, whose release has no programs: hooks with a program
+/// of the release are left out.
+fn absolute_hooks(hooks: &SwitchHooks) -> SwitchHooks {
+    let keep = |hooks: &[Vec<String>]| {
+        let is_of_system = |argv: &&Vec<String>| {
+            argv.first().is_some_and(|program| program.starts_with('/') || !program.contains('/'))
+        };
+        hooks.iter().filter(is_of_system).cloned().collect()
+    };
+    SwitchHooks { before: keep(&hooks.before), after: keep(&hooks.after), timeout_ms: hooks.timeout_ms }
+}
+
+/// Writes the release, which has records only.
+fn write_release(layout: &ServiceLayout, adopted: &DesiredState, texts: &TextMap) -> Result<()> {
+    let version = &adopted.manifest.version;
+    let (partial, release) = (layout.partial_dir(version), layout.release_dir(version));
+    let records = partial.join(RECORDS_DIR);
+    remove_dir_if_exists(&partial)?;
+    // A killed run may have left it; a folder of somebody else has no records.
+    ensure!(
+        release.symlink_metadata().is_err() || release.join(RECORDS_DIR).is_dir(),
+        "{} exists, and dunlin did not make it; rename it",
+        release.display()
+    );
+    remove_dir_if_exists(&release)?;
+    create_dir(&partial, 0o755)?;
+    let texts = texts.iter().map(|(digest, text)| (digest, text.clone())).collect();
+    store_setup(&partial, &adopted.config, &texts)?;
+    let stamp = ReleaseStamp { staged_at: unix_seconds(), modified_times: BTreeMap::new() };
+    write_json(&records.join("stamp.json"), &stamp)?;
+    write_json(&records.join("manifest.json"), &adopted.manifest)?;
+    sync_folder(&records)?;
+    sync_folder(&partial)?;
+    fs::rename(&partial, &release).with_context(|| format!("completing {}", release.display()))?;
+    sync_folder(&layout.releases_dir())
+}
