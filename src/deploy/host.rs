@@ -25,6 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::{Context, Result};
 
 use self::layout::ServiceLayout;
+use self::preflight::Preflight;
 use self::state::{DeployState, Direction};
 use self::switch::Switch;
 use crate::deploy::plan;
@@ -73,6 +74,9 @@ impl DeployAgent {
         match request {
             DeployRequest::Stage { scope, desired, .. } => {
                 stage::missing_contents(&ServiceLayout::from_scope(scope)?, desired)
+            }
+            DeployRequest::Preflight { scope, desired, .. } => {
+                preflight::missing_unit_texts(&ServiceLayout::from_scope(scope)?, desired)
             }
             _ => Ok(Vec::new()),
         }
@@ -137,7 +141,7 @@ impl DeployAgent {
                     return Ok(reply);
                 }
                 layout.create_dirs()?;
-                let unmanaged = adopt::find_unmanaged(layout, service_manager, desired)?;
+                let unmanaged = observe::find_unmanaged(layout, service_manager, desired)?;
                 match (unmanaged.is_empty(), *adopt) {
                     (true, _) => {}
                     (false, true) => adopt::adopt_service(&switch, desired)?,
@@ -149,8 +153,9 @@ impl DeployAgent {
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
                 switch.roll_back(to.as_ref(), from.as_ref())
             }
-            DeployRequest::Preflight { desired, .. } => {
-                Ok(DeployReply::PreflightDone(preflight::find_problems(layout, desired)?))
+            DeployRequest::Preflight { desired, listen_ports, .. } => {
+                let preflight = Preflight { layout, services: service_manager, desired, listen_ports, blobs };
+                Ok(DeployReply::PreflightDone(preflight.find_problems()?))
             }
             DeployRequest::LockService { .. } => {
                 Ok(DeployReply::ServiceLocked { tasks: DeployState::read(layout)?.task_records })

@@ -1,6 +1,6 @@
 //! Deploying a service: recipe → artefact → plan → stage, switch, health on each host → rollback where it fails.
 //!
-//! `recipe`, `artifact`, `desired` and `plan` reach no host; `rollout` is the controller side, and `host` the side that
+//! `recipe`, `artifact`, `desired`, `programs` and `plan` reach no host; `rollout` is the controller side, and `host` the side that
 //! runs on the hosts, behind the requests of `wire::deploy`, which tell the order of a rollout. `plan` is pure and runs
 //! on both sides.
 
@@ -9,5 +9,6 @@ pub mod batches;
 pub mod desired;
 pub mod host;
 pub mod plan;
+pub mod programs;
 pub mod recipe;
 pub mod rollout;

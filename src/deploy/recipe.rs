@@ -3,6 +3,7 @@
 //! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
 //! a host is reached.
 
+mod ports;
 mod reader;
 
 use std::ops::Range;
@@ -64,6 +65,8 @@ pub struct Recipe {
     pub tasks: Vec<ReleaseTask>,
     /// Hooks around the switch on each host.
     pub hooks: SwitchHooks,
+    /// TCP ports on which the service's units listen; without them that of the health check.
+    pub ports: Option<Vec<u16>>,
     /// The account that commands run as.
     pub user: Option<String>,
     /// Program and arguments that build the sources, run in the project's folder before they are packaged.
@@ -235,6 +238,7 @@ impl Recipe {
         let keep_releases = reader.take_optional::<usize>("keep_releases");
         let batches = reader.take_optional("batches");
         let user = reader.take_optional::<String>("user");
+        let ports = reader.take_optional::<Vec<u16>>("ports");
         let build = reader.take_optional::<HookCommand>("build");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
@@ -262,6 +266,7 @@ impl Recipe {
             hooks: reader.read_hooks(hooks),
             keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
             batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
+            ports: ports.map(|(_, ports)| ports),
             user: user.map(|(_, user)| user),
             build: build.map(|(span, command)| reader.read_command(&span, command)),
             service: service.map_or_else(placeholder_service, |(_, service)| service),

@@ -51,6 +51,8 @@ pub enum DeployRequest {
         scope: ServiceRef,
         /// The state.
         desired: Box<DesiredState>,
+        /// TCP ports on which the service's units listen.
+        listen_ports: Vec<u16>,
     },
     /// Put the release's files and setup beside those that are there. Answer: [`DeployReply::Staged`].
     Stage {
@@ -147,6 +149,7 @@ impl DeployRequest {
     pub fn required_blobs(&self) -> Vec<Digest> {
         match self {
             Self::Stage { desired, .. } => desired.blob_digests(),
+            Self::Preflight { desired, .. } => desired.config.units.iter().map(|unit| unit.digest.clone()).collect(),
             _ => Vec::new(),
         }
     }

@@ -29,7 +29,7 @@ pub struct DeployBlobs {
 }
 
 impl DeployBlobs {
-    fn add_blob(&mut self, bytes: &[u8]) -> Digest {
+    pub fn add_blob(&mut self, bytes: &[u8]) -> Digest {
         let digest = Digest::of_bytes(bytes);
         self.contents.insert(digest.clone(), bytes.to_vec());
         digest

@@ -137,6 +137,11 @@ impl ServiceManager for FakeServices {
         Ok(Some(self.folder.join(unit)).filter(|path| path.exists()))
     }
 
+    fn verify_units(&self, units: &[(&str, String)]) -> Result<Vec<String>> {
+        let has_no_start = |(_, text): &&(&str, String)| !text.contains("ExecStart=/");
+        Ok(units.iter().filter(has_no_start).map(|(name, _)| format!("/tmp/x/{name}:1: no absolute path")).collect())
+    }
+
     fn reload_units(&self) -> Result<()> {
         self.apply_change("reload".to_owned(), |machine| {
             machine.loaded.clear();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use dunlin::deploy::plan::expected_fingerprints;
-use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, ServiceRef};
+use dunlin::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState, ServiceRef};
 
 use crate::fixture::{DeployFixture, desired_release};
 use crate::messages;
@@ -194,21 +194,32 @@ fn a_host_that_cannot_take_the_release_is_found_before_any_change() {
     let mut world = DeployFixture::new_fixture();
     let mut desired = world.desired_state(&desired_release("1.0"));
     let host = world.host_agent(&CrashPoint::never());
-    let problems = |desired: &dunlin::protocol::deploy::DesiredState| {
-        let request =
-            DeployRequest::Preflight { scope: world.service_scope("test"), desired: Box::new(desired.clone()) };
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let problems = |world: &DeployFixture, desired: &DesiredState, port: u16| {
+        let request = DeployRequest::Preflight {
+            scope: world.service_scope("test"),
+            desired: Box::new(desired.clone()),
+            listen_ports: vec![port],
+        };
         match world.handle_request(&host, &request) {
             DeployReply::PreflightDone(problems) => problems,
             other => panic!("{other:?}"),
         }
     };
-    assert_eq!(problems(&desired), Vec::<String>::new());
+    drop(listener);
+    assert_eq!(problems(&world, &desired, port), Vec::<String>::new());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
     desired.config.configs[0].owner = "no-such-owner".to_owned();
     desired.config.user = Some("no-such-user".to_owned());
     desired.manifest.files[0].size = 1 << 60;
-    let found = problems(&desired);
-    assert_eq!(found.len(), 3, "{found:?}");
+    desired.config.units[0].digest = world.store.add_blob(b"[Service]\nExecStart=bin/demo\n");
+    let found = problems(&world, &desired, port);
+    assert_eq!(found.len(), 5, "{found:?}");
     assert!(found[0].contains("no-such-owner") && found[1].contains("no-such-user"), "{found:?}");
     assert!(found[2].contains("bytes free"), "{found:?}");
+    assert_eq!(found[3], "demo.service:1: no absolute path");
+    assert!(found[4].starts_with(&format!("port {port} is in use by ")), "{found:?}");
     assert!(!world.root().join("releases/1.0").exists());
 }

@@ -29,28 +29,6 @@ const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// Texts of the kept files, by digest.
 type TextMap = BTreeMap<Digest, Vec<u8>>;
 
-/// Returns the units of the state and the `current` link that dunlin did not make; nothing after its first switch.
-pub(super) fn find_unmanaged(
-    layout: &ServiceLayout,
-    services: &dyn ServiceManager,
-    desired: &DesiredState,
-) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    if DeployState::read(layout)?.has_switched() {
-        return Ok(paths);
-    }
-    for unit in &desired.config.units {
-        let own_path = services.unit_dir().join(&unit.name);
-        let loaded = services.find_unit_file(&unit.name)?;
-        // A file that was written after the last reload counts too.
-        paths.extend(loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path)));
-    }
-    if layout.current_link().symlink_metadata().is_ok() {
-        paths.push(layout.current_link());
-    }
-    Ok(paths)
-}
-
 /// Records what the host has of the service as the active release [`ReleaseVersion::ADOPTED`]. Changes no file of it.
 pub(super) fn adopt_service(switch: &Switch<'_>, desired: &DesiredState) -> Result<()> {
     let layout = switch.layout;
@@ -181,6 +159,6 @@ fn write_release(layout: &ServiceLayout, adopted: &DesiredState, texts: &TextMap
     write_json(&records.join("manifest.json"), &adopted.manifest)?;
     sync_folder(&records)?;
     sync_folder(&partial)?;
-    fs::rename(&partial, &release).with_context(|| format!("completing {}", release.display()))?;
+    layout.complete_release(version)?;
     sync_folder(&layout.releases_dir())
 }

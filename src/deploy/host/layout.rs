@@ -136,6 +136,12 @@ impl ServiceLayout {
         }
     }
 
+    /// Gives a completely written release its name.
+    pub fn complete_release(&self, version: &ReleaseVersion) -> Result<()> {
+        let release = self.release_dir(version);
+        fs::rename(self.partial_dir(version), &release).with_context(|| format!("completing {}", release.display()))
+    }
+
     /// Sets the target of the `current` link, or removes it; a reader sees the old or the new one.
     pub fn set_current_link(&self, target: Option<&Path>) -> Result<()> {
         let link = self.current_link();

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 
-use super::adopt;
 use super::layout::ServiceLayout;
 use super::releases::{self, StoredRelease};
 use super::service_manager::ServiceManager;
@@ -97,7 +96,7 @@ fn observe_desired(
     let mut world = HostView::current();
     let setup = &desired.config;
     observation.agent_account = agent_account(&mut world)?;
-    observation.unmanaged_paths = adopt::find_unmanaged(layout, services, desired)?;
+    observation.unmanaged_paths = find_unmanaged(layout, services, desired)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
         let path = services.unit_dir().join(&unit.name);
@@ -115,6 +114,28 @@ fn observe_desired(
     }
     observation.present_blobs = available_contents(desired, observation, stored);
     Ok(())
+}
+
+/// Returns the units of the state and the `current` link that dunlin did not make; nothing after its first switch.
+pub(super) fn find_unmanaged(
+    layout: &ServiceLayout,
+    services: &dyn ServiceManager,
+    desired: &DesiredState,
+) -> Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    if DeployState::read(layout)?.has_switched() {
+        return Ok(paths);
+    }
+    for unit in &desired.config.units {
+        let own_path = services.unit_dir().join(&unit.name);
+        let loaded = services.find_unit_file(&unit.name)?;
+        // A file that was written after the last reload counts too.
+        paths.extend(loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path)));
+    }
+    if layout.current_link().symlink_metadata().is_ok() {
+        paths.push(layout.current_link());
+    }
+    Ok(paths)
 }
 
 /// Returns the names of the user and the group that this process runs as.

@@ -1,28 +1,83 @@
 //! Finds what would stop a deploy on this host, before anything is written.
 
+mod ports;
+mod units;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use rustix::fs::statvfs;
 
+use self::units::UnitText;
 use super::activate::config_meta;
 use super::layout::ServiceLayout;
+use super::releases::{StoredRelease, read_desired};
+use super::service_manager::ServiceManager;
 use super::stage::missing_contents;
+use super::state::DeployState;
 use crate::plan::Digest;
-use crate::protocol::deploy::DesiredState;
-use crate::resources::{PathMeta, atomic_file};
+use crate::protocol::deploy::{DesiredState, UnitFile};
+use crate::resources::{BlobSource, PathMeta, atomic_file};
 
 /// Bytes that stay free for the journal and the configuration.
 const RESERVED_BYTES: u64 = 16 << 20;
 /// Inodes that stay free besides those of the release's files.
 const RESERVED_INODES: u64 = 100;
 
-/// Returns the reasons for which this host cannot take the release: accounts, space and inodes. Writes nothing.
-pub(super) fn find_problems(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<String>> {
-    let mut problems = find_missing_accounts(desired);
-    problems.extend(find_missing_space(layout, desired)?);
-    Ok(problems)
+/// A release and the host that is to take it.
+pub(super) struct Preflight<'a> {
+    pub layout: &'a ServiceLayout,
+    pub services: &'a dyn ServiceManager,
+    pub desired: &'a DesiredState,
+    /// TCP ports on which the service's units listen.
+    pub listen_ports: &'a [u16],
+    /// Holds the texts that [`missing_unit_texts`] returned.
+    pub blobs: &'a dyn BlobSource,
+}
+
+impl Preflight<'_> {
+    /// Returns the reasons for which this host cannot take the release: accounts, space and inodes, units, ports. Writes
+    /// nothing in the folders of the service and the system.
+    pub fn find_problems(&self) -> Result<Vec<String>> {
+        let mut problems = find_missing_accounts(self.desired);
+        problems.extend(find_missing_space(self.layout, self.desired)?);
+        let units = self.read_units()?;
+        problems.extend(units::find_invalid_units(self.layout, self.services, &self.desired.manifest, &units)?);
+        let mut own_units: Vec<String> = units.into_iter().map(|unit| unit.name).collect();
+        own_units.extend(self.read_active_units()?);
+        let service = self.desired.manifest.service.as_str();
+        problems.extend(ports::find_taken_ports(service, self.listen_ports, &own_units)?);
+        Ok(problems)
+    }
+
+    fn read_units(&self) -> Result<Vec<UnitText>> {
+        let (stored, _) = StoredRelease::list_all(self.layout)?;
+        let read = |unit: &UnitFile| {
+            let bytes = stored.iter().find_map(|release| release.read_text(&unit.digest).ok());
+            let bytes = bytes.map_or_else(|| self.blobs.read_blob(&unit.digest), Ok)?;
+            Ok(UnitText { name: unit.name.clone(), text: String::from_utf8_lossy(&bytes).into_owned() })
+        };
+        self.desired.config.units.iter().map(read).collect()
+    }
+
+    /// Returns the units of the state that serves and of a switch that is not finished.
+    fn read_active_units(&self) -> Result<Vec<String>> {
+        let state = DeployState::read(self.layout)?;
+        let mut names = Vec::new();
+        for target in [state.confirmed_target(), state.pending_switch.as_ref()].into_iter().flatten() {
+            let units = read_desired(self.layout, target)?.map(|active| active.config.units);
+            names.extend(units.into_iter().flatten().map(|unit| unit.name));
+        }
+        Ok(names)
+    }
+}
+
+/// Returns the texts of units that a preflight needs and no release on this host has.
+pub(super) fn missing_unit_texts(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<Digest>> {
+    let (stored, _) = StoredRelease::list_all(layout)?;
+    let is_missing = |digest: &&Digest| stored.iter().all(|release| release.read_text(digest).is_err());
+    Ok(desired.config.units.iter().map(|unit| &unit.digest).filter(is_missing).cloned().collect())
 }
 
 fn find_missing_accounts(desired: &DesiredState) -> Vec<String> {

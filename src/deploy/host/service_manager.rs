@@ -1,15 +1,19 @@
 //! The service manager, as far as a deploy needs it: systemd, or in tests a recorded one.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::command;
+use crate::atomic_file::{Attributes, write_atomically};
 use crate::process::{Completed, Program};
 
 /// Time limit for calls of systemctl that neither start nor stop a unit.
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Time limit for the check of units.
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time that a start or stop may take in addition to the limits of its unit.
 const JOB_MARGIN: Duration = Duration::from_secs(60);
 /// Time limit for a start or stop whose unit has none.
@@ -34,6 +38,13 @@ pub trait ServiceManager: Send + Sync {
     /// # Errors
     /// Returns an error if the service manager does not answer.
     fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>>;
+
+    /// Checks units, given with their texts, beside those of the host; returns the messages of the service manager. Empty
+    /// if it accepts them, or has no such check.
+    ///
+    /// # Errors
+    /// Returns an error if the check cannot be run.
+    fn verify_units(&self, units: &[(&str, String)]) -> Result<Vec<String>>;
 
     /// Reads all unit files again.
     ///
@@ -120,6 +131,25 @@ impl ServiceManager for Systemd {
         Ok((!path.is_empty()).then(|| PathBuf::from(path)))
     }
 
+    fn verify_units(&self, units: &[(&str, String)]) -> Result<Vec<String>> {
+        if units.is_empty() {
+            return Ok(Vec::new());
+        }
+        let folder = tempfile::tempdir().context("creating a folder for the units")?;
+        let mut program = Program::new("systemd-analyze").args(["verify", "--man=no", "--"]).timeout(VERIFY_TIMEOUT);
+        for (name, text) in units {
+            let path = folder.path().join(name);
+            write_atomically(&path, text.as_bytes(), &Attributes::synced(0o600))?;
+            program = program.arg(path);
+        }
+        let checked = match program.output() {
+            Err(error) if is_missing_program(&error) => return Ok(Vec::new()),
+            checked => checked?,
+        };
+        let messages = String::from_utf8_lossy(&checked.stderr).lines().map(str::to_owned).collect();
+        Ok(if checked.status.success() { Vec::new() } else { messages })
+    }
+
     fn reload_units(&self) -> Result<()> {
         let argv = ["systemctl", "daemon-reload"].map(str::to_owned);
         ensure_success(&argv, &command::run_system_command(&argv, SYSTEMCTL_TIMEOUT)?)
@@ -156,6 +186,10 @@ impl ServiceManager for Systemd {
         let said = asked.args(units).output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
     }
+}
+
+fn is_missing_program(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).any(|io| io.kind() == io::ErrorKind::NotFound)
 }
 
 /// Returns the time limit of a job from the limits of its unit, both of which a restart may use up.

@@ -235,7 +235,7 @@ impl ReleaseBuilder<'_> {
                 .with_context(|| format!("replacing {}", release.display()))?;
             remove_dir_if_exists(partial)?;
         } else {
-            fs::rename(partial, &release).with_context(|| format!("completing {}", release.display()))?;
+            self.layout.complete_release(&self.manifest.version)?;
         }
         sync_folder(&self.layout.releases_dir())
     }

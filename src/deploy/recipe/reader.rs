@@ -11,13 +11,14 @@ use super::{Recipe, RecipeError};
 use crate::protocol::deploy::is_normalized_absolute;
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 13] = [
+const RECIPE_KEYS: [&str; 14] = [
     "service",
     "hosts",
     "root",
     "keep_releases",
     "batches",
     "user",
+    "ports",
     "build",
     "file",
     "unit",

@@ -3,6 +3,7 @@
 use super::{HostRecords, send_deploy_request};
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::plan::{describe_unmanaged, plan_host};
+use crate::deploy::programs::ReleasePrograms;
 use crate::fleet::{BlobMap, Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
@@ -80,6 +81,12 @@ async fn observe_host(
     match goal {
         Goal::Release { source, files } => {
             let prepared = source.prepare_host(host, &session.hello.facts).map_err(DeployPlanError::Templates)?;
+            let header = |digest: &Digest| files.get(digest).map(|bytes| &bytes[..]);
+            let text = |digest: &Digest| prepared.texts.get(digest).map(|bytes| &bytes[..]);
+            let programs = ReleasePrograms { desired: &prepared.desired, root: &scope.base_dir, header: &header };
+            if let Some(reason) = programs.find_foreign_program(&session.hello.facts.os.arch, &text) {
+                return Err(DeployPlanError::Impossible(reason));
+            }
             session.add_blobs(files);
             session.add_blobs(&prepared.texts);
             let compare_with = CompareWith::Desired(Box::new(prepared.desired.clone()));
