@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::recipe::parse_recipe;
+use crate::deploy::artifact::find_cargo_builds;
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::recipe::Recipe;
 use crate::inventory::{Diagnostic, Diagnostics, Inventory, Selector, SourceFile, read_source};
@@ -67,9 +68,10 @@ fn check_shared_folders(recipes: &[CheckedRecipe], found: &mut Diagnostics) {
     }
 }
 
-/// Sources that a build makes need not be there: those of a recipe with `build`, and those that git ignores.
+/// Sources that a build makes need not be there: those of a recipe with `build` or of Cargo projects, and those that git ignores.
 fn check_sources(CheckedRecipe { recipe, file }: &CheckedRecipe, root: &Path, found: &mut Diagnostics) {
-    for entry in recipe.files.iter().filter(|_| recipe.build.is_none()) {
+    let has_build = recipe.build.is_some() || !find_cargo_builds(recipe, root).is_empty();
+    for entry in recipe.files.iter().filter(|_| !has_build) {
         let path = root.join(&entry.source);
         if !path.exists() && !is_ignored_by_git(&entry.source, root) {
             let message = format!("{} does not exist", entry.source.display());
@@ -102,9 +104,16 @@ fn check_templates(
     // Without secrets.toml, templates with secrets cannot be rendered here.
     let (Ok(version), false) = (ReleaseVersion::new("0"), inventory.secrets().is_empty()) else { return };
     let service = recipe.service.clone();
-    let manifest =
-        ReleaseManifest { format_version: MANIFEST_FORMAT, service, version, files: Vec::new(), links: Vec::new() };
-    let source = ReleaseSource { recipe, file, manifest: &manifest, rendering };
+    let manifest = ReleaseManifest {
+        format_version: MANIFEST_FORMAT,
+        service,
+        version,
+        origin: None,
+        files: Vec::new(),
+        links: Vec::new(),
+        folders: Vec::new(),
+    };
+    let source = ReleaseSource { recipe, file, manifest: &manifest, signature: None, rendering };
     // One host is enough for mistakes in the templates: they are the same for all.
     let failed = hosts.iter().find_map(|host| source.prepare_host(&host.name, &debian_facts(&host.name)).err());
     found.extend(failed.unwrap_or_default());

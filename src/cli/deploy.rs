@@ -1,6 +1,6 @@
 //! `dunlin deploy`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use clap::Args;
@@ -12,23 +12,24 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
 use super::recipe::LoadedRecipe;
 use super::rollout::{ReleaseSettings, RolloutArgs, ServiceRollout};
-use crate::deploy::artifact::{Artifact, ArtifactError};
+use crate::deploy::artifact::{
+    ARTIFACT_SUFFIX, Artifact, ArtifactError, FindPackagedError, artifact_path, find_last_packaged, manifest_path,
+};
 use crate::deploy::desired::ReleaseSource;
+use crate::deploy::recipe::Recipe;
 use crate::deploy::rollout::{Goal, TaskSelection};
+use crate::deploy::signature::check_signature;
 use crate::fleet::BlobMap;
 use crate::playbook::TemplateRenderer;
 use crate::project::Project;
-use crate::protocol::deploy::{ReleaseTask, TaskPhase};
-
-/// The suffix of an artifact's file name.
-const ARTIFACT_SUFFIX: &str = ".tar.zst";
+use crate::protocol::deploy::{ReleaseTask, ServiceName, SignatureCheck, TaskPhase};
 
 /// Deploy a release of a service in batches
 #[derive(Debug, Args)]
 pub struct DeployCommand {
     /// Service name; its recipe is `deploy-SERVICE.toml` next to the playbook
     service: String,
-    /// Release to deploy: a version in the artifact folder, or an artifact file (default: the latest packaged)
+    /// Release to deploy: a version in the artifact folder, or an artifact file (default: the one packaged last)
     #[arg(long, value_name = "VERSION|FILE")]
     release: Option<String>,
     /// Record a task as done whose earlier run has no known result
@@ -54,17 +55,23 @@ impl DeployCommand {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         self.check_task_names(&loaded.recipe.tasks)?;
-        let artifact = find_artifact(&project, &self.service, self.release.as_deref())?;
+        let artifact = find_artifact(&project, &loaded.recipe.service, self.release.as_deref())?;
+        refuse_unsigned_artifact(&artifact, &loaded.recipe)?;
         let environment = load_environment(&project, common)?;
         let templates = load_templates(&project, common)?;
         let map = environment.map.as_ref().map(|(map, _)| map);
         let rendering = TemplateRenderer::new(&environment.inventory, &templates, map)
             .map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))?;
-        let manifest = artifact.manifest.clone();
+        let (manifest, signature) = (artifact.manifest.clone(), artifact.signature.clone());
         let files: BlobMap =
             artifact.into_blobs().into_iter().map(|(digest, bytes)| (digest, Arc::from(bytes))).collect();
-        let source =
-            ReleaseSource { recipe: &loaded.recipe, file: &loaded.file, manifest: &manifest, rendering: &rendering };
+        let source = ReleaseSource {
+            recipe: &loaded.recipe,
+            file: &loaded.file,
+            manifest: &manifest,
+            signature: signature.as_deref(),
+            rendering: &rendering,
+        };
         let goal = Goal::Release { source: &source, files: &files };
         let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
         // A task behind the switch of all hosts waits for a rollout that has all hosts.
@@ -113,12 +120,12 @@ impl DeployCommand {
 }
 
 /// Opens and checks the requested artifact.
-fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Result<Artifact, CommandError> {
+fn find_artifact(project: &Project, service: &ServiceName, release: Option<&str>) -> Result<Artifact, CommandError> {
     let hint = format!("dunlin package {service}");
     let artifact = match release {
         Some(text) if text.contains('/') || text.ends_with(ARTIFACT_SUFFIX) => open_artifact(Path::new(text))?,
         Some(version) => {
-            let path = project.dist.join(format!("{service}-{version}{ARTIFACT_SUFFIX}"));
+            let path = artifact_path(&project.dist, service.as_str(), version);
             if !path.is_file() {
                 let text = format!("no release {version} of {service}: {} does not exist", path.display());
                 let rollback_hint = format!("dunlin rollback {service} --to {version}, if the hosts still have it");
@@ -128,17 +135,38 @@ fn find_artifact(project: &Project, service: &str, release: Option<&str>) -> Res
             }
             open_artifact(&path)?
         }
-        None => find_newest_artifact(project, service)?.ok_or_else(|| {
-            let text = format!("no release of {service} in {}", project.dist.display());
-            CommandError::with_message(Exit::Error, text).with_hint(hint)
-        })?,
+        None => {
+            let found = find_last_packaged(&project.dist, service).map_err(|error| {
+                let is_ambiguous = matches!(error, FindPackagedError::Ambiguous(_));
+                let error = CommandError::new(Exit::Error, error);
+                if is_ambiguous { error.with_hint("choose one with --release".to_owned()) } else { error }
+            })?;
+            let path = found.ok_or_else(|| {
+                let text = format!("no release of {service} in {}", project.dist.display());
+                CommandError::with_message(Exit::Error, text).with_hint(hint)
+            })?;
+            open_artifact(&path)?
+        }
     };
-    let artifact_service = artifact.manifest.service.as_str();
+    let artifact_service = &artifact.manifest.service;
     if artifact_service != service {
         let text = format!("{} is a release of {artifact_service}, not of {service}", artifact.path.display());
         return Err(CommandError::with_message(Exit::Error, text));
     }
     Ok(artifact)
+}
+
+/// Refuses an artifact that the hosts would refuse.
+fn refuse_unsigned_artifact(artifact: &Artifact, recipe: &Recipe) -> Result<(), CommandError> {
+    let check = SignatureCheck { public_keys: recipe.public_keys.clone(), signature: artifact.signature.clone() };
+    check_signature(&artifact.manifest, &check).map_err(|error| {
+        let manifest = &artifact.manifest;
+        let text = format!("{}: {error}", artifact.path.display());
+        let package = format!("dunlin package {} --version {} --sign-key FILE", manifest.service, manifest.version);
+        CommandError::with_message(Exit::Refused, text)
+            .with_hint(package)
+            .with_hint(format!("minisign -S -s FILE -m {}", manifest_path(&artifact.path).display()))
+    })
 }
 
 fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
@@ -147,34 +175,4 @@ fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
         ArtifactError::Unreadable { .. } => anyhow::Error::from(error).into(),
         other => anyhow::Error::from(other).context(path.display().to_string()).into(),
     })
-}
-
-/// Returns the newest artifact of the service.
-fn find_newest_artifact(project: &Project, service: &str) -> Result<Option<Artifact>, CommandError> {
-    let mut found: Vec<(std::time::SystemTime, PathBuf)> = Vec::new();
-    let unreadable = |error: std::io::Error| {
-        CommandError::new(Exit::Error, anyhow::Error::from(error).context(project.dist.display().to_string()))
-    };
-    let entries = match std::fs::read_dir(&project.dist) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(error)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(unreadable)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if name.starts_with(&format!("{service}-")) && name.ends_with(ARTIFACT_SUFFIX) {
-            let changed = entry.metadata().and_then(|meta| meta.modified()).map_err(unreadable)?;
-            found.push((changed, entry.path()));
-        }
-    }
-    found.sort();
-    for (_, path) in found.into_iter().rev() {
-        // `app-1-2.tar.zst` may be of the service `app` or `app-1`; the manifest has its name.
-        let artifact = open_artifact(&path)?;
-        if artifact.manifest.service.as_str() == service {
-            return Ok(Some(artifact));
-        }
-    }
-    Ok(None)
 }

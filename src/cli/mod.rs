@@ -32,6 +32,7 @@ mod shard_apply;
 mod shard_files;
 mod shard_rebalance;
 mod shards;
+mod sign_key;
 mod targets;
 mod throttle_args;
 

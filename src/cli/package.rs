@@ -11,10 +11,16 @@ use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
-use crate::deploy::artifact::{MissingSources, VersionTaken, build_artifact, default_version, list_untracked_files};
+use super::sign_key::load_sign_key;
+use crate::deploy::artifact::{
+    CargoBuild, MissingSources, VersionTaken, build_artifact, default_version, find_cargo_builds, list_stale_sources,
+    list_untracked_files,
+};
+use crate::deploy::signature::check_signature;
 use crate::inventory::{Diagnostic, Diagnostics};
 use crate::process::Program;
-use crate::protocol::deploy::ReleaseVersion;
+use crate::project::Project;
+use crate::protocol::deploy::{ReleaseVersion, SignatureCheck};
 
 /// Build a release artifact of a service
 #[derive(Debug, Args)]
@@ -31,6 +37,15 @@ pub struct PackageCommand {
     /// Include files of the recipe's folders that git neither tracks nor ignores
     #[arg(long)]
     allow_untracked: bool,
+    /// Package the sources as they are, without a build
+    #[arg(long)]
+    no_build: bool,
+    /// Package results of a build although tracked files are newer
+    #[arg(long)]
+    allow_stale: bool,
+    /// Sign the release with this secret key of minisign; DUNLIN_SIGN_PASSWORD has its password, or it is asked for
+    #[arg(long, value_name = "FILE")]
+    sign_key: Option<PathBuf>,
 }
 
 impl PackageCommand {
@@ -41,11 +56,18 @@ impl PackageCommand {
     pub fn run(self, common: &CommonArgs) -> Result<Exit, CommandError> {
         let project = find_project(&InventoryArgs::default(), common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
-        if let Some(build) = &loaded.recipe.build {
-            run_build(build, &project.root, common)?;
-        }
+        let sign_key = self.sign_key.as_deref().map(load_sign_key).transpose()?;
+        let builds = find_cargo_builds(&loaded.recipe, &project.root);
         if !self.allow_untracked {
-            refuse_untracked_files(&loaded, &project.root)?;
+            refuse_untracked_files(&loaded, &project.root, &builds)?;
+        }
+        let has_built = !self.no_build && run_builds(&loaded, &builds, &project.root, common)?;
+        // A build may create files that git does not ignore.
+        if has_built && !self.allow_untracked {
+            refuse_untracked_files(&loaded, &project.root, &builds)?;
+        }
+        if !has_built && !self.allow_stale {
+            refuse_stale_sources(&loaded, &project)?;
         }
         let to_command_error = |error: anyhow::Error| locate_missing_sources(error, &loaded, common);
         let version = match self.version {
@@ -55,7 +77,10 @@ impl PackageCommand {
             None => default_version(&loaded.recipe, &project.root).map_err(to_command_error)?,
         };
         let out = self.out.unwrap_or(project.dist);
-        let built = build_artifact(&loaded.recipe, &project.root, &version, &out).map_err(to_command_error)?;
+        let mut built = build_artifact(&loaded.recipe, &project.root, &version, &out).map_err(to_command_error)?;
+        if let Some(key) = &sign_key {
+            built.sign(key)?;
+        }
         let (reporter, manifest) = (common.new_reporter(), &built.manifest);
         let (files, bytes) = (manifest.files.len(), manifest.total_bytes());
         reporter.print_json(
@@ -63,6 +88,8 @@ impl PackageCommand {
             json!({
                 "service": manifest.service, "version": version, "path": built.path,
                 "files": files, "bytes": bytes, "sha256": built.digest,
+                "is_signed": built.signature.is_some(),
+                "revision": manifest.origin.as_ref().and_then(|origin| origin.revision.as_ref()),
             }),
         );
         reporter.print_data(&format!("{}", built.path.display()));
@@ -70,11 +97,38 @@ impl PackageCommand {
             "release {version}: {files} files, {bytes} bytes, sha256 {}",
             built.digest.short_hex()
         ));
+        let (public_keys, signature) = (loaded.recipe.public_keys.clone(), built.signature.clone());
+        if let Err(error) = check_signature(manifest, &SignatureCheck { public_keys, signature }) {
+            let hint = "hosts refuse the release; sign it with --sign-key FILE, with a key of `public_keys`".to_owned();
+            // A key was given, and it is another one.
+            if sign_key.is_some() {
+                return Err(CommandError::new(Exit::Refused, error).with_hint(hint));
+            }
+            reporter.print_status(&format!("note: {error}; {hint}"));
+        }
         Ok(Exit::Done)
     }
 }
 
-/// Runs the recipe's build command in the project's folder; its output goes to standard error.
+/// Runs the recipe's build command; without one, the builds of the Cargo projects that create its sources. Returns
+/// whether there was one.
+fn run_builds(
+    loaded: &LoadedRecipe,
+    builds: &[CargoBuild],
+    root: &Path,
+    common: &CommonArgs,
+) -> Result<bool, CommandError> {
+    if let Some(command) = &loaded.recipe.build {
+        run_build(command, root, common)?;
+        return Ok(true);
+    }
+    for build in builds {
+        run_build(&build.to_argv(), &root.join(&build.folder), common)?;
+    }
+    Ok(!builds.is_empty())
+}
+
+/// Runs a build command in the project's folder; its output goes to standard error.
 fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), CommandError> {
     let shown = argv.join(" ");
     let reporter = common.new_reporter();
@@ -91,8 +145,8 @@ fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), 
 }
 
 /// Refuses files that would be packaged by accident.
-fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path) -> Result<(), CommandError> {
-    let untracked = list_untracked_files(&loaded.recipe, folder);
+fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path, builds: &[CargoBuild]) -> Result<(), CommandError> {
+    let untracked = list_untracked_files(&loaded.recipe, folder, builds);
     if untracked.is_empty() {
         return Ok(());
     }
@@ -104,6 +158,20 @@ fn refuse_untracked_files(loaded: &LoadedRecipe, folder: &Path) -> Result<(), Co
     Err(CommandError::with_message(Exit::Refused, text)
         .with_hint("add them to git or to .gitignore".to_owned())
         .with_hint("--allow-untracked packages them".to_owned()))
+}
+
+/// Refuses results of a build that are older than the files from which they may have been built.
+fn refuse_stale_sources(loaded: &LoadedRecipe, project: &Project) -> Result<(), CommandError> {
+    let playbooks = project.playbook.parent().unwrap_or(&project.root).to_owned();
+    let excluded = [playbooks, project.inventory.clone(), project.templates.clone(), project.root.join("dunlin.toml")];
+    let stale = list_stale_sources(&loaded.recipe, &project.root, &excluded);
+    let Some(first) = stale.first() else { return Ok(()) };
+    let names: Vec<String> = stale.iter().map(|stale| stale.source.display().to_string()).collect();
+    let text =
+        format!("sources of {} are older than {}: {}", loaded.recipe.service, first.newer.display(), names.join(", "));
+    Err(CommandError::with_message(Exit::Refused, text)
+        .with_hint("build them, or let the recipe do it with `build`".to_owned())
+        .with_hint("--allow-stale packages them".to_owned()))
 }
 
 /// Reports missing sources at their positions in the recipe.

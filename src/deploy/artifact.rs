@@ -4,7 +4,11 @@
 //! owners and the order of folders on the building machine leave no trace. Opening checks every byte against the
 //! manifest and refuses whatever is not in it.
 
+mod cargo_build;
 mod collect;
+mod git;
+mod packaged;
+mod sidecar;
 mod unpack;
 mod untracked;
 mod version;
@@ -21,12 +25,17 @@ use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion};
 
+pub use cargo_build::{CargoBuild, find_cargo_builds};
 use collect::CollectedFiles;
 pub use collect::MissingSources;
+pub use packaged::{FindPackagedError, artifact_path, find_last_packaged};
+pub use sidecar::manifest_path;
 pub use unpack::ArtifactError;
-pub use untracked::list_untracked_files;
+pub use untracked::{StaleSource, list_stale_sources, list_untracked_files};
 pub use version::default_version;
 
+/// The suffix of an artefact's file name.
+pub const ARTIFACT_SUFFIX: &str = ".tar.zst";
 /// The manifest's name in the archive.
 const MANIFEST_NAME: &str = "manifest.json";
 /// The folder of the release's files in the archive.
@@ -45,6 +54,8 @@ pub struct Artifact {
     pub digest: Digest,
     /// Manifest of the artifact.
     pub manifest: ReleaseManifest,
+    /// Signature of the manifest, if there is one beside the artefact; not checked.
+    pub signature: Option<String>,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -66,7 +77,18 @@ impl Artifact {
     /// Returns an error that names the invalid entry.
     pub fn open(path: &Path) -> Result<Self, ArtifactError> {
         let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
-        Self::parse(path, &packed)
+        let artifact = Self::parse(path, &packed)?;
+        Ok(Self { signature: sidecar::read_signature(path)?, ..artifact })
+    }
+
+    /// Reads the manifest of an artefact and nothing behind it.
+    ///
+    /// # Errors
+    /// Returns an error if the file cannot be read, or if its manifest is invalid.
+    pub fn read_manifest(path: &Path) -> Result<ReleaseManifest, ArtifactError> {
+        let file =
+            fs::File::open(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
+        unpack::unpack_manifest(file)
     }
 
     /// Checks the bytes of an artifact as [`Artifact::open`] does.
@@ -75,7 +97,7 @@ impl Artifact {
     /// Returns an error that names the invalid entry.
     pub fn parse(path: &Path, packed: &[u8]) -> Result<Self, ArtifactError> {
         let (manifest, blobs) = unpack::unpack_artifact(packed)?;
-        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(packed), manifest, blobs })
+        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(packed), manifest, signature: None, blobs })
     }
 }
 
@@ -90,17 +112,19 @@ pub fn build_artifact(
     version: &ReleaseVersion,
     output_dir: &Path,
 ) -> Result<Artifact> {
-    let CollectedFiles { files, links, blobs } = collect::collect_files(&recipe.files, source_dir)?;
+    let CollectedFiles { files, links, folders, blobs } = collect::collect_files(&recipe.files, source_dir)?;
     let manifest = ReleaseManifest {
         format_version: MANIFEST_FORMAT,
         service: recipe.service.clone(),
         version: version.clone(),
+        origin: version::read_origin(recipe, source_dir),
         files,
         links,
+        folders,
     };
     let packed = pack_archive(&manifest, &blobs).context("building the archive")?;
     fs::create_dir_all(output_dir).with_context(|| format!("making {}", output_dir.display()))?;
-    let path = output_dir.join(format!("{}-{version}.tar.zst", recipe.service));
+    let path = artifact_path(output_dir, recipe.service.as_str(), version.as_str());
     match fs::read(&path) {
         Ok(existing) if existing != packed => return Err(VersionTaken { version: version.clone(), path }.into()),
         Ok(_) => {}
@@ -109,7 +133,16 @@ pub fn build_artifact(
         }
         Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
     }
-    Ok(Artifact { path, digest: Digest::of_bytes(&packed), manifest, blobs })
+    let artifact = Artifact {
+        signature: sidecar::read_signature(&path)?,
+        path,
+        digest: Digest::of_bytes(&packed),
+        manifest,
+        blobs,
+    };
+    artifact.write_manifest()?;
+    packaged::record_packaged(output_dir, &artifact.manifest)?;
+    Ok(artifact)
 }
 
 /// An artifact with other contents has the name of the version.
@@ -126,9 +159,7 @@ fn pack_archive(manifest: &ReleaseManifest, blobs: &BTreeMap<Digest, Vec<u8>>) -
     let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
     encoder.include_checksum(true)?;
     let mut archive = tar::Builder::new(encoder);
-    let mut json = serde_json::to_vec_pretty(manifest)?;
-    json.push(b'\n');
-    append_entry(&mut archive, MANIFEST_NAME, 0o644, &json)?;
+    append_entry(&mut archive, MANIFEST_NAME, 0o644, &manifest.to_json()?)?;
     for file in &manifest.files {
         append_entry(&mut archive, &format!("{FILES_DIR}/{}", file.path), file.mode, &blobs[&file.sha256])?;
     }

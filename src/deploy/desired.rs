@@ -10,7 +10,7 @@ use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 use crate::plan::Digest;
 use crate::playbook::{ContentMap, RenderedTemplate, TemplateRenderer};
 use crate::protocol::HostFacts;
-use crate::protocol::deploy::{ConfigFile, DesiredState, ReleaseManifest, ServiceConfig, UnitFile};
+use crate::protocol::deploy::{ConfigFile, DesiredState, ReleaseManifest, ServiceConfig, SignatureCheck, UnitFile};
 
 /// Holds the inputs from which the hosts' states are computed.
 pub struct ReleaseSource<'a> {
@@ -20,6 +20,8 @@ pub struct ReleaseSource<'a> {
     pub file: &'a SourceFile,
     /// The release.
     pub manifest: &'a ReleaseManifest,
+    /// Signature of the manifest, if it has one.
+    pub signature: Option<&'a str>,
     /// The templates.
     pub rendering: &'a TemplateRenderer<'a>,
 }
@@ -88,7 +90,12 @@ impl ReleaseSource<'_> {
         }
         let Recipe { health, hooks: drain, user, .. } = self.recipe.clone();
         let setup = ServiceConfig { units, configs, health, hooks: drain, user, adopted: None };
-        Ok(PreparedHost { desired: DesiredState { manifest: self.manifest.clone(), config: setup }, texts })
+        let signature_check = SignatureCheck {
+            public_keys: self.recipe.public_keys.clone(),
+            signature: self.signature.filter(|_| !self.recipe.public_keys.is_empty()).map(str::to_owned),
+        };
+        let desired = DesiredState { manifest: self.manifest.clone(), config: setup, signature_check };
+        Ok(PreparedHost { desired, texts })
     }
 
     fn template_variables(&self) -> Map<String, Json> {

@@ -9,6 +9,7 @@ mod command;
 mod health;
 mod layout;
 mod observe;
+mod ownership;
 mod preflight;
 mod prune;
 mod releases;
@@ -29,6 +30,7 @@ use self::preflight::Preflight;
 use self::state::{DeployState, Direction};
 use self::switch::Switch;
 use crate::deploy::plan;
+use crate::deploy::signature::check_signature;
 use crate::lock::HostLock;
 use crate::plan::Digest;
 use crate::protocol::ProgressSink;
@@ -137,6 +139,9 @@ impl DeployAgent {
         let switch = Switch { layout, scope: request.scope(), service_manager, sink, direction };
         match request {
             DeployRequest::Stage { desired, expected_changes: expected, adopt, .. } => {
+                if let Err(error) = check_signature(&desired.manifest, &desired.signature_check) {
+                    return Ok(DeployReply::Refused(error.to_string()));
+                }
                 if let Some(reply) = self.check_plan(layout, desired, expected)? {
                     return Ok(reply);
                 }

@@ -12,3 +12,4 @@ pub mod plan;
 pub mod programs;
 pub mod recipe;
 pub mod rollout;
+pub mod signature;

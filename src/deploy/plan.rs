@@ -331,8 +331,10 @@ fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> Resour
         (Some(from), None) => (Action::Remove, vec![AttributeChange::new("release", from, "absent")]),
         (None, to) => (Action::Add, to.iter().map(|to| AttributeChange::from_absent("release", to)).collect()),
     };
+    let older = (action != Action::None).then(|| describe_older_release(desired, observation)).flatten();
     let observed = (&observation.current_link, &observation.confirmed, &observation.unfinished_switch);
     let mut row = new_row("link", "current", action, changes, &observed);
+    row.reason = older;
     if let Some(unfinished) = &observation.unfinished_switch {
         row.action = if row.action == Action::None { Action::Run } else { row.action };
         let back = match &observation.confirmed {
@@ -348,6 +350,14 @@ fn plan_link(desired: &DesiredState, observation: &ServiceObservation) -> Resour
         row.reason = Some("the link was set by somebody else; the release is asked for its health".to_owned());
     }
     row
+}
+
+/// Says that the release is older than the active one, by the times of their revisions.
+fn describe_older_release(desired: &DesiredState, observation: &ServiceObservation) -> Option<String> {
+    let active = &observation.confirmed.as_ref()?.version;
+    let active_time = observation.releases.iter().find(|release| release.version == *active)?.revision_time?;
+    let time = desired.manifest.origin.as_ref()?.revision_time?;
+    (time < active_time).then(|| format!("{} is older than {active}, which serves now", desired.manifest.version))
 }
 
 /// Returns why all services of the release restart, if they do.

@@ -15,7 +15,7 @@ use self::reader::RecipeReader;
 use super::batches::{DurationMs, plain_mode};
 use crate::playbook::BatchSize;
 use crate::protocol::deploy::{
-    HealthCheck, HealthProbe, ReleasePath, ReleaseTask, ServiceName, SwitchHooks, TaskPhase,
+    FileOwner, HealthCheck, HealthProbe, ReleasePath, ReleaseTask, ServiceName, SwitchHooks, TaskPhase,
 };
 use crate::resources::mode::FileMode;
 
@@ -71,6 +71,8 @@ pub struct Recipe {
     pub user: Option<String>,
     /// Program and arguments that build the sources, run in the project's folder before they are packaged.
     pub build: Option<Vec<String>>,
+    /// Public keys of minisign; the hosts refuse a release that is not signed with one of them. Empty: any release.
+    pub public_keys: Vec<String>,
 }
 
 /// `[[file]]`: a file of the artefact, or a folder whose files all go in.
@@ -82,6 +84,8 @@ pub struct FileEntry {
     pub dest: ReleasePath,
     /// Permission bits; without them 0755 where the source is executable, else 0644.
     pub mode: Option<u32>,
+    /// Owner of the files and empty folders, if it is not the agent's account.
+    pub owner: Option<FileOwner>,
     /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
@@ -139,6 +143,8 @@ struct FileTable {
     dest: ReleasePath,
     #[serde(default, deserialize_with = "plain_mode")]
     mode: Option<FileMode>,
+    owner: Option<String>,
+    group: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -240,6 +246,7 @@ impl Recipe {
         let user = reader.take_optional::<String>("user");
         let ports = reader.take_optional::<Vec<u16>>("ports");
         let build = reader.take_optional::<HookCommand>("build");
+        let public_keys = reader.take_optional::<Vec<String>>("public_keys");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
         let configs = reader.take_tables("config");
@@ -257,6 +264,9 @@ impl Recipe {
         if let Some((span, user)) = &user {
             reader.check_account_name(span, "user", user);
         }
+        if let Some((span, keys)) = &public_keys {
+            reader.check_public_keys(span, keys);
+        }
         let recipe = Self {
             files: reader.read_files(files),
             units: reader.read_units(units),
@@ -268,6 +278,7 @@ impl Recipe {
             batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
             ports: ports.map(|(_, ports)| ports),
             user: user.map(|(_, user)| user),
+            public_keys: public_keys.map(|(_, keys)| keys).unwrap_or_default(),
             build: build.map(|(span, command)| reader.read_command(&span, command)),
             service: service.map_or_else(placeholder_service, |(_, service)| service),
             host_selector_span: hosts.as_ref().map(|(span, _)| span.clone()).unwrap_or_default(),
@@ -283,6 +294,12 @@ fn placeholder_service() -> ServiceName {
     ServiceName::new("unnamed").expect("a plain word is a service's name")
 }
 
+/// Returns the owner that two keys name; a group without a user is that of a file of root.
+fn read_owner(owner: Option<String>, group: Option<String>) -> Option<FileOwner> {
+    let user = owner.clone().or_else(|| group.is_some().then(|| "root".to_owned()))?;
+    Some(FileOwner { group: group.or(owner)?, user })
+}
+
 impl RecipeReader<'_> {
     fn read_files(&mut self, tables: Vec<(Range<usize>, FileTable)>) -> Vec<FileEntry> {
         let mut seen = std::collections::BTreeSet::new();
@@ -293,11 +310,15 @@ impl RecipeReader<'_> {
             if !seen.insert(&table.dest) {
                 self.add_error(span, format!("two files go to {}", table.dest), None);
             }
+            for (key, name) in [("owner", &table.owner), ("group", &table.group)] {
+                name.iter().for_each(|name| self.check_account_name(span, key, name));
+            }
         }
         let entry = |(span, table): (Range<usize>, FileTable)| FileEntry {
             source: table.source,
             dest: table.dest,
             mode: table.mode.map(|mode| mode.0),
+            owner: read_owner(table.owner, table.group),
             span,
         };
         tables.into_iter().map(entry).collect()
@@ -430,6 +451,12 @@ source = "target/release/timeline-api"
 dest = "bin/timeline-api"
 mode = "0755"
 
+[[file]]
+source = "keys"
+dest = "keys"
+mode = "0600"
+owner = "timeline"
+
 [[unit]]
 name = "timeline-api.service"
 src = "timeline/timeline-api.service"
@@ -464,6 +491,9 @@ before_switch = ["systemctl stop lb-check", ["sleep", "1"]]
         assert_eq!(&VALID_RECIPE[recipe.host_selector_span.clone()], "\"app\"");
         assert_eq!(recipe.batches, [BatchSize::Count(1), BatchSize::Percent(25), BatchSize::Percent(100)]);
         assert_eq!(recipe.units.iter().map(|unit| unit.restart).collect::<Vec<_>>(), [true, false]);
+        let owners: Vec<_> =
+            recipe.files.iter().map(|file| file.owner.as_ref().map(|owner| (&*owner.user, &*owner.group))).collect();
+        assert_eq!(owners, [None, Some(("timeline", "timeline"))]);
         let config = &recipe.configs[0];
         assert_eq!((config.mode, config.group.as_str()), (0o640, "timeline"));
         assert_eq!((recipe.health.timeout_ms, recipe.health.interval_ms), (10_000, DEFAULT_HEALTH_INTERVAL_MS));

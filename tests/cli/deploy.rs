@@ -70,6 +70,113 @@ fn untracked_files_are_not_packaged() {
     snapshot("package-untracked", &[refused, allowed]);
 }
 
+/// Runs git in the project's folder.
+fn run_git(project: &crate::program::Project, args: &[&str]) {
+    let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+    let mut git = std::process::Command::new("git");
+    git.args(identity).args(args).current_dir(project.path("."));
+    // The same commit in two projects has the same revision.
+    git.env("GIT_AUTHOR_DATE", "2026-01-01T00:00:00Z").env("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z");
+    let done = git.output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+}
+
+#[test]
+fn a_cargo_project_is_built_and_gives_the_same_artefact_in_any_folder() {
+    // The compiler is beside the cargo of these tests.
+    let tools = std::path::Path::new(env!("CARGO")).parent().unwrap();
+    let path = format!("{}:/usr/bin:/bin", tools.display());
+    let package = |project: &crate::program::Project, arguments: &[&str]| {
+        project.dunlin_with(&[&["package", "shop"], arguments].concat(), &[("PATH", &path)])
+    };
+    let built = |version: &str| {
+        let project = example::project();
+        let source = "target/release/shop";
+        project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("build/shop", source));
+        project.write(
+            "Cargo.toml",
+            "[package]\nname = \"shop\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[profile.release]\nstrip = true\n[workspace]\n",
+        );
+        project.write("Cargo.lock", "version = 4\n\n[[package]]\nname = \"shop\"\nversion = \"0.1.0\"\n");
+        project.write("src/main.rs", "fn main() {}\n");
+        project.write(".gitignore", "/target\n/dist\n");
+        run_git(&project, &["init", "-q"]);
+        run_git(&project, &["add", "."]);
+        run_git(&project, &["commit", "-qm", "x"]);
+        package(&project, &["--version", version]).ends(0).mentions(&["cargo build --locked --release"]);
+        let artifact = std::fs::read(project.path(&format!("dist/shop-{version}.tar.zst"))).unwrap();
+        (project, artifact)
+    };
+    let (project, first) = built("1");
+    assert_eq!(first, built("1").1);
+    // An input of the build that is not in the revision.
+    project.write("src/extra.rs", "");
+    package(&project, &["--version", "2"]).ends(3).mentions(&["src/extra.rs"]);
+    std::fs::remove_file(project.path("src/extra.rs")).unwrap();
+    // A newer source without a build.
+    project.write("src/main.rs", "fn main() { }\n");
+    project.dunlin(&["package", "shop", "--version", "2", "--no-build"]).ends(3).mentions(&["older than src/main.rs"]);
+    project.dunlin(&["package", "shop", "--version", "2", "--no-build", "--allow-stale"]).ends(0);
+    project.write("src/main.rs", "fn main() { oops }\n");
+    package(&project, &["--version", "3"]).ends(1).mentions(&["ended with exit code 101"]);
+    assert!(!project.path("dist/shop-3.tar.zst").exists());
+}
+
+#[test]
+fn the_default_release_is_the_one_packaged_last() {
+    let project = example::project();
+    for version in ["1.1", "1.0"] {
+        project.dunlin(&["package", "shop", "--version", version]).ends(0);
+    }
+    let artifact = |version: &str| project.path(&format!("dist/shop-{version}.tar.zst"));
+    // The times of the files say nothing.
+    let later = std::time::SystemTime::now() + std::time::Duration::from_secs(100);
+    std::fs::File::options().write(true).open(artifact("1.1")).unwrap().set_modified(later).unwrap();
+    // The one packaged last is opened, and refused.
+    std::fs::write(artifact("1.0"), "no archive").unwrap();
+    project.dunlin(&["deploy", "shop", "--dry-run"]).ends(1).mentions(&["shop-1.0.tar.zst"]);
+    std::fs::remove_file(artifact("1.0")).unwrap();
+    project.dunlin(&["deploy", "shop", "--dry-run"]).ends(4);
+    project.dunlin(&["package", "shop", "--version", "1.2"]).ends(0);
+    std::fs::remove_file(project.path("dist/shop.packaged.json")).unwrap();
+    let ambiguous = ["no record of which was packaged last", "shop-1.1.tar.zst, shop-1.2.tar.zst", "--release"];
+    project.dunlin(&["deploy", "shop", "--dry-run"]).ends(1).mentions(&ambiguous);
+}
+
+#[test]
+fn a_release_is_signed_and_others_are_refused() {
+    let project = example::project();
+    let [own, other] = [0, 1].map(|_| minisign::KeyPair::generate_unencrypted_keypair().unwrap());
+    let encrypted = minisign::KeyPair::generate_encrypted_keypair(Some("secret".to_owned())).unwrap();
+    for (name, pair) in [("own.key", &own), ("other.key", &other), ("encrypted.key", &encrypted)] {
+        project.write(name, &pair.sk.to_box(None).unwrap().into_string());
+    }
+    let keys = format!("public_keys = [{:?}, {:?}]\n", own.pk.to_base64(), encrypted.pk.to_base64());
+    project.write("playbooks/deploy-shop.toml", &format!("{keys}{}", example::RECIPE));
+    let package =
+        |version: &str, key: &str| project.dunlin(&["package", "shop", "--version", version, "--sign-key", key]);
+
+    project.dunlin(&["package", "shop", "--version", "1.0"]).ends(0).mentions(&["not signed", "--sign-key"]);
+    let unsigned = ["not signed", "dunlin package shop --version 1.0 --sign-key FILE", "shop-1.0.manifest.json"];
+    project.dunlin(&["deploy", "shop", "--dry-run"]).ends(3).mentions(&unsigned);
+    assert!(!project.connected());
+    package("1.0", "own.key").ends(0);
+    // Signed: the command goes on to the hosts.
+    project.dunlin(&["deploy", "shop", "--dry-run"]).ends(4);
+    package("1.1", "other.key").ends(3).mentions(&["not valid for any of the public keys"]);
+    project.dunlin(&["deploy", "shop", "--release", "1.1"]).ends(3).mentions(&["not valid for any of the public keys"]);
+    package("1.2", "encrypted.key").ends(64).mentions(&["DUNLIN_SIGN_PASSWORD"]);
+    package("1.2", "none.key").ends(1).mentions(&["none.key"]);
+    package("1.2", "dunlin.toml").ends(1).mentions(&["dunlin.toml", "not a secret key of minisign"]);
+    // The signature of another release.
+    let signature = |version: &str| project.path(&format!("dist/shop-{version}.manifest.json.minisig"));
+    std::fs::copy(signature("1.0"), signature("1.1")).unwrap();
+    project.dunlin(&["deploy", "shop", "--release", "1.1"]).ends(3).mentions(&["not valid"]);
+
+    project.write("playbooks/deploy-shop.toml", &format!("public_keys = [\"RWQ\"]\n{}", example::RECIPE));
+    project.dunlin(&["package", "shop"]).ends(1).mentions(&["deploy-shop.toml:1:", "not a public key of minisign"]);
+}
+
 #[test]
 fn recipes_are_checked() {
     let project = example::project();

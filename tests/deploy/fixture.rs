@@ -13,7 +13,7 @@ use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
     CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
     ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation,
-    ServiceRef, SwitchHooks, SwitchOutcome, UnitFile,
+    ServiceRef, SignatureCheck, SwitchHooks, SwitchOutcome, UnitFile,
 };
 use dunlin::resources::BlobSource;
 
@@ -109,6 +109,7 @@ impl DeployFixture {
                 mode: 0o755,
                 size: text.len() as u64,
                 sha256: self.store.add_blob(text.as_bytes()),
+                owner: None,
             })
             .to_vec();
         files.sort_by(|a, b| a.path.cmp(&b.path));
@@ -142,11 +143,13 @@ impl DeployFixture {
                 format_version: MANIFEST_FORMAT,
                 service: ServiceName::new("demo").unwrap(),
                 version: ReleaseVersion::new(wish.version).unwrap(),
+                origin: None,
                 files,
                 links: vec![ReleaseLink {
                     path: ReleasePath::new("bin/demo-link").unwrap(),
                     target: "demo".to_owned(),
                 }],
+                folders: Vec::new(),
             },
             config: ServiceConfig {
                 units,
@@ -156,6 +159,7 @@ impl DeployFixture {
                 user: None,
                 adopted: None,
             },
+            signature_check: SignatureCheck::default(),
         }
     }
 

@@ -11,6 +11,7 @@
 mod adopt;
 mod converge;
 mod examples;
+mod files;
 mod fixture;
 #[path = "../support/messages.rs"]
 mod messages;

@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use super::MAX_FILE_BYTES;
 use crate::deploy::recipe::FileEntry;
 use crate::plan::Digest;
-use crate::protocol::deploy::{ReleaseFile, ReleaseLink, ReleasePath};
+use crate::protocol::deploy::{ReleaseFile, ReleaseFolder, ReleaseLink, ReleasePath};
 
 /// Sources of a recipe that cannot be packaged, all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,6 +34,7 @@ impl std::error::Error for MissingSources {}
 pub(super) struct CollectedFiles {
     pub files: Vec<ReleaseFile>,
     pub links: Vec<ReleaseLink>,
+    pub folders: Vec<ReleaseFolder>,
     pub blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -42,6 +43,7 @@ pub(super) struct CollectedFiles {
 struct FileCollector {
     files: BTreeMap<ReleasePath, ReleaseFile>,
     links: BTreeMap<ReleasePath, ReleaseLink>,
+    folders: BTreeMap<ReleasePath, ReleaseFolder>,
     blobs: BTreeMap<Digest, Vec<u8>>,
 }
 
@@ -52,15 +54,21 @@ struct FileCollector {
 pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<CollectedFiles, MissingSources> {
     let (mut collector, mut missing) = (FileCollector::default(), Vec::new());
     for entry in entries {
-        if let Err(error) = collector.add_entry(&base.join(&entry.source), entry.dest.as_str(), entry.mode) {
+        if let Err(error) = collector.add_entry(&base.join(&entry.source), entry) {
             missing.push((entry.span.clone(), format!("{error:#}")));
         }
     }
-    let paths = collector.files.keys().chain(collector.links.keys()).map(ReleasePath::as_str);
+    let paths = collector.files.keys().chain(collector.links.keys()).chain(collector.folders.keys());
+    let paths = paths.map(ReleasePath::as_str);
     missing.extend(find_path_conflict(paths).map(|what| (0..0, what)));
     if missing.is_empty() {
-        let FileCollector { files, links, blobs } = collector;
-        Ok(CollectedFiles { files: files.into_values().collect(), links: links.into_values().collect(), blobs })
+        let FileCollector { files, links, folders, blobs } = collector;
+        Ok(CollectedFiles {
+            files: files.into_values().collect(),
+            links: links.into_values().collect(),
+            folders: folders.into_values().collect(),
+            blobs,
+        })
     } else {
         Err(MissingSources { sources: missing })
     }
@@ -68,14 +76,16 @@ pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<Collec
 
 impl FileCollector {
     /// Adds a file, or all files of a folder. A link that a recipe names is followed; one inside a folder is a link of the
-    /// release, and refused if it leads out of it.
-    fn add_entry(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
-        let stat = fs::metadata(source).with_context(|| source.display().to_string())?;
-        if stat.is_dir() { self.add_dir(source, dest, mode) } else { self.add_file(source, dest, mode) }
+    /// release, and refused if it leads out of it and not to the operating system.
+    fn add_entry(&mut self, source: &Path, entry: &FileEntry) -> Result<()> {
+        let (stat, dest) = (fs::metadata(source).with_context(|| source.display().to_string())?, entry.dest.as_str());
+        if stat.is_dir() { self.add_dir(source, dest, entry) } else { self.add_file(source, dest, entry) }
     }
 
-    fn add_dir(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+    fn add_dir(&mut self, source: &Path, dest: &str, entry: &FileEntry) -> Result<()> {
+        let mut is_empty = true;
         for child in fs::read_dir(source).with_context(|| source.display().to_string())? {
+            is_empty = false;
             let child = child.with_context(|| source.display().to_string())?;
             let (path, kind) = (child.path(), child.file_type()?);
             let name = child.file_name();
@@ -84,10 +94,14 @@ impl FileCollector {
             if kind.is_symlink() {
                 self.add_link(&path, &dest)?;
             } else if kind.is_dir() {
-                self.add_dir(&path, &dest, mode)?;
+                self.add_dir(&path, &dest, entry)?;
             } else {
-                self.add_file(&path, &dest, mode)?;
+                self.add_file(&path, &dest, entry)?;
             }
+        }
+        if is_empty {
+            let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
+            self.folders.insert(path.clone(), ReleaseFolder { path, owner: entry.owner.clone() });
         }
         Ok(())
     }
@@ -103,17 +117,18 @@ impl FileCollector {
         Ok(())
     }
 
-    fn add_file(&mut self, source: &Path, dest: &str, mode: Option<u32>) -> Result<()> {
+    fn add_file(&mut self, source: &Path, dest: &str, entry: &FileEntry) -> Result<()> {
         let shown = || source.display().to_string();
         let stat = fs::metadata(source).with_context(shown)?;
         anyhow::ensure!(stat.is_file(), "{}: neither a file nor a folder", shown());
         anyhow::ensure!(stat.len() <= MAX_FILE_BYTES, "{}: longer than 1 GiB; ship it by another way", shown());
         let bytes = fs::read(source).with_context(shown)?;
         let executable = stat.permissions().mode() & 0o111 != 0;
-        let mode = mode.unwrap_or(if executable { 0o755 } else { 0o644 });
+        let mode = entry.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
         let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
         let sha256 = Digest::of_bytes(&bytes);
-        let file = ReleaseFile { path: path.clone(), mode, size: bytes.len() as u64, sha256: sha256.clone() };
+        let (size, owner) = (bytes.len() as u64, entry.owner.clone());
+        let file = ReleaseFile { path: path.clone(), mode, size, sha256: sha256.clone(), owner };
         anyhow::ensure!(self.files.insert(path, file).is_none(), "two files go to {dest}");
         self.blobs.insert(sha256, bytes);
         Ok(())

@@ -57,15 +57,22 @@ fn the_same_inputs_give_the_same_bytes_and_round_trip() {
 }
 
 #[test]
-fn relative_links_are_content_and_others_are_refused() {
+fn links_and_empty_folders_are_content_and_links_out_of_the_release_are_refused() {
     use std::os::unix::fs::symlink;
     let base = tempfile::tempdir().unwrap();
     let recipe = write_sources(base.path());
     symlink("../a.txt", base.path().join("static/deep/link")).unwrap();
+    // As in a virtual environment of Python.
+    symlink("/usr/bin/python3", base.path().join("static/deep/python3")).unwrap();
+    fs::create_dir(base.path().join("static/deep/include")).unwrap();
     let built = build_artifact(&recipe, base.path(), &parse_version("1.0"), &base.path().join("dist")).unwrap();
     let opened = Artifact::open(&built.path).unwrap();
     let links: Vec<_> = opened.manifest.links.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
-    assert_eq!(links, [("static/deep/link", "../a.txt")]);
+    assert_eq!(links, [("static/deep/link", "../a.txt"), ("static/deep/python3", "/usr/bin/python3")]);
+    assert_eq!(
+        opened.manifest.folders.iter().map(|folder| folder.path.as_str()).collect::<Vec<_>>(),
+        ["static/deep/include"]
+    );
     for target in ["/etc/passwd", "../../../outside"] {
         fs::remove_file(base.path().join("static/deep/link")).unwrap();
         symlink(target, base.path().join("static/deep/link")).unwrap();

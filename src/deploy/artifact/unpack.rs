@@ -11,7 +11,7 @@ use tar::{Archive, Entries, Entry, EntryType};
 use super::collect::find_path_conflict;
 use super::{FILES_DIR, MANIFEST_NAME, MAX_FILE_BYTES};
 use crate::plan::Digest;
-use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseLink, ReleaseManifest};
+use crate::protocol::deploy::{FileOwner, MANIFEST_FORMAT, ReleaseLink, ReleaseManifest, is_account_name};
 
 /// Longest manifest, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
@@ -102,6 +102,15 @@ pub(super) fn unpack_artifact(packed: &[u8]) -> Result<Unpacked, ArtifactError> 
     Ok((manifest, blobs))
 }
 
+/// Reads the manifest at the beginning of an artefact.
+pub(super) fn unpack_manifest(packed: impl Read) -> Result<ReleaseManifest, ArtifactError> {
+    let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
+    let budget = Budget(Rc::new(Cell::new(MAX_HEADER_BYTES)));
+    let mut archive = Archive::new(BudgetReader { source: decoder, budget: budget.clone() });
+    let mut entries = archive.entries().map_err(ArtifactError::Corrupt)?;
+    read_manifest(&mut entries, &budget)
+}
+
 fn read_manifest<R: Read>(entries: &mut Entries<'_, R>, budget: &Budget) -> Result<ReleaseManifest, ArtifactError> {
     let manifest_error = |why: String| ArtifactError::Manifest(why);
     let mut entry = match entries.next() {
@@ -154,9 +163,22 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     if let Some(link) = manifest.links.iter().find(is_file) {
         return Err(format!("{} is a file and a link", link.path));
     }
+    if manifest.folders.windows(2).any(|pair| pair[0].path.as_str() >= pair[1].path.as_str()) {
+        return Err("its folders are not sorted, or stand twice".to_owned());
+    }
     let files = manifest.files.iter().map(|file| file.path.as_str());
-    if let Some(what) = find_path_conflict(files.chain(manifest.links.iter().map(|link| link.path.as_str()))) {
+    let links = manifest.links.iter().map(|link| link.path.as_str());
+    let folders = manifest.folders.iter().map(|folder| folder.path.as_str());
+    if let Some(folder) = folders.clone().find(|folder| files.clone().chain(links.clone()).any(|path| path == *folder))
+    {
+        return Err(format!("{folder} is a folder, and a file or link"));
+    }
+    if let Some(what) = find_path_conflict(files.chain(links).chain(folders)) {
         return Err(what);
+    }
+    let is_valid = |owner: &&FileOwner| is_account_name(&owner.user) && is_account_name(&owner.group);
+    if let Some(owner) = manifest.owners().into_iter().find(|owner| !is_valid(owner)) {
+        return Err(format!("{:?} and {:?} are no names of accounts", owner.user, owner.group));
     }
     let all = manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
     match all {

@@ -1,28 +1,64 @@
-//! Finds files that a release would contain by accident.
+//! Finds files that a release would contain by accident, and sources that are older than what they are built from.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
+use super::cargo_build::CargoBuild;
+use super::git::list_files;
 use crate::deploy::recipe::Recipe;
 
-/// Returns the files in the recipe's folders that git neither tracks nor ignores: notes and secrets that lie around.
+/// Flags of `git ls-files` for files that git neither tracks nor ignores.
+const UNTRACKED: [&str; 2] = ["--others", "--exclude-standard"];
+/// Flags of `git ls-files` for files that git ignores: results of a build.
+const IGNORED: [&str; 3] = ["--others", "--ignored", "--exclude-standard"];
+/// The inputs of a Cargo project that count without being tracked: a build uses them all the same.
+const CARGO_INPUTS: [&str; 4] = ["*.rs", "*Cargo.toml", "Cargo.lock", ".cargo/config.toml"];
+
+/// Returns the files in the recipe's folders, and the inputs of its Cargo builds, that git neither tracks nor ignores:
+/// notes and secrets that lie around.
 ///
 /// A file that the recipe names itself is wanted. Empty outside of a git repository.
-pub fn list_untracked_files(recipe: &Recipe, source_dir: &Path) -> Vec<PathBuf> {
-    let folders: Vec<&PathBuf> =
-        recipe.files.iter().map(|entry| &entry.source).filter(|source| source_dir.join(source).is_dir()).collect();
-    if folders.is_empty() {
-        return Vec::new();
+pub fn list_untracked_files(recipe: &Recipe, source_dir: &Path, builds: &[CargoBuild]) -> Vec<PathBuf> {
+    let sources = recipe.files.iter().map(|entry| entry.source.as_path());
+    let folders: Vec<&Path> = sources.filter(|source| source_dir.join(source).is_dir()).collect();
+    let mut files = if folders.is_empty() { Vec::new() } else { list_files(source_dir, &UNTRACKED, &folders) };
+    for build in builds {
+        let inputs = list_files(&source_dir.join(&build.folder), &UNTRACKED, &CARGO_INPUTS.map(Path::new));
+        files.extend(inputs.into_iter().map(|file| build.folder.join(file)));
     }
-    let listed = Command::new("git")
-        .args(["ls-files", "--others", "--exclude-standard", "-z", "--"])
-        .args(folders)
-        .current_dir(source_dir)
-        .stdin(Stdio::null())
-        .output();
-    let Ok(output) = listed.map(|output| if output.status.success() { output.stdout } else { Vec::new() }) else {
-        return Vec::new();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// A source of a recipe that is older than a file from which it may have been built.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StaleSource {
+    /// The source, as the recipe names it.
+    pub source: PathBuf,
+    /// The newest tracked file outside of the recipe's sources.
+    pub newer: PathBuf,
+}
+
+/// Returns the sources that a build created (git ignores all their files) and that are older than the newest tracked
+/// file. Files below `excluded` are no input of a build. Empty outside of a git repository.
+pub fn list_stale_sources(recipe: &Recipe, source_dir: &Path, excluded: &[PathBuf]) -> Vec<StaleSource> {
+    let is_source = |file: &Path| recipe.files.iter().any(|entry| file.starts_with(&entry.source));
+    let is_excluded = |file: &Path| excluded.iter().any(|folder| source_dir.join(file).starts_with(folder));
+    let tracked = list_files(source_dir, &[], &[Path::new(".")]);
+    let inputs = tracked.iter().filter(|file| !is_source(file) && !is_excluded(file));
+    let times = inputs.filter_map(|file| Some((modified_time(&source_dir.join(file))?, file)));
+    let Some((newest_time, newest)) = times.max() else { return Vec::new() };
+    let is_stale = |source: &Path| {
+        let is_result = list_files(source_dir, &[], &[source]).is_empty();
+        let built = list_files(source_dir, &IGNORED, &[source]);
+        let built_time = built.iter().filter_map(|file| modified_time(&source_dir.join(file))).max();
+        is_result && built_time.is_some_and(|time| time < newest_time)
     };
-    let names = String::from_utf8_lossy(&output).into_owned();
-    names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from).collect()
+    let stale = recipe.files.iter().filter(|entry| is_stale(&entry.source));
+    stale.map(|entry| StaleSource { source: entry.source.clone(), newer: newest.clone() }).collect()
+}
+
+fn modified_time(path: &Path) -> Option<SystemTime> {
+    path.symlink_metadata().and_then(|stat| stat.modified()).ok()
 }

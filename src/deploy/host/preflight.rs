@@ -12,10 +12,12 @@ use rustix::fs::statvfs;
 use self::units::UnitText;
 use super::activate::config_meta;
 use super::layout::ServiceLayout;
+use super::ownership::find_missing_references;
 use super::releases::{StoredRelease, read_desired};
 use super::service_manager::ServiceManager;
 use super::stage::missing_contents;
 use super::state::DeployState;
+use crate::deploy::signature::check_signature;
 use crate::plan::Digest;
 use crate::protocol::deploy::{DesiredState, UnitFile};
 use crate::resources::{BlobSource, PathMeta, atomic_file};
@@ -40,13 +42,17 @@ impl Preflight<'_> {
     /// Returns the reasons for which this host cannot take the release: accounts, space and inodes, units, ports. Writes
     /// nothing in the folders of the service and the system.
     pub fn find_problems(&self) -> Result<Vec<String>> {
+        let manifest = &self.desired.manifest;
         let mut problems = find_missing_accounts(self.desired);
+        let signature = check_signature(manifest, &self.desired.signature_check);
+        problems.extend(signature.err().map(|error| error.to_string()));
+        problems.extend(find_missing_references(manifest));
         problems.extend(find_missing_space(self.layout, self.desired)?);
         let units = self.read_units()?;
-        problems.extend(units::find_invalid_units(self.layout, self.services, &self.desired.manifest, &units)?);
+        problems.extend(units::find_invalid_units(self.layout, self.services, manifest, &units)?);
         let mut own_units: Vec<String> = units.into_iter().map(|unit| unit.name).collect();
         own_units.extend(self.read_active_units()?);
-        let service = self.desired.manifest.service.as_str();
+        let service = manifest.service.as_str();
         problems.extend(ports::find_taken_ports(service, self.listen_ports, &own_units)?);
         Ok(problems)
     }

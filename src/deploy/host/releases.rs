@@ -9,12 +9,13 @@ use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{ServiceLayout, create_dir, read_json, write_json};
+use super::ownership::resolve_owners;
 use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{
-    DesiredState, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseLink, ReleaseManifest, ReleaseTarget,
-    ReleaseVersion, ServiceConfig,
+    DesiredState, FileOwner, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseFolder, ReleaseLink,
+    ReleaseManifest, ReleaseTarget, ReleaseVersion, ServiceConfig, SignatureCheck,
 };
 
 /// A completely staged release.
@@ -70,6 +71,12 @@ impl StoredRelease {
 
     /// Files and links that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
     pub fn find_damage(&self) -> Vec<String> {
+        let owners = resolve_owners(&self.manifest).unwrap_or_default();
+        let has_owner = |stat: &fs::Metadata, owner: Option<&FileOwner>| {
+            owner.is_none_or(|owner| {
+                owners.get(owner).is_some_and(|(uid, gid)| (stat.uid(), stat.gid()) == (uid.as_raw(), gid.as_raw()))
+            })
+        };
         let is_intact = |file: &&crate::protocol::deploy::ReleaseFile| {
             let path = self.dir.join(file.path.as_str());
             let Ok(stat) = fs::symlink_metadata(&path) else { return false };
@@ -77,6 +84,7 @@ impl StoredRelease {
                 stat.is_file() && stat.len() == file.size && stat.permissions().mode() & 0o7777 == file.mode;
             let unchanged = self.stamp.modified_times.get(file.path.as_str()) == Some(&modified_nanoseconds(&stat));
             has_expected_stat
+                && has_owner(&stat, file.owner.as_ref())
                 && (unchanged || fs::read(&path).is_ok_and(|bytes| Digest::of_bytes(&bytes) == file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
@@ -84,7 +92,13 @@ impl StoredRelease {
             fs::read_link(self.dir.join(link.path.as_str())).ok().as_deref() != Some(Path::new(&link.target))
         };
         let broken_links = self.manifest.links.iter().filter(leads_elsewhere).map(|link| link.path.to_string());
-        broken.map(|file| file.path.to_string()).chain(broken_links).collect()
+        let is_folder = |folder: &&ReleaseFolder| {
+            let stat = fs::symlink_metadata(self.dir.join(folder.path.as_str()));
+            stat.is_ok_and(|stat| stat.is_dir() && has_owner(&stat, folder.owner.as_ref()))
+        };
+        let broken_folders = self.manifest.folders.iter().filter(|folder| !is_folder(folder));
+        let broken_folders = broken_folders.map(|folder| folder.path.to_string());
+        broken.map(|file| file.path.to_string()).chain(broken_links).chain(broken_folders).collect()
     }
 
     /// Returns the summary that the controller receives.
@@ -92,6 +106,7 @@ impl StoredRelease {
         ObservedRelease {
             version: self.manifest.version.clone(),
             manifest_digest: self.manifest.digest(),
+            revision_time: self.manifest.origin.as_ref().and_then(|origin| origin.revision_time),
             staged_at: self.stamp.staged_at,
             damaged_files: self.find_damage(),
             bytes: self.manifest.total_bytes(),
@@ -117,7 +132,9 @@ impl StoredRelease {
 pub(super) fn read_desired(layout: &ServiceLayout, target: &ReleaseTarget) -> Result<Option<DesiredState>> {
     let Some(stored) = StoredRelease::read(layout, &target.version)? else { return Ok(None) };
     let Some(setup) = stored.read_setup(&target.config_digest)? else { return Ok(None) };
-    Ok(Some(DesiredState { manifest: stored.manifest, config: setup }))
+    // Its signature was checked when it was staged.
+    let signature_check = SignatureCheck::default();
+    Ok(Some(DesiredState { manifest: stored.manifest, config: setup, signature_check }))
 }
 
 /// Returns a state that the host keeps, with the sensitive configuration of the active release where both have it.

@@ -3,18 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use rustix::fs::{CWD, RenameFlags, ioctl_ficlone, renameat_with};
+use rustix::fs::{CWD, RenameFlags, fchown, ioctl_ficlone, renameat_with};
 
 use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
+use super::ownership::{OwnerIds, resolve_owners};
 use super::releases::{ReleaseStamp, StoredRelease, modified_nanoseconds, store_setup};
 use super::state::{DeployState, unix_seconds};
 use crate::atomic_file::sync_folder;
 use crate::plan::Digest;
-use crate::protocol::deploy::{DeployReply, DesiredState, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget};
+use crate::protocol::deploy::{
+    DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget,
+};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
 
@@ -25,6 +28,7 @@ type LocalContents = BTreeMap<Digest, Vec<LocalFile>>;
 struct LocalFile {
     path: PathBuf,
     mode: u32,
+    owner: Option<FileOwner>,
 }
 
 /// The contents of a state that no release on this host has whole.
@@ -45,7 +49,8 @@ fn index_contents(stored: &[StoredRelease]) -> LocalContents {
     let mut local = LocalContents::new();
     for kept in stored {
         for file in &kept.manifest.files {
-            let place = LocalFile { path: kept.dir.join(file.path.as_str()), mode: file.mode };
+            let path = kept.dir.join(file.path.as_str());
+            let place = LocalFile { path, mode: file.mode, owner: file.owner.clone() };
             local.entry(file.sha256.clone()).or_default().push(place);
         }
     }
@@ -71,6 +76,7 @@ pub(super) fn stage_release(
         layout,
         manifest,
         local: index_contents(&stored),
+        owners: resolve_owners(manifest)?,
         blobs,
         sink,
         reused_files: 0,
@@ -125,6 +131,7 @@ struct ReleaseBuilder<'a> {
     layout: &'a ServiceLayout,
     manifest: &'a ReleaseManifest,
     local: LocalContents,
+    owners: OwnerIds,
     blobs: &'a dyn BlobSource,
     sink: &'a dyn ProgressSink,
     reused_files: usize,
@@ -160,6 +167,12 @@ impl ReleaseBuilder<'_> {
             create_dir(parent, 0o755)?;
             folders.extend(parent.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
             symlink(&link.target, &path).with_context(|| format!("putting {} into the release", link.path))?;
+        }
+        for folder in &self.manifest.folders {
+            let path = partial.join(folder.path.as_str());
+            create_dir(&path, 0o755)?;
+            self.set_owner(&File::open(&path)?, folder.owner.as_ref())?;
+            folders.extend(path.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
         }
         let records = partial.join(RECORDS_DIR);
         create_dir(&records, 0o700)?;
@@ -207,21 +220,37 @@ impl ReleaseBuilder<'_> {
 
     fn write_release_file(&mut self, file: &ReleaseFile, path: &Path) -> Result<()> {
         for place in self.local.get(&file.sha256).into_iter().flatten() {
-            if read_verified(&place.path, &file.sha256).is_some() && reuse_file(place, path, file.mode)? {
+            if let Some(bytes) = read_verified(&place.path, &file.sha256) {
+                if !link_file(place, path, file)? {
+                    self.write_file(file, path, |out| copy_file(place, &bytes, out))?;
+                }
                 self.reused_files += 1;
                 return Ok(());
             }
         }
         let bytes = self.blobs.read_blob(&file.sha256)?;
         ensure!(Digest::of_bytes(&bytes) == file.sha256, "its bytes do not have the manifest's digest");
-        let mut out = OpenOptions::new().write(true).create_new(true).open(path)?;
-        out.write_all(&bytes)?;
-        out.set_permissions(Permissions::from_mode(file.mode))?;
-        out.sync_all()?;
+        self.write_file(file, path, |out| Ok(out.write_all(&bytes)?))?;
         self.written_files += 1;
         self.written_bytes += bytes.len() as u64;
-        let place = LocalFile { path: path.to_owned(), mode: file.mode };
+        let place = LocalFile { path: path.to_owned(), mode: file.mode, owner: file.owner.clone() };
         self.local.entry(file.sha256.clone()).or_default().push(place);
+        Ok(())
+    }
+
+    /// Creates a file with its content, and then its owner and mode.
+    fn write_file(&self, file: &ReleaseFile, path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
+        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        write(&mut out)?;
+        self.set_owner(&out, file.owner.as_ref())?;
+        out.set_permissions(Permissions::from_mode(file.mode))?;
+        Ok(out.sync_all()?)
+    }
+
+    fn set_owner(&self, file: &File, owner: Option<&FileOwner>) -> Result<()> {
+        if let Some((uid, gid)) = owner.and_then(|owner| self.owners.get(owner)) {
+            fchown(file, Some(*uid), Some(*gid)).context("setting the owner")?;
+        }
         Ok(())
     }
 
@@ -250,20 +279,21 @@ impl ReleaseBuilder<'_> {
     }
 }
 
-/// Takes a file over from another release: shares its blocks where the file system can, else links it, since releases
-/// are not written to. `false` where neither can be done.
-fn reuse_file(source: &LocalFile, path: &Path, mode: u32) -> Result<bool> {
-    let from = File::open(&source.path)?;
-    let to = OpenOptions::new().write(true).create_new(true).open(path)?;
-    if ioctl_ficlone(&to, &from).is_ok() {
-        to.set_permissions(Permissions::from_mode(mode))?;
-        to.sync_all()?;
-        return Ok(true);
+/// Links a file of another release, since releases are not written to. `false` if it is not possible: a link shares the
+/// mode, and an owner other than the agent's account may write to the file.
+fn link_file(source: &LocalFile, path: &Path, file: &ReleaseFile) -> Result<bool> {
+    let is_shareable = source.owner.is_none() && file.owner.is_none() && source.mode == file.mode;
+    Ok(is_shareable
+        && has_mode_and_owner(&File::open(&source.path)?, file.mode)?
+        && fs::hard_link(&source.path, path).is_ok())
+}
+
+/// Copies a file of another release, and shares its blocks if the file system can.
+fn copy_file(source: &LocalFile, bytes: &[u8], out: &mut File) -> Result<()> {
+    match ioctl_ficlone(&*out, &File::open(&source.path)?) {
+        Ok(()) => Ok(()),
+        Err(_) => Ok(out.write_all(bytes)?),
     }
-    drop(to);
-    fs::remove_file(path)?;
-    // A link shares mode and owner too.
-    Ok(source.mode == mode && has_mode_and_owner(&from, mode)? && fs::hard_link(&source.path, path).is_ok())
 }
 
 fn has_mode_and_owner(file: &File, mode: u32) -> Result<bool> {

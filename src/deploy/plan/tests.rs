@@ -19,6 +19,7 @@ fn desired(version: &str) -> DesiredState {
         mode: 0o755,
         size: text.len() as u64,
         sha256: Digest::of_bytes(text.as_bytes()),
+        owner: None,
     };
     let unit = UnitFile {
         name: "demo.service".to_owned(),
@@ -41,8 +42,10 @@ fn desired(version: &str) -> DesiredState {
             format_version: MANIFEST_FORMAT,
             service: ServiceName::new("demo").unwrap(),
             version: ReleaseVersion::new(version).unwrap(),
+            origin: None,
             files: vec![file("bin/demo", version), file("share/same", "same")],
             links: Vec::new(),
+            folders: Vec::new(),
         },
         config: ServiceConfig {
             units: vec![unit],
@@ -52,6 +55,7 @@ fn desired(version: &str) -> DesiredState {
             user: None,
             adopted: None,
         },
+        signature_check: crate::protocol::deploy::SignatureCheck::default(),
     }
 }
 
@@ -85,6 +89,7 @@ fn serving_host(of: &DesiredState) -> ServiceObservation {
     };
     let mut seen = bare_host();
     seen.releases = vec![ObservedRelease {
+        revision_time: None,
         version: of.manifest.version.clone(),
         manifest_digest: of.manifest.digest(),
         staged_at: 1,
@@ -282,4 +287,22 @@ fn fingerprints_depend_only_on_the_host_state() {
         change(&mut other);
         assert_ne!(of(&other), of(&seen));
     }
+}
+
+#[test]
+fn a_release_older_than_the_active_one_is_named() {
+    let mut older = desired("1.0");
+    older.manifest.origin = Some(crate::protocol::deploy::ReleaseOrigin {
+        revision_time: Some(100),
+        ..crate::protocol::deploy::ReleaseOrigin::default()
+    });
+    let mut observation = serving_host(&desired("1.1"));
+    observation.releases[0].revision_time = Some(200);
+    let reason = |observation: &ServiceObservation| {
+        let plan = plan_host("host-1", &older, observation, &[], &|_| None).unwrap();
+        plan.rows.into_iter().find(|row| row.resource == "link current").unwrap().reason
+    };
+    assert_eq!(reason(&observation).as_deref(), Some("1.0 is older than 1.1, which serves now"));
+    observation.releases[0].revision_time = Some(50);
+    assert_eq!(reason(&observation), None);
 }

@@ -8,7 +8,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue, ValueDeserializer};
 
 use super::{Recipe, RecipeError};
-use crate::protocol::deploy::is_normalized_absolute;
+use crate::deploy::signature::is_public_key;
+use crate::protocol::deploy::{is_account_name, is_normalized_absolute};
 
 /// The keys of a recipe.
 const RECIPE_KEYS: [&str; 14] = [
@@ -20,6 +21,7 @@ const RECIPE_KEYS: [&str; 14] = [
     "user",
     "ports",
     "build",
+    "public_keys",
     "file",
     "unit",
     "config",
@@ -116,9 +118,18 @@ impl<'i> RecipeReader<'i> {
     }
 
     pub fn check_account_name(&mut self, span: &Range<usize>, key: &str, name: &str) {
-        let good = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-        if name.is_empty() || name.starts_with('-') || !name.chars().all(good) {
+        if !is_account_name(name) {
             self.add_error(span, format!("{key} must be the name of an account, not {name:?}"), None);
+        }
+    }
+
+    pub fn check_public_keys(&mut self, span: &Range<usize>, keys: &[String]) {
+        let help = "a public key is the second line of a key file of minisign, such as \"RWQ…\"";
+        if keys.is_empty() {
+            self.add_error(span, "public_keys must not be empty", Some(help));
+        }
+        for key in keys.iter().filter(|key| !is_public_key(key)) {
+            self.add_error(span, format!("{key:?} is not a public key of minisign"), Some(help));
         }
     }
 

@@ -53,6 +53,9 @@ pub struct ObservedRelease {
     pub version: ReleaseVersion,
     /// The digest of its manifest.
     pub manifest_digest: Digest,
+    /// Time of the git revision that it was packaged from, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision_time: Option<u64>,
     /// Time of staging, in seconds since 1970.
     pub staged_at: u64,
     /// Files that are missing or differ from the manifest; empty for an intact release.

@@ -1,0 +1,53 @@
+//! Loads the secret key with which releases are signed.
+
+use std::io::IsTerminal;
+use std::path::Path;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use minisign::{SecretKey, SecretKeyBox};
+
+use super::command_error::CommandError;
+use super::exit::Exit;
+
+/// Variable of the environment with the password of a secret key.
+const SIGN_PASSWORD: &str = "DUNLIN_SIGN_PASSWORD";
+/// Length of a decoded secret key, in bytes.
+const KEY_BYTES: usize = 158;
+
+/// Loads a secret key of minisign. Its password is in the environment, or is asked for on a terminal.
+///
+/// # Errors
+/// The file is not a secret key, or the password is missing or wrong.
+pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
+    let with_path = |error: anyhow::Error| CommandError::from(error.context(path.display().to_string()));
+    let text = std::fs::read_to_string(path).map_err(|error| with_path(error.into()))?;
+    let is_encrypted = is_encrypted(&text).ok_or_else(|| with_path(anyhow::anyhow!("not a secret key of minisign")))?;
+    let key = SecretKeyBox::from_string(&text).map_err(|error| with_path(error.into()))?;
+    let key =
+        if is_encrypted { key.into_secret_key(Some(read_password(path)?)) } else { key.into_unencrypted_secret_key() };
+    key.map_err(|error| with_path(error.into()))
+}
+
+/// Returns whether a secret key has a password; `None` for a text that is no secret key.
+fn is_encrypted(text: &str) -> Option<bool> {
+    let key = STANDARD.decode(text.lines().nth(1)?).ok().filter(|key| key.len() == KEY_BYTES)?;
+    // The algorithm of the key, then that of its encryption.
+    match &key[..4] {
+        b"EdSc" => Some(true),
+        b"Ed\0\0" => Some(false),
+        _ => None,
+    }
+}
+
+fn read_password(path: &Path) -> Result<String, CommandError> {
+    if let Ok(password) = std::env::var(SIGN_PASSWORD) {
+        return Ok(password);
+    }
+    if !std::io::stdin().is_terminal() {
+        let text = format!("{} has a password, and there is no terminal to ask for it", path.display());
+        return Err(CommandError::with_message(Exit::Usage, text).with_hint(format!("set {SIGN_PASSWORD}")));
+    }
+    let prompt = format!("Password of {}", path.display());
+    dialoguer::Password::new().with_prompt(prompt).interact().map_err(|error| anyhow::Error::from(error).into())
+}

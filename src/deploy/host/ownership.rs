@@ -1,0 +1,34 @@
+//! The accounts and the programs of a host that a release refers to.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use anyhow::Result;
+use rustix::fs::{Gid, Uid};
+
+use crate::protocol::deploy::{FileOwner, ReleaseManifest};
+use crate::resources::{PathMeta, atomic_file};
+
+/// Numbers of the owners of a release's files.
+pub(super) type OwnerIds = BTreeMap<FileOwner, (Uid, Gid)>;
+
+/// Returns the numbers of all owners of a release.
+///
+/// # Errors
+/// The host has no such user or group.
+pub(super) fn resolve_owners(manifest: &ReleaseManifest) -> Result<OwnerIds> {
+    manifest.owners().into_iter().map(|owner| Ok((owner.clone(), resolve_owner(owner)?))).collect()
+}
+
+fn resolve_owner(owner: &FileOwner) -> Result<(Uid, Gid)> {
+    atomic_file::resolve_ids(&PathMeta { mode: 0, owner: owner.user.clone(), group: owner.group.clone() })
+}
+
+/// Returns the accounts that files of the release need and the host does not have, and its links to programs that the
+/// host does not have.
+pub(super) fn find_missing_references(manifest: &ReleaseManifest) -> Vec<String> {
+    let owners = manifest.owners().into_iter().filter_map(|owner| resolve_owner(owner).err());
+    let links = manifest.links.iter().filter(|link| link.is_absolute() && fs::metadata(&link.target).is_err());
+    let owners = owners.map(|error| format!("files of the release: {error:#}"));
+    owners.chain(links.map(|link| format!("{} leads to {}, which does not exist", link.path, link.target))).collect()
+}
