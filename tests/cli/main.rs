@@ -14,6 +14,7 @@ mod ended_runs;
 mod example;
 mod failpoints;
 mod files;
+mod guide;
 mod hostile_hosts;
 mod hosts;
 mod json;
