@@ -12,9 +12,9 @@ mod tasks;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    AdoptedService, ConfigFile, DesiredState, FileOwner, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile, ReleaseFolder,
-    ReleaseLink, ReleaseManifest, ReleaseOrigin, ReleaseTarget, ServiceConfig, ServiceRef, SignatureCheck, SwitchHooks,
-    UnitFile, is_account_name, is_normalized_absolute,
+    AdoptedService, ConfigFile, DesiredState, FileOwner, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile,
+    ReleaseFolder, ReleaseLink, ReleaseManifest, ReleaseOrigin, ReleaseTarget, ServiceConfig, ServiceRef,
+    SignatureCheck, SwitchHooks, UnitFile, is_account_name, is_normalized_absolute,
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};

@@ -73,7 +73,11 @@ fn missing_accounts_and_link_targets_are_found_before_any_change() {
     let link = |path: &str, target: &str| ReleaseLink { path: release_path(path), target: target.to_owned() };
     desired.manifest.links = vec![link("bin/env", "/usr/bin/env"), link("bin/python3", "/usr/bin/no-such-python")];
     let host = world.host_agent(&CrashPoint::never());
-    let request = DeployRequest::Preflight { scope: world.service_scope("test"), desired: Box::new(desired) };
+    let request = DeployRequest::Preflight {
+        scope: world.service_scope("test"),
+        desired: Box::new(desired),
+        listen_ports: Vec::new(),
+    };
     let DeployReply::PreflightDone(problems) = world.handle_request(&host, &request) else { panic!("no preflight") };
     assert_eq!(
         problems,
@@ -95,8 +99,9 @@ fn a_host_refuses_a_release_without_a_valid_signature() {
     let host = world.host_agent(&CrashPoint::never());
     let refusals = |desired: &DesiredState| {
         let (scope, desired) = (world.service_scope("test"), Box::new(desired.clone()));
-        let preflight = DeployRequest::Preflight { scope: scope.clone(), desired: desired.clone() };
-        let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new() };
+        let preflight =
+            DeployRequest::Preflight { scope: scope.clone(), desired: desired.clone(), listen_ports: Vec::new() };
+        let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
         let DeployReply::PreflightDone(mut problems) = world.handle_request(&host, &preflight) else {
             panic!("no preflight")
         };

@@ -19,7 +19,7 @@ use crate::plan::Digest;
 use crate::protocol::Event;
 use crate::protocol::deploy::{
     AdoptedService, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, RECORDS_DIR, ReleaseManifest,
-    ReleaseVersion, ServiceConfig, SwitchHooks, UnitFile,
+    ReleaseVersion, ServiceConfig, SignatureCheck, SwitchHooks, UnitFile,
 };
 use crate::resources::{HostView, PathState};
 
@@ -47,10 +47,12 @@ pub(super) fn adopt_service(switch: &Switch<'_>, desired: &DesiredState) -> Resu
         format_version: MANIFEST_FORMAT,
         service: layout.service().clone(),
         version,
+        origin: None,
         files: Vec::new(),
         links: Vec::new(),
+        folders: Vec::new(),
     };
-    let adopted = DesiredState { manifest, config };
+    let adopted = DesiredState { manifest, config, signature_check: SignatureCheck::default() };
     write_release(layout, &adopted, &texts)?;
     let mut state = DeployState::read(layout)?;
     state.confirm_switch(&adopted.to_release_target(), &switch.scope.operator, Direction::Forward);
