@@ -16,14 +16,11 @@ use redis::{Cmd, Value};
 use super::super::rate_limiter::RateLimiter;
 use super::super::redis_client::RedisClient;
 use super::canonical_content::content_digests;
-use super::key_sizes::{fetch_key_sizes, split_by_memory};
+use super::key_sizes::{BATCH_BYTES, fetch_key_sizes, split_by_memory};
 use super::key_state::{Key, KeyVerdict, command_with_key, compare_states, fetch_states, scan_keys};
 use crate::protocol::shard::{MoveSpec, VerifyResult};
 use crate::protocol::{Event, ProgressSink};
 
-/// Memory, in bytes, of the keys in one pipeline, about: a server answers all of it before it turns to its other clients,
-/// here for about a millisecond.
-pub(super) const BATCH_BYTES: usize = 256 << 10;
 /// Keys in one pipeline, at least and at most.
 const MIN_BATCH_KEYS: usize = 8;
 const MAX_BATCH_KEYS: usize = 256;

@@ -4,9 +4,11 @@ use anyhow::Result;
 use redis::{Cmd, Value};
 
 use super::super::redis_client::{RedisClient, redis_command};
-use super::compare_live::BATCH_BYTES;
 use super::key_state::Key;
 
+/// Memory, in bytes, of the keys in one pipeline, about: a server answers all of it before it turns to its other clients,
+/// here for about a millisecond.
+pub const BATCH_BYTES: usize = 256 << 10;
 /// Members of a key whose memory the server adds up; the others are estimated by their average. A key with more members
 /// is large by their number alone.
 const MAX_SAMPLES: u64 = 16_384;
