@@ -1,5 +1,6 @@
 //! The RabbitMQ server on a host, through `rabbitmqctl`.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -90,7 +91,8 @@ fn program(args: &[&str]) -> Program<'static> {
     let mut argv: Vec<&str> = if geteuid().is_root() { vec!["runuser", "-u", SERVER_USER, "--"] } else { Vec::new() };
     argv.extend([PROGRAM, "-q"]);
     argv.extend(args);
-    Program::new(argv[0]).args(&argv[1..]).env("HOME", SERVER_HOME).timeout(TIMEOUT)
+    // Erlang 27 of Debian 13 ends with a crash in a folder that its user cannot read, as /root is
+    Program::new(argv[0]).args(&argv[1..]).env("HOME", SERVER_HOME).folder(Path::new("/")).timeout(TIMEOUT)
 }
 
 /// Refuses a name that a program could take for an option, and an empty one.
