@@ -55,18 +55,23 @@ mod retry;
 mod routing_table;
 mod shard_client;
 mod state;
+mod tls;
 
 pub use error::{AppliedState, ShardError};
 pub use health::ShardHealth;
 use routing_table::RoutingTable;
 pub use state::ConnectionStats;
 use state::SharedState;
+pub use tls::build_client;
 
 /// Options of connections and retries.
 #[derive(Clone)]
 pub struct ConnectionOptions {
     /// The password of the shards' ACL users. `None`: no authentication at all, as the server's default user.
     pub password: Option<String>,
+    /// The CA that signed the certificates of the instances, as PEM text. With it, connections use TLS only; without it,
+    /// everything is sent in clear, the password too.
+    pub tls_ca: Option<String>,
     /// Time limit of a reply. It must be longer than a pause of a move, during which a server holds writes.
     pub response_timeout: Duration,
     /// Time limit of a connection, including authentication.
@@ -82,6 +87,7 @@ impl Default for ConnectionOptions {
     fn default() -> ConnectionOptions {
         ConnectionOptions {
             password: None,
+            tls_ca: None,
             response_timeout: Duration::from_secs(5),
             connect_timeout: Duration::from_secs(1),
             retry_for: Duration::from_secs(5),
@@ -94,6 +100,7 @@ impl fmt::Debug for ConnectionOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options")
             .field("password", &self.password.as_ref().map(|_| "…"))
+            .field("tls", &self.tls_ca.is_some())
             .field("response_timeout", &self.response_timeout)
             .field("connect_timeout", &self.connect_timeout)
             .field("retry_for", &self.retry_for)
@@ -119,9 +126,12 @@ pub struct ShardConnections {
 
 impl ShardConnections {
     /// Reads the published map and watches it from now on. Connects to nothing yet. To be called inside a tokio
-    /// runtime; the watch ends with the last clone. Error: the map cannot be read or is not valid.
+    /// runtime; the watch ends with the last clone. Error: the map or the CA cannot be read or is not
+    /// valid.
     pub async fn open(path: impl AsRef<Path>, options: ConnectionOptions) -> Result<ShardConnections, RoutingError> {
         let path: PathBuf = path.as_ref().to_owned();
+        build_client("localhost", 1, redis::RedisConnectionInfo::default(), options.tls_ca.as_deref())
+            .map_err(RoutingError::InvalidCa)?;
         let (routing, stamp) = map_watcher::load_with_stamp(&path)?;
         let table = RoutingTable::new(routing, &options, None)?;
         let interval = options.poll_interval;

@@ -9,7 +9,7 @@ pub mod map;
 pub mod routing;
 pub mod slot;
 
-pub use connections::{AppliedState, ConnectionOptions, RetryPolicy, ShardConnections, ShardError};
+pub use connections::{AppliedState, ConnectionOptions, RetryPolicy, ShardConnections, ShardError, build_client};
 pub use map::{Epoch, MapError, Shard, ShardId, ShardMap, ShardPlacement};
 pub use routing::{Route, Routing, RoutingError};
 pub use slot::{SLOT_COUNT, Slot, SlotRange, slot_for_key};

@@ -55,6 +55,9 @@ pub enum RoutingError {
     /// The text is TOML, but not a map.
     #[error("the published shard map is not valid: {0}")]
     Invalid(String),
+    /// The CA for TLS has no valid certificate.
+    #[error("the CA for TLS to the shards is not valid")]
+    InvalidCa(#[source] redis::RedisError),
     /// Returns an error if the file cannot be read.
     #[error("the published shard map {path} could not be read")]
     Read {

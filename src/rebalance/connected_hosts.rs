@@ -94,7 +94,7 @@ impl ConnectedHosts<'_> {
     }
 }
 
-/// Returns the admin's credentials, from the secret `redis.admin`.
+/// Returns the admin's credentials, from the secret `redis.admin`; with the secret `redis.tls.ca`, connections use TLS.
 ///
 /// # Errors
 /// Returns an error if there is no such secret.
@@ -103,5 +103,6 @@ pub fn admin_credentials(inventory: &Inventory) -> Result<Credentials> {
         .secrets()
         .find_secret("redis.admin")
         .with_context(|| format!("no secret `redis.admin` in {}", inventory.dir().join("secrets.toml").display()))?;
-    Ok(Credentials { user: "dunlin".to_owned(), password: secret.expose().to_owned() })
+    let tls_ca = inventory.secrets().find_secret("redis.tls.ca").map(|ca| ca.expose().to_owned());
+    Ok(Credentials { user: "dunlin".to_owned(), password: secret.expose().to_owned(), tls_ca })
 }

@@ -16,6 +16,7 @@ mod marks;
 mod process;
 mod replication_files;
 pub mod server;
+mod tls;
 
 use std::path::{Path, PathBuf};
 
@@ -58,6 +59,10 @@ pub struct RedisShard {
     pub admin_password: Option<Content>,
     /// The data folder.
     pub data_dir: PathBuf,
+    /// Path of the CA file on the host, owned by root: the instance uses TLS only. `conf` must have `port 0`, the port as
+    /// `tls-port`, `tls-replication yes`, and this file as `tls-ca-cert-file`. Empty: TCP in clear.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tls_ca_file: String,
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
@@ -147,6 +152,7 @@ impl Resource for RedisShard {
             return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
         }
         self.validate_server()?;
+        self.validate_tls_path()?;
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
             return if self.data_dir.is_absolute() {
                 Ok(())
@@ -161,7 +167,9 @@ impl Resource for RedisShard {
         let text =
             |content: &Content| contents.read_blob(&content.digest).map(|b| String::from_utf8_lossy(&b).into_owned());
         let (Ok(conf), Ok(acl)) = (text(&self.conf), text(&self.acl)) else { return Ok(()) };
-        let said = match RedisConf::parse(&conf).is_append_only() {
+        let conf = RedisConf::parse(&conf);
+        self.validate_tls_directives(&conf).map_err(|message| InvalidContent { key: "conf", message })?;
+        let said = match conf.is_append_only() {
             true => acl::require_replay_rights(&acl),
             false => AclFile::parse(&acl).map(drop),
         };

@@ -8,7 +8,7 @@ use crate::moves::{run_copy, run_switch};
 
 /// A second user of the application, which the shard map does not know.
 fn batch() -> Credentials {
-    Credentials { user: "batch".to_owned(), password: "batchword".to_owned() }
+    Credentials { user: "batch".to_owned(), password: "batchword".to_owned(), tls_ca: None }
 }
 
 fn with_two_users(count: u8) -> MoveFixture {
@@ -68,7 +68,7 @@ fn a_user_that_exists_in_memory_only_cannot_use_a_target_on_standby() {
     let mut fixture = with_two_users(2);
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
-    let extra = Credentials { user: "extra".to_owned(), password: "p".to_owned() };
+    let extra = Credentials { user: "extra".to_owned(), password: "p".to_owned(), tls_ca: None };
     redis::cmd("ACL")
         .arg(&["SETUSER", "extra", "on", ">p", "~*", "+@all"])
         .exec(&mut connect_admin(&fixture.address(1)).unwrap())

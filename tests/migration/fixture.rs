@@ -23,6 +23,9 @@ pub const SHARD_ID: u16 = 17;
 pub const APP_USER: &str = "s017";
 pub const APP_PASSWORD: &str = "an app's word";
 
+/// CAs by the port of the fixture whose instances they signed; tests of this process share no port.
+static CAS: Mutex<BTreeMap<u16, String>> = Mutex::new(BTreeMap::new());
+
 /// Contents in memory.
 #[derive(Default)]
 pub struct MemoryBlobs(BTreeMap<Digest, Vec<u8>>);
@@ -80,6 +83,8 @@ pub struct MoveFixture {
     /// Server program per instance.
     servers: Vec<String>,
     edits: Vec<(&'static str, &'static str)>,
+    /// The CA of the instances' certificates, if they use TLS.
+    tls_ca: Option<String>,
 }
 
 /// Returns the server program under test: that of `DUNLIN_TEST_SERVER`, or `redis-server`.
@@ -88,11 +93,11 @@ pub fn server_program() -> String {
 }
 
 pub fn admin_credentials() -> Credentials {
-    Credentials { user: "dunlin".to_owned(), password: "an admin's word".to_owned() }
+    Credentials { user: "dunlin".to_owned(), password: "an admin's word".to_owned(), tls_ca: None }
 }
 
 pub fn app_credentials() -> Credentials {
-    Credentials { user: APP_USER.to_owned(), password: APP_PASSWORD.to_owned() }
+    Credentials { user: APP_USER.to_owned(), password: APP_PASSWORD.to_owned(), tls_ca: None }
 }
 
 impl MoveFixture {
@@ -111,7 +116,7 @@ impl MoveFixture {
         let port = free_port(count);
         let servers = vec![server_program(); usize::from(count)];
         let contents = MemoryBlobs::default();
-        let mut fixture = Self { folder, port, contents, needed: 0, count, appendfsync, servers, edits };
+        let mut fixture = Self { folder, port, contents, needed: 0, count, appendfsync, servers, edits, tls_ca: None };
         for n in 0..count {
             for part in ["etc", "data", "moves"] {
                 fs::create_dir_all(fixture.instance_root(n).join(part)).unwrap();
@@ -119,6 +124,12 @@ impl MoveFixture {
             fixture.render_files(n);
         }
         fixture
+    }
+
+    /// Lets the instances use TLS, with the certificates in the folder `tls` of each.
+    pub fn enable_tls(&mut self, ca: &str) {
+        self.tls_ca = Some(ca.to_owned());
+        CAS.lock().unwrap_or_else(PoisonError::into_inner).insert(self.port, ca.to_owned());
     }
 
     pub fn instance_root(&self, n: u8) -> PathBuf {
@@ -154,6 +165,12 @@ impl MoveFixture {
             "secrets",
             &json!({"redis": {"admin": admin_credentials().password, "replica": "a replica's word", "app": APP_PASSWORD}}),
         );
+        if let Some(ca) = &self.tls_ca {
+            let redis = json!({"admin": admin_credentials().password, "replica": "a replica's word",
+                               "app": APP_PASSWORD, "tls": {"ca": ca}});
+            context.insert("secrets", &json!({ "redis": redis }));
+            context.insert("redis_tls_dir", &self.instance_root(n).join("tls"));
+        }
         context.insert("redis_appendfsync", self.appendfsync);
         context.insert("redis_processes", &true);
         context.insert("redis_data", &self.instance_root(n).join("data"));
@@ -179,7 +196,9 @@ impl MoveFixture {
     pub fn instance_spec(&mut self, n: u8) -> Value {
         let [conf, acl] = self.render_files(n);
         let admin_password = self.add_content(admin_credentials().password.as_bytes());
+        let tls_ca_file = self.tls_ca.as_ref().map(|_| self.instance_root(n).join("tls/ca.crt"));
         json!({
+            "tls_ca_file": tls_ca_file.unwrap_or_default(),
             "id": SHARD_ID.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
             "data_dir": self.data_dir(n), "conf_dir": self.instance_root(n).join(format!("etc/shard-{SHARD_ID}")),
             "user": user_name(), "admin_password": admin_password,
@@ -194,7 +213,7 @@ impl MoveFixture {
             run: "test".to_owned(),
             generation: 0,
             shard: ShardId(SHARD_ID),
-            credentials: admin_credentials(),
+            credentials: Credentials { tls_ca: self.tls_ca.clone(), ..admin_credentials() },
             journal_dir: journals,
         }
     }
@@ -394,14 +413,15 @@ fn free_port(count: u8) -> u16 {
 }
 
 pub fn connect_as(address: &str, login: &Credentials) -> redis::RedisResult<redis::Connection> {
-    use redis::IntoConnectionInfo;
     let (ip, port) = address.rsplit_once(':').unwrap();
     let settings = redis::RedisConnectionInfo::default()
         .set_username(&login.user)
         .set_password(&login.password)
         .set_skip_set_lib_name();
-    let info = (ip, port.parse::<u16>().unwrap()).into_connection_info()?.set_redis_settings(settings);
-    let connection = redis::Client::open(info)?.get_connection_with_timeout(Duration::from_secs(5))?;
+    let port = port.parse().unwrap();
+    let ca = login.tls_ca.clone().or_else(|| CAS.lock().unwrap_or_else(PoisonError::into_inner).get(&port).cloned());
+    let connection = dunlin_shards::build_client(ip, port, settings, ca.as_deref())?
+        .get_connection_with_timeout(Duration::from_secs(5))?;
     connection.set_read_timeout(Some(Duration::from_secs(10)))?;
     Ok(connection)
 }

@@ -27,5 +27,6 @@ mod replica;
 mod restarts;
 mod servers;
 mod throttle;
+mod tls;
 mod verification;
 mod writers;

@@ -132,7 +132,7 @@ fn retiring_waits_for_every_client_that_would_lose_something() {
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
     run_switch(&fixture, spec).unwrap();
-    let batch = Credentials { user: "batch".to_owned(), password: "batchword".to_owned() };
+    let batch = Credentials { user: "batch".to_owned(), password: "batchword".to_owned(), tls_ca: None };
     let connect = |user: &Credentials| connect_as(&fixture.address(0), user).unwrap();
     let (mut pool, mut blocked, mut monitor, mut subscriber) =
         (connect(&app_credentials()), connect(&batch), connect(&batch), connect(&batch));

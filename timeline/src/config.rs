@@ -59,6 +59,9 @@ pub struct Settings {
     /// A file that holds the password of the shards' users
     #[arg(long, env = "TIMELINE_REDIS_PASSWORD_FILE", value_name = "FILE")]
     pub redis_password_file: Option<PathBuf>,
+    /// A file that holds the CA of the shards' certificates, as PEM: connections to them use TLS only
+    #[arg(long, env = "TIMELINE_REDIS_CA_FILE", value_name = "FILE")]
+    pub redis_ca_file: Option<PathBuf>,
     /// Time for which a request waits for a shard that does not accept it (mode entries)
     #[arg(long, env = "TIMELINE_RETRY_FOR", default_value = "5", value_name = "SECONDS")]
     pub retry_for: u64,
@@ -117,6 +120,7 @@ impl Settings {
         if self.mode != Mode::Pull {
             dunlin_shards::Routing::load_file(&self.shards)?;
             read_secret(self.redis_password_file.as_ref())?;
+            self.read_redis_ca()?;
         }
         Ok(())
     }
@@ -149,14 +153,21 @@ impl Settings {
     /// Opens the shards, with a time for which refused requests are sent again.
     ///
     /// # Errors
-    /// The shard map or the password cannot be read.
+    /// The shard map, the password or the CA cannot be read.
     pub async fn open_shards(&self, retry_for: Duration) -> anyhow::Result<ShardConnections> {
         let password = match read_secret(self.redis_password_file.as_ref())? {
             Some(password) => Some(password),
             None => std::env::var("TIMELINE_REDIS_PASSWORD").ok(),
         };
-        let options = ConnectionOptions { password, retry_for, ..ConnectionOptions::default() };
+        let tls_ca = self.read_redis_ca()?;
+        let options = ConnectionOptions { password, tls_ca, retry_for, ..ConnectionOptions::default() };
         Ok(ShardConnections::open(&self.shards, options).await?)
+    }
+
+    /// Reads the CA of the shards' certificates; `None` without TLS.
+    fn read_redis_ca(&self) -> anyhow::Result<Option<String>> {
+        let Some(path) = &self.redis_ca_file else { return Ok(None) };
+        Ok(Some(std::fs::read_to_string(path).with_context(|| format!("--redis-ca-file {}", path.display()))?))
     }
 
     /// Opens the queue.

@@ -6,12 +6,11 @@ use std::{
 };
 
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ConnectionAddr, IntoConnectionInfo, Pipeline, ProtocolVersion,
-    RedisConnectionInfo, RedisError, Value,
+    AsyncConnectionConfig, Client, Cmd, Pipeline, ProtocolVersion, RedisConnectionInfo, RedisError, Value,
     aio::{ConnectionLike, MultiplexedConnection},
 };
 
-use super::{ConnectionOptions, error::AttemptOutcome};
+use super::{ConnectionOptions, error::AttemptOutcome, tls::build_client};
 use crate::routing::{split_address, with_port};
 
 const MIN_BACKOFF: Duration = Duration::from_millis(2);
@@ -56,16 +55,15 @@ pub(super) enum NodeRole {
 }
 
 impl ShardClient {
-    /// A node that nothing is connected to yet. `None` where the address is not `host:port`.
+    /// A node that nothing is connected to yet. `None` where the address is not `host:port`; [`ShardConnections`](super::ShardConnections)
+    /// checks the CA when it is opened.
     pub(super) fn new(address: &str, user: &str, options: &ConnectionOptions) -> Option<ShardClient> {
         let (host, port) = split_address(address)?;
         let mut redis = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         if let Some(password) = &options.password {
             redis = redis.set_username(user).set_password(password);
         }
-        let target = ConnectionAddr::Tcp(host.to_owned(), port);
-        let client =
-            target.into_connection_info().and_then(|info| Client::open(info.set_redis_settings(redis))).ok()?;
+        let client = build_client(host, port, redis, options.tls_ca.as_deref()).ok()?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(options.connect_timeout))
             .set_response_timeout(Some(options.response_timeout));

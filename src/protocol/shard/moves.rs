@@ -53,6 +53,9 @@ pub struct Credentials {
     pub user: String,
     /// Its password.
     pub password: String,
+    /// The CA that signed the certificates of the instances, as PEM text. With it, connections use TLS only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls_ca: Option<String>,
 }
 
 impl fmt::Debug for Credentials {

@@ -226,7 +226,8 @@ pub(super) mod tests {
 
     /// A step of a run on a shard, for tests.
     pub fn test_header(journals: &Path, shard: u16, run: &str, generation: u64) -> StepHeader {
-        let credentials = crate::protocol::shard::Credentials { user: String::new(), password: String::new() };
+        let credentials =
+            crate::protocol::shard::Credentials { user: String::new(), password: String::new(), tls_ca: None };
         StepHeader {
             run: run.to_owned(),
             generation,

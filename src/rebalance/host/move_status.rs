@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn each_damaged_journal_is_named() {
         let folder = tempfile::tempdir().unwrap();
-        let credentials = Credentials { user: String::new(), password: String::new() };
+        let credentials = Credentials { user: String::new(), password: String::new(), tls_ca: None };
         let what = JournalQuery { credentials, journal_dir: folder.path().to_owned() };
         assert_eq!(list_moves(&what).unwrap(), []);
         for shard in [2, 10] {

@@ -59,6 +59,7 @@ pub fn check_move(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn
         Err(error) => issues.add_issue(PreflightRule::Target, format!("{error:#}")),
         Ok(target) => {
             issues.add_if_error(PreflightRule::Target, check_target(spec, &target.instance));
+            issues.add_if_some(PreflightRule::Setting, check_tls(spec, &target.instance));
             issues.add_if_some(PreflightRule::Eviction, check_eviction(&target.conf));
             issues.add_if_some(PreflightRule::Acl, target_acl(spec, &target.conf, &target.acl));
             if let Some(mut source) = source {
@@ -120,6 +121,17 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
             let keys: u64 = link.query(&redis_command(&["DBSIZE"]))?;
             anyhow::bail!("another primary with {keys} keys runs at {}", spec.to)
         }
+    }
+}
+
+/// Checks that the target's instance uses TLS exactly if the run does: it could not replicate otherwise.
+fn check_tls(spec: &MoveSpec, instance: &RedisShard) -> Option<String> {
+    match (instance.uses_tls(), spec.header.credentials.tls_ca.is_some()) {
+        (true, false) => {
+            Some("the target's tls_ca_file is set, but the inventory has no secret redis.tls.ca".to_owned())
+        }
+        (false, true) => Some("the inventory has a secret redis.tls.ca, but the target has no tls_ca_file".to_owned()),
+        _ => None,
     }
 }
 
@@ -295,7 +307,8 @@ fn check_replica_user(
                 .add_issue(PreflightRule::Acl, format!("{} does not allow {user} to replicate: {error:#}", spec.from)),
         }
     }
-    let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default() };
+    let tls_ca = spec.header.credentials.tls_ca.clone();
+    let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default(), tls_ca };
     if let Err(error) = RedisClient::open(&spec.from, &login) {
         issues.add_issue(
             PreflightRule::Password,

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use redis::{Cmd, Connection, FromRedisValue, IntoConnectionInfo, RedisConnectionInfo, Value};
+use dunlin_shards::build_client;
+use redis::{Cmd, Connection, FromRedisValue, RedisConnectionInfo, Value};
 
 use crate::protocol::shard::{Credentials, ReplicationRole};
 
@@ -77,18 +78,17 @@ pub fn redis_command(words: &[&str]) -> Cmd {
 }
 
 impl RedisClient {
-    /// Connects and logs in.
+    /// Connects and logs in, over TLS if the credentials have a CA.
     ///
     /// # Errors
-    /// Nothing answers there, or the password is not accepted; the error says which.
+    /// Nothing answers there, the CA did not sign the certificate for this address, or the password is not accepted; the error says which.
     pub fn open(address: &str, credentials: &Credentials) -> Result<Self> {
         let (host, port) = split_address(address)?;
         let login = RedisConnectionInfo::default()
             .set_username(&credentials.user)
             .set_password(&credentials.password)
             .set_skip_set_lib_name();
-        let info = (host, port).into_connection_info()?.set_redis_settings(login);
-        let client = redis::Client::open(info)?;
+        let client = build_client(host, port, login, credentials.tls_ca.as_deref())?;
         let connection =
             client.get_connection_with_timeout(CONNECT_TIMEOUT).with_context(|| format!("redis {address}"))?;
         connection

@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use redis::IntoConnectionInfo;
+use dunlin_shards::build_client;
 
 use super::acl::{self, DEFAULT_USER};
 use super::{ObservedShardFiles, RedisShard};
@@ -63,7 +63,8 @@ impl RedisShard {
             None => ["~*", "&*", "+@all"].map(str::to_owned).to_vec(),
         };
         let address = self.live_address()?;
-        set_user(&address, &password, &rules).with_context(|| {
+        let tls_ca = self.read_tls_ca()?;
+        set_user(&address, &password, tls_ca.as_deref(), &rules).with_context(|| {
             format!(
                 "setting the ACL user default of the running redis-server at {}:{}; its ACL file is right, so a restart \
                  loses nothing, but do not run ACL SAVE before one",
@@ -84,11 +85,10 @@ impl RedisShard {
     }
 }
 
-fn set_user((host, port): &(String, u16), password: &str, rules: &[String]) -> Result<()> {
+fn set_user((host, port): &(String, u16), password: &str, tls_ca: Option<&str>, rules: &[String]) -> Result<()> {
     let login =
         redis::RedisConnectionInfo::default().set_username(ADMIN).set_password(password).set_skip_set_lib_name();
-    let info = (host.as_str(), *port).into_connection_info()?.set_redis_settings(login);
-    let mut connection = redis::Client::open(info)?.get_connection_with_timeout(TIMEOUT)?;
+    let mut connection = build_client(host, *port, login, tls_ca)?.get_connection_with_timeout(TIMEOUT)?;
     connection.set_read_timeout(Some(TIMEOUT))?;
     connection.set_write_timeout(Some(TIMEOUT))?;
     let set = redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(&mut connection);

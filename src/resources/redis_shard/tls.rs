@@ -1,0 +1,61 @@
+//! TLS of an instance: its `tls_ca_file`, and the directives that must go with it.
+//!
+//! The operator's files decide whether an instance uses TLS, never the redis.conf on the host: its own user can change
+//! that file, and dunlin would send the administrator's password in clear.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use super::RedisShard;
+use super::conf::RedisConf;
+use crate::host_fs;
+
+impl RedisShard {
+    /// Returns whether the instance accepts connections over TLS only.
+    pub fn uses_tls(&self) -> bool {
+        !self.tls_ca_file.is_empty()
+    }
+
+    /// Checks the path of the CA file.
+    pub(super) fn validate_tls_path(&self) -> Result<(), String> {
+        match self.uses_tls() && !Path::new(&self.tls_ca_file).is_absolute() {
+            true => Err(format!("tls_ca_file must be an absolute path, not \"{}\"", self.tls_ca_file)),
+            false => Ok(()),
+        }
+    }
+
+    /// Checks that the rendered configuration uses TLS for everything if there is a CA file, and for nothing otherwise.
+    pub(super) fn validate_tls_directives(&self, conf: &RedisConf) -> Result<(), String> {
+        let found = |name: &str| conf.last_value(name).unwrap_or_default();
+        if !self.uses_tls() {
+            return match found("tls-port").as_str() {
+                "" | "0" => Ok(()),
+                _ => Err("the rendered configuration has a tls-port, which needs the key tls_ca_file".to_owned()),
+            };
+        }
+        let required = [
+            ("port", "0"),
+            ("tls-port", &self.port),
+            ("tls-replication", "yes"),
+            ("tls-ca-cert-file", &self.tls_ca_file),
+            ("tls-auth-clients", "no"),
+        ];
+        match required.into_iter().find(|(name, value)| found(name) != *value) {
+            Some((name, value)) => Err(format!("with tls_ca_file, the rendered configuration needs `{name} {value}`")),
+            None => Ok(()),
+        }
+    }
+
+    /// Reads the CA file, which only root may own; `None` if the instance does not use TLS.
+    ///
+    /// # Errors
+    /// Returns an error if the file is missing, or belongs to another user.
+    pub(super) fn read_tls_ca(&self) -> Result<Option<String>> {
+        if !self.uses_tls() {
+            return Ok(None);
+        }
+        let ca = host_fs::read_trusted(Path::new(&self.tls_ca_file), None);
+        Ok(Some(ca.with_context(|| format!("the CA file {}", self.tls_ca_file))?))
+    }
+}

@@ -1,0 +1,158 @@
+//! Moves between instances that use TLS only, replication and dunlin's own connections included.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use dunlin::plan::Action;
+use dunlin::protocol::shard::{
+    Credentials, ObserveInstances, PreflightRequest, PreflightRule, ShardReply, ShardRequest,
+};
+use dunlin::protocol::throttle::ThrottleLimits;
+use dunlin_shards::ShardId;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+use crate::fixture::{MoveFixture, SHARD_ID, admin_credentials, connect_admin};
+use crate::moves::{run_copy, run_retire, run_switch};
+use crate::writers::{MoveWriters, stop_and_check};
+
+struct TestCa {
+    pem: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl TestCa {
+    fn new(name: &str) -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.distinguished_name.push(DnType::CommonName, name);
+        let pem = params.self_signed(&key).unwrap().pem();
+        Self { pem, issuer: Issuer::new(params, key) }
+    }
+
+    /// Writes the CA, and a certificate for an address, into the folder of an instance.
+    fn write_certificate(&self, fixture: &MoveFixture, n: u8, address: &str) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec![address.to_owned()]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, format!("instance {n}"));
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let folder = fixture.instance_root(n).join("tls");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("ca.crt"), &self.pem).unwrap();
+        fs::write(folder.join("server.crt"), certificate.pem()).unwrap();
+        fs::write(folder.join("server.key"), key.serialize_pem()).unwrap();
+    }
+}
+
+/// Two instances with certificates for their addresses.
+fn tls_fixture(ca: &TestCa) -> MoveFixture {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.enable_tls(&ca.pem);
+    for n in 0..2 {
+        ca.write_certificate(&fixture, n, &format!("127.0.0.{}", n + 2));
+    }
+    fixture
+}
+
+/// Why dunlin cannot log in to an instance; `None` if it can.
+fn observe_error(fixture: &MoveFixture, n: u8, tls_ca: Option<&str>) -> Option<String> {
+    let request = ObserveInstances {
+        credentials: Credentials { tls_ca: tls_ca.map(str::to_owned), ..admin_credentials() },
+        instances: vec![(ShardId(SHARD_ID), fixture.address(n))],
+        window_ms: 0,
+        sampled_keys: 0,
+    };
+    match fixture.run_request(ShardRequest::Observe(request)).unwrap() {
+        ShardReply::Observe(observed) => observed[0].error.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// An answer to a command in clear.
+fn send_in_clear(address: &str) -> Vec<u8> {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    stream.write_all(b"PING\r\n").unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok();
+    answer
+}
+
+#[test]
+fn moves_over_tls_lose_no_write() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let mut writers = MoveWriters::start_writers(4, &fixture.address(0));
+    writers.wait_for_writes(200);
+    // Directly, then back through the proxy of a throttled copy.
+    for (from, to, bandwidth) in [(0, 1, 0), (1, 0, 8 << 20)] {
+        let mut spec = fixture.move_spec(from, to);
+        spec.limits.throttle = ThrottleLimits { bandwidth, ..ThrottleLimits::default() };
+        let request = PreflightRequest::for_relocation(spec.clone());
+        assert_eq!(fixture.run_request(ShardRequest::Preflight(request)).unwrap(), ShardReply::Preflight(Vec::new()));
+        let copied = run_copy(&fixture, spec.clone()).unwrap();
+        assert!(copied.verification.keys >= 4 && copied.verification.is_equal(), "{:?}", copied.verification);
+        writers.reset_gaps();
+        let switched = run_switch(&fixture, spec).unwrap();
+        assert!(!switched.already_cut_over && switched.gap_us < 200_000, "{switched:?}");
+        writers.publish_address(&fixture.address(to));
+        writers.wait_for_writes(100);
+        for n in 0..2 {
+            let answer = send_in_clear(&fixture.address(n));
+            assert!(!answer.starts_with(b"+PONG") && !answer.starts_with(b"-"), "{answer:?}");
+        }
+        run_retire(&mut fixture, from, to);
+    }
+    stop_and_check(&mut writers, &fixture, 0);
+}
+
+#[test]
+fn dunlin_accepts_only_certificates_of_the_ca_for_the_address() {
+    let (ca, other) = (TestCa::new("the cluster's CA"), TestCa::new("another CA"));
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    assert_eq!(observe_error(&fixture, 0, Some(&ca.pem)), None);
+    let refused = observe_error(&fixture, 0, Some(&other.pem)).unwrap();
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
+    assert!(observe_error(&fixture, 0, None).is_some(), "in clear");
+
+    // From now on the instance answers with the certificate of another host.
+    let other_host = |name: &str| fixture.instance_root(1).join("tls").join(name).display().to_string();
+    let mut cmd = redis::cmd("CONFIG");
+    cmd.arg("SET").arg("tls-cert-file").arg(other_host("server.crt"));
+    cmd.arg("tls-key-file").arg(other_host("server.key"));
+    cmd.exec(&mut connect_admin(&fixture.address(0)).unwrap()).unwrap();
+    let refused = observe_error(&fixture, 0, Some(&ca.pem)).unwrap();
+    assert!(refused.contains("not valid for name"), "{refused}");
+}
+
+#[test]
+fn instances_with_tls_are_provisioned_once() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    redis::cmd("CONFIG").arg("REWRITE").exec(&mut connect_admin(&fixture.address(0)).unwrap()).unwrap();
+    let again = fixture.provision_primary(0).unwrap();
+    assert_eq!(again.action, Action::None, "{again:?}");
+}
+
+#[test]
+fn a_target_without_tls_is_an_issue() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let mut spec = fixture.move_spec(0, 1);
+    spec.instance["tls_ca_file"] = "".into();
+    let request = PreflightRequest::for_relocation(spec);
+    let ShardReply::Preflight(issues) = fixture.run_request(ShardRequest::Preflight(request)).unwrap() else {
+        panic!()
+    };
+    assert!(
+        issues.iter().any(|issue| issue.rule == PreflightRule::Setting && issue.reason.contains("tls_ca_file")),
+        "{issues:?}"
+    );
+}
