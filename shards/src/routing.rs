@@ -58,7 +58,7 @@ pub enum RoutingError {
     /// The CA for TLS has no valid certificate.
     #[error("the CA for TLS to the shards is not valid")]
     InvalidCa(#[source] redis::RedisError),
-    /// Returns an error if the file cannot be read.
+    /// The file cannot be read.
     #[error("the published shard map {path} could not be read")]
     Read {
         /// The file.

@@ -13,8 +13,8 @@ use crate::project::Project;
 const SHARED_FILE: &str = "digest.key";
 const KEY_BYTES: usize = 32;
 
-/// Reads the inventory's key: `digest.key` in its folder, or the one of this machine in `.dunlin`, which is made with
-/// the first use. Where it cannot be kept, the key is one for this run: plans that were saved under it are then not
+/// Reads the inventory's key: `digest.key` in its folder, or the one of this machine in `.dunlin`, created
+/// on first use. If it cannot be saved, the key is valid for this run only: plans that were saved under it are not
 /// accepted again.
 ///
 /// # Errors

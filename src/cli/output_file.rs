@@ -7,7 +7,7 @@ use super::exit::Exit;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::SealError;
 
-/// Only the user may read it: a plan tells what a fleet is made of.
+/// Only the user may read it: a plan lists the hosts of the fleet and their state.
 const PRIVATE_MODE: u32 = 0o600;
 
 /// Returns the error of a saved plan whose seal is not accepted.

@@ -43,7 +43,7 @@ pub fn plan_host(
 
 /// A plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
 ///
-/// The rows of tasks are left out: another host may have done one meanwhile, and `Once` looks for itself.
+/// The rows of tasks are left out: another host may have done one meanwhile, and `RunTask` checks again.
 pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
     let rows = plan.rows.iter().filter(|row| !row.resource.starts_with(TASK_PREFIX));
     rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect()

@@ -259,7 +259,7 @@ impl Recipe {
             reader.check_absolute_path(span, "root", root);
         }
         if let Some((span, 0)) = &keep_releases {
-            reader.add_error(span, "keep_releases must be at least 1", Some("the serving release stays in any case"));
+            reader.add_error(span, "keep_releases must be at least 1", Some("the active release is always kept"));
         }
         if let Some((span, user)) = &user {
             reader.check_account_name(span, "user", user);

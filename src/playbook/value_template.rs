@@ -1,4 +1,4 @@
-//! TOML values of a playbook as [`Node`]s, and back to JSON for one host.
+//! TOML values of a playbook as [`ValueTemplate`]s, and back to JSON for one host.
 
 use std::ops::Range;
 

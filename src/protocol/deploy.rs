@@ -61,7 +61,7 @@ pub enum DeployRequest {
         scope: ServiceRef,
         /// The state.
         desired: Box<DesiredState>,
-        /// The plan's rows as `(resource, fingerprint)`; another world is refused with [`DeployReply::PlanOutdated`]. Empty: any.
+        /// The plan's rows as `(resource, fingerprint)`; a different host state is refused with [`DeployReply::PlanOutdated`]. Empty: any.
         expected_changes: Vec<(String, Digest)>,
         /// Keep a service that dunlin did not deploy as the release [`ReleaseVersion::ADOPTED`]; without it, such a host
         /// is refused.

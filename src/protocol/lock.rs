@@ -11,7 +11,7 @@ pub struct LockRequest {
     pub command: String,
     /// The run.
     pub run: String,
-    /// Beside others that share it? Without this, alone.
+    /// True for a shared lock, false for an exclusive one.
     pub shared: bool,
 }
 
@@ -32,7 +32,7 @@ pub struct LockHolder {
     pub since: String,
     /// The agent's process on the host.
     pub pid: u32,
-    /// Beside others?
+    /// True if the lock is shared.
     pub shared: bool,
     /// True if the controller disconnected; the agent then only finishes its running steps.
     pub controller_is_gone: bool,
@@ -54,9 +54,13 @@ impl LockHolder {
 
     /// Describes the holder, the start and the command in one line.
     pub fn describe_lock(&self) -> String {
-        let suffix = if self.controller_is_gone { ", whose dunlin is gone and which ends what it began" } else { "" };
+        let suffix = if self.controller_is_gone {
+            "; its controller disconnected, and it is finishing its running steps"
+        } else {
+            ""
+        };
         format!(
-            "{} holds it for {} since {} (process {} there{suffix})",
+            "{} holds it for {} since {} (process {} on the host{suffix})",
             self.operator, self.command, self.since, self.pid
         )
     }

@@ -85,13 +85,13 @@ shard_calls! {
     StartRun(RunStart) -> u64,
     /// Report everything that prevents a move, and what it needs; writes to no Redis instance.
     Preflight(PreflightRequest) -> PreflightResult,
-    /// Start the target as a replica, wait until it has caught up and is durable, compare the two (P1–P5).
+    /// Start the target as a replica, wait until it has caught up and is durable, compare the two.
     Copy(MoveSpec) -> CopyResult,
-    /// Write `min-replicas-to-write` to the source's file (the durable part of P6). Goes to the source's host before a
+    /// Write `min-replicas-to-write` to the source's file (the durable part of requiring replicas). Goes to the source's host before a
     /// `CutOver` with `source_file_requires_replicas`; without it the source syncs its file itself, and its clients
     /// wait for that disk.
     RequireReplicas(MinReplicasRequest) -> (),
-    /// Cut over from source to target (P6–P11).
+    /// Cut over from source to target.
     CutOver(MoveSpec) -> CutoverResult,
     /// Create a replica: like `Copy`, then open it to readers.
     CreateReplica(MoveSpec) -> CopyResult,
@@ -100,9 +100,9 @@ shard_calls! {
     /// Set `min-replicas-to-write` of a primary permanently, while `RequireReplicas` is for one cutover. Goes to the
     /// primary's host.
     SetMinReplicas(MinReplicasRequest) -> (),
-    /// Compare source and target again (P5 alone).
+    /// Compare source and target again.
     Verify(MoveSpec) -> VerifyResult,
-    /// Stop an instance that handed over its shard, and archive its files (P14). Goes to the source's host.
+    /// Stop an instance that handed over its shard, and archive its files. Goes to the source's host.
     Retire(RetireInstance) -> RetireResult,
     /// List the last move in each journal of this host, with the current roles of its instances.
     ListMoves(JournalQuery) -> Vec<MoveState>,

@@ -210,7 +210,7 @@ async fn move_shard(
     let copied = context.hosts.call_host(&planned.to, call::Copy(spec.clone()), on_progress).await?;
     result.bytes = copied.bytes;
     if context.hosts.fleet.cancellation.is_cancelled() {
-        // Else the source's file would be armed for a switch that does not begin.
+        // Otherwise the source's file would be changed for a cutover that does not begin.
         bail!(
             "interrupted before the cutover: {} still serves the shard, the copy at {} follows it",
             planned.from,

@@ -1,7 +1,7 @@
-//! Holds a plan against the rules it was made for, from the observation alone.
+//! Checks a plan against the rules it was made for, from the observation alone.
 //!
-//! Nothing of the planner's reckoning is used here: a mistake there must not be able to hide itself. The moves are
-//! played one wave after another on the observed placement, and every figure of the plan is taken anew.
+//! No result of the planner is used here: a mistake there must not be able to hide itself. The moves are
+//! played one wave after another on the observed placement, and every figure of the plan is computed again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -28,9 +28,9 @@ impl fmt::Display for Violation {
     }
 }
 
-/// Every rule that the plan breaks; empty for a good plan.
+/// Returns every rule that the plan breaks; empty for a good plan.
 ///
-/// A deviation from the tolerance counts only if no note of the plan owns up to it.
+/// A deviation from the tolerance counts only if no note of the plan declares it.
 pub fn check_plan(observation: &Observation, options: &PlanOptions, plan: &RebalancePlan) -> Vec<Violation> {
     let mut checker = PlanChecker::new(observation, options, plan);
     checker.check_map();
@@ -147,7 +147,13 @@ impl<'a> PlanChecker<'a> {
         let candidates = if role == Role::Primary { 0..1 } else { 1..copies.len() };
         match candidates.into_iter().find(|copy| copies[*copy] == from) {
             Some(copy) => copies[copy] = to.to_owned(),
-            None => self.add_violation("map", format!("the {role:?} of shard {shard} is not on {from}")),
+            None => self.add_violation(
+                "map",
+                format!(
+                    "the {} of shard {shard} is not on {from}",
+                    if role == Role::Primary { "primary" } else { "replica" }
+                ),
+            ),
         }
     }
 

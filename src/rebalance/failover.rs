@@ -1,8 +1,8 @@
 //! After a host's death: which copies are promoted, what may be lost with that, what cannot be helped, and where the
 //! copies that are missing then are to be made.
 //!
-//! [`plan_failover`] is pure: what was seen of the shards in, a plan or everything that stands in its way out. `choose` finds the
-//! copy, `repair` the places; `look` asks the hosts that live, `run` carries the plan out.
+//! [`plan_failover`] is pure: it turns the observed shards into a plan, or into all blockers. `select_candidate` finds the copy,
+//! `replica_placement` the places; `observe` queries the hosts that answer, `apply` executes the plan.
 
 pub mod apply;
 pub mod observe;
@@ -42,7 +42,7 @@ pub struct ShardView {
     pub id: ShardId,
     /// The primary, then the replicas in the map's order.
     pub copies: Vec<CopyView>,
-    /// Other hosts that got an answer from the primary as a master.
+    /// Other hosts that got an answer from the primary as a primary.
     pub witnesses: Vec<String>,
     /// Hosts with an instance that follows the primary and that the map does not name: an old instance that was left as
     /// a replica, the copy of a move.
@@ -96,7 +96,7 @@ pub enum FailoverScope {
 pub struct FailoverOptions {
     /// Plan new replicas for those that are missing.
     pub create_replicas: bool,
-    /// Promote a copy also where nobody knows how much it lacks.
+    /// Promote a copy even if its missing writes are unknown.
     pub allow_stale: bool,
 }
 
@@ -111,13 +111,13 @@ pub struct FailoverPlan {
     pub assumed_dead: Vec<String>,
     /// Copies that become primaries.
     pub promotions: Vec<Promotion>,
-    /// Primaries that live and go without a replica that is gone.
+    /// Primaries that continue without a lost replica.
     pub degraded_primaries: Vec<DegradedPrimary>,
-    /// Shards that nobody can serve now.
+    /// Shards that no host can serve now.
     pub unavailable_shards: Vec<UnresolvedShard>,
     /// Number of replicas that the map asks for from now on, if it did not say: as many as every shard had.
     pub replica_count: Option<u16>,
-    /// Replicas that are made anew.
+    /// Replicas that are recreated.
     pub replicas_to_create: Vec<ReplicaToCreate>,
     /// Shards that stay short of a replica.
     pub unplaceable_replicas: Vec<UnresolvedShard>,
@@ -151,9 +151,9 @@ pub struct Promotion {
 /// Acknowledged writes that a promoted copy may lack.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DataLossBound {
-    /// Seconds since it last heard of its primary; unknown where it was started anew since.
+    /// Seconds since it last heard of its primary; unknown if it was restarted since.
     pub silent_for_s: Option<u64>,
-    /// Acknowledged in so many seconds after that at most: for longer, the primary accepted no write without its replica.
+    /// Longest window, in seconds after the last contact, whose acknowledged writes may be lost: later, the primary accepted no write without its replica.
     /// Nothing where there is no such bound.
     pub max_window_s: Option<u64>,
     /// About so many bytes of the replication stream, by the average rate; nothing where the time or the rate is unknown.
@@ -231,11 +231,11 @@ impl ShardView {
         &self.copies[1..]
     }
 
-    /// The host that got an answer from the primary as a master: its own, a replica's, or any other.
+    /// The host that got an answer from the primary as a primary: its own, a replica's, or any other.
     fn host_that_reaches_primary(&self) -> Option<&str> {
-        let is_master = |role: &ReplicationRole| matches!(role, ReplicationRole::Primary { .. });
-        let own = Some(self.primary()).filter(|copy| is_master(&copy.probe.role));
-        let by = own.or_else(|| self.replicas().iter().find(|copy| is_master(&copy.probe.primary_role)));
+        let is_primary = |role: &ReplicationRole| matches!(role, ReplicationRole::Primary { .. });
+        let own = Some(self.primary()).filter(|copy| is_primary(&copy.probe.role));
+        let by = own.or_else(|| self.replicas().iter().find(|copy| is_primary(&copy.probe.primary_role)));
         by.map(|copy| copy.host.as_str()).or_else(|| self.witnesses.first().map(String::as_str))
     }
 }
@@ -259,7 +259,7 @@ impl FailoverScope {
 /// Plans what the death of these hosts or instances asks for.
 ///
 /// # Errors
-/// Everything that speaks against it; nothing may be done then.
+/// Returns all blockers; nothing may be done then.
 pub fn plan_failover(
     view: &ClusterView,
     scope: &FailoverScope,
@@ -281,10 +281,10 @@ pub fn plan_failover(
         if scope.includes_copy(shard.id, shard.primary()) {
             match select_candidate::select_candidate(shard, scope, rules) {
                 Ok(promotion) => plan.promotions.push(promotion),
-                Err(select_candidate::Ineligible::Unavailable(why)) => {
+                Err(select_candidate::NoCandidate::Unavailable(why)) => {
                     plan.unavailable_shards.push(UnresolvedShard { shard: shard.id, reason: why })
                 }
-                Err(select_candidate::Ineligible::Blocked(refusal)) => blockers.push(refusal),
+                Err(select_candidate::NoCandidate::Blocked(refusal)) => blockers.push(refusal),
             }
         } else if !shard.primary().is_reachable() {
             blockers.push(select_candidate::unreachable_blocker(shard, shard.primary()));
@@ -292,7 +292,7 @@ pub fn plan_failover(
             plan.degraded_primaries.push(degraded_primary(shard, scope));
         }
     }
-    // A switch to the dead host was about to happen: the primary waits for a replica that nobody names.
+    // A cutover to the dead host was about to happen: the primary waits for a replica that nobody names.
     let waits_for_missing_replica = |shard: &&ShardView| {
         let seen = &shard.primary().probe;
         let is_primary = matches!(seen.role, ReplicationRole::Primary { .. }) && shard.open_move.is_none();
@@ -342,7 +342,7 @@ fn degraded_primary(shard: &ShardView, scope: &FailoverScope) -> DegradedPrimary
     }
 }
 
-/// What lives is not failed over; the way to leave it loses nothing.
+/// Returns a blocker if an instance in the scope still answers: leaving a live host loses nothing.
 fn find_live_instance(shard: &ShardView, scope: &FailoverScope) -> Option<FailoverBlocker> {
     let primary = shard.primary();
     let is_promoted = shard.replicas().iter().any(|copy| select_candidate::is_promoted(copy, primary));
@@ -350,19 +350,19 @@ fn find_live_instance(shard: &ShardView, scope: &FailoverScope) -> Option<Failov
         && !is_promoted
         && let Some(by) = shard.host_that_reaches_primary()
     {
-        let how = if by == primary.host { String::new() } else { format!(", as {by} sees it") };
+        let how = if by == primary.host { String::new() } else { format!(" {by}") };
         let is_detached = shard.replicas().iter().any(|copy| select_candidate::is_detached(copy, primary));
         let next = if is_detached {
-            "dunlin shards resume takes the failover back that was begun".to_owned()
+            "dunlin shards resume rolls back the interrupted failover".to_owned()
         } else {
             format!("dunlin shard-rebalance --drain {} empties the host and loses nothing", primary.host)
         };
-        let why = format!("shard {}: its primary on {} answers{how}: it is not dead", shard.id, primary.host);
+        let why = format!("shard {}: its primary on {} is not dead: it answers{how}", shard.id, primary.host);
         return Some(FailoverBlocker { reason: why, next_step: next });
     }
     let living = shard.replicas().iter().find(|copy| scope.includes_copy(shard.id, copy) && copy.is_reachable())?;
     Some(FailoverBlocker {
-        reason: format!("shard {}: its replica on {} answers: it is not dead", shard.id, living.host),
+        reason: format!("shard {}: its replica on {} is not dead: it answers", shard.id, living.host),
         next_step: format!("dunlin shard-rebalance --drain {}, or name the shards that are dead", living.host),
     })
 }

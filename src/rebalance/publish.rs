@@ -19,7 +19,7 @@ use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveSt
 const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);
 const SERVICE_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The hosts whose plays have a `shard_map` step, without those that the run goes without.
+/// Returns the hosts whose plays have a `shard_map` step, without those that the run continues without.
 ///
 /// # Errors
 /// Mistakes in map, inventory or playbook.
@@ -29,7 +29,7 @@ pub fn reachable_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Re
     Ok(hosts)
 }
 
-/// The consumers that do not answer: they keep the map that they have.
+/// Returns the consumers that do not answer: they keep the map that they have.
 ///
 /// # Errors
 /// As [`reachable_consumers`].
@@ -124,8 +124,8 @@ pub async fn find_unaccounted_shards(
 /// Waits until the services route by an epoch; those that do not by then are named, each with what it does instead.
 ///
 /// A service that is down is not waited for: its next start reads the new file, and whether it still has a connection
-/// to an instance is asked of the instance before it is stopped. One that does not tell its epoch counts where
-/// `unclear_counts`.
+/// to an instance is asked of the instance before it is stopped. One that does not report its epoch counts as
+/// outdated if `unknown_epochs_count` is set.
 ///
 /// # Errors
 /// As [`consumer_states`].

@@ -1,9 +1,8 @@
-//! Making replicas: where there was none, or in the place of another one. Nothing is fenced for it: the
-//! primary serves all the while.
+//! Creates replicas: where there was none, or in the place of another one. The primary serves all the while.
 //!
-//! The new one is born, caught up with and compared; then the map names it; then the one that it replaces is retired,
-//! which is a live replica up to then. Cut short before the map names it, it is finished or removed; after that, the one
-//! that is left over is a stray, which `shards resume` retires.
+//! The new replica is created, synced and verified; then the map names it; then the one that it replaces is retired,
+//! which is a live replica up to then. If a run is interrupted before the map names the new one, it is finished or
+//! removed; after that, the replaced one is an orphan instance, which `shards repair` retires.
 
 use anyhow::{Context, Result, bail};
 use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
@@ -15,21 +14,21 @@ use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
 use crate::protocol::throttle::ThrottleLimits;
 
-/// A replica to be made.
+/// A replica to create.
 #[derive(Clone, Copy, Debug)]
 pub struct ReplicaChange<'a> {
     /// The shard.
     pub shard: ShardId,
     /// The host whose replica it replaces.
     pub replaced_host: Option<&'a str>,
-    /// The host that it is made on.
+    /// The host that it is created on.
     pub new_host: &'a str,
 }
 
-/// Makes a replica; the one that it replaces is retired once the map is out.
+/// Creates a replica; the one that it replaces is retired once the map is published.
 ///
 /// # Errors
-/// A step failed; asked again, it goes on there.
+/// A step failed; a repeated call resumes there.
 pub async fn create_replica(
     context: &RebalanceContext<'_>,
     change: ReplicaChange<'_>,

@@ -256,8 +256,8 @@ fn find_min_replicas_mismatches(
     Ok(found)
 }
 
-/// Brings primaries and strays to what map and playbook say: a stray that follows its primary is retired, and a primary
-/// needs its replicas. One that is to need fewer does so before a stray goes. What cannot be done yet is returned, by
+/// Brings primaries and orphans to what map and playbook say: an orphan that follows its primary is retired, and a primary
+/// needs its replicas. One that is to need fewer does so before an orphan goes. What cannot be done yet is returned, by
 /// shard; everything serves as before then.
 ///
 /// # Errors

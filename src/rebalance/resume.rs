@@ -81,7 +81,7 @@ pub enum MoveStatus {
     Finished,
     /// The target serves and the source is gone; only the map does not say so yet.
     FinishedElsewhere,
-    /// The target serves, also by the map; the source is its live replica, to be retired or to be gone back to.
+    /// The target serves, also by the map; the source is its live replica, until it is retired or moved back to.
     SourceKept,
     /// The target serves; the map or the source does not follow yet.
     CutOver,
@@ -91,7 +91,7 @@ pub enum MoveStatus {
     Copying,
     /// Neither serves: roles and journal decide.
     Undecided,
-    /// A failover that was cut short: the copy left its primary, or may have.
+    /// A failover that was interrupted: the copy left its primary, or may have.
     FailoverInterrupted,
     /// A copy was promoted; only the map does not say so yet.
     Promoted,
@@ -113,7 +113,7 @@ pub fn move_status(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveS
     if let Some(failover) = &state.failover {
         return match (&state.target_role, failover.promotion_started) {
             (ReplicationRole::Primary { .. }, true) if !map_names_target => MoveStatus::Promoted,
-            // What became of it later is another move's; an old primary that comes back is looked for by itself.
+            // Later changes belong to another move; an old primary that comes back is found by itself.
             _ if failover.is_finished => MoveStatus::Finished,
             _ => MoveStatus::FailoverInterrupted,
         };
@@ -231,7 +231,7 @@ pub async fn resume_move(
             context.hosts.call_host(to, call::Copy(spec.clone()), on_progress).await?;
             cut_over_shard(context, &before, &spec, MoveHosts { from, to }, on_progress).await?;
         }
-        RecoveryResult::Undecided { reason } => bail!("shard {}: {reason}", state.shard),
+        RecoveryResult::Undecided { reason } => bail!("{reason}"),
     }
     let finish = FinishContext {
         publish_lock: &Mutex::new(()),
@@ -256,7 +256,7 @@ pub fn can_finish_without_hosts(
         state.record.operation == (Operation::CreateReplica { replaces: None })
             && (*status == MoveStatus::ReplicaReady || is_reachable(&state.record.from))
     };
-    // Its source was fenced; the other hosts' journals are all that could know of a later move, and they are here.
+    // Its source cannot accept writes; the other hosts' journals are all that could know of a later move, and they are here.
     let is_served = |(state, status): &&(&MoveState, MoveStatus)| {
         let source = context.hosts.host_at_address(&state.record.from);
         let only_source = context.hosts.unreachable.iter().all(|host| source == Some(host));
@@ -276,7 +276,7 @@ pub fn can_finish_without_hosts(
     can_finish_all && pending.iter().all(is_begun)
 }
 
-/// Takes one move back, where it has not passed the fence.
+/// Aborts one move, if its source was not demoted yet.
 ///
 /// # Errors
 /// It has, or a step failed.

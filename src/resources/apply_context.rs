@@ -9,7 +9,7 @@ use crate::process::Program;
 
 /// Contents by digest.
 pub trait BlobSource {
-    /// Fetches several at once, where they come from afar; `get` then answers without waiting.
+    /// Fetches several contents at once; `read_blob` then answers without waiting.
     ///
     /// # Errors
     /// Returns an error if the contents are not available.
@@ -22,7 +22,7 @@ pub trait BlobSource {
         None
     }
 
-    /// The bytes of that digest.
+    /// Returns the content with this digest.
     ///
     /// # Errors
     /// Returns an error if no content has that digest.
@@ -39,7 +39,7 @@ pub struct ApplyContext<'a> {
 }
 
 impl<'a> ApplyContext<'a> {
-    /// A site on this host.
+    /// Creates the context.
     pub fn new(blobs: &'a dyn BlobSource) -> Self {
         Self {
             blobs,
@@ -50,7 +50,7 @@ impl<'a> ApplyContext<'a> {
         }
     }
 
-    /// The bytes of that digest.
+    /// Returns the content with this digest.
     ///
     /// # Errors
     /// Returns an error if no content has that digest.

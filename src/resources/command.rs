@@ -246,14 +246,14 @@ impl CommandResource {
             Ok(output) => output,
             Err(error) if view.has_pending_steps() && is_program_missing(&error) => {
                 return Ok(ConditionResult::Deferred(format!(
-                    "the condition `{shown}` may only exist after an earlier step"
+                    "the program of the condition `{shown}` is missing; an earlier step may install it"
                 )));
             }
             Err(error) => return Err(error).context("running the condition"),
         };
         match output.status.code() {
             Some(126 | 127) if view.has_pending_steps() => Ok(ConditionResult::Deferred(format!(
-                "the program of the condition `{shown}` may only exist after an earlier step"
+                "the program of the condition `{shown}` is missing; an earlier step may install it"
             ))),
             Some(status) => Ok(ConditionResult::Status(status)),
             None => bail!("a signal ended the condition `{shown}`: {}", output.status),

@@ -99,8 +99,7 @@ impl Resource for LineResource {
             }
             (Some(line), Presence::Present) => match matches {
                 Some(matches) if !matches.is_match(line) => Err(format!(
-                    "`match` does not find the line that is wanted, so that a second run would not either: widen {:?} \
-                     until it finds {line:?} too",
+                    "`match` must also match `line`: {:?} does not match {line:?}, so each run would change the file again",
                     matches.as_str()
                 )),
                 _ => Ok(()),

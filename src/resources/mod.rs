@@ -197,7 +197,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
-    /// Reads the state, through the expectations that earlier steps left in the world.
+    /// Reads the state, including the predicted effects of earlier steps.
     ///
     /// # Errors
     /// Returns the error of the system, with the path or name.

@@ -11,7 +11,7 @@ use super::{ApplyContext, BlobSource, Diff, HostView, Prefetch, ReadOutcome, Res
 use crate::plan::AttributeChange;
 use crate::process::Program;
 
-/// Done through the [`Site`], which does it for several services at once.
+/// Run through [`ApplyContext::enable_unit`], which collects several services.
 const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.
 const NO_RELOAD_FLAG: &str = "--no-reload";

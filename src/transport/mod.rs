@@ -1,4 +1,4 @@
-//! How bytes reach an agent: over ssh, or on this machine. No other room of dunlin is known here.
+//! How bytes reach an agent: over ssh, or on this machine. Imports no other module.
 
 mod bootstrap;
 mod control_dir;

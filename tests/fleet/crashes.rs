@@ -74,8 +74,8 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
         writers.assert_nothing_lost();
     }
     let log = cluster.project.run_dunlin(&["shards", "history"]).assert_status(0);
-    assert!(log.stdout.matches("replica made").count() >= usize::from(cluster.shards), "{}", log.stdout);
-    // Taken back instead: where the shards' copies were, and nothing is left to resume.
+    assert!(log.stdout.matches("replica created").count() >= usize::from(cluster.shards), "{}", log.stdout);
+    // Aborted instead: where the shards' copies were, and nothing is left to resume.
     kill_at(&cluster, KillMoment::Noted("start_replica", "intent"), &["--drain", "redis-01"]);
     cluster.wait_for_agents_to_exit();
     let before = cluster.map_text();

@@ -93,7 +93,10 @@ fn moves_over_tls_lose_no_write() {
         let mut spec = fixture.move_spec(from, to);
         spec.limits.throttle = ThrottleLimits { bandwidth, ..ThrottleLimits::default() };
         let request = PreflightRequest::for_relocation(spec.clone());
-        assert_eq!(fixture.run_request(ShardRequest::Preflight(request)).unwrap(), ShardReply::Preflight(Vec::new()));
+        let ShardReply::Preflight(result) = fixture.run_request(ShardRequest::Preflight(request)).unwrap() else {
+            panic!()
+        };
+        assert_eq!(result.issues, []);
         let copied = run_copy(&fixture, spec.clone()).unwrap();
         assert!(copied.verification.keys >= 4 && copied.verification.is_equal(), "{:?}", copied.verification);
         writers.reset_gaps();
@@ -152,7 +155,7 @@ fn a_target_without_tls_is_an_issue() {
         panic!()
     };
     assert!(
-        issues.iter().any(|issue| issue.rule == PreflightRule::Setting && issue.reason.contains("tls_ca_file")),
+        issues.issues.iter().any(|issue| issue.rule == PreflightRule::Setting && issue.reason.contains("tls_ca_file")),
         "{issues:?}"
     );
 }

@@ -83,7 +83,7 @@ pub enum Listing {
     },
 }
 
-/// The answer to the wish to build a list.
+/// Result of starting a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildStart {
     /// It may begin; entries pushed from now on are kept.

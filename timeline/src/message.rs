@@ -26,7 +26,7 @@ pub struct Message {
 pub enum Task {
     /// Divide the followers of an author into ranges.
     Plan(Plan),
-    /// Change the lists of the author and of the public timeline, which a shard did not accept at first.
+    /// Repeat a change of the author and public lists that a shard rejected.
     Index(Index),
     /// Change the timelines of the followers in a range.
     Deliver(Deliver),
@@ -73,7 +73,7 @@ pub struct Index {
     pub tweet_id: Id,
     /// Its author.
     pub author_id: Id,
-    /// Number of times that it was parked.
+    /// Number of times that the task was parked.
     pub parked: u32,
 }
 
@@ -93,7 +93,7 @@ pub struct Deliver {
     /// Only these shards; all where it is missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shards: Option<Vec<u16>>,
-    /// Number of times that it was parked.
+    /// Number of times that the task was parked.
     #[serde(default)]
     pub parked: u32,
 }
@@ -116,7 +116,7 @@ pub struct Follow {
     pub follower: Id,
     /// The author.
     pub followee: Id,
-    /// Number of times that it was parked.
+    /// Number of times that the task was parked.
     #[serde(default)]
     pub parked: u32,
 }

@@ -46,7 +46,7 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
     }
 }
 
-/// Returns a word that names this process among all that have run.
+/// Returns an ID that is unique for this process.
 pub fn process_token() -> &'static str {
     static TOKEN: OnceLock<String> = OnceLock::new();
     TOKEN.get_or_init(|| format!("{:x}{:08x}", crate::ids::unix_ms_now(), RandomState::new().hash_one(0) as u32))

@@ -19,7 +19,7 @@ pub(super) struct SharedState {
     table: RwLock<Arc<RoutingTable>>,
     pub(super) counters: RequestCounters,
     last_rejected: Mutex<Option<String>>,
-    /// Rung when something makes a new map likely.
+    /// Notified when the map may have changed.
     pub(super) map_check: Arc<Notify>,
 }
 

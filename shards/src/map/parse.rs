@@ -14,14 +14,14 @@ use super::{
 use crate::slot::SlotRange;
 
 const KNOWN_MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
-/// Each of them costs its primary the stream of all writes once more.
+/// Each replica makes the primary send its write stream once more.
 const MAX_REPLICAS: u64 = 16;
 const KNOWN_SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
 
 pub(super) fn parse_map(text: &str) -> Result<ShardMap, Vec<MapError>> {
     let (table, errors) = DeTable::parse_recoverable(text);
     if !errors.is_empty() {
-        // what was recovered around a syntax error would only bring mistakes that are none
+        // what was recovered around a syntax error would only cause false errors
         return Err(errors.iter().map(|error| map_error(error.span(), error.message().to_owned(), None)).collect());
     }
     let mut reader = MapReader { errors: Vec::new() };

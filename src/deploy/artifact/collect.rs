@@ -50,7 +50,7 @@ struct FileCollector {
 /// Reads the sources of all entries below `base`.
 ///
 /// # Errors
-/// [`Missing`].
+/// [`MissingSources`].
 pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<CollectedFiles, MissingSources> {
     let (mut collector, mut missing) = (FileCollector::default(), Vec::new());
     for entry in entries {

@@ -139,7 +139,7 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     for pair in manifest.files.windows(2) {
         let (one, next) = (pair[0].path.as_str(), pair[1].path.as_str());
         if one >= next {
-            return Err(format!("its files are not sorted, or stand twice: {one}, {next}"));
+            return Err(format!("its files are not sorted, or listed twice: {one}, {next}"));
         }
     }
     for file in &manifest.files {
@@ -149,14 +149,14 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
             return Err(format!("{path} has no SHA-256 digest"));
         }
         if file.mode > 0o777 {
-            return Err(format!("{path} has set-id bits or a mode that is none"));
+            return Err(format!("{path} has an invalid mode; modes from 0000 to 0777 are allowed"));
         }
         if file.size > MAX_FILE_BYTES {
             return Err(format!("{path} is too long"));
         }
     }
     if manifest.links.windows(2).any(|pair| pair[0].path.as_str() >= pair[1].path.as_str()) {
-        return Err("its links are not sorted, or stand twice".to_owned());
+        return Err("its links are not sorted, or listed twice".to_owned());
     }
     manifest.links.iter().try_for_each(ReleaseLink::check_target)?;
     let is_file = |link: &&ReleaseLink| manifest.files.iter().any(|file| file.path == link.path);
@@ -164,7 +164,7 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
         return Err(format!("{} is a file and a link", link.path));
     }
     if manifest.folders.windows(2).any(|pair| pair[0].path.as_str() >= pair[1].path.as_str()) {
-        return Err("its folders are not sorted, or stand twice".to_owned());
+        return Err("its folders are not sorted, or listed twice".to_owned());
     }
     let files = manifest.files.iter().map(|file| file.path.as_str());
     let links = manifest.links.iter().map(|link| link.path.as_str());

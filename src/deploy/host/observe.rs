@@ -68,13 +68,17 @@ pub(super) fn rollback_target(
 ) -> Result<ReleaseTarget, String> {
     let describe_available = || {
         let versions: Vec<&str> = stored.iter().map(|kept| kept.manifest.version.as_str()).collect();
-        if versions.is_empty() { "there is none".to_owned() } else { format!("here are {}", versions.join(", ")) }
+        if versions.is_empty() {
+            "no releases are on this host".to_owned()
+        } else {
+            format!("available: {}", versions.join(", "))
+        }
     };
     let Some(version) = version else {
         let before = if state.pending_switch.is_some() { state.confirmed_target() } else { state.previous_target() };
         return before
             .cloned()
-            .ok_or_else(|| format!("no release served here before this one; {}", describe_available()));
+            .ok_or_else(|| format!("no earlier release was active on this host; {}", describe_available()));
     };
     if stored.iter().all(|release| release.manifest.version != *version) {
         return Err(format!("release {version} is not on this host; {}", describe_available()));
@@ -93,23 +97,23 @@ fn observe_desired(
     stored: &[StoredRelease],
     texts: Option<&StoredRelease>,
 ) -> Result<()> {
-    let mut world = HostView::current();
+    let mut view = HostView::current();
     let setup = &desired.config;
-    observation.agent_account = agent_account(&mut world)?;
+    observation.agent_account = agent_account(&mut view)?;
     observation.unmanaged_paths = find_unmanaged(layout, services, desired)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
         let path = services.unit_dir().join(&unit.name);
-        let file = observe_text(&mut world, &path, &unit.digest, false, texts)?;
+        let file = observe_text(&mut view, &path, &unit.digest, false, texts)?;
         observation.units.push(ObservedUnit { file, is_enabled: state.enabled, active_state: state.active });
     }
     for config in &setup.configs {
-        observation.configs.push(observe_text(&mut world, &config.dest, &config.digest, config.sensitive, texts)?);
+        observation.configs.push(observe_text(&mut view, &config.dest, &config.digest, config.sensitive, texts)?);
     }
     // What an unfinished switch has put there counts as well as what served.
     for target in [observation.confirmed.clone(), observation.unfinished_switch.clone()].into_iter().flatten() {
         if let Some(earlier) = releases::read_desired(layout, &target)? {
-            find_leftovers(&mut observation.leftover_files, &mut world, services.unit_dir(), &earlier.config, setup)?;
+            find_leftovers(&mut observation.leftover_files, &mut view, services.unit_dir(), &earlier.config, setup)?;
         }
     }
     observation.present_blobs = available_contents(desired, observation, stored);

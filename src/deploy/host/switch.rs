@@ -63,7 +63,7 @@ impl Switch<'_> {
                 target.map_or("nothing".to_owned(), |target| target.version.to_string())
             };
             let (now, planned) = (name(state.confirmed_target()), name(from));
-            return Ok(DeployReply::PlanOutdated(vec![format!("{now} serves, where the plan found {planned}")]));
+            return Ok(DeployReply::PlanOutdated(vec![format!("{now} is active, but the plan expected {planned}")]));
         }
         let Some(desired) = releases::read_desired(self.layout, target)? else {
             return Ok(DeployReply::Refused(format!("release {} is not staged on this host", target.version)));

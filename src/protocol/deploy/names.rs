@@ -49,11 +49,13 @@ impl ReleaseVersion {
         let fits = text.len() <= 128 && text.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c));
         if !starts || !fits {
             return Err(format!(
-                "{text:?} is no version: letters, digits and `.`, `_`, `+`, `-`, the first a letter or a digit"
+                "{text:?} is not a version: letters, digits and `.`, `_`, `+`, `-`, the first a letter or a digit"
             ));
         }
         if text.ends_with(INCOMPLETE_SUFFIX) {
-            return Err(format!("{text:?} is no version: `{INCOMPLETE_SUFFIX}` marks releases that are not complete"));
+            return Err(format!(
+                "{text:?} is not a version: `{INCOMPLETE_SUFFIX}` marks releases that are not complete"
+            ));
         }
         Ok(Self(text))
     }
@@ -69,7 +71,7 @@ impl ServiceName {
         let starts = text.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
         let rest = text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "_-".contains(c));
         if !starts || !rest || text.len() > 64 {
-            return Err(format!("{text:?} is no service's name: lower-case letters, digits, `_` and `-`"));
+            return Err(format!("{text:?} is not a service name; use lower-case letters, digits, `_` and `-`"));
         }
         Ok(Self(text))
     }
@@ -97,7 +99,7 @@ impl ReleasePath {
         } else {
             return Ok(Self(text));
         };
-        Err(format!("{text:?} cannot stand in a release: {why}"))
+        Err(format!("{text:?} is not allowed in a release: {why}"))
     }
 }
 

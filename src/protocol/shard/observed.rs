@@ -1,5 +1,7 @@
 //! Observation of a host's shard instances: request and result.
 
+use std::fmt;
+
 use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
@@ -114,4 +116,16 @@ pub enum ReplicationRole {
         /// Replication offset that it has processed.
         offset: u64,
     },
+}
+
+impl fmt::Display for ReplicationRole {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreachable => write!(f, "does not answer"),
+            Self::Primary { offset, replicas } => write!(f, "primary at offset {offset}, {replicas} replicas attached"),
+            Self::Replica { primary, link_is_up, offset } => {
+                write!(f, "replica of {primary} at offset {offset}, link {}", if *link_is_up { "up" } else { "down" })
+            }
+        }
+    }
 }

@@ -58,9 +58,9 @@ named_enum! {
         /// A replica was promoted after its primary was lost.
         FailedOver = "failed over",
         /// A replica was created.
-        ReplicaCreated = "replica made",
+        ReplicaCreated = "replica created",
         /// The move was aborted.
-        Aborted = "taken back",
+        Aborted = "aborted",
         /// The move has not ended.
         Open = "open",
     }

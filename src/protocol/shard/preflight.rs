@@ -98,6 +98,6 @@ named_enum! {
         /// A replica of the source is not attached.
         Replica = "replica",
         /// The source has a replica that the map does not name.
-        Stranger = "stranger",
+        OrphanReplica = "orphan_replica",
     }
 }

@@ -275,8 +275,12 @@ async fn create_replica(
     )
     .await?;
     // A primary counts the replica of a dead host until that link has timed out.
-    let reasons: Vec<String> =
-        preflight.issues.iter().filter(|one| one.rule != PreflightRule::Stranger).map(ToString::to_string).collect();
+    let reasons: Vec<String> = preflight
+        .issues
+        .iter()
+        .filter(|one| one.rule != PreflightRule::OrphanReplica)
+        .map(ToString::to_string)
+        .collect();
     if !reasons.is_empty() {
         bail!("preflight refuses: {}", reasons.join("; "));
     }

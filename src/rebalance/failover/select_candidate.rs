@@ -8,7 +8,7 @@ use crate::protocol::shard::ReplicationRole;
 const MAX_SILENCE_SPREAD_S: u64 = 60;
 
 /// Reason why no candidate was selected.
-pub enum Ineligible {
+pub enum NoCandidate {
     /// There is none that may be; the shard waits for its primary.
     Unavailable(String),
     /// Promotion would not be safe now.
@@ -53,33 +53,35 @@ pub fn select_candidate(
     shard: &ShardView,
     scope: &FailoverScope,
     rules: CandidateRules,
-) -> Result<Promotion, Ineligible> {
+) -> Result<Promotion, NoCandidate> {
     let primary = shard.primary();
     let living: Vec<&CopyView> = shard.replicas().iter().filter(|copy| !scope.includes_copy(shard.id, copy)).collect();
     if let Some(copy) = living.iter().find(|copy| is_promoted(copy, primary)) {
         return Ok(build_promotion(shard, copy, &living));
     }
     if let Some(silent) = living.iter().find(|copy| !copy.is_reachable()) {
-        return Err(Ineligible::Blocked(unreachable_blocker(shard, silent)));
+        return Err(NoCandidate::Blocked(unreachable_blocker(shard, silent)));
     }
     if let Some(open_move) = shard.open_move.as_ref().filter(|moving| moving.stage == MoveStage::CutOver) {
-        let reason =
-            format!("a move gave it to {}, which serves it: dunlin shards resume publishes that", open_move.to);
-        return Err(Ineligible::Unavailable(reason));
+        let reason = format!(
+            "a move already cut over to {}, which serves the shard; dunlin shards resume publishes the map",
+            open_move.to
+        );
+        return Err(NoCandidate::Unavailable(reason));
     }
     if let Some(moving) = shard.open_move.as_ref().filter(|moving| moving.stage == MoveStage::Undecided) {
         let why = format!(
             "a move to {} was interrupted and may have all data: bring {} back, then dunlin shards resume",
             moving.to, primary.host
         );
-        return Err(Ineligible::Unavailable(why));
+        return Err(NoCandidate::Unavailable(why));
     }
     if living.is_empty() {
         let what = if shard.replicas().is_empty() { "it has no replica" } else { "its replicas are gone too" };
         let why = format!("{what}; its data are on {} alone: bring that host back", primary.host);
-        return Err(Ineligible::Unavailable(why));
+        return Err(NoCandidate::Unavailable(why));
     }
-    // What stands by for this primary is the choice of a run that was cut short.
+    // An interrupted run already selected this copy.
     if let Some(copy) = living.iter().find(|copy| is_detached(copy, primary)) {
         return Ok(build_promotion(shard, copy, &living));
     }
@@ -91,7 +93,7 @@ pub fn select_candidate(
         None => {
             let reasons = ineligible.into_iter().filter_map(|(copy, why)| Some(format!("{} {}", copy.host, why?)));
             let why = reasons.collect::<Vec<_>>().join("; ");
-            Err(Ineligible::Unavailable(format!("{why}: bring {} back, or say --allow-stale", primary.host)))
+            Err(NoCandidate::Unavailable(format!("{why}: bring {} back, or add --allow-stale", primary.host)))
         }
     }
 }
@@ -123,7 +125,7 @@ fn ineligibility_reason(
     match &probe.role {
         ReplicationRole::Replica { primary: of, .. } if *of == primary.address => {}
         ReplicationRole::Replica { primary: of, .. } => return Some(format!("follows {of}, not {}", primary.address)),
-        _ => return Some("is a master, and no failover is noted there".to_owned()),
+        _ => return Some("is a primary, but its journal records no failover".to_owned()),
     }
     if probe.is_syncing {
         return Some("is in the middle of a sync".to_owned());
@@ -137,7 +139,7 @@ fn ineligibility_reason(
     let Some(silent_for_s) = probe.silent_for_s.filter(|_| replication_offset(copy) > 0) else {
         let uptime_s = probe.uptime_s;
         return Some(format!(
-            "was started {uptime_s} s ago and has not been in sync since; it holds {} keys",
+            "was started {uptime_s} s ago and has not synced with its primary since; it has {} keys",
             probe.keys
         ));
     };

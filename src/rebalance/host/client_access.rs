@@ -82,7 +82,7 @@ impl ClientAccess {
         target.run_all(&cmds).map(drop)
     }
 
-    /// Promotes the target and enables its users in one transaction (P10), which ends the write pause. Sets
+    /// Promotes the target and enables its users in one transaction, which ends the write pause. Sets
     /// `min-replicas-to-write` to 0 in memory, as the replicas attach only afterwards; the file keeps the required
     /// number, and `finish_cutover` restores it in memory.
     ///
@@ -97,7 +97,7 @@ impl ClientAccess {
         target.run_transaction(&all).map(drop)
     }
 
-    /// Enables the users in the target's ACL file, so that it stays open after a restart (P11).
+    /// Enables the users in the target's ACL file, so that it stays open after a restart.
     ///
     /// # Errors
     /// Returns an error if the ACL file or the journal cannot be written.

@@ -1,4 +1,4 @@
-//! Copy (P1–P5): starts the target, waits until it has caught up and is durable, and verifies it.
+//! Copy: starts the target, waits until it has caught up and is durable, and verifies it.
 
 use std::time::Instant;
 
@@ -25,7 +25,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
         role if replication_progress::is_replica_of(&role, &spec.to) => return Ok(CopyResult::default()),
-        role => bail!("the source {} is not a primary ({role:?})", spec.from),
+        role => bail!("the source {} is not a primary ({role})", spec.from),
     }
     let start_lock = rate_limiter::copy_start_lock(spec);
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
@@ -41,7 +41,7 @@ pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSi
     build_replica(spec, &mut journal, &mut source, permit, blobs, sink)
 }
 
-/// P1–P5 under a move that is begun: born, caught up, equal, durable.
+/// Runs the copy of a begun move: start, sync, verify, make durable.
 ///
 /// # Errors
 /// What stopped it.
@@ -103,7 +103,7 @@ fn sync_directly(
     caught_up
 }
 
-/// P2: the source begins a full sync at once and through the socket. Its file says the same where dunlin provisioned it.
+/// Lets the source begin a full sync at once and through the socket. Its file says the same where dunlin provisioned it.
 fn enable_diskless_sync(source: &mut RedisClient) -> Result<()> {
     for (name, value) in [("repl-diskless-sync", "yes"), ("repl-diskless-sync-delay", "0")] {
         if source.fetch_setting(name)? != value {

@@ -1,4 +1,4 @@
-//! Cutover (P6–P11): pauses writes at the source, demotes it, then promotes and opens the target.
+//! Cutover: pauses writes at the source, demotes it, then promotes and opens the target.
 //!
 //! All disk syncs happen before writes are paused or after the target is open; the pause itself takes five round
 //! trips. At any time at most one of the two instances accepts application writes:
@@ -138,7 +138,7 @@ fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn Progre
     Ok(CutoverAttempt::Done(CutoverResult { follow_ups, ..result }))
 }
 
-/// Pauses writes, drains, demotes and promotes (P7–P10); never waits for a disk while writes are paused.
+/// Pauses writes, drains, demotes and promotes; never waits for a disk while writes are paused.
 fn hand_over_writes(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -189,7 +189,7 @@ fn hand_over_writes(
     Ok(CutoverAttempt::Done(CutoverResult { gap_us, offset: demoted_at, ..CutoverResult::default() }))
 }
 
-/// Demotes the source (P9) and returns its offset at the moment of demotion.
+/// Demotes the source and returns its offset at the moment of demotion.
 fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
     let (host, port) = split_address(target)?;
     let port = port.to_string();

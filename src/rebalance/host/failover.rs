@@ -161,7 +161,7 @@ fn ensure_replica_unchanged(request: &PromoteReplica, copy: &mut RedisClient) ->
         ReplicationRole::Replica { primary: of, offset, .. } if of == request.from => {
             bail!("{} is at offset {offset}, the plan has {}; make a new plan", request.to, request.offset)
         }
-        role => bail!("{} is not a replica of {} ({role:?}); nothing was changed", request.to, request.from),
+        role => bail!("{} is not a replica of {} ({role}); nothing was changed", request.to, request.from),
     }
     if info.number_field("loading") + info.number_field("master_sync_in_progress") > 0 {
         bail!("{} is still syncing; nothing was changed", request.to);

@@ -13,7 +13,7 @@ use crate::protocol::shard::MovePhase;
 /// A position within a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailpointPosition {
-    /// Announced, not done.
+    /// After the intent is logged, before the step.
     Before,
     /// Announced, and nothing is checked any more before it is done.
     AfterLastCheck,

@@ -1,5 +1,5 @@
-//! P6: the source accepts writes only with its replicas attached, also after a restart. In memory that is a setting; in
-//! its file it is a line, which the source's own host puts there so that no client waits for the disk (`arm_file`), or
+//! `RequireReplicas`: the source accepts writes only with its replicas attached, also after a restart. In memory that is a setting; in
+//! its file it is a line, which the source's own host puts there so that no client waits for the disk ([`require_replicas_in_file`]), or
 //! else the source itself, whose `CONFIG REWRITE` syncs twice while everybody waits.
 
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
 ///
 /// # Errors
-/// The instance is no master, or has another file; nothing was changed then.
+/// The instance is not a primary, or has another file; nothing was changed then.
 pub fn require_replicas_in_file(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, _) = open_primary(request)?;
@@ -33,7 +33,7 @@ pub fn require_replicas_in_file(request: &MinReplicasRequest) -> Result<()> {
 /// replica was promoted.
 ///
 /// # Errors
-/// The instance is no master, or too few replicas are attached; nothing was changed then.
+/// The instance is not a primary, or too few replicas are attached; nothing was changed then.
 pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, mut primary) = open_primary(request)?;
@@ -41,7 +41,7 @@ pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
     instance.set_min_replicas(request.replicas)
 }
 
-/// The part of [`guard`] in memory: waits until so many replicas are attached, and has the primary need them.
+/// Sets the value in memory: waits until so many replicas are attached, and has the primary need them.
 ///
 /// # Errors
 /// They are not within that time.
@@ -59,7 +59,7 @@ pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeo
     }
 }
 
-/// The instance that is asked for: a master that uses the file which dunlin writes.
+/// The instance that is asked for: a primary that uses the file which dunlin writes.
 fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient)> {
     let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
@@ -73,7 +73,7 @@ fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient
     Ok((instance, primary))
 }
 
-/// P6 as the switch does it. The number counts all replicas that could make a restarted source writable: the target
+/// Requires the replicas, as the cutover does it. The number counts all replicas that could make a restarted source writable: the target
 /// and the others.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! Preflight checks (P0): find everything that prevents a move, without a write to any Redis instance.
+//! Preflight checks: find everything that prevents a move, without a write to any Redis instance.
 
 mod space;
 
@@ -186,7 +186,7 @@ fn check_source(
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => issues.add_issue(PreflightRule::Source, format!("{} is not a primary: {role:?}", spec.from)),
+        role => issues.add_issue(PreflightRule::Source, format!("{} is not a primary: {role}", spec.from)),
     }
     if info.text_field("aof_enabled") != "1" {
         issues.add_issue(
@@ -239,7 +239,8 @@ fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &R
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
     if attached > expected + copy {
         let text = format!("{} has {attached} replicas, the map has {expected}", spec.from);
-        issues.add_issue(PreflightRule::Stranger, format!("{text}; `dunlin shards status` lists the unknown ones"));
+        issues
+            .add_issue(PreflightRule::OrphanReplica, format!("{text}; `dunlin shards status` lists the unknown ones"));
     }
 }
 

@@ -1,5 +1,5 @@
-//! How many bytes copies may take: one bucket for all that arrive at a host, and one for each shard, which its guard
-//! sets.
+//! How many bytes copies may take: one bucket for all that arrive at a host, and one for each shard, which its source
+//! monitor sets.
 //!
 //! A host is known by the folder of its journals. The buckets are those of this process: a run's moves to one host are
 //! requests to the same agent, and the host's lock keeps other runs away.
@@ -14,7 +14,7 @@ use dunlin_shards::ShardId;
 
 use crate::protocol::shard::MoveSpec;
 
-/// The guard slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
+/// The source monitor slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
 const MIN_RATE: u64 = 1 << 20;
 /// Maximum burst after an idle time.
 const MAX_BURST: Duration = Duration::from_millis(50);
@@ -44,7 +44,7 @@ impl TokenBucket {
         lock_ignoring_poison(&self.state).0 = rate;
     }
 
-    /// Waits until so many bytes may pass, or nobody wants them any more.
+    /// Waits until so many bytes may pass, or the request is cancelled.
     fn wait_for_tokens(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
         self.passed_bytes.fetch_add(bytes, Ordering::Relaxed);
         let due = {
@@ -83,7 +83,7 @@ impl RateLimiter {
         Self { host, shard }
     }
 
-    /// Waits until so many bytes may pass, or nobody wants them any more.
+    /// Waits until so many bytes may pass, or the request is cancelled.
     pub fn acquire_bytes(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
         self.shard.wait_for_tokens(bytes, is_wanted);
         self.host.wait_for_tokens(bytes, is_wanted);
@@ -94,7 +94,7 @@ impl RateLimiter {
         self.shard.passed_bytes.load(Ordering::Relaxed)
     }
 
-    /// Half of what passed in a second of late, from now on; returns that rate.
+    /// Halves the rate, starting from the recent rate, in bytes per second; returns the new one.
     pub fn halve_rate(&self, recent_rate: u64) -> u64 {
         let mut state = lock_ignoring_poison(&self.shard.state);
         let now = if state.0 == 0 { recent_rate } else { state.0.min(recent_rate) };
@@ -102,12 +102,12 @@ impl RateLimiter {
         state.0
     }
 
-    /// As if it had never been slowed down.
+    /// Removes the slowdown.
     pub fn clear_shard_rate(&self) {
         self.shard.set_rate(0);
     }
 
-    /// A tenth more, where it was slowed down.
+    /// Raises a reduced rate by a tenth.
     pub fn raise_rate(&self) {
         let mut state = lock_ignoring_poison(&self.shard.state);
         state.0 = state.0.saturating_add(state.0 / 10);

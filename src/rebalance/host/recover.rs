@@ -66,7 +66,7 @@ fn decide_primary(
     match (source, target) {
         (Primary { .. }, Replica { .. }) if facts.promotion_was_started && !facts.target_is_same_process => {
             Decision::Undecidable(
-                "the target was opened, but follows the source: choose which instance keeps its writes",
+                "the target was promoted, but follows the source: either may have writes that the other lacks",
             )
         }
         (Primary { .. }, Replica { .. }) => Decision::KeepSource,
@@ -78,7 +78,7 @@ fn decide_primary(
                 Decision::KeepSource
             } else {
                 Decision::Undecidable(
-                    "both were restarted while neither was a primary: choose the one with the later data",
+                    "both instances were restarted while neither was a primary: either may have writes that the other lacks",
                 )
             }
         }
@@ -91,7 +91,7 @@ fn decide_primary(
             Decision::KeepSource
         }
         (Replica { .. }, Primary { .. }) => {
-            Decision::Undecidable("the target was restarted and may lack its last second of writes: choose an instance")
+            Decision::Undecidable("the target was restarted and may lack its last second of writes")
         }
         (Primary { .. } | Unreachable, Primary { .. })
             if facts.promotion_was_started || facts.target_is_same_process =>
@@ -173,7 +173,7 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
         .any(|record| record.phase == MovePhase::RequireReplicas);
     match decide_primary(spec, &source_role, &target_role, facts) {
         Decision::Undecidable(why) => {
-            Ok(RecoveryResult::Undecided { reason: format!("{why} (source {source_role:?}, target {target_role:?})") })
+            Ok(RecoveryResult::Undecided { reason: format!("{why} (source: {source_role}; target: {target_role})") })
         }
         Decision::KeepSource => {
             let is_open_move = !is_finished(journal.current_entries());
@@ -274,62 +274,62 @@ pub(super) mod tests {
     #[test]
     fn the_instance_that_may_lack_writes_is_never_chosen() {
         use Decision::{KeepSource, Undecidable, UseTarget};
-        let master = ReplicationRole::Primary { offset: 5, replicas: 0 };
+        let primary = ReplicationRole::Primary { offset: 5, replicas: 0 };
         let follows = |of: &str, offset| ReplicationRole::Replica { primary: of.to_owned(), link_is_up: false, offset };
         let (at_target, at_source) = (follows("b:1", 5), follows("a:1", 5));
         let gone = ReplicationRole::Unreachable;
-        let armed = RecoveryFacts {
+        let prepared = RecoveryFacts {
             standby_was_prepared: true,
             source_is_same_process: true,
             target_is_same_process: true,
             ..RecoveryFacts::default()
         };
-        let fenced = RecoveryFacts { source_may_be_demoted: true, ..armed };
-        let promoted = RecoveryFacts { promotion_was_started: true, ..fenced };
+        let demoted = RecoveryFacts { source_may_be_demoted: true, ..prepared };
+        let promoted = RecoveryFacts { promotion_was_started: true, ..demoted };
         let restarted = |known: RecoveryFacts| RecoveryFacts { target_is_same_process: false, ..known };
         let neither = Undecidable("");
         for (source, target, known, wanted) in [
-            // Before the fence the source stays, whatever became of the target.
-            (&master, &at_source, armed, KeepSource),
-            (&master, &at_source, restarted(armed), KeepSource),
-            (&master, &master, restarted(armed), KeepSource),
-            (&master, &gone, armed, KeepSource),
-            // Fenced: the target, if it has all.
-            (&at_target, &at_source, fenced, UseTarget),
-            (&at_target, &follows("a:1", 4), fenced, KeepSource),
-            (&at_target, &follows("a:1", 4), RecoveryFacts { source_is_same_process: false, ..fenced }, UseTarget),
-            (&at_target, &at_source, restarted(fenced), KeepSource),
+            // Before the demotion the source stays, whatever became of the target.
+            (&primary, &at_source, prepared, KeepSource),
+            (&primary, &at_source, restarted(prepared), KeepSource),
+            (&primary, &primary, restarted(prepared), KeepSource),
+            (&primary, &gone, prepared, KeepSource),
+            // Demoted: the target, if it has all.
+            (&at_target, &at_source, demoted, UseTarget),
+            (&at_target, &follows("a:1", 4), demoted, KeepSource),
+            (&at_target, &follows("a:1", 4), RecoveryFacts { source_is_same_process: false, ..demoted }, UseTarget),
+            (&at_target, &at_source, restarted(demoted), KeepSource),
             (
                 &at_target,
                 &at_source,
-                RecoveryFacts { source_is_same_process: false, ..restarted(fenced) },
+                RecoveryFacts { source_is_same_process: false, ..restarted(demoted) },
                 neither.clone(),
             ),
-            (&at_target, &master, fenced, UseTarget),
-            // Restarted, it is a closed master; it has all if it keeps what it applies, else the source is asked back.
-            (&at_target, &master, restarted(fenced), KeepSource),
-            (&at_target, &master, RecoveryFacts { target_syncs_always: true, ..restarted(fenced) }, UseTarget),
-            (&at_target, &master, RecoveryFacts { host_was_rebooted: true, ..restarted(fenced) }, neither.clone()),
+            (&at_target, &primary, demoted, UseTarget),
+            // Restarted, it is a closed primary; it has all if it keeps what it applies, else the source is asked back.
+            (&at_target, &primary, restarted(demoted), KeepSource),
+            (&at_target, &primary, RecoveryFacts { target_syncs_always: true, ..restarted(demoted) }, UseTarget),
+            (&at_target, &primary, RecoveryFacts { host_was_rebooted: true, ..restarted(demoted) }, neither.clone()),
             (
                 &at_target,
-                &master,
-                RecoveryFacts { host_was_rebooted: true, target_syncs_always: true, ..restarted(fenced) },
+                &primary,
+                RecoveryFacts { host_was_rebooted: true, target_syncs_always: true, ..restarted(demoted) },
                 UseTarget,
             ),
-            // Promoted: only the target, also restarted; a source that came back is an armed master.
-            (&at_target, &master, restarted(promoted), UseTarget),
-            (&master, &master, restarted(promoted), UseTarget),
-            (&gone, &master, restarted(promoted), UseTarget),
-            (&master, &gone, promoted, neither.clone()),
+            // Promoted: only the target, also restarted; a source that came back is a primary that needs its replicas.
+            (&at_target, &primary, restarted(promoted), UseTarget),
+            (&primary, &primary, restarted(promoted), UseTarget),
+            (&gone, &primary, restarted(promoted), UseTarget),
+            (&primary, &gone, promoted, neither.clone()),
             (&at_target, &gone, promoted, neither.clone()),
-            (&master, &at_source, restarted(promoted), neither.clone()),
+            (&primary, &at_source, restarted(promoted), neither.clone()),
             // Announced, and not done: the same process still follows.
-            (&master, &at_source, RecoveryFacts { source_is_same_process: false, ..promoted }, KeepSource),
+            (&primary, &at_source, RecoveryFacts { source_is_same_process: false, ..promoted }, KeepSource),
             // Nothing is known: nothing is done.
-            (&master, &master, RecoveryFacts::default(), neither.clone()),
-            (&gone, &master, restarted(fenced), neither.clone()),
-            (&gone, &at_source, fenced, neither.clone()),
-            (&follows("c:1", 9), &master, promoted, neither.clone()),
+            (&primary, &primary, RecoveryFacts::default(), neither.clone()),
+            (&gone, &primary, restarted(demoted), neither.clone()),
+            (&gone, &at_source, demoted, neither.clone()),
+            (&follows("c:1", 9), &primary, promoted, neither.clone()),
         ] {
             let decided = decide_primary(&test_spec(), source, target, known);
             let as_wanted = decided == wanted || matches!((&decided, &wanted), (Undecidable(_), Undecidable(_)));

@@ -98,7 +98,7 @@ impl RedisClient {
         Ok(Self { connection, address: address.to_owned(), sent_at, longest_reply })
     }
 
-    /// As [`Link::open`], again and again until the time is over: an instance that is starting answers late.
+    /// As [`Self::open`], again and again until the time is over: an instance that is starting answers late.
     ///
     /// # Errors
     /// The last one.
@@ -144,7 +144,7 @@ impl RedisClient {
     /// Sends a command of plain words.
     ///
     /// # Errors
-    /// As [`Link::ask`].
+    /// As [`Self::query`].
     pub fn run_command(&mut self, line: &[&str]) -> Result<Value> {
         self.query(&redis_command(line))
     }
@@ -171,7 +171,7 @@ impl RedisClient {
         Ok((first.receive_answers(first_cmds.len())?, second.receive_answers(second_cmds.len())?))
     }
 
-    /// As [`Link::batch`], and none of the answers may be an error.
+    /// As [`Self::run_batch`], and none of the answers may be an error.
     ///
     /// # Errors
     /// The first error.
@@ -212,7 +212,7 @@ impl RedisClient {
         Ok((first.receive_replies(cmds)?, second.receive_replies(cmds)?))
     }
 
-    /// Sends commands without waiting for the answers; [`Link::collect`] must take them.
+    /// Sends commands without waiting for the answers; [`Self::receive_replies`] must take them.
     ///
     /// # Errors
     /// The network.
@@ -265,7 +265,7 @@ impl RedisClient {
     /// A section of `INFO`.
     ///
     /// # Errors
-    /// As [`Link::ask`].
+    /// As [`Self::query`].
     pub fn fetch_info(&mut self, section: &str) -> Result<RedisInfo> {
         Ok(RedisInfo::parse(&self.query::<String>(&redis_command(&["INFO", section]))?))
     }
@@ -273,7 +273,7 @@ impl RedisClient {
     /// The value of a setting.
     ///
     /// # Errors
-    /// As [`Link::ask`]; or there is no such setting.
+    /// As [`Self::query`]; or there is no such setting.
     pub fn fetch_setting(&mut self, name: &str) -> Result<String> {
         let pair: Vec<String> = self.query(&redis_command(&["CONFIG", "GET", name]))?;
         pair.into_iter().nth(1).with_context(|| format!("redis {} has no setting {name}", self.address))
@@ -282,7 +282,7 @@ impl RedisClient {
     /// Its role. A replica's offset is the one it has applied, also while its link is down.
     ///
     /// # Errors
-    /// As [`Link::ask`].
+    /// As [`Self::query`].
     pub fn fetch_role(&mut self) -> Result<ReplicationRole> {
         let info = self.fetch_info("replication")?;
         Ok(if info.text_field("role") == "master" {
@@ -302,7 +302,7 @@ impl RedisClient {
     /// The identity of the running process: another after each start.
     ///
     /// # Errors
-    /// As [`Link::ask`].
+    /// As [`Self::query`].
     pub fn fetch_run_id(&mut self) -> Result<String> {
         Ok(self.fetch_info("server")?.text_field("run_id").to_owned())
     }
@@ -325,7 +325,7 @@ fn command_name(cmd: &Cmd) -> String {
     }
 }
 
-/// The role of an instance, [`Role::Unreachable`] where it does not answer.
+/// The role of an instance, [`ReplicationRole::Unreachable`] where it does not answer.
 pub fn probe_role(address: &str, credentials: &Credentials) -> ReplicationRole {
     RedisClient::open(address, credentials).and_then(|mut link| link.fetch_role()).unwrap_or_default()
 }

@@ -1,4 +1,4 @@
-//! Builds a new replica, or one that replaces another: P1–P5 of a move, without a cutover. The primary serves all the
+//! Builds a new replica, or one that replaces another: a copy as in a move, without a cutover. The primary serves all the
 //! time; only the verification may pause writes for some milliseconds, for keys that are written to continuously.
 //!
 //! The replica is closed to readers until it is verified. Its journal stays unfinished until the map names the replica
@@ -26,7 +26,7 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     let mut primary = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
     match primary.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => bail!("{} is not a primary ({role:?}); no replica was created", spec.from),
+        role => bail!("{} is not a primary ({role}); no replica was created", spec.from),
     }
     if is_created(spec, &journal) {
         return Ok(CopyResult::default());

@@ -146,7 +146,7 @@ fn recent_replica_fields(source: &RedisInfo) -> impl Iterator<Item = Vec<&str>> 
 /// Waits until the target's append-only file holds everything: on, no rewrite running or due, the last ones good.
 ///
 /// # Errors
-/// It is off or failing, or it takes longer than `copy_stall_s`.
+/// It is off or failing, or it takes longer than ten times `copy_stall_timeout_s`.
 pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(spec.limits.copy_stall_timeout_s.max(1) * 10);
     let (mut last_write, mut last_rewrite) = (String::new(), String::new());

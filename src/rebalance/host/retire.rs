@@ -1,4 +1,4 @@
-//! Retirement (P14): stops an instance that handed over its shard, and archives its files until a deadline.
+//! Retirement: stops an instance that handed over its shard, and archives its files until a deadline.
 
 use std::time::{Duration, Instant};
 
@@ -74,7 +74,7 @@ fn wait_for_aof_rewrite(link: &mut RedisClient) -> Result<()> {
 fn ensure_unused(link: &mut RedisClient, request: &RetireInstance) -> Result<()> {
     let role = link.fetch_role()?;
     if !replication_progress::is_replica_of(&role, &request.primary) {
-        bail!("{} does not follow {} ({role:?}); it was not retired", request.address, request.primary);
+        bail!("{} does not follow {} ({role}); it was not retired", request.address, request.primary);
     }
     let list: String = link.query(&redis_command(&["CLIENT", "LIST"]))?;
     let clients = find_active_clients(&list, &request.header.credentials.user);

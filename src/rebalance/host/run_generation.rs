@@ -40,7 +40,7 @@ pub fn check_generation(folder: &Path, generation: u64) -> Result<()> {
     let latest = read_latest_run(folder)?;
     if generation < latest.generation {
         bail!(
-            "run {} has taken over on this host (its number is {}, ours {generation})",
+            "a later run, {}, controls this host (run generation {}, this run has {generation})",
             latest.run,
             latest.generation
         );

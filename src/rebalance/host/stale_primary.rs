@@ -1,4 +1,4 @@
-//! Instances that a failover left behind or leaves alone: an old primary is silenced, later set aside; a primary whose
+//! Instances that a failover left behind or leaves alone: an old primary is stopped and later archived; a primary whose
 //! replica is gone goes on without it.
 
 use anyhow::{Context, Result, bail};
@@ -15,11 +15,11 @@ use crate::protocol::shard::{MovePhase, ReplicationRole};
 /// Stops an instance that does not answer, also for the next start of its host; its files stay where they are.
 ///
 /// # Errors
-/// It answers: then it is not dead.
+/// Returns an error if the instance answers.
 pub fn stop_old_primary(request: &InstanceRef) -> Result<()> {
     let instance = parse_instance(request.header.shard, &request.instance)?;
     let _lock = MoveJournal::open(&request.header)?;
-    let refuse = |role| bail!("{} is alive ({role:?}); it was not stopped", request.address);
+    let refuse = |role| bail!("{} is alive ({role}); it was not stopped", request.address);
     match probe_role(&request.address, &request.header.credentials) {
         ReplicationRole::Unreachable => {}
         role => refuse(role)?,
@@ -86,7 +86,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
 /// Stops an instance that the map does not know, and keeps its files: it may hold writes that nobody else has.
 ///
 /// # Errors
-/// The shard's owner does not answer as a master: this may be the only copy then.
+/// The shard's owner does not answer as a primary: this may be the only copy then.
 pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut journal = MoveJournal::open(&request.header)?;

@@ -1,4 +1,4 @@
-//! P1: the target starts as a replica of the source, by its configuration file, closed to all users but dunlin's
+//! `StartReplica`: the target starts as a replica of the source, by its configuration file, closed to all users but dunlin's
 //! and replication's.
 
 use anyhow::{Context, Result, bail};
@@ -22,8 +22,8 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
         .is_some_and(|of| of == spec.from || replication_proxy::is_proxy_address(spec.header.shard, &of)))
 }
 
-/// Makes the copy, or starts the one that is there; files of an earlier instance are set aside. A copy that is to spare
-/// its source starts at its dead end, so that nothing is sent before the relay is there.
+/// Creates the copy, or starts the one that exists; files of an earlier instance are archived. A throttled copy first
+/// follows a placeholder address, so that nothing is sent before the proxy runs.
 ///
 /// # Errors
 /// Something else runs there, or what the system said.
@@ -41,7 +41,7 @@ pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSou
     }
     match probe_role(&spec.to, &spec.header.credentials) {
         ReplicationRole::Unreachable if !instance.is_running()? => {}
-        role => bail!("another instance runs at {} ({role:?}); it was not changed", spec.to),
+        role => bail!("another instance runs at {} ({role}); it was not changed", spec.to),
     }
     archive_files(instance, "old")?;
     instance.create_replica(&primary_address, &closed_users(instance, spec, blobs)?, blobs)

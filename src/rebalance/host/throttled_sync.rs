@@ -109,7 +109,7 @@ impl ThrottledSync<'_> {
     /// Carries the full sync, and ends with a target that was told to follow the source itself.
     ///
     /// # Errors
-    /// No progress within `copy_stall_s`, given up too often for the source's memory, or cancelled. The target then
+    /// No progress within `copy_stall_timeout_s`, stopped too often for the source's memory, or cancelled. The target then
     /// waits, and the source has nothing to do with it any more.
     pub fn run_sync(
         &self,
@@ -128,7 +128,7 @@ impl ThrottledSync<'_> {
                 Ok(None) => return self.switch_to_direct_replication(source, target),
                 Ok(Some(strain)) => strain,
                 Err(error) => {
-                    // Where the target does not answer, the end of the relay cuts it off all the same.
+                    // Where the target does not answer, the end of the proxy cuts it off all the same.
                     set_replica_of(target, &replication_proxy::placeholder_address(spec.header.shard)).ok();
                     return Err(error);
                 }
@@ -144,8 +144,8 @@ impl ThrottledSync<'_> {
                 );
             }
             report_status(spec, &format!("copy stopped: {overload}"), self.sink);
-            if let Some(guard) = &permit.monitor {
-                guard.wait_until_below_limits("copy", self.sink)?;
+            if let Some(monitor) = &permit.monitor {
+                monitor.wait_until_below_limits("copy", self.sink)?;
             }
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Verification (P5): source and target hold the same keys with the same contents and expiry times.
+//! Verification: source and target hold the same keys with the same contents and expiry times.
 //!
 //! The files of a new copy are compared with the snapshot it received (`compare_files`); keys written since then,
 //! and keys that seem to differ, are queried at both servers (`compare_live`). Every key is queried if the files are

@@ -78,7 +78,7 @@ pub(crate) fn check_options(observation: &Observation, options: &PlanOptions) ->
     }
     if !(options.max_utilization > 0.0 && options.max_utilization <= 1.0) {
         return Err(options_error(
-            format!("a maximum utilization of {} is not in (0, 1]", options.max_utilization),
+            format!("a maximum utilization of {}% is not above 0% and at most 100%", options.max_utilization * 100.0),
             Vec::new(),
             "use a maximum utilization such as 90%",
         ));

@@ -1,4 +1,4 @@
-//! What no plan can beat, by multipliers: the Lagrangian lagrangian of the assignment.
+//! What no plan can beat, by multipliers: the Lagrangian relaxation of the assignment.
 //!
 //! Each host charges a price for a byte and for an operation that it ends with, above 0 where it would have too much and
 //! below 0 where it would lack some. Every shard then chooses the cheapest legal places for its copies on its own. What

@@ -52,7 +52,7 @@ pub(crate) struct Host {
     pub drained: bool,
     /// True if it may receive copies.
     pub can_receive: bool,
-    /// Neighborhood of the fleet's load that it should have; 0 if drained.
+    /// Fraction of the fleet's load that it should have; 0 if drained.
     pub share: f64,
     /// Bytes that it must not exceed: maximum utilization × capacity.
     pub max_bytes: i64,

@@ -39,7 +39,7 @@ pub(super) enum Problems {
     /// The token is missing, not valid or expired.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
-    /// The token's user must not do this.
+    /// The token's user is not allowed to do this.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(Problem),
     /// It does not exist (any more).
@@ -51,7 +51,7 @@ pub(super) enum Problems {
     /// The request body is not JSON.
     #[response(status = 415, content_type = "application/problem+json")]
     UnsupportedMediaType(Problem),
-    /// A value is not possible.
+    /// A value is invalid.
     #[response(status = 422, content_type = "application/problem+json")]
     Unprocessable(Problem),
     /// The database does not answer. A repetition with the same idempotency key is safe.

@@ -1,5 +1,5 @@
-//! Divides the followers of an author into ranges. Up to some thousand followers at once and on the fast lane; for more,
-//! step by step on the bulk lane, and only while that is not deep.
+//! Divides the followers of an author into ranges. Plans with up to `fast_followers` followers go to the fast queue at
+//! once; larger ones go to the bulk queue step by step, while it is short.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -14,9 +14,9 @@ use crate::{
 
 /// Number of ranges that one bulk plan publishes before it goes to the end of its queue.
 const CHUNKS_PER_STEP: usize = 50;
-/// How often the depth of the bulk lane is looked at while it is too deep.
+/// Interval between reads of the depth of the bulk queue while it is too long.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(200);
-/// Time for which a plan waits for the bulk lane before the batch is tried again.
+/// Number of these intervals that a plan waits before the batch is tried again.
 const DEPTH_WAITS: usize = 20;
 
 /// Plans tweets: puts them into the lists of author and public, and publishes deliveries.

@@ -104,6 +104,7 @@ mod tests {
             mode,
             size: 0,
             sha256: Digest::of_bytes(b""),
+            owner: None,
         };
         ReleaseManifest {
             format_version: MANIFEST_FORMAT,
@@ -111,6 +112,8 @@ mod tests {
             version: ReleaseVersion::new("1").unwrap(),
             files: vec![file("bin/server.py", 0o755), file("bin/data", 0o644)],
             links: vec![ReleaseLink { path: ReleasePath::new("venv").unwrap(), target: "bin".to_owned() }],
+            origin: None,
+            folders: Vec::new(),
         }
     }
 

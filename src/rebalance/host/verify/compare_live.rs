@@ -112,7 +112,7 @@ impl<'a> LiveComparison<'a> {
     /// Compares these keys, where all others are known to be equal.
     ///
     /// # Errors
-    /// As [`Pass::all`].
+    /// As [`Self::compare_all`].
     pub fn compare_only(&mut self, keys: BTreeSet<Key>) -> Result<()> {
         self.verified.keys += self.total_keys;
         self.done_keys = self.total_keys.saturating_sub(keys.len() as u64);

@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 /// Size of one read, in bytes.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Bytes to come, and the digest of those since [`Input::begin`].
+/// A reader, and the digest of the bytes read since [`DigestReader::start_digest`].
 pub struct DigestReader<R> {
     source: R,
     buffer: Vec<u8>,
@@ -16,7 +16,7 @@ pub struct DigestReader<R> {
     digested: usize,
     position: usize,
     filled: usize,
-    /// Where what is being digested did not fit into the buffer: its beginning.
+    /// Digest of the bytes that no longer fit in the buffer.
     hasher: Xxh3,
     has_hashed: bool,
 }
@@ -50,7 +50,7 @@ impl<R: Read> DigestReader<R> {
     /// The next byte.
     ///
     /// # Errors
-    /// As [`Input::take`].
+    /// As [`Self::take_bytes`].
     pub fn read_byte(&mut self) -> Result<u8> {
         Ok(self.take_bytes(1)?[0])
     }
@@ -58,7 +58,7 @@ impl<R: Read> DigestReader<R> {
     /// The next bytes as an array.
     ///
     /// # Errors
-    /// As [`Input::take`].
+    /// As [`Self::take_bytes`].
     pub fn read_array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take_bytes(N)?);
@@ -68,7 +68,7 @@ impl<R: Read> DigestReader<R> {
     /// Passes over bytes, however many.
     ///
     /// # Errors
-    /// As [`Input::take`].
+    /// As [`Self::take_bytes`].
     pub fn skip_bytes(&mut self, count: u64) -> Result<()> {
         self.for_each_chunk(count, |_| ())
     }
@@ -76,7 +76,7 @@ impl<R: Read> DigestReader<R> {
     /// Puts bytes behind those of a list, however many.
     ///
     /// # Errors
-    /// As [`Input::take`].
+    /// As [`Self::take_bytes`].
     pub fn append_bytes(&mut self, count: u64, to: &mut Vec<u8>) -> Result<()> {
         self.for_each_chunk(count, |bytes| to.extend_from_slice(bytes))
     }
@@ -103,7 +103,7 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// The digest of what was passed since [`Input::begin`]; the next one begins here. It does not depend on how the
+    /// The digest of what was passed since [`Self::start_digest`]; the next one begins here. It does not depend on how the
     /// file came into the buffer.
     pub fn finish_digest(&mut self) -> u128 {
         let rest = &self.buffer[self.digested..self.position];
