@@ -10,10 +10,10 @@ use dunlin::protocol::shard::{
     Credentials, ObserveInstances, PreflightRequest, PreflightRule, ShardReply, ShardRequest,
 };
 use dunlin::protocol::throttle::ThrottleLimits;
-use dunlin_shards::ShardId;
+use dunlin_shards::{ConnectionOptions, RetryPolicy, ShardConnections, ShardId};
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 
-use crate::fixture::{MoveFixture, SHARD_ID, admin_credentials, connect_admin};
+use crate::fixture::{APP_PASSWORD, APP_USER, MoveFixture, SHARD_ID, admin_credentials, connect_admin};
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -158,4 +158,36 @@ fn a_target_without_tls_is_an_issue() {
         issues.issues.iter().any(|issue| issue.rule == PreflightRule::Setting && issue.reason.contains("tls_ca_file")),
         "{issues:?}"
     );
+}
+
+/// Writes through the client of services, and says what stopped it.
+async fn write_with_ca(map: &std::path::Path, tls_ca: Option<&str>) -> Result<(), String> {
+    let options = ConnectionOptions {
+        password: Some(APP_PASSWORD.to_owned()),
+        tls_ca: tls_ca.map(str::to_owned),
+        retry_for: Duration::from_millis(200),
+        ..ConnectionOptions::default()
+    };
+    let shards = ShardConnections::open(map, options).await.map_err(|error| format!("{error:?}"))?;
+    let mut set = redis::cmd("SET");
+    set.arg("key").arg("value");
+    let written: Result<String, _> = shards.query_shard(b"key", &set, RetryPolicy::Idempotent).await;
+    written.map(drop).map_err(|error| format!("{error:?}"))
+}
+
+#[tokio::test]
+async fn clients_of_services_verify_the_ca() {
+    let (ca, other) = (TestCa::new("the cluster's CA"), TestCa::new("another CA"));
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let map = fixture.folder.path().join("published.toml");
+    let shard = format!("id = {SHARD_ID}, slots = \"0-16383\", primary = \"{}\"", fixture.address(0));
+    let text = format!("cluster = \"t\"\nepoch = 1\nshard = [{{ {shard}, user = \"{APP_USER}\" }}]\n");
+    fs::write(&map, text).unwrap();
+    assert_eq!(write_with_ca(&map, Some(&ca.pem)).await, Ok(()));
+    let refused = write_with_ca(&map, Some(&other.pem)).await.unwrap_err();
+    assert!(refused.contains("UnknownIssuer"), "{refused}");
+    assert!(write_with_ca(&map, None).await.is_err(), "in clear");
+    let refused = write_with_ca(&map, Some("no certificate")).await.unwrap_err();
+    assert!(refused.contains("InvalidCa"), "{refused}");
 }

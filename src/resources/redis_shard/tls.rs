@@ -59,3 +59,42 @@ impl RedisShard {
         Ok(Some(ca.with_context(|| format!("the CA file {}", self.tls_ca_file))?))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const TLS_LINES: &str = "port 0\ntls-port 7017\ntls-replication yes\ntls-auth-clients no\n\
+                             tls-ca-cert-file \"/etc/redis-tls/ca.crt\"\n";
+
+    fn shard(tls_ca_file: &str) -> RedisShard {
+        let content = json!({ "digest": crate::plan::Digest::of_bytes(b""), "len": 0 });
+        serde_json::from_value(json!({
+            "id": "17", "port": "7017", "conf": content, "acl": content, "data_dir": "/var/lib/redis/shard-17",
+            "tls_ca_file": tls_ca_file,
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_ca_file_and_the_directives_go_together() {
+        let check = |ca: &str, conf: &str| shard(ca).validate_tls_directives(&RedisConf::parse(conf));
+        assert_eq!(check("/etc/redis-tls/ca.crt", TLS_LINES), Ok(()));
+        assert_eq!(check("", "port 7017\ntls-port 0\n"), Ok(()));
+        assert!(check("", TLS_LINES).unwrap_err().contains("tls_ca_file"));
+        for line in TLS_LINES.lines() {
+            let error = check("/etc/redis-tls/ca.crt", &TLS_LINES.replace(line, "")).unwrap_err();
+            assert!(error.contains(line.split(' ').next().unwrap_or_default()), "{error}");
+        }
+        let error = check("/etc/redis-tls/ca.crt", &TLS_LINES.replace("port 0", "port 7016")).unwrap_err();
+        assert!(error.ends_with("`port 0`"), "{error}");
+    }
+
+    #[test]
+    fn the_ca_file_has_an_absolute_path() {
+        assert!(shard("ca.crt").validate_tls_path().is_err());
+        assert!(shard("/etc/redis-tls/ca.crt").validate_tls_path().is_ok() && shard("").validate_tls_path().is_ok());
+    }
+}
