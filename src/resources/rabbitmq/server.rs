@@ -83,13 +83,18 @@ pub(super) fn run(args: &[&str]) -> Result<()> {
 /// # Errors
 /// Returns an error without the program's output if it fails.
 pub(super) fn run_with_password(args: &[&str], password: &str) -> Result<()> {
-    let program = program(args).hide_output(&format!("rabbitmqctl {}", args.join(" ")));
+    // no options: the wrapper of RabbitMQ 4 counts the arguments, and connects the input only without a password among them
+    let program = program_with(args).hide_output(&format!("rabbitmqctl {}", args.join(" ")));
     program.input(password.as_bytes().to_vec()).run().map(drop)
 }
 
 fn program(args: &[&str]) -> Program<'static> {
+    program_with(&[&["-q"], args].concat())
+}
+
+fn program_with(args: &[&str]) -> Program<'static> {
     let mut argv: Vec<&str> = if geteuid().is_root() { vec!["runuser", "-u", SERVER_USER, "--"] } else { Vec::new() };
-    argv.extend([PROGRAM, "-q"]);
+    argv.push(PROGRAM);
     argv.extend(args);
     // Erlang 27 of Debian 13 ends with a crash in a folder that its user cannot read, as /root is
     Program::new(argv[0]).args(&argv[1..]).env("HOME", SERVER_HOME).folder(Path::new("/")).timeout(TIMEOUT)
