@@ -15,7 +15,7 @@ const SMALL_LAG_BYTES: u64 = 32 << 10;
 const MAX_LAG_WAIT: Duration = Duration::from_millis(500);
 const LAG_POLL_INTERVAL: Duration = Duration::from_millis(2);
 /// Maximum number of write pauses for a group of keys.
-pub(super) const MAX_PAUSE_ATTEMPTS: u32 = 20;
+pub(super) const MAX_PAUSE_ATTEMPTS: u32 = 50;
 
 impl LiveComparison<'_> {
     /// Decides about keys at one offset; what takes too long for one pause is taken in halves.
