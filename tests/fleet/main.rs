@@ -31,5 +31,6 @@ mod rebalance;
 mod rejections;
 mod replica_pairs;
 mod replicas;
+mod rollouts;
 mod timing;
 mod writers;

@@ -9,6 +9,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use rustix::fs::statvfs;
 
+use self::ports::OwnUnits;
 use self::units::UnitText;
 use super::activate::config_meta;
 use super::layout::ServiceLayout;
@@ -50,11 +51,22 @@ impl Preflight<'_> {
         problems.extend(find_missing_space(self.layout, self.desired)?);
         let units = self.read_units()?;
         problems.extend(units::find_invalid_units(self.layout, self.services, manifest, &units)?);
-        let mut own_units: Vec<String> = units.into_iter().map(|unit| unit.name).collect();
-        own_units.extend(self.read_active_units()?);
+        let own_units = self.read_own_units(units)?;
         let service = manifest.service.as_str();
         problems.extend(ports::find_taken_ports(service, self.listen_ports, &own_units)?);
         Ok(problems)
+    }
+
+    /// Returns the units of the release, and those that serve.
+    fn read_own_units(&self, units: Vec<UnitText>) -> Result<OwnUnits> {
+        let mut names: Vec<String> = units.into_iter().map(|unit| unit.name).collect();
+        names.extend(self.read_active_units()?);
+        names.sort_unstable();
+        names.dedup();
+        let all: Vec<&str> = names.iter().map(String::as_str).collect();
+        let statuses = self.services.read_unit_statuses(&all)?;
+        let main_pids = statuses.iter().map(|status| status.pid).filter(|pid| *pid != 0).collect();
+        Ok(OwnUnits { names, main_pids })
     }
 
     fn read_units(&self) -> Result<Vec<UnitText>> {

@@ -8,6 +8,14 @@ use anyhow::{Context, Result};
 /// State of a listening socket in `/proc/net/tcp`.
 const LISTEN_STATE: &str = "0A";
 
+/// The units and processes of the service.
+pub(super) struct OwnUnits {
+    /// Names of the units.
+    pub names: Vec<String>,
+    /// Their main processes.
+    pub main_pids: BTreeSet<u32>,
+}
+
 /// A process that listens on a port.
 struct PortHolder {
     pid: u32,
@@ -16,9 +24,8 @@ struct PortHolder {
     is_own: bool,
 }
 
-/// Returns a problem for each port on which only processes of other units listen. `own_units` are those of the service.
-/// Sockets whose process cannot be found are passed over: an agent without root sees its own processes only.
-pub(super) fn find_taken_ports(service: &str, ports: &[u16], own_units: &[String]) -> Result<Vec<String>> {
+/// Returns a problem for each port on which only processes of other units listen. Sockets whose process cannot be found are passed over: an agent without root sees its own processes only.
+pub(super) fn find_taken_ports(service: &str, ports: &[u16], own_units: &OwnUnits) -> Result<Vec<String>> {
     let mut sockets = BTreeMap::new();
     for (file, is_required) in [("/proc/net/tcp", true), ("/proc/net/tcp6", false)] {
         match fs::read_to_string(file) {
@@ -77,23 +84,38 @@ fn find_processes(sockets: &BTreeMap<u64, u16>) -> Result<BTreeSet<(u16, u32)>> 
     Ok(found)
 }
 
-fn describe_process(pid: u32, own_units: &[String]) -> PortHolder {
+fn describe_process(pid: u32, own_units: &OwnUnits) -> PortHolder {
     if pid == 1 {
         // systemd holds the sockets of all socket units.
-        let is_own = own_units.iter().any(|unit| unit.ends_with(".socket"));
+        let is_own = own_units.names.iter().any(|unit| unit.ends_with(".socket"));
         return PortHolder { pid, name: "a socket unit of systemd".to_owned(), is_own };
     }
     let unit = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok().and_then(|text| parse_unit(&text));
-    let is_own = unit.as_ref().is_some_and(|unit| own_units.contains(unit));
+    let is_own = match &unit {
+        Some(unit) => own_units.names.contains(unit),
+        // Some containers hide the units of processes.
+        None => is_descendant(pid, &own_units.main_pids),
+    };
     let program = || fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned();
     PortHolder { pid, name: unit.unwrap_or_else(program), is_own }
 }
 
 /// Returns the unit of a process from its `/proc/PID/cgroup`.
 fn parse_unit(cgroup: &str) -> Option<String> {
-    let line = cgroup.lines().find(|line| line.starts_with("0::") || line.contains("name=systemd"))?;
-    let mut parts = line.rsplit_once(':')?.1.split('/');
+    // With both versions of cgroups, the line of the second one may have no unit.
+    let lines = cgroup.lines().filter(|line| line.starts_with("0::") || line.contains(":name=systemd:"));
+    let mut parts = lines.filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'));
     parts.find(|part| part.ends_with(".service") || part.ends_with(".scope")).map(str::to_owned)
+}
+
+/// Returns whether the process is one of `ancestors` or was started by one of them.
+fn is_descendant(pid: u32, ancestors: &BTreeSet<u32>) -> bool {
+    let parent = |pid: &u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        (parent > 1).then_some(parent)
+    };
+    std::iter::successors(Some(pid), parent).any(|pid| ancestors.contains(&pid))
 }
 
 #[cfg(test)]
@@ -115,6 +137,8 @@ mod tests {
     fn the_unit_of_a_process_is_read_from_its_cgroup() {
         assert_eq!(parse_unit("0::/system.slice/shop.service/worker\n").unwrap(), "shop.service");
         assert_eq!(parse_unit("2:cpu:/\n1:name=systemd:/user.slice/session-3.scope\n").unwrap(), "session-3.scope");
+        assert_eq!(parse_unit("1:name=systemd:/system.slice/shop.service\n0::/\n").unwrap(), "shop.service");
+        assert_eq!(parse_unit("0::/\n1:name=systemd:/system.slice/shop.service\n").unwrap(), "shop.service");
         assert_eq!(parse_unit("0::/\n"), None);
     }
 
@@ -122,10 +146,13 @@ mod tests {
     fn a_port_of_another_process_is_a_problem() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let problems = find_taken_ports("shop", &[port], &["shop.service".to_owned()]).unwrap();
+        let own_units = |pid: u32| OwnUnits { names: Vec::new(), main_pids: BTreeSet::from([pid]) };
+        let problems = find_taken_ports("shop", &[port], &own_units(u32::MAX)).unwrap();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].starts_with(&format!("port {port} is in use by ")), "{problems:?}");
         drop(listener);
-        assert_eq!(find_taken_ports("shop", &[port], &[]).unwrap(), Vec::<String>::new());
+        assert_eq!(find_taken_ports("shop", &[port], &own_units(u32::MAX)).unwrap(), Vec::<String>::new());
+        assert!(is_descendant(std::process::id(), &BTreeSet::from([std::process::id()])));
+        assert!(!is_descendant(std::process::id(), &BTreeSet::from([u32::MAX])));
     }
 }
