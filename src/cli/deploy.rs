@@ -12,6 +12,7 @@ use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, load_templates};
 use super::recipe::LoadedRecipe;
 use super::rollout::{ReleaseSettings, RolloutArgs, ServiceRollout};
+use super::service_status::ServiceHosts;
 use crate::deploy::artifact::{
     ARTIFACT_SUFFIX, Artifact, ArtifactError, FindPackagedError, artifact_path, find_last_packaged, manifest_path,
 };
@@ -38,6 +39,9 @@ pub struct DeployCommand {
     /// Run a task again whose earlier run has no known result
     #[arg(long, value_name = "NAME")]
     task_again: Vec<String>,
+    /// Show the active release of each host and its health now, without a deploy
+    #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "dry_run", "yes"])]
+    health: bool,
     /// Keep a service that dunlin did not deploy as release `before-dunlin`, to return to
     #[arg(long)]
     adopt: bool,
@@ -52,6 +56,9 @@ impl DeployCommand {
     /// # Errors
     /// Files have mistakes, there is no such release, a host cannot be planned or is locked, or the plan is not confirmed.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        if self.health {
+            return self.show_health(common).await;
+        }
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         self.check_task_names(&loaded.recipe.tasks)?;
@@ -96,6 +103,18 @@ impl DeployCommand {
             adopt: self.adopt,
         };
         service.run_rollout("deploy", &goal, Some(settings)).await
+    }
+
+    /// Prints the active release of each host and its health. A host that does not serve its release counts as failed.
+    async fn show_health(&self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        let (limit, connect) = (self.args.limit.as_deref(), &self.args.connect);
+        let status = ServiceHosts { service: &self.service, limit, connect }.observe_hosts(common).await?;
+        let (reporter, width) = (common.new_reporter(), status.name_width());
+        let mut failed = status.failed;
+        for host in &status.hosts {
+            failed += usize::from(!host.print_active_release(width, &reporter));
+        }
+        Ok(CommandOutcome::of_hosts(failed, status.is_interrupted))
     }
 
     /// Checks that `--task-done` and `--task-again` name tasks of the recipe, each task once.

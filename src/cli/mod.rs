@@ -10,6 +10,7 @@ mod deploy;
 mod digest_key;
 mod exec;
 mod exit;
+mod history;
 mod host_locks;
 mod hosts;
 mod locks;
@@ -28,6 +29,7 @@ mod rollout_secrets;
 mod rollout_text;
 mod runs;
 mod runtime;
+mod service_status;
 mod shard_apply;
 mod shard_files;
 mod shard_rebalance;
@@ -119,6 +121,7 @@ enum CliCommand {
     Deploy(deploy::DeployCommand),
     Rollback(rollback::RollbackCommand),
     Releases(releases::ReleasesCommand),
+    History(history::HistoryCommand),
     Exec(exec::ExecCommand),
     ShardRebalance(shard_rebalance::ShardRebalance),
     Shards(shards::ShardsArgs),
@@ -187,6 +190,7 @@ impl CliCommand {
             Self::Deploy(_) => "deploy",
             Self::Rollback(_) => "rollback",
             Self::Releases(_) => "releases",
+            Self::History(_) => "history",
             Self::Exec(_) => "exec",
             Self::ShardRebalance(_) => "shard-rebalance",
             Self::Shards(command) => command.name(),
@@ -208,6 +212,7 @@ fn dispatch_command(cli: Cli) -> Result<CommandOutcome, CommandError> {
         CliCommand::Deploy(command) => runtime::block_on(command.run(common)),
         CliCommand::Rollback(command) => runtime::block_on(command.run(common)),
         CliCommand::Releases(command) => runtime::block_on(command.run(common)),
+        CliCommand::History(command) => runtime::block_on(command.run(common)),
         CliCommand::Exec(command) => runtime::block_on(command.run(common)),
         CliCommand::ShardRebalance(command) => runtime::block_on(command.run(common)),
         CliCommand::Shards(command) => runtime::block_on(command.run(common)),

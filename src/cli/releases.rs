@@ -7,11 +7,8 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
-use super::project::{find_project, load_environment};
-use super::recipe::LoadedRecipe;
-use super::rollout_text::{describe_holder, report_plan_error};
-use super::runtime::build_fleet;
-use crate::deploy::rollout::{ServiceHealth, observe_service};
+use super::rollout_text::describe_holder;
+use super::service_status::ServiceHosts;
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
 use crate::report::Reporter;
 
@@ -33,28 +30,14 @@ impl ReleasesCommand {
     /// # Errors
     /// Files have mistakes, or no host is selected.
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
-        let project = find_project(&self.connect.inventory, common)?;
-        let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
-        let environment = load_environment(&project, common)?;
-        let (hosts, _) = loaded.select_service_hosts(&environment.inventory, self.limit.as_deref(), common)?;
-        let fleet = build_fleet(&environment.inventory, &hosts, &self.connect, common)?;
-        let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
-        let (reporter, scope) = (common.new_reporter(), loaded.to_scope());
-        let results = fleet.map_parallel(&names, |host| observe_service(&fleet, host, &scope)).await;
-        let (width, mut failed) = (names.iter().map(String::len).max().unwrap_or(0), 0);
-        for (host, result) in names.iter().zip(results) {
-            match result {
-                Ok((observation, health)) => {
-                    print_releases(host, width, &observation, &reporter);
-                    print_health(host, &health, &reporter);
-                }
-                Err(error) => {
-                    report_plan_error(host, &error, common);
-                    failed += 1;
-                }
-            }
+        let service = ServiceHosts { service: &self.service, limit: self.limit.as_deref(), connect: &self.connect };
+        let status = service.observe_hosts(common).await?;
+        let reporter = common.new_reporter();
+        for host in &status.hosts {
+            print_releases(&host.name, status.name_width(), &host.observation, &reporter);
+            host.print_health(&reporter);
         }
-        Ok(CommandOutcome::of_hosts(failed, fleet.cancellation.is_cancelled()))
+        Ok(CommandOutcome::of_hosts(status.failed, status.is_interrupted))
     }
 }
 
@@ -98,19 +81,6 @@ fn print_releases(host: &str, width: usize, observation: &ServiceObservation, re
     }
     if let Some(holder) = &observation.lock_holder {
         reporter.print_status(&format!("{host}: {}", describe_holder(holder)));
-    }
-}
-
-fn print_health(host: &str, health: &ServiceHealth, reporter: &Reporter) {
-    let failure = match health {
-        ServiceHealth::Inactive => return,
-        ServiceHealth::Healthy => None,
-        ServiceHealth::Unhealthy(failure) => Some(&failure.detail),
-    };
-    reporter.print_json("health", json!({"host": host, "healthy": failure.is_none(), "failure": failure}));
-    match failure {
-        None => reporter.print_data(&format!("{host}: healthy")),
-        Some(detail) => reporter.print_data(&format!("{host}: not healthy: {detail}")),
     }
 }
 

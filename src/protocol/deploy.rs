@@ -5,6 +5,7 @@
 //! again. A host returns to its previous release by itself, with no controller in reach.
 
 mod desired;
+mod history;
 mod names;
 mod observed;
 mod tasks;
@@ -16,6 +17,7 @@ pub use desired::{
     ReleaseFolder, ReleaseLink, ReleaseManifest, ReleaseOrigin, ReleaseTarget, ServiceConfig, ServiceRef,
     SignatureCheck, SwitchHooks, UnitFile, is_account_name, is_normalized_absolute,
 };
+pub use history::{SwitchRecord, SwitchResult};
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
@@ -260,6 +262,12 @@ pub struct DeployFailure {
     pub detail: String,
     /// The last lines of the units' journal since the switch.
     pub journal_lines: Vec<String>,
+}
+
+impl std::fmt::Display for DeployFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}", self.step, self.detail)
+    }
 }
 
 named_enum! {

@@ -232,6 +232,8 @@ fn a_service_on_hosts_that_cannot_be_reached() {
         &["rollback", "shop", "--to", "1.1.0", "--yes"],
         &["releases", "shop"],
         &["releases", "shop", "--json"],
+        &["history", "shop"],
+        &["deploy", "shop", "--health"],
     ]
     .map(|command| project.dunlin(command).ends(4));
     snapshot("deploy-unreachable", &outputs);

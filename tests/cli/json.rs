@@ -24,6 +24,8 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("deploy", &["deploy", "app", "--dry-run"]),
     ("rollback", &["rollback", "app", "--dry-run"]),
     ("releases", &["releases", "app"]),
+    ("history", &["history", "app"]),
+    ("deploy", &["deploy", "app", "--health"]),
     ("exec", &["exec", "all", "--", "true"]),
     ("shard-rebalance", &["shard-rebalance", "--dry-run"]),
     ("shards status", &["shards", "status"]),

@@ -227,6 +227,10 @@ fn a_plan_of_deploy() {
         (&["rollback", "shop", "--dry-run"], 3),
         (&["rollback", "shop", "--to", "1.1.0", "--dry-run"], 3),
         (&["releases", "shop"], 0),
+        (&["history", "shop"], 0),
+        (&["history", "shop", "--json"], 0),
+        (&["deploy", "shop", "--health"], 4),
+        (&["deploy", "shop", "--health", "--json"], 4),
     ]
     .map(|(command, status)| project.dunlin(command).ends(status));
     snapshot("deploy-plan", &outputs);

@@ -17,6 +17,8 @@ const COMMANDS: &[&[&str]] = &[
     &["deploy", "app", "--dry-run"],
     &["rollback", "app", "--dry-run"],
     &["releases", "app"],
+    &["history", "app"],
+    &["deploy", "app", "--health"],
     &["exec", "all", "--", "true"],
     &["shard-rebalance", "--dry-run"],
     &["shards", "status"],

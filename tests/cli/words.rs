@@ -143,6 +143,8 @@ fn a_wrong_command_line_is_a_usage_error() {
         &["deploy"],
         &["rollback"],
         &["releases"],
+        &["history"],
+        &["deploy", "shop", "--health", "--dry-run"],
         &["exec", "all"],
         &["exec", "--", "true"],
         &["--quiet", "--verbose", "hosts"],

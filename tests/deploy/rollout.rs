@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 
 use dunlin::deploy::plan::plan_host;
 use dunlin::protocol::deploy::{
-    CompareWith, DeployReply, DeployRequest, HealthProbe, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchStep,
+    CompareWith, DeployReply, DeployRequest, HealthProbe, ReleaseVersion, SwitchHooks, SwitchOutcome, SwitchResult,
+    SwitchStep,
 };
 
 use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
@@ -301,6 +302,27 @@ fn a_change_of_settings_neither_drains_nor_restarts() {
     world.lock_machine().barren = true;
     let outcome = world.deploy_release(&worse, &CrashPoint::never()).unwrap();
     assert!(matches!(outcome, SwitchOutcome::RolledBack { .. }), "{outcome:?}");
+}
+
+#[test]
+fn each_switch_is_recorded_with_its_result() {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut bad = desired_release("1.1");
+    bad.program = "broken";
+    world.deploy_release(&bad, &CrashPoint::never());
+    let observation = world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing);
+    let records: Vec<_> = observation
+        .switch_records
+        .iter()
+        .map(|record| (record.from.as_ref().map(ReleaseVersion::as_str), record.to.as_str(), record.result))
+        .collect();
+    let expected = [(None, "1.0", SwitchResult::Healthy), (Some("1.0"), "1.1", SwitchResult::RolledBack)];
+    assert_eq!(records, expected, "a deploy that changes nothing is no switch");
+    let failed = &observation.switch_records[1];
+    assert_eq!(failed.operator, "test");
+    assert!(failed.failure.as_ref().unwrap().starts_with("health: "), "{failed:?}");
 }
 
 #[test]

@@ -10,10 +10,12 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{ServiceLayout, read_json, write_json};
-use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion, ServiceName, TaskRecord};
+use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion, ServiceName, SwitchRecord, TaskRecord};
 
 /// Maximum number of confirmed switches that are recorded.
 const MAX_HISTORY: usize = 50;
+/// Maximum number of records of switches.
+const MAX_SWITCH_RECORDS: usize = 200;
 /// Maximum number of records of tasks.
 const MAX_TASK_RECORDS: usize = 500;
 const STATE_FORMAT_VERSION: u32 = 2;
@@ -34,6 +36,9 @@ pub(super) struct DeployState {
     healthy: BTreeMap<ReleaseVersion, ReleaseTarget>,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
+    /// Records of switches, oldest first.
+    #[serde(default)]
+    pub switch_records: Vec<SwitchRecord>,
     /// Records of tasks, oldest first; one per task and release.
     pub task_records: Vec<TaskRecord>,
 }
@@ -66,6 +71,7 @@ impl DeployState {
             pending_switch: None,
             out_of_rotation: false,
             failures: BTreeMap::new(),
+            switch_records: Vec::new(),
             task_records: Vec::new(),
         };
         let state = read_json::<Self>(&layout.state_path())?.unwrap_or(empty);
@@ -152,6 +158,13 @@ impl DeployState {
         self.task_records.push(record);
         let excess = self.task_records.len().saturating_sub(MAX_TASK_RECORDS);
         self.task_records.drain(..excess);
+    }
+
+    /// Records a switch that ended.
+    pub fn record_switch(&mut self, record: SwitchRecord) {
+        self.switch_records.push(record);
+        let excess = self.switch_records.len().saturating_sub(MAX_SWITCH_RECORDS);
+        self.switch_records.drain(..excess);
     }
 
     /// Forgets a release that is gone. The records of its tasks remain: the release may be deployed again.

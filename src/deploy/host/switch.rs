@@ -21,7 +21,7 @@ use crate::deploy::plan;
 use crate::protocol::ProgressSink;
 use crate::protocol::deploy::{
     CompareWith, DeployFailure, DeployReply, DesiredState, HealthCheck, ReleaseTarget, ReleaseVersion, ServiceRef,
-    SwitchOutcome, SwitchStep,
+    SwitchOutcome, SwitchRecord, SwitchStep,
 };
 
 /// Age of the oldest log line that a failed check of an active release reports, in seconds.
@@ -94,7 +94,21 @@ impl Switch<'_> {
             return Ok(DeployReply::Cancelled);
         }
         let activation = Activation::from_plan(&desired, &observation, &rows);
-        self.apply_switch(&mut state, &desired, &activation).map(DeployReply::Switched)
+        let (from, started_at, clock) = (state.confirmed_target().cloned(), unix_seconds(), Instant::now());
+        let outcome = self.apply_switch(&mut state, &desired, &activation)?;
+        if let Some((result, failure)) = outcome.to_result() {
+            state.record_switch(SwitchRecord {
+                operator: self.scope.operator.clone(),
+                started_at,
+                duration_ms: u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX),
+                from: from.map(|from| from.version),
+                to: target.version.clone(),
+                result,
+                failure,
+            });
+            state.write(self.layout)?;
+        }
+        Ok(DeployReply::Switched(outcome))
     }
 
     fn step_reporter(&self, version: &ReleaseVersion) -> StepReporter<'_> {

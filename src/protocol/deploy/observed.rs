@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ReleaseTarget, ReleaseVersion, TaskRecord};
+use super::{DesiredState, ReleaseTarget, ReleaseVersion, SwitchRecord, TaskRecord};
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
@@ -38,6 +38,8 @@ pub struct ServiceObservation {
     pub leftover_files: Vec<LeftoverFile>,
     /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
+    /// Records of switches, oldest first.
+    pub switch_records: Vec<SwitchRecord>,
     /// Records of tasks.
     pub task_records: Vec<TaskRecord>,
     /// Files and setup of the kept release that was requested.
