@@ -11,9 +11,9 @@ fuzz_target!(|data: &[u8]| {
     let _ = Artifact::parse(path, data);
     // Mutations of compressed bytes rarely reach the archive; these always do.
     let packed = zstd::bulk::compress(data, 1).expect("compression in memory");
-    if let Ok(artifact) = Artifact::parse(path, &packed) {
-        for file in &artifact.manifest.files {
-            assert!(artifact.blobs().contains_key(&file.sha256), "a file of the manifest has no content");
+    if let Ok(unpacked) = Artifact::parse(path, &packed) {
+        for (digest, _) in unpacked.artifact.manifest.files.iter().flat_map(|file| file.contents()) {
+            assert!(unpacked.contents.has_content(digest), "a file of the manifest has no content");
         }
     }
 });

@@ -109,6 +109,10 @@ impl BlobSource for BlobFetcher<'_> {
             None => bail!("content {} is missing", digest.short_hex()),
         }
     }
+
+    fn discard_blob(&self, digest: &Digest) {
+        self.store.lock_blobs().remove(digest);
+    }
 }
 
 #[cfg(test)]

@@ -183,8 +183,6 @@ fn handle_request(
         }
         Request::ListLocks(ListLocks) => Reply::ListLocks(session.host_lock.list_holders()?),
         Request::Deploy(request) => {
-            use crate::resources::BlobSource as _;
-            blobs.fetch_blobs(&session.deploy_agent.missing_blobs(&request)?)?;
             let change = change_of_deploy(&request);
             let reply = session.deploy_agent.handle_request(&request, blobs, sink).map(Reply::Deploy);
             record_reply(&session.audit_log, change, &reply);

@@ -14,13 +14,13 @@ use super::recipe::LoadedRecipe;
 use super::rollout::{ReleaseSettings, RolloutArgs, ServiceRollout};
 use super::service_status::ServiceHosts;
 use crate::deploy::artifact::{
-    ARTIFACT_SUFFIX, Artifact, ArtifactError, FindPackagedError, artifact_path, find_last_packaged, manifest_path,
+    ARTIFACT_SUFFIX, Artifact, ArtifactError, FindPackagedError, UnpackedArtifact, artifact_path, find_last_packaged,
+    manifest_path,
 };
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::recipe::Recipe;
 use crate::deploy::rollout::{Goal, TaskSelection};
 use crate::deploy::signature::check_signature;
-use crate::fleet::BlobMap;
 use crate::playbook::TemplateRenderer;
 use crate::project::Project;
 use crate::protocol::deploy::{ReleaseTask, ServiceName, SignatureCheck, TaskPhase};
@@ -62,7 +62,8 @@ impl DeployCommand {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         self.check_task_names(&loaded.recipe.tasks)?;
-        let artifact = find_artifact(&project, &loaded.recipe.service, self.release.as_deref())?;
+        let UnpackedArtifact { artifact, contents } =
+            find_artifact(&project, &loaded.recipe.service, self.release.as_deref())?;
         refuse_unsigned_artifact(&artifact, &loaded.recipe)?;
         let environment = load_environment(&project, common)?;
         let templates = load_templates(&project, common)?;
@@ -70,8 +71,6 @@ impl DeployCommand {
         let rendering = TemplateRenderer::new(&environment.inventory, &templates, map)
             .map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))?;
         let (manifest, signature) = (artifact.manifest.clone(), artifact.signature.clone());
-        let files: BlobMap =
-            artifact.into_blobs().into_iter().map(|(digest, bytes)| (digest, Arc::from(bytes))).collect();
         let source = ReleaseSource {
             recipe: &loaded.recipe,
             file: &loaded.file,
@@ -79,7 +78,8 @@ impl DeployCommand {
             signature: signature.as_deref(),
             rendering: &rendering,
         };
-        let goal = Goal::Release { source: &source, files: &files };
+        let contents = Arc::new(contents);
+        let goal = Goal::Release { source: &source, contents: &contents };
         let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;
         // A task behind the switch of all hosts waits for a rollout that has all hosts.
         let tasks = &loaded.recipe.tasks;
@@ -139,9 +139,13 @@ impl DeployCommand {
 }
 
 /// Opens and checks the requested artifact.
-fn find_artifact(project: &Project, service: &ServiceName, release: Option<&str>) -> Result<Artifact, CommandError> {
+fn find_artifact(
+    project: &Project,
+    service: &ServiceName,
+    release: Option<&str>,
+) -> Result<UnpackedArtifact, CommandError> {
     let hint = format!("dunlin package {service}");
-    let artifact = match release {
+    let unpacked = match release {
         Some(text) if text.contains('/') || text.ends_with(ARTIFACT_SUFFIX) => open_artifact(Path::new(text))?,
         Some(version) => {
             let path = artifact_path(&project.dist, service.as_str(), version);
@@ -167,12 +171,13 @@ fn find_artifact(project: &Project, service: &ServiceName, release: Option<&str>
             open_artifact(&path)?
         }
     };
+    let artifact = &unpacked.artifact;
     let artifact_service = &artifact.manifest.service;
     if artifact_service != service {
         let text = format!("{} is a release of {artifact_service}, not of {service}", artifact.path.display());
         return Err(CommandError::with_message(Exit::Error, text));
     }
-    Ok(artifact)
+    Ok(unpacked)
 }
 
 /// Refuses an artifact that the hosts would refuse.
@@ -188,7 +193,7 @@ fn refuse_unsigned_artifact(artifact: &Artifact, recipe: &Recipe) -> Result<(), 
     })
 }
 
-fn open_artifact(path: &Path) -> Result<Artifact, CommandError> {
+fn open_artifact(path: &Path) -> Result<UnpackedArtifact, CommandError> {
     Artifact::open(path).map_err(|error| match error {
         // This error has the path itself.
         ArtifactError::Unreadable { .. } => anyhow::Error::from(error).into(),

@@ -22,22 +22,22 @@ const KEY_BYTES: usize = 158;
 pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
     let with_path = |error: anyhow::Error| CommandError::from(error.context(path.display().to_string()));
     let text = std::fs::read_to_string(path).map_err(|error| with_path(error.into()))?;
-    let is_encrypted = is_encrypted(&text).ok_or_else(|| with_path(anyhow::anyhow!("not a secret key of minisign")))?;
-    let key = SecretKeyBox::from_string(&text).map_err(|error| with_path(error.into()))?;
-    let key =
-        if is_encrypted { key.into_secret_key(Some(read_password(path)?)) } else { key.into_unencrypted_secret_key() };
+    let bytes = decode_key(&text).ok_or_else(|| with_path(anyhow::anyhow!("not a secret key of minisign")))?;
+    // The algorithm of the key, then that of its encryption.
+    let key = match &bytes[..4] {
+        b"EdSc" => {
+            let password = read_password(path)?;
+            SecretKeyBox::from_string(&text).and_then(|key| key.into_secret_key(Some(password)))
+        }
+        // The checksum of a key without a password is zero, and not checked by minisign either.
+        b"Ed\0\0" => SecretKey::from_bytes(&bytes),
+        _ => return Err(with_path(anyhow::anyhow!("not a secret key of minisign"))),
+    };
     key.map_err(|error| with_path(error.into()))
 }
 
-/// Returns whether a secret key has a password; `None` for a text that is no secret key.
-fn is_encrypted(text: &str) -> Option<bool> {
-    let key = STANDARD.decode(text.lines().nth(1)?).ok().filter(|key| key.len() == KEY_BYTES)?;
-    // The algorithm of the key, then that of its encryption.
-    match &key[..4] {
-        b"EdSc" => Some(true),
-        b"Ed\0\0" => Some(false),
-        _ => None,
-    }
+fn decode_key(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text.lines().nth(1)?).ok().filter(|key| key.len() == KEY_BYTES)
 }
 
 fn read_password(path: &Path) -> Result<String, CommandError> {

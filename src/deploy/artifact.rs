@@ -2,26 +2,28 @@
 //!
 //! A tar archive, compressed with zstd: `manifest.json` first, then `files/<path>` in the manifest's order. Times,
 //! owners and the order of folders on the building machine leave no trace. Opening checks every byte against the
-//! manifest and refuses whatever is not in it.
+//! manifest and refuses whatever is not in it. Files of any length are streamed: no file is in memory as a whole.
 
 mod cargo_build;
+mod chunks;
 mod collect;
 mod git;
+mod pack;
 mod packaged;
 mod sidecar;
 mod unpack;
 mod untracked;
 mod version;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Write};
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::recipe::Recipe;
-use crate::atomic_file::{Attributes, write_atomically};
+use crate::atomic_file::sync_folder;
+use crate::fleet::ContentFile;
 use crate::plan::Digest;
 use crate::protocol::deploy::{MANIFEST_FORMAT, ReleaseManifest, ReleaseVersion};
 
@@ -40,10 +42,10 @@ pub const ARTIFACT_SUFFIX: &str = ".tar.zst";
 const MANIFEST_NAME: &str = "manifest.json";
 /// The folder of the release's files in the archive.
 const FILES_DIR: &str = "files";
-/// zstd's level: fixed, since the bytes depend on it.
-const COMPRESSION_LEVEL: i32 = 9;
-/// Longest file, in bytes: what fits into a frame to a host.
-const MAX_FILE_BYTES: u64 = (1 << 30) - 4096;
+/// Longest file, in bytes.
+const MAX_FILE_BYTES: u64 = 64 << 30;
+/// Longest content that is sent as one, in bytes; a longer file has chunks.
+const MAX_CHUNK_BYTES: usize = 1 << 20;
 
 /// A release artefact: built, or opened and found to be whole.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,29 +58,31 @@ pub struct Artifact {
     pub manifest: ReleaseManifest,
     /// Signature of the manifest, if there is one beside the artefact; not checked.
     pub signature: Option<String>,
-    blobs: BTreeMap<Digest, Vec<u8>>,
+}
+
+/// An artefact whose bytes were checked, with the contents of its files.
+#[derive(Debug)]
+pub struct UnpackedArtifact {
+    /// The artefact.
+    pub artifact: Artifact,
+    /// The contents of its files: chunks of large files, other files as a whole.
+    pub contents: ContentFile,
 }
 
 impl Artifact {
-    /// The contents of its files by digest, in memory.
-    pub fn blobs(&self) -> &BTreeMap<Digest, Vec<u8>> {
-        &self.blobs
-    }
-
-    /// Takes the contents out, without copying them.
-    pub fn into_blobs(self) -> BTreeMap<Digest, Vec<u8>> {
-        self.blobs
-    }
-
     /// Opens an artefact and checks all of it. The digest of the file is for comparison by a person; what is
     /// checked is that the archive holds exactly the files of its manifest, with their sizes and digests.
     ///
     /// # Errors
     /// Returns an error that names the invalid entry.
-    pub fn open(path: &Path) -> Result<Self, ArtifactError> {
-        let packed = fs::read(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
-        let artifact = Self::parse(path, &packed)?;
-        Ok(Self { signature: sidecar::read_signature(path)?, ..artifact })
+    pub fn open(path: &Path) -> Result<UnpackedArtifact, ArtifactError> {
+        let unreadable = |source| ArtifactError::Unreadable { path: path.to_owned(), source };
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut contents = ContentFile::create(folder).map_err(ArtifactError::Unpacking)?;
+        let manifest = unpack::unpack_artifact(File::open(path).map_err(unreadable)?, &mut contents)?;
+        let digest = File::open(path).and_then(Digest::of_reader).map_err(unreadable)?;
+        let signature = sidecar::read_signature(path)?;
+        Ok(UnpackedArtifact { artifact: Self { path: path.to_owned(), digest, manifest, signature }, contents })
     }
 
     /// Reads the manifest of an artefact and nothing behind it.
@@ -86,8 +90,7 @@ impl Artifact {
     /// # Errors
     /// Returns an error if the file cannot be read, or if its manifest is invalid.
     pub fn read_manifest(path: &Path) -> Result<ReleaseManifest, ArtifactError> {
-        let file =
-            fs::File::open(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
+        let file = File::open(path).map_err(|source| ArtifactError::Unreadable { path: path.to_owned(), source })?;
         unpack::unpack_manifest(file)
     }
 
@@ -95,9 +98,11 @@ impl Artifact {
     ///
     /// # Errors
     /// Returns an error that names the invalid entry.
-    pub fn parse(path: &Path, packed: &[u8]) -> Result<Self, ArtifactError> {
-        let (manifest, blobs) = unpack::unpack_artifact(packed)?;
-        Ok(Self { path: path.to_owned(), digest: Digest::of_bytes(packed), manifest, signature: None, blobs })
+    pub fn parse(path: &Path, packed: &[u8]) -> Result<UnpackedArtifact, ArtifactError> {
+        let mut contents = ContentFile::create(&std::env::temp_dir()).map_err(ArtifactError::Unpacking)?;
+        let manifest = unpack::unpack_artifact(packed, &mut contents)?;
+        let digest = Digest::of_bytes(packed);
+        Ok(UnpackedArtifact { artifact: Self { path: path.to_owned(), digest, manifest, signature: None }, contents })
     }
 }
 
@@ -112,7 +117,7 @@ pub fn build_artifact(
     version: &ReleaseVersion,
     output_dir: &Path,
 ) -> Result<Artifact> {
-    let CollectedFiles { files, links, folders, blobs } = collect::collect_files(&recipe.files, source_dir)?;
+    let CollectedFiles { files, links, folders, sources } = collect::collect_files(&recipe.files, source_dir)?;
     let manifest = ReleaseManifest {
         format_version: MANIFEST_FORMAT,
         service: recipe.service.clone(),
@@ -122,24 +127,27 @@ pub fn build_artifact(
         links,
         folders,
     };
-    let packed = pack_archive(&manifest, &blobs).context("building the archive")?;
     fs::create_dir_all(output_dir).with_context(|| format!("making {}", output_dir.display()))?;
     let path = artifact_path(output_dir, recipe.service.as_str(), version.as_str());
-    match fs::read(&path) {
-        Ok(existing) if existing != packed => return Err(VersionTaken { version: version.clone(), path }.into()),
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            write_atomically(&path, &packed, &Attributes::synced(0o644))?;
+    let packed = tempfile::Builder::new()
+        .prefix(".dunlin-package-")
+        .permissions(Permissions::from_mode(0o644))
+        .tempfile_in(output_dir)
+        .with_context(|| format!("creating a file in {}", output_dir.display()))?;
+    pack::pack_archive(&manifest, &sources, packed.as_file()).context("building the archive")?;
+    if path.try_exists().with_context(|| format!("reading {}", path.display()))? {
+        let is_same = pack::have_same_bytes(packed.path(), &path);
+        if !is_same.with_context(|| format!("reading {}", path.display()))? {
+            return Err(VersionTaken { version: version.clone(), path }.into());
         }
-        Err(error) => return Err(error).with_context(|| format!("reading {}", path.display())),
+    } else {
+        packed.as_file().sync_all().context("writing the archive")?;
+        packed.persist(&path).with_context(|| format!("writing {}", path.display()))?;
+        sync_folder(output_dir)?;
     }
-    let artifact = Artifact {
-        signature: sidecar::read_signature(&path)?,
-        path,
-        digest: Digest::of_bytes(&packed),
-        manifest,
-        blobs,
-    };
+    let digest =
+        File::open(&path).and_then(Digest::of_reader).with_context(|| format!("reading {}", path.display()))?;
+    let artifact = Artifact { signature: sidecar::read_signature(&path)?, path, digest, manifest };
     artifact.write_manifest()?;
     packaged::record_packaged(output_dir, &artifact.manifest)?;
     Ok(artifact)
@@ -153,28 +161,6 @@ pub struct VersionTaken {
     pub version: ReleaseVersion,
     /// The artifact.
     pub path: PathBuf,
-}
-
-fn pack_archive(manifest: &ReleaseManifest, blobs: &BTreeMap<Digest, Vec<u8>>) -> io::Result<Vec<u8>> {
-    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), COMPRESSION_LEVEL)?;
-    encoder.include_checksum(true)?;
-    let mut archive = tar::Builder::new(encoder);
-    append_entry(&mut archive, MANIFEST_NAME, 0o644, &manifest.to_json()?)?;
-    for file in &manifest.files {
-        append_entry(&mut archive, &format!("{FILES_DIR}/{}", file.path), file.mode, &blobs[&file.sha256])?;
-    }
-    archive.into_inner()?.finish()
-}
-
-fn append_entry(archive: &mut tar::Builder<impl Write>, path: &str, mode: u32, bytes: &[u8]) -> io::Result<()> {
-    let mut header = tar::Header::new_gnu();
-    header.set_entry_type(tar::EntryType::Regular);
-    header.set_mode(mode);
-    header.set_size(bytes.len() as u64);
-    header.set_uid(0);
-    header.set_gid(0);
-    header.set_mtime(0);
-    archive.append_data(&mut header, path, bytes)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 mod activate;
 mod adopt;
 mod command;
+mod contents;
 mod health;
 mod layout;
 mod observe;
@@ -67,15 +68,15 @@ impl DeployAgent {
         Self { service_manager, lock_table: Mutex::default() }
     }
 
-    /// The contents that a request needs and this host does not have in any release, checked byte by byte: what the
-    /// agent asks the controller for before it calls [`Self::handle_request`]. Changes nothing.
+    /// The contents that a request needs and this host does not have in any release, checked byte by byte: what
+    /// [`Self::handle_request`] asks its source of contents for. Changes nothing.
     ///
     /// # Errors
     /// Returns an error if the service's folder cannot be read.
     pub fn missing_blobs(&self, request: &DeployRequest) -> Result<Vec<Digest>> {
         match request {
             DeployRequest::Stage { scope, desired, .. } => {
-                stage::missing_contents(&ServiceLayout::from_scope(scope)?, desired)
+                contents::missing_contents(&ServiceLayout::from_scope(scope)?, desired)
             }
             DeployRequest::Preflight { scope, desired, .. } => {
                 preflight::missing_unit_texts(&ServiceLayout::from_scope(scope)?, desired)
@@ -84,7 +85,7 @@ impl DeployAgent {
         }
     }
 
-    /// Handles a request. `blobs` must hold the contents that [`Self::missing_blobs`] returned.
+    /// Handles a request. `blobs` must have the contents that [`Self::missing_blobs`] returned.
     ///
     /// # Errors
     /// Returns an error with the path if an operation fails; the next run finishes or rolls back the started steps.

@@ -3,6 +3,7 @@
 
 mod shown;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,7 +11,7 @@ use similar::TextDiff;
 
 use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
 use crate::protocol::deploy::{
-    DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseTask, ReleaseVersion,
+    DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseFile, ReleaseTask, ReleaseVersion,
     ServiceObservation, UnitFile,
 };
 
@@ -174,8 +175,10 @@ fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Res
     let manifest = &desired.manifest;
     let installed = observation.releases.iter().find(|release| release.version == manifest.version);
     let partial = observation.incomplete_releases.contains(&manifest.version.to_string());
-    let sizes_to_send =
-        manifest.files.iter().filter(|file| !observation.present_blobs.contains(&file.sha256)).map(|file| file.size);
+    let mut present: BTreeSet<&Digest> = observation.present_blobs.iter().collect();
+    let contents = manifest.files.iter().flat_map(ReleaseFile::contents);
+    // A content that several files have is sent once.
+    let sizes_to_send = contents.filter(|(digest, _)| present.insert(digest)).map(|(_, size)| size);
     let bytes = format!(
         "{} files, {} bytes, {} to send",
         manifest.files.len(),

@@ -5,8 +5,13 @@ use std::path::Path;
 use crate::plan::Digest;
 use crate::protocol::deploy::{DesiredState, ReleaseFile};
 
-/// Looks up the bytes of a content; at least the first 20 of a file.
-pub type BytesLookup<'a> = &'a dyn Fn(&Digest) -> Option<&'a [u8]>;
+/// The bytes of a file that tell its architecture.
+pub const HEADER_BYTES: usize = 20;
+
+/// Looks up the bytes of a text.
+pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<&'a [u8]>;
+/// Looks up the first [`HEADER_BYTES`] of a file; all of a shorter one.
+pub type HeaderLookup<'a> = &'a dyn Fn(&ReleaseFile) -> Option<Vec<u8>>;
 
 /// The programs of a release for one host.
 pub struct ReleasePrograms<'a> {
@@ -14,14 +19,14 @@ pub struct ReleasePrograms<'a> {
     pub desired: &'a DesiredState,
     /// The service's folder.
     pub root: &'a Path,
-    /// Bytes of the release's files.
-    pub header: BytesLookup<'a>,
+    /// The beginnings of the release's files.
+    pub header: HeaderLookup<'a>,
 }
 
 impl ReleasePrograms<'_> {
     /// Returns the reason if the host cannot run the release: a unit starts a program of another architecture, or no
     /// program of the release fits. A release may have programs for several architectures.
-    pub fn find_foreign_program(&self, host_arch: &str, unit_text: BytesLookup<'_>) -> Option<String> {
+    pub fn find_foreign_program(&self, host_arch: &str, unit_text: TextLookup<'_>) -> Option<String> {
         let is_program = |file: &&ReleaseFile| file.mode & 0o111 != 0;
         let programs: Vec<(&ReleaseFile, &str)> = self
             .desired
@@ -29,7 +34,7 @@ impl ReleasePrograms<'_> {
             .files
             .iter()
             .filter(is_program)
-            .filter_map(|file| Some((file, parse_architecture((self.header)(&file.sha256)?)?)))
+            .filter_map(|file| Some((file, parse_architecture(&(self.header)(file)?)?)))
             .collect();
         let foreign: Vec<&(&ReleaseFile, &str)> =
             programs.iter().filter(|(_, arch)| !can_run(host_arch, arch)).collect();
@@ -56,7 +61,7 @@ fn starts_program(unit: &str, path: &str) -> bool {
 
 /// Returns the architecture of an ELF file, as `uname -m` names it; `None` for other files and architectures.
 fn parse_architecture(bytes: &[u8]) -> Option<&'static str> {
-    let header = bytes.get(..20).filter(|header| header.starts_with(b"\x7fELF"))?;
+    let header = bytes.get(..HEADER_BYTES).filter(|header| header.starts_with(b"\x7fELF"))?;
     let machine = [header[18], header[19]];
     let is_little_endian = header[5] == 1;
     let machine = if is_little_endian { u16::from_le_bytes(machine) } else { u16::from_be_bytes(machine) };

@@ -53,8 +53,9 @@ pub fn is_public_key(text: &str) -> bool {
 pub fn sign_manifest(manifest: &ReleaseManifest, key: &minisign::SecretKey) -> Result<String> {
     let comment = format!("service {} release {}", manifest.service, manifest.version);
     let json = manifest.to_json().context("writing the manifest")?;
-    let signature =
-        minisign::sign(None, key, Cursor::new(json), Some(&comment), None).context("signing the manifest")?;
+    let public_key = minisign::PublicKey::from_secret_key(key).context("reading the secret key")?;
+    let signature = minisign::sign(Some(&public_key), key, Cursor::new(json), Some(&comment), None)
+        .context("signing the manifest")?;
     Ok(signature.into_string())
 }
 

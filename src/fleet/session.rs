@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::content_file::ContentFile;
 use super::frame_stream::{FrameReader, FrameWriter};
 pub use super::session_reader::BlobMap;
 use super::session_reader::{ChannelEnd, SessionEvent, SessionShared, receive_frames};
@@ -99,6 +100,11 @@ impl Session {
     /// Makes contents available to this host's agent.
     pub fn add_blobs(&self, new_blobs: &BlobMap) {
         self.shared.add_blobs(new_blobs);
+    }
+
+    /// Makes the contents in a file available to this host's agent.
+    pub fn set_content_file(&self, contents: &Arc<ContentFile>) {
+        self.shared.set_content_file(Arc::clone(contents));
     }
 
     /// Sends a request and waits for its reply; once `cancellation` is cancelled, the agent is asked to stop it.

@@ -3,10 +3,12 @@
 //! All queues are bounded. A request whose caller is slow to take its events stops the reading, and thereby the agent.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
+use super::content_file::ContentFile;
 use super::frame_stream::{FrameReader, FrameWriter};
 use crate::plan::Digest;
 use crate::protocol::frame::{self, Frame, MAX_EVENT_BYTES};
@@ -31,6 +33,7 @@ pub enum SessionEvent {
 pub struct SessionShared {
     state: Mutex<ReaderState>,
     blobs: Mutex<BlobMap>,
+    content_file: Mutex<Option<Arc<ContentFile>>>,
 }
 
 #[derive(Default)]
@@ -73,8 +76,17 @@ impl SessionShared {
         blobs.extend(new_blobs.iter().map(|(digest, bytes)| (digest.clone(), Arc::clone(bytes))));
     }
 
-    fn find_blob(&self, digest: &Digest) -> Option<Arc<[u8]>> {
-        self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned()
+    /// Makes the contents in a file available to this host's agent.
+    pub fn set_content_file(&self, contents: Arc<ContentFile>) {
+        *self.content_file.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents);
+    }
+
+    fn find_blob(&self, digest: &Digest) -> io::Result<Option<Arc<[u8]>>> {
+        if let Some(bytes) = self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
+            return Ok(Some(Arc::clone(bytes)));
+        }
+        let contents = self.content_file.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(contents.map(|contents| contents.read_content(digest)).transpose()?.flatten().map(Arc::from))
     }
 
     async fn deliver_event(&self, id: u64, event: Event) {
@@ -149,11 +161,15 @@ fn is_oversized_event(frame: &Frame) -> bool {
 /// Sends contents; fails the request if one of them cannot be sent.
 async fn send_blobs(writer: &FrameWriter, shared: &SessionShared, id: u64, digests: Vec<Digest>) {
     for digest in digests {
-        let Some(bytes) = shared.find_blob(&digest) else {
-            let error = format!("the agent asks for content {}, which this run does not have", digest.short_hex());
-            return shared.deliver_reply(id, Reply::Failed { error }).await;
+        let frame = match shared.find_blob(&digest) {
+            Ok(Some(bytes)) => frame::encode_blob(&digest, &bytes),
+            Ok(None) => {
+                let error = format!("the agent asks for content {}, which this run does not have", digest.short_hex());
+                return shared.deliver_reply(id, Reply::Failed { error }).await;
+            }
+            Err(error) => Err(error),
         };
-        let frame = match frame::encode_blob(&digest, &bytes) {
+        let frame = match frame {
             Ok(frame) => frame,
             Err(error) => {
                 let error = format!("content {} cannot be sent: {error}", digest.short_hex());

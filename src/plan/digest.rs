@@ -10,6 +10,22 @@ use sha2::{Digest as _, Sha256};
 #[serde(transparent)]
 pub struct Digest(String);
 
+/// Computes the digest of bytes that arrive in pieces.
+#[derive(Default)]
+pub struct DigestHasher(Sha256);
+
+impl DigestHasher {
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// Returns the digest of all bytes.
+    pub fn finish(self) -> Digest {
+        Digest::from_hash(&self.0.finalize())
+    }
+}
+
 impl Digest {
     /// Returns the digest of bytes.
     pub fn of_bytes(bytes: &[u8]) -> Self {
@@ -21,10 +37,10 @@ impl Digest {
     /// # Errors
     /// The reader fails.
     pub fn of_reader(mut reader: impl std::io::Read) -> std::io::Result<Self> {
-        let (mut hasher, mut buffer) = (Sha256::new(), vec![0; 256 * 1024]);
+        let (mut hasher, mut buffer) = (DigestHasher::default(), vec![0; 256 * 1024]);
         loop {
             match reader.read(&mut buffer)? {
-                0 => return Ok(Self::from_hash(&hasher.finalize())),
+                0 => return Ok(hasher.finish()),
                 read => hasher.update(&buffer[..read]),
             }
         }

@@ -9,7 +9,7 @@ mod resource_change;
 mod seal;
 
 pub use action::Action;
-pub use digest::{Digest, digest_json};
+pub use digest::{Digest, DigestHasher, digest_json};
 pub use digest_key::DigestKey;
 pub use host_plan::{ChangeCounts, HostPlan};
 pub(crate) use named_enum::named_enum;

@@ -6,6 +6,7 @@
 
 mod desired;
 mod history;
+mod manifest;
 mod names;
 mod observed;
 mod tasks;
@@ -13,11 +14,14 @@ mod tasks;
 use serde::{Deserialize, Serialize};
 
 pub use desired::{
-    AdoptedService, ConfigFile, DesiredState, FileOwner, HealthCheck, HealthProbe, MANIFEST_FORMAT, ReleaseFile,
-    ReleaseFolder, ReleaseLink, ReleaseManifest, ReleaseOrigin, ReleaseTarget, ServiceConfig, ServiceRef,
-    SignatureCheck, SwitchHooks, UnitFile, is_account_name, is_normalized_absolute,
+    AdoptedService, ConfigFile, DesiredState, HealthCheck, HealthProbe, ReleaseTarget, ServiceConfig, ServiceRef,
+    SignatureCheck, SwitchHooks, UnitFile, is_normalized_absolute,
 };
 pub use history::{SwitchRecord, SwitchResult};
+pub use manifest::{
+    FileChunk, FileOwner, MANIFEST_FORMAT, ReleaseFile, ReleaseFolder, ReleaseLink, ReleaseManifest, ReleaseOrigin,
+    is_account_name,
+};
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
@@ -172,7 +176,7 @@ pub enum DeployReply {
         reused: usize,
         /// Files that were written.
         written: usize,
-        /// Bytes written.
+        /// Bytes that the controller sent.
         bytes: u64,
     },
     /// To `Switch` and `Rollback`.

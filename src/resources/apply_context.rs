@@ -17,6 +17,9 @@ pub trait BlobSource {
         Ok(())
     }
 
+    /// Drops a content that is not needed again from memory.
+    fn discard_blob(&self, _digest: &Digest) {}
+
     /// Returns the key under which digests are shown, if there is one.
     fn digest_key(&self) -> Option<&DigestKey> {
         None

@@ -4,10 +4,12 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use dunlin::protocol::deploy::{
-    DeployReply, DeployRequest, DesiredState, FileOwner, ReleaseFolder, ReleaseLink, ReleasePath,
+    DeployReply, DeployRequest, DesiredState, FileChunk, FileOwner, ReleaseFile, ReleaseFolder, ReleaseLink,
+    ReleasePath,
 };
 
 use dunlin::deploy::signature::sign_manifest;
+use dunlin::plan::Digest;
 use dunlin::protocol::deploy::SignatureCheck;
 
 use crate::fixture::{DeployFixture, desired_release};
@@ -125,4 +127,64 @@ fn a_host_refuses_a_release_without_a_valid_signature() {
     assert!(!world.root().join("releases/1.0").exists());
     assert_eq!(refusals(&desired), Vec::<String>::new());
     assert!(world.root().join("releases/1.0").exists());
+}
+
+/// Gives a release a file of these chunks.
+fn add_chunked_file(world: &mut DeployFixture, desired: &mut DesiredState, chunks: &[&[u8]]) {
+    let bytes = chunks.concat();
+    let chunks = chunks
+        .iter()
+        .map(|chunk| FileChunk { sha256: world.store.add_blob(chunk), size: chunk.len() as u64 })
+        .collect();
+    desired.manifest.files.push(ReleaseFile {
+        path: release_path("var/data"),
+        mode: 0o644,
+        size: bytes.len() as u64,
+        sha256: Digest::of_bytes(&bytes),
+        chunks,
+        owner: None,
+    });
+}
+
+#[test]
+fn only_the_chunks_that_the_host_lacks_are_sent() {
+    let mut world = DeployFixture::new_fixture();
+    let mut stage = |version: &'static str, chunks: &[&[u8]]| {
+        let mut desired =
+            world.desired_state(&crate::fixture::DesiredRelease { program: "same", ..desired_release(version) });
+        add_chunked_file(&mut world, &mut desired, chunks);
+        let host = world.host_agent(&CrashPoint::never());
+        let request = DeployRequest::Stage {
+            adopt: false,
+            scope: world.service_scope("test"),
+            desired: Box::new(desired.clone()),
+            expected_changes: Vec::new(),
+        };
+        let reply = world.handle_request(&host, &request);
+        assert!(host.missing_blobs(&request).unwrap().is_empty());
+        let staged = fs::read(world.root().join("releases").join(version).join("var/data")).unwrap();
+        assert_eq!(staged, chunks.concat());
+        let DeployReply::Staged { reused, written, bytes } = reply else { panic!("{reply:?}") };
+        (reused, written, bytes)
+    };
+    // The program and another file are sent with the first release.
+    let others = "same".len() as u64 + "the same in all releases".len() as u64;
+    assert_eq!(stage("1.0", &[b"first", b"second", b"first"]), (0, 3, 5 + 6 + 5 + others));
+    assert_eq!(stage("1.1", &[b"first", b"changed", b"first"]), (2, 1, 7));
+    // Chunks of two releases, in another order.
+    assert_eq!(stage("1.2", &[b"changed", b"second"]), (2, 1, 0));
+    assert_eq!(stage("1.3", &[b"changed", b"second"]), (3, 0, 0));
+}
+
+#[test]
+fn a_damaged_chunk_of_an_earlier_release_is_sent_again() {
+    let mut world = DeployFixture::new_fixture();
+    let mut first = world.desired_state(&desired_release("1.0"));
+    add_chunked_file(&mut world, &mut first, &[b"first", b"second"]);
+    world.deploy_desired(&first, &CrashPoint::never());
+    fs::write(world.root().join("releases/1.0/var/data"), b"fir?tsecond").unwrap();
+    let mut second = world.desired_state(&desired_release("1.1"));
+    add_chunked_file(&mut world, &mut second, &[b"first", b"third"]);
+    world.deploy_desired(&second, &CrashPoint::never());
+    assert_eq!(fs::read(world.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
 }

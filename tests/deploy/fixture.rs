@@ -109,6 +109,7 @@ impl DeployFixture {
                 mode: 0o755,
                 size: text.len() as u64,
                 sha256: self.store.add_blob(text.as_bytes()),
+                chunks: Vec::new(),
                 owner: None,
             })
             .to_vec();

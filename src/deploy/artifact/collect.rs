@@ -5,13 +5,13 @@ use std::fmt;
 use std::fs;
 use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use super::MAX_FILE_BYTES;
+use super::chunks::{FileContent, read_content};
 use crate::deploy::recipe::FileEntry;
-use crate::plan::Digest;
 use crate::protocol::deploy::{ReleaseFile, ReleaseFolder, ReleaseLink, ReleasePath};
 
 /// Sources of a recipe that cannot be packaged, all of them.
@@ -30,21 +30,22 @@ impl fmt::Display for MissingSources {
 
 impl std::error::Error for MissingSources {}
 
-/// A manifest's files and links, sorted by path, and the contents of the files.
+/// A manifest's files and links, sorted by path, and where the files are.
 pub(super) struct CollectedFiles {
     pub files: Vec<ReleaseFile>,
     pub links: Vec<ReleaseLink>,
     pub folders: Vec<ReleaseFolder>,
-    pub blobs: BTreeMap<Digest, Vec<u8>>,
+    /// Path of each file on the building machine.
+    pub sources: BTreeMap<ReleasePath, PathBuf>,
 }
 
-/// Holds the manifest's files, sorted by path, and their contents.
+/// Holds the manifest's files, sorted by path, and where they are.
 #[derive(Default)]
 struct FileCollector {
     files: BTreeMap<ReleasePath, ReleaseFile>,
     links: BTreeMap<ReleasePath, ReleaseLink>,
     folders: BTreeMap<ReleasePath, ReleaseFolder>,
-    blobs: BTreeMap<Digest, Vec<u8>>,
+    sources: BTreeMap<ReleasePath, PathBuf>,
 }
 
 /// Reads the sources of all entries below `base`.
@@ -62,12 +63,12 @@ pub(super) fn collect_files(entries: &[FileEntry], base: &Path) -> Result<Collec
     let paths = paths.map(ReleasePath::as_str);
     missing.extend(find_path_conflict(paths).map(|what| (0..0, what)));
     if missing.is_empty() {
-        let FileCollector { files, links, folders, blobs } = collector;
+        let FileCollector { files, links, folders, sources } = collector;
         Ok(CollectedFiles {
             files: files.into_values().collect(),
             links: links.into_values().collect(),
             folders: folders.into_values().collect(),
-            blobs,
+            sources,
         })
     } else {
         Err(MissingSources { sources: missing })
@@ -121,16 +122,14 @@ impl FileCollector {
         let shown = || source.display().to_string();
         let stat = fs::metadata(source).with_context(shown)?;
         anyhow::ensure!(stat.is_file(), "{}: neither a file nor a folder", shown());
-        anyhow::ensure!(stat.len() <= MAX_FILE_BYTES, "{}: longer than 1 GiB; ship it by another way", shown());
-        let bytes = fs::read(source).with_context(shown)?;
+        anyhow::ensure!(stat.len() <= MAX_FILE_BYTES, "{}: longer than {} GiB", shown(), MAX_FILE_BYTES >> 30);
+        let FileContent { size, sha256, chunks } = read_content(source)?;
         let executable = stat.permissions().mode() & 0o111 != 0;
         let mode = entry.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
         let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
-        let sha256 = Digest::of_bytes(&bytes);
-        let (size, owner) = (bytes.len() as u64, entry.owner.clone());
-        let file = ReleaseFile { path: path.clone(), mode, size, sha256: sha256.clone(), owner };
-        anyhow::ensure!(self.files.insert(path, file).is_none(), "two files go to {dest}");
-        self.blobs.insert(sha256, bytes);
+        let file = ReleaseFile { path: path.clone(), mode, size, sha256, chunks, owner: entry.owner.clone() };
+        anyhow::ensure!(self.files.insert(path.clone(), file).is_none(), "two files go to {dest}");
+        self.sources.insert(path, source.to_owned());
         Ok(())
     }
 }

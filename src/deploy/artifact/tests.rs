@@ -5,12 +5,13 @@ use std::path::Path;
 
 use proptest::prelude::{ProptestConfig, any, proptest};
 
-use super::unpack::unpack_artifact;
-use super::{Artifact, FILES_DIR, MANIFEST_NAME, build_artifact, default_version};
+use super::unpack;
+use super::{Artifact, ArtifactError, FILES_DIR, MANIFEST_NAME, UnpackedArtifact, build_artifact, default_version};
 use crate::deploy::recipe::Recipe;
+use crate::fleet::ContentFile;
 use crate::messages;
 use crate::plan::Digest;
-use crate::protocol::deploy::ReleaseVersion;
+use crate::protocol::deploy::{ReleaseManifest, ReleaseVersion};
 
 const RECIPE: &str = r#"
 service = "demo"
@@ -49,11 +50,11 @@ fn the_same_inputs_give_the_same_bytes_and_round_trip() {
             .unwrap();
     assert_eq!(fs::read(&built.path).unwrap(), fs::read(&again.path).unwrap());
     assert_eq!(built.path.file_name().unwrap(), "demo-1.0.tar.zst");
-    let opened = Artifact::open(&built.path).unwrap();
+    let UnpackedArtifact { artifact: opened, contents } = Artifact::open(&built.path).unwrap();
     assert_eq!(opened, built);
     let shown: Vec<(&str, u32)> = opened.manifest.files.iter().map(|file| (file.path.as_str(), file.mode)).collect();
     assert_eq!(shown, [("bin/demo", 0o755), ("static/a.txt", 0o444), ("static/deep/b.txt", 0o444)]);
-    assert_eq!(opened.blobs()[&Digest::of_bytes(b"a")], b"a");
+    assert_eq!(contents.read_content(&Digest::of_bytes(b"a")).unwrap().unwrap(), b"a");
 }
 
 #[test]
@@ -66,7 +67,7 @@ fn links_and_empty_folders_are_content_and_links_out_of_the_release_are_refused(
     symlink("/usr/bin/python3", base.path().join("static/deep/python3")).unwrap();
     fs::create_dir(base.path().join("static/deep/include")).unwrap();
     let built = build_artifact(&recipe, base.path(), &parse_version("1.0"), &base.path().join("dist")).unwrap();
-    let opened = Artifact::open(&built.path).unwrap();
+    let opened = Artifact::open(&built.path).unwrap().artifact;
     let links: Vec<_> = opened.manifest.links.iter().map(|link| (link.path.as_str(), link.target.as_str())).collect();
     assert_eq!(links, [("static/deep/link", "../a.txt"), ("static/deep/python3", "/usr/bin/python3")]);
     assert_eq!(
@@ -135,6 +136,15 @@ fn a_default_version_is_derived() {
     assert!(dirty.as_str().starts_with("v1.2-dirty."), "{dirty}");
     fs::write(base.path().join("static/a.txt"), "changed again").unwrap();
     assert_ne!(default_version(&recipe, base.path()).unwrap(), dirty);
+}
+
+/// Returns the manifest of an artefact, and the contents that it names.
+fn unpack_artifact(packed: &[u8]) -> Result<(ReleaseManifest, Vec<Vec<u8>>), ArtifactError> {
+    let mut contents = ContentFile::create(&std::env::temp_dir()).unwrap();
+    let manifest = unpack::unpack_artifact(packed, &mut contents)?;
+    let read = |file: &crate::protocol::deploy::ReleaseFile| contents.read_content(&file.sha256).unwrap().unwrap();
+    let files = manifest.files.iter().map(read).collect();
+    Ok((manifest, files))
 }
 
 /// One entry of a crafted archive.
@@ -262,4 +272,43 @@ fn a_long_name_has_a_limit() {
     let packed = archive.into_inner().unwrap().finish().unwrap();
     let error = anyhow::Error::from(unpack_artifact(&packed).unwrap_err());
     assert!(format!("{error:#}").contains("exceed 1048576 bytes"), "{error:#}");
+}
+
+#[test]
+fn a_large_file_is_packaged_and_read_in_chunks() {
+    let base = tempfile::tempdir().unwrap();
+    let recipe = write_sources(base.path());
+    let bytes: Vec<u8> = (0..3_000_000_u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    fs::write(base.path().join("build/demo"), &bytes).unwrap();
+    let built = build_artifact(&recipe, base.path(), &parse_version("1.0"), &base.path().join("dist")).unwrap();
+    let file = &built.manifest.files[0];
+    assert!(file.chunks.len() > 10, "{} chunks", file.chunks.len());
+    let UnpackedArtifact { artifact, contents } = Artifact::open(&built.path).unwrap();
+    assert_eq!(artifact, built);
+    let read = file.contents().flat_map(|(digest, _)| contents.read_content(digest).unwrap().unwrap());
+    assert!(read.eq(bytes), "other bytes");
+    assert_eq!(contents.read_content(&file.sha256).unwrap(), None, "it is sent in chunks");
+}
+
+#[test]
+fn chunks_must_be_those_of_the_file() {
+    let chunk = |bytes: &[u8]| serde_json::json!({"size": bytes.len(), "sha256": Digest::of_bytes(bytes)});
+    let manifest = |chunks: &[&[u8]], more: u64| {
+        let mut manifest: serde_json::Value = serde_json::from_str(&manifest_json(&[("a", b"12")])).unwrap();
+        let mut chunks: Vec<serde_json::Value> = chunks.iter().map(|bytes| chunk(bytes)).collect();
+        chunks[0]["size"] = (chunks[0]["size"].as_u64().unwrap() + more).into();
+        manifest["files"][0]["chunks"] = chunks.into();
+        craft_archive(&manifest.to_string(), &[archive_file("files/a", b"12")])
+    };
+    let check = |chunks: &[&[u8]], more: u64| {
+        let mut contents = ContentFile::create(&std::env::temp_dir()).unwrap();
+        let result = unpack::unpack_artifact(manifest(chunks, more).as_slice(), &mut contents);
+        result.map(drop).map_err(|error| error.to_string())
+    };
+    assert_eq!(check(&[b"1", b"2"], 0), Ok(()));
+    assert!(check(&[b"1", b"3"], 0).unwrap_err().contains("digest"));
+    for (chunks, more) in [(&[&b"1"[..], b"2", b"3"][..], 0), (&[b"1"], 0), (&[b"1", b"2"], 1), (&[b"12", b""], 0)] {
+        assert!(check(chunks, more).unwrap_err().contains("size of its chunks"), "{chunks:?} {more}");
+    }
+    assert!(check(&[b"1", b"2"], 2 << 20).unwrap_err().contains("too long"));
 }

@@ -1,7 +1,6 @@
 //! Takes an artefact apart and trusts nothing in it.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -9,14 +8,15 @@ use std::rc::Rc;
 use tar::{Archive, Entries, Entry, EntryType};
 
 use super::collect::find_path_conflict;
-use super::{FILES_DIR, MANIFEST_NAME, MAX_FILE_BYTES};
-use crate::plan::Digest;
-use crate::protocol::deploy::{FileOwner, MANIFEST_FORMAT, ReleaseLink, ReleaseManifest, is_account_name};
+use super::{FILES_DIR, MANIFEST_NAME, MAX_CHUNK_BYTES, MAX_FILE_BYTES};
+use crate::fleet::ContentFile;
+use crate::plan::{Digest, DigestHasher};
+use crate::protocol::deploy::{FileOwner, MANIFEST_FORMAT, ReleaseFile, ReleaseLink, ReleaseManifest, is_account_name};
 
 /// Longest manifest, in bytes.
 const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 /// Most bytes of all files: an archive that promises more is not opened.
-const MAX_TOTAL_BYTES: u64 = 8 << 30;
+const MAX_TOTAL_BYTES: u64 = 64 << 30;
 /// Most bytes around a content: the headers of an entry, with its long name and extensions, and padding.
 const MAX_HEADER_BYTES: u64 = 1 << 20;
 
@@ -44,6 +44,17 @@ pub enum ArtifactError {
         entry: String,
         /// Description of the error.
         reason: String,
+    },
+    /// The contents cannot be written to a temporary file.
+    #[error("the artefact cannot be unpacked")]
+    Unpacking(#[source] io::Error),
+    /// Unpacked, it would not fit on the disk.
+    #[error("the artefact cannot be unpacked: it needs {needed} bytes, and {free} bytes are free")]
+    NoSpace {
+        /// Bytes of its files.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
     },
     /// Files of the manifest that the archive does not hold.
     #[error("the archive lacks {}", .0.join(", "))]
@@ -80,18 +91,20 @@ impl<R: Read> Read for BudgetReader<R> {
     }
 }
 
-type Unpacked = (ReleaseManifest, BTreeMap<Digest, Vec<u8>>);
-
-/// The manifest and the contents of an artefact.
-pub(super) fn unpack_artifact(packed: &[u8]) -> Result<Unpacked, ArtifactError> {
+/// Returns the manifest of an artefact, and adds the contents of its files to `contents`.
+pub(super) fn unpack_artifact(packed: impl Read, contents: &mut ContentFile) -> Result<ReleaseManifest, ArtifactError> {
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
     let budget = Budget(Rc::new(Cell::new(MAX_HEADER_BYTES)));
     let mut archive = Archive::new(BudgetReader { source: decoder, budget: budget.clone() });
-    let (manifest, blobs) = {
+    let manifest = {
         let mut entries = archive.entries().map_err(ArtifactError::Corrupt)?;
         let manifest = read_manifest(&mut entries, &budget)?;
-        let blobs = read_files(&mut entries, &manifest, &budget)?;
-        (manifest, blobs)
+        let (needed, free) = (manifest.total_bytes(), contents.free_bytes().map_err(ArtifactError::Unpacking)?);
+        if needed > free {
+            return Err(ArtifactError::NoSpace { needed, free });
+        }
+        read_files(&mut entries, &manifest, &budget, contents)?;
+        manifest
     };
     // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artefact.
     let mut rest = Vec::new();
@@ -99,7 +112,7 @@ pub(super) fn unpack_artifact(packed: &[u8]) -> Result<Unpacked, ArtifactError> 
     if rest.iter().any(|&byte| byte != 0) {
         return Err(ArtifactError::Corrupt(io::Error::other("something stands behind the archive's end")));
     }
-    Ok((manifest, blobs))
+    Ok(manifest)
 }
 
 /// Reads the manifest at the beginning of an artefact.
@@ -144,8 +157,7 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     }
     for file in &manifest.files {
         let path = file.path.as_str();
-        let digits = file.sha256.as_str();
-        if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if !is_digest(&file.sha256) || !file.chunks.iter().all(|chunk| is_digest(&chunk.sha256)) {
             return Err(format!("{path} has no SHA-256 digest"));
         }
         if file.mode > 0o777 {
@@ -153,6 +165,13 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
         }
         if file.size > MAX_FILE_BYTES {
             return Err(format!("{path} is too long"));
+        }
+        if file.contents().any(|(_, size)| size > MAX_CHUNK_BYTES as u64) {
+            return Err(format!("{path} has no chunks, or one that is too long"));
+        }
+        let sum = file.contents().try_fold(0_u64, |sum, (_, size)| sum.checked_add(size));
+        if sum != Some(file.size) || file.chunks.iter().any(|chunk| chunk.size == 0) {
+            return Err(format!("{path} does not have the size of its chunks"));
         }
     }
     if manifest.links.windows(2).any(|pair| pair[0].path.as_str() >= pair[1].path.as_str()) {
@@ -187,13 +206,19 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     }
 }
 
+fn is_digest(digest: &Digest) -> bool {
+    let digits = digest.as_str();
+    digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
 /// The archive's other entries must be the manifest's files, in its order.
 fn read_files<R: Read>(
     entries: &mut Entries<'_, R>,
     manifest: &ReleaseManifest,
     budget: &Budget,
-) -> Result<BTreeMap<Digest, Vec<u8>>, ArtifactError> {
-    let (mut blobs, mut expected) = (BTreeMap::new(), manifest.files.iter());
+    contents: &mut ContentFile,
+) -> Result<(), ArtifactError> {
+    let mut expected = manifest.files.iter();
     for entry in entries {
         let mut entry = entry.map_err(ArtifactError::Corrupt)?;
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
@@ -213,14 +238,32 @@ fn read_files<R: Read>(
         if entry.header().mode().ok() != Some(file.mode) {
             return Err(entry_error("its mode is not the manifest's"));
         }
-        let bytes = read_entry(&mut entry, file.size, budget)?;
-        if Digest::of_bytes(&bytes) != file.sha256 {
+        budget.refill(size.saturating_add(MAX_HEADER_BYTES));
+        if !read_contents(&mut entry, file, contents)? {
             return Err(entry_error("its bytes do not have the manifest's digest"));
         }
-        blobs.insert(file.sha256.clone(), bytes);
+        budget.refill(MAX_HEADER_BYTES);
     }
     let missing: Vec<String> = expected.map(|file| file.path.to_string()).collect();
-    if missing.is_empty() { Ok(blobs) } else { Err(ArtifactError::MissingFiles(missing)) }
+    if missing.is_empty() { Ok(()) } else { Err(ArtifactError::MissingFiles(missing)) }
+}
+
+/// Reads a file in its contents; `false` if they do not have the digests of the manifest.
+fn read_contents(entry: &mut impl Read, file: &ReleaseFile, contents: &mut ContentFile) -> Result<bool, ArtifactError> {
+    let mut hasher = DigestHasher::default();
+    for (digest, size) in file.contents() {
+        let mut bytes = Vec::new();
+        entry.by_ref().take(size).read_to_end(&mut bytes).map_err(ArtifactError::Corrupt)?;
+        if bytes.len() as u64 != size {
+            return Err(ArtifactError::Corrupt(io::ErrorKind::UnexpectedEof.into()));
+        }
+        if Digest::of_bytes(&bytes) != *digest {
+            return Ok(false);
+        }
+        hasher.update(&bytes);
+        contents.add_content(digest, &bytes).map_err(ArtifactError::Unpacking)?;
+    }
+    Ok(hasher.finish() == file.sha256)
 }
 
 /// Returns an entry's bytes, at most `max_bytes` and as many as its header says; the budget is then that of a header.

@@ -21,6 +21,7 @@ use crate::atomic_file::{Attributes, sync_folder, write_atomically};
 use crate::deploy::plan::release_name;
 use crate::host_fs;
 use crate::lock::HostLock;
+use crate::plan::Digest;
 use crate::protocol::deploy::{
     INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceName, ServiceRef, is_normalized_absolute,
 };
@@ -204,4 +205,9 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("reading {}", path.display())),
     }
+}
+
+/// Returns whether a file has a digest; `false` if it cannot be read.
+pub(super) fn has_digest(path: &Path, digest: &Digest) -> bool {
+    fs::File::open(path).and_then(Digest::of_reader).is_ok_and(|actual| actual == *digest)
 }

@@ -217,7 +217,7 @@ fn available_contents(
         let damaged = observation.releases.iter().find(|release| release.version == kept.manifest.version);
         let damaged: &[String] = damaged.map_or(&[], |release| &release.damaged_files);
         let whole = kept.manifest.files.iter().filter(|file| !damaged.iter().any(|path| path == file.path.as_str()));
-        here.extend(whole.map(|file| file.sha256.clone()));
+        here.extend(whole.flat_map(crate::protocol::deploy::ReleaseFile::contents).map(|(digest, _)| digest.clone()));
     }
     let setup: BTreeSet<&Digest> = desired.config.blob_digests().collect();
     let known = |digest: &Digest| here.contains(digest) || (setup.contains(digest) && has_text(digest, stored));

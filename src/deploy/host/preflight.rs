@@ -3,7 +3,6 @@
 mod ports;
 mod units;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -12,11 +11,11 @@ use rustix::fs::statvfs;
 use self::ports::OwnUnits;
 use self::units::UnitText;
 use super::activate::config_meta;
+use super::contents::count_bytes_to_write;
 use super::layout::ServiceLayout;
 use super::ownership::find_missing_references;
 use super::releases::{StoredRelease, read_desired};
 use super::service_manager::ServiceManager;
-use super::stage::missing_contents;
 use super::state::DeployState;
 use crate::deploy::signature::check_signature;
 use crate::plan::Digest;
@@ -113,12 +112,7 @@ fn find_missing_accounts(desired: &DesiredState) -> Vec<String> {
 }
 
 fn find_missing_space(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<String>> {
-    let missing = missing_contents(layout, desired)?;
-    let files = desired.manifest.files.iter().map(|file| (&file.sha256, file.size));
-    let units = desired.config.units.iter().map(|unit| (&unit.digest, unit.size));
-    let configs = desired.config.configs.iter().map(|config| (&config.digest, config.size));
-    let sizes: BTreeMap<&Digest, u64> = files.chain(units).chain(configs).collect();
-    let bytes: u64 = missing.iter().filter_map(|digest| sizes.get(digest)).sum();
+    let bytes = count_bytes_to_write(layout, desired)?;
     if bytes == 0 {
         return Ok(Vec::new());
     }

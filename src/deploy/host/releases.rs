@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{ServiceLayout, create_dir, read_json, write_json};
+use super::layout::{ServiceLayout, create_dir, has_digest, read_json, write_json};
 use super::ownership::resolve_owners;
 use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
@@ -83,9 +83,7 @@ impl StoredRelease {
             let has_expected_stat =
                 stat.is_file() && stat.len() == file.size && stat.permissions().mode() & 0o7777 == file.mode;
             let unchanged = self.stamp.modified_times.get(file.path.as_str()) == Some(&modified_nanoseconds(&stat));
-            has_expected_stat
-                && has_owner(&stat, file.owner.as_ref())
-                && (unchanged || fs::read(&path).is_ok_and(|bytes| Digest::of_bytes(&bytes) == file.sha256))
+            has_expected_stat && has_owner(&stat, file.owner.as_ref()) && (unchanged || has_digest(&path, &file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
         let leads_elsewhere = |link: &&ReleaseLink| {

@@ -2,64 +2,25 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, fchown, ioctl_ficlone, renameat_with};
 
+use super::contents::{ContentFetcher, LocalContents, LocalFile, missing_file_contents, missing_texts};
 use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
 use super::ownership::{OwnerIds, resolve_owners};
 use super::releases::{ReleaseStamp, StoredRelease, modified_nanoseconds, store_setup};
 use super::state::{DeployState, unix_seconds};
 use crate::atomic_file::sync_folder;
-use crate::plan::Digest;
+use crate::plan::DigestHasher;
 use crate::protocol::deploy::{
     DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget,
 };
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::BlobSource;
-
-/// Location of a content that this host already has.
-type LocalContents = BTreeMap<Digest, Vec<LocalFile>>;
-
-/// A file of a release that is here.
-struct LocalFile {
-    path: PathBuf,
-    mode: u32,
-    owner: Option<FileOwner>,
-}
-
-/// The contents of a state that no release on this host has whole.
-pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<Digest>> {
-    let (stored, _) = StoredRelease::list_all(layout)?;
-    let mut available = index_contents(&stored);
-    available.retain(|digest, places| places.iter().any(|place| read_verified(&place.path, digest).is_some()));
-    let texts: BTreeSet<&Digest> = desired.config.blob_digests().collect();
-    let is_missing = |digest: &Digest| {
-        let as_text = texts.contains(digest) && stored.iter().any(|kept| kept.read_text(digest).is_ok());
-        !available.contains_key(digest) && !as_text
-    };
-    Ok(desired.blob_digests().into_iter().filter(is_missing).collect())
-}
-
-/// Returns the possible locations of each content in the releases; the bytes are checked when they are copied.
-fn index_contents(stored: &[StoredRelease]) -> LocalContents {
-    let mut local = LocalContents::new();
-    for kept in stored {
-        for file in &kept.manifest.files {
-            let path = kept.dir.join(file.path.as_str());
-            let place = LocalFile { path, mode: file.mode, owner: file.owner.clone() };
-            local.entry(file.sha256.clone()).or_default().push(place);
-        }
-    }
-    local
-}
-
-fn read_verified(path: &Path, digest: &Digest) -> Option<Vec<u8>> {
-    fs::read(path).ok().filter(|bytes| Digest::of_bytes(bytes) == *digest)
-}
 
 /// Puts the state's release and setup on the host; a release that is here and whole is left alone.
 pub(super) fn stage_release(
@@ -72,19 +33,21 @@ pub(super) fn stage_release(
     let (manifest, setup) = (&desired.manifest, &desired.config);
     let existing = stored.iter().find(|kept| kept.manifest.version == manifest.version);
     let is_complete = existing.is_some_and(|there| there.manifest == *manifest && there.find_damage().is_empty());
+    let local = LocalContents::of_releases(&stored);
     let mut staging = ReleaseBuilder {
         layout,
         manifest,
-        local: index_contents(&stored),
+        fetcher: ContentFetcher::new(blobs, missing_file_contents(&local, desired)),
+        local,
         owners: resolve_owners(manifest)?,
-        blobs,
         sink,
         reused_files: 0,
         written_files: 0,
-        written_bytes: 0,
+        sent_bytes: 0,
     };
     // Taken before anything is replaced: they may stand in the very release that is.
     let mut texts = BTreeMap::new();
+    blobs.fetch_blobs(&missing_texts(&stored, desired))?;
     for digest in setup.blob_digests() {
         let here = stored.iter().find_map(|kept| kept.read_text(digest).ok());
         texts.insert(digest, here.map_or_else(|| blobs.read_blob(digest), Ok)?);
@@ -105,11 +68,7 @@ pub(super) fn stage_release(
     }
     let release = layout.release_dir(&manifest.version);
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
-    Ok(DeployReply::Staged {
-        reused: staging.reused_files,
-        written: staging.written_files,
-        bytes: staging.written_bytes,
-    })
+    Ok(DeployReply::Staged { reused: staging.reused_files, written: staging.written_files, bytes: staging.sent_bytes })
 }
 
 /// Returns why a release may not be replaced.
@@ -132,11 +91,11 @@ struct ReleaseBuilder<'a> {
     manifest: &'a ReleaseManifest,
     local: LocalContents,
     owners: OwnerIds,
-    blobs: &'a dyn BlobSource,
+    fetcher: ContentFetcher<'a>,
     sink: &'a dyn ProgressSink,
     reused_files: usize,
     written_files: usize,
-    written_bytes: u64,
+    sent_bytes: u64,
 }
 
 impl ReleaseBuilder<'_> {
@@ -171,7 +130,7 @@ impl ReleaseBuilder<'_> {
         for folder in &self.manifest.folders {
             let path = partial.join(folder.path.as_str());
             create_dir(&path, 0o755)?;
-            self.set_owner(&File::open(&path)?, folder.owner.as_ref())?;
+            set_owner(&File::open(&path)?, folder.owner.as_ref(), &self.owners)?;
             folders.extend(path.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
         }
         let records = partial.join(RECORDS_DIR);
@@ -219,38 +178,32 @@ impl ReleaseBuilder<'_> {
     }
 
     fn write_release_file(&mut self, file: &ReleaseFile, path: &Path) -> Result<()> {
-        for place in self.local.get(&file.sha256).into_iter().flatten() {
-            if let Some(bytes) = read_verified(&place.path, &file.sha256) {
-                if !link_file(place, path, file)? {
-                    self.write_file(file, path, |out| copy_file(place, &bytes, out))?;
-                }
-                self.reused_files += 1;
-                return Ok(());
+        if let Some(local) = self.local.find_file(file) {
+            if !link_file(local, path, file)? {
+                create_file(&self.owners, file, path, |out| copy_file(local, out))?;
             }
+            self.reused_files += 1;
+            return Ok(());
         }
-        let bytes = self.blobs.read_blob(&file.sha256)?;
-        ensure!(Digest::of_bytes(&bytes) == file.sha256, "its bytes do not have the manifest's digest");
-        self.write_file(file, path, |out| Ok(out.write_all(&bytes)?))?;
+        let (local, fetcher, sent_bytes) = (&self.local, &mut self.fetcher, &mut self.sent_bytes);
+        create_file(&self.owners, file, path, |out| {
+            let mut hasher = DigestHasher::default();
+            for (digest, size) in file.contents() {
+                let bytes = match local.read_content(digest, size) {
+                    Some(bytes) => bytes,
+                    None => {
+                        *sent_bytes += size;
+                        fetcher.take_content(digest)?
+                    }
+                };
+                hasher.update(&bytes);
+                out.write_all(&bytes)?;
+            }
+            ensure!(hasher.finish() == file.sha256, "its bytes do not have the manifest's digest");
+            Ok(())
+        })?;
         self.written_files += 1;
-        self.written_bytes += bytes.len() as u64;
-        let place = LocalFile { path: path.to_owned(), mode: file.mode, owner: file.owner.clone() };
-        self.local.entry(file.sha256.clone()).or_default().push(place);
-        Ok(())
-    }
-
-    /// Creates a file with its content, and then its owner and mode.
-    fn write_file(&self, file: &ReleaseFile, path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        write(&mut out)?;
-        self.set_owner(&out, file.owner.as_ref())?;
-        out.set_permissions(Permissions::from_mode(file.mode))?;
-        Ok(out.sync_all()?)
-    }
-
-    fn set_owner(&self, file: &File, owner: Option<&FileOwner>) -> Result<()> {
-        if let Some((uid, gid)) = owner.and_then(|owner| self.owners.get(owner)) {
-            fchown(file, Some(*uid), Some(*gid)).context("setting the owner")?;
-        }
+        self.local.add_file(file, path);
         Ok(())
     }
 
@@ -289,11 +242,33 @@ fn link_file(source: &LocalFile, path: &Path, file: &ReleaseFile) -> Result<bool
 }
 
 /// Copies a file of another release, and shares its blocks if the file system can.
-fn copy_file(source: &LocalFile, bytes: &[u8], out: &mut File) -> Result<()> {
-    match ioctl_ficlone(&*out, &File::open(&source.path)?) {
-        Ok(()) => Ok(()),
-        Err(_) => Ok(out.write_all(bytes)?),
+fn copy_file(source: &LocalFile, out: &mut File) -> Result<()> {
+    let mut from = File::open(&source.path)?;
+    if ioctl_ficlone(&*out, &from).is_err() {
+        io::copy(&mut from, out)?;
     }
+    Ok(())
+}
+
+/// Creates a file with its content, and then its owner and mode.
+fn create_file(
+    owners: &OwnerIds,
+    file: &ReleaseFile,
+    path: &Path,
+    write: impl FnOnce(&mut File) -> Result<()>,
+) -> Result<()> {
+    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    write(&mut out)?;
+    set_owner(&out, file.owner.as_ref(), owners)?;
+    out.set_permissions(Permissions::from_mode(file.mode))?;
+    Ok(out.sync_all()?)
+}
+
+fn set_owner(file: &File, owner: Option<&FileOwner>, owners: &OwnerIds) -> Result<()> {
+    if let Some((uid, gid)) = owner.and_then(|owner| owners.get(owner)) {
+        fchown(file, Some(*uid), Some(*gid)).context("setting the owner")?;
+    }
+    Ok(())
 }
 
 fn has_mode_and_owner(file: &File, mode: u32) -> Result<bool> {

@@ -19,6 +19,7 @@ fn desired(version: &str) -> DesiredState {
         mode: 0o755,
         size: text.len() as u64,
         sha256: Digest::of_bytes(text.as_bytes()),
+        chunks: Vec::new(),
         owner: None,
     };
     let unit = UnitFile {

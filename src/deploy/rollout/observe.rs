@@ -1,15 +1,17 @@
 //! Observes all hosts and computes the plan. Changes nothing.
 
+use std::sync::Arc;
+
 use super::{HostRecords, send_deploy_request};
 use crate::deploy::desired::ReleaseSource;
 use crate::deploy::plan::{describe_unmanaged, plan_host};
-use crate::deploy::programs::ReleasePrograms;
-use crate::fleet::{BlobMap, Fleet, Session};
+use crate::deploy::programs::{HEADER_BYTES, ReleasePrograms};
+use crate::fleet::{ContentFile, Fleet, Session};
 use crate::inventory::Diagnostics;
 use crate::plan::{Digest, HostPlan};
 use crate::playbook::ContentMap;
 use crate::protocol::deploy::{
-    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseTask, ReleaseVersion,
+    CompareWith, DeployFailure, DeployReply, DeployRequest, DesiredState, ReleaseFile, ReleaseTask, ReleaseVersion,
     ServiceObservation, ServiceRef, TaskRecord,
 };
 use crate::transport::ConnectError;
@@ -21,7 +23,7 @@ pub enum Goal<'a> {
         /// Inputs of the hosts' states.
         source: &'a ReleaseSource<'a>,
         /// The contents of the release's files.
-        files: &'a BlobMap,
+        contents: &'a Arc<ContentFile>,
     },
     /// A release kept on the hosts, with its last setup; the previous one if no version is given.
     Stored(Option<ReleaseVersion>),
@@ -79,15 +81,18 @@ async fn observe_host(
 ) -> Result<ObservedHost, DeployPlanError> {
     let session = fleet.connect(host).await.map_err(DeployPlanError::Connect)?;
     match goal {
-        Goal::Release { source, files } => {
+        Goal::Release { source, contents } => {
             let prepared = source.prepare_host(host, &session.hello.facts).map_err(DeployPlanError::Templates)?;
-            let header = |digest: &Digest| files.get(digest).map(|bytes| &bytes[..]);
+            let header = |file: &ReleaseFile| {
+                let first = file.chunks.first().map_or(&file.sha256, |chunk| &chunk.sha256);
+                contents.read_beginning(first, HEADER_BYTES).ok().flatten()
+            };
             let text = |digest: &Digest| prepared.texts.get(digest).map(|bytes| &bytes[..]);
             let programs = ReleasePrograms { desired: &prepared.desired, root: &scope.base_dir, header: &header };
             if let Some(reason) = programs.find_foreign_program(&session.hello.facts.os.arch, &text) {
                 return Err(DeployPlanError::Impossible(reason));
             }
-            session.add_blobs(files);
+            session.set_content_file(contents);
             session.add_blobs(&prepared.texts);
             let compare_with = CompareWith::Desired(Box::new(prepared.desired.clone()));
             let seen = request_observation(fleet, &session, scope, compare_with).await?;

@@ -1,0 +1,166 @@
+//! The contents of releases: those that the host has, and those that the controller sends.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+
+use super::layout::{ServiceLayout, has_digest};
+use super::releases::StoredRelease;
+use crate::plan::Digest;
+use crate::protocol::deploy::{DesiredState, FileOwner, ReleaseFile};
+use crate::resources::BlobSource;
+
+/// Number of bytes that are requested at once.
+const FETCH_BYTES: u64 = 16 << 20;
+
+/// A file of a release on this host.
+pub(super) struct LocalFile {
+    pub path: PathBuf,
+    pub mode: u32,
+    pub owner: Option<FileOwner>,
+}
+
+/// A part of a file of a release on this host.
+struct LocalRange {
+    path: PathBuf,
+    offset: u64,
+}
+
+/// Possible locations of contents in the releases; the bytes are checked when they are read.
+pub(super) struct LocalContents {
+    files: BTreeMap<Digest, Vec<LocalFile>>,
+    ranges: BTreeMap<Digest, Vec<LocalRange>>,
+}
+
+impl LocalContents {
+    pub fn of_releases(stored: &[StoredRelease]) -> Self {
+        let mut local = Self { files: BTreeMap::new(), ranges: BTreeMap::new() };
+        for release in stored {
+            for file in &release.manifest.files {
+                local.add_file(file, &release.dir.join(file.path.as_str()));
+            }
+        }
+        local
+    }
+
+    pub fn add_file(&mut self, file: &ReleaseFile, path: &Path) {
+        let (path, mut offset) = (path.to_owned(), 0);
+        for (digest, size) in file.contents() {
+            self.ranges.entry(digest.clone()).or_default().push(LocalRange { path: path.clone(), offset });
+            offset += size;
+        }
+        let local = LocalFile { path, mode: file.mode, owner: file.owner.clone() };
+        self.files.entry(file.sha256.clone()).or_default().push(local);
+    }
+
+    /// Returns an intact file with the same bytes.
+    pub fn find_file(&self, file: &ReleaseFile) -> Option<&LocalFile> {
+        self.files.get(&file.sha256)?.iter().find(|local| has_digest(&local.path, &file.sha256))
+    }
+
+    /// Returns whether a file has the same size and digest according to the records; its bytes are not read.
+    fn may_have_file(&self, file: &ReleaseFile) -> bool {
+        let has_size = |local: &LocalFile| local.path.symlink_metadata().is_ok_and(|stat| stat.len() == file.size);
+        self.files.get(&file.sha256).is_some_and(|files| files.iter().any(has_size))
+    }
+
+    /// Reads a content from one of its locations.
+    pub fn read_content(&self, digest: &Digest, size: u64) -> Option<Vec<u8>> {
+        let length = usize::try_from(size).ok()?;
+        self.ranges.get(digest)?.iter().find_map(|range| {
+            let mut bytes = vec![0; length];
+            File::open(&range.path).and_then(|file| file.read_exact_at(&mut bytes, range.offset)).ok()?;
+            (Digest::of_bytes(&bytes) == *digest).then_some(bytes)
+        })
+    }
+}
+
+/// Returns the contents of a state's files that no release on this host has, with their sizes in bytes, each once and
+/// in the order in which they are needed.
+pub(super) fn missing_file_contents(local: &LocalContents, desired: &DesiredState) -> Vec<(Digest, u64)> {
+    let mut seen = BTreeSet::new();
+    let contents = desired.manifest.files.iter().flat_map(ReleaseFile::contents);
+    let missing =
+        contents.filter(|(digest, size)| seen.insert((*digest).clone()) && local.read_content(digest, *size).is_none());
+    missing.map(|(digest, size)| (digest.clone(), size)).collect()
+}
+
+/// Returns the contents of a state's units and configuration that no release on this host has.
+pub(super) fn missing_texts(stored: &[StoredRelease], desired: &DesiredState) -> Vec<Digest> {
+    let is_missing = |digest: &&Digest| stored.iter().all(|release| release.read_text(digest).is_err());
+    let texts: BTreeSet<&Digest> = desired.config.blob_digests().filter(is_missing).collect();
+    texts.into_iter().cloned().collect()
+}
+
+/// Returns all contents of a state that this host does not have.
+///
+/// # Errors
+/// The service's folder cannot be read.
+pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -> Result<Vec<Digest>> {
+    let (stored, _) = StoredRelease::list_all(layout)?;
+    let files = missing_file_contents(&LocalContents::of_releases(&stored), desired);
+    let mut missing: Vec<Digest> = files.into_iter().map(|(digest, _)| digest).collect();
+    missing.extend(missing_texts(&stored, desired));
+    missing.sort();
+    missing.dedup();
+    Ok(missing)
+}
+
+/// Returns the number of bytes that a state takes on the disk in addition to what is there.
+///
+/// # Errors
+/// The service's folder cannot be read.
+pub(super) fn count_bytes_to_write(layout: &ServiceLayout, desired: &DesiredState) -> Result<u64> {
+    let (stored, _) = StoredRelease::list_all(layout)?;
+    let (local, texts) = (LocalContents::of_releases(&stored), missing_texts(&stored, desired));
+    let new_files = desired.manifest.files.iter().filter(|file| file.owner.is_some() || !local.may_have_file(file));
+    let files: u64 = new_files.map(|file| file.size).fold(0, u64::saturating_add);
+    let units = desired.config.units.iter().map(|unit| (&unit.digest, unit.size));
+    let configs = desired.config.configs.iter().map(|config| (&config.digest, config.size));
+    let new_texts = units.chain(configs).filter(|(digest, _)| texts.contains(digest));
+    Ok(new_texts.map(|(_, size)| size).fold(files, u64::saturating_add))
+}
+
+/// Requests contents from the controller some time before they are used, and keeps none that was used.
+pub(super) struct ContentFetcher<'a> {
+    blobs: &'a dyn BlobSource,
+    /// Contents that were not requested, in the order in which they are needed.
+    due: VecDeque<(Digest, u64)>,
+    requested: BTreeSet<Digest>,
+}
+
+impl<'a> ContentFetcher<'a> {
+    pub fn new(blobs: &'a dyn BlobSource, due: Vec<(Digest, u64)>) -> Self {
+        Self { blobs, due: due.into(), requested: BTreeSet::new() }
+    }
+
+    /// Returns a content, and drops it from memory.
+    ///
+    /// # Errors
+    /// The controller does not send it, or sends other bytes.
+    pub fn take_content(&mut self, digest: &Digest) -> Result<Vec<u8>> {
+        if !self.requested.remove(digest) {
+            self.request_next(digest)?;
+        }
+        let bytes = self.blobs.read_blob(digest)?;
+        self.blobs.discard_blob(digest);
+        ensure!(Digest::of_bytes(&bytes) == *digest, "its bytes do not have the manifest's digest");
+        Ok(bytes)
+    }
+
+    fn request_next(&mut self, digest: &Digest) -> Result<()> {
+        let (mut batch, mut bytes) = (vec![digest.clone()], 0);
+        while self.due.front().is_some_and(|(_, size)| bytes + size <= FETCH_BYTES) {
+            let Some((next, size)) = self.due.pop_front() else { break };
+            bytes += size;
+            if next != *digest {
+                self.requested.insert(next.clone());
+                batch.push(next);
+            }
+        }
+        self.blobs.fetch_blobs(&batch)
+    }
+}
