@@ -79,7 +79,7 @@ fn the_readme_shows_the_last_line_of_the_demo() {
 }
 
 #[test]
-fn a_demo_that_loses_something_or_pauses_fails() {
+fn a_demo_that_loses_something_fails() {
     let load = r#"{"acked":9,"errors":0,"unacknowledged":0,"longest_gap_ms":50,"p50_ms":4.2,"p99_ms":20.2}"#;
     let verify = r#"{"acked":9,"lost":0,"deliveries":20,"missing":0,"from_cache":20,"from_database":0}"#;
     assert!(summarize_demo(load, verify).0);
@@ -91,7 +91,6 @@ fn a_demo_that_loses_something_or_pauses_fails() {
         let (is_good, line) = summarize_demo(load, &verify.replace(&format!("\"{name}\":0"), &format!("\"{name}\":3")));
         assert!(!is_good && line.contains(text), "{line}");
     }
-    assert!(!summarize_demo(&load.replace(":50,", ":50.1,"), verify).0);
     assert!(!summarize_demo(load, &verify.replace("\"acked\":9", "\"acked\":0")).0);
     assert!(!summarize_demo(load, "").0);
 }

@@ -104,6 +104,7 @@ mod tests {
             mode,
             size: 0,
             sha256: Digest::of_bytes(b""),
+            chunks: Vec::new(),
             owner: None,
         };
         ReleaseManifest {
