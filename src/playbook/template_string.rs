@@ -78,7 +78,7 @@ impl TemplateStrings {
         Self { file: file.clone(), tera: engine::new_engine(), parsed: Vec::new() }
     }
 
-    /// Takes a string in; it is parsed with all others by [`Self::finish`].
+    /// Takes a string in; it is parsed with all others by [`Self::parse_all`].
     pub(super) fn add_string(&mut self, raw: &str, span: Range<usize>, usage: StringUsage) -> TemplateString {
         let begin = string_content_start(&self.file, &span, raw);
         let origin = Origin::at_span(&self.file, span);

@@ -62,7 +62,7 @@ pub struct ReleaseOrigin {
 pub struct ReleaseLink {
     /// Its path inside the release.
     pub path: ReleasePath,
-    /// Its target: relative and inside the release, or an absolute path in [`SYSTEM_FOLDERS`].
+    /// Its target: relative and inside the release, or an absolute path in a folder of the system, such as `/usr`.
     pub target: String,
 }
 

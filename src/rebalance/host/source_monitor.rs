@@ -210,7 +210,7 @@ impl MonitorState {
     }
 
     /// Evaluates window after window. A source that does not answer delays its window until the connection times out;
-    /// [`Self::wait_until_below_limits`] waits for it.
+    /// [`SourceMonitor::wait_until_below_limits`] waits for it.
     fn run_windows(&self) {
         let (mut link, mut passed, mut since) = (None, self.rate_limiter.passed_bytes(), Instant::now());
         while !self.is_stopped.load(Ordering::SeqCst) {

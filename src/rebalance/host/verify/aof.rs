@@ -49,7 +49,7 @@ pub fn for_each_changed_key(
 }
 
 /// Calls `each` with the arguments of every command of an append-only file, in order. An argument ends after
-/// [`MAX_ARGUMENT_BYTES`].
+/// `MAX_ARGUMENT_BYTES`.
 ///
 /// # Errors
 /// Returns an error if the file cannot be read or is damaged, or the error of `each`.
