@@ -229,7 +229,7 @@ fn read_files<R: Read>(
         let Some(file) = expected.next() else { return Err(entry_error("it is not in the manifest")) };
         let expected_name = format!("{FILES_DIR}/{}", file.path);
         if name != expected_name {
-            return Err(entry_error(&format!("{expected_name:?} is due here")));
+            return Err(entry_error(&format!("expected {expected_name:?} at this position")));
         }
         let size = entry.size();
         if size != file.size {
