@@ -25,7 +25,7 @@ fn completed_cutovers_of_dead_hosts_are_published() {
     assert!(fleet.run_as_root("redis-03", &format!("tail -n 1 {journal}; sed -i '$d' {journal}")).contains("finalize"));
     let plan = cluster.project.run_dunlin(&["shards", "failover", source, "--dry-run"]);
     plan.assert_stdout_contains(&[&format!(
-        "shard {shard}     remains unavailable: a move gave it to redis-03, which serves it"
+        "shard {shard}     remains unavailable: a move already cut over to redis-03, which serves the shard"
     )]);
     let resumed = cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(4);
     resumed.assert_stderr_contains(&[&format!(

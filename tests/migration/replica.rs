@@ -272,9 +272,9 @@ fn moves_back_keep_the_replica() {
 #[test]
 fn preflight_reports_down_and_unknown_replicas() {
     let mut fixture = fixture_with_replica(3);
-    let stranger = fixture.move_spec(0, 2);
+    let relocation = fixture.move_spec(0, 2);
     let spec =
-        MoveSpec { operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] }, ..stranger.clone() };
+        MoveSpec { operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] }, ..relocation.clone() };
     let rules = |fixture: &MoveFixture, spec: &MoveSpec| match fixture
         .run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())))
         .unwrap()
@@ -284,9 +284,9 @@ fn preflight_reports_down_and_unknown_replicas() {
         }
         other => panic!("{other:?}"),
     };
-    let unknown = rules(&fixture, &stranger);
+    let unknown = rules(&fixture, &relocation);
     assert!(
-        unknown.len() == 1 && unknown[0].contains("stranger: ") && unknown[0].contains("has 1 replicas"),
+        unknown.len() == 1 && unknown[0].contains("orphan_replica: ") && unknown[0].contains("has 1 replicas"),
         "{unknown:?}"
     );
     fixture.kill_instance(1);
