@@ -173,7 +173,11 @@ impl CacheOperation {
             CacheOperation::Set(items) => drop(client.set_multi(&pairs(&items), Some(TTL), None).await?),
             CacheOperation::Delete(keys) => {
                 for key in keys {
-                    client.delete_no_reply(key).await?;
+                    // with its reply: a read on another connection must not overtake the removal
+                    match client.delete(key).await {
+                        Err(Error::Protocol(Status::NotFound)) => {}
+                        result => result?,
+                    }
                 }
             }
         }
