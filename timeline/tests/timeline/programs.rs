@@ -32,6 +32,24 @@ fn text(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
+/// Two shards with their published map, a migrated database, and the variables of api and worker in push mode.
+struct PushSetup {
+    dir: tempfile::TempDir,
+    shards: [TestServer; 2],
+    environment: Vec<(String, String)>,
+}
+
+impl PushSetup {
+    fn create(url: &str) -> PushSetup {
+        let dir = tempfile::TempDir::new().expect("a temporary folder");
+        let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
+        publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
+        let environment = environment(dir.path(), url, "push");
+        text(&run(API, &["migrate"], &environment));
+        PushSetup { dir, shards, environment }
+    }
+}
+
 fn environment(dir: &Path, url: &str, mode: &str) -> Vec<(String, String)> {
     let key = dir.join("token-key");
     fs::write(&key, KEY).expect("a temporary folder is writable");
@@ -98,11 +116,7 @@ async fn a_schema_is_made_once_and_other_versions_are_refused() {
 async fn api_and_worker_as_programs() {
     let postgres = Postgres::shared();
     let url = postgres.create_database();
-    let dir = tempfile::TempDir::new().expect("a temporary folder");
-    let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
-    publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
-    let environment = environment(dir.path(), &url, "push");
-    text(&run(API, &["migrate"], &environment));
+    let PushSetup { dir: _dir, environment, shards: _shards } = PushSetup::create(&url);
     let (mut api, mut worker) = (start(API, &environment), start(WORKER, &environment));
     let (service, operators) =
         (address(&environment, "TIMELINE_LISTEN"), address(&environment, "TIMELINE_ADMIN_LISTEN"));
@@ -166,11 +180,7 @@ async fn api_and_worker_as_programs() {
 async fn the_load_generator_counts_lost_tweets_and_missing_deliveries() {
     let postgres = Postgres::shared();
     let url = postgres.create_database();
-    let dir = tempfile::TempDir::new().expect("a temporary folder");
-    let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
-    publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
-    let environment = environment(dir.path(), &url, "push");
-    text(&run(API, &["migrate"], &environment));
+    let PushSetup { dir, environment, shards: _shards } = PushSetup::create(&url);
     let (_api, _worker) = (start(API, &environment), start(WORKER, &environment));
     let operators = address(&environment, "TIMELINE_ADMIN_LISTEN");
     until("it is ready", async || is_ready(operators).await).await;
