@@ -324,7 +324,7 @@ fn a_release_that_crashes_after_its_batch_returns_the_whole_fleet() {
     shop.package("1", "", ROTATION_HOOKS);
     shop.deploy(&[]).assert_status(0);
     let load = RequestLoop::start(&fleet);
-    // By default one host comes first; it crashes while the others follow.
+    // By default one host at a time is switched, which takes 1.5 s or more; the first crashes while the others follow.
     shop.package("2", "(sleep 3; kill -9 $$) &", ROTATION_HOOKS);
     shop.deploy(&[]).assert_status(4).assert_stderr_contains(&["returned to the previous release"]);
     assert_eq!(shop.versions(), ["1"; 3]);

@@ -11,9 +11,9 @@ use crate::protocol::deploy::{DeployReply, DeployRequest, ReleaseVersion, Switch
 type SwitchedProcesses = BTreeMap<String, Vec<u32>>;
 
 impl Rollout<'_> {
-    /// Switches the hosts; before each batch the earlier ones are checked again. Returns `false` if a host failed in a
-    /// way after which the fleet returns: a host that is only out of rotation serves the release and is finished by
-    /// the next run.
+    /// Switches the hosts; before each batch, and after the last of several, the switched ones are checked again.
+    /// Returns `false` if a host failed in a way after which the fleet returns: a host that is only out of rotation
+    /// serves the release and is finished by the next run.
     pub(super) async fn switch_batches(
         &self,
         pending_hosts: &[&PlannedDeploy],
@@ -36,6 +36,10 @@ impl Rollout<'_> {
                 format_names(batch)
             )));
             ended_well &= self.switch_batch(batch, &mut processes, rollout_outcome).await;
+        }
+        // A release that crashes on the first host while the last one is switched is not done.
+        if batch_count > 1 && !self.should_stop(rollout_outcome) {
+            ended_well &= self.check_switched_hosts(pending_hosts, &processes, rollout_outcome).await;
         }
         ended_well
     }
@@ -86,7 +90,7 @@ impl Rollout<'_> {
         ended_well
     }
 
-    /// Checks the hosts of earlier batches again; returns `false` if one is not healthy any more.
+    /// Checks the switched hosts again; returns `false` if one is not healthy any more.
     async fn check_switched_hosts(
         &self,
         pending_hosts: &[&PlannedDeploy],
