@@ -10,6 +10,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::MoveFixture;
+use crate::mixed_load::{MixedLoad, PUBSUB_EDIT};
 use crate::moves::run_retire;
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -147,6 +148,7 @@ struct FaultInjector {
     fixture: MoveFixture,
     has_replica: bool,
     writers: MoveWriters,
+    mixed_load: MixedLoad,
     owner: u8,
     longest_gap: Duration,
     /// Each third one goes through a relay; all of them where `DUNLIN_RELAYED` is set.
@@ -157,13 +159,13 @@ struct FaultInjector {
 
 impl FaultInjector {
     fn without_replica() -> Self {
-        let mut fixture = MoveFixture::with_appendfsync(2, APPENDFSYNC);
+        let mut fixture = MoveFixture::with_conf_edits(2, APPENDFSYNC, vec![PUBSUB_EDIT]);
         fixture.provision_primary(0).unwrap();
         Self::from_fixture(fixture, false)
     }
 
     fn with_replica() -> Self {
-        let mut fixture = MoveFixture::with_appendfsync(3, APPENDFSYNC);
+        let mut fixture = MoveFixture::with_conf_edits(3, APPENDFSYNC, vec![PUBSUB_EDIT]);
         fixture.needed = 1;
         fixture.provision_primary(0).unwrap();
         fixture.provision_replica(REPLICA_INDEX, 0).unwrap();
@@ -172,21 +174,31 @@ impl FaultInjector {
 
     fn from_fixture(fixture: MoveFixture, has_replica: bool) -> Self {
         let writers = MoveWriters::start_with_stale_client(3, &fixture.address(0));
+        let mixed_load = MixedLoad::start(&writers.published_address());
         writers.wait_for_writes(50);
-        Self { fixture, has_replica, writers, owner: 0, longest_gap: Duration::ZERO, moves: 0, file: Vec::new() }
+        let (longest_gap, file) = (Duration::ZERO, Vec::new());
+        Self { fixture, has_replica, writers, mixed_load, owner: 0, longest_gap, moves: 0, file }
     }
 
-    /// The last look, and the line of figures.
+    /// Checks everything once more after the load, and prints the line of figures.
     fn finish(mut self, count: u64) {
-        let (acked, gap) = (self.writers.acked_count(), self.longest_gap.as_millis());
-        stop_and_check(&mut self.writers, &self.fixture, self.owner);
+        self.mixed_load.stop();
+        let faults = self.mixed_load.find_faults(&self.fixture.address(self.owner));
+        self.writers.stop_writers();
+        let lost = self.writers.lost_writes(&self.fixture.address(self.owner));
+        let acked = self.writers.acked_count() + self.mixed_load.acknowledged_count();
+        let (lost, doubled, changed) = (lost.len() + faults.lost, faults.doubled, faults.changed);
+        let gap = self.longest_gap.as_millis();
         // Past the capture of the test harness: this line is for the reader of the torture.
         #[expect(clippy::explicit_write, reason = "the test harness keeps what eprintln! says to itself")]
         writeln!(
             std::io::stderr(),
-            "torture: kills={count} acked={acked} lost=0 longest_gap_ms={gap} appendfsync={APPENDFSYNC}"
+            "torture: kills={count} acked={acked} lost={lost} doubled={doubled} changed={changed} \
+             longest_gap_ms={gap} appendfsync={APPENDFSYNC}"
         )
         .unwrap();
+        assert!(faults.is_empty(), "{}", faults.describe());
+        stop_and_check(&mut self.writers, &self.fixture, self.owner);
     }
 
     fn run_round(&mut self, round: usize, at: &str, victim: Victim, armed: bool) {
@@ -260,10 +272,13 @@ impl FaultInjector {
         }
         self.writers.publish_address(&self.fixture.address(to));
         self.writers.wait_for_writes(20);
+        self.mixed_load.wait_for_requests(3);
         self.longest_gap = self.longest_gap.max(self.writers.longest_gap());
         self.writers.reset_gaps();
         let lost = self.writers.lost_writes(&self.fixture.address(to));
         assert!(lost.is_empty(), "{what}: {}; first {first:?}, then {recovered:?}", self.describe_losses(&lost));
+        let faults = self.mixed_load.find_faults(&self.fixture.address(to));
+        assert!(faults.is_empty(), "{what}: {}; first {first:?}, then {recovered:?}", faults.describe());
         assert_eq!(self.fixture.writable_instances(), [to], "{what}");
         run_retire(&mut self.fixture, from, to);
         eprintln!("{what}: ok after {} ms", started.elapsed().as_millis());

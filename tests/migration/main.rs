@@ -19,6 +19,7 @@ mod fixture;
 mod invariants;
 mod key_load;
 mod lossy_proxy;
+mod mixed_load;
 mod move_back;
 mod moves;
 mod preflight;

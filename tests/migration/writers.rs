@@ -101,11 +101,17 @@ impl MoveWriters {
         let logs: Vec<Arc<Mutex<WriteLog>>> = (0..following + stale).map(|_| Arc::default()).collect();
         let spawn = |(id, log): (usize, &Arc<Mutex<WriteLog>>)| {
             let is_stale = id >= following;
-            let writer = MoveWriter { id, is_stale, log: log.clone(), map: map.clone(), stop: stop.clone() };
+            let primary = PrimaryConnection::new(map.clone(), is_stale);
+            let writer = MoveWriter { id, primary, log: log.clone(), stop: stop.clone() };
             thread::spawn(move || writer.run_until_stopped())
         };
         let threads = logs.iter().enumerate().map(spawn).collect();
         Self { stop, map, logs, threads }
+    }
+
+    /// Returns where clients look the primary's address up.
+    pub fn published_address(&self) -> Arc<Mutex<String>> {
+        self.map.clone()
     }
 
     /// The new epoch reaches the clients.
@@ -195,32 +201,73 @@ pub fn stop_and_check(writers: &mut MoveWriters, fixture: &MoveFixture, owner: u
     assert_eq!(fixture.writable_instances(), [owner]);
 }
 
-/// Whom a writer is connected to.
-type PrimaryConnection = (Connection, String);
-
-struct MoveWriter {
-    id: usize,
+/// A client's connection to the primary, which it finds by the published address and by the answers of replicas.
+pub struct PrimaryConnection {
+    published: Arc<Mutex<String>>,
+    /// True for a client that asks no replica: it writes to the instance that its map names.
     is_stale: bool,
-    log: Arc<Mutex<WriteLog>>,
-    map: Arc<Mutex<String>>,
-    stop: Arc<AtomicBool>,
+    /// The connection, and the address that it was opened to.
+    current: Option<(Connection, String)>,
 }
 
-/// Was the write surely not applied?
-fn is_definite(error: &RedisError) -> bool {
+/// Returns whether the server said that the request was not applied.
+pub fn is_refusal(error: &RedisError) -> bool {
     error.code().is_some() && !error.is_io_error()
 }
 
+impl PrimaryConnection {
+    pub fn new(published: Arc<Mutex<String>>, is_stale: bool) -> Self {
+        Self { published, is_stale, current: None }
+    }
+
+    /// Sends a request once. Without a connection the request counts as refused.
+    pub fn send<T>(&mut self, request: impl FnOnce(&mut Connection) -> RedisResult<T>) -> RedisResult<T> {
+        let published = self.published.lock().unwrap().clone();
+        if self.is_stale && self.current.as_ref().is_some_and(|(_, address)| *address != published) {
+            self.current = None;
+        }
+        let (connection, _) = match &mut self.current {
+            Some(current) => current,
+            None => match connect_as(&published, &app_credentials()) {
+                Ok(new) => self.current.insert((new, published)),
+                Err(_) => {
+                    thread::sleep(Duration::from_millis(1));
+                    return Err((redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into());
+                }
+            },
+        };
+        let result = request(connection);
+        if let Err(error) = &result {
+            // A blocked request ends with UNBLOCKED, and a transaction that was queued is refused as a whole.
+            let is_moved = matches!(error.code(), Some("READONLY" | "EXECABORT" | "UNBLOCKED")) && !self.is_stale;
+            let owner = is_moved.then(|| owner(connection)).flatten();
+            // A replica names its primary, which may not accept writes yet.
+            let next = owner.and_then(|owner| Some((connect_as(&owner, &app_credentials()).ok()?, owner)));
+            if next.is_some() || !is_refusal(error) {
+                self.current = next;
+            }
+        }
+        result
+    }
+}
+
+struct MoveWriter {
+    id: usize,
+    primary: PrimaryConnection,
+    log: Arc<Mutex<WriteLog>>,
+    stop: Arc<AtomicBool>,
+}
+
 impl MoveWriter {
-    fn run_until_stopped(&self) {
-        let (mut connection, mut last) = (None, Instant::now());
+    fn run_until_stopped(mut self) {
+        let mut last = Instant::now();
         let count = format!("count:{}", self.id);
         let mut next = 1_u64;
         while !self.stop.load(Ordering::Relaxed) {
             let key = timeline_key(self.id, next);
             // Idempotent: tried until it is acknowledged.
-            if self.try_write(&mut connection, |connected| add(connected, &key, next)).is_err() {
-                if self.is_stale {
+            if self.primary.send(|connection| add(connection, &key, next)).is_err() {
+                if self.primary.is_stale {
                     thread::sleep(WRITE_PAUSE);
                 }
                 continue;
@@ -234,48 +281,14 @@ impl MoveWriter {
             next += 1;
             thread::sleep(WRITE_PAUSE);
             let is_transaction = next.is_multiple_of(2);
-            let result = self.try_write(&mut connection, |connected| increment(connected, &count, is_transaction));
+            let result = self.primary.send(|connection| increment(connection, &count, is_transaction));
             let mut log = self.log.lock().unwrap();
             match result {
                 Ok(()) => log.increments += 1,
-                Err(error) if is_definite(&error) => {}
+                Err(error) if is_refusal(&error) => {}
                 Err(_) => log.unknown += 1,
             }
         }
-    }
-
-    /// One try. Not connected counts as a definite no.
-    fn try_write(
-        &self,
-        connection: &mut Option<PrimaryConnection>,
-        send: impl FnOnce(&mut Connection) -> RedisResult<()>,
-    ) -> RedisResult<()> {
-        let published = self.map.lock().unwrap().clone();
-        if self.is_stale && connection.as_ref().is_some_and(|(_, address)| *address != published) {
-            *connection = None;
-        }
-        let (connected, _) = match connection {
-            Some(connected) => connected,
-            None => match connect_as(&published, &app_credentials()) {
-                Ok(new) => connection.insert((new, published)),
-                Err(_) => {
-                    thread::sleep(Duration::from_millis(1));
-                    return Err((redis::ErrorKind::Server(redis::ServerErrorKind::TryAgain), "not connected").into());
-                }
-            },
-        };
-        let result = send(connected);
-        if let Err(error) = &result {
-            // A transaction that was queued before the switch is refused as a whole.
-            let asks = matches!(error.code(), Some("READONLY" | "EXECABORT")) && !self.is_stale;
-            let owner = asks.then(|| owner(connected)).flatten();
-            // Somebody who is a replica says who the owner is; it may not be open yet.
-            let next = owner.and_then(|owner| Some((connect_as(&owner, &app_credentials()).ok()?, owner)));
-            if next.is_some() || !is_definite(error) {
-                *connection = next;
-            }
-        }
-        result
     }
 }
 

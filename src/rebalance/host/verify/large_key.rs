@@ -61,25 +61,43 @@ enum ReadState {
     Done,
 }
 
+impl KeyType {
+    /// Returns the type by the reply to `TYPE`; `None` for a module's type, and for no key.
+    fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "string" => Self::String,
+            "list" => Self::List,
+            "set" => Self::Set,
+            "hash" => Self::Hash,
+            "zset" => Self::SortedSet,
+            "stream" => Self::Stream,
+            _ => return None,
+        })
+    }
+}
+
+/// Returns whether the key has a type that can be read in pieces.
+///
+/// # Errors
+/// The source does not answer.
+pub fn has_pieces(source: &mut RedisClient, key: &Key) -> Result<bool> {
+    let type_name: String = source.query(&command_with_key("TYPE", key))?;
+    Ok(KeyType::from_name(&type_name).is_some())
+}
+
 impl PieceReader {
     /// Prepares to read a key of that many bytes of memory; `None` if the key is gone.
     ///
     /// # Errors
     /// The source does not answer, or the key has a type that cannot be read in pieces.
     pub fn new(source: &mut RedisClient, key: &Key, memory: u64) -> Result<Option<Self>> {
-        let kind: String = source.query(&command_with_key("TYPE", key))?;
-        let kind = match kind.as_str() {
-            "string" => KeyType::String,
-            "list" => KeyType::List,
-            "set" => KeyType::Set,
-            "hash" => KeyType::Hash,
-            "zset" => KeyType::SortedSet,
-            "stream" => KeyType::Stream,
-            "none" => return Ok(None),
-            other => {
-                let key = String::from_utf8_lossy(key);
-                bail!("{key} is a key of type {other} with {memory} bytes: too large to be compared by its bytes")
+        let type_name: String = source.query(&command_with_key("TYPE", key))?;
+        let Some(kind) = KeyType::from_name(&type_name) else {
+            if type_name == "none" {
+                return Ok(None);
             }
+            let key = String::from_utf8_lossy(key);
+            bail!("{key} is a key of type {type_name} with {memory} bytes: too large to be compared by its bytes")
         };
         let step = match kind {
             KeyType::String => PIECE_BYTES,

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-use super::{KeyVerdicts, LiveComparison, RETRY_INTERVAL};
+use super::{KeyVerdicts, LARGE_KEY_BYTES, LiveComparison, RETRY_INTERVAL};
 use crate::poll::poll_until;
+use crate::rebalance::host::verify::key_sizes::fetch_key_sizes;
 use crate::rebalance::host::verify::key_state::Key;
+use crate::rebalance::host::verify::large_key::has_pieces;
 
 /// Longest pause of writes for keys that are written to all the time.
 const MAX_WRITE_PAUSE: Duration = Duration::from_millis(40);
@@ -18,7 +20,9 @@ const LAG_POLL_INTERVAL: Duration = Duration::from_millis(2);
 pub(super) const MAX_PAUSE_ATTEMPTS: u32 = 50;
 
 impl LiveComparison<'_> {
-    /// Decides about keys at one offset; what takes too long for one pause is taken in halves.
+    /// Decides about keys at one offset. Keys that take too long for one pause are decided in halves, and a single one is
+    /// left to the comparison in pieces: it may be smaller than a large key and still have much to compare, such as the
+    /// pending entries of a stream.
     pub(super) fn decide_with_writes_paused(&mut self, keys: &[Key]) -> Result<()> {
         for _ in 0..MAX_PAUSE_ATTEMPTS {
             let (verdicts, paused_for) = self.compare_with_writes_paused(keys)?;
@@ -28,9 +32,20 @@ impl LiveComparison<'_> {
                 verdicts.iter().for_each(|(key, verdict)| self.record_final_verdict(key, *verdict));
                 return Ok(());
             }
-            if paused_for >= MAX_WRITE_PAUSE && keys.len() > 1 {
-                let (first, second) = keys.split_at(keys.len() / 2);
-                return self.decide_with_writes_paused(first).and_then(|()| self.decide_with_writes_paused(second));
+            if paused_for >= MAX_WRITE_PAUSE {
+                match keys {
+                    [key] if has_pieces(self.source, key)? => {
+                        let sizes = fetch_key_sizes(self.source, keys, LARGE_KEY_BYTES)?;
+                        self.large_keys.extend(keys.iter().cloned().zip(sizes));
+                        return Ok(());
+                    }
+                    [_] => {}
+                    _ => {
+                        let (first, second) = keys.split_at(keys.len() / 2);
+                        self.decide_with_writes_paused(first)?;
+                        return self.decide_with_writes_paused(second);
+                    }
+                }
             }
             std::thread::sleep(RETRY_INTERVAL);
         }
