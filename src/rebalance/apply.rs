@@ -11,6 +11,7 @@ use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveHosts, MoveResult, finish_move, report_phase};
 use super::needs::{DemandOptions, MoveDemand, find_shortages};
 use super::plan::{Move, RebalancePlan, Role};
+use super::publish::check_consumers;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
 use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightRequest, PreflightResult, call};
@@ -105,8 +106,8 @@ pub struct RebalanceOutcome {
     pub not_started: Vec<PlannedMove>,
 }
 
-/// Runs preflight for all moves and returns every reason against them: those of each move, and what the moves together
-/// lack. Writes to no Redis.
+/// Runs preflight for all moves and returns every reason against them: those of each move, what the moves together lack,
+/// and consumers that cannot take the new map. Writes to no Redis.
 ///
 /// # Errors
 /// A host could not be asked.
@@ -128,6 +129,7 @@ pub async fn preflight_moves(
         demands.extend(needs.map(|needs| MoveDemand { from: &step.from, to: &step.to, wave: step.wave, needs }));
     }
     reasons.extend(find_shortages(&demands, options));
+    reasons.extend(check_consumers(context, &map).await?);
     Ok(reasons)
 }
 

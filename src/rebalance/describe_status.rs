@@ -35,6 +35,9 @@ pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
         }
         (MoveStatus::Copying, _) => "copying: the source serves",
         (MoveStatus::ReplicaBuilding, _) => "creating a replica; the map does not name it yet",
+        (MoveStatus::ReplicaReady, _) if state.record.operation.replaced_replica().is_none() => {
+            "new replica created; a consumer may not have the map that names it"
+        }
         (MoveStatus::ReplicaReady, _) => "new replica created; the replica that it replaces is not retired yet",
         (MoveStatus::Undecided, Replica { .. }) if state.target_role == Unreachable => {
             "undecided: the source is a replica and refuses writes, the target does not answer; resume decides"

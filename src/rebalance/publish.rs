@@ -1,6 +1,7 @@
 //! Publishing a new epoch: first the authored map, then the routing file of every consumer, by atomic rename. And which
 //! epoch the consumers have.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::RebalanceContext;
 use super::instance_templates::{ShardStep, to_diagnostics_error};
+use crate::plan::Action;
 use crate::poll::poll_until_async;
-use crate::protocol::provision::ApplyPlay;
+use crate::protocol::provision::{ApplyPlay, CatalogPlan};
 use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
 
 /// Time limit for services to notice a new map.
@@ -202,7 +204,35 @@ pub async fn publish_map_with_replica_count(
     Ok(map)
 }
 
-async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &str) -> Result<()> {
+/// Returns a reason for each consumer that cannot take a map, such as one that was never provisioned. Changes nothing.
+///
+/// # Errors
+/// As [`reachable_consumers`].
+pub async fn check_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    let hosts = reachable_consumers(context, map)?;
+    let results = context.hosts.fleet.map_parallel(&hosts, |host| plan_consumer(context, map, host)).await;
+    let mut reasons = Vec::new();
+    for (host, result) in hosts.iter().zip(results) {
+        let obstacles = match result {
+            Ok(plan) => plan
+                .changes
+                .into_iter()
+                .filter(|change| change.action == Action::Unknown)
+                .map(|change| format!("{}: {}", change.resource, change.reason.unwrap_or_default()))
+                .collect(),
+            Err(error) => vec![format!("{error:#}")],
+        };
+        reasons.extend(
+            obstacles
+                .iter()
+                .map(|reason| format!("{host} cannot take the shard map: {reason}; run `dunlin provision {host}`")),
+        );
+    }
+    Ok(reasons)
+}
+
+/// Plans the `shard_map` steps of a consumer for a map.
+async fn plan_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &str) -> Result<CatalogPlan> {
     let session = context.hosts.get_session(host)?;
     let compiled = context
         .templates
@@ -210,13 +240,18 @@ async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, hos
         .compile_host(host, &session.hello.facts)
         .map_err(|found| to_diagnostics_error(&found))?;
     session.add_blobs(&compiled.contents);
-    let plays = compiled.catalogue.plays.len();
-    // A map that is out is brought to everybody, also by a run that was asked to stop.
-    let never_cancelled = CancellationToken::new();
-    session.call(compiled.catalogue, &|_| {}, &never_cancelled).await?;
-    for play in 0..plays {
-        let request = ApplyPlay { play_index: play, run: format!("epoch {}", map.epoch.0) };
-        if let Some(failed) = session.call(request, &|_| {}, &never_cancelled).await?.failure {
+    // A map that is published is brought to all consumers, also by a run that was asked to stop.
+    let result = session.call(compiled.catalogue, &|_| {}, &CancellationToken::new()).await;
+    result.map_err(|error| anyhow!(error.message))
+}
+
+async fn publish_to_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &str) -> Result<()> {
+    let plan = plan_consumer(context, map, host).await?;
+    let plays: BTreeSet<usize> = plan.changes.iter().map(|change| change.step.play).collect();
+    for play_index in plays {
+        let request = ApplyPlay { play_index, run: format!("epoch {}", map.epoch.0) };
+        let result = context.hosts.get_session(host)?.call(request, &|_| {}, &CancellationToken::new()).await?;
+        if let Some(failed) = result.failure {
             bail!("{}: {}", failed.resource, failed.error);
         }
     }

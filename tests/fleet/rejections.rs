@@ -56,6 +56,17 @@ fn invalid_input_is_rejected_without_changes() {
     cluster.project.host_table("redis-03").remove("vars");
     cluster.project.write_files();
 
+    // A consumer that cannot take the new map: found before anything moves.
+    fleet.run_as_root("app-01", "mv /etc/timeline /etc/timeline.away");
+    for flag in ["--dry-run", "--yes"] {
+        let refused = cluster.project.run_dunlin(&["shard-rebalance", flag]).assert_status(3);
+        refused.assert_stderr_contains(&[
+            "app-01 cannot take the shard map: shard_map /etc/timeline/shards.toml: the folder /etc/timeline does not",
+            "`dunlin provision app-01`",
+        ]);
+    }
+    fleet.run_as_root("app-01", "mv /etc/timeline.away /etc/timeline");
+
     // A map with a hole.
     let map = cluster.map_text();
     let broken = map.replace("slots = \"2048-4095\"", "slots = \"2049-4095\"");

@@ -114,7 +114,12 @@ impl ShardsContext<'_> {
                 }
                 Err(error) => {
                     totals.failed += 1;
-                    let next = format!("dunlin shards repair, or name another host than {host} in the map's replicas");
+                    let next = match is_replica_in_map(context, *shard, host) {
+                        true => "dunlin shards resume".to_owned(),
+                        false => {
+                            format!("dunlin shards repair, or name another host than {host} in the map's replicas")
+                        }
+                    };
                     self.reporter.report_failure(&format!("shard {shard}"), &format!("{error:#}"), Some(&next));
                 }
             }
@@ -155,4 +160,10 @@ impl ShardsContext<'_> {
         }
         Ok(())
     }
+}
+
+/// Returns whether the map names the host as one of the shard's replicas.
+fn is_replica_in_map(context: &RebalanceContext<'_>, shard: ShardId, host: &str) -> bool {
+    let map = context.map_file.read();
+    map.is_ok_and(|map| map.find_shard(shard).is_some_and(|entry| entry.replicas.iter().any(|replica| replica == host)))
 }

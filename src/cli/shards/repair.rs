@@ -13,6 +13,7 @@ use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::{ReplicaToCreate, UnresolvedShard};
+use crate::rebalance::publish::check_consumers;
 use crate::rebalance::replica_health::{ReplicaHealth, reconcile_instances};
 use crate::rebalance::resume::{MoveStatus, list_latest_moves};
 
@@ -77,6 +78,9 @@ impl ShardsContext<'_> {
             let text = if is_complete { "nothing to repair" } else { "nothing can be repaired now" };
             self.reporter.print_data(text);
             return Ok(if is_complete { Exit::Done } else { Exit::Partial });
+        }
+        if !plan.replicas_to_create.is_empty() {
+            refuse_unready_consumers(&context).await?;
         }
         if args.dry_run {
             return Ok(if args.detailed_exitcode { Exit::Pending } else { Exit::Done });
@@ -154,4 +158,17 @@ impl ShardsContext<'_> {
         self.create_replicas(context, &plan.replicas_to_create, args.throttle.max_concurrent(), totals).await;
         Ok(unresolved.is_empty())
     }
+}
+
+/// Refuses repairs that change the map while a consumer cannot take it.
+///
+/// # Errors
+/// A consumer cannot take the map (exit 3), or does not answer.
+async fn refuse_unready_consumers(context: &RebalanceContext<'_>) -> Result<(), CommandError> {
+    let reasons = check_consumers(context, &context.map_file.read()?).await?;
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
+    Err(CommandError::with_message(Exit::Refused, text))
 }

@@ -67,6 +67,14 @@ impl Operation {
         matches!(self, Self::CreateReplica { .. })
     }
 
+    /// Returns the replica that a new one replaces.
+    pub fn replaced_replica(&self) -> Option<&str> {
+        match self {
+            Self::CreateReplica { replaces } => replaces.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Returns true for a failover.
     pub fn is_failover(&self) -> bool {
         matches!(self, Self::Failover { .. })

@@ -60,6 +60,13 @@ impl Record {
         self.last
     }
 
+    /// Returns the record of the requests from this number on.
+    pub fn since(&self, number: u64) -> Self {
+        let mut rest = self.clone();
+        rest.acknowledged = rest.acknowledged.split_off(&number);
+        rest
+    }
+
     /// Returns whether the primary may have applied the request, by this record or after it was taken.
     fn may_be_applied(&self, number: u64) -> bool {
         number > self.last || self.acknowledged.contains(&number) || self.unknown.contains(&number)

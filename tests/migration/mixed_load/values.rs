@@ -100,8 +100,11 @@ impl Value for Queue {
     }
 }
 
-/// A stream, read by a consumer group.
+/// A stream, read by a consumer group; old entries are trimmed.
 struct Stream;
+
+/// Entries of the stream that are not trimmed, at least.
+const STREAM_LENGTH: usize = 3_000;
 
 impl Value for Stream {
     fn name(&self) -> &'static str {
@@ -113,14 +116,19 @@ impl Value for Stream {
     }
 
     fn send(&self, connection: &mut Connection, number: u64) -> RedisResult<()> {
-        redis::cmd("XADD").arg(STREAM).arg("*").arg("number").arg(number).exec(connection)
+        let mut add = redis::cmd("XADD");
+        add.arg(STREAM).arg("MAXLEN").arg("~").arg(STREAM_LENGTH).arg("*").arg("number").arg(number).exec(connection)
     }
 
     fn check(&self, connection: &mut Connection, record: &Record) -> RedisResult<Faults> {
         let entries: Vec<(String, BTreeMap<String, u64>)> = query(connection, "XRANGE", (STREAM, "-", "+"))?;
         // Entries from before the load have number 0.
         let numbers: Vec<u64> = entries.iter().map(|(_, fields)| fields["number"]).filter(|n| *n > 0).collect();
-        Ok(record.compare_sequence(&numbers))
+        let mut faults = record.since(numbers.first().copied().unwrap_or(0)).compare_sequence(&numbers);
+        if entries.len() < record.acknowledged_count().min(STREAM_LENGTH) {
+            faults.add_changed(format!("{} entries are left", entries.len()));
+        }
+        Ok(faults)
     }
 }
 
