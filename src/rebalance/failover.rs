@@ -355,7 +355,7 @@ fn find_live_instance(shard: &ShardView, scope: &FailoverScope) -> Option<Failov
         let next = if is_detached {
             "dunlin shards resume rolls back the interrupted failover".to_owned()
         } else {
-            format!("dunlin shard-rebalance --drain {} empties the host and loses nothing", primary.host)
+            drain_instead(&primary.host)
         };
         let why = format!("shard {}: its primary on {} is not dead: it answers{how}", shard.id, primary.host);
         return Some(FailoverBlocker { reason: why, next_step: next });
@@ -363,8 +363,16 @@ fn find_live_instance(shard: &ShardView, scope: &FailoverScope) -> Option<Failov
     let living = shard.replicas().iter().find(|copy| scope.includes_copy(shard.id, copy) && copy.is_reachable())?;
     Some(FailoverBlocker {
         reason: format!("shard {}: its replica on {} is not dead: it answers", shard.id, living.host),
-        next_step: format!("dunlin shard-rebalance --drain {}, or name the shards that are dead", living.host),
+        next_step: drain_instead(&living.host),
     })
+}
+
+/// Returns the next step for a host that answers.
+fn drain_instead(host: &str) -> String {
+    format!(
+        "dunlin shard-rebalance --drain {host} empties the host and loses nothing; if only some of its instances are \
+         dead, name their shards"
+    )
 }
 
 /// The hosts of given up copies that could not be asked: whether they are off, only a person can tell.

@@ -92,7 +92,14 @@ async fn query_primaries(context: &RebalanceContext<'_>, map: &ShardMap, samplin
                     }
                 }
             }
-            Err(error) => primaries.errors.push(format!("{host}: {error:#}")),
+            Err(error) => {
+                let shards: Vec<String> = map.shards_on(host).map(|entry| entry.id.to_string()).collect();
+                let reason = match context.hosts.unreachable.contains(host) {
+                    true => "the host cannot be reached".to_owned(),
+                    false => format!("{error:#}"),
+                };
+                primaries.errors.push(format!("{host}, primary of shards {}: {reason}", shards.join(", ")));
+            }
         }
     }
     primaries

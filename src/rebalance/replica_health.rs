@@ -256,9 +256,17 @@ fn find_min_replicas_mismatches(
     Ok(found)
 }
 
-/// Brings primaries and orphans to what map and playbook say: an orphan that follows its primary is retired, and a primary
-/// needs its replicas. One that is to need fewer does so before an orphan goes. What cannot be done yet is returned, by
-/// shard; everything serves as before then.
+/// Result of [`reconcile_instances`]: sentences by shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReconcileOutcome {
+    /// What was changed.
+    pub changed: Vec<(ShardId, String)>,
+    /// What cannot be changed yet, and why; everything serves as before.
+    pub unresolved: Vec<(ShardId, String)>,
+}
+
+/// Brings primaries and orphans to the state of map and playbook: an orphan that follows its primary is retired, and a
+/// primary requires its replicas. One that is to require fewer does so before an orphan goes.
 ///
 /// # Errors
 /// A later map than ours is out: it may name what ours does not.
@@ -266,13 +274,13 @@ pub async fn reconcile_instances(
     context: &RebalanceContext<'_>,
     health: &ReplicaHealth,
     run: &str,
-) -> Result<Vec<(ShardId, String)>> {
+) -> Result<ReconcileOutcome> {
     let map = context.map_file.read()?;
     let published = publish::published_epoch(context, &map).await?;
     if published > map.epoch.0 {
         bail!("epoch {published} is published, {} has only {}", context.map_file.path.display(), map.epoch);
     }
-    let mut unresolved = Vec::new();
+    let ReconcileOutcome { mut changed, mut unresolved } = ReconcileOutcome::default();
     for MinReplicasMismatch { shard, actual: needs, expected: wanted } in &health.min_replicas_mismatches {
         if u64::from(*wanted) < *needs && !context.hosts.unreachable.is_empty() {
             // A host that is missing may serve the shard: this primary then waits for a replica for a good reason.
@@ -280,8 +288,12 @@ pub async fn reconcile_instances(
                 .push((*shard, format!("min-replicas-to-write of its primary stays {needs} until all hosts answer")));
             continue;
         }
-        if let Err(error) = set_min_replicas(context, &map, *shard, run).await {
-            unresolved.push((*shard, format!("its primary does not need {wanted} replicas yet: {error:#}")));
+        match set_min_replicas(context, &map, *shard, run).await {
+            Ok(()) => changed.push((*shard, format!("min-replicas-to-write of the primary is {wanted} now"))),
+            Err(error) => {
+                unresolved
+                    .push((*shard, format!("min-replicas-to-write of the primary is not {wanted} yet: {error:#}")));
+            }
         }
     }
     let options = ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() };
@@ -303,12 +315,12 @@ pub async fn reconcile_instances(
             Err(error) => Err(error),
         };
         match retired {
-            Ok(None) => {}
+            Ok(None) => changed.push((*shard, format!("the instance on {host} is retired"))),
             Ok(Some(why)) => unresolved.push((*shard, format!("the instance on {host} stays: {why}"))),
             Err(error) => unresolved.push((*shard, format!("the instance on {host} stays: {error:#}"))),
         }
     }
-    Ok(unresolved)
+    Ok(ReconcileOutcome { changed, unresolved })
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
     let off = fleet.power_off("redis-01");
     let status = cluster.project.run_dunlin(&["shards", "status"]);
     status
-        .assert_status(1)
+        .assert_status(4)
         .assert_stderr_contains(&["redis-01: cannot be reached", "dunlin shards failover redis-01 --dry-run"]);
     let plan = run_failover(&cluster, &["--dry-run", "--detailed-exitcode"]).assert_status(2);
     plan.assert_stdout_contains(&[

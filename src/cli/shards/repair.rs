@@ -14,7 +14,7 @@ use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::failover::{ReplicaToCreate, UnresolvedShard};
 use crate::rebalance::publish::check_consumers;
-use crate::rebalance::replica_health::{ReplicaHealth, reconcile_instances};
+use crate::rebalance::replica_health::{ReconcileOutcome, ReplicaHealth, reconcile_instances};
 use crate::rebalance::resume::{MoveStatus, list_latest_moves};
 
 /// The flags of `shards repair`.
@@ -140,9 +140,15 @@ impl ShardsContext<'_> {
         args: &RepairArgs,
         totals: &mut RunTotals,
     ) -> Result<bool, CommandError> {
-        let mut unresolved = reconcile_instances(context, &plan.health, &self.run_id).await.map_err(|error| {
-            CommandError::new(Exit::Refused, error).with_hint("get the newer map, then run dunlin shards repair again")
-        })?;
+        let ReconcileOutcome { changed, mut unresolved } =
+            reconcile_instances(context, &plan.health, &self.run_id).await.map_err(|error| {
+                CommandError::new(Exit::Refused, error)
+                    .with_hint("get the newer map, then run dunlin shards repair again")
+            })?;
+        for (shard, change) in &changed {
+            self.reporter.print_json("instance_repaired", json!({"shard": shard, "change": change}));
+            self.reporter.print_data(&format!("  shard {shard}: {change}"));
+        }
         unresolved.extend(self.archive_orphans(context, &plan.health).await);
         for (shard, reason) in &unresolved {
             self.reporter.report_failure(

@@ -46,6 +46,7 @@ impl ShardsContext<'_> {
             health.add_to_observation(&mut observation);
             write_output_file(&file, observation.to_json().as_bytes())?;
         }
+        self.print_write_refusals(&effective, &primaries.found);
         self.print_replica_health(&health);
         self.print_missing_replicas(map);
         self.print_moves(&open_moves);
@@ -83,8 +84,27 @@ impl ShardsContext<'_> {
         };
         match primaries.into_complete() {
             Ok(_) if unreachable.is_empty() => Ok(Exit::Done),
-            Ok(_) => Ok(Exit::Partial),
-            Err(error) => Err(CommandError::new(Exit::Error, error).with_hint(next)),
+            Ok(_) => {
+                reporter.print_status(&format!("next: {next}"));
+                Ok(Exit::Partial)
+            }
+            Err(error) => Err(CommandError::new(Exit::Partial, error).with_hint(next)),
+        }
+    }
+
+    /// Prints the primaries that refuse writes because too few replicas follow them.
+    fn print_write_refusals(&self, map: &ShardMap, primaries: &BTreeMap<ShardId, ObservedInstance>) {
+        for (shard, seen) in primaries.iter().filter(|(_, seen)| seen.good_replicas < seen.min_replicas) {
+            let Some(host) = map.find_shard(*shard).map(|entry| entry.host.as_str()) else { continue };
+            let (good, required) = (seen.good_replicas, seen.min_replicas);
+            self.reporter.print_json(
+                "writes_refused",
+                json!({"shard": shard, "host": host, "good_replicas": good, "required_replicas": required}),
+            );
+            self.reporter.print_data(&format!(
+                "  shard {shard}: the primary on {host} refuses writes with NOREPLICAS: {good} of {required} required \
+                 replicas follow it"
+            ));
         }
     }
 

@@ -82,6 +82,9 @@ pub struct ObservedInstance {
     /// Attached replicas required to accept writes (`min-replicas-to-write`).
     #[serde(default)]
     pub min_replicas: u64,
+    /// Attached replicas that count for it (`min_slaves_good_slaves`).
+    #[serde(default)]
+    pub good_replicas: u64,
     /// Counts over the sampled keys, if requested.
     #[serde(default)]
     pub sample: KeySample,

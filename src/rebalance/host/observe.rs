@@ -89,6 +89,7 @@ fn describe_instance(link: &mut RedisClient, blank: &ObservedInstance) -> Result
         appendfsync: link.fetch_setting("appendfsync")?,
         fork_us: info.number_field("latest_fork_usec"),
         min_replicas: min_replicas.parse().unwrap_or(0),
+        good_replicas: info.number_field("min_slaves_good_slaves"),
         listpack_entries: listpack.parse().unwrap_or(0),
         ..blank.clone()
     })
