@@ -115,7 +115,7 @@ pub async fn run_preflight(
     }
     let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
     Err(CommandError::with_message(Exit::Refused, text)
-        .with_hint("fix these problems, or plan other moves with --targets or --max-moves"))
+        .with_hint("fix these problems, or plan other moves with --targets, --max-moves or --max-concurrent-moves"))
 }
 
 /// Applies moves, and prints their outcome.

@@ -128,7 +128,7 @@ pub async fn preflight_moves(
         reasons.extend(issues.iter().map(|issue| format!("shard {} to {}: {issue}", step.shard, step.to)));
         demands.extend(needs.map(|needs| MoveDemand { from: &step.from, to: &step.to, wave: step.wave, needs }));
     }
-    reasons.extend(find_shortages(&demands, options));
+    reasons.extend(find_shortages(&demands, options).into_iter().map(|shortage| shortage.reason));
     reasons.extend(check_consumers(context, &map).await?);
     Ok(reasons)
 }

@@ -5,6 +5,7 @@
 //! `replica_placement` the places; `observe` queries the hosts that answer, `apply` executes the plan.
 
 pub mod apply;
+pub mod create_replicas;
 pub mod observe;
 mod replica_placement;
 mod select_candidate;

@@ -30,14 +30,23 @@ pub struct DemandOptions {
     pub keep_source: bool,
 }
 
-/// Returns a reason for each host, wave and resource where several moves together need more than is free.
-pub fn find_shortages(moves: &[MoveDemand<'_>], options: DemandOptions) -> Vec<String> {
+/// Moves that together need more of a resource than a host has free.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortage {
+    /// The host.
+    pub host: String,
+    /// What is needed and what is free.
+    pub reason: String,
+}
+
+/// Returns a shortage for each host, wave and resource where several moves together need more than is free.
+pub fn find_shortages(moves: &[MoveDemand<'_>], options: DemandOptions) -> Vec<Shortage> {
     let waves = moves.iter().map(|one| one.wave + 1).max().unwrap_or(0);
     let mut hosts: BTreeMap<&str, Vec<MoveDemand<'_>>> = BTreeMap::new();
     for one in moves {
         hosts.entry(one.to).or_default().push(*one);
     }
-    let mut reasons = Vec::new();
+    let mut shortages = Vec::new();
     for (host, arriving) in hosts {
         let leaving: Vec<MoveDemand<'_>> = moves.iter().filter(|one| one.from == host).copied().collect();
         for wave in 0..waves {
@@ -47,11 +56,12 @@ pub fn find_shortages(moves: &[MoveDemand<'_>], options: DemandOptions) -> Vec<S
             }
             let freed = leaving.iter().filter(|one| one.wave < wave && !options.keep_source);
             let freed_bytes = freed.map(|one| one.needs.data_bytes).sum();
-            reasons.extend(memory_shortage(host, wave, &here, freed_bytes, options));
-            reasons.extend(disk_shortages(host, wave, &here, options));
+            let memory = memory_shortage(host, wave, &here, freed_bytes, options);
+            let reasons = memory.into_iter().chain(disk_shortages(host, wave, &here, options));
+            shortages.extend(reasons.map(|reason| Shortage { host: host.to_owned(), reason }));
         }
     }
-    reasons
+    shortages
 }
 
 fn memory_shortage(
@@ -93,11 +103,7 @@ fn peak_bytes(wave: usize, here: &[MoveDemand<'_>], in_flight: fn(&MoveNeeds) ->
 
 fn describe_shortage(host: &str, wave: usize, resource: &str, (needed, free): (u64, u64)) -> String {
     let [needed, free] = [needed, free].map(|bytes| ByteSize(bytes).to_human());
-    format!(
-        "{host}: the moves up to wave {} need {needed} of {resource} at the same time, {free} are free; run fewer with \
-         --max-concurrent-moves or --max-moves",
-        wave + 1
-    )
+    format!("{host}: the copies up to wave {} need {needed} of {resource} at the same time, {free} are free", wave + 1)
 }
 
 #[cfg(test)]
@@ -120,7 +126,7 @@ mod tests {
     }
 
     fn shortages(moves: &[MoveDemand<'_>], options: DemandOptions) -> Vec<String> {
-        find_shortages(moves, options)
+        find_shortages(moves, options).into_iter().map(|shortage| shortage.reason).collect()
     }
 
     #[test]
@@ -130,7 +136,7 @@ mod tests {
         let three = [two[0], two[1], demand("a", "c", 0)];
         let found = shortages(&three, DemandOptions::default());
         assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].starts_with("c: the moves up to wave 1 need 18") && found[0].contains("memory"), "{found:?}");
+        assert!(found[0].starts_with("c: the copies up to wave 1 need 18") && found[0].contains("memory"), "{found:?}");
         assert!(found[1].contains("24") && found[1].contains("disk space"), "{found:?}");
         // One after the other, each needs its own peak beside the data of the others: 14 of 16, 16 of 20.
         let options = DemandOptions { max_concurrent: 1, keep_source: false };

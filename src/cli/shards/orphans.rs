@@ -13,7 +13,8 @@ use crate::protocol::Event;
 use crate::protocol::shard::failover::ArchivedInstance;
 use crate::protocol::shard::{MoveRecord, MoveState};
 
-use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, create_replicas, resume_failovers};
+use crate::rebalance::failover::apply::{FailoverResolution, archive_instance, resume_failovers};
+use crate::rebalance::failover::create_replicas::create_replicas;
 use crate::rebalance::failover::{self, FailoverScope, ReplicaToCreate, UnresolvedShard, observe};
 use crate::rebalance::finish::MoveResult;
 use crate::rebalance::replica_health::ReplicaHealth;

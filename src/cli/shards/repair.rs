@@ -12,6 +12,7 @@ use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run};
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
+use crate::rebalance::failover::create_replicas::preflight_replicas;
 use crate::rebalance::failover::{ReplicaToCreate, UnresolvedShard};
 use crate::rebalance::publish::check_consumers;
 use crate::rebalance::replica_health::{ReconcileOutcome, ReplicaHealth, reconcile_instances};
@@ -71,7 +72,7 @@ impl ShardsContext<'_> {
         let fleet = self.files.build_fleet(self.common)?;
         let (mut context, unreachable) = self.files.connect_reachable(&fleet).await?;
         self.report_unreachable_hosts(&unreachable)?;
-        let plan = self.plan_repairs(&context).await?;
+        let plan = self.plan_repairs(&context, args.throttle.max_concurrent()).await?;
         self.print_repairs(&plan);
         let is_complete = plan.unplaceable.is_empty() && unreachable.is_empty();
         if plan.is_empty() {
@@ -88,7 +89,7 @@ impl ShardsContext<'_> {
         require_confirmation("Make these repairs?", args.yes)?;
         lock_hosts_and_start_run(self.files, &mut context, "shards repair", &self.run_id, &self.reporter).await?;
         context.options.throttle = args.throttle.to_overrides();
-        if !self.plan_repairs(&context).await?.repairs_the_same(&plan) {
+        if !self.plan_repairs(&context, args.throttle.max_concurrent()).await?.repairs_the_same(&plan) {
             let text = "the instances have changed since the plan was shown; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards repair --dry-run"));
         }
@@ -101,7 +102,11 @@ impl ShardsContext<'_> {
         Ok(if is_repaired && is_complete && totals.failed == 0 { Exit::Done } else { Exit::Partial })
     }
 
-    async fn plan_repairs(&self, context: &RebalanceContext<'_>) -> Result<RepairPlan, CommandError> {
+    async fn plan_repairs(
+        &self,
+        context: &RebalanceContext<'_>,
+        max_concurrent: usize,
+    ) -> Result<RepairPlan, CommandError> {
         let latest_moves = list_latest_moves(context).await?;
         let open_moves = self.list_open_moves(context, &latest_moves)?;
         let is_in_progress = open_moves.iter().any(|(_, status)| *status != MoveStatus::SourceKept);
@@ -114,7 +119,17 @@ impl ShardsContext<'_> {
             let text = "a primary does not answer; no changes were made";
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards status"));
         };
-        let (replicas_to_create, unplaceable) = self.find_missing_replicas(context).await?;
+        let (found, mut unplaceable) = self.find_missing_replicas(context).await?;
+        let obstacles = preflight_replicas(context, &found, &self.run_id, max_concurrent, &|_, _| {}).await;
+        let mut replicas_to_create = Vec::new();
+        for (replica, reasons) in found.into_iter().zip(obstacles) {
+            if reasons.is_empty() {
+                replicas_to_create.push(replica);
+            } else {
+                let reason = format!("preflight for {} fails: {}", replica.host, reasons.join("; "));
+                unplaceable.push(UnresolvedShard { shard: replica.shard, reason });
+            }
+        }
         Ok(RepairPlan { health, replicas_to_create, unplaceable })
     }
 

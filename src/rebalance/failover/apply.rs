@@ -1,25 +1,18 @@
 //! Carrying a failover out: old primaries are silenced where their hosts answer, copies promoted, primaries freed of
 //! dead replicas; then one epoch for all of it, and what is left of the old primaries is set aside.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
-use tokio::sync::Mutex;
 
-use super::{DegradedPrimary, FailoverPlan, Promotion, ReplicaToCreate};
+use super::{DegradedPrimary, FailoverPlan, Promotion};
 use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
-use crate::protocol::shard::{MoveState, PreflightRule, ReplicationRole, call};
-use crate::rebalance::apply::run_move_preflight;
+use crate::protocol::shard::{MoveState, ReplicationRole, call};
 use crate::rebalance::connected_hosts::ProgressFn;
-use crate::rebalance::finish::{ApplyOptions, FinishContext, MoveResult};
-use crate::rebalance::replica::{self, ReplicaChange};
 use crate::rebalance::{RebalanceContext, publish};
-
-/// Replicas that are created on one host at a time; as for moves.
-const MAX_CREATIONS_PER_HOST: usize = 2;
 
 /// Result of a failover.
 #[derive(Debug, Default)]
@@ -223,71 +216,6 @@ pub async fn archive_instance(
     let map = context.map_file.read()?;
     let request = instance_ref(context, &map, shard, host, run)?;
     context.hosts.call_host(host, call::ArchiveInstance(request), &|_, _| {}).await
-}
-
-/// Makes replicas: one of a shard after the other, two at a time for each host that receives some, at most `concurrent`
-/// where that is not 0. Each primary needs its replica once it has it. Returns how each of them went, in their order.
-pub async fn create_replicas(
-    context: &RebalanceContext<'_>,
-    replicas: &[ReplicaToCreate],
-    run: &str,
-    max_concurrent: usize,
-    on_progress: ProgressFn<'_>,
-) -> Vec<Result<MoveResult>> {
-    let finish = FinishContext { publish_lock: &Mutex::new(()), options: ApplyOptions::default(), on_progress };
-    let of_shards: Vec<&[ReplicaToCreate]> = replicas.chunk_by(|a, b| a.shard == b.shard).collect();
-    let hosts: BTreeSet<&str> = replicas.iter().map(|repair| repair.host.as_str()).collect();
-    let default_concurrency = MAX_CREATIONS_PER_HOST * hosts.len();
-    let concurrency = if max_concurrent == 0 { default_concurrency } else { max_concurrent.min(default_concurrency) };
-    let create_for_shard = async |repairs: &&[ReplicaToCreate]| {
-        let mut results = Vec::new();
-        for repair in *repairs {
-            results.push(create_replica(context, repair, run, &finish).await);
-        }
-        results
-    };
-    context
-        .hosts
-        .fleet
-        .map_parallel_limited(&of_shards, concurrency, create_for_shard)
-        .await
-        .into_iter()
-        .flatten()
-        .collect()
-}
-
-async fn create_replica(
-    context: &RebalanceContext<'_>,
-    target: &ReplicaToCreate,
-    run: &str,
-    finish: &FinishContext<'_>,
-) -> Result<MoveResult> {
-    if context.hosts.fleet.cancellation.is_cancelled() {
-        bail!("interrupted before it was begun");
-    }
-    let change = ReplicaChange { shard: target.shard, replaced_host: None, new_host: &target.host };
-    let map = context.map_file.read()?;
-    let preflight = run_move_preflight(
-        context,
-        replica::preflight_request(context, &map, run, change)?,
-        change.new_host,
-        finish.on_progress,
-    )
-    .await?;
-    // A primary counts the replica of a dead host until that link has timed out.
-    let reasons: Vec<String> = preflight
-        .issues
-        .iter()
-        .filter(|one| one.rule != PreflightRule::OrphanReplica)
-        .map(ToString::to_string)
-        .collect();
-    if !reasons.is_empty() {
-        bail!("preflight refuses: {}", reasons.join("; "));
-    }
-    let moved = replica::create_replica(context, change, run, finish).await?;
-    let map = context.map_file.read()?;
-    replica::set_min_replicas(context, &map, target.shard, run).await?;
-    Ok(moved)
 }
 
 /// Resolution of an interrupted failover.
