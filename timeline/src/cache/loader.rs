@@ -102,22 +102,34 @@ async fn answer<T: Loadable>(batch: Vec<Asked<T>>, databases: &Databases, memcac
     let mut ids: Vec<Id> = batch.iter().map(|asked| asked.id).collect();
     ids.sort_unstable();
     ids.dedup();
-    let found = load_all(&ids, databases, memcached).await;
+    let loaded = load_all(&ids, databases, memcached).await;
     for asked in batch {
-        let entry = match &found {
-            Ok(entries) => Ok(entries.get(&asked.id).cloned().flatten()),
+        let entry = match &loaded {
+            Ok(loaded) => Ok(loaded.entries.get(&asked.id).cloned().flatten()),
             Err(error) => Err(error.clone()),
         };
-        // whoever asked may be gone
+        // the request may have been cancelled
         let _ = asked.reply.send(entry);
     }
+    // after the replies: no request waits for memcached to store what it has from the database
+    if let (Some(memcached), Ok(loaded)) = (memcached, loaded) {
+        memcached.add_many(&loaded.from_database).await;
+    }
+}
+
+/// Entries that were loaded.
+struct Loaded<T> {
+    /// All of them; `None` where one does not exist.
+    entries: HashMap<Id, Option<Arc<T>>>,
+    /// Key and JSON of those that memcached does not have.
+    from_database: Vec<(String, String)>,
 }
 
 async fn load_all<T: Loadable>(
     ids: &[Id],
     databases: &Databases,
     memcached: Option<&Memcached>,
-) -> Result<HashMap<Id, Option<Arc<T>>>, Arc<DbError>> {
+) -> Result<Loaded<T>, Arc<DbError>> {
     let mut entries: HashMap<Id, Option<Arc<T>>> = HashMap::with_capacity(ids.len());
     if let Some(memcached) = memcached {
         let keys: Vec<String> = ids.iter().map(|id| T::memcached_key(*id)).collect();
@@ -136,22 +148,19 @@ async fn load_all<T: Loadable>(
     }
     let missing: Vec<Id> = ids.iter().copied().filter(|id| !entries.contains_key(id)).collect();
     if missing.is_empty() {
-        return Ok(entries);
+        return Ok(Loaded { entries, from_database: Vec::new() });
     }
     let rows = T::select(databases, &missing).await.map_err(Arc::new)?;
-    let mut items = Vec::with_capacity(rows.len());
+    let mut from_database = Vec::with_capacity(rows.len());
     for row in rows {
         if memcached.is_some()
             && let Ok(json) = serde_json::to_string(&row)
         {
-            items.push((T::memcached_key(row.id()), json));
+            from_database.push((T::memcached_key(row.id()), json));
         }
         entries.insert(row.id(), Some(Arc::new(row)));
     }
-    if let Some(memcached) = memcached {
-        memcached.add_many(&items).await;
-    }
-    Ok(entries)
+    Ok(Loaded { entries, from_database })
 }
 
 impl Loadable for Tweet {
