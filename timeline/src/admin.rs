@@ -172,6 +172,8 @@ async fn render_metrics(State(operations): State<Arc<Operations>>) -> impl IntoR
         let stats = lists.shards().stats();
         metrics::counter!("shard_redirects_total").absolute(stats.redirects);
         metrics::gauge!("shard_map_epoch").set(stats.epoch.0 as f64);
+        // sets shard_state
+        lists.share_alive(SHARD_LIMIT).await;
     }
     operations.metrics.run_upkeep();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], operations.metrics.render())
