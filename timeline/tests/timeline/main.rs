@@ -12,7 +12,10 @@ mod redis_server;
 
 mod caches;
 mod dev;
+mod killed;
 mod lists;
+mod operating;
+mod outages;
 mod pages;
 mod programs;
 mod servers;

@@ -17,30 +17,30 @@ use crate::{
     support::{request, sql_rows, until},
 };
 
-const API: &str = env!("CARGO_BIN_EXE_timeline-api");
-const WORKER: &str = env!("CARGO_BIN_EXE_timeline-worker");
+pub const API: &str = env!("CARGO_BIN_EXE_timeline-api");
+pub const WORKER: &str = env!("CARGO_BIN_EXE_timeline-worker");
 const LOAD: &str = env!("CARGO_BIN_EXE_timeline-load");
 
-fn run(program: &str, args: &[&str], environment: &[(String, String)]) -> Output {
+pub fn run(program: &str, args: &[&str], environment: &[(String, String)]) -> Output {
     let mut command = Command::new(program);
     command.args(args).env_clear().envs(environment.iter().cloned());
     command.output().expect("the program starts")
 }
 
-fn text(output: &Output) -> String {
+pub fn text(output: &Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
 }
 
 /// Two shards with their published map, a migrated database, and the variables of api and worker in push mode.
-struct PushSetup {
-    dir: tempfile::TempDir,
-    shards: [TestServer; 2],
-    environment: Vec<(String, String)>,
+pub struct PushSetup {
+    pub dir: tempfile::TempDir,
+    pub shards: [TestServer; 2],
+    pub environment: Vec<(String, String)>,
 }
 
 impl PushSetup {
-    fn create(url: &str) -> PushSetup {
+    pub fn create(url: &str) -> PushSetup {
         let dir = tempfile::TempDir::new().expect("a temporary folder");
         let shards = [TestServer::start_server(&[]), TestServer::start_server(&[])];
         publish_map(dir.path(), 1, &shards.iter().map(TestServer::address).collect::<Vec<_>>());
@@ -66,22 +66,32 @@ fn environment(dir: &Path, url: &str, mode: &str) -> Vec<(String, String)> {
     .to_vec()
 }
 
-fn address(environment: &[(String, String)], name: &str) -> std::net::SocketAddr {
+pub fn address(environment: &[(String, String)], name: &str) -> std::net::SocketAddr {
     let found = environment.iter().find(|(other, _)| other == name);
     found.and_then(|(_, value)| value.parse().ok()).expect("an address")
 }
 
-fn start(program: &str, environment: &[(String, String)]) -> Process {
+pub fn start(program: &str, environment: &[(String, String)]) -> Process {
     Process::spawn(program, &[], |command| {
         command.env_clear().envs(environment.iter().cloned());
     })
 }
 
-async fn is_ready(address: std::net::SocketAddr) -> bool {
+pub async fn is_ready(address: std::net::SocketAddr) -> bool {
     match tokio::net::TcpStream::connect(address).await {
         Ok(_) => request(address, "", "GET", "/readyz", "").await.0 == 200,
         Err(_) => false,
     }
+}
+
+/// Creates a user and returns the id and the header of the user's token.
+pub async fn create_user(service: std::net::SocketAddr, registrar: &str, name: &str) -> (i64, String) {
+    let bearer = format!("Authorization: Bearer {registrar}\r\n");
+    let (status, user) = request(service, &bearer, "POST", "/v1/users", &json!({ "name": name }).to_string()).await;
+    assert_eq!(status, 201, "{user}");
+    let user: Value = serde_json::from_str(&user).expect("JSON");
+    let header = format!("Authorization: Bearer {}\r\n", user["token"].as_str().expect("a token"));
+    (user["id"].as_i64().expect("an id"), header)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,17 +135,7 @@ async fn api_and_worker_as_programs() {
     assert_eq!(request(service, "", "GET", "/readyz", "").await, (200, "ready\n".to_owned()));
     let token = text(&run(API, &["token", "--user", "0"], &environment));
     assert_eq!(TokenKey::new(KEY).expect("a key").verify(&token), Ok(0));
-    let create = async |name: &str| {
-        let bearer = format!("Authorization: Bearer {token}\r\n");
-        let body = json!({ "name": name }).to_string();
-        let (status, user) = request(service, &bearer, "POST", "/v1/users", &body).await;
-        assert_eq!(status, 201, "{user}");
-        let user: Value = serde_json::from_str(&user).expect("JSON");
-        (
-            user["id"].as_i64().expect("an id"),
-            format!("Authorization: Bearer {}\r\n", user["token"].as_str().expect("a token")),
-        )
-    };
+    let create = async |name: &str| create_user(service, &token, name).await;
     let ((author, author_token), (_, reader_token)) = (create("author").await, create("reader").await);
     let path = format!("/v1/users/{author}/follow");
     assert_eq!(request(service, &reader_token, "PUT", &path, "").await.0, 204);

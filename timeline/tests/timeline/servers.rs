@@ -286,6 +286,11 @@ impl Memcached {
         self.process = None;
     }
 
+    #[allow(dead_code, reason = "not every test binary sends signals")]
+    pub fn signal(&self, name: &str) {
+        self.process.as_ref().expect("it runs").signal(name);
+    }
+
     fn run(&mut self) {
         let port = self.port.to_string();
         let mut args = vec!["-l", "127.0.0.1", "-p", &port, "-U", "0", "-m", "32"];
