@@ -34,6 +34,8 @@ const REBUILD_TTL: Duration = Duration::from_millis(200);
 const FLAGS_TTL: Duration = Duration::from_secs(1);
 /// Number of lists that this process builds at a time.
 const MAX_REBUILDS: usize = 8;
+/// Time for which a page that was read because a shard does not answer is used: only by those who wait for it.
+const FALLBACK_TTL: Duration = Duration::from_millis(1);
 /// Number of pages that are read from the database at a time because a shard does not answer.
 const MAX_FALLBACKS: usize = 32;
 
@@ -78,6 +80,7 @@ struct Inner {
     flagged: LocalCache<(), Arc<Vec<FlaggedAuthor>>>,
     merged: LocalCache<Id, Arc<Vec<Id>>>,
     public_pages: LocalCache<Range, Page>,
+    fallbacks: LocalCache<(List, Range), Arc<Vec<Id>>>,
     rebuild_slots: Semaphore,
     fallback_slots: Semaphore,
 }
@@ -95,6 +98,7 @@ impl Timelines {
                 flagged: LocalCache::builder().max_capacity(1).time_to_live(FLAGS_TTL).build(),
                 merged: LocalCache::builder().max_capacity(100_000).time_to_live(FLAGS_TTL).build(),
                 public_pages: LocalCache::builder().max_capacity(100).time_to_live(PUBLIC_TTL).build(),
+                fallbacks: LocalCache::builder().max_capacity(10_000).time_to_live(FALLBACK_TTL).build(),
                 rebuild_slots: Semaphore::new(MAX_REBUILDS),
                 fallback_slots: Semaphore::new(MAX_FALLBACKS),
             }),

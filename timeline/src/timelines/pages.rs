@@ -1,6 +1,6 @@
 //! From lists, merged authors and the database to one page.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures_util::future::try_join_all;
 
@@ -55,7 +55,7 @@ impl Timelines {
         }
         let mut page = self.inner.public_pages.try_get_with(range, self.page(Timeline::Public, range)).await.map_err(
             // one error for all who waited
-            |error: std::sync::Arc<SharedDbError>| error.as_ref().clone(),
+            |error: Arc<SharedDbError>| error.as_ref().clone(),
         )?;
         // the page may be older than a deletion
         let hidden = self.cache().tweets(&page.tweets.iter().map(|tweet| tweet.id).collect::<Vec<Id>>()).await?;
@@ -120,10 +120,7 @@ impl Timelines {
     async fn list_ids(&self, lists: &Lists, list: List, range: Range) -> Result<Ids, SharedDbError> {
         let (floor, mut ids) = match self.warm_listing(lists, list, range).await? {
             Some(listing) => listing,
-            None => {
-                let _slot = self.inner.fallback_slots.acquire().await;
-                return Ok(Ids { ids: self.page_from_database(list, range).await?, source: Source::Db });
-            }
+            None => return Ok(Ids { ids: self.fallback_page(list, range).await?, source: Source::Db }),
         };
         if ids.len() >= range.limit || floor <= range.since_id {
             return Ok(Ids { ids, source: Source::Cache });
@@ -131,6 +128,17 @@ impl Timelines {
         let rest = Range { max_id: range.max_id.min(floor), since_id: range.since_id, limit: range.limit - ids.len() };
         ids.extend(self.page_from_database(list, rest).await?);
         Ok(Ids { ids, source: Source::Db })
+    }
+
+    /// Reads a page from the database because a shard does not answer. Requests for the same page at the same time share one
+    /// read.
+    async fn fallback_page(&self, list: List, range: Range) -> Result<Vec<Id>, SharedDbError> {
+        let load = async {
+            let _slot = self.inner.fallback_slots.acquire().await;
+            self.page_from_database(list, range).await.map(Arc::new)
+        };
+        let page = self.inner.fallbacks.try_get_with((list, range), load).await;
+        page.map(|ids| ids.to_vec()).map_err(|error| error.as_ref().clone())
     }
 
     /// Reads floor and page of a list, which is built first where it is cold. `None` where its shard does not answer.
@@ -163,7 +171,7 @@ impl Timelines {
         let mut ids = Vec::new();
         for part in parts {
             let Some((part_floor, part_ids)) = part else {
-                return Ok(Ids { ids: self.page_from_database(List::Public(0), range).await?, source: Source::Db });
+                return Ok(Ids { ids: self.fallback_page(List::Public(0), range).await?, source: Source::Db });
             };
             floor = floor.max(part_floor);
             ids.extend(part_ids);

@@ -27,7 +27,12 @@ pub(super) async fn plan(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<
             (*message, Index { action: *action, tweet_id: *tweet_id, author_id: *author_id, parked: 0 })
         })
         .collect();
-    index(worker, &indexes).await?;
+    // at the same time: deliveries do not wait for the shard of an author's list, which may not answer
+    tokio::try_join!(index(worker, &indexes), publish_deliveries(worker, plans)).map(drop)
+}
+
+/// Divides the followers into ranges and publishes a delivery for each; authors with many followers go to the bulk queue.
+async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
     let flagged = worker.timelines.flagged_authors().await?;
     let is_pulled =
         |author: Id| flagged.iter().any(|flagged| flagged.id == author && flagged.pull_author && flagged.is_settled);
