@@ -98,6 +98,9 @@ async fn run_command(parts: &Parts, command: &WorkerCommand) -> anyhow::Result<(
             serde_json::to_string(&reconcile::reconcile(&parts.timelines, *fix).await?)?
         }
         WorkerCommand::Rebuild { rate, .. } if *rate <= 0.0 => bail!("--rate must be above 0"),
+        WorkerCommand::Rebuild { shard, .. } if !has_shard(&parts.lists, *shard) => {
+            bail!("the shard map has no shard {shard}")
+        }
         WorkerCommand::Rebuild { shard, rate } => {
             let count = reconcile::rebuild_shard(&parts.timelines, *shard, *rate).await?;
             serde_json::json!({ "shard": shard, "timelines": count }).to_string()
@@ -106,6 +109,10 @@ async fn run_command(parts: &Parts, command: &WorkerCommand) -> anyhow::Result<(
     };
     println!("{line}");
     Ok(())
+}
+
+fn has_shard(lists: &Lists, shard: u16) -> bool {
+    lists.shards().routing().shards.iter().any(|route| route.id.0 == shard)
 }
 
 /// Works until SIGTERM or SIGINT.

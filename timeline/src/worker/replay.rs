@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use tokio::time::{Instant, sleep};
 
 use crate::{
     message::Message,
@@ -10,6 +11,9 @@ use crate::{
 };
 
 const BATCH: usize = 100;
+/// Time that the connection to the queue may take. It is opened in the background.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
+const CONNECT_INTERVAL: Duration = Duration::from_millis(50);
 /// Time for which an empty queue is waited for.
 const WAIT: Duration = Duration::from_secs(2);
 
@@ -27,6 +31,7 @@ pub struct ReplaySummary {
 /// # Errors
 /// The queue does not answer. What was published and not removed yet is published twice.
 pub async fn replay(queue: &dyn Queue, limit: u64) -> Result<ReplaySummary, QueueError> {
+    wait_until_connected(queue).await?;
     let mut summary = ReplaySummary::default();
     let mut stay = Vec::new();
     while summary.replayed < limit {
@@ -55,4 +60,14 @@ pub async fn replay(queue: &dyn Queue, limit: u64) -> Result<ReplaySummary, Queu
     summary.unreadable = stay.len() as u64;
     queue.settle(QueueName::Dead, stay).await?;
     Ok(summary)
+}
+
+async fn wait_until_connected(queue: &dyn Queue) -> Result<(), QueueError> {
+    let end = Instant::now() + CONNECT_LIMIT;
+    loop {
+        match queue.ping().await {
+            Err(_) if Instant::now() < end => sleep(CONNECT_INTERVAL).await,
+            result => return result,
+        }
+    }
 }

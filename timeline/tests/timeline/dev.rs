@@ -74,6 +74,11 @@ fn one_command_starts_all_and_another_leaves_nothing() {
     let before = dev.processes();
     assert!(dev.run(&[]).starts_with("dev: nothing to do"));
     assert_eq!(dev.processes(), before);
+    let settings = dev.run(&["env"]);
+    let commands = format!("{settings}\ntimeline-worker rebuild --shard 3 --rate 1000 && timeline-worker replay");
+    let output = Command::new("bash").args(["-ec", &commands]).output().expect("bash runs");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success() && printed.contains("\"timelines\":"), "{printed}{:?}", output.stderr);
     dev.run(&["down"]);
     assert!(!dev.folder.exists());
     for (name, process) in before.into_iter().filter(|(name, _)| !name.ends_with(".sum")) {

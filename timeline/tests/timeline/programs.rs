@@ -167,6 +167,9 @@ async fn api_and_worker_as_programs() {
         serde_json::from_str(&text(&run(WORKER, &["rebuild", "--shard", "0", "--rate", "100"], &environment)))
             .expect("JSON");
     assert!(rebuilt["timelines"].as_u64().expect("a number") <= 2);
+    let output = run(WORKER, &["rebuild", "--shard", "2"], &environment);
+    assert!(!output.status.success(), "there are two shards");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the shard map has no shard 2"), "{output:?}");
     let replayed: Value = serde_json::from_str(&text(&run(WORKER, &["replay"], &environment))).expect("JSON");
     assert_eq!(replayed, json!({ "replayed": 0, "unreadable": 0 }));
     for process in [&mut api, &mut worker] {
