@@ -250,6 +250,8 @@ async fn a_cold_timeline_is_built_once_for_five_thousand_readers() {
     let shard = usize::from(service.timelines.lists().expect("push mode").shard_of(List::Home(reader)).0);
     let server = &service.shards[shard];
     server.run_admin(&["CONFIG", "SET", "slowlog-max-len", "100000", "slowlog-log-slower-than", "0"]);
+    // as the programs do before they listen
+    service.databases.open_connections().await.expect("the databases answer");
     let reads = (0..5000).map(|_| {
         let timelines = service.timelines.clone();
         tokio::spawn(async move { timelines.home_page(reader, Range::newest(200)).await })
