@@ -12,7 +12,6 @@ use timeline::{
     database::Databases,
     lifecycle::{self, GRACE},
     lists::Lists,
-    queue::Queue,
     telemetry,
     timelines::Timelines,
     worker::{Worker, reconcile, replay},
@@ -60,11 +59,11 @@ enum WorkerCommand {
     },
 }
 
-/// Shared input of the commands.
+/// Shared input of the commands. Those that need the queue open it: the others must work without it.
 struct Parts {
+    databases: Databases,
     timelines: Timelines,
     lists: Lists,
-    queue: Arc<dyn Queue>,
     schema: i32,
 }
 
@@ -83,16 +82,15 @@ async fn main() -> anyhow::Result<()> {
     let databases = Databases::new(&settings.database_options()?)?;
     let schema = databases.check_schema().await?;
     let lists = settings.open_lists().await?;
-    let queue = settings.open_queue(&databases)?;
-    let timelines = settings.open_timelines(databases, Some(lists.clone()));
-    let parts = Parts { timelines, lists, queue, schema };
+    let timelines = settings.open_timelines(databases.clone(), Some(lists.clone()));
+    let parts = Parts { databases, timelines, lists, schema };
     match &cli.command {
-        Some(command) => run_command(&parts, command).await,
+        Some(command) => run_command(&parts, settings, command).await,
         None => work(parts, &cli).await,
     }
 }
 
-async fn run_command(parts: &Parts, command: &WorkerCommand) -> anyhow::Result<()> {
+async fn run_command(parts: &Parts, settings: &Settings, command: &WorkerCommand) -> anyhow::Result<()> {
     let line = match command {
         WorkerCommand::Reconcile { fix } => {
             serde_json::to_string(&reconcile::reconcile(&parts.timelines, *fix).await?)?
@@ -105,7 +103,10 @@ async fn run_command(parts: &Parts, command: &WorkerCommand) -> anyhow::Result<(
             let count = reconcile::rebuild_shard(&parts.timelines, *shard, *rate).await?;
             serde_json::json!({ "shard": shard, "timelines": count }).to_string()
         }
-        WorkerCommand::Replay { limit } => serde_json::to_string(&replay::replay(parts.queue.as_ref(), *limit).await?)?,
+        WorkerCommand::Replay { limit } => {
+            let queue = settings.open_queue(&parts.databases)?;
+            serde_json::to_string(&replay::replay(queue.as_ref(), *limit).await?)?
+        }
     };
     println!("{line}");
     Ok(())
@@ -117,7 +118,8 @@ fn has_shard(lists: &Lists, shard: u16) -> bool {
 
 /// Works until SIGTERM or SIGINT.
 async fn work(parts: Parts, cli: &WorkerCli) -> anyhow::Result<()> {
-    let Parts { timelines, lists, queue, schema } = parts;
+    let Parts { databases, timelines, lists, schema } = parts;
+    let queue = cli.settings.open_queue(&databases)?;
     let shutdown = lifecycle::start_shutdown(Duration::ZERO)?;
     let operations = Operations {
         name: "timeline-worker",
