@@ -23,6 +23,7 @@ pub mod provision;
 pub mod rebalance;
 pub mod report;
 pub mod resources;
+pub mod token_bucket;
 pub mod transport;
 
 /// Snapshots of messages, for unit tests.

@@ -27,6 +27,8 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // Paths of a host, opened and changed by handles.
     ("host_fs", &["atomic_file"]),
     ("http", &[]),
+    // A rate of bytes: copies of shards, and transfers to hosts.
+    ("token_bucket", &[]),
     ("process", &["poll"]),
     // The host's lock, held by the agent for all three jobs.
     ("lock", &["protocol", "poll"]),
@@ -37,7 +39,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
     ("resources", &["plan", "shards", "atomic_file", "host_fs", "process"]),
     // `plan`: a binary's digest is compared with that of the agent.
-    ("fleet", &["transport", "protocol", "plan"]),
+    ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
     ("project", &["inventory"]),
     // `wire`: a host's facts, and the catalog that comes out of it.
@@ -97,6 +99,7 @@ const AGENT_MODULES: &[&str] = &[
     "poll",
     "http",
     "process",
+    "token_bucket",
 ];
 const CONTROLLER_MODULES: &[&str] =
     &["plan", "playbook", "fleet", "inventory", "journal", "protocol", "transport", "shards", "atomic_file", "poll"];

@@ -1,6 +1,6 @@
 //! Stores contents sent by the controller and requests missing ones.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,26 +31,35 @@ impl BlobStore {
     /// # Errors
     /// Returns an error if no request asked for it, or if the content is broken.
     pub fn accept_blob(&self, blob: &PackedBlob) -> io::Result<()> {
-        let digest = self.take_requested(blob.claimed_digest()).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::InvalidData, "the controller sent a content that no request asked for")
-        })?;
+        let not_requested =
+            || io::Error::new(io::ErrorKind::InvalidData, "the controller sent a content that no request asked for");
+        let digest = self.find_requested(blob.claimed_digest()).ok_or_else(not_requested)?;
         if !self.lock_blobs().contains_key(&digest) {
-            let (digest, bytes) = blob.unpack()?;
-            self.lock_blobs().insert(digest, Arc::new(bytes));
+            let (_, bytes) = blob.unpack()?;
+            self.lock_blobs().insert(digest.clone(), Arc::new(bytes));
         }
+        // Only now: a content that is neither here nor expected is requested again.
+        self.remove_requested(&digest);
         self.arrived.notify_all();
         Ok(())
     }
 
-    /// Returns the digest with these digits if a copy of its content is expected, and expects one copy fewer.
-    fn take_requested(&self, digits: &[u8]) -> Option<Digest> {
+    /// Returns the digest with these digits if a copy of its content is expected.
+    fn find_requested(&self, digits: &[u8]) -> Option<Digest> {
+        self.lock_requested().keys().find(|digest| digest.as_str().as_bytes() == digits).cloned()
+    }
+
+    fn is_requested(&self, digest: &Digest) -> bool {
+        self.lock_requested().contains_key(digest)
+    }
+
+    /// Expects one copy of a content fewer.
+    fn remove_requested(&self, digest: &Digest) {
         let mut requested = self.lock_requested();
-        let digest = requested.keys().find(|digest| digest.as_str().as_bytes() == digits)?.clone();
-        match requested.get_mut(&digest) {
+        match requested.get_mut(digest) {
             Some(copies) if *copies > 1 => *copies -= 1,
-            _ => drop(requested.remove(&digest)),
+            _ => drop(requested.remove(digest)),
         }
-        Some(digest)
     }
 
     fn expect_blobs(&self, digests: &[Digest]) {
@@ -81,37 +90,49 @@ pub struct BlobFetcher<'a> {
 
 impl BlobSource for BlobFetcher<'_> {
     fn fetch_blobs(&self, digests: &[Digest]) -> Result<()> {
-        let mut blobs = self.store.lock_blobs();
-        let mut missing: Vec<Digest> = digests.iter().filter(|digest| !blobs.contains_key(digest)).cloned().collect();
-        missing.sort_unstable();
-        missing.dedup();
-        if missing.is_empty() {
-            return Ok(());
-        }
+        self.request_blobs(digests);
+        digests.iter().try_for_each(|digest| self.wait_for_blob(digest).map(drop))
+    }
+
+    fn request_blobs(&self, digests: &[Digest]) {
+        let mut seen = HashSet::new();
+        let blobs = self.store.lock_blobs();
+        let is_missing = |digest: &&Digest| !blobs.contains_key(digest) && seen.insert((*digest).clone());
+        let missing: Vec<Digest> = digests.iter().filter(is_missing).cloned().collect();
         drop(blobs);
-        self.store.expect_blobs(&missing);
-        self.sender.send_message(&AgentMessage::NeedBlobs { id: self.request_id, digests: missing.clone() });
-        blobs = self.store.lock_blobs();
-        while !missing.iter().all(|digest| blobs.contains_key(digest)) {
-            if self.sender.is_closed() {
-                bail!("the controller disconnected before it sent the contents");
-            }
-            blobs =
-                self.store.arrived.wait_timeout(blobs, BLOB_POLL_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+        if !missing.is_empty() {
+            self.store.expect_blobs(&missing);
+            self.sender.send_message(&AgentMessage::NeedBlobs { id: self.request_id, digests: missing });
         }
-        Ok(())
     }
 
     fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
-        self.fetch_blobs(std::slice::from_ref(digest))?;
-        match self.store.lock_blobs().get(digest) {
-            Some(bytes) => Ok(bytes.as_ref().clone()),
-            None => bail!("content {} is missing", digest.short_hex()),
-        }
+        self.wait_for_blob(digest).map(|bytes| bytes.as_ref().clone())
     }
 
     fn discard_blob(&self, digest: &Digest) {
         self.store.lock_blobs().remove(digest);
+    }
+}
+
+impl BlobFetcher<'_> {
+    /// Waits for a content, and requests it if nobody has, or if another request has discarded it.
+    fn wait_for_blob(&self, digest: &Digest) -> Result<Arc<Vec<u8>>> {
+        loop {
+            let blobs = self.store.lock_blobs();
+            if let Some(bytes) = blobs.get(digest) {
+                return Ok(Arc::clone(bytes));
+            }
+            if !self.store.is_requested(digest) {
+                drop(blobs);
+                self.request_blobs(std::slice::from_ref(digest));
+                continue;
+            }
+            if self.sender.is_closed() {
+                bail!("the controller disconnected before it sent the contents");
+            }
+            drop(self.store.arrived.wait_timeout(blobs, BLOB_POLL_INTERVAL));
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use super::project::{find_project, load_environment, load_templates};
 use super::recipe::LoadedRecipe;
 use super::rollout::{ReleaseSettings, RolloutArgs, ServiceRollout};
 use super::service_status::ServiceHosts;
+use super::throttle_args::parse_bandwidth;
 use crate::deploy::artifact::{
     ARTIFACT_SUFFIX, Artifact, ArtifactError, FindPackagedError, UnpackedArtifact, artifact_path, find_last_packaged,
     manifest_path,
@@ -40,11 +41,14 @@ pub struct DeployCommand {
     #[arg(long, value_name = "NAME")]
     task_again: Vec<String>,
     /// Show the active release of each host and its health now, without a deploy
-    #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "dry_run", "yes"])]
+    #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "dry_run", "yes", "bandwidth"])]
     health: bool,
     /// Keep a service that dunlin did not deploy as release `before-dunlin`, to return to
     #[arg(long)]
     adopt: bool,
+    /// Limit the total bandwidth of the transfer to all hosts (bytes per second, e.g. 10MiB)
+    #[arg(long, value_name = "BYTES", value_parser = parse_bandwidth, default_value_t = 0, hide_default_value = true)]
+    bandwidth: u64,
     #[command(flatten)]
     args: RolloutArgs,
 }
@@ -78,6 +82,7 @@ impl DeployCommand {
             signature: signature.as_deref(),
             rendering: &rendering,
         };
+        contents.bandwidth.set_rate(self.bandwidth);
         let contents = Arc::new(contents);
         let goal = Goal::Release { source: &source, contents: &contents };
         let service = ServiceRollout::new(&loaded, &environment.inventory, &self.args, common)?;

@@ -28,7 +28,7 @@ use crate::inventory::{Inventory, InventoryHost};
 use crate::plan::{ChangeCounts, DigestKey, HostPlan};
 use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::ServiceRef;
-use crate::report::{Reporter, format_summary};
+use crate::report::{ProgressBars, Reporter, format_summary};
 
 /// The flags of `deploy` and `rollback`.
 #[derive(Clone, Debug, Default, Args)]
@@ -158,7 +158,8 @@ impl<'a> ServiceRollout<'a> {
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
         let locked = lock_hosts(&self.fleet, &sessions, &lock_request(command, &run, true), &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
-        let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter);
+        let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
+        let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter, &progress);
         let event_sink = |event: &RolloutEvent<'_>| redact_rollout_event(event, &self.secrets, &report);
         let other_sessions: Vec<&Session> =
             others.iter().filter_map(|other| Some(&other.connection.as_ref().ok()?.0)).collect();
@@ -178,6 +179,7 @@ impl<'a> ServiceRollout<'a> {
             event_sink: &event_sink,
         };
         let outcome = rollout.run_rollout(&planned).await;
+        progress.clear_bars();
         let exit = self.report_outcome(&outcome, &reporter);
         finish_run(outcome.failed.len(), exit)
     }

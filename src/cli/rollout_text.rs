@@ -8,10 +8,11 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, UnknownTask};
-use crate::protocol::Event;
+use crate::inventory::ByteSize;
 use crate::protocol::deploy::{ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
-use crate::report::Reporter;
+use crate::protocol::{Event, TRANSFER_PHASE};
+use crate::report::{ProgressBars, Reporter};
 
 /// Prints why a host cannot be observed or planned.
 pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, common: &CommonArgs) {
@@ -63,11 +64,17 @@ pub fn report_unknown_tasks(unknown: &[UnknownTask], reporter: &Reporter) {
 }
 
 /// Prints an event of a rollout.
-pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporter) {
+pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporter, progress: &ProgressBars) {
     match rollout_event {
         RolloutEvent::Phase(phase) => {
             reporter.print_json("phase", json!({"phase": phase}));
             reporter.print_status(phase);
+        }
+        RolloutEvent::HostEvent(host, event @ Event::Progress { phase, done, total, .. })
+            if phase == TRANSFER_PHASE =>
+        {
+            reporter.report_event(host, event);
+            progress.show_transfer(host, *done, *total);
         }
         RolloutEvent::HostEvent(host, event) => {
             reporter.report_event(host, event);
@@ -85,7 +92,8 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
                     "host": host, "reused": reused, "written": written, "bytes": bytes,
                 }),
             );
-            reporter.print_status(&format!("{host}: staged: {written} files written ({bytes} bytes), {reused} reused"));
+            let bytes = ByteSize(*bytes).to_human();
+            reporter.print_status(&format!("{host}: staged: {written} files written ({bytes} sent), {reused} reused"));
         }
         RolloutEvent::Task(host, name, ran) => {
             reporter.print_json("task", json!({"host": host, "name": name, "ran": ran}));

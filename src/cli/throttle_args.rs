@@ -67,7 +67,8 @@ fn parse_bytes(text: &str) -> Result<u64, String> {
     Ok(bytes.0)
 }
 
-fn parse_bandwidth(text: &str) -> Result<u64, String> {
+/// Parses a bandwidth in bytes per second, such as `50MiB`; 0 means no limit.
+pub fn parse_bandwidth(text: &str) -> Result<u64, String> {
     match parse_bytes(text)? {
         too_few @ 1..MIN_BANDWIDTH => {
             Err(format!("{too_few} bytes per second is too low: the minimum is 64KiB, and 0 means no limit"))

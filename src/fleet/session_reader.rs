@@ -5,6 +5,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 
@@ -81,12 +82,19 @@ impl SessionShared {
         *self.content_file.lock().unwrap_or_else(PoisonError::into_inner) = Some(contents);
     }
 
-    fn find_blob(&self, digest: &Digest) -> io::Result<Option<Arc<[u8]>>> {
-        if let Some(bytes) = self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest) {
-            return Ok(Some(Arc::clone(bytes)));
+    /// Returns the frame that carries a content, if this run has it, and the time at which it may be sent.
+    fn encode_blob(&self, digest: &Digest) -> io::Result<Option<(Vec<u8>, Option<Instant>)>> {
+        let bytes = self.blobs.lock().unwrap_or_else(PoisonError::into_inner).get(digest).cloned();
+        if let Some(bytes) = bytes {
+            return frame::encode_blob(digest, &bytes).map(|frame| Some((frame, None)));
         }
         let contents = self.content_file.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(contents.map(|contents| contents.read_content(digest)).transpose()?.flatten().map(Arc::from))
+        let Some(contents) = contents else { return Ok(None) };
+        let with_due = |frame: Vec<u8>| {
+            let due = contents.bandwidth.take_tokens(frame.len() as u64);
+            (frame, due)
+        };
+        Ok(contents.read_frame(digest)?.map(with_due))
     }
 
     async fn deliver_event(&self, id: u64, event: Event) {
@@ -161,21 +169,20 @@ fn is_oversized_event(frame: &Frame) -> bool {
 /// Sends contents; fails the request if one of them cannot be sent.
 async fn send_blobs(writer: &FrameWriter, shared: &SessionShared, id: u64, digests: Vec<Digest>) {
     for digest in digests {
-        let frame = match shared.find_blob(&digest) {
-            Ok(Some(bytes)) => frame::encode_blob(&digest, &bytes),
+        let (frame, due) = match shared.encode_blob(&digest) {
+            Ok(Some(encoded)) => encoded,
             Ok(None) => {
                 let error = format!("the agent asks for content {}, which this run does not have", digest.short_hex());
                 return shared.deliver_reply(id, Reply::Failed { error }).await;
             }
-            Err(error) => Err(error),
-        };
-        let frame = match frame {
-            Ok(frame) => frame,
             Err(error) => {
                 let error = format!("content {} cannot be sent: {error}", digest.short_hex());
                 return shared.deliver_reply(id, Reply::Failed { error }).await;
             }
         };
+        if let Some(due) = due {
+            tokio::time::sleep_until(due.into()).await;
+        }
         if let Err(error) = writer.write_frame(&frame).await {
             shared.end_channel(ChannelEnd { error: Some(error.to_string()) });
             return;

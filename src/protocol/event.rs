@@ -5,6 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::{Action, StepRef};
 
+/// Phase of a release's progress while its contents arrive on the host; the units are bytes.
+pub const TRANSFER_PHASE: &str = "transfer";
+
 /// Output stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

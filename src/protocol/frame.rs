@@ -162,12 +162,37 @@ pub fn encode_message<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
 /// # Errors
 /// The content exceeds the limit.
 pub fn encode_blob(digest: &Digest, bytes: &[u8]) -> io::Result<Vec<u8>> {
-    let packed = zstd::bulk::compress(bytes, ZSTD_LEVEL)?;
     let length = u64::try_from(bytes.len()).map_err(invalid_data)?;
+    encode_compressed_blob(digest, length, &compress_content(bytes)?)
+}
+
+/// Compresses a content as frames carry it.
+///
+/// # Errors
+/// The content cannot be compressed.
+pub fn compress_content(bytes: &[u8]) -> io::Result<Vec<u8>> {
+    zstd::bulk::compress(bytes, ZSTD_LEVEL)
+}
+
+/// Returns up to `max` bytes of the beginning of a content that [`compress_content`] compressed.
+///
+/// # Errors
+/// The bytes are not compressed.
+pub fn decompress_beginning(compressed: &[u8], max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    zstd::stream::read::Decoder::new(compressed)?.take(max).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Returns the frame of a content of `length` bytes that [`compress_content`] compressed.
+///
+/// # Errors
+/// The content exceeds the limit.
+pub fn encode_compressed_blob(digest: &Digest, length: u64, compressed: &[u8]) -> io::Result<Vec<u8>> {
     if length > u64::from(MAX_BLOB_BYTES) {
         return Err(invalid_data(format!("{length} bytes exceed the limit of {MAX_BLOB_BYTES} bytes")));
     }
-    build_frame(KIND_BLOB, &[digest.as_str().as_bytes(), &length.to_be_bytes(), &packed], MAX_BLOB_BYTES)
+    build_frame(KIND_BLOB, &[digest.as_str().as_bytes(), &length.to_be_bytes(), compressed], MAX_BLOB_BYTES)
 }
 
 fn build_frame(kind: u8, parts: &[&[u8]], limit: u32) -> io::Result<Vec<u8>> {

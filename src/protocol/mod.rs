@@ -15,7 +15,7 @@ pub mod shard;
 pub mod throttle;
 
 pub use call::Call;
-pub use event::{Event, OutputStream, ProgressSink};
+pub use event::{Event, OutputStream, ProgressSink, TRANSFER_PHASE};
 pub use facts::{HostFacts, NetworkInterface, OsFacts, SystemLoad};
 pub use message::{
     AgentMessage, ControllerMessage, ExecRequest, ExecResult, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply,

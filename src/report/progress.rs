@@ -1,4 +1,4 @@
-//! Progress of shards: bars on a terminal, otherwise one line per phase.
+//! Progress of shards and transfers: bars on a terminal, otherwise one line per phase.
 
 use std::collections::HashMap;
 use std::io::IsTerminal;
@@ -46,6 +46,23 @@ impl ProgressBars {
         entry.0.clone_from(phase);
     }
 
+    /// Shows how many bytes of a transfer to a host have arrived, and the time that the rest takes.
+    pub fn show_transfer(&self, host: &str, done: u64, total: u64) {
+        let Some(multi) = &self.multi else { return };
+        let mut jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = jobs
+            .entry(host.to_owned())
+            .or_insert_with(|| (String::new(), Some(multi.add(new_bar().with_style(transfer_style())))));
+        if let Some(bar) = &entry.1 {
+            bar.set_length(total);
+            bar.set_position(done);
+            bar.set_message(escape_control_characters(host).into_owned());
+            if done >= total {
+                bar.finish_and_clear();
+            }
+        }
+    }
+
     /// Prints a line above the bars, to stderr.
     pub fn print_line(&self, text: &str) {
         match &self.multi {
@@ -63,6 +80,11 @@ impl ProgressBars {
             multi.clear().ok();
         }
     }
+}
+
+fn transfer_style() -> ProgressStyle {
+    let template = "  {bar:24} {percent:>3} %  {msg}  {bytes} of {total_bytes}, {binary_bytes_per_sec}, {eta} left";
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
 fn new_bar() -> ProgressBar {

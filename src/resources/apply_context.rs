@@ -17,6 +17,9 @@ pub trait BlobSource {
         Ok(())
     }
 
+    /// Requests contents that `read_blob` reads later, without waiting for them.
+    fn request_blobs(&self, _digests: &[Digest]) {}
+
     /// Drops a content that is not needed again from memory.
     fn discard_blob(&self, _digest: &Digest) {}
 

@@ -54,7 +54,7 @@ fn the_same_inputs_give_the_same_bytes_and_round_trip() {
     assert_eq!(opened, built);
     let shown: Vec<(&str, u32)> = opened.manifest.files.iter().map(|file| (file.path.as_str(), file.mode)).collect();
     assert_eq!(shown, [("bin/demo", 0o755), ("static/a.txt", 0o444), ("static/deep/b.txt", 0o444)]);
-    assert_eq!(contents.read_content(&Digest::of_bytes(b"a")).unwrap().unwrap(), b"a");
+    assert_eq!(contents.read_beginning(&Digest::of_bytes(b"a"), u64::MAX).unwrap().unwrap(), b"a");
 }
 
 #[test]
@@ -142,7 +142,8 @@ fn a_default_version_is_derived() {
 fn unpack_artifact(packed: &[u8]) -> Result<(ReleaseManifest, Vec<Vec<u8>>), ArtifactError> {
     let mut contents = ContentFile::create(&std::env::temp_dir()).unwrap();
     let manifest = unpack::unpack_artifact(packed, &mut contents)?;
-    let read = |file: &crate::protocol::deploy::ReleaseFile| contents.read_content(&file.sha256).unwrap().unwrap();
+    let read =
+        |file: &crate::protocol::deploy::ReleaseFile| contents.read_beginning(&file.sha256, u64::MAX).unwrap().unwrap();
     let files = manifest.files.iter().map(read).collect();
     Ok((manifest, files))
 }
@@ -285,9 +286,9 @@ fn a_large_file_is_packaged_and_read_in_chunks() {
     assert!(file.chunks.len() > 10, "{} chunks", file.chunks.len());
     let UnpackedArtifact { artifact, contents } = Artifact::open(&built.path).unwrap();
     assert_eq!(artifact, built);
-    let read = file.contents().flat_map(|(digest, _)| contents.read_content(digest).unwrap().unwrap());
+    let read = file.contents().flat_map(|(digest, _)| contents.read_beginning(digest, u64::MAX).unwrap().unwrap());
     assert!(read.eq(bytes), "other bytes");
-    assert_eq!(contents.read_content(&file.sha256).unwrap(), None, "it is sent in chunks");
+    assert_eq!(contents.read_beginning(&file.sha256, u64::MAX).unwrap(), None, "it is sent in chunks");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::layout::{ServiceLayout, has_digest};
 use super::releases::StoredRelease;
@@ -13,8 +13,10 @@ use crate::plan::Digest;
 use crate::protocol::deploy::{DesiredState, FileOwner, ReleaseFile};
 use crate::resources::BlobSource;
 
-/// Number of bytes that are requested at once.
-const FETCH_BYTES: u64 = 16 << 20;
+/// Maximum number of bytes that are requested before they are used, and so kept in memory.
+const MAX_REQUESTED_BYTES: u64 = 8 << 20;
+/// Number of bytes that are requested at once, at least.
+const MIN_REQUEST_BYTES: u64 = 1 << 20;
 
 /// A file of a release on this host.
 pub(super) struct LocalFile {
@@ -49,11 +51,16 @@ impl LocalContents {
     pub fn add_file(&mut self, file: &ReleaseFile, path: &Path) {
         let (path, mut offset) = (path.to_owned(), 0);
         for (digest, size) in file.contents() {
-            self.ranges.entry(digest.clone()).or_default().push(LocalRange { path: path.clone(), offset });
+            self.add_range(digest, &path, offset);
             offset += size;
         }
         let local = LocalFile { path, mode: file.mode, owner: file.owner.clone() };
         self.files.entry(file.sha256.clone()).or_default().push(local);
+    }
+
+    /// Adds a content of a file that may still be written.
+    pub fn add_range(&mut self, digest: &Digest, path: &Path, offset: u64) {
+        self.ranges.entry(digest.clone()).or_default().push(LocalRange { path: path.to_owned(), offset });
     }
 
     /// Returns an intact file with the same bytes.
@@ -124,43 +131,103 @@ pub(super) fn count_bytes_to_write(layout: &ServiceLayout, desired: &DesiredStat
     Ok(new_texts.map(|(_, size)| size).fold(files, u64::saturating_add))
 }
 
-/// Requests contents from the controller some time before they are used, and keeps none that was used.
+/// Requests contents from the controller before they are used, so that they arrive while earlier ones are written, and
+/// keeps none that was used.
 pub(super) struct ContentFetcher<'a> {
     blobs: &'a dyn BlobSource,
     /// Contents that were not requested, in the order in which they are needed.
     due: VecDeque<(Digest, u64)>,
-    requested: BTreeSet<Digest>,
+    /// Contents that were requested and not used, with their sizes in bytes.
+    requested: BTreeMap<Digest, u64>,
+    /// Bytes of the requested contents.
+    requested_bytes: u64,
+    /// Bytes that the controller sends in all.
+    pub total_bytes: u64,
+    /// Bytes that arrived and were used.
+    pub received_bytes: u64,
 }
 
 impl<'a> ContentFetcher<'a> {
     pub fn new(blobs: &'a dyn BlobSource, due: Vec<(Digest, u64)>) -> Self {
-        Self { blobs, due: due.into(), requested: BTreeSet::new() }
+        let total_bytes = due.iter().map(|(_, size)| size).sum();
+        let (requested, requested_bytes, received_bytes) = (BTreeMap::new(), 0, 0);
+        Self { blobs, due: due.into(), requested, requested_bytes, total_bytes, received_bytes }
     }
 
-    /// Returns a content, and drops it from memory.
+    /// Returns a content, and drops it from memory. Its bytes are not checked.
     ///
     /// # Errors
-    /// The controller does not send it, or sends other bytes.
-    pub fn take_content(&mut self, digest: &Digest) -> Result<Vec<u8>> {
-        if !self.requested.remove(digest) {
-            self.request_next(digest)?;
-        }
+    /// The controller does not send it.
+    pub fn take_content(&mut self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+        self.request_next();
         let bytes = self.blobs.read_blob(digest)?;
         self.blobs.discard_blob(digest);
-        ensure!(Digest::of_bytes(&bytes) == *digest, "its bytes do not have the manifest's digest");
+        self.requested_bytes -= self.requested.remove(digest).unwrap_or_default();
+        self.received_bytes += size;
         Ok(bytes)
     }
 
-    fn request_next(&mut self, digest: &Digest) -> Result<()> {
-        let (mut batch, mut bytes) = (vec![digest.clone()], 0);
-        while self.due.front().is_some_and(|(_, size)| bytes + size <= FETCH_BYTES) {
-            let Some((next, size)) = self.due.pop_front() else { break };
-            bytes += size;
-            if next != *digest {
-                self.requested.insert(next.clone());
-                batch.push(next);
-            }
+    /// Requests the next contents, unless enough are requested.
+    fn request_next(&mut self) {
+        if self.requested_bytes + MIN_REQUEST_BYTES > MAX_REQUESTED_BYTES {
+            return;
         }
-        self.blobs.fetch_blobs(&batch)
+        let mut batch = Vec::new();
+        while let Some((_, size)) = self.due.front()
+            && (self.requested_bytes == 0 || self.requested_bytes + size <= MAX_REQUESTED_BYTES)
+            && let Some((next, size)) = self.due.pop_front()
+        {
+            self.requested_bytes += size;
+            self.requested.insert(next.clone(), size);
+            batch.push(next);
+        }
+        if !batch.is_empty() {
+            self.blobs.request_blobs(&batch);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// The requests of a fetcher, and the number of contents that were requested and not dropped.
+    #[derive(Default)]
+    struct RecordedRequests(Mutex<(Vec<usize>, usize)>);
+
+    impl BlobSource for RecordedRequests {
+        fn request_blobs(&self, digests: &[Digest]) {
+            let mut recorded = self.0.lock().unwrap();
+            recorded.0.push(digests.len());
+            recorded.1 += digests.len();
+        }
+
+        fn discard_blob(&self, _digest: &Digest) {
+            self.0.lock().unwrap().1 -= 1;
+        }
+
+        fn read_blob(&self, digest: &Digest) -> Result<Vec<u8>> {
+            Ok(digest.as_str().as_bytes().to_vec())
+        }
+    }
+
+    #[test]
+    fn contents_are_requested_ahead_and_few_are_in_memory() {
+        let due: Vec<(Digest, u64)> =
+            (0..200_u32).map(|number| (Digest::of_bytes(&number.to_be_bytes()), 256 << 10)).collect();
+        let requests = RecordedRequests::default();
+        let mut fetcher = ContentFetcher::new(&requests, due.clone());
+        for (number, (digest, size)) in due.iter().enumerate() {
+            assert_eq!(fetcher.take_content(digest, *size).unwrap(), digest.as_str().as_bytes());
+            let in_memory = requests.0.lock().unwrap().1 as u64 * size;
+            assert!(in_memory < MAX_REQUESTED_BYTES, "{in_memory} bytes");
+            assert!(number > 160 || in_memory >= MAX_REQUESTED_BYTES - MIN_REQUEST_BYTES - size, "{in_memory} bytes");
+        }
+        assert_eq!((fetcher.received_bytes, fetcher.total_bytes), (200 * (256 << 10), 200 * (256 << 10)));
+        let requests = requests.0.into_inner().unwrap().0;
+        assert_eq!(requests.iter().sum::<usize>(), 200);
+        assert!(requests.len() < 60, "{} requests", requests.len());
     }
 }

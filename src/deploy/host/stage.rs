@@ -5,6 +5,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, fchown, ioctl_ficlone, renameat_with};
@@ -19,8 +20,11 @@ use crate::plan::DigestHasher;
 use crate::protocol::deploy::{
     DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget,
 };
-use crate::protocol::{Event, ProgressSink};
+use crate::protocol::{Event, ProgressSink, TRANSFER_PHASE};
 use crate::resources::BlobSource;
+
+/// Interval between two reports of the progress.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Puts the state's release and setup on the host; a release that is here and whole is left alone.
 pub(super) fn stage_release(
@@ -41,9 +45,9 @@ pub(super) fn stage_release(
         local,
         owners: resolve_owners(manifest)?,
         sink,
+        transfer: TransferReporter::new(sink, manifest),
         reused_files: 0,
         written_files: 0,
-        sent_bytes: 0,
     };
     // Taken before anything is replaced: they may stand in the very release that is.
     let mut texts = BTreeMap::new();
@@ -68,7 +72,11 @@ pub(super) fn stage_release(
     }
     let release = layout.release_dir(&manifest.version);
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
-    Ok(DeployReply::Staged { reused: staging.reused_files, written: staging.written_files, bytes: staging.sent_bytes })
+    Ok(DeployReply::Staged {
+        reused: staging.reused_files,
+        written: staging.written_files,
+        bytes: staging.fetcher.received_bytes,
+    })
 }
 
 /// Returns why a release may not be replaced.
@@ -93,9 +101,9 @@ struct ReleaseBuilder<'a> {
     owners: OwnerIds,
     fetcher: ContentFetcher<'a>,
     sink: &'a dyn ProgressSink,
+    transfer: TransferReporter<'a>,
     reused_files: usize,
     written_files: usize,
-    sent_bytes: u64,
 }
 
 impl ReleaseBuilder<'_> {
@@ -105,12 +113,11 @@ impl ReleaseBuilder<'_> {
         remove_dir_if_exists(&partial)?;
         create_dir(&partial, 0o755)?;
         let (mut times, mut folders) = (BTreeMap::new(), BTreeSet::from([partial.clone()]));
-        for (index, file) in self.manifest.files.iter().enumerate() {
+        for file in &self.manifest.files {
             if self.sink.is_cancelled() {
                 remove_dir_if_exists(&partial)?;
                 return Ok(false);
             }
-            self.report_progress(index);
             let path = partial.join(file.path.as_str());
             let parent = path.parent().unwrap_or(&partial);
             create_dir(parent, 0o755)?;
@@ -143,7 +150,6 @@ impl ReleaseBuilder<'_> {
         for folder in folders.iter().rev() {
             sync_folder(folder)?;
         }
-        self.report_progress(self.manifest.files.len());
         self.record_repair(target)?;
         self.publish_release(&partial, existing.is_some())?;
         Ok(true)
@@ -185,19 +191,23 @@ impl ReleaseBuilder<'_> {
             self.reused_files += 1;
             return Ok(());
         }
-        let (local, fetcher, sent_bytes) = (&self.local, &mut self.fetcher, &mut self.sent_bytes);
+        let (local, fetcher, transfer) = (&mut self.local, &mut self.fetcher, &mut self.transfer);
         create_file(&self.owners, file, path, |out| {
-            let mut hasher = DigestHasher::default();
+            let (mut hasher, mut offset) = (DigestHasher::default(), 0);
             for (digest, size) in file.contents() {
                 let bytes = match local.read_content(digest, size) {
                     Some(bytes) => bytes,
                     None => {
-                        *sent_bytes += size;
-                        fetcher.take_content(digest)?
+                        let bytes = fetcher.take_content(digest, size)?;
+                        transfer.report_progress(fetcher);
+                        // A file may have the same content twice.
+                        local.add_range(digest, path, offset);
+                        bytes
                     }
                 };
                 hasher.update(&bytes);
                 out.write_all(&bytes)?;
+                offset += size;
             }
             ensure!(hasher.finish() == file.sha256, "its bytes do not have the manifest's digest");
             Ok(())
@@ -221,14 +231,28 @@ impl ReleaseBuilder<'_> {
         }
         sync_folder(&self.layout.releases_dir())
     }
+}
 
-    fn report_progress(&self, done: usize) {
-        self.sink.emit(Event::Progress {
-            job: format!("release {}", self.manifest.version),
-            phase: "stage".to_owned(),
-            done: done as u64,
-            total: self.manifest.files.len() as u64,
-        });
+/// Reports how many bytes of a release have arrived.
+struct TransferReporter<'a> {
+    sink: &'a dyn ProgressSink,
+    job: String,
+    reported_at: Option<Instant>,
+}
+
+impl<'a> TransferReporter<'a> {
+    fn new(sink: &'a dyn ProgressSink, manifest: &ReleaseManifest) -> Self {
+        Self { sink, job: format!("release {}", manifest.version), reported_at: None }
+    }
+
+    /// Reports the progress, the end always and all else in intervals.
+    fn report_progress(&mut self, fetcher: &ContentFetcher<'_>) {
+        let (done, total) = (fetcher.received_bytes, fetcher.total_bytes);
+        if done < total && self.reported_at.is_some_and(|at| at.elapsed() < PROGRESS_INTERVAL) {
+            return;
+        }
+        self.reported_at = Some(Instant::now());
+        self.sink.emit(Event::Progress { job: self.job.clone(), phase: TRANSFER_PHASE.to_owned(), done, total });
     }
 }
 

@@ -85,7 +85,7 @@ async fn observe_host(
             let prepared = source.prepare_host(host, &session.hello.facts).map_err(DeployPlanError::Templates)?;
             let header = |file: &ReleaseFile| {
                 let first = file.chunks.first().map_or(&file.sha256, |chunk| &chunk.sha256);
-                contents.read_beginning(first, HEADER_BYTES).ok().flatten()
+                contents.read_beginning(first, HEADER_BYTES as u64).ok().flatten()
             };
             let text = |digest: &Digest| prepared.texts.get(digest).map(|bytes| &bytes[..]);
             let programs = ReleasePrograms { desired: &prepared.desired, root: &scope.base_dir, header: &header };

@@ -157,3 +157,35 @@ async fn oversized_events_and_contents_of_a_host_are_refused() {
         tasks.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
+
+#[tokio::test]
+async fn contents_are_sent_to_all_hosts_within_the_bandwidth() {
+    const CONTENT_BYTES: usize = 20_000;
+    let mut contents = ContentFile::create(&std::env::temp_dir()).unwrap();
+    // Bytes that no compression shortens.
+    let mut state = 1_u64;
+    let bytes: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 56) as u8
+    })
+    .take(CONTENT_BYTES)
+    .collect();
+    let digest = Digest::of_bytes(&bytes);
+    contents.add_content(&digest, &bytes).unwrap();
+    contents.bandwidth.set_rate(600_000);
+    let (contents, begin) = (Arc::new(contents), Instant::now());
+    let mut hosts = Vec::new();
+    for _ in 0..3 {
+        let (session, mut host) = connect(1 << 20).await;
+        session.set_content_file(&contents);
+        let request = AgentMessage::NeedBlobs { id: 1, digests: vec![digest.clone(); 2] };
+        host.write_all(&frame::encode_message(&request).unwrap()).await.unwrap();
+        hosts.push((session, host));
+    }
+    for (_session, host) in &mut hosts {
+        let mut received = vec![0; 2 * CONTENT_BYTES];
+        timeout(TOO_LONG, host.read_exact(&mut received)).await.expect("no contents").unwrap();
+    }
+    // 120,000 bytes at 600,000 bytes per second; a short burst is free.
+    assert!(begin.elapsed() >= Duration::from_millis(150), "{:?}", begin.elapsed());
+}

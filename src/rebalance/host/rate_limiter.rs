@@ -6,59 +6,29 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use dunlin_shards::ShardId;
 
 use crate::protocol::shard::MoveSpec;
+use crate::token_bucket::TokenBucket;
 
 /// The source monitor slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
 const MIN_RATE: u64 = 1 << 20;
-/// Maximum burst after an idle time.
-const MAX_BURST: Duration = Duration::from_millis(50);
 /// Poll interval for cancellation.
 const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A host, or one shard there.
 type BucketKey = (PathBuf, Option<ShardId>);
 
-/// Lets bytes pass at a rate.
-#[derive(Debug)]
-pub struct TokenBucket {
-    /// Bytes per second, 0: any; and when the last bytes are paid for.
-    state: Mutex<(u64, Instant)>,
-    passed_bytes: AtomicU64,
-}
-
-impl Default for TokenBucket {
-    fn default() -> Self {
-        Self { state: Mutex::new((0, Instant::now())), passed_bytes: AtomicU64::new(0) }
-    }
-}
-
-impl TokenBucket {
-    /// Bytes per second from now on; 0: any.
-    pub fn set_rate(&self, rate: u64) {
-        lock_ignoring_poison(&self.state).0 = rate;
-    }
-
-    /// Waits until so many bytes may pass, or the request is cancelled.
-    fn wait_for_tokens(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
-        self.passed_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let due = {
-            let mut state = lock_ignoring_poison(&self.state);
-            let Some(price) = bytes.saturating_mul(1_000_000).checked_div(state.0) else { return };
-            let from = Instant::now().checked_sub(MAX_BURST).map_or(state.1, |earliest| state.1.max(earliest));
-            state.1 = from + Duration::from_micros(price);
-            state.1
-        };
-        while let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
-            && is_wanted()
-        {
-            std::thread::sleep(wait.min(RATE_POLL_INTERVAL));
-        }
+/// Waits until a number of bytes may pass, or the request is cancelled.
+fn wait_for_tokens(bucket: &TokenBucket, bytes: u64, is_wanted: &dyn Fn() -> bool) {
+    let Some(due) = bucket.take_tokens(bytes) else { return };
+    while let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero())
+        && is_wanted()
+    {
+        std::thread::sleep(wait.min(RATE_POLL_INTERVAL));
     }
 }
 
@@ -85,21 +55,21 @@ impl RateLimiter {
 
     /// Waits until so many bytes may pass, or the request is cancelled.
     pub fn acquire_bytes(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
-        self.shard.wait_for_tokens(bytes, is_wanted);
-        self.host.wait_for_tokens(bytes, is_wanted);
+        wait_for_tokens(&self.shard, bytes, is_wanted);
+        wait_for_tokens(&self.host, bytes, is_wanted);
     }
 
     /// Returns the bytes of this shard that have passed.
     pub fn passed_bytes(&self) -> u64 {
-        self.shard.passed_bytes.load(Ordering::Relaxed)
+        self.shard.passed_bytes()
     }
 
     /// Halves the rate, starting from the recent rate, in bytes per second; returns the new one.
     pub fn halve_rate(&self, recent_rate: u64) -> u64 {
-        let mut state = lock_ignoring_poison(&self.shard.state);
-        let now = if state.0 == 0 { recent_rate } else { state.0.min(recent_rate) };
-        state.0 = (now / 2).max(MIN_RATE);
-        state.0
+        self.shard.update_rate(|rate| {
+            let now = if rate == 0 { recent_rate } else { rate.min(recent_rate) };
+            (now / 2).max(MIN_RATE)
+        })
     }
 
     /// Removes the slowdown.
@@ -109,8 +79,7 @@ impl RateLimiter {
 
     /// Raises a reduced rate by a tenth.
     pub fn raise_rate(&self) {
-        let mut state = lock_ignoring_poison(&self.shard.state);
-        state.0 = state.0.saturating_add(state.0 / 10);
+        self.shard.update_rate(|rate| rate.saturating_add(rate / 10));
     }
 }
 
@@ -142,26 +111,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn concurrent_takers_share_the_rate() {
-        let bucket = TokenBucket::default();
-        let begin = Instant::now();
-        bucket.wait_for_tokens(1 << 30, &|| true);
-        assert_eq!(
-            lock_ignoring_poison(&bucket.state).1.checked_duration_since(begin),
-            None,
-            "without a rate nothing is owed"
-        );
-        bucket.set_rate(1_000_000);
-        let begin = Instant::now();
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| (0..10).for_each(|_| bucket.wait_for_tokens(20_000, &|| true)));
-            }
-        });
-        assert!(begin.elapsed() >= Duration::from_millis(400) - MAX_BURST, "{:?}", begin.elapsed());
-    }
-
-    #[test]
     fn moves_to_one_host_share_its_bucket_only() {
         let mut spec = crate::rebalance::host::recover::tests::test_spec();
         spec.header.journal_dir = PathBuf::from("/one host");
@@ -171,17 +120,16 @@ mod tests {
         spec.limits.throttle.bandwidth = 0;
         let other = RateLimiter::for_move(&spec);
         assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.shard, &other.shard));
-        assert_eq!(lock_ignoring_poison(&one.host.state).0, 5);
+        assert_eq!(one.host.rate(), 5);
         spec.header.journal_dir = PathBuf::from("/another");
         assert!(!Arc::ptr_eq(&one.host, &RateLimiter::for_move(&spec).host));
     }
 
     #[test]
     fn a_cancelled_wait_ends() {
-        let bucket = TokenBucket::default();
-        bucket.set_rate(1);
+        let bucket = TokenBucket::with_rate(1);
         let begin = Instant::now();
-        bucket.wait_for_tokens(1_000_000, &|| false);
+        wait_for_tokens(&bucket, 1_000_000, &|| false);
         assert!(begin.elapsed() < Duration::from_secs(60));
     }
 
@@ -189,12 +137,12 @@ mod tests {
     fn an_overload_halves_the_rate_and_recovery_adds_a_tenth() {
         let throttle = RateLimiter { host: Arc::default(), shard: Arc::default() };
         throttle.raise_rate();
-        assert_eq!(lock_ignoring_poison(&throttle.shard.state).0, 0, "what was never slowed down has no rate");
+        assert_eq!(throttle.shard.rate(), 0, "what was never slowed down has no rate");
         assert_eq!(throttle.halve_rate(40 << 20), 20 << 20);
         assert_eq!(throttle.halve_rate(40 << 20), 10 << 20);
         assert_eq!(throttle.halve_rate(5 << 20), 5 << 19, "half of what passes, not of what might");
         assert_eq!(throttle.halve_rate(10), MIN_RATE);
         throttle.raise_rate();
-        assert_eq!(lock_ignoring_poison(&throttle.shard.state).0, MIN_RATE + MIN_RATE / 10);
+        assert_eq!(throttle.shard.rate(), MIN_RATE + MIN_RATE / 10);
     }
 }
