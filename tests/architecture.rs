@@ -324,7 +324,7 @@ fn forbidden_imports_are_detected() {
     assert_eq!(
         found(&host, "use std::fs;\nuse crate::fleet::Fleet;"),
         [
-            "2: deploy::host must not import fleet (it may import resources, plan, journal, protocol, shards, atomic_file, host_fs, lock, poll, http, process)"
+            "2: deploy::host must not import fleet (it may import resources, plan, journal, protocol, shards, atomic_file, host_fs, lock, poll, http, process, token_bucket)"
         ]
     );
     assert_eq!(found(&host, "use crate::{\n    plan::Digest,\n    inventory::{Host, Name},\n};").len(), 2);
