@@ -43,7 +43,7 @@ pub struct DeployCommand {
     /// Show the active release of each host and its health now, without a deploy
     #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "dry_run", "yes", "bandwidth"])]
     health: bool,
-    /// Keep a service that dunlin did not deploy as release `before-dunlin`, to return to
+    /// Keep a service or units that dunlin did not deploy, to return to: as release `before-dunlin`, or with the active one
     #[arg(long)]
     adopt: bool,
     /// Limit the total bandwidth of the transfer to all hosts (bytes per second, e.g. 10MiB)

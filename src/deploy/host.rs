@@ -151,7 +151,10 @@ impl DeployAgent {
                 match (unmanaged.is_empty(), *adopt) {
                     (true, _) => {}
                     (false, true) => adopt::adopt_service(&switch, desired)?,
-                    (false, false) => return Ok(DeployReply::Refused(plan::describe_unmanaged(&unmanaged))),
+                    (false, false) => {
+                        let serving = DeployState::read(layout)?.confirmed_target().map(|now| now.version.clone());
+                        return Ok(DeployReply::Refused(plan::describe_unmanaged(&unmanaged, serving.as_ref())));
+                    }
                 }
                 stage::stage_release(layout, desired, blobs, sink)
             }

@@ -163,3 +163,80 @@ fn a_release_with_the_name_of_the_active_folder_is_refused() {
     let error = dunlin::deploy::plan::plan_host("host-1", &desired, &observation, &[], &|_| None).unwrap_err();
     messages::check("adopt-same-version", [("20260101", error)]);
 }
+
+const WORKER_UNIT: &str = "worker.service";
+const WORKER_BY_HAND: &str = "# by hand\nExecStart=/opt/worker\n";
+
+/// A host with release 1.0, to which somebody added a unit that 2.0 has too.
+fn host_with_extra_unit() -> DeployFixture {
+    let mut world = DeployFixture::new_fixture();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fs::write(world.folder.path().join("units").join(WORKER_UNIT), WORKER_BY_HAND).unwrap();
+    world
+}
+
+fn release_with_worker(program: &'static str) -> DesiredRelease {
+    DesiredRelease { program, units: vec![DEMO_UNIT, WORKER_UNIT], ..desired_release("2.0") }
+}
+
+fn assert_worker_by_hand(world: &DeployFixture, case: &str) {
+    let text = fs::read_to_string(world.folder.path().join("units").join(WORKER_UNIT)).unwrap_or_default();
+    assert_eq!(text, WORKER_BY_HAND, "{case}");
+    let link = fs::read_link(world.root().join("current")).unwrap();
+    assert_eq!(link, PathBuf::from("releases/1.0"), "{case}");
+    let machine = world.lock_machine();
+    assert_eq!(machine.find_process(DEMO_UNIT).unwrap().program, "1.0", "{case}");
+    assert!(machine.find_process(WORKER_UNIT).is_none() && !machine.is_enabled(WORKER_UNIT), "{case}");
+}
+
+#[test]
+fn a_unit_that_a_later_release_adds_is_refused_without_adopt() {
+    let mut world = host_with_extra_unit();
+    let desired = Box::new(world.desired_state(&release_with_worker("2.0")));
+    let host = world.host_agent(&CrashPoint::never());
+    let observation = world.observe_host(&host, CompareWith::Desired(desired.clone()));
+    assert_eq!(observation.unmanaged_paths, [world.folder.path().join("units").join(WORKER_UNIT)]);
+    let scope = world.service_scope("test");
+    let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
+    let reply = world.handle_request(&host, &stage);
+    let DeployReply::Refused(text) = reply else { panic!("{reply:?}") };
+    let folder = world.folder.path().display().to_string();
+    messages::check("adopt-later-refused", [("unit", text.replace(&folder, ""))]);
+    assert_worker_by_hand(&world, "refused");
+}
+
+#[test]
+fn a_unit_that_a_later_release_adds_is_restored_by_failure_and_rollback() {
+    let mut world = host_with_extra_unit();
+    let outcome = world.deploy_release(&release_with_worker("broken"), &CrashPoint::never()).unwrap();
+    assert!(matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }), "{outcome:?}");
+    assert_worker_by_hand(&world, "failed");
+    let outcome = world.deploy_release(&release_with_worker("2.0"), &CrashPoint::never()).unwrap();
+    assert!(matches!(&outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
+    world.assert_serves(&release_with_worker("2.0"));
+    let host = world.host_agent(&CrashPoint::never());
+    let observation = world.observe_host(&host, CompareWith::RetainedRelease(None));
+    let scope = world.service_scope("test");
+    let request = DeployRequest::Rollback { scope, version: None, expected_current: observation.confirmed };
+    let reply = world.handle_request(&host, &request);
+    assert!(matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. })), "{reply:?}");
+    assert_worker_by_hand(&world, "rollback");
+}
+
+#[test]
+fn a_kept_unit_is_restored_after_a_crash_at_any_point() {
+    for point in 0.. {
+        assert!(point < 500, "the run has an end");
+        let mut world = host_with_extra_unit();
+        let is_complete = world.deploy_release(&release_with_worker("broken"), &CrashPoint::crash_at(point)).is_some();
+        let outcome = world.deploy_release(&release_with_worker("broken"), &CrashPoint::never()).unwrap();
+        assert!(
+            matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }),
+            "point {point}: {outcome:?}"
+        );
+        assert_worker_by_hand(&world, &format!("point {point}"));
+        if is_complete {
+            return;
+        }
+    }
+}

@@ -184,6 +184,11 @@ impl Activation {
         services.reload_units()?;
         let names: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
         for (unit, state) in desired.config.units.iter().zip(services.read_unit_statuses(&names)?) {
+            // It ran because it was enabled. Stopped first: after a kill it would count as not enabled.
+            if state.enabled && !should_run(unit) {
+                steps.report_step("stop");
+                services.stop_unit(&unit.name)?;
+            }
             if unit.start_at_boot != state.enabled {
                 steps.report_step("enable");
                 services.set_enabled(&unit.name, unit.start_at_boot)?;

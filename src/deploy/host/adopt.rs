@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
-use super::releases::{ReleaseStamp, store_setup};
+use super::observe::find_unmanaged_units;
+use super::releases::{self, ReleaseStamp, StoredRelease, store_setup};
 use super::service_manager::{ServiceManager, UnitStatus};
 use super::state::{DeployState, Direction, unix_seconds};
 use super::switch::Switch;
@@ -19,7 +20,7 @@ use crate::plan::Digest;
 use crate::protocol::Event;
 use crate::protocol::deploy::{
     AdoptedService, ConfigFile, DesiredState, HealthCheck, MANIFEST_FORMAT, RECORDS_DIR, ReleaseManifest,
-    ReleaseVersion, ServiceConfig, SignatureCheck, SwitchHooks, UnitFile,
+    ReleaseTarget, ReleaseVersion, ServiceConfig, SignatureCheck, SwitchHooks, UnitFile,
 };
 use crate::resources::{HostView, PathState};
 
@@ -29,15 +30,58 @@ const MAX_TEXT_BYTES: u64 = 16 << 20;
 /// Texts of the kept files, by digest.
 type TextMap = BTreeMap<Digest, Vec<u8>>;
 
-/// Records what the host has of the service as the active release [`ReleaseVersion::ADOPTED`]. Changes no file of it.
+/// Keeps what the host has of the service and dunlin did not make. Changes no file of it.
 pub(super) fn adopt_service(switch: &Switch<'_>, desired: &DesiredState) -> Result<()> {
+    let state = DeployState::read(switch.layout)?;
+    match state.confirmed_target().cloned() {
+        Some(serving) => extend_serving_state(switch, desired, state, &serving),
+        None => record_adopted_release(switch, desired, state),
+    }
+}
+
+/// Adds the units and configuration files that a later release adds, and that the host has, to the state that serves:
+/// a return to it restores them.
+fn extend_serving_state(
+    switch: &Switch<'_>,
+    desired: &DesiredState,
+    mut state: DeployState,
+    serving: &ReleaseTarget,
+) -> Result<()> {
+    let (layout, version) = (switch.layout, &serving.version);
+    let mut extended = releases::read_desired(layout, serving)?
+        .with_context(|| format!("the records of release {version} are missing"))?;
+    switch.sink.emit(Event::Note { text: format!("keeping the present units with release {version}") });
+    let mut texts = TextMap::new();
+    let units = find_unmanaged_units(layout, &state, desired)?;
+    extended.config.units.extend(read_units(switch.service_manager, &units, &mut texts)?);
+    let is_new = |config: &&ConfigFile| extended.config.configs.iter().all(|other| other.dest != config.dest);
+    let configs: Vec<&ConfigFile> = desired.config.configs.iter().filter(is_new).collect();
+    extended.config.configs.extend(read_configs(&configs, &mut texts)?);
+    let (stored, _) = StoredRelease::list_all(layout)?;
+    for digest in extended.config.blob_digests() {
+        if !texts.contains_key(digest) {
+            let text = stored.iter().find_map(|release| release.read_text(digest).ok());
+            let text = text.with_context(|| format!("a configuration file of release {version} is damaged"))?;
+            texts.insert(digest.clone(), text);
+        }
+    }
+    let texts = texts.iter().map(|(digest, text)| (digest, text.clone())).collect();
+    store_setup(&layout.release_dir(version), &extended.config, &texts)?;
+    state.extend_confirmed(&extended.to_release_target());
+    state.write(layout)
+}
+
+/// Records what the host has of the service as the active release [`ReleaseVersion::ADOPTED`].
+fn record_adopted_release(switch: &Switch<'_>, desired: &DesiredState, mut state: DeployState) -> Result<()> {
     let layout = switch.layout;
     let version = ReleaseVersion::adopted();
+    let units = find_unmanaged_units(layout, &state, desired)?;
+    let configs: Vec<&ConfigFile> = desired.config.configs.iter().collect();
     switch.sink.emit(Event::Note { text: format!("keeping the present service as release {version}") });
     let mut texts = TextMap::new();
     let config = ServiceConfig {
-        units: read_units(switch.service_manager, desired, &mut texts)?,
-        configs: read_configs(desired, &mut texts)?,
+        units: read_units(switch.service_manager, &units, &mut texts)?,
+        configs: read_configs(&configs, &mut texts)?,
         health: HealthCheck { probe: None, steady_ms: 0, ..desired.config.health.clone() },
         hooks: absolute_hooks(&desired.config.hooks),
         user: desired.config.user.clone(),
@@ -54,15 +98,14 @@ pub(super) fn adopt_service(switch: &Switch<'_>, desired: &DesiredState) -> Resu
     };
     let adopted = DesiredState { manifest, config, signature_check: SignatureCheck::default() };
     write_release(layout, &adopted, &texts)?;
-    let mut state = DeployState::read(layout)?;
     state.confirm_switch(&adopted.to_release_target(), &switch.scope.operator, Direction::Forward);
     state.write(layout)
 }
 
-fn read_units(services: &dyn ServiceManager, desired: &DesiredState, texts: &mut TextMap) -> Result<Vec<UnitFile>> {
-    let names: Vec<&str> = desired.config.units.iter().map(|unit| unit.name.as_str()).collect();
+fn read_units(services: &dyn ServiceManager, units: &[&UnitFile], texts: &mut TextMap) -> Result<Vec<UnitFile>> {
+    let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
     let mut kept = Vec::new();
-    for (unit, status) in desired.config.units.iter().zip(services.read_unit_statuses(&names)?) {
+    for (unit, status) in units.iter().zip(services.read_unit_statuses(&names)?) {
         let own_path = services.unit_dir().join(&unit.name);
         let path = if own_path.symlink_metadata().is_ok() {
             own_path
@@ -90,10 +133,10 @@ fn is_running(status: &UnitStatus) -> bool {
     matches!(status.active.as_str(), "active" | "activating" | "reloading" | "exited")
 }
 
-fn read_configs(desired: &DesiredState, texts: &mut TextMap) -> Result<Vec<ConfigFile>> {
+fn read_configs(configs: &[&ConfigFile], texts: &mut TextMap) -> Result<Vec<ConfigFile>> {
     let mut view = HostView::current();
     let mut kept = Vec::new();
-    for config in &desired.config.configs {
+    for config in configs {
         let meta = match view.path_state(&config.dest)? {
             PathState::Absent => continue,
             PathState::File { meta, .. } => meta,

@@ -12,7 +12,7 @@ use super::state::DeployState;
 use crate::plan::Digest;
 use crate::protocol::deploy::{
     CompareWith, ConfigFile, DesiredState, LeftoverFile, ObservedPath, ObservedText, ObservedUnit, ReleaseTarget,
-    ReleaseVersion, ServiceConfig, ServiceObservation,
+    ReleaseVersion, ServiceConfig, ServiceObservation, UnitFile,
 };
 use crate::resources::{HostView, PathState};
 
@@ -53,6 +53,8 @@ pub(super) fn observe_service(
             };
             let release = stored.iter().find(|kept| kept.manifest.version == target.version);
             observe_desired(&mut observation, layout, services, &desired, &stored, release)?;
+            // A return has no --adopt; the plan shows what it replaces.
+            observation.unmanaged_paths.clear();
             observation.retained_release = Some(desired);
         }
     }
@@ -121,26 +123,45 @@ fn observe_desired(
     Ok(())
 }
 
-/// Returns the units of the state and the `current` link that dunlin did not make; nothing after its first switch.
+/// Returns the units of the state, and before the first switch the `current` link, that dunlin did not make.
 pub(super) fn find_unmanaged(
     layout: &ServiceLayout,
     services: &dyn ServiceManager,
     desired: &DesiredState,
 ) -> Result<Vec<PathBuf>> {
-    let mut paths = Vec::new();
-    if DeployState::read(layout)?.has_switched() {
-        return Ok(paths);
-    }
-    for unit in &desired.config.units {
+    let (mut paths, state) = (Vec::new(), DeployState::read(layout)?);
+    for unit in find_unmanaged_units(layout, &state, desired)? {
         let own_path = services.unit_dir().join(&unit.name);
         let loaded = services.find_unit_file(&unit.name)?;
         // A file that was written after the last reload counts too.
         paths.extend(loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path)));
     }
-    if layout.current_link().symlink_metadata().is_ok() {
+    if !state.has_switched() && layout.current_link().symlink_metadata().is_ok() {
         paths.push(layout.current_link());
     }
     Ok(paths)
+}
+
+/// Returns the units of a state that no release on this host has: if the host has them, dunlin did not make them.
+pub(super) fn find_unmanaged_units<'d>(
+    layout: &ServiceLayout,
+    state: &DeployState,
+    desired: &'d DesiredState,
+) -> Result<Vec<&'d UnitFile>> {
+    let mut managed = BTreeSet::new();
+    let active = [state.confirmed_target(), state.pending_switch.as_ref()];
+    for target in active.into_iter().flatten() {
+        let units = releases::read_desired(layout, target)?.map(|earlier| earlier.config.units).unwrap_or_default();
+        managed.extend(units.into_iter().map(|unit| unit.name));
+    }
+    // A first release that failed leaves its units, stopped.
+    if state.has_switched() && state.confirmed_target().is_none() {
+        for release in StoredRelease::list_all(layout)?.0 {
+            let units = release.read_setups()?.into_iter().flat_map(|setup| setup.units);
+            managed.extend(units.map(|unit| unit.name));
+        }
+    }
+    Ok(desired.config.units.iter().filter(|unit| !managed.contains(&unit.name)).collect())
 }
 
 /// Returns the names of the user and the group that this process runs as.

@@ -117,6 +117,21 @@ impl StoredRelease {
         read_json(&setup_path(&self.dir, digest))
     }
 
+    /// Reads all setups that were staged with the release.
+    pub fn read_setups(&self) -> Result<Vec<ServiceConfig>> {
+        let folder = self.dir.join(RECORDS_DIR).join("setups");
+        let entries = match fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(|| format!("reading {}", folder.display())),
+        };
+        let mut setups = Vec::new();
+        for entry in entries {
+            setups.extend(read_json(&entry?.path())?);
+        }
+        Ok(setups)
+    }
+
     /// Reads the text of a unit or configuration file.
     pub fn read_text(&self, digest: &Digest) -> Result<Vec<u8>> {
         let path = text_path(&self.dir, digest);

@@ -39,6 +39,9 @@ pub(super) struct DeployState {
     /// Records of switches, oldest first.
     #[serde(default)]
     pub switch_records: Vec<SwitchRecord>,
+    /// State that served until units of another origin were kept with it.
+    #[serde(default)]
+    replaced_target: Option<ReleaseTarget>,
     /// Records of tasks, oldest first; one per task and release.
     pub task_records: Vec<TaskRecord>,
 }
@@ -72,6 +75,7 @@ impl DeployState {
             out_of_rotation: false,
             failures: BTreeMap::new(),
             switch_records: Vec::new(),
+            replaced_target: None,
             task_records: Vec::new(),
         };
         let state = read_json::<Self>(&layout.state_path())?.unwrap_or(empty);
@@ -115,9 +119,23 @@ impl DeployState {
         self.healthy.get(version)
     }
 
+    /// Replaces the state that serves by one that keeps more of the host. It was healthy as it is.
+    pub fn extend_confirmed(&mut self, target: &ReleaseTarget) {
+        if let Some(confirmed) = self.history.last_mut() {
+            self.replaced_target = Some(std::mem::replace(&mut confirmed.target, target.clone()));
+            self.healthy.insert(target.version.clone(), target.clone());
+        }
+    }
+
+    /// Returns whether a state serves that keeps more of the host than this one, which a plan expects.
+    pub fn extends(&self, expected: Option<&ReleaseTarget>) -> bool {
+        expected.is_some() && self.replaced_target.as_ref() == expected
+    }
+
     /// Records a switch that ended well. A return removes the later switches, so that the next one goes further back.
     pub fn confirm_switch(&mut self, target: &ReleaseTarget, operator: &str, direction: Direction) {
         self.pending_switch = None;
+        self.replaced_target = None;
         self.failures.remove(&target.version);
         self.healthy.insert(target.version.clone(), target.clone());
         if direction == Direction::Back

@@ -58,7 +58,8 @@ impl Switch<'_> {
         let mut state = DeployState::read(self.layout)?;
         // The plan of the run that adopted the service found no release.
         let is_adopted = from.is_none() && state.confirmed_target().is_some_and(|now| now.version.is_adopted());
-        if state.confirmed_target() != from && state.confirmed_target() != Some(target) && !is_adopted {
+        let is_expected = state.confirmed_target() == from || is_adopted || state.extends(from);
+        if !is_expected && state.confirmed_target() != Some(target) {
             let name = |target: Option<&ReleaseTarget>| {
                 target.map_or("nothing".to_owned(), |target| target.version.to_string())
             };
@@ -199,7 +200,9 @@ impl Switch<'_> {
             activation.apply(self.layout, self.service_manager, desired, steps, touched)?;
         }
         steps.report_step("health");
-        self.wait_until_healthy(desired, &desired.config.health)
+        // A release that was steady when it was deployed is not waited for again: a rollback is urgent.
+        let steady_ms = if self.direction == Direction::Back { 0 } else { desired.config.health.steady_ms };
+        self.wait_until_healthy(desired, &HealthCheck { steady_ms, ..desired.config.health.clone() })
     }
 
     fn wait_until_healthy(&self, desired: &DesiredState, check: &HealthCheck) -> Result<HealthyService, StepFailure> {

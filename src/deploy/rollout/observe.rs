@@ -228,7 +228,10 @@ pub fn plan_hosts(
         let tasks = first_host_tasks.take().unwrap_or_default();
         let plan = match seen.unmanaged_paths.is_empty() || adopt {
             true => plan_host(&name, &desired, &seen, tasks, &text),
-            false => Err(describe_unmanaged(&seen.unmanaged_paths)),
+            false => {
+                let serving = seen.confirmed.as_ref().map(|confirmed| &confirmed.version);
+                Err(describe_unmanaged(&seen.unmanaged_paths, serving))
+            }
         };
         (
             name,

@@ -148,7 +148,9 @@ impl Rollout<'_> {
         let expected_current = Some(host.desired.to_release_target());
         let scope = self.scope.clone();
         if is_adopted(host) {
-            let version = Some(ReleaseVersion::adopted());
+            let before = host.observation.confirmed.as_ref().map(|confirmed| confirmed.version.clone());
+            // With what was kept of the host, which the observation from before does not have.
+            let version = Some(before.unwrap_or_else(ReleaseVersion::adopted));
             return self.send_request(host, DeployRequest::Rollback { scope, version, expected_current }).await;
         }
         let target = host.observation.confirmed.clone().ok_or("no release served before")?;
@@ -172,7 +174,7 @@ impl Rollout<'_> {
     }
 }
 
-/// Returns whether this rollout kept a service on the host that dunlin did not deploy.
+/// Returns whether this rollout kept a service or units on the host that dunlin did not deploy.
 fn is_adopted(host: &PlannedDeploy) -> bool {
     !host.observation.unmanaged_paths.is_empty()
 }
