@@ -1,5 +1,6 @@
 //! Applies shard moves and prints their outcome, for `shard-rebalance`, `shards resume` and `shards move-back`.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use dunlin_shards::ShardId;
@@ -134,8 +135,15 @@ pub async fn apply_and_report(
     files.state.save_throttle(&context.options.move_limits(ThrottleLimits::default()).throttle)?;
     let (progress, begin) = (ProgressBars::new(reporter.json, reporter.style.quiet), Instant::now());
     let on_progress = |host: &str, event: &Event| print_event(reporter, &progress, host, event);
+    let unfinished = Mutex::new(request.moves.to_vec());
     let on_finished = |step: &PlannedMove, result: &anyhow::Result<MoveResult>| {
         if let Ok(moved) = result {
+            // A shard that moves away and back is where it was: only this file says that it has moved.
+            let mut unfinished = unfinished.lock().unwrap_or_else(PoisonError::into_inner);
+            unfinished.retain(|other| other.move_key() != step.move_key());
+            if let Err(error) = files.state.save_pending_moves(&unfinished) {
+                reporter.report_failure(&format!("shard {}", step.shard), &format!("{error:#}"), None);
+            }
             reporter.print_json("moved", json!({
                 "shard": step.shard, "from": step.from, "to": step.to, "bytes": moved.bytes,
                 "role": step.role, "gap_ms": to_milliseconds(moved.gap_us), "seconds": moved.seconds, "not_retired": moved.retire_blocked,

@@ -178,7 +178,8 @@ impl ShardRebalance {
     }
 }
 
-fn in_progress_error(reason: &str) -> CommandError {
+/// Returns the error for a command that starts no moves while others are in progress.
+pub fn in_progress_error(reason: &str) -> CommandError {
     CommandError::with_message(Exit::Refused, format!("{reason}; no changes were made"))
         .with_hint("dunlin shards status")
         .with_hint("dunlin shards resume, or dunlin shards abort")
@@ -188,7 +189,7 @@ fn in_progress_error(reason: &str) -> CommandError {
 ///
 /// # Errors
 /// Something has changed since the plan was made.
-async fn ensure_unchanged(
+pub async fn ensure_unchanged(
     files: &ShardFiles,
     context: &RebalanceContext<'_>,
     planned_moves: &[PlannedMove],

@@ -7,6 +7,7 @@ mod history;
 mod move_back;
 mod orphans;
 mod repair;
+mod restart;
 mod resume;
 mod status;
 mod verify;
@@ -72,6 +73,8 @@ enum ShardsCommand {
         #[command(flatten)]
         dry_run: DryRunArgs,
     },
+    /// Restart primaries without an interruption: move each shard to another host and back
+    Restart(restart::RestartArgs),
     /// Recover from a dead host: promote replicas, unblock primaries and create new replicas
     Failover(failover::FailoverArgs),
     /// Compare primaries with their replicas and old instances, key by key
@@ -116,6 +119,7 @@ impl ShardsArgs {
                 ShardsCommand::MoveBack { which, yes, dry_run } => {
                     context.move_back(&which, yes, dry_run, &mut totals).await
                 }
+                ShardsCommand::Restart(args) => context.restart_shards(&args, &mut totals).await,
                 ShardsCommand::Failover(how) => context.run_failover(&how, &mut totals).await,
                 ShardsCommand::Verify { shards } => context.verify_shards(&shards, &mut totals).await,
                 ShardsCommand::History { shards } => context.show_history(&shards).await,
@@ -134,6 +138,7 @@ impl ShardsArgs {
             ShardsCommand::Repair(_) => "shards repair",
             ShardsCommand::Abort { .. } => "shards abort",
             ShardsCommand::MoveBack { .. } => "shards move-back",
+            ShardsCommand::Restart(_) => "shards restart",
             ShardsCommand::Failover(_) => "shards failover",
             ShardsCommand::Verify { .. } => "shards verify",
             ShardsCommand::History { .. } => "shards history",

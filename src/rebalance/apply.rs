@@ -14,7 +14,7 @@ use super::plan::{Move, RebalancePlan, Role};
 use super::publish::check_consumers;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
-use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveSpec, PreflightRequest, PreflightResult, call};
+use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult, call};
 
 /// A move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -41,6 +41,12 @@ impl PlannedMove {
     /// Returns the key of the move within its plan: a detour moves a shard twice.
     pub fn move_key(&self) -> (ShardId, usize) {
         (self.shard, self.wave)
+    }
+
+    /// Returns whether the move brings a primary to the host where it is by this map: the last part of a restart that has
+    /// not begun.
+    fn is_return(&self, map: &ShardMap) -> bool {
+        self.role == Role::Primary && map.find_shard(self.shard).is_some_and(|entry| entry.host == self.to)
     }
 
     /// The replica that it makes, where it is one that moves.
@@ -84,9 +90,15 @@ pub fn remaining_moves(pending: Vec<PlannedMove>, map: &ShardMap) -> Vec<Planned
         |step: &PlannedMove| is_at(step, &step.to) && (step.role == Role::Primary || !is_at(step, &step.from));
     let is_same = |a: &PlannedMove, b: &PlannedMove| (a.shard, a.role) == (b.shard, b.role);
     let done: Vec<PlannedMove> = pending.iter().filter(|step| is_done(step)).cloned().collect();
+    // A shard that moves away and back is at the target of its last move before its first one has run.
+    let is_not_started = |step: &PlannedMove| {
+        let first = pending.iter().filter(|other| is_same(step, other)).min_by_key(|other| other.wave);
+        step.role == Role::Primary && first.is_some_and(|first| is_at(first, &first.from))
+    };
     let outstanding: Vec<PlannedMove> = pending
-        .into_iter()
-        .filter(|step| !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
+        .iter()
+        .filter(|step| is_not_started(step) || !done.iter().any(|done| is_same(step, done) && done.wave >= step.wave))
+        .cloned()
         .collect();
     let is_startable = |step: &PlannedMove| {
         let before = outstanding.iter().filter(|other| is_same(step, other) && other.wave < step.wave);
@@ -123,10 +135,21 @@ pub async fn preflight_moves(
         run_move_preflight(context, step.preflight_request(context, &map, run)?, &step.to, on_progress).await
     };
     let (mut reasons, mut demands) = (Vec::new(), Vec::new());
-    for (step, result) in moves.iter().zip(context.hosts.fleet.map_parallel(moves, check_move).await) {
+    // A return is checked when the shard has left; until then it only counts as what leaves its source again.
+    let (returns, moves): (Vec<&PlannedMove>, Vec<&PlannedMove>) = moves.iter().partition(|step| step.is_return(&map));
+    let results = context.hosts.fleet.map_parallel(&moves, async |step: &&PlannedMove| check_move(step).await).await;
+    for (step, result) in moves.into_iter().zip(results) {
         let PreflightResult { issues, needs } = result?;
         reasons.extend(issues.iter().map(|issue| format!("shard {} to {}: {issue}", step.shard, step.to)));
-        demands.extend(needs.map(|needs| MoveDemand { from: &step.from, to: &step.to, wave: step.wave, needs }));
+        let Some(needs) = needs else { continue };
+        demands.push(MoveDemand { from: &step.from, to: &step.to, wave: step.wave, needs });
+        let unlimited = MoveNeeds { available_memory_bytes: u64::MAX, free_disk_bytes: u64::MAX, ..needs };
+        demands.extend(returns.iter().filter(|back| back.shard == step.shard).map(|back| MoveDemand {
+            from: &back.from,
+            to: &back.to,
+            wave: back.wave,
+            needs: unlimited,
+        }));
     }
     reasons.extend(find_shortages(&demands, options).into_iter().map(|shortage| shortage.reason));
     reasons.extend(check_consumers(context, &map).await?);
@@ -172,12 +195,17 @@ pub async fn apply_moves(
             outcome.not_started.extend(wave_moves.into_iter().cloned());
             continue;
         }
+        let moved = outcome.moved.clone();
         let finish = FinishContext { publish_lock: &publish_lock, options, on_progress };
         let run_move = async |step: &&PlannedMove| {
             if context.hosts.fleet.cancellation.is_cancelled() {
                 return None;
             }
-            let result = move_shard(context, step, run, &finish).await;
+            let checked = check_next_move(context, step, run, &moved, &finish).await;
+            let result = match checked {
+                Ok(()) => move_shard(context, step, run, &finish).await,
+                Err(error) => Err(error),
+            };
             on_finished(step, &result);
             Some(result)
         };
@@ -192,6 +220,29 @@ pub async fn apply_moves(
         }
     }
     outcome
+}
+
+/// Checks a move of a shard that has moved in this run: preflight could not check it before the first move.
+///
+/// # Errors
+/// Preflight names a reason, or the instance at the target is the one that the shard left and still runs.
+async fn check_next_move(
+    context: &RebalanceContext<'_>,
+    step: &PlannedMove,
+    run: &str,
+    moved: &BTreeMap<(ShardId, usize), MoveResult>,
+    finish: &FinishContext<'_>,
+) -> Result<()> {
+    let Some((_, previous)) = moved.iter().rfind(|((shard, _), _)| *shard == step.shard) else { return Ok(()) };
+    if let Some(reason) = &previous.retire_blocked {
+        bail!("the old instance is not retired: {reason}");
+    }
+    let demand = DemandOptions { max_concurrent: finish.options.max_concurrent, keep_source: false };
+    let reasons = preflight_moves(context, std::slice::from_ref(step), run, demand, finish.on_progress).await?;
+    match reasons.as_slice() {
+        [] => Ok(()),
+        reasons => bail!("shard {} remains on {}: {}", step.shard, step.from, reasons.join("; ")),
+    }
 }
 
 async fn move_shard(
@@ -278,5 +329,9 @@ mod tests {
         assert_eq!(remaining_moves(left.clone(), &map("b")), []);
         // A failover has brought it somewhere else.
         assert_eq!(remaining_moves(left, &map("d")), []);
+        let round_trip = vec![step(ShardId(0), "a", "c", 0), step(ShardId(0), "c", "a", 1)];
+        assert_eq!(remaining_moves(round_trip.clone(), &map("a")), round_trip);
+        assert_eq!(remaining_moves(round_trip.clone(), &map("c")), round_trip[1..]);
+        assert_eq!(remaining_moves(round_trip[1..].to_vec(), &map("a")), []);
     }
 }

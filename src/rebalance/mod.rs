@@ -23,6 +23,7 @@ pub mod plan_file;
 pub mod publish;
 pub mod replica;
 pub mod replica_health;
+pub mod restart;
 pub mod resume;
 pub mod start_check;
 pub mod state_files;
