@@ -13,6 +13,8 @@ named_enum! {
         Remove = "remove",
         /// Runs a command: a command whose condition holds, a handler, or a restart.
         Run = "run",
+        /// Leaves the resource as it is; it needs a restart, which another command does. The row has the reason.
+        RestartRequired = "restart-required",
         /// Leaves the resource as it is.
         None = "none",
         /// Cannot be determined before apply; the row has the reason.
@@ -23,6 +25,11 @@ named_enum! {
 impl Action {
     /// Returns whether apply changes something, or may change something.
     pub fn is_pending(self) -> bool {
+        !matches!(self, Self::None | Self::RestartRequired)
+    }
+
+    /// Returns whether a plan shows the row: it has a change, or needs another command.
+    pub fn is_shown(self) -> bool {
         self != Self::None
     }
 
@@ -37,7 +44,7 @@ impl Action {
             Self::Add => '+',
             Self::Change => '~',
             Self::Remove => '-',
-            Self::Run => '!',
+            Self::Run | Self::RestartRequired => '!',
             Self::None => ' ',
             Self::Unknown => '?',
         }

@@ -29,7 +29,7 @@ impl ChangeCounts {
                 Action::Change | Action::Run => counts.change += 1,
                 Action::Remove => counts.remove += 1,
                 Action::Unknown => counts.unknown += 1,
-                Action::None => {}
+                Action::None | Action::RestartRequired => {}
             }
         }
         counts

@@ -9,7 +9,7 @@ use crate::plan::{Action, AttributeChange, ChangeCounts, HostPlan, ResourceChang
 /// resources too. Returns an empty text if there are no rows.
 pub fn format_plan(plan: &HostPlan, style: Style) -> String {
     let mut text = String::new();
-    let rows: Vec<&ResourceChange> = plan.rows.iter().filter(|row| style.verbose || row.action.is_pending()).collect();
+    let rows: Vec<&ResourceChange> = plan.rows.iter().filter(|row| style.verbose || row.action.is_shown()).collect();
     if rows.is_empty() {
         return text;
     }

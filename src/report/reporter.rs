@@ -45,7 +45,7 @@ impl Style {
             Action::Add => self.paint_text(AnsiColor::Green.on_default(), text),
             Action::Change | Action::Run => self.paint_text(AnsiColor::Yellow.on_default(), text),
             Action::Remove => self.paint_text(AnsiColor::Red.on_default(), text),
-            Action::Unknown => self.paint_text(AnsiColor::Magenta.on_default(), text),
+            Action::Unknown | Action::RestartRequired => self.paint_text(AnsiColor::Magenta.on_default(), text),
             Action::None => self.dim(text),
         }
     }

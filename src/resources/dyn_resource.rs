@@ -47,6 +47,11 @@ pub trait DynResource: Send + Sync {
     /// # Errors
     /// The same as for the method of the trait.
     fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff>;
+    /// See [`Resource::refuses_restart`].
+    ///
+    /// # Errors
+    /// Returns an error if the observation is of another type.
+    fn refuses_restart(&self, observed: &Value) -> Result<bool>;
     /// See [`Resource::predict_state`].
     fn predict_state(&self, view: &mut HostView);
     /// See [`Resource::apply`].
@@ -106,6 +111,10 @@ impl<R: Resource> DynResource for R {
 
     fn diff(&self, observed: &Value, blobs: &dyn BlobSource) -> Result<Diff> {
         Resource::diff(self, &parse_observed::<R>(observed)?, blobs).with_context(|| self.resource_name())
+    }
+
+    fn refuses_restart(&self, observed: &Value) -> Result<bool> {
+        Ok(Resource::refuses_restart(self, &parse_observed::<R>(observed)?))
     }
 
     fn predict_state(&self, view: &mut HostView) {

@@ -131,6 +131,11 @@ impl Diff {
         Self { action, changes, reason: None }
     }
 
+    /// The resource needs a restart, which another command does.
+    pub fn restart_required(reason: String) -> Self {
+        Self { action: Action::RestartRequired, changes: Vec::new(), reason: Some(reason) }
+    }
+
     /// A command is run, for this reason.
     pub fn run(reason: impl Into<String>) -> Self {
         Self { action: Action::Run, changes: Vec::new(), reason: Some(reason.into()) }
@@ -195,6 +200,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The systemd unit that this restarts, where it is a handler.
     fn restarted_unit(&self) -> Option<String> {
         None
+    }
+
+    /// Returns whether handlers must not restart the unit of this step.
+    fn refuses_restart(&self, _observed: &Self::Observed) -> bool {
+        false
     }
 
     /// Reads the state, including the predicted effects of earlier steps.

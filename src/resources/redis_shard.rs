@@ -4,15 +4,18 @@
 //! failovers; if the role in the file contradicts the map, planning stops with an error. A second run is a no-op
 //! because both files are compared by their meaning: `CONFIG REWRITE` may have changed their form.
 //!
-//! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`). The rights of the
+//! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`), except for a
+//! primary that has data: its handlers do not run, and `dunlin shards restart` does it by moves. The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
 //! instance gets them at once (`live_acl`), before the file is written and before anything restarts.
 
 pub mod acl;
 pub mod conf;
 mod lifecycle;
+mod data_files;
 mod live_acl;
 mod marks;
+mod pending_restart;
 mod process;
 mod replication_files;
 pub mod server;
@@ -30,10 +33,12 @@ use super::{
     Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
 use crate::host_fs::{self, PathError};
-use crate::plan::{AttributeChange, Digest, DigestKey};
+use crate::plan::{Action, AttributeChange, Digest, DigestKey};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
+use pending_restart::RestartMark;
+use process::RunningProcess;
 
 /// Name of the attribute that shows the primary of a new replica in a plan.
 pub const REPLICA_OF_ATTRIBUTE: &str = "replica of";
@@ -113,6 +118,10 @@ pub struct ObservedShardFiles {
     is_running: bool,
     /// The instance starts at boot. Always true without a unit, because nothing starts such an instance at boot.
     is_enabled: bool,
+    /// A running primary with data, which only `dunlin shards restart` restarts.
+    serves_data: bool,
+    /// Changes that such a primary has not read yet.
+    restart_reasons: Vec<String>,
 }
 
 impl Resource for RedisShard {
@@ -191,12 +200,18 @@ impl Resource for RedisShard {
             // The instance would not start with it; a new file replaces it anyway.
             Err(error) => (Some(AclFile::default()), Some(error.to_string())),
         };
+        let configured_primary = parsed.replica_of();
         let (is_running, is_enabled) = match &self.unit {
             Some(unit) => {
                 let state = view.unit_state(unit)?;
                 (matches!(state.active.as_str(), "active" | "reloading" | "activating"), state.enabled == "enabled")
             }
             None => (process::is_running(&self.data_dir), true),
+        };
+        let serves_data = is_running && configured_primary.is_none() && data_files::has_data(&self.data_dir);
+        let restart_reasons = match RunningProcess::of_instance(&self.data_dir).filter(|_| serves_data) {
+            Some(process) => self.restart_reasons(conf.as_deref().unwrap_or_default(), &process)?,
+            None => Vec::new(),
         };
         Ok(ReadOutcome::Known(ObservedShardFiles {
             conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
@@ -206,9 +221,11 @@ impl Resource for RedisShard {
             is_append_only: parsed.is_append_only(),
             data_dir: view.path_state(&self.data_dir)?,
             source_stamps: Mark::read(conf.as_deref().unwrap_or_default()),
-            configured_primary: parsed.replica_of(),
+            configured_primary,
             is_running,
             is_enabled,
+            serves_data,
+            restart_reasons,
         }))
     }
 
@@ -248,10 +265,20 @@ impl Resource for RedisShard {
             changes.push(AttributeChange::new("running", false, true));
         }
         let mut diff = if observed.conf.is_none() { Diff::add(changes) } else { Diff::change(changes) };
+        let command = format!("dunlin shards restart --shard {}", self.id);
         if is_restarted_later {
-            diff.reason = Some("takes effect when the instance is restarted".to_owned());
+            diff.reason = Some(match observed.serves_data {
+                true => format!("takes effect after a restart: run {command}"),
+                false => "takes effect when the instance is restarted".to_owned(),
+            });
+        } else if diff.action == Action::None && !observed.restart_reasons.is_empty() {
+            diff = Diff::restart_required(format!("{} changed: run {command}", observed.restart_reasons.join(", ")));
         }
         Ok(diff)
+    }
+
+    fn refuses_restart(&self, observed: &ObservedShardFiles) -> bool {
+        observed.serves_data
     }
 
     fn predict_state(&self, view: &mut HostView) {
@@ -273,7 +300,8 @@ impl Resource for RedisShard {
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
-            self.write_files(&acl, &self.running_lines(observed)?, context.blobs())?;
+            let mark = self.restart_mark(observed, context.blobs())?;
+            self.write_files(&acl, &format!("{mark}{}", self.running_lines(observed)?), context.blobs())?;
             live?;
         } else {
             atomic_file::set_ownership(&self.conf_path(), &self.file_meta())?;
@@ -354,6 +382,20 @@ impl RedisShard {
             format!("{marks}{conf}{separate}{running}").as_bytes(),
             &self.file_meta(),
         )
+    }
+
+    /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
+    fn restart_mark(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<String> {
+        let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
+        let Some(process) = process else { return Ok(String::new()) };
+        let mut changes = self.conf_changes(observed, blobs)?;
+        changes.extend(self.acl_changes(observed, blobs)?);
+        changes.retain(|change| !matches!(change.attribute.as_str(), "mode" | "owner" | "group"));
+        let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
+        if changes.is_empty() && earlier.is_none() {
+            return Ok(String::new());
+        }
+        Ok(RestartMark::new(&process, changes.into_iter().map(|change| change.attribute), earlier).line())
     }
 
     /// Returns the lines of the running state: those of the existing file or, for a new file, those from the map.

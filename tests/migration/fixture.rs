@@ -157,6 +157,11 @@ impl MoveFixture {
         server.clone_into(&mut self.servers[usize::from(n)]);
     }
 
+    /// Uses other replacements in the template's configuration from now on.
+    pub fn set_conf_edits(&mut self, edits: Vec<(&'static str, &'static str)>) {
+        self.edits = edits;
+    }
+
     fn render_files(&mut self, n: u8) -> [Value; 2] {
         let mut context = tera::Context::new();
         context.insert("item", &json!({"id": SHARD_ID, "port": self.port, "user": APP_USER, "maxmemory": "256mb"}));

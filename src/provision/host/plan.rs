@@ -1,6 +1,6 @@
 //! Planning: reads each step on top of the predicted changes of earlier steps, and compares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -96,10 +96,16 @@ pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<Prepar
     let mut readings = readings.into_iter();
     for (number, play) in plays.iter().enumerate() {
         let from = rows.len();
-        for (step, reading) in play.steps.iter().zip(readings.by_ref()) {
+        let mut refusing = BTreeSet::new();
+        for (index, (step, reading)) in play.steps.iter().zip(readings.by_ref()).enumerate() {
+            if let ReadOutcome::Known(observed) = &reading.read
+                && step.resource.refuses_restart(observed)?
+            {
+                refusing.insert(index);
+            }
             rows.push(build_row(step, &reading, blobs).map_err(|error| step.secrets.redact_error(error))?);
         }
-        let handlers = build_handler_rows(number, play, &rows[from..], &pending);
+        let handlers = build_handler_rows(number, play, &rows[from..], &refusing, &pending);
         rows.extend(handlers);
     }
     Ok(PreparedCatalog { plays, digest_key, rows })
@@ -182,11 +188,14 @@ fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &KeyedBlobs<'_>)
 
 /// The handlers that will run: notified by a pending step, or owed by an earlier run that did not get to them.
 ///
+/// A step of `refusing` is not restarted: it notifies no handler, and no handler restarts its unit.
+///
 /// What a later step of this play (or the notifying one itself) starts afresh needs no restart by a handler.
 fn build_handler_rows(
     number: usize,
     play: &PreparedPlay,
     rows: &[ResourceChange],
+    refusing: &BTreeSet<usize>,
     pending: &PendingHandlers,
 ) -> Vec<ResourceChange> {
     let steps = || play.steps.iter().zip(rows).enumerate();
@@ -194,10 +203,17 @@ fn build_handler_rows(
         .filter(|(_, (_, row))| is_start(row))
         .filter_map(|(at, (step, _))| Some((step.resource.started_unit()?, at)))
         .collect();
+    let refusing_units: BTreeSet<String> =
+        refusing.iter().filter_map(|index| play.steps.get(*index)?.resource.started_unit()).collect();
     let mut found = Vec::new();
     for (index, handler) in play.handlers.iter().enumerate() {
+        if handler.resource.restarted_unit().is_some_and(|unit| refusing_units.contains(&unit)) {
+            continue;
+        }
         let name = handler.name.clone().unwrap_or_default();
-        let notifier = steps().rfind(|(_, (step, row))| row.action.is_pending() && step.notify.contains(&name));
+        let notifier = steps().rfind(|(at, (step, row))| {
+            row.action.is_pending() && !refusing.contains(at) && step.notify.contains(&name)
+        });
         let started_at = handler.resource.restarted_unit().and_then(|unit| started.get(&unit).copied());
         if let Some((at, _)) = notifier
             && started_at.is_some_and(|start| start >= at)

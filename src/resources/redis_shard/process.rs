@@ -3,8 +3,9 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -75,6 +76,52 @@ fn wait_for_exit(process: &OwnedFd, timeout: Duration) -> Result<bool> {
         Ok(ended) => Ok(ended > 0),
         Err(Errno::INTR) => Ok(false),
         Err(error) => Err(error).context("waiting for the instance's process"),
+    }
+}
+
+/// A process of an instance.
+#[derive(Clone, Copy, Debug)]
+pub struct RunningProcess {
+    number: i32,
+    /// Start of the process in clock ticks since the boot.
+    start_ticks: u64,
+}
+
+impl RunningProcess {
+    /// Returns the process that `redis.pid` in an instance's folder names; `None` if it does not run.
+    pub fn of_instance(folder: &Path) -> Option<Self> {
+        Self::find(read_pid(folder)?.as_raw_nonzero().get())
+    }
+
+    /// Returns the process with a number; `None` if there is none.
+    pub fn find(number: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{number}/stat")).ok()?;
+        // The name of the program, in parentheses, may contain spaces. The start is the 20th field after it.
+        let (_, fields) = stat.rsplit_once(')')?;
+        Some(Self { number, start_ticks: fields.split_whitespace().nth(19)?.parse().ok()? })
+    }
+
+    /// Returns a text that no other process since the boot has.
+    pub fn identity(&self) -> String {
+        format!("{}/{}", self.number, self.start_ticks)
+    }
+
+    /// Returns the time at which the process started, to within a second.
+    ///
+    /// # Errors
+    /// Returns an error if the system does not state when it booted.
+    pub fn started_at(&self) -> Result<SystemTime> {
+        let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+        let booted = stat.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse::<u64>().ok());
+        let seconds = self.start_ticks / rustix::param::clock_ticks_per_second();
+        Ok(UNIX_EPOCH + Duration::from_secs(booted.context("/proc/stat contains no btime")? + seconds))
+    }
+
+    /// Returns device and inode of the program that the process runs, also if its file was replaced; `None` if the
+    /// process has exited or may not be inspected.
+    pub fn program_file(&self) -> Option<(u64, u64)> {
+        let file = fs::metadata(format!("/proc/{}/exe", self.number)).ok()?;
+        Some((file.dev(), file.ino()))
     }
 }
 
