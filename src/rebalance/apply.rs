@@ -14,7 +14,9 @@ use super::plan::{Move, RebalancePlan, Role};
 use super::publish::check_consumers;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
-use crate::protocol::shard::{CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult, call};
+use crate::protocol::shard::{
+    CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult, call,
+};
 
 /// A move of the plan.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

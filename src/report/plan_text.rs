@@ -48,21 +48,27 @@ fn write_change(text: &mut String, action: Action, change: &AttributeChange, sty
 /// Formats the summary of plans: `Plan: 3 to add, 2 to change, 1 to remove, 1 unknown on 2 hosts (redis-01, redis-02)`.
 pub fn format_summary<'p>(plans: impl IntoIterator<Item = &'p HostPlan>) -> String {
     let mut counts = ChangeCounts::default();
-    let (mut planned_count, mut hosts) = (0, Vec::new());
+    let (mut planned_count, mut restart_count, mut hosts) = (0, 0, Vec::new());
     for plan in plans {
         planned_count += 1;
         counts += plan.count_changes();
+        restart_count += plan.rows.iter().filter(|row| row.action == Action::RestartRequired).count();
         if plan.pending_rows().next().is_some() {
             hosts.push(plan.host.as_str());
         }
     }
+    let restarts = match restart_count {
+        0 => String::new(),
+        1 => "; 1 instance needs a restart: run dunlin shards restart HOST".to_owned(),
+        count => format!("; {count} instances need a restart: run dunlin shards restart HOST"),
+    };
     if counts.is_empty() {
-        return format!("Plan: nothing to do on {}", format_count(planned_count, "host"));
+        return format!("Plan: nothing to do on {}{restarts}", format_count(planned_count, "host"));
     }
     let ChangeCounts { add, change, remove, unknown } = counts;
     let named = if hosts.len() <= 8 { hosts.join(", ") } else { format!("{}, …", hosts[..8].join(", ")) };
     format!(
-        "Plan: {add} to add, {change} to change, {remove} to remove, {unknown} unknown on {} ({named})",
+        "Plan: {add} to add, {change} to change, {remove} to remove, {unknown} unknown on {} ({named}){restarts}",
         format_count(hosts.len(), "host")
     )
 }
@@ -104,5 +110,9 @@ mod tests {
             "Plan: 1 to add, 1 to change, 0 to remove, 0 unknown on 2 hosts (redis-01, redis-01)"
         );
         assert_eq!(format_summary(&[plan(Action::None)]), "Plan: nothing to do on 1 host");
+        assert_eq!(
+            format_summary(&[plan(Action::RestartRequired)]),
+            "Plan: nothing to do on 1 host; 1 instance needs a restart: run dunlin shards restart HOST"
+        );
     }
 }

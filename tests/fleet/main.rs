@@ -33,6 +33,7 @@ mod rebalance;
 mod rejections;
 mod replica_pairs;
 mod replicas;
+mod restarts;
 mod rollouts;
 mod shop;
 mod timing;

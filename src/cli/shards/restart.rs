@@ -9,9 +9,7 @@ use super::dry_run::{DryRunArgs, MoveAction};
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{
-    ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight,
-};
+use crate::cli::shard_apply::{ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, run_preflight};
 use crate::cli::shard_rebalance::{ensure_unchanged, in_progress_error};
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
