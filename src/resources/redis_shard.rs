@@ -11,8 +11,8 @@
 
 pub mod acl;
 pub mod conf;
-mod lifecycle;
 mod data_files;
+mod lifecycle;
 mod live_acl;
 mod marks;
 mod pending_restart;

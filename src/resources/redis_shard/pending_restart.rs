@@ -95,7 +95,8 @@ impl RedisShard {
 
 /// Returns whether the file of a unit, or of its template, was written after this time.
 fn is_unit_newer(unit: &str, started_at: SystemTime) -> Result<bool> {
-    let template = unit.split_once('@').zip(unit.rsplit_once('.')).map(|((name, _), (_, kind))| format!("{name}@.{kind}"));
+    let template =
+        unit.split_once('@').zip(unit.rsplit_once('.')).map(|((name, _), (_, kind))| format!("{name}@.{kind}"));
     for name in std::iter::once(unit.to_owned()).chain(template) {
         let path = Path::new(UNIT_DIR).join(name);
         let Ok(written) = fs::metadata(&path).and_then(|meta| meta.modified()) else { continue };
