@@ -26,6 +26,9 @@ use site::{Mode, Site, Sizes};
 const USERS: i64 = 5000;
 const SHARDS: usize = 16;
 const FOLLOWERS: i64 = 50;
+/// What a timeline takes in Redis: an entry of a listpack (id and score), and the key with its list's head.
+const BYTES_PER_ENTRY: f64 = 20.5;
+const BYTES_PER_LIST: f64 = 150.0;
 const READS_PER_S: f64 = 1000.0;
 const POSTS_PER_S: f64 = 20.0;
 
@@ -76,7 +79,9 @@ async fn measure(scale: i64, seconds: Duration, reads: f64) -> (Site, Figures) {
     let deliveries_per_s = site.delivery_rate(400_000).await;
     println!("deliveries: {deliveries_per_s:.0}/s");
     let bytes_per_user = (site.redis_bytes() - before) as f64 / sizes.users as f64;
-    println!("{bytes_per_user:.0} bytes per user, {:.0} entries each", site.mean_entries());
+    let entries = site.mean_entries();
+    let model = entries * BYTES_PER_ENTRY + BYTES_PER_LIST;
+    println!("{bytes_per_user:.0} bytes per user, {entries:.0} entries each; the model says {model:.0}");
     let lag_before = site.push_lag_buckets().await;
     let (read, post) = site.steady_load(Mode::Push, seconds, reads, POSTS_PER_S).await;
     let push_lag_p99_ms = site.push_lag_p99(&lag_before).await;
