@@ -195,7 +195,7 @@ async fn the_load_generator_counts_lost_tweets_and_missing_deliveries() {
     fs::write(file("registrar"), text(&run(API, &["token", "--user", "0"], &environment))).expect("it is writable");
     let seed = ["seed", "--registrar-token-file", &file("registrar"), "--users", "20", "--follows", "5"];
     assert_eq!(json(&load(&seed))["follows"], json!(100));
-    let (acks, rate) = (file("acks"), ["--rate", "200", "--writers", "4", "--seconds", "2"]);
+    let (acks, rate) = (file("acks"), ["--rate", "200", "--writers", "4", "--seconds", "6"]);
     let written = json(&load(&[&["write", "--acks", &acks][..], &rate].concat()));
     assert_eq!((&written["errors"], &written["unacknowledged"]), (&json!(0), &json!(0)));
     let acked = written["acked"].as_u64().expect("a number");
