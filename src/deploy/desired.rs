@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value as Json, json};
 
+use super::host_selection::select_parts;
 use super::recipe::Recipe;
 use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 use crate::plan::Digest;
@@ -53,7 +54,8 @@ impl ReleaseSource<'_> {
             rendered.map(|rendered| store_text(rendered, &mut texts)).map_err(wrong).ok()
         };
         let (mut units, mut configs) = (Vec::new(), Vec::new());
-        for unit in &self.recipe.units {
+        let recipe = select_parts(self.recipe, host, self.rendering.inventory(), self.file, &mut found);
+        for unit in &recipe.units {
             let Some((digest, size, secret)) = text(&unit.src, &unit.span, &mut found) else { continue };
             if secret {
                 let message = "a secret goes into this unit, and every account of a host can read units";
@@ -62,10 +64,16 @@ impl ReleaseSource<'_> {
                      (EnvironmentFile=, LoadCredential=)",
                 ));
             }
-            let (name, enable, restart) = (unit.name.clone(), unit.enable, unit.restart);
-            units.push(UnitFile { name, digest, size, start_at_boot: enable, restart_on_release: restart });
+            units.push(UnitFile {
+                name: unit.name.clone(),
+                digest,
+                size,
+                start_at_boot: unit.enable,
+                restart_on_release: unit.restart,
+                reload_on_release: unit.reload,
+            });
         }
-        for config in &self.recipe.configs {
+        for config in &recipe.configs {
             let Some((digest, size, secret)) = text(&config.src, &config.span, &mut found) else { continue };
             if secret && !config.sensitive {
                 let said = "a secret goes into this file, and its text would be shown";
@@ -88,8 +96,8 @@ impl ReleaseSource<'_> {
             found.sort();
             return Err(found);
         }
-        let Recipe { health, hooks: drain, user, .. } = self.recipe.clone();
-        let setup = ServiceConfig { units, configs, health, hooks: drain, user, adopted: None };
+        let Recipe { health, hooks, user, shared, .. } = recipe;
+        let setup = ServiceConfig { units, configs, health, hooks, user, adopted: None, shared };
         let signature_check = SignatureCheck {
             public_keys: self.recipe.public_keys.clone(),
             signature: self.signature.filter(|_| !self.recipe.public_keys.is_empty()).map(str::to_owned),

@@ -15,6 +15,7 @@ mod preflight;
 mod prune;
 mod releases;
 mod service_manager;
+mod shared;
 mod stage;
 mod state;
 mod switch;

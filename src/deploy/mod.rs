@@ -8,6 +8,7 @@ pub mod artifact;
 pub mod batches;
 pub mod desired;
 pub mod host;
+pub mod host_selection;
 pub mod plan;
 pub mod programs;
 pub mod recipe;

@@ -1,6 +1,8 @@
 //! What a deploy does to one host: asked-for state × observation → rows. Pure; also run on the host itself, which
 //! compares the rows' fingerprints with those of the plan that was shown and finds out what is due.
 
+mod reload;
+mod shared;
 mod shown;
 
 use std::collections::BTreeSet;
@@ -15,6 +17,8 @@ use crate::protocol::deploy::{
     ServiceObservation, UnitFile,
 };
 
+pub use reload::find_reload_units;
+pub use shared::check_shared_paths;
 pub use shown::hide_sensitive_digests;
 
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
@@ -65,6 +69,8 @@ pub fn plan_rows(
     let mut rows = Vec::new();
     rows.extend(plan_adoption(desired, observation)?);
     rows.push(plan_release(desired, observation)?);
+    check_shared_paths(desired)?;
+    rows.extend(shared::plan_shared(desired, observation));
     for (config, at) in desired.config.configs.iter().zip(&observation.configs) {
         let to = DesiredText {
             digest: &config.digest,
@@ -86,15 +92,18 @@ pub fn plan_rows(
     }
     rows.push(plan_link(desired, observation));
     let cause = restart_reason(desired, observation, &rows);
+    let mut services = Vec::new();
     for (unit, at) in desired.config.units.iter().zip(&observation.units).filter(|(unit, _)| should_run(unit)) {
-        rows.push(plan_service(unit, at, cause.as_deref()));
+        services.push(plan_service(unit, at, cause.as_deref()));
     }
+    reload::describe_reloads(&mut services, &find_reload_units(desired, observation, &rows));
+    rows.extend(services);
     if cause.is_none()
         && observation.confirmed.as_ref().is_some_and(|confirmed| *confirmed != desired.to_release_target())
     {
         let mut row =
             new_row("settings", desired.manifest.service.as_str(), Action::Change, Vec::new(), &observation.confirmed);
-        row.reason = Some("health check, hooks or account changed; nothing is restarted".to_owned());
+        row.reason = Some("health check, hooks, shared paths or account changed; nothing is restarted".to_owned());
         rows.push(row);
     }
     if observation.out_of_rotation {
@@ -107,7 +116,9 @@ pub fn plan_rows(
 
 /// Returns whether the rows change files, units or processes: such a change takes the host out of rotation.
 pub fn changes_service(rows: &[ResourceChange]) -> bool {
-    let is_record = |row: &ResourceChange| ["settings ", "rotation "].iter().any(|kind| row.resource.starts_with(kind));
+    let is_record = |row: &ResourceChange| {
+        ["settings ", "rotation ", shared::PREFIX].iter().any(|kind| row.resource.starts_with(kind))
+    };
     rows.iter().any(|row| row.action.is_pending() && !is_record(row))
 }
 
@@ -381,7 +392,7 @@ fn restart_reason(desired: &DesiredState, observation: &ServiceObservation, rows
     if observation.confirmed.as_ref().is_none_or(|confirmed| confirmed.version != desired.manifest.version) {
         return Some(starts());
     }
-    let pending = rows.iter().find(|row| row.action.is_pending() && !is_enable_only(row))?;
+    let pending = rows.iter().find(|row| row.action.is_pending() && !is_enable_only(row) && !shared::is_shared(row))?;
     Some(match pending.resource.split_once(' ') {
         Some(("config", path)) => format!("{path} changes"),
         Some(("unit", path)) => format!("{path} changes"),

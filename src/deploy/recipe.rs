@@ -3,19 +3,22 @@
 //! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
 //! a host is reached.
 
+mod part_selector;
 mod ports;
 mod reader;
+mod shared;
 
 use std::ops::Range;
 use std::path::PathBuf;
 
 use serde::Deserialize;
 
+pub use self::part_selector::PartSelector;
 use self::reader::RecipeReader;
 use super::batches::{DurationMs, plain_mode};
 use crate::playbook::BatchSize;
 use crate::protocol::deploy::{
-    FileOwner, HealthCheck, HealthProbe, ReleasePath, ReleaseTask, ServiceName, SwitchHooks, TaskPhase,
+    FileOwner, HealthCheck, HealthProbe, ReleasePath, ReleaseTask, ServiceName, SharedPath, SwitchHooks, TaskPhase,
 };
 use crate::resources::mode::FileMode;
 
@@ -61,6 +64,8 @@ pub struct Recipe {
     pub configs: Vec<ConfigEntry>,
     /// The health check.
     pub health: HealthCheck,
+    /// Hosts that the health check asks, if not all; on the others the units only have to be active.
+    pub health_hosts: Option<PartSelector>,
     /// Commands that run on one host of the rollout.
     pub tasks: Vec<ReleaseTask>,
     /// Hooks around the switch on each host.
@@ -73,6 +78,8 @@ pub struct Recipe {
     pub build: Option<Vec<String>>,
     /// Public keys of minisign; the hosts refuse a release that is not signed with one of them. Empty: any release.
     pub public_keys: Vec<String>,
+    /// Files and folders that all releases share.
+    pub shared: Vec<SharedPath>,
 }
 
 /// `[[file]]`: a file of the artefact, or a folder whose files all go in.
@@ -101,6 +108,10 @@ pub struct UnitEntry {
     pub enable: bool,
     /// Restarts the unit on a switch if set.
     pub restart: bool,
+    /// Reloads the unit where a restart is not needed, if set.
+    pub reload: bool,
+    /// Hosts that have the unit, if not all.
+    pub hosts: Option<PartSelector>,
     /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
@@ -120,6 +131,8 @@ pub struct ConfigEntry {
     pub group: String,
     /// Shows only digest and length, never the text, if set.
     pub sensitive: bool,
+    /// Hosts that have the file, if not all.
+    pub hosts: Option<PartSelector>,
     /// Byte offset of the entry in the recipe.
     pub span: Range<usize>,
 }
@@ -155,6 +168,9 @@ struct UnitTable {
     #[serde(default = "default_true")]
     enable: bool,
     restart: Option<bool>,
+    #[serde(default)]
+    reload: bool,
+    hosts: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -168,6 +184,7 @@ struct ConfigTable {
     group: Option<String>,
     #[serde(default)]
     sensitive: bool,
+    hosts: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -180,6 +197,7 @@ struct HealthTable {
     timeout: Option<DurationMs>,
     interval: Option<DurationMs>,
     steady: Option<SteadyTable>,
+    hosts: Option<String>,
 }
 
 /// `steady` of a health check: a duration, or `"0s"`.
@@ -247,10 +265,11 @@ impl Recipe {
         let ports = reader.take_optional::<Vec<u16>>("ports");
         let build = reader.take_optional::<HookCommand>("build");
         let public_keys = reader.take_optional::<Vec<String>>("public_keys");
+        let shared = reader.take_optional::<Vec<String>>("shared");
         let files = reader.take_tables("file");
         let units = reader.take_tables("unit");
         let configs = reader.take_tables("config");
-        let health = reader.take_optional("health");
+        let health = reader.take_optional::<HealthTable>("health");
         let tasks = reader.take_tables("task");
         let hooks = reader.take_optional::<HooksTable>("hooks");
         reader.reject_unknown_keys();
@@ -267,7 +286,11 @@ impl Recipe {
         if let Some((span, keys)) = &public_keys {
             reader.check_public_keys(span, keys);
         }
+        let health_hosts =
+            health.as_ref().and_then(|(span, health)| PartSelector::from_table(health.hosts.clone(), span));
         let recipe = Self {
+            health_hosts,
+            shared: reader.read_shared(shared),
             files: reader.read_files(files),
             units: reader.read_units(units),
             configs: reader.read_configs(configs),
@@ -329,11 +352,16 @@ impl RecipeReader<'_> {
         for (span, table) in &tables {
             self.check_unit_name(span, &table.name);
             self.check_template_path(span, &table.src);
+            if table.reload && (!table.name.ends_with(".service") || table.restart == Some(false)) {
+                self.add_error(span, "`reload` goes with a service that a switch restarts", None);
+            }
             if !seen.insert(&table.name) {
                 self.add_error(span, format!("two units have the name {}", table.name), None);
             }
         }
         let entry = |(span, table): (Range<usize>, UnitTable)| UnitEntry {
+            hosts: PartSelector::from_table(table.hosts, &span),
+            reload: table.reload,
             restart: table.restart.unwrap_or_else(|| table.name.ends_with(".service")),
             name: table.name,
             src: table.src,
@@ -357,7 +385,8 @@ impl RecipeReader<'_> {
             self.check_account_name(&span, "group", &group);
             let (src, dest, sensitive) = (table.src, table.dest, table.sensitive);
             let mode = table.mode.map_or(if sensitive { 0o640 } else { 0o644 }, |mode| mode.0);
-            entries.push(ConfigEntry { src, dest, mode, owner, group, sensitive, span });
+            let hosts = PartSelector::from_table(table.hosts, &span);
+            entries.push(ConfigEntry { src, dest, mode, owner, group, sensitive, hosts, span });
         }
         entries
     }

@@ -52,6 +52,11 @@ impl<'a> TemplateRenderer<'a> {
         Ok(Self { inventory, templates, fleet, secret_redactor: SecretRedactor::from_secrets(&secrets) })
     }
 
+    /// Returns the inventory of the hosts.
+    pub fn inventory(&self) -> &'a Inventory {
+        self.inventory
+    }
+
     /// Returns the words that must not be shown, for texts that hosts send.
     pub fn secret_redactor(&self) -> &SecretRedactor {
         &self.secret_redactor

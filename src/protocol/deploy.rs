@@ -9,6 +9,7 @@ mod history;
 mod manifest;
 mod names;
 mod observed;
+mod shared;
 mod tasks;
 
 use serde::{Deserialize, Serialize};
@@ -24,6 +25,7 @@ pub use manifest::{
 };
 pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
+pub use shared::{ObservedShared, SHARED_DIR, SharedPath};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
 
 use crate::plan::{Digest, named_enum};

@@ -13,7 +13,7 @@ use dunlin::plan::{Digest, HostPlan};
 use dunlin::protocol::deploy::{
     CompareWith, ConfigFile, DeployReply, DeployRequest, DesiredState, HealthCheck, MANIFEST_FORMAT, ReleaseFile,
     ReleaseLink, ReleaseManifest, ReleasePath, ReleaseVersion, ServiceConfig, ServiceName, ServiceObservation,
-    ServiceRef, SignatureCheck, SwitchHooks, SwitchOutcome, UnitFile,
+    ServiceRef, SharedPath, SignatureCheck, SwitchHooks, SwitchOutcome, UnitFile,
 };
 use dunlin::resources::BlobSource;
 
@@ -53,6 +53,7 @@ pub struct DesiredRelease {
     pub drain: SwitchHooks,
     pub steady_ms: u64,
     pub sensitive: bool,
+    pub shared: Vec<SharedPath>,
 }
 
 /// A release whose program and configuration are their own version's.
@@ -65,6 +66,7 @@ pub fn desired_release(version: &'static str) -> DesiredRelease {
         drain: SwitchHooks::default(),
         steady_ms: 0,
         sensitive: false,
+        shared: Vec::new(),
     }
 }
 
@@ -125,6 +127,7 @@ impl DeployFixture {
                 size: text.len() as u64,
                 start_at_boot: true,
                 restart_on_release: true,
+                reload_on_release: false,
             }
         };
         let units = wish.units.iter().map(&mut unit).collect();
@@ -159,6 +162,7 @@ impl DeployFixture {
                 hooks: wish.drain.clone(),
                 user: None,
                 adopted: None,
+                shared: wish.shared.clone(),
             },
             signature_check: SignatureCheck::default(),
         }

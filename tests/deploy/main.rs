@@ -17,5 +17,7 @@ mod fixture;
 mod messages;
 mod model;
 mod rejections;
+mod reload;
 mod rollout;
+mod shared;
 mod tasks;

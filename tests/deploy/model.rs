@@ -128,6 +128,7 @@ impl ServiceManager for FakeServices {
                     .to_owned(),
                 enabled: machine.enabled.contains(*unit),
                 pid: process.map_or(0, |process| process.pid),
+                can_reload: process.is_some_and(|process| process.unit.contains("ExecReload=")),
             }
         };
         Ok(units.iter().map(state).collect())
@@ -180,6 +181,19 @@ impl ServiceManager for FakeServices {
             machine.next_pid += 1;
             let pid = machine.next_pid;
             machine.running.insert(unit.to_owned(), FakeProcess { pid, failed, unit: text, program, config });
+            Ok(())
+        })
+    }
+
+    fn reload_unit(&self, unit: &str) -> Result<()> {
+        self.apply_change(format!("reload {unit}"), |machine| {
+            let Some(process) = machine.running.get_mut(unit) else { bail!("Unit {unit} is not active.") };
+            let read = |key: &str| {
+                let path = process.unit.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("/nothing");
+                fs::read_to_string(path).unwrap_or_default()
+            };
+            (process.program, process.config) = (read("ExecStart="), read("EnvironmentFile="));
+            process.failed = machine.barren || process.program.contains("broken");
             Ok(())
         })
     }

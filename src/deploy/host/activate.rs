@@ -8,7 +8,8 @@ use super::layout::ServiceLayout;
 use super::observe::agent_account;
 use super::releases::StoredRelease;
 use super::service_manager::ServiceManager;
-use crate::deploy::plan::{changes_service, is_restart_due, should_run};
+use super::shared;
+use crate::deploy::plan::{changes_service, find_reload_units, is_restart_due, should_run};
 use crate::host_fs::{self, PathError};
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{
@@ -38,6 +39,8 @@ impl<'a> StepReporter<'a> {
 pub(super) struct Activation {
     /// Units that are restarted, or started, in this order.
     pub restart_units: Vec<String>,
+    /// Units that are reloaded.
+    pub reload_units: Vec<String>,
     /// Set if files, units or processes change; otherwise only the journal does.
     pub changes_service: bool,
     /// Units that must be stopped first: a socket cannot be replaced under its service.
@@ -95,8 +98,11 @@ impl Activation {
     /// Returns the actions for the rows of the plan.
     pub fn from_plan(desired: &DesiredState, observation: &ServiceObservation, rows: &[ResourceChange]) -> Self {
         let changes_service = changes_service(rows);
-        let actions = Self::from_due_units(desired, observation, |unit| is_restart_due(rows, unit));
-        Self { changes_service, ..actions }
+        let reload_units: Vec<String> =
+            find_reload_units(desired, observation, rows).into_iter().map(str::to_owned).collect();
+        let is_due = |unit: &str| is_restart_due(rows, unit) && !reload_units.iter().any(|name| name == unit);
+        let actions = Self::from_due_units(desired, observation, is_due);
+        Self { changes_service, reload_units, ..actions }
     }
 
     /// Returns the actions that restore a state: restarts the units that a switch touched, and starts those that do not
@@ -126,7 +132,14 @@ impl Activation {
         let sockets = restart_units.iter().any(|name| name.ends_with(".socket"));
         let stop_units = if sockets { services.clone() } else { Vec::new() };
         restart_units.extend(services);
-        Self { restart_units, changes_service: true, stop_units, leftover: observation.leftover_files.clone() }
+        let reload_units = Vec::new();
+        Self {
+            restart_units,
+            reload_units,
+            changes_service: true,
+            stop_units,
+            leftover: observation.leftover_files.clone(),
+        }
     }
 
     /// Applies the actions: configuration, units, link, restarts. Adds the units that it stops or starts to `touched`.
@@ -142,6 +155,7 @@ impl Activation {
         let stored =
             StoredRelease::read(layout, version).and_then(|kept| kept.with_context(|| format!("{version} is missing")));
         let kept = stored.map_err(StepFailure::at(SwitchStep::Configuration))?;
+        shared::create_shared(layout, &desired.config).map_err(StepFailure::at(SwitchStep::Configuration))?;
         write_configs(&kept, desired, steps).map_err(StepFailure::at(SwitchStep::Configuration))?;
         self.write_units(&kept, services, desired, steps).map_err(StepFailure::at(SwitchStep::Units))?;
         steps.report_step("link");
@@ -155,6 +169,12 @@ impl Activation {
             steps.report_step("restart");
             touched.add(unit);
             services.restart_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
+        }
+        for unit in &self.reload_units {
+            steps.report_step("reload");
+            // A return restarts it: a reload that failed may have left a part of the new release.
+            touched.add(unit);
+            services.reload_unit(unit).map_err(StepFailure::at(SwitchStep::Restart))?;
         }
         Ok(())
     }

@@ -86,6 +86,7 @@ fn record_adopted_release(switch: &Switch<'_>, desired: &DesiredState, mut state
         hooks: absolute_hooks(&desired.config.hooks),
         user: desired.config.user.clone(),
         adopted: Some(AdoptedService { current_link: read_link(&layout.current_link())? }),
+        shared: Vec::new(),
     };
     let manifest = ReleaseManifest {
         format_version: MANIFEST_FORMAT,
@@ -123,6 +124,7 @@ fn read_units(services: &dyn ServiceManager, units: &[&UnitFile], texts: &mut Te
             size: bytes.len() as u64,
             start_at_boot: status.enabled,
             restart_on_release: unit.restart_on_release && is_running(&status),
+            reload_on_release: false,
         });
         texts.insert(digest, bytes);
     }

@@ -5,6 +5,7 @@
 //! ROOT/releases/VERSION/…             the release's files
 //! ROOT/releases/VERSION/.dunlin/      manifest.json, stamp.json, setups/DIGEST.json, texts/DIGEST; root only
 //! ROOT/releases/VERSION.partial/      being made; whole ones are renamed
+//! ROOT/shared/…                       files and folders that the releases have links to; the service may own them
 //! ROOT/.dunlin/                       lock, state.json; root only
 //! ```
 
@@ -23,7 +24,7 @@ use crate::host_fs;
 use crate::lock::HostLock;
 use crate::plan::Digest;
 use crate::protocol::deploy::{
-    INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, ServiceName, ServiceRef, is_normalized_absolute,
+    INCOMPLETE_SUFFIX, RECORDS_DIR, ReleaseVersion, SHARED_DIR, ServiceName, ServiceRef, is_normalized_absolute,
 };
 
 /// A service's folder.
@@ -59,6 +60,10 @@ impl ServiceLayout {
 
     pub fn releases_dir(&self) -> PathBuf {
         self.root.join("releases")
+    }
+
+    pub fn shared_dir(&self) -> PathBuf {
+        self.root.join(SHARED_DIR)
     }
 
     pub fn release_dir(&self, version: &ReleaseVersion) -> PathBuf {

@@ -7,7 +7,8 @@ use anyhow::{Result, bail};
 
 use super::layout::ServiceLayout;
 use super::releases::{self, StoredRelease};
-use super::service_manager::ServiceManager;
+use super::service_manager::{ServiceManager, UnitStatus};
+use super::shared::observe_shared;
 use super::state::DeployState;
 use crate::plan::Digest;
 use crate::protocol::deploy::{
@@ -108,7 +109,8 @@ fn observe_desired(
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
         let path = services.unit_dir().join(&unit.name);
         let file = observe_text(&mut view, &path, &unit.digest, false, texts)?;
-        observation.units.push(ObservedUnit { file, is_enabled: state.enabled, active_state: state.active });
+        let UnitStatus { active, enabled, can_reload, .. } = state;
+        observation.units.push(ObservedUnit { file, is_enabled: enabled, active_state: active, can_reload });
     }
     for config in &setup.configs {
         observation.configs.push(observe_text(&mut view, &config.dest, &config.digest, config.sensitive, texts)?);
@@ -119,6 +121,7 @@ fn observe_desired(
             find_leftovers(&mut observation.leftover_files, &mut view, services.unit_dir(), &earlier.config, setup)?;
         }
     }
+    observation.shared = observe_shared(layout, desired)?;
     observation.present_blobs = available_contents(desired, observation, stored);
     Ok(())
 }

@@ -64,6 +64,12 @@ pub trait ServiceManager: Send + Sync {
     /// See [`Self::reload_units`].
     fn restart_unit(&self, unit: &str) -> Result<()>;
 
+    /// Lets a running unit read its files again, without a stop.
+    ///
+    /// # Errors
+    /// See [`Self::reload_units`].
+    fn reload_unit(&self, unit: &str) -> Result<()>;
+
     /// Stops a unit; succeeds if the unit does not exist.
     ///
     /// # Errors
@@ -83,6 +89,8 @@ pub struct UnitStatus {
     pub enabled: bool,
     /// Main process; 0 if there is none.
     pub pid: u32,
+    /// Set if the unit, as loaded, has a command to reload it.
+    pub can_reload: bool,
 }
 
 /// systemd, by systemctl and journalctl.
@@ -118,7 +126,8 @@ impl ServiceManager for Systemd {
         if units.is_empty() {
             return Ok(Vec::new());
         }
-        let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,ExecMainExitTimestampMonotonic";
+        let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,CanReload,\
+             ExecMainExitTimestampMonotonic";
         let shown = Program::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse_unit_properties(&String::from_utf8_lossy(&shown));
         ensure!(states.len() == units.len(), "systemctl returned {} units instead of {}", states.len(), units.len());
@@ -163,6 +172,10 @@ impl ServiceManager for Systemd {
         // Clears the count of failures; of a unit that systemd does not hold in memory it says so with an error.
         Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
         Self::run_systemctl(&["restart"], unit, Self::job_timeout(unit)?)
+    }
+
+    fn reload_unit(&self, unit: &str) -> Result<()> {
+        Self::run_systemctl(&["reload"], unit, Self::job_timeout(unit)?)
     }
 
     fn stop_unit(&self, unit: &str) -> Result<()> {
@@ -234,6 +247,7 @@ fn parse_unit_properties(shown: &str) -> Vec<UnitStatus> {
             active: active.to_owned(),
             enabled: matches!(value("UnitFileState"), "enabled" | "enabled-runtime" | "alias"),
             pid: value("MainPID").parse().unwrap_or(0),
+            can_reload: value("CanReload") == "yes",
         }
     };
     shown.split("\n\n").filter(|block| !block.trim().is_empty()).map(state).collect()
@@ -255,12 +269,12 @@ mod tests {
 
     #[test]
     fn unit_statuses_are_parsed_from_systemctl_show() {
-        let shown = "Type=notify\nMainPID=71\nResult=success\nExecMainExitTimestampMonotonic=0\nId=a.service\nActiveState=active\nUnitFileState=enabled\n\n\
+        let shown = "Type=notify\nMainPID=71\nResult=success\nExecMainExitTimestampMonotonic=0\nId=a.service\nActiveState=active\nCanReload=yes\nUnitFileState=enabled\n\n\
             Type=oneshot\nMainPID=0\nResult=success\nExecMainExitTimestampMonotonic=55\nId=b.service\nActiveState=inactive\nUnitFileState=static\n\n\
             Id=c.socket\nActiveState=inactive\nUnitFileState=\n";
         let states = parse_unit_properties(shown);
-        assert_eq!(states[0], UnitStatus { active: "active".to_owned(), enabled: true, pid: 71 });
-        assert_eq!(states[1], UnitStatus { active: "exited".to_owned(), enabled: false, pid: 0 });
-        assert_eq!(states[2], UnitStatus { active: "inactive".to_owned(), enabled: false, pid: 0 });
+        assert_eq!(states[0], UnitStatus { active: "active".to_owned(), enabled: true, pid: 71, can_reload: true });
+        assert_eq!(states[1], UnitStatus { active: "exited".to_owned(), enabled: false, pid: 0, can_reload: false });
+        assert_eq!(states[2], UnitStatus { active: "inactive".to_owned(), enabled: false, pid: 0, can_reload: false });
     }
 }

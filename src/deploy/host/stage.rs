@@ -14,11 +14,13 @@ use super::contents::{ContentFetcher, LocalContents, LocalFile, missing_file_con
 use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
 use super::ownership::{OwnerIds, resolve_owners};
 use super::releases::{ReleaseStamp, StoredRelease, modified_nanoseconds, store_setup};
+use super::shared::{create_shared, link_shared};
 use super::state::{DeployState, unix_seconds};
 use crate::atomic_file::sync_folder;
+use crate::deploy::plan::check_shared_paths;
 use crate::plan::DigestHasher;
 use crate::protocol::deploy::{
-    DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget,
+    DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget, SharedPath,
 };
 use crate::protocol::{Event, ProgressSink, TRANSFER_PHASE};
 use crate::resources::BlobSource;
@@ -33,6 +35,9 @@ pub(super) fn stage_release(
     blobs: &dyn BlobSource,
     sink: &dyn ProgressSink,
 ) -> Result<DeployReply> {
+    if let Err(reason) = check_shared_paths(desired) {
+        return Ok(DeployReply::Refused(reason));
+    }
     let (stored, _) = StoredRelease::list_all(layout)?;
     let (manifest, setup) = (&desired.manifest, &desired.config);
     let existing = stored.iter().find(|kept| kept.manifest.version == manifest.version);
@@ -41,6 +46,7 @@ pub(super) fn stage_release(
     let mut staging = ReleaseBuilder {
         layout,
         manifest,
+        shared: &setup.shared,
         fetcher: ContentFetcher::new(blobs, missing_file_contents(&local, desired)),
         local,
         owners: resolve_owners(manifest)?,
@@ -70,7 +76,9 @@ pub(super) fn stage_release(
             }
         }
     }
+    create_shared(layout, setup)?;
     let release = layout.release_dir(&manifest.version);
+    link_shared(&release, &setup.shared)?;
     store_setup(&release, setup, &texts).context("keeping the setup with the release")?;
     Ok(DeployReply::Staged {
         reused: staging.reused_files,
@@ -97,6 +105,7 @@ fn replace_refusal(
 struct ReleaseBuilder<'a> {
     layout: &'a ServiceLayout,
     manifest: &'a ReleaseManifest,
+    shared: &'a [SharedPath],
     local: LocalContents,
     owners: OwnerIds,
     fetcher: ContentFetcher<'a>,
@@ -140,6 +149,7 @@ impl ReleaseBuilder<'_> {
             set_owner(&File::open(&path)?, folder.owner.as_ref(), &self.owners)?;
             folders.extend(path.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
         }
+        link_shared(&partial, self.shared)?;
         let records = partial.join(RECORDS_DIR);
         create_dir(&records, 0o700)?;
         let setups = existing.filter(|there| there.manifest == *self.manifest);

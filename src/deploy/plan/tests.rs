@@ -28,6 +28,7 @@ fn desired(version: &str) -> DesiredState {
         size: UNIT.len() as u64,
         start_at_boot: true,
         restart_on_release: true,
+        reload_on_release: false,
     };
     let config = ConfigFile {
         dest: PathBuf::from("/etc/demo.env"),
@@ -55,6 +56,7 @@ fn desired(version: &str) -> DesiredState {
             hooks: SwitchHooks::default(),
             user: None,
             adopted: None,
+            shared: Vec::new(),
         },
         signature_check: crate::protocol::deploy::SignatureCheck::default(),
     }
@@ -74,6 +76,7 @@ fn bare_host() -> ServiceObservation {
             file: absent("/etc/systemd/system/demo.service"),
             is_enabled: false,
             active_state: "inactive".to_owned(),
+            can_reload: false,
         }],
         configs: vec![absent("/etc/demo.env")],
         ..ServiceObservation::default()

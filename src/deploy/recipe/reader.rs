@@ -12,7 +12,7 @@ use crate::deploy::signature::is_public_key;
 use crate::protocol::deploy::{is_account_name, is_normalized_absolute};
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 15] = [
+const RECIPE_KEYS: [&str; 16] = [
     "service",
     "hosts",
     "root",
@@ -22,6 +22,7 @@ const RECIPE_KEYS: [&str; 15] = [
     "ports",
     "build",
     "public_keys",
+    "shared",
     "file",
     "unit",
     "config",

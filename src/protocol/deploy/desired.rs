@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ReleaseFile, ReleaseManifest, ReleaseVersion, ServiceName};
+use super::{ReleaseFile, ReleaseManifest, ReleaseVersion, ServiceName, SharedPath};
 use crate::plan::{Digest, digest_json};
 
 /// A unit file, rendered for one host; it goes into the system's unit folder, mode 0644.
@@ -20,6 +20,9 @@ pub struct UnitFile {
     pub start_at_boot: bool,
     /// True to restart it with a new release; otherwise it only has to be running (sockets, timers).
     pub restart_on_release: bool,
+    /// True to reload it instead, where the release is all that changes and the unit has a reload command.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reload_on_release: bool,
 }
 
 /// A configuration file outside of the release, rendered for one host.
@@ -117,6 +120,9 @@ pub struct ServiceConfig {
     /// Set on the state that served before dunlin deployed the service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adopted: Option<AdoptedService>,
+    /// Files and folders that all releases share; each release has links to them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<SharedPath>,
 }
 
 /// Describes a service that dunlin did not deploy, so that a host can return to it. Its files stay where they are.

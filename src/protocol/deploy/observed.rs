@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ReleaseTarget, ReleaseVersion, SwitchRecord, TaskRecord};
+use super::{DesiredState, ObservedShared, ReleaseTarget, ReleaseVersion, SwitchRecord, TaskRecord};
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
@@ -34,6 +34,9 @@ pub struct ServiceObservation {
     pub units: Vec<ObservedUnit>,
     /// The configuration files of the asked-for state, in its order.
     pub configs: Vec<ObservedText>,
+    /// The shared paths of the asked-for state, in its order.
+    #[serde(default)]
+    pub shared: Vec<ObservedShared>,
     /// Units and configuration that the state now serving has and the asked-for one has not: the switch removes them.
     pub leftover_files: Vec<LeftoverFile>,
     /// Requested contents that the host has already; they are not sent.
@@ -118,6 +121,9 @@ pub struct ObservedUnit {
     pub is_enabled: bool,
     /// `active`, `inactive`, `failed`, `activating` … as systemd says; `exited` for a one-shot unit that succeeded.
     pub active_state: String,
+    /// True if the unit, as loaded, has a command to reload it.
+    #[serde(default)]
+    pub can_reload: bool,
 }
 
 impl ObservedUnit {
