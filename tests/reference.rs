@@ -215,7 +215,7 @@ fn json_events_are_documented() {
 #[test]
 fn recipes_are_documented() {
     let top = "service = \"s\"\nhosts = \"all\"\nroot = \"/srv/s\"\n";
-    let sections = ["[[file]]", "[[unit]]", "[[config]]", "[health]", "[[task]]", "[hooks]"];
+    let sections = ["[[file]]", "[[unit]]", "[[config]]", "[health]", "[[task]]", "[hooks]", "[notify]", "[[freeze]]"];
     let mut tables = vec![table(top, "recipe.md", &["Top level"])];
     tables.extend(sections.map(|section| table(&format!("{top}{section}\n"), "recipe.md", &[section])));
     compare(&tables, |text| {

@@ -41,7 +41,7 @@ pub struct DeployCommand {
     #[arg(long, value_name = "NAME")]
     task_again: Vec<String>,
     /// Show the active release of each host and its health now, without a deploy
-    #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "dry_run", "yes", "bandwidth"])]
+    #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "override_freeze", "dry_run", "yes", "bandwidth"])]
     health: bool,
     /// Keep a service or units that dunlin did not deploy, to return to: as release `before-dunlin`, or with the active one
     #[arg(long)]
@@ -49,6 +49,9 @@ pub struct DeployCommand {
     /// Limit the total bandwidth of the transfer to all hosts (bytes per second, e.g. 10MiB)
     #[arg(long, value_name = "BYTES", value_parser = parse_bandwidth, default_value_t = 0, hide_default_value = true)]
     bandwidth: u64,
+    /// Deploy although the recipe has a freeze at this time
+    #[arg(long)]
+    override_freeze: bool,
     #[command(flatten)]
     args: RolloutArgs,
 }
@@ -66,6 +69,7 @@ impl DeployCommand {
         let project = find_project(&self.args.connect.inventory, common)?;
         let loaded = LoadedRecipe::load_recipe(&self.service, &project, common)?;
         self.check_task_names(&loaded.recipe.tasks)?;
+        self.check_freezes(&loaded.recipe, common)?;
         let UnpackedArtifact { artifact, contents } =
             find_artifact(&project, &loaded.recipe.service, self.release.as_deref())?;
         refuse_unsigned_artifact(&artifact, &loaded.recipe)?;
@@ -120,6 +124,20 @@ impl DeployCommand {
             failed += usize::from(!host.print_active_release(width, &reporter));
         }
         Ok(CommandOutcome::of_hosts(failed, status.is_interrupted))
+    }
+
+    /// Refuses a deploy in a freeze of the recipe. A dry run only says so.
+    fn check_freezes(&self, recipe: &Recipe, common: &CommonArgs) -> Result<(), CommandError> {
+        let now = jiff::Timestamp::now();
+        let Some(window) = recipe.freezes.iter().find(|window| window.contains(now)) else { return Ok(()) };
+        let reason = window.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        let text = format!("deploys of {} are frozen {}{reason}", recipe.service, window.text);
+        if self.args.dry_run || self.override_freeze {
+            common.new_reporter().print_status(&text);
+            return Ok(());
+        }
+        Err(CommandError::with_message(Exit::Refused, text)
+            .with_hint("--override-freeze deploys nevertheless".to_owned()))
     }
 
     /// Checks that `--task-done` and `--task-again` name tasks of the recipe, each task once.

@@ -14,6 +14,7 @@ mod history;
 mod host_locks;
 mod hosts;
 mod locks;
+mod notify;
 mod outcome;
 mod output_file;
 mod package;

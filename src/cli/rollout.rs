@@ -10,6 +10,7 @@ use super::connect_args::ConnectArgs;
 use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
+use super::notify::RolloutNotifier;
 use super::outcome::CommandOutcome;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
@@ -178,9 +179,20 @@ impl<'a> ServiceRollout<'a> {
             new_release,
             event_sink: &event_sink,
         };
+        let notifier = RolloutNotifier {
+            commands: &self.loaded.recipe.notify,
+            folder: find_project(&args.connect.inventory, self.common)?.root,
+            command,
+            scope: &self.scope,
+            run: &run,
+            secrets: &self.secrets,
+            reporter: &reporter,
+        };
+        notifier.notify_start(&planned).await;
         let outcome = rollout.run_rollout(&planned).await;
         progress.clear_bars();
         let exit = self.report_outcome(&outcome, &reporter);
+        notifier.notify_end(&planned, &outcome, exit).await;
         finish_run(outcome.failed.len(), exit)
     }
 

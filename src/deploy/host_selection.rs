@@ -33,3 +33,73 @@ fn is_selected_host(selector: &PartSelector, host: &str, inventory: &Inventory) 
     let hosts = inventory.select_hosts(&parsed).map_err(|error| error.to_string())?;
     Ok(hosts.iter().any(|selected| selected.name == host))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const RECIPE: &str = r#"
+service = "shop"
+hosts = "all"
+root = "/srv/shop"
+[[unit]]
+name = "web.service"
+src = "web.service"
+hosts = "web"
+[[unit]]
+name = "worker.service"
+src = "worker.service"
+hosts = "worker"
+[[unit]]
+name = "both.timer"
+src = "both.timer"
+[[config]]
+src = "worker.env"
+dest = "/etc/worker.env"
+hosts = "worker"
+[health]
+tcp = "127.0.0.1:80"
+hosts = "web"
+"#;
+    const INVENTORY: &str = r#"
+[groups.web]
+hosts = ["a"]
+[groups.worker]
+hosts = ["b"]
+[hosts.a]
+address = "192.0.2.1"
+[hosts.b]
+address = "192.0.2.2"
+"#;
+
+    fn select(recipe: &str, host: &str) -> (Recipe, Diagnostics) {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("hosts.toml"), INVENTORY).unwrap();
+        let inventory = Inventory::load_folder(folder.path()).inventory.unwrap();
+        let file = SourceFile::new("deploy-shop.toml", recipe);
+        let mut found = Diagnostics::new();
+        let own = select_parts(&Recipe::parse(recipe).unwrap(), host, &inventory, &file, &mut found);
+        (own, found)
+    }
+
+    #[test]
+    fn a_host_has_the_parts_of_its_roles() {
+        let parts = |host: &str| {
+            let (recipe, found) = select(RECIPE, host);
+            assert!(!found.has_errors());
+            let units: Vec<String> = recipe.units.into_iter().map(|unit| unit.name).collect();
+            (units.join(" "), recipe.configs.len(), recipe.health.probe.is_some())
+        };
+        assert_eq!(parts("a"), ("web.service both.timer".to_owned(), 0, true));
+        assert_eq!(parts("b"), ("worker.service both.timer".to_owned(), 1, false));
+    }
+
+    #[test]
+    fn an_unknown_group_is_an_error_at_its_table() {
+        let (_, found) = select(&RECIPE.replace("hosts = \"web\"\n[[unit]]", "hosts = \"wbe\"\n[[unit]]"), "a");
+        let text = found.render(false);
+        assert!(text.contains("wbe") && text.contains("deploy-shop.toml:5"), "{text}");
+    }
+}

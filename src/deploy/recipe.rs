@@ -3,6 +3,8 @@
 //! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
 //! a host is reached.
 
+mod freeze;
+mod notify;
 mod part_selector;
 mod ports;
 mod reader;
@@ -13,6 +15,10 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
+use self::freeze::FreezeTable;
+pub use self::freeze::FreezeWindow;
+pub use self::notify::NotifyCommands;
+use self::notify::NotifyTable;
 pub use self::part_selector::PartSelector;
 use self::reader::RecipeReader;
 use super::batches::{DurationMs, plain_mode};
@@ -80,6 +86,10 @@ pub struct Recipe {
     pub public_keys: Vec<String>,
     /// Files and folders that all releases share.
     pub shared: Vec<SharedPath>,
+    /// Times in which no release is deployed.
+    pub freezes: Vec<FreezeWindow>,
+    /// Commands on the controller that learn of a rollout.
+    pub notify: NotifyCommands,
 }
 
 /// `[[file]]`: a file of the artefact, or a folder whose files all go in.
@@ -272,6 +282,8 @@ impl Recipe {
         let health = reader.take_optional::<HealthTable>("health");
         let tasks = reader.take_tables("task");
         let hooks = reader.take_optional::<HooksTable>("hooks");
+        let freezes = reader.take_tables::<FreezeTable>("freeze");
+        let notify = reader.take_optional::<NotifyTable>("notify");
         reader.reject_unknown_keys();
 
         if let Some((span, root)) = &root {
@@ -291,6 +303,8 @@ impl Recipe {
         let recipe = Self {
             health_hosts,
             shared: reader.read_shared(shared),
+            freezes: reader.read_freezes(freezes),
+            notify: reader.read_notify(notify),
             files: reader.read_files(files),
             units: reader.read_units(units),
             configs: reader.read_configs(configs),

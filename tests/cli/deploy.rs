@@ -238,3 +238,20 @@ fn a_service_on_hosts_that_cannot_be_reached() {
     .map(|command| project.dunlin(command).ends(4));
     snapshot("deploy-unreachable", &outputs);
 }
+
+#[test]
+fn a_freeze_refuses_deploys() {
+    let project = example::project();
+    let freeze = |keys: &str| {
+        let window = format!("\n[[freeze]]\nfrom = \"2020-01-01\"\nuntil = \"2900-01-01\"\n{keys}");
+        project.write("playbooks/deploy-shop.toml", &format!("{}{window}", example::RECIPE));
+    };
+    freeze("reason = \"holidays\"\n");
+    let refused = project.dunlin(&["deploy", "shop", "--yes"]).ends(3);
+    // These go on, and find no release.
+    let overridden = project.dunlin(&["deploy", "shop", "--yes", "--override-freeze"]).ends(1);
+    let dry_run = project.dunlin(&["deploy", "shop", "--dry-run"]).ends(1);
+    freeze("timezone = \"Mars/Olympus\"\n");
+    let wrong = project.dunlin(&["deploy", "shop", "--yes"]).ends(1);
+    snapshot("deploy-freeze", &[refused, overridden, dry_run, wrong]);
+}

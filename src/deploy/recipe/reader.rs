@@ -12,7 +12,7 @@ use crate::deploy::signature::is_public_key;
 use crate::protocol::deploy::{is_account_name, is_normalized_absolute};
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 16] = [
+const RECIPE_KEYS: [&str; 18] = [
     "service",
     "hosts",
     "root",
@@ -29,6 +29,8 @@ const RECIPE_KEYS: [&str; 16] = [
     "health",
     "task",
     "hooks",
+    "notify",
+    "freeze",
 ];
 /// Kinds of units that a deploy may install.
 const UNIT_KINDS: [&str; 5] = [".service", ".socket", ".timer", ".path", ".target"];

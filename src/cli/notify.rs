@@ -1,0 +1,170 @@
+//! Notifications of a rollout: commands of the recipe on the controller, with facts as JSON on standard input.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::exit::Exit;
+use crate::deploy::recipe::NotifyCommands;
+use crate::deploy::rollout::{HostFailure, PlannedDeploy, RolloutOutcome};
+use crate::playbook::SecretRedactor;
+use crate::process::Program;
+use crate::protocol::deploy::ServiceRef;
+use crate::report::Reporter;
+
+/// Notifies the recipe's commands of one rollout.
+pub struct RolloutNotifier<'a> {
+    /// The commands.
+    pub commands: &'a NotifyCommands,
+    /// Folder in which they run.
+    pub folder: PathBuf,
+    /// `deploy` or `rollback`.
+    pub command: &'a str,
+    /// The service and its operator.
+    pub scope: &'a ServiceRef,
+    /// The run.
+    pub run: &'a str,
+    /// Secrets to cut out of what the hosts reported.
+    pub secrets: &'a SecretRedactor,
+    /// Receives the failures of the commands.
+    pub reporter: &'a Reporter,
+}
+
+impl RolloutNotifier<'_> {
+    /// Notifies of the start of the rollout, before the first change.
+    pub async fn notify_start(&self, planned: &[PlannedDeploy]) {
+        let hosts = planned.iter().map(|host| self.host_facts(host, None)).collect();
+        self.run_commands("started", &self.commands.started, self.build_facts("started", planned, hosts)).await;
+    }
+
+    /// Notifies of the end of the rollout.
+    pub async fn notify_end(&self, planned: &[PlannedDeploy], outcome: &RolloutOutcome, exit: Exit) {
+        let (event, commands) = match exit {
+            Exit::Done => ("finished", &self.commands.finished),
+            _ => ("failed", &self.commands.failed),
+        };
+        let hosts = planned.iter().map(|host| self.host_facts(host, Some(outcome))).collect();
+        self.run_commands(event, commands, self.build_facts(event, planned, hosts)).await;
+    }
+
+    fn build_facts(&self, event: &str, planned: &[PlannedDeploy], hosts: Vec<Value>) -> Value {
+        let manifest = planned.first().map(|host| &host.desired.manifest);
+        let revision = manifest.and_then(|manifest| manifest.origin.as_ref()?.revision.as_ref());
+        json!({
+            "event": event,
+            "command": self.command,
+            "service": self.scope.service,
+            "release": manifest.map(|manifest| &manifest.version),
+            "revision": revision,
+            "operator": self.scope.operator,
+            "run": self.run,
+            "hosts": hosts,
+        })
+    }
+
+    /// Returns the release that the host served before, and the result on the host after the end of the rollout.
+    fn host_facts(&self, host: &PlannedDeploy, outcome: Option<&RolloutOutcome>) -> Value {
+        let name = &host.session.host;
+        let previous = host.observation.confirmed.as_ref().map(|target| &target.version);
+        let mut facts = json!({"host": name, "previous": previous});
+        let Some(outcome) = outcome else { return facts };
+        let has_changes = host.plan.pending_rows().next().is_some();
+        let (result, failure) = find_host_outcome(name, has_changes, outcome);
+        facts["outcome"] = json!(result);
+        if let Some(failure) = failure {
+            facts["error"] = json!(self.secrets.redact_text(&describe_failure(failure)));
+        }
+        facts
+    }
+
+    /// Runs the commands one after another. A failure is a warning: it does not change the outcome of the rollout.
+    async fn run_commands(&self, event: &str, commands: &[Vec<String>], facts: Value) {
+        for argv in commands {
+            let (argv_owned, folder, input) = (argv.clone(), self.folder.clone(), facts.to_string());
+            let timeout = Duration::from_millis(self.commands.timeout_ms);
+            let task = tokio::task::spawn_blocking(move || run_command(&argv_owned, folder, input, timeout));
+            let result = task.await.context("the command was not run").flatten();
+            if let Err(error) = result {
+                self.reporter.warn(&format!("the command for `{event}` in [notify] failed: {error:#}"));
+            }
+        }
+    }
+}
+
+fn run_command(argv: &[String], folder: PathBuf, input: String, timeout: Duration) -> Result<()> {
+    let (program, args) = argv.split_first().context("a command without a program")?;
+    let program = Program::with_own_environment(program).args(args).folder(&folder).input(input.into_bytes());
+    let completed = program.timeout(timeout).complete()?;
+    ensure!(completed.is_success(), "`{}` {}", argv.join(" "), completed.describe());
+    Ok(())
+}
+
+fn describe_failure(failure: &HostFailure) -> String {
+    match failure {
+        HostFailure::Locked(holder) => format!("the service is locked by {}", holder.operator),
+        HostFailure::Refused(reason) | HostFailure::Failed(reason, _) => reason.clone(),
+    }
+}
+
+/// Returns the result of a rollout on a host, and its failure.
+fn find_host_outcome<'o>(
+    host: &str,
+    has_changes: bool,
+    outcome: &'o RolloutOutcome,
+) -> (&'static str, Option<&'o HostFailure>) {
+    if let Some((_, failure)) = outcome.failed.iter().find(|(failed, _)| failed == host) {
+        return ("failed", Some(failure));
+    }
+    let result = if outcome.returned.iter().any(|(returned, _)| returned == host) {
+        "returned"
+    } else if outcome.switched.iter().any(|switched| switched == host) {
+        "switched"
+    } else if has_changes {
+        "skipped"
+    } else {
+        "unchanged"
+    };
+    (result, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::deploy::ReleaseVersion;
+
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    fn run_shell(line: &str, folder: &std::path::Path) -> Result<()> {
+        let argv = ["/bin/sh", "-c", line].map(str::to_owned);
+        run_command(&argv, folder.to_owned(), "{\"event\":\"started\"}".to_owned(), TIMEOUT)
+    }
+
+    #[test]
+    fn a_command_gets_the_facts_in_the_folder_of_the_project() {
+        let folder = tempfile::tempdir().unwrap();
+        run_shell("cat >facts", folder.path()).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path().join("facts")).unwrap(), "{\"event\":\"started\"}");
+        // One that does not read is no failure.
+        run_shell("true", folder.path()).unwrap();
+        let error = run_shell("echo no webhook >&2; exit 3", folder.path()).unwrap_err().to_string();
+        assert!(error.contains("exit status: 3: no webhook"), "{error}");
+    }
+
+    #[test]
+    fn each_host_has_its_outcome() {
+        let failure = HostFailure::Failed("release 2 failed".to_owned(), Vec::new());
+        let outcome = RolloutOutcome {
+            switched: vec!["a".to_owned()],
+            returned: vec![("b".to_owned(), ReleaseVersion::adopted())],
+            failed: vec![("c".to_owned(), failure.clone())],
+            ..RolloutOutcome::default()
+        };
+        let result = |host: &str, has_changes: bool| find_host_outcome(host, has_changes, &outcome);
+        assert_eq!(result("a", true), ("switched", None));
+        assert_eq!(result("b", true), ("returned", None));
+        assert_eq!(result("c", true), ("failed", Some(&failure)));
+        assert_eq!((result("d", true), result("d", false)), (("skipped", None), ("unchanged", None)));
+    }
+}
