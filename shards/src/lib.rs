@@ -4,11 +4,13 @@
 //! reads), [`connections`] (the connections of a service). Used by the dunlin command line and by services;
 //! knows neither inventories nor web frameworks.
 
+pub mod address;
 pub mod connections;
 pub mod map;
 pub mod routing;
 pub mod slot;
 
+pub use address::{InstanceAddress, InvalidAddress};
 pub use connections::{AppliedState, ConnectionOptions, RetryPolicy, ShardConnections, ShardError, build_client};
 pub use map::{Epoch, MapError, Shard, ShardId, ShardMap, ShardPlacement};
 pub use routing::{Route, Routing, RoutingError};

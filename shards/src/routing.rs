@@ -6,6 +6,7 @@ use std::{fmt::Write, path::Path};
 use serde::Deserialize;
 
 use crate::{
+    address::InstanceAddress,
     map::{Epoch, ShardId, ShardMap, SlotCoverage},
     slot::SlotRange,
 };
@@ -91,7 +92,7 @@ impl Routing {
     /// services reach it. Error: a host without one.
     pub fn from_map(map: &ShardMap, address_of: impl Fn(&str) -> Option<String>) -> Result<Routing, RoutingError> {
         let locate = |id: ShardId, host: &str| match address_of(host) {
-            Some(address) => Ok(with_port(&address, map.port_of(id))),
+            Some(address) => Ok(InstanceAddress::new(address, map.port_of(id)).to_string()),
             None => Err(RoutingError::NoAddress { shard: id, host: host.to_owned() }),
         };
         let mut shards = Vec::with_capacity(map.shards.len());
@@ -175,7 +176,7 @@ impl Routing {
         }
         for route in &self.shards {
             for address in std::iter::once(&route.primary).chain(&route.replicas) {
-                if split_address(address).is_none() {
+                if !address.parse::<InstanceAddress>().is_ok_and(|address| address.port != 0) {
                     let message = format!("\"{address}\" of shard {} is not host:port", route.id);
                     return Err(RoutingError::Invalid(message));
                 }
@@ -191,25 +192,4 @@ impl PublishedRoute {
             .map_err(|message| RoutingError::Invalid(format!("shard {}: {message}", self.id)))?;
         Ok(Route { id: self.id, slots, primary: self.primary, replicas: self.replicas, user: self.user })
     }
-}
-
-/// `host:port`, with brackets around an IPv6 address.
-pub fn with_port(address: &str, port: u16) -> String {
-    if address.contains(':') && !address.starts_with('[') {
-        format!("[{address}]:{port}")
-    } else {
-        format!("{address}:{port}")
-    }
-}
-
-/// Host and port of `10.0.0.1:7000` or `[fd00::1]:7000`; the brackets go. `None` for anything else.
-pub fn split_address(address: &str) -> Option<(&str, u16)> {
-    let (host, port) = address.rsplit_once(':')?;
-    let host = match host.strip_prefix('[') {
-        Some(rest) => rest.strip_suffix(']')?,
-        None if host.contains(':') => return None,
-        None => host,
-    };
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    (!host.is_empty()).then_some((host, port))
 }

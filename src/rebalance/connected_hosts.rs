@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow};
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Inventory;
@@ -69,19 +69,18 @@ impl ConnectedHosts<'_> {
         self.sessions.get(host).ok_or_else(|| anyhow!("{host} is not connected"))
     }
 
-    /// Returns the address of a shard on a host, `ip:port`.
+    /// Returns the address of a shard on a host.
     ///
     /// # Errors
     /// Returns an error if the inventory does not have the host.
-    pub fn instance_address(&self, map: &ShardMap, shard: ShardId, host: &str) -> Result<String> {
+    pub fn instance_address(&self, map: &ShardMap, shard: ShardId, host: &str) -> Result<InstanceAddress> {
         let found = self.inventory.find_host(host).with_context(|| format!("{host} is not in the inventory"))?;
-        Ok(format!("{}:{}", found.address, map.port_of(shard)))
+        Ok(InstanceAddress::new(found.address.as_str(), map.port_of(shard)))
     }
 
     /// Returns the name of the host with this address.
-    pub fn host_at_address(&self, address: &str) -> Option<&str> {
-        let (ip, _) = address.rsplit_once(':')?;
-        self.inventory.hosts().iter().find(|host| host.address == ip).map(|host| host.name.as_str())
+    pub fn host_at_address(&self, address: &InstanceAddress) -> Option<&str> {
+        self.inventory.hosts().iter().find(|host| host.address == address.host).map(|host| host.name.as_str())
     }
 
     /// Sends a request about shards to a host.

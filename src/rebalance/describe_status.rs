@@ -73,7 +73,7 @@ mod tests {
     }
 
     fn replica_of(primary: &str) -> ReplicationRole {
-        ReplicationRole::Replica { primary: primary.to_owned(), link_is_up: true, offset: 9 }
+        ReplicationRole::Replica { primary: primary.parse().unwrap_or_default(), link_is_up: true, offset: 9 }
     }
 
     fn describe(source: ReplicationRole, target: ReplicationRole, phase: &str, promoted: bool) -> &'static str {

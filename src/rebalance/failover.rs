@@ -12,7 +12,7 @@ mod select_candidate;
 
 use std::collections::BTreeSet;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::observation::HostLoad;
@@ -77,8 +77,8 @@ pub enum MoveStage {
 pub struct CopyView {
     /// Its host.
     pub host: String,
-    /// `ip:port`.
-    pub address: String,
+    /// Address of the copy.
+    pub address: InstanceAddress,
     /// Result of the probe; an unreachable role if its host does not answer.
     pub probe: ProbeResult,
 }

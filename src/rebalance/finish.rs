@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
@@ -109,8 +109,8 @@ pub struct Retirement<'a> {
     pub shard: ShardId,
     /// Its host.
     pub host: &'a str,
-    /// The shard's primary, `ip:port`, which it follows.
-    pub primary: String,
+    /// The shard's primary, which it follows.
+    pub primary: InstanceAddress,
     /// Its `redis_shard` step as it was provisioned.
     pub instance: serde_json::Value,
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail};
 use dunlin_shards::map::edit::{set_placements, set_replica_count};
-use dunlin_shards::{Epoch, ShardId, ShardMap, ShardPlacement};
+use dunlin_shards::{Epoch, InstanceAddress, ShardId, ShardMap, ShardPlacement};
 use tokio_util::sync::CancellationToken;
 
 use super::RebalanceContext;
@@ -110,7 +110,7 @@ pub async fn find_unaccounted_shards(
         let (primary_address, replica_addresses) =
             (address(&entry.host)?, entry.replicas.iter().map(address).collect::<Result<Vec<_>>>()?);
         let moves: Vec<&MoveState> = open_moves.iter().copied().filter(|state| state.shard == shard).collect();
-        let was_moved_to = |to: &String, replica: bool| {
+        let was_moved_to = |to: &InstanceAddress, replica: bool| {
             moves.iter().any(|state| state.record.operation.creates_replica() == replica && state.record.to == *to)
         };
         let is_known = (primary == primary_address || was_moved_to(&primary, false))

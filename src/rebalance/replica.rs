@@ -5,7 +5,7 @@
 //! removed; after that, the replaced one is an orphan instance, which `shards repair` retires.
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap, ShardPlacement};
 use tokio::sync::Mutex;
 
 use super::connected_hosts::ProgressFn;
@@ -216,7 +216,7 @@ pub fn find_replica_hosts<'g>(
     context: &'g RebalanceContext<'_>,
     state: &MoveState,
 ) -> Result<(Option<&'g str>, &'g str)> {
-    let host = |address: &String| {
+    let host = |address: &InstanceAddress| {
         context
             .hosts
             .host_at_address(address)

@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 use serde::Serialize;
 use serde_json::json;
 
@@ -52,8 +52,8 @@ pub enum ReplicaState {
     LinkDown,
     /// Follows another instance.
     FollowsWrongPrimary {
-        /// The instance that it follows, `ip:port`.
-        primary: String,
+        /// The instance that it follows.
+        primary: InstanceAddress,
     },
     /// Is a primary itself.
     IsPrimary,
@@ -72,7 +72,7 @@ pub struct OrphanInstance {
     /// Its host.
     pub host: String,
     /// The instance that it follows; none for a primary.
-    pub follows: Option<String>,
+    pub follows: Option<InstanceAddress>,
     /// True if it follows the shard's primary: it has no data of its own then.
     pub follows_primary: bool,
     /// True if it is a primary that accepts writes without a replica.
@@ -142,8 +142,8 @@ pub async fn check_replicas(
     for (host, answer) in hosts.iter().zip(answers) {
         observed_by_host.extend(answer?.into_iter().map(|observed| ((observed.shard, *host), observed)));
     }
-    let moving_addresses: BTreeSet<&str> =
-        open_moves.iter().flat_map(|state| [state.record.from.as_str(), state.record.to.as_str()]).collect();
+    let moving_addresses: BTreeSet<&InstanceAddress> =
+        open_moves.iter().flat_map(|state| [&state.record.from, &state.record.to]).collect();
     let mut health = ReplicaHealth {
         min_replicas_mismatches: find_min_replicas_mismatches(context, map, primaries, open_moves)?,
         ..ReplicaHealth::default()
@@ -162,7 +162,7 @@ pub async fn check_replicas(
         let orphan_hosts = hosts.iter().filter(|host| !entry.replicas.iter().any(|replica| replica == *host));
         for host in orphan_hosts {
             let Some(observed) = observed_by_host.get(&(shard, host)) else { continue };
-            if observed.error.is_some() || moving_addresses.contains(observed.address.as_str()) {
+            if observed.error.is_some() || moving_addresses.contains(&observed.address) {
                 continue;
             }
             let of = match &observed.role {
@@ -212,7 +212,7 @@ fn role_offset(role: &ReplicationRole) -> u64 {
     }
 }
 
-fn replica_state(observed: &ObservedInstance, primary: &str, primary_offset: u64) -> ReplicaState {
+fn replica_state(observed: &ObservedInstance, primary: &InstanceAddress, primary_offset: u64) -> ReplicaState {
     if let Some(why) = &observed.error {
         return ReplicaState::Missing { reason: why.clone() };
     }
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn a_replica_is_compared_with_its_primary() {
         let follows = |of: &str, linked, offset| ObservedInstance {
-            role: ReplicationRole::Replica { primary: of.to_owned(), link_is_up: linked, offset },
+            role: ReplicationRole::Replica { primary: InstanceAddress::new(of, 1), link_is_up: linked, offset },
             ..ObservedInstance::default()
         };
         let down = ObservedInstance { error: Some("refused".to_owned()), ..ObservedInstance::default() };
@@ -339,15 +339,15 @@ mod tests {
             ..ObservedInstance::default()
         };
         for (observed, wanted, good) in [
-            (follows("a:1", true, 9), ReplicaState::Follows { behind_bytes: 0 }, true),
-            (follows("a:1", true, 12), ReplicaState::Follows { behind_bytes: 0 }, true),
-            (follows("a:1", true, 4), ReplicaState::Follows { behind_bytes: 5 }, false),
-            (follows("a:1", false, 9), ReplicaState::LinkDown, false),
-            (follows("b:1", true, 9), ReplicaState::FollowsWrongPrimary { primary: "b:1".to_owned() }, false),
+            (follows("a", true, 9), ReplicaState::Follows { behind_bytes: 0 }, true),
+            (follows("a", true, 12), ReplicaState::Follows { behind_bytes: 0 }, true),
+            (follows("a", true, 4), ReplicaState::Follows { behind_bytes: 5 }, false),
+            (follows("a", false, 9), ReplicaState::LinkDown, false),
+            (follows("b", true, 9), ReplicaState::FollowsWrongPrimary { primary: InstanceAddress::new("b", 1) }, false),
             (master, ReplicaState::IsPrimary, false),
             (down, ReplicaState::Missing { reason: "refused".to_owned() }, false),
         ] {
-            let state = replica_state(&observed, "a:1", 9);
+            let state = replica_state(&observed, &InstanceAddress::new("a", 1), 9);
             assert_eq!((state.is_in_sync(), state), (good, wanted));
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 use tokio::sync::Mutex;
 
 use super::apply::{PlannedMove, cut_over_shard};
@@ -249,7 +249,7 @@ pub fn can_finish_without_hosts(
     open_moves: &[(&MoveState, MoveStatus)],
     pending: &[PlannedMove],
 ) -> bool {
-    let is_reachable = |address: &String| {
+    let is_reachable = |address: &InstanceAddress| {
         context.hosts.host_at_address(address).is_some_and(|host| !context.hosts.unreachable.contains(host))
     };
     let is_replica_build = |(state, status): &&(&MoveState, MoveStatus)| {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     fn replica_of(primary: &str) -> ReplicationRole {
-        ReplicationRole::Replica { primary: primary.to_owned(), link_is_up: true, offset: 9 }
+        ReplicationRole::Replica { primary: primary.parse().unwrap_or_default(), link_is_up: true, offset: 9 }
     }
 
     #[test]

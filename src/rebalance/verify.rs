@@ -1,7 +1,7 @@
 //! Which shards have two copies, and comparing them live.
 
 use anyhow::Result;
-use dunlin_shards::{ShardId, ShardMap};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 use serde_json::Value;
 
 use super::RebalanceContext;
@@ -27,7 +27,7 @@ pub fn list_pairs(
     map: &ShardMap,
     latest_moves: &LatestMoves,
 ) -> Result<Vec<InstancePair>> {
-    let pair = |shard: ShardId, (from, to): (String, String), host: &str| InstancePair {
+    let pair = |shard: ShardId, (from, to): (InstanceAddress, InstanceAddress), host: &str| InstancePair {
         host: host.to_owned(),
         spec: MoveSpec {
             header: context.hosts.step_header(host, shard, "verify"),

@@ -24,6 +24,7 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use dunlin_shards::InstanceAddress;
 use rustix::fs::Uid;
 use serde::{Deserialize, Serialize};
 
@@ -402,17 +403,19 @@ impl RedisShard {
     fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
         match (&observed.conf, self.read_conf()?) {
             (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
-            _ => self.initial_lines(&self.replica_of),
+            _ if self.replica_of.is_empty() => Ok(self.initial_lines(None)),
+            _ => Ok(self.initial_lines(Some(&self.replica_of.parse().context("replica_of")?))),
         }
     }
 
     /// Returns the lines that a new instance starts with: its primary, or the replicas that it requires as a primary.
-    fn initial_lines(&self, replica_of: &str) -> Result<String> {
-        let follows = if replica_of.is_empty() { String::new() } else { replicaof_line(replica_of)? };
-        Ok(match self.required_replicas() {
+    fn initial_lines(&self, replica_of: Option<&InstanceAddress>) -> String {
+        let follows =
+            replica_of.map(|primary| format!("replicaof {} {}\n", primary.host, primary.port)).unwrap_or_default();
+        match self.required_replicas() {
             0 => follows,
             needed => format!("{follows}min-replicas-to-write {needed}\n"),
-        })
+        }
     }
 
     /// Returns the number of replicas that the instance requires as a primary.
@@ -506,14 +509,4 @@ fn read_file_meta(view: &mut HostView, path: &Path) -> Result<Option<PathMeta>> 
         PathState::File { meta, .. } => Ok(Some(meta)),
         _ => bail!("{} is not a regular file", path.display()),
     }
-}
-
-/// The directive that makes an instance follow `ip:port`.
-fn replicaof_line(address: &str) -> Result<String> {
-    let (host, port) = split_host_port(address)?;
-    Ok(format!("replicaof {host} {port}\n"))
-}
-
-fn split_host_port(address: &str) -> Result<(&str, &str)> {
-    address.rsplit_once(':').with_context(|| format!("\"{address}\" is not of the form ip:port"))
 }

@@ -64,8 +64,8 @@ fn role_of(fixture: &MoveFixture, n: u8) -> ReplicationRole {
 fn probe_instance(fixture: &MoveFixture, n: u8, primary: Option<u8>) -> ProbeResult {
     let place = ProbeTarget {
         shard: ShardId(SHARD_ID),
-        address: fixture.address(n),
-        primary: primary.map(|n| fixture.address(n)),
+        address: fixture.instance_address(n),
+        primary: primary.map(|n| fixture.instance_address(n)),
     };
     let journals = fixture.instance_root(n).join("moves");
     match fixture.run_request(ShardRequest::ProbeReplicas(ReplicaProbeRequest {
@@ -82,9 +82,9 @@ fn promote_request(fixture: &mut MoveFixture, to: u8, others: &[u8]) -> PromoteR
     PromoteReplica {
         header: fixture.job_for(to),
         operator: "test".to_owned(),
-        from: fixture.address(0),
-        to: fixture.address(to),
-        other_replicas: others.iter().map(|n| fixture.address(*n)).collect(),
+        from: fixture.instance_address(0),
+        to: fixture.instance_address(to),
+        other_replicas: others.iter().map(|n| fixture.instance_address(*n)).collect(),
         epoch: 8,
         app_user: APP_USER.to_owned(),
         instance: fixture.instance_spec(to),
@@ -96,8 +96,8 @@ fn promote_request(fixture: &mut MoveFixture, to: u8, others: &[u8]) -> PromoteR
 fn instance_handle(fixture: &mut MoveFixture, n: u8, owner: u8) -> InstanceRef {
     InstanceRef {
         header: fixture.job_for(n),
-        address: fixture.address(n),
-        primary: fixture.address(owner),
+        address: fixture.instance_address(n),
+        primary: fixture.instance_address(owner),
         epoch: 8,
         instance: fixture.instance_spec(n),
     }
@@ -172,7 +172,7 @@ fn promoted_replicas_have_all_writes_and_the_others_follow() {
     };
     assert_eq!(again.archive_dir, None);
     // The owner itself is never set aside, nor by somebody whose map is older than its promotion.
-    let stale = InstanceRef { epoch: 7, primary: fixture.address(2), ..instance_handle(&mut fixture, 1, 2) };
+    let stale = InstanceRef { epoch: 7, primary: fixture.instance_address(2), ..instance_handle(&mut fixture, 1, 2) };
     assert!(
         fixture
             .run_request(ShardRequest::ArchiveInstance(stale))
@@ -369,7 +369,7 @@ fn moves_are_aborted_before_the_cutover_only() {
     let mut fixture = cluster_with_spares(1, 1);
     let written = write_and_stop(&fixture, 1);
     let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
         ..fixture.move_spec(0, 2)
     };
     run_copy(&fixture, spec.clone()).unwrap();
@@ -389,7 +389,7 @@ fn moves_are_aborted_before_the_cutover_only() {
 
     let mut fixture = cluster_with_spares(1, 1);
     let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
         ..fixture.move_spec(0, 2)
     };
     run_copy(&fixture, spec.clone()).unwrap();

@@ -232,7 +232,7 @@ impl FaultInjector {
         let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
         let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
         let what = format!("{what}, {from} to {to}{told}");
-        let others = if self.has_replica { vec![self.fixture.address(REPLICA_INDEX)] } else { Vec::new() };
+        let others = if self.has_replica { vec![self.fixture.instance_address(REPLICA_INDEX)] } else { Vec::new() };
         let replicas = u32::try_from(others.len()).unwrap() + 1;
         let mut spec = MoveSpec {
             source_file_requires_replicas: armed,

@@ -16,7 +16,7 @@ use dunlin::protocol::shard::{
 use dunlin::protocol::{Event, ProgressSink};
 use dunlin::rebalance::host;
 use dunlin::resources::{ApplyContext, BlobSource, DynResource, HostView, ReadOutcome, find_kind};
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde_json::{Value, json};
 
 pub const SHARD_ID: u16 = 17;
@@ -136,8 +136,12 @@ impl MoveFixture {
         self.folder.path().join(format!("host-{n}"))
     }
 
+    pub fn instance_address(&self, n: u8) -> InstanceAddress {
+        InstanceAddress::new(format!("127.0.0.{}", n + 2), self.port)
+    }
+
     pub fn address(&self, n: u8) -> String {
-        format!("127.0.0.{}:{}", n + 2, self.port)
+        self.instance_address(n).to_string()
     }
 
     pub fn data_dir(&self, n: u8) -> PathBuf {
@@ -227,8 +231,8 @@ impl MoveFixture {
         MoveSpec {
             header: self.job_for(to),
             operator: "test".to_owned(),
-            from: self.address(from),
-            to: self.address(to),
+            from: self.instance_address(from),
+            to: self.instance_address(to),
             operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: 8,
             app_user: APP_USER.to_owned(),
@@ -241,7 +245,7 @@ impl MoveFixture {
     /// A replica of a primary, in the place of another one.
     pub fn replica_spec(&mut self, primary: u8, new: u8, old: Option<u8>) -> MoveSpec {
         let mut spec = self.move_spec(primary, new);
-        spec.operation = Operation::CreateReplica { replaces: old.map(|old| self.address(old)) };
+        spec.operation = Operation::CreateReplica { replaces: old.map(|old| self.instance_address(old)) };
         spec.instance["replica_of"] = json!(self.address(primary));
         spec
     }
@@ -250,7 +254,7 @@ impl MoveFixture {
     pub fn min_replicas_request(&mut self, n: u8, replicas: u32) -> ShardRequest {
         ShardRequest::RequireReplicas(MinReplicasRequest {
             header: self.job_for(n),
-            address: self.address(n),
+            address: self.instance_address(n),
             replicas,
             instance: self.instance_spec(n),
         })
@@ -259,8 +263,8 @@ impl MoveFixture {
     pub fn retire_spec(&mut self, n: u8, owner: u8) -> RetireInstance {
         RetireInstance {
             header: self.job_for(n),
-            address: self.address(n),
-            primary: self.address(owner),
+            address: self.instance_address(n),
+            primary: self.instance_address(owner),
             epoch: 8,
             app_user: APP_USER.to_owned(),
             instance: self.instance_spec(n),

@@ -117,7 +117,7 @@ fn demoted_sources_do_not_sync_from_incomplete_targets() {
     }
     // A fence too early, as nothing but a mistake could bring it about.
     let mut source = connect_admin(&fixture.address(0)).unwrap();
-    let (ip, port) = spec.to.rsplit_once(':').unwrap();
+    let (ip, port) = (&spec.to.host, spec.to.port);
     redis::cmd("REPLICAOF").arg(ip).arg(port).exec(&mut source).unwrap();
     kill_process(target, Signal::CONT).unwrap();
     let mut behind = connect_admin(&fixture.address(1)).unwrap();
@@ -188,7 +188,7 @@ fn other_replicas_follow_the_new_primary_without_a_full_sync() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.address(2)] },
+        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(2)] },
         ..fixture.move_spec(0, 1)
     };
     run_copy(&fixture, spec.clone()).unwrap();

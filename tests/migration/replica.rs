@@ -154,7 +154,8 @@ fn interrupted_replicas_are_finished_or_removed() {
             };
             assert!(
                 !moves[0].is_finished
-                    && moves[0].record.operation == (Operation::CreateReplica { replaces: Some(fixture.address(1)) }),
+                    && moves[0].record.operation
+                        == (Operation::CreateReplica { replaces: Some(fixture.instance_address(1)) }),
                 "{moves:?}"
             );
             // The journal is no other move's.
@@ -205,7 +206,7 @@ fn moved_primaries_require_their_replicas() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
         ..fixture.move_spec(0, 2)
     };
     let preflight =
@@ -249,7 +250,7 @@ fn moves_back_keep_the_replica() {
     writers.wait_for_writes(50);
     for (from, to) in [(0, 2), (2, 0)] {
         let spec = MoveSpec {
-            operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] },
+            operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
             ..fixture.move_spec(from, to)
         };
         run_copy(&fixture, spec.clone()).unwrap();
@@ -273,8 +274,10 @@ fn moves_back_keep_the_replica() {
 fn preflight_reports_down_and_unknown_replicas() {
     let mut fixture = fixture_with_replica(3);
     let relocation = fixture.move_spec(0, 2);
-    let spec =
-        MoveSpec { operation: Operation::Relocate { other_replicas: vec![fixture.address(1)] }, ..relocation.clone() };
+    let spec = MoveSpec {
+        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
+        ..relocation.clone()
+    };
     let rules = |fixture: &MoveFixture, spec: &MoveSpec| match fixture
         .run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())))
         .unwrap()
@@ -301,7 +304,8 @@ fn min_replicas_are_set_only_once_replicas_are_attached() {
     fixture.provision_primary(0).unwrap();
     let guard = |fixture: &mut MoveFixture, replicas| {
         let instance = fixture.instance_spec(0);
-        let arm = MinReplicasRequest { header: fixture.job_for(0), address: fixture.address(0), replicas, instance };
+        let arm =
+            MinReplicasRequest { header: fixture.job_for(0), address: fixture.instance_address(0), replicas, instance };
         fixture.run_request(ShardRequest::SetMinReplicas(arm))
     };
     let alone = guard(&mut fixture, 1).unwrap_err();

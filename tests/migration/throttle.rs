@@ -163,7 +163,7 @@ fn capped_copies_stay_below_the_limit_and_are_complete() {
         |source: &mut Connection| ["sync_full", "sync_partial_ok"].map(|name| info_field(source, "stats", name));
     let [full, partial] = syncs(&mut source);
     assert!(full == "1" && partial != "0", "one full sync through the relay, {full}, then partial ones, {partial}");
-    let (ip, port) = spec.from.rsplit_once(':').unwrap();
+    let (ip, port) = (&spec.from.host, spec.from.port);
     assert!(read_conf(&fixture, 1).contains(&format!("replicaof {ip} {port}")), "{}", read_conf(&fixture, 1));
     // Asked again, there is nothing to do; then everything is as after a copy without a cap.
     run_copy(&fixture, spec.clone()).unwrap();

@@ -61,7 +61,7 @@ fn tls_fixture(ca: &TestCa) -> MoveFixture {
 fn observe_error(fixture: &MoveFixture, n: u8, tls_ca: Option<&str>) -> Option<String> {
     let request = ObserveInstances {
         credentials: Credentials { tls_ca: tls_ca.map(str::to_owned), ..admin_credentials() },
-        instances: vec![(ShardId(SHARD_ID), fixture.address(n))],
+        instances: vec![(ShardId(SHARD_ID), fixture.instance_address(n))],
         window_ms: 0,
         sampled_keys: 0,
     };

@@ -11,7 +11,7 @@ use redis::{
 };
 
 use super::{ConnectionOptions, error::AttemptOutcome, tls::build_client};
-use crate::routing::{split_address, with_port};
+use crate::address::InstanceAddress;
 
 const MIN_BACKOFF: Duration = Duration::from_millis(2);
 const MAX_BACKOFF: Duration = Duration::from_millis(250);
@@ -58,12 +58,12 @@ impl ShardClient {
     /// A node that nothing is connected to yet. `None` where the address is not `host:port`; [`ShardConnections`](super::ShardConnections)
     /// checks the CA when it is opened.
     pub(super) fn new(address: &str, user: &str, options: &ConnectionOptions) -> Option<ShardClient> {
-        let (host, port) = split_address(address)?;
+        let InstanceAddress { host, port } = address.parse().ok()?;
         let mut redis = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();
         if let Some(password) = &options.password {
             redis = redis.set_username(user).set_password(password);
         }
-        let client = build_client(host, port, redis, options.tls_ca.as_deref()).ok()?;
+        let client = build_client(&host, port, redis, options.tls_ca.as_deref()).ok()?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(options.connect_timeout))
             .set_response_timeout(Some(options.response_timeout));
@@ -166,7 +166,7 @@ fn parse_role(value: &Value) -> Option<NodeRole> {
     let text = |index: usize| parts.get(index).and_then(|part| redis::from_redis_value_ref::<String>(part).ok());
     match text(0)?.as_str() {
         "master" => Some(NodeRole::Primary),
-        "slave" => Some(NodeRole::ReplicaOf(with_port(&text(1)?, text(2)?.parse().ok()?))),
+        "slave" => Some(NodeRole::ReplicaOf(InstanceAddress::new(text(1)?, text(2)?.parse().ok()?).to_string())),
         _ => None,
     }
 }

@@ -1,6 +1,6 @@
 //! `dunlin shards history`.
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde_json::json;
 
 use super::ShardsContext;
@@ -23,7 +23,9 @@ impl ShardsContext<'_> {
             shards.iter().copied().filter(|shard| moves.iter().all(|entry| entry.shard != *shard)).collect();
         self.ensure_shards_exist(&without_history)?;
         for entry in &moves {
-            let name = |address: &str| context.hosts.host_at_address(address).unwrap_or(address).to_owned();
+            let name = |address: &InstanceAddress| {
+                context.hosts.host_at_address(address).map_or_else(|| address.to_string(), str::to_owned)
+            };
             let (from, to) = (name(&entry.from), name(&entry.to));
             self.reporter.print_data(&format!(
                 "{:.19}Z  shard {:<4} {from} → {to}  {:<12} epoch {:<4} by {}  run {}",

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 
 /// Describes a consumer of the map: a `shard_map` step of the playbook.
@@ -17,15 +17,15 @@ pub struct MapConsumer {
     pub with_placements: bool,
 }
 
-/// Placement of a shard in a consumer's map; addresses are `ip:port`.
+/// Placement of a shard in a consumer's map.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedShard {
     /// The shard.
     pub shard: ShardId,
     /// Its primary.
-    pub primary: String,
+    pub primary: InstanceAddress,
     /// Its replicas.
-    pub replicas: Vec<String>,
+    pub replicas: Vec<InstanceAddress>,
 }
 
 /// Describes the observed state of a consumer.

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -27,10 +27,10 @@ pub struct ReplicaProbeRequest {
 pub struct ProbeTarget {
     /// The shard.
     pub shard: ShardId,
-    /// Address on this host, `ip:port`.
-    pub address: String,
-    /// The shard's primary, `ip:port`, to probe from this host; not probed if it is this address.
-    pub primary: Option<String>,
+    /// Address on this host.
+    pub address: InstanceAddress,
+    /// The shard's primary, to probe from this host; not probed if it is this address.
+    pub primary: Option<InstanceAddress>,
 }
 
 /// Result of probing one replica.
@@ -39,8 +39,8 @@ pub struct ProbeTarget {
 pub struct ProbeResult {
     /// The shard.
     pub shard: ShardId,
-    /// `ip:port`.
-    pub address: String,
+    /// Its address.
+    pub address: InstanceAddress,
     /// Reason why the instance did not answer; the other fields are empty then.
     pub error: Option<String>,
     /// Its role.
@@ -76,8 +76,8 @@ pub struct ProbeResult {
 /// Describes a failover in the journal of the promoted replica's host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailoverRecord {
-    /// The primary that it replaces, `ip:port`.
-    pub from: String,
+    /// The primary that it replaces.
+    pub from: InstanceAddress,
     /// True if the replica may hold writes that only it has.
     pub promotion_started: bool,
     /// True if it was completed or reverted.
@@ -92,12 +92,12 @@ pub struct PromoteReplica {
     /// Operator who runs it (`user@machine`).
     #[serde(default)]
     pub operator: String,
-    /// The lost primary, `ip:port`.
-    pub from: String,
-    /// The replica to promote, `ip:port`.
-    pub to: String,
-    /// The other reachable replicas, `ip:port`; they leave the old primary before the new one is opened.
-    pub other_replicas: Vec<String>,
+    /// The lost primary.
+    pub from: InstanceAddress,
+    /// The replica to promote.
+    pub to: InstanceAddress,
+    /// The other reachable replicas; they leave the old primary before the new one is opened.
+    pub other_replicas: Vec<InstanceAddress>,
     /// Epoch that publishes the new primary.
     pub epoch: u64,
     /// The application's ACL user on this shard.
@@ -126,10 +126,10 @@ pub struct PromoteResult {
 pub struct InstanceRef {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// The instance, `ip:port`.
-    pub address: String,
-    /// The shard's primary in the map, `ip:port`.
-    pub primary: String,
+    /// The instance.
+    pub address: InstanceAddress,
+    /// The shard's primary in the map.
+    pub primary: InstanceAddress,
     /// The map's epoch.
     pub epoch: u64,
     /// Its `redis_shard` as it was provisioned.

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::failover;
@@ -60,10 +60,10 @@ pub struct MoveHistoryEntry {
     pub operator: String,
     /// The shard.
     pub shard: ShardId,
-    /// Source, `ip:port`.
-    pub from: String,
-    /// Target, `ip:port`.
-    pub to: String,
+    /// Source.
+    pub from: InstanceAddress,
+    /// Target.
+    pub to: InstanceAddress,
     /// Map epoch of the move.
     pub epoch: u64,
     /// Start time, RFC 3339.

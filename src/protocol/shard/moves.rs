@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -106,10 +106,10 @@ pub struct MoveSpec {
     /// Operator who runs it (`user@machine`), for the log.
     #[serde(default)]
     pub operator: String,
-    /// The source, `ip:port`.
-    pub from: String,
-    /// The target on this host, `ip:port`.
-    pub to: String,
+    /// The source.
+    pub from: InstanceAddress,
+    /// The target on this host.
+    pub to: InstanceAddress,
     /// The operation.
     pub operation: Operation,
     /// Epoch that publishes the new primary.
@@ -187,8 +187,8 @@ impl VerifyResult {
 pub struct MinReplicasRequest {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// The source on this host, `ip:port`.
-    pub address: String,
+    /// The source on this host.
+    pub address: InstanceAddress,
     /// Replicas required to accept writes: the move's target and the others in the map.
     pub replicas: u32,
     /// Its `redis_shard` as it was provisioned.
@@ -215,10 +215,10 @@ pub struct CutoverResult {
 pub struct RetireInstance {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// The instance on this host, `ip:port`.
-    pub address: String,
-    /// The new primary, `ip:port`.
-    pub primary: String,
+    /// The instance on this host.
+    pub address: InstanceAddress,
+    /// The new primary.
+    pub primary: InstanceAddress,
     /// The map's epoch.
     pub epoch: u64,
     /// The application's ACL user.

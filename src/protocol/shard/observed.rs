@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 
 use super::moves::Credentials;
@@ -10,8 +10,8 @@ use super::moves::Credentials;
 /// Selects the instances to observe.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ObserveInstances {
-    /// Shard number and address, `ip:port`.
-    pub instances: Vec<(ShardId, String)>,
+    /// Shard number and address.
+    pub instances: Vec<(ShardId, InstanceAddress)>,
     /// Credentials for the instances.
     pub credentials: Credentials,
     /// Window for rates, in milliseconds; 0: no rates.
@@ -53,7 +53,7 @@ pub struct ObservedInstance {
     /// The shard.
     pub shard: ShardId,
     /// The address asked.
-    pub address: String,
+    pub address: InstanceAddress,
     /// Reason why the instance did not answer; the other fields are empty then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -112,8 +112,8 @@ pub enum ReplicationRole {
     },
     /// A replica.
     Replica {
-        /// Its primary, `ip:port`.
-        primary: String,
+        /// Its primary.
+        primary: InstanceAddress,
         /// True if the link to the primary is up.
         link_is_up: bool,
         /// Replication offset that it has processed.

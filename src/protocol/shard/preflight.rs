@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use dunlin_shards::InstanceAddress;
 use serde::{Deserialize, Serialize};
 
 use super::moves::MoveSpec;
@@ -12,8 +13,8 @@ use crate::plan::named_enum;
 pub struct PreflightRequest {
     /// The move.
     pub spec: MoveSpec,
-    /// Replicas that the source has by the map, without the target, `ip:port`.
-    pub source_replicas: Vec<String>,
+    /// Replicas that the source has by the map, without the target.
+    pub source_replicas: Vec<InstanceAddress>,
 }
 
 impl PreflightRequest {

@@ -1,28 +1,29 @@
 //! The record of a move: what a journal has of it, and what `ListMoves` reports.
 
+use dunlin_shards::InstanceAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::protocol::throttle::ThrottleLimits;
 
-/// The operation on a shard's instances. Addresses are `ip:port`.
+/// The operation on a shard's instances.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "OperationFields", into = "OperationFields")]
 pub enum Operation {
     /// Moves the primary to another host.
     Relocate {
         /// The source's other replicas; they follow the new primary.
-        other_replicas: Vec<String>,
+        other_replicas: Vec<InstanceAddress>,
     },
     /// Creates a replica; the source is the primary.
     CreateReplica {
         /// The replica that it replaces.
-        replaces: Option<String>,
+        replaces: Option<InstanceAddress>,
     },
     /// Promotes a replica; the source is lost.
     Failover {
         /// The other reachable replicas; they follow the new primary.
-        other_replicas: Vec<String>,
+        other_replicas: Vec<InstanceAddress>,
     },
 }
 
@@ -30,7 +31,7 @@ pub enum Operation {
 #[derive(Serialize, Deserialize)]
 struct OperationFields {
     /// For a new replica, the replica that it replaces.
-    other_replicas: Vec<String>,
+    other_replicas: Vec<InstanceAddress>,
     #[serde(default)]
     is_failover: bool,
     #[serde(default)]
@@ -81,7 +82,7 @@ impl Operation {
     }
 
     /// Returns the replicas that follow the new primary.
-    pub fn other_replicas(&self) -> &[String] {
+    pub fn other_replicas(&self) -> &[InstanceAddress] {
         match self {
             Self::Relocate { other_replicas } | Self::Failover { other_replicas } => other_replicas,
             Self::CreateReplica { .. } => &[],
@@ -109,10 +110,10 @@ pub struct MoveRecord {
     /// The operation.
     #[serde(flatten)]
     pub operation: Operation,
-    /// Address of the source, `ip:port`.
-    pub from: String,
-    /// Address of the target, `ip:port`.
-    pub to: String,
+    /// Address of the source.
+    pub from: InstanceAddress,
+    /// Address of the target.
+    pub to: InstanceAddress,
     /// Map epoch that the move belongs to.
     pub epoch: u64,
     /// ACL user of the application.
@@ -146,11 +147,12 @@ mod tests {
                 "throttle": ThrottleLimits::default(), "is_replica": is_replica,
             })
         };
-        let others = || vec!["c:1".to_owned(), "d:1".to_owned()];
+        let address = |host| InstanceAddress::new(host, 1);
+        let others = || vec![address("c"), address("d")];
         for (value, operation) in [
             (record(&["c:1", "d:1"], false, false), Operation::Relocate { other_replicas: others() }),
             (record(&["c:1", "d:1"], true, false), Operation::Failover { other_replicas: others() }),
-            (record(&["c:1"], false, true), Operation::CreateReplica { replaces: Some("c:1".to_owned()) }),
+            (record(&["c:1"], false, true), Operation::CreateReplica { replaces: Some(address("c")) }),
             (record(&[], false, true), Operation::CreateReplica { replaces: None }),
         ] {
             let read: MoveRecord = serde_json::from_value(value.clone()).unwrap();

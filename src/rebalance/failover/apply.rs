@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use dunlin_shards::{ShardId, ShardMap, ShardPlacement};
+use dunlin_shards::{InstanceAddress, ShardId, ShardMap, ShardPlacement};
 
 use super::{DegradedPrimary, FailoverPlan, Promotion};
 use crate::protocol::shard::failover::{
@@ -291,7 +291,7 @@ fn placement_after_failover(
     map: &ShardMap,
     state: &MoveState,
 ) -> Result<ShardPlacement> {
-    let host = |address: &String| {
+    let host = |address: &InstanceAddress| {
         let name =
             context.hosts.host_at_address(address).with_context(|| format!("{address} is not in the inventory"))?;
         Ok::<_, anyhow::Error>(name.to_owned())

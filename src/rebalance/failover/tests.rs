@@ -1,6 +1,6 @@
 //! Tables: what is seen of the copies, and what follows.
 
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 
 use super::*;
 use crate::messages;
@@ -8,8 +8,8 @@ use crate::protocol::shard::failover::FailoverRecord;
 
 const PRIMARY_ROLE: ReplicationRole = ReplicationRole::Primary { offset: 900, replicas: 0 };
 
-fn address(host: &str) -> String {
-    format!("{host}:7000")
+fn address(host: &str) -> InstanceAddress {
+    InstanceAddress::new(host, 7000)
 }
 
 /// A copy that does not answer.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::{Route, Routing};
+use dunlin_shards::{InvalidAddress, Route, Routing};
 use serde_json::Value;
 
 use crate::http::{self, HttpError, Response};
@@ -20,20 +20,22 @@ pub fn observe_consumers(consumers: &[MapConsumer]) -> Vec<ConsumerState> {
 }
 
 fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
-    let routing = Routing::load_file(&consumer.file).ok();
-    let place = |route: &Route| PublishedShard {
-        shard: route.id,
-        primary: route.primary.clone(),
-        replicas: route.replicas.clone(),
+    let parse_route = |route: &Route| {
+        let replicas = route.replicas.iter().map(|replica| replica.parse()).collect::<Result<_, InvalidAddress>>()?;
+        Ok(PublishedShard { shard: route.id, primary: route.primary.parse()?, replicas })
     };
-    let asked = routing.as_ref().filter(|_| consumer.with_placements);
-    let places = asked.map(|routing| routing.shards.iter().map(place).collect()).unwrap_or_default();
+    // A map that cannot be read counts as none.
+    let routing = Routing::load_file(&consumer.file).ok().and_then(|routing| {
+        let places: Result<Vec<PublishedShard>, InvalidAddress> = routing.shards.iter().map(parse_route).collect();
+        Some((routing.cluster, routing.epoch.0, places.ok()?))
+    });
+    let (map_version, placements) = match routing {
+        Some((cluster, epoch, placements)) => (Some((cluster, epoch)), placements),
+        None => (None, Vec::new()),
+    };
+    let placements = if consumer.with_placements { placements } else { Vec::new() };
     let service = consumer.status_url.as_deref().map_or(ConsumerService::NotConfigured, probe_service);
-    ConsumerState {
-        map_version: routing.map(|routing| (routing.cluster, routing.epoch.0)),
-        placements: places,
-        service,
-    }
+    ConsumerState { map_version, placements, service }
 }
 
 /// Nobody listening means that nobody routes by an old map: the next start reads the file.

@@ -15,6 +15,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use dunlin_shards::InstanceAddress;
 use redis::Value;
 use serde_json::json;
 
@@ -25,7 +26,7 @@ use super::finish_cutover::finish_cutover;
 use super::instance::parse_instance;
 use super::min_replicas::{require_replicas, restore_min_replicas_cmds};
 use super::move_journal::{MoveJournal, is_finished};
-use super::redis_client::{RedisClient, probe_role, redis_command, split_address, value_text};
+use super::redis_client::{RedisClient, probe_role, redis_command, replicaof_command, value_text};
 use super::roll_back::roll_back_cutover;
 use super::source_monitor::SourceMonitor;
 use super::{recover, replication_progress, verify};
@@ -190,12 +191,10 @@ fn hand_over_writes(
 }
 
 /// Demotes the source and returns its offset at the moment of demotion.
-fn demote_source(source: &mut RedisClient, target: &str) -> Result<u64> {
-    let (host, port) = split_address(target)?;
-    let port = port.to_string();
+fn demote_source(source: &mut RedisClient, target: &InstanceAddress) -> Result<u64> {
     let executed = source.run_transaction(&[
         redis_command(&["ROLE"]),
-        redis_command(&["REPLICAOF", host, &port]),
+        replicaof_command(target),
         redis_command(&["CLIENT", "UNPAUSE"]),
     ])?;
     primary_offset(executed.first()).context("the source was no longer a primary when it was demoted")

@@ -12,13 +12,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use dunlin_shards::InstanceAddress;
 use redis::{Cmd, Value as Answer};
 use serde_json::{Value, json};
 
 use super::client_access::closed_users;
 use super::instance::parse_instance;
 use super::move_journal::{MoveJournal, is_finished};
-use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command, split_address};
+use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, redis_command, replicaof_command};
 use super::replication_progress;
 use crate::poll::poll_until;
 use crate::protocol::shard::failover::{PromoteReplica, PromoteResult};
@@ -180,11 +181,10 @@ fn repoint_other_replicas(request: &PromoteReplica) -> Result<()> {
     })
 }
 
-fn repoint_replica(follower: &str, primary: &str, request: &PromoteReplica) -> Result<()> {
+fn repoint_replica(follower: &InstanceAddress, primary: &InstanceAddress, request: &PromoteReplica) -> Result<()> {
     let mut link = RedisClient::open(follower, &request.header.credentials)?;
     if !replication_progress::is_replica_of(&link.fetch_role()?, primary) {
-        let (host, port) = split_address(primary)?;
-        link.run_command(&["REPLICAOF", host, &port.to_string()])?;
+        link.query::<Answer>(&replicaof_command(primary))?;
     }
     link.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }
@@ -248,13 +248,9 @@ fn count_attached_replicas(request: &PromoteReplica, copy: &mut RedisClient) -> 
     let mut count = 0;
     let check = || {
         let info = copy.fetch_info("replication")?;
-        let online = request
-            .other_replicas
-            .iter()
-            .map(|other| replication_progress::is_online(&info, other))
-            .collect::<Result<Vec<bool>>>()?;
-        count = online.iter().filter(|online| **online).count();
-        anyhow::Ok((count == online.len()).then_some(()))
+        let others = &request.other_replicas;
+        count = others.iter().filter(|other| replication_progress::is_online(&info, other)).count();
+        anyhow::Ok((count == others.len()).then_some(()))
     };
     poll_until(Instant::now() + REPLICA_ATTACH_TIMEOUT, POLL_INTERVAL, check)?;
     Ok(u32::try_from(count)?)
@@ -296,8 +292,7 @@ fn follow_old_primary(
     copy: &mut RedisClient,
 ) -> Result<()> {
     journal.log_intent(MovePhase::RollBack, Value::Null)?;
-    let (host, port) = split_address(&request.from)?;
-    copy.run_command(&["REPLICAOF", host, &port.to_string()])?;
+    copy.query::<Answer>(&replicaof_command(&request.from))?;
     copy.run_command(&["CONFIG", "REWRITE"])?;
     let users = closed_users(journal, &request.app_user);
     instance.set_users_enabled(&users, true)?;

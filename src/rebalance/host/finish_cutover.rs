@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
 use redis::{Cmd, Value};
 
 use super::client_access::ClientAccess;
 use super::min_replicas::{restore_min_replicas_cmds, wait_and_set_min_replicas};
 use super::move_journal::MoveJournal;
-use super::redis_client::{RedisClient, redis_command, split_address, value_text};
+use super::redis_client::{RedisClient, redis_command, replicaof_command, value_text};
 use super::replication_progress;
 use crate::protocol::shard::{MovePhase, MoveSpec, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
@@ -50,13 +51,12 @@ pub fn finish_cutover(
     Ok(follow_ups)
 }
 
-fn repoint_follower(spec: &MoveSpec, follower: &str, source_cmds: &[Cmd]) -> Result<()> {
+fn repoint_follower(spec: &MoveSpec, follower: &InstanceAddress, source_cmds: &[Cmd]) -> Result<()> {
     let mut link = RedisClient::open(follower, &spec.header.credentials)?;
     if !replication_progress::is_replica_of(&link.fetch_role()?, &spec.to) {
-        let (host, port) = split_address(&spec.to)?;
-        link.run_command(&["REPLICAOF", host, &port.to_string()])?;
+        link.query::<Value>(&replicaof_command(&spec.to))?;
     }
-    let rewrite = if follower == spec.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
+    let rewrite = if *follower == spec.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
     link.run_all(rewrite).map(drop)
 }
 

@@ -96,10 +96,16 @@ pub fn compare_instance_state(
     let users: Vec<String> = source.query(&redis_command(&["ACL", "LIST"]))?;
     // A mistake in the target's file is an issue of its own.
     if let Ok(target) = AclFile::parse(acl) {
-        compare_users(&AclFile::parse(&users.join("\n"))?, &target, &source.address, admin_user, &mut found);
+        compare_users(
+            &AclFile::parse(&users.join("\n"))?,
+            &target,
+            &source.address.to_string(),
+            admin_user,
+            &mut found,
+        );
     }
     let settings: BTreeMap<String, String> = source.query(&redis_command(&["CONFIG", "GET", "*"]))?;
-    compare_settings(&settings, conf, &source.address, &mut found);
+    compare_settings(&settings, conf, &source.address.to_string(), &mut found);
     let scripts = info.number_field("number_of_cached_scripts");
     if scripts > 0 {
         found.notes.push(format!(

@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
 use redis::Cmd;
 use serde_json::{Value, json};
 
@@ -106,9 +107,9 @@ pub fn require_replicas(
 ///
 /// # Errors
 /// It is not.
-pub fn wait_for_replica(source: &mut RedisClient, replica: &str) -> Result<()> {
+pub fn wait_for_replica(source: &mut RedisClient, replica: &InstanceAddress) -> Result<()> {
     let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
-    while !replication_progress::is_online(&source.fetch_info("replication")?, replica)? {
+    while !replication_progress::is_online(&source.fetch_info("replication")?, replica) {
         if Instant::now() > deadline {
             bail!("the replica {replica} is not attached to {}; start it first", source.address);
         }

@@ -29,7 +29,8 @@ pub fn find_missing_modules(source: &mut RedisClient, conf: &RedisConf) -> Resul
     let loaded =
         listed.iter().map(|fields| LoadedModule { name: text_field(fields, "name"), path: text_field(fields, "path") });
     let paths = conf.module_paths();
-    Ok(loaded.filter_map(|module| explain_missing(&module, &paths, &source.address, &Path::is_file)).collect())
+    let address = source.address.to_string();
+    Ok(loaded.filter_map(|module| explain_missing(&module, &paths, &address, &Path::is_file)).collect())
 }
 
 fn text_field(fields: &BTreeMap<String, Value>, name: &str) -> String {

@@ -5,15 +5,14 @@ mod space;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use dunlin_shards::InstanceAddress;
 use redis::Value;
 
 use super::instance::parse_instance;
 use super::instance_state::{ENCODING_SETTINGS, compare_instance_state};
 use super::min_replicas::wait_for_replica;
 use super::modules;
-use super::redis_client::{
-    RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between, split_address,
-};
+use super::redis_client::{RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between};
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
 use crate::protocol::shard::{
@@ -109,7 +108,8 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
     }
     match probe_role(&spec.to, &spec.header.credentials) {
         ReplicationRole::Unreachable => {
-            let connected = spec.to.parse().ok().map(|to| std::net::TcpStream::connect_timeout(&to, RATE_WINDOW));
+            let target = spec.to.to_string().parse().ok();
+            let connected = target.map(|target| std::net::TcpStream::connect_timeout(&target, RATE_WINDOW));
             if matches!(connected, Some(Ok(_))) {
                 anyhow::bail!("another service listens at {}, and dunlin cannot log in to it", spec.to);
             }
@@ -245,8 +245,8 @@ fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &R
 }
 
 /// Returns true if a line of `INFO replication` describes the replica at this address.
-fn is_replica_line(line: &str, address: &str) -> bool {
-    split_address(address).is_ok_and(|(ip, port)| line.starts_with(&format!("ip={ip},port={port},")))
+fn is_replica_line(line: &str, address: &InstanceAddress) -> bool {
+    line.starts_with(&format!("ip={},port={},", address.host, address.port))
 }
 
 /// Checks that the target's server program can take over from the source's.

@@ -92,13 +92,15 @@ fn count_keys(info: &RedisInfo) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_shards::InstanceAddress;
+
     use super::*;
 
     #[test]
     fn a_replica_that_never_had_a_link_has_no_silence() {
         let silent = |linked, field: &str| {
             silent_seconds(
-                &ReplicationRole::Replica { primary: String::new(), link_is_up: linked, offset: 0 },
+                &ReplicationRole::Replica { primary: InstanceAddress::default(), link_is_up: linked, offset: 0 },
                 &RedisInfo::parse(field),
             )
         };

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
 use serde_json::Value;
 
 use super::boot_id::read_boot_id;
@@ -59,7 +60,7 @@ fn decide_primary(
 ) -> Decision {
     use ReplicationRole::{Primary, Replica, Unreachable};
     let follows_third_party =
-        |role: &ReplicationRole, other: &str| matches!(role, Replica { primary, .. } if primary != other);
+        |role: &ReplicationRole, other: &InstanceAddress| matches!(role, Replica { primary, .. } if primary != other);
     if follows_third_party(source, &spec.to) || follows_third_party(target, &spec.from) {
         return Decision::Undecidable("an instance follows a third one: another tool moved or failed over this shard");
     }
@@ -239,7 +240,7 @@ fn persist_source_role(spec: &MoveSpec, source: Option<&mut RedisClient>) -> Res
     Ok(())
 }
 
-fn probe_instance(address: &str, spec: &MoveSpec) -> (Option<RedisClient>, ReplicationRole, String) {
+fn probe_instance(address: &InstanceAddress, spec: &MoveSpec) -> (Option<RedisClient>, ReplicationRole, String) {
     let Ok(mut link) = RedisClient::open(address, &spec.header.credentials) else {
         return (None, ReplicationRole::Unreachable, String::new());
     };
@@ -260,8 +261,8 @@ pub(super) mod tests {
         MoveSpec {
             header: test_header(std::path::Path::new(""), 17, "r", 0),
             operator: String::new(),
-            from: "a:1".to_owned(),
-            to: "b:1".to_owned(),
+            from: InstanceAddress::new("a", 1),
+            to: InstanceAddress::new("b", 1),
             operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: 8,
             app_user: "s017".to_owned(),
@@ -275,8 +276,12 @@ pub(super) mod tests {
     fn the_instance_that_may_lack_writes_is_never_chosen() {
         use Decision::{KeepSource, Undecidable, UseTarget};
         let primary = ReplicationRole::Primary { offset: 5, replicas: 0 };
-        let follows = |of: &str, offset| ReplicationRole::Replica { primary: of.to_owned(), link_is_up: false, offset };
-        let (at_target, at_source) = (follows("b:1", 5), follows("a:1", 5));
+        let follows = |of: &str, offset| ReplicationRole::Replica {
+            primary: InstanceAddress::new(of, 1),
+            link_is_up: false,
+            offset,
+        };
+        let (at_target, at_source) = (follows("b", 5), follows("a", 5));
         let gone = ReplicationRole::Unreachable;
         let prepared = RecoveryFacts {
             standby_was_prepared: true,
@@ -296,8 +301,8 @@ pub(super) mod tests {
             (&primary, &gone, prepared, KeepSource),
             // Demoted: the target, if it has all.
             (&at_target, &at_source, demoted, UseTarget),
-            (&at_target, &follows("a:1", 4), demoted, KeepSource),
-            (&at_target, &follows("a:1", 4), RecoveryFacts { source_is_same_process: false, ..demoted }, UseTarget),
+            (&at_target, &follows("a", 4), demoted, KeepSource),
+            (&at_target, &follows("a", 4), RecoveryFacts { source_is_same_process: false, ..demoted }, UseTarget),
             (&at_target, &at_source, restarted(demoted), KeepSource),
             (
                 &at_target,
@@ -329,7 +334,7 @@ pub(super) mod tests {
             (&primary, &primary, RecoveryFacts::default(), neither.clone()),
             (&gone, &primary, restarted(demoted), neither.clone()),
             (&gone, &at_source, demoted, neither.clone()),
-            (&follows("c:1", 9), &primary, promoted, neither.clone()),
+            (&follows("c", 9), &primary, promoted, neither.clone()),
         ] {
             let decided = decide_primary(&test_spec(), source, target, known);
             let as_wanted = decided == wanted || matches!((&decided, &wanted), (Undecidable(_), Undecidable(_)));

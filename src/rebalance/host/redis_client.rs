@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::build_client;
+use dunlin_shards::{InstanceAddress, build_client};
 use redis::{Cmd, Connection, FromRedisValue, RedisConnectionInfo, Value};
 
 use crate::protocol::shard::{Credentials, ReplicationRole};
@@ -19,8 +19,8 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A connection to one instance; after an error it must not be used again.
 pub struct RedisClient {
     connection: Connection,
-    /// `ip:port`.
-    pub address: String,
+    /// Address of the instance.
+    pub address: InstanceAddress,
     sent_at: Instant,
     longest_reply: Duration,
 }
@@ -59,13 +59,9 @@ pub fn replication_bytes_between(before: &RedisInfo, after: &RedisInfo) -> u64 {
     grown("master_repl_offset").max(grown("aof_current_size"))
 }
 
-/// Host and port of `ip:port`.
-///
-/// # Errors
-/// The text has another form.
-pub fn split_address(address: &str) -> Result<(&str, u16)> {
-    let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    parts.with_context(|| format!("\"{address}\" is not of the form ip:port"))
+/// Returns the command that makes an instance follow a primary.
+pub fn replicaof_command(primary: &InstanceAddress) -> Cmd {
+    redis_command(&["REPLICAOF", &primary.host, &primary.port.to_string()])
 }
 
 /// A command of plain words.
@@ -82,27 +78,26 @@ impl RedisClient {
     ///
     /// # Errors
     /// Nothing answers there, the CA did not sign the certificate for this address, or the password is not accepted; the error says which.
-    pub fn open(address: &str, credentials: &Credentials) -> Result<Self> {
-        let (host, port) = split_address(address)?;
+    pub fn open(address: &InstanceAddress, credentials: &Credentials) -> Result<Self> {
         let login = RedisConnectionInfo::default()
             .set_username(&credentials.user)
             .set_password(&credentials.password)
             .set_skip_set_lib_name();
-        let client = build_client(host, port, login, credentials.tls_ca.as_deref())?;
+        let client = build_client(&address.host, address.port, login, credentials.tls_ca.as_deref())?;
         let connection =
             client.get_connection_with_timeout(CONNECT_TIMEOUT).with_context(|| format!("redis {address}"))?;
         connection
             .set_read_timeout(Some(RESPONSE_TIMEOUT))
             .and_then(|()| connection.set_write_timeout(Some(RESPONSE_TIMEOUT)))?;
         let (sent_at, longest_reply) = (Instant::now(), Duration::ZERO);
-        Ok(Self { connection, address: address.to_owned(), sent_at, longest_reply })
+        Ok(Self { connection, address: address.clone(), sent_at, longest_reply })
     }
 
     /// As [`Self::open`], again and again until the time is over: an instance that is starting answers late.
     ///
     /// # Errors
     /// The last one.
-    pub fn open_with_retry(address: &str, credentials: &Credentials, timeout: Duration) -> Result<Self> {
+    pub fn open_with_retry(address: &InstanceAddress, credentials: &Credentials, timeout: Duration) -> Result<Self> {
         let deadline = Instant::now() + timeout;
         loop {
             match Self::open(address, credentials).and_then(Self::ensure_loaded) {
@@ -292,7 +287,10 @@ impl RedisClient {
             }
         } else {
             ReplicationRole::Replica {
-                primary: format!("{}:{}", info.text_field("master_host"), info.text_field("master_port")),
+                primary: InstanceAddress::new(
+                    info.text_field("master_host"),
+                    info.text_field("master_port").parse().context("master_port")?,
+                ),
                 link_is_up: info.text_field("master_link_status") == "up",
                 offset: info.number_field("slave_repl_offset"),
             }
@@ -326,7 +324,7 @@ fn command_name(cmd: &Cmd) -> String {
 }
 
 /// The role of an instance, [`ReplicationRole::Unreachable`] where it does not answer.
-pub fn probe_role(address: &str, credentials: &Credentials) -> ReplicationRole {
+pub fn probe_role(address: &InstanceAddress, credentials: &Credentials) -> ReplicationRole {
     RedisClient::open(address, credentials).and_then(|mut link| link.fetch_role()).unwrap_or_default()
 }
 
@@ -347,11 +345,5 @@ mod tests {
     fn errors_never_contain_arguments() {
         assert_eq!(command_name(&redis_command(&["CONFIG", "SET", "masterauth", "secret"])), "CONFIG SET");
         assert_eq!(command_name(&redis_command(&["REPLICAOF", "10.0.0.1", "7000"])), "REPLICAOF");
-    }
-
-    #[test]
-    fn addresses_have_a_port() {
-        assert_eq!(split_address("10.0.0.1:7017").unwrap(), ("10.0.0.1", 7017));
-        assert!(split_address("10.0.0.1").is_err());
     }
 }

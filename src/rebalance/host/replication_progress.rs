@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
 
-use super::redis_client::{RedisClient, RedisInfo, split_address};
+use super::redis_client::{RedisClient, RedisInfo};
 use crate::poll::poll_until;
 use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
@@ -41,7 +42,7 @@ pub fn wait_until_caught_up(
             required_offset.get_or_insert(from.number_field("master_repl_offset"));
         }
         let has_reached_goal = required_offset.is_some_and(|goal| to.number_field("slave_repl_offset") >= goal);
-        let is_acknowledged = is_online(&from, &spec.to)?;
+        let is_acknowledged = is_online(&from, &spec.to);
         let behind = from.number_field("master_repl_offset").saturating_sub(to.number_field("slave_repl_offset"));
         if has_reached_goal && is_linked(&to) && is_acknowledged && behind <= spec.limits.max_lag_bytes {
             return Ok(());
@@ -115,17 +116,13 @@ pub fn can_resync_partially(from: &RedisInfo, to: &RedisInfo) -> bool {
 /// After a diskless sync a source says `online` at once, but sends what is written since only after the replica's first
 /// acknowledgement, up to a second later (`repl_start_cmd_stream_on_ack` in Redis' replication.c). `lag` counts from
 /// `online`; the acknowledged `offset` is what tells that there was one. Where nothing was ever written, it stays 0.
-///
-/// # Errors
-/// The address has no port.
-pub fn is_online(source: &RedisInfo, replica: &str) -> Result<bool> {
-    let (ip, port) = split_address(replica)?;
-    let expected_fields = [format!("ip={ip}"), format!("port={port}")];
+pub fn is_online(source: &RedisInfo, replica: &InstanceAddress) -> bool {
+    let expected_fields = [format!("ip={}", replica.host), format!("port={}", replica.port)];
     let untouched = source.number_field("master_repl_offset") == 0;
-    Ok(recent_replica_fields(source).any(|fields| {
+    recent_replica_fields(source).any(|fields| {
         let is_acknowledged = untouched || !fields.contains(&"offset=0");
         is_acknowledged && expected_fields.iter().all(|want| fields.contains(&want.as_str()))
-    }))
+    })
 }
 
 /// Counts the replicas that the source reports as online and that have acknowledged recently.
@@ -178,7 +175,7 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
 }
 
 /// Returns true if the role is a replica of that instance.
-pub fn is_replica_of(role: &ReplicationRole, address: &str) -> bool {
+pub fn is_replica_of(role: &ReplicationRole, address: &InstanceAddress) -> bool {
     matches!(role, ReplicationRole::Replica { primary, .. } if primary == address)
 }
 
@@ -192,7 +189,7 @@ mod tests {
             let slave = format!("slave0:ip=10.0.0.3,port=7020,{rest},offset={offset},lag=0");
             RedisInfo::parse(&format!("role:master\nconnected_slaves:1\n{slave}\nmaster_repl_offset:{written}\n"))
         };
-        let is_online = |info: &RedisInfo| is_online(info, "10.0.0.3:7020").unwrap();
+        let is_online = |info: &RedisInfo| is_online(info, &InstanceAddress::new("10.0.0.3", 7020));
         assert!(is_online(&source(910, 896, "state=online")));
         assert!(!is_online(&source(910, 896, "state=send_bulk")));
         assert!(!is_online(&source(910, 0, "state=online")), "online, but nothing is sent to it yet");

@@ -16,7 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use dunlin_shards::ShardId;
+use dunlin_shards::{InstanceAddress, ShardId};
 use rustix::net::sockopt;
 
 use super::rate_limiter::RateLimiter;
@@ -36,14 +36,14 @@ fn loopback_address(shard: ShardId) -> Ipv4Addr {
     Ipv4Addr::new(127, 77, high, low)
 }
 
-/// Returns the unreachable `ip:port` that a target's file names while its copy goes through a proxy.
-pub fn placeholder_address(shard: ShardId) -> String {
-    format!("{}:0", loopback_address(shard))
+/// Returns the unreachable address that a target's file names while its copy goes through a proxy.
+pub fn placeholder_address(shard: ShardId) -> InstanceAddress {
+    InstanceAddress::new(loopback_address(shard).to_string(), 0)
 }
 
 /// Returns true if the address is a shard's unreachable address or one of its proxies.
-pub fn is_proxy_address(shard: ShardId, address: &str) -> bool {
-    address.rsplit_once(':').is_some_and(|(ip, _)| ip == loopback_address(shard).to_string())
+pub fn is_proxy_address(shard: ShardId, address: &InstanceAddress) -> bool {
+    address.host == loopback_address(shard).to_string()
 }
 
 /// The target's role as roles are compared: one that follows its relay, or waits for one, follows the source.
@@ -60,8 +60,9 @@ pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
 
 /// A relay; dropped, it cuts its connections.
 pub struct ReplicationProxy {
-    /// Listening address, `ip:port`.
-    pub address: String,
+    /// Listening address.
+    pub address: InstanceAddress,
+    listener: SocketAddr,
     path: Arc<ProxyPath>,
     acceptor: Option<JoinHandle<()>>,
 }
@@ -94,11 +95,11 @@ impl ReplicationProxy {
     /// # Errors
     /// Returns an error if the source's address is not valid, or no port is free.
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
-        let found = spec.from.to_socket_addrs().ok().and_then(|mut found| found.next());
+        let found = (spec.from.host.as_str(), spec.from.port).to_socket_addrs().ok().and_then(|mut found| found.next());
         let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
         let listener =
             TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
-        let address = listener.local_addr().context("opening the replication proxy")?.to_string();
+        let local = listener.local_addr().context("opening the replication proxy")?;
         let bandwidth = spec.limits.throttle.bandwidth;
         let path = ProxyPath {
             source: from,
@@ -112,7 +113,8 @@ impl ReplicationProxy {
             let way = Arc::clone(&way);
             move || way.accept_targets(&listener)
         });
-        Ok(Self { address, path: way, acceptor: Some(acceptor) })
+        let address = InstanceAddress::new(local.ip().to_string(), local.port());
+        Ok(Self { address, listener: local, path: way, acceptor: Some(acceptor) })
     }
 }
 
@@ -121,9 +123,8 @@ impl Drop for ReplicationProxy {
         self.path.is_closed.store(true, Ordering::SeqCst);
         self.path.cut_connections();
         // Wakes the one that accepts; where even that fails, the process has no sockets left, and it ends with it.
-        let wake_up =
-            self.address.parse().map(|address: SocketAddr| TcpStream::connect_timeout(&address, CONNECT_TIMEOUT));
-        if let (Ok(Ok(_)), Some(accepting)) = (wake_up, self.acceptor.take()) {
+        let wake_up = TcpStream::connect_timeout(&self.listener, CONNECT_TIMEOUT);
+        if let (Ok(_), Some(accepting)) = (wake_up, self.acceptor.take()) {
             accepting.join().ok();
         }
     }
@@ -219,15 +220,10 @@ mod tests {
 
     #[test]
     fn each_shard_has_its_own_addresses() {
-        assert_eq!(placeholder_address(ShardId(17)), "127.77.0.17:0");
-        assert_eq!(placeholder_address(ShardId(65_535)), "127.77.255.255:0");
-        assert!(
-            is_proxy_address(ShardId(256), "127.77.1.0:40000") && !is_proxy_address(ShardId(256), "127.77.0.1:40000")
-        );
-        assert!(
-            !is_proxy_address(ShardId(17), "10.0.0.1:7017")
-                && !is_proxy_address(ShardId(17), "127.0.0.1:0")
-                && !is_proxy_address(ShardId(17), "")
-        );
+        assert_eq!(placeholder_address(ShardId(17)).to_string(), "127.77.0.17:0");
+        assert_eq!(placeholder_address(ShardId(65_535)).to_string(), "127.77.255.255:0");
+        let is_proxy = |shard, host: &str| is_proxy_address(ShardId(shard), &InstanceAddress::new(host, 40_000));
+        assert!(is_proxy(256, "127.77.1.0") && !is_proxy(256, "127.77.0.1"));
+        assert!(!is_proxy(17, "10.0.0.1") && !is_proxy(17, "127.0.0.1") && !is_proxy(17, ""));
     }
 }

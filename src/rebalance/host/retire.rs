@@ -31,7 +31,7 @@ pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
         return Ok(RetireResult::default());
     }
     let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
-    if configured_primary.as_deref() != Some(&request.primary) {
+    if configured_primary.as_ref() != Some(&request.primary) {
         bail!(
             "{} was not retired: its configuration file says that it {}, not {}",
             request.address,

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::min_replicas::restore_min_replicas_cmds;
 use super::move_journal::MoveJournal;
-use super::redis_client::{RedisClient, split_address};
+use super::redis_client::{RedisClient, replicaof_command};
 use crate::protocol::shard::{MovePhase, MoveSpec, ReplicationRole};
 
 /// Restores the source as a primary without write pause and with its old `min-replicas-to-write`; makes the target,
@@ -39,8 +39,7 @@ pub fn roll_back_cutover(
 /// Lets a target that was never opened follow the source again, also after a restart.
 pub fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> {
     if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        let (host, port) = split_address(&spec.from)?;
-        target.run_command(&["REPLICAOF", host, &port.to_string()])?;
+        target.query::<redis::Value>(&replicaof_command(&spec.from))?;
     }
     target.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }

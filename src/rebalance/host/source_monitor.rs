@@ -11,9 +11,10 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
 
 use super::rate_limiter::RateLimiter;
-use super::redis_client::{RedisClient, RedisInfo, split_address};
+use super::redis_client::{RedisClient, RedisInfo};
 use crate::protocol::shard::MoveSpec;
 use crate::protocol::throttle::{MemoryLimit, ThrottleLimits};
 use crate::protocol::{Event, ProgressSink};
@@ -254,7 +255,7 @@ impl MonitorState {
         let info = link.fetch_info("all")?;
         Ok(LoadSample {
             p99: Some(percentile_99(&mut trips)),
-            lag_bytes: max_replica_lag(&info, &self.spec)?,
+            lag_bytes: max_replica_lag(&info, &self.spec),
             cow_bytes: info.number_field("current_cow_size"),
             used_bytes: info.number_field("used_memory"),
         })
@@ -278,9 +279,9 @@ fn percentile_99(trips: &mut [Duration]) -> Duration {
 
 /// Returns the largest lag of the online replicas, in bytes. The move's own target counts once its copy is complete:
 /// until then it is not online.
-fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> Result<u64> {
-    let (ip, port) = split_address(&spec.to)?;
-    let own = [format!("ip={ip}"), format!("port={port}")];
+fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> u64 {
+    let InstanceAddress { host, port } = &spec.to;
+    let own = [format!("ip={host}"), format!("port={port}")];
     let end = source.number_field("master_repl_offset");
     let slaves = source.iter().filter(|(name, _)| name.strip_prefix("slave").is_some_and(|n| n.parse::<u32>().is_ok()));
     let behind = slaves.filter_map(|(_, line)| {
@@ -290,7 +291,7 @@ fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> Result<u64> {
         // Its first acknowledgement comes up to a second after it counts as online.
         (fields.contains(&"state=online") && !(is_own && offset == 0)).then(|| end.saturating_sub(offset))
     });
-    Ok(behind.max().unwrap_or(0))
+    behind.max().unwrap_or(0)
 }
 
 #[cfg(test)]
@@ -349,7 +350,7 @@ mod tests {
             let own = format!("slave0:ip=b,port=1,{own},lag=0");
             let other = "slave1:ip=c,port=1,state=online,offset=900,lag=1";
             let text = format!("connected_slaves:2\nslave_repl_offset:7\n{own}\n{other}\nmaster_repl_offset:1000\n");
-            max_replica_lag(&RedisInfo::parse(&text), &spec).unwrap()
+            max_replica_lag(&RedisInfo::parse(&text), &spec)
         };
         assert_eq!(of("state=send_bulk,offset=0"), 100);
         assert_eq!(of("state=online,offset=0"), 100);

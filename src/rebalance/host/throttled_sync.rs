@@ -5,9 +5,11 @@ use std::sync::{Mutex, MutexGuard, TryLockError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use dunlin_shards::InstanceAddress;
+use redis::Value;
 
 use super::rate_limiter::RateLimiter;
-use super::redis_client::{RedisClient, split_address};
+use super::redis_client::{RedisClient, replicaof_command};
 use super::replication_progress;
 use super::replication_proxy::{self, ReplicationProxy};
 use super::source_monitor::{Overload, SourceMonitor, report_status};
@@ -100,9 +102,8 @@ pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()>
     }
 }
 
-fn set_replica_of(target: &mut RedisClient, address: &str) -> Result<()> {
-    let (host, port) = split_address(address)?;
-    target.run_command(&["REPLICAOF", host, &port.to_string()]).map(drop)
+fn set_replica_of(target: &mut RedisClient, primary: &InstanceAddress) -> Result<()> {
+    target.query::<Value>(&replicaof_command(primary)).map(drop)
 }
 
 impl ThrottledSync<'_> {

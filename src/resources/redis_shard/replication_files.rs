@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use dunlin_shards::InstanceAddress;
 
-use super::{RedisShard, acl, conf, split_host_port};
+use super::{RedisShard, acl, conf};
 use crate::host_fs::{self, sync_parent};
 use crate::resources::{BlobSource, atomic_file};
 
@@ -13,14 +14,19 @@ impl RedisShard {
     ///
     /// # Errors
     /// Returns the error of the system; no unit is started in that case.
-    pub fn create_replica(&self, replica_of: &str, disabled_user: &[String], blobs: &dyn BlobSource) -> Result<()> {
+    pub fn create_replica(
+        &self,
+        replica_of: &InstanceAddress,
+        disabled_user: &[String],
+        blobs: &dyn BlobSource,
+    ) -> Result<()> {
         self.create_folders()?;
         let acl = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
         let acl = disabled_user
             .iter()
             .try_fold(acl, |acl, user| acl::switch_user(&acl, user, false))
             .context("the ACL file")?;
-        self.write_files(&acl, &self.initial_lines(replica_of)?, blobs)?;
+        self.write_files(&acl, &self.initial_lines(Some(replica_of)), blobs)?;
         sync_parent(&self.conf_path())?;
         sync_parent(&self.conf_dir())?;
         self.enable_and_start()
@@ -47,12 +53,12 @@ impl RedisShard {
         self.edit_file(&self.conf_path(), |text| Ok(conf::remove_directive(text, "replicaof")))
     }
 
-    /// Sets the primary (`ip:port`) in the configuration file, durably. The running process is unaffected.
+    /// Sets the primary in the configuration file, durably. The running process is unaffected.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read or written.
-    pub fn set_replicaof(&self, address: &str) -> Result<()> {
-        let (host, port) = split_host_port(address)?;
+    pub fn set_replicaof(&self, address: &InstanceAddress) -> Result<()> {
+        let InstanceAddress { host, port } = address;
         self.edit_file(&self.conf_path(), |text| Ok(conf::set_directive(text, "replicaof", &format!("{host} {port}"))))
     }
 

@@ -1,5 +1,6 @@
 //! The entries of a shard's journal: phase, state and detail of each step of a move.
 
+use dunlin_shards::InstanceAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -68,7 +69,7 @@ pub fn last_move_entries(entries: &[JournalEntry]) -> &[JournalEntry] {
 }
 
 /// Returns the failover that a journal ends with, and the address of the replica that it promotes.
-pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::FailoverRecord, String)> {
+pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::FailoverRecord, InstanceAddress)> {
     let records = last_move_entries(entries);
     let begun: MoveRecord = serde_json::from_value(records.first()?.detail.clone()).ok()?;
     let promoted =
