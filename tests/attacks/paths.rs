@@ -9,6 +9,7 @@ use dunlin::host_fs::{self, PathError};
 use dunlin::plan::Action;
 use dunlin::resources::ApplyContext;
 use dunlin::resources::redis_shard::RedisShard;
+use dunlin_shards::InstanceAddress;
 use serde_json::{Value, json};
 
 use crate::messages;
@@ -128,7 +129,7 @@ fn a_link_in_place_of_a_configuration_leaks_nothing() {
         let error = result.unwrap_err();
         assert!(matches!(error.downcast_ref(), Some(PathError::WrongType { .. })), "{error:#}");
     };
-    is_refused(shard.set_replicaof("10.0.0.1:7001"));
+    is_refused(shard.set_replicaof(&InstanceAddress::new("10.0.0.1", 7001)));
     is_refused(shard.remove_replicaof());
     is_refused(shard.set_min_replicas(1));
     is_refused(shard.set_users_enabled(&["app".to_owned()], false));

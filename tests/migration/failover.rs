@@ -283,7 +283,7 @@ fn agents_killed_at_any_step_leave_at_most_one_writable_instance() {
         let open = number >= 5;
         wait_until(Duration::from_secs(20), || fixture.writable_instances() == if open { vec![1] } else { vec![] });
         let seen = probe_instance(&fixture, 1, None).failover.unwrap();
-        assert_eq!((seen.promotion_started, seen.from.as_str()), (number >= 4, what.from.as_str()), "{at}");
+        assert_eq!((seen.promotion_started, &seen.from), (number >= 4, &what.from), "{at}");
         run_promote(&fixture, &what).unwrap();
         assert_eq!(fixture.writable_instances(), [1], "{at}");
         fixture.restart_instance(0);
