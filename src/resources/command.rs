@@ -4,6 +4,8 @@
 //! not change anything. They also run for the plan, with a limit of ten seconds. A command without a condition always
 //! runs.
 
+mod condition;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
@@ -17,15 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{ApplyContext, BlobSource, Diff, HostView, PathState, ReadOutcome, Resource, atomic_file, de_string, mode};
 use crate::process::{OnAgentDeath, Program};
+pub use condition::Condition;
+use condition::ConditionResult;
 
 /// Default time limit of a command.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Maximum number of bytes kept of a command's output, for the message of one that failed.
 const MAX_OUTPUT_BYTES: usize = 64 << 10;
-
-/// Time limit of a condition.
-const CONDITION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The longest text of a command that a row shows, in characters.
 const MAX_SHOWN_CHARS: usize = 72;
@@ -62,16 +63,6 @@ pub struct CommandResource {
     pub display: BTreeMap<String, String>,
 }
 
-/// A condition of a command.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Condition {
-    /// Text for `sh -c`.
-    Shell(String),
-    /// A program and its arguments.
-    Argv(Vec<String>),
-}
-
 /// Result of the conditions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
@@ -83,13 +74,6 @@ pub enum ObservedCommand {
     },
     /// There is nothing to do.
     NotDue,
-}
-
-/// Result of one condition.
-enum ConditionResult {
-    Status(i32),
-    /// The condition can only be evaluated after earlier steps; with the reason.
-    Deferred(String),
 }
 
 impl Resource for CommandResource {
@@ -213,13 +197,6 @@ impl CommandResource {
         shorten_line(&text)
     }
 
-    /// Returns the text of one of the conditions for messages.
-    fn condition_display(&self, condition: &Condition) -> String {
-        let is_unless = self.unless.as_ref().is_some_and(|unless| std::ptr::eq(unless, condition));
-        let source = self.display.get(if is_unless { "unless" } else { "only_if" });
-        shorten_line(&source.cloned().unwrap_or_else(|| condition.display_text()))
-    }
-
     /// Makes a shell's text ready. With a secret in it, it must not be an argument, which every user can read.
     fn open_script<'s>(&self, text: &'s str) -> Result<Script<'s>> {
         if !self.sensitive {
@@ -228,63 +205,6 @@ impl CommandResource {
         let mut file = File::from(memfd_create("script", MemfdFlags::empty()).context("a file in memory")?);
         file.write_all(text.as_bytes()).context("a file in memory")?;
         Ok(Script::File { path: format!("/proc/self/fd/{}", file.as_raw_fd()), _file: file })
-    }
-
-    /// Evaluates a condition, unless an earlier step may change its result.
-    fn check_condition(&self, condition: &Condition, view: &mut HostView) -> Result<ConditionResult> {
-        if let Some(reason) = self.deferral_reason(condition, view)? {
-            return Ok(ConditionResult::Deferred(reason));
-        }
-        self.ensure_runnable(view)?;
-        let shown = self.condition_display(condition);
-        let script = match condition {
-            Condition::Shell(text) => Some(self.open_script(text)?),
-            Condition::Argv(_) => None,
-        };
-        let argv = script.as_ref().map_or_else(|| condition.to_argv(), Script::argv);
-        let output = match self.program(&argv, &shown).timeout(CONDITION_TIMEOUT).output() {
-            Ok(output) => output,
-            Err(error) if view.has_pending_steps() && is_program_missing(&error) => {
-                return Ok(ConditionResult::Deferred(format!(
-                    "the program of the condition `{shown}` is missing; an earlier step may install it"
-                )));
-            }
-            Err(error) => return Err(error).context("running the condition"),
-        };
-        match output.status.code() {
-            Some(126 | 127) if view.has_pending_steps() => Ok(ConditionResult::Deferred(format!(
-                "the program of the condition `{shown}` is missing; an earlier step may install it"
-            ))),
-            Some(status) => Ok(ConditionResult::Status(status)),
-            None => bail!("a signal ended the condition `{shown}`: {}", output.status),
-        }
-    }
-
-    /// Returns the reason why a condition cannot be evaluated before earlier steps, if there is one.
-    fn deferral_reason(&self, condition: &Condition, view: &mut HostView) -> Result<Option<String>> {
-        let shown = condition.display_text();
-        if let Some(what) = view.pending_change_in(&shown) {
-            return Ok(Some(format!(
-                "the condition `{}` names {what}, which an earlier step changes",
-                self.condition_display(condition)
-            )));
-        }
-        if let Some(surprise) = view.unknown_until_apply() {
-            return Ok(Some(format!(
-                "the condition `{}` may have another result after {surprise}",
-                self.condition_display(condition)
-            )));
-        }
-        if let Some(user) = self.user.as_ref().filter(|user| view.is_user_predicted(user)) {
-            return Ok(Some(format!("the condition runs as user {user}, which an earlier step changes")));
-        }
-        let folder = self.cwd.as_ref().filter(|folder| !folder.is_dir());
-        if let Some(folder) = folder
-            && matches!(view.path_state(folder)?, PathState::Directory { .. })
-        {
-            return Ok(Some(format!("the condition runs in {}, which an earlier step creates", folder.display())));
-        }
-        Ok(None)
     }
 
     /// Holds that its user and folder are there, or may still come.
@@ -340,33 +260,8 @@ impl Script<'_> {
     }
 }
 
-impl Condition {
-    fn to_argv(&self) -> Vec<&str> {
-        match self {
-            Self::Shell(text) if text.trim().is_empty() => Vec::new(),
-            Self::Shell(text) => shell_argv(text),
-            Self::Argv(argv) => argv.iter().map(String::as_str).collect(),
-        }
-    }
-
-    fn display_text(&self) -> String {
-        match self {
-            Self::Shell(text) => text.clone(),
-            Self::Argv(argv) => argv.join(" "),
-        }
-    }
-}
-
 fn shell_argv(text: &str) -> Vec<&str> {
     vec!["sh", "-c", text]
-}
-
-/// Could the program not be started because there is none?
-fn is_program_missing(error: &anyhow::Error) -> bool {
-    let cause = error.root_cause().downcast_ref::<std::io::Error>();
-    cause.is_some_and(|error| {
-        matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied)
-    })
 }
 
 /// Shortens a text to one line that fits into a row.

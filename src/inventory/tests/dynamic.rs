@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::ByteSize;
-use crate::inventory::ansible::run_script_with_timeout;
+use crate::inventory::ansible::script::run_script_with_timeout;
 use crate::inventory::{Diagnostics, Inventory, LoadedInventory, VarData};
 
 /// Writes an executable by way of a shell: a file that this process holds open for writing while another test forks
