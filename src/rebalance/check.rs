@@ -11,13 +11,41 @@ use dunlin_shards::ShardId;
 use super::observation::{HostLoad, Observation};
 use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role, ShardSelection};
 use crate::inventory::ByteSize;
+use crate::plan::named_enum;
+
+named_enum! {
+    /// The rules that a plan has to keep.
+    pub enum CheckedRule {
+        /// The moves fit the observed placement and its epoch.
+        Map = "map",
+        /// Pinned shards stay.
+        Pinned = "pinned",
+        /// Drained hosts end without shards.
+        Drain = "drain",
+        /// Shards move to the targets only.
+        Targets = "to",
+        /// The copies of a shard are in different places.
+        Zones = "zones",
+        /// The memory of the hosts suffices at all times.
+        Capacity = "capacity",
+        /// The limits on moves and bytes are kept.
+        Limits = "limits",
+        /// Only selected shards move.
+        Selection = "selection",
+        /// The totals of the plan are right.
+        Sums = "sums",
+        /// The moves of a wave do not disturb each other.
+        Waves = "waves",
+        /// The load of each host ends within the tolerance.
+        Tolerance = "tolerance",
+    }
+}
 
 /// A rule that a plan breaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
-    /// The rule's name: `map`, `pinned`, `drain`, `to`, `zones`, `capacity`, `limits`, `selection`, `sums`, `waves`,
-    /// `tolerance`.
-    pub rule: &'static str,
+    /// The rule.
+    pub rule: CheckedRule,
     /// Description, with ids and hosts.
     pub message: String,
 }
@@ -73,7 +101,7 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    fn add_violation(&mut self, rule: &'static str, message: String) {
+    fn add_violation(&mut self, rule: CheckedRule, message: String) {
         self.violations.push(Violation { rule, message });
     }
 
@@ -82,7 +110,7 @@ impl<'a> PlanChecker<'a> {
         if plan.cluster != observation.cluster || plan.epoch != observation.epoch {
             let of = |cluster: &str, epoch: u64| format!("{cluster} at epoch {epoch}");
             let (plan, seen) = (of(&plan.cluster, plan.epoch), of(&observation.cluster, observation.epoch));
-            self.add_violation("map", format!("the plan is for {plan}, the observation shows {seen}"));
+            self.add_violation(CheckedRule::Map, format!("the plan is for {plan}, the observation shows {seen}"));
         }
     }
 
@@ -94,11 +122,11 @@ impl<'a> PlanChecker<'a> {
             let moves: Vec<_> = self.plan.moves.iter().filter(|m| m.wave == wave).collect();
             let listed: Vec<ShardId> = moves.iter().map(|m| m.shard).collect();
             if self.plan.waves.get(wave) != Some(&listed) {
-                self.add_violation("sums", format!("wave {wave} does not list the moves that name it"));
+                self.add_violation(CheckedRule::Sums, format!("wave {wave} does not list the moves that name it"));
             }
             let shards: BTreeSet<ShardId> = listed.iter().copied().collect();
             if shards.len() < listed.len() {
-                self.add_violation("waves", format!("two copies of one shard move in wave {wave}"));
+                self.add_violation(CheckedRule::Waves, format!("two copies of one shard move in wave {wave}"));
             }
             for m in &moves {
                 *used.entry(m.to.clone()).or_default() += m.bytes;
@@ -111,7 +139,10 @@ impl<'a> PlanChecker<'a> {
             }
         }
         if self.plan.waves.len() != last {
-            self.add_violation("sums", format!("there are {} waves, but moves name {last}", self.plan.waves.len()));
+            self.add_violation(
+                CheckedRule::Sums,
+                format!("there are {} waves, but moves name {last}", self.plan.waves.len()),
+            );
         }
     }
 
@@ -120,14 +151,14 @@ impl<'a> PlanChecker<'a> {
         let used = used.get(host).copied().unwrap_or(0);
         if used > capacity {
             self.add_violation(
-                "capacity",
+                CheckedRule::Capacity,
                 format!("{host} would hold {} while the plan runs, of {}", human_size(used), human_size(capacity)),
             );
         }
         let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
         if used > peak {
             self.add_violation(
-                "sums",
+                CheckedRule::Sums,
                 format!("{host} would hold {}, above the predicted peak of {}", human_size(used), human_size(peak)),
             );
         }
@@ -135,20 +166,23 @@ impl<'a> PlanChecker<'a> {
 
     fn apply_move(&mut self, shard: ShardId, role: Role, from: &str, to: &str) {
         if !self.hosts.contains_key(to) {
-            self.add_violation("map", format!("shard {shard} would go to {to}, which is not among the hosts"));
+            self.add_violation(
+                CheckedRule::Map,
+                format!("shard {shard} would go to {to}, which is not among the hosts"),
+            );
         }
         let Some(copies) = self.placements.get_mut(&shard) else {
-            return self.add_violation("map", format!("shard {shard} is not in the observation"));
+            return self.add_violation(CheckedRule::Map, format!("shard {shard} is not in the observation"));
         };
         if copies.iter().any(|copy| copy == to) {
             let message = format!("shard {shard} would have two copies on {to}");
-            return self.add_violation("zones", message);
+            return self.add_violation(CheckedRule::Zones, message);
         }
         let candidates = if role == Role::Primary { 0..1 } else { 1..copies.len() };
         match candidates.into_iter().find(|copy| copies[*copy] == from) {
             Some(copy) => copies[copy] = to.to_owned(),
             None => self.add_violation(
-                "map",
+                CheckedRule::Map,
                 format!(
                     "the {} of shard {shard} is not on {from}",
                     if role == Role::Primary { "primary" } else { "replica" }
@@ -163,19 +197,28 @@ impl<'a> PlanChecker<'a> {
             let Some(shard) = self.observation.find_shard(m.shard) else { continue };
             let ops = if m.role == Role::Primary { shard.ops_per_s } else { 0.0 };
             if m.bytes != shard.bytes || m.ops_per_s.to_bits() != ops.to_bits() {
-                self.add_violation("sums", format!("the move of shard {} does not weigh what was observed", m.shard));
+                self.add_violation(
+                    CheckedRule::Sums,
+                    format!("the move of shard {} does not weigh what was observed", m.shard),
+                );
             }
             if shard.pinned {
-                self.add_violation("pinned", format!("shard {} is pinned and would move", m.shard));
+                self.add_violation(CheckedRule::Pinned, format!("shard {} is pinned and would move", m.shard));
             }
             if self.is_drained(&m.to) {
-                self.add_violation("drain", format!("shard {} would go to {}, which is drained", m.shard, m.to));
+                self.add_violation(
+                    CheckedRule::Drain,
+                    format!("shard {} would go to {}, which is drained", m.shard, m.to),
+                );
             }
         }
         let arrivals: Vec<(ShardId, String)> = self.list_arrivals();
         for (shard, host) in arrivals {
             if self.options.targets.as_ref().is_some_and(|to| !to.contains(&host)) {
-                self.add_violation("to", format!("shard {shard} would go to {host}, which is not among the targets"));
+                self.add_violation(
+                    CheckedRule::Targets,
+                    format!("shard {shard} would go to {host}, which is not among the targets"),
+                );
             }
         }
     }
@@ -207,7 +250,7 @@ impl<'a> PlanChecker<'a> {
             .map(|(id, _)| *id)
             .collect();
         for id in others {
-            self.add_violation("selection", format!("shard {id} would move, but was not selected"));
+            self.add_violation(CheckedRule::Selection, format!("shard {id} would move, but was not selected"));
         }
     }
 
@@ -224,11 +267,17 @@ impl<'a> PlanChecker<'a> {
             let moved = self.plan.moves.iter().any(|m| m.shard == *shard);
             for (n, host) in hosts.iter().enumerate() {
                 if self.is_drained(host) && !limited {
-                    self.add_violation("drain", format!("shard {shard} would stay on {host}, which is drained"));
+                    self.add_violation(
+                        CheckedRule::Drain,
+                        format!("shard {shard} would stay on {host}, which is drained"),
+                    );
                 }
                 for other in &hosts[..n] {
                     if self.is_same_zone(host, other) && (moved || !limited) {
-                        self.add_violation("zones", format!("shard {shard} would have copies on {other} and {host}"));
+                        self.add_violation(
+                            CheckedRule::Zones,
+                            format!("shard {shard} would have copies on {other} and {host}"),
+                        );
                     }
                 }
             }
@@ -253,7 +302,7 @@ impl<'a> PlanChecker<'a> {
             let (bytes, bytes_before) = (after[&host.name].0, before.get(&host.name).copied().unwrap_or(0));
             if bytes > max_bytes && !(limited && bytes <= bytes_before) {
                 self.add_violation(
-                    "capacity",
+                    CheckedRule::Capacity,
                     format!("{} would end with {}, above {}", host.name, human_size(bytes), human_size(max_bytes)),
                 );
             }
@@ -263,10 +312,13 @@ impl<'a> PlanChecker<'a> {
     fn check_limits(&mut self) {
         let bytes: u64 = self.plan.moves.iter().map(|m| m.bytes).sum();
         if self.options.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
-            self.add_violation("limits", format!("{} moves are more than --max-moves", self.plan.moves.len()));
+            self.add_violation(
+                CheckedRule::Limits,
+                format!("{} moves are more than --max-moves", self.plan.moves.len()),
+            );
         }
         if self.options.max_bytes.is_some_and(|most| bytes > most) {
-            self.add_violation("limits", format!("{} are more than --max-bytes", human_size(bytes)));
+            self.add_violation(CheckedRule::Limits, format!("{} are more than --max-bytes", human_size(bytes)));
         }
     }
 
@@ -279,21 +331,22 @@ impl<'a> PlanChecker<'a> {
             // To the byte: what is off by little would look the same in larger units.
             let message =
                 format!("{moved} of {total} bytes move, the plan says {} of {}", plan.bytes_moved, plan.bytes_total);
-            self.add_violation("sums", message);
+            self.add_violation(CheckedRule::Sums, message);
         }
         if plan.lower_bound_bytes > plan.bytes_moved {
-            self.add_violation("sums", "the lower bound is above what moves".to_owned());
+            self.add_violation(CheckedRule::Sums, "the lower bound is above what moves".to_owned());
         }
         let names: Vec<&str> = plan.hosts.iter().map(|host| host.name.as_str()).collect();
         let expected: Vec<&str> = self.observation.hosts.iter().map(|host| host.name.as_str()).collect();
         if names != expected {
-            return self.add_violation("sums", "the plan's hosts are not those of the observation".to_owned());
+            return self
+                .add_violation(CheckedRule::Sums, "the plan's hosts are not those of the observation".to_owned());
         }
         for host in &plan.hosts {
             let (bytes, ops, copies) = after[&host.name];
             let same_ops = (host.after.ops_per_s - ops).abs() <= 0.001 * (copies + 1) as f64;
             if host.after.bytes != bytes || host.after.shards != copies || !same_ops {
-                self.add_violation("sums", format!("{} would not end as the plan says", host.name));
+                self.add_violation(CheckedRule::Sums, format!("{} would not end as the plan says", host.name));
             }
         }
     }
@@ -325,7 +378,7 @@ impl<'a> PlanChecker<'a> {
             }
         }
         for message in violations {
-            self.add_violation("tolerance", message);
+            self.add_violation(CheckedRule::Tolerance, message);
         }
     }
 

@@ -11,7 +11,7 @@ use std::fmt;
 use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
-use super::check::check_plan;
+use super::check::{CheckedRule, check_plan};
 use super::observation::{HostLoad, Observation, ShardLoad};
 use super::plan::{Move, PlanOptions, RebalancePlan, Role};
 use crate::inventory::ByteSize;
@@ -100,7 +100,7 @@ impl SavedPlan {
     /// Describes what changed sizes do to the balance, which is no reason to refuse.
     pub fn describe_drift(&self, now: &Observation) -> Vec<String> {
         let violations = check_plan(now, &self.options, &self.reweigh_plan(now));
-        violations.into_iter().filter(|found| found.rule == "tolerance").map(|found| found.message).collect()
+        violations.into_iter().filter(|found| found.rule == CheckedRule::Tolerance).map(|found| found.message).collect()
     }
 
     /// The same moves with what the shards weigh now.
@@ -168,8 +168,16 @@ impl SavedPlan {
     /// were those of the day on which the plan was made.
     fn check_rules(&self, now: &Observation, mismatches: &mut MismatchList) {
         for violation in check_plan(now, &self.options, &self.reweigh_plan(now)) {
-            if ["map", "pinned", "drain", "to", "zones", "capacity"].contains(&violation.rule) {
-                mismatches.add_mismatch(violation.rule, violation.message);
+            if matches!(
+                violation.rule,
+                CheckedRule::Map
+                    | CheckedRule::Pinned
+                    | CheckedRule::Drain
+                    | CheckedRule::Targets
+                    | CheckedRule::Zones
+                    | CheckedRule::Capacity
+            ) {
+                mismatches.add_mismatch(violation.rule.as_str(), violation.message);
             }
         }
     }

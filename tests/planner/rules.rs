@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use dunlin::rebalance::check::check_plan;
+use dunlin::rebalance::check::{CheckedRule, check_plan};
 use dunlin::rebalance::observation::Observation;
 use dunlin::rebalance::plan::what_if::WhatIf;
 use dunlin::rebalance::plan::{Balance, PlanOptions, RebalancePlan, Rule, ShardSelection, plan};
@@ -142,29 +142,29 @@ fn the_checker_sees_every_kind_of_mistake() {
         spoil(&mut plan, &mut options);
         check_plan(&observation, &options, &plan).into_iter().map(|violation| violation.rule).collect::<Vec<_>>()
     };
-    assert!(rules(&|plan, _| plan.epoch = 6).contains(&"map"));
-    assert!(rules(&|plan, _| plan.moves[0].from = "redis-03".to_owned()).contains(&"map"));
-    assert!(rules(&|plan, _| plan.moves[0].to = "redis-02".to_owned()).contains(&"zones"));
-    assert!(rules(&|plan, _| plan.moves[0].bytes += 1).contains(&"sums"));
-    assert!(rules(&|plan, _| plan.hosts[0].after.bytes += 1).contains(&"sums"));
-    assert!(rules(&|plan, _| plan.lower_bound_bytes = plan.bytes_moved + 1).contains(&"sums"));
-    assert!(rules(&|plan, _| plan.waves[0].clear()).contains(&"sums"));
-    assert!(rules(&|plan, _| plan.moves.insert(1, plan.moves[0].clone())).contains(&"waves"));
-    assert!(rules(&|plan, _| plan.hosts[2].peak_bytes = 0).contains(&"sums"));
-    assert!(rules(&|_, options| options.max_moves = Some(1)).contains(&"limits"));
-    assert!(rules(&|_, options| options.targets = Some(vec!["redis-01".to_owned()])).contains(&"to"));
-    assert!(rules(&|_, options| options.max_utilization = 0.01).contains(&"capacity"));
+    assert!(rules(&|plan, _| plan.epoch = 6).contains(&CheckedRule::Map));
+    assert!(rules(&|plan, _| plan.moves[0].from = "redis-03".to_owned()).contains(&CheckedRule::Map));
+    assert!(rules(&|plan, _| plan.moves[0].to = "redis-02".to_owned()).contains(&CheckedRule::Zones));
+    assert!(rules(&|plan, _| plan.moves[0].bytes += 1).contains(&CheckedRule::Sums));
+    assert!(rules(&|plan, _| plan.hosts[0].after.bytes += 1).contains(&CheckedRule::Sums));
+    assert!(rules(&|plan, _| plan.lower_bound_bytes = plan.bytes_moved + 1).contains(&CheckedRule::Sums));
+    assert!(rules(&|plan, _| plan.waves[0].clear()).contains(&CheckedRule::Sums));
+    assert!(rules(&|plan, _| plan.moves.insert(1, plan.moves[0].clone())).contains(&CheckedRule::Waves));
+    assert!(rules(&|plan, _| plan.hosts[2].peak_bytes = 0).contains(&CheckedRule::Sums));
+    assert!(rules(&|_, options| options.max_moves = Some(1)).contains(&CheckedRule::Limits));
+    assert!(rules(&|_, options| options.targets = Some(vec!["redis-01".to_owned()])).contains(&CheckedRule::Targets));
+    assert!(rules(&|_, options| options.max_utilization = 0.01).contains(&CheckedRule::Capacity));
     let missing = |plan: &mut RebalancePlan, options: &mut PlanOptions| {
         plan.moves.pop();
         options.max_moves.take();
     };
     let without_last = rules(&missing);
-    assert!(without_last.contains(&"drain"), "{without_last:?}");
-    assert!(rules(&|_, options| options.drain.clear()).contains(&"tolerance"));
-    assert!(rules(&|_, options| options.drain = vec!["redis-03".to_owned()]).contains(&"drain"));
+    assert!(without_last.contains(&CheckedRule::Drain), "{without_last:?}");
+    assert!(rules(&|_, options| options.drain.clear()).contains(&CheckedRule::Tolerance));
+    assert!(rules(&|_, options| options.drain = vec!["redis-03".to_owned()]).contains(&CheckedRule::Drain));
     let mut pinned = observation.clone();
     pinned.shards[1].pinned = true;
-    assert!(check_plan(&pinned, &options, &found).iter().any(|violation| violation.rule == "pinned"));
+    assert!(check_plan(&pinned, &options, &found).iter().any(|violation| violation.rule == CheckedRule::Pinned));
 }
 
 #[test]
@@ -379,5 +379,8 @@ fn a_plan_that_moves_shards_nobody_selected_is_found() {
     let other = plan(&observation, &options).unwrap();
     let first = other.moves[0].shard;
     let wrong: Vec<_> = check_plan(&observation, &named(&[first.0], &[]), &other);
-    assert_eq!(wrong.iter().filter(|violation| violation.rule == "selection").count(), other.moves.len() - 1);
+    assert_eq!(
+        wrong.iter().filter(|violation| violation.rule == CheckedRule::Selection).count(),
+        other.moves.len() - 1
+    );
 }
