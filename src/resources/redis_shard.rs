@@ -35,7 +35,7 @@ use super::{
     Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
 use crate::host_fs::{self, PathError};
-use crate::plan::{Action, AttributeChange, Digest, DigestKey};
+use crate::plan::{Action, AttributeChange, Digest};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;

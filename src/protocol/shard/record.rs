@@ -69,9 +69,9 @@ impl Operation {
     }
 
     /// Returns the replica that a new one replaces.
-    pub fn replaced_replica(&self) -> Option<&str> {
+    pub fn replaced_replica(&self) -> Option<&InstanceAddress> {
         match self {
-            Self::CreateReplica { replaces } => replaces.as_deref(),
+            Self::CreateReplica { replaces } => replaces.as_ref(),
             _ => None,
         }
     }
