@@ -171,7 +171,10 @@ fn releases_under_load_fail_no_request() {
     // A small file system that can be filled.
     fleet.run_as_root("redis-02", "umount /srv/dunlin-shop 2>/dev/null || true");
     let shop = Shop::new(&fleet);
-    fleet.run_as_root("redis-02", "mkdir -p /srv/dunlin-shop && mount -t tmpfs -o size=32m,mode=755 tmpfs /srv/dunlin-shop");
+    fleet.run_as_root(
+        "redis-02",
+        "mkdir -p /srv/dunlin-shop && mount -t tmpfs -o size=32m,mode=755 tmpfs /srv/dunlin-shop",
+    );
     shop.start_balancer();
     shop.package("0", "", ROTATION_HOOKS);
     shop.deploy(&[]).assert_status(0);
