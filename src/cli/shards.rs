@@ -1,6 +1,8 @@
 //! `dunlin shards`: shows the shards and their moves, and finishes, aborts or repairs them.
 
 mod capacity;
+mod certificate_authority;
+mod certificates;
 mod dry_run;
 mod failover;
 mod history;
@@ -91,6 +93,8 @@ enum ShardsCommand {
     },
     /// Show utilization, growth, time until full and the effect of adding a host
     Capacity(capacity::CapacityArgs),
+    /// Create and renew the TLS certificates of Redis in secrets.toml, and show when they expire
+    Certificates(certificates::CertificatesArgs),
 }
 
 /// The context of the subcommands.
@@ -124,6 +128,7 @@ impl ShardsArgs {
                 ShardsCommand::Verify { shards } => context.verify_shards(&shards, &mut totals).await,
                 ShardsCommand::History { shards } => context.show_history(&shards).await,
                 ShardsCommand::Capacity(capacity) => context.show_capacity(&capacity).await,
+                ShardsCommand::Certificates(args) => context.update_certificates(&args),
             }
         }
         .await;
@@ -143,6 +148,7 @@ impl ShardsArgs {
             ShardsCommand::Verify { .. } => "shards verify",
             ShardsCommand::History { .. } => "shards history",
             ShardsCommand::Capacity(_) => "shards capacity",
+            ShardsCommand::Certificates(_) => "shards certificates",
         }
     }
 }

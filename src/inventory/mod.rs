@@ -6,6 +6,7 @@
 
 mod ansible;
 mod byte_size;
+mod certificates;
 mod check;
 mod diagnostic;
 mod duration;
@@ -35,6 +36,7 @@ mod vars;
 mod tests;
 
 pub use byte_size::{ByteSize, ByteSizeError};
+pub use certificates::{Certificate, CertificateProblem, TlsCertificates, certificate_table_key};
 pub use diagnostic::{Diagnostic, Diagnostics, Severity, nearest_words};
 pub use duration::parse_duration;
 pub use edit::{HostEditError, NewHost, add_host};

@@ -6,7 +6,9 @@ use serde_json::Value as Json;
 
 use super::compile::{Compiler, CompilerInput, StepSelection};
 use super::project_sources::ProjectSources;
-use crate::inventory::{Diagnostic, Diagnostics, Inventory, SelectError, read_secret_source};
+use crate::inventory::{
+    CertificateProblem, Diagnostic, Diagnostics, Inventory, SelectError, TlsCertificates, read_secret_source,
+};
 use crate::project::Project;
 use crate::protocol::{HostFacts, OsFacts};
 
@@ -18,8 +20,31 @@ pub fn check_project(project: &Project) -> Diagnostics {
     if let Some(parts) = sources.compiler_input(StepSelection::default(), stand_in) {
         check_hosts(parts, &mut found);
     }
+    check_certificates(&sources, &mut found);
     found.sort();
     found
+}
+
+/// Warns of certificates for Redis that expire soon, or that clients of a host of the shard map refuse.
+fn check_certificates(sources: &ProjectSources, found: &mut Diagnostics) {
+    let (Some(inventory), Some((map, _))) = (&sources.inventory, &sources.shard_map) else { return };
+    let path = inventory.dir().join("secrets.toml");
+    let certificates = match TlsCertificates::from_secrets(inventory.secrets()) {
+        Ok(certificates) => certificates,
+        Err(error) => return found.push(Diagnostic::error_at_path(&path, format!("{error:#}"))),
+    };
+    if certificates.cas.is_empty() {
+        return;
+    }
+    let names: BTreeSet<&String> =
+        map.shards.iter().flat_map(|shard| std::iter::once(&shard.host).chain(&shard.replicas)).collect();
+    for host in names.into_iter().filter_map(|name| inventory.find_host(name)) {
+        if let Some(problem) = certificates.find_problem(host, jiff::Timestamp::now()) {
+            let option = if matches!(problem, CertificateProblem::ExpiresSoon(_)) { " --renew" } else { "" };
+            let warning = Diagnostic::error_at_path(&path, format!("{}: {problem}", host.name)).as_warning();
+            found.push(warning.with_help(format!("dunlin shards certificates{option}")));
+        }
+    }
 }
 
 /// Facts of a plain Debian 12, with which conditions and templates are checked offline.

@@ -1,0 +1,129 @@
+//! The CA of a cluster's Redis instances: `redis-ca.key` beside `secrets.toml`, which no host receives.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
+};
+
+use crate::atomic_file::{Attributes, write_atomically};
+use crate::inventory::Certificate;
+
+const KEY_FILE: &str = "redis-ca.key";
+const KEY_MODE: u32 = 0o600;
+/// Lifetime of a CA's certificate, in days.
+const CA_DAYS: i64 = 3650;
+/// Lifetime of a host's certificate, in days.
+const HOST_DAYS: i64 = 730;
+
+/// The key with which certificates are signed.
+pub struct CaKey {
+    pair: KeyPair,
+}
+
+/// A new certificate and its key, both in PEM.
+pub struct IssuedCertificate {
+    /// The certificate.
+    pub certificate: String,
+    /// The private key.
+    pub key: String,
+}
+
+/// Returns the path of the CA's key in an inventory's folder.
+pub fn ca_key_path(inventory: &Path) -> PathBuf {
+    inventory.join(KEY_FILE)
+}
+
+impl CaKey {
+    /// Loads the key; `None` if the file does not exist.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not a private key, or can be read by other users.
+    pub fn load(path: &Path) -> Result<Option<Self>> {
+        let with_path = || path.display().to_string();
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            text => text.with_context(with_path)?,
+        };
+        let mode = std::fs::metadata(path).with_context(with_path)?.permissions().mode();
+        ensure!(
+            mode & 0o077 == 0,
+            "{}: mode {:04o} lets other users read the key: chmod 600",
+            path.display(),
+            mode & 0o7777
+        );
+        let pair = KeyPair::from_pem(&text).with_context(|| format!("{}: not a private key in PEM", path.display()))?;
+        Ok(Some(Self { pair }))
+    }
+
+    /// Creates a key.
+    ///
+    /// # Errors
+    /// The system has no random numbers.
+    pub fn generate() -> Result<Self> {
+        Ok(Self { pair: KeyPair::generate()? })
+    }
+
+    /// Writes the key to a file that only its owner can read.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        write_atomically(path, self.pair.serialize_pem().as_bytes(), &Attributes::synced(KEY_MODE))
+    }
+
+    /// Returns the CA among these that has this key.
+    pub fn find_ca<'c>(&self, cas: &'c [Certificate]) -> Option<&'c Certificate> {
+        cas.iter().find(|ca| ca.has_public_key(self.pair.der_bytes()))
+    }
+
+    /// Creates the CA's own certificate, in PEM.
+    ///
+    /// # Errors
+    /// The name of the cluster does not fit into a certificate.
+    pub fn create_ca(&self, cluster: &str) -> Result<String> {
+        let mut params = with_lifetime(CertificateParams::default(), CA_DAYS);
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        // Two CAs of a cluster need different names.
+        let name = format!("{cluster} Redis CA {}", Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ"));
+        params.distinguished_name.push(DnType::CommonName, name);
+        Ok(params.self_signed(&self.pair)?.pem())
+    }
+
+    /// Creates a key and a certificate for the address of a host.
+    ///
+    /// # Errors
+    /// The address does not fit into a certificate.
+    pub fn issue(&self, ca: &Certificate, host: &str, address: &str) -> Result<IssuedCertificate> {
+        let key = KeyPair::generate()?;
+        let params = CertificateParams::new(vec![address.to_owned()]).with_context(|| format!("address {address}"))?;
+        let mut params = with_lifetime(params, HOST_DAYS);
+        params.distinguished_name.push(DnType::CommonName, host);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let issuer = Issuer::from_ca_cert_der(&ca.as_der().into(), &self.pair)?;
+        let certificate = params.signed_by(&key, &issuer)?.pem();
+        Ok(IssuedCertificate { certificate, key: key.serialize_pem() })
+    }
+}
+
+/// Sets the validity: from yesterday, for hosts whose clock is slow, for this number of days from now.
+fn with_lifetime(mut params: CertificateParams, days: i64) -> CertificateParams {
+    let to_time =
+        |date: Date| rcgen::date_time_ymd(date.year().into(), date.month().unsigned_abs(), date.day().unsigned_abs());
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    params.not_before = to_time(today.saturating_sub(Span::new().days(1)));
+    params.not_after = to_time(today.saturating_add(Span::new().days(days)));
+    // The names of the default are those of rcgen.
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    params
+}
