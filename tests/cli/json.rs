@@ -36,6 +36,7 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("shards verify", &["shards", "verify"]),
     ("shards history", &["shards", "history"]),
     ("shards capacity", &["shards", "capacity"]),
+    ("shards certificates", &["shards", "certificates", "--dry-run"]),
     ("locks", &["locks"]),
 ];
 

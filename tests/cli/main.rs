@@ -8,6 +8,7 @@
 )]
 
 mod agent;
+mod certificates;
 mod confirm;
 mod deploy;
 mod ended_runs;
