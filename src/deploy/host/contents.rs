@@ -19,6 +19,7 @@ const MAX_REQUESTED_BYTES: u64 = 8 << 20;
 const MIN_REQUEST_BYTES: u64 = 1 << 20;
 
 /// A file of a release on this host.
+#[derive(Clone)]
 pub(super) struct LocalFile {
     pub path: PathBuf,
     pub mode: u32,

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ use super::shared::{create_shared, link_shared};
 use super::state::{DeployState, unix_seconds};
 use crate::atomic_file::sync_folder;
 use crate::deploy::plan::check_shared_paths;
-use crate::plan::DigestHasher;
+use crate::plan::{Digest, DigestHasher};
 use crate::protocol::deploy::{
     DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget, SharedPath,
 };
@@ -194,15 +194,22 @@ impl ReleaseBuilder<'_> {
     }
 
     fn write_release_file(&mut self, file: &ReleaseFile, path: &Path) -> Result<()> {
-        if let Some(local) = self.local.find_file(file) {
-            if !link_file(local, path, file)? {
-                create_file(&self.owners, file, path, |out| copy_file(local, out))?;
-            }
+        let source = self.local.find_file(file).cloned();
+        if let Some(source) = &source
+            && link_file(source, path, file)?
+        {
             self.reused_files += 1;
             return Ok(());
         }
         let (local, fetcher, transfer) = (&mut self.local, &mut self.fetcher, &mut self.transfer);
+        let mut is_copied = false;
         create_file(&self.owners, file, path, |out| {
+            if let Some(source) = &source {
+                is_copied = copy_file(source, out, &file.sha256)?;
+                if is_copied {
+                    return Ok(());
+                }
+            }
             let (mut hasher, mut offset) = (DigestHasher::default(), 0);
             for (digest, size) in file.contents() {
                 let bytes = match local.read_content(digest, size) {
@@ -222,6 +229,10 @@ impl ReleaseBuilder<'_> {
             ensure!(hasher.finish() == file.sha256, "its bytes do not have the manifest's digest");
             Ok(())
         })?;
+        if is_copied {
+            self.reused_files += 1;
+            return Ok(());
+        }
         self.written_files += 1;
         self.local.add_file(file, path);
         Ok(())
@@ -275,13 +286,20 @@ fn link_file(source: &LocalFile, path: &Path, file: &ReleaseFile) -> Result<bool
         && fs::hard_link(&source.path, path).is_ok())
 }
 
-/// Copies a file of another release, and shares its blocks if the file system can.
-fn copy_file(source: &LocalFile, out: &mut File) -> Result<()> {
+/// Copies a file of another release, and shares its blocks if the file system can. Returns `false`, with `out` empty,
+/// if the copy has another digest: the owner of the source may write to it at any time.
+fn copy_file(source: &LocalFile, out: &mut File, digest: &Digest) -> Result<bool> {
     let mut from = File::open(&source.path)?;
     if ioctl_ficlone(&*out, &from).is_err() {
         io::copy(&mut from, out)?;
     }
-    Ok(())
+    out.rewind()?;
+    if Digest::of_reader(&mut *out)? == *digest {
+        return Ok(true);
+    }
+    out.set_len(0)?;
+    out.rewind()?;
+    Ok(false)
 }
 
 /// Creates a file with its content, and then its owner and mode.
@@ -291,7 +309,7 @@ fn create_file(
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<()>,
 ) -> Result<()> {
-    let mut out = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
     write(&mut out)?;
     set_owner(&out, file.owner.as_ref(), owners)?;
     out.set_permissions(Permissions::from_mode(file.mode))?;
@@ -309,4 +327,22 @@ fn has_mode_and_owner(file: &File, mode: u32) -> Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let stat = file.metadata()?;
     Ok(stat.permissions().mode() & 0o7777 == mode && stat.uid() == rustix::process::geteuid().as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_changed_after_they_were_compared_are_not_put_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = LocalFile { path: folder.path().join("source"), mode: 0o644, owner: None };
+        let expected = Digest::of_bytes(b"the program");
+        for (bytes, is_accepted) in [("the program", true), ("what its owner wrote meanwhile", false)] {
+            fs::write(&source.path, bytes).unwrap();
+            let mut out = tempfile::tempfile().unwrap();
+            assert_eq!(copy_file(&source, &mut out, &expected).unwrap(), is_accepted);
+            assert_eq!(out.metadata().unwrap().len(), if is_accepted { 11 } else { 0 });
+        }
+    }
 }
