@@ -50,7 +50,7 @@ fn is_data_file(path: &Path) -> bool {
         return true;
     }
     let is_snapshot = head.starts_with(b"REDIS") || head.starts_with(b"VALKEY");
-    !head.is_empty() && !(is_snapshot && ends_after_header(&head).unwrap_or(false))
+    !(head.is_empty() || is_snapshot && ends_after_header(&head).unwrap_or(false))
 }
 
 /// Returns whether a snapshot has nothing but fields of its header; `None` if the bytes end before that is known.
