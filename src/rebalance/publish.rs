@@ -204,13 +204,17 @@ pub async fn publish_map_with_replica_count(
     Ok(map)
 }
 
-/// Returns a reason for each consumer that cannot take a map, such as one that was never provisioned. Changes nothing.
+/// Returns a reason for each consumer that cannot take the next map, such as one that was never provisioned. Changes
+/// nothing.
 ///
 /// # Errors
-/// As [`reachable_consumers`].
+/// As [`published_epoch`].
 pub async fn check_consumers(context: &RebalanceContext<'_>, map: &ShardMap) -> Result<Vec<String>> {
+    // Later than any that is published: another operator may have published maps that this one does not have.
+    let published = published_epoch(context, map).await?;
+    let next = ShardMap { epoch: Epoch(map.epoch.0.max(published)).next(), ..map.clone() };
     let hosts = reachable_consumers(context, map)?;
-    let results = context.hosts.fleet.map_parallel(&hosts, |host| plan_consumer(context, map, host)).await;
+    let results = context.hosts.fleet.map_parallel(&hosts, |host| plan_consumer(context, &next, host)).await;
     let mut reasons = Vec::new();
     for (host, result) in hosts.iter().zip(results) {
         let obstacles = match result {

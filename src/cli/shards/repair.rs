@@ -120,9 +120,13 @@ impl ShardsContext<'_> {
             return Err(CommandError::with_message(Exit::Refused, text).with_hint("dunlin shards status"));
         };
         let (found, mut unplaceable) = self.find_missing_replicas(context).await?;
-        let obstacles = preflight_replicas(context, &found, &self.run_id, max_concurrent, &|_, _| {}).await;
-        let mut replicas_to_create = Vec::new();
-        for (replica, reasons) in found.into_iter().zip(obstacles) {
+        // Where an old instance of the shard is archived first, preflight cannot pass before that.
+        let is_occupied = |replica: &ReplicaToCreate| {
+            health.orphans.iter().any(|orphan| (orphan.shard, &orphan.host) == (replica.shard, &replica.host))
+        };
+        let (mut replicas_to_create, checked): (Vec<_>, Vec<_>) = found.into_iter().partition(is_occupied);
+        let obstacles = preflight_replicas(context, &checked, &self.run_id, max_concurrent, &|_, _| {}).await;
+        for (replica, reasons) in checked.into_iter().zip(obstacles) {
             if reasons.is_empty() {
                 replicas_to_create.push(replica);
             } else {
@@ -130,6 +134,7 @@ impl ShardsContext<'_> {
                 unplaceable.push(UnresolvedShard { shard: replica.shard, reason });
             }
         }
+        replicas_to_create.sort_by_key(|replica| replica.shard);
         Ok(RepairPlan { health, replicas_to_create, unplaceable })
     }
 
