@@ -302,7 +302,7 @@ impl Resource for RedisShard {
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
-            let mark = self.restart_mark(observed, context.blobs())?;
+            let mark = self.restart_mark(observed, matches!(live, Ok(true)), context.blobs())?;
             self.write_files(&acl, &format!("{mark}{}", self.running_lines(observed)?), context.blobs())?;
             live?;
         } else {
@@ -387,12 +387,22 @@ impl RedisShard {
     }
 
     /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
-    fn restart_mark(&self, observed: &ObservedShardFiles, blobs: &dyn BlobSource) -> Result<String> {
+    /// The `default` user is not among them if it was set in the running instance.
+    fn restart_mark(
+        &self,
+        observed: &ObservedShardFiles,
+        is_default_user_set: bool,
+        blobs: &dyn BlobSource,
+    ) -> Result<String> {
         let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
         let Some(process) = process else { return Ok(String::new()) };
         let mut changes = self.conf_changes(observed, blobs)?;
         changes.extend(self.acl_changes(observed, blobs)?);
-        changes.retain(|change| !matches!(change.attribute.as_str(), "mode" | "owner" | "group"));
+        let default_user = format!("ACL user {}", acl::DEFAULT_USER);
+        changes.retain(|change| {
+            let is_read = is_default_user_set && change.attribute == default_user;
+            !is_read && !matches!(change.attribute.as_str(), "mode" | "owner" | "group")
+        });
         let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
         if changes.is_empty() && earlier.is_none() {
             return Ok(String::new());

@@ -47,14 +47,19 @@ impl RedisShard {
         Some(AttributeChange::new("ACL user default in memory", from, to))
     }
 
-    /// Gives the `default` user of a running instance the rules of the new ACL file.
+    /// Gives the `default` user of a running instance the rules of the new ACL file. Returns whether it was necessary.
     ///
     /// # Errors
     /// Returns an error if the connection to the instance fails or the instance rejects the rules.
-    pub(super) fn fix_live_acl(&self, observed: &ObservedShardFiles, new: &str, blobs: &dyn BlobSource) -> Result<()> {
-        let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(()) };
+    pub(super) fn fix_live_acl(
+        &self,
+        observed: &ObservedShardFiles,
+        new: &str,
+        blobs: &dyn BlobSource,
+    ) -> Result<bool> {
+        let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(false) };
         if !observed.lacks_replay_rights() {
-            return Ok(());
+            return Ok(false);
         }
         let password = String::from_utf8(blobs.read_blob(&password.digest)?).context("admin_password is not UTF-8")?;
         // Without a line of its own, this user has all rights after a restart; until then it gets no more than those.
@@ -64,7 +69,7 @@ impl RedisShard {
         };
         let address = self.live_address()?;
         let tls_ca = self.read_tls_ca()?;
-        set_user(&address, &password, tls_ca.as_deref(), &rules).with_context(|| {
+        set_user(&address, &password, tls_ca.as_deref(), &rules).map(|()| true).with_context(|| {
             format!(
                 "setting the ACL user default of the running redis-server at {}:{}; its ACL file is right, so a restart \
                  loses nothing, but do not run ACL SAVE before one",
