@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod atomic_file;
+pub mod certificates;
 pub mod cli;
 pub mod deploy;
 pub mod fleet;

@@ -42,7 +42,9 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
     ("project", &["inventory"]),
-    // `wire`: a host's facts, and the catalog that comes out of it.
+    // Certificates of Redis instances, beside the secrets of the inventory.
+    ("certificates", &["inventory", "atomic_file"]),
+    // `protocol`: a host's facts, and the catalog that comes out of it.
     ("playbook", &["inventory", "project", "plan", "resources", "protocol", "shards"]),
     // `rebalance`, `inventory`: the plan of a rebalance is a value of `rebalance`, with inventory sizes.
     ("report", &["plan", "protocol", "rebalance", "inventory", "shards"]),
@@ -67,6 +69,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
         &[
             "agent",
             "atomic_file",
+            "certificates",
             "deploy",
             "fleet",
             "inventory",

@@ -114,9 +114,14 @@ pub async fn run_preflight(
     if reasons.is_empty() {
         return Ok(());
     }
-    let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
-    Err(CommandError::with_message(Exit::Refused, text)
+    Err(preflight_error(&reasons)
         .with_hint("fix these problems, or plan other moves with --targets, --max-moves or --max-concurrent-moves"))
+}
+
+/// Returns the error of a failed preflight: exit 3, no changes were made.
+pub fn preflight_error(reasons: &[String]) -> CommandError {
+    let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
+    CommandError::with_message(Exit::Refused, text)
 }
 
 /// Applies moves, and prints their outcome.

@@ -1,7 +1,6 @@
 //! `dunlin shards`: shows the shards and their moves, and finishes, aborts or repairs them.
 
 mod capacity;
-mod certificate_authority;
 mod certificates;
 mod dry_run;
 mod failover;

@@ -8,7 +8,7 @@ use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::confirm::require_confirmation;
 use crate::cli::exit::Exit;
-use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run};
+use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, preflight_error};
 use crate::cli::throttle_args::ThrottleArgs;
 use crate::inventory::ByteSize;
 use crate::rebalance::RebalanceContext;
@@ -195,6 +195,5 @@ async fn refuse_unready_consumers(context: &RebalanceContext<'_>) -> Result<(), 
     if reasons.is_empty() {
         return Ok(());
     }
-    let text = format!("preflight failed; no changes were made\n  {}", reasons.join("\n  "));
-    Err(CommandError::with_message(Exit::Refused, text))
+    Err(preflight_error(&reasons))
 }
