@@ -131,7 +131,8 @@ async fn a_worker_that_is_killed_after_its_write_to_redis_delivers_once() {
     assert_eq!(status, 201, "{tweet}");
     let tweet: Value = serde_json::from_str(&tweet).expect("JSON");
     let id = tweet["id"].as_i64().expect("an id");
-    // the worker asks whether the tweet was deleted after it has written, and waits here
+    // the worker asks whether the tweet was deleted after it has written a list, and waits here; the timeline of the reader is
+    // another task, which may have got as far
     let (client, connection) =
         tokio_postgres::connect(&killable.url, tokio_postgres::NoTls).await.expect("Postgres accepts");
     let driver = tokio::spawn(connection);
@@ -139,7 +140,6 @@ async fn a_worker_that_is_killed_after_its_write_to_redis_delivers_once() {
     killable.worker.signal("CONT");
     let author = format!("au:{}", killable.author.0);
     until("the worker has written", async || killable.entries(&author).contains(&id.to_string())).await;
-    assert_eq!(killable.entries(&format!("tl:{}", killable.reader.0)), ["b"], "it is not done");
     killable.worker.signal("KILL");
     killable.worker.wait(Duration::from_secs(10));
     drop(client);
