@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
 use rustix::io::Errno;
 
-/// The prefix of temporary files; one that a crash leaves behind is recognised by it.
+/// The prefix of temporary files; one that a crash leaves behind is recognized by it.
 const TEMPORARY_PREFIX: &str = ".dunlin-";
 /// Maximum number of names tried for a temporary file.
 const MAX_NAME_ATTEMPTS: u32 = 64;

@@ -307,7 +307,7 @@ fn timeline_does_not_use_dunlin() {
         all
     };
     let has = |manifest: &str, name: &str| dependencies(manifest).iter().any(|own| own == name);
-    assert!(!has("Cargo.toml", "timeline"), "dunlin ships the service as an artefact and imports nothing of it");
+    assert!(!has("Cargo.toml", "timeline"), "dunlin ships the service as an artifact and imports nothing of it");
     assert!(!has("timeline/Cargo.toml", "dunlin"), "the service imports dunlin-shards only");
     for outer in ["dunlin", "timeline", "clap"] {
         assert!(!has("shards/Cargo.toml", outer), "dunlin-shards is used by services and must not need {outer}");

@@ -185,7 +185,7 @@ pub fn time_cluster_rebalance(keys: usize) -> (u64, f64) {
     (dataset_bytes(&mut nodes.connect_node(&nodes.addresses[3])), seconds)
 }
 
-/// A key at the border of two thirds may belong to the neighbour: it is left out.
+/// A key at the border of two thirds may belong to the neighbor: it is left out.
 fn fill_own_slots(client: &mut Connection, keys: impl Iterator<Item = String>) {
     fill_keys(
         client,

@@ -91,7 +91,7 @@ host_hosts_file() {
   echo '# fleet: end'
 }
 
-# Hosts that were there before know their new neighbours too.
+# Hosts that were there before know their new neighbors too.
 host_update_hosts_file() {
   local dir file
   dir=$(host_dir "$1")

@@ -49,7 +49,7 @@ bridge_ensure() {
 # what is not in the fleet is "unreachable" at once instead of silent.
 net_make() {
   local ns=dunlin$number-$1 link=dunlin$number-$2 mac
-  printf -v mac '02:d0:00:%02x:00:%02x' "$number" "$2" # fixed, so that neighbours' caches stay right
+  printf -v mac '02:d0:00:%02x:00:%02x' "$number" "$2" # fixed, so that neighbors' caches stay right
   # One at a time: making /run/netns a mount of its own is not safe against others that do so.
   flock "$registry/.lock" ip netns add "$ns"
   ip link add "$link" type veth peer name eth0 address "$mac" netns "$ns"

@@ -152,8 +152,8 @@ fn handle_request(
 ) -> Result<Reply> {
     let last_plan = || session.last_plan.lock().unwrap_or_else(PoisonError::into_inner);
     Ok(match request {
-        Request::Plan(catalogue) => {
-            let plan = provision::plan_catalog(catalogue, blobs)?;
+        Request::Plan(catalog) => {
+            let plan = provision::plan_catalog(catalog, blobs)?;
             let rows = plan.rows().to_vec();
             *last_plan() = Some(plan);
             Reply::Plan(crate::protocol::provision::CatalogPlan { changes: rows })

@@ -3,9 +3,9 @@
 use super::exit::Exit;
 use super::outcome::CommandOutcome;
 use crate::inventory::Diagnostics;
-use crate::plan::ChangeCounts;
+use crate::plan::{ChangeCounts, format_count};
 use crate::rebalance::state_files::StateFileError;
-use crate::report::{Reporter, format_count};
+use crate::report::Reporter;
 
 /// A failed command.
 #[derive(Debug)]
@@ -49,8 +49,8 @@ impl CommandError {
     }
 
     /// Creates an error of findings in files, each with its position.
-    pub fn from_diagnostics(found: &Diagnostics, colour: bool) -> Self {
-        let mut text = found.render(colour);
+    pub fn from_diagnostics(found: &Diagnostics, color: bool) -> Self {
+        let mut text = found.render(color);
         if found.error_count() + found.warning_count() > 1 {
             text = format!("{text}\n{}", count_findings(found));
         }

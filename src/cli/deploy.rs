@@ -77,7 +77,7 @@ impl DeployCommand {
         let templates = load_templates(&project, common)?;
         let map = environment.map.as_ref().map(|(map, _)| map);
         let rendering = TemplateRenderer::new(&environment.inventory, &templates, map)
-            .map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))?;
+            .map_err(|found| CommandError::from_diagnostics(&found, common.stderr_color()))?;
         let (manifest, signature) = (artifact.manifest.clone(), artifact.signature.clone());
         let source = ReleaseSource {
             recipe: &loaded.recipe,

@@ -85,9 +85,9 @@ pub struct CommonArgs {
 }
 
 impl CommonArgs {
-    /// Returns whether a stream gets colours: by `--color`, else by NO_COLOR, CLICOLOR_FORCE, CLICOLOR, TERM and whether
+    /// Returns whether a stream gets colors: by `--color`, else by NO_COLOR, CLICOLOR_FORCE, CLICOLOR, TERM and whether
     /// it is a terminal. The only place that decides this.
-    fn has_colours(&self, stream: &impl anstream::stream::RawStream) -> bool {
+    fn has_colors(&self, stream: &impl anstream::stream::RawStream) -> bool {
         match self.color {
             ColorChoice::Always => true,
             ColorChoice::Never => false,
@@ -95,20 +95,20 @@ impl CommonArgs {
         }
     }
 
-    /// Returns whether stdout gets colours.
-    pub fn stdout_colour(&self) -> bool {
-        self.has_colours(&std::io::stdout())
+    /// Returns whether stdout gets colors.
+    pub fn stdout_color(&self) -> bool {
+        self.has_colors(&std::io::stdout())
     }
 
-    /// Returns whether stderr gets colours.
-    pub fn stderr_colour(&self) -> bool {
-        self.has_colours(&std::io::stderr())
+    /// Returns whether stderr gets colors.
+    pub fn stderr_color(&self) -> bool {
+        self.has_colors(&std::io::stderr())
     }
 
     /// Returns the reporter for plans and events.
     pub fn new_reporter(&self) -> Reporter {
-        let style = Style { colour: self.stdout_colour(), verbose: self.verbose, quiet: self.quiet };
-        Reporter { json: self.json, style, stderr_colour: self.stderr_colour(), run: self.run }
+        let style = Style { color: self.stdout_color(), verbose: self.verbose, quiet: self.quiet };
+        Reporter { json: self.json, style, stderr_color: self.stderr_color(), run: self.run }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::deploy::artifact::{
 };
 use crate::deploy::signature::check_signature;
 use crate::inventory::{Diagnostic, Diagnostics};
+use crate::plan::format_count;
 use crate::process::Program;
 use crate::project::Project;
 use crate::protocol::deploy::{ReleaseVersion, SignatureCheck};
@@ -94,7 +95,9 @@ impl PackageCommand {
         );
         reporter.print_data(&format!("{}", built.path.display()));
         reporter.print_status(&format!(
-            "release {version}: {files} files, {bytes} bytes, sha256 {}",
+            "release {version}: {}, {}, sha256 {}",
+            format_count(files, "file"),
+            format_count(bytes, "byte"),
             built.digest.short_hex()
         ));
         let (public_keys, signature) = (loaded.recipe.public_keys.clone(), built.signature.clone());
@@ -187,5 +190,5 @@ fn locate_missing_sources(error: anyhow::Error, loaded: &LoadedRecipe, common: &
     for (span, what) in &missing.sources {
         diagnostics.push(Diagnostic::error_at_span(&loaded.file, span.clone(), what.clone()));
     }
-    CommandError::from_diagnostics(&diagnostics, common.stderr_colour())
+    CommandError::from_diagnostics(&diagnostics, common.stderr_color())
 }

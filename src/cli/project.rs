@@ -115,7 +115,7 @@ pub fn new_compiler<'a>(
             false => Some(load_digest_key(project)?),
         },
     };
-    Compiler::new(parts).map_err(|found| CommandError::from_diagnostics(&found, common.stderr_colour()))
+    Compiler::new(parts).map_err(|found| CommandError::from_diagnostics(&found, common.stderr_color()))
 }
 
 /// Returns the loaded value, and prints warnings.
@@ -126,11 +126,11 @@ pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &C
     match value {
         Some(value) if !diagnostics.has_errors() => {
             if !diagnostics.is_empty() {
-                common.new_reporter().print_status(&diagnostics.render(common.stderr_colour()));
+                common.new_reporter().print_status(&diagnostics.render(common.stderr_color()));
             }
             Ok(value)
         }
-        _ => Err(CommandError::from_diagnostics(diagnostics, common.stderr_colour())),
+        _ => Err(CommandError::from_diagnostics(diagnostics, common.stderr_color())),
     }
 }
 

@@ -18,7 +18,7 @@ use super::project::{PlaybookFiles, find_project, load_environment, load_plays, 
 use super::runtime::build_fleet;
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Inventory, InventoryHost, nearest_words};
-use crate::plan::HostPlan;
+use crate::plan::{HostPlan, format_count};
 use crate::playbook::{Compiler, Playbook, StepSelection};
 use crate::project::Project;
 use crate::provision::{
@@ -167,7 +167,7 @@ fn ensure_no_mistakes(result: &PlannedHosts, common: &CommonArgs) -> Result<(), 
     }
     let hosts = result.hosts_with_mistakes.join(", ");
     let hint = format!("fix the files and run the command again; no changes were made (hosts: {hosts})");
-    Err(CommandError::from_diagnostics(&result.mistakes, common.stderr_colour()).with_hint(hint))
+    Err(CommandError::from_diagnostics(&result.mistakes, common.stderr_color()).with_hint(hint))
 }
 
 /// Prints the plan of each host, and the hosts that have none.
@@ -247,7 +247,7 @@ fn report_outcomes(outcomes: &BTreeMap<String, HostOutcome>, reporter: &Reporter
             reporter.print_status(&format!("{host}: skipped, because an earlier host failed"));
         }
     }
-    reporter.print_data(&format!("Done: {done} applied on {} hosts, {failed} failed", outcomes.len()));
+    reporter.print_data(&format!("Done: {done} applied on {}, {failed} failed", format_count(outcomes.len(), "host")));
     failed
 }
 

@@ -151,7 +151,7 @@ impl ProvisionNewHostCommand {
     ) -> Result<(), CommandError> {
         let inventory_after = Inventory::parse_hosts_toml(path, text);
         let Some(inventory) = inventory_after.inventory else {
-            return Err(CommandError::from_diagnostics(&inventory_after.diagnostics, common.stderr_colour()));
+            return Err(CommandError::from_diagnostics(&inventory_after.diagnostics, common.stderr_color()));
         };
         let host = inventory
             .find_host(&self.name)

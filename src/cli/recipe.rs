@@ -37,7 +37,7 @@ impl LoadedRecipe {
             Ok(None) => return Err(unknown_service_error(service, folder)),
             Err(error) => {
                 diagnostics.push(error);
-                return Err(CommandError::from_diagnostics(&diagnostics, common.stderr_colour()));
+                return Err(CommandError::from_diagnostics(&diagnostics, common.stderr_color()));
             }
         };
         let recipe = parse_recipe(&file, &name, &mut diagnostics);
@@ -59,7 +59,7 @@ impl LoadedRecipe {
         let all = all.map_err(|error| {
             let mut found = Diagnostics::new();
             found.push(Diagnostic::error_at_span(&self.file, self.recipe.host_selector_span.clone(), error));
-            CommandError::from_diagnostics(&found, common.stderr_colour())
+            CommandError::from_diagnostics(&found, common.stderr_color())
         })?;
         let hosts = select_hosts(inventory, Some(&self.recipe.host_selector), limit)?;
         if hosts.is_empty() {

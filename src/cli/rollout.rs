@@ -1,4 +1,4 @@
-//! The rollout of `deploy` and `rollback`: observe, plan, show, confirm, apply, summarise.
+//! The rollout of `deploy` and `rollback`: observe, plan, show, confirm, apply, summarize.
 
 use clap::Args;
 use serde_json::json;
@@ -26,7 +26,7 @@ use crate::deploy::rollout::{
 };
 use crate::fleet::{Fleet, Session};
 use crate::inventory::{Inventory, InventoryHost};
-use crate::plan::{ChangeCounts, DigestKey, HostPlan};
+use crate::plan::{ChangeCounts, DigestKey, HostPlan, format_count};
 use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::ServiceRef;
 use crate::report::{ProgressBars, Reporter, format_summary};
@@ -316,7 +316,8 @@ impl<'a> ServiceRollout<'a> {
         }
         let (switched, failed) = (outcome.switched.len(), outcome.failed.len());
         reporter.print_data(&format!(
-            "Done: {switched} hosts switched, {failed} failed, {} returned, {} skipped",
+            "Done: {} switched, {failed} failed, {} returned, {} skipped",
+            format_count(switched, "host"),
             outcome.returned.len(),
             outcome.skipped.len()
         ));

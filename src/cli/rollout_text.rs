@@ -9,6 +9,7 @@ use super::command_error::CommandError;
 use super::exit::Exit;
 use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, UnknownTask};
 use crate::inventory::ByteSize;
+use crate::plan::format_count;
 use crate::protocol::deploy::{ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
 use crate::protocol::{Event, TRANSFER_PHASE};
@@ -20,7 +21,7 @@ pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, common: &Comm
     match plan_error {
         DeployPlanError::Connect(error) => reporter.report_failure(host, &error.to_string(), Some(&error.hint())),
         DeployPlanError::Templates(found) => {
-            reporter.report_failure(host, &format!("\n{}", found.render(common.stderr_colour())), None)
+            reporter.report_failure(host, &format!("\n{}", found.render(common.stderr_color())), None)
         }
         DeployPlanError::Impossible(reason) | DeployPlanError::Host(reason) => {
             reporter.report_failure(host, reason, None);
@@ -93,7 +94,10 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
                 }),
             );
             let bytes = ByteSize(*bytes).to_human();
-            reporter.print_status(&format!("{host}: staged: {written} files written ({bytes} sent), {reused} reused"));
+            reporter.print_status(&format!(
+                "{host}: staged: {} written ({bytes} sent), {reused} reused",
+                format_count(*written, "file")
+            ));
         }
         RolloutEvent::Task(host, name, ran) => {
             reporter.print_json("task", json!({"host": host, "name": name, "ran": ran}));

@@ -13,7 +13,7 @@ use super::outcome::CommandOutcome;
 use super::shard_files::ShardFiles;
 use crate::fleet::Session;
 use crate::inventory::ByteSize;
-use crate::plan::ChangeCounts;
+use crate::plan::{ChangeCounts, format_count};
 use crate::protocol::Event;
 use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::RebalanceContext;
@@ -223,8 +223,8 @@ fn print_outcome(outcome: &RebalanceOutcome, request: &ApplyRequest<'_>, seconds
     }
     if !outcome.not_started.is_empty() {
         reporter.print_status(&format!(
-            "{} moves were not started; dunlin shards resume runs them",
-            outcome.not_started.len()
+            "not started: {}; dunlin shards resume runs them",
+            format_count(outcome.not_started.len(), "move")
         ));
     }
     let bytes: u64 = outcome.moved.values().map(|moved| moved.bytes).sum();

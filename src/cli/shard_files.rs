@@ -13,6 +13,7 @@ use super::project::{Environment, PlaybookFiles, find_project, load_environment,
 use super::runtime::build_fleet;
 use crate::fleet::Fleet;
 use crate::inventory::InventoryHost;
+use crate::plan::format_count;
 use crate::project::Project;
 use crate::protocol::throttle::ThrottleOverrides;
 use crate::rebalance::RebalanceContext;
@@ -21,7 +22,6 @@ use crate::rebalance::context::MoveOptions;
 use crate::rebalance::instance_templates::{InstanceTemplates, TemplateSources};
 use crate::rebalance::map_file::MapFile;
 use crate::rebalance::state_files::StateFiles;
-use crate::report::format_count;
 use crate::transport::ConnectError;
 
 /// The files of shard commands.

@@ -36,7 +36,7 @@ pub use unpack::ArtifactError;
 pub use untracked::{StaleSource, list_stale_sources, list_untracked_files};
 pub use version::default_version;
 
-/// The suffix of an artefact's file name.
+/// The suffix of an artifact's file name.
 pub const ARTIFACT_SUFFIX: &str = ".tar.zst";
 /// The manifest's name in the archive.
 const MANIFEST_NAME: &str = "manifest.json";
@@ -47,7 +47,7 @@ const MAX_FILE_BYTES: u64 = 64 << 30;
 /// Longest content that is sent as one, in bytes; a longer file has chunks.
 const MAX_CHUNK_BYTES: usize = 1 << 20;
 
-/// A release artefact: built, or opened and found to be whole.
+/// A release artifact: built, or opened and found to be whole.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Artifact {
     /// Path of the artifact.
@@ -56,21 +56,21 @@ pub struct Artifact {
     pub digest: Digest,
     /// Manifest of the artifact.
     pub manifest: ReleaseManifest,
-    /// Signature of the manifest, if there is one beside the artefact; not checked.
+    /// Signature of the manifest, if there is one beside the artifact; not checked.
     pub signature: Option<String>,
 }
 
-/// An artefact whose bytes were checked, with the contents of its files.
+/// An artifact whose bytes were checked, with the contents of its files.
 #[derive(Debug)]
 pub struct UnpackedArtifact {
-    /// The artefact.
+    /// The artifact.
     pub artifact: Artifact,
     /// The contents of its files: chunks of large files, other files as a whole.
     pub contents: ContentFile,
 }
 
 impl Artifact {
-    /// Opens an artefact and checks all of it. The digest of the file is for comparison by a person; what is
+    /// Opens an artifact and checks all of it. The digest of the file is for comparison by a person; what is
     /// checked is that the archive holds exactly the files of its manifest, with their sizes and digests.
     ///
     /// # Errors
@@ -85,7 +85,7 @@ impl Artifact {
         Ok(UnpackedArtifact { artifact: Self { path: path.to_owned(), digest, manifest, signature }, contents })
     }
 
-    /// Reads the manifest of an artefact and nothing behind it.
+    /// Reads the manifest of an artifact and nothing behind it.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read, or if its manifest is invalid.
@@ -106,7 +106,7 @@ impl Artifact {
     }
 }
 
-/// Builds the artefact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
+/// Builds the artifact `<out>/<service>-<version>.tar.zst` from the recipe's files below `base`.
 ///
 /// # Errors
 /// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), if another content has the

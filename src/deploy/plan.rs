@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use similar::TextDiff;
 
-use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
+use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json, format_count};
 use crate::protocol::deploy::{
     DesiredState, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ReleaseFile, ReleaseTask, ReleaseVersion,
     ServiceObservation, UnitFile,
@@ -200,9 +200,9 @@ fn plan_release(desired: &DesiredState, observation: &ServiceObservation) -> Res
     // A content that several files have is sent once.
     let sizes_to_send = contents.filter(|(digest, _)| present.insert(digest)).map(|(_, size)| size);
     let bytes = format!(
-        "{} files, {} bytes, {} to send",
-        manifest.files.len(),
-        manifest.total_bytes(),
+        "{}, {}, {} to send",
+        format_count(manifest.files.len(), "file"),
+        format_count(manifest.total_bytes(), "byte"),
         sizes_to_send.sum::<u64>()
     );
     let observed = (installed.map(ReleaseFingerprint::from_release), partial);

@@ -1,6 +1,6 @@
 //! `playbooks/deploy-<service>.toml`: what a release of a service consists of, and how it is rolled out.
 //!
-//! Everything that can be wrong is refused here, all of it at once and with its place, before an artefact is built or
+//! Everything that can be wrong is refused here, all of it at once and with its place, before an artifact is built or
 //! a host is reached.
 
 mod freeze;
@@ -62,7 +62,7 @@ pub struct Recipe {
     pub keep_releases: usize,
     /// The rollout's batches, by default one host and then up to a quarter at a time; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
-    /// The artefact's files.
+    /// The artifact's files.
     pub files: Vec<FileEntry>,
     /// Unit templates.
     pub units: Vec<UnitEntry>,
@@ -92,7 +92,7 @@ pub struct Recipe {
     pub notify: NotifyCommands,
 }
 
-/// `[[file]]`: a file of the artefact, or a folder whose files all go in.
+/// `[[file]]`: a file of the artifact, or a folder whose files all go in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileEntry {
     /// The file, relative to the folder that is packaged.

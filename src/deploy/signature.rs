@@ -1,7 +1,7 @@
 //! Signatures of releases, in the format of minisign.
 //!
-//! The manifest is signed: it has the digest of every file. Its signature is in a file beside the artefact, since a
-//! signature is another one each time, and the same sources give the same artefact. Pure; used on both sides.
+//! The manifest is signed: it has the digest of every file. Its signature is in a file beside the artifact, since a
+//! signature is another one each time, and the same sources give the same artifact. Pure; used on both sides.
 
 use std::io::Cursor;
 

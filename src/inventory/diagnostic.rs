@@ -108,8 +108,8 @@ impl Diagnostic {
     }
 
     /// Text for a person: headline, place, excerpt with a caret, help.
-    pub fn render(&self, coloured: bool) -> String {
-        let renderer = if coloured { Renderer::styled() } else { Renderer::plain() };
+    pub fn render(&self, colored: bool) -> String {
+        let renderer = if colored { Renderer::styled() } else { Renderer::plain() };
         let level = match self.severity {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
@@ -227,8 +227,8 @@ impl Diagnostics {
 
     /// Renders the findings as text, separated by empty lines and with a line feed at the end. Returns an empty text if
     /// there are no findings.
-    pub fn render(&self, coloured: bool) -> String {
-        let shown: Vec<String> = self.items.iter().map(|d| d.render(coloured) + "\n").collect();
+    pub fn render(&self, colored: bool) -> String {
+        let shown: Vec<String> = self.items.iter().map(|d| d.render(colored) + "\n").collect();
         shown.join("\n")
     }
 

@@ -48,7 +48,7 @@ fn cases_give_exactly_their_diagnostics() {
 }
 
 #[test]
-fn diagnostics_render_as_json_and_colour() {
+fn diagnostics_render_as_json_and_color() {
     let found = load_text("[hosts.a]\nadress = \"x\"\n").diagnostics;
     assert_eq!(
         found.to_json(),
@@ -273,7 +273,7 @@ fn ten_thousand_hosts_load_without_quadratic_work() {
     assert_eq!(inventory.select_hosts(&"even:&zone_z0".parse().unwrap()).unwrap().len(), 1667);
     let typo = format!("[defaults]\njump = \"h00000\"\n{text}");
     assert_eq!(diagnostic_lines(&typo), ["hosts.toml:2:8: error: no host `h00000` to jump over"]);
-    // Quadratic work would take minutes here; an unoptimised build on a busy machine takes about a second.
+    // Quadratic work would take minutes here; an unoptimized build on a busy machine takes about a second.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 

@@ -13,7 +13,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::fields::TableReader;
 use super::source::{Origin, SourceFile};
 
-/// A variable's value. Serialises as the plain value.
+/// A variable's value. Serializes as the plain value.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum VarData {

@@ -83,7 +83,7 @@ impl fmt::Debug for Digest {
 ///
 /// The value must have maps with a defined order only (structs, `BTreeMap`), so that equal values have equal digests.
 pub fn digest_json<T: Serialize>(value: &T) -> Digest {
-    Digest::of_bytes(&serde_json::to_vec(value).expect("observations serialise to JSON"))
+    Digest::of_bytes(&serde_json::to_vec(value).expect("observations serialize to JSON"))
 }
 
 #[cfg(test)]

@@ -39,7 +39,7 @@ impl DigestKey {
 
     /// Returns the HMAC of a value's JSON, which must have maps with a defined order only.
     pub fn authenticate_json<T: Serialize>(&self, value: &T) -> Digest {
-        self.authenticate(&serde_json::to_vec(value).expect("observations serialise to JSON"))
+        self.authenticate(&serde_json::to_vec(value).expect("observations serialize to JSON"))
     }
 }
 

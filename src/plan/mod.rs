@@ -1,6 +1,7 @@
 //! Types that provision, deploy and rebalance share: actions, rows, plans, fingerprints. No I/O.
 
 mod action;
+mod count;
 mod digest;
 mod digest_key;
 mod host_plan;
@@ -9,6 +10,7 @@ mod resource_change;
 mod seal;
 
 pub use action::Action;
+pub use count::format_count;
 pub use digest::{Digest, DigestHasher, digest_json};
 pub use digest_key::DigestKey;
 pub use host_plan::{ChangeCounts, HostPlan};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Action, Digest};
 
-/// The position of a step in the catalogue: play and step, both counted from 0.
+/// The position of a step in the catalog: play and step, both counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct StepRef {
     /// The play.

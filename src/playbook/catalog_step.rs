@@ -281,10 +281,10 @@ impl OwnershipIndex {
     }
 
     /// Hides what the steps on a path show, where a step puts a secret there: the lines around a change are the file's.
-    pub(super) fn hide_shared_paths(&self, catalogue: &mut Catalog) {
+    pub(super) fn hide_shared_paths(&self, catalog: &mut Catalog) {
         let hidden = self.editors.iter().filter(|(thing, _)| self.secret_paths.contains(*thing));
         for at in hidden.flat_map(|(_, editors)| editors) {
-            let Some(play) = catalogue.plays.get_mut(at.play) else { continue };
+            let Some(play) = catalog.plays.get_mut(at.play) else { continue };
             // Handlers are counted after the steps.
             let step = play.steps.iter_mut().chain(&mut play.handlers).nth(at.step);
             if let Some(table) = step.and_then(|step| step.desired.as_object_mut()) {

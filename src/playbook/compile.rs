@@ -68,7 +68,7 @@ pub struct Compiler<'a> {
 #[derive(Clone, Debug)]
 pub struct CompiledHost {
     /// Catalog for the agent.
-    pub catalogue: Catalog,
+    pub catalog: Catalog,
     /// The bytes of every content that the catalog names. Equal bytes are shared between hosts.
     pub contents: ContentMap,
     /// Place of each step and handler in the playbook.
@@ -141,7 +141,7 @@ impl<'a> Compiler<'a> {
         };
         let context = self.fleet.host_context(self.inventory, host, facts);
         let mut compiled = CompiledHost {
-            catalogue: Catalog { plays: Vec::new(), digest_key: self.digest_key.clone() },
+            catalog: Catalog { plays: Vec::new(), digest_key: self.digest_key.clone() },
             contents: ContentMap::new(),
             origins: BTreeMap::new(),
             play_indices: Vec::new(),
@@ -155,7 +155,7 @@ impl<'a> Compiler<'a> {
             self.compile_play(play, &context, &mut compiled, &mut owners, &mut found);
             compiled.play_indices.push(index);
         }
-        owners.hide_shared_paths(&mut compiled.catalogue);
+        owners.hide_shared_paths(&mut compiled.catalog);
         if found.has_errors() {
             found.sort();
             return Err(found);
@@ -214,7 +214,7 @@ impl<'a> Compiler<'a> {
         let names = catalog_step::handler_names(&handlers, found);
         let mut compiled_play =
             provision::CatalogPlay { name: play.name.value.clone(), steps: Vec::new(), handlers: Vec::new() };
-        let number = compiled.catalogue.plays.len();
+        let number = compiled.catalog.plays.len();
         let mut origins = Vec::new();
         for instance in steps.iter().filter(|instance| instance.is_selected && instance.step.is_valid) {
             let Some(one) = catalog_step::build_step(instance, &self.content_store, &self.playbook.strings, found)
@@ -245,7 +245,7 @@ impl<'a> Compiler<'a> {
         self.note_unselected_paths(play, context, owners);
         let placed = origins.into_iter().enumerate().map(|(step, origin)| (StepRef { play: number, step }, origin));
         compiled.origins.extend(placed);
-        compiled.catalogue.plays.push(compiled_play);
+        compiled.catalog.plays.push(compiled_play);
     }
 
     /// Notes the secret paths of the steps that are not applied in this run: what they wrote in another run stands in

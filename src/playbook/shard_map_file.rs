@@ -9,6 +9,7 @@ use toml::de::DeValue;
 use crate::inventory::{
     ByteSize, Diagnostic, Diagnostics, Inventory, InventoryHost, Origin, SourceFile, fields, read_source,
 };
+use crate::plan::format_count;
 
 /// The variable that says what one shard may use, `"256MiB"`.
 pub(super) const SHARD_MEMORY_VAR: &str = "shard_maxmemory";
@@ -101,7 +102,8 @@ fn check_memory(map: &ShardMap, inventory: &Inventory, found: &mut Diagnostics) 
         let all = ByteSize(each.0.saturating_mul(count as u64));
         if all > memory {
             let message = format!(
-                "{count} shards of {each} may use {} on {}, which has {memory} for them",
+                "{} of {each} may use {} on {}, which has {memory} for them",
+                format_count(count, "shard"),
                 all.to_human(),
                 host.name
             );

@@ -119,7 +119,7 @@ fn cases_give_exactly_their_diagnostics() {
 
 /// The desired states of the first play's steps.
 fn desired_states(compiled: &CompiledHost) -> Vec<serde_json::Value> {
-    compiled.catalogue.plays[0].steps.iter().map(|step| step.desired.clone()).collect()
+    compiled.catalog.plays[0].steps.iter().map(|step| step.desired.clone()).collect()
 }
 
 #[test]
@@ -171,7 +171,7 @@ file = { dest = "/say-{{ item }}", content = "" }
 "#,
     );
     let compiled = compile_playbook(&text).unwrap();
-    let made = &compiled.catalogue.plays[0];
+    let made = &compiled.catalog.plays[0];
     let steps: Vec<(&str, Vec<&str>)> = made
         .steps
         .iter()
@@ -195,8 +195,8 @@ fn plays_apply_to_their_hosts_alone() {
         one("here", "hosts = \"web:&zone_a\""),
     ];
     let compiled = compile_playbook(&text.concat()).unwrap();
-    assert_eq!(compiled.catalogue.plays.len(), 1);
-    assert_eq!((compiled.catalogue.plays[0].name.as_str(), &compiled.play_indices), ("here", &vec![2]));
+    assert_eq!(compiled.catalog.plays.len(), 1);
+    assert_eq!((compiled.catalog.plays[0].name.as_str(), &compiled.play_indices), ("here", &vec![2]));
 }
 
 #[test]
@@ -208,14 +208,14 @@ fn contents_with_secrets_are_sensitive() {
     ] {
         let compiled = compile_playbook(&file_step(content)).unwrap();
         assert_eq!(desired_states(&compiled)[0].get("sensitive").is_some(), sensitive, "{content}");
-        let shown = serde_json::to_string(&compiled.catalogue).unwrap();
+        let shown = serde_json::to_string(&compiled.catalog).unwrap();
         assert!(!shown.contains("correct horse"), "{shown}");
     }
     let named = play_text(
         "[[play.step]]\nname = \"set {{ secrets.redis.password }}\"\nfile = { dest = \"/x\", content = \"\" }\n",
     );
     assert_eq!(
-        compile_playbook(&named).unwrap().catalogue.plays[0].steps[0].name.as_deref(),
+        compile_playbook(&named).unwrap().catalog.plays[0].steps[0].name.as_deref(),
         Some("set {{ secrets.redis.password }}")
     );
     let shown = play_text("[[play.step]]\nfile = { dest = \"/{{ secrets.redis.password }}\", content = \"\" }\n");
@@ -245,7 +245,7 @@ file = { dest = "/h", content = "h" }
         let words = |words: &[&str]| words.iter().map(ToString::to_string).collect();
         let selection = StepSelection { tags: words(tags), kinds: words(kinds) };
         let compiled = compile_with_templates(&text, &[("c", "conf"), ("a", "user a off\n")], selection).unwrap();
-        let made = compiled.catalogue.plays[0].clone();
+        let made = compiled.catalog.plays[0].clone();
         (made.steps.iter().map(|step| step.kind.clone()).collect::<Vec<_>>().join(" "), made.handlers.len())
     };
     assert_eq!(select(&[], &[]), ("file redis_shard".to_owned(), 1));
@@ -304,7 +304,7 @@ fn the_shipped_site_puts_64_shards_on_two_hosts() {
     let mut ports = BTreeSet::new();
     for host in ["redis-01", "redis-02"] {
         let compiled = compiler.compile_host(host, &debian_facts(host)).unwrap();
-        let redis = &compiled.catalogue.plays[1];
+        let redis = &compiled.catalog.plays[1];
         let shards: Vec<_> = redis.steps.iter().filter(|step| step.kind == "redis_shard").collect();
         assert_eq!((shards.len(), redis.name.as_str()), (32, "Redis shard hosts"));
         for shard in shards {
@@ -317,7 +317,7 @@ fn the_shipped_site_puts_64_shards_on_two_hosts() {
     }
     assert_eq!(ports.len(), 64);
     let app = compiler.compile_host("app-01", &debian_facts("app-01")).unwrap();
-    let steps = &app.catalogue.plays[1].steps;
+    let steps = &app.catalog.plays[1].steps;
     let map = steps.iter().find(|step| step.kind == "shard_map").expect("the map is published to application hosts");
     let digest: Digest = serde_json::from_value(map.desired["content"]["digest"].clone()).unwrap();
     let routing = Routing::parse(std::str::from_utf8(&app.contents[&digest]).unwrap()).unwrap();

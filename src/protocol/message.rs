@@ -88,9 +88,9 @@ pub enum AgentMessage {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Plan a catalogue; the agent keeps it for [`Request::Apply`].
+    /// Plan a catalog; the agent keeps it for [`Request::Apply`].
     Plan(provision::Catalog),
-    /// Apply one play of the planned catalogue.
+    /// Apply one play of the planned catalog.
     Apply(provision::ApplyPlay),
     /// Run one command.
     Exec(ExecRequest),

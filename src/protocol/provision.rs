@@ -1,4 +1,4 @@
-//! Provisioning: the catalogue a host is given, and what it answers.
+//! Provisioning: the catalog a host is given, and what it answers.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -51,7 +51,7 @@ pub struct CatalogPlan {
     pub changes: Vec<ResourceChange>,
 }
 
-/// Apply one play of the catalogue that was planned last.
+/// Apply one play of the catalog that was planned last.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ApplyPlay {
     /// The play, counted from 0.

@@ -58,7 +58,7 @@ pub async fn apply_plans(
 
 /// The number of the play in the host's catalog, if it has something to do there.
 fn play_index(host: &PlannedHost, play: &str) -> Option<usize> {
-    let number = host.catalogue.plays.iter().position(|own| own.name == play)?;
+    let number = host.catalog.plays.iter().position(|own| own.name == play)?;
     host.plan.pending_rows().any(|row| row.step.play == number).then_some(number)
 }
 

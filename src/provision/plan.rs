@@ -13,7 +13,7 @@ pub struct PlannedHost {
     /// The connection.
     pub session: Session,
     /// Catalog that the host received.
-    pub catalogue: Catalog,
+    pub catalog: Catalog,
     /// Plan of the host.
     pub plan: HostPlan,
     /// Words to cut out of what the host sends.
@@ -86,12 +86,12 @@ pub async fn plan_hosts(fleet: &Fleet, compiler: &Compiler<'_>, hosts: &[String]
 
 async fn plan_host(fleet: &Fleet, compiler: &Compiler<'_>, host: &str) -> Result<PlannedHost, PlanningError> {
     let session = fleet.connect(host).await.map_err(PlanHostError::Connect)?;
-    let CompiledHost { catalogue, contents, .. } =
+    let CompiledHost { catalog, contents, .. } =
         compiler.compile_host(host, &session.hello.facts).map_err(PlanningError::Files)?;
     session.add_blobs(&contents);
     let secrets = compiler.secret_redactor().clone();
-    let plan = request_plan(fleet, &session, &catalogue, &secrets).await.map_err(PlanHostError::Agent)?;
-    Ok(PlannedHost { session, catalogue, plan, secrets })
+    let plan = request_plan(fleet, &session, &catalog, &secrets).await.map_err(PlanHostError::Agent)?;
+    Ok(PlannedHost { session, catalog, plan, secrets })
 }
 
 /// Plans the hosts again and returns a line for each row that differs from the plan that was shown, and for each host that
@@ -102,7 +102,7 @@ pub async fn find_changes_since_plan(fleet: &Fleet, planned: &[PlannedHost]) -> 
 }
 
 async fn find_host_changes(fleet: &Fleet, planned: &PlannedHost) -> Vec<String> {
-    match request_plan(fleet, &planned.session, &planned.catalogue, &planned.secrets).await {
+    match request_plan(fleet, &planned.session, &planned.catalog, &planned.secrets).await {
         Ok(now) => diff_plans(&planned.plan, &now),
         Err(error) => vec![format!("{}: {error}", planned.plan.host)],
     }
@@ -111,10 +111,10 @@ async fn find_host_changes(fleet: &Fleet, planned: &PlannedHost) -> Vec<String> 
 async fn request_plan(
     fleet: &Fleet,
     session: &Session,
-    catalogue: &Catalog,
+    catalog: &Catalog,
     secrets: &SecretRedactor,
 ) -> Result<HostPlan, String> {
-    let planned = session.call(catalogue.clone(), &|_| {}, &fleet.cancellation).await;
+    let planned = session.call(catalog.clone(), &|_| {}, &fleet.cancellation).await;
     let planned = planned.map_err(|error| secrets.redact_text(&error.message))?;
     let mut rows = planned.changes;
     rows.iter_mut().for_each(|row| secrets.redact_row(row));

@@ -11,7 +11,7 @@ use dunlin_shards::ShardId;
 use super::observation::{HostLoad, Observation};
 use super::plan::{OUTSIDE_TOLERANCE, PlanOptions, RebalancePlan, Role, ShardSelection};
 use crate::inventory::ByteSize;
-use crate::plan::named_enum;
+use crate::plan::{format_count, named_enum};
 
 named_enum! {
     /// The rules that a plan has to keep.
@@ -314,11 +314,14 @@ impl<'a> PlanChecker<'a> {
         if self.options.max_moves.is_some_and(|most| self.plan.moves.len() > most) {
             self.add_violation(
                 CheckedRule::Limits,
-                format!("{} moves are more than --max-moves", self.plan.moves.len()),
+                format!("the plan has {}, more than --max-moves", format_count(self.plan.moves.len(), "move")),
             );
         }
         if self.options.max_bytes.is_some_and(|most| bytes > most) {
-            self.add_violation(CheckedRule::Limits, format!("{} are more than --max-bytes", human_size(bytes)));
+            self.add_violation(
+                CheckedRule::Limits,
+                format!("the plan moves {}, more than --max-bytes", human_size(bytes)),
+            );
         }
     }
 

@@ -90,9 +90,9 @@ impl<'a> InstanceTemplates<'a> {
             .compiler(map, ShardStep::Instance)?
             .compile_host(host, &session.hello.facts)
             .map_err(|found| to_diagnostics_error(&found))?;
-        let CompiledHost { catalogue, contents, .. } = compiled;
+        let CompiledHost { catalog, contents, .. } = compiled;
         session.add_blobs(&contents);
-        let mut steps = catalogue.plays.into_iter().flat_map(|play| play.steps);
+        let mut steps = catalog.plays.into_iter().flat_map(|play| play.steps);
         let desired_step =
             steps.find(|step| step.desired.get("id").and_then(Value::as_str) == Some(&shard.to_string()));
         match desired_step {

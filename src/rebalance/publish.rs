@@ -55,7 +55,7 @@ pub async fn consumer_states(
     let observe_host = async |host: &String| -> Result<Vec<(String, PathBuf, ConsumerState)>> {
         let facts = &context.hosts.get_session(host)?.hello.facts;
         let compiled = compiler.compile_host(host, facts).map_err(|found| to_diagnostics_error(&found))?;
-        let steps = compiled.catalogue.plays.iter().flat_map(|play| &play.steps);
+        let steps = compiled.catalog.plays.iter().flat_map(|play| &play.steps);
         let map_consumers: Vec<MapConsumer> = steps
             .filter_map(|step| {
                 let url = step.desired.get("status_url").and_then(|url| url.as_str()).map(str::to_owned);
@@ -245,7 +245,7 @@ async fn plan_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &st
         .map_err(|found| to_diagnostics_error(&found))?;
     session.add_blobs(&compiled.contents);
     // A map that is published is brought to all consumers, also by a run that was asked to stop.
-    let result = session.call(compiled.catalogue, &|_| {}, &CancellationToken::new()).await;
+    let result = session.call(compiled.catalog, &|_| {}, &CancellationToken::new()).await;
     result.map_err(|error| anyhow!(error.message))
 }
 

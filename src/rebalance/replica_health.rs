@@ -242,7 +242,7 @@ fn find_min_replicas_mismatches(
         let compiled = compiler
             .compile_host(host, &context.hosts.get_session(host)?.hello.facts)
             .map_err(|found| to_diagnostics_error(&found))?;
-        for step in compiled.catalogue.plays.iter().flat_map(|play| &play.steps) {
+        for step in compiled.catalog.plays.iter().flat_map(|play| &play.steps) {
             let id = step.desired["id"].as_str().and_then(|id| id.parse::<ShardId>().ok());
             let Some((shard, primary)) = id.and_then(|id| Some((id, primaries.get(&id)?))) else { continue };
             let here = map.shards.iter().any(|entry| entry.id == shard && entry.host == host);

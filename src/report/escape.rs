@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Escapes control characters and bidirectional marks: `\u{1b}`, `\r`. Newlines, tabs and colours (a foreground colour,
+/// Escapes control characters and bidirectional marks: `\u{1b}`, `\r`. Newlines, tabs and colors (a foreground color,
 /// bold, faint, reset) stay, which can neither hide nor overwrite text.
 pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
@@ -14,10 +14,10 @@ pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
     while let Some(at) = rest.find(is_unsafe) {
         escaped.push_str(&rest[..at]);
         rest = &rest[at..];
-        let colour = colour_sequence_length(rest);
-        if colour > 0 {
-            escaped.push_str(&rest[..colour]);
-            rest = &rest[colour..];
+        let color = color_sequence_length(rest);
+        if color > 0 {
+            escaped.push_str(&rest[..color]);
+            rest = &rest[color..];
             continue;
         }
         let mut characters = rest.chars();
@@ -59,8 +59,8 @@ fn is_unsafe(character: char) -> bool {
     (character.is_control() && !matches!(character, '\n' | '\t')) || is_bidirectional || is_separator
 }
 
-/// Returns the length of the colour sequence at the beginning (`ESC [ … m`); 0 if it is none, or one that could hide text.
-fn colour_sequence_length(text: &str) -> usize {
+/// Returns the length of the color sequence at the beginning (`ESC [ … m`); 0 if it is none, or one that could hide text.
+fn color_sequence_length(text: &str) -> usize {
     let Some(body) = text.strip_prefix("\u{1b}[") else { return 0 };
     let Some(end) = body.find(|c: char| !(c.is_ascii_digit() || c == ';')) else { return 0 };
     if !body[end..].starts_with('m') || end > 16 {
@@ -68,8 +68,8 @@ fn colour_sequence_length(text: &str) -> usize {
     }
     let parameters: Vec<&str> = body[..end].split(';').collect();
     let is_harmless = match parameters[..] {
-        // One of the 256 colours, except black.
-        ["38", "5", colour] => colour.parse::<u8>().is_ok_and(|colour| !matches!(colour, 0 | 16 | 232..=235)),
+        // One of the 256 colors, except black.
+        ["38", "5", color] => color.parse::<u8>().is_ok_and(|color| !matches!(color, 0 | 16 | 232..=235)),
         _ => parameters.iter().all(|parameter| {
             let number = if parameter.is_empty() { Ok(0) } else { parameter.parse::<u8>() };
             matches!(number, Ok(0..=2 | 4 | 22 | 31..=37 | 39 | 91..=97))
@@ -101,7 +101,7 @@ mod tests {
             ("\u{9b}2K", "\\u{9b}2K"),
             ("x\u{202e}y\u{2066}z", "x\\u{202e}y\\u{2066}z"),
             ("\u{8}\u{7f}\u{0}", "\\u{8}\\u{7f}\\u{0}"),
-            // Colours of ours stay; concealed, black and background ones do not.
+            // Colors of ours stay; concealed, black and background ones do not.
             ("\u{1b}[1m\u{1b}[32mok\u{1b}[0m", "\u{1b}[1m\u{1b}[32mok\u{1b}[0m"),
             ("\u{1b}[38;5;12mblue\u{1b}[39m", "\u{1b}[38;5;12mblue\u{1b}[39m"),
             ("\u{1b}[8mhidden", "\\u{1b}[8mhidden"),

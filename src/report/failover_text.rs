@@ -43,7 +43,7 @@ pub fn format_failover(plan: &FailoverPlan, style: Style) -> String {
     if let Some(replicas) = plan.replica_count {
         let _ = writeln!(text, "  the map gets replicas = {replicas}, as every shard had");
     }
-    let _ = writeln!(text, "Plan: {}", summarise_failover(plan));
+    let _ = writeln!(text, "Plan: {}", summarize_failover(plan));
     text
 }
 
@@ -78,8 +78,8 @@ fn describe_loss(loss: &DataLossBound, from: &str) -> String {
     }
 }
 
-/// Summarises a plan: `2 to promote, 3 to get a new replica, 1 unavailable until the host is back`.
-fn summarise_failover(plan: &FailoverPlan) -> String {
+/// Summarizes a plan: `2 to promote, 3 to get a new replica, 1 unavailable until the host is back`.
+fn summarize_failover(plan: &FailoverPlan) -> String {
     let parts = [
         (plan.promotions.len(), "to promote"),
         (plan.degraded_primaries.len(), "to continue without a replica"),

@@ -11,7 +11,7 @@ mod run_id;
 mod run_log;
 
 pub use failover_text::format_failover;
-pub use plan_text::{format_count, format_plan, format_summary};
+pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
 pub use reporter::{Reporter, RunSummary, Style};

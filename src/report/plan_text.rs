@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Style;
-use crate::plan::{Action, AttributeChange, ChangeCounts, HostPlan, ResourceChange};
+use crate::plan::{Action, AttributeChange, ChangeCounts, HostPlan, ResourceChange, format_count};
 
 /// Formats the plan of a host: one row per changed resource, contents as unified diffs. With `style.verbose`, unchanged
 /// resources too. Returns an empty text if there are no rows.
@@ -71,11 +71,6 @@ pub fn format_summary<'p>(plans: impl IntoIterator<Item = &'p HostPlan>) -> Stri
         "Plan: {add} to add, {change} to change, {remove} to remove, {unknown} unknown on {} ({named}){restarts}",
         format_count(hosts.len(), "host")
     )
-}
-
-/// Formats a number with a noun: `1 host`, `3 hosts`.
-pub fn format_count(count: usize, noun: &str) -> String {
-    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -13,11 +13,11 @@ use super::run_log::record_event;
 use crate::plan::{Action, ChangeCounts, HostPlan};
 use crate::protocol::Event;
 
-/// The style of text. Colour is never the only carrier of a meaning.
+/// The style of text. Color is never the only carrier of a meaning.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Style {
-    /// True to print colours.
-    pub colour: bool,
+    /// True to print colors.
+    pub color: bool,
     /// True to print unchanged resources and the contents of new files too.
     pub verbose: bool,
     /// True to print only results, warnings and errors.
@@ -26,7 +26,7 @@ pub struct Style {
 
 impl Style {
     fn paint_text(self, style: anstyle::Style, text: &str) -> String {
-        if self.colour && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
+        if self.color && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
     }
 
     /// Makes text bold.
@@ -39,7 +39,7 @@ impl Style {
         self.paint_text(anstyle::Style::new().dimmed(), text)
     }
 
-    /// Paints text in the colour of an action.
+    /// Paints text in the color of an action.
     pub fn paint_action(self, action: Action, text: &str) -> String {
         match action {
             Action::Add => self.paint_text(AnsiColor::Green.on_default(), text),
@@ -79,8 +79,8 @@ pub struct Reporter {
     pub json: bool,
     /// The style of text on stdout.
     pub style: Style,
-    /// True to print colours to stderr.
-    pub stderr_colour: bool,
+    /// True to print colors to stderr.
+    pub stderr_color: bool,
     /// The run, which every JSON event names.
     pub run: RunId,
 }
@@ -150,7 +150,7 @@ impl Reporter {
     pub fn report_failure(&self, host: &str, error: &str, hint: Option<&str>) {
         self.print_json("failed", json!({"host": host, "error": error, "hint": hint}));
         let shown = if error.starts_with(host) { error.to_owned() } else { format!("{host}: {error}") };
-        let style = Style { colour: self.stderr_colour, ..self.style };
+        let style = Style { color: self.stderr_color, ..self.style };
         let label = style.paint_text(AnsiColor::Red.on_default(), "failed:");
         let next = hint.map(|hint| format!("  next: {hint}\n")).unwrap_or_default();
         write_stderr(&format!("{label} {shown}\n{next}"));

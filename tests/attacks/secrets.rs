@@ -127,11 +127,11 @@ fn assert_no_canary(what: &str, text: &str) {
 }
 
 fn plan(compiled: &CompiledHost) -> Vec<ResourceChange> {
-    plan_catalog(compiled.catalogue.clone(), &Contents(compiled)).unwrap().rows().to_vec()
+    plan_catalog(compiled.catalog.clone(), &Contents(compiled)).unwrap().rows().to_vec()
 }
 
 fn apply(compiled: &CompiledHost) -> (PlayResult, String) {
-    let planned = plan_catalog(compiled.catalogue.clone(), &Contents(compiled)).unwrap();
+    let planned = plan_catalog(compiled.catalog.clone(), &Contents(compiled)).unwrap();
     let (told, request) = (Told::default(), ApplyPlay { play_index: 0, run: "test".to_owned() });
     let result = apply_play(&planned, &request, &Contents(compiled), &told).unwrap();
     (result, told.0.into_inner().unwrap())
@@ -218,7 +218,7 @@ fn errors_about_a_value_do_not_show_it() {
     let mut errors = Vec::new();
     for step in steps {
         let text = format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n");
-        let error = compile(&text, folder.path()).map(|compiled| format!("{:?}", compiled.catalogue)).unwrap_err();
+        let error = compile(&text, folder.path()).map(|compiled| format!("{:?}", compiled.catalog)).unwrap_err();
         assert_no_canary("the error", &error);
         // What the decoys are made of can be told from them.
         assert!(!error.contains("Dbobsz") && !error.contains("r8x"), "{error}");
@@ -241,7 +241,7 @@ fn failures_show_no_secret() {
         let compiled =
             compile(&format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n"), folder.path());
         let compiled = compiled.unwrap();
-        let error = match plan_catalog(compiled.catalogue.clone(), &Contents(&compiled)) {
+        let error = match plan_catalog(compiled.catalog.clone(), &Contents(&compiled)) {
             Err(error) => format!("{error:#}"),
             Ok(_) => {
                 let (result, told) = apply(&compiled);
@@ -321,7 +321,7 @@ fn secrets_that_would_be_shown_are_refused() {
     for step in steps {
         let refusal =
             compile(&format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n"), folder.path());
-        refusals.push((step, refusal.map(|compiled| format!("{:?}", compiled.catalogue)).unwrap_err()));
+        refusals.push((step, refusal.map(|compiled| format!("{:?}", compiled.catalog)).unwrap_err()));
     }
     messages::check("secrets-that-would-be-shown", refusals);
 }

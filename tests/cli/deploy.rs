@@ -82,7 +82,7 @@ fn run_git(project: &crate::program::Project, args: &[&str]) {
 }
 
 #[test]
-fn a_cargo_project_is_built_and_gives_the_same_artefact_in_any_folder() {
+fn a_cargo_project_is_built_and_gives_the_same_artifact_in_any_folder() {
     // The compiler is beside the cargo of these tests.
     let tools = std::path::Path::new(env!("CARGO")).parent().unwrap();
     let path = format!("{}:/usr/bin:/bin", tools.display());

@@ -113,17 +113,17 @@ fn documents_are_the_same_with_json() {
 }
 
 #[test]
-fn colours_follow_the_flag_and_the_environment() {
+fn colors_follow_the_flag_and_the_environment() {
     let project = Project::new(&[("inventory/hosts.toml", "[hosts.a]\nadress = \"192.0.2.1\"\n")]);
-    let has_colours = |arguments: &[&str], environment: &[(&str, &str)]| {
+    let has_colors = |arguments: &[&str], environment: &[(&str, &str)]| {
         let output = project.dunlin_with(arguments, environment).ends(1);
         format!("{}{}", output.stdout, output.stderr).contains('\u{1b}')
     };
     for command in ["check", "hosts"] {
-        assert!(!has_colours(&[command], &[]), "{command}: a pipe gets colours");
-        assert!(has_colours(&[command, "--color", "always"], &[("NO_COLOR", "1")]), "{command}: the flag decides");
-        assert!(has_colours(&[command], &[("CLICOLOR_FORCE", "1")]), "{command}: CLICOLOR_FORCE");
-        assert!(!has_colours(&[command], &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]), "{command}: NO_COLOR");
-        assert!(!has_colours(&[command, "--color", "never"], &[("CLICOLOR_FORCE", "1")]), "{command}: never");
+        assert!(!has_colors(&[command], &[]), "{command}: a pipe gets colors");
+        assert!(has_colors(&[command, "--color", "always"], &[("NO_COLOR", "1")]), "{command}: the flag decides");
+        assert!(has_colors(&[command], &[("CLICOLOR_FORCE", "1")]), "{command}: CLICOLOR_FORCE");
+        assert!(!has_colors(&[command], &[("CLICOLOR_FORCE", "1"), ("NO_COLOR", "1")]), "{command}: NO_COLOR");
+        assert!(!has_colors(&[command, "--color", "never"], &[("CLICOLOR_FORCE", "1")]), "{command}: never");
     }
 }

@@ -140,7 +140,7 @@ tags = ["old"]
 file = { dest = "SRV/old", state = "absent" }
 
 [[play.step]]
-line = { path = "SRV/settings", line = "colour = blue", match = "^colour" }
+line = { path = "SRV/settings", line = "color = blue", match = "^color" }
 
 [[play.step]]
 link = { path = "SRV/current", target = "SRV/next" }
@@ -152,7 +152,7 @@ command = { argv = ["true"], creates = "SRV/greeting" }
     project.write("playbooks/site.toml", &steps.replace("SRV", srv.to_str().unwrap()));
     project.write("srv/greeting", "good evening\n");
     project.write("srv/old", "old\n");
-    project.write("srv/settings", "size = 1\ncolour = red\n");
+    project.write("srv/settings", "size = 1\ncolor = red\n");
     let recipe = example::RECIPE.replace("/srv/shop", srv.join("shop").to_str().unwrap());
     let recipe = recipe.replace("user    = \"shop\"\n", "");
     project.write("playbooks/deploy-shop.toml", &recipe);

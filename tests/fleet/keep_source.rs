@@ -95,7 +95,7 @@ fn kept_sources_are_verified_moved_back_and_retired() {
 
     // Both copies are equal, while they are written to.
     let verified = cluster.project.run_dunlin(&["shards", "verify"]).assert_status(0);
-    assert_eq!(verified.stdout.matches("keys are equal").count(), moved.len(), "{}", verified.stdout);
+    assert_eq!(verified.stdout.matches(" are equal: ").count(), moved.len(), "{}", verified.stdout);
     cluster
         .project
         .run_dunlin(&["shard-rebalance", "--drain", "redis-03", "--yes"])

@@ -309,7 +309,7 @@ fn min_replicas_are_set_only_once_replicas_are_attached() {
         fixture.run_request(ShardRequest::SetMinReplicas(arm))
     };
     let alone = guard(&mut fixture, 1).unwrap_err();
-    assert!(format!("{alone:#}").contains("has 0 replicas attached, 1 are needed"), "{alone:#}");
+    assert!(format!("{alone:#}").contains("has 0 replicas attached, and needs 1"), "{alone:#}");
     assert_eq!(min_replicas_setting(&fixture, 0), ("0".to_owned(), false));
     write_probe(&fixture, 0).unwrap();
     fixture.provision_replica(1, 0).unwrap();

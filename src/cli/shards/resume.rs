@@ -11,6 +11,7 @@ use crate::cli::shard_apply::{
     ApplyRequest, RunTotals, apply_and_report, lock_hosts_and_start_run, print_event, run_preflight, warn_not_retired,
 };
 use crate::cli::throttle_args::ThrottleArgs;
+use crate::plan::format_count;
 use crate::protocol::shard::MoveState;
 use crate::rebalance::apply::{PlannedMove, remaining_moves};
 
@@ -20,7 +21,7 @@ use crate::rebalance::resume::{
     MoveStatus, adopt_external_moves, can_finish_without_hosts, list_latest_moves, resume_move,
 };
 use crate::rebalance::{RebalanceContext, publish};
-use crate::report::{ProgressBars, format_count};
+use crate::report::ProgressBars;
 use crate::transport::ConnectError;
 
 /// The flags of `shards resume`.
@@ -244,7 +245,10 @@ impl ShardsContext<'_> {
             .collect();
         if !elsewhere.is_empty() {
             adopt_external_moves(context, &elsewhere).await?;
-            reporter.print_status(&format!("added {} moves from another machine to the map", elsewhere.len()));
+            reporter.print_status(&format!(
+                "added {} from another machine to the map",
+                format_count(elsewhere.len(), "move")
+            ));
         }
         self.resume_failovers(context, open_moves, totals).await?;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);

@@ -11,6 +11,7 @@ use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
 use crate::cli::output_file::write_output_file;
 use crate::inventory::ByteSize;
+use crate::plan::format_count;
 use crate::protocol::shard::{MoveState, ObservedInstance};
 use crate::rebalance::apply::PlannedMove;
 
@@ -33,7 +34,12 @@ impl ShardsContext<'_> {
         }
         let latest_moves = list_latest_moves(&context).await?;
         let open_moves = self.list_open_moves(&context, &latest_moves)?;
-        reporter.print_data(&format!("{} at epoch {}: {} shards", map.cluster, map.epoch.0, map.shards.len()));
+        reporter.print_data(&format!(
+            "{} at epoch {}: {}",
+            map.cluster,
+            map.epoch.0,
+            format_count(map.shards.len(), "shard")
+        ));
         let effective = effective_map(&context, map, &open_moves);
         let primaries = observe::observe_reachable_primaries(&context, &effective).await;
         let move_states: Vec<&MoveState> = open_moves.iter().map(|(state, _)| *state).collect();
@@ -53,7 +59,7 @@ impl ShardsContext<'_> {
         let is_started = |step: &&PlannedMove| open_moves.iter().any(|(state, _)| state.shard == step.shard);
         let not_started = pending.iter().filter(|step| !is_started(step)).count();
         if not_started > 0 {
-            reporter.print_data(&format!("  {not_started} moves of the plan are pending"));
+            reporter.print_data(&format!("  pending: {} of the plan", format_count(not_started, "move")));
         }
         if open_moves.is_empty() && not_started == 0 {
             let scope = if unreachable.is_empty() { "" } else { " on the hosts that answer" };

@@ -7,6 +7,7 @@ use super::ShardsContext;
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
 use crate::cli::shard_apply::{RunTotals, lock_hosts_and_start_run, print_event};
+use crate::plan::format_count;
 use crate::rebalance::resume::list_latest_moves;
 use crate::rebalance::verify::{InstancePair, list_pairs, verify_pair};
 use crate::report::ProgressBars;
@@ -46,8 +47,11 @@ impl ShardsContext<'_> {
                     if verified.is_equal() {
                         let retried = verified.retried;
                         reporter.print_data(&format!(
-                            "shard {}: {} and {}: {} keys are equal ({retried} compared again)",
-                            spec.header.shard, spec.from, spec.to, verified.keys
+                            "shard {}: {} and {} are equal: {} ({retried} compared again)",
+                            spec.header.shard,
+                            spec.from,
+                            spec.to,
+                            format_count(verified.keys, "key")
                         ));
                     } else {
                         differing += 1;

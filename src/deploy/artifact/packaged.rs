@@ -1,6 +1,6 @@
 //! The order in which the releases of a service were packaged.
 //!
-//! `<service>.packaged.json` in the artefact folder lists them. The times of the files say nothing: a copy, a checkout or
+//! `<service>.packaged.json` in the artifact folder lists them. The times of the files say nothing: a copy, a checkout or
 //! a restored backup changes them.
 
 use std::fs;
@@ -24,7 +24,7 @@ struct PackagedReleases {
 /// Describes why the release that was packaged last cannot be found.
 #[derive(Debug, thiserror::Error)]
 pub enum FindPackagedError {
-    /// An artefact or the record cannot be read.
+    /// An artifact or the record cannot be read.
     #[error("{}", path.display())]
     Unreadable {
         /// The file or folder.
@@ -32,12 +32,12 @@ pub enum FindPackagedError {
         /// Cause.
         source: anyhow::Error,
     },
-    /// Several artefacts, and neither a record nor their revisions tell which is the newest.
+    /// Several artifacts, and neither a record nor their revisions tell which is the newest.
     #[error("the artifact folder has several releases and no record of which was packaged last: {}", .0.join(", "))]
     Ambiguous(Vec<String>),
 }
 
-/// Returns the path of a release's artefact in a folder.
+/// Returns the path of a release's artifact in a folder.
 pub fn artifact_path(folder: &Path, service: &str, version: &str) -> PathBuf {
     folder.join(format!("{service}-{version}{ARTIFACT_SUFFIX}"))
 }
@@ -58,7 +58,7 @@ pub(super) fn record_packaged(folder: &Path, manifest: &ReleaseManifest) -> Resu
     write_atomically(&path, &json, &Attributes::synced(0o644))
 }
 
-/// Returns the artefact of a service that was packaged last; without a record, the one of the newest revision.
+/// Returns the artifact of a service that was packaged last; without a record, the one of the newest revision.
 ///
 /// # Errors
 /// See [`FindPackagedError`].

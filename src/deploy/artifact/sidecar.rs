@@ -1,4 +1,4 @@
-//! The files beside an artefact: its manifest, and the signature of the manifest.
+//! The files beside an artifact: its manifest, and the signature of the manifest.
 //!
 //! `demo-1.0.manifest.json` is what minisign signs and verifies; `demo-1.0.manifest.json.minisig` is its signature.
 
@@ -15,7 +15,7 @@ use crate::deploy::signature::sign_manifest;
 /// Longest signature, in bytes.
 const MAX_SIGNATURE_BYTES: u64 = 8 << 10;
 
-/// Returns the path of the manifest beside an artefact.
+/// Returns the path of the manifest beside an artifact.
 pub fn manifest_path(artifact: &Path) -> PathBuf {
     let name = artifact.file_name().unwrap_or_default().to_string_lossy();
     artifact.with_file_name(format!("{}.manifest.json", name.strip_suffix(ARTIFACT_SUFFIX).unwrap_or(&name)))
@@ -27,7 +27,7 @@ fn signature_path(artifact: &Path) -> PathBuf {
     path.into()
 }
 
-/// Reads the signature of an artefact, if it has one.
+/// Reads the signature of an artifact, if it has one.
 pub(super) fn read_signature(artifact: &Path) -> Result<Option<String>, ArtifactError> {
     let path = signature_path(artifact);
     let mut text = String::new();
@@ -40,7 +40,7 @@ pub(super) fn read_signature(artifact: &Path) -> Result<Option<String>, Artifact
 }
 
 impl Artifact {
-    /// Signs the artefact's manifest, and writes the signature beside the artefact.
+    /// Signs the artifact's manifest, and writes the signature beside the artifact.
     ///
     /// # Errors
     /// The signature cannot be made or written.
@@ -51,7 +51,7 @@ impl Artifact {
         Ok(())
     }
 
-    /// Writes the manifest beside the artefact, for signing and checking with minisign itself.
+    /// Writes the manifest beside the artifact, for signing and checking with minisign itself.
     pub(super) fn write_manifest(&self) -> Result<()> {
         let (path, json) = (manifest_path(&self.path), self.manifest.to_json()?);
         if fs::read(&path).is_ok_and(|existing| existing == json) {

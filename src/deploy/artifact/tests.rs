@@ -1,4 +1,4 @@
-//! Artefacts that are whole come back; any other is refused before a byte of it is used.
+//! Artifacts that are whole come back; any other is refused before a byte of it is used.
 
 use std::fs;
 use std::path::Path;
@@ -138,7 +138,7 @@ fn a_default_version_is_derived() {
     assert_ne!(default_version(&recipe, base.path()).unwrap(), dirty);
 }
 
-/// Returns the manifest of an artefact, and the contents that it names.
+/// Returns the manifest of an artifact, and the contents that it names.
 fn unpack_artifact(packed: &[u8]) -> Result<(ReleaseManifest, Vec<Vec<u8>>), ArtifactError> {
     let mut contents = ContentFile::create(&std::env::temp_dir()).unwrap();
     let manifest = unpack::unpack_artifact(packed, &mut contents)?;
@@ -226,8 +226,8 @@ fn invalid_archives_are_rejected_with_the_entry_name() {
         (edited("\"size\":1", "\"size\":99999999999"), "too long"),
         (edited("\"mode\":420", "\"mode\":2541"), "set-id"),
         (craft_archive("not json", &[]), "manifest"),
-        (b"not zstd".to_vec(), "no whole artefact"),
-        (whole[..whole.len() - 6].to_vec(), "no whole artefact"),
+        (b"not zstd".to_vec(), "no whole artifact"),
+        (whole[..whole.len() - 6].to_vec(), "no whole artifact"),
         (Vec::new(), "empty"),
     ];
     let errors = cases.iter().map(|(bytes, case)| {

@@ -1,4 +1,4 @@
-//! Takes an artefact apart and trusts nothing in it.
+//! Takes an artifact apart and trusts nothing in it.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -32,7 +32,7 @@ pub enum ArtifactError {
         source: io::Error,
     },
     /// The file is not a zstd-compressed tar archive, or is truncated.
-    #[error("this is no whole artefact (a .tar.zst that `dunlin package` made)")]
+    #[error("this is no whole artifact (a .tar.zst that `dunlin package` made)")]
     Corrupt(#[source] io::Error),
     /// Its first entry is not a manifest that this version understands.
     #[error("the manifest is refused: {0}")]
@@ -46,10 +46,10 @@ pub enum ArtifactError {
         reason: String,
     },
     /// The contents cannot be written to a temporary file.
-    #[error("the artefact cannot be unpacked")]
+    #[error("the artifact cannot be unpacked")]
     Unpacking(#[source] io::Error),
     /// Unpacked, it would not fit on the disk.
-    #[error("the artefact cannot be unpacked: it needs {needed} bytes, and {free} bytes are free")]
+    #[error("the artifact cannot be unpacked: it needs {needed} bytes, and {free} bytes are free")]
     NoSpace {
         /// Bytes of its files.
         needed: u64,
@@ -91,7 +91,7 @@ impl<R: Read> Read for BudgetReader<R> {
     }
 }
 
-/// Returns the manifest of an artefact, and adds the contents of its files to `contents`.
+/// Returns the manifest of an artifact, and adds the contents of its files to `contents`.
 pub(super) fn unpack_artifact(packed: impl Read, contents: &mut ContentFile) -> Result<ReleaseManifest, ArtifactError> {
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
     let budget = Budget(Rc::new(Cell::new(MAX_HEADER_BYTES)));
@@ -106,7 +106,7 @@ pub(super) fn unpack_artifact(packed: impl Read, contents: &mut ContentFile) -> 
         read_files(&mut entries, &manifest, &budget, contents)?;
         manifest
     };
-    // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artefact.
+    // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artifact.
     let mut rest = Vec::new();
     archive.into_inner().source.take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Corrupt)?;
     if rest.iter().any(|&byte| byte != 0) {
@@ -115,7 +115,7 @@ pub(super) fn unpack_artifact(packed: impl Read, contents: &mut ContentFile) -> 
     Ok(manifest)
 }
 
-/// Reads the manifest at the beginning of an artefact.
+/// Reads the manifest at the beginning of an artifact.
 pub(super) fn unpack_manifest(packed: impl Read) -> Result<ReleaseManifest, ArtifactError> {
     let decoder = zstd::stream::read::Decoder::new(packed).map_err(ArtifactError::Corrupt)?;
     let budget = Budget(Rc::new(Cell::new(MAX_HEADER_BYTES)));

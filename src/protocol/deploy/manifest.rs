@@ -35,7 +35,7 @@ pub struct ReleaseManifest {
 }
 
 /// Revision and build settings of the sources of a release. No time of the build: the same sources give the same
-/// artefact.
+/// artifact.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseOrigin {

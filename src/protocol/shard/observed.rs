@@ -1,5 +1,6 @@
 //! Observation of a host's shard instances: request and result.
 
+use crate::plan::format_count;
 use std::fmt;
 
 use dunlin_shards::{InstanceAddress, ShardId};
@@ -125,7 +126,9 @@ impl fmt::Display for ReplicationRole {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreachable => write!(f, "does not answer"),
-            Self::Primary { offset, replicas } => write!(f, "primary at offset {offset}, {replicas} replicas attached"),
+            Self::Primary { offset, replicas } => {
+                write!(f, "primary at offset {offset}, {} attached", format_count(*replicas, "replica"))
+            }
             Self::Replica { primary, link_is_up, offset } => {
                 write!(f, "replica of {primary} at offset {offset}, link {}", if *link_is_up { "up" } else { "down" })
             }

@@ -79,11 +79,11 @@ struct StepReading {
 ///
 /// # Errors
 /// A step of an unknown type or shape, or a host that cannot be read; with the resource's name.
-pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<PreparedCatalog> {
-    let digest_key = catalogue.digest_key.clone();
+pub fn plan_catalog(catalog: Catalog, blobs: &dyn BlobSource) -> Result<PreparedCatalog> {
+    let digest_key = catalog.digest_key.clone();
     let key = digest_key.as_ref();
     let blobs = &KeyedBlobs { blobs, key };
-    let plays = prepare_plays(catalogue, key)?;
+    let plays = prepare_plays(catalog, key)?;
     let mut view = HostView::current();
     let mut wants = Prefetch::default();
     for step in plays.iter().flat_map(|play| &play.steps) {
@@ -111,10 +111,10 @@ pub fn plan_catalog(catalogue: Catalog, blobs: &dyn BlobSource) -> Result<Prepar
     Ok(PreparedCatalog { plays, digest_key, rows })
 }
 
-fn prepare_plays(catalogue: Catalog, key: Option<&DigestKey>) -> Result<Vec<PreparedPlay>> {
+fn prepare_plays(catalog: Catalog, key: Option<&DigestKey>) -> Result<Vec<PreparedPlay>> {
     let steps =
         |wanted: Vec<Wanted>| wanted.into_iter().map(|step| prepare_step(step, key)).collect::<Result<Vec<_>>>();
-    catalogue
+    catalog
         .plays
         .into_iter()
         .map(|play| Ok(PreparedPlay { name: play.name, steps: steps(play.steps)?, handlers: steps(play.handlers)? }))

@@ -1,6 +1,7 @@
 //! Which copy of a shard is promoted: of those that may be, the one that has come furthest.
 
 use super::{CopyView, DataLossBound, FailoverBlocker, FailoverScope, MoveStage, Promotion, ShardView};
+use crate::plan::format_count;
 use crate::protocol::shard::ReplicationRole;
 
 /// How much longer than the others a copy may have heard nothing, in seconds. Links to one host break together; a
@@ -139,8 +140,8 @@ fn ineligibility_reason(
     let Some(silent_for_s) = probe.silent_for_s.filter(|_| replication_offset(copy) > 0) else {
         let uptime_s = probe.uptime_s;
         return Some(format!(
-            "was started {uptime_s} s ago and has not synced with its primary since; it has {} keys",
-            probe.keys
+            "was started {uptime_s} s ago and has not synced with its primary since; it has {}",
+            format_count(probe.keys, "key")
         ));
     };
     let late = rules.least_silence.is_some_and(|freshest| silent_for_s > freshest + MAX_SILENCE_SPREAD_S);

@@ -13,6 +13,7 @@ use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
+use crate::plan::format_count;
 use crate::protocol::shard::{MinReplicasRequest, MovePhase, MoveSpec, PhaseState, ReplicationRole};
 use crate::resources::redis_shard::RedisShard;
 
@@ -54,7 +55,7 @@ pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeo
             return primary.run_command(&["CONFIG", "SET", "min-replicas-to-write", &replicas.to_string()]).map(drop);
         }
         if Instant::now() > deadline {
-            bail!("{} has {online} replicas attached, {replicas} are needed", primary.address);
+            bail!("{} has {} attached, and needs {replicas}", primary.address, format_count(online, "replica"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -91,7 +92,11 @@ pub fn require_replicas(
     let info = source.fetch_info("replication")?;
     let required = u64::try_from(spec.operation.other_replicas().len())? + 1;
     if info.number_field("connected_slaves") > required {
-        bail!("{} has {} replicas, the map has {required}", spec.from, info.number_field("connected_slaves"));
+        bail!(
+            "{} has {}, the map has {required}",
+            spec.from,
+            format_count(info.number_field("connected_slaves"), "replica")
+        );
     }
     let ids = (source.fetch_run_id()?, target.fetch_run_id()?);
     journal.log_intent(MovePhase::RequireReplicas, json!({ "source": ids.0, "target": ids.1 }))?;

@@ -15,6 +15,7 @@ use super::modules;
 use super::redis_client::{RedisClient, RedisInfo, probe_role, redis_command, replication_bytes_between};
 use super::reencoding::{self, ReencodingEstimate};
 use super::start_replica;
+use crate::plan::format_count;
 use crate::protocol::shard::{
     Credentials, MoveNeeds, MoveSpec, PreflightIssue, PreflightRequest, PreflightResult, PreflightRule, ReplicationRole,
 };
@@ -119,7 +120,7 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
         ReplicationRole::Primary { .. } => {
             let mut link = RedisClient::open(&spec.to, &spec.header.credentials)?;
             let keys: u64 = link.query(&redis_command(&["DBSIZE"]))?;
-            anyhow::bail!("another primary with {keys} keys runs at {}", spec.to)
+            anyhow::bail!("another primary with {} runs at {}", format_count(keys, "key"), spec.to)
         }
     }
 }
@@ -238,7 +239,7 @@ fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &R
     let (expected, attached) = (source_replicas.len() as u64, info.number_field("connected_slaves"));
     let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
     if attached > expected + copy {
-        let text = format!("{} has {attached} replicas, the map has {expected}", spec.from);
+        let text = format!("{} has {}, the map has {expected}", spec.from, format_count(attached, "replica"));
         issues
             .add_issue(PreflightRule::OrphanReplica, format!("{text}; `dunlin shards status` lists the unknown ones"));
     }

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use dunlin_shards::InstanceAddress;
 
 use super::redis_client::{RedisClient, RedisInfo};
+use crate::plan::format_count;
 use crate::poll::poll_until;
 use crate::protocol::shard::{MoveSpec, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
@@ -75,12 +76,12 @@ pub fn wait_until_caught_up(
         }
         if last_progress.elapsed() > stall_timeout {
             bail!(
-                "{} made no progress towards {} for {} s (link {}, {} replicas at the source)",
+                "{} made no progress towards {} for {} s (link {}, {} at the source)",
                 spec.to,
                 spec.from,
                 stall_timeout.as_secs(),
                 to.text_field("master_link_status"),
-                from.text_field("connected_slaves")
+                format_count(from.number_field("connected_slaves"), "replica")
             );
         }
         std::thread::sleep(POLL_INTERVAL);

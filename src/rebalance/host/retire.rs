@@ -10,6 +10,7 @@ use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
+use crate::plan::format_count;
 use crate::protocol::shard::{MovePhase, RetireInstance, RetireResult};
 
 /// The note beside kept files.
@@ -80,11 +81,11 @@ fn ensure_unused(link: &mut RedisClient, request: &RetireInstance) -> Result<()>
     let clients = find_active_clients(&list, &request.header.credentials.user);
     if !clients.is_empty() {
         bail!(
-            "shard {}: {} was not retired: {} clients still use it ({}); they can read, and get READONLY for writes; let \
+            "shard {}: {} was not retired: it still has {} ({}); they can read, and get READONLY for writes; let \
              them connect to {}, then run `dunlin shards resume`",
             request.header.shard,
             request.address,
-            clients.len(),
+            format_count(clients.len(), "client"),
             clients.join(", "),
             request.primary
         );

@@ -174,7 +174,7 @@ impl SourceMonitor {
         }
     }
 
-    /// The judgement once there were so many, or what there is after a moment.
+    /// The judgment once there were so many, or what there is after a moment.
     fn wait_for_window(&self, count: u64) -> (u64, Option<Overload>) {
         let mut window = self.state.lock_last_window();
         if window.0 < count {

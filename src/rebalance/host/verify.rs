@@ -26,6 +26,7 @@ use serde_json::json;
 use super::move_journal::{MoveJournal, is_finished};
 use super::redis_client::{RedisClient, redis_command};
 use super::replication_progress;
+use crate::plan::format_count;
 use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, ReplicationRole, VerifyResult};
 use crate::protocol::{Event, ProgressSink};
 use compare_files::CandidateKeys;
@@ -106,9 +107,12 @@ fn verify_again(
     if verified.is_equal() {
         journal
             .log_done(MovePhase::Verify, json!({ "of": key, "keys": verified.keys, "live": verified.compared_live }))?;
-        let (shard, VerifyResult { keys, compared_live: live, .. }) = (spec.header.shard, &verified);
+        let (shard, live) = (spec.header.shard, verified.compared_live);
+        let keys = format_count(verified.keys, "key");
         sink.emit(Event::Note {
-            text: format!("shard {shard}: {keys} keys are equal; both servers were asked for {live} of them"),
+            text: format!(
+                "shard {shard}: source and target are equal: {keys}, {live} of them compared at both servers"
+            ),
         });
     } else {
         journal.log_failure(MovePhase::Verify, "the copy differs from the source")?;

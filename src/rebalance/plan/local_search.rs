@@ -17,7 +17,7 @@ pub(crate) struct SearchBudget {
     pub rounds: u64,
     /// Rounds without success after which the search ends.
     pub patience: u64,
-    /// Cost of a moved byte: 1 to minimise bytes, less to reach the ranges first.
+    /// Cost of a moved byte: 1 to minimize bytes, less to reach the ranges first.
     pub moved_weight: f64,
 }
 

@@ -1,6 +1,6 @@
 //! The planner: an observation and options in, a plan or the rule that forbids one out.
 //!
-//! It minimises the bytes that move so that every host ends within the tolerance around its share. In reading order:
+//! It minimizes the bytes that move so that every host ends within the tolerance around its share. In reading order:
 //! `options` the request, `model` the same as integers, `assignment` copies on hosts and their loads, `lower_bound` and
 //! `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`, `annealing`, `local_search`,
 //! `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one `step_budget`, `selected_shards`

@@ -1,6 +1,6 @@
 //! The closest ranges that can be kept, where no assignment keeps the requested ones.
 //!
-//! First the worst deviation is minimised, then the sum of what is left. The worst deviation that remains is the
+//! First the worst deviation is minimized, then the sum of what is left. The worst deviation that remains is the
 //! tolerance that can be met, and replaces the requested one.
 
 use super::annealing::{Annealer, CoolingSchedule, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};

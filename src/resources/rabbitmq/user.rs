@@ -272,7 +272,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hashes_of_the_server_are_recognised() {
+    fn hashes_of_the_server_are_recognized() {
         // as RabbitMQ 3.10 stored "s3cret" and "guest"
         let user = |hash: &str| json!({ "hashing_algorithm": HASHING, "password_hash": hash });
         let bob = user("+syxzr+MPWTdRiAjDttI4C7J6NSVN1y+gkJnjgM9tqhPRG7b");

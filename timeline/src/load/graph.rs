@@ -151,7 +151,7 @@ fn choose_followees(index: usize, users: usize, follows: usize) -> BTreeSet<usiz
     chosen
 }
 
-/// Spreads consecutive numbers (SplitMix64's finaliser).
+/// Spreads consecutive numbers (SplitMix64's finalizer).
 pub(super) fn scatter(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

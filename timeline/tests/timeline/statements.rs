@@ -14,7 +14,7 @@ fn no_statement_has_an_offset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_catalogue_has_no_trigger_and_only_the_indexes_of_the_schema() {
+async fn the_catalog_has_no_trigger_and_only_the_indexes_of_the_schema() {
     let service = Service::start(Kind::Pull).await;
     let sql = |text: &str| service.postgres.sql(&service.users_url, text);
     assert_eq!(sql("select count(*) from pg_trigger where not tgisinternal"), "0");
