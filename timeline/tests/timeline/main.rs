@@ -18,6 +18,7 @@ mod operating;
 mod outages;
 mod pages;
 mod programs;
+mod queues;
 mod servers;
 mod setup;
 mod statements;
