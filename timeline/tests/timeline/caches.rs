@@ -46,16 +46,17 @@ async fn a_frozen_server_costs_reads_little_and_gets_changes() {
         // the next read is the one that tries the server again
         tokio::time::sleep(Duration::from_millis(1050)).await;
     }
-    // the shortest of four: other programs of this machine do not count
+    // the shortest of four, because other programs run on this machine; changes have 150 ms
     let shortest = slowest.iter().min().expect("four rounds");
-    assert!((Duration::from_millis(20)..Duration::from_millis(60)).contains(shortest), "{slowest:?}");
+    assert!((Duration::from_millis(20)..Duration::from_millis(140)).contains(shortest), "{slowest:?}");
     assert!(client.get_many(&keys).await.is_empty());
     let start = Instant::now();
     for _ in 0..100 {
         assert!(client.get_many(&keys).await.is_empty());
     }
     println!("reads of a frozen memcached: {slowest:?}; 100 more: {:?}", start.elapsed());
-    assert!(start.elapsed() < Duration::from_millis(500), "100 reads took {:?}", start.elapsed());
+    // 2 s if each of them waited
+    assert!(start.elapsed() < Duration::from_secs(1), "100 reads took {:?}", start.elapsed());
     // a deletion is sent although reads have just failed
     let setting = async { client.set("t:1", "-").await };
     let waking = async { server.signal("CONT") };
