@@ -13,6 +13,7 @@ pub mod acl;
 mod changes;
 pub mod conf;
 mod data_files;
+mod files;
 mod lifecycle;
 mod live_acl;
 mod marks;
@@ -25,21 +26,16 @@ mod tls;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::InstanceAddress;
-use rustix::fs::Uid;
 use serde::{Deserialize, Serialize};
 
-use super::mode::{self, FileMode};
 use super::{
     ApplyContext, BlobSource, Content, ContentKey, ContentSource, Diff, HostView, InvalidContent, PathMeta, PathState,
     Prefetch, ReadOutcome, Resource, UnitState, atomic_file,
 };
-use crate::host_fs::{self, PathError};
 use crate::plan::{Action, AttributeChange, Digest};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
-use pending_restart::RestartMark;
 use process::RunningProcess;
 
 /// Name of the attribute that shows the primary of a new replica in a plan.
@@ -216,8 +212,8 @@ impl Resource for RedisShard {
             None => Vec::new(),
         };
         Ok(ReadOutcome::Known(ObservedShardFiles {
-            conf: read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
-            acl: read_file_meta(view, &self.acl_path())?.zip(users),
+            conf: files::read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
+            acl: files::read_file_meta(view, &self.acl_path())?.zip(users),
             conf_dir: view.path_state(&self.conf_dir())?,
             acl_error,
             is_append_only: parsed.is_append_only(),
@@ -318,122 +314,6 @@ impl Resource for RedisShard {
 }
 
 impl RedisShard {
-    /// Returns the folder of the configuration file and the ACL file.
-    pub fn conf_dir(&self) -> PathBuf {
-        self.conf_dir.clone().unwrap_or_else(|| PathBuf::from(format!("/etc/redis/shard-{}", self.id)))
-    }
-
-    /// Returns the path of the configuration file.
-    pub fn conf_path(&self) -> PathBuf {
-        self.conf_dir().join("redis.conf")
-    }
-
-    /// Returns the path of the ACL file.
-    pub fn acl_path(&self) -> PathBuf {
-        self.conf_dir().join("users.acl")
-    }
-
-    /// Reads the configuration file; `None` if it does not exist.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be read.
-    pub fn read_conf(&self) -> Result<Option<RedisConf>> {
-        match self.read_file(&self.conf_path()) {
-            Ok(text) => Ok(Some(RedisConf::parse(&text))),
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// The users of the ACL file as it is on the disk.
-    ///
-    /// # Errors
-    /// Returns an error if it cannot be read or is not valid.
-    pub fn current_acl(&self) -> Result<AclFile> {
-        let path = self.acl_path();
-        AclFile::parse(&self.read_file(&path)?).with_context(|| path.display().to_string())
-    }
-
-    /// Reads one of the instance's files, which its own user can replace: no other user's file may be read in its place.
-    ///
-    /// # Errors
-    /// Returns an error if the file is missing, or belongs to neither root nor that user.
-    pub fn read_file(&self, path: &Path) -> Result<String, PathError> {
-        let owner = HostView::current().user_state(&self.user).ok().flatten().and_then(|user| user.uid);
-        host_fs::read_trusted(path, owner.map(Uid::from_raw))
-    }
-
-    /// Creates the instance's two folders where they are missing, with their owner and mode.
-    fn create_folders(&self) -> Result<()> {
-        [&self.conf_dir(), &self.data_dir]
-            .into_iter()
-            .try_for_each(|folder| atomic_file::create_directories(folder, &self.folder_meta()))
-    }
-
-    /// The ACL file first: a configuration names it.
-    fn write_files(&self, acl: &str, running: &str, blobs: &dyn BlobSource) -> Result<()> {
-        let conf = String::from_utf8(blobs.read_blob(&self.conf.digest)?).context("the configuration is not UTF-8")?;
-        let plain = String::from_utf8(blobs.read_blob(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
-        let users = AclFile::parse(&plain).context("the ACL file")?;
-        let marks = [Mark::of(&self.conf, &RedisConf::parse(&conf).normalize()), Mark::of(&self.acl, &users)];
-        let marks: String = marks.iter().map(Mark::line).collect();
-        let separate = if conf.ends_with('\n') { "" } else { "\n" };
-        atomic_file::write_file(&self.acl_path(), acl.as_bytes(), &self.file_meta())?;
-        atomic_file::write_file(
-            &self.conf_path(),
-            format!("{marks}{conf}{separate}{running}").as_bytes(),
-            &self.file_meta(),
-        )
-    }
-
-    /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
-    /// The `default` user is not among them if it was set in the running instance.
-    fn restart_mark(
-        &self,
-        observed: &ObservedShardFiles,
-        is_default_user_set: bool,
-        blobs: &dyn BlobSource,
-    ) -> Result<String> {
-        let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
-        let Some(process) = process else { return Ok(String::new()) };
-        let mut changes = self.conf_changes(observed, blobs)?;
-        changes.extend(self.acl_changes(observed, blobs)?);
-        let default_user = format!("ACL user {}", acl::DEFAULT_USER);
-        changes.retain(|change| {
-            let is_read = is_default_user_set && change.attribute == default_user;
-            !is_read && !matches!(change.attribute.as_str(), "mode" | "owner" | "group")
-        });
-        let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
-        if changes.is_empty() && earlier.is_none() {
-            return Ok(String::new());
-        }
-        Ok(RestartMark::new(&process, changes.into_iter().map(|change| change.attribute), earlier).line())
-    }
-
-    /// Returns the lines of the running state: those of the existing file or, for a new file, those from the map.
-    fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
-        match (&observed.conf, self.read_conf()?) {
-            (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
-            _ if self.replica_of.is_empty() => Ok(self.initial_lines(None)),
-            _ => Ok(self.initial_lines(Some(&self.replica_of.parse().context("replica_of")?))),
-        }
-    }
-
-    /// Returns the lines that a new instance starts with: its primary, or the replicas that it requires as a primary.
-    fn initial_lines(&self, replica_of: Option<&InstanceAddress>) -> String {
-        let follows =
-            replica_of.map(|primary| format!("replicaof {} {}\n", primary.host, primary.port)).unwrap_or_default();
-        match self.required_replicas() {
-            0 => follows,
-            needed => format!("{follows}min-replicas-to-write {needed}\n"),
-        }
-    }
-
-    /// Returns the number of replicas that the instance requires as a primary.
-    pub fn required_replicas(&self) -> u32 {
-        self.min_replicas.parse().unwrap_or(0)
-    }
-
     fn ensure_role_matches(&self, observed: &ObservedShardFiles) -> Result<()> {
         let wanted = (!self.replica_of.is_empty()).then_some(&self.replica_of);
         if observed.conf.is_none() || observed.configured_primary.as_ref() == wanted {
@@ -441,27 +321,10 @@ impl RedisShard {
         }
         let says = |follows: Option<&String>| follows.map_or("is primary".to_owned(), |of| format!("follows {of}"));
         bail!(
-            "shard {} {} here, the map says it {} here: a move or a failover is under way; see `dunlin shards status`",
+            "shard {} {} here, the map says it {} here: a move or a failover is in progress; see `dunlin shards status`",
             self.id,
             says(observed.configured_primary.as_ref()),
             says(wanted)
         )
-    }
-
-    /// Returns the permissions and the owner of the instance's files.
-    pub fn file_meta(&self) -> PathMeta {
-        mode::path_meta(FileMode(0o640), &self.user, None)
-    }
-
-    fn folder_meta(&self) -> PathMeta {
-        mode::path_meta(FileMode(0o750), &self.user, None)
-    }
-}
-
-fn read_file_meta(view: &mut HostView, path: &Path) -> Result<Option<PathMeta>> {
-    match view.path_state(path)? {
-        PathState::Absent => Ok(None),
-        PathState::File { meta, .. } => Ok(Some(meta)),
-        _ => bail!("{} is not a regular file", path.display()),
     }
 }
