@@ -53,6 +53,7 @@ impl ShardsContext<'_> {
             write_output_file(&file, observation.to_json().as_bytes())?;
         }
         self.print_write_refusals(&effective, &primaries.found);
+        self.print_durability_risks(&effective, &primaries.found);
         self.print_replica_health(&health);
         self.print_missing_replicas(map);
         self.print_moves(&open_moves);
@@ -111,6 +112,23 @@ impl ShardsContext<'_> {
                 "  shard {shard}: the primary on {host} refuses writes with NOREPLICAS: {good} of {required} required \
                  replicas follow it"
             ));
+        }
+    }
+
+    /// Prints the primaries whose acknowledged writes may not survive a crash, whatever the moves of dunlin guarantee.
+    fn print_durability_risks(&self, map: &ShardMap, primaries: &BTreeMap<ShardId, ObservedInstance>) {
+        for (shard, seen) in primaries {
+            let Some(host) = map.find_shard(*shard).map(|entry| entry.host.as_str()) else { continue };
+            let risk = match seen.durable {
+                false => "the append-only file is off, or the last write to it failed; a restart loses writes",
+                true if seen.appendfsync == "no" => "appendfsync is `no`; a loss of power loses acknowledged writes",
+                true => continue,
+            };
+            self.reporter.print_json(
+                "durability_risk",
+                json!({"shard": shard, "host": host, "append_only": seen.durable, "appendfsync": seen.appendfsync}),
+            );
+            self.reporter.print_data(&format!("  shard {shard}: the primary on {host} is not durable: {risk}"));
         }
     }
 
