@@ -47,6 +47,9 @@ pub struct PlanArgs {
     /// Maximum share of a host's shard memory to use
     #[arg(long, value_name = "PERCENT", default_value = "90%", value_parser = parse_percent)]
     max_utilization: f64,
+    /// Maximum number of shards per host, primaries and replicas together
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_shards_per_host: Option<u32>,
     /// Also move replicas to balance hosts, not only those that cannot stay
     #[arg(long)]
     move_replicas: bool,
@@ -73,6 +76,7 @@ impl PlanArgs {
             max_moves: self.max_moves,
             max_bytes: self.max_bytes.map(|bytes| bytes.0),
             max_utilization: self.max_utilization,
+            max_shards_per_host: self.max_shards_per_host.map(|count| count as usize),
             move_replicas: self.move_replicas,
             transfer: TransferLimits { max_outgoing: slots, max_incoming: slots, max_per_link: slots, ..limits },
             ..PlanOptions::default()

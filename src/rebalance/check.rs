@@ -28,6 +28,8 @@ named_enum! {
         Zones = "zones",
         /// The memory of the hosts suffices at all times.
         Capacity = "capacity",
+        /// No host ends with more shards than its maximum.
+        ShardsPerHost = "shards_per_host",
         /// The limits on moves and bytes are kept.
         Limits = "limits",
         /// Only selected shards move.
@@ -67,6 +69,7 @@ pub fn check_plan(observation: &Observation, options: &PlanOptions, plan: &Rebal
     checker.check_selection();
     checker.check_final_placement();
     checker.check_capacity();
+    checker.check_shards_per_host();
     checker.check_limits();
     checker.check_totals();
     checker.check_tolerance();
@@ -305,6 +308,25 @@ impl<'a> PlanChecker<'a> {
                     CheckedRule::Capacity,
                     format!("{} would end with {}, above {}", host.name, human_size(bytes), human_size(max_bytes)),
                 );
+            }
+        }
+    }
+
+    fn check_shards_per_host(&mut self) {
+        let Some(limit) = self.options.max_shards_per_host else { return };
+        let mut before: BTreeMap<String, usize> = BTreeMap::new();
+        for shard in &self.observation.shards {
+            for host in hosts_of_shard(&shard.host, &shard.replicas) {
+                *before.entry(host).or_default() += 1;
+            }
+        }
+        let is_partial = self.is_partial();
+        for (host, (_, _, count)) in self.final_loads() {
+            let stays_above = is_partial && count <= before.get(&host).copied().unwrap_or(0);
+            if count > limit && !stays_above {
+                let count = format_count(count, "shard");
+                let message = format!("{host} would end with {count}, the maximum is {limit} per host");
+                self.add_violation(CheckedRule::ShardsPerHost, message);
             }
         }
     }

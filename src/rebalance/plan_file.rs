@@ -164,7 +164,7 @@ impl SavedPlan {
         }
     }
 
-    /// The rules about places and memory; how even the fleet ends is [`SavedPlan::describe_drift`], and limits on moves and bytes
+    /// Checks the rules about placement, memory and shards per host; how even the fleet ends is [`SavedPlan::describe_drift`], and limits on moves and bytes
     /// were those of the day on which the plan was made.
     fn check_rules(&self, now: &Observation, mismatches: &mut MismatchList) {
         for violation in check_plan(now, &self.options, &self.reweigh_plan(now)) {
@@ -176,6 +176,7 @@ impl SavedPlan {
                     | CheckedRule::Targets
                     | CheckedRule::Zones
                     | CheckedRule::Capacity
+                    | CheckedRule::ShardsPerHost
             ) {
                 mismatches.add_mismatch(violation.rule.as_str(), violation.message);
             }

@@ -143,6 +143,8 @@ fn options_are_read_and_those_that_mean_nothing_are_not() {
         ["--max-utilization", "120%"],
         ["--tolerance", "x"],
         ["--moves-per-host", "0"],
+        ["--max-shards-per-host", "0"],
+        ["--max-shards-per-host", "3"],
         ["--balance", "cpu"],
         ["--drain", "redis-77"],
         ["--bandwidth", "1KiB"],

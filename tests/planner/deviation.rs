@@ -115,13 +115,18 @@ impl<'a> Reference<'a> {
         1000.0 * worst
     }
 
-    /// Whether all copies may be on these hosts: none on a drained host, no two of a shard in one zone.
+    /// Returns whether all copies may be on these hosts: none on a drained host, no two of a shard in one zone, and no host
+    /// with more of them than the options allow.
     pub fn is_legal(&self, at: &[usize]) -> bool {
         let together = |n: usize| {
             let siblings = (0..n).rev().take_while(|m| self.copies[*m].shard == self.copies[n].shard);
             siblings.into_iter().any(|m| self.zones[at[m]] == self.zones[at[n]])
         };
-        (0..at.len()).all(|n| !self.drained[at[n]] && !together(n))
+        let is_crowded = |host: usize| {
+            let count = at.iter().filter(|other| **other == host).count();
+            self.options.max_shards_per_host.is_some_and(|limit| count > limit)
+        };
+        (0..at.len()).all(|n| !self.drained[at[n]] && !together(n) && !is_crowded(at[n]))
     }
 
     fn capacities(&self) -> Vec<f64> {

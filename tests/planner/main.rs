@@ -12,4 +12,5 @@ mod generate;
 mod optimality;
 mod rules;
 mod saved;
+mod shards_per_host;
 mod transcripts;

@@ -5,8 +5,9 @@
 mod proposals;
 
 use super::assignment::{Assignment, Penalty};
-use super::model::{BYTES, Model, Weight, add, sub};
+use super::model::Model;
 use super::options::PlanOptions;
+use super::resource::{Resource::Bytes, Weight};
 use super::rng::Rng;
 
 /// Costs of the annealed objective.
@@ -90,7 +91,7 @@ pub(crate) struct CoolingSchedule {
 /// Returns temperatures in proportion to the mean size of the items that can move.
 pub(crate) fn cooling_schedule(model: &Model, steps: usize) -> CoolingSchedule {
     let movable = model.items.iter().filter(|item| item.movable);
-    let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[BYTES]));
+    let (count, bytes) = movable.fold((0i64, 0i64), |(n, sum), item| (n + 1, sum + item.weight[Bytes]));
     let mean = (bytes as f64 / count.max(1) as f64).max(1.0);
     CoolingSchedule { steps, start_temperature: 0.4 * mean, end_temperature: 0.006 * mean }
 }
@@ -315,9 +316,9 @@ impl<'m> Annealer<'m> {
                 return None;
             }
             if from == data.home {
-                moved += data.weight[BYTES];
+                moved += data.weight[Bytes];
             } else if host == data.home {
-                moved -= data.weight[BYTES];
+                moved -= data.weight[Bytes];
             }
             self.add_load_change(from, data.weight, false);
             self.add_load_change(host, data.weight, true);
@@ -340,10 +341,10 @@ impl<'m> Annealer<'m> {
     }
 
     fn add_load_change(&mut self, host: usize, weight: Weight, arrives: bool) {
-        let change = if arrives { add } else { sub };
+        let change = |load: Weight| if arrives { load + weight } else { load - weight };
         match self.new_loads.iter_mut().find(|(other, _)| *other == host) {
-            Some((_, load)) => *load = change(*load, weight),
-            None => self.new_loads.push((host, change(self.state.load[host], weight))),
+            Some((_, load)) => *load = change(*load),
+            None => self.new_loads.push((host, change(self.state.load[host]))),
         }
     }
 }

@@ -1,6 +1,8 @@
 //! An assignment of copies to hosts, with its loads and range violations, updated incrementally.
 
-use super::model::{BYTES, LoadRange, Model, OPS, Weight, add, sub};
+use super::model::Model;
+use super::resource::Resource::{self, Bytes};
+use super::resource::{LoadRange, PerResource, Weight};
 
 /// The host of every item, and the loads that follow from it.
 #[derive(Debug, Clone)]
@@ -28,7 +30,7 @@ impl Assignment {
     /// Creates the assignment with the given host of each item.
     pub(crate) fn from_hosts(model: &Model, host_of: Vec<usize>) -> Self {
         let mut state = Self {
-            load: vec![[0, 0]; model.hosts.len()],
+            load: vec![Weight::default(); model.hosts.len()],
             items_on: vec![Vec::new(); model.hosts.len()],
             position: vec![0; host_of.len()],
             moved: 0,
@@ -37,11 +39,11 @@ impl Assignment {
         };
         for (item, data) in model.items.iter().enumerate() {
             let host = state.host_of[item];
-            state.load[host] = add(state.load[host], data.weight);
+            state.load[host] = state.load[host] + data.weight;
             state.position[item] = state.items_on[host].len();
             state.items_on[host].push(item);
             if host != data.home {
-                state.moved += data.weight[BYTES];
+                state.moved += data.weight[Bytes];
                 state.moves += 1;
             }
         }
@@ -61,14 +63,14 @@ impl Assignment {
         }
         self.position[item] = self.items_on[host].len();
         self.items_on[host].push(item);
-        self.load[from] = sub(self.load[from], data.weight);
-        self.load[host] = add(self.load[host], data.weight);
+        self.load[from] = self.load[from] - data.weight;
+        self.load[host] = self.load[host] + data.weight;
         self.host_of[item] = host;
         if from == data.home {
-            self.moved += data.weight[BYTES];
+            self.moved += data.weight[Bytes];
             self.moves += 1;
         } else if host == data.home {
-            self.moved -= data.weight[BYTES];
+            self.moved -= data.weight[Bytes];
             self.moves -= 1;
         }
     }
@@ -94,9 +96,9 @@ pub(crate) struct Penalty {
     /// The loads that are never acceptable outside; at least as wide as the ranges.
     hard_limits: Vec<LoadRange>,
     /// Bytes per unit of each resource.
-    scale: [f64; 2],
+    scale: PerResource<f64>,
     /// Quadratic term per host and resource, so that two small violations cost less than one large one.
-    curvature: Vec<[f64; 2]>,
+    curvature: Vec<PerResource<f64>>,
 }
 
 /// Cost of a byte outside a hard limit, relative to a byte outside a range.
@@ -110,7 +112,11 @@ impl Penalty {
 
     /// Creates a penalty with other hard limits.
     pub(crate) fn with_hard_limits(model: &Model, ranges: &[LoadRange], hard_limits: &[LoadRange]) -> Self {
-        let curvature = model.hosts.iter().map(|host| host.target.map(|target| 1.0 / target.max(1.0))).collect();
+        let curvature = model
+            .hosts
+            .iter()
+            .map(|host| PerResource::from_fn(|resource| 1.0 / host.target[resource].max(1.0)))
+            .collect();
         Self { ranges: ranges.to_vec(), hard_limits: hard_limits.to_vec(), scale: model.bytes_per_unit(), curvature }
     }
 
@@ -118,12 +124,12 @@ impl Penalty {
     pub(crate) fn of_host(&self, host: usize, load: Weight) -> f64 {
         let (range, hard_limit) = (&self.ranges[host], &self.hard_limits[host]);
         let mut cost = 0.0;
-        for resource in [BYTES, OPS] {
-            let violation = range_violation(range, resource, load);
+        for resource in Resource::ALL {
+            let violation = range.violation(resource, load);
             if violation > 0 {
                 let violation = violation as f64;
                 cost += violation * self.scale[resource] * (1.0 + violation * self.curvature[host][resource]);
-                cost += range_violation(hard_limit, resource, load) as f64 * self.scale[resource] * HARD_LIMIT_FACTOR;
+                cost += hard_limit.violation(resource, load) as f64 * self.scale[resource] * HARD_LIMIT_FACTOR;
             }
         }
         cost
@@ -135,11 +141,6 @@ impl Penalty {
     }
 }
 
-/// Returns how far a load is outside a range, in units of the resource.
-pub(crate) fn range_violation(range: &LoadRange, resource: usize, load: Weight) -> i64 {
-    (load[resource] - range.max[resource]).max(range.min[resource] - load[resource]).max(0)
-}
-
 /// Returns whether every load is within its range.
 pub(crate) fn is_within(state: &Assignment, ranges: &[LoadRange]) -> bool {
     (0..ranges.len()).all(|host| is_host_within(state, ranges, host))
@@ -147,5 +148,5 @@ pub(crate) fn is_within(state: &Assignment, ranges: &[LoadRange]) -> bool {
 
 /// Returns whether the loads of one host are within its range.
 pub(crate) fn is_host_within(state: &Assignment, ranges: &[LoadRange], host: usize) -> bool {
-    [BYTES, OPS].iter().all(|resource| range_violation(&ranges[host], *resource, state.load[host]) == 0)
+    ranges[host].contains(state.load[host])
 }

@@ -1,9 +1,10 @@
 //! Builds the plan from the assignment: moves with reasons, hosts before and after.
 
 use super::assignment::Assignment;
-use super::model::{BYTES, Model, OPS};
+use super::model::Model;
 use super::notes::build_notes;
 use super::rebalance_plan::{HostBalance, Load, Move, RebalancePlan, Role};
+use super::resource::Resource::{self, Bytes, Ops, Shards};
 use super::schedule::{Schedule, ScheduledMove};
 use super::solver::Solution;
 
@@ -35,7 +36,7 @@ pub(crate) fn build_plan(model: &Model, solution: &Solution, schedule: &Schedule
         port_base: model.observation.port_base,
         balance: model.balance,
         bytes_moved,
-        bytes_total: model.data_bytes(model.total[BYTES]) as u64,
+        bytes_total: model.data_bytes(model.total[Bytes]) as u64,
         lower_bound_bytes: bound,
         gap: if bound == 0 { 0.0 } else { bytes_moved as f64 / bound as f64 - 1.0 },
         estimated_seconds: round_to_tenths(schedule.waves.iter().sum()),
@@ -59,7 +60,7 @@ fn build_move(model: &Model, solution: &Solution, home: &Assignment, step: &Sche
         shard: shard.id,
         from: model.host_name(step.from).to_owned(),
         to: model.host_name(step.to).to_owned(),
-        bytes: model.data_bytes(data.weight[BYTES]) as u64,
+        bytes: model.data_bytes(data.weight[Bytes]) as u64,
         ops_per_s: if data.role == Role::Primary { shard.ops_per_s } else { 0.0 },
         role: data.role,
         reason: if step.detour {
@@ -85,10 +86,13 @@ fn move_reason(model: &Model, solution: &Solution, home: &Assignment, item: usiz
         let zone = model.observation.hosts[from].zone.as_deref();
         return zone.map_or(format!("another copy is on {here}"), |zone| format!("zone {zone} has another copy"));
     }
-    for resource in [BYTES, OPS] {
+    for resource in Resource::ALL {
         let noun = model.resource_noun(resource);
         if home.load[from][resource] > solution.ranges[from].max[resource] {
-            return format!("{here} is above its share of {noun}");
+            return match resource {
+                Shards => format!("{here} has more shards than --max-shards-per-host allows"),
+                Bytes | Ops => format!("{here} is above its share of {noun}"),
+            };
         }
         if home.load[to][resource] < solution.ranges[to].min[resource] {
             return format!("{there} is below its share of {noun}");
@@ -100,7 +104,7 @@ fn move_reason(model: &Model, solution: &Solution, home: &Assignment, item: usiz
 fn build_host(model: &Model, home: &Assignment, after: &Assignment, host: usize) -> HostBalance {
     let data = &model.observation.hosts[host];
     let share = |state: &Assignment| {
-        if model.is_empty { 0.0 } else { state.load[host][BYTES] as f64 / model.total[BYTES] as f64 }
+        if model.is_empty { 0.0 } else { state.load[host][Bytes] as f64 / model.total[Bytes] as f64 }
     };
     HostBalance {
         name: data.name.clone(),
@@ -116,6 +120,10 @@ fn build_host(model: &Model, home: &Assignment, after: &Assignment, host: usize)
 }
 
 fn host_load(model: &Model, state: &Assignment, host: usize) -> Load {
-    let [bytes, ops] = state.load[host];
-    Load { bytes: model.data_bytes(bytes) as u64, ops_per_s: ops as f64 / 1000.0, shards: state.items_on[host].len() }
+    let load = state.load[host];
+    Load {
+        bytes: model.data_bytes(load[Bytes]) as u64,
+        ops_per_s: load[Ops] as f64 / 1000.0,
+        shards: load[Shards] as usize,
+    }
 }

@@ -3,7 +3,9 @@
 use dunlin_shards::ShardId;
 
 use super::assignment::{Assignment, is_host_within, is_within};
-use super::model::{BYTES, LoadRange, Model, OPS};
+use super::model::Model;
+use super::resource::LoadRange;
+use super::resource::Resource::{Bytes, Ops};
 
 /// Exchanges moved items for equally large ones from the same home where the tie-break prefers those and all loads stay
 /// within their ranges.
@@ -37,9 +39,9 @@ pub(crate) fn canonicalize(model: &Model, ranges: &[LoadRange], state: &mut Assi
 
 fn is_same_size(model: &Model, item: usize, other: usize) -> bool {
     let (item, other) = (&model.items[item], &model.items[other]);
-    other.movable && other.home == item.home && other.weight[BYTES] == item.weight[BYTES]
+    other.movable && other.home == item.home && other.weight[Bytes] == item.weight[Bytes]
 }
 
 fn tie_break_rank(model: &Model, item: usize) -> (i64, ShardId) {
-    (model.items[item].weight[OPS], model.shard_of(item).id)
+    (model.items[item].weight[Ops], model.shard_of(item).id)
 }

@@ -7,7 +7,8 @@ use dunlin_shards::ShardId;
 use super::annealing::MoveBudget;
 use super::assignment::{Assignment, Penalty};
 use super::infeasible::{Infeasible, Rule, shard_list};
-use super::model::{BYTES, Model, add, sub};
+use super::model::Model;
+use super::resource::Resource::Bytes;
 
 /// Cost of a byte outside the ranges, in moved bytes.
 const PRESSURE: f64 = 4.0;
@@ -41,7 +42,7 @@ pub(crate) fn place_misplaced_within(model: &Model, penalty: &Penalty, state: &m
         let mut trial = state.clone();
         let Some(host) = cheapest_host(model, penalty, state, item) else { continue };
         trial.reassign(model, item, host);
-        if limits.allows(&trial) && trial.load[host][BYTES] <= model.hosts[host].max_bytes {
+        if limits.allows(&trial) && model.hosts[host].exceeded_limit(trial.load[host]).is_none() {
             *state = trial;
         }
     }
@@ -104,16 +105,16 @@ fn zones_error(model: &Model, state: &Assignment, left: &[usize]) -> Infeasible 
 /// Returns the change of penalty and bytes if the item moved to the host; near-ties go to the emptier host.
 fn reassignment_cost(model: &Model, penalty: &Penalty, state: &Assignment, item: usize, host: usize) -> f64 {
     let (from, data) = (state.host_of[item], &model.items[item]);
-    let after = penalty.of_host(host, add(state.load[host], data.weight))
-        + penalty.of_host(from, sub(state.load[from], data.weight));
+    let after =
+        penalty.of_host(host, state.load[host] + data.weight) + penalty.of_host(from, state.load[from] - data.weight);
     let before = penalty.of_host(host, state.load[host]) + penalty.of_host(from, state.load[from]);
     let moved = match (from == data.home, host == data.home) {
-        (true, false) => data.weight[BYTES],
-        (false, true) => -data.weight[BYTES],
+        (true, false) => data.weight[Bytes],
+        (false, true) => -data.weight[Bytes],
         _ => 0,
     };
-    let full = (state.load[host][BYTES] + data.weight[BYTES]) as f64 / model.hosts[host].target[BYTES].max(1.0);
-    PRESSURE * (after - before) + moved as f64 + full * 1e-3 * data.weight[BYTES] as f64
+    let full = (state.load[host][Bytes] + data.weight[Bytes]) as f64 / model.hosts[host].target[Bytes].max(1.0);
+    PRESSURE * (after - before) + moved as f64 + full * 1e-3 * data.weight[Bytes] as f64
 }
 
 /// Improves the host furthest outside its range by the best single reassignment, until none improves any host.
@@ -141,9 +142,9 @@ pub(crate) fn reduce_penalty(model: &Model, penalty: &Penalty, state: &mut Assig
 
 /// Returns the best reassignment from or to the host, with the fullest and emptiest hosts as the other end.
 fn best_reassignment(model: &Model, penalty: &Penalty, state: &Assignment, host: usize) -> Option<(usize, usize)> {
-    let over = state.load[host][BYTES] as f64 - model.hosts[host].target[BYTES];
+    let over = state.load[host][Bytes] as f64 - model.hosts[host].target[Bytes];
     let fill = |other: &usize| {
-        let slack = state.load[*other][BYTES] as f64 - model.hosts[*other].target[BYTES];
+        let slack = state.load[*other][Bytes] as f64 - model.hosts[*other].target[Bytes];
         if over > 0.0 { slack } else { -slack }
     };
     let mut others: Vec<usize> = (0..model.hosts.len()).filter(|other| *other != host).collect();

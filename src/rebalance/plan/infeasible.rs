@@ -8,10 +8,11 @@ use dunlin_shards::ShardId;
 use serde::{Deserialize, Serialize};
 
 use super::assignment::Assignment;
-use super::model::{BYTES, Model};
+use super::model::Model;
 use super::options::PlanOptions;
+use super::resource::Resource::{self, Bytes, Ops, Shards};
 use crate::inventory::ByteSize;
-use crate::plan::named_enum;
+use crate::plan::{format_count, named_enum};
 use crate::rebalance::observation::Observation;
 
 /// Reason why there is no plan.
@@ -34,6 +35,8 @@ named_enum! {
     pub enum Rule {
         /// Utilization: every host stays within its maximum.
         Capacity = "capacity",
+        /// Every host stays within the maximum number of shards.
+        ShardsPerHost = "shards_per_host",
         /// Copies of a shard are on different hosts, in different zones.
         Zones = "zones",
         /// A drained host ends empty.
@@ -76,6 +79,10 @@ pub(crate) fn check_options(observation: &Observation, options: &PlanOptions) ->
             "use a tolerance such as 5%",
         ));
     }
+    if options.max_shards_per_host == Some(0) {
+        let message = "a maximum of 0 shards per host leaves no host for any shard".to_owned();
+        return Err(options_error(message, Vec::new(), "use a maximum of at least 1"));
+    }
     if !(options.max_utilization > 0.0 && options.max_utilization <= 1.0) {
         return Err(options_error(
             format!("a maximum utilization of {}% is not above 0% and at most 100%", options.max_utilization * 100.0),
@@ -91,7 +98,8 @@ pub(crate) fn check_rules(model: &Model) -> Result<(), Infeasible> {
     check_pinned(model)?;
     check_drain_targets(model)?;
     check_zones(model)?;
-    check_memory(model)
+    check_memory(model)?;
+    model.max_shards_per_host.map_or(Ok(()), |limit| check_shard_count(model, limit))
 }
 
 fn check_pinned(model: &Model) -> Result<(), Infeasible> {
@@ -176,8 +184,8 @@ fn can_place_shard(model: &Model, first: usize) -> bool {
 }
 
 fn check_memory(model: &Model) -> Result<(), Infeasible> {
-    let available: i64 = model.hosts.iter().filter(|host| !host.drained).map(|host| host.max_bytes).sum();
-    let need = model.total[BYTES];
+    let available: i64 = model.hosts.iter().filter(|host| !host.drained).map(|host| host.limits[Bytes]).sum();
+    let need = model.total[Bytes];
     if need > available {
         let shards = shards_to_remove(model, need - available);
         return Err(Infeasible {
@@ -196,7 +204,7 @@ fn check_memory(model: &Model) -> Result<(), Infeasible> {
     let stuck = find_stuck(model, |item| {
         let it = &model.items[item];
         !(0..model.hosts.len())
-            .any(|host| model.is_allowed(item, host) && model.hosts[host].max_bytes >= it.weight[BYTES])
+            .any(|host| model.is_allowed(item, host) && model.hosts[host].limits[Bytes] >= it.weight[Bytes])
     });
     let Some((shards, hosts)) = stuck else { return Ok(()) };
     Err(Infeasible {
@@ -205,6 +213,40 @@ fn check_memory(model: &Model) -> Result<(), Infeasible> {
         shards,
         hosts,
         hint: "add a larger host or split the shard".to_owned(),
+    })
+}
+
+/// Checks that the hosts may have as many copies as there are, and that no host keeps too many that cannot move.
+fn check_shard_count(model: &Model, limit: usize) -> Result<(), Infeasible> {
+    let (mut copies, mut fixed) = (vec![0; model.hosts.len()], vec![0; model.hosts.len()]);
+    for item in &model.items {
+        copies[item.home] += 1;
+        fixed[item.home] += usize::from(!item.movable);
+    }
+    let places = |host: usize| if model.hosts[host].can_receive { limit } else { limit.min(copies[host]) };
+    let available: usize = (0..model.hosts.len()).filter(|host| !model.hosts[*host].drained).map(places).sum();
+    let over = |counts: &[usize]| find_stuck(model, |item| counts[model.items[item].home] > limit);
+    let (found, message) = if model.items.len() > available {
+        let message = format!(
+            "there are {} primaries and replicas, but the hosts available to them may have {available}, {limit} per host",
+            model.items.len()
+        );
+        (over(&copies), message)
+    } else if let Some((shards, hosts)) = over(&fixed) {
+        let verb = if hosts.len() == 1 { "has" } else { "have" };
+        let noun = format_count(limit, "shard");
+        let message = format!("{} {verb} more than {noun} that cannot move", hosts.join(", "));
+        (Some((shards, hosts)), message)
+    } else {
+        return Ok(());
+    };
+    let (shards, hosts) = found.unwrap_or_default();
+    Err(Infeasible {
+        rule: Rule::ShardsPerHost,
+        message,
+        shards,
+        hosts,
+        hint: "raise --max-shards-per-host, add a host, or allow more hosts as targets".to_owned(),
     })
 }
 
@@ -266,26 +308,37 @@ fn hosts_with_verb(hosts: &[String]) -> String {
     format!("{} {}", hosts.join(", "), if hosts.len() == 1 { "is" } else { "are" })
 }
 
-/// Builds the error for the hosts that exceed their maximum utilization in the best placement that was found.
-pub(crate) fn over_capacity(model: &Model, state: &Assignment) -> Infeasible {
-    let full = |host: &usize| state.load[*host][BYTES] > model.hosts[*host].max_bytes;
-    let hosts: Vec<usize> = (0..model.hosts.len()).filter(full).collect();
+/// Builds the error for the hosts that exceed their limits in the best placement that was found.
+pub(crate) fn over_limits(model: &Model, state: &Assignment) -> Infeasible {
+    let exceeds = |host: usize, resource: Resource| state.load[host][resource] > model.hosts[host].limits[resource];
+    let resource =
+        Resource::ALL.into_iter().find(|resource| (0..model.hosts.len()).any(|host| exceeds(host, *resource)));
+    let resource = resource.unwrap_or(Bytes);
+    let hosts: Vec<usize> = (0..model.hosts.len()).filter(|host| exceeds(*host, resource)).collect();
     let mut shards: Vec<ShardId> =
         hosts.iter().flat_map(|host| &state.items_on[*host]).map(|item| model.shard_of(*item).id).collect();
     shards.sort_unstable();
     shards.dedup();
-    let over: i64 = hosts.iter().map(|host| state.load[*host][BYTES] - model.hosts[*host].max_bytes).sum();
-    let hosts: Vec<String> = hosts.iter().map(|host| model.host_name(*host).to_owned()).collect();
+    let excess: i64 = hosts.iter().map(|host| state.load[*host][resource] - model.hosts[*host].limits[resource]).sum();
+    let names: Vec<String> = hosts.iter().map(|host| model.host_name(*host).to_owned()).collect();
+    let (rule, limit, amount, option) = match resource {
+        Bytes | Ops => (Rule::Capacity, "maximum utilization", format_bytes(excess), "the maximum utilization"),
+        Shards => (
+            Rule::ShardsPerHost,
+            "maximum number of shards per host",
+            format_count(excess as usize, "shard"),
+            "--max-shards-per-host",
+        ),
+    };
     Infeasible {
-        rule: Rule::Capacity,
+        rule,
         message: format!(
-            "the shards do not fit on the hosts available to them within the maximum utilization; {} would exceed it by {}, with {}",
-            hosts.join(", "),
-            format_bytes(over),
+            "the shards do not fit on the hosts available to them within the {limit}; {} would exceed it by {amount}, with {}",
+            names.join(", "),
             shard_list(&shards)
         ),
         shards,
-        hosts,
-        hint: "add a host or memory, allow more hosts as targets, or raise the maximum utilization".to_owned(),
+        hosts: names,
+        hint: format!("add a host or memory, allow more hosts as targets, or raise {option}"),
     }
 }

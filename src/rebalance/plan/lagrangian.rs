@@ -6,12 +6,14 @@
 //! "Lagrangean relaxation for integer programming", 1974); subgradient steps look for multipliers that make it large.
 //! With the best multipliers, how much dearer than the cheapest each place is tells which places a good plan can use.
 
-use super::model::{BYTES, LoadRange, Model, NO_LIMIT, OPS, Weight};
+use super::model::{Model, NO_LIMIT};
+use super::resource::Resource::{self, Bytes};
+use super::resource::{LoadRange, PerResource, Weight};
 
 /// The price of a unit of each resource on each host, in moved bytes, and the bound that these prices prove.
 #[derive(Debug, Clone)]
 pub(crate) struct Multipliers {
-    pub per_host: Vec<[f64; 2]>,
+    pub per_host: Vec<PerResource<f64>>,
     pub bound: f64,
 }
 
@@ -51,13 +53,12 @@ const MIN_STEP_LENGTH: f64 = 0.002;
 
 impl<'m> Lagrangian<'m> {
     pub(crate) fn new(model: &'m Model<'m>, ranges: &'m [LoadRange]) -> Self {
-        let mut fixed = vec![[0, 0]; model.hosts.len()];
+        let mut fixed = vec![Weight::default(); model.hosts.len()];
         let mut units: Vec<ShardCopies> = Vec::new();
         let mut shard = usize::MAX;
         for (item, data) in model.items.iter().enumerate() {
             if !data.movable {
-                fixed[data.home][BYTES] += data.weight[BYTES];
-                fixed[data.home][OPS] += data.weight[OPS];
+                fixed[data.home] = fixed[data.home] + data.weight;
                 continue;
             }
             if data.shard != shard {
@@ -80,7 +81,7 @@ impl<'m> Lagrangian<'m> {
         let mut now = start;
         self.evaluate(&mut now);
         let mut best = now.clone();
-        let mut heading: Vec<[f64; 2]> = vec![[0.0; 2]; self.ranges.len()];
+        let mut heading: Vec<PerResource<f64>> = vec![PerResource::default(); self.ranges.len()];
         let (mut length, mut idle) = (1.0, 0);
         for _ in 0..steps {
             let load = self.evaluate(&mut now);
@@ -96,7 +97,7 @@ impl<'m> Lagrangian<'m> {
             if idle > STEP_PATIENCE {
                 (idle, length) = (0, length / 2.0);
                 now = best.clone();
-                heading.fill([0.0; 2]);
+                heading.fill(PerResource::default());
                 self.evaluate(&mut now);
                 if length < MIN_STEP_LENGTH {
                     break;
@@ -114,15 +115,15 @@ impl<'m> Lagrangian<'m> {
     fn take_step(
         &self,
         now: &mut Multipliers,
-        load: &[[f64; 2]],
-        heading: &mut [[f64; 2]],
+        load: &[PerResource<f64>],
+        heading: &mut [PerResource<f64>],
         length: f64,
         goal: f64,
     ) -> bool {
         let mut square = 0.0;
         for host in (0..self.ranges.len()).filter(|host| !self.model.hosts[*host].drained) {
             let unit = self.resource_scale();
-            for resource in [BYTES, OPS] {
+            for resource in Resource::ALL {
                 let slope = self.subgradient(host, resource, load[host][resource], now.per_host[host][resource]);
                 let bent = slope * unit[resource] + 0.5 * heading[host][resource];
                 heading[host][resource] = bent;
@@ -135,7 +136,7 @@ impl<'m> Lagrangian<'m> {
         let step = length * (goal - now.bound).max(1e-6 * goal.abs()) / square;
         let unit = self.resource_scale();
         for (price, slope) in now.per_host.iter_mut().zip(heading.iter()) {
-            for resource in [BYTES, OPS] {
+            for resource in Resource::ALL {
                 price[resource] += step * slope[resource] * unit[resource];
             }
         }
@@ -143,12 +144,12 @@ impl<'m> Lagrangian<'m> {
     }
 
     /// Returns the bytes that one unit of each resource corresponds to.
-    fn resource_scale(&self) -> [f64; 2] {
+    fn resource_scale(&self) -> PerResource<f64> {
         self.model.bytes_per_unit()
     }
 
     /// Returns the derivative of the bound by the multiplier of the host, given the load that the choices put on it.
-    fn subgradient(&self, host: usize, resource: usize, load: f64, price: f64) -> f64 {
+    fn subgradient(&self, host: usize, resource: Resource, load: f64, price: f64) -> f64 {
         let (lo, hi) = (self.ranges[host].min[resource] as f64, self.ranges[host].max[resource]);
         let over = if hi >= NO_LIMIT { f64::MIN } else { load - hi as f64 };
         if price > 0.0 {
@@ -161,10 +162,10 @@ impl<'m> Lagrangian<'m> {
     }
 
     /// Computes the bound at these multipliers, and returns the loads of the choices.
-    fn evaluate(&self, multipliers: &mut Multipliers) -> Vec<[f64; 2]> {
-        let (mut bound, mut load) = (0.0, vec![[0.0; 2]; self.ranges.len()]);
+    fn evaluate(&self, multipliers: &mut Multipliers) -> Vec<PerResource<f64>> {
+        let (mut bound, mut load) = (0.0, vec![PerResource::default(); self.ranges.len()]);
         for (host, weight) in self.fixed.iter().enumerate() {
-            for resource in [BYTES, OPS] {
+            for resource in Resource::ALL {
                 load[host][resource] += weight[resource] as f64;
                 bound += weight[resource] as f64 * multipliers.per_host[host][resource];
             }
@@ -172,13 +173,13 @@ impl<'m> Lagrangian<'m> {
         for unit in &self.units {
             for Placement { item, host, cost } in self.cheapest_hosts(unit, &multipliers.per_host) {
                 bound += cost;
-                for resource in [BYTES, OPS] {
+                for resource in Resource::ALL {
                     load[host][resource] += self.model.items[item].weight[resource] as f64;
                 }
             }
         }
         for (price, (range, host)) in multipliers.per_host.iter_mut().zip(self.ranges.iter().zip(&self.model.hosts)) {
-            for resource in [BYTES, OPS] {
+            for resource in Resource::ALL {
                 if host.drained || (range.max[resource] >= NO_LIMIT && price[resource] > 0.0) {
                     price[resource] = 0.0;
                 }
@@ -191,16 +192,16 @@ impl<'m> Lagrangian<'m> {
     }
 
     /// Returns the cost of the copy on the host.
-    pub(crate) fn placement_cost(&self, item: usize, host: usize, multipliers: &[[f64; 2]]) -> f64 {
+    pub(crate) fn placement_cost(&self, item: usize, host: usize, multipliers: &[PerResource<f64>]) -> f64 {
         let data = &self.model.items[item];
-        let bytes = data.weight[BYTES] as f64;
-        let moved = if host == data.home { 0.0 } else { bytes };
-        moved + bytes * multipliers[host][BYTES] + data.weight[OPS] as f64 * multipliers[host][OPS]
+        let moved = if host == data.home { 0.0 } else { data.weight[Bytes] as f64 };
+        let price = |resource: Resource| data.weight[resource] as f64 * multipliers[host][resource];
+        Resource::ALL.into_iter().fold(moved, |cost, resource| cost + price(resource))
     }
 
     /// Returns the cheapest hosts for the copies of a shard. Three or more copies that can all move are placed
     /// independently, which makes the bound lower but not invalid.
-    fn cheapest_hosts(&self, unit: &ShardCopies, multipliers: &[[f64; 2]]) -> impl Iterator<Item = Placement> {
+    fn cheapest_hosts(&self, unit: &ShardCopies, multipliers: &[PerResource<f64>]) -> impl Iterator<Item = Placement> {
         let mut found = [None, None];
         let mut rest = Vec::new();
         match unit.as_slice() {
@@ -229,7 +230,12 @@ impl<'m> Lagrangian<'m> {
     }
 
     /// Returns the cheapest host for a copy that does not clash with the given host.
-    fn cheapest_host(&self, choice: &CopyOptions, multipliers: &[[f64; 2]], apart: Option<usize>) -> Option<Placement> {
+    fn cheapest_host(
+        &self,
+        choice: &CopyOptions,
+        multipliers: &[PerResource<f64>],
+        apart: Option<usize>,
+    ) -> Option<Placement> {
         let mut best: Option<Placement> = None;
         for host in &choice.hosts {
             let cost = self.placement_cost(choice.item, *host, multipliers);
@@ -251,6 +257,6 @@ impl Multipliers {
 
     /// Creates multipliers that are all 0.
     pub(crate) fn zero(model: &Model) -> Self {
-        Self { per_host: vec![[0.0; 2]; model.hosts.len()], bound: 0.0 }
+        Self { per_host: vec![PerResource::default(); model.hosts.len()], bound: 0.0 }
     }
 }

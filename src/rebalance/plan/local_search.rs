@@ -2,7 +2,8 @@
 
 use super::annealing::{Annealer, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule, is_large};
 use super::assignment::{Assignment, Penalty, is_within};
-use super::model::{LoadRange, Model};
+use super::model::Model;
+use super::resource::LoadRange;
 use super::step_budget::StepBudget;
 
 /// A plan this close to the bound is not searched further: one thousandth of it.

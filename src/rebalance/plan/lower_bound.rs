@@ -5,7 +5,9 @@
 //! what leaves and once for what arrives.
 
 use super::assignment::Assignment;
-use super::model::{BYTES, LoadRange, Model, OPS, Weight};
+use super::model::Model;
+use super::resource::Resource::{self, Bytes};
+use super::resource::{LoadRange, PerResource, Weight};
 
 /// Maximum number of items whose subsets are searched exhaustively.
 const MAX_EXHAUSTIVE: usize = 22;
@@ -13,45 +15,53 @@ const MAX_EXHAUSTIVE: usize = 22;
 /// Returns the bytes that have to move, by counting.
 pub(crate) fn counting_bound(model: &Model, ranges: &[LoadRange]) -> i64 {
     let home = Assignment::new(model);
-    let movable = |item: &usize| model.items[*item].movable;
-    let mut everything: Vec<Weight> =
-        (0..model.items.len()).filter(movable).map(|item| model.items[item].weight).collect();
-    sort_by_ops_density(&mut everything);
+    let movable = |items: &[usize]| -> Vec<Weight> {
+        items.iter().map(|item| &model.items[*item]).filter(|item| item.movable).map(|item| item.weight).collect()
+    };
+    let all = movable(&(0..model.items.len()).collect::<Vec<_>>());
+    let by_density = PerResource::from_fn(|resource| sort_by_density(all.clone(), resource));
     let (mut leaves, mut arrives) = (0, 0);
     for (host, range) in ranges.iter().enumerate() {
         let load = home.load[host];
-        let mut here: Vec<Weight> =
-            home.items_on[host].iter().filter(|item| movable(item)).map(|item| model.items[*item].weight).collect();
-        sort_by_ops_density(&mut here);
-        let over = load[BYTES] - range.max[BYTES];
-        leaves += min_subset_sum(&here, over).max(min_bytes_for_ops(&here, load[OPS] - range.max[OPS]));
-        arrives +=
-            (range.min[BYTES] - load[BYTES]).max(0).max(min_bytes_for_ops(&everything, range.min[OPS] - load[OPS]));
+        let here = movable(&home.items_on[host]);
+        let leaving = |resource: Resource| match load[resource] - range.max[resource] {
+            ..=0 => 0,
+            over if resource == Bytes => min_subset_sum(&here, over),
+            over => min_bytes_if_split(&sort_by_density(here.clone(), resource), resource, over),
+        };
+        let arriving = |resource: Resource| match range.min[resource] - load[resource] {
+            ..=0 => 0,
+            under if resource == Bytes => under,
+            under => min_bytes_if_split(&by_density[resource], resource, under),
+        };
+        leaves += Resource::ALL.into_iter().map(leaving).max().unwrap_or(0);
+        arrives += Resource::ALL.into_iter().map(arriving).max().unwrap_or(0);
     }
     leaves.max(arrives)
 }
 
-/// Sorts by operations per byte, the highest first.
-fn sort_by_ops_density(weights: &mut [Weight]) {
+/// Sorts by units of the resource per byte, the highest first.
+fn sort_by_density(mut weights: Vec<Weight>, resource: Resource) -> Vec<Weight> {
     weights.sort_by(|a, b| {
-        let (a, b) = (i128::from(a[OPS]) * i128::from(b[BYTES]), i128::from(b[OPS]) * i128::from(a[BYTES]));
-        b.cmp(&a)
+        let density = |a: &Weight, b: &Weight| i128::from(a[resource]) * i128::from(b[Bytes]);
+        density(b, a).cmp(&density(a, b))
     });
+    weights
 }
 
-/// Returns the fewest bytes that carry the given operations if items could be split (the relaxed knapsack).
-fn min_bytes_for_ops(by_density: &[Weight], ops: i64) -> i64 {
-    let (mut left, mut bytes) = (ops, 0);
+/// Returns the fewest bytes that carry `need` units of the resource if items could be split (the relaxed knapsack).
+fn min_bytes_if_split(by_density: &[Weight], resource: Resource, need: i64) -> i64 {
+    let (mut left, mut bytes) = (need, 0);
     for weight in by_density {
-        if left <= 0 || weight[OPS] == 0 {
+        if left <= 0 || weight[resource] == 0 {
             break;
         }
-        if weight[OPS] <= left {
-            bytes += weight[BYTES];
+        if weight[resource] <= left {
+            bytes += weight[Bytes];
         } else {
-            bytes += (weight[BYTES] as f64 * (left as f64 / weight[OPS] as f64)).floor() as i64;
+            bytes += (weight[Bytes] as f64 * (left as f64 / weight[resource] as f64)).floor() as i64;
         }
-        left -= weight[OPS];
+        left -= weight[resource];
     }
     bytes
 }
@@ -83,7 +93,7 @@ fn min_subset_sum(items: &[Weight], need: i64) -> i64 {
 fn subset_sums(items: &[Weight]) -> Vec<i64> {
     let mut sums = vec![0];
     for item in items {
-        let with: Vec<i64> = sums.iter().map(|sum| sum + item[BYTES]).collect();
+        let with: Vec<i64> = sums.iter().map(|sum| sum + item[Bytes]).collect();
         let mut merged = Vec::with_capacity(2 * sums.len());
         let (mut a, mut b) = (sums.iter().peekable(), with.iter().peekable());
         while let (Some(x), Some(y)) = (a.peek(), b.peek()) {
@@ -99,18 +109,34 @@ fn subset_sums(items: &[Weight]) -> Vec<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{min_bytes_for_ops, min_subset_sum};
+    use super::*;
+    use crate::rebalance::plan::resource::Resource::{Ops, Shards};
+
+    fn weight(bytes: i64, ops: i64) -> Weight {
+        PerResource::from_fn(|resource| match resource {
+            Bytes => bytes,
+            Ops => ops,
+            Shards => 1,
+        })
+    }
 
     #[test]
     fn the_least_sum_is_the_smallest_set_that_is_enough() {
-        let items = [[7, 0], [5, 0], [3, 0], [11, 0]];
+        let items = [7, 5, 3, 11].map(|bytes| weight(bytes, 0));
         let sums: Vec<i64> = [0, 1, 4, 9, 13, 26, 27].iter().map(|need| min_subset_sum(&items, *need)).collect();
         assert_eq!(sums, [0, 3, 5, 10, 14, 26, 27]);
     }
 
     #[test]
     fn operations_leave_with_the_densest_bytes_first() {
-        assert_eq!(min_bytes_for_ops(&[[10, 100], [20, 40]], 120), 20);
-        assert_eq!(min_bytes_for_ops(&[[10, 100], [20, 40]], 0), 0);
+        let by_density = sort_by_density(vec![weight(20, 40), weight(10, 100)], Ops);
+        assert_eq!(min_bytes_if_split(&by_density, Ops, 120), 20);
+        assert_eq!(min_bytes_if_split(&by_density, Ops, 0), 0);
+    }
+
+    #[test]
+    fn shards_above_a_limit_leave_with_the_fewest_bytes() {
+        let by_density = sort_by_density([7, 5, 3, 11].map(|bytes| weight(bytes, 0)).to_vec(), Shards);
+        assert_eq!([1, 2, 4].map(|need| min_bytes_if_split(&by_density, Shards, need)), [3, 8, 26]);
     }
 }

@@ -1,10 +1,11 @@
 //! The planner: an observation and options in, a plan or the rule that forbids one out.
 //!
 //! It minimizes the bytes that move so that every host ends within the tolerance around its share. In reading order:
-//! `options` the request, `model` the same as integers, `assignment` copies on hosts and their loads, `lower_bound` and
-//! `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`, `annealing`, `local_search`,
-//! `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one `step_budget`, `selected_shards`
-//! the placement of shards that the operator names, `schedule` the order of moves, `build_plan` the result.
+//! `options` the request, `resource` the quantities of a load, `model` the request as integers, `assignment` copies on
+//! hosts and their loads, `lower_bound` and `lagrangian` the bounds that no plan can beat, `solver` the search (`greedy`,
+//! `annealing`, `local_search`, `neighborhood_search`, `multistart`, `relax_tolerance`, `move_limits`) within one
+//! `step_budget`, `selected_shards` the placement of shards that the operator names, `schedule` the order of moves,
+//! `build_plan` the result.
 //! Nothing here reads a clock, a file or an unseeded random number: the same input gives the same plan to the byte.
 
 mod annealing;
@@ -24,6 +25,7 @@ mod notes;
 mod options;
 mod rebalance_plan;
 mod relax_tolerance;
+mod resource;
 mod rng;
 mod schedule;
 mod selected_shards;

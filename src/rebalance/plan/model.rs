@@ -1,33 +1,15 @@
-//! The observation as integers: items (copies of shards), hosts with ranges, conflicts between copies.
-//!
-//! Loads have two resources: bytes at index [`BYTES`], thousandths of operations per second at [`OPS`]. Integers keep
-//! sums exact, so that an assignment's feasibility does not depend on the order in which it was reached.
+//! The observation as integers: items (copies of shards), hosts with limits and ranges, conflicts between copies.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::options::{Balance, PlanOptions};
 use super::rebalance_plan::Role;
-use crate::rebalance::observation::{Observation, ShardLoad};
+use super::resource::Resource::{self, Bytes, Ops, Shards};
+use super::resource::{LoadRange, PerResource, Weight};
+use crate::rebalance::observation::{HostLoad, Observation, ShardLoad};
 
-/// Index of bytes in a load.
-pub(crate) const BYTES: usize = 0;
-/// Index of thousandths of operations per second in a load.
-pub(crate) const OPS: usize = 1;
-/// A load above every real one.
+/// A limit above every real load.
 pub(crate) const NO_LIMIT: i64 = i64::MAX / 4;
-
-/// The load of a copy or a host: `[bytes, thousandths of operations per second]`.
-pub(crate) type Weight = [i64; 2];
-
-/// Adds two weights.
-pub(crate) fn add(a: Weight, b: Weight) -> Weight {
-    [a[BYTES] + b[BYTES], a[OPS] + b[OPS]]
-}
-
-/// Subtracts a weight from another.
-pub(crate) fn sub(a: Weight, b: Weight) -> Weight {
-    [a[BYTES] - b[BYTES], a[OPS] - b[OPS]]
-}
 
 /// A copy of a shard.
 #[derive(Debug, Clone)]
@@ -54,17 +36,17 @@ pub(crate) struct Host {
     pub can_receive: bool,
     /// Fraction of the fleet's load that it should have; 0 if drained.
     pub share: f64,
-    /// Bytes that it must not exceed: maximum utilization × capacity.
-    pub max_bytes: i64,
+    /// The load that it must not exceed; 0 of everything if drained.
+    pub limits: Weight,
     /// The load that corresponds to its share.
-    pub target: [f64; 2],
+    pub target: PerResource<f64>,
 }
 
-/// The loads that a host may end with, inclusive, per resource.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LoadRange {
-    pub min: Weight,
-    pub max: Weight,
+impl Host {
+    /// Returns the first resource whose limit the load exceeds.
+    pub(crate) fn exceeded_limit(&self, load: Weight) -> Option<Resource> {
+        Resource::ALL.into_iter().find(|resource| load[*resource] > self.limits[*resource])
+    }
 }
 
 /// The whole problem.
@@ -77,32 +59,36 @@ pub(crate) struct Model<'a> {
     /// True if no shard contains data: every copy then has the same nominal size.
     pub is_empty: bool,
     /// The resources to balance.
-    pub balanced: [bool; 2],
+    pub balanced: PerResource<bool>,
     /// The resources that the operator asked to balance.
     pub balance: Balance,
     pub tolerance: f64,
     pub separate_zones: bool,
+    pub max_shards_per_host: Option<usize>,
 }
 
 impl<'a> Model<'a> {
     pub(crate) fn new(observation: &'a Observation, options: &PlanOptions) -> Self {
         let mut hosts = build_hosts(observation, options);
         let mut items = build_items(observation);
-        let is_empty = items.iter().all(|item| item.weight[BYTES] == 0);
+        let is_empty = items.iter().all(|item| item.weight[Bytes] == 0);
         if is_empty {
-            items.iter_mut().for_each(|item| item.weight[BYTES] = NOMINAL_BYTES);
+            items.iter_mut().for_each(|item| item.weight[Bytes] = NOMINAL_BYTES);
         }
-        let total = items.iter().fold([0, 0], |sum, item| add(sum, item.weight));
+        let total = items.iter().fold(Weight::default(), |sum, item| sum + item.weight);
         for host in &mut hosts {
-            host.target = [host.share * total[BYTES] as f64, host.share * total[OPS] as f64];
-            if is_empty {
-                host.max_bytes = total[BYTES];
+            host.target = PerResource::from_fn(|resource| host.share * total[resource] as f64);
+            if is_empty && !host.drained {
+                host.limits[Bytes] = total[Bytes];
             }
         }
-        let mut balanced =
-            [options.balance.includes_bytes() && !is_empty, options.balance.includes_ops() && total[OPS] > 0];
-        if is_empty && balanced == [false, false] {
-            balanced[BYTES] = true;
+        let mut balanced = PerResource::from_fn(|resource| match resource {
+            Bytes => options.balance.includes_bytes() && !is_empty,
+            Ops => options.balance.includes_ops() && total[Ops] > 0,
+            Shards => false,
+        });
+        if is_empty && !balanced[Ops] {
+            balanced[Bytes] = true;
         }
         let mut model = Self {
             observation,
@@ -114,6 +100,7 @@ impl<'a> Model<'a> {
             balance: options.balance,
             tolerance: options.tolerance,
             separate_zones: options.separate_zones,
+            max_shards_per_host: options.max_shards_per_host,
         };
         for index in 0..items.len() {
             let shard = &observation.shards[items[index].shard];
@@ -129,17 +116,23 @@ impl<'a> Model<'a> {
     }
 
     /// Returns the bytes that one unit of each resource corresponds to.
-    pub(crate) fn bytes_per_unit(&self) -> [f64; 2] {
-        let ops = if self.total[OPS] > 0 { self.total[BYTES] as f64 / self.total[OPS] as f64 } else { 0.0 };
-        [1.0, ops]
+    pub(crate) fn bytes_per_unit(&self) -> PerResource<f64> {
+        PerResource::from_fn(|resource| match resource {
+            Bytes => 1.0,
+            Ops if self.total[Ops] == 0 => 0.0,
+            Ops => self.total[Bytes] as f64 / self.total[Ops] as f64,
+            // The largest copy: no gain in bytes outweighs one copy too many.
+            Shards => self.items.iter().map(|item| item.weight[Bytes]).max().unwrap_or(0) as f64,
+        })
     }
 
     /// Returns the noun for a resource in messages.
-    pub(crate) fn resource_noun(&self, resource: usize) -> &'static str {
+    pub(crate) fn resource_noun(&self, resource: Resource) -> &'static str {
         match resource {
-            OPS => "operations",
-            _ if self.is_empty => "copies",
-            _ => "bytes",
+            Ops => "operations",
+            Bytes if self.is_empty => "copies",
+            Bytes => "bytes",
+            Shards => "shards",
         }
     }
 
@@ -186,19 +179,15 @@ impl<'a> Model<'a> {
         self.hosts.iter().map(|host| self.load_range(host, self.tolerance)).collect()
     }
 
-    /// Returns the ranges that the capacities of the hosts allow.
+    /// Returns the ranges that the limits of the hosts allow.
     pub(crate) fn hard_limits(&self) -> Vec<LoadRange> {
-        let hi = |host: &Host| if host.drained { [0, 0] } else { [host.max_bytes, NO_LIMIT] };
-        self.hosts.iter().map(|host| LoadRange { min: [0, 0], max: hi(host) }).collect()
+        self.hosts.iter().map(|host| LoadRange { min: Weight::default(), max: host.limits }).collect()
     }
 
     /// Returns the range of one host for the given tolerance.
     pub(crate) fn load_range(&self, host: &Host, tolerance: f64) -> LoadRange {
-        let mut range = LoadRange { min: [0, 0], max: [host.max_bytes, NO_LIMIT] };
-        if host.drained {
-            return LoadRange { min: [0, 0], max: [0, 0] };
-        }
-        for resource in [BYTES, OPS] {
+        let mut range = LoadRange { min: Weight::default(), max: host.limits };
+        for resource in Resource::ALL {
             if self.balanced[resource] {
                 let target = host.target[resource];
                 let hi = ((1.0 + tolerance) * target + ROUNDING).floor() as i64;
@@ -234,11 +223,20 @@ fn build_hosts(observation: &Observation, options: &PlanOptions) -> Vec<Host> {
             drained,
             can_receive: !drained && to.as_ref().is_none_or(|to| to.contains(host.name.as_str())),
             share: if drained { 0.0 } else { host.weight / weight },
-            max_bytes: (host.capacity_bytes as f64 * options.max_utilization) as i64,
-            target: [0.0; 2],
+            limits: if drained { Weight::default() } else { host_limits(host, options) },
+            target: PerResource::default(),
         });
     }
     list
+}
+
+/// Returns the load that a host must not exceed, whatever its share.
+fn host_limits(host: &HostLoad, options: &PlanOptions) -> Weight {
+    PerResource::from_fn(|resource| match resource {
+        Bytes => (host.capacity_bytes as f64 * options.max_utilization) as i64,
+        Ops => NO_LIMIT,
+        Shards => options.max_shards_per_host.map_or(NO_LIMIT, |most| most as i64),
+    })
 }
 
 fn build_items(observation: &Observation) -> Vec<Item> {
@@ -256,7 +254,11 @@ fn build_items(observation: &Observation) -> Vec<Item> {
                 shard: at,
                 role: if primary { Role::Primary } else { Role::Replica },
                 home,
-                weight: [shard.bytes as i64, ops],
+                weight: PerResource::from_fn(|resource| match resource {
+                    Bytes => shard.bytes as i64,
+                    Ops => ops,
+                    Shards => 1,
+                }),
                 movable: false,
                 siblings: (first..first + copies).filter(|sibling| *sibling != first + copy).collect(),
             });

@@ -3,7 +3,8 @@
 use super::annealing::{Annealer, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};
 use super::assignment::{Assignment, Penalty};
 use super::greedy::place_misplaced_within;
-use super::model::{LoadRange, Model};
+use super::model::Model;
+use super::resource::LoadRange;
 
 /// Places what cannot stay first; the rest of the limits goes to the hosts that are furthest outside their ranges.
 pub(crate) fn search_within_limits(

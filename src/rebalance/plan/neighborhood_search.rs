@@ -5,9 +5,11 @@
 //! [`super::lagrangian`], than an assignment that moves less than the present one can be; or when what has moved, plus what hosts
 //! still lack or have too much beyond the choices that are left to them, is no better than it.
 
-use super::assignment::{Assignment, is_within, range_violation};
+use super::assignment::{Assignment, is_within};
 use super::lagrangian::{Lagrangian, Multipliers};
-use super::model::{BYTES, LoadRange, Model, OPS, Weight, add, sub};
+use super::model::Model;
+use super::resource::Resource::{self, Bytes};
+use super::resource::{LoadRange, Weight};
 use super::rng::Rng;
 use super::step_budget::StepBudget;
 
@@ -227,12 +229,12 @@ impl<'m> BranchAndBound<'m> {
     /// Returns the price of the loads that hosts lack, minus that of the loads beyond their ranges.
     fn priced_slack(&self, multipliers: &Multipliers, state: &Assignment) -> f64 {
         let one = |host: &usize, range: &LoadRange| {
-            let of = |resource: usize| {
+            let of = |resource: Resource| {
                 let (price, load) = (multipliers.per_host[*host][resource], state.load[*host][resource]);
                 let edge = if price > 0.0 { range.max[resource] } else { range.min[resource] };
                 if price == 0.0 { 0.0 } else { price * (edge - load) as f64 }
             };
-            of(BYTES) + of(OPS)
+            Resource::ALL.into_iter().map(of).sum::<f64>()
         };
         self.hosts.iter().zip(&self.ranges).map(|(host, range)| one(host, range)).sum()
     }
@@ -243,22 +245,22 @@ impl<'m> BranchAndBound<'m> {
         self.homes = self.items.iter().map(|item| place(self.model.items[*item].home)).collect();
         self.weights = self.items.iter().map(|item| self.model.items[*item].weight).collect();
         self.free = vec![vec![0; self.hosts.len()]; self.items.len() + 1];
-        self.coming = vec![vec![[0, 0]; self.hosts.len()]; self.items.len() + 1];
+        self.coming = vec![vec![Weight::default(); self.hosts.len()]; self.items.len() + 1];
         let mut dearer = 0.0;
         for (n, item) in self.items.iter().enumerate().rev() {
             let (at, weight) = (place(state.host_of[*item]), self.weights[n]);
-            self.load[at] = sub(self.load[at], weight);
+            self.load[at] = self.load[at] - weight;
             self.free[n] = self.free[n + 1].clone();
             self.coming[n] = self.coming[n + 1].clone();
             if let Some(free) = self.free[n].get_mut(self.homes[n]) {
-                *free += weight[BYTES];
+                *free += weight[Bytes];
             }
             for HostOption { host, extra_cost: more } in &self.options[n] {
-                self.coming[n][*host] = add(self.coming[n][*host], weight);
+                self.coming[n][*host] = self.coming[n][*host] + weight;
                 dearer += if *host == at { *more } else { 0.0 };
             }
             if at != self.homes[n] {
-                self.least += weight[BYTES];
+                self.least += weight[Bytes];
             }
         }
         self.floor = self.least as f64 - dearer - self.priced_slack(multipliers, state);
@@ -284,10 +286,7 @@ impl<'m> BranchAndBound<'m> {
             return;
         }
         if depth == self.items.len() {
-            let mut kept = self.load.iter().zip(&self.ranges);
-            if kept.all(|(load, range)| {
-                range_violation(range, BYTES, *load) == 0 && range_violation(range, OPS, *load) == 0
-            }) {
+            if self.load.iter().zip(&self.ranges).all(|(load, range)| range.contains(*load)) {
                 self.least = moved;
                 self.best = Some(self.chosen.clone());
             }
@@ -307,13 +306,13 @@ impl<'m> BranchAndBound<'m> {
             return;
         }
         let (before, range) = (self.load[host], &self.ranges[host]);
-        let after = add(before, self.weights[depth]);
-        if after[BYTES] > range.max[BYTES] || after[OPS] > range.max[OPS] {
+        let after = before + self.weights[depth];
+        if !range.is_below_max(after) {
             return;
         }
         self.load[host] = after;
         self.chosen.push(host);
-        let moved = moved + if host == self.homes[depth] { 0 } else { self.weights[depth][BYTES] };
+        let moved = moved + if host == self.homes[depth] { 0 } else { self.weights[depth][Bytes] };
         if self.can_reach_minimum(depth + 1) {
             self.branch(moved, dearer);
         }
@@ -324,18 +323,16 @@ impl<'m> BranchAndBound<'m> {
     /// Returns whether what is left to choose can bring every host what it lacks.
     fn can_reach_minimum(&self, depth: usize) -> bool {
         let hosts = self.load.iter().zip(&self.coming[depth]).zip(&self.ranges);
-        hosts.into_iter().all(|((load, coming), range)| {
-            load[BYTES] + coming[BYTES] >= range.min[BYTES] && load[OPS] + coming[OPS] >= range.min[OPS]
-        })
+        hosts.into_iter().all(|((load, coming), range)| range.is_above_min(*load + *coming))
     }
 
     /// Bytes that have yet to move: what hosts would have too much or too little if all that is left stayed at home.
     fn remaining_bytes_bound(&self, depth: usize) -> i64 {
         let (mut over, mut under) = (0, 0);
         for (host, range) in self.ranges.iter().enumerate() {
-            let full = self.load[host][BYTES] + self.free[depth][host];
-            over += (full - range.max[BYTES]).max(0);
-            under += (range.min[BYTES] - full).max(0);
+            let full = self.load[host][Bytes] + self.free[depth][host];
+            over += (full - range.max[Bytes]).max(0);
+            under += (range.min[Bytes] - full).max(0);
         }
         over.max(under)
     }

@@ -4,12 +4,13 @@ use std::cmp::Reverse;
 
 use dunlin_shards::ShardId;
 
-use super::assignment::range_violation;
 use super::infeasible::shard_list;
-use super::model::{BYTES, Item, Model, OPS};
+use super::model::{Item, Model};
 use super::rebalance_plan::Role;
 use super::relax_tolerance::{ALLOWANCE, least_deviation, worst_deviation};
+use super::resource::Resource::{self, Bytes, Shards};
 use super::solver::Solution;
+use crate::plan::format_count;
 
 /// Deviations that are described individually; the rest is counted.
 const MAX_DESCRIBED: usize = 4;
@@ -21,7 +22,7 @@ pub(crate) const OUTSIDE_TOLERANCE: &str = "outside the tolerance: ";
 pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
     let mut notes = Vec::new();
     notes.extend(solution.notes.iter().cloned());
-    if model.is_empty && model.balanced[BYTES] && solution.selection.is_none() {
+    if model.is_empty && model.balanced[Bytes] && solution.selection.is_none() {
         notes.push("no shard contains data: balanced by number of copies".to_owned());
     }
     if solution.limited {
@@ -39,10 +40,10 @@ pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
 }
 
 fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
-    let mut found: Vec<(f64, usize, usize)> = Vec::new();
+    let mut found: Vec<(f64, usize, Resource)> = Vec::new();
     for (host, range) in solution.requested.iter().enumerate() {
-        for resource in [BYTES, OPS] {
-            let violation = range_violation(range, resource, solution.state.load[host]);
+        for resource in Resource::ALL {
+            let violation = range.violation(resource, solution.state.load[host]);
             if violation > 0 && !model.hosts[host].drained {
                 found.push((violation as f64 / model.hosts[host].target[resource].max(1.0), host, resource));
             }
@@ -83,7 +84,11 @@ fn describe_closeness(model: &Model, solution: &Solution) -> String {
     }
 }
 
-fn describe_deviation(model: &Model, solution: &Solution, host: usize, resource: usize) -> String {
+fn describe_deviation(model: &Model, solution: &Solution, host: usize, resource: Resource) -> String {
+    if resource == Shards {
+        let count = format_count(solution.state.load[host][Shards] as usize, "shard");
+        return format!("{} ends with {count}, above --max-shards-per-host", model.host_name(host));
+    }
     let (load, target) = (solution.state.load[host][resource] as f64, model.hosts[host].target[resource]);
     let percent = (load / target - 1.0) * 100.0;
     let (noun, name) = (model.resource_noun(resource), model.host_name(host));

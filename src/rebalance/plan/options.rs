@@ -25,6 +25,8 @@ pub struct PlanOptions {
     pub max_bytes: Option<u64>,
     /// Maximum share of a host's shard memory to use, in (0, 1].
     pub max_utilization: f64,
+    /// Maximum number of shards per host, primaries and replicas together.
+    pub max_shards_per_host: Option<usize>,
     /// True if copies of a shard must be in different zones (they are always on different hosts).
     pub separate_zones: bool,
     /// True if replicas may move for balance; otherwise they only leave drained hosts and the zones of other copies.
@@ -46,6 +48,7 @@ impl Default for PlanOptions {
             max_moves: None,
             max_bytes: None,
             max_utilization: 0.9,
+            max_shards_per_host: None,
             separate_zones: true,
             move_replicas: false,
             seed: 1,

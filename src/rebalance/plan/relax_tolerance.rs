@@ -4,8 +4,9 @@
 //! tolerance that can be met, and replaces the requested one.
 
 use super::annealing::{Annealer, CoolingSchedule, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};
-use super::assignment::{Assignment, Penalty, is_within, range_violation};
-use super::model::{BYTES, LoadRange, Model, OPS};
+use super::assignment::{Assignment, Penalty, is_within};
+use super::model::Model;
+use super::resource::{LoadRange, Resource};
 use super::step_budget::StepBudget;
 
 /// Moved bytes cost next to nothing while evenness is sought.
@@ -103,7 +104,7 @@ impl Ratchet<'_> {
 pub(crate) fn least_deviation(model: &Model, requested: &[LoadRange]) -> f64 {
     let home = Assignment::new(model);
     let mut least = 0.0f64;
-    for resource in [BYTES, OPS] {
+    for resource in Resource::ALL {
         let part = |host: usize, violation: i64| violation.max(0) as f64 / model.hosts[host].target[resource].max(1.0);
         for (host, range) in requested.iter().enumerate().filter(|(host, _)| !model.hosts[*host].drained) {
             let fixed = home.items_on[host].iter().filter(|item| !model.items[**item].movable);
@@ -145,8 +146,8 @@ fn minimize_deviation(
 pub(crate) fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
     let mut worst = 0.0f64;
     for (host, range) in requested.iter().enumerate() {
-        for resource in [BYTES, OPS] {
-            let violation = range_violation(range, resource, state.load[host]) as f64;
+        for resource in Resource::ALL {
+            let violation = range.violation(resource, state.load[host]) as f64;
             worst = worst.max(violation / model.hosts[host].target[resource].max(1.0));
         }
     }
@@ -165,8 +166,8 @@ fn relaxed_limits(model: &Model, more: f64) -> Vec<LoadRange> {
 /// shard larger than a share does not widen the ranges of all other hosts.
 fn widen_uniformly(model: &Model, state: &Assignment, requested: &[LoadRange]) -> Vec<LoadRange> {
     let mut ranges = widen_to_fit(state, requested);
-    for resource in [BYTES, OPS] {
-        let violation = |host: &usize| range_violation(&requested[*host], resource, state.load[*host]);
+    for resource in Resource::ALL {
+        let violation = |host: &usize| requested[*host].violation(resource, state.load[*host]);
         let is_lost = |host: &usize| violation(host) > 0 && is_always_outside(model, state, requested, *host, resource);
         let others: Vec<usize> = (0..ranges.len()).filter(|host| !is_lost(host)).collect();
         let part = |host: &usize| violation(host) as f64 / model.hosts[*host].target[resource].max(1.0);
@@ -183,7 +184,13 @@ fn widen_uniformly(model: &Model, state: &Assignment, requested: &[LoadRange]) -
 
 /// Returns whether a host is outside its range wherever other copies are: one of its copies, or those that cannot leave it, are
 /// too large already; or it is below its range and may not receive any.
-fn is_always_outside(model: &Model, state: &Assignment, requested: &[LoadRange], host: usize, resource: usize) -> bool {
+fn is_always_outside(
+    model: &Model,
+    state: &Assignment,
+    requested: &[LoadRange],
+    host: usize,
+    resource: Resource,
+) -> bool {
     let weight = |item: &usize| model.items[*item].weight[resource];
     let items = &state.items_on[host];
     let largest = items.iter().map(weight).max().unwrap_or(0);
@@ -198,7 +205,7 @@ fn is_always_outside(model: &Model, state: &Assignment, requested: &[LoadRange],
 pub(crate) fn widen_to_fit(state: &Assignment, requested: &[LoadRange]) -> Vec<LoadRange> {
     let mut ranges = requested.to_vec();
     for (range, load) in ranges.iter_mut().zip(&state.load) {
-        for resource in [BYTES, OPS] {
+        for resource in Resource::ALL {
             range.min[resource] = range.min[resource].min(load[resource]);
             range.max[resource] = range.max[resource].max(load[resource]);
         }

@@ -9,8 +9,9 @@ use dunlin_shards::ShardId;
 
 use super::assignment::Assignment;
 use super::infeasible::{Infeasible, Rule, shard_list};
-use super::model::{BYTES, Model};
+use super::model::Model;
 use super::options::TransferLimits;
+use super::resource::Resource::Bytes;
 
 /// A transfer of one copy over one link, in one wave.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,9 +55,9 @@ pub(crate) fn schedule_moves(
         .filter(|item| target.host_of[*item] != model.items[*item].home)
         .map(|item| Pending { item, to: target.host_of[item] })
         .collect();
-    pending.sort_by_key(|p| (Reverse(model.items[p.item].weight[BYTES]), model.shard_of(p.item).id, p.item));
+    pending.sort_by_key(|p| (Reverse(model.items[p.item].weight[Bytes]), model.shard_of(p.item).id, p.item));
     let now = Assignment::new(model);
-    let peak = now.load.iter().map(|load| model.data_bytes(load[BYTES])).collect();
+    let peak = now.load.iter().map(|load| model.data_bytes(load[Bytes])).collect();
     let done = Schedule { steps: Vec::new(), waves: Vec::new(), peak, notes: Vec::new() };
     let mut scheduler = Scheduler { model, transfer, now, done };
     while !pending.is_empty() {
@@ -136,7 +137,7 @@ impl Scheduler<'_> {
 
     /// Returns the memory that a move uses at its target while it runs.
     fn memory_needed(&self, item: usize) -> i64 {
-        self.model.data_bytes(self.model.items[item].weight[BYTES]).saturating_add(self.transfer.buffer_bytes as i64)
+        self.model.data_bytes(self.model.items[item].weight[Bytes]).saturating_add(self.transfer.buffer_bytes as i64)
     }
 
     fn has_slot(&self, step: &ScheduledMove, taken: &WaveUsage) -> bool {
@@ -153,7 +154,7 @@ impl Scheduler<'_> {
     }
 
     fn used_bytes(&self, host: usize) -> i64 {
-        self.model.data_bytes(self.now.load[host][BYTES])
+        self.model.data_bytes(self.now.load[host][Bytes])
     }
 
     fn capacity_of(&self, host: usize) -> i64 {
@@ -234,7 +235,7 @@ impl Scheduler<'_> {
         let seconds = |step: &ScheduledMove| {
             let crowd = busy[step.from][0].max(busy[step.to][1]).min(max_concurrent) as f64;
             let rate = (self.transfer.move_rate as f64).min(self.transfer.host_rate as f64 / crowd).max(1.0);
-            self.transfer.fixed_seconds + self.model.data_bytes(self.model.items[step.item].weight[BYTES]) as f64 / rate
+            self.transfer.fixed_seconds + self.model.data_bytes(self.model.items[step.item].weight[Bytes]) as f64 / rate
         };
         for step in &mut wave {
             step.seconds = seconds(step);

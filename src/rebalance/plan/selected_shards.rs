@@ -7,9 +7,10 @@ use dunlin_shards::ShardId;
 
 use super::assignment::Assignment;
 use super::infeasible::{Infeasible, Rule, shard_list};
-use super::model::{BYTES, Model, OPS, add};
+use super::model::Model;
 use super::options::{Balance, PlanOptions, ShardSelection};
 use super::rebalance_plan::Role;
+use super::resource::Resource::{self, Bytes, Ops, Shards};
 use super::solver::Solution;
 
 /// Places the selected shards, the largest first.
@@ -18,8 +19,8 @@ use super::solver::Solution;
 /// A selected shard does not exist or is pinned, or no host may receive it.
 pub(crate) fn place_selected(model: &Model, options: &PlanOptions) -> Result<Solution, Infeasible> {
     let resource = match (&options.shards, options.balance) {
-        (ShardSelection::Hottest(_), _) | (_, Balance::Ops) => OPS,
-        _ => BYTES,
+        (ShardSelection::Hottest(_), _) | (_, Balance::Ops) => Ops,
+        _ => Bytes,
     };
     let (mut items, reason) = match &options.shards {
         ShardSelection::Hottest(1) => (hottest_items(model, options, 1), "the hottest shard".to_owned()),
@@ -106,10 +107,10 @@ fn hottest_items(model: &Model, options: &PlanOptions, count: usize) -> Vec<usiz
     let is_target =
         |host: usize| options.targets.as_ref().is_some_and(|to| to.iter().any(|name| name == model.host_name(host)));
     let mut items: Vec<usize> = primary_items(model)
-        .filter(|item| model.items[*item].movable && model.items[*item].weight[OPS] > 0)
+        .filter(|item| model.items[*item].movable && model.items[*item].weight[Ops] > 0)
         .filter(|item| !is_target(model.items[*item].home))
         .collect();
-    items.sort_by_key(|item| (Reverse(model.items[*item].weight[OPS]), model.shard_of(*item).id));
+    items.sort_by_key(|item| (Reverse(model.items[*item].weight[Ops]), model.shard_of(*item).id));
     items.truncate(count);
     items
 }
@@ -119,12 +120,13 @@ fn primary_items<'a>(model: &'a Model<'_>) -> impl Iterator<Item = usize> + 'a {
 }
 
 /// Returns the host that may receive the item and would be the least loaded, relative to its share.
-fn least_loaded_host(model: &Model, state: &Assignment, item: usize, resource: usize) -> Option<usize> {
+fn least_loaded_host(model: &Model, state: &Assignment, item: usize, resource: Resource) -> Option<usize> {
     let candidates = (0..model.hosts.len()).filter(|host| can_receive(model, state, item, *host));
-    let other = if resource == BYTES { OPS } else { BYTES };
+    let other = if resource == Bytes { Ops } else { Bytes };
     candidates.min_by(|a, b| {
-        let by =
-            |resource: usize| fill(model, state, item, *a, resource).total_cmp(&fill(model, state, item, *b, resource));
+        let by = |resource: Resource| {
+            fill(model, state, item, *a, resource).total_cmp(&fill(model, state, item, *b, resource))
+        };
         by(resource).then_with(|| by(other)).then(a.cmp(b))
     })
 }
@@ -134,16 +136,16 @@ fn can_receive(model: &Model, state: &Assignment, item: usize, host: usize) -> b
 }
 
 fn fits(model: &Model, state: &Assignment, item: usize, host: usize) -> bool {
-    add(state.load[host], model.items[item].weight)[BYTES] <= model.hosts[host].max_bytes
+    model.hosts[host].exceeded_limit(state.load[host] + model.items[item].weight).is_none()
 }
 
 /// Returns the load of a host with the item on it, as a fraction of the host's share.
-fn fill(model: &Model, state: &Assignment, item: usize, host: usize, resource: usize) -> f64 {
-    let load = add(state.load[host], model.items[item].weight)[resource];
+fn fill(model: &Model, state: &Assignment, item: usize, host: usize, resource: Resource) -> f64 {
+    let load = (state.load[host] + model.items[item].weight)[resource];
     load as f64 / model.hosts[host].target[resource].max(1.0)
 }
 
-fn load_ratio(model: &Model, state: &Assignment, host: usize, resource: usize) -> f64 {
+fn load_ratio(model: &Model, state: &Assignment, host: usize, resource: Resource) -> f64 {
     state.load[host][resource] as f64 / model.hosts[host].target[resource].max(1.0)
 }
 
@@ -170,8 +172,14 @@ fn no_host_error(model: &Model, state: &Assignment, item: usize) -> Infeasible {
         )
     } else {
         let hosts = names(&legal);
-        let message = format!("shard {shard} does not fit on {} within the maximum utilization", hosts.join(", "));
-        (Rule::Capacity, hosts, message, "allow more hosts with --targets, or raise --max-utilization")
+        let exceeded = |host: &usize| model.hosts[*host].exceeded_limit(state.load[*host] + model.items[item].weight);
+        if legal.iter().any(|host| exceeded(host) == Some(Shards)) {
+            let message = format!("{} cannot receive shard {shard} within --max-shards-per-host", hosts.join(", "));
+            (Rule::ShardsPerHost, hosts, message, "allow more hosts with --targets, or raise --max-shards-per-host")
+        } else {
+            let message = format!("shard {shard} does not fit on {} within the maximum utilization", hosts.join(", "));
+            (Rule::Capacity, hosts, message, "allow more hosts with --targets, or raise --max-utilization")
+        }
     };
     Infeasible { rule, message, shards: vec![shard], hosts, hint: hint.to_owned() }
 }

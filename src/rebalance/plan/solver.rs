@@ -10,16 +10,17 @@ use super::annealing::{
 use super::assignment::{Assignment, Penalty, is_within};
 use super::canonicalize::canonicalize;
 use super::greedy::{place_misplaced, reduce_penalty};
-use super::infeasible::{Infeasible, over_capacity};
+use super::infeasible::{Infeasible, over_limits};
 use super::lagrangian::{Lagrangian, Multipliers};
 use super::local_search::{CLOSE_TO_BOUND, SearchBudget, is_better, search_locally};
 use super::lower_bound;
-use super::model::{LoadRange, Model};
+use super::model::Model;
 use super::move_limits;
 use super::multistart::Multistart;
 use super::neighborhood_search::{self, Neighborhood};
 use super::options::PlanOptions;
 use super::relax_tolerance;
+use super::resource::LoadRange;
 use super::step_budget::StepBudget;
 use super::undo_redundant::undo_redundant_moves;
 
@@ -62,7 +63,7 @@ const CYCLE_PART: f64 = 0.25;
 /// Searches for the assignment.
 ///
 /// # Errors
-/// The hard rules (capacity, zones, drain) cannot be kept.
+/// The hard rules (capacity, shards per host, zones, drain) cannot be kept.
 pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, Infeasible> {
     let requested = model.load_ranges();
     let start = find_feasible(model, &requested, options.seed)?;
@@ -73,6 +74,11 @@ pub(crate) fn solve(model: &Model, options: &PlanOptions) -> Result<Solution, In
         let mut part = steps.split_off(RELAX_PART);
         (state, ranges) = relax_tolerance::find_nearest(model, &requested, state, &mut part, options.seed);
         steps.refund(part);
+        // A search may exceed a limit for evenness; a plan may not.
+        if !is_within(&state, &model.hard_limits()) {
+            state = start.clone();
+            ranges = relax_tolerance::widen_to_fit(&state, &requested);
+        }
         let found = search_first(model, &ranges, &start, &mut steps, options.seed);
         if is_better(&Penalty::new(model, &ranges), &found, &state) {
             state = found;
@@ -118,7 +124,7 @@ fn find_feasible(model: &Model, ranges: &[LoadRange], seed: u64) -> Result<Assig
             return Ok(state);
         }
     }
-    Err(over_capacity(model, &state))
+    Err(over_limits(model, &state))
 }
 
 /// Moved bytes that are few enough: so close to the bound, more search is not worth its time.

@@ -5,12 +5,13 @@
 use std::cmp::Reverse;
 
 use super::assignment::{Assignment, is_host_within};
-use super::model::{BYTES, LoadRange, Model};
+use super::model::Model;
+use super::resource::{LoadRange, Resource::Bytes};
 
 /// Undoes moves, and pairs of moves that share a host, while every load stays within its range; the largest first.
 pub(crate) fn undo_redundant_moves(model: &Model, ranges: &[LoadRange], state: &mut Assignment) {
     let mut away: Vec<usize> = (0..state.host_of.len()).filter(|item| is_away(model, state, *item)).collect();
-    away.sort_by_key(|item| (Reverse(model.items[*item].weight[BYTES]), *item));
+    away.sort_by_key(|item| (Reverse(model.items[*item].weight[Bytes]), *item));
     loop {
         let before = away.len();
         for n in 0..away.len() {
