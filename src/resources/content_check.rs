@@ -36,7 +36,7 @@ pub(super) fn check_argv(argv: &[String]) -> Result<(), String> {
 pub(super) fn run(argv: &[String], dest: &Path, bytes: &[u8], is_sensitive: bool) -> Result<()> {
     let Some((program, args)) = argv.split_first() else { return Ok(()) };
     let folder = tempfile::Builder::new().prefix("dunlin-check-").tempdir().context("a folder for the check")?;
-    // Some programs tell the format by the file's name.
+    // Some programs detect the format by the name of the file.
     let copy = folder.path().join(dest.file_name().unwrap_or(OsStr::new("content")));
     std::fs::write(&copy, bytes).with_context(|| format!("writing {}", copy.display()))?;
     let path = copy.display().to_string();

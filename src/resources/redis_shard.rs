@@ -20,12 +20,13 @@ mod marks;
 mod pending_restart;
 mod process;
 mod replication_files;
+mod role;
 pub mod server;
 mod tls;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -36,6 +37,7 @@ use crate::plan::{Action, AttributeChange, Digest};
 use acl::AclFile;
 use conf::{NormalizedConf, RedisConf};
 use marks::Mark;
+use pending_restart::RestartMark;
 use process::RunningProcess;
 
 /// Name of the attribute that shows the primary of a new replica in a plan.
@@ -314,17 +316,27 @@ impl Resource for RedisShard {
 }
 
 impl RedisShard {
-    fn ensure_role_matches(&self, observed: &ObservedShardFiles) -> Result<()> {
-        let wanted = (!self.replica_of.is_empty()).then_some(&self.replica_of);
-        if observed.conf.is_none() || observed.configured_primary.as_ref() == wanted {
-            return Ok(());
+    /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
+    /// The `default` user is not among them if it was set in the running instance.
+    fn restart_mark(
+        &self,
+        observed: &ObservedShardFiles,
+        is_default_user_set: bool,
+        blobs: &dyn BlobSource,
+    ) -> Result<String> {
+        let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
+        let Some(process) = process else { return Ok(String::new()) };
+        let mut changes = self.conf_changes(observed, blobs)?;
+        changes.extend(self.acl_changes(observed, blobs)?);
+        let default_user = format!("ACL user {}", acl::DEFAULT_USER);
+        changes.retain(|change| {
+            let is_read = is_default_user_set && change.attribute == default_user;
+            !is_read && !matches!(change.attribute.as_str(), "mode" | "owner" | "group")
+        });
+        let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
+        if changes.is_empty() && earlier.is_none() {
+            return Ok(String::new());
         }
-        let says = |follows: Option<&String>| follows.map_or("is primary".to_owned(), |of| format!("follows {of}"));
-        bail!(
-            "shard {} {} here, the map says it {} here: a move or a failover is in progress; see `dunlin shards status`",
-            self.id,
-            says(observed.configured_primary.as_ref()),
-            says(wanted)
-        )
+        Ok(RestartMark::new(&process, changes.into_iter().map(|change| change.attribute), earlier).line())
     }
 }

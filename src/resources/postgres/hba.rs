@@ -23,7 +23,7 @@ const TYPES: [&str; 4] = ["local", "host", "hostssl", "hostnossl"];
 /// Methods of authentication that need no further settings.
 const METHODS: [&str; 7] = ["scram-sha-256", "md5", "peer", "ident", "cert", "reject", "trust"];
 
-/// One rule; the first that fits a connection decides.
+/// A rule; the first that matches a connection decides.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HbaRule {

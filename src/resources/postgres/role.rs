@@ -23,13 +23,13 @@ pub struct PostgresRole {
     pub name: String,
     /// Its password, in printable ASCII characters; the stored one stays where none is given.
     pub password: Option<String>,
-    /// It may log in.
+    /// The role may log in.
     #[serde(default = "yes", deserialize_with = "de_string::required")]
     pub login: bool,
-    /// It has all rights.
+    /// The role has all rights.
     #[serde(default, deserialize_with = "de_string::required")]
     pub superuser: bool,
-    /// It may create databases.
+    /// The role may create databases.
     #[serde(default, deserialize_with = "de_string::required")]
     pub createdb: bool,
     /// Largest number of connections; -1: no limit.
@@ -74,11 +74,11 @@ pub enum ObservedRole {
     Absent,
     /// A role.
     Present {
-        /// It may log in.
+        /// The role may log in.
         login: bool,
-        /// It has all rights.
+        /// The role has all rights.
         superuser: bool,
-        /// It may create databases.
+        /// The role may create databases.
         createdb: bool,
         /// Largest number of connections.
         connection_limit: i32,

@@ -12,7 +12,7 @@ use crate::plan::AttributeChange;
 use crate::resources::mode::Presence;
 use crate::resources::{ApplyContext, BlobSource, Diff, HostView, ReadOutcome, Resource, de_string};
 
-/// What a policy can apply to.
+/// Kinds of objects that a policy applies to.
 const TARGETS: [&str; 6] = ["all", "queues", "classic_queues", "quorum_queues", "streams", "exchanges"];
 
 /// Desired state of a policy.
@@ -59,7 +59,7 @@ pub enum ObservedPolicy {
     Present {
         /// The pattern.
         pattern: String,
-        /// What it applies to.
+        /// Kind of the objects that the policy applies to.
         #[serde(rename = "apply-to")]
         apply_to: String,
         /// The priority.

@@ -29,10 +29,10 @@ pub struct RabbitUser {
     pub name: String,
     /// The password; required unless `state = "absent"`.
     pub password: Option<String>,
-    /// All tags, such as `administrator`.
+    /// Complete list of tags, such as `administrator`.
     #[serde(default)]
     pub tags: BTreeSet<String>,
-    /// All permissions, one per virtual host.
+    /// Complete list of permissions, one per virtual host.
     pub permissions: Option<Vec<Permission>>,
     /// `"absent"` removes the user.
     #[serde(default)]
@@ -45,27 +45,27 @@ pub struct RabbitUser {
 pub struct Permission {
     /// The virtual host.
     pub vhost: String,
-    /// What the user may declare and delete.
+    /// Pattern of the names that the user may declare and delete.
     pub configure: String,
-    /// What the user may publish to.
+    /// Pattern of the names that the user may publish to.
     pub write: String,
-    /// What the user may consume.
+    /// Pattern of the names that the user may consume.
     pub read: String,
 }
 
 /// Observed state of the user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "lowercase")]
-pub enum ObservedUser {
+pub enum ObservedRabbitUser {
     /// There is no such user.
     Absent,
     /// A user.
     Present {
         /// The server stores the desired password.
         has_password: bool,
-        /// All tags.
+        /// Tags of the user.
         tags: BTreeSet<String>,
-        /// All permissions.
+        /// Permissions of the user.
         permissions: Vec<Permission>,
     },
 }
@@ -73,7 +73,7 @@ pub enum ObservedUser {
 impl Resource for RabbitUser {
     const KIND: &'static str = "rabbitmq_user";
     const SECRET_FIELDS: &'static [&'static str] = &["password"];
-    type Observed = ObservedUser;
+    type Observed = ObservedRabbitUser;
 
     fn key(&self) -> String {
         self.name.clone()
@@ -108,9 +108,9 @@ impl Resource for RabbitUser {
         Ok(())
     }
 
-    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedUser>> {
+    fn read(&self, view: &mut HostView) -> Result<ReadOutcome<ObservedRabbitUser>> {
         if let Some(predicted) = view.predicted_object(&self.object_name()) {
-            let state = predicted.map_or(Ok(ObservedUser::Absent), |state| serde_json::from_value(state.clone()));
+            let state = predicted.map_or(Ok(ObservedRabbitUser::Absent), |state| serde_json::from_value(state.clone()));
             return Ok(ReadOutcome::Known(state?));
         }
         let definitions = match server::read_definitions(view)? {
@@ -121,20 +121,20 @@ impl Resource for RabbitUser {
             server::require_vhost(view, &definitions, &permission.vhost)?;
         }
         let found = server::find_entries(&definitions, "users", &[("name", &self.name)]);
-        let Some(user) = found.first() else { return Ok(ReadOutcome::Known(ObservedUser::Absent)) };
+        let Some(user) = found.first() else { return Ok(ReadOutcome::Known(ObservedRabbitUser::Absent)) };
         let mut permissions = Vec::new();
         for entry in server::find_entries(&definitions, "permissions", &[("user", &self.name)]) {
             permissions.push(parse_permission(entry)?);
         }
-        Ok(ReadOutcome::Known(ObservedUser::Present {
+        Ok(ReadOutcome::Known(ObservedRabbitUser::Present {
             has_password: self.password.as_ref().is_none_or(|password| is_hash_of(user, password)),
             tags: parse_tags(&user["tags"]),
             permissions,
         }))
     }
 
-    fn diff(&self, observed: &ObservedUser, _blobs: &dyn BlobSource) -> Result<Diff> {
-        let ObservedUser::Present { has_password, tags, permissions } = observed else {
+    fn diff(&self, observed: &ObservedRabbitUser, _blobs: &dyn BlobSource) -> Result<Diff> {
+        let ObservedRabbitUser::Present { has_password, tags, permissions } = observed else {
             return Ok(match self.state {
                 Presence::Absent => Diff::none(),
                 Presence::Present => {
@@ -158,7 +158,7 @@ impl Resource for RabbitUser {
     }
 
     fn predict_state(&self, view: &mut HostView) {
-        let state = ObservedUser::Present {
+        let state = ObservedRabbitUser::Present {
             has_password: true,
             tags: self.tags.clone(),
             permissions: self.permissions.clone().unwrap_or_default(),
@@ -167,18 +167,18 @@ impl Resource for RabbitUser {
         view.predict_object(&self.object_name(), state);
     }
 
-    fn apply(&self, observed: &ObservedUser, _context: &mut ApplyContext) -> Result<()> {
+    fn apply(&self, observed: &ObservedRabbitUser, _context: &mut ApplyContext) -> Result<()> {
         if self.state == Presence::Absent {
             return server::run(&["delete_user", &self.name]);
         }
         let password = self.password.as_deref().context("a user needs a password")?;
         let none = (BTreeSet::new(), Vec::new());
         let (tags, permissions) = match observed {
-            ObservedUser::Absent => {
+            ObservedRabbitUser::Absent => {
                 server::run_with_password(&["add_user", &self.name], password)?;
                 (&none.0, &none.1)
             }
-            ObservedUser::Present { has_password, tags, permissions } => {
+            ObservedRabbitUser::Present { has_password, tags, permissions } => {
                 if !has_password {
                     server::run_with_password(&["change_password", &self.name], password)?;
                 }

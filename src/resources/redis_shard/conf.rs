@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::Digest;
 
-/// What stands before the digest of a password in a normalized configuration.
+/// Prefix of the digest of a password in a normalized configuration.
 pub const SECRET_PREFIX: &str = "secret ";
 
 /// Directives that belong to the running state: moves set them, provisioning leaves them alone.

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use dunlin_shards::InstanceAddress;
 use rustix::fs::Uid;
 
+use super::RedisShard;
 use super::acl::AclFile;
 use super::conf::RedisConf;
 use super::marks::Mark;
-use super::{ObservedShardFiles, RedisShard};
 use crate::host_fs::{self, PathError};
 use crate::resources::mode::{self, FileMode};
 use crate::resources::{BlobSource, HostView, PathMeta, PathState, atomic_file};
@@ -81,30 +80,6 @@ impl RedisShard {
             format!("{marks}{conf}{separate}{running}").as_bytes(),
             &self.file_meta(),
         )
-    }
-
-    /// Returns the lines of the running state: those of the existing file or, for a new file, those from the map.
-    pub(super) fn running_lines(&self, observed: &ObservedShardFiles) -> Result<String> {
-        match (&observed.conf, self.read_conf()?) {
-            (Some(_), Some(conf)) => Ok(conf.runtime_lines()),
-            _ if self.replica_of.is_empty() => Ok(self.initial_lines(None)),
-            _ => Ok(self.initial_lines(Some(&self.replica_of.parse().context("replica_of")?))),
-        }
-    }
-
-    /// Returns the lines that a new instance starts with: its primary, or the replicas that it requires as a primary.
-    pub(super) fn initial_lines(&self, replica_of: Option<&InstanceAddress>) -> String {
-        let follows =
-            replica_of.map(|primary| format!("replicaof {} {}\n", primary.host, primary.port)).unwrap_or_default();
-        match self.required_replicas() {
-            0 => follows,
-            needed => format!("{follows}min-replicas-to-write {needed}\n"),
-        }
-    }
-
-    /// Returns the number of replicas that the instance requires as a primary.
-    pub fn required_replicas(&self) -> u32 {
-        self.min_replicas.parse().unwrap_or(0)
     }
 
     /// Returns the permissions and the owner of the instance's files.

@@ -12,9 +12,8 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 
+use super::RedisShard;
 use super::process::RunningProcess;
-use super::{ObservedShardFiles, RedisShard, acl};
-use crate::resources::BlobSource;
 
 /// Start of the comment.
 const MARK: &str = "# dunlin-restart:";
@@ -58,30 +57,6 @@ impl RestartMark {
 }
 
 impl RedisShard {
-    /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
-    /// The `default` user is not among them if it was set in the running instance.
-    pub(super) fn restart_mark(
-        &self,
-        observed: &ObservedShardFiles,
-        is_default_user_set: bool,
-        blobs: &dyn BlobSource,
-    ) -> Result<String> {
-        let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
-        let Some(process) = process else { return Ok(String::new()) };
-        let mut changes = self.conf_changes(observed, blobs)?;
-        changes.extend(self.acl_changes(observed, blobs)?);
-        let default_user = format!("ACL user {}", acl::DEFAULT_USER);
-        changes.retain(|change| {
-            let is_read = is_default_user_set && change.attribute == default_user;
-            !is_read && !matches!(change.attribute.as_str(), "mode" | "owner" | "group")
-        });
-        let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
-        if changes.is_empty() && earlier.is_none() {
-            return Ok(String::new());
-        }
-        Ok(RestartMark::new(&process, changes.into_iter().map(|change| change.attribute), earlier).line())
-    }
-
     /// Returns the reasons why the running process needs a restart, such as `maxclients` or `server program`.
     ///
     /// # Errors
