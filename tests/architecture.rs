@@ -134,7 +134,7 @@ fn every_import_is_allowed() {
         }
     }
     assert!(seen > 150, "only {seen} imports were found under src/; this test does not read them any more");
-    assert!(broken.is_empty(), "imports that the house does not allow:\n{}", broken.join("\n"));
+    assert!(broken.is_empty(), "imports that the table of layers does not allow:\n{}", broken.join("\n"));
 }
 
 /// Modules that run on hosts as root, where a path may lead through what a user controls.
@@ -426,7 +426,7 @@ fn find_imports(text: &str, module: &[String]) -> Vec<ImportUse> {
     }
     let bare: Vec<String> =
         found.iter().filter(|import| import.path.len() == 1).map(|import| import.path[0].clone()).collect();
-    // `use crate::deploy;` does not tell which module is used; how it is used does.
+    // `use crate::deploy;` does not show which module is used; its uses do.
     found.retain(|import| import.path.len() > 1 || !SPLIT_MODULES.contains(&import.path[0].as_str()));
     for layer in bare.iter().filter(|layer| SPLIT_MODULES.contains(&layer.as_str())) {
         for (start, _) in code.match_indices(&format!("{layer}::")) {

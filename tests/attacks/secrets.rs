@@ -73,11 +73,11 @@ impl BlobSource for Contents<'_> {
     }
 }
 
-/// Collects what a run tells its operator.
+/// Collects the messages of a run to its operator.
 #[derive(Default)]
-struct Told(std::sync::Mutex<String>);
+struct Messages(std::sync::Mutex<String>);
 
-impl ProgressSink for Told {
+impl ProgressSink for Messages {
     fn emit(&self, event: Event) {
         self.0.lock().unwrap().push_str(&serde_json::to_string(&event).unwrap());
     }
@@ -132,9 +132,9 @@ fn plan(compiled: &CompiledHost) -> Vec<ResourceChange> {
 
 fn apply(compiled: &CompiledHost) -> (PlayResult, String) {
     let planned = plan_catalog(compiled.catalog.clone(), &Contents(compiled)).unwrap();
-    let (told, request) = (Told::default(), ApplyPlay { play_index: 0, run: "test".to_owned() });
-    let result = apply_play(&planned, &request, &Contents(compiled), &told).unwrap();
-    (result, told.0.into_inner().unwrap())
+    let (messages, request) = (Messages::default(), ApplyPlay { play_index: 0, run: "test".to_owned() });
+    let result = apply_play(&planned, &request, &Contents(compiled), &messages).unwrap();
+    (result, messages.0.into_inner().unwrap())
 }
 
 #[test]
@@ -149,9 +149,9 @@ fn plans_show_no_secret_in_any_field() {
     // Everything but the account and the unit, which would be the machine's own.
     let without = PLAYBOOK.split("[[play.step]]\nunit").next().unwrap();
     let compiled = compile(without, folder.path()).unwrap();
-    let (result, told) = apply(&compiled);
+    let (result, messages) = apply(&compiled);
     assert_eq!((result.failure, result.still_differing), (None, Vec::new()));
-    assert_no_canary("the run", &told);
+    assert_no_canary("the run", &messages);
     let mode = |name: &str| {
         use std::os::unix::fs::MetadataExt;
         std::fs::metadata(folder.path().join("made").join(name)).unwrap().mode() & 0o777
@@ -220,7 +220,7 @@ fn errors_about_a_value_do_not_show_it() {
         let text = format!("[[play]]\nname = \"p\"\nhosts = \"host\"\n[[play.step]]\n{step}\n");
         let error = compile(&text, folder.path()).map(|compiled| format!("{:?}", compiled.catalog)).unwrap_err();
         assert_no_canary("the error", &error);
-        // What the decoys are made of can be told from them.
+        // The origin of a decoy can be read from it.
         assert!(!error.contains("Dbobsz") && !error.contains("r8x"), "{error}");
         errors.push((step, error));
     }
@@ -244,8 +244,8 @@ fn failures_show_no_secret() {
         let error = match plan_catalog(compiled.catalog.clone(), &Contents(&compiled)) {
             Err(error) => format!("{error:#}"),
             Ok(_) => {
-                let (result, told) = apply(&compiled);
-                assert_no_canary("the run", &told);
+                let (result, messages) = apply(&compiled);
+                assert_no_canary("the run", &messages);
                 result.failure.unwrap().error
             }
         };

@@ -1,5 +1,5 @@
 //! Hosts that answer: this test listens where ssh's master would, and starts the agent as a child on this machine, as
-//! whoever runs the test. Nothing is changed: plans, facts, commands.
+//! the user who runs the test. Nothing is changed: plans, facts, commands.
 
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

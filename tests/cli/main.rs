@@ -1,4 +1,4 @@
-//! The command line without hosts: a cleared environment, a folder of its own, and an `ssh` that tells on itself.
+//! The command line without hosts: a cleared environment, a folder of its own, and an `ssh` that records its calls.
 
 #![allow(
     clippy::unwrap_used,

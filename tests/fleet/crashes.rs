@@ -1,4 +1,4 @@
-//! dunlin is killed in the middle of a rebalance: the status tells the truth, and anybody can bring it to its end.
+//! dunlin is killed in the middle of a rebalance: the status is right, and any operator can finish the rebalance.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -32,9 +32,9 @@ fn crashes_during_moves_lose_nothing_and_resume_finishes() {
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     for (number, moment) in MOVE_MOMENTS.into_iter().enumerate() {
         // There and back again.
-        let wish: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
+        let flags: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
         let begin = Instant::now();
-        kill_at(&cluster, moment, wish);
+        kill_at(&cluster, moment, flags);
         cluster.wait_for_agents_to_exit();
         assert_status_accurate(&cluster);
         resume_as_shown(&cluster);
@@ -62,8 +62,8 @@ fn crashes_during_replica_moves_lose_and_leave_nothing() {
     cluster.add_third_host();
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     for (number, moment) in REPLICA_MOMENTS.into_iter().enumerate() {
-        let wish = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
-        kill_at(&cluster, moment, &wish);
+        let flags = ["--drain", if number % 2 == 0 { "redis-01" } else { "redis-03" }];
+        kill_at(&cluster, moment, &flags);
         cluster.wait_for_agents_to_exit();
         assert_all_moves_reported(&cluster);
         resume_as_shown(&cluster);
@@ -137,12 +137,12 @@ fn assert_all_moves_reported(cluster: &TestCluster<'_>) {
         let entry = &map.shards[usize::from(shard)];
         let named = entry.host == host || entry.replicas.iter().any(|replica| replica == host);
         let address = cluster.address(host, shard);
-        let told = lines.iter().filter(|line| line["shard"] == shard).any(|line| match line["event"].as_str() {
+        let reported = lines.iter().filter(|line| line["shard"] == shard).any(|line| match line["event"].as_str() {
             Some("move") => line["from"] == address.as_str() || line["to"] == address.as_str(),
             Some("orphan_instance") => line["host"] == host,
             _ => false,
         });
-        assert!(named || told, "shard {shard} is {role:?} on {host}, not told: {}", output.stdout);
+        assert!(named || reported, "shard {shard} is {role:?} on {host}, not reported: {}", output.stdout);
     }
 }
 
@@ -162,8 +162,8 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
         .run_dunlin(&["shard-rebalance", "--yes"])
         .assert_status(3)
         .assert_stderr_contains(&["shards resume, or dunlin shards abort"]);
-    let copying = reported_moves(&cluster).into_iter().filter(|told| told["status"] == "copying");
-    let copying: Vec<usize> = copying.map(|told| told["shard"].as_u64().unwrap() as usize).collect();
+    let copying = reported_moves(&cluster).into_iter().filter(|reported| reported["status"] == "copying");
+    let copying: Vec<usize> = copying.map(|reported| reported["shard"].as_u64().unwrap() as usize).collect();
     assert!(!copying.is_empty(), "all had switched before the kill");
     cluster.project.run_dunlin(&["shards", "abort", "--yes"]).assert_status(0);
     cluster.assert_matches_map();
@@ -203,11 +203,11 @@ fn interrupted_runs_can_be_finished_from_another_machine() {
 
 /// Begins a rebalance and kills dunlin as soon as the moment has come; nothing of it is left to the agents but what
 /// they have begun.
-fn kill_at(cluster: &TestCluster<'_>, moment: KillMoment, wish: &[&str]) {
-    RunningCommand::run_until(cluster, moment, wish).kill_run();
+fn kill_at(cluster: &TestCluster<'_>, moment: KillMoment, flags: &[&str]) {
+    RunningCommand::run_until(cluster, moment, flags).kill_run();
 }
 
-/// The open moves, as the status tells them.
+/// Returns the open moves as `shards status` reports them.
 fn reported_moves(cluster: &TestCluster<'_>) -> Vec<Json> {
     let output = cluster.project.run_dunlin(&["shards", "status", "--json"]).assert_status(0);
     let lines = output.stdout.lines().map(|line| serde_json::from_str::<Json>(line).unwrap());
@@ -215,39 +215,43 @@ fn reported_moves(cluster: &TestCluster<'_>) -> Vec<Json> {
 }
 
 /// Every instance that is not where and what the map says belongs to a move that the status names as open, with the
-/// roles that the instances themselves tell; and nothing else is open.
+/// roles that the instances themselves report; and nothing else is open.
 pub fn assert_status_accurate(cluster: &TestCluster<'_>) {
     let lines = reported_moves(cluster);
     let (roles, map) = (cluster.all_roles(), cluster.read_map());
     let mut open = BTreeMap::new();
-    for told in &lines {
-        let shard = u16::try_from(told["shard"].as_u64().unwrap()).unwrap();
+    for reported in &lines {
+        let shard = u16::try_from(reported["shard"].as_u64().unwrap()).unwrap();
         for side in ["source", "target"] {
-            let address = told[if side == "source" { "from" } else { "to" }].as_str().unwrap();
+            let address = reported[if side == "source" { "from" } else { "to" }].as_str().unwrap();
             let host = REDIS_HOSTS.into_iter().find(|host| cluster.address(host, shard) == address).unwrap();
             let is = match roles.get(&(shard, host)) {
                 None => ("unreachable", None),
                 Some(InstanceRole::Master) => ("primary", None),
                 Some(InstanceRole::Replica(of)) => ("replica", Some(of.as_str())),
             };
-            assert_eq!((told[side]["role"].as_str().unwrap(), told[side]["primary"].as_str()), is, "{side} of {told}");
-            open.insert((shard, host), told.clone());
+            assert_eq!(
+                (reported[side]["role"].as_str().unwrap(), reported[side]["primary"].as_str()),
+                is,
+                "{side} of {reported}"
+            );
+            open.insert((shard, host), reported.clone());
         }
         let owner = map.shards[usize::from(shard)].host.as_str();
-        let serves = told["status"] != "copying";
+        let serves = reported["status"] != "copying";
         let master = roles.iter().find(|((id, _), role)| *id == shard && **role == InstanceRole::Master).unwrap().0.1;
         assert_eq!(
             cluster.address(master, shard),
-            told[if serves { "to" } else { "from" }].as_str().unwrap(),
-            "{told}"
+            reported[if serves { "to" } else { "from" }].as_str().unwrap(),
+            "{reported}"
         );
-        assert!(serves || master == owner, "{told}: {master} serves, the map says {owner}");
+        assert!(serves || master == owner, "{reported}: {master} serves, the map says {owner}");
     }
     for ((shard, host), role) in &roles {
         let expected = map.shards[usize::from(*shard)].host == *host && *role == InstanceRole::Master;
         assert!(
             expected || open.contains_key(&(*shard, *host)),
-            "shard {shard} is {role:?} on {host}, not told: {lines:#?}"
+            "shard {shard} is {role:?} on {host}, not reported: {lines:#?}"
         );
     }
 }

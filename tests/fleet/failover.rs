@@ -108,12 +108,12 @@ fn dead_hosts_are_failed_over_repaired_and_readmitted() {
             && cluster.instance_role("redis-01", SHARD_COUNT - 1).is_some()
     });
     assert!(cluster.all_writable().iter().all(|hosts| *hosts == ["redis-02"]), "no old primary accepts writes");
-    let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&[
+    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
+    status.assert_stdout_contains(&[
         "shard 0: an instance on redis-01 that the map does not name came back as a primary",
         "no writes",
     ]);
-    // Somebody whose map is from before: the journals tell of the new replicas, and not of all that came before them.
+    // An operator with an older map: the journals have the new replicas, but not everything before them.
     let older = other.run_dunlin(&["shards", "resume", "--yes"]).assert_status(3);
     older.assert_stderr_contains(&[
         "the published placements of shards 0, 1, 2, 3 are neither in the map",

@@ -55,8 +55,8 @@ fn find_unpublished_shard(cluster: &TestCluster<'_>) -> Shard {
     };
     for _ in 0..MAX_TRIES {
         let before = cluster.read_map();
-        let wish = ["--targets", "redis-03", "--max-moves", "1"];
-        RunningCommand::run_until(cluster, KillMoment::Noted("demote_source", "intent"), &wish).kill_run();
+        let flags = ["--targets", "redis-03", "--max-moves", "1"];
+        RunningCommand::run_until(cluster, KillMoment::Noted("demote_source", "intent"), &flags).kill_run();
         cluster.wait_for_agents_to_exit();
         if let (true, Some(shard)) = (cluster.read_map() == before, before.shards.iter().find(moved)) {
             return shard.clone();

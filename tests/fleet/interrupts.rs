@@ -23,11 +23,11 @@ fn the_first_interrupt_stops_a_copy_and_keeps_its_limit() {
     fill_incompressible(&cluster);
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
     let before = cluster.read_map();
-    let wish = ["--tolerance", TOLERANCE, "--bandwidth", "1MiB"];
-    let lines = RunningCommand::run_until(&cluster, KillMoment::Said("progress", "copy"), &wish).interrupt_run();
-    let told = find_event(&lines, "interrupted");
-    assert_eq!(told["moved"], Json::Array(Vec::new()), "{lines:#?}");
-    let stopped: Vec<u16> = shard_ids(&told["stopped"]);
+    let flags = ["--tolerance", TOLERANCE, "--bandwidth", "1MiB"];
+    let lines = RunningCommand::run_until(&cluster, KillMoment::Said("progress", "copy"), &flags).interrupt_run();
+    let interrupted = find_event(&lines, "interrupted");
+    assert_eq!(interrupted["moved"], Json::Array(Vec::new()), "{lines:#?}");
+    let stopped: Vec<u16> = shard_ids(&interrupted["stopped"]);
     assert!(!stopped.is_empty(), "{lines:#?}");
     assert_eq!(find_event(&lines, "summary")["exit"], 130);
     for shard in &stopped {
@@ -41,7 +41,7 @@ fn the_first_interrupt_stops_a_copy_and_keeps_its_limit() {
     assert_eq!(cluster.read_map(), before);
     assert_status_accurate(&cluster);
 
-    // A person sees the same; nothing was told now about a cap, and it is kept all the same.
+    // `resume` has no bandwidth flag here: the limit of the interrupted run still applies.
     let begin = Instant::now();
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     let after = cluster.read_map();
@@ -66,13 +66,15 @@ fn interrupts_during_a_cutover_leave_one_primary_per_shard() {
         KillMoment::Said("progress", "retire"),
     ];
     for (number, moment) in moments.into_iter().enumerate() {
-        let wish: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
+        let flags: &[&str] = if number % 2 == 0 { &["--targets", "redis-03"] } else { &["--drain", "redis-03"] };
         // One after the other, so that something is left when the first of them switches.
-        let wish = [wish, &["--max-concurrent-moves", "1"][..]].concat();
-        let lines = RunningCommand::run_until(&cluster, moment, &wish).interrupt_run();
-        let told = find_event(&lines, "interrupted");
-        let (moved, left) =
-            (shard_ids(&told["moved"]), [shard_ids(&told["stopped"]), shard_ids(&told["not_started"])].concat());
+        let flags = [flags, &["--max-concurrent-moves", "1"][..]].concat();
+        let lines = RunningCommand::run_until(&cluster, moment, &flags).interrupt_run();
+        let interrupted = find_event(&lines, "interrupted");
+        let (moved, left) = (
+            shard_ids(&interrupted["moved"]),
+            [shard_ids(&interrupted["stopped"]), shard_ids(&interrupted["not_started"])].concat(),
+        );
         assert!(!left.is_empty(), "{moment:?}: {lines:#?}");
         let planned = find_event(&lines, "plan")["moves"].as_array().unwrap().clone();
         assert_eq!(moved.len() + left.len(), planned.len(), "{moment:?}: {lines:#?}");
@@ -80,8 +82,8 @@ fn interrupts_during_a_cutover_leave_one_primary_per_shard() {
         for step in &planned {
             let shard = u16::try_from(step["shard"].as_u64().unwrap()).unwrap();
             let at = step[if moved.contains(&shard) { "to" } else { "from" }].as_str().unwrap();
-            assert_eq!(map.shards[usize::from(shard)].host, at, "{moment:?}: {told}");
-            assert_eq!(cluster.writable_hosts(shard), [at], "{moment:?}: {told}");
+            assert_eq!(map.shards[usize::from(shard)].host, at, "{moment:?}: {interrupted}");
+            assert_eq!(cluster.writable_hosts(shard), [at], "{moment:?}: {interrupted}");
         }
         assert_status_accurate(&cluster);
         cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);

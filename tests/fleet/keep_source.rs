@@ -6,7 +6,7 @@ use crate::cluster::{InstanceRole, REDIS_HOSTS, TOLERANCE, TestCluster};
 use crate::hosts::{TestFleet, lock_fleet};
 use crate::writers::FleetWriters;
 
-/// A service on app-01 that tells which epoch it has, as the one that is deployed there does.
+/// A service on app-01 that reports its epoch, as the deployed one does.
 struct ConsumerProcess(Child);
 
 /// Serves `/version`: the epoch in `/run/epoch` where there is one, otherwise that of the published map.

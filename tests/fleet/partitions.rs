@@ -18,13 +18,13 @@ fn partitions_during_a_move_lose_no_write() {
     let mut cluster = TestCluster::without_replicas(&fleet);
     cluster.add_third_host();
     let writers = FleetWriters::start_writers(&cluster.published_map_path());
-    for (moment, wish) in [
+    for (moment, flags) in [
         // As the target, then as the source.
         (KillMoment::Said("progress", "copy"), ["--targets", "redis-03"]),
         (KillMoment::Noted("demote_source", "intent"), ["--drain", "redis-03"]),
     ] {
         let begin = Instant::now();
-        let mut running = RunningCommand::run_until(&cluster, moment, &wish);
+        let mut running = RunningCommand::run_until(&cluster, moment, &flags);
         let cut = cluster.fleet.partition_host("redis-03");
         let ended_alone = running.exits_within(PARTITION_TIME);
         drop(cut);
@@ -38,7 +38,7 @@ fn partitions_during_a_move_lose_no_write() {
         writers.wait_for_writes(100);
         let acked = writers.assert_no_acked_write_lost();
         let took = begin.elapsed().as_secs_f64();
-        eprintln!("{moment:?} {wish:?}: {code}, alone {ended_alone}, {took:.1} s, {acked} acknowledged");
+        eprintln!("{moment:?} {flags:?}: {code}, alone {ended_alone}, {took:.1} s, {acked} acknowledged");
     }
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
 }

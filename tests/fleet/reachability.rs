@@ -47,6 +47,11 @@ fn undefined_template_variables_change_no_host() {
     let refused = project.run_provision(&["--yes"]).assert_status(1);
     let found = "no changes were made (hosts: redis-01, redis-02, redis-03)";
     let refused = refused.assert_stderr_contains(&["no_such_port", "templates/undefined.conf:2:9", found]);
-    assert_eq!(refused.stderr.matches("error: variable").count(), 1, "one mistake is told once:\n{}", refused.stderr);
+    assert_eq!(
+        refused.stderr.matches("error: variable").count(),
+        1,
+        "one mistake is reported once:\n{}",
+        refused.stderr
+    );
     assert_eq!(fleet.run_as_root("redis-01", &format!("ls {path} 2>/dev/null || true")), "", "a host was changed");
 }

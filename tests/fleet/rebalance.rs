@@ -45,7 +45,7 @@ fn shards_move_to_a_new_host_as_planned() {
     let shown = cluster.project.run_dunlin(&dry).assert_status(2);
     assert_eq!(cluster.read_map(), before, "a dry run wrote the map");
 
-    // What is small at the target alone would be encoded anew: only where that is wished for.
+    // Values that are small only by the limits of the target are re-encoded: only if the flag allows it.
     for entry in &before.shards {
         let mut admin = cluster.connect_admin(&entry.host, entry.id.0);
         redis::cmd("CONFIG").arg("SET").arg("zset-max-listpack-entries").arg(64).exec(&mut admin).unwrap();

@@ -29,8 +29,8 @@ fn invalid_input_is_rejected_without_changes() {
     // A host that could not hold a shard, by the figures of the inventory.
     cluster.project.host_table("redis-03").insert("memory".to_owned(), "1MiB".into());
     cluster.project.write_files();
-    let wish = ["shard-rebalance", "--drain", "redis-01", "--targets", "redis-03", "--yes"];
-    let refused = cluster.project.run_dunlin(&wish).assert_status(3);
+    let flags = ["shard-rebalance", "--drain", "redis-01", "--targets", "redis-03", "--yes"];
+    let refused = cluster.project.run_dunlin(&flags).assert_status(3);
     refused.assert_stderr_contains(&[
         "redis-03: 1.0MiB for shards, 0B in use",
         "no host available to shards 0, 1, 2, 3",
@@ -38,7 +38,7 @@ fn invalid_input_is_rejected_without_changes() {
     ]);
     assert_eq!(host_fingerprints(&cluster), before);
 
-    // One whose instances may not use as much as the shards do: only the host itself can tell.
+    // One whose instances may not use as much as the shards do: only the host itself knows it.
     cluster.project.host_table("redis-03").insert("memory".to_owned(), "1GiB".into());
     let vars: toml::Value = toml::from_str::<toml::Table>("shard_maxmemory = \"1MiB\"").unwrap().into();
     cluster.project.host_table("redis-03").insert("vars".to_owned(), vars);
@@ -102,8 +102,8 @@ fn concurrent_runs_report_the_lock_holder() {
     // Both at once: whichever comes second finds the lock, or the work of the first one done.
     let runs = [begin(&cluster.project), begin(&other)].map(|run| run.wait_with_output().unwrap());
     let codes: Vec<Option<i32>> = runs.iter().map(|run| run.status.code()).collect();
-    let told: String = runs.iter().map(|run| String::from_utf8_lossy(&run.stderr)).collect();
-    assert!(codes.contains(&Some(0)) && codes.iter().any(|code| matches!(code, Some(3 | 5))), "{codes:?}\n{told}");
+    let messages: String = runs.iter().map(|run| String::from_utf8_lossy(&run.stderr)).collect();
+    assert!(codes.contains(&Some(0)) && codes.iter().any(|code| matches!(code, Some(3 | 5))), "{codes:?}\n{messages}");
     // The one whose map is behind, if it is this one, is brought up to date.
     cluster.project.run_dunlin(&["shards", "resume", "--yes"]).assert_status(0);
     cluster.assert_converged();

@@ -115,8 +115,8 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     // Provisioning brings the map out, and touches no instance; status names what the map does not.
     edit_map(&cluster, 0, &[]);
     cluster.project.run_dunlin(&["provision", "--yes"]).assert_status(0);
-    let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&[
+    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
+    status.assert_stdout_contains(&[
         "shard 0: an instance on redis-02 that the map does not name follows the primary",
         "shard 0: min-replicas-to-write of the primary is 1, the playbook says 0",
     ]);
@@ -134,8 +134,8 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     cluster.project.run_dunlin(&["provision", "--yes"]).assert_status(0).assert_stdout_contains(&["replica of"]);
     cluster.project.run_dunlin(&["provision", "--dry-run", "--detailed-exitcode"]).assert_status(0);
     assert_eq!(assert_healthy(&cluster), u64::from(SHARD_COUNT));
-    let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&["shard 0: min-replicas-to-write of the primary is 0, the playbook says 1"]);
+    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
+    status.assert_stdout_contains(&["shard 0: min-replicas-to-write of the primary is 0, the playbook says 1"]);
     cluster.project.run_dunlin(&["shards", "repair", "--yes"]).assert_status(0);
     assert_min_replicas(&cluster);
     cluster.assert_matches_map();
@@ -143,10 +143,10 @@ fn replicas_can_be_removed_and_added_by_editing_the_map() {
     writers.wait_for_writes(100);
     writers.assert_nothing_lost();
 
-    // A replica that is down is told; its primary refuses writes until it is back, and no move is begun meanwhile.
+    // A replica that is down is reported; its primary refuses writes until it is back, and no move starts meanwhile.
     fleet.run_as_root("redis-02", "systemctl stop redis-shard@0");
-    let told = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
-    told.assert_stdout_contains(&["shard 0: the replica on redis-02 is down or was not created yet"]);
+    let status = cluster.project.run_dunlin(&["shards", "status"]).assert_status(0);
+    status.assert_stdout_contains(&["shard 0: the replica on redis-02 is down or was not created yet"]);
     assert_eq!(cluster.writable_hosts(0), [] as [&str; 0]);
     fleet.run_as_root("redis-02", "systemctl start redis-shard@0");
     let end = Instant::now() + REPLICA_TIMEOUT;

@@ -59,7 +59,7 @@ fn a_migration_runs_once_for_two_operators_and_a_killed_agent() {
     let mut codes: Vec<Option<i32>> = runs.iter_mut().map(|run| run.wait().unwrap().code()).collect();
     codes.sort_unstable();
     assert_eq!(codes[0], Some(0), "{codes:?}");
-    assert_eq!(codes[1], Some(5), "the second operator is told of the lock: {codes:?}");
+    assert_eq!(codes[1], Some(5), "the second operator sees the lock: {codes:?}");
     assert_eq!(shop.migrations(), ["start", "end"]);
 
     shop.package("2", "", MIGRATION);

@@ -1,4 +1,4 @@
-//! A rebalance or a failover that is under way, and the moments of it that a test waits for.
+//! A rebalance or a failover in progress, and the moments that a test waits for.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -35,8 +35,8 @@ pub struct RunningCommand<'c> {
 
 impl<'c> RunningCommand<'c> {
     /// Begins a rebalance, and waits until the moment has come.
-    pub fn run_until(cluster: &'c TestCluster<'_>, moment: KillMoment, wish: &[&str]) -> Self {
-        Self::start_and_wait(cluster, moment, &[&["shard-rebalance", "--yes", "--json"], wish].concat())
+    pub fn run_until(cluster: &'c TestCluster<'_>, moment: KillMoment, flags: &[&str]) -> Self {
+        Self::start_and_wait(cluster, moment, &[&["shard-rebalance", "--yes", "--json"], flags].concat())
     }
 
     /// Begins what these arguments say, and waits until the moment has come.

@@ -27,7 +27,7 @@ impl BlobSource for FolderBlobs<'_> {
 /// A process that works on requests, one after the other.
 pub struct AgentProcess(Child);
 
-/// Another world for one process, in a mount namespace of its own: files to lie over those of the system. Needs root.
+/// Files that one process sees in place of those of the system, in a mount namespace of its own. Needs root.
 #[derive(Default)]
 pub struct MountOverrides {
     pub mounts: Vec<(PathBuf, String)>,
@@ -39,9 +39,9 @@ impl AgentProcess {
         Self::start_in_mounts(&MountOverrides::default(), fixture, requests, crash_at)
     }
 
-    /// Starts it in another world.
+    /// Starts it with these files in place of the system's.
     pub fn start_in_mounts(
-        world: &MountOverrides,
+        overrides: &MountOverrides,
         fixture: &MoveFixture,
         requests: &[ShardRequest],
         crash_at: Option<&str>,
@@ -51,7 +51,7 @@ impl AgentProcess {
         fixture.contents.write_to(&folder);
         fs::remove_file(folder.join("replies.json")).ok();
         fs::write(folder.join("requests.json"), serde_json::to_vec(requests).unwrap()).unwrap();
-        let mut command = world.unshare_command(&std::env::current_exe().unwrap());
+        let mut command = overrides.unshare_command(&std::env::current_exe().unwrap());
         command.args(["--exact", "agent_process::agent_process_entry_point", "--test-threads=1"]);
         command.env(TASK_VARIABLE, &folder).stdout(Stdio::null()).stderr(Stdio::null());
         if let Some(at) = crash_at {

@@ -1,4 +1,4 @@
-//! What a copy holds is told by the target's files; only what they leave open is asked of both servers.
+//! A copy is verified from the target's files; only keys that they leave open are read from both servers.
 
 use std::fs;
 use std::path::PathBuf;
@@ -164,7 +164,7 @@ fn changes_to_a_copy_are_found_in_its_files() {
     let (copied, notes) = copy_with_action(&mut fixture, |fixture| {
         let mut source = connect_admin(&fixture.address(0)).unwrap();
         for n in 0..20 {
-            run_line(&mut source, &format!("SET text:{n} anew"));
+            run_line(&mut source, &format!("SET text:{n} again"));
         }
         run_line(&mut source, "WAIT 1 5000");
     });

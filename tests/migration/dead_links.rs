@@ -18,7 +18,7 @@ fn sync_counts(fixture: &MoveFixture, n: u8) -> [u64; 2] {
     [number("sync_full:"), number("sync_partial_ok:")]
 }
 
-/// A source that has sent something to a replica before, which is gone: offsets of its stream tell nothing while they are 0.
+/// A source that has sent something to a replica before, which is gone: offsets of its stream mean nothing while they are 0.
 fn copied_fixture() -> MoveFixture {
     let mut fixture = MoveFixture::with_instances(2);
     fixture.provision_primary(0).unwrap();
@@ -53,7 +53,7 @@ fn targets_with_data_reconnect_without_waiting_for_a_timeout() {
     assert_eq!(relay.link_count(), 2);
 }
 
-/// Neither side is told that the link is dead. Where the target's acknowledgements still arrive, it looks alive to the
+/// Neither side notices that the link is dead. Where the target's acknowledgements still arrive, it looks alive to the
 /// source as well.
 #[test]
 fn dead_links_are_replaced_before_comparing() {
@@ -98,6 +98,6 @@ fn silent_instances_are_awaited_in_parallel() {
         [17].into_iter().chain(100..120).collect::<Vec<_>>()
     );
     assert!(matches!(moves[0].source_role, ReplicationRole::Primary { .. }));
-    assert!(moves[1..].iter().all(|told| told.source_role == ReplicationRole::Unreachable), "{moves:?}");
+    assert!(moves[1..].iter().all(|reported| reported.source_role == ReplicationRole::Unreachable), "{moves:?}");
     assert!(took < Duration::from_secs(20), "{took:?}: one after the other takes forty seconds");
 }

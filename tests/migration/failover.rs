@@ -166,7 +166,7 @@ fn promoted_replicas_have_all_writes_and_the_others_follow() {
     };
     let kept = aside.archive_dir.unwrap();
     assert!(kept.join("REPLACED-BY").is_file() && kept.join("appendonlydir").is_dir(), "{}", kept.display());
-    assert_eq!((aside.bytes_ahead, fixture.read_pid(0)), (None, None), "it was started anew");
+    assert_eq!((aside.bytes_ahead, fixture.read_pid(0)), (None, None), "it was started again");
     let ShardReply::ArchiveInstance(again) = fixture.run_request(ShardRequest::ArchiveInstance(old)).unwrap() else {
         panic!()
     };
@@ -319,7 +319,7 @@ fn interrupted_failovers_are_rolled_back_when_the_primary_returns() {
 fn writes_only_on_the_old_primary_are_reported_and_archived() {
     let mut fixture = start_cluster(1);
     let _written = write_and_stop(&fixture, 1);
-    // The copy's link breaks, while the primary goes on: as one that was never told to need replicas would.
+    // The link of the copy breaks, but the primary continues, as one without required replicas does.
     set_config(&fixture, 0, &["SET", "min-replicas-to-write", "0"]);
     set_config(&fixture, 1, &["SET", "masterauth", "wrong"]);
     redis::cmd("CLIENT")

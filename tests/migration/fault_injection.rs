@@ -72,13 +72,13 @@ fn killing_any_process_loses_no_write() {
     let mut torture = FaultInjector::without_replica();
     for round in 0..kills {
         let (at, victim) = &all[if asked.is_some() { round % all.len() } else { short(round) }];
-        // The second time round with the other way of arming the source.
+        // The second round requires replicas in the other way at the source.
         torture.run_round(round, at, *victim, (round + round / all.len()) % 2 == 1);
     }
     torture.finish(kills as u64);
 }
 
-/// The same with a replica, without which the primary accepts no write: it follows whoever owns the shard.
+/// The same with a replica, without which the primary accepts no write: it follows the present primary.
 /// `DUNLIN_REPLICA_KILLS=n` asks for n kills; after each fifth a seed decides about one more.
 #[test]
 fn killing_any_process_with_a_replica_loses_no_write() {

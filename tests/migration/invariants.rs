@@ -171,7 +171,7 @@ fn a_restarted_old_source_refuses_clients_with_an_old_map() {
         writers.wait_for_writes(20);
         let refused = redis::cmd("SET").arg("stale").arg(1).exec(&mut stale).unwrap_err();
         assert_eq!(refused.code(), Some("READONLY"), "{refused}");
-        // Also once it is started anew.
+        // Also after a restart.
         fixture.kill_instance(0);
         fixture.restart_instance(0);
         fixture.wait_until_ready(0);

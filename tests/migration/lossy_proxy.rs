@@ -1,4 +1,4 @@
-//! A way between a target and its source that loses bytes: both ends stay open, and nobody is told.
+//! A proxy between a target and its source that loses bytes: both connections stay open, and neither end notices.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -58,7 +58,7 @@ impl LossyProxy {
         self.state.lossy.lock().unwrap().loss = Some((1, loss));
     }
 
-    /// From now on loses something of all links that replicas have, and nothing of those that they make anew.
+    /// From now on loses bytes of all present connections of replicas, and none of new ones.
     pub fn lose_current_links(&self, loss: LossDirection) {
         let mut lossy = self.state.lossy.lock().unwrap();
         lossy.loss = Some((lossy.count, loss));
@@ -100,7 +100,7 @@ impl ProxyState {
     }
 
     /// One direction of a connection. It is a replica's link from the moment on in which its source lets it in; one
-    /// that loses something does not tell either that an end has closed it.
+    /// that loses bytes does not report either that one end has closed it.
     fn forward_bytes(&self, mut from: TcpStream, mut to: TcpStream, is_stream: bool, link: &Mutex<Option<usize>>) {
         let mut part = vec![0; 64 << 10];
         while let Ok(read @ 1..) = from.read(&mut part) {

@@ -60,11 +60,11 @@ fn count_write_commands(fixture: &MoveFixture, count: u8) -> BTreeMap<String, u6
     calls
 }
 
-/// What preflight says in some world, and that it wrote nothing to any instance.
-fn run_preflight(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec) -> Vec<PreflightIssue> {
+/// Returns the issues of a preflight with overridden files, and checks that it wrote nothing to any instance.
+fn run_preflight(overrides: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec) -> Vec<PreflightIssue> {
     let before = count_write_commands(fixture, 3);
     let mut agent = AgentProcess::start_in_mounts(
-        world,
+        overrides,
         fixture,
         &[ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))],
         None,
@@ -84,8 +84,8 @@ fn refused_rules(refusals: &[PreflightIssue]) -> BTreeSet<&str> {
 
 /// Holds that exactly this rule speaks against the move, with these words in its reason.
 #[track_caller]
-fn assert_refused(world: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec, (rule, words): (&str, &str)) {
-    let found = run_preflight(world, fixture, spec);
+fn assert_refused(overrides: &MountOverrides, fixture: &MoveFixture, spec: &MoveSpec, (rule, words): (&str, &str)) {
+    let found = run_preflight(overrides, fixture, spec);
     assert_eq!(refused_rules(&found), BTreeSet::from([rule]), "{found:?}");
     assert!(found.iter().any(|refusal| refusal.reason.contains(words)), "{found:?}");
 }
@@ -155,22 +155,22 @@ fn host_resources_are_checked() {
     let mut fixture = filled_fixture();
     let spec = fixture.move_spec(0, 1);
     let little = write_temp_file(&fixture, "meminfo", "MemTotal: 100 kB\nMemFree: 10 kB\nMemAvailable: 10 kB\n");
-    let world =
+    let override_file =
         |file: &std::path::Path, over: &str| MountOverrides { mounts: vec![(file.to_owned(), over.to_owned())] };
-    let found = run_preflight(&world(&little, "/proc/meminfo"), &fixture, &spec);
+    let found = run_preflight(&override_file(&little, "/proc/meminfo"), &fixture, &spec);
     assert!(refused_rules(&found).contains("memory"), "{found:?}");
     assert!(found.iter().any(|refusal| refusal.reason.contains("10240 bytes available")), "{found:?}");
     let off = write_temp_file(&fixture, "overcommit", "2\n");
-    let world = world(&off, "/proc/sys/vm/overcommit_memory");
-    assert_refused(&world, &fixture, &spec, ("overcommit", "vm.overcommit_memory is 2"));
+    let overrides = override_file(&off, "/proc/sys/vm/overcommit_memory");
+    assert_refused(&overrides, &fixture, &spec, ("overcommit", "vm.overcommit_memory is 2"));
 
     let server = server_program();
     let product = if server.ends_with("valkey-server") { "Valkey" } else { "Redis" };
     let script = format!("#!/bin/sh\necho '{product} server v=6.2.14 sha=0:0 malloc=libc bits=64'\n");
     let old = write_temp_file(&fixture, "old", &script);
     fs::set_permissions(&old, fs::Permissions::from_mode(0o755)).unwrap();
-    let world = MountOverrides { mounts: vec![(old, format!("$(command -v {server})"))] };
-    assert_refused(&world, &fixture, &spec, ("version", "6.2.14 on the target's host is older"));
+    let overrides = MountOverrides { mounts: vec![(old, format!("$(command -v {server})"))] };
+    assert_refused(&overrides, &fixture, &spec, ("version", "6.2.14 on the target's host is older"));
 
     let _disk = SmallDisk::mount_tmpfs(&fixture.instance_root(1).join("data"), "16k");
     assert_refused(&MountOverrides::default(), &fixture, &spec, ("disk", "bytes free"));

@@ -44,7 +44,7 @@ pub fn min_replicas_setting(fixture: &MoveFixture, n: u8) -> (String, bool) {
     (config_value(fixture, n, "min-replicas-to-write"), file.contains("\nmin-replicas-to-write 1"))
 }
 
-/// Waits until a primary counts so many replicas as good.
+/// Waits until a primary counts this many replicas as good.
 fn wait_until_attached(fixture: &MoveFixture, n: u8, count: usize) {
     let mut connection = connect_admin(&fixture.address(n)).unwrap();
     wait_until(Duration::from_secs(20), || {

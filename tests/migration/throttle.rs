@@ -76,12 +76,13 @@ fn assert_source_idle(fixture: &MoveFixture) {
             && info_field(&mut source, "persistence", "rdb_bgsave_in_progress") == "0"
     });
     assert_eq!(info_field(&mut source, "replication", "role"), "master");
-    let armed: Vec<String> = redis::cmd("CONFIG").arg("GET").arg("min-replicas-to-write").query(&mut source).unwrap();
-    assert_eq!(armed[1], "0");
+    let required: Vec<String> =
+        redis::cmd("CONFIG").arg("GET").arg("min-replicas-to-write").query(&mut source).unwrap();
+    assert_eq!(required[1], "0");
     assert_eq!(fixture.writable_instances(), [0]);
 }
 
-/// What a sink was told, and whether it wants it to stop.
+/// Records the notes of an operation, and asks it to stop on request.
 #[derive(Default)]
 struct NoteRecorder {
     notes: Mutex<Vec<String>>,
@@ -193,7 +194,7 @@ fn capped_copies_wait_for_the_next_agent() {
             fixture.restart_instance(1);
             fixture.wait_until_ready(1);
         }
-        // Alive or started anew, it is no master, and sends for nothing.
+        // Whether it is still alive or was restarted, it is a replica, and requests no copy.
         let mut target = connect_admin(&fixture.address(1)).unwrap();
         let is = ["role", "master_host", "master_link_status"].map(|name| info_field(&mut target, "replication", name));
         assert_eq!(is, ["slave", "127.77.0.17", "down"]);
@@ -201,7 +202,7 @@ fn capped_copies_wait_for_the_next_agent() {
     }
     let what = JournalQuery { credentials: admin_credentials(), journal_dir: slow.header.journal_dir.clone() };
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
-    assert_eq!(moves[0].record.throttle.bandwidth, MIB, "whoever goes on with it knows what it keeps to");
+    assert_eq!(moves[0].record.throttle.bandwidth, MIB, "the limit is in the journal for a later run");
     // Another agent, another relay; its operator is in more of a hurry.
     let fast = capped_spec(&mut fixture, 16 * MIB);
     let mut agent =
@@ -250,11 +251,12 @@ fn cancelled_copies_end_at_the_source() {
         // Without a cap: six seconds for the keys, by the source's own brake.
         let delay = if bandwidth == 0 { "100000" } else { "0" };
         redis::cmd("CONFIG").arg("SET").arg("rdb-key-save-delay").arg(delay).exec(&mut source).unwrap();
-        let (spec, told) = (capped_spec(&mut fixture, bandwidth), NoteRecorder::default());
+        let (spec, recorder) = (capped_spec(&mut fixture, bandwidth), NoteRecorder::default());
         let error = thread::scope(|scope| {
-            let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &told).unwrap_err());
+            let copying =
+                scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &recorder).unwrap_err());
             wait_until_half_copied(&fixture);
-            told.stop.store(true, Ordering::SeqCst);
+            recorder.stop.store(true, Ordering::SeqCst);
             copying.join().unwrap()
         });
         assert!(format!("{error:#}").contains("cancelled"), "{error:#}");
@@ -290,19 +292,19 @@ fn no_copy_or_cutover_starts_while_the_source_is_slow() {
     assert_eq!(fs::read_to_string(&journal).unwrap(), "", "no move was begun");
     assert!(!fixture.conf_path(1).exists());
 
-    let told = NoteRecorder::default();
+    let recorder = NoteRecorder::default();
     with_slow_commands(&fixture, |is_over| {
         thread::scope(|scope| {
-            let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(patient.clone()), &told));
-            wait_until(Duration::from_secs(30), || told.contains_note("copy held: p99"));
+            let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(patient.clone()), &recorder));
+            wait_until(Duration::from_secs(30), || recorder.contains_note("copy held: p99"));
             assert!(!fixture.conf_path(1).exists());
             is_over.store(true, Ordering::SeqCst);
             copying.join().unwrap().unwrap();
         });
     });
-    assert!(told.contains_note("the copy goes on after"));
+    assert!(recorder.contains_note("the copy goes on after"));
 
-    // The copy is there; the switch waits too, and nothing is armed meanwhile.
+    // The copy is complete; the cutover waits too, and min-replicas-to-write is not raised meanwhile.
     with_slow_commands(&fixture, |_| {
         let error = run_switch(&fixture, impatient.clone()).unwrap_err();
         assert!(format!("{error:#}").contains("the switch was not begun"), "{error:#}");
@@ -325,9 +327,9 @@ fn copies_wait_for_a_frozen_source() {
         &mut fixture,
         ThrottleLimits { max_p99_ms: 150, overload_timeout_s: 60, ..ThrottleLimits::default() },
     );
-    let (source, told) = (fixture.read_pid(0).unwrap(), NoteRecorder::default());
+    let (source, recorder) = (fixture.read_pid(0).unwrap(), NoteRecorder::default());
     thread::scope(|scope| {
-        let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &told));
+        let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &recorder));
         // It is being watched: a connection of the admin's that asks for nothing but PING.
         let mut client = connect_admin(&fixture.address(0)).unwrap();
         wait_until(Duration::from_secs(20), || {
@@ -335,7 +337,7 @@ fn copies_wait_for_a_frozen_source() {
             list.contains("cmd=ping")
         });
         kill_process(source, Signal::STOP).unwrap();
-        wait_until(Duration::from_secs(30), || told.contains_note("copy held: the source does not answer"));
+        wait_until(Duration::from_secs(30), || recorder.contains_note("copy held: the source does not answer"));
         kill_process(source, Signal::CONT).unwrap();
         copying.join().unwrap().unwrap();
     });
@@ -354,12 +356,12 @@ fn copies_are_throttled_when_the_source_slows_down() {
         &mut fixture,
         ThrottleLimits { max_p99_ms: 150, bandwidth: 2 * MIB, ..ThrottleLimits::default() },
     );
-    let told = NoteRecorder::default();
+    let recorder = NoteRecorder::default();
     thread::scope(|scope| {
-        let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &told));
+        let copying = scope.spawn(|| fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &recorder));
         wait_until_half_copied(&fixture);
         with_slow_commands(&fixture, |_| {
-            wait_until(Duration::from_secs(20), || told.contains_note("copy slowed down: p99"))
+            wait_until(Duration::from_secs(20), || recorder.contains_note("copy slowed down: p99"))
         });
         copying.join().unwrap().unwrap();
     });
@@ -377,7 +379,7 @@ fn copies_exceeding_the_cow_limit_are_aborted() {
         &mut fixture,
         ThrottleLimits { bandwidth: 2 * MIB, max_cow_memory: cow, ..ThrottleLimits::default() },
     );
-    let (is_over, told, address) = (AtomicBool::new(false), NoteRecorder::default(), fixture.address(0));
+    let (is_over, recorder, address) = (AtomicBool::new(false), NoteRecorder::default(), fixture.address(0));
     let copied = thread::scope(|scope| {
         // Writes to all of the data: each page of it becomes the fork's own.
         scope.spawn(|| {
@@ -389,13 +391,13 @@ fn copies_exceeding_the_cow_limit_are_aborted() {
                 redis::cmd("SETRANGE").arg(format!("value:{n}")).arg(0).arg("x").exec(&mut client).unwrap();
             }
         });
-        let copied = fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &told);
+        let copied = fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &recorder);
         is_over.store(true, Ordering::SeqCst);
         copied
     });
-    let error = copied.expect_err(&format!("{:?}", told.notes.lock().unwrap()));
+    let error = copied.expect_err(&format!("{:?}", recorder.notes.lock().unwrap()));
     assert!(format!("{error:#}").contains("stopped 3 times (copy-on-write memory"), "{error:#}");
-    assert!(told.contains_note("copy stopped: copy-on-write memory"));
+    assert!(recorder.contains_note("copy stopped: copy-on-write memory"));
     assert_source_idle(&fixture);
     assert!(read_conf(&fixture, 1).contains(PLACEHOLDER_REPLICAOF));
     // Nobody writes any more: the same copy, under the same limits.

@@ -105,7 +105,7 @@ fn differing_copies_are_not_cut_over() {
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
     change_target(&fixture, "SETRANGE text:7 5 8");
-    // A restarted target is compared anew, and has kept what was spoiled in its file.
+    // A restarted target is compared again, and still has the damage that is in its file.
     let verified = run_verify(&fixture, &spec);
     assert_eq!(verified.differing, ["text:7"]);
     let refused = run_switch(&fixture, spec.clone()).unwrap_err();
@@ -235,7 +235,7 @@ fn a_stream_that_a_group_reads_meanwhile_moves() {
     let mut source = connect_admin(&fixture.address(0)).unwrap();
     let spec = fixture.move_spec(0, 1);
     run_copy(&fixture, spec.clone()).unwrap();
-    // Redis before 7.2.4 does not tell its replicas how many entries a group has read.
+    // Redis before 7.2.4 does not send its replicas how many entries a group has read.
     for line in [
         "XADD s * a 1",
         "XGROUP CREATE s g 0",

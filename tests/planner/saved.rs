@@ -27,7 +27,7 @@ fn saved(observation: &Observation, options: PlanOptions) -> SavedPlan {
     SavedPlan::new(plan(observation, &options).unwrap(), options, observation.clone(), None)
 }
 
-/// What is text about a plan of [`fleet`] once the world was changed.
+/// Returns the mismatches of a saved plan of [`fleet`] after a change of the fleet.
 #[track_caller]
 fn text(change: impl FnOnce(&mut Observation)) -> Vec<String> {
     let plan = saved(&fleet(), PlanOptions::default());
@@ -37,7 +37,7 @@ fn text(change: impl FnOnce(&mut Observation)) -> Vec<String> {
 }
 
 #[test]
-fn a_plan_survives_its_file_and_holds_for_the_same_world() {
+fn a_plan_survives_its_file_and_is_valid_for_the_same_fleet() {
     let plan = saved(&fleet(), PlanOptions { tolerance: 0.07, ..PlanOptions::default() });
     assert!(!plan.plan.is_empty());
     let text = serde_json::to_string_pretty(&plan).unwrap();
@@ -49,7 +49,7 @@ fn a_plan_survives_its_file_and_holds_for_the_same_world() {
 }
 
 #[test]
-fn what_changed_in_the_map_is_named() {
+fn changes_of_the_map_are_named() {
     assert_eq!(text(|now| now.epoch = 9), ["map: the epoch was 7, now 9"]);
     assert_eq!(text(|now| now.cluster = "other".to_owned()), ["map: the cluster was timeline, now other"]);
     assert_eq!(
@@ -69,7 +69,7 @@ fn what_changed_in_the_map_is_named() {
 }
 
 #[test]
-fn what_changed_of_the_hosts_is_named() {
+fn changes_of_the_hosts_are_named() {
     let memory = text(|now| now.hosts[2].capacity_bytes = 1100 * MIB);
     assert_eq!(memory, ["hosts: the memory for shards of redis-03 was 1200MiB, now 1100MiB"]);
     assert_eq!(text(|now| now.hosts[0].weight = 2.0), ["hosts: the weight of redis-01 was 1, now 2"]);
@@ -88,7 +88,7 @@ fn sizes_may_drift_as_long_as_every_rule_holds() {
     assert_eq!(plan.find_mismatches(&now), [], "a tenth more");
     assert_eq!(plan.describe_drift(&now), Vec::<String>::new());
 
-    // A shard that stays may grow further; the fleet ends uneven then, which is text and no reason to refuse.
+    // A shard that stays may grow further; the fleet ends uneven then, which is a note and no reason to refuse.
     let stays = (0..12).find(|id| plan.plan.moves.iter().all(|m| m.shard.0 != *id)).unwrap() as usize;
     let mut now = fleet();
     now.shards[stays].bytes = 300 * MIB;
@@ -120,7 +120,7 @@ fn a_rule_that_the_plan_would_break_now_is_named() {
 }
 
 #[test]
-fn a_plan_that_was_edited_or_only_supposed_is_refused() {
+fn a_plan_that_was_edited_or_is_hypothetical_is_refused() {
     let plan = saved(&fleet(), PlanOptions::default());
     let changes: [&dyn Fn(&mut SavedPlan); 4] = [
         &|plan| plan.plan.moves[0].to = "redis-02".to_owned(),

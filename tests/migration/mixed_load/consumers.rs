@@ -20,7 +20,7 @@ pub const GROUP: &str = "readers";
 pub const CHANNEL: &str = "events";
 /// Seconds that a blocking request waits.
 const BLOCK_S: f64 = 0.2;
-/// Entries that stay pending: one of so many.
+/// One entry in this many stays pending.
 const PENDING_INTERVAL: u64 = 8;
 
 /// Returns the list for an element that was consumed as this one in number.
@@ -156,7 +156,7 @@ impl Subscriber {
         let (received, published, stop) = (self.received.clone(), published.clone(), stop.clone());
         thread::spawn(move || {
             let publisher = thread::spawn({
-                // A replica accepts messages too: nothing but the published address tells this client that it moved.
+                // A replica accepts messages too: only the published address shows this client that the shard moved.
                 let (mut primary, stop) = (PrimaryConnection::new(published.clone(), true), stop.clone());
                 move || publish_until_stopped(&mut primary, &stop)
             });
