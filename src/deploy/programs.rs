@@ -9,7 +9,7 @@ use crate::protocol::deploy::{DesiredState, ReleaseFile};
 pub const HEADER_BYTES: usize = 20;
 
 /// Looks up the bytes of a text.
-pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<&'a [u8]>;
+pub type UnitTextLookup<'a> = &'a dyn Fn(&Digest) -> Option<&'a [u8]>;
 /// Looks up the first [`HEADER_BYTES`] of a file; all of a shorter one.
 pub type HeaderLookup<'a> = &'a dyn Fn(&ReleaseFile) -> Option<Vec<u8>>;
 
@@ -26,7 +26,7 @@ pub struct ReleasePrograms<'a> {
 impl ReleasePrograms<'_> {
     /// Returns the reason if the host cannot run the release: a unit starts a program of another architecture, or no
     /// program of the release fits. A release may have programs for several architectures.
-    pub fn find_foreign_program(&self, host_arch: &str, unit_text: TextLookup<'_>) -> Option<String> {
+    pub fn find_foreign_program(&self, host_arch: &str, unit_text: UnitTextLookup<'_>) -> Option<String> {
         let is_program = |file: &&ReleaseFile| file.mode & 0o111 != 0;
         let programs: Vec<(&ReleaseFile, &str)> = self
             .desired

@@ -66,7 +66,7 @@ impl SessionShared {
     /// Ends all requests. The first reason counts.
     pub fn end_channel(&self, end: ChannelEnd) -> ChannelEnd {
         let mut state = self.lock_state();
-        // Dropping the senders tells all waiting requests.
+        // Dropping the senders ends all waiting requests.
         state.pending.clear();
         state.end.get_or_insert(end).clone()
     }

@@ -90,7 +90,7 @@ pub enum CertificateProblem {
     Unreadable(String),
     /// The certificate lacks this address.
     LacksAddress(String),
-    /// No CA of `redis.tls.ca` signed it.
+    /// Signed by a CA that is not in `redis.tls.ca`.
     UnknownCa,
     /// The certificate expires within 30 days, or is expired.
     ExpiresSoon(Timestamp),

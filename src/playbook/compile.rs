@@ -248,7 +248,7 @@ impl<'a> Compiler<'a> {
         compiled.catalog.plays.push(compiled_play);
     }
 
-    /// Notes the secret paths of the steps that are not applied in this run: what they wrote in another run stands in
+    /// Notes the secret paths of the steps that are not applied in this run: what they wrote in another run is in
     /// the files, around the lines that this run changes.
     fn note_unselected_paths(&self, play: &PlaybookPlay, context: &TaintedContext, owners: &mut OwnershipIndex) {
         if context.decoy.is_none() {

@@ -33,7 +33,7 @@ pub(super) struct FleetContext {
     hosts: Value,
     /// Absent where there are none: then the name itself is not defined, and the message can say why.
     secrets: Option<Value>,
-    /// What stands in place of the secrets to find out what depends on them.
+    /// Values that replace the secrets to find out what depends on them.
     decoys: Option<Value>,
     shards: Option<ShardContext>,
 }

@@ -51,7 +51,7 @@ pub(super) mod message {
     pub const ENDED: u8 = b'E';
 }
 
-/// What a guard does with its program when the agent dies.
+/// Action of a guard on its program when the agent dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnAgentDeath {
     /// Ends the program and all that it started.
@@ -108,7 +108,7 @@ fn guard_program(on_death: OnAgentDeath, program: &OsString, args: &[OsString]) 
     }
 }
 
-/// What ends a guard's wait.
+/// Event that ends a guard's wait.
 enum Order {
     Kill,
     Release,

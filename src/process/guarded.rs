@@ -26,7 +26,7 @@ static IS_ENDING: AtomicBool = AtomicBool::new(false);
 /// Files that every guard keeps open.
 static SHARED_FILES: Mutex<Vec<File>> = Mutex::new(Vec::new());
 
-/// Has the programs of this process that ask for a guard get one.
+/// Enables guards for the programs of this process that ask for one.
 pub fn enable_guards() {
     HAS_GUARDS.store(true, Ordering::SeqCst);
 }
@@ -119,7 +119,7 @@ impl GuardedProcess {
         Ok(self.status)
     }
 
-    /// Has the guard end the program and all that it started, and waits for it.
+    /// Ends the program and everything that it started, through the guard, and waits for it.
     pub fn kill_all(&mut self) -> io::Result<()> {
         if self.link.write_all(&[message::KILL]).is_err() {
             self.kill_program();

@@ -65,7 +65,7 @@ pub struct ApplyPlay {
 pub struct PlayResult {
     /// Number of rows that were applied.
     pub applied_changes: usize,
-    /// The first failure; what stands behind it was not tried.
+    /// The first failure; later steps were not tried.
     pub failure: Option<FailedStep>,
     /// Rows that still differ after everything was applied: a second run would show them.
     pub still_differing: Vec<String>,

@@ -30,7 +30,7 @@ pub struct ClusterView {
     pub replica_count: Option<u16>,
     /// The hosts that do not answer.
     pub unreachable_hosts: BTreeSet<String>,
-    /// All shards, in the map's order.
+    /// The shards of the map, in its order.
     pub shards: Vec<ShardView>,
     /// The hosts that answer and may hold shards.
     pub hosts: Vec<HostLoad>,
@@ -324,8 +324,8 @@ pub fn find_missing_replicas(view: &ClusterView) -> (Vec<ReplicaToCreate>, Vec<U
     (plan.replicas_to_create, plan.unplaceable_replicas)
 }
 
-/// How many replicas a map without that number asks for once some are gone: as many as every shard had. So that whoever
-/// has the map knows what is to be made anew.
+/// Returns the number of replicas per shard for a map without that number once some are lost: the minimum that every
+/// shard had. With it, the map alone shows which replicas are missing.
 pub fn default_replica_count(configured: Option<u16>, counts: impl Iterator<Item = usize>) -> Option<u16> {
     let min_count = counts.min().and_then(|least| u16::try_from(least).ok())?;
     (configured.is_none() && min_count > 0).then_some(min_count)

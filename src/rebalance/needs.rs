@@ -35,7 +35,7 @@ pub struct DemandOptions {
 pub struct Shortage {
     /// The host.
     pub host: String,
-    /// What is needed and what is free.
+    /// Description of the shortage: the bytes needed and free.
     pub reason: String,
 }
 
@@ -73,7 +73,7 @@ fn memory_shortage(
 ) -> Option<String> {
     let needed = peak_bytes(wave, here, |needs| needs.memory_bytes, options).saturating_sub(freed_bytes);
     let free = here.iter().map(|one| one.needs.available_memory_bytes).min()?;
-    (needed > free).then(|| describe_shortage(host, wave, "memory", (needed, free)))
+    (needed > free).then(|| describe_shortage(host, wave, "memory", needed, free))
 }
 
 /// Returns the shortages of the file systems of a host. What left the host frees none of them: its files are archived.
@@ -85,7 +85,7 @@ fn disk_shortages(host: &str, wave: usize, here: &[MoveDemand<'_>], options: Dem
     let shortage = |here: Vec<MoveDemand<'_>>| {
         let needed = peak_bytes(wave, &here, |needs| needs.disk_bytes, options);
         let free = here.iter().map(|one| one.needs.free_disk_bytes).min()?;
-        (here.len() > 1 && needed > free).then(|| describe_shortage(host, wave, "disk space", (needed, free)))
+        (here.len() > 1 && needed > free).then(|| describe_shortage(host, wave, "disk space", needed, free))
     };
     file_systems.into_values().filter_map(shortage).collect()
 }
@@ -101,7 +101,7 @@ fn peak_bytes(wave: usize, here: &[MoveDemand<'_>], in_flight: fn(&MoveNeeds) ->
     data + extra.iter().take(concurrent).sum::<u64>()
 }
 
-fn describe_shortage(host: &str, wave: usize, resource: &str, (needed, free): (u64, u64)) -> String {
+fn describe_shortage(host: &str, wave: usize, resource: &str, needed: u64, free: u64) -> String {
     let [needed, free] = [needed, free].map(|bytes| ByteSize(bytes).to_human());
     format!("{host}: the copies up to wave {} need {needed} of {resource} at the same time, {free} are free", wave + 1)
 }

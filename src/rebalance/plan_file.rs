@@ -1,6 +1,6 @@
-//! A plan in a file, and whether the world is still the one that it was made for.
+//! A plan in a file, and the check that hosts and map are still those that it was made for.
 //!
-//! The file is the plan's JSON with what it was made from beside it: the wishes, the observation, and a fingerprint
+//! The file is the plan's JSON with its input: the options, the observation, and a fingerprint
 //! over both and the moves. What does not change by itself (the map, the hosts) must be the same to the letter. Sizes
 //! change all the time: the moves have to keep the rules with what the shards weigh now, and no shard that is to be
 //! moved may have grown by more than [`MAX_GROWTH`].
@@ -21,7 +21,7 @@ use crate::plan::{Digest, digest_json};
 pub const MAX_GROWTH: f64 = 0.25;
 /// Growth below so many bytes never counts: a small shard doubles easily, and no host minds.
 pub const IGNORED_GROWTH_BYTES: u64 = 16 << 20;
-/// Differences of one kind that are told one by one; the rest is counted.
+/// Differences of one kind that are listed individually; the rest is counted.
 const MAX_LISTED: usize = 8;
 
 /// A plan as `--out` writes it and `--plan` reads it.
@@ -34,7 +34,7 @@ pub struct SavedPlan {
     pub options: PlanOptions,
     /// Observation that it was made from.
     pub observation: Observation,
-    /// What-if scenario of the plan; such a plan cannot be applied.
+    /// Scenario of `--what-if`; such a plan cannot be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
     /// Over everything above; a file that somebody edited is not the plan that was shown.
@@ -48,7 +48,7 @@ pub struct PlanFingerprint {
     pub map: Digest,
     /// Of the whole observation: the map, the hosts, and what the shards weighed.
     pub observation: Digest,
-    /// Of the moves and the wishes.
+    /// Digest of the moves and the options.
     pub moves: Digest,
 }
 
@@ -76,7 +76,7 @@ impl SavedPlan {
 
     /// Returns all reasons why the plan must not be applied to the fleet as it is now.
     ///
-    /// Sizes are only looked at where map and hosts are the same: otherwise they tell nothing more.
+    /// Compares sizes only if map and hosts are unchanged: otherwise they add nothing.
     pub fn find_mismatches(&self, now: &Observation) -> Vec<PlanMismatch> {
         let mut mismatches = MismatchList::default();
         if self.fingerprint != compute_fingerprint(&self.plan, &self.options, &self.observation) {

@@ -55,7 +55,7 @@ pub enum ReplicaState {
         /// The instance that it follows.
         primary: InstanceAddress,
     },
-    /// Is a primary itself.
+    /// The instance is a primary itself.
     IsPrimary,
     /// Nothing answers there: it is down, or was never made.
     Missing {
@@ -259,9 +259,9 @@ fn find_min_replicas_mismatches(
 /// Result of [`reconcile_instances`]: sentences by shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReconcileOutcome {
-    /// What was changed.
+    /// Descriptions of the changes that were made.
     pub changed: Vec<(ShardId, String)>,
-    /// What cannot be changed yet, and why; everything serves as before.
+    /// Changes that are not possible yet, with the reason; all instances serve as before.
     pub unresolved: Vec<(ShardId, String)>,
 }
 

@@ -27,7 +27,7 @@ pub fn render_config(targets: &[SshTarget], known_hosts: &Path) -> String {
 
 fn write_host_block(text: &mut String, target: &SshTarget, known_hosts: &Path) {
     let mut lines: Vec<(&str, String)> = vec![("HostKeyAlias", host_key_alias(&target.name))];
-    // A name from the ssh config keeps the HostName that stands there.
+    // A name from the ssh config keeps its HostName.
     if target.ssh_config.is_none() || target.address != target.name {
         lines.push(("HostName", target.address.clone()));
     }

@@ -19,7 +19,7 @@ use crate::{
     worker::WorkerOptions,
 };
 
-/// How tweets reach timelines.
+/// Way in which tweets reach timelines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Mode {
     /// Timelines are read from Postgres; nothing else is needed

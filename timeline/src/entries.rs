@@ -22,7 +22,7 @@ mod timelines;
 
 /// Shared state of the handlers.
 #[derive(Clone)]
-struct App {
+struct EntriesApp {
     store: Store,
     counters: Arc<Counters>,
 }
@@ -35,7 +35,7 @@ struct Counters {
 
 /// The routes of the service.
 pub fn router(store: Store) -> Router {
-    let app = App { store, counters: Arc::default() };
+    let app = EntriesApp { store, counters: Arc::default() };
     Router::new()
         .route("/v1/timelines/{uid}/entries", post(timelines::push))
         .route("/v1/timelines/{uid}", get(timelines::read))
@@ -49,7 +49,7 @@ pub fn router(store: Store) -> Router {
         .with_state(app)
 }
 
-async fn count(State(app): State<App>, request: Request, next: Next) -> Response {
+async fn count(State(app): State<EntriesApp>, request: Request, next: Next) -> Response {
     app.counters.requests.fetch_add(1, Ordering::Relaxed);
     let response = next.run(request).await;
     if response.status().is_server_error() {

@@ -86,7 +86,7 @@ pub enum Listing {
 /// Result of starting a rebuild.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RebuildStart {
-    /// It may begin; entries pushed from now on are kept.
+    /// The rebuild may begin; entries pushed from now on are kept.
     Begun,
     /// Another one is running.
     Busy,
@@ -251,7 +251,7 @@ impl Lists {
         alive as f64 / health.len().max(1) as f64
     }
 
-    /// One call per shard and [`KEYS_PER_CALL`] keys. Keys are grouped by the slots of the map before; where the map has
+    /// Makes one call per shard and [`KEYS_PER_CALL`] keys. Keys are grouped by the slots of the map before; where the map has
     /// divided slots differently meanwhile, all of it is done again: each change can be done twice.
     async fn change(&self, function: &str, cap: Option<usize>, entries: &[(List, Id)]) -> Vec<ShardOutcome> {
         loop {

@@ -110,7 +110,7 @@ pub trait Queue: Send + Sync + fmt::Debug {
 }
 
 impl QueueName {
-    /// All queues.
+    /// The queues of the service.
     pub const ALL: [QueueName; 11] = [
         QueueName::Plan,
         QueueName::PlanBulk,

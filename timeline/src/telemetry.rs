@@ -34,7 +34,7 @@ enum MetricKind {
     Histogram,
 }
 
-/// All metrics of both programs. Those of a program without a worker or without Redis are fewer.
+/// The metrics of both programs. Those of a program without a worker or without Redis are fewer.
 pub const METRICS: &[Metric] = &[
     metric(Gauge, "build_info", &["git", "version"], "Version and commit of the program; always 1"),
     metric(Counter, "cache_hits_total", &["cache"], "Entries found in a cache"),

@@ -98,7 +98,7 @@ impl From<SharedDbError> for WorkError {
 }
 
 impl Worker {
-    /// Makes a worker. `wake` tells its relay that there are new events.
+    /// Creates a worker. `wake` notifies its relay of new events.
     pub fn new(
         timelines: Timelines,
         lists: Lists,

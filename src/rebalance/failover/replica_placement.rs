@@ -12,7 +12,7 @@ use crate::rebalance::plan;
 /// Bytes on each host, as the plan goes on.
 type UsedBytes<'s> = BTreeMap<&'s str, u64>;
 
-/// Adds what can be made anew to the plan, and what cannot.
+/// Adds to the plan the replicas that can be created, and those that cannot.
 pub fn place_replicas(view: &ClusterView, plan: &mut FailoverPlan) {
     let mut used_bytes = count_used_bytes(view);
     let promoted =
@@ -53,8 +53,8 @@ pub fn place_replicas(view: &ClusterView, plan: &mut FailoverPlan) {
     plan.unplaceable_replicas.sort_by_key(|shard| shard.shard);
 }
 
-/// Does its primary serve it for sure? One that waits for a replica which the map does not name was handed over, or was
-/// about to be: a replica more would have it accept writes beside another one.
+/// Returns whether the primary certainly serves the shard. A primary that waits for a replica which the map does not name
+/// was handed over, or was about to be: with one more replica it would accept writes beside the new primary.
 fn is_served_by_primary(shard: &ShardView) -> bool {
     let probe = &shard.primary().probe;
     let waits_for_missing_replica =

@@ -4,8 +4,8 @@ use super::{CopyView, DataLossBound, FailoverBlocker, FailoverScope, MoveStage, 
 use crate::plan::format_count;
 use crate::protocol::shard::ReplicationRole;
 
-/// How much longer than the others a copy may have heard nothing, in seconds. Links to one host break together; a
-/// timeout is noticed by some later than by others, `repl-timeout` at most.
+/// Maximum difference, in seconds, between the times since the copies of a host's shards last received data. Links to one
+/// host break together, but replicas notice it at different times, after `repl-timeout` at the latest.
 const MAX_SILENCE_SPREAD_S: u64 = 60;
 
 /// Reason why no candidate was selected.

@@ -114,7 +114,7 @@ fn the_most_advanced_replica_is_promoted() {
         // What a run has begun is ended.
         (vec![unreachable_copy("a"), b(6), failover_started(replica_copy("c", "a", 0), false)], "c"),
         (vec![unreachable_copy("a"), b(6), failover_started(replica_copy("c", "a", 0), true)], "c"),
-        // One that is not fit stands back.
+        // A copy that is not eligible is skipped.
         (vec![unreachable_copy("a"), b(5), with_probe(c(9), |s| s.is_syncing = true)], "b"),
         (vec![unreachable_copy("a"), b(5), with_probe(c(9), |s| s.is_durable = false)], "b"),
         (vec![unreachable_copy("a"), b(5), with_probe(c(9), |s| s.silent_for_s = Some(81))], "b"),
@@ -146,7 +146,7 @@ fn ineligible_replicas_are_reported_with_the_next_step() {
         ("a replica that does not answer", vec![unreachable_copy("a"), b(), unreachable_copy("c")]),
     ];
     messages::check("failover-not-promoted", cases.map(|(case, copies)| (case, chosen_host(copies).unwrap_err())));
-    // Silent long before the others: another shard's link tells when the host died.
+    // Silent long before the others: another shard's link shows when the host died.
     let plan =
         plan_without_a(vec![vec![unreachable_copy("a"), b()], vec![unreachable_copy("a"), unbounded.clone()]]).unwrap();
     assert!(plan.promotions.len() == 1 && plan.unavailable_shards[0].shard == ShardId(1), "{plan:#?}");
@@ -165,14 +165,14 @@ fn data_loss_is_bounded_where_possible() {
         assert!(plan.may_lose_writes());
         plan.promotions[0].max_loss.clone()
     };
-    let told = |silent_s, within_s, about_bytes| DataLossBound {
+    let bound = |silent_s, within_s, about_bytes| DataLossBound {
         silent_for_s: silent_s,
         max_window_s: within_s,
         estimated_bytes: about_bytes,
     };
-    assert_eq!(loss(|_| {}), told(Some(20), Some(12), Some(120)));
-    assert_eq!(loss(|s| s.silent_for_s = Some(3)), told(Some(3), Some(12), Some(120)));
-    assert_eq!(loss(|s| s.min_replicas = 0), told(Some(20), None, Some(200)));
+    assert_eq!(loss(|_| {}), bound(Some(20), Some(12), Some(120)));
+    assert_eq!(loss(|s| s.silent_for_s = Some(3)), bound(Some(3), Some(12), Some(120)));
+    assert_eq!(loss(|s| s.min_replicas = 0), bound(Some(20), None, Some(200)));
     let done =
         plan_without_a(vec![vec![unreachable_copy("a"), failover_started(replica_copy("b", "a", 5), true)]]).unwrap();
     assert!(done.promotions[0].already_promoted && !done.may_lose_writes());
@@ -291,7 +291,7 @@ fn missing_replicas_go_to_the_emptiest_host_of_another_zone() {
 #[test]
 fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     let scope = FailoverScope::Hosts(vec!["a".into()]);
-    let wishes = FailoverOptions { create_replicas: false, allow_stale: false };
+    let options = FailoverOptions { create_replicas: false, allow_stale: false };
     let mut seen = view_without_a(vec![
         vec![unreachable_copy("a"), replica_copy("b", "a", 5)],
         vec![unreachable_copy("a"), replica_copy("b", "a", 5)],
@@ -300,7 +300,7 @@ fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     seen.shards[0].open_move = Some(OpenMove { to: "c".to_owned(), stage: MoveStage::Copied });
     // That target may have been opened: nothing else may be.
     seen.shards[1].open_move = Some(OpenMove { to: "c".to_owned(), stage: MoveStage::Undecided });
-    let plan = super::plan_failover(&seen, &scope, wishes).unwrap();
+    let plan = super::plan_failover(&seen, &scope, options).unwrap();
     let promotion = &plan.promotions[0];
     assert_eq!(
         (plan.promotions.len(), promotion.shard, promotion.cancelled_target.as_deref()),
@@ -311,7 +311,7 @@ fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     // The target serves: it has everything, and no replica is wanted for that.
     let mut switched = view_without_a(vec![vec![unreachable_copy("a")]]);
     switched.shards[0].open_move = Some(OpenMove { to: "c".to_owned(), stage: MoveStage::CutOver });
-    let plan = super::plan_failover(&switched, &scope, wishes).unwrap();
+    let plan = super::plan_failover(&switched, &scope, options).unwrap();
     assert!(plan.promotions.is_empty(), "{plan:#?}");
     let whys = [("an unclear move", &unclear), ("a switched move", &plan.unavailable_shards[0].reason)];
     messages::check("failover-moving", whys);
@@ -320,7 +320,7 @@ fn orphans_of_a_dead_primary_are_detached_and_the_move_is_cancelled() {
     let plan = super::plan_failover(
         &view_without_a(vec![vec![armed.clone()], vec![armed, replica_copy("d", "b", 5)]]),
         &scope,
-        wishes,
+        options,
     )
     .unwrap();
     assert_eq!(

@@ -153,17 +153,19 @@ impl RedisClient {
         self.receive_answers(cmds.len())
     }
 
-    /// As [`Self::run_batch`] at two instances at the same time, each with commands of its own.
+    /// Runs a batch at this instance and one at another at the same time; as [`Self::run_batch`].
     ///
     /// # Errors
     /// The network.
-    pub fn run_batch_at_both(
-        (first, first_cmds): (&mut Self, &[Cmd]),
-        (second, second_cmds): (&mut Self, &[Cmd]),
+    pub fn run_batch_with(
+        &mut self,
+        cmds: &[Cmd],
+        other: &mut Self,
+        other_cmds: &[Cmd],
     ) -> Result<(Vec<Value>, Vec<Value>)> {
-        first.send_commands(first_cmds)?;
-        second.send_commands(second_cmds)?;
-        Ok((first.receive_answers(first_cmds.len())?, second.receive_answers(second_cmds.len())?))
+        self.send_commands(cmds)?;
+        other.send_commands(other_cmds)?;
+        Ok((self.receive_answers(cmds.len())?, other.receive_answers(other_cmds.len())?))
     }
 
     /// As [`Self::run_batch`], and none of the answers may be an error.

@@ -9,7 +9,7 @@ use crate::resources::redis_shard::conf::RedisConf;
 
 /// Keys looked at.
 const SAMPLED_KEYS: usize = 64;
-/// What one member costs outside of a listpack beside its own bytes, as measured with redis-server 7.0: in a sorted set
+/// Bytes that a member needs outside of a listpack in addition to its own, as measured with redis-server 7.0: in a sorted set
 /// a skip list's node (24 bytes and 16 per level, 1.33 levels), a table's entry and its bucket; in a hash no node.
 const SKIPLIST_BYTES_PER_MEMBER: u64 = 96;
 const TABLE_BYTES_PER_FIELD: u64 = 48;

@@ -1,10 +1,10 @@
-//! What no plan can beat, by multipliers: the Lagrangian relaxation of the assignment.
+//! A lower bound on moved bytes by multipliers: the Lagrangian relaxation of the assignment.
 //!
-//! Each host charges a price for a byte and for an operation that it ends with, above 0 where it would have too much and
+//! Each host has a price for a unit of each resource that it ends with, above 0 where it would have too much and
 //! below 0 where it would lack some. Every shard then chooses the cheapest legal places for its copies on its own. What
 //! the choices cost, less what the ranges are worth at these multipliers, is a lower bound for any multipliers (Geoffrion,
 //! "Lagrangean relaxation for integer programming", 1974); subgradient steps look for multipliers that make it large.
-//! With the best multipliers, how much dearer than the cheapest each place is tells which places a good plan can use.
+//! With the best multipliers, the cost of a host above that of the cheapest shows which hosts a good plan can use.
 
 use super::model::{Model, NO_LIMIT};
 use super::resource::Resource::{self, Bytes};

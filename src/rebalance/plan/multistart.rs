@@ -13,16 +13,16 @@ use super::neighborhood_search::{self, Neighborhood};
 use super::rng::Rng;
 use super::step_budget::StepBudget;
 
-/// Maximum number of walks, and their steps: so many per item and host, within these limits.
+/// Maximum number of walks, and the steps of one walk per item and host, within these limits.
 const MAX_WALKS: u64 = 60;
 const WALK_STEPS: usize = 300;
 const WALK_STEPS_RANGE: (usize, usize) = (100_000, 640_000);
-/// One in so many items is elsewhere when a walk begins at the best assignment.
+/// A walk that begins at the best assignment has one in this many items elsewhere.
 const KICKED: usize = 10;
 /// Factors on the temperatures: a short walk begins at a low one; all end at a high one, as branch and bound does the rest.
 const KICK_TEMPERATURES: [f64; 3] = [0.4, 0.2, 0.1];
 const END_TEMPERATURE: f64 = 5.0;
-/// A walk that moves more than the best by one part in so many is not improved further.
+/// A walk that moves more than the best by more than one part in this many is not improved further.
 const HOPELESS: i64 = 25;
 
 /// Shared input of all walks.

@@ -1,4 +1,4 @@
-//! Branch and bound over a few hosts and many of their items at a time, everything else held fast.
+//! Branch and bound over a few hosts and many of their items at a time, everything else fixed.
 //!
 //! It finds what annealing seldom does: several moves that are only good together, a primary and its replica among them.
 //! Each search is bounded by a number of nodes. A node is cut when what is chosen is dearer, at the multipliers of
@@ -13,11 +13,12 @@ use super::resource::{LoadRange, Weight};
 use super::rng::Rng;
 use super::step_budget::StepBudget;
 
-/// Nodes of one search.
+/// Maximum number of nodes of one search.
 const MAX_NODES: usize = 12_000;
 /// Steps of annealing that take as long as the setup of one search, and nodes that take as long as one step.
 const SETUP_STEPS: usize = 200;
 const NODES_PER_STEP: usize = 4;
+
 /// Size of the part that one search rearranges, and when to stop.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Neighborhood {
@@ -55,7 +56,7 @@ pub(crate) fn improve(
     }
 }
 
-/// Two hosts or up to so many, at least one of them with something that came from another.
+/// Picks from two up to `most` hosts, among them the two ends of a move if there is one.
 fn pick_hosts(model: &Model, state: &Assignment, most: usize, rng: &mut Rng) -> Vec<usize> {
     let count = model.hosts.len();
     let mut hosts = Vec::new();
@@ -109,7 +110,7 @@ struct BranchAndBound<'m> {
 }
 
 impl<'m> BranchAndBound<'m> {
-    /// Over these hosts, and so many items at most.
+    /// Creates a search over these hosts and up to `max_items` items.
     fn new(
         lagrangian: &Lagrangian<'m>,
         multipliers: &Multipliers,
@@ -145,7 +146,7 @@ impl<'m> BranchAndBound<'m> {
         search
     }
 
-    /// Takes the items with more than one place that an improvement can use, so many at most.
+    /// Picks up to `most` items with more than one host that an improvement can use.
     fn pick_items(
         &mut self,
         lagrangian: &Lagrangian,
@@ -239,7 +240,7 @@ impl<'m> BranchAndBound<'m> {
         self.hosts.iter().zip(&self.ranges).map(|(host, range)| one(host, range)).sum()
     }
 
-    /// The sums that the bounds need.
+    /// Computes the sums that the bounds need.
     fn precompute_sums(&mut self, multipliers: &Multipliers, state: &Assignment) {
         let place = |host: usize| self.hosts.iter().position(|other| *other == host).unwrap_or(self.hosts.len());
         self.homes = self.items.iter().map(|item| place(self.model.items[*item].home)).collect();

@@ -36,7 +36,7 @@ impl StepBudget {
         self.left += other.left;
     }
 
-    /// Takes up to so many steps, and returns their number.
+    /// Takes up to `steps` steps, and returns the number taken.
     pub(crate) fn take(&mut self, steps: usize) -> usize {
         let taken = steps.min(self.left);
         self.left -= taken;

@@ -42,7 +42,7 @@ pub(super) enum Problems {
     /// The token's user is not allowed to do this.
     #[response(status = 403, content_type = "application/problem+json")]
     Forbidden(Problem),
-    /// It does not exist (any more).
+    /// The resource does not exist (any more).
     #[response(status = 404, content_type = "application/problem+json")]
     NotFound(Problem),
     /// The request body is too large.

@@ -119,7 +119,7 @@ async fn answer<T: Loadable>(batch: Vec<Asked<T>>, databases: &Databases, memcac
 
 /// Entries that were loaded.
 struct Loaded<T> {
-    /// All of them; `None` where one does not exist.
+    /// The values in the order of the keys; `None` for one that does not exist.
     entries: HashMap<Id, Option<Arc<T>>>,
     /// Key and JSON of those that memcached does not have.
     from_database: Vec<(String, String)>,

@@ -7,7 +7,7 @@
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $sql:literal;)*) => {
         $($(#[$doc])* pub const $name: Statement = Statement { name: stringify!($name), text: $sql };)*
-        /// All statements.
+        /// The statements of the service.
         pub const ALL: &[Statement] = &[$($name),*];
     };
 }

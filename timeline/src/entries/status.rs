@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 
-use super::App;
+use super::EntriesApp;
 use crate::VERSION;
 
 /// Time that a shard may take to answer before it counts as dead.
@@ -22,7 +22,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 /// 200 while any shard answers, with the dead ones listed; 503 when none does.
-pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Value>) {
+pub(super) async fn readyz(State(app): State<EntriesApp>) -> (StatusCode, Json<Value>) {
     let shards = app.store.shards().check_health(READY_LIMIT).await;
     let dead: Vec<Value> = shards
         .iter()
@@ -37,7 +37,7 @@ pub(super) async fn readyz(State(app): State<App>) -> (StatusCode, Json<Value>) 
 }
 
 /// The version that runs, on which epoch of which map.
-pub(super) async fn version(State(app): State<App>) -> Json<Value> {
+pub(super) async fn version(State(app): State<EntriesApp>) -> Json<Value> {
     let routing = app.store.shards().routing();
     Json(json!({
         "name": "timeline-api",
@@ -49,7 +49,7 @@ pub(super) async fn version(State(app): State<App>) -> Json<Value> {
 }
 
 /// Prometheus' text format, version 0.0.4.
-pub(super) async fn metrics(State(app): State<App>) -> impl IntoResponse {
+pub(super) async fn metrics(State(app): State<EntriesApp>) -> impl IntoResponse {
     let stats = app.store.shards().stats();
     let requests = app.counters.requests.load(Ordering::Relaxed);
     let errors = app.counters.errors.load(Ordering::Relaxed);

@@ -27,7 +27,7 @@ pub struct Store {
 
 /// Part of a timeline to read.
 #[derive(Debug, Clone, Copy)]
-pub struct Range {
+pub struct EntryRange {
     /// At most so many entries.
     pub limit: usize,
     /// Only ids up to this one, itself included.
@@ -38,7 +38,7 @@ pub struct Range {
 
 /// Entries of one timeline, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Page {
+pub struct EntryPage {
     /// The ids.
     pub entries: Vec<u64>,
     /// The `max_id` of the next page: given with every page that holds an entry, `null` at the end.
@@ -66,20 +66,20 @@ impl Store {
     }
 
     /// Reads a part of one timeline.
-    pub async fn read(&self, uid: u64, range: Range) -> Result<Page, ShardError> {
+    pub async fn read(&self, uid: u64, range: EntryRange) -> Result<EntryPage, ShardError> {
         let key = key(uid);
         let entries = self.shards.query_shard(key.as_bytes(), &select(&key, range), RetryPolicy::Idempotent).await?;
-        Ok(Page::of(entries))
+        Ok(EntryPage::of(entries))
     }
 
     /// Reads the same part of many timelines: one round trip per shard, and a result for each user, in their order.
-    pub async fn read_many(&self, uids: &[u64], range: Range) -> Vec<Result<Page, ShardError>> {
+    pub async fn read_many(&self, uids: &[u64], range: EntryRange) -> Vec<Result<EntryPage, ShardError>> {
         let items = uids.iter().map(|uid| key(*uid)).map(|key| (key.clone().into_bytes(), select(&key, range)));
         let results = self.shards.query_batch(items.collect(), RetryPolicy::Idempotent).await;
         let page = |(uid, result): (&u64, Result<Value, ShardError>)| {
             let shard = || self.shards.shard_for_key(key(*uid).as_bytes());
             redis::from_redis_value(result?)
-                .map(Page::of)
+                .map(EntryPage::of)
                 .map_err(|source| ShardError::UnexpectedReply { shard: shard(), source })
         };
         uids.iter().zip(results).map(page).collect()
@@ -92,10 +92,10 @@ impl fmt::Debug for Store {
     }
 }
 
-impl Page {
-    fn of(entries: Vec<u64>) -> Page {
+impl EntryPage {
+    fn of(entries: Vec<u64>) -> EntryPage {
         let next_max_id = entries.last().and_then(|last| last.checked_sub(1));
-        Page { entries, next_max_id }
+        EntryPage { entries, next_max_id }
     }
 }
 
@@ -103,7 +103,7 @@ fn key(uid: u64) -> String {
     format!("tl:{uid}")
 }
 
-fn select(key: &str, range: Range) -> Cmd {
+fn select(key: &str, range: EntryRange) -> Cmd {
     let newest = range.max_id.map_or("-inf".to_owned(), |id| format!("-{id}"));
     let oldest = range.since_id.map_or("+inf".to_owned(), |id| format!("(-{id}"));
     let mut select = redis::cmd("ZRANGE");

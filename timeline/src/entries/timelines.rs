@@ -11,9 +11,9 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::store::{CAP, MAX_ID, Page, Range};
+use super::store::{CAP, EntryPage, EntryRange, MAX_ID};
 use super::{
-    App,
+    EntriesApp,
     failure::{Failure, describe},
 };
 
@@ -40,7 +40,7 @@ pub(super) struct Many {
 }
 
 impl Wanted {
-    fn range(&self) -> Result<Range, Failure> {
+    fn range(&self) -> Result<EntryRange, Failure> {
         let limit = self.limit.unwrap_or(DEFAULT_LIMIT);
         if limit == 0 || limit > CAP {
             return Err(Failure::bad_request(&format!("limit must be between 1 and {CAP}")));
@@ -48,13 +48,13 @@ impl Wanted {
         if self.max_id.max(self.since_id).is_some_and(|id| id > MAX_ID) {
             return Err(Failure::bad_request("ids have at most 53 bits"));
         }
-        Ok(Range { limit, max_id: self.max_id, since_id: self.since_id })
+        Ok(EntryRange { limit, max_id: self.max_id, since_id: self.since_id })
     }
 }
 
 /// `POST /v1/timelines/{uid}/entries`: 201 once Redis has acknowledged the entry.
 pub(super) async fn push(
-    State(app): State<App>,
+    State(app): State<EntriesApp>,
     uid: Result<Path<u64>, PathRejection>,
     entry: Result<Json<Entry>, JsonRejection>,
 ) -> Result<(StatusCode, Json<Value>), Failure> {
@@ -68,17 +68,17 @@ pub(super) async fn push(
 
 /// `GET /v1/timelines/{uid}?limit=&max_id=&since_id=`: newest first; `max_id` is included, `since_id` is not.
 pub(super) async fn read(
-    State(app): State<App>,
+    State(app): State<EntriesApp>,
     uid: Result<Path<u64>, PathRejection>,
     wanted: Result<Query<Wanted>, QueryRejection>,
-) -> Result<Json<Page>, Failure> {
+) -> Result<Json<EntryPage>, Failure> {
     let (Path(uid), Query(wanted)) = (uid?, wanted?);
     Ok(Json(app.store.read(uid, wanted.range()?).await?))
 }
 
 /// `POST /v1/timelines/read`: many users at once. A shard that is not available fails only its users.
 pub(super) async fn read_many(
-    State(app): State<App>,
+    State(app): State<EntriesApp>,
     many: Result<Json<Many>, JsonRejection>,
 ) -> Result<Json<Value>, Failure> {
     let Json(Many { users, wanted }) = many?;
@@ -86,8 +86,8 @@ pub(super) async fn read_many(
         return Err(Failure::bad_request(&format!("at most {MOST_USERS} users at once")));
     }
     let pages = app.store.read_many(&users, wanted.range()?).await;
-    let timeline = |(uid, page): (&u64, Result<Page, _>)| match page {
-        Ok(Page { entries, next_max_id }) => json!({ "uid": uid, "entries": entries, "next_max_id": next_max_id }),
+    let timeline = |(uid, page): (&u64, Result<EntryPage, _>)| match page {
+        Ok(EntryPage { entries, next_max_id }) => json!({ "uid": uid, "entries": entries, "next_max_id": next_max_id }),
         Err(error) => {
             let mut failure = describe(&error);
             failure["uid"] = json!(uid);

@@ -39,7 +39,7 @@ pub struct TweetSummary {
 }
 
 #[derive(Deserialize)]
-struct TweetPage {
+struct ReceivedTweets {
     tweets: Vec<TweetId>,
     next_max_id: Option<u64>,
     source: String,
@@ -132,7 +132,7 @@ async fn read_timeline(client: &mut Client, path: &str, token: Option<&str>) -> 
     let mut stored = Stored::default();
     let mut cursor = String::new();
     loop {
-        let page: TweetPage = client.fetch(&Call::get(format!("{path}?limit={PAGE}{cursor}"), token)).await?;
+        let page: ReceivedTweets = client.fetch(&Call::get(format!("{path}?limit={PAGE}{cursor}"), token)).await?;
         let counter = if page.source == "db" { &mut stored.from_database } else { &mut stored.from_cache };
         *counter += page.tweets.len() as u64;
         stored.ids.extend(page.tweets.iter().map(|tweet| tweet.id));

@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Every so many tweets, a writer also reads its author's home timeline.
 const READ_EVERY: u64 = 4;
 
-/// What is written.
+/// Kind of the writes.
 #[derive(Debug, Clone)]
 pub enum Target {
     /// Entries of plain sorted sets (mode `entries`), of this number of users.
@@ -47,7 +47,7 @@ pub enum Target {
 pub struct Options {
     /// The services; writers are spread over them.
     pub bases: Vec<Base>,
-    /// What is written.
+    /// Kind of the writes.
     pub target: Target,
     /// Number of writers, each with a connection of its own and one write at a time.
     pub writers: u64,
@@ -147,7 +147,7 @@ fn progress(shared: &Shared) {
     eprintln!("{seconds} s: {acked} acknowledged, {errors} errors, longest gap {gap:.1} ms");
 }
 
-/// One writer; returns how long each of its writes took, in microseconds.
+/// Runs a writer; returns the duration of each of its writes, in microseconds.
 async fn writer(shared: Arc<Shared>, number: u64, acks: Sender<(u64, u64)>) -> anyhow::Result<Times> {
     let mut client = Client::new(shared.options.bases.clone(), usize::try_from(number)?);
     let mut times = Vec::new();
@@ -209,7 +209,7 @@ impl Shared {
     }
 }
 
-/// One write.
+/// Makes one write.
 struct Write {
     user: u64,
     /// The entry's id; a tweet gets its id from the service.

@@ -18,7 +18,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 pub struct PostgresQueue {
     database: Database,
     lease: Duration,
-    /// One receiver of a queue looks for messages; the others wait for it.
+    /// The receiver of a queue that looks for messages; the others wait for it.
     turns: BTreeMap<QueueName, Turn>,
 }
 

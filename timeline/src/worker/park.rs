@@ -20,7 +20,7 @@ const LONG_AFTER: u32 = 5;
 /// those of the queues.
 #[derive(Debug, Default)]
 pub(super) struct ParkedMessages {
-    /// When each message comes back; what fails again is then parked again.
+    /// Time at which each message comes back; what fails again is then parked again.
     ends: Mutex<BTreeMap<u16, Vec<Instant>>>,
 }
 

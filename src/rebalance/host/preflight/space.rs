@@ -14,7 +14,7 @@ use crate::resources::redis_shard::conf::RedisConf;
 /// backlog; disk space for twice the data, the file and its successor.
 ///
 /// # Errors
-/// The host does not tell what is free.
+/// The host does not report free space.
 pub fn measure_needs(data_bytes: u64, instance: &RedisShard, conf: &RedisConf) -> Result<MoveNeeds> {
     let directory = existing_data_dir(instance);
     let context = || format!("the file system of {}", directory.display());

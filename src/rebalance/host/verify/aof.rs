@@ -9,7 +9,7 @@ use redis::Value;
 use super::super::redis_client::{RedisClient, redis_command};
 use super::key_state::Key;
 
-/// These touch what they do not name by its position.
+/// Commands that change keys which their key positions do not name.
 const UNTRACKED_COMMANDS: [&str; 5] = ["flushall", "flushdb", "swapdb", "move", "copy"];
 /// Longest line before an argument, in bytes: a length, or a remark of Redis.
 const MAX_LINE_BYTES: u64 = 1024;
@@ -133,7 +133,7 @@ impl KeySpecs {
     }
 }
 
-/// What `COMMAND INFO` answers: name, arity, flags, first, last, step, then categories, hints, places of keys and, in
+/// Parses an answer of `COMMAND INFO`: name, arity, flags, first, last, step, then categories, hints, places of keys and, in
 /// the tenth field, subcommands.
 fn parse_key_spec(answer: &Value) -> Option<KeySpec> {
     let Value::Array(commands) = answer else { return None };

@@ -87,7 +87,7 @@ fn write_field_expiry(link: &mut RedisClient, key: &[u8], fields: Vec<Vec<u8>>, 
     Ok(())
 }
 
-/// What comes in no order (a set's members, a hash's pairs), `parts` values at a time, is brought into one.
+/// Sorts values that have no order (members of a set, pairs of a hash), in groups of `group_size`.
 fn sort_unordered(answer: Value, group_size: usize) -> Value {
     match answer {
         Value::Array(values) if group_size > 0 => {

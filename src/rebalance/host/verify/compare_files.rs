@@ -27,12 +27,12 @@ pub type CandidateKeys = BTreeMap<u32, BTreeSet<Key>>;
 /// Keys fall into so many groups, and the digests of a group are summed up: what does not depend on the order of keys,
 /// which is each server's own, nor on their number.
 const GROUP_COUNT: usize = 1 << 16;
-/// Where more groups than this differ, all keys are better asked for one after the other; so are more keys than that.
+/// Limits above which comparing all keys one by one is faster: differing groups, and keys that may differ.
 const MAX_DIFFERING_GROUPS: usize = GROUP_COUNT / 4;
 const MAX_CANDIDATE_KEYS: usize = 1 << 20;
 /// Maximum number of attempts to open the files while a rewrite replaces them.
 const MAX_MANIFEST_READS: u32 = 3;
-/// A file's time is taken from the kernel's last tick, and a server tells its age in seconds.
+/// The time of a file is that of the last kernel tick, and a server reports its age in whole seconds.
 const MTIME_TOLERANCE: Duration = Duration::from_secs(2);
 /// A server under `appendfsync everysec` writes after 2 s at the latest (`flushAppendOnlyFile` of Redis 7.0).
 const AOF_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 /// The keys that may differ at the target. All others are what the source sent.
 ///
 /// # Errors
-/// The files do not tell; the error says why.
+/// The files do not decide it; the error says why.
 pub fn find_candidate_keys(
     target: &mut RedisClient,
     should_continue: &(dyn Fn() -> bool + Sync),
@@ -133,7 +133,7 @@ fn reader_from_start(file: &File, bytes: u64) -> Result<impl Read + use<>> {
     Ok(PositionedReader { file: file.try_clone()?, position: 0 }.take(bytes))
 }
 
-/// Reads where it is, whoever else reads the same file.
+/// Reads at its own position, independent of other readers of the file.
 struct PositionedReader {
     file: File,
     position: u64,
@@ -241,7 +241,7 @@ impl<'a> AofManifest<'a> {
         Ok(named)
     }
 
-    /// The base and the increment; while a base is written anew there are more, and their sizes are not told apart.
+    /// The base and the increment; during a rewrite of the base there are more, and their sizes are not reported separately.
     fn open_files(&self, folder: &Path) -> Result<(File, File)> {
         let open = |name: &str| open_data_file(&folder.join(name));
         let base = open(self.base.context("its append-only file has no base")?)?;

@@ -21,7 +21,7 @@ const DEFAULT_SAMPLES: u64 = 5;
 
 /// Returns the memory of keys at the source in bytes, as the server estimates it; 0 for a key that is gone.
 ///
-/// A few members of a key tell little about the others: those that seem to have up to `max_bytes` are estimated again by
+/// A few members of a key say little about the others: those that seem to have up to `max_bytes` are estimated again by
 /// all their members.
 ///
 /// # Errors

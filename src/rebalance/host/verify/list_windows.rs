@@ -25,7 +25,7 @@ pub struct ListReader {
     step: u64,
     /// Index at which the next window begins.
     position: u64,
-    /// Where the next window should begin, while its beginning is searched.
+    /// Expected position of the next window while its beginning is searched.
     expected_position: u64,
     searches: u32,
     /// The last elements of the window before.

@@ -23,7 +23,7 @@ pub struct RdbKey<'a> {
     pub digest: u128,
 }
 
-/// What a snapshot says of itself: replication id of the server that wrote it, where it is told.
+/// Header of a snapshot: the replication id of the server that wrote it, if the file has one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RdbHeader {
     /// Replication id of the server that wrote it; `None` in a snapshot without one.

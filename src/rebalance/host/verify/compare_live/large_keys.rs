@@ -5,7 +5,6 @@ use anyhow::{Result, bail};
 
 use super::write_pause::MAX_PAUSE_ATTEMPTS;
 use super::{LiveComparison, MAX_LIVE_RETRIES, RETRY_INTERVAL, value_bytes};
-use crate::rebalance::host::redis_client::RedisClient;
 use crate::rebalance::host::verify::key_state::{Key, KeyVerdict};
 use crate::rebalance::host::verify::large_key::PieceReader;
 use crate::rebalance::host::verify::list_windows::{ListReader, ListWindow};
@@ -18,7 +17,7 @@ impl LiveComparison<'_> {
     /// Compares a large key piece by piece.
     pub(super) fn compare_large_key(&mut self, key: &Key, memory: u64) -> Result<KeyVerdict> {
         let Some(mut reader) = PieceReader::new(self.source, key, memory)? else {
-            // Deleted meanwhile, which the replication stream tells the target.
+            // Deleted meanwhile; the replication stream deletes it at the target.
             return Ok(KeyVerdict::Equal);
         };
         if let Some(list) = reader.list_reader(self.source)?
@@ -48,7 +47,7 @@ impl LiveComparison<'_> {
 
     fn compare_piece(&mut self, piece: &Piece) -> Result<bool> {
         // An error answers a key of another type: it differs, and is compared again.
-        let (here, there) = RedisClient::run_batch_at_both((self.source, &piece.cmds), (self.target, &piece.cmds))?;
+        let (here, there) = self.source.run_batch_with(&piece.cmds, self.target, &piece.cmds)?;
         self.unpaid_bytes += here.iter().map(value_bytes).sum::<u64>();
         Ok(here.into_iter().zip(there).all(|(here, there)| (piece.normalize)(here) == (piece.normalize)(there)))
     }
@@ -84,7 +83,7 @@ impl LiveComparison<'_> {
 
     fn read_windows(&mut self, reader: &ListReader) -> Result<WindowPair> {
         let cmds = [[reader.source_command()], [reader.target_command()]];
-        let (here, there) = RedisClient::run_batch_at_both((self.source, &cmds[0]), (self.target, &cmds[1]))?;
+        let (here, there) = self.source.run_batch_with(&cmds[0], self.target, &cmds[1])?;
         self.unpaid_bytes += here.iter().map(value_bytes).sum::<u64>();
         let source = here.first().and_then(|answer| reader.parse_source(answer));
         Ok((source, there.first().and_then(|answer| reader.parse_target(answer))))
