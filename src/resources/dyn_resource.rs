@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use serde_json::Value;
 
 use super::{ApplyContext, BlobSource, Diff, HostView, InvalidContent, Prefetch, ReadOutcome, Resource};
-use crate::plan::Digest;
+use crate::plan::{AttributeChange, Digest};
 
 /// A step's resource of any type. Observations are JSON values, because fingerprints are computed from them.
 pub trait DynResource: Send + Sync {
@@ -52,6 +52,8 @@ pub trait DynResource: Send + Sync {
     /// # Errors
     /// Returns an error if the observation is of another type.
     fn refuses_restart(&self, observed: &Value) -> Result<bool>;
+    /// See [`Resource::needs_handlers`].
+    fn needs_handlers(&self, changes: &[AttributeChange]) -> bool;
     /// See [`Resource::predict_state`].
     fn predict_state(&self, view: &mut HostView);
     /// See [`Resource::apply`].
@@ -115,6 +117,10 @@ impl<R: Resource> DynResource for R {
 
     fn refuses_restart(&self, observed: &Value) -> Result<bool> {
         Ok(Resource::refuses_restart(self, &parse_observed::<R>(observed)?))
+    }
+
+    fn needs_handlers(&self, changes: &[AttributeChange]) -> bool {
+        Resource::needs_handlers(self, changes)
     }
 
     fn predict_state(&self, view: &mut HostView) {

@@ -207,6 +207,11 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
         false
     }
 
+    /// Returns whether these changes of the step run the handlers that it notifies.
+    fn needs_handlers(&self, _changes: &[AttributeChange]) -> bool {
+        true
+    }
+
     /// Reads the state, including the predicted effects of earlier steps.
     ///
     /// # Errors

@@ -7,7 +7,8 @@
 //! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`), except for a
 //! primary that has data: its handlers do not run, and `dunlin shards restart` does it by moves. The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
-//! instance gets them at once (`live_acl`), before the file is written and before anything restarts.
+//! instance gets them at once (`live_acl`), before the file is written and before anything restarts. Changed TLS files are
+//! the other: the running instance loads them again (`tls_reload`), and no handler runs for them.
 
 pub mod acl;
 mod changes;
@@ -23,6 +24,7 @@ mod replication_files;
 mod role;
 pub mod server;
 mod tls;
+mod tls_reload;
 
 use std::path::{Path, PathBuf};
 
@@ -68,6 +70,12 @@ pub struct RedisShard {
     /// `tls-port`, `tls-replication yes`, and this file as `tls-ca-cert-file`. Empty: TCP in clear.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub tls_ca_file: String,
+    /// Path of the certificate, the `tls-cert-file` of `conf`. A running instance loads it again when it changes.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tls_cert_file: String,
+    /// Path of the certificate's key, the `tls-key-file` of `conf`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tls_key_file: String,
     /// The systemd unit; without one the instance is started as a process of its own, and `conf` must daemonize.
     #[serde(default)]
     pub unit: Option<String>,
@@ -122,6 +130,8 @@ pub struct ObservedShardFiles {
     serves_data: bool,
     /// Changes that such a primary has not read yet.
     restart_reasons: Vec<String>,
+    /// The TLS files changed since the running instance loaded them.
+    has_old_tls_files: bool,
 }
 
 impl Resource for RedisShard {
@@ -161,7 +171,7 @@ impl Resource for RedisShard {
             return Err(format!("min_replicas must be a number, not \"{}\"", self.min_replicas));
         }
         self.validate_server()?;
-        self.validate_tls_path()?;
+        self.validate_tls_paths()?;
         if self.port.parse::<u16>().is_ok_and(|port| port > 0) {
             return if self.data_dir.is_absolute() {
                 Ok(())
@@ -209,10 +219,16 @@ impl Resource for RedisShard {
             None => (process::is_running(&self.data_dir), true),
         };
         let serves_data = is_running && configured_primary.is_none() && data_files::has_data(&self.data_dir);
-        let restart_reasons = match RunningProcess::of_instance(&self.data_dir).filter(|_| serves_data) {
-            Some(process) => self.restart_reasons(conf.as_deref().unwrap_or_default(), &process)?,
+        let conf_text = conf.as_deref().unwrap_or_default();
+        let process = RunningProcess::of_instance(&self.data_dir);
+        let has_old_tls_files = is_running && self.has_old_tls_files(view, conf_text, process.as_ref())?;
+        let mut restart_reasons = match process.filter(|_| serves_data) {
+            Some(process) => self.restart_reasons(conf_text, &process)?,
             None => Vec::new(),
         };
+        if serves_data && has_old_tls_files && self.admin_password.is_none() {
+            restart_reasons.push(tls_reload::TLS_FILES.to_owned());
+        }
         Ok(ReadOutcome::Known(ObservedShardFiles {
             conf: files::read_file_meta(view, &self.conf_path())?.zip(conf.as_ref().map(|_| parsed.normalize())),
             acl: files::read_file_meta(view, &self.acl_path())?.zip(users),
@@ -226,22 +242,13 @@ impl Resource for RedisShard {
             is_enabled,
             serves_data,
             restart_reasons,
+            has_old_tls_files,
         }))
     }
 
     fn required_blobs(&self, observed: &ObservedShardFiles) -> Vec<Digest> {
-        let mut needs = Vec::new();
-        if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
-            needs.push(self.conf.digest.clone());
-        }
-        if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
-            needs.push(self.acl.digest.clone());
-        }
-        // The mark is part of the configuration file, so a new ACL file means a new configuration file too.
-        if needs == [self.acl.digest.clone()] {
-            needs.push(self.conf.digest.clone());
-        }
-        if observed.lacks_replay_rights() && observed.is_running {
+        let mut needs = self.required_files(observed);
+        if observed.is_running && (observed.lacks_replay_rights() || observed.has_old_tls_files) {
             needs.extend(self.admin_password.as_ref().map(|password| password.digest.clone()));
         }
         needs
@@ -253,6 +260,7 @@ impl Resource for RedisShard {
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
+        changes.extend(self.tls_change(observed));
         changes.extend(self.folder_changes("conf_dir", &self.conf_dir(), &observed.conf_dir)?);
         changes.extend(self.folder_changes("data_dir", &self.data_dir, &observed.data_dir)?);
         if observed.conf.is_none() && !self.replica_of.is_empty() {
@@ -281,6 +289,10 @@ impl Resource for RedisShard {
         observed.serves_data
     }
 
+    fn needs_handlers(&self, changes: &[AttributeChange]) -> bool {
+        changes.iter().any(|change| change.attribute != tls_reload::TLS_FILES)
+    }
+
     fn predict_state(&self, view: &mut HostView) {
         let file = |content: &Content| PathState::File { digest: content.digest.clone(), meta: self.file_meta() };
         view.predict_path(&self.conf_dir(), PathState::Directory { meta: self.folder_meta() });
@@ -295,13 +307,14 @@ impl Resource for RedisShard {
 
     fn apply(&self, observed: &ObservedShardFiles, context: &mut ApplyContext) -> Result<()> {
         self.create_folders()?;
-        if !self.required_blobs(observed).is_empty() {
+        if !self.required_files(observed).is_empty() {
             let acl =
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
             let mark = self.restart_mark(observed, matches!(live, Ok(true)), context.blobs())?;
-            self.write_files(&acl, &format!("{mark}{}", self.running_lines(observed)?), context.blobs())?;
+            let running = format!("{mark}{}{}", self.tls_mark_line(), self.running_lines(observed)?);
+            self.write_files(&acl, &running, context.blobs())?;
             live?;
         } else {
             atomic_file::set_ownership(&self.conf_path(), &self.file_meta())?;
@@ -311,11 +324,28 @@ impl Resource for RedisShard {
             context.enable_unit(unit)?;
         }
         context.flush_unit_changes()?;
-        self.start_instance()
+        self.start_instance()?;
+        self.reload_tls_files(observed, context.blobs())
     }
 }
 
 impl RedisShard {
+    /// Returns the contents that writing the two files needs; none if both files are as desired.
+    fn required_files(&self, observed: &ObservedShardFiles) -> Vec<Digest> {
+        let mut needs = Vec::new();
+        if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
+            needs.push(self.conf.digest.clone());
+        }
+        if !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps) {
+            needs.push(self.acl.digest.clone());
+        }
+        // The mark is part of the configuration file, so a new ACL file means a new configuration file too.
+        if needs == [self.acl.digest.clone()] {
+            needs.push(self.conf.digest.clone());
+        }
+        needs
+    }
+
     /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
     /// The `default` user is not among them if it was set in the running instance.
     fn restart_mark(

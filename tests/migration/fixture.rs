@@ -205,9 +205,12 @@ impl MoveFixture {
     pub fn instance_spec(&mut self, n: u8) -> Value {
         let [conf, acl] = self.render_files(n);
         let admin_password = self.add_content(admin_credentials().password.as_bytes());
-        let tls_ca_file = self.tls_ca.as_ref().map(|_| self.instance_root(n).join("tls/ca.crt"));
+        let tls_file =
+            |name| self.tls_ca.as_ref().map(|_| self.instance_root(n).join("tls").join(name)).unwrap_or_default();
+        let (tls_ca_file, tls_cert_file, tls_key_file) =
+            (tls_file("ca.crt"), tls_file("server.crt"), tls_file("server.key"));
         json!({
-            "tls_ca_file": tls_ca_file.unwrap_or_default(),
+            "tls_ca_file": tls_ca_file, "tls_cert_file": tls_cert_file, "tls_key_file": tls_key_file,
             "id": SHARD_ID.to_string(), "port": self.port.to_string(), "conf": conf, "acl": acl,
             "data_dir": self.data_dir(n), "conf_dir": self.instance_root(n).join(format!("etc/shard-{SHARD_ID}")),
             "user": user_name(), "admin_password": admin_password,

@@ -143,13 +143,87 @@ fn instances_with_tls_are_provisioned_once() {
     assert_eq!(again.action, Action::None, "{again:?}");
 }
 
+fn process_number(fixture: &MoveFixture, n: u8) -> i32 {
+    fixture.read_pid(n).unwrap().as_raw_nonzero().get()
+}
+
+#[test]
+fn new_certificates_are_loaded_without_a_restart() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let mut open_connection = connect_admin(&fixture.address(0)).unwrap();
+    redis::cmd("SET").arg("key").arg("value").exec(&mut open_connection).unwrap();
+    let process = process_number(&fixture, 0);
+
+    ca.write_certificate(&fixture, 0, "127.0.0.2");
+    let step = (dunlin::resources::find_kind("redis_shard").unwrap().parse)(fixture.instance_spec(0)).unwrap();
+    let planned = fixture.plan_step(&*step).unwrap();
+    assert_eq!(planned.action, Action::Change, "{planned:?}");
+    assert_eq!(planned.changes.iter().map(|c| c.attribute.as_str()).collect::<Vec<_>>(), ["TLS files"]);
+    assert!(!step.needs_handlers(&planned.changes), "a handler would restart a replica");
+    fixture.provision_primary(0).unwrap();
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+    // The comment survives CONFIG REWRITE, and the connection survived the reload.
+    redis::cmd("CONFIG").arg("REWRITE").exec(&mut open_connection).unwrap();
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+    redis::cmd("GET").arg("key").exec(&mut open_connection).unwrap();
+
+    // A second CA, as --new-ca adds it: the certificate stays the same, and only the comment tells.
+    let ca_file = fixture.instance_root(0).join("tls/ca.crt");
+    fs::write(&ca_file, format!("{}{}", ca.pem, TestCa::new("another CA").pem)).unwrap();
+    assert_eq!(fixture.provision_primary(0).unwrap().changes[0].attribute, "TLS files");
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+    assert_eq!(process_number(&fixture, 0), process);
+
+    fixture.kill_instance(0);
+    fixture.restart_instance(0);
+    fixture.wait_until_ready(0);
+    assert_ne!(process_number(&fixture, 0), process);
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None, "the new process loaded all of them");
+}
+
+#[test]
+fn files_that_redis_rejects_stay_pending() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    let key_file = fixture.instance_root(0).join("tls/server.key");
+    let key = fs::read(&key_file).unwrap();
+    ca.write_certificate(&fixture, 0, "127.0.0.2");
+    fs::write(&key_file, key).unwrap();
+    let refused = format!("{:#}", fixture.provision_primary(0).unwrap_err());
+    assert!(refused.contains("check that certificate and key belong together"), "{refused}");
+    assert_eq!(observe_error(&fixture, 0, Some(&ca.pem)), None, "it still serves the old certificate");
+    ca.write_certificate(&fixture, 0, "127.0.0.2");
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::Change);
+    assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+}
+
+#[test]
+fn without_the_password_new_certificates_need_a_restart() {
+    let ca = TestCa::new("the cluster's CA");
+    let mut fixture = tls_fixture(&ca);
+    fixture.provision_primary(0).unwrap();
+    redis::cmd("SET").arg("key").arg("value").exec(&mut connect_admin(&fixture.address(0)).unwrap()).unwrap();
+    ca.write_certificate(&fixture, 0, "127.0.0.2");
+    let mut spec = fixture.instance_spec(0);
+    spec.as_object_mut().unwrap().remove("admin_password");
+    let step = (dunlin::resources::find_kind("redis_shard").unwrap().parse)(spec).unwrap();
+    let planned = fixture.plan_step(&*step).unwrap();
+    assert_eq!(planned.action, Action::RestartRequired);
+    assert!(planned.reason.unwrap().starts_with("TLS files changed"));
+}
+
 #[test]
 fn a_target_without_tls_is_an_issue() {
     let ca = TestCa::new("the cluster's CA");
     let mut fixture = tls_fixture(&ca);
     fixture.provision_primary(0).unwrap();
     let mut spec = fixture.move_spec(0, 1);
-    spec.instance["tls_ca_file"] = "".into();
+    for key in ["tls_ca_file", "tls_cert_file", "tls_key_file"] {
+        spec.instance[key] = "".into();
+    }
     let request = PreflightRequest::for_relocation(spec);
     let ShardReply::Preflight(issues) = fixture.run_request(ShardRequest::Preflight(request)).unwrap() else {
         panic!()

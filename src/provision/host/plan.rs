@@ -212,7 +212,10 @@ fn build_handler_rows(
         }
         let name = handler.name.clone().unwrap_or_default();
         let notifier = steps().rfind(|(at, (step, row))| {
-            row.action.is_pending() && !refusing.contains(at) && step.notify.contains(&name)
+            row.action.is_pending()
+                && !refusing.contains(at)
+                && step.notify.contains(&name)
+                && (row.changes.is_empty() || step.resource.needs_handlers(&row.changes))
         });
         let started_at = handler.resource.restarted_unit().and_then(|unit| started.get(&unit).copied());
         if let Some((at, _)) = notifier

@@ -14,7 +14,7 @@ use dunlin_shards::build_client;
 use super::acl::{self, DEFAULT_USER};
 use super::{ObservedShardFiles, RedisShard};
 use crate::plan::AttributeChange;
-use crate::resources::BlobSource;
+use crate::resources::{BlobSource, Content};
 
 /// The ACL user that may do everything.
 const ADMIN: &str = "dunlin";
@@ -61,15 +61,14 @@ impl RedisShard {
         if !observed.lacks_replay_rights() {
             return Ok(false);
         }
-        let password = String::from_utf8(blobs.read_blob(&password.digest)?).context("admin_password is not UTF-8")?;
         // Without a line of its own, this user has all rights after a restart; until then it gets no more than those.
         let rules = match acl::rules_of(new, DEFAULT_USER)? {
             Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),
             None => ["~*", "&*", "+@all"].map(str::to_owned).to_vec(),
         };
         let address = self.live_address()?;
-        let tls_ca = self.read_tls_ca()?;
-        set_user(&address, &password, tls_ca.as_deref(), &rules).map(|()| true).with_context(|| {
+        let set = self.connect_as_admin(password, blobs).and_then(|mut connection| set_user(&mut connection, &rules));
+        set.map(|()| true).with_context(|| {
             format!(
                 "setting the ACL user default of the running redis-server at {}:{}; its ACL file is right, so a restart \
                  loses nothing, but do not run ACL SAVE before one",
@@ -78,8 +77,27 @@ impl RedisShard {
         })
     }
 
-    /// The address that the running instance was configured with.
-    fn live_address(&self) -> Result<(String, u16)> {
+    /// Connects to the running instance as the user that may do everything.
+    ///
+    /// # Errors
+    /// Returns an error if the connection fails or the instance rejects the password.
+    pub(super) fn connect_as_admin(&self, password: &Content, blobs: &dyn BlobSource) -> Result<redis::Connection> {
+        let password = String::from_utf8(blobs.read_blob(&password.digest)?).context("admin_password is not UTF-8")?;
+        let (host, port) = self.live_address()?;
+        let login =
+            redis::RedisConnectionInfo::default().set_username(ADMIN).set_password(password).set_skip_set_lib_name();
+        let client = build_client(&host, port, login, self.read_tls_ca()?.as_deref())?;
+        let connection = client.get_connection_with_timeout(TIMEOUT)?;
+        connection.set_read_timeout(Some(TIMEOUT))?;
+        connection.set_write_timeout(Some(TIMEOUT))?;
+        Ok(connection)
+    }
+
+    /// Returns the address that the running instance was configured with.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration file cannot be read.
+    pub(super) fn live_address(&self) -> Result<(String, u16)> {
         let bound = self.read_conf()?.and_then(|conf| conf.last_value("bind"));
         let first = bound.as_deref().and_then(|bound| bound.split(' ').next()).map(|word| word.trim_start_matches('-'));
         let host = match first {
@@ -90,13 +108,8 @@ impl RedisShard {
     }
 }
 
-fn set_user((host, port): &(String, u16), password: &str, tls_ca: Option<&str>, rules: &[String]) -> Result<()> {
-    let login =
-        redis::RedisConnectionInfo::default().set_username(ADMIN).set_password(password).set_skip_set_lib_name();
-    let mut connection = build_client(host, *port, login, tls_ca)?.get_connection_with_timeout(TIMEOUT)?;
-    connection.set_read_timeout(Some(TIMEOUT))?;
-    connection.set_write_timeout(Some(TIMEOUT))?;
-    let set = redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(&mut connection);
+fn set_user(connection: &mut redis::Connection, rules: &[String]) -> Result<()> {
+    let set = redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(connection);
     set.map_err(|error| anyhow::Error::msg(hide_passwords(&error.to_string(), rules)))
 }
 

@@ -20,7 +20,7 @@ const MARK: &str = "# dunlin-restart:";
 /// Folder of the units that dunlin writes.
 const UNIT_DIR: &str = "/etc/systemd/system";
 /// Precision of the time at which a process started.
-const START_TOLERANCE: Duration = Duration::from_secs(2);
+pub const START_TOLERANCE: Duration = Duration::from_secs(2);
 
 /// The names of the changes that a process has not read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

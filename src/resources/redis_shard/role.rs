@@ -41,7 +41,7 @@ impl RedisShard {
         }
         let says = |follows: Option<&String>| follows.map_or("is primary".to_owned(), |of| format!("follows {of}"));
         bail!(
-            "shard {} {} here, the map says it {} here: a move or a failover is under way; see `dunlin shards status`",
+            "shard {} {} here, the map says it {} here: a move or a failover is in progress; see `dunlin shards status`",
             self.id,
             says(observed.configured_primary.as_ref()),
             says(wanted)

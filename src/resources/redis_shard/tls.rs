@@ -17,12 +17,27 @@ impl RedisShard {
         !self.tls_ca_file.is_empty()
     }
 
-    /// Checks the path of the CA file.
-    pub(super) fn validate_tls_path(&self) -> Result<(), String> {
-        match self.uses_tls() && !Path::new(&self.tls_ca_file).is_absolute() {
-            true => Err(format!("tls_ca_file must be an absolute path, not \"{}\"", self.tls_ca_file)),
-            false => Ok(()),
+    /// Checks the paths of the TLS files.
+    pub(super) fn validate_tls_paths(&self) -> Result<(), String> {
+        for (key, path) in self.tls_paths() {
+            if !self.uses_tls() {
+                return Err(format!("{key} needs the key tls_ca_file"));
+            }
+            if !path.is_absolute() {
+                return Err(format!("{key} must be an absolute path, not \"{}\"", path.display()));
+            }
         }
+        Ok(())
+    }
+
+    /// Returns the TLS files that the step names: key and path.
+    pub(super) fn tls_paths(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let keys = [
+            ("tls_ca_file", &self.tls_ca_file),
+            ("tls_cert_file", &self.tls_cert_file),
+            ("tls_key_file", &self.tls_key_file),
+        ];
+        keys.into_iter().filter(|(_, path)| !path.is_empty()).map(|(key, path)| (key, Path::new(path)))
     }
 
     /// Checks that the rendered configuration uses TLS for everything if there is a CA file, and for nothing otherwise.
@@ -41,8 +56,15 @@ impl RedisShard {
             ("tls-ca-cert-file", &self.tls_ca_file),
             ("tls-auth-clients", "no"),
         ];
-        match required.into_iter().find(|(name, value)| found(name) != *value) {
-            Some((name, value)) => Err(format!("with tls_ca_file, the rendered configuration needs `{name} {value}`")),
+        if let Some((name, value)) = required.into_iter().find(|(name, value)| found(name) != *value) {
+            return Err(format!("with tls_ca_file, the rendered configuration needs `{name} {value}`"));
+        }
+        let files = [("tls-cert-file", &self.tls_cert_file), ("tls-key-file", &self.tls_key_file)];
+        match files.into_iter().find(|(name, path)| !path.is_empty() && found(name) != **path) {
+            Some((name, path)) => {
+                let key = name.replace('-', "_");
+                Err(format!("with this {key}, the rendered configuration needs `{name} {path}`"))
+            }
             None => Ok(()),
         }
     }
@@ -93,8 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn the_ca_file_has_an_absolute_path() {
-        assert!(shard("ca.crt").validate_tls_path().is_err());
-        assert!(shard("/etc/redis-tls/ca.crt").validate_tls_path().is_ok() && shard("").validate_tls_path().is_ok());
+    fn tls_files_have_absolute_paths() {
+        assert!(shard("ca.crt").validate_tls_paths().is_err());
+        assert!(shard("/etc/redis-tls/ca.crt").validate_tls_paths().is_ok() && shard("").validate_tls_paths().is_ok());
+        let with_cert = |ca: &str| RedisShard { tls_cert_file: "/etc/redis-tls/server.crt".to_owned(), ..shard(ca) };
+        assert_eq!(with_cert("").validate_tls_paths().unwrap_err(), "tls_cert_file needs the key tls_ca_file");
+        let check = |conf: &str| with_cert("/etc/redis-tls/ca.crt").validate_tls_directives(&RedisConf::parse(conf));
+        assert!(check(TLS_LINES).unwrap_err().ends_with("`tls-cert-file /etc/redis-tls/server.crt`"));
+        assert_eq!(check(&format!("{TLS_LINES}tls-cert-file \"/etc/redis-tls/server.crt\"\n")), Ok(()));
     }
 }
