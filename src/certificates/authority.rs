@@ -13,10 +13,12 @@ use rcgen::{
     PublicKeyData,
 };
 
-use crate::atomic_file::{Attributes, write_atomically};
+use crate::atomic_file::{Attributes, sync_folder, write_atomically};
 use crate::inventory::Certificate;
 
 const KEY_FILE: &str = "redis-ca.key";
+/// Name of a new CA's key until the secrets have its certificate.
+const NEW_KEY_FILE: &str = "redis-ca.key.new";
 const KEY_MODE: u32 = 0o600;
 /// Lifetime of a CA's certificate, in days.
 const CA_DAYS: i64 = 3650;
@@ -39,6 +41,25 @@ pub struct IssuedCertificate {
 /// Returns the path of the CA's key in an inventory's folder.
 pub fn ca_key_path(inventory: &Path) -> PathBuf {
     inventory.join(KEY_FILE)
+}
+
+/// Returns the path of a new CA's key until the secrets have its certificate.
+pub fn new_ca_key_path(inventory: &Path) -> PathBuf {
+    inventory.join(NEW_KEY_FILE)
+}
+
+/// Makes the key of a new CA the present one, if the secrets have its certificate.
+///
+/// # Errors
+/// The file cannot be read or renamed, or other users can read it.
+pub fn replace_ca_key(inventory: &Path, cas: &[Certificate]) -> Result<()> {
+    let new_path = new_ca_key_path(inventory);
+    let Some(key) = CaKey::load(&new_path)? else { return Ok(()) };
+    if key.find_ca(cas).is_some() {
+        std::fs::rename(&new_path, ca_key_path(inventory)).with_context(|| new_path.display().to_string())?;
+        sync_folder(inventory)?;
+    }
+    Ok(())
 }
 
 impl CaKey {

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
-pub use authority::{CaKey, ca_key_path};
+use authority::new_ca_key_path;
+pub use authority::{CaKey, ca_key_path, replace_ca_key};
 use secrets_document::SecretsDocument;
 
 use crate::atomic_file::replace_text;
@@ -79,11 +80,13 @@ fn choose_ca<'c>(folder: &Path, known: &'c TlsCertificates, options: &Certificat
     if options.new_ca {
         return Ok(SigningCa::New(None));
     }
-    let key = CaKey::load(&ca_key_path(folder))?;
+    // An interrupted run may have left the key of a new CA: it counts once the secrets have the CA's certificate.
+    let keys = [CaKey::load(&new_ca_key_path(folder))?, CaKey::load(&ca_key_path(folder))?];
+    let mut keys = keys.into_iter().flatten();
     if known.cas.is_empty() {
-        return Ok(SigningCa::New(key));
+        return Ok(SigningCa::New(keys.next()));
     }
-    Ok(match key.and_then(|key| key.find_ca(&known.cas).map(|ca| (ca, key))) {
+    Ok(match keys.find_map(|key| key.find_ca(&known.cas).map(|ca| (ca, key))) {
         Some((ca, key)) => SigningCa::Current(key, ca),
         None => SigningCa::External,
     })
@@ -115,7 +118,8 @@ fn plan_host<'a>(
     HostRow { host, current, reason }
 }
 
-/// Writes the key of a new CA, then the secrets with all new certificates at once.
+/// Writes the key of a new CA, then the secrets with all new certificates at once, then replaces the key of the CA before.
+/// A run that was interrupted in between loses no key: [`replace_ca_key`] completes it, or the next run starts again.
 ///
 /// # Errors
 /// A file cannot be read or written, or the key of the CA is not in the folder.
@@ -137,7 +141,7 @@ pub fn write_certificates(
             };
             let pem = key.create_ca(cluster)?;
             secrets.add_ca(&pem, known.cas.is_empty())?;
-            key.save(&ca_key_path(folder))?;
+            key.save(&new_ca_key_path(folder))?;
             (key, Certificate::parse_pem(&pem)?.swap_remove(0))
         }
     };
@@ -145,5 +149,6 @@ pub fn write_certificates(
         let issued = key.issue(&ca, &row.host.name, &row.host.address)?;
         secrets.set_certificate(&row.host.name, &issued)?;
     }
-    replace_text(&path, &secrets.to_text()?)
+    replace_text(&path, &secrets.to_text()?)?;
+    replace_ca_key(folder, std::slice::from_ref(&ca))
 }

@@ -83,7 +83,11 @@ pub fn plan_rows(
         rows.push(plan_text_file("config", &config.dest, at, &to, texts)?);
     }
     for (unit, at) in desired.config.units.iter().zip(&observation.units) {
-        rows.push(plan_unit(unit, at, &observation.agent_account, texts)?);
+        let mut row = plan_unit(unit, at, &observation.agent_account, texts)?;
+        if observation.lacks_unit_verification && row.changes.iter().any(|change| change.attribute == "content") {
+            row.reason = Some("not verified: the host has no systemd-analyze".to_owned());
+        }
+        rows.push(row);
     }
     for leftover in &observation.leftover_files {
         let mut row = new_row("file", &leftover.path.display().to_string(), Action::Remove, Vec::new(), leftover);

@@ -9,12 +9,14 @@
 mod folder;
 mod path_error;
 mod read_limit;
+mod system_path;
 mod tree;
 mod walk;
 
 pub use folder::{HostFolder, Owner, sync_parent};
 pub use path_error::PathError;
 pub use read_limit::{MAX_TEXT_BYTES, read_limited};
+pub use system_path::ensure_system_path;
 pub use walk::{LinkCheck, LinkOwner};
 
 use std::fs::File;

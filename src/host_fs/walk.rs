@@ -13,7 +13,7 @@ use rustix::io::Errno;
 use super::PathError;
 
 /// As many links as Linux follows in one path.
-const MAX_LINKS: usize = 40;
+pub const MAX_LINKS: usize = 40;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 

@@ -101,6 +101,56 @@ fn a_new_ca_is_trusted_before_it_signs() {
     }
 }
 
+/// The key of a new CA until the secrets have its certificate.
+const NEW_CA_KEY: &str = "inventory/redis-ca.key.new";
+
+#[test]
+fn an_interrupted_change_of_the_ca_loses_no_key() {
+    let renew_one = [&RENEW[..], &["--host", "redis-01"]].concat();
+    // Before the secrets were written: the CA is the old one, and another attempt creates a new one.
+    let project = project_with_certificates();
+    let (first, first_key) = (certificates(&project), read(&project, CA_KEY));
+    project.write(NEW_CA_KEY, &KeyPair::generate().unwrap().serialize_pem());
+    fs::set_permissions(project.path(NEW_CA_KEY), PermissionsExt::from_mode(0o600)).unwrap();
+    project.dunlin(&renew_one).ends(0);
+    assert!(certificates(&project)["redis_01"].is_signed_by(&first["ca-0"]));
+    assert_eq!(read(&project, CA_KEY), first_key);
+    project.dunlin(&["shards", "certificates", "--new-ca"]).ends(0);
+    assert!(!project.path(NEW_CA_KEY).exists() && read(&project, CA_KEY) != first_key);
+
+    // After the secrets were written: the new CA signs, and its key takes the place of the old one.
+    fs::rename(project.path(CA_KEY), project.path(NEW_CA_KEY)).unwrap();
+    project.write(CA_KEY, &first_key);
+    fs::set_permissions(project.path(CA_KEY), PermissionsExt::from_mode(0o600)).unwrap();
+    project.dunlin(&[&renew_one[..], &["--dry-run"]].concat()).ends(0);
+    assert!(project.path(NEW_CA_KEY).exists(), "a dry run changes nothing");
+    project.dunlin(&renew_one).ends(0);
+    let both = certificates(&project);
+    assert!(both["redis_01"].is_signed_by(&both["ca-1"]) && !both["redis_01"].is_signed_by(&both["ca-0"]));
+    assert!(!project.path(NEW_CA_KEY).exists() && read(&project, CA_KEY) != first_key);
+}
+
+#[test]
+fn a_killed_change_of_the_ca_leaves_a_key_that_signs() {
+    let project = project_with_certificates();
+    let before = Instant::now();
+    project.dunlin(&["shards", "certificates", "--new-ca"]).ends(0);
+    let duration = before.elapsed();
+    for attempt in 0..12 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+        command.args(["shards", "certificates", "--new-ca"]).current_dir(project.path("."));
+        let mut child =
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        std::thread::sleep(duration.mul_f64(f64::from(attempt) / 10.0));
+        child.kill().ok();
+        child.wait().unwrap();
+        project.dunlin(&[&RENEW[..], &["--host", "redis-01"]].concat()).ends(0);
+        let found = certificates(&project);
+        let cas = found.iter().filter(|(name, _)| name.starts_with("ca-"));
+        assert!(cas.map(|(_, ca)| ca).any(|ca| found["redis_01"].is_signed_by(ca)));
+    }
+}
+
 #[test]
 fn what_clients_would_refuse_is_a_warning() {
     let project = project_with_certificates();

@@ -92,6 +92,67 @@ fn missing_accounts_and_link_targets_are_found_before_any_change() {
 }
 
 #[test]
+fn links_to_what_a_service_can_replace_are_refused() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "continuous integration runs as root");
+        eprintln!("NOT TESTED: only root can give files away");
+        return;
+    }
+    let opt = tempfile::Builder::new().prefix("dunlin-links-").tempdir_in("/opt").unwrap();
+    let file = |name: &str| {
+        fs::write(opt.path().join(name), "").unwrap();
+        opt.path().join(name)
+    };
+    // A folder and a file of a service, a writable file, and a link of root whose way leads through the service's folder.
+    let folder = opt.path().join("agent");
+    fs::create_dir(&folder).unwrap();
+    let in_folder = file("agent/tool");
+    let (own, writable, good) = (file("own"), file("writable"), file("good"));
+    for path in [&folder, &own] {
+        chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    fs::set_permissions(&writable, fs::Permissions::from_mode(0o666)).unwrap();
+    let (way, hop) = (opt.path().join("way"), folder.join("hop"));
+    std::os::unix::fs::symlink(&good, &hop).unwrap();
+    std::os::unix::fs::symlink(&hop, &way).unwrap();
+    let mut world = DeployFixture::new_fixture();
+    let mut desired = world.desired_state(&desired_release("1.0"));
+    for (target, reason) in [
+        (&in_folder, Some("agent belongs to user nobody")),
+        (&own, Some("own belongs to user nobody")),
+        (&writable, Some("writable has mode 0666")),
+        (&way, Some("agent belongs to user nobody")),
+        (&good, None),
+    ] {
+        let target = target.display().to_string();
+        desired.manifest.links = vec![ReleaseLink { path: release_path("bin/tool"), target: target.clone() }];
+        let host = world.host_agent(&CrashPoint::never());
+        let (scope, desired) = (world.service_scope("test"), Box::new(desired.clone()));
+        let request = DeployRequest::Preflight { scope, desired, listen_ports: Vec::new() };
+        let DeployReply::PreflightDone(problems) = world.handle_request(&host, &request) else { panic!("{target}") };
+        let fits =
+            |problem: &String| reason.is_some_and(|reason| problem.contains(reason) && problem.contains(&target));
+        assert_eq!(problems.len(), usize::from(reason.is_some()), "{problems:?}");
+        assert!(problems.iter().all(fits), "{problems:?}");
+    }
+}
+
+#[test]
+fn a_plan_says_that_units_are_not_verified() {
+    let mut world = DeployFixture::new_fixture();
+    let desired = world.desired_state(&desired_release("1.0"));
+    let reasons = |world: &mut DeployFixture| -> Vec<String> {
+        let (_, plan) = world.plan_host(&world.host_agent(&CrashPoint::never()), &desired);
+        plan.rows.into_iter().filter(|row| row.resource.starts_with("unit ")).filter_map(|row| row.reason).collect()
+    };
+    assert_eq!(reasons(&mut world), Vec::<String>::new());
+    world.lock_machine().lacks_verification = true;
+    assert_eq!(reasons(&mut world)[0], "not verified: the host has no systemd-analyze");
+    world.deploy_desired(&desired, &CrashPoint::never());
+    assert_eq!(reasons(&mut world), Vec::<String>::new(), "nothing changes");
+}
+
+#[test]
 fn a_host_refuses_a_release_without_a_valid_signature() {
     let mut world = DeployFixture::new_fixture();
     let mut desired = world.desired_state(&desired_release("1.0"));

@@ -62,6 +62,8 @@ pub struct FakeMachine {
     next_pid: u32,
     /// Nothing stays up: a database that all releases need is gone.
     pub barren: bool,
+    /// systemd-analyze is not installed.
+    pub lacks_verification: bool,
 }
 
 /// What a running unit was started from.
@@ -136,6 +138,10 @@ impl ServiceManager for FakeServices {
 
     fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>> {
         Ok(Some(self.folder.join(unit)).filter(|path| path.exists()))
+    }
+
+    fn can_verify_units(&self) -> bool {
+        !self.machine.lock().unwrap().lacks_verification
     }
 
     fn verify_units(&self, units: &[(&str, String)]) -> Result<Vec<String>> {

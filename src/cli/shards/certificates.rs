@@ -6,7 +6,8 @@ use serde_json::json;
 use super::ShardsContext;
 use super::dry_run::DryRunArgs;
 use crate::certificates::{
-    CertificateOptions, CertificatePlan, HostRow, SigningCa, ca_key_path, plan_certificates, write_certificates,
+    CertificateOptions, CertificatePlan, HostRow, SigningCa, ca_key_path, plan_certificates, replace_ca_key,
+    write_certificates,
 };
 use crate::cli::command_error::CommandError;
 use crate::cli::exit::Exit;
@@ -39,6 +40,9 @@ impl ShardsContext<'_> {
         let inventory = &self.files.loaded.inventory;
         let certificates = TlsCertificates::from_secrets(inventory.secrets())?;
         let options = CertificateOptions { renew: args.renew, hosts: args.host.clone(), new_ca: args.new_ca };
+        if !args.dry_run.dry_run {
+            replace_ca_key(inventory.dir(), &certificates.cas)?;
+        }
         let plan = plan_certificates(inventory.dir(), hosts, &certificates, &options)?;
         let has_work = plan.has_work();
         self.print_certificates(&certificates, &plan);

@@ -104,6 +104,7 @@ fn observe_desired(
     let mut view = HostView::current();
     let setup = &desired.config;
     observation.agent_account = agent_account(&mut view)?;
+    observation.lacks_unit_verification = !services.can_verify_units();
     observation.unmanaged_paths = find_unmanaged(layout, services, desired)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {

@@ -13,7 +13,7 @@ use self::units::UnitText;
 use super::activate::config_meta;
 use super::contents::count_bytes_to_write;
 use super::layout::ServiceLayout;
-use super::ownership::find_missing_references;
+use super::ownership::find_invalid_references;
 use super::releases::{StoredRelease, read_desired};
 use super::service_manager::ServiceManager;
 use super::state::DeployState;
@@ -46,7 +46,7 @@ impl Preflight<'_> {
         let mut problems = find_missing_accounts(self.desired);
         let signature = check_signature(manifest, &self.desired.signature_check);
         problems.extend(signature.err().map(|error| error.to_string()));
-        problems.extend(find_missing_references(manifest));
+        problems.extend(find_invalid_references(manifest));
         problems.extend(find_missing_space(self.layout, self.desired)?);
         let units = self.read_units()?;
         problems.extend(units::find_invalid_units(self.layout, self.services, manifest, &units)?);

@@ -1,5 +1,6 @@
 //! The service manager, as far as a deploy needs it: systemd, or in tests a recorded one.
 
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::process::{Completed, Program};
 
 /// Time limit for calls of systemctl that neither start nor stop a unit.
 const SYSTEMCTL_TIMEOUT: Duration = Duration::from_secs(300);
+/// Program that verifies units.
+const VERIFY_PROGRAM: &str = "systemd-analyze";
 /// Time limit for the check of units.
 const VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Time that a start or stop may take in addition to the limits of its unit.
@@ -38,6 +41,9 @@ pub trait ServiceManager: Send + Sync {
     /// # Errors
     /// Returns an error if the service manager does not answer.
     fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>>;
+
+    /// Returns whether the host has the program that [`Self::verify_units`] needs.
+    fn can_verify_units(&self) -> bool;
 
     /// Checks units, given with their texts, beside those of the host; returns the messages of the service manager. Empty
     /// if it accepts them, or has no such check.
@@ -140,12 +146,16 @@ impl ServiceManager for Systemd {
         Ok((!path.is_empty()).then(|| PathBuf::from(path)))
     }
 
+    fn can_verify_units(&self) -> bool {
+        std::env::var_os("PATH").is_some_and(|folders| is_installed(VERIFY_PROGRAM, &folders))
+    }
+
     fn verify_units(&self, units: &[(&str, String)]) -> Result<Vec<String>> {
         if units.is_empty() {
             return Ok(Vec::new());
         }
         let folder = tempfile::tempdir().context("creating a folder for the units")?;
-        let mut program = Program::new("systemd-analyze").args(["verify", "--man=no", "--"]).timeout(VERIFY_TIMEOUT);
+        let mut program = Program::new(VERIFY_PROGRAM).args(["verify", "--man=no", "--"]).timeout(VERIFY_TIMEOUT);
         for (name, text) in units {
             let path = folder.path().join(name);
             write_atomically(&path, text.as_bytes(), &Attributes::synced(0o600))?;
@@ -199,6 +209,11 @@ impl ServiceManager for Systemd {
         let said = asked.args(units).output().map(|output| output.stdout).unwrap_or_default();
         String::from_utf8_lossy(&said).lines().map(str::to_owned).collect()
     }
+}
+
+/// Returns whether one of the folders, separated by colons, has a program.
+fn is_installed(program: &str, folders: &OsStr) -> bool {
+    std::env::split_paths(folders).any(|folder| folder.join(program).is_file())
 }
 
 fn is_missing_program(error: &anyhow::Error) -> bool {

@@ -27,6 +27,8 @@ pub struct ServiceObservation {
     pub out_of_rotation: bool,
     /// User and group that the agent runs as: unit files are to be theirs.
     pub agent_account: (String, String),
+    /// Set if the host has no program that verifies units, so that a preflight finds no faults in them.
+    pub lacks_unit_verification: bool,
     /// Units of the asked-for state and the `current` link that were on the host before dunlin first deployed the service.
     /// Empty after the first deploy.
     pub unmanaged_paths: Vec<PathBuf>,
