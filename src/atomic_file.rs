@@ -1,4 +1,5 @@
-//! Replaces files atomically: a reader sees the old content or the new one, never a part, also after a crash.
+//! Replaces files atomically and durably: a reader sees the old content or the new one, never a part, also after a crash
+//! or a power failure.
 //!
 //! The new content is written to a temporary file in the same folder. It is created with mode 0600, gets its owner and
 //! mode through its descriptor, and only then its name: at no time does a path exist through which another user could
@@ -30,25 +31,12 @@ pub struct Attributes {
     pub mode: u32,
     /// The owner and group; the process' own where there are none.
     pub owner: Option<(Uid, Gid)>,
-    /// Durability of the completed write.
-    pub durability: Durability,
-}
-
-/// Describes when a write counts as complete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Durability {
-    /// Once content and name survive a power failure.
-    Synced,
-    /// Once the file is renamed. After a power failure the folder may have the old file again, but no partial one: the
-    /// file systems in use write the data of a file before the rename that replaces another one by it.
-    Ordered,
 }
 
 impl Attributes {
-    /// Returns the attributes of a file with this mode that belongs to the process' own user and survives a power
-    /// failure.
-    pub fn synced(mode: u32) -> Self {
-        Self { mode, owner: None, durability: Durability::Synced }
+    /// Returns the attributes of a file with this mode that belongs to the process' own user.
+    pub fn with_mode(mode: u32) -> Self {
+        Self { mode, owner: None }
     }
 }
 
@@ -75,7 +63,7 @@ impl Folder {
         Self { handle, path: path.to_owned() }
     }
 
-    /// Creates or replaces the file `name`. On an error the old file is unchanged and no temporary file remains.
+    /// Creates or replaces the file `name`; content and name survive a power failure when this returns. On an error the old file is unchanged and no temporary file remains.
     ///
     /// # Errors
     /// Returns an error if the folder is not writable, the owner cannot be set, or the disk is full.
@@ -85,10 +73,7 @@ impl Folder {
             .with_context(|| format!("cannot create a temporary file in {}", self.path.display()))?;
         temporary.write(name, bytes, attributes).with_context(|| format!("cannot write {}", path.display()))?;
         temporary.rename(name).with_context(|| format!("cannot replace {}", path.display()))?;
-        match attributes.durability {
-            Durability::Synced => self.sync(),
-            Durability::Ordered => Ok(()),
-        }
+        self.sync()
     }
 
     /// Puts a symbolic link at `name`, and replaces a link or a file that is there.
@@ -154,7 +139,7 @@ pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
 /// As [`write_atomically`].
 pub fn replace_text(path: &Path, text: &str) -> Result<()> {
     let mode = existing_mode(path).with_context(|| path.display().to_string())?.unwrap_or(0o600);
-    write_atomically(path, text.as_bytes(), &Attributes::synced(mode))
+    write_atomically(path, text.as_bytes(), &Attributes::with_mode(mode))
 }
 
 fn split(path: &Path) -> Result<(&Path, &OsStr)> {
@@ -190,10 +175,7 @@ impl<'a> Temporary<'a> {
         self.copy_extended_attributes(name)?;
         // After the change of owner, which clears the set-id bits.
         rustix::fs::fchmod(self.file.as_fd(), Mode::from_raw_mode(attributes.mode))?;
-        match attributes.durability {
-            Durability::Synced => self.file.sync_all(),
-            Durability::Ordered => Ok(()),
-        }
+        self.file.sync_all()
     }
 
     /// Copies the extended attributes of the file that is replaced: its access control list, capabilities and labels.
@@ -266,10 +248,8 @@ mod tests {
     fn the_mode_is_exact_and_no_temporary_file_remains() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("state.json");
-        for (mode, durability) in
-            [(0o666, Durability::Synced), (0o600, Durability::Ordered), (0o2775, Durability::Synced)]
-        {
-            write_atomically(&path, b"new", &Attributes { mode, owner: None, durability }).unwrap();
+        for mode in [0o666, 0o600, 0o2775] {
+            write_atomically(&path, b"new", &Attributes::with_mode(mode)).unwrap();
             assert_eq!(existing_mode(&path).unwrap(), Some(mode));
         }
         assert_eq!(fs::read(&path).unwrap(), b"new");
@@ -283,7 +263,7 @@ mod tests {
         let (link, target) = (folder.path().join("link"), folder.path().join("target"));
         fs::write(&target, "old").unwrap();
         symlink(&target, &link).unwrap();
-        write_atomically(&link, b"new", &Attributes::synced(0o644)).unwrap();
+        write_atomically(&link, b"new", &Attributes::with_mode(0o644)).unwrap();
         assert!(fs::symlink_metadata(&link).unwrap().is_file());
         assert_eq!(fs::read(&target).unwrap(), b"old");
     }
@@ -294,7 +274,7 @@ mod tests {
         let path = folder.path().join("file");
         fs::write(&path, "old").unwrap();
         rustix::fs::setxattr(&path, "user.origin", b"mirror", XattrFlags::empty()).unwrap();
-        write_atomically(&path, b"new", &Attributes::synced(0o600)).unwrap();
+        write_atomically(&path, b"new", &Attributes::with_mode(0o600)).unwrap();
         let mut value = [0; 16];
         let length = rustix::fs::getxattr(&path, "user.origin", &mut value).unwrap();
         assert_eq!(&value[..length], b"mirror");
@@ -306,12 +286,12 @@ mod tests {
         let path = folder.path().join("taken");
         // A folder with an entry cannot be replaced by a file.
         fs::create_dir_all(path.join("entry")).unwrap();
-        let error = write_atomically(&path, b"new", &Attributes::synced(0o644)).unwrap_err();
+        let error = write_atomically(&path, b"new", &Attributes::with_mode(0o644)).unwrap_err();
         assert!(error.to_string().contains("taken"), "{error:#}");
         assert_eq!(names(folder.path()), ["taken"]);
         let missing = folder.path().join("no/such/file");
-        assert!(write_atomically(&missing, b"new", &Attributes::synced(0o644)).is_err());
-        assert!(write_atomically(Path::new("/"), b"new", &Attributes::synced(0o644)).is_err());
+        assert!(write_atomically(&missing, b"new", &Attributes::with_mode(0o644)).is_err());
+        assert!(write_atomically(Path::new("/"), b"new", &Attributes::with_mode(0o644)).is_err());
     }
 
     #[test]
@@ -323,7 +303,7 @@ mod tests {
         let folder = Folder::open(&here).unwrap();
         fs::rename(&here, &there).unwrap();
         symlink(&other, &here).unwrap();
-        folder.replace(OsStr::new("file"), b"new", &Attributes::synced(0o600)).unwrap();
+        folder.replace(OsStr::new("file"), b"new", &Attributes::with_mode(0o600)).unwrap();
         assert_eq!(names(&there), ["file"]);
         assert!(names(&other).is_empty());
     }

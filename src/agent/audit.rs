@@ -8,8 +8,8 @@ mod changes;
 mod peer;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -19,6 +19,7 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::atomic_file::sync_folder;
 use crate::lock;
 pub use changes::{AuditSink, change_of_deploy, change_of_shard, describe_failure, record_reply};
 use peer::SshPeer;
@@ -147,6 +148,7 @@ impl AuditRun {
 
 fn append_entry(mut file: &File, run: &str, event: &str, fields: Value) -> std::io::Result<()> {
     let at = format!("{:.3}", jiff::Timestamp::now());
+    end_torn_line(file)?;
     let mut entry = json!({ "at": at, "run": run, "event": event });
     if let (Some(entry), Value::Object(fields)) = (entry.as_object_mut(), fields) {
         entry.extend(fields.into_iter().filter(|(_, value)| !value.is_null()));
@@ -154,24 +156,28 @@ fn append_entry(mut file: &File, run: &str, event: &str, fields: Value) -> std::
     file.write_all(format!("{entry}\n").as_bytes())
 }
 
-/// Opens the log at its end. A line that was torn by a full disk is ended first.
+/// Ends the last line if a full disk or a crash tore it, so that no reader takes the next one for a part of it.
+fn end_torn_line(mut file: &File) -> std::io::Result<()> {
+    let length = file.metadata()?.len();
+    let mut last = [b'\n'];
+    if length > 0 {
+        file.read_exact_at(&mut last, length - 1)?;
+    }
+    if last == *b"\n" { Ok(()) } else { file.write_all(b"\n") }
+}
+
+/// Opens the log at its end, and creates it where it is missing.
 fn open_log(path: &Path) -> Result<File> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path.parent().context("it has no folder")?)?;
+    let folder = path.parent().context("it has no folder")?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     if fs::symlink_metadata(path).is_ok_and(|stat| stat.len() > MAX_BYTES) {
         fs::rename(path, path.with_extension("jsonl.1"))?;
     }
     let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
     let flags = i32::try_from(flags)?;
-    let mut file =
-        OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
-    let length = file.metadata()?.len();
-    let mut last = [b'\n'];
-    if length > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-    }
-    if last != *b"\n" {
-        file.write_all(b"\n")?;
+    let file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).custom_flags(flags).open(path)?;
+    if file.metadata()?.len() == 0 {
+        sync_folder(folder)?;
     }
     Ok(file)
 }
@@ -227,6 +233,13 @@ mod tests {
         let log = AuditLog::new(folder.path(), Path::new("/none"));
         log.begin_run(&origin("2")).unwrap();
         assert_eq!(entries(folder.path())[0]["event"], "run_started");
+        // A write of this very run, or of another agent, that a full disk cut.
+        let path = folder.path().join("audit.jsonl");
+        OpenOptions::new().append(true).open(path).unwrap().write_all(b"{\"at\":").unwrap();
+        log.record_change("file /a", "add", None);
+        log.end_run(false);
+        let events: Vec<Value> = entries(folder.path()).iter().map(|entry| entry["event"].clone()).collect();
+        assert_eq!(events, ["run_started", "change", "run_ended"]);
     }
 
     #[test]

@@ -97,7 +97,7 @@ impl CaKey {
     /// # Errors
     /// The file cannot be written.
     pub fn save(&self, path: &Path) -> Result<()> {
-        write_atomically(path, self.pair.serialize_pem().as_bytes(), &Attributes::synced(KEY_MODE))
+        write_atomically(path, self.pair.serialize_pem().as_bytes(), &Attributes::with_mode(KEY_MODE))
     }
 
     /// Returns the CA among these that has this key.

@@ -150,8 +150,9 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let exit = if error.use_stderr() { Exit::Usage } else { Exit::Done };
-            // A closed pipe is no reason to fail a second time.
-            let _ = error.print();
+            // A closed pipe (`--help | head`) is not an error.
+            let is_lost = error.print().is_err_and(|error| error.kind() != std::io::ErrorKind::BrokenPipe);
+            let exit = if is_lost && exit == Exit::Done { Exit::Error } else { exit };
             return ExitCode::from(exit.code());
         }
     };
@@ -176,7 +177,14 @@ fn run_command(cli: Cli) -> ExitCode {
     if name.is_some() {
         reporter.report_summary(RunSummary { counts, failed_hosts: failed, exit_code: exit.code() });
     }
-    ExitCode::from(exit.code())
+    ExitCode::from(fail_on_lost_output(exit, &reporter).code())
+}
+
+/// Returns the exit code of a run whose output may have been lost, because the disk of its file is full for example.
+fn fail_on_lost_output(exit: Exit, reporter: &Reporter) -> Exit {
+    let Some(error) = crate::report::stdout_error() else { return exit };
+    reporter.report_error(&format!("output was lost: cannot write to standard output: {error}"), &[]);
+    if matches!(exit, Exit::Done | Exit::Pending) { Exit::Error } else { exit }
 }
 
 impl CliCommand {

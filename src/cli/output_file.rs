@@ -23,7 +23,7 @@ pub fn seal_error(path: &Path, error: SealError) -> CommandError {
 pub fn write_output_file(path: &Path, bytes: &[u8]) -> Result<(), CommandError> {
     let is_replaced = path.metadata().map_or(true, |stat| stat.is_file());
     let written = if is_replaced {
-        write_atomically(path, bytes, &Attributes::synced(PRIVATE_MODE))
+        write_atomically(path, bytes, &Attributes::with_mode(PRIVATE_MODE))
     } else {
         std::fs::write(path, bytes).map_err(anyhow::Error::from)
     };

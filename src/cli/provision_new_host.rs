@@ -100,7 +100,7 @@ impl ProvisionNewHostCommand {
             }
             require_confirmation("Add this host to the inventory?", self.args.yes)?;
             let mode = existing_mode(&path)?.unwrap_or(0o644);
-            write_atomically(&path, after.as_bytes(), &Attributes::synced(mode))?;
+            write_atomically(&path, after.as_bytes(), &Attributes::with_mode(mode))?;
         }
         provision_hosts(Some(&self.name), &self.args, common).await
     }

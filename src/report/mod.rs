@@ -14,6 +14,6 @@ pub use failover_text::format_failover;
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;
 pub use rebalance_text::format_rebalance;
-pub use reporter::{Reporter, RunSummary, Style};
+pub use reporter::{Reporter, RunSummary, Style, stdout_error};
 pub use run_id::RunId;
 pub use run_log::{keep_run_log, record_event};

@@ -1,6 +1,7 @@
 //! Writes plans and events of a run.
 
-use std::io::Write;
+use std::io::{self, ErrorKind, Write};
+use std::sync::OnceLock;
 
 use anstyle::AnsiColor;
 use serde_json::{Value, json};
@@ -196,14 +197,26 @@ impl Reporter {
     }
 }
 
-/// Writes text to stdout, with control characters escaped. A closed pipe (`| head`) is not an error.
+/// The first error of writing to stdout in this process.
+static STDOUT_ERROR: OnceLock<io::Error> = OnceLock::new();
+
+/// Returns the error because of which output on stdout was lost; `None` if all of it was written.
+pub fn stdout_error() -> Option<&'static io::Error> {
+    STDOUT_ERROR.get()
+}
+
+/// Writes text to stdout, with control characters escaped. A closed pipe (`| head`) is not an error; any other one does
+/// not stop the run, and makes it fail at its end.
 fn write_stdout(text: &str) {
     let text = escape_control_characters(text);
-    let mut stdout = std::io::stdout().lock();
-    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(STDOUT_ERROR.set(error)),
+        _ => {}
+    }
 }
 
 /// Writes text to stderr, with control characters escaped. Errors are ignored: there is no other place to report them.
 pub(super) fn write_stderr(text: &str) {
-    let _ = std::io::stderr().lock().write_all(escape_control_characters(text).as_bytes());
+    let _ = io::stderr().lock().write_all(escape_control_characters(text).as_bytes());
 }

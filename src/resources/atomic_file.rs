@@ -1,6 +1,6 @@
 //! Changes files atomically: a reader sees the old or the new state, never a partial one.
-//! No sync per file: the rename is ordered behind the data by the file systems in use, and a run that a power cut
-//! interrupted is run again.
+//! A file is synced before its rename, and its folder after it: a power failure leaves no empty file, and undoes nothing
+//! that a handler was run for.
 
 use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{Gid, Uid};
 
 use super::{HostView, PathMeta};
-use crate::atomic_file::{Attributes, Durability};
+use crate::atomic_file::Attributes;
 use crate::host_fs::{self, HostFolder};
 
 /// Writes a file under a temporary name beside its place, with its final permissions and owner, and renames it there.
@@ -19,7 +19,7 @@ use crate::host_fs::{self, HostFolder};
 /// then unchanged.
 pub fn write_file(path: &Path, bytes: &[u8], meta: &PathMeta) -> Result<()> {
     let (folder, name) = open_parent(path)?;
-    let attributes = Attributes { mode: meta.mode, owner: Some(resolve_ids(meta)?), durability: Durability::Ordered };
+    let attributes = Attributes { mode: meta.mode, owner: Some(resolve_ids(meta)?) };
     folder.replace(name, bytes, &attributes)
 }
 

@@ -80,6 +80,41 @@ fn links_of_root_and_links_to_the_users_own_folders_are_followed() {
     assert!(own.join("a").is_file() && home.victim_folder().join("b").is_file());
 }
 
+/// `cap_net_bind_service=ep`, as `setcap` writes it.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+/// The access control list of a file with mode 0640 that `nobody` may read, as `setfacl` writes it.
+fn access_control_list() -> Vec<u8> {
+    let entry =
+        |tag: u16, rights: u16, id: u32| [&tag.to_le_bytes()[..], &rights.to_le_bytes(), &id.to_le_bytes()].concat();
+    let none = u32::MAX;
+    let entries = [entry(1, 6, none), entry(2, 4, NOBODY), entry(4, 4, none), entry(16, 4, none), entry(32, 0, none)];
+    [&2_u32.to_le_bytes()[..], &entries.concat()].concat()
+}
+
+#[test]
+fn capabilities_and_access_control_lists_are_kept() {
+    let home = HostileHome::create();
+    let dest = home.victim_folder().join("program");
+    fs::write(&dest, "old").unwrap();
+    let flags = rustix::fs::XattrFlags::empty();
+    let attributes = [("system.posix_acl_access", access_control_list()), ("security.capability", CAPABILITY.to_vec())];
+    for (name, value) in &attributes {
+        rustix::fs::setxattr(&dest, *name, value, flags).unwrap();
+    }
+    let mut blobs = ResourceBlobs::default();
+    let table = json!({ "dest": dest, "content": "new", "owner": "root", "group": "root", "mode": "0640" });
+    let step = blobs.parse_step("file", table).unwrap();
+    let row = apply_step(&*step, &mut ApplyContext::new(&blobs), &blobs).unwrap();
+    assert_eq!(row.action, Action::Change, "{row:?}");
+    assert_eq!(fs::read_to_string(&dest).unwrap(), "new");
+    for (name, value) in attributes {
+        let mut found = vec![0; 1024];
+        let length = rustix::fs::getxattr(&dest, name, &mut found).unwrap();
+        assert_eq!(found[..length], value, "{name}");
+    }
+}
+
 #[test]
 fn a_second_name_of_a_file_of_root_is_not_given_away() {
     let home = HostileHome::create();

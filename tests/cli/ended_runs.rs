@@ -9,8 +9,8 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::agent::{LIMIT, is_alive, wait_until};
-use crate::loopback;
 use crate::program::Project;
+use crate::{example, loopback};
 
 /// A run of `dunlin exec` whose command has started.
 struct RunningExec {
@@ -91,6 +91,34 @@ fn a_killed_run_ends_its_command_and_the_next_run_removes_its_folder() {
     // The folder was there when the run was killed; any run removes it, also one of another test.
     project.dunlin(&["exec", "web", "--", "true"]).ends(0);
     assert!(!exec.folder.exists());
+}
+
+#[test]
+fn lost_output_fails_the_run() {
+    let project = example::project();
+    let full = || std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let run = |arguments: &[&str], stderr_is_full: bool| {
+        let mut command = project.command(arguments);
+        command.stdin(Stdio::null()).stdout(full());
+        if stderr_is_full {
+            command.stderr(full());
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for arguments in [&["hosts"][..], &["hosts", "--json"], &["man"], &["completions", "bash"], &["shards", "check"]] {
+        let (code, error) = run(arguments, false);
+        assert_eq!(code, Some(1), "{arguments:?}: {error}");
+        assert!(error.contains("output was lost") && error.contains("No space left"), "{arguments:?}: {error}");
+        assert_eq!(run(arguments, true).0, Some(1), "{arguments:?}");
+    }
+    assert_eq!(run(&["--help"], false).0, Some(1));
+    assert_eq!(run(&["no-such-command"], true).0, Some(64));
+    // `| head`: a reader that has seen enough is not an error.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = project.command(&["man"]).stdin(Stdio::null()).stdout(writer).output().unwrap();
+    assert_eq!((output.status.code(), output.stderr.len()), (Some(0), 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use dunlin::protocol::lock::{LockRequest, LockResult};
 use dunlin::protocol::{AgentMessage, ControllerMessage, Reply, Request, frame};
-use dunlin_shards::ShardMap;
+use dunlin_shards::{InstanceAddress, ShardMap, build_client};
 use redis::Value;
 use serde_json::Value as Json;
 
@@ -38,6 +38,8 @@ pub struct TestCluster<'f> {
     pub fleet: &'f TestFleet,
     pub project: FleetProject,
     pub shards: u16,
+    /// The CA of instances that use TLS.
+    pub tls_ca: Option<String>,
     /// Where instances may be.
     hosts: Vec<&'static str>,
 }
@@ -66,20 +68,25 @@ pub enum InstanceRole {
 impl<'f> TestCluster<'f> {
     /// Removes what tests before left, and provisions; nothing is pending afterwards.
     pub fn without_replicas(fleet: &'f TestFleet) -> Self {
-        Self::create_cluster(fleet, SHARD_COUNT, false)
+        Self::create_cluster(fleet, SHARD_COUNT, false, false)
+    }
+
+    /// The same with TLS, and certificates of `dunlin shards certificates`.
+    pub fn with_tls(fleet: &'f TestFleet) -> Self {
+        Self::create_cluster(fleet, SHARD_COUNT, false, true)
     }
 
     /// The same in two zones, each shard with a replica in the other one; the host that joins later is in redis-01's.
     pub fn with_replicas(fleet: &'f TestFleet) -> Self {
-        Self::create_cluster(fleet, SHARD_COUNT, true)
+        Self::create_cluster(fleet, SHARD_COUNT, true, false)
     }
 
     /// The same with a few shards.
     pub fn small_with_replicas(fleet: &'f TestFleet) -> Self {
-        Self::create_cluster(fleet, SMALL_SHARD_COUNT, true)
+        Self::create_cluster(fleet, SMALL_SHARD_COUNT, true, false)
     }
 
-    fn create_cluster(fleet: &'f TestFleet, shards: u16, replicas: bool) -> Self {
+    fn create_cluster(fleet: &'f TestFleet, shards: u16, replicas: bool, tls: bool) -> Self {
         fleet.root_on(&HOST_NAMES, CLEANUP_SCRIPT);
         let mut project = FleetProject::with_fleet(fleet);
         project.hosts["groups"]["redis"] = toml::from_str(
@@ -100,7 +107,12 @@ impl<'f> TestCluster<'f> {
         );
         std::fs::write(&secrets, words).unwrap();
         std::fs::set_permissions(&secrets, std::fs::Permissions::from_mode(0o600)).unwrap();
-        let cluster = Self { fleet, project, shards, hosts: REDIS_HOSTS.to_vec() };
+        let mut cluster = Self { fleet, project, shards, tls_ca: None, hosts: REDIS_HOSTS.to_vec() };
+        if tls {
+            cluster.project.run_dunlin(&["shards", "certificates"]).assert_status(0);
+            let secrets: toml::Table = std::fs::read_to_string(&secrets).unwrap().parse().unwrap();
+            cluster.tls_ca = Some(secrets["redis"]["tls"]["ca"].as_str().unwrap().to_owned());
+        }
         cluster.project.run_dunlin(&["provision", "--yes", "--quiet"]).assert_status(0);
         cluster.fill_shards();
         cluster
@@ -134,6 +146,9 @@ impl<'f> TestCluster<'f> {
         self.project.hosts["groups"]["redis"]["hosts"] =
             hosts.iter().map(|name| (*name).into()).collect::<Vec<toml::Value>>().into();
         self.project.write_files();
+        if self.tls_ca.is_some() {
+            self.project.run_dunlin(&["shards", "certificates"]).assert_status(0);
+        }
         self.project.run_dunlin(&["provision", "--yes", "--quiet"]).assert_status(0);
     }
 
@@ -198,9 +213,11 @@ impl<'f> TestCluster<'f> {
     }
 
     pub fn connect(&self, host: &str, shard: u16, (user, password): (&str, &str)) -> Option<redis::Connection> {
-        let url = format!("redis://{user}:{password}@{}/", self.address(host, shard));
+        let login = redis::RedisConnectionInfo::default().set_username(user).set_password(password);
+        let address: InstanceAddress = self.address(host, shard).parse().unwrap();
+        let client = build_client(&address.host, address.port, login, self.tls_ca.as_deref()).unwrap();
         let limit = Duration::from_secs(2);
-        let connection = redis::Client::open(url).unwrap().get_connection_with_timeout(limit).ok()?;
+        let connection = client.get_connection_with_timeout(limit).ok()?;
         connection.set_read_timeout(Some(limit)).unwrap();
         Some(connection)
     }
@@ -320,4 +337,4 @@ fn initial_map(shards: u16, replicas: bool) -> String {
 /// Ends and removes shards of an earlier test, and what dunlin knows of them; the packages stay.
 const CLEANUP_SCRIPT: &str = "systemctl disable --now --quiet $(systemctl list-units --all --plain --no-legend 'redis-shard@*' | cut -d' ' -f1) 2>/dev/null
     systemctl reset-failed 'redis-shard@*' 2>/dev/null
-    rm -rf /etc/redis/shard-* /var/lib/redis/shard-* /var/lib/dunlin/moves /var/lib/dunlin/locks /var/lib/dunlin/pending.json /etc/timeline";
+    rm -rf /etc/redis/shard-* /var/lib/redis/shard-* /var/lib/dunlin/moves /var/lib/dunlin/locks /var/lib/dunlin/pending.json /etc/timeline /etc/redis-tls";

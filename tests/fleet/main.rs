@@ -37,4 +37,5 @@ mod restarts;
 mod rollouts;
 mod shop;
 mod timing;
+mod tls;
 mod writers;

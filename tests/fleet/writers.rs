@@ -42,8 +42,14 @@ fn timeline_key(timeline: u64) -> String {
 impl FleetWriters {
     /// Begins to write through the published map.
     pub fn start_writers(map: &Path) -> Self {
+        Self::start_with_ca(map, None)
+    }
+
+    /// The same over TLS, if there is a CA.
+    pub fn start_with_ca(map: &Path, tls_ca: Option<String>) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        let options = ConnectionOptions { password: Some(APP_PASSWORD.to_owned()), ..ConnectionOptions::default() };
+        let options =
+            ConnectionOptions { password: Some(APP_PASSWORD.to_owned()), tls_ca, ..ConnectionOptions::default() };
         let shards = runtime.block_on(ShardConnections::open(map, options)).unwrap();
         let (stop, log) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(AckLog::default())));
         let spawn =

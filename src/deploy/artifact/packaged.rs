@@ -55,7 +55,7 @@ pub(super) fn record_packaged(folder: &Path, manifest: &ReleaseManifest) -> Resu
     packaged.versions.push(manifest.version.clone());
     let mut json = serde_json::to_vec_pretty(&packaged)?;
     json.push(b'\n');
-    write_atomically(&path, &json, &Attributes::synced(0o644))
+    write_atomically(&path, &json, &Attributes::with_mode(0o644))
 }
 
 /// Returns the artifact of a service that was packaged last; without a record, the one of the newest revision.

@@ -46,7 +46,7 @@ impl Artifact {
     /// The signature cannot be made or written.
     pub fn sign(&mut self, key: &minisign::SecretKey) -> Result<()> {
         let signature = sign_manifest(&self.manifest, key)?;
-        write_atomically(&signature_path(&self.path), signature.as_bytes(), &Attributes::synced(0o644))?;
+        write_atomically(&signature_path(&self.path), signature.as_bytes(), &Attributes::with_mode(0o644))?;
         self.signature = Some(signature);
         Ok(())
     }
@@ -57,6 +57,6 @@ impl Artifact {
         if fs::read(&path).is_ok_and(|existing| existing == json) {
             return Ok(());
         }
-        write_atomically(&path, &json, &Attributes::synced(0o644)).context("writing the manifest")
+        write_atomically(&path, &json, &Attributes::with_mode(0o644)).context("writing the manifest")
     }
 }

@@ -200,7 +200,7 @@ pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
 /// Writes a record as JSON, durably and for root alone.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let bytes = serde_json::to_vec(value).context("a record as JSON")?;
-    write_atomically(path, &bytes, &Attributes::synced(0o600))
+    write_atomically(path, &bytes, &Attributes::with_mode(0o600))
 }
 
 /// Reads a record; `None` where there is none.

@@ -194,7 +194,7 @@ pub(super) fn store_setup(release: &Path, setup: &ServiceConfig, texts: &BTreeMa
         let path = text_path(release, digest);
         if !fs::read(&path).is_ok_and(|bytes| bytes == *text) {
             ensure!(Digest::of_bytes(text) == **digest, "a text does not have its digest");
-            write_atomically(&path, text, &Attributes::synced(0o600))?;
+            write_atomically(&path, text, &Attributes::with_mode(0o600))?;
         }
     }
     // The setup last: where it stands, its texts do.

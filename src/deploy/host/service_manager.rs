@@ -158,7 +158,7 @@ impl ServiceManager for Systemd {
         let mut program = Program::new(VERIFY_PROGRAM).args(["verify", "--man=no", "--"]).timeout(VERIFY_TIMEOUT);
         for (name, text) in units {
             let path = folder.path().join(name);
-            write_atomically(&path, text.as_bytes(), &Attributes::synced(0o600))?;
+            write_atomically(&path, text.as_bytes(), &Attributes::with_mode(0o600))?;
             program = program.arg(path);
         }
         let checked = match program.output() {

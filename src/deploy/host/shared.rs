@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{Gid, Uid};
 
 use super::layout::ServiceLayout;
-use crate::atomic_file::{Attributes, Durability};
+use crate::atomic_file::Attributes;
 use crate::host_fs::{HostFolder, ensure_folder};
 use crate::protocol::deploy::{DesiredState, ObservedShared, ServiceConfig, SharedPath};
 use crate::resources::{HostView, PathMeta, atomic_file};
@@ -47,7 +47,7 @@ pub(super) fn create_shared(layout: &ServiceLayout, config: &ServiceConfig) -> R
         if shared.is_folder {
             folder.create_folder(name, FOLDER_MODE, owner)?;
         } else {
-            let attributes = Attributes { mode: FILE_MODE, owner, durability: Durability::Synced };
+            let attributes = Attributes { mode: FILE_MODE, owner };
             folder.replace(name, b"", &attributes)?;
         }
         folder.sync()?;

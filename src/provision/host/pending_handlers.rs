@@ -73,6 +73,6 @@ impl PendingHandlers {
                 _ => Ok(()),
             };
         }
-        write_atomically(Path::new(PENDING_HANDLERS_FILE), &serde_json::to_vec(self)?, &Attributes::synced(0o600))
+        write_atomically(Path::new(PENDING_HANDLERS_FILE), &serde_json::to_vec(self)?, &Attributes::with_mode(0o600))
     }
 }

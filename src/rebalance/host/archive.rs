@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use crate::atomic_file::{Attributes, Durability};
+use crate::atomic_file::Attributes;
 use crate::host_fs::{self, HostFolder};
 use crate::resources::atomic_file::resolve_ids;
 use crate::resources::redis_shard::RedisShard;
@@ -55,7 +55,7 @@ pub fn write_archive_note(instance: &RedisShard, archive_dir: &Path, name: &str,
 
 fn archived_attributes(instance: &RedisShard) -> Result<Attributes> {
     let meta = instance.file_meta();
-    Ok(Attributes { mode: meta.mode, owner: Some(resolve_ids(&meta)?), durability: Durability::Synced })
+    Ok(Attributes { mode: meta.mode, owner: Some(resolve_ids(&meta)?) })
 }
 
 fn unused_archive_path(folder: &Path, reason: &str) -> PathBuf {

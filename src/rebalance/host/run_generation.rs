@@ -28,7 +28,7 @@ fn generation_path(folder: &Path) -> PathBuf {
 pub fn take_next_generation(folder: &Path, run: &str) -> Result<u64> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let latest = LatestRun { generation: read_latest_run(folder)?.generation + 1, run: run.to_owned() };
-    write_atomically(&generation_path(folder), &serde_json::to_vec(&latest)?, &Attributes::synced(0o600))?;
+    write_atomically(&generation_path(folder), &serde_json::to_vec(&latest)?, &Attributes::with_mode(0o600))?;
     Ok(latest.generation)
 }
 
