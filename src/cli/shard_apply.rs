@@ -15,7 +15,6 @@ use crate::fleet::Session;
 use crate::inventory::ByteSize;
 use crate::plan::{ChangeCounts, format_count};
 use crate::protocol::Event;
-use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::RebalanceContext;
 use crate::rebalance::apply::{MoveObserver, PlannedMove, RebalanceOutcome, apply_moves, preflight_moves};
 use crate::rebalance::finish::{ApplyOptions, MoveResult};
@@ -137,7 +136,7 @@ pub async fn apply_and_report(
 ) -> Result<Exit, CommandError> {
     totals.moves = request.moves.len();
     files.state.save_pending_moves(request.moves)?;
-    files.state.save_throttle(&context.options.move_limits(ThrottleLimits::default()).throttle)?;
+    files.state.save_throttle(&context.options.throttle_limits())?;
     let (progress, begin) = (ProgressBars::new(reporter.json, reporter.style.quiet), Instant::now());
     let on_progress = |host: &str, event: &Event| print_event(reporter, &progress, host, event);
     let unfinished = Mutex::new(request.moves.to_vec());

@@ -297,8 +297,8 @@ pub async fn cut_over_shard(
     // has the source do it.
     let request = MinReplicasRequest {
         header: context.hosts.step_header(from, spec.header.shard, &spec.header.run),
-        address: spec.from.clone(),
-        replicas: u32::try_from(spec.operation.other_replicas().len())? + 1,
+        address: spec.record.from.clone(),
+        replicas: u32::try_from(spec.record.operation.other_replicas().len())? + 1,
         instance: context.desired_instance(map_before, spec.header.shard, from)?,
     };
     let source_is_armed = context.hosts.call_host(from, call::RequireReplicas(request), on_progress).await.is_ok();

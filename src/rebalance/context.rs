@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::connected_hosts::ConnectedHosts;
 use super::instance_templates::InstanceTemplates;
 use super::map_file::{MapFile, map_after_move};
-use crate::protocol::shard::{MoveLimits, MoveSpec, Operation};
+use crate::protocol::shard::{MoveLimits, MoveRecord, MoveSpec, Operation};
 use crate::protocol::throttle::{ThrottleLimits, ThrottleOverrides};
 
 /// The inputs of a rebalance.
@@ -34,10 +34,14 @@ pub struct MoveOptions {
 }
 
 impl MoveOptions {
-    /// Returns the limits of a move that had these limits of the throttle before.
-    pub fn move_limits(&self, previous: ThrottleLimits) -> MoveLimits {
-        let throttle = self.throttle.apply_to(previous);
-        MoveLimits { throttle, allow_reencoding: self.allow_reencoding, ..MoveLimits::default() }
+    /// Returns the limits of a move.
+    pub fn move_limits(&self) -> MoveLimits {
+        MoveLimits { allow_reencoding: self.allow_reencoding, ..MoveLimits::default() }
+    }
+
+    /// Returns the limits that protect the source's clients, of a move that begins.
+    pub fn throttle_limits(&self) -> ThrottleLimits {
+        self.throttle.apply_to(ThrottleLimits::default())
     }
 }
 
@@ -59,17 +63,22 @@ impl RebalanceContext<'_> {
         let after = map_after_move(map, shard, to)?;
         let address = |host: &str| self.hosts.instance_address(map, shard, host);
         let others = from.replicas.iter().filter(|replica| *replica != to);
+        let other_replicas = others.map(|host| address(host)).collect::<Result<_>>()?;
         Ok(MoveSpec {
             header: self.hosts.step_header(to, shard, run),
-            operator: self.options.operator.clone(),
-            from: address(&from.host)?,
-            to: address(to)?,
-            operation: Operation::Relocate { other_replicas: others.map(|host| address(host)).collect::<Result<_>>()? },
-            epoch: after.epoch.0,
-            app_user: from.id.acl_user(),
-            instance: self.desired_instance(&after, shard, to)?,
+            record: MoveRecord {
+                operation: Operation::Relocate { other_replicas },
+                from: address(&from.host)?,
+                to: address(to)?,
+                epoch: after.epoch.0,
+                app_user: from.id.acl_user(),
+                instance: self.desired_instance(&after, shard, to)?,
+                min_replicas: None,
+                operator: self.options.operator.clone(),
+                throttle: self.options.throttle_limits(),
+            },
             source_file_requires_replicas: false,
-            limits: self.options.move_limits(ThrottleLimits::default()),
+            limits: self.options.move_limits(),
         })
     }
 }

@@ -92,8 +92,13 @@ pub async fn finish_move(
     }
     report_phase(spec, to, "retire", on_progress);
     let instance = context.desired_instance(map_before, spec.header.shard, from)?;
-    let retirement =
-        Retirement { run: &spec.header.run, shard: spec.header.shard, host: from, primary: spec.to.clone(), instance };
+    let retirement = Retirement {
+        run: &spec.header.run,
+        shard: spec.header.shard,
+        host: from,
+        primary: spec.record.to.clone(),
+        instance,
+    };
     let retire_blocked = retire_instance(context, &map, &retirement, *options).await?;
     if retire_blocked.is_none() {
         report_phase(spec, to, "done", on_progress);

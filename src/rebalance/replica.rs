@@ -12,7 +12,6 @@ use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
-use crate::protocol::throttle::ThrottleLimits;
 
 /// A replica to create.
 #[derive(Clone, Copy, Debug)]
@@ -69,7 +68,8 @@ async fn finish_replica(
         let current = context.map_file.read()?;
         publish::publish_map(context, &[placement_with_replica(&current, change)?]).await?
     };
-    let named = MoveSpec { epoch: map.epoch.0, ..spec.clone() };
+    let mut named = spec.clone();
+    named.record.epoch = map.epoch.0;
     context.hosts.call_host(change.new_host, call::CommitReplica(named), &|_, _| {}).await?;
     let retire_blocked = match change.replaced_host {
         Some(old) => {
@@ -118,17 +118,21 @@ pub fn replica_spec(
     let after = map_with_replicas(map, &placement_with_replica(map, change)?);
     Ok(MoveSpec {
         header: context.hosts.step_header(new, shard, run),
-        operator: context.options.operator.clone(),
-        from: context.hosts.instance_address(map, shard, &entry.host)?,
-        to: context.hosts.instance_address(map, shard, new)?,
-        operation: Operation::CreateReplica {
-            replaces: old.map(|host| context.hosts.instance_address(map, shard, host)).transpose()?,
+        record: MoveRecord {
+            operation: Operation::CreateReplica {
+                replaces: old.map(|host| context.hosts.instance_address(map, shard, host)).transpose()?,
+            },
+            from: context.hosts.instance_address(map, shard, &entry.host)?,
+            to: context.hosts.instance_address(map, shard, new)?,
+            epoch: map.epoch.next().0,
+            app_user: entry.id.acl_user(),
+            instance: context.desired_instance(&after, shard, new)?,
+            min_replicas: None,
+            operator: context.options.operator.clone(),
+            throttle: context.options.throttle_limits(),
         },
-        epoch: map.epoch.next().0,
-        app_user: entry.id.acl_user(),
-        instance: context.desired_instance(&after, shard, new)?,
         source_file_requires_replicas: false,
-        limits: context.options.move_limits(ThrottleLimits::default()),
+        limits: context.options.move_limits(),
     })
 }
 
@@ -240,10 +244,8 @@ pub async fn resume_replica(
     let map = context.map_file.read()?;
     let (replaced_host, new_host) = find_replica_hosts(context, state)?;
     let change = ReplicaChange { shard: state.shard, replaced_host, new_host };
-    let spec = MoveSpec {
-        limits: context.options.move_limits(state.record.throttle),
-        ..replica_spec(context, &map, &state.run, change)?
-    };
+    let mut spec = replica_spec(context, &map, &state.run, change)?;
+    spec.record.throttle = context.options.throttle.apply_to(state.record.throttle);
     let finish = FinishContext {
         publish_lock: &Mutex::new(()),
         options: ApplyOptions { ignore_unknown_epochs: true, ..ApplyOptions::default() },
@@ -252,12 +254,12 @@ pub async fn resume_replica(
     if placement_with_replica(&map, change)? == current_placement(&map, state.shard)? {
         return finish_replica(context, &spec, change, &finish).await;
     }
-    if spec.from != state.record.from {
+    if spec.record.from != state.record.from {
         let MoveRecord { from, to, .. } = &state.record;
         bail!(
             "shard {} has moved to {}, but {to} follows {from}; dunlin shards abort removes that replica",
             state.shard,
-            spec.from
+            spec.record.from
         );
     }
     Ok(copy_and_finish(context, spec, change, &finish).await?.retire_blocked)
@@ -278,11 +280,10 @@ pub async fn abort_replica(context: &RebalanceContext<'_>, state: &MoveState) ->
             map.epoch
         );
     }
-    let spec = replica_spec(context, &map, &state.run, ReplicaChange { shard: state.shard, replaced_host, new_host })?;
-    context
-        .hosts
-        .call_host(new_host, call::Abort(MoveSpec { from: state.record.from.clone(), ..spec }), &|_, _| {})
-        .await
+    let change = ReplicaChange { shard: state.shard, replaced_host, new_host };
+    let mut spec = replica_spec(context, &map, &state.run, change)?;
+    spec.record.from.clone_from(&state.record.from);
+    context.hosts.call_host(new_host, call::Abort(spec), &|_, _| {}).await
 }
 
 #[cfg(test)]

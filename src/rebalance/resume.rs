@@ -13,7 +13,7 @@ use super::map_file::placement_after_move;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
 use crate::protocol::shard::{
-    JournalQuery, MoveHistoryEntry, MoveSpec, MoveState, Operation, RecoveryResult, ReplicationRole, call,
+    JournalQuery, MoveHistoryEntry, MoveRecord, MoveSpec, MoveState, Operation, RecoveryResult, ReplicationRole, call,
     default_journal_dir,
 };
 
@@ -299,15 +299,15 @@ fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveSta
     let instance = context.desired_instance(&after, state.shard, to)?;
     Ok(MoveSpec {
         header: context.hosts.step_header(to, state.shard, &state.run),
-        operator: context.options.operator.clone(),
-        from: state.record.from.clone(),
-        to: state.record.to.clone(),
-        operation: Operation::Relocate { other_replicas: state.record.operation.other_replicas().to_vec() },
-        epoch: state.record.epoch,
-        app_user: state.record.app_user.clone(),
-        instance,
+        record: MoveRecord {
+            operation: Operation::Relocate { other_replicas: state.record.operation.other_replicas().to_vec() },
+            instance,
+            operator: context.options.operator.clone(),
+            throttle: context.options.throttle.apply_to(state.record.throttle),
+            ..state.record.clone()
+        },
         source_file_requires_replicas: false,
-        limits: context.options.move_limits(state.record.throttle),
+        limits: context.options.move_limits(),
     })
 }
 

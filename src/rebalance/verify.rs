@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::RebalanceContext;
 use super::connected_hosts::ProgressFn;
 use super::resume::{LatestMoves, MoveStatus, move_status};
-use crate::protocol::shard::{MoveLimits, MoveSpec, Operation, VerifyResult, call};
+use crate::protocol::shard::{MoveLimits, MoveRecord, MoveSpec, Operation, VerifyResult, call};
+use crate::protocol::throttle::ThrottleLimits;
 
 /// Two copies of a shard.
 #[derive(Clone, Debug)]
@@ -31,13 +32,17 @@ pub fn list_pairs(
         host: host.to_owned(),
         spec: MoveSpec {
             header: context.hosts.step_header(host, shard, "verify"),
-            operator: context.options.operator.clone(),
-            from,
-            to,
-            operation: Operation::Relocate { other_replicas: Vec::new() },
-            epoch: map.epoch.0,
-            app_user: String::new(),
-            instance: Value::Null,
+            record: MoveRecord {
+                operation: Operation::Relocate { other_replicas: Vec::new() },
+                from,
+                to,
+                epoch: map.epoch.0,
+                app_user: String::new(),
+                instance: Value::Null,
+                min_replicas: None,
+                operator: context.options.operator.clone(),
+                throttle: ThrottleLimits::default(),
+            },
             source_file_requires_replicas: false,
             limits: MoveLimits::default(),
         },

@@ -46,7 +46,7 @@ fn targets_with_data_reconnect_without_waiting_for_a_timeout() {
     let relay = LossyProxy::start_proxy(&fixture.address(0));
     relay.lose_first_link(LossDirection::FromReplica);
     let mut spec = fixture.move_spec(0, 1);
-    spec.from = relay.address.parse().unwrap();
+    spec.record.from = relay.address.parse().unwrap();
     let copied = run_copy(&fixture, spec).unwrap();
     assert!(copied.verification.is_equal());
     assert_eq!(sync_counts(&fixture, 0), [full + 1, partial + 1], "a full sync, and one in part over a new link");
@@ -61,7 +61,7 @@ fn dead_links_are_replaced_before_comparing() {
         let mut fixture = copied_fixture();
         let relay = LossyProxy::start_proxy(&fixture.address(0));
         let mut spec = fixture.move_spec(0, 1);
-        spec.from = relay.address.parse().unwrap();
+        spec.record.from = relay.address.parse().unwrap();
         run_copy(&fixture, spec.clone()).unwrap();
         let ([full, partial], links) = (sync_counts(&fixture, 0), relay.link_count());
         relay.lose_current_links(loss);
@@ -85,7 +85,7 @@ fn silent_instances_are_awaited_in_parallel() {
     let silent = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let journal = |shard: u16| spec.header.journal_dir.join(format!("shard-{shard}.jsonl"));
     let text = fs::read_to_string(journal(SHARD_ID)).unwrap();
-    let text = text.replace(&spec.from.to_string(), &silent.local_addr().unwrap().to_string());
+    let text = text.replace(&spec.record.from.to_string(), &silent.local_addr().unwrap().to_string());
     for shard in 100..120 {
         fs::write(journal(shard), &text).unwrap();
     }

@@ -7,7 +7,7 @@ use dunlin::protocol::shard::failover::{
     InstanceRef, LowerMinReplicasRequest, ProbeResult, ProbeTarget, PromoteReplica, PromoteResult, ReplicaProbeRequest,
 };
 use dunlin::protocol::shard::{
-    JournalQuery, MoveSpec, Operation, ReplicationRole, ShardReply, ShardRequest, StepHeader,
+    JournalQuery, MoveRecord, Operation, ReplicationRole, ShardReply, ShardRequest, StepHeader,
 };
 use dunlin::rebalance::host::handle_request;
 use redis::Connection;
@@ -15,8 +15,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::{
-    APP_USER, MoveFixture, RecordedNotes, SHARD_ID, admin_credentials, app_credentials, connect_admin, connect_as,
-    wait_until,
+    MoveFixture, RecordedNotes, SHARD_ID, admin_credentials, app_credentials, connect_admin, connect_as, wait_until,
 };
 use crate::moves::{run_copy, run_switch};
 use crate::writers::MoveWriters;
@@ -79,15 +78,10 @@ fn probe_instance(fixture: &MoveFixture, n: u8, primary: Option<u8>) -> ProbeRes
 }
 
 fn promote_request(fixture: &mut MoveFixture, to: u8, others: &[u8]) -> PromoteReplica {
+    let other_replicas = others.iter().map(|n| fixture.instance_address(*n)).collect();
     PromoteReplica {
         header: fixture.job_for(to),
-        operator: "test".to_owned(),
-        from: fixture.instance_address(0),
-        to: fixture.instance_address(to),
-        other_replicas: others.iter().map(|n| fixture.instance_address(*n)).collect(),
-        epoch: 8,
-        app_user: APP_USER.to_owned(),
-        instance: fixture.instance_spec(to),
+        record: MoveRecord { operation: Operation::Failover { other_replicas }, ..fixture.move_record(0, to, &[]) },
         offset: 0,
         old_primary_is_stopped: false,
     }
@@ -283,7 +277,7 @@ fn agents_killed_at_any_step_leave_at_most_one_writable_instance() {
         let open = number >= 5;
         wait_until(Duration::from_secs(20), || fixture.writable_instances() == if open { vec![1] } else { vec![] });
         let seen = probe_instance(&fixture, 1, None).failover.unwrap();
-        assert_eq!((seen.promotion_started, &seen.from), (number >= 4, &what.from), "{at}");
+        assert_eq!((seen.promotion_started, &seen.from), (number >= 4, &what.record.from), "{at}");
         run_promote(&fixture, &what).unwrap();
         assert_eq!(fixture.writable_instances(), [1], "{at}");
         fixture.restart_instance(0);
@@ -368,10 +362,7 @@ fn min_replicas_are_lowered_after_a_replica_dies() {
 fn moves_are_aborted_before_the_cutover_only() {
     let mut fixture = cluster_with_spares(1, 1);
     let written = write_and_stop(&fixture, 1);
-    let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
-        ..fixture.move_spec(0, 2)
-    };
+    let spec = fixture.move_spec_with_replicas(0, 2, &[1]);
     run_copy(&fixture, spec.clone()).unwrap();
     fixture.kill_instance(0);
     let handle = instance_handle(&mut fixture, 2, 0);
@@ -388,10 +379,7 @@ fn moves_are_aborted_before_the_cutover_only() {
     assert!(moves[0].is_finished, "{moves:?}");
 
     let mut fixture = cluster_with_spares(1, 1);
-    let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
-        ..fixture.move_spec(0, 2)
-    };
+    let spec = fixture.move_spec_with_replicas(0, 2, &[1]);
     run_copy(&fixture, spec.clone()).unwrap();
     let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CutOver(spec)], Some("demote_source:after"));
     assert!(!agent.wait_for_exit().success());

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use dunlin::protocol::shard::{MoveSpec, Operation, RecoveryResult, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{MoveSpec, RecoveryResult, ShardReply, ShardRequest};
 use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
@@ -232,14 +232,11 @@ impl FaultInjector {
         let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
         let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
         let what = format!("{what}, {from} to {to}{told}");
-        let others = if self.has_replica { vec![self.fixture.instance_address(REPLICA_INDEX)] } else { Vec::new() };
+        let others: &[u8] = if self.has_replica { &[REPLICA_INDEX] } else { &[] };
         let replicas = u32::try_from(others.len()).unwrap() + 1;
-        let mut spec = MoveSpec {
-            source_file_requires_replicas: armed,
-            operation: Operation::Relocate { other_replicas: others },
-            ..self.fixture.move_spec(from, to)
-        };
-        spec.limits.throttle.bandwidth = bandwidth;
+        let mut spec =
+            MoveSpec { source_file_requires_replicas: armed, ..self.fixture.move_spec_with_replicas(from, to, others) };
+        spec.record.throttle.bandwidth = bandwidth;
         let mut requests = vec![ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())];
         if armed {
             requests.insert(1, self.fixture.min_replicas_request(from, replicas));

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use dunlin::plan::Digest;
 use dunlin::protocol::shard::{
-    Credentials, MinReplicasRequest, MoveLimits, MoveSpec, Operation, RecoveryResult, RetireInstance, ShardReply,
-    ShardRequest, StepHeader,
+    Credentials, MinReplicasRequest, MoveLimits, MoveRecord, MoveSpec, Operation, RecoveryResult, RetireInstance,
+    ShardReply, ShardRequest, StepHeader,
 };
+use dunlin::protocol::throttle::ThrottleLimits;
 use dunlin::protocol::{Event, ProgressSink};
 use dunlin::rebalance::host;
 use dunlin::resources::{ApplyContext, BlobSource, DynResource, HostView, ReadOutcome, find_kind};
@@ -230,16 +231,31 @@ impl MoveFixture {
         }
     }
 
-    pub fn move_spec(&mut self, from: u8, to: u8) -> MoveSpec {
-        MoveSpec {
-            header: self.job_for(to),
-            operator: "test".to_owned(),
+    /// Returns the record of a move of a shard that has these replicas too.
+    pub fn move_record(&mut self, from: u8, to: u8, others: &[u8]) -> MoveRecord {
+        let other_replicas = others.iter().map(|n| self.instance_address(*n)).collect();
+        MoveRecord {
+            operation: Operation::Relocate { other_replicas },
             from: self.instance_address(from),
             to: self.instance_address(to),
-            operation: Operation::Relocate { other_replicas: Vec::new() },
             epoch: 8,
             app_user: APP_USER.to_owned(),
             instance: self.instance_spec(to),
+            min_replicas: None,
+            operator: "test".to_owned(),
+            throttle: ThrottleLimits::default(),
+        }
+    }
+
+    pub fn move_spec(&mut self, from: u8, to: u8) -> MoveSpec {
+        self.move_spec_with_replicas(from, to, &[])
+    }
+
+    /// Returns the move of a shard that has these replicas too.
+    pub fn move_spec_with_replicas(&mut self, from: u8, to: u8, others: &[u8]) -> MoveSpec {
+        MoveSpec {
+            header: self.job_for(to),
+            record: self.move_record(from, to, others),
             source_file_requires_replicas: false,
             limits: MoveLimits { copy_stall_timeout_s: 20, ..MoveLimits::default() },
         }
@@ -248,8 +264,8 @@ impl MoveFixture {
     /// A replica of a primary, in the place of another one.
     pub fn replica_spec(&mut self, primary: u8, new: u8, old: Option<u8>) -> MoveSpec {
         let mut spec = self.move_spec(primary, new);
-        spec.operation = Operation::CreateReplica { replaces: old.map(|old| self.instance_address(old)) };
-        spec.instance["replica_of"] = json!(self.address(primary));
+        spec.record.operation = Operation::CreateReplica { replaces: old.map(|old| self.instance_address(old)) };
+        spec.record.instance["replica_of"] = json!(self.address(primary));
         spec
     }
 

@@ -5,7 +5,7 @@ use std::io::Read;
 use std::thread;
 use std::time::Duration;
 
-use dunlin::protocol::shard::{CutoverResult, MoveSpec, Operation, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{CutoverResult, MoveSpec, ShardReply, ShardRequest};
 use redis::Connection;
 use rustix::process::{Signal, kill_process};
 
@@ -117,7 +117,7 @@ fn demoted_sources_do_not_sync_from_incomplete_targets() {
     }
     // A fence too early, as nothing but a mistake could bring it about.
     let mut source = connect_admin(&fixture.address(0)).unwrap();
-    let (ip, port) = (&spec.to.host, spec.to.port);
+    let (ip, port) = (&spec.record.to.host, spec.record.to.port);
     redis::cmd("REPLICAOF").arg(ip).arg(port).exec(&mut source).unwrap();
     kill_process(target, Signal::CONT).unwrap();
     let mut behind = connect_admin(&fixture.address(1)).unwrap();
@@ -187,17 +187,11 @@ fn other_replicas_follow_the_new_primary_without_a_full_sync() {
     fixture.provision_replica(2, 0).unwrap();
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
-    let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(2)] },
-        ..fixture.move_spec(0, 1)
-    };
+    let spec = fixture.move_spec_with_replicas(0, 1, &[2]);
     run_copy(&fixture, spec.clone()).unwrap();
     // A replica that the map does not know could make a restarted source writable.
-    let unknown = run_switch(
-        &fixture,
-        MoveSpec { operation: Operation::Relocate { other_replicas: Vec::new() }, ..spec.clone() },
-    )
-    .unwrap_err();
+    let without_replica = fixture.move_spec(0, 1);
+    let unknown = run_switch(&fixture, without_replica).unwrap_err();
     assert!(format!("{unknown:#}").contains("has 2 replicas, the map has 1"), "{unknown:#}");
     let done = run_switch(&fixture, spec).unwrap();
     assert_eq!(done.follow_ups, Vec::<String>::new());

@@ -93,12 +93,12 @@ fn assert_refused(overrides: &MountOverrides, fixture: &MoveFixture, spec: &Move
 /// The move with one of its target's files edited.
 fn spec_with_edit(fixture: &mut MoveFixture, file: &str, from: &str, to: &str) -> MoveSpec {
     let mut spec = fixture.move_spec(0, 1);
-    let digest = serde_json::from_value(spec.instance[file]["digest"].clone()).unwrap();
+    let digest = serde_json::from_value(spec.record.instance[file]["digest"].clone()).unwrap();
     let text =
         String::from_utf8(dunlin::resources::BlobSource::read_blob(&fixture.contents, &digest).unwrap()).unwrap();
     assert!(text.contains(from), "{text}");
     let content: Value = fixture.add_content(text.replace(from, to).as_bytes());
-    spec.instance[file] = content;
+    spec.record.instance[file] = content;
     spec
 }
 

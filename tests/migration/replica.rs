@@ -87,7 +87,9 @@ fn replicas_are_created_and_replaced_without_blocking_writes() {
     assert_eq!(fixture.provision_replica(2, 0).unwrap().action, Action::None);
     // The map names it now.
     for _ in 0..2 {
-        let kept = fixture.run_request(ShardRequest::CommitReplica(MoveSpec { epoch: 11, ..spec.clone() })).unwrap();
+        let mut named = spec.clone();
+        named.record.epoch = 11;
+        let kept = fixture.run_request(ShardRequest::CommitReplica(named)).unwrap();
         assert_eq!(kept, ShardReply::CommitReplica(()));
     }
     assert_eq!(run_replicate(&fixture, &spec).unwrap(), CopyResult::default());
@@ -115,7 +117,7 @@ fn replica_copies_respect_throttling() {
     }
     let mut spec = fixture.replica_spec(0, 2, Some(1));
     // Two seconds of copying, in the middle of which it is killed; what it began is removed, and made anew.
-    spec.limits.throttle.bandwidth = 4 << 20;
+    spec.record.throttle.bandwidth = 4 << 20;
     let mut agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CreateReplica(spec.clone())], None);
     wait_until(Duration::from_secs(20), || fixture.read_pid(2).is_some());
     kill_process(agent.pid(), Signal::KILL).unwrap();
@@ -159,7 +161,8 @@ fn interrupted_replicas_are_finished_or_removed() {
                 "{moves:?}"
             );
             // The journal is no other move's.
-            let relocation = MoveSpec { operation: Operation::Relocate { other_replicas: Vec::new() }, ..spec.clone() };
+            let mut relocation = spec.clone();
+            relocation.record.operation = Operation::Relocate { other_replicas: Vec::new() };
             for other in [ShardRequest::Copy(relocation.clone()), ShardRequest::CutOver(relocation)] {
                 let refused = fixture.run_request(other).unwrap_err();
                 assert!(format!("{refused:#}").contains("an unfinished replica build"), "{refused:#}");
@@ -205,10 +208,7 @@ fn moved_primaries_require_their_replicas() {
     let mut fixture = fixture_with_replica(3);
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
-    let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
-        ..fixture.move_spec(0, 2)
-    };
+    let spec = fixture.move_spec_with_replicas(0, 2, &[1]);
     let preflight =
         fixture.run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone()))).unwrap();
     assert!(matches!(&preflight, ShardReply::Preflight(result) if result.issues.is_empty()), "{preflight:?}");
@@ -249,10 +249,7 @@ fn moves_back_keep_the_replica() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     for (from, to) in [(0, 2), (2, 0)] {
-        let spec = MoveSpec {
-            operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
-            ..fixture.move_spec(from, to)
-        };
+        let spec = fixture.move_spec_with_replicas(from, to, &[1]);
         run_copy(&fixture, spec.clone()).unwrap();
         let ShardReply::CutOver(switched) = fixture.run_request(ShardRequest::CutOver(spec)).unwrap() else { panic!() };
         assert_eq!(switched.follow_ups, Vec::<String>::new());
@@ -274,10 +271,7 @@ fn moves_back_keep_the_replica() {
 fn preflight_reports_down_and_unknown_replicas() {
     let mut fixture = fixture_with_replica(3);
     let relocation = fixture.move_spec(0, 2);
-    let spec = MoveSpec {
-        operation: Operation::Relocate { other_replicas: vec![fixture.instance_address(1)] },
-        ..relocation.clone()
-    };
+    let spec = fixture.move_spec_with_replicas(0, 2, &[1]);
     let rules = |fixture: &MoveFixture, spec: &MoveSpec| match fixture
         .run_request(ShardRequest::Preflight(PreflightRequest::for_relocation(spec.clone())))
         .unwrap()

@@ -37,7 +37,7 @@ fn fill_large(fixture: &MoveFixture, count: usize, size: u64) {
 
 fn throttled_spec(fixture: &mut MoveFixture, sparing: ThrottleLimits) -> MoveSpec {
     let mut spec = fixture.move_spec(0, 1);
-    spec.limits.throttle = sparing;
+    spec.record.throttle = sparing;
     spec
 }
 
@@ -164,7 +164,7 @@ fn capped_copies_stay_below_the_limit_and_are_complete() {
         |source: &mut Connection| ["sync_full", "sync_partial_ok"].map(|name| info_field(source, "stats", name));
     let [full, partial] = syncs(&mut source);
     assert!(full == "1" && partial != "0", "one full sync through the relay, {full}, then partial ones, {partial}");
-    let (ip, port) = (&spec.from.host, spec.from.port);
+    let (ip, port) = (&spec.record.from.host, spec.record.from.port);
     assert!(read_conf(&fixture, 1).contains(&format!("replicaof {ip} {port}")), "{}", read_conf(&fixture, 1));
     // Asked again, there is nothing to do; then everything is as after a copy without a cap.
     run_copy(&fixture, spec.clone()).unwrap();
@@ -262,7 +262,7 @@ fn cancelled_copies_end_at_the_source() {
         assert!(format!("{error:#}").contains("cancelled"), "{error:#}");
         assert_source_idle(&fixture);
         redis::cmd("CONFIG").arg("SET").arg("rdb-key-save-delay").arg(0).exec(&mut source).unwrap();
-        let spec = MoveSpec { limits: fixture.move_spec(0, 1).limits, ..spec };
+        let spec = fixture.move_spec(0, 1);
         run_copy(&fixture, spec.clone()).unwrap();
         run_switch(&fixture, spec).unwrap();
         assert_eq!(fixture.writable_instances(), [1]);
@@ -414,7 +414,8 @@ fn replica_copies_stay_below_the_limit() {
     let mut writers = MoveWriters::start_writers(1, &fixture.address(0));
     writers.wait_for_writes(20);
     let operation = Operation::CreateReplica { replaces: None };
-    let spec = MoveSpec { operation, ..capped_spec(&mut fixture, 2 * MIB) };
+    let mut spec = capped_spec(&mut fixture, 2 * MIB);
+    spec.record.operation = operation;
     let begin = Instant::now();
     let agent = AgentProcess::start_agent(&fixture, &[ShardRequest::CreateReplica(spec.clone())], None);
     wait_until_half_copied(&fixture);

@@ -91,7 +91,7 @@ fn moves_over_tls_lose_no_write() {
     // Directly, then back through the proxy of a throttled copy.
     for (from, to, bandwidth) in [(0, 1, 0), (1, 0, 8 << 20)] {
         let mut spec = fixture.move_spec(from, to);
-        spec.limits.throttle = ThrottleLimits { bandwidth, ..ThrottleLimits::default() };
+        spec.record.throttle = ThrottleLimits { bandwidth, ..ThrottleLimits::default() };
         let request = PreflightRequest::for_relocation(spec.clone());
         let ShardReply::Preflight(result) = fixture.run_request(ShardRequest::Preflight(request)).unwrap() else {
             panic!()
@@ -222,7 +222,7 @@ fn a_target_without_tls_is_an_issue() {
     fixture.provision_primary(0).unwrap();
     let mut spec = fixture.move_spec(0, 1);
     for key in ["tls_ca_file", "tls_cert_file", "tls_key_file"] {
-        spec.instance[key] = "".into();
+        spec.record.instance[key] = "".into();
     }
     let request = PreflightRequest::for_relocation(spec);
     let ShardReply::Preflight(issues) = fixture.run_request(ShardRequest::Preflight(request)).unwrap() else {

@@ -40,7 +40,7 @@ impl ShardsContext<'_> {
                     reporter.print_json(
                         "verified",
                         json!({
-                            "shard": spec.header.shard, "from": spec.from, "to": spec.to,
+                            "shard": spec.header.shard, "from": spec.record.from, "to": spec.record.to,
                             "equal": verified.is_equal(), "result": verified,
                         }),
                     );
@@ -49,14 +49,14 @@ impl ShardsContext<'_> {
                         reporter.print_data(&format!(
                             "shard {}: {} and {} are equal: {} ({retried} compared again)",
                             spec.header.shard,
-                            spec.from,
-                            spec.to,
+                            spec.record.from,
+                            spec.record.to,
                             format_count(verified.keys, "key")
                         ));
                     } else {
                         differing += 1;
                         let named = [&verified.differing[..], &verified.missing, &verified.extra].concat().join(", ");
-                        let text = format!("{} and {} differ: {named}", spec.from, spec.to);
+                        let text = format!("{} and {} differ: {named}", spec.record.from, spec.record.to);
                         reporter.report_failure(&format!("shard {}", spec.header.shard), &text, None);
                     }
                 }

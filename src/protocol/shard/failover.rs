@@ -8,7 +8,7 @@ use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Credentials, ReplicationRole, StepHeader, default_journal_dir};
+use super::{Credentials, MoveRecord, ReplicationRole, StepHeader, default_journal_dir};
 
 /// Probes replicas of shards, and their primaries from this host; changes nothing.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -89,21 +89,9 @@ pub struct FailoverRecord {
 pub struct PromoteReplica {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// Operator who runs it (`user@machine`).
-    #[serde(default)]
-    pub operator: String,
-    /// The lost primary.
-    pub from: InstanceAddress,
-    /// The replica to promote.
-    pub to: InstanceAddress,
-    /// The other reachable replicas; they leave the old primary before the new one is opened.
-    pub other_replicas: Vec<InstanceAddress>,
-    /// Epoch that publishes the new primary.
-    pub epoch: u64,
-    /// The application's ACL user on this shard.
-    pub app_user: String,
-    /// The replica's `redis_shard`.
-    pub instance: Value,
+    /// The failover, from the lost primary to the replica. The other replicas leave the old primary before the new one is
+    /// opened.
+    pub record: MoveRecord,
     /// Replication offset in the plan; a replica with a lower offset is not promoted.
     pub offset: u64,
     /// True if the old primary's host has stopped it permanently; otherwise the agent waits until it accepts no writes.

@@ -7,8 +7,7 @@ use dunlin_shards::{InstanceAddress, ShardId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::record::Operation;
-use crate::protocol::throttle::ThrottleLimits;
+use super::record::MoveRecord;
 
 /// Default directory of the journals on a host.
 pub const DEFAULT_JOURNAL_DIR: &str = "/var/lib/dunlin/moves";
@@ -80,8 +79,6 @@ pub struct MoveLimits {
     pub verify_keys_per_s: u64,
     /// Allow a move that re-encodes data because the target's listpack limits differ from the source's.
     pub allow_reencoding: bool,
-    /// Limits that protect the source's clients.
-    pub throttle: ThrottleLimits,
 }
 
 impl Default for MoveLimits {
@@ -93,31 +90,17 @@ impl Default for MoveLimits {
             max_lag_bytes: 1 << 20,
             verify_keys_per_s: 0,
             allow_reencoding: false,
-            throttle: ThrottleLimits::default(),
         }
     }
 }
 
-/// Describes the move of one shard.
+/// Asks for one step of a move.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MoveSpec {
     /// Run and shard of the step.
     pub header: StepHeader,
-    /// Operator who runs it (`user@machine`), for the log.
-    #[serde(default)]
-    pub operator: String,
-    /// The source.
-    pub from: InstanceAddress,
-    /// The target on this host.
-    pub to: InstanceAddress,
-    /// The operation.
-    pub operation: Operation,
-    /// Epoch that publishes the new primary.
-    pub epoch: u64,
-    /// The application's ACL user on this shard.
-    pub app_user: String,
-    /// The target instance: the desired state of its `redis_shard`, contents by digest.
-    pub instance: Value,
+    /// The move; the target is on this host.
+    pub record: MoveRecord,
     /// True if [`ShardRequest::RequireReplicas`](super::ShardRequest::RequireReplicas) prepared the source's file.
     #[serde(default)]
     pub source_file_requires_replicas: bool,

@@ -20,7 +20,7 @@ pub struct PreflightRequest {
 impl PreflightRequest {
     /// Returns the check of a primary's relocation.
     pub fn for_relocation(spec: MoveSpec) -> Self {
-        let source_replicas = spec.operation.other_replicas().to_vec();
+        let source_replicas = spec.record.operation.other_replicas().to_vec();
         Self { spec, source_replicas }
     }
 }

@@ -118,12 +118,13 @@ pub struct MoveRecord {
     pub epoch: u64,
     /// ACL user of the application.
     pub app_user: String,
-    /// The target instance, so that another operator can resume the move.
+    /// The target instance: the desired state of its `redis_shard`, contents by digest.
     pub instance: Value,
-    /// The `min-replicas-to-write` before the move changed it: the source's, or the target's for a failover.
+    /// The `min-replicas-to-write` before the move changed it: the source's, or the target's for a failover. Set by the
+    /// host that begins the move.
     #[serde(default)]
     pub min_replicas: Option<String>,
-    /// Operator who started the move.
+    /// Operator who started the move (`user@machine`).
     #[serde(default)]
     pub operator: String,
     /// Limits that protect the source's clients; a resumed move keeps them.

@@ -10,7 +10,8 @@ use super::{DegradedPrimary, FailoverPlan, Promotion};
 use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
-use crate::protocol::shard::{MoveState, ReplicationRole, call};
+use crate::protocol::shard::{MoveRecord, MoveState, Operation, ReplicationRole, call};
+use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::connected_hosts::ProgressFn;
 use crate::rebalance::{RebalanceContext, publish};
 
@@ -115,20 +116,21 @@ async fn promote_replica(
         if promotion.already_promoted { false } else { stop_old_primary(context, map, shard, from, run).await? };
     let after = map_with_placement(map, &promotion.placement_after()?);
     let address = |host: &str| context.hosts.instance_address(map, shard, host);
+    let others = promotion.other_replicas.iter().chain(&promotion.orphans);
+    let other_replicas = others.map(|host| address(host)).collect::<Result<_>>()?;
     let what = PromoteReplica {
         header: context.hosts.step_header(&promotion.to, shard, run),
-        operator: context.options.operator.clone(),
-        from: address(from)?,
-        to: address(&promotion.to)?,
-        other_replicas: promotion
-            .other_replicas
-            .iter()
-            .chain(&promotion.orphans)
-            .map(|host| address(host))
-            .collect::<Result<_>>()?,
-        epoch: after.epoch.0,
-        app_user: shard.acl_user(),
-        instance: context.desired_instance(&after, shard, &promotion.to)?,
+        record: MoveRecord {
+            operation: Operation::Failover { other_replicas },
+            from: address(from)?,
+            to: address(&promotion.to)?,
+            epoch: after.epoch.0,
+            app_user: shard.acl_user(),
+            instance: context.desired_instance(&after, shard, &promotion.to)?,
+            min_replicas: None,
+            operator: context.options.operator.clone(),
+            throttle: ThrottleLimits::default(),
+        },
         offset: promotion.offset,
         old_primary_is_stopped,
     };
@@ -263,13 +265,11 @@ async fn resume_failover(
     let to = &placement.host;
     let request = PromoteReplica {
         header: context.hosts.step_header(to, state.shard, &state.run),
-        operator: context.options.operator.clone(),
-        from: state.record.from.clone(),
-        to: state.record.to.clone(),
-        other_replicas: state.record.operation.other_replicas().to_vec(),
-        epoch: state.record.epoch,
-        app_user: state.record.app_user.clone(),
-        instance: context.desired_instance(&map_with_placement(map, &placement), state.shard, to)?,
+        record: MoveRecord {
+            instance: context.desired_instance(&map_with_placement(map, &placement), state.shard, to)?,
+            operator: context.options.operator.clone(),
+            ..state.record.clone()
+        },
         offset: 0,
         old_primary_is_stopped: false,
     };

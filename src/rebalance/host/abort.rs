@@ -22,13 +22,17 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
     }
     let is_replica = journal.move_record().is_some_and(|begun| begun.operation.creates_replica());
     if is_replica && is_finished(journal.current_entries()) {
-        bail!("the map names the replica {} of shard {}; it is not removed", spec.to, spec.header.shard);
+        bail!("the map names the replica {} of shard {}; it is not removed", spec.record.to, spec.header.shard);
     }
     if is_replica {
         return replica::remove_replica(spec, &mut journal);
     }
     if is_finished(journal.current_entries()) {
-        bail!("shard {} is already at {}; run `dunlin shards move-back` to move it back", spec.header.shard, spec.to);
+        bail!(
+            "shard {} is already at {}; run `dunlin shards move-back` to move it back",
+            spec.header.shard,
+            spec.record.to
+        );
     }
     match recover_if_prepared(spec, &mut journal)? {
         RecoveryResult::AtSource { .. } => {}
@@ -36,14 +40,14 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
             bail!(
                 "shard {} is already at {}; run `dunlin shards move-back` to move it back",
                 spec.header.shard,
-                spec.to
+                spec.record.to
             )
         }
         RecoveryResult::Undecided { reason: why } => bail!("shard {}: {why}", spec.header.shard),
     }
-    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
+    let mut source = RedisClient::open(&spec.record.from, &spec.header.credentials)?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is not a primary; the copy at {} is kept", spec.from, spec.to);
+        bail!("{} is not a primary; the copy at {} is kept", spec.record.from, spec.record.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
     // The wave may have set `min-replicas-to-write` in the file before the cutover began.

@@ -40,7 +40,7 @@ impl ClientAccess {
             .flatten();
         let replica = source.fetch_setting("masteruser")?;
         let users: BTreeSet<String> = noted
-            .chain([spec.app_user.clone(), replica])
+            .chain([spec.record.app_user.clone(), replica])
             .filter(|user| acl.is_user_enabled(user).is_some())
             .chain(acl.users_on().map(str::to_owned))
             .filter(|user| *user != spec.header.credentials.user)
@@ -51,7 +51,7 @@ impl ClientAccess {
     /// Reads the users that this move turned off from its journal.
     pub fn from_journal(spec: &MoveSpec, journal: &MoveJournal) -> Self {
         let admin_user = spec.header.credentials.user.clone();
-        Self { users: closed_users(journal, &spec.app_user), admin_user }
+        Self { users: closed_users(journal, &spec.record.app_user), admin_user }
     }
 
     /// Writes the target's files so that a restart makes it a closed primary; in memory it still follows the source.

@@ -21,11 +21,11 @@ use crate::resources::BlobSource;
 /// no longer loads the source.
 pub fn copy_shard(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
-    let mut source = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
+    let mut source = RedisClient::open_with_retry(&spec.record.from, &spec.header.credentials, START_TIMEOUT)?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role if replication_progress::is_replica_of(&role, &spec.to) => return Ok(CopyResult::default()),
-        role => bail!("the source {} is not a primary ({role})", spec.from),
+        role if replication_progress::is_replica_of(&role, &spec.record.to) => return Ok(CopyResult::default()),
+        role => bail!("the source {} is not a primary ({role})", spec.record.from),
     }
     let start_lock = rate_limiter::copy_start_lock(spec);
     let permit = throttled_sync::acquire_permit(spec, &start_lock, sink)?;
@@ -53,7 +53,7 @@ pub fn build_replica(
     blobs: &dyn BlobSource,
     sink: &dyn ProgressSink,
 ) -> Result<CopyResult> {
-    let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.instance)?);
+    let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.record.instance)?);
     enable_diskless_sync(source)?;
     let full_syncs = source.fetch_info("stats")?.number_field("sync_full");
 
@@ -62,14 +62,14 @@ pub fn build_replica(
         json!({ "users": start_replica::closed_users(&instance, spec, blobs)? }),
     )?;
     start_replica::start_replica(&instance, spec, blobs)?;
-    let mut target = RedisClient::open_with_retry(&spec.to, &spec.header.credentials, START_TIMEOUT)?;
+    let mut target = RedisClient::open_with_retry(&spec.record.to, &spec.header.credentials, START_TIMEOUT)?;
     if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        bail!("{} is already a primary; nothing was copied to it", spec.to);
+        bail!("{} is already a primary; nothing was copied to it", spec.record.to);
     }
     journal.log_done(MovePhase::StartReplica, json!({ "run_id": target.fetch_run_id()? }))?;
 
     journal.log_intent(MovePhase::Copy, Value::Null)?;
-    if spec.limits.throttle.is_enabled() && !throttled_sync::follows_source_directly(&mut target, spec)? {
+    if spec.record.throttle.is_enabled() && !throttled_sync::follows_source_directly(&mut target, spec)? {
         ThrottledSync { spec, instance: &instance, sink }.run_sync(source, &mut target, &mut permit)?;
     } else {
         throttled_sync::follow_source(&instance, &mut target, spec)?;

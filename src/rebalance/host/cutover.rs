@@ -69,7 +69,7 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
     let mut last_failure = String::new();
     for retries in 0..spec.limits.max_cutover_attempts.max(1) {
         if sink.is_cancelled() {
-            bail!("cancelled before shard {} was handed over; {} serves it", spec.header.shard, spec.from);
+            bail!("cancelled before shard {} was handed over; {} serves it", spec.header.shard, spec.record.from);
         }
         if let Some(monitor) = SourceMonitor::start_for(spec) {
             monitor.wait_until_below_limits("switch", sink)?;
@@ -87,12 +87,16 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
         }
         sink.emit(Event::Note { text: format!("shard {}: cutover attempt failed: {last_failure}", spec.header.shard) });
     }
-    bail!("shard {} stays at {}: {last_failure}", spec.header.shard, spec.from)
+    bail!("shard {} stays at {}: {last_failure}", spec.header.shard, spec.record.from)
 }
 
 fn is_handed_over(spec: &MoveSpec) -> bool {
-    let is_owner = matches!(probe_role(&spec.to, &spec.header.credentials), ReplicationRole::Primary { .. });
-    is_owner && replication_progress::is_replica_of(&probe_role(&spec.from, &spec.header.credentials), &spec.to)
+    let is_owner = matches!(probe_role(&spec.record.to, &spec.header.credentials), ReplicationRole::Primary { .. });
+    is_owner
+        && replication_progress::is_replica_of(
+            &probe_role(&spec.record.from, &spec.header.credentials),
+            &spec.record.to,
+        )
 }
 
 fn result_at_target(decided: RecoveryResult) -> Result<CutoverResult> {
@@ -111,13 +115,13 @@ fn is_source_prepared(journal: &MoveJournal) -> bool {
 }
 
 fn attempt_cutover(spec: &MoveSpec, journal: &mut MoveJournal, sink: &dyn ProgressSink) -> Result<CutoverAttempt> {
-    let instance = parse_instance(spec.header.shard, &spec.instance)?;
-    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
-    let mut target = RedisClient::open(&spec.to, &spec.header.credentials)?;
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
+    let mut source = RedisClient::open(&spec.record.from, &spec.header.credentials)?;
+    let mut target = RedisClient::open(&spec.record.to, &spec.header.credentials)?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. })
-        || !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from)
+        || !replication_progress::is_replica_of(&target.fetch_role()?, &spec.record.from)
     {
-        bail!("{} is not a replica of {}; copy the shard first", spec.to, spec.from);
+        bail!("{} is not a replica of {}; copy the shard first", spec.record.to, spec.record.from);
     }
     replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
@@ -161,7 +165,7 @@ fn hand_over_writes(
     let check = || anyhow::Ok((applied_offset(target)? >= offset).then_some(()));
     if poll_until(started + pause / 2, DRAIN_POLL_INTERVAL, check)?.is_none() {
         roll_back_cutover(spec, journal, source, Some(target))?;
-        return Ok(CutoverAttempt::Abandoned(format!("{} did not catch up within half the pause", spec.to)));
+        return Ok(CutoverAttempt::Abandoned(format!("{} did not catch up within half the pause", spec.record.to)));
     }
     journal.log_done_unsynced(MovePhase::Drain)?;
 
@@ -174,7 +178,7 @@ fn hand_over_writes(
     }
     failpoint::hit_failpoint(MovePhase::DemoteSource, FailpointPosition::AfterLastCheck);
     let demote_started = Instant::now();
-    let demoted_at = demote_source(source, &spec.to)?;
+    let demoted_at = demote_source(source, &spec.record.to)?;
     if demoted_at > offset && target.fetch_info("replication")?.number_field("slave_repl_offset") < demoted_at {
         roll_back_cutover(spec, journal, source, Some(target))?;
         return Ok(CutoverAttempt::Abandoned("the source accepted writes before it was demoted".to_owned()));

@@ -42,8 +42,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// the journal, [`revert_failover`] undoes the steps.
 pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Result<PromoteResult> {
     let mut journal = MoveJournal::open(&request.header)?;
-    let instance = parse_instance(request.header.shard, &request.instance)?;
-    let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
+    let instance = parse_instance(request.header.shard, &request.record.instance)?;
+    let mut copy = RedisClient::open_with_retry(&request.record.to, &request.header.credentials, START_TIMEOUT)?;
     let role = copy.fetch_role()?;
     let promotion_started =
         is_current_failover(&journal, request) && journal.last_entry(MovePhase::Promote, PhaseState::Intent).is_some();
@@ -67,7 +67,7 @@ pub fn promote_replica(request: &PromoteReplica, sink: &dyn ProgressSink) -> Res
             Err(error) if is_old_primary_alive(request) => {
                 follow_old_primary(request, &mut journal, &instance, &mut copy)?;
                 return Err(
-                    error.context(format!("{} follows the old primary again, nothing was promoted", request.to))
+                    error.context(format!("{} follows the old primary again, nothing was promoted", request.record.to))
                 );
             }
             Err(error) => return Err(error),
@@ -87,24 +87,29 @@ pub fn revert_failover(request: &PromoteReplica) -> Result<()> {
         return Ok(());
     }
     if journal.last_entry(MovePhase::Promote, PhaseState::Intent).is_some() {
-        bail!("{} may have been opened: it stays the primary of shard {}", request.to, request.header.shard);
+        bail!("{} may have been opened: it stays the primary of shard {}", request.record.to, request.header.shard);
     }
     if !is_old_primary_alive(request) {
-        bail!("{} does not answer as a primary; {} stays closed", request.from, request.to);
+        bail!("{} does not answer as a primary; {} stays closed", request.record.from, request.record.to);
     }
-    let mut copy = RedisClient::open_with_retry(&request.to, &request.header.credentials, START_TIMEOUT)?;
-    follow_old_primary(request, &mut journal, &parse_instance(request.header.shard, &request.instance)?, &mut copy)
+    let mut copy = RedisClient::open_with_retry(&request.record.to, &request.header.credentials, START_TIMEOUT)?;
+    follow_old_primary(
+        request,
+        &mut journal,
+        &parse_instance(request.header.shard, &request.record.instance)?,
+        &mut copy,
+    )
 }
 
 /// Returns true if the journal's last move is this failover.
 fn is_current_failover(journal: &MoveJournal, request: &PromoteReplica) -> bool {
-    journal
-        .move_record()
-        .is_some_and(|begun| begun.operation.is_failover() && (&begun.from, &begun.to) == (&request.from, &request.to))
+    journal.move_record().is_some_and(|begun| {
+        begun.operation.is_failover() && (&begun.from, &begun.to) == (&request.record.from, &request.record.to)
+    })
 }
 
 fn is_old_primary_alive(request: &PromoteReplica) -> bool {
-    matches!(probe_role(&request.from, &request.header.credentials), ReplicationRole::Primary { .. })
+    matches!(probe_role(&request.record.from, &request.header.credentials), ReplicationRole::Primary { .. })
 }
 
 /// Detaches the replica from the old primary and turns the application's users off.
@@ -119,13 +124,13 @@ fn detach_from_primary(
         && journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some();
     if !already_detached {
         if is_old_primary_alive(request) {
-            bail!("the primary {} is alive; nothing was changed", request.from);
+            bail!("the primary {} is alive; nothing was changed", request.record.from);
         }
         ensure_replica_unchanged(request, copy)?;
         journal.start_failover(request, copy.fetch_setting("min-replicas-to-write")?)?;
     }
     let users = if already_detached {
-        closed_users(journal, &request.app_user)
+        closed_users(journal, &request.record.app_user)
     } else {
         users_to_close(request, instance, copy)?
     };
@@ -146,8 +151,8 @@ fn detach_from_primary(
 fn users_to_close(what: &PromoteReplica, instance: &RedisShard, copy: &mut RedisClient) -> Result<Vec<String>> {
     let (acl, replication) = (instance.current_acl()?, copy.fetch_setting("masteruser")?);
     let is_closed =
-        |user: &&str| *user != what.header.credentials.user && *user != replication && *user != what.app_user;
-    Ok(acl.users_on().filter(is_closed).chain([what.app_user.as_str()]).map(str::to_owned).collect())
+        |user: &&str| *user != what.header.credentials.user && *user != replication && *user != what.record.app_user;
+    Ok(acl.users_on().filter(is_closed).chain([what.record.app_user.as_str()]).map(str::to_owned).collect())
 }
 
 fn open_users(users: &[String]) -> impl Iterator<Item = Cmd> {
@@ -158,26 +163,29 @@ fn open_users(users: &[String]) -> impl Iterator<Item = Cmd> {
 fn ensure_replica_unchanged(request: &PromoteReplica, copy: &mut RedisClient) -> Result<()> {
     let info = copy.fetch_info("all")?;
     match copy.fetch_role()? {
-        ReplicationRole::Replica { primary: of, offset, .. } if of == request.from && offset >= request.offset => {}
-        ReplicationRole::Replica { primary: of, offset, .. } if of == request.from => {
-            bail!("{} is at offset {offset}, the plan has {}; make a new plan", request.to, request.offset)
+        ReplicationRole::Replica { primary: of, offset, .. }
+            if of == request.record.from && offset >= request.offset => {}
+        ReplicationRole::Replica { primary: of, offset, .. } if of == request.record.from => {
+            bail!("{} is at offset {offset}, the plan has {}; make a new plan", request.record.to, request.offset)
         }
-        role => bail!("{} is not a replica of {} ({role}); nothing was changed", request.to, request.from),
+        role => {
+            bail!("{} is not a replica of {} ({role}); nothing was changed", request.record.to, request.record.from)
+        }
     }
     if info.number_field("loading") + info.number_field("master_sync_in_progress") > 0 {
-        bail!("{} is still syncing; nothing was changed", request.to);
+        bail!("{} is still syncing; nothing was changed", request.record.to);
     }
     if info.text_field("aof_enabled") != "1" || info.text_field("aof_last_write_status") != "ok" {
-        bail!("{} does not write its append-only file; nothing was changed", request.to);
+        bail!("{} does not write its append-only file; nothing was changed", request.record.to);
     }
     Ok(())
 }
 
 /// Lets the other replicas follow the new primary, with a partial resync where possible.
 fn repoint_other_replicas(request: &PromoteReplica) -> Result<()> {
-    request.other_replicas.iter().try_for_each(|other| {
-        repoint_replica(other, &request.to, request)
-            .with_context(|| format!("the replica {other} still follows {}", request.from))
+    request.record.operation.other_replicas().iter().try_for_each(|other| {
+        repoint_replica(other, &request.record.to, request)
+            .with_context(|| format!("the replica {other} still follows {}", request.record.from))
     })
 }
 
@@ -203,7 +211,7 @@ fn wait_until_writes_stop(
         let wait_time = Duration::from_secs(lag) + LAG_MARGIN;
         let check = || {
             if is_old_primary_alive(request) {
-                bail!("the primary {} is alive", request.from);
+                bail!("the primary {} is alive", request.record.from);
             }
             let phase = "wait until the old primary rejects writes";
             let (done, total) = (begin.elapsed().as_secs(), wait_time.as_secs());
@@ -225,14 +233,14 @@ fn open_replica(
     copy: &mut RedisClient,
 ) -> Result<u64> {
     if let ReplicationRole::Replica { primary: of, .. } = copy.fetch_role()? {
-        bail!("{} follows {of} although it was detached: another tool moved this shard", request.to);
+        bail!("{} follows {of} although it was detached: another tool moved this shard", request.record.to);
     }
     let configured = journal.move_record().and_then(|begun| begun.min_replicas?.parse().ok()).unwrap_or(0);
     let min_replicas = count_attached_replicas(request, copy)?.min(configured);
     journal.log_intent(MovePhase::Promote, Value::Null)?;
     instance.remove_replicaof()?;
     instance.set_min_replicas(min_replicas)?;
-    let users = closed_users(journal, &request.app_user);
+    let users = closed_users(journal, &request.record.app_user);
     instance.set_users_enabled(&users, true)?;
     let begin = [redis_command(&["CONFIG", "SET", "min-replicas-to-write", &min_replicas.to_string()])];
     copy.run_transaction(&begin.into_iter().chain(open_users(&users)).collect::<Vec<Cmd>>())?;
@@ -248,7 +256,7 @@ fn count_attached_replicas(request: &PromoteReplica, copy: &mut RedisClient) -> 
     let mut count = 0;
     let check = || {
         let info = copy.fetch_info("replication")?;
-        let others = &request.other_replicas;
+        let others = request.record.operation.other_replicas();
         count = others.iter().filter(|other| replication_progress::is_online(&info, other)).count();
         anyhow::Ok((count == others.len()).then_some(()))
     };
@@ -259,18 +267,18 @@ fn count_attached_replicas(request: &PromoteReplica, copy: &mut RedisClient) -> 
 /// Reads role, user and configuration back: only verified state is reported (I2).
 fn verify_promotion(request: &PromoteReplica, instance: &RedisShard, copy: &mut RedisClient) -> Result<u64> {
     let ReplicationRole::Primary { offset, .. } = copy.fetch_role()? else {
-        bail!("{} is not a primary after its promotion", request.to)
+        bail!("{} is not a primary after its promotion", request.record.to)
     };
-    let user: Vec<Answer> = copy.query(&redis_command(&["ACL", "GETUSER", &request.app_user]))?;
+    let user: Vec<Answer> = copy.query(&redis_command(&["ACL", "GETUSER", &request.record.app_user]))?;
     let is_on = |value: &Answer| match value {
         Answer::Array(flags) | Answer::Set(flags) => flags.iter().any(is_flag_on),
         _ => false,
     };
     if !user.iter().any(is_on) {
-        bail!("user {} is not enabled at {}", request.app_user, request.to);
+        bail!("user {} is not enabled at {}", request.record.app_user, request.record.to);
     }
     if instance.read_conf()?.is_none_or(|conf| conf.replica_of().is_some()) {
-        bail!("the configuration file of {} still makes it a replica", request.to);
+        bail!("the configuration file of {} still makes it a replica", request.record.to);
     }
     Ok(copy
         .fetch_info("replication")
@@ -292,11 +300,16 @@ fn follow_old_primary(
     copy: &mut RedisClient,
 ) -> Result<()> {
     journal.log_intent(MovePhase::RollBack, Value::Null)?;
-    copy.query::<Answer>(&replicaof_command(&request.from))?;
+    copy.query::<Answer>(&replicaof_command(&request.record.from))?;
     copy.run_command(&["CONFIG", "REWRITE"])?;
-    let users = closed_users(journal, &request.app_user);
+    let users = closed_users(journal, &request.record.app_user);
     instance.set_users_enabled(&users, true)?;
     copy.run_all(&open_users(&users).collect::<Vec<Cmd>>())?;
-    request.other_replicas.iter().try_for_each(|other| repoint_replica(other, &request.from, request))?;
+    request
+        .record
+        .operation
+        .other_replicas()
+        .iter()
+        .try_for_each(|other| repoint_replica(other, &request.record.from, request))?;
     journal.log_done(MovePhase::Abort, Value::Null)
 }

@@ -31,9 +31,9 @@ pub fn finish_cutover(
     journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
     verify_target(spec, instance, journal, target)?;
     let mut follow_ups = Vec::new();
-    for follower in std::iter::once(&spec.from).chain(spec.operation.other_replicas()) {
+    for follower in std::iter::once(&spec.record.from).chain(spec.record.operation.other_replicas()) {
         if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
-            follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.to));
+            follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.record.to));
         }
     }
     let min_replicas =
@@ -41,7 +41,7 @@ pub fn finish_cutover(
     if min_replicas > 0
         && let Err(error) = wait_and_set_min_replicas(target, min_replicas, REPLICA_ATTACH_TIMEOUT)
     {
-        follow_ups.push(format!("{} accepts writes without its replicas: {error:#}", spec.to));
+        follow_ups.push(format!("{} accepts writes without its replicas: {error:#}", spec.record.to));
     }
     if follow_ups.is_empty() {
         journal.log_done(MovePhase::Finalize, serde_json::Value::Null)?;
@@ -53,10 +53,10 @@ pub fn finish_cutover(
 
 fn repoint_follower(spec: &MoveSpec, follower: &InstanceAddress, source_cmds: &[Cmd]) -> Result<()> {
     let mut link = RedisClient::open(follower, &spec.header.credentials)?;
-    if !replication_progress::is_replica_of(&link.fetch_role()?, &spec.to) {
-        link.query::<Value>(&replicaof_command(&spec.to))?;
+    if !replication_progress::is_replica_of(&link.fetch_role()?, &spec.record.to) {
+        link.query::<Value>(&replicaof_command(&spec.record.to))?;
     }
-    let rewrite = if *follower == spec.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
+    let rewrite = if *follower == spec.record.from { source_cmds } else { &[redis_command(&["CONFIG", "REWRITE"])] };
     link.run_all(rewrite).map(drop)
 }
 
@@ -68,7 +68,7 @@ fn verify_target(
     target: &mut RedisClient,
 ) -> Result<()> {
     if !matches!(target.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} is not a primary after its promotion", spec.to);
+        bail!("{} is not a primary after its promotion", spec.record.to);
     }
     let is_on = |value: &Value| match value {
         Value::Array(flags) | Value::Set(flags) => flags.iter().any(|flag| value_text(flag) == Some("on")),
@@ -77,11 +77,11 @@ fn verify_target(
     for name in ClientAccess::from_journal(spec, journal).users() {
         let user: Vec<Value> = target.query(&redis_command(&["ACL", "GETUSER", name]))?;
         if !user.iter().any(is_on) {
-            bail!("user {name} is not enabled at {}", spec.to);
+            bail!("user {name} is not enabled at {}", spec.record.to);
         }
     }
     match instance.read_conf()? {
         Some(conf) if conf.replica_of().is_none() => Ok(()),
-        _ => bail!("the configuration file of {} still makes it a replica", spec.to),
+        _ => bail!("the configuration file of {} still makes it a replica", spec.record.to),
     }
 }

@@ -86,15 +86,15 @@ pub fn require_replicas(
     source: &mut RedisClient,
     target: &mut RedisClient,
 ) -> Result<()> {
-    for other in spec.operation.other_replicas() {
+    for other in spec.record.operation.other_replicas() {
         wait_for_replica(source, other)?;
     }
     let info = source.fetch_info("replication")?;
-    let required = u64::try_from(spec.operation.other_replicas().len())? + 1;
+    let required = u64::try_from(spec.record.operation.other_replicas().len())? + 1;
     if info.number_field("connected_slaves") > required {
         bail!(
             "{} has {}, the map has {required}",
-            spec.from,
+            spec.record.from,
             format_count(info.number_field("connected_slaves"), "replica")
         );
     }

@@ -13,7 +13,6 @@ use super::redis_client::RedisClient;
 use super::run_generation;
 use crate::journal::{Journal, JournalError};
 use crate::protocol::shard::{MovePhase, MoveRecord, MoveSpec, Operation, PhaseState, StepHeader, failover};
-use crate::protocol::throttle::ThrottleLimits;
 pub use entry::{JournalEntry, entries_since_roll_back, is_finished, last_move_entries, recorded_failover};
 
 /// Holds the locked journal of one shard.
@@ -62,16 +61,21 @@ impl MoveJournal {
     /// # Errors
     /// Returns an error if another move is unfinished, or the source does not answer.
     pub fn start_move(&mut self, spec: &MoveSpec) -> Result<()> {
-        ensure!(matches!(spec.operation, Operation::Relocate { .. }), "{} does not replace {}", spec.to, spec.from);
+        ensure!(
+            matches!(spec.record.operation, Operation::Relocate { .. }),
+            "{} does not replace {}",
+            spec.record.to,
+            spec.record.from
+        );
         if self.is_resuming(spec)? {
             return Ok(());
         }
         let min_replicas =
-            RedisClient::open(&spec.from, &spec.header.credentials)?.fetch_setting("min-replicas-to-write")?;
+            RedisClient::open(&spec.record.from, &spec.header.credentials)?.fetch_setting("min-replicas-to-write")?;
         self.append_entry(
             MovePhase::Begin,
             PhaseState::Done,
-            json!(MoveRecord { min_replicas: Some(min_replicas), ..entry::record_of(spec) }),
+            json!(MoveRecord { min_replicas: Some(min_replicas), ..spec.record.clone() }),
         )
     }
 
@@ -80,17 +84,24 @@ impl MoveJournal {
     /// # Errors
     /// Returns an error if another move is unfinished.
     pub fn start_replica_build(&mut self, spec: &MoveSpec) -> Result<()> {
-        ensure!(spec.operation.creates_replica(), "{} is not a new replica of {}", spec.to, spec.from);
+        ensure!(
+            spec.record.operation.creates_replica(),
+            "{} is not a new replica of {}",
+            spec.record.to,
+            spec.record.from
+        );
         if self.is_resuming(spec)? {
             return Ok(());
         }
-        self.append_entry(MovePhase::Begin, PhaseState::Done, json!(entry::record_of(spec)))
+        self.append_entry(MovePhase::Begin, PhaseState::Done, json!(spec.record))
     }
 
     /// Returns true if this move is the unfinished one in the journal.
     fn is_resuming(&self, spec: &MoveSpec) -> Result<bool> {
         let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) else { return Ok(false) };
-        if last.operation.is_same_kind(&spec.operation) && (&last.from, &last.to) == (&spec.from, &spec.to) {
+        if last.operation.is_same_kind(&spec.record.operation)
+            && (&last.from, &last.to) == (&spec.record.from, &spec.record.to)
+        {
             return Ok(true);
         }
         bail!(
@@ -108,7 +119,7 @@ impl MoveJournal {
     /// Returns an error if another move or failover is unfinished.
     pub fn start_failover(&mut self, request: &failover::PromoteReplica, min_replicas: String) -> Result<()> {
         if let Some(last) = self.move_record().filter(|_| !is_finished(self.current_entries())) {
-            if last.operation.is_failover() && (&last.from, &last.to) == (&request.from, &request.to) {
+            if last.operation.is_failover() && (&last.from, &last.to) == (&request.record.from, &request.record.to) {
                 return Ok(());
             }
             bail!(
@@ -118,17 +129,7 @@ impl MoveJournal {
                 last.to
             );
         }
-        let begun = MoveRecord {
-            from: request.from.clone(),
-            to: request.to.clone(),
-            operation: Operation::Failover { other_replicas: request.other_replicas.clone() },
-            epoch: request.epoch,
-            app_user: request.app_user.clone(),
-            instance: request.instance.clone(),
-            min_replicas: Some(min_replicas),
-            operator: request.operator.clone(),
-            throttle: ThrottleLimits::default(),
-        };
+        let begun = MoveRecord { min_replicas: Some(min_replicas), ..request.record.clone() };
         self.append_entry(MovePhase::Begin, PhaseState::Done, json!(begun))
     }
 

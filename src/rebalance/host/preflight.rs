@@ -37,12 +37,12 @@ pub fn check_move(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn
     let spec = &request.spec;
     let mut needs = None;
     let mut issues = IssueList(Vec::new());
-    let desired = parse_instance(spec.header.shard, &spec.instance).and_then(|instance| {
+    let desired = parse_instance(spec.header.shard, &spec.record.instance).and_then(|instance| {
         let text = |digest| Ok::<_, anyhow::Error>(String::from_utf8_lossy(&blobs.read_blob(digest)?).into_owned());
         let (conf, acl) = (text(&instance.conf.digest)?, text(&instance.acl.digest)?);
         Ok(DesiredTarget { conf: RedisConf::parse(&conf), acl, instance })
     });
-    let source = match RedisClient::open(&spec.from, &spec.header.credentials) {
+    let source = match RedisClient::open(&spec.record.from, &spec.header.credentials) {
         Ok(link) => Some(link),
         Err(error) => {
             let text = format!("{error:#}");
@@ -51,7 +51,7 @@ pub fn check_move(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn
             } else {
                 PreflightRule::Source
             };
-            issues.add_issue(rule, format!("cannot log in to the source {}: {text}", spec.from));
+            issues.add_issue(rule, format!("cannot log in to the source {}: {text}", spec.record.from));
             None
         }
     };
@@ -107,20 +107,20 @@ fn check_target(spec: &MoveSpec, instance: &RedisShard) -> Result<()> {
     if start_replica::is_copy(instance, spec)? {
         return Ok(());
     }
-    match probe_role(&spec.to, &spec.header.credentials) {
+    match probe_role(&spec.record.to, &spec.header.credentials) {
         ReplicationRole::Unreachable => {
-            let target = spec.to.to_string().parse().ok();
+            let target = spec.record.to.to_string().parse().ok();
             let connected = target.map(|target| std::net::TcpStream::connect_timeout(&target, RATE_WINDOW));
             if matches!(connected, Some(Ok(_))) {
-                anyhow::bail!("another service listens at {}, and dunlin cannot log in to it", spec.to);
+                anyhow::bail!("another service listens at {}, and dunlin cannot log in to it", spec.record.to);
             }
             Ok(())
         }
-        ReplicationRole::Replica { primary: of, .. } => anyhow::bail!("an instance at {} follows {of}", spec.to),
+        ReplicationRole::Replica { primary: of, .. } => anyhow::bail!("an instance at {} follows {of}", spec.record.to),
         ReplicationRole::Primary { .. } => {
-            let mut link = RedisClient::open(&spec.to, &spec.header.credentials)?;
+            let mut link = RedisClient::open(&spec.record.to, &spec.header.credentials)?;
             let keys: u64 = link.query(&redis_command(&["DBSIZE"]))?;
-            anyhow::bail!("another primary with {} runs at {}", format_count(keys, "key"), spec.to)
+            anyhow::bail!("another primary with {} runs at {}", format_count(keys, "key"), spec.record.to)
         }
     }
 }
@@ -148,7 +148,7 @@ fn target_acl(spec: &MoveSpec, conf: &RedisConf, text: &str) -> Option<String> {
         Ok(acl) => acl,
         Err(error) => return Some(format!("the target's ACL file, {error}")),
     };
-    let user = &spec.app_user;
+    let user = &spec.record.app_user;
     if acl.is_user_enabled(user) != Some(true) {
         return Some(format!("the target's ACL file has no enabled user {user}"));
     }
@@ -187,12 +187,15 @@ fn check_source(
     let info = source.fetch_info("all")?;
     match source.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => issues.add_issue(PreflightRule::Source, format!("{} is not a primary: {role}", spec.from)),
+        role => issues.add_issue(PreflightRule::Source, format!("{} is not a primary: {role}", spec.record.from)),
     }
     if info.text_field("aof_enabled") != "1" {
         issues.add_issue(
             PreflightRule::Source,
-            format!("{} has no append-only file: a restart would empty its copy too; set `appendonly yes`", spec.from),
+            format!(
+                "{} has no append-only file: a restart would empty its copy too; set `appendonly yes`",
+                spec.record.from
+            ),
         );
     }
     match source_acl(source, &info) {
@@ -209,7 +212,7 @@ fn check_source(
     check_memory(&needs, conf, issues);
     issues.add_if_some(PreflightRule::Disk, check_disk(&needs, instance));
     check_replica_user(source, spec, conf, issues)?;
-    issues.add_if_some(PreflightRule::Buffer, check_output_buffer(source, &info, spec.limits.throttle.bandwidth)?);
+    issues.add_if_some(PreflightRule::Buffer, check_output_buffer(source, &info, spec.record.throttle.bandwidth)?);
     Ok(needs)
 }
 
@@ -237,9 +240,10 @@ fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &R
         issues.add_if_error(PreflightRule::Replica, wait_for_replica(source, other));
     }
     let (expected, attached) = (source_replicas.len() as u64, info.number_field("connected_slaves"));
-    let copy = u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.to)));
+    let copy =
+        u64::from(info.iter().any(|(name, line)| name.starts_with("slave") && is_replica_line(line, &spec.record.to)));
     if attached > expected + copy {
-        let text = format!("{} has {}, the map has {expected}", spec.from, format_count(attached, "replica"));
+        let text = format!("{} has {}, the map has {expected}", spec.record.from, format_count(attached, "replica"));
         issues
             .add_issue(PreflightRule::OrphanReplica, format!("{text}; `dunlin shards status` lists the unknown ones"));
     }
@@ -303,18 +307,20 @@ fn check_replica_user(
             Ok(Value::Okay) => {}
             Ok(answer) => issues.add_issue(
                 PreflightRule::Acl,
-                format!("{} does not allow {user} to run {command}: {answer:?}", spec.from),
+                format!("{} does not allow {user} to run {command}: {answer:?}", spec.record.from),
             ),
-            Err(error) => issues
-                .add_issue(PreflightRule::Acl, format!("{} does not allow {user} to replicate: {error:#}", spec.from)),
+            Err(error) => issues.add_issue(
+                PreflightRule::Acl,
+                format!("{} does not allow {user} to replicate: {error:#}", spec.record.from),
+            ),
         }
     }
     let tls_ca = spec.header.credentials.tls_ca.clone();
     let login = Credentials { user, password: conf.last_value("masterauth").unwrap_or_default(), tls_ca };
-    if let Err(error) = RedisClient::open(&spec.from, &login) {
+    if let Err(error) = RedisClient::open(&spec.record.from, &login) {
         issues.add_issue(
             PreflightRule::Password,
-            format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.from),
+            format!("{} rejects the target's masteruser and masterauth: {error:#}", spec.record.from),
         );
     }
     Ok(())

@@ -47,8 +47,8 @@ impl RateLimiter {
             shared_bucket((spec.header.journal_dir.clone(), Some(spec.header.shard))),
         );
         // A request that knows of no cap does not lift the one that others keep to.
-        if spec.limits.throttle.bandwidth > 0 {
-            host.set_rate(spec.limits.throttle.bandwidth);
+        if spec.record.throttle.bandwidth > 0 {
+            host.set_rate(spec.record.throttle.bandwidth);
         }
         Self { host, shard }
     }
@@ -114,10 +114,10 @@ mod tests {
     fn moves_to_one_host_share_its_bucket_only() {
         let mut spec = crate::rebalance::host::recover::tests::test_spec();
         spec.header.journal_dir = PathBuf::from("/one host");
-        spec.limits.throttle.bandwidth = 5;
+        spec.record.throttle.bandwidth = 5;
         let one = RateLimiter::for_move(&spec);
         spec.header.shard = ShardId(18);
-        spec.limits.throttle.bandwidth = 0;
+        spec.record.throttle.bandwidth = 0;
         let other = RateLimiter::for_move(&spec);
         assert!(Arc::ptr_eq(&one.host, &other.host) && !Arc::ptr_eq(&one.shard, &other.shard));
         assert_eq!(one.host.rate(), 5);

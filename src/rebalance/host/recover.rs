@@ -61,7 +61,7 @@ fn decide_primary(
     use ReplicationRole::{Primary, Replica, Unreachable};
     let follows_third_party =
         |role: &ReplicationRole, other: &InstanceAddress| matches!(role, Replica { primary, .. } if primary != other);
-    if follows_third_party(source, &spec.to) || follows_third_party(target, &spec.from) {
+    if follows_third_party(source, &spec.record.to) || follows_third_party(target, &spec.record.from) {
         return Decision::Undecidable("an instance follows a third one: another tool moved or failed over this shard");
     }
     match (source, target) {
@@ -131,7 +131,7 @@ pub fn recover_move(spec: &MoveSpec) -> Result<RecoveryResult> {
             });
         }
         Some(begun) if begun.operation.creates_replica() => {
-            return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica build", spec.to) });
+            return Ok(RecoveryResult::AtSource { reason: format!("{} is a replica build", spec.record.to) });
         }
         Some(_) => {}
     }
@@ -156,12 +156,12 @@ pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Dur
 }
 
 fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
-    let instance = parse_instance(spec.header.shard, &spec.instance)?;
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     if instance.read_conf()?.is_some() && !instance.is_running()? {
         instance.enable_and_start()?;
     }
-    let (mut source, source_role, source_id) = probe_instance(&spec.from, spec);
-    let (mut target, mut target_role, target_id) = probe_instance(&spec.to, spec);
+    let (mut source, source_role, source_id) = probe_instance(&spec.record.from, spec);
+    let (mut target, mut target_role, target_id) = probe_instance(&spec.record.to, spec);
     // The copy may go through the replication proxy; its source is a primary then, or does not answer.
     if !matches!(source_role, ReplicationRole::Replica { .. }) {
         target_role = replication_proxy::proxied_role(target_role, spec);
@@ -185,11 +185,11 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
             {
                 restore_replication(spec, target)?;
             }
-            Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.to) })
+            Ok(RecoveryResult::AtSource { reason: format!("{} was never opened", spec.record.to) })
         }
         Decision::UseTarget => {
-            let Some(target) = target.as_mut() else { bail!("{} no longer answers", spec.to) };
-            let why = format!("{} was demoted", spec.from);
+            let Some(target) = target.as_mut() else { bail!("{} no longer answers", spec.record.to) };
+            let why = format!("{} was demoted", spec.record.from);
             if is_finished(journal.current_entries()) {
                 return Ok(RecoveryResult::AtTarget { reason: why, follow_ups: Vec::new() });
             }
@@ -234,8 +234,8 @@ fn gather_facts(journal: &MoveJournal, source: &str, target: &str, target_syncs_
 fn persist_source_role(spec: &MoveSpec, source: Option<&mut RedisClient>) -> Result<()> {
     let Some(source) = source else { return Ok(()) };
     source.run_command(&["CONFIG", "REWRITE"])?;
-    if !replication_progress::is_replica_of(&source.fetch_role()?, &spec.to) {
-        bail!("{} changed its role during recovery", spec.from);
+    if !replication_progress::is_replica_of(&source.fetch_role()?, &spec.record.to) {
+        bail!("{} changed its role during recovery", spec.record.from);
     }
     Ok(())
 }
@@ -254,19 +254,24 @@ fn probe_instance(address: &InstanceAddress, spec: &MoveSpec) -> (Option<RedisCl
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::protocol::shard::{MoveLimits, Operation};
+    use crate::protocol::shard::{MoveLimits, MoveRecord, Operation};
+    use crate::protocol::throttle::ThrottleLimits;
     use crate::rebalance::host::move_journal::tests::test_header;
 
     pub fn test_spec() -> MoveSpec {
         MoveSpec {
             header: test_header(std::path::Path::new(""), 17, "r", 0),
-            operator: String::new(),
-            from: InstanceAddress::new("a", 1),
-            to: InstanceAddress::new("b", 1),
-            operation: Operation::Relocate { other_replicas: Vec::new() },
-            epoch: 8,
-            app_user: "s017".to_owned(),
-            instance: Value::Null,
+            record: MoveRecord {
+                operation: Operation::Relocate { other_replicas: Vec::new() },
+                from: InstanceAddress::new("a", 1),
+                to: InstanceAddress::new("b", 1),
+                epoch: 8,
+                app_user: "s017".to_owned(),
+                instance: Value::Null,
+                min_replicas: None,
+                operator: String::new(),
+                throttle: ThrottleLimits::default(),
+            },
             source_file_requires_replicas: false,
             limits: MoveLimits::default(),
         }

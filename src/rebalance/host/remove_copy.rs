@@ -13,10 +13,10 @@ use crate::protocol::shard::MoveSpec;
 /// # Errors
 /// Returns an error if the instance cannot be stopped or a file cannot be removed.
 pub fn remove_copy(spec: &MoveSpec) -> Result<()> {
-    let instance = parse_instance(spec.header.shard, &spec.instance)?;
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     if start_replica::is_copy(&instance, spec)? {
         // Its unsaved data are not needed, and a failing append-only file would prevent a normal shutdown.
-        if let Ok(mut target) = RedisClient::open(&spec.to, &spec.header.credentials) {
+        if let Ok(mut target) = RedisClient::open(&spec.record.to, &spec.header.credentials) {
             target.run_command(&["SHUTDOWN", "NOSAVE", "NOW", "FORCE"]).ok();
         }
         instance.stop_and_disable()?;

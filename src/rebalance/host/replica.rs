@@ -23,10 +23,10 @@ use crate::resources::BlobSource;
 /// Returns an error if a step fails; only the primary's replication settings may have changed then.
 pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn ProgressSink) -> Result<CopyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
-    let mut primary = RedisClient::open_with_retry(&spec.from, &spec.header.credentials, START_TIMEOUT)?;
+    let mut primary = RedisClient::open_with_retry(&spec.record.from, &spec.header.credentials, START_TIMEOUT)?;
     match primary.fetch_role()? {
         ReplicationRole::Primary { .. } => {}
-        role => bail!("{} is not a primary ({role}); no replica was created", spec.from),
+        role => bail!("{} is not a primary ({role}); no replica was created", spec.record.from),
     }
     if is_created(spec, &journal) {
         return Ok(CopyResult::default());
@@ -36,10 +36,10 @@ pub fn create_replica(spec: &MoveSpec, blobs: &dyn BlobSource, sink: &dyn Progre
     journal.start_replica_build(spec)?;
     let copied = build_replica(spec, &mut journal, &mut primary, permit, blobs, sink)?;
     journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
-    let instance = parse_instance(spec.header.shard, &spec.instance)?;
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     let users = start_replica::closed_users(&instance, spec, blobs)?;
     instance.set_users_enabled(&users, true)?;
-    RedisClient::open(&spec.to, &spec.header.credentials)?.run_all(&enable_user_cmds(&users))?;
+    RedisClient::open(&spec.record.to, &spec.header.credentials)?.run_all(&enable_user_cmds(&users))?;
     journal.log_done(MovePhase::OpenTarget, Value::Null)?;
     Ok(copied)
 }
@@ -50,14 +50,14 @@ fn enable_user_cmds(users: &[String]) -> Vec<Cmd> {
 
 /// Returns true if the journal's last move created the replica and it follows its primary.
 fn is_created(spec: &MoveSpec, journal: &MoveJournal) -> bool {
-    let record = journal
-        .move_record()
-        .filter(|last| last.operation.creates_replica() && (&last.from, &last.to) == (&spec.from, &spec.to));
+    let record = journal.move_record().filter(|last| {
+        last.operation.creates_replica() && (&last.from, &last.to) == (&spec.record.from, &spec.record.to)
+    });
     record.is_some() && is_finished(journal.current_entries()) && is_following(spec)
 }
 
 fn is_following(spec: &MoveSpec) -> bool {
-    replication_progress::is_replica_of(&probe_role(&spec.to, &spec.header.credentials), &spec.from)
+    replication_progress::is_replica_of(&probe_role(&spec.record.to, &spec.header.credentials), &spec.record.from)
 }
 
 /// Finishes the journal of a replica that the map names from this epoch on; a controller with a lower epoch can tell
@@ -73,10 +73,10 @@ pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
         return Ok(());
     }
     if !is_following(spec) {
-        bail!("{} does not follow {}", spec.to, spec.from);
+        bail!("{} does not follow {}", spec.record.to, spec.record.from);
     }
     journal.log_intent(MovePhase::Finalize, Value::Null)?;
-    journal.log_done(MovePhase::Finalize, json!({ "epoch": spec.epoch }))
+    journal.log_done(MovePhase::Finalize, json!({ "epoch": spec.record.epoch }))
 }
 
 /// Removes a replica that the map does not name yet. Its primary need not answer for that.
@@ -84,8 +84,8 @@ pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
 /// # Errors
 /// Somebody has made a master of it, or what the system said.
 pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> {
-    if let ReplicationRole::Primary { .. } = probe_role(&spec.to, &spec.header.credentials) {
-        bail!("{} is a primary; it was not removed", spec.to);
+    if let ReplicationRole::Primary { .. } = probe_role(&spec.record.to, &spec.header.credentials) {
+        bail!("{} is a primary; it was not removed", spec.record.to);
     }
     journal.log_intent(MovePhase::Abort, Value::Null)?;
     remove_copy::remove_copy(spec)?;

@@ -43,7 +43,7 @@ pub fn wait_until_caught_up(
             required_offset.get_or_insert(from.number_field("master_repl_offset"));
         }
         let has_reached_goal = required_offset.is_some_and(|goal| to.number_field("slave_repl_offset") >= goal);
-        let is_acknowledged = is_online(&from, &spec.to);
+        let is_acknowledged = is_online(&from, &spec.record.to);
         let behind = from.number_field("master_repl_offset").saturating_sub(to.number_field("slave_repl_offset"));
         if has_reached_goal && is_linked(&to) && is_acknowledged && behind <= spec.limits.max_lag_bytes {
             return Ok(());
@@ -69,16 +69,16 @@ pub fn wait_until_caught_up(
             bail!(
                 "{} started {full_syncs} full syncs to {} and none succeeded; a likely cause is its output buffer limit \
                  for replicas, client-output-buffer-limit is now \"{}\"",
-                spec.from,
-                spec.to,
+                spec.record.from,
+                spec.record.to,
                 source.fetch_setting("client-output-buffer-limit")?
             );
         }
         if last_progress.elapsed() > stall_timeout {
             bail!(
                 "{} made no progress towards {} for {} s (link {}, {} at the source)",
-                spec.to,
-                spec.from,
+                spec.record.to,
+                spec.record.from,
                 stall_timeout.as_secs(),
                 to.text_field("master_link_status"),
                 format_count(from.number_field("connected_slaves"), "replica")
@@ -151,7 +151,7 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
     let is_durable = poll_until(deadline, POLL_INTERVAL, || {
         let info = target.fetch_info("persistence")?;
         if info.text_field("aof_enabled") != "1" {
-            bail!("{} has no append-only file; set `appendonly yes` in its configuration", spec.to);
+            bail!("{} has no append-only file; set `appendonly yes` in its configuration", spec.record.to);
         }
         let no_rewrite = info.number_field("aof_rewrite_in_progress") + info.number_field("aof_rewrite_scheduled") == 0;
         last_write = info.text_field("aof_last_write_status").to_owned();
@@ -164,13 +164,16 @@ pub fn wait_until_durable(target: &mut RedisClient, spec: &MoveSpec, sink: &dyn 
             bail!(
                 "{} cannot write its append-only file (last write {last_write}, last rewrite {last_rewrite}): check the free \
                  disk space of its host and its log",
-                spec.to
+                spec.record.to
             );
         }
         Ok(sink.is_cancelled().then_some(false))
     })?;
     if is_durable != Some(true) {
-        bail!("the append-only file of {} is not ready: last write {last_write}, last rewrite {last_rewrite}", spec.to);
+        bail!(
+            "the append-only file of {} is not ready: last write {last_write}, last rewrite {last_rewrite}",
+            spec.record.to
+        );
     }
     Ok(())
 }

@@ -52,7 +52,7 @@ pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
         ReplicationRole::Replica { primary: of, link_is_up: linked, offset }
             if is_proxy_address(spec.header.shard, &of) =>
         {
-            ReplicationRole::Replica { primary: spec.from.clone(), link_is_up: linked, offset }
+            ReplicationRole::Replica { primary: spec.record.from.clone(), link_is_up: linked, offset }
         }
         role => role,
     }
@@ -95,12 +95,15 @@ impl ReplicationProxy {
     /// # Errors
     /// Returns an error if the source's address is not valid, or no port is free.
     pub fn open(spec: &MoveSpec, rate_limiter: RateLimiter) -> Result<Self> {
-        let found = (spec.from.host.as_str(), spec.from.port).to_socket_addrs().ok().and_then(|mut found| found.next());
-        let from = found.with_context(|| format!("the address {} of the source", spec.from))?;
+        let found = (spec.record.from.host.as_str(), spec.record.from.port)
+            .to_socket_addrs()
+            .ok()
+            .and_then(|mut found| found.next());
+        let from = found.with_context(|| format!("the address {} of the source", spec.record.from))?;
         let listener =
             TcpListener::bind((loopback_address(spec.header.shard), 0)).context("opening the replication proxy")?;
         let local = listener.local_addr().context("opening the replication proxy")?;
-        let bandwidth = spec.limits.throttle.bandwidth;
+        let bandwidth = spec.record.throttle.bandwidth;
         let path = ProxyPath {
             source: from,
             bandwidth,

@@ -27,7 +27,7 @@ pub fn roll_back_cutover(
     source.run_command(&["CLIENT", "UNPAUSE"])?;
     source.run_all(&restore_min_replicas_cmds(journal))?;
     if !matches!(source.fetch_role()?, ReplicationRole::Primary { .. }) {
-        bail!("{} did not become a primary again", spec.from);
+        bail!("{} did not become a primary again", spec.record.from);
     }
     // The source serves in any case; if this fails, the next copy starts with a new target.
     if let Some(target) = target {
@@ -39,7 +39,7 @@ pub fn roll_back_cutover(
 /// Lets a target that was never opened follow the source again, also after a restart.
 pub fn restore_replication(spec: &MoveSpec, target: &mut RedisClient) -> Result<()> {
     if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        target.query::<redis::Value>(&replicaof_command(&spec.from))?;
+        target.query::<redis::Value>(&replicaof_command(&spec.record.from))?;
     }
     target.run_command(&["CONFIG", "REWRITE"]).map(drop)
 }

@@ -101,7 +101,7 @@ impl SourceMonitor {
     /// Begins to watch, where the move has limits to be held. From then on each window in which one was passed halves the
     /// rate of the shard's bytes, and each other one lets a tenth more of them pass.
     pub fn start_for(spec: &MoveSpec) -> Option<Self> {
-        if !spec.limits.throttle.has_source_limits() {
+        if !spec.record.throttle.has_source_limits() {
             return None;
         }
         let state = MonitorState {
@@ -130,7 +130,7 @@ impl SourceMonitor {
     /// There was none for as long as the limits say, or the run was cancelled; `what` was to begin and was not.
     pub fn wait_until_below_limits(&self, operation: &str, sink: &dyn ProgressSink) -> Result<()> {
         let (spec, begin, windows_before) = (&self.state.spec, Instant::now(), self.last_window().0);
-        let timeout = Duration::from_secs(spec.limits.throttle.overload_timeout_s);
+        let timeout = Duration::from_secs(spec.record.throttle.overload_timeout_s);
         let mut overload = None;
         // A window that is under way has begun before, but for the first of all.
         let mut next = if windows_before == 0 { 1 } else { windows_before + 2 };
@@ -158,7 +158,7 @@ impl SourceMonitor {
                 bail!(
                     "cancelled while the {operation} of shard {} was waiting; {} serves it",
                     spec.header.shard,
-                    spec.from
+                    spec.record.from
                 );
             }
             if begin.elapsed() > timeout {
@@ -167,7 +167,7 @@ impl SourceMonitor {
                     "shard {}: the {operation} was not begun: {} was over a limit for {} s ({why}); `dunlin shards resume` \
                      tries again",
                     spec.header.shard,
-                    spec.from,
+                    spec.record.from,
                     timeout.as_secs()
                 );
             }
@@ -216,7 +216,7 @@ impl MonitorState {
         let (mut link, mut passed, mut since) = (None, self.rate_limiter.passed_bytes(), Instant::now());
         while !self.is_stopped.load(Ordering::SeqCst) {
             if link.is_none() {
-                link = RedisClient::open(&self.spec.from, &self.spec.header.credentials).ok();
+                link = RedisClient::open(&self.spec.record.from, &self.spec.header.credentials).ok();
             }
             let sample = match &mut link {
                 Some(open) => self.measure_window(open),
@@ -229,7 +229,7 @@ impl MonitorState {
                 link = None;
                 LoadSample::default()
             });
-            let overload = exceeded_limit(&self.spec.limits.throttle, &seen);
+            let overload = exceeded_limit(&self.spec.record.throttle, &seen);
             let milliseconds = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX).max(1);
             let recent_rate = (self.rate_limiter.passed_bytes() - passed).saturating_mul(1000) / milliseconds;
             (passed, since) = (self.rate_limiter.passed_bytes(), Instant::now());
@@ -280,7 +280,7 @@ fn percentile_99(trips: &mut [Duration]) -> Duration {
 /// Returns the largest lag of the online replicas, in bytes. The move's own target counts once its copy is complete:
 /// until then it is not online.
 fn max_replica_lag(source: &RedisInfo, spec: &MoveSpec) -> u64 {
-    let InstanceAddress { host, port } = &spec.to;
+    let InstanceAddress { host, port } = &spec.record.to;
     let own = [format!("ip={host}"), format!("port={port}")];
     let end = source.number_field("master_repl_offset");
     let slaves = source.iter().filter(|(name, _)| name.strip_prefix("slave").is_some_and(|n| n.parse::<u32>().is_ok()));

@@ -19,7 +19,7 @@ use crate::resources::{BlobSource, Content};
 pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
     let configured_primary = instance.read_conf()?.and_then(|conf| conf.replica_of());
     Ok(configured_primary
-        .is_some_and(|of| of == spec.from || replication_proxy::is_proxy_address(spec.header.shard, &of)))
+        .is_some_and(|of| of == spec.record.from || replication_proxy::is_proxy_address(spec.header.shard, &of)))
 }
 
 /// Creates the copy, or starts the one that exists; files of an earlier instance are archived. A throttled copy first
@@ -28,10 +28,10 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
 /// # Errors
 /// Something else runs there, or what the system said.
 pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<()> {
-    let primary_address = if spec.limits.throttle.is_enabled() {
+    let primary_address = if spec.record.throttle.is_enabled() {
         replication_proxy::placeholder_address(spec.header.shard)
     } else {
-        spec.from.clone()
+        spec.record.from.clone()
     };
     if is_copy(instance, spec)? {
         if !instance.is_running()? {
@@ -39,9 +39,9 @@ pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSou
         }
         return instance.enable_and_start();
     }
-    match probe_role(&spec.to, &spec.header.credentials) {
+    match probe_role(&spec.record.to, &spec.header.credentials) {
         ReplicationRole::Unreachable if !instance.is_running()? => {}
-        role => bail!("another instance runs at {} ({role}); it was not changed", spec.to),
+        role => bail!("another instance runs at {} ({role}); it was not changed", spec.record.to),
     }
     archive_files(instance, "old")?;
     instance.create_replica(&primary_address, &closed_users(instance, spec, blobs)?, blobs)

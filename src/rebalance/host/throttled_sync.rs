@@ -73,7 +73,7 @@ pub fn acquire_permit<'t>(
 /// Returns an error if the target does not answer.
 pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Result<bool> {
     Ok(
-        matches!(target.fetch_role()?, ReplicationRole::Replica { primary, link_is_up: true, .. } if primary == spec.from),
+        matches!(target.fetch_role()?, ReplicationRole::Replica { primary, link_is_up: true, .. } if primary == spec.record.from),
     )
 }
 
@@ -82,12 +82,12 @@ pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Res
 /// # Errors
 /// Returns an error if the target rejects a command or its file cannot be written.
 pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
-    if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.from) {
-        set_replica_of(target, &spec.from)?;
+    if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.record.from) {
+        set_replica_of(target, &spec.record.from)?;
     }
     match instance.read_conf()?.and_then(|conf| conf.replica_of()) {
-        Some(of) if of == spec.from => Ok(()),
-        _ => instance.set_replicaof(&spec.from),
+        Some(of) if of == spec.record.from => Ok(()),
+        _ => instance.set_replicaof(&spec.record.from),
     }
 }
 
@@ -141,7 +141,7 @@ impl ThrottledSync<'_> {
                     "shard {}: the copy was stopped {MAX_COPY_ATTEMPTS} times ({overload}); {} still serves, `dunlin shards resume` \
                      tries again",
                     spec.header.shard,
-                    spec.from
+                    spec.record.from
                 );
             }
             report_status(spec, &format!("copy stopped: {overload}"), self.sink);
@@ -217,8 +217,10 @@ impl ThrottledSync<'_> {
         follow_source(self.instance, target, spec)?;
         replication_progress::wait_until_caught_up(source, target, spec, self.sink)?;
         if source.fetch_info("stats")?.number_field("sync_full") > before {
-            let text =
-                format!("shard {}: {} made another full sync, above the bandwidth cap", spec.header.shard, spec.from);
+            let text = format!(
+                "shard {}: {} made another full sync, above the bandwidth cap",
+                spec.header.shard, spec.record.from
+            );
             self.sink.emit(Event::Note { text });
         }
         Ok(())
@@ -231,8 +233,10 @@ fn describe_stall(spec: &MoveSpec, behind: Option<u64>) -> String {
         Some(behind) => format!(
             "{} stays {behind} bytes behind {} for {stall} s: it is written to faster than the cap lets the copy follow; \
              a higher --bandwidth does",
-            spec.to, spec.from
+            spec.record.to, spec.record.from
         ),
-        None => format!("{} made no progress towards {} through the proxy for {stall} s", spec.to, spec.from),
+        None => {
+            format!("{} made no progress towards {} through the proxy for {stall} s", spec.record.to, spec.record.from)
+        }
     }
 }

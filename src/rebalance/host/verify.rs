@@ -47,17 +47,17 @@ enum CompareMethod {
 /// An instance does not answer, or the target does not follow the source.
 pub fn verify_copy(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<VerifyResult> {
     let mut journal = MoveJournal::open(&spec.header)?;
-    let mut source = RedisClient::open(&spec.from, &spec.header.credentials)?;
-    let mut target = RedisClient::open(&spec.to, &spec.header.credentials)?;
+    let mut source = RedisClient::open(&spec.record.from, &spec.header.credentials)?;
+    let mut target = RedisClient::open(&spec.record.to, &spec.header.credentials)?;
     match (source.fetch_role()?, target.fetch_role()?) {
-        (ReplicationRole::Primary { .. }, role) if replication_progress::is_replica_of(&role, &spec.from) => {
+        (ReplicationRole::Primary { .. }, role) if replication_progress::is_replica_of(&role, &spec.record.from) => {
             replication_progress::wait_until_caught_up(&mut source, &mut target, spec, sink)?;
             if journal.move_record().is_none() || is_finished(journal.current_entries()) {
                 return compare_instances(&mut source, &mut target, None, spec, sink);
             }
             verify_again(&mut journal, &mut source, &mut target, CompareMethod::Live, spec, sink)
         }
-        (role, ReplicationRole::Primary { .. }) if replication_progress::is_replica_of(&role, &spec.to) => {
+        (role, ReplicationRole::Primary { .. }) if replication_progress::is_replica_of(&role, &spec.record.to) => {
             compare_instances(&mut target, &mut source, None, spec, sink)
         }
         (source, target) => bail!("neither follows the other: source {source:?}, target {target:?}"),
@@ -146,7 +146,7 @@ fn candidates_from_files(
         Err(reason) => {
             let text = format!(
                 "shard {shard}: all keys are compared live; the files of {} are not conclusive: {reason:#}",
-                spec.to
+                spec.record.to
             );
             sink.emit(Event::Note { text });
             Ok(None)
@@ -206,8 +206,8 @@ pub fn describe_differences(verified: &VerifyResult, spec: &MoveSpec) -> String 
     format!(
         "shard {}: the copy at {} differs from {}{}{}{}; no cutover",
         spec.header.shard,
-        spec.to,
-        spec.from,
+        spec.record.to,
+        spec.record.from,
         list("differing", &verified.differing),
         list("missing", &verified.missing),
         list("extra", &verified.extra)

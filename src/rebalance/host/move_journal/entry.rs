@@ -4,7 +4,7 @@ use dunlin_shards::InstanceAddress;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::protocol::shard::{MovePhase, MoveRecord, MoveSpec, PhaseState, failover};
+use crate::protocol::shard::{MovePhase, MoveRecord, PhaseState, failover};
 
 /// Represents one line of the journal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -44,21 +44,6 @@ impl TryFrom<UncheckedEntry> for JournalEntry {
             MoveRecord::deserialize(&detail)?;
         }
         Ok(Self { recorded_at, run, phase, state, detail })
-    }
-}
-
-/// Returns the record of a new move.
-pub fn record_of(spec: &MoveSpec) -> MoveRecord {
-    MoveRecord {
-        operation: spec.operation.clone(),
-        from: spec.from.clone(),
-        to: spec.to.clone(),
-        epoch: spec.epoch,
-        app_user: spec.app_user.clone(),
-        instance: spec.instance.clone(),
-        min_replicas: None,
-        operator: spec.operator.clone(),
-        throttle: spec.limits.throttle,
     }
 }
 

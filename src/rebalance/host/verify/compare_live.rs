@@ -66,7 +66,7 @@ impl<'a> LiveComparison<'a> {
         total_keys: u64,
         verified: &'a mut VerifyResult,
     ) -> Self {
-        let rate_limiter = spec.limits.throttle.is_enabled().then(|| RateLimiter::for_move(spec));
+        let rate_limiter = spec.record.throttle.is_enabled().then(|| RateLimiter::for_move(spec));
         let (started, batch_keys) = (Instant::now(), MIN_BATCH_KEYS);
         Self {
             source,
