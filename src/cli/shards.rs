@@ -2,6 +2,7 @@
 
 mod capacity;
 mod certificates;
+mod choose_instance;
 mod dry_run;
 mod failover;
 mod history;

@@ -20,8 +20,8 @@ use super::{Call, Reply, Request};
 pub use consumers::{ConsumerService, ConsumerState, MapConsumer, PublishedShard};
 pub use history::{JournalQuery, MoveHistoryEntry, MoveState, RecoveryResult};
 pub use moves::{
-    CopyResult, Credentials, CutoverResult, DEFAULT_JOURNAL_DIR, MinReplicasRequest, MoveLimits, MoveSpec,
-    RetireInstance, RetireResult, RunStart, StepHeader, VerifyResult, default_journal_dir,
+    CopyResult, Credentials, CutoverResult, DEFAULT_JOURNAL_DIR, InstanceChoice, MinReplicasRequest, MoveLimits,
+    MoveSpec, RetireInstance, RetireResult, RunStart, StepHeader, VerifyResult, default_journal_dir,
 };
 pub use observed::{KeySample, ObserveInstances, ObservedInstance, ReplicationRole};
 pub use phase::{MoveOutcome, MovePhase, PhaseState};
@@ -110,6 +110,14 @@ shard_calls! {
     ListMoveHistory(JournalQuery) -> Vec<MoveHistoryEntry>,
     /// Recover an interrupted move by the roles of its instances: to the source or to the target.
     Recover(MoveSpec) -> RecoveryResult,
+    /// Report whether the operator has to choose an instance of a move; changes nothing.
+    AssessChoice(InstanceChoice) -> RecoveryResult,
+    /// Record the operator's choice where recovery cannot decide; changes no instance.
+    ChooseInstance(InstanceChoice) -> RecoveryResult,
+    /// Stop the instance that was not chosen, and archive its files. Goes to its host.
+    DiscardInstance(failover::InstanceRef) -> failover::ArchivedInstance,
+    /// Open the chosen instance, once the other one is archived.
+    OpenChosenInstance(InstanceChoice) -> RecoveryResult,
     /// Abort a move before its cutover: restore the source, remove the copy.
     Abort(MoveSpec) -> (),
     /// Probe replicas, and their primaries from this host; changes nothing.

@@ -7,6 +7,7 @@
 pub mod apply;
 pub mod capacity;
 pub mod check;
+pub mod choose_instance;
 pub mod connected_hosts;
 pub mod context;
 pub mod describe_status;

@@ -293,7 +293,12 @@ pub async fn abort_move(context: &RebalanceContext<'_>, state: &MoveState, on_pr
 }
 
 /// The move again, as it was begun.
-fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveState, to: &str) -> Result<MoveSpec> {
+pub(super) fn recorded_spec(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    state: &MoveState,
+    to: &str,
+) -> Result<MoveSpec> {
     // Contents of the instance are offered on the way.
     let after = map_with_primary_on(map, state.shard, to);
     let instance = context.desired_instance(&after, state.shard, to)?;
@@ -312,7 +317,7 @@ fn recorded_spec(context: &RebalanceContext<'_>, map: &ShardMap, state: &MoveSta
 }
 
 /// The map with a shard on a host, whatever the map says now.
-fn map_with_primary_on(map: &ShardMap, shard: ShardId, host: &str) -> ShardMap {
+pub(super) fn map_with_primary_on(map: &ShardMap, shard: ShardId, host: &str) -> ShardMap {
     let mut changed = map.clone();
     for entry in &mut changed.shards {
         if entry.id == shard {

@@ -10,6 +10,7 @@
 mod access;
 mod agent_process;
 mod big_keys;
+mod chosen_instance;
 mod compare_files;
 mod dead_links;
 mod failed_copy;

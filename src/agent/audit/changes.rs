@@ -70,6 +70,7 @@ pub fn change_of_shard(request: &ShardRequest) -> Option<RequestedChange> {
         | ShardRequest::StartRun(_)
         | ShardRequest::Preflight(_)
         | ShardRequest::Verify(_)
+        | ShardRequest::AssessChoice(_)
         | ShardRequest::ListMoves(_)
         | ShardRequest::ListMoveHistory(_)
         | ShardRequest::ProbeReplicas(_) => return None,
@@ -78,6 +79,9 @@ pub fn change_of_shard(request: &ShardRequest) -> Option<RequestedChange> {
         ShardRequest::CreateReplica(spec) => (spec.header.shard, "create_replica"),
         ShardRequest::CommitReplica(spec) => (spec.header.shard, "commit_replica"),
         ShardRequest::Recover(spec) => (spec.header.shard, "recover"),
+        ShardRequest::ChooseInstance(choice) => (choice.spec.header.shard, "choose_instance"),
+        ShardRequest::DiscardInstance(instance) => (instance.header.shard, "discard_instance"),
+        ShardRequest::OpenChosenInstance(choice) => (choice.spec.header.shard, "open_chosen_instance"),
         ShardRequest::Abort(spec) => (spec.header.shard, "abort"),
         ShardRequest::RequireReplicas(wanted) => (wanted.header.shard, "require_replicas"),
         ShardRequest::SetMinReplicas(wanted) => (wanted.header.shard, "set_min_replicas"),

@@ -46,6 +46,10 @@ pub enum MoveAction {
     FinishFailover,
     /// Finishes a new replica.
     FinishReplica,
+    /// Opens the source, and archives the target; recovery cannot decide.
+    KeepSource,
+    /// Opens the target, and archives the source; recovery cannot decide.
+    KeepTarget,
     /// Removes the copy; the shard remains on its source.
     RollBack,
     /// Removes a new replica that the map does not name.
@@ -100,6 +104,8 @@ impl MoveAction {
             Self::Retire => "the old instance would be retired",
             Self::FinishFailover => "the failover would be finished",
             Self::FinishReplica => "the new replica would be finished",
+            Self::KeepSource => "the source keeps its writes; the target is stopped and its files are archived",
+            Self::KeepTarget => "the target keeps its writes; the source is stopped and its files are archived",
             Self::RollBack => "would be rolled back",
             Self::RemoveReplica => "the new replica would be removed",
             Self::Move => "would be moved",

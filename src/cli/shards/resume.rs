@@ -1,6 +1,7 @@
 //! `dunlin shards resume`: finishes interrupted moves and failovers, from any machine, and runs pending moves.
 
 use clap::Args;
+use dunlin_shards::ShardId;
 
 use super::ShardsContext;
 use super::dry_run::{DryRunArgs, MoveAction};
@@ -30,11 +31,18 @@ pub struct ResumeArgs {
     /// Allow moves between instances with different listpack limits
     #[arg(long)]
     allow_reencoding: bool,
+    /// Open the shard's instance on this host if dunlin cannot decide which instance has all writes,
+    /// and archive the other one
+    #[arg(long, value_name = "HOST", requires = "shard")]
+    pub keep: Option<String>,
+    /// The shard for --keep
+    #[arg(long, value_name = "SHARD", requires = "keep")]
+    pub shard: Option<ShardId>,
     /// Skip the confirmation prompt
     #[arg(short, long)]
-    yes: bool,
+    pub yes: bool,
     #[command(flatten)]
-    dry_run: DryRunArgs,
+    pub dry_run: DryRunArgs,
     #[command(flatten)]
     throttle: ThrottleArgs,
 }
@@ -53,6 +61,9 @@ impl ShardsContext<'_> {
     /// A host that is needed does not answer, a later map is published, another run holds a lock, or preflight refuses
     /// the pending moves.
     pub async fn resume_moves(&self, args: &ResumeArgs, totals: &mut RunTotals) -> Result<Exit, CommandError> {
+        if let Some((host, shard)) = args.keep.as_deref().zip(args.shard) {
+            return self.choose_instance(args, shard, host, totals).await;
+        }
         // Both are read again under the locks; a file that cannot be used ends the command before any host is asked.
         self.files.state.load_pending_moves()?;
         self.files.state.load_throttle()?;

@@ -109,6 +109,27 @@ pub struct MoveSpec {
     pub limits: MoveLimits,
 }
 
+/// Names the instance that keeps its writes, of a move that recovery cannot decide.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InstanceChoice {
+    /// The move.
+    pub spec: MoveSpec,
+    /// Its source or its target.
+    pub chosen: InstanceAddress,
+}
+
+impl InstanceChoice {
+    /// Returns true if the target keeps its writes.
+    pub fn chooses_target(&self) -> bool {
+        self.chosen == self.spec.record.to
+    }
+
+    /// Returns the other instance.
+    pub fn discarded(&self) -> &InstanceAddress {
+        if self.chooses_target() { &self.spec.record.from } else { &self.spec.record.to }
+    }
+}
+
 /// Result of a copy.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CopyResult {

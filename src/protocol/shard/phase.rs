@@ -29,6 +29,8 @@ named_enum! {
         OpenTarget = "open_target",
         /// Make the source's new role durable and let the other replicas follow the target.
         Finalize = "finalize",
+        /// The operator chose the instance that keeps its writes, because recovery cannot decide.
+        ChooseInstance = "choose_instance",
         /// Restore the source; the target stays its replica.
         RollBack = "roll_back",
         /// Restore the source and remove the copy.

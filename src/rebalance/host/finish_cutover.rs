@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use dunlin_shards::InstanceAddress;
 use redis::{Cmd, Value};
 
+use super::chosen_instance::chosen_instance;
 use super::client_access::ClientAccess;
 use super::min_replicas::{restore_min_replicas_cmds, wait_and_set_min_replicas};
 use super::move_journal::MoveJournal;
@@ -31,7 +32,9 @@ pub fn finish_cutover(
     journal.log_intent(MovePhase::Finalize, serde_json::Value::Null)?;
     verify_target(spec, instance, journal, target)?;
     let mut follow_ups = Vec::new();
-    for follower in std::iter::once(&spec.record.from).chain(spec.record.operation.other_replicas()) {
+    // Where the operator chose the target, the source is archived.
+    let source = Some(&spec.record.from).filter(|_| chosen_instance(journal.current_entries()).is_none());
+    for follower in source.into_iter().chain(spec.record.operation.other_replicas()) {
         if let Err(error) = repoint_follower(spec, follower, &restore_min_replicas_cmds(journal)) {
             follow_ups.push(format!("{follower} does not follow {} yet: {error:#}", spec.record.to));
         }

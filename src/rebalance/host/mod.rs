@@ -8,6 +8,7 @@
 mod abort;
 mod archive;
 mod boot_id;
+mod chosen_instance;
 mod client_access;
 mod consumers;
 mod copy;
@@ -75,6 +76,12 @@ pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn 
         ShardRequest::ListMoves(what) => ShardReply::ListMoves(move_status::list_moves(&what)?),
         ShardRequest::ListMoveHistory(what) => ShardReply::ListMoveHistory(move_status::list_history(&what)?),
         ShardRequest::Recover(spec) => ShardReply::Recover(recover::recover_move(&spec)?),
+        ShardRequest::AssessChoice(choice) => ShardReply::AssessChoice(chosen_instance::assess_choice(&choice)?),
+        ShardRequest::ChooseInstance(choice) => ShardReply::ChooseInstance(chosen_instance::choose_instance(&choice)?),
+        ShardRequest::DiscardInstance(what) => ShardReply::DiscardInstance(chosen_instance::discard_instance(&what)?),
+        ShardRequest::OpenChosenInstance(choice) => {
+            ShardReply::OpenChosenInstance(chosen_instance::open_chosen_instance(&choice)?)
+        }
         ShardRequest::Abort(spec) => ShardReply::Abort(abort::abort_move(&spec)?),
         ShardRequest::ProbeReplicas(what) => ShardReply::ProbeReplicas(probe::probe_replicas(&what)),
         ShardRequest::StopOldPrimary(what) => ShardReply::StopOldPrimary(stale_primary::stop_old_primary(&what)?),

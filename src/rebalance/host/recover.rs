@@ -7,15 +7,17 @@ use dunlin_shards::InstanceAddress;
 use serde_json::Value;
 
 use super::boot_id::read_boot_id;
+use super::chosen_instance::chosen_instance;
 use super::client_access::ClientAccess;
 use super::finish_cutover::finish_cutover;
 use super::instance::parse_instance;
-use super::move_journal::{MoveJournal, entries_since_roll_back, is_finished};
+use super::move_journal::{JournalEntry, MoveJournal, entries_since_roll_back, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::replication_progress;
 use super::replication_proxy;
 use super::roll_back::{restore_replication, roll_back_cutover};
 use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
+use crate::resources::redis_shard::RedisShard;
 
 /// Holds the facts from journal and processes that recovery decides by.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,7 +40,7 @@ struct RecoveryFacts {
 
 /// Decision from roles and journal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Decision {
+pub enum Decision {
     /// The source stays the primary.
     KeepSource,
     /// The target becomes the primary; recovery runs the remaining steps.
@@ -59,9 +61,7 @@ fn decide_primary(
     facts: RecoveryFacts,
 ) -> Decision {
     use ReplicationRole::{Primary, Replica, Unreachable};
-    let follows_third_party =
-        |role: &ReplicationRole, other: &InstanceAddress| matches!(role, Replica { primary, .. } if primary != other);
-    if follows_third_party(source, &spec.record.to) || follows_third_party(target, &spec.record.from) {
+    if follows_third_instance(spec, source, target) {
         return Decision::Undecidable("an instance follows a third one: another tool moved or failed over this shard");
     }
     match (source, target) {
@@ -118,6 +118,12 @@ fn decide_primary(
     }
 }
 
+/// Returns true if the source or the target follows an instance that is not part of the move.
+pub fn follows_third_instance(spec: &MoveSpec, source: &ReplicationRole, target: &ReplicationRole) -> bool {
+    let follows_other = |role: &ReplicationRole, partner: &InstanceAddress| matches!(role, ReplicationRole::Replica { primary, .. } if primary != partner);
+    follows_other(source, &spec.record.to) || follows_other(target, &spec.record.from)
+}
+
 /// Locks the shard and recovers its move with [`recover_by_roles`].
 ///
 /// # Errors
@@ -156,28 +162,29 @@ pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Dur
 }
 
 fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryResult> {
+    let is_open_move = !is_finished(journal.current_entries());
+    if let (true, Some(chosen)) = (is_open_move, chosen_instance(journal.current_entries())) {
+        return Ok(RecoveryResult::Undecided {
+            reason: format!(
+                "the operator chose {chosen} to keep its writes; run `dunlin shards resume --shard {} --keep` with its host again",
+                spec.header.shard
+            ),
+        });
+    }
     let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
     if instance.read_conf()?.is_some() && !instance.is_running()? {
         instance.enable_and_start()?;
     }
-    let (mut source, source_role, source_id) = probe_instance(&spec.record.from, spec);
-    let (mut target, mut target_role, target_id) = probe_instance(&spec.record.to, spec);
-    // The copy may go through the replication proxy; its source is a primary then, or does not answer.
-    if !matches!(source_role, ReplicationRole::Replica { .. }) {
-        target_role = replication_proxy::proxied_role(target_role, spec);
-    }
-    let syncs_always =
-        target.as_mut().is_some_and(|target| target.fetch_setting("appendfsync").is_ok_and(|when| when == "always"));
-    let facts = gather_facts(journal, &source_id, &target_id, syncs_always)?;
+    let Assessment { decision, mut source, source_role, mut target, target_role } =
+        assess_roles(spec, journal.current_entries())?;
     let replicas_were_required = entries_since_roll_back(journal.current_entries())
         .iter()
         .any(|record| record.phase == MovePhase::RequireReplicas);
-    match decide_primary(spec, &source_role, &target_role, facts) {
+    match decision {
         Decision::Undecidable(why) => {
             Ok(RecoveryResult::Undecided { reason: format!("{why} (source: {source_role}; target: {target_role})") })
         }
         Decision::KeepSource => {
-            let is_open_move = !is_finished(journal.current_entries());
             if let (true, Some(source)) = (replicas_were_required && is_open_move, source.as_mut()) {
                 roll_back_cutover(spec, journal, source, target.as_mut())?;
             } else if let (true, ReplicationRole::Primary { .. }, Some(target)) =
@@ -190,27 +197,79 @@ fn recover_once(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<RecoveryRe
         Decision::UseTarget => {
             let Some(target) = target.as_mut() else { bail!("{} no longer answers", spec.record.to) };
             let why = format!("{} was demoted", spec.record.from);
-            if is_finished(journal.current_entries()) {
+            if !is_open_move {
                 return Ok(RecoveryResult::AtTarget { reason: why, follow_ups: Vec::new() });
             }
             if let ReplicationRole::Replica { .. } = target_role {
                 persist_source_role(spec, source.as_mut())?;
             }
-            journal.log_intent(MovePhase::Promote, Value::Null)?;
-            instance.remove_replicaof()?;
-            let access = ClientAccess::from_journal(spec, journal);
-            access.promote_target(target)?;
-            journal.log_done_unsynced(MovePhase::Promote)?;
-            journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
-            access.persist_access(journal, &instance)?;
-            let pending = finish_cutover(spec, journal, &instance, target)?;
+            let pending = open_target(spec, journal, &instance, target)?;
             Ok(RecoveryResult::AtTarget { reason: why, follow_ups: pending })
         }
     }
 }
 
-fn gather_facts(journal: &MoveJournal, source: &str, target: &str, target_syncs_always: bool) -> Result<RecoveryFacts> {
-    let since = entries_since_roll_back(journal.current_entries());
+/// Promotes the target, opens it and finishes the cutover. Returns the remaining follow-ups.
+///
+/// # Errors
+/// Returns an error if a file cannot be written, or the target rejects a command.
+pub fn open_target(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    instance: &RedisShard,
+    target: &mut RedisClient,
+) -> Result<Vec<String>> {
+    journal.log_intent(MovePhase::Promote, Value::Null)?;
+    instance.remove_replicaof()?;
+    let access = ClientAccess::from_journal(spec, journal);
+    access.promote_target(target)?;
+    journal.log_done_unsynced(MovePhase::Promote)?;
+    journal.log_intent(MovePhase::OpenTarget, Value::Null)?;
+    access.persist_access(journal, instance)?;
+    finish_cutover(spec, journal, instance, target)
+}
+
+/// The roles of both instances, and the decision that follows from them and the journal.
+pub struct Assessment {
+    /// The decision.
+    pub decision: Decision,
+    /// Connection to the source, if it answers.
+    pub source: Option<RedisClient>,
+    /// Role of the source.
+    pub source_role: ReplicationRole,
+    /// Connection to the target, if it answers.
+    pub target: Option<RedisClient>,
+    /// Role of the target.
+    pub target_role: ReplicationRole,
+}
+
+/// Probes both instances, and decides which one is the primary by their roles and the entries of the move.
+///
+/// # Errors
+/// Returns an error if the boot ID of the host cannot be read.
+pub fn assess_roles(spec: &MoveSpec, entries: &[JournalEntry]) -> Result<Assessment> {
+    let (source, source_role, source_id) = probe_instance(&spec.record.from, spec);
+    let (mut target, mut target_role, target_id) = probe_instance(&spec.record.to, spec);
+    // The copy may go through the replication proxy; its source is a primary then, or does not answer.
+    if !matches!(source_role, ReplicationRole::Replica { .. }) {
+        target_role = replication_proxy::proxied_role(target_role, spec);
+    }
+    let syncs_always =
+        target.as_mut().is_some_and(|target| target.fetch_setting("appendfsync").is_ok_and(|when| when == "always"));
+    let facts = gather_facts(entries, &source_id, &target_id, syncs_always)?;
+    let decision = decide_primary(spec, &source_role, &target_role, facts);
+    Ok(Assessment { decision, source, source_role, target, target_role })
+}
+
+fn gather_facts(
+    entries: &[JournalEntry],
+    source: &str,
+    target: &str,
+    target_syncs_always: bool,
+) -> Result<RecoveryFacts> {
+    let since = entries_since_roll_back(entries);
+    let is_standby_intent =
+        |entry: &JournalEntry| entry.phase == MovePhase::PrepareStandby && entry.state == PhaseState::Intent;
     let last_intent =
         |step| since.iter().rev().find(|record| record.phase == step && record.state == PhaseState::Intent);
     let (require_replicas_entry, pause_entry) =
@@ -220,7 +279,7 @@ fn gather_facts(journal: &MoveJournal, source: &str, target: &str, target_syncs_
     let boot = read_boot_id()?;
     let rebooted = pause_entry.is_some_and(|paused| paused.detail["boot"].as_str() != Some(&boot));
     Ok(RecoveryFacts {
-        standby_was_prepared: journal.last_entry(MovePhase::PrepareStandby, PhaseState::Intent).is_some(),
+        standby_was_prepared: entries.iter().any(is_standby_intent),
         source_may_be_demoted: rebooted || last_intent(MovePhase::DemoteSource).is_some(),
         promotion_was_started: last_intent(MovePhase::Promote).is_some(),
         host_was_rebooted: rebooted,
