@@ -25,6 +25,7 @@ mod move_back;
 mod moves;
 mod preflight;
 mod provision;
+mod repl_timeout;
 mod replica;
 mod restarts;
 mod servers;

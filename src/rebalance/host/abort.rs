@@ -8,7 +8,7 @@ use super::move_journal::{MoveJournal, is_finished};
 use super::recover::recover_by_roles;
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::remove_copy::remove_copy;
-use super::replica;
+use super::{repl_timeout, replica};
 use crate::protocol::shard::{MovePhase, MoveSpec, PhaseState, RecoveryResult, ReplicationRole};
 
 /// Aborts a move: restores the source and removes the copy.
@@ -24,6 +24,8 @@ pub fn abort_move(spec: &MoveSpec) -> Result<()> {
     if is_replica && is_finished(journal.current_entries()) {
         bail!("the map names the replica {} of shard {}; it is not removed", spec.record.to, spec.header.shard);
     }
+    // A copy that was interrupted may have left a longer timeout at the source, which need not answer.
+    repl_timeout::restore_at_source(&journal, spec).ok();
     if is_replica {
         return replica::remove_replica(spec, &mut journal);
     }

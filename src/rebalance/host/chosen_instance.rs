@@ -12,9 +12,10 @@ use redis::Value;
 use serde_json::json;
 
 use super::archive::{archive_files, write_archive_note};
+use super::assessment::{Assessment, Decision, assess_roles, follows_third_instance};
 use super::instance::parse_instance;
 use super::move_journal::{JournalEntry, MoveJournal, is_finished, journal_path, last_move_entries};
-use super::recover::{Assessment, Decision, assess_roles, follows_third_instance, open_target};
+use super::recover::open_target;
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, replicaof_command};
 use super::replication_progress::is_replica_of;
 use super::roll_back::roll_back_cutover;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::instance::parse_instance;
 use super::move_journal::MoveJournal;
 use super::redis_client::{RedisClient, START_TIMEOUT};
+use super::repl_timeout::ReplTimeout;
 use super::throttled_sync::{self, SyncPermit, ThrottledSync};
 use super::{observe, rate_limiter, recover, replication_progress, start_replica, verify};
 use crate::protocol::ProgressSink;
@@ -49,33 +50,27 @@ pub fn build_replica(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
     source: &mut RedisClient,
-    mut permit: SyncPermit<'_>,
+    permit: SyncPermit<'_>,
     blobs: &dyn BlobSource,
     sink: &dyn ProgressSink,
 ) -> Result<CopyResult> {
-    let (started, instance) = (Instant::now(), parse_instance(spec.header.shard, &spec.record.instance)?);
+    let started = Instant::now();
     enable_diskless_sync(source)?;
     let full_syncs = source.fetch_info("stats")?.number_field("sync_full");
-
-    journal.log_intent(
-        MovePhase::StartReplica,
-        json!({ "users": start_replica::closed_users(&instance, spec, blobs)? }),
-    )?;
-    start_replica::start_replica(&instance, spec, blobs)?;
-    let mut target = RedisClient::open_with_retry(&spec.record.to, &spec.header.credentials, START_TIMEOUT)?;
-    if let ReplicationRole::Primary { .. } = target.fetch_role()? {
-        bail!("{} is already a primary; nothing was copied to it", spec.record.to);
-    }
-    journal.log_done(MovePhase::StartReplica, json!({ "run_id": target.fetch_run_id()? }))?;
-
-    journal.log_intent(MovePhase::Copy, Value::Null)?;
-    if spec.record.throttle.is_enabled() && !throttled_sync::follows_source_directly(&mut target, spec)? {
-        ThrottledSync { spec, instance: &instance, sink }.run_sync(source, &mut target, &mut permit)?;
-    } else {
-        throttled_sync::follow_source(&instance, &mut target, spec)?;
-        sync_directly(source, &mut target, spec, sink)?;
-    }
-    journal.log_done(MovePhase::Copy, Value::Null)?;
+    let timeout = ReplTimeout::for_copy(journal, source)?;
+    let users = start_replica::closed_users(&parse_instance(spec.header.shard, &spec.record.instance)?, spec, blobs)?;
+    let (name, seconds) = timeout.journal_field();
+    journal.log_intent(MovePhase::StartReplica, json!({ "users": users, name: seconds }))?;
+    timeout.raise(source)?;
+    let synced =
+        sync_replica(&timeout.extend_stall_timeout(spec), journal, source, SyncInputs { permit, blobs, sink, timeout });
+    let mut target = match synced {
+        Ok(target) => target,
+        Err(error) => {
+            timeout.restore(source, None).ok();
+            return Err(error);
+        }
+    };
     let stats = source.fetch_info("stats")?;
     let has_forked = stats.number_field("sync_full") > full_syncs;
     let fork_us = if has_forked { stats.number_field("latest_fork_usec") } else { 0 };
@@ -85,6 +80,45 @@ pub fn build_replica(
     replication_progress::wait_until_durable(&mut target, spec, sink)?;
     let bytes = observe::dataset_bytes(&target.fetch_info("all")?);
     Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified, fork_us })
+}
+
+/// What a sync needs beside the move, its journal and its source.
+struct SyncInputs<'a> {
+    permit: SyncPermit<'a>,
+    blobs: &'a dyn BlobSource,
+    sink: &'a dyn ProgressSink,
+    timeout: ReplTimeout,
+}
+
+/// Starts the target and waits until it has caught up. Returns a connection to it.
+fn sync_replica(
+    spec: &MoveSpec,
+    journal: &mut MoveJournal,
+    source: &mut RedisClient,
+    inputs: SyncInputs<'_>,
+) -> Result<RedisClient> {
+    let SyncInputs { mut permit, blobs, sink, timeout } = inputs;
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
+    start_replica::start_replica(&instance, spec, blobs)?;
+    let mut target = RedisClient::open_with_retry(&spec.record.to, &spec.header.credentials, START_TIMEOUT)?;
+    if let ReplicationRole::Primary { .. } = target.fetch_role()? {
+        bail!("{} is already a primary; nothing was copied to it", spec.record.to);
+    }
+    timeout.raise(&mut target)?;
+    journal.log_done(MovePhase::StartReplica, json!({ "run_id": target.fetch_run_id()? }))?;
+
+    journal.log_intent(MovePhase::Copy, Value::Null)?;
+    let is_throttled = spec.record.throttle.is_enabled();
+    if is_throttled && !throttled_sync::follows_source_directly(&mut target, spec)? {
+        ThrottledSync { spec, instance: &instance, sink }.run_sync(source, &mut target, &mut permit)?;
+    } else {
+        throttled_sync::follow_source(&instance, &mut target, spec)?;
+        sync_directly(source, &mut target, spec, sink)?;
+    }
+    let configured = instance.read_conf()?.and_then(|conf| conf.last_value("repl-timeout")?.parse().ok());
+    timeout.restore(source, configured.map(|seconds| (&mut target, seconds)))?;
+    journal.log_done(MovePhase::Copy, Value::Null)?;
+    Ok(target)
 }
 
 /// Waits for the copy as Redis makes it. One that fails or is cancelled half way ends at the source too: otherwise the

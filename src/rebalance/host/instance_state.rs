@@ -29,6 +29,7 @@ const IGNORED_SETTINGS: &[&str] = &[
     "min-replicas-to-write",
     "repl-diskless-sync",
     "repl-diskless-sync-delay",
+    "repl-timeout",
     "maxmemory",
     "maxmemory-policy",
     "appendonly",

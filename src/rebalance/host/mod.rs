@@ -7,6 +7,7 @@
 
 mod abort;
 mod archive;
+mod assessment;
 mod boot_id;
 mod chosen_instance;
 mod client_access;
@@ -30,6 +31,7 @@ mod recover;
 mod redis_client;
 mod reencoding;
 mod remove_copy;
+mod repl_timeout;
 mod replica;
 mod replication_progress;
 mod replication_proxy;

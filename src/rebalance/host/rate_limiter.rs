@@ -112,7 +112,7 @@ mod tests {
 
     #[test]
     fn moves_to_one_host_share_its_bucket_only() {
-        let mut spec = crate::rebalance::host::recover::tests::test_spec();
+        let mut spec = crate::rebalance::host::assessment::tests::test_spec();
         spec.header.journal_dir = PathBuf::from("/one host");
         spec.record.throttle.bandwidth = 5;
         let one = RateLimiter::for_move(&spec);

@@ -345,7 +345,7 @@ mod tests {
 
     #[test]
     fn the_largest_replica_lag_counts() {
-        let spec = crate::rebalance::host::recover::tests::test_spec();
+        let spec = crate::rebalance::host::assessment::tests::test_spec();
         let of = |own: &str| {
             let own = format!("slave0:ip=b,port=1,{own},lag=0");
             let other = "slave1:ip=c,port=1,state=online,offset=900,lag=1";
