@@ -41,7 +41,7 @@ const RELAY_BANDWIDTH: u64 = 1 << 30;
 const FREEZE_TIME: Duration = Duration::from_millis(400);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Victim {
+pub enum Victim {
     Agent,
     Source,
     Target,
@@ -144,12 +144,12 @@ impl FaultRng {
 /// The place of the replica, where there is one.
 const REPLICA_INDEX: u8 = 2;
 
-struct FaultInjector {
-    fixture: MoveFixture,
+pub struct FaultInjector {
+    pub fixture: MoveFixture,
     has_replica: bool,
     writers: MoveWriters,
     mixed_load: MixedLoad,
-    owner: u8,
+    pub owner: u8,
     longest_gap: Duration,
     /// Each third one goes through a relay; all of them where `DUNLIN_RELAYED` is set.
     moves: usize,
@@ -158,7 +158,7 @@ struct FaultInjector {
 }
 
 impl FaultInjector {
-    fn without_replica() -> Self {
+    pub fn without_replica() -> Self {
         let mut fixture = MoveFixture::with_conf_edits(2, APPENDFSYNC, vec![PUBSUB_EDIT]);
         fixture.provision_primary(0).unwrap();
         Self::from_fixture(fixture, false)
@@ -181,7 +181,7 @@ impl FaultInjector {
     }
 
     /// Checks everything once more after the load, and prints the line of figures.
-    fn finish(mut self, count: u64) {
+    pub fn finish(mut self, count: u64) {
         self.mixed_load.stop();
         let faults = self.mixed_load.find_faults(&self.fixture.address(self.owner));
         self.writers.stop_writers();
@@ -201,7 +201,7 @@ impl FaultInjector {
         stop_and_check(&mut self.writers, &self.fixture, self.owner);
     }
 
-    fn run_round(&mut self, round: usize, at: &str, victim: Victim, armed: bool) {
+    pub fn run_round(&mut self, round: usize, at: &str, victim: Victim, armed: bool) {
         let what = format!("round {round}: {victim:?} at {at}");
         let crash = if victim == Victim::Agent { at.to_owned() } else { format!("{at}:stop") };
         self.move_with_fault(&what, &crash, armed, |torture, agent| torture.inject_fault(agent, victim));

@@ -10,11 +10,11 @@ use crate::moves::{run_copy, run_retire, run_switch};
 use crate::verification::fill_all_types;
 use crate::writers::{MoveWriters, stop_and_check};
 
-fn newer_server() -> String {
+pub fn newer_server() -> String {
     std::env::var("DUNLIN_TEST_NEWER_SERVER").expect("DUNLIN_TEST_NEWER_SERVER names a server program")
 }
 
-fn run_preflight(fixture: &mut MoveFixture, from: u8, to: u8) -> Vec<PreflightIssue> {
+pub fn run_preflight(fixture: &mut MoveFixture, from: u8, to: u8) -> Vec<PreflightIssue> {
     let request = PreflightRequest::for_relocation(fixture.move_spec(from, to));
     match fixture.run_request(ShardRequest::Preflight(request)).unwrap() {
         ShardReply::Preflight(result) => result.issues,

@@ -77,6 +77,8 @@ pub struct WriteLog {
     pub unknown: u64,
     /// Longest time between two acknowledgements.
     pub longest_gap: Duration,
+    /// Longest time from the first attempt of a write to its acknowledgement.
+    pub longest_wait: Duration,
 }
 
 pub struct MoveWriters {
@@ -88,21 +90,26 @@ pub struct MoveWriters {
 
 impl MoveWriters {
     pub fn start_writers(count: usize, address: &str) -> Self {
-        Self::spawn_writers(count, 0, address)
+        Self::spawn_writers(count, 0, address, WRITE_PAUSE)
+    }
+
+    /// Writers that rest for this time between two writes.
+    pub fn start_with_pause(count: usize, address: &str, pause: Duration) -> Self {
+        Self::spawn_writers(count, 0, address, pause)
     }
 
     /// With one more that asks nobody who the owner is: it writes to whom the map names, whatever that one says.
     pub fn start_with_stale_client(count: usize, address: &str) -> Self {
-        Self::spawn_writers(count, 1, address)
+        Self::spawn_writers(count, 1, address, WRITE_PAUSE)
     }
 
-    fn spawn_writers(following: usize, stale: usize, address: &str) -> Self {
+    fn spawn_writers(following: usize, stale: usize, address: &str, pause: Duration) -> Self {
         let (stop, map) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(address.to_owned())));
         let logs: Vec<Arc<Mutex<WriteLog>>> = (0..following + stale).map(|_| Arc::default()).collect();
         let spawn = |(id, log): (usize, &Arc<Mutex<WriteLog>>)| {
             let is_stale = id >= following;
             let primary = PrimaryConnection::new(map.clone(), is_stale);
-            let writer = MoveWriter { id, primary, log: log.clone(), stop: stop.clone() };
+            let writer = MoveWriter { id, primary, log: log.clone(), stop: stop.clone(), pause };
             thread::spawn(move || writer.run_until_stopped())
         };
         let threads = logs.iter().enumerate().map(spawn).collect();
@@ -127,8 +134,15 @@ impl MoveWriters {
         self.logs.iter().map(|log| log.lock().unwrap().longest_gap).max().unwrap_or_default()
     }
 
+    pub fn longest_wait(&self) -> Duration {
+        self.logs.iter().map(|log| log.lock().unwrap().longest_wait).max().unwrap_or_default()
+    }
+
     pub fn reset_gaps(&self) {
-        self.logs.iter().for_each(|log| log.lock().unwrap().longest_gap = Duration::ZERO);
+        for log in &self.logs {
+            let mut log = log.lock().unwrap();
+            (log.longest_gap, log.longest_wait) = (Duration::ZERO, Duration::ZERO);
+        }
     }
 
     /// Waits until each writer was acknowledged some more.
@@ -256,30 +270,34 @@ struct MoveWriter {
     primary: PrimaryConnection,
     log: Arc<Mutex<WriteLog>>,
     stop: Arc<AtomicBool>,
+    pause: Duration,
 }
 
 impl MoveWriter {
     fn run_until_stopped(mut self) {
         let mut last = Instant::now();
         let count = format!("count:{}", self.id);
-        let mut next = 1_u64;
+        let (mut next, mut first_attempt) = (1_u64, None);
         while !self.stop.load(Ordering::Relaxed) {
+            let begin = *first_attempt.get_or_insert_with(Instant::now);
             let key = timeline_key(self.id, next);
             // Idempotent: tried until it is acknowledged.
             if self.primary.send(|connection| add(connection, &key, next)).is_err() {
                 if self.primary.is_stale {
-                    thread::sleep(WRITE_PAUSE);
+                    thread::sleep(self.pause);
                 }
                 continue;
             }
+            first_attempt = None;
             {
                 let mut log = self.log.lock().unwrap();
                 log.acked.push(next);
                 log.longest_gap = log.longest_gap.max(last.elapsed());
+                log.longest_wait = log.longest_wait.max(begin.elapsed());
                 last = Instant::now();
             }
             next += 1;
-            thread::sleep(WRITE_PAUSE);
+            thread::sleep(self.pause);
             let is_transaction = next.is_multiple_of(2);
             let result = self.primary.send(|connection| increment(connection, &count, is_transaction));
             let mut log = self.log.lock().unwrap();
