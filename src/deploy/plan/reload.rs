@@ -1,6 +1,7 @@
 //! Finds the units that a switch reloads instead of restarting them.
 
-use super::{is_enable_only, should_run};
+use super::services::is_enable_only;
+use super::should_run;
 use crate::plan::ResourceChange;
 use crate::protocol::deploy::{DesiredState, ObservedPath, ServiceObservation};
 
