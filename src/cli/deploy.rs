@@ -105,12 +105,7 @@ impl DeployCommand {
             operator: &operator,
             run: &run,
         };
-        let settings = ReleaseSettings {
-            selection,
-            keep_releases: loaded.recipe.keep_releases,
-            listen_ports: loaded.recipe.listen_ports(),
-            adopt: self.adopt,
-        };
+        let settings = ReleaseSettings { selection, keep_releases: loaded.recipe.keep_releases, adopt: self.adopt };
         service.run_rollout("deploy", &goal, Some(settings)).await
     }
 

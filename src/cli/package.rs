@@ -13,8 +13,8 @@ use super::project::find_project;
 use super::recipe::LoadedRecipe;
 use super::sign_key::load_sign_key;
 use crate::deploy::artifact::{
-    CargoBuild, MissingSources, VersionTaken, build_artifact, default_version, find_cargo_builds, list_stale_sources,
-    list_untracked_files,
+    CargoBuild, MissingSources, SharedContent, VersionTaken, build_artifact, default_version, find_cargo_builds,
+    list_stale_sources, list_untracked_files,
 };
 use crate::deploy::signature::check_signature;
 use crate::inventory::{Diagnostic, Diagnostics};
@@ -182,6 +182,9 @@ fn locate_missing_sources(error: anyhow::Error, loaded: &LoadedRecipe, common: &
     if let Some(taken) = error.downcast_ref::<VersionTaken>() {
         return CommandError::new(Exit::Refused, taken.clone())
             .with_hint("choose another --version, or remove the file".to_owned());
+    }
+    if let Some(conflict) = error.downcast_ref::<SharedContent>() {
+        return CommandError::new(Exit::Refused, conflict.clone());
     }
     let Some(missing) = error.chain().find_map(|cause| cause.downcast_ref::<MissingSources>()) else {
         return error.into();

@@ -56,8 +56,6 @@ pub struct ReleaseSettings<'a> {
     pub selection: TaskSelection<'a>,
     /// Number of releases kept per host.
     pub keep_releases: usize,
-    /// TCP ports on which the service's units listen.
-    pub listen_ports: Vec<u16>,
     /// Keeps a service that dunlin did not deploy as a release to return to.
     pub adopt: bool,
 }
@@ -169,7 +167,6 @@ impl<'a> ServiceRollout<'a> {
             due_tasks,
             has_all_hosts: self.excluded_hosts.is_empty(),
             keep_releases: release.keep_releases,
-            listen_ports: &release.listen_ports,
         });
         let rollout = Rollout {
             fleet: &self.fleet,

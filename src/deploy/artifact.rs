@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use super::plan::check_shared_paths;
 use super::recipe::Recipe;
 use crate::atomic_file::sync_folder;
 use crate::fleet::ContentFile;
@@ -110,7 +111,8 @@ impl Artifact {
 ///
 /// # Errors
 /// Returns an error if sources are missing or not files (all of them, as [`MissingSources`]), if another content has the
-/// version's name in `output_dir` (as [`VersionTaken`]), or on an I/O error.
+/// version's name in `output_dir` (as [`VersionTaken`]), if a shared path has content (as [`SharedContent`]), or on an I/O
+/// error.
 pub fn build_artifact(
     recipe: &Recipe,
     source_dir: &Path,
@@ -127,6 +129,7 @@ pub fn build_artifact(
         links,
         folders,
     };
+    check_shared_paths(&recipe.shared, &manifest).map_err(SharedContent)?;
     fs::create_dir_all(output_dir).with_context(|| format!("making {}", output_dir.display()))?;
     let path = artifact_path(output_dir, recipe.service.as_str(), version.as_str());
     let packed = tempfile::Builder::new()
@@ -152,6 +155,11 @@ pub fn build_artifact(
     packaged::record_packaged(output_dir, &artifact.manifest)?;
     Ok(artifact)
 }
+
+/// The sources have content where all releases have a shared file or folder.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SharedContent(String);
 
 /// An artifact with other contents has the name of the version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -34,6 +34,8 @@ pub struct PreparedHost {
     pub desired: DesiredState,
     /// The texts by digest.
     pub texts: ContentMap,
+    /// TCP ports on which the host's units listen.
+    pub listen_ports: Vec<u16>,
 }
 
 /// Rendered text of a template: digest, bytes, and whether it contains a secret.
@@ -64,14 +66,28 @@ impl ReleaseSource<'_> {
                      (EnvironmentFile=, LoadCredential=)",
                 ));
             }
-            units.push(UnitFile {
-                name: unit.name.clone(),
-                digest,
-                size,
-                start_at_boot: unit.enable,
-                restart_on_release: unit.restart,
-                reload_on_release: unit.reload,
-            });
+            let names = match unit.list_unit_names(|text| self.render_instances(host, facts, text, &unit.span)) {
+                Ok(names) => names,
+                Err(message) => {
+                    found.push(Diagnostic::error_at_span(self.file, unit.span.clone(), message));
+                    continue;
+                }
+            };
+            for name in names {
+                if units.iter().any(|other: &UnitFile| other.name == name) {
+                    let message = format!("two units have the name {name}");
+                    found.push(Diagnostic::error_at_span(self.file, unit.span.clone(), message));
+                }
+                units.push(UnitFile {
+                    template: unit.instances.is_some().then(|| unit.name.clone()),
+                    name,
+                    digest: digest.clone(),
+                    size,
+                    start_at_boot: unit.enable,
+                    restart_on_release: unit.restart,
+                    reload_on_release: unit.reload,
+                });
+            }
         }
         for config in &recipe.configs {
             let Some((digest, size, secret)) = text(&config.src, &config.span, &mut found) else { continue };
@@ -96,6 +112,7 @@ impl ReleaseSource<'_> {
             found.sort();
             return Err(found);
         }
+        let listen_ports = recipe.listen_ports();
         let Recipe { health, hooks, user, shared, .. } = recipe;
         let setup = ServiceConfig { units, configs, health, hooks, user, adopted: None, shared };
         let signature_check = SignatureCheck {
@@ -103,7 +120,25 @@ impl ReleaseSource<'_> {
             signature: self.signature.filter(|_| !self.recipe.public_keys.is_empty()).map(str::to_owned),
         };
         let desired = DesiredState { manifest: self.manifest.clone(), config: setup, signature_check };
-        Ok(PreparedHost { desired, texts })
+        Ok(PreparedHost { desired, texts, listen_ports })
+    }
+
+    /// Renders the instances of a unit for a host.
+    fn render_instances(
+        &self,
+        host: &str,
+        facts: &HostFacts,
+        text: &str,
+        span: &Range<usize>,
+    ) -> Result<String, String> {
+        let origin = Origin::at_span(self.file, span.clone());
+        let rendered = self.rendering.render_text(host, facts, text, &self.template_variables(), &origin);
+        let first_message = |wrong: Vec<Diagnostic>| wrong.into_iter().next().map(|first| first.message);
+        let rendered = rendered.map_err(|wrong| format!("instances: {}", first_message(wrong).unwrap_or_default()))?;
+        match rendered.has_secret {
+            true => Err("a secret goes into the name of this unit, and every account of a host can read it".to_owned()),
+            false => Ok(rendered.text),
+        }
     }
 
     fn template_variables(&self) -> Map<String, Json> {

@@ -24,6 +24,8 @@ pub fn select_parts(
     own.configs.retain(|config| is_selected(config.hosts.as_ref()));
     if !is_selected(own.health_hosts.as_ref()) {
         own.health.probe = None;
+        // The units that the check asks listen on them.
+        own.ports = None;
     }
     own
 }
@@ -44,6 +46,7 @@ mod tests {
 service = "shop"
 hosts = "all"
 root = "/srv/shop"
+ports = [80, 9100]
 [[unit]]
 name = "web.service"
 src = "web.service"
@@ -90,16 +93,17 @@ address = "192.0.2.2"
             let (recipe, found) = select(RECIPE, host);
             assert!(!found.has_errors());
             let units: Vec<String> = recipe.units.into_iter().map(|unit| unit.name).collect();
-            (units.join(" "), recipe.configs.len(), recipe.health.probe.is_some())
+            let ports = recipe.listen_ports();
+            (units.join(" "), recipe.configs.len(), recipe.health.probe.is_some(), ports)
         };
-        assert_eq!(parts("a"), ("web.service both.timer".to_owned(), 0, true));
-        assert_eq!(parts("b"), ("worker.service both.timer".to_owned(), 1, false));
+        assert_eq!(parts("a"), ("web.service both.timer".to_owned(), 0, true, vec![80, 9100]));
+        assert_eq!(parts("b"), ("worker.service both.timer".to_owned(), 1, false, Vec::new()));
     }
 
     #[test]
     fn an_unknown_group_is_an_error_at_its_table() {
         let (_, found) = select(&RECIPE.replace("hosts = \"web\"\n[[unit]]", "hosts = \"wbe\"\n[[unit]]"), "a");
         let text = found.render(false);
-        assert!(text.contains("wbe") && text.contains("deploy-shop.toml:5"), "{text}");
+        assert!(text.contains("wbe") && text.contains("deploy-shop.toml:6"), "{text}");
     }
 }

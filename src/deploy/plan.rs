@@ -14,7 +14,7 @@ use serde::Serialize;
 use self::adoption::plan_adoption;
 use self::release::{plan_link, plan_release};
 use self::services::{plan_service, restart_reason};
-use self::texts::{DesiredText, plan_text_file, plan_unit};
+use self::texts::{DesiredText, plan_instance, plan_text_file, plan_unit};
 use crate::plan::{Action, AttributeChange, Digest, HostPlan, ResourceChange, StepRef, digest_json};
 use crate::protocol::deploy::{DesiredState, ReleaseTask, ServiceObservation, UnitFile};
 
@@ -71,7 +71,7 @@ pub fn plan_rows(
     let mut rows = Vec::new();
     rows.extend(plan_adoption(desired, observation)?);
     rows.push(plan_release(desired, observation)?);
-    check_shared_paths(desired)?;
+    check_shared_paths(&desired.config.shared, &desired.manifest)?;
     rows.extend(shared::plan_shared(desired, observation));
     for (config, at) in desired.config.configs.iter().zip(&observation.configs) {
         let to = DesiredText {
@@ -89,6 +89,15 @@ pub fn plan_rows(
         if observation.lacks_unit_verification && row.changes.iter().any(|change| change.attribute == "content") {
             row.reason = Some("not verified: the host has no systemd-analyze".to_owned());
         }
+        // The instances of a template share its file.
+        if rows.iter().all(|planned| planned.resource != row.resource) {
+            rows.push(row);
+        }
+        rows.extend(plan_instance(unit, at));
+    }
+    for instance in &observation.leftover_instances {
+        let mut row = new_row("unit", instance, Action::Remove, Vec::new(), instance);
+        row.reason = Some(format!("release {} does not have this instance", desired.manifest.version));
         rows.push(row);
     }
     for leftover in &observation.leftover_files {
@@ -105,6 +114,7 @@ pub fn plan_rows(
     reload::describe_reloads(&mut services, &find_reload_units(desired, observation, &rows));
     rows.extend(services);
     if cause.is_none()
+        && !changes_service(&rows)
         && observation.confirmed.as_ref().is_some_and(|confirmed| *confirmed != desired.to_release_target())
     {
         let mut row =

@@ -28,7 +28,7 @@ pub use self::notify::NotifyCommands;
 use self::notify::NotifyTable;
 pub use self::part_selector::PartSelector;
 use self::reader::RecipeReader;
-pub use self::units::UnitEntry;
+pub use self::units::{InstanceList, UnitEntry};
 use crate::playbook::BatchSize;
 use crate::protocol::deploy::{HealthCheck, ReleaseTask, ServiceName, SharedPath, SwitchHooks};
 

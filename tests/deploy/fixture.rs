@@ -122,6 +122,7 @@ impl DeployFixture {
                 format!("[Service]\nExecStart={}\nEnvironmentFile={}\n", program.display(), config_path.display());
             let digest = self.store.add_blob(text.as_bytes());
             UnitFile {
+                template: None,
                 name: (*name).to_owned(),
                 digest,
                 size: text.len() as u64,

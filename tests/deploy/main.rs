@@ -13,6 +13,7 @@ mod converge;
 mod examples;
 mod files;
 mod fixture;
+mod instances;
 #[path = "../support/messages.rs"]
 mod messages;
 mod model;

@@ -115,6 +115,14 @@ impl FakeServices {
     }
 }
 
+/// The name of the template of an instance, else that of the unit.
+fn template_of(unit: &str) -> String {
+    match (unit.split_once('@'), unit.rsplit_once('.')) {
+        (Some((stem, _)), Some((_, kind))) => format!("{stem}@.{kind}"),
+        _ => unit.to_owned(),
+    }
+}
+
 impl ServiceManager for FakeServices {
     fn unit_dir(&self) -> &Path {
         &self.folder
@@ -137,7 +145,7 @@ impl ServiceManager for FakeServices {
     }
 
     fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>> {
-        Ok(Some(self.folder.join(unit)).filter(|path| path.exists()))
+        Ok([unit, &template_of(unit)].map(|name| self.folder.join(name)).into_iter().find(|path| path.exists()))
     }
 
     fn can_verify_units(&self) -> bool {
@@ -166,7 +174,7 @@ impl ServiceManager for FakeServices {
     fn set_enabled(&self, unit: &str, on: bool) -> Result<()> {
         self.apply_change(format!("enable {unit} {on}"), |machine| {
             if on {
-                ensure!(self.folder.join(unit).exists(), "{unit} does not exist");
+                ensure!(self.find_unit_file(unit)?.is_some(), "{unit} does not exist");
                 machine.enabled.insert(unit.to_owned());
             } else {
                 machine.enabled.remove(unit);
@@ -177,7 +185,8 @@ impl ServiceManager for FakeServices {
 
     fn restart_unit(&self, unit: &str) -> Result<()> {
         self.apply_change(format!("restart {unit}"), |machine| {
-            let Some(text) = machine.loaded.get(unit).cloned() else { bail!("Unit {unit} not found.") };
+            let loaded = machine.loaded.get(unit).or_else(|| machine.loaded.get(&template_of(unit)));
+            let Some(text) = loaded.cloned() else { bail!("Unit {unit} not found.") };
             let read = |key: &str| {
                 let path = text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or("/nothing");
                 fs::read_to_string(path).unwrap_or_default()

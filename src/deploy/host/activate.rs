@@ -45,6 +45,8 @@ pub(super) struct Activation {
     pub changes_service: bool,
     /// Units that must be stopped first: a socket cannot be replaced under its service.
     stop_units: Vec<String>,
+    /// Instances that the state does not have.
+    leftover_instances: Vec<String>,
     leftover: Vec<LeftoverFile>,
 }
 
@@ -138,6 +140,7 @@ impl Activation {
             reload_units,
             changes_service: true,
             stop_units,
+            leftover_instances: observation.leftover_instances.clone(),
             leftover: observation.leftover_files.clone(),
         }
     }
@@ -188,6 +191,11 @@ impl Activation {
     ) -> Result<()> {
         let (owner, group) = agent_account(&mut HostView::current())?;
         let meta = PathMeta { mode: 0o644, owner, group };
+        for instance in &self.leftover_instances {
+            steps.report_step("remove");
+            services.stop_unit(instance)?;
+            services.set_enabled(instance, false)?;
+        }
         for leftover in &self.leftover {
             steps.report_step("remove");
             if let Some(unit) = &leftover.unit {
@@ -198,7 +206,7 @@ impl Activation {
         }
         for unit in &desired.config.units {
             steps.report_step("unit");
-            write_if_changed(&services.unit_dir().join(&unit.name), &stored.read_text(&unit.digest)?, &meta)?;
+            write_if_changed(&services.unit_dir().join(unit.file_name()), &stored.read_text(&unit.digest)?, &meta)?;
         }
         steps.report_step("reload");
         services.reload_units()?;

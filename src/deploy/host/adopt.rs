@@ -107,7 +107,7 @@ fn read_units(services: &dyn ServiceManager, units: &[&UnitFile], texts: &mut Te
     let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
     let mut kept = Vec::new();
     for (unit, status) in units.iter().zip(services.read_unit_statuses(&names)?) {
-        let own_path = services.unit_dir().join(&unit.name);
+        let own_path = services.unit_dir().join(unit.file_name());
         let path = if own_path.symlink_metadata().is_ok() {
             own_path
         } else {
@@ -125,6 +125,7 @@ fn read_units(services: &dyn ServiceManager, units: &[&UnitFile], texts: &mut Te
             start_at_boot: status.enabled,
             restart_on_release: unit.restart_on_release && is_running(&status),
             reload_on_release: false,
+            template: unit.template.clone(),
         });
         texts.insert(digest, bytes);
     }

@@ -142,6 +142,18 @@ impl ServiceLayout {
         }
     }
 
+    /// Returns whether something that dunlin did not make has the name of the release.
+    pub fn has_foreign_folder(&self, version: &ReleaseVersion) -> bool {
+        let release = self.release_dir(version);
+        release.symlink_metadata().is_ok() && !release.join(RECORDS_DIR).is_dir()
+    }
+
+    /// Returns the refusal of a release whose name is in use.
+    pub fn describe_foreign_folder(&self, version: &ReleaseVersion) -> String {
+        let release = self.release_dir(version);
+        format!("{} exists, and dunlin did not make it; package this release under another version", release.display())
+    }
+
     /// Gives a completely written release its name.
     pub fn complete_release(&self, version: &ReleaseVersion) -> Result<()> {
         let release = self.release_dir(version);

@@ -43,7 +43,15 @@ pub(super) fn observe_service(
     };
     match compare_with {
         CompareWith::Nothing => {}
-        CompareWith::Desired(desired) => observe_desired(&mut observation, layout, services, desired, &stored, None)?,
+        CompareWith::Desired(desired) => {
+            let version = &desired.manifest.version;
+            // The plan names the folder of a service that is about to be adopted.
+            let is_to_adopt = !state.has_switched() && observation.current_link.as_deref() == Some(version.as_str());
+            if !is_to_adopt && layout.has_foreign_folder(version) {
+                return Ok(Err(layout.describe_foreign_folder(version)));
+            }
+            observe_desired(&mut observation, layout, services, desired, &stored, None)?;
+        }
         CompareWith::RetainedRelease(version) => {
             let target = match rollback_target(&state, version.as_ref(), &stored) {
                 Ok(target) => target,
@@ -108,7 +116,7 @@ fn observe_desired(
     observation.unmanaged_paths = find_unmanaged(layout, services, desired)?;
     let names: Vec<&str> = setup.units.iter().map(|unit| unit.name.as_str()).collect();
     for (unit, state) in setup.units.iter().zip(services.read_unit_statuses(&names)?) {
-        let path = services.unit_dir().join(&unit.name);
+        let path = services.unit_dir().join(unit.file_name());
         let file = observe_text(&mut view, &path, &unit.digest, false, texts)?;
         let UnitStatus { active, enabled, can_reload, .. } = state;
         observation.units.push(ObservedUnit { file, is_enabled: enabled, active_state: active, can_reload });
@@ -120,6 +128,7 @@ fn observe_desired(
     for target in [observation.confirmed.clone(), observation.unfinished_switch.clone()].into_iter().flatten() {
         if let Some(earlier) = releases::read_desired(layout, &target)? {
             find_leftovers(&mut observation.leftover_files, &mut view, services.unit_dir(), &earlier.config, setup)?;
+            find_leftover_instances(&mut observation.leftover_instances, services, &earlier.config, setup)?;
         }
     }
     observation.shared = observe_shared(layout, desired)?;
@@ -135,10 +144,12 @@ pub(super) fn find_unmanaged(
 ) -> Result<Vec<PathBuf>> {
     let (mut paths, state) = (Vec::new(), DeployState::read(layout)?);
     for unit in find_unmanaged_units(layout, &state, desired)? {
-        let own_path = services.unit_dir().join(&unit.name);
+        let own_path = services.unit_dir().join(unit.file_name());
         let loaded = services.find_unit_file(&unit.name)?;
         // A file that was written after the last reload counts too.
-        paths.extend(loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path)));
+        let found = loaded.or_else(|| own_path.symlink_metadata().is_ok().then_some(own_path));
+        // The instances of a template share its file.
+        paths.extend(found.filter(|path| !paths.contains(path)));
     }
     if !state.has_switched() && layout.current_link().symlink_metadata().is_ok() {
         paths.push(layout.current_link());
@@ -156,16 +167,16 @@ pub(super) fn find_unmanaged_units<'d>(
     let active = [state.confirmed_target(), state.pending_switch.as_ref()];
     for target in active.into_iter().flatten() {
         let units = releases::read_desired(layout, target)?.map(|earlier| earlier.config.units).unwrap_or_default();
-        managed.extend(units.into_iter().map(|unit| unit.name));
+        managed.extend(units.iter().map(|unit| unit.file_name().to_owned()));
     }
     // A first release that failed leaves its units, stopped.
     if state.has_switched() && state.confirmed_target().is_none() {
         for release in StoredRelease::list_all(layout)?.0 {
             let units = release.read_setups()?.into_iter().flat_map(|setup| setup.units);
-            managed.extend(units.map(|unit| unit.name));
+            managed.extend(units.map(|unit| unit.file_name().to_owned()));
         }
     }
-    Ok(desired.config.units.iter().filter(|unit| !managed.contains(&unit.name)).collect())
+    Ok(desired.config.units.iter().filter(|unit| !managed.contains(unit.file_name())).collect())
 }
 
 /// Returns the names of the user and the group that this process runs as.
@@ -221,13 +232,34 @@ fn find_leftovers(
         }
         Ok(())
     };
-    for unit in earlier.units.iter().filter(|unit| desired.units.iter().all(|other| other.name != unit.name)) {
-        add(units.join(&unit.name), Some(unit.name.clone()))?;
+    let has_file = |unit: &UnitFile| desired.units.iter().any(|other| other.file_name() == unit.file_name());
+    for unit in earlier.units.iter().filter(|unit| !has_file(unit)) {
+        // A template itself does not run, and its instances stop before.
+        add(units.join(unit.file_name()), unit.template.is_none().then(|| unit.name.clone()))?;
     }
     let gone = |config: &&ConfigFile| desired.configs.iter().all(|other| other.dest != config.dest);
     for config in earlier.configs.iter().filter(gone) {
         add(config.dest.clone(), None)?;
     }
+    Ok(())
+}
+
+/// Finds instances of an earlier state that the desired one does not have, and that run or are enabled.
+fn find_leftover_instances(
+    found: &mut Vec<String>,
+    services: &dyn ServiceManager,
+    earlier: &ServiceConfig,
+    desired: &ServiceConfig,
+) -> Result<()> {
+    let is_gone = |unit: &&UnitFile| {
+        unit.template.is_some() && !found.contains(&unit.name) && desired.units.iter().all(|own| own.name != unit.name)
+    };
+    let gone: Vec<&str> = earlier.units.iter().filter(is_gone).map(|unit| unit.name.as_str()).collect();
+    let statuses = services.read_unit_statuses(&gone)?;
+    let is_left = |status: &UnitStatus| status.enabled || status.active != "inactive";
+    let left = gone.iter().zip(&statuses).filter(|(_, status)| is_left(status));
+    let left: Vec<String> = left.map(|(name, _)| (*name).to_owned()).collect();
+    found.extend(left);
     Ok(())
 }
 

@@ -35,7 +35,7 @@ pub(super) fn stage_release(
     blobs: &dyn BlobSource,
     sink: &dyn ProgressSink,
 ) -> Result<DeployReply> {
-    if let Err(reason) = check_shared_paths(desired) {
+    if let Err(reason) = check_shared_paths(&desired.config.shared, &desired.manifest) {
         return Ok(DeployReply::Refused(reason));
     }
     let (stored, _) = StoredRelease::list_all(layout)?;
@@ -93,6 +93,9 @@ fn replace_refusal(
     existing: Option<&StoredRelease>,
     manifest: &ReleaseManifest,
 ) -> Result<Option<String>> {
+    if layout.has_foreign_folder(&manifest.version) {
+        return Ok(Some(layout.describe_foreign_folder(&manifest.version)));
+    }
     let other = existing.is_some_and(|there| there.manifest != *manifest);
     Ok((other && DeployState::read(layout)?.is_used(&manifest.version)).then(|| {
         format!(

@@ -2,7 +2,7 @@
 
 use super::new_row;
 use crate::plan::{Action, AttributeChange, ResourceChange};
-use crate::protocol::deploy::{DesiredState, ServiceObservation, SharedPath};
+use crate::protocol::deploy::{DesiredState, ReleaseManifest, ServiceObservation, SharedPath};
 
 /// Prefix of a shared path's row in the plan.
 pub(super) const PREFIX: &str = "shared ";
@@ -16,14 +16,14 @@ pub(super) fn is_shared(row: &ResourceChange) -> bool {
 ///
 /// # Errors
 /// Returns an error that names the shared path and the content of the release.
-pub fn check_shared_paths(desired: &DesiredState) -> Result<(), String> {
-    let conflict = |shared: &SharedPath| Some((shared.path.clone(), shared.find_conflict(&desired.manifest)?.clone()));
-    match desired.config.shared.iter().find_map(conflict) {
+pub fn check_shared_paths(shared_paths: &[SharedPath], manifest: &ReleaseManifest) -> Result<(), String> {
+    let conflict = |shared: &SharedPath| Some((shared.path.clone(), shared.find_conflict(manifest)?.clone()));
+    match shared_paths.iter().find_map(conflict) {
         None => Ok(()),
         Some((shared, content)) => Err(format!(
             "{shared} is shared by all releases, but release {} has {content}; remove it from the artifact or from \
              `shared`",
-            desired.manifest.version
+            manifest.version
         )),
     }
 }

@@ -23,6 +23,7 @@ fn desired(version: &str) -> DesiredState {
         owner: None,
     };
     let unit = UnitFile {
+        template: None,
         name: "demo.service".to_owned(),
         digest: Digest::of_bytes(UNIT.as_bytes()),
         size: UNIT.len() as u64,

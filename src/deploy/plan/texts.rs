@@ -95,10 +95,24 @@ pub(super) fn plan_unit(
 ) -> Result<ResourceChange, String> {
     let to = DesiredText { digest: &unit.digest, size: unit.size, mode: 0o644, owner, group, sensitive: false };
     let mut row = plan_text_file("unit", &at.file.path, &at.file, &to, texts)?;
+    if unit.template.is_some() {
+        return Ok(row);
+    }
     if unit.start_at_boot != at.is_enabled {
         row.changes.push(AttributeChange::new("enabled", at.is_enabled, unit.start_at_boot));
         row.action = if row.action == Action::None { Action::Change } else { row.action };
     }
     row.fingerprint = digest_json(&(&at.file.state, at.is_enabled));
     Ok(row)
+}
+
+/// Plans whether an instance of a template starts at boot; the template's file has a row of its own.
+pub(super) fn plan_instance(unit: &UnitFile, at: &ObservedUnit) -> Option<ResourceChange> {
+    unit.template.as_ref()?;
+    let mut row = new_row("unit", &unit.name, Action::None, Vec::new(), &at.is_enabled);
+    if unit.start_at_boot != at.is_enabled {
+        row.action = Action::Change;
+        row.changes = vec![AttributeChange::new("enabled", at.is_enabled, unit.start_at_boot)];
+    }
+    Some(row)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{HostRecords, send_deploy_request};
-use crate::deploy::desired::ReleaseSource;
+use crate::deploy::desired::{PreparedHost, ReleaseSource};
 use crate::deploy::plan::{describe_unmanaged, plan_host};
 use crate::deploy::programs::{HEADER_BYTES, ReleasePrograms};
 use crate::fleet::{ContentFile, Fleet, Session};
@@ -35,6 +35,7 @@ pub struct ObservedHost {
     desired: DesiredState,
     texts: ContentMap,
     observation: ServiceObservation,
+    listen_ports: Vec<u16>,
 }
 
 /// A host with its plan, still connected.
@@ -47,6 +48,8 @@ pub struct PlannedDeploy {
     pub observation: ServiceObservation,
     /// Plan for the host.
     pub plan: HostPlan,
+    /// TCP ports on which the host's units listen.
+    pub listen_ports: Vec<u16>,
 }
 
 /// Describes why a host has no plan.
@@ -96,14 +99,16 @@ async fn observe_host(
             session.add_blobs(&prepared.texts);
             let compare_with = CompareWith::Desired(Box::new(prepared.desired.clone()));
             let seen = request_observation(fleet, &session, scope, compare_with).await?;
-            Ok(ObservedHost { session, desired: prepared.desired, texts: prepared.texts, observation: seen })
+            let PreparedHost { desired, texts, listen_ports } = prepared;
+            Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
         }
         Goal::Stored(version) => {
             let mut seen =
                 request_observation(fleet, &session, scope, CompareWith::RetainedRelease(version.clone())).await?;
             let desired =
                 seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
-            Ok(ObservedHost { session, desired, texts: ContentMap::new(), observation: seen })
+            let (texts, listen_ports) = (ContentMap::new(), Vec::new());
+            Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
         }
     }
 }
@@ -222,7 +227,7 @@ pub fn plan_hosts(
 ) -> Vec<(String, Result<PlannedDeploy, DeployPlanError>)> {
     let mut first_host_tasks = Some(due_tasks);
     let planned = hosts.into_iter().map(|host| {
-        let ObservedHost { session, desired, texts, observation: seen } = host;
+        let ObservedHost { session, desired, texts, observation: seen, listen_ports } = host;
         let text = |digest: &Digest| String::from_utf8(texts.get(digest)?.to_vec()).ok();
         let name = session.host.clone();
         let tasks = first_host_tasks.take().unwrap_or_default();
@@ -235,7 +240,7 @@ pub fn plan_hosts(
         };
         (
             name,
-            plan.map(|plan| PlannedDeploy { session, desired, observation: seen, plan })
+            plan.map(|plan| PlannedDeploy { session, desired, observation: seen, plan, listen_ports })
                 .map_err(DeployPlanError::Impossible),
         )
     });

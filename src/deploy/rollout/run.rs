@@ -56,8 +56,6 @@ pub struct NewRelease<'a> {
     pub has_all_hosts: bool,
     /// Number of releases kept per host.
     pub keep_releases: usize,
-    /// TCP ports on which the service's units listen.
-    pub listen_ports: &'a [u16],
 }
 
 /// Describes why the rollout failed on a host.
@@ -93,10 +91,8 @@ impl Rollout<'_> {
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = RolloutOutcome::default();
         self.lock_service(planned, &mut outcome).await;
-        if let Some(fresh) = &self.new_release
-            && !self.should_stop(&outcome)
-        {
-            self.run_preflight(fresh.listen_ports, &pending_hosts, &mut outcome).await;
+        if self.new_release.is_some() && !self.should_stop(&outcome) {
+            self.run_preflight(&pending_hosts, &mut outcome).await;
         }
         if let Some(fresh) = &self.new_release
             && !self.should_stop(&outcome)
@@ -121,16 +117,11 @@ impl Rollout<'_> {
     }
 
     /// Checks on all hosts that they can take the release, before anything changes on any of them.
-    async fn run_preflight(
-        &self,
-        listen_ports: &[u16],
-        pending_hosts: &[&PlannedDeploy],
-        outcome: &mut RolloutOutcome,
-    ) {
+    async fn run_preflight(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
         let request = |host: &PlannedDeploy| DeployRequest::Preflight {
             scope: self.scope.clone(),
             desired: Box::new(host.desired.clone()),
-            listen_ports: listen_ports.to_vec(),
+            listen_ports: host.listen_ports.clone(),
         };
         let replies = self.fleet.map_parallel(pending_hosts, |host| self.send_request(host, request(host))).await;
         for (host, reply) in pending_hosts.iter().zip(replies) {

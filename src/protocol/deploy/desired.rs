@@ -23,6 +23,16 @@ pub struct UnitFile {
     /// True to reload it instead, where the release is all that changes and the unit has a reload command.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub reload_on_release: bool,
+    /// Name of the template file of which this unit is an instance: `app@.service` of `app@1.service`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
+}
+
+impl UnitFile {
+    /// Returns the name of the unit's file, which the instances of a template share.
+    pub fn file_name(&self) -> &str {
+        self.template.as_deref().unwrap_or(&self.name)
+    }
 }
 
 /// A configuration file outside of the release, rendered for one host.

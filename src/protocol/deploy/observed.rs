@@ -41,6 +41,9 @@ pub struct ServiceObservation {
     pub shared: Vec<ObservedShared>,
     /// Units and configuration that the state now serving has and the asked-for one has not: the switch removes them.
     pub leftover_files: Vec<LeftoverFile>,
+    /// Instances of template units that run or are enabled, and that the asked-for state has not: the switch stops them.
+    #[serde(default)]
+    pub leftover_instances: Vec<String>,
     /// Requested contents that the host has already; they are not sent.
     pub present_blobs: Vec<Digest>,
     /// Records of switches, oldest first.
