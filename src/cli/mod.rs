@@ -14,6 +14,7 @@ mod history;
 mod host_locks;
 mod hosts;
 mod locks;
+mod maintenance;
 mod notify;
 mod outcome;
 mod output_file;
@@ -30,6 +31,7 @@ mod rollout_secrets;
 mod rollout_text;
 mod runs;
 mod runtime;
+mod service_change;
 mod service_status;
 mod shard_apply;
 mod shard_files;
@@ -38,6 +40,7 @@ mod shards;
 mod sign_key;
 mod targets;
 mod throttle_args;
+mod undeploy;
 
 use std::process::ExitCode;
 
@@ -121,6 +124,8 @@ enum CliCommand {
     Package(package::PackageCommand),
     Deploy(deploy::DeployCommand),
     Rollback(rollback::RollbackCommand),
+    Maintenance(maintenance::MaintenanceCommand),
+    Undeploy(undeploy::UndeployCommand),
     Releases(releases::ReleasesCommand),
     History(history::HistoryCommand),
     Exec(exec::ExecCommand),
@@ -198,6 +203,8 @@ impl CliCommand {
             Self::Package(_) => "package",
             Self::Deploy(_) => "deploy",
             Self::Rollback(_) => "rollback",
+            Self::Maintenance(_) => "maintenance",
+            Self::Undeploy(_) => "undeploy",
             Self::Releases(_) => "releases",
             Self::History(_) => "history",
             Self::Exec(_) => "exec",
@@ -220,6 +227,8 @@ fn dispatch_command(cli: Cli) -> Result<CommandOutcome, CommandError> {
         CliCommand::Package(command) => command.run(common).map(Into::into),
         CliCommand::Deploy(command) => runtime::block_on(command.run(common)),
         CliCommand::Rollback(command) => runtime::block_on(command.run(common)),
+        CliCommand::Maintenance(command) => runtime::block_on(command.run(common)),
+        CliCommand::Undeploy(command) => runtime::block_on(command.run(common)),
         CliCommand::Releases(command) => runtime::block_on(command.run(common)),
         CliCommand::History(command) => runtime::block_on(command.run(common)),
         CliCommand::Exec(command) => runtime::block_on(command.run(common)),

@@ -7,7 +7,7 @@ use super::CommonArgs;
 use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
-use super::rollout_text::describe_holder;
+use super::rollout_text::{describe_holder, describe_maintenance};
 use super::service_status::ServiceHosts;
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
 use crate::report::Reporter;
@@ -74,7 +74,13 @@ fn print_releases(host: &str, width: usize, observation: &ServiceObservation, re
     for version in &observation.incomplete_releases {
         reporter.print_status(&format!("{host}: {version} is staged incompletely; the next deploy removes it"));
     }
-    if observation.out_of_rotation {
+    if let Some(record) = &observation.maintenance {
+        reporter.print_json(
+            "maintenance",
+            json!({"host": host, "operator": record.operator, "since": record.since, "is_drained": record.is_drained}),
+        );
+        reporter.print_status(&format!("{host}: {}", describe_maintenance(record)));
+    } else if observation.out_of_rotation {
         reporter.print_json("out_of_rotation", json!({"host": host}));
         reporter
             .print_status(&format!("{host}: out of rotation; the next deploy runs the hooks after the switch again"));

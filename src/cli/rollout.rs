@@ -16,7 +16,8 @@ use super::project::find_project;
 use super::recipe::LoadedRecipe;
 use super::rollout_secrets::redact_rollout_event;
 use super::rollout_text::{
-    describe_holder, ensure_single_target, report_plan_error, report_rollout_event, report_unknown_tasks,
+    describe_holder, describe_maintenance, ensure_single_target, report_plan_error, report_rollout_event,
+    report_unknown_tasks,
 };
 use super::runtime::build_fleet;
 use crate::deploy::plan::hide_sensitive_digests;
@@ -31,7 +32,7 @@ use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::ServiceRef;
 use crate::report::{ProgressBars, Reporter, format_summary};
 
-/// The flags of `deploy` and `rollback`.
+/// The flags of `deploy`, `rollback`, `maintenance` and `undeploy`.
 #[derive(Clone, Debug, Default, Args)]
 pub struct RolloutArgs {
     /// Only change hosts of the service that match this selector
@@ -140,6 +141,10 @@ impl<'a> ServiceRollout<'a> {
         plans.iter().for_each(|plan| reporter.report_plan(plan));
         if !plans.is_empty() {
             reporter.print_data(&format_summary(&plans));
+        }
+        for (host, record) in planned.iter().filter_map(|host| Some((host, host.observation.maintenance.as_ref()?))) {
+            let (name, state) = (&host.session.host, describe_maintenance(record));
+            reporter.print_status(&format!("{name}: {state}; it stays out of rotation after a switch"));
         }
         let mut counts = ChangeCounts::default();
         plans.iter().for_each(|plan| counts += plan.count_changes());

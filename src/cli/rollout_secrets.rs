@@ -73,6 +73,7 @@ mod tests {
                 gap_ms: 0,
                 main_pids: Vec::new(),
                 rotation_failure: Some("hook: hunter2".to_owned()),
+                in_maintenance: false,
             },
         ];
         for outcome in &outcomes {

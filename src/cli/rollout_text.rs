@@ -10,7 +10,7 @@ use super::exit::Exit;
 use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, UnknownTask};
 use crate::inventory::ByteSize;
 use crate::plan::format_count;
-use crate::protocol::deploy::{ReleaseVersion, ServiceName, SwitchOutcome};
+use crate::protocol::deploy::{MaintenanceRecord, ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
 use crate::protocol::{Event, TRANSFER_PHASE};
 use crate::report::{ProgressBars, Reporter};
@@ -122,14 +122,24 @@ pub fn report_rollout_event(rollout_event: &RolloutEvent<'_>, reporter: &Reporte
 fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
     match outcome {
         SwitchOutcome::Unchanged => Some("nothing to switch".to_owned()),
-        SwitchOutcome::Healthy { version, previous: before, gap_ms, rotation_failure: None, .. } => {
+        SwitchOutcome::Healthy {
+            version, previous: before, gap_ms, rotation_failure: None, in_maintenance, ..
+        } => {
             let before = before.as_ref().filter(|before| *before != version);
             let before = before.map(|before| format!(" (was {before})")).unwrap_or_default();
-            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms"))
+            let rotation = if *in_maintenance { "; in maintenance, it stays out of rotation" } else { "" };
+            Some(format!("release {version} is active{before}, healthy after {gap_ms} ms{rotation}"))
         }
         SwitchOutcome::Healthy { .. }
         | SwitchOutcome::RolledBack { .. }
         | SwitchOutcome::Unhealthy { .. }
         | SwitchOutcome::Stopped { .. } => None,
     }
+}
+
+/// Describes the maintenance of a host.
+pub fn describe_maintenance(record: &MaintenanceRecord) -> String {
+    let since = i64::try_from(record.since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok());
+    let since = since.map(|since| since.to_string()).unwrap_or_default();
+    format!("in maintenance since {since} by {}", record.operator)
 }

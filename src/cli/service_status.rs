@@ -7,7 +7,7 @@ use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
 use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
-use super::rollout_text::report_plan_error;
+use super::rollout_text::{describe_maintenance, report_plan_error};
 use super::runtime::build_fleet;
 use crate::deploy::rollout::{ServiceHealth, observe_service};
 use crate::protocol::deploy::ServiceObservation;
@@ -107,7 +107,8 @@ impl HostStatus {
         let is_healthy = matches!(self.health, ServiceHealth::Healthy);
         let fields = json!({
             "host": host, "version": version, "healthy": is_healthy, "failure": failure,
-            "in_rotation": !observation.out_of_rotation, "unfinished_switch": observation.unfinished_switch,
+            "in_rotation": !observation.out_of_rotation, "in_maintenance": observation.maintenance.is_some(),
+            "unfinished_switch": observation.unfinished_switch,
         });
         reporter.print_json("active_release", fields);
         let mut notes = Vec::new();
@@ -118,6 +119,7 @@ impl HostStatus {
         }
         notes.extend(observation.unfinished_switch.as_ref().map(|to| format!("switch to {} unfinished", to.version)));
         notes.extend(observation.out_of_rotation.then(|| "out of rotation".to_owned()));
+        notes.extend(observation.maintenance.as_ref().map(describe_maintenance));
         let version = version.map_or_else(|| "-".to_owned(), ToString::to_string);
         reporter.print_data(&format!("{host:width$}  {version:<24}  {}", notes.join("; ")));
         is_healthy && !observation.out_of_rotation && observation.unfinished_switch.is_none()

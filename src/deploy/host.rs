@@ -9,6 +9,7 @@ mod command;
 mod contents;
 mod health;
 mod layout;
+mod maintenance;
 mod observe;
 mod ownership;
 mod preflight;
@@ -20,6 +21,7 @@ mod stage;
 mod state;
 mod switch;
 mod tasks;
+mod undeploy;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -34,9 +36,9 @@ use self::switch::Switch;
 use crate::deploy::plan;
 use crate::deploy::signature::check_signature;
 use crate::lock::HostLock;
-use crate::plan::Digest;
+use crate::plan::{Digest, ResourceChange};
 use crate::protocol::ProgressSink;
-use crate::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState};
+use crate::protocol::deploy::{CompareWith, DeployReply, DeployRequest, DesiredState, ServiceChange};
 use crate::protocol::lock::{LockHolder, LockRequest, LockResult};
 use crate::resources::BlobSource;
 
@@ -109,6 +111,10 @@ impl DeployAgent {
                     Err(why) => DeployReply::Refused(why),
                 })
             }
+            DeployRequest::PlanChange { change, .. } => Ok(match plan_change(&layout, services, *change)? {
+                Ok(rows) => DeployReply::ChangePlanned(rows),
+                Err(reason) => DeployReply::Refused(reason),
+            }),
             DeployRequest::CheckHealth { scope, expected_pids } => {
                 let (layout, direction) = (&layout, Direction::Forward);
                 let switch = Switch { layout, scope, service_manager: services, sink, direction };
@@ -172,8 +178,11 @@ impl DeployAgent {
             }
             DeployRequest::RecordTask { record, .. } => tasks::record_task(layout, record),
             DeployRequest::RunTask { target, task, run, .. } => tasks::run_task(&switch, target, task, run),
+            DeployRequest::ApplyChange { change, expected_changes, .. } => {
+                apply_change(&switch, *change, expected_changes)
+            }
             DeployRequest::Prune { keep_releases: keep, .. } => prune::prune_releases(layout, *keep, sink),
-            DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } => {
+            DeployRequest::Observe { .. } | DeployRequest::CheckHealth { .. } | DeployRequest::PlanChange { .. } => {
                 anyhow::bail!("a read-only request cannot be applied")
             }
         }
@@ -198,15 +207,7 @@ impl DeployAgent {
             Ok(rows) => rows,
             Err(why) => return Ok(Some(DeployReply::Refused(why))),
         };
-        let now: BTreeMap<&str, &Digest> = rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
-        let mut stale = Vec::new();
-        for (resource, digest) in expected {
-            if now.get(resource.as_str()) != Some(&digest) {
-                stale.push(format!("{resource} changed after the plan was made"));
-            }
-        }
-        let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
-        stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
+        let stale = find_stale_rows(&rows, expected);
         Ok((!stale.is_empty()).then_some(DeployReply::PlanOutdated(stale)))
     }
 
@@ -238,6 +239,55 @@ impl DeployAgent {
         let held = Arc::new(ServiceLock { _lock: lock, request_order: Mutex::new(()) });
         locks.insert(layout.root().to_owned(), held.clone());
         Ok(Ok(held))
+    }
+}
+
+/// Returns a line for each row that differs from the plan's rows.
+fn find_stale_rows(rows: &[ResourceChange], expected: &[(String, Digest)]) -> Vec<String> {
+    let now: BTreeMap<&str, &Digest> = rows.iter().map(|row| (row.resource.as_str(), &row.fingerprint)).collect();
+    let mut stale = Vec::new();
+    for (resource, digest) in expected {
+        if now.get(resource.as_str()) != Some(&digest) {
+            stale.push(format!("{resource} changed after the plan was made"));
+        }
+    }
+    let unplanned = now.keys().filter(|resource| expected.iter().all(|(planned, _)| planned != *resource));
+    stale.extend(unplanned.map(|resource| format!("{resource} is not in the plan")));
+    stale
+}
+
+/// Returns the rows of a change of the service; `Err` inside: the reason for which it is not possible.
+fn plan_change(
+    layout: &ServiceLayout,
+    services: &dyn ServiceManager,
+    change: ServiceChange,
+) -> Result<Result<Vec<ResourceChange>, String>> {
+    match change {
+        ServiceChange::StartMaintenance => maintenance::plan_maintenance(layout, true),
+        ServiceChange::EndMaintenance => maintenance::plan_maintenance(layout, false),
+        ServiceChange::Undeploy { delete_shared } => {
+            Ok(undeploy::InstalledService::observe(layout, services, delete_shared)?.map(|installed| installed.rows))
+        }
+    }
+}
+
+/// Compares the host with the plan's rows, and applies the change.
+fn apply_change(switch: &Switch<'_>, change: ServiceChange, expected: &[(String, Digest)]) -> Result<DeployReply> {
+    let rows = match plan_change(switch.layout, switch.service_manager, change)? {
+        Ok(rows) => rows,
+        Err(reason) => return Ok(DeployReply::Refused(reason)),
+    };
+    let stale = find_stale_rows(&rows, expected);
+    if !stale.is_empty() {
+        return Ok(DeployReply::PlanOutdated(stale));
+    }
+    if switch.sink.is_cancelled() {
+        return Ok(DeployReply::Cancelled);
+    }
+    match change {
+        ServiceChange::StartMaintenance => maintenance::start_maintenance(switch),
+        ServiceChange::EndMaintenance => maintenance::end_maintenance(switch),
+        ServiceChange::Undeploy { delete_shared } => undeploy::undeploy_service(switch, delete_shared),
     }
 }
 

@@ -122,7 +122,7 @@ pub fn plan_rows(
         row.reason = Some("health check, hooks, shared paths or account changed; nothing is restarted".to_owned());
         rows.push(row);
     }
-    if observation.out_of_rotation {
+    if observation.out_of_rotation && observation.maintenance.is_none() {
         let mut row = new_row("rotation", desired.manifest.service.as_str(), Action::Run, Vec::new(), &true);
         row.reason = Some("the hooks after an earlier switch did not succeed; they run again".to_owned());
         rows.push(row);
@@ -162,7 +162,8 @@ fn plan_task(task: &ReleaseTask, desired: &DesiredState) -> ResourceChange {
     row
 }
 
-fn new_row(
+/// Returns a row of a plan; its fingerprint is that of `observed`.
+pub(super) fn new_row(
     kind: &str,
     key: &str,
     action: Action,

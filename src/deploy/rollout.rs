@@ -7,6 +7,7 @@
 mod observe;
 mod run;
 mod run_tasks;
+mod service_change;
 mod switch_batches;
 mod tasks;
 
@@ -15,6 +16,7 @@ pub use observe::{
     observe_service, plan_hosts,
 };
 pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, RolloutOutcome};
+pub use service_change::{ChangeOutcome, PlannedChange, ServiceChangeRun};
 pub use tasks::{DueTasks, HostRecords, TaskSelection, UnknownTask};
 
 use crate::fleet::{Fleet, Session};

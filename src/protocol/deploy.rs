@@ -4,6 +4,7 @@
 //! `RunTask` on one host before the switch → `Switch` batch by batch → tasks after it → `Prune` all. Every request may be repeated: what is done is not done
 //! again. A host returns to its previous release by itself, with no controller in reach.
 
+mod change;
 mod desired;
 mod history;
 mod manifest;
@@ -14,6 +15,7 @@ mod tasks;
 
 use serde::{Deserialize, Serialize};
 
+pub use change::{MaintenanceRecord, ServiceChange};
 pub use desired::{
     AdoptedService, ConfigFile, DesiredState, HealthCheck, HealthProbe, ReleaseTarget, ServiceConfig, ServiceRef,
     SignatureCheck, SwitchHooks, UnitFile, is_normalized_absolute,
@@ -28,7 +30,7 @@ pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, Ob
 pub use shared::{ObservedShared, SHARED_DIR, SharedPath};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};
 
-use crate::plan::{Digest, named_enum};
+use crate::plan::{Digest, ResourceChange, named_enum};
 use crate::protocol::lock::LockHolder;
 
 /// Selects the state that an observation is compared with.
@@ -127,6 +129,22 @@ pub enum DeployRequest {
         /// The run of dunlin that recorded the attempt.
         run: String,
     },
+    /// Plan a change of the service; changes nothing, takes no lock. Answer: [`DeployReply::ChangePlanned`].
+    PlanChange {
+        /// The service.
+        scope: ServiceRef,
+        /// The change.
+        change: ServiceChange,
+    },
+    /// Apply a change of the service. Answer: [`DeployReply::ChangeApplied`].
+    ApplyChange {
+        /// The service.
+        scope: ServiceRef,
+        /// The change.
+        change: ServiceChange,
+        /// The plan's rows as in [`DeployRequest::Stage`].
+        expected_changes: Vec<(String, Digest)>,
+    },
     /// Remove the oldest releases, and what killed runs left; never one that serves or could be returned to.
     /// Answer: [`DeployReply::Pruned`].
     Prune {
@@ -150,6 +168,8 @@ impl DeployRequest {
             | Self::LockService { scope }
             | Self::RecordTask { scope, .. }
             | Self::RunTask { scope, .. }
+            | Self::PlanChange { scope, .. }
+            | Self::ApplyChange { scope, .. }
             | Self::Prune { scope, .. } => scope,
         }
     }
@@ -199,6 +219,10 @@ pub enum DeployReply {
         /// Reason of a failure; the task counts as not done then.
         failure: Option<String>,
     },
+    /// To `PlanChange`.
+    ChangePlanned(Vec<ResourceChange>),
+    /// To `ApplyChange`: the failure, if it is one.
+    ChangeApplied(Option<DeployFailure>),
     /// To `Prune`: the versions that are gone, then the names of incomplete ones.
     Pruned(Vec<String>),
     /// Another run deploys this service on this host; nothing was done.
@@ -231,6 +255,9 @@ pub enum SwitchOutcome {
         main_pids: Vec<u32>,
         /// Reason if the host did not return into rotation: a hook after the switch failed. The release is active.
         rotation_failure: Option<String>,
+        /// True if the host is in maintenance: it stays out of rotation.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        in_maintenance: bool,
     },
     /// The state failed; what served before serves again.
     RolledBack {

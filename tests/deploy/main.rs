@@ -14,6 +14,7 @@ mod examples;
 mod files;
 mod fixture;
 mod instances;
+mod maintenance;
 #[path = "../support/messages.rs"]
 mod messages;
 mod model;
@@ -22,3 +23,4 @@ mod reload;
 mod rollout;
 mod shared;
 mod tasks;
+mod undeploy;

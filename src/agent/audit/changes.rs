@@ -50,6 +50,7 @@ pub fn change_of_deploy(request: &DeployRequest) -> Option<RequestedChange> {
         DeployRequest::Observe { .. }
         | DeployRequest::Preflight { .. }
         | DeployRequest::CheckHealth { .. }
+        | DeployRequest::PlanChange { .. }
         | DeployRequest::LockService { .. } => return None,
         DeployRequest::RecordTask { record, .. } => (Some(&record.version), "record_task"),
         DeployRequest::Stage { desired, .. } => (Some(&desired.manifest.version), "stage"),
@@ -57,6 +58,7 @@ pub fn change_of_deploy(request: &DeployRequest) -> Option<RequestedChange> {
         DeployRequest::Rollback { version, .. } => (version.as_ref(), "rollback"),
         DeployRequest::RunTask { target, .. } => (Some(&target.version), "task"),
         DeployRequest::Prune { .. } => (None, "prune"),
+        DeployRequest::ApplyChange { change, .. } => (None, change.action()),
     };
     let release = release.map(|release| format!(" {release}")).unwrap_or_default();
     Some(RequestedChange { resource: format!("service {}{release}", request.scope().service), action })
@@ -115,6 +117,7 @@ pub fn describe_failure(reply: &Result<Reply>) -> Option<String> {
         Reply::Deploy(DeployReply::PlanOutdated(_)) => "the plan is out of date".to_owned(),
         Reply::Deploy(DeployReply::Locked(holder)) => holder.describe_lock(),
         Reply::Deploy(DeployReply::Cancelled) => "cancelled".to_owned(),
+        Reply::Deploy(DeployReply::ChangeApplied(Some(failure))) => format!("{}: failed", failure.step),
         Reply::Deploy(DeployReply::TaskRun { failure: Some(_), .. }) => "the task failed".to_owned(),
         Reply::Deploy(DeployReply::Switched(outcome)) => match outcome {
             SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. } => return None,

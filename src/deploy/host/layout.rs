@@ -209,6 +209,16 @@ pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
     }
 }
 
+/// Removes a folder if it is there and empty.
+pub(super) fn remove_empty_dir(path: &Path) -> Result<()> {
+    match fs::remove_dir(path) {
+        Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {
+            Err(error).with_context(|| format!("removing {}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Writes a record as JSON, durably and for root alone.
 pub(super) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let bytes = serde_json::to_vec(value).context("a record as JSON")?;

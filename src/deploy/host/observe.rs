@@ -36,6 +36,7 @@ pub(super) fn observe_service(
         previous: state.previous_target().cloned(),
         unfinished_switch: state.pending_switch.clone(),
         out_of_rotation: state.out_of_rotation,
+        maintenance: state.maintenance.clone(),
         switch_records: state.switch_records.clone(),
         task_records: state.task_records.clone(),
         lock_holder: layout.service_lock().list_holders()?.into_iter().next(),

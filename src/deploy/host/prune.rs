@@ -28,13 +28,7 @@ pub(super) fn prune_releases(
     spare.truncate(excess);
     for version in spare {
         sink.emit(Event::Note { text: format!("removing release {version}") });
-        // Renamed first: a kill in the middle leaves a folder that counts as incomplete, not as a damaged release.
-        let partial = layout.partial_dir(&version);
-        remove_dir_if_exists(&partial)?;
-        std::fs::rename(layout.release_dir(&version), &partial)?;
-        state.remove_release(&version);
-        state.write(layout)?;
-        remove_dir_if_exists(&partial)?;
+        remove_release(layout, &mut state, &version)?;
         removed.push(version.to_string());
     }
     for name in partial {
@@ -42,4 +36,15 @@ pub(super) fn prune_releases(
         removed.push(format!("{name}{INCOMPLETE_SUFFIX}"));
     }
     Ok(DeployReply::Pruned(removed))
+}
+
+/// Removes a release.
+pub(super) fn remove_release(layout: &ServiceLayout, state: &mut DeployState, version: &ReleaseVersion) -> Result<()> {
+    // Renamed first: a kill in the middle leaves a folder that counts as incomplete, not as a damaged release.
+    let partial = layout.partial_dir(version);
+    remove_dir_if_exists(&partial)?;
+    std::fs::rename(layout.release_dir(version), &partial)?;
+    state.remove_release(version);
+    state.write(layout)?;
+    remove_dir_if_exists(&partial)
 }

@@ -10,7 +10,9 @@ use anyhow::{Result, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::layout::{ServiceLayout, read_json, write_json};
-use crate::protocol::deploy::{ReleaseTarget, ReleaseVersion, ServiceName, SwitchRecord, TaskRecord};
+use crate::protocol::deploy::{
+    MaintenanceRecord, ReleaseTarget, ReleaseVersion, ServiceName, SwitchRecord, TaskRecord,
+};
 
 /// Maximum number of confirmed switches that are recorded.
 const MAX_HISTORY: usize = 50;
@@ -36,6 +38,9 @@ pub(super) struct DeployState {
     healthy: BTreeMap<ReleaseVersion, ReleaseTarget>,
     /// Cause of the last failed switch, per version.
     pub failures: BTreeMap<ReleaseVersion, String>,
+    /// Maintenance of the service, during which the host stays out of rotation.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceRecord>,
     /// Records of switches, oldest first.
     #[serde(default)]
     pub switch_records: Vec<SwitchRecord>,
@@ -74,6 +79,7 @@ impl DeployState {
             pending_switch: None,
             out_of_rotation: false,
             failures: BTreeMap::new(),
+            maintenance: None,
             switch_records: Vec::new(),
             replaced_target: None,
             task_records: Vec::new(),

@@ -130,7 +130,8 @@ impl Switch<'_> {
         state.pending_switch = Some(target.clone());
         state.out_of_rotation |= activation.changes_service;
         state.write(self.layout)?;
-        if before.is_some() && activation.changes_service {
+        let is_drained = state.maintenance.as_ref().is_some_and(|maintenance| maintenance.is_drained);
+        if before.is_some() && activation.changes_service && !is_drained {
             steps.report_step("drain");
             if let Err(error) = self.run_hooks(desired, &desired.config.hooks.before) {
                 let detail = format!("{error:#}");
@@ -159,6 +160,7 @@ impl Switch<'_> {
                     gap_ms,
                     main_pids: healthy.pids,
                     rotation_failure,
+                    in_maintenance: state.maintenance.is_some(),
                 })
             }
             Err(failure) => {
@@ -169,14 +171,14 @@ impl Switch<'_> {
     }
 
     /// Runs the hooks that return the host into rotation; returns why one failed. The journal records the success: until
-    /// then every run of a deploy tries again.
-    fn return_to_rotation(
+    /// then every run of a deploy tries again. A host in maintenance stays out of rotation.
+    pub fn return_to_rotation(
         &self,
         state: &mut DeployState,
         desired: &DesiredState,
         hooks: &[Vec<String>],
     ) -> Result<Option<String>> {
-        if !state.out_of_rotation {
+        if !state.out_of_rotation || state.maintenance.is_some() {
             return Ok(None);
         }
         self.step_reporter(&desired.manifest.version).report_step("rotation");
@@ -228,7 +230,7 @@ impl Switch<'_> {
         run(&CommandContext { scope: self.scope, version: version.as_str(), release_dir: &release, user })
     }
 
-    fn run_hooks(&self, desired: &DesiredState, hooks: &[Vec<String>]) -> Result<()> {
+    pub fn run_hooks(&self, desired: &DesiredState, hooks: &[Vec<String>]) -> Result<()> {
         let timeout = Duration::from_millis(desired.config.hooks.timeout_ms);
         for argv in hooks {
             let outcome = self.with_command_context(desired, |place| place.run_command(argv, timeout))?;
@@ -343,6 +345,6 @@ impl Switch<'_> {
 }
 
 /// A failure without the journal of the units.
-fn plain_failure(step: SwitchStep, detail: String) -> DeployFailure {
+pub(super) fn plain_failure(step: SwitchStep, detail: String) -> DeployFailure {
     DeployFailure { step, detail, journal_lines: Vec::new() }
 }

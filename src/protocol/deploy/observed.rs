@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{DesiredState, ObservedShared, ReleaseTarget, ReleaseVersion, SwitchRecord, TaskRecord};
+use super::{DesiredState, MaintenanceRecord, ObservedShared, ReleaseTarget, ReleaseVersion, SwitchRecord, TaskRecord};
 use crate::plan::Digest;
 use crate::protocol::lock::LockHolder;
 
@@ -25,6 +25,9 @@ pub struct ServiceObservation {
     pub unfinished_switch: Option<ReleaseTarget>,
     /// Set if the hooks that return the host into rotation have not succeeded since a switch.
     pub out_of_rotation: bool,
+    /// Maintenance of the service, during which the host stays out of rotation.
+    #[serde(default)]
+    pub maintenance: Option<MaintenanceRecord>,
     /// User and group that the agent runs as: unit files are to be theirs.
     pub agent_account: (String, String),
     /// Set if the host has no program that verifies units, so that a preflight finds no faults in them.

@@ -1,0 +1,35 @@
+//! `dunlin undeploy`.
+
+use clap::Args;
+
+use super::CommonArgs;
+use super::command_error::CommandError;
+use super::outcome::CommandOutcome;
+use super::rollout::RolloutArgs;
+use super::service_change::ServiceChangeCommand;
+use crate::protocol::deploy::ServiceChange;
+
+/// Remove a service from its hosts: units, configuration files, releases and state
+///
+/// Takes each host out of rotation first. Shared files and folders stay, unless --delete-shared is given.
+#[derive(Debug, Args)]
+pub struct UndeployCommand {
+    /// Service name
+    service: String,
+    /// Also delete the shared files and folders of the service
+    #[arg(long)]
+    delete_shared: bool,
+    #[command(flatten)]
+    args: RolloutArgs,
+}
+
+impl UndeployCommand {
+    /// Removes the service from its hosts.
+    ///
+    /// # Errors
+    /// See [`ServiceChangeCommand::run`].
+    pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
+        let change = ServiceChange::Undeploy { delete_shared: self.delete_shared };
+        ServiceChangeCommand { command: "undeploy", service: &self.service, change, args: &self.args }.run(common).await
+    }
+}
