@@ -92,8 +92,8 @@ address = "192.0.2.2"
         let parts = |host: &str| {
             let (recipe, found) = select(RECIPE, host);
             assert!(!found.has_errors());
-            let units: Vec<String> = recipe.units.into_iter().map(|unit| unit.name).collect();
             let ports = recipe.listen_ports();
+            let units: Vec<String> = recipe.units.into_iter().map(|unit| unit.name).collect();
             (units.join(" "), recipe.configs.len(), recipe.health.probe.is_some(), ports)
         };
         assert_eq!(parts("a"), ("web.service both.timer".to_owned(), 0, true, vec![80, 9100]));

@@ -230,6 +230,8 @@ fn a_service_on_hosts_that_cannot_be_reached() {
         &["deploy", "shop", "--yes", "--json"],
         &["rollback", "shop", "--dry-run"],
         &["rollback", "shop", "--to", "1.1.0", "--yes"],
+        &["maintenance", "shop", "on", "--yes"],
+        &["undeploy", "shop", "--dry-run"],
         &["releases", "shop"],
         &["releases", "shop", "--json"],
         &["history", "shop"],

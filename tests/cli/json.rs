@@ -23,6 +23,8 @@ const COMMANDS: &[(&str, &[&str])] = &[
     ("package", &["package", "app"]),
     ("deploy", &["deploy", "app", "--dry-run"]),
     ("rollback", &["rollback", "app", "--dry-run"]),
+    ("maintenance", &["maintenance", "app", "on", "--dry-run"]),
+    ("undeploy", &["undeploy", "app", "--dry-run"]),
     ("releases", &["releases", "app"]),
     ("history", &["history", "app"]),
     ("deploy", &["deploy", "app", "--health"]),

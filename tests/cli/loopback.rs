@@ -238,6 +238,21 @@ fn a_plan_of_deploy() {
 }
 
 #[test]
+fn changes_of_a_service_that_was_never_deployed() {
+    let project = project();
+    let outputs = [
+        (&["maintenance", "shop", "on", "--dry-run"][..], 3),
+        (&["maintenance", "shop", "on", "--yes"], 3),
+        (&["maintenance", "shop", "off", "--yes"], 0),
+        (&["undeploy", "shop", "--dry-run", "--detailed-exitcode"], 0),
+        (&["undeploy", "shop", "--delete-shared", "--yes", "--json"], 0),
+    ]
+    .map(|(command, status)| project.dunlin(command).ends(status));
+    snapshot("service-changes", &outputs);
+    assert!(!project.path("srv/shop").exists());
+}
+
+#[test]
 fn runs_are_recorded() {
     use std::os::unix::fs::PermissionsExt;
     let project = project();

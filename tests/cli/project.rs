@@ -16,6 +16,8 @@ const COMMANDS: &[&[&str]] = &[
     &["package", "app"],
     &["deploy", "app", "--dry-run"],
     &["rollback", "app", "--dry-run"],
+    &["maintenance", "app", "on", "--dry-run"],
+    &["undeploy", "app", "--dry-run"],
     &["releases", "app"],
     &["history", "app"],
     &["deploy", "app", "--health"],

@@ -240,3 +240,22 @@ fn a_kept_unit_is_restored_after_a_crash_at_any_point() {
         }
     }
 }
+
+#[test]
+fn a_release_with_the_name_of_a_folder_that_dunlin_did_not_make_is_refused() {
+    let mut world = host_with_service();
+    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(world.desired_state(&desired_release("20260101")));
+    let host = world.host_agent(&CrashPoint::never());
+    let scope = world.service_scope("test");
+    let compare_with = CompareWith::Desired(desired.clone());
+    let observe = DeployRequest::Observe { scope: scope.clone(), compare_with };
+    let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
+    for request in [observe, stage] {
+        let reply = world.handle_request(&host, &request);
+        let DeployReply::Refused(text) = reply else { panic!("{reply:?}") };
+        assert!(text.contains("releases/20260101 exists, and dunlin did not make it"), "{text}");
+    }
+    let program = world.root().join("releases/20260101/bin/demo");
+    assert_eq!(fs::read_to_string(program).unwrap(), "by hand");
+}

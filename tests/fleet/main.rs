@@ -35,6 +35,7 @@ mod replica_pairs;
 mod replicas;
 mod restarts;
 mod rollouts;
+mod services;
 mod shop;
 mod timing;
 mod tls;

@@ -11,7 +11,7 @@ use crate::deploy::recipe::Recipe;
 use crate::fleet::ContentFile;
 use crate::messages;
 use crate::plan::Digest;
-use crate::protocol::deploy::{ReleaseManifest, ReleaseVersion};
+use crate::protocol::deploy::{ReleaseManifest, ReleasePath, ReleaseVersion, SharedPath};
 
 const RECIPE: &str = r#"
 service = "demo"
@@ -92,6 +92,23 @@ fn another_content_under_a_version_in_use_is_refused() {
     fs::write(base.path().join("static/a.txt"), "changed").unwrap();
     let error = build().unwrap_err();
     assert!(error.downcast_ref::<super::VersionTaken>().is_some(), "{error:#}");
+}
+
+#[test]
+fn content_at_a_shared_path_is_refused() {
+    let base = tempfile::tempdir().unwrap();
+    let recipe = Recipe { shared: vec![shared_folder("static/deep")], ..write_sources(base.path()) };
+    let dist = base.path().join("dist");
+    let error = build_artifact(&recipe, base.path(), &parse_version("1.0"), &dist).unwrap_err();
+    let conflict = error.downcast_ref::<super::SharedContent>().unwrap();
+    assert!(conflict.to_string().contains("static/deep is shared by all releases"), "{conflict}");
+    assert!(!dist.exists(), "nothing was packaged");
+    let recipe = Recipe { shared: vec![shared_folder("uploads")], ..recipe };
+    build_artifact(&recipe, base.path(), &parse_version("1.0"), &dist).unwrap();
+}
+
+fn shared_folder(path: &str) -> SharedPath {
+    SharedPath { path: ReleasePath::new(path).unwrap(), is_folder: true }
 }
 
 #[test]
