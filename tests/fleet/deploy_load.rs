@@ -1,12 +1,10 @@
 //! Good and broken releases under a load through HAProxy (`script/bench deploy-load`): no request fails, and after a
 //! broken release the one before serves on all hosts.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use crate::hosts::lock_fleet;
+use crate::open_loop::OpenLoop;
 use crate::project::CommandOutput;
 use crate::shop::{BALANCER, NGINX_CONF, ROTATION_HOOKS, SHOP_HOSTS, Shop, UNIT};
 
@@ -27,15 +25,8 @@ const FAULTS: [(&str, i32); 12] = [
 ];
 const FAILED_MIGRATION: &str = "\n[[task]]\nname = \"migrate\"\ncommand = [\"/bin/false\"]\n";
 const FAILED_HOOKS: &str = "\n[hooks]\nbefore_switch = [\"false\"]\n";
-/// 20 connections that wait for 100 ms between two requests; the summary as one line of `name=value`.
-const LOAD_SCRIPT: &str = r#"
-function delay() return 100 end
-function done(summary, latency, requests)
-  local errors = summary.errors
-  io.write(string.format("load: requests=%d failed=%d timeouts=%d longest_ms=%d\n", summary.requests,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout, errors.timeout, latency.max / 1000))
-end
-"#;
+/// Requests per second.
+const RATE: u32 = 100;
 
 impl Shop<'_> {
     /// Deploys a version with a fault, and removes the fault from the hosts.
@@ -127,38 +118,6 @@ impl Shop<'_> {
     }
 }
 
-/// A load through the balancer, until it is stopped.
-struct Load {
-    child: Child,
-    begin: Instant,
-}
-
-impl Load {
-    fn start(shop: &Shop<'_>) -> Self {
-        let script = shop.project.file_path("load.lua");
-        std::fs::write(&script, LOAD_SCRIPT).unwrap();
-        let address = shop.project.hosts["hosts"][BALANCER]["address"].as_str().unwrap();
-        let child = Command::new("wrk")
-            .args(["--threads", "1", "--connections", "20", "--duration", "3600", "--timeout", "30", "--script"])
-            .arg(&script)
-            .arg(format!("http://{address}:8099/"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("wrk is missing: apt-get install wrk");
-        Self { child, begin: Instant::now() }
-    }
-
-    /// Stops it; returns its summary, and the seconds that it took.
-    fn stop(self) -> (String, u64) {
-        kill_process(Pid::from_child(&self.child), Signal::INT).unwrap();
-        let output = self.child.wait_with_output().unwrap();
-        let text = String::from_utf8(output.stdout).unwrap();
-        let summary = text.lines().find_map(|line| line.strip_prefix("load: "));
-        let summary = summary.unwrap_or_else(|| panic!("no summary:\n{text}")).to_owned();
-        (summary, self.begin.elapsed().as_secs())
-    }
-}
-
 #[test]
 #[ignore = "takes ten minutes: script/bench deploy-load"]
 fn releases_under_load_fail_no_request() {
@@ -178,7 +137,9 @@ fn releases_under_load_fail_no_request() {
     shop.start_balancer();
     shop.package("0", "", ROTATION_HOOKS);
     shop.deploy(&[]).assert_status(0);
-    let (load, mut serving, mut problems) = (Load::start(&shop), "0".to_owned(), Vec::new());
+    let balancer = shop.project.hosts["hosts"][BALANCER]["address"].as_str().unwrap();
+    let load = OpenLoop::start(balancer, 8099, RATE);
+    let (mut serving, mut problems) = ("0".to_owned(), Vec::new());
     let mut pending_faults = faults.iter();
     for number in 1..=good.max(faults.len()) {
         if number <= good {
@@ -200,12 +161,8 @@ fn releases_under_load_fail_no_request() {
             problems.extend(shop.find_problems(&serving).iter().map(|problem| format!("{fault}: {problem}")));
         }
     }
-    let (summary, seconds) = load.stop();
-    println!(
-        "deploy-load: {summary} seconds={seconds} good={good} broken={} problems={}",
-        faults.len(),
-        problems.len()
-    );
+    let report = load.stop();
+    println!("deploy-load: {report} good={good} broken={} problems={}", faults.len(), problems.len());
     assert!(problems.is_empty(), "{}", problems.join("\n"));
-    assert!(summary.contains(" failed=0 "), "{summary}");
+    assert_eq!(report.failed(), 0, "{report}");
 }
