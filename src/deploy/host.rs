@@ -20,6 +20,7 @@ mod shared;
 mod stage;
 mod state;
 mod switch;
+mod sync_queue;
 mod tasks;
 mod undeploy;
 
@@ -71,8 +72,8 @@ impl DeployAgent {
         Self { service_manager, lock_table: Mutex::default() }
     }
 
-    /// The contents that a request needs and this host does not have in any release, checked byte by byte: what
-    /// [`Self::handle_request`] asks its source of contents for. Changes nothing.
+    /// Returns the contents that a request needs and this host does not have in any release. [`Self::handle_request`]
+    /// asks its source of contents for them, and for those whose bytes turn out to be damaged. Changes nothing.
     ///
     /// # Errors
     /// Returns an error if the service's folder cannot be read.

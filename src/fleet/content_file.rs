@@ -2,34 +2,55 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use crate::plan::Digest;
 use crate::protocol::frame;
 use crate::token_bucket::TokenBucket;
 
-/// Contents by digest, in a file without a name: it is gone when the process ends. Each is compressed once, for all
-/// hosts.
+/// Contents by digest, in a file without a name: it is gone when the process ends. Each is compressed once for all hosts,
+/// when the first of them needs it.
 #[derive(Debug)]
 pub struct ContentFile {
-    file: File,
+    /// The contents as they are, one behind another.
+    plain: File,
+    /// Number of bytes in `plain`.
+    plain_length: u64,
+    /// Compressed contents, in the order in which hosts needed them.
+    compressed: File,
+    /// Number of bytes in `compressed`.
+    compressed_length: AtomicU64,
     contents: BTreeMap<Digest, StoredContent>,
-    /// Bytes of the file.
-    file_length: u64,
     /// Limits the rate at which the contents are sent, to all hosts together.
     pub bandwidth: TokenBucket,
 }
 
-/// The place of a content in the file.
+/// The places of a content in the files.
 #[derive(Debug)]
 struct StoredContent {
+    plain: FileRange,
+    /// Set once a host has needed it.
+    compressed: Mutex<Option<FileRange>>,
+}
+
+/// A part of a file.
+#[derive(Clone, Copy, Debug)]
+struct FileRange {
     offset: u64,
-    /// Bytes in the file.
-    compressed_length: usize,
-    /// Bytes of the content.
-    length: u64,
+    /// Bytes.
+    length: usize,
+}
+
+impl FileRange {
+    fn read(self, file: &File) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; self.length];
+        file.read_exact_at(&mut bytes, self.offset)?;
+        Ok(bytes)
+    }
 }
 
 impl ContentFile {
@@ -38,8 +59,15 @@ impl ContentFile {
     /// # Errors
     /// No file can be created.
     pub fn create(folder: &Path) -> io::Result<Self> {
-        let file = tempfile::tempfile_in(folder).or_else(|_| tempfile::tempfile())?;
-        Ok(Self { file, contents: BTreeMap::new(), file_length: 0, bandwidth: TokenBucket::default() })
+        let create_file = || tempfile::tempfile_in(folder).or_else(|_| tempfile::tempfile());
+        Ok(Self {
+            plain: create_file()?,
+            plain_length: 0,
+            compressed: create_file()?,
+            compressed_length: AtomicU64::new(0),
+            contents: BTreeMap::new(),
+            bandwidth: TokenBucket::default(),
+        })
     }
 
     /// Returns the number of bytes that the file may still grow by.
@@ -47,21 +75,20 @@ impl ContentFile {
     /// # Errors
     /// The file system does not tell.
     pub fn free_bytes(&self) -> io::Result<u64> {
-        let stat = rustix::fs::fstatvfs(&self.file)?;
+        let stat = rustix::fs::fstatvfs(&self.plain)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
     }
 
     /// Adds a content under its digest, which is not checked.
     ///
     /// # Errors
-    /// The content cannot be compressed or written.
+    /// The content cannot be written.
     pub fn add_content(&mut self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
         if !self.has_content(digest) {
-            let compressed = frame::compress_content(bytes)?;
-            self.file.write_all(&compressed)?;
-            let (offset, compressed_length, length) = (self.file_length, compressed.len(), bytes.len() as u64);
-            self.contents.insert(digest.clone(), StoredContent { offset, compressed_length, length });
-            self.file_length += compressed_length as u64;
+            self.plain.write_all_at(bytes, self.plain_length)?;
+            let plain = FileRange { offset: self.plain_length, length: bytes.len() };
+            self.contents.insert(digest.clone(), StoredContent { plain, compressed: Mutex::default() });
+            self.plain_length += bytes.len() as u64;
         }
         Ok(())
     }
@@ -74,10 +101,25 @@ impl ContentFile {
     /// Returns the frame that carries the content of that digest, if there is one.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// The content cannot be read, or its compressed form not be written.
     pub fn read_frame(&self, digest: &Digest) -> io::Result<Option<Vec<u8>>> {
         let Some(content) = self.contents.get(digest) else { return Ok(None) };
-        frame::encode_compressed_blob(digest, content.length, &self.read_compressed(content)?).map(Some)
+        let compressed = self.compress_once(content)?;
+        frame::encode_compressed_blob(digest, content.plain.length as u64, &compressed).map(Some)
+    }
+
+    /// Returns a content compressed; compresses it if no host has needed it yet.
+    fn compress_once(&self, content: &StoredContent) -> io::Result<Vec<u8>> {
+        let mut place = content.compressed.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(range) = *place {
+            drop(place);
+            return range.read(&self.compressed);
+        }
+        let compressed = frame::compress_content(&content.plain.read(&self.plain)?)?;
+        let offset = self.compressed_length.fetch_add(compressed.len() as u64, Ordering::Relaxed);
+        self.compressed.write_all_at(&compressed, offset)?;
+        *place = Some(FileRange { offset, length: compressed.len() });
+        Ok(compressed)
     }
 
     /// Returns up to `max` bytes of the beginning of a content, if there is one of that digest.
@@ -86,13 +128,8 @@ impl ContentFile {
     /// The file cannot be read.
     pub fn read_beginning(&self, digest: &Digest, max: u64) -> io::Result<Option<Vec<u8>>> {
         let Some(content) = self.contents.get(digest) else { return Ok(None) };
-        frame::decompress_beginning(&self.read_compressed(content)?, max).map(Some)
-    }
-
-    fn read_compressed(&self, content: &StoredContent) -> io::Result<Vec<u8>> {
-        let mut bytes = vec![0; content.compressed_length];
-        self.file.read_exact_at(&mut bytes, content.offset)?;
-        Ok(bytes)
+        let length = content.plain.length.min(usize::try_from(max).unwrap_or(usize::MAX));
+        FileRange { length, ..content.plain }.read(&self.plain).map(Some)
     }
 }
 
@@ -108,7 +145,8 @@ mod tests {
         for text in &texts {
             contents.add_content(&Digest::of_bytes(text), text).unwrap();
         }
-        for text in &texts {
+        // Each twice: compressed, and as it was compressed for the host before.
+        for text in texts.iter().chain(&texts) {
             let digest = Digest::of_bytes(text);
             let frame = contents.read_frame(&digest).unwrap().unwrap();
             match frame::read_frame(&mut frame.as_slice(), Receiver::Agent).unwrap() {

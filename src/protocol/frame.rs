@@ -174,16 +174,6 @@ pub fn compress_content(bytes: &[u8]) -> io::Result<Vec<u8>> {
     zstd::bulk::compress(bytes, ZSTD_LEVEL)
 }
 
-/// Returns up to `max` bytes of the beginning of a content that [`compress_content`] compressed.
-///
-/// # Errors
-/// The bytes are not compressed.
-pub fn decompress_beginning(compressed: &[u8], max: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    zstd::stream::read::Decoder::new(compressed)?.take(max).read_to_end(&mut bytes)?;
-    Ok(bytes)
-}
-
 /// Returns the frame of a content of `length` bytes that [`compress_content`] compressed.
 ///
 /// # Errors

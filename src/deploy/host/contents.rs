@@ -30,6 +30,8 @@ pub(super) struct LocalFile {
 struct LocalRange {
     path: PathBuf,
     offset: u64,
+    /// Set if the file was written or checked with these bytes and has its time and size since.
+    is_unchanged: bool,
 }
 
 /// Possible locations of contents in the releases; the bytes are checked when they are read.
@@ -43,16 +45,17 @@ impl LocalContents {
         let mut local = Self { files: BTreeMap::new(), ranges: BTreeMap::new() };
         for release in stored {
             for file in &release.manifest.files {
-                local.add_file(file, &release.dir.join(file.path.as_str()));
+                local.add_file(file, &release.dir.join(file.path.as_str()), release.is_unchanged(file));
             }
         }
         local
     }
 
-    pub fn add_file(&mut self, file: &ReleaseFile, path: &Path) {
+    pub fn add_file(&mut self, file: &ReleaseFile, path: &Path, is_unchanged: bool) {
         let (path, mut offset) = (path.to_owned(), 0);
         for (digest, size) in file.contents() {
-            self.add_range(digest, &path, offset);
+            let range = LocalRange { path: path.clone(), offset, is_unchanged };
+            self.ranges.entry(digest.clone()).or_default().push(range);
             offset += size;
         }
         let local = LocalFile { path, mode: file.mode, owner: file.owner.clone() };
@@ -61,7 +64,8 @@ impl LocalContents {
 
     /// Adds a content of a file that may still be written.
     pub fn add_range(&mut self, digest: &Digest, path: &Path, offset: u64) {
-        self.ranges.entry(digest.clone()).or_default().push(LocalRange { path: path.to_owned(), offset });
+        let range = LocalRange { path: path.to_owned(), offset, is_unchanged: false };
+        self.ranges.entry(digest.clone()).or_default().push(range);
     }
 
     /// Returns an intact file with the same bytes.
@@ -73,6 +77,12 @@ impl LocalContents {
     fn may_have_file(&self, file: &ReleaseFile) -> bool {
         let has_size = |local: &LocalFile| local.path.symlink_metadata().is_ok_and(|stat| stat.len() == file.size);
         self.files.get(&file.sha256).is_some_and(|files| files.iter().any(has_size))
+    }
+
+    /// Returns whether a content is here according to the records of unchanged files, or else to its bytes.
+    fn may_have_content(&self, digest: &Digest, size: u64) -> bool {
+        self.ranges.get(digest).is_some_and(|ranges| ranges.iter().any(|range| range.is_unchanged))
+            || self.read_content(digest, size).is_some()
     }
 
     /// Reads a content from one of its locations.
@@ -87,12 +97,12 @@ impl LocalContents {
 }
 
 /// Returns the contents of a state's files that no release on this host has, with their sizes in bytes, each once and
-/// in the order in which they are needed.
+/// in the order in which they are needed. The bytes of unchanged files are not read: whoever uses them checks them.
 pub(super) fn missing_file_contents(local: &LocalContents, desired: &DesiredState) -> Vec<(Digest, u64)> {
     let mut seen = BTreeSet::new();
     let contents = desired.manifest.files.iter().flat_map(ReleaseFile::contents);
     let missing =
-        contents.filter(|(digest, size)| seen.insert((*digest).clone()) && local.read_content(digest, *size).is_none());
+        contents.filter(|(digest, size)| seen.insert((*digest).clone()) && !local.may_have_content(digest, *size));
     missing.map(|(digest, size)| (digest.clone(), size)).collect()
 }
 
@@ -163,7 +173,11 @@ impl<'a> ContentFetcher<'a> {
         self.request_next();
         let bytes = self.blobs.read_blob(digest)?;
         self.blobs.discard_blob(digest);
-        self.requested_bytes -= self.requested.remove(digest).unwrap_or_default();
+        match self.requested.remove(digest) {
+            Some(requested) => self.requested_bytes -= requested,
+            // The copy of this host turned out to be damaged.
+            None => self.total_bytes += size,
+        }
         self.received_bytes += size;
         Ok(bytes)
     }

@@ -14,7 +14,7 @@ use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
 use crate::plan::Digest;
 use crate::protocol::deploy::{
-    DesiredState, FileOwner, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseFolder, ReleaseLink,
+    DesiredState, FileOwner, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseFile, ReleaseFolder, ReleaseLink,
     ReleaseManifest, ReleaseTarget, ReleaseVersion, ServiceConfig, SignatureCheck,
 };
 
@@ -77,13 +77,14 @@ impl StoredRelease {
                 owners.get(owner).is_some_and(|(uid, gid)| (stat.uid(), stat.gid()) == (uid.as_raw(), gid.as_raw()))
             })
         };
-        let is_intact = |file: &&crate::protocol::deploy::ReleaseFile| {
+        let is_intact = |file: &&ReleaseFile| {
             let path = self.dir.join(file.path.as_str());
             let Ok(stat) = fs::symlink_metadata(&path) else { return false };
             let has_expected_stat =
                 stat.is_file() && stat.len() == file.size && stat.permissions().mode() & 0o7777 == file.mode;
-            let unchanged = self.stamp.modified_times.get(file.path.as_str()) == Some(&modified_nanoseconds(&stat));
-            has_expected_stat && has_owner(&stat, file.owner.as_ref()) && (unchanged || has_digest(&path, &file.sha256))
+            has_expected_stat
+                && has_owner(&stat, file.owner.as_ref())
+                && (self.has_recorded_time(file, &stat) || has_digest(&path, &file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
         let leads_elsewhere = |link: &&ReleaseLink| {
@@ -97,6 +98,16 @@ impl StoredRelease {
         let broken_folders = self.manifest.folders.iter().filter(|folder| !is_folder(folder));
         let broken_folders = broken_folders.map(|folder| folder.path.to_string());
         broken.map(|file| file.path.to_string()).chain(broken_links).chain(broken_folders).collect()
+    }
+
+    /// Returns whether a file has the size and the time of its last check. Its bytes are not read.
+    pub fn is_unchanged(&self, file: &ReleaseFile) -> bool {
+        fs::symlink_metadata(self.dir.join(file.path.as_str()))
+            .is_ok_and(|stat| stat.is_file() && stat.len() == file.size && self.has_recorded_time(file, &stat))
+    }
+
+    fn has_recorded_time(&self, file: &ReleaseFile, stat: &fs::Metadata) -> bool {
+        self.stamp.modified_times.get(file.path.as_str()) == Some(&modified_nanoseconds(stat))
     }
 
     /// Returns the summary that the controller receives.

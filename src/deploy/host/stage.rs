@@ -16,6 +16,7 @@ use super::ownership::{OwnerIds, resolve_owners};
 use super::releases::{ReleaseStamp, StoredRelease, modified_nanoseconds, store_setup};
 use super::shared::{create_shared, link_shared};
 use super::state::{DeployState, unix_seconds};
+use super::sync_queue::SyncQueue;
 use crate::atomic_file::sync_folder;
 use crate::deploy::plan::check_shared_paths;
 use crate::plan::{Digest, DigestHasher};
@@ -25,6 +26,8 @@ use crate::protocol::deploy::{
 use crate::protocol::{Event, ProgressSink, TRANSFER_PHASE};
 use crate::resources::BlobSource;
 
+/// Number of bytes of a file after which the disk gets them, while further ones arrive.
+const SYNC_INTERVAL_BYTES: u64 = 16 << 20;
 /// Interval between two reports of the progress.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -125,6 +128,7 @@ impl ReleaseBuilder<'_> {
         remove_dir_if_exists(&partial)?;
         create_dir(&partial, 0o755)?;
         let (mut times, mut folders) = (BTreeMap::new(), BTreeSet::from([partial.clone()]));
+        let sync_queue = SyncQueue::start()?;
         for file in &self.manifest.files {
             if self.sink.is_cancelled() {
                 remove_dir_if_exists(&partial)?;
@@ -135,7 +139,8 @@ impl ReleaseBuilder<'_> {
             create_dir(parent, 0o755)?;
             let above = parent.ancestors().take_while(|above| above.starts_with(&partial));
             folders.extend(above.map(Path::to_owned));
-            self.write_release_file(file, &path).with_context(|| format!("putting {} into the release", file.path))?;
+            self.write_release_file(file, &path, &sync_queue)
+                .with_context(|| format!("putting {} into the release", file.path))?;
             times.insert(file.path.to_string(), modified_nanoseconds(&fs::symlink_metadata(&path)?));
         }
         for link in &self.manifest.links {
@@ -153,6 +158,7 @@ impl ReleaseBuilder<'_> {
             folders.extend(path.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
         }
         link_shared(&partial, self.shared)?;
+        sync_queue.finish()?;
         let records = partial.join(RECORDS_DIR);
         create_dir(&records, 0o700)?;
         let setups = existing.filter(|there| there.manifest == *self.manifest);
@@ -196,7 +202,7 @@ impl ReleaseBuilder<'_> {
         Ok(())
     }
 
-    fn write_release_file(&mut self, file: &ReleaseFile, path: &Path) -> Result<()> {
+    fn write_release_file(&mut self, file: &ReleaseFile, path: &Path, sync_queue: &SyncQueue) -> Result<()> {
         let source = self.local.find_file(file).cloned();
         if let Some(source) = &source
             && link_file(source, path, file)?
@@ -206,14 +212,14 @@ impl ReleaseBuilder<'_> {
         }
         let (local, fetcher, transfer) = (&mut self.local, &mut self.fetcher, &mut self.transfer);
         let mut is_copied = false;
-        create_file(&self.owners, file, path, |out| {
+        let out = create_file(&self.owners, file, path, |out| {
             if let Some(source) = &source {
                 is_copied = copy_file(source, out, &file.sha256)?;
                 if is_copied {
                     return Ok(());
                 }
             }
-            let (mut hasher, mut offset) = (DigestHasher::default(), 0);
+            let (mut hasher, mut offset, mut sync_due) = (DigestHasher::default(), 0, SYNC_INTERVAL_BYTES);
             for (digest, size) in file.contents() {
                 let bytes = match local.read_content(digest, size) {
                     Some(bytes) => bytes,
@@ -228,16 +234,21 @@ impl ReleaseBuilder<'_> {
                 hasher.update(&bytes);
                 out.write_all(&bytes)?;
                 offset += size;
+                if offset >= sync_due {
+                    sync_queue.add_file(out.try_clone()?);
+                    sync_due = offset + SYNC_INTERVAL_BYTES;
+                }
             }
             ensure!(hasher.finish() == file.sha256, "its bytes do not have the manifest's digest");
             Ok(())
         })?;
+        sync_queue.add_file(out);
         if is_copied {
             self.reused_files += 1;
             return Ok(());
         }
         self.written_files += 1;
-        self.local.add_file(file, path);
+        self.local.add_file(file, path, true);
         Ok(())
     }
 
@@ -305,18 +316,18 @@ fn copy_file(source: &LocalFile, out: &mut File, digest: &Digest) -> Result<bool
     Ok(false)
 }
 
-/// Creates a file with its content, and then its owner and mode.
+/// Creates a file with its content, and then its owner and mode. Returns it for the caller to make durable.
 fn create_file(
     owners: &OwnerIds,
     file: &ReleaseFile,
     path: &Path,
     write: impl FnOnce(&mut File) -> Result<()>,
-) -> Result<()> {
+) -> Result<File> {
     let mut out = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
     write(&mut out)?;
     set_owner(&out, file.owner.as_ref(), owners)?;
     out.set_permissions(Permissions::from_mode(file.mode))?;
-    Ok(out.sync_all()?)
+    Ok(out)
 }
 
 fn set_owner(file: &File, owner: Option<&FileOwner>, owners: &OwnerIds) -> Result<()> {
