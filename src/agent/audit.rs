@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use crate::atomic_file::sync_folder;
 use crate::lock;
+use crate::plan::format_count;
 pub use changes::{AuditSink, change_of_deploy, change_of_shard, describe_failure, record_reply};
 use peer::SshPeer;
 
@@ -139,8 +140,8 @@ impl AuditRun {
     fn describe(&self, peer: Option<&SshPeer>, outcome: &str) -> String {
         let RunOrigin { run, command, operator } = &self.origin;
         let from = peer.map(|ssh| format!(" from {ssh}")).unwrap_or_default();
-        let changes = self.change_count;
-        let text = format!("run {run}: {command} by {operator}{from}: {outcome}, {changes} changes");
+        let changes = format_count(self.change_count, "change");
+        let text = format!("run {run}: {command} by {operator}{from}: {outcome}, {changes}");
         // What a controller states must not begin another line.
         text.chars().filter(|char| !char.is_control()).collect()
     }
@@ -221,7 +222,7 @@ mod tests {
         let length = system.recv(&mut line).unwrap();
         let line = String::from_utf8_lossy(&line[..length]);
         assert!(line.starts_with("<86>dunlin["), "{line}");
-        assert!(line.contains("run 1: provision by a@bc") && line.ends_with(": failed, 1 changes"), "{line}");
+        assert!(line.contains("run 1: provision by a@bc") && line.ends_with(": failed, 1 change"), "{line}");
         system.set_nonblocking(true).unwrap();
         assert!(system.recv(&mut [0; 8]).is_err(), "one line a run");
     }

@@ -175,7 +175,8 @@ impl DirectoryResource {
             return Ok(Diff::remove(Vec::new()));
         }
         if !self.recurse {
-            bail!("the folder is not empty ({entries} entries); `recurse = true` also removes its contents");
+            let noun = if entries == 1 { "entry" } else { "entries" };
+            bail!("the folder is not empty ({entries} {noun}); `recurse = true` also removes its contents");
         }
         let listing = observed.entries_digest.as_ref().map(|digest| format!(" (listing {})", digest.short_hex()));
         let shown = format!("{entries}{}", listing.unwrap_or_default());

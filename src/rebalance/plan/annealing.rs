@@ -7,7 +7,7 @@ mod proposals;
 use super::assignment::{Assignment, Penalty};
 use super::model::Model;
 use super::options::PlanOptions;
-use super::resource::{Resource::Bytes, Weight};
+use super::resource::{HostResource::Bytes, Weight};
 use super::rng::Rng;
 
 /// Costs of the annealed objective.

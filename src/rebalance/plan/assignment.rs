@@ -1,7 +1,7 @@
 //! An assignment of copies to hosts, with its loads and range violations, updated incrementally.
 
 use super::model::Model;
-use super::resource::Resource::{self, Bytes};
+use super::resource::HostResource::{self, Bytes};
 use super::resource::{LoadRange, PerResource, Weight};
 
 /// The host of every item, and the loads that follow from it.
@@ -124,7 +124,7 @@ impl Penalty {
     pub(crate) fn of_host(&self, host: usize, load: Weight) -> f64 {
         let (range, hard_limit) = (&self.ranges[host], &self.hard_limits[host]);
         let mut cost = 0.0;
-        for resource in Resource::ALL {
+        for resource in HostResource::ALL {
             let violation = range.violation(resource, load);
             if violation > 0 {
                 let violation = violation as f64;

@@ -4,7 +4,7 @@ use super::assignment::Assignment;
 use super::model::Model;
 use super::notes::build_notes;
 use super::rebalance_plan::{HostBalance, Load, Move, RebalancePlan, Role};
-use super::resource::Resource::{self, Bytes, Ops, Shards};
+use super::resource::HostResource::{self, Bytes, Ops, Shards};
 use super::schedule::{Schedule, ScheduledMove};
 use super::solver::Solution;
 
@@ -86,7 +86,7 @@ fn move_reason(model: &Model, solution: &Solution, home: &Assignment, item: usiz
         let zone = model.observation.hosts[from].zone.as_deref();
         return zone.map_or(format!("another copy is on {here}"), |zone| format!("zone {zone} has another copy"));
     }
-    for resource in Resource::ALL {
+    for resource in HostResource::ALL {
         let noun = model.resource_noun(resource);
         if home.load[from][resource] > solution.ranges[from].max[resource] {
             return match resource {

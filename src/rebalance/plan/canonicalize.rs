@@ -4,8 +4,8 @@ use dunlin_shards::ShardId;
 
 use super::assignment::{Assignment, is_host_within, is_within};
 use super::model::Model;
+use super::resource::HostResource::{Bytes, Ops};
 use super::resource::LoadRange;
-use super::resource::Resource::{Bytes, Ops};
 
 /// Exchanges moved items for equally large ones from the same home where the tie-break prefers those and all loads stay
 /// within their ranges.

@@ -8,7 +8,7 @@ use super::annealing::MoveBudget;
 use super::assignment::{Assignment, Penalty};
 use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::Model;
-use super::resource::Resource::Bytes;
+use super::resource::HostResource::Bytes;
 
 /// Cost of a byte outside the ranges, in moved bytes.
 const PRESSURE: f64 = 4.0;

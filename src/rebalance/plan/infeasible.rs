@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::assignment::Assignment;
 use super::model::Model;
 use super::options::PlanOptions;
-use super::resource::Resource::{self, Bytes, Ops, Shards};
+use super::resource::HostResource::{self, Bytes, Ops, Shards};
 use crate::inventory::ByteSize;
 use crate::plan::{format_count, named_enum};
 use crate::rebalance::observation::Observation;
@@ -310,9 +310,9 @@ fn hosts_with_verb(hosts: &[String]) -> String {
 
 /// Builds the error for the hosts that exceed their limits in the best placement that was found.
 pub(crate) fn over_limits(model: &Model, state: &Assignment) -> Infeasible {
-    let exceeds = |host: usize, resource: Resource| state.load[host][resource] > model.hosts[host].limits[resource];
+    let exceeds = |host: usize, resource: HostResource| state.load[host][resource] > model.hosts[host].limits[resource];
     let resource =
-        Resource::ALL.into_iter().find(|resource| (0..model.hosts.len()).any(|host| exceeds(host, *resource)));
+        HostResource::ALL.into_iter().find(|resource| (0..model.hosts.len()).any(|host| exceeds(host, *resource)));
     let resource = resource.unwrap_or(Bytes);
     let hosts: Vec<usize> = (0..model.hosts.len()).filter(|host| exceeds(*host, resource)).collect();
     let mut shards: Vec<ShardId> =

@@ -7,7 +7,7 @@
 //! With the best multipliers, the cost of a host above that of the cheapest shows which hosts a good plan can use.
 
 use super::model::{Model, NO_LIMIT};
-use super::resource::Resource::{self, Bytes};
+use super::resource::HostResource::{self, Bytes};
 use super::resource::{LoadRange, PerResource, Weight};
 
 /// The price of a unit of each resource on each host, in moved bytes, and the bound that these prices prove.
@@ -123,7 +123,7 @@ impl<'m> Lagrangian<'m> {
         let mut square = 0.0;
         for host in (0..self.ranges.len()).filter(|host| !self.model.hosts[*host].drained) {
             let unit = self.resource_scale();
-            for resource in Resource::ALL {
+            for resource in HostResource::ALL {
                 let slope = self.subgradient(host, resource, load[host][resource], now.per_host[host][resource]);
                 let bent = slope * unit[resource] + 0.5 * heading[host][resource];
                 heading[host][resource] = bent;
@@ -136,7 +136,7 @@ impl<'m> Lagrangian<'m> {
         let step = length * (goal - now.bound).max(1e-6 * goal.abs()) / square;
         let unit = self.resource_scale();
         for (price, slope) in now.per_host.iter_mut().zip(heading.iter()) {
-            for resource in Resource::ALL {
+            for resource in HostResource::ALL {
                 price[resource] += step * slope[resource] * unit[resource];
             }
         }
@@ -149,7 +149,7 @@ impl<'m> Lagrangian<'m> {
     }
 
     /// Returns the derivative of the bound by the multiplier of the host, given the load that the choices put on it.
-    fn subgradient(&self, host: usize, resource: Resource, load: f64, price: f64) -> f64 {
+    fn subgradient(&self, host: usize, resource: HostResource, load: f64, price: f64) -> f64 {
         let (lo, hi) = (self.ranges[host].min[resource] as f64, self.ranges[host].max[resource]);
         let over = if hi >= NO_LIMIT { f64::MIN } else { load - hi as f64 };
         if price > 0.0 {
@@ -165,7 +165,7 @@ impl<'m> Lagrangian<'m> {
     fn evaluate(&self, multipliers: &mut Multipliers) -> Vec<PerResource<f64>> {
         let (mut bound, mut load) = (0.0, vec![PerResource::default(); self.ranges.len()]);
         for (host, weight) in self.fixed.iter().enumerate() {
-            for resource in Resource::ALL {
+            for resource in HostResource::ALL {
                 load[host][resource] += weight[resource] as f64;
                 bound += weight[resource] as f64 * multipliers.per_host[host][resource];
             }
@@ -173,13 +173,13 @@ impl<'m> Lagrangian<'m> {
         for unit in &self.units {
             for Placement { item, host, cost } in self.cheapest_hosts(unit, &multipliers.per_host) {
                 bound += cost;
-                for resource in Resource::ALL {
+                for resource in HostResource::ALL {
                     load[host][resource] += self.model.items[item].weight[resource] as f64;
                 }
             }
         }
         for (price, (range, host)) in multipliers.per_host.iter_mut().zip(self.ranges.iter().zip(&self.model.hosts)) {
-            for resource in Resource::ALL {
+            for resource in HostResource::ALL {
                 if host.drained || (range.max[resource] >= NO_LIMIT && price[resource] > 0.0) {
                     price[resource] = 0.0;
                 }
@@ -195,8 +195,8 @@ impl<'m> Lagrangian<'m> {
     pub(crate) fn placement_cost(&self, item: usize, host: usize, multipliers: &[PerResource<f64>]) -> f64 {
         let data = &self.model.items[item];
         let moved = if host == data.home { 0.0 } else { data.weight[Bytes] as f64 };
-        let price = |resource: Resource| data.weight[resource] as f64 * multipliers[host][resource];
-        Resource::ALL.into_iter().fold(moved, |cost, resource| cost + price(resource))
+        let price = |resource: HostResource| data.weight[resource] as f64 * multipliers[host][resource];
+        HostResource::ALL.into_iter().fold(moved, |cost, resource| cost + price(resource))
     }
 
     /// Returns the cheapest hosts for the copies of a shard. Three or more copies that can all move are placed

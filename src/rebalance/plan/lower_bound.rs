@@ -6,7 +6,7 @@
 
 use super::assignment::Assignment;
 use super::model::Model;
-use super::resource::Resource::{self, Bytes};
+use super::resource::HostResource::{self, Bytes};
 use super::resource::{LoadRange, PerResource, Weight};
 
 /// Maximum number of items whose subsets are searched exhaustively.
@@ -24,24 +24,24 @@ pub(crate) fn counting_bound(model: &Model, ranges: &[LoadRange]) -> i64 {
     for (host, range) in ranges.iter().enumerate() {
         let load = home.load[host];
         let here = movable(&home.items_on[host]);
-        let leaving = |resource: Resource| match load[resource] - range.max[resource] {
+        let leaving = |resource: HostResource| match load[resource] - range.max[resource] {
             ..=0 => 0,
             over if resource == Bytes => min_subset_sum(&here, over),
             over => min_bytes_if_split(&sort_by_density(here.clone(), resource), resource, over),
         };
-        let arriving = |resource: Resource| match range.min[resource] - load[resource] {
+        let arriving = |resource: HostResource| match range.min[resource] - load[resource] {
             ..=0 => 0,
             under if resource == Bytes => under,
             under => min_bytes_if_split(&by_density[resource], resource, under),
         };
-        leaves += Resource::ALL.into_iter().map(leaving).max().unwrap_or(0);
-        arrives += Resource::ALL.into_iter().map(arriving).max().unwrap_or(0);
+        leaves += HostResource::ALL.into_iter().map(leaving).max().unwrap_or(0);
+        arrives += HostResource::ALL.into_iter().map(arriving).max().unwrap_or(0);
     }
     leaves.max(arrives)
 }
 
 /// Sorts by units of the resource per byte, the highest first.
-fn sort_by_density(mut weights: Vec<Weight>, resource: Resource) -> Vec<Weight> {
+fn sort_by_density(mut weights: Vec<Weight>, resource: HostResource) -> Vec<Weight> {
     weights.sort_by(|a, b| {
         let density = |a: &Weight, b: &Weight| i128::from(a[resource]) * i128::from(b[Bytes]);
         density(b, a).cmp(&density(a, b))
@@ -50,7 +50,7 @@ fn sort_by_density(mut weights: Vec<Weight>, resource: Resource) -> Vec<Weight> 
 }
 
 /// Returns the fewest bytes that carry `need` units of the resource if items could be split (the relaxed knapsack).
-fn min_bytes_if_split(by_density: &[Weight], resource: Resource, need: i64) -> i64 {
+fn min_bytes_if_split(by_density: &[Weight], resource: HostResource, need: i64) -> i64 {
     let (mut left, mut bytes) = (need, 0);
     for weight in by_density {
         if left <= 0 || weight[resource] == 0 {
@@ -110,7 +110,7 @@ fn subset_sums(items: &[Weight]) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rebalance::plan::resource::Resource::{Ops, Shards};
+    use crate::rebalance::plan::resource::HostResource::{Ops, Shards};
 
     fn weight(bytes: i64, ops: i64) -> Weight {
         PerResource::from_fn(|resource| match resource {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::options::{Balance, PlanOptions};
 use super::rebalance_plan::Role;
-use super::resource::Resource::{self, Bytes, Ops, Shards};
+use super::resource::HostResource::{self, Bytes, Ops, Shards};
 use super::resource::{LoadRange, PerResource, Weight};
 use crate::rebalance::observation::{HostLoad, Observation, ShardLoad};
 
@@ -44,8 +44,8 @@ pub(crate) struct Host {
 
 impl Host {
     /// Returns the first resource whose limit the load exceeds.
-    pub(crate) fn exceeded_limit(&self, load: Weight) -> Option<Resource> {
-        Resource::ALL.into_iter().find(|resource| load[*resource] > self.limits[*resource])
+    pub(crate) fn exceeded_limit(&self, load: Weight) -> Option<HostResource> {
+        HostResource::ALL.into_iter().find(|resource| load[*resource] > self.limits[*resource])
     }
 }
 
@@ -127,7 +127,7 @@ impl<'a> Model<'a> {
     }
 
     /// Returns the noun for a resource in messages.
-    pub(crate) fn resource_noun(&self, resource: Resource) -> &'static str {
+    pub(crate) fn resource_noun(&self, resource: HostResource) -> &'static str {
         match resource {
             Ops => "operations",
             Bytes if self.is_empty => "copies",
@@ -187,7 +187,7 @@ impl<'a> Model<'a> {
     /// Returns the range of one host for the given tolerance.
     pub(crate) fn load_range(&self, host: &Host, tolerance: f64) -> LoadRange {
         let mut range = LoadRange { min: Weight::default(), max: host.limits };
-        for resource in Resource::ALL {
+        for resource in HostResource::ALL {
             if self.balanced[resource] {
                 let target = host.target[resource];
                 let hi = ((1.0 + tolerance) * target + ROUNDING).floor() as i64;

@@ -8,7 +8,7 @@
 use super::assignment::{Assignment, is_within};
 use super::lagrangian::{Lagrangian, Multipliers};
 use super::model::Model;
-use super::resource::Resource::{self, Bytes};
+use super::resource::HostResource::{self, Bytes};
 use super::resource::{LoadRange, Weight};
 use super::rng::Rng;
 use super::step_budget::StepBudget;
@@ -230,12 +230,12 @@ impl<'m> BranchAndBound<'m> {
     /// Returns the price of the loads that hosts lack, minus that of the loads beyond their ranges.
     fn priced_slack(&self, multipliers: &Multipliers, state: &Assignment) -> f64 {
         let one = |host: &usize, range: &LoadRange| {
-            let of = |resource: Resource| {
+            let of = |resource: HostResource| {
                 let (price, load) = (multipliers.per_host[*host][resource], state.load[*host][resource]);
                 let edge = if price > 0.0 { range.max[resource] } else { range.min[resource] };
                 if price == 0.0 { 0.0 } else { price * (edge - load) as f64 }
             };
-            Resource::ALL.into_iter().map(of).sum::<f64>()
+            HostResource::ALL.into_iter().map(of).sum::<f64>()
         };
         self.hosts.iter().zip(&self.ranges).map(|(host, range)| one(host, range)).sum()
     }

@@ -8,7 +8,7 @@ use super::infeasible::shard_list;
 use super::model::{Item, Model};
 use super::rebalance_plan::Role;
 use super::relax_tolerance::{ALLOWANCE, least_deviation, worst_deviation};
-use super::resource::Resource::{self, Bytes, Shards};
+use super::resource::HostResource::{self, Bytes, Shards};
 use super::solver::Solution;
 use crate::plan::format_count;
 
@@ -40,9 +40,9 @@ pub(crate) fn build_notes(model: &Model, solution: &Solution) -> Vec<String> {
 }
 
 fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
-    let mut found: Vec<(f64, usize, Resource)> = Vec::new();
+    let mut found: Vec<(f64, usize, HostResource)> = Vec::new();
     for (host, range) in solution.requested.iter().enumerate() {
-        for resource in Resource::ALL {
+        for resource in HostResource::ALL {
             let violation = range.violation(resource, solution.state.load[host]);
             if violation > 0 && !model.hosts[host].drained {
                 found.push((violation as f64 / model.hosts[host].target[resource].max(1.0), host, resource));
@@ -60,7 +60,9 @@ fn add_deviations(model: &Model, solution: &Solution, notes: &mut Vec<String>) {
         notes.push(describe_deviation(model, solution, *host, *resource));
     }
     if found.len() > MAX_DESCRIBED {
-        notes.push(format!("{} smaller deviations are not listed", found.len() - MAX_DESCRIBED));
+        let count = found.len() - MAX_DESCRIBED;
+        let verb = if count == 1 { "is" } else { "are" };
+        notes.push(format!("{} {verb} not listed", format_count(count, "smaller deviation")));
     }
     let is_fixed = |item: &Item| item.role == Role::Replica && !item.movable;
     if !solution.limited && model.items.iter().any(is_fixed) {
@@ -84,7 +86,7 @@ fn describe_closeness(model: &Model, solution: &Solution) -> String {
     }
 }
 
-fn describe_deviation(model: &Model, solution: &Solution, host: usize, resource: Resource) -> String {
+fn describe_deviation(model: &Model, solution: &Solution, host: usize, resource: HostResource) -> String {
     if resource == Shards {
         let count = format_count(solution.state.load[host][Shards] as usize, "shard");
         return format!("{} ends with {count}, above --max-shards-per-host", model.host_name(host));

@@ -6,7 +6,7 @@
 use super::annealing::{Annealer, CoolingSchedule, MoveBudget, PenaltyWeights, annealing_steps, cooling_schedule};
 use super::assignment::{Assignment, Penalty, is_within};
 use super::model::Model;
-use super::resource::{LoadRange, Resource};
+use super::resource::{HostResource, LoadRange};
 use super::step_budget::StepBudget;
 
 /// Moved bytes cost next to nothing while evenness is sought.
@@ -104,7 +104,7 @@ impl Ratchet<'_> {
 pub(crate) fn least_deviation(model: &Model, requested: &[LoadRange]) -> f64 {
     let home = Assignment::new(model);
     let mut least = 0.0f64;
-    for resource in Resource::ALL {
+    for resource in HostResource::ALL {
         let part = |host: usize, violation: i64| violation.max(0) as f64 / model.hosts[host].target[resource].max(1.0);
         for (host, range) in requested.iter().enumerate().filter(|(host, _)| !model.hosts[*host].drained) {
             let fixed = home.items_on[host].iter().filter(|item| !model.items[**item].movable);
@@ -146,7 +146,7 @@ fn minimize_deviation(
 pub(crate) fn worst_deviation(model: &Model, requested: &[LoadRange], state: &Assignment) -> f64 {
     let mut worst = 0.0f64;
     for (host, range) in requested.iter().enumerate() {
-        for resource in Resource::ALL {
+        for resource in HostResource::ALL {
             let violation = range.violation(resource, state.load[host]) as f64;
             worst = worst.max(violation / model.hosts[host].target[resource].max(1.0));
         }
@@ -166,7 +166,7 @@ fn relaxed_limits(model: &Model, more: f64) -> Vec<LoadRange> {
 /// shard larger than a share does not widen the ranges of all other hosts.
 fn widen_uniformly(model: &Model, state: &Assignment, requested: &[LoadRange]) -> Vec<LoadRange> {
     let mut ranges = widen_to_fit(state, requested);
-    for resource in Resource::ALL {
+    for resource in HostResource::ALL {
         let violation = |host: &usize| requested[*host].violation(resource, state.load[*host]);
         let is_lost = |host: &usize| violation(host) > 0 && is_always_outside(model, state, requested, *host, resource);
         let others: Vec<usize> = (0..ranges.len()).filter(|host| !is_lost(host)).collect();
@@ -189,7 +189,7 @@ fn is_always_outside(
     state: &Assignment,
     requested: &[LoadRange],
     host: usize,
-    resource: Resource,
+    resource: HostResource,
 ) -> bool {
     let weight = |item: &usize| model.items[*item].weight[resource];
     let items = &state.items_on[host];
@@ -205,7 +205,7 @@ fn is_always_outside(
 pub(crate) fn widen_to_fit(state: &Assignment, requested: &[LoadRange]) -> Vec<LoadRange> {
     let mut ranges = requested.to_vec();
     for (range, load) in ranges.iter_mut().zip(&state.load) {
-        for resource in Resource::ALL {
+        for resource in HostResource::ALL {
             range.min[resource] = range.min[resource].min(load[resource]);
             range.max[resource] = range.max[resource].max(load[resource]);
         }

@@ -1,13 +1,13 @@
 //! The resources of a host, and one value for each of them.
 //!
-//! Every search step goes through [`Resource::ALL`], so a new resource or a new limit per host needs no change there:
+//! Every search step goes through [`HostResource::ALL`], so a new resource or a new limit per host needs no change there:
 //! `model` says how much of it a copy uses and a host may use. Its `match` expressions are exhaustive.
 
 use std::ops::{Add, Index, IndexMut, Sub};
 
 /// A quantity that copies use on their hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Resource {
+pub(crate) enum HostResource {
     /// Memory in bytes.
     Bytes,
     /// Thousandths of operations per second; only primaries use them.
@@ -16,14 +16,14 @@ pub(crate) enum Resource {
     Shards,
 }
 
-impl Resource {
+impl HostResource {
     /// All resources, in the order of the values in a [`PerResource`].
     pub(crate) const ALL: [Self; 3] = [Self::Bytes, Self::Ops, Self::Shards];
 }
 
 /// One value per resource.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PerResource<T>([T; Resource::ALL.len()]);
+pub(crate) struct PerResource<T>([T; HostResource::ALL.len()]);
 
 /// The load of a copy or a host, in units of each resource. Integers keep sums exact, so that an assignment's feasibility
 /// does not depend on the order in which it was reached.
@@ -31,21 +31,21 @@ pub(crate) type Weight = PerResource<i64>;
 
 impl<T> PerResource<T> {
     /// Creates the values from a function of the resource.
-    pub(crate) fn from_fn(value: impl FnMut(Resource) -> T) -> Self {
-        Self(Resource::ALL.map(value))
+    pub(crate) fn from_fn(value: impl FnMut(HostResource) -> T) -> Self {
+        Self(HostResource::ALL.map(value))
     }
 }
 
-impl<T> Index<Resource> for PerResource<T> {
+impl<T> Index<HostResource> for PerResource<T> {
     type Output = T;
 
-    fn index(&self, resource: Resource) -> &T {
+    fn index(&self, resource: HostResource) -> &T {
         &self.0[resource as usize]
     }
 }
 
-impl<T> IndexMut<Resource> for PerResource<T> {
-    fn index_mut(&mut self, resource: Resource) -> &mut T {
+impl<T> IndexMut<HostResource> for PerResource<T> {
+    fn index_mut(&mut self, resource: HostResource) -> &mut T {
         &mut self.0[resource as usize]
     }
 }
@@ -81,16 +81,16 @@ impl LoadRange {
 
     /// Returns whether the load exceeds no maximum.
     pub(crate) fn is_below_max(&self, load: Weight) -> bool {
-        Resource::ALL.iter().all(|resource| load[*resource] <= self.max[*resource])
+        HostResource::ALL.iter().all(|resource| load[*resource] <= self.max[*resource])
     }
 
     /// Returns whether the load reaches every minimum.
     pub(crate) fn is_above_min(&self, load: Weight) -> bool {
-        Resource::ALL.iter().all(|resource| load[*resource] >= self.min[*resource])
+        HostResource::ALL.iter().all(|resource| load[*resource] >= self.min[*resource])
     }
 
     /// Returns how far a load is outside the range, in units of the resource.
-    pub(crate) fn violation(&self, resource: Resource, load: Weight) -> i64 {
+    pub(crate) fn violation(&self, resource: HostResource, load: Weight) -> i64 {
         (load[resource] - self.max[resource]).max(self.min[resource] - load[resource]).max(0)
     }
 }

@@ -11,7 +11,7 @@ use super::assignment::Assignment;
 use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::Model;
 use super::options::TransferLimits;
-use super::resource::Resource::Bytes;
+use super::resource::HostResource::Bytes;
 
 /// A transfer of one copy over one link, in one wave.
 #[derive(Debug, Clone, Copy, PartialEq)]

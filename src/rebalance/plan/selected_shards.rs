@@ -10,7 +10,7 @@ use super::infeasible::{Infeasible, Rule, shard_list};
 use super::model::Model;
 use super::options::{Balance, PlanOptions, ShardSelection};
 use super::rebalance_plan::Role;
-use super::resource::Resource::{self, Bytes, Ops, Shards};
+use super::resource::HostResource::{self, Bytes, Ops, Shards};
 use super::solver::Solution;
 
 /// Places the selected shards, the largest first.
@@ -120,11 +120,11 @@ fn primary_items<'a>(model: &'a Model<'_>) -> impl Iterator<Item = usize> + 'a {
 }
 
 /// Returns the host that may receive the item and would be the least loaded, relative to its share.
-fn least_loaded_host(model: &Model, state: &Assignment, item: usize, resource: Resource) -> Option<usize> {
+fn least_loaded_host(model: &Model, state: &Assignment, item: usize, resource: HostResource) -> Option<usize> {
     let candidates = (0..model.hosts.len()).filter(|host| can_receive(model, state, item, *host));
     let other = if resource == Bytes { Ops } else { Bytes };
     candidates.min_by(|a, b| {
-        let by = |resource: Resource| {
+        let by = |resource: HostResource| {
             fill(model, state, item, *a, resource).total_cmp(&fill(model, state, item, *b, resource))
         };
         by(resource).then_with(|| by(other)).then(a.cmp(b))
@@ -140,12 +140,12 @@ fn fits(model: &Model, state: &Assignment, item: usize, host: usize) -> bool {
 }
 
 /// Returns the load of a host with the item on it, as a fraction of the host's share.
-fn fill(model: &Model, state: &Assignment, item: usize, host: usize, resource: Resource) -> f64 {
+fn fill(model: &Model, state: &Assignment, item: usize, host: usize, resource: HostResource) -> f64 {
     let load = (state.load[host] + model.items[item].weight)[resource];
     load as f64 / model.hosts[host].target[resource].max(1.0)
 }
 
-fn load_ratio(model: &Model, state: &Assignment, host: usize, resource: Resource) -> f64 {
+fn load_ratio(model: &Model, state: &Assignment, host: usize, resource: HostResource) -> f64 {
     state.load[host][resource] as f64 / model.hosts[host].target[resource].max(1.0)
 }
 

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 
 use super::assignment::{Assignment, is_host_within};
 use super::model::Model;
-use super::resource::{LoadRange, Resource::Bytes};
+use super::resource::{HostResource::Bytes, LoadRange};
 
 /// Undoes moves, and pairs of moves that share a host, while every load stays within its range; the largest first.
 pub(crate) fn undo_redundant_moves(model: &Model, ranges: &[LoadRange], state: &mut Assignment) {
