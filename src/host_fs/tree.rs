@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags};
+use rustix::fs::{AtFlags, Dir, DirEntry, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::PathError;
@@ -34,7 +34,8 @@ pub fn count_entries(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<usi
 
 fn count_below(folder: &OwnedFd, path: &Path, depth: usize) -> Result<usize, PathError> {
     let mut count = 0;
-    for (name, kind) in list(folder, path)? {
+    for entry in list(folder, path)? {
+        let (name, kind) = entry?;
         count += 1;
         if kind == FileType::Directory {
             let below = path.join(&name);
@@ -45,7 +46,8 @@ fn count_below(folder: &OwnedFd, path: &Path, depth: usize) -> Result<usize, Pat
 }
 
 fn remove_contents(folder: &OwnedFd, path: &Path, depth: usize) -> Result<(), PathError> {
-    for (name, kind) in list(folder, path)? {
+    for entry in list(folder, path)? {
+        let (name, kind) = entry?;
         let below = path.join(&name);
         let flags = if kind == FileType::Directory {
             remove_contents(&enter(folder, &name, &below, depth)?, &below, depth + 1)?;
@@ -79,22 +81,25 @@ fn open_below(parent: impl AsFd, name: &OsStr, path: &Path) -> Result<OwnedFd, P
     }
 }
 
-fn list(folder: &OwnedFd, path: &Path) -> Result<Vec<(OsString, FileType)>, PathError> {
+/// Returns the entries of a folder, one at a time: a user may have created millions.
+fn list<'f>(
+    folder: &'f OwnedFd,
+    path: &'f Path,
+) -> Result<impl Iterator<Item = Result<(OsString, FileType), PathError>> + 'f, PathError> {
     let error = |source: Errno| PathError::io("list", path, source);
-    let mut entries = Vec::new();
-    for entry in Dir::read_from(folder).map_err(error)? {
+    let entries = Dir::read_from(folder).map_err(error)?;
+    let is_entry = |entry: &Result<DirEntry, Errno>| {
+        entry.as_ref().map_or(true, |entry| !matches!(entry.file_name().to_bytes(), b"." | b".."))
+    };
+    Ok(entries.filter(is_entry).map(move |entry| {
         let entry = entry.map_err(error)?;
         let name = OsStr::from_bytes(entry.file_name().to_bytes()).to_owned();
-        if name == "." || name == ".." {
-            continue;
-        }
         let kind = match entry.file_type() {
             FileType::Unknown => rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW)
                 .map(|stat| FileType::from_raw_mode(stat.st_mode))
                 .map_err(error)?,
             kind => kind,
         };
-        entries.push((name, kind));
-    }
-    Ok(entries)
+        Ok((name, kind))
+    }))
 }

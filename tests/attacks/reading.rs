@@ -3,13 +3,16 @@
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use dunlin::resources::HostView;
+use dunlin::plan::Action;
+use dunlin::resources::{ApplyContext, HostView};
 use serde_json::json;
 
-use crate::support::{ResourceBlobs, plan_steps};
+use crate::support::{ResourceBlobs, apply_step, plan_steps};
 use crate::user::HostileHome;
 
 const SPARSE_BYTES: u64 = 4 << 40;
+/// Number of empty files that a user creates in a second.
+const MANY_FILES: usize = 150_000;
 /// What a plan may take beside such a file.
 const MAX_GROWTH_KIB: u64 = 100 * 1024;
 
@@ -39,4 +42,31 @@ fn a_sparse_file_costs_neither_memory_nor_time() {
     HostView::current().path_state(&path).unwrap();
     assert!(peak_memory() - before < MAX_GROWTH_KIB, "{} KiB more", peak_memory() - before);
     assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_folder_with_many_files_costs_little_memory() {
+    let home = HostileHome::create();
+    let folder = home.home().join("many");
+    std::fs::create_dir(&folder).unwrap();
+    for number in 0..MANY_FILES {
+        File::create(folder.join(format!("{number:08}"))).unwrap();
+    }
+    let before = peak_memory();
+    let mut blobs = ResourceBlobs::default();
+    let table = json!({ "path": folder, "state": "absent", "recurse": true });
+    let steps = [blobs.parse_step("directory", table).unwrap()];
+    let shown = |blobs: &ResourceBlobs| {
+        let planned = plan_steps(&steps, blobs).remove(0).unwrap();
+        planned.changes[0].from.clone().unwrap()
+    };
+    let first = shown(&blobs);
+    assert!(first.starts_with(&format!("{MANY_FILES} (listing ")), "{first}");
+    assert_eq!(shown(&blobs), first);
+    std::fs::write(folder.join("00000000"), "x").unwrap();
+    assert_ne!(shown(&blobs), first, "a plan is bound to every entry");
+    assert!(peak_memory() - before < MAX_GROWTH_KIB, "{} KiB more", peak_memory() - before);
+    let row = apply_step(&*steps[0], &mut ApplyContext::new(&blobs), &blobs).unwrap();
+    assert_eq!(row.action, Action::Remove);
+    assert!(!folder.exists());
 }

@@ -7,11 +7,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use sha2::{Digest as _, Sha256};
 
 use super::paths::PathLookup;
 use super::{HostView, PathMeta, PathState};
 use crate::host_fs::{self, MAX_TEXT_BYTES, PathError};
-use crate::plan::{Digest, digest_json};
+use crate::plan::Digest;
 
 /// The largest file, in bytes, that is read although its length differs from what is wanted.
 const MAX_UNEXPECTED_BYTES: u64 = 64 << 20;
@@ -106,7 +107,12 @@ impl HostView {
         match self.paths.resolve_path(path)? {
             Some(real) => {
                 self.paths.ensure_no_mounts_below(&real)?;
-                Ok(self.paths.list_below(&real)?.len())
+                let mut walk = self.paths.walk_below(&real);
+                let mut count = 0;
+                while walk.next_entry(&self.paths)?.is_some() {
+                    count += 1;
+                }
+                Ok(count)
             }
             None => Ok(0),
         }
@@ -119,12 +125,16 @@ impl HostView {
     /// Returns an error if a folder cannot be listed or a file cannot be read.
     pub fn digest_entries(&mut self, path: &Path) -> Result<Digest> {
         let Some(real) = self.paths.resolve_path(path)? else { return Ok(Digest::of_bytes(b"")) };
-        let mut entries: Vec<(Vec<u8>, PathState)> = Vec::new();
-        for entry in self.paths.list_below(&real)? {
+        let mut walk = self.paths.walk_below(&real);
+        let mut digests: Vec<[u8; 32]> = Vec::new();
+        while let Some(entry) = walk.next_entry(&self.paths)? {
             let state = self.path_state_reading(&entry, |length| length <= MAX_REMOVED_BYTES)?;
-            entries.push((entry.into_os_string().into_encoded_bytes(), state));
+            let bytes = serde_json::to_vec(&(entry.as_os_str().as_encoded_bytes(), state))?;
+            digests.push(Sha256::digest(bytes).into());
         }
-        Ok(digest_json(&entries))
+        // A walk has no order.
+        digests.sort_unstable();
+        Ok(Digest::of_bytes(digests.as_flattened()))
     }
 
     /// The folders above a path that are missing, topmost first; something else in the way counts as missing.

@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use crate::host_fs::{self, HostFolder, LinkCheck, LinkOwner, read_limited};
 use crate::plan::Digest;
 
+/// The most entries below a directory that are compared.
+const MAX_ENTRIES: usize = 1_000_000;
 /// As many links as Linux follows in one path.
 const MAX_LINKS: usize = 40;
 
@@ -187,34 +189,17 @@ impl PathOverlay {
         Ok(())
     }
 
-    /// Everything below a real directory, as it will be.
-    pub(super) fn list_below(&self, real: &Path) -> Result<BTreeSet<PathBuf>> {
-        let mut found: BTreeSet<PathBuf> = self
-            .predicted_states
-            .iter()
-            .filter(|(path, state)| **state != PathState::Absent && *path != real && path.starts_with(real))
-            .map(|(path, _)| path.clone())
-            .collect();
-        let mut folders = vec![real.to_owned()];
-        while let Some(folder) = folders.pop() {
-            let entries = match fs::read_dir(&folder) {
-                Ok(entries) => entries,
-                Err(error) if is_not_found(&error) => continue,
-                Err(error) => return Err(error).with_context(|| format!("listing {}", folder.display())),
-            };
-            for entry in entries {
-                let path = entry.with_context(|| format!("listing {}", folder.display()))?.path();
-                if let PathLookup::OnDisk(stat) = self.look_up(&path)? {
-                    if stat.is_dir() {
-                        folders.push(path.clone());
-                    }
-                    found.insert(path);
-                } else if let PathLookup::Predicted(PathState::Directory { .. }) = self.look_up(&path)? {
-                    folders.push(path);
-                }
-            }
+    /// Returns a walk over everything below a real directory, as it will be.
+    pub(super) fn walk_below(&self, real: &Path) -> EntryWalk {
+        let is_below = |path: &Path| path != real && path.starts_with(real);
+        let predicted = self.predicted_states.iter().filter(|(_, state)| **state != PathState::Absent);
+        EntryWalk {
+            predicted: predicted.filter(|(path, _)| is_below(path)).map(|(path, _)| path.clone()).collect(),
+            root: real.to_owned(),
+            folders: vec![real.to_owned()],
+            reading: None,
+            count: 0,
         }
-        Ok(found)
     }
 
     /// A path that earlier steps will have changed and that a text names, itself or a folder above or below it.
@@ -230,6 +215,66 @@ impl PathOverlay {
 
     fn is_removed(&self, real: &Path) -> bool {
         !self.removed_dirs.is_empty() && real.ancestors().skip(1).any(|folder| self.removed_dirs.contains(folder))
+    }
+}
+
+/// A walk over the entries below a directory, in no order. A user may have created millions of them, so that they are not
+/// listed in memory.
+pub(super) struct EntryWalk {
+    root: PathBuf,
+    predicted: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+    reading: Option<fs::ReadDir>,
+    count: usize,
+}
+
+impl EntryWalk {
+    /// Returns the next entry.
+    ///
+    /// # Errors
+    /// Returns an error if a folder cannot be listed, or if there are more than [`MAX_ENTRIES`] entries.
+    pub(super) fn next_entry(&mut self, overlay: &PathOverlay) -> Result<Option<PathBuf>> {
+        let found = match self.predicted.pop() {
+            Some(path) => Some(path),
+            None => self.next_on_disk(overlay)?,
+        };
+        self.count += usize::from(found.is_some());
+        if self.count > MAX_ENTRIES {
+            bail!(
+                "{} has more than {MAX_ENTRIES} entries, too many to compare before it is removed: remove it by hand",
+                self.root.display()
+            );
+        }
+        Ok(found)
+    }
+
+    fn next_on_disk(&mut self, overlay: &PathOverlay) -> Result<Option<PathBuf>> {
+        loop {
+            let Some(entries) = &mut self.reading else {
+                let Some(folder) = self.folders.pop() else { return Ok(None) };
+                self.reading = match fs::read_dir(&folder) {
+                    Ok(entries) => Some(entries),
+                    Err(error) if is_not_found(&error) => None,
+                    Err(error) => return Err(error).with_context(|| format!("listing {}", folder.display())),
+                };
+                continue;
+            };
+            let Some(entry) = entries.next() else {
+                self.reading = None;
+                continue;
+            };
+            let path = entry.with_context(|| format!("listing {}", self.root.display()))?.path();
+            match overlay.look_up(&path)? {
+                PathLookup::OnDisk(stat) => {
+                    if stat.is_dir() {
+                        self.folders.push(path.clone());
+                    }
+                    return Ok(Some(path));
+                }
+                PathLookup::Predicted(PathState::Directory { .. }) => self.folders.push(path),
+                _ => {}
+            }
+        }
     }
 }
 
