@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dunlin::protocol::shard::{MoveSpec, ShardReply, ShardRequest};
+use dunlin::protocol::shard::{ShardReply, ShardRequest};
 use dunlin::protocol::throttle::ThrottleLimits;
 
 use crate::bulk::{fill_keys, large_set_fixture};
@@ -38,9 +38,8 @@ pub fn measure_throttle(keys: usize) -> ThrottleTimes {
     );
     client.wait_for_acks(WRITE_RATE);
     let spec = fixture.move_spec(0, 1);
-    let mut limits = spec.limits;
-    limits.throttle = ThrottleLimits { max_p99_ms: P99_LIMIT_MS, ..ThrottleLimits::default() };
-    let guarded = MoveSpec { limits, ..spec.clone() };
+    let mut guarded = spec.clone();
+    guarded.record.throttle = ThrottleLimits { max_p99_ms: P99_LIMIT_MS, ..ThrottleLimits::default() };
 
     client.wait_p99_ms();
     std::thread::sleep(IDLE_PERIOD);

@@ -82,9 +82,8 @@ impl LoadReport {
         let status = |class: &str| statuses.iter().find_map(|one| one.strip_prefix(class)?.parse::<u64>().ok());
         let errors: Vec<&str> =
             text.lines().filter_map(|line| line.strip_prefix("Errors: ")).flat_map(str::split_whitespace).collect();
-        let error = |kind: &str| {
-            errors.windows(2).find(|pair| pair[0] == kind).and_then(|pair| pair[1].parse::<u64>().ok())
-        };
+        let error =
+            |kind: &str| errors.windows(2).find(|pair| pair[0] == kind).and_then(|pair| pair[1].parse::<u64>().ok());
         let times: Vec<&str> = line("Connection time [ms]: min")?.split_whitespace().collect();
         let longest = times.windows(2).find(|pair| pair[0] == "max")?[1];
         let (refused, reset) = (error("connrefused")?, error("connreset")?);

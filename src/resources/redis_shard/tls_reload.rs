@@ -158,8 +158,8 @@ impl RedisShard {
 
 /// Returns the digest in the comment of this process; `None` if there is none.
 fn find_mark<'c>(conf: &'c str, process: &RunningProcess) -> Option<&'c str> {
-    let marks = conf.lines().filter_map(|line| line.strip_prefix(MARK)?.trim().split_once(' '));
-    marks.filter(|(identity, _)| *identity == process.identity()).map(|(_, digest)| digest).last()
+    let mut marks = conf.lines().filter_map(|line| line.strip_prefix(MARK)?.trim().split_once(' '));
+    marks.rfind(|(identity, _)| *identity == process.identity()).map(|(_, digest)| digest)
 }
 
 /// Makes a handshake and returns the server's certificate.
