@@ -62,7 +62,17 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     ("rebalance", CONTROLLER_MODULES),
     (
         "agent",
-        &["provision::host", "deploy::host", "rebalance::host", "lock", "protocol", "resources", "plan", "process"],
+        &[
+            "provision::host",
+            "deploy::host",
+            "rebalance::host",
+            "atomic_file",
+            "lock",
+            "protocol",
+            "resources",
+            "plan",
+            "process",
+        ],
     ),
     (
         "cli",

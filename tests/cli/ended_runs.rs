@@ -106,7 +106,7 @@ fn lost_output_fails_the_run() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8(output.stderr).unwrap())
     };
-    for arguments in [&["hosts"][..], &["hosts", "--json"], &["man"], &["completions", "bash"], &["check"]] {
+    for arguments in [&["hosts"][..], &["hosts", "--json"], &["man"], &["completions", "bash"], &["check", "--json"]] {
         let (code, error) = run(arguments, false);
         assert_eq!(code, Some(1), "{arguments:?}: {error}");
         assert!(error.contains("output was lost") && error.contains("No space left"), "{arguments:?}: {error}");
