@@ -9,9 +9,10 @@ use super::rollout::RolloutArgs;
 use super::service_change::ServiceChangeCommand;
 use crate::protocol::deploy::ServiceChange;
 
-/// Remove a service from its hosts: units, configuration files, releases and state
+/// Remove a service from its hosts
 ///
-/// Takes each host out of rotation first. Shared files and folders stay, unless --delete-shared is given.
+/// Takes each host out of rotation, and removes the units, configuration files, releases and state of the service. Shared
+/// files and folders stay, unless --delete-shared is given.
 #[derive(Debug, Args)]
 pub struct UndeployCommand {
     /// Service name

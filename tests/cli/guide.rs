@@ -56,5 +56,5 @@ fn the_commands_of_the_guide_to_deploying_work() {
         }
         commands += 1;
     }
-    assert_eq!((commands, packaged.as_slice()), (12, &["shop", "resizer"][..]));
+    assert_eq!((commands, packaged.as_slice()), (16, &["shop", "resizer"][..]));
 }
