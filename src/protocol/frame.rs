@@ -24,7 +24,7 @@ pub const HEADER_BYTES: usize = 5;
 /// zstd's level for contents on the wire: most of the gain at the speed of a fast network. Contents of releases are
 /// compressed once for all hosts.
 const ZSTD_LEVEL: i32 = 3;
-/// Largest window that a compressed content may require, as a power of two: 16 MiB. Level 1 uses less.
+/// Largest window that a compressed content may require, as a power of two: 16 MiB. Level 3 uses less.
 const MAX_ZSTD_WINDOW_LOG: u32 = 24;
 const KIND_MESSAGE: u8 = 0;
 const KIND_BLOB: u8 = 1;

@@ -238,6 +238,29 @@ fn only_the_chunks_that_the_host_lacks_are_sent() {
 }
 
 #[test]
+fn a_damaged_chunk_of_a_file_with_its_recorded_time_is_sent_when_it_is_used() {
+    let mut world = DeployFixture::new_fixture();
+    let mut first = world.desired_state(&desired_release("1.0"));
+    add_chunked_file(&mut world, &mut first, &[b"first", b"second"]);
+    world.deploy_desired(&first, &CrashPoint::never());
+    let path = world.root().join("releases/1.0/var/data");
+    let modified = fs::metadata(&path).unwrap().modified().unwrap();
+    fs::write(&path, b"fir?tsecond").unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+    let mut second = world.desired_state(&crate::fixture::DesiredRelease { program: "1.0", ..desired_release("1.1") });
+    add_chunked_file(&mut world, &mut second, &[b"first", b"third"]);
+    let (host, scope) = (world.host_agent(&CrashPoint::never()), world.service_scope("test"));
+    let (desired, expected_changes) = (Box::new(second), Vec::new());
+    let request = DeployRequest::Stage { adopt: false, scope, desired, expected_changes };
+    // The records do not show the damage.
+    assert_eq!(host.missing_blobs(&request).unwrap(), [Digest::of_bytes(b"third")]);
+    let sent = "first".len() + "third".len();
+    let reply = world.handle_request(&host, &request);
+    assert_eq!(reply, DeployReply::Staged { reused: 2, written: 1, bytes: sent as u64 });
+    assert_eq!(fs::read(world.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
+}
+
+#[test]
 fn a_damaged_chunk_of_an_earlier_release_is_sent_again() {
     let mut world = DeployFixture::new_fixture();
     let mut first = world.desired_state(&desired_release("1.0"));
