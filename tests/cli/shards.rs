@@ -65,3 +65,12 @@ fn a_shard_that_the_map_does_not_name_is_a_usage_error() {
     project.dunlin(&["shards", "verify", "0", "999"]).ends(64).mentions(&["no shard 999"]);
     assert!(!project.connected());
 }
+
+#[test]
+fn a_choice_names_a_host_and_a_shard_of_the_map() {
+    let project = example::project();
+    project.dunlin(&["shards", "resume", "--keep", "redis-01"]).ends(64).mentions(&["--shard <SHARD>"]);
+    project.dunlin(&["shards", "resume", "--shard", "3"]).ends(64).mentions(&["--keep <HOST>"]);
+    project.dunlin(&["shards", "resume", "--shard", "999", "--keep", "redis-01"]).ends(64).mentions(&["no shard 999"]);
+    assert!(!project.connected());
+}
