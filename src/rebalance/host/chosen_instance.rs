@@ -7,14 +7,13 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use dunlin_shards::InstanceAddress;
 use redis::Value;
 use serde_json::json;
 
 use super::archive::{archive_files, write_archive_note};
 use super::assessment::{Assessment, Decision, assess_roles, follows_third_instance};
 use super::instance::parse_instance;
-use super::move_journal::{JournalEntry, MoveJournal, is_finished, journal_path, last_move_entries};
+use super::move_journal::{JournalEntry, MoveJournal, chosen_instance, is_finished, journal_path, last_move_entries};
 use super::recover::open_target;
 use super::redis_client::{RedisClient, START_TIMEOUT, probe_role, replicaof_command};
 use super::replication_progress::is_replica_of;
@@ -22,20 +21,13 @@ use super::roll_back::roll_back_cutover;
 use crate::journal;
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef};
 use crate::protocol::shard::{
-    InstanceChoice, MovePhase, MoveRecord, MoveSpec, Operation, PhaseState, RecoveryResult, ReplicationRole,
+    InstanceChoice, MovePhase, MoveRecord, MoveSpec, Operation, RecoveryResult, ReplicationRole,
 };
 
 /// Time limit for the roles to allow a decision.
 const ASSESSMENT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Poll interval of the roles.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-
-/// Returns the instance that the operator chose, from the entries of the last move in a journal.
-pub fn chosen_instance(entries: &[JournalEntry]) -> Option<InstanceAddress> {
-    let is_choice = |entry: &&JournalEntry| entry.phase == MovePhase::ChooseInstance && entry.state == PhaseState::Done;
-    let entry = entries.iter().rev().find(is_choice)?;
-    serde_json::from_value(entry.detail["chosen"].clone()).ok()
-}
 
 /// Returns `Undecided` if recovery cannot decide the move and the operator may choose; changes nothing.
 ///

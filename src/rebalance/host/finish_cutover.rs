@@ -6,10 +6,9 @@ use anyhow::{Result, bail};
 use dunlin_shards::InstanceAddress;
 use redis::{Cmd, Value};
 
-use super::chosen_instance::chosen_instance;
 use super::client_access::ClientAccess;
 use super::min_replicas::{restore_min_replicas_cmds, wait_and_set_min_replicas};
-use super::move_journal::MoveJournal;
+use super::move_journal::{MoveJournal, chosen_instance};
 use super::redis_client::{RedisClient, redis_command, replicaof_command, value_text};
 use super::replication_progress;
 use crate::protocol::shard::{MovePhase, MoveSpec, ReplicationRole};

@@ -13,7 +13,9 @@ use super::redis_client::RedisClient;
 use super::run_generation;
 use crate::journal::{Journal, JournalError};
 use crate::protocol::shard::{MovePhase, MoveRecord, MoveSpec, Operation, PhaseState, StepHeader, failover};
-pub use entry::{JournalEntry, entries_since_roll_back, is_finished, last_move_entries, recorded_failover};
+pub use entry::{
+    JournalEntry, chosen_instance, entries_since_roll_back, is_finished, last_move_entries, recorded_failover,
+};
 
 /// Holds the locked journal of one shard.
 #[derive(Debug)]

@@ -6,11 +6,10 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::assessment::{Assessment, Decision, assess_roles};
-use super::chosen_instance::chosen_instance;
 use super::client_access::ClientAccess;
 use super::finish_cutover::finish_cutover;
 use super::instance::parse_instance;
-use super::move_journal::{MoveJournal, entries_since_roll_back, is_finished};
+use super::move_journal::{MoveJournal, chosen_instance, entries_since_roll_back, is_finished};
 use super::redis_client::{RedisClient, START_TIMEOUT};
 use super::replication_progress;
 use super::roll_back::{restore_replication, roll_back_cutover};

@@ -64,6 +64,13 @@ pub fn recorded_failover(entries: &[JournalEntry]) -> Option<(failover::Failover
     begun.operation.is_failover().then_some((stage, begun.to))
 }
 
+/// Returns the instance that the operator chose, from the entries of the last move in a journal.
+pub fn chosen_instance(entries: &[JournalEntry]) -> Option<InstanceAddress> {
+    let is_choice = |entry: &&JournalEntry| entry.phase == MovePhase::ChooseInstance && entry.state == PhaseState::Done;
+    let entry = entries.iter().rev().find(is_choice)?;
+    serde_json::from_value(entry.detail["chosen"].clone()).ok()
+}
+
 /// Returns true if the move has ended, at the source or at the target.
 pub fn is_finished(entries: &[JournalEntry]) -> bool {
     let ends = |record: &JournalEntry| {
