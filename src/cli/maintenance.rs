@@ -18,7 +18,7 @@ pub struct MaintenanceCommand {
     /// Service name
     service: String,
     /// Start or end the maintenance
-    #[arg(value_enum, value_name = "on|off", hide_possible_values = true)]
+    #[arg(value_enum)]
     mode: MaintenanceMode,
     #[command(flatten)]
     args: RolloutArgs,
