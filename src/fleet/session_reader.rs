@@ -1,4 +1,4 @@
-//! Reads what an agent sends: answers go to their requests, and contents that it asks for are sent.
+//! Reads the messages of an agent: routes answers to their requests, and sends the contents that it requests.
 //!
 //! All queues are bounded. A request whose caller is slow to take its events stops the reading, and thereby the agent.
 

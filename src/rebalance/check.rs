@@ -1,7 +1,9 @@
 //! Checks a plan against the rules it was made for, from the observation alone.
 //!
-//! No result of the planner is used here: a mistake there must not be able to hide itself. The moves are
-//! played one wave after another on the observed placement, and every figure of the plan is computed again.
+//! No result of the planner is used here, so that its mistakes cannot hide themselves. The moves are applied one wave
+//! after another to the observed placement (`waves`), and every figure of the plan is computed again.
+
+mod waves;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,7 +26,7 @@ named_enum! {
         Drain = "drain",
         /// Shards move to the targets only.
         Targets = "to",
-        /// The copies of a shard are in different places.
+        /// The copies of a shard are on different hosts, in different zones.
         Zones = "zones",
         /// The memory of the hosts suffices at all times.
         Capacity = "capacity",
@@ -36,7 +38,7 @@ named_enum! {
         Selection = "selection",
         /// The totals of the plan are right.
         Sums = "sums",
-        /// The moves of a wave do not disturb each other.
+        /// A wave moves one copy of a shard at most.
         Waves = "waves",
         /// The load of each host ends within the tolerance.
         Tolerance = "tolerance",
@@ -117,83 +119,6 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    /// Plays the waves: each copy is where the plan says, targets have the memory, no host holds two copies.
-    fn replay_waves(&mut self) {
-        let mut used = self.observed_bytes();
-        let last = self.plan.moves.iter().map(|m| m.wave + 1).max().unwrap_or(0);
-        for wave in 0..last {
-            let moves: Vec<_> = self.plan.moves.iter().filter(|m| m.wave == wave).collect();
-            let listed: Vec<ShardId> = moves.iter().map(|m| m.shard).collect();
-            if self.plan.waves.get(wave) != Some(&listed) {
-                self.add_violation(CheckedRule::Sums, format!("wave {wave} does not list the moves that name it"));
-            }
-            let shards: BTreeSet<ShardId> = listed.iter().copied().collect();
-            if shards.len() < listed.len() {
-                self.add_violation(CheckedRule::Waves, format!("two copies of one shard move in wave {wave}"));
-            }
-            for m in &moves {
-                *used.entry(m.to.clone()).or_default() += m.bytes;
-                self.check_fits(&used, &m.to);
-                self.apply_move(m.shard, m.role, &m.from, &m.to);
-            }
-            for m in &moves {
-                let left = used.entry(m.from.clone()).or_default();
-                *left = left.saturating_sub(m.bytes);
-            }
-        }
-        if self.plan.waves.len() != last {
-            self.add_violation(
-                CheckedRule::Sums,
-                format!("there are {} waves, but moves name {last}", self.plan.waves.len()),
-            );
-        }
-    }
-
-    fn check_fits(&mut self, used: &BTreeMap<String, u64>, host: &str) {
-        let Some(capacity) = self.hosts.get(host).map(|host| host.capacity_bytes) else { return };
-        let used = used.get(host).copied().unwrap_or(0);
-        if used > capacity {
-            self.add_violation(
-                CheckedRule::Capacity,
-                format!("{host} would hold {} while the plan runs, of {}", human_size(used), human_size(capacity)),
-            );
-        }
-        let peak = self.plan.hosts.iter().find(|h| h.name == host).map_or(0, |h| h.peak_bytes);
-        if used > peak {
-            self.add_violation(
-                CheckedRule::Sums,
-                format!("{host} would hold {}, above the predicted peak of {}", human_size(used), human_size(peak)),
-            );
-        }
-    }
-
-    fn apply_move(&mut self, shard: ShardId, role: Role, from: &str, to: &str) {
-        if !self.hosts.contains_key(to) {
-            self.add_violation(
-                CheckedRule::Map,
-                format!("shard {shard} would go to {to}, which is not among the hosts"),
-            );
-        }
-        let Some(copies) = self.placements.get_mut(&shard) else {
-            return self.add_violation(CheckedRule::Map, format!("shard {shard} is not in the observation"));
-        };
-        if copies.iter().any(|copy| copy == to) {
-            let message = format!("shard {shard} would have two copies on {to}");
-            return self.add_violation(CheckedRule::Zones, message);
-        }
-        let candidates = if role == Role::Primary { 0..1 } else { 1..copies.len() };
-        match candidates.into_iter().find(|copy| copies[*copy] == from) {
-            Some(copy) => copies[copy] = to.to_owned(),
-            None => self.add_violation(
-                CheckedRule::Map,
-                format!(
-                    "the {} of shard {shard} is not on {from}",
-                    if role == Role::Primary { "primary" } else { "replica" }
-                ),
-            ),
-        }
-    }
-
     fn check_moved_shards(&mut self) {
         let plan = self.plan;
         for m in &plan.moves {
@@ -226,7 +151,7 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    /// Copies that end on a host that held none of their shard's copies before.
+    /// Returns the copies that end on a host without a copy of their shard before.
     fn list_arrivals(&self) -> Vec<(ShardId, String)> {
         let mut arrivals = Vec::new();
         for shard in &self.observation.shards {
@@ -237,7 +162,7 @@ impl<'a> PlanChecker<'a> {
         arrivals
     }
 
-    /// Only selected primaries move, and every one of them that is not on a target already.
+    /// Checks that only selected primaries move.
     fn check_selection(&mut self) {
         let moves: BTreeSet<(ShardId, Role)> = self.plan.moves.iter().map(|m| (m.shard, m.role)).collect();
         let selected = |id: &ShardId| match &self.options.shards {
@@ -407,13 +332,13 @@ impl<'a> PlanChecker<'a> {
         }
     }
 
-    /// Within the tolerance around the share, give or take one unit of rounding; at least as full as the cap allows.
+    /// Returns whether a load is within the tolerance around the share, give or take one unit; a cap lowers the minimum.
     fn is_within_tolerance(&self, load: f64, share: f64, cap: f64) -> bool {
         let (lo, hi) = (share * (1.0 - self.options.tolerance), share * (1.0 + self.options.tolerance));
         load + 1.0 >= lo.min(cap) && load <= hi + 1.0
     }
 
-    /// Bytes on each host as observed.
+    /// Returns the observed bytes of each host.
     fn observed_bytes(&self) -> BTreeMap<String, u64> {
         let mut used = BTreeMap::new();
         for shard in &self.observation.shards {
@@ -424,7 +349,7 @@ impl<'a> PlanChecker<'a> {
         used
     }
 
-    /// Bytes, operations and copies on each host at the places that were played.
+    /// Returns bytes, operations and copies of each host after the moves.
     fn final_loads(&self) -> BTreeMap<String, (u64, f64, usize)> {
         let mut loads: BTreeMap<String, (u64, f64, usize)> =
             self.observation.hosts.iter().map(|host| (host.name.clone(), (0, 0.0, 0))).collect();
@@ -448,7 +373,7 @@ fn hosts_of_shard(primary: &str, replicas: &[String]) -> ShardHosts {
     std::iter::once(primary.to_owned()).chain(replicas.iter().cloned()).collect::<Vec<_>>()
 }
 
-/// Ids that a plan moves more than once because they take a detour.
+/// Returns the shards that a plan moves twice because they take a detour.
 pub fn list_detours(plan: &RebalancePlan) -> BTreeSet<ShardId> {
     let mut seen = BTreeSet::new();
     plan.moves.iter().filter(|m| !seen.insert((m.shard, m.role))).map(|m| m.shard).collect()

@@ -1,8 +1,8 @@
-//! After a host's death: which copies are promoted, what may be lost with that, what cannot be helped, and where the
-//! copies that are missing then are to be made.
+//! Failover after the loss of a host: the copies that are promoted, the writes that may be lost, the shards that have no
+//! copy left, and the hosts for new replicas.
 //!
 //! [`plan_failover`] is pure: it turns the observed shards into a plan, or into all blockers. `select_candidate` finds the copy,
-//! `replica_placement` the places; `observe` queries the hosts that answer, `apply` executes the plan.
+//! `replica_placement` their hosts; `observe` queries the hosts that answer, `apply` executes the plan.
 
 pub mod apply;
 pub mod create_replicas;
@@ -19,7 +19,7 @@ use super::observation::HostLoad;
 use crate::protocol::shard::ReplicationRole;
 use crate::protocol::shard::failover::ProbeResult;
 
-/// The cluster as the hosts that answer see it.
+/// The cluster as seen by the hosts that answer.
 #[derive(Clone, Debug, Default)]
 pub struct ClusterView {
     /// The cluster.
@@ -52,7 +52,7 @@ pub struct ShardView {
     pub open_move: Option<OpenMove>,
 }
 
-/// A move of a shard that is under way or was cut short.
+/// A move of a shard that is in progress or was interrupted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenMove {
     /// The host that it goes to.
@@ -108,7 +108,7 @@ pub struct FailoverPlan {
     pub cluster: String,
     /// The epoch that this was planned at.
     pub epoch: u64,
-    /// Hosts that could not be asked, and are taken to be off.
+    /// Hosts that do not answer and are assumed to be off.
     pub assumed_dead: Vec<String>,
     /// Copies that become primaries.
     pub promotions: Vec<Promotion>,
@@ -133,17 +133,17 @@ pub struct Promotion {
     pub from: String,
     /// The host of the copy.
     pub to: String,
-    /// The other copies that live, in the map's order: they follow the new primary.
+    /// The other copies that answer, in the order of the map: they follow the new primary.
     pub other_replicas: Vec<String>,
     /// Instances that the map does not name and that follow the old primary: they leave it too.
     pub orphans: Vec<String>,
-    /// The host of a copy that a move was making; the move is given up.
+    /// The host of the copy of an open move, which is aborted.
     pub cancelled_target: Option<String>,
     /// Replication offset of the copy.
     pub offset: u64,
     /// Bytes of its data.
     pub bytes: u64,
-    /// Was it promoted by a run that was cut short? Then it is only published.
+    /// True if an interrupted run promoted it: then it is only published.
     pub already_promoted: bool,
     /// Writes that it may lack.
     pub max_loss: DataLossBound,
@@ -155,13 +155,13 @@ pub struct DataLossBound {
     /// Seconds since it last heard of its primary; unknown if it was restarted since.
     pub silent_for_s: Option<u64>,
     /// Longest window, in seconds after the last contact, whose acknowledged writes may be lost: later, the primary accepted no write without its replica.
-    /// Nothing where there is no such bound.
+    /// `None` if there is no such bound.
     pub max_window_s: Option<u64>,
-    /// About so many bytes of the replication stream, by the average rate; nothing where the time or the rate is unknown.
+    /// Estimated bytes of the replication stream, by the average rate; `None` if the time or the rate is unknown.
     pub estimated_bytes: Option<u64>,
 }
 
-/// A primary that goes on with fewer replicas.
+/// A primary that continues with fewer replicas.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DegradedPrimary {
     /// The shard.
@@ -209,7 +209,7 @@ impl FailoverPlan {
         self.promotions.is_empty() && self.degraded_primaries.is_empty() && self.replicas_to_create.is_empty()
     }
 
-    /// May writes be lost that were acknowledged?
+    /// Returns whether acknowledged writes may be lost.
     pub fn may_lose_writes(&self) -> bool {
         self.promotions.iter().any(|promotion| !promotion.already_promoted)
     }
@@ -232,7 +232,7 @@ impl ShardView {
         &self.copies[1..]
     }
 
-    /// The host that got an answer from the primary as a primary: its own, a replica's, or any other.
+    /// Returns the host on which the primary answered as a primary: its own, that of a replica, or another.
     fn host_that_reaches_primary(&self) -> Option<&str> {
         let is_primary = |role: &ReplicationRole| matches!(role, ReplicationRole::Primary { .. });
         let own = Some(self.primary()).filter(|copy| is_primary(&copy.probe.role));
@@ -257,7 +257,7 @@ impl FailoverScope {
     }
 }
 
-/// Plans what the death of these hosts or instances asks for.
+/// Plans the failover of these hosts or instances.
 ///
 /// # Errors
 /// Returns all blockers; nothing may be done then.
@@ -293,7 +293,7 @@ pub fn plan_failover(
             plan.degraded_primaries.push(degraded_primary(shard, scope));
         }
     }
-    // A cutover to the dead host was about to happen: the primary waits for a replica that nobody names.
+    // A cutover to the dead host was about to happen: the primary waits for a replica that the map does not name.
     let waits_for_missing_replica = |shard: &&ShardView| {
         let seen = &shard.primary().probe;
         let is_primary = matches!(seen.role, ReplicationRole::Primary { .. }) && shard.open_move.is_none();
@@ -317,7 +317,7 @@ pub fn plan_failover(
     Ok(plan)
 }
 
-/// The replicas that shards lack by what the map asks for, with a place for each; and the shards that there is none for.
+/// Returns the replicas that the map asks for and shards lack, with a host for each, and the shards without such a host.
 pub fn find_missing_replicas(view: &ClusterView) -> (Vec<ReplicaToCreate>, Vec<UnresolvedShard>) {
     let mut plan = FailoverPlan::default();
     replica_placement::place_replicas(view, &mut plan);
@@ -376,7 +376,7 @@ fn drain_instead(host: &str) -> String {
     )
 }
 
-/// The hosts of given up copies that could not be asked: whether they are off, only a person can tell.
+/// Returns the hosts of abandoned copies that do not answer: only the operator knows whether they are off.
 fn list_assumed_dead(affected: &[&ShardView], scope: &FailoverScope, view: &ClusterView) -> Vec<String> {
     let gone = affected.iter().flat_map(|shard| shard.copies.iter().filter(|copy| scope.includes_copy(shard.id, copy)));
     let names: BTreeSet<&String> =

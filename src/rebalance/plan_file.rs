@@ -17,9 +17,9 @@ use super::plan::{Move, PlanOptions, RebalancePlan, Role};
 use crate::inventory::ByteSize;
 use crate::plan::{Digest, digest_json};
 
-/// The part of its size by which a shard may have grown between plan and apply.
+/// Maximum growth of a shard between plan and apply, as a fraction of its size.
 pub const MAX_GROWTH: f64 = 0.25;
-/// Growth below so many bytes never counts: a small shard doubles easily, and no host minds.
+/// Growth below this many bytes never counts: a small shard doubles easily, without effect on a host.
 pub const IGNORED_GROWTH_BYTES: u64 = 16 << 20;
 /// Differences of one kind that are listed individually; the rest is counted.
 const MAX_LISTED: usize = 8;
@@ -37,16 +37,16 @@ pub struct SavedPlan {
     /// Scenario of `--what-if`; such a plan cannot be applied.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scenario: Option<String>,
-    /// Over everything above; a file that somebody edited is not the plan that was shown.
+    /// Digests of the fields above: an edited file is not the plan that was shown.
     pub fingerprint: PlanFingerprint,
 }
 
-/// Digests of what a plan rests on.
+/// Digests of the input of a plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PlanFingerprint {
-    /// Of the cluster, the epoch, and every shard's slots, hosts and pin.
+    /// Digest of the cluster, the epoch, and every shard's slots, hosts and pin.
     pub map: Digest,
-    /// Of the whole observation: the map, the hosts, and what the shards weighed.
+    /// Digest of the whole observation: the map, the hosts, and the sizes of shards.
     pub observation: Digest,
     /// Digest of the moves and the options.
     pub moves: Digest,
@@ -68,7 +68,7 @@ impl fmt::Display for PlanMismatch {
 }
 
 impl SavedPlan {
-    /// A plan with what it was made from.
+    /// Creates a saved plan from a plan and its input.
     pub fn new(plan: RebalancePlan, options: PlanOptions, observation: Observation, scenario: Option<String>) -> Self {
         let fingerprint = compute_fingerprint(&plan, &options, &observation);
         Self { plan, options, observation, scenario, fingerprint }
@@ -103,7 +103,7 @@ impl SavedPlan {
         violations.into_iter().filter(|found| found.rule == CheckedRule::Tolerance).map(|found| found.message).collect()
     }
 
-    /// The same moves with what the shards weigh now.
+    /// Returns the same moves with the present sizes of the shards.
     fn reweigh_plan(&self, now: &Observation) -> RebalancePlan {
         let mut plan = self.plan.clone();
         for step in &mut plan.moves {

@@ -72,7 +72,7 @@ pub async fn consumer_states(
     Ok(found)
 }
 
-/// The highest epoch that any consumer has; 0 where none has a map.
+/// Returns the highest epoch that any consumer has; 0 if none has a map.
 ///
 /// # Errors
 /// As [`consumer_states`]; or a consumer has the map of another cluster.
@@ -89,8 +89,8 @@ pub async fn published_epoch(context: &RebalanceContext<'_>, map: &ShardMap) -> 
     Ok(highest)
 }
 
-/// The shards that are published under a later epoch than the map's at places which neither the map nor an open move
-/// accounts for: whoever published them has a newer map, which nothing may be published over.
+/// Returns the shards that a consumer has under a newer epoch on hosts that neither the map nor an open move names.
+/// Another operator published them and has a newer map, which must not be overwritten.
 ///
 /// # Errors
 /// As [`consumer_states`].
@@ -123,7 +123,7 @@ pub async fn find_unaccounted_shards(
     Ok(unknown)
 }
 
-/// Waits until the services route by an epoch; those that do not by then are named, each with what it does instead.
+/// Waits until the services route by an epoch. Returns those that do not in time, each with its state.
 ///
 /// A service that is down is not waited for: its next start reads the new file, and whether it still has a connection
 /// to an instance is asked of the instance before it is stopped. One that does not report its epoch counts as
@@ -145,7 +145,7 @@ pub async fn wait_for_consumers(
                     Some(format!("{host} routes by epoch {epoch}"))
                 }
                 ConsumerService::UnknownEpoch { reason: why } if unknown_epochs_count => {
-                    Some(format!("the service on {host} does not tell its epoch ({why})"))
+                    Some(format!("the service on {host} does not report its epoch ({why})"))
                 }
                 _ => None,
             })
@@ -156,8 +156,8 @@ pub async fn wait_for_consumers(
     Ok(outdated)
 }
 
-/// Writes where shards' copies are now into the authored map under an epoch that is higher than its own and than that of
-/// any consumer, and brings it to all consumers. A map that says so already is only brought to the consumers.
+/// Writes the present placements into the authored map under an epoch above its own and above that of any consumer, and
+/// publishes the map to all consumers. If the map has these placements already, it is only published.
 ///
 /// # Errors
 /// The map cannot be written, or a consumer did not take it (named; the map is then published for the others).
@@ -165,7 +165,7 @@ pub async fn publish_map(context: &RebalanceContext<'_>, placements: &[ShardPlac
     publish_map_with_replica_count(context, placements, None).await
 }
 
-/// [`publish_map`], where the map is to ask for a number of replicas from then on.
+/// Publishes as [`publish_map`], and sets the number of replicas that the map asks for.
 ///
 /// # Errors
 /// As [`publish_map`].
@@ -244,7 +244,7 @@ async fn plan_consumer(context: &RebalanceContext<'_>, map: &ShardMap, host: &st
         .compile_host(host, &session.hello.facts)
         .map_err(|found| to_diagnostics_error(&found))?;
     session.add_blobs(&compiled.contents);
-    // A map that is published is brought to all consumers, also by a run that was asked to stop.
+    // All consumers get a published map, also from a run that was asked to stop.
     let result = session.call(compiled.catalog, &|_| {}, &CancellationToken::new()).await;
     result.map_err(|error| anyhow!(error.message))
 }

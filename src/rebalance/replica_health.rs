@@ -16,7 +16,7 @@ use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
 use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
 
-/// Health of the copies beside the primaries.
+/// Health of the replicas, and of instances that the map does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReplicaHealth {
     /// The replicas of the map, by shard and in its order.
@@ -57,7 +57,7 @@ pub enum ReplicaState {
     },
     /// The instance is a primary itself.
     IsPrimary,
-    /// Nothing answers there: it is down, or was never made.
+    /// No instance answers: it is down, or was never created.
     Missing {
         /// Error of the connection.
         reason: String,
@@ -129,7 +129,7 @@ impl ReplicaHealth {
 /// nothing. `hosts` are the hosts that may have shards.
 ///
 /// # Errors
-/// A host could not be asked, or the map names one that the inventory does not have.
+/// A host does not answer, or the map names a host that is not in the inventory.
 pub async fn check_replicas(
     context: &RebalanceContext<'_>,
     map: &ShardMap,
@@ -265,11 +265,11 @@ pub struct ReconcileOutcome {
     pub unresolved: Vec<(ShardId, String)>,
 }
 
-/// Brings primaries and orphans to the state of map and playbook: an orphan that follows its primary is retired, and a
-/// primary requires its replicas. One that is to require fewer does so before an orphan goes.
+/// Brings primaries and orphans to the state of map and playbook: retires an orphan that follows its primary, and sets
+/// the number of replicas that a primary requires. A lower number is set before an orphan is retired.
 ///
 /// # Errors
-/// A later map than ours is out: it may name what ours does not.
+/// A consumer has a newer map, which may name instances that this map does not.
 pub async fn reconcile_instances(
     context: &RebalanceContext<'_>,
     health: &ReplicaHealth,

@@ -74,7 +74,7 @@ impl<'a> ApplyContext<'a> {
         self.have_units_changed = true;
     }
 
-    /// Tells which units the steps right behind this one are going to enable: that is done in one go with its own.
+    /// Sets the units that the steps right after this one enable: one call of `systemctl` enables them all.
     pub fn set_upcoming_enables(&mut self, units: Vec<String>) {
         self.upcoming_enables = units;
     }
@@ -92,7 +92,7 @@ impl<'a> ApplyContext<'a> {
         let enable = |units: &[String]| {
             Program::new("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
         };
-        // If it fails for one of them, that one's own step is to say so.
+        // If it fails for one of them, the step of that unit reports it.
         if enable(&units).is_err() {
             units.truncate(1);
             enable(&units).with_context(|| format!("systemctl enable {unit}"))?;
@@ -108,7 +108,7 @@ impl<'a> ApplyContext<'a> {
     }
 
     /// Before a unit is started: lets systemd read its unit files again, if a step changed one since the last time.
-    /// Tells whether it did.
+    /// Returns whether it did.
     ///
     /// # Errors
     /// Returns the error of `systemctl daemon-reload`.
@@ -121,7 +121,7 @@ impl<'a> ApplyContext<'a> {
         Ok(true)
     }
 
-    /// At the end: lets systemd read its unit files again, if anything is owed.
+    /// At the end: lets systemd read its unit files again, if a reload is pending.
     ///
     /// # Errors
     /// Returns the error of `systemctl daemon-reload`.

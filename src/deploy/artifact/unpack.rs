@@ -1,4 +1,4 @@
-//! Takes an artifact apart and trusts nothing in it.
+//! Unpacks an artifact without trusting its contents.
 
 use std::cell::Cell;
 use std::io::{self, Read};
@@ -106,11 +106,11 @@ pub(super) fn unpack_artifact(packed: impl Read, contents: &mut ContentFile) -> 
         read_files(&mut entries, &manifest, &budget, contents)?;
         manifest
     };
-    // The archive's end is in the middle of the stream's last blocks: what stands behind it is no part of an artifact.
+    // The archive's end is in the middle of the stream's last blocks: data after it is no part of an artifact.
     let mut rest = Vec::new();
     archive.into_inner().source.take(1 << 20).read_to_end(&mut rest).map_err(ArtifactError::Corrupt)?;
     if rest.iter().any(|&byte| byte != 0) {
-        return Err(ArtifactError::Corrupt(io::Error::other("something stands behind the archive's end")));
+        return Err(ArtifactError::Corrupt(io::Error::other("there is data after the end of the archive")));
     }
     Ok(manifest)
 }

@@ -22,7 +22,7 @@ pub struct ObserveInstances {
     pub sampled_keys: u32,
 }
 
-/// Holds counts over the sampled keys.
+/// Counts over the sampled keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeySample {
     /// Sorted sets among them.
@@ -48,12 +48,12 @@ impl KeySample {
     }
 }
 
-/// Describes the observed state of one instance.
+/// The observed state of one instance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ObservedInstance {
     /// The shard.
     pub shard: ShardId,
-    /// The address asked.
+    /// The address that was queried.
     pub address: InstanceAddress,
     /// Reason why the instance did not answer; the other fields are empty then.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,4 +1,4 @@
-//! Which copy of a shard is promoted: of those that may be, the one that has come furthest.
+//! Selects the copy of a shard to promote: the eligible one with the most data.
 
 use super::{CopyView, DataLossBound, FailoverBlocker, FailoverScope, MoveStage, Promotion, ShardView};
 use crate::plan::format_count;
@@ -10,7 +10,7 @@ const MAX_SILENCE_SPREAD_S: u64 = 60;
 
 /// Reason why no candidate was selected.
 pub enum NoCandidate {
-    /// There is none that may be; the shard waits for its primary.
+    /// No copy is eligible; the shard waits for its primary.
     Unavailable(String),
     /// Promotion would not be safe now.
     Blocked(FailoverBlocker),
@@ -49,7 +49,7 @@ pub struct CandidateRules {
     pub allow_stale: bool,
 }
 
-/// The copy of a shard that takes its primary's place.
+/// Selects the copy of a shard that replaces its primary.
 pub fn select_candidate(
     shard: &ShardView,
     scope: &FailoverScope,
@@ -99,8 +99,8 @@ pub fn select_candidate(
     }
 }
 
-/// A copy that does not answer and was not given up: nobody knows what it has and whom it serves. A replica may be
-/// ahead, and while it is attached to the old primary, that one accepts writes.
+/// Returns the blocker for a copy that does not answer and was not abandoned: its data and its clients are unknown. A replica may be
+/// ahead, and while it is attached to the old primary, that primary accepts writes.
 pub fn unreachable_blocker(shard: &ShardView, copy: &CopyView) -> FailoverBlocker {
     let what = if copy.host == shard.primary().host { "primary" } else { "replica" };
     let reason = format!(
@@ -149,7 +149,8 @@ fn ineligibility_reason(
     (late && !is_bounded).then(|| format!("lost its link {silent_for_s} s ago, long before the others"))
 }
 
-/// Offsets count in one history: that of the copy which heard of the primary last.
+/// Returns the copy with the highest offset. Offsets compare within one history only: that of the copy with the latest
+/// contact to the primary.
 fn most_advanced<'c>(eligible: &[&'c CopyView]) -> Option<&'c CopyView> {
     let last = eligible.iter().min_by_key(|copy| copy.probe.silent_for_s.unwrap_or(u64::MAX))?;
     let same = eligible.iter().rev().filter(|copy| copy.probe.replication_id == last.probe.replication_id);

@@ -1,4 +1,4 @@
-//! One blocking connection to an instance, and the few questions that moves ask.
+//! A blocking connection to an instance, and the queries that moves need.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -25,17 +25,17 @@ pub struct RedisClient {
     longest_reply: Duration,
 }
 
-/// `INFO`, by name.
+/// Fields of `INFO` by name.
 #[derive(Clone, Debug, Default)]
 pub struct RedisInfo(HashMap<String, String>);
 
 impl RedisInfo {
-    /// A field's text; empty where the server does not have it.
+    /// Returns the text of a field; empty if the server does not have it.
     pub fn text_field(&self, name: &str) -> &str {
         self.0.get(name).map_or("", String::as_str)
     }
 
-    /// A field's number; 0 where the server does not have it.
+    /// Returns the number of a field; 0 if the server does not have it.
     pub fn number_field(&self, name: &str) -> u64 {
         self.text_field(name).parse().unwrap_or(0)
     }
@@ -52,8 +52,8 @@ impl RedisInfo {
     }
 }
 
-/// Bytes that a replica would have been sent between two looks. A master without replicas does not count its stream; its
-/// append-only file then grows by the same commands.
+/// Returns the bytes of the replication stream between two observations. A primary without replicas does not count its
+/// stream; its append-only file then grows by the same commands.
 pub fn replication_bytes_between(before: &RedisInfo, after: &RedisInfo) -> u64 {
     let grown = |name| after.number_field(name).saturating_sub(before.number_field(name));
     grown("master_repl_offset").max(grown("aof_current_size"))
@@ -64,7 +64,7 @@ pub fn replicaof_command(primary: &InstanceAddress) -> Cmd {
     redis_command(&["REPLICAOF", &primary.host, &primary.port.to_string()])
 }
 
-/// A command of plain words.
+/// Builds a command from plain words.
 pub fn redis_command(words: &[&str]) -> Cmd {
     let mut cmd = Cmd::new();
     for word in words {
@@ -93,7 +93,7 @@ impl RedisClient {
         Ok(Self { connection, address: address.clone(), sent_at, longest_reply })
     }
 
-    /// As [`Self::open`], again and again until the time is over: an instance that is starting answers late.
+    /// Connects as [`Self::open`], and retries until the time limit, because an instance that is starting answers late.
     ///
     /// # Errors
     /// The last one.
@@ -118,7 +118,7 @@ impl RedisClient {
     /// Sends one command and waits for its answer.
     ///
     /// # Errors
-    /// What the server or the network said, with command and address.
+    /// The error of the server or the network, with command and address.
     pub fn query<T: FromRedisValue>(&mut self, cmd: &Cmd) -> Result<T> {
         self.sent_at = Instant::now();
         let answer = cmd.query(&mut self.connection);
@@ -144,7 +144,7 @@ impl RedisClient {
         self.query(&redis_command(line))
     }
 
-    /// Sends commands in one go and returns all answers; errors stand among them as [`Value::ServerError`].
+    /// Sends commands in one batch and returns all answers; errors are among them as [`Value::ServerError`].
     ///
     /// # Errors
     /// The network.
@@ -168,7 +168,7 @@ impl RedisClient {
         Ok((self.receive_answers(cmds.len())?, other.receive_answers(other_cmds.len())?))
     }
 
-    /// As [`Self::run_batch`], and none of the answers may be an error.
+    /// Runs a batch as [`Self::run_batch`]; an error among the answers is returned as the error.
     ///
     /// # Errors
     /// The first error.
@@ -199,7 +199,7 @@ impl RedisClient {
         Ok(executed)
     }
 
-    /// Asks two instances the same at the same time; none of the answers may be an error.
+    /// Runs the same batch at two instances at the same time; an error among the answers is returned as the error.
     ///
     /// # Errors
     /// The network, or the first error.
@@ -259,7 +259,7 @@ impl RedisClient {
         }
     }
 
-    /// A section of `INFO`.
+    /// Fetches a section of `INFO`.
     ///
     /// # Errors
     /// As [`Self::query`].
@@ -267,7 +267,7 @@ impl RedisClient {
         Ok(RedisInfo::parse(&self.query::<String>(&redis_command(&["INFO", section]))?))
     }
 
-    /// The value of a setting.
+    /// Fetches the value of a setting.
     ///
     /// # Errors
     /// As [`Self::query`]; or there is no such setting.
@@ -276,7 +276,7 @@ impl RedisClient {
         pair.into_iter().nth(1).with_context(|| format!("redis {} has no setting {name}", self.address))
     }
 
-    /// Its role. A replica's offset is the one it has applied, also while its link is down.
+    /// Fetches the role. The offset of a replica is the one that it has applied, also while its link is down.
     ///
     /// # Errors
     /// As [`Self::query`].
@@ -299,7 +299,7 @@ impl RedisClient {
         })
     }
 
-    /// The identity of the running process: another after each start.
+    /// Fetches the identity of the running process, which changes at each start.
     ///
     /// # Errors
     /// As [`Self::query`].
@@ -308,7 +308,7 @@ impl RedisClient {
     }
 }
 
-/// A command's first word, and its second where that is a subcommand: never its arguments, which may be secret.
+/// Returns the name of a command, with its subcommand if it has one: never its arguments, which may be secret.
 fn command_name(cmd: &Cmd) -> String {
     let words: Vec<String> = cmd
         .args_iter()
@@ -325,7 +325,7 @@ fn command_name(cmd: &Cmd) -> String {
     }
 }
 
-/// The role of an instance, [`ReplicationRole::Unreachable`] where it does not answer.
+/// Returns the role of an instance; [`ReplicationRole::Unreachable`] if it does not answer.
 pub fn probe_role(address: &InstanceAddress, credentials: &Credentials) -> ReplicationRole {
     RedisClient::open(address, credentials).and_then(|mut link| link.fetch_role()).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ use super::replication_progress;
 use crate::plan::format_count;
 use crate::protocol::shard::{MovePhase, RetireInstance, RetireResult};
 
-/// The note beside kept files.
+/// Name of the note next to archived files.
 const RETENTION_NOTE: &str = "KEPT-UNTIL";
 /// Time limit for a rewrite of the append-only file before the instance is stopped.
 const AOF_REWRITE_TIMEOUT: Duration = Duration::from_secs(300);
@@ -60,7 +60,7 @@ pub fn retire_instance(request: &RetireInstance) -> Result<RetireResult> {
     Ok(RetireResult { archive_dir })
 }
 
-/// Redis refuses to end while it writes its first append-only file (after a full sync), and systemd asks only once.
+/// Redis refuses to stop while it writes its first append-only file (after a full sync), and systemd asks only once.
 fn wait_for_aof_rewrite(link: &mut RedisClient) -> Result<()> {
     let deadline = Instant::now() + AOF_REWRITE_TIMEOUT;
     while link.fetch_info("persistence")?.number_field("aof_rewrite_in_progress") == 1 {
