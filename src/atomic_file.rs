@@ -76,7 +76,7 @@ impl Folder {
         self.sync()
     }
 
-    /// Puts a symbolic link at `name`, and replaces a link or a file that is there.
+    /// Creates a symbolic link at `name`, replacing an existing link or file.
     ///
     /// # Errors
     /// Returns an error if the folder is not writable, or a folder has that name.
@@ -121,10 +121,10 @@ pub fn sync_folder(path: &Path) -> Result<()> {
     Folder::open(path).with_context(|| format!("cannot open {}", path.display()))?.sync()
 }
 
-/// Returns the permission bits of a file that is there, for a replacement that keeps them.
+/// Returns the permission bits of an existing file, for a replacement that keeps them.
 ///
 /// # Errors
-/// Returns an error if the file is there but its attributes cannot be read.
+/// Returns an error if the file exists but its attributes cannot be read.
 pub fn existing_mode(path: &Path) -> io::Result<Option<u32>> {
     match fs::metadata(path) {
         Ok(metadata) => Ok(Some(metadata.permissions().mode() & 0o7777)),

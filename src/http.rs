@@ -96,7 +96,7 @@ enum Framing {
 /// Sends a GET request and reads the head of the response.
 ///
 /// # Errors
-/// Returns an error if nobody answers with HTTP within `timeout`, which also limits reading the body.
+/// Returns an error without an HTTP response within `timeout`, which also limits reading the body.
 pub fn get(url: &str, timeout: Duration) -> Result<Response, HttpError> {
     let deadline = Deadline::after(timeout);
     let Url { address, host, path } = Url::parse(url).ok_or(HttpError::InvalidUrl)?;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// Calls `check` until it returns a value or the deadline has passed; `None` means the latter.
 ///
-/// `check` runs at least once, and once more after the last wait, so that an answer that arrives during it counts.
+/// `check` runs at least once, and again after the last wait, so that an answer that arrives during it counts.
 ///
 /// # Errors
 /// Returns the error of `check` at once.

@@ -71,7 +71,7 @@ impl AuditLog {
         Self { path: folder.join("audit.jsonl"), syslog: syslog.to_owned(), run: Mutex::default() }
     }
 
-    /// Notes that a run begins; durable when it returns. A run that has begun goes on.
+    /// Records that a run begins; durable when it returns. A run that has begun continues.
     ///
     /// # Errors
     /// The log cannot be written. Nothing may be changed then.

@@ -116,7 +116,7 @@ impl BlobSource for BlobFetcher<'_> {
 }
 
 impl BlobFetcher<'_> {
-    /// Waits for a content, and requests it if nobody has, or if another request has discarded it.
+    /// Waits for a content. Requests it if no other request did, or if another request discarded it.
     fn wait_for_blob(&self, digest: &Digest) -> Result<Arc<Vec<u8>>> {
         loop {
             let blobs = self.store.lock_blobs();

@@ -53,7 +53,7 @@ pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) ->
         .with_hint(format!("dunlin rollback {service} --to VERSION, or select hosts with --limit")))
 }
 
-/// Prints the tasks of which nobody knows whether they ran, with the ways to continue.
+/// Prints the tasks whose result is unknown, with the ways to continue.
 pub fn report_unknown_tasks(unknown: &[UnknownTask], reporter: &Reporter) {
     for UnknownTask { name, reason } in unknown {
         let hints = [

@@ -14,7 +14,7 @@ pub enum LockError {
 
 impl Fleet {
     /// Takes the lock of each host for as long as its session lives. The first host by name comes first, alone: of runs
-    /// that want the same hosts, one gets that and goes on, whatever the others do.
+    /// that want the same hosts, one always gets it and continues, independent of the others.
     ///
     /// # Errors
     /// Returns an error if any host cannot be locked.

@@ -113,7 +113,7 @@ impl HostFolder {
         Ok(Self::from_handle(opened.map_err(|source| self.error("open", name, source))?, self.real.join(name)))
     }
 
-    /// Creates a folder, or opens the one that is there, and sets its permissions and owner. Nobody else can enter a new
+    /// Creates a folder or opens the existing one, and sets its permissions and owner. Nobody else can enter a new
     /// folder before it has its owner.
     ///
     /// # Errors
@@ -162,7 +162,7 @@ impl HostFolder {
         self.folder.replace(name, bytes, attributes)
     }
 
-    /// Puts a symbolic link at a name, and replaces a link or a file that is there.
+    /// Creates a symbolic link at a name, replacing an existing link or file.
     ///
     /// # Errors
     /// Returns an error if the folder is not writable, or a folder has that name.

@@ -59,7 +59,7 @@ pub fn read_trusted(path: &Path, owner: Option<Uid>) -> Result<String, PathError
 }
 
 /// Creates a folder and the missing ones above it. Missing ones above belong to root and have mode 0755; the folder
-/// itself gets `mode` and `owner`, also if it is there already.
+/// itself gets `mode` and `owner`, also if it exists.
 ///
 /// # Errors
 /// Returns an error if the path is unsafe, if something else is in its place, or if the system fails.
@@ -75,7 +75,7 @@ pub fn create_folders(path: &Path, mode: u32, owner: Option<Owner>) -> Result<Ho
     parent.create_folder(name, mode, owner)
 }
 
-/// Creates a folder with this mode, and the missing ones above it, unless it is there.
+/// Creates a folder with this mode, and the missing ones above it, unless it exists.
 ///
 /// # Errors
 /// Returns an error if the path is unsafe, if something else is in its place, or if the system fails.

@@ -34,7 +34,7 @@ pub enum PathError {
     WrongType {
         /// The path.
         path: PathBuf,
-        /// Description of what is there: `a symbolic link`.
+        /// Description of the existing entry: `a symbolic link`.
         found: &'static str,
         /// Description of what must be there: `a regular file`.
         expected: &'static str,

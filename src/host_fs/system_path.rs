@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use super::PathError;
 use super::walk::{MAX_LINKS, is_own_or_root, user_name};
 
-/// Checks that nobody but root and this process' user can change where a path leads or what is there. All folders and
+/// Checks that only root and this process' user can change where a path leads or what it contains. All folders and
 /// links on the way belong to them, those behind links too; others may write only in folders that are sticky (`/tmp`).
 ///
 /// # Errors

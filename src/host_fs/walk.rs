@@ -46,7 +46,7 @@ impl LinkOwner {
         }
     }
 
-    /// Checks that the folder that a link led to belongs to whoever controls the link.
+    /// Checks that the folder that a link leads to belongs to the user who controls the link.
     ///
     /// # Errors
     /// Returns an error that names the link, the folder and both owners.

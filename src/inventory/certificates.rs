@@ -18,7 +18,7 @@ const WARNING_TIME: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// A parsed certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Time after which nobody accepts the certificate.
+    /// Time at which the certificate expires.
     pub expires_at: Timestamp,
     der: Vec<u8>,
     public_key: Vec<u8>,

@@ -55,7 +55,7 @@ pub enum HostEditError {
         /// Groups with a name near it.
         similar: Vec<String>,
     },
-    /// The host is there with another value.
+    /// The host exists with another value.
     #[error("host `{host}` is there already, with another `{field}`: {existing}")]
     Conflict {
         /// The host.
@@ -75,7 +75,7 @@ fn suggestion_text(near: &[String]) -> String {
 }
 
 /// Adds `[hosts.NAME]` behind the last host, and the name to the `hosts` of each group unless an entry there (a range
-/// too) already covers it. Where the host is there, absent fields are filled in; adding it again changes nothing.
+/// too) already covers it. If the host exists, absent fields are filled in; adding it again changes nothing.
 ///
 /// # Errors
 /// See [`HostEditError`]; the text is then unchanged in meaning and form, since nothing is returned.
@@ -213,7 +213,7 @@ impl HostTableEditor<'_> {
         self.set_field("memory", memory.map(|memory| memory.to_string().into()))
     }
 
-    /// Keys that are there already may be more than the new ones, not fewer.
+    /// There may be more existing keys than new ones, not fewer.
     fn set_host_keys(&mut self, keys: &[HostKey]) -> Result<(), HostEditError> {
         if keys.is_empty() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Reading TOML tables field by field: every mistake is reported with its place and reading goes on.
+//! Reading TOML tables field by field: every mistake is reported with its place, and reading continues.
 
 use std::fmt;
 use std::ops::{Range, RangeInclusive};

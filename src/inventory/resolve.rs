@@ -173,7 +173,7 @@ fn direct_members(
     let mut members = Vec::with_capacity(group.members.len());
     for member in &group.members {
         match first.get(member.value.as_str()) {
-            // One message per entry, however many names of its range are there twice.
+            // One message per entry, independent of the number of duplicate names in its range.
             Some(earlier) if reported != Some(&member.origin) => {
                 let message = format!("host `{}` is listed twice in group `{}`", member.value, group.name.value);
                 found.push(

@@ -1,7 +1,7 @@
 //! The lock of a host, on the host: an flock that lives as long as the agent that holds it. When the agent ends, however
-//! it ends (its controller gone, killed, the host rebooted), nothing is left that somebody would have to clean up.
+//! it ends (its controller gone, killed, the host rebooted), nothing is left to clean up.
 //!
-//! Beside the lock each holder has a note, held by a lock of its own: a note whose lock is free belongs to nobody.
+//! Beside the lock each holder has a note, held by its own lock: a note whose lock is free has no holder.
 
 pub mod file_lock;
 
@@ -47,7 +47,7 @@ struct HeldLock {
 }
 
 impl Default for HostLock {
-    /// In root's own folder; another user's agent keeps locks of its own, as it may change only what is its own.
+    /// In root's own folder. The agent of another user has separate locks, because it may change only that user's files.
     fn default() -> Self {
         Self::new(&state_folder().join("locks"))
     }
@@ -90,7 +90,7 @@ impl HostLock {
         let path = self.folder.join(self.name);
         let file = OpenOptions::new().write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(&path);
         let file = file.with_context(|| format!("opening {}", path.display()))?;
-        // A file of an earlier version: whoever can open it can hold the lock.
+        // A file of an earlier version: every user who can open it can hold the lock.
         file.set_permissions(Permissions::from_mode(PRIVATE_FILE))
             .with_context(|| format!("setting the mode of {}", path.display()))?;
         let access = if request.shared { Access::Shared } else { Access::Exclusive };
@@ -129,7 +129,7 @@ impl HostLock {
             controller_is_gone: false,
         };
         let path = self.folder.join(format!("{}.{}.json", self.name, holder.pid));
-        // Locked before it has its name, so that nobody takes it for one that was left.
+        // Locked before it has its name, so that no other run takes it for a leftover.
         let mut note =
             tempfile::Builder::new().prefix(".note-").tempfile_in(&self.folder).context("the lock's note")?;
         try_lock(note.as_file(), Access::Exclusive).with_context(|| format!("locking {}", path.display()))?;
@@ -201,7 +201,7 @@ impl HostLock {
 impl Drop for HostLock {
     fn drop(&mut self) {
         if let Some(held) = self.held().take() {
-            // A note that stays is one that nobody holds: it is passed over, and removed by the next who looks.
+            // A remaining note has no holder: it is skipped, and removed by the next reader.
             fs::remove_file(&held.note_path).ok();
         }
     }
@@ -229,7 +229,7 @@ fn read_holder(path: &Path) -> Result<Option<LockHolder>> {
     }
     let mut text = Vec::new();
     file.read_to_end(&mut text).with_context(|| format!("reading {}", path.display()))?;
-    // Caught while it is being written: it is there the next time.
+    // It is being written: the next read finds it.
     Ok(serde_json::from_slice(&text).ok())
 }
 

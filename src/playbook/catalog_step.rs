@@ -103,7 +103,7 @@ fn hide_secrets(
     }
     if content_store::has_field(kind, "sensitive") {
         resolved.table.insert("sensitive".to_owned(), true.into());
-        // What nobody chose a mode for is for its owner alone.
+        // Without a chosen mode, only the owner has access.
         if content_store::has_field(kind, "mode") {
             resolved.table.entry("mode").or_insert_with(|| PRIVATE_MODE.into());
         }

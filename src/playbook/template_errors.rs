@@ -61,7 +61,7 @@ fn byte_offset(source: &str, line: usize, col: usize) -> Option<usize> {
     Some(start + source[start..].chars().take(col - 1).map(char::len_utf8).sum::<usize>())
 }
 
-/// In our words: tera lists everything that is there; the nearest is enough.
+/// Worded by dunlin: tera lists every name; the nearest is enough.
 fn translate_message(origin: &Origin, message: &str) -> Diagnostic {
     if let Some((what, known)) = message.split_once(" is not defined.") {
         let name = what.split('`').nth(1).unwrap_or_default();

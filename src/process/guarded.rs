@@ -135,7 +135,7 @@ impl GuardedProcess {
     }
 
     fn kill_program(&self) {
-        // The descriptor stands for the process: a number that another one uses by now gets no signal.
+        // The descriptor identifies the process: a number that another process has by now gets no signal.
         let pidfd = self.pidfd.as_ref();
         if pidfd.is_some_and(|pidfd| pidfd_send_signal(pidfd, Signal::STOP).is_ok()) {
             kill_process_group(self.program, Signal::KILL).ok();
@@ -190,7 +190,7 @@ fn start_program(link: &UnixStream, open_file: Option<&File>) -> io::Result<Pid>
 /// Reads one report: its kind and its number.
 fn read_report(mut link: &UnixStream) -> io::Result<(u8, i32)> {
     let mut report = [0; REPORT_BYTES];
-    // One write on the other side, so either all of it is there or nothing.
+    // One write on the other side, so either all of it has arrived or nothing.
     link.read_exact(&mut report)?;
     let [kind, number @ ..] = report;
     Ok((kind, i32::from_ne_bytes(number)))

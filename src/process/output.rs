@@ -11,7 +11,7 @@ pub(super) const MAX_LINE_CHARS: usize = 2000;
 /// Describes how a program ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// By itself, or by a signal of somebody else.
+    /// On its own, or by a signal of another process.
     Exited(ExitStatus),
     /// The program was killed at its time limit.
     TimedOut(Duration),

@@ -42,7 +42,7 @@ fn the_time_limit_ends_the_program_and_what_it_started() {
     let folder = tempfile::tempdir().unwrap();
     let begin = Instant::now();
     let script = "sleep 600 & echo $! > child; echo waiting; wait";
-    // Until the file is there, and not for a fixed time.
+    // Until the file exists, not for a fixed time.
     let child = folder.path().join("child");
     let is_ready = || std::fs::read_to_string(&child).is_ok_and(|text| text.ends_with('\n'));
     let completed = sh(script).folder(folder.path()).cancel_when(&is_ready).complete().unwrap();

@@ -65,7 +65,7 @@ pub enum DeployRequest {
         /// TCP ports on which the service's units listen.
         listen_ports: Vec<u16>,
     },
-    /// Put the release's files and setup beside those that are there. Answer: [`DeployReply::Staged`].
+    /// Put the release's files and setup beside the existing ones. Answer: [`DeployReply::Staged`].
     Stage {
         /// The service.
         scope: ServiceRef,

@@ -48,7 +48,7 @@ pub struct PlannedHosts {
     pub planned: Vec<PlannedHost>,
     /// Hosts without one, each with its error: unreachable, or its agent could not plan.
     pub failed: Vec<(String, PlanHostError)>,
-    /// Mistakes in files that a host's facts brought to light, sorted; nothing may be applied then.
+    /// Mistakes in files that only a host's facts reveal, sorted; nothing may be applied then.
     pub mistakes: Diagnostics,
     /// Hosts whose catalogs have these mistakes.
     pub hosts_with_mistakes: Vec<String>,

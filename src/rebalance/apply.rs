@@ -60,7 +60,7 @@ impl PlannedMove {
         })
     }
 
-    /// The move as the target's host is asked whether anything stands in its way.
+    /// The move, for the preflight of the target's host.
     fn preflight_request(&self, context: &RebalanceContext<'_>, map: &ShardMap, run: &str) -> Result<PreflightRequest> {
         match self.replica_change() {
             Some(change) => replica::preflight_request(context, map, run, change),
@@ -69,7 +69,7 @@ impl PlannedMove {
     }
 }
 
-/// A move that ended, for whoever watches.
+/// A move that ended, for observers.
 pub type OnMoveFinished<'a> = &'a (dyn Fn(&PlannedMove, &Result<MoveResult>) + Send + Sync);
 
 /// Returns the moves of a plan, in its order.
@@ -179,7 +179,7 @@ pub struct MoveObserver<'a> {
     pub on_finished: OnMoveFinished<'a>,
 }
 
-/// Runs the moves; a wave begins only while nothing has failed, and a move only while nobody asked to stop.
+/// Runs the moves; a wave begins only if nothing has failed, and a move only if no stop was requested.
 pub async fn apply_moves(
     context: &RebalanceContext<'_>,
     moves: &[PlannedMove],
@@ -329,7 +329,7 @@ mod tests {
         assert_eq!(remaining_moves(left.clone(), &map("a")), left);
         assert_eq!(remaining_moves(left.clone(), &map("c")), left[1..]);
         assert_eq!(remaining_moves(left.clone(), &map("b")), []);
-        // A failover has brought it somewhere else.
+        // A failover has moved it to another host.
         assert_eq!(remaining_moves(left, &map("d")), []);
         let round_trip = vec![step(ShardId(0), "a", "c", 0), step(ShardId(0), "c", "a", 1)];
         assert_eq!(remaining_moves(round_trip.clone(), &map("a")), round_trip);

@@ -73,7 +73,7 @@ pub struct OrphanInstance {
     pub host: String,
     /// The instance that it follows; none for a primary.
     pub follows: Option<InstanceAddress>,
-    /// True if it follows the shard's primary: it has no data of its own then.
+    /// True if it follows the shard's primary: it then has no data that the primary lacks.
     pub follows_primary: bool,
     /// True if it is a primary that accepts writes without a replica.
     pub accepts_writes: bool,

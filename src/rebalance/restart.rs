@@ -1,6 +1,6 @@
 //! A restart of a primary without an interruption: the shard moves to another host and back.
 //!
-//! A move starts a new instance at its target, with the files and the server program that are there, and retires the
+//! A move starts a new instance at its target, with the current files and the current server program, and retires the
 //! old one. So the instance that serves after the second move has all changed settings, and a restart has the locks,
 //! the throttle, the journal and the recovery of moves.
 

@@ -182,7 +182,7 @@ pub async fn adopt_external_moves(context: &RebalanceContext<'_>, states: &[&Mov
             let (old, new) = replica::find_replica_hosts(context, state)?;
             let primary = map.find_shard(state.shard).map(|entry| entry.host.as_str());
             if primary != context.hosts.host_at_address(&state.record.from) {
-                // Its primary changed before, and only a newer map knows of that.
+                // Its primary changed before, which only a newer map says.
                 bail!(
                     "shard {}: {} is a replica of {}, which is not its primary by this map",
                     state.shard,

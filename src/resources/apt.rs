@@ -32,7 +32,7 @@ pub struct PackageVersions {
 /// Returns a description of the problem, in one sentence.
 pub fn check_package_name(name: &str) -> Result<(), String> {
     let begins = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit());
-    // apt takes a `+` or `-` at the end for a wish of its own; only names such as `g++` may end so.
+    // apt treats a `+` or `-` at the end as an operator; only names such as `g++` may end so.
     let ends = !name.ends_with('-') && (!name.ends_with('+') || name.ends_with("++"));
     let allowed = name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || "+-.".contains(c));
     if begins && ends && allowed && name.len() > 1 {
@@ -109,7 +109,7 @@ pub fn remove_packages(packages: &[String]) -> Result<()> {
     apt_get_command("remove").arg("--").args(packages).run().map(drop)
 }
 
-/// Disables the units that these packages have brought.
+/// Disables the units of these packages.
 ///
 /// # Errors
 /// Returns the error of dpkg-query or systemctl.

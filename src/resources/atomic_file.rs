@@ -32,10 +32,10 @@ pub fn write_link(path: &Path, target: &Path) -> Result<()> {
     folder.replace_link(name, target)
 }
 
-/// Creates a folder, or takes the one that is there, and sets its owner, group and permissions.
+/// Creates a folder or takes the existing one, and sets its owner, group and permissions.
 ///
 /// # Errors
-/// Returns an error if the folder above is missing, the path is unsafe, something else is there, or the owner is unknown.
+/// Returns an error if the folder above is missing, the path is unsafe or exists as something else, or the owner is unknown.
 pub fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
     let (folder, name) = open_parent(path)?;
     folder.create_folder(name, meta.mode, Some(resolve_ids(meta)?))?;
@@ -46,7 +46,7 @@ pub fn create_directory(path: &Path, meta: &PathMeta) -> Result<()> {
 /// permissions.
 ///
 /// # Errors
-/// Returns an error if the path is unsafe, something else is there, or the owner is unknown.
+/// Returns an error if the path is unsafe or exists as something else, or the owner is unknown.
 pub fn create_directories(path: &Path, meta: &PathMeta) -> Result<()> {
     host_fs::create_folders(path, meta.mode, Some(resolve_ids(meta)?))?;
     Ok(())

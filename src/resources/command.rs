@@ -207,7 +207,7 @@ impl CommandResource {
         Ok(Script::File { path: format!("/proc/self/fd/{}", file.as_raw_fd()), _file: file })
     }
 
-    /// Holds that its user and folder are there, or may still come.
+    /// Checks that its user and folder exist, or may exist later.
     fn ensure_runnable(&self, view: &mut HostView) -> Result<()> {
         if view.unknown_until_apply().is_some() {
             return Ok(());

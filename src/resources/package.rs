@@ -1,7 +1,7 @@
 //! `package`: Debian packages, by apt.
 //!
 //! Does not change: packages that it does not name (an install that would remove any is refused by apt), configuration
-//! files that somebody has changed. A second run is a no-op because the installed versions come from dpkg's status
+//! files that were changed by hand. A second run is a no-op because the installed versions come from dpkg's status
 //! file; apt is only queried for missing packages, and never updates its lists unless `update_cache = true`.
 
 use std::collections::BTreeMap;

@@ -96,7 +96,7 @@ impl Resource for UnitResource {
             let elsewhere = OTHER_UNIT_DIRS.iter().any(|folder| Path::new(folder).join(unit).exists());
             let now = view.path_state(&file.dest).unwrap_or(PathState::Absent);
             match (self.state, now) {
-                // A unit that is there keeps what is known of it.
+                // An existing unit keeps its known state.
                 (Presence::Present, PathState::File { .. }) => {}
                 (Presence::Present, PathState::Absent) if elsewhere => {}
                 (Presence::Present, _) => view.predict_unit(unit, UnitState::new_disabled()),

@@ -1,4 +1,4 @@
-//! The first words on a channel: start the agent that is there, or take it and start it.
+//! The first messages on a channel: start the existing agent, or receive it and start it.
 //!
 //! The binary is named by its content's hash, in a folder that only root can write (or in the user's own cache where
 //! nothing is done as root). What arrived whole is run from a name of its own; the agent holds itself against the hash

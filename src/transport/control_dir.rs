@@ -95,7 +95,7 @@ fn is_abandoned(folder: &Path) -> bool {
     File::open(folder.join(LOCK_NAME)).is_ok_and(|lock| lock.try_lock().is_ok())
 }
 
-/// Returns the control sockets of a folder, each in a folder of its own.
+/// Returns the control sockets of a folder, each in its own folder.
 fn list_sockets(folder: &Path) -> Vec<PathBuf> {
     let folders = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path().join("master"));
     folders.filter(|path| fs::metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket())).collect()

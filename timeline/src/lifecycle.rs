@@ -39,7 +39,7 @@ pub fn start_shutdown(drain_delay: Duration) -> anyhow::Result<Shutdown> {
         drain.send_replace(true);
         tokio::time::sleep(drain_delay).await;
         end.send_replace(true);
-        // whoever watches sees the values, not the end of their sender
+        // receivers see the values, not the end of their sender
         drain.closed().await;
         end.closed().await;
     });
@@ -100,7 +100,7 @@ pub async fn serve(
     let (ended, mut over) = watch::channel(false);
     let server = axum::serve(listener, router).with_graceful_shutdown(async move {
         end.await;
-        // nobody listens only if the server is gone already
+        // there is no receiver only if the server has already ended
         let _ = ended.send(true);
     });
     let limit = async {
@@ -115,7 +115,7 @@ pub async fn serve(
 
 /// Completes once a watched value becomes true.
 pub async fn becomes_true(mut watched: watch::Receiver<bool>) {
-    // an error means that nobody can say it any more
+    // an error means that the sender has ended
     let _ = watched.wait_for(|value| *value).await;
 }
 

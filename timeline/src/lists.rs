@@ -46,7 +46,7 @@ pub struct ListOptions {
     pub cap: usize,
     /// Entries older than this are not kept.
     pub max_age: Duration,
-    /// Time for which a list that nobody reads is kept.
+    /// Time for which an unread list is kept.
     pub ttl: Duration,
     /// Time that one call may take; longer than any pause of a move.
     pub call_timeout: Duration,
@@ -90,7 +90,7 @@ pub enum RebuildStart {
     Begun,
     /// Another one is running.
     Busy,
-    /// The list is there already.
+    /// The list already exists.
     Warm,
 }
 
@@ -159,7 +159,7 @@ impl Lists {
         self.shards.shard_for_key(list.key().as_bytes())
     }
 
-    /// Adds each entry to its list, where that is there.
+    /// Adds each entry to its list, if the list exists.
     pub async fn push(&self, entries: &[(List, Id)]) -> Vec<ShardOutcome> {
         self.change("tl_v1_push", Some(self.options.cap), entries).await
     }
@@ -169,7 +169,7 @@ impl Lists {
         self.change("tl_v1_remove", None, entries).await
     }
 
-    /// Adds many entries to one list, where that is there.
+    /// Adds many entries to one list, if it exists.
     ///
     /// # Errors
     /// The shard does not answer.
@@ -211,7 +211,7 @@ impl Lists {
         })
     }
 
-    /// Marks a list as being built. With `force`, one that is there is built again.
+    /// Marks a list as being built. With `force`, an existing one is built again.
     ///
     /// # Errors
     /// The shard does not answer.

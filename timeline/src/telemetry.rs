@@ -95,7 +95,7 @@ pub fn start_metrics() -> anyhow::Result<PrometheusHandle> {
 }
 
 impl Metric {
-    /// Gives the metric its help text. Counters without labels are there from the start, as 0.
+    /// Sets the metric's help text. Counters without labels exist from the start, as 0.
     fn describe(&self) {
         match self.kind {
             Counter => {

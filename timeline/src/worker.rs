@@ -154,6 +154,6 @@ impl Worker {
 
 /// Waits until `stop` becomes true, or its sender is gone.
 async fn stopped(stop: &mut watch::Receiver<bool>) {
-    // an error means that nobody can say it any more
+    // an error means that the sender has ended
     let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -72,7 +72,7 @@ impl PendingRequest<'_> {
 
     fn into_error(self, inner: &SharedState) -> Result<Value, ShardError> {
         let Some((shard, source)) = self.last_failure else {
-            // there is an attempt before anybody gives up
+            // at least one attempt is made before giving up
             let shard = inner.current_table().target_for_slot(self.slot).id;
             let source = std::io::Error::from(std::io::ErrorKind::TimedOut).into();
             return Err(ShardError::Unavailable { shard, source });

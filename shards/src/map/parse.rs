@@ -14,7 +14,7 @@ use super::{
 use crate::slot::SlotRange;
 
 const KNOWN_MAP_KEYS: [&str; 5] = ["cluster", "epoch", "port_base", "replicas", "shard"];
-/// Each replica makes the primary send its write stream once more.
+/// Each replica makes the primary send its write stream one more time.
 const MAX_REPLICAS: u64 = 16;
 const KNOWN_SHARD_KEYS: [&str; 5] = ["id", "slots", "host", "replicas", "pinned"];
 

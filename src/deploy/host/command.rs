@@ -41,7 +41,7 @@ impl CommandContext<'_> {
     }
 
     /// Runs a task, which keeps `lock` open and sees the sources of the mounts in their targets. A migration must not
-    /// stop halfway: it goes on when the agent dies.
+    /// stop halfway: it continues when the agent dies.
     pub fn run_task(&self, argv: &[String], timeout: Duration, mounts: &[BindMount], lock: File) -> Result<Completed> {
         let program = self.build_program(argv, mounts)?.guarded(OnAgentDeath::Finish).keep_open(lock);
         complete_within(program, timeout)

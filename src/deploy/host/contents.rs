@@ -97,7 +97,7 @@ impl LocalContents {
 }
 
 /// Returns the contents of a state's files that no release on this host has, with their sizes in bytes, each once and
-/// in the order in which they are needed. The bytes of unchanged files are not read: whoever uses them checks them.
+/// in the order in which they are needed. The bytes of unchanged files are not read: the reader checks them.
 pub(super) fn missing_file_contents(local: &LocalContents, desired: &DesiredState) -> Vec<(Digest, u64)> {
     let mut seen = BTreeSet::new();
     let contents = desired.manifest.files.iter().flat_map(ReleaseFile::contents);
@@ -127,7 +127,7 @@ pub(super) fn missing_contents(layout: &ServiceLayout, desired: &DesiredState) -
     Ok(missing)
 }
 
-/// Returns the number of bytes that a state takes on the disk in addition to what is there.
+/// Returns the number of bytes that a state needs on the disk in addition to those in use.
 ///
 /// # Errors
 /// The service's folder cannot be read.

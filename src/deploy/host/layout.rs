@@ -189,7 +189,7 @@ pub(super) fn create_dir(path: &Path, mode: u32) -> Result<()> {
         .with_context(|| format!("making {}", path.display()))
 }
 
-/// Removes a file or link, if it is there.
+/// Removes a file or link if it exists.
 pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -199,7 +199,7 @@ pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder with all that is in it, if it is there.
+/// Removes a folder with its content if it exists.
 pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
@@ -209,7 +209,7 @@ pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
     }
 }
 
-/// Removes a folder if it is there and empty.
+/// Removes a folder if it exists and is empty.
 pub(super) fn remove_empty_dir(path: &Path) -> Result<()> {
     match fs::remove_dir(path) {
         Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::DirectoryNotEmpty) => {

@@ -70,7 +70,7 @@ pub(super) fn start_maintenance(switch: &Switch<'_>) -> Result<DeployReply> {
     Ok(DeployReply::ChangeApplied(None))
 }
 
-/// Returns the host into rotation if its release is healthy. The maintenance goes on if it is not.
+/// Returns the host to rotation if its release is healthy. Otherwise the maintenance continues.
 pub(super) fn end_maintenance(switch: &Switch<'_>) -> Result<DeployReply> {
     let mut state = DeployState::read(switch.layout)?;
     let desired = read_active(switch.layout, &state)?;

@@ -208,7 +208,7 @@ pub(super) fn store_setup(release: &Path, setup: &ServiceConfig, texts: &BTreeMa
             write_atomically(&path, text, &Attributes::with_mode(0o600))?;
         }
     }
-    // The setup last: where it stands, its texts do.
+    // The setup last: if it exists, its texts exist.
     write_json(&setup_path(release, &setup.digest()), setup)
 }
 

@@ -164,7 +164,7 @@ impl ReleaseBuilder<'_> {
         let setups = existing.filter(|there| there.manifest == *self.manifest);
         self.copy_records(setups, &records)?;
         write_json(&records.join("stamp.json"), &ReleaseStamp { staged_at: unix_seconds(), modified_times: times })?;
-        // The manifest last: a release counts as one where it stands.
+        // The manifest last: a folder with a manifest is a complete release.
         write_json(&records.join("manifest.json"), self.manifest)?;
         for folder in folders.iter().rev() {
             sync_folder(folder)?;
@@ -256,7 +256,7 @@ impl ReleaseBuilder<'_> {
     /// that a link to it never points at nothing.
     fn publish_release(&self, partial: &Path, replace: bool) -> Result<()> {
         let release = self.layout.release_dir(&self.manifest.version);
-        // What stands there without records is no release: the rest of something else.
+        // A folder without records is not a release, but a remainder of something else.
         if replace || release.symlink_metadata().is_ok() {
             renameat_with(CWD, partial, CWD, &release, RenameFlags::EXCHANGE)
                 .with_context(|| format!("replacing {}", release.display()))?;

@@ -1,7 +1,7 @@
 //! Runs the tasks of a release and keeps their records.
 //!
 //! The start of an attempt is written before the command runs, and its end after it: an attempt without an end is one
-//! whose result is unknown. A command goes on when its agent dies, with a lock of its own, so that no second one starts
+//! whose result is unknown. A command continues when its agent dies, with its own lock, so that no second one starts
 //! beside it.
 
 use std::fs::File;

@@ -219,7 +219,7 @@ pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Resu
         host_fs::remove_tree(&layout.shared_dir())?;
     }
     remove_dir_if_exists(&layout.records_dir())?;
-    // What somebody else put there stays.
+    // Files that dunlin did not create stay.
     remove_empty_dir(&layout.releases_dir())?;
     remove_empty_dir(layout.root())?;
     Ok(DeployReply::ChangeApplied(None))

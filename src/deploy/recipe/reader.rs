@@ -97,7 +97,7 @@ impl<'i> RecipeReader<'i> {
         }
     }
 
-    /// Refuses the keys that nobody asked for.
+    /// Refuses unknown keys.
     pub fn reject_unknown_keys(&mut self) {
         let rest: Vec<(Range<usize>, String)> =
             self.remaining.keys().map(|key| (key.span(), key.get_ref().to_string())).collect();

@@ -35,7 +35,7 @@ pub struct DueTasks {
     pub completed: Vec<TaskRecord>,
 }
 
-/// Describes a task of which nobody knows whether it ran.
+/// Describes a task whose result is unknown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnknownTask {
     /// The task's name.

@@ -129,7 +129,7 @@ async fn events_that_nobody_takes_stop_the_host() {
     });
     let (count, hold) = (Arc::clone(&sent), Arc::new(AtomicU64::new(0)));
     let on_event = |_| {
-        // The first event holds up the caller, as a terminal does that somebody stopped.
+        // The first event blocks the caller, like a stopped terminal.
         if hold.fetch_add(1, Ordering::SeqCst) == 0 {
             std::thread::sleep(SILENCE * 3);
             let sent = count.load(Ordering::SeqCst);

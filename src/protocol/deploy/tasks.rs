@@ -46,7 +46,7 @@ pub struct TaskRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskStatus {
-    /// The attempt started; without a later status nobody knows whether the task took effect.
+    /// The attempt started; without a later status it is unknown whether the task took effect.
     Started,
     /// The task succeeded.
     Completed,

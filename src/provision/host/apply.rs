@@ -149,7 +149,7 @@ impl PlayRun<'_> {
         Ok(diff.action)
     }
 
-    /// Refuses to make another change than the one that was shown: somebody has changed the resource since. A row that
+    /// Refuses to make another change than the one that was shown: the resource has changed since. A row that
     /// could not be determined before now has shown nothing. A part of what was shown may be done already: one step
     /// enables the units of those behind it.
     fn ensure_as_planned(&self, at: StepRef, step: &PreparedStep, diff: &Diff) -> Result<()> {

@@ -20,7 +20,7 @@ use crate::rebalance::{RebalanceContext, publish};
 pub struct FailoverOutcome {
     /// The shards that have a new primary, with how it went.
     pub promoted: BTreeMap<ShardId, PromoteResult>,
-    /// The shards whose primary goes on without the dead replica.
+    /// The shards whose primary continues without the dead replica.
     pub lowered: Vec<ShardId>,
     /// Failed promotions with their errors, by shard.
     pub failed: BTreeMap<ShardId, String>,
@@ -229,7 +229,7 @@ pub enum FailoverResolution {
     Reverted,
 }
 
-/// Brings failovers to their end that were cut short: on, unless their primary is there again and nothing was opened. One
+/// Finishes interrupted failovers: forward, unless their primary is back and nothing was opened. One
 /// epoch for all that went on. Returns how each of them ended, in their order.
 ///
 /// # Errors

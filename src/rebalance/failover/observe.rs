@@ -98,7 +98,7 @@ fn build_shard_view(
     Ok(ShardView { id, copies, witnesses, orphans, open_move })
 }
 
-/// A move that stands in a failover's way, or has to be given up for it.
+/// A move that prevents a failover, or has to be aborted for it.
 fn open_move(to: &str, state: &MoveState, status: MoveStatus) -> Option<OpenMove> {
     let is_promoted = matches!(state.phase, MovePhase::Promote | MovePhase::OpenTarget | MovePhase::Finalize);
     let is_demoted = is_promoted || state.phase == MovePhase::DemoteSource;
@@ -108,7 +108,7 @@ fn open_move(to: &str, state: &MoveState, status: MoveStatus) -> Option<OpenMove
             return None;
         }
         MoveStatus::FinishedElsewhere if !state.record.operation.creates_replica() => MoveStage::CutOver,
-        // Started anew, a target that was not opened is a master too.
+        // After a restart, a target that was not opened is a primary too.
         MoveStatus::CutOver if is_promoted => MoveStage::CutOver,
         MoveStatus::ReplicaBuilding => MoveStage::Copied,
         MoveStatus::Copying | MoveStatus::Undecided if !is_demoted => MoveStage::Copied,

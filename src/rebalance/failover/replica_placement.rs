@@ -9,7 +9,7 @@ use super::{ClusterView, FailoverPlan, ReplicaToCreate, ShardView, UnresolvedSha
 use crate::protocol::shard::ReplicationRole;
 use crate::rebalance::plan;
 
-/// Bytes on each host, as the plan goes on.
+/// Bytes on each host while the plan is built.
 type UsedBytes<'s> = BTreeMap<&'s str, u64>;
 
 /// Adds to the plan the replicas that can be created, and those that cannot.

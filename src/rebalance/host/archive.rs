@@ -11,7 +11,7 @@ use crate::host_fs::{self, HostFolder};
 use crate::resources::atomic_file::resolve_ids;
 use crate::resources::redis_shard::RedisShard;
 
-/// Moves the data folder to a name of its own beside it, and both configuration files into it. Returns the new folder;
+/// Moves the data folder to a new name beside it, and both configuration files into it. Returns the new folder;
 /// `None` where there was nothing to move. The instance must not be running.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! What a consumer's host knows of the shard map: the epoch of the file there, and that of the service that reads it.
+//! The shard map at a consumer's host: the epoch of the file, and that of the service that reads it.
 
 use std::time::Duration;
 
@@ -38,7 +38,7 @@ fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
     ConsumerState { map_version, placements, service }
 }
 
-/// Nobody listening means that nobody routes by an old map: the next start reads the file.
+/// If nothing listens, nothing routes by an old map: the next start reads the file.
 fn probe_service(url: &str) -> ConsumerService {
     match http::get(url, SERVICE_TIMEOUT).map_err(anyhow::Error::new).and_then(read_epoch) {
         Ok(epoch) => ConsumerService::Running { epoch },

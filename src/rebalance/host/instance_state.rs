@@ -95,7 +95,7 @@ pub fn compare_instance_state(
 ) -> Result<StateDifferences> {
     let mut found = StateDifferences::default();
     let users: Vec<String> = source.query(&redis_command(&["ACL", "LIST"]))?;
-    // A mistake in the target's file is an issue of its own.
+    // A mistake in the target's file is a separate issue.
     if let Ok(target) = AclFile::parse(acl) {
         compare_users(
             &AclFile::parse(&users.join("\n"))?,

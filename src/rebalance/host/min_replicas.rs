@@ -43,7 +43,7 @@ pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
     instance.set_min_replicas(request.replicas)
 }
 
-/// Sets the value in memory: waits until so many replicas are attached, and has the primary need them.
+/// Sets the value in memory: waits until that many replicas are attached, then makes the primary require them.
 ///
 /// # Errors
 /// They are not within that time.
@@ -79,7 +79,7 @@ fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient
 /// and the others.
 ///
 /// # Errors
-/// A replica is missing, or one too many is there.
+/// A replica is missing, or there is one too many.
 pub fn require_replicas(
     spec: &MoveSpec,
     journal: &mut MoveJournal,

@@ -46,14 +46,14 @@ impl RateLimiter {
             shared_bucket((spec.header.journal_dir.clone(), None)),
             shared_bucket((spec.header.journal_dir.clone(), Some(spec.header.shard))),
         );
-        // A request that knows of no cap does not lift the one that others keep to.
+        // A request without a limit does not lift the limit of others.
         if spec.record.throttle.bandwidth > 0 {
             host.set_rate(spec.record.throttle.bandwidth);
         }
         Self { host, shard }
     }
 
-    /// Waits until so many bytes may pass, or the request is cancelled.
+    /// Waits until this many bytes may pass, or the request is cancelled.
     pub fn acquire_bytes(&self, bytes: u64, is_wanted: &dyn Fn() -> bool) {
         wait_for_tokens(&self.shard, bytes, is_wanted);
         wait_for_tokens(&self.host, bytes, is_wanted);
@@ -89,7 +89,7 @@ pub fn copy_start_lock(spec: &MoveSpec) -> Arc<Mutex<()>> {
     Arc::clone(lock_ignoring_poison(&TURNS).entry(spec.header.journal_dir.clone()).or_default())
 }
 
-/// A bucket lives as long as somebody's bytes pass through it.
+/// A bucket lives as long as bytes pass through it.
 fn shared_bucket(key: BucketKey) -> Arc<TokenBucket> {
     static BUCKETS: Mutex<BTreeMap<BucketKey, Weak<TokenBucket>>> = Mutex::new(BTreeMap::new());
     let mut buckets = lock_ignoring_poison(&BUCKETS);

@@ -18,7 +18,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// was lost silently looks up to both sides until TCP times out.
 const SILENT_LINK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Full syncs of one copy after which it is given up: each forks the source and sends everything again.
+/// Maximum number of full syncs of one copy: each forks the source and sends everything again.
 const MAX_FULL_SYNCS: u64 = 2;
 
 /// Waits until the target's link is up and transfers new writes, the source counts it as online, and its lag is at most
@@ -105,7 +105,8 @@ pub fn request_acks(source: &mut RedisClient) {
     source.run_command(&["WAIT", "1000", "1"]).ok();
 }
 
-/// Will a replica that connects anew be let go on where it is? Half of the backlog is left for what is written meanwhile.
+/// Returns whether a replica that reconnects can continue with a partial resync. Half of the backlog is kept for writes in
+/// the meantime.
 pub fn can_resync_partially(from: &RedisInfo, to: &RedisInfo) -> bool {
     let behind = from.number_field("master_repl_offset").saturating_sub(to.number_field("slave_repl_offset"));
     let reaches = from.number_field("repl_backlog_first_byte_offset") <= to.number_field("slave_repl_offset") + 1;

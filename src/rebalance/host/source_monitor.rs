@@ -132,7 +132,7 @@ impl SourceMonitor {
         let (spec, begin, windows_before) = (&self.state.spec, Instant::now(), self.last_window().0);
         let timeout = Duration::from_secs(spec.record.throttle.overload_timeout_s);
         let mut overload = None;
-        // A window that is under way has begun before, but for the first of all.
+        // The current window began earlier, except for the first one.
         let mut next = if windows_before == 0 { 1 } else { windows_before + 2 };
         loop {
             let (count, exceeded) = self.wait_for_window(next);
@@ -174,7 +174,7 @@ impl SourceMonitor {
         }
     }
 
-    /// The judgment once there were so many, or what there is after a moment.
+    /// The judgment after this many samples, or with those that arrived within a moment.
     fn wait_for_window(&self, count: u64) -> (u64, Option<Overload>) {
         let mut window = self.state.lock_last_window();
         if window.0 < count {

@@ -1,5 +1,5 @@
 //! Instances that a failover left behind or leaves alone: an old primary is stopped and later archived; a primary whose
-//! replica is gone goes on without it.
+//! replica is gone continues without it.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -83,7 +83,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
     journal.log_done(MovePhase::Abort, Value::Null)
 }
 
-/// Stops an instance that the map does not know, and keeps its files: it may hold writes that nobody else has.
+/// Stops an instance that the map does not know, and keeps its files: it may hold writes that no other instance has.
 ///
 /// # Errors
 /// The shard's owner does not answer as a primary: this may be the only copy then.

@@ -91,8 +91,8 @@ pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &Mov
     }
 }
 
-/// Ends a full sync that is under way: the target waits at its dead end, the source's process for it ends. A copy that
-/// is whole goes on following.
+/// Ends a running full sync: the target's connection stays open without data, and the source's child process for it ends. A
+/// complete copy continues to follow.
 pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
     match target.fetch_role()? {
         ReplicationRole::Replica { link_is_up: false, .. } => {
@@ -107,7 +107,7 @@ fn set_replica_of(target: &mut RedisClient, primary: &InstanceAddress) -> Result
 }
 
 impl ThrottledSync<'_> {
-    /// Carries the full sync, and ends with a target that was told to follow the source itself.
+    /// Transfers the full sync, and ends when the target follows the source directly.
     ///
     /// # Errors
     /// No progress within `copy_stall_timeout_s`, stopped too often for the source's memory, or cancelled. The target then
@@ -152,7 +152,8 @@ impl ThrottledSync<'_> {
         Ok(())
     }
 
-    /// Waits until the target has come near enough for a partial resync; says so if the copy is to be given up.
+    /// Waits until the target's lag is small enough for a partial resync; returns the
+    /// overload for which the copy has to stop.
     fn pump_until_near(
         &self,
         source: &mut RedisClient,

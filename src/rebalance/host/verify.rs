@@ -41,7 +41,7 @@ enum CompareMethod {
     Live,
 }
 
-/// The request: compares anew. What a move under way is found to be decides whether it may be switched.
+/// Compares again. The result for a running move decides whether it may be cut over.
 ///
 /// # Errors
 /// An instance does not answer, or the target does not follow the source.

@@ -42,7 +42,7 @@ pub(crate) fn place_selected(model: &Model, options: &PlanOptions) -> Result<Sol
         let Some(host) = least_loaded_host(model, &state, item, resource) else {
             return Err(no_host_error(model, &state, item));
         };
-        // Moving the hottest shard to a host that would then have more than its present one helps nobody.
+        // Moving the hottest shard to a host that would then have more than its present one does not help.
         let is_worse = fill(model, &state, item, host, resource) >= load_ratio(model, &state, home, resource);
         if matches!(options.shards, ShardSelection::Hottest(_)) && options.targets.is_none() && is_worse {
             notes.push(format!("shard {shard} stays on {}: every other host would get hotter", model.host_name(home)));

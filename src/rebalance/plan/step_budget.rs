@@ -24,7 +24,7 @@ impl StepBudget {
         Self { left }
     }
 
-    /// Takes a fraction of what is left as a budget of its own.
+    /// Takes a fraction of the rest as a separate budget.
     pub(crate) fn split_off(&mut self, fraction: f64) -> Self {
         let part = (self.left as f64 * fraction) as usize;
         self.left -= part;

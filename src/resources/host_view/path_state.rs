@@ -65,7 +65,7 @@ impl HostView {
         let Some(file) = host_fs::open_file(&real)? else { return Ok(PathState::Absent) };
         let stat = file.metadata().with_context(|| format!("looking at {}", path.display()))?;
         let digest = if is_read(stat.len()) {
-            // A file that grows meanwhile is not read for ever.
+            // The read of a file that grows is bounded.
             Digest::of_reader(file.take(stat.len())).with_context(|| format!("reading {}", path.display()))?
         } else {
             let times = (stat.mtime(), stat.mtime_nsec(), stat.ctime(), stat.ctime_nsec());
@@ -161,7 +161,7 @@ impl HostView {
         Ok(self.paths.resolve_folder(path)?.is_some())
     }
 
-    /// Holds that something can be put at a path: its folder is there or may still come.
+    /// Checks that an entry can be created at a path: its folder exists, or may exist later.
     ///
     /// # Errors
     /// Returns an error if the folder is missing and no earlier step creates it.
@@ -173,7 +173,7 @@ impl HostView {
         bail!("the folder {} does not exist; a `directory` step before this one can create it", folder.display())
     }
 
-    /// Holds that something can be given to this owner and group: both are there or may still come.
+    /// Checks that this owner and group exist, or may exist later.
     ///
     /// # Errors
     /// Returns an error if the account is missing and no earlier step creates it.

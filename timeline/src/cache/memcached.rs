@@ -87,7 +87,7 @@ impl Memcached {
         found
     }
 
-    /// Adds those entries that are not there; one that is there already is newer.
+    /// Adds missing entries; an existing entry is newer.
     pub async fn add_many(&self, items: &[(String, String)]) {
         for (server, items) in self.by_server(items, |item| &item.0) {
             server.exchange(CacheOperation::Add(items)).await;
@@ -191,7 +191,7 @@ impl CacheOperation {
         match self {
             CacheOperation::Get(keys) => {
                 return match client.get_multi(keys).await {
-                    // the client's result where none of the keys is there
+                    // the client's result if none of the keys exists
                     Err(Error::Protocol(Status::NotFound)) => Ok(Vec::new()),
                     result => result,
                 };

@@ -36,7 +36,7 @@ statements! {
     /// Removes an edge, and adds its event.
     DELETE_FOLLOW = "with edge as (delete from follows where followee_id = $1 and follower_id = $2 returning 1) \
                      insert into outbox (kind, payload) select 'unfollow', $3 from edge";
-    /// Tells whether an edge is there.
+    /// Returns whether an edge exists.
     FOLLOW_EXISTS = "select 1 from follows where followee_id = $1 and follower_id = $2";
     /// Lists the followees of a user.
     FOLLOWEES = "select followee_id from follows where follower_id = $1";
@@ -140,7 +140,7 @@ statements! {
     ENQUEUE = "insert into queue (queue, payload, visible_at) select queue, payload, \
                clock_timestamp() + make_interval(secs => delay) \
                from unnest($1::text[], $2::text[], $3::float8[]) as message (queue, payload, delay)";
-    /// Takes the oldest messages of a queue that nobody works on.
+    /// Takes the oldest messages of a queue that no worker holds.
     DEQUEUE = "with oldest as materialized (select id from queue where queue = $1 \
                and visible_at <= clock_timestamp() order by id limit $2 for update skip locked) \
                update queue set visible_at = clock_timestamp() + make_interval(secs => $3), attempts = attempts + 1 \

@@ -28,7 +28,7 @@ pub struct Store {
 /// Part of a timeline to read.
 #[derive(Debug, Clone, Copy)]
 pub struct EntryRange {
-    /// At most so many entries.
+    /// The maximum number of entries.
     pub limit: usize,
     /// Only ids up to this one, itself included.
     pub max_id: Option<u64>,

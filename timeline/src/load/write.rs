@@ -30,7 +30,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(2);
 /// A writer that waits for its turn looks this often whether it is to end.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// Every so many tweets, a writer also reads its author's home timeline.
+/// Number of tweets after which a writer also reads its author's home timeline.
 const READ_EVERY: u64 = 4;
 
 /// Kind of the writes.
@@ -66,7 +66,7 @@ pub struct WriteSummary {
     pub acked: u64,
     /// Attempts that failed, or of which nothing was heard; each was repeated.
     pub errors: u64,
-    /// Writes given up after the end without an acknowledgement.
+    /// Writes without an acknowledgement at the end.
     pub unacknowledged: u64,
     /// The longest time from a request's first attempt to its acknowledgement.
     pub longest_gap_ms: f64,

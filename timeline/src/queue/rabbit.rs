@@ -59,7 +59,7 @@ struct RabbitSession {
     publisher: Channel,
     /// Asks for the depths of queues: an error there ends this channel, not that of the publisher.
     observer: Channel,
-    /// The consumer of each queue; each is started once, by whoever receives from the queue first.
+    /// The consumer of each queue; each is started at the first receive from the queue.
     consumers: HashMap<QueueName, OnceCell<Mutex<Consumer>>>,
     /// Set when a reply did not come: the supervisor connects again.
     is_broken: AtomicBool,
@@ -170,7 +170,7 @@ impl RabbitSession {
         self.connection.status().connected() && !self.is_broken.load(Ordering::Relaxed)
     }
 
-    /// Waits for an answer of the broker; without one in time the session is given up.
+    /// Waits for an answer of the broker; without one in time the session is closed.
     async fn within<T>(&self, answer: impl Future<Output = Result<T, QueueError>>) -> Result<T, QueueError> {
         match timeout(REPLY_TIMEOUT, answer).await {
             Ok(Err(error @ QueueError::Unavailable(_))) => {
@@ -214,7 +214,7 @@ impl RabbitSession {
     }
 }
 
-/// Takes what a consumer has: waits for the first message, and adds those that are there already.
+/// Receives from a consumer: waits for the first message, and adds those that have already arrived.
 async fn take(consumer: &mut Consumer, max: usize, end: Instant) -> Result<Vec<Delivery>, QueueError> {
     let mut deliveries = Vec::new();
     while deliveries.len() < max {

@@ -77,7 +77,7 @@ impl Timelines {
             let found = self.cache().tweets(&ids).await?;
             page.tweets.extend(ids.iter().filter_map(|id| found.get(id).cloned()));
             let is_last = ids.len() < rest.limit;
-            // where deleted tweets fill all attempts, the page is short and its cursor goes on behind them
+            // if deleted tweets fill all attempts, the page is short and its cursor continues behind them
             page.next_max_id = Some(last - 1);
             if page.tweets.len() >= range.limit || is_last {
                 page.next_max_id = page.tweets.last().map(|tweet| tweet.id - 1);
@@ -116,7 +116,7 @@ impl Timelines {
         }
     }
 
-    /// Reads a page of one list, and goes on in the database below its floor.
+    /// Reads a page of one list, and continues in the database below its floor.
     async fn list_ids(&self, lists: &Lists, list: List, range: Range) -> Result<Ids, SharedDbError> {
         let (floor, mut ids) = match self.warm_listing(lists, list, range).await? {
             Some(listing) => listing,

@@ -31,7 +31,7 @@ impl RebuildReason {
 }
 
 impl Timelines {
-    /// Builds a list and returns what the database had. A list that is there is built again only where that was requested.
+    /// Builds a list and returns the database's entries. An existing list is built again only if requested.
     ///
     /// # Errors
     /// The database does not answer. A shard that does not answer is none: the result is only not stored then.

@@ -129,7 +129,7 @@ mod tests {
         };
         // all of it was read
         assert_eq!(of(&[(1, 30), (2, 20), (1, 10)], 5, 5), (0, vec![30, 20, 10]));
-        // one more than the cap was asked for and is there
+        // one more than the cap was requested and found
         assert_eq!(of(&[(1, 30), (2, 20), (1, 10)], 2, 5), (10, vec![30, 20]));
         // author 1 may have more below 20
         assert_eq!(of(&[(1, 30), (1, 20), (2, 10)], 5, 2), (19, vec![30, 20]));

@@ -1,6 +1,6 @@
 //! Changes the timelines of followers.
 //!
-//! The followers are read again after the change: the timeline of whoever has unfollowed in between is brought into line,
+//! The followers are read again after the change: the timelines of users who unfollowed in between are corrected,
 //! and a tweet that was deleted in between is removed from all. So order does not matter: a deletion or an unfollow that commits after
 //! the second look has a message of its own, which is handled after it.
 
@@ -147,7 +147,7 @@ fn count(action: Action, outcomes: &[ShardOutcome]) {
         match outcome.result {
             Ok(changed) => {
                 metrics::counter!("tl_deliveries_total", "op" => action.as_str(), "result" => "ok").increment(changed);
-                // nobody reads these timelines; they are built when somebody does
+                // these timelines are not in use; they are built when they are read
                 metrics::counter!("tl_deliveries_total", "op" => action.as_str(), "result" => "cold")
                     .increment(entries.saturating_sub(changed));
             }

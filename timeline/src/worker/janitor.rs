@@ -50,7 +50,7 @@ async fn set_outbox_gauge(databases: &Databases) {
 
 async fn set_worker_gauges(worker: &Worker) {
     let parked = worker.parked.count_by_shard(std::time::Instant::now());
-    // shards without any are there as 0, so that a query finds all of them
+    // shards without any are reported as 0, so that a query finds all of them
     for route in &worker.lists.shards().routing().shards {
         let count = parked.get(&route.id.0).copied().unwrap_or(0);
         metrics::gauge!("tl_parked_messages", "shard" => route.id.to_string()).set(count as f64);

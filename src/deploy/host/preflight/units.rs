@@ -7,7 +7,7 @@ use crate::deploy::host::service_manager::ServiceManager;
 use crate::protocol::deploy::ReleaseManifest;
 use crate::resources::{PathMeta, atomic_file};
 
-/// Folder that stands for `current` while units are verified: the active release is there, not the new one.
+/// Folder that replaces `current` while units are verified, because `current` is the active release, not the new one.
 const CURRENT_STAND_IN: &str = ".dunlin/release-to-verify";
 
 /// A unit, rendered for this host.

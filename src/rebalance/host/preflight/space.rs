@@ -10,7 +10,7 @@ use crate::protocol::shard::{MoveNeeds, PreflightRule};
 use crate::resources::redis_shard::RedisShard;
 use crate::resources::redis_shard::conf::RedisConf;
 
-/// Measures what a copy with so many bytes of data needs: memory for the data, a rewrite of the append-only file and the
+/// Measures what a copy with this many bytes of data needs: memory for the data, a rewrite of the append-only file and the
 /// backlog; disk space for twice the data, the file and its successor.
 ///
 /// # Errors

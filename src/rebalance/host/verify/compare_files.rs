@@ -24,7 +24,7 @@ use crate::poll::poll_until;
 /// Keys by database.
 pub type CandidateKeys = BTreeMap<u32, BTreeSet<Key>>;
 
-/// Keys fall into so many groups, and the digests of a group are summed up: what does not depend on the order of keys,
+/// Keys are divided into this many groups, and the digests of a group are summed up: what does not depend on the order of keys,
 /// which is each server's own, nor on their number.
 const GROUP_COUNT: usize = 1 << 16;
 /// Limits above which comparing all keys one by one is faster: differing groups, and keys that may differ.
@@ -128,7 +128,7 @@ fn read_snapshot(
     })
 }
 
-/// A reader of its own of the file's first bytes.
+/// A separate reader of the file's first bytes.
 fn reader_from_start(file: &File, bytes: u64) -> Result<impl Read + use<>> {
     Ok(PositionedReader { file: file.try_clone()?, position: 0 }.take(bytes))
 }

@@ -34,7 +34,7 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// The next bytes, so many of them that a buffer holds them.
+    /// The next bytes, as many as fit into a buffer.
     ///
     /// # Errors
     /// The file ends before, or cannot be read.
@@ -117,7 +117,7 @@ impl<R: Read> DigestReader<R> {
         digest
     }
 
-    /// Moves what was not taken to the front, and reads until there are so many bytes.
+    /// Moves unread bytes to the front, and reads until there are this many bytes.
     #[cold]
     fn refill_buffer(&mut self, count: usize) -> Result<()> {
         if self.digested < self.position {
@@ -140,7 +140,7 @@ impl<R: Read> DigestReader<R> {
 mod tests {
     use super::*;
 
-    /// Gives so many bytes at a time, whatever is asked for.
+    /// Returns this many bytes at a time, independent of the request.
     struct SlowReader<'a>(&'a [u8], usize);
 
     impl Read for SlowReader<'_> {

@@ -1,6 +1,6 @@
 //! Keys that are too large for one command: compared in pieces, each by the same short commands at both servers.
 //!
-//! Members of sets, hashes and sorted sets are found by the scan of the source, which returns every member that is there
+//! Members of sets, hashes and sorted sets are found by the scan of the source, which returns every member that exists
 //! from beginning to end, and are looked up at both sides. Lists are read in windows ([`super::list_windows`]), strings in
 //! ranges, streams from entry to entry. Sizes are compared last: with them, the target has no member that the source lacks.
 //! A piece that was equal once stays so: what is written later comes through the replication stream, as it does for

@@ -155,7 +155,7 @@ impl ListReader {
     }
 
     /// Looks for the elements of the last window before and behind their place. If that is in vain, because something was
-    /// inserted or removed among them, goes on from a place before it.
+    /// inserted or removed among them, continues from a position before it.
     fn search_again(&mut self) {
         self.searches += 1;
         let half = self.step / 2;

@@ -225,7 +225,7 @@ impl<R: Read> RdbReader<R> {
         Ok(self.input.finish_digest())
     }
 
-    /// The sum of the digests of groups of so many strings.
+    /// The sum of the digests of groups of this many strings.
     fn read_unordered_digest(&mut self, group_size: u64) -> Result<u128> {
         let count = self.read_count()?;
         let mut sum = u128::from(count);
@@ -237,7 +237,7 @@ impl<R: Read> RdbReader<R> {
         Ok(sum)
     }
 
-    /// A stream; its consumers have so many times each.
+    /// A stream; each of its consumers has this many times.
     fn skip_stream(&mut self, timestamps: u64) -> Result<()> {
         for _ in 0..self.read_count()? {
             self.skip_strings(2)?;
@@ -342,7 +342,7 @@ mod tests {
         ];
         let digests: std::collections::BTreeSet<u128> = bodies.iter().map(|body| digest(body)).collect();
         assert_eq!(digests.len(), bodies.len());
-        // What comes in no order, and what a server only knows of itself.
+        // Values in no defined order, and values that are local to a server.
         assert_eq!(digest(b"\x02\x01a\x02\x01v\x01w"), digest(b"\x02\x01a\x02\x01w\x01v"));
         assert_ne!(digest(b"\x04\x01a\x02\x01v\x01w\x01x\x01y"), digest(b"\x04\x01a\x02\x01v\x01y\x01x\x01w"));
         assert_eq!(digest(b"\xf8\x05\xf9\x07\x00\x01a\x01v"), digest(b"\x00\x01a\x01v"));

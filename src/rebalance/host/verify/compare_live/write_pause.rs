@@ -77,7 +77,7 @@ impl LiveComparison<'_> {
         Ok((found?.filter(|_| is_valid), paused_for))
     }
 
-    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; not for ever.
+    /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; the wait is bounded.
     fn wait_for_small_lag(&mut self) -> Result<()> {
         let deadline = Instant::now() + MAX_LAG_WAIT;
         poll_until(deadline, LAG_POLL_INTERVAL, || {
