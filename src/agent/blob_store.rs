@@ -46,7 +46,8 @@ impl BlobStore {
 
     /// Returns the digest with these digits if a copy of its content is expected.
     fn find_requested(&self, digits: &[u8]) -> Option<Digest> {
-        self.lock_requested().keys().find(|digest| digest.as_str().as_bytes() == digits).cloned()
+        let digits = std::str::from_utf8(digits).ok()?;
+        self.lock_requested().get_key_value(digits).map(|(digest, _)| digest.clone())
     }
 
     fn is_requested(&self, digest: &Digest) -> bool {

@@ -1,5 +1,6 @@
 //! SHA-256 digests: of contents (blobs are addressed by them) and of observations (a plan is bound to them).
 
+use std::borrow::Borrow;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,13 @@ impl Digest {
     /// Returns the first twelve digits, enough for a person to compare.
     pub fn short_hex(&self) -> &str {
         self.0.get(..12).unwrap_or(&self.0)
+    }
+}
+
+/// Lets maps be searched by the digits of a digest.
+impl Borrow<str> for Digest {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -10,6 +10,9 @@ const PHASES_WITH_REQUIRED_REPLICAS: &[MovePhase] =
 /// Returns a sentence about a move with this status, from the roles of both sides.
 pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
     use ReplicationRole::{Primary, Replica, Unreachable};
+    if state.phase == MovePhase::ChooseInstance {
+        return "undecided: the operator chose an instance; run the same dunlin shards resume --keep again";
+    }
     match (status, &state.source_role) {
         (MoveStatus::Finished, _) => "finished",
         (MoveStatus::FinishedElsewhere, _) => "moved from another machine; this map does not have it yet",
@@ -107,6 +110,12 @@ mod tests {
                 assert!(text.contains(expected), "{source:?}, {target:?}, promoted: {promoted}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn a_choice_that_was_not_completed_names_the_command() {
+        let text = describe(ReplicationRole::Unreachable, primary(0), "choose_instance", false);
+        assert!(text.contains("resume --keep"), "{text}");
     }
 
     #[test]

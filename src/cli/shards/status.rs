@@ -115,15 +115,11 @@ impl ShardsContext<'_> {
         }
     }
 
-    /// Prints the primaries whose acknowledged writes may not survive a crash, whatever the moves of dunlin guarantee.
+    /// Prints the primaries whose acknowledged writes may not survive a crash.
     fn print_durability_risks(&self, map: &ShardMap, primaries: &BTreeMap<ShardId, ObservedInstance>) {
         for (shard, seen) in primaries {
             let Some(host) = map.find_shard(*shard).map(|entry| entry.host.as_str()) else { continue };
-            let risk = match seen.durable {
-                false => "the append-only file is off, or the last write to it failed; a restart loses writes",
-                true if seen.appendfsync == "no" => "appendfsync is `no`; a loss of power loses acknowledged writes",
-                true => continue,
-            };
+            let Some(risk) = seen.durability_risk() else { continue };
             self.reporter.print_json(
                 "durability_risk",
                 json!({"shard": shard, "host": host, "append_only": seen.durable, "appendfsync": seen.appendfsync}),

@@ -97,6 +97,17 @@ pub struct ObservedInstance {
     pub listpack_entries: u64,
 }
 
+impl ObservedInstance {
+    /// Returns why acknowledged writes of this primary may not survive a crash, independent of moves; `None` if they do.
+    pub fn durability_risk(&self) -> Option<&'static str> {
+        match (self.durable, self.appendfsync.as_str()) {
+            (false, _) => Some("the append-only file is off, or the last write to it failed; a restart loses writes"),
+            (true, "no") => Some("appendfsync is `no`; a loss of power loses acknowledged writes"),
+            (true, _) => None,
+        }
+    }
+}
+
 /// Replication role of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "role", rename_all = "snake_case")]
@@ -133,5 +144,20 @@ impl fmt::Display for ReplicationRole {
                 write!(f, "replica of {primary} at offset {offset}, link {}", if *link_is_up { "up" } else { "down" })
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_is_at_risk_without_its_file_or_without_fsync() {
+        let risk = |durable, policy: &str| {
+            ObservedInstance { durable, appendfsync: policy.to_owned(), ..ObservedInstance::default() }.durability_risk()
+        };
+        assert!(risk(false, "always").is_some_and(|text| text.contains("append-only file is off")));
+        assert!(risk(true, "no").is_some_and(|text| text.contains("loss of power")));
+        assert_eq!([risk(true, "always"), risk(true, "everysec")], [None, None]);
     }
 }
