@@ -231,7 +231,11 @@ pub async fn resume_move(
             context.hosts.call_host(to, call::Copy(spec.clone()), on_progress).await?;
             cut_over_shard(context, &before, &spec, MoveHosts { from, to }, on_progress).await?;
         }
-        RecoveryResult::Undecided { reason } => bail!("{reason}"),
+        RecoveryResult::Undecided { reason } => bail!(
+            "{reason}; once both instances answer, `dunlin shards resume --shard {} --keep HOST` keeps the writes of the one \
+             on that host",
+            state.shard
+        ),
     }
     let finish = FinishContext {
         publish_lock: &Mutex::new(()),

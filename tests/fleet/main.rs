@@ -12,6 +12,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
+mod chosen_instance;
 mod cluster;
 mod contracts;
 mod crashes;

@@ -154,7 +154,8 @@ mod tests {
     #[test]
     fn a_primary_is_at_risk_without_its_file_or_without_fsync() {
         let risk = |durable, policy: &str| {
-            ObservedInstance { durable, appendfsync: policy.to_owned(), ..ObservedInstance::default() }.durability_risk()
+            ObservedInstance { durable, appendfsync: policy.to_owned(), ..ObservedInstance::default() }
+                .durability_risk()
         };
         assert!(risk(false, "always").is_some_and(|text| text.contains("append-only file is off")));
         assert!(risk(true, "no").is_some_and(|text| text.contains("loss of power")));

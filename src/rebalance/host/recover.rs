@@ -44,10 +44,7 @@ pub fn recover_by_roles(spec: &MoveSpec, journal: &mut MoveJournal, timeout: Dur
     if let (false, Some(chosen)) = (is_finished(journal.current_entries()), chosen_instance(journal.current_entries()))
     {
         return Ok(RecoveryResult::Undecided {
-            reason: format!(
-                "the operator chose {chosen} to keep its writes; run `dunlin shards resume --shard {} --keep` with its host again",
-                spec.header.shard
-            ),
+            reason: format!("the operator chose {chosen} to keep its writes, and that run did not complete"),
         });
     }
     let deadline = Instant::now() + timeout;
