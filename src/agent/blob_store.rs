@@ -98,7 +98,7 @@ impl BlobSource for BlobFetcher<'_> {
     fn request_blobs(&self, digests: &[Digest]) {
         let mut seen = HashSet::new();
         let blobs = self.store.lock_blobs();
-        let is_missing = |digest: &&Digest| !blobs.contains_key(digest) && seen.insert((*digest).clone());
+        let is_missing = |digest: &&Digest| !blobs.contains_key(*digest) && seen.insert((*digest).clone());
         let missing: Vec<Digest> = digests.iter().filter(is_missing).cloned().collect();
         drop(blobs);
         if !missing.is_empty() {
