@@ -183,7 +183,7 @@ fn running_target_instances_are_checked() {
     let spec = fixture.move_spec(0, 1);
     fixture.provision_primary(1).unwrap();
     run_line(&mut connect_admin(&fixture.address(1)).unwrap(), "SET mine 1");
-    assert_refused(&here, &fixture, &spec, ("target", "another primary with 1 keys"));
+    assert_refused(&here, &fixture, &spec, ("target", "another primary with 1 key runs"));
     let error = run_copy(&fixture, spec.clone()).unwrap_err();
     assert!(format!("{error:#}").contains("it was not changed"), "{error:#}");
     assert!(fs::exists(fixture.data_dir(1)).unwrap());
