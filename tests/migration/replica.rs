@@ -283,7 +283,9 @@ fn preflight_reports_down_and_unknown_replicas() {
     };
     let unknown = rules(&fixture, &relocation);
     assert!(
-        unknown.len() == 1 && unknown[0].contains("orphan_replica: ") && unknown[0].contains("has 1 replica, the map has"),
+        unknown.len() == 1
+            && unknown[0].contains("orphan_replica: ")
+            && unknown[0].contains("has 1 replica, the map has"),
         "{unknown:?}"
     );
     fixture.kill_instance(1);
