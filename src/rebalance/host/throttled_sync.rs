@@ -9,7 +9,7 @@ use dunlin_shards::InstanceAddress;
 use redis::Value;
 
 use super::rate_limiter::RateLimiter;
-use super::redis_client::{RedisClient, replicaof_command};
+use super::redis_client::{RedisClient, START_TIMEOUT, replicaof_command};
 use super::replication_progress;
 use super::replication_proxy::{self, ReplicationProxy};
 use super::source_monitor::{Overload, SourceMonitor, report_status};
@@ -102,8 +102,20 @@ pub fn cancel_full_sync(target: &mut RedisClient, spec: &MoveSpec) -> Result<()>
     }
 }
 
+/// Lets the target follow an address. While an instance starts, it reports for a moment between two of its append-only files
+/// that it has loaded its data, and then still refuses the command.
 fn set_replica_of(target: &mut RedisClient, primary: &InstanceAddress) -> Result<()> {
-    target.query::<Value>(&replicaof_command(primary)).map(drop)
+    let deadline = Instant::now() + START_TIMEOUT;
+    loop {
+        match target.query::<Value>(&replicaof_command(primary)) {
+            Err(error) if is_loading(&error) && Instant::now() < deadline => std::thread::sleep(POLL_INTERVAL),
+            answer => return answer.map(drop),
+        }
+    }
+}
+
+fn is_loading(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<redis::RedisError>().is_some_and(|error| error.code() == Some("LOADING"))
 }
 
 impl ThrottledSync<'_> {
