@@ -8,10 +8,10 @@ impl Rollout<'_> {
     /// Locks the service on all its hosts, and checks that no other run recorded a task after the plan was made.
     pub(super) async fn lock_service(&self, planned: &[PlannedDeploy], outcome: &mut RolloutOutcome) {
         let sessions = self.all_sessions(planned);
-        let request = || DeployRequest::LockService { scope: self.scope.clone() };
-        let replies = self.fleet.map_parallel(&sessions, |session| self.send_to_session(session, request())).await;
+        let lock = |session| self.send_to_session(session, DeployRequest::LockService { scope: self.scope.clone() });
+        let is_locked = |reply: &Result<_, _>| matches!(reply, Ok(DeployReply::ServiceLocked { .. }));
         let mut records = Vec::new();
-        for (session, reply) in sessions.iter().zip(replies) {
+        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, is_locked).await {
             match reply {
                 Ok(DeployReply::ServiceLocked { tasks }) => {
                     records.push(HostRecords { host: session.host.clone(), records: Ok(tasks) });

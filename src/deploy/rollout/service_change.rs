@@ -61,12 +61,13 @@ impl ServiceChangeRun<'_> {
         let pending: Vec<&PlannedChange> =
             planned.iter().filter(|host| host.plan.pending_rows().next().is_some()).collect();
         let mut outcome = ChangeOutcome::default();
-        let lock = || DeployRequest::LockService { scope: self.scope.clone() };
-        let replies = self.fleet.map_parallel(&pending, |host| self.send_request(host, lock(), event_sink)).await;
-        for (host, reply) in pending.iter().zip(replies) {
-            match reply {
-                Ok(DeployReply::ServiceLocked { .. }) => {}
-                reply => outcome.record_reply(&host.session.host, reply),
+        let sessions: Vec<&Session> = pending.iter().map(|host| &host.session).collect();
+        let lock =
+            |session| self.send_request(session, DeployRequest::LockService { scope: self.scope.clone() }, event_sink);
+        let is_locked = |reply: &Result<_, _>| matches!(reply, Ok(DeployReply::ServiceLocked { .. }));
+        for (session, reply) in self.fleet.lock_in_order(&sessions, lock, is_locked).await {
+            if !is_locked(&reply) {
+                outcome.record_reply(&session.host, reply);
             }
         }
         if !outcome.failed.is_empty() || self.fleet.cancellation.is_cancelled() {
@@ -81,7 +82,8 @@ impl ServiceChangeRun<'_> {
                 rows.map(|row| (row.resource.clone(), row.fingerprint.clone())).collect();
             DeployRequest::ApplyChange { scope, change: self.change, expected_changes }
         };
-        let replies = self.fleet.map_parallel(&pending, |host| self.send_request(host, apply(host), event_sink)).await;
+        let replies =
+            self.fleet.map_parallel(&pending, |host| self.send_request(&host.session, apply(host), event_sink)).await;
         for (host, reply) in pending.iter().zip(replies) {
             outcome.record_reply(&host.session.host, reply);
         }
@@ -90,13 +92,12 @@ impl ServiceChangeRun<'_> {
 
     async fn send_request(
         &self,
-        host: &PlannedChange,
+        session: &Session,
         request: DeployRequest,
         event_sink: EventSink<'_>,
     ) -> Result<DeployReply, String> {
-        let name = &host.session.host;
-        let on_event = |event| event_sink(&RolloutEvent::HostEvent(name, &event));
-        send_deploy_request(self.fleet, &host.session, request, &on_event).await
+        let on_event = |event| event_sink(&RolloutEvent::HostEvent(&session.host, &event));
+        send_deploy_request(self.fleet, session, request, &on_event).await
     }
 }
 
