@@ -43,14 +43,14 @@ fn has_key(fixture: &MoveFixture, n: u8, key: &str) -> bool {
 fn targets_with_data_reconnect_without_waiting_for_a_timeout() {
     let mut fixture = copied_fixture();
     let [full, partial] = sync_counts(&fixture, 0);
-    let relay = LossyProxy::start_proxy(&fixture.address(0));
-    relay.lose_first_link(LossDirection::FromReplica);
+    let proxy = LossyProxy::start_proxy(&fixture.address(0));
+    proxy.lose_first_link(LossDirection::FromReplica);
     let mut spec = fixture.move_spec(0, 1);
-    spec.record.from = relay.address.parse().unwrap();
+    spec.record.from = proxy.address.parse().unwrap();
     let copied = run_copy(&fixture, spec).unwrap();
     assert!(copied.verification.is_equal());
     assert_eq!(sync_counts(&fixture, 0), [full + 1, partial + 1], "a full sync, and one in part over a new link");
-    assert_eq!(relay.link_count(), 2);
+    assert_eq!(proxy.link_count(), 2);
 }
 
 /// Neither side notices that the link is dead. Where the target's acknowledgements still arrive, it looks alive to the
@@ -59,18 +59,18 @@ fn targets_with_data_reconnect_without_waiting_for_a_timeout() {
 fn dead_links_are_replaced_before_comparing() {
     for loss in [LossDirection::All, LossDirection::FromSource] {
         let mut fixture = copied_fixture();
-        let relay = LossyProxy::start_proxy(&fixture.address(0));
+        let proxy = LossyProxy::start_proxy(&fixture.address(0));
         let mut spec = fixture.move_spec(0, 1);
-        spec.record.from = relay.address.parse().unwrap();
+        spec.record.from = proxy.address.parse().unwrap();
         run_copy(&fixture, spec.clone()).unwrap();
-        let ([full, partial], links) = (sync_counts(&fixture, 0), relay.link_count());
-        relay.lose_current_links(loss);
+        let ([full, partial], links) = (sync_counts(&fixture, 0), proxy.link_count());
+        proxy.lose_current_links(loss);
         set_key(&fixture, 0, "later");
         assert!(!has_key(&fixture, 1, "later"), "{loss:?}: nothing of the link was lost");
         run_copy(&fixture, spec).unwrap();
         assert!(has_key(&fixture, 1, "later"), "{loss:?}: it goes on over a link that brings nothing");
         assert_eq!(sync_counts(&fixture, 0), [full, partial + 1], "{loss:?}");
-        assert_eq!(relay.link_count(), links + 1, "{loss:?}");
+        assert_eq!(proxy.link_count(), links + 1, "{loss:?}");
     }
 }
 

@@ -34,8 +34,11 @@ const FAILPOINTS: [&str; 11] = [
 /// and would hide the mover's, so the checker runs with `always`, and its line of figures says so.
 const APPENDFSYNC: &str = "always";
 
-/// A cap that is none: what counts is that the copy goes through a relay.
-const RELAY_BANDWIDTH: u64 = 1 << 30;
+/// A cap that is none: what counts is that the copy goes through the bandwidth proxy.
+const UNLIMITED_BANDWIDTH: u64 = 1 << 30;
+
+/// A writer's rest between two writes. All data is checked after each move: more of it makes the rounds slower.
+const WRITE_PAUSE: Duration = Duration::from_millis(1);
 
 /// Twice the longest pause.
 const FREEZE_TIME: Duration = Duration::from_millis(400);
@@ -98,6 +101,7 @@ fn killing_any_process_with_a_replica_loses_no_write() {
     }
     let (owner, replica) = (torture.owner, REPLICA_INDEX);
     torture.writers.stop_writers();
+    torture.mixed_load.stop();
     crate::replica::assert_replica_complete(&torture.fixture, replica, owner, &torture.writers);
     torture.finish((kills + kills / 5) as u64);
 }
@@ -151,7 +155,7 @@ pub struct FaultInjector {
     mixed_load: MixedLoad,
     pub owner: u8,
     longest_gap: Duration,
-    /// Each third one goes through a relay; all of them where `DUNLIN_RELAYED` is set.
+    /// Each third one goes through the bandwidth proxy; all of them where `DUNLIN_PROXIED` is set.
     moves: usize,
     /// The append-only file of the source that was killed last, as it stood then.
     file: Vec<u8>,
@@ -173,7 +177,7 @@ impl FaultInjector {
     }
 
     fn from_fixture(fixture: MoveFixture, has_replica: bool) -> Self {
-        let writers = MoveWriters::start_with_stale_client(3, &fixture.address(0));
+        let writers = MoveWriters::start_with_stale_client(3, &fixture.address(0), WRITE_PAUSE);
         let mixed_load = MixedLoad::start(&writers.published_address());
         writers.wait_for_writes(50);
         let (longest_gap, file) = (Duration::ZERO, Vec::new());
@@ -201,18 +205,18 @@ impl FaultInjector {
         stop_and_check(&mut self.writers, &self.fixture, self.owner);
     }
 
-    pub fn run_round(&mut self, round: usize, at: &str, victim: Victim, armed: bool) {
+    pub fn run_round(&mut self, round: usize, at: &str, victim: Victim, min_replicas_set: bool) {
         let what = format!("round {round}: {victim:?} at {at}");
         let crash = if victim == Victim::Agent { at.to_owned() } else { format!("{at}:stop") };
-        self.move_with_fault(&what, &crash, armed, |torture, agent| torture.inject_fault(agent, victim));
+        self.move_with_fault(&what, &crash, min_replicas_set, |torture, agent| torture.inject_fault(agent, victim));
     }
 
     /// A move, and what its seed makes happen to it.
     fn run_seed(&mut self, seed: u64) {
         let mut dice = FaultRng::from_seed(seed);
-        let (at, armed) = (dice.random_failpoint(), dice.next_below(2) == 0);
+        let (at, min_replicas_set) = (dice.random_failpoint(), dice.next_below(2) == 0);
         let crash = if dice.kills_agent() { at.clone() } else { format!("{at}:stop") };
-        self.move_with_fault(&format!("seed {seed}: {crash}"), &crash, armed, |torture, agent| {
+        self.move_with_fault(&format!("seed {seed}: {crash}"), &crash, min_replicas_set, |torture, agent| {
             torture.inject_random_faults(agent, &mut dice);
         });
     }
@@ -222,23 +226,28 @@ impl FaultInjector {
         &mut self,
         what: &str,
         crash: &str,
-        armed: bool,
+        min_replicas_set: bool,
         happens: impl FnOnce(&mut Self, &mut AgentProcess),
     ) {
         let (from, to) = (self.owner, 1 - self.owner);
         self.moves += 1;
-        let relayed = self.moves.is_multiple_of(3) || std::env::var_os("DUNLIN_RELAYED").is_some();
-        let bandwidth = if relayed { RELAY_BANDWIDTH } else { 0 };
-        let told = [(armed, ", its file armed before"), (bandwidth > 0, ", through a relay")];
-        let told: String = told.iter().filter(|(is, _)| *is).map(|(_, told)| *told).collect();
-        let what = format!("{what}, {from} to {to}{told}");
+        let proxied = self.moves.is_multiple_of(3) || std::env::var_os("DUNLIN_PROXIED").is_some();
+        let bandwidth = if proxied { UNLIMITED_BANDWIDTH } else { 0 };
+        let options = [
+            (min_replicas_set, ", min-replicas-to-write set before"),
+            (bandwidth > 0, ", through the bandwidth proxy"),
+        ];
+        let options: String = options.iter().filter(|(is, _)| *is).map(|(_, options)| *options).collect();
+        let what = format!("{what}, {from} to {to}{options}");
         let others: &[u8] = if self.has_replica { &[REPLICA_INDEX] } else { &[] };
         let replicas = u32::try_from(others.len()).unwrap() + 1;
-        let mut spec =
-            MoveSpec { source_file_requires_replicas: armed, ..self.fixture.move_spec_with_replicas(from, to, others) };
+        let mut spec = MoveSpec {
+            source_file_requires_replicas: min_replicas_set,
+            ..self.fixture.move_spec_with_replicas(from, to, others)
+        };
         spec.record.throttle.bandwidth = bandwidth;
         let mut requests = vec![ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())];
-        if armed {
+        if min_replicas_set {
             requests.insert(1, self.fixture.min_replicas_request(from, replicas));
         }
         let started = Instant::now();

@@ -141,14 +141,14 @@ fn demoted_sources_do_not_sync_from_incomplete_targets() {
 
 #[test]
 fn a_restarted_old_source_refuses_clients_with_an_old_map() {
-    for source_is_armed in [false, true] {
+    for min_replicas_set in [false, true] {
         let mut fixture = MoveFixture::with_appendfsync(2, "always");
         fixture.provision_primary(0).unwrap();
         let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
         writers.wait_for_writes(50);
-        let spec = MoveSpec { source_file_requires_replicas: source_is_armed, ..fixture.move_spec(0, 1) };
+        let spec = MoveSpec { source_file_requires_replicas: min_replicas_set, ..fixture.move_spec(0, 1) };
         run_copy(&fixture, spec.clone()).unwrap();
-        if source_is_armed {
+        if min_replicas_set {
             let arm = fixture.min_replicas_request(0, 1);
             assert_eq!(fixture.run_request(arm).unwrap(), ShardReply::RequireReplicas(()));
         }

@@ -25,7 +25,7 @@ use crate::writers::PrimaryConnection;
 pub const PUBSUB_EDIT: (&str, &str) = ("~* resetchannels -@all +@read", "~* &* -@all +@pubsub +@read");
 
 /// Pause between two requests.
-const REQUEST_PAUSE: Duration = Duration::from_micros(300);
+const REQUEST_PAUSE: Duration = Duration::from_millis(1);
 
 /// Kind of value that the load writes, with requests numbered from 1.
 trait Value: Send + Sync {

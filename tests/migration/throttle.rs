@@ -21,7 +21,7 @@ use crate::moves::{run_copy, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 
 const MIB: u64 = 1 << 20;
-/// Where the target's file leads while a copy goes through a relay.
+/// Where the target's file leads while a copy goes through a proxy.
 const PLACEHOLDER_REPLICAOF: &str = "replicaof 127.77.0.17 0";
 
 /// Keys with values that no compression makes smaller.
@@ -163,7 +163,7 @@ fn capped_copies_stay_below_the_limit_and_are_complete() {
     let syncs =
         |source: &mut Connection| ["sync_full", "sync_partial_ok"].map(|name| info_field(source, "stats", name));
     let [full, partial] = syncs(&mut source);
-    assert!(full == "1" && partial != "0", "one full sync through the relay, {full}, then partial ones, {partial}");
+    assert!(full == "1" && partial != "0", "one full sync through the proxy, {full}, then partial ones, {partial}");
     let (ip, port) = (&spec.record.from.host, spec.record.from.port);
     assert!(read_conf(&fixture, 1).contains(&format!("replicaof {ip} {port}")), "{}", read_conf(&fixture, 1));
     // Asked again, there is nothing to do; then everything is as after a copy without a cap.
@@ -203,7 +203,7 @@ fn capped_copies_wait_for_the_next_agent() {
     let what = JournalQuery { credentials: admin_credentials(), journal_dir: slow.header.journal_dir.clone() };
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     assert_eq!(moves[0].record.throttle.bandwidth, MIB, "the limit is in the journal for a later run");
-    // Another agent, another relay; its operator is in more of a hurry.
+    // Another agent, another proxy; its operator is in more of a hurry.
     let fast = capped_spec(&mut fixture, 16 * MIB);
     let mut agent =
         AgentProcess::start_agent(&fixture, &[ShardRequest::Copy(fast.clone()), ShardRequest::CutOver(fast)], None);

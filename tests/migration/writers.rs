@@ -98,9 +98,10 @@ impl MoveWriters {
         Self::spawn_writers(count, 0, address, pause)
     }
 
-    /// With one more that asks nobody who the owner is: it writes to whom the map names, whatever that one says.
-    pub fn start_with_stale_client(count: usize, address: &str) -> Self {
-        Self::spawn_writers(count, 1, address, WRITE_PAUSE)
+    /// Writers that rest for this time between two writes, and one more that asks nobody who the owner is: it writes to
+    /// whom the map names, whatever that one says.
+    pub fn start_with_stale_client(count: usize, address: &str, pause: Duration) -> Self {
+        Self::spawn_writers(count, 1, address, pause)
     }
 
     fn spawn_writers(following: usize, stale: usize, address: &str, pause: Duration) -> Self {

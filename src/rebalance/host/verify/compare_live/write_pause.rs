@@ -26,9 +26,7 @@ impl LiveComparison<'_> {
     pub(super) fn decide_with_writes_paused(&mut self, keys: &[Key]) -> Result<()> {
         for _ in 0..MAX_PAUSE_ATTEMPTS {
             let (verdicts, paused_for) = self.compare_with_writes_paused(keys)?;
-            if paused_for < MAX_WRITE_PAUSE
-                && let Some(verdicts) = verdicts
-            {
+            if let Some(verdicts) = verdicts {
                 verdicts.iter().for_each(|(key, verdict)| self.record_final_verdict(key, *verdict));
                 return Ok(());
             }
@@ -57,7 +55,8 @@ impl LiveComparison<'_> {
         self.run_with_writes_paused(|comparison| comparison.compare_now(keys))
     }
 
-    /// Pauses writes once: returns what was found, if the target had applied everything in time, and the pause.
+    /// Pauses writes once: returns what was found and the pause. A result counts if the target had applied everything
+    /// and nothing was written meanwhile: the pause had not ended, or the source's offset has not changed.
     pub(super) fn run_with_writes_paused<T>(
         &mut self,
         compare: impl FnOnce(&mut Self) -> Result<T>,
@@ -65,16 +64,28 @@ impl LiveComparison<'_> {
         self.wait_for_small_lag()?;
         let started = Instant::now();
         self.source.run_command(&["CLIENT", "PAUSE", &MAX_WRITE_PAUSE.as_millis().to_string(), "WRITE"])?;
-        let caught_up = self.wait_for_target_offset(started);
-        let found = caught_up.and_then(|all| if all { compare(self).map(Some) } else { Ok(None) });
+        let found = self.compare_at_one_offset(started, compare);
         let paused_for = started.elapsed();
         self.source.run_command(&["CLIENT", "UNPAUSE"])?;
         // The server ends the pause by itself after that time.
         let waited = paused_for.min(MAX_WRITE_PAUSE);
         self.verified.longest_pause_us =
             self.verified.longest_pause_us.max(u64::try_from(waited.as_micros()).unwrap_or(u64::MAX));
-        let is_valid = paused_for < MAX_WRITE_PAUSE;
-        Ok((found?.filter(|_| is_valid), paused_for))
+        Ok((found?, paused_for))
+    }
+
+    fn compare_at_one_offset<T>(
+        &mut self,
+        started: Instant,
+        compare: impl FnOnce(&mut Self) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let offset = self.source_offset()?;
+        if !self.wait_for_target_offset(offset, started)? {
+            return Ok(None);
+        }
+        let found = compare(self)?;
+        let is_valid = started.elapsed() < MAX_WRITE_PAUSE || self.source_offset()? == offset;
+        Ok(is_valid.then_some(found))
     }
 
     /// Waits for a moment in which the target is close behind, so that writes are not paused in vain; the wait is bounded.
@@ -87,8 +98,7 @@ impl LiveComparison<'_> {
         .map(drop)
     }
 
-    fn wait_for_target_offset(&mut self, started: Instant) -> Result<bool> {
-        let offset = self.source_offset()?;
+    fn wait_for_target_offset(&mut self, offset: u64, started: Instant) -> Result<bool> {
         while self.target_offset()? < offset {
             if started.elapsed() > MAX_WRITE_PAUSE * 3 / 4 {
                 return Ok(false);
