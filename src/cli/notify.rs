@@ -1,4 +1,5 @@
-//! Notifications of a rollout: commands of the recipe on the controller, with facts as JSON on standard input.
+//! Notifications of a rollout, or of another change of a service: commands of the recipe on the controller, with facts as
+//! JSON on standard input.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,19 +9,19 @@ use serde_json::{Value, json};
 
 use super::exit::Exit;
 use crate::deploy::recipe::NotifyCommands;
-use crate::deploy::rollout::{HostFailure, PlannedDeploy, RolloutOutcome};
+use crate::deploy::rollout::{ChangeOutcome, HostFailure, PlannedChange, PlannedDeploy, RolloutOutcome};
 use crate::playbook::SecretRedactor;
 use crate::process::Program;
-use crate::protocol::deploy::ServiceRef;
+use crate::protocol::deploy::{ReleaseManifest, ServiceRef};
 use crate::report::Reporter;
 
-/// Notifies the recipe's commands of one rollout.
-pub struct RolloutNotifier<'a> {
+/// Notifies the recipe's commands of one run.
+pub struct Notifier<'a> {
     /// The commands.
     pub commands: &'a NotifyCommands,
     /// Folder in which they run.
     pub folder: PathBuf,
-    /// `deploy` or `rollback`.
+    /// `deploy`, `rollback`, `start_maintenance`, `end_maintenance` or `undeploy`.
     pub command: &'a str,
     /// The service and its operator.
     pub scope: &'a ServiceRef,
@@ -32,36 +33,29 @@ pub struct RolloutNotifier<'a> {
     pub reporter: &'a Reporter,
 }
 
-impl RolloutNotifier<'_> {
+impl Notifier<'_> {
     /// Notifies of the start of the rollout, before the first change.
     pub async fn notify_start(&self, planned: &[PlannedDeploy]) {
         let hosts = planned.iter().map(|host| self.host_facts(host, None)).collect();
-        self.run_commands("started", &self.commands.started, self.build_facts("started", planned, hosts)).await;
+        self.run_commands("started", find_manifest(planned), hosts).await;
     }
 
     /// Notifies of the end of the rollout.
     pub async fn notify_end(&self, planned: &[PlannedDeploy], outcome: &RolloutOutcome, exit: Exit) {
-        let (event, commands) = match exit {
-            Exit::Done => ("finished", &self.commands.finished),
-            _ => ("failed", &self.commands.failed),
-        };
         let hosts = planned.iter().map(|host| self.host_facts(host, Some(outcome))).collect();
-        self.run_commands(event, commands, self.build_facts(event, planned, hosts)).await;
+        self.run_commands(end_event(exit), find_manifest(planned), hosts).await;
     }
 
-    fn build_facts(&self, event: &str, planned: &[PlannedDeploy], hosts: Vec<Value>) -> Value {
-        let manifest = planned.first().map(|host| &host.desired.manifest);
-        let revision = manifest.and_then(|manifest| manifest.origin.as_ref()?.revision.as_ref());
-        json!({
-            "event": event,
-            "command": self.command,
-            "service": self.scope.service,
-            "release": manifest.map(|manifest| &manifest.version),
-            "revision": revision,
-            "operator": self.scope.operator,
-            "run": self.run,
-            "hosts": hosts,
-        })
+    /// Notifies of the start of a change of the service, before the first host is changed.
+    pub async fn notify_change_start(&self, planned: &[PlannedChange]) {
+        let hosts = planned.iter().map(|host| json!({"host": host.session.host})).collect();
+        self.run_commands("started", None, hosts).await;
+    }
+
+    /// Notifies of the end of a change of the service.
+    pub async fn notify_change_end(&self, planned: &[PlannedChange], outcome: &ChangeOutcome, exit: Exit) {
+        let hosts = planned.iter().map(|host| self.changed_host_facts(&host.session.host, outcome)).collect();
+        self.run_commands(end_event(exit), None, hosts).await;
     }
 
     /// Returns the release that the host served before, and the result on the host after the end of the rollout.
@@ -73,14 +67,47 @@ impl RolloutNotifier<'_> {
         let has_changes = host.plan.pending_rows().next().is_some();
         let (result, failure) = find_host_outcome(name, has_changes, outcome);
         facts["outcome"] = json!(result);
-        if let Some(failure) = failure {
-            facts["error"] = json!(self.secrets.redact_text(&describe_failure(failure)));
-        }
+        self.add_error(&mut facts, failure);
         facts
     }
 
-    /// Runs the commands one after another. A failure is a warning: it does not change the outcome of the rollout.
-    async fn run_commands(&self, event: &str, commands: &[Vec<String>], facts: Value) {
+    fn changed_host_facts(&self, host: &str, outcome: &ChangeOutcome) -> Value {
+        let failure = outcome.failed.iter().find(|(failed, _)| failed == host).map(|(_, failure)| failure);
+        let has = |hosts: &[String]| hosts.iter().any(|name| name == host);
+        let result = match failure {
+            Some(_) => "failed",
+            None if has(&outcome.changed) => "changed",
+            None if has(&outcome.skipped) => "skipped",
+            None => "unchanged",
+        };
+        let mut facts = json!({"host": host, "outcome": result});
+        self.add_error(&mut facts, failure);
+        facts
+    }
+
+    fn add_error(&self, facts: &mut Value, failure: Option<&HostFailure>) {
+        if let Some(failure) = failure {
+            facts["error"] = json!(self.secrets.redact_text(&describe_failure(failure)));
+        }
+    }
+
+    /// Runs the commands of an event one after another. A failure is a warning: it does not change the outcome of the run.
+    async fn run_commands(&self, event: &str, manifest: Option<&ReleaseManifest>, hosts: Vec<Value>) {
+        let commands = match event {
+            "started" => &self.commands.started,
+            "finished" => &self.commands.finished,
+            _ => &self.commands.failed,
+        };
+        let facts = json!({
+            "event": event,
+            "command": self.command,
+            "service": self.scope.service,
+            "release": manifest.map(|manifest| &manifest.version),
+            "revision": manifest.and_then(|manifest| manifest.origin.as_ref()?.revision.as_ref()),
+            "operator": self.scope.operator,
+            "run": self.run,
+            "hosts": hosts,
+        });
         for argv in commands {
             let (argv_owned, folder, input) = (argv.clone(), self.folder.clone(), facts.to_string());
             let timeout = Duration::from_millis(self.commands.timeout_ms);
@@ -99,6 +126,14 @@ fn run_command(argv: &[String], folder: PathBuf, input: String, timeout: Duratio
     let completed = program.timeout(timeout).complete()?;
     ensure!(completed.is_success(), "`{}` {}", argv.join(" "), completed.describe());
     Ok(())
+}
+
+fn find_manifest(planned: &[PlannedDeploy]) -> Option<&ReleaseManifest> {
+    planned.first().map(|host| &host.desired.manifest)
+}
+
+fn end_event(exit: Exit) -> &'static str {
+    if exit == Exit::Done { "finished" } else { "failed" }
 }
 
 fn describe_failure(failure: &HostFailure) -> String {

@@ -10,7 +10,7 @@ use super::connect_args::ConnectArgs;
 use super::digest_key::load_digest_key;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
-use super::notify::RolloutNotifier;
+use super::notify::Notifier;
 use super::outcome::CommandOutcome;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
@@ -181,7 +181,7 @@ impl<'a> ServiceRollout<'a> {
             new_release,
             event_sink: &event_sink,
         };
-        let notifier = RolloutNotifier {
+        let notifier = Notifier {
             commands: &self.loaded.recipe.notify,
             folder: find_project(&args.connect.inventory, self.common)?.root,
             command,

@@ -7,6 +7,7 @@ use super::command_error::CommandError;
 use super::confirm::require_confirmation;
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
+use super::notify::Notifier;
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
@@ -72,6 +73,16 @@ impl ServiceChangeCommand<'_> {
         let request = lock_request(self.command, &common.run.to_string(), true);
         let locked = lock_hosts(&fleet, &sessions, &request, &reporter).await;
         locked.map_err(|denied| denied.with_counts(counts, 0))?;
+        let notifier = Notifier {
+            commands: &loaded.recipe.notify,
+            folder: project.root,
+            command: self.change.action(),
+            scope: &scope,
+            run: &common.run.to_string(),
+            secrets: &secrets,
+            reporter: &reporter,
+        };
+        notifier.notify_change_start(&planned).await;
         let progress = ProgressBars::new(reporter.json, reporter.style.quiet);
         let report = |event: &RolloutEvent<'_>| report_rollout_event(event, &reporter, &progress);
         let outcome = run
@@ -79,6 +90,7 @@ impl ServiceChangeCommand<'_> {
             .await;
         progress.clear_bars();
         let exit = report_outcome(&outcome, &secrets, fleet.cancellation.is_cancelled(), &reporter);
+        notifier.notify_change_end(&planned, &outcome, exit).await;
         finish(outcome.failed.len(), exit)
     }
 

@@ -24,8 +24,8 @@ fn release_path(path: &str) -> ReleasePath {
 }
 
 /// A release with a file and an empty folder of another account.
-fn owned_release(world: &mut DeployFixture, version: &'static str) -> DesiredState {
-    let mut desired = world.desired_state(&desired_release(version));
+fn owned_release(fixture: &mut DeployFixture, version: &'static str) -> DesiredState {
+    let mut desired = fixture.desired_state(&desired_release(version));
     let key = &mut desired.manifest.files[1];
     (key.mode, key.owner) = (0o600, owner("nobody", "nogroup"));
     desired.manifest.folders =
@@ -40,12 +40,12 @@ fn files_and_folders_get_their_owner_and_are_never_shared() {
         eprintln!("NOT TESTED: only root can give files away");
         return;
     }
-    let mut world = DeployFixture::new_fixture();
-    let first = owned_release(&mut world, "1.0");
-    world.deploy_desired(&first, &CrashPoint::never());
-    let second = owned_release(&mut world, "1.1");
-    world.deploy_desired(&second, &CrashPoint::never());
-    let releases = world.root().join("releases");
+    let mut fixture = DeployFixture::new_fixture();
+    let first = owned_release(&mut fixture, "1.0");
+    fixture.deploy_desired(&first, &CrashPoint::never());
+    let second = owned_release(&mut fixture, "1.1");
+    fixture.deploy_desired(&second, &CrashPoint::never());
+    let releases = fixture.root().join("releases");
     let stat = |version: &str, path: &str| fs::metadata(releases.join(version).join(path)).unwrap();
     for version in ["1.0", "1.1"] {
         let (key, cache, program) =
@@ -58,29 +58,29 @@ fn files_and_folders_get_their_owner_and_are_never_shared() {
     }
     // The owner may write to the file: another release must not have the same one.
     assert_ne!(stat("1.0", "share/same").ino(), stat("1.1", "share/same").ino());
-    assert_eq!(world.pending_rows(&second), Vec::<String>::new());
-    chown(world.root().join("releases/1.1/share/same"), Some(0), Some(0)).unwrap();
-    fs::remove_dir(world.root().join("releases/1.1/share/cache")).unwrap();
-    assert_eq!(world.pending_rows(&second)[0], "~ release 1.1");
-    world.deploy_desired(&second, &CrashPoint::never());
-    assert_eq!(world.pending_rows(&second), Vec::<String>::new());
+    assert_eq!(fixture.pending_rows(&second), Vec::<String>::new());
+    chown(fixture.root().join("releases/1.1/share/same"), Some(0), Some(0)).unwrap();
+    fs::remove_dir(fixture.root().join("releases/1.1/share/cache")).unwrap();
+    assert_eq!(fixture.pending_rows(&second)[0], "~ release 1.1");
+    fixture.deploy_desired(&second, &CrashPoint::never());
+    assert_eq!(fixture.pending_rows(&second), Vec::<String>::new());
     assert_eq!(stat("1.1", "share/same").uid(), 65534);
 }
 
 #[test]
 fn missing_accounts_and_link_targets_are_found_before_any_change() {
-    let mut world = DeployFixture::new_fixture();
-    let mut desired = owned_release(&mut world, "1.0");
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = owned_release(&mut fixture, "1.0");
     desired.manifest.files[0].owner = owner("no-such-user", "nogroup");
     let link = |path: &str, target: &str| ReleaseLink { path: release_path(path), target: target.to_owned() };
     desired.manifest.links = vec![link("bin/env", "/usr/bin/env"), link("bin/python3", "/usr/bin/no-such-python")];
-    let host = world.host_agent(&CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let request = DeployRequest::Preflight {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         desired: Box::new(desired),
         listen_ports: Vec::new(),
     };
-    let DeployReply::PreflightDone(problems) = world.handle_request(&host, &request) else { panic!("no preflight") };
+    let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("no preflight") };
     assert_eq!(
         problems,
         [
@@ -88,7 +88,7 @@ fn missing_accounts_and_link_targets_are_found_before_any_change() {
             "bin/python3 leads to /usr/bin/no-such-python, which does not exist",
         ]
     );
-    assert!(!world.root().join("releases/1.0").exists());
+    assert!(!fixture.root().join("releases/1.0").exists());
 }
 
 #[test]
@@ -115,8 +115,8 @@ fn links_to_what_a_service_can_replace_are_refused() {
     let (way, hop) = (opt.path().join("way"), folder.join("hop"));
     std::os::unix::fs::symlink(&good, &hop).unwrap();
     std::os::unix::fs::symlink(&hop, &way).unwrap();
-    let mut world = DeployFixture::new_fixture();
-    let mut desired = world.desired_state(&desired_release("1.0"));
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = fixture.desired_state(&desired_release("1.0"));
     for (target, reason) in [
         (&in_folder, Some("agent belongs to user nobody")),
         (&own, Some("own belongs to user nobody")),
@@ -126,10 +126,10 @@ fn links_to_what_a_service_can_replace_are_refused() {
     ] {
         let target = target.display().to_string();
         desired.manifest.links = vec![ReleaseLink { path: release_path("bin/tool"), target: target.clone() }];
-        let host = world.host_agent(&CrashPoint::never());
-        let (scope, desired) = (world.service_scope("test"), Box::new(desired.clone()));
+        let host = fixture.host_agent(&CrashPoint::never());
+        let (scope, desired) = (fixture.service_scope("test"), Box::new(desired.clone()));
         let request = DeployRequest::Preflight { scope, desired, listen_ports: Vec::new() };
-        let DeployReply::PreflightDone(problems) = world.handle_request(&host, &request) else { panic!("{target}") };
+        let DeployReply::PreflightDone(problems) = fixture.handle_request(&host, &request) else { panic!("{target}") };
         let fits =
             |problem: &String| reason.is_some_and(|reason| problem.contains(reason) && problem.contains(&target));
         assert_eq!(problems.len(), usize::from(reason.is_some()), "{problems:?}");
@@ -139,36 +139,36 @@ fn links_to_what_a_service_can_replace_are_refused() {
 
 #[test]
 fn a_plan_says_that_units_are_not_verified() {
-    let mut world = DeployFixture::new_fixture();
-    let desired = world.desired_state(&desired_release("1.0"));
-    let reasons = |world: &mut DeployFixture| -> Vec<String> {
-        let (_, plan) = world.plan_host(&world.host_agent(&CrashPoint::never()), &desired);
+    let mut fixture = DeployFixture::new_fixture();
+    let desired = fixture.desired_state(&desired_release("1.0"));
+    let reasons = |fixture: &mut DeployFixture| -> Vec<String> {
+        let (_, plan) = fixture.plan_host(&fixture.host_agent(&CrashPoint::never()), &desired);
         plan.rows.into_iter().filter(|row| row.resource.starts_with("unit ")).filter_map(|row| row.reason).collect()
     };
-    assert_eq!(reasons(&mut world), Vec::<String>::new());
-    world.lock_machine().lacks_verification = true;
-    assert_eq!(reasons(&mut world)[0], "not verified: the host has no systemd-analyze");
-    world.deploy_desired(&desired, &CrashPoint::never());
-    assert_eq!(reasons(&mut world), Vec::<String>::new(), "nothing changes");
+    assert_eq!(reasons(&mut fixture), Vec::<String>::new());
+    fixture.lock_machine().lacks_verification = true;
+    assert_eq!(reasons(&mut fixture)[0], "not verified: the host has no systemd-analyze");
+    fixture.deploy_desired(&desired, &CrashPoint::never());
+    assert_eq!(reasons(&mut fixture), Vec::<String>::new(), "nothing changes");
 }
 
 #[test]
 fn a_host_refuses_a_release_without_a_valid_signature() {
-    let mut world = DeployFixture::new_fixture();
-    let mut desired = world.desired_state(&desired_release("1.0"));
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = fixture.desired_state(&desired_release("1.0"));
     let [own, other] = [0, 1].map(|_| minisign::KeyPair::generate_unencrypted_keypair().unwrap());
     let signature =
         |pair: &minisign::KeyPair, desired: &DesiredState| sign_manifest(&desired.manifest, &pair.sk).unwrap();
-    let host = world.host_agent(&CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let refusals = |desired: &DesiredState| {
-        let (scope, desired) = (world.service_scope("test"), Box::new(desired.clone()));
+        let (scope, desired) = (fixture.service_scope("test"), Box::new(desired.clone()));
         let preflight =
             DeployRequest::Preflight { scope: scope.clone(), desired: desired.clone(), listen_ports: Vec::new() };
         let stage = DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false };
-        let DeployReply::PreflightDone(mut problems) = world.handle_request(&host, &preflight) else {
+        let DeployReply::PreflightDone(mut problems) = fixture.handle_request(&host, &preflight) else {
             panic!("no preflight")
         };
-        match world.handle_request(&host, &stage) {
+        match fixture.handle_request(&host, &stage) {
             DeployReply::Refused(reason) => problems.push(reason),
             DeployReply::Staged { .. } => assert_eq!(problems, Vec::<String>::new()),
             reply => panic!("{reply:?}"),
@@ -185,17 +185,17 @@ fn a_host_refuses_a_release_without_a_valid_signature() {
     let mut changed = desired.clone();
     changed.manifest.files[0].mode = 0o777;
     assert_eq!(refusals(&changed), [invalid; 2]);
-    assert!(!world.root().join("releases/1.0").exists());
+    assert!(!fixture.root().join("releases/1.0").exists());
     assert_eq!(refusals(&desired), Vec::<String>::new());
-    assert!(world.root().join("releases/1.0").exists());
+    assert!(fixture.root().join("releases/1.0").exists());
 }
 
 /// Gives a release a file of these chunks.
-fn add_chunked_file(world: &mut DeployFixture, desired: &mut DesiredState, chunks: &[&[u8]]) {
+fn add_chunked_file(fixture: &mut DeployFixture, desired: &mut DesiredState, chunks: &[&[u8]]) {
     let bytes = chunks.concat();
     let chunks = chunks
         .iter()
-        .map(|chunk| FileChunk { sha256: world.store.add_blob(chunk), size: chunk.len() as u64 })
+        .map(|chunk| FileChunk { sha256: fixture.store.add_blob(chunk), size: chunk.len() as u64 })
         .collect();
     desired.manifest.files.push(ReleaseFile {
         path: release_path("var/data"),
@@ -209,21 +209,21 @@ fn add_chunked_file(world: &mut DeployFixture, desired: &mut DesiredState, chunk
 
 #[test]
 fn only_the_chunks_that_the_host_lacks_are_sent() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     let mut stage = |version: &'static str, chunks: &[&[u8]]| {
         let mut desired =
-            world.desired_state(&crate::fixture::DesiredRelease { program: "same", ..desired_release(version) });
-        add_chunked_file(&mut world, &mut desired, chunks);
-        let host = world.host_agent(&CrashPoint::never());
+            fixture.desired_state(&crate::fixture::DesiredRelease { program: "same", ..desired_release(version) });
+        add_chunked_file(&mut fixture, &mut desired, chunks);
+        let host = fixture.host_agent(&CrashPoint::never());
         let request = DeployRequest::Stage {
             adopt: false,
-            scope: world.service_scope("test"),
+            scope: fixture.service_scope("test"),
             desired: Box::new(desired.clone()),
             expected_changes: Vec::new(),
         };
-        let reply = world.handle_request(&host, &request);
+        let reply = fixture.handle_request(&host, &request);
         assert!(host.missing_blobs(&request).unwrap().is_empty());
-        let staged = fs::read(world.root().join("releases").join(version).join("var/data")).unwrap();
+        let staged = fs::read(fixture.root().join("releases").join(version).join("var/data")).unwrap();
         assert_eq!(staged, chunks.concat());
         let DeployReply::Staged { reused, written, bytes } = reply else { panic!("{reply:?}") };
         (reused, written, bytes)
@@ -239,36 +239,37 @@ fn only_the_chunks_that_the_host_lacks_are_sent() {
 
 #[test]
 fn a_damaged_chunk_of_a_file_with_its_recorded_time_is_sent_when_it_is_used() {
-    let mut world = DeployFixture::new_fixture();
-    let mut first = world.desired_state(&desired_release("1.0"));
-    add_chunked_file(&mut world, &mut first, &[b"first", b"second"]);
-    world.deploy_desired(&first, &CrashPoint::never());
-    let path = world.root().join("releases/1.0/var/data");
+    let mut fixture = DeployFixture::new_fixture();
+    let mut first = fixture.desired_state(&desired_release("1.0"));
+    add_chunked_file(&mut fixture, &mut first, &[b"first", b"second"]);
+    fixture.deploy_desired(&first, &CrashPoint::never());
+    let path = fixture.root().join("releases/1.0/var/data");
     let modified = fs::metadata(&path).unwrap().modified().unwrap();
     fs::write(&path, b"fir?tsecond").unwrap();
     fs::File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
-    let mut second = world.desired_state(&crate::fixture::DesiredRelease { program: "1.0", ..desired_release("1.1") });
-    add_chunked_file(&mut world, &mut second, &[b"first", b"third"]);
-    let (host, scope) = (world.host_agent(&CrashPoint::never()), world.service_scope("test"));
+    let mut second =
+        fixture.desired_state(&crate::fixture::DesiredRelease { program: "1.0", ..desired_release("1.1") });
+    add_chunked_file(&mut fixture, &mut second, &[b"first", b"third"]);
+    let (host, scope) = (fixture.host_agent(&CrashPoint::never()), fixture.service_scope("test"));
     let (desired, expected_changes) = (Box::new(second), Vec::new());
     let request = DeployRequest::Stage { adopt: false, scope, desired, expected_changes };
     // The records do not show the damage.
     assert_eq!(host.missing_blobs(&request).unwrap(), [Digest::of_bytes(b"third")]);
     let sent = "first".len() + "third".len();
-    let reply = world.handle_request(&host, &request);
+    let reply = fixture.handle_request(&host, &request);
     assert_eq!(reply, DeployReply::Staged { reused: 2, written: 1, bytes: sent as u64 });
-    assert_eq!(fs::read(world.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
+    assert_eq!(fs::read(fixture.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
 }
 
 #[test]
 fn a_damaged_chunk_of_an_earlier_release_is_sent_again() {
-    let mut world = DeployFixture::new_fixture();
-    let mut first = world.desired_state(&desired_release("1.0"));
-    add_chunked_file(&mut world, &mut first, &[b"first", b"second"]);
-    world.deploy_desired(&first, &CrashPoint::never());
-    fs::write(world.root().join("releases/1.0/var/data"), b"fir?tsecond").unwrap();
-    let mut second = world.desired_state(&desired_release("1.1"));
-    add_chunked_file(&mut world, &mut second, &[b"first", b"third"]);
-    world.deploy_desired(&second, &CrashPoint::never());
-    assert_eq!(fs::read(world.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
+    let mut fixture = DeployFixture::new_fixture();
+    let mut first = fixture.desired_state(&desired_release("1.0"));
+    add_chunked_file(&mut fixture, &mut first, &[b"first", b"second"]);
+    fixture.deploy_desired(&first, &CrashPoint::never());
+    fs::write(fixture.root().join("releases/1.0/var/data"), b"fir?tsecond").unwrap();
+    let mut second = fixture.desired_state(&desired_release("1.1"));
+    add_chunked_file(&mut fixture, &mut second, &[b"first", b"third"]);
+    fixture.deploy_desired(&second, &CrashPoint::never());
+    assert_eq!(fs::read(fixture.root().join("releases/1.1/var/data")).unwrap(), b"firstthird");
 }

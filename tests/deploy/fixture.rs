@@ -199,7 +199,7 @@ impl DeployFixture {
     /// A whole deploy: observe, plan, stage, switch; `None` where the fuse blew.
     pub fn deploy_release(&mut self, wish: &DesiredRelease, fuse: &Arc<CrashPoint>) -> Option<SwitchOutcome> {
         let desired = self.desired_state(wish);
-        self.catch_crash(|world| world.deploy_desired(&desired, fuse))
+        self.catch_crash(|fixture| fixture.deploy_desired(&desired, fuse))
     }
 
     /// Runs something that a blown fuse may end.

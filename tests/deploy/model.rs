@@ -92,6 +92,11 @@ impl FakeMachine {
         self.running.get(unit).filter(|process| !process.failed)
     }
 
+    /// Returns whether the service manager still knows the unit, running or failed.
+    pub fn is_known(&self, unit: &str) -> bool {
+        self.running.contains_key(unit)
+    }
+
     pub fn is_enabled(&self, unit: &str) -> bool {
         self.enabled.contains(unit)
     }
@@ -215,7 +220,19 @@ impl ServiceManager for FakeServices {
 
     fn stop_unit(&self, unit: &str) -> Result<()> {
         self.apply_change(format!("stop {unit}"), |machine| {
-            machine.running.remove(unit);
+            // As with systemd, a unit that failed stays so.
+            if machine.find_process(unit).is_some() {
+                machine.running.remove(unit);
+            }
+            Ok(())
+        })
+    }
+
+    fn forget_failure(&self, unit: &str) -> Result<()> {
+        self.apply_change(format!("forget failure of {unit}"), |machine| {
+            if machine.find_process(unit).is_none() {
+                machine.running.remove(unit);
+            }
             Ok(())
         })
     }

@@ -12,86 +12,86 @@ use crate::model::{CrashPoint, CrashingSink};
 
 #[test]
 fn concurrent_operators_do_not_interfere() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.1")));
-    let (alice, bob) = (world.host_agent(&CrashPoint::never()), world.host_agent(&CrashPoint::never()));
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
+    let (alice, bob) = (fixture.host_agent(&CrashPoint::never()), fixture.host_agent(&CrashPoint::never()));
     let stage = |by: &str| DeployRequest::Stage {
-        scope: world.service_scope(by),
+        scope: fixture.service_scope(by),
         desired: desired.clone(),
         expected_changes: Vec::new(),
         adopt: false,
     };
-    assert!(matches!(world.handle_request(&alice, &stage("alice")), DeployReply::Staged { .. }));
-    let locked = world.handle_request(&bob, &stage("bob"));
+    assert!(matches!(fixture.handle_request(&alice, &stage("alice")), DeployReply::Staged { .. }));
+    let locked = fixture.handle_request(&bob, &stage("bob"));
     assert!(
         matches!(&locked, DeployReply::Locked(holder) if holder.operator == "alice" && holder.pid == std::process::id())
     );
-    assert_eq!(world.observe_host(&bob, CompareWith::Nothing).lock_holder.unwrap().operator, "alice");
-    assert_eq!(world.observe_host(&alice, CompareWith::Nothing).lock_holder, None, "one's own lock is no hindrance");
+    assert_eq!(fixture.observe_host(&bob, CompareWith::Nothing).lock_holder.unwrap().operator, "alice");
+    assert_eq!(fixture.observe_host(&alice, CompareWith::Nothing).lock_holder, None, "one's own lock is no hindrance");
     // Between two requests of one rollout the lock stays.
     assert!(matches!(
-        world.handle_request(&bob, &DeployRequest::Prune { scope: world.service_scope("bob"), keep_releases: 1 }),
+        fixture.handle_request(&bob, &DeployRequest::Prune { scope: fixture.service_scope("bob"), keep_releases: 1 }),
         DeployReply::Locked(_)
     ));
     drop(alice);
-    assert!(matches!(world.handle_request(&bob, &stage("bob")), DeployReply::Staged { .. }));
+    assert!(matches!(fixture.handle_request(&bob, &stage("bob")), DeployReply::Staged { .. }));
 }
 
 #[test]
 fn stale_plans_are_rejected_with_the_changes() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.1")));
-    let host = world.host_agent(&CrashPoint::never());
-    let (seen, plan) = world.plan_host(&host, &desired);
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
+    let host = fixture.host_agent(&CrashPoint::never());
+    let (seen, plan) = fixture.plan_host(&host, &desired);
     let stage = DeployRequest::Stage {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         desired: desired.clone(),
         expected_changes: expected_fingerprints(&plan),
         adopt: false,
     };
-    fs::write(world.config_path(), "by hand").unwrap();
-    let reply = world.handle_request(&host, &stage);
-    let path = world.config_path().display().to_string();
+    fs::write(fixture.config_path(), "by hand").unwrap();
+    let reply = fixture.handle_request(&host, &stage);
+    let path = fixture.config_path().display().to_string();
     assert!(
         matches!(&reply, DeployReply::PlanOutdated(lines) if lines.len() == 1 && lines[0].contains(&path)),
         "{reply:?}"
     );
-    assert!(!world.root().join("releases/1.1").exists());
+    assert!(!fixture.root().join("releases/1.1").exists());
     // Somebody else's deploy between plan and switch.
-    fs::write(world.config_path(), "same").unwrap();
-    assert!(matches!(world.handle_request(&host, &stage), DeployReply::Staged { .. }));
+    fs::write(fixture.config_path(), "same").unwrap();
+    assert!(matches!(fixture.handle_request(&host, &stage), DeployReply::Staged { .. }));
     drop(host);
-    world.deploy_release(&desired_release("1.0.1"), &CrashPoint::never());
-    let host = world.host_agent(&CrashPoint::never());
+    fixture.deploy_release(&desired_release("1.0.1"), &CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let switch = DeployRequest::Switch {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: seen.confirmed,
         is_return: false,
     };
-    let reply = world.handle_request(&host, &switch);
+    let reply = fixture.handle_request(&host, &switch);
     let DeployReply::PlanOutdated(lines) = reply else { panic!("{reply:?}") };
     messages::check("switch-stale", lines.iter().map(|line| ("another release serves", line)));
 }
 
 #[test]
 fn switches_to_unstaged_releases_are_rejected() {
-    let mut world = DeployFixture::new_fixture();
-    let desired = world.desired_state(&desired_release("1.0"));
-    let host = world.host_agent(&CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    let desired = fixture.desired_state(&desired_release("1.0"));
+    let host = fixture.host_agent(&CrashPoint::never());
     let switch = DeployRequest::Switch {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         target: desired.to_release_target(),
         expected_current: None,
         is_return: false,
     };
     let rollback =
-        DeployRequest::Rollback { scope: world.service_scope("test"), version: None, expected_current: None };
-    let health = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids: None };
+        DeployRequest::Rollback { scope: fixture.service_scope("test"), version: None, expected_current: None };
+    let health = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids: None };
     let refused = [("switch", switch), ("rollback", rollback), ("health", health)].map(|(case, request)| {
-        let DeployReply::Refused(why) = world.handle_request(&host, &request) else { panic!("{case} was done") };
+        let DeployReply::Refused(why) = fixture.handle_request(&host, &request) else { panic!("{case} was done") };
         (case, why)
     });
     messages::check("no-release-there", refused);
@@ -99,34 +99,34 @@ fn switches_to_unstaged_releases_are_rejected() {
 
 #[test]
 fn missing_contents_leave_the_host_unchanged() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.1")));
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
     let empty = crate::fixture::DeployBlobs::default();
-    let host = world.host_agent(&CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let stage = DeployRequest::Stage {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         desired,
         expected_changes: Vec::new(),
         adopt: false,
     };
     let error = host.handle_request(&stage, &empty, &CrashingSink(CrashPoint::never())).unwrap_err();
     messages::check("content-did-not-come", [("bin/demo", format!("{error:#}"))]);
-    assert!(!world.root().join("releases/1.1.partial").exists(), "the space is free again");
+    assert!(!fixture.root().join("releases/1.1.partial").exists(), "the space is free again");
     drop(host);
-    world.assert_serves(&desired_release("1.0"));
-    world.deploy_release(&desired_release("1.1"), &CrashPoint::never());
-    world.assert_serves(&desired_release("1.1"));
+    fixture.assert_serves(&desired_release("1.0"));
+    fixture.deploy_release(&desired_release("1.1"), &CrashPoint::never());
+    fixture.assert_serves(&desired_release("1.1"));
 }
 
 #[test]
 fn unsuitable_folders_are_rejected() {
-    let world = DeployFixture::new_fixture();
-    let host = world.host_agent(&CrashPoint::never());
+    let fixture = DeployFixture::new_fixture();
+    let host = fixture.host_agent(&CrashPoint::never());
     for root in ["/", "relative", "/srv/../etc"] {
-        let scope = ServiceRef { base_dir: PathBuf::from(root), ..world.service_scope("test") };
+        let scope = ServiceRef { base_dir: PathBuf::from(root), ..fixture.service_scope("test") };
         let request = DeployRequest::Prune { scope, keep_releases: 1 };
-        assert!(host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never())).is_err(), "{root}");
+        assert!(host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).is_err(), "{root}");
     }
 }
 
@@ -138,16 +138,16 @@ fn folders_that_another_user_can_change_are_rejected() {
         eprintln!("NOT TESTED: only root can give folders away");
         return;
     }
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let host = world.host_agent(&CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let rejection = || {
-        let request = DeployRequest::Prune { scope: world.service_scope("test"), keep_releases: 1 };
-        let result = host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never()));
-        result.err().map(|error| format!("{error:#}").replace(&world.root().display().to_string(), "/srv/shop"))
+        let request = DeployRequest::Prune { scope: fixture.service_scope("test"), keep_releases: 1 };
+        let result = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never()));
+        result.err().map(|error| format!("{error:#}").replace(&fixture.root().display().to_string(), "/srv/shop"))
     };
     assert_eq!(rejection(), None);
-    let releases = world.root().join("releases");
+    let releases = fixture.root().join("releases");
     fs::set_permissions(&releases, fs::Permissions::from_mode(0o777)).unwrap();
     let writable = rejection().unwrap();
     fs::set_permissions(&releases, fs::Permissions::from_mode(0o755)).unwrap();
@@ -155,7 +155,7 @@ fn folders_that_another_user_can_change_are_rejected() {
     let owned = rejection().unwrap();
     chown(&releases, Some(0), Some(0)).unwrap();
     // A link of that user in place of the folder.
-    let aside = world.root().join("aside");
+    let aside = fixture.root().join("aside");
     fs::rename(&releases, &aside).unwrap();
     symlink("aside", &releases).unwrap();
     std::os::unix::fs::lchown(&releases, Some(65534), Some(65534)).unwrap();
@@ -166,60 +166,60 @@ fn folders_that_another_user_can_change_are_rejected() {
 #[test]
 fn records_are_readable_by_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     for folder in [".dunlin", "releases/1.0/.dunlin"] {
-        let mode = fs::metadata(world.root().join(folder)).unwrap().permissions().mode() & 0o777;
+        let mode = fs::metadata(fixture.root().join(folder)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o700, "{folder}");
     }
-    let mode = fs::metadata(world.root().join("releases/1.0")).unwrap().permissions().mode() & 0o777;
+    let mode = fs::metadata(fixture.root().join("releases/1.0")).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode, 0o755);
 }
 
 #[test]
 fn a_folder_of_another_service_is_rejected() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let host = world.host_agent(&CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let service = dunlin::protocol::deploy::ServiceName::new("other").unwrap();
-    let scope = ServiceRef { service, ..world.service_scope("test") };
+    let scope = ServiceRef { service, ..fixture.service_scope("test") };
     let request = DeployRequest::Observe { scope, compare_with: CompareWith::Nothing };
-    let error = host.handle_request(&request, &world.store, &CrashingSink(CrashPoint::never())).unwrap_err();
-    let text = format!("{error:#}").replace(&world.root().display().to_string(), "/srv/shop");
+    let error = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let text = format!("{error:#}").replace(&fixture.root().display().to_string(), "/srv/shop");
     messages::check("service-folder-of-another-service", [("demo", text)]);
 }
 
 #[test]
 fn a_host_that_cannot_take_the_release_is_found_before_any_change() {
-    let mut world = DeployFixture::new_fixture();
-    let mut desired = world.desired_state(&desired_release("1.0"));
-    let host = world.host_agent(&CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = fixture.desired_state(&desired_release("1.0"));
+    let host = fixture.host_agent(&CrashPoint::never());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let problems = |world: &DeployFixture, desired: &DesiredState, port: u16| {
+    let problems = |fixture: &DeployFixture, desired: &DesiredState, port: u16| {
         let request = DeployRequest::Preflight {
-            scope: world.service_scope("test"),
+            scope: fixture.service_scope("test"),
             desired: Box::new(desired.clone()),
             listen_ports: vec![port],
         };
-        match world.handle_request(&host, &request) {
+        match fixture.handle_request(&host, &request) {
             DeployReply::PreflightDone(problems) => problems,
             other => panic!("{other:?}"),
         }
     };
     drop(listener);
-    assert_eq!(problems(&world, &desired, port), Vec::<String>::new());
+    assert_eq!(problems(&fixture, &desired, port), Vec::<String>::new());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     desired.config.configs[0].owner = "no-such-owner".to_owned();
     desired.config.user = Some("no-such-user".to_owned());
     desired.manifest.files[0].size = 1 << 60;
-    desired.config.units[0].digest = world.store.add_blob(b"[Service]\nExecStart=bin/demo\n");
-    let found = problems(&world, &desired, port);
+    desired.config.units[0].digest = fixture.store.add_blob(b"[Service]\nExecStart=bin/demo\n");
+    let found = problems(&fixture, &desired, port);
     assert_eq!(found.len(), 5, "{found:?}");
     assert!(found[0].contains("no-such-owner") && found[1].contains("no-such-user"), "{found:?}");
     assert!(found[2].contains("bytes free"), "{found:?}");
     assert_eq!(found[3], "demo.service:1: no absolute path");
     assert!(found[4].starts_with(&format!("port {port} is in use by ")), "{found:?}");
-    assert!(!world.root().join("releases/1.0").exists());
+    assert!(!fixture.root().join("releases/1.0").exists());
 }

@@ -19,48 +19,51 @@ fn parse_version(text: &str) -> ReleaseVersion {
 
 #[test]
 fn repeated_deploys_change_nothing() {
-    let mut world = DeployFixture::new_fixture();
-    let first = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    let mut fixture = DeployFixture::new_fixture();
+    let first = fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
     assert!(
         matches!(&first, SwitchOutcome::Healthy { previous: None, restarted, .. } if *restarted == [DEMO_UNIT]),
         "{first:?}"
     );
-    world.assert_serves(&desired_release("1.0"));
-    let calls = world.lock_machine().calls.clone();
-    assert_eq!(world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(), SwitchOutcome::Unchanged);
-    assert_eq!(world.lock_machine().calls, calls, "the service manager was not asked to do anything");
+    fixture.assert_serves(&desired_release("1.0"));
+    let calls = fixture.lock_machine().calls.clone();
+    assert_eq!(
+        fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(),
+        SwitchOutcome::Unchanged
+    );
+    assert_eq!(fixture.lock_machine().calls, calls, "the service manager was not asked to do anything");
 }
 
 #[test]
 fn files_of_earlier_releases_are_not_sent_again() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.1")));
-    let host = world.host_agent(&CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.1")));
+    let host = fixture.host_agent(&CrashPoint::never());
     let stage = DeployRequest::Stage {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         desired: desired.clone(),
         expected_changes: Vec::new(),
         adopt: false,
     };
     let program = desired.manifest.files.iter().find(|file| file.path.as_str() == "bin/demo").unwrap();
     assert_eq!(host.missing_blobs(&stage).unwrap(), std::slice::from_ref(&program.sha256));
-    assert_eq!(world.handle_request(&host, &stage), DeployReply::Staged { reused: 1, written: 1, bytes: 3 });
+    assert_eq!(fixture.handle_request(&host, &stage), DeployReply::Staged { reused: 1, written: 1, bytes: 3 });
     assert_eq!(host.missing_blobs(&stage).unwrap(), []);
-    let inode = |version: &str| fs::metadata(world.root().join(format!("releases/{version}/share/same"))).unwrap();
+    let inode = |version: &str| fs::metadata(fixture.root().join(format!("releases/{version}/share/same"))).unwrap();
     assert_eq!(inode("1.0").nlink(), inode("1.1").nlink());
-    assert_eq!(fs::read(world.root().join("releases/1.1/share/same")).unwrap(), b"the same in all releases");
+    assert_eq!(fs::read(fixture.root().join("releases/1.1/share/same")).unwrap(), b"the same in all releases");
 }
 
 #[test]
 fn failed_releases_are_rolled_back_with_units_and_configuration() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut bad = desired_release("1.1");
     bad.program = "broken";
     bad.config = "new";
     bad.units = vec![DEMO_UNIT, "more.service"];
-    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    let outcome = fixture.deploy_release(&bad, &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { version: failed_version, failure: failed, restored: to, restored_failure: None } =
         outcome
     else {
@@ -70,169 +73,169 @@ fn failed_releases_are_rolled_back_with_units_and_configuration() {
     assert_eq!(failed.step, SwitchStep::Health);
     messages::check("release-unhealthy", [(failed.step, &failed.detail)]);
     assert!(failed.journal_lines.contains(&"I am broken".to_owned()), "{failed:?}");
-    world.assert_serves(&desired_release("1.0"));
-    let seen = world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing);
+    fixture.assert_serves(&desired_release("1.0"));
+    let seen = fixture.observe_host(&fixture.host_agent(&CrashPoint::never()), CompareWith::Nothing);
     messages::check("release-failed-before", [("1.1", seen.releases[1].last_failure.as_ref().unwrap())]);
     assert_eq!(seen.unfinished_switch, None);
     // A release that was repaired under the same version may replace the failed one, which nobody uses.
     let mut good = bad;
     good.program = "1.1 repaired";
-    assert!(matches!(world.deploy_release(&good, &CrashPoint::never()).unwrap(), SwitchOutcome::Healthy { .. }));
-    world.assert_serves(&good);
+    assert!(matches!(fixture.deploy_release(&good, &CrashPoint::never()).unwrap(), SwitchOutcome::Healthy { .. }));
+    fixture.assert_serves(&good);
 }
 
 #[test]
 fn failed_configurations_are_rolled_back() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut bad = desired_release("1.0");
     bad.config = "broken";
-    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    let outcome = fixture.deploy_release(&bad, &CrashPoint::never()).unwrap();
     assert!(matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }), "{outcome:?}");
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn failed_first_releases_are_stopped() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     let mut bad = desired_release("1.0");
     bad.program = "broken";
-    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    let outcome = fixture.deploy_release(&bad, &CrashPoint::never()).unwrap();
     assert!(
         matches!(&outcome, SwitchOutcome::Stopped { failure, .. } if failure.step == SwitchStep::Health),
         "{outcome:?}"
     );
-    assert!(world.lock_machine().find_process(DEMO_UNIT).is_none() && !world.lock_machine().is_enabled(DEMO_UNIT));
-    assert!(!world.root().join("current").exists());
-    world.deploy_release(&desired_release("1.1"), &CrashPoint::never());
-    world.assert_serves(&desired_release("1.1"));
+    assert!(fixture.lock_machine().find_process(DEMO_UNIT).is_none() && !fixture.lock_machine().is_enabled(DEMO_UNIT));
+    assert!(!fixture.root().join("current").exists());
+    fixture.deploy_release(&desired_release("1.1"), &CrashPoint::never());
+    fixture.assert_serves(&desired_release("1.1"));
 }
 
 #[test]
 fn rollbacks_return_to_the_previous_release() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut new = desired_release("1.1");
     new.config = "new";
-    world.deploy_release(&new, &CrashPoint::never());
-    let host = world.host_agent(&CrashPoint::never());
-    let seen = world.observe_host(&host, CompareWith::RetainedRelease(None));
+    fixture.deploy_release(&new, &CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
+    let seen = fixture.observe_host(&host, CompareWith::RetainedRelease(None));
     let kept = seen.retained_release.clone().unwrap();
     let plan = plan_host("host-1", &kept, &seen, &[], &|_| None).unwrap();
     let config = plan.pending_rows().find(|row| row.resource.starts_with("config")).unwrap();
     let diff = config.changes[0].diff.as_ref().unwrap();
     assert!(diff.contains("-new") && diff.contains("+same"), "{diff}");
     let rollback = |to| DeployRequest::Rollback {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         version: to,
         expected_current: seen.confirmed.clone(),
     };
-    let reply = world.handle_request(&host, &rollback(None));
+    let reply = fixture.handle_request(&host, &rollback(None));
     assert!(matches!(reply, DeployReply::Switched(SwitchOutcome::Healthy { .. })), "{reply:?}");
-    let refused = world.handle_request(&host, &rollback(Some(parse_version("0.1"))));
+    let refused = fixture.handle_request(&host, &rollback(Some(parse_version("0.1"))));
     let DeployReply::Refused(why) = refused else { panic!("{refused:?}") };
     messages::check("rollback-unknown-release", [("0.1", why)]);
     drop(host);
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn dead_services_are_restarted_once() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    world.lock_machine().crash_process(DEMO_UNIT);
-    let desired = world.desired_state(&desired_release("1.0"));
-    assert_eq!(world.pending_rows(&desired), [format!("! service {DEMO_UNIT}")]);
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fixture.lock_machine().crash_process(DEMO_UNIT);
+    let desired = fixture.desired_state(&desired_release("1.0"));
+    assert_eq!(fixture.pending_rows(&desired), [format!("! service {DEMO_UNIT}")]);
     assert!(matches!(
-        world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(),
+        fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(),
         SwitchOutcome::Healthy { .. }
     ));
-    world.assert_serves(&desired_release("1.0"));
-    world.lock_machine().crash_process(DEMO_UNIT);
-    world.lock_machine().barren = true;
-    let outcome = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    fixture.assert_serves(&desired_release("1.0"));
+    fixture.lock_machine().crash_process(DEMO_UNIT);
+    fixture.lock_machine().barren = true;
+    let outcome = fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
     assert!(
         matches!(&outcome, SwitchOutcome::Unhealthy { failure, .. } if failure.step == SwitchStep::Health),
         "{outcome:?}"
     );
-    assert!(world.root().join("current").exists() && world.lock_machine().is_enabled(DEMO_UNIT));
+    assert!(fixture.root().join("current").exists() && fixture.lock_machine().is_enabled(DEMO_UNIT));
 }
 
 #[test]
 fn unhealthy_previous_releases_are_recorded() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    world.lock_machine().barren = true;
-    let outcome = world.deploy_release(&desired_release("1.1"), &CrashPoint::never()).unwrap();
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fixture.lock_machine().barren = true;
+    let outcome = fixture.deploy_release(&desired_release("1.1"), &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { restored: to, restored_failure: Some(_), .. } = &outcome else {
         panic!("{outcome:?}")
     };
     assert_eq!(*to, parse_version("1.0"));
-    let seen = world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing);
+    let seen = fixture.observe_host(&fixture.host_agent(&CrashPoint::never()), CompareWith::Nothing);
     assert_eq!(
         (seen.unfinished_switch.unwrap().version, seen.current_link.unwrap()),
         (parse_version("1.1"), "1.0".to_owned())
     );
-    world.lock_machine().barren = false;
-    let back = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    fixture.lock_machine().barren = false;
+    let back = fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
     assert!(matches!(back, SwitchOutcome::Healthy { .. }), "{back:?}");
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn damaged_files_are_repaired() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let program = world.root().join("releases/1.0/bin/demo");
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let program = fixture.root().join("releases/1.0/bin/demo");
     fs::write(&program, "bad").unwrap();
-    let desired = world.desired_state(&desired_release("1.0"));
-    assert_eq!(world.pending_rows(&desired), ["~ release 1.0".to_owned(), format!("! service {DEMO_UNIT}")]);
+    let desired = fixture.desired_state(&desired_release("1.0"));
+    assert_eq!(fixture.pending_rows(&desired), ["~ release 1.0".to_owned(), format!("! service {DEMO_UNIT}")]);
     assert!(matches!(
-        world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(),
+        fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap(),
         SwitchOutcome::Healthy { .. }
     ));
     assert_eq!(fs::read(&program).unwrap(), b"1.0");
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
     fs::remove_file(&program).unwrap();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    world.assert_serves(&desired_release("1.0"));
-    let link = world.root().join("releases/1.0/bin/demo-link");
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fixture.assert_serves(&desired_release("1.0"));
+    let link = fixture.root().join("releases/1.0/bin/demo-link");
     assert_eq!(fs::read(&link).unwrap(), b"1.0", "a link inside the release");
     fs::remove_file(&link).unwrap();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     assert_eq!(fs::read(&link).unwrap(), b"1.0");
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn failing_hooks_stop_the_switch() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let note = world.folder.path().join("note");
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let note = fixture.folder.path().join("note");
     let sh = |text: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), text];
     let tell =
         |what: &str| sh(format!("echo {what} $DUNLIN_VERSION $(readlink $DUNLIN_ROOT/current) >> {}", note.display()));
     let mut new = desired_release("1.1");
     new.drain = SwitchHooks { before: vec![tell("before")], after: vec![tell("after")], ..SwitchHooks::default() };
-    world.deploy_release(&new, &CrashPoint::never());
+    fixture.deploy_release(&new, &CrashPoint::never());
     assert_eq!(fs::read_to_string(&note).unwrap(), "before 1.1 releases/1.0\nafter 1.1 releases/1.1\n");
     let mut next = desired_release("1.2");
     next.drain =
         SwitchHooks { before: vec![sh("echo the pool is empty; exit 1".to_owned())], ..SwitchHooks::default() };
-    let calls = world.lock_machine().calls.clone();
-    let outcome = world.deploy_release(&next, &CrashPoint::never()).unwrap();
+    let calls = fixture.lock_machine().calls.clone();
+    let outcome = fixture.deploy_release(&next, &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { failure: failed, restored_failure: None, .. } = &outcome else {
         panic!("{outcome:?}")
     };
     assert_eq!(failed.step, SwitchStep::Drain, "{failed:?}");
     messages::check("drain-failed", [("exit 1", &failed.detail)]);
-    assert_eq!(world.lock_machine().calls, calls);
-    world.assert_serves(&new);
+    assert_eq!(fixture.lock_machine().calls, calls);
+    fixture.assert_serves(&new);
 }
 
 /// Hooks that keep a file while the host is out of rotation; the way back fails while `stuck` exists.
-fn rotation_hooks(world: &DeployFixture) -> SwitchHooks {
-    let path = |name: &str| world.folder.path().join(name).display().to_string();
+fn rotation_hooks(fixture: &DeployFixture) -> SwitchHooks {
+    let path = |name: &str| fixture.folder.path().join(name).display().to_string();
     let sh = |text: String| vec!["/bin/sh".to_owned(), "-c".to_owned(), text];
     SwitchHooks {
         before: vec![sh(format!("touch {}", path("drained")))],
@@ -243,76 +246,76 @@ fn rotation_hooks(world: &DeployFixture) -> SwitchHooks {
 
 #[test]
 fn a_host_that_is_not_back_in_rotation_is_not_done() {
-    let mut world = DeployFixture::new_fixture();
-    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    let (stuck, drained) = (fixture.folder.path().join("stuck"), fixture.folder.path().join("drained"));
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     fs::write(&stuck, "").unwrap();
     let mut new = desired_release("1.1");
-    new.drain = rotation_hooks(&world);
-    let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    new.drain = rotation_hooks(&fixture);
+    let outcome = fixture.deploy_release(&new, &CrashPoint::never()).unwrap();
     let SwitchOutcome::Healthy { rotation_failure: Some(why), .. } = outcome else { panic!("{outcome:?}") };
     assert!(why.contains("stuck"), "{why}");
     assert!(drained.exists());
-    let desired = world.desired_state(&new);
-    assert_eq!(world.pending_rows(&desired), ["! rotation demo"]);
-    let calls = world.lock_machine().calls.clone();
-    let again = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    let desired = fixture.desired_state(&new);
+    assert_eq!(fixture.pending_rows(&desired), ["! rotation demo"]);
+    let calls = fixture.lock_machine().calls.clone();
+    let again = fixture.deploy_release(&new, &CrashPoint::never()).unwrap();
     assert!(matches!(again, SwitchOutcome::Healthy { rotation_failure: Some(_), .. }), "{again:?}");
     fs::remove_file(&stuck).unwrap();
-    let back = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+    let back = fixture.deploy_release(&new, &CrashPoint::never()).unwrap();
     assert!(matches!(back, SwitchOutcome::Healthy { rotation_failure: None, .. }), "{back:?}");
     assert!(!drained.exists());
-    assert_eq!(world.lock_machine().calls, calls, "nothing is restarted to return into rotation");
-    world.assert_serves(&new);
+    assert_eq!(fixture.lock_machine().calls, calls, "nothing is restarted to return into rotation");
+    fixture.assert_serves(&new);
 }
 
 #[test]
 fn a_rollback_that_is_not_back_in_rotation_is_reported() {
-    let mut world = DeployFixture::new_fixture();
-    let (stuck, drained) = (world.folder.path().join("stuck"), world.folder.path().join("drained"));
+    let mut fixture = DeployFixture::new_fixture();
+    let (stuck, drained) = (fixture.folder.path().join("stuck"), fixture.folder.path().join("drained"));
     let mut old = desired_release("1.0");
-    old.drain = rotation_hooks(&world);
-    world.deploy_release(&old, &CrashPoint::never());
+    old.drain = rotation_hooks(&fixture);
+    fixture.deploy_release(&old, &CrashPoint::never());
     fs::write(&stuck, "").unwrap();
     let mut bad = desired_release("1.1");
     bad.program = "broken";
-    bad.drain = rotation_hooks(&world);
-    let outcome = world.deploy_release(&bad, &CrashPoint::never()).unwrap();
+    bad.drain = rotation_hooks(&fixture);
+    let outcome = fixture.deploy_release(&bad, &CrashPoint::never()).unwrap();
     let SwitchOutcome::RolledBack { restored_failure: Some(failure), .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.step, SwitchStep::Rotation);
     fs::remove_file(&stuck).unwrap();
-    world.deploy_release(&old, &CrashPoint::never());
+    fixture.deploy_release(&old, &CrashPoint::never());
     assert!(!drained.exists());
-    world.assert_serves(&old);
+    fixture.assert_serves(&old);
 }
 
 #[test]
 fn a_change_of_settings_neither_drains_nor_restarts() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let calls = world.lock_machine().calls.clone();
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let calls = fixture.lock_machine().calls.clone();
     let mut settings = desired_release("1.0");
     settings.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], ..SwitchHooks::default() };
-    let outcome = world.deploy_release(&settings, &CrashPoint::never()).unwrap();
+    let outcome = fixture.deploy_release(&settings, &CrashPoint::never()).unwrap();
     assert!(matches!(outcome, SwitchOutcome::Healthy { .. }), "{outcome:?}");
-    assert_eq!(world.lock_machine().calls, calls);
-    world.lock_machine().crash_process(DEMO_UNIT);
+    assert_eq!(fixture.lock_machine().calls, calls);
+    fixture.lock_machine().crash_process(DEMO_UNIT);
     let mut worse = desired_release("1.0");
-    worse.drain = rotation_hooks(&world);
-    world.lock_machine().barren = true;
-    let outcome = world.deploy_release(&worse, &CrashPoint::never()).unwrap();
+    worse.drain = rotation_hooks(&fixture);
+    fixture.lock_machine().barren = true;
+    let outcome = fixture.deploy_release(&worse, &CrashPoint::never()).unwrap();
     assert!(matches!(outcome, SwitchOutcome::RolledBack { .. }), "{outcome:?}");
 }
 
 #[test]
 fn each_switch_is_recorded_with_its_result() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut bad = desired_release("1.1");
     bad.program = "broken";
-    world.deploy_release(&bad, &CrashPoint::never());
-    let observation = world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing);
+    fixture.deploy_release(&bad, &CrashPoint::never());
+    let observation = fixture.observe_host(&fixture.host_agent(&CrashPoint::never()), CompareWith::Nothing);
     let records: Vec<_> = observation
         .switch_records
         .iter()
@@ -327,70 +330,76 @@ fn each_switch_is_recorded_with_its_result() {
 
 #[test]
 fn a_failed_change_of_settings_restarts_nothing() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    let mut settings = world.desired_state(&desired_release("1.0"));
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut settings = fixture.desired_state(&desired_release("1.0"));
     settings.config.health.probe = Some(HealthProbe::Command { argv: vec!["/bin/false".to_owned()] });
     settings.config.health.timeout_ms = 50;
-    let calls = world.lock_machine().calls.clone();
-    let outcome = world.deploy_desired(&settings, &CrashPoint::never());
+    let calls = fixture.lock_machine().calls.clone();
+    let outcome = fixture.deploy_desired(&settings, &CrashPoint::never());
     assert!(matches!(outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }), "{outcome:?}");
-    let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
-    assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
-    world.assert_serves(&desired_release("1.0"));
+    let restarts =
+        fixture.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
+    assert_eq!(restarts, 0, "{:?}", fixture.lock_machine().calls);
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn a_failed_hook_after_a_crash_restores_the_old_release() {
     for point in 0.. {
         assert!(point < 500, "the run has an end");
-        let mut world = DeployFixture::new_fixture();
-        world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+        let mut fixture = DeployFixture::new_fixture();
+        fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
         let mut new = desired_release("1.1");
         new.config = "changed";
-        let is_complete = world.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
+        let is_complete = fixture.deploy_release(&new, &CrashPoint::crash_at(point)).is_some();
         if is_complete {
             return;
         }
-        if world.observe_host(&world.host_agent(&CrashPoint::never()), CompareWith::Nothing).confirmed.unwrap().version
+        if fixture
+            .observe_host(&fixture.host_agent(&CrashPoint::never()), CompareWith::Nothing)
+            .confirmed
+            .unwrap()
+            .version
             == parse_version("1.1")
         {
             continue;
         }
         new.drain = SwitchHooks { before: vec![vec!["/bin/false".to_owned()]], ..SwitchHooks::default() };
-        let outcome = world.deploy_release(&new, &CrashPoint::never()).unwrap();
+        let outcome = fixture.deploy_release(&new, &CrashPoint::never()).unwrap();
         assert!(
             matches!(&outcome, SwitchOutcome::RolledBack { restored_failure: None, .. }),
             "point {point}: {outcome:?}"
         );
-        world.assert_serves(&desired_release("1.0"));
+        fixture.assert_serves(&desired_release("1.0"));
     }
 }
 
 #[test]
 fn a_return_restarts_only_what_was_touched() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut bad = desired_release("1.1");
     bad.config = "new";
-    let mut desired = world.desired_state(&bad);
+    let mut desired = fixture.desired_state(&bad);
     desired.config.configs[0].owner = "no-such-account".to_owned();
-    let calls = world.lock_machine().calls.clone();
-    let outcome = world.catch_crash(|world| world.deploy_desired(&desired, &CrashPoint::never())).unwrap();
+    let calls = fixture.lock_machine().calls.clone();
+    let outcome = fixture.catch_crash(|fixture| fixture.deploy_desired(&desired, &CrashPoint::never())).unwrap();
     let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(failure.step, SwitchStep::Configuration);
-    let restarts = world.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
-    assert_eq!(restarts, 0, "{:?}", world.lock_machine().calls);
-    world.assert_serves(&desired_release("1.0"));
+    let restarts =
+        fixture.lock_machine().calls[calls.len()..].iter().filter(|call| call.starts_with("restart")).count();
+    assert_eq!(restarts, 0, "{:?}", fixture.lock_machine().calls);
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn a_release_that_crashes_within_the_steady_time_is_rolled_back() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut crashing = desired_release("1.1");
     crashing.steady_ms = 10_000;
-    let machine = world.machine.clone();
+    let machine = fixture.machine.clone();
     let crash = std::thread::spawn(move || {
         let runs = || machine.lock().unwrap().find_process(DEMO_UNIT).is_some_and(|process| process.program == "1.1");
         while !runs() {
@@ -399,23 +408,23 @@ fn a_release_that_crashes_within_the_steady_time_is_rolled_back() {
         std::thread::sleep(std::time::Duration::from_millis(300));
         machine.lock().unwrap().crash_process(DEMO_UNIT);
     });
-    let outcome = world.deploy_release(&crashing, &CrashPoint::never()).unwrap();
+    let outcome = fixture.deploy_release(&crashing, &CrashPoint::never()).unwrap();
     crash.join().unwrap();
     let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
     assert!(failure.detail.starts_with("healthy for "), "{failure:?}");
     assert!(failure.detail.ends_with("and then no more: demo.service failed"), "{failure:?}");
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn a_restarted_unit_fails_the_second_check() {
-    let mut world = DeployFixture::new_fixture();
-    let outcome = world.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
+    let mut fixture = DeployFixture::new_fixture();
+    let outcome = fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never()).unwrap();
     let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
-    let host = world.host_agent(&CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
     let check = |expected_pids| {
-        let request = DeployRequest::CheckHealth { scope: world.service_scope("test"), expected_pids };
-        match world.handle_request(&host, &request) {
+        let request = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids };
+        match fixture.handle_request(&host, &request) {
             DeployReply::HealthChecked(failure) => failure.map(|failure| failure.detail),
             other => panic!("{other:?}"),
         }
@@ -423,115 +432,116 @@ fn a_restarted_unit_fails_the_second_check() {
     assert_eq!(check(Some(main_pids.clone())), None);
     assert_eq!(check(None), None);
     let restarted = check(Some(main_pids.iter().map(|pid| pid + 1).collect())).unwrap();
-    world.lock_machine().crash_process(DEMO_UNIT);
+    fixture.lock_machine().crash_process(DEMO_UNIT);
     let failed = check(Some(main_pids)).unwrap();
     messages::check("second-health-check", [("other processes", restarted), ("a crash", failed)]);
 }
 
 /// Rolls back; the reply of the host.
-fn roll_back(world: &DeployFixture, to: Option<&str>) -> DeployReply {
-    let host = world.host_agent(&CrashPoint::never());
+fn roll_back(fixture: &DeployFixture, to: Option<&str>) -> DeployReply {
+    let host = fixture.host_agent(&CrashPoint::never());
     let request = DeployRequest::Rollback {
-        scope: world.service_scope("test"),
+        scope: fixture.service_scope("test"),
         version: to.map(parse_version),
-        expected_current: world.observe_host(&host, CompareWith::Nothing).confirmed,
+        expected_current: fixture.observe_host(&host, CompareWith::Nothing).confirmed,
     };
-    world.handle_request(&host, &request)
+    fixture.handle_request(&host, &request)
 }
 
 #[test]
 fn each_rollback_goes_further_back() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     for version in ["1.0", "1.1", "1.2"] {
-        world.deploy_release(&desired_release(version), &CrashPoint::never());
+        fixture.deploy_release(&desired_release(version), &CrashPoint::never());
     }
     for version in ["1.1", "1.0"] {
-        assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
-        world.assert_serves(&desired_release(version));
+        assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+        fixture.assert_serves(&desired_release(version));
     }
-    assert!(matches!(roll_back(&world, None), DeployReply::Refused(_)), "nothing served before 1.0");
-    assert!(matches!(roll_back(&world, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
-    world.assert_serves(&desired_release("1.2"));
+    assert!(matches!(roll_back(&fixture, None), DeployReply::Refused(_)), "nothing served before 1.0");
+    assert!(matches!(roll_back(&fixture, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    fixture.assert_serves(&desired_release("1.2"));
 }
 
 #[test]
 fn rollbacks_to_releases_that_were_never_healthy_are_refused() {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
     let mut bad = desired_release("1.1");
     bad.program = "broken";
-    world.deploy_release(&bad, &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.2")));
-    let host = world.host_agent(&CrashPoint::never());
-    let scope = world.service_scope("test");
-    world.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false });
+    fixture.deploy_release(&bad, &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.2")));
+    let host = fixture.host_agent(&CrashPoint::never());
+    let scope = fixture.service_scope("test");
+    fixture.handle_request(&host, &DeployRequest::Stage { scope, desired, expected_changes: Vec::new(), adopt: false });
     drop(host);
     let refused = [("failed", "1.1"), ("never tried", "1.2")].map(|(case, version)| {
-        let DeployReply::Refused(why) = roll_back(&world, Some(version)) else { panic!("{version} was activated") };
+        let DeployReply::Refused(why) = roll_back(&fixture, Some(version)) else { panic!("{version} was activated") };
         (case, why)
     });
     messages::check("rollback-never-healthy", refused);
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }
 
 #[test]
 fn rollbacks_keep_the_secrets_of_today() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     let secret_release = |version, config| {
         let mut release = desired_release(version);
         (release.config, release.sensitive) = (config, true);
         release
     };
-    world.deploy_release(&secret_release("1.0", "old secret"), &CrashPoint::never());
-    world.deploy_release(&secret_release("1.1", "new secret"), &CrashPoint::never());
-    let host = world.host_agent(&CrashPoint::never());
-    let seen = world.observe_host(&host, CompareWith::RetainedRelease(None));
+    fixture.deploy_release(&secret_release("1.0", "old secret"), &CrashPoint::never());
+    fixture.deploy_release(&secret_release("1.1", "new secret"), &CrashPoint::never());
+    let host = fixture.host_agent(&CrashPoint::never());
+    let seen = fixture.observe_host(&host, CompareWith::RetainedRelease(None));
     let plan = plan_host("host-1", seen.retained_release.as_ref().unwrap(), &seen, &[], &|_| None).unwrap();
     assert!(plan.pending_rows().all(|row| !row.resource.starts_with("config")), "{plan:?}");
     drop(host);
-    assert!(matches!(roll_back(&world, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
-    world.assert_serves(&secret_release("1.0", "new secret"));
+    assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    fixture.assert_serves(&secret_release("1.0", "new secret"));
 }
 
 #[test]
 fn failed_releases_are_pruned_first_and_untried_ones_never() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     for version in ["1.0", "1.1"] {
-        world.deploy_release(&desired_release(version), &CrashPoint::never());
+        fixture.deploy_release(&desired_release(version), &CrashPoint::never());
     }
     let mut bad = desired_release("1.2");
     bad.program = "broken";
-    world.deploy_release(&bad, &CrashPoint::never());
-    world.deploy_release(&desired_release("1.3"), &CrashPoint::never());
-    let desired = Box::new(world.desired_state(&desired_release("1.4")));
-    let host = world.host_agent(&CrashPoint::never());
-    let scope = world.service_scope("test");
+    fixture.deploy_release(&bad, &CrashPoint::never());
+    fixture.deploy_release(&desired_release("1.3"), &CrashPoint::never());
+    let desired = Box::new(fixture.desired_state(&desired_release("1.4")));
+    let host = fixture.host_agent(&CrashPoint::never());
+    let scope = fixture.service_scope("test");
     let stage = DeployRequest::Stage { scope: scope.clone(), desired, expected_changes: Vec::new(), adopt: false };
-    world.handle_request(&host, &stage);
+    fixture.handle_request(&host, &stage);
     let prune =
-        |keep_releases| world.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });
+        |keep_releases| fixture.handle_request(&host, &DeployRequest::Prune { scope: scope.clone(), keep_releases });
     assert_eq!(prune(4), DeployReply::Pruned(vec!["1.2".to_owned()]));
     assert_eq!(prune(1), DeployReply::Pruned(vec!["1.0".to_owned()]), "1.4 was never tried");
 }
 
 #[test]
 fn pruning_keeps_the_current_and_previous_release() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     for version in ["1.0", "1.1", "1.2", "1.3"] {
-        world.deploy_release(&desired_release(version), &CrashPoint::never());
+        fixture.deploy_release(&desired_release(version), &CrashPoint::never());
     }
-    world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
-    fs::create_dir(world.root().join("releases/2.0.partial")).unwrap();
-    let host = world.host_agent(&CrashPoint::never());
+    fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    fs::create_dir(fixture.root().join("releases/2.0.partial")).unwrap();
+    let host = fixture.host_agent(&CrashPoint::never());
     let prune = |keep| {
-        world.handle_request(&host, &DeployRequest::Prune { scope: world.service_scope("test"), keep_releases: keep })
+        fixture
+            .handle_request(&host, &DeployRequest::Prune { scope: fixture.service_scope("test"), keep_releases: keep })
     };
     assert_eq!(prune(3), DeployReply::Pruned(vec!["1.1".to_owned(), "2.0.partial".to_owned()]));
     assert_eq!(prune(1), DeployReply::Pruned(vec!["1.2".to_owned()]), "1.0 serves, 1.3 served before");
     assert_eq!(prune(1), DeployReply::Pruned(Vec::new()));
     let left: Vec<ReleaseVersion> =
-        world.observe_host(&host, CompareWith::Nothing).releases.into_iter().map(|r| r.version).collect();
+        fixture.observe_host(&host, CompareWith::Nothing).releases.into_iter().map(|r| r.version).collect();
     assert_eq!(left, [parse_version("1.0"), parse_version("1.3")]);
     drop(host);
-    world.assert_serves(&desired_release("1.0"));
+    fixture.assert_serves(&desired_release("1.0"));
 }

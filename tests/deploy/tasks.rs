@@ -25,27 +25,27 @@ fn migrate_record(run: &str, status: TaskStatus) -> TaskRecord {
 
 /// A host on which 1.0 is staged, with the requests for its task.
 struct TaskHost {
-    world: DeployFixture,
+    fixture: DeployFixture,
     agent: DeployAgent,
     target: ReleaseTarget,
 }
 
 impl TaskHost {
     fn new() -> Self {
-        let mut world = DeployFixture::new_fixture();
-        let desired = world.desired_state(&desired_release("1.0"));
-        let agent = world.host_agent(&CrashPoint::never());
+        let mut fixture = DeployFixture::new_fixture();
+        let desired = fixture.desired_state(&desired_release("1.0"));
+        let agent = fixture.host_agent(&CrashPoint::never());
         let target = desired.to_release_target();
-        let scope = world.service_scope("test");
+        let scope = fixture.service_scope("test");
         let stage =
             DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
-        assert!(matches!(world.handle_request(&agent, &stage), DeployReply::Staged { .. }));
-        Self { world, agent, target }
+        assert!(matches!(fixture.handle_request(&agent, &stage), DeployReply::Staged { .. }));
+        Self { fixture, agent, target }
     }
 
     fn record(&self, record: TaskRecord) -> DeployReply {
-        let scope = self.world.service_scope("test");
-        self.world.handle_request(&self.agent, &DeployRequest::RecordTask { scope, record })
+        let scope = self.fixture.service_scope("test");
+        self.fixture.handle_request(&self.agent, &DeployRequest::RecordTask { scope, record })
     }
 
     fn run(&self, run: &str, shell: &str) -> DeployReply {
@@ -55,9 +55,9 @@ impl TaskHost {
             phase: TaskPhase::BeforeSwitch,
             timeout_ms: 20_000,
         };
-        let scope = self.world.service_scope("test");
+        let scope = self.fixture.service_scope("test");
         let request = DeployRequest::RunTask { scope, target: self.target.clone(), task, run: run.to_owned() };
-        self.world.handle_request(&self.agent, &request)
+        self.fixture.handle_request(&self.agent, &request)
     }
 
     fn start_and_run(&self, run: &str, shell: &str) -> DeployReply {
@@ -66,7 +66,7 @@ impl TaskHost {
     }
 
     fn statuses(&self) -> Vec<TaskStatus> {
-        let observed = self.world.observe_host(&self.agent, CompareWith::Nothing);
+        let observed = self.fixture.observe_host(&self.agent, CompareWith::Nothing);
         observed.task_records.iter().map(|record| record.status).collect()
     }
 }
@@ -74,7 +74,7 @@ impl TaskHost {
 #[test]
 fn a_task_runs_once_per_release() {
     let host = TaskHost::new();
-    let note = host.world.folder.path().join("note");
+    let note = host.fixture.folder.path().join("note");
     let shell = |end: &str| format!("echo $DUNLIN_VERSION >> {}{end}", note.display());
     let failed = host.start_and_run("r1", &shell("; echo no table >&2; exit 7"));
     let DeployReply::TaskRun { ran: true, failure: Some(why) } = failed else { panic!("{failed:?}") };
@@ -115,9 +115,9 @@ fn a_process_of_an_earlier_task_keeps_the_next_from_starting() {
             phase: TaskPhase::BeforeSwitch,
             timeout_ms: 20_000,
         };
-        let scope = host.world.service_scope("test");
+        let scope = host.fixture.service_scope("test");
         let request = DeployRequest::RunTask { scope, target: host.target.clone(), task, run: "r2".to_owned() };
-        host.world.handle_request(&host.agent, &request)
+        host.fixture.handle_request(&host.agent, &request)
     };
     let DeployReply::Refused(why) = run_index() else { panic!("two tasks ran at the same time") };
     messages::check("task-still-running", [("a process of the first task", why)]);
@@ -131,7 +131,7 @@ fn a_process_of_an_earlier_task_keeps_the_next_from_starting() {
 #[test]
 fn a_task_sees_the_configuration_of_its_release() {
     let mut host = TaskHost::new();
-    let config = host.world.config_path();
+    let config = host.fixture.config_path();
     let show = format!("cat {0} >&2; stat -c %a {0} >&2; exit 1", config.display());
     let seen = |reply| match reply {
         DeployReply::TaskRun { failure: Some(text), .. } => text,
@@ -141,16 +141,16 @@ fn a_task_sees_the_configuration_of_its_release() {
     assert!(text.contains("same") && text.contains("640"), "{text}");
     assert!(!config.exists(), "a task that failed leaves no configuration");
     drop(host.agent);
-    host.world.deploy_release(&desired_release("1.0"), &CrashPoint::never());
+    host.fixture.deploy_release(&desired_release("1.0"), &CrashPoint::never());
 
     let mut next = desired_release("1.1");
     next.config = "of 1.1";
-    let desired = host.world.desired_state(&next);
-    host.agent = host.world.host_agent(&CrashPoint::never());
+    let desired = host.fixture.desired_state(&next);
+    host.agent = host.fixture.host_agent(&CrashPoint::never());
     host.target = desired.to_release_target();
-    let scope = host.world.service_scope("test");
+    let scope = host.fixture.service_scope("test");
     let stage = DeployRequest::Stage { scope, desired: Box::new(desired), expected_changes: Vec::new(), adopt: false };
-    assert!(matches!(host.world.handle_request(&host.agent, &stage), DeployReply::Staged { .. }));
+    assert!(matches!(host.fixture.handle_request(&host.agent, &stage), DeployReply::Staged { .. }));
     let version = ReleaseVersion::new("1.1").unwrap();
     host.record(TaskRecord { version, ..migrate_record("r2", TaskStatus::Started) });
     let text = seen(host.run("r2", &show));
@@ -164,11 +164,11 @@ fn records_outlive_their_release() {
     assert_eq!(host.start_and_run("r1", "true"), DeployReply::TaskRun { ran: true, failure: None });
     drop(host.agent);
     for version in ["1.0", "1.1", "1.2"] {
-        host.world.deploy_release(&desired_release(version), &CrashPoint::never());
+        host.fixture.deploy_release(&desired_release(version), &CrashPoint::never());
     }
-    host.agent = host.world.host_agent(&CrashPoint::never());
-    let scope = host.world.service_scope("test");
-    let pruned = host.world.handle_request(&host.agent, &DeployRequest::Prune { scope, keep_releases: 2 });
+    host.agent = host.fixture.host_agent(&CrashPoint::never());
+    let scope = host.fixture.service_scope("test");
+    let pruned = host.fixture.handle_request(&host.agent, &DeployRequest::Prune { scope, keep_releases: 2 });
     assert_eq!(pruned, DeployReply::Pruned(vec!["1.0".to_owned()]));
     assert_eq!(host.statuses(), [TaskStatus::Completed], "1.0 may be deployed again");
 }

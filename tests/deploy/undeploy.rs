@@ -20,127 +20,136 @@ fn release(version: &'static str) -> DesiredRelease {
 
 /// A host with two releases, and a file in the shared folder.
 fn deployed() -> DeployFixture {
-    let mut world = DeployFixture::new_fixture();
-    world.deploy_release(&release("1.0"), &CrashPoint::never());
-    world.deploy_release(&release("1.1"), &CrashPoint::never());
-    fs::write(world.root().join("shared/uploads/cat.jpg"), "cat").unwrap();
-    world
+    let mut fixture = DeployFixture::new_fixture();
+    fixture.deploy_release(&release("1.0"), &CrashPoint::never());
+    fixture.deploy_release(&release("1.1"), &CrashPoint::never());
+    fs::write(fixture.root().join("shared/uploads/cat.jpg"), "cat").unwrap();
+    fixture
 }
 
-fn assert_removed(world: &DeployFixture) {
-    let machine = world.lock_machine();
+fn assert_removed(fixture: &DeployFixture) {
+    let machine = fixture.lock_machine();
     assert!(machine.find_process(DEMO_UNIT).is_none() && !machine.is_enabled(DEMO_UNIT));
-    assert_eq!(fs::read_dir(world.folder.path().join("units")).unwrap().count(), 0);
-    assert!(!world.config_path().exists());
+    assert_eq!(fs::read_dir(fixture.folder.path().join("units")).unwrap().count(), 0);
+    assert!(!fixture.config_path().exists());
     for name in ["current", "releases", ".dunlin"] {
-        assert!(world.root().join(name).symlink_metadata().is_err(), "{name}");
+        assert!(fixture.root().join(name).symlink_metadata().is_err(), "{name}");
     }
 }
 
 #[test]
 fn the_plan_names_all_that_is_removed_and_a_second_run_shows_nothing() {
-    let world = deployed();
-    let unit = world.folder.path().join("units").join(DEMO_UNIT);
+    let fixture = deployed();
+    let unit = fixture.folder.path().join("units").join(DEMO_UNIT);
     let expected = [
         format!("- service {DEMO_UNIT}"),
         format!("- unit {}", unit.display()),
-        format!("- config {}", world.config_path().display()),
+        format!("- config {}", fixture.config_path().display()),
         "- link current".to_owned(),
         "- release 1.0".to_owned(),
         "- release 1.1".to_owned(),
-        format!("- state {}", world.root().join(".dunlin").display()),
+        format!("- state {}", fixture.root().join(".dunlin").display()),
     ];
-    assert_eq!(pending(&world, UNDEPLOY), expected);
+    assert_eq!(pending(&fixture, UNDEPLOY), expected);
     assert!(unit.exists(), "a plan changes nothing");
-    assert_eq!(apply_change(&world, UNDEPLOY), None);
-    assert_removed(&world);
-    assert_eq!(fs::read_to_string(world.root().join("shared/uploads/cat.jpg")).unwrap(), "cat");
-    assert_eq!(pending(&world, UNDEPLOY), Vec::<String>::new());
-    assert_eq!(pending(&world, UNDEPLOY_ALL), Vec::<String>::new(), "nothing says any more that dunlin made it");
+    assert_eq!(apply_change(&fixture, UNDEPLOY), None);
+    assert_removed(&fixture);
+    assert_eq!(fs::read_to_string(fixture.root().join("shared/uploads/cat.jpg")).unwrap(), "cat");
+    assert_eq!(pending(&fixture, UNDEPLOY), Vec::<String>::new());
+    assert_eq!(pending(&fixture, UNDEPLOY_ALL), Vec::<String>::new(), "nothing says any more that dunlin made it");
+}
+
+#[test]
+fn a_failed_unit_is_forgotten() {
+    let fixture = deployed();
+    fixture.lock_machine().crash_process(DEMO_UNIT);
+    assert_eq!(apply_change(&fixture, UNDEPLOY), None);
+    assert_removed(&fixture);
+    assert!(!fixture.lock_machine().is_known(DEMO_UNIT));
 }
 
 #[test]
 fn shared_content_is_deleted_on_request() {
-    let world = deployed();
-    apply_change(&world, UNDEPLOY_ALL);
-    assert_removed(&world);
-    assert!(!world.root().exists());
+    let fixture = deployed();
+    apply_change(&fixture, UNDEPLOY_ALL);
+    assert_removed(&fixture);
+    assert!(!fixture.root().exists());
 }
 
 #[test]
 fn files_of_others_stay() {
-    let world = deployed();
-    fs::write(world.root().join("notes.txt"), "").unwrap();
-    fs::create_dir(world.root().join("releases/by-hand")).unwrap();
-    apply_change(&world, UNDEPLOY);
-    assert!(world.root().join("notes.txt").exists() && world.root().join("releases/by-hand").exists());
-    assert!(!world.root().join(".dunlin").exists() && !world.root().join("releases/1.1").exists());
+    let fixture = deployed();
+    fs::write(fixture.root().join("notes.txt"), "").unwrap();
+    fs::create_dir(fixture.root().join("releases/by-hand")).unwrap();
+    apply_change(&fixture, UNDEPLOY);
+    assert!(fixture.root().join("notes.txt").exists() && fixture.root().join("releases/by-hand").exists());
+    assert!(!fixture.root().join(".dunlin").exists() && !fixture.root().join("releases/1.1").exists());
 }
 
 #[test]
 fn a_service_can_be_deployed_again() {
-    let mut world = deployed();
-    apply_change(&world, UNDEPLOY);
-    let outcome = world.deploy_release(&release("1.0"), &CrashPoint::never()).unwrap();
+    let mut fixture = deployed();
+    apply_change(&fixture, UNDEPLOY);
+    let outcome = fixture.deploy_release(&release("1.0"), &CrashPoint::never()).unwrap();
     assert!(matches!(outcome, SwitchOutcome::Healthy { previous: None, .. }), "{outcome:?}");
-    world.assert_serves(&release("1.0"));
-    assert!(world.root().join("releases/1.0/uploads/cat.jpg").exists());
+    fixture.assert_serves(&release("1.0"));
+    assert!(fixture.root().join("releases/1.0/uploads/cat.jpg").exists());
 }
 
 #[test]
 fn the_host_leaves_rotation_first() {
-    let mut world = DeployFixture::new_fixture();
+    let mut fixture = DeployFixture::new_fixture();
     let hook = |line: &str| vec![vec!["/bin/sh".to_owned(), "-c".to_owned(), line.to_owned()]];
-    let fails = world.folder.path().join("fails");
+    let fails = fixture.folder.path().join("fails");
     let drain = SwitchHooks {
         before: hook(&format!("! test -e {}", fails.display())),
         after: hook("true"),
         ..SwitchHooks::default()
     };
     let wish = DesiredRelease { drain, ..desired_release("1.0") };
-    world.deploy_release(&wish, &CrashPoint::never());
-    assert_eq!(pending(&world, UNDEPLOY)[0], "! rotation demo");
+    fixture.deploy_release(&wish, &CrashPoint::never());
+    assert_eq!(pending(&fixture, UNDEPLOY)[0], "! rotation demo");
     fs::write(&fails, "").unwrap();
-    let failure = apply_change(&world, UNDEPLOY).unwrap();
+    let failure = apply_change(&fixture, UNDEPLOY).unwrap();
     assert!(failure.detail.contains("nothing was removed"), "{failure:?}");
-    world.assert_serves(&wish);
+    fixture.assert_serves(&wish);
     fs::remove_file(&fails).unwrap();
-    assert_eq!(apply_change(&world, UNDEPLOY), None);
-    assert_removed(&world);
+    assert_eq!(apply_change(&fixture, UNDEPLOY), None);
+    assert_removed(&fixture);
 }
 
 #[test]
 fn a_killed_run_is_finished_by_the_next() {
     for point in 0.. {
-        let mut world = deployed();
+        let mut fixture = deployed();
         let fuse = CrashPoint::crash_at(point);
-        let expected_changes = plan_change(&world, UNDEPLOY).unwrap();
+        let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
         let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
-        let scope = world.service_scope("test");
+        let scope = fixture.service_scope("test");
         let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
-        let done = world.catch_crash(|world| {
-            world.host_agent(&fuse).handle_request(&request, &world.store, &CrashingSink(fuse.clone())).unwrap()
+        let done = fixture.catch_crash(|fixture| {
+            fixture.host_agent(&fuse).handle_request(&request, &fixture.store, &CrashingSink(fuse.clone())).unwrap()
         });
         if let Some(reply) = done {
             assert_eq!(reply, DeployReply::ChangeApplied(None));
             assert!(point > 5, "only {point} points were passed");
             return;
         }
-        apply_change(&world, UNDEPLOY);
-        assert_removed(&world);
-        assert_eq!(pending(&world, UNDEPLOY), Vec::<String>::new(), "killed at point {point}");
+        apply_change(&fixture, UNDEPLOY);
+        assert_removed(&fixture);
+        assert_eq!(pending(&fixture, UNDEPLOY), Vec::<String>::new(), "killed at point {point}");
     }
 }
 
 #[test]
 fn a_change_after_the_plan_is_refused() {
-    let mut world = deployed();
-    let expected_changes = plan_change(&world, UNDEPLOY).unwrap();
+    let mut fixture = deployed();
+    let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
     let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
-    world.deploy_release(&release("1.2"), &CrashPoint::never());
-    let scope = world.service_scope("test");
+    fixture.deploy_release(&release("1.2"), &CrashPoint::never());
+    let scope = fixture.service_scope("test");
     let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
-    let reply = world.handle_request(&world.host_agent(&CrashPoint::never()), &request);
+    let reply = fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request);
     assert!(matches!(&reply, DeployReply::PlanOutdated(lines) if !lines.is_empty()), "{reply:?}");
-    world.assert_serves(&release("1.2"));
+    fixture.assert_serves(&release("1.2"));
 }

@@ -15,6 +15,13 @@ const LIST_JOBS: &str = "for job in 1 2 3; do
     fi
 done";
 
+/// Commands that keep the facts in a file of the project.
+const NOTIFY: &str = r#"
+[notify]
+started  = [["/bin/sh", "-c", "cat >>notified; echo >>notified"]]
+finished = [["/bin/sh", "-c", "cat >>notified; echo >>notified"]]
+"#;
+
 fn package_with_jobs(shop: &Shop<'_>, version: &str, instances: &str) {
     std::fs::write(shop.project.file_path("templates/shop-job.service"), JOB_UNIT).unwrap();
     let unit = format!(
@@ -59,6 +66,7 @@ fn a_host_in_maintenance_gets_releases_and_no_requests() {
     shop.start_balancer();
     shop.package("1", "", ROTATION_HOOKS);
     shop.deploy(&[]).assert_status(0);
+    let facts = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
     let load = RequestLoop::start(&fleet);
     let maintenance =
         |mode: &str, limit: &str| shop.project.run_dunlin(&["maintenance", "shop", mode, "--yes", "--limit", limit]);
@@ -73,7 +81,14 @@ fn a_host_in_maintenance_gets_releases_and_no_requests() {
     assert_eq!(shop.drained_hosts(), Vec::<&str>::new());
     shop.project.run_dunlin(&["deploy", "shop", "--health"]).assert_status(0);
     load.assert_none_failed();
+    shop.package("3", "", &format!("{ROTATION_HOOKS}{NOTIFY}"));
     maintenance("on", "redis").assert_status(0);
     assert_eq!(shop.drained_hosts(), SHOP_HOSTS);
+    let notified = std::fs::read_to_string(shop.project.file_path("notified")).unwrap();
+    let notified: Vec<_> = notified.lines().map(facts).collect();
+    let field = |name: &str| notified.iter().map(|facts| facts[name].clone()).collect::<Vec<_>>();
+    assert_eq!(field("event"), ["started", "finished"]);
+    assert_eq!(field("command"), ["start_maintenance"; 2]);
+    assert_eq!(notified[1]["hosts"][0], serde_json::json!({"host": "redis-01", "outcome": "changed"}));
     maintenance("off", "redis").assert_status(0);
 }

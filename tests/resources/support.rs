@@ -51,21 +51,21 @@ pub struct StepPlan {
     pub fingerprint: Option<Digest>,
 }
 
-/// Plans one step in a world and tells the world what will come of it.
+/// Plans one step on a view of the host, and records what the step will change in it.
 pub fn plan_step(
     step: &dyn DynResource,
-    world: &mut HostView,
+    host_view: &mut HostView,
     blobs: &dyn BlobSource,
 ) -> Result<(StepPlan, Option<Value>)> {
-    let (diff, observed) = match step.read(world)? {
+    let (diff, observed) = match step.read(host_view)? {
         ReadOutcome::Known(observed) => (step.diff(&observed, blobs)?, Some(observed)),
         ReadOutcome::UnknownUntilApply(reason) => {
             (Diff { action: Action::Unknown, changes: Vec::new(), reason: Some(reason) }, None)
         }
     };
     if diff.action.is_pending() {
-        step.predict_state(world);
-        world.mark_pending();
+        step.predict_state(host_view);
+        host_view.mark_pending();
     }
     let fingerprint = observed.as_ref().map(digest_json);
     let Diff { action, changes, reason } = diff;
@@ -74,13 +74,13 @@ pub fn plan_step(
 
 /// Plans all steps; `Err` stands where a step's plan is an error, with the error's text.
 pub fn plan_steps(steps: &[Box<dyn DynResource>], blobs: &dyn BlobSource) -> Vec<Result<StepPlan, String>> {
-    let mut world = HostView::current();
+    let mut host_view = HostView::current();
     let mut wants = Prefetch::default();
     steps.iter().for_each(|step| step.collect_prefetch(&mut wants));
-    world.prefetch_units(&wants).expect("the world answers");
+    host_view.prefetch_units(&wants).expect("the service manager answers");
     steps
         .iter()
-        .map(|step| plan_step(&**step, &mut world, blobs).map(|(row, _)| row).map_err(|error| format!("{error:#}")))
+        .map(|step| plan_step(&**step, &mut host_view, blobs).map(|(row, _)| row).map_err(|error| format!("{error:#}")))
         .collect()
 }
 

@@ -82,6 +82,12 @@ pub trait ServiceManager: Send + Sync {
     /// See [`Self::reload_units`].
     fn stop_unit(&self, unit: &str) -> Result<()>;
 
+    /// Makes the service manager forget that a unit failed; succeeds if the unit does not exist.
+    ///
+    /// # Errors
+    /// Returns an error if the service manager cannot be asked.
+    fn forget_failure(&self, unit: &str) -> Result<()>;
+
     /// Returns the last lines that the units logged since a time (seconds since 1970); empty if unavailable.
     fn read_log(&self, units: &[&str], since: u64) -> Vec<String>;
 }
@@ -179,8 +185,7 @@ impl ServiceManager for Systemd {
     }
 
     fn restart_unit(&self, unit: &str) -> Result<()> {
-        // Clears the count of failures; of a unit that systemd does not hold in memory it says so with an error.
-        Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds()?;
+        self.forget_failure(unit)?;
         Self::run_systemctl(&["restart"], unit, Self::job_timeout(unit)?)
     }
 
@@ -193,6 +198,11 @@ impl ServiceManager for Systemd {
         let done = command::run_system_command(&argv, Self::job_timeout(unit)?)?;
         // 5: the unit is not loaded, systemctl(1).
         if done.code() == Some(5) { Ok(()) } else { ensure_success(&argv, &done) }
+    }
+
+    fn forget_failure(&self, unit: &str) -> Result<()> {
+        // Of a unit that systemd does not hold in memory it says so with an error.
+        Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds().map(drop)
     }
 
     fn read_log(&self, units: &[&str], since: u64) -> Vec<String> {

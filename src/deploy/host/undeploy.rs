@@ -198,6 +198,7 @@ pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Resu
         report(switch, &format!("stopping {unit}"));
         services.stop_unit(unit)?;
         services.set_enabled(unit, false)?;
+        services.forget_failure(unit)?;
     }
     for file in &installed.files {
         report(switch, &format!("removing {}", file.display()));
