@@ -15,6 +15,8 @@ use crate::inventory::ByteSize;
 use crate::plan::{format_count, named_enum};
 use crate::rebalance::observation::Observation;
 
+const SHARD_COUNT_HINT: &str = "raise --max-shards-per-host, add a host, or allow more hosts as targets";
+
 /// Reason why there is no plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Infeasible {
@@ -241,13 +243,7 @@ fn check_shard_count(model: &Model, limit: usize) -> Result<(), Infeasible> {
         return Ok(());
     };
     let (shards, hosts) = found.unwrap_or_default();
-    Err(Infeasible {
-        rule: Rule::ShardsPerHost,
-        message,
-        shards,
-        hosts,
-        hint: "raise --max-shards-per-host, add a host, or allow more hosts as targets".to_owned(),
-    })
+    Err(Infeasible { rule: Rule::ShardsPerHost, message, shards, hosts, hint: SHARD_COUNT_HINT.to_owned() })
 }
 
 /// Returns the largest shards that together need at least the missing bytes.
@@ -321,13 +317,18 @@ pub(crate) fn over_limits(model: &Model, state: &Assignment) -> Infeasible {
     shards.dedup();
     let excess: i64 = hosts.iter().map(|host| state.load[*host][resource] - model.hosts[*host].limits[resource]).sum();
     let names: Vec<String> = hosts.iter().map(|host| model.host_name(*host).to_owned()).collect();
-    let (rule, limit, amount, option) = match resource {
-        Bytes | Ops => (Rule::Capacity, "maximum utilization", format_bytes(excess), "the maximum utilization"),
+    let (rule, limit, amount, hint) = match resource {
+        Bytes | Ops => (
+            Rule::Capacity,
+            "maximum utilization",
+            format_bytes(excess),
+            "add a host or memory, allow more hosts as targets, or raise the maximum utilization",
+        ),
         Shards => (
             Rule::ShardsPerHost,
             "maximum number of shards per host",
             format_count(excess as usize, "shard"),
-            "--max-shards-per-host",
+            SHARD_COUNT_HINT,
         ),
     };
     Infeasible {
@@ -339,6 +340,6 @@ pub(crate) fn over_limits(model: &Model, state: &Assignment) -> Infeasible {
         ),
         shards,
         hosts: names,
-        hint: format!("add a host or memory, allow more hosts as targets, or raise {option}"),
+        hint: hint.to_owned(),
     }
 }
