@@ -164,6 +164,26 @@ fn folders_that_another_user_can_change_are_rejected() {
 }
 
 #[test]
+fn nothing_is_created_in_a_folder_of_another_user() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "continuous integration runs as root");
+        eprintln!("NOT TESTED: only root can give folders away");
+        return;
+    }
+    let fixture = DeployFixture::new_fixture();
+    let home = fixture.folder.path().join("home");
+    fs::create_dir(&home).unwrap();
+    std::os::unix::fs::chown(&home, Some(65534), Some(65534)).unwrap();
+    let scope = ServiceRef { base_dir: home.join("apps/shop"), ..fixture.service_scope("test") };
+    let request = DeployRequest::LockService { scope };
+    let host = fixture.host_agent(&CrashPoint::never());
+    let refused = host.handle_request(&request, &fixture.store, &CrashingSink(CrashPoint::never())).unwrap_err();
+    let text = format!("{refused:#}").replace(&home.display().to_string(), "/home/shop");
+    messages::check("service-folder-below-a-user", [("missing", text)]);
+    assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+}
+
+#[test]
 fn records_are_readable_by_the_owner_only() {
     use std::os::unix::fs::PermissionsExt;
     let mut fixture = DeployFixture::new_fixture();

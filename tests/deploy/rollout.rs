@@ -9,7 +9,7 @@ use dunlin::protocol::deploy::{
     SwitchStep,
 };
 
-use crate::fixture::{DEMO_UNIT, DeployFixture, desired_release};
+use crate::fixture::{DEMO_UNIT, DeployFixture, DesiredRelease, desired_release};
 use crate::messages;
 use crate::model::CrashPoint;
 
@@ -437,6 +437,20 @@ fn a_restarted_unit_fails_the_second_check() {
     messages::check("second-health-check", [("other processes", restarted), ("a crash", failed)]);
 }
 
+#[test]
+fn a_long_interval_does_not_fail_the_second_check() {
+    let mut fixture = DeployFixture::new_fixture();
+    let mut desired = fixture.desired_state(&desired_release("1.0"));
+    (desired.config.health.interval_ms, desired.config.health.timeout_ms) = (700, 10_000);
+    let outcome = fixture.deploy_desired(&desired, &CrashPoint::never());
+    let SwitchOutcome::Healthy { main_pids, .. } = outcome else { panic!("{outcome:?}") };
+    let host = fixture.host_agent(&CrashPoint::never());
+    for expected_pids in [Some(main_pids), None] {
+        let request = DeployRequest::CheckHealth { scope: fixture.service_scope("test"), expected_pids };
+        assert_eq!(fixture.handle_request(&host, &request), DeployReply::HealthChecked(None));
+    }
+}
+
 /// Rolls back; the reply of the host.
 fn roll_back(fixture: &DeployFixture, to: Option<&str>) -> DeployReply {
     let host = fixture.host_agent(&CrashPoint::never());
@@ -461,6 +475,20 @@ fn each_rollback_goes_further_back() {
     assert!(matches!(roll_back(&fixture, None), DeployReply::Refused(_)), "nothing served before 1.0");
     assert!(matches!(roll_back(&fixture, Some("1.2")), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
     fixture.assert_serves(&desired_release("1.2"));
+}
+
+#[test]
+fn a_rollback_goes_past_other_configurations_of_the_same_release() {
+    let mut fixture = DeployFixture::new_fixture();
+    for (version, config) in [("1.0", "a"), ("1.1", "b"), ("1.1", "c")] {
+        fixture.deploy_release(&DesiredRelease { config, ..desired_release(version) }, &CrashPoint::never());
+    }
+    let host = fixture.host_agent(&CrashPoint::never());
+    let scope = fixture.service_scope("test");
+    fixture.handle_request(&host, &DeployRequest::Prune { scope, keep_releases: 1 });
+    drop(host);
+    assert!(matches!(roll_back(&fixture, None), DeployReply::Switched(SwitchOutcome::Healthy { .. })));
+    fixture.assert_serves(&DesiredRelease { config: "a", ..desired_release("1.0") });
 }
 
 #[test]

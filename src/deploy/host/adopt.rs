@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
+use super::layout::{ServiceLayout, write_json};
 use super::observe::find_unmanaged_units;
 use super::releases::{self, ReleaseStamp, StoredRelease, store_setup};
 use super::service_manager::{ServiceManager, UnitStatus};
@@ -191,15 +191,15 @@ fn write_release(layout: &ServiceLayout, adopted: &DesiredState, texts: &TextMap
     let version = &adopted.manifest.version;
     let (partial, release) = (layout.partial_dir(version), layout.release_dir(version));
     let records = partial.join(RECORDS_DIR);
-    remove_dir_if_exists(&partial)?;
+    host_fs::remove_tree(&partial)?;
     // A killed run may have left it; a folder of somebody else has no records.
     ensure!(
         release.symlink_metadata().is_err() || release.join(RECORDS_DIR).is_dir(),
         "{} exists, and dunlin did not make it; rename it",
         release.display()
     );
-    remove_dir_if_exists(&release)?;
-    create_dir(&partial, 0o755)?;
+    host_fs::remove_tree(&release)?;
+    host_fs::ensure_folder(&partial, 0o755)?;
     let texts = texts.iter().map(|(digest, text)| (digest, text.clone())).collect();
     store_setup(&partial, &adopted.config, &texts)?;
     let stamp = ReleaseStamp { staged_at: unix_seconds(), modified_times: BTreeMap::new() };

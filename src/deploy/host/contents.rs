@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::layout::{ServiceLayout, has_digest};
+use super::layout::{ServiceLayout, has_content};
 use super::releases::StoredRelease;
 use crate::plan::Digest;
 use crate::protocol::deploy::{DesiredState, FileOwner, ReleaseFile};
@@ -70,7 +70,7 @@ impl LocalContents {
 
     /// Returns an intact file with the same bytes.
     pub fn find_file(&self, file: &ReleaseFile) -> Option<&LocalFile> {
-        self.files.get(&file.sha256)?.iter().find(|local| has_digest(&local.path, &file.sha256))
+        self.files.get(&file.sha256)?.iter().find(|local| has_content(&local.path, file.size, &file.sha256))
     }
 
     /// Returns whether a file has the same size and digest according to the records; its bytes are not read.

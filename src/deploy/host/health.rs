@@ -23,6 +23,8 @@ const MAX_RESPONSE_BYTES: usize = 512;
 
 /// Maximum time for a check of a release that was healthy before, in milliseconds.
 const REPEATED_CHECK_MS: u64 = 2_000;
+/// Maximum interval between its attempts, in milliseconds: a healthy service needs one, and a busy one some more.
+const REPEATED_CHECK_INTERVAL_MS: u64 = 200;
 
 /// A healthy service.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,10 +49,21 @@ pub(super) fn wait_until_healthy(
     services: &dyn ServiceManager,
     place: &CommandContext<'_>,
 ) -> Result<HealthyService, String> {
+    let has_probe = check.probe.is_some() || !setup.units.iter().any(should_run);
+    wait_for_checks(check, if has_probe { 1 } else { REQUIRED_STEADY_CHECKS }, setup, services, place)
+}
+
+/// Works like [`wait_until_healthy`] with this number of consecutive checks.
+fn wait_for_checks(
+    check: &HealthCheck,
+    needed: u32,
+    setup: &ServiceConfig,
+    services: &dyn ServiceManager,
+    place: &CommandContext<'_>,
+) -> Result<HealthyService, String> {
     let HealthCheck { probe, timeout_ms, interval_ms, steady_ms } = check;
     let units: Vec<&str> = setup.units.iter().filter(|unit| should_run(unit)).map(|unit| unit.name.as_str()).collect();
     let deadline = Instant::now() + Duration::from_millis(*timeout_ms);
-    let needed = if probe.is_some() || units.is_empty() { 1 } else { REQUIRED_STEADY_CHECKS };
     let mut steady: Option<SteadyTime> = None;
     let mut lost_health = None;
     loop {
@@ -83,7 +96,8 @@ pub(super) fn wait_until_healthy(
     }
 }
 
-/// Checks a service that was healthy before; returns the failure. Other processes than the expected ones are a failure.
+/// Checks a service that was healthy before; returns the failure. Other processes than the expected ones are a failure,
+/// so that one check is enough.
 pub(super) fn check_again(
     setup: &ServiceConfig,
     services: &dyn ServiceManager,
@@ -91,8 +105,9 @@ pub(super) fn check_again(
     expected_pids: Option<&[u32]>,
 ) -> Result<(), String> {
     let timeout_ms = setup.health.timeout_ms.min(REPEATED_CHECK_MS);
-    let check = HealthCheck { timeout_ms, steady_ms: 0, ..setup.health.clone() };
-    let healthy = wait_until_healthy(&check, setup, services, place)?;
+    let interval_ms = setup.health.interval_ms.min(REPEATED_CHECK_INTERVAL_MS);
+    let check = HealthCheck { timeout_ms, interval_ms, steady_ms: 0, ..setup.health.clone() };
+    let healthy = wait_for_checks(&check, 1, setup, services, place)?;
     match expected_pids {
         Some(expected) if *expected != *healthy.pids => {
             Err("a unit was restarted after the release became healthy".to_owned())

@@ -9,9 +9,9 @@
 //! ROOT/.dunlin/                       lock, state.json; root only
 //! ```
 
-use std::fs::{self, DirBuilder};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs;
+use std::io::{ErrorKind, Read as _};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -106,9 +106,12 @@ impl ServiceLayout {
     /// # Errors
     /// Returns an error if a folder cannot be made, or if another user could change what is in one of them.
     pub fn create_dirs(&self) -> Result<()> {
-        create_dir(&self.root, 0o755)?;
-        create_dir(&self.releases_dir(), 0o755)?;
-        create_dir(&self.records_dir(), 0o700)?;
+        // What is missing is created only where no other user can put something else in its place.
+        let existing = self.root.ancestors().find(|folder| folder.symlink_metadata().is_ok());
+        existing.map_or(Ok(()), host_fs::ensure_private)?;
+        host_fs::ensure_folder(&self.root, 0o755)?;
+        host_fs::ensure_folder(&self.releases_dir(), 0o755)?;
+        host_fs::ensure_folder(&self.records_dir(), 0o700)?;
         self.ensure_private()
     }
 
@@ -176,32 +179,9 @@ impl ServiceLayout {
     }
 }
 
-/// Makes a folder with exactly this mode, if it is not there; its parents too, with mode 0755.
-pub(super) fn create_dir(path: &Path, mode: u32) -> Result<()> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    if let Some(parent) = path.parent() {
-        create_dir(parent, 0o755)?;
-    }
-    let made = DirBuilder::new().mode(mode).create(path);
-    made.and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(mode)))
-        .with_context(|| format!("making {}", path.display()))
-}
-
 /// Removes a file or link if it exists.
 pub(super) fn remove_if_exists(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(error).with_context(|| format!("removing {}", path.display()))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Removes a folder with its content if it exists.
-pub(super) fn remove_dir_if_exists(path: &Path) -> Result<()> {
-    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != ErrorKind::NotFound => {
             Err(error).with_context(|| format!("removing {}", path.display()))
         }
@@ -234,7 +214,10 @@ pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     }
 }
 
-/// Returns whether a file has a digest; `false` if it cannot be read.
-pub(super) fn has_digest(path: &Path, digest: &Digest) -> bool {
-    fs::File::open(path).and_then(Digest::of_reader).is_ok_and(|actual| actual == *digest)
+/// Returns whether a file has this size and digest; `false` if it cannot be read. No more than the size is read: the
+/// owner of the file may write to it at any time.
+pub(super) fn has_content(path: &Path, size: u64, digest: &Digest) -> bool {
+    let Ok(Some(file)) = host_fs::open_file(path) else { return false };
+    file.metadata().is_ok_and(|stat| stat.len() == size)
+        && Digest::of_reader(file.take(size)).is_ok_and(|actual| actual == *digest)
 }

@@ -3,9 +3,10 @@
 
 use anyhow::Result;
 
-use super::layout::{ServiceLayout, remove_dir_if_exists};
+use super::layout::ServiceLayout;
 use super::releases::StoredRelease;
 use super::state::DeployState;
+use crate::host_fs;
 use crate::protocol::deploy::{DeployReply, INCOMPLETE_SUFFIX, ReleaseVersion};
 use crate::protocol::{Event, ProgressSink};
 
@@ -32,7 +33,7 @@ pub(super) fn prune_releases(
         removed.push(version.to_string());
     }
     for name in partial {
-        remove_dir_if_exists(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
+        host_fs::remove_tree(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
         removed.push(format!("{name}{INCOMPLETE_SUFFIX}"));
     }
     Ok(DeployReply::Pruned(removed))
@@ -42,9 +43,9 @@ pub(super) fn prune_releases(
 pub(super) fn remove_release(layout: &ServiceLayout, state: &mut DeployState, version: &ReleaseVersion) -> Result<()> {
     // Renamed first: a kill in the middle leaves a folder that counts as incomplete, not as a damaged release.
     let partial = layout.partial_dir(version);
-    remove_dir_if_exists(&partial)?;
+    host_fs::remove_tree(&partial)?;
     std::fs::rename(layout.release_dir(version), &partial)?;
     state.remove_release(version);
     state.write(layout)?;
-    remove_dir_if_exists(&partial)
+    Ok(host_fs::remove_tree(&partial)?)
 }

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::layout::{ServiceLayout, create_dir, has_digest, read_json, write_json};
+use super::layout::{ServiceLayout, has_content, read_json, write_json};
 use super::ownership::resolve_owners;
 use super::state::DeployState;
 use crate::atomic_file::{Attributes, write_atomically};
+use crate::host_fs;
 use crate::plan::Digest;
 use crate::protocol::deploy::{
     DesiredState, FileOwner, INCOMPLETE_SUFFIX, ObservedRelease, RECORDS_DIR, ReleaseFile, ReleaseFolder, ReleaseLink,
@@ -84,7 +85,7 @@ impl StoredRelease {
                 stat.is_file() && stat.len() == file.size && stat.permissions().mode() & 0o7777 == file.mode;
             has_expected_stat
                 && has_owner(&stat, file.owner.as_ref())
-                && (self.has_recorded_time(file, &stat) || has_digest(&path, &file.sha256))
+                && (self.has_recorded_time(file, &stat) || has_content(&path, file.size, &file.sha256))
         };
         let broken = self.manifest.files.iter().filter(|file| !is_intact(file));
         let leads_elsewhere = |link: &&ReleaseLink| {
@@ -198,9 +199,9 @@ pub(super) fn store_known_setup(
 
 /// Keeps a setup with its texts (all of them, by digest) in a release's folder.
 pub(super) fn store_setup(release: &Path, setup: &ServiceConfig, texts: &BTreeMap<&Digest, Vec<u8>>) -> Result<()> {
-    create_dir(&release.join(RECORDS_DIR), 0o700)?;
-    create_dir(&release.join(RECORDS_DIR).join("texts"), 0o700)?;
-    create_dir(&release.join(RECORDS_DIR).join("setups"), 0o700)?;
+    host_fs::ensure_folder(&release.join(RECORDS_DIR), 0o700)?;
+    host_fs::ensure_folder(&release.join(RECORDS_DIR).join("texts"), 0o700)?;
+    host_fs::ensure_folder(&release.join(RECORDS_DIR).join("setups"), 0o700)?;
     for (digest, text) in texts {
         let path = text_path(release, digest);
         if !fs::read(&path).is_ok_and(|bytes| bytes == *text) {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{self, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{CWD, RenameFlags, fchown, ioctl_ficlone, renameat_with};
 
 use super::contents::{ContentFetcher, LocalContents, LocalFile, missing_file_contents, missing_texts};
-use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists, write_json};
+use super::layout::{ServiceLayout, write_json};
 use super::ownership::{OwnerIds, resolve_owners};
 use super::releases::{ReleaseStamp, StoredRelease, modified_nanoseconds, store_setup};
 use super::shared::{create_shared, link_shared};
@@ -19,6 +19,7 @@ use super::state::{DeployState, unix_seconds};
 use super::sync_queue::SyncQueue;
 use crate::atomic_file::sync_folder;
 use crate::deploy::plan::check_shared_paths;
+use crate::host_fs;
 use crate::plan::{Digest, DigestHasher};
 use crate::protocol::deploy::{
     DeployReply, DesiredState, FileOwner, RECORDS_DIR, ReleaseFile, ReleaseManifest, ReleaseTarget, SharedPath,
@@ -74,7 +75,7 @@ pub(super) fn stage_release(
             Ok(false) => return Ok(DeployReply::Cancelled),
             Err(error) => {
                 // A full disk is freed at once, not by the next deploy.
-                remove_dir_if_exists(&layout.partial_dir(&manifest.version)).ok();
+                host_fs::remove_tree(&layout.partial_dir(&manifest.version)).ok();
                 return Err(error);
             }
         }
@@ -125,18 +126,18 @@ impl ReleaseBuilder<'_> {
     /// Makes the release; `false` where the run was cancelled.
     fn create_release(&mut self, existing: Option<&StoredRelease>, target: &ReleaseTarget) -> Result<bool> {
         let partial = self.layout.partial_dir(&self.manifest.version);
-        remove_dir_if_exists(&partial)?;
-        create_dir(&partial, 0o755)?;
+        host_fs::remove_tree(&partial)?;
+        host_fs::ensure_folder(&partial, 0o755)?;
         let (mut times, mut folders) = (BTreeMap::new(), BTreeSet::from([partial.clone()]));
         let sync_queue = SyncQueue::start()?;
         for file in &self.manifest.files {
             if self.sink.is_cancelled() {
-                remove_dir_if_exists(&partial)?;
+                host_fs::remove_tree(&partial)?;
                 return Ok(false);
             }
             let path = partial.join(file.path.as_str());
             let parent = path.parent().unwrap_or(&partial);
-            create_dir(parent, 0o755)?;
+            host_fs::ensure_folder(parent, 0o755)?;
             let above = parent.ancestors().take_while(|above| above.starts_with(&partial));
             folders.extend(above.map(Path::to_owned));
             self.write_release_file(file, &path, &sync_queue)
@@ -147,20 +148,20 @@ impl ReleaseBuilder<'_> {
             link.check_target().map_err(anyhow::Error::msg)?;
             let path = partial.join(link.path.as_str());
             let parent = path.parent().unwrap_or(&partial);
-            create_dir(parent, 0o755)?;
+            host_fs::ensure_folder(parent, 0o755)?;
             folders.extend(parent.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
             symlink(&link.target, &path).with_context(|| format!("putting {} into the release", link.path))?;
         }
         for folder in &self.manifest.folders {
             let path = partial.join(folder.path.as_str());
-            create_dir(&path, 0o755)?;
+            host_fs::ensure_folder(&path, 0o755)?;
             set_owner(&File::open(&path)?, folder.owner.as_ref(), &self.owners)?;
             folders.extend(path.ancestors().take_while(|above| above.starts_with(&partial)).map(Path::to_owned));
         }
         link_shared(&partial, self.shared)?;
         sync_queue.finish()?;
         let records = partial.join(RECORDS_DIR);
-        create_dir(&records, 0o700)?;
+        host_fs::ensure_folder(&records, 0o700)?;
         let setups = existing.filter(|there| there.manifest == *self.manifest);
         self.copy_records(setups, &records)?;
         write_json(&records.join("stamp.json"), &ReleaseStamp { staged_at: unix_seconds(), modified_times: times })?;
@@ -193,7 +194,7 @@ impl ReleaseBuilder<'_> {
             if !from.is_dir() {
                 continue;
             }
-            create_dir(&to, 0o700)?;
+            host_fs::ensure_folder(&to, 0o700)?;
             for entry in fs::read_dir(&from).with_context(|| from.display().to_string())? {
                 let entry = entry?;
                 fs::copy(entry.path(), to.join(entry.file_name())).context("keeping a record")?;
@@ -214,7 +215,7 @@ impl ReleaseBuilder<'_> {
         let mut is_copied = false;
         let out = create_file(&self.owners, file, path, |out| {
             if let Some(source) = &source {
-                is_copied = copy_file(source, out, &file.sha256)?;
+                is_copied = copy_file(source, out, file)?;
                 if is_copied {
                     return Ok(());
                 }
@@ -260,7 +261,7 @@ impl ReleaseBuilder<'_> {
         if replace || release.symlink_metadata().is_ok() {
             renameat_with(CWD, partial, CWD, &release, RenameFlags::EXCHANGE)
                 .with_context(|| format!("replacing {}", release.display()))?;
-            remove_dir_if_exists(partial)?;
+            host_fs::remove_tree(partial)?;
         } else {
             self.layout.complete_release(&self.manifest.version)?;
         }
@@ -302,13 +303,13 @@ fn link_file(source: &LocalFile, path: &Path, file: &ReleaseFile) -> Result<bool
 
 /// Copies a file of another release, and shares its blocks if the file system can. Returns `false`, with `out` empty,
 /// if the copy has another digest: the owner of the source may write to it at any time.
-fn copy_file(source: &LocalFile, out: &mut File, digest: &Digest) -> Result<bool> {
-    let mut from = File::open(&source.path)?;
+fn copy_file(source: &LocalFile, out: &mut File, file: &ReleaseFile) -> Result<bool> {
+    let from = File::open(&source.path)?;
     if ioctl_ficlone(&*out, &from).is_err() {
-        io::copy(&mut from, out)?;
+        io::copy(&mut from.take(file.size + 1), out)?;
     }
     out.rewind()?;
-    if Digest::of_reader(&mut *out)? == *digest {
+    if out.metadata()?.len() == file.size && Digest::of_reader(&mut *out)? == file.sha256 {
         return Ok(true);
     }
     out.set_len(0)?;
@@ -346,17 +347,33 @@ fn has_mode_and_owner(file: &File, mode: u32) -> Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::deploy::host::layout::has_content;
+    use crate::protocol::deploy::ReleasePath;
 
     #[test]
     fn bytes_that_changed_after_they_were_compared_are_not_put_in_place() {
         let folder = tempfile::tempdir().unwrap();
         let source = LocalFile { path: folder.path().join("source"), mode: 0o644, owner: None };
-        let expected = Digest::of_bytes(b"the program");
-        for (bytes, is_accepted) in [("the program", true), ("what its owner wrote meanwhile", false)] {
-            fs::write(&source.path, bytes).unwrap();
+        let file = ReleaseFile {
+            path: ReleasePath::new("bin/shop").unwrap(),
+            mode: 0o644,
+            size: 11,
+            sha256: Digest::of_bytes(b"the program"),
+            chunks: Vec::new(),
+            owner: None,
+        };
+        let copy = |is_accepted: bool| {
             let mut out = tempfile::tempfile().unwrap();
-            assert_eq!(copy_file(&source, &mut out, &expected).unwrap(), is_accepted);
+            assert_eq!(copy_file(&source, &mut out, &file).unwrap(), is_accepted);
             assert_eq!(out.metadata().unwrap().len(), if is_accepted { 11 } else { 0 });
+            assert_eq!(has_content(&source.path, file.size, &file.sha256), is_accepted);
+        };
+        for (bytes, is_accepted) in [("the program", true), ("the progress", false), ("a longer program", false)] {
+            fs::write(&source.path, bytes).unwrap();
+            copy(is_accepted);
         }
+        // A sparse file that would take hours to read.
+        File::options().write(true).open(&source.path).unwrap().set_len(1 << 43).unwrap();
+        copy(false);
     }
 }

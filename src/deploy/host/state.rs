@@ -110,9 +110,11 @@ impl DeployState {
         self.history.last().map(|confirmed| &confirmed.target)
     }
 
-    /// Returns the release that served before.
+    /// Returns the release that served before the one that serves; the same release with another configuration is not
+    /// an earlier one.
     pub fn previous_target(&self) -> Option<&ReleaseTarget> {
-        self.history.iter().rev().nth(1).map(|confirmed| &confirmed.target)
+        let current = &self.confirmed_target()?.version;
+        self.history.iter().rev().map(|confirmed| &confirmed.target).find(|target| target.version != *current)
     }
 
     /// Returns whether dunlin has switched to a release of the service, successfully or not.

@@ -13,7 +13,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::activate::{config_meta, has_content, write_config};
 use super::command::BindMount;
-use super::layout::{ServiceLayout, create_dir, remove_dir_if_exists};
+use super::layout::ServiceLayout;
 use super::releases::{self, StoredRelease};
 use super::state::DeployState;
 use super::switch::Switch;
@@ -114,8 +114,8 @@ struct ConfigOverlay {
 impl ConfigOverlay {
     fn create(layout: &ServiceLayout, desired: &DesiredState) -> Result<Self> {
         let folder = layout.records_dir().join("task-config");
-        remove_dir_if_exists(&folder)?;
-        create_dir(&folder, 0o700)?;
+        host_fs::remove_tree(&folder)?;
+        host_fs::ensure_folder(&folder, 0o700)?;
         let mut overlay = Self { folder, mounts: Vec::new(), added_files: Vec::new() };
         let stored = StoredRelease::read(layout, &desired.manifest.version)?;
         let stored = stored.with_context(|| format!("release {} is missing", desired.manifest.version))?;
@@ -140,7 +140,7 @@ impl ConfigOverlay {
     }
 
     fn remove_copies(&self) -> Result<()> {
-        remove_dir_if_exists(&self.folder)
+        Ok(host_fs::remove_tree(&self.folder)?)
     }
 
     fn remove_added_files(&self) -> Result<()> {

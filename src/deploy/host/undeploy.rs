@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::Serialize;
 
-use super::layout::{ServiceLayout, remove_dir_if_exists, remove_empty_dir};
+use super::layout::{ServiceLayout, remove_empty_dir};
 use super::prune::remove_release;
 use super::releases::{StoredRelease, read_desired};
 use super::service_manager::ServiceManager;
@@ -213,13 +213,13 @@ pub(super) fn undeploy_service(switch: &Switch<'_>, delete_shared: bool) -> Resu
         remove_release(layout, &mut state, version)?;
     }
     for name in &installed.incomplete_releases {
-        remove_dir_if_exists(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
+        host_fs::remove_tree(&layout.releases_dir().join(format!("{name}{INCOMPLETE_SUFFIX}")))?;
     }
     if delete_shared {
         report(switch, &format!("removing {}", layout.shared_dir().display()));
         host_fs::remove_tree(&layout.shared_dir())?;
     }
-    remove_dir_if_exists(&layout.records_dir())?;
+    host_fs::remove_tree(&layout.records_dir())?;
     // Files that dunlin did not create stay.
     remove_empty_dir(&layout.releases_dir())?;
     remove_empty_dir(layout.root())?;
