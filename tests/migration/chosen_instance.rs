@@ -7,6 +7,7 @@ use dunlin::protocol::shard::{InstanceChoice, RecoveryResult, ShardReply, ShardR
 
 use crate::agent_process::AgentProcess;
 use crate::fixture::{MoveFixture, app_credentials, connect_admin, connect_as, wait_until};
+use crate::messages;
 use crate::moves::{run_copy, run_switch};
 
 /// Keys that both instances have.
@@ -61,22 +62,22 @@ fn the_chosen_instance_is_opened_and_the_other_one_archived() {
         let mut fixture = undecided_move();
         let choice = choice(&mut fixture, chosen);
         let refused = error_of(&fixture, ShardRequest::OpenChosenInstance(choice.clone()));
-        assert!(refused.contains("the journal does not say"), "{refused}");
+        messages::check("open-before-the-choice", [("open", refused)]);
         let undecided = fixture.run_request(ShardRequest::AssessChoice(choice.clone())).unwrap();
         let ShardReply::AssessChoice(RecoveryResult::Undecided { reason }) = undecided else { panic!("{undecided:?}") };
-        assert!(reason.contains("may lack its last second of writes"), "{reason}");
+        messages::check("undecided-move", [("assess", reason)]);
         assert_eq!(fixture.writable_instances(), Vec::<u8>::new());
 
         let recorded = fixture.run_request(ShardRequest::ChooseInstance(choice.clone())).unwrap();
         assert!(matches!(recorded, ShardReply::ChooseInstance(RecoveryResult::Undecided { .. })), "{recorded:?}");
         // Recovery leaves the move alone from here on, and the other instance cannot be chosen any more.
         let RecoveryResult::Undecided { reason } = fixture.run_recover(0, 1) else { panic!("recovered") };
-        assert!(reason.contains("the operator chose"), "{reason}");
+        messages::check(&format!("recovery-of-a-chosen-instance-{chosen}"), [("recover", reason)]);
         let other = InstanceChoice { chosen: choice.discarded().clone(), ..choice.clone() };
         let refused = error_of(&fixture, ShardRequest::ChooseInstance(other));
-        assert!(refused.contains("was chosen before"), "{refused}");
+        messages::check(&format!("second-choice-{chosen}"), [("choose", refused)]);
         let refused = error_of(&fixture, ShardRequest::OpenChosenInstance(choice.clone()));
-        assert!(refused.contains("still answers"), "{refused}");
+        messages::check(&format!("open-beside-a-running-instance-{chosen}"), [("open", refused)]);
 
         let request = discard(&mut fixture, chosen);
         let ShardReply::DiscardInstance(archived) = fixture.run_request(request.clone()).unwrap() else { panic!() };
@@ -123,7 +124,7 @@ fn no_choice_is_recorded_for_a_move_that_recovery_can_decide() {
     assert!(matches!(fixture.run_recover(0, 1), RecoveryResult::AtSource { .. }));
     run_switch(&fixture, spec).unwrap();
     let finished = error_of(&fixture, ShardRequest::ChooseInstance(choice));
-    assert!(finished.contains("has no open move"), "{finished}");
+    messages::check("choice-without-a-move", [("choose", finished)]);
 }
 
 #[test]
@@ -132,5 +133,5 @@ fn both_instances_must_answer_before_one_is_chosen() {
     fixture.kill_instance(0);
     let choice = choice(&mut fixture, 1);
     let refused = error_of(&fixture, ShardRequest::ChooseInstance(choice));
-    assert!(refused.contains("does not answer; start it"), "{refused}");
+    messages::check("choice-without-an-answer", [("choose", refused)]);
 }

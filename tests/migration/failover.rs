@@ -17,6 +17,7 @@ use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::{
     MoveFixture, RecordedNotes, SHARD_ID, admin_credentials, app_credentials, connect_admin, connect_as, wait_until,
 };
+use crate::messages;
 use crate::moves::{run_copy, run_switch};
 use crate::writers::MoveWriters;
 use dunlin_shards::ShardId;
@@ -204,11 +205,10 @@ fn reachable_primaries_are_not_stopped_or_failed_over() {
     let mut fixture = start_cluster(1);
     assert!(matches!(probe_instance(&fixture, 1, Some(0)).primary_role, ReplicationRole::Primary { .. }));
     let what = promote_request(&mut fixture, 1, &[]);
-    assert!(run_promote(&fixture, &what).unwrap_err().to_string().contains("is alive"));
+    messages::check("failover-of-a-live-primary", [("promote", run_promote(&fixture, &what).unwrap_err())]);
     let old = instance_handle(&mut fixture, 0, 1);
-    assert!(
-        fixture.run_request(ShardRequest::StopOldPrimary(old)).unwrap_err().to_string().contains("was not stopped")
-    );
+    let refused = fixture.run_request(ShardRequest::StopOldPrimary(old)).unwrap_err();
+    messages::check("stop-of-a-live-primary", [("stop", refused)]);
     assert!(
         !what.header.journal_dir.join(format!("shard-{SHARD_ID}.jsonl")).exists()
             || probe_instance(&fixture, 1, None).failover.is_none()
@@ -216,7 +216,7 @@ fn reachable_primaries_are_not_stopped_or_failed_over() {
     // A copy that is not as far as the plan saw it.
     fixture.kill_instance(0);
     let later = PromoteReplica { offset: u64::MAX, ..what };
-    assert!(run_promote(&fixture, &later).unwrap_err().to_string().contains("make a new plan"));
+    messages::check("failover-outdated-plan", [("promote", run_promote(&fixture, &later).unwrap_err())]);
     assert!(matches!(role_of(&fixture, 1), ReplicationRole::Replica { .. }));
 }
 
@@ -296,7 +296,7 @@ fn interrupted_failovers_are_rolled_back_when_the_primary_returns() {
         AgentProcess::start_agent(&fixture, &[ShardRequest::Promote(what.clone())], Some("demote_source:before"));
     assert!(!agent.wait_for_exit().success());
     let refused = fixture.run_request(ShardRequest::RevertFailover(what.clone())).unwrap_err().to_string();
-    assert!(refused.contains("does not answer as a primary"), "{refused}");
+    messages::check("revert-without-a-primary", [("revert", refused)]);
     fixture.restart_instance(0);
     fixture.wait_until_ready(0);
     assert_eq!(fixture.writable_instances(), Vec::<u8>::new(), "without its replica the primary takes no write");
@@ -386,7 +386,7 @@ fn moves_are_aborted_before_the_cutover_only() {
     fixture.kill_instance(0);
     let handle = instance_handle(&mut fixture, 2, 0);
     let refused = fixture.run_request(ShardRequest::DiscardMove(handle)).unwrap_err().to_string();
-    assert!(refused.contains("may be the primary of shard 17"), "{refused}");
+    messages::check("discard-of-a-possible-primary", [("discard", refused)]);
 }
 
 #[test]

@@ -11,6 +11,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::{MoveFixture, app_credentials, connect_admin, connect_as, wait_until};
+use crate::messages;
 use crate::moves::{run_copy, run_retire, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -192,7 +193,7 @@ fn other_replicas_follow_the_new_primary_without_a_full_sync() {
     // A replica that the map does not know could make a restarted source writable.
     let without_replica = fixture.move_spec(0, 1);
     let unknown = run_switch(&fixture, without_replica).unwrap_err();
-    assert!(format!("{unknown:#}").contains("has 2 replicas, the map has 1"), "{unknown:#}");
+    messages::check("cutover-with-unknown-replica", [("cutover", format!("{unknown:#}"))]);
     let done = run_switch(&fixture, spec).unwrap();
     assert_eq!(done.follow_ups, Vec::<String>::new());
     writers.publish_address(&fixture.address(1));
@@ -225,7 +226,7 @@ fn concurrent_moves_of_one_shard_do_not_cut_over() {
         let tries = specs.each_ref().map(|spec| scope.spawn(|| run_switch(&fixture, spec.clone())));
         tries.into_iter().map(|tried| format!("{:#}", tried.join().unwrap().unwrap_err())).collect()
     });
-    assert!(errors.iter().all(|error| error.contains("has 2 replicas, the map has 1")), "{errors:?}");
+    messages::check("concurrent-moves-of-a-shard", errors.iter().map(|error| ("cutover", error)));
     writers.wait_for_writes(20);
     assert_eq!(fixture.writable_instances(), [0]);
     // Once one of them is taken back, the other can be done.
@@ -248,7 +249,7 @@ fn requests_for_a_busy_shard_are_rejected() {
         [ShardRequest::CutOver(spec.clone()), ShardRequest::Recover(spec.clone()), ShardRequest::Abort(spec.clone())]
     {
         let error = fixture.run_request(request).unwrap_err();
-        assert!(error.to_string().contains("another request is working on shard 17"), "{error:#}");
+        messages::check("shard-is-busy", [("any request", format!("{error:#}"))]);
     }
     resume_agent(&agent);
     agent.wait_for_exit();
@@ -318,7 +319,7 @@ fn full_target_disks_leave_the_shard_in_place() {
     fs::write(spec.header.journal_dir.join("shard-17.jsonl"), text).unwrap();
     fs::write(spec.header.journal_dir.join("filler"), vec![0; 1 << 20]).unwrap_err();
     let error = run_switch(&fixture, spec.clone()).unwrap_err();
-    assert!(format!("{error:#}").contains("No space left"), "{error:#}");
+    messages::check("journal-without-space", [("cutover", format!("{error:#}"))]);
     assert_eq!(info_field(&mut connect_admin(&fixture.address(0)).unwrap(), "replication", "role"), "master");
     writers.wait_for_writes(20);
     fs::remove_file(spec.header.journal_dir.join("filler")).unwrap();
@@ -359,7 +360,7 @@ fn cancelled_moves_do_not_cut_over() {
     let spec = fixture.move_spec(0, 1);
     for request in [ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())] {
         let error = fixture.run_cancelled(request).unwrap_err();
-        assert!(format!("{error:#}").contains("cancelled"), "{error:#}");
+        messages::check("move-cancelled", [("any step", format!("{error:#}"))]);
         assert_eq!(fixture.writable_instances(), [0]);
         assert_eq!(role_of(&fixture, 0), "master");
         run_copy(&fixture, spec.clone()).unwrap();

@@ -20,6 +20,8 @@ mod fixture;
 mod invariants;
 mod key_load;
 mod lossy_proxy;
+#[path = "../support/messages.rs"]
+mod messages;
 mod mixed_load;
 mod move_back;
 mod moves;

@@ -8,6 +8,7 @@ use dunlin::protocol::shard::{
 };
 
 use crate::fixture::{MoveFixture, admin_credentials, app_credentials, connect_as, wait_until};
+use crate::messages;
 use crate::writers::{MoveWriters, stop_and_check};
 
 pub fn run_copy(fixture: &MoveFixture, spec: MoveSpec) -> anyhow::Result<CopyResult> {
@@ -97,7 +98,7 @@ fn status_and_abort_report_the_actual_state() {
     run_copy(&fixture, spec.clone()).unwrap();
     run_switch(&fixture, spec.clone()).unwrap();
     writers.publish_address(&fixture.address(1));
-    assert!(fixture.run_request(ShardRequest::Abort(spec)).unwrap_err().to_string().contains("move-back"));
+    messages::check("abort-after-cutover", [("abort", fixture.run_request(ShardRequest::Abort(spec)).unwrap_err())]);
     writers.wait_for_writes(50);
     stop_and_check(&mut writers, &fixture, 1);
 }

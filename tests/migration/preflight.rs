@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::agent_process::{AgentProcess, MountOverrides, read_replies};
 use crate::fixture::{MoveFixture, connect_admin, server_program};
 use crate::invariants::SmallDisk;
+use crate::messages;
 use crate::moves::run_copy;
 use crate::verification::{fill_all_types, run_line};
 use crate::writers::MoveWriters;
@@ -185,7 +186,7 @@ fn running_target_instances_are_checked() {
     run_line(&mut connect_admin(&fixture.address(1)).unwrap(), "SET mine 1");
     assert_refused(&here, &fixture, &spec, ("target", "another primary with 1 key runs"));
     let error = run_copy(&fixture, spec.clone()).unwrap_err();
-    assert!(format!("{error:#}").contains("it was not changed"), "{error:#}");
+    messages::check("copy-onto-another-primary", [("copy", format!("{error:#}"))]);
     assert!(fs::exists(fixture.data_dir(1)).unwrap());
     // A replica of a third one.
     fixture.provision_primary(2).unwrap();

@@ -6,6 +6,7 @@ use dunlin::plan::Action;
 use dunlin::resources::{HostView, ReadOutcome, find_kind};
 
 use crate::fixture::{MoveFixture, connect_admin, server_program};
+use crate::messages;
 use crate::moves::{run_copy, run_retire, run_switch};
 
 #[test]
@@ -17,7 +18,7 @@ fn provisioning_after_a_move_changes_nothing() {
     run_copy(&fixture, spec.clone()).unwrap();
     // Half way, the new map's plan for the target is refused: it still follows.
     let error = fixture.provision_primary(1).unwrap_err();
-    assert!(format!("{error:#}").contains("the map says it is primary here"), "{error:#}");
+    messages::check("provision-during-a-move", [("target", format!("{error:#}"))]);
     run_switch(&fixture, spec).unwrap();
     let diff = fixture.provision_primary(1).unwrap();
     assert_eq!(diff.action, Action::None, "{diff:?}");
@@ -38,7 +39,7 @@ fn a_primary_with_data_waits_for_a_restart_by_moves() {
     fixture.set_conf_edits(Vec::new());
     let diff = fixture.provision_primary(0).unwrap();
     assert_eq!((diff.action, diff.changes[0].attribute.as_str()), (Action::Change, "tcp-backlog"));
-    assert!(diff.reason.unwrap().contains("dunlin shards restart --shard 17"));
+    messages::check("restart-required", [("tcp-backlog", diff.reason.unwrap())]);
     // The row remains until the instance has read the file.
     for _ in 0..2 {
         let diff = fixture.provision_primary(0).unwrap();
@@ -118,6 +119,6 @@ fn config_rewrite_makes_no_change_but_edits_do() {
     let diff = fixture.provision_primary(0).unwrap();
     assert_eq!(diff.action, Action::Change);
     assert_eq!(diff.changes[0].attribute, "maxmemory-policy");
-    assert!(diff.reason.unwrap().contains("restarted"));
+    messages::check("restart-of-an-empty-instance", [("maxmemory-policy", diff.reason.unwrap())]);
     assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
 }

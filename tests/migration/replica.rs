@@ -12,6 +12,7 @@ use rustix::process::{Signal, kill_process};
 
 use crate::agent_process::{AgentProcess, read_replies};
 use crate::fixture::{MoveFixture, admin_credentials, app_credentials, connect_admin, connect_as, wait_until};
+use crate::messages;
 use crate::moves::{run_copy, run_retire};
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -97,7 +98,7 @@ fn replicas_are_created_and_replaced_without_blocking_writes() {
     let ShardReply::ListMoves(moves) = fixture.run_request(ShardRequest::ListMoves(what)).unwrap() else { panic!() };
     assert_eq!((moves[0].is_finished, moves[0].record.epoch), (true, 11), "the epoch that named it");
     let named = fixture.run_request(ShardRequest::Abort(spec)).unwrap_err();
-    assert!(format!("{named:#}").contains("the map names the replica"), "{named:#}");
+    messages::check("abort-of-a-named-replica", [("abort", format!("{named:#}"))]);
     assert!(run_retire(&mut fixture, 1, 0).archive_dir.is_some());
     writers.wait_for_writes(100);
     assert_eq!(min_replicas_setting(&fixture, 0), ("1".to_owned(), true));
@@ -165,7 +166,7 @@ fn interrupted_replicas_are_finished_or_removed() {
             relocation.record.operation = Operation::Relocate { other_replicas: Vec::new() };
             for other in [ShardRequest::Copy(relocation.clone()), ShardRequest::CutOver(relocation)] {
                 let refused = fixture.run_request(other).unwrap_err();
-                assert!(format!("{refused:#}").contains("an unfinished replica build"), "{refused:#}");
+                messages::check("move-during-a-replica-build", [("copy, cutover", format!("{refused:#}"))]);
             }
             if then_abort {
                 assert_eq!(fixture.run_request(ShardRequest::Abort(spec.clone())).unwrap(), ShardReply::Abort(()));
@@ -282,16 +283,11 @@ fn preflight_reports_down_and_unknown_replicas() {
         other => panic!("{other:?}"),
     };
     let unknown = rules(&fixture, &relocation);
-    assert!(
-        unknown.len() == 1
-            && unknown[0].contains("orphan_replica: ")
-            && unknown[0].contains("has 1 replica, the map has"),
-        "{unknown:?}"
-    );
+    messages::check("preflight-orphan-replica", unknown.iter().map(|issue| ("move", issue)));
     fixture.kill_instance(1);
     wait_until_attached(&fixture, 0, 0);
     let down = rules(&fixture, &spec);
-    assert!(down.len() == 1 && down[0].contains("replica: the replica 127.0.0.3:"), "{down:?}");
+    messages::check("preflight-replica-down", down.iter().map(|issue| ("move", issue)));
 }
 
 #[test]
@@ -305,7 +301,7 @@ fn min_replicas_are_set_only_once_replicas_are_attached() {
         fixture.run_request(ShardRequest::SetMinReplicas(arm))
     };
     let alone = guard(&mut fixture, 1).unwrap_err();
-    assert!(format!("{alone:#}").contains("has 0 replicas attached, and needs 1"), "{alone:#}");
+    messages::check("min-replicas-without-replica", [("1 required", format!("{alone:#}"))]);
     assert_eq!(min_replicas_setting(&fixture, 0), ("0".to_owned(), false));
     write_probe(&fixture, 0).unwrap();
     fixture.provision_replica(1, 0).unwrap();

@@ -9,6 +9,7 @@ use dunlin::protocol::shard::{MoveSpec, ShardReply, ShardRequest, VerifyResult};
 use redis::Connection;
 
 use crate::fixture::{MoveFixture, connect_admin};
+use crate::messages;
 use crate::moves::{run_copy, run_switch};
 use crate::writers::{MoveWriters, stop_and_check};
 
@@ -109,7 +110,7 @@ fn differing_copies_are_not_cut_over() {
     let verified = run_verify(&fixture, &spec);
     assert_eq!(verified.differing, ["text:7"]);
     let refused = run_switch(&fixture, spec.clone()).unwrap_err();
-    assert!(format!("{refused:#}").contains("text:7"), "{refused:#}");
+    messages::check("cutover-of-differing-copy", [("a string", format!("{refused:#}"))]);
     writers.wait_for_writes(50);
     stop_and_check(&mut writers, &fixture, 0);
 }
@@ -182,7 +183,7 @@ fn large_keys_are_compared_in_pieces_and_every_difference_is_found() {
         }
     }
     let refused = run_switch(&fixture, spec).unwrap_err();
-    assert!(format!("{refused:#}").contains("big:stream"), "{refused:#}");
+    messages::check("cutover-of-differing-large-key", [("a stream", format!("{refused:#}"))]);
 }
 
 #[test]

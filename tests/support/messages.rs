@@ -10,7 +10,7 @@ use regex::Regex;
 
 /// Compares messages, each with the case that it is about, with the snapshot of that name.
 ///
-/// Ports, temporary folders and run ids are replaced, since they differ from run to run.
+/// Ports, temporary folders, times and offsets are replaced, since they differ from run to run.
 #[track_caller]
 pub fn check<C: Display, M: Display>(name: &str, messages: impl IntoIterator<Item = (C, M)>) {
     let mut text = String::new();
@@ -33,6 +33,8 @@ fn stable(text: &str) -> String {
             (r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z", "[TIME]"),
             (r"\b[0-9a-f]{40,64}\b", "[HASH]"),
             (r"\b[0-9.]+ ms\b", "[N] ms"),
+            (r"\bfor \d+ s\b", "for [N] s"),
+            (r"\bat offset \d+", "at offset [N]"),
         ];
         patterns.into_iter().map(|(pattern, name)| (Regex::new(pattern).unwrap(), name)).collect()
     });
