@@ -8,6 +8,7 @@ pub mod atomic_file;
 pub mod certificates;
 pub mod cli;
 pub mod deploy;
+pub mod duration;
 pub mod fleet;
 pub mod host_fs;
 pub mod http;

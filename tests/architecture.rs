@@ -19,10 +19,11 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // The vocabulary and the edges: they import no other layer.
     ("plan", &[]),
     // `process`: dynamic inventories.
-    ("inventory", &["process"]),
+    ("inventory", &["process", "duration"]),
     ("transport", &[]),
     // Mechanisms that exist once.
     ("poll", &[]),
+    ("duration", &[]),
     ("atomic_file", &[]),
     // Paths of a host, opened and changed by handles.
     ("host_fs", &["atomic_file"]),
@@ -37,7 +38,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `shards`: the number of a shard.
     ("protocol", &["plan", "shards"]),
     // `shards`: the resource `shard_map` is the map's file on the hosts that route by it.
-    ("resources", &["plan", "shards", "atomic_file", "host_fs", "process"]),
+    ("resources", &["plan", "shards", "atomic_file", "host_fs", "process", "duration"]),
     // `plan`: a binary's digest is compared with that of the agent.
     ("fleet", &["transport", "protocol", "plan", "token_bucket"]),
     // Where the parts of a project are, and the mistakes in `dunlin.toml`.
@@ -57,7 +58,18 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
     // `resources`: modes.
     (
         "deploy",
-        &["plan", "playbook", "fleet", "inventory", "protocol", "transport", "resources", "atomic_file", "http"],
+        &[
+            "plan",
+            "playbook",
+            "fleet",
+            "inventory",
+            "protocol",
+            "transport",
+            "resources",
+            "atomic_file",
+            "http",
+            "duration",
+        ],
     ),
     ("rebalance", CONTROLLER_MODULES),
     (
@@ -81,6 +93,7 @@ const ALLOWED_IMPORTS: &[(&str, &[&str])] = &[
             "atomic_file",
             "certificates",
             "deploy",
+            "duration",
             "fleet",
             "inventory",
             "journal",
@@ -123,6 +136,17 @@ const ERROR_TYPES: &[&str] = &["ConnectError", "ConnectErrorKind"];
 
 /// Layers with a `host` module.
 const SPLIT_MODULES: &[&str] = &["provision", "deploy", "rebalance"];
+
+#[test]
+fn the_table_of_the_documentation_is_the_one_that_is_checked() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).unwrap();
+    let documented: Vec<&str> = text.lines().filter(|line| line.starts_with("| `")).collect();
+    let row = |(module, imports): &(&str, &[&str])| {
+        let imports: Vec<String> = imports.iter().map(|import| format!("`{import}`")).collect();
+        format!("| `{module}` | {} |", imports.join(", "))
+    };
+    assert_eq!(documented, ALLOWED_IMPORTS.iter().map(row).collect::<Vec<_>>());
+}
 
 #[test]
 fn every_import_is_allowed() {

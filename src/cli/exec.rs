@@ -12,8 +12,8 @@ use super::host_locks::{begin_run_log, operator_id};
 use super::outcome::CommandOutcome;
 use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
+use crate::duration::parse_duration;
 use crate::fleet::{Fleet, Session};
-use crate::inventory::parse_duration;
 use crate::protocol::{Event, ExecRequest, OutputStream};
 use crate::report::Reporter;
 

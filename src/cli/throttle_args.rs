@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use crate::inventory::{ByteSize, parse_duration};
+use crate::duration::parse_duration;
+use crate::inventory::ByteSize;
 use crate::protocol::throttle::{MemoryLimit, ThrottleLimits, ThrottleOverrides};
 use crate::rebalance::plan::TransferLimits;
 

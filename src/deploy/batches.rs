@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, de};
 
-use crate::inventory::parse_duration;
+use crate::duration::parse_duration;
 use crate::playbook::BatchSize;
 use crate::resources::mode::FileMode;
 

@@ -9,13 +9,13 @@ use toml::de::DeValue;
 
 use super::byte_size::ByteSize;
 use super::diagnostic::{Diagnostic, Diagnostics};
-use super::duration::parse_duration;
 use super::fields::{self, TableReader};
 use super::host_key::{HOST_KEY_ALGORITHMS, HostKey, HostKeyError};
 use super::raw::{ConnectionSettings, RawGroup, RawHost, RawInventory, RawJump};
 use super::source::{Located, Origin, SourceFile};
 use super::vars::read_vars;
 use super::{range, validate};
+use crate::duration::parse_duration;
 
 /// Accepted time limits of a connection.
 const CONNECT_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(600);

@@ -1,5 +1,5 @@
-//! Durations as people write them: a number and a unit, such as `20ms`, `30s` or `5m`. Flags, `hosts.toml` and recipes
-//! use this one parser.
+//! Durations as people write them: a number and a unit, such as `20ms`, `30s` or `5m`. Flags, `hosts.toml`, playbooks
+//! and recipes use this one parser.
 
 use std::time::Duration;
 
