@@ -10,7 +10,7 @@
     reason = "a test stops at what is missing, and prints what it measured"
 )]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// A layer and the layers that it may import. A layer may always import itself, and a `host` module its parent.
@@ -280,6 +280,11 @@ fn import_circles_are_detected() {
     let a = ("host::a", "use super::b::{self, Thing};");
     assert_eq!(circles(&[a, ("host::b", "use super::c;")]), [""; 0]);
     assert_eq!(circles(&[a, ("host::b", "fn x() { super::a::y() }")]), ["host::a, host::b"]);
+    let parent = ("host", "pub use a::{First, Other};\npub use b::Thing;");
+    assert_eq!(
+        circles(&[parent, ("host::a", "use super::Thing;"), ("host::b", "use super::First;")]),
+        ["host::a, host::b"]
+    );
     assert_eq!(
         circles(&[a, ("host::b", "use crate::host::{c::D, e};"), ("host::c", "use super::a;")]),
         ["host::a, host::b, host::c"]
@@ -294,13 +299,27 @@ fn import_circles_are_detected() {
 fn find_import_circles(sources: &[(Vec<String>, String)]) -> Vec<String> {
     let modules: Vec<&Vec<String>> = sources.iter().map(|(module, _)| module).collect();
     let is_ancestor = |a: &[String], b: &[String]| b.starts_with(a);
+    let reexports: Vec<BTreeMap<String, Vec<String>>> =
+        sources.iter().map(|(module, text)| find_reexports(text, module)).collect();
+    let find_module = |path: &[String]| {
+        let named = modules.iter().enumerate().filter(|(_, other)| path.starts_with(other.as_slice()));
+        named.max_by_key(|(_, other)| other.len()).map(|(index, _)| index)
+    };
+    // A name that a module re-exports belongs to the module below that declares it.
+    let find_declaring_module = |path: &[String]| {
+        let mut found = find_module(path)?;
+        let mut name = path.get(modules[found].len());
+        while let Some(declared) = name.and_then(|name| reexports[found].get(name)) {
+            let inner = find_module(declared).filter(|inner| *inner != found);
+            let Some(inner) = inner else { break };
+            (found, name) = (inner, declared.get(modules[inner].len()));
+        }
+        Some(found)
+    };
     let imports: Vec<Vec<usize>> = sources
         .iter()
         .map(|(module, text)| {
-            let used = find_imports(text, module).into_iter().filter_map(|import| {
-                let named = modules.iter().enumerate().filter(|(_, other)| import.path.starts_with(other.as_slice()));
-                named.max_by_key(|(_, other)| other.len()).map(|(index, _)| index)
-            });
+            let used = find_imports(text, module).into_iter().filter_map(|import| find_declaring_module(&import.path));
             used.filter(|other| !is_ancestor(module, modules[*other]) && !is_ancestor(modules[*other], module))
                 .collect()
         })
@@ -470,6 +489,23 @@ fn find_imports(text: &str, module: &[String]) -> Vec<ImportUse> {
                 let mut rest = &code[start + layer.len() + 2..];
                 expand_import(&mut rest, std::slice::from_ref(layer), &mut |path| found.push(ImportUse { line, path }));
             }
+        }
+    }
+    found
+}
+
+/// Returns the names that a module re-exports from modules below it, with their paths.
+fn find_reexports(text: &str, module: &[String]) -> BTreeMap<String, Vec<String>> {
+    let code = strip_tests_and_comments(text);
+    let mut found = BTreeMap::new();
+    for (start, _) in code.match_indices("pub use ").chain(code.match_indices("pub(super) use ")) {
+        let statement = &code[start..];
+        let mut rest = &statement[statement.find(" use ").unwrap_or_default() + 5..];
+        let first = rest.split(|c: char| !is_word(c)).next().unwrap_or_default();
+        if !matches!(first, "crate" | "super" | "dunlin_shards") {
+            expand_import(&mut rest, module, &mut |path| {
+                found.extend(path.last().cloned().map(|name| (name, path.clone())));
+            });
         }
     }
     found

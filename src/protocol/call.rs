@@ -1,6 +1,8 @@
-//! Requests tied to the types of their replies.
+//! Requests tied to the types of their replies. Each request about shards is a type of its own.
 
-use super::{Reply, Request};
+#[allow(clippy::wildcard_imports, reason = "the types that the requests about shards are declared with")]
+use super::shard::*;
+use super::{Reply, Request, shard::for_each_shard_request};
 
 /// A request of one kind.
 pub trait Call {
@@ -46,3 +48,30 @@ impl_call! {
     ListLocks: super::lock::ListLocks => Vec<super::lock::LockHolder>;
     Deploy: super::deploy::DeployRequest => super::deploy::DeployReply;
 }
+
+/// Declares a type for each request about shards, with the request's name.
+macro_rules! declare_shard_calls {
+    ($($(#[$doc:meta])* $name:ident($content:ty) -> $reply:ty,)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Debug)]
+        pub struct $name(pub $content);
+
+        impl Call for $name {
+            type Reply = $reply;
+            const NAME: &'static str = stringify!($name);
+
+            fn into_request(self) -> Request {
+                Request::Shard(ShardRequest::$name(self.0))
+            }
+
+            fn from_reply(reply: Reply) -> Option<Self::Reply> {
+                match reply {
+                    Reply::Shard(ShardReply::$name(reply)) => Some(reply),
+                    _ => None,
+                }
+            }
+        }
+    )*};
+}
+
+for_each_shard_request!(declare_shard_calls);

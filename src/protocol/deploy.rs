@@ -18,14 +18,14 @@ use serde::{Deserialize, Serialize};
 pub use change::{MaintenanceRecord, ServiceChange};
 pub use desired::{
     AdoptedService, ConfigFile, DesiredState, HealthCheck, HealthProbe, ReleaseTarget, ServiceConfig, ServiceRef,
-    SignatureCheck, SwitchHooks, UnitFile, is_normalized_absolute,
+    SignatureCheck, SwitchHooks, UnitFile,
 };
 pub use history::{SwitchRecord, SwitchResult};
 pub use manifest::{
     FileChunk, FileOwner, MANIFEST_FORMAT, ReleaseFile, ReleaseFolder, ReleaseLink, ReleaseManifest, ReleaseOrigin,
     is_account_name,
 };
-pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName};
+pub use names::{INCOMPLETE_SUFFIX, RECORDS_DIR, ReleasePath, ReleaseVersion, ServiceName, is_normalized_absolute};
 pub use observed::{LeftoverFile, ObservedPath, ObservedRelease, ObservedText, ObservedUnit, ServiceObservation};
 pub use shared::{ObservedShared, SHARED_DIR, SharedPath};
 pub use tasks::{ReleaseTask, TaskPhase, TaskRecord, TaskState, TaskStatus};

@@ -3,7 +3,7 @@
 //! One channel, length-prefixed frames both ways. The agent speaks first (`Hello`); then each request of the controller
 //! has a number, and replies and events carry the number of the request they answer. Requests run concurrently.
 
-mod call;
+pub mod call;
 pub mod deploy;
 mod event;
 mod facts;

@@ -14,8 +14,9 @@ use super::plan::{Move, RebalancePlan, Role};
 use super::publish::check_consumers;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
+use crate::protocol::call;
 use crate::protocol::shard::{
-    CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult, call,
+    CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult,
 };
 
 /// A move of the plan.

@@ -8,8 +8,9 @@ use super::connected_hosts::ProgressFn;
 use super::map_file::placement_after_move;
 use super::resume::{map_with_primary_on, recorded_spec};
 use super::{RebalanceContext, publish};
+use crate::protocol::call;
 use crate::protocol::shard::failover::{ArchivedInstance, InstanceRef};
-use crate::protocol::shard::{InstanceChoice, MoveState, Operation, RecoveryResult, call};
+use crate::protocol::shard::{InstanceChoice, MoveState, Operation, RecoveryResult};
 
 /// A choice between the instances of a move, with their hosts.
 #[derive(Clone, Debug)]

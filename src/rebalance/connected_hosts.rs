@@ -7,7 +7,8 @@ use dunlin_shards::{InstanceAddress, ShardId, ShardMap};
 
 use crate::fleet::{Fleet, Session};
 use crate::inventory::Inventory;
-use crate::protocol::shard::{self, Credentials, StepHeader, call};
+use crate::protocol::call;
+use crate::protocol::shard::{self, Credentials, StepHeader};
 use crate::protocol::{Call, Event};
 
 /// Receives the events of a host.

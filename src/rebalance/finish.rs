@@ -10,7 +10,8 @@ use super::connected_hosts::ProgressFn;
 use super::map_file::placement_after_move;
 use super::{RebalanceContext, publish};
 use crate::protocol::Event;
-use crate::protocol::shard::{MoveSpec, RetireInstance, call};
+use crate::protocol::call;
+use crate::protocol::shard::{MoveSpec, RetireInstance};
 
 /// Retention of a retired instance's files, in hours.
 const RETENTION_HOURS: u64 = 72;

@@ -9,7 +9,8 @@ use serde_json::Value;
 use super::RebalanceContext;
 use super::observation::{HostLoad, Observation, ShardLoad};
 use crate::inventory::InventoryHost;
-use crate::protocol::shard::{self, ObservedInstance, call};
+use crate::protocol::call;
+use crate::protocol::shard::{self, ObservedInstance};
 
 /// Window in which commands are counted, in milliseconds.
 const RATE_WINDOW_MS: u64 = 1000;

@@ -14,8 +14,9 @@ use super::RebalanceContext;
 use super::instance_templates::{ShardStep, to_diagnostics_error};
 use crate::plan::Action;
 use crate::poll::poll_until_async;
+use crate::protocol::call;
 use crate::protocol::provision::{ApplyPlay, CatalogPlan};
-use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard, call};
+use crate::protocol::shard::{ConsumerService, ConsumerState, MapConsumer, MoveState, PublishedShard};
 
 /// Time limit for services to notice a new map.
 const MAP_NOTICE_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,7 +11,8 @@ use tokio::sync::Mutex;
 use super::connected_hosts::ProgressFn;
 use super::finish::{ApplyOptions, FinishContext, MoveResult, Retirement, report_phase, retire_instance};
 use super::{RebalanceContext, publish};
-use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest, call};
+use crate::protocol::call;
+use crate::protocol::shard::{MinReplicasRequest, MoveRecord, MoveSpec, MoveState, Operation, PreflightRequest};
 
 /// A replica to create.
 #[derive(Clone, Copy, Debug)]

@@ -14,7 +14,8 @@ use super::instance_templates::{ShardStep, to_diagnostics_error};
 use super::observation::Observation;
 use super::replica::{orphan_retirement, required_replicas, set_min_replicas};
 use super::{RebalanceContext, publish};
-use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole, call};
+use crate::protocol::call;
+use crate::protocol::shard::{MoveState, ObserveInstances, ObservedInstance, ReplicationRole};
 
 /// Health of the replicas, and of instances that the map does not name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,8 +12,9 @@ use super::finish::{ApplyOptions, FinishContext, MoveHosts, finish_move};
 use super::map_file::placement_after_move;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, publish, replica};
+use crate::protocol::call;
 use crate::protocol::shard::{
-    JournalQuery, MoveHistoryEntry, MoveRecord, MoveSpec, MoveState, Operation, RecoveryResult, ReplicationRole, call,
+    JournalQuery, MoveHistoryEntry, MoveRecord, MoveSpec, MoveState, Operation, RecoveryResult, ReplicationRole,
     default_journal_dir,
 };
 

@@ -7,7 +7,8 @@ use serde_json::Value;
 use super::RebalanceContext;
 use super::connected_hosts::ProgressFn;
 use super::resume::{LatestMoves, MoveStatus, move_status};
-use crate::protocol::shard::{MoveLimits, MoveRecord, MoveSpec, Operation, VerifyResult, call};
+use crate::protocol::call;
+use crate::protocol::shard::{MoveLimits, MoveRecord, MoveSpec, Operation, VerifyResult};
 use crate::protocol::throttle::ThrottleLimits;
 
 /// Two copies of a shard.

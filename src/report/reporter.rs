@@ -3,7 +3,6 @@
 use std::io::{self, ErrorKind, Write};
 use std::sync::OnceLock;
 
-use anstyle::AnsiColor;
 use serde_json::{Value, json};
 
 use super::escape::{escape_control_characters, escape_json_line};
@@ -11,56 +10,9 @@ use super::json::{event_to_json, host_event, plan_fields};
 use super::plan_text::format_plan;
 use super::run_id::RunId;
 use super::run_log::record_event;
-use crate::plan::{Action, ChangeCounts, HostPlan};
+use super::style::Style;
+use crate::plan::{ChangeCounts, HostPlan};
 use crate::protocol::Event;
-
-/// The style of text. Color is never the only carrier of a meaning.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Style {
-    /// True to print colors.
-    pub color: bool,
-    /// True to print unchanged resources and the contents of new files too.
-    pub verbose: bool,
-    /// True to print only results, warnings and errors.
-    pub quiet: bool,
-}
-
-impl Style {
-    fn paint_text(self, style: anstyle::Style, text: &str) -> String {
-        if self.color && !text.is_empty() { format!("{style}{text}{style:#}") } else { text.to_owned() }
-    }
-
-    /// Makes text bold.
-    pub fn bold(self, text: &str) -> String {
-        self.paint_text(anstyle::Style::new().bold(), text)
-    }
-
-    /// Makes text faint.
-    pub fn dim(self, text: &str) -> String {
-        self.paint_text(anstyle::Style::new().dimmed(), text)
-    }
-
-    /// Paints text in the color of an action.
-    pub fn paint_action(self, action: Action, text: &str) -> String {
-        match action {
-            Action::Add => self.paint_text(AnsiColor::Green.on_default(), text),
-            Action::Change | Action::Run => self.paint_text(AnsiColor::Yellow.on_default(), text),
-            Action::Remove => self.paint_text(AnsiColor::Red.on_default(), text),
-            Action::Unknown | Action::RestartRequired => self.paint_text(AnsiColor::Magenta.on_default(), text),
-            Action::None => self.dim(text),
-        }
-    }
-
-    /// Paints a line of a unified diff.
-    pub fn paint_diff_line(self, line: &str) -> String {
-        match line.as_bytes().first() {
-            Some(b'+') => self.paint_text(AnsiColor::Green.on_default(), line),
-            Some(b'-') => self.paint_text(AnsiColor::Red.on_default(), line),
-            Some(b'@') => self.paint_text(AnsiColor::Cyan.on_default(), line),
-            _ => line.to_owned(),
-        }
-    }
-}
 
 /// The summary of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -152,7 +104,7 @@ impl Reporter {
         self.print_json("failed", json!({"host": host, "error": error, "hint": hint}));
         let shown = if error.starts_with(host) { error.to_owned() } else { format!("{host}: {error}") };
         let style = Style { color: self.stderr_color, ..self.style };
-        let label = style.paint_text(AnsiColor::Red.on_default(), "failed:");
+        let label = style.red("failed:");
         let next = hint.map(|hint| format!("  next: {hint}\n")).unwrap_or_default();
         write_stderr(&format!("{label} {shown}\n{next}"));
     }

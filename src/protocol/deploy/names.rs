@@ -2,6 +2,7 @@
 //! that no value of these types can leave the folder it is joined to.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -139,9 +140,25 @@ text!(ReleaseVersion);
 text!(ServiceName);
 text!(ReleasePath);
 
+/// Returns true for an absolute path in normal form, below `/`.
+pub fn is_normalized_absolute(path: &Path) -> bool {
+    let Some(rest) = path.to_str().and_then(|text| text.strip_prefix('/')) else { return false };
+    !rest.chars().any(char::is_control) && rest.split('/').all(|part| !matches!(part, "" | "." | ".."))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn absolute_paths_are_in_normal_form() {
+        for good in ["/srv/x", "/a", "/etc/systemd/..x"] {
+            assert!(is_normalized_absolute(Path::new(good)), "{good}");
+        }
+        for bad in ["", "/", "a", "/a/", "/a/../b", "/a//b", "/./a", "/a\n"] {
+            assert!(!is_normalized_absolute(Path::new(bad)), "{bad:?}");
+        }
+    }
 
     #[test]
     fn versions_are_folder_names() {

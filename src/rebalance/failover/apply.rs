@@ -7,10 +7,11 @@ use anyhow::{Context, Result};
 use dunlin_shards::{InstanceAddress, ShardId, ShardMap, ShardPlacement};
 
 use super::{DegradedPrimary, FailoverPlan, Promotion};
+use crate::protocol::call;
 use crate::protocol::shard::failover::{
     ArchivedInstance, InstanceRef, LowerMinReplicasRequest, PromoteReplica, PromoteResult,
 };
-use crate::protocol::shard::{MoveRecord, MoveState, Operation, ReplicationRole, call};
+use crate::protocol::shard::{MoveRecord, MoveState, Operation, ReplicationRole};
 use crate::protocol::throttle::ThrottleLimits;
 use crate::rebalance::connected_hosts::ProgressFn;
 use crate::rebalance::{RebalanceContext, publish};

@@ -7,8 +7,9 @@ use dunlin_shards::{ShardId, ShardMap};
 
 use super::{ClusterView, CopyView, FailoverScope, MoveStage, OpenMove, ShardView};
 use crate::inventory::InventoryHost;
+use crate::protocol::call;
 use crate::protocol::shard::failover::{ProbeResult, ProbeTarget, ReplicaProbeRequest};
-use crate::protocol::shard::{MovePhase, MoveState, ReplicationRole, call, default_journal_dir};
+use crate::protocol::shard::{MovePhase, MoveState, ReplicationRole, default_journal_dir};
 use crate::rebalance::observation::Observation;
 use crate::rebalance::resume::{LatestMoves, MoveStatus, list_latest_moves, move_status};
 use crate::rebalance::{RebalanceContext, observe};
