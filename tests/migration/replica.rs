@@ -102,8 +102,8 @@ fn replicas_are_created_and_replaced_without_blocking_writes() {
     assert!(run_retire(&mut fixture, 1, 0).archive_dir.is_some());
     writers.wait_for_writes(100);
     assert_eq!(min_replicas_setting(&fixture, 0), ("1".to_owned(), true));
-    // Generous, since the tests share their machine.
-    assert!(writers.longest_gap() < Duration::from_secs(1), "{:?}", writers.longest_gap());
+    // Of a copy, a comparison or a required replica that held writes, the gap would be many seconds.
+    assert!(writers.longest_gap() < Duration::from_secs(3), "{:?}", writers.longest_gap());
     stop_and_check(&mut writers, &fixture, 0);
     assert_replica_complete(&fixture, 2, 0, &writers);
 }

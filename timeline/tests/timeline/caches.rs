@@ -55,8 +55,8 @@ async fn a_frozen_server_costs_reads_little_and_gets_changes() {
         assert!(client.get_many(&keys).await.is_empty());
     }
     println!("reads of a frozen memcached: {slowest:?}; 100 more: {:?}", start.elapsed());
-    // 2 s if each of them waited
-    assert!(start.elapsed() < Duration::from_secs(1), "100 reads took {:?}", start.elapsed());
+    // 2 s or more if each of them waited
+    assert!(start.elapsed() < Duration::from_millis(1900), "100 reads took {:?}", start.elapsed());
     // a deletion is sent although reads have just failed
     let setting = async { client.set("t:1", "-").await };
     let waking = async { server.signal("CONT") };

@@ -130,8 +130,9 @@ async fn one_frozen_shard_does_not_hold_up_the_others() {
     let p99 = |lags: &[Duration]| lags[lags.len() * 99 / 100];
     let (before, beside) = (p99(&before), p99(&lags));
     println!("push lag p99 {before:?}, beside a frozen shard {beside:?}, max {:?}", lags[lags.len() - 1]);
-    // what other programs of this machine add is there before as well
-    assert!(beside < Duration::from_secs(1) + before, "push lag p99 {beside:?}, before {before:?}");
+    // a delivery that waits for the frozen shard comes when that one goes on; other programs run on this machine, so that
+    // the figure itself is printed and not a limit
+    assert!(beside < before + FROZEN_FOR / 4, "push lag p99 {beside:?}, before {before:?}");
     for read in reads {
         let page = read.await.expect("no panic").expect("the database answers");
         assert_eq!(page.tweets.len(), 40);
