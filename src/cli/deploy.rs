@@ -34,16 +34,17 @@ pub struct DeployCommand {
     /// Release to deploy: a version in the artifact folder, or an artifact file (default: the one packaged last)
     #[arg(long, value_name = "VERSION|FILE")]
     release: Option<String>,
-    /// Record a task as done whose earlier run has no known result
+    /// Mark a task whose result is unknown as done
     #[arg(long, value_name = "NAME")]
     task_done: Vec<String>,
-    /// Run a task again whose earlier run has no known result
+    /// Run a task whose result is unknown again
     #[arg(long, value_name = "NAME")]
     task_again: Vec<String>,
     /// Show the active release of each host and its health now, without a deploy
     #[arg(long, conflicts_with_all = ["release", "task_done", "task_again", "adopt", "override_freeze", "dry_run", "yes", "bandwidth"])]
     health: bool,
-    /// Keep a service or units that dunlin did not deploy, to return to: as release `before-dunlin`, or with the active one
+    /// Adopt a service or units that dunlin did not deploy: keep them as release `before-dunlin`, or with the active
+    /// release, so that a rollback restores them
     #[arg(long)]
     adopt: bool,
     /// Limit the total bandwidth of the transfer to all hosts (bytes per second, e.g. 10MiB)

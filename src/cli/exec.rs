@@ -23,7 +23,7 @@ pub struct ExecCommand {
     /// Hosts to run it on: names, groups or globs
     #[arg(value_name = "SELECTOR")]
     selector: String,
-    /// Time limit of the command on each host, e.g. `30s` or `2h`; at it, the command is killed
+    /// Time limit of the command on each host, e.g. `30s` or `2h`; the command is killed when it expires
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     timeout: Duration,
     #[command(flatten)]

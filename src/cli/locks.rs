@@ -16,7 +16,7 @@ use crate::report::Reporter;
 /// Show which hosts are locked, and by whom
 #[derive(Debug, Args)]
 pub struct LocksCommand {
-    /// Hosts to ask: names, groups or globs (default: all)
+    /// Hosts to query: names, groups or globs (default: all)
     #[arg(value_name = "SELECTOR")]
     selector: Option<String>,
     #[command(flatten)]

@@ -44,7 +44,7 @@ pub struct PackageCommand {
     /// Package results of a build although tracked files are newer
     #[arg(long)]
     allow_stale: bool,
-    /// Sign the release with this secret key of minisign; DUNLIN_SIGN_PASSWORD has its password, or it is asked for
+    /// Sign the release with this minisign secret key (its password: DUNLIN_SIGN_PASSWORD, or a prompt)
     #[arg(long, value_name = "FILE")]
     sign_key: Option<PathBuf>,
 }

@@ -50,7 +50,7 @@ pub struct PlanArgs {
     /// Maximum number of shards per host, primaries and replicas together
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_shards_per_host: Option<u32>,
-    /// Also move replicas to balance hosts, not only those that cannot stay
+    /// Also move replicas to balance hosts (default: only replicas that cannot stay)
     #[arg(long)]
     move_replicas: bool,
     /// Maximum number of moves

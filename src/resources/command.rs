@@ -54,7 +54,7 @@ pub struct CommandResource {
     /// Environment variables.
     #[serde(default)]
     pub env: BTreeMap<String, String>,
-    /// Time limit of the program: `"30s"`. At it, the program and what it started are killed.
+    /// Time limit of the program: `"30s"`. The program and what it started are killed when it expires.
     pub timeout: Option<String>,
     /// `true`: plans and errors show the playbook's text with its placeholders, and no output.
     #[serde(default, deserialize_with = "de_string::required")]

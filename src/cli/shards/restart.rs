@@ -32,7 +32,7 @@ pub struct RestartArgs {
     /// Move the shards through this host (default: the least loaded host with enough memory)
     #[arg(long, value_name = "HOST")]
     via: Option<String>,
-    /// Leave the shards on the other host
+    /// Do not move the shards back
     #[arg(long)]
     stay: bool,
     /// Maximum number of shards to restart at a time

@@ -31,8 +31,8 @@ pub struct ResumeArgs {
     /// Allow moves between instances with different listpack limits
     #[arg(long)]
     allow_reencoding: bool,
-    /// Open the shard's instance on this host if dunlin cannot decide which instance has all writes,
-    /// and archive the other one
+    /// Keep the shard's instance on this host if dunlin cannot decide which instance has all writes;
+    /// the other one is archived
     #[arg(long, value_name = "HOST", requires = "shard")]
     pub keep: Option<String>,
     /// The shard for --keep
