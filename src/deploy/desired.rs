@@ -11,7 +11,9 @@ use crate::inventory::{Diagnostic, Diagnostics, Origin, SourceFile};
 use crate::plan::Digest;
 use crate::playbook::{ContentMap, RenderedTemplate, TemplateRenderer};
 use crate::protocol::HostFacts;
-use crate::protocol::deploy::{ConfigFile, DesiredState, ReleaseManifest, ServiceConfig, SignatureCheck, UnitFile};
+use crate::protocol::deploy::{
+    ConfigFile, DesiredState, HealthProbe, ReleaseManifest, ServiceConfig, SignatureCheck, UnitFile,
+};
 
 /// Holds the inputs from which the hosts' states are computed.
 pub struct ReleaseSource<'a> {
@@ -66,7 +68,12 @@ impl ReleaseSource<'_> {
                      (EnvironmentFile=, LoadCredential=)",
                 ));
             }
-            let names = match unit.list_unit_names(|text| self.render_instances(host, facts, text, &unit.span)) {
+            let secret = "a secret goes into the name of this unit, and every account of a host can read it";
+            let render = |text: &str| {
+                let rendered = self.render_value(host, facts, text, &unit.span, secret);
+                rendered.map_err(|message| format!("instances: {message}"))
+            };
+            let names = match unit.list_unit_names(render) {
                 Ok(names) => names,
                 Err(message) => {
                     found.push(Diagnostic::error_at_span(self.file, unit.span.clone(), message));
@@ -108,12 +115,21 @@ impl ReleaseSource<'_> {
                 sensitive: config.sensitive,
             });
         }
+        let listen_ports = recipe.listen_ports();
+        let Recipe { mut health, health_span, hooks, user, shared, .. } = recipe;
+        if let Some(HealthProbe::Http { expect: Some(expect), .. }) = &mut health.probe {
+            let secret = "a secret goes into `expect`, and plans and messages show it";
+            match self.render_value(host, facts, expect, &health_span, secret) {
+                Ok(rendered) => *expect = rendered,
+                Err(message) => {
+                    found.push(Diagnostic::error_at_span(self.file, health_span, format!("expect: {message}")));
+                }
+            }
+        }
         if found.has_errors() {
             found.sort();
             return Err(found);
         }
-        let listen_ports = recipe.listen_ports();
-        let Recipe { health, hooks, user, shared, .. } = recipe;
         let setup = ServiceConfig { units, configs, health, hooks, user, adopted: None, shared };
         let signature_check = SignatureCheck {
             public_keys: self.recipe.public_keys.clone(),
@@ -123,22 +139,20 @@ impl ReleaseSource<'_> {
         Ok(PreparedHost { desired, texts, listen_ports })
     }
 
-    /// Renders the instances of a unit for a host.
-    fn render_instances(
+    /// Renders a value of the recipe for a host; `secret` is the error for a value with a secret.
+    fn render_value(
         &self,
         host: &str,
         facts: &HostFacts,
         text: &str,
         span: &Range<usize>,
+        secret: &str,
     ) -> Result<String, String> {
         let origin = Origin::at_span(self.file, span.clone());
         let rendered = self.rendering.render_text(host, facts, text, &self.template_variables(), &origin);
         let first_message = |wrong: Vec<Diagnostic>| wrong.into_iter().next().map(|first| first.message);
-        let rendered = rendered.map_err(|wrong| format!("instances: {}", first_message(wrong).unwrap_or_default()))?;
-        match rendered.has_secret {
-            true => Err("a secret goes into the name of this unit, and every account of a host can read it".to_owned()),
-            false => Ok(rendered.text),
-        }
+        let rendered = rendered.map_err(|wrong| first_message(wrong).unwrap_or_default())?;
+        if rendered.has_secret { Err(secret.to_owned()) } else { Ok(rendered.text) }
     }
 
     fn template_variables(&self) -> Map<String, Json> {

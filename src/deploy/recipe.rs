@@ -65,6 +65,8 @@ pub struct Recipe {
     pub configs: Vec<ConfigEntry>,
     /// The health check.
     pub health: HealthCheck,
+    /// Where the health check stands in the recipe.
+    pub health_span: Range<usize>,
     /// Hosts that the health check asks, if not all; on the others the units only have to be active.
     pub health_hosts: Option<PartSelector>,
     /// Commands that run on one host of the rollout.
@@ -148,6 +150,7 @@ impl Recipe {
             files: reader.read_files(files),
             units: reader.read_units(units),
             configs: reader.read_configs(configs),
+            health_span: health.as_ref().map_or(0..0, |(span, _)| span.clone()),
             health: reader.read_health(health),
             tasks: reader.read_tasks(tasks),
             hooks: reader.read_hooks(hooks),

@@ -32,6 +32,7 @@ src  = "shop.service"
 
 [health]
 http     = "http://127.0.0.1:8088/healthz"
+expect   = "ok {{ release.version }}"
 timeout  = "5s"
 interval = "50ms"
 steady   = "1s"
@@ -65,7 +66,7 @@ http {
   access_log off;
   server {
     listen 8088;
-    location /healthz { if (-f /run/dunlin-shop-sick-VERSION) { return 503; } return 200 "ok"; }
+    location /healthz { if (-f /run/dunlin-shop-sick-VERSION) { return 503; } return 200 "ok VERSION"; }
     location /ready   { if (-f /run/dunlin-shop-drained) { return 503; } return 200 "ok"; }
     location /        { return 200 "VERSION\n"; }
   }

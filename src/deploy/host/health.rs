@@ -20,6 +20,10 @@ const MAX_PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 const MIN_PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 /// Maximum number of bytes of a body that an error message quotes.
 const MAX_RESPONSE_BYTES: usize = 512;
+/// Maximum number of characters of it in a message.
+const MAX_QUOTED_CHARS: usize = 200;
+/// Maximum number of bytes of a body in which an expected text is searched.
+const MAX_COMPARED_BYTES: usize = 64 << 10;
 
 /// Maximum time for a check of a release that was healthy before, in milliseconds.
 const REPEATED_CHECK_MS: u64 = 2_000;
@@ -192,7 +196,9 @@ fn has_same_processes(units: &[&str], services: &dyn ServiceManager, pids: &[u32
 fn run_probe(probe: &HealthProbe, place: &CommandContext<'_>, remaining: Duration) -> Result<()> {
     let timeout = remaining.clamp(MIN_PROBE_TIMEOUT, MAX_PROBE_TIMEOUT);
     match probe {
-        HealthProbe::Http { url, status } => check_http(url, *status, timeout).with_context(|| url.clone()),
+        HealthProbe::Http { url, status, expect } => {
+            check_http(url, *status, expect.as_deref(), timeout).with_context(|| url.clone())
+        }
         HealthProbe::Tcp { address } => http::connect(address, timeout).map(drop).with_context(|| address.clone()),
         HealthProbe::Command { argv } => {
             let ended = place.run_command(argv, remaining.max(MIN_PROBE_TIMEOUT))?;
@@ -202,15 +208,20 @@ fn run_probe(probe: &HealthProbe, place: &CommandContext<'_>, remaining: Duratio
     }
 }
 
-/// Asks with one GET; the status decides, and of another one the beginning of the body is for the error.
-fn check_http(url: &str, wanted: u16, limit: Duration) -> Result<()> {
+/// Sends one GET request; the status decides, and the body if it is to contain a text. Error messages have its beginning.
+fn check_http(url: &str, wanted: u16, expected: Option<&str>, limit: Duration) -> Result<()> {
     let response = http::get(url, limit)?;
     if response.status == wanted {
+        let Some(expected) = expected else { return Ok(()) };
+        let body = response.read_beginning(MAX_COMPARED_BYTES);
+        let body = String::from_utf8_lossy(&body);
+        let beginning: String = body.trim().chars().take(MAX_QUOTED_CHARS).collect();
+        ensure!(body.contains(expected), "the body does not contain \"{expected}\": {beginning}");
         return Ok(());
     }
     let line = response.status_line.clone();
     let body = response.read_beginning(MAX_RESPONSE_BYTES);
-    let body: String = String::from_utf8_lossy(&body).trim().chars().take(200).collect();
+    let body: String = String::from_utf8_lossy(&body).trim().chars().take(MAX_QUOTED_CHARS).collect();
     let separator = if body.is_empty() { "" } else { ": " };
     bail!("expected status {wanted}, the response was {line}{separator}{body}")
 }
@@ -225,18 +236,26 @@ mod tests {
     #[test]
     fn the_status_decides_and_the_body_is_not_waited_for() {
         let server = Server::start("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nok");
-        check_http(&format!("{}/readyz?x=1", server.url), 200, LIMIT).unwrap();
+        check_http(&format!("{}/readyz?x=1", server.url), 200, None, LIMIT).unwrap();
         let server = Server::start_closing("HTTP/1.1 503 Unavailable\r\n\r\nshard 3 is down");
-        let error = check_http(&server.url, 200, LIMIT).unwrap_err().to_string();
+        let error = check_http(&server.url, 200, None, LIMIT).unwrap_err().to_string();
         assert!(error.contains("503 Unavailable: shard 3 is down"), "{error}");
-        let error = check_http(&Server::start_closing("SSH-2.0-x\r\n").url, 200, LIMIT).unwrap_err().to_string();
+        let error = check_http(&Server::start_closing("SSH-2.0-x\r\n").url, 200, None, LIMIT).unwrap_err().to_string();
         assert!(error.contains("not HTTP"), "{error}");
+    }
+
+    #[test]
+    fn the_body_contains_the_expected_text() {
+        let answer = "HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\nversion 1.2.0\r\n";
+        check_http(&Server::start_closing(answer).url, 200, Some("1.2.0"), LIMIT).unwrap();
+        let error = check_http(&Server::start_closing(answer).url, 200, Some("1.3.0"), LIMIT).unwrap_err().to_string();
+        assert_eq!(error, "the body does not contain \"1.3.0\": version 1.2.0");
     }
 
     #[test]
     fn a_service_that_does_not_respond_times_out() {
         let server = Server::start("");
-        let error = check_http(&server.url, 200, Duration::from_millis(100)).unwrap_err().to_string();
+        let error = check_http(&server.url, 200, None, Duration::from_millis(100)).unwrap_err().to_string();
         assert!(error.contains("within 100ms"), "{error}");
     }
 }

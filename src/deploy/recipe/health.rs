@@ -20,6 +20,7 @@ pub(super) const DEFAULT_HEALTH_INTERVAL_MS: u64 = 250;
 pub(super) struct HealthTable {
     http: Option<String>,
     status: Option<u16>,
+    expect: Option<String>,
     tcp: Option<String>,
     command: Option<Vec<String>>,
     timeout: Option<DurationMs>,
@@ -54,6 +55,12 @@ impl RecipeReader<'_> {
         if table.status.is_some() && table.http.is_none() {
             self.add_error(&span, "`status` goes with `http`", None);
         }
+        if table.expect.is_some() && table.http.is_none() {
+            self.add_error(&span, "`expect` goes with `http`", None);
+        }
+        if table.expect.as_deref() == Some("") {
+            self.add_error(&span, "`expect` is empty", None);
+        }
         if let Some(url) = &table.http {
             self.check_url(&span, url);
         }
@@ -64,7 +71,9 @@ impl RecipeReader<'_> {
             self.check_argv(&span, argv);
         }
         let probe = match (table.http, table.tcp, table.command) {
-            (Some(url), None, None) => Some(HealthProbe::Http { url, status: table.status.unwrap_or(200) }),
+            (Some(url), None, None) => {
+                Some(HealthProbe::Http { url, status: table.status.unwrap_or(200), expect: table.expect })
+            }
             (None, Some(address), None) => Some(HealthProbe::Tcp { address }),
             (None, None, Some(argv)) => Some(HealthProbe::Command { argv }),
             (None, None, None) => None,

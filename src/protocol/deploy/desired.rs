@@ -71,12 +71,15 @@ pub struct HealthCheck {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthProbe {
-    /// `GET` by HTTP/1.1 without encryption; the status line decides.
+    /// `GET` by HTTP/1.1 without encryption; the status decides, and a text in the body if one is expected.
     Http {
         /// `http://HOST[:PORT]/PATH`.
         url: String,
         /// The status that is wanted.
         status: u16,
+        /// Text that the body must contain.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<String>,
     },
     /// A connection that is accepted.
     Tcp {
