@@ -161,12 +161,12 @@ impl Lists {
 
     /// Adds each entry to its list, if the list exists.
     pub async fn push(&self, entries: &[(List, Id)]) -> Vec<ShardOutcome> {
-        self.change("tl_v1_push", Some(self.options.cap), entries).await
+        self.change("tl_v2_push", Some(self.options.cap), entries).await
     }
 
     /// Removes each entry from its list.
     pub async fn remove(&self, entries: &[(List, Id)]) -> Vec<ShardOutcome> {
-        self.change("tl_v1_remove", None, entries).await
+        self.change("tl_v2_remove", None, entries).await
     }
 
     /// Adds many entries to one list, if it exists.
@@ -175,7 +175,7 @@ impl Lists {
     /// The shard does not answer.
     pub async fn merge(&self, list: List, ids: &[Id]) -> Result<(), ListError> {
         let key = list.key();
-        let mut merge = fcall("tl_v1_merge", &[&key]);
+        let mut merge = fcall("tl_v2_merge", &[&key]);
         merge.arg(self.options.cap).arg(ids);
         self.call::<i64>(&key, &merge).await.map(drop)
     }
@@ -186,7 +186,7 @@ impl Lists {
     /// The shard does not answer.
     pub async fn filter(&self, list: List, ids: &[Id]) -> Result<(), ListError> {
         let key = list.key();
-        let mut filter = fcall("tl_v1_filter", &[&key]);
+        let mut filter = fcall("tl_v2_filter", &[&key]);
         filter.arg(ids);
         self.call::<i64>(&key, &filter).await.map(drop)
     }
@@ -197,7 +197,7 @@ impl Lists {
     /// The shard does not answer.
     pub async fn read(&self, list: List, range: Range) -> Result<Listing, ListError> {
         let key = list.key();
-        let mut read = fcall("tl_v1_read", &[&key]);
+        let mut read = fcall("tl_v2_read", &[&key]);
         read.arg(range.max_id).arg(range.since_id).arg(range.limit);
         read.arg(self.options.ttl.as_secs()).arg(first_before_now(self.options.max_age));
         let reply: Vec<Id> = self.call(&key, &read).await?;
@@ -217,7 +217,7 @@ impl Lists {
     /// The shard does not answer.
     pub async fn begin_rebuild(&self, list: List, token: &str, force: bool) -> Result<RebuildStart, ListError> {
         let key = list.key();
-        let mut begin = fcall("tl_v1_rebuild_begin", &[&key]);
+        let mut begin = fcall("tl_v2_rebuild_begin", &[&key]);
         let lease = u64::try_from(self.options.rebuild_lease.as_millis()).unwrap_or(u64::MAX);
         begin.arg(token).arg(lease).arg(if force { "force" } else { "" });
         let reply: String = self.call(&key, &begin).await?;
@@ -235,7 +235,7 @@ impl Lists {
     /// The shard does not answer.
     pub async fn commit_rebuild(&self, list: List, token: &str, floor: Id, ids: &[Id]) -> Result<bool, ListError> {
         let key = list.key();
-        let mut commit = fcall("tl_v1_rebuild_commit", &[&key]);
+        let mut commit = fcall("tl_v2_rebuild_commit", &[&key]);
         commit.arg(token).arg(self.options.cap).arg(self.options.ttl.as_secs()).arg(floor).arg(ids);
         Ok(self.call::<i64>(&key, &commit).await? == 1)
     }
@@ -314,11 +314,15 @@ impl Lists {
             return Err(failed("it did not answer a moment ago".to_owned()));
         }
         let called = tokio::time::timeout(self.options.call_timeout, self.call_or_load(key, cmd)).await;
-        let result = match called {
-            Ok(result) => result.map_err(|error| failed(crate::describe_error(&error))),
-            Err(_) => Err(failed(format!("no reply within {} ms", self.options.call_timeout.as_millis()))),
+        let (answers, result) = match called {
+            // a full shard still does what reads and what removes
+            Ok(result) => (
+                result.as_ref().err().is_none_or(is_out_of_memory),
+                result.map_err(|error| failed(crate::describe_error(&error))),
+            ),
+            Err(_) => (false, Err(failed(format!("no reply within {} ms", self.options.call_timeout.as_millis())))),
         };
-        self.breakers.record(shard, result.is_ok());
+        self.breakers.record(shard, answers);
         result
     }
 
@@ -339,6 +343,10 @@ impl fmt::Debug for Lists {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.shards.fmt(f)
     }
+}
+
+fn is_out_of_memory(error: &ShardError) -> bool {
+    matches!(error, ShardError::Refused { source, .. } if source.code() == Some("OOM"))
 }
 
 fn fcall(function: &str, keys: &[&str]) -> Cmd {

@@ -1,4 +1,4 @@
-#!lua name=timeline_v1
+#!lua name=timeline_v2
 -- Lists of tweet ids in sorted sets: home timelines tl:<user>, authors au:<user>, the public timeline pub:<n>.
 --
 -- An entry has the id as member and -id as score, so that the newest is at the cheap end of a listpack.
@@ -185,10 +185,12 @@ local function read(keys, args)
   return result
 end
 
-redis.register_function('tl_v1_push', push)
-redis.register_function('tl_v1_merge', merge)
-redis.register_function('tl_v1_remove', remove)
-redis.register_function('tl_v1_filter', filter)
-redis.register_function('tl_v1_rebuild_begin', rebuild_begin)
-redis.register_function('tl_v1_rebuild_commit', rebuild_commit)
-redis.register_function('tl_v1_read', read)
+redis.register_function('tl_v2_push', push)
+redis.register_function('tl_v2_merge', merge)
+redis.register_function('tl_v2_rebuild_begin', rebuild_begin)
+redis.register_function('tl_v2_rebuild_commit', rebuild_commit)
+
+-- What reads or removes works at maxmemory as well: otherwise nothing would ever become free.
+redis.register_function({ function_name = 'tl_v2_remove', callback = remove, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'tl_v2_filter', callback = filter, flags = { 'allow-oom' } })
+redis.register_function({ function_name = 'tl_v2_read', callback = read, flags = { 'allow-oom' } })

@@ -173,3 +173,20 @@ async fn a_dead_shard_fails_its_own_lists_and_at_once() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_full_shard_can_be_read_and_emptied() {
+    let redis = start(5).await;
+    let server = &redis.servers[usize::from(redis.lists.shard_of(HOME).0)];
+    redis.rebuild(0, &[30, 20, 10]).await;
+    server.run_admin(&["CONFIG", "SET", "maxmemory", "1"]);
+    let outcomes = redis.lists.push(&[(HOME, 40)]).await;
+    assert!(outcomes.iter().all(|outcome| outcome.result.is_err()), "{outcomes:?}");
+    assert_eq!(redis.listing().await, entries(0, &[30, 20, 10]), "a refused entry does not stop reads");
+    let outcomes = redis.lists.remove(&[(HOME, 20)]).await;
+    assert!(outcomes.iter().all(|outcome| outcome.result.is_ok()), "{outcomes:?}");
+    redis.lists.filter(HOME, &[10]).await.expect("the shard answers");
+    assert_eq!(redis.listing().await, entries(0, &[30]));
+    server.run_admin(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(redis.push(40).await, 1);
+}

@@ -275,7 +275,7 @@ async fn a_cold_timeline_is_built_once_for_five_thousand_readers() {
         redis::cmd("SLOWLOG").arg("GET").arg(-1).query(&mut server.connect_admin()).expect("SLOWLOG");
     let of_key: Vec<String> = calls.iter().map(|call| format!("{call:?}")).filter(|call| call.contains(&key)).collect();
     let count = |function: &str| of_key.iter().filter(|call| call.contains(function)).count();
-    let (begun, committed) = (count("tl_v1_rebuild_begin"), count("tl_v1_rebuild_commit"));
+    let (begun, committed) = (count("tl_v2_rebuild_begin"), count("tl_v2_rebuild_commit"));
     // on a busy machine the reply to the first can come too late; without coalescing each reader would begin one
     assert!((1..=3).contains(&begun) && committed == 1, "{begun} rebuilds begun, {committed} committed");
     let count: usize = redis::cmd("ZCARD").arg(key).query(&mut server.connect_admin()).expect("ZCARD");
