@@ -16,11 +16,12 @@ use std::{
 
 use futures_util::{FutureExt as _, StreamExt as _, future::BoxFuture};
 use lapin::{
-    Acker, BasicProperties, Channel, Connection, ConnectionProperties, Consumer,
+    Acker, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer, ErrorKind,
     options::{
         BasicAckOptions, BasicConsumeOptions, BasicNackOptions, BasicPublishOptions, BasicQosOptions,
         ConfirmSelectOptions, QueueDeclareOptions,
     },
+    protocol::{AMQPErrorKind, AMQPSoftError},
     types::{AMQPValue, FieldTable},
 };
 use tokio::{
@@ -41,6 +42,9 @@ const STABLE_SESSION: Duration = Duration::from_secs(10);
 /// Number of messages of a queue that this process holds without having settled them.
 const PREFETCH: u16 = 512;
 const PERSISTENT: u8 = 2;
+/// Number of times that a dead letter is delivered: each replay that leaves it there counts. Versions before 4 do not accept
+/// "no limit".
+const DEAD_DELIVERY_LIMIT: i64 = 1_000_000_000;
 
 /// The queue.
 pub struct RabbitQueue {
@@ -123,10 +127,11 @@ async fn open_session(inner: &RabbitState) -> Result<RabbitSession, QueueError> 
     let connection = Connection::connect(&inner.url, properties).await?;
     let publisher = connection.create_channel().await?;
     publisher.confirm_select(ConfirmSelectOptions::default()).await?;
-    for queue in QueueName::ALL {
+    for queue in QueueName::ALL.into_iter().filter(|queue| *queue != QueueName::Dead) {
         let name = inner.name(queue);
         publisher.queue_declare(name.into(), QueueDeclareOptions::durable(), inner.arguments(queue)).await?;
     }
+    declare_dead_letters(&connection, inner).await?;
     Ok(RabbitSession {
         publisher,
         observer: connection.create_channel().await?,
@@ -134,6 +139,33 @@ async fn open_session(inner: &RabbitState) -> Result<RabbitSession, QueueError> 
         consumers: QueueName::ALL.into_iter().map(|queue| (queue, OnceCell::new())).collect(),
         is_broken: AtomicBool::new(false),
     })
+}
+
+/// Declares the queue of dead letters. One of an earlier release has no delivery limit, and keeps its arguments.
+async fn declare_dead_letters(connection: &Connection, inner: &RabbitState) -> Result<(), QueueError> {
+    // a refusal ends this channel
+    let channel = connection.create_channel().await?;
+    let (name, arguments) = (inner.name(QueueName::Dead), inner.arguments(QueueName::Dead));
+    match channel.queue_declare(name.as_str().into(), QueueDeclareOptions::durable(), arguments).await {
+        Err(error) if has_other_arguments(&error) => {
+            tracing::warn!(
+                queue = name,
+                "the queue has no delivery limit of its own: replay it and delete it before an upgrade to RabbitMQ 4"
+            );
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+        Ok(_) => {
+            // otherwise it stays open until the connection ends
+            let _ = channel.close(200, "declared".into()).await;
+            Ok(())
+        }
+    }
+}
+
+fn has_other_arguments(error: &lapin::Error) -> bool {
+    let refused = AMQPErrorKind::Soft(AMQPSoftError::PRECONDITIONFAILED);
+    matches!(error.kind(), ErrorKind::ProtocolError(error) if *error.kind() == refused)
 }
 
 impl RabbitState {
@@ -150,6 +182,8 @@ impl RabbitState {
         // the publisher learns of it and tries again later: nothing is dropped
         table.insert("x-overflow".into(), text("reject-publish"));
         if queue == QueueName::Dead {
+            // nothing is behind it: RabbitMQ 4 would drop what is delivered more often than its own limit of 20
+            table.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(DEAD_DELIVERY_LIMIT));
             return table;
         }
         let next = queue.delay().map_or(QueueName::Dead, |(_, next)| next);
@@ -202,15 +236,25 @@ impl RabbitSession {
         let mut confirms = Vec::with_capacity(messages.len());
         for (name, payload) in messages {
             let properties = BasicProperties::default().with_delivery_mode(PERSISTENT);
-            let options = BasicPublishOptions::default();
+            // without a queue the broker would confirm the message, and drop it
+            let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
             let sent = self.publisher.basic_publish("".into(), name.into(), options, payload.as_bytes(), properties);
             confirms.push(sent.await?);
         }
-        let mut is_refused = false;
+        let (mut is_refused, mut is_returned) = (false, false);
         for confirm in confirms {
-            is_refused |= !confirm.await?.is_ack();
+            match confirm.await? {
+                Confirmation::Ack(None) => {}
+                Confirmation::Ack(Some(_)) => is_returned = true,
+                Confirmation::Nack(_) | Confirmation::NotRequested => is_refused = true,
+            }
         }
-        if is_refused { Err(QueueError::Full) } else { Ok(()) }
+        match (is_returned, is_refused) {
+            // the next session declares the queues again
+            (true, _) => Err(unavailable("a queue does not exist")),
+            (false, true) => Err(QueueError::Full),
+            (false, false) => Ok(()),
+        }
     }
 }
 

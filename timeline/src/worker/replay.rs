@@ -26,39 +26,44 @@ pub struct ReplaySummary {
     pub unreadable: u64,
 }
 
-/// Publishes up to `limit` dead letters again.
+/// Publishes up to `limit` dead letters again. Those that cannot be read go to the end of their queue, so that others are
+/// not behind them for ever.
 ///
 /// # Errors
 /// The queue does not answer. What was published and not removed yet is published twice.
 pub async fn replay(queue: &dyn Queue, limit: u64) -> Result<ReplaySummary, QueueError> {
     wait_until_connected(queue).await?;
     let mut summary = ReplaySummary::default();
-    let mut stay = Vec::new();
-    while summary.replayed < limit {
-        let max = BATCH.min(usize::try_from(limit - summary.replayed).unwrap_or(BATCH));
+    // behind these are the letters that this replay has moved to the end
+    let mut rest = queue.depth(QueueName::Dead).await?;
+    while summary.replayed < limit && (summary.unreadable == 0 || rest > 0) {
+        let wanted = limit - summary.replayed;
+        let wanted = if summary.unreadable == 0 { wanted } else { wanted.min(rest) };
+        let max = BATCH.min(usize::try_from(wanted).unwrap_or(BATCH));
         let deliveries = queue.receive(QueueName::Dead, max, WAIT).await?;
         if deliveries.is_empty() {
             break;
         }
+        rest = rest.saturating_sub(deliveries.len() as u64);
         let (mut outgoing, mut done) = (Vec::new(), Vec::new());
         for delivery in deliveries {
-            match serde_json::from_str::<Message>(&delivery.payload) {
+            let to = match serde_json::from_str::<Message>(&delivery.payload) {
                 Ok(message) => {
-                    outgoing.push(Outgoing { queue: message.task.replay_queue(), payload: delivery.payload });
-                    done.push((delivery.receipt, Settlement::Done));
+                    summary.replayed += 1;
+                    message.task.replay_queue()
                 }
                 Err(error) => {
                     tracing::warn!(payload = %delivery.payload, error = %error, "a dead letter is not readable");
-                    stay.push((delivery.receipt, Settlement::Retry));
+                    summary.unreadable += 1;
+                    QueueName::Dead
                 }
-            }
+            };
+            outgoing.push(Outgoing { queue: to, payload: delivery.payload });
+            done.push((delivery.receipt, Settlement::Done));
         }
-        summary.replayed += outgoing.len() as u64;
         queue.publish(outgoing).await?;
         queue.settle(QueueName::Dead, done).await?;
     }
-    summary.unreadable = stay.len() as u64;
-    queue.settle(QueueName::Dead, stay).await?;
     Ok(summary)
 }
 

@@ -2,9 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use lapin::{
+    Channel, Connection, ConnectionProperties,
+    options::{QueueDeclareOptions, QueueDeleteOptions},
+    types::{AMQPValue, FieldTable},
+};
 use timeline::{
     database::{DatabaseOptions, Databases},
     queue::{DELIVERY_LIMIT, Outgoing, Queue, QueueName, postgres::PostgresQueue, rabbit::RabbitQueue},
+    worker::replay,
 };
 
 use crate::{
@@ -66,4 +72,95 @@ async fn postgres_ends_a_message_that_kills_its_workers() {
     databases.migrate(false).await.expect("the schema");
     a_message_that_is_never_settled_is_a_dead_letter(|| Arc::new(PostgresQueue::new(databases.tweets.clone(), LEASE)))
         .await;
+}
+
+async fn open_channel(rabbit: &Rabbit) -> (Connection, Channel) {
+    let connection =
+        Connection::connect(&rabbit.url(), ConnectionProperties::default()).await.expect("RabbitMQ accepts");
+    let channel = connection.create_channel().await.expect("a channel");
+    (connection, channel)
+}
+
+async fn open_rabbit_queue(rabbit: &Rabbit, prefix: &str) -> RabbitQueue {
+    let queue = RabbitQueue::start(rabbit.url(), prefix.to_owned());
+    until("the queue answers", async || queue.ping().await.is_ok()).await;
+    queue
+}
+
+fn letter(queue: QueueName, payload: &str) -> Outgoing {
+    Outgoing { queue, payload: payload.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_to_a_deleted_queue_is_not_confirmed() {
+    let rabbit = Rabbit::shared();
+    let prefix = format!("deleted-{}", std::process::id());
+    let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    queue.publish(vec![letter(QueueName::Counter, "first")]).await.expect("it is stored");
+    let (_connection, channel) = open_channel(&rabbit).await;
+    let name = format!("{prefix}.counter");
+    channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.expect("it is deleted");
+    let result = queue.publish(vec![letter(QueueName::Counter, "second")]).await;
+    assert!(result.is_err(), "nothing has stored it");
+    until("the queue is there again", async || queue.publish(vec![letter(QueueName::Counter, "third")]).await.is_ok())
+        .await;
+    let taken = queue.receive(QueueName::Counter, 1, Duration::from_secs(5)).await.expect("it answers");
+    assert_eq!(taken.iter().map(|delivery| delivery.payload.as_str()).collect::<Vec<_>>(), ["third"]);
+}
+
+/// The arguments of the queue of dead letters, with or without a delivery limit.
+fn dead_arguments(limit: Option<i64>) -> FieldTable {
+    let mut table = FieldTable::default();
+    table.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+    table.insert("x-max-length".into(), AMQPValue::LongLongInt(QueueName::Dead.max_length()));
+    table.insert("x-overflow".into(), AMQPValue::LongString("reject-publish".into()));
+    if let Some(limit) = limit {
+        table.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(limit));
+    }
+    table
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn dead_letters_have_a_delivery_limit_that_is_never_reached() {
+    let rabbit = Rabbit::shared();
+    let prefix = format!("dead-{}", std::process::id());
+    let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    queue.publish(vec![letter(QueueName::Dead, "letter")]).await.expect("it is stored");
+    // a queue can only be declared again with the arguments that it has
+    let (_connection, channel) = open_channel(&rabbit).await;
+    let (name, options) = (format!("{prefix}.dead"), QueueDeclareOptions::durable());
+    let declared = channel.queue_declare(name.into(), options, dead_arguments(Some(1_000_000_000))).await;
+    assert_eq!(declared.map(|queue| queue.message_count()).ok(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_of_dead_letters_of_an_earlier_release_is_used_as_it_is() {
+    let rabbit = Rabbit::shared();
+    let prefix = format!("earlier-{}", std::process::id());
+    let (_connection, channel) = open_channel(&rabbit).await;
+    let (name, options) = (format!("{prefix}.dead"), QueueDeclareOptions::durable());
+    channel.queue_declare(name.into(), options, dead_arguments(None)).await.expect("it is declared");
+    let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    queue.publish(vec![letter(QueueName::Dead, "letter")]).await.expect("it is stored");
+    let taken = queue.receive(QueueName::Dead, 2, Duration::from_secs(5)).await.expect("it answers");
+    assert_eq!(taken.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn letters_that_cannot_be_read_do_not_hide_those_behind_them() {
+    let rabbit = Rabbit::shared();
+    let prefix = format!("unreadable-{}", std::process::id());
+    let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    // more than a consumer holds at a time
+    queue.publish((0..600).map(|_| letter(QueueName::Dead, "{")).collect()).await.expect("they are stored");
+    let readable = r#"{"request_id":"r","committed_ms":1,"task":"rebuild","user":7}"#;
+    queue.publish(vec![letter(QueueName::Dead, readable)]).await.expect("it is stored");
+    let summary = replay::replay(&queue, 100).await.expect("it answers");
+    assert_eq!((summary.replayed, summary.unreadable), (1, 600));
+    let taken = queue.receive(QueueName::Rebuild, 2, Duration::from_secs(5)).await.expect("it answers");
+    assert_eq!(taken.iter().map(|delivery| delivery.payload.as_str()).collect::<Vec<_>>(), [readable]);
+    drop(queue);
+    // what a consumer holds does not count
+    let queue = open_rabbit_queue(&rabbit, &prefix).await;
+    until("the others stay", async || queue.depth(QueueName::Dead).await.expect("it answers") == 600).await;
 }
