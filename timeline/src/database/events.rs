@@ -1,8 +1,14 @@
 //! Events that wait for the relay, and counters that are changed once per event.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
-use super::{Database, DbError, sql};
+use deadpool_postgres::{Object, Transaction};
+use tokio_postgres::{Row, types::ToSql};
+
+use super::{Database, DbError, discard_if_silent, sql, within_limit};
 use crate::ids::Id;
 
 /// An event in the outbox.
@@ -102,43 +108,9 @@ impl Database {
         thresholds: PullThresholds,
     ) -> Result<Vec<Id>, DbError> {
         let mut connection = self.connection().await?;
-        let failed = |statement: sql::Statement| move |source| DbError::Statement { statement: statement.name, source };
-        let transaction = connection.transaction().await.map_err(failed(sql::MARK_EVENTS))?;
-        let (ids, sources): (Vec<Id>, Vec<i16>) = events.iter().map(|event| (event.id, event.source)).unzip();
-        let prepared = transaction.prepare_cached(sql::MARK_EVENTS.text).await.map_err(failed(sql::MARK_EVENTS))?;
-        let rows = transaction.query(&prepared, &[&ids, &sources]).await.map_err(failed(sql::MARK_EVENTS))?;
-        let new: std::collections::BTreeSet<(Id, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
-        let mut changes: BTreeMap<Id, CounterChange> = BTreeMap::new();
-        let mut seen = std::collections::BTreeSet::new();
-        for event in events.iter().filter(|event| new.contains(&(event.id, event.source))) {
-            // the same event can be in one batch twice
-            if seen.insert((event.id, event.source)) {
-                for (user, change) in &event.changes {
-                    changes.entry(*user).or_default().add(*change);
-                }
-            }
-        }
-        let users: Vec<Id> = changes.keys().copied().collect();
-        if !users.is_empty() {
-            let column = |of: fn(&CounterChange) -> i64| changes.values().map(of).collect::<Vec<i64>>();
-            let (followers, following, tweets) =
-                (column(|change| change.followers), column(|change| change.following), column(|change| change.tweets));
-            let add = sql::ADD_TO_COUNTERS;
-            let prepared = transaction.prepare_cached(add.text).await.map_err(failed(add))?;
-            transaction.execute(&prepared, &[&users, &followers, &following, &tweets]).await.map_err(failed(add))?;
-            let crossing: Vec<Id> =
-                changes.iter().filter(|(_, change)| change.followers != 0).map(|(user, _)| *user).collect();
-            if !crossing.is_empty() {
-                for (statement, limit) in
-                    [(sql::FLAG_AUTHORS, thresholds.upper), (sql::UNFLAG_AUTHORS, thresholds.lower)]
-                {
-                    let prepared = transaction.prepare_cached(statement.text).await.map_err(failed(statement))?;
-                    transaction.execute(&prepared, &[&crossing, &limit]).await.map_err(failed(statement))?;
-                }
-            }
-        }
-        transaction.commit().await.map_err(failed(sql::MARK_EVENTS))?;
-        Ok(users)
+        let result = apply_in_transaction(&mut connection, events, thresholds).await;
+        discard_if_silent(connection, &result);
+        result
     }
 
     /// Reads the counters of up to `limit` users with ids above `after`, each with the change that makes the numbers of
@@ -148,7 +120,7 @@ impl Database {
     /// The database does not answer.
     pub async fn counter_errors(&self, after: Id, limit: usize) -> Result<Vec<CounterError>, DbError> {
         let rows = self.query(sql::TRUE_COUNTERS, &[&after, &(limit as i64)]).await?;
-        let error = |row: &tokio_postgres::Row| {
+        let error = |row: &Row| {
             let number = |index: usize| row.get::<_, i64>(index);
             let (followers, following) = (number(4) - number(1), number(5) - number(2));
             CounterError {
@@ -194,4 +166,54 @@ impl CounterChange {
         self.following += other.following;
         self.tweets += other.tweets;
     }
+}
+
+async fn apply_in_transaction(
+    client: &mut Object,
+    events: &[CounterEvent],
+    thresholds: PullThresholds,
+) -> Result<Vec<Id>, DbError> {
+    const BEGIN: sql::Statement = sql::Statement { name: "BEGIN", text: "begin" };
+    const COMMIT: sql::Statement = sql::Statement { name: "COMMIT", text: "commit" };
+    let transaction = within_limit(BEGIN, client.transaction()).await?;
+    let (ids, sources): (Vec<Id>, Vec<i16>) = events.iter().map(|event| (event.id, event.source)).unzip();
+    let rows = run(&transaction, sql::MARK_EVENTS, &[&ids, &sources]).await?;
+    let new: BTreeSet<(Id, i16)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let mut changes: BTreeMap<Id, CounterChange> = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    for event in events.iter().filter(|event| new.contains(&(event.id, event.source))) {
+        // the same event can be in one batch twice
+        if seen.insert((event.id, event.source)) {
+            for (user, change) in &event.changes {
+                changes.entry(*user).or_default().add(*change);
+            }
+        }
+    }
+    let users: Vec<Id> = changes.keys().copied().collect();
+    if !users.is_empty() {
+        let column = |of: fn(&CounterChange) -> i64| changes.values().map(of).collect::<Vec<i64>>();
+        let (followers, following, tweets) =
+            (column(|change| change.followers), column(|change| change.following), column(|change| change.tweets));
+        run(&transaction, sql::ADD_TO_COUNTERS, &[&users, &followers, &following, &tweets]).await?;
+        let crossing: Vec<Id> =
+            changes.iter().filter(|(_, change)| change.followers != 0).map(|(user, _)| *user).collect();
+        if !crossing.is_empty() {
+            run(&transaction, sql::FLAG_AUTHORS, &[&crossing, &thresholds.upper]).await?;
+            run(&transaction, sql::UNFLAG_AUTHORS, &[&crossing, &thresholds.lower]).await?;
+        }
+    }
+    within_limit(COMMIT, transaction.commit()).await?;
+    Ok(users)
+}
+
+async fn run(
+    transaction: &Transaction<'_>,
+    statement: sql::Statement,
+    params: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<Row>, DbError> {
+    let run = async {
+        let prepared = transaction.prepare_cached(statement.text).await?;
+        transaction.query(&prepared, params).await
+    };
+    within_limit(statement, run).await
 }

@@ -1,6 +1,6 @@
 //! Gauges of what waits, and the removal of what is no longer needed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::{
     sync::watch,
@@ -22,12 +22,13 @@ pub async fn run(timelines: Timelines, worker: Option<Worker>, mut stop: watch::
     let mut ticks = tokio::time::interval(GAUGE_INTERVAL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut pruned: Option<Instant> = None;
+    let mut ages = OutboxAges::default();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = stopped(&mut stop) => return,
         }
-        set_outbox_gauge(timelines.databases()).await;
+        set_outbox_gauge(timelines.databases(), &mut ages).await;
         if let Some(worker) = &worker {
             set_worker_gauges(worker).await;
         }
@@ -39,13 +40,28 @@ pub async fn run(timelines: Timelines, worker: Option<Worker>, mut stop: watch::
     }
 }
 
-async fn set_outbox_gauge(databases: &Databases) {
-    let mut oldest: f64 = 0.0;
-    for (_, database) in databases.outboxes() {
-        // a database that does not answer shows in readiness
-        oldest = oldest.max(database.oldest_event_age().await.unwrap_or(0.0));
+/// The age of the oldest event of each database, with the moment at which it was read.
+#[derive(Debug, Default)]
+struct OutboxAges(BTreeMap<i16, (f64, Instant)>);
+
+impl OutboxAges {
+    /// Returns the age of the oldest event of all databases; `None` if none has ever answered. In one that does not answer,
+    /// events get older: an event can have been committed right after the last answer.
+    fn oldest(&self, now: Instant) -> Option<f64> {
+        self.0.values().map(|(age, read_at)| age + (now - *read_at).as_secs_f64()).reduce(f64::max)
     }
-    metrics::gauge!("outbox_oldest_age_seconds").set(oldest);
+}
+
+async fn set_outbox_gauge(databases: &Databases, ages: &mut OutboxAges) {
+    let now = Instant::now();
+    for (source, database) in databases.outboxes() {
+        if let Ok(age) = database.oldest_event_age().await {
+            ages.0.insert(source, (age, now));
+        }
+    }
+    if let Some(oldest) = ages.oldest(now) {
+        metrics::gauge!("outbox_oldest_age_seconds").set(oldest);
+    }
 }
 
 async fn set_worker_gauges(worker: &Worker) {
@@ -74,5 +90,25 @@ async fn prune(databases: &Databases) {
         (Err(error), _) | (_, Err(error)) => {
             tracing::warn!(error = crate::describe_error(&error), "cannot prune");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_get_older_while_a_database_does_not_answer() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut ages = OutboxAges::default();
+        assert_eq!(ages.oldest(start), None, "nothing is known");
+        ages.0.extend([(0, (0.0, start)), (1, (3.0, start))]);
+        assert_eq!(ages.oldest(start), Some(3.0));
+        // the first one answers, the second one does not
+        ages.0.insert(0, (1.0, at(10)));
+        assert_eq!(ages.oldest(at(10)), Some(13.0));
+        ages.0.insert(1, (0.0, at(20)));
+        assert_eq!(ages.oldest(at(20)), Some(11.0));
     }
 }

@@ -98,6 +98,11 @@ async fn metrics_and_logs_are_as_documented() {
         PROMISED.iter().all(|(name, labels)| found.get(*name).is_some_and(|found| found == labels))
     })
     .await;
+    let (_, text) = request(operators[1], "", "GET", "/metrics", "").await;
+    for statement in ["MARK_EVENTS", "ADD_TO_COUNTERS", "FLAG_AUTHORS", "UNFLAG_AUTHORS", "FOLLOWER_RANGES"] {
+        let series = format!("db_queries_total{{op=\"{statement}\"}}");
+        assert!(text.contains(&series), "{series} is missing");
+    }
     let documented = include_str!("../../../docs/timeline.md");
     for (name, labels) in find_metrics(operators).await {
         let metric = METRICS.iter().find(|metric| metric.name == name);
