@@ -93,7 +93,8 @@ async fn main() -> anyhow::Result<()> {
 async fn run_command(parts: &Parts, settings: &Settings, command: &WorkerCommand) -> anyhow::Result<()> {
     let line = match command {
         WorkerCommand::Reconcile { fix } => {
-            serde_json::to_string(&reconcile::reconcile(&parts.timelines, *fix).await?)?
+            let queue = settings.open_queue(&parts.databases)?;
+            serde_json::to_string(&reconcile::reconcile(&parts.timelines, Some(queue.as_ref()), *fix).await?)?
         }
         WorkerCommand::Rebuild { rate, .. } if *rate <= 0.0 => bail!("--rate must be above 0"),
         WorkerCommand::Rebuild { shard, .. } if !has_shard(&parts.lists, *shard) => {

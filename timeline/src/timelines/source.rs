@@ -1,6 +1,6 @@
 //! What the database says: pages of any range, and snapshots to build lists of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{SharedDbError, Timelines};
 use crate::{
@@ -65,6 +65,9 @@ impl Timelines {
     }
 
     /// Reads up to a number of rows per followee: who follows many gets a higher floor instead of many rows.
+    ///
+    /// The follows are looked at before and after the tweets. An unfollow that commits before the second look may have been
+    /// handled already, without the tweets that the author posted since; one that commits later is handled with them.
     async fn home_snapshot(&self, user: Id, cap: usize) -> Result<Snapshot, SharedDbError> {
         let mut followees = self.databases().users.followees(user).await?;
         let flagged = self.flagged_authors().await?;
@@ -75,7 +78,15 @@ impl Timelines {
         }
         let per_followee = (cap * 4 / followees.len()).clamp(MIN_PER_FOLLOWEE, MAX_PER_FOLLOWEE);
         let rows = self.databases().tweets.authors_page(&followees, Range::newest(cap + 1), per_followee).await?;
-        Ok(Snapshot::of_followees(&rows, cap, per_followee))
+        let mut snapshot = Snapshot::of_followees(&rows, cap, per_followee);
+        let authors: BTreeSet<Id> = rows.iter().map(|(author, _)| *author).collect();
+        let authors: Vec<Id> = authors.into_iter().collect();
+        let followed: BTreeSet<Id> =
+            self.databases().users.followees_among(user, &authors).await?.into_iter().collect();
+        let unfollowed: BTreeSet<Id> =
+            rows.iter().filter(|(author, _)| !followed.contains(author)).map(|(_, id)| *id).collect();
+        snapshot.ids.retain(|id| !unfollowed.contains(id));
+        Ok(snapshot)
     }
 
     /// Checks which of some tweets are deleted.

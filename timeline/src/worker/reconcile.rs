@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, time::Duration};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::WorkError;
+use super::{WorkError, follows};
 use crate::{
     database::{CounterChange, FollowerRange, Range},
     ids::{Id, MAX_ID, first_before_now},
-    lists::{List, Listing},
+    lists::{List, Listing, Lists},
+    queue::{Queue, QueueName},
     timelines::{RebuildReason, Timelines},
 };
 
@@ -17,6 +18,9 @@ use crate::{
 const CHUNK: usize = 500;
 /// Entries and events younger than this may be on their way.
 const SETTLE: Duration = Duration::from_secs(10);
+/// Number of looks for a moment at which a queue is empty.
+const MAX_LOOKS: usize = 50;
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Findings of a reconciliation.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -25,6 +29,9 @@ pub struct ReconcileSummary {
     pub users: u64,
     /// Users with a wrong counter.
     pub wrong_counters: u64,
+    /// Events that change counters may still wait, in an outbox, the queue or the dead letters. Counters are not corrected
+    /// then: the event would count twice.
+    pub counters_are_late: bool,
     /// Timelines that are in Redis.
     pub timelines: u64,
     /// Entries that are missing there.
@@ -38,11 +45,15 @@ pub struct ReconcileSummary {
 }
 
 /// Compares counters and timelines with the database; with `fix`, corrects them. What is on its way is no mistake: counters
-/// are looked at twice.
+/// are looked at twice, and not corrected while events wait. `queue` is `None` in pull mode.
 ///
 /// # Errors
 /// A database does not answer.
-pub async fn reconcile(timelines: &Timelines, fix: bool) -> Result<ReconcileSummary, WorkError> {
+pub async fn reconcile(
+    timelines: &Timelines,
+    queue: Option<&dyn Queue>,
+    fix: bool,
+) -> Result<ReconcileSummary, WorkError> {
     let mut summary = ReconcileSummary::default();
     let mut suspects = Vec::new();
     let mut after = 0;
@@ -60,13 +71,15 @@ pub async fn reconcile(timelines: &Timelines, fix: bool) -> Result<ReconcileSumm
     }
     if !suspects.is_empty() {
         sleep(SETTLE).await;
+        // between the two looks: what has caused an error at the first one is then applied, or will never be
+        summary.counters_are_late = counters_are_late(timelines, queue).await?;
     }
     for (user, change) in suspects {
         let now = counter_errors(timelines, user - 1, 1).await?;
         if now.first() == Some(&(user, change)) {
             summary.wrong_counters += 1;
             tracing::warn!(user, ?change, "the counters are wrong");
-            if fix {
+            if fix && !summary.counters_are_late {
                 timelines.databases().users.add_to_counters(user, change).await?;
                 timelines.cache().refresh_profiles(&[user]).await;
                 summary.fixed += 1;
@@ -77,6 +90,31 @@ pub async fn reconcile(timelines: &Timelines, fix: bool) -> Result<ReconcileSumm
         summary.flags_cleared = clear_flags(timelines).await?;
     }
     Ok(summary)
+}
+
+/// Checks whether events that are older than the first look at the counters can still change them. A queue that is used is
+/// seldom empty for long, so it is looked at several times.
+async fn counters_are_late(timelines: &Timelines, queue: Option<&dyn Queue>) -> Result<bool, WorkError> {
+    for (_, database) in timelines.databases().outboxes() {
+        if database.oldest_event_age().await? > SETTLE.as_secs_f64() / 2.0 {
+            tracing::warn!("old events wait in the outbox: counters are not corrected");
+            return Ok(true);
+        }
+    }
+    let Some(queue) = queue else { return Ok(false) };
+    for name in [QueueName::Dead, QueueName::Counter] {
+        let mut looks = 0;
+        // a queue that does not answer may have some
+        while queue.depth(name).await.unwrap_or(u64::MAX) > 0 {
+            looks += 1;
+            if looks == MAX_LOOKS {
+                tracing::warn!(queue = name.as_str(), "messages wait in the queue: counters are not corrected");
+                return Ok(true);
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+    Ok(false)
 }
 
 /// Builds the timelines of all users on a shard, at most `rate` per second. Returns their number.
@@ -158,17 +196,13 @@ async fn clear_flags(timelines: &Timelines) -> Result<u64, WorkError> {
     let databases = timelines.databases();
     let flagged = timelines.flagged_authors().await?;
     for author in flagged.iter().filter(|author| !author.pull_author && author.is_settled) {
-        // one more than a timeline holds, so that the floor rises above those that were not read
-        let ids = databases.tweets.author_page(author.id, Range::newest(lists.options().cap + 1)).await?;
         let mut after = 0;
         let mut is_complete = true;
         loop {
             let chunks = databases.users.follower_chunks(&[(author.id, after)], CHUNK).await?;
             let Some(last) = chunks.first().and_then(|chunk| chunk.last) else { break };
             let range = FollowerRange { author: author.id, first: after + 1, last };
-            for follower in databases.users.followers(&[range]).await?.concat() {
-                is_complete &= lists.merge(List::Home(follower), &ids).await.is_ok();
-            }
+            is_complete &= merge_into_followers(timelines, lists, range).await?;
             after = last;
         }
         if is_complete {
@@ -177,4 +211,30 @@ async fn clear_flags(timelines: &Timelines) -> Result<u64, WorkError> {
         }
     }
     Ok(cleared)
+}
+
+/// Adds the tweets of an author to the timelines of a range of followers; `false` if a shard does not answer.
+///
+/// The followers are read again after the change: an unfollow that commits in between may have been handled before it, and a
+/// deletion as well. What commits later has a message of its own, which is handled after the change.
+async fn merge_into_followers(timelines: &Timelines, lists: &Lists, range: FollowerRange) -> Result<bool, WorkError> {
+    let databases = timelines.databases();
+    let followers = databases.users.followers(&[range]).await?.concat();
+    // one more than a timeline holds, so that the floor rises above those that were not read
+    let ids = databases.tweets.author_page(range.author, Range::newest(lists.options().cap + 1)).await?;
+    let mut is_complete = true;
+    for follower in &followers {
+        is_complete &= lists.merge(List::Home(*follower), &ids).await.is_ok();
+    }
+    let deleted = databases.tweets.deleted_among(&ids).await?;
+    let still: BTreeSet<Id> = databases.users.followers(&[range]).await?.concat().into_iter().collect();
+    for follower in followers {
+        if !deleted.is_empty() {
+            is_complete &= lists.filter(List::Home(follower), &deleted).await.is_ok();
+        }
+        if !still.contains(&follower) {
+            is_complete &= follows::align_list(timelines, lists, follower, range.author).await?.is_ok();
+        }
+    }
+    Ok(is_complete)
 }

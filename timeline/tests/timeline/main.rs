@@ -19,6 +19,7 @@ mod outages;
 mod pages;
 mod programs;
 mod queues;
+mod races;
 mod servers;
 mod setup;
 mod statements;

@@ -212,7 +212,8 @@ async fn random_changes(kind: Kind, wrap: impl FnOnce(Arc<dyn Queue>) -> Arc<dyn
     }
     service.settle().await;
     tokio::time::sleep(service.limits.pull_grace).await;
-    let summary = reconcile::reconcile(&service.timelines, true).await.expect("the databases answer");
+    let summary =
+        reconcile::reconcile(&service.timelines, service.queue.as_deref(), true).await.expect("the databases answer");
     assert_eq!((summary.wrong_counters, summary.missing), (0, 0), "{summary:?}");
     change_at_random(&service, &users, 15_485_863, 20).await;
     check_all(&service, &users, 7).await;

@@ -1,0 +1,252 @@
+//! What falls between two looks of the worker: unfollows during rebuilds and merges, events during a reconciliation, queues
+//! without room.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use timeline::{
+    database::Range,
+    lists::{List, Listing},
+    queue::{Delivery, Outgoing, Queue, QueueError, QueueName, Receipt, Settlement},
+    timelines::RebuildReason,
+    worker::reconcile,
+};
+
+use crate::{
+    pages::{check_all, small_limits},
+    redis_server::TestServer,
+    setup::{Kind, Service},
+    support::{sql_rows, until},
+};
+
+/// What a [`Valve`] does, and what it has seen.
+#[derive(Debug, Default)]
+struct Switches {
+    /// The bulk lane is reported as deep.
+    is_deep: AtomicBool,
+    /// Number of times that its depth was asked for meanwhile.
+    looks: AtomicU64,
+    /// The queue of bulk plans has no room.
+    is_full: AtomicBool,
+    /// Number of messages that it has refused.
+    refused: AtomicU64,
+    /// Messages of these queues are not delivered.
+    closed: Mutex<BTreeSet<QueueName>>,
+    /// The queue of each message that was published.
+    published: Mutex<Vec<QueueName>>,
+}
+
+impl Switches {
+    fn count_published(&self, queue: QueueName) -> usize {
+        self.published.lock().expect("no panic").iter().filter(|name| **name == queue).count()
+    }
+}
+
+#[derive(Debug)]
+struct Valve {
+    queue: Arc<dyn Queue>,
+    switches: Arc<Switches>,
+}
+
+impl Queue for Valve {
+    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<(), QueueError>> {
+        let is_full = self.switches.is_full.load(Ordering::Relaxed);
+        let (refused, stored): (Vec<_>, Vec<_>) =
+            messages.into_iter().partition(|message| is_full && message.queue == QueueName::PlanBulk);
+        Box::pin(async move {
+            let names: Vec<QueueName> = stored.iter().map(|message| message.queue).collect();
+            self.queue.publish(stored).await?;
+            self.switches.published.lock().expect("no panic").extend(names);
+            self.switches.refused.fetch_add(refused.len() as u64, Ordering::Relaxed);
+            // as RabbitMQ: the others are stored
+            if refused.is_empty() { Ok(()) } else { Err(QueueError::Full) }
+        })
+    }
+
+    fn receive(
+        &self,
+        queue: QueueName,
+        max: usize,
+        wait: Duration,
+    ) -> BoxFuture<'_, Result<Vec<Delivery>, QueueError>> {
+        Box::pin(async move {
+            if self.switches.closed.lock().expect("no panic").contains(&queue) {
+                tokio::time::sleep(wait.min(Duration::from_millis(50))).await;
+                return Ok(Vec::new());
+            }
+            self.queue.receive(queue, max, wait).await
+        })
+    }
+
+    fn settle(
+        &self,
+        queue: QueueName,
+        deliveries: Vec<(Receipt, Settlement)>,
+    ) -> BoxFuture<'_, Result<(), QueueError>> {
+        self.queue.settle(queue, deliveries)
+    }
+
+    fn depth(&self, queue: QueueName) -> BoxFuture<'_, Result<u64, QueueError>> {
+        if queue == QueueName::Bulk && self.switches.is_deep.load(Ordering::Relaxed) {
+            self.switches.looks.fetch_add(1, Ordering::Relaxed);
+            return Box::pin(async { Ok(1_000_000) });
+        }
+        self.queue.depth(queue)
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(), QueueError>> {
+        self.queue.ping()
+    }
+}
+
+async fn start_with_valve() -> (Service, Arc<Switches>) {
+    let switches = Arc::new(Switches::default());
+    let of_valve = switches.clone();
+    let wrap = |queue| -> Arc<dyn Queue> { Arc::new(Valve { queue, switches: of_valve }) };
+    (Service::start_with(Kind::PushPostgres, small_limits(), wrap).await, switches)
+}
+
+fn server_of(service: &Service, user: i64) -> &TestServer {
+    let shard = service.timelines.lists().expect("push mode").shard_of(List::Home(user));
+    &service.shards[usize::from(shard.0)]
+}
+
+async fn listed(service: &Service, user: i64) -> Vec<i64> {
+    let lists = service.timelines.lists().expect("push mode");
+    match lists.read(List::Home(user), Range::newest(100)).await.expect("the shard answers") {
+        Listing::Entries { ids, .. } => ids,
+        listing => panic!("{listing:?}"),
+    }
+}
+
+fn has_member(server: &TestServer, user: i64, member: &str) -> bool {
+    let mut score = redis::cmd("ZSCORE");
+    let score: Option<f64> =
+        score.arg(format!("tl:{user}")).arg(member).query(&mut server.connect_admin()).expect("ZSCORE");
+    score.is_some()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rebuild_leaves_out_an_author_who_is_unfollowed_meanwhile() {
+    let service = Service::start(Kind::PushPostgres).await;
+    let users = service.create_users(2).await;
+    let (reader, author) = (users[0], users[1]);
+    service.follow(reader, author).await;
+    let before = service.post(author, "before the unfollow").await;
+    service.settle().await;
+
+    // the rebuild has read the followees, and waits for the flags
+    let (client, connection) =
+        tokio_postgres::connect(&service.users_url, tokio_postgres::NoTls).await.expect("Postgres accepts");
+    let driver = tokio::spawn(connection);
+    client.batch_execute("begin; lock table user_flags in access exclusive mode").await.expect("a lock");
+    let timelines = service.timelines.clone();
+    let rebuild = tokio::spawn(async move { timelines.rebuild(List::Home(reader), RebuildReason::Cold).await });
+    until("the rebuild waits", async || {
+        let waiting = "select 1 from pg_locks where not granted and relation = 'user_flags'::regclass";
+        !sql_rows(&service.users_url, waiting).await.is_empty()
+    })
+    .await;
+    // the worker handles the unfollow, then there is one more tweet
+    service.unfollow(reader, author).await;
+    until("the unfollow is handled", async || has_member(server_of(&service, reader), reader, &format!("x{before}")))
+        .await;
+    service.post(author, "after the unfollow").await;
+    client.batch_execute("rollback").await.expect("the lock ends");
+    drop(client);
+    drop(driver.await);
+
+    rebuild.await.expect("no panic").expect("the database answers");
+    service.settle().await;
+    assert_eq!(listed(&service, reader).await, [0_i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reconcile_does_not_put_back_what_an_unfollow_removed() {
+    let service = Service::start(Kind::PushPostgres).await;
+    let author = service.create_users(1).await[0];
+    let mut readers = service.create_users(20).await;
+    let paused = readers.remove(0);
+    let shard_of = |user| service.timelines.lists().expect("push mode").shard_of(List::Home(user));
+    let other = *readers.iter().find(|reader| shard_of(**reader) != shard_of(paused)).expect("several shards");
+    for reader in [paused, other] {
+        service.follow(reader, author).await;
+        assert!(service.read_all(Some(reader), "/v1/timelines/home", 5).await.is_empty());
+    }
+    let tweet = service.post(author, "pushed").await;
+    service.settle().await;
+    assert_eq!(listed(&service, other).await, [tweet]);
+    // the author's tweets are pushed again; and a counter is wrong, so that there is a pause before the merge
+    let flag = "insert into user_flags (user_id, pull_author, changed_at) values ($, false, now() - interval '1 hour')";
+    service.postgres.sql(&service.users_url, &flag.replace('$', &author.to_string()));
+    service.postgres.sql(&service.users_url, &format!("update users set tweets_count = 7 where id = {paused}"));
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    let server = server_of(&service, paused);
+    let calls = || {
+        let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut server.connect_admin()).expect("INFO");
+        let calls = stats.lines().find_map(|line| line.strip_prefix("cmdstat_fcall:calls=")).map(str::to_owned);
+        calls.map_or(0, |calls| calls.split(',').next().and_then(|calls| calls.parse().ok()).unwrap_or(0_usize))
+    };
+    let checked = 1 + readers.iter().chain([&author]).filter(|user| shard_of(**user) == shard_of(paused)).count();
+    let before = calls();
+    let (timelines, queue) = (service.timelines.clone(), service.queue.clone());
+    let run = tokio::spawn(async move { reconcile::reconcile(&timelines, queue.as_deref(), true).await });
+    until("the timelines are checked", async || calls() >= before + checked).await;
+    server.run_admin(&["CLIENT", "PAUSE", "60000", "WRITE"]);
+    until("the merge into the first timeline waits", async || {
+        let clients: String = redis::cmd("CLIENT").arg("LIST").query(&mut server.connect_admin()).expect("CLIENT LIST");
+        clients.lines().any(|line| line.contains(" flags=b ") && line.contains(" cmd=fcall"))
+    })
+    .await;
+    service.unfollow(other, author).await;
+    let list = server_of(&service, other);
+    until("the unfollow is handled", async || !has_member(list, other, &tweet.to_string())).await;
+    server.run_admin(&["CLIENT", "UNPAUSE"]);
+    run.await.expect("no panic").expect("the databases answer");
+    service.settle().await;
+    assert_eq!(listed(&service, other).await, [0_i64; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reconcile_leaves_counters_alone_while_events_wait() {
+    let (mut service, switches) = start_with_valve().await;
+    let user = service.create_users(1).await[0];
+    let queue = service.queue.clone().expect("push mode");
+    service.settle().await;
+    let run = async |service: &Service| {
+        let summary = reconcile::reconcile(&service.timelines, Some(queue.as_ref()), true).await;
+        summary.expect("the databases answer")
+    };
+    // not while the worker runs: it may be waiting for a message already
+    service.stop_worker().await;
+    switches.closed.lock().expect("no panic").insert(QueueName::Counter);
+    service.start_worker();
+    service.post(user, "its event waits in the queue").await;
+    until("it is published", async || queue.depth(QueueName::Counter).await.expect("it answers") == 1).await;
+    let summary = run(&service).await;
+    assert_eq!((summary.wrong_counters, summary.counters_are_late, summary.fixed), (1, true, 0));
+    switches.closed.lock().expect("no panic").clear();
+    service.settle().await;
+    assert_eq!(service.find_wrong_counters().await, None);
+
+    service.stop_worker().await;
+    service.post(user, "its event waits in the outbox").await;
+    let summary = run(&service).await;
+    assert_eq!((summary.wrong_counters, summary.counters_are_late, summary.fixed), (1, true, 0));
+    service.start_worker();
+    service.settle().await;
+    assert_eq!(service.find_wrong_counters().await, None);
+
+    service.postgres.sql(&service.users_url, &format!("update users set tweets_count = 9 where id = {user}"));
+    let summary = run(&service).await;
+    assert_eq!((summary.wrong_counters, summary.counters_are_late, summary.fixed), (1, false, 1));
+    assert_eq!(service.find_wrong_counters().await, None);
+}
