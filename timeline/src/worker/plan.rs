@@ -9,15 +9,16 @@ use crate::{
     ids::Id,
     lists::List,
     message::{Action, Deliver, Index, Message, Plan, Task},
-    queue::{Outgoing, QueueName},
+    queue::{Outgoing, QueueError, QueueName},
 };
 
 /// Number of ranges that one bulk plan publishes before it goes to the end of its queue.
 const CHUNKS_PER_STEP: usize = 50;
 /// Interval between reads of the depth of the bulk queue while it is too long.
 const DEPTH_INTERVAL: Duration = Duration::from_millis(200);
-/// Number of these intervals that a plan waits before the batch is tried again.
-const DEPTH_WAITS: usize = 20;
+/// Number of these intervals that a plan waits before it goes to the end of its queue: a delivery that is held for longer
+/// would be delivered to another worker as well.
+const DEPTH_WAITS: usize = 10;
 
 /// Plans tweets: puts them into the lists of author and public, and publishes deliveries.
 pub(super) async fn plan(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
@@ -50,9 +51,10 @@ async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Resu
     }
     let many: BTreeSet<usize> = open.into_iter().map(|(place, _)| place).collect();
     let mut messages = Vec::new();
+    let mut bulk = Vec::new();
     for (place, ((message, plan), ranges)) in fanned.iter().zip(&ranges).enumerate() {
         if many.contains(&place) {
-            messages.push(outgoing(QueueName::PlanBulk, message, Task::Plan(Plan { after: 0, ..*plan }))?);
+            bulk.push((*message, Plan { after: 0, ..*plan }));
             continue;
         }
         let lane = if plan.action == Action::Remove { QueueName::Bulk } else { QueueName::Fast };
@@ -63,16 +65,41 @@ async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Resu
     if !messages.is_empty() {
         worker.queue.publish(messages).await?;
     }
-    Ok(())
+    publish_bulk_plans(worker, bulk).await
 }
 
-/// Plans the next step of tweets of authors with many followers.
-pub(super) async fn plan_bulk(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
+/// Hands plans to the bulk lane. Those that its queue has no room for are parked: they must not hold up the other plans of
+/// their batch, nor have these published again.
+async fn publish_bulk_plans(worker: &Worker, plans: Vec<(&Message, Plan)>) -> Result<(), WorkError> {
+    let mut parked = Vec::new();
+    for (message, plan) in plans {
+        match worker.queue.publish(vec![outgoing(QueueName::PlanBulk, message, Task::Plan(plan))?]).await {
+            Ok(()) => {}
+            Err(QueueError::Full) => parked.push((message, Task::Plan(plan))),
+            Err(error @ QueueError::Unavailable(_)) => return Err(error.into()),
+        }
+    }
+    park(worker, parked).await
+}
+
+/// Waits for a while until the bulk lane is short; `false` if it is still deep.
+async fn wait_for_bulk_lane(worker: &Worker) -> Result<bool, WorkError> {
     for _ in 0..DEPTH_WAITS {
         if worker.queue.depth(QueueName::Bulk).await? < worker.options.max_bulk_depth {
-            break;
+            return Ok(true);
         }
         tokio::time::sleep(DEPTH_INTERVAL).await;
+    }
+    Ok(false)
+}
+
+/// Plans the next step of tweets of authors with many followers. While the bulk lane is deep, plans go to the end of their
+/// queue unchanged.
+pub(super) async fn plan_bulk(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
+    if !wait_for_bulk_lane(worker).await? {
+        let unchanged = plans.iter().map(|(message, plan)| outgoing(QueueName::PlanBulk, message, Task::Plan(*plan)));
+        worker.queue.publish(unchanged.collect::<Result<_, _>>()?).await?;
+        return Ok(());
     }
     for (message, plan) in plans {
         let mut ranges = vec![Vec::new()];

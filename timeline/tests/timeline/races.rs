@@ -216,6 +216,52 @@ async fn reconcile_does_not_put_back_what_an_unfollow_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn planning_stops_while_the_bulk_lane_is_deep() {
+    let (service, switches) = start_with_valve().await;
+    let users = service.create_users(9).await;
+    for reader in &users[1..] {
+        service.follow(*reader, users[0]).await;
+        service.read_all(Some(*reader), "/v1/timelines/home", 5).await;
+    }
+    service.follow(users[1], users[2]).await;
+    service.settle().await;
+    switches.is_deep.store(true, Ordering::Relaxed);
+    let bulk = switches.count_published(QueueName::Bulk);
+    service.post(users[0], "to more than fit into the fast lane").await;
+    let small = service.post(users[2], "fast").await;
+    until("the depth is looked at again and again", async || switches.looks.load(Ordering::Relaxed) > 40).await;
+    assert_eq!(switches.count_published(QueueName::Bulk) - bulk, 0);
+    assert_eq!(listed(&service, users[1]).await, [small], "the fast lane goes on");
+    switches.is_deep.store(false, Ordering::Relaxed);
+    check_all(&service, &users, 7).await;
+    assert!(switches.count_published(QueueName::Bulk) > bulk);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_queue_of_bulk_plans_does_not_hold_up_the_fast_lane() {
+    let (mut service, switches) = start_with_valve().await;
+    let users = service.create_users(9).await;
+    for reader in &users[1..] {
+        service.follow(*reader, users[0]).await;
+        service.read_all(Some(*reader), "/v1/timelines/home", 5).await;
+    }
+    service.follow(users[1], users[2]).await;
+    service.settle().await;
+    service.stop_worker().await;
+    switches.is_full.store(true, Ordering::Relaxed);
+    let fast = switches.count_published(QueueName::Fast);
+    service.post(users[0], "to more than fit into the fast lane").await;
+    let small = service.post(users[2], "fast").await;
+    // both are in one batch
+    service.start_worker();
+    until("the plan is refused again and again", async || switches.refused.load(Ordering::Relaxed) > 3).await;
+    assert_eq!(switches.count_published(QueueName::Fast) - fast, 1, "the fast delivery is published once");
+    assert_eq!(listed(&service, users[1]).await, [small]);
+    switches.is_full.store(false, Ordering::Relaxed);
+    check_all(&service, &users, 7).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconcile_leaves_counters_alone_while_events_wait() {
     let (mut service, switches) = start_with_valve().await;
     let user = service.create_users(1).await[0];
