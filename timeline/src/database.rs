@@ -55,6 +55,14 @@ pub enum DbError {
     },
 }
 
+impl DbError {
+    /// Tells whether the server refuses the values of the statement (SQLSTATE classes 22 and 23), whatever its own state.
+    pub(crate) fn is_of_data(&self) -> bool {
+        let DbError::Statement { source, .. } = self else { return false };
+        source.code().is_some_and(|state| ["22", "23"].contains(&&state.code()[..2]))
+    }
+}
+
 /// A database: a pool of connections.
 #[derive(Debug, Clone)]
 pub struct Database {

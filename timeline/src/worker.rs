@@ -91,6 +91,17 @@ pub enum WorkError {
     Json(#[from] serde_json::Error),
 }
 
+impl WorkError {
+    /// Tells whether a database answers, and refuses the data of the task: more tries change nothing.
+    fn is_of_data(&self) -> bool {
+        match self {
+            WorkError::Database(error) => error.is_of_data(),
+            WorkError::Shared(error) => error.is_of_data(),
+            WorkError::Queue(_) | WorkError::Json(_) => false,
+        }
+    }
+}
+
 impl From<SharedDbError> for WorkError {
     fn from(error: SharedDbError) -> WorkError {
         WorkError::Shared(error)

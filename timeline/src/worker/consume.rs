@@ -1,6 +1,6 @@
 //! Takes batches of messages from a queue, handles them, and settles them.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use tokio::sync::watch;
 use tracing::Instrument as _;
@@ -17,6 +17,8 @@ use crate::{
 const RECEIVE_WAIT: Duration = Duration::from_millis(500);
 const MIN_PAUSE: Duration = Duration::from_millis(50);
 const MAX_PAUSE: Duration = Duration::from_secs(1);
+/// Number of times that a database must refuse the data of messages: another transaction can be the reason once.
+const MAX_REJECTIONS: u32 = 3;
 
 /// Consumes a queue until `stop` becomes true.
 pub(super) async fn consume(worker: Worker, queue: QueueName, max: usize, mut stop: watch::Receiver<bool>) {
@@ -43,7 +45,8 @@ pub(super) async fn consume(worker: Worker, queue: QueueName, max: usize, mut st
     }
 }
 
-/// Handles a batch; while a database or the queue does not answer, again and again, until `stop` becomes true.
+/// Handles a batch. If a database refuses the data of a message, the batch is halved until that message is alone; then it is
+/// a dead letter.
 async fn handle(
     worker: &Worker,
     queue: QueueName,
@@ -66,27 +69,69 @@ async fn handle(
         }
     }
     let span = batch_span(queue, &messages);
+    // parts of the batch that are still to be handled
+    let whole: Range<usize> = 0..messages.len();
+    let mut parts = vec![whole];
+    while let Some(part) = parts.pop() {
+        let end = handle_part(worker, queue, &messages[part.clone()], stop).instrument(span.clone()).await;
+        let settlement = match end {
+            PartEnd::Settled(settlement) => settlement,
+            PartEnd::Rejected if part.len() > 1 => {
+                let middle = part.start + part.len() / 2;
+                parts.extend([middle..part.end, part.start..middle]);
+                continue;
+            }
+            PartEnd::Rejected => {
+                let message = &messages[part.start];
+                let request_id = &message.request_id;
+                tracing::error!(queue = queue.as_str(), request_id, task = ?message.task, "the database rejects it");
+                Settlement::Dead
+            }
+        };
+        settled.extend(receipts[part].iter().map(|receipt| (receipt.clone(), settlement)));
+    }
+    settled
+}
+
+/// The end of a part of a batch.
+enum PartEnd {
+    Settled(Settlement),
+    /// A database refuses its data: at least one of the messages will never be handled.
+    Rejected,
+}
+
+/// Handles messages; while a database or the queue does not answer, again and again, until `stop` becomes true.
+async fn handle_part(
+    worker: &Worker,
+    queue: QueueName,
+    messages: &[Message],
+    stop: &mut watch::Receiver<bool>,
+) -> PartEnd {
     let mut pause = MIN_PAUSE;
-    let settlement = loop {
+    let mut rejections = 0;
+    loop {
         if *stop.borrow() {
-            break Settlement::Retry;
+            return PartEnd::Settled(Settlement::Retry);
         }
-        match handle_messages(worker, queue, &messages).instrument(span.clone()).await {
-            Ok(()) => break Settlement::Done,
-            Err(error) => {
-                let request_id = messages.first().map_or("", |message| &message.request_id);
-                let error = crate::describe_error(&error);
-                tracing::warn!(queue = queue.as_str(), request_id, error, "cannot handle messages yet");
-                tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
-                    () = stopped(stop) => {}
-                }
-                pause = (pause * 2).min(MAX_PAUSE);
+        let error = match handle_messages(worker, queue, messages).await {
+            Ok(()) => return PartEnd::Settled(Settlement::Done),
+            Err(error) => error,
+        };
+        if error.is_of_data() {
+            rejections += 1;
+            if rejections == MAX_REJECTIONS {
+                return PartEnd::Rejected;
             }
         }
-    };
-    settled.extend(receipts.into_iter().map(|receipt| (receipt, settlement)));
-    settled
+        let request_id = messages.first().map_or("", |message| &message.request_id);
+        let error = crate::describe_error(&error);
+        tracing::warn!(queue = queue.as_str(), request_id, error, "cannot handle messages yet");
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = stopped(stop) => {}
+        }
+        pause = (pause * 2).min(MAX_PAUSE);
+    }
 }
 
 fn batch_span(queue: QueueName, messages: &[Message]) -> tracing::Span {

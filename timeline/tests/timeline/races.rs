@@ -296,3 +296,31 @@ async fn reconcile_leaves_counters_alone_while_events_wait() {
     assert_eq!((summary.wrong_counters, summary.counters_are_late, summary.fixed), (1, false, 1));
     assert_eq!(service.find_wrong_counters().await, None);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_that_the_database_refuses_does_not_hold_up_its_batch() {
+    let mut service = Service::start(Kind::PushPostgres).await;
+    let users = service.create_users(3).await;
+    for user in &users {
+        service.post(*user, "first").await;
+    }
+    service.settle().await;
+    service.stop_worker().await;
+    // more than a counter can hold, in the middle of a batch
+    let queue = service.queue.clone().expect("push mode");
+    let count = |event: i64, user: i64, tweets: i64| Outgoing {
+        queue: QueueName::Counter,
+        payload: format!(
+            "{{\"request_id\":\"r\",\"committed_ms\":1,\"task\":\"count\",\"event\":{event},\"source\":0,\
+             \"changes\":[[{user},0,0,{tweets}]]}}"
+        ),
+    };
+    let counts = [(1, users[1], 1), (2, users[1], -1), (3, users[0], i64::MAX), (4, users[1], 2), (5, users[1], -2)];
+    let counts = counts.map(|(event, user, tweets)| count(event, user, tweets));
+    queue.publish(counts.into()).await.expect("a queue");
+    service.start_worker();
+    service.post(users[2], "second").await;
+    service.settle().await;
+    assert_eq!(queue.depth(QueueName::Dead).await.expect("it answers"), 1);
+    assert_eq!(service.find_wrong_counters().await, None);
+}
