@@ -38,7 +38,7 @@ struct WorkerCli {
 enum WorkerCommand {
     /// Compare counters and timelines with the databases; prints one line of JSON
     Reconcile {
-        /// Correct what differs
+        /// Correct what differs; counters only if no event that changes them waits
         #[arg(long)]
         fix: bool,
     },

@@ -167,7 +167,14 @@ async fn handle_messages(worker: &Worker, queue: QueueName, messages: &[Message]
     if !plans.is_empty() {
         match queue {
             QueueName::PlanBulk => plan::plan_bulk(worker, &plans).await?,
-            _ => plan::plan(worker, &plans).await?,
+            _ => {
+                // those that were parked between two steps go on where they were
+                let (begun, new): (Vec<_>, Vec<_>) = plans.into_iter().partition(|(_, plan)| plan.after > 0);
+                if !new.is_empty() {
+                    plan::plan(worker, &new).await?;
+                }
+                plan::publish_bulk_plans(worker, begun).await?;
+            }
         }
     }
     if !deliveries.is_empty() {

@@ -70,7 +70,7 @@ async fn publish_deliveries(worker: &Worker, plans: &[(&Message, Plan)]) -> Resu
 
 /// Hands plans to the bulk lane. Those that its queue has no room for are parked: they must not hold up the other plans of
 /// their batch, nor have these published again.
-async fn publish_bulk_plans(worker: &Worker, plans: Vec<(&Message, Plan)>) -> Result<(), WorkError> {
+pub(super) async fn publish_bulk_plans(worker: &Worker, plans: Vec<(&Message, Plan)>) -> Result<(), WorkError> {
     let mut parked = Vec::new();
     for (message, plan) in plans {
         match worker.queue.publish(vec![outgoing(QueueName::PlanBulk, message, Task::Plan(plan))?]).await {
@@ -97,9 +97,7 @@ async fn wait_for_bulk_lane(worker: &Worker) -> Result<bool, WorkError> {
 /// queue unchanged.
 pub(super) async fn plan_bulk(worker: &Worker, plans: &[(&Message, Plan)]) -> Result<(), WorkError> {
     if !wait_for_bulk_lane(worker).await? {
-        let unchanged = plans.iter().map(|(message, plan)| outgoing(QueueName::PlanBulk, message, Task::Plan(*plan)));
-        worker.queue.publish(unchanged.collect::<Result<_, _>>()?).await?;
-        return Ok(());
+        return publish_bulk_plans(worker, plans.to_vec()).await;
     }
     for (message, plan) in plans {
         let mut ranges = vec![Vec::new()];
@@ -114,12 +112,11 @@ pub(super) async fn plan_bulk(worker: &Worker, plans: &[(&Message, Plan)]) -> Re
         for range in ranges.concat() {
             messages.push(outgoing(QueueName::Bulk, message, delivery(plan, range))?);
         }
-        if let Some((_, after)) = open.first() {
-            messages.push(outgoing(QueueName::PlanBulk, message, Task::Plan(Plan { after: *after, ..*plan }))?);
-        }
         if !messages.is_empty() {
             worker.queue.publish(messages).await?;
         }
+        let rest = open.first().map(|(_, after)| (*message, Plan { after: *after, ..*plan }));
+        publish_bulk_plans(worker, rest.into_iter().collect()).await?;
     }
     Ok(())
 }

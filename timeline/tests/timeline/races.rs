@@ -262,6 +262,29 @@ async fn a_full_queue_of_bulk_plans_does_not_hold_up_the_fast_lane() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_plan_that_was_parked_between_two_steps_goes_on() {
+    let (service, switches) = start_with_valve().await;
+    let users = service.create_users(9).await;
+    for reader in &users[1..] {
+        service.follow(*reader, users[0]).await;
+    }
+    let tweet = service.post(users[0], "to more than fit into the fast lane").await;
+    service.settle().await;
+    let queue = service.queue.clone().expect("push mode");
+    let bulk = switches.count_published(QueueName::Bulk);
+    let payload = format!(
+        "{{\"request_id\":\"r\",\"committed_ms\":1,\"task\":\"plan\",\"action\":\"add\",\"tweet_id\":{tweet},\
+         \"author_id\":{},\"after\":{}}}",
+        users[0], users[4]
+    );
+    queue.publish(vec![Outgoing { queue: QueueName::Parked, payload }]).await.expect("a queue");
+    until("it is planned", async || switches.count_published(QueueName::Bulk) > bulk).await;
+    service.settle().await;
+    // four followers are left, three in a range
+    assert_eq!(switches.count_published(QueueName::Bulk) - bulk, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn reconcile_leaves_counters_alone_while_events_wait() {
     let (mut service, switches) = start_with_valve().await;
     let user = service.create_users(1).await[0];
