@@ -30,6 +30,8 @@ pub enum QueueName {
     Park,
     /// Holds deliveries for ten seconds, then hands them to [`QueueName::Parked`].
     ParkLong,
+    /// Holds deliveries for a minute, then hands them to [`QueueName::Parked`].
+    ParkMinute,
     /// Changes of counters.
     Counter,
     /// Follows and unfollows.
@@ -111,7 +113,7 @@ pub trait Queue: Send + Sync + fmt::Debug {
 
 impl QueueName {
     /// The queues of the service.
-    pub const ALL: [QueueName; 11] = [
+    pub const ALL: [QueueName; 12] = [
         QueueName::Plan,
         QueueName::PlanBulk,
         QueueName::Fast,
@@ -119,6 +121,7 @@ impl QueueName {
         QueueName::Parked,
         QueueName::Park,
         QueueName::ParkLong,
+        QueueName::ParkMinute,
         QueueName::Counter,
         QueueName::Follow,
         QueueName::Rebuild,
@@ -135,6 +138,7 @@ impl QueueName {
             QueueName::Parked => "deliver.parked",
             QueueName::Park => "park",
             QueueName::ParkLong => "park.long",
+            QueueName::ParkMinute => "park.minute",
             QueueName::Counter => "counter",
             QueueName::Follow => "follow",
             QueueName::Rebuild => "rebuild",
@@ -147,6 +151,7 @@ impl QueueName {
         match self {
             QueueName::Park => Some((Duration::from_secs(1), QueueName::Parked)),
             QueueName::ParkLong => Some((Duration::from_secs(10), QueueName::Parked)),
+            QueueName::ParkMinute => Some((Duration::from_secs(60), QueueName::Parked)),
             _ => None,
         }
     }
@@ -157,7 +162,7 @@ impl QueueName {
             QueueName::Plan | QueueName::Counter | QueueName::Follow | QueueName::Fast => 1_000_000,
             QueueName::PlanBulk => 10_000,
             QueueName::Bulk | QueueName::Rebuild => 200_000,
-            QueueName::Parked | QueueName::Park | QueueName::ParkLong => 2_000_000,
+            QueueName::Parked | QueueName::Park | QueueName::ParkLong | QueueName::ParkMinute => 2_000_000,
             QueueName::Dead => 10_000_000,
         }
     }

@@ -13,8 +13,11 @@ use crate::{
     queue::{Outgoing, QueueName},
 };
 
-/// From this many times on, work is parked for longer.
+/// After this many times, work is parked for longer.
 const LONG_AFTER: u32 = 5;
+/// After this many times (two minutes), for a minute: each attempt reads the followers again, and the parked work of other
+/// shards waits behind it.
+const MINUTE_AFTER: u32 = 17;
 
 /// The messages that this process has parked and that have not come back, by shard. The numbers of all processes add up to
 /// those of the queues.
@@ -39,6 +42,17 @@ impl ParkedMessages {
     }
 }
 
+/// Returns the queue for work that is parked for the given time.
+fn queue_of(times: u32) -> QueueName {
+    if times > MINUTE_AFTER {
+        QueueName::ParkMinute
+    } else if times > LONG_AFTER {
+        QueueName::ParkLong
+    } else {
+        QueueName::Park
+    }
+}
+
 /// Publishes tasks to be done again later.
 pub(super) async fn park(worker: &Worker, parked: Vec<(&Message, Task)>) -> Result<(), WorkError> {
     if parked.is_empty() {
@@ -53,7 +67,7 @@ pub(super) async fn park(worker: &Worker, parked: Vec<(&Message, Task)>) -> Resu
             Task::Follow(follow) => follow.parked,
             Task::Plan(_) | Task::Count(_) | Task::Rebuild { .. } => 0,
         };
-        let queue = if times > LONG_AFTER { QueueName::ParkLong } else { QueueName::Park };
+        let queue = queue_of(times);
         let delay = queue.delay().map_or(Duration::ZERO, |(delay, _)| delay);
         match &task {
             Task::Deliver(deliver) => waits.extend(deliver.shards.iter().flatten().map(|shard| (*shard, delay))),
@@ -75,6 +89,23 @@ pub(super) async fn park(worker: &Worker, parked: Vec<(&Message, Task)>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_outage_causes_little_work() {
+        let looks = |outage: Duration| {
+            let (mut count, mut waited) = (0, Duration::ZERO);
+            loop {
+                waited += queue_of(count + 1).delay().expect("a park").0;
+                if waited > outage {
+                    return count;
+                }
+                count += 1;
+            }
+        };
+        // short outages are noticed soon, and an hour of one costs about one look a minute
+        assert_eq!(looks(Duration::from_secs(30)), 7);
+        assert_eq!(looks(Duration::from_secs(3600)), 74);
+    }
 
     #[test]
     fn messages_count_until_they_come_back() {
