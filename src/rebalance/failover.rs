@@ -64,7 +64,7 @@ pub struct OpenMove {
 /// Stage of a move that is in progress or was interrupted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MoveStage {
-    /// The target is a copy at most.
+    /// The target has a copy of the data at most: it was not promoted.
     Copied,
     /// The target may have been given the shard, or is named by the map as a replica.
     Undecided,
@@ -116,7 +116,7 @@ pub struct FailoverPlan {
     pub degraded_primaries: Vec<DegradedPrimary>,
     /// Shards that no host can serve now.
     pub unavailable_shards: Vec<UnresolvedShard>,
-    /// Number of replicas that the map asks for from now on, if it did not say: as many as every shard had.
+    /// Number of replicas per shard that the new map sets, if it had none: the number that every shard had.
     pub replica_count: Option<u16>,
     /// Replicas that are recreated.
     pub replicas_to_create: Vec<ReplicaToCreate>,
@@ -145,17 +145,17 @@ pub struct Promotion {
     pub bytes: u64,
     /// True if an interrupted run promoted it: then it is only published.
     pub already_promoted: bool,
-    /// Writes that it may lack.
+    /// Writes that it may be missing.
     pub max_loss: DataLossBound,
 }
 
-/// Acknowledged writes that a promoted copy may lack.
+/// Acknowledged writes that a promoted replica may be missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct DataLossBound {
     /// Seconds since it last heard of its primary; unknown if it was restarted since.
     pub silent_for_s: Option<u64>,
-    /// Longest window, in seconds after the last contact, whose acknowledged writes may be lost: later, the primary accepted no write without its replica.
-    /// `None` if there is no such bound.
+    /// Longest window, in seconds after the last contact, whose acknowledged writes may be lost: later, the primary
+    /// accepted no write without its replica. `None` if there is no such bound.
     pub max_window_s: Option<u64>,
     /// Estimated bytes of the replication stream, by the average rate; `None` if the time or the rate is unknown.
     pub estimated_bytes: Option<u64>,
@@ -174,7 +174,7 @@ pub struct DegradedPrimary {
     pub replicas: Vec<String>,
 }
 
-/// Something that is not done for a shard.
+/// A shard that the failover cannot repair, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct UnresolvedShard {
     /// The shard.

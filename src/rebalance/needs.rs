@@ -163,7 +163,7 @@ mod tests {
         three[2].needs.file_system = 2;
         let found = shortages(&three, DemandOptions::default());
         assert!(found.len() == 1 && found[0].contains("memory"), "{found:?}");
-        // A single move is its host's own affair.
+        // A single move is checked by its host.
         let mut alone = demand("a", "c", 0);
         alone.needs.memory_bytes = 40 * GIB;
         assert_eq!(shortages(&[alone], DemandOptions::default()), Vec::<String>::new());

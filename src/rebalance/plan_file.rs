@@ -1,9 +1,8 @@
 //! A plan in a file, and the check that hosts and map are still those that it was made for.
 //!
-//! The file is the plan's JSON with its input: the options, the observation, and a fingerprint
-//! over both and the moves. What does not change by itself (the map, the hosts) must be the same to the letter. Sizes
-//! change all the time: the moves have to keep the rules with what the shards weigh now, and no shard that is to be
-//! moved may have grown by more than [`MAX_GROWTH`].
+//! The file is the plan's JSON with its input: the options, the observation, and a fingerprint over both and the moves.
+//! The map and the hosts must be unchanged. Sizes change constantly: the moves must satisfy the rules with the current
+//! sizes, and no shard that is to be moved may have grown by more than [`MAX_GROWTH`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -164,8 +163,8 @@ impl SavedPlan {
         }
     }
 
-    /// Checks the rules about placement, memory and shards per host; how even the fleet ends is [`SavedPlan::describe_drift`], and limits on moves and bytes
-    /// were those of the day on which the plan was made.
+    /// Checks the rules about placement, memory and shards per host. [`SavedPlan::describe_drift`] describes the resulting
+    /// balance; limits on moves and bytes applied when the plan was made.
     fn check_rules(&self, now: &Observation, mismatches: &mut MismatchList) {
         for violation in check_plan(now, &self.options, &self.reweigh_plan(now)) {
             if matches!(

@@ -1,5 +1,5 @@
-//! Where the replicas are made that are missing, after a failover or by what the map asks for: by the planner's rules
-//! (zones, drained hosts, headroom), on the host that is emptiest then.
+//! Chooses hosts for missing replicas, after a failover or when the map asks for more: by the planner's rules (zones,
+//! drained hosts, headroom), the emptiest host first.
 
 use std::collections::BTreeMap;
 

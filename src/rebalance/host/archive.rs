@@ -1,4 +1,4 @@
-//! Sets an instance's files aside: nothing that held data is ever deleted by a move.
+//! Archives an instance's files: a move never deletes files that held data.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -235,7 +235,7 @@ pub(super) mod tests {
         let restarted = |known: RecoveryFacts| RecoveryFacts { target_is_same_process: false, ..known };
         let neither = Undecidable("");
         for (source, target, known, wanted) in [
-            // Before the demotion the source stays, whatever became of the target.
+            // Before the demotion the source stays the primary, regardless of the target.
             (&primary, &at_source, prepared, KeepSource),
             (&primary, &at_source, restarted(prepared), KeepSource),
             (&primary, &primary, restarted(prepared), KeepSource),
@@ -269,7 +269,7 @@ pub(super) mod tests {
             (&primary, &gone, promoted, neither.clone()),
             (&at_target, &gone, promoted, neither.clone()),
             (&primary, &at_source, restarted(promoted), neither.clone()),
-            // Announced, and not done: the same process still follows.
+            // Logged as intended, but not done: the same process still follows.
             (&primary, &at_source, RecoveryFacts { source_is_same_process: false, ..promoted }, KeepSource),
             // Nothing is known: nothing is done.
             (&primary, &primary, RecoveryFacts::default(), neither.clone()),

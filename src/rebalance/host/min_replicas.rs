@@ -1,6 +1,6 @@
-//! `RequireReplicas`: the source accepts writes only with its replicas attached, also after a restart. In memory that is a setting; in
-//! its file it is a line, which the source's own host puts there so that no client waits for the disk ([`require_replicas_in_file`]), or
-//! else the source itself, whose `CONFIG REWRITE` syncs twice while everybody waits.
+//! `RequireReplicas`: the source accepts writes only with its replicas attached, also after a restart. In memory that
+//! is a setting; in its file it is a line, which the source's own host writes so that no client waits for the disk
+//! ([`require_replicas_in_file`]), or else the source itself, whose `CONFIG REWRITE` syncs twice while all clients wait.
 
 use std::time::{Duration, Instant};
 
@@ -20,22 +20,23 @@ use crate::resources::redis_shard::RedisShard;
 /// Time limit for the first acknowledgement of another replica.
 const REPLICA_ACK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The durable part alone, on the source's host. A source that restarts now accepts writes once its copy is attached.
+/// Writes the value to the file only, on the source's host. A source that restarts then accepts writes once its copy is
+/// attached.
 ///
 /// # Errors
-/// The instance is not a primary, or has another file; nothing was changed then.
+/// Returns an error if the instance is not a primary, or uses another file; no changes were made then.
 pub fn require_replicas_in_file(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, _) = open_primary(request)?;
     instance.set_min_replicas(request.replicas)
 }
 
-/// A primary's standing value, at once and durably. It is raised only with the replicas attached, so that no client is
-/// refused for it; a primary that loses them later refuses writes, and so does one that comes back alone after its
-/// replica was promoted.
+/// Sets the permanent value of a primary, in memory and in its file. It is raised only while the replicas are attached,
+/// so that no write is refused because of it; a primary that loses them later refuses writes, and so does one that
+/// comes back alone after its replica was promoted.
 ///
 /// # Errors
-/// The instance is not a primary, or too few replicas are attached; nothing was changed then.
+/// Returns an error if the instance is not a primary, or too few replicas are attached; no changes were made then.
 pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
     let _lock = MoveJournal::open(&request.header)?;
     let (instance, mut primary) = open_primary(request)?;
@@ -46,7 +47,7 @@ pub fn set_min_replicas(request: &MinReplicasRequest) -> Result<()> {
 /// Sets the value in memory: waits until that many replicas are attached, then makes the primary require them.
 ///
 /// # Errors
-/// They are not within that time.
+/// Returns an error if they are not attached within that time.
 pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeout: Duration) -> Result<()> {
     let deadline = Instant::now() + timeout;
     loop {
@@ -61,7 +62,7 @@ pub fn wait_and_set_min_replicas(primary: &mut RedisClient, replicas: u32, timeo
     }
 }
 
-/// The instance that is asked for: a primary that uses the file which dunlin writes.
+/// Opens the requested instance and a connection to it: a primary that uses the file which dunlin writes.
 fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient)> {
     let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut primary = RedisClient::open(&request.address, &request.header.credentials)?;
@@ -75,11 +76,11 @@ fn open_primary(request: &MinReplicasRequest) -> Result<(RedisShard, RedisClient
     Ok((instance, primary))
 }
 
-/// Requires the replicas, as the cutover does it. The number counts all replicas that could make a restarted source writable: the target
-/// and the others.
+/// Requires the replicas, as the cutover does it. The number counts all replicas that could make a restarted source
+/// writable: the target and the others.
 ///
 /// # Errors
-/// A replica is missing, or there is one too many.
+/// Returns an error if a replica is missing, or there is one too many.
 pub fn require_replicas(
     spec: &MoveSpec,
     journal: &mut MoveJournal,
@@ -108,10 +109,10 @@ pub fn require_replicas(
     journal.log_done(MovePhase::RequireReplicas, Value::Null)
 }
 
-/// Waits for a replica that has only just connected: it is heard of within a second.
+/// Waits for a replica that may have connected a moment ago: its first acknowledgement takes up to a second.
 ///
 /// # Errors
-/// It is not.
+/// Returns an error if it is not attached within [`REPLICA_ACK_TIMEOUT`].
 pub fn wait_for_replica(source: &mut RedisClient, replica: &InstanceAddress) -> Result<()> {
     let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
     while !replication_progress::is_online(&source.fetch_info("replication")?, replica) {

@@ -1,5 +1,5 @@
-//! How many bytes copies may take: one bucket for all that arrive at a host, and one for each shard, which its source
-//! monitor sets.
+//! Rate limits of copies: one bucket for all copies to a host, and one for each shard, which its source monitor
+//! adjusts.
 //!
 //! A host is known by the folder of its journals. The buckets are those of this process: a run's moves to one host are
 //! requests to the same agent, and the host's lock keeps other runs away.
@@ -14,7 +14,7 @@ use dunlin_shards::ShardId;
 use crate::protocol::shard::MoveSpec;
 use crate::token_bucket::TokenBucket;
 
-/// The source monitor slows a copy down to this many bytes a second and no further: a source drops a replica that takes nothing.
+/// Minimum rate of a throttled copy, in bytes per second: a source drops a replica that reads nothing.
 const MIN_RATE: u64 = 1 << 20;
 /// Poll interval for cancellation.
 const RATE_POLL_INTERVAL: Duration = Duration::from_millis(20);
@@ -83,7 +83,8 @@ impl RateLimiter {
     }
 }
 
-/// Held by the move of a host that is being looked at before its copy begins: the next one sees what that one costs.
+/// Returns the lock that a move to this host holds while its source is measured, before its copy starts: the next move
+/// sees the load of this one.
 pub fn copy_start_lock(spec: &MoveSpec) -> Arc<Mutex<()>> {
     static TURNS: Mutex<BTreeMap<PathBuf, Arc<Mutex<()>>>> = Mutex::new(BTreeMap::new());
     Arc::clone(lock_ignoring_poison(&TURNS).entry(spec.header.journal_dir.clone()).or_default())

@@ -82,7 +82,7 @@ pub fn commit_replica(spec: &MoveSpec) -> Result<()> {
 /// Removes a replica that the map does not name yet. Its primary need not answer for that.
 ///
 /// # Errors
-/// Somebody has made a master of it, or what the system said.
+/// Returns an error if the instance was promoted in the meantime, or on an I/O error.
 pub fn remove_replica(spec: &MoveSpec, journal: &mut MoveJournal) -> Result<()> {
     if let ReplicationRole::Primary { .. } = probe_role(&spec.record.to, &spec.header.credentials) {
         bail!("{} is a primary; it was not removed", spec.record.to);

@@ -46,7 +46,7 @@ pub fn is_proxy_address(shard: ShardId, address: &InstanceAddress) -> bool {
     address.host == loopback_address(shard).to_string()
 }
 
-/// The target's role as roles are compared: one that follows its relay, or waits for one, follows the source.
+/// Returns the target's role for comparisons: a target that follows its proxy, or waits for one, follows the source.
 pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
     match role {
         ReplicationRole::Replica { primary: of, link_is_up: linked, offset }
@@ -58,7 +58,7 @@ pub fn proxied_role(role: ReplicationRole, spec: &MoveSpec) -> ReplicationRole {
     }
 }
 
-/// A relay; dropped, it cuts its connections.
+/// A proxy; closes its connections when dropped.
 pub struct ReplicationProxy {
     /// Listening address.
     pub address: InstanceAddress,
@@ -125,7 +125,7 @@ impl Drop for ReplicationProxy {
     fn drop(&mut self) {
         self.path.is_closed.store(true, Ordering::SeqCst);
         self.path.cut_connections();
-        // Wakes the one that accepts; where even that fails, the process has no sockets left, and it ends with it.
+        // Wakes the accepting thread. If that fails, the process is out of sockets, and the thread ends with the process.
         let wake_up = TcpStream::connect_timeout(&self.listener, CONNECT_TIMEOUT);
         if let (Ok(_), Some(accepting)) = (wake_up, self.acceptor.take()) {
             accepting.join().ok();
@@ -138,7 +138,7 @@ impl ProxyPath {
         !self.is_closed.load(Ordering::SeqCst)
     }
 
-    /// Serves the target's connections. Where the source is not reached, the target's connection ends, and it tries again
+    /// Serves the target's connections. If the source cannot be reached, the target's connection ends, and it tries again
     /// within a second.
     fn accept_targets(self: &Arc<Self>, listener: &TcpListener) {
         for target in listener.incoming() {

@@ -1,6 +1,6 @@
-//! The number of the latest run on this host. A run takes the next one, under the host's lock, before it asks for
-//! anything; whatever carries a lower one is refused, also in the middle of a move: an agent whose controller was
-//! given up for lost and which is still at work must not get in the way of the run that took its place.
+//! The number of the latest run on this host. A run takes the next one, under the host's lock, before it requests
+//! anything; requests with a lower number are refused, also in the middle of a move: an agent whose controller was
+//! presumed dead and which is still active must not interfere with the run that replaced it.
 
 use std::fs;
 use std::io::ErrorKind;

@@ -1,9 +1,9 @@
-//! Watches the source of a move as its clients see it, and tells when it is over a limit.
+//! Watches the source of a move as its clients see it, and reports when it exceeds a limit.
 //!
-//! Commands wait in one queue, a client's as well as a `PING` from here, so the round trips of many `PING`s tell what
+//! Commands of clients and `PING`s from here wait in the same queue, so the round trips of many `PING`s show what
 //! forks, page faults of copy-on-write, large commands and a full network cost the clients. `LATENCY HISTOGRAM` and
-//! `INFO latencystats` would not: they count from when a command leaves the queue. A round trip that takes long keeps
-//! later ones from being begun; those count as what they would have been.
+//! `INFO latencystats` would not: they measure from the time when a command leaves the queue. A slow round trip delays
+//! the `PING`s after it; each of them counts with the delay that it would have seen.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -98,8 +98,8 @@ struct MonitorState {
 }
 
 impl SourceMonitor {
-    /// Begins to watch, where the move has limits to be held. From then on each window in which one was passed halves the
-    /// rate of the shard's bytes, and each other one lets a tenth more of them pass.
+    /// Starts to watch if the move has limits for its source. From then on each window that exceeds one halves the rate of
+    /// the shard's bytes, and each other window raises a reduced rate by a tenth.
     pub fn start_for(spec: &MoveSpec) -> Option<Self> {
         if !spec.record.throttle.has_source_limits() {
             return None;
@@ -124,10 +124,10 @@ impl SourceMonitor {
         self.state.lock_last_window().clone()
     }
 
-    /// Waits for a window, from now on, in which no limit was passed.
+    /// Waits for a window, starting now, in which no limit was exceeded.
     ///
     /// # Errors
-    /// There was none for as long as the limits say, or the run was cancelled; `what` was to begin and was not.
+    /// Returns an error if there was none within the time limit, or the run was cancelled; `operation` was not started.
     pub fn wait_until_below_limits(&self, operation: &str, sink: &dyn ProgressSink) -> Result<()> {
         let (spec, begin, windows_before) = (&self.state.spec, Instant::now(), self.last_window().0);
         let timeout = Duration::from_secs(spec.record.throttle.overload_timeout_s);

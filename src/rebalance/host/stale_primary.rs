@@ -1,5 +1,5 @@
-//! Instances that a failover left behind or leaves alone: an old primary is stopped and later archived; a primary whose
-//! replica is gone continues without it.
+//! Instances around a failover: an old primary is stopped and later archived; a primary that lost its replica continues
+//! without it.
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
@@ -58,10 +58,10 @@ pub fn lower_min_replicas(request: &LowerMinReplicasRequest) -> Result<()> {
     Ok(())
 }
 
-/// Ends the journal of a move whose source is gone and which has only copied so far. The copy stays as it is.
+/// Ends the journal of a move whose source is lost and which had only copied so far. The target stays as it is.
 ///
 /// # Errors
-/// The copy may have been given the shard: nothing is changed.
+/// Returns an error if the target may be the primary of the shard; no changes were made then.
 pub fn discard_move(request: &InstanceRef) -> Result<()> {
     let mut journal = MoveJournal::open(&request.header)?;
     let Some(begun) =
@@ -86,7 +86,7 @@ pub fn discard_move(request: &InstanceRef) -> Result<()> {
 /// Stops an instance that the map does not know, and keeps its files: it may hold writes that no other instance has.
 ///
 /// # Errors
-/// The shard's owner does not answer as a primary: this may be the only copy then.
+/// Returns an error if the shard's primary does not answer as one: the old instance may have the only data then.
 pub fn archive_instance(request: &InstanceRef) -> Result<ArchivedInstance> {
     let instance = parse_instance(request.header.shard, &request.instance)?;
     let mut journal = MoveJournal::open(&request.header)?;

@@ -1,10 +1,11 @@
 //! A lower bound on moved bytes by multipliers: the Lagrangian relaxation of the assignment.
 //!
-//! Each host has a price for a unit of each resource that it ends with, above 0 where it would have too much and
-//! below 0 where it would lack some. Every shard then chooses the cheapest legal places for its copies on its own. What
-//! the choices cost, less what the ranges are worth at these multipliers, is a lower bound for any multipliers (Geoffrion,
-//! "Lagrangean relaxation for integer programming", 1974); subgradient steps look for multipliers that make it large.
-//! With the best multipliers, the cost of a host above that of the cheapest shows which hosts a good plan can use.
+//! Each host has a price per unit of each resource that it ends with: positive if it would have too much, negative if
+//! it would have too little. Every shard then chooses the cheapest legal hosts for its copies independently. The cost
+//! of these choices, less the value of the ranges at these multipliers, is a lower bound for any multipliers
+//! (Geoffrion, "Lagrangean relaxation for integer programming", 1974); subgradient steps look for multipliers that make
+//! it large. With the best multipliers, the cost of a host above that of the cheapest shows which hosts a good plan can
+//! use.
 
 use super::model::{Model, NO_LIMIT};
 use super::resource::HostResource::{self, Bytes};

@@ -1,8 +1,9 @@
-//! Many starts: the fewest moves are often far from what a search finds that only continues from its best.
+//! Restarts the search from many points: the plan with the fewest moved bytes is often far from what a search finds
+//! that only continues from its best.
 //!
-//! First long walks that all begin at the same assignment, then short ones that begin at the best so far with some copies
-//! elsewhere (iterated local search; Lourenço, Martin, Stützle, "Iterated local search", 2003). Branch and bound
-//! improves what each walk finds.
+//! First long walks that all start at the same assignment, then short ones that start at the best so far with some
+//! copies elsewhere (iterated local search; Lourenço, Martin, Stützle, "Iterated local search", 2003). Branch and bound
+//! improves the result of each walk.
 
 use super::annealing::{Annealer, MoveBudget, PenaltyWeights, cooling_schedule, problem_size};
 use super::assignment::{Assignment, Penalty, is_within};

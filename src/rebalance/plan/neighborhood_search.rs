@@ -1,9 +1,9 @@
 //! Branch and bound over a few hosts and many of their items at a time, everything else fixed.
 //!
 //! It finds what annealing seldom does: several moves that are only good together, a primary and its replica among them.
-//! Each search is bounded by a number of nodes. A node is cut when what is chosen is dearer, at the multipliers of
-//! [`super::lagrangian`], than an assignment that moves less than the present one can be; or when what has moved, plus what hosts
-//! still lack or have too much beyond the choices that are left to them, is no better than it.
+//! Each search is bounded by a number of nodes. A node is pruned if the chosen placements cost more, at the multipliers
+//! of [`super::lagrangian`], than any assignment that moves less than the current one can; or if the bytes moved so
+//! far, plus what hosts still lack or have too much beyond the choices that remain to them, are no improvement on it.
 
 use super::assignment::{Assignment, is_within};
 use super::lagrangian::{Lagrangian, Multipliers};
@@ -24,7 +24,7 @@ const NODES_PER_STEP: usize = 4;
 pub(crate) struct Neighborhood {
     pub hosts: usize,
     pub items: usize,
-    /// Bytes that are few enough.
+    /// Moved bytes at which the search stops.
     pub goal: i64,
     /// Searches in a row that may find nothing.
     pub patience: usize,
