@@ -179,7 +179,7 @@ impl<'a> Temporary<'a> {
     }
 
     /// Copies the extended attributes of the file that is replaced: its access control list, capabilities and labels.
-    /// Those of a file of another user are not copied: that user may have given access to somebody.
+    /// Those of another user's file are not copied: that user may have granted access to others.
     fn copy_extended_attributes(&self, name: &OsStr) -> io::Result<()> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let Ok(old) = rustix::fs::openat(&self.folder.handle, name, flags, Mode::empty()) else { return Ok(()) };

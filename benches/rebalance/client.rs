@@ -24,7 +24,7 @@ pub struct WriteStats {
     pub acked: u64,
 }
 
-/// Waits are counted in steps of so many microseconds, up to so many steps.
+/// Waits are counted in steps of this many microseconds, up to this many steps.
 const WAIT_BUCKET_US: usize = 50;
 const WAIT_BUCKETS: usize = 4_000;
 

@@ -1,4 +1,4 @@
-//! How long writes are held: moves back and forth under 10,000 writes a second, and `FAILOVER TO` beside them.
+//! Measures how long writes are held: moves back and forth at 10,000 writes per second, compared with `FAILOVER TO`.
 
 use std::time::{Duration, Instant};
 

@@ -105,7 +105,7 @@ base_configure() {
   chmod 440 "$tree/etc/sudoers.d/deploy"
   # `apt` removes archives that it has installed, apt-get does not: keep them for both.
   echo 'Binary::apt::APT::Keep-Downloaded-Packages "true";' >"$tree/etc/apt/apt.conf.d/90fleet"
-  # Timers that would hold apt's lock or the disk at an hour of their own, and terminals nobody sees.
+  # Masks timers that would take apt's lock or the disk at any hour, and unused terminals.
   for unit in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer \
     fstrim.timer console-getty.service; do
     ln -sf /dev/null "$tree/etc/systemd/system/$unit"

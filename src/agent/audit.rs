@@ -1,5 +1,5 @@
-//! The audit log of a host: who changed what, when, and how it ended. JSON lines in a file of root's, and one line a run
-//! in the system's log.
+//! The audit log of a host: who changed what, when, and how it ended. JSON lines in a root-owned file, and one line per
+//! run in the system log.
 //!
 //! A run begins with `run_started`, which is on disk before anything changes, and ends with `run_ended`; a run without
 //! an end was killed. Runs of several agents share the file: each line is one write at its end.

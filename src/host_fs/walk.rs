@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use super::PathError;
 
-/// As many links as Linux follows in one path.
+/// Maximum number of links in one path, as in Linux.
 pub const MAX_LINKS: usize = 40;
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
@@ -90,7 +90,7 @@ pub fn open_folder(path: &Path) -> Result<Reached, PathError> {
         return Err(PathError::io("open", path, Errno::INVAL));
     }
     let resolve = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    // Without a link on the way there is nothing to check. Everything else, errors included, takes the long way.
+    // Without a link on the way there is nothing to check; every other case, including errors, takes the slow path.
     match rustix::fs::openat2(rustix::fs::CWD, path, FOLDER, Mode::empty(), resolve) {
         Ok(handle) => Ok(Reached { handle, real: path.components().collect() }),
         Err(_) => Walk::from_root(path)?.finish(path),
@@ -167,7 +167,7 @@ fn stat_handle(handle: &OwnedFd, path: &Path) -> Result<Stat, PathError> {
     rustix::fs::fstat(handle).map_err(|source| PathError::io("look at", path, source))
 }
 
-/// The names in a path; `.` and the root are none.
+/// Returns the names in a path, without `.` and the root.
 fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = WalkStep> + '_ {
     path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(WalkStep::Name(name.to_owned())),

@@ -17,7 +17,7 @@ pub struct NewHost {
     pub address: String,
     /// Its public keys; may be empty.
     pub host_keys: Vec<HostKey>,
-    /// Groups that shall hold it; each must be there.
+    /// Groups that will contain it; each must exist.
     pub groups: Vec<String>,
     /// Its port, where it differs from what applies otherwise. The same goes for all fields below.
     pub port: Option<u16>,

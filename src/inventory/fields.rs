@@ -10,7 +10,7 @@ use super::diagnostic::{Diagnostic, Diagnostics};
 use super::source::{Located, Origin, SourceFile};
 use super::toml_recovery;
 
-/// Parses a whole file. Syntax errors are reported, at most one a line; what could be read is returned nevertheless.
+/// Parses a whole file. Syntax errors are reported, at most one per line; the readable part is returned anyway.
 pub fn parse_table<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned<DeTable<'i>> {
     let (mut table, mut errors) = DeTable::parse_recoverable(file.text());
     if errors.iter().any(|error| error.message().starts_with("unclosed")) {

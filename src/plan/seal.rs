@@ -15,7 +15,7 @@ const END: &str = "\n}";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Seal {
-    /// Tells keys apart without telling them.
+    /// Identifies the key without revealing it.
     key_id: Digest,
     /// HMAC of everything else.
     authenticator: Digest,

@@ -26,7 +26,7 @@ pub(super) struct BuiltStep {
     shared_claims: Vec<String>,
 }
 
-/// Builds a step; what is wrong with it is pushed.
+/// Builds a step; reports its mistakes as diagnostics.
 pub(super) fn build_step(
     instance: &StepInstance<'_>,
     store: &ContentStore<'_>,
@@ -209,7 +209,7 @@ fn check_resource(
 ) -> Result<Box<dyn resources::DynResource>, Vec<Diagnostic>> {
     let step = instance.step;
     let mut parsed = step_schema::parse_resource(step.kind, table);
-    // `value = "{{ port }}"` gives a number; where the type wants text, its digits are meant.
+    // `value = "{{ port }}"` yields a number; if the type expects text, its digits are used.
     if let Err(faults) = &parsed
         && convert_to_text(instance, faults, table)
     {

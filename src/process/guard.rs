@@ -179,7 +179,7 @@ fn send_report(mut link: &UnixStream, kind: u8, number: i32) -> io::Result<()> {
     link.write_all(&report)
 }
 
-/// Gives up the program's streams: their readers wait for the end of all who could write.
+/// Closes the program's streams, so that their readers see the end once no writer is left.
 fn close_output() -> io::Result<()> {
     let null = std::fs::OpenOptions::new().write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdout(&null)?;
@@ -221,7 +221,7 @@ fn list_descendants() -> io::Result<Vec<Pid>> {
         let path = entry?.path();
         let number = path.file_name().and_then(|name| name.to_str()?.parse::<i32>().ok());
         let Some(pid) = number.and_then(Pid::from_raw) else { continue };
-        // A process that ended meanwhile is none.
+        // A process that ended in the meantime does not count.
         let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
         // The name in parentheses may hold anything; state and parent follow it.
         let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();

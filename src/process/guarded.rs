@@ -129,7 +129,7 @@ impl GuardedProcess {
 
     /// Ends the guard of a program that has ended; what it left in the background stays.
     pub fn release(&mut self) -> io::Result<()> {
-        // A guard that is gone needs no order.
+        // A guard that has exited needs no request.
         self.link.write_all(&[message::RELEASE]).ok();
         self.guard.wait().map(drop)
     }

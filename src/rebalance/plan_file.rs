@@ -163,8 +163,8 @@ impl SavedPlan {
         }
     }
 
-    /// Checks the rules about placement, memory and shards per host. [`SavedPlan::describe_drift`] describes the resulting
-    /// balance; limits on moves and bytes applied when the plan was made.
+    /// Checks the rules about placement, memory and shards per host. [`SavedPlan::describe_drift`] describes the
+    /// resulting balance; limits on moves and bytes applied when the plan was made.
     fn check_rules(&self, now: &Observation, mismatches: &mut MismatchList) {
         for violation in check_plan(now, &self.options, &self.reweigh_plan(now)) {
             if matches!(

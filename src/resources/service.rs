@@ -1,7 +1,7 @@
 //! `service`: whether a systemd unit is enabled, runs, is masked; and, as a handler, its restart or reload.
 //!
 //! Does not change: the unit's file, and each of the three that the step does not give. A second run is a no-op because
-//! all three are compared with what systemd says. `restart` and `reload` are always due: they belong into handlers.
+//! all three are compared with systemd's state. `restart` and `reload` always apply: use them in handlers.
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};

@@ -31,7 +31,7 @@ pub struct UserResource {
     pub uid: Option<u32>,
     /// The primary group; a new user gets one of its own name where none is given.
     pub group: Option<String>,
-    /// Groups that it is in besides.
+    /// Supplementary groups.
     #[serde(default)]
     pub groups: BTreeSet<String>,
     /// Take it out of all other groups.

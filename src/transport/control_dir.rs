@@ -53,7 +53,7 @@ impl ControlDir {
 /// Ends the ssh masters of a run and removes its folder, for an exit without destructors.
 pub fn remove_control_dir(folder: &Path) {
     for socket in list_sockets(folder) {
-        // A master that is gone needs no order.
+        // A master that has exited needs no request.
         terminate_master(&socket).ok();
     }
     fs::remove_dir_all(folder).ok();

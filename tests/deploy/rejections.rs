@@ -1,4 +1,4 @@
-//! What is refused before anything is done, and what is told.
+//! Requests that are rejected before any change, and their messages.
 
 use std::fs;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! Deploys, failures, ways back, and what is told of them.
+//! Deploys, failures and rollbacks, and their reports.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

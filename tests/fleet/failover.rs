@@ -1,4 +1,4 @@
-//! A host dies: its shards go on elsewhere, and when it comes back it is in nobody's way.
+//! A host dies: its shards are served elsewhere, and when it comes back it does no harm.
 
 use std::time::{Duration, Instant};
 

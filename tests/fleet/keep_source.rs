@@ -1,4 +1,4 @@
-//! Old instances that stay for a while: because a consumer still routes by the old map, or because that is wished for.
+//! Old instances that stay for a time: a consumer still routes by the old map, or `--keep-source` was given.
 
 use std::process::{Child, Stdio};
 

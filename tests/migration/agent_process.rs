@@ -1,4 +1,4 @@
-//! The host half in a process of its own, so that it can be killed: the test binary starts itself again.
+//! The agent side in a separate process, so that it can be killed: the test binary starts itself again.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -140,7 +140,7 @@ fn without_conflicts(wishes: Vec<GeneratedStep>) -> Vec<GeneratedStep> {
     kept
 }
 
-/// Does no step take back what another made? Then a second plan has nothing to do.
+/// Returns whether no step reverts another one; then a second plan is empty.
 fn can_coexist(wishes: &[&GeneratedStep], root: &Path) -> bool {
     let real = |wish: &GeneratedStep| -> Option<PathBuf> {
         let path = root.join(wish.place);

@@ -38,8 +38,8 @@ impl RetryDeadline {
         RetryDeadline { start, deadline: start + retry_for, has_followed_redirect: false }
     }
 
-    /// Waits before another attempt; `false` where there is to be none. The first time that requests go elsewhere,
-    /// there is nothing to wait for: the new owner accepts, or it says no like any other.
+    /// Waits before another attempt; returns `false` if there is no time left for one. The first redirection is
+    /// followed at once: the new owner accepts the request, or refuses it like any other node.
     async fn wait_before_retry(&mut self, is_redirected: bool) -> bool {
         if is_redirected && !std::mem::replace(&mut self.has_followed_redirect, true) {
             return Instant::now() < self.deadline;
@@ -101,7 +101,7 @@ pub(super) async fn send_one(
     results.pop().expect("a group gives one result for each of its items").1
 }
 
-/// Groups by shard, and lets each group go its own way: none waits for the retries of another.
+/// Groups commands by shard, and sends the groups independently: none waits for the retries of another.
 pub(super) async fn send_batch(
     inner: &Arc<SharedState>,
     items: Vec<(Vec<u8>, Cmd)>,

@@ -139,7 +139,8 @@ impl ShardClient {
         }
     }
 
-    /// The library's own time limit ends with the TCP connection; a node that accepts and then is silent is ended here.
+    /// Opens a connection within the time limit. The library's own limit covers the TCP connection only, not a node
+    /// that accepts it and then stays silent.
     async fn open_connection(&self) -> Result<MultiplexedConnection, RedisError> {
         let connection = self.client.get_multiplexed_async_connection_with_config(&self.config);
         match tokio::time::timeout(self.connect_timeout, connection).await {

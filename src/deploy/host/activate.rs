@@ -18,7 +18,7 @@ use crate::protocol::deploy::{
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::{HostView, PathMeta, atomic_file};
 
-/// Says which step is taken, before it is.
+/// Reports each step before it starts.
 pub(super) struct StepReporter<'a> {
     sink: &'a dyn ProgressSink,
     job: String,

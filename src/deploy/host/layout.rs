@@ -1,10 +1,10 @@
-//! Where things stand in a service's folder.
+//! Paths in a service's folder.
 //!
 //! ```text
 //! ROOT/current                        → releases/VERSION
 //! ROOT/releases/VERSION/…             the release's files
 //! ROOT/releases/VERSION/.dunlin/      manifest.json, stamp.json, setups/DIGEST.json, texts/DIGEST; root only
-//! ROOT/releases/VERSION.partial/      being made; whole ones are renamed
+//! ROOT/releases/VERSION.partial/      in progress; renamed once complete
 //! ROOT/shared/…                       files and folders that the releases have links to; the service may own them
 //! ROOT/.dunlin/                       lock, state.json; root only
 //! ```

@@ -1,4 +1,4 @@
-//! Puts a release beside those that are there: into a folder that is renamed when all of it is whole and durable.
+//! Writes a release next to the existing ones: into a folder that is renamed once it is complete and durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -59,7 +59,7 @@ pub(super) fn stage_release(
         reused_files: 0,
         written_files: 0,
     };
-    // Taken before anything is replaced: they may stand in the very release that is.
+    // Read before anything is replaced: the texts may be in the release that is being replaced.
     let mut texts = BTreeMap::new();
     blobs.fetch_blobs(&missing_texts(&stored, desired))?;
     for digest in setup.blob_digests() {
@@ -74,7 +74,7 @@ pub(super) fn stage_release(
             Ok(true) => {}
             Ok(false) => return Ok(DeployReply::Cancelled),
             Err(error) => {
-                // A full disk is freed at once, not by the next deploy.
+                // Frees a full disk at once, not at the next deploy.
                 host_fs::remove_tree(&layout.partial_dir(&manifest.version)).ok();
                 return Err(error);
             }
@@ -175,8 +175,8 @@ impl ReleaseBuilder<'_> {
         Ok(true)
     }
 
-    /// Whoever serves from a release that is repaired has the broken files open: it counts as a switch that is not
-    /// confirmed, until it was restarted and found healthy.
+    /// Records the repair of the confirmed release as a pending switch, until it was restarted and found healthy: a
+    /// process that runs from it has the broken files open.
     fn record_repair(&self, target: &ReleaseTarget) -> Result<()> {
         let mut state = DeployState::read(self.layout)?;
         if state.confirmed_target().is_some_and(|confirmed| confirmed.version == target.version) {
@@ -186,7 +186,7 @@ impl ReleaseBuilder<'_> {
         Ok(())
     }
 
-    /// A release that is repaired keeps the setups it served with.
+    /// Copies the setups that a release under repair has served with.
     fn copy_records(&self, existing: Option<&StoredRelease>, records: &Path) -> Result<()> {
         let Some(there) = existing else { return Ok(()) };
         for name in ["setups", "texts"] {

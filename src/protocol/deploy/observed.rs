@@ -1,4 +1,4 @@
-//! What a host tells of a service: releases, what is current, units, configuration, and what a killed run left.
+//! State of a service on a host: releases, the current one, units, configuration, and what an interrupted run left.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,7 @@
 //! `RequireReplicas`: the source accepts writes only with its replicas attached, also after a restart. In memory that
 //! is a setting; in its file it is a line, which the source's own host writes so that no client waits for the disk
-//! ([`require_replicas_in_file`]), or else the source itself, whose `CONFIG REWRITE` syncs twice while all clients wait.
+//! ([`require_replicas_in_file`]), or else the source itself, whose `CONFIG REWRITE` syncs twice while all clients
+//! wait.
 
 use std::time::{Duration, Instant};
 
@@ -112,7 +113,7 @@ pub fn require_replicas(
 /// Waits for a replica that may have connected a moment ago: its first acknowledgement takes up to a second.
 ///
 /// # Errors
-/// Returns an error if it is not attached within [`REPLICA_ACK_TIMEOUT`].
+/// Returns an error if it is not attached within `REPLICA_ACK_TIMEOUT`.
 pub fn wait_for_replica(source: &mut RedisClient, replica: &InstanceAddress) -> Result<()> {
     let deadline = Instant::now() + REPLICA_ACK_TIMEOUT;
     while !replication_progress::is_online(&source.fetch_info("replication")?, replica) {

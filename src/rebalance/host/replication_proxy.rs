@@ -125,7 +125,7 @@ impl Drop for ReplicationProxy {
     fn drop(&mut self) {
         self.path.is_closed.store(true, Ordering::SeqCst);
         self.path.cut_connections();
-        // Wakes the accepting thread. If that fails, the process is out of sockets, and the thread ends with the process.
+        // Wakes the accepting thread. If that fails, the process has no sockets left, and the thread ends with it.
         let wake_up = TcpStream::connect_timeout(&self.listener, CONNECT_TIMEOUT);
         if let (Ok(_), Some(accepting)) = (wake_up, self.acceptor.take()) {
             accepting.join().ok();
@@ -138,8 +138,8 @@ impl ProxyPath {
         !self.is_closed.load(Ordering::SeqCst)
     }
 
-    /// Serves the target's connections. If the source cannot be reached, the target's connection ends, and it tries again
-    /// within a second.
+    /// Serves the target's connections. If the source cannot be reached, the target's connection ends, and it tries
+    /// again within a second.
     fn accept_targets(self: &Arc<Self>, listener: &TcpListener) {
         for target in listener.incoming() {
             if !self.is_open() {

@@ -98,8 +98,8 @@ struct MonitorState {
 }
 
 impl SourceMonitor {
-    /// Starts to watch if the move has limits for its source. From then on each window that exceeds one halves the rate of
-    /// the shard's bytes, and each other window raises a reduced rate by a tenth.
+    /// Starts to watch if the move has limits for its source. From then on each window that exceeds one halves the rate
+    /// of the shard's bytes, and each other window raises a reduced rate by a tenth.
     pub fn start_for(spec: &MoveSpec) -> Option<Self> {
         if !spec.record.throttle.has_source_limits() {
             return None;

@@ -58,8 +58,8 @@ impl HostView {
         self.predicted_packages.insert(name.to_owned(), version);
     }
 
-    /// Tells that a package is going to be installed, and what of interest comes with it: `path /etc/redis`,
-    /// `user redis`, `unit redis-server.service`.
+    /// Records that a package will be installed, and the objects that it provides: `path /etc/redis`, `user redis`,
+    /// `unit redis-server.service`.
     pub fn predict_install(&mut self, package: &str, provides: &[String]) {
         self.pending_packages.push(package.to_owned());
         for what in provides {
@@ -73,7 +73,7 @@ impl HostView {
         found.map(|(_, package)| ProvidedBy { package: package.clone() })
     }
 
-    /// The packages that earlier steps are going to install.
+    /// Returns the packages that earlier steps will install.
     pub fn announced_packages(&self) -> &[String] {
         &self.pending_packages
     }

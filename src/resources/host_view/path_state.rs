@@ -197,7 +197,7 @@ impl HostView {
         self.paths.predict_path(&real, state);
     }
 
-    /// Tells what a file will contain, for steps that edit it further; after its `expect_path`.
+    /// Records the predicted content of a file, for steps that edit it further; call it after `predict_path`.
     pub fn predict_content(&mut self, path: &Path, bytes: Vec<u8>) {
         let real = self.real_path(path);
         self.paths.predict_content(&real, bytes);

@@ -175,7 +175,7 @@ impl PathOverlay {
         self.predicted_states.insert(real.to_owned(), state);
     }
 
-    /// Tells what a file at a real path will contain.
+    /// Records the predicted content of the file at a real path.
     pub(super) fn predict_content(&mut self, real: &Path, bytes: Vec<u8>) {
         self.predicted_contents.insert(real.to_owned(), bytes);
     }

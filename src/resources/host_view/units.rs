@@ -140,7 +140,7 @@ impl HostView {
         Ok(state)
     }
 
-    /// Tells what a unit will be like.
+    /// Records the predicted state of a unit.
     pub fn predict_unit(&mut self, name: &str, state: UnitState) {
         self.predicted_units.insert(name.to_owned(), state);
     }
