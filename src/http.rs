@@ -253,7 +253,7 @@ pub(crate) mod tests {
             server
         }
 
-        /// The request.
+        /// Returns the request.
         pub fn request(&self) -> String {
             self.request.recv_timeout(LIMIT).unwrap()
         }

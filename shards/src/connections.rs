@@ -140,17 +140,17 @@ impl ShardConnections {
         Ok(ShardConnections { inner })
     }
 
-    /// The epoch of the map in use.
+    /// Returns the epoch of the map in use.
     pub fn epoch(&self) -> Epoch {
         self.inner.current_table().routing.epoch
     }
 
-    /// The map in use.
+    /// Returns the map in use.
     pub fn routing(&self) -> Arc<Routing> {
         self.inner.current_table().routing.clone()
     }
 
-    /// The shard that a key belongs to.
+    /// Returns the shard that a key belongs to.
     pub fn shard_for_key(&self, key: &[u8]) -> ShardId {
         self.inner.current_table().target_for_slot(slot_for_key(key)).id
     }

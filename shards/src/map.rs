@@ -26,7 +26,7 @@ pub struct Epoch(
 );
 
 impl Epoch {
-    /// The epoch of the next published change.
+    /// Returns the epoch of the next published change.
     pub fn next(self) -> Epoch {
         Epoch(self.0 + 1)
     }
@@ -47,8 +47,8 @@ pub struct ShardId(
 );
 
 impl ShardId {
-    /// The name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old map
-    /// cannot write to another shard that took over a port.
+    /// Returns the name of the shard's own ACL user, `s017` for shard 17. With a user per shard, a client with an old
+    /// map cannot write to another shard that took over a port.
     pub fn acl_user(self) -> String {
         format!("s{:03}", self.0)
     }
@@ -135,32 +135,32 @@ impl ShardMap {
         parse::parse_map(text)
     }
 
-    /// The shard that owns a slot. `None` cannot happen for a map that was parsed.
+    /// Returns the shard that owns a slot. `None` cannot happen for a map that was parsed.
     pub fn shard_for_slot(&self, slot: Slot) -> Option<&Shard> {
         self.shards.iter().find(|shard| shard.slots.iter().any(|range| range.contains(slot)))
     }
 
-    /// The shard with this number.
+    /// Returns the shard with this number.
     pub fn find_shard(&self, id: ShardId) -> Option<&Shard> {
         self.shards.iter().find(|shard| shard.id == id)
     }
 
-    /// The shards whose primary runs on `host`.
+    /// Returns the shards whose primary runs on `host`.
     pub fn shards_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Shard> {
         self.shards.iter().filter(move |shard| shard.host == host)
     }
 
-    /// The shards that have a replica on `host`.
+    /// Returns the shards that have a replica on `host`.
     pub fn replicas_on<'a>(&'a self, host: &'a str) -> impl Iterator<Item = &'a Shard> {
         self.shards.iter().filter(move |shard| shard.replicas.iter().any(|replica| replica == host))
     }
 
-    /// The shards that have fewer replicas than the map asks for.
+    /// Returns the shards that have fewer replicas than the map sets.
     pub fn underreplicated_shards(&self) -> impl Iterator<Item = &Shard> {
         self.shards.iter().filter(|shard| shard.replicas.len() < usize::from(self.replicas.unwrap_or(0)))
     }
 
-    /// The port a shard listens on, on whatever host.
+    /// Returns the port on which a shard listens, on every host.
     ///
     /// For a parsed map every shard's port fits; a number that is in no map saturates at 65535.
     pub fn port_of(&self, id: ShardId) -> u16 {

@@ -88,8 +88,8 @@ struct PublishedRoute {
 }
 
 impl Routing {
-    /// The routing of an authored map. `address_of` gives the address of an inventory host (without a port), as
-    /// services reach it. Error: a host without one.
+    /// Builds the routing of an authored map. `address_of` gives the address of an inventory host (without a port), as
+    /// services reach it; a host without one is an error.
     pub fn from_map(map: &ShardMap, address_of: impl Fn(&str) -> Option<String>) -> Result<Routing, RoutingError> {
         let locate = |id: ShardId, host: &str| match address_of(host) {
             Some(address) => Ok(InstanceAddress::new(address, map.port_of(id)).to_string()),
@@ -109,7 +109,7 @@ impl Routing {
         Ok(Routing { cluster: map.cluster.clone(), epoch: map.epoch, shards })
     }
 
-    /// The text to publish: the same for the same routing, one line per shard.
+    /// Returns the text to publish: one line per shard, the same for the same routing.
     pub fn to_toml(&self) -> String {
         let mut text = String::from(PUBLISHED_HEADER);
         let quote = |value: &str| toml::Value::String(value.to_owned()).to_string();
@@ -149,12 +149,12 @@ impl Routing {
         Routing::parse(&text)
     }
 
-    /// The route of a shard.
+    /// Returns the route of a shard.
     pub fn find_route(&self, id: ShardId) -> Option<&Route> {
         self.shards.binary_search_by_key(&id, |route| route.id).ok().map(|index| &self.shards[index])
     }
 
-    /// For each slot, the index of its owner in [`Routing::shards`].
+    /// Returns for each slot the index of its owner in [`Routing::shards`].
     pub(crate) fn slot_owners(&self) -> Result<Vec<u16>, RoutingError> {
         let coverage = SlotCoverage::from_ranges(self.shards.iter().map(|route| route.slots.as_slice()));
         if let Some(overlap) = coverage.overlaps().first() {

@@ -24,7 +24,7 @@ impl fmt::Display for Slot {
     }
 }
 
-/// The slot of a key: CRC16 (XMODEM) of the hash tag, or of the whole key where there is none, modulo 16,384.
+/// Returns the slot of a key: CRC16 (XMODEM) of the hash tag, or of the whole key if it has none, modulo 16,384.
 ///
 /// The hash tag is the text between the first `{` and the first `}` after it, unless that is empty.
 pub fn slot_for_key(key: &[u8]) -> Slot {
@@ -40,7 +40,7 @@ fn hash_tag(key: &[u8]) -> &[u8] {
     }
 }
 
-/// CRC16/XMODEM: polynomial 0x1021, initial value 0, nothing reflected.
+/// Computes CRC16/XMODEM: polynomial 0x1021, initial value 0, nothing reflected.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, &byte| (crc << 8) ^ CRC16_TABLE[usize::from((crc >> 8) as u8 ^ byte)])
 }
@@ -88,7 +88,7 @@ impl SlotRange {
         text.split(',').map(|part| parse_range(part.trim())).collect()
     }
 
-    /// The text that [`SlotRange::parse_list`] reads.
+    /// Returns the text that [`SlotRange::parse_list`] reads.
     pub fn format_list(ranges: &[SlotRange]) -> String {
         ranges.iter().map(SlotRange::to_string).collect::<Vec<_>>().join(",")
     }

@@ -59,7 +59,7 @@ struct AuditRun {
 }
 
 impl Default for AuditLog {
-    /// Beside the host's lock; agents of other users than root have a log of their own.
+    /// Returns the log next to the host's lock; agents of users other than root have logs of their own.
     fn default() -> Self {
         Self::new(&lock::state_folder(), Path::new("/dev/log"))
     }

@@ -207,7 +207,7 @@ fn apply_scenario(observation: &Observation, scenario: &str) -> Result<(Observat
     Ok((result.observation, notes))
 }
 
-/// `5%` or `0.05`.
+/// Parses `5%` or `0.05`.
 fn parse_percent(text: &str) -> Result<f64, String> {
     let (number, scale) = match text.strip_suffix('%') {
         Some(number) => (number, 100.0),

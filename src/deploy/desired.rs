@@ -44,7 +44,8 @@ pub struct PreparedHost {
 type RenderedText = (Digest, u64, bool);
 
 impl ReleaseSource<'_> {
-    /// The state for one host. Templates see `service` and `release` (`root`, `version`) besides the host's own names.
+    /// Builds the state for one host. Templates see `service` and `release` (`root`, `version`) in addition to the
+    /// host's own names.
     ///
     /// # Errors
     /// Returns all errors of the host's templates.

@@ -26,7 +26,7 @@ pub use shown::hide_sensitive_digests;
 /// Looks up the text of a unit or configuration file that is to be shown as a diff; `None` where it is not at hand.
 pub type TextLookup<'a> = &'a dyn Fn(&Digest) -> Option<String>;
 
-/// The plan of one host. `tasks` holds the due tasks for the rollout's first host and is empty for the others.
+/// Plans one host. `tasks` holds the due tasks for the rollout's first host and is empty for the others.
 ///
 /// # Errors
 /// Returns an error with the next step if the state cannot be reached from the observed one.
@@ -48,7 +48,7 @@ pub fn plan_host(
     Ok(HostPlan { host: host.to_owned(), rows })
 }
 
-/// A plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
+/// Returns a plan's rows as `(resource, fingerprint)`: what `Stage` compares on the host before it does anything.
 ///
 /// The rows of tasks are left out: another host may have done one meanwhile, and `RunTask` checks again.
 pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
@@ -59,7 +59,7 @@ pub fn expected_fingerprints(plan: &HostPlan) -> Vec<(String, Digest)> {
 /// Prefix of a task's row in the plan.
 const TASK_PREFIX: &str = "task ";
 
-/// The rows of one host without tasks: release, configuration, units, link, restarts.
+/// Returns the rows of one host without tasks: release, configuration, units, link, restarts.
 ///
 /// # Errors
 /// Returns an error under the same conditions as [`plan_host`].
@@ -144,7 +144,7 @@ pub fn should_run(unit: &UnitFile) -> bool {
     unit.restart_on_release || unit.start_at_boot || !unit.name.ends_with(".service")
 }
 
-/// The unit's row among the rows is pending: it is restarted or started.
+/// Returns whether the unit's row is pending: it will be restarted or started.
 pub fn is_restart_due(rows: &[ResourceChange], unit: &str) -> bool {
     let resource = format!("service {unit}");
     rows.iter().any(|row| row.resource == resource && row.action.is_pending())

@@ -110,7 +110,7 @@ impl AnsibleReader<'_> {
         false
     }
 
-    /// A group is a list of hosts, or an object.
+    /// Reads a group: a list of hosts, or an object.
     fn read_group(&mut self, name: &str, json: &Json) -> Option<RawGroup> {
         let mut group = RawGroup {
             name: self.with_origin(name.to_owned()),
@@ -172,7 +172,7 @@ impl AnsibleReader<'_> {
         RawHost { vars: host.vars, ..fields }
     }
 
-    /// The variables that `field` does not take for itself.
+    /// Reads the variables: the entries that `field` does not take.
     fn read_vars(
         &mut self,
         owner: &str,
@@ -304,7 +304,7 @@ fn parse_port(json: &Json) -> Option<u16> {
     u16::try_from(number).ok().filter(|port| *port > 0)
 }
 
-/// Ansible's words for true and false.
+/// Parses Ansible's words for true and false.
 fn parse_bool(json: &Json) -> Option<bool> {
     match json {
         Json::Bool(flag) => Some(*flag),

@@ -41,7 +41,7 @@ const SIZE_UNITS: [(&str, u64); 10] = [
 ];
 
 impl ByteSize {
-    /// For people: one decimal in the largest fitting unit, `1.2GiB`.
+    /// Formats the size for people: one decimal in the largest fitting unit, `1.2GiB`.
     pub fn to_human(self) -> String {
         match BINARY_UNITS.iter().find(|(_, factor)| self.0 >= *factor) {
             Some((unit, factor)) => format!("{:.1}{unit}", self.0 as f64 / *factor as f64),

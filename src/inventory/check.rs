@@ -9,7 +9,7 @@ use super::raw::{ConnectionSettings, RawGroup, RawHost};
 use super::source::Located;
 use super::validate;
 
-/// Names of groups: well formed, not reserved, not the name of a host.
+/// Checks the names of groups: well formed, not reserved, not the name of a host.
 pub(super) fn check_group_names(groups: &[RawGroup], hosts: &HashMap<String, usize>, found: &mut Diagnostics) {
     for group in groups {
         let name = &group.name;
@@ -39,7 +39,8 @@ pub(super) fn check_group_names(groups: &[RawGroup], hosts: &HashMap<String, usi
     }
 }
 
-/// A host without a table is its own address; beside hosts that have one, that is more likely forgotten than meant.
+/// Warns about hosts without a table, whose name is their address: next to hosts that have a table, it was more likely
+/// forgotten than meant.
 pub(super) fn warn_missing_host_tables(
     groups: &[RawGroup],
     hosts: &[(RawHost, ConnectionSettings)],
@@ -66,7 +67,7 @@ pub(super) fn warn_missing_host_tables(
     }
 }
 
-/// Two hosts with one address and port are mostly a table that was copied.
+/// Warns about two hosts with the same address and port: mostly a table that was copied.
 pub(super) fn warn_duplicate_addresses(hosts: &[InventoryHost], found: &mut Diagnostics) {
     let mut places: HashMap<(String, Option<u16>), &InventoryHost> = HashMap::with_capacity(hosts.len());
     for host in hosts {

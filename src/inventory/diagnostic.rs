@@ -20,7 +20,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// `error` or `warning`.
+    /// Returns `error` or `warning`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Error => "error",
@@ -45,27 +45,27 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// An error at some bytes of a file.
+    /// Creates an error at a range of bytes of a file.
     pub fn error_at_span(file: &SourceFile, span: Range<usize>, message: impl Into<String>) -> Self {
         Self::error_at(&Origin::at_span(file, span), message)
     }
 
-    /// An error about a file as a whole.
+    /// Creates an error about a file as a whole.
     pub fn error_in_file(file: &SourceFile, message: impl Into<String>) -> Self {
         Self::error_at(&Origin::whole_file(file), message)
     }
 
-    /// An error about a path that was not read, or could not be.
+    /// Creates an error about a path that was not read, or could not be.
     pub fn error_at_path(path: &Path, message: impl Into<String>) -> Self {
         Self::error_in_file(&SourceFile::new(path, ""), message)
     }
 
-    /// An error about a value that knows its place.
+    /// Creates an error about a value with a known place.
     pub fn error_at(origin: &Origin, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, origin: origin.clone(), message: message.into(), label: None, help: None }
     }
 
-    /// The same as a warning.
+    /// Turns it into a warning.
     pub fn as_warning(mut self) -> Self {
         self.severity = Severity::Warning;
         self
@@ -91,7 +91,7 @@ impl Diagnostic {
         }
     }
 
-    /// Like [`Self::suggest_nearest`]; where nothing is near, the help lists all known words.
+    /// Adds help like [`Self::suggest_nearest`]; if no known word is near, the help lists all of them.
     pub fn suggest_or_list<'a>(self, unknown: &str, known: impl IntoIterator<Item = &'a str> + Clone) -> Self {
         let with = self.suggest_nearest(unknown, known.clone());
         let all: Vec<&str> = known.into_iter().collect();
@@ -102,12 +102,12 @@ impl Diagnostic {
         }
     }
 
-    /// The path of the file.
+    /// Returns the path of the file.
     pub fn file_path(&self) -> &Path {
         self.origin.file.path()
     }
 
-    /// Text for a person: headline, place, excerpt with a caret, help.
+    /// Renders the text for a person: headline, place, excerpt with a caret, help.
     pub fn render(&self, colored: bool) -> String {
         let renderer = if colored { Renderer::styled() } else { Renderer::plain() };
         let level = match self.severity {
@@ -147,7 +147,7 @@ impl Diagnostic {
         Snippet::source(text).line_start(line).path(path).fold(false).annotation(mark)
     }
 
-    /// `{severity, file, line, col, message, label, help}`; absent values are `null`.
+    /// Returns `{severity, file, line, col, message, label, help}`; absent values are `null`.
     pub fn to_json(&self) -> serde_json::Value {
         let place = self.origin.line_col();
         serde_json::json!({
@@ -176,7 +176,7 @@ pub struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Nothing found yet.
+    /// Creates an empty collection.
     pub fn new() -> Self {
         Self::default()
     }
@@ -211,7 +211,7 @@ impl Diagnostics {
         self.items.len() - self.error_count()
     }
 
-    /// The findings in their present order; [`Self::sort`] puts them by place.
+    /// Returns the findings in their current order; [`Self::sort`] orders them by place.
     pub fn iter(&self) -> std::slice::Iter<'_, Diagnostic> {
         self.items.iter()
     }
@@ -232,7 +232,7 @@ impl Diagnostics {
         shown.join("\n")
     }
 
-    /// A JSON array of [`Diagnostic::to_json`].
+    /// Returns a JSON array of [`Diagnostic::to_json`].
     pub fn to_json(&self) -> serde_json::Value {
         self.items.iter().map(Diagnostic::to_json).collect()
     }
@@ -256,8 +256,8 @@ impl<'a> IntoIterator for &'a Diagnostics {
     }
 }
 
-/// The known words near an unknown one, nearest first, at most three. Near: a third of the letters differ, or one of
-/// the two begins with the other.
+/// Returns the known words near an unknown one, nearest first, at most three. Near means: a third of the letters
+/// differ, or one of the two begins with the other.
 pub fn nearest_words<'a>(unknown: &str, known: impl IntoIterator<Item = &'a str>) -> Vec<&'a str> {
     let lower = unknown.to_lowercase();
     let budget = (unknown.chars().count() / 3).max(1);

@@ -204,7 +204,7 @@ impl HostTableEditor<'_> {
         if same { Ok(()) } else { Err(self.conflict_error(field)) }
     }
 
-    /// `"16GiB"` and `"16384MiB"` are the same.
+    /// Sets the memory; `"16GiB"` and `"16384MiB"` are equal.
     fn set_memory(&mut self, memory: Option<ByteSize>) -> Result<(), HostEditError> {
         let there = self.table.get("memory").and_then(Item::as_str).and_then(|text| text.parse::<ByteSize>().ok());
         if memory.is_some() && there == memory {
@@ -213,7 +213,7 @@ impl HostTableEditor<'_> {
         self.set_field("memory", memory.map(|memory| memory.to_string().into()))
     }
 
-    /// There may be more existing keys than new ones, not fewer.
+    /// Sets the host keys; there may be more existing keys than new ones, not fewer.
     fn set_host_keys(&mut self, keys: &[HostKey]) -> Result<(), HostEditError> {
         if keys.is_empty() {
             return Ok(());

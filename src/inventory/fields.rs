@@ -41,7 +41,7 @@ pub fn parse_table<'i>(file: &'i SourceFile, found: &mut Diagnostics) -> Spanned
     table
 }
 
-/// The parser's second line, where there is one, says what it expected.
+/// Converts the parser's message; its second line, if any, says what it expected and becomes the help.
 fn syntax_error(file: &SourceFile, span: Range<usize>, message: &str) -> Diagnostic {
     let mut lines = message.lines();
     let diagnostic = Diagnostic::error_at_span(file, span, lines.next().unwrap_or("not valid TOML"));
@@ -221,13 +221,13 @@ impl<'t, 'i> TableReader<'t, 'i> {
     }
 }
 
-/// The error for a value of the wrong type.
+/// Creates the error for a value of the wrong type.
 pub fn wrong_type_error(file: &SourceFile, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str) -> Diagnostic {
     Diagnostic::error_at_span(file, value.span(), format!("`{key}` must be {wanted}"))
         .with_label(format!("this is {}", type_name(value.get_ref())))
 }
 
-/// A TOML value's type with its article.
+/// Returns the type of a TOML value with its article.
 pub fn type_name(value: &DeValue<'_>) -> &'static str {
     match value {
         DeValue::String(_) => "a string",

@@ -43,8 +43,8 @@ pub(super) fn topological_order(successors: &[Vec<usize>]) -> (Vec<usize>, Vec<C
     (finished, cycles)
 }
 
-/// The depth of each node: 1 without predecessors, else one more than the deepest of them. `order` is that of [`topological_order`];
-/// edges that point backwards in it are ignored.
+/// Returns the depth of each node: 1 without predecessors, else one more than the deepest of them. `order` is that of
+/// [`topological_order`]; edges that point backwards in it are ignored.
 pub(super) fn node_depths(successors: &[Vec<usize>], order: &[usize]) -> Vec<usize> {
     let mut position = vec![0; successors.len()];
     order.iter().enumerate().for_each(|(at, node)| position[*node] = at);

@@ -98,7 +98,7 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// The folder it was read from.
+    /// Returns the folder from which it was read.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -108,41 +108,41 @@ impl Inventory {
         &self.hosts
     }
 
-    /// A host by name.
+    /// Returns a host by name.
     pub fn find_host(&self, name: &str) -> Option<&InventoryHost> {
         self.host_index.get(name).map(|index| &self.hosts[*index])
     }
 
-    /// The defined groups in the order of the files; `all` and the zones' groups only where a file defines them.
+    /// Returns the defined groups in the order of the files; `all` and the groups of zones only if a file defines them.
     pub fn groups(&self) -> &[HostGroup] {
         &self.groups
     }
 
-    /// A defined group by name.
+    /// Returns a defined group by name.
     pub fn find_group(&self, name: &str) -> Option<&HostGroup> {
         self.group_index.get(name).map(|index| &self.groups[*index])
     }
 
-    /// The hosts of a group, of `all` or of a zone's group (`zone_a`); `None` where there is no such group.
+    /// Returns the hosts of a group, of `all` or of a zone's group (`zone_a`); `None` if there is no such group.
     pub fn hosts_in(&self, group: &str) -> Option<Vec<&InventoryHost>> {
         self.member_indices(group).map(|members| members.iter().map(|index| &self.hosts[*index]).collect())
     }
 
-    /// The zones in alphabetical order.
+    /// Returns the zones in alphabetical order.
     pub fn zones(&self) -> impl Iterator<Item = &str> {
         self.zones.keys().map(String::as_str)
     }
 
-    /// The names of a host's groups, lowest precedence first, without `all` and the zone's group. Empty for an unknown
-    /// host.
+    /// Returns the names of a host's groups, lowest precedence first, without `all` and the zone's group; none for an
+    /// unknown host.
     pub fn groups_of(&self, host: &str) -> Vec<&str> {
         let groups = self.find_host(host).map(|host| host.groups.as_slice()).unwrap_or_default();
         groups.iter().map(|index| self.groups[*index].name.as_str()).filter(|name| *name != "all").collect()
     }
 
-    /// The variables of a host, merged, each with the place that won. Lowest precedence first: `[defaults] vars` <
-    /// `[groups.all]` < groups by depth (a child beats its parents), at equal depth by name < `[hosts.NAME] vars`. A
-    /// table is replaced as a whole. Empty for an unknown host.
+    /// Merges the variables of a host, each with the place that won. Lowest precedence first: `[defaults] vars` <
+    /// `[groups.all]` < groups by depth (a child overrides its parents), at equal depth by name < `[hosts.NAME] vars`.
+    /// A table is replaced as a whole. Empty for an unknown host.
     pub fn merged_vars(&self, host: &str) -> Vars {
         let Some(host) = self.find_host(host) else { return Vars::new() };
         let mut merged = self.default_vars.clone();

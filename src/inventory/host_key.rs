@@ -43,22 +43,22 @@ pub const HOST_KEY_ALGORITHMS: [&str; 7] = [
 ];
 
 impl HostKey {
-    /// The type, `ssh-ed25519`.
+    /// Returns the type, `ssh-ed25519`.
     pub fn algorithm(&self) -> &'static str {
         self.algorithm
     }
 
-    /// The key in base64.
+    /// Returns the key in base64.
     pub fn base64(&self) -> String {
         STANDARD.encode(&self.blob)
     }
 
-    /// The fingerprint as ssh shows it: `SHA256:…`.
+    /// Returns the fingerprint as ssh shows it: `SHA256:…`.
     pub fn fingerprint(&self) -> String {
         format!("SHA256:{}", STANDARD_NO_PAD.encode(Sha256::digest(&self.blob)))
     }
 
-    /// A `known_hosts` line for a host; a port other than 22 goes into brackets, as sshd(8) describes it.
+    /// Returns a `known_hosts` line for a host; a port other than 22 goes into brackets, as in sshd(8).
     pub fn known_hosts_line(&self, address: &str, port: u16) -> String {
         if port == 22 { format!("{address} {self}") } else { format!("[{address}]:{port} {self}") }
     }
@@ -67,7 +67,7 @@ impl HostKey {
 impl FromStr for HostKey {
     type Err = HostKeyError;
 
-    /// `type base64`, with or without a comment behind, on one line.
+    /// Parses `type base64` on one line, with or without a comment after it.
     fn from_str(text: &str) -> Result<Self, HostKeyError> {
         let mut words = text.split(' ').filter(|word| !word.is_empty());
         let (Some(name), Some(encoded)) = (words.next(), words.next()) else {
@@ -89,7 +89,8 @@ impl FromStr for HostKey {
     }
 }
 
-/// RFC 4253 §6.6: length-prefixed strings to the very end, the first of them the type's name.
+/// Returns whether the blob has the form of RFC 4253 §6.6: length-prefixed strings to the very end, the first of them
+/// the type's name.
 fn is_well_formed(algorithm: &str, blob: &[u8]) -> bool {
     let mut rest = blob;
     let mut parts: Vec<&[u8]> = Vec::new();

@@ -66,7 +66,7 @@ pub(super) fn merge_groups(drafts: Vec<RawGroup>) -> Vec<RawGroup> {
     merged
 }
 
-/// Every mention of a host, in the order of the files. What has no place (a dynamic inventory) comes last.
+/// Returns every mention of a host, in the order of the files; those without a place (a dynamic inventory) come last.
 pub(super) fn host_order(hosts: &[RawHost], groups: &[RawGroup]) -> Vec<Located<String>> {
     let members = groups.iter().flat_map(|group| &group.members);
     let mut mentions: Vec<Located<String>> = members.chain(hosts.iter().map(|host| &host.name)).cloned().collect();

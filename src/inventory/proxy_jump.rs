@@ -8,7 +8,7 @@ use super::host::ProxyJump;
 use super::raw::{ConnectionSettings, RawHost, RawJump};
 use super::source::Located;
 
-/// The jump of each host; reports names that are no host, and circles.
+/// Resolves the jump of each host; reports names that are not hosts, and cycles.
 pub(super) fn resolve_jumps(
     hosts: &[(RawHost, ConnectionSettings)],
     index: &HashMap<String, usize>,
@@ -52,7 +52,7 @@ pub(super) fn resolve_jumps(
     jumps
 }
 
-/// `Err` holds a name that is no host.
+/// Resolves the jump of one host; `Err` holds a name that is not a host.
 fn resolve_jump(
     (_, connection): &(RawHost, ConnectionSettings),
     index: &HashMap<String, usize>,

@@ -191,7 +191,7 @@ fn direct_members(
     members
 }
 
-/// The groups of each host, lowest precedence first: by depth, then by name.
+/// Returns the groups of each host, lowest precedence first: by depth, then by name.
 fn groups_by_host(groups: &[HostGroup], host_count: usize) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..groups.len()).collect();
     order.sort_by_key(|index| (groups[*index].depth, &groups[*index].name));

@@ -23,7 +23,7 @@ impl Secret {
         Self(value.into())
     }
 
-    /// The string itself, for the one place that needs it.
+    /// Returns the string itself, for the one place that needs it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -48,12 +48,12 @@ pub struct Secrets {
 }
 
 impl Secrets {
-    /// A secret by its dotted name.
+    /// Returns a secret by its dotted name.
     pub fn find_secret(&self, name: &str) -> Option<&Secret> {
         self.values.get(name)
     }
 
-    /// The dotted names in alphabetical order.
+    /// Returns the dotted names in alphabetical order.
     pub fn secret_names(&self) -> impl Iterator<Item = &str> {
         self.values.keys().map(String::as_str)
     }
@@ -63,7 +63,7 @@ impl Secrets {
         self.values.is_empty()
     }
 
-    /// The secrets as a nested JSON object, in clear: for the context of templates, never for output.
+    /// Returns the secrets as a nested JSON object in clear text: for the context of templates, never for output.
     pub fn expose_json(&self) -> serde_json::Value {
         let mut root = serde_json::Map::new();
         for (name, secret) in &self.values {
@@ -84,7 +84,7 @@ impl Secrets {
         root.into()
     }
 
-    /// The text with every secret's value replaced by `***`, longest values first.
+    /// Replaces the value of every secret in a text by `***`, longest values first.
     pub fn redact_text(&self, text: &str) -> String {
         let mut values: Vec<&str> =
             self.values.values().map(Secret::expose).filter(|value| !value.is_empty()).collect();

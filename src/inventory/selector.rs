@@ -75,7 +75,7 @@ fn suggestion_text(near: &[String]) -> String {
 }
 
 impl Selector {
-    /// The selector that means every host.
+    /// Returns the selector of all hosts.
     pub fn all_hosts() -> Self {
         Self {
             text: "all".to_owned(),
@@ -83,7 +83,7 @@ impl Selector {
         }
     }
 
-    /// As it was written.
+    /// Returns the selector as it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -138,7 +138,7 @@ fn split_terms(text: &str) -> Vec<&str> {
 }
 
 impl Inventory {
-    /// The hosts that a selector means, in the order of the inventory.
+    /// Returns the hosts that a selector matches, in the order of the inventory.
     ///
     /// # Errors
     /// [`SelectError::UnknownTerm`] for a term that names nothing (also in an exclusion: a typo there would select too

@@ -21,12 +21,12 @@ struct SourceFileInner {
 }
 
 impl SourceFile {
-    /// A file whose lines may be shown in diagnostics.
+    /// Creates a file whose lines may be shown in diagnostics.
     pub fn new(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self::from_parts(path.into(), text.into(), false)
     }
 
-    /// A file whose lines are never shown, because it holds secrets; diagnostics name the place only.
+    /// Creates a file whose lines are never shown, because it holds secrets; diagnostics give the place only.
     pub fn new_concealed(path: impl Into<PathBuf>, text: impl Into<String>) -> Self {
         Self::from_parts(path.into(), text.into(), true)
     }
@@ -40,12 +40,12 @@ impl SourceFile {
         }
     }
 
-    /// The path as the user gave it.
+    /// Returns the path as the user gave it.
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// The whole text.
+    /// Returns the whole text.
     pub fn text(&self) -> &str {
         &self.inner.text
     }
@@ -60,7 +60,8 @@ impl SourceFile {
         self.inner.concealed
     }
 
-    /// Line and column, both from 1, of a byte offset; columns count characters. An offset past the end is the end.
+    /// Returns line and column of a byte offset, both from 1; columns count characters. An offset past the end counts
+    /// as the end.
     pub fn line_col(&self, offset: usize) -> (usize, usize) {
         let offset = self.clamp_offset(offset);
         let line = self.line_index(offset);
@@ -68,7 +69,7 @@ impl SourceFile {
         (line + 1, col + 1)
     }
 
-    /// The first line's number (from 1), its byte offset, and the text of all lines that a span touches.
+    /// Returns the number of the first line (from 1), its byte offset, and the text of all lines that a span touches.
     pub(super) fn lines_around(&self, span: &Range<usize>) -> (usize, usize, &str) {
         let starts = &self.inner.line_starts;
         let first = self.line_index(self.clamp_offset(span.start));
@@ -114,17 +115,17 @@ pub struct Origin {
 }
 
 impl Origin {
-    /// A place in a file.
+    /// Creates a place in a file.
     pub fn at_span(file: &SourceFile, span: Range<usize>) -> Self {
         Self { file: file.clone(), span: Some(span) }
     }
 
-    /// A file as a whole.
+    /// Creates the place of a file as a whole.
     pub fn whole_file(file: &SourceFile) -> Self {
         Self { file: file.clone(), span: None }
     }
 
-    /// Line and column from 1; `None` for a file as a whole.
+    /// Returns line and column from 1; `None` for a file as a whole.
     pub fn line_col(&self) -> Option<(usize, usize)> {
         self.span.as_ref().map(|span| self.file.line_col(span.start))
     }

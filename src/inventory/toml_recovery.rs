@@ -58,7 +58,7 @@ pub(super) fn find_unclosed(text: &str) -> Vec<UnclosedBracket> {
     found
 }
 
-/// The text with these statements blanked out, every other byte at its place.
+/// Blanks out these statements; every other byte keeps its place.
 pub(super) fn blank_statements(text: &str, unclosed: &[UnclosedBracket]) -> String {
     let mut bytes = text.as_bytes().to_vec();
     for one in unclosed {
@@ -68,7 +68,8 @@ pub(super) fn blank_statements(text: &str, unclosed: &[UnclosedBracket]) -> Stri
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// `[name]` or `[[name]]`; an array's element is no bare word, so it cannot be mistaken for one.
+/// Returns whether a line is `[name]` or `[[name]]`; an element of an array is not a bare word, so it cannot be
+/// mistaken for one.
 fn is_header(line: &str) -> bool {
     let inner = line.split('#').next().unwrap_or_default().trim_end();
     let Some(inner) = inner.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) else { return false };
@@ -78,14 +79,14 @@ fn is_header(line: &str) -> bool {
         && !matches!(inner, "true" | "false" | "inf" | "nan")
 }
 
-/// `key = …`
+/// Returns whether a line is `key = …`.
 fn is_key_value(line: &str) -> bool {
     let Some((key, _)) = line.split_once('=') else { return false };
     let key = key.trim_end();
     !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c))
 }
 
-/// The length of the string that begins here; one that is not closed ends with its line.
+/// Returns the length of the string that starts here; an unclosed one ends with its line.
 fn string_length(text: &str) -> usize {
     let quote = &text[..1];
     let triple = quote.repeat(3);

@@ -44,7 +44,7 @@ pub struct Variable {
 pub type Vars = BTreeMap<String, Variable>;
 
 impl VarData {
-    /// The same as a JSON value.
+    /// Returns it as a JSON value.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::String(text) => text.as_str().into(),
@@ -56,7 +56,7 @@ impl VarData {
         }
     }
 
-    /// From JSON. `null` is no value: `None` at the top, left out of tables.
+    /// Converts JSON. `null` is not a value: it gives `None` at the top, and is left out of tables.
     ///
     /// # Errors
     /// A sentence for what a [`VarData`] cannot hold: `null` in a list, whole numbers beyond 64 bits.

@@ -47,7 +47,8 @@ struct HeldLock {
 }
 
 impl Default for HostLock {
-    /// In root's own folder. The agent of another user has separate locks, because it may change only that user's files.
+    /// Returns the lock in root's own folder. The agent of another user has separate locks, because it may change only
+    /// that user's files.
     fn default() -> Self {
         Self::new(&state_folder().join("locks"))
     }
@@ -62,7 +63,7 @@ pub fn state_folder() -> PathBuf {
 }
 
 impl HostLock {
-    /// The lock in that folder.
+    /// Returns the lock in a folder.
     pub fn new(folder: &Path) -> Self {
         Self { folder: folder.to_owned(), name: "host", waits: true, state: Mutex::default() }
     }

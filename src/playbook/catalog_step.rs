@@ -165,7 +165,7 @@ fn is_name_secret(
     renamed.is_some_and(|other| other.resource_name() != resource.resource_name())
 }
 
-/// A field that plans, messages or the host itself would show to others.
+/// Creates the error for a secret in a field that plans, messages or the host itself would show to others.
 fn shown_secret_error(instance: &StepInstance<'_>, field: &str) -> Diagnostic {
     let content_key = instance.step.kind.contents.iter().find(|content| content.field == field);
     let origin = content_store::key_origin(instance.step, content_key.map_or(field, |content| content.playbook_key));
@@ -174,7 +174,8 @@ fn shown_secret_error(instance: &StepInstance<'_>, field: &str) -> Diagnostic {
         .with_help("write it into a `file`, whose content is hidden, or pass it to a `command` in `env`")
 }
 
-/// Type and key of a resource are part of every plan, of logs and of the journal.
+/// Creates the error for a secret in the type or key of a resource, which are part of every plan, of logs and of the
+/// journal.
 fn exposed_secret_error(instance: &StepInstance<'_>) -> Diagnostic {
     let message = format!("a secret would stand in every plan, in what this `{}` is called", instance.step.kind.name);
     let help = "put it into a `file`, whose content is hidden, and let the program read that";
@@ -328,7 +329,7 @@ fn ownership_conflict(thing: &str, origin: &Origin, earlier: &Origin) -> Diagnos
 /// Handlers by name, and whether each runs on the host.
 pub(super) type HandlerNames = BTreeMap<String, bool>;
 
-/// The names of all handlers of a host, and whether each runs there.
+/// Returns the names of all handlers of a host, and whether each runs there.
 pub(super) fn handler_names(handlers: &[StepInstance<'_>], found: &mut Diagnostics) -> HandlerNames {
     let mut names = BTreeMap::new();
     for handler in handlers {
@@ -344,7 +345,7 @@ pub(super) fn handler_names(handlers: &[StepInstance<'_>], found: &mut Diagnosti
     names
 }
 
-/// The handlers that a step notifies on this host; one whose condition does not hold is left out.
+/// Returns the handlers that a step notifies on this host; one whose condition does not hold is left out.
 pub(super) fn notified_handlers(
     instance: &StepInstance<'_>,
     play: &PlaybookPlay,

@@ -67,7 +67,8 @@ pub fn debian_facts(hostname: &str) -> HostFacts {
     }
 }
 
-/// `secrets.toml.example` lists the names of the secrets; it is used if `secrets.toml` is not on this machine.
+/// Reads `secrets.toml.example`, which lists the names of the secrets; it is used if `secrets.toml` is not on this
+/// machine.
 fn example_secrets(inventory: &Inventory, found: &mut Diagnostics) -> Option<Json> {
     if !inventory.secrets().is_empty() {
         return None;

@@ -122,14 +122,15 @@ impl<'a> Compiler<'a> {
         self.members_by_play.iter().any(|members| members.contains(host))
     }
 
-    /// The names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's order.
+    /// Returns the names of the hosts that a play (by its index in [`Playbook::plays`]) applies to, in the inventory's
+    /// order.
     pub fn hosts_in_play(&self, play: usize) -> Vec<&'a str> {
         let in_play =
             |host: &&InventoryHost| self.members_by_play.get(play).is_some_and(|members| members.contains(&host.name));
         self.inventory.hosts().iter().filter(in_play).map(|host| host.name.as_str()).collect()
     }
 
-    /// The catalog of one host.
+    /// Compiles the catalog of one host.
     ///
     /// # Errors
     /// Returns the diagnostics for this host, sorted by place.
@@ -163,7 +164,7 @@ impl<'a> Compiler<'a> {
         Ok(compiled)
     }
 
-    /// The host's context with the play's variables; `None` where the play's condition does not hold.
+    /// Returns the host's context with the play's variables; `None` if the play's condition does not hold.
     fn play_context(
         &self,
         play: &PlaybookPlay,

@@ -107,7 +107,7 @@ impl<'a> ContentStore<'a> {
         }
     }
 
-    /// A rendered template, and whether a secret went into it.
+    /// Renders a template, and returns whether a secret went into it.
     pub(super) fn render_template(
         &self,
         template: &str,
@@ -224,7 +224,7 @@ pub(super) fn has_field(kind: &ResourceKind, field: &str) -> bool {
     message.contains(&format!("`{field}`"))
 }
 
-/// The place of a key's value, or of the step.
+/// Returns the place of a key's value, or of the step.
 pub(super) fn key_origin(step: &PlaybookStep, key: &str) -> Origin {
     match step.table.iter().find(|entry| entry.key == key) {
         Some(entry) => Origin::at_span(&step.origin.file, entry.value.span.clone()),

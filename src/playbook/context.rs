@@ -14,13 +14,13 @@ use crate::protocol::HostFacts;
 pub(super) const RESERVED_NAMES: [&str; 10] =
     ["host", "groups", "hosts", "facts", "secrets", "item", "shards_here", "shards", "shard_map", "play"];
 
-/// The error for a variable that takes one of dunlin's own names.
+/// Creates the error for a variable that takes one of dunlin's own names.
 pub(super) fn reserved_name_error(name: &str, origin: &Origin) -> Option<Diagnostic> {
     let message = || format!("`{name}` cannot be a variable: dunlin gives that name a value itself");
     RESERVED_NAMES.contains(&name).then(|| Diagnostic::error_at(origin, message()))
 }
 
-/// The names that a context has. The engine keeps them to itself, but lists them where one is not defined.
+/// Returns the names in a context. The engine does not expose them, but lists them in the error for an undefined one.
 pub(super) fn context_names(context: &Context) -> Vec<String> {
     let error_text = Tera::new().render_str("{{ __ }}", context, false).err().map(|error| error.to_string());
     let listed = error_text.as_deref().and_then(|said| said.lines().next()?.split_once("variables: "));
@@ -70,7 +70,7 @@ impl FleetContext {
         }
     }
 
-    /// The context of one host, without the variables of a play.
+    /// Builds the context of one host, without the variables of a play.
     pub(super) fn host_context(
         &self,
         inventory: &Inventory,

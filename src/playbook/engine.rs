@@ -5,7 +5,7 @@ use tera::{Context, Error, Kwargs, State, Tera, TeraResult, Value};
 use crate::inventory::ByteSize;
 use crate::plan::Digest;
 
-/// An engine without templates.
+/// Creates an engine without templates.
 pub(super) fn new_engine() -> Tera {
     let mut tera = Tera::new();
     // Configuration files are not HTML, whatever their names end with.
@@ -17,7 +17,7 @@ pub(super) fn new_engine() -> Tera {
     tera
 }
 
-/// The value as JSON.
+/// Returns the value as JSON.
 fn to_json(value: &Value, _: Kwargs, _: &State) -> TeraResult<String> {
     if value.is_undefined() {
         return Err(Error::message("the value is not defined"));
@@ -25,12 +25,12 @@ fn to_json(value: &Value, _: Kwargs, _: &State) -> TeraResult<String> {
     serde_json::to_string(value).map_err(|error| Error::message(error.to_string()))
 }
 
-/// SHA-256 of a text, 64 hexadecimal digits: the form in which Redis keeps passwords of ACL users.
+/// Returns the SHA-256 of a text, 64 hexadecimal digits: the form in which Redis keeps passwords of ACL users.
 fn sha256_hex(text: &str, _: Kwargs, _: &State) -> String {
     Digest::of_bytes(text.as_bytes()).as_str().to_owned()
 }
 
-/// A text as one word of a POSIX shell.
+/// Quotes a text as one word of a POSIX shell.
 fn shell_quote(text: &str, _: Kwargs, _: &State) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -45,7 +45,7 @@ fn parse_bytes(value: &Value, _: Kwargs, _: &State) -> TeraResult<Value> {
     Ok(Value::from(parsed.0))
 }
 
-/// The value at a dotted path.
+/// Returns the value at a dotted path.
 pub(super) fn lookup_path<'c>(context: &'c Context, path: &'c [String]) -> Option<&'c Value> {
     let mut value = context.get(path.first()?)?;
     for field in &path[1..] {
@@ -54,7 +54,7 @@ pub(super) fn lookup_path<'c>(context: &'c Context, path: &'c [String]) -> Optio
     Some(value)
 }
 
-/// The field of a table.
+/// Returns a field of a table.
 pub(super) fn field_of<'v>(value: &'v Value, field: &'v str) -> Option<&'v Value> {
     value.as_map()?.get(&tera::value::Key::Str(field))
 }

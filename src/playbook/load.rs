@@ -70,7 +70,7 @@ struct PlaybookReader<'r> {
 }
 
 impl<'r> PlaybookReader<'r> {
-    /// An array of tables.
+    /// Reads an array of tables.
     fn read_tables<'t, 'i>(
         &mut self,
         fields: &mut TableReader<'t, 'i>,
@@ -211,7 +211,7 @@ impl<'r> PlaybookReader<'r> {
         Some(PlaybookStep { name, for_each, when, notify, tags, kind, table, origin, is_valid: true })
     }
 
-    /// The one key that names a resource type.
+    /// Finds the one key that names a resource type.
     fn find_resource<'t, 'i>(&mut self, fields: &TableReader<'t, 'i>, what: &str) -> Option<StepResource<'t, 'i>> {
         let mut chosen: Option<StepResource<'t, 'i>> = None;
         let mut unknown = false;
@@ -269,7 +269,7 @@ impl<'r> PlaybookReader<'r> {
         Some(self.strings.add_string(&text.value, located_span(&text), usage))
     }
 
-    /// A string or a list of strings.
+    /// Reads a string or a list of strings.
     fn read_templates(&mut self, fields: &mut TableReader<'_, '_>, key: &'static str) -> Vec<TemplateString> {
         let located = match fields.take_raw(key).map(Spanned::get_ref) {
             Some(DeValue::String(_)) => fields.take_string(key, self.found).into_iter().collect(),

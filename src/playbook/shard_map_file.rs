@@ -57,7 +57,7 @@ fn without_unknown_hosts(mut map: ShardMap, inventory: &Inventory) -> ShardMap {
     map
 }
 
-/// Hosts that the inventory does not have, and replicas that would fail together with their primary.
+/// Reports hosts that the inventory does not have, and replicas that would fail together with their primary.
 fn check_placements(file: &SourceFile, inventory: &Inventory, found: &mut Diagnostics) {
     let root = fields::parse_table(file, found);
     let Some(DeValue::Array(shards)) = root.get_ref().get("shard").map(Spanned::get_ref) else { return };

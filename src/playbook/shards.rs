@@ -61,7 +61,7 @@ impl ShardContext {
         })
     }
 
-    /// The instances that belong on a host, primaries and replicas, in the order of the map.
+    /// Returns the instances that belong on a host, primaries and replicas, in the order of the map.
     pub(super) fn shards_on_host(&self, host: &str) -> Value {
         self.shards_by_host.get(host).unwrap_or(&self.empty_list).clone()
     }
@@ -79,8 +79,8 @@ fn shard_to_json(map: &ShardMap, shard: &Shard, primary: &str, replicas: &[Strin
     })
 }
 
-/// An instance on one host: its role, whom it follows, and what it may use there in bytes (where the host's variable
-/// says so).
+/// Returns an instance on one host: its role, the instance that it follows, and the bytes that it may use there (if the
+/// host's variable sets them).
 fn instance_on_host(mut shard: Json, host: &str, role: &str, inventory: &Inventory) -> Json {
     shard["role"] = role.into();
     shard["replica_of"] = if role == "replica" { shard["primary"].clone() } else { "".into() };

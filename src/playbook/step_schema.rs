@@ -48,7 +48,7 @@ pub(super) fn parse_resource(
     }
 }
 
-/// The key without which serde says something else, and what it says then (`None`: nothing).
+/// Finds the key without which serde reports something else, and that message (`None`: no error).
 fn find_invalid_key(kind: &ResourceKind, table: &Map<String, Json>, message: &str) -> Option<(String, Option<String>)> {
     table.keys().find_map(|key| {
         let mut without = table.clone();
@@ -64,12 +64,12 @@ fn find_invalid_key(kind: &ResourceKind, table: &Map<String, Json>, message: &st
 }
 
 impl SchemaError {
-    /// A mistake that the resource itself finds.
+    /// Creates an error that the resource itself reports.
     pub(super) fn for_table(message: String) -> Self {
         Self { key: None, message, is_unknown: false }
     }
 
-    /// With its place: the key, its value, or the step.
+    /// Adds the place: the key, its value, or the step.
     pub(super) fn to_diagnostic(
         &self,
         kind: &ResourceKind,
@@ -100,7 +100,7 @@ impl SchemaError {
     }
 }
 
-/// The author's entry behind a field of the desired state.
+/// Returns the author's entry for a field of the desired state.
 fn find_entry<'e>(kind: &ResourceKind, entries: &'e [TableEntry], field: &str) -> Option<&'e TableEntry> {
     let direct = entries.iter().find(|entry| entry.key == field);
     direct.or_else(|| {
@@ -109,12 +109,12 @@ fn find_entry<'e>(kind: &ResourceKind, entries: &'e [TableEntry], field: &str) -
     })
 }
 
-/// The key that an author writes for a field of the desired state.
+/// Returns the key that an author writes for a field of the desired state.
 fn playbook_key<'k>(kind: &'k ResourceKind, field: &'k str) -> &'k str {
     kind.contents.iter().find(|content| content.field == field).map_or(field, |content| content.playbook_key)
 }
 
-/// The keys that an author may write: the fields that serde lists, contents under their own names.
+/// Returns the keys that an author may write: the fields that serde lists, contents under their own names.
 fn playbook_keys(kind: &ResourceKind, said: &str) -> Vec<String> {
     let listed = said.split_once(", expected").map(|(_, list)| list).unwrap_or_default();
     let fields = listed.split('`').skip(1).step_by(2);

@@ -8,7 +8,7 @@ use crate::inventory::{Diagnostic, Origin};
 
 /// Finds the file of a template by the name under which tera knows it, and the place of some of its bytes.
 pub(super) trait TemplateLocator {
-    /// The source of the template as tera has it.
+    /// Returns the source of the template as tera has it.
     fn template_source(&self, template: &str) -> Option<&str>;
     /// Returns the place of a range of bytes of the source.
     fn locate_range(&self, template: &str, range: Range<usize>) -> Origin;
@@ -35,7 +35,7 @@ pub(super) fn template_diagnostics(
     }
 }
 
-/// The reports on unknown filters, tests, functions and includes, which tera gives as one text.
+/// Returns the diagnostics for unknown filters, tests, functions and includes, which tera reports as one text.
 fn reference_diagnostics(text: &str, places: &impl TemplateLocator) -> Option<Vec<Diagnostic>> {
     let mut found = Vec::new();
     for report in text.split("\n\n") {
@@ -61,7 +61,7 @@ fn byte_offset(source: &str, line: usize, col: usize) -> Option<usize> {
     Some(start + source[start..].chars().take(col - 1).map(char::len_utf8).sum::<usize>())
 }
 
-/// Worded by dunlin: tera lists every name; the nearest is enough.
+/// Rewords a message of tera, which lists every known name: the nearest ones are enough.
 fn translate_message(origin: &Origin, message: &str) -> Diagnostic {
     if let Some((what, known)) = message.split_once(" is not defined.") {
         let name = what.split('`').nth(1).unwrap_or_default();
@@ -78,7 +78,7 @@ fn translate_message(origin: &Origin, message: &str) -> Diagnostic {
     if rest.is_empty() { diagnostic } else { diagnostic.with_help(rest.join("\n")) }
 }
 
-/// A variable or field that is not there, with the near names.
+/// Creates the error for an undefined variable or field, with the near names.
 pub(super) fn undefined_error(origin: &Origin, kind: &str, name: &str, known: &[&str]) -> Diagnostic {
     let mut diagnostic = Diagnostic::error_at(origin, format!("{kind} `{name}` is not defined"));
     if name == "item" {

@@ -133,7 +133,7 @@ impl TemplateStrings {
         }
     }
 
-    /// The text with its placeholders filled in. No diagnostics in an error: the string is reported already.
+    /// Fills in the placeholders of a text. An error without diagnostics was reported already.
     pub(super) fn evaluate_text(&self, text: &TemplateString, context: &Context) -> Result<String, Vec<Diagnostic>> {
         Ok(match self.evaluate_value(text, context)? {
             Json::String(text) => text,
@@ -205,7 +205,7 @@ impl TemplateStrings {
         Ok(())
     }
 
-    /// The place of some bytes of the author's string.
+    /// Returns the place of a range of bytes of the author's string.
     fn locate_bytes(&self, parsed: &ParsedString, range: Range<usize>) -> Origin {
         match parsed.file_offset {
             Some(begin) => Origin::at_span(&self.file, begin + range.start..begin + range.end),

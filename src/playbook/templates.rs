@@ -40,12 +40,12 @@ impl Templates {
         templates
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The templates' names, in alphabetical order.
+    /// Returns the templates' names, in alphabetical order.
     pub fn template_names(&self) -> impl Iterator<Item = &str> {
         self.files.keys().map(String::as_str)
     }

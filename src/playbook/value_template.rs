@@ -63,7 +63,7 @@ fn report_unsupported<T>(file: &SourceFile, span: &Range<usize>, message: &str, 
     None
 }
 
-/// The value for one host.
+/// Evaluates a value for one host.
 pub(super) fn evaluate_value(
     item: &LocatedValue,
     strings: &TemplateStrings,
@@ -77,7 +77,7 @@ pub(super) fn evaluate_value(
     }
 }
 
-/// A table for one host; all mistakes of its values together.
+/// Evaluates a table for one host; reports the mistakes of all its values together.
 pub(super) fn evaluate_table(
     entries: &[TableEntry],
     strings: &TemplateStrings,
@@ -95,7 +95,7 @@ pub(super) fn evaluate_table(
     wrong.map_or(Ok(table), Err)
 }
 
-/// The JSON of a value without placeholders; of strings that have some, the text as it was written.
+/// Returns the JSON of a value without placeholders; of strings that have some, the text as written.
 pub(super) fn to_source_json(item: &LocatedValue) -> Json {
     match &item.value {
         ValueTemplate::Text(text) => text.source_text.as_str().into(),

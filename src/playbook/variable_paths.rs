@@ -59,7 +59,7 @@ pub(super) fn find_paths(expression: &str) -> Vec<PathReference> {
     found
 }
 
-/// A function's name, or that of an argument.
+/// Returns whether a name is that of a function or of an argument, by the text after it.
 fn is_call_or_argument(rest: &str) -> bool {
     let rest = rest.trim_start();
     rest.starts_with('(') || (rest.starts_with('=') && !rest.starts_with("=="))

@@ -66,10 +66,10 @@ pub struct PackedBlob {
 }
 
 impl Frame {
-    /// The message in a frame.
+    /// Parses the message in a frame.
     ///
     /// # Errors
-    /// The frame is a blob, or not a message of that type.
+    /// Returns an error if the frame is a blob, or not a message of that type.
     pub fn parse_message<T: DeserializeOwned>(&self) -> io::Result<T> {
         match self {
             Self::Message(json) => serde_json::from_slice(json).map_err(invalid_data),
@@ -149,19 +149,19 @@ impl PackedBlob {
     }
 }
 
-/// A message as the bytes of its frame.
+/// Encodes a message as the bytes of its frame.
 ///
 /// # Errors
-/// The message cannot be written as JSON, or exceeds the limit.
+/// Returns an error if the message cannot be written as JSON, or exceeds the limit.
 pub fn encode_message<T: Serialize>(message: &T) -> io::Result<Vec<u8>> {
     let json = serde_json::to_vec(message).map_err(invalid_data)?;
     build_frame(KIND_MESSAGE, &[&json], MAX_MESSAGE_BYTES)
 }
 
-/// A content as the bytes of its frame.
+/// Encodes a content as the bytes of its frame.
 ///
 /// # Errors
-/// The content exceeds the limit.
+/// Returns an error if the content exceeds the limit.
 pub fn encode_blob(digest: &Digest, bytes: &[u8]) -> io::Result<Vec<u8>> {
     let length = u64::try_from(bytes.len()).map_err(invalid_data)?;
     encode_compressed_blob(digest, length, &compress_content(bytes)?)

@@ -56,7 +56,7 @@ pub async fn apply_plans(
     outcomes
 }
 
-/// The number of the play in the host's catalog, if it has something to do there.
+/// Returns the number of the play in the host's catalog, if it has something to do there.
 fn play_index(host: &PlannedHost, play: &str) -> Option<usize> {
     let number = host.catalog.plays.iter().position(|own| own.name == play)?;
     host.plan.pending_rows().any(|row| row.step.play == number).then_some(number)

@@ -67,7 +67,8 @@ pub struct Forecast {
     pub bytes_with_added_host: u64,
 }
 
-/// Bytes that grow each day between the first and the last look; nothing unless an hour lies between them.
+/// Returns the growth in bytes per day between the first and the last sample; `None` if they are less than an hour
+/// apart.
 #[expect(clippy::cast_precision_loss, reason = "bytes and seconds of a forecast")]
 pub fn measure_growth(samples: &[CapacitySample]) -> Option<f64> {
     let (first, last) = (samples.first()?, samples.last()?);

@@ -130,7 +130,7 @@ impl Observation {
         Ok(observation)
     }
 
-    /// The JSON of an observation file, indented, with a final newline.
+    /// Returns the JSON of an observation file, indented, with a final newline.
     pub fn to_json(&self) -> String {
         let mut text = serde_json::to_string_pretty(self).expect("maps have string keys and numbers are finite");
         text.push('\n');
@@ -197,12 +197,12 @@ impl Observation {
         }
     }
 
-    /// The host of that name.
+    /// Returns the host with this name.
     pub fn find_host(&self, name: &str) -> Option<&HostLoad> {
         self.hosts.iter().find(|host| host.name == name)
     }
 
-    /// The shard of that number.
+    /// Returns the shard with this number.
     pub fn find_shard(&self, id: ShardId) -> Option<&ShardLoad> {
         self.shards.iter().find(|shard| shard.id == id)
     }

@@ -90,7 +90,7 @@ fn prune_run_logs(folder: &Path, max_runs: usize, max_bytes: u64) -> io::Result<
 }
 
 impl RunLog {
-    /// A full disk of the operator must not stop the run halfway.
+    /// Writes a line if it can: a full disk of the operator must not stop the run halfway.
     fn write_line(&mut self, line: &str) {
         if let Some(file) = &mut self.file {
             file.write_all(format!("{line}\n").as_bytes()).ok();

@@ -53,7 +53,7 @@ pub fn check_package_version(version: &str) -> Result<(), String> {
     Err(format!("\"{version}\" is not a valid package version"))
 }
 
-/// `name` or `name=version`.
+/// Returns `name` or `name=version`.
 pub fn package_argument(name: &str, version: Option<&str>) -> String {
     version.map_or_else(|| name.to_owned(), |version| format!("{name}={version}"))
 }
@@ -226,7 +226,7 @@ fn parse_removals(stdout: &str) -> Vec<(String, String)> {
     stdout.lines().filter_map(removal).collect()
 }
 
-/// The units among a package's files, without templates.
+/// Returns the units among a package's files, without templates.
 fn parse_units(files: &str) -> Vec<String> {
     let unit = |line: &str| {
         let (folder, name) = line.rsplit_once('/')?;

@@ -14,10 +14,10 @@ enum ValueOrText<T> {
     Text(String),
 }
 
-/// A number or truth value, or text that is one.
+/// Deserializes a number or truth value, or text that is one.
 ///
 /// # Errors
-/// It is neither; the message holds the text.
+/// Returns an error if it is neither; the message contains the text.
 pub fn required<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -34,7 +34,7 @@ where
     }
 }
 
-/// The same for a key that may be missing.
+/// Deserializes the same for a key that may be missing.
 ///
 /// # Errors
 /// As for [`required`].

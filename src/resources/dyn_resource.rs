@@ -8,7 +8,7 @@ use crate::plan::{AttributeChange, Digest};
 
 /// A step's resource of any type. Observations are JSON values, because fingerprints are computed from them.
 pub trait DynResource: Send + Sync {
-    /// Type and key: `file /etc/motd`.
+    /// Returns type and key: `file /etc/motd`.
     fn resource_name(&self) -> String;
     /// See [`Resource::exclusive_claims`].
     fn exclusive_claims(&self) -> Vec<String>;

@@ -121,7 +121,7 @@ impl Resource for GroupResource {
 }
 
 impl GroupResource {
-    /// The command that brings the group from what was observed to what is wanted.
+    /// Builds the command that brings the observed state to the desired one.
     fn build_argv(&self, observed: &ObservedGroup) -> Vec<String> {
         let mut argv: Vec<String> = Vec::new();
         match (self.state, observed) {

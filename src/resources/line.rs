@@ -196,7 +196,7 @@ impl LineResource {
         }
     }
 
-    /// The text with the line as wanted; `None` where it is so already.
+    /// Returns the text with the line as desired; `None` if it already is.
     fn edit_text(&self, text: &str) -> Result<Option<String>> {
         let matches = compile_regex("match", self.matches.as_deref()).map_err(anyhow::Error::msg)?;
         let wanted = self.line.as_deref().unwrap_or_default();

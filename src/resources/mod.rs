@@ -110,33 +110,33 @@ pub struct Diff {
 }
 
 impl Diff {
-    /// Everything is as desired.
+    /// Creates the difference of a resource that is as desired.
     pub fn none() -> Self {
         Self { action: Action::None, changes: Vec::new(), reason: None }
     }
 
-    /// The resource is made, with these attributes.
+    /// Creates the difference of a resource that will be created with these attributes.
     pub fn add(changes: Vec<AttributeChange>) -> Self {
         Self { action: Action::Add, changes, reason: None }
     }
 
-    /// The resource is removed.
+    /// Creates the difference of a resource that will be removed.
     pub fn remove(changes: Vec<AttributeChange>) -> Self {
         Self { action: Action::Remove, changes, reason: None }
     }
 
-    /// The resource is changed; nothing to do where there are no changes.
+    /// Creates the difference of a resource that will be changed; without changes there is nothing to do.
     pub fn change(changes: Vec<AttributeChange>) -> Self {
         let action = if changes.is_empty() { Action::None } else { Action::Change };
         Self { action, changes, reason: None }
     }
 
-    /// The resource needs a restart, which another command does.
+    /// Creates the difference of a resource that needs a restart, which another command does.
     pub fn restart_required(reason: String) -> Self {
         Self { action: Action::RestartRequired, changes: Vec::new(), reason: Some(reason) }
     }
 
-    /// A command is run, for this reason.
+    /// Creates the difference of a command that will run, for this reason.
     pub fn run(reason: impl Into<String>) -> Self {
         Self { action: Action::Run, changes: Vec::new(), reason: Some(reason.into()) }
     }
@@ -187,17 +187,18 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Collects the lookups of `read`, so that the host is queried once for all steps.
     fn collect_prefetch(&self, _wants: &mut Prefetch) {}
 
-    /// The systemd unit that applying this starts where it is added: a handler need not restart it in the same play.
+    /// Returns the systemd unit that applying this starts if it is added: a handler need not restart it in the same
+    /// play.
     fn started_unit(&self) -> Option<String> {
         None
     }
 
-    /// The systemd unit that applying this both enables and starts.
+    /// Returns the systemd unit that applying this both enables and starts.
     fn enabled_unit(&self) -> Option<String> {
         None
     }
 
-    /// The systemd unit that this restarts, where it is a handler.
+    /// Returns the systemd unit that this restarts, if it is a handler.
     fn restarted_unit(&self) -> Option<String> {
         None
     }
@@ -218,7 +219,7 @@ pub trait Resource: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Returns the error of the system, with the path or name.
     fn read(&self, view: &mut HostView) -> Result<ReadOutcome<Self::Observed>>;
 
-    /// The contents that showing or applying the difference needs.
+    /// Returns the contents that are needed to show or apply the difference.
     fn required_blobs(&self, _observed: &Self::Observed) -> Vec<Digest> {
         Vec::new()
     }

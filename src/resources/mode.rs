@@ -10,17 +10,17 @@ use crate::plan::AttributeChange;
 pub struct FileMode(pub u32);
 
 impl FileMode {
-    /// 0644.
+    /// Returns 0644.
     pub fn default_file() -> Self {
         Self(0o644)
     }
 
-    /// 0755.
+    /// Returns 0755.
     pub fn default_directory() -> Self {
         Self(0o755)
     }
 
-    /// Four octal digits.
+    /// Formats four octal digits.
     pub fn format_octal(bits: u32) -> String {
         format!("{bits:04o}")
     }
@@ -56,12 +56,12 @@ pub enum Presence {
     Absent,
 }
 
-/// The owner where a step names none.
+/// Returns the owner if a step names none.
 pub fn default_owner() -> String {
     "root".to_owned()
 }
 
-/// The permissions and ownership that a step asks for; the group is the owner's name where none is given.
+/// Returns the requested permissions and ownership; the group is the owner's name if none is given.
 pub fn path_meta(mode: FileMode, owner: &str, group: Option<&str>) -> PathMeta {
     PathMeta { mode: mode.0, owner: owner.to_owned(), group: group.unwrap_or(owner).to_owned() }
 }
@@ -91,7 +91,7 @@ pub fn check_owner(owner: &str, group: Option<&str>) -> Result<(), String> {
     group.map_or(Ok(()), |group| check_account("group", group))
 }
 
-/// The changes from one set of permissions and ownership to another.
+/// Returns the changes from one set of permissions and ownership to another.
 pub fn diff_meta(from: &PathMeta, to: &PathMeta) -> Vec<AttributeChange> {
     let mut changes = Vec::new();
     if from.mode != to.mode {
@@ -106,7 +106,7 @@ pub fn diff_meta(from: &PathMeta, to: &PathMeta) -> Vec<AttributeChange> {
     changes
 }
 
-/// The attributes of something new.
+/// Returns the attributes of a new path.
 pub fn new_path_changes(to: &PathMeta) -> Vec<AttributeChange> {
     vec![
         AttributeChange::from_absent("mode", FileMode::format_octal(to.mode)),

@@ -174,7 +174,7 @@ impl Resource for PackageResource {
 }
 
 impl PackageResource {
-    /// Names and, where one is fixed, versions.
+    /// Returns the names and, if one is fixed, the versions.
     fn requested_versions(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.names.iter().map(|name| match name.split_once('=') {
             Some((name, version)) => (name, Some(version)),
@@ -197,7 +197,7 @@ impl PackageResource {
         })
     }
 
-    /// The version that an install gives.
+    /// Returns the version that an install will give.
     fn available_version(&self, name: &str, version: Option<&str>, offer: Option<&PackageVersions>) -> Result<String> {
         let versions = offer.map_or(&[][..], |offer| &offer.versions);
         match (version, offer.and_then(|offer| offer.candidate.clone())) {

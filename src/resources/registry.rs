@@ -42,7 +42,7 @@ pub const RESOURCE_KINDS: &[ResourceKind] = &[
     kind_of::<shard_map::ShardMapResource>(),
 ];
 
-/// The type of that name.
+/// Returns the type with this name.
 pub fn find_kind(name: &str) -> Option<&'static ResourceKind> {
     RESOURCE_KINDS.iter().find(|kind| kind.name == name)
 }

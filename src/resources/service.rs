@@ -174,7 +174,7 @@ impl Resource for ServiceResource {
 }
 
 impl ServiceResource {
-    /// The unit's name with its suffix.
+    /// Returns the unit's name with its suffix.
     fn unit_name(&self) -> String {
         if check_unit_name(&self.name).is_ok() { self.name.clone() } else { format!("{}.service", self.name) }
     }
@@ -204,7 +204,7 @@ impl ServiceResource {
         self.running.filter(|wanted| *wanted != runs)
     }
 
-    /// The calls of systemctl that are due, without the unit's name.
+    /// Returns the necessary calls of systemctl, without the unit's name.
     fn systemctl_calls(&self, observed: &UnitState) -> Result<Vec<Vec<&'static str>>> {
         if self.restart {
             return Ok(vec![vec!["restart"]]);
@@ -237,7 +237,8 @@ fn is_start_call(call: &[&str]) -> bool {
     matches!(call.first(), Some(&"start" | &"restart" | &"reload-or-restart"))
 }
 
-/// A start can succeed and the program fail right after it: that is this step's failure, not the next one's.
+/// Returns an error if the unit has failed: a start can succeed and the program fail right after it, which is this
+/// step's failure, not the next one's.
 fn ensure_stays_up(unit: &str) -> Result<()> {
     let shown = Program::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
     let shown = String::from_utf8_lossy(&shown);

@@ -17,12 +17,12 @@ pub struct Disclosure<'a> {
 }
 
 impl Disclosure<'_> {
-    /// Digest and length: `9f86d081884c, 4 bytes`.
+    /// Returns digest and length: `9f86d081884c, 4 bytes`.
     pub fn describe_bytes(&self, bytes: &[u8]) -> String {
         format!("{}, {} bytes", self.describe_digest(&Digest::of_bytes(bytes)), bytes.len())
     }
 
-    /// The first digits of a digest: of its HMAC if there is a key.
+    /// Returns the first digits of a digest: of its HMAC if there is a key.
     pub fn describe_digest(&self, digest: &Digest) -> String {
         match self.key {
             Some(key) => key.authenticate(digest.as_str().as_bytes()).short_hex().to_owned(),
@@ -32,7 +32,7 @@ impl Disclosure<'_> {
     }
 }
 
-/// The change from one content to another, shown as a diff of its lines.
+/// Returns the change from one content to another, shown as a diff of its lines.
 ///
 /// Sensitive contents, binary contents and very long ones are shown as digest and length only.
 pub fn content_change(from: Option<&[u8]>, to: &[u8], disclosure: Disclosure<'_>) -> AttributeChange {

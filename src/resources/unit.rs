@@ -128,7 +128,7 @@ impl Resource for UnitResource {
 }
 
 impl UnitResource {
-    /// The unit's name and, for a drop-in, the name of its file.
+    /// Returns the unit's name and, for a drop-in, the name of its file.
     fn split_name(&self) -> (&str, Option<&str>) {
         match self.name.split_once(".d/") {
             Some((unit, drop_in)) => (unit, Some(drop_in)),
@@ -136,7 +136,7 @@ impl UnitResource {
         }
     }
 
-    /// The file that it is.
+    /// Returns it as a file.
     fn to_file(&self) -> FileResource {
         FileResource {
             dest: PathBuf::from(UNIT_DIR).join(&self.name),

@@ -171,7 +171,7 @@ impl UserResource {
         self.create_home.unwrap_or(!self.system)
     }
 
-    /// The account that useradd makes.
+    /// Returns the account that useradd creates.
     fn new_account(&self) -> UserState {
         UserState {
             uid: self.uid,
@@ -183,7 +183,7 @@ impl UserResource {
         }
     }
 
-    /// The account that usermod leaves.
+    /// Returns the account that usermod leaves.
     fn account_after(&self, now: UserState) -> UserState {
         UserState {
             uid: self.uid.or(now.uid),
@@ -195,8 +195,8 @@ impl UserResource {
         }
     }
 
-    /// The groups it is in besides its primary one. A user may be listed in its primary group too, or not: that is
-    /// the same to the system, and is left as it is.
+    /// Returns its supplementary groups. A user may be listed in its primary group too, or not: that is the same to the
+    /// system, and is left as it is.
     fn groups_after(&self, now: &UserState) -> BTreeSet<String> {
         let primary = self.group.as_ref().unwrap_or(&now.group);
         let wanted = self.groups.iter().filter(|group| *group != primary);
@@ -258,7 +258,7 @@ impl UserResource {
         }
     }
 
-    /// userdel removes the user's own group with it, unless others are in it.
+    /// Records that userdel removes the user's own group too, unless others are in it.
     fn predict_group_removal(&self, now: Option<UserState>, view: &mut HostView) {
         let Ok((primary, members)) = view.group_users(&self.name) else { return };
         if now.is_some_and(|now| now.group == self.name) && primary.is_empty() && members.is_empty() {
@@ -266,7 +266,7 @@ impl UserResource {
         }
     }
 
-    /// The command that brings the account from what was observed to what is wanted.
+    /// Builds the command that brings the observed state to the desired one.
     fn build_argv(&self, observed: &ObservedUser) -> Vec<String> {
         let mut argv = match (self.state, observed) {
             (Presence::Absent, _) => vec!["userdel".to_owned()],

@@ -19,7 +19,8 @@ pub struct AgentBinary {
 }
 
 impl AgentBinary {
-    /// The shell script that starts the agent. The script holds nothing from an inventory: only hash and length.
+    /// Returns the shell script that starts the agent. The script contains nothing from an inventory: only hash and
+    /// length.
     ///
     /// It answers `N` and takes the binary where it is not there yet; the agent's own first byte is 0.
     pub fn start_script(&self, root: bool) -> String {
@@ -58,7 +59,7 @@ impl AgentBinary {
         }
     }
 
-    /// The running program itself.
+    /// Reads the running program itself.
     ///
     /// # Errors
     /// Returns an error if the file cannot be read.
@@ -69,7 +70,7 @@ impl AgentBinary {
     }
 }
 
-/// Output of a login shell or a banner in place of the agent's.
+/// Describes the output of a login shell or a banner in place of the agent's.
 async fn describe_unexpected_output(first: u8, reader: &mut (impl AsyncRead + Unpin)) -> String {
     let mut text = vec![first];
     let mut rest = [0; 200];

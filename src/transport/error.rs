@@ -33,12 +33,12 @@ pub struct ConnectError {
 }
 
 impl ConnectError {
-    /// A failure of that host.
+    /// Creates a failure of that host.
     pub fn new(host: &str, kind: ConnectErrorKind, detail: impl Into<String>) -> Self {
         Self { host: host.to_owned(), kind, detail: detail.into(), jump_host: None }
     }
 
-    /// A failure of the host that leads to this one.
+    /// Creates the failure of a host that a failure of the jump host causes.
     pub fn over(host: &str, error: Self) -> Self {
         let jump_host = Some(error.jump_host.unwrap_or(error.host));
         Self { host: host.to_owned(), jump_host, ..error }
@@ -63,7 +63,7 @@ impl ConnectError {
         Self::new(host, cause, line)
     }
 
-    /// The next step for the person who reads this.
+    /// Returns the next step for the operator.
     pub fn hint(&self) -> String {
         let host = self.jump_host.as_ref().unwrap_or(&self.host);
         match self.kind {

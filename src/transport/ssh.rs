@@ -79,7 +79,7 @@ impl SshTransport {
         }
     }
 
-    /// Of a jump, ssh only says that the connection closed; the host on the way is asked itself what is wrong with it.
+    /// Connects to the jump host itself to find out what is wrong with it: ssh only reports that the connection closed.
     async fn diagnose_jump_host(&self, target: &SshTarget) -> Option<ConnectError> {
         let Some(JumpHost::Target(jump_host)) = &target.jump else { return None };
         let over = self.targets.get(jump_host)?;

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::{JumpHost, SshTarget};
 
-/// The configuration: one block a target, then the files that targets name, then the user's own.
+/// Renders the configuration: one block per target, then the files that targets name, then the user's own.
 pub fn render_config(targets: &[SshTarget], known_hosts: &Path) -> String {
     let mut text = String::new();
     for target in targets {
@@ -59,7 +59,7 @@ fn write_host_block(text: &mut String, target: &SshTarget, known_hosts: &Path) {
     }
 }
 
-/// The known-hosts file: pinned keys under names that no address can take.
+/// Renders the known-hosts file: pinned keys under names that no address can take.
 pub fn render_known_hosts(targets: &[SshTarget]) -> String {
     let mut text = String::new();
     for target in targets {

@@ -68,7 +68,7 @@ impl ShardError {
         }
     }
 
-    /// The shard concerned.
+    /// Returns the shard concerned.
     pub fn shard_id(&self) -> ShardId {
         match self {
             ShardError::Unavailable { shard, .. }

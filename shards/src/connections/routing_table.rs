@@ -86,9 +86,9 @@ impl ShardTarget {
         self.current_client.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// After a refusal at `node`: asks it for its role, and goes where that points. Where it says nothing, a learned
-    /// owner is forgotten, and the map's primary is queried next. Returns whether the destination of requests has
-    /// changed.
+    /// Asks `node` for its role after it refused a request, and sends further requests where that points. If it does
+    /// not answer, a learned owner is forgotten, and the map's primary is queried next. Returns whether the destination
+    /// of requests has changed.
     pub(super) async fn update_from_role(&self, node: &Arc<ShardClient>, options: &ConnectionOptions) -> bool {
         let _asking = self.role_query.lock().await;
         if !Arc::ptr_eq(&self.active_client(), node) {

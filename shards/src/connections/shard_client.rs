@@ -55,8 +55,8 @@ pub(super) enum NodeRole {
 }
 
 impl ShardClient {
-    /// A node that nothing is connected to yet. `None` where the address is not `host:port`; [`ShardConnections`](super::ShardConnections)
-    /// checks the CA when it is opened.
+    /// Returns a client without a connection; `None` if the address is not `host:port`.
+    /// [`ShardConnections`](super::ShardConnections) checks the CA when it is opened.
     pub(super) fn new(address: &str, user: &str, options: &ConnectionOptions) -> Option<ShardClient> {
         let InstanceAddress { host, port } = address.parse().ok()?;
         let mut redis = RedisConnectionInfo::default().set_protocol(ProtocolVersion::RESP2).set_skip_set_lib_name();

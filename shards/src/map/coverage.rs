@@ -70,8 +70,8 @@ impl SlotCoverage {
         self.owner.get(usize::from(slot.0)).copied().flatten()
     }
 
-    /// The owner of each slot, by index; for a coverage without holes. (A shard count fits 16 bits, as there are
-    /// fewer slots than that; a hole would be `u16::MAX`.)
+    /// Returns the owner of each slot, by index, for a coverage without holes. (A shard count fits 16 bits, as there
+    /// are fewer slots than that; a hole would be `u16::MAX`.)
     pub(crate) fn into_owners(self) -> Vec<u16> {
         self.owner.into_iter().map(|owner| owner.and_then(|index| index.try_into().ok()).unwrap_or(u16::MAX)).collect()
     }

@@ -151,7 +151,8 @@ impl MapReader {
         self.check_name(value, key)
     }
 
-    /// A name that can become neither an option nor a path, nor break a line of a file that it is written into.
+    /// Returns a valid name, which can become neither an option nor a path, nor break a line of a file that it is
+    /// written into; reports others.
     fn check_name(&mut self, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Spanned<String>> {
         let Some(name) = value.get_ref().as_str() else {
             self.report_wrong_type(value, key, "a string", None);

@@ -211,7 +211,7 @@ fn is_digest(digest: &Digest) -> bool {
     digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
-/// The archive's other entries must be the manifest's files, in its order.
+/// Reads the other entries of the archive: they must be the manifest's files, in its order.
 fn read_files<R: Read>(
     entries: &mut Entries<'_, R>,
     manifest: &ReleaseManifest,

@@ -12,7 +12,7 @@ use crate::deploy::recipe::Recipe;
 use crate::plan::{Digest, digest_json};
 use crate::protocol::deploy::{ReleaseOrigin, ReleaseVersion};
 
-/// `git describe --tags --always --dirty` of `base`, else the first twelve digits of the contents' digest.
+/// Returns `git describe --tags --always --dirty` of `base`, else the first twelve digits of the contents' digest.
 ///
 /// A tree with changes gets those digits too (`v1-3-gabc-dirty.1f2e3d4c5b6a`): two builds of it are two versions.
 /// Files that git does not track are changes.

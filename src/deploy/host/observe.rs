@@ -71,7 +71,8 @@ pub(super) fn observe_service(
     Ok(Ok(observation))
 }
 
-/// The state that a rollback goes to: of that version, else the one before; or why there is none.
+/// Returns the state to which a rollback goes: that of the given version, else the one before; or the reason why there
+/// is none.
 ///
 /// While a switch is not confirmed, "the one before" is what served until then.
 pub(super) fn rollback_target(
@@ -218,7 +219,7 @@ fn observe_text(
     Ok(ObservedText { path: path.to_owned(), state, text, desired_text: wanted })
 }
 
-/// Units and configuration that an earlier state put on the host and the asked-for one does not have.
+/// Adds the units and the configuration that an earlier state has put on the host and the desired one does not have.
 fn find_leftovers(
     found: &mut Vec<LeftoverFile>,
     world: &mut HostView,

@@ -70,7 +70,8 @@ impl StoredRelease {
         Ok((stored, partial))
     }
 
-    /// Files and links that are missing, or are not what the manifest says. A file whose time is not the recorded one is read.
+    /// Returns the files and links that are missing or differ from the manifest. A file is read if its time differs
+    /// from the recorded one.
     pub fn find_damage(&self) -> Vec<String> {
         let owners = resolve_owners(&self.manifest).unwrap_or_default();
         let has_owner = |stat: &fs::Metadata, owner: Option<&FileOwner>| {
@@ -153,7 +154,7 @@ impl StoredRelease {
     }
 }
 
-/// A state that the host keeps, whole.
+/// Reads a complete state that the host keeps.
 pub(super) fn read_desired(layout: &ServiceLayout, target: &ReleaseTarget) -> Result<Option<DesiredState>> {
     let Some(stored) = StoredRelease::read(layout, &target.version)? else { return Ok(None) };
     let Some(setup) = stored.read_setup(&target.config_digest)? else { return Ok(None) };
@@ -221,7 +222,7 @@ fn text_path(release: &Path, digest: &Digest) -> PathBuf {
     release.join(RECORDS_DIR).join("texts").join(file_name(digest))
 }
 
-/// A digest from the wire as a file's name: digits only, whatever was sent.
+/// Returns a digest from the controller as a file name: digits only, whatever was sent.
 fn file_name(digest: &Digest) -> String {
     digest.as_str().chars().filter(char::is_ascii_hexdigit).take(64).collect()
 }

@@ -26,7 +26,7 @@ pub(super) fn restart_reason(
     })
 }
 
-/// Enabling a unit does not restart it; repairing the owner of its file neither.
+/// Returns whether a change of a unit needs no restart: it is enabled, or the owner of its file is repaired.
 pub(super) fn is_enable_only(row: &ResourceChange) -> bool {
     row.resource.starts_with("unit ")
         && row.changes.iter().all(|change| change.attribute != "content" && change.attribute != "type")

@@ -62,7 +62,7 @@ pub(super) fn plan_text_file(
     Ok(new_row(kind, &path.display().to_string(), action, changes, &at.state))
 }
 
-/// The change of a text: a diff where both sides may be shown, else digests and a length.
+/// Returns the change of a text: a diff if both sides may be shown, else digests and a length.
 fn content_change(
     from: Option<&Digest>,
     at: &ObservedText,

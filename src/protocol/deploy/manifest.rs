@@ -173,7 +173,7 @@ impl ReleaseFile {
 }
 
 impl ReleaseManifest {
-    /// The digest of the manifest: two releases with the same one are the same.
+    /// Returns the digest of the manifest: two releases with the same digest are identical.
     pub fn digest(&self) -> Digest {
         digest_json(self)
     }
@@ -194,7 +194,7 @@ impl ReleaseManifest {
         files.chain(self.folders.iter().filter_map(|folder| folder.owner.as_ref())).collect()
     }
 
-    /// Bytes of all files.
+    /// Returns the bytes of all files.
     pub fn total_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.size).sum()
     }

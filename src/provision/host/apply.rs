@@ -83,7 +83,7 @@ impl PlayRun<'_> {
         }))
     }
 
-    /// The units that the pending steps right behind one enable, up to the first that enables none.
+    /// Returns the units that the pending steps right after this one enable, up to the first that enables none.
     fn upcoming_enables(&self, index: usize) -> Vec<String> {
         let behind = self.play.steps.iter().enumerate().skip(index + 1);
         let is_pending = |number| {
@@ -93,7 +93,7 @@ impl PlayRun<'_> {
         behind.filter(|(number, _)| is_pending(*number)).map_while(|(_, step)| step.resource.enabled_unit()).collect()
     }
 
-    /// The handlers of a step that the plan says will run.
+    /// Returns the handlers of a step that will run by the plan.
     fn handlers_to_run(&self, step: &PreparedStep) -> Vec<String> {
         let runs = |name: &String| {
             self.play.handlers.iter().enumerate().any(|(index, handler)| {

@@ -52,7 +52,7 @@ impl PreparedCatalog {
         &self.rows
     }
 
-    /// The row of a step.
+    /// Returns the row of a step.
     pub fn find_row(&self, at: StepRef) -> Option<&ResourceChange> {
         self.rows.iter().find(|row| row.step == at)
     }
@@ -186,7 +186,8 @@ fn build_row(step: &PreparedStep, reading: &StepReading, blobs: &KeyedBlobs<'_>)
     })
 }
 
-/// The handlers that will run: notified by a pending step, or owed by an earlier run that did not get to them.
+/// Returns the rows of the handlers that will run: notified by a pending step, or pending from an earlier run that did
+/// not reach them.
 ///
 /// A step of `refusing` is not restarted: it notifies no handler, and no handler restarts its unit.
 ///

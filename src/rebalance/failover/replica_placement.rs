@@ -66,7 +66,7 @@ fn is_served_by_primary(shard: &ShardView) -> bool {
         && shard.replicas().iter().all(follows)
 }
 
-/// The host that is emptiest afterwards, of those that may hold another copy.
+/// Selects the host that is emptiest afterwards, among those that may hold another copy.
 fn select_host<'s>(
     view: &'s ClusterView,
     used_bytes: &UsedBytes<'_>,

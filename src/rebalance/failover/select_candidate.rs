@@ -181,8 +181,9 @@ fn build_promotion(shard: &ShardView, copy: &CopyView, living: &[&CopyView]) -> 
     }
 }
 
-/// With `min-replicas-to-write` the primary stops accepting writes `min-replicas-max-lag` after its last replica's
-/// acknowledgement; it looks once a second, and counts in whole ones.
+/// Estimates the bound of lost writes. With `min-replicas-to-write` the primary stops accepting writes
+/// `min-replicas-max-lag` after its last replica's acknowledgement; it checks once a second, and counts in whole
+/// seconds.
 fn bound_data_loss(copy: &CopyView) -> DataLossBound {
     let probe = &copy.probe;
     let within_s = (probe.min_replicas > 0 && replication_offset(copy) > 0).then_some(probe.min_replicas_max_lag_s + 2);

@@ -38,7 +38,7 @@ fn observe_consumer(consumer: &MapConsumer) -> ConsumerState {
     ConsumerState { map_version, placements, service }
 }
 
-/// If nothing listens, nothing routes by an old map: the next start reads the file.
+/// Asks a service for its epoch. If nothing listens, nothing routes by an old map: the next start reads the file.
 fn probe_service(url: &str) -> ConsumerService {
     match http::get(url, SERVICE_TIMEOUT).map_err(anyhow::Error::new).and_then(read_epoch) {
         Ok(epoch) => ConsumerService::Running { epoch },

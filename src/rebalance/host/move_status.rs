@@ -16,10 +16,10 @@ use crate::protocol::shard::{
     JournalQuery, MoveHistoryEntry, MoveOutcome, MovePhase, MoveRecord, MoveState, Operation, PhaseState,
 };
 
-/// The last move of each shard, by shard number.
+/// Returns the last move of each shard, by shard number.
 ///
 /// # Errors
-/// The folder or a journal could not be read.
+/// Returns an error if the folder or a journal cannot be read.
 pub fn list_moves(request: &JournalQuery) -> Result<Vec<MoveState>> {
     let last_moves: Vec<(ShardId, Vec<JournalEntry>)> = read_journals(request)?
         .into_iter()
@@ -92,7 +92,7 @@ fn history_entry(shard: ShardId, entries: &[JournalEntry]) -> Option<MoveHistory
     })
 }
 
-/// The shards that there are journals of, ascending.
+/// Returns the shards that have journals, ascending.
 fn journaled_shards(request: &JournalQuery) -> Result<Vec<ShardId>> {
     let mut shards = Vec::new();
     match fs::read_dir(&request.journal_dir) {

@@ -95,7 +95,7 @@ fn describe_instance(link: &mut RedisClient, blank: &ObservedInstance) -> Result
     })
 }
 
-/// Keys picked at random: how large sorted sets are, and how they are encoded.
+/// Samples keys at random: the sizes of sorted sets, and their encodings.
 fn sample_keys(link: &mut RedisClient, keys: u32) -> Result<KeySample> {
     let picks: Vec<Cmd> = (0..keys).map(|_| redis_command(&["RANDOMKEY"])).collect();
     let named = link.run_all(&picks)?.into_iter().filter_map(|key| match key {
@@ -121,9 +121,9 @@ fn sample_keys(link: &mut RedisClient, keys: u32) -> Result<KeySample> {
     Ok(sample)
 }
 
-/// Bytes of the keys and values. `used_memory_dataset` counts the latency histogram that the server makes of each
-/// command it has seen (7.0: 3072 counters of 8 bytes, from 1 µs to 1 s at two digits): 25 KB a command, which make an
-/// instance that was moved, and so has seen more commands, look heavier by a quarter of a megabyte.
+/// Returns the bytes of the keys and values. `used_memory_dataset` counts the latency histogram that the server keeps
+/// of each command it has seen (7.0: 3072 counters of 8 bytes, from 1 µs to 1 s at two digits): 25 KB per command,
+/// which make an instance that was moved, and so has seen more commands, look larger by a quarter of a megabyte.
 pub fn dataset_bytes(info: &RedisInfo) -> u64 {
     const HISTOGRAM: u64 = 3072 * 8 + 96;
     let tables = info.iter().filter(|(name, _)| is_database(name)).count();

@@ -90,7 +90,7 @@ pub fn copy_start_lock(spec: &MoveSpec) -> Arc<Mutex<()>> {
     Arc::clone(lock_ignoring_poison(&TURNS).entry(spec.header.journal_dir.clone()).or_default())
 }
 
-/// A bucket lives as long as bytes pass through it.
+/// Returns the bucket of a host or shard, which exists as long as bytes pass through it.
 fn shared_bucket(key: BucketKey) -> Arc<TokenBucket> {
     static BUCKETS: Mutex<BTreeMap<BucketKey, Weak<TokenBucket>>> = Mutex::new(BTreeMap::new());
     let mut buckets = lock_ignoring_poison(&BUCKETS);

@@ -174,7 +174,7 @@ impl SourceMonitor {
         }
     }
 
-    /// The judgment after this many samples, or with those that arrived within a moment.
+    /// Returns the count and result of the last window, after waiting a moment for the given count.
     fn wait_for_window(&self, count: u64) -> (u64, Option<Overload>) {
         let mut window = self.state.lock_last_window();
         if window.0 < count {
@@ -198,7 +198,7 @@ impl Drop for SourceMonitor {
     }
 }
 
-/// For the bar and the line of a shard, and for those who read events.
+/// Reports a status for the progress bar and the line of a shard, and for readers of events.
 pub fn report_status(spec: &MoveSpec, message: &str, sink: &dyn ProgressSink) {
     let shard = spec.header.shard;
     sink.emit(Event::Note { text: format!("shard {shard}: {message}") });
@@ -262,7 +262,7 @@ impl MonitorState {
     }
 }
 
-/// A round trip, and those that it kept from being begun.
+/// Records a round trip, and the delays of those `PING`s that it held up.
 fn record_round_trip(trips: &mut Vec<Duration>, trip: Duration) {
     let mut trip = Some(trip);
     while let Some(waited) = trip {

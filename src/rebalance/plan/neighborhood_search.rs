@@ -327,7 +327,8 @@ impl<'m> BranchAndBound<'m> {
         hosts.into_iter().all(|((load, coming), range)| range.is_above_min(*load + *coming))
     }
 
-    /// Bytes that have yet to move: what hosts would have too much or too little if all that is left stayed at home.
+    /// Returns a bound of the bytes that have yet to move: what hosts would have too much or too little if all
+    /// remaining items stayed at home.
     fn remaining_bytes_bound(&self, depth: usize) -> i64 {
         let (mut over, mut under) = (0, 0);
         for (host, range) in self.ranges.iter().enumerate() {

@@ -127,7 +127,7 @@ fn find_feasible(model: &Model, ranges: &[LoadRange], seed: u64) -> Result<Assig
     Err(over_limits(model, &state))
 }
 
-/// Moved bytes that are few enough: so close to the bound, more search is not worth its time.
+/// Returns the moved bytes that are few enough: so close to the bound, more search is not worth its time.
 fn few_enough(bound: i64) -> i64 {
     bound + bound / CLOSE_TO_BOUND
 }

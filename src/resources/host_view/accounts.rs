@@ -94,7 +94,7 @@ impl Accounts {
 }
 
 impl HostView {
-    /// A user account.
+    /// Returns a user account.
     ///
     /// # Errors
     /// Returns an error if `/etc/passwd` or `/etc/group` cannot be read.
@@ -105,7 +105,7 @@ impl HostView {
         Ok(self.load_accounts()?.users.get(name).cloned())
     }
 
-    /// A group.
+    /// Returns a group.
     ///
     /// # Errors
     /// The same as for users.
@@ -116,7 +116,7 @@ impl HostView {
         Ok(self.load_accounts()?.groups.get(name).cloned())
     }
 
-    /// The users whose primary group this is, and those that are in it besides.
+    /// Returns the users whose primary group this is, and those that have it as a supplementary group.
     ///
     /// # Errors
     /// The same as for users.

@@ -55,7 +55,7 @@ pub struct HostView {
 }
 
 impl HostView {
-    /// The host as it is, nothing expected.
+    /// Returns the host as it is, without predictions.
     pub fn current() -> Self {
         Self::default()
     }

@@ -16,7 +16,8 @@ pub(super) fn read_dpkg() -> Result<BTreeMap<String, String>> {
     }
 }
 
-/// Installed packages and their versions, from dpkg's status file (paragraphs of `Package:`, `Status:`, `Version:`).
+/// Parses installed packages and their versions from dpkg's status file (paragraphs of `Package:`, `Status:`,
+/// `Version:`).
 fn parse_dpkg(status: &str) -> BTreeMap<String, String> {
     let mut installed = BTreeMap::new();
     let (mut name, mut version, mut is_installed) = ("", "", false);
@@ -38,8 +39,8 @@ fn parse_dpkg(status: &str) -> BTreeMap<String, String> {
 }
 
 impl HostView {
-    /// The version of an installed package, empty where an earlier step installs whatever version there is; `None`
-    /// where it is not installed.
+    /// Returns the version of an installed package, empty if an earlier step installs any version; `None` if it is not
+    /// installed.
     ///
     /// # Errors
     /// Returns an error if dpkg's status file cannot be read.

@@ -137,7 +137,7 @@ impl HostView {
         Ok(Digest::of_bytes(digests.as_flattened()))
     }
 
-    /// The folders above a path that are missing, topmost first; something else in the way counts as missing.
+    /// Returns the missing folders above a path, topmost first; something else in the way counts as missing.
     ///
     /// # Errors
     /// Returns an error if a folder cannot be read.

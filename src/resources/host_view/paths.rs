@@ -94,8 +94,8 @@ impl PathOverlay {
         }
     }
 
-    /// The real path behind a path: the links in its folder followed, not the last name. `None` where a folder on
-    /// the way is missing or is none.
+    /// Resolves the real path: the links in its folder are followed, not the last name. `None` if a folder on the way
+    /// is missing or is not a folder.
     pub(super) fn resolve_path(&self, path: &Path) -> Result<Option<PathBuf>> {
         match (path.parent(), path.file_name()) {
             (Some(folder), Some(name)) => Ok(self.resolve_folder(folder)?.map(|folder| folder.join(name))),
@@ -103,7 +103,7 @@ impl PathOverlay {
         }
     }
 
-    /// The real path of a folder; `None` where it is missing or is none.
+    /// Resolves the real path of a folder; `None` if it is missing or is not a folder.
     pub(super) fn resolve_folder(&self, path: &Path) -> Result<Option<PathBuf>> {
         let mut real = PathBuf::from("/");
         let mut todo: VecDeque<PathPart> = to_parts(path).collect();
@@ -202,7 +202,7 @@ impl PathOverlay {
         }
     }
 
-    /// A path that earlier steps will have changed and that a text names, itself or a folder above or below it.
+    /// Returns a path that earlier steps will have changed and that a text names, itself or a folder above or below it.
     pub(super) fn find_mentioned(&self, text: &str) -> Option<&Path> {
         let words = text.split(|c: char| c.is_whitespace() || "'\"=;:()<>|&`$".contains(c));
         let named: Vec<PathBuf> = words
@@ -285,7 +285,7 @@ enum PathPart {
     EndOfLink(PathBuf, LinkOwner),
 }
 
-/// The names in a path; `.` and the root are none.
+/// Returns the names in a path, without `.` and the root.
 fn to_parts(path: &Path) -> impl DoubleEndedIterator<Item = PathPart> + '_ {
     path.components().filter_map(|part| match part {
         Component::Normal(name) => Some(PathPart::Name(name.to_owned())),

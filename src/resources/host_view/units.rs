@@ -32,13 +32,13 @@ impl UnitState {
         Self { found: false, masked: false, enabled: String::new(), active: "inactive".to_owned() }
     }
 
-    /// A unit file that was put there and not used yet.
+    /// Returns the state of a new unit file, which was not used yet.
     pub fn new_disabled() -> Self {
         Self { found: true, masked: false, enabled: "disabled".to_owned(), active: "inactive".to_owned() }
     }
 }
 
-/// The template of an instance: `shard@.service` for `shard@7.service`.
+/// Returns the template of an instance: `shard@.service` for `shard@7.service`.
 pub fn template_of(unit: &str) -> Option<String> {
     let (name, rest) = unit.split_once('@')?;
     let (instance, suffix) = rest.rsplit_once('.')?;
@@ -118,7 +118,7 @@ fn parse_units(shown: &str) -> Vec<UnitState> {
 }
 
 impl HostView {
-    /// A systemd unit. An instance of a template that an earlier step brings counts as there.
+    /// Returns a systemd unit. An instance of a template that an earlier step provides counts as existing.
     ///
     /// # Errors
     /// Returns an error if systemd does not answer.

@@ -45,7 +45,7 @@ fn format_verifier(password: &str, salt: &[u8], iterations: u32) -> String {
     format!("{METHOD}${iterations}:{salt}${stored}:{server}")
 }
 
-/// PBKDF2 with one block, which is as long as the digest.
+/// Computes PBKDF2 with one block, which is as long as the digest.
 fn salt_password(password: &[u8], salt: &[u8], iterations: u32) -> [u8; 32] {
     let mut last = authenticate(password, &[salt, &1u32.to_be_bytes()].concat());
     let mut sum = last;

@@ -30,12 +30,12 @@ pub struct Server {
     pub socket: PathBuf,
 }
 
-/// The port where a step names none.
+/// Returns the port if a step names none.
 pub(super) fn default_port() -> u16 {
     5432
 }
 
-/// The folder of sockets where a step names none.
+/// Returns the folder of sockets if a step names none.
 pub(super) fn default_socket() -> PathBuf {
     PathBuf::from("/run/postgresql")
 }
@@ -92,7 +92,7 @@ impl Server {
         ReadOutcome::UnknownUntilApply(reason)
     }
 
-    /// The statements go through standard input: every user can read arguments.
+    /// Builds the psql command. The statements go through standard input: every user can read arguments.
     fn psql(&self, sql: &str) -> Program<'static> {
         let mut argv: Vec<String> = Vec::new();
         if geteuid().is_root() {

@@ -51,7 +51,7 @@ pub struct RedisConf {
 pub struct NormalizedConf(BTreeMap<String, Vec<String>>);
 
 impl NormalizedConf {
-    /// The directives that differ: name, value now, value as desired.
+    /// Returns the directives that differ: name, value now, value as desired.
     pub fn diff_directives(&self, desired: &Self) -> Vec<(String, Option<String>, Option<String>)> {
         let names: BTreeSet<&String> = self.0.keys().chain(desired.0.keys()).collect();
         let shown = |words: &Vec<String>| words.join(" ");
@@ -71,7 +71,7 @@ impl RedisConf {
         Self { directives: directives.collect() }
     }
 
-    /// The value of a directive's last line, words joined by a space.
+    /// Returns the value of a directive's last line, words joined by a space.
     pub fn last_value(&self, name: &str) -> Option<String> {
         self.directives.iter().rev().find(|line| line.name == name).map(|line| line.args.join(" "))
     }
@@ -87,7 +87,7 @@ impl RedisConf {
         self.last_value("appendonly").is_some_and(|value| value.eq_ignore_ascii_case("yes"))
     }
 
-    /// A size in bytes.
+    /// Returns the value as a size in bytes.
     pub fn last_bytes(&self, name: &str) -> Option<u64> {
         normalize_value(&self.last_value(name)?).parse().ok()
     }
@@ -133,20 +133,20 @@ impl RedisConf {
     }
 }
 
-/// The text of a redis.conf without a directive; every other byte stays.
+/// Removes a directive from the text of a redis.conf; every other byte stays.
 pub fn remove_directive(text: &str, name: &str) -> String {
     let is_it = |line: &str| split_words(line.trim()).first().is_some_and(|word| word.eq_ignore_ascii_case(name));
     text.split_inclusive('\n').filter(|line| !is_it(line)).collect()
 }
 
-/// The text of a redis.conf with one value for a directive, on its last line; every other byte stays.
+/// Sets a directive to one value in the text of a redis.conf, on its last line; every other byte stays.
 pub fn set_directive(text: &str, name: &str, value: &str) -> String {
     let rest = remove_directive(text, name);
     let separate = if rest.is_empty() || rest.ends_with('\n') { "" } else { "\n" };
     format!("{rest}{separate}{name} {value}\n")
 }
 
-/// A value in one form: sizes in bytes, yes and no in small letters.
+/// Normalizes a value: sizes in bytes, yes and no in lower case.
 fn normalize_value(word: &str) -> String {
     let lower = word.to_ascii_lowercase();
     let digits = lower.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -167,7 +167,7 @@ fn normalize_value(word: &str) -> String {
     }
 }
 
-/// The words of a line as Redis splits it: quotes, `\xHH` and the usual escapes in double quotes.
+/// Splits a line into words as Redis does: quotes, `\xHH` and the usual escapes in double quotes.
 fn split_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     if line.starts_with('#') {

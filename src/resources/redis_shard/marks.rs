@@ -12,17 +12,17 @@ pub struct Mark(String, String);
 impl Mark {
     const START: &'static str = "# dunlin:";
 
-    /// The mark of a content that says this.
+    /// Returns the mark of a content with this meaning.
     pub fn of(content: &Content, meaning: &impl Serialize) -> Self {
         Self(content.digest.as_str().to_owned(), digest_json(meaning).as_str().to_owned())
     }
 
-    /// Its line.
+    /// Returns its line.
     pub fn line(&self) -> String {
         format!("{} {} {}\n", Self::START, self.0, self.1)
     }
 
-    /// The marks of a configuration file.
+    /// Reads the marks of a configuration file.
     pub fn read(conf: &str) -> Vec<Self> {
         let marks = conf.lines().filter_map(|line| line.strip_prefix(Self::START)?.trim().split_once(' '));
         marks.map(|(content, meaning)| Self(content.to_owned(), meaning.to_owned())).collect()

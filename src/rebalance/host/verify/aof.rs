@@ -61,7 +61,7 @@ pub fn for_each_command(file: impl Read, mut each: impl FnMut(Vec<Vec<u8>>) -> R
     Ok(())
 }
 
-/// The next command; nothing at the end of the file. An end within a command is damage.
+/// Reads the next command; `None` at the end of the file. An end within a command is damage.
 fn next_command(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
     let Some(count) = read_length(file, b'*')? else { return Ok(None) };
     let mut command = Vec::new();
@@ -78,7 +78,7 @@ fn next_command(file: &mut impl BufRead) -> Result<Option<Vec<Vec<u8>>>> {
     Ok(Some(command))
 }
 
-/// The number of a line that begins so; remarks (`#TS:…`) are passed over. Nothing at the end of the file.
+/// Reads the number of a line with this marker; comments (`#TS:…`) are skipped. `None` at the end of the file.
 fn read_length(file: &mut impl BufRead, marker: u8) -> Result<Option<u64>> {
     let mut line = Vec::new();
     loop {

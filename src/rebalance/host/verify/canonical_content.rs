@@ -11,10 +11,10 @@ use crate::plan::Digest;
 /// Answer of `HPEXPIRETIME` for a field without an expiry time.
 const NO_FIELD_EXPIRY: i64 = -1;
 
-/// The digests of the contents of keys, by their types; equal contents have equal digests on both sides.
+/// Returns the digests of the contents of keys, by their types; equal contents have equal digests on both sides.
 ///
 /// # Errors
-/// The instance does not answer, or a key is of a type that is not known here.
+/// Returns an error if the instance does not answer, or a key is of a type that is not known here.
 pub fn content_digests(link: &mut RedisClient, keys: &[&Vec<u8>]) -> Result<Vec<Digest>> {
     let key_command = |head: &[&str], key: &[u8], tail: &[&str]| -> Cmd {
         let mut cmd = redis_command(head);

@@ -38,10 +38,10 @@ const MTIME_TOLERANCE: Duration = Duration::from_secs(2);
 const AOF_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// The keys that may differ at the target. All others are what the source sent.
+/// Returns the keys that may differ at the target. All others are as the source sent them.
 ///
 /// # Errors
-/// The files do not decide it; the error says why.
+/// Returns an error if the files do not decide it; the error says why.
 pub fn find_candidate_keys(
     target: &mut RedisClient,
     should_continue: &(dyn Fn() -> bool + Sync),
@@ -128,7 +128,7 @@ fn read_snapshot(
     })
 }
 
-/// A separate reader of the file's first bytes.
+/// Returns a separate reader of the file's first bytes.
 fn reader_from_start(file: &File, bytes: u64) -> Result<impl Read + use<>> {
     Ok(PositionedReader { file: file.try_clone()?, position: 0 }.take(bytes))
 }
@@ -241,7 +241,8 @@ impl<'a> AofManifest<'a> {
         Ok(named)
     }
 
-    /// The base and the increment; during a rewrite of the base there are more, and their sizes are not reported separately.
+    /// Opens the base and the increment; during a rewrite of the base there are more, and their sizes are not reported
+    /// separately.
     fn open_files(&self, folder: &Path) -> Result<(File, File)> {
         let open = |name: &str| open_data_file(&folder.join(name));
         let base = open(self.base.context("its append-only file has no base")?)?;

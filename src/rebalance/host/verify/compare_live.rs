@@ -126,7 +126,7 @@ impl<'a> LiveComparison<'a> {
         }
     }
 
-    /// A first look at some keys.
+    /// Compares some keys for the first time.
     fn compare_batch(&mut self, keys: &[Key], candidates: &mut BTreeSet<Key>) -> Result<()> {
         for (key, verdict) in self.compare_now(keys)? {
             self.record_verdict(key, verdict, candidates);
@@ -205,7 +205,7 @@ impl<'a> LiveComparison<'a> {
         Ok(verdicts)
     }
 
-    /// Keys of the target that the source does not have.
+    /// Returns the keys of the target that the source does not have.
     fn find_extra_keys(&mut self, keys: &[Key]) -> Result<Vec<Key>> {
         let cmds: Vec<Cmd> = keys.iter().map(|key| command_with_key("EXISTS", key)).collect();
         let answers = self.source.run_all(&cmds)?;
@@ -238,7 +238,7 @@ impl<'a> LiveComparison<'a> {
         }
     }
 
-    /// Never while writes are held.
+    /// Waits for the rate limit; never called while writes are paused.
     fn wait_for_rate_limit(&mut self) {
         let unpaid_bytes = std::mem::take(&mut self.unpaid_bytes);
         if let Some(throttle) = &self.rate_limiter {

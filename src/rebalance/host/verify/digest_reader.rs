@@ -34,10 +34,10 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// The next bytes, as many as fit into a buffer.
+    /// Takes the next bytes, as many as fit into a buffer.
     ///
     /// # Errors
-    /// The file ends before, or cannot be read.
+    /// Returns an error if the file ends before, or cannot be read.
     pub fn take_bytes(&mut self, count: usize) -> Result<&[u8]> {
         if self.filled - self.position < count {
             self.refill_buffer(count)?;
@@ -47,18 +47,18 @@ impl<R: Read> DigestReader<R> {
         Ok(&self.buffer[from..self.position])
     }
 
-    /// The next byte.
+    /// Reads the next byte.
     ///
     /// # Errors
-    /// As [`Self::take_bytes`].
+    /// Returns the errors of [`Self::take_bytes`].
     pub fn read_byte(&mut self) -> Result<u8> {
         Ok(self.take_bytes(1)?[0])
     }
 
-    /// The next bytes as an array.
+    /// Reads the next bytes as an array.
     ///
     /// # Errors
-    /// As [`Self::take_bytes`].
+    /// Returns the errors of [`Self::take_bytes`].
     pub fn read_array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let mut array = [0; N];
         array.copy_from_slice(self.take_bytes(N)?);
@@ -103,8 +103,8 @@ impl<R: Read> DigestReader<R> {
         }
     }
 
-    /// The digest of what was passed since [`Self::start_digest`]; the next one begins here. It does not depend on how the
-    /// file came into the buffer.
+    /// Returns the digest of the bytes read since [`Self::start_digest`]; the next one starts here. It does not depend
+    /// on how the file was buffered.
     pub fn finish_digest(&mut self) -> u128 {
         let rest = &self.buffer[self.digested..self.position];
         let digest = if self.has_hashed {

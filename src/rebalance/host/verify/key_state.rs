@@ -36,10 +36,10 @@ pub fn compare_states(source: &KeyState, target: &KeyState) -> KeyVerdict {
     }
 }
 
-/// The next keys; the cursor is `0` again after the last.
+/// Scans the next keys; the cursor is `0` again after the last.
 ///
 /// # Errors
-/// The instance does not answer.
+/// Returns an error if the instance does not answer.
 pub fn scan_keys(link: &mut RedisClient, cursor: &mut String, batch: usize) -> Result<Vec<Key>> {
     let (next, keys): (String, Vec<Key>) =
         link.query(&redis_command(&["SCAN", cursor, "COUNT", &batch.to_string()]))?;
@@ -47,10 +47,10 @@ pub fn scan_keys(link: &mut RedisClient, cursor: &mut String, batch: usize) -> R
     Ok(keys)
 }
 
-/// The keys as both sides have them, asked at the same time.
+/// Fetches the keys' states from both sides, at the same time.
 ///
 /// # Errors
-/// One of them does not answer.
+/// Returns an error if one of them does not answer.
 pub fn fetch_states(
     source: &mut RedisClient,
     target: &mut RedisClient,
@@ -71,7 +71,7 @@ fn parse_states(answers: Vec<Value>) -> Vec<KeyState> {
     std::iter::from_fn(pair).collect()
 }
 
-/// A command with a key.
+/// Builds a command with a key.
 pub fn command_with_key(name: &str, key: &[u8]) -> Cmd {
     let mut cmd = redis_command(&[name]);
     cmd.arg(key);

@@ -174,7 +174,7 @@ impl<R: Read> RdbReader<R> {
         Ok(())
     }
 
-    /// A string as it is, into a list that is emptied before.
+    /// Reads a string as it is, into a list that is cleared first.
     fn read_string(&mut self, into: &mut Vec<u8>) -> Result<()> {
         into.clear();
         let integer = match self.read_length()? {
@@ -195,7 +195,7 @@ impl<R: Read> RdbReader<R> {
         Ok(())
     }
 
-    /// The digest of a value, as `rdbSaveObject` writes it.
+    /// Reads a value as `rdbSaveObject` writes it, and returns its digest.
     fn read_content_digest(&mut self, kind: u8) -> Result<u128> {
         self.input.start_digest();
         match kind {
@@ -225,7 +225,7 @@ impl<R: Read> RdbReader<R> {
         Ok(self.input.finish_digest())
     }
 
-    /// The sum of the digests of groups of this many strings.
+    /// Reads groups of this many strings, and returns the sum of their digests.
     fn read_unordered_digest(&mut self, group_size: u64) -> Result<u128> {
         let count = self.read_count()?;
         let mut sum = u128::from(count);
@@ -237,7 +237,7 @@ impl<R: Read> RdbReader<R> {
         Ok(sum)
     }
 
-    /// A stream; each of its consumers has this many times.
+    /// Skips a stream; each of its consumers has this many timestamps.
     fn skip_stream(&mut self, timestamps: u64) -> Result<()> {
         for _ in 0..self.read_count()? {
             self.skip_strings(2)?;

@@ -27,7 +27,7 @@ pub fn switch_user(text: &str, user: &str, on: bool) -> Result<String, AclError>
     Ok(edited)
 }
 
-/// The line with the state right after the name, or after the last `reset`, which would overrule it.
+/// Returns the line with the state right after the name, or after the last `reset`, which would override it.
 fn with_state(raw: &str, line: &UserLine<'_>, on: bool) -> String {
     let is = |piece: &&str, word: &str| line::rule(piece).eq_ignore_ascii_case(word);
     let mut pieces: Vec<&str> =

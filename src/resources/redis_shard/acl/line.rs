@@ -41,28 +41,28 @@ impl<'t> UserLine<'t> {
         }
     }
 
-    /// The rules.
+    /// Returns the rules.
     pub fn rules(&self) -> impl Iterator<Item = &'t str> {
         self.pieces.iter().map(|piece| rule(piece)).filter(|rule| !rule.is_empty())
     }
 
-    /// An error in this line.
+    /// Creates an error in this line.
     pub fn error(&self, message: String) -> AclError {
         AclError::Line { line: self.number, message }
     }
 }
 
-/// A rule without what Redis trims from it.
+/// Trims a rule as Redis does.
 pub fn rule(piece: &str) -> &str {
     piece.trim_matches(['\t', '\r', '\n'])
 }
 
-/// The lines of a file that define users.
+/// Returns the lines of a file that define users.
 pub fn user_lines(text: &str) -> impl Iterator<Item = Result<UserLine<'_>, AclError>> {
     text.split('\n').enumerate().filter_map(|(index, line)| UserLine::read(index + 1, line).transpose())
 }
 
-/// The line that defines a user.
+/// Returns the line that defines a user.
 ///
 /// # Errors
 /// Returns an error if an earlier line is not valid.
