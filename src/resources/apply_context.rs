@@ -107,8 +107,8 @@ impl<'a> ApplyContext<'a> {
         self.are_states_stale = true;
     }
 
-    /// Before a unit is started: lets systemd read its unit files again, if a step changed one since the last time.
-    /// Returns whether it did.
+    /// Reloads systemd's unit files before a unit is started, if a step changed one since the last reload. Returns
+    /// whether it did.
     ///
     /// # Errors
     /// Returns the error of `systemctl daemon-reload`.
@@ -121,7 +121,7 @@ impl<'a> ApplyContext<'a> {
         Ok(true)
     }
 
-    /// At the end: lets systemd read its unit files again, if a reload is pending.
+    /// Reloads systemd's unit files at the end, if a reload is pending.
     ///
     /// # Errors
     /// Returns the error of `systemctl daemon-reload`.

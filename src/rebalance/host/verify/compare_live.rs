@@ -238,7 +238,7 @@ impl<'a> LiveComparison<'a> {
         }
     }
 
-    /// Waits for the rate limit; never called while writes are paused.
+    /// Waits for the rate limit; must not be called while writes are paused.
     fn wait_for_rate_limit(&mut self) {
         let unpaid_bytes = std::mem::take(&mut self.unpaid_bytes);
         if let Some(throttle) = &self.rate_limiter {
