@@ -26,6 +26,7 @@ const READ_COMMANDS: &[&str] = &[
     "config|get",
     "dbsize",
     "hgetall",
+    "hlen",
     "hello",
     "info",
     "memory|usage",
@@ -38,6 +39,7 @@ const READ_COMMANDS: &[&str] = &[
     "scan",
     "select",
     "type",
+    "zcard",
     "zrange",
 ];
 /// What the tests' own writers send.
@@ -319,6 +321,43 @@ fn different_listpack_limits_are_rejected_or_estimated() {
         bytes.abs_diff(estimated) < bytes / 5
     };
     assert!(is_close, "{estimated} foretold, {bytes} found");
+}
+
+#[test]
+fn the_estimate_reads_no_large_key() {
+    let mut fixture = MoveFixture::with_instances(3);
+    fixture.provision_primary(0).unwrap();
+    let mut client = connect_source(&fixture);
+    for chunk in 0..20 {
+        let (mut set, mut hash) = (redis::cmd("ZADD"), redis::cmd("HSET"));
+        set.arg("many:set");
+        hash.arg("many:hash");
+        for member in chunk * 1000..(chunk + 1) * 1000 {
+            set.arg(member).arg(member);
+            hash.arg(member).arg(member);
+        }
+        set.exec(&mut client).unwrap();
+        hash.exec(&mut client).unwrap();
+    }
+    // Few fields, and one of them is large: it is none of the five that `MEMORY USAGE` samples.
+    let mut few = redis::cmd("HSET");
+    few.arg("few");
+    for field in 0..100 {
+        few.arg(field).arg("v".repeat(if field == 50 { 4 << 20 } else { 1 }));
+    }
+    few.exec(&mut client).unwrap();
+    redis::cmd("ZADD").arg("small").arg(1).arg("m").exec(&mut client).unwrap();
+    let mut spec = spec_with_edit(
+        &mut fixture,
+        "conf",
+        "zset-max-listpack-entries 1100",
+        "zset-max-listpack-entries 128\nhash-max-listpack-entries 256",
+    );
+    spec.limits.allow_reencoding = true;
+    assert_eq!(run_preflight(&MountOverrides::default(), &fixture, &spec), []);
+    let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut client).unwrap();
+    assert!(stats.contains("cmdstat_zrange:calls=1,"), "only the small set is read: {stats}");
+    assert!(!stats.contains("cmdstat_hgetall:"), "{stats}");
 }
 
 /// A module with a name and nothing else.

@@ -2,13 +2,17 @@
 //! a sample, by reads only.
 
 use anyhow::Result;
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::redis_client::{RedisClient, redis_command};
 use crate::resources::redis_shard::conf::RedisConf;
 
 /// Keys looked at.
 const SAMPLED_KEYS: usize = 64;
+/// Members and bytes of the largest key whose content is read: no client waits for more than that, and larger keys are
+/// estimated from their size.
+const MAX_READ_MEMBERS: u64 = 4096;
+const MAX_READ_BYTES: u64 = 256 << 10;
 /// Bytes that a member needs outside of a listpack in addition to its own, as measured with redis-server 7.0: in a sorted set
 /// a skip list's node (24 bytes and 16 per level, 1.33 levels), a table's entry and its bucket; in a hash no node.
 const SKIPLIST_BYTES_PER_MEMBER: u64 = 96;
@@ -38,12 +42,7 @@ pub fn estimate_reencoding(source: &mut RedisClient, conf: &RedisConf) -> Result
         source.query(&redis_command(&["SCAN", "0", "COUNT", &SAMPLED_KEYS.to_string()]))?;
     let (mut before, mut after) = (0, 0);
     for key in &keys {
-        let asked = ["TYPE", "MEMORY"].map(|name| {
-            let mut cmd = if name == "MEMORY" { redis_command(&["MEMORY", "USAGE"]) } else { redis_command(&[name]) };
-            cmd.arg(key);
-            cmd
-        });
-        let answers = source.run_batch(&asked)?;
+        let answers = source.run_batch(&[key_command(&["TYPE"], key), key_command(&["MEMORY", "USAGE"], key)])?;
         let [Value::SimpleString(kind), Value::Int(bytes)] = &answers[..] else { continue };
         let bytes = u64::try_from(*bytes)?;
         before += bytes;
@@ -58,23 +57,46 @@ pub fn estimate_reencoding(source: &mut RedisClient, conf: &RedisConf) -> Result
 }
 
 fn estimate_key_size(source: &mut RedisClient, kind: &str, key: &[u8], bytes: u64, conf: &RedisConf) -> Result<u64> {
-    let mut encoding = redis_command(&["OBJECT", "ENCODING"]);
-    encoding.arg(key);
-    let mut content = redis_command(if kind == "zset" { &["ZRANGE"] } else { &["HGETALL"] });
-    content.arg(key);
-    if kind == "zset" {
+    let is_zset = kind == "zset";
+    let encoding = key_command(&["OBJECT", "ENCODING"], key);
+    let count = key_command(&[if is_zset { "ZCARD" } else { "HLEN" }], key);
+    let answers = source.run_batch(&[encoding, count])?;
+    let [Value::BulkString(encoding), Value::Int(count)] = &answers[..] else { return Ok(bytes) };
+    let (is_small, count) = (encoding == b"listpack", u64::try_from(*count)?);
+    let limits = read_target_limits(source, kind, conf)?;
+    if !is_small && count > limits.max_entries {
+        return Ok(bytes);
+    }
+    if count > MAX_READ_MEMBERS || exact_key_bytes(source, key)? > MAX_READ_BYTES {
+        let added = if is_zset { SKIPLIST_BYTES_PER_MEMBER } else { TABLE_BYTES_PER_FIELD };
+        let is_expanded = is_small && count > limits.max_entries;
+        return Ok(if is_expanded { bytes + count * added } else { bytes });
+    }
+    let mut content = key_command(if is_zset { &["ZRANGE"] } else { &["HGETALL"] }, key);
+    if is_zset {
         content.arg("0").arg("-1").arg("WITHSCORES");
     }
-    let answers = source.run_batch(&[encoding, content])?;
-    let [Value::BulkString(encoding), Value::Array(words)] = &answers[..] else { return Ok(bytes) };
+    let answers = source.run_batch(&[content])?;
+    let [Value::Array(words)] = &answers[..] else { return Ok(bytes) };
     let words: Vec<&[u8]> = words.iter().filter_map(as_bytes).collect();
-    let limits = read_target_limits(source, kind, conf)?;
-    let is_small = encoding == b"listpack";
     Ok(match (is_small, fits_listpack(&words, limits)) {
         (false, true) => 64 + words.iter().map(|word| listpack_entry_bytes(word)).sum::<u64>(),
         (true, false) => expanded_bytes(kind, &words),
         _ => bytes,
     })
+}
+
+/// Returns the memory of a key with all its members; without `SAMPLES 0` the server extrapolates from five of them.
+fn exact_key_bytes(source: &mut RedisClient, key: &[u8]) -> Result<u64> {
+    let mut usage = key_command(&["MEMORY", "USAGE"], key);
+    usage.arg("SAMPLES").arg("0");
+    Ok(source.query::<Option<u64>>(&usage)?.unwrap_or(0))
+}
+
+fn key_command(words: &[&str], key: &[u8]) -> Cmd {
+    let mut cmd = redis_command(words);
+    cmd.arg(key);
+    cmd
 }
 
 fn read_target_limits(source: &mut RedisClient, kind: &str, conf: &RedisConf) -> Result<ListpackLimits> {
