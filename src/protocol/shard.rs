@@ -36,6 +36,8 @@ macro_rules! for_each_shard_request {
             ObserveConsumers(Vec<MapConsumer>) -> Vec<ConsumerState>,
             /// Take the next run generation of this host; requests with a lower one are rejected from then on.
             StartRun(RunStart) -> u64,
+            /// Name the changes in an instance's files that its process has not read. Goes to the instance's host; changes nothing.
+            ListPendingChanges(failover::InstanceRef) -> Vec<String>,
             /// Report everything that prevents a move, and what it needs; writes to no Redis instance.
             Preflight(PreflightRequest) -> PreflightResult,
             /// Start the target as a replica, wait until it has caught up and is durable, compare the two.

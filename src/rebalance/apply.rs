@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use dunlin_shards::{ShardId, ShardMap};
 use tokio::sync::Mutex;
 
@@ -15,6 +15,7 @@ use super::publish::check_consumers;
 use super::replica::ReplicaChange;
 use super::{RebalanceContext, replica};
 use crate::protocol::call;
+use crate::protocol::shard::failover::InstanceRef;
 use crate::protocol::shard::{
     CutoverResult, MinReplicasRequest, MoveNeeds, MoveSpec, PreflightRequest, PreflightResult,
 };
@@ -135,7 +136,9 @@ pub async fn preflight_moves(
 ) -> Result<Vec<String>> {
     let map = context.map_file.read()?;
     let check_move = async |step: &PlannedMove| -> Result<PreflightResult> {
-        run_move_preflight(context, step.preflight_request(context, &map, run)?, &step.to, on_progress).await
+        let mut request = step.preflight_request(context, &map, run)?;
+        request.pending_changes = list_pending_changes(context, &map, &request, on_progress).await?;
+        run_move_preflight(context, request, &step.to, on_progress).await
     };
     let (mut reasons, mut demands) = (Vec::new(), Vec::new());
     // A return is checked when the shard has left; until then it only counts as what leaves its source again.
@@ -157,6 +160,29 @@ pub async fn preflight_moves(
     reasons.extend(find_shortages(&demands, options).into_iter().map(|shortage| shortage.reason));
     reasons.extend(check_consumers(context, &map).await?);
     Ok(reasons)
+}
+
+/// Asks the host of a shard's primary which changes in the primary's files its process has not read. From a host that is not
+/// connected there is no answer: preflight says that the primary is missing.
+async fn list_pending_changes(
+    context: &RebalanceContext<'_>,
+    map: &ShardMap,
+    request: &PreflightRequest,
+    on_progress: ProgressFn<'_>,
+) -> Result<Vec<String>> {
+    let (shard, source) = (request.spec.header.shard, &request.spec.record.from);
+    let host = &map.find_shard(shard).with_context(|| format!("there is no shard {shard}"))?.host;
+    if context.hosts.get_session(host).is_err() {
+        return Ok(Vec::new());
+    }
+    let instance = InstanceRef {
+        header: context.hosts.step_header(host, shard, &request.spec.header.run),
+        address: source.clone(),
+        primary: source.clone(),
+        epoch: map.epoch.0,
+        instance: context.desired_instance(map, shard, host)?,
+    };
+    context.hosts.call_host(host, call::ListPendingChanges(instance), on_progress).await
 }
 
 /// Runs preflight for one move on the target's host. Writes to no Redis.

@@ -153,7 +153,8 @@ pub fn preflight_request(
         .iter()
         .map(|host| context.hosts.instance_address(map, change.shard, host))
         .collect::<Result<_>>()?;
-    Ok(PreflightRequest { spec: replica_spec(context, map, run, change)?, source_replicas })
+    let spec = replica_spec(context, map, run, change)?;
+    Ok(PreflightRequest { spec, source_replicas, pending_changes: Vec::new() })
 }
 
 /// A shard's copies with a replica on the new host, in the old one's place.

@@ -7,8 +7,9 @@
 //! A changed file takes effect when the instance is restarted, which is a handler's work (`notify`), except for a
 //! primary that has data: its handlers do not run, and `dunlin shards restart` does it by moves. The rights of the
 //! `default` user are the exception: an ACL file that lacks them loses transactions at a restart, so the running
-//! instance gets them at once (`live_acl`), before the file is written and before anything restarts. Changed TLS files are
-//! the other: the running instance loads them again (`tls_reload`), and no handler runs for them.
+//! instance gets them at once (`live_acl`), before the file is written and before anything restarts. New passwords are
+//! the second: a primary with data accepts them at once, beside the old ones. Changed TLS files are the third: the running
+//! instance loads them again (`tls_reload`), and no handler runs for them.
 
 pub mod acl;
 mod changes;
@@ -130,6 +131,9 @@ pub struct ObservedShardFiles {
     serves_data: bool,
     /// Changes that such a primary has not read yet.
     restart_reasons: Vec<String>,
+    /// An earlier run could not set users in the memory of such a primary.
+    #[serde(default)]
+    is_live_acl_pending: bool,
     /// The TLS files changed since the running instance loaded them.
     has_old_tls_files: bool,
 }
@@ -226,6 +230,8 @@ impl Resource for RedisShard {
             Some(process) => self.restart_reasons(conf_text, &process)?,
             None => Vec::new(),
         };
+        let is_live_acl_pending = restart_reasons.iter().any(|reason| reason == live_acl::ACL_IN_MEMORY);
+        restart_reasons.retain(|reason| reason != live_acl::ACL_IN_MEMORY);
         if serves_data && has_old_tls_files && self.admin_password.is_none() {
             restart_reasons.push(tls_reload::TLS_FILES.to_owned());
         }
@@ -242,13 +248,14 @@ impl Resource for RedisShard {
             is_enabled,
             serves_data,
             restart_reasons,
+            is_live_acl_pending,
             has_old_tls_files,
         }))
     }
 
     fn required_blobs(&self, observed: &ObservedShardFiles) -> Vec<Digest> {
         let mut needs = self.required_files(observed);
-        if observed.is_running && (observed.lacks_replay_rights() || observed.has_old_tls_files) {
+        if self.needs_live_acl(observed) || observed.is_running && observed.has_old_tls_files {
             needs.extend(self.admin_password.as_ref().map(|password| password.digest.clone()));
         }
         needs
@@ -260,6 +267,7 @@ impl Resource for RedisShard {
         changes.extend(self.live_acl_change(observed));
         changes.extend(self.acl_changes(observed, blobs)?);
         let is_restarted_later = !changes.is_empty() && observed.is_running;
+        changes.extend(self.pending_acl_change(observed));
         changes.extend(self.tls_change(observed));
         changes.extend(self.folder_changes("conf_dir", &self.conf_dir(), &observed.conf_dir)?);
         changes.extend(self.folder_changes("data_dir", &self.data_dir, &observed.data_dir)?);
@@ -290,7 +298,9 @@ impl Resource for RedisShard {
     }
 
     fn needs_handlers(&self, changes: &[AttributeChange]) -> bool {
-        changes.iter().any(|change| change.attribute != tls_reload::TLS_FILES)
+        let is_read_live =
+            |change: &AttributeChange| [tls_reload::TLS_FILES, live_acl::ACL_IN_MEMORY].contains(&&*change.attribute);
+        !changes.iter().all(is_read_live)
     }
 
     fn predict_state(&self, view: &mut HostView) {
@@ -312,7 +322,7 @@ impl Resource for RedisShard {
                 String::from_utf8(context.read_content(&self.acl.digest)?).context("the ACL file is not UTF-8")?;
             // The file is written even where this fails: a restart loads the file, not what is in memory.
             let live = self.fix_live_acl(observed, &acl, context.blobs());
-            let mark = self.restart_mark(observed, matches!(live, Ok(true)), context.blobs())?;
+            let mark = self.restart_mark(observed, &live, context.blobs())?;
             let running = format!("{mark}{}{}", self.tls_mark_line(), self.running_lines(observed)?);
             self.write_files(&acl, &running, context.blobs())?;
             live?;
@@ -333,6 +343,9 @@ impl RedisShard {
     /// Returns the contents that writing the two files needs; none if both files are as desired.
     fn required_files(&self, observed: &ObservedShardFiles) -> Vec<Digest> {
         let mut needs = Vec::new();
+        if self.retries_live_acl(observed) {
+            return vec![self.conf.digest.clone(), self.acl.digest.clone()];
+        }
         if !self.is_unchanged(observed.conf.as_ref(), &self.conf, &observed.source_stamps) {
             needs.push(self.conf.digest.clone());
         }
@@ -347,26 +360,36 @@ impl RedisShard {
     }
 
     /// Returns the line that names the changes for the process that has not read them; empty if a handler restarts it.
-    /// The `default` user is not among them if it was set in the running instance.
+    /// The `default` user is not among them if it was set in the running instance (`live`).
     fn restart_mark(
         &self,
         observed: &ObservedShardFiles,
-        is_default_user_set: bool,
+        live: &Result<bool>,
         blobs: &dyn BlobSource,
     ) -> Result<String> {
         let process = RunningProcess::of_instance(&self.data_dir).filter(|_| observed.serves_data);
         let Some(process) = process else { return Ok(String::new()) };
         let mut changes = self.conf_changes(observed, blobs)?;
         changes.extend(self.acl_changes(observed, blobs)?);
-        let default_user = format!("ACL user {}", acl::DEFAULT_USER);
+        let default_user = acl::user_change(acl::DEFAULT_USER);
+        let is_default_user_set = matches!(live, Ok(true));
         changes.retain(|change| {
             let is_read = is_default_user_set && change.attribute == default_user;
             !is_read && !matches!(change.attribute.as_str(), "mode" | "owner" | "group")
         });
-        let earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
-        if changes.is_empty() && earlier.is_none() {
+        let is_live_pending = self.needs_live_acl(observed) && (live.is_err() || self.admin_password.is_none());
+        let mut earlier = self.read_file(&self.conf_path()).ok().as_deref().and_then(RestartMark::read);
+        if !is_live_pending {
+            earlier = earlier.and_then(|mark| mark.without(live_acl::ACL_IN_MEMORY));
+        }
+        if is_default_user_set {
+            earlier = earlier.and_then(|mark| mark.without(&default_user));
+        }
+        let names = changes.into_iter().map(|change| change.attribute);
+        let names: Vec<String> = names.chain(is_live_pending.then(|| live_acl::ACL_IN_MEMORY.to_owned())).collect();
+        if names.is_empty() && earlier.is_none() {
             return Ok(String::new());
         }
-        Ok(RestartMark::new(&process, changes.into_iter().map(|change| change.attribute), earlier).line())
+        Ok(RestartMark::new(&process, names, earlier).line())
     }
 }

@@ -325,7 +325,7 @@ impl MoveFixture {
         self.provision_instance(n, instance)
     }
 
-    fn provision_instance(&mut self, n: u8, instance: Value) -> Result<dunlin::resources::Diff> {
+    pub fn provision_instance(&mut self, n: u8, instance: Value) -> Result<dunlin::resources::Diff> {
         let step = (find_kind("redis_shard").unwrap().parse)(instance)?;
         let diff = self.plan_step(&*step)?;
         let ReadOutcome::Known(observed) = step.read(&mut HostView::current())? else { bail!("unknown") };

@@ -2,10 +2,13 @@
 
 use std::path::Path;
 
-use dunlin::plan::Action;
+use dunlin::plan::{Action, Digest};
+use dunlin::protocol::shard::failover::InstanceRef;
+use dunlin::protocol::shard::{Credentials, PreflightRequest, PreflightRule, ShardReply, ShardRequest};
+use dunlin::resources::redis_shard::acl::{self, AclFile};
 use dunlin::resources::{HostView, ReadOutcome, find_kind};
 
-use crate::fixture::{MoveFixture, connect_admin, server_program};
+use crate::fixture::{MoveFixture, app_credentials, connect_admin, connect_as, server_program};
 use crate::messages;
 use crate::moves::{run_copy, run_retire, run_switch};
 
@@ -121,4 +124,100 @@ fn config_rewrite_makes_no_change_but_edits_do() {
     assert_eq!(diff.changes[0].attribute, "maxmemory-policy");
     messages::check("restart-of-an-empty-instance", [("maxmemory-policy", diff.reason.unwrap())]);
     assert_eq!(fixture.provision_primary(0).unwrap().action, Action::None);
+}
+
+/// Edits the templates: the application has another password, and there are fewer databases.
+fn rotate_password(fixture: &mut MoveFixture) -> Credentials {
+    let rotated = Credentials { password: "rotated".to_owned(), ..app_credentials() };
+    let hash = |login: &Credentials| -> &'static str {
+        Box::leak(Digest::of_bytes(login.password.as_bytes()).as_str().to_owned().into_boxed_str())
+    };
+    fixture.set_conf_edits(vec![(hash(&app_credentials()), hash(&rotated)), ("port ", "databases 8\nport ")]);
+    rotated
+}
+
+fn filled_primary(instances: u8) -> MoveFixture {
+    let mut fixture = MoveFixture::with_instances(instances);
+    fixture.provision_primary(0).unwrap();
+    let mut admin = connect_admin(&fixture.address(0)).unwrap();
+    redis::cmd("SET").arg("key").arg("value").exec(&mut admin).unwrap();
+    fixture
+}
+
+#[test]
+fn changed_passwords_and_databases_reach_a_running_primary() {
+    let mut fixture = filled_primary(2);
+    let rotated = rotate_password(&mut fixture);
+    let diff = fixture.provision_primary(0).unwrap();
+    assert!(diff.changes.iter().any(|change| change.attribute == "ACL user s017"), "{diff:?}");
+    for login in [&app_credentials(), &rotated] {
+        connect_as(&fixture.address(0), login).unwrap();
+    }
+    let diff = fixture.provision_primary(0).unwrap();
+    assert_eq!(diff.action, Action::RestartRequired, "{diff:?}");
+    assert!(diff.reason.unwrap().starts_with("ACL user s017, databases changed: run dunlin shards restart"));
+
+    let spec = fixture.move_spec(0, 1);
+    let mut request = PreflightRequest::for_relocation(spec.clone());
+    let preflight = |request: &PreflightRequest| match fixture.run_request(ShardRequest::Preflight(request.clone())) {
+        Ok(ShardReply::Preflight(result)) => result.issues.into_iter().map(|issue| issue.rule).collect::<Vec<_>>(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(preflight(&request), [PreflightRule::Acl, PreflightRule::Setting]);
+    let source = InstanceRef {
+        header: fixture.job_for(0),
+        address: fixture.instance_address(0),
+        primary: fixture.instance_address(0),
+        epoch: 8,
+        instance: fixture.instance_spec(0),
+    };
+    match fixture.run_request(ShardRequest::ListPendingChanges(source)).unwrap() {
+        ShardReply::ListPendingChanges(names) => request.pending_changes = names,
+        other => panic!("{other:?}"),
+    }
+    let preflight = |request: &PreflightRequest| match fixture.run_request(ShardRequest::Preflight(request.clone())) {
+        Ok(ShardReply::Preflight(result)) => result.issues,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(preflight(&request), []);
+    run_copy(&fixture, spec.clone()).unwrap();
+    run_switch(&fixture, spec).unwrap();
+    connect_as(&fixture.address(1), &rotated).unwrap();
+    assert!(connect_as(&fixture.address(1), &app_credentials()).is_err());
+}
+
+#[test]
+fn users_that_one_run_could_not_set_in_memory_are_set_by_the_next() {
+    let mut fixture = filled_primary(1);
+    fixture.stop(0);
+    let acl_text = std::fs::read_to_string(fixture.acl_path(0)).unwrap();
+    let old_line = "user default off resetchannels -@all";
+    std::fs::write(fixture.acl_path(0), acl_text.replace(acl::DEFAULT_USER_LINE, old_line)).unwrap();
+    fixture.restart_instance(0);
+    fixture.wait_until_ready(0);
+    let missing_rights = |fixture: &MoveFixture| {
+        let mut admin = connect_admin(&fixture.address(0)).unwrap();
+        let users: Vec<String> = redis::cmd("ACL").arg("LIST").query(&mut admin).unwrap();
+        AclFile::parse(&users.join("\n")).unwrap().missing_replay_rights()
+    };
+    let rotated = rotate_password(&mut fixture);
+    // A wrong password, and none: the file is written all the same, and the memory stays as it is.
+    let mut without_login = fixture.instance_spec(0);
+    without_login["admin_password"] = fixture.add_content(b"guessed");
+    let error = fixture.provision_instance(0, without_login.clone()).unwrap_err();
+    assert!(format!("{error:#}").contains("setting the ACL users of the running server"), "{error:#}");
+    without_login["admin_password"] = serde_json::Value::Null;
+    let diff = fixture.provision_instance(0, without_login).unwrap();
+    assert_eq!(diff.action, Action::RestartRequired, "{diff:?}");
+    assert!(!missing_rights(&fixture).is_empty());
+    assert!(connect_as(&fixture.address(0), &rotated).is_err());
+
+    let diff = fixture.provision_primary(0).unwrap();
+    let shown: Vec<_> = diff.changes.iter().map(|change| change.attribute.as_str()).collect();
+    assert_eq!(shown, ["ACL users in memory"], "{diff:?}");
+    assert_eq!(missing_rights(&fixture), Vec::<&str>::new());
+    connect_as(&fixture.address(0), &rotated).unwrap();
+    let diff = fixture.provision_primary(0).unwrap();
+    assert_eq!(diff.action, Action::RestartRequired, "{diff:?}");
+    assert!(diff.reason.unwrap().starts_with("ACL user s017, databases changed: "));
 }

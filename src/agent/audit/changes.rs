@@ -70,6 +70,7 @@ pub fn change_of_shard(request: &ShardRequest) -> Option<RequestedChange> {
         ShardRequest::Observe(_)
         | ShardRequest::ObserveConsumers(_)
         | ShardRequest::StartRun(_)
+        | ShardRequest::ListPendingChanges(_)
         | ShardRequest::Preflight(_)
         | ShardRequest::Verify(_)
         | ShardRequest::AssessChoice(_)

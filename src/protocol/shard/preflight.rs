@@ -15,13 +15,17 @@ pub struct PreflightRequest {
     pub spec: MoveSpec,
     /// Replicas that the source has by the map, without the target.
     pub source_replicas: Vec<InstanceAddress>,
+    /// Changes in the source's own files that its process has not read, such as `ACL user s017` or `databases`: the source's
+    /// host names them, and differences that they explain are no issues.
+    #[serde(default)]
+    pub pending_changes: Vec<String>,
 }
 
 impl PreflightRequest {
     /// Returns the check of a primary's relocation.
     pub fn for_relocation(spec: MoveSpec) -> Self {
         let source_replicas = spec.record.operation.other_replicas().to_vec();
-        Self { spec, source_replicas }
+        Self { spec, source_replicas, pending_changes: Vec::new() }
     }
 }
 

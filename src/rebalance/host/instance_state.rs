@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::redis_client::{RedisClient, RedisInfo, redis_command};
 use crate::protocol::shard::{PreflightIssue, PreflightRule};
-use crate::resources::redis_shard::acl::AclFile;
+use crate::resources::redis_shard::acl::{AclFile, user_change};
 use crate::resources::redis_shard::conf::{RedisConf, is_secret_directive};
 
 /// Settings that belong to a host, or that the move or another check deals with.
@@ -92,6 +92,7 @@ pub fn compare_instance_state(
     conf: &RedisConf,
     acl: &str,
     admin_user: &str,
+    pending_changes: &[String],
 ) -> Result<StateDifferences> {
     let mut found = StateDifferences::default();
     let users: Vec<String> = source.query(&redis_command(&["ACL", "LIST"]))?;
@@ -102,11 +103,12 @@ pub fn compare_instance_state(
             &target,
             &source.address.to_string(),
             admin_user,
+            pending_changes,
             &mut found,
         );
     }
     let settings: BTreeMap<String, String> = source.query(&redis_command(&["CONFIG", "GET", "*"]))?;
-    compare_settings(&settings, conf, &source.address.to_string(), &mut found);
+    compare_settings(&settings, conf, &source.address.to_string(), pending_changes, &mut found);
     let scripts = info.number_field("number_of_cached_scripts");
     if scripts > 0 {
         found.notes.push(format!(
@@ -123,8 +125,18 @@ pub fn compare_instance_state(
     Ok(found)
 }
 
+/// What is said of a difference that the source's own file has too.
+const PENDING: &str = "a change that the source's files have already, and that takes effect with the move";
+
 /// Compares the users that can log in at the source; those that are off there break no client.
-fn compare_users(source: &AclFile, target: &AclFile, address: &str, admin_user: &str, found: &mut StateDifferences) {
+fn compare_users(
+    source: &AclFile,
+    target: &AclFile,
+    address: &str,
+    admin_user: &str,
+    pending_changes: &[String],
+    found: &mut StateDifferences,
+) {
     for (user, difference) in source.diff_users(target) {
         if user == admin_user || difference == COMMANDS_DIFFER {
             continue;
@@ -138,6 +150,10 @@ fn compare_users(source: &AclFile, target: &AclFile, address: &str, admin_user: 
             Some(_) => format!("user {user} at {address} {difference} than in the target's ACL file"),
         };
         let reason = reason.replace("is on than in", "is on, and off in");
+        if pending_changes.contains(&user_change(&user)) {
+            found.notes.push(format!("{reason}: {PENDING}"));
+            continue;
+        }
         found.issues.push(PreflightIssue {
             rule: PreflightRule::Acl,
             reason: format!(
@@ -152,6 +168,7 @@ fn compare_settings(
     settings: &BTreeMap<String, String>,
     conf: &RedisConf,
     address: &str,
+    pending_changes: &[String],
     found: &mut StateDifferences,
 ) {
     let is_compared = |name: &str| !IGNORED_SETTINGS.contains(&name) && !ENCODING_SETTINGS.contains(&name);
@@ -166,6 +183,10 @@ fn compare_settings(
             true => format!("{name} at {address} differs from the target's"),
             false => format!("{name} is \"{at_source}\" at {address} and \"{at_target}\" at the target"),
         };
+        if pending_changes.contains(name) {
+            found.notes.push(format!("{text}: {PENDING}"));
+            continue;
+        }
         match BREAKING_SETTINGS.iter().find(|(breaking, _)| breaking == name) {
             Some((_, effect)) => found.issues.push(PreflightIssue {
                 rule: PreflightRule::Setting,
@@ -199,7 +220,7 @@ mod tests {
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let conf = RedisConf::parse("port 7001\nrepl-backlog-size 32mb\nnotify-keyspace-events KEA\n");
         let mut found = StateDifferences::default();
-        compare_settings(&settings, &conf, "a:1", &mut found);
+        compare_settings(&settings, &conf, "a:1", &[], &mut found);
         assert_eq!(found.issues, []);
         assert!(
             matches!(&found.notes[..], [note] if note.starts_with("timeout is \"300\" at a:1 and \"0\"")),
@@ -208,10 +229,29 @@ mod tests {
         let passwords = ["requirepass", "tls-key-file-pass"].map(|name| (name.to_owned(), "hunter2".to_owned())).into();
         let conf = RedisConf::parse("requirepass hunter3\ntls-key-file-pass hunter3\n");
         let mut differing = StateDifferences::default();
-        compare_settings(&passwords, &conf, "a:1", &mut differing);
+        compare_settings(&passwords, &conf, "a:1", &[], &mut differing);
         assert_eq!(differing.notes.len(), 2);
         assert!(!format!("{differing:?}").contains("hunter"), "{differing:?}");
-        compare_settings(&settings, &RedisConf::parse("repl-backlog-size 32mb\n"), "a:1", &mut found);
+        compare_settings(&settings, &RedisConf::parse("repl-backlog-size 32mb\n"), "a:1", &[], &mut found);
         assert!(matches!(&found.issues[..], [issue] if issue.reason.contains("miss events")), "{found:?}");
+    }
+
+    #[test]
+    fn differences_that_a_pending_change_explains_are_notes() {
+        let settings = [("databases", "16"), ("notify-keyspace-events", "")];
+        let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        let conf = RedisConf::parse("databases 4\nnotify-keyspace-events KEA\n");
+        let mut found = StateDifferences::default();
+        compare_settings(&settings, &conf, "a:1", &["databases".to_owned()], &mut found);
+        assert!(matches!(&found.issues[..], [issue] if issue.reason.contains("notify-keyspace-events")), "{found:?}");
+        assert!(matches!(&found.notes[..], [note] if note.contains("databases") && note.contains("already")));
+
+        let acl = |text: &str| AclFile::parse(text).unwrap();
+        let old = acl("user s001 on >old ~* +@all\nuser s002 on >old ~* +@all\n");
+        let new = acl("user s001 on >new ~* +@all\nuser s002 on >new ~* +@all\n");
+        let mut found = StateDifferences::default();
+        compare_users(&old, &new, "a:1", "dunlin", &["ACL user s001".to_owned()], &mut found);
+        assert!(matches!(&found.issues[..], [issue] if issue.reason.contains("user s002")), "{found:?}");
+        assert!(matches!(&found.notes[..], [note] if note.contains("user s001")), "{found:?}");
     }
 }

@@ -64,6 +64,9 @@ pub fn handle_request(request: ShardRequest, blobs: &dyn BlobSource, sink: &dyn 
         ShardRequest::StartRun(what) => {
             ShardReply::StartRun(run_generation::take_next_generation(&what.journal_dir, &what.run)?)
         }
+        ShardRequest::ListPendingChanges(what) => ShardReply::ListPendingChanges(
+            instance::parse_instance(what.header.shard, &what.instance)?.list_pending_changes()?,
+        ),
         ShardRequest::Preflight(request) => ShardReply::Preflight(preflight::check_move(&request, blobs, sink)),
         ShardRequest::Copy(spec) => ShardReply::Copy(copy::copy_shard(&spec, blobs, sink)?),
         ShardRequest::RequireReplicas(what) => {

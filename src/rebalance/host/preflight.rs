@@ -67,7 +67,7 @@ pub fn check_move(request: &PreflightRequest, blobs: &dyn BlobSource, sink: &dyn
                     Ok(found) => needs = Some(found),
                     Err(error) => issues.add_issue(PreflightRule::Source, format!("{error:#}")),
                 }
-                let compared = check_instance_state(&mut source, spec, &target, &mut issues, sink);
+                let compared = check_instance_state(&mut source, request, &target, &mut issues, sink);
                 issues.add_if_error(PreflightRule::Source, compared);
             }
         }
@@ -165,7 +165,11 @@ fn source_acl(source: &mut RedisClient, info: &RedisInfo) -> Result<Option<Strin
     let missing = AclFile::parse(&users.join("\n"))?.missing_replay_rights();
     let reason = (!missing.is_empty()).then(|| acl::explain_missing(&missing));
     Ok(reason.map(|reason| {
-        format!("at {}, {reason}; `dunlin provision` fixes the file and the running instance", source.address)
+        format!(
+            "at {}, {reason}; `dunlin provision` fixes the file and the running instance (by hand: \
+             `ACL SETUSER default ~* &* +@all`)",
+            source.address
+        )
     }))
 }
 
@@ -219,13 +223,15 @@ fn check_source(
 /// Compares what the source holds outside its keys with the target's files: issues, and one note per shard.
 fn check_instance_state(
     source: &mut RedisClient,
-    spec: &MoveSpec,
+    request: &PreflightRequest,
     target: &DesiredTarget,
     issues: &mut IssueList,
     sink: &dyn ProgressSink,
 ) -> Result<()> {
     let info = source.fetch_info("all")?;
-    let found = compare_instance_state(source, &info, &target.conf, &target.acl, &spec.header.credentials.user)?;
+    let (spec, pending) = (&request.spec, &request.pending_changes);
+    let admin = &spec.header.credentials.user;
+    let found = compare_instance_state(source, &info, &target.conf, &target.acl, admin, pending)?;
     issues.0.extend(found.issues);
     if !found.notes.is_empty() {
         sink.emit(Event::Note { text: format!("shard {}: {}", spec.header.shard, found.notes.join("; ")) });
@@ -235,7 +241,7 @@ fn check_instance_state(
 
 /// Checks the source's replicas, which the cutover counts: exactly those in the map must be attached.
 fn check_replicas(source: &mut RedisClient, request: &PreflightRequest, info: &RedisInfo, issues: &mut IssueList) {
-    let PreflightRequest { spec, source_replicas } = request;
+    let PreflightRequest { spec, source_replicas, .. } = request;
     for other in source_replicas {
         issues.add_if_error(PreflightRule::Replica, wait_for_replica(source, other));
     }

@@ -21,6 +21,11 @@ pub const DEFAULT_USER: &str = "default";
 /// Line of a `default` user that cannot log in and has the rights that a restart needs.
 pub const DEFAULT_USER_LINE: &str = "user default off resetpass ~* &* +@all";
 
+/// Returns the name of a changed user, as plans and the mark of a pending restart have it.
+pub fn user_change(user: &str) -> String {
+    format!("ACL user {user}")
+}
+
 /// A mistake in an ACL file, or an edit that has no effect. No message holds a rule's text: it may be a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AclError {
@@ -72,6 +77,16 @@ impl AclFile {
             (Some(now), Some(want)) => now.difference(want),
         };
         names.into_iter().filter_map(|name| what(name).map(|what| (name.clone(), what))).collect()
+    }
+
+    /// Returns the passwords that users lack compared with the desired ones, as rules (`#sha256`). Only users that are on in
+    /// both, and need a password in both, are compared: a password more keeps none of their clients out.
+    pub fn missing_passwords(&self, desired: &Self) -> Vec<(String, Vec<String>)> {
+        let missing = |(name, user): (&String, &User)| {
+            let rules = user.missing_passwords(desired.users.get(name)?);
+            (!rules.is_empty()).then(|| (name.clone(), rules))
+        };
+        self.users.iter().filter_map(missing).collect()
     }
 
     /// Returns whether the user is on; `None` where there is no such user.

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use super::acl::AclFile;
+use super::acl::{AclFile, user_change};
 use super::conf::{self, RedisConf};
 use super::marks::Mark;
 use super::{ObservedShardFiles, RedisShard};
@@ -60,9 +60,7 @@ impl RedisShard {
             let desired = AclFile::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.acl.digest)?))
                 .context("the ACL file")?;
             let differing = acl.diff_users(&desired).into_iter();
-            changes.extend(
-                differing.map(|(user, what)| AttributeChange::new(&format!("ACL user {user}"), what, "as desired")),
-            );
+            changes.extend(differing.map(|(user, what)| AttributeChange::new(&user_change(&user), what, "as desired")));
         }
         Ok(changes)
     }

@@ -5,19 +5,24 @@
 //! The file decides about that; the user in memory is fixed first, so that no `ACL SAVE` writes the old rules back.
 //! `ACL SETUSER` does it without a restart and without closing a connection; `ACL LOAD` would end those of all users
 //! that differ from the file.
+//!
+//! A primary with data is not restarted by provisioning. Its users get the passwords that are new in the file at once, beside
+//! the old ones, so that a client with either is let in until `dunlin shards restart` leaves the new ones alone.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use dunlin_shards::build_client;
 
-use super::acl::{self, DEFAULT_USER};
+use super::acl::{self, AclFile, DEFAULT_USER};
 use super::{ObservedShardFiles, RedisShard};
 use crate::plan::AttributeChange;
 use crate::resources::{BlobSource, Content};
 
 /// The ACL user that may do everything.
 const ADMIN: &str = "dunlin";
+/// In the mark of a pending restart: the users in memory were not set, because the instance or the password was missing.
+pub(super) const ACL_IN_MEMORY: &str = "ACL users in memory";
 /// Longest time to connect, and to wait for the answer.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -47,7 +52,27 @@ impl RedisShard {
         Some(AttributeChange::new("ACL user default in memory", from, to))
     }
 
-    /// Gives the `default` user of a running instance the rules of the new ACL file. Returns whether it was necessary.
+    /// Returns the row's change where an earlier run could not set the users in memory, and this one can.
+    pub(super) fn pending_acl_change(&self, observed: &ObservedShardFiles) -> Option<AttributeChange> {
+        self.retries_live_acl(observed)
+            .then(|| AttributeChange::new(ACL_IN_MEMORY, "not set by an earlier run", "set without a restart"))
+    }
+
+    /// Returns whether an earlier run could not set the users in memory, and this one can.
+    pub(super) fn retries_live_acl(&self, observed: &ObservedShardFiles) -> bool {
+        observed.is_live_acl_pending && self.admin_password.is_some()
+    }
+
+    /// Returns whether the users of the running instance may lack rights or passwords of the new ACL file.
+    pub(super) fn needs_live_acl(&self, observed: &ObservedShardFiles) -> bool {
+        let is_changed = || !self.is_unchanged(observed.acl.as_ref(), &self.acl, &observed.source_stamps);
+        observed.is_running
+            && (observed.lacks_replay_rights()
+                || observed.serves_data && (observed.is_live_acl_pending || is_changed()))
+    }
+
+    /// Gives the `default` user of a running instance the rules of the new ACL file if it lacks rights, and the other users
+    /// the passwords that they lack. Returns whether the `default` user was set.
     ///
     /// # Errors
     /// Returns an error if the connection to the instance fails or the instance rejects the rules.
@@ -57,21 +82,27 @@ impl RedisShard {
         new: &str,
         blobs: &dyn BlobSource,
     ) -> Result<bool> {
-        let Some(password) = self.admin_password.as_ref().filter(|_| observed.is_running) else { return Ok(false) };
-        if !observed.lacks_replay_rights() {
+        let Some(password) = self.admin_password.as_ref().filter(|_| self.needs_live_acl(observed)) else {
             return Ok(false);
-        }
-        // Without a line of its own, this user has all rights after a restart; until then it gets no more than those.
-        let rules = match acl::rules_of(new, DEFAULT_USER)? {
-            Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),
-            None => ["~*", "&*", "+@all"].map(str::to_owned).to_vec(),
         };
         let address = self.live_address()?;
-        let set = self.connect_as_admin(password, blobs).and_then(|mut connection| set_user(&mut connection, &rules));
-        set.map(|()| true).with_context(|| {
+        let set = self.connect_as_admin(password, blobs).and_then(|mut connection| {
+            let live: Vec<String> = redis::cmd("ACL").arg("LIST").query(&mut connection)?;
+            let live = AclFile::parse(&live.join("\n"))?;
+            let lacks_rights = observed.is_append_only && !live.missing_replay_rights().is_empty();
+            let sets_default_user = observed.lacks_replay_rights() || lacks_rights;
+            if sets_default_user {
+                set_user(&mut connection, DEFAULT_USER, &default_user_rules(new)?)?;
+            }
+            for (user, passwords) in live.missing_passwords(&AclFile::parse(new)?) {
+                set_user(&mut connection, &user, &passwords)?;
+            }
+            Ok(sets_default_user)
+        });
+        set.with_context(|| {
             format!(
-                "setting the ACL user default of the running redis-server at {}:{}; its ACL file is right, so a restart \
-                 loses nothing, but do not run ACL SAVE before one",
+                "setting the ACL users of the running server at {}:{}; its ACL file is right, so a restart loses nothing, but \
+                 until `dunlin provision` succeeds, it refuses new passwords; do not run ACL SAVE before that",
                 address.0, address.1
             )
         })
@@ -108,8 +139,17 @@ impl RedisShard {
     }
 }
 
-fn set_user(connection: &mut redis::Connection, rules: &[String]) -> Result<()> {
-    let set = redis::cmd("ACL").arg("SETUSER").arg(DEFAULT_USER).arg(rules).exec(connection);
+/// Returns the rules of the `default` user. Without a line of its own, it has all rights after a restart; until then it gets
+/// no more than those.
+fn default_user_rules(new: &str) -> Result<Vec<String>> {
+    Ok(match acl::rules_of(new, DEFAULT_USER)? {
+        Some(rules) => std::iter::once("reset".to_owned()).chain(rules).collect(),
+        None => ["~*", "&*", "+@all"].map(str::to_owned).to_vec(),
+    })
+}
+
+fn set_user(connection: &mut redis::Connection, user: &str, rules: &[String]) -> Result<()> {
+    let set = redis::cmd("ACL").arg("SETUSER").arg(user).arg(rules).exec(connection);
     set.map_err(|error| anyhow::Error::msg(hide_passwords(&error.to_string(), rules)))
 }
 

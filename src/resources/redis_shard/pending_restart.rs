@@ -43,6 +43,12 @@ impl RestartMark {
         format!("{MARK} {} {}\n", self.process, names.join(","))
     }
 
+    /// Returns the mark without a name; `None` if no other is left.
+    pub fn without(mut self, name: &str) -> Option<Self> {
+        self.names.remove(name);
+        (!self.names.is_empty()).then_some(self)
+    }
+
     /// Reads the mark of a configuration file; `None` if it has none.
     pub fn read(conf: &str) -> Option<Self> {
         let line = conf.lines().find_map(|line| line.strip_prefix(MARK))?;
@@ -57,6 +63,16 @@ impl RestartMark {
 }
 
 impl RedisShard {
+    /// Returns the changes in the files that the running process has not read; none if it does not run.
+    ///
+    /// # Errors
+    /// Returns an error if the configuration file cannot be read.
+    pub fn list_pending_changes(&self) -> Result<Vec<String>> {
+        let Some(process) = RunningProcess::of_instance(&self.data_dir) else { return Ok(Vec::new()) };
+        let mark = RestartMark::read(&self.read_file(&self.conf_path())?);
+        Ok(mark.map(|mark| mark.names_for(&process).into_iter().collect()).unwrap_or_default())
+    }
+
     /// Returns the reasons why the running process needs a restart, such as `maxclients` or `server program`.
     ///
     /// # Errors

@@ -86,6 +86,15 @@ impl User {
         differs.into_iter().find(|(differs, _)| *differs).map(|(_, what)| what)
     }
 
+    /// Returns the passwords of the desired user that this one lacks; none where one of them is off, or needs no password.
+    pub fn missing_passwords(&self, desired: &Self) -> Vec<String> {
+        let needs_one = |user: &Self| user.on && !user.passwords.is_empty() && !user.passwords.contains(NO_PASSWORD);
+        match needs_one(self) && needs_one(desired) {
+            true => desired.passwords.difference(&self.passwords).cloned().collect(),
+            false => Vec::new(),
+        }
+    }
+
     /// The rights that are missing for doing everything; one selector that has all of them is enough.
     pub fn missing_rights(&self) -> Vec<&'static str> {
         if self.selectors.iter().any(|selector| selector.missing_rights().is_empty()) {
