@@ -7,7 +7,7 @@ use dunlin::protocol::shard::failover::{
     InstanceRef, LowerMinReplicasRequest, ProbeResult, ProbeTarget, PromoteReplica, PromoteResult, ReplicaProbeRequest,
 };
 use dunlin::protocol::shard::{
-    JournalQuery, MoveRecord, Operation, ReplicationRole, ShardReply, ShardRequest, StepHeader,
+    Credentials, JournalQuery, MoveRecord, Operation, ReplicationRole, ShardReply, ShardRequest, StepHeader,
 };
 use dunlin::rebalance::host::handle_request;
 use redis::Connection;
@@ -248,6 +248,23 @@ fn primaries_that_return_in_time_keep_their_shard() {
     fixture.kill_instance(0);
     run_promote(&fixture, &what).unwrap();
     assert_eq!(fixture.writable_instances(), [1]);
+}
+
+#[test]
+fn users_in_memory_only_are_closed_like_the_others() {
+    let mut fixture = start_cluster(1);
+    write_and_stop(&fixture, 1);
+    let mut admin = connect_admin(&fixture.address(1)).unwrap();
+    redis::cmd("ACL").arg(&["SETUSER", "extra", "on", ">word", "~*", "+@all"]).exec(&mut admin).unwrap();
+    let login = Credentials { user: "extra".to_owned(), password: "word".to_owned(), tls_ca: None };
+    let mut client = connect_as(&fixture.address(1), &login).unwrap();
+    redis::cmd("PING").exec(&mut client).unwrap();
+    fixture.kill_instance(0);
+    let request = promote_request(&mut fixture, 1, &[]);
+    run_promote(&fixture, &request).unwrap();
+    redis::cmd("SET").arg("key").arg(1).exec(&mut client).unwrap_err();
+    assert!(connect_as(&fixture.address(1), &login).is_err());
+    connect_as(&fixture.address(1), &app_credentials()).unwrap();
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Promotes a replica whose primary is lost, in the agent on the replica's host.
 //!
 //! At any time at most one of the two instances accepts application writes:
-//! - The replica leaves the old primary closed: all users but those of dunlin and replication are off in its file and
-//!   in memory, and their clients are disconnected. A restart makes it a closed primary.
+//! - The replica leaves the old primary closed: all users but those of dunlin and replication, also those that exist in
+//!   memory only, are off in its file and in memory, and their clients are disconnected. A restart makes it a closed primary.
 //! - All other replicas leave the old primary before the new one is opened. With `min-replicas-to-write` the old one
 //!   rejects writes `min-replicas-max-lag` seconds after the last acknowledgement of a replica, and after a restart.
 //!   The agent waits that long, unless the old primary's host has stopped it permanently. If the old primary answers
@@ -26,6 +26,7 @@ use crate::protocol::shard::failover::{PromoteReplica, PromoteResult};
 use crate::protocol::shard::{MovePhase, PhaseState, ReplicationRole};
 use crate::protocol::{Event, ProgressSink};
 use crate::resources::redis_shard::RedisShard;
+use crate::resources::redis_shard::acl::AclFile;
 
 /// Margin added to `min-replicas-max-lag`: a primary checks its replicas once a second, counts in whole seconds, and
 /// may have received the last acknowledgement late.
@@ -142,7 +143,9 @@ fn detach_from_primary(
         [redis_command(&["ACL", "SETUSER", user, "off"]), redis_command(&["CLIENT", "KILL", "USER", user])]
     };
     let leave = redis_command(&["REPLICAOF", "NO", "ONE"]);
-    copy.run_transaction(&users.iter().flat_map(close).chain([leave]).collect::<Vec<Cmd>>())?;
+    let in_memory_only = runtime_users(request, &users, copy)?;
+    let closed = users.iter().chain(&in_memory_only);
+    copy.run_transaction(&closed.flat_map(close).chain([leave]).collect::<Vec<Cmd>>())?;
     journal.log_done(MovePhase::PrepareStandby, Value::Null)
 }
 
@@ -153,6 +156,15 @@ fn users_to_close(what: &PromoteReplica, instance: &RedisShard, copy: &mut Redis
     let is_closed =
         |user: &&str| *user != what.header.credentials.user && *user != replication && *user != what.record.app_user;
     Ok(acl.users_on().filter(is_closed).chain([what.record.app_user.as_str()]).map(str::to_owned).collect())
+}
+
+/// Returns the enabled users that the replica has in memory only. They stay off: no file says that they are wanted.
+fn runtime_users(request: &PromoteReplica, in_file: &[String], copy: &mut RedisClient) -> Result<Vec<String>> {
+    let lines: Vec<String> = copy.query(&redis_command(&["ACL", "LIST"]))?;
+    let acl = AclFile::parse(&lines.join("\n")).with_context(|| format!("the users of {}", copy.address))?;
+    let (admin, replication) = (&request.header.credentials.user, copy.fetch_setting("masteruser")?);
+    let is_closed = |user: &String| user != admin && *user != replication && !in_file.contains(user);
+    Ok(acl.users_on().map(str::to_owned).filter(is_closed).collect())
 }
 
 fn open_users(users: &[String]) -> impl Iterator<Item = Cmd> {
