@@ -255,6 +255,11 @@ fn source_settings_are_checked() {
     run_line(&mut connect_source(&fixture), "ACL SETUSER default -@all");
     assert_refused(&here, &fixture, &spec, ("acl", "`dunlin provision` fixes the file and the running instance"));
     run_line(&mut connect_source(&fixture), "ACL SETUSER default +@all");
+    for (name, unsafe_value, safe_value) in [("replica-read-only", "no", "yes"), ("min-replicas-max-lag", "0", "5")] {
+        run_line(&mut connect_source(&fixture), &format!("CONFIG SET {name} {unsafe_value}"));
+        assert_refused(&here, &fixture, &spec, ("setting", &format!("{name} is {unsafe_value} at 127.0.0.2")));
+        run_line(&mut connect_source(&fixture), &format!("CONFIG SET {name} {safe_value}"));
+    }
     run_line(&mut connect_source(&fixture), "CONFIG SET appendonly no");
     assert_refused(&here, &fixture, &spec, ("source", "has no append-only file"));
     run_line(&mut connect_source(&fixture), "CONFIG SET appendonly yes");

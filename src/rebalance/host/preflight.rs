@@ -29,6 +29,15 @@ use space::{check_disk, check_memory, measure_needs};
 
 /// Window for the source's write rate.
 const RATE_WINDOW: Duration = Duration::from_millis(200);
+/// Values with which the source could accept writes although the target serves.
+const UNSAFE_SETTINGS: &[(&str, &str, &str)] = &[
+    ("replica-read-only", "no", "after the cutover it would accept writes as a replica, and lose them"),
+    (
+        "min-replicas-max-lag",
+        "0",
+        "it would ignore min-replicas-to-write, which keeps it closed if it restarts during the cutover",
+    ),
+];
 /// Assumed minimum rate of a full sync, in bytes per second; a slower one needs a larger buffer than predicted.
 const MIN_SYNC_BYTES_PER_S: u64 = 50_000_000;
 
@@ -205,6 +214,13 @@ fn check_source(
     match source_acl(source, &info) {
         Ok(reason) => issues.add_if_some(PreflightRule::Acl, reason),
         Err(error) => issues.add_issue(PreflightRule::Acl, format!("{error:#}")),
+    }
+    for (name, unsafe_value, effect) in UNSAFE_SETTINGS {
+        if source.fetch_setting(name)? == *unsafe_value {
+            let from = &spec.record.from;
+            let reason = format!("{name} is {unsafe_value} at {from}: {effect}; change it there with CONFIG SET");
+            issues.add_issue(PreflightRule::Setting, reason);
+        }
     }
     check_replicas(source, request, &info, issues);
     issues.add_if_error(PreflightRule::Version, check_version(&info, instance));
