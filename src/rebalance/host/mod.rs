@@ -14,6 +14,7 @@ mod client_access;
 mod consumers;
 mod copy;
 mod cutover;
+mod disk_space;
 mod failover;
 pub mod failpoint;
 mod finish_cutover;

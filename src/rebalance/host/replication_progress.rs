@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use dunlin_shards::InstanceAddress;
 
+use super::disk_space::{existing_data_dir, free_bytes};
+use super::instance::parse_instance;
 use super::redis_client::{RedisClient, RedisInfo};
 use crate::plan::format_count;
 use crate::poll::poll_until;
@@ -37,6 +39,7 @@ pub fn wait_until_caught_up(
     // What the source had written when the link was seen up: who has that receives what is written now.
     let mut required_offset = None;
     let full_syncs_before = source.fetch_info("stats")?.number_field("sync_full");
+    let (mut last_full_syncs, mut has_received) = (0, false);
     loop {
         let (from, to) = (source.fetch_info("replication")?, target.fetch_info("replication")?);
         if is_linked(&to) {
@@ -65,7 +68,14 @@ pub fn wait_until_caught_up(
             sink.emit(Event::shard_progress(spec.header.shard, "copy", read, total));
         }
         let full_syncs = source.fetch_info("stats")?.number_field("sync_full").saturating_sub(full_syncs_before);
+        // Another sync although some of the last one had arrived: the target could not write it.
+        if full_syncs > last_full_syncs && has_received {
+            ensure_disk_holds_data(source, spec)?;
+        }
+        last_full_syncs = full_syncs;
+        has_received |= to.number_field("master_sync_read_bytes") > 0;
         if full_syncs > MAX_FULL_SYNCS {
+            ensure_disk_holds_data(source, spec)?;
             bail!(
                 "{} started {full_syncs} full syncs to {} and none succeeded; a likely cause is its output buffer limit \
                  for replicas, client-output-buffer-limit is now \"{}\"",
@@ -75,6 +85,7 @@ pub fn wait_until_caught_up(
             );
         }
         if last_progress.elapsed() > stall_timeout {
+            ensure_disk_holds_data(source, spec)?;
             bail!(
                 "{} made no progress towards {} for {} s (link {}, {} at the source)",
                 spec.record.to,
@@ -86,6 +97,24 @@ pub fn wait_until_caught_up(
         }
         std::thread::sleep(POLL_INTERVAL);
     }
+}
+
+/// Checks, after a sync that failed, that this host's disk has space for the source's data: the target writes them there
+/// before it loads them. What the failed sync had written is deleted by now.
+fn ensure_disk_holds_data(source: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
+    let instance = parse_instance(spec.header.shard, &spec.record.instance)?;
+    let data_bytes = source.fetch_info("memory")?.number_field("used_memory_dataset");
+    let free = free_bytes(&instance)?;
+    if free >= data_bytes {
+        return Ok(());
+    }
+    bail!(
+        "{} cannot write the copy: {} has {free} bytes free, and {} holds {data_bytes}; free disk space on the target's \
+         host, then run `dunlin shards resume`",
+        spec.record.to,
+        existing_data_dir(&instance).display(),
+        spec.record.from
+    )
 }
 
 fn is_linked(to: &RedisInfo) -> bool {

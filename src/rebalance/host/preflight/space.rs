@@ -1,10 +1,10 @@
 //! Memory and disk space of the target's host.
 
 use std::fs;
-use std::path::Path;
 
 use anyhow::{Context, Result};
 
+use super::super::disk_space::{existing_data_dir, free_bytes};
 use super::IssueList;
 use crate::protocol::shard::{MoveNeeds, PreflightRule};
 use crate::resources::redis_shard::RedisShard;
@@ -18,20 +18,14 @@ use crate::resources::redis_shard::conf::RedisConf;
 pub fn measure_needs(data_bytes: u64, instance: &RedisShard, conf: &RedisConf) -> Result<MoveNeeds> {
     let directory = existing_data_dir(instance);
     let context = || format!("the file system of {}", directory.display());
-    let space = rustix::fs::statvfs(directory).with_context(context)?;
     Ok(MoveNeeds {
         data_bytes,
         memory_bytes: data_bytes + data_bytes / 2 + conf.last_bytes("repl-backlog-size").unwrap_or(1 << 20),
         available_memory_bytes: read_meminfo("MemAvailable:")?,
         disk_bytes: 2 * data_bytes,
-        free_disk_bytes: space.f_bavail * space.f_frsize,
+        free_disk_bytes: free_bytes(instance)?,
         file_system: rustix::fs::stat(directory).with_context(context)?.st_dev,
     })
-}
-
-/// Returns the data directory, or the nearest directory above it that exists.
-fn existing_data_dir(instance: &RedisShard) -> &Path {
-    instance.data_dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"))
 }
 
 /// Checks the memory for the data, the copy's buffers, and a rewrite of the append-only file.
