@@ -1,13 +1,18 @@
 //! A copy that failed costs the source nothing more: no replica, no fork, no further full sync.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use dunlin::protocol::shard::ShardRequest;
+use dunlin::protocol::throttle::ThrottleLimits;
+use dunlin::protocol::{Event, ProgressSink};
 use redis::Connection;
 
 use crate::fixture::{MoveFixture, connect_admin, wait_until};
 use crate::invariants::info_field;
 use crate::moves::run_copy;
+use crate::throttle::fill_large;
 use crate::verification::run_line;
 
 /// Number of keys of the source, and how long its child sleeps after each, in microseconds: a full sync takes over 2 s.
@@ -79,4 +84,65 @@ fn copies_that_overflow_the_output_buffer_end_with_their_reason() {
     run_line(&mut source, "CONFIG SET rdb-key-save-delay 0");
     let copied = run_copy(&fixture, spec).unwrap();
     assert!(copied.verification.is_equal() && copied.verification.keys >= KEYS as u64, "{copied:?}");
+}
+
+#[test]
+fn targets_that_crash_and_start_again_make_no_full_sync() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut source = connect_admin(&fixture.address(0)).unwrap();
+    for key in 0..KEYS {
+        redis::cmd("SET").arg(format!("key:{key}")).arg(key).exec(&mut source).unwrap();
+    }
+    run_line(&mut source, &format!("CONFIG SET rdb-key-save-delay {KEY_SAVE_DELAY_US}"));
+    let spec = fixture.move_spec(0, 1);
+    let failed = std::thread::scope(|scope| {
+        let copying = scope.spawn(|| run_copy(&fixture, spec.clone()));
+        wait_until(Duration::from_secs(20), || info_field(&mut source, "persistence", "rdb_bgsave_in_progress") == "1");
+        fixture.kill_instance(1);
+        copying.join().unwrap()
+    });
+    failed.unwrap_err();
+    // As systemd does it.
+    fixture.restart_instance(1);
+    assert_no_more_syncs(&mut source);
+    run_line(&mut source, "CONFIG SET rdb-key-save-delay 0");
+    let copied = run_copy(&fixture, spec).unwrap();
+    assert!(copied.verification.is_equal() && copied.verification.keys >= KEYS as u64, "{copied:?}");
+}
+
+/// Revokes the source's replication rights once the copy receives data: those of connections that exist are kept.
+struct RevokeReplication(Mutex<Option<Connection>>);
+
+impl ProgressSink for RevokeReplication {
+    fn emit(&self, event: Event) {
+        if matches!(event, Event::Progress { phase, .. } if phase == "copy")
+            && let Some(mut source) = self.0.lock().unwrap().take()
+        {
+            run_line(&mut source, "ACL SETUSER replica -psync -sync");
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn throttled_copies_that_fail_after_the_proxy_make_no_full_sync() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut source = connect_admin(&fixture.address(0)).unwrap();
+    fill_large(&fixture, 40, 100 << 10);
+    let mut spec = fixture.move_spec(0, 1);
+    spec.record.throttle = ThrottleLimits { bandwidth: 4 << 20, ..ThrottleLimits::default() };
+    spec.limits.copy_stall_timeout_s = 3;
+    let sink = RevokeReplication(Mutex::new(Some(connect_admin(&fixture.address(0)).unwrap())));
+    let error = fixture.run_with_sink(ShardRequest::Copy(spec.clone()), &sink).unwrap_err();
+    let text = format!("{error:#}");
+    assert!(text.contains("made no progress towards") && !text.contains("proxy"), "{text}");
+    run_line(&mut source, "ACL SETUSER replica +psync +sync");
+    assert_no_more_syncs(&mut source);
+    assert!(std::fs::read_to_string(fixture.conf_path(1)).unwrap().contains("replicaof 127.77.0.17 0"));
+    assert!(run_copy(&fixture, spec).unwrap().verification.is_equal());
 }

@@ -26,7 +26,7 @@ const MIB: u64 = 1 << 20;
 const PLACEHOLDER_REPLICAOF: &str = "replicaof 127.77.0.17 0";
 
 /// Keys with values that no compression makes smaller.
-fn fill_large(fixture: &MoveFixture, count: usize, size: u64) {
+pub fn fill_large(fixture: &MoveFixture, count: usize, size: u64) {
     let mut client = connect_as(&fixture.address(0), &app_credentials()).unwrap();
     let random = File::open("/dev/urandom").unwrap();
     for n in 0..count {

@@ -112,29 +112,12 @@ fn sync_replica(
     if is_throttled && !throttled_sync::follows_source_directly(&mut target, spec)? {
         ThrottledSync { spec, instance: &instance, sink }.run_sync(source, &mut target, &mut permit)?;
     } else {
-        throttled_sync::follow_source(&instance, &mut target, spec)?;
-        sync_directly(source, &mut target, spec, sink)?;
+        throttled_sync::sync_directly(&instance, source, &mut target, spec, sink)?;
     }
     let configured = instance.read_conf()?.and_then(|conf| conf.last_value("repl-timeout")?.parse().ok());
     timeout.restore(source, configured.map(|seconds| (&mut target, seconds)))?;
     journal.log_done(MovePhase::Copy, Value::Null)?;
     Ok(target)
-}
-
-/// Waits for the copy as Redis makes it. One that fails or is cancelled half way ends at the source too: otherwise the
-/// source would begin a full sync again and again.
-fn sync_directly(
-    source: &mut RedisClient,
-    target: &mut RedisClient,
-    spec: &MoveSpec,
-    sink: &dyn ProgressSink,
-) -> Result<()> {
-    let caught_up = replication_progress::wait_until_caught_up(source, target, spec, sink);
-    if caught_up.is_err() {
-        // Where the target does not answer, it sends for nothing either.
-        throttled_sync::cancel_full_sync(target, spec).ok();
-    }
-    caught_up
 }
 
 /// Lets the source begin a full sync at once and through the socket. Its file says the same where dunlin provisioned it.

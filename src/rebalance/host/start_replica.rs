@@ -1,5 +1,5 @@
-//! `StartReplica`: the target starts as a replica of the source, by its configuration file, closed to all users but dunlin's
-//! and replication's.
+//! `StartReplica`: the target starts as a replica, by its configuration file, closed to all users but dunlin's and
+//! replication's.
 
 use anyhow::{Context, Result, bail};
 
@@ -22,17 +22,13 @@ pub fn is_copy(instance: &RedisShard, spec: &MoveSpec) -> Result<bool> {
         .is_some_and(|of| of == spec.record.from || replication_proxy::is_proxy_address(spec.header.shard, &of)))
 }
 
-/// Creates the copy, or starts the one that exists; files of an earlier instance are archived. A throttled copy first
-/// follows a placeholder address, so that nothing is sent before the proxy runs.
+/// Creates the copy, or starts the one that exists; files of an earlier instance are archived. It first follows a
+/// placeholder address: nothing is sent before somebody watches the copy, nor to one that crashes and starts again.
 ///
 /// # Errors
 /// Something else runs there, or what the system said.
 pub fn start_replica(instance: &RedisShard, spec: &MoveSpec, blobs: &dyn BlobSource) -> Result<()> {
-    let primary_address = if spec.record.throttle.is_enabled() {
-        replication_proxy::placeholder_address(spec.header.shard)
-    } else {
-        spec.record.from.clone()
-    };
+    let primary_address = replication_proxy::placeholder_address(spec.header.shard);
     if is_copy(instance, spec)? {
         if !instance.is_running()? {
             instance.set_replicaof(&primary_address)?;

@@ -77,13 +77,30 @@ pub fn follows_source_directly(target: &mut RedisClient, spec: &MoveSpec) -> Res
     )
 }
 
-/// Lets the target follow the source directly, then writes its file; a target that restarts in between waits.
+/// Lets the target follow the source directly until it has caught up, then writes the source to its file. One that restarts
+/// before that waits at the placeholder address: whoever still watches the copy, the source makes no full sync for it.
+///
+/// A sync that fails or is cancelled half way ends at the source too: it would begin a full sync again and again.
 ///
 /// # Errors
-/// Returns an error if the target rejects a command or its file cannot be written.
-pub fn follow_source(instance: &RedisShard, target: &mut RedisClient, spec: &MoveSpec) -> Result<()> {
+/// Returns an error if the copy makes no progress, the target rejects a command, or its file cannot be written.
+pub fn sync_directly(
+    instance: &RedisShard,
+    source: &mut RedisClient,
+    target: &mut RedisClient,
+    spec: &MoveSpec,
+    sink: &dyn ProgressSink,
+) -> Result<()> {
+    if !follows_source_directly(target, spec)? {
+        instance.set_replicaof(&replication_proxy::placeholder_address(spec.header.shard))?;
+    }
     if !replication_progress::is_replica_of(&target.fetch_role()?, &spec.record.from) {
         set_replica_of(target, &spec.record.from)?;
+    }
+    if let Err(error) = replication_progress::wait_until_caught_up(source, target, spec, sink) {
+        // A target that does not answer may run again already, by its file.
+        cancel_full_sync(target, spec).ok();
+        return Err(error);
     }
     match instance.read_conf()?.and_then(|conf| conf.replica_of()) {
         Some(of) if of == spec.record.from => Ok(()),
@@ -227,8 +244,7 @@ impl ThrottledSync<'_> {
     fn switch_to_direct_replication(&self, source: &mut RedisClient, target: &mut RedisClient) -> Result<()> {
         let spec = self.spec;
         let before = source.fetch_info("stats")?.number_field("sync_full");
-        follow_source(self.instance, target, spec)?;
-        replication_progress::wait_until_caught_up(source, target, spec, self.sink)?;
+        sync_directly(self.instance, source, target, spec, self.sink)?;
         if source.fetch_info("stats")?.number_field("sync_full") > before {
             let text = format!(
                 "shard {}: {} made another full sync, above the bandwidth cap",
