@@ -229,6 +229,59 @@ fn large_keys_that_are_written_to_all_the_time_move() {
 }
 
 #[test]
+fn functions_are_compared() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    fill_all_types(&fixture);
+    let library = |name: &str, result: u8| {
+        format!("#!lua name={name}\nredis.register_function('{name}', function() return {result} end)")
+    };
+    let load = |fixture: &MoveFixture, n: u8, code: String| {
+        let mut connection = connect_admin(&fixture.address(n)).unwrap();
+        redis::cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(code).exec(&mut connection).unwrap();
+    };
+    load(&fixture, 0, library("one", 1));
+    load(&fixture, 0, library("two", 2));
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    assert!(run_verify(&fixture, &spec).is_equal());
+    change_target(&fixture, "FUNCTION DELETE one");
+    run_line(&mut connect_admin(&fixture.address(1)).unwrap(), "CONFIG SET replica-read-only no");
+    load(&fixture, 1, library("two", 3));
+    load(&fixture, 1, library("three", 3));
+    let verified = run_verify(&fixture, &spec);
+    assert_eq!(verified.missing, ["function library one"]);
+    assert_eq!(verified.differing, ["function library two"]);
+    assert_eq!(verified.extra, ["function library three"]);
+}
+
+#[test]
+fn owners_of_deleted_pending_entries_of_a_large_stream_are_compared() {
+    let mut fixture = MoveFixture::with_instances(2);
+    fixture.provision_primary(0).unwrap();
+    let mut source = connect_admin(&fixture.address(0)).unwrap();
+    let value = "v".repeat(700 << 10);
+    let lines = |reader: &str| {
+        [
+            format!("XADD big 1-1 a {value}"),
+            "XADD big 2-1 a 1".to_owned(),
+            "XGROUP CREATE big g 0".to_owned(),
+            format!("XREADGROUP GROUP g {reader} STREAMS big >"),
+            "XCLAIM big g c1 0 1-1 RETRYCOUNT 1".to_owned(),
+            "XDEL big 2-1".to_owned(),
+        ]
+    };
+    lines("c1").iter().for_each(|line| run_line(&mut source, line));
+    let spec = fixture.move_spec(0, 1);
+    run_copy(&fixture, spec.clone()).unwrap();
+    assert!(run_verify(&fixture, &spec).is_equal());
+    // The same stream at the target, but that another consumer has the deleted entry.
+    change_target(&fixture, "DEL big");
+    lines("c9").iter().for_each(|line| change_target(&fixture, line));
+    assert_eq!(run_verify(&fixture, &spec).differing, ["big"]);
+}
+
+#[test]
 fn a_stream_that_a_group_reads_meanwhile_moves() {
     let mut fixture = MoveFixture::with_instances(2);
     fixture.provision_primary(0).unwrap();

@@ -10,6 +10,7 @@ mod canonical_content;
 mod compare_files;
 mod compare_live;
 mod digest_reader;
+mod functions;
 mod key_sizes;
 mod key_state;
 mod large_key;
@@ -177,6 +178,7 @@ fn compare_instances(
             Some(suspects) => comparison.compare_only(suspects.remove(&database).unwrap_or_default())?,
         }
     }
+    functions::compare_functions(source, target, &mut verified)?;
     verified.longest_wait_us = u64::try_from(source.take_longest_reply().as_micros()).unwrap_or(u64::MAX);
     Ok(verified)
 }

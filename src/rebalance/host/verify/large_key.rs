@@ -31,7 +31,7 @@ pub struct PieceReader {
     /// Members of a piece, or bytes for a string.
     step: u64,
     state: ReadState,
-    /// The last entry of a stream when the reading began: later ones come through the replication stream.
+    /// The highest id of a stream when the reading began: later entries come through the replication stream.
     stream_end: String,
     /// True if hashes of this server may have fields that expire.
     has_field_expiry: bool,
@@ -112,7 +112,7 @@ impl PieceReader {
                 .iter()
                 .all(|answer| !matches!(answer, Value::ServerError(_)));
         let (start, stream_end) = match kind {
-            KeyType::Stream => ("-", last_entry_id(source, key)?),
+            KeyType::Stream => ("-", stream_groups::last_generated_id(source, key)?),
             _ => ("0", String::new()),
         };
         let state = ReadState::At(start.to_owned());
@@ -251,14 +251,6 @@ impl PieceReader {
         }
         Ok(Piece::of(cmds))
     }
-}
-
-/// Returns the id of the last entry of a stream; `0-0` if it has none.
-fn last_entry_id(source: &mut RedisClient, key: &[u8]) -> Result<String> {
-    let mut cmd = command_with_key("XREVRANGE", key);
-    cmd.arg("+").arg("-").arg("COUNT").arg(1);
-    let entries: Vec<Value> = source.query(&cmd)?;
-    Ok(entries.first().and_then(entry_id).unwrap_or("0-0").to_owned())
 }
 
 /// Returns the id of an entry of a stream, which comes first in it.

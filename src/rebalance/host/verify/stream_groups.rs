@@ -56,7 +56,19 @@ fn group_name(group: &Value) -> Option<Vec<u8>> {
     }
 }
 
-/// Returns a field of a group, which is a flat list of names and values, or a map.
+/// Returns the highest id that an entry of a stream ever had; `0-0` if it never had one. Entries may be pending that are
+/// deleted from the stream.
+///
+/// # Errors
+/// The instance does not answer, or the key is no stream.
+pub fn last_generated_id(link: &mut RedisClient, key: &[u8]) -> Result<String> {
+    let mut cmd = redis_command(&["XINFO", "STREAM"]);
+    cmd.arg(key);
+    let info: Value = link.query(&cmd)?;
+    Ok(field(&info, "last-generated-id").and_then(value_text).unwrap_or("0-0").to_owned())
+}
+
+/// Returns a field of a group or a stream, which is a flat list of names and values, or a map.
 fn field<'v>(group: &'v Value, name: &str) -> Option<&'v Value> {
     match group {
         Value::Array(fields) => {
