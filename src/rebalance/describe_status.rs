@@ -4,8 +4,14 @@ use super::resume::MoveStatus;
 use crate::protocol::shard::{MovePhase, MoveState, PhaseState, ReplicationRole};
 
 /// Phases in which the source needs its replicas to accept writes.
-const PHASES_WITH_REQUIRED_REPLICAS: &[MovePhase] =
-    &[MovePhase::RequireReplicas, MovePhase::PrepareStandby, MovePhase::Pause, MovePhase::Drain];
+const PHASES_WITH_REQUIRED_REPLICAS: &[MovePhase] = &[
+    MovePhase::RequireReplicas,
+    MovePhase::PrepareStandby,
+    MovePhase::Pause,
+    MovePhase::Drain,
+    MovePhase::DemoteSource,
+    MovePhase::Promote,
+];
 
 /// Returns a sentence about a move with this status, from the roles of both sides.
 pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
@@ -33,7 +39,9 @@ pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
         (MoveStatus::TargetNotOpened, Unreachable) => {
             "undecided: the source does not answer, the target was never opened to clients; resume decides"
         }
-        (MoveStatus::Copying, Primary { replicas: 0, .. }) if has_required_replicas(state) => {
+        (MoveStatus::Copying, Primary { replicas, .. })
+            if has_required_replicas(state) && is_any_replica_missing(state, *replicas) =>
+        {
             "the source refuses writes with NOREPLICAS, because its copy is not connected; resume or abort opens it"
         }
         (MoveStatus::Copying, _) => "copying: the source serves",
@@ -59,6 +67,11 @@ pub fn describe_status(state: &MoveState, status: MoveStatus) -> &'static str {
         }
         (MoveStatus::Promoted, _) => "failed over: the target serves; the map is not published yet",
     }
+}
+
+/// Returns true if the copy, or one of the replicas that the shard has, is not connected: the source requires all of them.
+fn is_any_replica_missing(state: &MoveState, connected: u64) -> bool {
+    connected <= state.record.operation.other_replicas().len() as u64
 }
 
 fn has_required_replicas(state: &MoveState) -> bool {
@@ -110,6 +123,25 @@ mod tests {
                 assert!(text.contains(expected), "{source:?}, {target:?}, promoted: {promoted}: {text}");
             }
         }
+    }
+
+    #[test]
+    fn a_source_requires_the_copy_and_all_replicas_until_it_is_demoted() {
+        let text = |phase: &str, replicas: u64| {
+            let value = serde_json::json!({
+                "run": "1", "shard": 0, "from": "a:1", "to": "b:1", "other_replicas": ["c:1"], "epoch": 1,
+                "app_user": "app", "instance": null, "phase": phase, "phase_state": "done", "recorded_at": "",
+                "is_finished": false, "source_role": primary(replicas), "target_role": ReplicationRole::Unreachable,
+                "promotion_started": false,
+            });
+            let state: MoveState = serde_json::from_value(value).unwrap();
+            describe_status(&state, primary_move_status(&state, false))
+        };
+        for phase in ["require_replicas", "pause", "demote_source"] {
+            assert!(text(phase, 1).contains("NOREPLICAS"), "{phase}: {}", text(phase, 1));
+            assert_eq!(text(phase, 2), "copying: the source serves");
+        }
+        assert_eq!(text("copy", 1), "copying: the source serves");
     }
 
     #[test]
