@@ -112,6 +112,12 @@ impl<'a> Program<'a> {
         self
     }
 
+    /// Removes a variable of this process from its environment.
+    pub fn without_env(mut self, name: &str) -> Self {
+        self.command.env_remove(name);
+        self
+    }
+
     /// Sets the folder that it runs in.
     pub fn folder(mut self, folder: &Path) -> Self {
         self.command.current_dir(folder);

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::exit::Exit;
+use super::sign_key::SIGN_PASSWORD;
 use crate::deploy::recipe::NotifyCommands;
 use crate::deploy::rollout::{ChangeOutcome, HostFailure, PlannedChange, PlannedDeploy, RolloutOutcome};
 use crate::playbook::SecretRedactor;
@@ -123,7 +124,7 @@ impl Notifier<'_> {
 fn run_command(argv: &[String], folder: PathBuf, input: String, timeout: Duration) -> Result<()> {
     let (program, args) = argv.split_first().context("a command without a program")?;
     let program = Program::with_own_environment(program).args(args).folder(&folder).input(input.into_bytes());
-    let completed = program.timeout(timeout).complete()?;
+    let completed = program.without_env(SIGN_PASSWORD).timeout(timeout).complete()?;
     ensure!(completed.is_success(), "`{}` {}", argv.join(" "), completed.describe());
     Ok(())
 }

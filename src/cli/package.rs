@@ -11,7 +11,7 @@ use super::connect_args::InventoryArgs;
 use super::exit::Exit;
 use super::project::find_project;
 use super::recipe::LoadedRecipe;
-use super::sign_key::load_sign_key;
+use super::sign_key::{SIGN_PASSWORD, load_sign_key};
 use crate::deploy::artifact::{
     CargoBuild, MissingSources, SharedContent, VersionTaken, build_artifact, default_version, find_cargo_builds,
     list_stale_sources, list_untracked_files,
@@ -137,7 +137,7 @@ fn run_build(argv: &[String], folder: &Path, common: &CommonArgs) -> Result<(), 
     let reporter = common.new_reporter();
     reporter.print_status(&format!("building: {shown}"));
     let mut show = |_: bool, text: String| reporter.print_status(text.trim_end_matches('\n'));
-    let program = Program::with_own_environment(&argv[0]).args(&argv[1..]).folder(folder);
+    let program = Program::with_own_environment(&argv[0]).args(&argv[1..]).folder(folder).without_env(SIGN_PASSWORD);
     match program.stream(&mut show)? {
         0 => Ok(()),
         status => {

@@ -10,8 +10,8 @@ use minisign::{SecretKey, SecretKeyBox};
 use super::command_error::CommandError;
 use super::exit::Exit;
 
-/// Variable of the environment with the password of a secret key.
-const SIGN_PASSWORD: &str = "DUNLIN_SIGN_PASSWORD";
+/// Variable of the environment with the password of a secret key. Builds and other commands do not get it.
+pub const SIGN_PASSWORD: &str = "DUNLIN_SIGN_PASSWORD";
 /// Length of a decoded secret key, in bytes.
 const KEY_BYTES: usize = 158;
 
@@ -36,12 +36,20 @@ pub fn load_sign_key(path: &Path) -> Result<SecretKey, CommandError> {
     key.map_err(|error| with_path(error.into()))
 }
 
+/// Makes the environment of this process unreadable for other processes of its user: a build could read the password in
+/// `/proc`. Root can read it anyway.
+fn hide_environment() {
+    // It only fails where the kernel has no such setting.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
+}
+
 fn decode_key(text: &str) -> Option<Vec<u8>> {
     STANDARD.decode(text.lines().nth(1)?).ok().filter(|key| key.len() == KEY_BYTES)
 }
 
 fn read_password(path: &Path) -> Result<String, CommandError> {
     if let Ok(password) = std::env::var(SIGN_PASSWORD) {
+        hide_environment();
         return Ok(password);
     }
     if !std::io::stdin().is_terminal() {

@@ -53,6 +53,20 @@ fn a_release_is_built_before_it_is_packaged() {
 }
 
 #[test]
+fn a_build_does_not_get_the_password_of_the_signing_key() {
+    let project = example::project();
+    let pair = minisign::KeyPair::generate_encrypted_keypair(Some("Canary-password".to_owned())).unwrap();
+    project.write("own.key", &pair.sk.to_box(None).unwrap().into_string());
+    let build = "build   = \"env >build/shop\"\nuser    =";
+    project.write("playbooks/deploy-shop.toml", &example::RECIPE.replace("user    =", build));
+    let package = ["package", "shop", "--version", "1", "--sign-key", "own.key"];
+    let variables = [("DUNLIN_SIGN_PASSWORD", "Canary-password"), ("OTHER", "kept")];
+    project.dunlin_with(&package, &variables).ends(0);
+    let environment = project.read("build/shop");
+    assert!(environment.contains("OTHER=kept") && !environment.contains("Canary-password"), "{environment}");
+}
+
+#[test]
 fn untracked_files_are_not_packaged() {
     let project = example::project();
     let recipe = example::RECIPE.replace("build/shop", "app").replace("bin/shop", "app");
