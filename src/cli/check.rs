@@ -46,7 +46,7 @@ impl CheckCommand {
             reporter.print_json("finding", finding.to_json());
         }
         if !diagnostics.is_empty() {
-            reporter.print_data(&diagnostics.render(common.stdout_color()));
+            reporter.print_painted_data(&diagnostics.render(common.stdout_color()));
         }
         reporter.print_status(&if diagnostics.is_empty() {
             "check: no problems found".to_owned()

@@ -9,7 +9,7 @@ use super::connect_args::ConnectArgs;
 use super::outcome::CommandOutcome;
 use super::service_status::ServiceHosts;
 use crate::protocol::deploy::SwitchRecord;
-use crate::report::Reporter;
+use crate::report::{Reporter, escape_line};
 
 /// List the switches of a service on its hosts
 #[derive(Debug, Args)]
@@ -65,5 +65,5 @@ fn print_record(host: &str, width: usize, record: &SwitchRecord, reporter: &Repo
     if let Some(failure) = &record.failure {
         text.push_str(&format!("  {failure}"));
     }
-    reporter.print_data(&text);
+    reporter.print_data(&escape_line(&text));
 }

@@ -11,7 +11,7 @@ use super::project::{find_project, load_environment, select_hosts};
 use super::runtime::build_fleet;
 use crate::fleet::Fleet;
 use crate::protocol::lock::LockHolder;
-use crate::report::Reporter;
+use crate::report::{Reporter, escape_line};
 
 /// Show which hosts are locked, and by whom
 #[derive(Debug, Args)]
@@ -39,7 +39,7 @@ impl LocksCommand {
         let lock_count: usize = answers.iter().flatten().map(Vec::len).sum();
         for (host, holders) in names.iter().zip(&answers) {
             for holder in holders.iter().flatten() {
-                reporter.print_data(&format_holder(host, holder));
+                reporter.print_data(&escape_line(&format_holder(host, holder)));
                 reporter.print_json("lock", json!({"host": host, "holder": holder}));
             }
         }

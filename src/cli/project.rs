@@ -126,7 +126,7 @@ pub fn finish_loading<T>(value: Option<T>, diagnostics: &Diagnostics, common: &C
     match value {
         Some(value) if !diagnostics.has_errors() => {
             if !diagnostics.is_empty() {
-                common.new_reporter().print_status(&diagnostics.render(common.stderr_color()));
+                common.new_reporter().print_painted_status(&diagnostics.render(common.stderr_color()));
             }
             Ok(value)
         }

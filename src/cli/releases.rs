@@ -10,7 +10,7 @@ use super::outcome::CommandOutcome;
 use super::rollout_text::{describe_holder, describe_maintenance};
 use super::service_status::ServiceHosts;
 use crate::protocol::deploy::{ObservedRelease, ServiceObservation};
-use crate::report::Reporter;
+use crate::report::{Reporter, escape_line};
 
 /// List the releases on the hosts of a service
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ fn print_releases(host: &str, width: usize, observation: &ServiceObservation, re
             (!release.damaged_files.is_empty()).then(|| format!("damaged: {}", release.damaged_files.join(", "))),
         );
         let text = format!("{host:width$}  {:<24}  {staged}  {}", release.version, notes.join("; "));
-        reporter.print_data(text.trim_end());
+        reporter.print_data(&escape_line(text.trim_end()));
     }
     for version in &observation.incomplete_releases {
         reporter.print_status(&format!("{host}: {version} is staged incompletely; the next deploy removes it"));

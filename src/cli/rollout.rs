@@ -207,7 +207,7 @@ impl<'a> ServiceRollout<'a> {
     ) -> (Vec<PlannedDeploy>, DueTasks, Vec<Exit>) {
         let (mut seen, mut exits) = (Vec::new(), Vec::new());
         let mut record_error = |host: &str, error: &DeployPlanError| {
-            report_plan_error(host, error, self.common);
+            report_plan_error(host, error, &self.secrets, self.common);
             exits.push(match error {
                 DeployPlanError::Templates(_) => Exit::Error,
                 DeployPlanError::Impossible(_) => Exit::Refused,
@@ -241,7 +241,7 @@ impl<'a> ServiceRollout<'a> {
                 Err(error) => record_error(&host, &error),
             }
         }
-        report_unknown_tasks(&unknown, &self.common.new_reporter());
+        report_unknown_tasks(&unknown, &self.secrets, &self.common.new_reporter());
         exits.extend(unknown.iter().map(|_| Exit::Refused));
         (planned, due_tasks, exits)
     }

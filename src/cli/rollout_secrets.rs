@@ -1,8 +1,8 @@
 //! Cuts secrets out of what hosts report of a rollout: a hook, a task or a service may print its configuration.
 
-use crate::deploy::rollout::RolloutEvent;
+use crate::deploy::rollout::{RolloutEvent, ServiceHealth};
 use crate::playbook::SecretRedactor;
-use crate::protocol::deploy::{DeployFailure, SwitchOutcome};
+use crate::protocol::deploy::{DeployFailure, ServiceObservation, SwitchOutcome};
 
 /// Passes an event on without secrets in its texts.
 pub fn redact_rollout_event(event: &RolloutEvent<'_>, secrets: &SecretRedactor, pass_on: &dyn Fn(&RolloutEvent<'_>)) {
@@ -14,6 +14,20 @@ pub fn redact_rollout_event(event: &RolloutEvent<'_>, secrets: &SecretRedactor, 
             pass_on(&RolloutEvent::Switched(host, &redact_outcome((*outcome).clone(), secrets)));
         }
         other => pass_on(other),
+    }
+}
+
+/// Cuts secrets out of the failures that a host recorded.
+pub fn redact_observation(observation: &mut ServiceObservation, secrets: &SecretRedactor) {
+    let releases = observation.releases.iter_mut().filter_map(|release| release.last_failure.as_mut());
+    let switches = observation.switch_records.iter_mut().filter_map(|record| record.failure.as_mut());
+    releases.chain(switches).for_each(|text| *text = secrets.redact_text(text));
+}
+
+/// Cuts secrets out of the failure of a health check.
+pub fn redact_health(health: &mut ServiceHealth, secrets: &SecretRedactor) {
+    if let ServiceHealth::Unhealthy(failure) = health {
+        redact_failure(failure, secrets);
     }
 }
 

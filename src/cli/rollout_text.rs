@@ -10,28 +10,32 @@ use super::exit::Exit;
 use crate::deploy::rollout::{DeployPlanError, PlannedDeploy, RolloutEvent, UnknownTask};
 use crate::inventory::ByteSize;
 use crate::plan::format_count;
+use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::{MaintenanceRecord, ReleaseVersion, ServiceName, SwitchOutcome};
 use crate::protocol::lock::LockHolder;
 use crate::protocol::{Event, TRANSFER_PHASE};
-use crate::report::{ProgressBars, Reporter};
+use crate::report::{ProgressBars, Reporter, escape_line};
 
-/// Prints why a host cannot be observed or planned.
-pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, common: &CommonArgs) {
+/// Prints why a host cannot be observed or planned, without secrets: the host may quote what a command printed.
+pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, secrets: &SecretRedactor, common: &CommonArgs) {
     let reporter = common.new_reporter();
     match plan_error {
-        DeployPlanError::Connect(error) => reporter.report_failure(host, &error.to_string(), Some(&error.hint())),
+        DeployPlanError::Connect(error) => {
+            reporter.report_failure(host, &secrets.redact_text(&error.to_string()), Some(&error.hint()));
+        }
         DeployPlanError::Templates(found) => {
-            reporter.report_failure(host, &format!("\n{}", found.render(common.stderr_color())), None)
+            reporter.report_host_findings(host, &found.render(common.stderr_color()));
         }
         DeployPlanError::Impossible(reason) | DeployPlanError::Host(reason) => {
-            reporter.report_failure(host, reason, None);
+            reporter.report_failure(host, &secrets.redact_text(reason), None);
         }
     }
 }
 
 /// Describes the holder of a service's lock.
 pub fn describe_holder(holder: &LockHolder) -> String {
-    format!("the service is locked by {} since {} (pid {} on the host)", holder.operator, holder.since, holder.pid)
+    let (operator, since) = (escape_line(&holder.operator), escape_line(&holder.since));
+    format!("the service is locked by {operator} since {since} (pid {} on the host)", holder.pid)
 }
 
 /// Checks that all hosts roll back to the same release. Without `--to` they may not, after a partial rollout.
@@ -54,13 +58,14 @@ pub fn ensure_single_target(planned: &[PlannedDeploy], service: &ServiceName) ->
 }
 
 /// Prints the tasks whose result is unknown, with the ways to continue.
-pub fn report_unknown_tasks(unknown: &[UnknownTask], reporter: &Reporter) {
+pub fn report_unknown_tasks(unknown: &[UnknownTask], secrets: &SecretRedactor, reporter: &Reporter) {
     for UnknownTask { name, reason } in unknown {
         let hints = [
             format!("if it took effect, run the command again with --task-done {name}"),
             format!("if it may run, run the command again with --task-again {name}"),
         ];
-        reporter.report_error(&format!("it is unknown whether task {name} ran: {reason}"), &hints);
+        let text = format!("it is unknown whether task {name} ran: {}", secrets.redact_text(reason));
+        reporter.report_error(&text, &hints);
     }
 }
 
@@ -141,5 +146,5 @@ fn describe_switch(outcome: &SwitchOutcome) -> Option<String> {
 pub fn describe_maintenance(record: &MaintenanceRecord) -> String {
     let since = i64::try_from(record.since).ok().and_then(|since| jiff::Timestamp::from_second(since).ok());
     let since = since.map(|since| since.to_string()).unwrap_or_default();
-    format!("in maintenance since {since} by {}", record.operator)
+    format!("in maintenance since {since} by {}", escape_line(&record.operator))
 }

@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::CommonArgs;
 use super::command_error::CommandError;
-use super::confirm::require_confirmation;
+use super::confirm::{require_confirmation, require_typed_text};
 use super::exit::Exit;
 use super::host_locks::{lock_hosts, lock_request};
 use super::notify::Notifier;
@@ -32,6 +32,8 @@ pub struct ServiceChangeCommand<'a> {
     pub service: &'a str,
     /// The change.
     pub change: ServiceChange,
+    /// The name that `--confirm` repeats.
+    pub confirmed_name: Option<&'a str>,
     /// The flags.
     pub args: &'a RolloutArgs,
 }
@@ -53,7 +55,7 @@ impl ServiceChangeCommand<'_> {
         let secrets = SecretRedactor::from_secrets(&inventory.secrets().expose_json());
         let scope = loaded.to_scope();
         let run = ServiceChangeRun { fleet: &fleet, scope: &scope, change: self.change };
-        let (planned, exits) = plan_hosts(&run, &names, common).await;
+        let (planned, exits) = plan_hosts(&run, &names, &secrets, common).await;
         let plans: Vec<HostPlan> = planned.iter().map(|host| redact_plan(&host.plan, &secrets)).collect();
         plans.iter().for_each(|plan| reporter.report_plan(plan));
         if !plans.is_empty() {
@@ -68,7 +70,7 @@ impl ServiceChangeCommand<'_> {
         if let Some(exit) = self.precheck(&exits, counts, &reporter) {
             return finish(exits.len(), exit);
         }
-        require_confirmation("Apply this plan?", args.yes).map_err(|refused| refused.with_counts(counts, 0))?;
+        self.confirm().map_err(|refused| refused.with_counts(counts, 0))?;
         let sessions: Vec<&Session> = planned.iter().map(|host| &host.session).collect();
         let request = lock_request(self.command, &common.run.to_string(), true);
         let locked = lock_hosts(&fleet, &sessions, &request, &reporter).await;
@@ -94,6 +96,30 @@ impl ServiceChangeCommand<'_> {
         finish(outcome.failed.len(), exit)
     }
 
+    /// Asks for confirmation. The name of the service must be repeated where contents are deleted that no deploy restores.
+    fn confirm(&self) -> Result<(), CommandError> {
+        if !matches!(self.change, ServiceChange::Undeploy { delete_shared: true }) {
+            return require_confirmation("Apply this plan?", self.args.yes);
+        }
+        let (danger, hint) = (
+            "the shared files of the service are deleted",
+            format!("run the command again with --yes --confirm={} to confirm", self.service),
+        );
+        match (self.confirmed_name, self.args.yes) {
+            (Some(name), _) if name != self.service => {
+                let text = format!("--confirm={name} does not match {}; no changes were made", self.service);
+                Err(CommandError::with_message(Exit::Refused, text))
+            }
+            (Some(_), true) => Ok(()),
+            (Some(_), false) => require_confirmation("Apply this plan?", false),
+            (None, true) => {
+                let text = format!("{danger}, which --yes does not confirm; no changes were made");
+                Err(CommandError::with_message(Exit::Refused, text).with_hint(hint))
+            }
+            (None, false) => require_typed_text(danger, self.service, &hint),
+        }
+    }
+
     /// Returns the exit code if the run ends before the first change.
     fn precheck(&self, exits: &[Exit], counts: ChangeCounts, reporter: &Reporter) -> Option<Exit> {
         let worst = [Exit::Refused, Exit::Partial].into_iter().find(|exit| exits.contains(exit));
@@ -117,6 +143,7 @@ impl ServiceChangeCommand<'_> {
 async fn plan_hosts(
     run: &ServiceChangeRun<'_>,
     hosts: &[String],
+    secrets: &SecretRedactor,
     common: &CommonArgs,
 ) -> (Vec<PlannedChange>, Vec<Exit>) {
     let (mut planned, mut exits) = (Vec::new(), Vec::new());
@@ -124,7 +151,7 @@ async fn plan_hosts(
         match result {
             Ok(host) => planned.push(host),
             Err(error) => {
-                report_plan_error(&host, &error, common);
+                report_plan_error(&host, &error, secrets, common);
                 exits.push(match error {
                     DeployPlanError::Impossible(_) | DeployPlanError::Templates(_) => Exit::Refused,
                     DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,

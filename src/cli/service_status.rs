@@ -7,11 +7,13 @@ use super::command_error::CommandError;
 use super::connect_args::ConnectArgs;
 use super::project::{find_project, load_environment};
 use super::recipe::LoadedRecipe;
+use super::rollout_secrets::{redact_health, redact_observation};
 use super::rollout_text::{describe_maintenance, report_plan_error};
 use super::runtime::build_fleet;
 use crate::deploy::rollout::{ServiceHealth, observe_service};
+use crate::playbook::SecretRedactor;
 use crate::protocol::deploy::ServiceObservation;
-use crate::report::Reporter;
+use crate::report::{Reporter, escape_line};
 
 /// Names the hosts of a service.
 pub struct ServiceHosts<'a> {
@@ -44,7 +46,8 @@ pub struct HostStatus {
 }
 
 impl ServiceHosts<'_> {
-    /// Observes the hosts at the same time, and prints the errors of those that cannot be observed.
+    /// Observes the hosts at the same time, and prints the errors of those that cannot be observed. The texts of the hosts
+    /// are without secrets: a hook, a task or a health command may have printed one.
     ///
     /// # Errors
     /// Files have mistakes, or no host is selected.
@@ -55,14 +58,19 @@ impl ServiceHosts<'_> {
         let (hosts, _) = loaded.select_service_hosts(&environment.inventory, self.limit, common)?;
         let fleet = build_fleet(&environment.inventory, &hosts, self.connect, common)?;
         let names: Vec<String> = hosts.iter().map(|host| host.name.clone()).collect();
+        let secrets = SecretRedactor::from_secrets(&environment.inventory.secrets().expose_json());
         let scope = loaded.to_scope();
         let results = fleet.map_parallel(&names, |host| observe_service(&fleet, host, &scope)).await;
         let mut status = ServiceStatus { hosts: Vec::new(), failed: 0, is_interrupted: false };
         for (name, result) in names.into_iter().zip(results) {
             match result {
-                Ok((observation, health)) => status.hosts.push(HostStatus { name, observation, health }),
+                Ok((mut observation, mut health)) => {
+                    redact_observation(&mut observation, &secrets);
+                    redact_health(&mut health, &secrets);
+                    status.hosts.push(HostStatus { name, observation, health });
+                }
                 Err(error) => {
-                    report_plan_error(&name, &error, common);
+                    report_plan_error(&name, &error, &secrets, common);
                     status.failed += 1;
                 }
             }
@@ -91,7 +99,7 @@ impl HostStatus {
         reporter.print_json("health", json!({"host": host, "healthy": failure.is_none(), "failure": failure}));
         match failure {
             None => reporter.print_data(&format!("{host}: healthy")),
-            Some(detail) => reporter.print_data(&format!("{host}: not healthy: {detail}")),
+            Some(detail) => reporter.print_data(&escape_line(&format!("{host}: not healthy: {detail}"))),
         }
     }
 
@@ -121,7 +129,7 @@ impl HostStatus {
         notes.extend(observation.out_of_rotation.then(|| "out of rotation".to_owned()));
         notes.extend(observation.maintenance.as_ref().map(describe_maintenance));
         let version = version.map_or_else(|| "-".to_owned(), ToString::to_string);
-        reporter.print_data(&format!("{host:width$}  {version:<24}  {}", notes.join("; ")));
+        reporter.print_data(&escape_line(&format!("{host:width$}  {version:<24}  {}", notes.join("; "))));
         is_healthy && !observation.out_of_rotation && observation.unfinished_switch.is_none()
     }
 }

@@ -169,7 +169,7 @@ impl ShardRebalance {
         if reporter.json {
             reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
         } else {
-            reporter.print_data(format_rebalance(plan, reporter.style).trim_end());
+            reporter.print_painted_data(format_rebalance(plan, reporter.style).trim_end());
         }
         if let Some(file) = &self.out {
             save_plan(file, saved_plan, &self.load_seal_key(common)?)?;

@@ -3,9 +3,40 @@
 use std::borrow::Cow;
 use std::fmt::Write as _;
 
-/// Escapes control characters and bidirectional marks: `\u{1b}`, `\r`. Newlines, tabs and colors (a foreground color,
-/// bold, faint, reset) stay, which can neither hide nor overwrite text.
-pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
+/// Escapes control characters and bidirectional marks: `\u{1b}`, `\r`. Newlines and tabs stay; colors do not, because a
+/// color of a host can hide the text that follows.
+pub fn escape_text(text: &str) -> Cow<'_, str> {
+    escape_where(text, is_unsafe)
+}
+
+/// Works like [`escape_text`], and escapes the ends of lines too: a value within a line cannot begin another one.
+pub fn escape_line(text: &str) -> Cow<'_, str> {
+    escape_where(text, |character| character == '\n' || is_unsafe(character))
+}
+
+fn escape_where(text: &str, is_escaped: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if !text.chars().any(&is_escaped) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for character in text.chars() {
+        if is_escaped(character) { push_escape(&mut escaped, character) } else { escaped.push(character) }
+    }
+    Cow::Owned(escaped)
+}
+
+fn push_escape(text: &mut String, character: char) {
+    match character {
+        '\r' => text.push_str("\\r"),
+        '\n' => text.push_str("\\n"),
+        // Writing to a String never fails.
+        _ => drop(write!(text, "\\u{{{:x}}}", u32::from(character))),
+    }
+}
+
+/// Works like [`escape_text`] on text of ours, whose colors (a foreground color, bold, faint, reset) stay. What hosts sent
+/// must be escaped before it becomes a part of such a text.
+pub fn escape_painted_text(text: &str) -> Cow<'_, str> {
     if !text.chars().any(is_unsafe) {
         return Cow::Borrowed(text);
     }
@@ -21,10 +52,8 @@ pub fn escape_control_characters(text: &str) -> Cow<'_, str> {
             continue;
         }
         let mut characters = rest.chars();
-        match characters.next() {
-            Some('\r') => escaped.push_str("\\r"),
-            Some(character) => drop(write!(escaped, "\\u{{{:x}}}", u32::from(character))),
-            None => {}
+        if let Some(character) = characters.next() {
+            push_escape(&mut escaped, character);
         }
         rest = characters.as_str();
     }
@@ -80,7 +109,7 @@ fn color_sequence_length(text: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use super::{escape_control_characters, escape_json_line};
+    use super::{escape_json_line, escape_line, escape_painted_text, escape_text};
 
     #[test]
     fn json_keeps_its_values() {
@@ -111,7 +140,15 @@ mod tests {
             ("\u{1b}[3", "\\u{1b}[3"),
             ("\u{1b}", "\\u{1b}"),
         ] {
-            assert_eq!(escape_control_characters(text), shown, "{text:?}");
+            assert_eq!(escape_painted_text(text), shown, "{text:?}");
         }
+    }
+
+    #[test]
+    fn text_of_hosts_has_no_colors_and_begins_no_line() {
+        let text = "a\u{1b}[97mhidden\nPlan: nothing to do\u{61c}\u{2028}";
+        let shown = "a\\u{1b}[97mhidden\nPlan: nothing to do\\u{61c}\\u{2028}";
+        assert_eq!(escape_text(text), shown);
+        assert_eq!(escape_line(text), shown.replace('\n', "\\n"));
     }
 }

@@ -11,6 +11,7 @@ mod run_id;
 mod run_log;
 mod style;
 
+pub use escape::{escape_line, escape_text};
 pub use failover_text::format_failover;
 pub use plan_text::{format_plan, format_summary};
 pub use progress::ProgressBars;

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::Style;
+use super::escape::{escape_line, escape_text};
 use crate::plan::{Action, AttributeChange, ChangeCounts, HostPlan, ResourceChange, format_count};
 
 /// Formats the plan of a host: one row per changed resource, contents as unified diffs. With `style.verbose`, unchanged
@@ -13,7 +14,7 @@ pub fn format_plan(plan: &HostPlan, style: Style) -> String {
     if rows.is_empty() {
         return text;
     }
-    let _ = writeln!(text, "{}", style.bold(&plan.host));
+    let _ = writeln!(text, "{}", style.bold(&escape_line(&plan.host)));
     for row in rows {
         write_row(&mut text, row, style);
     }
@@ -21,9 +22,9 @@ pub fn format_plan(plan: &HostPlan, style: Style) -> String {
 }
 
 fn write_row(text: &mut String, row: &ResourceChange, style: Style) {
-    let head = format!("  {} {:<7} {}", row.action.symbol_char(), row.action.as_str(), row.resource);
+    let head = format!("  {} {:<7} {}", row.action.symbol_char(), row.action.as_str(), escape_line(&row.resource));
     let head = style.paint_action(row.action, &head);
-    let reason = row.reason.as_ref().map(|reason| format!("  ({reason})")).unwrap_or_default();
+    let reason = row.reason.as_ref().map(|reason| format!("  ({})", escape_line(reason))).unwrap_or_default();
     let _ = writeln!(text, "{head}{}", style.dim(&reason));
     for change in &row.changes {
         write_change(text, row.action, change, style);
@@ -37,11 +38,12 @@ fn write_change(text: &mut String, action: Action, change: &AttributeChange, sty
         (Some(from), None) => format!("{}: {from} → (none)", change.attribute),
         (None, None) => change.attribute.clone(),
     };
-    let _ = writeln!(text, "      {line}");
+    // The values are those of the host: a line end in one must not begin a line of the plan.
+    let _ = writeln!(text, "      {}", escape_line(&line));
     // The contents of new files are shown with -v only; changes of existing files always.
     let shown = style.verbose || action == Action::Change;
     for line in change.diff.iter().filter(|_| shown).flat_map(|diff| diff.lines()) {
-        let _ = writeln!(text, "        {}", style.paint_diff_line(line));
+        let _ = writeln!(text, "        {}", style.paint_diff_line(&escape_text(line)));
     }
 }
 
@@ -95,6 +97,21 @@ mod tests {
     fn a_change_is_shown_as_a_diff() {
         let text = format_plan(&plan(Action::Change), Style::default());
         assert_eq!(text, "redis-01\n  ~ change  file /etc/motd\n      content: a → b\n        -old\n        +new\n");
+    }
+
+    #[test]
+    fn values_of_a_host_neither_hide_nor_forge_lines() {
+        let mut plan = plan(Action::Change);
+        plan.rows[0].resource = "link /x\nPlan: nothing to do".to_owned();
+        plan.rows[0].reason = Some("a\nb".to_owned());
+        plan.rows[0].changes = vec![
+            AttributeChange::new("target", "x\n\nPlan: nothing to do", "y")
+                .with_diff("-\u{1b}[97mold\n+new\n".to_owned()),
+        ];
+        let style = Style { color: true, ..Style::default() };
+        let text = format_plan(&plan, style);
+        assert_eq!(text.lines().count(), 5, "{text}");
+        assert!(!text.contains("\u{1b}[97m") && text.contains("x\\n\\nPlan: nothing to do → y"), "{text}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::escape::escape_control_characters;
+use super::escape::{escape_line, escape_text};
 use super::reporter::write_stderr;
 use crate::protocol::Event;
 
@@ -36,12 +36,12 @@ impl ProgressBars {
             let counted = *total > 1;
             bar.set_length(if counted { *total } else { 1 });
             bar.set_position(if counted { *done } else { 1 });
-            bar.set_message(escape_control_characters(&format!("{job:<10} → {host}  {phase}")).into_owned());
+            bar.set_message(escape_line(&format!("{job:<10} → {host}  {phase}")).into_owned());
             if phase == "done" {
                 bar.finish_and_clear();
             }
         } else if entry.0 != *phase && !self.quiet && phase != "done" {
-            write_stderr(&format!("{job} → {host}: {phase}\n"));
+            write_stderr(&format!("{}\n", escape_line(&format!("{job} → {host}: {phase}"))));
         }
         entry.0.clone_from(phase);
     }
@@ -56,7 +56,7 @@ impl ProgressBars {
         if let Some(bar) = &entry.1 {
             bar.set_length(total);
             bar.set_position(done);
-            bar.set_message(escape_control_characters(host).into_owned());
+            bar.set_message(escape_line(host).into_owned());
             if done >= total {
                 bar.finish_and_clear();
             }
@@ -67,8 +67,8 @@ impl ProgressBars {
     pub fn print_line(&self, text: &str) {
         match &self.multi {
             // An error means that the terminal is gone.
-            Some(multi) => drop(multi.println(escape_control_characters(text).as_ref())),
-            None if !self.quiet => write_stderr(&format!("{text}\n")),
+            Some(multi) => drop(multi.println(escape_text(text).as_ref())),
+            None if !self.quiet => write_stderr(&format!("{}\n", escape_text(text))),
             None => {}
         }
     }

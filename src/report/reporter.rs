@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Value, json};
 
-use super::escape::{escape_control_characters, escape_json_line};
+use super::escape::{escape_json_line, escape_line, escape_painted_text, escape_text};
 use super::json::{event_to_json, host_event, plan_fields};
 use super::plan_text::format_plan;
 use super::run_id::RunId;
@@ -70,12 +70,19 @@ impl Reporter {
         if let Event::Note { text } = event
             && !self.json
         {
-            self.print_status(&format!("{host}: {text}"));
+            self.print_status(&escape_line(&format!("{host}: {text}")));
         }
     }
 
     /// Prints a result to stdout; nothing with `--json`.
     pub fn print_data(&self, text: &str) {
+        if !self.json {
+            write_stdout(&format!("{}\n", escape_text(text)));
+        }
+    }
+
+    /// Works like [`Self::print_data`] for a text in colors of ours.
+    pub fn print_painted_data(&self, text: &str) {
         if !self.json {
             write_stdout(&format!("{text}\n"));
         }
@@ -89,6 +96,13 @@ impl Reporter {
     /// Prints a status line to stderr; nothing with `--quiet`.
     pub fn print_status(&self, text: &str) {
         if !self.style.quiet {
+            write_stderr(&format!("{}\n", escape_text(text)));
+        }
+    }
+
+    /// Works like [`Self::print_status`] for a text in colors of ours.
+    pub fn print_painted_status(&self, text: &str) {
+        if !self.style.quiet {
             write_stderr(&format!("{text}\n"));
         }
     }
@@ -96,32 +110,42 @@ impl Reporter {
     /// Prints a warning to stderr, also with `--quiet`.
     pub fn warn(&self, text: &str) {
         self.print_json("warning", json!({"warning": text}));
-        write_stderr(&format!("warning: {text}\n"));
+        write_stderr(&format!("warning: {}\n", indent_lines(&escape_text(text))));
     }
 
     /// Prints a host that failed.
     pub fn report_failure(&self, host: &str, error: &str, hint: Option<&str>) {
-        self.print_json("failed", json!({"host": host, "error": error, "hint": hint}));
+        self.write_failure(host, error, &indent_lines(&escape_text(error)), hint);
+    }
+
+    /// Prints a host for which rendered findings were made.
+    pub fn report_host_findings(&self, host: &str, findings: &str) {
+        let text = format!("\n{findings}");
+        self.write_failure(host, &text, &text, None);
+    }
+
+    fn write_failure(&self, host: &str, plain: &str, error: &str, hint: Option<&str>) {
+        self.print_json("failed", json!({"host": host, "error": plain, "hint": hint}));
         let shown = if error.starts_with(host) { error.to_owned() } else { format!("{host}: {error}") };
         let style = Style { color: self.stderr_color, ..self.style };
         let label = style.red("failed:");
-        let next = hint.map(|hint| format!("  next: {hint}\n")).unwrap_or_default();
+        let next = hint.map(|hint| format!("  next: {}\n", escape_line(hint))).unwrap_or_default();
         write_stderr(&format!("{label} {shown}\n{next}"));
     }
 
     /// Prints the error of a command, and the next steps.
     pub fn report_error(&self, error: &str, hints: &[String]) {
-        self.print_error("error: ", error, hints);
+        self.print_error("error: ", error, &escape_text(error), hints);
     }
 
     /// Prints rendered findings, each with its severity and position, and the next steps.
     pub fn report_findings(&self, findings: &str, hints: &[String]) {
-        self.print_error("", findings, hints);
+        self.print_error("", findings, findings, hints);
     }
 
-    fn print_error(&self, prefix: &str, error: &str, hints: &[String]) {
-        self.print_json("error", json!({"error": error, "next": hints}));
-        let next: String = hints.iter().map(|hint| format!("  next: {hint}\n")).collect();
+    fn print_error(&self, prefix: &str, plain: &str, error: &str, hints: &[String]) {
+        self.print_json("error", json!({"error": plain, "next": hints}));
+        let next: String = hints.iter().map(|hint| format!("  next: {}\n", escape_text(hint))).collect();
         write_stderr(&format!("{prefix}{error}\n{next}"));
     }
 
@@ -157,10 +181,21 @@ pub fn stdout_error() -> Option<&'static io::Error> {
     STDOUT_ERROR.get()
 }
 
+/// Indents the lines after the first one: a line of a host's text does not look like one of ours.
+fn indent_lines(text: &str) -> String {
+    let mut lines = text.split('\n');
+    let mut indented = lines.next().unwrap_or_default().to_owned();
+    for line in lines {
+        indented.push_str(if line.is_empty() || line.starts_with("  ") { "\n" } else { "\n  " });
+        indented.push_str(line);
+    }
+    indented
+}
+
 /// Writes text to stdout, with control characters escaped. A closed pipe (`| head`) is not an error; any other one does
 /// not stop the run, and makes it fail at its end.
 fn write_stdout(text: &str) {
-    let text = escape_control_characters(text);
+    let text = escape_painted_text(text);
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => drop(STDOUT_ERROR.set(error)),
@@ -170,5 +205,5 @@ fn write_stdout(text: &str) {
 
 /// Writes text to stderr, with control characters escaped. Errors are ignored: there is no other place to report them.
 pub(super) fn write_stderr(text: &str) {
-    let _ = io::stderr().lock().write_all(escape_control_characters(text).as_bytes());
+    let _ = io::stderr().lock().write_all(escape_painted_text(text).as_bytes());
 }

@@ -48,8 +48,10 @@ pub async fn forward_lines(host: &str, mut stderr: impl AsyncBufRead + Unpin, sh
 fn escape(text: &str) -> String {
     text.chars().fold(String::with_capacity(text.len()), |mut escaped, character| {
         let is_bidirectional =
-            matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if (character.is_control() && character != '\t') || is_bidirectional {
+            matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        // Line and paragraph separators break lines in some terminals.
+        let is_separator = matches!(character, '\u{2028}' | '\u{2029}');
+        if (character.is_control() && character != '\t') || is_bidirectional || is_separator {
             // Writing to a String never fails.
             let _ = write!(escaped, "{}", character.escape_default());
         } else {
@@ -73,6 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn lines_have_their_host_and_no_control_characters() {
+        assert_eq!(shown("a\u{61c}b\u{2028}c".as_bytes()).await, ["a: a\\u{61c}b\\u{2028}c"]);
         assert_eq!(shown(b"one\n\x1b[2Jtwo\xff").await, ["a: one", "a: \\u{1b}[2Jtwo\u{fffd}"]);
     }
 

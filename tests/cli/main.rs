@@ -11,6 +11,7 @@ mod agent;
 mod certificates;
 mod confirm;
 mod deploy;
+mod deployed_service;
 mod ended_runs;
 mod example;
 mod failpoints;

@@ -56,7 +56,7 @@ impl ShardsContext<'_> {
         if self.reporter.json {
             self.reporter.print_json("plan", serde_json::to_value(plan).map_err(anyhow::Error::from)?);
         } else {
-            self.reporter.print_data(format_failover(plan, self.reporter.style).trim_end());
+            self.reporter.print_painted_data(format_failover(plan, self.reporter.style).trim_end());
         }
         Ok(())
     }
