@@ -32,13 +32,18 @@ pub fn require_answer(question: &str, without_terminal: &str) -> Result<(), Comm
     require_yes(answer)
 }
 
-/// Asks the person to type a text, such as the names of what may be lost.
+/// Asks the person to type a text, such as the names of what may be lost. `danger` says what may be lost.
 ///
 /// # Errors
 /// Another text was typed, or there is no terminal (exit 3); Ctrl-C (exit 130).
-pub fn require_typed_text(prompt: &str, expected: &str, without_terminal: &str) -> Result<(), CommandError> {
-    ensure_terminal("acknowledged writes may be lost, and there is no terminal to ask on", without_terminal)?;
-    require_yes(ask(prompt, |terminal| read_text(&mut || terminal.read_key_raw(), &mut terminal.clone(), expected)))
+pub fn require_typed_text(danger: &str, expected: &str, without_terminal: &str) -> Result<(), CommandError> {
+    ensure_terminal(&format!("{danger}, and there is no terminal to ask on"), without_terminal)?;
+    let mut prompt = danger.to_owned();
+    if let Some(first) = prompt.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    prompt.push_str(&format!(". Type {expected} to confirm:"));
+    require_yes(ask(&prompt, |terminal| read_text(&mut || terminal.read_key_raw(), &mut terminal.clone(), expected)))
 }
 
 fn ensure_terminal(problem: &str, hint: &str) -> Result<(), CommandError> {

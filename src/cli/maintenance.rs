@@ -41,7 +41,8 @@ impl MaintenanceCommand {
             MaintenanceMode::On => ServiceChange::StartMaintenance,
             MaintenanceMode::Off => ServiceChange::EndMaintenance,
         };
-        let command = ServiceChangeCommand { command: "maintenance", service: &self.service, change, args: &self.args };
+        let (service, args) = (&self.service, &self.args);
+        let command = ServiceChangeCommand { command: "maintenance", service, change, confirmed_name: None, args };
         command.run(common).await
     }
 }

@@ -20,6 +20,9 @@ pub struct UndeployCommand {
     /// Also delete the shared files and folders of the service
     #[arg(long)]
     delete_shared: bool,
+    /// Confirm the deletion of shared files by repeating the name of the service; required with --yes
+    #[arg(long, value_name = "SERVICE", requires = "delete_shared")]
+    confirm: Option<String>,
     #[command(flatten)]
     args: RolloutArgs,
 }
@@ -31,6 +34,8 @@ impl UndeployCommand {
     /// See [`ServiceChangeCommand::run`].
     pub async fn run(self, common: &CommonArgs) -> Result<CommandOutcome, CommandError> {
         let change = ServiceChange::Undeploy { delete_shared: self.delete_shared };
-        ServiceChangeCommand { command: "undeploy", service: &self.service, change, args: &self.args }.run(common).await
+        let (service, confirmed_name) = (&self.service, self.confirm.as_deref());
+        let command = ServiceChangeCommand { command: "undeploy", service, change, confirmed_name, args: &self.args };
+        command.run(common).await
     }
 }

@@ -175,9 +175,8 @@ impl FailoverArgs {
             None if !plan.may_lose_writes() => return require_confirmation("Apply this plan?", self.yes),
             None => {}
         }
-        let prompt = format!("Acknowledged writes may be lost. Type {names} to confirm:");
         let hint = format!("run the command again with --accept-data-loss={names} to confirm");
-        require_typed_text(&prompt, &names, &hint)
+        require_typed_text("acknowledged writes may be lost", &names, &hint)
     }
 }
 
