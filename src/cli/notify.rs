@@ -155,6 +155,8 @@ fn find_host_outcome<'o>(
     }
     let result = if outcome.returned.iter().any(|(returned, _)| returned == host) {
         "returned"
+    } else if outcome.stopped.iter().any(|stopped| stopped == host) {
+        "stopped"
     } else if outcome.switched.iter().any(|switched| switched == host) {
         "switched"
     } else if has_changes {

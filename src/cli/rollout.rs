@@ -173,11 +173,13 @@ impl<'a> ServiceRollout<'a> {
             has_all_hosts: self.excluded_hosts.is_empty(),
             keep_releases: release.keep_releases,
         });
+        let recipe = &self.loaded.recipe;
         let rollout = Rollout {
             fleet: &self.fleet,
             scope: &self.scope,
             other_sessions: &other_sessions,
-            batches: &self.loaded.recipe.batches,
+            // A rollback is urgent, and goes to a release that was healthy on each host.
+            batches: if new_release.is_some() { &recipe.batches } else { &recipe.rollback_batches },
             new_release,
             event_sink: &event_sink,
         };
@@ -210,10 +212,11 @@ impl<'a> ServiceRollout<'a> {
             report_plan_error(host, error, &self.secrets, self.common);
             exits.push(match error {
                 DeployPlanError::Templates(_) => Exit::Error,
-                DeployPlanError::Impossible(_) => Exit::Refused,
+                DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) => Exit::Refused,
                 DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
             });
         };
+        let mut idle_hosts = Vec::new();
         let mut records: Vec<HostRecords> = others.iter().map(OtherHost::to_records).collect();
         for (host, result) in observe_hosts(&self.fleet, &self.host_names, &self.scope, goal).await {
             match result {
@@ -221,9 +224,20 @@ impl<'a> ServiceRollout<'a> {
                     records.push(host.to_records());
                     seen.push(host);
                 }
+                Err(error @ DeployPlanError::Idle(_)) => idle_hosts.push((host, error)),
                 Err(error) => {
                     record_error(&host, &error);
                     records.push(HostRecords { host, records: Err(error.describe()) });
+                }
+            }
+        }
+        // A host that serves nothing does not stop the others from going back.
+        for (host, error) in &idle_hosts {
+            match seen.is_empty() {
+                true => record_error(host, error),
+                false => {
+                    let text = format!("{host}: serves no release, and is left as it is");
+                    self.common.new_reporter().print_status(&text);
                 }
             }
         }
@@ -312,6 +326,11 @@ impl<'a> ServiceRollout<'a> {
                 outcome.returned.iter().map(|(host, version)| format!("{host} ({version})")).collect();
             reporter.print_status(&format!("returned to the previous release: {}", texts.join(", ")));
         }
+        if !outcome.stopped.is_empty() {
+            reporter.print_json("stopped", json!({"hosts": outcome.stopped}));
+            let hosts = outcome.stopped.join(", ");
+            reporter.print_status(&format!("stopped, since no release served there before: {hosts}"));
+        }
         if !outcome.skipped.is_empty() {
             reporter.print_json("skipped", json!({"hosts": outcome.skipped}));
             reporter.print_status(&format!("not switched: {}", outcome.skipped.join(", ")));
@@ -320,7 +339,7 @@ impl<'a> ServiceRollout<'a> {
         reporter.print_data(&format!(
             "Done: {} switched, {failed} failed, {} returned, {} skipped",
             format_count(switched, "host"),
-            outcome.returned.len(),
+            outcome.returned.len() + outcome.stopped.len(),
             outcome.skipped.len()
         ));
         if (failed > 0 || !outcome.skipped.is_empty()) && switched > 0 {

@@ -26,7 +26,7 @@ pub fn report_plan_error(host: &str, plan_error: &DeployPlanError, secrets: &Sec
         DeployPlanError::Templates(found) => {
             reporter.report_host_findings(host, &found.render(common.stderr_color()));
         }
-        DeployPlanError::Impossible(reason) | DeployPlanError::Host(reason) => {
+        DeployPlanError::Impossible(reason) | DeployPlanError::Idle(reason) | DeployPlanError::Host(reason) => {
             reporter.report_failure(host, &secrets.redact_text(reason), None);
         }
     }

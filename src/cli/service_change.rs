@@ -153,7 +153,9 @@ async fn plan_hosts(
             Err(error) => {
                 report_plan_error(&host, &error, secrets, common);
                 exits.push(match error {
-                    DeployPlanError::Impossible(_) | DeployPlanError::Templates(_) => Exit::Refused,
+                    DeployPlanError::Impossible(_) | DeployPlanError::Idle(_) | DeployPlanError::Templates(_) => {
+                        Exit::Refused
+                    }
                     DeployPlanError::Connect(_) | DeployPlanError::Host(_) => Exit::Partial,
                 });
             }

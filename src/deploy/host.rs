@@ -167,6 +167,7 @@ impl DeployAgent {
                 stage::stage_release(layout, desired, blobs, sink)
             }
             DeployRequest::Switch { target, expected_current: from, .. } => switch.switch_to(target, from.as_ref()),
+            DeployRequest::Deactivate { target, .. } => switch.deactivate(target),
             DeployRequest::Rollback { version: to, expected_current: from, .. } => {
                 switch.roll_back(to.as_ref(), from.as_ref())
             }

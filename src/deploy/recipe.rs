@@ -57,6 +57,8 @@ pub struct Recipe {
     pub keep_releases: usize,
     /// The rollout's batches, by default one host and then up to a quarter at a time; empty: all hosts at once.
     pub batches: Vec<BatchSize>,
+    /// Batches of a rollback; empty, the default: all hosts at once.
+    pub rollback_batches: Vec<BatchSize>,
     /// The artifact's files.
     pub files: Vec<FileEntry>,
     /// Unit templates.
@@ -113,6 +115,7 @@ impl Recipe {
         let root = reader.take_required::<PathBuf>("root", "the service's folder on its hosts, such as \"/srv/app\"");
         let keep_releases = reader.take_optional::<usize>("keep_releases");
         let batches = reader.take_optional("batches");
+        let rollback_batches = reader.take_optional("rollback_batches");
         let user = reader.take_optional::<String>("user");
         let ports = reader.take_optional::<Vec<u16>>("ports");
         let build = reader.take_optional::<HookCommand>("build");
@@ -156,6 +159,7 @@ impl Recipe {
             hooks: reader.read_hooks(hooks),
             keep_releases: keep_releases.map_or(DEFAULT_KEEP_RELEASES, |(_, count)| count),
             batches: batches.map_or_else(|| DEFAULT_BATCHES.to_vec(), |(_, batches)| batches),
+            rollback_batches: rollback_batches.map(|(_, batches)| batches).unwrap_or_default(),
             ports: ports.map(|(_, ports)| ports),
             user: user.map(|(_, user)| user),
             public_keys: public_keys.map(|(_, keys)| keys).unwrap_or_default(),

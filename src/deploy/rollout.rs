@@ -13,7 +13,7 @@ mod tasks;
 
 pub use observe::{
     DeployPlanError, Goal, ObservedHost, OtherHost, PlannedDeploy, ServiceHealth, connect_other_hosts, observe_hosts,
-    observe_service, plan_hosts,
+    observe_retained_release, observe_service, plan_hosts,
 };
 pub use run::{EventSink, HostFailure, NewRelease, Rollout, RolloutEvent, RolloutOutcome};
 pub use service_change::{ChangeOutcome, PlannedChange, ServiceChangeRun};

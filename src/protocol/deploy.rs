@@ -98,6 +98,14 @@ pub enum DeployRequest {
         /// As in [`DeployRequest::Switch`].
         expected_current: Option<ReleaseTarget>,
     },
+    /// Stop the release that this rollout made the active one on a host that served nothing before.
+    /// Answer: [`DeployReply::Switched`] with [`SwitchOutcome::Stopped`].
+    Deactivate {
+        /// The service.
+        scope: ServiceRef,
+        /// The state; if another one serves now, the answer is [`DeployReply::PlanOutdated`].
+        target: ReleaseTarget,
+    },
     /// Check the health of the active release for at most two seconds; changes nothing. Answer:
     /// [`DeployReply::HealthChecked`].
     CheckHealth {
@@ -164,6 +172,7 @@ impl DeployRequest {
             | Self::Stage { scope, .. }
             | Self::Switch { scope, .. }
             | Self::Rollback { scope, .. }
+            | Self::Deactivate { scope, .. }
             | Self::CheckHealth { scope, .. }
             | Self::LockService { scope }
             | Self::RecordTask { scope, .. }

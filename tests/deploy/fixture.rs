@@ -22,7 +22,7 @@ use crate::model::{CrashPoint, CrashingSink, FakeMachine, FakeServices, Simulate
 pub const DEMO_UNIT: &str = "demo.service";
 
 /// Contents by digest; counts what was taken.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct DeployBlobs {
     contents: BTreeMap<Digest, Vec<u8>>,
     only: Option<Vec<Digest>>,

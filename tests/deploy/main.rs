@@ -13,6 +13,7 @@ mod converge;
 mod examples;
 mod files;
 mod fixture;
+mod fleet_rollout;
 mod instances;
 mod maintenance;
 #[path = "../support/messages.rs"]

@@ -55,6 +55,7 @@ pub fn change_of_deploy(request: &DeployRequest) -> Option<RequestedChange> {
         DeployRequest::RecordTask { record, .. } => (Some(&record.version), "record_task"),
         DeployRequest::Stage { desired, .. } => (Some(&desired.manifest.version), "stage"),
         DeployRequest::Switch { target, .. } => (Some(&target.version), "switch"),
+        DeployRequest::Deactivate { target, .. } => (Some(&target.version), "deactivate"),
         DeployRequest::Rollback { version, .. } => (version.as_ref(), "rollback"),
         DeployRequest::RunTask { target, .. } => (Some(&target.version), "task"),
         DeployRequest::Prune { .. } => (None, "prune"),

@@ -162,6 +162,14 @@ impl DeployState {
         self.history.drain(..excess);
     }
 
+    /// Takes the only confirmed switch back, before its units are stopped. Until then the switch counts as unfinished.
+    pub fn begin_deactivation(&mut self, target: &ReleaseTarget, reason: &str) {
+        self.history.clear();
+        self.healthy.remove(&target.version);
+        self.failures.insert(target.version.clone(), reason.to_owned());
+        self.pending_switch = Some(target.clone());
+    }
+
     /// Returns whether a release was switched to, successfully or not.
     pub fn was_tried(&self, version: &ReleaseVersion) -> bool {
         self.healthy.contains_key(version) || self.failures.contains_key(version)

@@ -112,6 +112,47 @@ impl Switch<'_> {
         Ok(DeployReply::Switched(outcome))
     }
 
+    /// Stops the active release on a host that served nothing before it: the rollout failed on other hosts. A failed hook
+    /// does not keep a release in service that the fleet does not serve.
+    pub fn deactivate(&self, target: &ReleaseTarget) -> Result<DeployReply> {
+        let mut state = DeployState::read(self.layout)?;
+        if state.confirmed_target() != Some(target) || state.previous_target().is_some() {
+            return Ok(DeployReply::PlanOutdated(vec![format!(
+                "release {} is not the only one that served on this host",
+                target.version
+            )]));
+        }
+        let desired = releases::read_desired(self.layout, target)?
+            .with_context(|| format!("the records of release {} are missing", target.version))?;
+        let detail = "the rollout failed on other hosts".to_owned();
+        let (started_at, clock) = (unix_seconds(), Instant::now());
+        let steps = self.step_reporter(&target.version);
+        state.begin_deactivation(target, &detail);
+        state.write(self.layout)?;
+        steps.report_step("drain");
+        let drained = self.run_hooks(&desired, &desired.config.hooks.before);
+        steps.report_step("stop");
+        self.stop_units(&desired)?;
+        let drain_failure = drained.err().map(|error| format!("; {error:#}")).unwrap_or_default();
+        let failure = plain_failure(SwitchStep::Return, format!("{detail}{drain_failure}"));
+        let outcome = SwitchOutcome::Stopped { version: target.version.clone(), failure };
+        state.pending_switch = None;
+        state.out_of_rotation = false;
+        if let Some((result, failure)) = outcome.to_result() {
+            state.record_switch(SwitchRecord {
+                operator: self.scope.operator.clone(),
+                started_at,
+                duration_ms: u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX),
+                from: Some(target.version.clone()),
+                to: target.version.clone(),
+                result,
+                failure,
+            });
+        }
+        state.write(self.layout)?;
+        Ok(DeployReply::Switched(outcome))
+    }
+
     fn step_reporter(&self, version: &ReleaseVersion) -> StepReporter<'_> {
         StepReporter::new(self.sink, version)
     }

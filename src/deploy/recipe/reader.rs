@@ -12,12 +12,13 @@ use crate::deploy::signature::is_public_key;
 use crate::protocol::deploy::{is_account_name, is_normalized_absolute};
 
 /// The keys of a recipe.
-const RECIPE_KEYS: [&str; 18] = [
+const RECIPE_KEYS: [&str; 19] = [
     "service",
     "hosts",
     "root",
     "keep_releases",
     "batches",
+    "rollback_batches",
     "user",
     "ports",
     "build",

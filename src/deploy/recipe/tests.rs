@@ -8,6 +8,7 @@ hosts   = "app"
 root    = "/srv/timeline"
 keep_releases = 3
 batches = ["1", "25%", "100%"]
+rollback_batches = ["50%"]
 user    = "timeline"
 
 [[file]]
@@ -54,6 +55,7 @@ fn a_recipe_is_parsed_with_defaults() {
     assert_eq!((recipe.service.as_str(), recipe.keep_releases), ("timeline", 3));
     assert_eq!(&VALID_RECIPE[recipe.host_selector_span.clone()], "\"app\"");
     assert_eq!(recipe.batches, [BatchSize::Count(1), BatchSize::Percent(25), BatchSize::Percent(100)]);
+    assert_eq!(recipe.rollback_batches, [BatchSize::Percent(50)]);
     assert_eq!(recipe.units.iter().map(|unit| unit.restart).collect::<Vec<_>>(), [true, false]);
     let owners: Vec<_> =
         recipe.files.iter().map(|file| file.owner.as_ref().map(|owner| (&*owner.user, &*owner.group))).collect();

@@ -61,6 +61,8 @@ pub enum DeployPlanError {
     Templates(Diagnostics),
     /// The requested state cannot be reached; contains the next step.
     Impossible(String),
+    /// The host serves no release that a rollback could replace; contains the reason for which it has no target.
+    Idle(String),
     /// The host could not read its state; contains its message.
     Host(String),
 }
@@ -102,15 +104,34 @@ async fn observe_host(
             let PreparedHost { desired, texts, listen_ports } = prepared;
             Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
         }
-        Goal::Stored(version) => {
-            let mut seen =
-                request_observation(fleet, &session, scope, CompareWith::RetainedRelease(version.clone())).await?;
-            let desired =
-                seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
-            let (texts, listen_ports) = (ContentMap::new(), Vec::new());
-            Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
-        }
+        Goal::Stored(version) => observe_retained_release(fleet, session, scope, version.as_ref()).await,
     }
+}
+
+/// Observes a connected host, compared with a release that it keeps.
+///
+/// # Errors
+/// The host has no such release, serves none at all ([`DeployPlanError::Idle`]), or cannot read its state.
+pub async fn observe_retained_release(
+    fleet: &Fleet,
+    session: Session,
+    scope: &ServiceRef,
+    version: Option<&ReleaseVersion>,
+) -> Result<ObservedHost, DeployPlanError> {
+    let compare_with = CompareWith::RetainedRelease(version.cloned());
+    let mut seen = match request_observation(fleet, &session, scope, compare_with).await {
+        Err(DeployPlanError::Impossible(reason)) => {
+            let now = request_observation(fleet, &session, scope, CompareWith::Nothing).await?;
+            let is_idle = now.confirmed.is_none() && now.unfinished_switch.is_none();
+            let error = if is_idle { DeployPlanError::Idle } else { DeployPlanError::Impossible };
+            return Err(error(reason));
+        }
+        seen => seen?,
+    };
+    let desired =
+        seen.retained_release.take().ok_or_else(|| DeployPlanError::Host("an unexpected reply".to_owned()))?;
+    let (texts, listen_ports) = (ContentMap::new(), Vec::new());
+    Ok(ObservedHost { session, desired, texts, observation: seen, listen_ports })
 }
 
 /// Health of the active release on a host.
@@ -213,7 +234,7 @@ impl DeployPlanError {
         match self {
             Self::Connect(error) => error.to_string(),
             Self::Templates(_) => "its templates contain errors".to_owned(),
-            Self::Impossible(reason) | Self::Host(reason) => reason.clone(),
+            Self::Impossible(reason) | Self::Idle(reason) | Self::Host(reason) => reason.clone(),
         }
     }
 }

@@ -76,6 +76,10 @@ pub struct RolloutOutcome {
     pub switched: Vec<String>,
     /// Hosts that returned to the release that they served before, because the rollout failed, with that release.
     pub returned: Vec<(String, ReleaseVersion)>,
+    /// Hosts that served no release before, and whose units were stopped, because the rollout failed.
+    pub stopped: Vec<String>,
+    /// Hosts on which this rollout made the release the active one; some of them may be out of rotation.
+    pub activated: Vec<String>,
     /// Hosts that failed, with the cause.
     pub failed: Vec<(String, HostFailure)>,
     /// Hosts that were not switched because others failed or the run was stopped.
@@ -207,6 +211,18 @@ impl RolloutOutcome {
     pub(super) fn record_failure(&mut self, host: &str, failure: HostFailure) {
         self.has_side_effects |= matches!(failure, HostFailure::Failed(..));
         self.failed.push((host.to_owned(), failure));
+    }
+
+    pub(super) fn record_return(&mut self, host: &str, version: ReleaseVersion) {
+        // Its failure says that the new release is active.
+        for (failed, failure) in &mut self.failed {
+            if failed == host
+                && let HostFailure::Failed(text, _) = failure
+            {
+                text.push_str(&format!("; the host returned to release {version}"));
+            }
+        }
+        self.returned.push((host.to_owned(), version));
     }
 
     pub(super) fn switched(&mut self, host: &str, outcome: &SwitchOutcome) {

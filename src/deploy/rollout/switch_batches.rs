@@ -76,6 +76,7 @@ impl Rollout<'_> {
             match reply {
                 Ok(DeployReply::Switched(outcome)) => {
                     if let SwitchOutcome::Healthy { main_pids, .. } = &outcome {
+                        rollout_outcome.activated.push(name.clone());
                         processes.insert(name.clone(), main_pids.clone());
                     }
                     ended_well &= matches!(outcome, SwitchOutcome::Unchanged | SwitchOutcome::Healthy { .. });
@@ -121,13 +122,13 @@ impl Rollout<'_> {
         is_healthy
     }
 
-    /// Returns the hosts that this rollout switched to what they served before, the last batch first. A host that
-    /// served nothing before keeps the release; one whose service was adopted returns to that.
+    /// Returns the hosts that this rollout switched to what they served before, the last batch first, also those that are
+    /// only out of rotation. A host that served nothing before is stopped; one whose service was adopted returns to that.
     pub(super) async fn return_fleet(&self, pending_hosts: &[&PlannedDeploy], outcome: &mut RolloutOutcome) {
         let is_switched = |host: &&PlannedDeploy| {
             let before = host.observation.confirmed.as_ref();
-            outcome.switched.contains(&host.session.host)
-                && (is_adopted(host) || before.is_some_and(|before| *before != host.desired.to_release_target()))
+            outcome.activated.contains(&host.session.host)
+                && (is_adopted(host) || before.is_none_or(|before| *before != host.desired.to_release_target()))
         };
         let switched: Vec<Vec<&PlannedDeploy>> = split_into_batches(pending_hosts, self.batches)
             .into_iter()
@@ -153,7 +154,10 @@ impl Rollout<'_> {
             let version = Some(before.unwrap_or_else(ReleaseVersion::adopted));
             return self.send_request(host, DeployRequest::Rollback { scope, version, expected_current }).await;
         }
-        let target = host.observation.confirmed.clone().ok_or("no release served before")?;
+        let Some(target) = host.observation.confirmed.clone() else {
+            let target = host.desired.to_release_target();
+            return self.send_request(host, DeployRequest::Deactivate { scope, target }).await;
+        };
         self.send_request(host, DeployRequest::Switch { scope, target, expected_current, is_return: true }).await
     }
 
@@ -163,15 +167,23 @@ impl Rollout<'_> {
             Ok(DeployReply::Switched(switch)) => {
                 (self.event_sink)(&RolloutEvent::Switched(name, &switch));
                 outcome.switched.retain(|switched| switched != name);
-                match (describe_failure(&switch), &host.observation.confirmed) {
-                    (None, Some(before)) => outcome.returned.push((name.clone(), before.version.clone())),
-                    (None, None) => outcome.returned.push((name.clone(), ReleaseVersion::adopted())),
-                    (Some((text, log)), _) => outcome.record_failure(name, HostFailure::Failed(text, log)),
+                if is_deactivated(host, &switch) {
+                    return outcome.stopped.push(name.clone());
+                }
+                let before = host.observation.confirmed.as_ref().map(|before| before.version.clone());
+                match describe_failure(&switch) {
+                    None => outcome.record_return(name, before.unwrap_or_else(ReleaseVersion::adopted)),
+                    Some((text, log)) => outcome.record_failure(name, HostFailure::Failed(text, log)),
                 }
             }
             reply => outcome.record_rejection(name, reply),
         }
     }
+}
+
+/// Returns whether a host that served nothing before serves nothing again.
+fn is_deactivated(host: &PlannedDeploy, switch: &SwitchOutcome) -> bool {
+    host.observation.confirmed.is_none() && !is_adopted(host) && matches!(switch, SwitchOutcome::Stopped { .. })
 }
 
 /// Returns whether this rollout kept a service or units on the host that dunlin did not deploy.
