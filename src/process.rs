@@ -35,6 +35,8 @@ use running::{Limits, Process, TakeOutput, follow, read_in_background};
 
 /// Default limit for the bytes kept of each output stream.
 const MAX_OUTPUT: usize = 16 << 20;
+/// Default limit for programs of the system that answer a question or change a setting.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(5 * 60);
 /// Maximum number of output chunks that wait to be passed on.
 const MAX_CHUNKS: usize = 64;
 
@@ -61,6 +63,12 @@ impl<'a> Program<'a> {
             .env("LC_ALL", "C.UTF-8")
             .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
             .env("DEBIAN_FRONTEND", "noninteractive")
+    }
+
+    /// Works like [`Program::new`] for a program that answers a question or changes a setting. It is ended after five
+    /// minutes: one that hangs would hold the locks of the whole fleet.
+    pub fn short(program: impl AsRef<OsStr>) -> Self {
+        Self::new(program).timeout(SHORT_TIMEOUT)
     }
 
     /// Names the program, which gets the environment of this process unchanged.

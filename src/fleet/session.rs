@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -12,12 +12,17 @@ use super::content_file::ContentFile;
 use super::frame_stream::{FrameReader, FrameWriter};
 pub use super::session_reader::BlobMap;
 use super::session_reader::{ChannelEnd, SessionEvent, SessionShared, receive_frames};
+use crate::protocol::deploy::DeployRequest;
 use crate::protocol::frame;
 use crate::protocol::{
     AgentMessage, Call, ControllerMessage, Event, Hello, KEEPALIVE_INTERVAL, PROTOCOL_VERSION, Reply, Request,
     SILENCE_TIMEOUT,
 };
 use crate::transport::{Channel, ConnectError, ConnectErrorKind};
+
+/// Maximum time between two signs of a request's progress, beyond the limit that the request itself has. Keepalives are
+/// none: the thread that sends them runs on when the request hangs.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Receives a host's events.
 pub type EventCallback<'a> = &'a (dyn Fn(Event) + Send + Sync);
@@ -45,6 +50,7 @@ pub struct Session {
     writer: Arc<FrameWriter>,
     shared: Arc<SessionShared>,
     next_request_id: AtomicU64,
+    progress_timeout: Duration,
     reader_task: JoinHandle<()>,
     keepalive_task: JoinHandle<()>,
     _channel_guard: Mutex<Box<dyn Send>>,
@@ -91,6 +97,7 @@ impl Session {
             writer,
             shared,
             next_request_id,
+            progress_timeout: PROGRESS_TIMEOUT,
             reader_task,
             keepalive_task,
             _channel_guard,
@@ -133,18 +140,28 @@ impl Session {
     ) -> Result<Reply, RequestError> {
         let id = self.next_request_id.fetch_add(1, Ordering::Relaxed);
         let mut answers = self.shared.register_request(id).map_err(|end| self.connection_lost_error(&end))?;
+        let limit = self.progress_timeout.saturating_add(own_time_limit(&request));
         self.send_message(&ControllerMessage::Request { id, request }).await?;
         let mut cancel_sent = false;
+        let mut last_progress = Instant::now();
         loop {
+            let remaining = limit.saturating_sub(last_progress.elapsed());
             tokio::select! {
                 answer = answers.recv() => match answer {
-                    Some(SessionEvent::Event(event)) => on_event(event),
+                    Some(SessionEvent::Event(event)) => {
+                        on_event(event);
+                        last_progress = Instant::now();
+                    }
                     Some(SessionEvent::Reply(Reply::Failed { error: message })) => {
                         return Err(RequestError { host: self.host.clone(), message, connection_lost: false });
                     }
                     Some(SessionEvent::Reply(reply)) => return Ok(reply),
                     None => return Err(self.connection_lost_error(&self.shared.end_channel(ChannelEnd::default()))),
                 },
+                () = tokio::time::sleep(remaining) => {
+                    let error = format!("no progress of the request for {limit:?}");
+                    return Err(self.connection_lost_error(&self.shared.end_channel(ChannelEnd { error: Some(error) })));
+                }
                 () = cancellation.cancelled(), if !cancel_sent => {
                     cancel_sent = true;
                     // If the agent cannot be reached, the lost connection ends the loop.
@@ -172,6 +189,15 @@ impl Session {
             format!("the connection to its agent was lost{reason}; its agent finishes or rolls back started steps");
         RequestError { host: self.host.clone(), message, connection_lost: true }
     }
+}
+
+/// Returns the time limit that a request has by itself: until then it may be silent.
+fn own_time_limit(request: &Request) -> Duration {
+    Duration::from_millis(match request {
+        Request::Exec(exec) => exec.timeout_ms,
+        Request::Deploy(DeployRequest::RunTask { task, .. }) => task.timeout_ms,
+        _ => 0,
+    })
 }
 
 impl Drop for Session {

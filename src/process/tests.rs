@@ -20,6 +20,12 @@ fn is_gone(file: &Path) -> bool {
 }
 
 #[test]
+fn a_short_program_has_a_limit() {
+    assert_eq!(Program::short("true").timeout, Some(SHORT_TIMEOUT));
+    assert!(Program::new("true").timeout.is_none());
+}
+
+#[test]
 fn a_failure_has_the_last_lines_of_the_output() {
     let text = sh("echo no such thing >&2; exit 3").run().unwrap_err().to_string();
     assert!(text.contains("exit status: 3: no such thing"), "{text}");

@@ -90,7 +90,7 @@ impl<'a> ApplyContext<'a> {
         let mut units = vec![unit.to_owned()];
         units.append(&mut self.upcoming_enables);
         let enable = |units: &[String]| {
-            Program::new("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
+            Program::short("systemctl").args(["enable", "--quiet", "--no-reload", "--"]).args(units).run().map(drop)
         };
         // If it fails for one of them, the step of that unit reports it.
         if enable(&units).is_err() {
@@ -116,7 +116,7 @@ impl<'a> ApplyContext<'a> {
         if !self.have_units_changed {
             return Ok(false);
         }
-        Program::new("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
+        Program::short("systemctl").arg("daemon-reload").run().context("reloading systemd's units")?;
         (self.have_units_changed, self.are_states_stale) = (false, false);
         Ok(true)
     }

@@ -63,7 +63,7 @@ pub fn package_argument(name: &str, version: Option<&str>) -> String {
 /// # Errors
 /// Returns an error if apt-cache fails.
 pub fn query_versions(names: &[&str]) -> Result<BTreeMap<String, PackageVersions>> {
-    let stdout = Program::new("apt-cache").arg("policy").args(names).run()?;
+    let stdout = Program::short("apt-cache").arg("policy").args(names).run()?;
     Ok(parse_policy(&String::from_utf8_lossy(&stdout)))
 }
 
@@ -117,12 +117,12 @@ pub fn disable_units(packages: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let stdout = Program::new("dpkg-query").arg("--listfiles").args(packages).run()?;
+    let stdout = Program::short("dpkg-query").arg("--listfiles").args(packages).run()?;
     let units = parse_units(&String::from_utf8_lossy(&stdout));
     if units.is_empty() {
         return Ok(());
     }
-    Program::new("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
+    Program::short("systemctl").args(["disable", "--quiet", "--"]).args(&units).run().map(drop)
 }
 
 fn apt_get_command(verb: &str) -> Program<'static> {

@@ -116,7 +116,7 @@ impl Resource for GroupResource {
     fn apply(&self, observed: &ObservedGroup, _context: &mut ApplyContext) -> Result<()> {
         let argv = self.build_argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the group")?;
-        Program::new(program).args(args).run().map(drop)
+        Program::short(program).args(args).run().map(drop)
     }
 }
 

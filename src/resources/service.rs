@@ -3,6 +3,8 @@
 //! Does not change: the unit's file, and each of the three that the step does not give. A second run is a no-op because
 //! all three are compared with systemd's state. `restart` and `reload` always apply: use them in handlers.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +13,8 @@ use super::{ApplyContext, BlobSource, Diff, HostView, Prefetch, ReadOutcome, Res
 use crate::plan::AttributeChange;
 use crate::process::Program;
 
+/// Limit of a job of systemd, for units that have none themselves.
+const JOB_TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// Run through [`ApplyContext::enable_unit`], which collects several services.
 const ENABLE_COMMAND: &str = "enable";
 /// A reload after each would be most of the time that many services take: there is one, at the end.
@@ -163,7 +167,8 @@ impl Resource for ServiceResource {
                 continue;
             }
             let is_fresh = context.flush_unit_changes()?;
-            let ran = Program::new("systemctl").args(call).arg("--").arg(&unit).run();
+            // systemd enforces the limits of the unit; a unit may have none.
+            let ran = Program::new("systemctl").args(call).arg("--").arg(&unit).timeout(JOB_TIMEOUT).run();
             ran.with_context(|| format!("systemctl {} {unit}{}", call.join(" "), last_journal_lines(&unit)))?;
             if call.contains(&NO_RELOAD_FLAG) && !is_fresh {
                 context.require_refresh();
@@ -240,7 +245,7 @@ fn is_start_call(call: &[&str]) -> bool {
 /// Returns an error if the unit has failed: a start can succeed and the program fail right after it, which is this
 /// step's failure, not the next one's.
 fn ensure_stays_up(unit: &str) -> Result<()> {
-    let shown = Program::new("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
+    let shown = Program::short("systemctl").args(["show", "--property=ActiveState,SubState", "--", unit]).run()?;
     let shown = String::from_utf8_lossy(&shown);
     if is_failing(&shown) {
         bail!(
@@ -260,7 +265,7 @@ fn is_failing(shown: &str) -> bool {
 /// Returns the unit's last lines in the journal for an error message; empty if there are none.
 fn last_journal_lines(unit: &str) -> String {
     let asked =
-        Program::new("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
+        Program::short("journalctl").args(["--no-pager", "--quiet", "--lines=12", "--output=cat", "--unit", unit]);
     let text = asked.run().map(|said| String::from_utf8_lossy(&said).trim().to_owned()).unwrap_or_default();
     if text.is_empty() { String::new() } else { format!("\n{text}") }
 }

@@ -149,7 +149,7 @@ impl Resource for UserResource {
     fn apply(&self, observed: &ObservedUser, _context: &mut ApplyContext) -> Result<()> {
         let argv = self.build_argv(observed);
         let (program, args) = argv.split_first().context("nothing to do for the user")?;
-        Program::new(program).args(args).run().map(drop)
+        Program::short(program).args(args).run().map(drop)
     }
 }
 

@@ -119,7 +119,7 @@ impl Systemd {
     /// Returns the time limit of a restart or stop: systemd enforces the unit's own limits, so ours is a little longer.
     fn job_timeout(unit: &str) -> Result<Duration> {
         let properties = "--property=TimeoutStartUSec,TimeoutStopUSec";
-        let shown = Program::new("systemctl").args(["show", properties, "--", unit]).run()?;
+        let shown = Program::short("systemctl").args(["show", properties, "--", unit]).run()?;
         Ok(parse_job_timeout(&String::from_utf8_lossy(&shown)))
     }
 }
@@ -140,14 +140,15 @@ impl ServiceManager for Systemd {
         }
         let properties = "--property=Id,Type,ActiveState,Result,UnitFileState,MainPID,CanReload,\
              ExecMainExitTimestampMonotonic";
-        let shown = Program::new("systemctl").args(["show", properties, "--"]).args(units).run()?;
+        let shown = Program::short("systemctl").args(["show", properties, "--"]).args(units).run()?;
         let states = parse_unit_properties(&String::from_utf8_lossy(&shown));
         ensure!(states.len() == units.len(), "systemctl returned {} units instead of {}", states.len(), units.len());
         Ok(states)
     }
 
     fn find_unit_file(&self, unit: &str) -> Result<Option<PathBuf>> {
-        let shown = Program::new("systemctl").args(["show", "--property=FragmentPath", "--value", "--", unit]).run()?;
+        let shown =
+            Program::short("systemctl").args(["show", "--property=FragmentPath", "--value", "--", unit]).run()?;
         let path = String::from_utf8_lossy(&shown).trim().to_owned();
         Ok((!path.is_empty()).then(|| PathBuf::from(path)))
     }
@@ -202,13 +203,13 @@ impl ServiceManager for Systemd {
 
     fn forget_failure(&self, unit: &str) -> Result<()> {
         // Of a unit that systemd does not hold in memory it says so with an error.
-        Program::new("systemctl").args(["reset-failed", "--", unit]).succeeds().map(drop)
+        Program::short("systemctl").args(["reset-failed", "--", unit]).succeeds().map(drop)
     }
 
     fn read_log(&self, units: &[&str], since: u64) -> Vec<String> {
         let units = units.iter().flat_map(|unit| ["--unit", unit]);
         let since = format!("--since=@{since}");
-        let asked = Program::new("journalctl").args([
+        let asked = Program::short("journalctl").args([
             "--no-pager",
             "--quiet",
             "--output=short",

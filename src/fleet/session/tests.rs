@@ -1,5 +1,4 @@
 use std::future::pending;
-use std::time::Instant;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
@@ -93,6 +92,23 @@ async fn a_host_that_does_not_read_ends_its_requests() {
     let done = timeout(TOO_LONG, session.call(request, &|_| {}, &CancellationToken::new())).await.expect("it hangs");
     let error = done.unwrap_err();
     assert!(error.connection_lost && error.message.contains("the agent has not read for 300ms"), "{error}");
+    keepalives.abort();
+}
+
+#[tokio::test]
+async fn a_host_that_only_sends_keepalives_ends_its_requests() {
+    let (mut session, mut host) = connect(1 << 16).await;
+    session.progress_timeout = SILENCE;
+    let keepalives = tokio::spawn(async move {
+        let keepalive = frame::encode_message(&AgentMessage::KeepAlive).unwrap();
+        loop {
+            tokio::time::sleep(SILENCE / 10).await;
+            host.write_all(&keepalive).await.unwrap();
+        }
+    });
+    let error = exec(&session, &|_| {}).await.unwrap_err();
+    assert!(error.connection_lost && error.message.contains("no progress of the request for 1.3s"), "{error}");
+    assert!(exec(&session, &|_| {}).await.is_err(), "the channel is closed");
     keepalives.abort();
 }
 

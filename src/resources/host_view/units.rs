@@ -49,7 +49,7 @@ pub(super) fn read_units(names: &BTreeSet<String>) -> Result<BTreeMap<String, Un
     if names.is_empty() {
         return Ok(BTreeMap::new());
     }
-    let asked = Program::new("systemctl")
+    let asked = Program::short("systemctl")
         .args(["show", "--property=Id,Names,LoadState,UnitFileState,ActiveState", "--"])
         .args(names)
         .run()

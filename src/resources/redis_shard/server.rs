@@ -99,7 +99,7 @@ impl RedisShard {
     /// # Errors
     /// Returns an error if the program is not installed, or prints no known version.
     pub fn installed_version(&self) -> Result<ServerVersion> {
-        let output = Program::new(&self.server).arg("--version").run();
+        let output = Program::short(&self.server).arg("--version").run();
         let output = output.with_context(|| format!("the server program {} on the target's host", self.server))?;
         ServerVersion::from_version_output(&String::from_utf8_lossy(&output))
     }
