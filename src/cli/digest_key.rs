@@ -1,10 +1,10 @@
 //! The key of an inventory under which plans show digests of secrets: 32 random bytes that no plan contains.
 
 use std::io::{ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::plan::DigestKey;
 use crate::project::Project;
@@ -39,6 +39,9 @@ pub fn load_digest_key(project: &Project) -> Result<DigestKey> {
 }
 
 fn read_key(path: &PathBuf) -> Result<Option<DigestKey>> {
+    let mode = std::fs::metadata(path).map_or(0, |metadata| metadata.permissions().mode() & 0o7777);
+    // With the key, anyone can try guesses of a secret on its digest, and seal a plan.
+    ensure!(mode & 0o077 == 0, "{0}: mode {mode:04o} lets other users read the key; run chmod 600 {0}", path.display());
     match std::fs::read_to_string(path) {
         Ok(text) => DigestKey::parse(&text).map(Some).with_context(|| {
             format!("{}: not a key (64 hexadecimal digits); remove the file, and a new one is made", path.display())
@@ -58,8 +61,6 @@ fn create_key_file(path: &Path, key: &DigestKey) -> std::io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -72,7 +73,13 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         std::fs::create_dir_all(&project.inventory).unwrap();
         let shared = DigestKey::from_random(b"shared");
-        std::fs::write(project.inventory.join("digest.key"), shared.as_str()).unwrap();
+        let shared_path = project.inventory.join("digest.key");
+        std::fs::write(&shared_path, shared.as_str()).unwrap();
+        let set_mode = |mode| std::fs::set_permissions(&shared_path, std::fs::Permissions::from_mode(mode)).unwrap();
+        set_mode(0o644);
+        let refused = load_digest_key(&project).unwrap_err().to_string();
+        assert!(refused.contains("lets other users read the key; run chmod 600"), "{refused}");
+        set_mode(0o600);
         assert_eq!(load_digest_key(&project).unwrap(), shared);
         std::fs::write(project.inventory.join("digest.key"), "short").unwrap();
         assert!(load_digest_key(&project).unwrap_err().to_string().contains("not a key"));

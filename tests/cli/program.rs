@@ -5,6 +5,7 @@
 //! `INSTA_UPDATE=always cargo test --test cli`, then `git diff`.
 
 use std::fmt::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -37,7 +38,8 @@ impl Project {
         let project = Self { folder: tempfile::tempdir().unwrap() };
         project.write("dunlin.toml", "inventory = \"inventory\"\n");
         // Plans show digests under this key; one made at random would change every output.
-        project.write("inventory/digest.key", &"0123456789abcdef".repeat(4));
+        let key = project.write("inventory/digest.key", &"0123456789abcdef".repeat(4));
+        std::fs::set_permissions(key, std::fs::Permissions::from_mode(0o600)).unwrap();
         for (name, text) in files {
             project.write(name, text);
         }

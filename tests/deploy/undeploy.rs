@@ -153,3 +153,16 @@ fn a_change_after_the_plan_is_refused() {
     assert!(matches!(&reply, DeployReply::PlanOutdated(lines) if !lines.is_empty()), "{reply:?}");
     fixture.assert_serves(&release("1.2"));
 }
+
+#[test]
+fn a_file_that_was_edited_after_the_plan_is_not_deleted() {
+    let fixture = deployed();
+    let expected_changes = plan_change(&fixture, UNDEPLOY).unwrap();
+    let expected_changes = expected_changes.into_iter().map(|row| (row.resource, row.fingerprint)).collect();
+    std::fs::write(fixture.config_path(), "edited by hand, and not saved elsewhere").unwrap();
+    let scope = fixture.service_scope("test");
+    let request = DeployRequest::ApplyChange { scope, change: UNDEPLOY, expected_changes };
+    let reply = fixture.handle_request(&fixture.host_agent(&CrashPoint::never()), &request);
+    assert!(matches!(&reply, DeployReply::PlanOutdated(lines) if lines.len() == 1), "{reply:?}");
+    assert!(fixture.config_path().exists());
+}

@@ -3,6 +3,7 @@
 //! Units and configuration go before the releases that record them, and the state goes last: after a kill at any moment,
 //! the next run finds what is left.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -129,8 +130,13 @@ impl InstalledService {
         let paths: Vec<(&str, PathBuf)> =
             units.map(|path| ("unit", path)).chain(files.map(|path| ("config", path))).collect();
         for (kind, path) in paths {
-            if !self.files.contains(&path) && path.symlink_metadata().is_ok() {
-                self.add_row(kind, &path.display().to_string(), None, &());
+            if self.files.contains(&path) {
+                continue;
+            }
+            // Every change of a file, also one that keeps its size and times, changes these.
+            if let Ok(file) = path.symlink_metadata() {
+                let observed = (file.dev(), file.ino(), file.size(), file.ctime(), file.ctime_nsec());
+                self.add_row(kind, &path.display().to_string(), None, &observed);
                 self.files.push(path);
             }
         }

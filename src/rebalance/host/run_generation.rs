@@ -4,6 +4,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -26,7 +27,12 @@ fn generation_path(folder: &Path) -> PathBuf {
 /// # Errors
 /// Fails on I/O errors, and where the number of the latest run cannot be read.
 pub fn take_next_generation(folder: &Path, run: &str) -> Result<u64> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    // As the journals in it: only root reads them.
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("making {}", folder.display()))?;
     let latest = LatestRun { generation: read_latest_run(folder)?.generation + 1, run: run.to_owned() };
     write_atomically(&generation_path(folder), &serde_json::to_vec(&latest)?, &Attributes::with_mode(0o600))?;
     Ok(latest.generation)
@@ -64,6 +70,15 @@ mod tests {
     use crate::protocol::shard::MovePhase;
     use crate::rebalance::host::move_journal::MoveJournal;
     use crate::rebalance::host::move_journal::tests::test_header;
+
+    #[test]
+    fn the_folder_is_for_root_alone() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let moves = folder.path().join("moves");
+        take_next_generation(&moves, "r1").unwrap();
+        assert_eq!(fs::metadata(&moves).unwrap().permissions().mode() & 0o777, 0o700);
+    }
 
     #[test]
     fn a_superseded_run_starts_no_phase() {
