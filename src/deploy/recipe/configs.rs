@@ -55,11 +55,13 @@ impl RecipeReader<'_> {
                 self.add_error(&span, format!("two files go to {}", table.dest.display()), None);
             }
             let owner = table.owner.unwrap_or_else(|| "root".to_owned());
+            // A group that is named is to read the file.
+            let sensitive_mode = if table.group.is_some() { 0o640 } else { 0o600 };
             let group = table.group.unwrap_or_else(|| owner.clone());
             self.check_account_name(&span, "owner", &owner);
             self.check_account_name(&span, "group", &group);
             let (src, dest, sensitive) = (table.src, table.dest, table.sensitive);
-            let mode = table.mode.map_or(if sensitive { 0o640 } else { 0o644 }, |mode| mode.0);
+            let mode = table.mode.map_or(if sensitive { sensitive_mode } else { 0o644 }, |mode| mode.0);
             let hosts = PartSelector::from_table(table.hosts, &span);
             entries.push(ConfigEntry { src, dest, mode, owner, group, sensitive, hosts, span });
         }

@@ -61,7 +61,10 @@ fn a_recipe_is_parsed_with_defaults() {
         recipe.files.iter().map(|file| file.owner.as_ref().map(|owner| (&*owner.user, &*owner.group))).collect();
     assert_eq!(owners, [None, Some(("timeline", "timeline"))]);
     let config = &recipe.configs[0];
-    assert_eq!((config.mode, config.group.as_str()), (0o640, "timeline"));
+    assert_eq!((config.mode, config.group.as_str()), (0o600, "timeline"));
+    let with_group = VALID_RECIPE.replace("owner = \"timeline\"\nsensitive", "group = \"timeline\"\nsensitive");
+    let config = &Recipe::parse(&with_group).unwrap().configs[0];
+    assert_eq!((config.mode, config.owner.as_str()), (0o640, "root"));
     assert_eq!((recipe.health.timeout_ms, recipe.health.interval_ms), (10_000, DEFAULT_HEALTH_INTERVAL_MS));
     assert_eq!(recipe.tasks[0].phase, TaskPhase::BeforeSwitch);
     assert_eq!(recipe.hooks.before[0], ["/bin/sh", "-c", "systemctl stop lb-check"]);
