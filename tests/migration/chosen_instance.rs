@@ -62,7 +62,7 @@ fn the_chosen_instance_is_opened_and_the_other_one_archived() {
         let mut fixture = undecided_move();
         let choice = choice(&mut fixture, chosen);
         let refused = error_of(&fixture, ShardRequest::OpenChosenInstance(choice.clone()));
-        messages::check("open-before-the-choice", [("open", refused)]);
+        messages::check(&format!("open-before-the-choice-{chosen}"), [("open", refused)]);
         let undecided = fixture.run_request(ShardRequest::AssessChoice(choice.clone())).unwrap();
         let ShardReply::AssessChoice(RecoveryResult::Undecided { reason }) = undecided else { panic!("{undecided:?}") };
         messages::check("undecided-move", [("assess", reason)]);

@@ -359,9 +359,11 @@ fn cancelled_moves_do_not_cut_over() {
     let mut writers = MoveWriters::start_writers(2, &fixture.address(0));
     writers.wait_for_writes(50);
     let spec = fixture.move_spec(0, 1);
-    for request in [ShardRequest::Copy(spec.clone()), ShardRequest::CutOver(spec.clone())] {
+    for (step, request) in
+        [("copy", ShardRequest::Copy(spec.clone())), ("cutover", ShardRequest::CutOver(spec.clone()))]
+    {
         let error = fixture.run_cancelled(request).unwrap_err();
-        messages::check("move-cancelled", [("any step", format!("{error:#}"))]);
+        messages::check(&format!("{step}-cancelled-at-once"), [(step, format!("{error:#}"))]);
         assert_eq!(fixture.writable_instances(), [0]);
         assert_eq!(role_of(&fixture, 0), "master");
         run_copy(&fixture, spec.clone()).unwrap();
