@@ -47,6 +47,21 @@ impl Process {
     pub fn signal(&self, name: &str) {
         let status = Command::new("kill").args(["-s", name, &self.id().to_string()]).status().expect("kill runs");
         assert!(status.success(), "kill -s {name}");
+        // a thread that is in the middle of an answer stops a moment later
+        let end = Instant::now() + Duration::from_secs(10);
+        while name == "STOP" && !self.is_stopped() {
+            assert!(Instant::now() < end, "process {} does not stop", self.id());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Returns whether all threads are stopped.
+    fn is_stopped(&self) -> bool {
+        let threads = std::fs::read_dir(format!("/proc/{}/task", self.id())).expect("it runs");
+        threads.flatten().all(|thread| {
+            let stat = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('T'))
+        })
     }
 
     pub fn has_ended(&mut self) -> bool {
