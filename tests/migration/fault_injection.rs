@@ -178,8 +178,9 @@ impl FaultInjector {
 
     fn from_fixture(fixture: MoveFixture, has_replica: bool) -> Self {
         let writers = MoveWriters::start_with_stale_client(3, &fixture.address(0), WRITE_PAUSE);
-        let mixed_load = MixedLoad::start(&writers.published_address());
+        // A primary that requires its replica accepts writes once that one is attached.
         writers.wait_for_writes(50);
+        let mixed_load = MixedLoad::start(&writers.published_address());
         let (longest_gap, file) = (Duration::ZERO, Vec::new());
         Self { fixture, has_replica, writers, mixed_load, owner: 0, longest_gap, moves: 0, file }
     }
