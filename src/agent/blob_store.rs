@@ -32,7 +32,7 @@ impl BlobStore {
     /// Returns an error if no request asked for it, or if the content is broken.
     pub fn accept_blob(&self, blob: &PackedBlob) -> io::Result<()> {
         let not_requested =
-            || io::Error::new(io::ErrorKind::InvalidData, "the controller sent a content that no request asked for");
+            || io::Error::new(io::ErrorKind::InvalidData, "the controller sent content that no request asked for");
         let digest = self.find_requested(blob.claimed_digest()).ok_or_else(not_requested)?;
         if !self.lock_blobs().contains_key(&digest) {
             let (_, bytes) = blob.unpack()?;
@@ -130,7 +130,7 @@ impl BlobFetcher<'_> {
                 continue;
             }
             if self.sender.is_closed() {
-                bail!("the controller disconnected before it sent the contents");
+                bail!("the controller disconnected before it sent all contents");
             }
             drop(self.store.arrived.wait_timeout(blobs, BLOB_POLL_INTERVAL));
         }

@@ -140,7 +140,7 @@ fn catch_panic(handle: impl FnOnce() -> Result<Reply>) -> Result<Reply> {
     catch_unwind(AssertUnwindSafe(handle)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
         let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
-        Err(anyhow!("internal error in the agent: {text}; the step that it was at may be incomplete"))
+        Err(anyhow!("internal error in the agent: {text}; its current step may be incomplete"))
     })
 }
 
@@ -189,7 +189,7 @@ fn handle_request(
             reply?
         }
         Request::Shard(shard::ShardRequest::StartRun(_)) if !session.host_lock.is_exclusive() => {
-            anyhow::bail!("shards are moved under the host's lock only")
+            anyhow::bail!("shards can be moved only under the host's lock")
         }
         Request::Shard(request) => {
             let change = change_of_shard(&request);

@@ -31,7 +31,7 @@ pub fn load_digest_key(project: &Project) -> Result<DigestKey> {
     let mut filled = 0;
     while filled < KEY_BYTES {
         let more = rustix::rand::getrandom(&mut random[filled..], rustix::rand::GetRandomFlags::empty());
-        filled += more.context("the system gives no random numbers")?;
+        filled += more.context("the operating system provides no random numbers")?;
     }
     let key = DigestKey::from_random(&random);
     // Another command may have made one just now.
@@ -44,7 +44,7 @@ fn read_key(path: &PathBuf) -> Result<Option<DigestKey>> {
     ensure!(mode & 0o077 == 0, "{0}: mode {mode:04o} lets other users read the key; run chmod 600 {0}", path.display());
     match std::fs::read_to_string(path) {
         Ok(text) => DigestKey::parse(&text).map(Some).with_context(|| {
-            format!("{}: not a key (64 hexadecimal digits); remove the file, and a new one is made", path.display())
+            format!("{}: not a key (64 hexadecimal digits); remove the file to create a new one", path.display())
         }),
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),

@@ -236,7 +236,7 @@ impl<'a> ServiceRollout<'a> {
             match seen.is_empty() {
                 true => record_error(host, error),
                 false => {
-                    let text = format!("{host}: serves no release, and is left as it is");
+                    let text = format!("{host}: no release is active; it is left as it is");
                     self.common.new_reporter().print_status(&text);
                 }
             }

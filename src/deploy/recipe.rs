@@ -67,7 +67,7 @@ pub struct Recipe {
     pub configs: Vec<ConfigEntry>,
     /// The health check.
     pub health: HealthCheck,
-    /// Where the health check stands in the recipe.
+    /// The position of the health check in the recipe.
     pub health_span: Range<usize>,
     /// Hosts that the health check asks, if not all; on the others the units only have to be active.
     pub health_hosts: Option<PartSelector>,

@@ -40,7 +40,7 @@ pub enum PathError {
         expected: &'static str,
     },
     /// A file or folder that root relies upon belongs to another user.
-    #[error("{} belongs to {owner}; dunlin does not act upon what another user controls", path.display())]
+    #[error("{} belongs to {owner}; dunlin does not use what another user controls", path.display())]
     WrongOwner {
         /// The file or folder.
         path: PathBuf,
@@ -48,7 +48,7 @@ pub enum PathError {
         owner: String,
     },
     /// Other users can change what is in a folder.
-    #[error("{} has mode {mode:04o}, so that other users can change what is in it; take their write permission", path.display())]
+    #[error("{} has mode {mode:04o}, so other users can change its contents; remove their write permission", path.display())]
     Writable {
         /// The folder.
         path: PathBuf,

@@ -104,7 +104,7 @@ impl AnsibleReader<'_> {
         };
         let Err(why) = checked else { return true };
         if self.left_out.insert((kind, name.to_owned())) {
-            let message = format!("{kind_name} `{}` is left out: {why}", name.escape_debug());
+            let message = format!("{kind_name} `{}` is ignored: {why}", name.escape_debug());
             self.found.push(Diagnostic::error_at(self.origin, message).as_warning());
         }
         false
@@ -186,7 +186,7 @@ impl AnsibleReader<'_> {
             }
             if !is_var_name(key) {
                 let message =
-                    format!("variable `{}` of `{owner}` is left out: a template cannot name it", key.escape_debug());
+                    format!("variable `{}` of `{owner}` is ignored: a template cannot name it", key.escape_debug());
                 self.found.push(Diagnostic::error_at(self.origin, message).as_warning());
                 continue;
             }

@@ -24,10 +24,10 @@ pub enum HostKeyError {
     #[error("`{0}` is not a host key type")]
     UnknownAlgorithm(String),
     /// The second word is not base64, so it was cut or mistyped.
-    #[error("the host key's second word is not valid base64; was it cut short?")]
+    #[error("the host key's second word is not valid base64; is it truncated?")]
     InvalidBase64,
     /// The decoded key is of another type or length than its first word says.
-    #[error("the host key does not hold what its type `{0}` says; was it cut short?")]
+    #[error("the host key's data does not match its type `{0}`; is it truncated?")]
     ContentMismatch(&'static str),
 }
 

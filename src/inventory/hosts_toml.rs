@@ -242,7 +242,7 @@ pub(super) fn resolve_path(dir: &Path, text: &str) -> Result<PathBuf, String> {
         None => dir.join(text),
         Some(rest) => match (rest.strip_prefix('/'), std::env::home_dir()) {
             (Some(rest), Some(home)) => home.join(rest),
-            (None, _) => return Err("only `~/` is understood, not another user's home".to_owned()),
+            (None, _) => return Err("only `~/` is supported, not another user's home".to_owned()),
             (_, None) => return Err("`~` cannot be resolved: HOME is not set".to_owned()),
         },
     };

@@ -43,7 +43,7 @@ pub(super) fn resolve_jumps(
     for cycle in graph::topological_order(&successors).1 {
         let path: Vec<&str> = cycle.iter().map(|at| hosts[*at].0.name.value.as_str()).collect();
         let origin = cycle.iter().find_map(|at| hosts[*at].1.jump.as_ref()).map(|jump| &jump.origin);
-        let message = format!("jumps lead in a circle: {}", path.join(" → "));
+        let message = format!("jump hosts form a cycle: {}", path.join(" → "));
         found.push(
             Diagnostic::error_at(origin.unwrap_or(&hosts[cycle[0]].0.name.origin), message)
                 .with_help("`jump = false` in a host's table says that it is reached directly"),
@@ -77,7 +77,7 @@ fn unknown_jump_host_error(
     index: &HashMap<String, usize>,
 ) -> Diagnostic {
     let others = index.keys().map(String::as_str).filter(|other| *other != host.name.value);
-    Diagnostic::error_at(&name.origin, format!("no host `{}` to jump over", name.value))
+    Diagnostic::error_at(&name.origin, format!("unknown jump host `{}`", name.value))
         .with_help("name a host of this inventory, write user@host:port, or set `ssh_config` if the file defines it")
         .suggest_nearest(&name.value, others)
 }

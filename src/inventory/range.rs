@@ -43,10 +43,10 @@ fn parse_range(range: &str) -> Result<Vec<String>, String> {
         [from, to, step] => (from, to, step),
         _ => return Err(format!("`[{range}]` is not a range; write `[01:03]`")),
     };
-    let step: usize = step.parse().ok().filter(|step| *step > 0).ok_or("the step of a range is 1 or more")?;
+    let step: usize = step.parse().ok().filter(|step| *step > 0).ok_or("the step of a range must be 1 or more")?;
     if let (Some(first), Some(last)) = (parse_letter(from), parse_letter(to)) {
         if first.is_ascii_lowercase() != last.is_ascii_lowercase() {
-            return Err(format!("the bounds of `[{range}]` are of different case"));
+            return Err(format!("the bounds of `[{range}]` have different case"));
         }
         if first > last {
             return Err(empty_range_error(range));
@@ -127,7 +127,7 @@ mod tests {
             ("r[01:3]", "the bounds of `[01:3]` have different widths"),
             ("r[1-3]", "`[1-3]` is not a range; write `[01:03]`"),
             ("r[1:x]", "`[1:x]` is not a range; write `[01:03]` or `[a:c]`"),
-            ("r[1:3:0]", "the step of a range is 1 or more"),
+            ("r[1:3:0]", "the step of a range must be 1 or more"),
             ("r[1:3", "`[` without its `]`"),
             ("r1:3]", "`]` without its `[`"),
         ] {

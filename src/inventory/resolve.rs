@@ -112,7 +112,7 @@ fn resolve_groups(
         let path: Vec<&str> = cycle.iter().map(|index| drafts[*index].name.value.as_str()).collect();
         let (parent, child) = (&drafts[cycle[cycle.len() - 2]], path[path.len() - 1]);
         let origin = parent.children.iter().find(|entry| entry.value == child).map(|entry| &entry.origin);
-        let message = format!("groups contain each other: {}", path.join(" → "));
+        let message = format!("groups form a cycle: {}", path.join(" → "));
         found.push(Diagnostic::error_at(origin.unwrap_or(&parent.name.origin), message));
     }
     let mut members: Vec<Vec<usize>> =

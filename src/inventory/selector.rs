@@ -114,7 +114,7 @@ impl FromStr for Selector {
             }
             let fail = |why: String| SelectorError::InvalidTerm { term: term.escape_debug().to_string(), why };
             if let Some(bad) = term.chars().find(|c| !c.is_ascii_alphanumeric() && !"._-*?[:]".contains(*c)) {
-                return Err(fail(format!("`{}` is in no name", bad.escape_debug())));
+                return Err(fail(format!("no name contains `{}`", bad.escape_debug())));
             }
             let names = range::expand_ranges(term).map_err(fail)?;
             terms.push(SelectorTerm { operator, names });

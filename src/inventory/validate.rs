@@ -72,7 +72,7 @@ pub fn check_path(path: &str) -> Result<(), String> {
         return Err("a path must not begin with `-`: ssh would read it as an option".to_owned());
     }
     match path.chars().find(|c| c.is_control() || "%$\"'\\".contains(*c)) {
-        Some(c) => Err(format!("a path must not hold `{}`: ssh gives it a meaning of its own", c.escape_default())),
+        Some(c) => Err(format!("a path must not contain `{}`: ssh gives it a meaning of its own", c.escape_default())),
         None => Ok(()),
     }
 }
@@ -91,7 +91,7 @@ fn check_name(
         return Err(format!("a {what} must not begin with `-`: ssh would read it as an option"));
     }
     if let Some(bad) = name.chars().find(|c| !rest(*c)) {
-        return Err(format!("a {what} must not hold `{}`", bad.escape_default()));
+        return Err(format!("a {what} must not contain `{}`", bad.escape_default()));
     }
     if !first(initial) {
         return Err(format!("a {what} must not begin with `{initial}`"));

@@ -141,7 +141,7 @@ pub(super) fn read_vars(file: &SourceFile, fields: &mut TableReader<'_, '_>, fou
                 Diagnostic::error_at_span(
                     file,
                     key.span(),
-                    format!("`{}` cannot be a variable's name", name.escape_debug()),
+                    format!("`{}` is not a valid variable name", name.escape_debug()),
                 )
                 .with_help("letters, digits and `_`, not beginning with a digit: templates read `a-b` as a minus"),
             );

@@ -177,7 +177,8 @@ fn shown_secret_error(instance: &StepInstance<'_>, field: &str) -> Diagnostic {
 /// Creates the error for a secret in the type or key of a resource, which are part of every plan, of logs and of the
 /// journal.
 fn exposed_secret_error(instance: &StepInstance<'_>) -> Diagnostic {
-    let message = format!("a secret would stand in every plan, in what this `{}` is called", instance.step.kind.name);
+    let message =
+        format!("the name of this `{}` depends on a secret, and every plan would show it", instance.step.kind.name);
     let help = "put it into a `file`, whose content is hidden, and let the program read that";
     Diagnostic::error_at(&instance.step.origin, message).with_help(help)
 }

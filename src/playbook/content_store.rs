@@ -170,7 +170,7 @@ fn take_contents<'s>(
         let Some(value) = table.remove(key.playbook_key) else { continue };
         let place = key_origin(step, key.playbook_key);
         if let Some((first, _)) = taken.iter().find(|(first, _)| first.field == key.field) {
-            let message = format!("`{}` and `{}` exclude each other", first.playbook_key, key.playbook_key);
+            let message = format!("`{}` and `{}` cannot be used together", first.playbook_key, key.playbook_key);
             return Err(Diagnostic::error_at(&place, message));
         }
         match value {

@@ -16,7 +16,7 @@ pub(super) const RESERVED_NAMES: [&str; 10] =
 
 /// Creates the error for a variable that takes one of dunlin's own names.
 pub(super) fn reserved_name_error(name: &str, origin: &Origin) -> Option<Diagnostic> {
-    let message = || format!("`{name}` cannot be a variable: dunlin gives that name a value itself");
+    let message = || format!("`{name}` is reserved: dunlin sets it");
     RESERVED_NAMES.contains(&name).then(|| Diagnostic::error_at(origin, message()))
 }
 

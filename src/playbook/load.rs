@@ -43,7 +43,7 @@ impl Playbook {
             let play = reader.read_play(TableReader::new(file, table, span));
             if let Some(play) = play {
                 if let Some(earlier) = plays.iter().find(|earlier| earlier.name.value == play.name.value) {
-                    let message = format!("there is a play `{}` already", play.name.value);
+                    let message = format!("a play `{}` exists already", play.name.value);
                     let help = format!("the first one is at {}", earlier.name.origin);
                     reader.found.push(Diagnostic::error_at(&play.name.origin, message).with_help(help));
                 }
@@ -169,7 +169,7 @@ impl<'r> PlaybookReader<'r> {
         for var in &vars {
             let at = Origin::at_span(self.file, var.key_span.clone());
             if !is_var_name(&var.key) {
-                let message = format!("`{}` cannot be a variable's name", var.key.escape_debug());
+                let message = format!("`{}` is not a valid variable name", var.key.escape_debug());
                 self.found.push(
                     Diagnostic::error_at(&at, message).with_help("letters, digits and `_`, not beginning with a digit"),
                 );

@@ -61,8 +61,7 @@ pub(super) fn check_handler_references(play: &PlaybookPlay, found: &mut Diagnost
     }
     for (index, name) in play.handlers.iter().filter_map(|handler| handler.name.as_ref()).enumerate() {
         if names[..index].contains(&name.source_text.as_str()) {
-            found
-                .push(Diagnostic::error_at(&name.origin, format!("there is a handler `{}` already", name.source_text)));
+            found.push(Diagnostic::error_at(&name.origin, format!("a handler `{}` exists already", name.source_text)));
         } else if !notified
             .iter()
             .any(|notify| notify.source_text == name.source_text || notify.is_plain() != name.is_plain())

@@ -73,7 +73,7 @@ impl Frame {
     pub fn parse_message<T: DeserializeOwned>(&self) -> io::Result<T> {
         match self {
             Self::Message(json) => serde_json::from_slice(json).map_err(invalid_data),
-            Self::Blob(_) => Err(invalid_data("expected a message, received a content")),
+            Self::Blob(_) => Err(invalid_data("expected a message, received content")),
         }
     }
 }
@@ -90,7 +90,7 @@ impl FrameHeader {
             (KIND_MESSAGE, _) => MAX_MESSAGE_BYTES,
             (KIND_BLOB, Receiver::Agent) => MAX_BLOB_BYTES,
             (KIND_BLOB, Receiver::Controller) => {
-                return Err(invalid_data("the agent sent a content; only the controller sends contents"));
+                return Err(invalid_data("the agent sent content; only the controller does that"));
             }
             _ => return Err(invalid_data("a frame of an unknown kind: this is not dunlin's protocol")),
         };
@@ -111,7 +111,7 @@ impl FrameHeader {
         match self.kind {
             KIND_MESSAGE => Ok(Frame::Message(payload)),
             _ if payload.len() >= BLOB_HEADER_BYTES => Ok(Frame::Blob(PackedBlob { payload })),
-            _ => Err(invalid_data("a content without a digest")),
+            _ => Err(invalid_data("content without a digest")),
         }
     }
 }
@@ -131,7 +131,7 @@ impl PackedBlob {
         let length = self.payload[DIGEST_DIGITS..BLOB_HEADER_BYTES].try_into().map_err(invalid_data)?;
         let length = u64::from_be_bytes(length);
         if length > u64::from(MAX_BLOB_BYTES) {
-            return Err(invalid_data(format!("a content of {length} bytes exceeds the limit of {MAX_BLOB_BYTES}")));
+            return Err(invalid_data(format!("content of {length} bytes exceeds the limit of {MAX_BLOB_BYTES}")));
         }
         let mut decoder = zstd::stream::read::Decoder::new(&self.payload[BLOB_HEADER_BYTES..])?;
         decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
@@ -139,11 +139,11 @@ impl PackedBlob {
         let mut bytes = Vec::new();
         decoder.take(length + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 != length {
-            return Err(invalid_data("a content that does not have its declared length"));
+            return Err(invalid_data("content that does not have its declared length"));
         }
         let digest = Digest::of_bytes(&bytes);
         if digest.as_str().as_bytes() != self.claimed_digest() {
-            return Err(invalid_data("a content that does not have its digest"));
+            return Err(invalid_data("content that does not have its digest"));
         }
         Ok((digest, bytes))
     }
@@ -279,7 +279,7 @@ mod tests {
         // Refused by its header alone: nothing of the payload needs to arrive.
         let bomb = bomb(1 << 20, 1 << 20);
         let error = read_frame(&mut &bomb[..HEADER_BYTES], Receiver::Controller).unwrap_err();
-        assert!(error.to_string().contains("only the controller sends contents"), "{error}");
+        assert!(error.to_string().contains("only the controller does that"), "{error}");
     }
 
     #[test]

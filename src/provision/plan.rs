@@ -143,11 +143,7 @@ pub fn diff_plans(shown: &HostPlan, now: &HostPlan) -> Vec<String> {
         !now.rows.iter().any(|row| old.resource == row.resource && old.step == row.step)
     };
     lines.extend(
-        shown
-            .rows
-            .iter()
-            .filter(is_removed)
-            .map(|old| format!("{}: {} is not wanted any more", now.host, old.resource)),
+        shown.rows.iter().filter(is_removed).map(|old| format!("{}: {} is no longer needed", now.host, old.resource)),
     );
     lines
 }

@@ -1,4 +1,4 @@
-//! Running a plan: preflight of all moves, then wave after wave copy → switch → publish → retire.
+//! Running a plan: preflight of all moves, then wave after wave copy → cutover → publish → retire.
 
 use std::collections::BTreeMap;
 use std::time::Instant;
@@ -300,9 +300,9 @@ async fn move_shard(
         );
     }
     report_phase(&spec, &planned.to, "cutover", on_progress);
-    let switched = cut_over_shard(context, &map, &spec, planned.hosts(), on_progress).await?;
-    result.gap_us = switched.gap_us.max(copied.longest_wait_us());
-    result.follow_ups = switched.follow_ups;
+    let cut_over = cut_over_shard(context, &map, &spec, planned.hosts(), on_progress).await?;
+    result.gap_us = cut_over.gap_us.max(copied.longest_wait_us());
+    result.follow_ups = cut_over.follow_ups;
     result.retire_blocked = finish_move(context, &map, &spec, planned.hosts(), finish).await?;
     result.seconds = begin.elapsed().as_secs_f64();
     Ok(result)
@@ -320,7 +320,7 @@ pub async fn cut_over_shard(
     on_progress: ProgressFn<'_>,
 ) -> Result<CutoverResult> {
     let MoveHosts { from, to } = hosts;
-    // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the switch
+    // The source's own host makes its file ready, so that no client waits for that disk. Where it does not, the cutover
     // has the source do it.
     let request = MinReplicasRequest {
         header: context.hosts.step_header(from, spec.header.shard, &spec.header.run),

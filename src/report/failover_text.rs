@@ -41,7 +41,7 @@ pub fn format_failover(plan: &FailoverPlan, style: Style) -> String {
         let _ = writeln!(text, "  ! shard {:<5} remains without a replica: {}", shard.shard, shard.reason);
     }
     if let Some(replicas) = plan.replica_count {
-        let _ = writeln!(text, "  the map gets replicas = {replicas}, as every shard had");
+        let _ = writeln!(text, "  the map will say replicas = {replicas}, the number that every shard had");
     }
     let _ = writeln!(text, "Plan: {}", summarize_failover(plan));
     text
@@ -51,7 +51,7 @@ fn write_promotion(text: &mut String, promotion: &Promotion, style: Style) {
     let Promotion { shard, from, to, offset, bytes, other_replicas: others, .. } = promotion;
     let line = style.paint_action(Action::Change, &format!("  ~ shard {shard:<5} {from} → {to}"));
     if promotion.already_promoted {
-        let _ = writeln!(text, "{line}  is promoted already; the map is not published yet");
+        let _ = writeln!(text, "{line}  is already promoted; the map is not published yet");
         return;
     }
     let followers = if others.is_empty() { String::new() } else { format!("; {} will follow it", others.join(", ")) };
@@ -149,12 +149,12 @@ timeline at epoch 7
   ~ shard 1     redis-01 → redis-02  2.0KiB at offset 4711
       last contact with redis-01 34 s ago; all writes acknowledged since may be lost, because redis-01 accepted writes without a replica
       its move to redis-03 is aborted; the instance there will follow redis-02
-  ~ shard 2     redis-01 → redis-02  is promoted already; the map is not published yet
+  ~ shard 2     redis-01 → redis-02  is already promoted; the map is not published yet
   ~ shard 8     redis-02 continues without redis-01, and accepts writes without a replica
   ! shard 5     remains unavailable: it has no replica
   + shard 0     new replica on redis-03  2.0KiB
   ! shard 1     remains without a replica: no memory on redis-03
-  the map gets replicas = 1, as every shard had
+  the map will say replicas = 1, the number that every shard had
 Plan: 3 to promote, 1 to continue without a replica, 1 to get a new replica, 1 unavailable until the host is back, 1 without a host for a replica (shards)
 ";
         assert_eq!(format_failover(&plan, Style::default()), expected);

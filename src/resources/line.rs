@@ -95,7 +95,7 @@ impl Resource for LineResource {
             }
             (None, Presence::Present) => Err("`line` is missing".to_owned()),
             (None, Presence::Absent) if matches.is_none() => {
-                Err("say which lines are to go: with `match`, or with `line`".to_owned())
+                Err("name the lines to remove with `match` or `line`".to_owned())
             }
             (Some(line), Presence::Present) => match matches {
                 Some(matches) if !matches.is_match(line) => Err(format!(

@@ -78,7 +78,7 @@ impl Resource for ServiceResource {
             return Err("a restart reads the configuration too: leave out `reload`".to_owned());
         }
         if self.is_action() && states.iter().any(Option::is_some) {
-            return Err("`restart` and `reload` stand alone, in a handler".to_owned());
+            return Err("`restart` and `reload` belong in a handler, without other keys".to_owned());
         }
         if !self.is_action() && states.iter().all(Option::is_none) {
             return Err("no state: set `enabled`, `running`, `masked`, `restart` or `reload`".to_owned());

@@ -87,13 +87,13 @@ impl Resource for ShardMapResource {
             let wanted = Routing::parse(&String::from_utf8_lossy(&blobs.read_blob(&self.content.digest)?))?;
             if wanted.cluster != *cluster {
                 bail!(
-                    "the map there is of cluster {cluster}, not of {}; remove it first if that is meant",
+                    "the map on the host is of cluster {cluster}, not of {}; remove it first if that is intended",
                     wanted.cluster
                 );
             }
             if wanted.epoch < *epoch {
                 bail!(
-                    "the map there has epoch {epoch}, ours only {}; bring shards.toml of the inventory up to date",
+                    "the map on the host has epoch {epoch}, shards.toml only {}; bring shards.toml of the inventory up to date",
                     wanted.epoch
                 );
             }

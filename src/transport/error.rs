@@ -72,7 +72,7 @@ impl ConnectError {
                 "compare the key on the host's console (ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub), then pin it: set host_key of {host} in hosts.toml, or add the line `{host} ssh-ed25519 AAAA…` to known_hosts in the same folder"
             ),
             ConnectErrorKind::ChangedHostKey => format!(
-                "if the host was reinstalled, compare its key on its console and replace host_key of {host} in hosts.toml or known_hosts; otherwise somebody is in between"
+                "if the host was reinstalled, compare its key on its console and replace host_key of {host} in hosts.toml or known_hosts; otherwise the connection may be intercepted"
             ),
             ConnectErrorKind::AccessDenied => {
                 format!("check user and key of {host} in hosts.toml, and authorized_keys on the host")
@@ -91,7 +91,7 @@ impl fmt::Display for ConnectError {
             ConnectErrorKind::Unreachable => "cannot be reached",
             ConnectErrorKind::UnknownHostKey => "its host key is not pinned in the inventory",
             ConnectErrorKind::ChangedHostKey => "its host key is not the pinned one",
-            ConnectErrorKind::AccessDenied => "does not let us in",
+            ConnectErrorKind::AccessDenied => "rejects the login",
             ConnectErrorKind::SudoDenied => "does not allow sudo without a password",
             ConnectErrorKind::AgentFailed => "does not start dunlin's agent",
         };

@@ -80,7 +80,7 @@ fn a_decompression_bomb_is_refused() {
     let project = hostile_project("cat hello bomb; sleep 60");
     std::fs::write(project.path("bomb"), build_bomb()).unwrap();
     let said = exec(&project);
-    assert!(said.contains("only the controller sends contents"), "{said}");
+    assert!(said.contains("only the controller does that"), "{said}");
 }
 
 #[test]

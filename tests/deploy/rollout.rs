@@ -412,7 +412,7 @@ fn a_release_that_crashes_within_the_steady_time_is_rolled_back() {
     crash.join().unwrap();
     let SwitchOutcome::RolledBack { failure, restored_failure: None, .. } = outcome else { panic!("{outcome:?}") };
     assert!(failure.detail.starts_with("healthy for "), "{failure:?}");
-    assert!(failure.detail.ends_with("and then no more: demo.service failed"), "{failure:?}");
+    assert!(failure.detail.ends_with("then unhealthy: demo.service failed"), "{failure:?}");
     fixture.assert_serves(&desired_release("1.0"));
 }
 

@@ -103,6 +103,6 @@ fn denied_logins_are_reported() {
     project.write_files();
     let output = project.run_dunlin(&["exec", "all", "--", "uname", "-n"]).assert_status(4);
     output
-        .assert_stderr_contains(&["app-01: does not let us in", "authorized_keys"])
+        .assert_stderr_contains(&["app-01: rejects the login", "authorized_keys"])
         .assert_stdout_contains(&["redis-01: redis-01\n"]);
 }

@@ -302,7 +302,7 @@ fn no_copy_or_cutover_starts_while_the_source_is_slow() {
             copying.join().unwrap().unwrap();
         });
     });
-    assert!(recorder.contains_note("the copy goes on after"));
+    assert!(recorder.contains_note("the copy continues after"));
 
     // The copy is complete; the cutover waits too, and min-replicas-to-write is not raised meanwhile.
     with_slow_commands(&fixture, |_| {

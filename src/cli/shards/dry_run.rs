@@ -28,7 +28,7 @@ impl DryRunArgs {
     }
 }
 
-/// What a command does with an open move.
+/// The action of a command on an open move.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum MoveAction {

@@ -114,7 +114,7 @@ impl FileCollector {
         let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
         let link = ReleaseLink { path: path.clone(), target };
         link.check_target().map_err(anyhow::Error::msg)?;
-        anyhow::ensure!(self.links.insert(path, link).is_none(), "two links go to {dest}");
+        anyhow::ensure!(self.links.insert(path, link).is_none(), "two links have the destination {dest}");
         Ok(())
     }
 
@@ -128,7 +128,7 @@ impl FileCollector {
         let mode = entry.mode.unwrap_or(if executable { 0o755 } else { 0o644 });
         let path = ReleasePath::new(dest).map_err(anyhow::Error::msg)?;
         let file = ReleaseFile { path: path.clone(), mode, size, sha256, chunks, owner: entry.owner.clone() };
-        anyhow::ensure!(self.files.insert(path.clone(), file).is_none(), "two files go to {dest}");
+        anyhow::ensure!(self.files.insert(path.clone(), file).is_none(), "two files have the destination {dest}");
         self.sources.insert(path, source.to_owned());
         Ok(())
     }

@@ -227,8 +227,8 @@ fn invalid_archives_are_rejected_with_the_entry_name() {
         (craft_archive(&one, &[archive_file("files/../a", b"1")]), "due here"),
         (craft_archive(&one, &[archive_file("/files/a", b"1")]), "due here"),
         (craft_archive(&one, &[archive_file("../../etc/passwd", b"1")]), "due here"),
-        (craft_archive(&one, &[link]), "no regular file"),
-        (craft_archive(&one, &[folder]), "no regular file"),
+        (craft_archive(&one, &[link]), "not a regular file"),
+        (craft_archive(&one, &[folder]), "not a regular file"),
         (craft_archive(&one, &[mode]), "mode"),
         (craft_archive(&manifest_json(&[("../a", b"1")]), &[archive_file("files/../a", b"1")]), "`..`"),
         (craft_archive(&manifest_json(&[("/a", b"1")]), &[archive_file("files//a", b"1")]), "absolute"),
@@ -243,8 +243,8 @@ fn invalid_archives_are_rejected_with_the_entry_name() {
         (edited("\"size\":1", "\"size\":99999999999"), "too long"),
         (edited("\"mode\":420", "\"mode\":2541"), "set-id"),
         (craft_archive("not json", &[]), "manifest"),
-        (b"not zstd".to_vec(), "no whole artifact"),
-        (whole[..whole.len() - 6].to_vec(), "no whole artifact"),
+        (b"not zstd".to_vec(), "not a complete artifact"),
+        (whole[..whole.len() - 6].to_vec(), "not a complete artifact"),
         (Vec::new(), "empty"),
     ];
     let errors = cases.iter().map(|(bytes, case)| {

@@ -32,7 +32,7 @@ pub enum ArtifactError {
         source: io::Error,
     },
     /// The file is not a zstd-compressed tar archive, or is truncated.
-    #[error("this is no whole artifact (a .tar.zst that `dunlin package` made)")]
+    #[error("not a complete artifact (a .tar.zst made by `dunlin package`)")]
     Corrupt(#[source] io::Error),
     /// Its first entry is not a manifest that this version understands.
     #[error("the manifest is refused: {0}")]
@@ -197,12 +197,12 @@ fn validate_manifest(manifest: &ReleaseManifest) -> Result<(), String> {
     }
     let is_valid = |owner: &&FileOwner| is_account_name(&owner.user) && is_account_name(&owner.group);
     if let Some(owner) = manifest.owners().into_iter().find(|owner| !is_valid(owner)) {
-        return Err(format!("{:?} and {:?} are no names of accounts", owner.user, owner.group));
+        return Err(format!("{:?} and {:?} are not names of accounts", owner.user, owner.group));
     }
     let all = manifest.files.iter().try_fold(0_u64, |sum, file| sum.checked_add(file.size));
     match all {
         Some(sum) if sum <= MAX_TOTAL_BYTES => Ok(()),
-        _ => Err("its files are too large together".to_owned()),
+        _ => Err("the total size of its files is above the limit".to_owned()),
     }
 }
 
@@ -224,7 +224,7 @@ fn read_files<R: Read>(
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let entry_error = |why: &str| ArtifactError::Entry { entry: name.clone(), reason: why.to_owned() };
         if entry.header().entry_type() != EntryType::Regular {
-            return Err(entry_error("it is no regular file"));
+            return Err(entry_error("it is not a regular file"));
         }
         let Some(file) = expected.next() else { return Err(entry_error("it is not in the manifest")) };
         let expected_name = format!("{FILES_DIR}/{}", file.path);
@@ -236,11 +236,11 @@ fn read_files<R: Read>(
             return Err(entry_error(&format!("it has {size} bytes where the manifest says {}", file.size)));
         }
         if entry.header().mode().ok() != Some(file.mode) {
-            return Err(entry_error("its mode is not the manifest's"));
+            return Err(entry_error("its mode differs from the manifest"));
         }
         budget.refill(size.saturating_add(MAX_HEADER_BYTES));
         if !read_contents(&mut entry, file, contents)? {
-            return Err(entry_error("its bytes do not have the manifest's digest"));
+            return Err(entry_error("its digest differs from the manifest"));
         }
         budget.refill(MAX_HEADER_BYTES);
     }

@@ -124,7 +124,7 @@ fn describe_loss(steady: Option<&SteadyTime>, reason: String) -> String {
     match steady {
         Some(time) => {
             let milliseconds = u64::try_from(time.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-            format!("healthy for {}, and then no more: {reason}", format_milliseconds(milliseconds))
+            format!("healthy for {}, then unhealthy: {reason}", format_milliseconds(milliseconds))
         }
         None => reason,
     }

@@ -40,7 +40,11 @@ impl ServiceLayout {
     /// # Errors
     /// Returns an error if the path is not a plain absolute one, or if another user could change what is in it.
     pub fn from_scope(scope: &ServiceRef) -> Result<Self> {
-        ensure!(is_normalized_absolute(&scope.base_dir), "{} is no folder for a service", scope.base_dir.display());
+        ensure!(
+            is_normalized_absolute(&scope.base_dir),
+            "{} cannot be the folder of a service",
+            scope.base_dir.display()
+        );
         let layout = Self { root: scope.base_dir.clone(), service: scope.service.clone() };
         layout.ensure_private()?;
         Ok(layout)

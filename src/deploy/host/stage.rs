@@ -103,7 +103,7 @@ fn replace_refusal(
     let other = existing.is_some_and(|there| there.manifest != *manifest);
     Ok((other && DeployState::read(layout)?.is_used(&manifest.version)).then(|| {
         format!(
-            "release {} is here with other contents and in use; package these under another version",
+            "release {} is on this host with other contents and in use; package these under another version",
             manifest.version
         )
     }))
@@ -240,7 +240,7 @@ impl ReleaseBuilder<'_> {
                     sync_due = offset + SYNC_INTERVAL_BYTES;
                 }
             }
-            ensure!(hasher.finish() == file.sha256, "its bytes do not have the manifest's digest");
+            ensure!(hasher.finish() == file.sha256, "its digest differs from the manifest");
             Ok(())
         })?;
         sync_queue.add_file(out);

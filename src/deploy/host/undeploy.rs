@@ -23,7 +23,7 @@ use crate::protocol::deploy::{
     DeployReply, DesiredState, INCOMPLETE_SUFFIX, ReleaseVersion, ServiceConfig, SwitchStep,
 };
 
-/// What dunlin put on the host for a service.
+/// The units, files and folders of a service that dunlin made on the host.
 pub(super) struct InstalledService {
     /// The rows of the plan that removes it.
     pub rows: Vec<ResourceChange>,

@@ -92,7 +92,7 @@ pub(super) fn plan_link(desired: &DesiredState, observation: &ServiceObservation
         && observation.confirmed.as_ref().is_none_or(|at| at.version != desired.manifest.version)
     {
         row.action = Action::Run;
-        row.reason = Some("the link was set by somebody else; the release is asked for its health".to_owned());
+        row.reason = Some("the link was changed outside of dunlin; the health of the release is checked".to_owned());
     }
     row
 }

@@ -52,7 +52,7 @@ impl RecipeReader<'_> {
             self.check_absolute_path(&span, "dest", &table.dest);
             self.check_template_path(&span, &table.src);
             if entries.iter().any(|other| other.dest == table.dest) {
-                self.add_error(&span, format!("two files go to {}", table.dest.display()), None);
+                self.add_error(&span, format!("two files have the destination {}", table.dest.display()), None);
             }
             let owner = table.owner.unwrap_or_else(|| "root".to_owned());
             // A group that is named is to read the file.

@@ -45,7 +45,7 @@ impl RecipeReader<'_> {
                 self.add_error(span, "source must be relative to the folder that is packaged", None);
             }
             if !seen.insert(&table.dest) {
-                self.add_error(span, format!("two files go to {}", table.dest), None);
+                self.add_error(span, format!("two files have the destination {}", table.dest), None);
             }
             for (key, name) in [("owner", &table.owner), ("group", &table.group)] {
                 name.iter().for_each(|name| self.check_account_name(span, key, name));

@@ -163,7 +163,7 @@ async fn events_that_nobody_takes_stop_the_host() {
 async fn oversized_events_and_contents_of_a_host_are_refused() {
     let bomb = frame::encode_blob(&Digest::of_bytes(b"content"), b"content").unwrap();
     let event = output(&"x".repeat(frame::MAX_EVENT_BYTES));
-    for (bytes, wanted) in [(bomb, "only the controller sends contents"), (event, "an event of more than")] {
+    for (bytes, wanted) in [(bomb, "only the controller does that"), (event, "an event of more than")] {
         let (session, host) = connect(1 << 16).await;
         let (reading, mut writing) = tokio::io::split(host);
         let tasks =

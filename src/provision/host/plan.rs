@@ -21,7 +21,7 @@ pub struct PreparedStep {
     pub resource: Box<dyn DynResource>,
     /// The handlers it notifies.
     pub notify: Vec<String>,
-    /// What must not be shown of it.
+    /// The fields that must not be shown.
     pub secrets: SecretFields,
     /// Digest of its desired state, under the catalog's key.
     desired: Digest,
@@ -91,7 +91,7 @@ pub fn plan_catalog(catalog: Catalog, blobs: &dyn BlobSource) -> Result<Prepared
     }
     view.prefetch_units(&wants)?;
     let readings = read_steps(&plays, &mut view, blobs)?;
-    let pending = PendingHandlers::load_file().context("reading the restarts that an earlier run owes")?;
+    let pending = PendingHandlers::load_file().context("reading the pending restarts of an earlier run")?;
     let mut rows = Vec::new();
     let mut readings = readings.into_iter();
     for (number, play) in plays.iter().enumerate() {
@@ -124,8 +124,7 @@ fn prepare_plays(catalog: Catalog, key: Option<&DigestKey>) -> Result<Vec<Prepar
 fn prepare_step(step: Wanted, key: Option<&DigestKey>) -> Result<PreparedStep> {
     let secrets = SecretFields::of_step(step.secret_fields, &step.desired);
     let desired = fingerprint(key, &(&step.kind, &step.desired, &step.notify));
-    let kind =
-        resources::find_kind(&step.kind).with_context(|| format!("no type of resource is called {}", step.kind))?;
+    let kind = resources::find_kind(&step.kind).with_context(|| format!("unknown resource type {}", step.kind))?;
     let resource = (kind.parse)(step.desired).with_context(|| format!("a step of type {}", step.kind))?;
     Ok(PreparedStep { name: step.name, resource, notify: step.notify, secrets, desired })
 }
@@ -227,7 +226,7 @@ fn build_handler_rows(
         let reason = match notifier {
             Some((_, (_, row))) => format!("{} changes", row.resource),
             None if pending.is_pending(&play.name, &name) => {
-                "an earlier run changed what it depends on and did not get to it".to_owned()
+                "an earlier run changed what it depends on, and stopped before this step".to_owned()
             }
             None => continue,
         };

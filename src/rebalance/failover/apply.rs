@@ -285,8 +285,8 @@ async fn resume_failover(
     request_promotion(context, to, request, on_progress).await.map(|_| FailoverResolution::Promoted)
 }
 
-/// Where the shard's copies are after a failover that is in a journal: the map's replicas stay; what else followed was no
-/// copy of the map's.
+/// Returns the placement after a failover that is in a journal. The replicas of the map stay; other followers were never
+/// part of it.
 fn placement_after_failover(
     context: &RebalanceContext<'_>,
     map: &ShardMap,

@@ -82,7 +82,7 @@ pub fn build_replica(
     Ok(CopyResult { bytes, seconds: started.elapsed().as_secs_f64(), verification: verified, fork_us })
 }
 
-/// What a sync needs beside the move, its journal and its source.
+/// Inputs of a sync in addition to the move, its journal and its source.
 struct SyncInputs<'a> {
     permit: SyncPermit<'a>,
     blobs: &'a dyn BlobSource,

@@ -72,7 +72,7 @@ pub fn run_cutover(spec: &MoveSpec, sink: &dyn ProgressSink) -> Result<CutoverRe
             bail!("cancelled before shard {} was handed over; {} serves it", spec.header.shard, spec.record.from);
         }
         if let Some(monitor) = SourceMonitor::start_for(spec) {
-            monitor.wait_until_below_limits("switch", sink)?;
+            monitor.wait_until_below_limits("cutover", sink)?;
         }
         match attempt_cutover(spec, &mut journal, sink) {
             Ok(CutoverAttempt::Done(done)) => return Ok(CutoverResult { retries, ..done }),

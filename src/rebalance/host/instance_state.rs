@@ -125,7 +125,7 @@ pub fn compare_instance_state(
     Ok(found)
 }
 
-/// What is said of a difference that the source's own file has too.
+/// The description of a difference that the source's own file has, too.
 const PENDING: &str = "a change that the source's files have already, and that takes effect with the move";
 
 /// Compares the users that can log in at the source; those that are off there break no client.

@@ -142,7 +142,7 @@ impl SourceMonitor {
                     None if overload.is_none() => return Ok(()),
                     None => {
                         let seconds = begin.elapsed().as_secs();
-                        let text = format!("shard {}: the {operation} goes on after {seconds} s", spec.header.shard);
+                        let text = format!("shard {}: the {operation} continues after {seconds} s", spec.header.shard);
                         sink.emit(Event::Note { text });
                         return Ok(());
                     }
@@ -162,9 +162,9 @@ impl SourceMonitor {
                 );
             }
             if begin.elapsed() > timeout {
-                let why = overload.map_or_else(|| "it could not be watched".to_owned(), |strain| strain.to_string());
+                let why = overload.map_or_else(|| "it could not be monitored".to_owned(), |strain| strain.to_string());
                 bail!(
-                    "shard {}: the {operation} was not begun: {} was over a limit for {} s ({why}); `dunlin shards resume` \
+                    "shard {}: the {operation} was not started: {} was over a limit for {} s ({why}); `dunlin shards resume` \
                      tries again",
                     spec.header.shard,
                     spec.record.from,

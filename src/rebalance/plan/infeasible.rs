@@ -52,7 +52,7 @@ named_enum! {
 
 impl fmt::Display for Infeasible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "no plan keeps the rule `{}`: {}", self.rule, self.message)
+        write!(f, "no plan satisfies the rule `{}`: {}", self.rule, self.message)
     }
 }
 

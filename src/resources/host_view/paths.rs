@@ -241,7 +241,7 @@ impl EntryWalk {
         self.count += usize::from(found.is_some());
         if self.count > MAX_ENTRIES {
             bail!(
-                "{} has more than {MAX_ENTRIES} entries, too many to compare before it is removed: remove it by hand",
+                "{} has more than {MAX_ENTRIES} entries, too many to list before it is removed: remove it by hand",
                 self.root.display()
             );
         }

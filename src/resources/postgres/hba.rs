@@ -97,7 +97,7 @@ impl Resource for PostgresHba {
         };
         match self.rules.iter().find(|rule| lets_dunlin_in(rule)) {
             Some(rule) if ["peer", "trust"].contains(&rule.method.as_str()) => Ok(()),
-            _ => Err("no rule lets the user postgres in, as which dunlin manages the server; put first: { type = \"local\", \
+            _ => Err("no rule admits the user postgres, which dunlin uses to manage the server; put first: { type = \"local\", \
                       databases = [\"all\"], users = [\"postgres\"], method = \"peer\" }"
                 .to_owned()),
         }

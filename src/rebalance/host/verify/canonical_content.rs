@@ -43,7 +43,7 @@ pub fn content_digests(link: &mut RedisClient, keys: &[&Vec<u8>]) -> Result<Vec<
                 (cmds, 0)
             }
             "none" => (Vec::new(), 0),
-            other => anyhow::bail!("a key of type {other} cannot be compared but by its bytes, and those differ"),
+            other => anyhow::bail!("a key of type {other} can be compared only by its bytes, and those differ"),
         };
         // Between the question for the type and this the key may have become another: that is an error answer, and
         // so it differs, and is looked at again.

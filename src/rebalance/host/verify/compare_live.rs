@@ -50,7 +50,7 @@ pub struct LiveComparison<'a> {
     started: Instant,
     /// Keys in the next pipeline.
     batch_keys: usize,
-    /// Where the source is to be spared: what its answers pass through, and their bytes that have not been waited for.
+    /// Limits the replies of the source, where limits are set. `unpaid_bytes` have passed without a wait so far.
     rate_limiter: Option<RateLimiter>,
     unpaid_bytes: u64,
     /// Keys that are too large for one command, with their memory in bytes.

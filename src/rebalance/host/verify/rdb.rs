@@ -37,7 +37,7 @@ pub struct RdbHeader {
 pub fn read_rdb(source: impl Read, mut each: impl FnMut(&RdbKey<'_>) -> Result<()>) -> Result<RdbHeader> {
     let mut reader = RdbReader { input: DigestReader::new(source) };
     let version = reader.read_version()?;
-    ensure!((10..=12).contains(&version), "version {version} of the snapshot's format is not known here");
+    ensure!((10..=12).contains(&version), "version {version} of the snapshot's format is not supported");
     let (mut header, mut key, mut database, mut expires) = (RdbHeader::default(), Vec::new(), 0, None);
     loop {
         match reader.input.read_byte()? {
@@ -113,7 +113,7 @@ impl<R: Read> RdbReader<R> {
     fn read_version(&mut self) -> Result<u32> {
         let head = self.input.take_bytes(9)?;
         let version = head.strip_prefix(b"REDIS").and_then(|version| std::str::from_utf8(version).ok()?.parse().ok());
-        version.context("the file is no snapshot")
+        version.context("the file is not a snapshot")
     }
 
     fn read_aux_field(&mut self, header: &mut RdbHeader) -> Result<()> {
@@ -220,7 +220,7 @@ impl<R: Read> RdbReader<R> {
             }
             kind::STREAM_2 => self.skip_stream(1)?,
             kind::STREAM_3 => self.skip_stream(2)?,
-            other => bail!("type {other} of the snapshot's format is not known here"),
+            other => bail!("type {other} of the snapshot's format is not supported"),
         }
         Ok(self.input.finish_digest())
     }
